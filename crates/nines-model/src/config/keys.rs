@@ -1,0 +1,111 @@
+//! Every key of `cluster.toml`, once: the reader refuses others, the schema and the manual list
+//! these.
+
+/// One key.
+pub struct Key {
+    /// As written.
+    pub name: &'static str,
+    /// What a value looks like.
+    pub shape: Shape,
+    /// Must it be there?
+    pub required: bool,
+    /// One line for people; ends with the default.
+    pub doc: &'static str,
+}
+
+/// What a value looks like.
+#[derive(Clone, Copy)]
+pub enum Shape {
+    /// Any string.
+    Text,
+    /// A string such as "250ms".
+    Duration,
+    /// A whole number.
+    Number(u32, u32),
+    /// A list of strings.
+    Texts,
+    /// A string, or a list of strings.
+    TextOrTexts,
+    /// One of these strings.
+    Choice(&'static [&'static str]),
+    /// A table with these keys.
+    Table(&'static [Key]),
+    /// A table whose keys are names and whose values have this shape.
+    Named(&'static Shape),
+    /// A string, a list of strings, or a table with these keys.
+    TextsOrTable(&'static [Key]),
+    /// A string, or a table with these keys.
+    TextOrTable(&'static [Key]),
+    /// One of these strings, or a table with these keys.
+    ChoiceOrTable(&'static [&'static str], &'static [Key]),
+}
+
+const fn key(name: &'static str, shape: Shape, doc: &'static str) -> Key {
+    Key { name, shape, required: false, doc }
+}
+
+const fn must(name: &'static str, shape: Shape, doc: &'static str) -> Key {
+    Key { name, shape, required: true, doc }
+}
+
+/// The whole file.
+pub const ROOT: &[Key] = &[
+    must("cluster", Shape::Table(CLUSTER), "The cluster itself."),
+    key("nodes", Shape::Named(&Shape::TextsOrTable(NODE)), "Machines by name."),
+    key("service", Shape::Named(&Shape::Table(SERVICE)), "Virtual services by name."),
+    key("vip", Shape::Named(&Shape::Table(VIP)), "Guarded addresses that need more than a service."),
+    key("timing", Shape::Table(TIMING), "Beats and leases."),
+];
+
+/// `[cluster]`
+pub const CLUSTER: &[Key] = &[must("name", Shape::Text, "Name of the cluster.")];
+
+/// One of `[nodes]`
+pub const NODE: &[Key] = &[
+    must("addresses", Shape::TextOrTexts, "Own addresses, one a link; beats use all of them."),
+    key("role", Shape::Choice(&["director", "witness"]), "A witness votes and carries nothing. Default \"director\"."),
+];
+
+/// `[service.NAME]`
+pub const SERVICE: &[Key] = &[
+    must("listen", Shape::Text, "VIP, port and protocol: \"10.0.0.100:80/tcp\"."),
+    must("servers", Shape::Named(&Shape::TextOrTable(SERVER)), "Real servers by name."),
+    key("forward", Shape::Choice(&["dr", "nat", "local"]), "Direct routing, NAT or the director itself. Default \"dr\"."),
+    key("scheduler", Shape::Choice(&["rr", "wrr", "maglev"]), "Who gets a new flow. Default \"maglev\"."),
+    key("check", Shape::ChoiceOrTable(&["tcp", "none"], CHECK), "How servers prove that they live. Default \"tcp\"."),
+];
+
+/// One of `servers`
+pub const SERVER: &[Key] = &[
+    must("address", Shape::Text, "Address; with NAT also address:port."),
+    key("weight", Shape::Number(0, 65_535), "Share of new flows; 0 takes none. Default 1."),
+];
+
+/// `check`
+pub const CHECK: &[Key] = &[
+    key("http", Shape::Text, "GET this path over HTTP."),
+    key("https", Shape::Text, "GET this path over TLS (certificate not verified)."),
+    key("host", Shape::Text, "Host header. Default: the VIP."),
+    key("status", Shape::Number(100, 599), "Wanted status. Default 200."),
+    key("contains", Shape::Text, "Text the body must contain."),
+    key("port", Shape::Number(1, 65_535), "Port asked. Default: the server's."),
+    key("every", Shape::Duration, "Pause between tries. Default \"2s\"."),
+    key("timeout", Shape::Duration, "A slower try has failed. Default \"1s\", at most every."),
+    key("rise", Shape::Number(1, 100), "Good tries in a row that bring a server up. Default 2."),
+    key("fall", Shape::Number(1, 100), "Bad tries in a row that take it down. Default 2."),
+];
+
+/// `[vip.NAME]`
+pub const VIP: &[Key] = &[
+    must("address", Shape::Text, "Address, with prefix length if not a host route."),
+    key("interface", Shape::Text, "Interface. Default: the one whose subnet holds the address."),
+    key("prefer", Shape::Texts, "Directors in order of preference."),
+];
+
+/// `[timing]`
+pub const TIMING: &[Key] = &[
+    key("beat", Shape::Duration, "From one beat to the next on each link. Default \"20ms\"."),
+    key("lease", Shape::Duration, "How long a director may answer after its last renewal. Default \"140ms\"."),
+    key("election", Shape::Duration, "Silence of the leader before an election. Default \"250ms\"."),
+    key("restart", Shape::Duration, "How long an agent's planned restart may take. Default \"5s\"."),
+];

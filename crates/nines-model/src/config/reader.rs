@@ -1,0 +1,214 @@
+//! Walks a TOML document and notes what is wrong, with the place.
+//!
+//! Decides: how a wrong type, an unknown key or a bad name is told. Knows no key by name.
+
+use std::ops::{Range, RangeInclusive};
+
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::{Diagnostic, keys::Key};
+use crate::suggest::closest;
+
+/// A key with its place.
+pub(super) struct Name {
+    pub text: String,
+    pub span: Range<usize>,
+}
+
+/// A value with its place.
+#[derive(Clone)]
+pub(super) struct Value<'a> {
+    pub span: Range<usize>,
+    inner: DeValue<'a>,
+}
+
+/// A table with its place.
+pub(super) struct Table<'a> {
+    pub span: Range<usize>,
+    inner: DeTable<'a>,
+}
+
+impl<'a> Value<'a> {
+    fn of(spanned: &Spanned<DeValue<'a>>) -> Self {
+        Self { span: spanned.span(), inner: spanned.get_ref().clone() }
+    }
+
+    pub fn as_table(&self) -> Option<Table<'a>> {
+        match &self.inner {
+            DeValue::Table(inner) => Some(Table { span: self.span.clone(), inner: inner.clone() }),
+            _ => None,
+        }
+    }
+
+    pub fn as_array(&self) -> Option<Vec<Value<'a>>> {
+        match &self.inner {
+            DeValue::Array(items) => Some(items.iter().map(Value::of).collect()),
+            _ => None,
+        }
+    }
+
+    fn kind(&self) -> &'static str {
+        match &self.inner {
+            DeValue::String(_) => "a string",
+            DeValue::Integer(_) => "a number",
+            DeValue::Float(_) => "a fraction",
+            DeValue::Boolean(_) => "true or false",
+            DeValue::Datetime(_) => "a date",
+            DeValue::Array(_) => "a list",
+            DeValue::Table(_) => "a table",
+        }
+    }
+}
+
+impl<'a> Table<'a> {
+    pub fn get(&self, key: &str) -> Option<Value<'a>> {
+        self.inner.iter().find(|(k, _)| k.get_ref().as_ref() == key).map(|(_, v)| Value::of(v))
+    }
+
+    pub fn entries(&self) -> Vec<(Name, Value<'a>)> {
+        self.inner
+            .iter()
+            .map(|(k, v)| (Name { text: k.get_ref().to_string(), span: k.span() }, Value::of(v)))
+            .collect()
+    }
+}
+
+/// Collects what is wrong.
+#[derive(Default)]
+pub(super) struct Reader {
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+impl Reader {
+    pub fn document<'a>(&mut self, text: &'a str) -> Option<Table<'a>> {
+        let (root, errors) = DeTable::parse_recoverable(text);
+        for error in &errors {
+            let message = error.message().trim().to_owned();
+            self.error(error.span().unwrap_or(0..0), message, None);
+        }
+        errors.is_empty().then(|| Table { span: root.span(), inner: root.into_inner() })
+    }
+
+    pub fn error(&mut self, span: Range<usize>, message: impl Into<String>, help: Option<String>) {
+        self.diagnostics.push(Diagnostic { span, message: message.into(), help });
+    }
+
+    pub fn unknown_word<'a>(
+        &mut self,
+        span: Range<usize>,
+        what: &str,
+        word: &str,
+        known: impl Iterator<Item = &'a str>,
+    ) {
+        let known: Vec<&str> = known.collect();
+        let help = closest(word, known.iter().copied()).map_or_else(
+            || format!("known: {}", known.join(", ")),
+            |meant| format!("did you mean \"{meant}\"?"),
+        );
+        self.error(span, format!("unknown {what} \"{word}\""), Some(help));
+    }
+
+    /// Every key of the table stands in `keys`.
+    pub fn known(&mut self, table: &Table<'_>, keys: &[Key]) {
+        for (name, _) in table.entries() {
+            if !keys.iter().any(|key| key.name == name.text) {
+                self.unknown_word(name.span, "key", &name.text, keys.iter().map(|k| k.name));
+            }
+        }
+    }
+
+    pub fn required<'a>(&mut self, table: &Table<'a>, key: &str) -> Option<Value<'a>> {
+        let value = table.get(key);
+        if value.is_none() {
+            self.error(table.span.clone(), format!("\"{key}\" is missing here"), None);
+        }
+        value
+    }
+
+    fn wanted(&mut self, value: &Value<'_>, what: &str) {
+        self.error(value.span.clone(), format!("this is {}; wanted {what}", value.kind()), None);
+    }
+
+    pub fn as_table<'a>(&mut self, value: &Value<'a>) -> Option<Table<'a>> {
+        let table = value.as_table();
+        if table.is_none() {
+            self.wanted(value, "a table");
+        }
+        table
+    }
+
+    pub fn table<'a>(&mut self, table: &Table<'a>, key: &str) -> Option<Table<'a>> {
+        let value = table.get(key)?;
+        self.as_table(&value)
+    }
+
+    pub fn string(&mut self, value: &Value<'_>) -> Option<String> {
+        if let DeValue::String(text) = &value.inner {
+            return Some(text.to_string());
+        }
+        self.wanted(value, "a string in quotes");
+        None
+    }
+
+    pub fn strings(&mut self, value: &Value<'_>) -> Vec<(String, Range<usize>)> {
+        let Some(items) = value.as_array() else {
+            self.wanted(value, "a list of strings");
+            return Vec::new();
+        };
+        items
+            .iter()
+            .filter_map(|item| self.string(item).map(|text| (text, item.span.clone())))
+            .collect()
+    }
+
+    pub fn number(
+        &mut self,
+        table: &Table<'_>,
+        key: &str,
+        range: RangeInclusive<u32>,
+    ) -> Option<u32> {
+        let value = table.get(key)?;
+        let DeValue::Integer(number) = &value.inner else {
+            self.wanted(&value, "a number");
+            return None;
+        };
+        match u32::from_str_radix(number.as_str(), number.radix()) {
+            Ok(number) if range.contains(&number) => Some(number),
+            _ => {
+                let message = format!("{key} must be {} to {}", range.start(), range.end());
+                self.error(value.span, message, None);
+                None
+            }
+        }
+    }
+
+    pub fn choice<T: Clone>(&mut self, value: &Value<'_>, options: &[(&str, T)]) -> Option<T> {
+        let word = self.string(value)?;
+        let found = options.iter().find(|(name, _)| *name == word).map(|(_, meant)| meant.clone());
+        if found.is_none() {
+            let known = options.iter().map(|(name, _)| *name);
+            self.unknown_word(value.span.clone(), "word", &word, known);
+        }
+        found
+    }
+
+    /// A name people type and files carry: letters, digits, dots, dashes; 1 to 63 characters.
+    pub fn name(&mut self, value: &Value<'_>) -> Option<String> {
+        let text = self.string(value)?;
+        self.check_name(&Name { text: text.clone(), span: value.span.clone() });
+        Some(text)
+    }
+
+    pub fn check_name(&mut self, name: &Name) {
+        let text = &name.text;
+        let starts = text.starts_with(|c: char| c.is_ascii_alphanumeric());
+        let good = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.' || c == '_';
+        if !starts || text.len() > 63 || !text.chars().all(good) {
+            let help = "use 1 to 63 letters, digits, dots, dashes; a letter or digit first";
+            self.error(name.span.clone(), format!("\"{text}\" is no name"), Some(help.into()));
+        }
+    }
+}

@@ -1,0 +1,127 @@
+use super::parse;
+use crate::{
+    spec::{CheckKind, Forward, Role, Scheduler},
+    time::Millis,
+};
+
+const WHOLE: &str = r#"
+[cluster]
+name = "web"
+
+[nodes]
+lb1 = "10.99.0.2"
+lb2 = ["10.99.0.3", "10.98.0.3"]
+wit1 = { addresses = ["10.99.0.4"], role = "witness" }
+
+[service.web]
+listen = "10.99.0.100:80/tcp"
+scheduler = "wrr"
+servers = { r1 = "10.99.0.11", r2 = { address = "10.99.0.12", weight = 3 } }
+check = { http = "/healthz", every = "500ms" }
+
+[service.dns]
+listen = "[2001:db8::64]:53/udp"
+forward = "nat"
+servers = { n1 = "[2001:db8::1]:5353" }
+check = "none"
+
+[vip.db]
+address = "10.99.0.101/24"
+interface = "eth0"
+prefer = ["lb2"]
+"#;
+
+#[test]
+fn whole_file_reads() {
+    let spec = parse(WHOLE).unwrap();
+    assert_eq!(spec.name, "web");
+    assert_eq!(spec.nodes["lb2"].addresses.len(), 2);
+    assert_eq!(spec.nodes["wit1"].role, Role::Witness);
+    assert_eq!(spec.directors().collect::<Vec<_>>(), ["lb1", "lb2"]);
+    let web = &spec.services["web"];
+    assert_eq!((web.scheduler, web.servers["r2"].weight), (Scheduler::Wrr, 3));
+    assert_eq!(web.check.every, Millis(500));
+    assert!(matches!(&web.check.kind, CheckKind::Http { path, .. } if path == "/healthz"));
+    assert_eq!(spec.services["dns"].forward, Forward::Nat);
+    assert_eq!(spec.services["dns"].servers["n1"].addr.port(), 5353);
+    assert_eq!(spec.vips.len(), 3);
+    assert_eq!(spec.vip_name("10.99.0.100".parse().unwrap()), "web");
+    assert_eq!(spec.find_vip("db"), Some("10.99.0.101".parse().unwrap()));
+    assert_eq!(spec.find_servers("r2").len(), 1);
+}
+
+/// "line:col message | help" of every diagnostic.
+fn told(text: &str) -> Vec<String> {
+    let found = parse(text).unwrap_err();
+    found
+        .iter()
+        .map(|d| {
+            let (line, col) = d.line_col(text);
+            format!("{line}:{col} {} | {}", d.message, d.help.as_deref().unwrap_or("-"))
+        })
+        .collect()
+}
+
+#[test]
+fn every_error_at_once_with_its_place() {
+    let text = "[cluster]\nname = \"web\"\n[service.web]\nlisten = \"10.0.0.1\"\nshceduler = \"rr\"\n\
+                servers = { r1 = \"10.0.0.300\" }\ncheck = { every = 5 }\n[timming]\n";
+    assert_eq!(
+        told(text),
+        [
+            "4:10 \"10.0.0.1\" is no address and port | write address:port/protocol, as \
+             \"10.0.0.100:80/tcp\" or \"[2001:db8::1]:53/udp\"",
+            "5:1 unknown key \"shceduler\" | did you mean \"scheduler\"?",
+            "7:19 this is a number; wanted a string in quotes | -",
+            "8:2 unknown key \"timming\" | did you mean \"timing\"?",
+        ]
+    );
+}
+
+#[test]
+fn mistakes_that_would_hurt_are_refused() {
+    let base = "[cluster]\nname = \"x\"\n[nodes]\nlb1 = \"10.0.0.2\"\n";
+    for (text, wanted) in [
+        ("[service.a]\nlisten = \"10.0.0.9:80\"\nservers = { r = \"10.0.0.1\" }\n\
+          [service.b]\nlisten = \"10.0.0.9:80/tcp\"\nservers = { r = \"10.0.0.1\" }",
+         "listens on 10.0.0.9:80/tcp already"),
+        ("[service.a]\nlisten = \"10.0.0.2:80\"\nservers = { r = \"10.0.0.1\" }",
+         "fixed address of node lb1"),
+        ("[service.a]\nlisten = \"10.0.0.9:80\"\nservers = { r = \"10.0.0.1:81\" }",
+         "only NAT maps ports"),
+        ("[service.a]\nlisten = \"10.0.0.9:80\"\nservers = { r = \"::1\" }", "different families"),
+        ("[service.a]\nlisten = \"10.0.0.9:80\"\nservers = {}", "at least one server"),
+        ("[service.a]\nlisten = \"10.0.0.9:80\"\nservers = { r = \"10.0.0.9\" }", "the VIP itself"),
+        ("[vip.v]\naddress = \"10.0.0.9/33\"", "must be 1 to 32"),
+        ("[vip.v]\naddress = \"10.0.0.9\"\nprefer = [\"lb2\"]", "unknown node \"lb2\""),
+        ("[timing]\nlease = \"30ms\"", "shorter than four beats"),
+        ("[service.\"a b\"]\nlisten = \"10.0.0.9:80\"\nservers = { r = \"10.0.0.1\" }", "is no name"),
+    ] {
+        let told = told(&format!("{base}{text}"));
+        assert!(told.iter().any(|t| t.contains(wanted)), "{text}\n{told:?}");
+    }
+}
+
+#[test]
+fn broken_toml_is_told_with_its_place() {
+    assert!(told("[cluster\nname = \"x\"")[0].starts_with("1:"));
+    assert_eq!(told("")[0].split(" | ").next().unwrap(), "1:1 the section [cluster] is missing");
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_text_makes_it_panic(text in "\\PC{0,200}") {
+        let _ = parse(&text);
+    }
+
+    #[test]
+    fn no_damage_to_a_good_file_makes_it_panic(at in 0usize..700, junk in "[\\[\\]={}\"0-9a-z\n ]{0,4}") {
+        let at = at.min(WHOLE.len());
+        let text = format!("{}{junk}{}", &WHOLE[..at], &WHOLE[(at + junk.len()).min(WHOLE.len())..]);
+        if let Err(found) = parse(&text) {
+            for d in found {
+                d.line_col(&text);
+            }
+        }
+    }
+}

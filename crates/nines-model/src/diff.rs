@@ -1,0 +1,127 @@
+//! What changes from one [`Spec`] to another, in words people check before they apply it.
+
+use crate::spec::{NodeSpec, ServiceSpec, Spec, Vip};
+
+/// One difference.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// What changes, as "service web" or "server web/r2".
+    pub subject: String,
+    /// `+` added, `-` removed, `~` changed.
+    pub sign: char,
+    /// Before and after, or what is added or removed.
+    pub text: String,
+    /// What clients feel; empty when nothing.
+    pub felt: String,
+}
+
+/// All differences, in a stable order.
+pub fn diff(old: &Spec, new: &Spec) -> Vec<Change> {
+    let mut out = Vec::new();
+    if old.name != new.name {
+        out.push(change("cluster", '~', format!("name {} -> {}", old.name, new.name), ""));
+    }
+    keyed(&mut out, "node", &old.nodes, &new.nodes, node_text, |_, sign| match sign {
+        '-' => "its VIPs move first",
+        _ => "",
+    });
+    for (addr, vip) in &old.vips {
+        if !new.vips.contains_key(addr) {
+            let subject = format!("vip {addr}");
+            out.push(change(subject, '-', vip_text(vip), "nobody answers for the address"));
+        }
+    }
+    for (addr, vip) in &new.vips {
+        match old.vips.get(addr) {
+            None => out.push(change(format!("vip {addr}"), '+', vip_text(vip), "")),
+            Some(before) if before != vip => {
+                let text = format!("{} -> {}", vip_text(before), vip_text(vip));
+                out.push(change(format!("vip {addr}"), '~', text, ""));
+            }
+            Some(_) => {}
+        }
+    }
+    keyed(&mut out, "service", &old.services, &new.services, service_text, |_, sign| match sign {
+        '-' => "its clients get no answer",
+        _ => "",
+    });
+    for (name, after) in &new.services {
+        if let Some(before) = old.services.get(name) {
+            servers(&mut out, name, before, after);
+        }
+    }
+    if old.timing != new.timing {
+        let text = format!("{:?} -> {:?}", old.timing, new.timing);
+        out.push(change("timing", '~', text, ""));
+    }
+    out
+}
+
+fn change(subject: impl Into<String>, sign: char, text: String, felt: &str) -> Change {
+    Change { subject: subject.into(), sign, text, felt: felt.to_owned() }
+}
+
+fn keyed<T>(
+    out: &mut Vec<Change>,
+    kind: &str,
+    old: &std::collections::BTreeMap<String, T>,
+    new: &std::collections::BTreeMap<String, T>,
+    text: fn(&T) -> String,
+    felt: fn(&str, char) -> &'static str,
+) {
+    for (name, before) in old {
+        if !new.contains_key(name) {
+            out.push(change(format!("{kind} {name}"), '-', text(before), felt(name, '-')));
+        }
+    }
+    for (name, after) in new {
+        match old.get(name) {
+            None => out.push(change(format!("{kind} {name}"), '+', text(after), felt(name, '+'))),
+            Some(before) if text(before) != text(after) => {
+                let text = format!("{} -> {}", text(before), text(after));
+                out.push(change(format!("{kind} {name}"), '~', text, felt(name, '~')));
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+fn servers(out: &mut Vec<Change>, service: &str, old: &ServiceSpec, new: &ServiceSpec) {
+    for (name, before) in &old.servers {
+        if !new.servers.contains_key(name) {
+            let subject = format!("server {service}/{name}");
+            out.push(change(subject, '-', before.addr.to_string(), "its connections end"));
+        }
+    }
+    for (name, after) in &new.servers {
+        let subject = format!("server {service}/{name}");
+        match old.servers.get(name) {
+            None => out.push(change(subject, '+', after.addr.to_string(), "")),
+            Some(before) if before.addr != after.addr => {
+                let text = format!("{} -> {}", before.addr, after.addr);
+                out.push(change(subject, '~', text, "connections to the old address end"));
+            }
+            Some(before) if before.weight != after.weight => {
+                let text = format!("weight {} -> {}", before.weight, after.weight);
+                out.push(change(subject, '~', text, ""));
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+fn node_text(node: &NodeSpec) -> String {
+    let addresses: Vec<String> = node.addresses.iter().map(ToString::to_string).collect();
+    format!("{} {}", node.role, addresses.join(" "))
+}
+
+fn vip_text(vip: &Vip) -> String {
+    let interface = vip.interface.as_deref().unwrap_or("any interface");
+    let prefer = if vip.prefer.is_empty() { "any director".into() } else { vip.prefer.join(" ") };
+    format!("/{} on {interface}, prefer {prefer}", vip.prefix)
+}
+
+fn service_text(service: &ServiceSpec) -> String {
+    let ServiceSpec { listen, forward, scheduler, check, .. } = service;
+    format!("{listen} {forward} {scheduler} check {check:?}")
+}

@@ -1,0 +1,19 @@
+//! Ring 0: the words every other crate speaks. Pure data and pure functions.
+//!
+//! Decides: what a cluster is ([`Spec`]), how its file reads ([`config`]), what changed between
+//! two ([`diff`]), what a director forwards ([`ForwardingTable`]). Knows no clock, no socket, no
+//! file and no serde: text comes in as `&str`, time as a number.
+
+pub mod config;
+pub mod diff;
+pub mod spec;
+pub mod suggest;
+pub mod table;
+pub mod time;
+
+pub use spec::{
+    Check, CheckKind, Forward, Listen, NodeSpec, Proto, Role, Scheduler, ServerSpec, ServiceSpec,
+    Spec, Timing, Vip,
+};
+pub use table::{Counters, ForwardingTable, ServerState, TableServer, TableService, Tally};
+pub use time::{Millis, Time};

@@ -1,0 +1,298 @@
+//! What a cluster is meant to be, as data.
+//!
+//! Decides: shapes and defaults. How a file becomes a [`Spec`] is in [`crate::config`].
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
+
+use crate::time::Millis;
+
+/// A whole cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Spec {
+    /// Name of the cluster, shown everywhere.
+    pub name: String,
+    /// Machines by name.
+    pub nodes: BTreeMap<String, NodeSpec>,
+    /// Guarded addresses; each service's address is one.
+    pub vips: BTreeMap<IpAddr, Vip>,
+    /// Virtual services by name.
+    pub services: BTreeMap<String, ServiceSpec>,
+    /// Beats, leases.
+    pub timing: Timing,
+}
+
+impl Spec {
+    /// Names of all nodes that may hold a VIP.
+    pub fn directors(&self) -> impl Iterator<Item = &str> {
+        self.nodes.iter().filter(|(_, n)| n.role == Role::Director).map(|(name, _)| name.as_str())
+    }
+
+    /// The name people know a VIP by: its own, else the first service on it, else the address.
+    pub fn vip_name(&self, vip: IpAddr) -> String {
+        if let Some(name) = self.vips.get(&vip).and_then(|v| v.name.clone()) {
+            return name;
+        }
+        self.services_on(vip).next().map_or_else(|| vip.to_string(), |(name, _)| name.to_owned())
+    }
+
+    /// Services that listen on a VIP.
+    pub fn services_on(&self, vip: IpAddr) -> impl Iterator<Item = (&str, &ServiceSpec)> {
+        self.services
+            .iter()
+            .filter(move |(_, s)| s.listen.addr.ip() == vip)
+            .map(|(name, s)| (name.as_str(), s))
+    }
+
+    /// A VIP by its name, a service's name or its address.
+    pub fn find_vip(&self, word: &str) -> Option<IpAddr> {
+        if let Ok(addr) = word.parse::<IpAddr>() {
+            return self.vips.contains_key(&addr).then_some(addr);
+        }
+        self.services.get(word).map(|s| s.listen.addr.ip()).or_else(|| {
+            self.vips.iter().find(|(_, v)| v.name.as_deref() == Some(word)).map(|(addr, _)| *addr)
+        })
+    }
+
+    /// Real servers called `word` ("r2" in every service, or "web/r2" in one), as (service, server).
+    pub fn find_servers(&self, word: &str) -> BTreeSet<(String, String)> {
+        let (service, server) = match word.split_once('/') {
+            Some((service, server)) => (Some(service), server),
+            None => (None, word),
+        };
+        self.services
+            .iter()
+            .filter(|(name, _)| service.is_none_or(|s| s == name.as_str()))
+            .filter(|(_, s)| s.servers.contains_key(server))
+            .map(|(name, _)| (name.clone(), server.to_owned()))
+            .collect()
+    }
+}
+
+/// What a machine does in the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// May hold VIPs and forward.
+    Director,
+    /// Votes, carries nothing.
+    Witness,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Director => "director",
+            Self::Witness => "witness",
+        })
+    }
+}
+
+/// One machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeSpec {
+    /// Its part.
+    pub role: Role,
+    /// One address a link; beats go over all of them.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// A guarded address: at most one node answers for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vip {
+    /// Name from `[vip.NAME]`; `None` when a service brought it.
+    pub name: Option<String>,
+    /// Prefix length it is added with.
+    pub prefix: u8,
+    /// Interface; `None`: the one whose subnet holds the address.
+    pub interface: Option<String>,
+    /// Directors in order of preference; the others follow by name.
+    pub prefer: Vec<String>,
+}
+
+/// Transport protocol of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Proto {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl Proto {
+    /// IP protocol number.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+        }
+    }
+}
+
+impl fmt::Display for Proto {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
+
+/// Where a service listens: `addr:port/proto`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Listen {
+    /// VIP and port.
+    pub addr: SocketAddr,
+    /// Protocol.
+    pub proto: Proto,
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.addr, self.proto)
+    }
+}
+
+/// How packets reach the real servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Forward {
+    /// Direct routing: addresses kept, replies bypass the director.
+    Dr,
+    /// Destination rewritten; replies come back through the director.
+    Nat,
+    /// The director itself is the server.
+    Local,
+}
+
+impl fmt::Display for Forward {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Dr => "dr",
+            Self::Nat => "nat",
+            Self::Local => "local",
+        })
+    }
+}
+
+/// How a server is chosen for a new flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scheduler {
+    /// In turn.
+    Rr,
+    /// In turn, as often as its weight.
+    Wrr,
+    /// By consistent hash, the same on every director.
+    Maglev,
+}
+
+impl fmt::Display for Scheduler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Rr => "rr",
+            Self::Wrr => "wrr",
+            Self::Maglev => "maglev",
+        })
+    }
+}
+
+/// One virtual service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceSpec {
+    /// VIP, port, protocol.
+    pub listen: Listen,
+    /// Default forwarding.
+    pub forward: Forward,
+    /// Choice of server.
+    pub scheduler: Scheduler,
+    /// Real servers by name.
+    pub servers: BTreeMap<String, ServerSpec>,
+    /// How servers are checked.
+    pub check: Check,
+}
+
+/// One real server of one service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerSpec {
+    /// Address and port; the port is the service's unless NAT maps it.
+    pub addr: SocketAddr,
+    /// Share of new flows; 0: no new flow.
+    pub weight: u32,
+}
+
+/// How a server proves that it lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// What is asked.
+    pub kind: CheckKind,
+    /// Port asked; the server's when `None`.
+    pub port: Option<u16>,
+    /// From the end of one try to the start of the next.
+    pub every: Millis,
+    /// A try that takes longer has failed.
+    pub timeout: Millis,
+    /// Good tries in a row that bring a server up.
+    pub rise: u32,
+    /// Bad tries in a row that take it down.
+    pub fall: u32,
+}
+
+/// What a check asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CheckKind {
+    /// Nothing: always up.
+    None,
+    /// A TCP connection can be opened.
+    Tcp,
+    /// GET over HTTP or HTTPS.
+    Http {
+        /// Over TLS; the certificate is not verified (the server is named by address).
+        tls: bool,
+        /// Path and query.
+        path: String,
+        /// Host header; the VIP when `None`.
+        host: Option<String>,
+        /// Wanted status.
+        status: u16,
+        /// Text the body must contain.
+        contains: Option<String>,
+    },
+}
+
+impl Default for Check {
+    fn default() -> Self {
+        Self {
+            kind: CheckKind::Tcp,
+            port: None,
+            every: Millis(2_000),
+            timeout: Millis(1_000),
+            rise: 2,
+            fall: 2,
+        }
+    }
+}
+
+/// How fast nodes talk and how long a lease lasts. The same on all nodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// From one beat to the next, on each link.
+    pub beat: Millis,
+    /// How long a node may act on a lease after the renewal was sent.
+    pub lease: Millis,
+    /// Consensus: a follower that hears no leader for this long asks for votes.
+    pub election: Millis,
+    /// How long a planned restart of an agent may take before its VIPs move.
+    pub restart: Millis,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            beat: Millis(20),
+            lease: Millis(140),
+            election: Millis(250),
+            restart: Millis(5_000),
+        }
+    }
+}

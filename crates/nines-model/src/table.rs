@@ -1,0 +1,90 @@
+//! What a director forwards, and what it counted. Every data plane takes the first and gives the
+//! second.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
+
+use crate::spec::{Forward, Listen, Scheduler};
+
+/// Everything one director's data plane must do, complete: what is not here is not forwarded.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ForwardingTable {
+    /// By name; names are unique.
+    pub services: BTreeMap<String, TableService>,
+    /// Guarded addresses that a server on this very node also serves.
+    pub served_here: Vec<IpAddr>,
+    /// MAC addresses of the other directors.
+    pub director_macs: Vec<[u8; 6]>,
+}
+
+/// One service in the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableService {
+    /// VIP, port, protocol.
+    pub listen: Listen,
+    /// Choice of server.
+    pub scheduler: Scheduler,
+    /// By name.
+    pub servers: BTreeMap<String, TableServer>,
+}
+
+/// One real server in the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableServer {
+    /// Address and port.
+    pub addr: SocketAddr,
+    /// How packets get there.
+    pub forward: Forward,
+    /// Share of new flows.
+    pub weight: u32,
+    /// Whether it takes new flows.
+    pub state: ServerState,
+}
+
+/// Whether a server takes new flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ServerState {
+    /// Yes.
+    Up,
+    /// No; old flows live on.
+    Draining,
+    /// No; it failed its check.
+    Down,
+}
+
+impl TableServer {
+    /// Takes new flows: up and with a share.
+    pub fn takes_new(&self) -> bool {
+        self.state == ServerState::Up && self.weight > 0
+    }
+}
+
+/// Counts of one service or server since the tables were made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Flows made.
+    pub connections: u64,
+    /// Packets from clients.
+    pub packets_in: u64,
+    /// Bytes from clients, from the IP header on.
+    pub bytes_in: u64,
+    /// Packets to clients; 0 with direct routing, whose replies bypass the director.
+    pub packets_out: u64,
+    /// Bytes to clients.
+    pub bytes_out: u64,
+    /// Flows in the table that are not idle too long. Of services: the sum of their servers.
+    pub open: u64,
+}
+
+/// What a data plane counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// By service.
+    pub services: BTreeMap<String, Tally>,
+    /// By (service, server).
+    pub servers: BTreeMap<(String, String), Tally>,
+    /// Packets dropped, by reason.
+    pub drops: BTreeMap<String, u64>,
+}
