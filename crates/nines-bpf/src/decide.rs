@@ -238,6 +238,11 @@ fn schedule(
     let Some(server) = server(slot) else {
         return Verdict::Drop(DROP_NO_SERVER);
     };
+    // The region of a table that was replaced this instant may be written again: never leave the
+    // service.
+    if server.service != service.id {
+        return Verdict::Drop(DROP_NO_SERVER);
+    }
     // Between two updates of the table a server may already be drained: the table follows in
     // microseconds; the old one still names it. No new flow goes there.
     if server.state != SERVER_UP && (opens || packet.proto != TCP) {

@@ -183,7 +183,8 @@ fn v6(data: usize, end: usize, packet: &mut Packet) -> Option<()> {
     }
     packet.proto = next;
     if next == ICMPV6 {
-        let kind: u8 = at(data, end, offset)?;
+        // Two bytes: of one byte at a variable offset the verifier keeps no range.
+        let [kind, _code]: [u8; 2] = at(data, end, offset)?;
         if kind == ND_SOLICIT || kind == ND_ADVERT {
             packet.kind = NEIGHBOUR;
             packet.flags = kind;

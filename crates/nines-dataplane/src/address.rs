@@ -1,0 +1,230 @@
+//! Interfaces, addresses and routes of this machine, by rtnetlink; nothing is forked.
+//!
+//! Decides: which interface an address belongs on when the config does not say.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE};
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope},
+    link::{LinkAttribute, LinkLayerType, LinkMessage},
+    route::{RouteAddress, RouteAttribute, RouteMessage},
+};
+
+use crate::{Error, Result, netlink::request};
+
+/// A network interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Kernel's number.
+    pub index: u32,
+    /// As "eth0".
+    pub name: String,
+    /// MAC address; zero where there is none.
+    pub mac: [u8; 6],
+    /// Ethernet framing: programs can be attached and addresses announced.
+    pub ethernet: bool,
+    /// Addresses with prefix lengths.
+    pub addresses: Vec<(IpAddr, u8)>,
+}
+
+/// All interfaces with their addresses.
+pub fn interfaces() -> Result<Vec<Interface>> {
+    let failed = |e| Error::new("cannot list interfaces", e);
+    let links = request(RouteNetlinkMessage::GetLink(LinkMessage::default()), NLM_F_DUMP)
+        .map_err(failed)?;
+    let mut found: Vec<Interface> = links.into_iter().filter_map(interface).collect();
+    let addresses = request(RouteNetlinkMessage::GetAddress(AddressMessage::default()), NLM_F_DUMP)
+        .map_err(failed)?;
+    for message in addresses {
+        let RouteNetlinkMessage::NewAddress(message) = message else { continue };
+        let Some(addr) = local_address(&message) else { continue };
+        if let Some(interface) = found.iter_mut().find(|i| i.index == message.header.index) {
+            interface.addresses.push((addr, message.header.prefix_len));
+        }
+    }
+    Ok(found)
+}
+
+fn interface(message: RouteNetlinkMessage) -> Option<Interface> {
+    let RouteNetlinkMessage::NewLink(link) = message else { return None };
+    let mut found = Interface {
+        index: link.header.index,
+        name: String::new(),
+        mac: [0; 6],
+        ethernet: link.header.link_layer_type == LinkLayerType::Ether,
+        addresses: Vec::new(),
+    };
+    for attribute in link.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => found.name = name,
+            LinkAttribute::Address(mac) => {
+                found.mac = mac.try_into().unwrap_or_default();
+            }
+            _ => {}
+        }
+    }
+    Some(found)
+}
+
+fn local_address(message: &AddressMessage) -> Option<IpAddr> {
+    let mut addr = None;
+    for attribute in &message.attributes {
+        match attribute {
+            // Of a point-to-point IPv4 link Address is the peer, Local is ours.
+            AddressAttribute::Local(local) => return Some(*local),
+            AddressAttribute::Address(a) => addr = Some(*a),
+            _ => {}
+        }
+    }
+    addr
+}
+
+/// The Ethernet interface that should carry `vip`: the named one, else the one whose subnet holds
+/// it.
+pub fn place(vip: IpAddr, named: Option<&str>) -> Result<Interface> {
+    let all = interfaces()?;
+    if let Some(name) = named {
+        return all.into_iter().find(|i| i.name == name).ok_or_else(|| {
+            Error::new(format!("{vip} cannot be placed"), format!("there is no interface {name}"))
+                .next("ip -brief link")
+        });
+    }
+    let found = all
+        .into_iter()
+        .filter(|i| i.ethernet)
+        .filter_map(|i| {
+            let subnets = i.addresses.iter().filter(|(a, _)| *a != vip);
+            let best = subnets.filter(|(a, p)| within(vip, *a, *p)).map(|(_, p)| *p).max()?;
+            Some((best, i))
+        })
+        .max_by_key(|(prefix, i)| (*prefix, std::cmp::Reverse(i.index)));
+    found.map(|(_, i)| i).ok_or_else(|| {
+        Error::new(format!("{vip} cannot be placed"), "it is in no subnet of this machine")
+            .next(format!("name its interface: [vip.x] address = \"{vip}\" interface = \"eth0\""))
+    })
+}
+
+/// Whether `addr` lies in the subnet of `base`/`prefix`; a host route is no subnet.
+pub fn within(addr: IpAddr, base: IpAddr, prefix: u8) -> bool {
+    match (addr, base) {
+        (IpAddr::V4(a), IpAddr::V4(b)) if prefix < 32 => {
+            (u32::from(a) ^ u32::from(b)).checked_shr(32 - u32::from(prefix)).unwrap_or(0) == 0
+        }
+        (IpAddr::V6(a), IpAddr::V6(b)) if prefix < 128 => {
+            (u128::from(a) ^ u128::from(b)).checked_shr(128 - u32::from(prefix)).unwrap_or(0) == 0
+        }
+        _ => false,
+    }
+}
+
+fn message(index: u32, addr: IpAddr, prefix: u8) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family =
+        if addr.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    message.header.prefix_len = prefix;
+    message.header.index = index;
+    message.header.scope = if addr.is_loopback() || prefix == 0 {
+        AddressScope::Host
+    } else {
+        AddressScope::Universe
+    };
+    message.attributes.push(AddressAttribute::Local(addr));
+    message.attributes.push(AddressAttribute::Address(addr));
+    message
+}
+
+/// Puts `addr` on the interface; there already is success. Duplicate detection is off for IPv6:
+/// who may have the address has been decided, and it must answer now (RFC 4429 does not help).
+pub fn add(index: u32, addr: IpAddr, prefix: u8) -> Result<()> {
+    let mut message = message(index, addr, prefix);
+    if addr.is_ipv6() {
+        message.header.flags |= AddressHeaderFlags::Nodad;
+        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+    }
+    request(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE)
+        .map(drop)
+        .map_err(|e| privileged(format!("cannot add {addr} to interface {index}"), &e))
+}
+
+/// Takes `addr` off the interface; not there is success.
+pub fn remove(index: u32, addr: IpAddr, prefix: u8) -> Result<()> {
+    match request(RouteNetlinkMessage::DelAddress(message(index, addr, prefix)), 0) {
+        Ok(_) => Ok(()),
+        Err(e) if e.raw_os_error() == Some(libc::EADDRNOTAVAIL) => Ok(()),
+        Err(e) if e.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+        Err(e) => Err(privileged(format!("cannot remove {addr} from interface {index}"), &e)),
+    }
+}
+
+/// `error`, with the remedy when it is a lack of rights.
+pub(crate) fn privileged(what: String, error: &std::io::Error) -> Error {
+    let told = Error::new(what, error);
+    if error.raw_os_error() == Some(libc::EPERM) || error.raw_os_error() == Some(libc::EACCES) {
+        return told.next("run as root, or with CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF");
+    }
+    told
+}
+
+/// The next hop towards `addr`: interface index and the neighbour to ask for. `None`: no route, or
+/// the address is this machine's own.
+pub fn route(addr: IpAddr) -> Option<(u32, IpAddr)> {
+    let mut message = RouteMessage::default();
+    message.header.address_family =
+        if addr.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    message.header.destination_prefix_length = if addr.is_ipv4() { 32 } else { 128 };
+    message.attributes.push(RouteAttribute::Destination(match addr {
+        IpAddr::V4(a) => RouteAddress::Inet(a),
+        IpAddr::V6(a) => RouteAddress::Inet6(a),
+    }));
+    let answers = request(RouteNetlinkMessage::GetRoute(message), 0).ok()?;
+    let found = answers.into_iter().find_map(|a| match a {
+        RouteNetlinkMessage::NewRoute(route) => Some(route),
+        _ => None,
+    })?;
+    if found.header.kind != netlink_packet_route::route::RouteType::Unicast {
+        return None;
+    }
+    let (mut oif, mut nexthop) = (None, addr);
+    for attribute in found.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => oif = Some(index),
+            RouteAttribute::Gateway(RouteAddress::Inet(a)) => nexthop = IpAddr::V4(a),
+            RouteAttribute::Gateway(RouteAddress::Inet6(a)) => nexthop = IpAddr::V6(a),
+            _ => {}
+        }
+    }
+    oif.map(|index| (index, nexthop))
+}
+
+/// As `nines_abi::Addr`.
+pub fn mapped(addr: IpAddr) -> [u8; 16] {
+    match addr {
+        IpAddr::V4(a) => nines_abi::mapped(a.octets()),
+        IpAddr::V6(a) => a.octets(),
+    }
+}
+
+/// Back from `nines_abi::Addr`.
+pub fn unmapped(addr: [u8; 16]) -> IpAddr {
+    let v6 = Ipv6Addr::from(addr);
+    v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), |v4: Ipv4Addr| IpAddr::V4(v4))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::within;
+
+    #[test]
+    fn subnets() {
+        let within = |a: &str, b: &str, p| within(a.parse().unwrap(), b.parse().unwrap(), p);
+        assert!(within("10.0.0.100", "10.0.0.2", 24));
+        assert!(!within("10.0.1.100", "10.0.0.2", 24));
+        assert!(!within("10.0.0.2", "10.0.0.2", 32));
+        assert!(within("2001:db8::64", "2001:db8::1", 64));
+        assert!(!within("2001:db8:1::64", "2001:db8::1", 64));
+        assert!(!within("10.0.0.1", "::ffff:10.0.0.1", 96));
+        assert!(within("192.0.2.1", "10.0.0.1", 0));
+    }
+}

@@ -1,0 +1,180 @@
+//! Tells the neighbours where an address lives now: gratuitous ARP (RFC 5227 section 3) and
+//! unsolicited neighbour advertisement (RFC 4861 section 7.2.6).
+//!
+//! Decides: the bytes. How often and when is the caller's. A frame sent past the guard's deadline
+//! is dropped by the egress program, so a late announcement cannot steal the address back.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+};
+
+use crate::{Error, Result, address::privileged};
+
+/// A raw Ethernet socket on one interface.
+pub struct Link {
+    fd: OwnedFd,
+}
+
+impl Link {
+    /// Opens it for frames of every protocol, or for sending only.
+    pub fn open(index: u32, receive: bool) -> Result<Self> {
+        let failed = |e: &std::io::Error| {
+            privileged(format!("cannot open a packet socket on interface {index}"), e)
+        };
+        let protocol = if receive { (libc::ETH_P_ALL as u16).to_be() } else { 0 };
+        let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        // SAFETY: socket(2) takes no pointers; the result is checked before it is owned.
+        let raw = unsafe { libc::socket(libc::AF_PACKET, kind, i32::from(protocol)) };
+        if raw < 0 {
+            return Err(failed(&std::io::Error::last_os_error()));
+        }
+        // SAFETY: `raw` is a fresh, open descriptor that nothing else owns.
+        let fd = unsafe { OwnedFd::from_raw_fd(raw) };
+        // SAFETY: all-zero bytes are a valid sockaddr_ll.
+        let mut addr: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        addr.sll_family = libc::AF_PACKET as u16;
+        addr.sll_protocol = protocol;
+        addr.sll_ifindex = index as i32;
+        let size = std::mem::size_of::<libc::sockaddr_ll>() as u32;
+        // SAFETY: `addr` lives through the call and `size` is its size.
+        let bound = unsafe { libc::bind(fd.as_raw_fd(), (&raw const addr).cast(), size) };
+        if bound < 0 {
+            return Err(failed(&std::io::Error::last_os_error()));
+        }
+        Ok(Self { fd })
+    }
+
+    /// Sends one frame.
+    pub fn send(&self, frame: &[u8]) -> Result<()> {
+        // SAFETY: pointer and length are of one live slice.
+        let sent =
+            unsafe { libc::send(self.fd.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
+        if sent < 0 {
+            return Err(Error::new("cannot send a frame", std::io::Error::last_os_error()));
+        }
+        Ok(())
+    }
+
+    /// The next frame that waits and whether this host sent it itself; `None`: nothing waits.
+    pub fn receive(&self, buffer: &mut [u8]) -> Option<(usize, bool)> {
+        // SAFETY: all-zero bytes are a valid sockaddr_ll.
+        let mut from: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        let mut size = std::mem::size_of::<libc::sockaddr_ll>() as u32;
+        // SAFETY: buffer, address and size live through the call and their lengths are true.
+        let got = unsafe {
+            libc::recvfrom(
+                self.fd.as_raw_fd(),
+                buffer.as_mut_ptr().cast(),
+                buffer.len(),
+                0,
+                (&raw mut from).cast(),
+                &raw mut size,
+            )
+        };
+        (got >= 0).then(|| (got as usize, from.sll_pkttype == libc::PACKET_OUTGOING))
+    }
+}
+
+/// The frame that announces `addr` at `mac`.
+pub fn frame(addr: IpAddr, mac: [u8; 6]) -> Vec<u8> {
+    match addr {
+        IpAddr::V4(a) => arp(a, mac, a, [0xff; 6]),
+        IpAddr::V6(a) => advertisement(a, mac),
+    }
+}
+
+/// "Who has `target`?", asked by `mac`. The sender's address is 0.0.0.0, so no cache learns it
+/// (RFC 5227 section 2.1.1).
+pub fn who_has(target: Ipv4Addr, mac: [u8; 6]) -> Vec<u8> {
+    arp(Ipv4Addr::UNSPECIFIED, mac, target, [0xff; 6])
+}
+
+/// Whether `bytes` are an ARP answer for `addr`, and from which MAC.
+pub fn answers_for(bytes: &[u8], addr: Ipv4Addr) -> Option<[u8; 6]> {
+    let is_reply = bytes.get(12..22)? == [8, 6, 0, 1, 8, 0, 6, 4, 0, 2];
+    (is_reply && bytes.get(28..32)? == addr.octets()).then(|| bytes[22..28].try_into().ok())?
+}
+
+fn arp(sender: Ipv4Addr, mac: [u8; 6], target: Ipv4Addr, to: [u8; 6]) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(42);
+    frame.extend(to);
+    frame.extend(mac);
+    frame.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+    frame.extend(mac);
+    frame.extend(sender.octets());
+    frame.extend([0; 6]);
+    frame.extend(target.octets());
+    frame
+}
+
+fn advertisement(addr: Ipv6Addr, mac: [u8; 6]) -> Vec<u8> {
+    let all_nodes = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+    // Override flag; target; option 2: target link-layer address.
+    let mut icmp = vec![136, 0, 0, 0, 0x20, 0, 0, 0];
+    icmp.extend(addr.octets());
+    icmp.extend([2, 1]);
+    icmp.extend(mac);
+    let sum = checksum6(addr, all_nodes, &icmp);
+    icmp[2..4].copy_from_slice(&sum.to_be_bytes());
+    let mut frame = vec![0x33, 0x33, 0, 0, 0, 1];
+    frame.extend(mac);
+    frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+    frame.extend((icmp.len() as u16).to_be_bytes());
+    frame.extend([58, 255]);
+    frame.extend(addr.octets());
+    frame.extend(all_nodes.octets());
+    frame.extend(icmp);
+    frame
+}
+
+/// ICMPv6 checksum (RFC 4443 section 2.3).
+fn checksum6(src: Ipv6Addr, dst: Ipv6Addr, icmp: &[u8]) -> u16 {
+    let mut pseudo = Vec::with_capacity(40 + icmp.len());
+    pseudo.extend(src.octets());
+    pseudo.extend(dst.octets());
+    pseudo.extend((icmp.len() as u32).to_be_bytes());
+    pseudo.extend([0, 0, 0, 58]);
+    pseudo.extend(icmp);
+    let mut sum: u32 = 0;
+    for pair in pseudo.chunks(2) {
+        sum += u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)]));
+    }
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gratuitous_arp_asks_for_its_own_address() {
+        let frame = frame("10.0.0.100".parse().unwrap(), [2, 0, 0, 0, 0, 7]);
+        assert_eq!(&frame[..6], [0xff; 6]);
+        assert_eq!(&frame[28..32], [10, 0, 0, 100]);
+        assert_eq!(&frame[38..42], [10, 0, 0, 100]);
+    }
+
+    #[test]
+    fn advertisement_checksum_verifies() {
+        let addr: Ipv6Addr = "2001:db8::64".parse().unwrap();
+        let frame = frame(addr.into(), [2, 0, 0, 0, 0, 7]);
+        let all_nodes = "ff02::1".parse().unwrap();
+        // The sum over a message with its checksum in place is all ones, so its complement is 0.
+        assert_eq!(checksum6(addr, all_nodes, &frame[54..]), 0);
+    }
+
+    #[test]
+    fn only_answers_for_the_address_count() {
+        let addr = Ipv4Addr::new(10, 0, 0, 100);
+        let mut reply = arp(addr, [2, 0, 0, 0, 0, 7], Ipv4Addr::new(10, 0, 0, 1), [9; 6]);
+        assert_eq!(answers_for(&reply, addr), None, "a request is no answer");
+        reply[21] = 2;
+        assert_eq!(answers_for(&reply, addr), Some([2, 0, 0, 0, 0, 7]));
+        assert_eq!(answers_for(&reply, Ipv4Addr::new(10, 0, 0, 101)), None);
+        assert_eq!(answers_for(&reply[..20], addr), None);
+    }
+}

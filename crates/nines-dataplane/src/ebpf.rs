@@ -1,0 +1,428 @@
+//! The eBPF back end: pinned maps of one network namespace, programs on its interfaces.
+//!
+//! Decides: where things are pinned, and that a failed update is taken back. The pin directory is
+//! `/sys/fs/bpf/nines/<network namespace>/v<ABI>`: a daemon that restarts finds its tables, flows
+//! and programs at work; two namespaces, or two layouts, never share one.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    net::IpAddr,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Ebpf, EbpfLoader, Pod,
+    maps::{Array, HashMap, MapData, PerCpuArray},
+};
+use nines_abi::{
+    ABI, Addr, DROP_NAMES, Flow, Flow4, Flow6, GUARD_SERVES, Server, Service, ServiceKey, Settings,
+    Stats, TABLE_LEN_MAX,
+};
+use nines_model::{Counters, ForwardingTable, Tally, Time};
+
+pub use self::attach::Hooks;
+use self::writes::{Installed, Write};
+use crate::{DataPlane, Error, Guard, Result, address, sysctl};
+
+mod attach;
+pub mod object;
+pub mod picks;
+pub mod testrun;
+pub mod writes;
+
+/// A value as the kernel has it.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct Raw<T>(T);
+// SAFETY: used only with the structs of nines-abi, which are repr(C), Copy, of fixed size and
+// without implicit padding (asserted there); every bit pattern of them is valid.
+unsafe impl<T: Copy + 'static> Pod for Raw<T> {}
+
+const BPFFS: &str = "/sys/fs/bpf";
+
+/// Where this namespace's maps are pinned.
+pub fn pin_directory() -> Result<PathBuf> {
+    let netns = fs::metadata("/proc/thread-self/ns/net")
+        .map_err(|e| Error::new("cannot tell the network namespace", e))?;
+    Ok(Path::new(BPFFS).join("nines").join(netns.ino().to_string()).join(format!("v{ABI}")))
+}
+
+/// Mounts the BPF file system if nobody has.
+fn ensure_bpffs() -> Result<()> {
+    const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+    let failed = |e| {
+        Error::new(format!("no BPF file system at {BPFFS}"), e).next("mount -t bpf bpf /sys/fs/bpf")
+    };
+    // SAFETY: all-zero bytes are a valid statfs.
+    let mut found: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: a NUL-terminated path and a live struct.
+    let rc = unsafe { libc::statfs(c"/sys/fs/bpf".as_ptr(), &raw mut found) };
+    if rc == 0 && found.f_type as i64 == BPF_FS_MAGIC {
+        return Ok(());
+    }
+    let bpf = c"bpf".as_ptr();
+    // SAFETY: NUL-terminated strings; no data.
+    let rc = unsafe { libc::mount(bpf, c"/sys/fs/bpf".as_ptr(), bpf, 0, std::ptr::null()) };
+    if rc < 0 {
+        return Err(failed(std::io::Error::last_os_error()));
+    }
+    Ok(())
+}
+
+/// The back end.
+pub struct EbpfPlane {
+    ebpf: Ebpf,
+    pins: PathBuf,
+    hooks: Hooks,
+    services: HashMap<MapData, Raw<ServiceKey>, Raw<Service>>,
+    servers: Array<MapData, Raw<Server>>,
+    picks: Array<MapData, u32>,
+    settings: Array<MapData, Raw<Settings>>,
+    peers: HashMap<MapData, [u8; 8], u64>,
+    service_stats: PerCpuArray<MapData, Raw<Stats>>,
+    server_stats: PerCpuArray<MapData, Raw<Stats>>,
+    drops: PerCpuArray<MapData, u64>,
+    flows4: HashMap<MapData, Raw<Flow4>, Raw<Flow>>,
+    flows6: HashMap<MapData, Raw<Flow6>, Raw<Flow>>,
+    installed: Installed,
+    table: ForwardingTable,
+    /// Interfaces with programs, and through which hook.
+    attached: BTreeMap<String, String>,
+    /// Interfaces that must have them beyond those that routes name.
+    wanted: BTreeSet<String>,
+}
+
+/// Opens the tables of this namespace and loads the programs. The guard is apart because another
+/// thread keeps it.
+pub fn open(object: &[u8], hooks: Hooks) -> Result<(EbpfPlane, EbpfGuard)> {
+    ensure_bpffs()?;
+    let pins = pin_directory()?;
+    fs::create_dir_all(&pins).map_err(|e| address::privileged(format!("cannot make {}", pins.display()), &e))?;
+    let mut ebpf = EbpfLoader::new().default_map_pin_directory(&pins).load(object).map_err(|e| {
+        let mut why = e.to_string();
+        let mut source = std::error::Error::source(&e);
+        while let Some(inner) = source {
+            why = format!("{why}: {inner}");
+            source = inner.source();
+        }
+        let what = "the kernel refused the nines tables or programs";
+        Error::new(what, why).next("nines needs Linux 6.1 or newer with BPF, and root (CAP_BPF, CAP_NET_ADMIN)")
+    })?;
+    attach::load(&mut ebpf)?;
+    let mut take = |name: &str| {
+        ebpf.take_map(name).ok_or_else(|| Error::new("the kernel object is damaged", format!("no map {name}")))
+    };
+    let wrong = |e: aya::maps::MapError| Error::new("a pinned map is not ours", e);
+    let guard = HashMap::try_from(take("GUARD")?).map_err(wrong)?;
+    let mut plane = EbpfPlane {
+        services: HashMap::try_from(take("SERVICES")?).map_err(wrong)?,
+        servers: Array::try_from(take("SERVERS")?).map_err(wrong)?,
+        picks: Array::try_from(take("PICKS")?).map_err(wrong)?,
+        settings: Array::try_from(take("SETTINGS")?).map_err(wrong)?,
+        peers: HashMap::try_from(take("PEERS")?).map_err(wrong)?,
+        service_stats: PerCpuArray::try_from(take("SERVICE_STATS")?).map_err(wrong)?,
+        server_stats: PerCpuArray::try_from(take("SERVER_STATS")?).map_err(wrong)?,
+        drops: PerCpuArray::try_from(take("DROPS_SEEN")?).map_err(wrong)?,
+        flows4: HashMap::try_from(take("FLOWS4")?).map_err(wrong)?,
+        flows6: HashMap::try_from(take("FLOWS6")?).map_err(wrong)?,
+        ebpf,
+        pins,
+        hooks,
+        installed: Installed::default(),
+        table: ForwardingTable::default(),
+        attached: BTreeMap::new(),
+        wanted: BTreeSet::new(),
+    };
+    plane.installed = plane.read()?;
+    Ok((plane, EbpfGuard { map: guard, serves: BTreeMap::new() }))
+}
+
+fn map_error(e: aya::maps::MapError) -> Error {
+    Error::new("a kernel map cannot be read or written", e)
+}
+
+impl EbpfPlane {
+    /// The kernel's tables as they are.
+    fn read(&self) -> Result<Installed> {
+        let mut found = Installed { cursor: self.installed.cursor, ..Installed::default() };
+        for entry in self.services.iter() {
+            let (key, service) = entry.map_err(map_error)?;
+            found.services.insert(key.0, service.0);
+        }
+        for (slot, server) in self.servers.iter().enumerate() {
+            let server = server.map_err(map_error)?.0;
+            if server.generation != 0 {
+                found.servers.insert(slot as u32, server);
+            }
+        }
+        found.settings = self.settings.get(&0, 0).map_err(map_error)?.0;
+        for service in found.services.values() {
+            let read = |i| self.picks.get(&(service.table_base + i), 0).map_err(map_error);
+            let picks = (0..service.table_len).map(read).collect::<Result<Vec<u32>>>()?;
+            found.picks.insert(service.table_base / TABLE_LEN_MAX, picks);
+        }
+        Ok(found)
+    }
+
+    fn write(&mut self, write: &Write) -> Result<()> {
+        match write {
+            Write::Server(slot, server) => self.servers.set(*slot, Raw(*server), 0),
+            Write::Picks(region, picks) => picks
+                .iter()
+                .enumerate()
+                .try_for_each(|(i, slot)| self.picks.set(region * TABLE_LEN_MAX + i as u32, slot, 0)),
+            Write::Service(key, Some(service)) => self.services.insert(Raw(*key), Raw(*service), 0),
+            Write::Service(key, None) => match self.services.remove(&Raw(*key)) {
+                Err(aya::maps::MapError::KeyNotFound) => Ok(()),
+                other => other,
+            },
+            Write::Settings(settings) => self.settings.set(0, Raw(*settings), 0),
+        }
+        .map_err(map_error)
+    }
+
+    /// Carries out all updates or none.
+    fn commit(&mut self, writes: &[Write]) -> Result<()> {
+        let mut done: Vec<Write> = Vec::new();
+        for write in writes {
+            if let Err(why) = self.write(write) {
+                for inverse in done.iter().rev() {
+                    // The old values fitted a moment ago; if even this fails, observe() sees it.
+                    let _ = self.write(inverse);
+                    self.installed.record(inverse);
+                }
+                return Err(why);
+            }
+            done.extend(self.installed.record(write));
+        }
+        self.installed.trim();
+        Ok(())
+    }
+
+    fn cover_peers(&mut self, macs: &[[u8; 6]]) -> Result<()> {
+        let wanted: BTreeSet<[u8; 8]> =
+            macs.iter().map(|m| [m[0], m[1], m[2], m[3], m[4], m[5], 0, 0]).collect();
+        let have: BTreeSet<[u8; 8]> =
+            self.peers.keys().collect::<Result<_, _>>().map_err(map_error)?;
+        for gone in have.difference(&wanted) {
+            self.peers.remove(gone).map_err(map_error)?;
+        }
+        for new in wanted.difference(&have) {
+            self.peers.insert(new, 1, 0).map_err(map_error)?;
+        }
+        Ok(())
+    }
+
+    /// Interfaces on which guarded addresses, beats or clients are; programs go there, and where
+    /// routes to servers lead.
+    pub fn on(&mut self, interfaces: impl IntoIterator<Item = String>) {
+        self.wanted = interfaces.into_iter().collect();
+    }
+
+    fn attach_all(&mut self) -> Result<()> {
+        let mut names = self.wanted.clone();
+        let indices: BTreeSet<u32> =
+            self.installed.servers.values().map(|s| s.ifindex).filter(|i| *i != 0).collect();
+        let all = address::interfaces()?;
+        names.extend(
+            all.iter().filter(|i| indices.contains(&i.index) && i.ethernet).map(|i| i.name.clone()),
+        );
+        for name in &names {
+            let whole = ["ingress", "egress"].iter().all(|s| {
+                self.pins.join(format!("link-{name}-{s}")).exists()
+            });
+            // A tcx pin keeps its link; a clsact filter anyone may remove, so it is put again.
+            if self.attached.get(name).is_some_and(|hook| hook.contains("tcx")) && whole {
+                continue;
+            }
+            let hook = attach::attach(&mut self.ebpf, &self.pins, name, self.hooks)?;
+            self.attached.insert(name.clone(), hook);
+        }
+        // An interface that is no longer ours, also one that an earlier process took.
+        let pinned = fs::read_dir(&self.pins).map_err(|e| Error::new("cannot list pins", e))?;
+        let mut old: BTreeSet<String> = self.attached.keys().cloned().collect();
+        for entry in pinned.flatten() {
+            let file = entry.file_name().to_string_lossy().into_owned();
+            let name = file.strip_prefix("link-").and_then(|f| f.rsplit_once('-'));
+            old.extend(name.map(|(name, _)| name.to_owned()));
+        }
+        for gone in old.difference(&names) {
+            attach::detach(&self.pins, gone);
+            self.attached.remove(gone);
+        }
+        Ok(())
+    }
+
+    fn open_flows(&self) -> BTreeMap<u32, u64> {
+        let mut open = BTreeMap::new();
+        let now = crate::process::boot_time().0;
+        let mut count = |flow: Flow| {
+            let fresh = now.saturating_sub(flow.seen_ns) < nines_abi::IDLE_OPEN_NS;
+            let lives = flow.state < nines_abi::FLOW_FIN && flow.reply == 0;
+            let current = self.installed.servers.get(&flow.server);
+            if fresh && lives && current.is_some_and(|s| s.generation == flow.generation) {
+                *open.entry(flow.server).or_default() += 1;
+            }
+        };
+        // An estimate for people: entries that move while we walk are skipped, and the walk is
+        // bounded so that a question about a million flows does not cost a second.
+        self.flows4.iter().take(50_000).flatten().for_each(|(_, f)| count(f.0));
+        self.flows6.iter().take(50_000).flatten().for_each(|(_, f)| count(f.0));
+        open
+    }
+}
+
+impl DataPlane for EbpfPlane {
+    fn apply(&mut self, table: &ForwardingTable) -> Result<()> {
+        let writes = writes::plan(&self.installed, table, &address::route)?;
+        self.commit(&writes)?;
+        self.cover_peers(&table.director_macs)?;
+        self.attach_all()?;
+        let nat = self.installed.settings.flags & nines_abi::SETTING_NAT != 0;
+        if nat {
+            // Replies find their way by the FIB, which wants forwarding on where they come in.
+            sysctl::write("net/ipv4/ip_forward", "1")?;
+            sysctl::write("net/ipv6/conf/all/forwarding", "1").ok();
+        }
+        self.table = table.clone();
+        Ok(())
+    }
+
+    fn observe(&mut self) -> Result<Vec<String>> {
+        let found = self.read()?;
+        let mut differences = Vec::new();
+        if found.services != self.installed.services || found.settings != self.installed.settings {
+            differences.push("services were changed by someone else".to_owned());
+        }
+        let live = |i: &Installed| i.servers.clone();
+        if live(&found) != live(&self.installed) {
+            differences.push("servers were changed by someone else".to_owned());
+        }
+        if found.picks != self.installed.picks {
+            differences.push("pick tables were changed by someone else".to_owned());
+        }
+        if differences.is_empty() && !writes::plan(&found, &self.table, &address::route)?.is_empty() {
+            differences.push("routes to servers changed".to_owned());
+        }
+        let names: BTreeSet<String> =
+            address::interfaces()?.into_iter().map(|i| i.name).collect();
+        for (name, hook) in &self.attached {
+            let pinned = self.pins.join(format!("link-{name}-ingress")).exists();
+            if names.contains(name) && hook.contains("tcx") && !pinned {
+                differences.push(format!("the programs on {name} were removed by someone else"));
+            }
+        }
+        self.installed = found;
+        Ok(differences)
+    }
+
+    fn counters(&mut self) -> Result<Counters> {
+        let sum = |values: aya::maps::PerCpuValues<Raw<Stats>>| {
+            values.iter().fold(Tally::default(), |t, s| Tally {
+                connections: t.connections + s.0.connections,
+                packets_in: t.packets_in + s.0.packets_in,
+                bytes_in: t.bytes_in + s.0.bytes_in,
+                packets_out: t.packets_out + s.0.packets_out,
+                bytes_out: t.bytes_out + s.0.bytes_out,
+                open: 0,
+            })
+        };
+        let open = self.open_flows();
+        let mut counters = Counters::default();
+        for (name, service) in &self.table.services {
+            let Some(installed) = self.installed.services.get(&writes::key(service.listen)) else {
+                continue;
+            };
+            let mut whole = sum(self.service_stats.get(&installed.id, 0).map_err(map_error)?);
+            for (server, wanted) in &service.servers {
+                let slot = self.installed.servers.iter().find(|(_, s)| {
+                    s.service == installed.id && writes::identity(s) == wanted.addr
+                });
+                let Some((slot, _)) = slot else { continue };
+                let mut tally = sum(self.server_stats.get(slot, 0).map_err(map_error)?);
+                tally.open = open.get(slot).copied().unwrap_or(0);
+                whole.open += tally.open;
+                counters.servers.insert((name.clone(), server.clone()), tally);
+            }
+            counters.services.insert(name.clone(), whole);
+        }
+        for (reason, name) in DROP_NAMES.iter().enumerate() {
+            let seen = self.drops.get(&(reason as u32), 0).map_err(map_error)?;
+            counters.drops.insert((*name).to_owned(), seen.iter().sum());
+        }
+        Ok(counters)
+    }
+
+    fn describe(&self) -> String {
+        let on: Vec<String> =
+            self.attached.iter().map(|(name, hook)| format!("{hook} on {name}")).collect();
+        if on.is_empty() { "ebpf".into() } else { format!("ebpf, {}", on.join(", ")) }
+    }
+
+    fn remove(&mut self) -> Result<()> {
+        for name in std::mem::take(&mut self.attached).into_keys() {
+            attach::detach(&self.pins, &name);
+        }
+        remove_pins()
+    }
+}
+
+/// Takes everything nines pinned in this namespace out of the kernel.
+pub fn remove_pins() -> Result<()> {
+    let pins = pin_directory()?;
+    let namespace = pins.parent().unwrap_or(&pins);
+    for interface in address::interfaces()? {
+        attach::detach(&pins, &interface.name);
+    }
+    match fs::remove_dir_all(namespace) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::new(format!("cannot remove {}", namespace.display()), e))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The guard's map.
+pub struct EbpfGuard {
+    map: HashMap<MapData, Raw<Addr>, Raw<nines_abi::Guard>>,
+    serves: BTreeMap<IpAddr, bool>,
+}
+
+impl EbpfGuard {
+    fn put(&mut self, vip: IpAddr, deadline: Time) -> Result<()> {
+        let serves = self.serves.get(&vip).copied().unwrap_or(false);
+        let flags = if serves { GUARD_SERVES } else { 0 };
+        let value = nines_abi::Guard { deadline_ns: deadline.0, flags, pad: 0 };
+        self.map.insert(Raw(address::mapped(vip)), Raw(value), 0).map_err(map_error)
+    }
+
+    /// The deadline in the kernel.
+    pub fn deadline(&self, vip: IpAddr) -> Option<Time> {
+        self.map.get(&Raw(address::mapped(vip)), 0).ok().map(|g| Time(g.0.deadline_ns))
+    }
+}
+
+impl Guard for EbpfGuard {
+    fn set(&mut self, vip: IpAddr, deadline: Time) -> Result<()> {
+        self.put(vip, deadline)
+    }
+
+    fn cover(&mut self, vips: &[(IpAddr, bool)]) -> Result<()> {
+        self.serves = vips.iter().copied().collect();
+        let have: Vec<Addr> =
+            self.map.keys().map(|k| k.map(|k| k.0)).collect::<Result<_, _>>().map_err(map_error)?;
+        for addr in have {
+            if !self.serves.contains_key(&address::unmapped(addr)) {
+                self.map.remove(&Raw(addr)).map_err(map_error)?;
+            }
+        }
+        for (vip, _) in vips {
+            // A deadline that an earlier process set still holds: it was promised to it.
+            let deadline = self.deadline(*vip).unwrap_or_default();
+            self.put(*vip, deadline)?;
+        }
+        Ok(())
+    }
+}

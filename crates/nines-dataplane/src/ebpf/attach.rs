@@ -1,0 +1,182 @@
+//! Programs onto interfaces: tcx links (6.6) or clsact filters (before), XDP where the driver has
+//! it. Everything stays when the process goes, and is replaced in place by the next one.
+//!
+//! Decides: which hook, and why, in words that status shows.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Ebpf,
+    programs::{
+        SchedClassifier, TcAttachType, Xdp, XdpMode,
+        links::{FdLink, LinkOrder, PinnedLink},
+        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle},
+    },
+};
+
+use crate::{Error, Result};
+
+/// Filter priority and handle with clsact: fixed, so that the next process finds its own.
+const PRIORITY: u16 = 9;
+const HANDLE: TcHandle = TcHandle::new(0, 9);
+
+/// Whether native XDP is attached before tc.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hooks {
+    /// XDP on drivers that have it natively and carry finished packets (not veth), else tc.
+    Auto,
+    /// tc only.
+    Tc,
+    /// XDP also on veth; senders must not leave checksums to the device.
+    Xdp,
+}
+
+/// Loads the programs once; attaching is per interface.
+pub fn load(ebpf: &mut Ebpf) -> Result<()> {
+    for name in ["nines_tc_ingress", "nines_tc_egress"] {
+        let failed = |e| Error::new(format!("the kernel refused program {name}"), e);
+        classifier(ebpf, name)?.load().map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
+    let program = ebpf.program_mut(name);
+    program
+        .and_then(|p| p.try_into().ok())
+        .ok_or_else(|| Error::new("the kernel object is damaged", format!("no program {name}")))
+}
+
+/// Puts all programs on `interface`; gives the hooks in words ("tcx", "clsact", "xdp+tcx").
+pub fn attach(ebpf: &mut Ebpf, pins: &Path, interface: &str, path: Hooks) -> Result<String> {
+    let mut hook = tc_side(ebpf, pins, interface, "nines_tc_ingress", TcAttachType::Ingress)?;
+    tc_side(ebpf, pins, interface, "nines_tc_egress", TcAttachType::Egress)?;
+    let native = path == Hooks::Xdp || (path == Hooks::Auto && carries_finished_packets(interface));
+    if native {
+        match xdp_side(ebpf, pins, interface) {
+            Ok(()) => hook = format!("xdp+{hook}"),
+            Err(why) if path == Hooks::Xdp => return Err(why),
+            Err(_) => {}
+        }
+    }
+    Ok(hook)
+}
+
+/// veth hands over skbs whose checksums nobody has computed and whose size no wire could carry;
+/// drivers of real cards do not.
+fn carries_finished_packets(interface: &str) -> bool {
+    Path::new("/sys/class/net").join(interface).join("device/driver").exists()
+}
+
+fn pin(pins: &Path, interface: &str, side: &str) -> PathBuf {
+    pins.join(format!("link-{interface}-{side}"))
+}
+
+fn tc_side(
+    ebpf: &mut Ebpf,
+    pins: &Path,
+    interface: &str,
+    program: &str,
+    side: TcAttachType,
+) -> Result<String> {
+    let name = if side == TcAttachType::Ingress { "ingress" } else { "egress" };
+    let pin = pin(pins, interface, name);
+    let classifier = classifier(ebpf, program)?;
+    let failed = |why: String| {
+        Error::new(format!("cannot attach {program} to {interface}"), why)
+            .next("see whether another program holds the device: tc filter show dev; bpftool net")
+    };
+    if pin.exists() {
+        let old = PinnedLink::from_pin(&pin).map_err(|e| failed(e.to_string()))?;
+        let link = SchedClassifierLink::try_from(FdLink::from(old));
+        if let Ok(link) = link
+            && let Ok(id) = classifier.attach_to_link(link)
+        {
+            // The pin keeps the link; our descriptor may go.
+            drop(classifier.take_link(id));
+            return Ok("tcx".into());
+        }
+        // A link to an interface that has gone: make another.
+        fs::remove_file(&pin).map_err(|e| failed(e.to_string()))?;
+    }
+    let options = TcAttachOptions::TcxOrder(LinkOrder::first());
+    if let Ok(id) = classifier.attach_with_options(interface, side, options) {
+        let link = classifier.take_link(id).map_err(|e| failed(e.to_string()))?;
+        let link: FdLink = link.try_into().map_err(|e: aya::programs::links::LinkError| {
+            failed(e.to_string())
+        })?;
+        link.pin(&pin).map_err(|e| failed(e.to_string()))?;
+        return Ok("tcx".into());
+    }
+    clsact(classifier, interface, side).map_err(failed)?;
+    Ok("clsact".into())
+}
+
+fn clsact(
+    classifier: &mut SchedClassifier,
+    interface: &str,
+    side: TcAttachType,
+) -> std::result::Result<(), String> {
+    // There already is success: another tool, or we before.
+    let _ = tc::qdisc_add_clsact(interface);
+    let old = SchedClassifierLink::attached(interface, side, PRIORITY, HANDLE, None)
+        .map_err(|e| e.to_string())?;
+    let id = match classifier.attach_to_link(old) {
+        Ok(id) => id,
+        Err(_) => {
+            let options = NlOptions { priority: PRIORITY, handle: HANDLE, ..NlOptions::default() };
+            classifier
+                .attach_with_options(interface, side, TcAttachOptions::Netlink(options))
+                .map_err(|e| format!("{e}: {:?}", std::error::Error::source(&e)))?
+        }
+    };
+    let link = classifier.take_link(id).map_err(|e| e.to_string())?;
+    // A filter lives by itself; dropping this would remove it.
+    std::mem::forget(link);
+    Ok(())
+}
+
+fn xdp_side(ebpf: &mut Ebpf, pins: &Path, interface: &str) -> Result<()> {
+    let failed = |why: &dyn std::fmt::Display| {
+        Error::new(format!("cannot attach nines_xdp to {interface}"), why)
+    };
+    let program: &mut Xdp = ebpf
+        .program_mut("nines_xdp")
+        .and_then(|p| p.try_into().ok())
+        .ok_or_else(|| failed(&"no program nines_xdp"))?;
+    if program.fd().is_err() {
+        program.load().map_err(|e| failed(&e))?;
+    }
+    let pin = pin(pins, interface, "xdp");
+    if pin.exists() {
+        let old = PinnedLink::from_pin(&pin).map_err(|e| failed(&e))?;
+        if let Ok(link) = aya::programs::xdp::XdpLink::try_from(FdLink::from(old))
+            && let Ok(id) = program.attach_to_link(link)
+        {
+            drop(program.take_link(id));
+            return Ok(());
+        }
+        fs::remove_file(&pin).map_err(|e| failed(&e))?;
+    }
+    let id = program.attach(interface, XdpMode::Driver).map_err(|e| failed(&e))?;
+    let link = program.take_link(id).map_err(|e| failed(&e))?;
+    let link: FdLink = link.try_into().map_err(|e| failed(&e))?;
+    link.pin(&pin).map_err(|e| failed(&e))?;
+    Ok(())
+}
+
+/// Takes all programs off `interface`.
+pub fn detach(pins: &Path, interface: &str) {
+    for side in ["ingress", "egress", "xdp"] {
+        // A pinned link is detached when its last reference goes.
+        let _ = fs::remove_file(pin(pins, interface, side));
+    }
+    for side in [TcAttachType::Ingress, TcAttachType::Egress] {
+        if let Ok(link) = SchedClassifierLink::attached(interface, side, PRIORITY, HANDLE, None) {
+            drop(link);
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! The pick table of one service: which server the next flow, or a hash, gets.
+//!
+//! Decides: rr, wrr and Maglev as sequences of server slots. One mechanism in the kernel (index
+//! into a table) serves all of them.
+
+use nines_abi::TABLE_LEN_MAX;
+use nines_model::Scheduler;
+
+/// A server that takes new flows.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// Its slot in the kernel's map.
+    pub slot: u32,
+    /// What identifies it on every director: address and port as text.
+    pub identity: String,
+    /// Share, at least 1.
+    pub weight: u32,
+}
+
+/// The table; empty without candidates.
+pub fn table(scheduler: Scheduler, candidates: &[Candidate]) -> Vec<u32> {
+    if candidates.is_empty() {
+        return Vec::new();
+    }
+    match scheduler {
+        Scheduler::Rr => candidates.iter().map(|c| c.slot).collect(),
+        Scheduler::Wrr => in_turns(candidates),
+        Scheduler::Maglev => maglev(candidates, TABLE_LEN_MAX),
+    }
+}
+
+fn gcd(a: u32, b: u32) -> u32 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// IPVS's weighted round robin (net/netfilter/ipvs/ip_vs_wrr.c): the current weight falls from the
+/// highest in steps of the greatest common divisor; at each level every server that has it goes
+/// once. Weights too large for the table are scaled down.
+fn in_turns(candidates: &[Candidate]) -> Vec<u32> {
+    let common = candidates.iter().fold(0, |g, c| gcd(c.weight, g)).max(1);
+    let total: u64 = candidates.iter().map(|c| u64::from(c.weight / common)).sum();
+    let scale = total.div_ceil(u64::from(TABLE_LEN_MAX)).max(1) as u32;
+    let share = |c: &Candidate| (c.weight / common / scale).max(1);
+    let highest = candidates.iter().map(share).max().unwrap_or(1);
+    let mut table = Vec::new();
+    for level in (1..=highest).rev() {
+        table.extend(candidates.iter().filter(|c| share(c) >= level).map(|c| c.slot));
+    }
+    table.truncate(TABLE_LEN_MAX as usize);
+    table
+}
+
+/// Maglev's population (NSDI'16, section 3.4) with weights: in each round a server takes as many
+/// slots as its weight, scaled so that the heaviest takes at most 64 and the lightest at least 1.
+fn maglev(candidates: &[Candidate], size: u32) -> Vec<u32> {
+    const FREE: u32 = u32::MAX;
+    let common = candidates.iter().fold(0, |g, c| gcd(c.weight, g)).max(1);
+    let highest = candidates.iter().map(|c| c.weight / common).max().unwrap_or(1);
+    let scale = highest.div_ceil(64).max(1);
+    // Identity order, so that slots and names do not matter.
+    let mut order: Vec<&Candidate> = candidates.iter().collect();
+    order.sort_by(|a, b| a.identity.cmp(&b.identity));
+    let mut walks: Vec<(u64, u64, u32)> = order
+        .iter()
+        .map(|c| {
+            let offset = u64::from(hash(&c.identity, 0x9e37_79b9)) % u64::from(size);
+            let skip = u64::from(hash(&c.identity, 0x85eb_ca6b)) % u64::from(size - 1) + 1;
+            (offset, skip, (c.weight / common / scale).max(1))
+        })
+        .collect();
+    let mut table = vec![FREE; size as usize];
+    let mut left = size;
+    while left > 0 {
+        for (walk, candidate) in walks.iter_mut().zip(&order) {
+            for _ in 0..walk.2 {
+                if left == 0 {
+                    break;
+                }
+                while table[walk.0 as usize] != FREE {
+                    walk.0 = (walk.0 + walk.1) % u64::from(size);
+                }
+                table[walk.0 as usize] = candidate.slot;
+                left -= 1;
+            }
+        }
+    }
+    table
+}
+
+/// FNV-1a with a seed, finished as MurmurHash3 (both public domain): spread is what counts here.
+fn hash(text: &str, seed: u32) -> u32 {
+    let mut h = 0x811c_9dc5 ^ seed;
+    for byte in text.bytes() {
+        h = (h ^ u32::from(byte)).wrapping_mul(0x0100_0193);
+    }
+    h ^= h >> 16;
+    h = h.wrapping_mul(0x85eb_ca6b);
+    h ^= h >> 13;
+    h = h.wrapping_mul(0xc2b2_ae35);
+    h ^ (h >> 16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn servers(weights: &[u32]) -> Vec<Candidate> {
+        let one = |(i, w): (usize, &u32)| Candidate {
+            slot: i as u32,
+            identity: format!("10.0.0.{}:80", i + 1),
+            weight: *w,
+        };
+        weights.iter().enumerate().map(one).collect()
+    }
+
+    fn shares(table: &[u32], n: usize) -> Vec<usize> {
+        (0..n).map(|s| table.iter().filter(|t| **t == s as u32).count()).collect()
+    }
+
+    #[test]
+    fn turns_are_those_of_ipvs() {
+        assert_eq!(table(Scheduler::Wrr, &servers(&[3, 1])), [0, 0, 0, 1]);
+        assert_eq!(table(Scheduler::Wrr, &servers(&[4, 3, 2])), [0, 0, 1, 0, 1, 2, 0, 1, 2]);
+        assert_eq!(table(Scheduler::Wrr, &servers(&[20, 10])), [0, 0, 1]);
+        assert_eq!(table(Scheduler::Rr, &servers(&[3, 1])), [0, 1]);
+        assert!(table(Scheduler::Wrr, &servers(&[65_535, 65_534])).len() <= 16_381);
+        assert!(table(Scheduler::Maglev, &[]).is_empty());
+    }
+
+    #[test]
+    fn maglev_shares_follow_weights_within_one_percent() {
+        let even = shares(&table(Scheduler::Maglev, &servers(&[1; 10])), 10);
+        let (low, high) = (even.iter().min().unwrap(), even.iter().max().unwrap());
+        assert!((high - low) * 100 <= TABLE_LEN_MAX as usize / 10, "{even:?}");
+        let uneven = shares(&table(Scheduler::Maglev, &servers(&[1, 2, 1])), 3);
+        assert!(uneven[1].abs_diff(TABLE_LEN_MAX as usize / 2) < 200, "{uneven:?}");
+    }
+
+    #[test]
+    fn maglev_moves_little_more_than_it_must() {
+        let all = servers(&[1; 10]);
+        let before = table(Scheduler::Maglev, &all);
+        let after = table(Scheduler::Maglev, &all[..9]);
+        let moved = before.iter().zip(&after).filter(|(b, a)| **b != 9 && b != a).count();
+        // The paper allows a few percent of disruption beyond the tenth that must move.
+        assert!(moved * 100 < before.len() * 5, "{moved} of {}", before.len());
+    }
+
+    #[test]
+    fn maglev_does_not_depend_on_slots_or_order() {
+        let mut swapped = servers(&[1, 1, 1]);
+        swapped.reverse();
+        let by_identity = |table: Vec<u32>| table;
+        assert_eq!(
+            by_identity(table(Scheduler::Maglev, &swapped)),
+            by_identity(table(Scheduler::Maglev, &servers(&[1, 1, 1])))
+        );
+    }
+}

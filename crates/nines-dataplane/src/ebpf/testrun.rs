@@ -1,0 +1,76 @@
+//! BPF_PROG_TEST_RUN: one packet through one program, without a network. For packet tests and for
+//! measuring what a packet costs.
+
+use std::os::fd::{AsFd as _, AsRawFd as _};
+
+use super::EbpfPlane;
+use crate::{Error, Result};
+
+/// What came of it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// The program's return code.
+    pub verdict: i32,
+    /// The packet afterwards.
+    pub packet: Vec<u8>,
+    /// Mean time of one run, ns.
+    pub nanoseconds: u32,
+}
+
+/// The fields of `union bpf_attr` that BPF_PROG_TEST_RUN reads (uapi/linux/bpf.h).
+#[repr(C)]
+#[derive(Default)]
+struct TestRun {
+    prog_fd: u32,
+    retval: u32,
+    data_size_in: u32,
+    data_size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+    ctx_size_in: u32,
+    ctx_size_out: u32,
+    ctx_in: u64,
+    ctx_out: u64,
+}
+
+impl EbpfPlane {
+    /// Runs `packet` through the named program `repeat` times. XDP must be loaded by
+    /// [`EbpfPlane::load_xdp`] first.
+    pub fn test_run(&self, program: &str, packet: &[u8], repeat: u32) -> Result<Outcome> {
+        const BPF_PROG_TEST_RUN: libc::c_long = 10;
+        let failed = |e: String| Error::new(format!("cannot run {program}"), e);
+        let program = self.ebpf.program(program).ok_or_else(|| failed("no such program".into()))?;
+        let fd = program.fd().map_err(|e| failed(e.to_string()))?;
+        let mut out = vec![0; packet.len() + 256];
+        let mut attr = TestRun {
+            prog_fd: fd.as_fd().as_raw_fd() as u32,
+            data_size_in: packet.len() as u32,
+            data_size_out: out.len() as u32,
+            data_in: packet.as_ptr() as u64,
+            data_out: out.as_mut_ptr() as u64,
+            repeat,
+            ..TestRun::default()
+        };
+        let size = std::mem::size_of::<TestRun>();
+        // SAFETY: `attr` and both buffers live through the call; sizes are theirs.
+        let rc = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut attr, size) };
+        if rc < 0 {
+            return Err(failed(std::io::Error::last_os_error().to_string()));
+        }
+        out.truncate(attr.data_size_out as usize);
+        Ok(Outcome { verdict: attr.retval as i32, packet: out, nanoseconds: attr.duration })
+    }
+
+    /// Loads the XDP program without attaching it.
+    pub fn load_xdp(&mut self) -> Result<()> {
+        let failed = |e: String| Error::new("the kernel refused program nines_xdp", e);
+        let program: &mut aya::programs::Xdp = self
+            .ebpf
+            .program_mut("nines_xdp")
+            .and_then(|p| p.try_into().ok())
+            .ok_or_else(|| failed("no such program".into()))?;
+        program.load().map_err(|e| failed(e.to_string()))
+    }
+}

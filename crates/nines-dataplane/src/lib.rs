@@ -1,0 +1,85 @@
+//! Ring 2: the only door to kernel networking.
+//!
+//! Decides: how a [`ForwardingTable`] and guard deadlines get into the kernel and stay there. Does
+//! not decide: what is forwarded, or who may answer for an address.
+//!
+//! [`DataPlane`] has three back ends: [`ebpf`], [`fake`] (memory, for tests and the simulator) and
+//! [`faulty`] (any other, failing by a seed). All `unsafe` of nines is in this crate.
+
+use std::{fmt, net::IpAddr};
+
+use nines_model::{Counters, ForwardingTable, Time};
+
+pub mod address;
+pub mod announce;
+pub mod ebpf;
+pub mod fake;
+pub mod faulty;
+mod netlink;
+pub mod process;
+pub mod realserver;
+pub mod sysctl;
+
+/// What went wrong at the kernel's door.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error {
+    /// What was tried.
+    pub what: String,
+    /// What the kernel said.
+    pub why: String,
+    /// What a person can do.
+    pub next: Option<String>,
+}
+
+impl Error {
+    /// `what` failed because of `why`.
+    pub fn new(what: impl Into<String>, why: impl fmt::Display) -> Self {
+        Self { what: what.into(), why: why.to_string(), next: None }
+    }
+
+    /// With the next step.
+    pub fn next(mut self, next: impl Into<String>) -> Self {
+        self.next = Some(next.into());
+        self
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.what, self.why)
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// `Result` of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A packet-forwarding back end.
+pub trait DataPlane: Send {
+    /// Makes the kernel forward exactly this. An error leaves the old table whole.
+    fn apply(&mut self, table: &ForwardingTable) -> Result<()>;
+
+    /// Looks at the kernel afresh and tells how it differs from the last table applied; empty when
+    /// it does not. The caller applies again.
+    fn observe(&mut self) -> Result<Vec<String>>;
+
+    /// Counts since the tables were made.
+    fn counters(&mut self) -> Result<Counters>;
+
+    /// The path packets take, for people: "ebpf, tc (tcx) on eth0".
+    fn describe(&self) -> String;
+
+    /// Takes everything out of the kernel.
+    fn remove(&mut self) -> Result<()>;
+}
+
+/// The deadlines until which this node may answer for addresses. Setting one is a single map
+/// update that never blocks, so the thread that keeps the leases does it by itself.
+pub trait Guard: Send {
+    /// Guards `vip` with this deadline; one in the past silences it.
+    fn set(&mut self, vip: IpAddr, deadline: Time) -> Result<()>;
+
+    /// Guards exactly these; others are no longer guarded (and no longer ours to silence).
+    fn cover(&mut self, vips: &[(IpAddr, bool)]) -> Result<()>;
+}

@@ -1,0 +1,414 @@
+//! Packet tests: the committed kernel object (or `NINES_BPF_OBJECT`), one packet at a time, through
+//! BPF_PROG_TEST_RUN in a network namespace of the test's own. Needs root and says so without.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    process::Command,
+};
+
+use nines_dataplane::{
+    DataPlane as _, Guard as _,
+    ebpf::{self, EbpfGuard, EbpfPlane, Hooks},
+    process::boot_time,
+};
+use nines_model::{
+    Forward, ForwardingTable, Listen, Millis, Proto, Scheduler, ServerState, TableServer,
+    TableService, Time,
+};
+
+use self::build::*;
+
+mod build;
+
+const SHOT: i32 = 2;
+const REDIRECT: i32 = 7;
+/// TC_ACT_UNSPEC as BPF_PROG_TEST_RUN gives it.
+const NEXT: i32 = -1;
+
+struct Bench {
+    plane: EbpfPlane,
+    guard: EbpfGuard,
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let _ = self.plane.remove();
+    }
+}
+
+/// A namespace with one interface on 10.0.0.0/24 and 2001:db8::/64, and the tables in it.
+fn bench() -> Option<Bench> {
+    // SAFETY: geteuid has no preconditions; unshare changes this thread only.
+    let (root, entered) = unsafe { (libc::geteuid() == 0, libc::unshare(libc::CLONE_NEWNET)) };
+    if !root || entered != 0 {
+        assert!(std::env::var_os("CI").is_none(), "packet tests need root, and CI has it");
+        eprintln!("SKIPPED: packet tests need root");
+        return None;
+    }
+    for line in [
+        "link set lo up",
+        "link add v0 type veth peer name v1",
+        "addr add 10.0.0.2/24 dev v0",
+        "addr add 2001:db8::2/64 dev v0 nodad",
+        "link set v0 up",
+        "link set v1 up",
+    ] {
+        let ok = Command::new("ip").args(line.split(' ')).status().unwrap().success();
+        assert!(ok, "ip {line}");
+    }
+    let fresh = std::env::var_os("NINES_BPF_OBJECT").map(|p| std::fs::read(p).unwrap());
+    let object = fresh.as_deref().unwrap_or(ebpf::object::BYTES);
+    let (mut plane, guard) = ebpf::open(object, Hooks::Tc).unwrap();
+    plane.load_xdp().unwrap();
+    Some(Bench { plane, guard })
+}
+
+fn service(listen: &str, proto: Proto, scheduler: Scheduler, servers: &[(&str, Forward)]) -> TableService {
+    let one = |(i, (addr, forward)): (usize, &(&str, Forward))| {
+        let addr: SocketAddr = addr.parse().unwrap();
+        let server = TableServer { addr, forward: *forward, weight: 1, state: ServerState::Up };
+        (format!("r{}", i + 1), server)
+    };
+    TableService {
+        listen: Listen { addr: listen.parse().unwrap(), proto },
+        scheduler,
+        servers: servers.iter().enumerate().map(one).collect(),
+    }
+}
+
+fn table(services: Vec<TableService>) -> ForwardingTable {
+    let services = services.into_iter().enumerate().map(|(i, s)| (format!("s{i}"), s)).collect();
+    ForwardingTable { services, ..ForwardingTable::default() }
+}
+
+fn web(scheduler: Scheduler) -> ForwardingTable {
+    let dr = Forward::Dr;
+    let servers = [("10.0.0.11:80", dr), ("10.0.0.12:80", dr), ("10.0.0.13:80", dr)];
+    table(vec![service("10.0.0.100:80", Proto::Tcp, scheduler, &servers)])
+}
+
+impl Bench {
+    fn tc(&self, frame: &[u8]) -> (i32, Vec<u8>) {
+        let out = self.plane.test_run("nines_tc_ingress", frame, 1).unwrap();
+        (out.verdict, out.packet)
+    }
+
+    fn egress(&self, frame: &[u8]) -> i32 {
+        self.plane.test_run("nines_tc_egress", frame, 1).unwrap().verdict
+    }
+
+    /// Which server has counted one more packet since the last call.
+    fn hit(&mut self, frame: &Frame) -> String {
+        let count = |bench: &mut Self| -> BTreeMap<String, u64> {
+            let servers = bench.plane.counters().unwrap().servers;
+            let one = |((service, name), tally): ((String, String), nines_model::Tally)| {
+                (format!("{service}/{name}"), tally.packets_in)
+            };
+            servers.into_iter().map(one).collect()
+        };
+        let before = count(self);
+        let (verdict, _) = self.tc(&frame.bytes());
+        let after = count(self);
+        let hit: Vec<&String> =
+            after.iter().filter(|(name, n)| before[*name] != **n).map(|(name, _)| name).collect();
+        match hit[..] {
+            [] => format!("none, verdict {verdict}"),
+            [one] => one.split('/').nth(1).unwrap().to_owned(),
+            _ => panic!("one packet counted twice: {hit:?}"),
+        }
+    }
+}
+
+#[test]
+fn direct_routing_keeps_addresses_and_lowers_ttl() {
+    let Some(mut b) = bench() else { return };
+    let v6 = [("[2001:db8::11]:80", Forward::Dr)];
+    let mut all = web(Scheduler::Rr);
+    all.services.insert("six".into(), service("[2001:db8::100]:80", Proto::Tcp, Scheduler::Rr, &v6));
+    all.services.insert(
+        "udp".into(),
+        service("10.0.0.100:53", Proto::Udp, Scheduler::Rr, &[("10.0.0.11:53", Forward::Dr)]),
+    );
+    b.plane.apply(&all).unwrap();
+    for frame in [
+        tcp("10.0.0.1:4000", "10.0.0.100:80", SYN),
+        tcp("[2001:db8::1]:4000", "[2001:db8::100]:80", SYN),
+        udp("10.0.0.1:4000", "10.0.0.100:53"),
+        Frame { options: 2, ..tcp("10.0.0.1:4001", "10.0.0.100:80", SYN) },
+        Frame { udp_checksum: false, ..udp("10.0.0.1:4002", "10.0.0.100:53") },
+    ] {
+        let sent = frame.bytes();
+        let (verdict, packet) = b.tc(&sent);
+        assert_eq!(verdict, REDIRECT);
+        let (src, dst, ttl) = read(&packet);
+        assert_eq!((src, dst, ttl), (frame.src, frame.dst, 63));
+    }
+    let options = Frame { options: 2, ..tcp("[2001:db8::1]:4002", "[2001:db8::100]:80", SYN) };
+    assert_eq!(b.tc(&options.bytes()).0, REDIRECT, "behind IPv6 options");
+    let dying = Frame { ttl: 1, ..tcp("10.0.0.1:4003", "10.0.0.100:80", SYN) };
+    assert_eq!(b.tc(&dying.bytes()).0, SHOT);
+    for other in [
+        tcp("10.0.0.1:4000", "10.0.0.100:81", SYN).bytes(),
+        udp("10.0.0.1:4000", "10.0.0.100:80").bytes(),
+        tcp("10.0.0.1:4000", "10.0.0.2:80", SYN).bytes(),
+    ] {
+        let (verdict, packet) = b.tc(&other);
+        assert_eq!((verdict, packet), (NEXT, other), "not ours: untouched");
+    }
+}
+
+#[test]
+fn nat_rewrites_there_and_back_with_right_checksums() {
+    let Some(mut b) = bench() else { return };
+    let nat = Forward::Nat;
+    b.plane
+        .apply(&table(vec![
+            service("10.0.0.100:80", Proto::Tcp, Scheduler::Rr, &[("10.0.0.11:8080", nat)]),
+            service("10.0.0.100:53", Proto::Udp, Scheduler::Rr, &[("10.0.0.11:5353", nat)]),
+            service("[2001:db8::100]:80", Proto::Tcp, Scheduler::Rr, &[("[2001:db8::11]:8080", nat)]),
+            service("[2001:db8::100]:53", Proto::Udp, Scheduler::Rr, &[("[2001:db8::11]:53", nat)]),
+        ]))
+        .unwrap();
+    for (there, server, back) in [
+        (tcp("10.0.0.1:4000", "10.0.0.100:80", SYN), "10.0.0.11:8080", 6),
+        (udp("10.0.0.1:4000", "10.0.0.100:53"), "10.0.0.11:5353", 17),
+        (Frame { udp_checksum: false, ..udp("10.0.0.1:41", "10.0.0.100:53") }, "10.0.0.11:5353", 17),
+        (tcp("[2001:db8::1]:4000", "[2001:db8::100]:80", SYN), "[2001:db8::11]:8080", 6),
+        (udp("[2001:db8::1]:4000", "[2001:db8::100]:53"), "[2001:db8::11]:53", 17),
+        (Frame { options: 1, ..tcp("10.0.0.1:42", "10.0.0.100:80", SYN) }, "10.0.0.11:8080", 6),
+    ] {
+        let (verdict, packet) = b.tc(&there.bytes());
+        assert_eq!(verdict, REDIRECT);
+        assert_eq!(read(&packet), (there.src, at(server), 63), "to the server");
+        let answer = Frame {
+            src: at(server),
+            dst: there.src,
+            proto: back,
+            flags: SYN | ACK,
+            options: 0,
+            ..there.clone()
+        };
+        let (verdict, packet) = b.tc(&answer.bytes());
+        assert_eq!(verdict, REDIRECT);
+        assert_eq!(read(&packet), (there.dst, there.src, 63), "back from the VIP");
+    }
+    let tally = b.plane.counters().unwrap().services["s0"];
+    assert_eq!((tally.connections, tally.packets_in, tally.packets_out), (2, 2, 2));
+    let stranger = tcp("10.0.0.11:8080", "10.0.0.1:9", ACK).bytes();
+    assert_eq!(b.tc(&stranger), (NEXT, stranger.clone()), "an answer nobody asked for");
+}
+
+#[test]
+fn schedulers_and_the_flow_table() {
+    let Some(mut b) = bench() else { return };
+    b.plane.apply(&web(Scheduler::Rr)).unwrap();
+    let client = |n: u16| tcp(&format!("10.0.0.1:{n}"), "10.0.0.100:80", SYN);
+    let picked: Vec<String> = (1..=6).map(|n| b.hit(&client(n))).collect();
+    assert_eq!(picked[..3].iter().collect::<BTreeSet<_>>().len(), 3, "each in turn");
+    assert_eq!(picked[..3], picked[3..], "and round again");
+    // An established flow stays while the pool changes around it.
+    let mut pool = web(Scheduler::Rr);
+    let servers = &mut pool.services.get_mut("s0").unwrap().servers;
+    let first = picked[0].clone();
+    let others: Vec<String> = servers.keys().filter(|n| **n != first).cloned().collect();
+    servers.remove(&others[0]);
+    servers.get_mut(&first).unwrap().weight = 0;
+    b.plane.apply(&pool).unwrap();
+    let more = Frame { flags: ACK, ..client(1) };
+    assert_eq!(b.hit(&more), first, "weight 0: the old flow lives on");
+    for n in 100..120 {
+        assert_eq!(b.hit(&client(n)), others[1], "weight 0: no new flow");
+    }
+    // After FIN the same port is a new flow.
+    assert_eq!(b.hit(&Frame { flags: FIN, ..client(1) }), first);
+    assert_eq!(b.hit(&client(1)), others[1]);
+    // Nobody takes new flows: dropped and counted.
+    for server in pool.services.get_mut("s0").unwrap().servers.values_mut() {
+        server.state = ServerState::Down;
+    }
+    b.plane.apply(&pool).unwrap();
+    assert_eq!(b.tc(&client(200).bytes()).0, SHOT);
+    assert!(b.plane.counters().unwrap().drops["no-server"] > 0);
+}
+
+#[test]
+fn a_dead_server_keeps_established_tcp_and_nothing_else() {
+    let Some(mut b) = bench() else { return };
+    let both = [("10.0.0.11:53", Forward::Dr), ("10.0.0.12:53", Forward::Dr)];
+    let pool = |down: Option<&str>| {
+        let mut t = table(vec![
+            service("10.0.0.100:53", Proto::Udp, Scheduler::Rr, &both),
+            service("10.0.0.100:53", Proto::Tcp, Scheduler::Rr, &both),
+        ]);
+        for s in t.services.values_mut() {
+            if let Some(server) = down.and_then(|name| s.servers.get_mut(name)) {
+                server.state = ServerState::Down;
+            }
+        }
+        t
+    };
+    b.plane.apply(&pool(None)).unwrap();
+    let question = udp("10.0.0.1:7", "10.0.0.100:53");
+    let dead = b.hit(&question);
+    let stream = (1..9).map(|n| tcp(&format!("10.0.0.1:{n}"), "10.0.0.100:53", SYN));
+    let stream = stream.into_iter().find(|s| b.hit(s) == dead).unwrap();
+    b.plane.apply(&pool(Some(&dead))).unwrap();
+    assert_ne!(b.hit(&question), dead, "UDP goes elsewhere at once");
+    assert_eq!(b.hit(&Frame { flags: ACK, ..stream.clone() }), dead, "established TCP stays");
+    assert_ne!(b.hit(&stream), dead, "a SYN does not");
+}
+
+#[test]
+fn maglev_agrees_between_directors_and_in_mid_flow() {
+    let pick = || {
+        let mut b = bench()?;
+        b.plane.apply(&web(Scheduler::Maglev)).unwrap();
+        Some((1..60).map(|n| b.hit(&tcp(&format!("10.0.0.1:{n}"), "10.0.0.100:80", SYN))).collect::<Vec<_>>())
+    };
+    let Some(one) = pick() else { return };
+    let other = std::thread::spawn(move || {
+        let mut b = bench().unwrap();
+        b.plane.apply(&web(Scheduler::Maglev)).unwrap();
+        // The other director has never seen these flows: they arrive in the middle.
+        (1..60).map(|n| b.hit(&tcp(&format!("10.0.0.1:{n}"), "10.0.0.100:80", ACK))).collect::<Vec<_>>()
+    });
+    assert_eq!(one, other.join().unwrap());
+    assert_eq!(one.iter().collect::<BTreeSet<_>>().len(), 3, "all servers get some");
+}
+
+#[test]
+fn past_its_deadline_an_address_is_silent() {
+    let Some(mut b) = bench() else { return };
+    b.plane.apply(&web(Scheduler::Rr)).unwrap();
+    let vips: Vec<IpAddr> =
+        ["10.0.0.100", "10.0.0.101", "2001:db8::100"].map(|a| a.parse().unwrap()).to_vec();
+    b.guard.cover(&vips.iter().map(|v| (*v, false)).collect::<Vec<_>>()).unwrap();
+    let balanced = tcp("10.0.0.1:4000", "10.0.0.100:80", SYN).bytes();
+    let local = tcp("10.0.0.1:4000", "10.0.0.101:5432", SYN).bytes();
+    let asks = [arp([10, 0, 0, 1], [10, 0, 0, 100]), arp([10, 0, 0, 1], [10, 0, 0, 101])];
+    let solicits = neighbour(135, "2001:db8::1", "2001:db8::100");
+    let speaks = [
+        arp([10, 0, 0, 100], [10, 0, 0, 100]),
+        neighbour(136, "2001:db8::2", "2001:db8::100"),
+        tcp("10.0.0.101:5432", "10.0.0.1:4000", ACK).bytes(),
+    ];
+    let expect = |b: &Bench, silent: bool| {
+        let through = |verdict: i32| if silent { SHOT } else { verdict };
+        assert_eq!(b.tc(&balanced).0, through(REDIRECT));
+        assert_eq!(b.tc(&local).0, through(NEXT));
+        for ask in &asks {
+            assert_eq!(b.tc(ask).0, through(NEXT));
+        }
+        assert_eq!(b.tc(&solicits).0, through(NEXT));
+        for said in &speaks {
+            assert_eq!(b.egress(said), through(NEXT));
+        }
+        // Others' traffic never notices.
+        assert_eq!(b.tc(&arp([10, 0, 0, 1], [10, 0, 0, 2])).0, NEXT);
+        assert_eq!(b.egress(&tcp("10.0.0.2:22", "10.0.0.1:4000", ACK).bytes()), NEXT);
+    };
+    expect(&b, true);
+    let until = |b: &mut Bench, t: Time| {
+        for vip in &vips {
+            b.guard.set(*vip, t).unwrap();
+        }
+    };
+    until(&mut b, boot_time().plus(Millis(60_000)));
+    expect(&b, false);
+    // No process does anything now: the kernel's own clock ends it.
+    let soon = boot_time().plus(Millis(30));
+    until(&mut b, soon);
+    while boot_time() < soon {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    expect(&b, true);
+    assert!(b.plane.counters().unwrap().drops["guard"] > 0);
+}
+
+#[test]
+fn a_director_that_is_a_real_server_takes_packets_from_directors_only() {
+    let Some(mut b) = bench() else { return };
+    let vip: IpAddr = "10.0.0.100".parse().unwrap();
+    let peer = [2, 0, 0, 0, 0, 42];
+    let mut t = table(vec![service(
+        "10.0.0.100:80", Proto::Tcp, Scheduler::Maglev, &[("10.0.0.2:80", Forward::Local)],
+    )]);
+    t.director_macs = vec![peer];
+    b.plane.apply(&t).unwrap();
+    b.guard.cover(&[(vip, true)]).unwrap();
+    let from_client = tcp("10.0.0.1:4000", "10.0.0.100:80", SYN);
+    let from_peer = Frame { mac: peer, ..from_client.clone() };
+    assert_eq!(b.tc(&from_client.bytes()).0, SHOT);
+    assert_eq!(b.tc(&from_peer.bytes()).0, NEXT, "up our own stack");
+    let answer = tcp("10.0.0.100:80", "10.0.0.1:4000", ACK).bytes();
+    assert_eq!(b.egress(&answer), NEXT, "its answers go straight to the client");
+    assert_eq!(b.egress(&arp([10, 0, 0, 100], [10, 0, 0, 1])), SHOT, "but it claims nothing");
+    b.guard.set(vip, boot_time().plus(Millis(60_000))).unwrap();
+    assert_eq!(b.tc(&from_client.bytes()).0, NEXT, "the holder serves itself");
+}
+
+#[test]
+fn xdp_decides_as_tc_does() {
+    let Some(mut b) = bench() else { return };
+    b.plane.apply(&web(Scheduler::Maglev)).unwrap();
+    b.guard.cover(&[("10.0.0.100".parse().unwrap(), false)]).unwrap();
+    let frame = tcp("10.0.0.1:4000", "10.0.0.100:80", SYN).bytes();
+    let xdp = |b: &Bench| b.plane.test_run("nines_xdp", &frame, 1).unwrap();
+    const DROP: i32 = 1;
+    const PASS: i32 = 2;
+    assert_eq!(xdp(&b).verdict, DROP, "guard");
+    b.guard.set("10.0.0.100".parse().unwrap(), boot_time().plus(Millis(60_000))).unwrap();
+    let out = xdp(&b);
+    // The neighbour is unknown here: handed to tc, untouched and uncounted.
+    assert_eq!((out.verdict, &out.packet), (PASS, &frame));
+    let tally = b.plane.counters().unwrap().services["s0"];
+    assert_eq!((tally.connections, tally.packets_in), (1, 0));
+    assert_eq!(b.tc(&frame).0, REDIRECT);
+    let tally = b.plane.counters().unwrap().services["s0"];
+    assert_eq!((tally.connections, tally.packets_in), (1, 1), "one flow, counted once");
+}
+
+#[test]
+fn tables_outlive_the_process_and_hand_changes_are_put_back() {
+    let Some(mut b) = bench() else { return };
+    b.plane.on(["v0".to_owned()]);
+    b.plane.apply(&web(Scheduler::Rr)).unwrap();
+    assert!(b.plane.describe().contains("on v0"), "{}", b.plane.describe());
+    let frame = tcp("10.0.0.1:4000", "10.0.0.100:80", SYN);
+    let first = b.hit(&frame);
+    // Another process opens the same tables: nothing to write, flows known.
+    let (mut next, _guard) = ebpf::open(ebpf::object::BYTES, Hooks::Tc).unwrap();
+    next.on(["v0".to_owned()]);
+    next.apply(&web(Scheduler::Rr)).unwrap();
+    assert!(next.observe().unwrap().is_empty());
+    assert_eq!(b.hit(&Frame { flags: ACK, ..frame }), first);
+    // Someone empties the tables by hand.
+    let mut vandal = b;
+    vandal.plane.apply(&ForwardingTable::default()).unwrap();
+    assert!(!next.observe().unwrap().is_empty());
+    next.apply(&web(Scheduler::Rr)).unwrap();
+    assert!(next.observe().unwrap().is_empty());
+    assert_eq!(next.counters().unwrap().services.len(), 1);
+}
+
+#[test]
+fn forged_and_cut_off_frames_do_no_harm() {
+    let Some(mut b) = bench() else { return };
+    b.plane.apply(&web(Scheduler::Maglev)).unwrap();
+    let whole = tcp("10.0.0.1:4000", "10.0.0.100:80", RST).bytes();
+    for length in 14..whole.len() {
+        // The kernel itself refuses to make an skb of the shortest.
+        let _ = b.plane.test_run("nines_tc_ingress", &whole[..length], 1);
+        b.plane.test_run("nines_xdp", &whole[..length], 1).unwrap();
+    }
+    for at in 12..34 {
+        let mut forged = whole.clone();
+        forged[at] ^= 0xff;
+        let _ = b.plane.test_run("nines_tc_ingress", &forged, 1);
+    }
+    assert_eq!(b.tc(&whole).0, REDIRECT, "and it still works");
+    let mut fragment = tcp("10.0.0.1:4000", "10.0.0.100:80", SYN).bytes();
+    fragment[20] = 0x20;
+    assert_eq!(b.tc(&fragment).0, NEXT, "a fragment goes to the stack");
+}

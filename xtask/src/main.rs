@@ -1,0 +1,25 @@
+//! `cargo xtask CHORE`: what a developer of nines runs besides cargo itself.
+
+use std::path::PathBuf;
+
+mod bpf;
+
+/// The root of the repository.
+fn root() -> PathBuf {
+    let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    here.parent().expect("xtask lies in the root").to_owned()
+}
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let done = match words[..] {
+        ["bpf"] => bpf::build(&root(), None),
+        ["bpf", "--out", file] => bpf::build(&root(), Some(file)),
+        _ => Err("usage: cargo xtask bpf [--out FILE]".into()),
+    };
+    if let Err(why) = done {
+        eprintln!("xtask: {why}");
+        std::process::exit(1);
+    }
+}
