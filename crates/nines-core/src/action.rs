@@ -1,0 +1,87 @@
+//! Everything a node can ask of the world. Closed. Order is part of the contract: actions are
+//! carried out in the order given; what waits for the disk is given only after
+//! [`crate::Event::Persisted`].
+
+use std::net::IpAddr;
+
+use nines_model::{ForwardingTable, Time};
+
+use crate::wire::Persist;
+
+/// What is asked.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Write and sync, then say [`crate::Event::Persisted`] with the id. Never reordered.
+    Persist(u64, Box<Persist>),
+    /// Send to a node over every link; `bulk` frames are too large for a datagram.
+    Send {
+        /// Receiver.
+        to: u64,
+        /// `wire::Frame`.
+        bytes: Vec<u8>,
+        /// Over TLS instead.
+        bulk: bool,
+    },
+    /// Let the kernel answer for the VIP until then, and not longer.
+    Guard(IpAddr, Time),
+    /// Guard exactly these; `true`: a real server on this node serves it too.
+    Cover(Vec<(IpAddr, bool)>),
+    /// Put the address on, or take it off; say [`crate::Event::Performed`].
+    Address {
+        /// Id of the answer.
+        id: u64,
+        /// Which.
+        vip: IpAddr,
+        /// On or off.
+        up: bool,
+    },
+    /// Tell the neighbours, once.
+    Announce(IpAddr),
+    /// Put this table into the kernel; say [`crate::Event::Forwarded`].
+    Forward(Box<ForwardingTable>),
+    /// Check exactly these servers from now on.
+    Check(Vec<CheckTask>),
+    /// The answer to [`crate::Event::Propose`].
+    Reply {
+        /// The caller's number.
+        request: u64,
+        /// Log index, and what was done; or why not.
+        result: Result<(u64, String), Refusal>,
+    },
+    /// Leases last long enough: replace the process now.
+    RestartReady,
+    /// Nothing is held any more: stop now.
+    StopReady,
+    /// A line for the log of this machine.
+    Log(String),
+}
+
+/// A server to check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckTask {
+    /// Service.
+    pub service: String,
+    /// Server.
+    pub server: String,
+    /// Where.
+    pub addr: std::net::SocketAddr,
+    /// The VIP, for the Host header.
+    pub vip: IpAddr,
+    /// How.
+    pub check: nines_model::Check,
+}
+
+/// Why something was not done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// No leader, or no answer in time: maybe done later, ask again.
+    NoQuorum(String),
+    /// Somebody changed it first.
+    Changed(String),
+    /// There is no such thing.
+    NotFound(String),
+    /// It would harm.
+    Unsafe(String),
+    /// It makes no sense.
+    Invalid(String),
+}

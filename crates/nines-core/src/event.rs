@@ -1,0 +1,62 @@
+//! Everything that can happen to a node. Closed: a new kind of event is a new variant here.
+
+use std::net::IpAddr;
+
+use crate::wire::Command;
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Time passed: `next_deadline()` was reached, or nothing else happened for a while.
+    Tick,
+    /// Wall clock, in ns since 1970, read together with `now`. For people's eyes only: no decision
+    /// uses it but the expiry of a drain that a person set.
+    WallClock(u64),
+    /// An authenticated frame from another node, over this of our links.
+    Frame {
+        /// Sender, as its key says.
+        from: u64,
+        /// Which of our links.
+        link: usize,
+        /// `wire::Frame`.
+        bytes: Vec<u8>,
+    },
+    /// [`crate::Action::Persist`] is on disk.
+    Persisted(u64),
+    /// [`crate::Action::Persist`] failed: this node acknowledges nothing more in this life (S26).
+    PersistFailed(String),
+    /// [`crate::Action::Address`] was carried out, or not.
+    Performed {
+        /// The action's id.
+        id: u64,
+        /// What went wrong.
+        result: Result<(), String>,
+    },
+    /// [`crate::Action::Forward`] was carried out, or not.
+    Forwarded(Result<(), String>),
+    /// A health check ended.
+    Checked {
+        /// Service.
+        service: String,
+        /// Server.
+        server: String,
+        /// Good: what it said ("200 in 4 ms"). Bad: why ("503, wanted 200").
+        outcome: Result<String, String>,
+    },
+    /// Somebody wants something written in the log; answered by [`crate::Action::Reply`].
+    Propose {
+        /// The caller's number for it.
+        request: u64,
+        /// What; id and time are filled in here.
+        command: Command,
+    },
+    /// What this node learned about itself: interfaces, version.
+    Facts(crate::wire::Facts),
+    /// The agent is about to be replaced in place: ask for leases that last so long, ms. Answered
+    /// by [`crate::Action::RestartReady`].
+    Restart(u64),
+    /// The agent should stop: hand VIPs over first. Answered by [`crate::Action::StopReady`].
+    Stop,
+    /// The first packet that the data plane forwarded for a VIP after a takeover.
+    FirstPacket(IpAddr),
+}

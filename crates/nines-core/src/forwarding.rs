@@ -1,0 +1,108 @@
+//! From what is meant and what is known to the table a director forwards by.
+//!
+//! Decides: drain before health before weight. Needs no quorum: a failed check changes the table
+//! on a node that is alone, too.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use nines_model::{
+    Forward, ForwardingTable, ServerState, Spec, TableServer, TableService,
+};
+
+use crate::{action::CheckTask, health::Health};
+
+/// Health by (service, server).
+pub type Known = BTreeMap<(String, String), Health>;
+
+/// The table of the node with these addresses.
+pub fn table(
+    spec: &Spec,
+    drained: &BTreeSet<(String, String)>,
+    known: &Known,
+    own: &[IpAddr],
+    macs: Vec<[u8; 6]>,
+) -> ForwardingTable {
+    let mut table = ForwardingTable { director_macs: macs, ..ForwardingTable::default() };
+    for (name, service) in &spec.services {
+        let mut servers = BTreeMap::new();
+        for (server, wanted) in &service.servers {
+            let subject = (name.clone(), server.clone());
+            let health = known.get(&subject).copied().unwrap_or(Health::Unknown);
+            let state = match health.state() {
+                _ if drained.contains(&subject) => ServerState::Draining,
+                state => state,
+            };
+            let here = own.contains(&wanted.addr.ip());
+            if here && !table.served_here.contains(&service.listen.addr.ip()) {
+                table.served_here.push(service.listen.addr.ip());
+            }
+            let forward = match service.forward {
+                _ if here => Forward::Local,
+                // A server of a "local" service on another director is reached there.
+                Forward::Local => Forward::Dr,
+                forward => forward,
+            };
+            let addr = wanted.addr;
+            servers.insert(
+                server.clone(),
+                TableServer { addr, forward, weight: wanted.weight, state },
+            );
+        }
+        let (listen, scheduler) = (service.listen, service.scheduler);
+        table.services.insert(name.clone(), TableService { listen, scheduler, servers });
+    }
+    table
+}
+
+/// The checks that go with a spec.
+pub fn checks(spec: &Spec) -> Vec<CheckTask> {
+    let mut tasks = Vec::new();
+    for (name, service) in &spec.services {
+        if service.check.kind == nines_model::CheckKind::None {
+            continue;
+        }
+        for (server, wanted) in &service.servers {
+            let mut addr = wanted.addr;
+            if let Some(port) = service.check.port {
+                addr.set_port(port);
+            }
+            tasks.push(CheckTask {
+                service: name.clone(),
+                server: server.clone(),
+                addr,
+                vip: service.listen.addr.ip(),
+                check: service.check.clone(),
+            });
+        }
+    }
+    tasks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drain_goes_before_health_and_own_addresses_are_local() {
+        let spec = nines_model::config::parse(
+            "[cluster]\nname = \"t\"\n[nodes]\nlb1 = \"10.0.0.2\"\n[service.web]\n\
+             listen = \"10.0.0.100:80\"\n\
+             servers = { a = \"10.0.0.2\", b = \"10.0.0.11\", c = \"10.0.0.12\" }",
+        )
+        .unwrap();
+        let key = |s: &str| ("web".to_owned(), s.to_owned());
+        let known = Known::from([(key("b"), Health::Down(0)), (key("c"), Health::Down(0))]);
+        let own = ["10.0.0.2".parse().unwrap()];
+        let table = table(&spec, &[key("c")].into(), &known, &own, Vec::new());
+        let servers = &table.services["web"].servers;
+        let seen = |s: &str| (servers[s].state, servers[s].forward);
+        assert_eq!(seen("a"), (ServerState::Up, Forward::Local));
+        assert_eq!(seen("b"), (ServerState::Down, Forward::Dr));
+        assert_eq!(seen("c"), (ServerState::Draining, Forward::Dr));
+        assert_eq!(table.served_here, ["10.0.0.100".parse::<IpAddr>().unwrap()]);
+        assert_eq!(checks(&spec).len(), 3);
+    }
+}

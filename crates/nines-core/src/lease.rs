@@ -1,0 +1,145 @@
+//! The lease rule: who may answer for a VIP, and until when.
+//!
+//! ```text
+//! holder                         voter (each, the holder itself included)
+//!   beat {sent = s, T, token} --->  log names a newer holder?  refuse
+//!                                   else promise: until received + T(1+2e) this node appends no
+//!                             <---  entry that gives the VIP to another; ack {s}
+//!   a majority acked s:
+//!   may answer until s + T
+//! ```
+//!
+//! Why it is safe, whoever leads: an entry that gives the VIP away is committed only when a
+//! majority has appended it. That majority shares a voter with each majority that renewed the
+//! lease. The shared voter either promised before it appended, then it waited until after s + T;
+//! or it appended first, then it refused the renewal. Clocks need agree in rate only, within e.
+//! A voter that restarts has forgotten its promises, so it first waits one lease.
+//!
+//! Decides: promises and deadlines. Knows no socket, no disk and no consensus library.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use nines_model::{Millis, Time};
+
+/// How long a promise lasts at a voter for a lease of `length`: T(1+2e) with e = 2000 ppm.
+pub const fn promise_ns(length: Millis) -> u64 {
+    length.ns() + length.ns() / 250
+}
+
+/// The voter's side.
+#[derive(Clone, Debug, Default)]
+pub struct Promises {
+    by_vip: BTreeMap<IpAddr, (u64, Time)>,
+    /// Until then nothing is given away: promises of the life before may still hold.
+    amnesty: Time,
+}
+
+impl Promises {
+    /// A voter that has just started; leases last at most `longest`.
+    pub fn after_restart(now: Time, longest: Millis) -> Self {
+        Self { by_vip: BTreeMap::new(), amnesty: Time(now.0 + promise_ns(longest)) }
+    }
+
+    /// Promises `holder` the VIP. `shortened`: a longer promise given before may be forgotten.
+    pub fn give(&mut self, now: Time, vip: IpAddr, holder: u64, length: Millis, shortened: bool) {
+        let until = Time(now.0 + promise_ns(length));
+        let kept = match self.by_vip.get(&vip) {
+            Some((before, old)) if *before == holder && !shortened => until.max(*old),
+            // Another holder before: it was overruled in the log, which waited for its promise.
+            _ => until,
+        };
+        self.by_vip.insert(vip, (holder, kept));
+    }
+
+    /// Until when this voter may not append an entry that gives `vip` to somebody else than `to`;
+    /// `None`: it may now.
+    pub fn hold(&self, now: Time, vip: IpAddr, to: u64) -> Option<Time> {
+        let promised = self
+            .by_vip
+            .get(&vip)
+            .filter(|(holder, _)| *holder != to)
+            .map_or(Time(0), |(_, until)| *until);
+        Some(promised.max(self.amnesty)).filter(|until| *until > now)
+    }
+
+    /// The holder itself says it has stopped.
+    pub fn released(&mut self, vip: IpAddr) {
+        self.by_vip.remove(&vip);
+    }
+}
+
+/// The holder's side of one VIP.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Renewals {
+    /// Newest deadline each voter renewed to: the beat's sent time and the length it asked for.
+    by_voter: BTreeMap<u64, Time>,
+}
+
+impl Renewals {
+    /// A voter renewed.
+    pub fn acked(&mut self, voter: u64, deadline: Time) {
+        let entry = self.by_voter.entry(voter).or_default();
+        *entry = deadline.max(*entry);
+    }
+
+    /// Until when the holder may act: the latest deadline that a majority of `voters` granted.
+    pub fn deadline(&self, voters: &[u64]) -> Time {
+        let mut granted: Vec<Time> =
+            voters.iter().map(|v| self.by_voter.get(v).copied().unwrap_or_default()).collect();
+        granted.sort_unstable_by(|a, b| b.cmp(a));
+        granted.get(voters.len() / 2).copied().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    fn vip() -> IpAddr {
+        "10.0.0.100".parse().unwrap()
+    }
+
+    #[test]
+    fn a_majority_makes_the_deadline() {
+        let mut renewals = Renewals::default();
+        assert_eq!(renewals.deadline(&[1, 2, 3]), Time(0));
+        renewals.acked(1, Time(100));
+        assert_eq!(renewals.deadline(&[1, 2, 3]), Time(0), "one of three");
+        renewals.acked(2, Time(90));
+        assert_eq!(renewals.deadline(&[1, 2, 3]), Time(90), "two of three");
+        renewals.acked(2, Time(80));
+        assert_eq!(renewals.deadline(&[1, 2, 3]), Time(90), "late answers take nothing back");
+        assert_eq!(renewals.deadline(&[1, 2]), Time(90), "of two, both");
+        assert_eq!(renewals.deadline(&[1]), Time(100));
+        assert_eq!(renewals.deadline(&[1, 2, 3, 4]), Time(0), "two of four are no majority");
+        assert_eq!(renewals.deadline(&[]), Time(0));
+    }
+
+    #[test]
+    fn a_promise_outlasts_the_lease_by_both_clocks_errors() {
+        let mut promises = Promises::default();
+        promises.give(Time(1_000 * MS), vip(), 1, Millis(100), false);
+        assert_eq!(promises.hold(Time(1_100 * MS), vip(), 2), Some(Time(1_100 * MS + 400_000)));
+        assert_eq!(promises.hold(Time(1_100 * MS + 400_000), vip(), 2), None);
+        assert_eq!(promises.hold(Time(1_001 * MS), vip(), 1), None, "not against itself");
+    }
+
+    #[test]
+    fn a_long_promise_is_kept_until_the_holder_says_it_is_shorter() {
+        let mut promises = Promises::default();
+        promises.give(Time(0), vip(), 1, Millis(5_000), false);
+        promises.give(Time(10 * MS), vip(), 1, Millis(100), false);
+        assert!(promises.hold(Time(4_000 * MS), vip(), 2).is_some());
+        promises.give(Time(20 * MS), vip(), 1, Millis(100), true);
+        assert!(promises.hold(Time(200 * MS), vip(), 2).is_none());
+    }
+
+    #[test]
+    fn a_restarted_voter_waits_one_lease() {
+        let promises = Promises::after_restart(Time(0), Millis(100));
+        assert!(promises.hold(Time(100 * MS), vip(), 2).is_some());
+        assert!(promises.hold(Time(101 * MS), vip(), 2).is_none());
+    }
+}

@@ -1,0 +1,26 @@
+//! Ring 1: a nines node as one sans-IO machine.
+//!
+//! Decides: everything a node decides (who is alive, who leads, who may answer for a VIP, which
+//! servers get flows). Does no I/O: time and randomness are arguments, the world is two closed
+//! enums. Read [`event`] and [`action`] first, then [`node`].
+//!
+//! The caller loops: `handle(now, event)`, carry out `take_actions()` in order, sleep until
+//! `next_deadline()`.
+
+pub mod action;
+pub mod consensus;
+pub mod event;
+pub mod forwarding;
+pub mod health;
+pub mod lease;
+pub mod membership;
+pub mod node;
+pub mod resources;
+pub mod snapshot;
+pub mod state;
+pub mod story;
+pub mod wire;
+
+pub use action::Action;
+pub use event::Event;
+pub use node::{Config, Node};

@@ -1,0 +1,146 @@
+//! Who is heard: beats by peer and link.
+//!
+//! Decides: when a peer counts as silent. A peer is alive while any link brought a beat within a
+//! lease; after this node itself was not running for a while it first listens again, so that its
+//! own pause is not taken for everybody's death.
+
+use std::collections::BTreeMap;
+
+use nines_model::{Millis, Time};
+
+use crate::{lease::promise_ns, wire::Beat};
+
+/// What the last beats of a peer said.
+#[derive(Clone, Debug, Default)]
+pub struct Peer {
+    /// When a beat last came, by our link.
+    pub heard: BTreeMap<usize, Time>,
+    /// The newest beat.
+    pub beat: Beat,
+    /// When it came.
+    pub at: Time,
+    /// Round trip of the newest acknowledged beat, ns.
+    pub rtt_ns: u64,
+    /// Was it alive when last looked at?
+    pub was_alive: bool,
+}
+
+/// All peers.
+#[derive(Clone, Debug, Default)]
+pub struct Membership {
+    peers: BTreeMap<u64, Peer>,
+    listened_since: Time,
+    ran_at: Time,
+}
+
+impl Membership {
+    /// Notes that this node runs now. A gap of half a lease means it did not.
+    pub fn running(&mut self, now: Time, lease: Millis) {
+        if now.since(self.ran_at) > lease.ns() / 2 {
+            self.listened_since = now;
+        }
+        self.ran_at = now;
+    }
+
+    /// A beat came; false if it is older than one already heard.
+    pub fn heard(&mut self, now: Time, from: u64, link: usize, beat: Beat) -> bool {
+        let peer = self.peers.entry(from).or_default();
+        peer.heard.insert(link, now);
+        peer.at = now;
+        if beat.sent_ns < peer.beat.sent_ns && peer.beat.sent_ns - beat.sent_ns < 60_000_000_000 {
+            return false;
+        }
+        peer.beat = beat;
+        true
+    }
+
+    /// An acknowledgement told the round trip.
+    pub fn round_trip(&mut self, from: u64, ns: u64) {
+        self.peers.entry(from).or_default().rtt_ns = ns;
+    }
+
+    /// A peer, if it was ever heard.
+    pub fn peer(&self, id: u64) -> Option<&Peer> {
+        self.peers.get(&id)
+    }
+
+    /// Heard within the lease it asked for, on any link.
+    pub fn alive(&self, now: Time, id: u64, lease: Millis) -> bool {
+        self.peers.get(&id).is_some_and(|p| {
+            let length = Millis(p.beat.lease_ms).max(lease);
+            p.at != Time(0) && now.since(p.at) < promise_ns(length)
+        })
+    }
+
+    /// Silent for a lease, while this node was listening all that time.
+    pub fn silent(&self, now: Time, id: u64, lease: Millis) -> bool {
+        !self.alive(now, id, lease) && now.since(self.listened_since) >= promise_ns(lease)
+    }
+
+    /// Is the link heard? `None`: never was.
+    pub fn link_up(&self, now: Time, id: u64, link: usize, lease: Millis) -> Option<bool> {
+        let heard = self.peers.get(&id)?.heard.get(&link)?;
+        Some(now.since(*heard) < promise_ns(lease))
+    }
+
+    /// Peers whose state changed since the last look: (id, alive now).
+    pub fn changes(&mut self, now: Time, lease: Millis) -> Vec<(u64, bool)> {
+        let ids: Vec<u64> = self.peers.keys().copied().collect();
+        let mut changed = Vec::new();
+        for id in ids {
+            let alive = self.alive(now, id, lease);
+            let silent = self.silent(now, id, lease);
+            let peer = self.peers.get_mut(&id).expect("listed a moment ago");
+            if alive != peer.was_alive && (alive || silent) {
+                peer.was_alive = alive;
+                changed.push((id, alive));
+            }
+        }
+        changed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+    const LEASE: Millis = Millis(100);
+
+    fn beat(ms: u64) -> Beat {
+        Beat { sent_ns: ms * MS, lease_ms: 100, ..Beat::default() }
+    }
+
+    #[test]
+    fn one_link_is_enough_and_silence_is_told_once() {
+        let mut m = Membership::default();
+        for t in 0..50 {
+            m.running(Time(t * 10 * MS), LEASE);
+        }
+        m.heard(Time(500 * MS), 2, 0, beat(1));
+        m.heard(Time(560 * MS), 2, 1, beat(2));
+        assert_eq!(m.changes(Time(561 * MS), LEASE), [(2, true)]);
+        for t in 50..70 {
+            m.running(Time(t * 10 * MS), LEASE);
+        }
+        assert!(m.alive(Time(650 * MS), 2, LEASE));
+        assert_eq!(m.link_up(Time(650 * MS), 2, 0, LEASE), Some(false));
+        assert_eq!(m.link_up(Time(650 * MS), 2, 1, LEASE), Some(true));
+        assert_eq!(m.changes(Time(700 * MS), LEASE), [(2, false)]);
+        assert_eq!(m.changes(Time(701 * MS), LEASE), []);
+    }
+
+    #[test]
+    fn our_own_pause_is_not_their_death() {
+        let mut m = Membership::default();
+        m.running(Time(10 * MS), LEASE);
+        m.heard(Time(10 * MS), 2, 0, beat(1));
+        m.changes(Time(10 * MS), LEASE);
+        m.running(Time(9_000 * MS), LEASE);
+        assert!(!m.silent(Time(9_000 * MS), 2, LEASE));
+        m.running(Time(9_040 * MS), LEASE);
+        m.running(Time(9_080 * MS), LEASE);
+        m.running(Time(9_101 * MS), LEASE);
+        assert!(m.silent(Time(9_101 * MS), 2, LEASE), "it had its chance");
+    }
+}

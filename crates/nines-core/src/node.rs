@@ -1,0 +1,531 @@
+//! The node: wires the small machines together.
+//!
+//! Decides: what each event means for which machine, and the order of effects. `node/beats.rs`
+//! speaks to peers, `node/record.rs` to the log, `node/lead.rs` holds what only a leader does.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use nines_model::{ForwardingTable, Millis, Role, Time};
+
+use crate::{
+    action::{Action, Refusal},
+    consensus::{Consensus, TICK_MS},
+    event::Event,
+    forwarding,
+    health::Health,
+    lease::Promises,
+    membership::Membership,
+    resources::{Do, Phase, Vip, Want},
+    snapshot,
+    state::{Holding, State},
+    wire::{Command, Persisted, RaftMessage, Told, command::Kind},
+};
+
+mod beats;
+mod lead;
+mod record;
+
+/// Who this node is.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Its number.
+    pub id: u64,
+    /// Its name.
+    pub name: String,
+    /// Unlike any number of an earlier life: command numbers start here.
+    pub boot: u64,
+}
+
+/// A node.
+pub struct Node {
+    config: Config,
+    state: State,
+    consensus: Consensus,
+    membership: Membership,
+    promises: Promises,
+    vips: BTreeMap<IpAddr, Vip>,
+    known: forwarding::Known,
+    checks_since: Option<Time>,
+    /// The table the data plane was last asked to hold, and whether its answer is awaited.
+    table: Option<ForwardingTable>,
+    table_asked: bool,
+    table_retry: Time,
+    /// The data plane holds the table.
+    ready: bool,
+    /// Log messages that wait for a promise to end.
+    held: Vec<(Time, RaftMessage)>,
+    pending: BTreeMap<u64, (u64, Time)>,
+    proposed: BTreeMap<IpAddr, Time>,
+    blocked: BTreeMap<IpAddr, String>,
+    untold: Vec<Told>,
+    untold_after: Time,
+    facts: Option<crate::wire::Facts>,
+    facts_after: Time,
+    covered: Vec<(IpAddr, bool)>,
+    checked: Vec<crate::action::CheckTask>,
+    next_number: u64,
+    next_action: u64,
+    next_beat: Time,
+    next_tick: Time,
+    lead_after: Time,
+    wall_offset: i128,
+    restart: Option<(Millis, Time)>,
+    stopping: bool,
+    broken: Option<String>,
+    actions: Vec<Action>,
+}
+
+impl Node {
+    /// A node that starts from what the disk kept.
+    pub fn new(config: Config, now: Time, kept: &Persisted) -> Self {
+        let state = snapshot::decode(&kept.snapshot.data).unwrap_or_default();
+        let ids: Vec<u64> = state.members.keys().copied().collect();
+        let rank = ids.iter().position(|id| *id == config.id).unwrap_or(0) as u64;
+        let election = state.spec.timing.election.0;
+        let longest = state.spec.timing.lease.max(state.spec.timing.restart);
+        let consensus = Consensus::new(config.id, rank, election, kept);
+        Self {
+            next_number: config.boot,
+            config,
+            state,
+            consensus,
+            membership: Membership::default(),
+            promises: Promises::after_restart(now, longest),
+            vips: BTreeMap::new(),
+            known: BTreeMap::new(),
+            checks_since: None,
+            table: None,
+            table_asked: false,
+            table_retry: Time(0),
+            ready: false,
+            held: Vec::new(),
+            pending: BTreeMap::new(),
+            proposed: BTreeMap::new(),
+            blocked: BTreeMap::new(),
+            untold: Vec::new(),
+            untold_after: Time(0),
+            facts: None,
+            facts_after: Time(0),
+            covered: Vec::new(),
+            checked: Vec::new(),
+            next_action: 1,
+            next_beat: now,
+            next_tick: now,
+            lead_after: Time(0),
+            wall_offset: 0,
+            restart: None,
+            stopping: false,
+            broken: None,
+            actions: Vec::new(),
+        }
+    }
+
+    /// Takes one event in.
+    pub fn handle(&mut self, now: Time, event: Event) {
+        self.membership.running(now, self.lease());
+        match event {
+            Event::Tick => {}
+            Event::WallClock(ns) => self.wall_offset = i128::from(ns) - i128::from(now.0),
+            Event::Frame { from, link, bytes } => self.frame(now, from, link, &bytes),
+            Event::Persisted(number) => {
+                let messages = self.consensus.persisted(number);
+                self.send_raft(messages);
+            }
+            Event::PersistFailed(why) => {
+                self.log(format!("the log cannot be written: {why}; this node votes no more"));
+                self.broken = Some(why);
+            }
+            Event::Performed { id, result } => self.performed(now, id, &result),
+            Event::Forwarded(result) => self.forwarded(now, result),
+            Event::Checked { service, server, outcome } => {
+                self.checked(now, service, server, outcome);
+            }
+            Event::Propose { request, command } => self.propose(now, request, command),
+            Event::Facts(facts) => self.facts = Some(facts),
+            Event::Restart(ms) => {
+                self.restart = Some((Millis(ms), now));
+                self.next_beat = now;
+            }
+            Event::Stop => {
+                self.stopping = true;
+                self.next_beat = now;
+            }
+            Event::FirstPacket(vip) => {
+                let name = self.state.spec.vip_name(vip);
+                let me = self.config.name.clone();
+                let text = format!("first client packet for {name} forwarded by {me}");
+                self.tell_about_vip(now, vip, "first-packet", text);
+            }
+        }
+        self.advance(now);
+    }
+
+    /// When to call `handle(_, Event::Tick)` at the latest.
+    pub fn next_deadline(&self) -> Time {
+        let mut next = self.next_tick.min(self.next_beat);
+        for (until, _) in &self.held {
+            next = next.min(*until);
+        }
+        for vip in self.vips.values() {
+            next = vip.announce.first().map_or(next, |at| next.min(*at));
+        }
+        next
+    }
+
+    /// What to do, in this order.
+    pub fn take_actions(&mut self) -> Vec<Action> {
+        std::mem::take(&mut self.actions)
+    }
+
+    /// Lets every machine move on as far as it can.
+    fn advance(&mut self, now: Time) {
+        self.ticks(now);
+        self.release_held(now);
+        self.pump(now);
+        if now >= self.next_beat {
+            self.beat(now);
+            self.next_beat = now.plus(self.state.spec.timing.beat);
+        }
+        self.watch_peers(now);
+        if self.consensus.leads() && now >= self.lead_after {
+            self.lead(now);
+        }
+        self.run_vips(now);
+        self.refresh_world(now);
+        self.speak(now);
+        self.pump(now);
+        self.run_vips(now);
+        self.finish_restart_or_stop(now);
+        self.expire_pending(now);
+    }
+
+    fn ticks(&mut self, now: Time) {
+        // After a pause a few ticks are made up for, not hours of them.
+        let mut made_up = 0;
+        while now >= self.next_tick {
+            self.next_tick = self.next_tick.plus(Millis(TICK_MS));
+            if self.broken.is_none() && made_up < 3 {
+                self.consensus.tick();
+            }
+            made_up += 1;
+            if made_up > 100 {
+                self.next_tick = now.plus(Millis(TICK_MS));
+            }
+        }
+    }
+
+    fn lease(&self) -> Millis {
+        self.state.spec.timing.lease
+    }
+
+    fn id_of(&self, name: &str) -> u64 {
+        self.state.member(name).map_or(0, |m| m.id)
+    }
+
+    fn name_of(&self, id: u64) -> String {
+        self.state.members.get(&id).map_or_else(|| format!("node {id}"), |m| m.name.clone())
+    }
+
+    fn is_director(&self) -> bool {
+        self.state.spec.nodes.get(&self.config.name).is_some_and(|n| n.role == Role::Director)
+    }
+
+    fn log(&mut self, line: String) {
+        self.actions.push(Action::Log(line));
+    }
+
+    /// Ms since 1970, for people.
+    pub fn wall_ms(&self, now: Time) -> u64 {
+        ((i128::from(now.0) + self.wall_offset) / 1_000_000).max(0) as u64
+    }
+
+    /// What the log wants of this node for a VIP.
+    fn want(&self, vip: IpAddr) -> Want {
+        match self.state.vips.get(&vip) {
+            _ if self.broken.is_some() => Want::Nothing,
+            Some(Holding::Held { node, token }) if *node == self.config.name => Want::Hold(*token),
+            Some(Holding::Releasing { node, token, .. }) if *node == self.config.name => {
+                Want::Release(*token)
+            }
+            _ => Want::Nothing,
+        }
+    }
+
+    fn run_vips(&mut self, now: Time) {
+        let voters = self.consensus.voters();
+        let known: BTreeSet<IpAddr> =
+            self.vips.keys().chain(self.state.spec.vips.keys()).copied().collect();
+        for addr in known {
+            let want = self.want(addr);
+            let vip = self.vips.entry(addr).or_default();
+            let started = vip.token;
+            for todo in vip.step(now, want, &voters) {
+                match todo {
+                    Do::Guard(deadline) => self.actions.push(Action::Guard(addr, deadline)),
+                    Do::Announce => self.actions.push(Action::Announce(addr)),
+                    Do::Up | Do::Down => {
+                        let (id, up) = (self.next_action, todo == Do::Up);
+                        self.next_action += 1;
+                        vip.began(up, id);
+                        self.actions.push(Action::Address { id, vip: addr, up });
+                    }
+                    Do::Released(index) => {
+                        let vip = crate::wire::pack(addr);
+                        let token = crate::wire::Token { vip, index };
+                        self.propose_own(now, Kind::Released(token), self.cause_of(addr));
+                        break;
+                    }
+                }
+            }
+            let vip = self.vips.get_mut(&addr).expect("entered above");
+            if matches!(want, Want::Hold(token) if token != started) {
+                // A new lease: ask for it at once.
+                self.next_beat = now;
+            }
+            if want == Want::Nothing
+                && vip.phase == Phase::Off
+                && !self.state.spec.vips.contains_key(&addr)
+            {
+                self.vips.remove(&addr);
+            }
+        }
+        if self.next_beat == now {
+            self.beat(now);
+            self.next_beat = now.plus(self.state.spec.timing.beat);
+        }
+    }
+
+    /// Event that led to the VIP's present holder.
+    fn cause_of(&self, vip: IpAddr) -> String {
+        self.state.failovers.get(&vip).map_or_else(String::new, |f| f.event.clone())
+    }
+
+    fn performed(&mut self, now: Time, id: u64, result: &Result<(), String>) {
+        let found = self
+            .vips
+            .iter_mut()
+            .find_map(|(addr, vip)| {
+                let was = vip.phase;
+                vip.performed(now, id, result.is_ok()).then_some((*addr, was))
+            });
+        let Some((addr, was)) = found else { return };
+        let me = self.config.name.clone();
+        let starting = matches!(was, Phase::Starting(_));
+        let (kind, text) = match (starting, result) {
+            (true, Ok(())) => ("address-added", format!("{addr} added on {me} and announced")),
+            (true, Err(why)) => ("address-failed", format!("{me} could not add {addr}: {why}")),
+            (false, Ok(())) => ("address-removed", format!("{addr} removed from {me}")),
+            (false, Err(why)) => ("address-failed", format!("{me} could not remove {addr}: {why}")),
+        };
+        self.tell_about_vip(now, addr, kind, text);
+    }
+
+    fn tell_about_vip(&mut self, now: Time, vip: IpAddr, kind: &str, text: String) {
+        let subject = self.state.spec.vip_name(vip);
+        let cause = self.cause_of(vip);
+        self.tell(now, kind, subject, text, "auto", cause);
+    }
+
+    fn tell(&mut self, now: Time, kind: &str, subject: String, text: String, actor: &str, cause: String) {
+        self.log(text.clone());
+        if self.untold.len() < 200 {
+            self.untold.push(Told {
+                at_ms: self.wall_ms(now),
+                node: self.config.name.clone(),
+                kind: kind.into(),
+                subject,
+                text,
+                actor: actor.into(),
+                cause,
+            });
+        }
+    }
+
+    fn forwarded(&mut self, now: Time, result: Result<(), String>) {
+        self.table_asked = false;
+        match result {
+            Ok(()) => self.ready = true,
+            Err(why) => {
+                self.ready = false;
+                self.table = None;
+                self.table_retry = now.plus(Millis(1_000));
+                self.log(format!("the forwarding table could not be applied: {why}"));
+            }
+        }
+    }
+
+    fn checked(&mut self, now: Time, service: String, server: String, outcome: Result<String, String>) {
+        let Some(spec) = self.state.spec.services.get(&service) else { return };
+        if !spec.servers.contains_key(&server) {
+            return;
+        }
+        let (rise, fall, vip) = (spec.check.rise, spec.check.fall, spec.listen.addr.ip());
+        let subject = (service.clone(), server.clone());
+        let before = self.known.get(&subject).copied().unwrap_or(Health::Unknown);
+        let after = before.next(outcome.is_ok(), rise, fall);
+        self.known.insert(subject, after);
+        let first = before == Health::Unknown;
+        if before.state() == after.state() && !(first && outcome.is_err()) {
+            return;
+        }
+        let (kind, text) = match &outcome {
+            Ok(said) => ("check-up", format!("{server} is up for {service}: {said}")),
+            Err(why) => ("check-down", format!("{server} failed {service}: {why}")),
+        };
+        // Each director checks; the one that serves tells.
+        if matches!(self.want(vip), Want::Hold(_)) {
+            self.tell(now, kind, server, text, "check", String::new());
+        } else {
+            self.log(text);
+        }
+    }
+
+    /// Guard, checks and table follow the state.
+    fn refresh_world(&mut self, now: Time) {
+        let director = self.is_director();
+        let spec = &self.state.spec;
+        let own = spec.nodes.get(&self.config.name).map_or(&[][..], |n| &n.addresses);
+        let checks = if director { forwarding::checks(spec) } else { Vec::new() };
+        let macs = self.state.facts.iter().filter(|(name, _)| **name != self.config.name);
+        let macs: Vec<[u8; 6]> = macs
+            .flat_map(|(_, f)| f.macs.iter().filter_map(|m| m.as_slice().try_into().ok()))
+            .collect();
+        let table = if director {
+            forwarding::table(spec, &self.state.drained(), &self.known, own, macs)
+        } else {
+            ForwardingTable::default()
+        };
+        let cover: Vec<(IpAddr, bool)> = if director {
+            let still = self.vips.iter().filter(|(_, v)| v.phase != Phase::Off).map(|(a, _)| a);
+            let all: BTreeSet<&IpAddr> = spec.vips.keys().chain(still).collect();
+            all.into_iter().map(|v| (*v, table.served_here.contains(v))).collect()
+        } else {
+            Vec::new()
+        };
+        if cover != self.covered {
+            self.covered.clone_from(&cover);
+            self.actions.push(Action::Cover(cover));
+        }
+        if checks != self.checked {
+            self.known.retain(|(service, server), _| {
+                checks.iter().any(|c| c.service == *service && c.server == *server)
+            });
+            self.checks_since = Some(now);
+            self.checked.clone_from(&checks);
+            self.actions.push(Action::Check(checks));
+        }
+        let first_results = self.checked.iter().all(|c| {
+            self.known.contains_key(&(c.service.clone(), c.server.clone()))
+        });
+        let waited = self.checks_since.is_none_or(|since| now.since(since) > Millis(400).ns());
+        let may = self.table.is_some() || first_results || waited;
+        if !self.table_asked && may && now >= self.table_retry && self.table.as_ref() != Some(&table) {
+            self.table = Some(table.clone());
+            self.table_asked = true;
+            self.actions.push(Action::Forward(Box::new(table)));
+        }
+    }
+
+    fn finish_restart_or_stop(&mut self, now: Time) {
+        if let Some((length, asked)) = self.restart {
+            let enough = now.0 + length.ns() / 5 * 4;
+            let voters = self.consensus.voters();
+            let holds = self.vips.values().filter(|v| v.token != 0);
+            let renewed = holds.clone().all(|v| v.renewals.deadline(&voters).0 >= enough);
+            if renewed || now.since(asked) > 1_000_000_000 {
+                self.restart = None;
+                self.actions.push(Action::RestartReady);
+            }
+        }
+        let idle = self.vips.values().all(|v| v.phase == Phase::Off);
+        let owes = self.state.vips.values().any(|h| h.node() == self.config.name);
+        if self.stopping && idle && !owes {
+            self.stopping = false;
+            self.actions.push(Action::StopReady);
+        }
+    }
+
+    fn expire_pending(&mut self, now: Time) {
+        let late: Vec<u64> =
+            self.pending.iter().filter(|(_, (_, at))| *at <= now).map(|(n, _)| *n).collect();
+        for number in late {
+            let (request, _) = self.pending.remove(&number).expect("listed a moment ago");
+            let why = "no majority answered in time; it may still be done later".to_owned();
+            self.actions.push(Action::Reply { request, result: Err(Refusal::NoQuorum(why)) });
+        }
+    }
+
+    fn propose(&mut self, now: Time, request: u64, mut command: Command) {
+        command.node = self.config.id;
+        command.number = self.next_number;
+        command.at_ms = self.wall_ms(now);
+        self.next_number += 1;
+        self.pending.insert(command.number, (request, now.plus(Millis(5_000))));
+        if !self.write(&command) {
+            self.pending.remove(&command.number);
+            let why = "no leader: fewer than a majority of nodes can be reached".to_owned();
+            self.actions.push(Action::Reply { request, result: Err(Refusal::NoQuorum(why)) });
+        }
+    }
+
+    fn propose_own(&mut self, now: Time, kind: Kind, cause: String) -> bool {
+        let command = Command {
+            node: self.config.id,
+            number: self.next_number,
+            at_ms: self.wall_ms(now),
+            actor: "auto".into(),
+            cause,
+            kind: Some(kind),
+        };
+        self.next_number += 1;
+        self.write(&command)
+    }
+
+    /// The replicated state.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Consensus, for views.
+    pub fn consensus(&self) -> &Consensus {
+        &self.consensus
+    }
+
+    /// Peers, for views.
+    pub fn membership(&self) -> &Membership {
+        &self.membership
+    }
+
+    /// VIPs on this node, for views.
+    pub fn vips(&self) -> &BTreeMap<IpAddr, Vip> {
+        &self.vips
+    }
+
+    /// Health by (service, server), for views.
+    pub fn health(&self) -> &forwarding::Known {
+        &self.known
+    }
+
+    /// VIPs that nobody can take, and why; filled on the leader.
+    pub fn blocked(&self) -> &BTreeMap<IpAddr, String> {
+        &self.blocked
+    }
+
+    /// Who this is.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Whether the data plane holds the current table.
+    pub fn is_ready(&self) -> bool {
+        self.ready
+    }
+
+    /// Why this node votes no more, if so.
+    pub fn broken(&self) -> Option<&str> {
+        self.broken.as_deref()
+    }
+}

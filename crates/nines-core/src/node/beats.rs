@@ -1,0 +1,236 @@
+//! Beats and their answers: who lives, and the renewal of leases.
+
+use std::collections::BTreeMap;
+
+use nines_model::{Millis, Time};
+use prost::Message as _;
+
+use super::Node;
+use crate::{
+    action::Action,
+    consensus,
+    resources::Want,
+    wire::{self, Ack, Beat, Command, Frame, RaftMessage, Token, command::Kind, frame},
+};
+
+/// Frames larger than this do not fit a datagram on a 1500-byte link with our seal around them.
+const DATAGRAM_MAX: usize = 1_350;
+
+impl Node {
+    fn others(&self) -> Vec<u64> {
+        let me = self.config.id;
+        let mut ids: Vec<u64> = self.state.members.keys().copied().collect();
+        // A node that joins gets the log before it is in it.
+        ids.extend(self.consensus.learners());
+        ids.sort_unstable();
+        ids.dedup();
+        ids.retain(|id| *id != me);
+        ids
+    }
+
+    fn send(&mut self, to: u64, kind: frame::Kind) {
+        let bytes = Frame { kind: Some(kind) }.encode_to_vec();
+        let bulk = bytes.len() > DATAGRAM_MAX;
+        self.actions.push(Action::Send { to, bytes, bulk });
+    }
+
+    pub(super) fn send_raft(&mut self, messages: Vec<RaftMessage>) {
+        if self.broken.is_some() {
+            return;
+        }
+        for message in messages {
+            self.send(message.to, frame::Kind::Raft(message));
+        }
+    }
+
+    /// Tells everybody that this node lives, and renews what it holds, here first of all.
+    pub(super) fn beat(&mut self, now: Time) {
+        if self.broken.is_some() {
+            return;
+        }
+        let length = self.restart.map_or(self.lease(), |(ms, _)| ms);
+        let mut held = Vec::new();
+        let mut shortened = true;
+        for (addr, vip) in &self.vips {
+            let Want::Hold(token) = self.want(*addr) else { continue };
+            held.push(Token { vip: wire::pack(*addr), index: token });
+            // Only what this process has set since it started is known.
+            shortened &= vip.guard != Time(0) && vip.guard <= now.plus(length);
+        }
+        let unable = self.vips.iter().filter(|(_, v)| v.unable_until > now);
+        let beat = Beat {
+            sent_ns: now.0,
+            lease_ms: length.0,
+            held,
+            ready: self.ready,
+            leaving: self.stopping,
+            unable: unable.map(|(addr, _)| wire::pack(*addr)).collect(),
+            shortened: shortened && self.restart.is_none(),
+            applied: self.state.applied,
+        };
+        let granted = self.grant(now, self.config.id, &beat);
+        self.renewed(self.config.id, now, length, &granted);
+        for to in self.others() {
+            self.send(to, frame::Kind::Beat(beat.clone()));
+        }
+    }
+
+    /// Index of the newest entry, committed or not, that gives a VIP to anybody.
+    fn newest_token(&self, vip: std::net::IpAddr, tail: &[(u64, Vec<u8>)]) -> u64 {
+        let packed = wire::pack(vip);
+        let in_tail = tail.iter().rev().find(|(_, bytes)| {
+            matches!(
+                Command::decode(bytes.as_slice()).ok().and_then(|c| c.kind),
+                Some(Kind::Give(wire::Give { vip, .. }) | Kind::Released(Token { vip, .. }))
+                    if vip == packed
+            )
+        });
+        let applied = self.state.vips.get(&vip).map_or(0, |h| h.token());
+        in_tail.map_or(applied, |(index, _)| *index)
+    }
+
+    /// The voter's part of the lease rule: which of the VIPs a beat names are renewed.
+    fn grant(&mut self, now: Time, from: u64, beat: &Beat) -> Vec<Token> {
+        if beat.held.is_empty() || self.broken.is_some() {
+            return Vec::new();
+        }
+        let tail = self.consensus.tail();
+        let mut granted = Vec::new();
+        // No promise is longer than what the config allows a restart to take.
+        let longest = self.state.spec.timing.restart.max(self.lease());
+        let length = Millis(beat.lease_ms).min(longest);
+        for token in &beat.held {
+            let Some(vip) = wire::unpack(&token.vip) else { continue };
+            if Millis(beat.lease_ms) > longest || self.newest_token(vip, &tail) > token.index {
+                continue;
+            }
+            self.promises.give(now, vip, from, length, beat.shortened);
+            granted.push(token.clone());
+        }
+        granted
+    }
+
+    fn renewed(&mut self, voter: u64, sent: Time, length: Millis, granted: &[Token]) {
+        for token in granted {
+            let Some(addr) = wire::unpack(&token.vip) else { continue };
+            let Some(vip) = self.vips.get_mut(&addr) else { continue };
+            if vip.token == token.index {
+                vip.renewals.acked(voter, sent.plus(length));
+            }
+        }
+    }
+
+    pub(super) fn frame(&mut self, now: Time, from: u64, link: usize, bytes: &[u8]) {
+        let Ok(Frame { kind: Some(kind) }) = Frame::decode(bytes) else { return };
+        if self.broken.is_some() {
+            return;
+        }
+        match kind {
+            frame::Kind::Beat(beat) => {
+                if self.membership.heard(now, from, link, beat.clone()) {
+                    let granted = self.grant(now, from, &beat);
+                    let ack = Ack {
+                        sent_ns: beat.sent_ns,
+                        lease_ms: beat.lease_ms,
+                        granted,
+                        membership: self.state.membership,
+                    };
+                    self.send(from, frame::Kind::Ack(ack));
+                }
+            }
+            frame::Kind::Ack(ack) => {
+                // Sent by this life of this node and not in the future.
+                if ack.sent_ns <= now.0 {
+                    self.membership.round_trip(from, now.0 - ack.sent_ns);
+                    if ack.membership <= self.state.membership {
+                        let length = Millis(ack.lease_ms);
+                        self.renewed(from, Time(ack.sent_ns), length, &ack.granted);
+                    }
+                }
+            }
+            frame::Kind::Raft(message) if message.from == from => self.log_message(now, message),
+            frame::Kind::Raft(_) => {}
+        }
+    }
+
+    /// A consensus message. One that brings an entry which gives a promised VIP away waits until
+    /// the promise has ended: to the consensus that is a slow network, nothing more.
+    fn log_message(&mut self, now: Time, message: RaftMessage) {
+        let mut until = None;
+        if consensus::brings_entries(&message) {
+            for entry in &message.entries {
+                until = until.max(self.must_wait(now, &entry.data));
+            }
+        }
+        match until {
+            Some(until) if self.held.len() < 256 => self.held.push((until, message)),
+            // Dropped: the leader sends it again.
+            Some(_) => {}
+            None => self.consensus.step(&message),
+        }
+    }
+
+    /// Until when an entry may not be appended here.
+    pub(super) fn must_wait(&self, now: Time, command: &[u8]) -> Option<Time> {
+        let Some(Kind::Give(give)) = Command::decode(command).ok()?.kind else { return None };
+        if give.from.is_empty() {
+            // Nobody held it, by the log: its last holder, if any, has said that it stopped.
+            return None;
+        }
+        let vip = wire::unpack(&give.vip)?;
+        self.promises.hold(now, vip, self.id_of(&give.to))
+    }
+
+    pub(super) fn release_held(&mut self, now: Time) {
+        let mut due = Vec::new();
+        self.held.retain(|(until, message)| {
+            if *until <= now {
+                due.push(message.clone());
+            }
+            *until > now
+        });
+        for message in due {
+            // A newer promise may have been given meanwhile.
+            self.log_message(now, message);
+        }
+    }
+
+    pub(super) fn watch_peers(&mut self, now: Time) {
+        let lease = self.lease();
+        for (id, alive) in self.membership.changes(now, lease) {
+            let name = self.name_of(id);
+            if alive {
+                // It may have missed our announcements; after a cut its whole side has.
+                for vip in self.vips.values_mut().filter(|v| v.answers(now)) {
+                    vip.announce_from(now);
+                }
+            }
+            let holds = self.state.vips.values().any(|h| h.node() == name);
+            let me = &self.config.name;
+            let (kind, text) = if alive {
+                ("beat-back", format!("{me} hears {name} again"))
+            } else {
+                let ms = self.membership.peer(id).map_or(0, |p| now.since(p.at) / 1_000_000);
+                let links = self.membership.peer(id).map_or(0, |p| p.heard.len());
+                let links = if links == 1 { "1 link".into() } else { format!("{links} links") };
+                ("beat-lost", format!("{me} heard nothing from {name} for {ms} ms on {links}"))
+            };
+            // The entry that gives its VIPs away tells the silence of a holder.
+            if self.consensus.leads() && (alive || !holds) {
+                self.tell(now, kind, name, text, "auto", String::new());
+            } else {
+                self.log(text);
+            }
+        }
+    }
+
+    /// Beats of a peer by link: up or not.
+    pub fn links(&self, now: Time, id: u64) -> BTreeMap<usize, bool> {
+        let heard = self.membership.peer(id).map(|p| p.heard.keys().copied().collect::<Vec<_>>());
+        heard
+            .unwrap_or_default()
+            .into_iter()
+            .filter_map(|l| Some((l, self.membership.link_up(now, id, l, self.lease())?)))
+            .collect()
+    }
+}

@@ -1,0 +1,140 @@
+//! What only a leader does: plan, give VIPs to nodes, promote learners, end what has an end, and
+//! step aside for a node that holds no VIP.
+
+use nines_model::{Millis, Time};
+use nines_placement::{Held, NodeView, Observed, Step, plan};
+
+use super::Node;
+use crate::{
+    state::Holding,
+    wire::{Act, Give, Move, command::Kind, pack, unpack},
+};
+
+impl Node {
+    pub(super) fn lead(&mut self, now: Time) {
+        let observed = self.observed(now);
+        self.blocked.clear();
+        for (step, why) in plan(&self.state.spec, &observed).steps {
+            self.carry_out(now, step, why);
+        }
+        self.end_what_is_over(now);
+        self.promote_learners(now);
+        self.step_aside(now);
+    }
+
+    /// What the planner sees. A node in limbo, neither heard lately nor silent for long enough, is
+    /// alive and not ready: nothing is taken from it and nothing given.
+    fn observed(&self, now: Time) -> Observed {
+        let lease = self.lease();
+        let mut observed = Observed { wishes: self.state.wishes.clone(), ..Observed::default() };
+        for (id, member) in &self.state.members {
+            let mut view = NodeView {
+                standby: self.state.standbys.contains_key(&member.name),
+                ..NodeView::default()
+            };
+            if *id == self.config.id {
+                view.alive = true;
+                view.ready = self.ready;
+                view.leaving = self.stopping;
+                let unable = self.vips.iter().filter(|(_, v)| v.unable_until > now);
+                view.unable = unable.map(|(addr, _)| *addr).collect();
+            } else if let Some(peer) = self.membership.peer(*id) {
+                view.alive = !self.membership.silent(now, *id, lease);
+                let heard = self.membership.alive(now, *id, lease);
+                // A table is applied before a VIP is taken: a node that is behind is not ready.
+                view.ready = heard && peer.beat.ready;
+                view.leaving = peer.beat.leaving;
+                view.unable = peer.beat.unable.iter().filter_map(|v| unpack(v)).collect();
+            } else {
+                view.alive = !self.membership.silent(now, *id, lease);
+            }
+            observed.nodes.insert(member.name.clone(), view);
+        }
+        for (vip, holding) in &self.state.vips {
+            let held = match holding {
+                Holding::Held { node, .. } => Held::By(node.clone()),
+                Holding::Releasing { node, to, .. } => Held::Releasing(node.clone(), to.clone()),
+            };
+            observed.vips.insert(*vip, held);
+        }
+        observed
+    }
+
+    fn carry_out(&mut self, now: Time, step: Step, why: String) {
+        let (Step::Give(vip, _) | Step::Move(vip, ..) | Step::Blocked(vip)) = &step;
+        let vip = *vip;
+        if self.proposed.get(&vip).is_some_and(|at| now.since(*at) < Millis(300).ns()) {
+            return;
+        }
+        let kind = match step {
+            Step::Blocked(_) => {
+                self.blocked.insert(vip, why);
+                return;
+            }
+            Step::Give(_, to) => {
+                // This node is a voter, too: its own promise binds it as the others' bind them.
+                let from = self.state.vips.get(&vip).map_or("", |h| h.node()).to_owned();
+                if !from.is_empty() && self.promises.hold(now, vip, self.id_of(&to)).is_some() {
+                    return;
+                }
+                let last = self.membership.peer(self.id_of(&from)).map(|p| p.at);
+                let silent_ms = last.map_or(0, |at| now.since(at) / 1_000_000);
+                Kind::Give(Give { vip: pack(vip), to, from, why, silent_ms })
+            }
+            Step::Move(_, from, to) => Kind::Move(Move { vip: pack(vip), from, to, why }),
+        };
+        self.proposed.insert(vip, now);
+        self.propose_own(now, kind, String::new());
+    }
+
+    fn end_what_is_over(&mut self, now: Time) {
+        let wall = self.wall_ms(now);
+        let over = |until: u64| until != 0 && until <= wall;
+        let drains = self.state.drains.iter().filter(|(_, s)| over(s.until_ms));
+        let drains: Vec<String> = drains.map(|((a, b), _)| format!("{a}/{b}")).collect();
+        let standbys = self.state.standbys.iter().filter(|(_, s)| over(s.until_ms));
+        let standbys: Vec<String> = standbys.map(|(node, _)| node.clone()).collect();
+        for (verb, subjects) in [("undrain", drains), ("ready", standbys)] {
+            if !subjects.is_empty() {
+                let reason = "its time is over".to_owned();
+                let act = Act { verb: verb.into(), subjects, reason, until_ms: 0 };
+                self.propose_own(now, Kind::Act(act), String::new());
+                self.lead_after = now.plus(Millis(100));
+            }
+        }
+    }
+
+    /// A node that joined gets a vote when it has the log.
+    fn promote_learners(&mut self, now: Time) {
+        for id in self.consensus.learners() {
+            let caught_up = self.consensus.lag(id).is_some_and(|lag| lag <= 8);
+            if caught_up && self.membership.alive(now, id, self.lease()) {
+                self.consensus.propose_member(id, true, Vec::new());
+                self.lead_after = now.plus(Millis(100));
+                return;
+            }
+        }
+    }
+
+    /// The leader should not hold a VIP: then the death of the holder needs no election.
+    fn step_aside(&mut self, now: Time) {
+        if !self.state.vips.values().any(|h| h.node() == self.config.name) {
+            return;
+        }
+        let voters = self.consensus.voters();
+        let fit = |id: &u64| {
+            let name = self.name_of(*id);
+            *id != self.config.id
+                && self.membership.alive(now, *id, self.lease())
+                && self.consensus.lag(*id).is_some_and(|lag| lag <= 8)
+                && !self.state.vips.values().any(|h| h.node() == name)
+        };
+        // A director first: it then takes over without asking anybody.
+        let witness = |id: &u64| self.state.members.get(id).is_some_and(|m| m.witness);
+        let best = voters.iter().filter(|id| fit(id)).min_by_key(|id| (witness(id), **id));
+        if let Some(to) = best.copied() {
+            self.consensus.transfer(to);
+            self.lead_after = now.plus(Millis(500));
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! The log: what is proposed, what is applied, what is told.
+
+use nines_model::{Millis, Time};
+use prost::Message as _;
+
+use super::Node;
+use crate::{
+    action::Action,
+    consensus::Committed,
+    snapshot,
+    wire::{Command, Persist, Snapshot, Story, command::Kind},
+};
+
+/// The log is replaced by a snapshot after so many entries; a slow follower may lag by so many.
+const COMPACT_AFTER: usize = 4_096;
+const COMPACT_TAIL: u64 = 512;
+
+impl Node {
+    /// Writes a command; membership changes take the library's own way. False: nobody leads.
+    pub(super) fn write(&mut self, command: &Command) -> bool {
+        let bytes = command.encode_to_vec();
+        if self.broken.is_some() {
+            return false;
+        }
+        match &command.kind {
+            Some(Kind::Join(member)) => self.consensus.propose_member(member.id, false, bytes),
+            Some(Kind::Remove(name)) => {
+                let id = self.id_of(name);
+                id != 0 && self.consensus.propose_removal(id, bytes)
+            }
+            _ => self.consensus.propose(bytes),
+        }
+    }
+
+    /// Takes everything out of the consensus: messages leave, the disk is asked, entries applied.
+    pub(super) fn pump(&mut self, now: Time) {
+        while let Some(batch) = self.consensus.take() {
+            if let Some((number, persist)) = batch.persist {
+                self.actions.push(Action::Persist(number, Box::new(persist)));
+            }
+            self.send_raft(batch.messages);
+            if let Some(snapshot) = batch.snapshot {
+                self.install(&snapshot);
+            }
+            for entry in batch.committed {
+                self.apply(&entry);
+            }
+        }
+        if self.consensus.log_length() > COMPACT_AFTER {
+            let snapshot = self.consensus.compact(snapshot::encode(&self.state), COMPACT_TAIL);
+            // Number 0 acknowledges nothing: the library does not wait for this.
+            let persist = Persist { snapshot: Some(snapshot), ..Persist::default() };
+            self.actions.push(Action::Persist(0, Box::new(persist)));
+            let index = self.state.applied;
+            self.log(format!("log compacted at {index} ({} ms)", self.wall_ms(now)));
+        }
+    }
+
+    fn install(&mut self, snapshot: &Snapshot) {
+        match snapshot::decode(&snapshot.data) {
+            Some(state) => {
+                self.state = state;
+                self.state.applied = snapshot.index;
+            }
+            // Written by a version whose config this one cannot read: never guess (S27).
+            None => self.broken = Some("a snapshot that this version cannot read".into()),
+        }
+    }
+
+    fn apply(&mut self, entry: &Committed) {
+        if let Some(id) = entry.changes_member() {
+            let valid = self.state.may_join(id, &entry.command);
+            self.consensus.apply_change(entry, valid);
+            if valid {
+                self.state.membership = entry.index;
+            }
+        }
+        let applied = self.state.apply(entry.index, &entry.command);
+        self.consensus.applied(entry.index);
+        let Some((command, outcome)) = applied else { return };
+        if let Some(Kind::Give(give)) = &command.kind
+            && let Some(vip) = crate::wire::unpack(&give.vip)
+        {
+            self.proposed.remove(&vip);
+        }
+        if command.node == self.config.id
+            && let Some((request, _)) = self.pending.remove(&command.number)
+        {
+            let result = outcome.map(|done| (entry.index, done));
+            self.actions.push(Action::Reply { request, result });
+        }
+    }
+
+    /// Puts what is untold and what this node knows about itself into the log.
+    pub(super) fn speak(&mut self, now: Time) {
+        if self.consensus.leader() == 0 {
+            return;
+        }
+        if !self.untold.is_empty() && now >= self.untold_after {
+            let told = std::mem::take(&mut self.untold);
+            self.untold_after = now.plus(Millis(20));
+            if !self.propose_own(now, Kind::Story(Story { told: told.clone() }), String::new()) {
+                self.untold = told;
+                self.untold_after = now.plus(Millis(200));
+            }
+        }
+        let known = self.state.facts.get(&self.config.name);
+        if now >= self.facts_after
+            && self.facts.is_some()
+            && self.facts.as_ref() != known
+            && self.state.members.contains_key(&self.config.id)
+        {
+            self.facts_after = now.plus(Millis(1_000));
+            let facts = self.facts.clone().expect("seen above");
+            self.propose_own(now, Kind::Facts(facts), String::new());
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! One VIP on this node: its lease, its address, its announcements.
+//!
+//! ```text
+//!                 lease valid              performed
+//!        Off ---------------------> Starting -------> On
+//!         ^                            | failed        | not ours any more, or the lease
+//!         |         performed          v               | ran out a second ago
+//!         +------------------------ Stopping <---------+
+//! ```
+//! The guard in the kernel ends by itself at its deadline, before any of this runs: the machine
+//! only tidies up behind it.
+//!
+//! Decides: phases. The lease's arithmetic is in `lease.rs`.
+
+use nines_model::{Millis, Time};
+
+use crate::lease::Renewals;
+
+/// Where a VIP stands on this node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Phase {
+    /// The address is not here.
+    #[default]
+    Off,
+    /// It is being added; the action's id.
+    Starting(u64),
+    /// It is here.
+    On,
+    /// It is being removed; the action's id.
+    Stopping(u64),
+}
+
+/// What the log wants of this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// Hold it, by this token.
+    Hold(u64),
+    /// Let go and say so, by this token.
+    Release(u64),
+    /// Not ours.
+    Nothing,
+}
+
+/// What is to be done now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Do {
+    /// Set the kernel's deadline.
+    Guard(Time),
+    /// Add the address; the id is to be given by [`Vip::began`].
+    Up,
+    /// Remove it.
+    Down,
+    /// Tell the neighbours.
+    Announce,
+    /// Tell the log that it has stopped.
+    Released(u64),
+}
+
+/// How long an address stays on after its lease ran out, so that a short silence of everybody (a
+/// paused hypervisor) costs no address change.
+const GRACE: Millis = Millis(1_000);
+/// When neighbours are told again: caches may miss the first.
+const ANNOUNCE_AFTER_MS: [u64; 6] = [0, 50, 150, 500, 1_500, 5_000];
+
+/// A VIP on this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Vip {
+    /// Where it stands.
+    pub phase: Phase,
+    /// Token of the lease; 0: none.
+    pub token: u64,
+    /// Who renewed it.
+    pub renewals: Renewals,
+    /// The kernel's deadline as set by this process.
+    pub guard: Time,
+    /// The lease ran out since it was last valid.
+    pub lapsed: bool,
+    /// Not tried again before, after a failed start.
+    pub unable_until: Time,
+    /// Next announcements.
+    pub announce: Vec<Time>,
+    told_release: Time,
+}
+
+impl Vip {
+    /// What to do, given what the log wants and who votes.
+    pub fn step(&mut self, now: Time, want: Want, voters: &[u64]) -> Vec<Do> {
+        let mut todo = Vec::new();
+        match want {
+            Want::Hold(token) => self.hold(now, token, voters, &mut todo),
+            Want::Release(token) => {
+                self.let_go(&mut todo);
+                if self.phase == Phase::Off && now.since(self.told_release) > Millis(300).ns() {
+                    self.told_release = now;
+                    todo.push(Do::Released(token));
+                }
+            }
+            Want::Nothing => self.let_go(&mut todo),
+        }
+        if self.phase == Phase::On && self.announce.first().is_some_and(|at| *at <= now) {
+            self.announce.retain(|at| *at > now);
+            todo.push(Do::Announce);
+        }
+        todo
+    }
+
+    fn hold(&mut self, now: Time, token: u64, voters: &[u64], todo: &mut Vec<Do>) {
+        if self.token != token {
+            self.token = token;
+            self.renewals = Renewals::default();
+            self.told_release = Time(0);
+        }
+        let deadline = self.renewals.deadline(voters);
+        if deadline > self.guard && deadline > now {
+            self.guard = deadline;
+            todo.push(Do::Guard(deadline));
+        }
+        if now < deadline {
+            if self.phase == Phase::Off && now >= self.unable_until {
+                todo.push(Do::Up);
+            }
+            if self.phase == Phase::On && self.lapsed {
+                self.announce_from(now);
+            }
+            self.lapsed = false;
+        } else {
+            self.lapsed = true;
+            if self.phase == Phase::On && now.since(deadline.max(self.guard)) > GRACE.ns() {
+                todo.push(Do::Down);
+            }
+        }
+    }
+
+    fn let_go(&mut self, todo: &mut Vec<Do>) {
+        self.announce.clear();
+        if self.guard != Time(0) || self.token != 0 {
+            self.guard = Time(0);
+            self.token = 0;
+            self.renewals = Renewals::default();
+            todo.push(Do::Guard(Time(0)));
+        }
+        if self.phase == Phase::On {
+            todo.push(Do::Down);
+        }
+    }
+
+    /// The address action was given this id.
+    pub fn began(&mut self, up: bool, id: u64) {
+        self.phase = if up { Phase::Starting(id) } else { Phase::Stopping(id) };
+    }
+
+    /// An address action ended; true if it was ours.
+    pub fn performed(&mut self, now: Time, id: u64, ok: bool) -> bool {
+        match self.phase {
+            Phase::Starting(ours) if ours == id => {
+                if ok {
+                    self.phase = Phase::On;
+                    self.announce_from(now);
+                } else {
+                    self.phase = Phase::Off;
+                    self.unable_until = now.plus(Millis(30_000));
+                }
+                true
+            }
+            Phase::Stopping(ours) if ours == id => {
+                // A failed removal is tried again: it is still on (S14).
+                self.phase = if ok { Phase::Off } else { Phase::On };
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Tell the neighbours from now on.
+    pub fn announce_from(&mut self, now: Time) {
+        self.announce = ANNOUNCE_AFTER_MS.iter().map(|ms| now.plus(Millis(*ms))).collect();
+    }
+
+    /// Whether it answers now, as far as this node knows.
+    pub fn answers(&self, now: Time) -> bool {
+        self.phase == Phase::On && now < self.guard
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const T: Time = Time(1_000_000_000);
+
+    fn renewed(until: Time) -> Vip {
+        let mut vip = Vip { token: 7, ..Vip::default() };
+        vip.renewals.acked(1, until);
+        vip.renewals.acked(2, until);
+        vip
+    }
+
+    #[test]
+    fn nothing_starts_without_a_lease_and_the_guard_comes_first() {
+        let mut vip = Vip::default();
+        assert_eq!(vip.step(T, Want::Hold(7), &[1, 2, 3]), []);
+        let mut vip = renewed(T.plus(Millis(100)));
+        assert_eq!(
+            vip.step(T, Want::Hold(7), &[1, 2, 3]),
+            [Do::Guard(T.plus(Millis(100))), Do::Up]
+        );
+        vip.began(true, 1);
+        assert_eq!(vip.step(T, Want::Hold(7), &[1, 2, 3]), []);
+        assert!(vip.performed(T, 1, true));
+        assert_eq!(vip.step(T, Want::Hold(7), &[1, 2, 3]), [Do::Announce]);
+        assert!(vip.answers(T) && !vip.answers(T.plus(Millis(100))));
+    }
+
+    #[test]
+    fn another_token_starts_without_old_renewals() {
+        let mut vip = renewed(T.plus(Millis(100)));
+        assert_eq!(vip.step(T, Want::Hold(8), &[1, 2, 3]), []);
+    }
+
+    #[test]
+    fn a_release_is_told_only_when_the_address_is_off() {
+        let mut vip = Vip { phase: Phase::On, ..renewed(T.plus(Millis(100))) };
+        assert_eq!(vip.step(T, Want::Release(7), &[1]), [Do::Guard(Time(0)), Do::Down]);
+        vip.began(false, 2);
+        assert_eq!(vip.step(T, Want::Release(7), &[1]), []);
+        vip.performed(T, 2, false);
+        assert_eq!(vip.step(T, Want::Release(7), &[1]), [Do::Down], "a failed stop is tried again");
+        vip.began(false, 3);
+        vip.performed(T, 3, true);
+        assert_eq!(vip.step(T, Want::Release(7), &[1]), [Do::Released(7)]);
+        assert_eq!(vip.step(T, Want::Release(7), &[1]), [], "told once");
+    }
+
+    #[test]
+    fn a_short_lapse_costs_an_announcement_a_long_one_the_address() {
+        let mut vip = Vip { phase: Phase::On, ..renewed(T) };
+        vip.guard = T;
+        assert_eq!(vip.step(T.plus(Millis(200)), Want::Hold(7), &[1, 2]), []);
+        vip.renewals.acked(1, T.plus(Millis(400)));
+        vip.renewals.acked(2, T.plus(Millis(400)));
+        assert_eq!(
+            vip.step(T.plus(Millis(300)), Want::Hold(7), &[1, 2]),
+            [Do::Guard(T.plus(Millis(400))), Do::Announce]
+        );
+        assert_eq!(vip.step(T.plus(Millis(1_500)), Want::Hold(7), &[1, 2])[0], Do::Down);
+    }
+
+    #[test]
+    fn a_failed_start_is_not_tried_again_at_once() {
+        let mut vip = renewed(T.plus(Millis(60_000)));
+        vip.step(T, Want::Hold(7), &[1, 2]);
+        vip.began(true, 1);
+        vip.performed(T, 1, false);
+        assert_eq!(vip.step(T.plus(Millis(1)), Want::Hold(7), &[1, 2]), []);
+        assert_eq!(vip.step(T.plus(Millis(30_000)), Want::Hold(7), &[1, 2]), [Do::Up]);
+    }
+}

@@ -1,0 +1,188 @@
+//! The replicated state as bytes, and back. Equal states give equal bytes (S2).
+
+use prost::Message;
+
+use crate::{
+    state::{Failover, Holding, Set, State},
+    story::StoryEvent,
+    wire::{Facts, Member, Told, pack, unpack},
+};
+
+#[derive(Clone, PartialEq, Message)]
+struct Kept {
+    #[prost(string, tag = "1")]
+    text: String,
+    #[prost(uint64, tag = "2")]
+    revision: u64,
+    #[prost(message, repeated, tag = "3")]
+    members: Vec<Member>,
+    #[prost(message, repeated, tag = "4")]
+    facts: Vec<Facts>,
+    #[prost(message, repeated, tag = "5")]
+    vips: Vec<KeptVip>,
+    #[prost(message, repeated, tag = "6")]
+    sets: Vec<KeptSet>,
+    #[prost(message, repeated, tag = "7")]
+    story: Vec<KeptEvent>,
+    #[prost(uint64, tag = "8")]
+    membership: u64,
+    #[prost(uint64, tag = "9")]
+    applied: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct KeptVip {
+    #[prost(bytes = "vec", tag = "1")]
+    vip: Vec<u8>,
+    #[prost(string, tag = "2")]
+    node: String,
+    #[prost(uint64, tag = "3")]
+    token: u64,
+    #[prost(string, tag = "4")]
+    releasing_to: String,
+    #[prost(string, tag = "5")]
+    wish: String,
+    #[prost(message, optional, tag = "6")]
+    failover: Option<KeptFailover>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct KeptFailover {
+    #[prost(string, tag = "1")]
+    from: String,
+    #[prost(string, tag = "2")]
+    to: String,
+    #[prost(uint64, tag = "3")]
+    at_ms: u64,
+    #[prost(string, tag = "4")]
+    actor: String,
+    #[prost(uint64, tag = "5")]
+    silent_ms: u64,
+    #[prost(string, tag = "6")]
+    event: String,
+}
+
+/// A drain (`service` and `subject`) or a standby (`subject` only).
+#[derive(Clone, PartialEq, Message)]
+struct KeptSet {
+    #[prost(string, tag = "1")]
+    service: String,
+    #[prost(string, tag = "2")]
+    subject: String,
+    #[prost(string, tag = "3")]
+    actor: String,
+    #[prost(string, tag = "4")]
+    reason: String,
+    #[prost(uint64, tag = "5")]
+    at_ms: u64,
+    #[prost(uint64, tag = "6")]
+    until_ms: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct KeptEvent {
+    #[prost(string, tag = "1")]
+    id: String,
+    #[prost(message, optional, tag = "2")]
+    told: Option<Told>,
+}
+
+fn set(service: &str, subject: &str, set: &Set) -> KeptSet {
+    KeptSet {
+        service: service.into(),
+        subject: subject.into(),
+        actor: set.actor.clone(),
+        reason: set.reason.clone(),
+        at_ms: set.at_ms,
+        until_ms: set.until_ms,
+    }
+}
+
+/// To bytes.
+pub fn encode(state: &State) -> Vec<u8> {
+    let vip = |addr: &std::net::IpAddr| {
+        let (node, token, releasing_to) = match state.vips.get(addr) {
+            Some(Holding::Held { node, token }) => (node.clone(), *token, String::new()),
+            Some(Holding::Releasing { node, token, to }) => (node.clone(), *token, to.clone()),
+            None => (String::new(), 0, String::new()),
+        };
+        let failover = state.failovers.get(addr).map(|f| KeptFailover {
+            from: f.from.clone(),
+            to: f.to.clone(),
+            at_ms: f.at_ms,
+            actor: f.actor.clone(),
+            silent_ms: f.silent_ms,
+            event: f.event.clone(),
+        });
+        let wish = state.wishes.get(addr).cloned().unwrap_or_default();
+        KeptVip { vip: pack(*addr), node, token, releasing_to, wish, failover }
+    };
+    let drains = state.drains.iter().map(|((service, server), s)| set(service, server, s));
+    let standbys = state.standbys.iter().map(|(node, s)| set("", node, s));
+    let event = |e: &StoryEvent| KeptEvent { id: e.id.clone(), told: Some(e.told.clone()) };
+    let addresses: std::collections::BTreeSet<_> =
+        state.vips.keys().chain(state.wishes.keys()).chain(state.failovers.keys()).collect();
+    Kept {
+        text: state.text.clone(),
+        revision: state.revision,
+        members: state.members.values().cloned().collect(),
+        facts: state.facts.values().cloned().collect(),
+        vips: addresses.into_iter().map(vip).collect(),
+        sets: drains.chain(standbys).collect(),
+        story: state.story.iter().map(event).collect(),
+        membership: state.membership,
+        applied: state.applied,
+    }
+    .encode_to_vec()
+}
+
+/// From bytes; `None`: not ours. Empty bytes are the empty state.
+pub fn decode(bytes: &[u8]) -> Option<State> {
+    let kept = Kept::decode(bytes).ok()?;
+    let spec = match kept.text.as_str() {
+        "" => nines_model::Spec::default(),
+        text => nines_model::config::parse(text).ok()?,
+    };
+    let mut state = State {
+        text: kept.text,
+        spec,
+        revision: kept.revision,
+        members: kept.members.into_iter().map(|m| (m.id, m)).collect(),
+        facts: kept.facts.into_iter().map(|f| (f.node.clone(), f)).collect(),
+        membership: kept.membership,
+        applied: kept.applied,
+        ..State::default()
+    };
+    for v in kept.vips {
+        let vip = unpack(&v.vip)?;
+        let (node, token, to) = (v.node, v.token, v.releasing_to);
+        if !node.is_empty() {
+            let holding = if to.is_empty() {
+                Holding::Held { node, token }
+            } else {
+                Holding::Releasing { node, token, to }
+            };
+            state.vips.insert(vip, holding);
+        }
+        if !v.wish.is_empty() {
+            state.wishes.insert(vip, v.wish);
+        }
+        if let Some(f) = v.failover {
+            let KeptFailover { from, to, at_ms, actor, silent_ms, event } = f;
+            state.failovers.insert(vip, Failover { from, to, at_ms, actor, silent_ms, event });
+        }
+    }
+    for s in kept.sets {
+        let set =
+            Set { actor: s.actor, reason: s.reason, at_ms: s.at_ms, until_ms: s.until_ms };
+        if s.service.is_empty() {
+            state.standbys.insert(s.subject, set);
+        } else {
+            state.drains.insert((s.service, s.subject), set);
+        }
+    }
+    for e in kept.story {
+        state.story.restore(StoryEvent { id: e.id, told: e.told? });
+    }
+    Some(state)
+}

@@ -1,0 +1,387 @@
+//! The replicated state: what the log says, applied in order, the same on every node.
+//!
+//! Decides: which command is valid in which state. Uses nothing but the commands, so equal logs
+//! give equal states (S2).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use nines_model::{Spec, config};
+use prost::Message as _;
+
+use crate::{
+    action::Refusal,
+    story::Chronicle,
+    wire::{self, Act, Command, Facts, Member, Move, Told, command::Kind},
+};
+
+/// Who holds a VIP. `token` is the index of the entry that gave it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Holding {
+    /// This node.
+    Held {
+        /// Node's name.
+        node: String,
+        /// Log index.
+        token: u64,
+    },
+    /// This node was asked to release it.
+    Releasing {
+        /// Node's name.
+        node: String,
+        /// Its token.
+        token: u64,
+        /// Next holder; empty: nobody, the VIP is to be forgotten.
+        to: String,
+    },
+}
+
+impl Holding {
+    /// The node that holds or still holds it.
+    pub fn node(&self) -> &str {
+        match self {
+            Self::Held { node, .. } | Self::Releasing { node, .. } => node,
+        }
+    }
+
+    /// Index of the entry that gave it.
+    pub fn token(&self) -> u64 {
+        match self {
+            Self::Held { token, .. } | Self::Releasing { token, .. } => *token,
+        }
+    }
+}
+
+/// What an operator set, and why.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Set {
+    /// Who.
+    pub actor: String,
+    /// Why.
+    pub reason: String,
+    /// When, ms since 1970.
+    pub at_ms: u64,
+    /// Until, ms since 1970; 0: until undone.
+    pub until_ms: u64,
+}
+
+/// The last change of holder of a VIP.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Failover {
+    /// From; empty: nobody.
+    pub from: String,
+    /// To.
+    pub to: String,
+    /// Ms since 1970.
+    pub at_ms: u64,
+    /// "auto" or an operator.
+    pub actor: String,
+    /// How long the old holder was silent when it was decided, ms; 0 for a planned move.
+    pub silent_ms: u64,
+    /// Event id.
+    pub event: String,
+}
+
+/// Everything the log says.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct State {
+    /// Config as written.
+    pub text: String,
+    /// And as read.
+    pub spec: Spec,
+    /// Counts configs.
+    pub revision: u64,
+    /// By id.
+    pub members: BTreeMap<u64, Member>,
+    /// By node name.
+    pub facts: BTreeMap<String, Facts>,
+    /// VIPs that somebody holds.
+    pub vips: BTreeMap<IpAddr, Holding>,
+    /// Drained servers.
+    pub drains: BTreeMap<(String, String), Set>,
+    /// Nodes on standby.
+    pub standbys: BTreeMap<String, Set>,
+    /// Moves asked for.
+    pub wishes: BTreeMap<IpAddr, String>,
+    /// Last change of holder.
+    pub failovers: BTreeMap<IpAddr, Failover>,
+    /// What happened.
+    pub story: Chronicle,
+    /// Index of the newest membership change.
+    pub membership: u64,
+    /// Index applied.
+    pub applied: u64,
+}
+
+/// What a command came to.
+pub type Outcome = Result<String, Refusal>;
+
+impl State {
+    /// Id of a member by name.
+    pub fn member(&self, name: &str) -> Option<&Member> {
+        self.members.values().find(|m| m.name == name)
+    }
+
+    /// Drained servers.
+    pub fn drained(&self) -> BTreeSet<(String, String)> {
+        self.drains.keys().cloned().collect()
+    }
+
+    fn tell(&mut self, index: u64, place: usize, command: &Command, kind: &str, subject: &str, text: String) {
+        let node = self.members.get(&command.node).map_or_else(String::new, |m| m.name.clone());
+        self.story.push(
+            index,
+            place,
+            Told {
+                at_ms: command.at_ms,
+                node,
+                kind: kind.into(),
+                subject: subject.into(),
+                text,
+                actor: command.actor.clone(),
+                cause: command.cause.clone(),
+            },
+        );
+    }
+
+    /// Applies the entry at `index`. The outcome goes to whoever proposed it.
+    pub fn apply(&mut self, index: u64, bytes: &[u8]) -> Option<(Command, Outcome)> {
+        self.applied = index;
+        let command = Command::decode(bytes).ok()?;
+        let kind = command.kind.clone()?;
+        let outcome = match kind {
+            Kind::Apply(apply) => self.config(index, &command, &apply),
+            Kind::Give(give) => self.give(index, &command, &give),
+            Kind::Move(moved) => self.start_move(index, &command, &moved),
+            Kind::Released(token) => self.released(index, &command, &token),
+            Kind::Act(act) => self.act(index, &command, &act),
+            Kind::Story(story) => {
+                for (place, told) in story.told.into_iter().enumerate() {
+                    self.story.push(index, place, told);
+                }
+                Ok(String::new())
+            }
+            Kind::Join(member) => self.join(index, &command, member),
+            Kind::Facts(facts) => {
+                self.facts.insert(facts.node.clone(), facts);
+                Ok(String::new())
+            }
+            Kind::Wish(wish) => self.wish(index, &command, &wish),
+            Kind::Remove(name) => self.remove(index, &command, &name),
+        };
+        Some((command, outcome))
+    }
+
+    fn config(&mut self, index: u64, command: &Command, apply: &wire::Apply) -> Outcome {
+        if apply.expected != 0 && apply.expected != self.revision {
+            return Err(Refusal::Changed(format!(
+                "revision {} is in force, not {}",
+                self.revision, apply.expected
+            )));
+        }
+        let spec = config::parse(&apply.text)
+            .map_err(|found| Refusal::Invalid(found[0].message.clone()))?;
+        if !self.spec.name.is_empty() && spec.name != self.spec.name {
+            return Err(Refusal::Unsafe(format!(
+                "this is the cluster {}, the file is for {}",
+                self.spec.name, spec.name
+            )));
+        }
+        // Its holder must say that it has stopped before the VIP is forgotten: added again later, it
+        // would else be given away while the old lease still runs.
+        for (vip, holding) in &mut self.vips {
+            if !spec.vips.contains_key(vip) {
+                let (node, token) = (holding.node().to_owned(), holding.token());
+                *holding = Holding::Releasing { node, token, to: String::new() };
+            }
+        }
+        self.wishes.retain(|vip, _| spec.vips.contains_key(vip));
+        self.drains.retain(|(service, server), _| {
+            spec.services.get(service).is_some_and(|s| s.servers.contains_key(server))
+        });
+        self.standbys.retain(|node, _| spec.nodes.contains_key(node));
+        self.spec = spec;
+        self.text.clone_from(&apply.text);
+        self.revision += 1;
+        let text = format!("config {} applied", self.revision);
+        self.tell(index, 0, command, "config", "config", text.clone());
+        Ok(text)
+    }
+
+    fn give(&mut self, index: u64, command: &Command, give: &wire::Give) -> Outcome {
+        let vip = wire::unpack(&give.vip).ok_or(Refusal::Invalid("no address".into()))?;
+        let holder = self.vips.get(&vip).map_or("", |h| h.node());
+        if holder != give.from || !self.spec.vips.contains_key(&vip) {
+            return Err(Refusal::Changed(format!("{vip} is held by \"{holder}\"")));
+        }
+        let name = self.spec.vip_name(vip);
+        self.vips.insert(vip, Holding::Held { node: give.to.clone(), token: index });
+        self.wishes.remove(&vip);
+        let text = if give.from.is_empty() {
+            format!("{name}: {vip} given to {}: {}", give.to, give.why)
+        } else {
+            format!("{name}: {vip} moves {} -> {}: {}", give.from, give.to, give.why)
+        };
+        self.tell(index, 0, command, "failover", &name, text);
+        self.failovers.insert(
+            vip,
+            Failover {
+                from: give.from.clone(),
+                to: give.to.clone(),
+                at_ms: command.at_ms,
+                actor: command.actor.clone(),
+                silent_ms: give.silent_ms,
+                event: format!("{index}.0"),
+            },
+        );
+        Ok(String::new())
+    }
+
+    fn start_move(&mut self, index: u64, command: &Command, moved: &Move) -> Outcome {
+        let vip = wire::unpack(&moved.vip).ok_or(Refusal::Invalid("no address".into()))?;
+        match self.vips.get(&vip) {
+            Some(Holding::Held { node, token }) if *node == moved.from => {
+                let (node, token) = (node.clone(), *token);
+                let to = moved.to.clone();
+                self.vips.insert(vip, Holding::Releasing { node, token, to });
+            }
+            _ => return Err(Refusal::Changed(format!("{} does not hold {vip}", moved.from))),
+        }
+        let name = self.spec.vip_name(vip);
+        let text = format!("{name}: {} is asked to hand {vip} to {}: {}", moved.from, moved.to, moved.why);
+        self.tell(index, 0, command, "move", &name, text);
+        Ok(String::new())
+    }
+
+    fn released(&mut self, index: u64, command: &Command, token: &wire::Token) -> Outcome {
+        let vip = wire::unpack(&token.vip).ok_or(Refusal::Invalid("no address".into()))?;
+        let Some(Holding::Releasing { node, token: held, to }) = self.vips.get(&vip).cloned() else {
+            return Err(Refusal::Changed("nothing to release".into()));
+        };
+        if held != token.index {
+            return Err(Refusal::Changed("an older token".into()));
+        }
+        if to.is_empty() {
+            self.vips.remove(&vip);
+            return Ok(String::new());
+        }
+        self.vips.insert(vip, Holding::Held { node: to.clone(), token: index });
+        self.wishes.remove(&vip);
+        let name = self.spec.vip_name(vip);
+        let text = format!("{name}: {node} has stopped; {vip} goes to {to}");
+        self.tell(index, 0, command, "moved", &name, text);
+        self.failovers.insert(
+            vip,
+            Failover {
+                from: node,
+                to,
+                at_ms: command.at_ms,
+                actor: command.actor.clone(),
+                silent_ms: 0,
+                event: format!("{index}.0"),
+            },
+        );
+        Ok(String::new())
+    }
+
+    fn act(&mut self, index: u64, command: &Command, act: &Act) -> Outcome {
+        let set = Set {
+            actor: command.actor.clone(),
+            reason: act.reason.clone(),
+            at_ms: command.at_ms,
+            until_ms: act.until_ms,
+        };
+        for subject in &act.subjects {
+            match act.verb.as_str() {
+                "drain" | "undrain" => {
+                    let servers = self.spec.find_servers(subject);
+                    if servers.is_empty() {
+                        return Err(Refusal::NotFound(format!("there is no server {subject}")));
+                    }
+                    for server in servers {
+                        if act.verb == "drain" {
+                            self.drains.insert(server, set.clone());
+                        } else {
+                            self.drains.remove(&server);
+                        }
+                    }
+                }
+                _ if !self.spec.nodes.contains_key(subject) => {
+                    return Err(Refusal::NotFound(format!("there is no node {subject}")));
+                }
+                "standby" => drop(self.standbys.insert(subject.clone(), set.clone())),
+                "ready" => drop(self.standbys.remove(subject)),
+                other => return Err(Refusal::Invalid(format!("{other} is no act"))),
+            }
+        }
+        let what = match act.verb.as_str() {
+            "drain" => "set to drain",
+            "undrain" => "takes new connections again",
+            "standby" => "set to standby",
+            _ => "ready for work again",
+        };
+        let reason = if act.reason.is_empty() { String::new() } else { format!(": {}", act.reason) };
+        for (place, subject) in act.subjects.iter().enumerate() {
+            let text = format!("{subject} {what}{reason}");
+            self.tell(index, place, command, &act.verb, subject, text);
+        }
+        Ok(format!("{} {what}", act.subjects.join(", ")))
+    }
+
+    fn wish(&mut self, index: u64, command: &Command, wish: &wire::Give) -> Outcome {
+        let vip = wire::unpack(&wish.vip).ok_or(Refusal::Invalid("no address".into()))?;
+        if !self.spec.vips.contains_key(&vip) {
+            return Err(Refusal::NotFound(format!("there is no VIP {vip}")));
+        }
+        let name = self.spec.vip_name(vip);
+        match self.spec.nodes.get(&wish.to) {
+            Some(node) if node.role == nines_model::Role::Director => {}
+            Some(_) => return Err(Refusal::Invalid(format!("{} is a witness", wish.to))),
+            None => return Err(Refusal::NotFound(format!("there is no node {}", wish.to))),
+        }
+        if self.vips.get(&vip).is_some_and(|h| h.node() == wish.to) {
+            return Ok(format!("{name} is on {} already", wish.to));
+        }
+        self.wishes.insert(vip, wish.to.clone());
+        let text = format!("{name} should move to {}", wish.to);
+        self.tell(index, 0, command, "wish", &name, text.clone());
+        Ok(text)
+    }
+
+    /// Whether a membership change may take effect. Asked before [`State::apply`].
+    pub fn may_join(&self, id: u64, bytes: &[u8]) -> bool {
+        match Command::decode(bytes).ok().and_then(|c| c.kind) {
+            Some(Kind::Join(member)) => {
+                member.id == id
+                    && self.members.values().all(|m| (m.id == id) == (m.name == member.name))
+            }
+            Some(Kind::Remove(name)) => self.members.get(&id).is_some_and(|m| m.name == name),
+            // A promotion from learner to voter carries no command.
+            _ => self.members.contains_key(&id),
+        }
+    }
+
+    fn join(&mut self, index: u64, command: &Command, member: Member) -> Outcome {
+        let taken = self.members.values().any(|m| (m.id == member.id) != (m.name == member.name));
+        if taken {
+            return Err(Refusal::Changed(format!("the name {} or its number is taken", member.name)));
+        }
+        let name = member.name.clone();
+        let part = if member.witness { "witness" } else { "director" };
+        self.members.insert(member.id, member);
+        self.tell(index, 0, command, "join", &name, format!("{name} joined as {part}"));
+        Ok(format!("{name} joined"))
+    }
+
+    fn remove(&mut self, index: u64, command: &Command, name: &str) -> Outcome {
+        let Some(id) = self.member(name).map(|m| m.id) else {
+            return Err(Refusal::NotFound(format!("there is no member {name}")));
+        };
+        self.members.remove(&id);
+        self.facts.remove(name);
+        self.tell(index, 0, command, "leave", name, format!("{name} left for good"));
+        Ok(format!("{name} left"))
+    }
+}

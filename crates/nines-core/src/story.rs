@@ -1,0 +1,99 @@
+//! What happened, for people: a bounded list, the same on all nodes, each entry with its cause.
+
+use std::collections::VecDeque;
+
+use crate::wire::Told;
+
+/// Events kept.
+pub const KEPT_MAX: usize = 10_000;
+
+/// One event.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoryEvent {
+    /// "57.0": log index and place in the entry.
+    pub id: String,
+    /// What.
+    pub told: Told,
+}
+
+/// All of them, oldest first.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Chronicle {
+    events: VecDeque<StoryEvent>,
+}
+
+impl Chronicle {
+    /// Adds one.
+    pub fn push(&mut self, index: u64, place: usize, told: Told) {
+        if self.events.len() == KEPT_MAX {
+            self.events.pop_front();
+        }
+        self.events.push_back(StoryEvent { id: format!("{index}.{place}"), told });
+    }
+
+    /// Adds one that comes with its id.
+    pub fn restore(&mut self, event: StoryEvent) {
+        self.events.push_back(event);
+    }
+
+    /// Oldest first.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &StoryEvent> {
+        self.events.iter()
+    }
+
+    /// The event with this id.
+    pub fn find(&self, id: &str) -> Option<&StoryEvent> {
+        self.events.iter().rev().find(|e| e.id == id)
+    }
+
+    /// The newest event about one of these subjects that says where things are, with the events
+    /// that led to it (oldest first) and those it led to.
+    pub fn why(&self, subjects: &[String]) -> Vec<&StoryEvent> {
+        let about = |e: &&StoryEvent| {
+            subjects.contains(&e.told.subject) && !e.told.kind.starts_with("note")
+        };
+        let Some(newest) = self.events.iter().rev().find(about) else {
+            return Vec::new();
+        };
+        // Up to the first cause; bounded, because a cause always came before.
+        let mut root = newest;
+        while let Some(cause) = self.find(&root.told.cause).filter(|c| c.id != root.id) {
+            root = cause;
+        }
+        let mut chain: Vec<&StoryEvent> = vec![root];
+        for event in &self.events {
+            let known = chain.iter().any(|c| c.id == event.told.cause);
+            if known && chain.iter().all(|c| c.id != event.id) {
+                chain.push(event);
+            }
+        }
+        chain
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn why_walks_to_the_first_cause_and_back() {
+        let mut c = Chronicle::default();
+        let told = |subject: &str, cause: &str| Told {
+            subject: subject.into(),
+            cause: cause.into(),
+            kind: "k".into(),
+            ..Told::default()
+        };
+        c.push(1, 0, told("r3", ""));
+        c.push(2, 0, told("lb1", ""));
+        c.push(3, 0, told("web", "2.0"));
+        c.push(4, 0, told("web", "3.0"));
+        c.push(5, 0, told("r1", ""));
+        let ids = |chain: Vec<&StoryEvent>| -> Vec<String> {
+            chain.iter().map(|e| e.id.clone()).collect()
+        };
+        assert_eq!(ids(c.why(&["web".into()])), ["2.0", "3.0", "4.0"]);
+        assert_eq!(ids(c.why(&["r3".into()])), ["1.0"]);
+        assert!(c.why(&["nobody".into()]).is_empty());
+    }
+}

@@ -1,0 +1,414 @@
+//! What nodes say to each other and what the log holds, as Protocol Buffers by derive: fields that
+//! an older node does not know are skipped, so nodes are upgraded one by one.
+//!
+//! Decides: shapes on the wire and on disk, nothing else. Addresses are 16 bytes (IPv4 mapped).
+
+use std::net::{IpAddr, Ipv6Addr};
+
+/// One datagram, or one frame of a TLS stream, after decryption.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Frame {
+    /// One of these.
+    #[prost(oneof = "frame::Kind", tags = "1, 2, 3")]
+    pub kind: Option<frame::Kind>,
+}
+
+/// Kinds of [`Frame`].
+pub mod frame {
+    /// One of these.
+    #[derive(Clone, PartialEq, prost::Oneof)]
+    pub enum Kind {
+        /// I live.
+        #[prost(message, tag = "1")]
+        Beat(super::Beat),
+        /// I heard your beat.
+        #[prost(message, tag = "2")]
+        Ack(super::Ack),
+        /// Consensus.
+        #[prost(message, tag = "3")]
+        Raft(super::RaftMessage),
+    }
+}
+
+/// "I live, I hold these, renew them."
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Beat {
+    /// Sender's CLOCK_BOOTTIME when it was sent, ns: the lease counts from here.
+    #[prost(uint64, tag = "1")]
+    pub sent_ns: u64,
+    /// Length asked for, ms.
+    #[prost(uint64, tag = "2")]
+    pub lease_ms: u64,
+    /// VIPs held, with tokens.
+    #[prost(message, repeated, tag = "3")]
+    pub held: Vec<Token>,
+    /// The data plane holds the current table.
+    #[prost(bool, tag = "4")]
+    pub ready: bool,
+    /// Stopping.
+    #[prost(bool, tag = "5")]
+    pub leaving: bool,
+    /// VIPs it could not start.
+    #[prost(bytes = "vec", repeated, tag = "6")]
+    pub unable: Vec<Vec<u8>>,
+    /// The sender's kernel answers for none of `held` longer than this renewal asks: a longer
+    /// promise given before (for a restart) may be forgotten.
+    #[prost(bool, tag = "7")]
+    pub shortened: bool,
+    /// Log index applied.
+    #[prost(uint64, tag = "8")]
+    pub applied: u64,
+}
+
+/// A VIP and the log index of the entry that gave it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Token {
+    /// Address.
+    #[prost(bytes = "vec", tag = "1")]
+    pub vip: Vec<u8>,
+    /// Log index.
+    #[prost(uint64, tag = "2")]
+    pub index: u64,
+}
+
+/// Answer to a [`Beat`].
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Ack {
+    /// The beat's `sent_ns`.
+    #[prost(uint64, tag = "1")]
+    pub sent_ns: u64,
+    /// The beat's `lease_ms`.
+    #[prost(uint64, tag = "2")]
+    pub lease_ms: u64,
+    /// Renewed.
+    #[prost(message, repeated, tag = "3")]
+    pub granted: Vec<Token>,
+    /// Log index of the newest membership change the sender knows.
+    #[prost(uint64, tag = "4")]
+    pub membership: u64,
+}
+
+/// The consensus library's message, field by field.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct RaftMessage {
+    #[prost(int32, tag = "1")]
+    pub(crate) kind: i32,
+    #[prost(uint64, tag = "2")]
+    pub(crate) to: u64,
+    #[prost(uint64, tag = "3")]
+    pub(crate) from: u64,
+    #[prost(uint64, tag = "4")]
+    pub(crate) term: u64,
+    #[prost(uint64, tag = "5")]
+    pub(crate) log_term: u64,
+    #[prost(uint64, tag = "6")]
+    pub(crate) index: u64,
+    #[prost(message, repeated, tag = "7")]
+    pub(crate) entries: Vec<LogEntry>,
+    #[prost(uint64, tag = "8")]
+    pub(crate) commit: u64,
+    #[prost(uint64, tag = "9")]
+    pub(crate) commit_term: u64,
+    #[prost(message, optional, tag = "10")]
+    pub(crate) snapshot: Option<Snapshot>,
+    #[prost(uint64, tag = "11")]
+    pub(crate) request_snapshot: u64,
+    #[prost(bool, tag = "12")]
+    pub(crate) reject: bool,
+    #[prost(uint64, tag = "13")]
+    pub(crate) reject_hint: u64,
+    #[prost(bytes = "vec", tag = "14")]
+    pub(crate) context: Vec<u8>,
+    #[prost(int64, tag = "15")]
+    pub(crate) priority: i64,
+}
+
+/// One entry of the log.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct LogEntry {
+    /// 0: a command; 1: a change of membership.
+    #[prost(int32, tag = "1")]
+    pub kind: i32,
+    /// Term.
+    #[prost(uint64, tag = "2")]
+    pub term: u64,
+    /// Index.
+    #[prost(uint64, tag = "3")]
+    pub index: u64,
+    /// [`Command`], or the library's conf change as [`ConfChange`].
+    #[prost(bytes = "vec", tag = "4")]
+    pub data: Vec<u8>,
+    /// [`Command`] of a membership change.
+    #[prost(bytes = "vec", tag = "5")]
+    pub context: Vec<u8>,
+}
+
+/// State at an index, in place of the entries up to it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Snapshot {
+    /// Index.
+    #[prost(uint64, tag = "1")]
+    pub index: u64,
+    /// Term.
+    #[prost(uint64, tag = "2")]
+    pub term: u64,
+    /// Voters.
+    #[prost(uint64, repeated, tag = "3")]
+    pub voters: Vec<u64>,
+    /// Learners.
+    #[prost(uint64, repeated, tag = "4")]
+    pub learners: Vec<u64>,
+    /// Encoded state.
+    #[prost(bytes = "vec", tag = "5")]
+    pub data: Vec<u8>,
+}
+
+/// What the disk is asked to keep.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Persist {
+    /// Term, vote, commit.
+    pub hard_state: Option<HardState>,
+    /// Entries; everything from the first one's index on is replaced.
+    pub entries: Vec<LogEntry>,
+    /// Replaces everything up to its index.
+    pub snapshot: Option<Snapshot>,
+}
+
+/// What the disk gives back.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Persisted {
+    /// Term, vote, commit.
+    pub hard_state: HardState,
+    /// Newest snapshot.
+    pub snapshot: Snapshot,
+    /// Entries after it, without a gap.
+    pub entries: Vec<LogEntry>,
+}
+
+/// What a vote rests on (S3).
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct HardState {
+    /// Term.
+    #[prost(uint64, tag = "1")]
+    pub term: u64,
+    /// Vote in it.
+    #[prost(uint64, tag = "2")]
+    pub vote: u64,
+    /// Known committed.
+    #[prost(uint64, tag = "3")]
+    pub commit: u64,
+}
+
+/// One entry's meaning.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Command {
+    /// Who proposed it, and its number there: how the proposer knows its own.
+    #[prost(uint64, tag = "1")]
+    pub node: u64,
+    /// Number, unique per node and life.
+    #[prost(uint64, tag = "2")]
+    pub number: u64,
+    /// Wall clock of the proposer, ms since 1970.
+    #[prost(uint64, tag = "3")]
+    pub at_ms: u64,
+    /// Who wants it: "alice@lb1", "auto", "check".
+    #[prost(string, tag = "4")]
+    pub actor: String,
+    /// Id of the event that led to it.
+    #[prost(string, tag = "5")]
+    pub cause: String,
+    /// What.
+    #[prost(oneof = "command::Kind", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19")]
+    pub kind: Option<command::Kind>,
+}
+
+/// Kinds of [`Command`].
+pub mod command {
+    /// One of these.
+    #[derive(Clone, PartialEq, prost::Oneof)]
+    pub enum Kind {
+        /// A new config.
+        #[prost(message, tag = "10")]
+        Apply(super::Apply),
+        /// A VIP to a node; nobody alive holds it.
+        #[prost(message, tag = "11")]
+        Give(super::Give),
+        /// The holder is asked to release a VIP to another.
+        #[prost(message, tag = "12")]
+        Move(super::Move),
+        /// The holder has stopped.
+        #[prost(message, tag = "13")]
+        Released(super::Token),
+        /// What an operator wants of a server or node.
+        #[prost(message, tag = "14")]
+        Act(super::Act),
+        /// What happened, for people.
+        #[prost(message, tag = "15")]
+        Story(super::Story),
+        /// A node joins.
+        #[prost(message, tag = "16")]
+        Join(super::Member),
+        /// What a node knows about itself.
+        #[prost(message, tag = "17")]
+        Facts(super::Facts),
+        /// An operator wants a VIP on a node.
+        #[prost(message, tag = "18")]
+        Wish(super::Give),
+        /// A node leaves for good.
+        #[prost(string, tag = "19")]
+        Remove(String),
+    }
+}
+
+/// A new config.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Apply {
+    /// The file, as written.
+    #[prost(string, tag = "1")]
+    pub text: String,
+    /// Revision it was made from; another one in force refuses it. 0: any.
+    #[prost(uint64, tag = "2")]
+    pub expected: u64,
+}
+
+/// A VIP to a node.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Give {
+    /// Address.
+    #[prost(bytes = "vec", tag = "1")]
+    pub vip: Vec<u8>,
+    /// Node's name.
+    #[prost(string, tag = "2")]
+    pub to: String,
+    /// Who held it, if anybody: voters that promised it something make this wait.
+    #[prost(string, tag = "3")]
+    pub from: String,
+    /// Why.
+    #[prost(string, tag = "4")]
+    pub why: String,
+    /// From the last beat of `from` to this proposal, ms.
+    #[prost(uint64, tag = "5")]
+    pub silent_ms: u64,
+}
+
+/// A VIP from a living holder to another node.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Move {
+    /// Address.
+    #[prost(bytes = "vec", tag = "1")]
+    pub vip: Vec<u8>,
+    /// Holder.
+    #[prost(string, tag = "2")]
+    pub from: String,
+    /// Next holder.
+    #[prost(string, tag = "3")]
+    pub to: String,
+    /// Why.
+    #[prost(string, tag = "4")]
+    pub why: String,
+}
+
+/// What an operator wants of a server or node.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Act {
+    /// "drain", "undrain", "standby", "ready".
+    #[prost(string, tag = "1")]
+    pub verb: String,
+    /// "web/r2" or "lb1".
+    #[prost(string, repeated, tag = "2")]
+    pub subjects: Vec<String>,
+    /// Why, in the operator's words.
+    #[prost(string, tag = "3")]
+    pub reason: String,
+    /// Until, ms since 1970; 0: until undone.
+    #[prost(uint64, tag = "4")]
+    pub until_ms: u64,
+}
+
+/// Things that happened.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Story {
+    /// In order.
+    #[prost(message, repeated, tag = "1")]
+    pub told: Vec<Told>,
+}
+
+/// One thing that happened.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Told {
+    /// Wall clock, ms since 1970.
+    #[prost(uint64, tag = "1")]
+    pub at_ms: u64,
+    /// Node that saw it.
+    #[prost(string, tag = "2")]
+    pub node: String,
+    /// "beat-lost", "check-down", ...
+    #[prost(string, tag = "3")]
+    pub kind: String,
+    /// What it is about.
+    #[prost(string, tag = "4")]
+    pub subject: String,
+    /// A sentence.
+    #[prost(string, tag = "5")]
+    pub text: String,
+    /// "auto", "check", "alice@lb1".
+    #[prost(string, tag = "6")]
+    pub actor: String,
+    /// Id of the event that led to it; empty: none known.
+    #[prost(string, tag = "7")]
+    pub cause: String,
+}
+
+/// A member.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Member {
+    /// Number in the consensus; never used again.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    /// Name.
+    #[prost(string, tag = "2")]
+    pub name: String,
+    /// Votes and carries nothing.
+    #[prost(bool, tag = "3")]
+    pub witness: bool,
+    /// One a link.
+    #[prost(string, repeated, tag = "4")]
+    pub addresses: Vec<String>,
+    /// Port for beats (UDP) and TLS (TCP).
+    #[prost(uint32, tag = "5")]
+    pub port: u32,
+}
+
+/// What a node knows about itself.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Facts {
+    /// Name.
+    #[prost(string, tag = "1")]
+    pub node: String,
+    /// Version of the binary.
+    #[prost(string, tag = "2")]
+    pub version: String,
+    /// "10.0.0.2/24" for each address of each Ethernet interface.
+    #[prost(string, repeated, tag = "3")]
+    pub subnets: Vec<String>,
+    /// MAC addresses of Ethernet interfaces.
+    #[prost(bytes = "vec", repeated, tag = "4")]
+    pub macs: Vec<Vec<u8>>,
+    /// The packet path, in words.
+    #[prost(string, tag = "5")]
+    pub path: String,
+}
+
+/// An address as it is on the wire.
+pub fn pack(addr: IpAddr) -> Vec<u8> {
+    match addr {
+        IpAddr::V4(a) => a.to_ipv6_mapped().octets().to_vec(),
+        IpAddr::V6(a) => a.octets().to_vec(),
+    }
+}
+
+/// Back; `None` for anything but 16 bytes.
+pub fn unpack(bytes: &[u8]) -> Option<IpAddr> {
+    let v6 = Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?);
+    Some(v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4))
+}

@@ -1,0 +1,265 @@
+//! Ring 0: `plan(&Spec, &Observed) -> Plan`.
+//!
+//! Decides: which director should hold which VIP, and says why for each step and each refusal.
+//! Does not decide when a node counts as alive, and carries nothing out. [`check`] judges plans
+//! and was written from the rules below, not from the planner:
+//!
+//! 1. A VIP stays where it is while its holder is alive and fit (no failback).
+//! 2. A wish (`nines move`) goes before preference, preference before evenness.
+//! 3. Nobody is given a VIP who is not alive, ready, fit and a director.
+//! 4. A living holder is asked to release; only a silent one is overruled, and the lease rule
+//!    makes that wait (in nines-core).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use nines_model::{Role, Spec};
+
+/// A node as the planner sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeView {
+    /// Heard from within its lease.
+    pub alive: bool,
+    /// Its data plane holds the current table.
+    pub ready: bool,
+    /// An operator set it aside.
+    pub standby: bool,
+    /// It is stopping.
+    pub leaving: bool,
+    /// VIPs that it tried to start and could not.
+    pub unable: BTreeSet<IpAddr>,
+}
+
+/// Who holds a VIP, by the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// This node.
+    By(String),
+    /// This node was asked to release it to the other.
+    Releasing(String, String),
+}
+
+/// What is, as far as it is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// By name; a node that is not here is not alive.
+    pub nodes: BTreeMap<String, NodeView>,
+    /// VIPs that somebody holds.
+    pub vips: BTreeMap<IpAddr, Held>,
+    /// Moves that operators asked for.
+    pub wishes: BTreeMap<IpAddr, String>,
+}
+
+/// One thing to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Nobody alive holds it: give it to this node.
+    Give(IpAddr, String),
+    /// A living node holds it: ask it to release it to the other.
+    Move(IpAddr, String, String),
+    /// It should be elsewhere, or somewhere, but nobody can take it.
+    Blocked(IpAddr),
+}
+
+/// Steps, each with its reason in words for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// At most one a VIP.
+    pub steps: Vec<(Step, String)>,
+}
+
+/// What should be done next.
+pub fn plan(spec: &Spec, observed: &Observed) -> Plan {
+    let mut plan = Plan::default();
+    let mut load: BTreeMap<&str, usize> = BTreeMap::new();
+    for held in observed.vips.values() {
+        let (Held::By(node) | Held::Releasing(_, node)) = held;
+        *load.entry(node).or_default() += 1;
+    }
+    for vip in spec.vips.keys() {
+        let held = observed.vips.get(vip);
+        let step = match held {
+            None => give(spec, observed, &load, *vip, None),
+            Some(Held::Releasing(from, to)) if !alive(observed, from) => {
+                give(spec, observed, &load, *vip, Some((from, Some(to))))
+            }
+            Some(Held::Releasing(..)) => None,
+            Some(Held::By(node)) if !alive(observed, node) => {
+                give(spec, observed, &load, *vip, Some((node, None)))
+            }
+            Some(Held::By(node)) => leave(spec, observed, &load, *vip, node),
+        };
+        if let Some((Step::Give(_, to) | Step::Move(_, _, to), _)) = &step
+            && let Some((name, _)) = observed.nodes.get_key_value(to)
+        {
+            *load.entry(name).or_default() += 1;
+        }
+        plan.steps.extend(step);
+    }
+    plan
+}
+
+fn alive(observed: &Observed, node: &str) -> bool {
+    observed.nodes.get(node).is_some_and(|n| n.alive)
+}
+
+/// Why a node cannot take a VIP; `None`: it can.
+fn refusal(spec: &Spec, observed: &Observed, vip: IpAddr, node: &str) -> Option<&'static str> {
+    let Some(known) = spec.nodes.get(node) else {
+        return Some("is not in the cluster's file");
+    };
+    if known.role == Role::Witness {
+        return Some("is a witness");
+    }
+    match observed.nodes.get(node) {
+        Some(view) if view.alive => {
+            if view.standby {
+                Some("is on standby")
+            } else if view.leaving {
+                Some("is stopping")
+            } else if view.unable.contains(&vip) {
+                Some("failed to start it")
+            } else if !view.ready {
+                Some("is not ready")
+            } else {
+                None
+            }
+        }
+        _ => Some("is silent"),
+    }
+}
+
+fn best<'a>(
+    spec: &'a Spec,
+    observed: &Observed,
+    load: &BTreeMap<&str, usize>,
+    vip: IpAddr,
+    but: Option<&str>,
+) -> Option<&'a str> {
+    let prefer = &spec.vips[&vip].prefer;
+    let wish = observed.wishes.get(&vip);
+    let fit = spec.directors().filter(|n| Some(*n) != but);
+    fit.filter(|n| refusal(spec, observed, vip, n).is_none()).min_by_key(|n| {
+        let wished = wish.is_none_or(|w| w != n);
+        let place = prefer.iter().position(|p| p == n).unwrap_or(prefer.len());
+        (wished, place, load.get(n).copied().unwrap_or(0), *n)
+    })
+}
+
+fn refusals(spec: &Spec, observed: &Observed, vip: IpAddr, but: Option<&str>) -> String {
+    let told: Vec<String> = spec
+        .directors()
+        .filter(|n| Some(*n) != but)
+        .filter_map(|n| refusal(spec, observed, vip, n).map(|why| format!("{n} {why}")))
+        .collect();
+    if told.is_empty() { "there is no other director".into() } else { told.join(", ") }
+}
+
+fn give(
+    spec: &Spec,
+    observed: &Observed,
+    load: &BTreeMap<&str, usize>,
+    vip: IpAddr,
+    silent: Option<(&str, Option<&String>)>,
+) -> Option<(Step, String)> {
+    let before = silent.map(|(node, _)| node);
+    let meant = silent
+        .and_then(|(_, to)| to)
+        .filter(|to| refusal(spec, observed, vip, to).is_none())
+        .map(String::as_str);
+    let why = match before {
+        Some(node) => format!("{node} is silent"),
+        None => "nobody holds it".to_owned(),
+    };
+    match meant.or_else(|| best(spec, observed, load, vip, before)) {
+        Some(to) => Some((Step::Give(vip, to.to_owned()), why)),
+        None => {
+            let others = refusals(spec, observed, vip, before);
+            Some((Step::Blocked(vip), format!("{why}, and {others}")))
+        }
+    }
+}
+
+/// Whether a VIP should leave a living holder.
+fn leave(
+    spec: &Spec,
+    observed: &Observed,
+    load: &BTreeMap<&str, usize>,
+    vip: IpAddr,
+    node: &str,
+) -> Option<(Step, String)> {
+    let wish = observed.wishes.get(&vip).filter(|w| w.as_str() != node);
+    if let Some(to) = wish.filter(|w| refusal(spec, observed, vip, w).is_none()) {
+        let step = Step::Move(vip, node.to_owned(), to.clone());
+        return Some((step, "an operator asked for it".to_owned()));
+    }
+    // Not being ready for a moment (a table is being applied) is no reason to leave.
+    let why = refusal(spec, observed, vip, node).filter(|why| *why != "is not ready")?;
+    let why = format!("{node} {why}");
+    match best(spec, observed, load, vip, Some(node)) {
+        Some(to) => Some((Step::Move(vip, node.to_owned(), to.to_owned()), why)),
+        None => {
+            let others = refusals(spec, observed, vip, Some(node));
+            Some((Step::Blocked(vip), format!("{why}, but {others}")))
+        }
+    }
+}
+
+/// Judges a plan by the rules in the header of this file. An error names the broken rule.
+pub fn check(spec: &Spec, observed: &Observed, plan: &Plan) -> Result<(), String> {
+    let mut seen = BTreeSet::new();
+    for (step, why) in &plan.steps {
+        let (Step::Give(vip, _) | Step::Move(vip, ..) | Step::Blocked(vip)) = step;
+        if !seen.insert(*vip) {
+            return Err(format!("two steps for {vip}"));
+        }
+        if why.is_empty() {
+            return Err(format!("no reason for {step:?}"));
+        }
+        let lives = |n: &str| observed.nodes.get(n).is_some_and(|v| v.alive);
+        let fit = |n: &str| {
+            spec.nodes.get(n).is_some_and(|s| s.role == Role::Director)
+                && observed.nodes.get(n).is_some_and(|v| {
+                    v.alive && v.ready && !v.standby && !v.leaving && !v.unable.contains(vip)
+                })
+        };
+        let holder = observed.vips.get(vip).map(|(Held::By(n) | Held::Releasing(n, _))| n);
+        match step {
+            Step::Give(_, to) if !fit(to) => return Err(format!("rule 3: {to} is not fit")),
+            Step::Give(..) if holder.is_some_and(|n| lives(n)) => {
+                return Err(format!("rule 4: {vip} is taken from a living node"));
+            }
+            Step::Move(_, _, to) if !fit(to) => return Err(format!("rule 3: {to} is not fit")),
+            Step::Move(_, from, _) if holder != Some(from) || !lives(from) => {
+                return Err(format!("rule 4: {from} cannot release {vip}"));
+            }
+            Step::Move(_, from, to) => {
+                let wished = observed.wishes.get(vip) == Some(to);
+                let unfit = observed.nodes[from].standby
+                    || observed.nodes[from].leaving
+                    || observed.nodes[from].unable.contains(vip)
+                    || spec.nodes.get(from).is_none_or(|n| n.role == Role::Witness);
+                if !wished && !unfit {
+                    return Err(format!("rule 1: {vip} leaves {from} without need"));
+                }
+            }
+            Step::Blocked(_) => {
+                if let Some(n) = spec.directors().find(|n| fit(n) && holder.is_none_or(|h| h != n)) {
+                    return Err(format!("{vip} is called blocked, but {n} could take it"));
+                }
+            }
+            Step::Give(..) => {}
+        }
+    }
+    for vip in spec.vips.keys() {
+        if !observed.vips.contains_key(vip) && !seen.contains(vip) {
+            return Err(format!("nobody holds {vip} and the plan is silent"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

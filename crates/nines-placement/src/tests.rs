@@ -1,0 +1,133 @@
+use nines_model::config;
+use proptest::prelude::*;
+
+use super::*;
+
+fn spec() -> Spec {
+    config::parse(
+        "[cluster]\nname = \"t\"\n[nodes]\nlb1 = \"10.0.0.2\"\nlb2 = \"10.0.0.3\"\nlb3 = \"10.0.0.4\"\n\
+         wit = { addresses = \"10.0.0.5\", role = \"witness\" }\n\
+         [vip.a]\naddress = \"10.0.0.100\"\nprefer = [\"lb2\"]\n[vip.b]\naddress = \"10.0.0.101\"\n",
+    )
+    .unwrap()
+}
+
+fn vip(n: u8) -> IpAddr {
+    IpAddr::from([10, 0, 0, n])
+}
+
+/// "lb1+ lb2" reads: lb1 alive and ready, lb2 silent; flags: s standby, u unable, l leaving, n not ready.
+fn seen(nodes: &str, held: &[(u8, &str)]) -> Observed {
+    let mut observed = Observed::default();
+    for word in nodes.split(' ') {
+        let (name, flags) = word.split_at(3);
+        let view = NodeView {
+            alive: flags.contains('+'),
+            ready: !flags.contains('n'),
+            standby: flags.contains('s'),
+            leaving: flags.contains('l'),
+            unable: if flags.contains('u') { [vip(100), vip(101)].into() } else { [].into() },
+        };
+        observed.nodes.insert(name.into(), view);
+    }
+    for (n, node) in held {
+        let held = match node.split_once('>') {
+            Some((from, to)) => Held::Releasing(from.into(), to.into()),
+            None => Held::By((*node).into()),
+        };
+        observed.vips.insert(vip(*n), held);
+    }
+    observed
+}
+
+fn told(observed: &Observed) -> Vec<String> {
+    let made = plan(&spec(), observed);
+    check(&spec(), observed, &made).unwrap();
+    made.steps
+        .iter()
+        .map(|(step, why)| match step {
+            Step::Give(vip, to) => format!("give {vip} to {to}: {why}"),
+            Step::Move(vip, from, to) => format!("move {vip} {from}>{to}: {why}"),
+            Step::Blocked(vip) => format!("blocked {vip}: {why}"),
+        })
+        .collect()
+}
+
+#[test]
+fn plans_read_aloud() {
+    assert_eq!(
+        told(&seen("lb1+ lb2+ lb3+", &[])),
+        ["give 10.0.0.100 to lb2: nobody holds it", "give 10.0.0.101 to lb1: nobody holds it"]
+    );
+    let both_on_1 = [(100, "lb1"), (101, "lb1")];
+    assert!(told(&seen("lb1+ lb2+", &both_on_1)).is_empty(), "no failback");
+    assert!(told(&seen("lb1+n lb2+", &both_on_1)).is_empty(), "not ready for a moment");
+    assert_eq!(
+        told(&seen("lb1 lb2+ lb3+", &both_on_1)),
+        ["give 10.0.0.100 to lb2: lb1 is silent", "give 10.0.0.101 to lb3: lb1 is silent"]
+    );
+    assert_eq!(
+        told(&seen("lb1+s lb2+ lb3+", &[(100, "lb1"), (101, "lb3")])),
+        ["move 10.0.0.100 lb1>lb2: lb1 is on standby"]
+    );
+    assert_eq!(
+        told(&seen("lb1+u lb2+n lb3", &[(100, "lb1"), (101, "lb1")]))[0],
+        "blocked 10.0.0.100: lb1 failed to start it, but lb2 is not ready, lb3 is silent"
+    );
+    assert!(told(&seen("lb1+ lb2+", &[(100, "lb1>lb2"), (101, "lb1")])).is_empty(), "under way");
+    assert_eq!(
+        told(&seen("lb1 lb2+", &[(100, "lb1>lb2"), (101, "lb2")])),
+        ["give 10.0.0.100 to lb2: lb1 is silent"]
+    );
+    let mut wish = seen("lb1+ lb2+ lb3+", &both_on_1);
+    wish.wishes.insert(vip(100), "lb3".into());
+    assert_eq!(told(&wish), ["move 10.0.0.100 lb1>lb3: an operator asked for it"]);
+}
+
+#[test]
+fn the_checker_finds_bad_plans() {
+    let observed = seen("lb1+ lb2+s", &[(100, "lb1")]);
+    let bad = |step: Step| {
+        let steps = vec![(step, "because".to_owned())];
+        check(&spec(), &observed, &Plan { steps }).unwrap_err()
+    };
+    assert!(bad(Step::Give(vip(100), "lb1".into())).contains("rule 4"));
+    assert!(bad(Step::Give(vip(101), "lb2".into())).contains("rule 3"));
+    assert!(bad(Step::Move(vip(100), "lb1".into(), "lb1".into())).contains("rule 1"));
+    assert!(bad(Step::Blocked(vip(101))).contains("could take it"));
+    assert!(check(&spec(), &observed, &Plan::default()).unwrap_err().contains("silent"));
+}
+
+fn node() -> impl Strategy<Value = NodeView> {
+    (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), prop::collection::btree_set(100u8..102, 0..3))
+        .prop_map(|(alive, ready, standby, leaving, unable)| NodeView {
+            alive,
+            ready,
+            standby,
+            leaving,
+            unable: unable.into_iter().map(vip).collect(),
+        })
+}
+
+proptest! {
+    #[test]
+    fn every_plan_passes_the_checker(
+        views in prop::collection::vec(node(), 4),
+        held in prop::collection::btree_map(100u8..102, (0usize..4, 0usize..4, any::<bool>()), 0..3),
+        wish in prop::option::of(0usize..4),
+    ) {
+        let names = ["lb1", "lb2", "lb3", "wit"];
+        let mut observed = Observed::default();
+        observed.nodes = names.iter().map(|n| (*n).to_owned()).zip(views).collect();
+        for (n, (a, b, releasing)) in held {
+            let a = names[a].to_owned();
+            let held = if releasing { Held::Releasing(a, names[b].into()) } else { Held::By(a) };
+            observed.vips.insert(vip(n), held);
+        }
+        if let Some(wish) = wish {
+            observed.wishes.insert(vip(100), names[wish].into());
+        }
+        let made = plan(&spec(), &observed);
+        prop_assert_eq!(check(&spec(), &observed, &made), Ok(()));
+    }
+}
