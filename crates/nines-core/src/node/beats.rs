@@ -1,6 +1,6 @@
 //! Beats and their answers: who lives, and the renewal of leases.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use nines_model::{Millis, Time};
 use prost::Message as _;
@@ -75,18 +75,22 @@ impl Node {
         }
     }
 
-    /// Index of the newest entry, committed or not, that gives a VIP to anybody.
-    fn newest_token(&self, vip: std::net::IpAddr, tail: &[(u64, Vec<u8>)]) -> u64 {
+    /// Index of the newest entry, committed or not, that gives a VIP to anybody. Entries that wait
+    /// for a promise count: it must run out, not be renewed for ever.
+    fn newest_token(&self, vip: IpAddr, tail: &[(u64, Vec<u8>)]) -> u64 {
         let packed = wire::pack(vip);
-        let in_tail = tail.iter().rev().find(|(_, bytes)| {
+        let gives = |bytes: &[u8]| {
             matches!(
-                Command::decode(bytes.as_slice()).ok().and_then(|c| c.kind),
+                Command::decode(bytes).ok().and_then(|c| c.kind),
                 Some(Kind::Give(wire::Give { vip, .. }) | Kind::Released(Token { vip, .. }))
                     if vip == packed
             )
-        });
+        };
+        let in_tail = tail.iter().filter(|(_, bytes)| gives(bytes)).map(|(index, _)| *index);
+        let waiting = self.held.iter().flat_map(|(_, message)| &message.entries);
+        let waiting = waiting.filter(|e| gives(&e.data)).map(|e| e.index);
         let applied = self.state.vips.get(&vip).map_or(0, |h| h.token());
-        in_tail.map_or(applied, |(index, _)| *index)
+        in_tail.chain(waiting).max().unwrap_or(0).max(applied)
     }
 
     /// The voter's part of the lease rule: which of the VIPs a beat names are renewed.

@@ -1,0 +1,26 @@
+//! What must be true at every instant. One file each; each has a test that shows it can fail.
+
+use crate::observation::Observation;
+
+pub mod s01_one_leader;
+pub mod s02_same_state;
+pub mod s08_no_minority_start;
+pub mod s11_exclusive;
+pub mod s22_silent_by_itself;
+
+/// One of them.
+pub trait Invariant {
+    /// An error names it and tells what is wrong.
+    fn check(&mut self, seen: &Observation) -> Result<(), String>;
+}
+
+/// All of them.
+pub fn all() -> Vec<Box<dyn Invariant>> {
+    vec![
+        Box::<s01_one_leader::OneLeader>::default(),
+        Box::<s02_same_state::SameState>::default(),
+        Box::<s08_no_minority_start::NoMinorityStart>::default(),
+        Box::new(s11_exclusive::Exclusive),
+        Box::new(s22_silent_by_itself::SilentByItself),
+    ]
+}

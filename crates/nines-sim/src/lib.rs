@@ -1,0 +1,58 @@
+//! Ring 2: a seeded world around the real nines-core.
+//!
+//! Decides: what the world does to nodes (network, disks, clocks, crashes) and what is true in it.
+//! Ground truth is the simulated kernel (address and guard), never the cluster's belief. After
+//! every event all [`invariants`] are asked. Same seed, same trace hash.
+
+pub mod faults;
+pub mod invariants;
+pub mod observation;
+pub mod random;
+pub mod world;
+
+use nines_model::Millis;
+
+pub use world::{Sabotage, World};
+
+/// What came of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Hash of everything that happened, in order.
+    pub trace: u64,
+    /// Broken invariant, with the time.
+    pub violation: Option<String>,
+    /// After all faults ended: a leader and every VIP answered for, without a change for a while.
+    pub healed: bool,
+    /// How often a VIP changed its holder.
+    pub moves: u64,
+}
+
+/// Runs a cluster of three (two directors, a witness) through a safety phase with faults of this
+/// seed, then ends all faults and expects it to heal.
+pub fn run(seed: u64, safety: Millis, sabotage: Sabotage) -> Outcome {
+    let mut world = World::new(seed, sabotage);
+    world.start_all();
+    let mut violation = world.run_for(Millis(2_000)).err();
+    let until = world.now() + safety.ns();
+    while violation.is_none() && world.now() < until {
+        faults::next(&mut world);
+        let pause = 20 + world.random.below(600);
+        violation = world.run_for(Millis(pause)).err();
+    }
+    faults::end_all(&mut world);
+    if violation.is_none() {
+        violation = world.run_for(Millis(12_000)).err();
+    }
+    let before = world.moves();
+    if violation.is_none() {
+        violation = world.run_for(Millis(3_000)).err();
+    }
+    let calm = world.moves() == before;
+    world.describe_if_verbose();
+    Outcome {
+        trace: world.trace(),
+        healed: violation.is_none() && calm && world.serves_everything(),
+        moves: world.moves(),
+        violation,
+    }
+}

@@ -1,0 +1,52 @@
+//! What an invariant sees: plain facts about one instant, taken from the world.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+/// One node at one instant.
+#[derive(Clone, Debug, Default)]
+pub struct NodeFacts {
+    /// Believes to lead, in this term.
+    pub leads: Option<u64>,
+    /// Index it knows committed, with the term of that entry as in its log.
+    pub committed: u64,
+    /// Index applied, and hash of the state then; `None`: down.
+    pub applied: Option<(u64, u64)>,
+    /// What is durable: term of each entry by index.
+    pub durable: BTreeMap<u64, u64>,
+    /// Index up to which the durable snapshot stands in for entries.
+    pub durable_snapshot: u64,
+    /// Term and vote on disk.
+    pub durable_term: u64,
+    /// VIPs its kernel answers for now, with the token its process last acted on.
+    pub answers: BTreeMap<IpAddr, u64>,
+    /// For how long, ns of true time, it has not run or has been cut off from both others.
+    pub alone_ns: u64,
+}
+
+/// The whole world at one instant.
+#[derive(Clone, Debug, Default)]
+pub struct Observation {
+    /// True time, ns.
+    pub now: u64,
+    /// By id. All are voters.
+    pub nodes: BTreeMap<u64, NodeFacts>,
+    /// Lease in force, ns.
+    pub lease_ns: u64,
+}
+
+impl Observation {
+    /// Whether a majority has the entry at `index` on disk (as entry or inside a snapshot).
+    pub fn on_majority(&self, index: u64) -> bool {
+        let mut by_term: BTreeMap<u64, usize> = BTreeMap::new();
+        let mut inside = 0;
+        for node in self.nodes.values() {
+            if node.durable_snapshot >= index {
+                inside += 1;
+            } else if let Some(term) = node.durable.get(&index) {
+                *by_term.entry(*term).or_default() += 1;
+            }
+        }
+        let most = by_term.values().max().copied().unwrap_or(0);
+        (most + inside) * 2 > self.nodes.len()
+    }
+}

@@ -1,0 +1,550 @@
+//! The world: an event queue, three nodes with clocks, disks and kernels, and directed links.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use nines_core::{
+    Action, Config, Event, Node, snapshot,
+    state::State,
+    wire::{Command, Give, HardState, LogEntry, Member, Persist, Persisted, Snapshot, command, pack},
+};
+use nines_model::{Millis, Time};
+
+use crate::{
+    invariants::{self, Invariant},
+    observation::{NodeFacts, Observation},
+    random::Random,
+};
+
+/// Slowest message that is not lost.
+pub const DELAY_MAX_NS: u64 = 30_000_000;
+
+/// How the world lies, to show that an invariant notices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sabotage {
+    /// It does not.
+    None,
+    /// Kernels answer for an address as long as it is there, whatever the guard says.
+    GuardIgnored,
+    /// Disks acknowledge, and forget everything at a crash.
+    DiskForgets,
+    /// The rate of node 1's clock is 0.7: far outside what the lease rule allows.
+    ClockTooSlow,
+}
+
+const SPEC: &str = "[cluster]\nname = \"sim\"\n[nodes]\nlb1 = \"10.0.0.1\"\nlb2 = \"10.0.0.2\"\n\
+    wit = { addresses = \"10.0.0.3\", role = \"witness\" }\n\
+    [vip.a]\naddress = \"10.0.0.100\"\n[vip.b]\naddress = \"10.0.0.101\"\n";
+const NAMES: [&str; 3] = ["lb1", "lb2", "wit"];
+
+/// What the simulated kernel holds; it outlives the process, not the power.
+#[derive(Clone, Debug, Default)]
+struct Kernel {
+    addresses: BTreeSet<IpAddr>,
+    guards: BTreeMap<IpAddr, Time>,
+    tokens: BTreeMap<IpAddr, u64>,
+}
+
+struct Machine {
+    node: Option<Node>,
+    kernel: Kernel,
+    disk: Persisted,
+    life: u64,
+    paused_until: u64,
+    /// Clock: local = offset + true * rate / 1e6.
+    offset: u64,
+    rate_ppm: u64,
+    backlog: Vec<Event>,
+    alone_since: Option<u64>,
+    wake: u64,
+    state_seen: (u64, u64),
+    replaced_in_place: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Happening {
+    Wake,
+    Deliver(Event),
+    Written(u64, Box<Persist>),
+    Done(u64, IpAddr, bool),
+}
+
+/// The world.
+pub struct World {
+    now: u64,
+    /// Random numbers of this seed.
+    pub random: Random,
+    machines: BTreeMap<u64, Machine>,
+    queue: BTreeMap<(u64, u64), (u64, u64, Happening)>,
+    sequence: u64,
+    cut: BTreeSet<(u64, u64)>,
+    /// Messages lost of a thousand.
+    pub loss_permille: u64,
+    /// Extra time of each disk write at most.
+    pub slow_disk_ns: u64,
+    invariants: Vec<Box<dyn Invariant>>,
+    sabotage: Sabotage,
+    trace: u64,
+    moves: u64,
+    answering: BTreeMap<IpAddr, u64>,
+    /// Print what nodes log.
+    pub verbose: bool,
+}
+
+fn fnv(hash: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(hash, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
+}
+
+fn founding() -> Persisted {
+    let mut state = State {
+        text: SPEC.into(),
+        spec: nines_model::config::parse(SPEC).expect("the spec above is right"),
+        revision: 1,
+        ..State::default()
+    };
+    for (i, name) in NAMES.iter().enumerate() {
+        let id = i as u64 + 1;
+        let member = Member { id, name: (*name).into(), witness: *name == "wit", ..Member::default() };
+        state.members.insert(id, member);
+    }
+    state.applied = 1;
+    let data = snapshot::encode(&state);
+    Persisted {
+        hard_state: HardState { term: 1, vote: 0, commit: 1 },
+        snapshot: Snapshot { index: 1, term: 1, voters: vec![1, 2, 3], learners: Vec::new(), data },
+        entries: Vec::new(),
+    }
+}
+
+impl World {
+    /// A world in which nothing runs yet.
+    pub fn new(seed: u64, sabotage: Sabotage) -> Self {
+        let mut random = Random::new(seed);
+        let mut machines = BTreeMap::new();
+        for id in 1..=3 {
+            let slow = sabotage == Sabotage::ClockTooSlow && id == 1;
+            let machine = Machine {
+                node: None,
+                kernel: Kernel::default(),
+                disk: founding(),
+                life: 0,
+                paused_until: 0,
+                offset: 1_000_000_000 + random.below(1 << 40),
+                rate_ppm: if slow { 700_000 } else { 998_000 + random.below(4_001) },
+                backlog: Vec::new(),
+                alone_since: None,
+                wake: u64::MAX,
+                state_seen: (0, 0),
+                replaced_in_place: false,
+            };
+            machines.insert(id, machine);
+        }
+        Self {
+            now: 0,
+            random,
+            machines,
+            queue: BTreeMap::new(),
+            sequence: 0,
+            cut: BTreeSet::new(),
+            loss_permille: 0,
+            slow_disk_ns: 0,
+            invariants: invariants::all(),
+            sabotage,
+            trace: 0xcbf2_9ce4_8422_2325,
+            moves: 0,
+            answering: BTreeMap::new(),
+            verbose: std::env::var_os("NINES_SIM_LOG").is_some(),
+        }
+    }
+
+    /// True time, ns.
+    pub fn now(&self) -> u64 {
+        self.now
+    }
+
+    /// Hash of everything so far.
+    pub fn trace(&self) -> u64 {
+        self.trace
+    }
+
+    /// Changes of holder so far.
+    pub fn moves(&self) -> u64 {
+        self.moves
+    }
+
+    fn local(&self, id: u64) -> Time {
+        let m = &self.machines[&id];
+        Time(m.offset + (u128::from(self.now) * u128::from(m.rate_ppm) / 1_000_000) as u64)
+    }
+
+    fn schedule(&mut self, after_ns: u64, id: u64, what: Happening) {
+        self.sequence += 1;
+        let life = self.machines[&id].life;
+        self.queue.insert((self.now + after_ns, self.sequence), (id, life, what));
+    }
+
+    /// Starts a node if it is down.
+    pub fn start(&mut self, id: u64) {
+        if self.machines[&id].node.is_some() {
+            return;
+        }
+        let now = self.local(id);
+        let machine = self.machines.get_mut(&id).expect("three machines");
+        machine.life += 1;
+        let name = NAMES[id as usize - 1].to_owned();
+        let config = Config { id, name, boot: machine.life << 32 };
+        machine.node = Some(Node::new(config, now, &machine.disk));
+        machine.backlog.clear();
+        machine.wake = u64::MAX;
+        if !machine.replaced_in_place {
+            // As the daemon does: whatever an earlier life left is taken down.
+            machine.kernel.addresses.clear();
+        }
+        machine.replaced_in_place = false;
+        self.feed(id, Event::WallClock(1_700_000_000_000_000_000 + self.now));
+    }
+
+    /// Starts whatever is down.
+    pub fn start_all(&mut self) {
+        (1..=3).for_each(|id| self.start(id));
+    }
+
+    /// Ends all pauses.
+    pub fn resume_all(&mut self) {
+        for id in 1..=3 {
+            self.machines.get_mut(&id).expect("three machines").paused_until = self.now;
+            self.schedule(0, id, Happening::Wake);
+        }
+    }
+
+    /// kill -9: the process is gone, the kernel stays, unsynced writes are lost.
+    pub fn kill(&mut self, id: u64) {
+        let forgets = self.sabotage == Sabotage::DiskForgets;
+        let machine = self.machines.get_mut(&id).expect("three machines");
+        machine.node = None;
+        machine.life += 1;
+        if forgets {
+            machine.disk = founding();
+        }
+    }
+
+    /// Power: the kernel is gone too.
+    pub fn power_off(&mut self, id: u64) {
+        self.kill(id);
+        self.machines.get_mut(&id).expect("three machines").kernel = Kernel::default();
+    }
+
+    /// SIGSTOP for a while.
+    pub fn pause(&mut self, id: u64, length: Millis) {
+        let until = self.now + length.ns();
+        self.machines.get_mut(&id).expect("three machines").paused_until = until;
+        self.schedule(length.ns(), id, Happening::Wake);
+    }
+
+    /// Nothing passes from one to the other; `both`: nor back.
+    pub fn cut(&mut self, from: u64, to: u64, both: bool) {
+        self.cut.insert((from, to));
+        if both {
+            self.cut.insert((to, from));
+        }
+    }
+
+    /// All links work again.
+    pub fn mend_all_links(&mut self) {
+        self.cut.clear();
+    }
+
+    /// Somebody wants a VIP elsewhere.
+    pub fn operator_moves(&mut self) {
+        let to = NAMES[self.random.below(2) as usize].to_owned();
+        let vip: IpAddr = IpAddr::from([10, 0, 0, 100 + self.random.below(2) as u8]);
+        let wish = Give { vip: pack(vip), to, ..Give::default() };
+        let kind = Some(command::Kind::Wish(wish));
+        let command = Command { actor: "operator".into(), kind, ..Command::default() };
+        let id = 1 + self.random.below(3);
+        self.feed(id, Event::Propose { request: self.sequence, command });
+    }
+
+    /// The process asks for a long lease and is replaced.
+    pub fn planned_restart(&mut self, id: u64) {
+        self.feed(id, Event::Restart(2_000));
+    }
+
+    /// Runs for so long; an error is a broken invariant.
+    pub fn run_for(&mut self, length: Millis) -> Result<(), String> {
+        let until = self.now + length.ns();
+        while let Some(entry) = self.queue.first_entry() {
+            if entry.key().0 > until {
+                break;
+            }
+            let ((at, _), (id, life, what)) = entry.remove_entry();
+            self.now = at;
+            if self.machines[&id].life != life {
+                continue;
+            }
+            self.happen(id, what);
+            self.judge()?;
+        }
+        self.now = until;
+        self.judge()
+    }
+
+    fn happen(&mut self, id: u64, what: Happening) {
+        self.trace = fnv(self.trace, format!("{} {id} {what:?}", self.now).as_bytes());
+        match what {
+            Happening::Wake => {
+                let machine = self.machines.get_mut(&id).expect("three machines");
+                if machine.wake <= self.now {
+                    machine.wake = u64::MAX;
+                }
+                self.feed(id, Event::Tick);
+            }
+            Happening::Deliver(event) => self.feed(id, event),
+            Happening::Written(number, persist) => {
+                keep(&mut self.machines.get_mut(&id).expect("three machines").disk, *persist);
+                self.feed(id, Event::Persisted(number));
+            }
+            Happening::Done(action, vip, up) => {
+                let kernel = &mut self.machines.get_mut(&id).expect("three machines").kernel;
+                if up {
+                    kernel.addresses.insert(vip);
+                } else {
+                    kernel.addresses.remove(&vip);
+                }
+                self.feed(id, Event::Performed { id: action, result: Ok(()) });
+            }
+        }
+    }
+
+    /// Gives an event to a node, or keeps it for one that is paused.
+    fn feed(&mut self, id: u64, event: Event) {
+        let now = self.local(id);
+        let paused = self.machines[&id].paused_until > self.now;
+        let machine = self.machines.get_mut(&id).expect("three machines");
+        if machine.node.is_none() {
+            return;
+        }
+        if paused {
+            // Sockets hold a few hundred datagrams, then drop.
+            if machine.backlog.len() < 400 {
+                machine.backlog.push(event);
+            }
+            return;
+        }
+        let mut events = std::mem::take(&mut machine.backlog);
+        events.push(event);
+        for event in events {
+            let Some(node) = self.machines.get_mut(&id).and_then(|m| m.node.as_mut()) else { return };
+            node.handle(now, event);
+            let actions = node.take_actions();
+            self.carry_out(id, actions);
+        }
+        let Some(node) = self.machines[&id].node.as_ref() else { return };
+        let local_wait = node.next_deadline().since(now);
+        let rate = self.machines[&id].rate_ppm;
+        let wait = (u128::from(local_wait) * 1_000_000 / u128::from(rate)) as u64 + 1_000;
+        if self.now + wait < self.machines[&id].wake {
+            self.machines.get_mut(&id).expect("three machines").wake = self.now + wait;
+            self.schedule(wait, id, Happening::Wake);
+        }
+    }
+
+    fn carry_out(&mut self, id: u64, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Persist(number, persist) => {
+                    let slow = self.random.below(self.slow_disk_ns + 1);
+                    let time = 200_000 + self.random.below(2_000_000) + slow;
+                    let time = self.after_earlier_writes(id, time);
+                    self.schedule(time, id, Happening::Written(number, persist));
+                }
+                Action::Send { to, bytes, .. } => self.send(id, to, bytes),
+                Action::Guard(vip, deadline) => {
+                    let token = self.machines[&id]
+                        .node
+                        .as_ref()
+                        .and_then(|n| n.vips().get(&vip))
+                        .map_or(0, |v| v.token);
+                    let kernel = &mut self.machines.get_mut(&id).expect("three machines").kernel;
+                    kernel.guards.insert(vip, deadline);
+                    kernel.tokens.insert(vip, token);
+                }
+                Action::Address { id: action, vip, up } => {
+                    let time = 100_000 + self.random.below(900_000);
+                    self.schedule(time, id, Happening::Done(action, vip, up));
+                }
+                Action::Forward(_) => {
+                    self.schedule(50_000, id, Happening::Deliver(Event::Forwarded(Ok(()))));
+                }
+                Action::RestartReady => {
+                    self.kill(id);
+                    let machine = self.machines.get_mut(&id).expect("three machines");
+                    machine.replaced_in_place = true;
+                    self.start(id);
+                    return;
+                }
+                Action::Cover(_)
+                | Action::Announce(_)
+                | Action::Check(_)
+                | Action::Reply { .. }
+                | Action::StopReady => {}
+                Action::Log(line) => {
+                    if self.verbose {
+                        eprintln!("{:>9.3} ms {id}: {line}", self.now as f64 / 1e6);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A disk keeps order: a write ends after those before it.
+    fn after_earlier_writes(&self, id: u64, time: u64) -> u64 {
+        let last = self
+            .queue
+            .iter()
+            .filter(|(_, (to, _, what))| *to == id && matches!(what, Happening::Written(..)))
+            .map(|((at, _), _)| at - self.now)
+            .max()
+            .unwrap_or(0);
+        time.max(last + 1)
+    }
+
+    fn send(&mut self, from: u64, to: u64, bytes: Vec<u8>) {
+        if self.cut.contains(&(from, to)) || !self.machines.contains_key(&to) {
+            return;
+        }
+        let copies = 1 + u64::from(self.random.chance(10));
+        for _ in 0..copies {
+            if self.random.chance(self.loss_permille) {
+                continue;
+            }
+            // Mostly under a millisecond, sometimes late enough to be overtaken.
+            let late = if self.random.chance(20) { DELAY_MAX_NS } else { 1_000_000 };
+            let delay = 50_000 + self.random.below(late - 50_000);
+            let event = Event::Frame { from, link: 0, bytes: bytes.clone() };
+            self.schedule(delay, to, Happening::Deliver(event));
+        }
+    }
+
+    fn answers(&self, id: u64) -> BTreeMap<IpAddr, u64> {
+        let kernel = &self.machines[&id].kernel;
+        let now = self.local(id);
+        let guarded = |vip: &IpAddr| {
+            self.sabotage == Sabotage::GuardIgnored
+                || kernel.guards.get(vip).is_some_and(|deadline| now < *deadline)
+        };
+        let here = kernel.addresses.iter().filter(|vip| guarded(vip));
+        here.map(|vip| (*vip, kernel.tokens.get(vip).copied().unwrap_or(0))).collect()
+    }
+
+    fn judge(&mut self) -> Result<(), String> {
+        let mut seen = Observation {
+            now: self.now,
+            lease_ns: nines_model::Timing::default().lease.ns(),
+            ..Observation::default()
+        };
+        for id in 1..=3u64 {
+            let others: Vec<u64> = (1..=3).filter(|o| *o != id).collect();
+            let deaf = others.iter().all(|o| {
+                self.cut.contains(&(*o, id)) || self.machines[o].node.is_none()
+                    || self.machines[o].paused_until > self.now
+            });
+            let answers = self.answers(id);
+            let now = self.now;
+            let machine = self.machines.get_mut(&id).expect("three machines");
+            let stopped = machine.node.is_none() || machine.paused_until > now;
+            if machine.replaced_in_place || !(stopped || deaf) {
+                machine.alone_since = None;
+            } else {
+                machine.alone_since.get_or_insert(now);
+            }
+            if let Some(node) = &machine.node
+                && node.state().applied != machine.state_seen.0
+            {
+                let hash = fnv(7, &snapshot::encode(node.state()));
+                machine.state_seen = (node.state().applied, hash);
+            }
+            let node = machine.node.as_ref();
+            let facts = NodeFacts {
+                leads: node.filter(|n| n.consensus().is_leader()).map(|n| n.consensus().term()),
+                committed: node.map_or(0, |n| n.consensus().committed()),
+                applied: node.map(|_| machine.state_seen),
+                durable: machine.disk.entries.iter().map(|e| (e.index, e.term)).collect(),
+                durable_snapshot: machine.disk.snapshot.index,
+                durable_term: machine.disk.hard_state.term,
+                answers,
+                // A long lease for a planned restart is meant to outlast the process.
+                alone_ns: machine.alone_since.map_or(0, |since| now - since)
+                    .saturating_sub(self.long_lease_ns()),
+            };
+            seen.nodes.insert(id, facts);
+        }
+        for (id, node) in &seen.nodes {
+            for vip in node.answers.keys() {
+                if self.answering.insert(*vip, *id).is_some_and(|before| before != *id) {
+                    self.moves += 1;
+                }
+            }
+        }
+        for invariant in &mut self.invariants {
+            invariant
+                .check(&seen)
+                .map_err(|why| format!("at {} ms: {why}", self.now / 1_000_000))?;
+        }
+        Ok(())
+    }
+
+    /// Planned restarts in this world ask for 2 s; while any may be out, silence comes later.
+    fn long_lease_ns(&self) -> u64 {
+        if self.restarts_drawn() { 2_100_000_000 } else { 0 }
+    }
+
+    fn restarts_drawn(&self) -> bool {
+        self.sabotage == Sabotage::None
+    }
+
+    /// Every VIP is answered for by exactly one node.
+    pub fn serves_everything(&self) -> bool {
+        let all: Vec<IpAddr> = (1..=3).flat_map(|id| self.answers(id).into_keys()).collect();
+        let unique: BTreeSet<&IpAddr> = all.iter().collect();
+        all.len() == 2 && unique.len() == 2
+    }
+
+    /// Where every node stands, when `NINES_SIM_LOG` is set.
+    pub fn describe_if_verbose(&self) {
+        for (id, machine) in self.machines.iter().filter(|_| self.verbose) {
+            let Some(node) = &machine.node else {
+                eprintln!("{id}: down");
+                continue;
+            };
+            let c = node.consensus();
+            eprintln!(
+                "{id}: term {} leader {} committed {} applied {} last {:?} holds {:?} vips {:?} answers {:?}",
+                c.term(), c.leader(), c.committed(), c.applied_index(), c.last(),
+                node.state().vips, node.vips(), self.answers(*id),
+            );
+        }
+    }
+
+    /// Entries on a node's disk, for tests.
+    pub fn disk(&self, id: u64) -> &[LogEntry] {
+        &self.machines[&id].disk.entries
+    }
+}
+
+/// What a disk does with a write.
+fn keep(disk: &mut Persisted, persist: Persist) {
+    if let Some(snapshot) = persist.snapshot {
+        disk.entries.retain(|e| e.index > snapshot.index);
+        disk.snapshot = snapshot;
+    }
+    if let Some(first) = persist.entries.first() {
+        disk.entries.retain(|e| e.index < first.index);
+        disk.entries.extend(persist.entries.iter().cloned());
+    }
+    if let Some(hard_state) = persist.hard_state {
+        disk.hard_state = hard_state;
+    }
+}

@@ -1,0 +1,71 @@
+//! Fixed seeds, seeds that once failed, and the sabotaged worlds that must be noticed.
+
+use nines_model::Millis;
+use nines_sim::{Sabotage, World, run};
+
+/// Virtual time of each seed's safety phase.
+const SAFETY: Millis = Millis(20_000);
+
+fn seeds() -> u64 {
+    std::env::var("NINES_SIM_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(60)
+}
+
+#[test]
+fn no_seed_breaks_an_invariant_and_every_cluster_heals() {
+    let mut moves = 0;
+    for seed in 0..seeds() {
+        let outcome = run(seed, SAFETY, Sabotage::None);
+        assert_eq!(outcome.violation, None, "seed {seed}");
+        assert!(outcome.healed, "seed {seed} did not heal: {outcome:?}");
+        moves += outcome.moves;
+    }
+    assert!(moves > seeds(), "the faults moved hardly anything: {moves}");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    for seed in [3, 17, 1_000_003] {
+        let first = run(seed, Millis(5_000), Sabotage::None);
+        assert_eq!(first, run(seed, Millis(5_000), Sabotage::None));
+        assert_ne!(first.trace, run(seed + 1, Millis(5_000), Sabotage::None).trace);
+    }
+}
+
+fn found(sabotage: Sabotage) -> Vec<String> {
+    // The consensus library also stops a node that finds its own disk impossible: that counts.
+    let one = |seed| {
+        std::panic::catch_unwind(|| run(seed, SAFETY, sabotage).violation)
+            .unwrap_or_else(|_| Some("stopped by an assertion".into()))
+    };
+    (0..30).filter_map(one).collect()
+}
+
+#[test]
+fn a_kernel_without_guard_is_noticed() {
+    let found = found(Sabotage::GuardIgnored);
+    assert!(found.iter().any(|v| v.contains("S11") || v.contains("S22")), "{found:?}");
+}
+
+#[test]
+fn a_disk_that_lies_is_noticed() {
+    let found = found(Sabotage::DiskForgets);
+    assert!(found.iter().any(|v| v.contains("S1:") || v.contains("S2:") || v.contains("S8") || v.contains("stopped")), "{found:?}");
+}
+
+#[test]
+fn a_clock_far_out_of_its_bounds_is_noticed() {
+    let found = found(Sabotage::ClockTooSlow);
+    assert!(found.iter().any(|v| v.contains("S11") || v.contains("S22")), "{found:?}");
+}
+
+/// With no fault at all nothing ever moves (T12): an hour with messages up to 30 ms late.
+#[test]
+fn a_quiet_hour_moves_nothing() {
+    let mut world = World::new(5, Sabotage::None);
+    world.start_all();
+    world.run_for(Millis(3_000)).unwrap();
+    assert!(world.serves_everything());
+    let before = world.moves();
+    world.run_for(Millis(600_000)).unwrap();
+    assert_eq!(world.moves(), before);
+}
