@@ -40,6 +40,9 @@ struct Raw<T>(T);
 // without implicit padding (asserted there); every bit pattern of them is valid.
 unsafe impl<T: Copy + 'static> Pod for Raw<T> {}
 
+/// Layout of the kernel tables.
+pub const ABI_VERSION: u32 = ABI;
+
 const BPFFS: &str = "/sys/fs/bpf";
 
 /// Where this namespace's maps are pinned.
@@ -382,6 +385,15 @@ pub fn remove_pins() -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// The deadline that the kernel of this namespace holds for an address, read afresh; `None`: it is
+/// not guarded.
+pub fn deadline_of(vip: IpAddr) -> Option<Time> {
+    let map = MapData::from_pin(pin_directory().ok()?.join("GUARD")).ok()?;
+    let map: HashMap<MapData, Raw<Addr>, Raw<nines_abi::Guard>> =
+        HashMap::try_from(aya::maps::Map::HashMap(map)).ok()?;
+    map.get(&Raw(address::mapped(vip)), 0).ok().map(|g| Time(g.0.deadline_ns))
 }
 
 /// The guard's map.

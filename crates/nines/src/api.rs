@@ -1,0 +1,300 @@
+//! API v1 over the unix socket: JSON, described by `GET /v1/openapi.json`.
+//!
+//! Decides: what a view shows and how an act becomes a proposal. The CLI uses nothing else.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use axum::{
+    Json, Router,
+    extract::{Query, State as Shared},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use nines_core::{
+    Node,
+    action::Refusal,
+    wire::{Act, Apply, Command, Give, command::Kind as What, pack},
+};
+use nines_model::{Time, config, diff};
+use serde::Deserialize;
+use utoipa::OpenApi as _;
+
+use self::types::{ActRequest, ConfigText, Done, Event, MoveRequest, Plan, Problem, Status, Why};
+use crate::{
+    daemon::Agent,
+    failure::{Failure, Kind, Outcome},
+};
+
+pub mod client;
+pub mod types;
+mod view;
+
+pub use view::one_line;
+
+/// Everything the API offers, as OpenAPI.
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    info(title = "nines API", version = "1", description = "Over the unix socket of the agent."),
+    paths(get_status, get_events, get_why, get_config, post_plan, post_apply, post_act, post_move),
+    components(schemas(Status, Event, Why, Plan, Done, Problem, ActRequest, MoveRequest, ConfigText))
+)]
+pub struct Document;
+
+/// The OpenAPI document as JSON.
+pub fn openapi() -> String {
+    Document::openapi().to_pretty_json().expect("made from types")
+}
+
+/// Binds the socket; a second agent on the same one is refused, a dead one's is replaced.
+pub fn listen(path: &Path) -> Outcome<tokio::net::UnixListener> {
+    let failed = |e: &dyn std::fmt::Display| {
+        Failure::new(Kind::Io, format!("cannot listen on {}", path.display()), e)
+            .next("see that its directory exists and is yours, or choose --socket")
+    };
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(Failure::new(
+            Kind::Unsafe,
+            format!("an agent already listens on {}", path.display()),
+            "two agents on one socket would hide each other",
+        )
+        .next("systemctl status nines, or choose another --socket"));
+    }
+    let _ = std::fs::remove_file(path);
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(|e| failed(&e))?;
+    }
+    let listener = tokio::net::UnixListener::bind(path).map_err(|e| failed(&e))?;
+    // Members of the group may act; systemd's unit sets the group.
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o660);
+    std::fs::set_permissions(path, mode).map_err(|e| failed(&e))?;
+    Ok(listener)
+}
+
+/// Serves until the process ends.
+pub async fn serve(listener: tokio::net::UnixListener, agent: Arc<Agent>) {
+    let router = Router::new()
+        .route("/v1/status", get(get_status))
+        .route("/v1/events", get(get_events))
+        .route("/v1/why", get(get_why))
+        .route("/v1/config", get(get_config))
+        .route("/v1/plan", post(post_plan))
+        .route("/v1/apply", post(post_apply))
+        .route("/v1/act", post(post_act))
+        .route("/v1/move", post(post_move))
+        .route("/v1/openapi.json", get(|| async { openapi() }))
+        .with_state(agent);
+    let _ = axum::serve(listener, router).await;
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let status = match self.kind {
+            Kind::Usage | Kind::No => StatusCode::UNPROCESSABLE_ENTITY,
+            Kind::Unreachable | Kind::TimedOut => StatusCode::SERVICE_UNAVAILABLE,
+            Kind::Unsafe | Kind::Changed => StatusCode::CONFLICT,
+            Kind::NotFound => StatusCode::NOT_FOUND,
+            Kind::Denied => StatusCode::FORBIDDEN,
+            Kind::Io => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        let problem = Problem {
+            r#type: format!("urn:nines:{}", self.kind.word()),
+            title: self.what,
+            detail: self.why,
+            next: self.next,
+        };
+        (status, Json(problem)).into_response()
+    }
+}
+
+fn stopping() -> Failure {
+    Failure::new(Kind::Unreachable, "no answer", "the agent is stopping")
+}
+
+/// A refusal in words.
+pub fn refusal_text(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::NoQuorum(why)
+        | Refusal::Changed(why)
+        | Refusal::NotFound(why)
+        | Refusal::Unsafe(why)
+        | Refusal::Invalid(why) => why.clone(),
+    }
+}
+
+fn refused(refusal: &Refusal) -> Failure {
+    let (kind, next) = match refusal {
+        Refusal::NoQuorum(_) => (Kind::Unreachable, "nines status   shows who is missing"),
+        Refusal::Changed(_) => (Kind::Changed, "look again: nines status"),
+        Refusal::NotFound(_) => (Kind::NotFound, "nines status   lists what there is"),
+        Refusal::Unsafe(_) => (Kind::Unsafe, "nines status"),
+        Refusal::Invalid(_) => (Kind::Usage, "nines status"),
+    };
+    Failure::new(kind, "not done", refusal_text(refusal)).next(next)
+}
+
+async fn propose(agent: &Agent, actor: &str, kind: What) -> Outcome<Json<Done>> {
+    let command = Command { actor: actor.to_owned(), kind: Some(kind), ..Command::default() };
+    let (index, text) = agent.core.propose(command).await.map_err(|e| refused(&e))?;
+    Ok(Json(Done { index, text }))
+}
+
+/// What the local data plane counts.
+async fn local_counters(agent: &Agent) -> nines_model::Counters {
+    let Some(forwarding) = &agent.forwarding else { return nines_model::Counters::default() };
+    let (answer, answered) = tokio::sync::oneshot::channel();
+    if forwarding.send(crate::daemon::ForwardQuestion::Counters(answer)).is_err() {
+        return nines_model::Counters::default();
+    }
+    tokio::time::timeout(Duration::from_millis(500), answered)
+        .await
+        .ok()
+        .and_then(Result::ok)
+        .unwrap_or_default()
+}
+
+/// What the local data plane counts and checks, for other nodes.
+pub async fn counters_json(agent: &Agent) -> Vec<u8> {
+    let counters = local_counters(agent).await;
+    let health = agent.core.inspect(|n, _| n.health().clone()).await.unwrap_or_default();
+    serde_json::to_vec(&view::traffic(&counters, &health)).expect("plain data")
+}
+
+#[utoipa::path(get, path = "/v1/status", responses((status = 200, body = Status)))]
+async fn get_status(Shared(agent): Shared<Arc<Agent>>) -> Outcome<Json<Status>> {
+    let path = agent.path.lock().expect("nobody panics with it").clone();
+    let look = move |node: &Node, now: Time| (view::status(node, now, &path), view::active(node));
+    let (mut status, active) = agent.core.inspect(look).await.ok_or_else(stopping)?;
+    let me = agent.papers.identity.me.id;
+    let mut told = serde_json::from_slice(&counters_json(&agent).await).unwrap_or_default();
+    // Whoever serves knows; one second is all a person waits for, so a frozen peer gets less.
+    for id in active.into_iter().filter(|id| *id != me) {
+        match crate::daemon::peer_port::ask_counters(&agent, id, Duration::from_millis(150)).await {
+            Some(bytes) => view::merge(&mut told, &bytes),
+            None => view::no_answer(&mut status, id),
+        }
+    }
+    view::fill_traffic(&mut status, &told);
+    Ok(Json(status))
+}
+
+/// Which events.
+#[derive(Deserialize, utoipa::IntoParams)]
+struct EventsQuery {
+    /// Only about this subject.
+    about: Option<String>,
+    /// At most so many, the newest.
+    limit: Option<usize>,
+}
+
+#[utoipa::path(get, path = "/v1/events", params(EventsQuery), responses((status = 200, body = Vec<Event>)))]
+async fn get_events(
+    Shared(agent): Shared<Arc<Agent>>,
+    Query(query): Query<EventsQuery>,
+) -> Outcome<Json<Vec<Event>>> {
+    let limit = query.limit.unwrap_or(100);
+    let look = move |node: &Node, _: Time| view::events(node, query.about.as_deref(), limit);
+    agent.core.inspect(look).await.map(Json).ok_or_else(stopping)
+}
+
+/// About what.
+#[derive(Deserialize, utoipa::IntoParams)]
+struct WhyQuery {
+    /// A service, VIP, node or server.
+    subject: String,
+}
+
+#[utoipa::path(get, path = "/v1/why", params(WhyQuery), responses((status = 200, body = Why), (status = 404, body = Problem)))]
+async fn get_why(
+    Shared(agent): Shared<Arc<Agent>>,
+    Query(query): Query<WhyQuery>,
+) -> Outcome<Json<Why>> {
+    let look = move |node: &Node, now: Time| view::why(node, now, &query.subject);
+    agent.core.inspect(look).await.ok_or_else(stopping)?.map(Json)
+}
+
+#[utoipa::path(get, path = "/v1/config", responses((status = 200, body = ConfigText)))]
+async fn get_config(Shared(agent): Shared<Arc<Agent>>) -> Outcome<Json<ConfigText>> {
+    let look = |node: &Node, _: Time| {
+        let state = node.state();
+        ConfigText { text: state.text.clone(), revision: state.revision }
+    };
+    agent.core.inspect(look).await.map(Json).ok_or_else(stopping)
+}
+
+/// Reads a file against the cluster as it is: what changes, and what cannot work.
+async fn planned(agent: &Agent, text: &str) -> Outcome<Plan> {
+    let spec = config::parse(text).map_err(|found| {
+        let (line, col) = found[0].line_col(text);
+        let what = format!("line {line}, column {col}");
+        Failure::new(Kind::Usage, what, &found[0].message).next("nines config check FILE")
+    })?;
+    let look = move |node: &Node, _: Time| {
+        let state = node.state();
+        let changes = diff::diff(&state.spec, &spec);
+        let problems = view::impossible(state, &spec);
+        let warnings = view::warnings(state, &spec);
+        (state.revision, changes, problems, warnings)
+    };
+    let (revision, changes, problems, warnings) =
+        agent.core.inspect(look).await.ok_or_else(stopping)?;
+    if let Some(problem) = problems.into_iter().next() {
+        return Err(problem);
+    }
+    Ok(Plan { revision, changes: changes.iter().map(types::Change::from).collect(), warnings })
+}
+
+#[utoipa::path(post, path = "/v1/plan", request_body = ConfigText, responses((status = 200, body = Plan), (status = 422, body = Problem)))]
+async fn post_plan(
+    Shared(agent): Shared<Arc<Agent>>,
+    Json(request): Json<ConfigText>,
+) -> Outcome<Json<Plan>> {
+    planned(&agent, &request.text).await.map(Json)
+}
+
+#[utoipa::path(post, path = "/v1/apply", request_body = ConfigText, responses((status = 200, body = Done), (status = 409, body = Problem)))]
+async fn post_apply(
+    Shared(agent): Shared<Arc<Agent>>,
+    Json(request): Json<ConfigText>,
+) -> Outcome<Json<Done>> {
+    planned(&agent, &request.text).await?;
+    let apply = Apply { text: request.text, expected: request.revision };
+    propose(&agent, "operator", What::Apply(apply)).await
+}
+
+#[utoipa::path(post, path = "/v1/act", request_body = ActRequest, responses((status = 200, body = Done), (status = 404, body = Problem)))]
+async fn post_act(
+    Shared(agent): Shared<Arc<Agent>>,
+    Json(request): Json<ActRequest>,
+) -> Outcome<Json<Done>> {
+    let ActRequest { verb, subjects, reason, until_ms, actor, force } = request;
+    let (check, names) = (verb.clone(), subjects.clone());
+    let look = move |node: &Node, now: Time| view::harm(node, now, &check, &names);
+    if let Some(harm) = agent.core.inspect(look).await.ok_or_else(stopping)?
+        && force.as_deref() != Some(harm.rule)
+    {
+        return Err(Failure::new(Kind::Unsafe, "refused", harm.why)
+            .next(format!("add --force={} if that is what you want", harm.rule)));
+    }
+    propose(&agent, &actor, What::Act(Act { verb, subjects, reason, until_ms })).await
+}
+
+#[utoipa::path(post, path = "/v1/move", request_body = MoveRequest, responses((status = 200, body = Done), (status = 404, body = Problem)))]
+async fn post_move(
+    Shared(agent): Shared<Arc<Agent>>,
+    Json(request): Json<MoveRequest>,
+) -> Outcome<Json<Done>> {
+    let word = request.vip.clone();
+    let find = move |node: &Node, _: Time| node.state().spec.find_vip(&word);
+    let Some(vip) = agent.core.inspect(find).await.ok_or_else(stopping)? else {
+        let what = format!("there is no service or VIP {}", request.vip);
+        return Err(Failure::new(Kind::NotFound, what, "").next("nines status   lists them"));
+    };
+    let to = request.to.clone();
+    let look = move |node: &Node, now: Time| view::cannot_take(node, now, &to);
+    if let Some(why) = agent.core.inspect(look).await.ok_or_else(stopping)? {
+        return Err(why);
+    }
+    let wish = Give { vip: pack(vip), to: request.to, ..Give::default() };
+    propose(&agent, &request.actor, What::Wish(wish)).await
+}

@@ -1,0 +1,103 @@
+//! The CLI's end of the API.
+
+use std::path::Path;
+
+use http_body_util::{BodyExt as _, Full};
+use hyper::{Method, Request, body::Bytes};
+use hyper_util::rt::TokioIo;
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::types::Problem;
+use crate::failure::{Failure, Kind, Outcome};
+
+/// Asks the agent behind `socket`.
+pub struct Client<'a> {
+    /// Its API socket.
+    pub socket: &'a Path,
+}
+
+impl Client<'_> {
+    fn unreachable(&self, why: impl std::fmt::Display) -> Failure {
+        let what = format!("no agent answers on {}", self.socket.display());
+        let denied = why.to_string().contains("os error 13)");
+        let kind = if denied { Kind::Denied } else { Kind::Unreachable };
+        Failure::new(kind, what, why).next(if denied {
+            "run as root or as a member of the group nines"
+        } else {
+            "systemctl start nines   (or: nines agent), then try again"
+        })
+    }
+
+    async fn call(&self, method: Method, path: &str, body: Vec<u8>) -> Outcome<Vec<u8>> {
+        let stream = tokio::net::UnixStream::connect(self.socket)
+            .await
+            .map_err(|e| self.unreachable(e))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|e| self.unreachable(e))?;
+        tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "nines")
+            .header("content-type", "application/json")
+            .body(Full::new(Bytes::from(body)))
+            .map_err(|e| self.unreachable(e))?;
+        let response = sender.send_request(request).await.map_err(|e| self.unreachable(e))?;
+        let status = response.status();
+        let bytes =
+            response.into_body().collect().await.map_err(|e| self.unreachable(e))?.to_bytes();
+        if status.is_success() {
+            return Ok(bytes.to_vec());
+        }
+        let problem: Problem = serde_json::from_slice(&bytes).map_err(|_| {
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            Failure::new(Kind::Io, format!("the agent answered {status}"), text)
+        })?;
+        let word = problem.r#type.rsplit(':').next().unwrap_or_default();
+        Err(Failure {
+            kind: Kind::from_word(word),
+            what: problem.title,
+            why: problem.detail,
+            next: problem.next,
+        })
+    }
+
+    fn block<T>(&self, work: impl Future<Output = Outcome<T>>) -> Outcome<T> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|e| Failure::new(Kind::Io, "cannot start", e))?;
+        let limit = std::time::Duration::from_secs(10);
+        runtime.block_on(async {
+            tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+                let what = format!("the agent on {} gives no answer", self.socket.display());
+                Err(Failure::new(Kind::TimedOut, what, "10 s went by").next("systemctl status nines"))
+            })
+        })
+    }
+
+    /// GET, as the agent's bytes.
+    pub fn get_raw(&self, path: &str) -> Outcome<Vec<u8>> {
+        self.block(self.call(Method::GET, path, Vec::new()))
+    }
+
+    /// GET.
+    pub fn get<T: DeserializeOwned>(&self, path: &str) -> Outcome<T> {
+        self.read(&self.get_raw(path)?)
+    }
+
+    /// POST.
+    pub fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Outcome<T> {
+        let bytes = serde_json::to_vec(body).expect("plain data");
+        let answer = self.block(self.call(Method::POST, path, bytes))?;
+        self.read(&answer)
+    }
+
+    fn read<T: DeserializeOwned>(&self, bytes: &[u8]) -> Outcome<T> {
+        serde_json::from_slice(bytes).map_err(|e| {
+            Failure::new(Kind::Io, "the agent's answer cannot be read", e)
+                .next("nines version   shows whether agent and command are of one version")
+        })
+    }
+}

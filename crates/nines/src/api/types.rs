@@ -1,0 +1,314 @@
+//! What the API says, version 1. Fields are only ever added.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Schema of [`Status`].
+pub const SCHEMA: u32 = 1;
+
+/// `GET /v1/status`
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct Status {
+    /// 1.
+    pub schema: u32,
+    /// Cluster's name.
+    pub cluster: String,
+    /// "HEALTHY", "DEGRADED", "NO QUORUM".
+    pub verdict: String,
+    /// One sentence: who serves what, who is ready.
+    pub summary: String,
+    /// Node that answered.
+    pub node: String,
+    /// Leader of the consensus; empty: none known.
+    pub leader: String,
+    /// Voters heard, this node included.
+    pub votes: usize,
+    /// Voters.
+    pub voters: usize,
+    /// Whether a majority is heard.
+    pub quorate: bool,
+    /// Config revision.
+    pub revision: u64,
+    /// Nodes.
+    pub nodes: Vec<NodeStatus>,
+    /// Guarded addresses.
+    pub vips: Vec<VipStatus>,
+    /// Virtual services.
+    pub services: Vec<ServiceStatus>,
+    /// What is wrong now, each with the next command.
+    pub problems: Vec<ProblemLine>,
+    /// Last change of holder, newest of all VIPs.
+    pub last_failover: Option<Failover>,
+    /// When this was looked at, RFC 3339.
+    pub at: String,
+}
+
+/// One node.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct NodeStatus {
+    /// Name.
+    pub name: String,
+    /// "director" or "witness".
+    pub role: String,
+    /// "active", "ready", "ok", "standby", "silent", "not ready", "no answer", "not joined".
+    pub state: String,
+    /// VIPs it holds, by the log.
+    pub holds: Vec<String>,
+    /// Version of its binary.
+    pub version: String,
+    /// Packet path, with hooks: "ebpf, tcx on eth0".
+    pub path: String,
+    /// Round trip of a beat, microseconds; 0: unknown.
+    pub rtt_us: u64,
+    /// Links to it: heard now, of those ever heard.
+    pub links_up: usize,
+    /// Links ever heard.
+    pub links: usize,
+    /// Leads the consensus.
+    pub leads: bool,
+    /// Since when it is on standby and why; empty: it is not.
+    pub standby: String,
+}
+
+/// One guarded address.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct VipStatus {
+    /// Address.
+    pub address: String,
+    /// Name.
+    pub name: String,
+    /// Holder by the log; empty: nobody.
+    pub node: String,
+    /// Log index of the entry that gave it.
+    pub token: u64,
+    /// This node answers for it now.
+    pub answers_here: bool,
+    /// On the holder: ms until its guard deadline.
+    pub lease_left_ms: u64,
+    /// Why nobody can take it; empty: somebody holds it or will.
+    pub blocked: String,
+}
+
+/// One virtual service.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct ServiceStatus {
+    /// Name.
+    pub name: String,
+    /// "10.0.0.100:80/tcp".
+    pub listen: String,
+    /// "dr", "nat", "local".
+    pub forward: String,
+    /// "rr", "wrr", "maglev".
+    pub scheduler: String,
+    /// Node that serves it; empty: nobody.
+    pub node: String,
+    /// Servers that take new flows.
+    pub up: usize,
+    /// Real servers.
+    pub servers: Vec<ServerStatus>,
+    /// Counts.
+    pub traffic: Traffic,
+    /// How servers are checked.
+    pub check: String,
+}
+
+/// One real server.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct ServerStatus {
+    /// Name.
+    pub name: String,
+    /// Address and port.
+    pub address: String,
+    /// "up", "draining", "DOWN", "unknown".
+    pub state: String,
+    /// Share.
+    pub weight: u32,
+    /// Who set it to drain, why, until when; empty: nobody.
+    pub drain: String,
+    /// Counts.
+    pub traffic: Traffic,
+}
+
+/// Counts since the tables were made, on the node that serves.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct Traffic {
+    /// Flows made.
+    pub connections: u64,
+    /// Flows open now.
+    pub open: u64,
+    /// Packets from clients.
+    pub packets_in: u64,
+    /// Bytes from clients.
+    pub bytes_in: u64,
+    /// Packets to clients; NAT only: with direct routing replies bypass the director.
+    pub packets_out: u64,
+    /// Bytes to clients.
+    pub bytes_out: u64,
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct ProblemLine {
+    /// "node lb1".
+    pub subject: String,
+    /// What.
+    pub text: String,
+    /// The next command.
+    pub next: String,
+}
+
+/// A change of holder.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct Failover {
+    /// VIP's name.
+    pub vip: String,
+    /// From; empty: nobody.
+    pub from: String,
+    /// To.
+    pub to: String,
+    /// RFC 3339.
+    pub at: String,
+    /// Seconds ago.
+    pub ago_s: u64,
+    /// "auto" or an operator.
+    pub actor: String,
+    /// From the last beat of the old holder to the decision, ms; 0: planned.
+    pub silent_ms: u64,
+    /// Event id.
+    pub event: String,
+}
+
+/// One event.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct Event {
+    /// "57.0".
+    pub id: String,
+    /// RFC 3339, ms.
+    pub at: String,
+    /// Ms since 1970.
+    pub at_ms: u64,
+    /// Node that saw it.
+    pub node: String,
+    /// "failover", "check-down", "drain", ...
+    pub kind: String,
+    /// What it is about.
+    pub subject: String,
+    /// A sentence.
+    pub text: String,
+    /// "auto", "check", "alice@lb1".
+    pub actor: String,
+    /// Event that led to it; empty: none known.
+    pub cause: String,
+}
+
+/// `GET /v1/why`
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct Why {
+    /// What was asked.
+    pub subject: String,
+    /// One sentence: how it is now.
+    pub now: String,
+    /// From the first cause to the last effect.
+    pub chain: Vec<Event>,
+    /// Why it is not elsewhere, a sentence a node.
+    pub not_elsewhere: Vec<String>,
+    /// The next commands.
+    pub next: Vec<String>,
+}
+
+/// A config, and its revision.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct ConfigText {
+    /// As written.
+    pub text: String,
+    /// In force, or expected to be in force; 0 in a request: any.
+    pub revision: u64,
+}
+
+/// `POST /v1/plan`
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct Plan {
+    /// Revision it was compared with.
+    pub revision: u64,
+    /// What changes.
+    pub changes: Vec<Change>,
+    /// What is allowed but odd.
+    pub warnings: Vec<String>,
+}
+
+/// One difference.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct Change {
+    /// "+", "-", "~".
+    pub sign: String,
+    /// "server web/r2".
+    pub subject: String,
+    /// Before and after.
+    pub text: String,
+    /// What clients feel; empty: nothing.
+    pub felt: String,
+}
+
+impl From<&nines_model::diff::Change> for Change {
+    fn from(c: &nines_model::diff::Change) -> Self {
+        Self {
+            sign: c.sign.to_string(),
+            subject: c.subject.clone(),
+            text: c.text.clone(),
+            felt: c.felt.clone(),
+        }
+    }
+}
+
+/// `POST /v1/act`
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct ActRequest {
+    /// "drain", "undrain", "standby", "ready".
+    pub verb: String,
+    /// "r2", "web/r2", "lb1".
+    pub subjects: Vec<String>,
+    /// Why.
+    #[serde(default)]
+    pub reason: String,
+    /// Until, ms since 1970; 0: until undone.
+    #[serde(default)]
+    pub until_ms: u64,
+    /// Who.
+    pub actor: String,
+    /// The safety rule to break, by name.
+    #[serde(default)]
+    pub force: Option<String>,
+}
+
+/// `POST /v1/move`
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct MoveRequest {
+    /// Service, VIP's name or address.
+    pub vip: String,
+    /// Node.
+    pub to: String,
+    /// Who.
+    pub actor: String,
+}
+
+/// Done.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct Done {
+    /// Log index.
+    pub index: u64,
+    /// What was done.
+    pub text: String,
+}
+
+/// What went wrong (RFC 9457, `application/problem+json` members).
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct Problem {
+    /// "urn:nines:not-found".
+    pub r#type: String,
+    /// What failed.
+    pub title: String,
+    /// Why.
+    pub detail: String,
+    /// The next command.
+    pub next: Option<String>,
+}

@@ -1,0 +1,587 @@
+//! What a node shows of itself and its cluster.
+//!
+//! Decides: the verdict and the words. Everything comes from the replicated state and this node's
+//! own ears; what is not known is said to be unknown.
+
+use std::collections::BTreeMap;
+
+use nines_core::{Node, state::State, story::StoryEvent};
+use nines_model::{Counters, Role, ServerState, Spec, Time};
+use serde::{Deserialize, Serialize};
+
+use super::types::{
+    Event, Failover, NodeStatus, ProblemLine, SCHEMA, ServerStatus, ServiceStatus, Status, Traffic,
+    VipStatus, Why,
+};
+use crate::failure::{Failure, Kind, Outcome};
+
+/// RFC 3339 in UTC.
+pub fn rfc3339(ms: u64) -> String {
+    jiff::Timestamp::from_millisecond(ms as i64).map_or_else(|_| String::new(), |t| format!("{t:.3}"))
+}
+
+/// Counts and health of one node, as nodes tell each other.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Told {
+    services: BTreeMap<String, Traffic>,
+    servers: BTreeMap<String, Traffic>,
+    down: BTreeMap<String, bool>,
+}
+
+/// Counts and health as they are told.
+pub fn traffic(counters: &Counters, health: &nines_core::forwarding::Known) -> Told {
+    let one = |t: &nines_model::Tally| Traffic {
+        connections: t.connections,
+        open: t.open,
+        packets_in: t.packets_in,
+        bytes_in: t.bytes_in,
+        packets_out: t.packets_out,
+        bytes_out: t.bytes_out,
+    };
+    let name = |(service, server): &(String, String)| format!("{service}/{server}");
+    Told {
+        services: counters.services.iter().map(|(n, t)| (n.clone(), one(t))).collect(),
+        servers: counters.servers.iter().map(|(n, t)| (name(n), one(t))).collect(),
+        down: health.iter().map(|(n, h)| (name(n), h.state() == ServerState::Down)).collect(),
+    }
+}
+
+/// Another node that serves counts for its own services; its word goes before ours.
+pub fn merge(told: &mut Told, bytes: &[u8]) {
+    let Ok(theirs) = serde_json::from_slice::<Told>(bytes) else { return };
+    let busier = |a: &Traffic, b: &Traffic| a.packets_in >= b.packets_in;
+    for (name, traffic) in theirs.services {
+        let mine = told.services.entry(name).or_default();
+        if busier(&traffic, mine) {
+            *mine = traffic;
+        }
+    }
+    for (name, traffic) in theirs.servers {
+        let mine = told.servers.entry(name).or_default();
+        if busier(&traffic, mine) {
+            *mine = traffic;
+        }
+    }
+    told.down.extend(theirs.down);
+}
+
+fn member_alive(node: &Node, now: Time, id: u64) -> bool {
+    id == node.config().id
+        || node.membership().alive(now, id, node.state().spec.timing.lease)
+}
+
+/// Ids of nodes that hold a VIP.
+pub fn active(node: &Node) -> Vec<u64> {
+    let state = node.state();
+    let mut ids: Vec<u64> =
+        state.vips.values().filter_map(|h| state.member(h.node()).map(|m| m.id)).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    ids
+}
+
+/// The whole view.
+pub fn status(node: &Node, now: Time, path: &str) -> Status {
+    let state = node.state();
+    let voters = node.consensus().voters();
+    let votes = voters.iter().filter(|id| member_alive(node, now, **id)).count();
+    let quorate = votes * 2 > voters.len();
+    let wall = node.wall_ms(now);
+    let leader = node.consensus().leader();
+    let mut status = Status {
+        schema: SCHEMA,
+        cluster: state.spec.name.clone(),
+        node: node.config().name.clone(),
+        leader: state.members.get(&leader).map_or_else(String::new, |m| m.name.clone()),
+        votes,
+        voters: voters.len(),
+        quorate,
+        revision: state.revision,
+        nodes: nodes(node, now, path),
+        vips: vips(node, now),
+        services: services(state),
+        last_failover: last_failover(state, wall),
+        at: rfc3339(wall),
+        ..Status::default()
+    };
+    problems(node, &mut status);
+    judge(&mut status);
+    status
+}
+
+fn nodes(node: &Node, now: Time, path: &str) -> Vec<NodeStatus> {
+    let state = node.state();
+    let mut all = Vec::new();
+    for (id, member) in &state.members {
+        let name = &member.name;
+        let alive = member_alive(node, now, *id);
+        let holds: Vec<String> = state
+            .vips
+            .iter()
+            .filter(|(_, h)| h.node() == name)
+            .map(|(vip, _)| vip.to_string())
+            .collect();
+        let peer = node.membership().peer(*id);
+        let me = *id == node.config().id;
+        let ready = if me { node.is_ready() } else { peer.is_some_and(|p| p.beat.ready) };
+        let role = state.spec.nodes.get(name).map_or(
+            if member.witness { Role::Witness } else { Role::Director },
+            |n| n.role,
+        );
+        let standby = state.standbys.get(name);
+        let word = match role {
+            _ if !alive => "silent",
+            Role::Witness => "ok",
+            Role::Director if standby.is_some() => "standby",
+            Role::Director if !holds.is_empty() => "active",
+            Role::Director if ready => "ready",
+            Role::Director => "not ready",
+        };
+        let facts = state.facts.get(name);
+        let links = node.links(now, *id);
+        all.push(NodeStatus {
+            name: name.clone(),
+            role: crate::daemon::role_word(role).into(),
+            state: word.into(),
+            holds,
+            version: facts.map_or_else(String::new, |f| f.version.clone()),
+            path: if me { path.into() } else { facts.map_or_else(String::new, |f| f.path.clone()) },
+            rtt_us: peer.map_or(0, |p| p.rtt_ns / 1_000),
+            links_up: links.values().filter(|up| **up).count(),
+            links: links.len(),
+            leads: node.consensus().leader() == *id,
+            standby: standby.map_or_else(String::new, |s| set_text(s)),
+        });
+    }
+    for (name, spec) in &state.spec.nodes {
+        if state.member(name).is_none() {
+            all.push(NodeStatus {
+                name: name.clone(),
+                role: crate::daemon::role_word(spec.role).into(),
+                state: "not joined".into(),
+                ..NodeStatus::default()
+            });
+        }
+    }
+    all.sort_by_key(|n| (n.role != "director", n.name.clone()));
+    all
+}
+
+fn set_text(set: &nines_core::state::Set) -> String {
+    let mut text = format!("by {}", set.actor);
+    if !set.reason.is_empty() {
+        text.push_str(&format!(": {}", set.reason));
+    }
+    if set.until_ms > 0 {
+        text.push_str(&format!(", until {}", rfc3339(set.until_ms)));
+    }
+    text
+}
+
+fn vips(node: &Node, now: Time) -> Vec<VipStatus> {
+    let state = node.state();
+    state
+        .spec
+        .vips
+        .keys()
+        .map(|vip| {
+            let here = node.vips().get(vip);
+            VipStatus {
+                address: vip.to_string(),
+                name: state.spec.vip_name(*vip),
+                node: state.vips.get(vip).map_or_else(String::new, |h| h.node().to_owned()),
+                token: state.vips.get(vip).map_or(0, |h| h.token()),
+                answers_here: here.is_some_and(|v| v.answers(now)),
+                lease_left_ms: here.map_or(0, |v| v.guard.since(now) / 1_000_000),
+                blocked: node.blocked().get(vip).cloned().unwrap_or_default(),
+            }
+        })
+        .collect()
+}
+
+fn services(state: &State) -> Vec<ServiceStatus> {
+    let mut all = Vec::new();
+    for (name, service) in &state.spec.services {
+        let servers = service.servers.iter().map(|(server, wanted)| {
+            let drain = state.drains.get(&(name.clone(), server.clone()));
+            ServerStatus {
+                name: server.clone(),
+                address: wanted.addr.to_string(),
+                state: if drain.is_some() { "draining" } else { "unknown" }.into(),
+                weight: wanted.weight,
+                drain: drain.map_or_else(String::new, set_text),
+                traffic: Traffic::default(),
+            }
+        });
+        let holder = state.vips.get(&service.listen.addr.ip());
+        let check = match &service.check.kind {
+            nines_model::CheckKind::None => "none".into(),
+            nines_model::CheckKind::Tcp => format!("tcp {}", service.check.every),
+            nines_model::CheckKind::Http { tls, path, .. } => {
+                format!("{} {path} {}", if *tls { "https" } else { "http" }, service.check.every)
+            }
+        };
+        all.push(ServiceStatus {
+            name: name.clone(),
+            listen: service.listen.to_string(),
+            forward: service.forward.to_string(),
+            scheduler: service.scheduler.to_string(),
+            node: holder.map_or_else(String::new, |h| h.node().to_owned()),
+            servers: servers.collect(),
+            check,
+            ..ServiceStatus::default()
+        });
+    }
+    all
+}
+
+fn last_failover(state: &State, wall: u64) -> Option<Failover> {
+    let (vip, last) = state.failovers.iter().max_by_key(|(_, f)| f.at_ms)?;
+    Some(Failover {
+        vip: state.spec.vip_name(*vip),
+        from: last.from.clone(),
+        to: last.to.clone(),
+        at: rfc3339(last.at_ms),
+        ago_s: wall.saturating_sub(last.at_ms) / 1_000,
+        actor: last.actor.clone(),
+        silent_ms: last.silent_ms,
+        event: last.event.clone(),
+    })
+}
+
+fn problems(node: &Node, status: &mut Status) {
+    let mut add = |subject: String, text: String, next: String| {
+        status.problems.push(ProblemLine { subject, text, next });
+    };
+    if let Some(why) = node.broken() {
+        add(format!("node {}", node.config().name), format!("votes no more: {why}"), "free the disk, then: systemctl restart nines".into());
+    }
+    if !status.quorate {
+        let text = format!("{} of {} votes: nothing new is started", status.votes, status.voters);
+        add("quorum".into(), text, "start the missing nodes".into());
+    }
+    for n in &status.nodes {
+        let name = &n.name;
+        match n.state.as_str() {
+            "silent" => add(format!("node {name}"), "silent".into(), format!("nines why {name}")),
+            "not joined" => {
+                add(format!("node {name}"), "has not joined".into(), "nines code   prints the join command".into());
+            }
+            "not ready" => add(
+                format!("node {name}"),
+                "its forwarding table is not in place".into(),
+                format!("journalctl -u nines on {name}"),
+            ),
+            "standby" => {
+                add(format!("node {name}"), format!("on standby {}", n.standby), format!("nines ready {name}"));
+            }
+            _ => {}
+        }
+        if n.state != "silent" && n.links_up < n.links {
+            let text = format!("{} of {} links", n.links_up, n.links);
+            add(format!("node {name}"), text, "look at the cables and switches between".into());
+        }
+    }
+    for vip in &status.vips {
+        if !vip.blocked.is_empty() {
+            add(format!("vip {}", vip.name), vip.blocked.clone(), format!("nines why {}", vip.name));
+        } else if vip.node.is_empty() {
+            add(format!("vip {}", vip.name), "nobody holds it".into(), format!("nines why {}", vip.name));
+        }
+    }
+}
+
+fn judge(status: &mut Status) {
+    status.verdict = if !status.quorate {
+        "NO QUORUM"
+    } else if status.problems.is_empty() {
+        "HEALTHY"
+    } else {
+        "DEGRADED"
+    }
+    .into();
+    let mut by_node: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for vip in status.vips.iter().filter(|v| !v.node.is_empty()) {
+        by_node.entry(&vip.node).or_default().push(&vip.name);
+    }
+    let serves: Vec<String> =
+        by_node.iter().map(|(node, vips)| format!("{node} serves {}", vips.join(", "))).collect();
+    let ready: Vec<&str> =
+        status.nodes.iter().filter(|n| n.state == "ready").map(|n| n.name.as_str()).collect();
+    let serves = if serves.is_empty() { "Nobody serves.".into() } else { format!("{}.", serves.join("; ")) };
+    status.summary = match ready[..] {
+        [] => format!("{serves} No director is ready."),
+        [one] => format!("{serves} {one} is ready to take over."),
+        _ => format!("{serves} {} are ready to take over.", ready.join(", ")),
+    };
+}
+
+/// One line for `systemctl status`.
+pub fn one_line(node: &Node, now: Time) -> String {
+    let status = status(node, now, "");
+    format!("{}: {}", status.verdict, status.summary)
+}
+
+/// The node that serves did not answer in time.
+pub fn no_answer(status: &mut Status, id: u64) {
+    let _ = id;
+    for vip in status.vips.clone() {
+        let Some(n) = status.nodes.iter_mut().find(|n| n.name == vip.node) else { continue };
+        if n.name != status.node && n.state == "active" {
+            n.state = "no answer".into();
+        }
+    }
+    judge(status);
+}
+
+/// Puts counts and health in.
+pub fn fill_traffic(status: &mut Status, told: &Told) {
+    let mut down = Vec::new();
+    for service in &mut status.services {
+        service.traffic = told.services.get(&service.name).copied().unwrap_or_default();
+        for server in &mut service.servers {
+            let name = format!("{}/{}", service.name, server.name);
+            server.traffic = told.servers.get(&name).copied().unwrap_or_default();
+            if server.state == "draining" {
+                continue;
+            }
+            server.state = match told.down.get(&name) {
+                Some(true) => "DOWN",
+                Some(false) => "up",
+                None if service.check == "none" => "up",
+                None => "unknown",
+            }
+            .into();
+            if server.state == "DOWN" {
+                down.push((server.name.clone(), service.name.clone()));
+            }
+        }
+        let takes = |s: &&ServerStatus| (s.state == "up" || s.state == "unknown") && s.weight > 0;
+        service.up = service.servers.iter().filter(takes).count();
+        for server in service.servers.iter().filter(|s| s.state == "draining") {
+            let open = server.traffic.open;
+            status.problems.push(ProblemLine {
+                subject: format!("server {}", server.name),
+                text: format!("draining {}, {open} connections left", server.drain),
+                next: format!("nines undrain {}", server.name),
+            });
+        }
+    }
+    for (server, service) in down {
+        status.problems.push(ProblemLine {
+            subject: format!("server {server}"),
+            text: format!("{service}: fails its check"),
+            next: format!("nines why {server}"),
+        });
+    }
+    judge(status);
+}
+
+fn event(e: &StoryEvent) -> Event {
+    let told = &e.told;
+    Event {
+        id: e.id.clone(),
+        at: rfc3339(told.at_ms),
+        at_ms: told.at_ms,
+        node: told.node.clone(),
+        kind: told.kind.clone(),
+        subject: told.subject.clone(),
+        text: told.text.clone(),
+        actor: told.actor.clone(),
+        cause: told.cause.clone(),
+    }
+}
+
+/// The newest events, oldest first.
+pub fn events(node: &Node, about: Option<&str>, limit: usize) -> Vec<Event> {
+    let wanted = |e: &&StoryEvent| about.is_none_or(|a| e.told.subject == a);
+    let mut found: Vec<Event> =
+        node.state().story.iter().rev().filter(wanted).take(limit).map(event).collect();
+    found.reverse();
+    found
+}
+
+/// Why something is as it is.
+pub fn why(node: &Node, now: Time, subject: &str) -> Outcome<Why> {
+    let state = node.state();
+    let spec = &state.spec;
+    let mut why = Why { subject: subject.to_owned(), ..Why::default() };
+    let mut subjects = vec![subject.to_owned()];
+    if let Some(vip) = spec.find_vip(subject) {
+        let name = spec.vip_name(vip);
+        subjects.push(name.clone());
+        let holder = state.vips.get(&vip).map_or("", |h| h.node());
+        why.now = if holder.is_empty() {
+            node.blocked().get(&vip).map_or_else(
+                || format!("{name} runs nowhere."),
+                |b| format!("{name} runs nowhere: {b}."),
+            )
+        } else {
+            let since = state.failovers.get(&vip).map_or(0, |f| f.at_ms);
+            format!("{name} runs on {holder} since {}.", rfc3339(since))
+        };
+        for director in spec.directors().filter(|d| *d != holder) {
+            let told = cannot_take(node, now, director).map_or_else(
+                || format!("{director}: it could; VIPs stay where they are (no failback)."),
+                |f| format!("{director}: {}.", f.why),
+            );
+            why.not_elsewhere.push(told);
+            why.next.push(format!("nines move {name} --to {director}"));
+        }
+    } else if state.member(subject).is_some() || spec.nodes.contains_key(subject) {
+        let found = nodes(node, now, "").into_iter().find(|n| n.name == subject);
+        why.now = found.map_or_else(String::new, |n| format!("{subject} is {}.", n.state));
+    } else if !spec.find_servers(subject).is_empty() {
+        let servers = spec.find_servers(subject);
+        let word = subject.rsplit('/').next().unwrap_or(subject);
+        subjects.push(word.to_owned());
+        subjects.extend(servers.iter().map(|(a, b)| format!("{a}/{b}")));
+        let told: Vec<String> = servers
+            .iter()
+            .map(|key| {
+                let state_word = match (state.drains.get(key), node.health().get(key)) {
+                    (Some(set), _) => format!("drains {}", set_text(set)),
+                    (None, Some(h)) if h.state() == ServerState::Down => "is down".into(),
+                    (None, Some(_)) => "is up".into(),
+                    (None, None) => "is not checked by this node".into(),
+                };
+                format!("{} {state_word} for {}", key.1, key.0)
+            })
+            .collect();
+        why.now = format!("{}.", told.join("; "));
+    } else {
+        let known = spec
+            .services
+            .keys()
+            .chain(spec.nodes.keys())
+            .chain(spec.services.values().flat_map(|s| s.servers.keys()));
+        let meant = nines_model::suggest::closest(subject, known.map(String::as_str));
+        let next = meant.map_or("nines status   lists what there is".to_owned(), |m| {
+            format!("did you mean {m}?")
+        });
+        let what = format!("there is no service, node or server {subject}");
+        return Err(Failure::new(Kind::NotFound, what, "").next(next));
+    }
+    why.chain = state.story.why(&subjects).into_iter().map(event).collect();
+    Ok(why)
+}
+
+/// Why a node cannot take a VIP now; `None`: it can.
+pub fn cannot_take(node: &Node, now: Time, name: &str) -> Option<Failure> {
+    let state = node.state();
+    let refuse = |kind, why: String| Some(Failure::new(kind, format!("{name} cannot take it"), why));
+    match state.spec.nodes.get(name) {
+        None => {
+            let known = state.spec.nodes.keys().map(String::as_str);
+            let meant = nines_model::suggest::closest(name, known);
+            let failure = Failure::new(Kind::NotFound, format!("there is no node {name}"), "");
+            return Some(failure.next(meant.map_or("nines status   lists them".into(), |m| {
+                format!("did you mean {m}?")
+            })));
+        }
+        Some(n) if n.role == Role::Witness => return refuse(Kind::Usage, "it is a witness".into()),
+        Some(_) => {}
+    }
+    if state.standbys.contains_key(name) {
+        return refuse(Kind::Unsafe, "it is on standby".into())
+            .map(|f| f.next(format!("nines ready {name}")));
+    }
+    let Some(member) = state.member(name) else {
+        return refuse(Kind::Unsafe, "it has not joined".into()).map(|f| f.next("nines code"));
+    };
+    if !member_alive(node, now, member.id) {
+        return refuse(Kind::Unsafe, "it is silent".into()).map(|f| f.next(format!("nines why {name}")));
+    }
+    None
+}
+
+/// A safety rule that an act would break.
+pub struct Harm {
+    /// Its name, for `--force=`.
+    pub rule: &'static str,
+    /// What would happen.
+    pub why: String,
+}
+
+/// What an act would harm.
+pub fn harm(node: &Node, now: Time, verb: &str, subjects: &[String]) -> Option<Harm> {
+    let state = node.state();
+    match verb {
+        "drain" => {
+            let mut drained = state.drained();
+            for subject in subjects {
+                drained.extend(state.spec.find_servers(subject));
+            }
+            let last = state.spec.services.iter().find(|(name, service)| {
+                let takes = |server: &String| {
+                    let key = ((*name).clone(), server.clone());
+                    let down = node.health().get(&key).is_some_and(|h| h.state() == ServerState::Down);
+                    !drained.contains(&key) && !down
+                };
+                let touched = subjects.iter().any(|s| {
+                    state.spec.find_servers(s).iter().any(|(service, _)| service == *name)
+                });
+                touched && !service.servers.keys().any(takes)
+            });
+            last.map(|(name, _)| Harm {
+                rule: "last-server",
+                why: format!("no server would take new connections of {name}"),
+            })
+        }
+        "standby" => {
+            let leaves = |name: &str| subjects.iter().any(|s| s == name);
+            let others = state.spec.directors().any(|d| {
+                !leaves(d) && cannot_take(node, now, d).is_none()
+            });
+            let holds = state.vips.values().any(|h| leaves(h.node()));
+            (holds && !others).then(|| Harm {
+                rule: "last-director",
+                why: "no other director could take its VIPs; they would stay where they are".into(),
+            })
+        }
+        _ => None,
+    }
+}
+
+/// What in a new spec cannot work on the machines as they are.
+pub fn impossible(state: &State, spec: &Spec) -> Vec<Failure> {
+    let mut found = Vec::new();
+    for (vip, wanted) in &spec.vips {
+        if wanted.interface.is_some() {
+            continue;
+        }
+        for director in spec.directors() {
+            let Some(facts) = state.facts.get(director) else { continue };
+            let fits = facts.subnets.iter().any(|subnet| {
+                subnet.split_once('/').is_some_and(|(addr, prefix)| {
+                    let (Ok(addr), Ok(prefix)) = (addr.parse(), prefix.parse()) else { return false };
+                    nines_dataplane::address::within(*vip, addr, prefix)
+                })
+            });
+            if !fits {
+                let what = format!("{vip} is in no subnet of {director}");
+                let why = format!("it has {}", facts.subnets.join(", "));
+                found.push(Failure::new(Kind::Usage, what, why).next(format!(
+                    "name the interface: [vip.{}] address = \"{vip}\" interface = \"eth0\"",
+                    spec.vip_name(*vip)
+                )));
+            }
+        }
+    }
+    found
+}
+
+/// What in a new spec is allowed but odd.
+pub fn warnings(state: &State, spec: &Spec) -> Vec<String> {
+    let mut found = Vec::new();
+    for name in spec.nodes.keys().filter(|n| state.member(n).is_none()) {
+        found.push(format!("node {name} has not joined yet (nines code prints the join command)"));
+    }
+    for member in state.members.values().filter(|m| !spec.nodes.contains_key(&m.name)) {
+        found.push(format!("member {} is not in the file: it will carry nothing", member.name));
+    }
+    if spec.directors().count() == 2 && spec.nodes.values().all(|n| n.role != Role::Witness) {
+        found.push("two nodes and no witness: when one dies, the other has no majority".into());
+    }
+    found
+}

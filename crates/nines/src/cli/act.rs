@@ -1,0 +1,129 @@
+//! `nines drain`, `undrain`, `standby`, `ready`
+
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use nines_model::Millis;
+
+use super::{Context, actor};
+use crate::{
+    api::types::{ActRequest, Done, Status},
+    failure::{Failure, Kind, Outcome},
+};
+
+/// Set something, until it is undone.
+#[derive(Args)]
+pub struct SetArgs {
+    /// Real servers ("r2" in every service, "web/r2" in one), or nodes.
+    #[arg(required = true)]
+    subjects: Vec<String>,
+    /// Why; shown to everybody.
+    #[arg(long, default_value = "")]
+    reason: String,
+    /// For so long ("2h"), then it ends by itself.
+    #[arg(long)]
+    until: Option<String>,
+    /// Wait until no connection is left (drain) or no VIP (standby).
+    #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "60s")]
+    wait: Option<String>,
+    /// Break this safety rule: last-server, last-director.
+    #[arg(long, value_name = "RULE")]
+    force: Option<String>,
+}
+
+/// Undo it.
+#[derive(Args)]
+pub struct UnsetArgs {
+    /// As they were set.
+    #[arg(required = true)]
+    subjects: Vec<String>,
+}
+
+fn length(text: &str) -> Outcome<Millis> {
+    Millis::parse(text).map_err(|why| Failure::new(Kind::Usage, "not understood", why))
+}
+
+fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |d| d.as_millis() as u64)
+}
+
+fn act(context: &Context, request: &ActRequest) -> Outcome<()> {
+    let done: Done = context.client().post("/v1/act", request)?;
+    if context.json() {
+        super::print_json(&done);
+    } else {
+        println!("{}", done.text);
+    }
+    Ok(())
+}
+
+/// `drain` and `standby`
+pub fn set(context: &Context, verb: &str, args: &SetArgs) -> Outcome<u8> {
+    let until_ms = match &args.until {
+        Some(text) => now_ms() + length(text)?.0,
+        None => 0,
+    };
+    let wait = args.wait.as_deref().map(length).transpose()?;
+    let request = ActRequest {
+        verb: verb.into(),
+        subjects: args.subjects.clone(),
+        reason: args.reason.clone(),
+        until_ms,
+        actor: actor(),
+        force: args.force.clone(),
+    };
+    act(context, &request)?;
+    match wait {
+        Some(limit) => wait_for(context, verb, &args.subjects, limit),
+        None => Ok(0),
+    }
+}
+
+fn wait_for(context: &Context, verb: &str, subjects: &[String], limit: Millis) -> Outcome<u8> {
+    let until = Instant::now() + Duration::from_millis(limit.0);
+    loop {
+        let status: Status = context.client().get("/v1/status")?;
+        let left = if verb == "drain" {
+            let mut open = 0;
+            for service in &status.services {
+                for server in &service.servers {
+                    let full = format!("{}/{}", service.name, server.name);
+                    if subjects.iter().any(|s| *s == server.name || *s == full) {
+                        open += server.traffic.open;
+                    }
+                }
+            }
+            (open > 0).then(|| format!("{open} connections are left"))
+        } else {
+            let holds: Vec<&str> = status
+                .nodes
+                .iter()
+                .filter(|n| subjects.contains(&n.name) && !n.holds.is_empty())
+                .map(|n| n.name.as_str())
+                .collect();
+            (!holds.is_empty()).then(|| format!("{} still holds VIPs", holds.join(", ")))
+        };
+        let Some(left) = left else {
+            eprintln!("done");
+            return Ok(0);
+        };
+        if Instant::now() >= until {
+            return Err(Failure::new(Kind::TimedOut, format!("{left} after {limit}"), "")
+                .next("it goes on; nines status shows how far it is"));
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// `undrain` and `ready`
+pub fn unset(context: &Context, verb: &str, args: &UnsetArgs) -> Outcome<u8> {
+    let request = ActRequest {
+        verb: verb.into(),
+        subjects: args.subjects.clone(),
+        actor: actor(),
+        ..ActRequest::default()
+    };
+    act(context, &request)?;
+    Ok(0)
+}

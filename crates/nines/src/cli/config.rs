@@ -1,0 +1,189 @@
+//! `nines plan`, `nines apply`, `nines config`
+
+use std::path::{Path, PathBuf};
+
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use clap::{Args, Subcommand};
+use nines_model::{Spec, config::{Diagnostic, parse, schema}};
+
+use super::Context;
+use crate::{
+    api::types::{ConfigText, Done, Plan},
+    failure::{Failure, Kind, Outcome},
+};
+
+/// What a config would change.
+#[derive(Args)]
+pub struct PlanArgs {
+    /// The file, or - for standard input.
+    file: PathBuf,
+    /// 0: nothing changes; 1: something would.
+    #[arg(long)]
+    exit_code: bool,
+}
+
+/// Make the cluster follow a config.
+#[derive(Args)]
+pub struct ApplyArgs {
+    /// The file, or - for standard input.
+    file: PathBuf,
+    /// Do not ask.
+    #[arg(short, long)]
+    yes: bool,
+    /// Only if this revision is in force.
+    #[arg(long)]
+    revision: Option<u64>,
+}
+
+/// Configs.
+#[derive(Args)]
+pub struct ConfigArgs {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// The config in force.
+    Show,
+    /// Check a file; no agent is needed.
+    Check {
+        /// The file, or - for standard input.
+        file: PathBuf,
+    },
+    /// The JSON Schema of the file, for editors.
+    Schema,
+}
+
+fn read(file: &Path) -> Outcome<String> {
+    let read = if file == Path::new("-") {
+        std::io::read_to_string(std::io::stdin())
+    } else {
+        std::fs::read_to_string(file)
+    };
+    read.map_err(|e| {
+        let kind = if e.kind() == std::io::ErrorKind::NotFound { Kind::NotFound } else { Kind::Io };
+        Failure::new(kind, format!("cannot read {}", file.display()), e)
+    })
+}
+
+/// Reads and checks a file; on errors all of them are printed, with place and line.
+pub fn checked(file: &Path) -> Outcome<(String, Spec)> {
+    let text = read(file)?;
+    match parse(&text) {
+        Ok(spec) => Ok((text, spec)),
+        Err(found) => {
+            let name = file.display().to_string();
+            for diagnostic in &found {
+                eprintln!("{}", render(&name, &text, diagnostic));
+            }
+            let errors = if found.len() == 1 { "1 error".into() } else { format!("{} errors", found.len()) };
+            Err(Failure::new(Kind::Usage, format!("{errors} in {name}"), "nothing was applied")
+                .next("mend the file, then: nines config check FILE"))
+        }
+    }
+}
+
+fn render(file: &str, text: &str, diagnostic: &Diagnostic) -> String {
+    let start = diagnostic.span.start.min(text.len());
+    let end = diagnostic.span.end.clamp(start, text.len());
+    // A whole section is shown by its first line.
+    let end = text[start..end].find('\n').map_or(end, |n| start + n);
+    let snippet =
+        Snippet::source(text).path(file).annotation(AnnotationKind::Primary.span(start..end));
+    let title = Level::ERROR.primary_title(diagnostic.message.as_str()).element(snippet);
+    let groups: Vec<Group<'_>> = match &diagnostic.help {
+        Some(help) => vec![title.element(Level::HELP.message(help.as_str()))],
+        None => vec![title],
+    };
+    Renderer::plain().render(&groups)
+}
+
+fn show(plan: &Plan) {
+    for change in &plan.changes {
+        let felt = if change.felt.is_empty() { String::new() } else { format!("   ({})", change.felt) };
+        println!("{} {}: {}{felt}", change.sign, change.subject, change.text);
+    }
+    for warning in &plan.warnings {
+        eprintln!("note: {warning}");
+    }
+    if plan.changes.is_empty() {
+        println!("Nothing changes (revision {}).", plan.revision);
+    }
+}
+
+fn ask_for_plan(context: &Context, text: String) -> Outcome<Plan> {
+    context.client().post("/v1/plan", &ConfigText { text, revision: 0 })
+}
+
+/// `nines plan`
+pub fn plan(context: &Context, args: &PlanArgs) -> Outcome<u8> {
+    let (text, _) = checked(&args.file)?;
+    let plan = ask_for_plan(context, text)?;
+    if context.json() {
+        super::print_json(&plan);
+    } else {
+        show(&plan);
+    }
+    Ok(u8::from(args.exit_code && !plan.changes.is_empty()))
+}
+
+/// `nines apply`
+pub fn apply(context: &Context, args: &ApplyArgs) -> Outcome<u8> {
+    use std::io::IsTerminal as _;
+    let (text, _) = checked(&args.file)?;
+    let plan = ask_for_plan(context, text.clone())?;
+    if !context.json() {
+        show(&plan);
+    }
+    if plan.changes.is_empty() && text == context.client().get::<ConfigText>("/v1/config")?.text {
+        return Ok(0);
+    }
+    let hurts = plan.changes.iter().any(|c| !c.felt.is_empty());
+    if hurts && !args.yes {
+        if !std::io::stdin().is_terminal() {
+            return Err(Failure::new(Kind::Unsafe, "not applied", "clients would feel it")
+                .next("add --yes if that is what you want"));
+        }
+        eprint!("Clients would feel this. Apply? [y/N] ");
+        let mut answer = String::new();
+        let _ = std::io::stdin().read_line(&mut answer);
+        if !answer.trim().eq_ignore_ascii_case("y") {
+            return Err(Failure::new(Kind::No, "not applied", "you said no"));
+        }
+    }
+    let revision = args.revision.unwrap_or(plan.revision);
+    let done: Done = context.client().post("/v1/apply", &ConfigText { text, revision })?;
+    if context.json() {
+        super::print_json(&done);
+    } else {
+        println!("{}", done.text);
+    }
+    Ok(0)
+}
+
+/// `nines config`
+pub fn run(context: &Context, args: &ConfigArgs) -> Outcome<u8> {
+    match &args.what {
+        What::Show => {
+            let config: ConfigText = context.client().get("/v1/config")?;
+            if context.json() {
+                super::print_json(&config);
+            } else {
+                print!("{}", config.text);
+            }
+        }
+        What::Check { file } => {
+            let (_, spec) = checked(file)?;
+            println!(
+                "{}: {} nodes, {} services, {} VIPs; no errors",
+                file.display(),
+                spec.nodes.len(),
+                spec.services.len(),
+                spec.vips.len()
+            );
+        }
+        What::Schema => print!("{}", schema::json()),
+    }
+    Ok(0)
+}

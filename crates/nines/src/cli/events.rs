@@ -1,0 +1,58 @@
+//! `nines events`
+
+use clap::Args;
+
+use super::{Context, columns};
+use crate::{
+    api::types::{Event, Status},
+    failure::{Failure, Kind, Outcome},
+};
+
+/// What happened.
+#[derive(Args)]
+pub struct EventsArgs {
+    /// Only about this service, node or server.
+    #[arg(long)]
+    about: Option<String>,
+    /// At most so many, the newest.
+    #[arg(short = 'n', long, default_value_t = 50)]
+    limit: usize,
+    /// Only the last change of holder, with what led to it.
+    #[arg(long)]
+    last_failover: bool,
+}
+
+/// Local time of day, ms.
+pub fn clock(at_ms: u64) -> String {
+    jiff::Timestamp::from_millisecond(at_ms as i64).map_or_else(
+        |_| String::new(),
+        |t| t.to_zoned(jiff::tz::TimeZone::system()).strftime("%H:%M:%S%.3f").to_string(),
+    )
+}
+
+/// Runs it.
+pub fn run(context: &Context, args: &EventsArgs) -> Outcome<u8> {
+    let client = context.client();
+    let events: Vec<Event> = if args.last_failover {
+        let status: Status = client.get("/v1/status")?;
+        let Some(last) = status.last_failover else {
+            return Err(Failure::new(Kind::No, "no VIP has ever changed its holder", ""));
+        };
+        let path = format!("/v1/why?subject={}", super::why::encode(&last.vip));
+        client.get::<crate::api::types::Why>(&path)?.chain
+    } else {
+        let about = args.about.as_deref().map_or_else(String::new, |a| {
+            format!("&about={}", super::why::encode(a))
+        });
+        client.get(&format!("/v1/events?limit={}{about}", args.limit))?
+    };
+    if context.json() {
+        super::print_json(&events);
+        return Ok(0);
+    }
+    let row = |e: &Event| {
+        vec![clock(e.at_ms), e.kind.clone(), e.text.clone(), e.node.clone(), e.actor.clone()]
+    };
+    print!("{}", columns(&events.iter().map(row).collect::<Vec<_>>()));
+    Ok(0)
+}

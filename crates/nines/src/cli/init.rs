@@ -1,0 +1,148 @@
+//! `nines init`, `nines code`
+
+use std::{net::IpAddr, path::PathBuf};
+
+use clap::Args;
+use nines_model::config;
+
+use super::Context;
+use crate::{
+    daemon::store::Store,
+    failure::{Failure, Kind, Outcome},
+    identity::{self, Home, PORT},
+};
+
+/// Make a cluster of this machine.
+#[derive(Args)]
+pub struct InitArgs {
+    /// Name of the cluster.
+    #[arg(required_unless_present = "all")]
+    name: Option<String>,
+    /// This node's name; its host name if not given.
+    #[arg(long)]
+    node: Option<String>,
+    /// This node's addresses, one a link; the first found if not given.
+    #[arg(long)]
+    address: Vec<IpAddr>,
+    /// Port for beats (UDP) and TLS (TCP).
+    #[arg(long, default_value_t = PORT)]
+    port: u16,
+    /// Make the state of every node of this file at once, for tools that place files: below
+    /// --state, a directory a node.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["name", "node", "address"])]
+    all: Option<PathBuf>,
+}
+
+/// Print a new join command.
+#[derive(Args)]
+pub struct CodeArgs {}
+
+/// This node's name and addresses, given or found.
+pub fn who(node: Option<&String>, given: &[IpAddr]) -> Outcome<(String, Vec<IpAddr>)> {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let short = host.trim().split('.').next().unwrap_or_default().to_owned();
+    let name = node.cloned().unwrap_or(short);
+    let here = nines_dataplane::address::interfaces()?;
+    let all = || here.iter().flat_map(|i| i.addresses.iter().map(move |(a, _)| (i, *a)));
+    if let Some(missing) = given.iter().find(|a| all().all(|(_, b)| b != **a)) {
+        return Err(Failure::new(Kind::Usage, format!("{missing} is on no interface of this machine"), "")
+            .next("ip -brief addr   shows which there are"));
+    }
+    let mut addresses = given.to_vec();
+    if addresses.is_empty() {
+        let usable = |a: &IpAddr| match a {
+            IpAddr::V4(a) => !a.is_loopback() && !a.is_link_local(),
+            IpAddr::V6(_) => false,
+        };
+        addresses.extend(all().filter(|(i, a)| i.ethernet && usable(a)).map(|(_, a)| a).take(1));
+    }
+    if addresses.is_empty() {
+        return Err(Failure::new(Kind::Usage, "this machine has no address to beat from", "")
+            .next("name it: --address 10.0.0.2"));
+    }
+    Ok((name, addresses))
+}
+
+fn fresh(home: &Home) -> Outcome<()> {
+    if home.is_member() {
+        let identity = home.identity()?;
+        return Err(Failure::new(
+            Kind::Unsafe,
+            format!("this machine is {} of cluster {} already", identity.me.name, identity.cluster),
+            format!("its state is in {}", home.0.display()),
+        )
+        .next("stop the agent and remove that directory to begin anew"));
+    }
+    Ok(())
+}
+
+/// Runs `init`.
+pub fn run(context: &Context, args: &InitArgs) -> Outcome<u8> {
+    if let Some(file) = &args.all {
+        return all(context, file, args.port);
+    }
+    let home = identity::home(&context.state);
+    fresh(&home)?;
+    let (node, addresses) = who(args.node.as_ref(), &args.address)?;
+    let name = args.name.clone().unwrap_or_default();
+    let listed: Vec<String> = addresses.iter().map(|a| format!("\"{a}\"")).collect();
+    let text =
+        format!("[cluster]\nname = \"{name}\"\n\n[nodes]\n{node} = [{}]\n", listed.join(", "));
+    let spec = config::parse(&text)
+        .map_err(|found| Failure::new(Kind::Usage, "no cluster made", &found[0].message))?;
+    let (papers, kept) = identity::found(&text, &spec, args.port)?;
+    make(&home, &papers[0], &kept)?;
+    println!("{node} is the first node of cluster {name}. Start it:  systemctl start nines");
+    print_code(&home)?;
+    Ok(0)
+}
+
+fn make(home: &Home, papers: &identity::Papers, kept: &nines_core::wire::Persisted) -> Outcome<()> {
+    let began = !home.0.exists();
+    let done = std::fs::create_dir_all(&home.0)
+        .map_err(|e| {
+            let kind = if e.kind() == std::io::ErrorKind::PermissionDenied { Kind::Denied } else { Kind::Io };
+            Failure::new(kind, format!("cannot make {}", home.0.display()), e).next("run as root, or choose --state")
+        })
+        .and_then(|()| Store::open(&home.file("log.redb"))?.found(kept))
+        .and_then(|()| home.keep(papers));
+    if done.is_err() && began {
+        // No half state: the directory was made by this very command.
+        let _ = std::fs::remove_dir_all(&home.0);
+    }
+    done
+}
+
+fn all(context: &Context, file: &std::path::Path, port: u16) -> Outcome<u8> {
+    let (text, spec) = super::config::checked(file)?;
+    let (papers, kept) = identity::found(&text, &spec, port)?;
+    for papers in &papers {
+        let home = identity::home(&context.state.join(&papers.identity.me.name));
+        fresh(&home)?;
+        make(&home, papers, &kept)?;
+        println!("{}", home.0.display());
+    }
+    Ok(0)
+}
+
+fn print_code(home: &Home) -> Outcome<()> {
+    let papers = home.papers()?;
+    let secret = identity::random::<10>();
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let until = since.map_or(0, |d| d.as_secs()) + 86_400;
+    home.keep_code(&data_encoding::HEXLOWER.encode(&secret), until)?;
+    let code = identity::join_code(&secret, &identity::der(&papers.ca_pem));
+    let me = &papers.identity.me;
+    let port = if me.port == PORT { String::new() } else { format!(":{}", me.port) };
+    println!("On each other machine, within a day:\n  nines join {}{port} {code}", me.addresses[0]);
+    println!("A witness adds --witness.");
+    Ok(())
+}
+
+/// Runs `code`.
+pub fn code(context: &Context, _args: &CodeArgs) -> Outcome<u8> {
+    let home = identity::home(&context.state);
+    home.identity()?;
+    print_code(&home)?;
+    Ok(0)
+}

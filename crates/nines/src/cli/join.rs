@@ -1,0 +1,79 @@
+//! `nines join`
+
+use std::net::{IpAddr, SocketAddr};
+
+use clap::Args;
+
+use super::Context;
+use crate::{
+    daemon::{peer_port, store::Store},
+    failure::{Failure, Kind, Outcome},
+    identity::{self, PORT},
+};
+
+/// Join a cluster.
+#[derive(Args)]
+pub struct JoinArgs {
+    /// A member: address, or address:port.
+    address: String,
+    /// The code that `nines init` or `nines code` printed.
+    code: String,
+    /// As witness: votes and carries nothing.
+    #[arg(long)]
+    witness: bool,
+    /// This node's name; its host name if not given.
+    #[arg(long)]
+    node: Option<String>,
+    /// This node's addresses, one a link; the first found if not given.
+    #[arg(long = "address", id = "own", value_name = "ADDRESS")]
+    own: Vec<IpAddr>,
+    /// This node's port for beats (UDP) and TLS (TCP).
+    #[arg(long, default_value_t = PORT)]
+    port: u16,
+}
+
+/// Runs it.
+pub fn run(context: &Context, args: &JoinArgs) -> Outcome<u8> {
+    let to = args
+        .address
+        .parse::<SocketAddr>()
+        .or_else(|_| args.address.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, PORT)))
+        .map_err(|_| {
+            Failure::new(Kind::Usage, format!("\"{}\" is no address", args.address), "")
+                .next("copy the whole command that nines init printed")
+        })?;
+    let (secret, fingerprint) = identity::read_code(&args.code).ok_or_else(|| {
+        Failure::new(Kind::Usage, format!("\"{}\" is no join code", args.code), "it has four groups of eight")
+            .next("copy the whole command that nines init printed")
+    })?;
+    let home = identity::home(&context.state);
+    if home.is_member() {
+        let cluster = home.identity()?.cluster;
+        return Err(Failure::new(Kind::Unsafe, format!("this machine is in cluster {cluster} already"), "")
+            .next(format!("stop the agent and remove {} to begin anew", home.0.display())));
+    }
+    let (name, addresses) = super::init::who(args.node.as_ref(), &args.own)?;
+    let request = peer_port::JoinRequest {
+        secret,
+        name: name.clone(),
+        addresses,
+        port: args.port,
+        witness: args.witness,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::new(Kind::Io, "cannot start", e))?;
+    let papers = runtime.block_on(peer_port::join(to, fingerprint, &request))?;
+    std::fs::create_dir_all(&home.0).map_err(|e| {
+        Failure::new(Kind::Io, format!("cannot make {}", home.0.display()), e).next("run as root")
+    })?;
+    Store::open(&home.file("log.redb"))?;
+    home.keep(&papers)?;
+    let part = if args.witness { "witness" } else { "director" };
+    println!(
+        "{name} joined cluster {} as {part}. Start it:  systemctl start nines",
+        papers.identity.cluster
+    );
+    Ok(0)
+}

@@ -1,0 +1,153 @@
+//! `nines status`
+
+use clap::Args;
+
+use super::{Context, bold, columns};
+use crate::{
+    api::types::{ServiceStatus, Status},
+    failure::Outcome,
+};
+
+/// Who serves what, is a spare ready, what is wrong now.
+#[derive(Args)]
+pub struct StatusArgs {
+    /// Also every real server.
+    #[arg(short, long)]
+    wide: bool,
+}
+
+/// Runs it.
+pub fn run(context: &Context, args: &StatusArgs) -> Outcome<u8> {
+    let status: Status = context.client().get("/v1/status")?;
+    if context.json() {
+        super::print_json(&status);
+    } else {
+        print!("{}", text(&status, args.wide));
+    }
+    Ok(0)
+}
+
+/// "3 m 10 s"
+pub fn ago(seconds: u64) -> String {
+    match seconds {
+        s if s < 60 => format!("{s} s"),
+        s if s < 3_600 => format!("{} m {} s", s / 60, s % 60),
+        s if s < 86_400 => format!("{} h {} m", s / 3_600, s % 3_600 / 60),
+        s => format!("{} d", s / 86_400),
+    }
+}
+
+/// "48.2 MB"
+pub fn bytes(n: u64) -> String {
+    let mut value = n as f64;
+    for unit in ["B", "kB", "MB", "GB"] {
+        if value < 1_000.0 {
+            let digits = usize::from(unit != "B" && value < 100.0);
+            return format!("{value:.digits$} {unit}");
+        }
+        value /= 1_000.0;
+    }
+    format!("{value:.1} TB")
+}
+
+fn text(status: &Status, wide: bool) -> String {
+    let mut out = format!(
+        "{}  {}  {}   quorum {} of {}\n",
+        bold(&status.cluster),
+        bold(&status.verdict),
+        status.summary,
+        status.votes,
+        status.voters
+    );
+    if let Some(last) = &status.last_failover {
+        let from = if last.from.is_empty() { "nobody" } else { &last.from };
+        let how = match (last.actor.as_str(), last.silent_ms) {
+            (_, 0) => "planned".to_owned(),
+            (_, ms) => format!("automatic, after {ms} ms of silence"),
+        };
+        let (ago, vip, to) = (ago(last.ago_s), &last.vip, &last.to);
+        out.push_str(&format!("Last change {ago} ago: {vip} {from} -> {to}, {how}.\n"));
+    }
+    if !status.problems.is_empty() {
+        let mut rows = vec![vec!["WRONG NOW".into(), String::new(), "NEXT STEP".into()]];
+        let row = |p: &crate::api::types::ProblemLine| {
+            vec![format!("  {}", p.subject), p.text.clone(), p.next.clone()]
+        };
+        rows.extend(status.problems.iter().map(row));
+        out.push_str(&format!("\n{}", columns(&rows)));
+    }
+    out.push('\n');
+    let mut rows = vec![head(&["NODE", "ROLE", "STATE", "ADDRESSES HELD", "PATH", "VERSION"])];
+    for n in &status.nodes {
+        let holds = if n.holds.is_empty() { "-".into() } else { n.holds.join(" ") };
+        let leads = if n.leads { "*" } else { "" };
+        rows.push(vec![
+            format!("{}{leads}", n.name),
+            n.role.clone(),
+            n.state.clone(),
+            holds,
+            or_dash(&n.path),
+            or_dash(&n.version),
+        ]);
+    }
+    out.push_str(&columns(&rows));
+    if !status.services.is_empty() {
+        out.push('\n');
+        let mut rows = vec![head(&["SERVICE", "LISTEN", "PATH", "SERVERS", "TOTAL", "CONNS", "IN", "CHECK"])];
+        for s in &status.services {
+            rows.push(service(s));
+            if wide {
+                rows.extend(s.servers.iter().map(|server| {
+                    let t = &server.traffic;
+                    vec![
+                        format!("  {}", server.name),
+                        server.address.clone(),
+                        format!("weight {}", server.weight),
+                        server.state.clone(),
+                        t.connections.to_string(),
+                        t.open.to_string(),
+                        bytes(t.bytes_in),
+                        String::new(),
+                    ]
+                }));
+            }
+        }
+        out.push_str(&columns(&rows));
+    }
+    if status.problems.is_empty() {
+        out.push_str("\nNothing needs you.\n");
+    }
+    out
+}
+
+fn service(s: &ServiceStatus) -> Vec<String> {
+    vec![
+        s.name.clone(),
+        s.listen.clone(),
+        format!("{} {}", s.forward, s.scheduler),
+        format!("{}/{} up", s.up, s.servers.len()),
+        s.traffic.connections.to_string(),
+        s.traffic.open.to_string(),
+        bytes(s.traffic.bytes_in),
+        s.check.clone(),
+    ]
+}
+
+fn head(words: &[&str]) -> Vec<String> {
+    words.iter().map(|w| (*w).to_owned()).collect()
+}
+
+fn or_dash(text: &str) -> String {
+    if text.is_empty() { "-".into() } else { text.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_and_sizes_for_people() {
+        assert_eq!([ago(42), ago(190), ago(9_420), ago(200_000)], ["42 s", "3 m 10 s", "2 h 37 m", "2 d"]);
+        assert_eq!([bytes(999), bytes(48_200), bytes(1_000_000)], ["999 B", "48.2 kB", "1.0 MB"]);
+    }
+}

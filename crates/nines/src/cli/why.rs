@@ -1,0 +1,47 @@
+//! `nines why`
+
+use clap::Args;
+
+use super::{Context, columns};
+use crate::{api::types::Why, failure::Outcome};
+
+/// Why something is where and as it is.
+#[derive(Args)]
+pub struct WhyArgs {
+    /// A service, VIP, node or real server.
+    subject: String,
+}
+
+/// Percent-encodes a query value.
+pub fn encode(text: &str) -> String {
+    text.bytes()
+        .map(|b| match b {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' => char::from(b).to_string(),
+            _ => format!("%{b:02X}"),
+        })
+        .collect()
+}
+
+/// Runs it.
+pub fn run(context: &Context, args: &WhyArgs) -> Outcome<u8> {
+    let path = format!("/v1/why?subject={}", encode(&args.subject));
+    let why: Why = context.client().get(&path)?;
+    if context.json() {
+        super::print_json(&why);
+        return Ok(0);
+    }
+    println!("{}\n", why.now);
+    let rows: Vec<Vec<String>> = why
+        .chain
+        .iter()
+        .map(|e| vec![format!("  {}", super::events::clock(e.at_ms)), e.text.clone(), e.node.clone()])
+        .collect();
+    print!("{}", columns(&rows));
+    for line in &why.not_elsewhere {
+        println!("\nWhy not elsewhere?  {line}");
+    }
+    if !why.next.is_empty() {
+        println!("What next?          {}", why.next.join("      "));
+    }
+    Ok(0)
+}

@@ -1,0 +1,369 @@
+//! The agent: puts the core, the kernel, the disk and the API together.
+//!
+//! Decides: what is started, in which order, and how it ends. A stop hands VIPs over first; a
+//! restart asks for a long lease and replaces the process in place, so no packet is lost.
+
+use std::{
+    os::unix::process::CommandExt as _,
+    path::PathBuf,
+    sync::{Arc, Mutex, mpsc},
+    time::Duration,
+};
+
+use nines_core::{Config, Event, Node, wire::Facts};
+use nines_dataplane::{address, ebpf, process::boot_time, sysctl};
+use nines_model::Role;
+use tokio::signal::unix::{SignalKind, signal};
+
+use self::{
+    core_thread::{CoreThread, Handle, Input, Work},
+    logger::Logger,
+    seal::Seals,
+    store::Store,
+    worker::{AddressWork, ForwardWork, Places},
+};
+use crate::{
+    api,
+    failure::{Failure, Kind, Outcome},
+    health::Checks,
+    identity::{self, Home, Papers},
+};
+
+pub mod core_thread;
+pub mod logger;
+pub mod peer_port;
+pub mod seal;
+pub mod store;
+mod worker;
+pub use self::worker::ForwardWork as ForwardQuestion;
+
+/// How the agent was started.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// State directory.
+    pub state: PathBuf,
+    /// API socket.
+    pub socket: PathBuf,
+    /// Which hooks packets take.
+    pub hooks: ebpf::Hooks,
+}
+
+/// What the API and the peer port work on.
+pub struct Agent {
+    /// The node.
+    pub core: Handle,
+    /// State directory.
+    pub home: Home,
+    /// Papers of this node.
+    pub papers: Arc<Papers>,
+    /// Questions to the data plane; a witness has none.
+    pub forwarding: Option<mpsc::Sender<ForwardWork>>,
+    /// The packet path, in words.
+    pub path: Arc<Mutex<String>>,
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) {
+    std::thread::Builder::new()
+        .name(name.into())
+        .spawn(work)
+        .expect("a process that starts can make threads");
+}
+
+/// Runs until stopped.
+pub fn run(options: &Options) -> Outcome<()> {
+    let log = Logger::stderr();
+    let home = identity::home(&options.state);
+    let papers = Arc::new(home.papers()?);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::new(Kind::Io, "cannot start", e))?;
+    let ended = runtime.block_on(serve(options, home, papers, &log));
+    match ended {
+        Ok(End::Stopped) => Ok(()),
+        Ok(End::Replace) => {
+            drop(runtime);
+            let me = std::env::current_exe().map_err(|e| Failure::new(Kind::Io, "cannot restart", e))?;
+            // An upgraded binary has the same path; the kernel calls the old one "(deleted)".
+            let me = PathBuf::from(me.to_string_lossy().trim_end_matches(" (deleted)").to_owned());
+            let error = std::process::Command::new(me).args(std::env::args_os().skip(1)).exec();
+            Err(Failure::new(Kind::Io, "cannot restart in place", error))
+        }
+        Err(why) => Err(why),
+    }
+}
+
+enum End {
+    Stopped,
+    Replace,
+}
+
+struct Workers {
+    disk: mpsc::Sender<(u64, Box<nines_core::wire::Persist>)>,
+    addresses: mpsc::Sender<AddressWork>,
+    forwarding: Option<mpsc::Sender<ForwardWork>>,
+    elsewhere: tokio::sync::mpsc::UnboundedSender<Work>,
+    watched: bool,
+}
+
+impl Workers {
+    fn take(&self, work: Work) {
+        // A worker that has ended ends the process; what it is sent then no longer matters.
+        match work {
+            Work::Persist(number, persist) => drop(self.disk.send((number, persist))),
+            Work::Address(id, vip, up) => {
+                if let Some(forwarding) = self.forwarding.as_ref().filter(|_| up && self.watched) {
+                    let _ = forwarding.send(ForwardWork::Watch(vip));
+                }
+                drop(self.addresses.send(AddressWork::Change(id, vip, up)));
+            }
+            Work::Announce(vip) => drop(self.addresses.send(AddressWork::Announce(vip))),
+            Work::Forward(table) => {
+                if let Some(forwarding) = &self.forwarding {
+                    let _ = forwarding.send(ForwardWork::Table(table));
+                } else {
+                    let _ = self.elsewhere.send(Work::Forward(table));
+                }
+            }
+            other => drop(self.elsewhere.send(other)),
+        }
+    }
+}
+
+async fn serve(options: &Options, home: Home, papers: Arc<Papers>, log: &Logger) -> Outcome<End> {
+    let listener = api::listen(&options.socket)?;
+    let ended = serve_with_socket(options, home, papers, log, listener).await;
+    let _ = std::fs::remove_file(&options.socket);
+    ended
+}
+
+async fn serve_with_socket(
+    options: &Options,
+    home: Home,
+    papers: Arc<Papers>,
+    log: &Logger,
+    listener: tokio::net::UnixListener,
+) -> Outcome<End> {
+    let me = papers.identity.me.clone();
+    let store = Store::open(&home.file("log.redb"))?;
+    let kept = store.read()?;
+    let boot = u64::from_be_bytes(identity::random::<8>()) >> 2;
+    let config = Config { id: me.id, name: me.name.clone(), boot };
+    let node = Node::new(config, boot_time(), &kept);
+    let witness = node.state().members.get(&me.id).is_some_and(|m| m.witness);
+
+    let sockets = bind(&me)?;
+    let tcp = bind_tcp(&me).await?;
+    let (poll, core, inputs) =
+        core_thread::channel().map_err(|e| Failure::new(Kind::Io, "cannot start", e))?;
+    let places: Places = Places::default();
+    remember_places(&places, &node);
+    let path = Arc::new(Mutex::new(if witness { "none (witness)" } else { "starting" }.to_owned()));
+    let (elsewhere, mut others) = tokio::sync::mpsc::unbounded_channel();
+    let (disk, disk_work) = mpsc::channel();
+    let (addresses, address_work) = mpsc::channel();
+    let mut guard: Option<Box<dyn nines_dataplane::Guard>> = None;
+    let mut forwarding = None;
+    if !witness {
+        let (plane, kernel_guard) = ebpf::open(ebpf::object::BYTES, options.hooks)?;
+        ready_kernel()?;
+        guard = Some(Box::new(kernel_guard));
+        let (send, work) = mpsc::channel();
+        forwarding = Some(send);
+        let (core, path, log, places) = (core.clone(), Arc::clone(&path), log.clone(), Arc::clone(&places));
+        let own = me.addresses.clone();
+        spawn("forwarding", move || {
+            let cover = move |plane: &mut ebpf::EbpfPlane| cover(plane, &own, &places);
+            worker::forwarding(plane, cover, work, &path, &core, &log);
+        });
+    }
+    let workers = Workers { disk, addresses, forwarding: forwarding.clone(), elsewhere, watched: true };
+    {
+        let (core, log, places) = (core.clone(), log.clone(), Arc::clone(&places));
+        spawn("addresses", move || worker::addresses(address_work, &places, &core, &log));
+    }
+    {
+        let core = core.clone();
+        spawn("disk", move || worker::disk(store, disk_work, &core));
+    }
+    let beat_key = data_encoding::HEXLOWER
+        .decode(papers.identity.beat_key.as_bytes())
+        .map_err(|e| Failure::new(Kind::Io, "identity.json is damaged", e))?;
+    let seals = Seals::new(&beat_key, me.id, identity::random());
+    let thread = CoreThread::new(
+        poll,
+        inputs,
+        node,
+        sockets,
+        seals,
+        &papers.identity.peers,
+        guard,
+        Box::new(move |work| workers.take(work)),
+        log.clone(),
+    )
+    .map_err(|e| Failure::new(Kind::Io, "cannot start", e))?;
+    let joined = std::thread::Builder::new()
+        .name("core".into())
+        .spawn(move || thread.run())
+        .map_err(|e| Failure::new(Kind::Io, "cannot start", e))?;
+
+    let agent = Arc::new(Agent { core, home, papers, forwarding, path });
+    tokio::spawn(api::serve(listener, Arc::clone(&agent)));
+    tokio::spawn(peer_port::serve(tcp, Arc::clone(&agent.papers), Arc::clone(&agent)));
+    tokio::spawn(tell_facts(Arc::clone(&agent), Arc::clone(&places)));
+    log.line(&format!("nines {} runs as {} in cluster {}", env!("CARGO_PKG_VERSION"), me.name, agent.papers.identity.cluster));
+    let end = until_the_end(&agent, &mut others, log).await;
+    agent.core.put(Input::End);
+    let _ = joined.join();
+    end
+}
+
+/// Binds beats on each own address.
+fn bind(me: &identity::Peer) -> Outcome<Vec<mio::net::UdpSocket>> {
+    let one = |addr: &std::net::IpAddr| {
+        let at = std::net::SocketAddr::new(*addr, me.port);
+        mio::net::UdpSocket::bind(at).map_err(|e| {
+            Failure::new(Kind::Io, format!("cannot listen on {at} (UDP)"), e).next(format!(
+                "see that {addr} is on this machine (ip -brief addr) and that no other agent runs"
+            ))
+        })
+    };
+    me.addresses.iter().map(one).collect()
+}
+
+async fn bind_tcp(me: &identity::Peer) -> Outcome<tokio::net::TcpListener> {
+    let at = std::net::SocketAddr::new(me.addresses[0], me.port);
+    tokio::net::TcpListener::bind(at)
+        .await
+        .map_err(|e| Failure::new(Kind::Io, format!("cannot listen on {at} (TCP)"), e))
+}
+
+/// A director passes packets on, and asks for neighbours when it has to.
+fn ready_kernel() -> Outcome<()> {
+    // Replies and clients may come from anywhere; strict reverse-path checks would drop them.
+    if sysctl::read("net/ipv4/conf/all/rp_filter")? == "1" {
+        sysctl::write("net/ipv4/conf/all/rp_filter", "2")?;
+    }
+    Ok(())
+}
+
+fn remember_places(places: &Places, node: &Node) {
+    let vips = node.state().spec.vips.iter();
+    *places.lock().expect("nobody panics with it") =
+        vips.map(|(addr, v)| (*addr, (v.prefix, v.interface.clone()))).collect();
+}
+
+/// Interfaces that need the programs: those of this node's addresses and of VIPs.
+fn cover(plane: &mut ebpf::EbpfPlane, own: &[std::net::IpAddr], places: &Places) -> Vec<String> {
+    let mut notes = Vec::new();
+    let mut names = Vec::new();
+    for interface in address::interfaces().unwrap_or_default() {
+        if interface.ethernet && interface.addresses.iter().any(|(a, _)| own.contains(a)) {
+            names.push(interface.name);
+        }
+    }
+    let vips = places.lock().expect("nobody panics with it").clone();
+    for (vip, (_, interface)) in vips {
+        match address::place(vip, interface.as_deref()) {
+            Ok(found) if found.ethernet => names.push(found.name),
+            Ok(_) => {}
+            Err(why) => notes.push(why.to_string()),
+        }
+    }
+    plane.on(names);
+    notes
+}
+
+/// Tells the core what this machine is, again and again: interfaces come and go.
+async fn tell_facts(agent: Arc<Agent>, places: Places) {
+    loop {
+        let shared = Arc::clone(&places);
+        let _ = agent.core.inspect(move |node, _| remember_places(&shared, node)).await;
+        let mut facts = Facts {
+            node: agent.papers.identity.me.name.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            path: agent.path.lock().expect("nobody panics with it").clone(),
+            ..Facts::default()
+        };
+        let vips: Vec<std::net::IpAddr> =
+            places.lock().expect("nobody panics with it").keys().copied().collect();
+        for interface in address::interfaces().unwrap_or_default() {
+            if interface.ethernet {
+                facts.macs.push(interface.mac.to_vec());
+                let subnets = interface.addresses.iter().filter(|(a, _)| !vips.contains(a));
+                facts.subnets.extend(subnets.map(|(a, p)| format!("{a}/{p}")));
+            }
+        }
+        agent.core.event(Event::Facts(facts));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+async fn until_the_end(
+    agent: &Arc<Agent>,
+    others: &mut tokio::sync::mpsc::UnboundedReceiver<Work>,
+    log: &Logger,
+) -> Outcome<End> {
+    let listen = |kind| signal(kind).map_err(|e| Failure::new(Kind::Io, "cannot start", e));
+    let (mut term, mut int, mut hup) = (
+        listen(SignalKind::terminate())?,
+        listen(SignalKind::interrupt())?,
+        listen(SignalKind::hangup())?,
+    );
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    let mut alive = tokio::time::interval(Duration::from_secs(1));
+    let mut checks = Checks::default();
+    let mut bulk = peer_port::Bulk::new(Arc::clone(&agent.papers), agent.core.clone());
+    let mut stop_at: Option<tokio::time::Instant> = None;
+    loop {
+        tokio::select! {
+            work = others.recv() => match work {
+                Some(Work::Check(tasks)) => checks.set(tasks, &agent.core),
+                Some(Work::Bulk(to, bytes)) => bulk.send(to, bytes),
+                Some(Work::Forward(_)) => agent.core.event(Event::Forwarded(Ok(()))),
+                Some(Work::Restart) => return Ok(End::Replace),
+                Some(Work::Stop) | None => return Ok(End::Stopped),
+                Some(_) => {}
+            },
+            _ = hup.recv() => {
+                let restart = agent.core.inspect(|n, _| n.state().spec.timing.restart.0).await;
+                let _ = sd_notify::notify(&[sd_notify::NotifyState::Reloading]);
+                agent.core.event(Event::Restart(restart.unwrap_or(5_000)));
+            }
+            _ = term.recv() => stop(agent, &mut stop_at, log),
+            _ = int.recv() => stop(agent, &mut stop_at, log),
+            _ = alive.tick() => {
+                // Fed only while the core thread answers: a stuck core is a dead agent.
+                let look = |n: &Node, now| (api::one_line(n, now), n.broken().is_some());
+                if let Ok(Some((line, false))) =
+                    tokio::time::timeout(Duration::from_secs(1), agent.core.inspect(look)).await
+                {
+                    let _ = sd_notify::notify(&[
+                        sd_notify::NotifyState::Watchdog,
+                        sd_notify::NotifyState::Status(&line),
+                    ]);
+                }
+                if stop_at.is_some_and(|at| at <= tokio::time::Instant::now()) {
+                    log.line("nobody took the VIPs over in time; stopping all the same");
+                    return Ok(End::Stopped);
+                }
+            }
+        }
+    }
+}
+
+fn stop(agent: &Agent, stop_at: &mut Option<tokio::time::Instant>, log: &Logger) {
+    if stop_at.is_none() {
+        log.line("stopping: VIPs move first");
+        *stop_at = Some(tokio::time::Instant::now() + Duration::from_secs(5));
+        agent.core.event(Event::Stop);
+    }
+}
+
+/// Role of a node by the spec, in words.
+pub fn role_word(role: Role) -> &'static str {
+    match role {
+        Role::Director => "director",
+        Role::Witness => "witness",
+    }
+}

@@ -1,0 +1,286 @@
+//! The thread that runs the node: sockets in, actions out, guard deadlines by itself.
+//!
+//! Decides: nothing; it moves bytes. It runs in real time, never blocks on a disk, a lock or a
+//! log: what may block (disk, netlink, checks) is other threads' work, reached by channels.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::mpsc::{Receiver, Sender},
+    time::Duration,
+};
+
+use mio::{Events, Interest, Poll, Token, Waker, net::UdpSocket};
+use nines_core::{Action, Event, Node, wire::Persist};
+use nines_dataplane::{Guard, process::boot_time};
+use nines_model::{ForwardingTable, Time};
+
+use super::{
+    logger::Logger,
+    seal::{Opened, Seals},
+};
+use crate::identity::Peer;
+
+/// What comes into the thread besides datagrams.
+pub enum Input {
+    /// Something happened.
+    Event(Event),
+    /// Look at the node and answer over a channel of your own.
+    Inspect(Box<dyn FnOnce(&Node, Time) + Send>),
+    /// Ask for something in the log; the answer goes there.
+    Propose(Box<nines_core::wire::Command>, Sender2),
+    /// End the thread.
+    End,
+}
+
+/// Where the answer to a proposal goes.
+pub type Sender2 = tokio::sync::oneshot::Sender<Result<(u64, String), nines_core::action::Refusal>>;
+
+/// What other threads do.
+pub enum Work {
+    /// Write and sync, then say [`Event::Persisted`].
+    Persist(u64, Box<Persist>),
+    /// Address on or off.
+    Address(u64, IpAddr, bool),
+    /// Tell the neighbours.
+    Announce(IpAddr),
+    /// Put the table into the kernel.
+    Forward(Box<ForwardingTable>),
+    /// Check these.
+    Check(Vec<nines_core::action::CheckTask>),
+    /// Send over TLS.
+    Bulk(u64, Vec<u8>),
+    /// Replace the process.
+    Restart,
+    /// Stop.
+    Stop,
+}
+
+/// A handle for everybody else.
+#[derive(Clone)]
+pub struct Handle {
+    inputs: Sender<Input>,
+    waker: std::sync::Arc<Waker>,
+}
+
+impl Handle {
+    /// Hands something in. A thread that has ended takes nothing, silently: the process ends too.
+    pub fn put(&self, input: Input) {
+        if self.inputs.send(input).is_ok() {
+            let _ = self.waker.wake();
+        }
+    }
+
+    /// An event.
+    pub fn event(&self, event: Event) {
+        self.put(Input::Event(event));
+    }
+
+    /// What `look` sees of the node.
+    pub async fn inspect<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Node, Time) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        self.put(Input::Inspect(Box::new(move |node, now| {
+            let _ = answer.send(look(node, now));
+        })));
+        answered.await.ok()
+    }
+
+    /// Proposes and waits for the outcome.
+    pub async fn propose(
+        &self,
+        command: nines_core::wire::Command,
+    ) -> Result<(u64, String), nines_core::action::Refusal> {
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        self.put(Input::Propose(Box::new(command), answer));
+        answered.await.unwrap_or_else(|_| {
+            Err(nines_core::action::Refusal::NoQuorum("the agent is stopping".into()))
+        })
+    }
+}
+
+/// Everything the thread owns.
+pub struct CoreThread {
+    poll: Poll,
+    inputs: Receiver<Input>,
+    node: Node,
+    sockets: Vec<UdpSocket>,
+    seals: Seals,
+    peers: BTreeMap<u64, Vec<SocketAddr>>,
+    membership: u64,
+    guard: Option<Box<dyn Guard>>,
+    work: Box<dyn Fn(Work) + Send>,
+    waiting: BTreeMap<u64, Sender2>,
+    next_request: u64,
+    log: Logger,
+}
+
+const WAKE: Token = Token(usize::MAX);
+
+/// Makes the channel and the poll that the thread sleeps in.
+pub fn channel() -> std::io::Result<(Poll, Handle, Receiver<Input>)> {
+    let poll = Poll::new()?;
+    let waker = std::sync::Arc::new(Waker::new(poll.registry(), WAKE)?);
+    let (inputs, received) = std::sync::mpsc::channel();
+    Ok((poll, Handle { inputs, waker }, received))
+}
+
+fn socket_addresses(addresses: &[IpAddr], port: u16) -> Vec<SocketAddr> {
+    addresses.iter().map(|a| SocketAddr::new(*a, port)).collect()
+}
+
+impl CoreThread {
+    /// All parts put together.
+    #[expect(clippy::too_many_arguments, reason = "made once, in one place")]
+    pub fn new(
+        poll: Poll,
+        inputs: Receiver<Input>,
+        node: Node,
+        mut sockets: Vec<UdpSocket>,
+        seals: Seals,
+        seed: &[Peer],
+        guard: Option<Box<dyn Guard>>,
+        work: Box<dyn Fn(Work) + Send>,
+        log: Logger,
+    ) -> std::io::Result<Self> {
+        for (i, socket) in sockets.iter_mut().enumerate() {
+            poll.registry().register(socket, Token(i), Interest::READABLE)?;
+        }
+        let peers = seed.iter().map(|p| (p.id, socket_addresses(&p.addresses, p.port))).collect();
+        Ok(Self {
+            poll,
+            inputs,
+            node,
+            sockets,
+            seals,
+            peers,
+            membership: u64::MAX,
+            guard,
+            work,
+            waiting: BTreeMap::new(),
+            next_request: 1,
+            log,
+        })
+    }
+
+    /// Runs until [`Input::End`].
+    pub fn run(mut self) {
+        if let Err(why) = nines_dataplane::process::run_in_real_time() {
+            self.log.line(&format!("{why}; {}", why.next.as_deref().unwrap_or_default()));
+        }
+        let mut events = Events::with_capacity(64);
+        let mut wall_at = Time(0);
+        loop {
+            let now = boot_time();
+            if now.since(wall_at) > 10_000_000_000 || wall_at == Time(0) {
+                wall_at = now;
+                let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+                self.node.handle(now, Event::WallClock(wall.map_or(0, |w| w.as_nanos() as u64)));
+                self.carry_out();
+            }
+            let wait = self.node.next_deadline().since(boot_time());
+            // poll(2) rounds down to ms; the node takes a late tick as well as one in time.
+            let wait = Duration::from_nanos(wait.clamp(0, 1_000_000_000));
+            if let Err(e) = self.poll.poll(&mut events, Some(wait)) {
+                if e.kind() == std::io::ErrorKind::Interrupted {
+                    continue;
+                }
+                self.log.line(&format!("poll failed: {e}"));
+                return;
+            }
+            for link in 0..self.sockets.len() {
+                self.receive(link);
+            }
+            while let Ok(input) = self.inputs.try_recv() {
+                match input {
+                    Input::Event(event) => self.node.handle(boot_time(), event),
+                    Input::Inspect(look) => look(&self.node, boot_time()),
+                    Input::Propose(command, answer) => {
+                        let request = self.next_request;
+                        self.next_request += 1;
+                        self.waiting.insert(request, answer);
+                        let event = Event::Propose { request, command: *command };
+                        self.node.handle(boot_time(), event);
+                    }
+                    Input::End => return,
+                }
+                self.carry_out();
+            }
+            if self.node.next_deadline() <= boot_time() {
+                self.node.handle(boot_time(), Event::Tick);
+                self.carry_out();
+            }
+        }
+    }
+
+    fn receive(&mut self, link: usize) {
+        let mut buffer = [0; 2_048];
+        // Bounded, so that a flood cannot keep the thread from its deadlines.
+        for _ in 0..256 {
+            let Ok((length, _)) = self.sockets[link].recv_from(&mut buffer) else { return };
+            let now = boot_time();
+            if let Opened::Frame(from, bytes) = self.seals.open(now, &buffer[..length])
+                && !bytes.is_empty()
+            {
+                self.node.handle(now, Event::Frame { from, link, bytes });
+                self.carry_out();
+            }
+        }
+    }
+
+    fn carry_out(&mut self) {
+        let state = self.node.state();
+        if state.membership != self.membership {
+            self.membership = state.membership;
+            for member in state.members.values() {
+                let addresses: Vec<IpAddr> =
+                    member.addresses.iter().filter_map(|a| a.parse().ok()).collect();
+                self.peers.insert(member.id, socket_addresses(&addresses, member.port as u16));
+            }
+        }
+        for action in self.node.take_actions() {
+            match action {
+                Action::Send { to, bytes, bulk: false } => self.send(to, &bytes),
+                Action::Send { to, bytes, bulk: true } => (self.work)(Work::Bulk(to, bytes)),
+                Action::Guard(vip, deadline) => {
+                    if let Some(Err(why)) = self.guard.as_mut().map(|g| g.set(vip, deadline)) {
+                        self.log.line(&why.to_string());
+                    }
+                }
+                Action::Cover(vips) => {
+                    if let Some(Err(why)) = self.guard.as_mut().map(|g| g.cover(&vips)) {
+                        self.log.line(&why.to_string());
+                    }
+                }
+                Action::Persist(number, persist) => (self.work)(Work::Persist(number, persist)),
+                Action::Address { id, vip, up } => (self.work)(Work::Address(id, vip, up)),
+                Action::Announce(vip) => (self.work)(Work::Announce(vip)),
+                Action::Forward(table) => (self.work)(Work::Forward(table)),
+                Action::Check(tasks) => (self.work)(Work::Check(tasks)),
+                Action::RestartReady => (self.work)(Work::Restart),
+                Action::StopReady => (self.work)(Work::Stop),
+                Action::Reply { request, result } => {
+                    if let Some(answer) = self.waiting.remove(&request) {
+                        let _ = answer.send(result);
+                    }
+                }
+                Action::Log(line) => self.log.line(&line),
+            }
+        }
+    }
+
+    /// Over every link: a peer hears one of them.
+    fn send(&mut self, to: u64, bytes: &[u8]) {
+        let Some(addresses) = self.peers.get(&to) else { return };
+        for (link, socket) in self.sockets.iter().enumerate() {
+            let Some(address) = addresses.get(link.min(addresses.len().saturating_sub(1))) else {
+                continue;
+            };
+            let sealed = self.seals.seal(to, link as u8, bytes);
+            // A full buffer or a link that is down is a lost packet.
+            let _ = socket.send_to(&sealed, *address);
+        }
+    }
+}

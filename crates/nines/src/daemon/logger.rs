@@ -1,0 +1,94 @@
+//! Lines to stderr (the journal, under systemd) without ever blocking whoever writes them: a full
+//! disk or a stuck reader costs lines, never beats.
+
+use std::{
+    io::Write as _,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{SyncSender, sync_channel},
+    },
+};
+
+/// A cheap handle.
+#[derive(Clone)]
+pub struct Logger {
+    lines: SyncSender<String>,
+    lost: Arc<AtomicU64>,
+}
+
+impl Logger {
+    /// Starts the thread that writes to `out`.
+    pub fn start(mut out: impl std::io::Write + Send + 'static) -> Self {
+        let (lines, received) = sync_channel::<String>(1_024);
+        let lost = Arc::new(AtomicU64::new(0));
+        let seen = Arc::clone(&lost);
+        let write = move || {
+            for line in received {
+                let missing = seen.swap(0, Ordering::Relaxed);
+                let note =
+                    if missing > 0 { format!("({missing} lines lost) ") } else { String::new() };
+                // A log that cannot be written is no reason to stop.
+                let _ = writeln!(out, "{note}{line}");
+                let _ = out.flush();
+            }
+        };
+        let _ = std::thread::Builder::new().name("log".into()).spawn(write);
+        Self { lines, lost }
+    }
+
+    /// To stderr.
+    pub fn stderr() -> Self {
+        Self::start(std::io::stderr())
+    }
+
+    /// One line; lost if a thousand wait already.
+    pub fn line(&self, line: &str) {
+        if self.lines.try_send(line.to_owned()).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Logger {
+    fn drop(&mut self) {
+        let _ = std::io::stderr().flush();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Stuck;
+
+    impl std::io::Write for Stuck {
+        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+            std::thread::sleep(std::time::Duration::from_secs(3_600));
+            Ok(0)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    struct Full;
+
+    impl std::io::Write for Full {
+        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+            Err(std::io::Error::from(std::io::ErrorKind::StorageFull))
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Err(std::io::Error::from(std::io::ErrorKind::StorageFull))
+        }
+    }
+
+    #[test]
+    fn neither_a_stuck_reader_nor_a_full_disk_holds_the_writer() {
+        let stuck = Logger::start(Stuck);
+        (0..5_000).for_each(|_| stuck.line("beat"));
+        assert!(stuck.lost.load(Ordering::Relaxed) > 3_000);
+        let full = Logger::start(Full);
+        (0..100).for_each(|_| full.line("beat"));
+    }
+}

@@ -1,0 +1,315 @@
+//! The TLS port between nodes: consensus messages too large for a datagram, questions to another
+//! node, and the door for nodes that join.
+//!
+//! ```text
+//! frame: length u32 | kind u8 | bytes       kinds: 0 who I am, 1 consensus, 2 question, 3 answer,
+//!                                                  4 join, 5 papers, 6 refused
+//! ```
+//! Decides: who may say what. A member may say everything, a stranger only `join`, with a code.
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+
+use nines_core::Event;
+use serde::{Deserialize, Serialize};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    time::timeout,
+};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use super::{Agent, core_thread::Handle};
+use crate::{
+    api,
+    failure::{Failure, Kind, Outcome},
+    identity::{self, Papers, Peer},
+    trust,
+};
+
+const FRAME_MAX: usize = 64 * 1024 * 1024;
+/// Strangers have little to say.
+const STRANGER_MAX: usize = 16 * 1024;
+
+/// Kinds of frame.
+mod kind {
+    pub const HELLO: u8 = 0;
+    pub const RAFT: u8 = 1;
+    pub const QUESTION: u8 = 2;
+    pub const ANSWER: u8 = 3;
+    pub const JOIN: u8 = 4;
+    pub const PAPERS: u8 = 5;
+    pub const REFUSED: u8 = 6;
+}
+
+/// What a node that joins says.
+#[derive(Serialize, Deserialize)]
+pub struct JoinRequest {
+    /// Secret of the join code.
+    pub secret: String,
+    /// Its name.
+    pub name: String,
+    /// One a link.
+    pub addresses: Vec<std::net::IpAddr>,
+    /// Port.
+    pub port: u16,
+    /// Votes and carries nothing.
+    pub witness: bool,
+}
+
+async fn put(to: &mut (impl AsyncWrite + Unpin), kind: u8, bytes: &[u8]) -> std::io::Result<()> {
+    let mut frame = Vec::with_capacity(bytes.len() + 5);
+    frame.extend((bytes.len() as u32).to_be_bytes());
+    frame.push(kind);
+    frame.extend(bytes);
+    to.write_all(&frame).await?;
+    to.flush().await
+}
+
+async fn get(from: &mut (impl AsyncRead + Unpin), max: usize) -> std::io::Result<(u8, Vec<u8>)> {
+    let mut head = [0; 5];
+    from.read_exact(&mut head).await?;
+    let length = u32::from_be_bytes([head[0], head[1], head[2], head[3]]) as usize;
+    if length > max {
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "frame too large"));
+    }
+    let mut bytes = vec![0; length];
+    from.read_exact(&mut bytes).await?;
+    Ok((head[4], bytes))
+}
+
+/// Serves the port until the process ends.
+pub async fn serve(listener: TcpListener, papers: Arc<Papers>, agent: Arc<Agent>) -> Outcome<()> {
+    let acceptor = TlsAcceptor::from(trust::server(&papers)?);
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let (acceptor, agent, papers) =
+            (acceptor.clone(), Arc::clone(&agent), Arc::clone(&papers));
+        tokio::spawn(async move {
+            let Ok(Ok(mut stream)) = timeout(Duration::from_secs(5), acceptor.accept(stream)).await
+            else {
+                return;
+            };
+            let cert = stream.get_ref().1.peer_certificates().and_then(|c| c.first().cloned());
+            let member = cert.is_some();
+            let max = if member { FRAME_MAX } else { STRANGER_MAX };
+            let mut from = 0;
+            while let Ok((what, bytes)) = get(&mut stream, max).await {
+                let done = match what {
+                    kind::HELLO if member => {
+                        let name = String::from_utf8_lossy(&bytes).into_owned();
+                        let named = cert.as_ref().is_some_and(|c| trust::names(c, &name));
+                        let seek = move |n: &nines_core::Node, _| n.state().member(&name).map(|m| m.id);
+                        let id = agent.core.inspect(seek).await.flatten();
+                        from = id.filter(|_| named).unwrap_or(0);
+                        from != 0
+                    }
+                    kind::RAFT if from != 0 => {
+                        agent.core.event(Event::Frame { from, link: 0, bytes });
+                        true
+                    }
+                    kind::QUESTION if from != 0 => {
+                        let answer = api::counters_json(&agent).await;
+                        put(&mut stream, kind::ANSWER, &answer).await.is_ok()
+                    }
+                    kind::JOIN => {
+                        let (what, bytes) = match admit(&agent, &papers, &bytes).await {
+                            Ok(papers) => {
+                                (kind::PAPERS, serde_json::to_vec(&papers).expect("plain data"))
+                            }
+                            Err(why) => (kind::REFUSED, why.to_string().into_bytes()),
+                        };
+                        let _ = put(&mut stream, what, &bytes).await;
+                        let _ = stream.shutdown().await;
+                        false
+                    }
+                    _ => false,
+                };
+                if !done {
+                    return;
+                }
+            }
+        });
+    }
+}
+
+async fn admit(agent: &Agent, papers: &Papers, bytes: &[u8]) -> Outcome<Papers> {
+    let refuse = |why: &str| Failure::new(Kind::Denied, "refused", why);
+    let request: JoinRequest =
+        serde_json::from_slice(bytes).map_err(|_| refuse("the request cannot be read"))?;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    if !agent.home.code_is(&request.secret, now.map_or(0, |d| d.as_secs())) {
+        return Err(refuse("the join code is wrong or too old"));
+    }
+    let view = agent
+        .core
+        .inspect(|node, _| (node.state().members.clone(), node.state().spec.nodes.clone()))
+        .await;
+    let Some((members, nodes)) = view else { return Err(refuse("this agent is stopping")) };
+    if members.values().any(|m| m.name == request.name) {
+        let why = format!("there is a member {} already; choose another --node", request.name);
+        return Err(refuse(&why));
+    }
+    if let Some(spec) = nodes.get(&request.name)
+        && (spec.role == nines_model::Role::Witness) != request.witness
+    {
+        let why = format!("cluster.toml says that {} is a {}", request.name, spec.role);
+        return Err(refuse(&why));
+    }
+    let id = members.keys().max().copied().unwrap_or(0) + 1;
+    let newcomer = Peer {
+        id,
+        name: request.name,
+        addresses: request.addresses,
+        port: request.port,
+    };
+    let command = nines_core::wire::Command {
+        actor: format!("{}@{}", "join", newcomer.name),
+        kind: Some(nines_core::wire::command::Kind::Join(identity::member(
+            &newcomer,
+            request.witness,
+        ))),
+        ..Default::default()
+    };
+    let peers = members
+        .values()
+        .map(|m| Peer {
+            id: m.id,
+            name: m.name.clone(),
+            addresses: m.addresses.iter().filter_map(|a| a.parse().ok()).collect(),
+            port: m.port as u16,
+        })
+        .collect();
+    let made = identity::admit(papers, peers, newcomer)?;
+    agent.core.propose(command).await.map_err(|e| refuse(&api::refusal_text(&e)))?;
+    Ok(made)
+}
+
+/// Connects as a member.
+async fn connect(papers: &Papers, peer: &str, to: SocketAddr) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+    let other = |e: &dyn std::fmt::Display| std::io::Error::other(e.to_string());
+    let connector = TlsConnector::from(trust::client(papers).map_err(|e| other(&e))?);
+    let name = rustls_pki_types::ServerName::try_from(identity::tls_name(peer))
+        .map_err(|e| other(&e))?;
+    let stream = TcpStream::connect(to).await?;
+    let mut stream = connector.connect(name, stream).await?;
+    put(&mut stream, kind::HELLO, papers.identity.me.name.as_bytes()).await?;
+    Ok(stream)
+}
+
+/// Sends large frames to peers, each over a connection of its own, made anew when it breaks.
+pub struct Bulk {
+    papers: Arc<Papers>,
+    core: Handle,
+    lines: BTreeMap<u64, mpsc::Sender<Vec<u8>>>,
+}
+
+impl Bulk {
+    /// Nothing is connected yet.
+    pub fn new(papers: Arc<Papers>, core: Handle) -> Self {
+        Self { papers, core, lines: BTreeMap::new() }
+    }
+
+    /// Sends; a full line is a lost frame, which consensus sends again.
+    pub fn send(&mut self, to: u64, frame: Vec<u8>) {
+        let line = self.lines.entry(to).or_insert_with(|| {
+            let (line, frames) = mpsc::channel(64);
+            tokio::spawn(keep_line(to, frames, Arc::clone(&self.papers), self.core.clone()));
+            line
+        });
+        let _ = line.try_send(frame);
+    }
+}
+
+async fn keep_line(to: u64, mut frames: mpsc::Receiver<Vec<u8>>, papers: Arc<Papers>, core: Handle) {
+    let mut open = None;
+    while let Some(frame) = frames.recv().await {
+        if open.is_none() {
+            let seed = papers.identity.peers.clone();
+            let Some((name, addresses)) = find(&core, &seed, to).await else { continue };
+            for address in addresses {
+                let attempt = timeout(Duration::from_millis(500), connect(&papers, &name, address));
+                if let Ok(Ok(stream)) = attempt.await {
+                    open = Some(stream);
+                    break;
+                }
+            }
+        }
+        if let Some(stream) = &mut open {
+            let sent = timeout(Duration::from_secs(2), put(stream, kind::RAFT, &frame)).await;
+            if !matches!(sent, Ok(Ok(()))) {
+                open = None;
+            }
+        }
+    }
+}
+
+async fn find(core: &Handle, seed: &[Peer], id: u64) -> Option<(String, Vec<SocketAddr>)> {
+    let known = core
+        .inspect(move |node, _| {
+            node.state().members.get(&id).map(|m| {
+                let addresses = m.addresses.iter().filter_map(|a| a.parse().ok());
+                let addresses = addresses.map(|a| SocketAddr::new(a, m.port as u16)).collect();
+                (m.name.clone(), addresses)
+            })
+        })
+        .await
+        .flatten();
+    known.or_else(|| {
+        let peer = seed.iter().find(|p| p.id == id)?;
+        let addresses = peer.addresses.iter().map(|a| SocketAddr::new(*a, peer.port));
+        Some((peer.name.clone(), addresses.collect()))
+    })
+}
+
+/// What another node counts, as JSON; `None`: no answer in time.
+pub async fn ask_counters(agent: &Agent, id: u64, limit: Duration) -> Option<Vec<u8>> {
+    let papers = Arc::clone(&agent.papers);
+    let ask = async {
+        let (name, addresses) = find(&agent.core, &papers.identity.peers, id).await?;
+        let mut stream = connect(&papers, &name, *addresses.first()?).await.ok()?;
+        put(&mut stream, kind::QUESTION, b"counters").await.ok()?;
+        match get(&mut stream, FRAME_MAX).await.ok()? {
+            (kind::ANSWER, bytes) => Some(bytes),
+            _ => None,
+        }
+    };
+    timeout(limit, ask).await.ok().flatten()
+}
+
+/// Asks the member at `to` to let this machine in.
+pub async fn join(to: SocketAddr, fingerprint: [u8; 10], request: &JoinRequest) -> Outcome<Papers> {
+    let what = format!("cannot join by {to}");
+    let unreachable = |why: String| {
+        Failure::new(Kind::Unreachable, what.clone(), why)
+            .next(format!("see that the agent runs there and that TCP and UDP port {} are open", to.port()))
+    };
+    let config = Arc::new(trust::joining_client(fingerprint));
+    let name = rustls_pki_types::ServerName::IpAddress(to.ip().into());
+    let work = async {
+        let stream = TcpStream::connect(to).await.map_err(|e| unreachable(e.to_string()))?;
+        let stream = TlsConnector::from(config).connect(name, stream).await;
+        let mut stream = stream.map_err(|e| {
+            Failure::new(Kind::Denied, what.clone(), e)
+                .next("copy the whole command that nines init printed")
+        })?;
+        let bytes = serde_json::to_vec(request).expect("plain data");
+        put(&mut stream, kind::JOIN, &bytes).await.map_err(|e| unreachable(e.to_string()))?;
+        match get(&mut stream, FRAME_MAX).await.map_err(|e| unreachable(e.to_string()))? {
+            (kind::PAPERS, bytes) => serde_json::from_slice(&bytes)
+                .map_err(|e| unreachable(format!("its answer cannot be read: {e}"))),
+            (_, bytes) => {
+                let why = String::from_utf8_lossy(&bytes).into_owned();
+                let why = why.strip_prefix("refused: ").unwrap_or(&why).to_owned();
+                Err(Failure::new(Kind::Denied, what.clone(), why)
+                    .next("nines code   on a member prints a new join command"))
+            }
+        }
+    };
+    timeout(Duration::from_secs(10), work)
+        .await
+        .unwrap_or_else(|_| Err(unreachable("no answer within 10 s".into())))
+}

@@ -1,0 +1,203 @@
+//! The threads that may block: the disk, addresses, forwarding.
+//!
+//! Decides: order. Each kind of work has its own thread and keeps its order; a slow table or a
+//! slow disk delays neither a takeover nor a beat.
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::{
+        Arc, Mutex,
+        mpsc::{Receiver, RecvTimeoutError},
+    },
+    time::{Duration, Instant},
+};
+
+use nines_core::{Event, wire::Persist};
+use nines_dataplane::{
+    DataPlane, address,
+    announce::{self, Link},
+    ebpf,
+    process::boot_time,
+};
+use nines_model::{Counters, ForwardingTable};
+
+use super::{core_thread::Handle, logger::Logger, store::Store};
+
+/// Writes the log in order.
+pub fn disk(store: Store, work: Receiver<(u64, Box<Persist>)>, core: &Handle) {
+    for (number, persist) in work {
+        match store.write(&persist) {
+            Ok(()) if number > 0 => core.event(Event::Persisted(number)),
+            Ok(()) => {}
+            Err(why) => {
+                core.event(Event::PersistFailed(why.to_string()));
+                return;
+            }
+        }
+    }
+}
+
+/// What the address thread is asked.
+pub enum AddressWork {
+    /// On or off.
+    Change(u64, IpAddr, bool),
+    /// Tell the neighbours.
+    Announce(IpAddr),
+}
+
+/// Where VIPs belong: prefix length and interface from the spec.
+pub type Places = Arc<Mutex<BTreeMap<IpAddr, (u8, Option<String>)>>>;
+
+struct Placed {
+    index: u32,
+    prefix: u8,
+    mac: [u8; 6],
+    link: Option<Link>,
+}
+
+/// VIPs that an earlier life of this agent left on an interface.
+fn leftovers(places: &Places) -> BTreeMap<IpAddr, (u32, u8)> {
+    let vips: Vec<IpAddr> =
+        places.lock().expect("nobody panics with it").keys().copied().collect();
+    let mut found = BTreeMap::new();
+    for interface in address::interfaces().unwrap_or_default() {
+        for (addr, prefix) in interface.addresses.iter().filter(|(a, _)| vips.contains(a)) {
+            if interface.ethernet {
+                found.insert(*addr, (interface.index, *prefix));
+            }
+        }
+    }
+    found
+}
+
+/// Adds, removes and announces addresses in order.
+pub fn addresses(work: Receiver<AddressWork>, places: &Places, core: &Handle, log: &Logger) {
+    let mut here: BTreeMap<IpAddr, Placed> = BTreeMap::new();
+    let mut left = leftovers(places);
+    loop {
+        // A VIP of an earlier life may be taken up again (a restart in place); one whose deadline
+        // has passed belongs to somebody else.
+        left.retain(|vip, (index, prefix)| {
+            let over = ebpf::deadline_of(*vip).is_none_or(|d| d <= boot_time());
+            !(over && address::remove(*index, *vip, *prefix).is_ok())
+        });
+        let wait = if left.is_empty() { Duration::from_secs(3_600) } else { Duration::from_millis(100) };
+        let item = match work.recv_timeout(wait) {
+            Ok(item) => item,
+            Err(RecvTimeoutError::Timeout) => continue,
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        match item {
+            AddressWork::Change(id, vip, true) => {
+                left.remove(&vip);
+                let result = up(vip, places).map(|placed| drop(here.insert(vip, placed)));
+                core.event(Event::Performed { id, result });
+            }
+            AddressWork::Change(id, vip, false) => {
+                let result = match here.get(&vip) {
+                    Some(p) => address::remove(p.index, vip, p.prefix).map_err(|e| e.to_string()),
+                    None => Ok(()),
+                };
+                if result.is_ok() {
+                    here.remove(&vip);
+                }
+                core.event(Event::Performed { id, result });
+            }
+            AddressWork::Announce(vip) => {
+                let Some(placed) = here.get(&vip) else { continue };
+                let Some(link) = &placed.link else { continue };
+                // Somebody may have taken it off by hand: it is put back each time it is told.
+                if let Err(why) = address::add(placed.index, vip, placed.prefix) {
+                    log.line(&why.to_string());
+                }
+                if let Err(why) = link.send(&announce::frame(vip, placed.mac)) {
+                    log.line(&format!("{vip} could not be announced: {why}"));
+                }
+            }
+        }
+    }
+}
+
+fn up(vip: IpAddr, places: &Places) -> Result<Placed, String> {
+    let place = places.lock().expect("nobody panics with it").get(&vip).cloned();
+    let (prefix, interface) = place.unwrap_or((if vip.is_ipv4() { 32 } else { 128 }, None));
+    let interface = address::place(vip, interface.as_deref()).map_err(|e| e.to_string())?;
+    address::add(interface.index, vip, prefix).map_err(|e| e.to_string())?;
+    let link = interface.ethernet.then(|| Link::open(interface.index, false)).and_then(Result::ok);
+    Ok(Placed { index: interface.index, prefix, mac: interface.mac, link })
+}
+
+/// What the forwarding thread is asked.
+pub enum ForwardWork {
+    /// Hold this table, with programs on these interfaces.
+    Table(Box<ForwardingTable>),
+    /// Tell the counts.
+    Counters(tokio::sync::oneshot::Sender<Counters>),
+    /// Watch for the first packet of a VIP's services.
+    Watch(IpAddr),
+}
+
+/// How often the kernel is compared with the table.
+const RECONCILE: Duration = Duration::from_secs(2);
+
+/// Keeps the kernel's tables as they should be. `cover` gives the data plane its interfaces.
+pub fn forwarding<D: DataPlane>(
+    mut plane: D,
+    cover: impl Fn(&mut D) -> Vec<String>,
+    work: Receiver<ForwardWork>,
+    path: &Mutex<String>,
+    core: &Handle,
+    log: &Logger,
+) {
+    let mut table = ForwardingTable::default();
+    let mut watched: BTreeMap<IpAddr, (u64, Instant)> = BTreeMap::new();
+    let mut looked = Instant::now();
+    loop {
+        let wait = if watched.is_empty() { RECONCILE } else { Duration::from_millis(5) };
+        match work.recv_timeout(wait) {
+            Ok(ForwardWork::Table(wanted)) => {
+                for note in cover(&mut plane) {
+                    log.line(&note);
+                }
+                let result = plane.apply(&wanted).map_err(|e| e.to_string());
+                if result.is_ok() {
+                    table = *wanted;
+                }
+                *path.lock().expect("nobody panics with it") = plane.describe();
+                core.event(Event::Forwarded(result));
+            }
+            Ok(ForwardWork::Counters(answer)) => {
+                let _ = answer.send(plane.counters().unwrap_or_default());
+            }
+            Ok(ForwardWork::Watch(vip)) => {
+                let until = Instant::now() + Duration::from_secs(2);
+                watched.insert(vip, (packets(&mut plane, &table, vip), until));
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        watched.retain(|vip, (before, until)| {
+            if packets(&mut plane, &table, *vip) > *before {
+                core.event(Event::FirstPacket(*vip));
+                return false;
+            }
+            Instant::now() < *until
+        });
+        if looked.elapsed() >= RECONCILE {
+            looked = Instant::now();
+            for difference in plane.observe().unwrap_or_default() {
+                log.line(&format!("{difference}; put back"));
+                if let Err(why) = plane.apply(&table) {
+                    log.line(&why.to_string());
+                }
+            }
+        }
+    }
+}
+
+fn packets<D: DataPlane>(plane: &mut D, table: &ForwardingTable, vip: IpAddr) -> u64 {
+    let counters = plane.counters().unwrap_or_default();
+    let on = table.services.iter().filter(|(_, s)| s.listen.addr.ip() == vip);
+    on.filter_map(|(name, _)| counters.services.get(name)).map(|t| t.packets_in).sum()
+}

@@ -1,0 +1,128 @@
+//! An error as a person meets it: what, why, and the next command; and its exit code.
+
+use std::fmt;
+
+/// What kind of failure; each has one exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Done, and the answer is no.
+    No,
+    /// The command or a file makes no sense.
+    Usage,
+    /// No daemon or cluster reached.
+    Unreachable,
+    /// Refused because it would harm.
+    Unsafe,
+    /// No such thing.
+    NotFound,
+    /// Somebody else changed it.
+    Changed,
+    /// Waited long enough.
+    TimedOut,
+    /// Not allowed.
+    Denied,
+    /// The machine: disk, kernel, network.
+    Io,
+}
+
+/// The table that `nines help exit-codes` prints.
+pub const EXIT_CODES: &[(u8, &str)] = &[
+    (0, "done"),
+    (1, "done, and the answer is no (differences, unhealthy, not drained)"),
+    (2, "usage: the command or a file makes no sense; nothing was changed"),
+    (3, "no daemon or cluster reached"),
+    (4, "refused for safety"),
+    (5, "not found"),
+    (6, "changed by someone else (revision)"),
+    (7, "timed out waiting"),
+    (8, "not allowed (root or a capability is missing)"),
+    (9, "this machine refused: disk, kernel or network"),
+];
+
+impl Kind {
+    /// Its exit code.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::No => 1,
+            Self::Usage => 2,
+            Self::Unreachable => 3,
+            Self::Unsafe => 4,
+            Self::NotFound => 5,
+            Self::Changed => 6,
+            Self::TimedOut => 7,
+            Self::Denied => 8,
+            Self::Io => 9,
+        }
+    }
+
+    /// Its name in the API.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::No => "no",
+            Self::Usage => "usage",
+            Self::Unreachable => "unreachable",
+            Self::Unsafe => "unsafe",
+            Self::NotFound => "not-found",
+            Self::Changed => "changed",
+            Self::TimedOut => "timed-out",
+            Self::Denied => "denied",
+            Self::Io => "io",
+        }
+    }
+
+    /// Back from the API.
+    pub fn from_word(word: &str) -> Self {
+        let all = [
+            Self::No, Self::Usage, Self::Unreachable, Self::Unsafe, Self::NotFound, Self::Changed,
+            Self::TimedOut, Self::Denied,
+        ];
+        all.into_iter().find(|k| k.word() == word).unwrap_or(Self::Io)
+    }
+}
+
+/// A failure.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// Kind.
+    pub kind: Kind,
+    /// What failed.
+    pub what: String,
+    /// Why.
+    pub why: String,
+    /// The next command.
+    pub next: Option<String>,
+}
+
+/// `Result` of this crate.
+pub type Outcome<T> = Result<T, Failure>;
+
+impl Failure {
+    /// `what` failed because of `why`.
+    pub fn new(kind: Kind, what: impl Into<String>, why: impl fmt::Display) -> Self {
+        Self { kind, what: what.into(), why: why.to_string(), next: None }
+    }
+
+    /// With the next command.
+    pub fn next(mut self, next: impl Into<String>) -> Self {
+        self.next = Some(next.into());
+        self
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.what)?;
+        if !self.why.is_empty() {
+            write!(f, ": {}", self.why)?;
+        }
+        Ok(())
+    }
+}
+
+impl From<nines_dataplane::Error> for Failure {
+    fn from(e: nines_dataplane::Error) -> Self {
+        let denied = e.why.contains("os error 1)") || e.why.contains("os error 13)");
+        let kind = if denied { Kind::Denied } else { Kind::Io };
+        Self { kind, what: e.what, why: e.why, next: e.next }
+    }
+}

@@ -1,0 +1,152 @@
+//! Checks of real servers: one request, one answer.
+//!
+//! Decides: when a try was good. Rise and fall are counted in nines-core.
+
+use std::{sync::Arc, time::Duration};
+
+use nines_core::{Event, action::CheckTask};
+use nines_model::CheckKind;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::TcpStream,
+    task::JoinHandle,
+    time::{Instant, sleep, timeout},
+};
+
+use crate::{daemon::core_thread::Handle, trust};
+
+/// An answer is read up to so many bytes.
+const ANSWER_MAX: usize = 64 * 1024;
+
+/// Runs the checks that the core asked for last.
+#[derive(Default)]
+pub struct Checks {
+    running: Vec<(CheckTask, JoinHandle<()>)>,
+}
+
+impl Checks {
+    /// Exactly these from now on; those that stay keep their rhythm.
+    pub fn set(&mut self, tasks: Vec<CheckTask>, core: &Handle) {
+        let mut before = std::mem::take(&mut self.running);
+        for task in tasks {
+            if let Some(at) = before.iter().position(|(t, _)| *t == task) {
+                self.running.push(before.swap_remove(at));
+                continue;
+            }
+            let handle = tokio::spawn(repeat(task.clone(), core.clone()));
+            self.running.push((task, handle));
+        }
+        before.into_iter().for_each(|(_, handle)| handle.abort());
+    }
+}
+
+async fn repeat(task: CheckTask, core: Handle) {
+    loop {
+        let began = Instant::now();
+        let limit = Duration::from_millis(task.check.timeout.0);
+        let outcome = match timeout(limit, check(&task)).await {
+            Ok(Ok(said)) => Ok(format!("{said} in {} ms", began.elapsed().as_millis())),
+            Ok(Err(why)) => Err(why),
+            Err(_) => Err(format!("no answer within {}", task.check.timeout)),
+        };
+        let (service, server) = (task.service.clone(), task.server.clone());
+        core.event(Event::Checked { service, server, outcome });
+        sleep(Duration::from_millis(task.check.every.0)).await;
+    }
+}
+
+async fn check(task: &CheckTask) -> Result<String, String> {
+    let connect = || async {
+        TcpStream::connect(task.addr)
+            .await
+            .map_err(|e| format!("cannot connect to {}: {e}", task.addr))
+    };
+    match &task.check.kind {
+        CheckKind::None => Ok("not checked".into()),
+        CheckKind::Tcp => connect().await.map(|_| "connected".into()),
+        CheckKind::Http { tls, path, host, status, contains } => {
+            let host = host.clone().unwrap_or_else(|| match task.vip {
+                std::net::IpAddr::V4(a) => a.to_string(),
+                std::net::IpAddr::V6(a) => format!("[{a}]"),
+            });
+            let stream = connect().await?;
+            let answer = if *tls {
+                let connector =
+                    tokio_rustls::TlsConnector::from(Arc::new(trust::unverified_client()));
+                let name = rustls_pki_types::ServerName::IpAddress(task.addr.ip().into());
+                let stream = connector
+                    .connect(name, stream)
+                    .await
+                    .map_err(|e| format!("TLS failed: {e}"))?;
+                ask(stream, path, &host).await?
+            } else {
+                ask(stream, path, &host).await?
+            };
+            judge(&answer, path, *status, contains.as_deref())
+        }
+    }
+}
+
+async fn ask(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    path: &str,
+    host: &str,
+) -> Result<Vec<u8>, String> {
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: nines\r\nConnection: close\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.map_err(|e| format!("cannot ask: {e}"))?;
+    let mut answer = Vec::new();
+    let mut chunk = [0; 4_096];
+    while answer.len() < ANSWER_MAX {
+        match stream.read(&mut chunk).await {
+            Ok(0) => break,
+            Ok(n) => answer.extend_from_slice(&chunk[..n]),
+            // Servers that close without TLS's goodbye have still answered.
+            Err(_) if !answer.is_empty() => break,
+            Err(e) => return Err(format!("no answer: {e}")),
+        }
+    }
+    Ok(answer)
+}
+
+/// Whether an HTTP answer is the wanted one.
+fn judge(answer: &[u8], path: &str, wanted: u16, contains: Option<&str>) -> Result<String, String> {
+    let line = answer.split(|b| *b == b'\n').next().unwrap_or_default();
+    let line = String::from_utf8_lossy(line);
+    let mut words = line.split_whitespace();
+    let status: Option<u16> = match words.next() {
+        Some(version) if version.starts_with("HTTP/1.") => words.next().and_then(|s| s.parse().ok()),
+        _ => None,
+    };
+    let Some(status) = status else {
+        return Err(format!("GET {path} gave no HTTP answer"));
+    };
+    if status != wanted {
+        return Err(format!("GET {path} gave {status}, wanted {wanted}"));
+    }
+    if let Some(text) = contains {
+        let body = answer.windows(4).position(|w| w == b"\r\n\r\n").map_or(&[][..], |i| &answer[i + 4..]);
+        if !String::from_utf8_lossy(body).contains(text) {
+            return Err(format!("GET {path} gave {status} without \"{text}\""));
+        }
+    }
+    Ok(status.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::judge;
+
+    #[test]
+    fn answers_are_judged() {
+        let ok = b"HTTP/1.1 200 OK\r\nA: b\r\n\r\nall is well";
+        assert_eq!(judge(ok, "/", 200, None), Ok("200".into()));
+        assert_eq!(judge(ok, "/", 200, Some("is well")), Ok("200".into()));
+        assert!(judge(ok, "/", 200, Some("A: b")).is_err(), "headers are no body");
+        assert_eq!(judge(ok, "/x", 204, None), Err("GET /x gave 200, wanted 204".into()));
+        assert!(judge(b"SSH-2.0-x", "/", 200, None).unwrap_err().contains("no HTTP"));
+        assert!(judge(b"", "/", 200, None).is_err());
+        assert!(judge(b"HTTP/1.1 abc\r\n", "/", 200, None).is_err());
+    }
+}

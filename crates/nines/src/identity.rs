@@ -1,0 +1,337 @@
+//! Who this machine is in its cluster: names, numbers, keys, certificates, on disk.
+//!
+//! Decides: the layout of the state directory and how trust is made. One certificate authority a
+//! cluster; each node has a certificate for its name; beats are sealed with a key that all share.
+//! Secrets are files of mode 0600; none is ever printed but the join code.
+
+use std::{
+    fs,
+    io::Write as _,
+    net::IpAddr,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use nines_core::{
+    snapshot,
+    state::State,
+    wire::{HardState, Member, Persisted, Snapshot},
+};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use ring::rand::SecureRandom as _;
+use serde::{Deserialize, Serialize};
+
+use crate::failure::{Failure, Kind, Outcome};
+
+/// Port for beats (UDP) and TLS (TCP) unless chosen otherwise.
+pub const PORT: u16 = 9119;
+
+/// A member as a joining node must know it before it has the log.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Peer {
+    /// Number.
+    pub id: u64,
+    /// Name.
+    pub name: String,
+    /// One a link.
+    pub addresses: Vec<IpAddr>,
+    /// Port.
+    pub port: u16,
+}
+
+/// `identity.json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Identity {
+    /// Cluster's name.
+    pub cluster: String,
+    /// This node.
+    pub me: Peer,
+    /// Members known when it joined.
+    pub peers: Vec<Peer>,
+    /// Key of beats, hex.
+    pub beat_key: String,
+    /// Founding members start with a log of their own; others get it.
+    pub founding: bool,
+}
+
+/// The secrets of a cluster, as they are handed to a node that joins.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Papers {
+    /// Who it is.
+    pub identity: Identity,
+    /// Authority's certificate, PEM.
+    pub ca_pem: String,
+    /// Authority's key, PEM: every member may let others in.
+    pub ca_key: String,
+    /// Node's certificate, PEM.
+    pub cert_pem: String,
+    /// Node's key, PEM.
+    pub key_pem: String,
+}
+
+/// A state directory.
+#[derive(Clone, Debug)]
+pub struct Home(pub PathBuf);
+
+fn disk(what: impl Into<String>, why: impl std::fmt::Display) -> Failure {
+    Failure::new(Kind::Io, what, why).next("see whether the disk is full and the directory yours")
+}
+
+/// Random bytes from the kernel.
+pub fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    ring::rand::SystemRandom::new().fill(&mut bytes).expect("the kernel has random numbers");
+    bytes
+}
+
+impl Home {
+    /// A file in it.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) -> Outcome<()> {
+        let path = self.file(name);
+        let next = self.file(&format!("{name}.new"));
+        let put = || {
+            let mut file = fs::OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&next)?;
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&next, &path)
+        };
+        put().map_err(|e| {
+            let _ = fs::remove_file(&next);
+            disk(format!("cannot write {}", path.display()), e)
+        })
+    }
+
+    fn read(&self, name: &str) -> Outcome<String> {
+        let path = self.file(name);
+        fs::read_to_string(&path).map_err(|e| disk(format!("cannot read {}", path.display()), e))
+    }
+
+    /// Whether this machine belongs to a cluster.
+    pub fn is_member(&self) -> bool {
+        self.file("identity.json").exists()
+    }
+
+    /// Who this machine is.
+    pub fn identity(&self) -> Outcome<Identity> {
+        if !self.is_member() {
+            return Err(Failure::new(
+                Kind::Unreachable,
+                "this machine belongs to no cluster",
+                format!("there is no {}", self.file("identity.json").display()),
+            )
+            .next("nines init NAME   on the first machine, then   nines join ADDR CODE   on others"));
+        }
+        let text = self.read("identity.json")?;
+        serde_json::from_str(&text).map_err(|e| disk("identity.json is damaged", e))
+    }
+
+    /// All papers of this node.
+    pub fn papers(&self) -> Outcome<Papers> {
+        Ok(Papers {
+            identity: self.identity()?,
+            ca_pem: self.read("ca.pem")?,
+            ca_key: self.read("ca.key")?,
+            cert_pem: self.read("node.pem")?,
+            key_pem: self.read("node.key")?,
+        })
+    }
+
+    /// Keeps papers; `identity.json` comes last: before it this machine is no member, so a disk
+    /// that fills up on the way leaves no half member.
+    pub fn keep(&self, papers: &Papers) -> Outcome<()> {
+        fs::create_dir_all(&self.0)
+            .map_err(|e| disk(format!("cannot make {}", self.0.display()), e))?;
+        self.write("ca.pem", &papers.ca_pem)?;
+        self.write("ca.key", &papers.ca_key)?;
+        self.write("node.pem", &papers.cert_pem)?;
+        self.write("node.key", &papers.key_pem)?;
+        let text = serde_json::to_string_pretty(&papers.identity).expect("plain data");
+        self.write("identity.json", &text)
+    }
+
+    /// Keeps the secret of the join code, with the end of its life in seconds since 1970.
+    pub fn keep_code(&self, secret: &str, until: u64) -> Outcome<()> {
+        self.write("join-code", &format!("{until} {secret}"))
+    }
+
+    /// Whether `secret` is that of a living join code.
+    pub fn code_is(&self, secret: &str, now: u64) -> bool {
+        let Ok(text) = self.read("join-code") else { return false };
+        let Some((until, kept)) = text.split_once(' ') else { return false };
+        let alive = until.parse::<u64>().is_ok_and(|until| now < until);
+        let digest = |s: &str| ring::digest::digest(&ring::digest::SHA256, s.as_bytes());
+        // Digests, so that the time of comparing tells nothing about the secret.
+        alive && digest(kept).as_ref() == digest(secret).as_ref()
+    }
+}
+
+fn trouble(e: impl std::fmt::Display) -> Failure {
+    Failure::new(Kind::Io, "cannot make a certificate", e)
+}
+
+/// What the authority's certificate says; the same whenever it signs.
+fn authority_params(cluster: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, format!("nines cluster {cluster}"));
+    params
+}
+
+/// A new authority: certificate and key, PEM.
+fn authority(cluster: &str) -> Outcome<(String, String)> {
+    let key = KeyPair::generate().map_err(trouble)?;
+    let cert = authority_params(cluster).self_signed(&key).map_err(trouble)?;
+    Ok((cert.pem(), key.serialize_pem()))
+}
+
+/// The name in a node's certificate.
+pub fn tls_name(node: &str) -> String {
+    format!("{}.nines", node.replace(['_'], "-").to_lowercase())
+}
+
+/// A certificate and key for a node.
+fn certificate(cluster: &str, ca_key: &str, node: &str) -> Outcome<(String, String)> {
+    let issuer_key = KeyPair::from_pem(ca_key).map_err(trouble)?;
+    let issuer = Issuer::new(authority_params(cluster), issuer_key);
+    let key = KeyPair::generate().map_err(trouble)?;
+    let params = CertificateParams::new(vec![tls_name(node)]).map_err(trouble)?;
+    let cert = params.signed_by(&key, &issuer).map_err(trouble)?;
+    Ok((cert.pem(), key.serialize_pem()))
+}
+
+/// The bytes of the first certificate in PEM text.
+pub fn der(pem: &str) -> Vec<u8> {
+    use rustls_pki_types::pem::PemObject as _;
+    rustls_pki_types::CertificateDer::from_pem_slice(pem.as_bytes())
+        .map(|d| d.to_vec())
+        .unwrap_or_default()
+}
+
+/// First 10 bytes of the SHA-256 of the authority's certificate: enough to name it, short to type.
+pub fn fingerprint(ca_der: &[u8]) -> [u8; 10] {
+    let digest = ring::digest::digest(&ring::digest::SHA256, ca_der);
+    digest.as_ref()[..10].try_into().expect("SHA-256 has 32 bytes")
+}
+
+/// Secret and fingerprint as one word for people.
+pub fn join_code(secret: &[u8; 10], ca_der: &[u8]) -> String {
+    let mut bytes = secret.to_vec();
+    bytes.extend(fingerprint(ca_der));
+    let text = data_encoding::BASE32_NOPAD.encode(&bytes).to_lowercase();
+    let groups: Vec<&str> = (0..text.len()).step_by(8).map(|i| &text[i..i + 8]).collect();
+    groups.join("-")
+}
+
+/// Back: secret (as text) and fingerprint; `None`: no join code.
+pub fn read_code(code: &str) -> Option<(String, [u8; 10])> {
+    let text: String = code.chars().filter(|c| *c != '-').collect::<String>().to_uppercase();
+    let bytes = data_encoding::BASE32_NOPAD.decode(text.as_bytes()).ok()?;
+    let print = bytes.get(10..20)?.try_into().ok()?;
+    (bytes.len() == 20).then(|| (data_encoding::HEXLOWER.encode(&bytes[..10]), print))
+}
+
+/// Makes the papers of founding members who start together, and the log they start from.
+pub fn found(text: &str, spec: &nines_model::Spec, port: u16) -> Outcome<(Vec<Papers>, Persisted)> {
+    let (ca_pem, ca_key) = authority(&spec.name)?;
+    let beat_key = data_encoding::HEXLOWER.encode(&random::<32>());
+    let peers: Vec<Peer> = spec
+        .nodes
+        .iter()
+        .enumerate()
+        .map(|(i, (name, node))| Peer {
+            id: i as u64 + 1,
+            name: name.clone(),
+            addresses: node.addresses.clone(),
+            port,
+        })
+        .collect();
+    let mut papers = Vec::new();
+    for me in &peers {
+        let (cert_pem, key_pem) = certificate(&spec.name, &ca_key, &me.name)?;
+        let identity = Identity {
+            cluster: spec.name.clone(),
+            me: me.clone(),
+            peers: peers.clone(),
+            beat_key: beat_key.clone(),
+            founding: true,
+        };
+        let (ca_pem, ca_key) = (ca_pem.clone(), ca_key.clone());
+        papers.push(Papers { identity, ca_pem, ca_key, cert_pem, key_pem });
+    }
+    let mut state = State {
+        text: text.to_owned(),
+        spec: spec.clone(),
+        revision: 1,
+        applied: 1,
+        ..State::default()
+    };
+    for peer in &peers {
+        let witness = spec.nodes[&peer.name].role == nines_model::Role::Witness;
+        state.members.insert(peer.id, member(peer, witness));
+    }
+    let voters: Vec<u64> = peers.iter().map(|p| p.id).collect();
+    let data = snapshot::encode(&state);
+    let kept = Persisted {
+        hard_state: HardState { term: 1, vote: 0, commit: 1 },
+        snapshot: Snapshot { index: 1, term: 1, voters, learners: Vec::new(), data },
+        entries: Vec::new(),
+    };
+    Ok((papers, kept))
+}
+
+/// A peer as the log knows it.
+pub fn member(peer: &Peer, witness: bool) -> Member {
+    Member {
+        id: peer.id,
+        name: peer.name.clone(),
+        witness,
+        addresses: peer.addresses.iter().map(ToString::to_string).collect(),
+        port: u32::from(peer.port),
+    }
+}
+
+/// Papers for a node that joins.
+pub fn admit(mine: &Papers, peers: Vec<Peer>, newcomer: Peer) -> Outcome<Papers> {
+    let (cert_pem, key_pem) = certificate(&mine.identity.cluster, &mine.ca_key, &newcomer.name)?;
+    let identity = Identity {
+        cluster: mine.identity.cluster.clone(),
+        me: newcomer,
+        peers,
+        beat_key: mine.identity.beat_key.clone(),
+        founding: false,
+    };
+    let (ca_pem, ca_key) = (mine.ca_pem.clone(), mine.ca_key.clone());
+    Ok(Papers { identity, ca_pem, ca_key, cert_pem, key_pem })
+}
+
+/// The state directory, made private.
+pub fn home(path: &Path) -> Home {
+    Home(path.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_join_code_reads_back_and_a_wrong_one_does_not() {
+        let secret = random::<10>();
+        let code = join_code(&secret, b"certificate");
+        assert_eq!(code.len(), 35, "{code}");
+        let (read, print) = read_code(&code).unwrap();
+        assert_eq!(read, data_encoding::HEXLOWER.encode(&secret));
+        assert_eq!(print, fingerprint(b"certificate"));
+        assert!(read_code(&code[1..]).is_none());
+        assert!(read_code("hello").is_none());
+    }
+}
