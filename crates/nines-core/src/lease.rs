@@ -35,9 +35,11 @@ pub struct Promises {
 }
 
 impl Promises {
-    /// A voter that has just started; leases last at most `longest`.
-    pub fn after_restart(now: Time, longest: Millis) -> Self {
-        Self { by_vip: BTreeMap::new(), amnesty: Time(now.0 + promise_ns(longest)) }
+    /// A voter that has just started: it may have promised a lease of `lease` a moment ago, and
+    /// something longer until `kept`, which is on its disk.
+    pub fn after_restart(now: Time, lease: Millis, kept: Time) -> Self {
+        let amnesty = Time(now.0 + promise_ns(lease)).max(kept);
+        Self { by_vip: BTreeMap::new(), amnesty }
     }
 
     /// Promises `holder` the VIP. `shortened`: a longer promise given before may be forgotten.
@@ -138,8 +140,10 @@ mod tests {
 
     #[test]
     fn a_restarted_voter_waits_one_lease() {
-        let promises = Promises::after_restart(Time(0), Millis(100));
+        let promises = Promises::after_restart(Time(0), Millis(100), Time(0));
         assert!(promises.hold(Time(100 * MS), vip(), 2).is_some());
         assert!(promises.hold(Time(101 * MS), vip(), 2).is_none());
+        let long = Promises::after_restart(Time(0), Millis(100), Time(700 * MS));
+        assert!(long.hold(Time(699 * MS), vip(), 2).is_some(), "a longer promise is on its disk");
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     event::Event,
     forwarding,
     health::Health,
-    lease::Promises,
+    lease::{Promises, promise_ns},
     membership::Membership,
     resources::{Do, Phase, Vip, Want},
     snapshot,
@@ -28,6 +28,9 @@ mod beats;
 mod lead;
 mod record;
 
+/// Disk writes that the consensus does not wait for have numbers from here on.
+const LONG_PROMISE: u64 = 1 << 62;
+
 /// Who this node is.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -37,6 +40,8 @@ pub struct Config {
     pub name: String,
     /// Unlike any number of an earlier life: command numbers start here.
     pub boot: u64,
+    /// Which boot of the machine this is: a boot clock means nothing in another.
+    pub machine_boot: u64,
 }
 
 /// A node.
@@ -46,6 +51,8 @@ pub struct Node {
     consensus: Consensus,
     membership: Membership,
     promises: Promises,
+    /// Until when longer promises may be given: asked of the disk, and on it.
+    long_promise: (Time, Time),
     vips: BTreeMap<IpAddr, Vip>,
     known: forwarding::Known,
     checks_since: Option<Time>,
@@ -66,6 +73,7 @@ pub struct Node {
     facts_after: Time,
     covered: Vec<(IpAddr, bool)>,
     checked: Vec<crate::action::CheckTask>,
+    next_long: u64,
     next_number: u64,
     next_action: u64,
     next_beat: Time,
@@ -85,15 +93,23 @@ impl Node {
         let ids: Vec<u64> = state.members.keys().copied().collect();
         let rank = ids.iter().position(|id| *id == config.id).unwrap_or(0) as u64;
         let election = state.spec.timing.election.0;
-        let longest = state.spec.timing.lease.max(state.spec.timing.restart);
         let consensus = Consensus::new(config.id, rank, election, kept);
+        let long = &kept.long_promise;
+        let until = match long.until_ns {
+            0 => Time(0),
+            until if long.machine_boot == config.machine_boot => Time(until),
+            // Another boot's clock: wait as long as it can have been at most.
+            _ => Time(now.0 + promise_ns(state.spec.timing.restart)),
+        };
+        let promises = Promises::after_restart(now, state.spec.timing.lease, until);
         Self {
             next_number: config.boot,
             config,
             state,
             consensus,
             membership: Membership::default(),
-            promises: Promises::after_restart(now, longest),
+            promises,
+            long_promise: (until, until),
             vips: BTreeMap::new(),
             known: BTreeMap::new(),
             checks_since: None,
@@ -111,6 +127,7 @@ impl Node {
             facts_after: Time(0),
             covered: Vec::new(),
             checked: Vec::new(),
+            next_long: LONG_PROMISE,
             next_action: 1,
             next_beat: now,
             next_tick: now,
@@ -130,6 +147,12 @@ impl Node {
             Event::Tick => {}
             Event::WallClock(ns) => self.wall_offset = i128::from(ns) - i128::from(now.0),
             Event::Frame { from, link, bytes } => self.frame(now, from, link, &bytes),
+            Event::Persisted(number) if number >= LONG_PROMISE => {
+                // In order: the newest is on disk when the last number asked for is.
+                if number + 1 == self.next_long {
+                    self.long_promise.1 = self.long_promise.0;
+                }
+            }
             Event::Persisted(number) => {
                 let messages = self.consensus.persisted(number);
                 self.send_raft(messages);

@@ -172,6 +172,8 @@ pub struct Persist {
     pub entries: Vec<LogEntry>,
     /// Replaces everything up to its index.
     pub snapshot: Option<Snapshot>,
+    /// Replaces the one before.
+    pub long_promise: Option<LongPromise>,
 }
 
 /// What the disk gives back.
@@ -183,6 +185,19 @@ pub struct Persisted {
     pub snapshot: Snapshot,
     /// Entries after it, without a gap.
     pub entries: Vec<LogEntry>,
+    /// Longest promise ever given for a restart; zero: none.
+    pub long_promise: LongPromise,
+}
+
+/// Until when this voter has promised more than a lease: known also after it restarted.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct LongPromise {
+    /// CLOCK_BOOTTIME, ns; 0: none.
+    #[prost(uint64, tag = "1")]
+    pub until_ns: u64,
+    /// The boot of the machine whose clock that is.
+    #[prost(uint64, tag = "2")]
+    pub machine_boot: u64,
 }
 
 /// What a vote rests on (S3).

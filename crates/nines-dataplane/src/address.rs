@@ -8,7 +8,7 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope},
-    link::{LinkAttribute, LinkLayerType, LinkMessage},
+    link::{LinkAttribute, LinkInfo, LinkLayerType, LinkMessage},
     route::{RouteAddress, RouteAttribute, RouteMessage},
 };
 
@@ -25,6 +25,8 @@ pub struct Interface {
     pub mac: [u8; 6],
     /// Ethernet framing: programs can be attached and addresses announced.
     pub ethernet: bool,
+    /// Kind of a virtual interface ("veth", "bridge", "vlan"); empty for a real card.
+    pub kind: String,
     /// Addresses with prefix lengths.
     pub addresses: Vec<(IpAddr, u8)>,
 }
@@ -54,6 +56,7 @@ fn interface(message: RouteNetlinkMessage) -> Option<Interface> {
         name: String::new(),
         mac: [0; 6],
         ethernet: link.header.link_layer_type == LinkLayerType::Ether,
+        kind: String::new(),
         addresses: Vec::new(),
     };
     for attribute in link.attributes {
@@ -61,6 +64,13 @@ fn interface(message: RouteNetlinkMessage) -> Option<Interface> {
             LinkAttribute::IfName(name) => found.name = name,
             LinkAttribute::Address(mac) => {
                 found.mac = mac.try_into().unwrap_or_default();
+            }
+            LinkAttribute::LinkInfo(infos) => {
+                for info in infos {
+                    if let LinkInfo::Kind(kind) = info {
+                        found.kind = kind.to_string();
+                    }
+                }
             }
             _ => {}
         }

@@ -12,7 +12,9 @@ pub fn request(message: RouteNetlinkMessage, flags: u16) -> std::io::Result<Vec<
     let socket = Socket::new(NETLINK_ROUTE)?;
     socket.connect(&SocketAddr::new(0, 0))?;
     let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | flags | if flags & NLM_F_DUMP == 0 { NLM_F_ACK } else { 0 };
+    // REPLACE shares a bit with DUMP (linux/netlink.h): only both of its bits are a listing.
+    let ack = if flags & NLM_F_DUMP == NLM_F_DUMP { 0 } else { NLM_F_ACK };
+    header.flags = NLM_F_REQUEST | flags | ack;
     header.sequence_number = 1;
     let mut packet = NetlinkMessage::new(header, NetlinkPayload::from(message));
     packet.finalize();

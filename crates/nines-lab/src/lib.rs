@@ -87,7 +87,7 @@ fn janitor(id: &str, cleanup: &str) -> Result<(Child, ChildStdin)> {
     // Signals of the terminal go to the whole group: the janitor has one of its own and outlives
     // them. `ip netns pids` names only what runs in namespaces of this very lab.
     let script = format!(
-        "trap '' INT TERM HUP; cat >/dev/null\n\
+        "trap '' INT TERM HUP; id={id}; cat >/dev/null\n\
          all=$(ip netns list | cut -d' ' -f1 | grep '^nines-{id}-')\n\
          for ns in $all; do kill -9 $(ip netns pids $ns) 2>/dev/null; done\n\
          for ns in $all; do inode=$(stat -L -c %i /run/netns/$ns)\n{cleanup}\nip netns del $ns; done"
@@ -106,7 +106,7 @@ fn janitor(id: &str, cleanup: &str) -> Result<(Child, ChildStdin)> {
 
 impl Lab {
     /// Builds hosts and wires. `cleanup` are shell lines that the janitor runs for each namespace
-    /// before it goes, with `$ns` its name and `$inode` its number.
+    /// before it goes, with `$ns` its name, `$inode` its number and `$id` the lab's.
     pub fn build(hosts: BTreeMap<String, Vec<Wire>>, cleanup: &str) -> Result<Self> {
         if !rustix::process::geteuid().is_root() {
             return Err(LabError("network namespaces need root".into()));
@@ -246,7 +246,7 @@ impl Lab {
         let port = Self::port(host, 0);
         let rules = format!(
             "table netdev {port} {{ chain in {{ type filter hook ingress device \"{port}\" \
-             priority 0; ip daddr {{ {} }} drop; }} }}\n",
+             priority 0; ip daddr {{ {} }} drop\n}}\n}}\n",
             to.join(", ")
         );
         self.nft(&rules)
@@ -293,6 +293,11 @@ impl Drop for Lab {
 fn signal(child: &Child, signal: Signal) -> Result<()> {
     let pid = Pid::from_child(child);
     kill_process(pid, signal).map_err(|e| LabError(e.to_string()))
+}
+
+/// Whether this process may build labs.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
 }
 
 /// Stops a process as if its CPU were gone.

@@ -52,6 +52,8 @@ struct Machine {
     kernel: Kernel,
     disk: Persisted,
     life: u64,
+    /// Counts boots of the machine.
+    power: u64,
     paused_until: u64,
     /// Clock: local = offset + true * rate / 1e6.
     offset: u64,
@@ -114,7 +116,7 @@ fn founding() -> Persisted {
     Persisted {
         hard_state: HardState { term: 1, vote: 0, commit: 1 },
         snapshot: Snapshot { index: 1, term: 1, voters: vec![1, 2, 3], learners: Vec::new(), data },
-        entries: Vec::new(),
+        ..Persisted::default()
     }
 }
 
@@ -130,6 +132,7 @@ impl World {
                 kernel: Kernel::default(),
                 disk: founding(),
                 life: 0,
+                power: 1,
                 paused_until: 0,
                 offset: 1_000_000_000 + random.below(1 << 40),
                 rate_ppm: if slow { 700_000 } else { 998_000 + random.below(4_001) },
@@ -194,7 +197,8 @@ impl World {
         let machine = self.machines.get_mut(&id).expect("three machines");
         machine.life += 1;
         let name = NAMES[id as usize - 1].to_owned();
-        let config = Config { id, name, boot: machine.life << 32 };
+        let machine_boot = machine.power;
+        let config = Config { id, name, boot: machine.life << 32, machine_boot };
         machine.node = Some(Node::new(config, now, &machine.disk));
         machine.backlog.clear();
         machine.wake = u64::MAX;
@@ -233,7 +237,9 @@ impl World {
     /// Power: the kernel is gone too.
     pub fn power_off(&mut self, id: u64) {
         self.kill(id);
-        self.machines.get_mut(&id).expect("three machines").kernel = Kernel::default();
+        let machine = self.machines.get_mut(&id).expect("three machines");
+        machine.kernel = Kernel::default();
+        machine.power += 1;
     }
 
     /// SIGSTOP for a while.
@@ -543,6 +549,9 @@ fn keep(disk: &mut Persisted, persist: Persist) {
     if let Some(first) = persist.entries.first() {
         disk.entries.retain(|e| e.index < first.index);
         disk.entries.extend(persist.entries.iter().cloned());
+    }
+    if let Some(promise) = persist.long_promise {
+        disk.long_promise = promise;
     }
     if let Some(hard_state) = persist.hard_state {
         disk.hard_state = hard_state;

@@ -148,7 +148,7 @@ async fn serve_with_socket(
     let store = Store::open(&home.file("log.redb"))?;
     let kept = store.read()?;
     let boot = u64::from_be_bytes(identity::random::<8>()) >> 2;
-    let config = Config { id: me.id, name: me.name.clone(), boot };
+    let config = Config { id: me.id, name: me.name.clone(), boot, machine_boot: machine_boot() };
     let node = Node::new(config, boot_time(), &kept);
     let witness = node.state().members.get(&me.id).is_some_and(|m| m.witness);
 
@@ -216,6 +216,13 @@ async fn serve_with_socket(
     agent.core.put(Input::End);
     let _ = joined.join();
     end
+}
+
+/// A number of this boot of the machine.
+fn machine_boot() -> u64 {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let digest = ring::digest::digest(&ring::digest::SHA256, id.as_bytes());
+    u64::from_be_bytes(digest.as_ref()[..8].try_into().expect("SHA-256 has 32 bytes"))
 }
 
 /// Binds beats on each own address.

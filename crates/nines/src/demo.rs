@@ -1,6 +1,160 @@
-//! placeholder
-use clap::Args;
-#[derive(Args)] pub struct DemoArgs {}
-#[derive(Args)] pub struct PartArgs {}
-pub fn run(_: &crate::cli::Context, _: &DemoArgs) -> crate::failure::Outcome<u8> { Ok(0) }
-pub fn part(_: &PartArgs) -> crate::failure::Outcome<u8> { Ok(0) }
+//! `nines demo`: a whole cluster on this machine, in network namespaces.
+//!
+//! Decides: nothing of its own; `stage` builds, `faults` break and measure, `screen` shows.
+
+use std::{io::IsTerminal as _, path::PathBuf, process::Command};
+
+use clap::{Args, Subcommand};
+
+use self::stage::Stage;
+use crate::{
+    cli::Context,
+    failure::{Failure, Kind, Outcome},
+};
+
+mod compare;
+mod faults;
+mod part;
+mod probe;
+mod sampler;
+mod screen;
+mod stage;
+
+/// A whole cluster on this machine, in network namespaces.
+#[derive(Args)]
+pub struct DemoArgs {
+    /// Run faults unattended: a built-in name, "all", or a file with one name a line.
+    #[arg(long, value_name = "NAME|FILE")]
+    script: Option<String>,
+    /// Each fault so many times.
+    #[arg(long, default_value_t = 1, requires = "script")]
+    repeat: u32,
+    /// Write the config of what is shown to this file, and end.
+    #[arg(long, value_name = "FILE")]
+    export: Option<PathBuf>,
+    /// The same faults on a real keepalived, side by side.
+    #[arg(long, value_name = "PEER")]
+    compare: Option<String>,
+    /// So many busy loops on this machine meanwhile.
+    #[arg(long, default_value_t = 0)]
+    busy: u32,
+    /// Packet path of the directors: auto, tc, xdp.
+    #[arg(long, default_value = "auto")]
+    path: String,
+}
+
+/// Parts that run inside hosts.
+#[derive(Args)]
+pub struct PartArgs {
+    #[command(subcommand)]
+    part: Part,
+}
+
+#[derive(Subcommand)]
+enum Part {
+    /// A small web server.
+    Web {
+        /// Where.
+        listen: std::net::SocketAddr,
+        /// What it says.
+        name: String,
+        /// While this file is there, it answers 500.
+        broken: PathBuf,
+    },
+    /// A loop that does nothing but use a CPU.
+    Busy,
+}
+
+/// Names of the built-in scripts, in the order of "all".
+pub const SCRIPTS: [&str; 9] = [
+    "kill-active",
+    "freeze-active",
+    "cut-active",
+    "planned-move",
+    "kill-server",
+    "drain-server",
+    "split",
+    "kill-witness",
+    "restart-agent",
+];
+
+/// Runs it.
+pub fn run(context: &Context, args: &DemoArgs) -> Outcome<u8> {
+    if let Some(file) = &args.export {
+        std::fs::write(file, stage::CONFIG).map_err(|e| {
+            Failure::new(Kind::Io, format!("cannot write {}", file.display()), e)
+        })?;
+        println!("wrote {}", file.display());
+        return Ok(0);
+    }
+    if !nines_lab::is_root() {
+        return Err(Failure::new(
+            Kind::Denied,
+            "the demo needs root",
+            "it makes network namespaces and loads eBPF programs into them; nothing outside is touched",
+        )
+        .next("sudo nines demo"));
+    }
+    for program in ["ip", "nft"] {
+        if Command::new(program).arg("-V").output().is_err() {
+            return Err(Failure::new(Kind::Io, format!("the demo needs {program}"), "it is not installed")
+                .next("apt-get install iproute2 nftables"));
+        }
+    }
+    if args.compare.is_some() {
+        return compare::run(context, args.compare.as_deref().unwrap_or_default(), args.repeat.max(3));
+    }
+    let scripts = args.script.as_deref().map(script).transpose()?;
+    let _end_cleanly = end_on_signals();
+    let stage = Stage::build(&args.path, args.busy)?;
+    match scripts {
+        Some(names) => faults::unattended(stage, &names, args.repeat, context.json()),
+        None if std::io::stdout().is_terminal() && std::io::stdin().is_terminal() => {
+            screen::run(stage)
+        }
+        None => faults::tour(stage),
+    }
+}
+
+/// A signal ends the process; the janitor of the lab then removes everything.
+fn end_on_signals() -> std::io::Result<()> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+    std::thread::spawn(move || {
+        if signals.forever().next().is_some() {
+            screen::restore();
+            std::process::exit(130);
+        }
+    });
+    Ok(())
+}
+
+fn script(word: &str) -> Outcome<Vec<String>> {
+    if word == "all" {
+        return Ok(SCRIPTS.iter().map(|s| (*s).to_owned()).collect());
+    }
+    let words = if SCRIPTS.contains(&word) {
+        word.to_owned()
+    } else {
+        std::fs::read_to_string(word).map_err(|_| {
+            let meant = nines_model::suggest::closest(word, SCRIPTS);
+            let next = meant.map_or_else(|| SCRIPTS.join(", "), |m| format!("did you mean {m}?"));
+            Failure::new(Kind::NotFound, format!("there is no script or file {word}"), "").next(next)
+        })?
+    };
+    let names = words.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#'));
+    let names: Vec<String> = names.map(str::to_owned).collect();
+    match names.iter().find(|n| !SCRIPTS.contains(&n.as_str())) {
+        Some(bad) => Err(Failure::new(Kind::Usage, format!("there is no fault {bad}"), "")
+            .next(format!("known: {}", SCRIPTS.join(", ")))),
+        None => Ok(names),
+    }
+}
+
+/// Runs a part.
+pub fn part(args: &PartArgs) -> Outcome<u8> {
+    match &args.part {
+        Part::Web { listen, name, broken } => part::web(*listen, name, broken),
+        Part::Busy => part::busy(),
+    }
+}

@@ -284,7 +284,7 @@ pub fn found(text: &str, spec: &nines_model::Spec, port: u16) -> Outcome<(Vec<Pa
     let kept = Persisted {
         hard_state: HardState { term: 1, vote: 0, commit: 1 },
         snapshot: Snapshot { index: 1, term: 1, voters, learners: Vec::new(), data },
-        entries: Vec::new(),
+        ..Persisted::default()
     };
     Ok((papers, kept))
 }

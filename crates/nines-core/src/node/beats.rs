@@ -8,9 +8,9 @@ use prost::Message as _;
 use super::Node;
 use crate::{
     action::Action,
-    consensus,
+    consensus, lease,
     resources::Want,
-    wire::{self, Ack, Beat, Command, Frame, RaftMessage, Token, command::Kind, frame},
+    wire::{self, Ack, Beat, Command, Frame, Persist, RaftMessage, Token, command::Kind, frame},
 };
 
 /// Frames larger than this do not fit a datagram on a 1500-byte link with our seal around them.
@@ -102,16 +102,38 @@ impl Node {
         let mut granted = Vec::new();
         // No promise is longer than what the config allows a restart to take.
         let longest = self.state.spec.timing.restart.max(self.lease());
-        let length = Millis(beat.lease_ms).min(longest);
+        let length = Millis(beat.lease_ms);
+        if length > longest || (length > self.lease() && !self.may_promise_long(now, length)) {
+            return Vec::new();
+        }
         for token in &beat.held {
             let Some(vip) = wire::unpack(&token.vip) else { continue };
-            if Millis(beat.lease_ms) > longest || self.newest_token(vip, &tail) > token.index {
+            if self.newest_token(vip, &tail) > token.index {
                 continue;
             }
             self.promises.give(now, vip, from, length, beat.shortened);
             granted.push(token.clone());
         }
         granted
+    }
+
+    /// Whether the disk knows of a promise so long; if not it is told, and the next beat asks again.
+    fn may_promise_long(&mut self, now: Time, length: Millis) -> bool {
+        let until = Time(now.0 + lease::promise_ns(length));
+        if self.long_promise.1 >= until {
+            return true;
+        }
+        if self.long_promise.0 < until {
+            // Some more, so that the beats of the next half second need no write.
+            let until = until.plus(Millis(500));
+            self.long_promise.0 = until;
+            let machine_boot = self.config.machine_boot;
+            let long_promise = wire::LongPromise { until_ns: until.0, machine_boot };
+            let persist = Persist { long_promise: Some(long_promise), ..Persist::default() };
+            self.actions.push(Action::Persist(self.next_long, Box::new(persist)));
+            self.next_long += 1;
+        }
+        false
     }
 
     fn renewed(&mut self, voter: u64, sent: Time, length: Millis, granted: &[Token]) {
