@@ -383,6 +383,15 @@ impl Consensus {
         self.raw.store().conf.get_learners().to_vec()
     }
 
+    /// Where the leader believes each follower to be, for people who debug.
+    pub fn progress(&self) -> String {
+        let raft = &self.raw.raft;
+        let one = |(id, p): (&u64, &raft::Progress)| {
+            format!("{id}: {:?} matched {} next {} paused {}", p.state, p.matched, p.next_idx, p.is_paused())
+        };
+        raft.prs().iter().map(one).collect::<Vec<_>>().join(", ")
+    }
+
     /// How far behind a node's log is, on the leader.
     pub fn lag(&self, id: u64) -> Option<u64> {
         let raft = &self.raw.raft;

@@ -26,10 +26,19 @@ pub const fn promise_ns(length: Millis) -> u64 {
     length.ns() + length.ns() / 250
 }
 
+/// What a voter promised about one VIP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Promise {
+    holder: u64,
+    /// The entry by which it holds: the promise is about later entries only.
+    token: u64,
+    until: Time,
+}
+
 /// The voter's side.
 #[derive(Clone, Debug, Default)]
 pub struct Promises {
-    by_vip: BTreeMap<IpAddr, (u64, Time)>,
+    by_vip: BTreeMap<IpAddr, Promise>,
     /// Until then nothing is given away: promises of the life before may still hold.
     amnesty: Time,
 }
@@ -42,25 +51,35 @@ impl Promises {
         Self { by_vip: BTreeMap::new(), amnesty }
     }
 
-    /// Promises `holder` the VIP. `shortened`: a longer promise given before may be forgotten.
-    pub fn give(&mut self, now: Time, vip: IpAddr, holder: u64, length: Millis, shortened: bool) {
-        let until = Time(now.0 + promise_ns(length));
-        let kept = match self.by_vip.get(&vip) {
-            Some((before, old)) if *before == holder && !shortened => until.max(*old),
-            // Another holder before: it was overruled in the log, which waited for its promise.
-            _ => until,
-        };
-        self.by_vip.insert(vip, (holder, kept));
+    /// Promises the VIP to `holder`, who holds it by `token`. `shortened`: a longer promise given
+    /// before may be forgotten.
+    pub fn give(
+        &mut self,
+        now: Time,
+        vip: IpAddr,
+        (holder, token): (u64, u64),
+        length: Millis,
+        shortened: bool,
+    ) {
+        let mut until = Time(now.0 + promise_ns(length));
+        if let Some(before) = self.by_vip.get(&vip)
+            && before.holder == holder
+            && !shortened
+        {
+            until = until.max(before.until);
+        }
+        // Of another holder before: it was overruled in the log, which waited for its promise.
+        self.by_vip.insert(vip, Promise { holder, token, until });
     }
 
-    /// Until when this voter may not append an entry that gives `vip` to somebody else than `to`;
+    /// Until when this voter may not append the entry at `index`, which gives `vip` to `to`;
     /// `None`: it may now.
-    pub fn hold(&self, now: Time, vip: IpAddr, to: u64) -> Option<Time> {
+    pub fn hold(&self, now: Time, vip: IpAddr, to: u64, index: u64) -> Option<Time> {
         let promised = self
             .by_vip
             .get(&vip)
-            .filter(|(holder, _)| *holder != to)
-            .map_or(Time(0), |(_, until)| *until);
+            .filter(|p| p.holder != to && p.token < index)
+            .map_or(Time(0), |p| p.until);
         Some(promised.max(self.amnesty)).filter(|until| *until > now)
     }
 
@@ -122,28 +141,30 @@ mod tests {
     #[test]
     fn a_promise_outlasts_the_lease_by_both_clocks_errors() {
         let mut promises = Promises::default();
-        promises.give(Time(1_000 * MS), vip(), 1, Millis(100), false);
-        assert_eq!(promises.hold(Time(1_100 * MS), vip(), 2), Some(Time(1_100 * MS + 400_000)));
-        assert_eq!(promises.hold(Time(1_100 * MS + 400_000), vip(), 2), None);
-        assert_eq!(promises.hold(Time(1_001 * MS), vip(), 1), None, "not against itself");
+        promises.give(Time(1_000 * MS), vip(), (1, 5), Millis(100), false);
+        assert_eq!(promises.hold(Time(1_100 * MS), vip(), 2, 9), Some(Time(1_100 * MS + 400_000)));
+        assert_eq!(promises.hold(Time(1_100 * MS + 400_000), vip(), 2, 9), None);
+        let older = promises.hold(Time(1_100 * MS), vip(), 2, 4);
+        assert_eq!(older, None, "an entry before the one it holds by is history");
+        assert_eq!(promises.hold(Time(1_001 * MS), vip(), 1, 9), None, "not against itself");
     }
 
     #[test]
     fn a_long_promise_is_kept_until_the_holder_says_it_is_shorter() {
         let mut promises = Promises::default();
-        promises.give(Time(0), vip(), 1, Millis(5_000), false);
-        promises.give(Time(10 * MS), vip(), 1, Millis(100), false);
-        assert!(promises.hold(Time(4_000 * MS), vip(), 2).is_some());
-        promises.give(Time(20 * MS), vip(), 1, Millis(100), true);
-        assert!(promises.hold(Time(200 * MS), vip(), 2).is_none());
+        promises.give(Time(0), vip(), (1, 5), Millis(5_000), false);
+        promises.give(Time(10 * MS), vip(), (1, 5), Millis(100), false);
+        assert!(promises.hold(Time(4_000 * MS), vip(), 2, 9).is_some());
+        promises.give(Time(20 * MS), vip(), (1, 5), Millis(100), true);
+        assert!(promises.hold(Time(200 * MS), vip(), 2, 9).is_none());
     }
 
     #[test]
     fn a_restarted_voter_waits_one_lease() {
         let promises = Promises::after_restart(Time(0), Millis(100), Time(0));
-        assert!(promises.hold(Time(100 * MS), vip(), 2).is_some());
-        assert!(promises.hold(Time(101 * MS), vip(), 2).is_none());
+        assert!(promises.hold(Time(100 * MS), vip(), 2, 9).is_some());
+        assert!(promises.hold(Time(101 * MS), vip(), 2, 9).is_none());
         let long = Promises::after_restart(Time(0), Millis(100), Time(700 * MS));
-        assert!(long.hold(Time(699 * MS), vip(), 2).is_some(), "a longer promise is on its disk");
+        assert!(long.hold(Time(699 * MS), vip(), 2, 9).is_some(), "a longer promise is on its disk");
     }
 }

@@ -537,6 +537,11 @@ impl Node {
         &self.blocked
     }
 
+    /// Log messages that wait for a promise to end, for people who debug.
+    pub fn waiting(&self) -> usize {
+        self.held.len()
+    }
+
     /// Who this is.
     pub fn config(&self) -> &Config {
         &self.config

@@ -527,9 +527,9 @@ impl World {
             };
             let c = node.consensus();
             eprintln!(
-                "{id}: term {} leader {} committed {} applied {} last {:?} holds {:?} vips {:?} answers {:?}",
+                "{id}: term {} leader {} committed {} applied {} last {:?} waiting {} [{}] holds {:?} answers {:?}",
                 c.term(), c.leader(), c.committed(), c.applied_index(), c.last(),
-                node.state().vips, node.vips(), self.answers(*id),
+                node.waiting(), c.progress(), node.state().vips, self.answers(*id),
             );
         }
     }

@@ -111,7 +111,7 @@ impl Node {
             if self.newest_token(vip, &tail) > token.index {
                 continue;
             }
-            self.promises.give(now, vip, from, length, beat.shortened);
+            self.promises.give(now, vip, (from, token.index), length, beat.shortened);
             granted.push(token.clone());
         }
         granted
@@ -185,7 +185,7 @@ impl Node {
         let mut until = None;
         if consensus::brings_entries(&message) {
             for entry in &message.entries {
-                until = until.max(self.must_wait(now, &entry.data));
+                until = until.max(self.must_wait(now, entry.index, &entry.data));
             }
         }
         match until {
@@ -197,14 +197,14 @@ impl Node {
     }
 
     /// Until when an entry may not be appended here.
-    pub(super) fn must_wait(&self, now: Time, command: &[u8]) -> Option<Time> {
+    pub(super) fn must_wait(&self, now: Time, index: u64, command: &[u8]) -> Option<Time> {
         let Some(Kind::Give(give)) = Command::decode(command).ok()?.kind else { return None };
         if give.from.is_empty() {
             // Nobody held it, by the log: its last holder, if any, has said that it stopped.
             return None;
         }
         let vip = wire::unpack(&give.vip)?;
-        self.promises.hold(now, vip, self.id_of(&give.to))
+        self.promises.hold(now, vip, self.id_of(&give.to), index)
     }
 
     pub(super) fn release_held(&mut self, now: Time) {

@@ -74,7 +74,8 @@ impl Node {
             Step::Give(_, to) => {
                 // This node is a voter, too: its own promise binds it as the others' bind them.
                 let from = self.state.vips.get(&vip).map_or("", |h| h.node()).to_owned();
-                if !from.is_empty() && self.promises.hold(now, vip, self.id_of(&to)).is_some() {
+                let own = self.promises.hold(now, vip, self.id_of(&to), u64::MAX);
+                if !from.is_empty() && own.is_some() {
                     return;
                 }
                 let last = self.membership.peer(self.id_of(&from)).map(|p| p.at);

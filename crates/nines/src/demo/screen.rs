@@ -1,5 +1,370 @@
-//! placeholder
-use super::stage::Stage;
-use crate::failure::Outcome;
-pub fn run(_: Stage) -> Outcome<u8> { Ok(0) }
-pub fn restore() {}
+//! The demo's screen: the picture, the curves, the keys.
+//!
+//! Decides: what a person sees and which key does what. Faults are made by `faults`.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use ratatui::{
+    DefaultTerminal, Frame,
+    crossterm::event::{self, Event, KeyCode, KeyEventKind},
+    layout::{Constraint, Layout, Rect},
+    style::{Color, Modifier, Style},
+    text::{Line, Span},
+    widgets::{Paragraph, Sparkline},
+};
+
+use super::{
+    faults,
+    stage::{DIRECTORS, NODES, SERVERS, Stage},
+};
+use crate::{
+    api::types::Status,
+    failure::{Failure, Kind, Outcome},
+};
+
+/// One bar of the curves.
+const BAR: Duration = Duration::from_millis(250);
+
+/// A fault that lasts until `r` mends it.
+struct Broken {
+    fault: String,
+    node: String,
+}
+
+struct View {
+    status: Option<Status>,
+    requests: VecDeque<u64>,
+    latency: VecDeque<u64>,
+    ok: usize,
+    failed: usize,
+    p50: f64,
+    p99: f64,
+    rates: Vec<u64>,
+    story: Vec<String>,
+    broken: Vec<Broken>,
+    began: Instant,
+    fault_at: Option<(Instant, bool)>,
+    seen_events: Vec<String>,
+    shell: bool,
+}
+
+/// Puts the terminal back; also when a signal ends the process.
+pub fn restore() {
+    ratatui::restore();
+}
+
+/// Runs until `q`.
+pub fn run(mut stage: Stage) -> Outcome<u8> {
+    let mut terminal = ratatui::init();
+    let mut view = View {
+        status: None,
+        requests: VecDeque::new(),
+        latency: VecDeque::new(),
+        ok: 0,
+        failed: 0,
+        p50: 0.0,
+        p99: 0.0,
+        rates: vec![0; SERVERS.len()],
+        story: Vec::new(),
+        broken: Vec::new(),
+        began: Instant::now(),
+        fault_at: None,
+        seen_events: Vec::new(),
+        shell: false,
+    };
+    let done = show(&mut terminal, &mut stage, &mut view);
+    ratatui::restore();
+    done.map_err(|e| Failure::new(Kind::Io, "the terminal cannot be used", e))?;
+    println!("Everything is gone again. The same config:  nines demo --export cluster.toml");
+    Ok(0)
+}
+
+fn show(terminal: &mut DefaultTerminal, stage: &mut Stage, view: &mut View) -> std::io::Result<()> {
+    let mut bar_at = Instant::now();
+    loop {
+        if bar_at.elapsed() >= BAR {
+            bar_at = Instant::now();
+            look(stage, view);
+        }
+        terminal.draw(|frame| draw(frame, stage, view))?;
+        if !event::poll(Duration::from_millis(50))? {
+            continue;
+        }
+        let Event::Key(key) = event::read()? else { continue };
+        if key.kind != KeyEventKind::Press {
+            continue;
+        }
+        match key.code {
+            KeyCode::Char('q') | KeyCode::Esc => return Ok(()),
+            KeyCode::Char('c') if key.modifiers.contains(event::KeyModifiers::CONTROL) => {
+                return Ok(());
+            }
+            KeyCode::Char(c) => press(stage, view, c),
+            _ => {}
+        }
+        if std::mem::take(&mut view.shell) {
+            ratatui::restore();
+            shell(stage);
+            *terminal = ratatui::init();
+        }
+    }
+}
+
+fn shell(stage: &Stage) {
+    println!("A shell in lb1; `exit` comes back. Try: nines status, ip addr, bpftool net");
+    let mut command = std::process::Command::new("ip");
+    command.args(["netns", "exec", &stage.lab.namespace("lb1"), "sh"]);
+    command.env("NINES_SOCKET", stage.socket("lb1"));
+    let _ = command.status();
+}
+
+fn press(stage: &mut Stage, view: &mut View, key: char) {
+    let active = view
+        .status
+        .as_ref()
+        .and_then(|s| s.vips.first())
+        .map_or_else(|| "lb1".to_owned(), |v| v.node.clone());
+    let fault = match key {
+        '1' => "kill-active",
+        '2' => "cut-active",
+        '3' => "freeze-active",
+        '4' => "kill-server",
+        '6' => "split",
+        '7' => "drain-server",
+        '8' => "planned-move",
+        '9' => "restart-agent",
+        '5' => {
+            let _ = std::fs::write(stage.broken("r2"), "");
+            begin(view, "r2 answers 500 from now on");
+            view.broken.push(Broken { fault: "broken-server".into(), node: "r2".into() });
+            return;
+        }
+        'x' => {
+            view.shell = true;
+            return;
+        }
+        'r' => return mend(stage, view),
+        _ => return,
+    };
+    let lasts = !matches!(fault, "planned-move" | "restart-agent");
+    if lasts && !view.broken.is_empty() {
+        view.story.push("  something is broken already: r mends it first".into());
+        return;
+    }
+    let told = match fault {
+        "kill-active" => format!("you killed {active}"),
+        "cut-active" => format!("you pulled {active}'s cable"),
+        "freeze-active" => format!("you froze {active}'s agent; its kernel goes on"),
+        "kill-server" => "you killed r2".into(),
+        "split" => format!("{active} no longer hears lb2/lb1 and wit1; clients reach both sides"),
+        "drain-server" => "nines drain r2".into(),
+        "planned-move" => "nines move web".into(),
+        _ => format!("{active}'s agent is replaced in place"),
+    };
+    begin(view, &told);
+    match faults::inject(stage, fault, &active) {
+        Ok(()) if lasts => view.broken.push(Broken { fault: fault.into(), node: active }),
+        Ok(()) => {}
+        Err(why) => view.story.push(format!("  {why}")),
+    }
+}
+
+fn begin(view: &mut View, told: &str) {
+    view.story = vec![format!("+ 0.000 s  {told}")];
+    view.began = Instant::now();
+    view.fault_at = Some((view.began, false));
+}
+
+fn mend(stage: &mut Stage, view: &mut View) {
+    for broken in std::mem::take(&mut view.broken) {
+        if broken.fault == "broken-server" {
+            let _ = std::fs::remove_file(stage.broken(&broken.node));
+        } else if let Err(why) = faults::mend(stage, &broken.fault, &broken.node) {
+            view.story.push(format!("  {why}"));
+        }
+    }
+    begin(view, "mended; what was away comes back as spare");
+    stage.probe.fill();
+}
+
+/// Takes the state of things in.
+fn look(stage: &mut Stage, view: &mut View) {
+    let now = Instant::now();
+    let recent = stage.probe.since(now.checked_sub(BAR * 2).unwrap_or(now));
+    let done = |s: &&super::probe::Sample| now.duration_since(s.ended) < BAR;
+    let good: Vec<_> = recent.iter().filter(|s| s.server.is_some()).filter(done).collect();
+    push(&mut view.requests, good.len() as u64 * 4);
+    let slowest = good.iter().map(|s| s.ended.duration_since(s.began).as_micros() as u64).max();
+    push(&mut view.latency, slowest.unwrap_or(1_000_000) / 100);
+    let rate = |name: &&str| {
+        good.iter().filter(|s| s.server.as_deref() == Some(*name)).count() as u64 * 4
+    };
+    view.rates = SERVERS.iter().map(|s| rate(&s)).collect();
+    let ten = now.checked_sub(Duration::from_secs(10)).unwrap_or(now);
+    let seen = stage.probe.seen(ten, now);
+    (view.p50, view.p99) = (seen.p50_ms, seen.p99_ms);
+    view.ok += good.len();
+    view.failed += recent.iter().filter(|s| s.server.is_none()).filter(done).count();
+    view.status = stage.active().map(|(_, s)| s).or_else(|| view.status.take());
+    tell(stage, view);
+}
+
+fn push(bars: &mut VecDeque<u64>, value: u64) {
+    bars.push_back(value);
+    if bars.len() > 200 {
+        bars.pop_front();
+    }
+}
+
+/// Adds the cluster's own events, and how long clients waited, to the story.
+fn tell(stage: &mut Stage, view: &mut View) {
+    let Some((began, told)) = view.fault_at else { return };
+    for node in ["wit1", "lb2", "lb1"] {
+        if stage.agents.get(node).is_none_or(Option::is_none) {
+            continue;
+        }
+        let socket = stage.socket(node);
+        let client = crate::api::client::Client { socket: &socket };
+        let Ok(events) = client.get::<Vec<crate::api::types::Event>>("/v1/events?limit=12") else {
+            continue;
+        };
+        let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let began_ms = wall.map_or(0, |w| w.as_millis() as u64) - began.elapsed().as_millis() as u64;
+        for e in events.iter().filter(|e| e.at_ms >= began_ms) {
+            if !view.seen_events.contains(&e.id) {
+                view.seen_events.push(e.id.clone());
+                let after = (e.at_ms - began_ms) as f64 / 1e3;
+                view.story.push(format!("+ {after:.3} s  {}", e.text));
+            }
+        }
+        break;
+    }
+    if !told && began.elapsed() > Duration::from_millis(1_500) {
+        view.fault_at = Some((began, true));
+        let seen = stage.probe.seen(began, Instant::now());
+        view.story.push(format!(
+            "  clients: longest gap {:.0} ms, {} failed, two masters {} ms",
+            seen.outage_ms,
+            seen.failed,
+            stage.heard.two_at_once_ms(began)
+        ));
+    }
+    let extra = view.story.len().saturating_sub(9);
+    view.story.drain(..extra);
+}
+
+fn state_of<'a>(view: &'a View, node: &str) -> &'a str {
+    let status = view.status.as_ref();
+    status.and_then(|s| s.nodes.iter().find(|n| n.name == node)).map_or("?", |n| n.state.as_str())
+}
+
+fn draw(frame: &mut Frame<'_>, stage: &Stage, view: &View) {
+    let [head, picture, curves, keys, story] = Layout::vertical([
+        Constraint::Length(4),
+        Constraint::Length(9),
+        Constraint::Length(5),
+        Constraint::Length(5),
+        Constraint::Min(3),
+    ])
+    .areas(frame.area());
+    let bold = Style::new().add_modifier(Modifier::BOLD);
+    let path = view
+        .status
+        .as_ref()
+        .and_then(|s| s.nodes.iter().find(|n| !n.path.is_empty()))
+        .map_or("", |n| n.path.as_str());
+    frame.render_widget(
+        Paragraph::new(vec![
+            Line::styled("nines demo: a whole cluster on this machine, in 7 network namespaces.", bold),
+            Line::raw(format!("Nothing outside them is touched, everything goes when you press q.   data path: {path}")),
+            Line::raw(format!(
+                "built in {:.0} ms, VIP answered {:.0} ms after the agents started",
+                stage.built.as_secs_f64() * 1e3,
+                stage.cold_start.as_secs_f64() * 1e3
+            )),
+        ]),
+        head,
+    );
+    frame.render_widget(Paragraph::new(drawing(stage, view)), picture);
+    curve(frame, curves, view);
+    frame.render_widget(
+        Paragraph::new(
+            "Try:  1 kill the active     4 kill r2            7 drain r2 (no client notices)\n\
+             \u{20}     2 pull its cable      5 r2 answers 500     8 planned move\n\
+             \u{20}     3 freeze its agent    6 split the cluster  9 replace its agent in place\n\
+             \u{20}     r mend                x shell in lb1       q quit",
+        ),
+        keys,
+    );
+    let lines: Vec<Line<'_>> = view.story.iter().map(|s| Line::raw(s.as_str())).collect();
+    frame.render_widget(Paragraph::new(lines), story);
+}
+
+fn drawing<'a>(stage: &Stage, view: &View) -> Vec<Line<'a>> {
+    let total: u64 = view.rates.iter().sum();
+    let answers = stage.heard.now();
+    let node = |i: usize| {
+        let name = DIRECTORS[i];
+        let dead = stage.agents.get(name).is_none_or(Option::is_none);
+        let here = answers.get(i).copied().unwrap_or(false);
+        let (word, colour) = match state_of(view, name) {
+            _ if here => ("ACTIVE", Color::Green),
+            _ if dead => ("OFF", Color::Red),
+            "silent" => ("silent", Color::Red),
+            "ready" => ("ready", Color::Cyan),
+            other => (if other == "active" { "takes over" } else { "..." }, Color::Yellow),
+        };
+        (format!("{name} {word:<10}"), Style::new().fg(colour).add_modifier(Modifier::BOLD), here)
+    };
+    let (one, two) = (node(0), node(1));
+    let server = |i: usize| {
+        let dead = stage.servers.get(SERVERS[i]).is_none_or(Option::is_none);
+        let word = if dead { "DOWN".into() } else { format!("{:>3} /s", view.rates[i]) };
+        format!("│ {}  {word:<7} │", SERVERS[i])
+    };
+    let arrow = |on: bool| if on { "───▶" } else { "    " };
+    let quorum = view.status.as_ref().map_or_else(String::new, |s| format!("quorum {} of {}", s.votes, s.voters));
+    let witness = state_of(view, NODES[2]);
+    vec![
+        Line::raw("  ┌───────────┐    10.99.0.100:80    ┌────────────────┐       ┌─────────────┐"),
+        Line::from(vec![
+            Span::raw(format!("  │  client   │ ───────────────{} │ ", arrow(one.2))),
+            Span::styled(one.0.clone(), one.1),
+            Span::raw(format!(" │ {}  {}", arrow(one.2), server(0))),
+        ]),
+        Line::raw(format!("  │ {total:>5} /s  │                      └────────────────┘       {}", server(1))),
+        Line::from(vec![
+            Span::raw(format!("  └───────────┘ ───────────────{} │ ", arrow(two.2))),
+            Span::styled(two.0.clone(), two.1),
+            Span::raw(format!(" │ {}  {}", arrow(two.2), server(2))),
+        ]),
+        Line::raw("                                     └────────────────┘       └─────────────┘"),
+        Line::raw(format!("     witness wit1 {witness}                                  {quorum}")),
+        Line::raw(""),
+        Line::raw(format!(
+            "  requests ok {}  failed {}    latency p50 {:.1} ms  p99 {:.1} ms    two masters {} ms",
+            view.ok,
+            view.failed,
+            view.p50,
+            view.p99,
+            stage.heard.two_at_once_ms(view.began)
+        )),
+    ]
+}
+
+fn curve(frame: &mut Frame<'_>, area: Rect, view: &View) {
+    let [left, right] =
+        Layout::horizontal([Constraint::Length(14), Constraint::Min(20)]).areas(area);
+    frame.render_widget(Paragraph::new("  requests/s\n\n  slowest"), left);
+    let [up, down] = Layout::vertical([Constraint::Length(2), Constraint::Length(2)]).areas(right);
+    let tail = |bars: &VecDeque<u64>, width: u16| -> Vec<u64> {
+        bars.iter().skip(bars.len().saturating_sub(width as usize)).copied().collect()
+    };
+    let requests = tail(&view.requests, up.width);
+    frame.render_widget(Sparkline::default().data(&requests).max(240), up);
+    let latency = tail(&view.latency, down.width);
+    frame.render_widget(Sparkline::default().data(&latency).max(300), down);
+}
