@@ -27,7 +27,7 @@ pub struct DemoArgs {
     #[arg(long, value_name = "NAME|FILE")]
     script: Option<String>,
     /// Each fault so many times.
-    #[arg(long, default_value_t = 1, requires = "script")]
+    #[arg(long, default_value_t = 1)]
     repeat: u32,
     /// Write the config of what is shown to this file, and end.
     #[arg(long, value_name = "FILE")]
@@ -101,11 +101,11 @@ pub fn run(context: &Context, args: &DemoArgs) -> Outcome<u8> {
                 .next("apt-get install iproute2 nftables"));
         }
     }
-    if args.compare.is_some() {
-        return compare::run(context, args.compare.as_deref().unwrap_or_default(), args.repeat.max(3));
+    let _end_cleanly = end_on_signals();
+    if let Some(peer) = &args.compare {
+        return compare::run(context, peer, args.repeat);
     }
     let scripts = args.script.as_deref().map(script).transpose()?;
-    let _end_cleanly = end_on_signals();
     let stage = Stage::build(&args.path, args.busy)?;
     match scripts {
         Some(names) => faults::unattended(stage, &names, args.repeat, context.json()),

@@ -159,7 +159,7 @@ fn press(stage: &mut Stage, view: &mut View, key: char) {
         "cut-active" => format!("you pulled {active}'s cable"),
         "freeze-active" => format!("you froze {active}'s agent; its kernel goes on"),
         "kill-server" => "you killed r2".into(),
-        "split" => format!("{active} no longer hears lb2/lb1 and wit1; clients reach both sides"),
+        "split" => format!("{active} and the others no longer hear each other; clients reach both"),
         "drain-server" => "nines drain r2".into(),
         "planned-move" => "nines move web".into(),
         _ => format!("{active}'s agent is replaced in place"),
@@ -331,13 +331,13 @@ fn drawing<'a>(stage: &Stage, view: &View) -> Vec<Line<'a>> {
     vec![
         Line::raw("  ┌───────────┐    10.99.0.100:80    ┌────────────────┐       ┌─────────────┐"),
         Line::from(vec![
-            Span::raw(format!("  │  client   │ ───────────────{} │ ", arrow(one.2))),
+            Span::raw(format!("  │  client   │ ───────────────{}  │ ", arrow(one.2))),
             Span::styled(one.0.clone(), one.1),
             Span::raw(format!(" │ {}  {}", arrow(one.2), server(0))),
         ]),
-        Line::raw(format!("  │ {total:>5} /s  │                      └────────────────┘       {}", server(1))),
+        Line::raw(format!("  │ {total:>5} /s  │                      ├────────────────┤       {}", server(1))),
         Line::from(vec![
-            Span::raw(format!("  └───────────┘ ───────────────{} │ ", arrow(two.2))),
+            Span::raw(format!("  └───────────┘ ───────────────{}  │ ", arrow(two.2))),
             Span::styled(two.0.clone(), two.1),
             Span::raw(format!(" │ {}  {}", arrow(two.2), server(2))),
         ]),

@@ -1,0 +1,72 @@
+//! Every built-in fault of the demo, on the wire: who answers, what clients feel.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::{BINARY, can_run, text};
+
+fn run(script: &str, more: &[&str]) -> Vec<Value> {
+    let out = Command::new(BINARY)
+        .args(["demo", "-o", "json", "--script", script])
+        .args(more)
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}{}", text(&out.stdout), text(&out.stderr));
+    text(&out.stdout).lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+}
+
+fn judge(r: &Value) {
+    let name = r["fault"].as_str().unwrap();
+    assert_eq!(r["dual_master_ms"], 0, "{r}");
+    assert!(r["requests_ok"].as_u64().unwrap() > 100, "{r}");
+    // Bound for a failover that did not happen, far above what is measured.
+    assert!(r["outage_ms"].as_f64().unwrap() < 2_000.0, "{r}");
+    let moves = matches!(name, "kill-active" | "freeze-active" | "cut-active" | "planned-move" | "split");
+    assert_eq!(r["active_before"] != r["active_after"], moves, "{r}");
+    if name != "kill-server" {
+        assert_eq!(r["established"], r["established_survived"], "{r}");
+    }
+    if matches!(name, "planned-move" | "drain-server" | "kill-witness" | "restart-agent") {
+        assert_eq!(r["requests_failed"], 0, "{r}");
+    }
+    let quorum = if moves && name != "planned-move" || name == "kill-witness" { "2/3" } else { "3/3" };
+    assert_eq!(r["quorum"], quorum, "{r}");
+}
+
+#[test]
+fn every_fault_keeps_one_master_and_the_connections() {
+    if !can_run() {
+        return;
+    }
+    let reports = run("all", &[]);
+    assert_eq!(reports.len(), 9);
+    reports.iter().for_each(judge);
+}
+
+#[test]
+fn what_was_shown_leaves_nothing_behind() {
+    if !can_run() {
+        return;
+    }
+    let mut child = Command::new(BINARY)
+        .args(["demo", "--script", "kill-active"])
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let namespaces = || text(&Command::new("ip").args(["netns", "list"]).output().unwrap().stdout);
+    let before = namespaces();
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    let during = namespaces();
+    let ours: Vec<&str> = during
+        .lines()
+        .filter(|l| !before.contains(*l))
+        .filter_map(|l| l.split(' ').next())
+        .collect();
+    nines_lab::kill(&mut child);
+    let limit = std::time::Instant::now() + super::PATIENCE;
+    while namespaces().lines().any(|l| ours.iter().any(|o| l.starts_with(o))) {
+        assert!(std::time::Instant::now() < limit, "left after kill -9: {ours:?}");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}

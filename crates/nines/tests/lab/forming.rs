@@ -1,0 +1,126 @@
+//! A cluster formed by hand: init, join, apply, and the daily acts; and what goes wrong on the way.
+
+use super::{Net, can_run};
+
+const CONFIG: &str = "[cluster]\nname = \"shop\"\n[nodes]\nlb1 = \"10.97.0.2\"\nlb2 = \"10.97.0.3\"\n\
+    wit1 = { addresses = \"10.97.0.4\", role = \"witness\" }\n[service.web]\n\
+    listen = \"10.97.0.100:80/tcp\"\nservers = { r1 = \"10.97.0.11\", r2 = \"10.97.0.12\" }\n\
+    check = { http = \"/\", every = \"100ms\", timeout = \"100ms\" }\n";
+
+fn hosts() -> Net {
+    Net::new(&[
+        ("lb1", &[("br0", "10.97.0.2/24")]),
+        ("lb2", &[("br0", "10.97.0.3/24")]),
+        ("wit1", &[("br0", "10.97.0.4/24")]),
+        ("r1", &[("br0", "10.97.0.11/24")]),
+        ("r2", &[("br0", "10.97.0.12/24")]),
+    ])
+}
+
+fn join_words(said: &str) -> Vec<String> {
+    let line = said.lines().find(|l| l.contains("nines join")).unwrap();
+    line.split_whitespace().skip(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn three_commands_make_a_cluster_that_tells_why() {
+    if !can_run() {
+        return;
+    }
+    let mut net = hosts();
+    let said = net.ok("lb1", &["init", "shop", "--node", "lb1"]);
+    let words = join_words(&said);
+    let (addr, code) = (words[0].as_str(), words[1].as_str());
+    net.fails("lb1", &["init", "again", "--node", "lb1"], 4);
+    net.fails("lb2", &["join", addr, code, "--node", "lb2"], 3);
+    assert!(!net.home.join("lb2/identity.json").exists(), "an unreachable peer leaves nothing");
+    net.start("lb1");
+    let other_code = format!("{}{}", if code.starts_with('a') { "b" } else { "a" }, &code[1..]);
+    let told = net.fails("lb2", &["join", addr, &other_code, "--node", "lb2"], 8);
+    assert!(told.contains("wrong or too old"), "{told}");
+    let stranger = format!("{}{}", &code[..code.len() - 2], if code.ends_with("aa") { "ba" } else { "aa" });
+    net.fails("lb2", &["join", addr, &stranger, "--node", "lb2"], 8);
+    net.fails("lb2", &["join", addr, code, "--node", "lb2", "--address", "10.97.0.77"], 2);
+    assert!(!net.home.join("lb2/identity.json").exists(), "a refused join leaves nothing");
+    net.ok("lb2", &["join", addr, code, "--node", "lb2"]);
+    net.start("lb2");
+    net.ok("wit1", &["join", addr, code, "--node", "wit1", "--witness"]);
+    net.start("wit1");
+    net.until("three voters", |n| n.status("wit1")["voters"] == 3 && n.status("wit1")["votes"] == 3);
+    second_agents_are_refused(&net);
+    daily_acts(&mut net);
+    the_story_survives_its_teller(&mut net);
+}
+
+fn second_agents_are_refused(net: &Net) {
+    let told = net.fails("lb1", &["agent"], 4);
+    assert!(told.contains("already listens"), "{told}");
+    let socket = net.home.join("second.sock");
+    let told = net.fails("lb1", &["--socket", socket.to_str().unwrap(), "agent"], 4);
+    assert!(told.contains("in use"), "{told}");
+    assert!(!socket.exists());
+}
+
+fn daily_acts(net: &mut Net) {
+    net.web("r1", "0.0.0.0:80");
+    net.web("r2", "0.0.0.0:80");
+    let file = net.write("cluster.toml", CONFIG);
+    assert!(net.ok("lb2", &["plan", &file]).contains("+ service web"));
+    let lost = net.write("lost.toml", &CONFIG.replace("10.97.0.100", "10.96.0.100"));
+    let told = net.fails("lb2", &["apply", &lost], 2);
+    assert!(told.contains("in no subnet of lb1"), "{told}");
+    assert_eq!(net.status("lb1")["revision"], 1, "nothing was applied");
+    net.ok("lb2", &["apply", &file]);
+    assert!(net.ok("wit1", &["plan", &file]).contains("Nothing changes"));
+    net.until("a holder, two servers up, all ready", |n| {
+        let s = n.status("wit1");
+        s["verdict"] == "HEALTHY" && s["services"][0]["up"] == 2
+    });
+    let told = net.fails("lb1", &["drain", "r9"], 5);
+    assert!(told.contains("no server r9"), "{told}");
+    net.ok("lb1", &["drain", "r2", "--reason", "kernel", "--until", "1h"]);
+    net.fails("lb1", &["drain", "r1"], 4);
+    let why = net.ok("lb2", &["why", "r2"]);
+    assert!(why.contains("drains by") && why.contains("kernel"), "{why}");
+    net.ok("lb2", &["undrain", "r2"]);
+    net.ok("lb1", &["drain", "r1", "--until", "300ms"]);
+    net.until("a drain ends by itself", |n| n.status("lb1")["services"][0]["up"] == 2);
+    net.fails("lb1", &["move", "web", "--to", "wit1"], 2);
+    net.fails("lb1", &["move", "web", "--to", "lb3"], 5);
+    net.fails("lb1", &["why", "wbe"], 5);
+    let holder = net.holder("wit1");
+    let other = if holder == "lb1" { "lb2" } else { "lb1" };
+    net.ok("wit1", &["standby", &holder, "--wait"]);
+    assert_eq!(net.holder("wit1"), other);
+    net.fails("wit1", &["move", "web", "--to", &holder], 4);
+    net.fails("wit1", &["standby", other], 4);
+    net.ok("wit1", &["ready", &holder]);
+    net.ok("wit1", &["move", "web", "--to", &holder]);
+    assert_eq!(net.holder("lb1"), holder);
+}
+
+fn the_story_survives_its_teller(net: &mut Net) {
+    let holder = net.holder("wit1");
+    let other = if holder == "lb1" { "lb2" } else { "lb1" };
+    // A frozen peer: status still answers, and says so.
+    nines_lab::freeze(&net.agents[&holder]).unwrap();
+    net.until("the other takes over", |n| n.holder(other) == other);
+    assert_eq!(net.status(other)["verdict"], "DEGRADED");
+    let mut dead = net.agents.remove(&holder).unwrap();
+    nines_lab::kill(&mut dead);
+    let why = net.ok("wit1", &["why", "web"]);
+    assert!(why.contains(&format!("moves {holder} -> {other}: {holder} is silent")), "{why}");
+    net.until("and what came of it", |n| {
+        n.ok("wit1", &["why", "web"]).contains(&format!("added on {other}"))
+    });
+    let events = net.ok("wit1", &["events", "--last-failover", "-o", "json"]);
+    let events: Vec<serde_json::Value> = serde_json::from_str(&events).unwrap();
+    let ids: Vec<&str> = events.iter().map(|e| e["id"].as_str().unwrap()).collect();
+    for event in &events[1..] {
+        assert!(ids.contains(&event["cause"].as_str().unwrap()), "every effect has its cause");
+    }
+    net.start(&holder);
+    net.until("it comes back as spare", |n| {
+        n.status(other)["verdict"] == "HEALTHY" && n.holder(other) == other
+    });
+}

@@ -1,0 +1,142 @@
+//! The real binary on real packets, in namespaces of its own. Needs root and says so without.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use nines_lab::{Lab, Wire};
+use serde_json::Value;
+
+mod faults;
+mod forming;
+mod packets;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_nines");
+/// Bound for hangs only.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Whether these tests can run; CI must.
+fn can_run() -> bool {
+    let root = nines_lab::is_root();
+    assert!(root || std::env::var_os("CI").is_none(), "lab tests need root, and CI has it");
+    if !root {
+        eprintln!("SKIPPED: lab tests need root");
+    }
+    root
+}
+
+/// Hosts with a state directory each, and the agents that run on them.
+struct Net {
+    lab: Lab,
+    home: PathBuf,
+    agents: BTreeMap<String, Child>,
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        for child in self.agents.values_mut() {
+            nines_lab::kill(child);
+        }
+        let _ = std::fs::remove_dir_all(&self.home);
+    }
+}
+
+impl Net {
+    fn new(hosts: &[(&str, &[(&str, &str)])]) -> Self {
+        let wires = |list: &[(&str, &str)]| list.iter().map(|(b, a)| Wire::new(b, a)).collect();
+        let hosts = hosts.iter().map(|(name, list)| ((*name).to_owned(), wires(list))).collect();
+        let cleanup = "rm -rf /sys/fs/bpf/nines/$inode; rmdir /sys/fs/bpf/nines 2>/dev/null";
+        let lab = Lab::build(hosts, cleanup).unwrap();
+        let home = PathBuf::from("/tmp").join(lab.namespace("state"));
+        std::fs::create_dir_all(&home).unwrap();
+        Self { lab, home, agents: BTreeMap::new() }
+    }
+
+    fn command(&self, host: &str, words: &[&str]) -> Command {
+        let mut command = Command::new(BINARY);
+        command.arg("--socket").arg(self.home.join(format!("{host}.sock")));
+        command.arg("--state").arg(self.home.join(host)).args(words);
+        command
+    }
+
+    fn nines(&self, host: &str, words: &[&str]) -> Output {
+        let mut command = self.command(host, words);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        self.lab.spawn(host, command).unwrap().wait_with_output().unwrap()
+    }
+
+    /// Succeeds, and gives stdout.
+    fn ok(&self, host: &str, words: &[&str]) -> String {
+        let out = self.nines(host, words);
+        let (said, told) = (text(&out.stdout), text(&out.stderr));
+        assert!(out.status.success(), "{host}: nines {words:?}\n{said}{told}{}", self.log(host));
+        said
+    }
+
+    /// Fails with this exit code and names the next step; gives stderr.
+    fn fails(&self, host: &str, words: &[&str], code: i32) -> String {
+        let out = self.nines(host, words);
+        let told = text(&out.stderr);
+        assert_eq!(out.status.code(), Some(code), "{host}: nines {words:?}\n{told}");
+        assert!(told.contains("next: "), "no next step: {told}");
+        told
+    }
+
+    fn log(&self, host: &str) -> String {
+        std::fs::read_to_string(self.home.join(format!("{host}.log"))).unwrap_or_default()
+    }
+
+    fn start(&mut self, host: &str) {
+        let mut command = self.command(host, &["agent"]);
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.home.join(format!("{host}.log")))
+            .unwrap();
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let child = self.lab.spawn(host, command).unwrap();
+        self.agents.insert(host.to_owned(), child);
+        self.until("the agent answers", |n| n.nines(host, &["status"]).status.success());
+    }
+
+    fn status(&self, host: &str) -> Value {
+        serde_json::from_str(&self.ok(host, &["status", "-o", "json"])).unwrap()
+    }
+
+    fn until(&self, what: &str, well: impl Fn(&Self) -> bool) {
+        let limit = Instant::now() + PATIENCE;
+        while !well(self) {
+            if Instant::now() > limit {
+                let hosts = self.agents.keys();
+                let logs: Vec<String> = hosts.map(|h| format!("== {h}\n{}", self.log(h))).collect();
+                panic!("never: {what}\n{}", logs.join("\n"));
+            }
+            std::thread::sleep(Duration::from_millis(30));
+        }
+    }
+
+    fn holder(&self, host: &str) -> String {
+        self.status(host)["vips"][0]["node"].as_str().unwrap_or_default().to_owned()
+    }
+
+    fn write(&self, name: &str, text: &str) -> String {
+        let path = self.home.join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    /// A web server of the demo on a host.
+    fn web(&mut self, host: &str, listen: &str) {
+        let mut command = Command::new(BINARY);
+        command.args(["demo-part", "web", listen, host, "/nonexistent"]);
+        let child = self.lab.spawn(host, command).unwrap();
+        self.agents.insert(format!("{host}-web-{listen}"), child);
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}

@@ -1,0 +1,140 @@
+//! Real connections through a director: NAT there and back, IPv6, a director that is a real
+//! server, and a real server prepared and undone.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
+
+use super::{Net, can_run};
+
+/// The body of `GET /` from a host, once it comes.
+fn get(net: &Net, from: &str, to: &str) -> Option<String> {
+    let to: SocketAddr = to.parse().unwrap();
+    let asked = net.lab.within(from, move || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect_timeout(&to, Duration::from_millis(500))?;
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer.lines().last().unwrap_or_default().to_owned())
+    });
+    asked.unwrap().ok()
+}
+
+/// A director between clients (br0) and servers (br1), a client, two servers.
+fn routed() -> Net {
+    let net = Net::new(&[
+        ("client", &[("br0", "10.97.0.1/24")]),
+        ("lb1", &[("br0", "10.97.0.2/24"), ("br1", "10.97.1.2/24")]),
+        ("r1", &[("br1", "10.97.1.11/24")]),
+        ("r2", &[("br1", "10.97.1.12/24")]),
+    ]);
+    for (host, words) in [
+        ("client", "addr add 2001:db8::1/64 dev eth0 nodad"),
+        ("lb1", "addr add 2001:db8::2/64 dev eth0 nodad"),
+        ("lb1", "addr add 2001:db8:1::2/64 dev eth1 nodad"),
+        ("r1", "addr add 2001:db8:1::11/64 dev eth0 nodad"),
+        ("r2", "addr add 2001:db8:1::12/64 dev eth0 nodad"),
+        ("r1", "route add default via 10.97.1.2"),
+        ("r2", "route add default via 10.97.1.2"),
+        ("r1", "-6 route add default via 2001:db8:1::2"),
+        ("r2", "-6 route add default via 2001:db8:1::2"),
+    ] {
+        net.lab.ip(host, words).unwrap();
+    }
+    net
+}
+
+fn lone_director(net: &mut Net, services: &str) {
+    net.ok("lb1", &["init", "lab", "--node", "lb1", "--address", "10.97.0.2"]);
+    net.start("lb1");
+    let head = "[cluster]\nname = \"lab\"\n[nodes]\nlb1 = \"10.97.0.2\"\n";
+    let file = net.write("cluster.toml", &format!("{head}{services}"));
+    net.ok("lb1", &["apply", &file]);
+}
+
+#[test]
+fn nat_maps_ports_and_answers_come_from_the_vip() {
+    if !can_run() {
+        return;
+    }
+    let mut net = routed();
+    net.web("r1", "[::]:8080");
+    net.web("r2", "[::]:8080");
+    lone_director(
+        &mut net,
+        "[service.four]\nlisten = \"10.97.0.100:80/tcp\"\nforward = \"nat\"\nscheduler = \"rr\"\n\
+         servers = { r1 = \"10.97.1.11:8080\", r2 = \"10.97.1.12:8080\" }\n\
+         [service.six]\nlisten = \"[2001:db8::100]:80/tcp\"\nforward = \"nat\"\nscheduler = \"rr\"\n\
+         servers = { r1 = \"[2001:db8:1::11]:8080\", r2 = \"[2001:db8:1::12]:8080\" }\n",
+    );
+    for vip in ["10.97.0.100:80", "[2001:db8::100]:80"] {
+        net.until(&format!("{vip} answers"), |n| get(n, "client", vip).is_some());
+        let seen: Vec<Option<String>> = (0..6).map(|_| get(&net, "client", vip)).collect();
+        for server in ["r1", "r2"] {
+            let n = seen.iter().filter(|s| s.as_deref() == Some(server)).count();
+            assert_eq!(n, 3, "round robin over {vip}: {seen:?}");
+        }
+    }
+    let status = net.status("lb1");
+    let traffic = &status["services"][0]["traffic"];
+    assert!(traffic["packets_out"].as_u64().unwrap() > 10, "NAT sees both ways: {traffic}");
+    // Removed by hand, the tables come back.
+    let pins = net.lab.within("lb1", nines_pins).unwrap();
+    for link in std::fs::read_dir(&pins).unwrap().flatten() {
+        if link.file_name().to_string_lossy().starts_with("link-eth0") {
+            std::fs::remove_file(link.path()).unwrap();
+        }
+    }
+    net.until("reconcile puts the programs back", |n| get(n, "client", "10.97.0.100:80").is_some());
+    net.until("pinned again", |_| {
+        std::fs::read_dir(&pins).unwrap().flatten().any(|l| l.file_name() == "link-eth0-ingress")
+    });
+}
+
+fn nines_pins() -> std::path::PathBuf {
+    use std::os::unix::fs::MetadataExt as _;
+    let inode = std::fs::metadata("/proc/thread-self/ns/net").unwrap().ino();
+    std::path::PathBuf::from(format!("/sys/fs/bpf/nines/{inode}/v1"))
+}
+
+#[test]
+fn direct_routing_of_ipv6_and_a_director_that_serves_itself() {
+    if !can_run() {
+        return;
+    }
+    let mut net = Net::new(&[
+        ("client", &[("br0", "10.97.0.1/24")]),
+        ("lb1", &[("br0", "10.97.0.2/24")]),
+        ("r1", &[("br0", "10.97.0.11/24")]),
+    ]);
+    for (host, n) in [("client", 1), ("lb1", 2), ("r1", 11)] {
+        net.lab.ip(host, &format!("addr add 2001:db8::{n}/64 dev eth0 nodad")).unwrap();
+    }
+    net.ok("r1", &["server", "prepare", "2001:db8::100", "10.97.0.100"]);
+    net.web("r1", "[::]:80");
+    net.web("lb1", "[::]:80");
+    lone_director(
+        &mut net,
+        "[service.six]\nlisten = \"[2001:db8::100]:80/tcp\"\nscheduler = \"rr\"\n\
+         servers = { r1 = \"2001:db8::11\" }\n\
+         [service.self]\nlisten = \"10.97.0.100:80/tcp\"\nscheduler = \"rr\"\n\
+         servers = { here = \"10.97.0.2\", r1 = \"10.97.0.11\" }\n",
+    );
+    net.until("IPv6 answers", |n| get(n, "client", "[2001:db8::100]:80").as_deref() == Some("r1"));
+    net.until("IPv4 answers", |n| get(n, "client", "10.97.0.100:80").is_some());
+    let seen: Vec<Option<String>> = (0..4).map(|_| get(&net, "client", "10.97.0.100:80")).collect();
+    for server in ["lb1", "r1"] {
+        assert_eq!(seen.iter().filter(|s| s.as_deref() == Some(server)).count(), 2, "{seen:?}");
+    }
+    // Prepared, then put back exactly.
+    let ignore = || {
+        std::fs::read_to_string("/proc/sys/net/ipv4/conf/all/arp_ignore").unwrap().trim().to_owned()
+    };
+    assert_eq!(net.lab.within("r1", ignore).unwrap(), "1");
+    assert!(net.ok("r1", &["server", "undo"]).contains("10.97.0.100"));
+    assert_eq!(net.lab.within("r1", ignore).unwrap(), "0");
+    assert!(net.ok("r1", &["server", "undo"]).contains("nothing"));
+}
