@@ -206,6 +206,10 @@ impl Consensus {
     }
 
     fn change(&mut self, id: u64, kind: ConfChangeType, command: Vec<u8>) -> bool {
+        // One at a time: the library would write an empty entry in place of a second one.
+        if self.is_leader() && self.raw.raft.has_pending_conf() {
+            return false;
+        }
         let mut change = ConfChange::default();
         change.set_node_id(id);
         change.set_change_type(kind);

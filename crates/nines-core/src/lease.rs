@@ -83,9 +83,9 @@ impl Promises {
         Some(promised.max(self.amnesty)).filter(|until| *until > now)
     }
 
-    /// The holder itself says it has stopped.
-    pub fn released(&mut self, vip: IpAddr) {
-        self.by_vip.remove(&vip);
+    /// The newest entry by which anybody was promised the VIP; 0: none.
+    pub fn token(&self, vip: IpAddr) -> u64 {
+        self.by_vip.get(&vip).map_or(0, |p| p.token)
     }
 }
 

@@ -42,6 +42,8 @@ pub struct Config {
     pub boot: u64,
     /// Which boot of the machine this is: a boot clock means nothing in another.
     pub machine_boot: u64,
+    /// Members known from joining: spoken to until the log names them.
+    pub seeds: Vec<u64>,
 }
 
 /// A node.
@@ -67,6 +69,8 @@ pub struct Node {
     pending: BTreeMap<u64, (u64, Time)>,
     proposed: BTreeMap<IpAddr, Time>,
     blocked: BTreeMap<IpAddr, String>,
+    /// Commands that wait for a leader, as long as their proposers wait.
+    unwritten: Vec<Command>,
     untold: Vec<Told>,
     untold_after: Time,
     facts: Option<crate::wire::Facts>,
@@ -121,6 +125,7 @@ impl Node {
             pending: BTreeMap::new(),
             proposed: BTreeMap::new(),
             blocked: BTreeMap::new(),
+            unwritten: Vec::new(),
             untold: Vec::new(),
             untold_after: Time(0),
             facts: None,
@@ -207,7 +212,7 @@ impl Node {
     fn advance(&mut self, now: Time) {
         self.ticks(now);
         self.release_held(now);
-        self.pump(now);
+        self.pump();
         if now >= self.next_beat {
             self.beat(now);
             self.next_beat = now.plus(self.state.spec.timing.beat);
@@ -219,7 +224,7 @@ impl Node {
         self.run_vips(now);
         self.refresh_world(now);
         self.speak(now);
-        self.pump(now);
+        self.pump();
         self.run_vips(now);
         self.finish_restart_or_stop(now);
         self.expire_pending(now);
@@ -476,7 +481,13 @@ impl Node {
             self.pending.iter().filter(|(_, (_, at))| *at <= now).map(|(n, _)| *n).collect();
         for number in late {
             let (request, _) = self.pending.remove(&number).expect("listed a moment ago");
-            let why = "no majority answered in time; it may still be done later".to_owned();
+            let unwritten = self.unwritten.iter().position(|c| c.number == number);
+            let why = if let Some(at) = unwritten {
+                self.unwritten.remove(at);
+                "no leader: fewer than a majority of nodes can be reached".to_owned()
+            } else {
+                "no majority answered in time; it may still be done later".to_owned()
+            };
             self.actions.push(Action::Reply { request, result: Err(Refusal::NoQuorum(why)) });
         }
     }
@@ -488,9 +499,8 @@ impl Node {
         self.next_number += 1;
         self.pending.insert(command.number, (request, now.plus(Millis(5_000))));
         if !self.write(&command) {
-            self.pending.remove(&command.number);
-            let why = "no leader: fewer than a majority of nodes can be reached".to_owned();
-            self.actions.push(Action::Reply { request, result: Err(Refusal::NoQuorum(why)) });
+            // An election takes a moment; it is written when somebody leads.
+            self.unwritten.push(command);
         }
     }
 

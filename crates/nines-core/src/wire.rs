@@ -58,6 +58,9 @@ pub struct Beat {
     /// Log index applied.
     #[prost(uint64, tag = "8")]
     pub applied: u64,
+    /// Number of the sender's life.
+    #[prost(uint64, tag = "9")]
+    pub life: u64,
 }
 
 /// A VIP and the log index of the entry that gave it.
@@ -86,6 +89,10 @@ pub struct Ack {
     /// Log index of the newest membership change the sender knows.
     #[prost(uint64, tag = "4")]
     pub membership: u64,
+    /// The beat's `life`: an answer to an earlier life renews nothing, for the voter may have
+    /// forgotten since what it promised then.
+    #[prost(uint64, tag = "5")]
+    pub life: u64,
 }
 
 /// The consensus library's message, field by field.

@@ -198,7 +198,8 @@ impl World {
         machine.life += 1;
         let name = NAMES[id as usize - 1].to_owned();
         let machine_boot = machine.power;
-        let config = Config { id, name, boot: machine.life << 32, machine_boot };
+        let seeds = Vec::new();
+        let config = Config { id, name, boot: machine.life << 32, machine_boot, seeds };
         machine.node = Some(Node::new(config, now, &machine.disk));
         machine.backlog.clear();
         machine.wake = u64::MAX;

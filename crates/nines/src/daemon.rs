@@ -148,7 +148,13 @@ async fn serve_with_socket(
     let store = Store::open(&home.file("log.redb"))?;
     let kept = store.read()?;
     let boot = u64::from_be_bytes(identity::random::<8>()) >> 2;
-    let config = Config { id: me.id, name: me.name.clone(), boot, machine_boot: machine_boot() };
+    let config = Config {
+        id: me.id,
+        name: me.name.clone(),
+        boot,
+        machine_boot: machine_boot(),
+        seeds: papers.identity.peers.iter().map(|p| p.id).collect(),
+    };
     let node = Node::new(config, boot_time(), &kept);
     let witness = node.state().members.get(&me.id).is_some_and(|m| m.witness);
 

@@ -22,6 +22,9 @@ impl Node {
         let mut ids: Vec<u64> = self.state.members.keys().copied().collect();
         // A node that joins gets the log before it is in it.
         ids.extend(self.consensus.learners());
+        if self.state.members.is_empty() {
+            ids.extend(&self.config.seeds);
+        }
         ids.sort_unstable();
         ids.dedup();
         ids.retain(|id| *id != me);
@@ -67,6 +70,7 @@ impl Node {
             unable: unable.map(|(addr, _)| wire::pack(*addr)).collect(),
             shortened: shortened && self.restart.is_none(),
             applied: self.state.applied,
+            life: self.config.boot,
         };
         let granted = self.grant(now, self.config.id, &beat);
         self.renewed(self.config.id, now, length, &granted);
@@ -108,7 +112,10 @@ impl Node {
         }
         for token in &beat.held {
             let Some(vip) = wire::unpack(&token.vip) else { continue };
-            if self.newest_token(vip, &tail) > token.index {
+            // A holder with a newer token is known from its own renewals also where the log is
+            // behind; without that, a late node would renew itself over it.
+            let newest = self.newest_token(vip, &tail).max(self.promises.token(vip));
+            if newest > token.index {
                 continue;
             }
             self.promises.give(now, vip, (from, token.index), length, beat.shortened);
@@ -160,13 +167,14 @@ impl Node {
                         lease_ms: beat.lease_ms,
                         granted,
                         membership: self.state.membership,
+                        life: beat.life,
                     };
                     self.send(from, frame::Kind::Ack(ack));
                 }
             }
             frame::Kind::Ack(ack) => {
                 // Sent by this life of this node and not in the future.
-                if ack.sent_ns <= now.0 {
+                if ack.life == self.config.boot && ack.sent_ns <= now.0 {
                     self.membership.round_trip(from, now.0 - ack.sent_ns);
                     if ack.membership <= self.state.membership {
                         let length = Millis(ack.lease_ms);

@@ -108,8 +108,12 @@ impl Node {
     /// A node that joined gets a vote when it has the log.
     fn promote_learners(&mut self, now: Time) {
         for id in self.consensus.learners() {
-            let caught_up = self.consensus.lag(id).is_some_and(|lag| lag <= 8);
-            if caught_up && self.membership.alive(now, id, self.lease()) {
+            let near = self.consensus.lag(id).is_some_and(|lag| lag <= 8);
+            // It says itself that it has applied what the log says.
+            let has_state = self.membership.peer(id).is_some_and(|p| {
+                p.beat.applied >= self.state.membership
+            });
+            if near && has_state && self.membership.alive(now, id, self.lease()) {
                 self.consensus.propose_member(id, true, Vec::new());
                 self.lead_after = now.plus(Millis(100));
                 return;

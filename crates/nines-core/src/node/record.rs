@@ -33,7 +33,8 @@ impl Node {
     }
 
     /// Takes everything out of the consensus: messages leave, the disk is asked, entries applied.
-    pub(super) fn pump(&mut self, now: Time) {
+    pub(super) fn pump(&mut self) {
+        let mut grown = false;
         while let Some(batch) = self.consensus.take() {
             if let Some((number, persist)) = batch.persist {
                 self.actions.push(Action::Persist(number, Box::new(persist)));
@@ -43,16 +44,16 @@ impl Node {
                 self.install(&snapshot);
             }
             for entry in batch.committed {
+                grown |= entry.changes_member().is_some();
                 self.apply(&entry);
             }
         }
-        if self.consensus.log_length() > COMPACT_AFTER {
+        // A node that joins is given a snapshot only if that names it as member.
+        if grown || self.consensus.log_length() > COMPACT_AFTER {
             let snapshot = self.consensus.compact(snapshot::encode(&self.state), COMPACT_TAIL);
             // Number 0 acknowledges nothing: the library does not wait for this.
             let persist = Persist { snapshot: Some(snapshot), ..Persist::default() };
             self.actions.push(Action::Persist(0, Box::new(persist)));
-            let index = self.state.applied;
-            self.log(format!("log compacted at {index} ({} ms)", self.wall_ms(now)));
         }
     }
 
@@ -95,6 +96,11 @@ impl Node {
     pub(super) fn speak(&mut self, now: Time) {
         if self.consensus.leader() == 0 {
             return;
+        }
+        for command in std::mem::take(&mut self.unwritten) {
+            if !self.write(&command) {
+                self.unwritten.push(command);
+            }
         }
         if !self.untold.is_empty() && now >= self.untold_after {
             let told = std::mem::take(&mut self.untold);

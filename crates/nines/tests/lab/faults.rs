@@ -54,19 +54,23 @@ fn what_was_shown_leaves_nothing_behind() {
         .stdout(std::process::Stdio::null())
         .spawn()
         .unwrap();
-    let namespaces = || text(&Command::new("ip").args(["netns", "list"]).output().unwrap().stdout);
-    let before = namespaces();
     std::thread::sleep(std::time::Duration::from_secs(2));
-    let during = namespaces();
-    let ours: Vec<&str> = during
-        .lines()
-        .filter(|l| !before.contains(*l))
-        .filter_map(|l| l.split(' ').next())
-        .collect();
+    // The janitor, a child of the demo, knows the lab's number.
+    let pid = child.id();
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    let id = children
+        .split_whitespace()
+        .filter_map(|c| std::fs::read_to_string(format!("/proc/{c}/cmdline")).ok())
+        .find_map(|line| Some(line.split_once("id=")?.1.split_once(';')?.0.to_owned()))
+        .unwrap();
+    let ours = format!("nines-{id}-");
+    let namespaces = || text(&Command::new("ip").args(["netns", "list"]).output().unwrap().stdout);
+    assert!(namespaces().contains(&ours));
     nines_lab::kill(&mut child);
     let limit = std::time::Instant::now() + super::PATIENCE;
-    while namespaces().lines().any(|l| ours.iter().any(|o| l.starts_with(o))) {
-        assert!(std::time::Instant::now() < limit, "left after kill -9: {ours:?}");
+    let home = std::path::PathBuf::from(format!("/tmp/{ours}state"));
+    while namespaces().contains(&ours) || home.exists() {
+        assert!(std::time::Instant::now() < limit, "left after kill -9: {ours}");
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
 }

@@ -56,8 +56,12 @@ fn second_agents_are_refused(net: &Net) {
     let told = net.fails("lb1", &["agent"], 4);
     assert!(told.contains("already listens"), "{told}");
     let socket = net.home.join("second.sock");
-    let told = net.fails("lb1", &["--socket", socket.to_str().unwrap(), "agent"], 4);
-    assert!(told.contains("in use"), "{told}");
+    let mut command = std::process::Command::new(super::BINARY);
+    command.arg("--socket").arg(&socket).arg("--state").arg(net.home.join("lb1")).arg("agent");
+    command.stderr(std::process::Stdio::piped());
+    let out = net.lab.spawn("lb1", command).unwrap().wait_with_output().unwrap();
+    assert_eq!(out.status.code(), Some(4));
+    assert!(super::text(&out.stderr).contains("in use"));
     assert!(!socket.exists());
 }
 
