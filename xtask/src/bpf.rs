@@ -51,7 +51,9 @@ pub fn build(root: &Path, out: Option<&str>) -> Result<(), String> {
         .status()
         .map_err(|e| format!("cannot run cargo: {e}"))?;
     if !built.success() {
-        return Err("the kernel object did not build; tools: CONTRIBUTING.md, \"The kernel object\"".into());
+        return Err(
+            "the kernel object did not build; tools: CONTRIBUTING.md, \"The kernel object\"".into(),
+        );
     }
     let object = target.join("bpfel-unknown-none/release/nines-bpf");
     let to = out.map_or_else(|| root.join(HOME).join("nines.bpf.o"), PathBuf::from);

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
+mod bench;
 mod bpf;
+mod tidy;
 
 /// The root of the repository.
 fn root() -> PathBuf {
@@ -16,7 +18,12 @@ fn main() {
     let done = match words[..] {
         ["bpf"] => bpf::build(&root(), None),
         ["bpf", "--out", file] => bpf::build(&root(), Some(file)),
-        _ => Err("usage: cargo xtask bpf [--out FILE]".into()),
+        ["tidy"] => match tidy::check(&root()) {
+            wrong if wrong.is_empty() => Ok(()),
+            wrong => Err(wrong.join("\n")),
+        },
+        ["bench", "http", ..] => bench::http(words.contains(&"json")),
+        _ => Err("usage: cargo xtask bpf [--out FILE] | tidy | bench http [-o json]".into()),
     };
     if let Err(why) = done {
         eprintln!("xtask: {why}");

@@ -230,8 +230,7 @@ pub const DROP_MANGLED: u32 = 4;
 /// Count of `DROP_*`.
 pub const DROPS: u32 = 5;
 /// What `DROP_*` count, in the words of the counters.
-pub const DROP_NAMES: [&str; DROPS as usize] =
-    ["guard", "no-server", "no-route", "ttl", "mangled"];
+pub const DROP_NAMES: [&str; DROPS as usize] = ["guard", "no-server", "no-route", "ttl", "mangled"];
 
 const _: () = {
     assert!(core::mem::size_of::<Guard>() == 16);

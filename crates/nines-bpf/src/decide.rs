@@ -45,12 +45,8 @@ pub fn ingress(packet: &Packet, counts: bool) -> Verdict {
     if packet.kind != TRANSPORT {
         return Verdict::Pass;
     }
-    let key = ServiceKey {
-        addr: bytes(packet.dst),
-        port: packet.dport,
-        proto: packet.proto,
-        pad: 0,
-    };
+    let key =
+        ServiceKey { addr: bytes(packet.dst), port: packet.dport, proto: packet.proto, pad: 0 };
     match unsafe { SERVICES.get(&key) } {
         Some(service) => forward(packet, service, now, counts),
         None if counts => reply(packet, now),
@@ -210,13 +206,7 @@ fn stays(packet: &Packet, flow: &Flow, server: &Server, now: u64, opens: bool) -
 }
 
 #[inline(always)]
-fn schedule(
-    packet: &Packet,
-    service: &Service,
-    now: u64,
-    opens: bool,
-    counts: bool,
-) -> Verdict {
+fn schedule(packet: &Packet, service: &Service, now: u64, opens: bool, counts: bool) -> Verdict {
     if service.table_len == 0 {
         return Verdict::Drop(DROP_NO_SERVER);
     }
@@ -364,8 +354,15 @@ fn hash(packet: &Packet) -> u32 {
     let mut h = u32::from(packet.proto);
     let ports = u32::from(packet.sport) | u32::from(packet.dport) << 16;
     for word in [
-        packet.src[0], packet.src[1], packet.src[2], packet.src[3],
-        packet.dst[0], packet.dst[1], packet.dst[2], packet.dst[3], ports,
+        packet.src[0],
+        packet.src[1],
+        packet.src[2],
+        packet.src[3],
+        packet.dst[0],
+        packet.dst[1],
+        packet.dst[2],
+        packet.dst[3],
+        ports,
     ] {
         let k = word.wrapping_mul(0xcc9e_2d51).rotate_left(15).wrapping_mul(0x1b87_3593);
         h = (h ^ k).rotate_left(13).wrapping_mul(5).wrapping_add(0xe654_6b64);

@@ -77,7 +77,7 @@ pub fn nines_xdp(ctx: XdpContext) -> u32 {
                 maps::count(slot, server.service, packet.bytes, false);
             }
             sent
-        },
+        }
         Verdict::Pass | Verdict::Nat(_) | Verdict::Reply(_) => xdp_action::XDP_PASS,
     }
 }

@@ -270,9 +270,8 @@ impl Consensus {
             ready.take_persisted_messages().iter().map(from_message).collect();
         batch.committed = ready.take_committed_entries().iter().map(committed).collect();
         let number = ready.number();
-        let only_commit = persist.entries.is_empty()
-            && persist.snapshot.is_none()
-            && !ready.must_sync();
+        let only_commit =
+            persist.entries.is_empty() && persist.snapshot.is_none() && !ready.must_sync();
         self.raw.advance_append_async(ready);
         if only_commit && self.waiting.is_empty() {
             // The commit index may be lost in a crash; it is found again.
@@ -288,7 +287,8 @@ impl Consensus {
     /// The disk has everything up to this number; gives the messages that waited for it.
     pub fn persisted(&mut self, number: u64) -> Vec<RaftMessage> {
         self.raw.on_persist_ready(number);
-        let (done, rest) = std::mem::take(&mut self.waiting).into_iter().partition(|w| w.0 <= number);
+        let (done, rest) =
+            std::mem::take(&mut self.waiting).into_iter().partition(|w| w.0 <= number);
         self.waiting = rest;
         let done: Vec<(u64, Vec<RaftMessage>)> = done;
         done.into_iter().flat_map(|(_, messages)| messages).collect()
@@ -391,7 +391,13 @@ impl Consensus {
     pub fn progress(&self) -> String {
         let raft = &self.raw.raft;
         let one = |(id, p): (&u64, &raft::Progress)| {
-            format!("{id}: {:?} matched {} next {} paused {}", p.state, p.matched, p.next_idx, p.is_paused())
+            format!(
+                "{id}: {:?} matched {} next {} paused {}",
+                p.state,
+                p.matched,
+                p.next_idx,
+                p.is_paused()
+            )
         };
         raft.prs().iter().map(one).collect::<Vec<_>>().join(", ")
     }

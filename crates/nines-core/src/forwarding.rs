@@ -8,9 +8,7 @@ use std::{
     net::IpAddr,
 };
 
-use nines_model::{
-    Forward, ForwardingTable, ServerState, Spec, TableServer, TableService,
-};
+use nines_model::{Forward, ForwardingTable, ServerState, Spec, TableServer, TableService};
 
 use crate::{action::CheckTask, health::Health};
 

@@ -165,6 +165,9 @@ mod tests {
         assert!(promises.hold(Time(100 * MS), vip(), 2, 9).is_some());
         assert!(promises.hold(Time(101 * MS), vip(), 2, 9).is_none());
         let long = Promises::after_restart(Time(0), Millis(100), Time(700 * MS));
-        assert!(long.hold(Time(699 * MS), vip(), 2, 9).is_some(), "a longer promise is on its disk");
+        assert!(
+            long.hold(Time(699 * MS), vip(), 2, 9).is_some(),
+            "a longer promise is on its disk"
+        );
     }
 }

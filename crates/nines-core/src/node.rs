@@ -332,13 +332,10 @@ impl Node {
     }
 
     fn performed(&mut self, now: Time, id: u64, result: &Result<(), String>) {
-        let found = self
-            .vips
-            .iter_mut()
-            .find_map(|(addr, vip)| {
-                let was = vip.phase;
-                vip.performed(now, id, result.is_ok()).then_some((*addr, was))
-            });
+        let found = self.vips.iter_mut().find_map(|(addr, vip)| {
+            let was = vip.phase;
+            vip.performed(now, id, result.is_ok()).then_some((*addr, was))
+        });
         let Some((addr, was)) = found else { return };
         let me = self.config.name.clone();
         let starting = matches!(was, Phase::Starting(_));
@@ -357,7 +354,15 @@ impl Node {
         self.tell(now, kind, subject, text, "auto", cause);
     }
 
-    fn tell(&mut self, now: Time, kind: &str, subject: String, text: String, actor: &str, cause: String) {
+    fn tell(
+        &mut self,
+        now: Time,
+        kind: &str,
+        subject: String,
+        text: String,
+        actor: &str,
+        cause: String,
+    ) {
         self.log(text.clone());
         if self.untold.len() < 200 {
             self.untold.push(Told {
@@ -385,7 +390,13 @@ impl Node {
         }
     }
 
-    fn checked(&mut self, now: Time, service: String, server: String, outcome: Result<String, String>) {
+    fn checked(
+        &mut self,
+        now: Time,
+        service: String,
+        server: String,
+        outcome: Result<String, String>,
+    ) {
         let Some(spec) = self.state.spec.services.get(&service) else { return };
         if !spec.servers.contains_key(&server) {
             return;
@@ -445,12 +456,17 @@ impl Node {
             self.checked.clone_from(&checks);
             self.actions.push(Action::Check(checks));
         }
-        let first_results = self.checked.iter().all(|c| {
-            self.known.contains_key(&(c.service.clone(), c.server.clone()))
-        });
+        let first_results = self
+            .checked
+            .iter()
+            .all(|c| self.known.contains_key(&(c.service.clone(), c.server.clone())));
         let waited = self.checks_since.is_none_or(|since| now.since(since) > Millis(400).ns());
         let may = self.table.is_some() || first_results || waited;
-        if !self.table_asked && may && now >= self.table_retry && self.table.as_ref() != Some(&table) {
+        if !self.table_asked
+            && may
+            && now >= self.table_retry
+            && self.table.as_ref() != Some(&table)
+        {
             self.table = Some(table.clone());
             self.table_asked = true;
             self.actions.push(Action::Forward(Box::new(table)));

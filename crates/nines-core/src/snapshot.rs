@@ -173,8 +173,7 @@ pub fn decode(bytes: &[u8]) -> Option<State> {
         }
     }
     for s in kept.sets {
-        let set =
-            Set { actor: s.actor, reason: s.reason, at_ms: s.at_ms, until_ms: s.until_ms };
+        let set = Set { actor: s.actor, reason: s.reason, at_ms: s.at_ms, until_ms: s.until_ms };
         if s.service.is_empty() {
             state.standbys.insert(s.subject, set);
         } else {

@@ -129,7 +129,15 @@ impl State {
         self.drains.keys().cloned().collect()
     }
 
-    fn tell(&mut self, index: u64, place: usize, command: &Command, kind: &str, subject: &str, text: String) {
+    fn tell(
+        &mut self,
+        index: u64,
+        place: usize,
+        command: &Command,
+        kind: &str,
+        subject: &str,
+        text: String,
+    ) {
         let node = self.members.get(&command.node).map_or_else(String::new, |m| m.name.clone());
         self.story.push(
             index,
@@ -250,14 +258,16 @@ impl State {
             _ => return Err(Refusal::Changed(format!("{} does not hold {vip}", moved.from))),
         }
         let name = self.spec.vip_name(vip);
-        let text = format!("{name}: {} is asked to hand {vip} to {}: {}", moved.from, moved.to, moved.why);
+        let text =
+            format!("{name}: {} is asked to hand {vip} to {}: {}", moved.from, moved.to, moved.why);
         self.tell(index, 0, command, "move", &name, text);
         Ok(String::new())
     }
 
     fn released(&mut self, index: u64, command: &Command, token: &wire::Token) -> Outcome {
         let vip = wire::unpack(&token.vip).ok_or(Refusal::Invalid("no address".into()))?;
-        let Some(Holding::Releasing { node, token: held, to }) = self.vips.get(&vip).cloned() else {
+        let Some(Holding::Releasing { node, token: held, to }) = self.vips.get(&vip).cloned()
+        else {
             return Err(Refusal::Changed("nothing to release".into()));
         };
         if held != token.index {
@@ -322,7 +332,8 @@ impl State {
             "standby" => "set to standby",
             _ => "ready for work again",
         };
-        let reason = if act.reason.is_empty() { String::new() } else { format!(": {}", act.reason) };
+        let reason =
+            if act.reason.is_empty() { String::new() } else { format!(": {}", act.reason) };
         for (place, subject) in act.subjects.iter().enumerate() {
             let text = format!("{subject} {what}{reason}");
             self.tell(index, place, command, &act.verb, subject, text);
@@ -366,7 +377,10 @@ impl State {
     fn join(&mut self, index: u64, command: &Command, member: Member) -> Outcome {
         let taken = self.members.values().any(|m| (m.id == member.id) != (m.name == member.name));
         if taken {
-            return Err(Refusal::Changed(format!("the name {} or its number is taken", member.name)));
+            return Err(Refusal::Changed(format!(
+                "the name {} or its number is taken",
+                member.name
+            )));
         }
         let name = member.name.clone();
         let part = if member.witness { "witness" } else { "director" };

@@ -131,15 +131,11 @@ pub fn within(addr: IpAddr, base: IpAddr, prefix: u8) -> bool {
 
 fn message(index: u32, addr: IpAddr, prefix: u8) -> AddressMessage {
     let mut message = AddressMessage::default();
-    message.header.family =
-        if addr.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    message.header.family = if addr.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     message.header.prefix_len = prefix;
     message.header.index = index;
-    message.header.scope = if addr.is_loopback() || prefix == 0 {
-        AddressScope::Host
-    } else {
-        AddressScope::Universe
-    };
+    message.header.scope =
+        if addr.is_loopback() || prefix == 0 { AddressScope::Host } else { AddressScope::Universe };
     message.attributes.push(AddressAttribute::Local(addr));
     message.attributes.push(AddressAttribute::Address(addr));
     message

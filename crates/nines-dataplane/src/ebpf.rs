@@ -102,20 +102,24 @@ pub struct EbpfPlane {
 pub fn open(object: &[u8], hooks: Hooks) -> Result<(EbpfPlane, EbpfGuard)> {
     ensure_bpffs()?;
     let pins = pin_directory()?;
-    fs::create_dir_all(&pins).map_err(|e| address::privileged(format!("cannot make {}", pins.display()), &e))?;
-    let mut ebpf = EbpfLoader::new().default_map_pin_directory(&pins).load(object).map_err(|e| {
-        let mut why = e.to_string();
-        let mut source = std::error::Error::source(&e);
-        while let Some(inner) = source {
-            why = format!("{why}: {inner}");
-            source = inner.source();
-        }
-        let what = "the kernel refused the nines tables or programs";
-        Error::new(what, why).next("nines needs Linux 6.1 or newer with BPF, and root (CAP_BPF, CAP_NET_ADMIN)")
-    })?;
+    fs::create_dir_all(&pins)
+        .map_err(|e| address::privileged(format!("cannot make {}", pins.display()), &e))?;
+    let mut ebpf =
+        EbpfLoader::new().default_map_pin_directory(&pins).load(object).map_err(|e| {
+            let mut why = e.to_string();
+            let mut source = std::error::Error::source(&e);
+            while let Some(inner) = source {
+                why = format!("{why}: {inner}");
+                source = inner.source();
+            }
+            let what = "the kernel refused the nines tables or programs";
+            Error::new(what, why)
+                .next("nines needs Linux 6.1 or newer with BPF, and root (CAP_BPF, CAP_NET_ADMIN)")
+        })?;
     attach::load(&mut ebpf)?;
     let mut take = |name: &str| {
-        ebpf.take_map(name).ok_or_else(|| Error::new("the kernel object is damaged", format!("no map {name}")))
+        ebpf.take_map(name)
+            .ok_or_else(|| Error::new("the kernel object is damaged", format!("no map {name}")))
     };
     let wrong = |e: aya::maps::MapError| Error::new("a pinned map is not ours", e);
     let guard = HashMap::try_from(take("GUARD")?).map_err(wrong)?;
@@ -172,10 +176,9 @@ impl EbpfPlane {
     fn write(&mut self, write: &Write) -> Result<()> {
         match write {
             Write::Server(slot, server) => self.servers.set(*slot, Raw(*server), 0),
-            Write::Picks(region, picks) => picks
-                .iter()
-                .enumerate()
-                .try_for_each(|(i, slot)| self.picks.set(region * TABLE_LEN_MAX + i as u32, slot, 0)),
+            Write::Picks(region, picks) => picks.iter().enumerate().try_for_each(|(i, slot)| {
+                self.picks.set(region * TABLE_LEN_MAX + i as u32, slot, 0)
+            }),
             Write::Service(key, Some(service)) => self.services.insert(Raw(*key), Raw(*service), 0),
             Write::Service(key, None) => match self.services.remove(&Raw(*key)) {
                 Err(aya::maps::MapError::KeyNotFound) => Ok(()),
@@ -233,9 +236,9 @@ impl EbpfPlane {
             all.iter().filter(|i| indices.contains(&i.index) && i.ethernet).map(|i| i.name.clone()),
         );
         for name in &names {
-            let whole = ["ingress", "egress"].iter().all(|s| {
-                self.pins.join(format!("link-{name}-{s}")).exists()
-            });
+            let whole = ["ingress", "egress"]
+                .iter()
+                .all(|s| self.pins.join(format!("link-{name}-{s}")).exists());
             // A tcx pin keeps its link; a clsact filter anyone may remove, so it is put again.
             if self.attached.get(name).is_some_and(|hook| hook.contains("tcx")) && whole {
                 continue;
@@ -306,11 +309,11 @@ impl DataPlane for EbpfPlane {
         if found.picks != self.installed.picks {
             differences.push("pick tables were changed by someone else".to_owned());
         }
-        if differences.is_empty() && !writes::plan(&found, &self.table, &address::route)?.is_empty() {
+        if differences.is_empty() && !writes::plan(&found, &self.table, &address::route)?.is_empty()
+        {
             differences.push("routes to servers changed".to_owned());
         }
-        let names: BTreeSet<String> =
-            address::interfaces()?.into_iter().map(|i| i.name).collect();
+        let names: BTreeSet<String> = address::interfaces()?.into_iter().map(|i| i.name).collect();
         for (name, hook) in &self.attached {
             let pinned = self.pins.join(format!("link-{name}-ingress")).exists();
             if names.contains(name) && hook.contains("tcx") && !pinned {
@@ -340,9 +343,10 @@ impl DataPlane for EbpfPlane {
             };
             let mut whole = sum(self.service_stats.get(&installed.id, 0).map_err(map_error)?);
             for (server, wanted) in &service.servers {
-                let slot = self.installed.servers.iter().find(|(_, s)| {
-                    s.service == installed.id && writes::identity(s) == wanted.addr
-                });
+                let slot =
+                    self.installed.servers.iter().find(|(_, s)| {
+                        s.service == installed.id && writes::identity(s) == wanted.addr
+                    });
                 let Some((slot, _)) = slot else { continue };
                 let mut tally = sum(self.server_stats.get(slot, 0).map_err(map_error)?);
                 tally.open = open.get(slot).copied().unwrap_or(0);

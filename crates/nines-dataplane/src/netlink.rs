@@ -8,7 +8,10 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 /// Sends `message` and gives all answers. `flags` beyond REQUEST: NLM_F_DUMP for listings, else an
 /// acknowledgement is asked for.
-pub fn request(message: RouteNetlinkMessage, flags: u16) -> std::io::Result<Vec<RouteNetlinkMessage>> {
+pub fn request(
+    message: RouteNetlinkMessage,
+    flags: u16,
+) -> std::io::Result<Vec<RouteNetlinkMessage>> {
     let socket = Socket::new(NETLINK_ROUTE)?;
     socket.connect(&SocketAddr::new(0, 0))?;
     let mut header = NetlinkHeader::default();

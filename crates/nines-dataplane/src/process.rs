@@ -21,11 +21,8 @@ pub fn run_in_real_time() -> Result<()> {
     let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
     // SAFETY: `param` lives through the call; 0 names the calling thread.
     if unsafe { libc::sched_setscheduler(0, policy, &raw const param) } < 0 {
-        return Err(Error::new(
-            "cannot run in real time",
-            std::io::Error::last_os_error(),
-        )
-        .next("give CAP_SYS_NICE; on a busy machine beats may be late"));
+        return Err(Error::new("cannot run in real time", std::io::Error::last_os_error())
+            .next("give CAP_SYS_NICE; on a busy machine beats may be late"));
     }
     Ok(())
 }

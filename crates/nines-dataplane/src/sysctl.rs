@@ -19,8 +19,9 @@ pub fn read(name: &str) -> Result<String> {
 pub fn write(name: &str, value: &str) -> Result<String> {
     let old = read(name)?;
     if old != value {
-        std::fs::write(path(name), value)
-            .map_err(|e| Error::new(format!("cannot set {name} to {value}"), e).next("run as root"))?;
+        std::fs::write(path(name), value).map_err(|e| {
+            Error::new(format!("cannot set {name} to {value}"), e).next("run as root")
+        })?;
     }
     Ok(old)
 }

@@ -139,7 +139,8 @@ impl Lab {
             adds.push_str(&format!("netns add {}\n", self.namespace(host)));
         }
         run("ip", &["-batch", "-"], &adds)?;
-        let mut bridges: Vec<&str> = self.hosts.values().flatten().map(|w| w.bridge.as_str()).collect();
+        let mut bridges: Vec<&str> =
+            self.hosts.values().flatten().map(|w| w.bridge.as_str()).collect();
         bridges.sort_unstable();
         bridges.dedup();
         let mut inside = String::new();
@@ -274,9 +275,8 @@ impl Lab {
 }
 
 fn enter(namespace: &PathBuf) -> Result<()> {
-    let failed = |e: &dyn std::fmt::Display| {
-        LabError(format!("cannot enter {}: {e}", namespace.display()))
-    };
+    let failed =
+        |e: &dyn std::fmt::Display| LabError(format!("cannot enter {}: {e}", namespace.display()));
     let file = File::open(namespace).map_err(|e| failed(&e))?;
     move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
         .map_err(|e| failed(&e))

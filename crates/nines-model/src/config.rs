@@ -128,9 +128,7 @@ fn node(r: &mut Reader, value: &Value<'_>) -> Option<NodeSpec> {
         let addresses = r.required(&table, "addresses").map(|v| addresses(r, &v))?;
         let role = match table.get("role") {
             None => Role::Director,
-            Some(v) => {
-                r.choice(&v, &[("director", Role::Director), ("witness", Role::Witness)])?
-            }
+            Some(v) => r.choice(&v, &[("director", Role::Director), ("witness", Role::Witness)])?,
         };
         return Some(NodeSpec { role, addresses });
     }
@@ -260,29 +258,21 @@ fn services(r: &mut Reader, root: &Table<'_>, spec: &mut Spec) {
     }
 }
 
-fn service(
-    r: &mut Reader,
-    table: &Table<'_>,
-) -> Option<(ServiceSpec, std::ops::Range<usize>)> {
+fn service(r: &mut Reader, table: &Table<'_>) -> Option<(ServiceSpec, std::ops::Range<usize>)> {
     r.known(table, keys::SERVICE);
     let listen_value = r.required(table, "listen");
     let listen = listen_value.as_ref().and_then(|v| listen(r, v));
     let forward = match table.get("forward") {
         None => Some(Forward::Dr),
-        Some(v) => r.choice(
-            &v,
-            &[("dr", Forward::Dr), ("nat", Forward::Nat), ("local", Forward::Local)],
-        ),
+        Some(v) => {
+            r.choice(&v, &[("dr", Forward::Dr), ("nat", Forward::Nat), ("local", Forward::Local)])
+        }
     };
     let scheduler = match table.get("scheduler") {
         None => Some(Scheduler::Maglev),
         Some(v) => r.choice(
             &v,
-            &[
-                ("rr", Scheduler::Rr),
-                ("wrr", Scheduler::Wrr),
-                ("maglev", Scheduler::Maglev),
-            ],
+            &[("rr", Scheduler::Rr), ("wrr", Scheduler::Wrr), ("maglev", Scheduler::Maglev)],
         ),
     };
     let check = check(r, table);
@@ -305,14 +295,15 @@ fn listen(r: &mut Reader, value: &Value<'_>) -> Option<Listen> {
             return None;
         }
     };
-    let wrong = |r: &mut Reader, why: String| {
-        r.error(
+    let wrong =
+        |r: &mut Reader, why: String| {
+            r.error(
             value.span.clone(),
             why,
             Some("write address:port/protocol, as \"10.0.0.100:80/tcp\" or \"[2001:db8::1]:53/udp\""
                 .into()),
         );
-    };
+        };
     match addr.parse::<SocketAddr>() {
         Ok(addr) if addr.port() == 0 => {
             wrong(r, "port 0 is no port".into());
@@ -395,7 +386,9 @@ fn server_addr(
     if forward != Forward::Nat && addr.port() != port {
         r.error(
             value.span.clone(),
-            format!("only NAT maps ports: with forward = \"{forward}\" the server gets port {port}"),
+            format!(
+                "only NAT maps ports: with forward = \"{forward}\" the server gets port {port}"
+            ),
             Some("leave the port away, or set forward = \"nat\"".into()),
         );
         return None;

@@ -288,11 +288,6 @@ pub struct Timing {
 
 impl Default for Timing {
     fn default() -> Self {
-        Self {
-            beat: Millis(20),
-            lease: Millis(140),
-            election: Millis(250),
-            restart: Millis(5_000),
-        }
+        Self { beat: Millis(20), lease: Millis(140), election: Millis(250), restart: Millis(5_000) }
     }
 }

@@ -246,7 +246,8 @@ pub fn check(spec: &Spec, observed: &Observed, plan: &Plan) -> Result<(), String
                 }
             }
             Step::Blocked(_) => {
-                if let Some(n) = spec.directors().find(|n| fit(n) && holder.is_none_or(|h| h != n)) {
+                if let Some(n) = spec.directors().find(|n| fit(n) && holder.is_none_or(|h| h != n))
+                {
                     return Err(format!("{vip} is called blocked, but {n} could take it"));
                 }
             }

@@ -99,7 +99,13 @@ fn the_checker_finds_bad_plans() {
 }
 
 fn node() -> impl Strategy<Value = NodeView> {
-    (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), prop::collection::btree_set(100u8..102, 0..3))
+    (
+        any::<bool>(),
+        any::<bool>(),
+        any::<bool>(),
+        any::<bool>(),
+        prop::collection::btree_set(100u8..102, 0..3),
+    )
         .prop_map(|(alive, ready, standby, leaving, unable)| NodeView {
             alive,
             ready,

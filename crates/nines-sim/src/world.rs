@@ -8,7 +8,9 @@ use std::{
 use nines_core::{
     Action, Config, Event, Node, snapshot,
     state::State,
-    wire::{Command, Give, HardState, LogEntry, Member, Persist, Persisted, Snapshot, command, pack},
+    wire::{
+        Command, Give, HardState, LogEntry, Member, Persist, Persisted, Snapshot, command, pack,
+    },
 };
 use nines_model::{Millis, Time};
 
@@ -108,7 +110,8 @@ fn founding() -> Persisted {
     };
     for (i, name) in NAMES.iter().enumerate() {
         let id = i as u64 + 1;
-        let member = Member { id, name: (*name).into(), witness: *name == "wit", ..Member::default() };
+        let member =
+            Member { id, name: (*name).into(), witness: *name == "wit", ..Member::default() };
         state.members.insert(id, member);
     }
     state.applied = 1;
@@ -343,7 +346,9 @@ impl World {
         let mut events = std::mem::take(&mut machine.backlog);
         events.push(event);
         for event in events {
-            let Some(node) = self.machines.get_mut(&id).and_then(|m| m.node.as_mut()) else { return };
+            let Some(node) = self.machines.get_mut(&id).and_then(|m| m.node.as_mut()) else {
+                return;
+            };
             node.handle(now, event);
             let actions = node.take_actions();
             self.carry_out(id, actions);
@@ -455,7 +460,8 @@ impl World {
         for id in 1..=3u64 {
             let others: Vec<u64> = (1..=3).filter(|o| *o != id).collect();
             let deaf = others.iter().all(|o| {
-                self.cut.contains(&(*o, id)) || self.machines[o].node.is_none()
+                self.cut.contains(&(*o, id))
+                    || self.machines[o].node.is_none()
                     || self.machines[o].paused_until > self.now
             });
             let answers = self.answers(id);
@@ -483,7 +489,9 @@ impl World {
                 durable_term: machine.disk.hard_state.term,
                 answers,
                 // A long lease for a planned restart is meant to outlast the process.
-                alone_ns: machine.alone_since.map_or(0, |since| now - since)
+                alone_ns: machine
+                    .alone_since
+                    .map_or(0, |since| now - since)
                     .saturating_sub(self.long_lease_ns()),
             };
             seen.nodes.insert(id, facts);
@@ -529,8 +537,15 @@ impl World {
             let c = node.consensus();
             eprintln!(
                 "{id}: term {} leader {} committed {} applied {} last {:?} waiting {} [{}] holds {:?} answers {:?}",
-                c.term(), c.leader(), c.committed(), c.applied_index(), c.last(),
-                node.waiting(), c.progress(), node.state().vips, self.answers(*id),
+                c.term(),
+                c.leader(),
+                c.committed(),
+                c.applied_index(),
+                c.last(),
+                node.waiting(),
+                c.progress(),
+                node.state().vips,
+                self.answers(*id),
             );
         }
     }

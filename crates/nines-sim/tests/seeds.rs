@@ -49,7 +49,13 @@ fn a_kernel_without_guard_is_noticed() {
 #[test]
 fn a_disk_that_lies_is_noticed() {
     let found = found(Sabotage::DiskForgets);
-    assert!(found.iter().any(|v| v.contains("S1:") || v.contains("S2:") || v.contains("S8") || v.contains("stopped")), "{found:?}");
+    assert!(
+        found.iter().any(|v| v.contains("S1:")
+            || v.contains("S2:")
+            || v.contains("S8")
+            || v.contains("stopped")),
+        "{found:?}"
+    );
 }
 
 #[test]

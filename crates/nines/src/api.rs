@@ -37,7 +37,17 @@ pub use view::one_line;
 #[openapi(
     info(title = "nines API", version = "1", description = "Over the unix socket of the agent."),
     paths(get_status, get_events, get_why, get_config, post_plan, post_apply, post_act, post_move),
-    components(schemas(Status, Event, Why, Plan, Done, Problem, ActRequest, MoveRequest, ConfigText))
+    components(schemas(
+        Status,
+        Event,
+        Why,
+        Plan,
+        Done,
+        Problem,
+        ActRequest,
+        MoveRequest,
+        ConfigText
+    ))
 )]
 pub struct Document;
 

@@ -32,10 +32,22 @@ mod why;
 #[command(name = "nines", version, disable_help_subcommand = true, max_term_width = 100)]
 pub struct Cli {
     /// Socket of the agent.
-    #[arg(long, global = true, env = "NINES_SOCKET", default_value = "/run/nines/nines.sock", hide_env = true)]
+    #[arg(
+        long,
+        global = true,
+        env = "NINES_SOCKET",
+        default_value = "/run/nines/nines.sock",
+        hide_env = true
+    )]
     socket: PathBuf,
     /// State directory of the agent.
-    #[arg(long, global = true, env = "NINES_STATE", default_value = "/var/lib/nines", hide_env = true)]
+    #[arg(
+        long,
+        global = true,
+        env = "NINES_STATE",
+        default_value = "/var/lib/nines",
+        hide_env = true
+    )]
     state: PathBuf,
     /// Output: a table for people, JSON for programs.
     #[arg(short, long, global = true, value_enum, default_value_t)]

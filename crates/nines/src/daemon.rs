@@ -83,7 +83,8 @@ pub fn run(options: &Options) -> Outcome<()> {
         Ok(End::Stopped) => Ok(()),
         Ok(End::Replace) => {
             drop(runtime);
-            let me = std::env::current_exe().map_err(|e| Failure::new(Kind::Io, "cannot restart", e))?;
+            let me =
+                std::env::current_exe().map_err(|e| Failure::new(Kind::Io, "cannot restart", e))?;
             // An upgraded binary has the same path; the kernel calls the old one "(deleted)".
             let me = PathBuf::from(me.to_string_lossy().trim_end_matches(" (deleted)").to_owned());
             let error = std::process::Command::new(me).args(std::env::args_os().skip(1)).exec();
@@ -176,14 +177,16 @@ async fn serve_with_socket(
         guard = Some(Box::new(kernel_guard));
         let (send, work) = mpsc::channel();
         forwarding = Some(send);
-        let (core, path, log, places) = (core.clone(), Arc::clone(&path), log.clone(), Arc::clone(&places));
+        let (core, path, log, places) =
+            (core.clone(), Arc::clone(&path), log.clone(), Arc::clone(&places));
         let own = me.addresses.clone();
         spawn("forwarding", move || {
             let cover = move |plane: &mut ebpf::EbpfPlane| cover(plane, &own, &places);
             worker::forwarding(plane, cover, work, &path, &core, &log);
         });
     }
-    let workers = Workers { disk, addresses, forwarding: forwarding.clone(), elsewhere, watched: true };
+    let workers =
+        Workers { disk, addresses, forwarding: forwarding.clone(), elsewhere, watched: true };
     {
         let (core, log, places) = (core.clone(), log.clone(), Arc::clone(&places));
         spawn("addresses", move || worker::addresses(address_work, &places, &core, &log));
@@ -217,7 +220,12 @@ async fn serve_with_socket(
     tokio::spawn(api::serve(listener, Arc::clone(&agent)));
     tokio::spawn(peer_port::serve(tcp, Arc::clone(&agent.papers), Arc::clone(&agent)));
     tokio::spawn(tell_facts(Arc::clone(&agent), Arc::clone(&places)));
-    log.line(&format!("nines {} runs as {} in cluster {}", env!("CARGO_PKG_VERSION"), me.name, agent.papers.identity.cluster));
+    log.line(&format!(
+        "nines {} runs as {} in cluster {}",
+        env!("CARGO_PKG_VERSION"),
+        me.name,
+        agent.papers.identity.cluster
+    ));
     let end = until_the_end(&agent, &mut others, log).await;
     agent.core.put(Input::End);
     let _ = joined.join();

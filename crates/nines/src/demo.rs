@@ -81,9 +81,8 @@ pub const SCRIPTS: [&str; 9] = [
 /// Runs it.
 pub fn run(context: &Context, args: &DemoArgs) -> Outcome<u8> {
     if let Some(file) = &args.export {
-        std::fs::write(file, stage::CONFIG).map_err(|e| {
-            Failure::new(Kind::Io, format!("cannot write {}", file.display()), e)
-        })?;
+        std::fs::write(file, stage::CONFIG)
+            .map_err(|e| Failure::new(Kind::Io, format!("cannot write {}", file.display()), e))?;
         println!("wrote {}", file.display());
         return Ok(0);
     }
@@ -97,8 +96,12 @@ pub fn run(context: &Context, args: &DemoArgs) -> Outcome<u8> {
     }
     for program in ["ip", "nft"] {
         if Command::new(program).arg("-V").output().is_err() {
-            return Err(Failure::new(Kind::Io, format!("the demo needs {program}"), "it is not installed")
-                .next("apt-get install iproute2 nftables"));
+            return Err(Failure::new(
+                Kind::Io,
+                format!("the demo needs {program}"),
+                "it is not installed",
+            )
+            .next("apt-get install iproute2 nftables"));
         }
     }
     let _end_cleanly = end_on_signals();
@@ -139,7 +142,8 @@ fn script(word: &str) -> Outcome<Vec<String>> {
         std::fs::read_to_string(word).map_err(|_| {
             let meant = nines_model::suggest::closest(word, SCRIPTS);
             let next = meant.map_or_else(|| SCRIPTS.join(", "), |m| format!("did you mean {m}?"));
-            Failure::new(Kind::NotFound, format!("there is no script or file {word}"), "").next(next)
+            Failure::new(Kind::NotFound, format!("there is no script or file {word}"), "")
+                .next(next)
         })?
     };
     let names = words.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#'));

@@ -73,8 +73,14 @@ impl Kind {
     /// Back from the API.
     pub fn from_word(word: &str) -> Self {
         let all = [
-            Self::No, Self::Usage, Self::Unreachable, Self::Unsafe, Self::NotFound, Self::Changed,
-            Self::TimedOut, Self::Denied,
+            Self::No,
+            Self::Usage,
+            Self::Unreachable,
+            Self::Unsafe,
+            Self::NotFound,
+            Self::Changed,
+            Self::TimedOut,
+            Self::Denied,
         ];
         all.into_iter().find(|k| k.word() == word).unwrap_or(Self::Io)
     }

@@ -116,7 +116,9 @@ fn judge(answer: &[u8], path: &str, wanted: u16, contains: Option<&str>) -> Resu
     let line = String::from_utf8_lossy(line);
     let mut words = line.split_whitespace();
     let status: Option<u16> = match words.next() {
-        Some(version) if version.starts_with("HTTP/1.") => words.next().and_then(|s| s.parse().ok()),
+        Some(version) if version.starts_with("HTTP/1.") => {
+            words.next().and_then(|s| s.parse().ok())
+        }
         _ => None,
     };
     let Some(status) = status else {
@@ -126,7 +128,8 @@ fn judge(answer: &[u8], path: &str, wanted: u16, contains: Option<&str>) -> Resu
         return Err(format!("GET {path} gave {status}, wanted {wanted}"));
     }
     if let Some(text) = contains {
-        let body = answer.windows(4).position(|w| w == b"\r\n\r\n").map_or(&[][..], |i| &answer[i + 4..]);
+        let body =
+            answer.windows(4).position(|w| w == b"\r\n\r\n").map_or(&[][..], |i| &answer[i + 4..]);
         if !String::from_utf8_lossy(body).contains(text) {
             return Err(format!("GET {path} gave {status} without \"{text}\""));
         }

@@ -128,7 +128,9 @@ impl Home {
                 "this machine belongs to no cluster",
                 format!("there is no {}", self.file("identity.json").display()),
             )
-            .next("nines init NAME   on the first machine, then   nines join ADDR CODE   on others"));
+            .next(
+                "nines init NAME   on the first machine, then   nines join ADDR CODE   on others",
+            ));
         }
         let text = self.read("identity.json")?;
         serde_json::from_str(&text).map_err(|e| disk("identity.json is damaged", e))

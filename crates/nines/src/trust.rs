@@ -9,12 +9,12 @@ use std::sync::Arc;
 use rustls::{
     ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{CryptoProvider, ring::default_provider, verify_tls12_signature, verify_tls13_signature},
+    crypto::{
+        CryptoProvider, ring::default_provider, verify_tls12_signature, verify_tls13_signature,
+    },
     server::WebPkiClientVerifier,
 };
-use rustls_pki_types::{
-    CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _,
-};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _};
 
 use crate::{
     failure::{Failure, Kind, Outcome},
@@ -32,8 +32,7 @@ fn provider() -> Arc<CryptoProvider> {
 
 fn chain(papers: &Papers) -> (Vec<CertificateDer<'static>>, Outcome<PrivateKeyDer<'static>>) {
     // The authority goes along: a joining node compares its fingerprint.
-    let certs =
-        vec![identity::der(&papers.cert_pem).into(), identity::der(&papers.ca_pem).into()];
+    let certs = vec![identity::der(&papers.cert_pem).into(), identity::der(&papers.ca_pem).into()];
     (certs, PrivateKeyDer::from_pem_slice(papers.key_pem.as_bytes()).map_err(trouble))
 }
 

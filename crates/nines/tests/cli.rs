@@ -102,15 +102,25 @@ fn bad_words_are_usage_errors() {
 
 #[test]
 fn help_always_works() {
-    for words in [&["--help"][..], &["help", "exit-codes"], &["help", "api"], &["config", "schema"],
-        &["help", "completions", "bash"], &["drain", "--help"], &["version"]] {
+    for words in [
+        &["--help"][..],
+        &["help", "exit-codes"],
+        &["help", "api"],
+        &["config", "schema"],
+        &["help", "completions", "bash"],
+        &["drain", "--help"],
+        &["version"],
+    ] {
         let out = nines(words);
         assert_eq!(out.status.code(), Some(0), "{words:?}");
         assert!(!out.stdout.is_empty());
     }
     let schema = nines(&["config", "schema"]).stdout;
     let schema: serde_json::Value = serde_json::from_slice(&schema).unwrap();
-    assert_eq!(schema["properties"]["service"]["additionalProperties"]["additionalProperties"], false);
+    assert_eq!(
+        schema["properties"]["service"]["additionalProperties"]["additionalProperties"],
+        false
+    );
     let api: serde_json::Value = serde_json::from_slice(&nines(&["help", "api"]).stdout).unwrap();
     assert!(api["paths"]["/v1/status"].is_object());
 }

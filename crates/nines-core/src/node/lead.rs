@@ -110,9 +110,8 @@ impl Node {
         for id in self.consensus.learners() {
             let near = self.consensus.lag(id).is_some_and(|lag| lag <= 8);
             // It says itself that it has applied what the log says.
-            let has_state = self.membership.peer(id).is_some_and(|p| {
-                p.beat.applied >= self.state.membership
-            });
+            let has_state =
+                self.membership.peer(id).is_some_and(|p| p.beat.applied >= self.state.membership);
             if near && has_state && self.membership.alive(now, id, self.lease()) {
                 self.consensus.propose_member(id, true, Vec::new());
                 self.lead_after = now.plus(Millis(100));

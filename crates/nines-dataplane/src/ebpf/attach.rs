@@ -106,9 +106,8 @@ fn tc_side(
     let options = TcAttachOptions::TcxOrder(LinkOrder::first());
     if let Ok(id) = classifier.attach_with_options(interface, side, options) {
         let link = classifier.take_link(id).map_err(|e| failed(e.to_string()))?;
-        let link: FdLink = link.try_into().map_err(|e: aya::programs::links::LinkError| {
-            failed(e.to_string())
-        })?;
+        let link: FdLink =
+            link.try_into().map_err(|e: aya::programs::links::LinkError| failed(e.to_string()))?;
         link.pin(&pin).map_err(|e| failed(e.to_string()))?;
         return Ok("tcx".into());
     }

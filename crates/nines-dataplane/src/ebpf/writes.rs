@@ -129,7 +129,11 @@ fn region(service: &Service) -> u32 {
 }
 
 /// The updates that make the kernel hold `table`.
-pub fn plan(installed: &Installed, table: &ForwardingTable, route: Route<'_>) -> Result<Vec<Write>> {
+pub fn plan(
+    installed: &Installed,
+    table: &ForwardingTable,
+    route: Route<'_>,
+) -> Result<Vec<Write>> {
     let mut planner = Planner {
         now: installed.clone(),
         before: Vec::new(),
@@ -140,7 +144,8 @@ pub fn plan(installed: &Installed, table: &ForwardingTable, route: Route<'_>) ->
         regions_before: installed.services.values().map(region).collect(),
     };
     if table.services.len() > SERVICES_MAX as usize {
-        let why = format!("{} services; the kernel tables hold {SERVICES_MAX}", table.services.len());
+        let why =
+            format!("{} services; the kernel tables hold {SERVICES_MAX}", table.services.len());
         return Err(Error::new("cannot apply the forwarding table", why));
     }
     let wanted: BTreeMap<ServiceKey, &TableService> =
@@ -223,12 +228,12 @@ impl Planner {
 
     fn unused_id(&self) -> Result<u32> {
         let used: BTreeSet<u32> = self.now.services.values().map(|s| s.id).collect();
-        (0..SERVICES_MAX)
-            .find(|id| !used.contains(id) && !self.ids_before.contains(id))
-            .ok_or_else(|| {
+        (0..SERVICES_MAX).find(|id| !used.contains(id) && !self.ids_before.contains(id)).ok_or_else(
+            || {
                 Error::new("cannot add a service", "all kernel slots are in use until this change")
                     .next("remove services first, add the new ones with a second apply")
-            })
+            },
+        )
     }
 
     fn server(

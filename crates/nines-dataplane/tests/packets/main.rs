@@ -64,7 +64,12 @@ fn bench() -> Option<Bench> {
     Some(Bench { plane, guard })
 }
 
-fn service(listen: &str, proto: Proto, scheduler: Scheduler, servers: &[(&str, Forward)]) -> TableService {
+fn service(
+    listen: &str,
+    proto: Proto,
+    scheduler: Scheduler,
+    servers: &[(&str, Forward)],
+) -> TableService {
     let one = |(i, (addr, forward)): (usize, &(&str, Forward))| {
         let addr: SocketAddr = addr.parse().unwrap();
         let server = TableServer { addr, forward: *forward, weight: 1, state: ServerState::Up };
@@ -125,7 +130,8 @@ fn direct_routing_keeps_addresses_and_lowers_ttl() {
     let Some(mut b) = bench() else { return };
     let v6 = [("[2001:db8::11]:80", Forward::Dr)];
     let mut all = web(Scheduler::Rr);
-    all.services.insert("six".into(), service("[2001:db8::100]:80", Proto::Tcp, Scheduler::Rr, &v6));
+    all.services
+        .insert("six".into(), service("[2001:db8::100]:80", Proto::Tcp, Scheduler::Rr, &v6));
     all.services.insert(
         "udp".into(),
         service("10.0.0.100:53", Proto::Udp, Scheduler::Rr, &[("10.0.0.11:53", Forward::Dr)]),
@@ -166,14 +172,23 @@ fn nat_rewrites_there_and_back_with_right_checksums() {
         .apply(&table(vec![
             service("10.0.0.100:80", Proto::Tcp, Scheduler::Rr, &[("10.0.0.11:8080", nat)]),
             service("10.0.0.100:53", Proto::Udp, Scheduler::Rr, &[("10.0.0.11:5353", nat)]),
-            service("[2001:db8::100]:80", Proto::Tcp, Scheduler::Rr, &[("[2001:db8::11]:8080", nat)]),
+            service(
+                "[2001:db8::100]:80",
+                Proto::Tcp,
+                Scheduler::Rr,
+                &[("[2001:db8::11]:8080", nat)],
+            ),
             service("[2001:db8::100]:53", Proto::Udp, Scheduler::Rr, &[("[2001:db8::11]:53", nat)]),
         ]))
         .unwrap();
     for (there, server, back) in [
         (tcp("10.0.0.1:4000", "10.0.0.100:80", SYN), "10.0.0.11:8080", 6),
         (udp("10.0.0.1:4000", "10.0.0.100:53"), "10.0.0.11:5353", 17),
-        (Frame { udp_checksum: false, ..udp("10.0.0.1:41", "10.0.0.100:53") }, "10.0.0.11:5353", 17),
+        (
+            Frame { udp_checksum: false, ..udp("10.0.0.1:41", "10.0.0.100:53") },
+            "10.0.0.11:5353",
+            17,
+        ),
         (tcp("[2001:db8::1]:4000", "[2001:db8::100]:80", SYN), "[2001:db8::11]:8080", 6),
         (udp("[2001:db8::1]:4000", "[2001:db8::100]:53"), "[2001:db8::11]:53", 17),
         (Frame { options: 1, ..tcp("10.0.0.1:42", "10.0.0.100:80", SYN) }, "10.0.0.11:8080", 6),
@@ -264,14 +279,20 @@ fn maglev_agrees_between_directors_and_in_mid_flow() {
     let pick = || {
         let mut b = bench()?;
         b.plane.apply(&web(Scheduler::Maglev)).unwrap();
-        Some((1..60).map(|n| b.hit(&tcp(&format!("10.0.0.1:{n}"), "10.0.0.100:80", SYN))).collect::<Vec<_>>())
+        Some(
+            (1..60)
+                .map(|n| b.hit(&tcp(&format!("10.0.0.1:{n}"), "10.0.0.100:80", SYN)))
+                .collect::<Vec<_>>(),
+        )
     };
     let Some(one) = pick() else { return };
     let other = std::thread::spawn(move || {
         let mut b = bench().unwrap();
         b.plane.apply(&web(Scheduler::Maglev)).unwrap();
         // The other director has never seen these flows: they arrive in the middle.
-        (1..60).map(|n| b.hit(&tcp(&format!("10.0.0.1:{n}"), "10.0.0.100:80", ACK))).collect::<Vec<_>>()
+        (1..60)
+            .map(|n| b.hit(&tcp(&format!("10.0.0.1:{n}"), "10.0.0.100:80", ACK)))
+            .collect::<Vec<_>>()
     });
     assert_eq!(one, other.join().unwrap());
     assert_eq!(one.iter().collect::<BTreeSet<_>>().len(), 3, "all servers get some");
@@ -332,7 +353,10 @@ fn a_director_that_is_a_real_server_takes_packets_from_directors_only() {
     let vip: IpAddr = "10.0.0.100".parse().unwrap();
     let peer = [2, 0, 0, 0, 0, 42];
     let mut t = table(vec![service(
-        "10.0.0.100:80", Proto::Tcp, Scheduler::Maglev, &[("10.0.0.2:80", Forward::Local)],
+        "10.0.0.100:80",
+        Proto::Tcp,
+        Scheduler::Maglev,
+        &[("10.0.0.2:80", Forward::Local)],
     )]);
     t.director_macs = vec![peer];
     b.plane.apply(&t).unwrap();

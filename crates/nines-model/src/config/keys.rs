@@ -53,7 +53,11 @@ pub const ROOT: &[Key] = &[
     must("cluster", Shape::Table(CLUSTER), "The cluster itself."),
     key("nodes", Shape::Named(&Shape::TextsOrTable(NODE)), "Machines by name."),
     key("service", Shape::Named(&Shape::Table(SERVICE)), "Virtual services by name."),
-    key("vip", Shape::Named(&Shape::Table(VIP)), "Guarded addresses that need more than a service."),
+    key(
+        "vip",
+        Shape::Named(&Shape::Table(VIP)),
+        "Guarded addresses that need more than a service.",
+    ),
     key("timing", Shape::Table(TIMING), "Beats and leases."),
 ];
 
@@ -63,16 +67,32 @@ pub const CLUSTER: &[Key] = &[must("name", Shape::Text, "Name of the cluster.")]
 /// One of `[nodes]`
 pub const NODE: &[Key] = &[
     must("addresses", Shape::TextOrTexts, "Own addresses, one a link; beats use all of them."),
-    key("role", Shape::Choice(&["director", "witness"]), "A witness votes and carries nothing. Default \"director\"."),
+    key(
+        "role",
+        Shape::Choice(&["director", "witness"]),
+        "A witness votes and carries nothing. Default \"director\".",
+    ),
 ];
 
 /// `[service.NAME]`
 pub const SERVICE: &[Key] = &[
     must("listen", Shape::Text, "VIP, port and protocol: \"10.0.0.100:80/tcp\"."),
     must("servers", Shape::Named(&Shape::TextOrTable(SERVER)), "Real servers by name."),
-    key("forward", Shape::Choice(&["dr", "nat", "local"]), "Direct routing, NAT or the director itself. Default \"dr\"."),
-    key("scheduler", Shape::Choice(&["rr", "wrr", "maglev"]), "Who gets a new flow. Default \"maglev\"."),
-    key("check", Shape::ChoiceOrTable(&["tcp", "none"], CHECK), "How servers prove that they live. Default \"tcp\"."),
+    key(
+        "forward",
+        Shape::Choice(&["dr", "nat", "local"]),
+        "Direct routing, NAT or the director itself. Default \"dr\".",
+    ),
+    key(
+        "scheduler",
+        Shape::Choice(&["rr", "wrr", "maglev"]),
+        "Who gets a new flow. Default \"maglev\".",
+    ),
+    key(
+        "check",
+        Shape::ChoiceOrTable(&["tcp", "none"], CHECK),
+        "How servers prove that they live. Default \"tcp\".",
+    ),
 ];
 
 /// One of `servers`
@@ -105,7 +125,19 @@ pub const VIP: &[Key] = &[
 /// `[timing]`
 pub const TIMING: &[Key] = &[
     key("beat", Shape::Duration, "From one beat to the next on each link. Default \"20ms\"."),
-    key("lease", Shape::Duration, "How long a director may answer after its last renewal. Default \"140ms\"."),
-    key("election", Shape::Duration, "Silence of the leader before an election. Default \"250ms\"."),
-    key("restart", Shape::Duration, "How long an agent's planned restart may take. Default \"5s\"."),
+    key(
+        "lease",
+        Shape::Duration,
+        "How long a director may answer after its last renewal. Default \"140ms\".",
+    ),
+    key(
+        "election",
+        Shape::Duration,
+        "Silence of the leader before an election. Default \"250ms\".",
+    ),
+    key(
+        "restart",
+        Shape::Duration,
+        "How long an agent's planned restart may take. Default \"5s\".",
+    ),
 ];

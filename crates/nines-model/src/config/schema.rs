@@ -37,7 +37,10 @@ fn fields(keys: &[Key], depth: usize) -> String {
         .map(|k| {
             let doc = quoted(k.doc);
             let shape = shape(&k.shape, depth + 2);
-            format!("{pad}  {}: {{\n{pad}    \"description\": {doc},\n{shape}\n{pad}  }}", quoted(k.name))
+            format!(
+                "{pad}  {}: {{\n{pad}    \"description\": {doc},\n{shape}\n{pad}  }}",
+                quoted(k.name)
+            )
         })
         .collect();
     let _ = write!(out, "{}\n{pad}}}", inner.join(",\n"));
@@ -48,9 +51,7 @@ fn shape(shape: &Shape, depth: usize) -> String {
     let pad = "  ".repeat(depth);
     let text = "{ \"type\": \"string\" }";
     let texts = "{ \"type\": \"array\", \"items\": { \"type\": \"string\" } }";
-    let any = |options: &[String]| {
-        format!("{pad}\"anyOf\": [\n{}\n{pad}]", options.join(",\n"))
-    };
+    let any = |options: &[String]| format!("{pad}\"anyOf\": [\n{}\n{pad}]", options.join(",\n"));
     let line = |json: &str| format!("{pad}  {json}");
     let object = |keys: &[Key]| format!("{pad}  {{\n{}\n{pad}  }}", fields(keys, depth + 2));
     match shape {
@@ -59,7 +60,9 @@ fn shape(shape: &Shape, depth: usize) -> String {
             format!("{pad}\"type\": \"string\",\n{pad}\"pattern\": \"^[0-9]+(ms|s|m|h|d)$\"")
         }
         Shape::Number(low, high) => {
-            format!("{pad}\"type\": \"integer\",\n{pad}\"minimum\": {low},\n{pad}\"maximum\": {high}")
+            format!(
+                "{pad}\"type\": \"integer\",\n{pad}\"minimum\": {low},\n{pad}\"maximum\": {high}"
+            )
         }
         Shape::Texts => {
             format!("{pad}\"type\": \"array\",\n{pad}\"items\": {text}")
@@ -69,7 +72,9 @@ fn shape(shape: &Shape, depth: usize) -> String {
         Shape::Table(keys) => fields(keys, depth),
         Shape::Named(inner) => {
             let inner = self::shape(inner, depth + 1);
-            format!("{pad}\"type\": \"object\",\n{pad}\"additionalProperties\": {{\n{inner}\n{pad}}}")
+            format!(
+                "{pad}\"type\": \"object\",\n{pad}\"additionalProperties\": {{\n{inner}\n{pad}}}"
+            )
         }
         Shape::TextsOrTable(keys) => any(&[line(text), line(texts), object(keys)]),
         Shape::TextOrTable(keys) => any(&[line(text), object(keys)]),

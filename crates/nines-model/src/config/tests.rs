@@ -82,20 +82,29 @@ fn every_error_at_once_with_its_place() {
 fn mistakes_that_would_hurt_are_refused() {
     let base = "[cluster]\nname = \"x\"\n[nodes]\nlb1 = \"10.0.0.2\"\n";
     for (text, wanted) in [
-        ("[service.a]\nlisten = \"10.0.0.9:80\"\nservers = { r = \"10.0.0.1\" }\n\
+        (
+            "[service.a]\nlisten = \"10.0.0.9:80\"\nservers = { r = \"10.0.0.1\" }\n\
           [service.b]\nlisten = \"10.0.0.9:80/tcp\"\nservers = { r = \"10.0.0.1\" }",
-         "listens on 10.0.0.9:80/tcp already"),
-        ("[service.a]\nlisten = \"10.0.0.2:80\"\nservers = { r = \"10.0.0.1\" }",
-         "fixed address of node lb1"),
-        ("[service.a]\nlisten = \"10.0.0.9:80\"\nservers = { r = \"10.0.0.1:81\" }",
-         "only NAT maps ports"),
+            "listens on 10.0.0.9:80/tcp already",
+        ),
+        (
+            "[service.a]\nlisten = \"10.0.0.2:80\"\nservers = { r = \"10.0.0.1\" }",
+            "fixed address of node lb1",
+        ),
+        (
+            "[service.a]\nlisten = \"10.0.0.9:80\"\nservers = { r = \"10.0.0.1:81\" }",
+            "only NAT maps ports",
+        ),
         ("[service.a]\nlisten = \"10.0.0.9:80\"\nservers = { r = \"::1\" }", "different families"),
         ("[service.a]\nlisten = \"10.0.0.9:80\"\nservers = {}", "at least one server"),
         ("[service.a]\nlisten = \"10.0.0.9:80\"\nservers = { r = \"10.0.0.9\" }", "the VIP itself"),
         ("[vip.v]\naddress = \"10.0.0.9/33\"", "must be 1 to 32"),
         ("[vip.v]\naddress = \"10.0.0.9\"\nprefer = [\"lb2\"]", "unknown node \"lb2\""),
         ("[timing]\nlease = \"30ms\"", "shorter than four beats"),
-        ("[service.\"a b\"]\nlisten = \"10.0.0.9:80\"\nservers = { r = \"10.0.0.1\" }", "is no name"),
+        (
+            "[service.\"a b\"]\nlisten = \"10.0.0.9:80\"\nservers = { r = \"10.0.0.1\" }",
+            "is no name",
+        ),
     ] {
         let told = told(&format!("{base}{text}"));
         assert!(told.iter().any(|t| t.contains(wanted)), "{text}\n{told:?}");

@@ -29,9 +29,8 @@ impl Client<'_> {
     }
 
     async fn call(&self, method: Method, path: &str, body: Vec<u8>) -> Outcome<Vec<u8>> {
-        let stream = tokio::net::UnixStream::connect(self.socket)
-            .await
-            .map_err(|e| self.unreachable(e))?;
+        let stream =
+            tokio::net::UnixStream::connect(self.socket).await.map_err(|e| self.unreachable(e))?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|e| self.unreachable(e))?;
@@ -72,7 +71,8 @@ impl Client<'_> {
         runtime.block_on(async {
             tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
                 let what = format!("the agent on {} gives no answer", self.socket.display());
-                Err(Failure::new(Kind::TimedOut, what, "10 s went by").next("systemctl status nines"))
+                Err(Failure::new(Kind::TimedOut, what, "10 s went by")
+                    .next("systemctl status nines"))
             })
         })
     }

@@ -17,7 +17,8 @@ use crate::failure::{Failure, Kind, Outcome};
 
 /// RFC 3339 in UTC.
 pub fn rfc3339(ms: u64) -> String {
-    jiff::Timestamp::from_millisecond(ms as i64).map_or_else(|_| String::new(), |t| format!("{t:.3}"))
+    jiff::Timestamp::from_millisecond(ms as i64)
+        .map_or_else(|_| String::new(), |t| format!("{t:.3}"))
 }
 
 /// Counts and health of one node, as nodes tell each other.
@@ -66,8 +67,7 @@ pub fn merge(told: &mut Told, bytes: &[u8]) {
 }
 
 fn member_alive(node: &Node, now: Time, id: u64) -> bool {
-    id == node.config().id
-        || node.membership().alive(now, id, node.state().spec.timing.lease)
+    id == node.config().id || node.membership().alive(now, id, node.state().spec.timing.lease)
 }
 
 /// Ids of nodes that hold a VIP.
@@ -124,10 +124,11 @@ fn nodes(node: &Node, now: Time, path: &str) -> Vec<NodeStatus> {
         let peer = node.membership().peer(*id);
         let me = *id == node.config().id;
         let ready = if me { node.is_ready() } else { peer.is_some_and(|p| p.beat.ready) };
-        let role = state.spec.nodes.get(name).map_or(
-            if member.witness { Role::Witness } else { Role::Director },
-            |n| n.role,
-        );
+        let role = state
+            .spec
+            .nodes
+            .get(name)
+            .map_or(if member.witness { Role::Witness } else { Role::Director }, |n| n.role);
         let standby = state.standbys.get(name);
         let word = match role {
             _ if !alive => "silent",
@@ -254,7 +255,11 @@ fn problems(node: &Node, status: &mut Status) {
         status.problems.push(ProblemLine { subject, text, next });
     };
     if let Some(why) = node.broken() {
-        add(format!("node {}", node.config().name), format!("votes no more: {why}"), "free the disk, then: systemctl restart nines".into());
+        add(
+            format!("node {}", node.config().name),
+            format!("votes no more: {why}"),
+            "free the disk, then: systemctl restart nines".into(),
+        );
     }
     if !status.quorate {
         let text = format!("{} of {} votes: nothing new is started", status.votes, status.voters);
@@ -265,7 +270,11 @@ fn problems(node: &Node, status: &mut Status) {
         match n.state.as_str() {
             "silent" => add(format!("node {name}"), "silent".into(), format!("nines why {name}")),
             "not joined" => {
-                add(format!("node {name}"), "has not joined".into(), "nines code   prints the join command".into());
+                add(
+                    format!("node {name}"),
+                    "has not joined".into(),
+                    "nines code   prints the join command".into(),
+                );
             }
             "not ready" => add(
                 format!("node {name}"),
@@ -273,7 +282,11 @@ fn problems(node: &Node, status: &mut Status) {
                 format!("journalctl -u nines on {name}"),
             ),
             "standby" => {
-                add(format!("node {name}"), format!("on standby {}", n.standby), format!("nines ready {name}"));
+                add(
+                    format!("node {name}"),
+                    format!("on standby {}", n.standby),
+                    format!("nines ready {name}"),
+                );
             }
             _ => {}
         }
@@ -284,9 +297,17 @@ fn problems(node: &Node, status: &mut Status) {
     }
     for vip in &status.vips {
         if !vip.blocked.is_empty() {
-            add(format!("vip {}", vip.name), vip.blocked.clone(), format!("nines why {}", vip.name));
+            add(
+                format!("vip {}", vip.name),
+                vip.blocked.clone(),
+                format!("nines why {}", vip.name),
+            );
         } else if vip.node.is_empty() {
-            add(format!("vip {}", vip.name), "nobody holds it".into(), format!("nines why {}", vip.name));
+            add(
+                format!("vip {}", vip.name),
+                "nobody holds it".into(),
+                format!("nines why {}", vip.name),
+            );
         }
     }
 }
@@ -308,7 +329,8 @@ fn judge(status: &mut Status) {
         by_node.iter().map(|(node, vips)| format!("{node} serves {}", vips.join(", "))).collect();
     let ready: Vec<&str> =
         status.nodes.iter().filter(|n| n.state == "ready").map(|n| n.name.as_str()).collect();
-    let serves = if serves.is_empty() { "Nobody serves.".into() } else { format!("{}.", serves.join("; ")) };
+    let serves =
+        if serves.is_empty() { "Nobody serves.".into() } else { format!("{}.", serves.join("; ")) };
     status.summary = match ready[..] {
         [] => format!("{serves} No director is ready."),
         [one] => format!("{serves} {one} is ready to take over."),
@@ -469,17 +491,21 @@ pub fn why(node: &Node, now: Time, subject: &str) -> Outcome<Why> {
 /// Why a node cannot take a VIP now; `None`: it can.
 pub fn cannot_take(node: &Node, now: Time, name: &str) -> Option<Failure> {
     let state = node.state();
-    let refuse = |kind, why: String| Some(Failure::new(kind, format!("{name} cannot take it"), why));
+    let refuse =
+        |kind, why: String| Some(Failure::new(kind, format!("{name} cannot take it"), why));
     match state.spec.nodes.get(name) {
         None => {
             let known = state.spec.nodes.keys().map(String::as_str);
             let meant = nines_model::suggest::closest(name, known);
             let failure = Failure::new(Kind::NotFound, format!("there is no node {name}"), "");
-            return Some(failure.next(meant.map_or("nines status   lists them".into(), |m| {
-                format!("did you mean {m}?")
-            })));
+            return Some(failure.next(
+                meant.map_or("nines status   lists them".into(), |m| format!("did you mean {m}?")),
+            ));
         }
-        Some(n) if n.role == Role::Witness => return refuse(Kind::Usage, "it is a witness".into()),
+        Some(n) if n.role == Role::Witness => {
+            return refuse(Kind::Usage, "it is a witness".into())
+                .map(|f| f.next("nines status   shows which nodes are directors"));
+        }
         Some(_) => {}
     }
     if state.standbys.contains_key(name) {
@@ -490,7 +516,8 @@ pub fn cannot_take(node: &Node, now: Time, name: &str) -> Option<Failure> {
         return refuse(Kind::Unsafe, "it has not joined".into()).map(|f| f.next("nines code"));
     };
     if !member_alive(node, now, member.id) {
-        return refuse(Kind::Unsafe, "it is silent".into()).map(|f| f.next(format!("nines why {name}")));
+        return refuse(Kind::Unsafe, "it is silent".into())
+            .map(|f| f.next(format!("nines why {name}")));
     }
     None
 }
@@ -515,7 +542,8 @@ pub fn harm(node: &Node, now: Time, verb: &str, subjects: &[String]) -> Option<H
             let last = state.spec.services.iter().find(|(name, service)| {
                 let takes = |server: &String| {
                     let key = ((*name).clone(), server.clone());
-                    let down = node.health().get(&key).is_some_and(|h| h.state() == ServerState::Down);
+                    let down =
+                        node.health().get(&key).is_some_and(|h| h.state() == ServerState::Down);
                     !drained.contains(&key) && !down
                 };
                 let touched = subjects.iter().any(|s| {
@@ -530,9 +558,8 @@ pub fn harm(node: &Node, now: Time, verb: &str, subjects: &[String]) -> Option<H
         }
         "standby" => {
             let leaves = |name: &str| subjects.iter().any(|s| s == name);
-            let others = state.spec.directors().any(|d| {
-                !leaves(d) && cannot_take(node, now, d).is_none()
-            });
+            let others =
+                state.spec.directors().any(|d| !leaves(d) && cannot_take(node, now, d).is_none());
             let holds = state.vips.values().any(|h| leaves(h.node()));
             (holds && !others).then(|| Harm {
                 rule: "last-director",
@@ -554,7 +581,9 @@ pub fn impossible(state: &State, spec: &Spec) -> Vec<Failure> {
             let Some(facts) = state.facts.get(director) else { continue };
             let fits = facts.subnets.iter().any(|subnet| {
                 subnet.split_once('/').is_some_and(|(addr, prefix)| {
-                    let (Ok(addr), Ok(prefix)) = (addr.parse(), prefix.parse()) else { return false };
+                    let (Ok(addr), Ok(prefix)) = (addr.parse(), prefix.parse()) else {
+                        return false;
+                    };
                     nines_dataplane::address::within(*vip, addr, prefix)
                 })
             });

@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use clap::{Args, Subcommand};
-use nines_model::{Spec, config::{Diagnostic, parse, schema}};
+use nines_model::{
+    Spec,
+    config::{Diagnostic, parse, schema},
+};
 
 use super::Context;
 use crate::{
@@ -77,7 +80,8 @@ pub fn checked(file: &Path) -> Outcome<(String, Spec)> {
             for diagnostic in &found {
                 eprintln!("{}", render(&name, &text, diagnostic));
             }
-            let errors = if found.len() == 1 { "1 error".into() } else { format!("{} errors", found.len()) };
+            let errors =
+                if found.len() == 1 { "1 error".into() } else { format!("{} errors", found.len()) };
             Err(Failure::new(Kind::Usage, format!("{errors} in {name}"), "nothing was applied")
                 .next("mend the file, then: nines config check FILE"))
         }
@@ -101,7 +105,8 @@ fn render(file: &str, text: &str, diagnostic: &Diagnostic) -> String {
 
 fn show(plan: &Plan) {
     for change in &plan.changes {
-        let felt = if change.felt.is_empty() { String::new() } else { format!("   ({})", change.felt) };
+        let felt =
+            if change.felt.is_empty() { String::new() } else { format!("   ({})", change.felt) };
         println!("{} {}: {}{felt}", change.sign, change.subject, change.text);
     }
     for warning in &plan.warnings {

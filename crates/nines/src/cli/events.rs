@@ -41,9 +41,10 @@ pub fn run(context: &Context, args: &EventsArgs) -> Outcome<u8> {
         let path = format!("/v1/why?subject={}", super::why::encode(&last.vip));
         client.get::<crate::api::types::Why>(&path)?.chain
     } else {
-        let about = args.about.as_deref().map_or_else(String::new, |a| {
-            format!("&about={}", super::why::encode(a))
-        });
+        let about = args
+            .about
+            .as_deref()
+            .map_or_else(String::new, |a| format!("&about={}", super::why::encode(a)));
         client.get(&format!("/v1/events?limit={}{about}", args.limit))?
     };
     if context.json() {

@@ -45,8 +45,12 @@ pub fn who(node: Option<&String>, given: &[IpAddr]) -> Outcome<(String, Vec<IpAd
     let here = nines_dataplane::address::interfaces()?;
     let all = || here.iter().flat_map(|i| i.addresses.iter().map(move |(a, _)| (i, *a)));
     if let Some(missing) = given.iter().find(|a| all().all(|(_, b)| b != **a)) {
-        return Err(Failure::new(Kind::Usage, format!("{missing} is on no interface of this machine"), "")
-            .next("ip -brief addr   shows which there are"));
+        return Err(Failure::new(
+            Kind::Usage,
+            format!("{missing} is on no interface of this machine"),
+            "",
+        )
+        .next("ip -brief addr   shows which there are"));
     }
     let mut addresses = given.to_vec();
     if addresses.is_empty() {
@@ -101,8 +105,13 @@ fn make(home: &Home, papers: &identity::Papers, kept: &nines_core::wire::Persist
     let began = !home.0.exists();
     let done = std::fs::create_dir_all(&home.0)
         .map_err(|e| {
-            let kind = if e.kind() == std::io::ErrorKind::PermissionDenied { Kind::Denied } else { Kind::Io };
-            Failure::new(kind, format!("cannot make {}", home.0.display()), e).next("run as root, or choose --state")
+            let kind = if e.kind() == std::io::ErrorKind::PermissionDenied {
+                Kind::Denied
+            } else {
+                Kind::Io
+            };
+            Failure::new(kind, format!("cannot make {}", home.0.display()), e)
+                .next("run as root, or choose --state")
         })
         .and_then(|()| Store::open(&home.file("log.redb"))?.found(kept))
         .and_then(|()| home.keep(papers));

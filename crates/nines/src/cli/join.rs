@@ -43,14 +43,22 @@ pub fn run(context: &Context, args: &JoinArgs) -> Outcome<u8> {
                 .next("copy the whole command that nines init printed")
         })?;
     let (secret, fingerprint) = identity::read_code(&args.code).ok_or_else(|| {
-        Failure::new(Kind::Usage, format!("\"{}\" is no join code", args.code), "it has four groups of eight")
-            .next("copy the whole command that nines init printed")
+        Failure::new(
+            Kind::Usage,
+            format!("\"{}\" is no join code", args.code),
+            "it has four groups of eight",
+        )
+        .next("copy the whole command that nines init printed")
     })?;
     let home = identity::home(&context.state);
     if home.is_member() {
         let cluster = home.identity()?.cluster;
-        return Err(Failure::new(Kind::Unsafe, format!("this machine is in cluster {cluster} already"), "")
-            .next(format!("stop the agent and remove {} to begin anew", home.0.display())));
+        return Err(Failure::new(
+            Kind::Unsafe,
+            format!("this machine is in cluster {cluster} already"),
+            "",
+        )
+        .next(format!("stop the agent and remove {} to begin anew", home.0.display())));
     }
     let (name, addresses) = super::init::who(args.node.as_ref(), &args.own)?;
     let request = peer_port::JoinRequest {

@@ -34,7 +34,8 @@ pub fn run(context: &Context, args: &MoveArgs) -> Outcome<u8> {
             v.name == args.vip
                 || v.address == args.vip
                 || status.services.iter().any(|s| {
-                    s.name == args.vip && s.listen.starts_with(&v.address) || s.listen.starts_with(&format!("[{}]", v.address)) && s.name == args.vip
+                    s.name == args.vip && s.listen.starts_with(&v.address)
+                        || s.listen.starts_with(&format!("[{}]", v.address)) && s.name == args.vip
                 })
         };
         if status.vips.iter().find(on).is_some_and(|v| v.node == args.to) {

@@ -37,12 +37,18 @@ pub fn run(context: &Context, args: &ServerArgs) -> Outcome<u8> {
         What::Prepare { vips } => {
             realserver::prepare(vips, &memory(context))?;
             let list: Vec<String> = vips.iter().map(ToString::to_string).collect();
-            println!("ready to serve {} by direct routing; undo with: nines server undo", list.join(" "));
+            println!(
+                "ready to serve {} by direct routing; undo with: nines server undo",
+                list.join(" ")
+            );
         }
         What::Undo => {
             let gone = realserver::undo(&memory(context))?;
             let list: Vec<String> = gone.iter().map(ToString::to_string).collect();
-            println!("put back; no longer here: {}", if list.is_empty() { "nothing".into() } else { list.join(" ") });
+            println!(
+                "put back; no longer here: {}",
+                if list.is_empty() { "nothing".into() } else { list.join(" ") }
+            );
         }
     }
     Ok(0)

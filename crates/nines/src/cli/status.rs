@@ -93,7 +93,8 @@ fn text(status: &Status, wide: bool) -> String {
     out.push_str(&columns(&rows));
     if !status.services.is_empty() {
         out.push('\n');
-        let mut rows = vec![head(&["SERVICE", "LISTEN", "PATH", "SERVERS", "TOTAL", "CONNS", "IN", "CHECK"])];
+        let mut rows =
+            vec![head(&["SERVICE", "LISTEN", "PATH", "SERVERS", "TOTAL", "CONNS", "IN", "CHECK"])];
         for s in &status.services {
             rows.push(service(s));
             if wide {
@@ -147,7 +148,10 @@ mod tests {
 
     #[test]
     fn lengths_and_sizes_for_people() {
-        assert_eq!([ago(42), ago(190), ago(9_420), ago(200_000)], ["42 s", "3 m 10 s", "2 h 37 m", "2 d"]);
+        assert_eq!(
+            [ago(42), ago(190), ago(9_420), ago(200_000)],
+            ["42 s", "3 m 10 s", "2 h 37 m", "2 d"]
+        );
         assert_eq!([bytes(999), bytes(48_200), bytes(1_000_000)], ["999 B", "48.2 kB", "1.0 MB"]);
     }
 }

@@ -16,7 +16,9 @@ pub struct WhyArgs {
 pub fn encode(text: &str) -> String {
     text.bytes()
         .map(|b| match b {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' => char::from(b).to_string(),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' => {
+                char::from(b).to_string()
+            }
             _ => format!("%{b:02X}"),
         })
         .collect()
@@ -34,7 +36,9 @@ pub fn run(context: &Context, args: &WhyArgs) -> Outcome<u8> {
     let rows: Vec<Vec<String>> = why
         .chain
         .iter()
-        .map(|e| vec![format!("  {}", super::events::clock(e.at_ms)), e.text.clone(), e.node.clone()])
+        .map(|e| {
+            vec![format!("  {}", super::events::clock(e.at_ms)), e.text.clone(), e.node.clone()]
+        })
         .collect();
     print!("{}", columns(&rows));
     for line in &why.not_elsewhere {

@@ -86,8 +86,7 @@ pub async fn serve(listener: TcpListener, papers: Arc<Papers>, agent: Arc<Agent>
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
-        let (acceptor, agent, papers) =
-            (acceptor.clone(), Arc::clone(&agent), Arc::clone(&papers));
+        let (acceptor, agent, papers) = (acceptor.clone(), Arc::clone(&agent), Arc::clone(&papers));
         tokio::spawn(async move {
             let Ok(Ok(mut stream)) = timeout(Duration::from_secs(5), acceptor.accept(stream)).await
             else {
@@ -102,7 +101,8 @@ pub async fn serve(listener: TcpListener, papers: Arc<Papers>, agent: Arc<Agent>
                     kind::HELLO if member => {
                         let name = String::from_utf8_lossy(&bytes).into_owned();
                         let named = cert.as_ref().is_some_and(|c| trust::names(c, &name));
-                        let seek = move |n: &nines_core::Node, _| n.state().member(&name).map(|m| m.id);
+                        let seek =
+                            move |n: &nines_core::Node, _| n.state().member(&name).map(|m| m.id);
                         let id = agent.core.inspect(seek).await.flatten();
                         from = id.filter(|_| named).unwrap_or(0);
                         from != 0
@@ -160,12 +160,8 @@ async fn admit(agent: &Agent, papers: &Papers, bytes: &[u8]) -> Outcome<Papers> 
         return Err(refuse(&why));
     }
     let id = members.keys().max().copied().unwrap_or(0) + 1;
-    let newcomer = Peer {
-        id,
-        name: request.name,
-        addresses: request.addresses,
-        port: request.port,
-    };
+    let newcomer =
+        Peer { id, name: request.name, addresses: request.addresses, port: request.port };
     let command = nines_core::wire::Command {
         actor: format!("{}@{}", "join", newcomer.name),
         kind: Some(nines_core::wire::command::Kind::Join(identity::member(
@@ -189,11 +185,15 @@ async fn admit(agent: &Agent, papers: &Papers, bytes: &[u8]) -> Outcome<Papers> 
 }
 
 /// Connects as a member.
-async fn connect(papers: &Papers, peer: &str, to: SocketAddr) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+async fn connect(
+    papers: &Papers,
+    peer: &str,
+    to: SocketAddr,
+) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
     let other = |e: &dyn std::fmt::Display| std::io::Error::other(e.to_string());
     let connector = TlsConnector::from(trust::client(papers).map_err(|e| other(&e))?);
-    let name = rustls_pki_types::ServerName::try_from(identity::tls_name(peer))
-        .map_err(|e| other(&e))?;
+    let name =
+        rustls_pki_types::ServerName::try_from(identity::tls_name(peer)).map_err(|e| other(&e))?;
     let stream = TcpStream::connect(to).await?;
     let mut stream = connector.connect(name, stream).await?;
     put(&mut stream, kind::HELLO, papers.identity.me.name.as_bytes()).await?;
@@ -224,7 +224,12 @@ impl Bulk {
     }
 }
 
-async fn keep_line(to: u64, mut frames: mpsc::Receiver<Vec<u8>>, papers: Arc<Papers>, core: Handle) {
+async fn keep_line(
+    to: u64,
+    mut frames: mpsc::Receiver<Vec<u8>>,
+    papers: Arc<Papers>,
+    core: Handle,
+) {
     let mut open = None;
     while let Some(frame) = frames.recv().await {
         if open.is_none() {
@@ -284,8 +289,10 @@ pub async fn ask_counters(agent: &Agent, id: u64, limit: Duration) -> Option<Vec
 pub async fn join(to: SocketAddr, fingerprint: [u8; 10], request: &JoinRequest) -> Outcome<Papers> {
     let what = format!("cannot join by {to}");
     let unreachable = |why: String| {
-        Failure::new(Kind::Unreachable, what.clone(), why)
-            .next(format!("see that the agent runs there and that TCP and UDP port {} are open", to.port()))
+        Failure::new(Kind::Unreachable, what.clone(), why).next(format!(
+            "see that the agent runs there and that TCP and UDP port {} are open",
+            to.port()
+        ))
     };
     let config = Arc::new(trust::joining_client(fingerprint));
     let name = rustls_pki_types::ServerName::IpAddress(to.ip().into());

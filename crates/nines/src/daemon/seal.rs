@@ -98,9 +98,10 @@ impl Seals {
         out.extend(self.me.to_be_bytes());
         out.extend(self.salt);
         out.extend(self.sequence.to_be_bytes());
-        let echo = self.peers.get(&to).map_or([0; 8], |p| {
-            p.salt[..8].try_into().expect("a salt has 16 bytes")
-        });
+        let echo = self
+            .peers
+            .get(&to)
+            .map_or([0; 8], |p| p.salt[..8].try_into().expect("a salt has 16 bytes"));
         let mut body = echo.to_vec();
         body.extend(frame);
         let aad = aead::Aad::from(out.clone());
@@ -155,9 +156,10 @@ impl Seals {
 
     fn note(&mut self, now: Time, from: u64, link: u8, salt: [u8; 16], sequence: u64, live: bool) {
         let known = self.peers.get(&from).is_some_and(|p| p.salt == salt);
-        let replaceable = self.peers.get(&from).is_none_or(|p| {
-            live || !p.confirmed || now.since(p.live_at) > NEW_LIFE_AFTER_NS
-        });
+        let replaceable = self
+            .peers
+            .get(&from)
+            .is_none_or(|p| live || !p.confirmed || now.since(p.live_at) > NEW_LIFE_AFTER_NS);
         if !known && replaceable {
             let key = derive(&self.cluster, &salt);
             let (newest, live_at) = (BTreeMap::new(), now);

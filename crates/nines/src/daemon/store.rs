@@ -27,10 +27,8 @@ fn failed(e: impl std::fmt::Display) -> Failure {
 impl Store {
     /// Opens or makes it. Only one process can.
     pub fn open(path: &Path) -> Outcome<Self> {
-        let database = Database::builder()
-            .set_cache_size(1 << 20)
-            .create(path)
-            .map_err(|e| match e {
+        let database =
+            Database::builder().set_cache_size(1 << 20).create(path).map_err(|e| match e {
                 redb::DatabaseError::DatabaseAlreadyOpen => Failure::new(
                     Kind::Unsafe,
                     format!("{} is in use", path.display()),
@@ -65,7 +63,10 @@ impl Store {
             let entry = LogEntry::decode(value.value()).map_err(failed)?;
             let wanted = snapshot.index + entries.len() as u64 + 1;
             if index.value() != wanted {
-                return Err(failed(format!("entry {wanted} is missing, {} is there", index.value())));
+                return Err(failed(format!(
+                    "entry {wanted} is missing, {} is there",
+                    index.value()
+                )));
             }
             entries.push(entry);
         }
@@ -93,7 +94,9 @@ impl Store {
                 words.insert("long-promise", promise.encode_to_vec().as_slice()).map_err(failed)?;
             }
             if let Some(hard_state) = &persist.hard_state {
-                words.insert("hard-state", hard_state.encode_to_vec().as_slice()).map_err(failed)?;
+                words
+                    .insert("hard-state", hard_state.encode_to_vec().as_slice())
+                    .map_err(failed)?;
             }
         }
         tables.commit().map_err(failed)

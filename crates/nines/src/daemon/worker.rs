@@ -58,8 +58,7 @@ struct Placed {
 
 /// VIPs that an earlier life of this agent left on an interface.
 fn leftovers(places: &Places) -> BTreeMap<IpAddr, (u32, u8)> {
-    let vips: Vec<IpAddr> =
-        places.lock().expect("nobody panics with it").keys().copied().collect();
+    let vips: Vec<IpAddr> = places.lock().expect("nobody panics with it").keys().copied().collect();
     let mut found = BTreeMap::new();
     for interface in address::interfaces().unwrap_or_default() {
         for (addr, prefix) in interface.addresses.iter().filter(|(a, _)| vips.contains(a)) {
@@ -82,7 +81,8 @@ pub fn addresses(work: Receiver<AddressWork>, places: &Places, core: &Handle, lo
             let over = ebpf::deadline_of(*vip).is_none_or(|d| d <= boot_time());
             !(over && address::remove(*index, *vip, *prefix).is_ok())
         });
-        let wait = if left.is_empty() { Duration::from_secs(3_600) } else { Duration::from_millis(100) };
+        let wait =
+            if left.is_empty() { Duration::from_secs(3_600) } else { Duration::from_millis(100) };
         let item = match work.recv_timeout(wait) {
             Ok(item) => item,
             Err(RecvTimeoutError::Timeout) => continue,

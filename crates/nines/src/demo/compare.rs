@@ -32,8 +32,12 @@ type Row = (f64, f64, f64, u64);
 /// Runs it.
 pub fn run(context: &Context, peer: &str, repeat: u32) -> Outcome<u8> {
     if peer != "keepalived" {
-        return Err(Failure::new(Kind::Usage, format!("{peer} is no peer nines can compare with"), "")
-            .next("nines demo --compare keepalived"));
+        return Err(Failure::new(
+            Kind::Usage,
+            format!("{peer} is no peer nines can compare with"),
+            "",
+        )
+        .next("nines demo --compare keepalived"));
     }
     if Command::new("keepalived").arg("-v").output().is_err() {
         return Err(Failure::new(Kind::NotFound, "keepalived is not installed", "")
@@ -61,7 +65,9 @@ pub fn run(context: &Context, peer: &str, repeat: u32) -> Outcome<u8> {
         }
     }
     if !context.json() {
-        println!("fault          who                outage median / worst   at heal    two masters");
+        println!(
+            "fault          who                outage median / worst   at heal    two masters"
+        );
     }
     for ((i, who), (median, worst, heal, two)) in rows {
         if context.json() {
@@ -144,9 +150,18 @@ impl Pair {
         let to = std::net::SocketAddr::new(VIP.into(), 80);
         pair.lab.thread("client", move || probing.run(to)).map_err(lab_failure)?;
         let until = Instant::now() + Duration::from_secs(15);
-        while pair.probe.since(Instant::now() - Duration::from_secs(1)).iter().all(|s| s.server.is_none()) {
+        while pair
+            .probe
+            .since(Instant::now() - Duration::from_secs(1))
+            .iter()
+            .all(|s| s.server.is_none())
+        {
             if Instant::now() > until {
-                return Err(Failure::new(Kind::TimedOut, "keepalived did not serve within 15 s", ""));
+                return Err(Failure::new(
+                    Kind::TimedOut,
+                    "keepalived did not serve within 15 s",
+                    "",
+                ));
             }
             std::thread::sleep(Duration::from_millis(50));
         }

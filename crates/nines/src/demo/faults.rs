@@ -105,8 +105,11 @@ pub fn inject(stage: &mut Stage, fault: &str, active: &str) -> Outcome<()> {
             // The active director on one side, the other and the witness on the other; clients
             // and servers reach both.
             let cluster = |n: &&str| *n != active;
-            let ip = |n: &str| format!("10.99.0.{}", NODES.iter().position(|m| *m == n).unwrap_or(0) + 2);
-            let others: Vec<String> = NODES.iter().copied().filter(|n| cluster(n)).map(ip).collect();
+            let ip = |n: &str| {
+                format!("10.99.0.{}", NODES.iter().position(|m| *m == n).unwrap_or(0) + 2)
+            };
+            let others: Vec<String> =
+                NODES.iter().copied().filter(|n| cluster(n)).map(ip).collect();
             lab(stage.lab.drop_one_way(active, &others))?;
             for node in NODES.iter().copied().filter(|n| cluster(n)) {
                 lab(stage.lab.drop_one_way(node, &[ip(active)]))?;
@@ -210,7 +213,9 @@ pub fn unattended(mut stage: Stage, names: &[String], repeat: u32, json: bool) -
             stage.built.as_secs_f64() * 1e3,
             stage.cold_start.as_secs_f64() * 1e3
         );
-        println!("fault            outage    longest  ok     failed  held     two masters  active       quorum  heal");
+        println!(
+            "fault            outage    longest  ok     failed  held     two masters  active       quorum  heal"
+        );
     }
     for name in names {
         for _ in 0..repeat {
@@ -247,7 +252,10 @@ pub fn line(r: &Report) -> String {
 /// Without a terminal: three faults, told in plain lines.
 pub fn tour(stage: Stage) -> Outcome<u8> {
     println!("nines demo: a whole cluster on this machine, in 7 network namespaces.");
-    println!("No terminal here, so it shows three faults by itself; --script all shows {}.", SCRIPTS.len());
+    println!(
+        "No terminal here, so it shows three faults by itself; --script all shows {}.",
+        SCRIPTS.len()
+    );
     let names = ["kill-active", "split", "drain-server"].map(str::to_owned);
     unattended(stage, &names, 1, false)
 }

@@ -16,7 +16,11 @@ pub fn web(listen: std::net::SocketAddr, name: &str, broken: &Path) -> Outcome<u
         let answer = move || {
             let (name, broken) = (name.clone(), broken.exists());
             async move {
-                if broken { (StatusCode::INTERNAL_SERVER_ERROR, name) } else { (StatusCode::OK, name) }
+                if broken {
+                    (StatusCode::INTERNAL_SERVER_ERROR, name)
+                } else {
+                    (StatusCode::OK, name)
+                }
             }
         };
         let listener = tokio::net::TcpListener::bind(listen).await.map_err(failed)?;

@@ -85,7 +85,10 @@ async fn held(to: SocketAddr) -> std::io::Result<()> {
         stream.write_all(request.as_bytes()).await?;
         let mut answer = Vec::new();
         // The body is the server's name and a newline.
-        while !answer.ends_with(b"\n") || !answer.windows(4).any(|w| w == b"\r\n\r\n") || answer.ends_with(b"\r\n") {
+        while !answer.ends_with(b"\n")
+            || !answer.windows(4).any(|w| w == b"\r\n\r\n")
+            || answer.ends_with(b"\r\n")
+        {
             match stream.read(&mut buffer).await? {
                 0 => return Err(std::io::Error::other("closed")),
                 n => answer.extend_from_slice(&buffer[..n]),

@@ -29,13 +29,18 @@ pub struct Heard(Arc<Mutex<Vec<(Instant, Vec<bool>)>>>, Arc<AtomicBool>);
 
 impl Heard {
     /// Asks from now on, until dropped.
-    pub fn start(lab: &Lab, directors: &[&str], vip: Ipv4Addr) -> Result<Self, nines_lab::LabError> {
+    pub fn start(
+        lab: &Lab,
+        directors: &[&str],
+        vip: Ipv4Addr,
+    ) -> Result<Self, nines_lab::LabError> {
         let heard = Self::default();
         let (rounds, stop) = (Arc::clone(&heard.0), Arc::clone(&heard.1));
         let ports: Vec<String> = directors.iter().map(|d| Lab::port(d, 0)).collect();
         lab.thread_at_switch(move || {
             let all = address::interfaces().unwrap_or_default();
-            let index: BTreeMap<&str, u32> = all.iter().map(|i| (i.name.as_str(), i.index)).collect();
+            let index: BTreeMap<&str, u32> =
+                all.iter().map(|i| (i.name.as_str(), i.index)).collect();
             let links: Vec<Link> = ports
                 .iter()
                 .filter_map(|p| Link::open(*index.get(p.as_str())?, true).ok())

@@ -199,9 +199,8 @@ fn look(stage: &mut Stage, view: &mut View) {
     push(&mut view.requests, good.len() as u64 * 4);
     let slowest = good.iter().map(|s| s.ended.duration_since(s.began).as_micros() as u64).max();
     push(&mut view.latency, slowest.unwrap_or(1_000_000) / 100);
-    let rate = |name: &&str| {
-        good.iter().filter(|s| s.server.as_deref() == Some(*name)).count() as u64 * 4
-    };
+    let rate =
+        |name: &&str| good.iter().filter(|s| s.server.as_deref() == Some(*name)).count() as u64 * 4;
     view.rates = SERVERS.iter().map(|s| rate(&s)).collect();
     let ten = now.checked_sub(Duration::from_secs(10)).unwrap_or(now);
     let seen = stage.probe.seen(ten, now);
@@ -232,7 +231,8 @@ fn tell(stage: &mut Stage, view: &mut View) {
             continue;
         };
         let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        let began_ms = wall.map_or(0, |w| w.as_millis() as u64) - began.elapsed().as_millis() as u64;
+        let began_ms =
+            wall.map_or(0, |w| w.as_millis() as u64) - began.elapsed().as_millis() as u64;
         for e in events.iter().filter(|e| e.at_ms >= began_ms) {
             if !view.seen_events.contains(&e.id) {
                 view.seen_events.push(e.id.clone());
@@ -326,7 +326,10 @@ fn drawing<'a>(stage: &Stage, view: &View) -> Vec<Line<'a>> {
         format!("│ {}  {word:<7} │", SERVERS[i])
     };
     let arrow = |on: bool| if on { "───▶" } else { "    " };
-    let quorum = view.status.as_ref().map_or_else(String::new, |s| format!("quorum {} of {}", s.votes, s.voters));
+    let quorum = view
+        .status
+        .as_ref()
+        .map_or_else(String::new, |s| format!("quorum {} of {}", s.votes, s.voters));
     let witness = state_of(view, NODES[2]);
     vec![
         Line::raw("  ┌───────────┐    10.99.0.100:80    ┌────────────────┐       ┌─────────────┐"),
@@ -335,7 +338,10 @@ fn drawing<'a>(stage: &Stage, view: &View) -> Vec<Line<'a>> {
             Span::styled(one.0.clone(), one.1),
             Span::raw(format!(" │ {}  {}", arrow(one.2), server(0))),
         ]),
-        Line::raw(format!("  │ {total:>5} /s  │                      ├────────────────┤       {}", server(1))),
+        Line::raw(format!(
+            "  │ {total:>5} /s  │                      ├────────────────┤       {}",
+            server(1)
+        )),
         Line::from(vec![
             Span::raw(format!("  └───────────┘ ───────────────{}  │ ", arrow(two.2))),
             Span::styled(two.0.clone(), two.1),

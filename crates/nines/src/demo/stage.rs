@@ -86,8 +86,9 @@ impl Drop for TempHome {
 }
 
 pub(super) fn lab_failure(e: nines_lab::LabError) -> Failure {
-    Failure::new(Kind::Io, "the demo's network cannot be built", e)
-        .next("the kernel needs network namespaces, veth and bridge; apt-get install iproute2 nftables")
+    Failure::new(Kind::Io, "the demo's network cannot be built", e).next(
+        "the kernel needs network namespaces, veth and bridge; apt-get install iproute2 nftables",
+    )
 }
 
 /// Hosts of the demo, and extra ones.
@@ -157,8 +158,12 @@ impl Stage {
             if started.elapsed() > Duration::from_secs(20) {
                 let log = fs::read_to_string(self.home.0.join("lb1.log")).unwrap_or_default();
                 let last: Vec<&str> = log.lines().rev().take(5).collect();
-                return Err(Failure::new(Kind::TimedOut, "no answer from the VIP within 20 s", last.join(" | "))
-                    .next("nines demo needs Linux 6.1 or newer with BPF; see the log lines above"));
+                return Err(Failure::new(
+                    Kind::TimedOut,
+                    "no answer from the VIP within 20 s",
+                    last.join(" | "),
+                )
+                .next("nines demo needs Linux 6.1 or newer with BPF; see the log lines above"));
             }
             std::thread::sleep(Duration::from_millis(5));
         }

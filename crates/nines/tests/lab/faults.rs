@@ -22,7 +22,8 @@ fn judge(r: &Value) {
     assert!(r["requests_ok"].as_u64().unwrap() > 100, "{r}");
     // Bound for a failover that did not happen, far above what is measured.
     assert!(r["outage_ms"].as_f64().unwrap() < 2_000.0, "{r}");
-    let moves = matches!(name, "kill-active" | "freeze-active" | "cut-active" | "planned-move" | "split");
+    let moves =
+        matches!(name, "kill-active" | "freeze-active" | "cut-active" | "planned-move" | "split");
     assert_eq!(r["active_before"] != r["active_after"], moves, "{r}");
     if name != "kill-server" {
         assert_eq!(r["established"], r["established_survived"], "{r}");
@@ -30,7 +31,8 @@ fn judge(r: &Value) {
     if matches!(name, "planned-move" | "drain-server" | "kill-witness" | "restart-agent") {
         assert_eq!(r["requests_failed"], 0, "{r}");
     }
-    let quorum = if moves && name != "planned-move" || name == "kill-witness" { "2/3" } else { "3/3" };
+    let quorum =
+        if moves && name != "planned-move" || name == "kill-witness" { "2/3" } else { "3/3" };
     assert_eq!(r["quorum"], quorum, "{r}");
 }
 

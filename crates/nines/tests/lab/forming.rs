@@ -38,7 +38,8 @@ fn three_commands_make_a_cluster_that_tells_why() {
     let other_code = format!("{}{}", if code.starts_with('a') { "b" } else { "a" }, &code[1..]);
     let told = net.fails("lb2", &["join", addr, &other_code, "--node", "lb2"], 8);
     assert!(told.contains("wrong or too old"), "{told}");
-    let stranger = format!("{}{}", &code[..code.len() - 2], if code.ends_with("aa") { "ba" } else { "aa" });
+    let stranger =
+        format!("{}{}", &code[..code.len() - 2], if code.ends_with("aa") { "ba" } else { "aa" });
     net.fails("lb2", &["join", addr, &stranger, "--node", "lb2"], 8);
     net.fails("lb2", &["join", addr, code, "--node", "lb2", "--address", "10.97.0.77"], 2);
     assert!(!net.home.join("lb2/identity.json").exists(), "a refused join leaves nothing");
@@ -46,7 +47,9 @@ fn three_commands_make_a_cluster_that_tells_why() {
     net.start("lb2");
     net.ok("wit1", &["join", addr, code, "--node", "wit1", "--witness"]);
     net.start("wit1");
-    net.until("three voters", |n| n.status("wit1")["voters"] == 3 && n.status("wit1")["votes"] == 3);
+    net.until("three voters", |n| {
+        n.status("wit1")["voters"] == 3 && n.status("wit1")["votes"] == 3
+    });
     second_agents_are_refused(&net);
     daily_acts(&mut net);
     the_story_survives_its_teller(&mut net);
