@@ -72,7 +72,7 @@ impl Link {
                 &raw mut size,
             )
         };
-        (got >= 0).then(|| (got as usize, from.sll_pkttype == libc::PACKET_OUTGOING))
+        (got >= 0).then_some((got as usize, from.sll_pkttype == libc::PACKET_OUTGOING))
     }
 }
 

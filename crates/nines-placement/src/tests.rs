@@ -123,8 +123,8 @@ proptest! {
         wish in prop::option::of(0usize..4),
     ) {
         let names = ["lb1", "lb2", "lb3", "wit"];
-        let mut observed = Observed::default();
-        observed.nodes = names.iter().map(|n| (*n).to_owned()).zip(views).collect();
+        let nodes = names.iter().map(|n| (*n).to_owned()).zip(views).collect();
+        let mut observed = Observed { nodes, ..Observed::default() };
         for (n, (a, b, releasing)) in held {
             let a = names[a].to_owned();
             let held = if releasing { Held::Releasing(a, names[b].into()) } else { Held::By(a) };

@@ -197,7 +197,12 @@ struct EventsQuery {
     limit: Option<usize>,
 }
 
-#[utoipa::path(get, path = "/v1/events", params(EventsQuery), responses((status = 200, body = Vec<Event>)))]
+#[utoipa::path(
+    get,
+    path = "/v1/events",
+    params(EventsQuery),
+    responses((status = 200, body = Vec<Event>))
+)]
 async fn get_events(
     Shared(agent): Shared<Arc<Agent>>,
     Query(query): Query<EventsQuery>,
@@ -214,7 +219,12 @@ struct WhyQuery {
     subject: String,
 }
 
-#[utoipa::path(get, path = "/v1/why", params(WhyQuery), responses((status = 200, body = Why), (status = 404, body = Problem)))]
+#[utoipa::path(
+    get,
+    path = "/v1/why",
+    params(WhyQuery),
+    responses((status = 200, body = Why), (status = 404, body = Problem))
+)]
 async fn get_why(
     Shared(agent): Shared<Arc<Agent>>,
     Query(query): Query<WhyQuery>,
@@ -254,7 +264,12 @@ async fn planned(agent: &Agent, text: &str) -> Outcome<Plan> {
     Ok(Plan { revision, changes: changes.iter().map(types::Change::from).collect(), warnings })
 }
 
-#[utoipa::path(post, path = "/v1/plan", request_body = ConfigText, responses((status = 200, body = Plan), (status = 422, body = Problem)))]
+#[utoipa::path(
+    post,
+    path = "/v1/plan",
+    request_body = ConfigText,
+    responses((status = 200, body = Plan), (status = 422, body = Problem))
+)]
 async fn post_plan(
     Shared(agent): Shared<Arc<Agent>>,
     Json(request): Json<ConfigText>,
@@ -262,7 +277,12 @@ async fn post_plan(
     planned(&agent, &request.text).await.map(Json)
 }
 
-#[utoipa::path(post, path = "/v1/apply", request_body = ConfigText, responses((status = 200, body = Done), (status = 409, body = Problem)))]
+#[utoipa::path(
+    post,
+    path = "/v1/apply",
+    request_body = ConfigText,
+    responses((status = 200, body = Done), (status = 409, body = Problem))
+)]
 async fn post_apply(
     Shared(agent): Shared<Arc<Agent>>,
     Json(request): Json<ConfigText>,
@@ -272,7 +292,12 @@ async fn post_apply(
     propose(&agent, "operator", What::Apply(apply)).await
 }
 
-#[utoipa::path(post, path = "/v1/act", request_body = ActRequest, responses((status = 200, body = Done), (status = 404, body = Problem)))]
+#[utoipa::path(
+    post,
+    path = "/v1/act",
+    request_body = ActRequest,
+    responses((status = 200, body = Done), (status = 404, body = Problem))
+)]
 async fn post_act(
     Shared(agent): Shared<Arc<Agent>>,
     Json(request): Json<ActRequest>,
@@ -289,7 +314,12 @@ async fn post_act(
     propose(&agent, &actor, What::Act(Act { verb, subjects, reason, until_ms })).await
 }
 
-#[utoipa::path(post, path = "/v1/move", request_body = MoveRequest, responses((status = 200, body = Done), (status = 404, body = Problem)))]
+#[utoipa::path(
+    post,
+    path = "/v1/move",
+    request_body = MoveRequest,
+    responses((status = 200, body = Done), (status = 404, body = Problem))
+)]
 async fn post_move(
     Shared(agent): Shared<Arc<Agent>>,
     Json(request): Json<MoveRequest>,

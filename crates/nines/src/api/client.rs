@@ -84,17 +84,17 @@ impl Client<'_> {
 
     /// GET.
     pub fn get<T: DeserializeOwned>(&self, path: &str) -> Outcome<T> {
-        self.read(&self.get_raw(path)?)
+        Self::read(&self.get_raw(path)?)
     }
 
     /// POST.
     pub fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Outcome<T> {
         let bytes = serde_json::to_vec(body).expect("plain data");
         let answer = self.block(self.call(Method::POST, path, bytes))?;
-        self.read(&answer)
+        Self::read(&answer)
     }
 
-    fn read<T: DeserializeOwned>(&self, bytes: &[u8]) -> Outcome<T> {
+    fn read<T: DeserializeOwned>(bytes: &[u8]) -> Outcome<T> {
         serde_json::from_slice(bytes).map_err(|e| {
             Failure::new(Kind::Io, "the agent's answer cannot be read", e)
                 .next("nines version   shows whether agent and command are of one version")

@@ -151,7 +151,7 @@ fn nodes(node: &Node, now: Time, path: &str) -> Vec<NodeStatus> {
             links_up: links.values().filter(|up| **up).count(),
             links: links.len(),
             leads: node.consensus().leader() == *id,
-            standby: standby.map_or_else(String::new, |s| set_text(s)),
+            standby: standby.map_or_else(String::new, set_text),
         });
     }
     for (name, spec) in &state.spec.nodes {

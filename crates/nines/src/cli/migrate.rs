@@ -28,24 +28,8 @@ pub fn run(context: &Context, args: &MoveArgs) -> Outcome<u8> {
     let request = MoveRequest { vip: args.vip.clone(), to: args.to.clone(), actor: actor() };
     let done: Done = context.client().post("/v1/move", &request)?;
     let until = Instant::now() + Duration::from_secs(10);
-    while !args.no_wait {
-        let status: Status = context.client().get("/v1/status")?;
-        let on = |v: &&crate::api::types::VipStatus| {
-            v.name == args.vip
-                || v.address == args.vip
-                || status.services.iter().any(|s| {
-                    s.name == args.vip && s.listen.starts_with(&v.address)
-                        || s.listen.starts_with(&format!("[{}]", v.address)) && s.name == args.vip
-                })
-        };
-        if status.vips.iter().find(on).is_some_and(|v| v.node == args.to) {
-            break;
-        }
-        if Instant::now() > until {
-            return Err(Failure::new(Kind::TimedOut, "not moved within 10 s", "")
-                .next(format!("nines why {}", args.vip)));
-        }
-        std::thread::sleep(Duration::from_millis(10));
+    if !args.no_wait {
+        arrived(context, args, until)?;
     }
     if context.json() {
         super::print_json(&done);
@@ -55,4 +39,30 @@ pub fn run(context: &Context, args: &MoveArgs) -> Outcome<u8> {
         println!("{} is on {}", args.vip, args.to);
     }
     Ok(0)
+}
+
+/// Waits until the log says that the VIP is there.
+fn arrived(context: &Context, args: &MoveArgs, until: Instant) -> Outcome<()> {
+    loop {
+        let status: Status = context.client().get("/v1/status")?;
+        let service = status.services.iter().find(|s| s.name == args.vip);
+        let listen = service.and_then(|s| address(&s.listen));
+        let here = status.vips.iter().find(|v| {
+            v.name == args.vip || v.address == args.vip || listen.as_ref() == Some(&v.address)
+        });
+        if here.is_some_and(|v| v.node == args.to) {
+            return Ok(());
+        }
+        if Instant::now() > until {
+            return Err(Failure::new(Kind::TimedOut, "not moved within 10 s", "")
+                .next(format!("nines why {}", args.vip)));
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The address in "addr:port/proto".
+fn address(listen: &str) -> Option<String> {
+    let socket = listen.rsplit_once('/')?.0.parse::<std::net::SocketAddr>().ok()?;
+    Some(socket.ip().to_string())
 }

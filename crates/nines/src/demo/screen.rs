@@ -201,7 +201,7 @@ fn look(stage: &mut Stage, view: &mut View) {
     push(&mut view.latency, slowest.unwrap_or(1_000_000) / 100);
     let rate =
         |name: &&str| good.iter().filter(|s| s.server.as_deref() == Some(*name)).count() as u64 * 4;
-    view.rates = SERVERS.iter().map(|s| rate(&s)).collect();
+    view.rates = SERVERS.iter().map(rate).collect();
     let ten = now.checked_sub(Duration::from_secs(10)).unwrap_or(now);
     let seen = stage.probe.seen(ten, now);
     (view.p50, view.p99) = (seen.p50_ms, seen.p99_ms);
@@ -279,7 +279,9 @@ fn draw(frame: &mut Frame<'_>, stage: &Stage, view: &View) {
     frame.render_widget(
         Paragraph::new(vec![
             Line::styled("nines demo: a whole cluster on this machine, in 7 network namespaces.", bold),
-            Line::raw(format!("Nothing outside them is touched, everything goes when you press q.   data path: {path}")),
+            Line::raw(format!(
+                "Nothing outside them is touched, everything goes when you press q.   data path: {path}"
+            )),
             Line::raw(format!(
                 "built in {:.0} ms, VIP answered {:.0} ms after the agents started",
                 stage.built.as_secs_f64() * 1e3,
