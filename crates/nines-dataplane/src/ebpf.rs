@@ -321,6 +321,10 @@ impl DataPlane for EbpfPlane {
             }
         }
         self.installed = found;
+        // Whether a clsact filter is still there cannot be asked as cheaply as it is put again.
+        if self.attached.values().any(|hook| hook.contains("clsact")) {
+            self.attach_all()?;
+        }
         Ok(differences)
     }
 

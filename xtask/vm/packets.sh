@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Runs the packet tests on Debian 12's own kernel (6.1: no tcx, so clsact; no newer helper), in a small
+# VM under software emulation. Downloads the kernel package, installs nothing on this machine.
+#   xtask/vm/packets.sh TEST_BINARY [KERNEL_OBJECT]
+set -euo pipefail
+tests=$1 object=${2:-}
+work=$(mktemp -d /tmp/nines-vm.XXXXXX)
+trap 'rm -rf "$work"' EXIT
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/nines-vm
+mkdir -p "$cache"
+
+image=$(apt-cache depends linux-image-amd64 | awk '/Depends: linux-image-6/ {print $2; exit}')
+[ -n "$image" ] || { echo "no linux-image-amd64 in apt's lists: apt-get update" >&2; exit 1; }
+if [ ! -d "$cache/$image" ]; then
+  (cd "$work" && apt-get download -qq "$image" && dpkg -x linux-image-*.deb tree)
+  mkdir -p "$cache/$image.new/modules"
+  cp "$work"/tree/boot/vmlinuz-* "$cache/$image.new/vmlinuz"
+  for m in veth sch_ingress cls_bpf; do
+    find "$work/tree" -name "$m.ko*" -exec cp {} "$cache/$image.new/modules/" \;
+  done
+  mv "$cache/$image.new" "$cache/$image"
+fi
+
+root=$work/root
+mkdir -p "$root"/{bin,proc,sys,dev,tmp,run}
+cp "$(command -v busybox)" "$root/bin/busybox"
+for a in sh mount insmod poweroff cat ls uname; do ln -s busybox "$root/bin/$a"; done
+put() { # a program with its libraries
+  cp -L "$1" "$root/bin/$2"
+  ldd "$1" | grep -oE '/[^ ]+' | while read -r l; do
+    mkdir -p "$root$(dirname "$l")"; cp -L "$l" "$root$l"; done
+}
+put "$tests" packets
+put "$(command -v ip || echo /sbin/ip)" ip
+[ -z "$object" ] || cp "$object" "$root/object.o"
+cp "$cache/$image"/modules/* "$root/"
+cat > "$root/init" <<'I'
+#!/bin/sh
+export PATH=/bin CI=true
+mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev; mount -t tmpfs tmp /tmp
+mount -t bpf bpf /sys/fs/bpf
+for m in /*.ko; do insmod $m; done
+ip link set lo up
+[ -e /object.o ] && export NINES_BPF_OBJECT=/object.o
+echo "vm: Linux $(uname -r)"
+packets --test-threads=1
+echo "VM-EXIT:$?"
+poweroff -f
+I
+chmod +x "$root/init"
+(cd "$root" && find . | cpio -o -H newc --quiet) > "$work/initrd"
+timeout "${NINES_VM_SECONDS:-300}" qemu-system-x86_64 -accel tcg -cpu max -smp 2 -m 1024 -display none -no-reboot \
+  -kernel "$cache/$image/vmlinuz" -initrd "$work/initrd" -serial stdio \
+  -append "console=ttyS0 quiet panic=-1 mitigations=off" </dev/null | tr -d '\r' | tee "$work/out"
+grep -q '^VM-EXIT:0$' "$work/out"
