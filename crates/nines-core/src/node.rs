@@ -197,7 +197,7 @@ impl Node {
         for (until, _) in &self.held {
             next = next.min(*until);
         }
-        for vip in self.vips.values() {
+        for vip in self.vips.values().filter(|v| v.phase == Phase::On) {
             next = vip.announce.first().map_or(next, |at| next.min(*at));
         }
         next

@@ -126,6 +126,7 @@ impl Vip {
         } else {
             self.lapsed = true;
             if self.phase == Phase::On && now.since(deadline.max(self.guard)) > GRACE.ns() {
+                self.announce.clear();
                 todo.push(Do::Down);
             }
         }

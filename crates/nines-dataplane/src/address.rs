@@ -7,7 +7,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
-    address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope},
+    address::{
+        AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope, CacheInfo,
+    },
     link::{LinkAttribute, LinkInfo, LinkLayerType, LinkMessage},
     route::{RouteAddress, RouteAttribute, RouteMessage},
 };
@@ -148,6 +150,12 @@ pub fn add(index: u32, addr: IpAddr, prefix: u8) -> Result<()> {
     if addr.is_ipv6() {
         message.header.flags |= AddressHeaderFlags::Nodad;
         message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+        // Deprecated from the start: never chosen as source of this machine's own connections. By
+        // RFC 6724 rule 8 a /128 would win, and real servers hold the same address.
+        let mut lifetime = CacheInfo::default();
+        lifetime.ifa_preferred = 0;
+        lifetime.ifa_valid = u32::MAX;
+        message.attributes.push(AddressAttribute::CacheInfo(lifetime));
     }
     request(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE)
         .map(drop)

@@ -165,7 +165,7 @@ impl EbpfPlane {
             }
         }
         found.settings = self.settings.get(&0, 0).map_err(map_error)?.0;
-        for service in found.services.values() {
+        for service in found.services.values().filter(|s| s.table_len > 0) {
             let read = |i| self.picks.get(&(service.table_base + i), 0).map_err(map_error);
             let picks = (0..service.table_len).map(read).collect::<Result<Vec<u32>>>()?;
             found.picks.insert(service.table_base / TABLE_LEN_MAX, picks);

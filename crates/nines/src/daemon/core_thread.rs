@@ -182,7 +182,8 @@ impl CoreThread {
             }
             let wait = self.node.next_deadline().since(boot_time());
             // poll(2) rounds down to ms; the node takes a late tick as well as one in time.
-            let wait = Duration::from_nanos(wait.clamp(0, 1_000_000_000));
+            // Never 0: a node that asked for the past must not take the CPU from everybody else.
+            let wait = Duration::from_nanos(wait.clamp(200_000, 1_000_000_000));
             if let Err(e) = self.poll.poll(&mut events, Some(wait)) {
                 if e.kind() == std::io::ErrorKind::Interrupted {
                     continue;
