@@ -128,10 +128,18 @@ pub struct Batch {
     pub snapshot: Option<Snapshot>,
 }
 
+/// What waits for a disk write.
+struct Waiting {
+    number: u64,
+    messages: Vec<RaftMessage>,
+    /// Index of a snapshot in it: applied with it.
+    snapshot: Option<u64>,
+}
+
 /// Consensus of one node.
 pub struct Consensus {
     raw: RawNode<Log>,
-    waiting: Vec<(u64, Vec<RaftMessage>)>,
+    waiting: Vec<Waiting>,
     applied: u64,
 }
 
@@ -278,7 +286,8 @@ impl Consensus {
             batch.messages.extend(later);
             self.raw.on_persist_ready(number);
         } else {
-            self.waiting.push((number, later));
+            let snapshot = batch.snapshot.as_ref().map(|s| s.index);
+            self.waiting.push(Waiting { number, messages: later, snapshot });
             batch.persist = Some((number, persist));
         }
         Some(batch)
@@ -287,11 +296,16 @@ impl Consensus {
     /// The disk has everything up to this number; gives the messages that waited for it.
     pub fn persisted(&mut self, number: u64) -> Vec<RaftMessage> {
         self.raw.on_persist_ready(number);
-        let (done, rest) =
-            std::mem::take(&mut self.waiting).into_iter().partition(|w| w.0 <= number);
+        let (done, rest): (Vec<Waiting>, Vec<Waiting>) =
+            std::mem::take(&mut self.waiting).into_iter().partition(|w| w.number <= number);
         self.waiting = rest;
-        let done: Vec<(u64, Vec<RaftMessage>)> = done;
-        done.into_iter().flat_map(|(_, messages)| messages).collect()
+        for index in done.iter().filter_map(|w| w.snapshot) {
+            // The library must know it as applied before it may campaign.
+            if index > self.raw.raft.raft_log.applied {
+                self.raw.advance_apply_to(index);
+            }
+        }
+        done.into_iter().flat_map(|w| w.messages).collect()
     }
 
     /// The state machine has applied everything up to here.

@@ -9,6 +9,7 @@ use std::{
 };
 
 use nines_model::{ForwardingTable, Millis, Role, Time};
+use prost::Message as _;
 
 use crate::{
     action::{Action, Refusal},
@@ -87,13 +88,39 @@ pub struct Node {
     restart: Option<(Millis, Time)>,
     stopping: bool,
     broken: Option<String>,
+    started: Time,
+    /// The log of this life has been read as far as a leader knows it.
+    caught_up: bool,
     actions: Vec<Action>,
+}
+
+/// Longest lease and restart of any config that this node may have gone by: that of the snapshot,
+/// and those in the log after it.
+fn longest_timing(state: &State, kept: &Persisted) -> (Millis, Millis) {
+    let mut longest = (state.spec.timing.lease, state.spec.timing.restart);
+    for entry in &kept.entries {
+        if let Ok(command) = Command::decode(entry.data.as_slice())
+            && let Some(Kind::Apply(apply)) = command.kind
+            && let Ok(spec) = nines_model::config::parse(&apply.text)
+        {
+            longest.0 = longest.0.max(spec.timing.lease);
+            longest.1 = longest.1.max(spec.timing.restart);
+        }
+    }
+    longest
 }
 
 impl Node {
     /// A node that starts from what the disk kept.
     pub fn new(config: Config, now: Time, kept: &Persisted) -> Self {
-        let state = snapshot::decode(&kept.snapshot.data).unwrap_or_default();
+        let decoded = snapshot::decode(&kept.snapshot.data);
+        // Never guess: a voter with an empty state would renew anybody's lease (S27).
+        let broken = match &decoded {
+            Some(_) => None,
+            None => Some("a snapshot that this version cannot read".to_owned()),
+        };
+        let state = decoded.unwrap_or_default();
+        let (lease, restart) = longest_timing(&state, kept);
         let ids: Vec<u64> = state.members.keys().copied().collect();
         let rank = ids.iter().position(|id| *id == config.id).unwrap_or(0) as u64;
         let election = state.spec.timing.election.0;
@@ -103,9 +130,9 @@ impl Node {
             0 => Time(0),
             until if long.machine_boot == config.machine_boot => Time(until),
             // Another boot's clock: wait as long as it can have been at most.
-            _ => Time(now.0 + promise_ns(state.spec.timing.restart)),
+            _ => Time(now.0 + promise_ns(restart)),
         };
-        let promises = Promises::after_restart(now, state.spec.timing.lease, until);
+        let promises = Promises::after_restart(now, lease, until);
         Self {
             next_number: config.boot,
             config,
@@ -140,7 +167,9 @@ impl Node {
             wall_offset: 0,
             restart: None,
             stopping: false,
-            broken: None,
+            broken,
+            started: now,
+            caught_up: false,
             actions: Vec::new(),
         }
     }
@@ -213,6 +242,9 @@ impl Node {
         self.ticks(now);
         self.release_held(now);
         self.pump();
+        // Half a second with a leader: its heartbeats have told what is committed.
+        let read = self.consensus.leader() != 0 && now.since(self.started) > Millis(500).ns();
+        self.caught_up |= self.consensus.leads() || read;
         if now >= self.next_beat {
             self.beat(now);
             self.next_beat = now.plus(self.state.spec.timing.beat);
@@ -275,6 +307,7 @@ impl Node {
         match self.state.vips.get(&vip) {
             _ if self.broken.is_some() => Want::Nothing,
             Some(Holding::Held { node, token }) if *node == self.config.name => Want::Hold(*token),
+            _ if !self.caught_up => Want::Wait,
             Some(Holding::Releasing { node, token, .. }) if *node == self.config.name => {
                 Want::Release(*token)
             }
@@ -284,8 +317,9 @@ impl Node {
 
     fn run_vips(&mut self, now: Time) {
         let voters = self.consensus.voters();
-        let known: BTreeSet<IpAddr> =
-            self.vips.keys().chain(self.state.spec.vips.keys()).copied().collect();
+        let known =
+            self.vips.keys().chain(self.state.spec.vips.keys()).chain(self.state.vips.keys());
+        let known: BTreeSet<IpAddr> = known.copied().collect();
         for addr in known {
             let want = self.want(addr);
             let vip = self.vips.entry(addr).or_default();
@@ -314,6 +348,7 @@ impl Node {
                 self.next_beat = now;
             }
             if want == Want::Nothing
+                && vip.known
                 && vip.phase == Phase::Off
                 && !self.state.spec.vips.contains_key(&addr)
             {
@@ -444,7 +479,8 @@ impl Node {
         } else {
             Vec::new()
         };
-        if cover != self.covered {
+        // Before that, entries of an earlier life stay: an address must not lose its guard.
+        if cover != self.covered && self.caught_up {
             self.covered.clone_from(&cover);
             self.actions.push(Action::Cover(cover));
         }

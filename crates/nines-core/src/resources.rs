@@ -39,6 +39,8 @@ pub enum Want {
     Release(u64),
     /// Not ours.
     Nothing,
+    /// The log of this node may be behind: leave everything as it is.
+    Wait,
 }
 
 /// What is to be done now.
@@ -77,6 +79,9 @@ pub struct Vip {
     pub lapsed: bool,
     /// Not tried again before, after a failed start.
     pub unable_until: Time,
+    /// What the kernel holds is known: this process has put it there or taken it away. An earlier
+    /// life may have left the address, and a deadline that still lasts.
+    pub known: bool,
     /// Next announcements.
     pub announce: Vec<Time>,
     told_release: Time,
@@ -86,16 +91,23 @@ impl Vip {
     /// What to do, given what the log wants and who votes.
     pub fn step(&mut self, now: Time, want: Want, voters: &[u64]) -> Vec<Do> {
         let mut todo = Vec::new();
+        if matches!(want, Want::Wait) {
+            return todo;
+        }
         match want {
             Want::Hold(token) => self.hold(now, token, voters, &mut todo),
             Want::Release(token) => {
                 self.let_go(&mut todo);
-                if self.phase == Phase::Off && now.since(self.told_release) > Millis(300).ns() {
+                if self.phase == Phase::Off
+                    && self.known
+                    && now.since(self.told_release) > Millis(300).ns()
+                {
                     self.told_release = now;
                     todo.push(Do::Released(token));
                 }
             }
             Want::Nothing => self.let_go(&mut todo),
+            Want::Wait => {}
         }
         if self.phase == Phase::On && self.announce.first().is_some_and(|at| *at <= now) {
             self.announce.retain(|at| *at > now);
@@ -134,13 +146,14 @@ impl Vip {
 
     fn let_go(&mut self, todo: &mut Vec<Do>) {
         self.announce.clear();
-        if self.guard != Time(0) || self.token != 0 {
+        let unknown = !self.known && self.phase == Phase::Off;
+        if self.guard != Time(0) || self.token != 0 || unknown {
             self.guard = Time(0);
             self.token = 0;
             self.renewals = Renewals::default();
             todo.push(Do::Guard(Time(0)));
         }
-        if self.phase == Phase::On {
+        if self.phase == Phase::On || unknown {
             todo.push(Do::Down);
         }
     }
@@ -156,6 +169,7 @@ impl Vip {
             Phase::Starting(ours) if ours == id => {
                 if ok {
                     self.phase = Phase::On;
+                    self.known = true;
                     self.announce_from(now);
                 } else {
                     self.phase = Phase::Off;
@@ -166,6 +180,7 @@ impl Vip {
             Phase::Stopping(ours) if ours == id => {
                 // A failed removal is tried again: it is still on (S14).
                 self.phase = if ok { Phase::Off } else { Phase::On };
+                self.known = true;
                 true
             }
             _ => false,
@@ -190,7 +205,7 @@ mod tests {
     const T: Time = Time(1_000_000_000);
 
     fn renewed(until: Time) -> Vip {
-        let mut vip = Vip { token: 7, ..Vip::default() };
+        let mut vip = Vip { token: 7, known: true, ..Vip::default() };
         vip.renewals.acked(1, until);
         vip.renewals.acked(2, until);
         vip
@@ -244,6 +259,17 @@ mod tests {
             [Do::Guard(T.plus(Millis(400))), Do::Announce]
         );
         assert_eq!(vip.step(T.plus(Millis(1_500)), Want::Hold(7), &[1, 2])[0], Do::Down);
+    }
+
+    #[test]
+    fn what_an_earlier_life_left_is_taken_away_before_a_release_is_told() {
+        let mut vip = Vip::default();
+        assert_eq!(vip.step(T, Want::Wait, &[1]), [], "the log may be behind");
+        assert_eq!(vip.step(T, Want::Release(7), &[1]), [Do::Guard(Time(0)), Do::Down]);
+        vip.began(false, 1);
+        assert_eq!(vip.step(T, Want::Release(7), &[1]), []);
+        vip.performed(T, 1, true);
+        assert_eq!(vip.step(T, Want::Release(7), &[1]), [Do::Released(7)]);
     }
 
     #[test]

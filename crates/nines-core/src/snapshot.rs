@@ -44,6 +44,8 @@ struct KeptVip {
     wish: String,
     #[prost(message, optional, tag = "6")]
     failover: Option<KeptFailover>,
+    #[prost(bool, tag = "7")]
+    releasing: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -106,6 +108,7 @@ pub fn encode(state: &State) -> Vec<u8> {
             Some(Holding::Releasing { node, token, to }) => (node.clone(), *token, to.clone()),
             None => (String::new(), 0, String::new()),
         };
+        let releasing = matches!(state.vips.get(addr), Some(Holding::Releasing { .. }));
         let failover = state.failovers.get(addr).map(|f| KeptFailover {
             from: f.from.clone(),
             to: f.to.clone(),
@@ -115,7 +118,7 @@ pub fn encode(state: &State) -> Vec<u8> {
             event: f.event.clone(),
         });
         let wish = state.wishes.get(addr).cloned().unwrap_or_default();
-        KeptVip { vip: pack(*addr), node, token, releasing_to, wish, failover }
+        KeptVip { vip: pack(*addr), node, token, releasing_to, wish, failover, releasing }
     };
     let drains = state.drains.iter().map(|((service, server), s)| set(service, server, s));
     let standbys = state.standbys.iter().map(|(node, s)| set("", node, s));
@@ -157,10 +160,10 @@ pub fn decode(bytes: &[u8]) -> Option<State> {
         let vip = unpack(&v.vip)?;
         let (node, token, to) = (v.node, v.token, v.releasing_to);
         if !node.is_empty() {
-            let holding = if to.is_empty() {
-                Holding::Held { node, token }
-            } else {
+            let holding = if v.releasing {
                 Holding::Releasing { node, token, to }
+            } else {
+                Holding::Held { node, token }
             };
             state.vips.insert(vip, holding);
         }
@@ -184,4 +187,31 @@ pub fn decode(bytes: &[u8]) -> Option<State> {
         state.story.restore(StoryEvent { id: e.id, told: e.told? });
     }
     Some(state)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_state_reads_back_as_it_was() {
+        let mut state = State { revision: 3, applied: 9, membership: 4, ..State::default() };
+        let vip = |n: u8| std::net::IpAddr::from([10, 0, 0, n]);
+        let node = || "lb1".to_owned();
+        state.vips.insert(vip(1), Holding::Held { node: node(), token: 7 });
+        let to = "lb2".to_owned();
+        state.vips.insert(vip(2), Holding::Releasing { node: node(), token: 8, to });
+        let nobody = String::new();
+        state.vips.insert(vip(3), Holding::Releasing { node: node(), token: 9, to: nobody });
+        state.wishes.insert(vip(4), "lb2".into());
+        state.failovers.insert(vip(5), Failover { to: "lb2".into(), ..Failover::default() });
+        state.drains.insert(("web".into(), "r1".into()), Set { at_ms: 5, ..Set::default() });
+        state.standbys.insert("lb1".into(), Set { until_ms: 6, ..Set::default() });
+        state.story.push(4, 1, Told { text: "x".into(), ..Told::default() });
+        let bytes = encode(&state);
+        let back = decode(&bytes).unwrap();
+        assert_eq!(back, state);
+        assert_eq!(encode(&back), bytes);
+        assert!(decode(b"\xff\xff").is_none());
+    }
 }

@@ -434,7 +434,14 @@ impl Guard for EbpfGuard {
         let have: Vec<Addr> =
             self.map.keys().map(|k| k.map(|k| k.0)).collect::<Result<_, _>>().map_err(map_error)?;
         for addr in have {
-            if !self.serves.contains_key(&address::unmapped(addr)) {
+            let vip = address::unmapped(addr);
+            if !self.serves.contains_key(&vip) {
+                // An address that somebody left must not answer because it is forgotten here.
+                for i in address::interfaces()?.iter().filter(|i| i.ethernet) {
+                    for (_, prefix) in i.addresses.iter().filter(|(a, _)| *a == vip) {
+                        address::remove(i.index, vip, *prefix)?;
+                    }
+                }
                 self.map.remove(&Raw(addr)).map_err(map_error)?;
             }
         }

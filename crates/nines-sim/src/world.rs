@@ -206,10 +206,6 @@ impl World {
         machine.node = Some(Node::new(config, now, &machine.disk));
         machine.backlog.clear();
         machine.wake = u64::MAX;
-        if !machine.replaced_in_place {
-            // As the daemon does: whatever an earlier life left is taken down.
-            machine.kernel.addresses.clear();
-        }
         machine.replaced_in_place = false;
         self.feed(id, Event::WallClock(1_700_000_000_000_000_000 + self.now));
     }

@@ -157,7 +157,7 @@ async fn serve_with_socket(
         seeds: papers.identity.peers.iter().map(|p| p.id).collect(),
     };
     let node = Node::new(config, boot_time(), &kept);
-    let witness = node.state().members.get(&me.id).is_some_and(|m| m.witness);
+    let witness = papers.identity.witness;
 
     let sockets = bind(&me)?;
     let tcp = bind_tcp(&me).await?;
@@ -198,6 +198,7 @@ async fn serve_with_socket(
     let beat_key = data_encoding::HEXLOWER
         .decode(papers.identity.beat_key.as_bytes())
         .map_err(|e| Failure::new(Kind::Io, "identity.json is damaged", e))?;
+    let configured = Arc::clone(&places);
     let seals = Seals::new(&beat_key, me.id, identity::random());
     let thread = CoreThread::new(
         poll,
@@ -208,6 +209,7 @@ async fn serve_with_socket(
         &papers.identity.peers,
         guard,
         Box::new(move |work| workers.take(work)),
+        Box::new(move |node| remember_places(&configured, node)),
         log.clone(),
     )
     .map_err(|e| Failure::new(Kind::Io, "cannot start", e))?;
@@ -298,8 +300,6 @@ fn cover(plane: &mut ebpf::EbpfPlane, own: &[std::net::IpAddr], places: &Places)
 /// Tells the core what this machine is, again and again: interfaces come and go.
 async fn tell_facts(agent: Arc<Agent>, places: Places) {
     loop {
-        let shared = Arc::clone(&places);
-        let _ = agent.core.inspect(move |node, _| remember_places(&shared, node)).await;
         let mut facts = Facts {
             node: agent.papers.identity.me.name.clone(),
             version: env!("CARGO_PKG_VERSION").into(),

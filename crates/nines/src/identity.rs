@@ -52,6 +52,9 @@ pub struct Identity {
     pub beat_key: String,
     /// Founding members start with a log of their own; others get it.
     pub founding: bool,
+    /// Votes and carries nothing: touches no kernel table.
+    #[serde(default)]
+    pub witness: bool,
 }
 
 /// The secrets of a cluster, as they are handed to a node that joins.
@@ -266,6 +269,7 @@ pub fn found(text: &str, spec: &nines_model::Spec, port: u16) -> Outcome<(Vec<Pa
             peers: peers.clone(),
             beat_key: beat_key.clone(),
             founding: true,
+            witness: spec.nodes[&me.name].role == nines_model::Role::Witness,
         };
         let (ca_pem, ca_key) = (ca_pem.clone(), ca_key.clone());
         papers.push(Papers { identity, ca_pem, ca_key, cert_pem, key_pem });
@@ -303,7 +307,7 @@ pub fn member(peer: &Peer, witness: bool) -> Member {
 }
 
 /// Papers for a node that joins.
-pub fn admit(mine: &Papers, peers: Vec<Peer>, newcomer: Peer) -> Outcome<Papers> {
+pub fn admit(mine: &Papers, peers: Vec<Peer>, newcomer: Peer, witness: bool) -> Outcome<Papers> {
     let (cert_pem, key_pem) = certificate(&mine.identity.cluster, &mine.ca_key, &newcomer.name)?;
     let identity = Identity {
         cluster: mine.identity.cluster.clone(),
@@ -311,6 +315,7 @@ pub fn admit(mine: &Papers, peers: Vec<Peer>, newcomer: Peer) -> Outcome<Papers>
         peers,
         beat_key: mine.identity.beat_key.clone(),
         founding: false,
+        witness,
     };
     let (ca_pem, ca_key) = (mine.ca_pem.clone(), mine.ca_key.clone());
     Ok(Papers { identity, ca_pem, ca_key, cert_pem, key_pem })

@@ -23,7 +23,7 @@ use crate::{
 
 fn trouble(e: impl std::fmt::Display) -> Failure {
     Failure::new(Kind::Io, "this node's certificates cannot be used", e)
-        .next("nines leave, then nines join, makes new ones")
+        .next("remove the state directory and join again")
 }
 
 fn provider() -> Arc<CryptoProvider> {

@@ -112,6 +112,9 @@ pub struct CoreThread {
     membership: u64,
     guard: Option<Box<dyn Guard>>,
     work: Box<dyn Fn(Work) + Send>,
+    /// Told of each new config before any work that follows from it.
+    configured: Box<dyn Fn(&Node) + Send>,
+    revision: u64,
     waiting: BTreeMap<u64, Sender2>,
     next_request: u64,
     log: Logger,
@@ -143,6 +146,7 @@ impl CoreThread {
         seed: &[Peer],
         guard: Option<Box<dyn Guard>>,
         work: Box<dyn Fn(Work) + Send>,
+        configured: Box<dyn Fn(&Node) + Send>,
         log: Logger,
     ) -> std::io::Result<Self> {
         for (i, socket) in sockets.iter_mut().enumerate() {
@@ -159,6 +163,8 @@ impl CoreThread {
             membership: u64::MAX,
             guard,
             work,
+            configured,
+            revision: u64::MAX,
             waiting: BTreeMap::new(),
             next_request: 1,
             log,
@@ -233,6 +239,10 @@ impl CoreThread {
 
     fn carry_out(&mut self) {
         let state = self.node.state();
+        if state.revision != self.revision {
+            self.revision = state.revision;
+            (self.configured)(&self.node);
+        }
         if state.membership != self.membership {
             self.membership = state.membership;
             for member in state.members.values() {

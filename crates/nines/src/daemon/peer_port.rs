@@ -179,7 +179,7 @@ async fn admit(agent: &Agent, papers: &Papers, bytes: &[u8]) -> Outcome<Papers> 
             port: m.port as u16,
         })
         .collect();
-    let made = identity::admit(papers, peers, newcomer)?;
+    let made = identity::admit(papers, peers, newcomer, request.witness)?;
     agent.core.propose(command).await.map_err(|e| refuse(&api::refusal_text(&e)))?;
     Ok(made)
 }

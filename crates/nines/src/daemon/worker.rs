@@ -17,8 +17,6 @@ use nines_core::{Event, wire::Persist};
 use nines_dataplane::{
     DataPlane, address,
     announce::{self, Link},
-    ebpf,
-    process::boot_time,
 };
 use nines_model::{Counters, ForwardingTable};
 
@@ -56,48 +54,31 @@ struct Placed {
     link: Option<Link>,
 }
 
-/// VIPs that an earlier life of this agent left on an interface.
-fn leftovers(places: &Places) -> BTreeMap<IpAddr, (u32, u8)> {
-    let vips: Vec<IpAddr> = places.lock().expect("nobody panics with it").keys().copied().collect();
-    let mut found = BTreeMap::new();
-    for interface in address::interfaces().unwrap_or_default() {
-        for (addr, prefix) in interface.addresses.iter().filter(|(a, _)| vips.contains(a)) {
+/// Takes off an address that an earlier life of this agent left, wherever it is.
+fn left_behind(vip: IpAddr) -> Result<(), String> {
+    for interface in address::interfaces().map_err(|e| e.to_string())? {
+        for (_, prefix) in interface.addresses.iter().filter(|(a, _)| *a == vip) {
             if interface.ethernet {
-                found.insert(*addr, (interface.index, *prefix));
+                address::remove(interface.index, vip, *prefix).map_err(|e| e.to_string())?;
             }
         }
     }
-    found
+    Ok(())
 }
 
 /// Adds, removes and announces addresses in order.
 pub fn addresses(work: Receiver<AddressWork>, places: &Places, core: &Handle, log: &Logger) {
     let mut here: BTreeMap<IpAddr, Placed> = BTreeMap::new();
-    let mut left = leftovers(places);
-    loop {
-        // A VIP of an earlier life may be taken up again (a restart in place); one whose deadline
-        // has passed belongs to somebody else.
-        left.retain(|vip, (index, prefix)| {
-            let over = ebpf::deadline_of(*vip).is_none_or(|d| d <= boot_time());
-            !(over && address::remove(*index, *vip, *prefix).is_ok())
-        });
-        let wait =
-            if left.is_empty() { Duration::from_secs(3_600) } else { Duration::from_millis(100) };
-        let item = match work.recv_timeout(wait) {
-            Ok(item) => item,
-            Err(RecvTimeoutError::Timeout) => continue,
-            Err(RecvTimeoutError::Disconnected) => return,
-        };
+    for item in work {
         match item {
             AddressWork::Change(id, vip, true) => {
-                left.remove(&vip);
                 let result = up(vip, places).map(|placed| drop(here.insert(vip, placed)));
                 core.event(Event::Performed { id, result });
             }
             AddressWork::Change(id, vip, false) => {
                 let result = match here.get(&vip) {
                     Some(p) => address::remove(p.index, vip, p.prefix).map_err(|e| e.to_string()),
-                    None => Ok(()),
+                    None => left_behind(vip),
                 };
                 if result.is_ok() {
                     here.remove(&vip);
