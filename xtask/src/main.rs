@@ -22,7 +22,7 @@ fn main() {
             wrong if wrong.is_empty() => Ok(()),
             wrong => Err(wrong.join("\n")),
         },
-        ["bench", "http", ..] => bench::http(words.contains(&"json")),
+        ["bench", "http", ..] => bench::http::http(words.contains(&"json")),
         _ => Err("usage: cargo xtask bpf [--out FILE] | tidy | bench http [-o json]".into()),
     };
     if let Err(why) = done {
