@@ -73,7 +73,9 @@ async fn check(task: &CheckTask) -> Result<String, String> {
             let answer = if *tls {
                 let connector =
                     tokio_rustls::TlsConnector::from(Arc::new(trust::unverified_client()));
-                let name = rustls_pki_types::ServerName::IpAddress(task.addr.ip().into());
+                // A server with several sites picks one by this name (SNI, RFC 6066 section 3).
+                let name = rustls_pki_types::ServerName::try_from(host.clone())
+                    .unwrap_or_else(|_| task.addr.ip().into());
                 let stream = connector
                     .connect(name, stream)
                     .await
@@ -139,7 +141,79 @@ fn judge(answer: &[u8], path: &str, wanted: u16, contains: Option<&str>) -> Resu
 
 #[cfg(test)]
 mod tests {
-    use super::judge;
+    use std::sync::Arc;
+
+    use nines_core::action::CheckTask;
+    use nines_model::{Check, CheckKind, Millis};
+    use rustls::crypto::ring::default_provider;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::{check, judge};
+
+    /// A web server with a certificate that nobody signed; says which name it was asked for.
+    async fn secure(listener: tokio::net::TcpListener) {
+        let made = rcgen::generate_simple_self_signed(["shop.example".to_owned()]).unwrap();
+        let key = rustls_pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der());
+        let config = rustls::ServerConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key.unwrap())
+            .unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        while let Ok((stream, _)) = listener.accept().await {
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let name = stream.get_ref().1.server_name().unwrap_or("nobody").to_owned();
+            let _ = stream.read(&mut [0; 1_024]).await;
+            let answer = format!("HTTP/1.1 200 OK\r\n\r\nasked for {name}");
+            let _ = stream.write_all(answer.as_bytes()).await;
+            let _ = stream.shutdown().await;
+        }
+    }
+
+    #[test]
+    fn https_is_asked_with_the_hosts_name() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let addr = listener.local_addr().unwrap();
+            tokio::spawn(secure(listener));
+            let task = |host: Option<&str>, contains: &str| CheckTask {
+                service: "web".into(),
+                server: "r1".into(),
+                addr,
+                vip: addr.ip(),
+                check: Check {
+                    kind: CheckKind::Http {
+                        tls: true,
+                        path: "/".into(),
+                        host: host.map(str::to_owned),
+                        status: 200,
+                        contains: Some(contains.into()),
+                    },
+                    port: None,
+                    every: Millis(100),
+                    timeout: Millis(1_000),
+                    rise: 1,
+                    fall: 1,
+                },
+            };
+            let asked = check(&task(Some("shop.example"), "asked for shop.example")).await;
+            assert_eq!(asked, Ok("200".into()));
+            assert_eq!(check(&task(None, "asked for nobody")).await, Ok("200".into()));
+            assert!(check(&task(None, "asked for shop")).await.unwrap_err().contains("without"));
+            // Plain HTTP on that port is no answer, and TLS to a port without it no success.
+            let plain = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let mut deaf = task(None, "");
+            deaf.addr = plain.local_addr().unwrap();
+            tokio::spawn(async move {
+                while let Ok((mut stream, _)) = plain.accept().await {
+                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await;
+                }
+            });
+            assert!(check(&deaf).await.unwrap_err().contains("TLS failed"));
+        });
+    }
 
     #[test]
     fn answers_are_judged() {

@@ -125,24 +125,37 @@ fn help_always_works() {
     assert!(api["paths"]["/v1/status"].is_object());
 }
 
-#[test]
-fn the_demo_without_root_says_so() {
+/// As a user without rights, whoever runs the tests; the home is that user's own.
+fn as_nobody(home: &std::path::Path, args: &[&str]) -> Output {
     // SAFETY is not needed: `id` tells who we are.
     let uid = Command::new("id").arg("-u").output().unwrap().stdout;
-    if uid.starts_with(b"0") {
-        let out = Command::new("setpriv")
-            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
-            .args([env!("CARGO_BIN_EXE_nines"), "demo"])
-            .output()
-            .unwrap();
-        if told(&out).contains("Permission denied") {
-            eprintln!("SKIPPED: nobody may not execute the binary here");
-            return;
-        }
-        assert_eq!(out.status.code(), Some(8), "{}", told(&out));
-        assert!(told(&out).contains("sudo nines demo"));
+    let binary = home.join("nines");
+    std::fs::copy(env!("CARGO_BIN_EXE_nines"), &binary).unwrap();
+    let mut command = if uid == b"0\n" {
+        std::os::unix::fs::chown(home, Some(65_534), Some(65_534)).unwrap();
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(binary);
+        command
     } else {
-        assert_eq!(nines(&["demo"]).status.code(), Some(8));
-    }
+        Command::new(binary)
+    };
+    command.env("NINES_SOCKET", home.join("sock")).env("NINES_STATE", home.join("state"));
+    command.args(args).output().unwrap()
+}
+
+#[test]
+fn without_root_the_demo_and_the_agent_say_so() {
+    let home = std::env::temp_dir().join(format!("nines-{}-nobody", std::process::id()));
+    std::fs::create_dir_all(&home).unwrap();
+    let demo = as_nobody(&home, &["demo"]);
+    let init = as_nobody(&home, &["init", "web", "--node", "lb1", "--address", "127.0.0.1"]);
+    let agent = as_nobody(&home, &["agent"]);
+    let left = home.join("sock").exists();
+    std::fs::remove_dir_all(&home).unwrap();
+    assert_eq!(demo.status.code(), Some(8), "{}", told(&demo));
+    assert!(told(&demo).contains("sudo nines demo"));
+    assert_eq!(init.status.code(), Some(0), "{}", told(&init));
+    assert_eq!(agent.status.code(), Some(8), "{}", told(&agent));
+    assert!(told(&agent).contains("next: ") && !left, "{}", told(&agent));
     assert_eq!(nines(&["demo", "--export", "/no/such/dir/x"]).status.code(), Some(9));
 }

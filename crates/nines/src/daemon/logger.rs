@@ -60,10 +60,12 @@ impl Drop for Logger {
 mod tests {
     use super::*;
 
-    struct Stuck;
+    /// Says when it got its first line, and then never comes back.
+    struct Stuck(SyncSender<()>);
 
     impl std::io::Write for Stuck {
         fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+            let _ = self.0.send(());
             std::thread::sleep(std::time::Duration::from_secs(3_600));
             Ok(0)
         }
@@ -85,7 +87,10 @@ mod tests {
 
     #[test]
     fn neither_a_stuck_reader_nor_a_full_disk_holds_the_writer() {
-        let stuck = Logger::start(Stuck);
+        let (tell, stands) = sync_channel(1);
+        let stuck = Logger::start(Stuck(tell));
+        stuck.line("the last one read");
+        stands.recv().unwrap();
         (0..5_000).for_each(|_| stuck.line("beat"));
         assert!(stuck.lost.load(Ordering::Relaxed) > 3_000);
         let full = Logger::start(Full);

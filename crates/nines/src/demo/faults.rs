@@ -121,6 +121,7 @@ pub fn inject(stage: &mut Stage, fault: &str, active: &str) -> Outcome<()> {
                 nines_lab::hang_up(agent).map_err(lab_failure)?;
             }
         }
+        super::NOTHING => {}
         other => return Err(Failure::new(Kind::Usage, format!("there is no fault {other}"), "")),
     }
     Ok(())

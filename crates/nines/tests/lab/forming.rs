@@ -1,6 +1,6 @@
 //! A cluster formed by hand: init, join, apply, and the daily acts; and what goes wrong on the way.
 
-use super::{Net, can_run};
+use super::{Net, can_run, text};
 
 const CONFIG: &str = "[cluster]\nname = \"shop\"\n[nodes]\nlb1 = \"10.97.0.2\"\nlb2 = \"10.97.0.3\"\n\
     wit1 = { addresses = \"10.97.0.4\", role = \"witness\" }\n[service.web]\n\
@@ -64,7 +64,7 @@ fn second_agents_are_refused(net: &Net) {
     command.stderr(std::process::Stdio::piped());
     let out = net.lab.spawn("lb1", command).unwrap().wait_with_output().unwrap();
     assert_eq!(out.status.code(), Some(4));
-    assert!(super::text(&out.stderr).contains("in use"));
+    assert!(text(&out.stderr).contains("in use"));
     assert!(!socket.exists());
 }
 
@@ -130,4 +130,57 @@ fn the_story_survives_its_teller(net: &mut Net) {
     net.until("it comes back as spare", |n| {
         n.status(other)["verdict"] == "HEALTHY" && n.holder(other) == other
     });
+}
+
+/// On a full disk a node votes no more, says so, and promises nothing; with room it goes on.
+#[test]
+fn a_full_disk_under_the_log_is_told_and_loses_nothing() {
+    if !can_run() {
+        return;
+    }
+    let mut net = Net::new(&[("lb1", &[("br0", "10.97.1.2/24")])]);
+    net.ok("lb1", &["init", "full", "--node", "lb1"]);
+    let (state, socket) = (net.home.join("lb1"), net.home.join("lb1.sock"));
+    // The small disk is the agent's alone and goes with it.
+    let script = format!(
+        "cp -a {0} {0}.kept && mount -t tmpfs -o size=2560k none {0} && cp -a {0}.kept/. {0} && \
+         cat /dev/zero > {0}/filler; exec {1} --state {0} --socket {2} agent",
+        state.display(),
+        super::BINARY,
+        socket.display()
+    );
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--mount", "sh", "-c", &script]);
+    command.stderr(std::fs::File::create(net.home.join("lb1.log")).unwrap());
+    let agent = net.lab.spawn("lb1", command).unwrap();
+    net.agents.insert("lb1".into(), agent);
+    net.until("status says that the disk is full", |n| {
+        let said = text(&n.nines("lb1", &["status"]).stdout);
+        said.contains("votes no more") && said.contains("free the disk")
+    });
+    let file = net.write("full.toml", "[cluster]\nname = \"full\"\n[nodes]\nlb1 = \"10.97.1.2\"\n");
+    net.fails("lb1", &["apply", &file], 3);
+    nines_lab::kill(&mut net.agents.remove("lb1").unwrap());
+    net.start("lb1");
+    assert_eq!(net.status("lb1")["votes"], 1);
+}
+
+/// A kernel, or a container, that lets nobody load BPF: said in one line, and nothing is left.
+#[test]
+fn without_bpf_the_agent_says_what_is_needed() {
+    if !can_run() {
+        return;
+    }
+    let net = Net::new(&[("lb1", &[("br0", "10.97.2.2/24")])]);
+    net.ok("lb1", &["init", "nobpf", "--node", "lb1"]);
+    let mut command = std::process::Command::new("setpriv");
+    command.arg("--bounding-set=-bpf,-sys_admin,-perfmon").arg(super::BINARY);
+    command.arg("--socket").arg(net.home.join("lb1.sock"));
+    command.arg("--state").arg(net.home.join("lb1")).arg("agent");
+    command.stderr(std::process::Stdio::piped());
+    let out = net.lab.spawn("lb1", command).unwrap().wait_with_output().unwrap();
+    let told = text(&out.stderr);
+    assert_eq!(out.status.code(), Some(8), "{told}");
+    assert!(told.contains("the kernel refused") && told.contains("Linux 6.1"), "{told}");
+    assert!(!net.home.join("lb1.sock").exists(), "no socket is left");
 }
