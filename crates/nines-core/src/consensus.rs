@@ -16,7 +16,7 @@ use raft::{
 use crate::wire::{HardState, LogEntry, Persist, Persisted, RaftMessage, Snapshot};
 
 /// A clock tick of the library, ms.
-pub const TICK_MS: u64 = 10;
+pub const TICK_MS: u64 = 20;
 
 /// The log in memory; the disk follows by [`Persist`].
 struct Log {
@@ -537,6 +537,11 @@ const KINDS: [MessageType; 19] = [
 /// Whether a message brings log entries or a state in their place.
 pub fn brings_entries(message: &RaftMessage) -> bool {
     message.kind == 3 || message.kind == 2
+}
+
+/// Whether a message loses nothing by waiting for the next beat: heartbeats and their answers.
+pub fn may_wait(message: &RaftMessage) -> bool {
+    message.kind == 8 || message.kind == 9
 }
 
 fn from_message(m: &Message) -> RaftMessage {

@@ -21,6 +21,8 @@ pub struct Peer {
     pub at: Time,
     /// Round trip of the newest acknowledged beat, ns.
     pub rtt_ns: u64,
+    /// When a beat that renewed nothing was last answered.
+    pub answered: Time,
     /// Was it alive when last looked at?
     pub was_alive: bool,
 }
@@ -52,6 +54,17 @@ impl Membership {
         }
         peer.beat = beat;
         true
+    }
+
+    /// Whether a beat that renews nothing should be answered: five times a second, for the round
+    /// trip. Renewals are always answered.
+    pub fn owes_answer(&mut self, now: Time, from: u64) -> bool {
+        let peer = self.peers.entry(from).or_default();
+        let owes = now.since(peer.answered) >= Millis(200).ns();
+        if owes {
+            peer.answered = now;
+        }
+        owes
     }
 
     /// An acknowledgement told the round trip.

@@ -16,7 +16,6 @@ use crate::{
     consensus::{Consensus, TICK_MS},
     event::Event,
     forwarding,
-    health::Health,
     lease::{Promises, promise_ns},
     membership::Membership,
     resources::{Do, Phase, Vip, Want},
@@ -28,6 +27,7 @@ use crate::{
 mod beats;
 mod lead;
 mod record;
+mod world;
 
 /// Disk writes that the consensus does not wait for have numbers from here on.
 const LONG_PROMISE: u64 = 1 << 62;
@@ -58,6 +58,9 @@ pub struct Node {
     long_promise: (Time, Time),
     vips: BTreeMap<IpAddr, Vip>,
     known: forwarding::Known,
+    /// Raised when a server's state by its checks changes.
+    known_changes: u64,
+    world: world::World,
     checks_since: Option<Time>,
     /// The table the data plane was last asked to hold, and whether its answer is awaited.
     table: Option<ForwardingTable>,
@@ -65,6 +68,8 @@ pub struct Node {
     table_retry: Time,
     /// The data plane holds the table.
     ready: bool,
+    /// What the next beat takes along, by peer.
+    with_beat: BTreeMap<u64, Vec<crate::wire::Frame>>,
     /// Log messages that wait for a promise to end.
     held: Vec<(Time, RaftMessage)>,
     pending: BTreeMap<u64, (u64, Time)>,
@@ -143,6 +148,9 @@ impl Node {
             long_promise: (until, until),
             vips: BTreeMap::new(),
             known: BTreeMap::new(),
+            with_beat: BTreeMap::new(),
+            known_changes: 0,
+            world: world::World::default(),
             checks_since: None,
             table: None,
             table_asked: false,
@@ -180,7 +188,12 @@ impl Node {
         match event {
             Event::Tick => {}
             Event::WallClock(ns) => self.wall_offset = i128::from(ns) - i128::from(now.0),
-            Event::Frame { from, link, bytes } => self.frame(now, from, link, &bytes),
+            Event::Frame { from, link, bytes } => {
+                // Most beats say what the last one said.
+                if !self.frame(now, from, link, &bytes) && now < self.next_deadline() {
+                    return;
+                }
+            }
             Event::Persisted(number) if number >= LONG_PROMISE => {
                 // In order: the newest is on disk when the last number asked for is.
                 if number + 1 == self.next_long {
@@ -247,7 +260,10 @@ impl Node {
         self.caught_up |= self.consensus.leads() || read;
         if now >= self.next_beat {
             self.beat(now);
-            self.next_beat = now.plus(self.state.spec.timing.beat);
+            // On schedule, so that beats and ticks share their wake-ups; after a pause from now.
+            let beat = self.state.spec.timing.beat;
+            let next = self.next_beat.plus(beat);
+            self.next_beat = if next > now { next } else { now.plus(beat) };
         }
         self.watch_peers(now);
         if self.consensus.leads() && now >= self.lead_after {
@@ -368,12 +384,16 @@ impl Node {
 
     fn performed(&mut self, now: Time, id: u64, result: &Result<(), String>) {
         let found = self.vips.iter_mut().find_map(|(addr, vip)| {
-            let was = vip.phase;
+            let was = (vip.phase, vip.known);
             vip.performed(now, id, result.is_ok()).then_some((*addr, was))
         });
-        let Some((addr, was)) = found else { return };
+        let Some((addr, (was, known))) = found else { return };
         let me = self.config.name.clone();
         let starting = matches!(was, Phase::Starting(_));
+        if !starting && !known && result.is_ok() {
+            // The look at the start for what an earlier life may have left: no story.
+            return;
+        }
         let (kind, text) = match (starting, result) {
             (true, Ok(())) => ("address-added", format!("{addr} added on {me} and announced")),
             (true, Err(why)) => ("address-failed", format!("{me} could not add {addr}: {why}")),
@@ -409,103 +429,6 @@ impl Node {
                 actor: actor.into(),
                 cause,
             });
-        }
-    }
-
-    fn forwarded(&mut self, now: Time, result: Result<(), String>) {
-        self.table_asked = false;
-        match result {
-            Ok(()) => self.ready = true,
-            Err(why) => {
-                self.ready = false;
-                self.table = None;
-                self.table_retry = now.plus(Millis(1_000));
-                self.log(format!("the forwarding table could not be applied: {why}"));
-            }
-        }
-    }
-
-    fn checked(
-        &mut self,
-        now: Time,
-        service: String,
-        server: String,
-        outcome: Result<String, String>,
-    ) {
-        let Some(spec) = self.state.spec.services.get(&service) else { return };
-        if !spec.servers.contains_key(&server) {
-            return;
-        }
-        let (rise, fall, vip) = (spec.check.rise, spec.check.fall, spec.listen.addr.ip());
-        let subject = (service.clone(), server.clone());
-        let before = self.known.get(&subject).copied().unwrap_or(Health::Unknown);
-        let after = before.next(outcome.is_ok(), rise, fall);
-        self.known.insert(subject, after);
-        let first = before == Health::Unknown;
-        if before.state() == after.state() && !(first && outcome.is_err()) {
-            return;
-        }
-        let (kind, text) = match &outcome {
-            Ok(said) => ("check-up", format!("{server} is up for {service}: {said}")),
-            Err(why) => ("check-down", format!("{server} failed {service}: {why}")),
-        };
-        // Each director checks; the one that serves tells.
-        if matches!(self.want(vip), Want::Hold(_)) {
-            self.tell(now, kind, server, text, "check", String::new());
-        } else {
-            self.log(text);
-        }
-    }
-
-    /// Guard, checks and table follow the state.
-    fn refresh_world(&mut self, now: Time) {
-        let director = self.is_director();
-        let spec = &self.state.spec;
-        let own = spec.nodes.get(&self.config.name).map_or(&[][..], |n| &n.addresses);
-        let checks = if director { forwarding::checks(spec) } else { Vec::new() };
-        let macs = self.state.facts.iter().filter(|(name, _)| **name != self.config.name);
-        let macs: Vec<[u8; 6]> = macs
-            .flat_map(|(_, f)| f.macs.iter().filter_map(|m| m.as_slice().try_into().ok()))
-            .collect();
-        let table = if director {
-            forwarding::table(spec, &self.state.drained(), &self.known, own, macs)
-        } else {
-            ForwardingTable::default()
-        };
-        let cover: Vec<(IpAddr, bool)> = if director {
-            let still = self.vips.iter().filter(|(_, v)| v.phase != Phase::Off).map(|(a, _)| a);
-            let all: BTreeSet<&IpAddr> = spec.vips.keys().chain(still).collect();
-            all.into_iter().map(|v| (*v, table.served_here.contains(v))).collect()
-        } else {
-            Vec::new()
-        };
-        // Before that, entries of an earlier life stay: an address must not lose its guard.
-        if cover != self.covered && self.caught_up {
-            self.covered.clone_from(&cover);
-            self.actions.push(Action::Cover(cover));
-        }
-        if checks != self.checked {
-            self.known.retain(|(service, server), _| {
-                checks.iter().any(|c| c.service == *service && c.server == *server)
-            });
-            self.checks_since = Some(now);
-            self.checked.clone_from(&checks);
-            self.actions.push(Action::Check(checks));
-        }
-        let first_results = self
-            .checked
-            .iter()
-            .all(|c| self.known.contains_key(&(c.service.clone(), c.server.clone())));
-        let waited = self.checks_since.is_none_or(|since| now.since(since) > Millis(400).ns());
-        let may = self.table.is_some() || first_results || waited;
-        if !self.table_asked
-            && may
-            && now >= self.table_retry
-            && self.table.as_ref() != Some(&table)
-        {
-            self.table = Some(table.clone());
-            self.table_asked = true;
-            self.actions.push(Action::Forward(Box::new(table)));
         }
     }
 

@@ -11,6 +11,9 @@ pub struct Frame {
     /// One of these.
     #[prost(oneof = "frame::Kind", tags = "1, 2, 3")]
     pub kind: Option<frame::Kind>,
+    /// What could wait for a beat and travels with it; these carry none themselves.
+    #[prost(message, repeated, tag = "4")]
+    pub rest: Vec<Frame>,
 }
 
 /// Kinds of [`Frame`].
@@ -93,6 +96,9 @@ pub struct Ack {
     /// forgotten since what it promised then.
     #[prost(uint64, tag = "5")]
     pub life: u64,
+    /// How long the answer waited for a beat to travel with, ns.
+    #[prost(uint64, tag = "6")]
+    pub waited_ns: u64,
 }
 
 /// The consensus library's message, field by field.

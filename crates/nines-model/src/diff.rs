@@ -1,6 +1,6 @@
 //! What changes from one [`Spec`] to another, in words people check before they apply it.
 
-use crate::spec::{NodeSpec, ServiceSpec, Spec, Vip};
+use crate::spec::{Check, CheckKind, NodeSpec, ServiceSpec, Spec, Vip};
 
 /// One difference.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,5 +123,21 @@ fn vip_text(vip: &Vip) -> String {
 
 fn service_text(service: &ServiceSpec) -> String {
     let ServiceSpec { listen, forward, scheduler, check, .. } = service;
-    format!("{listen} {forward} {scheduler} check {check:?}")
+    format!("{listen} {forward} {scheduler}, {}", check_text(check))
+}
+
+fn check_text(check: &Check) -> String {
+    let port = check.port.map_or_else(String::new, |p| format!(" on port {p}"));
+    let how = match &check.kind {
+        CheckKind::None => return "not checked".into(),
+        CheckKind::Tcp => "TCP check".to_owned(),
+        CheckKind::Http { tls, path, host, status, contains } => {
+            let scheme = if *tls { "HTTPS" } else { "HTTP" };
+            let host = host.as_ref().map_or_else(String::new, |h| format!(" of {h}"));
+            let body = contains.as_ref().map_or_else(String::new, |c| format!(" with \"{c}\""));
+            format!("{scheme} check {path}{host} wants {status}{body}")
+        }
+    };
+    let Check { every, timeout, rise, fall, .. } = check;
+    format!("{how}{port} every {every} within {timeout}, rise {rise}, fall {fall}")
 }

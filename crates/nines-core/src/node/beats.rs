@@ -32,9 +32,23 @@ impl Node {
     }
 
     fn send(&mut self, to: u64, kind: frame::Kind) {
-        let bytes = Frame { kind: Some(kind) }.encode_to_vec();
+        self.send_frame(to, &Frame { kind: Some(kind), rest: Vec::new() });
+    }
+
+    fn send_frame(&mut self, to: u64, frame: &Frame) {
+        let bytes = frame.encode_to_vec();
         let bulk = bytes.len() > DATAGRAM_MAX;
         self.actions.push(Action::Send { to, bytes, bulk });
+    }
+
+    /// Sends with the next beat. Half of what an idle cluster says can wait so long, and a
+    /// datagram costs more than what is in it.
+    fn send_later(&mut self, to: u64, kind: frame::Kind) {
+        let waiting = self.with_beat.entry(to).or_default();
+        // A peer that is no longer one of the others gets no beat.
+        if waiting.len() < 8 {
+            waiting.push(Frame { kind: Some(kind), rest: Vec::new() });
+        }
     }
 
     pub(super) fn send_raft(&mut self, messages: Vec<RaftMessage>) {
@@ -42,7 +56,11 @@ impl Node {
             return;
         }
         for message in messages {
-            self.send(message.to, frame::Kind::Raft(message));
+            if consensus::may_wait(&message) {
+                self.send_later(message.to, frame::Kind::Raft(message));
+            } else {
+                self.send(message.to, frame::Kind::Raft(message));
+            }
         }
     }
 
@@ -75,8 +93,15 @@ impl Node {
         let granted = self.grant(now, self.config.id, &beat);
         self.renewed(self.config.id, now, length, &granted);
         for to in self.others() {
-            self.send(to, frame::Kind::Beat(beat.clone()));
+            let mut rest = self.with_beat.remove(&to).unwrap_or_default();
+            for frame in &mut rest {
+                if let Some(frame::Kind::Ack(ack)) = &mut frame.kind {
+                    ack.waited_ns = now.0.saturating_sub(ack.waited_ns);
+                }
+            }
+            self.send_frame(to, &Frame { kind: Some(frame::Kind::Beat(beat.clone())), rest });
         }
+        self.with_beat.clear();
     }
 
     /// Index of the newest entry, committed or not, that gives a VIP to anybody. Entries that wait
@@ -153,14 +178,33 @@ impl Node {
         }
     }
 
-    pub(super) fn frame(&mut self, now: Time, from: u64, link: usize, bytes: &[u8]) {
-        let Ok(Frame { kind: Some(kind) }) = Frame::decode(bytes) else { return };
+    /// Takes a datagram in; false if it changed nothing that anything is decided by.
+    pub(super) fn frame(&mut self, now: Time, from: u64, link: usize, bytes: &[u8]) -> bool {
+        let Ok(Frame { kind: Some(kind), rest }) = Frame::decode(bytes) else { return false };
+        let mut news = self.take(now, from, link, kind);
+        for kind in rest.into_iter().filter_map(|f| f.kind) {
+            news |= self.take(now, from, link, kind);
+        }
+        news
+    }
+
+    fn take(&mut self, now: Time, from: u64, link: usize, kind: frame::Kind) -> bool {
         if self.broken.is_some() {
-            return;
+            return false;
         }
         match kind {
             frame::Kind::Beat(beat) => {
-                if self.membership.heard(now, from, link, beat.clone()) {
+                let same = self.membership.peer(from).is_some_and(|p| {
+                    p.was_alive && p.beat == Beat { sent_ns: p.beat.sent_ns, ..beat.clone() }
+                });
+                // A beat that renews nothing is answered now and then, for the round trip.
+                let answer = !beat.held.is_empty() || self.membership.owes_answer(now, from);
+                if self.membership.heard(now, from, link, beat.clone()) && answer {
+                    // The first renewal decides when a VIP comes up; later ones have a lease's time.
+                    let news = |t: &Token| {
+                        wire::unpack(&t.vip).is_none_or(|v| self.promises.token(v) != t.index)
+                    };
+                    let urgent = beat.held.iter().any(news) || beat.lease_ms != self.lease().0;
                     let granted = self.grant(now, from, &beat);
                     let ack = Ack {
                         sent_ns: beat.sent_ns,
@@ -168,22 +212,33 @@ impl Node {
                         granted,
                         membership: self.state.membership,
                         life: beat.life,
+                        waited_ns: if urgent { 0 } else { now.0 },
                     };
-                    self.send(from, frame::Kind::Ack(ack));
+                    if urgent {
+                        self.send(from, frame::Kind::Ack(ack));
+                    } else {
+                        self.send_later(from, frame::Kind::Ack(ack));
+                    }
                 }
+                !same
             }
             frame::Kind::Ack(ack) => {
                 // Sent by this life of this node and not in the future.
                 if ack.life == self.config.boot && ack.sent_ns <= now.0 {
-                    self.membership.round_trip(from, now.0 - ack.sent_ns);
+                    let trip = (now.0 - ack.sent_ns).saturating_sub(ack.waited_ns);
+                    self.membership.round_trip(from, trip);
                     if ack.membership <= self.state.membership {
                         let length = Millis(ack.lease_ms);
                         self.renewed(from, Time(ack.sent_ns), length, &ack.granted);
                     }
                 }
+                !ack.granted.is_empty()
             }
-            frame::Kind::Raft(message) if message.from == from => self.log_message(now, message),
-            frame::Kind::Raft(_) => {}
+            frame::Kind::Raft(message) if message.from == from => {
+                self.log_message(now, message);
+                true
+            }
+            frame::Kind::Raft(_) => false,
         }
     }
 

@@ -1,0 +1,144 @@
+//! The world outside follows the state: guard, checks, forwarding table.
+//!
+//! Decides: when they are made anew. A cluster may have ten thousand services, and hundreds of
+//! beats come in a second, so nothing here is computed unless something it depends on changed.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use nines_model::{ForwardingTable, Millis, Time};
+
+use super::Node;
+use crate::{
+    action::{Action, CheckTask},
+    forwarding,
+    health::Health,
+    resources::{Phase, Want},
+};
+
+/// Everything that the wanted world is computed from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Causes {
+    applied: u64,
+    known_changes: u64,
+    up: Vec<IpAddr>,
+}
+
+/// What the state wants, and whether all of it has been asked for.
+#[derive(Default)]
+pub(super) struct World {
+    causes: Option<Causes>,
+    cover: Vec<(IpAddr, bool)>,
+    checks: Vec<CheckTask>,
+    table: ForwardingTable,
+    settled: bool,
+}
+
+impl Node {
+    pub(super) fn forwarded(&mut self, now: Time, result: Result<(), String>) {
+        self.table_asked = false;
+        match result {
+            Ok(()) => self.ready = true,
+            Err(why) => {
+                self.ready = false;
+                self.table = None;
+                self.world.settled = false;
+                self.table_retry = now.plus(Millis(1_000));
+                self.log(format!("the forwarding table could not be applied: {why}"));
+            }
+        }
+    }
+
+    pub(super) fn checked(
+        &mut self,
+        now: Time,
+        service: String,
+        server: String,
+        outcome: Result<String, String>,
+    ) {
+        let Some(spec) = self.state.spec.services.get(&service) else { return };
+        if !spec.servers.contains_key(&server) {
+            return;
+        }
+        let (rise, fall, vip) = (spec.check.rise, spec.check.fall, spec.listen.addr.ip());
+        let subject = (service.clone(), server.clone());
+        let before = self.known.get(&subject).copied().unwrap_or(Health::Unknown);
+        let after = before.next(outcome.is_ok(), rise, fall);
+        self.known.insert(subject, after);
+        self.known_changes += u64::from(before.state() != after.state());
+        let first = before == Health::Unknown;
+        if before.state() == after.state() && !(first && outcome.is_err()) {
+            return;
+        }
+        let (kind, text) = match &outcome {
+            Ok(said) => ("check-up", format!("{server} is up for {service}: {said}")),
+            Err(why) => ("check-down", format!("{server} failed {service}: {why}")),
+        };
+        // Each director checks; the one that serves tells.
+        if matches!(self.want(vip), Want::Hold(_)) {
+            self.tell(now, kind, server, text, "check", String::new());
+        } else {
+            self.log(text);
+        }
+    }
+
+    fn compute_world(&self, causes: Causes) -> World {
+        if !self.is_director() {
+            return World { causes: Some(causes), ..World::default() };
+        }
+        let spec = &self.state.spec;
+        let own = spec.nodes.get(&self.config.name).map_or(&[][..], |n| &n.addresses);
+        let others = self.state.facts.iter().filter(|(name, _)| **name != self.config.name);
+        let macs = others.flat_map(|(_, f)| f.macs.iter());
+        let macs = macs.filter_map(|m| m.as_slice().try_into().ok()).collect();
+        let table = forwarding::table(spec, &self.state.drained(), &self.known, own, macs);
+        let all: BTreeSet<&IpAddr> = spec.vips.keys().chain(&causes.up).collect();
+        let cover = all.into_iter().map(|v| (*v, table.served_here.contains(v))).collect();
+        let checks = forwarding::checks(spec);
+        World { causes: Some(causes), cover, checks, table, settled: false }
+    }
+
+    /// Asks for what the state wants and has not been asked for.
+    pub(super) fn refresh_world(&mut self, now: Time) {
+        let up = self.vips.iter().filter(|(_, v)| v.phase != Phase::Off).map(|(a, _)| *a);
+        let causes = Causes {
+            applied: self.state.applied,
+            known_changes: self.known_changes,
+            up: up.collect(),
+        };
+        if self.world.causes.as_ref() != Some(&causes) {
+            self.world = self.compute_world(causes);
+        }
+        if self.world.settled {
+            return;
+        }
+        // Before that, entries of an earlier life stay: an address must not lose its guard.
+        if self.world.cover != self.covered && self.caught_up {
+            self.covered.clone_from(&self.world.cover);
+            self.actions.push(Action::Cover(self.covered.clone()));
+        }
+        if self.world.checks != self.checked {
+            self.checked.clone_from(&self.world.checks);
+            let checked = &self.checked;
+            self.known.retain(|(service, server), _| {
+                checked.iter().any(|c| c.service == *service && c.server == *server)
+            });
+            self.checks_since = Some(now);
+            self.actions.push(Action::Check(self.checked.clone()));
+        }
+        let first_results = || {
+            let known =
+                |c: &CheckTask| self.known.contains_key(&(c.service.clone(), c.server.clone()));
+            self.checked.iter().all(known)
+        };
+        let waited = self.checks_since.is_none_or(|since| now.since(since) > Millis(400).ns());
+        let may = self.table.is_some() || waited || first_results();
+        let asked = self.table.as_ref() == Some(&self.world.table);
+        if !self.table_asked && may && now >= self.table_retry && !asked {
+            self.table = Some(self.world.table.clone());
+            self.table_asked = true;
+            self.actions.push(Action::Forward(Box::new(self.world.table.clone())));
+        }
+        self.world.settled =
+            self.world.cover == self.covered && self.table.as_ref() == Some(&self.world.table);
+    }
+}
