@@ -6,18 +6,16 @@
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use nines_abi::{
-    Addr, Flow, Flow4, Flow6, Server, Service, ServiceKey, DROP_GUARD, DROP_NO_ROUTE,
-    DROP_NO_SERVER, FLOW_FIN, FLOW_OPEN, FLOW_RST, FLOW_SYN, FORWARD_DR, FORWARD_LOCAL,
-    GUARD_SERVES, IDLE_FIN_NS, IDLE_OPEN_NS, IDLE_RST_NS, IDLE_SYN_NS, IDLE_UDP_NS, SCHED_TURN,
-    SERVER_DOWN, SERVER_UP, SETTING_NAT,
+    clock_of, state_of, Addr, Flow, Server, Service, ServiceKey, Tail, DROP_GUARD,
+    DROP_NO_ROUTE, DROP_NO_SERVER, FORWARD_DR, FORWARD_LOCAL, FORWARD_NAT, GUARD_SERVES,
+    SERVER_DOWN, STATE_FIN_WAIT, STATE_SYN_ACK, STATE_TIME_WAIT, UNPLACED, WORD_REPLY,
 };
 
 use crate::{
-    maps::{
-        count, count_connection, FLOWS4, FLOWS6, GUARD, PEERS, PICKS, SERVERS, SERVICES, SETTINGS,
-        TURNS,
-    },
+    flows::{self, New, Seen},
+    maps::{count, count_connection, count_drop, GUARD, PEERS, SERVERS, SERVICES},
     packet::{Packet, ACK, ARP, FIN, ND_ADVERT, NEIGHBOUR, RST, SYN, TCP, TRANSPORT},
+    schedule, states,
 };
 
 /// What happens to a packet.
@@ -45,11 +43,32 @@ pub fn ingress(packet: &Packet, counts: bool) -> Verdict {
     if packet.kind != TRANSPORT {
         return Verdict::Pass;
     }
+    let flow = key(packet);
+    let hash = flows::hash_of(&flow);
+    if let Some(tail) = flows::find(&flow, hash) {
+        if let Some(seen) = flows::read(tail) {
+            if seen.word & WORD_REPLY != 0 {
+                return if counts { reply(packet, tail, seen, now) } else { Verdict::Pass };
+            }
+            if let Some(server) = server(seen.server) {
+                let clock = clock_of(now);
+                if stays(packet, &seen, server, clock) {
+                    let state = states::next(packet, direction(server), state_of(seen.word));
+                    if server.forward == FORWARD_NAT && counts && matters(packet, &seen, state, clock)
+                    {
+                        keep_other_half(packet, server, false, clock);
+                    }
+                    flows::touch(tail, seen, state, clock);
+                    return deliver(packet, seen.server, server, counts);
+                }
+            }
+            flows::retire(tail, seen);
+        }
+    }
     let key =
         ServiceKey { addr: bytes(packet.dst), port: packet.dport, proto: packet.proto, pad: 0 };
     match unsafe { SERVICES.get(&key) } {
-        Some(service) => forward(packet, service, now, counts),
-        None if counts => reply(packet, now),
+        Some(service) => schedule(packet, service, hash, now, counts),
         None => Verdict::Pass,
     }
 }
@@ -102,29 +121,8 @@ pub fn bytes(words: [u32; 4]) -> Addr {
 }
 
 #[inline(always)]
-fn flow(packet: &Packet) -> Option<&'static mut Flow> {
-    let found = if packet.v6 {
-        FLOWS6.get_ptr_mut(&key6(packet))
-    } else {
-        FLOWS4.get_ptr_mut(&key4(packet))
-    };
-    found.map(|flow| unsafe { &mut *flow })
-}
-
-#[inline(always)]
-fn key4(packet: &Packet) -> Flow4 {
-    Flow4 {
-        src: packet.src[3],
-        dst: packet.dst[3],
-        sport: packet.sport,
-        dport: packet.dport,
-        proto: u32::from(packet.proto),
-    }
-}
-
-#[inline(always)]
-fn key6(packet: &Packet) -> Flow6 {
-    Flow6 {
+fn key(packet: &Packet) -> Flow {
+    Flow {
         src: packet.src,
         dst: packet.dst,
         sport: packet.sport,
@@ -138,166 +136,128 @@ fn server(slot: u32) -> Option<&'static Server> {
     SERVERS.get(slot)
 }
 
-/// How long a flow may be idle before a packet of it is scheduled anew.
+/// Which packets of a flow through this server pass here.
 #[inline(always)]
-fn idle_limit(state: u8, proto: u8) -> u64 {
-    if proto != TCP {
-        return IDLE_UDP_NS;
-    }
-    match state {
-        FLOW_SYN => IDLE_SYN_NS,
-        FLOW_FIN => IDLE_FIN_NS,
-        FLOW_RST => IDLE_RST_NS,
-        _ => IDLE_OPEN_NS,
+fn direction(server: &Server) -> usize {
+    if server.forward == FORWARD_NAT {
+        states::BOTH
+    } else {
+        states::ONE_WAY
     }
 }
 
 #[inline(always)]
-fn next_state(packet: &Packet, state: u8) -> u8 {
-    if packet.proto != TCP {
-        return FLOW_OPEN;
-    }
-    if packet.flags & RST != 0 {
-        return FLOW_RST;
-    }
-    if packet.flags & FIN != 0 {
-        return FLOW_FIN;
-    }
-    if state == FLOW_SYN && packet.flags & (SYN | ACK) == ACK {
-        return FLOW_OPEN;
-    }
-    state
-}
-
-/// A packet from a client to a service.
-#[inline(always)]
-fn forward(packet: &Packet, service: &Service, now: u64, counts: bool) -> Verdict {
-    let opens = packet.proto == TCP && packet.flags & (SYN | ACK | RST) == SYN;
-    if let Some(flow) = flow(packet) {
-        if let Some(server) = server(flow.server) {
-            if stays(packet, flow, server, now, opens) {
-                let state = next_state(packet, flow.state);
-                // One write a second at most: a shared cache line costs more than the precision.
-                if state != flow.state || now.wrapping_sub(flow.seen_ns) > 1_000_000_000 {
-                    flow.seen_ns = now;
-                    flow.state = state;
-                }
-                return deliver(packet, flow.server, server, counts);
-            }
-        }
-    }
-    schedule(packet, service, now, opens, counts)
+fn opens(packet: &Packet) -> bool {
+    packet.proto == TCP && packet.flags & (SYN | ACK | RST) == SYN
 }
 
 /// Whether a known flow keeps its server for this packet.
 #[inline(always)]
-fn stays(packet: &Packet, flow: &Flow, server: &Server, now: u64, opens: bool) -> bool {
-    if flow.generation != server.generation || flow.reply != 0 {
+fn stays(packet: &Packet, seen: &Seen, server: &Server, now: u32) -> bool {
+    if seen.generation != server.generation || flows::expired(seen.word, now) {
         return false;
     }
-    if now.wrapping_sub(flow.seen_ns) > idle_limit(flow.state, packet.proto) {
-        return false;
-    }
-    if opens && (flow.state == FLOW_FIN || flow.state == FLOW_RST) {
+    let opens = opens(packet);
+    // A port used again after its flow has ended (IPVS: conn_reuse_mode).
+    let state = state_of(seen.word);
+    if opens && (state == STATE_FIN_WAIT || (state >= STATE_TIME_WAIT && state != STATE_SYN_ACK)) {
         return false;
     }
     // A dead server keeps established TCP (its check may be wrong), nothing else.
     server.state != SERVER_DOWN || (packet.proto == TCP && !opens)
 }
 
+/// A packet to a service that is of no known flow.
 #[inline(always)]
-fn schedule(packet: &Packet, service: &Service, now: u64, opens: bool, counts: bool) -> Verdict {
-    if service.table_len == 0 {
-        return Verdict::Drop(DROP_NO_SERVER);
-    }
-    // A TCP packet in mid-flow without an entry (this director took over, or the entry was
-    // evicted) goes by hash under every scheduler: all directors agree, and with Maglev it is the
-    // server that has the connection.
-    let turn = if service.scheduler == SCHED_TURN && (opens || packet.proto != TCP) {
-        let Some(turn) = TURNS.get_ptr_mut(service.id) else {
-            return Verdict::Drop(DROP_NO_SERVER);
-        };
-        next_turn(turn)
-    } else {
-        hash(packet)
-    };
-    let entry = service.table_base + turn % service.table_len;
-    let Some(&slot) = PICKS.get(entry) else {
+fn schedule(packet: &Packet, service: &Service, hash: u64, now: u64, counts: bool) -> Verdict {
+    let fresh = opens(packet) || packet.proto != TCP;
+    let Some((slot, server)) = schedule::choose(packet, service, hash, fresh) else {
         return Verdict::Drop(DROP_NO_SERVER);
     };
-    let Some(server) = server(slot) else {
-        return Verdict::Drop(DROP_NO_SERVER);
-    };
-    // The region of a table that was replaced this instant may be written again: never leave the
-    // service.
-    if server.service != service.id {
-        return Verdict::Drop(DROP_NO_SERVER);
-    }
-    // Between two updates of the table a server may already be drained: the table follows in
-    // microseconds; the old one still names it. No new flow goes there.
-    if server.state != SERVER_UP && (opens || packet.proto != TCP) {
-        return Verdict::Drop(DROP_NO_SERVER);
-    }
-    let fresh = Flow {
-        seen_ns: now,
+    let new = New {
+        hash,
         server: slot,
         generation: server.generation,
-        state: if opens { FLOW_SYN } else { next_state(packet, FLOW_OPEN) },
-        reply: 0,
-        pad: [0; 6],
+        now: clock_of(now),
+        word: u32::from(states::first(packet, direction(server))),
     };
-    // A full table evicts the least recently used; a failed insert only loses stickiness.
-    if packet.v6 {
-        let _ = FLOWS6.insert(&key6(packet), &fresh, 0);
-    } else {
-        let _ = FLOWS4.insert(&key4(packet), &fresh, 0);
+    if !flows::insert(&key(packet), &new) {
+        // Its next packet is scheduled again; by hash that gives the same server.
+        count_drop(UNPLACED);
     }
-    if server.forward == nines_abi::FORWARD_NAT {
-        remember_reply(packet, server, &fresh);
+    if server.forward == FORWARD_NAT {
+        remember_reply(packet, server, &new);
     }
+    flows::sweep(clock_of(now));
     count_connection(slot, server.service);
     deliver(packet, slot, server, counts)
 }
 
-/// Takes the next turn of a service, all CPUs counting together (atomic fetch-and-add, Linux 5.12;
-/// this target's `core` has no atomics).
 #[inline(always)]
-fn next_turn(turn: *mut u64) -> u32 {
-    let mut taken: u64 = 1;
-    unsafe {
-        core::arch::asm!(
-            "{taken} = atomic_fetch_add((u64 *)({turn} + 0), {taken})",
-            turn = in(reg) turn,
-            taken = inout(reg) taken,
-        );
-    }
-    taken as u32
+fn words(addr: &Addr) -> [u32; 4] {
+    unsafe { core::mem::transmute::<Addr, [u32; 4]>(*addr) }
 }
 
-/// The entry by which the server's answers are known.
+/// The other half of a translated flow: answers, for a packet from the client; the client's
+/// packets, for an answer.
 #[inline(always)]
-fn remember_reply(packet: &Packet, server: &Server, fresh: &Flow) {
-    let flow = Flow { reply: 1, ..*fresh };
-    let from = unsafe { core::mem::transmute::<Addr, [u32; 4]>(server.addr) };
-    if packet.v6 {
-        let key = Flow6 {
-            src: from,
-            dst: packet.src,
-            sport: server.port,
-            dport: packet.sport,
-            proto: u32::from(packet.proto),
-        };
-        let _ = FLOWS6.insert(&key, &flow, 0);
+fn other_half(packet: &Packet, server: &Server, answer: bool) -> Flow {
+    let proto = u32::from(packet.proto);
+    if answer {
+        Flow {
+            src: packet.dst,
+            sport: packet.dport,
+            dst: words(&server.vip),
+            dport: server.vip_port,
+            proto,
+        }
     } else {
-        let key = Flow4 {
-            src: from[3],
-            dst: packet.src[3],
+        Flow {
+            src: words(&server.addr),
             sport: server.port,
+            dst: packet.src,
             dport: packet.sport,
-            proto: u32::from(packet.proto),
-        };
-        let _ = FLOWS4.insert(&key, &flow, 0);
+            proto,
+        }
     }
+}
+
+/// The entry by which the server's answers are known. An earlier flow of the same client and port
+/// may have left one.
+#[inline(always)]
+fn remember_reply(packet: &Packet, server: &Server, flow: &New) {
+    let half = other_half(packet, server, false);
+    let hash = flows::hash_of(&half);
+    if let Some(tail) = flows::find(&half, hash) {
+        if let Some(seen) = flows::read(tail) {
+            flows::retire(tail, seen);
+        }
+    }
+    if !flows::insert(&half, &New { hash, word: flow.word | WORD_REPLY as u32, ..*flow }) {
+        count_drop(UNPLACED);
+    }
+}
+
+/// Both entries of a translated flow live as long, and the state that counts (the client's entry
+/// has it) follows what either side says.
+#[inline(always)]
+fn keep_other_half(packet: &Packet, server: &Server, answer: bool, clock: u32) {
+    let half = other_half(packet, server, answer);
+    if let Some(tail) = flows::find(&half, flows::hash_of(&half)) {
+        if let Some(seen) = flows::read(tail) {
+            let state = state_of(seen.word);
+            let side = if answer { states::ANSWER } else { states::BOTH };
+            flows::touch(tail, seen, states::next(packet, side, state), clock);
+        }
+    }
+}
+
+/// Whether the other half has to know of this packet.
+#[inline(always)]
+fn matters(packet: &Packet, seen: &Seen, state: u8, clock: u32) -> bool {
+    state != state_of(seen.word)
+        || packet.flags & (SYN | FIN | RST) != 0
+        || flows::stale(seen.word, clock)
 }
 
 #[inline(always)]
@@ -318,58 +278,24 @@ fn deliver(packet: &Packet, slot: u32, server: &'static Server, counts: bool) ->
     }
 }
 
-/// A packet to an address that is no service: an answer of a real server behind NAT?
+/// An answer of a real server behind NAT.
 #[inline(always)]
-fn reply(packet: &Packet, now: u64) -> Verdict {
-    let Some(settings) = SETTINGS.get(0) else {
+fn reply(packet: &Packet, tail: *mut Tail, seen: Seen, now: u64) -> Verdict {
+    let Some(server) = server(seen.server) else {
         return Verdict::Pass;
     };
-    if settings.flags & SETTING_NAT == 0 {
+    if seen.generation != server.generation || flows::expired(seen.word, clock_of(now)) {
         return Verdict::Pass;
     }
-    let Some(flow) = flow(packet) else {
-        return Verdict::Pass;
-    };
-    let Some(server) = server(flow.server) else {
-        return Verdict::Pass;
-    };
-    if flow.reply == 0 || flow.generation != server.generation {
-        return Verdict::Pass;
-    }
-    let vip = unsafe { core::mem::transmute::<Addr, [u32; 4]>(server.vip) };
-    if silent(&vip, now, &[0; 8]) {
+    if silent(&words(&server.vip), now, &[0; 8]) {
         return Verdict::Drop(DROP_GUARD);
     }
-    if now.wrapping_sub(flow.seen_ns) > 1_000_000_000 {
-        flow.seen_ns = now;
+    let clock = clock_of(now);
+    let state = states::next(packet, states::ANSWER, state_of(seen.word));
+    if matters(packet, &seen, state, clock) {
+        keep_other_half(packet, server, true, clock);
     }
-    count(flow.server, server.service, packet.bytes, true);
+    flows::touch(tail, seen, state, clock);
+    count(seen.server, server.service, packet.bytes, true);
     Verdict::Reply(server)
-}
-
-/// Hash of the 5-tuple, equal on every director: words mixed as MurmurHash3 mixes them
-/// (public domain, A. Appleby), whose finaliser avalanches all 32 bits.
-#[inline(always)]
-fn hash(packet: &Packet) -> u32 {
-    let mut h = u32::from(packet.proto);
-    let ports = u32::from(packet.sport) | u32::from(packet.dport) << 16;
-    for word in [
-        packet.src[0],
-        packet.src[1],
-        packet.src[2],
-        packet.src[3],
-        packet.dst[0],
-        packet.dst[1],
-        packet.dst[2],
-        packet.dst[3],
-        ports,
-    ] {
-        let k = word.wrapping_mul(0xcc9e_2d51).rotate_left(15).wrapping_mul(0x1b87_3593);
-        h = (h ^ k).rotate_left(13).wrapping_mul(5).wrapping_add(0xe654_6b64);
-    }
-    h ^= h >> 16;
-    h = h.wrapping_mul(0x85eb_ca6b);
-    h ^= h >> 13;
-    h = h.wrapping_mul(0xc2b2_ae35);
-    h ^ h >> 16
 }

@@ -7,10 +7,14 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod atomic;
 mod decide;
+mod flows;
 mod maps;
 mod packet;
 mod rewrite;
+mod schedule;
+mod states;
 
 use aya_ebpf::{
     bindings::{xdp_action, TC_ACT_SHOT, TC_ACT_UNSPEC},

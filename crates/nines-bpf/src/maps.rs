@@ -1,15 +1,18 @@
 //! Every map, by the name the loader knows it. Layouts are in `nines-abi`.
 //!
-//! Sizes here are the defaults; the loader may change those of the flow tables.
+//! Those that user space walks are memory to it too.
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray},
+    maps::{Array, HashMap, PerCpuArray},
 };
 use nines_abi::{
-    Addr, Flow, Flow4, Flow6, Guard, Server, Service, ServiceKey, Settings, Stats, DROPS,
+    Addr, Bucket, Guard, Load, Server, Service, ServiceKey, Settings, Stats, BUCKETS, DROPS,
     GUARDS_MAX, PEERS_MAX, REGIONS_MAX, SERVERS_MAX, SERVICES_MAX, TABLE_LEN_MAX,
 };
+
+/// BPF_F_MMAPABLE (Linux 5.5): user space reads and writes such a map as memory.
+const MAPPED: u32 = 1 << 10;
 
 #[map]
 pub static GUARD: HashMap<Addr, Guard> = HashMap::pinned(GUARDS_MAX, 0);
@@ -18,15 +21,18 @@ pub static PEERS: HashMap<[u8; 8], u64> = HashMap::pinned(PEERS_MAX, 0);
 #[map]
 pub static SERVICES: HashMap<ServiceKey, Service> = HashMap::pinned(SERVICES_MAX, 0);
 #[map]
-pub static PICKS: Array<u32> = Array::pinned(REGIONS_MAX * TABLE_LEN_MAX, 0);
+pub static PICKS: Array<u32> = Array::pinned(REGIONS_MAX * TABLE_LEN_MAX, MAPPED);
 #[map]
-pub static SERVERS: Array<Server> = Array::pinned(SERVERS_MAX, 0);
+pub static SERVERS: Array<Server> = Array::pinned(SERVERS_MAX, MAPPED);
+#[map]
+pub static LOADS: Array<Load> = Array::pinned(SERVERS_MAX, MAPPED);
 #[map]
 pub static TURNS: Array<u64> = Array::pinned(SERVICES_MAX, 0);
 #[map]
-pub static FLOWS4: LruHashMap<Flow4, Flow> = LruHashMap::pinned(1 << 17, 0);
+pub static FLOWS: Array<Bucket> = Array::pinned(BUCKETS, MAPPED);
+/// Next bucket to sweep.
 #[map]
-pub static FLOWS6: LruHashMap<Flow6, Flow> = LruHashMap::pinned(1 << 15, 0);
+pub static SWEEP: Array<u64> = Array::pinned(1, 0);
 #[map]
 pub static SETTINGS: Array<Settings> = Array::pinned(1, 0);
 #[map]

@@ -55,7 +55,7 @@ fn words(addr: &Addr) -> [u32; 4] {
 /// Lowers TTL or hop limit in place; the caller has seen that it is above 1.
 #[inline(always)]
 fn age(data: usize, end: usize, packet: &Packet) -> bool {
-    if packet.v6 {
+    if packet.v6 != 0 {
         if data + ETH_LEN + 40 > end {
             return false;
         }
@@ -100,7 +100,7 @@ pub fn tc_direct(ctx: &TcContext, packet: &Packet, server: &Server) -> i32 {
     if !age(ctx.data(), ctx.data_end(), packet) {
         return drop(DROP_MANGLED);
     }
-    redirect(server.ifindex, words(&server.nexthop), packet.v6)
+    redirect(server.ifindex, words(&server.nexthop), packet.v6 != 0)
 }
 
 #[inline(always)]
@@ -114,7 +114,7 @@ pub fn tc_nat(ctx: &TcContext, packet: &Packet, server: &Server) -> i32 {
     {
         return drop(DROP_MANGLED);
     }
-    redirect(server.ifindex, words(&server.nexthop), packet.v6)
+    redirect(server.ifindex, words(&server.nexthop), packet.v6 != 0)
 }
 
 /// The answer of a real server, on its way to the client: never up this stack, which would call a
@@ -136,8 +136,8 @@ pub fn tc_reply(ctx: &TcContext, packet: &Packet, server: &Server) -> i32 {
     {
         return drop(DROP_MANGLED);
     }
-    let nexthop = if packet.v6 { fib.dst } else { [0, 0, 0, fib.dst[0]] };
-    redirect(fib.ifindex, nexthop, packet.v6)
+    let nexthop = if packet.v6 != 0 { fib.dst } else { [0, 0, 0, fib.dst[0]] };
+    redirect(fib.ifindex, nexthop, packet.v6 != 0)
 }
 
 /// Replaces source or destination address and port; checksums follow by difference, which is
@@ -150,7 +150,7 @@ fn mangle(ctx: &TcContext, packet: &Packet, source: bool, to: [u32; 4], port: u1
     // Both checksum fields are 16 bits; a UDP checksum of 0 means "none" and stays so.
     let (sum, mark) = if packet.proto == TCP { (l4 + 16, 0) } else { (l4 + 6, F_MARK_MANGLED_0) };
     let skb = &ctx.skb;
-    if packet.v6 {
+    if packet.v6 != 0 {
         for i in 0..4 {
             if old[i] != to[i] {
                 let (a, b) = (u64::from(old[i]), u64::from(to[i]));
@@ -203,7 +203,7 @@ impl Fib {
 
     #[inline(always)]
     fn new(packet: &Packet, src: [u32; 4], dst: [u32; 4]) -> Self {
-        let v6 = packet.v6;
+        let v6 = packet.v6 != 0;
         Self {
             family: if v6 { AF_INET6 as u8 } else { AF_INET as u8 },
             l4_protocol: packet.proto,

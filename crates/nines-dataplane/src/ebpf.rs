@@ -17,18 +17,20 @@ use aya::{
     maps::{Array, HashMap, MapData, PerCpuArray},
 };
 use nines_abi::{
-    ABI, Addr, DROP_NAMES, Flow, Flow4, Flow6, GUARD_SERVES, Server, Service, ServiceKey, Settings,
-    Stats, TABLE_LEN_MAX,
+    ABI, Addr, DROP_NAMES, GUARD_SERVES, Load, Server, Service, ServiceKey, Settings, Stats,
+    TABLE_LEN_MAX,
 };
 use nines_model::{Counters, ForwardingTable, Tally, Time};
 
 pub use self::attach::Hooks;
+use self::shared::Shared;
 use self::writes::{Installed, Write};
 use crate::{DataPlane, Error, Guard, Result, address, sysctl};
 
 mod attach;
 pub mod object;
 pub mod picks;
+mod shared;
 pub mod testrun;
 pub mod writes;
 
@@ -80,15 +82,14 @@ pub struct EbpfPlane {
     pins: PathBuf,
     hooks: Hooks,
     services: HashMap<MapData, Raw<ServiceKey>, Raw<Service>>,
-    servers: Array<MapData, Raw<Server>>,
-    picks: Array<MapData, u32>,
+    servers: Shared<Server>,
+    picks: Shared<u32>,
+    loads: Shared<Load>,
     settings: Array<MapData, Raw<Settings>>,
     peers: HashMap<MapData, [u8; 8], u64>,
     service_stats: PerCpuArray<MapData, Raw<Stats>>,
     server_stats: PerCpuArray<MapData, Raw<Stats>>,
     drops: PerCpuArray<MapData, u64>,
-    flows4: HashMap<MapData, Raw<Flow4>, Raw<Flow>>,
-    flows6: HashMap<MapData, Raw<Flow6>, Raw<Flow>>,
     installed: Installed,
     table: ForwardingTable,
     /// Interfaces with programs, and through which hook.
@@ -125,15 +126,14 @@ pub fn open(object: &[u8], hooks: Hooks) -> Result<(EbpfPlane, EbpfGuard)> {
     let guard = HashMap::try_from(take("GUARD")?).map_err(wrong)?;
     let mut plane = EbpfPlane {
         services: HashMap::try_from(take("SERVICES")?).map_err(wrong)?,
-        servers: Array::try_from(take("SERVERS")?).map_err(wrong)?,
-        picks: Array::try_from(take("PICKS")?).map_err(wrong)?,
+        servers: shared(take("SERVERS")?)?,
+        picks: shared(take("PICKS")?)?,
+        loads: shared(take("LOADS")?)?,
         settings: Array::try_from(take("SETTINGS")?).map_err(wrong)?,
         peers: HashMap::try_from(take("PEERS")?).map_err(wrong)?,
         service_stats: PerCpuArray::try_from(take("SERVICE_STATS")?).map_err(wrong)?,
         server_stats: PerCpuArray::try_from(take("SERVER_STATS")?).map_err(wrong)?,
         drops: PerCpuArray::try_from(take("DROPS_SEEN")?).map_err(wrong)?,
-        flows4: HashMap::try_from(take("FLOWS4")?).map_err(wrong)?,
-        flows6: HashMap::try_from(take("FLOWS6")?).map_err(wrong)?,
         ebpf,
         pins,
         hooks,
@@ -144,6 +144,13 @@ pub fn open(object: &[u8], hooks: Hooks) -> Result<(EbpfPlane, EbpfGuard)> {
     };
     plane.installed = plane.read()?;
     Ok((plane, EbpfGuard { map: guard, serves: BTreeMap::new() }))
+}
+
+fn shared<T: Copy>(map: aya::maps::Map) -> Result<Shared<T>> {
+    match map {
+        aya::maps::Map::Array(data) => Ok(Shared::new(data)),
+        _ => Err(Error::new("a pinned map is not ours", "it is no array")),
+    }
 }
 
 fn map_error(e: aya::maps::MapError) -> Error {
@@ -158,27 +165,39 @@ impl EbpfPlane {
             let (key, service) = entry.map_err(map_error)?;
             found.services.insert(key.0, service.0);
         }
-        for (slot, server) in self.servers.iter().enumerate() {
-            let server = server.map_err(map_error)?.0;
+        let servers = self.servers.view()?;
+        for slot in 0..servers.len() {
+            let server = servers.get(slot);
             if server.generation != 0 {
-                found.servers.insert(slot as u32, server);
+                found.servers.insert(slot, server);
             }
         }
         found.settings = self.settings.get(&0, 0).map_err(map_error)?.0;
         for service in found.services.values().filter(|s| s.table_len > 0) {
-            let read = |i| self.picks.get(&(service.table_base + i), 0).map_err(map_error);
-            let picks = (0..service.table_len).map(read).collect::<Result<Vec<u32>>>()?;
-            found.picks.insert(service.table_base / TABLE_LEN_MAX, picks);
+            let picks = self.picks.part(service.table_base, service.table_len)?;
+            let read = |i| picks.get(service.table_base + i);
+            let table = (0..service.table_len).map(read).collect();
+            found.picks.insert(service.table_base / TABLE_LEN_MAX, table);
         }
         Ok(found)
     }
 
     fn write(&mut self, write: &Write) -> Result<()> {
         match write {
-            Write::Server(slot, server) => self.servers.set(*slot, Raw(*server), 0),
-            Write::Picks(region, picks) => picks.iter().enumerate().try_for_each(|(i, slot)| {
-                self.picks.set(region * TABLE_LEN_MAX + i as u32, slot, 0)
-            }),
+            Write::Server(slot, server) => {
+                let servers = self.servers.view()?;
+                if servers.get(*slot).generation != server.generation {
+                    self.loads.view()?.set(*slot, Load::default());
+                }
+                servers.set(*slot, *server);
+                Ok(())
+            }
+            Write::Picks(region, picks) => {
+                let first = region * TABLE_LEN_MAX;
+                let part = self.picks.part(first, picks.len() as u32)?;
+                (first..).zip(picks).for_each(|(i, slot)| part.set(i, *slot));
+                Ok(())
+            }
             Write::Service(key, Some(service)) => self.services.insert(Raw(*key), Raw(*service), 0),
             Write::Service(key, None) => match self.services.remove(&Raw(*key)) {
                 Err(aya::maps::MapError::KeyNotFound) => Ok(()),
@@ -260,23 +279,19 @@ impl EbpfPlane {
         }
         Ok(())
     }
+}
 
-    fn open_flows(&self) -> BTreeMap<u32, u64> {
-        let mut open = BTreeMap::new();
-        let now = crate::process::boot_time().0;
-        let mut count = |flow: Flow| {
-            let fresh = now.saturating_sub(flow.seen_ns) < nines_abi::IDLE_OPEN_NS;
-            let lives = flow.state < nines_abi::FLOW_FIN && flow.reply == 0;
-            let current = self.installed.servers.get(&flow.server);
-            if fresh && lives && current.is_some_and(|s| s.generation == flow.generation) {
-                *open.entry(flow.server).or_default() += 1;
+impl EbpfPlane {
+    /// Tables and programs that a binary with another layout left go when ours are at work. Their
+    /// flows cannot be read; those that go by hash live on.
+    fn take_over_from_other_layouts(&self) {
+        let siblings = self.pins.parent().and_then(|p| fs::read_dir(p).ok());
+        for other in siblings.into_iter().flatten().flatten() {
+            if other.path() != self.pins {
+                // What stays does no harm but take memory.
+                let _ = fs::remove_dir_all(other.path());
             }
-        };
-        // An estimate for people: entries that move while we walk are skipped, and the walk is
-        // bounded so that a question about a million flows does not cost a second.
-        self.flows4.iter().take(50_000).flatten().for_each(|(_, f)| count(f.0));
-        self.flows6.iter().take(50_000).flatten().for_each(|(_, f)| count(f.0));
-        open
+        }
     }
 }
 
@@ -286,6 +301,7 @@ impl DataPlane for EbpfPlane {
         self.commit(&writes)?;
         self.cover_peers(&table.director_macs)?;
         self.attach_all()?;
+        self.take_over_from_other_layouts();
         let nat = self.installed.settings.flags & nines_abi::SETTING_NAT != 0;
         if nat {
             // Replies find their way by the FIB, which wants forwarding on where they come in.
@@ -336,10 +352,10 @@ impl DataPlane for EbpfPlane {
                 bytes_in: t.bytes_in + s.0.bytes_in,
                 packets_out: t.packets_out + s.0.packets_out,
                 bytes_out: t.bytes_out + s.0.bytes_out,
-                open: 0,
+                ..Tally::default()
             })
         };
-        let open = self.open_flows();
+        let loads = self.loads.view()?;
         let mut counters = Counters::default();
         for (name, service) in &self.table.services {
             let Some(installed) = self.installed.services.get(&writes::key(service.listen)) else {
@@ -353,8 +369,10 @@ impl DataPlane for EbpfPlane {
                     });
                 let Some((slot, _)) = slot else { continue };
                 let mut tally = sum(self.server_stats.get(slot, 0).map_err(map_error)?);
-                tally.open = open.get(slot).copied().unwrap_or(0);
-                whole.open += tally.open;
+                let load = loads.get(*slot);
+                (tally.active, tally.inactive) = (load.active, load.inactive);
+                whole.active += tally.active;
+                whole.inactive += tally.inactive;
                 counters.servers.insert((name.clone(), server.clone()), tally);
             }
             counters.services.insert(name.clone(), whole);

@@ -270,10 +270,7 @@ fn service(r: &mut Reader, table: &Table<'_>) -> Option<(ServiceSpec, std::ops::
     };
     let scheduler = match table.get("scheduler") {
         None => Some(Scheduler::Maglev),
-        Some(v) => r.choice(
-            &v,
-            &[("rr", Scheduler::Rr), ("wrr", Scheduler::Wrr), ("maglev", Scheduler::Maglev)],
-        ),
+        Some(v) => r.choice(&v, &Scheduler::ALL),
     };
     let check = check(r, table);
     let servers_value = r.required(table, "servers");

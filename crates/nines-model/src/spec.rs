@@ -176,7 +176,8 @@ impl fmt::Display for Forward {
     }
 }
 
-/// How a server is chosen for a new flow.
+/// How a server is chosen for a new flow. Except Maglev these are IPVS's, with its definitions
+/// (net/netfilter/ipvs/ip_vs_*.c).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scheduler {
     /// In turn.
@@ -185,15 +186,45 @@ pub enum Scheduler {
     Wrr,
     /// By consistent hash, the same on every director.
     Maglev,
+    /// Fewest flows; an active one counts as 257 inactive ones.
+    Lc,
+    /// Fewest flows by weight.
+    Wlc,
+    /// Shortest expected delay: active flows and this one, by weight.
+    Sed,
+    /// An idle server if there is one, else as `Sed`.
+    Nq,
+    /// The highest weight takes all while it is up.
+    Fo,
+    /// The highest weight that carries no more active flows than its weight.
+    Ovf,
+    /// By hash of the VIP, regardless of weights.
+    Dh,
+    /// By hash of the client's address.
+    Sh,
+}
+
+impl Scheduler {
+    /// All, by the name that configs use.
+    pub const ALL: [(&'static str, Self); 11] = [
+        ("rr", Self::Rr),
+        ("wrr", Self::Wrr),
+        ("maglev", Self::Maglev),
+        ("lc", Self::Lc),
+        ("wlc", Self::Wlc),
+        ("sed", Self::Sed),
+        ("nq", Self::Nq),
+        ("fo", Self::Fo),
+        ("ovf", Self::Ovf),
+        ("dh", Self::Dh),
+        ("sh", Self::Sh),
+    ];
 }
 
 impl fmt::Display for Scheduler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Rr => "rr",
-            Self::Wrr => "wrr",
-            Self::Maglev => "maglev",
-        })
+        let name = Self::ALL.iter().find(|(_, s)| s == self).map_or("", |(name, _)| name);
+        f.write_str(name)
     }
 }
 

@@ -74,8 +74,11 @@ pub struct Tally {
     pub packets_out: u64,
     /// Bytes to clients.
     pub bytes_out: u64,
-    /// Flows in the table that are not idle too long. Of services: the sum of their servers.
-    pub open: u64,
+    /// Flows now between their first SYN and their first FIN or RST (IPVS: ActiveConn). Of
+    /// services: the sum of their servers.
+    pub active: u64,
+    /// All other flows that are not idle too long (IPVS: InActConn).
+    pub inactive: u64,
 }
 
 /// What a data plane counted.

@@ -1,7 +1,8 @@
 //! The pick table of one service: which server the next flow, or a hash, gets.
 //!
-//! Decides: rr, wrr and Maglev as sequences of server slots. One mechanism in the kernel (index
-//! into a table) serves all of them.
+//! Decides: rr, wrr, Maglev, sh and dh as sequences of server slots; one mechanism in the kernel
+//! (index into a table) serves all of them. For the schedulers that weigh flows at the moment the
+//! sequence is the list of servers.
 
 use nines_abi::TABLE_LEN_MAX;
 use nines_model::Scheduler;
@@ -26,7 +27,26 @@ pub fn table(scheduler: Scheduler, candidates: &[Candidate]) -> Vec<u32> {
         Scheduler::Rr => candidates.iter().map(|c| c.slot).collect(),
         Scheduler::Wrr => in_turns(candidates),
         Scheduler::Maglev => maglev(candidates, TABLE_LEN_MAX),
+        // One by one in the kernel.
+        Scheduler::Lc
+        | Scheduler::Wlc
+        | Scheduler::Sed
+        | Scheduler::Nq
+        | Scheduler::Fo
+        | Scheduler::Ovf => candidates.iter().map(|c| c.slot).collect(),
+        Scheduler::Dh => assigned(candidates, |_| 1),
+        Scheduler::Sh => assigned(candidates, |c| c.weight),
     }
+}
+
+/// IPVS's 256 entries of source and destination hashing: servers in order, each so many times in a
+/// row, round and round (net/netfilter/ipvs/ip_vs_sh.c, ip_vs_dh.c).
+fn assigned(candidates: &[Candidate], times: fn(&Candidate) -> u32) -> Vec<u32> {
+    let round = candidates.iter().flat_map(|c| {
+        let times = times(c).clamp(1, 256) as usize;
+        std::iter::repeat_n(c.slot, times)
+    });
+    round.cycle().take(256).collect()
 }
 
 fn gcd(a: u32, b: u32) -> u32 {
@@ -125,6 +145,9 @@ mod tests {
         assert_eq!(table(Scheduler::Rr, &servers(&[3, 1])), [0, 1]);
         assert!(table(Scheduler::Wrr, &servers(&[65_535, 65_534])).len() <= 16_381);
         assert!(table(Scheduler::Maglev, &[]).is_empty());
+        let sh = table(Scheduler::Sh, &servers(&[3, 1]));
+        assert_eq!((sh.len(), &sh[..6]), (256, &[0, 0, 0, 1, 0, 0][..]));
+        assert_eq!(table(Scheduler::Dh, &servers(&[3, 1]))[..4], [0, 1, 0, 1]);
     }
 
     #[test]

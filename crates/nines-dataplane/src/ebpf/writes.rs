@@ -11,9 +11,9 @@ use std::{
 };
 
 use nines_abi::{
-    FORWARD_DR, FORWARD_LOCAL, FORWARD_NAT, REGIONS_MAX, SCHED_HASH, SCHED_TURN, SERVER_DOWN,
-    SERVER_DRAIN, SERVER_UP, SERVERS_MAX, SERVICES_MAX, SETTING_NAT, Server, Service, ServiceKey,
-    Settings, TABLE_LEN_MAX,
+    self as abi, FORWARD_DR, FORWARD_LOCAL, FORWARD_NAT, REGIONS_MAX, SCHED_HASH, SCHED_TURN,
+    SERVER_DOWN, SERVER_DRAIN, SERVER_UP, SERVERS_MAX, SERVICES_MAX, SETTING_NAT, Server, Service,
+    ServiceKey, Settings, TABLE_LEN_MAX,
 };
 use nines_model::{
     Forward, ForwardingTable, Listen, Scheduler, ServerState, TableServer, TableService,
@@ -120,7 +120,8 @@ const fn free_slot() -> Server {
         vip_port: 0,
         forward: 0,
         state: SERVER_DOWN,
-        pad: [0; 6],
+        pad: [0; 2],
+        weight: 0,
     }
 }
 
@@ -155,6 +156,22 @@ pub fn plan(
         planner.service(*key, service, route)?;
     }
     Ok(planner.finish())
+}
+
+/// The kernel's word for a scheduler.
+const fn scheduler_word(scheduler: Scheduler) -> u32 {
+    match scheduler {
+        Scheduler::Maglev => SCHED_HASH,
+        Scheduler::Rr | Scheduler::Wrr => SCHED_TURN,
+        Scheduler::Lc => abi::SCHED_LC,
+        Scheduler::Wlc => abi::SCHED_WLC,
+        Scheduler::Sed => abi::SCHED_SED,
+        Scheduler::Nq => abi::SCHED_NQ,
+        Scheduler::Fo => abi::SCHED_FO,
+        Scheduler::Ovf => abi::SCHED_OVF,
+        Scheduler::Dh => abi::SCHED_DH,
+        Scheduler::Sh => abi::SCHED_SH,
+    }
 }
 
 struct Planner {
@@ -218,6 +235,17 @@ impl Planner {
                 });
             }
         }
+        let weighed = (abi::SCHED_LC..=abi::SCHED_OVF).contains(&scheduler_word(wanted.scheduler));
+        if weighed && candidates.len() > abi::SCAN_MAX as usize {
+            let why = format!(
+                "{} weighs every server for each new flow, {} at most; here are {}",
+                wanted.scheduler,
+                abi::SCAN_MAX,
+                candidates.len()
+            );
+            return Err(Error::new("cannot apply the forwarding table", why)
+                .next("use maglev, rr, wrr, sh or dh, or several services"));
+        }
         for (addr, (slot, server)) in &have {
             if !wanted.servers.values().any(|s| s.addr == *addr) {
                 self.free(*slot, *server);
@@ -271,7 +299,8 @@ impl Planner {
                 _ if wanted.takes_new() => SERVER_UP,
                 _ => SERVER_DRAIN,
             },
-            pad: [0; 6],
+            pad: [0; 2],
+            weight: wanted.weight,
         };
         match have {
             Some((_, old)) if *old == server => {}
@@ -306,10 +335,7 @@ impl Planner {
         picks: Vec<u32>,
         scheduler: Scheduler,
     ) -> Result<()> {
-        let scheduler = match scheduler {
-            Scheduler::Maglev => SCHED_HASH,
-            Scheduler::Rr | Scheduler::Wrr => SCHED_TURN,
-        };
+        let scheduler = scheduler_word(scheduler);
         let same = old.filter(|service| {
             service.scheduler == scheduler
                 && service.table_len as usize == picks.len()
@@ -340,7 +366,11 @@ impl Planner {
     }
 
     fn finish(mut self) -> Vec<Write> {
-        let settings = Settings { flags: if self.nat { SETTING_NAT } else { 0 }, pad: 0 };
+        let mut idle = [0; 16];
+        for (units, seconds) in idle.iter_mut().zip(abi::IDLE_SECONDS) {
+            *units = abi::idle_units(seconds);
+        }
+        let settings = Settings { flags: if self.nat { SETTING_NAT } else { 0 }, pad: 0, idle };
         if settings != self.now.settings {
             let write = Write::Settings(settings);
             if self.nat { self.before.push(write) } else { self.after.push(write) }
@@ -353,124 +383,4 @@ impl Planner {
 }
 
 #[cfg(test)]
-mod tests {
-    use nines_model::Proto;
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn service(port: u16, scheduler: u8, servers: &[(u8, u8, u32)]) -> TableService {
-        let listen = Listen {
-            addr: SocketAddr::new("10.0.0.100".parse().unwrap(), port),
-            proto: Proto::Tcp,
-        };
-        let server = |(n, state, weight): &(u8, u8, u32)| {
-            let state = match state {
-                0 => ServerState::Draining,
-                1 => ServerState::Down,
-                _ => ServerState::Up,
-            };
-            let addr = SocketAddr::new(format!("10.0.1.{n}").parse().unwrap(), port);
-            (format!("r{n}"), TableServer { addr, forward: Forward::Dr, weight: *weight, state })
-        };
-        let scheduler = [Scheduler::Rr, Scheduler::Wrr, Scheduler::Maglev][scheduler as usize % 3];
-        TableService { listen, scheduler, servers: servers.iter().map(server).collect() }
-    }
-
-    fn tables() -> impl Strategy<Value = ForwardingTable> {
-        let servers = prop::collection::vec((1u8..6, 0u8..5, 0u32..3), 0..5);
-        let services = prop::collection::btree_map(80u16..84, (0u8..3, servers), 0..4);
-        services.prop_map(|services| ForwardingTable {
-            services: services
-                .into_iter()
-                .map(|(port, (s, servers))| (format!("s{port}"), service(port, s, &servers)))
-                .collect(),
-            ..ForwardingTable::default()
-        })
-    }
-
-    /// What a new flow could meet in this picture must be a live server of the same service.
-    fn no_hole(at: &Installed) {
-        for (key, service) in &at.services {
-            let Some(picks) = at.picks.get(&region(service)) else {
-                assert_eq!(service.table_len, 0);
-                continue;
-            };
-            for slot in picks {
-                let server = at.servers[slot];
-                assert_eq!((server.service, server.vip), (service.id, key.addr));
-                assert_eq!(server.state, SERVER_UP, "slot {slot}");
-            }
-        }
-    }
-
-    /// The kernel's view of a table, without slots: servers that take flows by service.
-    fn view(at: &Installed) -> BTreeMap<(u16, u32), BTreeSet<(String, u8)>> {
-        at.services
-            .iter()
-            .map(|(key, service)| {
-                let live = at.servers.values().filter(|s| !is_free(s) && s.service == service.id);
-                let servers = live.map(|s| (identity(s).to_string(), s.state)).collect();
-                ((u16::from_be(key.port), service.scheduler), servers)
-            })
-            .collect()
-    }
-
-    fn route(addr: IpAddr) -> Option<(u32, IpAddr)> {
-        Some((2, addr))
-    }
-
-    proptest! {
-        #[test]
-        fn any_change_has_no_hole_reaches_its_target_and_can_be_taken_back(
-            steps in prop::collection::vec(tables(), 1..6), fail_at in 0usize..40,
-        ) {
-            let mut kernel = Installed::default();
-            for table in steps {
-                let start = kernel.clone();
-                let writes = plan(&kernel, &table, &route).unwrap();
-                // A failure after any number of updates: undone, it is as before.
-                let mut undone = kernel.clone();
-                let done: Vec<_> =
-                    writes.iter().take(fail_at).filter_map(|w| undone.record(w)).collect();
-                for inverse in done.iter().rev() {
-                    undone.record(inverse);
-                    no_hole(&undone);
-                }
-                prop_assert_eq!(&undone.services, &start.services);
-                prop_assert_eq!(view(&undone), view(&start));
-                for write in &writes {
-                    kernel.record(write);
-                    no_hole(&kernel);
-                }
-                kernel.trim();
-                let again = plan(&kernel, &table, &route).unwrap();
-                prop_assert!(again.is_empty(), "not stable: {:?}", again);
-                prop_assert_eq!(kernel.services.len(), table.services.len());
-                for service in table.services.values() {
-                    let in_kernel = kernel.services[&key(service.listen)];
-                    let takes = service.servers.values().filter(|s| s.takes_new()).count();
-                    prop_assert_eq!(in_kernel.table_len > 0, takes > 0);
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_slot_used_again_ends_the_flows_of_the_server_before() {
-        let mut kernel = Installed::default();
-        let table = |servers: &[(u8, u8, u32)]| ForwardingTable {
-            services: BTreeMap::from([("s".into(), service(80, 0, servers))]),
-            ..ForwardingTable::default()
-        };
-        let mut seen = BTreeSet::new();
-        for n in 1..5u8 {
-            for write in plan(&kernel, &table(&[(n, 2, 1)]), &route).unwrap() {
-                kernel.record(&write);
-            }
-            let live: Vec<_> = kernel.servers.iter().filter(|(_, s)| !is_free(s)).collect();
-            assert_eq!(live.len(), 1);
-            assert!(seen.insert((*live[0].0, live[0].1.generation)), "flow would hit a stranger");
-        }
-    }
-}
+mod tests;

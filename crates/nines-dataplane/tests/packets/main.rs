@@ -20,6 +20,7 @@ use nines_model::{
 use self::build::*;
 
 mod build;
+mod flows;
 
 const SHOT: i32 = 2;
 const REDIRECT: i32 = 7;

@@ -98,7 +98,7 @@ pub struct ServiceStatus {
     pub listen: String,
     /// "dr", "nat", "local".
     pub forward: String,
-    /// "rr", "wrr", "maglev".
+    /// As in the config: "maglev", "wlc", ...
     pub scheduler: String,
     /// Node that serves it; empty: nobody.
     pub node: String,
@@ -134,8 +134,10 @@ pub struct ServerStatus {
 pub struct Traffic {
     /// Flows made.
     pub connections: u64,
-    /// Flows open now.
-    pub open: u64,
+    /// Flows now between their first SYN and their first FIN or RST.
+    pub active: u64,
+    /// All other flows that are not idle too long.
+    pub inactive: u64,
     /// Packets from clients.
     pub packets_in: u64,
     /// Bytes from clients.

@@ -33,7 +33,8 @@ pub struct Told {
 pub fn traffic(counters: &Counters, health: &nines_core::forwarding::Known) -> Told {
     let one = |t: &nines_model::Tally| Traffic {
         connections: t.connections,
-        open: t.open,
+        active: t.active,
+        inactive: t.inactive,
         packets_in: t.packets_in,
         bytes_in: t.bytes_in,
         packets_out: t.packets_out,
@@ -381,7 +382,7 @@ pub fn fill_traffic(status: &mut Status, told: &Told) {
         let takes = |s: &&ServerStatus| (s.state == "up" || s.state == "unknown") && s.weight > 0;
         service.up = service.servers.iter().filter(takes).count();
         for server in service.servers.iter().filter(|s| s.state == "draining") {
-            let open = server.traffic.open;
+            let open = server.traffic.active;
             status.problems.push(ProblemLine {
                 subject: format!("server {}", server.name),
                 text: format!("draining {}, {open} connections left", server.drain),

@@ -90,7 +90,7 @@ fn wait_for(context: &Context, verb: &str, subjects: &[String], limit: Millis) -
                 for server in &service.servers {
                     let full = format!("{}/{}", service.name, server.name);
                     if subjects.iter().any(|s| *s == server.name || *s == full) {
-                        open += server.traffic.open;
+                        open += server.traffic.active;
                     }
                 }
             }

@@ -106,7 +106,7 @@ fn text(status: &Status, wide: bool) -> String {
                         format!("weight {}", server.weight),
                         server.state.clone(),
                         t.connections.to_string(),
-                        t.open.to_string(),
+                        t.active.to_string(),
                         bytes(t.bytes_in),
                         String::new(),
                     ]
@@ -128,7 +128,7 @@ fn service(s: &ServiceStatus) -> Vec<String> {
         format!("{} {}", s.forward, s.scheduler),
         format!("{}/{} up", s.up, s.servers.len()),
         s.traffic.connections.to_string(),
-        s.traffic.open.to_string(),
+        s.traffic.active.to_string(),
         bytes(s.traffic.bytes_in),
         s.check.clone(),
     ]

@@ -97,7 +97,8 @@ fn nat_maps_ports_and_answers_come_from_the_vip() {
 fn nines_pins() -> std::path::PathBuf {
     use std::os::unix::fs::MetadataExt as _;
     let inode = std::fs::metadata("/proc/thread-self/ns/net").unwrap().ino();
-    std::path::PathBuf::from(format!("/sys/fs/bpf/nines/{inode}/v1"))
+    let layouts = std::fs::read_dir(format!("/sys/fs/bpf/nines/{inode}")).unwrap();
+    layouts.flatten().next().unwrap().path()
 }
 
 #[test]

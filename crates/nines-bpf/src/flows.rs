@@ -1,0 +1,357 @@
+//! The flow table: arrays of buckets, seven flows each, that user space reads in place.
+//!
+//! Decides: where a flow lives and when one gives way. A lookup costs the line that holds the
+//! bucket's tags and the line of the flow; a full bucket spills into a second one; what is idle too
+//! long gives way first, then what was silent longest. Expiry needs no daemon: it happens where
+//! room is needed, and a few buckets further with every new flow, so that counts of flows follow.
+//!
+//! Two processors: a flow's word changes by compare-and-swap only, so one of them counts; whoever
+//! adds holds the bucket's lock, tried a bounded number of times. A reader that meets an entry
+//! being replaced sees another version and has a miss.
+
+use core::mem::{offset_of, size_of};
+
+use nines_abi::{
+    is_active, seen_of, state_of, Bucket, Entry, Flow, Tail, BUCKETS, EVICTED, WAYS,
+    WORD_LIVE, WORD_REPLY,
+};
+
+use crate::{
+    atomic::{self, opaque},
+    maps::{count_drop, FLOWS, LOADS, SERVERS, SETTINGS, SWEEP},
+};
+
+/// The version in a word.
+const VERSION: u64 = 0xffff << 16;
+const VERSION_STEP: u64 = 1 << 16;
+/// Idle for less, in units of `IDLE_SHIFT`: alive whatever its state (8.4 s; the shortest limit of
+/// IPVS is 10 s, the loader takes none below this).
+const SURELY_ALIVE: u32 = 500;
+
+#[inline(always)]
+fn bucket(index: u32) -> Option<*mut Bucket> {
+    FLOWS.get_ptr_mut(index & (BUCKETS - 1))
+}
+
+/// Ways are counted from 1, as tags are; the bucket's own head lies in the place of way 0.
+#[inline(always)]
+fn way(bucket: *mut Bucket, number: usize) -> *mut Entry {
+    // The compiler knows the bound and would leave the mask out; the verifier needs it.
+    let number = opaque(number as u64) as usize & 7;
+    unsafe { bucket.cast::<u8>().add(number * size_of::<Entry>()) }.cast()
+}
+const _: () = assert!(offset_of!(Bucket, ways) == size_of::<Entry>());
+
+#[inline(always)]
+fn tail_of(entry: *mut Entry) -> *mut Tail {
+    unsafe { core::ptr::addr_of_mut!((*entry).tail) }
+}
+
+#[inline(always)]
+fn same(entry: *const Entry, key: &Flow) -> bool {
+    let (a, b) = (entry.cast::<u64>(), (key as *const Flow).cast::<u64>());
+    // One branch instead of five: what differs is rare and costs the same.
+    unsafe {
+        (*a ^ *b)
+            | (*a.add(1) ^ *b.add(1))
+            | (*a.add(2) ^ *b.add(2))
+            | (*a.add(3) ^ *b.add(3))
+            | (*a.add(4) ^ *b.add(4))
+            == 0
+    }
+}
+
+/// 64 bits out of which slots, tags and picks are taken; the same on every director.
+#[inline(always)]
+pub fn mix(a: u64, b: u64) -> u64 {
+    // Multiply and fold twice, as the finalisers of MurmurHash3 and SplitMix64 (public domain) do.
+    let mut h = a.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ b.rotate_left(31);
+    h ^= h >> 32;
+    h = h.wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    h ^= h >> 29;
+    h = h.wrapping_mul(0x94d0_49bb_1331_11eb);
+    h ^ h >> 32
+}
+
+#[inline(always)]
+pub fn hash_of(key: &Flow) -> u64 {
+    let at = (key as *const Flow).cast::<u64>();
+    unsafe { mix(mix(*at ^ at.add(2).read().rotate_left(17), *at.add(1)) ^ *at.add(4), *at.add(3)) }
+}
+
+#[inline(always)]
+fn tag_of(hash: u64) -> u64 {
+    hash >> 48 | 1
+}
+
+#[inline(always)]
+fn second(hash: u64) -> u32 {
+    (hash >> 20) as u32
+}
+
+/// Which ways have this tag: a bit each, bit 0 (the head) never. Four tags in a word are compared
+/// at once: a zero lane of `x` sets its top bit (and perhaps, after a true one, a false one, which
+/// the key's comparison finds out). No branches: each would double what the verifier walks.
+#[inline(always)]
+fn matching(bucket: *const Bucket, tag: u64) -> u64 {
+    const LOW: u64 = 0x0001_0001_0001_0001;
+    const TOP: u64 = 0x8000_8000_8000_8000;
+    let tags = unsafe { core::ptr::addr_of!((*bucket).tags) }.cast::<u64>();
+    let lanes = |word: u64| {
+        let x = word ^ tag.wrapping_mul(LOW);
+        let zero = (x.wrapping_sub(LOW) & !x & TOP) >> 15;
+        // Bits 0, 16, 32, 48 side by side.
+        zero.wrapping_mul(1 << 48 | 1 << 33 | 1 << 18 | 1 << 3) >> 48 & 15
+    };
+    unsafe { (lanes(*tags) | lanes(*tags.add(1)) << 4) & 0xfe }
+}
+
+/// Number of the lowest of eight bits.
+#[inline(always)]
+fn lowest(mask: u64) -> usize {
+    let bit = mask & mask.wrapping_neg();
+    let four = (bit >> 4 | bit >> 5 | bit >> 6 | bit >> 7) & 1;
+    let two = (bit >> 2 | bit >> 3 | bit >> 6 | bit >> 7) & 1;
+    let one = (bit >> 1 | bit >> 3 | bit >> 5 | bit >> 7) & 1;
+    (four << 2 | two << 1 | one) as usize
+}
+
+#[inline(always)]
+fn in_bucket(bucket: *mut Bucket, tag: u64, key: &Flow) -> Option<*mut Tail> {
+    let mut mask = matching(bucket, tag);
+    for _ in 0..2 {
+        if mask == 0 {
+            return None;
+        }
+        let entry = way(bucket, lowest(mask));
+        if same(entry, key) {
+            return Some(tail_of(entry));
+        }
+        mask &= mask - 1;
+    }
+    None
+}
+
+/// The entry of a flow, alive or not.
+#[inline(always)]
+pub fn find(key: &Flow, hash: u64) -> Option<*mut Tail> {
+    let tag = tag_of(hash);
+    let first = bucket(hash as u32)?;
+    if let Some(tail) = in_bucket(first, tag, key) {
+        return Some(tail);
+    }
+    if unsafe { (*first).spilled } == 0 {
+        return None;
+    }
+    in_bucket(bucket(second(hash))?, tag, key)
+}
+
+/// A flow as one look saw it.
+#[derive(Clone, Copy)]
+pub struct Seen {
+    pub word: u64,
+    pub server: u32,
+    pub generation: u32,
+}
+
+/// Reads an entry that another processor may be replacing; `None`: it is.
+#[inline(always)]
+pub fn read(tail: *mut Tail) -> Option<Seen> {
+    unsafe {
+        let word = core::ptr::read_volatile(core::ptr::addr_of!((*tail).word));
+        let server = core::ptr::read_volatile(core::ptr::addr_of!((*tail).server));
+        let generation = core::ptr::read_volatile(core::ptr::addr_of!((*tail).generation));
+        let after = core::ptr::read_volatile(core::ptr::addr_of!((*tail).word));
+        let same = (word ^ after) & (VERSION | WORD_LIVE) == 0;
+        (word & WORD_LIVE != 0 && same).then_some(Seen { word, server, generation })
+    }
+}
+
+/// Whether a flow was silent for longer than its state allows.
+#[inline(always)]
+pub fn expired(word: u64, now: u32) -> bool {
+    let idle = now.wrapping_sub(seen_of(word));
+    if idle < SURELY_ALIVE || idle > u32::MAX / 2 {
+        return false;
+    }
+    let Some(settings) = SETTINGS.get(0) else {
+        return false;
+    };
+    idle > settings.idle[(state_of(word) & 15) as usize]
+}
+
+/// Adds a flow to what a server carries, or takes it off.
+#[inline(always)]
+fn weigh(server: u32, generation: u32, state: u8, by: u64) {
+    let current = SERVERS.get(server).map_or(0, |s| s.generation);
+    if current != generation {
+        return;
+    }
+    if let Some(load) = LOADS.get_ptr_mut(server) {
+        let at = unsafe {
+            if is_active(state) {
+                core::ptr::addr_of_mut!((*load).active)
+            } else {
+                core::ptr::addr_of_mut!((*load).inactive)
+            }
+        };
+        atomic::add(at, by);
+    }
+}
+
+const LESS: u64 = u64::MAX;
+
+/// Ends a flow.
+#[inline(always)]
+pub fn retire(tail: *mut Tail, seen: Seen) {
+    let at = unsafe { core::ptr::addr_of_mut!((*tail).word) };
+    // What remains is the version: the next user of this place raises it.
+    if atomic::swap_if(at, seen.word, seen.word & VERSION) && seen.word & WORD_REPLY == 0 {
+        weigh(seen.server, seen.generation, state_of(seen.word), LESS);
+    }
+}
+
+/// Whether the time of the last packet is to be written again: at most every half second, for a
+/// shared cache line costs more than the precision.
+#[inline(always)]
+pub fn stale(word: u64, now: u32) -> bool {
+    now.wrapping_sub(seen_of(word)) >= 30
+}
+
+/// A packet of a known flow: its state, and that it was seen.
+#[inline(always)]
+pub fn touch(tail: *mut Tail, seen: Seen, state: u8, now: u32) {
+    let before = state_of(seen.word);
+    if state == before && !stale(seen.word, now) {
+        return;
+    }
+    let word = u64::from(now) << 32 | (seen.word & 0xffff_ff00) | u64::from(state);
+    let at = unsafe { core::ptr::addr_of_mut!((*tail).word) };
+    if atomic::swap_if(at, seen.word, word)
+        && is_active(before) != is_active(state)
+        && seen.word & WORD_REPLY == 0
+    {
+        weigh(seen.server, seen.generation, before, LESS);
+        weigh(seen.server, seen.generation, state, 1);
+    }
+}
+
+/// What a new flow brings.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct New {
+    pub hash: u64,
+    pub server: u32,
+    pub generation: u32,
+    pub now: u32,
+    /// State and `WORD_*`.
+    pub word: u32,
+}
+
+/// Which of a bucket's flows was silent longest, and for how long; one that ended counts as `ended`
+/// (all ones: it ranks before the others). No branch: the verifier would walk each combination.
+#[inline(always)]
+fn eldest(bucket: *mut Bucket, now: u32, ended: u64) -> (usize, u64) {
+    // Rank and way in one number, and the greatest of them.
+    let mut best = 0u64;
+    for number in 1..=WAYS {
+        let word = unsafe { core::ptr::read_volatile(&(*tail_of(way(bucket, number))).word) };
+        let silent = now.wrapping_sub(seen_of(word));
+        // Another processor's reading of the clock may be a little ahead.
+        let silent = u64::from(silent & !opaque((silent as i32 >> 31) as u64) as u32);
+        let dead = opaque((word >> 8 & 1).wrapping_sub(1));
+        let rank = (silent & !dead) | (ended & dead);
+        let this = rank << 3 | number as u64;
+        let less = opaque(((best as i64 - this as i64) >> 63) as u64);
+        best = (this & less) | (best & !less);
+    }
+    (best as usize & 7, best >> 3)
+}
+
+/// Rank of ways that hold nothing.
+const FREE: u64 = u32::MAX as u64;
+
+/// Puts a flow into a bucket that has room, or, with `force`, in the place of the one that was
+/// silent longest.
+#[inline(never)]
+fn put(index: u32, key: &Flow, new: &New, force: u32) -> u32 {
+    let Some(bucket) = bucket(index) else {
+        return 0;
+    };
+    let lock = unsafe { core::ptr::addr_of_mut!((*bucket).lock) };
+    let mut tries = 0;
+    while !atomic::swap_if(lock, 0, 1) {
+        tries += 1;
+        if tries == 8 {
+            return 0;
+        }
+    }
+    let (number, rank) = eldest(bucket, new.now, FREE);
+    let entry = way(bucket, number);
+    let tail = tail_of(entry);
+    let mut may = rank == FREE;
+    if !may {
+        if let Some(seen) = read(tail) {
+            let over = expired(seen.word, new.now);
+            may = over || force != 0;
+            if may {
+                retire(tail, seen);
+                if !over {
+                    count_drop(EVICTED);
+                }
+            }
+        }
+    }
+    if may {
+        unsafe {
+            let version = core::ptr::read_volatile(&(*tail).word).wrapping_add(VERSION_STEP);
+            core::ptr::write_volatile(core::ptr::addr_of_mut!((*entry).key), *key);
+            core::ptr::write_volatile(core::ptr::addr_of_mut!((*tail).server), new.server);
+            core::ptr::write_volatile(core::ptr::addr_of_mut!((*tail).generation), new.generation);
+            let tags = core::ptr::addr_of_mut!((*bucket).tags).cast::<u16>();
+            core::ptr::write_volatile(tags.add(opaque(number as u64) as usize & 7), tag_of(new.hash) as u16);
+            let word =
+                u64::from(new.now) << 32 | (version & VERSION) | u64::from(new.word) | WORD_LIVE;
+            atomic::publish(core::ptr::addr_of_mut!((*tail).word), word);
+        }
+    }
+    atomic::publish(lock, 0);
+    may as u32
+}
+
+/// Adds a flow and what it weighs; false if it found no place.
+#[inline(always)]
+pub fn insert(key: &Flow, new: &New) -> bool {
+    let (first, other) = (new.hash as u32, second(new.hash));
+    let mut placed = put(first, key, new, 0) != 0;
+    if !placed {
+        // Told before it is there: whoever looks for it then looks there too.
+        if let Some(first) = bucket(first) {
+            unsafe { core::ptr::write_volatile(core::ptr::addr_of_mut!((*first).spilled), 1) };
+        }
+        placed = put(other, key, new, 1) != 0;
+    }
+    if placed && u64::from(new.word) & WORD_REPLY == 0 {
+        weigh(new.server, new.generation, new.word as u8, 1);
+    }
+    placed
+}
+
+/// Ends the longest silent flow of the next bucket if it is idle; every new flow pays for one, so
+/// the counts of flows follow the more closely the more depends on them.
+#[inline(never)]
+pub fn sweep(now: u32) -> u32 {
+    let Some(cursor) = SWEEP.get_ptr_mut(0) else {
+        return 0;
+    };
+    let Some(bucket) = bucket(atomic::fetch_add(cursor, 1) as u32) else {
+        return 0;
+    };
+    let tail = tail_of(way(bucket, eldest(bucket, now, 0).0));
+    if let Some(seen) = read(tail) {
+        if expired(seen.word, now) {
+            retire(tail, seen);
+        }
+    }
+    0
+}

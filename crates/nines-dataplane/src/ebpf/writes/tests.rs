@@ -1,0 +1,134 @@
+//! Every step of every change leaves no hole.
+
+use nines_model::Proto;
+use proptest::prelude::*;
+
+use super::*;
+
+fn service(port: u16, scheduler: u8, servers: &[(u8, u8, u32)]) -> TableService {
+    let listen =
+        Listen { addr: SocketAddr::new("10.0.0.100".parse().unwrap(), port), proto: Proto::Tcp };
+    let server = |(n, state, weight): &(u8, u8, u32)| {
+        let state = match state {
+            0 => ServerState::Draining,
+            1 => ServerState::Down,
+            _ => ServerState::Up,
+        };
+        let addr = SocketAddr::new(format!("10.0.1.{n}").parse().unwrap(), port);
+        (format!("r{n}"), TableServer { addr, forward: Forward::Dr, weight: *weight, state })
+    };
+    let scheduler = Scheduler::ALL[scheduler as usize % Scheduler::ALL.len()].1;
+    TableService { listen, scheduler, servers: servers.iter().map(server).collect() }
+}
+
+fn tables() -> impl Strategy<Value = ForwardingTable> {
+    let servers = prop::collection::vec((1u8..6, 0u8..5, 0u32..3), 0..5);
+    let services = prop::collection::btree_map(80u16..84, (0u8..11, servers), 0..4);
+    services.prop_map(|services| ForwardingTable {
+        services: services
+            .into_iter()
+            .map(|(port, (s, servers))| (format!("s{port}"), service(port, s, &servers)))
+            .collect(),
+        ..ForwardingTable::default()
+    })
+}
+
+/// What a new flow could meet in this picture must be a live server of the same service.
+fn no_hole(at: &Installed) {
+    for (key, service) in &at.services {
+        let Some(picks) = at.picks.get(&region(service)) else {
+            assert_eq!(service.table_len, 0);
+            continue;
+        };
+        for slot in picks {
+            let server = at.servers[slot];
+            assert_eq!((server.service, server.vip), (service.id, key.addr));
+            assert_eq!(server.state, SERVER_UP, "slot {slot}");
+        }
+    }
+}
+
+/// The kernel's view of a table, without slots: servers that take flows by service.
+fn view(at: &Installed) -> BTreeMap<(u16, u32), BTreeSet<(String, u8)>> {
+    at.services
+        .iter()
+        .map(|(key, service)| {
+            let live = at.servers.values().filter(|s| !is_free(s) && s.service == service.id);
+            let servers = live.map(|s| (identity(s).to_string(), s.state)).collect();
+            ((u16::from_be(key.port), service.scheduler), servers)
+        })
+        .collect()
+}
+
+fn route(addr: IpAddr) -> Option<(u32, IpAddr)> {
+    Some((2, addr))
+}
+
+proptest! {
+    #[test]
+    fn any_change_has_no_hole_reaches_its_target_and_can_be_taken_back(
+        steps in prop::collection::vec(tables(), 1..6), fail_at in 0usize..40,
+    ) {
+        let mut kernel = Installed::default();
+        for table in steps {
+            let start = kernel.clone();
+            let writes = plan(&kernel, &table, &route).unwrap();
+            // A failure after any number of updates: undone, it is as before.
+            let mut undone = kernel.clone();
+            let done: Vec<_> =
+                writes.iter().take(fail_at).filter_map(|w| undone.record(w)).collect();
+            for inverse in done.iter().rev() {
+                undone.record(inverse);
+                no_hole(&undone);
+            }
+            prop_assert_eq!(&undone.services, &start.services);
+            prop_assert_eq!(view(&undone), view(&start));
+            for write in &writes {
+                kernel.record(write);
+                no_hole(&kernel);
+            }
+            kernel.trim();
+            let again = plan(&kernel, &table, &route).unwrap();
+            prop_assert!(again.is_empty(), "not stable: {:?}", again);
+            prop_assert_eq!(kernel.services.len(), table.services.len());
+            for service in table.services.values() {
+                let in_kernel = kernel.services[&key(service.listen)];
+                let takes = service.servers.values().filter(|s| s.takes_new()).count();
+                prop_assert_eq!(in_kernel.table_len > 0, takes > 0);
+            }
+        }
+    }
+}
+
+#[test]
+fn more_servers_than_the_kernel_weighs_are_refused() {
+    let servers: Vec<(u8, u8, u32)> = (0..65).map(|n| (n, 2, 1)).collect();
+    let wlc = Scheduler::ALL.iter().position(|(name, _)| *name == "wlc").unwrap() as u8;
+    let table = |scheduler: u8, servers: &[(u8, u8, u32)]| ForwardingTable {
+        services: BTreeMap::from([("s".into(), service(80, scheduler, servers))]),
+        ..ForwardingTable::default()
+    };
+    let kernel = Installed::default();
+    assert!(plan(&kernel, &table(wlc, &servers[..64]), &route).is_ok());
+    assert!(plan(&kernel, &table(0, &servers), &route).is_ok(), "rr takes any number");
+    let refused = plan(&kernel, &table(wlc, &servers), &route).unwrap_err();
+    assert!(refused.why.contains("64 at most; here are 65"), "{refused}");
+}
+
+#[test]
+fn a_slot_used_again_ends_the_flows_of_the_server_before() {
+    let mut kernel = Installed::default();
+    let table = |servers: &[(u8, u8, u32)]| ForwardingTable {
+        services: BTreeMap::from([("s".into(), service(80, 0, servers))]),
+        ..ForwardingTable::default()
+    };
+    let mut seen = BTreeSet::new();
+    for n in 1..5u8 {
+        for write in plan(&kernel, &table(&[(n, 2, 1)]), &route).unwrap() {
+            kernel.record(&write);
+        }
+        let live: Vec<_> = kernel.servers.iter().filter(|(_, s)| !is_free(s)).collect();
+        assert_eq!(live.len(), 1);
+        assert!(seen.insert((*live[0].0, live[0].1.generation)), "flow would hit a stranger");
+    }
+}

@@ -1,0 +1,96 @@
+//! What servers carry: states of flows, and the schedulers that weigh them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use nines_dataplane::DataPlane as _;
+use nines_model::{Forward, Proto, Scheduler};
+
+use super::{Bench, bench, build::*, service, table, web};
+
+/// Active and inactive flows by server.
+fn loads(b: &mut Bench) -> BTreeMap<String, (u64, u64)> {
+    let servers = b.plane.counters().unwrap().servers;
+    servers.into_iter().map(|((_, name), t)| (name, (t.active, t.inactive))).collect()
+}
+
+/// Who gets each of so many new connections that stay, on a service of this port.
+fn picked(b: &mut Bench, port: u16, scheduler: Scheduler, weights: [u32; 3], n: u16) -> String {
+    let vip = format!("10.0.0.100:{port}");
+    let servers = ["10.0.0.11:80", "10.0.0.12:80", "10.0.0.13:80"].map(|s| (s, Forward::Dr));
+    let mut all = table(vec![service(&vip, Proto::Tcp, scheduler, &servers)]);
+    let servers = all.services.get_mut("s0").unwrap().servers.values_mut();
+    servers.zip(weights).for_each(|(server, weight)| server.weight = weight);
+    b.plane.apply(&all).unwrap();
+    let open = |n: u16| {
+        let syn = tcp(&format!("10.0.0.1:{n}"), &vip, SYN);
+        let who = b.hit(&syn);
+        assert_eq!(b.hit(&Frame { flags: ACK, ..syn }), who);
+        who.trim_start_matches('r').to_owned()
+    };
+    (1..=n).map(open).collect()
+}
+
+#[test]
+fn schedulers_weigh_flows_as_ipvs_does() {
+    let Some(mut b) = bench() else { return };
+    // By hand from the definitions: the first of equals in list order, active counts 257.
+    for (port, scheduler, weights, expected) in [
+        (81, Scheduler::Lc, [1, 5, 1], "123123"),
+        (82, Scheduler::Wlc, [1, 2, 1], "12321232"),
+        (83, Scheduler::Sed, [1, 2, 4], "3233123"),
+        (84, Scheduler::Nq, [1, 2, 4], "123332"),
+        (85, Scheduler::Fo, [1, 5, 2], "2222"),
+        (86, Scheduler::Ovf, [1, 2, 4], "3333322211"),
+    ] {
+        let n = expected.len() as u16;
+        assert_eq!(picked(&mut b, port, scheduler, weights, n), expected, "{scheduler}");
+    }
+    for (port, scheduler) in [(87, Scheduler::Sh), (88, Scheduler::Dh)] {
+        let all = picked(&mut b, port, scheduler, [9, 1, 1], 4);
+        assert_eq!(
+            all.chars().collect::<BTreeSet<_>>().len(),
+            1,
+            "{scheduler}: one client, one VIP"
+        );
+    }
+}
+
+#[test]
+fn flows_are_active_from_syn_to_fin() {
+    let Some(mut b) = bench() else { return };
+    let mut all = web(Scheduler::Rr);
+    all.services.get_mut("s0").unwrap().servers.retain(|name, _| name == "r1");
+    let nat = [("10.0.0.12:8080", Forward::Nat)];
+    all.services.insert("n".into(), service("10.0.0.100:81", Proto::Tcp, Scheduler::Rr, &nat));
+    all.services.get_mut("n").unwrap().servers =
+        BTreeMap::from([("r2".into(), all.services["n"].servers["r1"].clone())]);
+    b.plane.apply(&all).unwrap();
+    let client = |n: u16, flags: u8| tcp(&format!("10.0.0.1:{n}"), "10.0.0.100:80", flags);
+    let step = |b: &mut Bench, frame: Frame, of: &str| {
+        b.tc(&frame.bytes());
+        loads(b)[of]
+    };
+    // Only the client's side is seen.
+    assert_eq!(step(&mut b, client(1, SYN), "r1"), (1, 0));
+    assert_eq!(step(&mut b, client(1, ACK), "r1"), (1, 0));
+    assert_eq!(step(&mut b, client(2, SYN), "r1"), (2, 0));
+    assert_eq!(step(&mut b, client(1, FIN), "r1"), (1, 1));
+    assert_eq!(step(&mut b, client(1, ACK), "r1"), (1, 1));
+    // A stranger's RST before the handshake ended changes nothing; later it ends the flow.
+    assert_eq!(step(&mut b, client(2, RST), "r1"), (1, 1));
+    assert_eq!(step(&mut b, client(2, ACK), "r1"), (1, 1));
+    assert_eq!(step(&mut b, client(2, RST), "r1"), (0, 2));
+    // The same port again: the old flow gives way to the new one.
+    assert_eq!(step(&mut b, client(1, SYN), "r1"), (1, 1));
+    // Both sides are seen: the server's FIN counts as much as the client's.
+    let there = |flags: u8| tcp("10.0.0.1:9", "10.0.0.100:81", flags);
+    let back = |flags: u8| tcp("10.0.0.12:8080", "10.0.0.1:9", flags);
+    assert_eq!(step(&mut b, there(SYN), "r2"), (1, 0));
+    assert_eq!(step(&mut b, back(SYN | ACK), "r2"), (1, 0));
+    assert_eq!(step(&mut b, there(ACK), "r2"), (1, 0));
+    assert_eq!(step(&mut b, back(FIN), "r2"), (0, 1));
+    // A server that leaves takes its flows along.
+    all.services.get_mut("n").unwrap().servers.clear();
+    b.plane.apply(&all).unwrap();
+    assert_eq!(loads(&mut b), BTreeMap::from([("r1".into(), (1, 1))]));
+}
