@@ -9,6 +9,7 @@ use std::{
 
 use nines_lab::{Lab, Wire};
 
+pub mod dataplane;
 pub mod http;
 
 /// Hosts in namespaces, a place for files, and processes that end with it.
