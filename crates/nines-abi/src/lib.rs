@@ -7,7 +7,7 @@
 #![no_std]
 
 /// Version of everything in this file. Raise it with any change of layout or meaning.
-pub const ABI: u32 = 2;
+pub const ABI: u32 = 3;
 
 /// An address as IPv6; IPv4 is mapped (`::ffff:a.b.c.d`, RFC 4291 section 2.5.5.2).
 pub type Addr = [u8; 16];
@@ -26,6 +26,10 @@ pub const GUARDS_MAX: u32 = 256;
 pub const REGIONS_MAX: u32 = 2 * SERVICES_MAX;
 /// Other directors whose forwarded packets a real server on a director accepts.
 pub const PEERS_MAX: u32 = 64;
+
+/// Clients remembered by services with persistence at most; the one heard of longest ago is
+/// forgotten first.
+pub const TEMPLATES_MAX: u32 = 1 << 16;
 
 /// Schedulers, [`Service::scheduler`]: next entry of the pick table for each new flow (rr, wrr).
 pub const SCHED_TURN: u32 = 0;
@@ -157,6 +161,39 @@ pub struct Service {
     pub table_len: u32,
     /// `SCHED_*`.
     pub scheduler: u32,
+    /// A client's new flows go where its last one went, for so long after it, in the units of
+    /// [`seen_of`]; 0: they do not.
+    pub persist: u32,
+    /// Zero.
+    pub pad: u32,
+    /// Which bits of a client's address tell it from others, as on the wire.
+    pub mask: [u32; 4],
+}
+
+/// Key of map `TEMPLATES`: a client of a service with persistence.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TemplateKey {
+    /// Its address under [`Service::mask`].
+    pub client: [u32; 4],
+    /// [`Service::id`].
+    pub service: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// Value of map `TEMPLATES`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Template {
+    /// Slot in `SERVERS`.
+    pub server: u32,
+    /// [`Server::generation`] when it was made; another one ends it.
+    pub generation: u32,
+    /// Time of the client's last packet, in the units of [`seen_of`], within half a second.
+    pub seen: u32,
+    /// Zero.
+    pub pad: u32,
 }
 
 /// Value of map `SERVERS`, indexed by slot.
@@ -338,8 +375,10 @@ pub const DROP_NAMES: [&str; DROPS as usize] =
 const _: () = {
     assert!(core::mem::size_of::<Guard>() == 16);
     assert!(core::mem::size_of::<ServiceKey>() == 20);
-    assert!(core::mem::size_of::<Service>() == 16);
+    assert!(core::mem::size_of::<Service>() == 40);
     assert!(core::mem::size_of::<Server>() == 72);
+    assert!(core::mem::size_of::<TemplateKey>() == 24);
+    assert!(core::mem::size_of::<Template>() == 16);
     assert!(core::mem::size_of::<Flow>() == 40);
     assert!(core::mem::size_of::<Tail>() == 16);
     assert!(core::mem::size_of::<Entry>() == 64);

@@ -58,6 +58,14 @@ pub fn ingress(packet: &Packet, counts: bool) -> Verdict {
                     {
                         keep_other_half(packet, server, false, clock);
                     }
+                    if flows::stale(seen.word, clock) {
+                        // As long as a flow lives its client stays (IPVS: a template lives while
+                        // it controls connections).
+                        if let Some(service) = service_of(packet) {
+                            let generation = server.generation;
+                            schedule::hold(packet, service, seen.server, generation, clock);
+                        }
+                    }
                     flows::touch(tail, seen, state, clock);
                     return deliver(packet, seen.server, server, counts);
                 }
@@ -65,12 +73,17 @@ pub fn ingress(packet: &Packet, counts: bool) -> Verdict {
             flows::retire(tail, seen);
         }
     }
-    let key =
-        ServiceKey { addr: bytes(packet.dst), port: packet.dport, proto: packet.proto, pad: 0 };
-    match unsafe { SERVICES.get(&key) } {
+    match service_of(packet) {
         Some(service) => schedule(packet, service, hash, now, counts),
         None => Verdict::Pass,
     }
+}
+
+#[inline(always)]
+fn service_of(packet: &Packet) -> Option<&'static Service> {
+    let key =
+        ServiceKey { addr: bytes(packet.dst), port: packet.dport, proto: packet.proto, pad: 0 };
+    unsafe { SERVICES.get(&key) }
 }
 
 /// A packet that goes out: speaks it for a silent address?
@@ -171,14 +184,20 @@ fn stays(packet: &Packet, seen: &Seen, server: &Server, now: u32) -> bool {
 #[inline(always)]
 fn schedule(packet: &Packet, service: &Service, hash: u64, now: u64, counts: bool) -> Verdict {
     let fresh = opens(packet) || packet.proto != TCP;
-    let Some((slot, server)) = schedule::choose(packet, service, hash, fresh) else {
+    let clock = clock_of(now);
+    let chosen = match schedule::held(packet, service, clock) {
+        None => schedule::choose(packet, service, hash, fresh),
+        held => held,
+    };
+    let Some((slot, server)) = chosen else {
         return Verdict::Drop(DROP_NO_SERVER);
     };
+    schedule::hold(packet, service, slot, server.generation, clock);
     let new = New {
         hash,
         server: slot,
         generation: server.generation,
-        now: clock_of(now),
+        now: clock,
         word: u32::from(states::first(packet, direction(server))),
     };
     if !flows::insert(&key(packet), &new) {
@@ -188,7 +207,7 @@ fn schedule(packet: &Packet, service: &Service, hash: u64, now: u64, counts: boo
     if server.forward == FORWARD_NAT {
         remember_reply(packet, server, &new);
     }
-    flows::sweep(clock_of(now));
+    flows::sweep(clock);
     count_connection(slot, server.service);
     deliver(packet, slot, server, counts)
 }

@@ -4,11 +4,11 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, HashMap, PerCpuArray},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray},
 };
 use nines_abi::{
-    Addr, Bucket, Guard, Load, Server, Service, ServiceKey, Settings, Stats, BUCKETS, DROPS,
-    GUARDS_MAX, PEERS_MAX, REGIONS_MAX, SERVERS_MAX, SERVICES_MAX, TABLE_LEN_MAX,
+    Addr, Bucket, Guard, Load, Server, Service, ServiceKey, Settings, Stats, Template, TemplateKey,
+    BUCKETS, DROPS,    GUARDS_MAX, PEERS_MAX, REGIONS_MAX, SERVERS_MAX, SERVICES_MAX, TABLE_LEN_MAX, TEMPLATES_MAX,
 };
 
 /// BPF_F_MMAPABLE (Linux 5.5): user space reads and writes such a map as memory.
@@ -33,6 +33,8 @@ pub static FLOWS: Array<Bucket> = Array::pinned(BUCKETS, MAPPED);
 /// Next bucket to sweep.
 #[map]
 pub static SWEEP: Array<u64> = Array::pinned(1, 0);
+#[map]
+pub static TEMPLATES: LruHashMap<TemplateKey, Template> = LruHashMap::pinned(TEMPLATES_MAX, 0);
 #[map]
 pub static SETTINGS: Array<Settings> = Array::pinned(1, 0);
 #[map]

@@ -4,13 +4,13 @@
 //! IPVS's (net/netfilter/ipvs/ip_vs_*.c); tables of picks are made in user space.
 
 use nines_abi::{
-    Server, Service, SCAN_MAX, SCHED_DH, SCHED_HASH, SCHED_LC, SCHED_OVF, SCHED_SH, SCHED_TURN,
+    Server, Service, Template, TemplateKey, SCAN_MAX, SCHED_DH, SCHED_HASH, SCHED_LC, SCHED_OVF, SCHED_SH, SCHED_TURN,
     SERVER_UP,
 };
 
 use crate::{
     atomic,
-    maps::{LOADS, PICKS, SERVERS, TURNS},
+    maps::{LOADS, PICKS, SERVERS, TEMPLATES, TURNS},
     packet::Packet,
 };
 
@@ -51,6 +51,39 @@ pub fn choose(
         return None;
     }
     Some((slot, server))
+}
+
+#[inline(always)]
+fn template_of(packet: &Packet, service: &Service) -> TemplateKey {
+    let (a, m) = (&packet.src, &service.mask);
+    let client = [a[0] & m[0], a[1] & m[1], a[2] & m[2], a[3] & m[3]];
+    TemplateKey { client, service: service.id, pad: 0 }
+}
+
+/// The server that a client's last flow went to, if the service remembers and it takes new flows:
+/// one that is drained or down lets go of its clients (IPVS: expire_quiescent_template).
+#[inline(always)]
+pub fn held(packet: &Packet, service: &Service, now: u32) -> Option<(u32, &'static Server)> {
+    if service.persist == 0 {
+        return None;
+    }
+    let template = unsafe { TEMPLATES.get(&template_of(packet, service)) }?;
+    let server = SERVERS.get(template.server)?;
+    let valid = template.generation == server.generation
+        && server.service == service.id
+        && server.state == SERVER_UP
+        && now.wrapping_sub(template.seen) <= service.persist;
+    valid.then_some((template.server, server))
+}
+
+/// Remembers where a client's flow went.
+#[inline(always)]
+pub fn hold(packet: &Packet, service: &Service, server: u32, generation: u32, now: u32) {
+    if service.persist != 0 {
+        let template = Template { server, generation, seen: now, pad: 0 };
+        // A full map forgets another client; a failed insert, this one.
+        let _ = TEMPLATES.insert(&template_of(packet, service), &template, 0);
+    }
 }
 
 #[inline(always)]

@@ -49,8 +49,8 @@ pub fn table(
                 TableServer { addr, forward, weight: wanted.weight, state },
             );
         }
-        let (listen, scheduler) = (service.listen, service.scheduler);
-        table.services.insert(name.clone(), TableService { listen, scheduler, servers });
+        let (listen, scheduler, persist) = (service.listen, service.scheduler, service.persist);
+        table.services.insert(name.clone(), TableService { listen, scheduler, persist, servers });
     }
     table
 }

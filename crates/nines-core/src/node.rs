@@ -252,6 +252,11 @@ impl Node {
 
     /// Lets every machine move on as far as it can.
     fn advance(&mut self, now: Time) {
+        // A tick that is due soon shares the beat's wake-up.
+        let half = Millis(TICK_MS).ns() / 2;
+        if now >= self.next_beat && self.next_tick.0.saturating_sub(now.0) <= half {
+            self.next_tick = self.next_tick.min(now);
+        }
         self.ticks(now);
         self.release_held(now);
         self.pump();

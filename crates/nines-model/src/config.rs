@@ -11,7 +11,7 @@ use std::{
 use crate::{
     config::reader::{Reader, Table, Value},
     spec::{
-        Check, CheckKind, Forward, Listen, NodeSpec, Proto, Role, Scheduler, ServerSpec,
+        Check, CheckKind, Forward, Listen, NodeSpec, Persist, Proto, Role, Scheduler, ServerSpec,
         ServiceSpec, Spec, Timing, Vip,
     },
     time::Millis,
@@ -272,12 +272,31 @@ fn service(r: &mut Reader, table: &Table<'_>) -> Option<(ServiceSpec, std::ops::
         None => Some(Scheduler::Maglev),
         Some(v) => r.choice(&v, &Scheduler::ALL),
     };
+    let persist = listen.and_then(|l| persist(r, table, l));
     let check = check(r, table);
     let servers_value = r.required(table, "servers");
     let (listen, forward) = (listen?, forward?);
     let servers = servers_value.map(|v| servers(r, &v, listen, forward)).unwrap_or_default();
-    let service = ServiceSpec { listen, forward, scheduler: scheduler?, servers, check };
+    let service = ServiceSpec { listen, forward, scheduler: scheduler?, persist, servers, check };
     Some((service, listen_value.map_or(0..0, |v| v.span)))
+}
+
+fn persist(r: &mut Reader, table: &Table<'_>, listen: Listen) -> Option<Persist> {
+    let whole = if listen.addr.is_ipv4() { 32 } else { 128 };
+    let prefix = r.number(table, "persist-prefix", 1..=whole);
+    let Some(value) = table.get("persist") else {
+        if let Some(value) = table.get("persist-prefix") {
+            let help = Some("add persist = \"300s\"".into());
+            r.error(value.span, "persist-prefix without persist means nothing", help);
+        }
+        return None;
+    };
+    let time = r.millis(table, "persist")?;
+    if !(1_000..=30 * 86_400_000).contains(&time.0) {
+        r.error(value.span, "persist must be 1s to 30 days", None);
+        return None;
+    }
+    Some(Persist { time, prefix: prefix.unwrap_or(whole) as u8 })
 }
 
 fn listen(r: &mut Reader, value: &Value<'_>) -> Option<Listen> {

@@ -122,8 +122,9 @@ fn vip_text(vip: &Vip) -> String {
 }
 
 fn service_text(service: &ServiceSpec) -> String {
-    let ServiceSpec { listen, forward, scheduler, check, .. } = service;
-    format!("{listen} {forward} {scheduler}, {}", check_text(check))
+    let ServiceSpec { listen, forward, scheduler, persist, check, .. } = service;
+    let persist = persist.map_or_else(String::new, |p| format!(", {p}"));
+    format!("{listen} {forward} {scheduler}{persist}, {}", check_text(check))
 }
 
 fn check_text(check: &Check) -> String {

@@ -12,8 +12,8 @@ pub mod table;
 pub mod time;
 
 pub use spec::{
-    Check, CheckKind, Forward, Listen, NodeSpec, Proto, Role, Scheduler, ServerSpec, ServiceSpec,
-    Spec, Timing, Vip,
+    Check, CheckKind, Forward, Listen, NodeSpec, Persist, Proto, Role, Scheduler, ServerSpec,
+    ServiceSpec, Spec, Timing, Vip,
 };
 pub use table::{Counters, ForwardingTable, ServerState, TableServer, TableService, Tally};
 pub use time::{Millis, Time};

@@ -221,6 +221,19 @@ impl Scheduler {
     ];
 }
 
+impl Scheduler {
+    /// Their names, in the order of [`Scheduler::ALL`].
+    pub const NAMES: [&'static str; Self::ALL.len()] = {
+        let mut names = [""; Self::ALL.len()];
+        let mut i = 0;
+        while i < names.len() {
+            names[i] = Self::ALL[i].0;
+            i += 1;
+        }
+        names
+    };
+}
+
 impl fmt::Display for Scheduler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = Self::ALL.iter().find(|(_, s)| s == self).map_or("", |(name, _)| name);
@@ -237,10 +250,28 @@ pub struct ServiceSpec {
     pub forward: Forward,
     /// Choice of server.
     pub scheduler: Scheduler,
+    /// Whether a client stays with its server.
+    pub persist: Option<Persist>,
     /// Real servers by name.
     pub servers: BTreeMap<String, ServerSpec>,
     /// How servers are checked.
     pub check: Check,
+}
+
+/// New flows of a client go where its last one went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Persist {
+    /// For so long after its last flow.
+    pub time: Millis,
+    /// Clients whose addresses share so many leading bits are one: 32 of IPv4, 128 of IPv6 are
+    /// single addresses.
+    pub prefix: u8,
+}
+
+impl fmt::Display for Persist {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "persist {} by /{}", self.time, self.prefix)
+    }
 }
 
 /// One real server of one service.

@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use crate::spec::{Forward, Listen, Scheduler};
+use crate::spec::{Forward, Listen, Persist, Scheduler};
 
 /// Everything one director's data plane must do, complete: what is not here is not forwarded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub struct TableService {
     pub listen: Listen,
     /// Choice of server.
     pub scheduler: Scheduler,
+    /// Whether a client stays with its server.
+    pub persist: Option<Persist>,
     /// By name.
     pub servers: BTreeMap<String, TableServer>,
 }

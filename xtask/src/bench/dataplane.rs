@@ -71,7 +71,7 @@ fn table() -> ForwardingTable {
         let servers = (1..=9).map(server).collect();
         services.insert(
             name.to_owned(),
-            TableService { listen, scheduler: Scheduler::Maglev, servers },
+            TableService { listen, scheduler: Scheduler::Maglev, persist: None, servers },
         );
     }
     ForwardingTable { services, ..ForwardingTable::default() }

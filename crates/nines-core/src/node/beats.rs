@@ -197,6 +197,12 @@ impl Node {
                 let same = self.membership.peer(from).is_some_and(|p| {
                     p.was_alive && p.beat == Beat { sent_ns: p.beat.sent_ns, ..beat.clone() }
                 });
+                // Nodes beat together: one wake-up hears and answers. Whose beat comes first leads;
+                // others pull theirs forward, never back.
+                let half = self.state.spec.timing.beat.ns() / 2;
+                if self.next_beat.0.saturating_sub(now.0) <= half {
+                    self.next_beat = self.next_beat.min(now);
+                }
                 // A beat that renews nothing is answered now and then, for the round trip.
                 let answer = !beat.held.is_empty() || self.membership.owes_answer(now, from);
                 if self.membership.heard(now, from, link, beat.clone()) && answer {

@@ -158,6 +158,16 @@ pub fn plan(
     Ok(planner.finish())
 }
 
+/// The leading bits of a client's address of the service's family, as four words on the wire.
+fn prefix_mask(service: ServiceKey, prefix: u8) -> [u32; 4] {
+    let whole = if address::unmapped(service.addr).is_ipv4() { 32 } else { 128 };
+    let bits = 128 - u32::from(whole - prefix.min(whole));
+    let mask = u128::MAX.checked_shl(128 - bits).unwrap_or(0).to_be_bytes();
+    std::array::from_fn(|i| {
+        u32::from_ne_bytes([mask[4 * i], mask[4 * i + 1], mask[4 * i + 2], mask[4 * i + 3]])
+    })
+}
+
 /// The kernel's word for a scheduler.
 const fn scheduler_word(scheduler: Scheduler) -> u32 {
     match scheduler {
@@ -251,7 +261,7 @@ impl Planner {
                 self.free(*slot, *server);
             }
         }
-        self.picks(key, id, old, picks::table(wanted.scheduler, &candidates), wanted.scheduler)
+        self.picks(key, id, old, picks::table(wanted.scheduler, &candidates), wanted)
     }
 
     fn unused_id(&self) -> Result<u32> {
@@ -333,11 +343,16 @@ impl Planner {
         id: u32,
         old: Option<Service>,
         picks: Vec<u32>,
-        scheduler: Scheduler,
+        wanted: &TableService,
     ) -> Result<()> {
-        let scheduler = scheduler_word(scheduler);
+        let scheduler = scheduler_word(wanted.scheduler);
+        let (persist, mask) = wanted.persist.map_or((0, [0; 4]), |p| {
+            let units = abi::idle_units((p.time.0 / 1_000) as u32).max(1);
+            (units, prefix_mask(key, p.prefix))
+        });
         let same = old.filter(|service| {
             service.scheduler == scheduler
+                && (service.persist, service.mask) == (persist, mask)
                 && service.table_len as usize == picks.len()
                 && (picks.is_empty() || self.now.picks.get(&region(service)) == Some(&picks))
         });
@@ -354,6 +369,9 @@ impl Planner {
             table_base: free * TABLE_LEN_MAX,
             table_len: picks.len() as u32,
             scheduler,
+            persist,
+            pad: 0,
+            mask,
         };
         if !picks.is_empty() {
             self.before.push(Write::Picks(free, picks.clone()));

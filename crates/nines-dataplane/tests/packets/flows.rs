@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use nines_dataplane::DataPlane as _;
-use nines_model::{Forward, Proto, Scheduler};
+use nines_model::{Forward, Millis, Persist, Proto, Scheduler};
 
 use super::{Bench, bench, build::*, service, table, web};
 
@@ -93,4 +93,44 @@ fn flows_are_active_from_syn_to_fin() {
     all.services.get_mut("n").unwrap().servers.clear();
     b.plane.apply(&all).unwrap();
     assert_eq!(loads(&mut b), BTreeMap::from([("r1".into(), (1, 1))]));
+}
+
+#[test]
+fn a_client_stays_with_its_server_while_it_is_remembered() {
+    let Some(mut b) = bench() else { return };
+    let pool = |drained: Option<&str>| {
+        let mut all = web(Scheduler::Rr);
+        let web = all.services.get_mut("s0").unwrap();
+        web.persist = Some(Persist { time: Millis(1_000), prefix: 24 });
+        if let Some(server) = drained.and_then(|name| web.servers.get_mut(name)) {
+            server.weight = 0;
+        }
+        all
+    };
+    b.plane.apply(&pool(None)).unwrap();
+    let flow = |client: &str| tcp(client, "10.0.0.100:80", SYN);
+    let first = b.hit(&flow("192.0.2.1:4000"));
+    for client in ["192.0.2.1:4001", "192.0.2.1:4002", "192.0.2.250:4000"] {
+        assert_eq!(b.hit(&flow(client)), first, "{client} is of the same /24");
+    }
+    let others: BTreeSet<String> =
+        (1..=3).map(|n| b.hit(&flow(&format!("192.0.{}.1:4000", n + 2)))).collect();
+    assert_eq!(others.len(), 3, "other clients go in turn");
+    // A server that takes no new flows lets go.
+    b.plane.apply(&pool(Some(&first))).unwrap();
+    let second = b.hit(&flow("192.0.2.1:4003"));
+    assert_ne!(second, first);
+    b.plane.apply(&pool(None)).unwrap();
+    assert_eq!(b.hit(&flow("192.0.2.1:4004")), second, "and it stays with the new one");
+    // Forgotten after its time; before that any packet of a flow keeps it.
+    std::thread::sleep(std::time::Duration::from_millis(700));
+    b.hit(&Frame { flags: ACK, ..flow("192.0.2.1:4004") });
+    std::thread::sleep(std::time::Duration::from_millis(700));
+    assert_eq!(b.hit(&flow("192.0.2.1:4005")), second);
+    std::thread::sleep(std::time::Duration::from_millis(1_200));
+    let after: BTreeSet<String> =
+        (0..3).map(|n| b.hit(&flow(&format!("192.0.2.1:{}", 5_000 + n)))).collect();
+    assert_eq!(after.len(), 1, "remembered anew");
+    let next = b.hit(&flow("198.51.100.1:1"));
+    assert!(!after.contains(&next), "the turn went on when it was scheduled anew");
 }

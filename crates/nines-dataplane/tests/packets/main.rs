@@ -79,6 +79,7 @@ fn service(
     TableService {
         listen: Listen { addr: listen.parse().unwrap(), proto },
         scheduler,
+        persist: None,
         servers: servers.iter().enumerate().map(one).collect(),
     }
 }

@@ -1,6 +1,8 @@
 //! Every key of `cluster.toml`, once: the reader refuses others, the schema and the manual list
 //! these.
 
+use crate::spec::Scheduler;
+
 /// One key.
 pub struct Key {
     /// As written.
@@ -83,10 +85,16 @@ pub const SERVICE: &[Key] = &[
         Shape::Choice(&["dr", "nat", "local"]),
         "Direct routing, NAT or the director itself. Default \"dr\".",
     ),
+    key("scheduler", Shape::Choice(&Scheduler::NAMES), "Who gets a new flow. Default \"maglev\"."),
     key(
-        "scheduler",
-        Shape::Choice(&["rr", "wrr", "maglev"]),
-        "Who gets a new flow. Default \"maglev\".",
+        "persist",
+        Shape::Duration,
+        "New flows of a client go where its last one went, for so long after it. Default: not.",
+    ),
+    key(
+        "persist-prefix",
+        Shape::Number(1, 128),
+        "Clients whose addresses share so many leading bits are one. Default: single addresses.",
     ),
     key(
         "check",

@@ -1,6 +1,6 @@
 use super::parse;
 use crate::{
-    spec::{CheckKind, Forward, Role, Scheduler},
+    spec::{CheckKind, Forward, Persist, Role, Scheduler},
     time::Millis,
 };
 
@@ -48,6 +48,29 @@ fn whole_file_reads() {
     assert_eq!(spec.vip_name("10.99.0.100".parse().unwrap()), "web");
     assert_eq!(spec.find_vip("db"), Some("10.99.0.101".parse().unwrap()));
     assert_eq!(spec.find_servers("r2").len(), 1);
+}
+
+#[test]
+fn persistence_has_a_time_and_a_prefix() {
+    let with = |lines: &str| {
+        format!(
+            "[cluster]\nname = \"web\"\n[nodes]\nlb1 = \"10.0.0.2\"\n[service.web]\n\
+             listen = \"10.0.0.100:80/tcp\"\nscheduler = \"wlc\"\n\
+             servers = {{ r1 = \"10.0.0.11\" }}\n{lines}"
+        )
+    };
+    let read = |lines: &str| parse(&with(lines)).unwrap().services["web"].persist;
+    assert_eq!(read(""), None);
+    let whole = Persist { time: Millis(300_000), prefix: 32 };
+    assert_eq!(read("persist = \"300s\"\n"), Some(whole));
+    assert_eq!(
+        read("persist = \"5m\"\npersist-prefix = 24\n"),
+        Some(Persist { prefix: 24, ..whole })
+    );
+    assert!(told(&with("persist-prefix = 24\n"))[0].contains("without persist"));
+    assert!(told(&with("persist = \"1ms\"\n"))[0].contains("1s to 30 days"));
+    let wide = told(&with("persist = \"300s\"\npersist-prefix = 64\n"));
+    assert!(wide[0].contains("persist-prefix must be 1 to 32"), "{wide:?}");
 }
 
 /// "line:col message | help" of every diagnostic.

@@ -18,7 +18,7 @@ fn service(port: u16, scheduler: u8, servers: &[(u8, u8, u32)]) -> TableService 
         (format!("r{n}"), TableServer { addr, forward: Forward::Dr, weight: *weight, state })
     };
     let scheduler = Scheduler::ALL[scheduler as usize % Scheduler::ALL.len()].1;
-    TableService { listen, scheduler, servers: servers.iter().map(server).collect() }
+    TableService { listen, scheduler, persist: None, servers: servers.iter().map(server).collect() }
 }
 
 fn tables() -> impl Strategy<Value = ForwardingTable> {
@@ -98,6 +98,17 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn masks_are_as_on_the_wire() {
+    let listen = |addr: &str| key(Listen { addr: addr.parse().unwrap(), proto: Proto::Tcp });
+    let (four, six) = (listen("10.0.0.1:80"), listen("[2001:db8::1]:80"));
+    let all = u32::MAX;
+    assert_eq!(prefix_mask(four, 32), [all; 4]);
+    assert_eq!(prefix_mask(four, 24), [all, all, all, 0xffff_ff00u32.to_be()]);
+    assert_eq!(prefix_mask(six, 64), [all, all, 0, 0]);
+    assert_eq!(prefix_mask(six, 1), [0x8000_0000u32.to_be(), 0, 0, 0]);
 }
 
 #[test]
