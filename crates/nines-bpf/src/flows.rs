@@ -268,6 +268,9 @@ fn eldest(bucket: *mut Bucket, now: u32, ended: u64) -> (usize, u64) {
     (best as usize & 7, best >> 3)
 }
 
+/// What [`put`] says of a flow that is there already.
+const ALREADY: u32 = 2;
+
 /// Rank of ways that hold nothing.
 const FREE: u64 = u32::MAX as u64;
 
@@ -286,7 +289,18 @@ fn put(index: u32, key: &Flow, new: &New, force: u32) -> u32 {
             return 0;
         }
     }
-    let (number, rank) = eldest(bucket, new.now, FREE);
+    let (mut number, mut rank) = eldest(bucket, new.now, FREE);
+    // A flow has one place in a bucket: where it lay before, if it did, or a lookup would find the
+    // ended one first.
+    if let Some(before) = in_bucket(bucket, tag_of(new.hash), key) {
+        if unsafe { core::ptr::read_volatile(&(*before).word) } & WORD_LIVE != 0 {
+            // Another processor was faster.
+            atomic::publish(lock, 0);
+            return ALREADY;
+        }
+        number = (before as usize - bucket as usize) / size_of::<Entry>();
+        rank = FREE;
+    }
     let entry = way(bucket, number);
     let tail = tail_of(entry);
     let mut may = rank == FREE;
@@ -323,18 +337,18 @@ fn put(index: u32, key: &Flow, new: &New, force: u32) -> u32 {
 #[inline(always)]
 pub fn insert(key: &Flow, new: &New) -> bool {
     let (first, other) = (new.hash as u32, second(new.hash));
-    let mut placed = put(first, key, new, 0) != 0;
-    if !placed {
+    let mut placed = put(first, key, new, 0);
+    if placed == 0 {
         // Told before it is there: whoever looks for it then looks there too.
         if let Some(first) = bucket(first) {
             unsafe { core::ptr::write_volatile(core::ptr::addr_of_mut!((*first).spilled), 1) };
         }
-        placed = put(other, key, new, 1) != 0;
+        placed = put(other, key, new, 1);
     }
-    if placed && u64::from(new.word) & WORD_REPLY == 0 {
+    if placed == 1 && u64::from(new.word) & WORD_REPLY == 0 {
         weigh(new.server, new.generation, new.word as u8, 1);
     }
-    placed
+    placed != 0
 }
 
 /// Ends the longest silent flow of the next bucket if it is idle; every new flow pays for one, so

@@ -96,6 +96,47 @@ fn flows_are_active_from_syn_to_fin() {
 }
 
 #[test]
+fn a_port_used_again_and_again_is_one_flow_each_time() {
+    let Some(mut b) = bench() else { return };
+    b.plane.apply(&web(Scheduler::Rr)).unwrap();
+    let packet = |flags: u8| tcp("10.0.0.1:4000", "10.0.0.100:80", flags);
+    // Neighbours in the table come and go meanwhile.
+    for life in 0..30u16 {
+        let server = b.hit(&packet(SYN));
+        for flags in [ACK, ACK, FIN, ACK] {
+            assert_eq!(b.hit(&packet(flags)), server, "life {life}");
+        }
+        b.hit(&tcp(&format!("10.0.0.1:{}", 5_000 + life), "10.0.0.100:80", SYN));
+        let flows = loads(&mut b).values().map(|(a, i)| a + i).sum::<u64>();
+        assert_eq!(flows, u64::from(life) + 2, "each flow is counted once");
+    }
+}
+
+/// More flows than the table holds: the oldest give way, new ones are served and stay.
+#[test]
+fn a_full_table_serves_new_flows_and_says_so() {
+    let Some(mut b) = bench() else { return };
+    b.plane.apply(&web(Scheduler::Rr)).unwrap();
+    let flow = |n: u32, flags: u8| {
+        let client = format!("10.{}.0.1:{}", n / 60_000 + 1, 1_024 + n % 60_000);
+        tcp(&client, "10.0.0.100:80", flags)
+    };
+    let more = nines_abi::BUCKETS * nines_abi::WAYS as u32 + 30_000;
+    for n in 0..more {
+        assert_eq!(b.tc(&flow(n, SYN).bytes()).0, super::REDIRECT, "flow {n}");
+    }
+    let counters = b.plane.counters().unwrap();
+    let live: u64 = counters.servers.values().map(|t| t.active + t.inactive).sum();
+    let (evicted, unplaced) = (counters.drops["evicted"], counters.drops["unplaced"]);
+    assert_eq!(unplaced, 0);
+    assert!(evicted > 0 && live + evicted == u64::from(more), "{live} live, {evicted} evicted");
+    for n in more - 50..more {
+        let server = b.hit(&flow(n, ACK));
+        assert_eq!(b.hit(&flow(n, ACK)), server, "the newest have their place");
+    }
+}
+
+#[test]
 fn a_client_stays_with_its_server_while_it_is_remembered() {
     let Some(mut b) = bench() else { return };
     let pool = |drained: Option<&str>| {
