@@ -96,20 +96,34 @@ fn flows_are_active_from_syn_to_fin() {
 }
 
 #[test]
-fn a_port_used_again_and_again_is_one_flow_each_time() {
+fn a_port_used_again_is_one_flow_whoever_lay_beside_it() {
     let Some(mut b) = bench() else { return };
-    b.plane.apply(&web(Scheduler::Rr)).unwrap();
-    let packet = |flags: u8| tcp("10.0.0.1:4000", "10.0.0.100:80", flags);
-    // Neighbours in the table come and go meanwhile.
-    for life in 0..30u16 {
-        let server = b.hit(&packet(SYN));
-        for flags in [ACK, ACK, FIN, ACK] {
-            assert_eq!(b.hit(&packet(flags)), server, "life {life}");
-        }
-        b.hit(&tcp(&format!("10.0.0.1:{}", 5_000 + life), "10.0.0.100:80", SYN));
-        let flows = loads(&mut b).values().map(|(a, i)| a + i).sum::<u64>();
-        assert_eq!(flows, u64::from(life) + 2, "each flow is counted once");
+    let servers = [("10.0.0.11:80", Forward::Dr), ("10.0.0.12:80", Forward::Dr)];
+    let all = |neighbours: &[(&str, Forward)]| {
+        table(vec![
+            service("10.0.0.100:80", Proto::Tcp, Scheduler::Rr, &servers),
+            service("10.0.0.100:81", Proto::Tcp, Scheduler::Rr, neighbours),
+        ])
+    };
+    b.plane.apply(&all(&servers)).unwrap();
+    let ours = |n: u32, flags: u8| tcp(&format!("10.0.0.1:{n}"), "10.0.0.100:80", flags);
+    let theirs = |n: u32, flags: u8| tcp(&format!("10.0.0.1:{n}"), "10.0.0.100:81", flags).bytes();
+    let (neighbours, flows) = (1_024..21_024, 1_024..1_124);
+    neighbours.clone().for_each(|n| assert_eq!(b.tc(&theirs(n, SYN)).0, super::REDIRECT));
+    flows.clone().for_each(|n| assert_eq!(b.tc(&ours(n, SYN).bytes()).0, super::REDIRECT));
+    // The neighbours leave: places beside ours are free.
+    b.plane.apply(&all(&[])).unwrap();
+    neighbours.for_each(|n| assert_eq!(b.tc(&theirs(n, ACK)).0, super::SHOT));
+    for n in flows {
+        b.tc(&ours(n, FIN).bytes());
+        let server = b.hit(&ours(n, SYN));
+        assert_eq!(
+            [ACK, ACK].map(|flags| b.hit(&ours(n, flags))),
+            [(); 2].map(|()| server.clone())
+        );
     }
+    let counted: u64 = loads(&mut b).values().map(|(active, inactive)| active + inactive).sum();
+    assert_eq!(counted, 100, "each flow is counted once");
 }
 
 /// More flows than the table holds: the oldest give way, new ones are served and stay.
