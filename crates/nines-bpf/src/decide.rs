@@ -6,9 +6,9 @@
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use nines_abi::{
-    clock_of, state_of, Addr, Flow, Server, Service, ServiceKey, Tail, DROP_GUARD,
-    DROP_NO_ROUTE, DROP_NO_SERVER, FORWARD_DR, FORWARD_LOCAL, FORWARD_NAT, GUARD_SERVES,
-    SERVER_DOWN, STATE_FIN_WAIT, STATE_SYN_ACK, STATE_TIME_WAIT, UNPLACED, WORD_REPLY,
+    clock_of, state_of, Addr, Flow, Server, Service, ServiceKey, Tail, DROP_GUARD, DROP_NO_ROUTE,
+    DROP_NO_SERVER, FORWARD_DR, FORWARD_LOCAL, FORWARD_NAT, GUARD_SERVES, SERVER_DOWN,
+    STATE_FIN_WAIT, STATE_SYN_ACK, STATE_TIME_WAIT, UNPLACED, WORD_REPLY,
 };
 
 use crate::{
@@ -45,33 +45,29 @@ pub fn ingress(packet: &Packet, counts: bool) -> Verdict {
     }
     let flow = key(packet);
     let hash = flows::hash_of(&flow);
-    if let Some(tail) = flows::find(&flow, hash) {
-        if let Some(seen) = flows::read(tail) {
-            if seen.word & WORD_REPLY != 0 {
-                return if counts { reply(packet, tail, seen, now) } else { Verdict::Pass };
-            }
-            if let Some(server) = server(seen.server) {
-                let clock = clock_of(now);
-                if stays(packet, &seen, server, clock) {
-                    let state = states::next(packet, direction(server), state_of(seen.word));
-                    if server.forward == FORWARD_NAT && counts && matters(packet, &seen, state, clock)
-                    {
-                        keep_other_half(packet, server, false, clock);
-                    }
-                    if flows::stale(seen.word, clock) {
-                        // As long as a flow lives its client stays (IPVS: a template lives while
-                        // it controls connections).
-                        if let Some(service) = service_of(packet) {
-                            let generation = server.generation;
-                            schedule::hold(packet, service, seen.server, generation, clock);
-                        }
-                    }
-                    flows::touch(tail, seen, state, clock);
-                    return deliver(packet, seen.server, server, counts);
-                }
-            }
-            flows::retire(tail, seen);
+    if let Some((tail, seen)) = flows::find(&flow, hash) {
+        if seen.word & WORD_REPLY != 0 {
+            return if counts { reply(packet, tail, seen, now) } else { Verdict::Pass };
         }
+        if let Some(server) = server(seen.server) {
+            let clock = clock_of(now);
+            if stays(packet, &seen, server, clock) {
+                let state = states::next(packet, direction(server), state_of(seen.word));
+                if server.forward == FORWARD_NAT && counts && matters(packet, &seen, state, clock) {
+                    keep_other_half(packet, &seen, server, false, clock);
+                }
+                if flows::stale(seen.word, clock) {
+                    // As long as a flow lives its client stays (IPVS: a template lives while
+                    // it controls connections).
+                    if let Some(service) = service_of(packet) {
+                        schedule::renew(packet, service, &seen, clock);
+                    }
+                }
+                flows::touch(tail, seen, state, clock);
+                return deliver(packet, seen.server, server, counts);
+            }
+        }
+        flows::retire(tail, seen);
     }
     match service_of(packet) {
         Some(service) => schedule(packet, service, hash, now, counts),
@@ -247,10 +243,8 @@ fn other_half(packet: &Packet, server: &Server, answer: bool) -> Flow {
 fn remember_reply(packet: &Packet, server: &Server, flow: &New) {
     let half = other_half(packet, server, false);
     let hash = flows::hash_of(&half);
-    if let Some(tail) = flows::find(&half, hash) {
-        if let Some(seen) = flows::read(tail) {
-            flows::retire(tail, seen);
-        }
+    if let Some((tail, seen)) = flows::find(&half, hash) {
+        flows::retire(tail, seen);
     }
     if !flows::insert(&half, &New { hash, word: flow.word | WORD_REPLY as u32, ..*flow }) {
         count_drop(UNPLACED);
@@ -260,13 +254,14 @@ fn remember_reply(packet: &Packet, server: &Server, flow: &New) {
 /// Both entries of a translated flow live as long, and the state that counts (the client's entry
 /// has it) follows what either side says.
 #[inline(always)]
-fn keep_other_half(packet: &Packet, server: &Server, answer: bool, clock: u32) {
+fn keep_other_half(packet: &Packet, seen: &Seen, server: &Server, answer: bool, clock: u32) {
     let half = other_half(packet, server, answer);
-    if let Some(tail) = flows::find(&half, flows::hash_of(&half)) {
-        if let Some(seen) = flows::read(tail) {
-            let state = state_of(seen.word);
+    if let Some((tail, other)) = flows::find(&half, flows::hash_of(&half)) {
+        // A late answer of the server that had this port before says nothing of its successor's.
+        if (other.server, other.generation) == (seen.server, seen.generation) {
             let side = if answer { states::ANSWER } else { states::BOTH };
-            flows::touch(tail, seen, states::next(packet, side, state), clock);
+            let state = states::next(packet, side, state_of(other.word));
+            flows::touch(tail, other, state, clock);
         }
     }
 }
@@ -312,7 +307,7 @@ fn reply(packet: &Packet, tail: *mut Tail, seen: Seen, now: u64) -> Verdict {
     let clock = clock_of(now);
     let state = states::next(packet, states::ANSWER, state_of(seen.word));
     if matters(packet, &seen, state, clock) {
-        keep_other_half(packet, server, true, clock);
+        keep_other_half(packet, &seen, server, true, clock);
     }
     flows::touch(tail, seen, state, clock);
     count(seen.server, server.service, packet.bytes, true);

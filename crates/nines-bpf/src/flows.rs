@@ -12,8 +12,8 @@
 use core::mem::{offset_of, size_of};
 
 use nines_abi::{
-    is_active, seen_of, state_of, Bucket, Entry, Flow, Tail, BUCKETS, EVICTED, WAYS,
-    WORD_LIVE, WORD_REPLY,
+    is_active, seen_of, state_of, Bucket, Entry, Flow, Tail, BUCKETS, EVICTED, WAYS, WORD_LIVE,
+    WORD_REPLY,
 };
 
 use crate::{
@@ -117,7 +117,7 @@ fn lowest(mask: u64) -> usize {
 }
 
 #[inline(always)]
-fn in_bucket(bucket: *mut Bucket, tag: u64, key: &Flow) -> Option<*mut Tail> {
+fn in_bucket(bucket: *mut Bucket, tag: u64, key: &Flow) -> Option<*mut Entry> {
     let mut mask = matching(bucket, tag);
     for _ in 0..2 {
         if mask == 0 {
@@ -125,20 +125,29 @@ fn in_bucket(bucket: *mut Bucket, tag: u64, key: &Flow) -> Option<*mut Tail> {
         }
         let entry = way(bucket, lowest(mask));
         if same(entry, key) {
-            return Some(tail_of(entry));
+            return Some(entry);
         }
         mask &= mask - 1;
     }
     None
 }
 
-/// The entry of a flow, alive or not.
+/// A flow that lives, and what is known of it.
 #[inline(always)]
-pub fn find(key: &Flow, hash: u64) -> Option<*mut Tail> {
+pub fn find(key: &Flow, hash: u64) -> Option<(*mut Tail, Seen)> {
+    let entry = entry_of(key, hash)?;
+    let tail = tail_of(entry);
+    let seen = read(tail)?;
+    // Replaced between the first look at the key and the reading of the version?
+    same(entry, key).then_some((tail, seen))
+}
+
+#[inline(always)]
+fn entry_of(key: &Flow, hash: u64) -> Option<*mut Entry> {
     let tag = tag_of(hash);
     let first = bucket(hash as u32)?;
-    if let Some(tail) = in_bucket(first, tag, key) {
-        return Some(tail);
+    if let Some(entry) = in_bucket(first, tag, key) {
+        return Some(entry);
     }
     if unsafe { (*first).spilled } == 0 {
         return None;
@@ -201,14 +210,16 @@ fn weigh(server: u32, generation: u32, state: u8, by: u64) {
 
 const LESS: u64 = u64::MAX;
 
-/// Ends a flow.
+/// Ends a flow; false if another processor changed it meanwhile.
 #[inline(always)]
-pub fn retire(tail: *mut Tail, seen: Seen) {
+pub fn retire(tail: *mut Tail, seen: Seen) -> bool {
     let at = unsafe { core::ptr::addr_of_mut!((*tail).word) };
     // What remains is the version: the next user of this place raises it.
-    if atomic::swap_if(at, seen.word, seen.word & VERSION) && seen.word & WORD_REPLY == 0 {
+    let ended = atomic::swap_if(at, seen.word, seen.word & VERSION);
+    if ended && seen.word & WORD_REPLY == 0 {
         weigh(seen.server, seen.generation, state_of(seen.word), LESS);
     }
+    ended
 }
 
 /// Whether the time of the last packet is to be written again: at most every half second, for a
@@ -225,15 +236,27 @@ pub fn touch(tail: *mut Tail, seen: Seen, state: u8, now: u32) {
     if state == before && !stale(seen.word, now) {
         return;
     }
+    if !change(tail, seen, state, now) && state != before {
+        // A refresh on another processor came between; what a FIN or RST says must not be lost.
+        if let Some(again) = read(tail) {
+            if (again.word ^ seen.word) & VERSION == 0 {
+                change(tail, again, state, now);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn change(tail: *mut Tail, seen: Seen, state: u8, now: u32) -> bool {
+    let before = state_of(seen.word);
     let word = u64::from(now) << 32 | (seen.word & 0xffff_ff00) | u64::from(state);
     let at = unsafe { core::ptr::addr_of_mut!((*tail).word) };
-    if atomic::swap_if(at, seen.word, word)
-        && is_active(before) != is_active(state)
-        && seen.word & WORD_REPLY == 0
-    {
+    let changed = atomic::swap_if(at, seen.word, word);
+    if changed && is_active(before) != is_active(state) && seen.word & WORD_REPLY == 0 {
         weigh(seen.server, seen.generation, before, LESS);
         weigh(seen.server, seen.generation, state, 1);
     }
+    changed
 }
 
 /// What a new flow brings.
@@ -293,7 +316,7 @@ fn put(index: u32, key: &Flow, new: &New, force: u32) -> u32 {
     // A flow has one place in a bucket: where it lay before, if it did, or a lookup would find the
     // ended one first.
     if let Some(before) = in_bucket(bucket, tag_of(new.hash), key) {
-        if unsafe { core::ptr::read_volatile(&(*before).word) } & WORD_LIVE != 0 {
+        if unsafe { core::ptr::read_volatile(&(*tail_of(before)).word) } & WORD_LIVE != 0 {
             // Another processor was faster.
             atomic::publish(lock, 0);
             return ALREADY;
@@ -307,12 +330,9 @@ fn put(index: u32, key: &Flow, new: &New, force: u32) -> u32 {
     if !may {
         if let Some(seen) = read(tail) {
             let over = expired(seen.word, new.now);
-            may = over || force != 0;
-            if may {
-                retire(tail, seen);
-                if !over {
-                    count_drop(EVICTED);
-                }
+            may = (over || force != 0) && retire(tail, seen);
+            if may && !over {
+                count_drop(EVICTED);
             }
         }
     }
@@ -323,7 +343,10 @@ fn put(index: u32, key: &Flow, new: &New, force: u32) -> u32 {
             core::ptr::write_volatile(core::ptr::addr_of_mut!((*tail).server), new.server);
             core::ptr::write_volatile(core::ptr::addr_of_mut!((*tail).generation), new.generation);
             let tags = core::ptr::addr_of_mut!((*bucket).tags).cast::<u16>();
-            core::ptr::write_volatile(tags.add(opaque(number as u64) as usize & 7), tag_of(new.hash) as u16);
+            core::ptr::write_volatile(
+                tags.add(opaque(number as u64) as usize & 7),
+                tag_of(new.hash) as u16,
+            );
             let word =
                 u64::from(new.now) << 32 | (version & VERSION) | u64::from(new.word) | WORD_LIVE;
             atomic::publish(core::ptr::addr_of_mut!((*tail).word), word);

@@ -8,7 +8,8 @@ use aya_ebpf::{
 };
 use nines_abi::{
     Addr, Bucket, Guard, Load, Server, Service, ServiceKey, Settings, Stats, Template, TemplateKey,
-    BUCKETS, DROPS,    GUARDS_MAX, PEERS_MAX, REGIONS_MAX, SERVERS_MAX, SERVICES_MAX, TABLE_LEN_MAX, TEMPLATES_MAX,
+    BUCKETS, DROPS, GUARDS_MAX, PEERS_MAX, REGIONS_MAX, SERVERS_MAX, SERVICES_MAX, TABLE_LEN_MAX,
+    TEMPLATES_MAX,
 };
 
 /// BPF_F_MMAPABLE (Linux 5.5): user space reads and writes such a map as memory.

@@ -4,12 +4,13 @@
 //! IPVS's (net/netfilter/ipvs/ip_vs_*.c); tables of picks are made in user space.
 
 use nines_abi::{
-    Server, Service, Template, TemplateKey, SCAN_MAX, SCHED_DH, SCHED_HASH, SCHED_LC, SCHED_OVF, SCHED_SH, SCHED_TURN,
-    SERVER_UP,
+    Server, Service, Template, TemplateKey, SCAN_MAX, SCHED_DH, SCHED_HASH, SCHED_LC, SCHED_OVF,
+    SCHED_SH, SCHED_TURN, SERVER_UP,
 };
 
 use crate::{
     atomic,
+    flows::Seen,
     maps::{LOADS, PICKS, SERVERS, TEMPLATES, TURNS},
     packet::Packet,
 };
@@ -72,8 +73,24 @@ pub fn held(packet: &Packet, service: &Service, now: u32) -> Option<(u32, &'stat
     let valid = template.generation == server.generation
         && server.service == service.id
         && server.state == SERVER_UP
-        && now.wrapping_sub(template.seen) <= service.persist;
+        // Another processor's reading of the clock may be a little ahead.
+        && now.wrapping_add(2).wrapping_sub(template.seen) <= service.persist.saturating_add(2);
     valid.then_some((template.server, server))
+}
+
+/// A client is still there: one of its flows goes on. An old flow to a server that the client has
+/// since left changes nothing.
+#[inline(always)]
+pub fn renew(packet: &Packet, service: &Service, flow: &Seen, now: u32) {
+    if service.persist == 0 {
+        return;
+    }
+    if let Some(template) = TEMPLATES.get_ptr_mut(&template_of(packet, service)) {
+        let template = unsafe { &mut *template };
+        if (template.server, template.generation) == (flow.server, flow.generation) {
+            template.seen = now;
+        }
+    }
 }
 
 /// Remembers where a client's flow went.
@@ -140,9 +157,8 @@ fn scan(base: u32, len: u32, how: u32) -> u32 {
             continue;
         }
         let overhead = (load.active << 8) + load.active + load.inactive;
-        let mut cost = over * overhead
-            + one_more * (load.active + 1)
-            + lacks * (u64::from(u32::MAX) - weight);
+        let mut cost =
+            over * overhead + one_more * (load.active + 1) + lacks * (u64::from(u32::MAX) - weight);
         // No branch: see WEIGHS.
         cost *= 1 - atomic::opaque(idle_first & (load.active == 0) as u64);
         let by = 1 + by_weight * (weight - 1);

@@ -7,7 +7,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    net::IpAddr,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
@@ -17,17 +16,20 @@ use aya::{
     maps::{Array, HashMap, MapData, PerCpuArray},
 };
 use nines_abi::{
-    ABI, Addr, DROP_NAMES, GUARD_SERVES, Load, Server, Service, ServiceKey, Settings, Stats,
-    TABLE_LEN_MAX,
+    ABI, DROP_NAMES, Load, Server, Service, ServiceKey, Settings, Stats, TABLE_LEN_MAX,
 };
-use nines_model::{Counters, ForwardingTable, Tally, Time};
+use nines_model::{Counters, ForwardingTable, Tally};
 
-pub use self::attach::Hooks;
 use self::shared::Shared;
 use self::writes::{Installed, Write};
-use crate::{DataPlane, Error, Guard, Result, address, sysctl};
+pub use self::{
+    attach::Hooks,
+    guard::{EbpfGuard, deadline_of},
+};
+use crate::{DataPlane, Error, Result, address, sysctl};
 
 mod attach;
+mod guard;
 pub mod object;
 pub mod picks;
 mod shared;
@@ -123,7 +125,8 @@ pub fn open(object: &[u8], hooks: Hooks) -> Result<(EbpfPlane, EbpfGuard)> {
             .ok_or_else(|| Error::new("the kernel object is damaged", format!("no map {name}")))
     };
     let wrong = |e: aya::maps::MapError| Error::new("a pinned map is not ours", e);
-    let guard = HashMap::try_from(take("GUARD")?).map_err(wrong)?;
+    let mut guard = HashMap::try_from(take("GUARD")?).map_err(wrong)?;
+    guard::inherit(&pins, &mut guard);
     let mut plane = EbpfPlane {
         services: HashMap::try_from(take("SERVICES")?).map_err(wrong)?,
         servers: shared(take("SERVERS")?)?,
@@ -143,7 +146,14 @@ pub fn open(object: &[u8], hooks: Hooks) -> Result<(EbpfPlane, EbpfGuard)> {
         wanted: BTreeSet::new(),
     };
     plane.installed = plane.read()?;
-    Ok((plane, EbpfGuard { map: guard, serves: BTreeMap::new() }))
+    Ok((plane, EbpfGuard::new(guard)))
+}
+
+/// Other layouts' directories: what a binary before or after this one left.
+fn other_layouts(pins: &Path) -> Vec<PathBuf> {
+    let siblings = pins.parent().and_then(|p| fs::read_dir(p).ok());
+    let paths = siblings.into_iter().flatten().flatten().map(|e| e.path());
+    paths.filter(|p| p != pins).collect()
 }
 
 fn shared<T: Copy>(map: aya::maps::Map) -> Result<Shared<T>> {
@@ -186,7 +196,9 @@ impl EbpfPlane {
         match write {
             Write::Server(slot, server) => {
                 let servers = self.servers.view()?;
-                if servers.get(*slot).generation != server.generation {
+                // Another server in this slot, and not a freed one that an undo brings back.
+                let next = servers.get(*slot).generation.wrapping_add(1);
+                if server.generation == next && server.addr != [0; 16] {
                     self.loads.view()?.set(*slot, Load::default());
                 }
                 servers.set(*slot, *server);
@@ -254,6 +266,12 @@ impl EbpfPlane {
         names.extend(
             all.iter().filter(|i| indices.contains(&i.index) && i.ethernet).map(|i| i.name.clone()),
         );
+        // A device has room for one XDP program; tc's live side by side for a moment.
+        for other in other_layouts(&self.pins) {
+            names
+                .iter()
+                .for_each(|name| drop(fs::remove_file(other.join(format!("link-{name}-xdp")))));
+        }
         for name in &names {
             let whole = ["ingress", "egress"]
                 .iter()
@@ -285,12 +303,9 @@ impl EbpfPlane {
     /// Tables and programs that a binary with another layout left go when ours are at work. Their
     /// flows cannot be read; those that go by hash live on.
     fn take_over_from_other_layouts(&self) {
-        let siblings = self.pins.parent().and_then(|p| fs::read_dir(p).ok());
-        for other in siblings.into_iter().flatten().flatten() {
-            if other.path() != self.pins {
-                // What stays does no harm but take memory.
-                let _ = fs::remove_dir_all(other.path());
-            }
+        for other in other_layouts(&self.pins) {
+            // What stays does no harm but take memory.
+            let _ = fs::remove_dir_all(other);
         }
     }
 }
@@ -410,64 +425,5 @@ pub fn remove_pins() -> Result<()> {
             Err(Error::new(format!("cannot remove {}", namespace.display()), e))
         }
         _ => Ok(()),
-    }
-}
-
-/// The deadline that the kernel of this namespace holds for an address, read afresh; `None`: it is
-/// not guarded.
-pub fn deadline_of(vip: IpAddr) -> Option<Time> {
-    let map = MapData::from_pin(pin_directory().ok()?.join("GUARD")).ok()?;
-    let map: HashMap<MapData, Raw<Addr>, Raw<nines_abi::Guard>> =
-        HashMap::try_from(aya::maps::Map::HashMap(map)).ok()?;
-    map.get(&Raw(address::mapped(vip)), 0).ok().map(|g| Time(g.0.deadline_ns))
-}
-
-/// The guard's map.
-pub struct EbpfGuard {
-    map: HashMap<MapData, Raw<Addr>, Raw<nines_abi::Guard>>,
-    serves: BTreeMap<IpAddr, bool>,
-}
-
-impl EbpfGuard {
-    fn put(&mut self, vip: IpAddr, deadline: Time) -> Result<()> {
-        let serves = self.serves.get(&vip).copied().unwrap_or(false);
-        let flags = if serves { GUARD_SERVES } else { 0 };
-        let value = nines_abi::Guard { deadline_ns: deadline.0, flags, pad: 0 };
-        self.map.insert(Raw(address::mapped(vip)), Raw(value), 0).map_err(map_error)
-    }
-
-    /// The deadline in the kernel.
-    pub fn deadline(&self, vip: IpAddr) -> Option<Time> {
-        self.map.get(&Raw(address::mapped(vip)), 0).ok().map(|g| Time(g.0.deadline_ns))
-    }
-}
-
-impl Guard for EbpfGuard {
-    fn set(&mut self, vip: IpAddr, deadline: Time) -> Result<()> {
-        self.put(vip, deadline)
-    }
-
-    fn cover(&mut self, vips: &[(IpAddr, bool)]) -> Result<()> {
-        self.serves = vips.iter().copied().collect();
-        let have: Vec<Addr> =
-            self.map.keys().map(|k| k.map(|k| k.0)).collect::<Result<_, _>>().map_err(map_error)?;
-        for addr in have {
-            let vip = address::unmapped(addr);
-            if !self.serves.contains_key(&vip) {
-                // An address that somebody left must not answer because it is forgotten here.
-                for i in address::interfaces()?.iter().filter(|i| i.ethernet) {
-                    for (_, prefix) in i.addresses.iter().filter(|(a, _)| *a == vip) {
-                        address::remove(i.index, vip, *prefix)?;
-                    }
-                }
-                self.map.remove(&Raw(addr)).map_err(map_error)?;
-            }
-        }
-        for (vip, _) in vips {
-            // A deadline that an earlier process set still holds: it was promised to it.
-            let deadline = self.deadline(*vip).unwrap_or_default();
-            self.put(*vip, deadline)?;
-        }
-        Ok(())
     }
 }

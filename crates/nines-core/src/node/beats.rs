@@ -99,7 +99,16 @@ impl Node {
                     ack.waited_ns = now.0.saturating_sub(ack.waited_ns);
                 }
             }
-            self.send_frame(to, &Frame { kind: Some(frame::Kind::Beat(beat.clone())), rest });
+            let mut frame = Frame { kind: Some(frame::Kind::Beat(beat.clone())), rest: Vec::new() };
+            // A beat must fit a datagram, which goes over every link; what does not, goes alone.
+            for more in rest {
+                if frame.encoded_len() + more.encoded_len() + 8 > DATAGRAM_MAX {
+                    self.send_frame(to, &more);
+                } else {
+                    frame.rest.push(more);
+                }
+            }
+            self.send_frame(to, &frame);
         }
         self.with_beat.clear();
     }

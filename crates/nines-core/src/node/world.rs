@@ -118,10 +118,18 @@ impl Node {
         }
         if self.world.checks != self.checked {
             self.checked.clone_from(&self.world.checks);
-            let checked = &self.checked;
+            let (checked, before) = (&self.checked, self.known.len());
             self.known.retain(|(service, server), _| {
                 checked.iter().any(|c| c.service == *service && c.server == *server)
             });
+            if self.known.len() != before {
+                // What is no longer checked is no longer down: the table says otherwise.
+                self.known_changes += 1;
+                self.world = self.compute_world(Causes {
+                    known_changes: self.known_changes,
+                    ..self.world.causes.clone().unwrap_or_default()
+                });
+            }
             self.checks_since = Some(now);
             self.actions.push(Action::Check(self.checked.clone()));
         }

@@ -422,6 +422,22 @@ fn tables_outlive_the_process_and_hand_changes_are_put_back() {
     assert_eq!(next.counters().unwrap().services.len(), 1);
 }
 
+/// A binary with another layout finds what was promised: nothing answers meanwhile.
+#[test]
+fn another_layout_inherits_the_guard() {
+    let Some(mut b) = bench() else { return };
+    let vip: IpAddr = "10.0.0.101".parse().unwrap();
+    b.guard.cover(&[(vip, false)]).unwrap();
+    b.guard.set(vip, Time(7)).unwrap();
+    let pins = ebpf::pin_directory().unwrap();
+    std::fs::rename(&pins, pins.with_file_name("v0")).unwrap();
+    let (mut next, guard) = ebpf::open(ebpf::object::BYTES, Hooks::Tc).unwrap();
+    assert_eq!(guard.deadline(vip), Some(Time(7)), "before anybody covers it again");
+    next.apply(&ForwardingTable::default()).unwrap();
+    assert!(!pins.with_file_name("v0").exists(), "the old tables go when the new are at work");
+    assert_eq!(guard.deadline(vip), Some(Time(7)));
+}
+
 #[test]
 fn forged_and_cut_off_frames_do_no_harm() {
     let Some(mut b) = bench() else { return };
