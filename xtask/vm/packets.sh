@@ -49,7 +49,7 @@ poweroff -f
 I
 chmod +x "$root/init"
 (cd "$root" && find . | cpio -o -H newc --quiet) > "$work/initrd"
-timeout "${NINES_VM_SECONDS:-300}" qemu-system-x86_64 -accel tcg -cpu max -smp 2 -m 1024 -display none -no-reboot \
+timeout "${NINES_VM_SECONDS:-600}" qemu-system-x86_64 -accel tcg -cpu max -smp 2 -m 1024 -display none -no-reboot \
   -kernel "$cache/$image/vmlinuz" -initrd "$work/initrd" -serial stdio \
   -append "console=ttyS0 quiet panic=-1 mitigations=off" </dev/null | tr -d '\r' | tee "$work/out"
 grep -q '^VM-EXIT:0$' "$work/out"
