@@ -120,7 +120,7 @@ pub const WORD_REPLY: u64 = 1 << 9;
 /// director's MAC (map `PEERS`) are delivered even when the deadline has passed.
 pub const GUARD_SERVES: u32 = 1;
 
-/// [`Settings::flags`]: at least one server is reached by NAT, so replies are looked up.
+/// [`Settings::flags`]: at least one server is reached by NAT; the loader turns forwarding on.
 pub const SETTING_NAT: u32 = 1;
 
 /// Value of map `GUARD`, key [`Addr`]: until when this node may answer for an address.
@@ -258,7 +258,7 @@ pub struct Flow {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tail {
     /// 0: free. Else state in bits 0-7, `WORD_*` in 8-15, a version that each use raises in 16-31,
-    /// time of the last packet in 32-63, refreshed about once a second.
+    /// time of the last packet in 32-63, within half a second.
     pub word: u64,
     /// Slot in `SERVERS`.
     pub server: u32,

@@ -1,9 +1,9 @@
-//! The flow table: arrays of buckets, seven flows each, that user space reads in place.
+//! The flow table: an array of buckets, seven flows each.
 //!
 //! Decides: where a flow lives and when one gives way. A lookup costs the line that holds the
 //! bucket's tags and the line of the flow; a full bucket spills into a second one; what is idle too
 //! long gives way first, then what was silent longest. Expiry needs no daemon: it happens where
-//! room is needed, and a few buckets further with every new flow, so that counts of flows follow.
+//! room is needed, and in one bucket more with every new flow, so that counts of flows follow.
 //!
 //! Two processors: a flow's word changes by compare-and-swap only, so one of them counts; whoever
 //! adds holds the bucket's lock, tried a bounded number of times. A reader that meets an entry
@@ -24,8 +24,8 @@ use crate::{
 /// The version in a word.
 const VERSION: u64 = 0xffff << 16;
 const VERSION_STEP: u64 = 1 << 16;
-/// Idle for less, in units of `IDLE_SHIFT`: alive whatever its state (8.4 s; the shortest limit of
-/// IPVS is 10 s, the loader takes none below this).
+/// Idle for less, in units of `IDLE_SHIFT`: alive whatever its state (8.4 s; the shortest limit but
+/// that of a flow that has shown no TCP flag is 10 s).
 const SURELY_ALIVE: u32 = 500;
 
 #[inline(always)]

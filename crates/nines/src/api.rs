@@ -181,7 +181,7 @@ async fn get_status(Shared(agent): Shared<Arc<Agent>>) -> Outcome<Json<Status>> 
     for id in active.into_iter().filter(|id| *id != me) {
         match crate::daemon::peer_port::ask_counters(&agent, id, Duration::from_millis(150)).await {
             Some(bytes) => view::merge(&mut told, &bytes),
-            None => view::no_answer(&mut status, id),
+            None => view::no_answer(&mut status),
         }
     }
     view::fill_traffic(&mut status, &told);

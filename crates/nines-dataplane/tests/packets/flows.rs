@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use nines_dataplane::DataPlane as _;
-use nines_model::{Forward, Millis, Persist, Proto, Scheduler};
+use nines_model::{Forward, Millis, Persist, Proto, Scheduler, TableServer};
 
 use super::{Bench, bench, build::*, service, table, web};
 
@@ -89,6 +89,15 @@ fn flows_are_active_from_syn_to_fin() {
     assert_eq!(step(&mut b, back(SYN | ACK), "r2"), (1, 0));
     assert_eq!(step(&mut b, there(ACK), "r2"), (1, 0));
     assert_eq!(step(&mut b, back(FIN), "r2"), (0, 1));
+    // The port again, at another server: what the first one says late is not about this flow.
+    let two = &mut all.services.get_mut("n").unwrap().servers;
+    let other = TableServer { addr: "10.0.0.13:8080".parse().unwrap(), ..two["r2"].clone() };
+    two.insert("r3".into(), other);
+    two.get_mut("r2").unwrap().weight = 0;
+    b.plane.apply(&all).unwrap();
+    assert_eq!(step(&mut b, there(SYN), "r3"), (1, 0));
+    assert_eq!(step(&mut b, back(RST), "r3"), (1, 0));
+    assert_eq!(step(&mut b, there(ACK), "r3"), (1, 0));
     // A server that leaves takes its flows along.
     all.services.get_mut("n").unwrap().servers.clear();
     b.plane.apply(&all).unwrap();
@@ -177,6 +186,12 @@ fn a_client_stays_with_its_server_while_it_is_remembered() {
     assert_ne!(second, first);
     b.plane.apply(&pool(None)).unwrap();
     assert_eq!(b.hit(&flow("192.0.2.1:4004")), second, "and it stays with the new one");
+    // An old flow that goes on at the drained server does not take the client back there.
+    b.plane.apply(&pool(Some(&first))).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(600));
+    assert_eq!(b.hit(&Frame { flags: ACK, ..flow("192.0.2.1:4000") }), first);
+    b.plane.apply(&pool(None)).unwrap();
+    assert_eq!(b.hit(&flow("192.0.2.1:4010")), second);
     // Forgotten after its time; before that any packet of a flow keeps it.
     std::thread::sleep(std::time::Duration::from_millis(700));
     b.hit(&Frame { flags: ACK, ..flow("192.0.2.1:4004") });

@@ -35,6 +35,10 @@ pub struct Status {
     pub vips: Vec<VipStatus>,
     /// Virtual services.
     pub services: Vec<ServiceStatus>,
+    /// Packets that the directors which answered dropped, by reason, and flows that a full table
+    /// gave up ("evicted") or never held ("unplaced"), since their tables were made; zeros are left
+    /// out.
+    pub drops: std::collections::BTreeMap<String, u64>,
     /// What is wrong now, each with the next command.
     pub problems: Vec<ProblemLine>,
     /// Last change of holder, newest of all VIPs.

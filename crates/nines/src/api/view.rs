@@ -27,6 +27,7 @@ pub struct Told {
     services: BTreeMap<String, Traffic>,
     servers: BTreeMap<String, Traffic>,
     down: BTreeMap<String, bool>,
+    drops: BTreeMap<String, u64>,
 }
 
 /// Counts and health as they are told.
@@ -44,6 +45,7 @@ pub fn traffic(counters: &Counters, health: &nines_core::forwarding::Known) -> T
     Told {
         services: counters.services.iter().map(|(n, t)| (n.clone(), one(t))).collect(),
         servers: counters.servers.iter().map(|(n, t)| (name(n), one(t))).collect(),
+        drops: counters.drops.clone(),
         down: health.iter().map(|(n, h)| (name(n), h.state() == ServerState::Down)).collect(),
     }
 }
@@ -65,6 +67,7 @@ pub fn merge(told: &mut Told, bytes: &[u8]) {
         }
     }
     told.down.extend(theirs.down);
+    theirs.drops.into_iter().for_each(|(why, n)| *told.drops.entry(why).or_default() += n);
 }
 
 fn member_alive(node: &Node, now: Time, id: u64) -> bool {
@@ -346,8 +349,7 @@ pub fn one_line(node: &Node, now: Time) -> String {
 }
 
 /// The node that serves did not answer in time.
-pub fn no_answer(status: &mut Status, id: u64) {
-    let _ = id;
+pub fn no_answer(status: &mut Status) {
     for vip in status.vips.clone() {
         let Some(n) = status.nodes.iter_mut().find(|n| n.name == vip.node) else { continue };
         if n.name != status.node && n.state == "active" {
@@ -359,6 +361,7 @@ pub fn no_answer(status: &mut Status, id: u64) {
 
 /// Puts counts and health in.
 pub fn fill_traffic(status: &mut Status, told: &Told) {
+    status.drops.extend(told.drops.iter().filter(|(_, n)| **n > 0).map(|(w, n)| (w.clone(), *n)));
     let mut down = Vec::new();
     for service in &mut status.services {
         service.traffic = told.services.get(&service.name).copied().unwrap_or_default();
