@@ -7,36 +7,61 @@
 #![no_std]
 
 /// Version of everything in this file. Raise it with any change of layout or meaning.
-pub const ABI: u32 = 3;
+pub const ABI: u32 = 4;
 
 /// An address as IPv6; IPv4 is mapped (`::ffff:a.b.c.d`, RFC 4291 section 2.5.5.2).
 pub type Addr = [u8; 16];
 
-/// Entries of one service's pick table at most; also Maglev's table size (a prime, so every skip
-/// visits every slot: Maglev, NSDI'16, section 3.4).
+/// Entries of one Maglev table of flows (a prime, so every skip visits every slot: Maglev,
+/// NSDI'16, section 3.4); other tables of picks are at most as long.
 pub const TABLE_LEN_MAX: u32 = 16_381;
-/// Services a director holds at most.
-pub const SERVICES_MAX: u32 = 128;
-/// Real-server slots a director holds at most; a slot is one server of one service.
-pub const SERVERS_MAX: u32 = 4_096;
+/// Entries of the table of scheduler mh (CONFIG_IP_VS_MH_TAB_INDEX 12).
+pub const MH_TABLE_LEN: u32 = 4_093;
+/// Entries of the tables of schedulers sh and dh.
+pub const HASH_TABLE_LEN: u32 = 256;
+/// Services a director holds, unless the loader makes more room.
+pub const SERVICES: u32 = 1_024;
+/// Real-server slots a director holds, unless the loader makes more room; a slot is one server of
+/// one service.
+pub const SERVERS: u32 = 8_192;
+/// Picks of all services and of one update, unless the loader makes more room.
+pub const PICKS: u32 = 1 << 22;
+/// Places of the table of guarded addresses.
+pub const GUARDS: u32 = 2_048;
 /// Guarded addresses a node holds at most.
 pub const GUARDS_MAX: u32 = 256;
-/// Regions of [`TABLE_LEN_MAX`] picks: two a service, so that a new table is written beside the
-/// one in use and switched to by one map update.
-pub const REGIONS_MAX: u32 = 2 * SERVICES_MAX;
+/// Places of the table of addresses that matter, per service that the loader makes room for.
+pub const PLACES_PER_SERVICE: u32 = 16;
+/// Places looked at for one address, in the tables of guards and of addresses that matter.
+pub const PROBES: u32 = 16;
 /// Other directors whose forwarded packets a real server on a director accepts.
 pub const PEERS_MAX: u32 = 64;
 
 /// Clients remembered by services with persistence at most; the one heard of longest ago is
 /// forgotten first.
 pub const TEMPLATES_MAX: u32 = 1 << 16;
+/// Destinations remembered by lblc and lblcr at most (ip_vs_lblc.c: 1,024 buckets of 16).
+pub const LOCALITIES_MAX: u32 = 1 << 14;
 
-/// Schedulers, [`Service::scheduler`]: next entry of the pick table for each new flow (rr, wrr).
-pub const SCHED_TURN: u32 = 0;
-/// Entry chosen by the hash of the flow (Maglev): the same on every director.
-pub const SCHED_HASH: u32 = 1;
-/// The pick table lists every server once and the kernel weighs their flows; the rest are such.
-/// Definitions: net/netfilter/ipvs/ip_vs_{lc,wlc,sed,nq,fo,ovf}.c. Fewest flows.
+/// Entries of the arrays of programs: what goes on where the entry program ends. A stack and the
+/// verifier's patience of their own are what each of them gains. New flows.
+pub const PROGRAM_NEW: u32 = 0;
+/// ICMP errors.
+pub const PROGRAM_ERROR: u32 = 1;
+/// Packets too big for a tunnel.
+pub const PROGRAM_TOO_BIG: u32 = 2;
+/// Packets whose server is chosen.
+pub const PROGRAM_DELIVER: u32 = 3;
+/// Room for them.
+pub const PROGRAMS_MAX: u32 = 4;
+
+/// Schedulers, [`Service::scheduler`]. Definitions: net/netfilter/ipvs/ip_vs_*.c. These two take
+/// the next entry of the pick table for each new flow.
+pub const SCHED_RR: u32 = 0;
+/// In turn, as often as the weight.
+pub const SCHED_WRR: u32 = 1;
+/// From here to [`SCHED_TWOS`] the pick table lists every server once and the kernel weighs what
+/// they carry. Fewest flows.
 pub const SCHED_LC: u32 = 2;
 /// Fewest flows by weight.
 pub const SCHED_WLC: u32 = 3;
@@ -48,14 +73,34 @@ pub const SCHED_NQ: u32 = 5;
 pub const SCHED_FO: u32 = 6;
 /// Weighted overflow: the highest weight that has no more active flows than its weight.
 pub const SCHED_OVF: u32 = 7;
-/// From here on entries are chosen by hashes of addresses. Destination hashing: 256 entries by
-/// the VIP (net/netfilter/ipvs/ip_vs_dh.c).
-pub const SCHED_DH: u32 = 8;
-/// Source hashing: 256 entries by the client (net/netfilter/ipvs/ip_vs_sh.c).
-pub const SCHED_SH: u32 = 9;
+/// Locality: a destination's flows go to one server while it is not overloaded.
+pub const SCHED_LBLC: u32 = 8;
+/// Locality with a set of servers for each destination.
+pub const SCHED_LBLCR: u32 = 9;
+/// The less loaded of two taken at random by weight.
+pub const SCHED_TWOS: u32 = 10;
+/// From here on entries are chosen by hashes. Of the destination.
+pub const SCHED_DH: u32 = 11;
+/// Of the client.
+pub const SCHED_SH: u32 = 12;
+/// Of the client, Maglev's table.
+pub const SCHED_MH: u32 = 13;
+/// Of the whole flow, Maglev's table: the same on every director. Not in IPVS.
+pub const SCHED_MAGLEV: u32 = 14;
 
 /// Servers that the kernel weighs for one new flow at most.
 pub const SCAN_MAX: u32 = 64;
+
+/// [`Service::flags`]: sh and mh take another server where theirs takes no new flow.
+pub const SERVICE_FALLBACK: u32 = 1;
+/// sh and mh hash the client's port too.
+pub const SERVICE_PORT: u32 = 2;
+/// Every datagram is scheduled by itself (UDP).
+pub const SERVICE_ONE_PACKET: u32 = 4;
+/// Persistence engine sip was asked for; for listings.
+pub const SERVICE_SIP: u32 = 8;
+/// This id is in use.
+pub const SERVICE_LIVE: u32 = 16;
 
 /// [`Server::forward`]: direct routing, the packet keeps its addresses.
 pub const FORWARD_DR: u8 = 0;
@@ -63,6 +108,19 @@ pub const FORWARD_DR: u8 = 0;
 pub const FORWARD_NAT: u8 = 1;
 /// The director is the server: up its own stack.
 pub const FORWARD_LOCAL: u8 = 2;
+/// In another IP header (RFC 2003, RFC 2473, RFC 4213).
+pub const FORWARD_IPIP: u8 = 3;
+/// In UDP, generic UDP encapsulation (draft-ietf-intarea-gue, variant 0).
+pub const FORWARD_GUE: u8 = 4;
+/// In GRE (RFC 2784).
+pub const FORWARD_GRE: u8 = 5;
+
+/// [`Server::checksum`]: none in the outer header.
+pub const CHECKSUM_NONE: u8 = 0;
+/// The outer header's checksum is filled in.
+pub const CHECKSUM_FULL: u8 = 1;
+/// Remote checksum offload was asked for; for listings, packets go without.
+pub const CHECKSUM_REMOTE: u8 = 2;
 
 /// [`Server::state`]: takes new flows.
 pub const SERVER_UP: u8 = 0;
@@ -108,7 +166,8 @@ pub const IDLE_SHIFT: u32 = 24;
 
 /// Ways of a bucket: flows that share a hash value and have room.
 pub const WAYS: usize = 7;
-/// Buckets (a power of two): 229,376 flows, 16 MiB, 73 bytes a flow.
+/// Buckets (a power of two), unless the loader wants another number: 229,376 flows, 16 MiB, 73
+/// bytes a flow.
 pub const BUCKETS: u32 = 1 << 15;
 
 /// [`Tail::word`]: the entry is in use.
@@ -119,14 +178,70 @@ pub const WORD_REPLY: u64 = 1 << 9;
 /// [`Guard::flags`]: this node is a real server for the address: packets that come from another
 /// director's MAC (map `PEERS`) are delivered even when the deadline has passed.
 pub const GUARD_SERVES: u32 = 1;
+/// A place that was used once: a search goes on behind it.
+pub const GUARD_USED: u32 = 2;
+
+/// [`Place::flags`]: services listen on the address.
+pub const PLACE_VIP: u32 = 1;
+/// It is the address of a server reached by NAT: its packets may be answers.
+pub const PLACE_SERVER: u32 = 2;
+/// A place that was used once: a search goes on behind it.
+pub const PLACE_USED: u32 = 4;
 
 /// [`Settings::flags`]: at least one server is reached by NAT; the loader turns forwarding on.
 pub const SETTING_NAT: u32 = 1;
+/// At least one service goes by the packet's mark.
+pub const SETTING_MARKS: u32 = 2;
 
-/// Value of map `GUARD`, key [`Addr`]: until when this node may answer for an address.
+/// Value of per-CPU map `PACKETS`: where things are in a packet and what they say. Entry 0 is of the
+/// packet that comes in, 1 of the one that leaves. Addresses as four words as on the wire; IPv4 is
+/// mapped as in [`Addr`].
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
+pub struct Packet {
+    /// Kinds are the kernel program's own.
+    pub kind: u8,
+    /// 1: IPv6.
+    pub v6: u8,
+    /// IP protocol; of an ICMP error, of the packet it is about.
+    pub proto: u8,
+    /// TCP flags byte, of SCTP what its first chunk amounts to; of neighbour discovery the ICMPv6
+    /// type; 0 for others.
+    pub flags: u8,
+    /// Network byte order.
+    pub sport: u16,
+    /// Network byte order.
+    pub dport: u16,
+    /// Source.
+    pub src: [u32; 4],
+    /// Destination.
+    pub dst: [u32; 4],
+    /// Offset of the transport header; of an ICMP error, of the ICMP header.
+    pub l4: u32,
+    /// Bytes from the IP header on, as that header says.
+    pub bytes: u32,
+    /// TTL or hop limit.
+    pub ttl: u32,
+    /// In an ICMP error: offset of the transport header in it; else 0. The IP header in it is at
+    /// `l4 + 8`.
+    pub inner_l4: u32,
+    /// Who sent the ICMP error.
+    pub from: [u32; 4],
+    /// The IPv4 flag of that name, host byte order.
+    pub dont_fragment: u32,
+    /// Slot of the server that was chosen for it; with a packet too big for it, the limit.
+    pub chosen: u32,
+    /// Source MAC and two zero bytes.
+    pub mac: [u8; 8],
+}
+
+/// Entry of array `GUARD_TABLE`, an open-addressed table ([`place_of`]): until when this node may
+/// answer for an address.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Guard {
+    /// Whose; zero where there is none.
+    pub addr: Addr,
     /// CLOCK_BOOTTIME, ns; at or after it the address is silent. 0 is always past.
     pub deadline_ns: u64,
     /// `GUARD_*`.
@@ -135,48 +250,97 @@ pub struct Guard {
     pub pad: u32,
 }
 
-/// Key of map `SERVICES`.
+/// Entry of array `PLACES`, an open-addressed table ([`place_of`]): an address that matters.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Zero where there is none.
+    pub addr: Addr,
+    /// `PLACE_*`.
+    pub flags: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// Where the search for an address begins in the tables of guards and places.
+#[must_use]
+#[inline(always)]
+pub const fn place_of(words: [u32; 4]) -> u32 {
+    // Upper bits of a product (Knuth's multiplicative hashing).
+    let low = words[0] ^ words[1].rotate_left(11) ^ words[2].rotate_left(22) ^ words[3];
+    (low.wrapping_mul(0x9e37_79b1)) >> 9
+}
+
+/// [`ServiceKey::kind`]: address, protocol and port, or 0 for every port that has no service.
+pub const KEY_ADDRESS: u8 = 0;
+/// The packet's mark, in the last four bytes of `addr`, big-endian; IPv4 packets.
+pub const KEY_MARK_V4: u8 = 1;
+/// The same for IPv6 packets.
+pub const KEY_MARK_V6: u8 = 2;
+
+/// Key of map `SERVICE_KEYS`, value: id of the service.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ServiceKey {
     /// The VIP.
     pub addr: Addr,
     /// Network byte order.
     pub port: u16,
-    /// IP protocol number: 6 or 17.
+    /// IP protocol number: 6, 17 or 132; 0 with a mark.
     pub proto: u8,
-    /// Zero.
-    pub pad: u8,
+    /// `KEY_*`.
+    pub kind: u8,
 }
 
-/// Value of map `SERVICES`. One update of it switches the service to another pick table.
+/// Value of array `SERVICES`, indexed by id. The first word switches the service to another pick
+/// table.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Service {
-    /// Index into `SERVICE_STATS` and `TURNS`.
-    pub id: u32,
-    /// First entry in `PICKS`.
-    pub table_base: u32,
-    /// Entries; 0 means that no server takes a new flow.
-    pub table_len: u32,
+    /// First entry in `PICKS` in the upper half, number of entries in the lower; 0 entries mean
+    /// that no server takes a new flow.
+    pub table: u64,
     /// `SCHED_*`.
     pub scheduler: u32,
+    /// `SERVICE_*`.
+    pub flags: u32,
     /// A client's new flows go where its last one went, for so long after it, in the units of
     /// [`seen_of`]; 0: they do not.
     pub persist: u32,
-    /// Zero.
-    pub pad: u32,
+    /// The same in seconds, for listings.
+    pub persist_seconds: u32,
     /// Which bits of a client's address tell it from others, as on the wire.
     pub mask: [u32; 4],
+    /// What packets are its.
+    pub key: ServiceKey,
+    /// Its place in listings that keep the order of creation.
+    pub order: u32,
 }
 
-/// Key of map `TEMPLATES`: a client of a service with persistence.
+impl Service {
+    /// First entry in `PICKS`.
+    #[must_use]
+    #[inline(always)]
+    pub const fn table_base(&self) -> u32 {
+        (self.table >> 32) as u32
+    }
+
+    /// Number of entries.
+    #[must_use]
+    #[inline(always)]
+    pub const fn table_len(&self) -> u32 {
+        self.table as u32
+    }
+}
+
+/// Key of map `TEMPLATES`: a client of a service with persistence. Of map `LOCALITIES`: a
+/// destination.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TemplateKey {
     /// Its address under [`Service::mask`].
     pub client: [u32; 4],
-    /// [`Service::id`].
+    /// Id of the service.
     pub service: u32,
     /// Zero.
     pub pad: u32,
@@ -196,34 +360,85 @@ pub struct Template {
     pub pad: u32,
 }
 
-/// Value of map `SERVERS`, indexed by slot.
+/// Servers of one destination that lblcr remembers at most.
+pub const LOCALITY_SET: usize = 8;
+
+/// Value of map `LOCALITIES`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Locality {
+    /// Slots in `SERVERS` and their generations; lblc uses the first only.
+    pub servers: [[u32; 2]; LOCALITY_SET],
+    /// When one was added or left, in the units of [`seen_of`].
+    pub changed: u32,
+    /// How many there are.
+    pub count: u32,
+}
+
+/// Value of array `SERVERS`, indexed by slot.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Server {
-    /// The real server.
-    pub addr: Addr,
-    /// Next hop on the way there (the server itself when on link).
-    pub nexthop: Addr,
-    /// The VIP its replies carry (NAT).
-    pub vip: Addr,
-    /// Interface towards the next hop; 0 means no route.
-    pub ifindex: u32,
     /// Raised when the slot gets another server: flows of the old one end.
     pub generation: u32,
-    /// Index into `SERVICE_STATS`.
+    /// Id of its service.
     pub service: u32,
-    /// Network byte order.
+    /// Interface towards the next hop; 0 means no route.
+    pub ifindex: u32,
+    /// Share of new flows.
+    pub weight: u32,
+    /// Network byte order; 0: the port that the client asked for.
     pub port: u16,
-    /// The VIP's port, network byte order.
+    /// The VIP's port, network byte order; 0: of many.
     pub vip_port: u16,
     /// `FORWARD_*`.
     pub forward: u8,
     /// `SERVER_*`.
     pub state: u8,
+    /// 1: `addr` is IPv6.
+    pub v6: u8,
+    /// `CHECKSUM_*`.
+    pub checksum: u8,
+    /// UDP port of the tunnel, network byte order.
+    pub tunnel_port: u16,
+    /// Largest IP packet that the interface carries.
+    pub mtu: u16,
+    /// No new flow at so many flows or more; 0: no limit.
+    pub upper: u32,
+    /// And again below so many.
+    pub lower: u32,
+    /// Its place in listings that keep the order of creation.
+    pub order: u32,
+    /// The real server.
+    pub addr: Addr,
+    /// The last weight that was not 0: what scheduler mh goes by.
+    pub last_weight: u32,
     /// Zero.
-    pub pad: [u8; 2],
-    /// Share of new flows.
-    pub weight: u32,
+    pub pad: u32,
+    /// Next hop on the way there (the server itself when on link).
+    pub nexthop: Addr,
+    /// The VIP its replies carry (NAT).
+    pub vip: Addr,
+    /// This machine's address on the way there, the source of tunnels.
+    pub source: Addr,
+    /// Zero.
+    pub rest: [u64; 2],
+}
+
+/// [`Load::overloaded`] of a server with this load and these thresholds.
+#[must_use]
+#[inline(always)]
+pub const fn limited(load: &Load, upper: u32, lower: u32) -> u64 {
+    let flows = load.active + load.inactive;
+    let (upper, lower) = (upper as u64, lower as u64);
+    let below = if lower != 0 { flows < lower } else { flows * 4 < upper * 3 };
+    if upper == 0 || below && flows < upper {
+        0
+    } else if flows >= upper {
+        1
+    } else {
+        load.overloaded
+    }
 }
 
 /// Value of map `LOADS`, indexed by slot: flows now, as the schedulers weigh them.
@@ -234,10 +449,14 @@ pub struct Load {
     pub active: u64,
     /// All others.
     pub inactive: u64,
+    /// 1 from reaching [`Server::upper`] until below [`Server::lower`].
+    pub overloaded: u64,
+    /// Zero.
+    pub pad: u64,
 }
 
-/// Key of a flow; IPv4 is mapped as in [`Addr`].
-#[repr(C)]
+/// Key of a flow; IPv4 is mapped as in [`Addr`]. Compared word by word.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Flow {
     /// Source, as on the wire.
@@ -318,10 +537,23 @@ pub struct Bucket {
 pub struct Entry {
     /// Whose.
     pub key: Flow,
-    /// Zero.
-    pub pad: u64,
+    /// What the client calls the other end.
+    pub via: Via,
     /// What.
     pub tail: Tail,
+}
+
+/// The other end as a client of a translated flow knows it, where the server's own `vip` and
+/// `vip_port` do not say it because its service has many addresses or ports.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Via {
+    /// IPv4 address as on the wire.
+    pub addr: u32,
+    /// Network byte order.
+    pub port: u16,
+    /// Zero.
+    pub pad: u16,
 }
 
 /// Value of the per-CPU maps `SERVICE_STATS` and `SERVER_STATS`.
@@ -366,24 +598,29 @@ pub const DROP_MANGLED: u32 = 4;
 pub const EVICTED: u32 = 5;
 /// Not a drop: a flow found no place in the table and goes by hash.
 pub const UNPLACED: u32 = 6;
+/// Larger than the way to the server carries; the client was told.
+pub const DROP_TOO_BIG: u32 = 7;
 /// Count of `DROP_*`.
-pub const DROPS: u32 = 7;
+pub const DROPS: u32 = 8;
 /// What `DROP_*` count, in the words of the counters.
 pub const DROP_NAMES: [&str; DROPS as usize] =
-    ["guard", "no-server", "no-route", "ttl", "mangled", "evicted", "unplaced"];
+    ["guard", "no-server", "no-route", "ttl", "mangled", "evicted", "unplaced", "too-big"];
 
 const _: () = {
-    assert!(core::mem::size_of::<Guard>() == 16);
+    assert!(core::mem::size_of::<Packet>() == 88);
+    assert!(core::mem::size_of::<Guard>() == 32);
     assert!(core::mem::size_of::<ServiceKey>() == 20);
-    assert!(core::mem::size_of::<Service>() == 40);
-    assert!(core::mem::size_of::<Server>() == 72);
+    assert!(core::mem::size_of::<Place>() == 24);
+    assert!(core::mem::size_of::<Service>() == 64);
+    assert!(core::mem::size_of::<Server>() == 128);
+    assert!(core::mem::size_of::<Locality>() == 72);
     assert!(core::mem::size_of::<TemplateKey>() == 24);
     assert!(core::mem::size_of::<Template>() == 16);
     assert!(core::mem::size_of::<Flow>() == 40);
     assert!(core::mem::size_of::<Tail>() == 16);
     assert!(core::mem::size_of::<Entry>() == 64);
     assert!(core::mem::size_of::<Bucket>() == 512);
-    assert!(core::mem::size_of::<Load>() == 16);
+    assert!(core::mem::size_of::<Load>() == 32);
     assert!(core::mem::size_of::<Stats>() == 40);
     assert!(core::mem::size_of::<Settings>() == 72);
 };
@@ -392,4 +629,45 @@ const _: () = {
 #[must_use]
 pub const fn mapped(v4: [u8; 4]) -> Addr {
     [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3]]
+}
+
+/// Keys of scheduler mh (net/netfilter/ipvs/ip_vs_mh.c): of the position of a client and of a
+/// server.
+pub const MH_KEY_1: u64 = 2_654_435_761;
+/// Of a server's step.
+pub const MH_KEY_2: u64 = 2_654_446_892;
+
+/// hsiphash of four bytes as 64-bit kernels compute it, SipHash-1-3 (lib/siphash.c), with a key
+/// whose halves are equal.
+#[must_use]
+#[inline(always)]
+pub const fn hsiphash(value: u32, key: u64) -> u32 {
+    let mut v = [
+        0x736f_6d65_7073_6575 ^ key,
+        0x646f_7261_6e64_6f6d ^ key,
+        0x6c79_6765_6e65_7261 ^ key,
+        0x7465_6462_7974_6573 ^ key,
+    ];
+    let b = 4 << 56 | value as u64;
+    v[3] ^= b;
+    v = sip_round(v);
+    v[0] ^= b;
+    v[2] ^= 0xff;
+    v = sip_round(sip_round(sip_round(v)));
+    (v[0] ^ v[1] ^ v[2] ^ v[3]) as u32
+}
+
+#[inline(always)]
+const fn sip_round([mut a, mut b, mut c, mut d]: [u64; 4]) -> [u64; 4] {
+    a = a.wrapping_add(b);
+    b = b.rotate_left(13) ^ a;
+    a = a.rotate_left(32);
+    c = c.wrapping_add(d);
+    d = d.rotate_left(16) ^ c;
+    a = a.wrapping_add(d);
+    d = d.rotate_left(21) ^ a;
+    c = c.wrapping_add(b);
+    b = b.rotate_left(17) ^ c;
+    c = c.rotate_left(32);
+    [a, b, c, d]
 }

@@ -6,16 +6,21 @@
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use nines_abi::{
-    clock_of, state_of, Addr, Flow, Server, Service, ServiceKey, Tail, DROP_GUARD, DROP_NO_ROUTE,
-    DROP_NO_SERVER, FORWARD_DR, FORWARD_LOCAL, FORWARD_NAT, GUARD_SERVES, SERVER_DOWN,
-    STATE_FIN_WAIT, STATE_SYN_ACK, STATE_TIME_WAIT, UNPLACED, WORD_REPLY,
+    clock_of, state_of, Addr, Flow, Packet, Server, ServiceKey, Tail, Via, DROP_GUARD,
+    DROP_NO_ROUTE, DROP_NO_SERVER, FORWARD_DR, FORWARD_LOCAL, FORWARD_NAT, KEY_ADDRESS,
+    KEY_MARK_V4, KEY_MARK_V6, PLACE_SERVER, PLACE_VIP, SERVER_DOWN, SERVICE_LIVE,
+    SERVICE_ONE_PACKET, SETTING_MARKS, STATE_FIN_WAIT, STATE_SYN_ACK, STATE_TIME_WAIT, UNPLACED,
+    WORD_REPLY,
 };
 
 use crate::{
     flows::{self, New, Seen},
-    maps::{count, count_connection, count_drop, GUARD, PEERS, SERVERS, SERVICES},
-    packet::{Packet, ACK, ARP, FIN, ND_ADVERT, NEIGHBOUR, RST, SYN, TCP, TRANSPORT},
-    schedule, states,
+    maps::{count, count_connection, count_drop, SERVERS, SERVICES, SERVICE_KEYS, SETTINGS},
+    memory,
+    packet::{ACK, ARP, ERROR, FIN, ND_ADVERT, NEIGHBOUR, RST, SYN, TCP, TRANSPORT, UDP},
+    places,
+    schedule::{self, Of},
+    states,
 };
 
 /// What happens to a packet.
@@ -26,60 +31,167 @@ pub enum Verdict {
     Drop(u32),
     /// To the server in this slot, addresses kept.
     Direct(u32, &'static Server),
+    /// To the server in this slot, in another header.
+    Tunnel(u32, &'static Server),
     /// To the server, destination rewritten.
     Nat(&'static Server),
-    /// From the server to the client, source rewritten to the VIP.
-    Reply(&'static Server),
+    /// From the server to the client, source rewritten to what the client knows.
+    Reply(&'static Server, Via),
+    /// Of no flow that is known: see [`new`].
+    New,
+    /// [`deliver`] says the rest, to the server in this slot.
+    Deliver(u32),
+    /// An ICMP error: see [`error`].
+    Error,
 }
 
-/// A packet that comes in. `counts`: this hook has the last word; XDP may still hand the packet to
-/// tc, so it counts by itself what it really sent.
+/// A packet that comes in, as far as flows are known. `counts`: this hook has the last word; XDP
+/// may still hand the packet to tc, so it counts by itself what it really sent.
 #[inline(always)]
-pub fn ingress(packet: &Packet, counts: bool) -> Verdict {
+pub fn ingress(packet: &Packet, mark: u32, counts: bool) -> Verdict {
     let now = unsafe { bpf_ktime_get_boot_ns() };
-    if silent(&packet.dst, now, &packet.mac) && !is_advert(packet) {
+    if places::silent(&packet.dst, now, &packet.mac) && !is_advert(packet) {
         return Verdict::Drop(DROP_GUARD);
     }
-    if packet.kind != TRANSPORT {
+    if packet.kind == ERROR {
+        return Verdict::Error;
+    }
+    if packet.kind != TRANSPORT || is_strange(packet, mark) {
         return Verdict::Pass;
     }
     let flow = key(packet);
-    let hash = flows::hash_of(&flow);
-    if let Some((tail, seen)) = flows::find(&flow, hash) {
+    if let Some((tail, seen)) = flows::find(&flow, flows::hash_of(&flow)) {
         if seen.word & WORD_REPLY != 0 {
             return if counts { reply(packet, tail, seen, now) } else { Verdict::Pass };
         }
         if let Some(server) = server(seen.server) {
             let clock = clock_of(now);
             if stays(packet, &seen, server, clock) {
-                let state = states::next(packet, direction(server), state_of(seen.word));
-                if server.forward == FORWARD_NAT && counts && matters(packet, &seen, state, clock) {
-                    keep_other_half(packet, &seen, server, false, clock);
-                }
-                if flows::stale(seen.word, clock) {
-                    // As long as a flow lives its client stays (IPVS: a template lives while
-                    // it controls connections).
-                    if let Some(service) = service_of(packet) {
-                        schedule::renew(packet, service, &seen, clock);
-                    }
-                }
-                flows::touch(tail, seen, state, clock);
+                goes_on(packet, mark, tail, &seen, server, clock, counts);
                 return deliver(packet, seen.server, server, counts);
             }
         }
         flows::retire(tail, seen);
     }
-    match service_of(packet) {
-        Some(service) => schedule(packet, service, hash, now, counts),
+    Verdict::New
+}
+
+/// Neither to an address of ours nor perhaps an answer.
+#[inline(always)]
+fn is_strange(packet: &Packet, mark: u32) -> bool {
+    places::flags_of(&packet.dst) & PLACE_VIP == 0
+        && (mark == 0 || !has_marks())
+        && places::flags_of(&packet.src) & PLACE_SERVER == 0
+}
+
+/// A packet that [`ingress`] knew no flow for.
+#[inline(always)]
+pub fn new(packet: &Packet, mark: u32) -> Verdict {
+    match service_of(packet, mark) {
+        Some(of) => schedule(packet, of),
         None => Verdict::Pass,
     }
 }
 
+/// A packet for which a server is chosen.
 #[inline(always)]
-fn service_of(packet: &Packet) -> Option<&'static Service> {
-    let key =
-        ServiceKey { addr: bytes(packet.dst), port: packet.dport, proto: packet.proto, pad: 0 };
-    unsafe { SERVICES.get(&key) }
+pub fn deliver_to(packet: &Packet, slot: u32, counts: bool) -> Verdict {
+    match server(slot) {
+        Some(server) => deliver(packet, slot, server, counts),
+        None => Verdict::Pass,
+    }
+}
+
+/// An error about a flow's packet: to where the flow goes. Changes no flow.
+#[inline(always)]
+pub fn error(packet: &Packet, mark: u32) -> Verdict {
+    let now = unsafe { bpf_ktime_get_boot_ns() };
+    if is_strange(packet, mark) {
+        return Verdict::Pass;
+    }
+    let flow = key(packet);
+    let hash = flows::hash_of(&flow);
+    if let Some((tail, seen)) = flows::find(&flow, hash) {
+        if seen.word & WORD_REPLY != 0 {
+            return reply(packet, tail, seen, now);
+        }
+        if let Some(server) = server(seen.server) {
+            if stays(packet, &seen, server, clock_of(now)) {
+                return deliver(packet, seen.server, server, true);
+            }
+        }
+    }
+    // Of a flow that this director does not know: where its packets go by hash.
+    let Some(of) = service_of(packet, mark) else {
+        return Verdict::Pass;
+    };
+    match schedule::choose(packet, of, hash, false) {
+        Some((slot, server)) => deliver(packet, slot, server, true),
+        None => Verdict::Pass,
+    }
+}
+
+/// A packet of a flow that is known.
+#[inline(always)]
+fn goes_on(
+    packet: &Packet,
+    mark: u32,
+    tail: *mut Tail,
+    seen: &Seen,
+    server: &Server,
+    clock: u32,
+    counts: bool,
+) {
+    let state = states::next(packet, direction(server), state_of(seen.word));
+    if server.forward == FORWARD_NAT && counts && matters(packet, seen, state, clock) {
+        keep_other_half(packet, seen, server, None, clock);
+    }
+    if flows::stale(seen.word, clock) {
+        // As long as a flow lives its client stays (IPVS: a template lives while it controls
+        // connections).
+        if let Some(of) = service_of(packet, mark) {
+            memory::renew(packet, of, seen, clock);
+        }
+    }
+    flows::touch(tail, *seen, state, clock);
+}
+
+#[inline(always)]
+fn has_marks() -> bool {
+    SETTINGS.get(0).is_some_and(|s| s.flags & SETTING_MARKS != 0)
+}
+
+/// The service of a packet: by its mark, by address and port, by address alone (IPVS's order).
+#[inline(never)]
+fn find_service(packet: &Packet, mark: u32) -> u32 {
+    if mark != 0 {
+        let mut key = ServiceKey { addr: [0; 16], port: 0, proto: 0, kind: KEY_MARK_V4 };
+        if packet.v6 != 0 {
+            key.kind = KEY_MARK_V6;
+        }
+        key.addr = bytes([0, 0, 0, mark.to_be()]);
+        if let Some(id) = unsafe { SERVICE_KEYS.get(&key) } {
+            return *id;
+        }
+    }
+    let mut key = ServiceKey {
+        addr: bytes(packet.dst),
+        port: packet.dport,
+        proto: packet.proto,
+        kind: KEY_ADDRESS,
+    };
+    if let Some(id) = unsafe { SERVICE_KEYS.get(&key) } {
+        return *id;
+    }
+    key.port = 0;
+    unsafe { SERVICE_KEYS.get(&key) }.map_or(u32::MAX, |id| *id)
+}
+
+#[inline(always)]
+fn service_of(packet: &Packet, mark: u32) -> Option<Of> {
+    let id = find_service(packet, mark);
+    let service = SERVICES.get(id)?;
+    (service.flags & SERVICE_LIVE != 0).then_some(Of { id, service })
 }
 
 /// A packet that goes out: speaks it for a silent address?
@@ -87,19 +199,15 @@ fn service_of(packet: &Packet) -> Option<&'static Service> {
 pub fn egress(packet: &Packet) -> Verdict {
     let speaks_for = match packet.kind {
         NEIGHBOUR if is_advert(packet) => packet.dst,
+        ERROR => packet.from,
         _ => packet.src,
     };
-    let Some(guard) = (unsafe { GUARD.get(&bytes(speaks_for)) }) else {
-        return Verdict::Pass;
-    };
     let now = unsafe { bpf_ktime_get_boot_ns() };
-    // A real server on this node answers clients of another director with the VIP as source; it
-    // still may not claim the address on the link.
     let claims = packet.kind == ARP || packet.kind == NEIGHBOUR;
-    if now < guard.deadline_ns || (guard.flags & GUARD_SERVES != 0 && !claims) {
-        return Verdict::Pass;
+    if places::may_not_speak(&speaks_for, now, claims) {
+        return Verdict::Drop(DROP_GUARD);
     }
-    Verdict::Drop(DROP_GUARD)
+    Verdict::Pass
 }
 
 /// Whether XDP may answer for this packet at all.
@@ -114,19 +222,19 @@ fn is_advert(packet: &Packet) -> bool {
 }
 
 #[inline(always)]
-fn silent(addr: &[u32; 4], now: u64, mac: &[u8; 8]) -> bool {
-    let Some(guard) = (unsafe { GUARD.get(&bytes(*addr)) }) else {
-        return false;
-    };
-    if now < guard.deadline_ns {
-        return false;
-    }
-    guard.flags & GUARD_SERVES == 0 || unsafe { PEERS.get(mac) }.is_none()
+pub fn bytes(words: [u32; 4]) -> Addr {
+    unsafe { core::mem::transmute::<[u32; 4], Addr>(words) }
 }
 
 #[inline(always)]
-pub fn bytes(words: [u32; 4]) -> Addr {
-    unsafe { core::mem::transmute::<[u32; 4], Addr>(words) }
+pub fn words(addr: &Addr) -> [u32; 4] {
+    unsafe { core::mem::transmute::<Addr, [u32; 4]>(*addr) }
+}
+
+/// Now, in the units of flows.
+#[inline(always)]
+pub fn clock() -> u32 {
+    clock_of(unsafe { bpf_ktime_get_boot_ns() })
 }
 
 #[inline(always)]
@@ -157,7 +265,7 @@ fn direction(server: &Server) -> usize {
 
 #[inline(always)]
 fn opens(packet: &Packet) -> bool {
-    packet.proto == TCP && packet.flags & (SYN | ACK | RST) == SYN
+    packet.kind == TRANSPORT && packet.proto != UDP && packet.flags & (SYN | ACK | RST) == SYN
 }
 
 /// Whether a known flow keeps its server for this packet.
@@ -178,62 +286,81 @@ fn stays(packet: &Packet, seen: &Seen, server: &Server, now: u32) -> bool {
 
 /// A packet to a service that is of no known flow.
 #[inline(always)]
-fn schedule(packet: &Packet, service: &Service, hash: u64, now: u64, counts: bool) -> Verdict {
-    let fresh = opens(packet) || packet.proto != TCP;
-    let clock = clock_of(now);
-    let chosen = match schedule::held(packet, service, clock) {
-        None => schedule::choose(packet, service, hash, fresh),
+fn schedule(packet: &Packet, of: Of) -> Verdict {
+    let clock = clock();
+    let flow = key(packet);
+    let hash = flows::hash_of(&flow);
+    let fresh = opens(packet) || packet.proto == UDP;
+    let chosen = match memory::held(packet, of, clock) {
+        None => schedule::choose(packet, of, hash, fresh),
         held => held,
     };
     let Some((slot, server)) = chosen else {
         return Verdict::Drop(DROP_NO_SERVER);
     };
-    schedule::hold(packet, service, slot, server.generation, clock);
     let new = New {
         hash,
         server: slot,
         generation: server.generation,
         now: clock,
         word: u32::from(states::first(packet, direction(server))),
+        via: Via { addr: packet.dst[3], port: packet.dport, pad: 0 },
     };
-    if !flows::insert(&key(packet), &new) {
-        // Its next packet is scheduled again; by hash that gives the same server.
-        count_drop(UNPLACED);
+    let one_packet = of.service.flags & SERVICE_ONE_PACKET != 0 && packet.proto == UDP;
+    if !one_packet {
+        memory::hold(packet, of, slot, server.generation, clock);
+        if flows::insert(&flow, &new) == 0 {
+            // Its next packet is scheduled again; by hash that gives the same server.
+            count_drop(UNPLACED);
+        }
     }
     if server.forward == FORWARD_NAT {
         remember_reply(packet, server, &new);
     }
     flows::sweep(clock);
     count_connection(slot, server.service);
-    deliver(packet, slot, server, counts)
+    Verdict::Deliver(slot)
 }
 
+/// What the client calls the other end of a translated flow.
 #[inline(always)]
-fn words(addr: &Addr) -> [u32; 4] {
-    unsafe { core::mem::transmute::<Addr, [u32; 4]>(*addr) }
+pub fn known_as(server: &Server, via: &Via) -> ([u32; 4], u16) {
+    let vip = words(&server.vip);
+    let port = if server.vip_port != 0 { server.vip_port } else { via.port };
+    if vip == [0; 4] {
+        // Services of many addresses translate IPv4 only.
+        return ([0, 0, 0xffffu32.to_be(), via.addr], port);
+    }
+    (vip, port)
+}
+
+/// Port that the server gets.
+#[inline(always)]
+pub fn port_of(server: &Server, asked: u16) -> u16 {
+    if server.port != 0 {
+        server.port
+    } else {
+        asked
+    }
 }
 
 /// The other half of a translated flow: answers, for a packet from the client; the client's
 /// packets, for an answer.
 #[inline(always)]
-fn other_half(packet: &Packet, server: &Server, answer: bool) -> Flow {
+fn other_half(packet: &Packet, server: &Server, answer: Option<&Via>) -> Flow {
     let proto = u32::from(packet.proto);
-    if answer {
-        Flow {
-            src: packet.dst,
-            sport: packet.dport,
-            dst: words(&server.vip),
-            dport: server.vip_port,
-            proto,
+    match answer {
+        Some(via) => {
+            let (dst, dport) = known_as(server, via);
+            Flow { src: packet.dst, sport: packet.dport, dst, dport, proto }
         }
-    } else {
-        Flow {
+        None => Flow {
             src: words(&server.addr),
-            sport: server.port,
+            sport: port_of(server, packet.dport),
             dst: packet.src,
             dport: packet.sport,
             proto,
-        }
+        },
     }
 }
 
@@ -241,12 +368,12 @@ fn other_half(packet: &Packet, server: &Server, answer: bool) -> Flow {
 /// may have left one.
 #[inline(always)]
 fn remember_reply(packet: &Packet, server: &Server, flow: &New) {
-    let half = other_half(packet, server, false);
+    let half = other_half(packet, server, None);
     let hash = flows::hash_of(&half);
     if let Some((tail, seen)) = flows::find(&half, hash) {
         flows::retire(tail, seen);
     }
-    if !flows::insert(&half, &New { hash, word: flow.word | WORD_REPLY as u32, ..*flow }) {
+    if flows::insert(&half, &New { hash, word: flow.word | WORD_REPLY as u32, ..*flow }) == 0 {
         count_drop(UNPLACED);
     }
 }
@@ -254,12 +381,18 @@ fn remember_reply(packet: &Packet, server: &Server, flow: &New) {
 /// Both entries of a translated flow live as long, and the state that counts (the client's entry
 /// has it) follows what either side says.
 #[inline(always)]
-fn keep_other_half(packet: &Packet, seen: &Seen, server: &Server, answer: bool, clock: u32) {
+fn keep_other_half(
+    packet: &Packet,
+    seen: &Seen,
+    server: &Server,
+    answer: Option<&Via>,
+    clock: u32,
+) {
     let half = other_half(packet, server, answer);
     if let Some((tail, other)) = flows::find(&half, flows::hash_of(&half)) {
         // A late answer of the server that had this port before says nothing of its successor's.
         if (other.server, other.generation) == (seen.server, seen.generation) {
-            let side = if answer { states::ANSWER } else { states::BOTH };
+            let side = if answer.is_some() { states::ANSWER } else { states::BOTH };
             let state = states::next(packet, side, state_of(other.word));
             flows::touch(tail, other, state, clock);
         }
@@ -285,31 +418,36 @@ fn deliver(packet: &Packet, slot: u32, server: &'static Server, counts: bool) ->
     if server.ifindex == 0 {
         return Verdict::Drop(DROP_NO_ROUTE);
     }
-    if server.forward == FORWARD_DR {
-        Verdict::Direct(slot, server)
-    } else {
-        Verdict::Nat(server)
+    match server.forward {
+        FORWARD_DR => Verdict::Direct(slot, server),
+        FORWARD_NAT => Verdict::Nat(server),
+        _ => Verdict::Tunnel(slot, server),
     }
 }
 
-/// An answer of a real server behind NAT.
+/// An answer of a real server behind NAT, or an error about one of its packets.
 #[inline(always)]
 fn reply(packet: &Packet, tail: *mut Tail, seen: Seen, now: u64) -> Verdict {
     let Some(server) = server(seen.server) else {
         return Verdict::Pass;
     };
-    if seen.generation != server.generation || flows::expired(seen.word, clock_of(now)) {
+    let clock = clock_of(now);
+    if seen.generation != server.generation || flows::expired(seen.word, clock) {
         return Verdict::Pass;
     }
-    if silent(&words(&server.vip), now, &[0; 8]) {
+    let Some(via) = flows::via(tail, &seen) else {
+        return Verdict::Pass;
+    };
+    if places::silent(&known_as(server, &via).0, now, &[0; 8]) {
         return Verdict::Drop(DROP_GUARD);
     }
-    let clock = clock_of(now);
-    let state = states::next(packet, states::ANSWER, state_of(seen.word));
-    if matters(packet, &seen, state, clock) {
-        keep_other_half(packet, &seen, server, true, clock);
+    if packet.kind != ERROR {
+        let state = states::next(packet, states::ANSWER, state_of(seen.word));
+        if matters(packet, &seen, state, clock) {
+            keep_other_half(packet, &seen, server, Some(&via), clock);
+        }
+        flows::touch(tail, seen, state, clock);
+        count(seen.server, server.service, packet.bytes, true);
     }
-    flows::touch(tail, seen, state, clock);
-    count(seen.server, server.service, packet.bytes, true);
-    Verdict::Reply(server)
+    Verdict::Reply(server, via)
 }

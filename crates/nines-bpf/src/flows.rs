@@ -12,13 +12,13 @@
 use core::mem::{offset_of, size_of};
 
 use nines_abi::{
-    is_active, seen_of, state_of, Bucket, Entry, Flow, Tail, BUCKETS, EVICTED, WAYS, WORD_LIVE,
-    WORD_REPLY,
+    is_active, limited, seen_of, state_of, Bucket, Entry, Flow, Tail, Via, EVICTED, WAYS,
+    WORD_LIVE, WORD_REPLY,
 };
 
 use crate::{
     atomic::{self, opaque},
-    maps::{count_drop, FLOWS, LOADS, SERVERS, SETTINGS, SWEEP},
+    maps::{buckets_mask, count_drop, FLOWS, LOADS, SERVERS, SETTINGS, SWEEP},
 };
 
 /// The version in a word.
@@ -30,7 +30,7 @@ const SURELY_ALIVE: u32 = 500;
 
 #[inline(always)]
 fn bucket(index: u32) -> Option<*mut Bucket> {
-    FLOWS.get_ptr_mut(index & (BUCKETS - 1))
+    FLOWS.get_ptr_mut(index & buckets_mask())
 }
 
 /// Ways are counted from 1, as tags are; the bucket's own head lies in the place of way 0.
@@ -176,6 +176,17 @@ pub fn read(tail: *mut Tail) -> Option<Seen> {
     }
 }
 
+/// What the client calls the other end of this flow; `None`: the entry was replaced meanwhile.
+#[inline(always)]
+pub fn via(tail: *mut Tail, seen: &Seen) -> Option<Via> {
+    unsafe {
+        let entry = tail.cast::<u8>().sub(offset_of!(Entry, tail)).cast::<Entry>();
+        let via = core::ptr::read_volatile(core::ptr::addr_of!((*entry).via));
+        let after = core::ptr::read_volatile(core::ptr::addr_of!((*tail).word));
+        ((seen.word ^ after) & (VERSION | WORD_LIVE) == 0).then_some(via)
+    }
+}
+
 /// Whether a flow was silent for longer than its state allows.
 #[inline(always)]
 pub fn expired(word: u64, now: u32) -> bool {
@@ -189,23 +200,31 @@ pub fn expired(word: u64, now: u32) -> bool {
     idle > settings.idle[(state_of(word) & 15) as usize]
 }
 
-/// Adds a flow to what a server carries, or takes it off.
-#[inline(always)]
-fn weigh(server: u32, generation: u32, state: u8, by: u64) {
-    let current = SERVERS.get(server).map_or(0, |s| s.generation);
-    if current != generation {
-        return;
+/// Adds a flow to what a server carries, or takes it off. A server is overloaded from its upper
+/// threshold until below its lower one, which is three quarters of that if not set (ip_vs_conn.c,
+/// ip_vs_bind_dest, ip_vs_unbind_dest). A function of its own, or the verifier would walk what
+/// follows once for each outcome.
+#[inline(never)]
+fn weigh(slot: u32, generation: u32, state: u8, by: u64) -> u32 {
+    let (Some(server), Some(load)) = (SERVERS.get(slot), LOADS.get_ptr_mut(slot)) else {
+        return 0;
+    };
+    if server.generation != generation {
+        return 0;
     }
-    if let Some(load) = LOADS.get_ptr_mut(server) {
-        let at = unsafe {
-            if is_active(state) {
-                core::ptr::addr_of_mut!((*load).active)
-            } else {
-                core::ptr::addr_of_mut!((*load).inactive)
-            }
-        };
-        atomic::add(at, by);
+    let at = unsafe {
+        if is_active(state) {
+            core::ptr::addr_of_mut!((*load).active)
+        } else {
+            core::ptr::addr_of_mut!((*load).inactive)
+        }
+    };
+    atomic::add(at, by);
+    if server.upper != 0 {
+        let load = unsafe { &mut *load };
+        load.overloaded = limited(load, server.upper, server.lower);
     }
+    0
 }
 
 const LESS: u64 = u64::MAX;
@@ -269,6 +288,7 @@ pub struct New {
     pub now: u32,
     /// State and `WORD_*`.
     pub word: u32,
+    pub via: Via,
 }
 
 /// Which of a bucket's flows was silent longest, and for how long; one that ended counts as `ended`
@@ -340,6 +360,7 @@ fn put(index: u32, key: &Flow, new: &New, force: u32) -> u32 {
         unsafe {
             let version = core::ptr::read_volatile(&(*tail).word).wrapping_add(VERSION_STEP);
             core::ptr::write_volatile(core::ptr::addr_of_mut!((*entry).key), *key);
+            core::ptr::write_volatile(core::ptr::addr_of_mut!((*entry).via), new.via);
             core::ptr::write_volatile(core::ptr::addr_of_mut!((*tail).server), new.server);
             core::ptr::write_volatile(core::ptr::addr_of_mut!((*tail).generation), new.generation);
             let tags = core::ptr::addr_of_mut!((*bucket).tags).cast::<u16>();
@@ -356,9 +377,9 @@ fn put(index: u32, key: &Flow, new: &New, force: u32) -> u32 {
     may as u32
 }
 
-/// Adds a flow and what it weighs; false if it found no place.
-#[inline(always)]
-pub fn insert(key: &Flow, new: &New) -> bool {
+/// Adds a flow and what it weighs; 0 if it found no place.
+#[inline(never)]
+pub fn insert(key: &Flow, new: &New) -> u32 {
     let (first, other) = (new.hash as u32, second(new.hash));
     let mut placed = put(first, key, new, 0);
     if placed == 0 {
@@ -371,7 +392,7 @@ pub fn insert(key: &Flow, new: &New) -> bool {
     if placed == 1 && u64::from(new.word) & WORD_REPLY == 0 {
         weigh(new.server, new.generation, new.word as u8, 1);
     }
-    placed != 0
+    placed
 }
 
 /// Ends the longest silent flow of the next bucket if it is idle; every new flow pays for one, so

@@ -1,6 +1,7 @@
 //! The nines kernel program: two entry points at ingress (tc, XDP), one at egress (tc), one core.
 //!
-//! Decides: how a [`decide::Verdict`] becomes a kernel return code, one match an entry point.
+//! Decides: how a [`decide::Verdict`] becomes a kernel return code, one match a hook. The entry
+//! programs know flows; what is rarer goes on in another program by a tail call.
 //! What happens to a packet is decided in `decide.rs`; how headers are read in `packet.rs`; how they
 //! are changed in `rewrite.rs`.
 #![no_std]
@@ -9,12 +10,16 @@
 
 mod atomic;
 mod decide;
+mod errors;
 mod flows;
 mod maps;
+mod memory;
 mod packet;
+mod places;
 mod rewrite;
 mod schedule;
 mod states;
+mod tunnel;
 
 use aya_ebpf::{
     bindings::{xdp_action, TC_ACT_SHOT, TC_ACT_UNSPEC},
@@ -22,7 +27,9 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 
-use crate::decide::Verdict;
+use nines_abi::{Packet, PROGRAM_DELIVER, PROGRAM_ERROR, PROGRAM_NEW};
+
+use crate::{decide::Verdict, rewrite::Change};
 
 /// TC_ACT_UNSPEC: with tcx "next program", with clsact "next filter, else up the stack".
 const NEXT: i32 = TC_ACT_UNSPEC;
@@ -33,29 +40,98 @@ pub fn nines_tc_ingress(ctx: TcContext) -> i32 {
     let Some(packet) = rewrite::parse_skb(&ctx) else {
         return NEXT;
     };
-    match decide::ingress(&packet, true) {
-        Verdict::Pass => NEXT,
-        Verdict::Drop(reason) => {
-            maps::count_drop(reason);
-            TC_ACT_SHOT
-        }
-        Verdict::Direct(_, server) => rewrite::tc_direct(&ctx, &packet, server),
-        Verdict::Nat(server) => rewrite::tc_nat(&ctx, &packet, server),
-        Verdict::Reply(server) => rewrite::tc_reply(&ctx, &packet, server),
+    match decide::ingress(packet, mark(&ctx), true) {
+        Verdict::Tunnel(slot, _) => go_to(&ctx, packet, slot),
+        Verdict::New => go_on(&ctx, PROGRAM_NEW),
+        Verdict::Error => go_on(&ctx, PROGRAM_ERROR),
+        verdict => tc_act(&ctx, packet, verdict, rewrite::mangle),
     }
+}
+
+/// Of no known flow.
+#[classifier]
+pub fn nines_tc_new(ctx: TcContext) -> i32 {
+    let Some(packet) = packet::parsed() else {
+        return NEXT;
+    };
+    match decide::new(packet, mark(&ctx)) {
+        Verdict::Deliver(slot) => go_to(&ctx, packet, slot),
+        Verdict::Drop(reason) => rewrite::drop(reason),
+        _ => NEXT,
+    }
+}
+
+/// To a server that is chosen.
+#[classifier]
+pub fn nines_tc_deliver(ctx: TcContext) -> i32 {
+    let Some(packet) = packet::parsed() else {
+        return NEXT;
+    };
+    match decide::deliver_to(packet, packet.chosen, packet.kind != packet::ERROR) {
+        Verdict::Tunnel(_, server) => tunnel::tc_tunnel(&ctx, packet, server),
+        verdict => tc_act(&ctx, packet, verdict, rewrite::mangle),
+    }
+}
+
+/// ICMP errors.
+#[classifier]
+pub fn nines_tc_error(ctx: TcContext) -> i32 {
+    let Some(packet) = packet::parsed() else {
+        return NEXT;
+    };
+    match decide::error(packet, mark(&ctx)) {
+        Verdict::Tunnel(slot, _) => go_to(&ctx, packet, slot),
+        verdict => tc_act(&ctx, packet, verdict, errors::translate),
+    }
+}
+
+/// Too big for a tunnel; the limit lies where a server was.
+#[classifier]
+pub fn nines_tc_too_big(ctx: TcContext) -> i32 {
+    let Some(packet) = packet::parsed() else {
+        return NEXT;
+    };
+    errors::too_big(&ctx, packet, packet.chosen)
+}
+
+#[inline(always)]
+fn mark(ctx: &TcContext) -> u32 {
+    unsafe { (*ctx.skb.skb).mark }
+}
+
+#[inline(always)]
+fn tc_act(ctx: &TcContext, packet: &Packet, verdict: Verdict, change: Change) -> i32 {
+    match verdict {
+        Verdict::Drop(reason) => rewrite::drop(reason),
+        Verdict::Direct(_, server) => rewrite::tc_direct(ctx, packet, server),
+        Verdict::Nat(server) => rewrite::tc_nat(ctx, packet, server, change),
+        Verdict::Reply(server, via) => rewrite::tc_reply(ctx, packet, server, &via, change),
+        _ => NEXT,
+    }
+}
+
+/// [`nines_tc_deliver`] sends it to the server in this slot.
+#[inline(always)]
+fn go_to(ctx: &TcContext, packet: &mut Packet, slot: u32) -> i32 {
+    packet.chosen = slot;
+    go_on(ctx, PROGRAM_DELIVER)
+}
+
+/// The next program decides; without it (it is always there) nobody does.
+#[inline(always)]
+fn go_on(ctx: &TcContext, program: u32) -> i32 {
+    let _ = unsafe { maps::PROGRAMS.tail_call(ctx, program) };
+    TC_ACT_SHOT
 }
 
 /// Every packet that leaves the device: nothing speaks for a guarded address past its deadline.
 #[classifier]
 pub fn nines_tc_egress(ctx: TcContext) -> i32 {
-    let Some(packet) = packet::parse(ctx.data(), ctx.data_end()) else {
+    let Some(packet) = packet::parse_leaving(ctx.data(), ctx.data_end()) else {
         return NEXT;
     };
-    match decide::egress(&packet) {
-        Verdict::Drop(reason) => {
-            maps::count_drop(reason);
-            TC_ACT_SHOT
-        }
+    match decide::egress(packet) {
+        Verdict::Drop(reason) => rewrite::drop(reason),
         _ => NEXT,
     }
 }
@@ -67,23 +143,75 @@ pub fn nines_xdp(ctx: XdpContext) -> u32 {
     let Some(packet) = packet::parse(ctx.data(), ctx.data_end()) else {
         return xdp_action::XDP_PASS;
     };
-    if !decide::xdp_takes(&packet) {
+    if !decide::xdp_takes(packet) {
         return xdp_action::XDP_PASS;
     }
-    match decide::ingress(&packet, false) {
+    match decide::ingress(packet, 0, false) {
         Verdict::Drop(reason) => {
             maps::count_drop(reason);
             xdp_action::XDP_DROP
         }
         Verdict::Direct(slot, server) => {
-            let sent = rewrite::xdp_direct(&ctx, &packet, server);
-            if sent != xdp_action::XDP_PASS {
-                maps::count(slot, server.service, packet.bytes, false);
-            }
-            sent
+            xdp_count(slot, server, packet, rewrite::xdp_direct(&ctx, packet, server))
         }
-        Verdict::Pass | Verdict::Nat(_) | Verdict::Reply(_) => xdp_action::XDP_PASS,
+        Verdict::Tunnel(slot, _) => xdp_go_to(&ctx, packet, slot),
+        Verdict::New => xdp_go_on(&ctx, PROGRAM_NEW),
+        _ => xdp_action::XDP_PASS,
     }
+}
+
+/// Of no known flow.
+#[xdp]
+pub fn nines_xdp_new(ctx: XdpContext) -> u32 {
+    let Some(packet) = packet::parsed() else {
+        return xdp_action::XDP_PASS;
+    };
+    match decide::new(packet, 0) {
+        Verdict::Deliver(slot) => xdp_go_to(&ctx, packet, slot),
+        Verdict::Drop(reason) => {
+            maps::count_drop(reason);
+            xdp_action::XDP_DROP
+        }
+        _ => xdp_action::XDP_PASS,
+    }
+}
+
+/// To a server that is chosen.
+#[xdp]
+pub fn nines_xdp_deliver(ctx: XdpContext) -> u32 {
+    let Some(packet) = packet::parsed() else {
+        return xdp_action::XDP_PASS;
+    };
+    match decide::deliver_to(packet, packet.chosen, false) {
+        Verdict::Direct(slot, server) => {
+            xdp_count(slot, server, packet, rewrite::xdp_direct(&ctx, packet, server))
+        }
+        Verdict::Tunnel(slot, server) => {
+            xdp_count(slot, server, packet, tunnel::xdp_tunnel(&ctx, packet, server))
+        }
+        _ => xdp_action::XDP_PASS,
+    }
+}
+
+/// Counts what XDP sent; what it passes on tc counts.
+#[inline(always)]
+fn xdp_count(slot: u32, server: &nines_abi::Server, packet: &Packet, sent: u32) -> u32 {
+    if sent != xdp_action::XDP_PASS {
+        maps::count(slot, server.service, packet.bytes, false);
+    }
+    sent
+}
+
+#[inline(always)]
+fn xdp_go_to(ctx: &XdpContext, packet: &mut Packet, slot: u32) -> u32 {
+    packet.chosen = slot;
+    xdp_go_on(ctx, PROGRAM_DELIVER)
+}
+
+#[inline(always)]
+fn xdp_go_on(ctx: &XdpContext, program: u32) -> u32 {
+    let _ = unsafe { maps::XDP_PROGRAMS.tail_call(ctx, program) };
+    xdp_action::XDP_PASS
 }
 
 #[panic_handler]

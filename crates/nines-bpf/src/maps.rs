@@ -4,31 +4,54 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray},
 };
 use nines_abi::{
-    Addr, Bucket, Guard, Load, Server, Service, ServiceKey, Settings, Stats, Template, TemplateKey,
-    BUCKETS, DROPS, GUARDS_MAX, PEERS_MAX, REGIONS_MAX, SERVERS_MAX, SERVICES_MAX, TABLE_LEN_MAX,
+    Bucket, Guard, Load, Locality, Packet, Place, Server, Service, ServiceKey, Settings, Stats,
+    Template, TemplateKey, BUCKETS, DROPS, GUARDS, LOCALITIES_MAX, PEERS_MAX, PICKS as PICKS_LEN,
+    PLACES_PER_SERVICE, PROGRAMS_MAX, SERVERS as SERVERS_LEN, SERVICES as SERVICES_LEN,
     TEMPLATES_MAX,
 };
 
 /// BPF_F_MMAPABLE (Linux 5.5): user space reads and writes such a map as memory.
 const MAPPED: u32 = 1 << 10;
 
+/// The loader makes some of these larger. Those whose size is a mask's say it here, for the
+/// verifier folds a read-only constant.
+#[no_mangle]
+static BUCKETS_MASK: u32 = BUCKETS - 1;
+#[no_mangle]
+static PLACES_MASK: u32 = SERVICES_LEN * PLACES_PER_SERVICE - 1;
+
+#[inline(always)]
+pub fn buckets_mask() -> u32 {
+    unsafe { core::ptr::read_volatile(&BUCKETS_MASK) }
+}
+
+#[inline(always)]
+pub fn places_mask() -> u32 {
+    unsafe { core::ptr::read_volatile(&PLACES_MASK) }
+}
+
 #[map]
-pub static GUARD: HashMap<Addr, Guard> = HashMap::pinned(GUARDS_MAX, 0);
+pub static GUARD_TABLE: Array<Guard> = Array::pinned(GUARDS, MAPPED);
 #[map]
 pub static PEERS: HashMap<[u8; 8], u64> = HashMap::pinned(PEERS_MAX, 0);
 #[map]
-pub static SERVICES: HashMap<ServiceKey, Service> = HashMap::pinned(SERVICES_MAX, 0);
+pub static PLACES: Array<Place> = Array::pinned(SERVICES_LEN * PLACES_PER_SERVICE, MAPPED);
 #[map]
-pub static PICKS: Array<u32> = Array::pinned(REGIONS_MAX * TABLE_LEN_MAX, MAPPED);
+pub static SERVICE_KEYS: HashMap<ServiceKey, u32> = HashMap::pinned(SERVICES_LEN, 0);
 #[map]
-pub static SERVERS: Array<Server> = Array::pinned(SERVERS_MAX, MAPPED);
+pub static SERVICES: Array<Service> = Array::pinned(SERVICES_LEN, MAPPED);
+/// Two picks an entry: the kernel rounds values up to eight bytes anyway.
 #[map]
-pub static LOADS: Array<Load> = Array::pinned(SERVERS_MAX, MAPPED);
+pub static PICKS: Array<u64> = Array::pinned(PICKS_LEN / 2, MAPPED);
 #[map]
-pub static TURNS: Array<u64> = Array::pinned(SERVICES_MAX, 0);
+pub static SERVERS: Array<Server> = Array::pinned(SERVERS_LEN, MAPPED);
+#[map]
+pub static LOADS: Array<Load> = Array::pinned(SERVERS_LEN, MAPPED);
+#[map]
+pub static TURNS: Array<u64> = Array::pinned(SERVICES_LEN, MAPPED);
 #[map]
 pub static FLOWS: Array<Bucket> = Array::pinned(BUCKETS, MAPPED);
 /// Next bucket to sweep.
@@ -37,13 +60,33 @@ pub static SWEEP: Array<u64> = Array::pinned(1, 0);
 #[map]
 pub static TEMPLATES: LruHashMap<TemplateKey, Template> = LruHashMap::pinned(TEMPLATES_MAX, 0);
 #[map]
+pub static LOCALITIES: LruHashMap<TemplateKey, Locality> = LruHashMap::pinned(LOCALITIES_MAX, 0);
+#[map]
 pub static SETTINGS: Array<Settings> = Array::pinned(1, 0);
 #[map]
-pub static SERVICE_STATS: PerCpuArray<Stats> = PerCpuArray::pinned(SERVICES_MAX, 0);
+pub static SERVICE_STATS: PerCpuArray<Stats> = PerCpuArray::pinned(SERVICES_LEN, 0);
 #[map]
-pub static SERVER_STATS: PerCpuArray<Stats> = PerCpuArray::pinned(SERVERS_MAX, 0);
+pub static SERVER_STATS: PerCpuArray<Stats> = PerCpuArray::pinned(SERVERS_LEN, 0);
 #[map]
 pub static DROPS_SEEN: PerCpuArray<u64> = PerCpuArray::pinned(DROPS, 0);
+
+/// Programs that go on where another one ends: `PROGRAM_*`.
+#[map]
+pub static PROGRAMS: ProgramArray = ProgramArray::pinned(PROGRAMS_MAX, 0);
+/// The same of XDP.
+#[map]
+pub static XDP_PROGRAMS: ProgramArray = ProgramArray::pinned(PROGRAMS_MAX, 0);
+
+/// The packets being decided on this processor.
+#[map]
+pub static PACKETS: PerCpuArray<Packet> = PerCpuArray::pinned(2, 0);
+
+/// An entry of the pick tables.
+#[inline(always)]
+pub fn pick(index: u32) -> Option<u32> {
+    let pair = *PICKS.get(index >> 1)?;
+    Some((pair >> ((index & 1) * 32)) as u32)
+}
 
 #[inline(always)]
 pub fn count_drop(reason: u32) {

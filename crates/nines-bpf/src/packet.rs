@@ -1,19 +1,30 @@
-//! Reads Ethernet, ARP, IPv4, IPv6, ICMPv6 neighbour discovery, TCP and UDP headers.
+//! Reads Ethernet, ARP, IPv4, IPv6, ICMP errors, ICMPv6 neighbour discovery, TCP, UDP and SCTP
+//! headers.
 //!
 //! Decides: what a packet is. Does not decide: what happens to it.
 //! Loads are plain, not `read_unaligned`: for this target the compiler would turn those into one
 //! load a byte, and the verifier admits unaligned packet loads where the CPU does.
+//! What was read lies in a map and not on the stack: the programs that go on find it there, and the
+//! verifier forgets it, else it would walk everything once for IPv4 and once for IPv6, for TCP and
+//! for UDP.
 
 use core::mem::size_of;
+
+use nines_abi::Packet;
+
+use crate::maps::PACKETS;
 
 /// ARP, request or reply: `src` is the sender's address, `dst` the target's.
 pub const ARP: u8 = 0;
 /// Neighbour solicitation or advertisement: `dst` is the target address.
 pub const NEIGHBOUR: u8 = 1;
-/// TCP or UDP with ports.
+/// TCP, UDP or SCTP with ports.
 pub const TRANSPORT: u8 = 2;
 /// Any other IP packet, and every fragment.
 pub const OTHER: u8 = 3;
+/// An ICMP error about a packet that this packet's receiver sent. `src`, `sport` are what that
+/// packet was sent to, `dport` and `proto` what it was sent from and by: as of an answer to it.
+pub const ERROR: u8 = 4;
 
 /// Neighbour solicitation, RFC 4861 section 4.3.
 pub const ND_SOLICIT: u8 = 135;
@@ -22,36 +33,14 @@ pub const ND_ADVERT: u8 = 136;
 
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
-const ICMPV6: u8 = 58;
+pub const SCTP: u8 = 132;
+pub const ICMP: u8 = 1;
+pub const ICMPV6: u8 = 58;
 
 const ETH_LEN: usize = 14;
 const ETH_ARP: u16 = 0x0806u16.to_be();
 const ETH_V4: u16 = 0x0800u16.to_be();
 const ETH_V6: u16 = 0x86ddu16.to_be();
-
-/// Where things are in the packet and what they say. Addresses as four words as on the wire; IPv4
-/// is mapped as in `nines_abi::Addr`.
-#[derive(Clone, Copy)]
-pub struct Packet {
-    pub kind: u8,
-    /// 1: IPv6.
-    pub v6: u8,
-    pub proto: u8,
-    /// TCP flags byte; 0 for others. For [`NEIGHBOUR`] the ICMPv6 type.
-    pub flags: u8,
-    /// TTL or hop limit.
-    pub ttl: u8,
-    pub src: [u32; 4],
-    pub dst: [u32; 4],
-    pub sport: u16,
-    pub dport: u16,
-    /// Offset of the transport header.
-    pub l4: u32,
-    /// Bytes from the IP header on, as that header says.
-    pub bytes: u32,
-    /// Source MAC and two zero bytes.
-    pub mac: [u8; 8],
-}
 
 pub const FIN: u8 = 1;
 pub const SYN: u8 = 2;
@@ -110,28 +99,39 @@ fn mapped(v4: u32) -> [u32; 4] {
     [0, 0, 0xffffu32.to_be(), v4]
 }
 
-/// `None` for anything that is neither ARP nor IP on plain Ethernet, and for cut-off headers.
+/// Reads a packet into this processor's [`Packet`]; `None` for anything that is neither ARP nor IP
+/// on plain Ethernet, and for cut-off headers.
 #[inline(always)]
-pub fn parse(data: usize, end: usize) -> Option<Packet> {
+pub fn parse(data: usize, end: usize) -> Option<&'static mut Packet> {
+    read(data, end, PACKETS.get_ptr_mut(0)?)
+}
+
+/// The same for a packet that leaves: it may do so while another one is being decided.
+#[inline(always)]
+pub fn parse_leaving(data: usize, end: usize) -> Option<&'static mut Packet> {
+    read(data, end, PACKETS.get_ptr_mut(1)?)
+}
+
+/// What [`parse`] read, for the program that goes on.
+#[inline(always)]
+pub fn parsed() -> Option<&'static mut Packet> {
+    PACKETS.get_ptr_mut(0).map(|packet| unsafe { &mut *packet })
+}
+
+#[inline(always)]
+fn read(data: usize, end: usize, packet: *mut Packet) -> Option<&'static mut Packet> {
+    let packet = unsafe { &mut *packet };
     let ether: u16 = at(data, end, 12)?;
     let low: [u16; 3] = at(data, end, 6)?;
-    let mut packet = Packet {
-        kind: OTHER,
-        v6: 0,
-        proto: 0,
-        flags: 0,
-        ttl: 0,
-        src: [0; 4],
-        dst: [0; 4],
-        sport: 0,
-        dport: 0,
-        l4: 0,
-        bytes: 0,
-        mac: unsafe { core::mem::transmute::<[u16; 4], [u8; 8]>([low[0], low[1], low[2], 0]) },
-    };
+    packet.kind = OTHER;
+    packet.v6 = 0;
+    packet.flags = 0;
+    packet.inner_l4 = 0;
+    packet.dont_fragment = 0;
+    packet.mac = unsafe { core::mem::transmute::<[u16; 4], [u8; 8]>([low[0], low[1], low[2], 0]) };
     match ether {
-        ETH_V4 => v4(data, end, &mut packet)?,
-        ETH_V6 => v6(data, end, &mut packet)?,
+        ETH_V4 => v4(data, end, packet)?,
+        ETH_V6 => v6(data, end, packet)?,
         ETH_ARP => {
             let arp: Arp = at(data, end, ETH_LEN)?;
             packet.kind = ARP;
@@ -140,27 +140,7 @@ pub fn parse(data: usize, end: usize) -> Option<Packet> {
         }
         _ => return None,
     }
-    veil(&mut packet, u64::from(low[0]));
     Some(packet)
-}
-
-/// Makes the verifier forget what it knows of the headers: else it walks everything that follows
-/// once for IPv4 and once for IPv6, for TCP and for UDP. `unknown` is any value it cannot know; that
-/// its difference with itself is zero it does not see.
-#[inline(always)]
-fn veil(packet: &mut Packet, unknown: u64) {
-    let mut zero = unknown;
-    unsafe {
-        core::arch::asm!("{z} ^= {u}", z = inout(reg) zero, u = in(reg) unknown);
-    }
-    packet.kind ^= zero as u8;
-    packet.v6 ^= zero as u8;
-    packet.proto ^= zero as u8;
-    packet.flags ^= zero as u8;
-    for word in 0..3 {
-        packet.src[word] ^= zero as u32;
-        packet.dst[word] ^= zero as u32;
-    }
 }
 
 #[inline(always)]
@@ -174,14 +154,68 @@ fn v4(data: usize, end: usize, packet: &mut Packet) -> Option<()> {
     packet.src = mapped(ip.src);
     packet.dst = mapped(ip.dst);
     packet.proto = ip.proto;
-    packet.ttl = ip.ttl;
+    packet.ttl = u32::from(ip.ttl);
     packet.bytes = u32::from(u16::from_be(ip.len));
+    packet.dont_fragment = u32::from(u16::from_be(ip.fragment)) & 0x4000;
     let header = usize::from(ip.version_ihl & 15) * 4;
     // More fragments, or an offset: ports are unknown or will be.
     if header < 20 || ip.fragment & 0x3fffu16.to_be() != 0 {
         return Some(());
     }
+    if packet.proto == ICMP {
+        return error_v4(data, end, ETH_LEN + header, packet);
+    }
     transport(data, end, ETH_LEN + header, packet)
+}
+
+/// Destination unreachable, source quench, time exceeded, parameter problem (RFC 792), which hold
+/// the header of the packet they are about and eight bytes more.
+#[inline(always)]
+fn error_v4(data: usize, end: usize, offset: usize, packet: &mut Packet) -> Option<()> {
+    let [kind, _code]: [u8; 2] = at(data, end, offset)?;
+    if kind != 3 && kind != 4 && kind != 11 && kind != 12 {
+        return Some(());
+    }
+    let about: V4 = at(data, end, offset + 8)?;
+    let header = usize::from(about.version_ihl & 15) * 4;
+    if header < 20 || about.fragment & 0x1fffu16.to_be() != 0 {
+        return Some(());
+    }
+    error(
+        data,
+        end,
+        [offset, offset + 8 + header],
+        packet,
+        about.proto,
+        mapped(about.src),
+        mapped(about.dst),
+    )
+}
+
+#[inline(always)]
+fn error(
+    data: usize,
+    end: usize,
+    [icmp, l4]: [usize; 2],
+    packet: &mut Packet,
+    proto: u8,
+    src: [u32; 4],
+    dst: [u32; 4],
+) -> Option<()> {
+    // Somebody who answers for a packet that another one sent is no error of ours.
+    if src != packet.dst || (proto != TCP && proto != UDP && proto != SCTP) {
+        return Some(());
+    }
+    let ports: [u16; 2] = at(data, end, l4)?;
+    packet.kind = ERROR;
+    packet.proto = proto;
+    packet.from = packet.src;
+    packet.src = dst;
+    packet.sport = ports[1];
+    packet.dport = ports[0];
+    packet.l4 = icmp as u32;
+    packet.inner_l4 = l4 as u32;
+    Some(())
 }
 
 #[inline(always)]
@@ -190,7 +224,7 @@ fn v6(data: usize, end: usize, packet: &mut Packet) -> Option<()> {
     packet.v6 = 1;
     packet.src = ip.src;
     packet.dst = ip.dst;
-    packet.ttl = ip.hops;
+    packet.ttl = u32::from(ip.hops);
     packet.bytes = u32::from(u16::from_be(ip.len)) + 40;
     let mut next = ip.next;
     let mut offset = ETH_LEN + 40;
@@ -211,6 +245,18 @@ fn v6(data: usize, end: usize, packet: &mut Packet) -> Option<()> {
             packet.kind = NEIGHBOUR;
             packet.flags = kind;
             packet.dst = at(data, end, offset + 8)?;
+        } else if kind >= 1 && kind <= 4 {
+            // RFC 4443 section 3: unreachable, too big, time exceeded, parameter problem.
+            let about: V6 = at(data, end, offset + 8)?;
+            return error(
+                data,
+                end,
+                [offset, offset + 48],
+                packet,
+                about.next,
+                about.src,
+                about.dst,
+            );
         }
         return Some(());
     }
@@ -219,16 +265,33 @@ fn v6(data: usize, end: usize, packet: &mut Packet) -> Option<()> {
 
 #[inline(always)]
 fn transport(data: usize, end: usize, offset: usize, packet: &mut Packet) -> Option<()> {
-    if packet.proto != TCP && packet.proto != UDP {
-        return Some(());
-    }
-    let ports: [u16; 2] = at(data, end, offset)?;
+    let ports: [u16; 2] = match packet.proto {
+        TCP | UDP | SCTP => at(data, end, offset)?,
+        _ => return Some(()),
+    };
     if packet.proto == TCP {
         packet.flags = at(data, end, offset + 13)?;
+    } else if packet.proto == SCTP {
+        let [chunk, _flags]: [u8; 2] = at(data, end, offset + 12)?;
+        packet.flags = sctp_flags(chunk);
     }
     packet.kind = TRANSPORT;
     packet.sport = ports[0];
     packet.dport = ports[1];
     packet.l4 = offset as u32;
     Some(())
+}
+
+/// What a chunk (RFC 9260 section 3.2) means for an association, in TCP's words.
+#[inline(always)]
+fn sctp_flags(chunk: u8) -> u8 {
+    match chunk {
+        1 => SYN,
+        2 => SYN | ACK,
+        // ABORT, SHUTDOWN COMPLETE
+        6 | 14 => RST,
+        // SHUTDOWN, SHUTDOWN ACK
+        7 | 8 => FIN,
+        _ => ACK,
+    }
 }

@@ -1,4 +1,5 @@
-//! Changes headers and sends packets on: TTL, NAT with checksums, next hop.
+//! Changes headers and sends packets on: TTL, NAT with checksums, next hop. Outer headers are in
+//! `tunnel.rs`, what routers say of packets in `errors.rs`.
 //!
 //! tc leaves the neighbour to the kernel (`bpf_redirect_neigh`, 5.10); XDP can only use one that
 //! `bpf_fib_lookup` has at hand, else the packet goes up to tc, whose redirect resolves it.
@@ -11,25 +12,26 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
     EbpfContext as _,
 };
-use nines_abi::{Addr, Server, DROP_MANGLED, DROP_NO_ROUTE, DROP_TTL};
+use nines_abi::{Packet, Server, Via, DROP_MANGLED, DROP_NO_ROUTE, DROP_TTL};
 
 use crate::{
+    decide::{known_as, port_of, words},
     maps::count_drop,
-    packet::{self, Packet, TCP},
+    packet::{self, SCTP, TCP},
 };
 
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
-const ETH_LEN: usize = 14;
+pub const ETH_LEN: usize = 14;
 /// Ethernet, the longest IPv4 header or IPv6 with one extension, a TCP header.
 const HEADERS: u32 = 14 + 60 + 20;
 
-const F_PSEUDO_HDR: u64 = 1 << 4;
+pub const F_PSEUDO_HDR: u64 = 1 << 4;
 const F_MARK_MANGLED_0: u64 = 1 << 5;
 
 /// Parses an skb whose headers may lie outside its linear part.
 #[inline(always)]
-pub fn parse_skb(ctx: &TcContext) -> Option<Packet> {
+pub fn parse_skb(ctx: &TcContext) -> Option<&'static mut Packet> {
     if let Some(packet) = packet::parse(ctx.data(), ctx.data_end()) {
         return Some(packet);
     }
@@ -42,24 +44,19 @@ pub fn parse_skb(ctx: &TcContext) -> Option<Packet> {
 }
 
 #[inline(always)]
-fn drop(reason: u32) -> i32 {
+pub fn drop(reason: u32) -> i32 {
     count_drop(reason);
     TC_ACT_SHOT
 }
 
-#[inline(always)]
-fn words(addr: &Addr) -> [u32; 4] {
-    unsafe { core::mem::transmute::<Addr, [u32; 4]>(*addr) }
-}
-
 /// Lowers TTL or hop limit in place; the caller has seen that it is above 1.
 #[inline(always)]
-fn age(data: usize, end: usize, packet: &Packet) -> bool {
+pub fn age(data: usize, end: usize, packet: &Packet) -> bool {
     if packet.v6 != 0 {
         if data + ETH_LEN + 40 > end {
             return false;
         }
-        unsafe { *((data + ETH_LEN + 7) as *mut u8) = packet.ttl - 1 };
+        unsafe { *((data + ETH_LEN + 7) as *mut u8) = (packet.ttl - 1) as u8 };
         return true;
     }
     if data + ETH_LEN + 20 > end {
@@ -70,14 +67,14 @@ fn age(data: usize, end: usize, packet: &Packet) -> bool {
     unsafe {
         let raised = u32::from(*sum) + u32::from(0x0100u16.to_be());
         *sum = (raised + (raised >= 0xffff) as u32) as u16;
-        *((data + ETH_LEN + 8) as *mut u8) = packet.ttl - 1;
+        *((data + ETH_LEN + 8) as *mut u8) = (packet.ttl - 1) as u8;
     }
     true
 }
 
 /// Sends the skb to `nexthop` over `ifindex`; the kernel finds the neighbour.
 #[inline(always)]
-fn redirect(ifindex: u32, nexthop: [u32; 4], v6: bool) -> i32 {
+pub fn redirect(ifindex: u32, nexthop: [u32; 4], v6: bool) -> i32 {
     let mut to = if v6 {
         bpf_redir_neigh {
             nh_family: AF_INET6,
@@ -104,14 +101,12 @@ pub fn tc_direct(ctx: &TcContext, packet: &Packet, server: &Server) -> i32 {
 }
 
 #[inline(always)]
-pub fn tc_nat(ctx: &TcContext, packet: &Packet, server: &Server) -> i32 {
+pub fn tc_nat(ctx: &TcContext, packet: &Packet, server: &Server, change: Change) -> i32 {
     if packet.ttl <= 1 {
         return drop(DROP_TTL);
     }
-    let to = words(&server.addr);
-    if !age(ctx.data(), ctx.data_end(), packet)
-        || mangle(ctx, packet, false, to, server.port).is_none()
-    {
+    let (to, port) = (words(&server.addr), port_of(server, packet.dport));
+    if !age(ctx.data(), ctx.data_end(), packet) || change(ctx, packet, false, to, port).is_none() {
         return drop(DROP_MANGLED);
     }
     redirect(server.ifindex, words(&server.nexthop), packet.v6 != 0)
@@ -120,39 +115,55 @@ pub fn tc_nat(ctx: &TcContext, packet: &Packet, server: &Server) -> i32 {
 /// The answer of a real server, on its way to the client: never up this stack, which would call a
 /// packet from its own address a martian.
 #[inline(always)]
-pub fn tc_reply(ctx: &TcContext, packet: &Packet, server: &Server) -> i32 {
+pub fn tc_reply(
+    ctx: &TcContext,
+    packet: &Packet,
+    server: &Server,
+    via: &Via,
+    change: Change,
+) -> i32 {
     if packet.ttl <= 1 {
         return drop(DROP_TTL);
     }
-    let from = words(&server.vip);
+    let (from, port) = known_as(server, via);
     let mut fib = Fib::towards(packet, from);
     fib.ifindex = unsafe { (*ctx.skb.skb).ifindex };
     let found = fib.look(ctx.as_ptr());
     if found != FIB_SUCCESS && found != FIB_NO_NEIGH {
         return drop(DROP_NO_ROUTE);
     }
-    if !age(ctx.data(), ctx.data_end(), packet)
-        || mangle(ctx, packet, true, from, server.vip_port).is_none()
-    {
+    if !age(ctx.data(), ctx.data_end(), packet) || change(ctx, packet, true, from, port).is_none() {
         return drop(DROP_MANGLED);
     }
     let nexthop = if packet.v6 != 0 { fib.dst } else { [0, 0, 0, fib.dst[0]] };
     redirect(fib.ifindex, nexthop, packet.v6 != 0)
 }
 
+/// How the addresses of a packet are replaced: [`mangle`], or [`crate::errors::translate`] in an ICMP
+/// error. Each program knows which, and has the code of one only.
+pub type Change = fn(&TcContext, &Packet, bool, [u32; 4], u16) -> Option<()>;
+
 /// Replaces source or destination address and port; checksums follow by difference, which is
 /// right also for checksums that the device has yet to finish (CHECKSUM_PARTIAL).
 #[inline(always)]
-fn mangle(ctx: &TcContext, packet: &Packet, source: bool, to: [u32; 4], port: u16) -> Option<()> {
+pub fn mangle(
+    ctx: &TcContext,
+    packet: &Packet,
+    source: bool,
+    to: [u32; 4],
+    port: u16,
+) -> Option<()> {
     let l4 = packet.l4 as usize;
     let (old, old_port) =
         if source { (packet.src, packet.sport) } else { (packet.dst, packet.dport) };
     // Both checksum fields are 16 bits; a UDP checksum of 0 means "none" and stays so.
     let (sum, mark) = if packet.proto == TCP { (l4 + 16, 0) } else { (l4 + 6, F_MARK_MANGLED_0) };
+    // SCTP's covers no addresses, and the loader lets no SCTP port be mapped.
+    let summed = packet.proto != SCTP;
     let skb = &ctx.skb;
     if packet.v6 != 0 {
         for i in 0..4 {
-            if old[i] != to[i] {
+            if old[i] != to[i] && summed {
                 let (a, b) = (u64::from(old[i]), u64::from(to[i]));
                 skb.l4_csum_replace(sum, a, b, F_PSEUDO_HDR | mark | 4).ok()?;
             }
@@ -161,12 +172,14 @@ fn mangle(ctx: &TcContext, packet: &Packet, source: bool, to: [u32; 4], port: u1
         skb.store(at, &to, 0).ok()?;
     } else {
         let (a, b) = (u64::from(old[3]), u64::from(to[3]));
-        skb.l4_csum_replace(sum, a, b, F_PSEUDO_HDR | mark | 4).ok()?;
+        if summed {
+            skb.l4_csum_replace(sum, a, b, F_PSEUDO_HDR | mark | 4).ok()?;
+        }
         skb.l3_csum_replace(ETH_LEN + 10, a, b, 4).ok()?;
         let at = ETH_LEN + if source { 12 } else { 16 };
         skb.store(at, &to[3], 0).ok()?;
     }
-    if old_port != port {
+    if old_port != port && summed {
         skb.l4_csum_replace(sum, u64::from(old_port), u64::from(port), mark | 2).ok()?;
         skb.store(l4 + if source { 0 } else { 2 }, &port, 0).ok()?;
     }
@@ -175,38 +188,37 @@ fn mangle(ctx: &TcContext, packet: &Packet, source: bool, to: [u32; 4], port: u1
 
 /// `struct bpf_fib_lookup` (uapi/linux/bpf.h) without its unions; 64 bytes.
 #[repr(C)]
-struct Fib {
+pub struct Fib {
     family: u8,
     l4_protocol: u8,
     sport: u16,
     dport: u16,
     tot_len: u16,
-    ifindex: u32,
+    pub ifindex: u32,
     tos: u32,
     src: [u32; 4],
     dst: [u32; 4],
     vlan: u32,
-    smac: [u8; 6],
-    dmac: [u8; 6],
+    pub smac: [u8; 6],
+    pub dmac: [u8; 6],
 }
 const _: () = assert!(size_of::<Fib>() == 64 && offset_of!(Fib, dmac) == 58);
 
-const FIB_SUCCESS: i64 = 0;
+pub const FIB_SUCCESS: i64 = 0;
 const FIB_NO_NEIGH: i64 = 7;
 
 impl Fib {
     /// The way to the packet's destination, when it has `src` as source.
     #[inline(always)]
     fn towards(packet: &Packet, src: [u32; 4]) -> Self {
-        Self::new(packet, src, packet.dst)
+        Self::new(packet.v6 != 0, packet.proto, src, packet.dst)
     }
 
     #[inline(always)]
-    fn new(packet: &Packet, src: [u32; 4], dst: [u32; 4]) -> Self {
-        let v6 = packet.v6 != 0;
+    pub fn new(v6: bool, proto: u8, src: [u32; 4], dst: [u32; 4]) -> Self {
         Self {
             family: if v6 { AF_INET6 as u8 } else { AF_INET as u8 },
-            l4_protocol: packet.proto,
+            l4_protocol: proto,
             sport: 0,
             dport: 0,
             tot_len: 0,
@@ -221,7 +233,7 @@ impl Fib {
     }
 
     #[inline(always)]
-    fn look(&mut self, ctx: *mut core::ffi::c_void) -> i64 {
+    pub fn look(&mut self, ctx: *mut core::ffi::c_void) -> i64 {
         let params = (self as *mut Self).cast();
         unsafe { bpf_fib_lookup(ctx, params, size_of::<Self>() as i32, 0) }
     }
@@ -232,7 +244,7 @@ pub fn xdp_direct(ctx: &XdpContext, packet: &Packet, server: &Server) -> u32 {
     if packet.ttl <= 1 {
         return xdp_action::XDP_PASS;
     }
-    let mut fib = Fib::new(packet, packet.src, words(&server.addr));
+    let mut fib = Fib::new(packet.v6 != 0, packet.proto, packet.src, words(&server.addr));
     let came_in = ctx.ingress_ifindex() as u32;
     fib.ifindex = came_in;
     if fib.look(ctx.as_ptr()) != FIB_SUCCESS {
@@ -246,6 +258,12 @@ pub fn xdp_direct(ctx: &XdpContext, packet: &Packet, server: &Server) -> u32 {
         *(data as *mut [u8; 6]) = fib.dmac;
         *((data + 6) as *mut [u8; 6]) = fib.smac;
     }
+    xdp_send(&fib, came_in)
+}
+
+/// Out where the route leads.
+#[inline(always)]
+pub fn xdp_send(fib: &Fib, came_in: u32) -> u32 {
     if fib.ifindex == came_in {
         return xdp_action::XDP_TX;
     }

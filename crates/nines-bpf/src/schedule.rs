@@ -1,106 +1,123 @@
 //! Which server a new flow gets.
 //!
 //! Decides: the pick by turn, by hash, or by what the servers carry at this moment. Definitions are
-//! IPVS's (net/netfilter/ipvs/ip_vs_*.c); tables of picks are made in user space.
+//! IPVS's (net/netfilter/ipvs/ip_vs_*.c); tables of picks are made in user space. What clients and
+//! destinations had before is in `memory.rs`.
 
+use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use nines_abi::{
-    Server, Service, Template, TemplateKey, SCAN_MAX, SCHED_DH, SCHED_HASH, SCHED_LC, SCHED_OVF,
-    SCHED_SH, SCHED_TURN, SERVER_UP,
+    Load, Packet, Server, Service, SCAN_MAX, SCHED_DH, SCHED_LBLC, SCHED_LBLCR, SCHED_LC, SCHED_MH,
+    SCHED_SH, SCHED_TWOS, SCHED_WLC, SERVER_UP, SERVICE_FALLBACK, SERVICE_PORT,
 };
 
 use crate::{
     atomic,
-    flows::Seen,
-    maps::{LOADS, PICKS, SERVERS, TEMPLATES, TURNS},
-    packet::Packet,
+    maps::{pick, LOADS, SERVERS, SERVICES, TURNS},
+    memory,
 };
 
-const NOBODY: u32 = u32::MAX;
+pub const NOBODY: u32 = u32::MAX;
+/// Entries looked at by turn before nobody takes the flow; only servers over their threshold are
+/// passed over.
+const TURN_TRIES: u32 = 16;
+/// Entries that sh and mh look at with fallback (ip_vs_sh.c looks at all of its 256).
+const FALLBACK_TRIES: u32 = 64;
+
+/// A service and its number.
+#[derive(Clone, Copy)]
+pub struct Of {
+    pub id: u32,
+    pub service: &'static Service,
+}
 
 /// The server for a packet that has no flow; `fresh`: it begins one (else it comes in the middle
 /// of one that this director does not know). `None`: nobody takes it.
 #[inline(always)]
-pub fn choose(
-    packet: &Packet,
-    service: &Service,
-    hash: u64,
-    fresh: bool,
-) -> Option<(u32, &'static Server)> {
-    if service.table_len == 0 {
-        return None;
-    }
-    let how = service.scheduler;
-    let slot = if fresh && how >= SCHED_LC && how <= SCHED_OVF {
-        scan(service.table_base, service.table_len, how)
-    } else {
-        let turn = match how {
-            SCHED_TURN if fresh => atomic::fetch_add(TURNS.get_ptr_mut(service.id)?, 1) as u32,
-            SCHED_DH => spread(fold(&packet.dst)),
-            SCHED_SH => spread(fold(&packet.src)),
-            // A TCP packet in mid-flow without an entry (this director took over, or the entry
-            // was evicted) goes by hash under every scheduler: all directors agree, and with
-            // Maglev it is the server that has the connection.
-            SCHED_HASH | _ => hash as u32,
-        };
-        *PICKS.get(service.table_base + turn % service.table_len)?
-    };
+pub fn choose(packet: &Packet, of: Of, hash: u64, fresh: bool) -> Option<(u32, &'static Server)> {
+    let slot = slot_for(packet, of.id, hash, fresh as u32);
     let server = SERVERS.get(slot)?;
-    // The region of a table that was replaced this instant may be written again: never leave the
-    // service. Between two updates of the table a server may already be drained; the table, which
-    // follows in microseconds, still names it: no new flow goes there.
-    if server.service != service.id || (server.state != SERVER_UP && fresh) {
+    // A table that was replaced this instant may be written again: never leave the service.
+    // Between two updates of the table a server may already be drained; the table, which follows
+    // in microseconds, still names it: no new flow goes there.
+    if server.service != of.id || (server.state != SERVER_UP && fresh) {
         return None;
     }
     Some((slot, server))
 }
 
-#[inline(always)]
-fn template_of(packet: &Packet, service: &Service) -> TemplateKey {
-    let (a, m) = (&packet.src, &service.mask);
-    let client = [a[0] & m[0], a[1] & m[1], a[2] & m[2], a[3] & m[3]];
-    TemplateKey { client, service: service.id, pad: 0 }
+/// The slot, or [`NOBODY`]. A function of its own, or the verifier would walk what follows once for
+/// each scheduler.
+#[inline(never)]
+fn slot_for(packet: &Packet, id: u32, hash: u64, fresh: u32) -> u32 {
+    let Some(service) = SERVICES.get(id) else {
+        return NOBODY;
+    };
+    let fresh = fresh != 0;
+    let (base, len, how) = (service.table_base(), service.table_len(), service.scheduler);
+    if len == 0 {
+        return NOBODY;
+    }
+    if how >= SCHED_DH {
+        let port = if service.flags & SERVICE_PORT != 0 {
+            u32::from(u16::from_be(packet.sport))
+        } else {
+            0
+        };
+        let value = match how {
+            SCHED_DH => fold(&packet.dst),
+            SCHED_SH | SCHED_MH => fold(&packet.src).wrapping_add(port),
+            _ => hash as u32,
+        };
+        hashed(service, id, value, fresh)
+    } else if !fresh {
+        // A TCP packet in mid-flow without an entry (this director took over, or the entry was
+        // evicted) goes by hash: all directors agree.
+        pick(base.wrapping_add(hash as u32 % len)).unwrap_or(NOBODY)
+    } else if how >= SCHED_LC {
+        match how {
+            SCHED_TWOS => two_choices(base, len),
+            SCHED_LBLC | SCHED_LBLCR => memory::by_destination(&packet.dst, id, service),
+            _ => scan(base, len, how),
+        }
+    } else {
+        by_turn(base, len, id)
+    }
 }
 
-/// The server that a client's last flow went to, if the service remembers and it takes new flows:
-/// one that is drained or down lets go of its clients (IPVS: expire_quiescent_template).
+/// Zero if the server takes a new flow of this service. One number, for each condition of its own
+/// would double what the verifier walks in a loop over servers.
 #[inline(always)]
-pub fn held(packet: &Packet, service: &Service, now: u32) -> Option<(u32, &'static Server)> {
-    if service.persist == 0 {
-        return None;
-    }
-    let template = unsafe { TEMPLATES.get(&template_of(packet, service)) }?;
-    let server = SERVERS.get(template.server)?;
-    let valid = template.generation == server.generation
-        && server.service == service.id
-        && server.state == SERVER_UP
-        // Another processor's reading of the clock may be a little ahead.
-        && now.wrapping_add(2).wrapping_sub(template.seen) <= service.persist.saturating_add(2);
-    valid.then_some((template.server, server))
+pub fn hindrance(server: &Server, load: &Load, id: u32) -> u64 {
+    const _: () = assert!(SERVER_UP == 0);
+    u64::from(server.service ^ id) | u64::from(server.state) | load.overloaded
 }
 
-/// A client is still there: one of its flows goes on. An old flow to a server that the client has
-/// since left changes nothing.
 #[inline(always)]
-pub fn renew(packet: &Packet, service: &Service, flow: &Seen, now: u32) {
-    if service.persist == 0 {
-        return;
+fn known(slot: u32) -> Option<(&'static Server, &'static Load)> {
+    Some((SERVERS.get(slot)?, LOADS.get(slot)?))
+}
+
+#[inline(never)]
+fn by_turn(base: u32, len: u32, id: u32) -> u32 {
+    let Some(turns) = TURNS.get_ptr_mut(id) else {
+        return NOBODY;
+    };
+    if len == 0 {
+        return NOBODY;
     }
-    if let Some(template) = TEMPLATES.get_ptr_mut(&template_of(packet, service)) {
-        let template = unsafe { &mut *template };
-        if (template.server, template.generation) == (flow.server, flow.generation) {
-            template.seen = now;
+    for _ in 0..TURN_TRIES {
+        let turn = atomic::fetch_add(turns, 1);
+        let Some(slot) = pick(base.wrapping_add((turn % u64::from(len)) as u32)) else {
+            return NOBODY;
+        };
+        let Some((server, load)) = known(slot) else {
+            return NOBODY;
+        };
+        if hindrance(server, load, id) == 0 {
+            return slot;
         }
     }
-}
-
-/// Remembers where a client's flow went.
-#[inline(always)]
-pub fn hold(packet: &Packet, service: &Service, server: u32, generation: u32, now: u32) {
-    if service.persist != 0 {
-        let template = Template { server, generation, seen: now, pad: 0 };
-        // A full map forgets another client; a failed insert, this one.
-        let _ = TEMPLATES.insert(&template_of(packet, service), &template, 0);
-    }
+    NOBODY
 }
 
 #[inline(always)]
@@ -116,6 +133,46 @@ fn fold(addr: &[u32; 4]) -> u32 {
 #[inline(always)]
 fn spread(value: u32) -> u32 {
     value.wrapping_mul(0x61c8_8647) >> 24
+}
+
+/// The entry of a hash, and behind it, with fallback, the next one whose server takes the flow.
+#[inline(never)]
+fn hashed(service: &Service, id: u32, value: u32, fresh: bool) -> u32 {
+    let (base, len, how) = (service.table_base(), service.table_len(), service.scheduler);
+    if len == 0 {
+        return NOBODY;
+    }
+    let at = |offset: u32| match how {
+        SCHED_SH => offset.wrapping_add(spread(value)) & 255,
+        SCHED_DH => spread(value),
+        SCHED_MH => nines_abi::hsiphash(value.wrapping_add(offset), nines_abi::MH_KEY_1),
+        _ => value,
+    };
+    let first = at(0) % len;
+    let Some(slot) = pick(base.wrapping_add(first)) else {
+        return NOBODY;
+    };
+    let Some((server, load)) = known(slot) else {
+        return NOBODY;
+    };
+    if !fresh || hindrance(server, load, id) == 0 {
+        return slot;
+    }
+    if service.flags & SERVICE_FALLBACK == 0 {
+        return NOBODY;
+    }
+    for offset in 0..FALLBACK_TRIES {
+        let Some(slot) = pick(base.wrapping_add(at(first.wrapping_add(offset) % len) % len)) else {
+            return NOBODY;
+        };
+        let Some((server, load)) = known(slot) else {
+            return NOBODY;
+        };
+        if hindrance(server, load, id) == 0 {
+            return slot;
+        }
+    }
+    NOBODY
 }
 
 /// What a scheduler weighs: factors of overhead, of active flows and this one, of what the weight
@@ -136,9 +193,15 @@ const WEIGHS: [[u64; 6]; 8] = [
     [0, 0, 1, 0, 0, 1],
 ];
 
+/// What a flow more costs there (include/net/ip_vs.h, ip_vs_dest_conn_overhead).
+#[inline(always)]
+pub fn overhead(load: &Load) -> u64 {
+    (load.active << 8) + load.active + load.inactive
+}
+
 /// The server with the smallest cost, the first of equals; compared without division.
 #[inline(never)]
-fn scan(base: u32, len: u32, how: u32) -> u32 {
+pub fn scan(base: u32, len: u32, how: u32) -> u32 {
     let [over, one_more, lacks, by_weight, idle_first, no_overflow] =
         WEIGHS[(atomic::opaque(u64::from(how)) & 7) as usize];
     let (mut best, mut least, mut share) = (NOBODY, 0u64, 0u64);
@@ -146,19 +209,22 @@ fn scan(base: u32, len: u32, how: u32) -> u32 {
         if i >= len {
             break;
         }
-        let Some(&slot) = PICKS.get(base + i) else {
+        let Some(slot) = pick(base + i) else {
             break;
         };
-        let (Some(server), Some(load)) = (SERVERS.get(slot), LOADS.get(slot)) else {
+        let Some((server, load)) = known(slot) else {
             continue;
         };
         let weight = u64::from(server.weight);
-        if server.state != SERVER_UP || weight == 0 || no_overflow * load.active > weight {
+        if hindrance(server, load, server.service) != 0
+            || weight == 0
+            || no_overflow * load.active > weight
+        {
             continue;
         }
-        let overhead = (load.active << 8) + load.active + load.inactive;
-        let mut cost =
-            over * overhead + one_more * (load.active + 1) + lacks * (u64::from(u32::MAX) - weight);
+        let mut cost = over * overhead(load)
+            + one_more * (load.active + 1)
+            + lacks * (u64::from(u32::MAX) - weight);
         // No branch: see WEIGHS.
         cost *= 1 - atomic::opaque(idle_first & (load.active == 0) as u64);
         let by = 1 + by_weight * (weight - 1);
@@ -167,4 +233,67 @@ fn scan(base: u32, len: u32, how: u32) -> u32 {
         }
     }
     best
+}
+
+/// Weighted least connection, for the schedulers that fall back on it.
+#[inline(always)]
+pub fn least(service: &Service) -> u32 {
+    scan(service.table_base(), service.table_len(), SCHED_WLC)
+}
+
+/// Two servers at random by weight, the one with less to do (ip_vs_twos.c).
+#[inline(never)]
+fn two_choices(base: u32, len: u32) -> u32 {
+    let total = weights(base, len);
+    // Inclusive, as there: the first server is a little more likely.
+    let random = || {
+        let random = u64::from(unsafe { bpf_get_prandom_u32() } as u32);
+        random.checked_rem(total + 1).unwrap_or(0)
+    };
+    let (one, two) = (at_weight(base, len, random()), at_weight(base, len, random()));
+    let (Some((first, load)), Some((second, other))) = (known(one), known(two)) else {
+        return one;
+    };
+    let (first, second) = (u64::from(first.weight), u64::from(second.weight));
+    if second * overhead(load) > first * overhead(other) {
+        two
+    } else {
+        one
+    }
+}
+
+/// Weights of all servers that take flows.
+#[inline(never)]
+fn weights(base: u32, len: u32) -> u64 {
+    let mut total = 0;
+    for i in 0..SCAN_MAX {
+        if i >= len {
+            break;
+        }
+        let Some((server, load)) = pick(base + i).and_then(known) else { break };
+        if hindrance(server, load, server.service) == 0 {
+            total += u64::from(server.weight);
+        }
+    }
+    total
+}
+
+/// The server at which the weights in order reach `point`.
+#[inline(never)]
+fn at_weight(base: u32, len: u32, point: u64) -> u32 {
+    let mut sum = 0;
+    for i in 0..SCAN_MAX {
+        if i >= len {
+            break;
+        }
+        let Some(slot) = pick(base + i) else { break };
+        let Some((server, load)) = known(slot) else { break };
+        if hindrance(server, load, server.service) == 0 {
+            sum += u64::from(server.weight);
+            if point <= sum {
+                return slot;
+            }
+        }
+    }
+    NOBODY
 }

@@ -1,11 +1,12 @@
 //! How a flow's state follows its packets.
 //!
 //! Decides: the states of TCP as IPVS has them (net/netfilter/ipvs/ip_vs_proto_tcp.c), so that
-//! operators read the same counts and a flow lives as long as behind LVS.
+//! operators read the same counts and a flow lives as long as behind LVS. An association of SCTP
+//! goes by the same table.
 
-use nines_abi::{STATE_NONE, STATE_UDP};
+use nines_abi::{Packet, STATE_NONE, STATE_UDP};
 
-use crate::packet::{Packet, ACK, FIN, RST, SYN, TCP};
+use crate::packet::{ACK, FIN, RST, SYN, UDP};
 
 /// Client to server, the server's answers are seen too (NAT).
 pub const BOTH: usize = 0;
@@ -37,7 +38,7 @@ const NEXT: [u64; 12] = [
 /// The state after this packet.
 #[inline(always)]
 pub fn next(packet: &Packet, direction: usize, state: u8) -> u8 {
-    if packet.proto != TCP {
+    if packet.proto == UDP {
         return STATE_UDP;
     }
     let flag = if packet.flags & RST != 0 {

@@ -8,7 +8,9 @@ use std::{
     net::IpAddr,
 };
 
-use nines_model::{Forward, ForwardingTable, ServerState, Spec, TableServer, TableService};
+use nines_model::{
+    Forward, ForwardingTable, ServerState, Spec, TableServer, TableService, Traffic,
+};
 
 use crate::{action::CheckTask, health::Health};
 
@@ -37,20 +39,28 @@ pub fn table(
             if here && !table.served_here.contains(&service.listen.addr.ip()) {
                 table.served_here.push(service.listen.addr.ip());
             }
-            let forward = match service.forward {
+            let forward = match wanted.forward.unwrap_or(service.forward) {
                 _ if here => Forward::Local,
                 // A server of a "local" service on another director is reached there.
                 Forward::Local => Forward::Dr,
                 forward => forward,
             };
-            let addr = wanted.addr;
-            servers.insert(
-                server.clone(),
-                TableServer { addr, forward, weight: wanted.weight, state },
-            );
+            // Weight 0 says what a drain says: the server leaves the pick tables.
+            let state = match state {
+                ServerState::Up if wanted.weight == 0 => ServerState::Draining,
+                state => state,
+            };
+            let (addr, weight, limit) = (wanted.addr, wanted.weight, wanted.limit);
+            servers.insert(server.clone(), TableServer { addr, forward, weight, state, limit });
         }
-        let (listen, scheduler, persist) = (service.listen, service.scheduler, service.persist);
-        table.services.insert(name.clone(), TableService { listen, scheduler, persist, servers });
+        let in_table = TableService {
+            flags: service.flags,
+            one_packet: service.one_packet,
+            persist: service.persist,
+            servers,
+            ..TableService::new(Traffic::To(service.listen), service.scheduler)
+        };
+        table.services.insert(name.clone(), in_table);
     }
     table
 }

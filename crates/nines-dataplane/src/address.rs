@@ -11,7 +11,7 @@ use netlink_packet_route::{
         AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope, CacheInfo,
     },
     link::{LinkAttribute, LinkInfo, LinkLayerType, LinkMessage},
-    route::{RouteAddress, RouteAttribute, RouteMessage},
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric},
 };
 
 use crate::{Error, Result, netlink::request};
@@ -29,6 +29,8 @@ pub struct Interface {
     pub ethernet: bool,
     /// Kind of a virtual interface ("veth", "bridge", "vlan"); empty for a real card.
     pub kind: String,
+    /// Largest IP packet.
+    pub mtu: u32,
     /// Addresses with prefix lengths.
     pub addresses: Vec<(IpAddr, u8)>,
 }
@@ -59,11 +61,13 @@ fn interface(message: RouteNetlinkMessage) -> Option<Interface> {
         mac: [0; 6],
         ethernet: link.header.link_layer_type == LinkLayerType::Ether,
         kind: String::new(),
+        mtu: 0,
         addresses: Vec::new(),
     };
     for attribute in link.attributes {
         match attribute {
             LinkAttribute::IfName(name) => found.name = name,
+            LinkAttribute::Mtu(mtu) => found.mtu = mtu,
             LinkAttribute::Address(mac) => {
                 found.mac = mac.try_into().unwrap_or_default();
             }
@@ -181,9 +185,21 @@ pub(crate) fn privileged(what: String, error: &std::io::Error) -> Error {
     told
 }
 
-/// The next hop towards `addr`: interface index and the neighbour to ask for. `None`: no route, or
-/// the address is this machine's own.
-pub fn route(addr: IpAddr) -> Option<(u32, IpAddr)> {
+/// How packets to an address leave this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// Interface.
+    pub ifindex: u32,
+    /// The neighbour to ask for; the address itself when it is on link.
+    pub nexthop: IpAddr,
+    /// This machine's address there; `None`: it has none of that family.
+    pub source: Option<IpAddr>,
+    /// Largest packet, if the route says so; the interface has its own.
+    pub mtu: Option<u32>,
+}
+
+/// The way to `addr`. `None`: no route, or the address is this machine's own.
+pub fn route(addr: IpAddr) -> Option<Way> {
     let mut message = RouteMessage::default();
     message.header.address_family =
         if addr.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
@@ -200,16 +216,27 @@ pub fn route(addr: IpAddr) -> Option<(u32, IpAddr)> {
     if found.header.kind != netlink_packet_route::route::RouteType::Unicast {
         return None;
     }
-    let (mut oif, mut nexthop) = (None, addr);
+    let mut way = Way { ifindex: 0, nexthop: addr, source: None, mtu: None };
+    let ip = |address: RouteAddress| match address {
+        RouteAddress::Inet(a) => Some(IpAddr::V4(a)),
+        RouteAddress::Inet6(a) => Some(IpAddr::V6(a)),
+        _ => None,
+    };
     for attribute in found.attributes {
         match attribute {
-            RouteAttribute::Oif(index) => oif = Some(index),
-            RouteAttribute::Gateway(RouteAddress::Inet(a)) => nexthop = IpAddr::V4(a),
-            RouteAttribute::Gateway(RouteAddress::Inet6(a)) => nexthop = IpAddr::V6(a),
+            RouteAttribute::Oif(index) => way.ifindex = index,
+            RouteAttribute::Gateway(a) => way.nexthop = ip(a).unwrap_or(addr),
+            RouteAttribute::PrefSource(a) => way.source = ip(a),
+            RouteAttribute::Metrics(metrics) => {
+                way.mtu = metrics.into_iter().find_map(|m| match m {
+                    RouteMetric::Mtu(mtu) => Some(mtu),
+                    _ => None,
+                });
+            }
             _ => {}
         }
     }
-    oif.map(|index| (index, nexthop))
+    (way.ifindex != 0).then_some(way)
 }
 
 /// As `nines_abi::Addr`.

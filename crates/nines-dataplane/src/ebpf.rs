@@ -5,8 +5,10 @@
 //! and programs at work; two namespaces, or two layouts, never share one.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     fs,
+    net::{IpAddr, SocketAddr},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
@@ -15,9 +17,7 @@ use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{Array, HashMap, MapData, PerCpuArray},
 };
-use nines_abi::{
-    ABI, DROP_NAMES, Load, Server, Service, ServiceKey, Settings, Stats, TABLE_LEN_MAX,
-};
+use nines_abi::{ABI, DROP_NAMES, Load, Place, Server, Service, ServiceKey, Settings, Stats, WAYS};
 use nines_model::{Counters, ForwardingTable, Tally};
 
 use self::shared::Shared;
@@ -26,12 +26,18 @@ pub use self::{
     attach::Hooks,
     guard::{EbpfGuard, deadline_of},
 };
-use crate::{DataPlane, Error, Result, address, sysctl};
+use crate::{
+    DataPlane, Error, Result,
+    address::{self, Way},
+    sysctl,
+};
 
 mod attach;
+mod extents;
 mod guard;
 pub mod object;
 pub mod picks;
+mod places;
 mod shared;
 pub mod testrun;
 pub mod writes;
@@ -48,6 +54,96 @@ unsafe impl<T: Copy + 'static> Pod for Raw<T> {}
 pub const ABI_VERSION: u32 = ABI;
 
 const BPFFS: &str = "/sys/fs/bpf";
+
+/// Room in the kernel tables. It is made when they are; a binary that wants more makes new ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Services; a power of two.
+    pub services: u32,
+    /// Real servers of all services.
+    pub servers: u32,
+    /// Entries of all pick tables.
+    pub picks: u32,
+    /// Buckets of the flow table; a power of two.
+    pub buckets: u32,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        let (services, servers) = (nines_abi::SERVICES, nines_abi::SERVERS);
+        Self { services, servers, picks: nines_abi::PICKS, buckets: nines_abi::BUCKETS }
+    }
+}
+
+impl Sizes {
+    /// Room for this table twice over, and so many flows.
+    pub fn holding(table: &ForwardingTable, flows: u32) -> Self {
+        let least = Self::default();
+        let services = table.services.len() as u32;
+        let servers: usize = table.services.values().map(|s| s.servers.len()).sum();
+        let picks: u64 = table.services.values().map(writes::picks_of).sum();
+        Self {
+            services: (services * 2).next_power_of_two().max(least.services),
+            servers: (servers as u32 * 2).max(least.servers),
+            picks: u32::try_from(picks * 2).unwrap_or(u32::MAX / 2).max(least.picks),
+            buckets: flows.div_ceil(WAYS as u32).next_power_of_two().max(least.buckets),
+        }
+    }
+
+    /// Entries of each map by this; PICKS has two picks in one.
+    fn of_maps(self) -> [(&'static str, u32); 10] {
+        [
+            ("SERVICES", self.services),
+            ("SERVICE_KEYS", self.services),
+            ("SERVICE_STATS", self.services),
+            ("TURNS", self.services),
+            ("PLACES", self.services * nines_abi::PLACES_PER_SERVICE),
+            ("SERVERS", self.servers),
+            ("LOADS", self.servers),
+            ("SERVER_STATS", self.servers),
+            ("PICKS", self.picks.div_ceil(2)),
+            ("FLOWS", self.buckets),
+        ]
+    }
+
+    /// What is pinned already, if it is enough; else what is wanted, and the smaller tables go. The
+    /// guard's stay in any case.
+    fn settle(self, pins: &Path) -> Self {
+        let entries = |name: &str| {
+            let info = MapData::from_pin(pins.join(name)).ok()?.info().ok()?;
+            Some(info.max_entries())
+        };
+        let Some(found) = (|| {
+            Some(Self {
+                services: entries("SERVICES")?,
+                servers: entries("SERVERS")?,
+                picks: entries("PICKS")? * 2,
+                buckets: entries("FLOWS")?,
+            })
+        })() else {
+            return self;
+        };
+        let enough = found.services >= self.services
+            && found.servers >= self.servers
+            && found.picks >= self.picks
+            && found.buckets >= self.buckets;
+        if enough {
+            return found;
+        }
+        for name in fs::read_dir(pins).into_iter().flatten().flatten().map(|e| e.file_name()) {
+            let name = name.to_string_lossy();
+            if !name.starts_with("link-") && name != guard::TABLE {
+                let _ = fs::remove_file(pins.join(&*name));
+            }
+        }
+        Self {
+            services: self.services.max(found.services),
+            servers: self.servers.max(found.servers),
+            picks: self.picks.max(found.picks),
+            buckets: self.buckets.max(found.buckets),
+        }
+    }
+}
 
 /// Where this namespace's maps are pinned.
 pub fn pin_directory() -> Result<PathBuf> {
@@ -83,9 +179,12 @@ pub struct EbpfPlane {
     ebpf: Ebpf,
     pins: PathBuf,
     hooks: Hooks,
-    services: HashMap<MapData, Raw<ServiceKey>, Raw<Service>>,
+    sizes: Sizes,
+    service_keys: HashMap<MapData, Raw<ServiceKey>, u32>,
+    services: Shared<Service>,
+    places: Shared<Place>,
     servers: Shared<Server>,
-    picks: Shared<u32>,
+    picks: Shared<u64>,
     loads: Shared<Load>,
     settings: Array<MapData, Raw<Settings>>,
     peers: HashMap<MapData, [u8; 8], u64>,
@@ -94,6 +193,8 @@ pub struct EbpfPlane {
     drops: PerCpuArray<MapData, u64>,
     installed: Installed,
     table: ForwardingTable,
+    /// The kernel holds `table`, and routes are those it was made with.
+    trusted: bool,
     /// Interfaces with programs, and through which hook.
     attached: BTreeMap<String, String>,
     /// Interfaces that must have them beyond those that routes name.
@@ -102,33 +203,44 @@ pub struct EbpfPlane {
 
 /// Opens the tables of this namespace and loads the programs. The guard is apart because another
 /// thread keeps it.
-pub fn open(object: &[u8], hooks: Hooks) -> Result<(EbpfPlane, EbpfGuard)> {
+pub fn open(object: &[u8], hooks: Hooks, sizes: Sizes) -> Result<(EbpfPlane, EbpfGuard)> {
     ensure_bpffs()?;
     let pins = pin_directory()?;
     fs::create_dir_all(&pins)
         .map_err(|e| address::privileged(format!("cannot make {}", pins.display()), &e))?;
-    let mut ebpf =
-        EbpfLoader::new().default_map_pin_directory(&pins).load(object).map_err(|e| {
-            let mut why = e.to_string();
-            let mut source = std::error::Error::source(&e);
-            while let Some(inner) = source {
-                why = format!("{why}: {inner}");
-                source = inner.source();
-            }
-            let what = "the kernel refused the nines tables or programs";
-            Error::new(what, why)
-                .next("nines needs Linux 6.1 or newer with BPF, and root (CAP_BPF, CAP_NET_ADMIN)")
-        })?;
+    let sizes = sizes.settle(&pins);
+    let buckets_mask = sizes.buckets - 1;
+    let places_mask = sizes.services * nines_abi::PLACES_PER_SERVICE - 1;
+    let mut loader = EbpfLoader::new();
+    loader.default_map_pin_directory(&pins);
+    loader.override_global("BUCKETS_MASK", &buckets_mask, true);
+    loader.override_global("PLACES_MASK", &places_mask, true);
+    for (map, entries) in sizes.of_maps() {
+        loader.map_max_entries(map, entries);
+    }
+    let mut ebpf = loader.load(object).map_err(|e| {
+        let mut why = e.to_string();
+        let mut source = std::error::Error::source(&e);
+        while let Some(inner) = source {
+            why = format!("{why}: {inner}");
+            source = inner.source();
+        }
+        let what = "the kernel refused the nines tables or programs";
+        Error::new(what, why)
+            .next("nines needs Linux 6.1 or newer with BPF, and root (CAP_BPF, CAP_NET_ADMIN)")
+    })?;
     attach::load(&mut ebpf)?;
     let mut take = |name: &str| {
         ebpf.take_map(name)
             .ok_or_else(|| Error::new("the kernel object is damaged", format!("no map {name}")))
     };
     let wrong = |e: aya::maps::MapError| Error::new("a pinned map is not ours", e);
-    let mut guard = HashMap::try_from(take("GUARD")?).map_err(wrong)?;
-    guard::inherit(&pins, &mut guard);
+    let guard = EbpfGuard::new(shared(take(guard::TABLE)?)?, &pins)?;
     let mut plane = EbpfPlane {
-        services: HashMap::try_from(take("SERVICES")?).map_err(wrong)?,
+        sizes,
+        service_keys: HashMap::try_from(take("SERVICE_KEYS")?).map_err(wrong)?,
+        services: shared(take("SERVICES")?)?,
+        places: shared(take("PLACES")?)?,
         servers: shared(take("SERVERS")?)?,
         picks: shared(take("PICKS")?)?,
         loads: shared(take("LOADS")?)?,
@@ -142,11 +254,12 @@ pub fn open(object: &[u8], hooks: Hooks) -> Result<(EbpfPlane, EbpfGuard)> {
         hooks,
         installed: Installed::default(),
         table: ForwardingTable::default(),
+        trusted: false,
         attached: BTreeMap::new(),
         wanted: BTreeSet::new(),
     };
     plane.installed = plane.read()?;
-    Ok((plane, EbpfGuard::new(guard)))
+    Ok((plane, guard))
 }
 
 /// Other layouts' directories: what a binary before or after this one left.
@@ -171,9 +284,12 @@ impl EbpfPlane {
     /// The kernel's tables as they are.
     fn read(&self) -> Result<Installed> {
         let mut found = Installed { cursor: self.installed.cursor, ..Installed::default() };
-        for entry in self.services.iter() {
-            let (key, service) = entry.map_err(map_error)?;
-            found.services.insert(key.0, service.0);
+        let services = self.services.view()?;
+        for entry in self.service_keys.iter() {
+            let (key, id) = entry.map_err(map_error)?;
+            if id < services.len() {
+                found.services.insert(key.0, (id, services.get(id)));
+            }
         }
         let servers = self.servers.view()?;
         for slot in 0..servers.len() {
@@ -183,11 +299,14 @@ impl EbpfPlane {
             }
         }
         found.settings = self.settings.get(&0, 0).map_err(map_error)?.0;
-        for service in found.services.values().filter(|s| s.table_len > 0) {
-            let picks = self.picks.part(service.table_base, service.table_len)?;
-            let read = |i| picks.get(service.table_base + i);
-            let table = (0..service.table_len).map(read).collect();
-            found.picks.insert(service.table_base / TABLE_LEN_MAX, table);
+        for place in places::all(&self.places.view()?) {
+            found.places.insert(place.addr, place.flags & !nines_abi::PLACE_USED);
+        }
+        for (_, service) in found.services.values().filter(|(_, s)| s.table_len() > 0) {
+            let (base, len) = (service.table_base(), service.table_len());
+            let pairs = self.picks.part(base / 2, len.div_ceil(2))?;
+            let read = |i: u32| (pairs.get(i / 2) >> (i % 2 * 32)) as u32;
+            found.picks.insert(base, (base..base + len).map(read).collect());
         }
         Ok(found)
     }
@@ -197,27 +316,68 @@ impl EbpfPlane {
             Write::Server(slot, server) => {
                 let servers = self.servers.view()?;
                 // Another server in this slot, and not a freed one that an undo brings back.
-                let next = servers.get(*slot).generation.wrapping_add(1);
+                let old = servers.get(*slot);
+                let next = old.generation.wrapping_add(1);
+                let loads = self.loads.view()?;
                 if server.generation == next && server.addr != [0; 16] {
-                    self.loads.view()?.set(*slot, Load::default());
+                    loads.set(*slot, Load::default());
+                } else if (server.upper, server.lower) != (old.upper, old.lower) {
+                    let load = loads.get(*slot);
+                    let overloaded = nines_abi::limited(&load, server.upper, server.lower);
+                    loads.set_word(*slot, 2, overloaded);
                 }
                 servers.set(*slot, *server);
                 Ok(())
             }
-            Write::Picks(region, picks) => {
-                let first = region * TABLE_LEN_MAX;
-                let part = self.picks.part(first, picks.len() as u32)?;
-                (first..).zip(picks).for_each(|(i, slot)| part.set(i, *slot));
+            Write::Picks(base, picks) => {
+                let pairs = self.picks.part(base / 2, (picks.len() as u32).div_ceil(2))?;
+                for (index, pair) in (base / 2..).zip(picks.chunks(2)) {
+                    let second = pair.get(1).copied().unwrap_or(0);
+                    pairs.set(index, u64::from(pair[0]) | u64::from(second) << 32);
+                }
                 Ok(())
             }
-            Write::Service(key, Some(service)) => self.services.insert(Raw(*key), Raw(*service), 0),
-            Write::Service(key, None) => match self.services.remove(&Raw(*key)) {
+            Write::Service(key, Some((id, service))) => {
+                self.services.view()?.set(*id, *service);
+                self.service_keys.insert(Raw(*key), id, 0)
+            }
+            Write::Service(key, None) => match self.service_keys.remove(&Raw(*key)) {
                 Err(aya::maps::MapError::KeyNotFound) => Ok(()),
                 other => other,
             },
+            Write::Place(addr, flags) => {
+                let view = self.places.view()?;
+                if *flags == 0 {
+                    places::remove(&view, *addr);
+                } else if !places::put(&view, Place { addr: *addr, flags: *flags, pad: 0 }) {
+                    let vip = address::unmapped(*addr);
+                    let why = "the table of addresses has no room where it belongs";
+                    return Err(Error::new(format!("{vip} cannot be served"), why));
+                }
+                Ok(())
+            }
             Write::Settings(settings) => self.settings.set(0, Raw(*settings), 0),
         }
         .map_err(map_error)
+    }
+
+    /// Many services may share a server's address: each is looked up once.
+    fn plan(
+        &self,
+        installed: &Installed,
+        before: Option<&ForwardingTable>,
+        table: &ForwardingTable,
+    ) -> Result<Vec<Write>> {
+        let mtus: BTreeMap<u32, u32> =
+            address::interfaces()?.iter().map(|i| (i.index, i.mtu)).collect();
+        let known: RefCell<BTreeMap<IpAddr, Option<Way>>> = RefCell::default();
+        let route = |addr: IpAddr| {
+            *known.borrow_mut().entry(addr).or_insert_with(|| {
+                let way = address::route(addr)?;
+                Some(Way { mtu: way.mtu.or_else(|| mtus.get(&way.ifindex).copied()), ..way })
+            })
+        };
+        writes::plan(writes::Ask { installed, before, table, sizes: self.sizes, route: &route })
     }
 
     /// Carries out all updates or none.
@@ -312,7 +472,8 @@ impl EbpfPlane {
 
 impl DataPlane for EbpfPlane {
     fn apply(&mut self, table: &ForwardingTable) -> Result<()> {
-        let writes = writes::plan(&self.installed, table, &address::route)?;
+        let before = self.trusted.then_some(&self.table);
+        let writes = self.plan(&self.installed, before, table)?;
         self.commit(&writes)?;
         self.cover_peers(&table.director_macs)?;
         self.attach_all()?;
@@ -324,6 +485,7 @@ impl DataPlane for EbpfPlane {
             sysctl::write("net/ipv6/conf/all/forwarding", "1").ok();
         }
         self.table = table.clone();
+        self.trusted = true;
         Ok(())
     }
 
@@ -340,9 +502,15 @@ impl DataPlane for EbpfPlane {
         if found.picks != self.installed.picks {
             differences.push("pick tables were changed by someone else".to_owned());
         }
-        if differences.is_empty() && !writes::plan(&found, &self.table, &address::route)?.is_empty()
-        {
+        if found.places != self.installed.places {
+            differences.push("addresses that matter were changed by someone else".to_owned());
+        }
+        if differences.is_empty() && !self.plan(&found, None, &self.table)?.is_empty() {
             differences.push("routes to servers changed".to_owned());
+        }
+        if !differences.is_empty() {
+            // The next apply looks at everything again.
+            self.trusted = false;
         }
         let names: BTreeSet<String> = address::interfaces()?.into_iter().map(|i| i.name).collect();
         for (name, hook) in &self.attached {
@@ -372,17 +540,19 @@ impl DataPlane for EbpfPlane {
         };
         let loads = self.loads.view()?;
         let mut counters = Counters::default();
+        let mut slots: BTreeMap<(u32, SocketAddr), u32> = BTreeMap::new();
+        for (slot, server) in &self.installed.servers {
+            if server.addr != [0; 16] {
+                slots.insert((server.service, writes::identity(server)), *slot);
+            }
+        }
         for (name, service) in &self.table.services {
-            let Some(installed) = self.installed.services.get(&writes::key(service.listen)) else {
+            let Some((id, _)) = self.installed.services.get(&writes::key(service.traffic)) else {
                 continue;
             };
-            let mut whole = sum(self.service_stats.get(&installed.id, 0).map_err(map_error)?);
+            let mut whole = sum(self.service_stats.get(id, 0).map_err(map_error)?);
             for (server, wanted) in &service.servers {
-                let slot =
-                    self.installed.servers.iter().find(|(_, s)| {
-                        s.service == installed.id && writes::identity(s) == wanted.addr
-                    });
-                let Some((slot, _)) = slot else { continue };
+                let Some(slot) = slots.get(&(*id, wanted.addr)) else { continue };
                 let mut tally = sum(self.server_stats.get(slot, 0).map_err(map_error)?);
                 let load = loads.get(*slot);
                 (tally.active, tally.inactive) = (load.active, load.inactive);

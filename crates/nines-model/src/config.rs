@@ -11,8 +11,9 @@ use std::{
 use crate::{
     config::reader::{Reader, Table, Value},
     spec::{
-        Check, CheckKind, Forward, Listen, NodeSpec, Persist, Proto, Role, Scheduler, ServerSpec,
-        ServiceSpec, Spec, Timing, Vip,
+        Check, CheckKind, Forward, Limit, Listen, NodeSpec, Persist, Proto, Role, Scheduler,
+        SchedulerFlags, ServerSpec, ServiceSpec, Spec, Timing, Tunnel, TunnelChecksum, TunnelKind,
+        Vip,
     },
     time::Millis,
 };
@@ -79,6 +80,10 @@ fn read(r: &mut Reader, root: &Table<'_>) -> Spec {
             }
         }
         unique_node_addresses(r, &spec, &nodes);
+    }
+    if let Some(forwarding) = r.table(root, "forwarding") {
+        r.known(&forwarding, keys::FORWARDING);
+        spec.flows = r.number(&forwarding, "flows", 1..=64_000_000).unwrap_or(0);
     }
     vips(r, root, &mut spec);
     services(r, root, &mut spec);
@@ -264,10 +269,9 @@ fn service(r: &mut Reader, table: &Table<'_>) -> Option<(ServiceSpec, std::ops::
     let listen = listen_value.as_ref().and_then(|v| listen(r, v));
     let forward = match table.get("forward") {
         None => Some(Forward::Dr),
-        Some(v) => {
-            r.choice(&v, &[("dr", Forward::Dr), ("nat", Forward::Nat), ("local", Forward::Local)])
-        }
+        Some(v) => r.choice(&v, &Forward::ALL),
     };
+    let tunnel = tunnel(r, table);
     let scheduler = match table.get("scheduler") {
         None => Some(Scheduler::Maglev),
         Some(v) => r.choice(&v, &Scheduler::ALL),
@@ -275,10 +279,72 @@ fn service(r: &mut Reader, table: &Table<'_>) -> Option<(ServiceSpec, std::ops::
     let persist = listen.and_then(|l| persist(r, table, l));
     let check = check(r, table);
     let servers_value = r.required(table, "servers");
-    let (listen, forward) = (listen?, forward?);
-    let servers = servers_value.map(|v| servers(r, &v, listen, forward)).unwrap_or_default();
-    let service = ServiceSpec { listen, forward, scheduler: scheduler?, persist, servers, check };
+    let (listen, forward, scheduler) = (listen?, tunnel.of(forward?), scheduler?);
+    if listen.addr.port() == 0 && persist.is_none() {
+        let span = listen_value.as_ref().map_or(0..0, |v| v.span.clone());
+        let help = "add persist = \"300s\": a client's connections to all ports go to one server";
+        r.error(span, "a service on every port needs persistence", Some(help.into()));
+    }
+    let flags = flags(r, table, scheduler);
+    let one_packet = one_packet(r, table, listen);
+    let servers =
+        servers_value.map(|v| servers(r, &v, listen, forward, &tunnel)).unwrap_or_default();
+    let service =
+        ServiceSpec { listen, forward, scheduler, flags, one_packet, persist, servers, check };
     Some((service, listen_value.map_or(0..0, |v| v.span)))
+}
+
+/// What a service says of its tunnels.
+struct TunnelKeys {
+    port: Option<u16>,
+    checksum: Option<TunnelChecksum>,
+}
+
+impl TunnelKeys {
+    fn of(&self, forward: Forward) -> Forward {
+        let Forward::Tunnel(mut tunnel) = forward else { return forward };
+        if tunnel.kind == TunnelKind::Gue {
+            tunnel.port = self.port.unwrap_or(Tunnel::GUE_PORT);
+        }
+        if tunnel.kind != TunnelKind::Ipip {
+            tunnel.checksum = self.checksum.unwrap_or(TunnelChecksum::None);
+        }
+        Forward::Tunnel(tunnel)
+    }
+}
+
+fn tunnel(r: &mut Reader, table: &Table<'_>) -> TunnelKeys {
+    let words = [("none", TunnelChecksum::None), ("full", TunnelChecksum::Full)];
+    TunnelKeys {
+        port: r.number(table, "tunnel-port", 1..=65_535).map(|p| p as u16),
+        checksum: table.get("tunnel-checksum").and_then(|v| r.choice(&v, &words)),
+    }
+}
+
+fn flags(r: &mut Reader, table: &Table<'_>, scheduler: Scheduler) -> SchedulerFlags {
+    let mut flags = SchedulerFlags::default();
+    let Some(value) = table.get("scheduler-flags") else { return flags };
+    if !matches!(scheduler, Scheduler::Sh | Scheduler::Mh) {
+        let message = format!("scheduler {scheduler} has no flags");
+        r.error(value.span.clone(), message, Some("only sh and mh have".into()));
+    }
+    for (word, span) in r.strings(&value) {
+        match word.as_str() {
+            "fallback" => flags.fallback = true,
+            "port" => flags.port = true,
+            _ => r.unknown_word(span, "flag", &word, SchedulerFlags::NAMES.into_iter()),
+        }
+    }
+    flags
+}
+
+fn one_packet(r: &mut Reader, table: &Table<'_>, listen: Listen) -> bool {
+    let Some(value) = table.get("datagrams") else { return false };
+    let single = r.choice(&value, &[("flows", false), ("single", true)]).unwrap_or(false);
+    if single && listen.proto != Proto::Udp {
+        r.error(value.span, format!("{} has no datagrams", listen.proto), None);
+    }
+    single
 }
 
 fn persist(r: &mut Reader, table: &Table<'_>, listen: Listen) -> Option<Persist> {
@@ -305,8 +371,10 @@ fn listen(r: &mut Reader, value: &Value<'_>) -> Option<Listen> {
     let proto = match proto {
         "tcp" => Proto::Tcp,
         "udp" => Proto::Udp,
+        "sctp" => Proto::Sctp,
         other => {
-            let message = format!("\"{other}\" is no protocol nines balances; use tcp or udp");
+            let message =
+                format!("\"{other}\" is no protocol nines balances; use tcp, udp or sctp");
             r.error(value.span.clone(), message, None);
             return None;
         }
@@ -320,9 +388,10 @@ fn listen(r: &mut Reader, value: &Value<'_>) -> Option<Listen> {
                 .into()),
         );
         };
-    match addr.parse::<SocketAddr>() {
-        Ok(addr) if addr.port() == 0 => {
-            wrong(r, "port 0 is no port".into());
+    let every = addr.strip_suffix(":*").map(|host| format!("{host}:0"));
+    match every.as_deref().unwrap_or(addr).parse::<SocketAddr>() {
+        Ok(addr) if addr.port() == 0 && every.is_none() => {
+            wrong(r, "port 0 is no port; every port is *".into());
             None
         }
         Ok(addr) => Some(Listen { addr, proto }),
@@ -337,7 +406,8 @@ fn servers(
     r: &mut Reader,
     value: &Value<'_>,
     listen: Listen,
-    forward: Forward,
+    service_forward: Forward,
+    tunnel: &TunnelKeys,
 ) -> BTreeMap<String, ServerSpec> {
     let mut servers: BTreeMap<String, ServerSpec> = BTreeMap::new();
     let Some(table) = r.as_table(value) else {
@@ -348,23 +418,38 @@ fn servers(
     }
     for (name, value) in table.entries() {
         r.check_name(&name);
-        let (at, weight) = match value.as_table() {
+        let (mut weight, mut own, mut limit) = (1, None, Limit::default());
+        let at = match value.as_table() {
             Some(inner) => {
                 r.known(&inner, keys::SERVER);
-                let weight = r.number(&inner, "weight", 0..=65_535).unwrap_or(1);
-                (r.required(&inner, "address"), weight)
+                weight = r.number(&inner, "weight", 0..=65_535).unwrap_or(1);
+                own = inner.get("forward").and_then(|v| r.choice(&v, &Forward::ALL));
+                limit = self::limit(r, &inner);
+                r.required(&inner, "address")
             }
-            None => (Some(value.clone()), 1),
+            None => Some(value.clone()),
         };
+        let own = own.map(|f| tunnel.of(f));
         let Some(at) = at else { continue };
+        let forward = own.unwrap_or(service_forward);
         let Some(addr) = server_addr(r, &at, listen, forward) else { continue };
         if let Some((other, _)) = servers.iter().find(|(_, s)| s.addr == addr) {
             r.error(at.span, format!("{addr} is server {other} already"), None);
             continue;
         }
-        servers.insert(name.text.clone(), ServerSpec { addr, weight });
+        servers.insert(name.text.clone(), ServerSpec { addr, forward: own, weight, limit });
     }
     servers
+}
+
+fn limit(r: &mut Reader, server: &Table<'_>) -> Limit {
+    let mut number = |key| r.number(server, key, 1..=4_000_000_000).unwrap_or(0);
+    let (upper, lower) = (number("upper"), number("lower"));
+    if lower != 0 && (upper == 0 || lower > upper) {
+        let span = server.get("lower").map_or(server.span.clone(), |v| v.span);
+        r.error(span, "lower must be at most upper, and means nothing without it", None);
+    }
+    Limit { upper, lower }
 }
 
 fn server_addr(
@@ -387,11 +472,11 @@ fn server_addr(
         );
         return None;
     };
-    if addr.is_ipv4() != listen.addr.is_ipv4() {
+    if addr.is_ipv4() != listen.addr.is_ipv4() && !matches!(forward, Forward::Tunnel(_)) {
         r.error(
             value.span.clone(),
             format!("{} and {} are of different families", addr.ip(), listen.addr.ip()),
-            Some("a service and its servers are all IPv4 or all IPv6".into()),
+            Some("only a tunnel leads from one family to the other: forward = \"ipip\"".into()),
         );
         return None;
     }
@@ -399,7 +484,14 @@ fn server_addr(
         r.error(value.span.clone(), "a server cannot be the VIP itself", None);
         return None;
     }
-    if forward != Forward::Nat && addr.port() != port {
+    let mapped = addr.port() != port;
+    if mapped && (listen.proto == Proto::Sctp || port == 0) {
+        let why = if port == 0 { "a service on every port" } else { "SCTP" };
+        let message = format!("{why} keeps the client's port");
+        r.error(value.span.clone(), message, Some("leave the port away".into()));
+        return None;
+    }
+    if forward != Forward::Nat && mapped {
         r.error(
             value.span.clone(),
             format!(

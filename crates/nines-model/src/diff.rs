@@ -1,6 +1,6 @@
 //! What changes from one [`Spec`] to another, in words people check before they apply it.
 
-use crate::spec::{Check, CheckKind, NodeSpec, ServiceSpec, Spec, Vip};
+use crate::spec::{Check, CheckKind, Limit, NodeSpec, ServerSpec, ServiceSpec, Spec, Vip};
 
 /// One difference.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,8 +101,8 @@ fn servers(out: &mut Vec<Change>, service: &str, old: &ServiceSpec, new: &Servic
                 let text = format!("{} -> {}", before.addr, after.addr);
                 out.push(change(subject, '~', text, "connections to the old address end"));
             }
-            Some(before) if before.weight != after.weight => {
-                let text = format!("weight {} -> {}", before.weight, after.weight);
+            Some(before) if before != after => {
+                let text = format!("{} -> {}", server_text(before), server_text(after));
                 out.push(change(subject, '~', text, ""));
             }
             Some(_) => {}
@@ -121,10 +121,26 @@ fn vip_text(vip: &Vip) -> String {
     format!("/{} on {interface}, prefer {prefer}", vip.prefix)
 }
 
+fn server_text(server: &ServerSpec) -> String {
+    let forward = server.forward.map_or_else(String::new, |f| format!(" {f}"));
+    let limit = match server.limit {
+        Limit { upper: 0, .. } => String::new(),
+        Limit { upper, lower: 0 } => format!(" at most {upper}"),
+        Limit { upper, lower } => format!(" at most {upper}, again below {lower}"),
+    };
+    format!("weight {}{forward}{limit}", server.weight)
+}
+
 fn service_text(service: &ServiceSpec) -> String {
-    let ServiceSpec { listen, forward, scheduler, persist, check, .. } = service;
+    let ServiceSpec { listen, forward, scheduler, flags, one_packet, persist, check, .. } = service;
+    let mut how = String::new();
+    for (word, set) in
+        [(" fallback", flags.fallback), (" port", flags.port), (", datagrams single", *one_packet)]
+    {
+        how += if set { word } else { "" };
+    }
     let persist = persist.map_or_else(String::new, |p| format!(", {p}"));
-    format!("{listen} {forward} {scheduler}{persist}, {}", check_text(check))
+    format!("{listen} {forward} {scheduler}{how}{persist}, {}", check_text(check))
 }
 
 fn check_text(check: &Check) -> String {

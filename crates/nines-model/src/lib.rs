@@ -12,8 +12,10 @@ pub mod table;
 pub mod time;
 
 pub use spec::{
-    Check, CheckKind, Forward, Listen, NodeSpec, Persist, Proto, Role, Scheduler, ServerSpec,
-    ServiceSpec, Spec, Timing, Vip,
+    Check, CheckKind, Forward, Limit, Listen, NodeSpec, Persist, Proto, Role, Scheduler,
+    SchedulerFlags, ServerSpec, ServiceSpec, Spec, Timing, Tunnel, TunnelChecksum, TunnelKind, Vip,
 };
-pub use table::{Counters, ForwardingTable, ServerState, TableServer, TableService, Tally};
+pub use table::{
+    Counters, ForwardingTable, ServerState, TableServer, TableService, Tally, Traffic,
+};
 pub use time::{Millis, Time};

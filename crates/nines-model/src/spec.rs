@@ -23,6 +23,8 @@ pub struct Spec {
     pub services: BTreeMap<String, ServiceSpec>,
     /// Beats, leases.
     pub timing: Timing,
+    /// Flows that a director holds at least; 0: as many as it does by itself.
+    pub flows: u32,
 }
 
 impl Spec {
@@ -119,6 +121,8 @@ pub enum Proto {
     Tcp,
     /// UDP.
     Udp,
+    /// SCTP.
+    Sctp,
 }
 
 impl Proto {
@@ -127,6 +131,7 @@ impl Proto {
         match self {
             Self::Tcp => 6,
             Self::Udp => 17,
+            Self::Sctp => 132,
         }
     }
 }
@@ -136,11 +141,13 @@ impl fmt::Display for Proto {
         f.write_str(match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
+            Self::Sctp => "sctp",
         })
     }
 }
 
-/// Where a service listens: `addr:port/proto`.
+/// Where a service listens: `addr:port/proto`; port 0 is every port of the address that no other
+/// service has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Listen {
     /// VIP and port.
@@ -151,6 +158,11 @@ pub struct Listen {
 
 impl fmt::Display for Listen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.addr.port() == 0 {
+            let addr = self.addr.to_string();
+            let host = addr.strip_suffix(":0").unwrap_or(&addr);
+            return write!(f, "{host}:*/{}", self.proto);
+        }
         write!(f, "{}/{}", self.addr, self.proto)
     }
 }
@@ -164,16 +176,95 @@ pub enum Forward {
     Nat,
     /// The director itself is the server.
     Local,
+    /// In another header; replies bypass the director.
+    Tunnel(Tunnel),
+}
+
+impl Forward {
+    /// All, by the name that configs use; tunnels with their defaults.
+    pub const ALL: [(&'static str, Self); 6] = [
+        ("dr", Self::Dr),
+        ("nat", Self::Nat),
+        ("local", Self::Local),
+        ("ipip", Self::Tunnel(Tunnel::new(TunnelKind::Ipip))),
+        ("gue", Self::Tunnel(Tunnel::new(TunnelKind::Gue))),
+        ("gre", Self::Tunnel(Tunnel::new(TunnelKind::Gre))),
+    ];
+    /// Their names.
+    pub const NAMES: [&'static str; 6] = ["dr", "nat", "local", "ipip", "gue", "gre"];
 }
 
 impl fmt::Display for Forward {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Dr => "dr",
-            Self::Nat => "nat",
-            Self::Local => "local",
+        match self {
+            Self::Dr => f.write_str("dr"),
+            Self::Nat => f.write_str("nat"),
+            Self::Local => f.write_str("local"),
+            Self::Tunnel(tunnel) => tunnel.fmt(f),
+        }
+    }
+}
+
+/// The header that packets to a real server travel in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Tunnel {
+    /// Which.
+    pub kind: TunnelKind,
+    /// UDP port (GUE).
+    pub port: u16,
+    /// Of the outer header (GUE, GRE).
+    pub checksum: TunnelChecksum,
+}
+
+impl Tunnel {
+    /// UDP port of GUE (IANA).
+    pub const GUE_PORT: u16 = 6_080;
+
+    /// With defaults.
+    pub const fn new(kind: TunnelKind) -> Self {
+        let port = if matches!(kind, TunnelKind::Gue) { Self::GUE_PORT } else { 0 };
+        Self { kind, port, checksum: TunnelChecksum::None }
+    }
+}
+
+impl fmt::Display for Tunnel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.kind {
+            TunnelKind::Ipip => "ipip",
+            TunnelKind::Gue => "gue",
+            TunnelKind::Gre => "gre",
+        })?;
+        if self.kind == TunnelKind::Gue && self.port != Self::GUE_PORT {
+            write!(f, " port {}", self.port)?;
+        }
+        f.write_str(match self.checksum {
+            TunnelChecksum::None => "",
+            TunnelChecksum::Full => " with checksum",
+            TunnelChecksum::Remote => " with remote checksum",
         })
     }
+}
+
+/// Kinds of [`Tunnel`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TunnelKind {
+    /// IP in IP, any family in any.
+    Ipip,
+    /// Generic UDP encapsulation.
+    Gue,
+    /// Generic routing encapsulation.
+    Gre,
+}
+
+/// Checksum of the outer header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TunnelChecksum {
+    /// None.
+    None,
+    /// Filled in.
+    Full,
+    /// Remote checksum offload; known to ipvsadm, forwarded as [`TunnelChecksum::None`].
+    Remote,
 }
 
 /// How a server is chosen for a new flow. Except Maglev these are IPVS's, with its definitions
@@ -202,11 +293,19 @@ pub enum Scheduler {
     Dh,
     /// By hash of the client's address.
     Sh,
+    /// By hash of the client's address, in IPVS's Maglev table.
+    Mh,
+    /// A destination's flows go to one server while it is not overloaded.
+    Lblc,
+    /// The same with a set of servers for each destination.
+    Lblcr,
+    /// The less loaded of two taken at random.
+    Twos,
 }
 
 impl Scheduler {
     /// All, by the name that configs use.
-    pub const ALL: [(&'static str, Self); 11] = [
+    pub const ALL: [(&'static str, Self); 15] = [
         ("rr", Self::Rr),
         ("wrr", Self::Wrr),
         ("maglev", Self::Maglev),
@@ -218,6 +317,10 @@ impl Scheduler {
         ("ovf", Self::Ovf),
         ("dh", Self::Dh),
         ("sh", Self::Sh),
+        ("mh", Self::Mh),
+        ("lblc", Self::Lblc),
+        ("lblcr", Self::Lblcr),
+        ("twos", Self::Twos),
     ];
 }
 
@@ -250,12 +353,30 @@ pub struct ServiceSpec {
     pub forward: Forward,
     /// Choice of server.
     pub scheduler: Scheduler,
+    /// What sh and mh do differently.
+    pub flags: SchedulerFlags,
+    /// Every datagram is scheduled by itself (UDP).
+    pub one_packet: bool,
     /// Whether a client stays with its server.
     pub persist: Option<Persist>,
     /// Real servers by name.
     pub servers: BTreeMap<String, ServerSpec>,
     /// How servers are checked.
     pub check: Check,
+}
+
+/// Options of schedulers sh and mh.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct SchedulerFlags {
+    /// Where the chosen server takes no new flow, another one does.
+    pub fallback: bool,
+    /// The client's port is hashed too.
+    pub port: bool,
+}
+
+impl SchedulerFlags {
+    /// Names in configs.
+    pub const NAMES: [&'static str; 2] = ["fallback", "port"];
 }
 
 /// New flows of a client go where its last one went.
@@ -279,8 +400,21 @@ impl fmt::Display for Persist {
 pub struct ServerSpec {
     /// Address and port; the port is the service's unless NAT maps it.
     pub addr: SocketAddr,
+    /// How packets get there, if not as the service says.
+    pub forward: Option<Forward>,
     /// Share of new flows; 0: no new flow.
     pub weight: u32,
+    /// Limits of what it carries.
+    pub limit: Limit,
+}
+
+/// Flows that a server may carry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Limit {
+    /// No new flow at so many or more; 0: no limit.
+    pub upper: u32,
+    /// New flows again below so many; 0: below three quarters of `upper`.
+    pub lower: u32,
 }
 
 /// How a server proves that it lives.

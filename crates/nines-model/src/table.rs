@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use crate::spec::{Forward, Listen, Persist, Scheduler};
+use crate::spec::{Forward, Limit, Listen, Persist, Scheduler, SchedulerFlags};
 
 /// Everything one director's data plane must do, complete: what is not here is not forwarded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,14 +22,52 @@ pub struct ForwardingTable {
 /// One service in the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableService {
-    /// VIP, port, protocol.
-    pub listen: Listen,
+    /// Which packets are its.
+    pub traffic: Traffic,
     /// Choice of server.
     pub scheduler: Scheduler,
+    /// What sh and mh do differently.
+    pub flags: SchedulerFlags,
+    /// Every datagram is scheduled by itself (UDP).
+    pub one_packet: bool,
+    /// Persistence engine sip was asked for; for listings.
+    pub sip: bool,
     /// Whether a client stays with its server.
     pub persist: Option<Persist>,
     /// By name.
     pub servers: BTreeMap<String, TableServer>,
+}
+
+/// Which packets belong to a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Traffic {
+    /// Those to this address, protocol and port; port 0: to every port that has no service.
+    To(Listen),
+    /// Those that carry this mark.
+    Marked {
+        /// Not 0.
+        mark: u32,
+        /// IPv6 packets; else IPv4.
+        v6: bool,
+    },
+}
+
+impl Traffic {
+    /// The address, if it is one.
+    pub fn vip(self) -> Option<IpAddr> {
+        match self {
+            Self::To(listen) => Some(listen.addr.ip()),
+            Self::Marked { .. } => None,
+        }
+    }
+
+    /// IPv6.
+    pub fn is_ipv6(self) -> bool {
+        match self {
+            Self::To(listen) => listen.addr.is_ipv6(),
+            Self::Marked { v6, .. } => v6,
+        }
+    }
 }
 
 /// One real server in the table.
@@ -41,6 +79,8 @@ pub struct TableServer {
     pub forward: Forward,
     /// Share of new flows.
     pub weight: u32,
+    /// Limits of what it carries.
+    pub limit: Limit,
     /// Whether it takes new flows.
     pub state: ServerState,
 }
@@ -56,7 +96,27 @@ pub enum ServerState {
     Down,
 }
 
+impl TableService {
+    /// Without servers, persistence and options.
+    pub fn new(traffic: Traffic, scheduler: Scheduler) -> Self {
+        Self {
+            traffic,
+            scheduler,
+            flags: SchedulerFlags::default(),
+            one_packet: false,
+            sip: false,
+            persist: None,
+            servers: BTreeMap::new(),
+        }
+    }
+}
+
 impl TableServer {
+    /// Up, of weight 1, without limit.
+    pub fn new(addr: SocketAddr, forward: Forward) -> Self {
+        Self { addr, forward, weight: 1, state: ServerState::Up, limit: Limit::default() }
+    }
+
     /// Takes new flows: up and with a share.
     pub fn takes_new(&self) -> bool {
         self.state == ServerState::Up && self.weight > 0

@@ -10,7 +10,11 @@ use std::{
     time::Duration,
 };
 
-use nines_core::{Config, Event, Node, wire::Facts};
+use nines_core::{
+    Config, Event, Node,
+    forwarding::{self, Known},
+    wire::Facts,
+};
 use nines_dataplane::{address, ebpf, process::boot_time, sysctl};
 use nines_model::Role;
 use tokio::signal::unix::{SignalKind, signal};
@@ -172,7 +176,10 @@ async fn serve_with_socket(
     let mut guard: Option<Box<dyn nines_dataplane::Guard>> = None;
     let mut forwarding = None;
     if !witness {
-        let (plane, kernel_guard) = ebpf::open(ebpf::object::BYTES, options.hooks)?;
+        let spec = &node.state().spec;
+        let table = forwarding::table(spec, &Default::default(), &Known::new(), &[], Vec::new());
+        let sizes = ebpf::Sizes::holding(&table, spec.flows);
+        let (plane, kernel_guard) = ebpf::open(ebpf::object::BYTES, options.hooks, sizes)?;
         ready_kernel()?;
         guard = Some(Box::new(kernel_guard));
         let (send, work) = mpsc::channel();

@@ -13,7 +13,7 @@ use nines_dataplane::{
 };
 use nines_lab::Wire;
 use nines_model::{
-    Forward, ForwardingTable, Listen, Proto, Scheduler, ServerState, TableServer, TableService,
+    Forward, ForwardingTable, Listen, Proto, Scheduler, TableServer, TableService, Traffic,
 };
 
 use super::{Bench, median};
@@ -64,15 +64,12 @@ fn table() -> ForwardingTable {
                 format!("10.0.0.1{n}:80")
             };
             let addr: SocketAddr = addr.parse().expect("an address");
-            let state = ServerState::Up;
-            (format!("r{n}"), TableServer { addr, forward: Forward::Dr, weight: 1, state })
+            (format!("r{n}"), TableServer::new(addr, Forward::Dr))
         };
         let listen = Listen { addr: vip.parse().expect("an address"), proto };
-        let servers = (1..=9).map(server).collect();
-        services.insert(
-            name.to_owned(),
-            TableService { listen, scheduler: Scheduler::Maglev, persist: None, servers },
-        );
+        let mut service = TableService::new(Traffic::To(listen), Scheduler::Maglev);
+        service.servers = (1..=9).map(server).collect();
+        services.insert(name.to_owned(), service);
     }
     ForwardingTable { services, ..ForwardingTable::default() }
 }
@@ -153,7 +150,8 @@ pub fn dataplane(json: bool) -> Result<(), String> {
     b.ip("lb1", "addr add 2001:db8::2/64 dev eth0 nodad")?;
     let measure = || -> Result<Vec<Row>, String> {
         let (mut plane, _guard) =
-            ebpf::open(ebpf::object::BYTES, Hooks::Tc).map_err(|e| e.to_string())?;
+            ebpf::open(ebpf::object::BYTES, Hooks::Tc, ebpf::Sizes::default())
+                .map_err(|e| e.to_string())?;
         plane.load_xdp().map_err(|e| e.to_string())?;
         plane.apply(&table()).map_err(|e| e.to_string())?;
         let rows = rounds(&plane);

@@ -10,12 +10,15 @@ use std::{
 
 use aya::{
     Ebpf,
+    maps::{Map, MapData, ProgramArray},
     programs::{
         SchedClassifier, TcAttachType, Xdp, XdpMode,
         links::{FdLink, LinkOrder, PinnedLink},
         tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle},
     },
 };
+
+use nines_abi::{PROGRAM_DELIVER, PROGRAM_ERROR, PROGRAM_NEW, PROGRAM_TOO_BIG};
 
 use crate::{Error, Result};
 
@@ -34,13 +37,70 @@ pub enum Hooks {
     Xdp,
 }
 
+/// Programs at tc, and where the entry program finds those that go on for it.
+const CLASSIFIERS: [(&str, Option<u32>); 6] = [
+    ("nines_tc_deliver", Some(PROGRAM_DELIVER)),
+    ("nines_tc_new", Some(PROGRAM_NEW)),
+    ("nines_tc_error", Some(PROGRAM_ERROR)),
+    ("nines_tc_too_big", Some(PROGRAM_TOO_BIG)),
+    ("nines_tc_ingress", None),
+    ("nines_tc_egress", None),
+];
+
+const XDP: [(&str, Option<u32>); 3] = [
+    ("nines_xdp_deliver", Some(PROGRAM_DELIVER)),
+    ("nines_xdp_new", Some(PROGRAM_NEW)),
+    ("nines_xdp", None),
+];
+
 /// Loads the programs once; attaching is per interface.
 pub fn load(ebpf: &mut Ebpf) -> Result<()> {
-    for name in ["nines_tc_ingress", "nines_tc_egress"] {
-        let failed = |e| Error::new(format!("the kernel refused program {name}"), e);
-        classifier(ebpf, name)?.load().map_err(failed)?;
+    let mut programs = programs(ebpf, "PROGRAMS")?;
+    for (name, index) in CLASSIFIERS {
+        let failed = |why: String| Error::new(format!("the kernel refused program {name}"), why);
+        let program = classifier(ebpf, name)?;
+        program.load().map_err(|e| failed(e.to_string()))?;
+        if let Some(index) = index {
+            let fd = program.fd().map_err(|e| failed(e.to_string()))?;
+            programs.set(index, fd, 0).map_err(|e| failed(e.to_string()))?;
+        }
     }
     Ok(())
+}
+
+/// Loads the XDP programs, which not every node needs.
+pub fn load_xdp(ebpf: &mut Ebpf) -> Result<()> {
+    let mut programs = programs(ebpf, "XDP_PROGRAMS")?;
+    for (name, index) in XDP {
+        let failed = |why: String| Error::new(format!("the kernel refused program {name}"), why);
+        let program = xdp(ebpf, name)?;
+        if program.fd().is_err() {
+            program.load().map_err(|e| failed(e.to_string()))?;
+        }
+        if let Some(index) = index {
+            let fd = program.fd().map_err(|e| failed(e.to_string()))?;
+            programs.set(index, fd, 0).map_err(|e| failed(e.to_string()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Another handle of the pinned array: programs and array are borrowed from `ebpf` at once.
+fn programs(ebpf: &Ebpf, name: &str) -> Result<ProgramArray<MapData>> {
+    let failed = |e: String| Error::new("the kernel object is damaged", e);
+    let Some(Map::ProgramArray(data)) = ebpf.map(name) else {
+        return Err(failed(format!("no map {name}")));
+    };
+    let id = data.info().map_err(|e| failed(e.to_string()))?.id();
+    let data = MapData::from_id(id).map_err(|e| failed(e.to_string()))?;
+    ProgramArray::try_from(Map::ProgramArray(data)).map_err(|e| failed(e.to_string()))
+}
+
+fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
+    let program = ebpf.program_mut(name);
+    program
+        .and_then(|p| p.try_into().ok())
+        .ok_or_else(|| Error::new("the kernel object is damaged", format!("no program {name}")))
 }
 
 fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
@@ -143,13 +203,8 @@ fn xdp_side(ebpf: &mut Ebpf, pins: &Path, interface: &str) -> Result<()> {
     let failed = |why: &dyn std::fmt::Display| {
         Error::new(format!("cannot attach nines_xdp to {interface}"), why)
     };
-    let program: &mut Xdp = ebpf
-        .program_mut("nines_xdp")
-        .and_then(|p| p.try_into().ok())
-        .ok_or_else(|| failed(&"no program nines_xdp"))?;
-    if program.fd().is_err() {
-        program.load().map_err(|e| failed(&e))?;
-    }
+    load_xdp(ebpf)?;
+    let program = xdp(ebpf, "nines_xdp")?;
     let pin = pin(pins, interface, "xdp");
     if pin.exists() {
         let old = PinnedLink::from_pin(&pin).map_err(|e| failed(&e))?;

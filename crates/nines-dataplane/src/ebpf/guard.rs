@@ -6,60 +6,94 @@
 use std::{collections::BTreeMap, net::IpAddr, path::Path};
 
 use aya::maps::{HashMap, MapData};
-use nines_abi::{Addr, GUARD_SERVES};
+use nines_abi::{Addr, GUARD_SERVES, GUARDS_MAX};
 use nines_model::Time;
 
-use super::{Raw, map_error, other_layouts, pin_directory};
-use crate::{Guard, Result, address};
+use super::{
+    Raw, other_layouts, pin_directory, places,
+    shared::{Shared, View},
+};
+use crate::{Error, Guard, Result, address};
+
+/// Name of the array.
+pub(super) const TABLE: &str = "GUARD_TABLE";
+
+/// Value of the hash map `GUARD` that layouts up to 3 had.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct OldGuard {
+    deadline_ns: u64,
+    flags: u32,
+    pad: u32,
+}
 
 /// A guarded address stays guarded, by its old deadline, when another binary takes over: an
-/// address that is not in the map is not silent. The guard's layout has never changed.
-pub fn inherit(pins: &Path, guard: &mut HashMap<MapData, Raw<Addr>, Raw<nines_abi::Guard>>) {
-    const NOEXIST: u64 = 1;
+/// address that is not in the table is not silent.
+fn inherit(pins: &Path, table: &View<nines_abi::Guard>) {
+    let take = |addr: Addr, deadline_ns: u64, flags: u32| {
+        if places::find(table, addr).is_none() {
+            let flags = flags & GUARD_SERVES;
+            places::put(table, nines_abi::Guard { addr, deadline_ns, flags, pad: 0 });
+        }
+    };
     for other in other_layouts(pins) {
+        if let Ok(data) = MapData::from_pin(other.join(TABLE))
+            && let Ok(old) = Shared::new(data).view()
+        {
+            places::all(&old).for_each(|g: nines_abi::Guard| take(g.addr, g.deadline_ns, g.flags));
+        }
         let Ok(data) = MapData::from_pin(other.join("GUARD")) else { continue };
         let Ok(old) =
-            HashMap::<_, Raw<Addr>, Raw<nines_abi::Guard>>::try_from(aya::maps::Map::HashMap(data))
+            HashMap::<_, Raw<Addr>, Raw<OldGuard>>::try_from(aya::maps::Map::HashMap(data))
         else {
             continue;
         };
-        for (addr, deadline) in old.iter().flatten() {
-            let _ = guard.insert(addr, deadline, NOEXIST);
-        }
+        old.iter().flatten().for_each(|(addr, g)| take(addr.0, g.0.deadline_ns, g.0.flags));
     }
 }
 
 /// The deadline that the kernel of this namespace holds for an address, read afresh; `None`: it is
 /// not guarded.
 pub fn deadline_of(vip: IpAddr) -> Option<Time> {
-    let map = MapData::from_pin(pin_directory().ok()?.join("GUARD")).ok()?;
-    let map: HashMap<MapData, Raw<Addr>, Raw<nines_abi::Guard>> =
-        HashMap::try_from(aya::maps::Map::HashMap(map)).ok()?;
-    map.get(&Raw(address::mapped(vip)), 0).ok().map(|g| Time(g.0.deadline_ns))
+    let data = MapData::from_pin(pin_directory().ok()?.join(TABLE)).ok()?;
+    let view: View<nines_abi::Guard> = Shared::new(data).view().ok()?;
+    places::find(&view, address::mapped(vip)).map(|at| Time(view.get(at).deadline_ns))
 }
 
-/// The guard's map.
+/// The guard's table.
 pub struct EbpfGuard {
-    map: HashMap<MapData, Raw<Addr>, Raw<nines_abi::Guard>>,
+    /// Programs loaded later name the array by this descriptor.
+    _map: Shared<nines_abi::Guard>,
+    table: View<nines_abi::Guard>,
     serves: BTreeMap<IpAddr, bool>,
 }
 
 impl EbpfGuard {
-    /// Over the pinned map.
-    pub(super) fn new(map: HashMap<MapData, Raw<Addr>, Raw<nines_abi::Guard>>) -> Self {
-        Self { map, serves: BTreeMap::new() }
+    /// Over the pinned table.
+    pub(super) fn new(map: Shared<nines_abi::Guard>, pins: &Path) -> Result<Self> {
+        let table = map.view()?;
+        inherit(pins, &table);
+        Ok(Self { _map: map, table, serves: BTreeMap::new() })
     }
 
     fn put(&mut self, vip: IpAddr, deadline: Time) -> Result<()> {
         let serves = self.serves.get(&vip).copied().unwrap_or(false);
         let flags = if serves { GUARD_SERVES } else { 0 };
-        let value = nines_abi::Guard { deadline_ns: deadline.0, flags, pad: 0 };
-        self.map.insert(Raw(address::mapped(vip)), Raw(value), 0).map_err(map_error)
+        let addr = address::mapped(vip);
+        let entry = nines_abi::Guard { addr, deadline_ns: deadline.0, flags, pad: 0 };
+        if places::put(&self.table, entry) {
+            return Ok(());
+        }
+        Err(Error::new(
+            format!("{vip} cannot be guarded"),
+            "the table has no room where it belongs",
+        ))
     }
 
     /// The deadline in the kernel.
     pub fn deadline(&self, vip: IpAddr) -> Option<Time> {
-        self.map.get(&Raw(address::mapped(vip)), 0).ok().map(|g| Time(g.0.deadline_ns))
+        let at = places::find(&self.table, address::mapped(vip))?;
+        Some(Time(self.table.get(at).deadline_ns))
     }
 }
 
@@ -69,9 +103,12 @@ impl Guard for EbpfGuard {
     }
 
     fn cover(&mut self, vips: &[(IpAddr, bool)]) -> Result<()> {
+        if vips.len() > GUARDS_MAX as usize {
+            let why = format!("{} addresses; a node guards {GUARDS_MAX}", vips.len());
+            return Err(Error::new("cannot guard the VIPs", why));
+        }
         self.serves = vips.iter().copied().collect();
-        let have: Vec<Addr> =
-            self.map.keys().map(|k| k.map(|k| k.0)).collect::<Result<_, _>>().map_err(map_error)?;
+        let have: Vec<Addr> = places::all(&self.table).map(|g| g.addr).collect();
         for addr in have {
             let vip = address::unmapped(addr);
             if !self.serves.contains_key(&vip) {
@@ -81,7 +118,7 @@ impl Guard for EbpfGuard {
                         address::remove(i.index, vip, *prefix)?;
                     }
                 }
-                self.map.remove(&Raw(addr)).map_err(map_error)?;
+                places::remove(&self.table, addr);
             }
         }
         for (vip, _) in vips {

@@ -1,21 +1,31 @@
 //! The pick table of one service: which server the next flow, or a hash, gets.
 //!
-//! Decides: rr, wrr, Maglev, sh and dh as sequences of server slots; one mechanism in the kernel
+//! Decides: rr, wrr, Maglev, sh, dh and mh as sequences of server slots; one mechanism in the kernel
 //! (index into a table) serves all of them. For the schedulers that weigh flows at the moment the
 //! sequence is the list of servers.
 
-use nines_abi::TABLE_LEN_MAX;
+use std::net::{IpAddr, SocketAddr};
+
+use nines_abi::{HASH_TABLE_LEN, MH_KEY_1, MH_KEY_2, MH_TABLE_LEN, TABLE_LEN_MAX, hsiphash};
 use nines_model::Scheduler;
 
-/// A server that takes new flows.
+/// A server that a table may name.
 #[derive(Clone, Debug)]
 pub struct Candidate {
     /// Its slot in the kernel's map.
     pub slot: u32,
-    /// What identifies it on every director: address and port as text.
-    pub identity: String,
-    /// Share, at least 1.
+    /// What identifies it on every director.
+    pub addr: SocketAddr,
+    /// Share; at least 1 but for sh, dh and mh, whose tables keep the places of a server that
+    /// takes none at the moment.
     pub weight: u32,
+    /// The last one that was not 0.
+    pub last_weight: u32,
+}
+
+/// Whether a server without weight keeps its places in the table (IPVS).
+pub const fn keeps_places(scheduler: Scheduler) -> bool {
+    matches!(scheduler, Scheduler::Sh | Scheduler::Dh | Scheduler::Mh)
 }
 
 /// The table; empty without candidates.
@@ -33,20 +43,78 @@ pub fn table(scheduler: Scheduler, candidates: &[Candidate]) -> Vec<u32> {
         | Scheduler::Sed
         | Scheduler::Nq
         | Scheduler::Fo
-        | Scheduler::Ovf => candidates.iter().map(|c| c.slot).collect(),
+        | Scheduler::Ovf
+        | Scheduler::Lblc
+        | Scheduler::Lblcr
+        | Scheduler::Twos => candidates.iter().map(|c| c.slot).collect(),
         Scheduler::Dh => assigned(candidates, |_| 1),
         Scheduler::Sh => assigned(candidates, |c| c.weight),
+        Scheduler::Mh => mh(candidates),
     }
 }
 
 /// IPVS's 256 entries of source and destination hashing: servers in order, each so many times in a
 /// row, round and round (net/netfilter/ipvs/ip_vs_sh.c, ip_vs_dh.c).
 fn assigned(candidates: &[Candidate], times: fn(&Candidate) -> u32) -> Vec<u32> {
+    let len = HASH_TABLE_LEN as usize;
     let round = candidates.iter().flat_map(|c| {
-        let times = times(c).clamp(1, 256) as usize;
+        let times = times(c).clamp(1, HASH_TABLE_LEN) as usize;
         std::iter::repeat_n(c.slot, times)
     });
-    round.cycle().take(256).collect()
+    round.cycle().take(len).collect()
+}
+
+/// IPVS's Maglev (net/netfilter/ipvs/ip_vs_mh.c): in each round a server takes as many places as
+/// its weight divided by the common divisor, and by two until the largest is under 64. It does not
+/// look at the present weight, so a server that is drained keeps its places.
+fn mh(candidates: &[Candidate]) -> Vec<u32> {
+    const FREE: u32 = u32::MAX;
+    let common = candidates.iter().fold(0, |g, c| gcd(c.last_weight, g));
+    let highest = candidates.iter().map(|c| c.last_weight).max().unwrap_or(0);
+    if common == 0 {
+        return Vec::new();
+    }
+    let shift = (u32::BITS - (highest / common).leading_zeros()).saturating_sub(6);
+    let mut walks: Vec<(u32, u32, u32, u32)> = Vec::new();
+    for c in candidates.iter().filter(|c| c.last_weight > 0) {
+        let value = u32::from(c.addr.port()).wrapping_add(folded(c.addr.ip()));
+        let offset = hsiphash(value, MH_KEY_1) % MH_TABLE_LEN;
+        let skip = hsiphash(value, MH_KEY_2) % (MH_TABLE_LEN - 1) + 1;
+        let turns = (c.last_weight / common >> shift).max(1);
+        walks.push((offset, skip, turns, c.slot));
+    }
+    let mut table = vec![FREE; MH_TABLE_LEN as usize];
+    let mut left = MH_TABLE_LEN;
+    while left > 0 {
+        for (at, skip, turns, slot) in &mut walks {
+            for _ in 0..*turns {
+                if left == 0 {
+                    break;
+                }
+                while table[*at as usize] != FREE {
+                    *at = (*at + *skip) % MH_TABLE_LEN;
+                }
+                table[*at as usize] = *slot;
+                left -= 1;
+            }
+        }
+    }
+    table
+}
+
+/// An address as IPVS's hashes see it: four bytes, of IPv6 all words folded.
+fn folded(addr: IpAddr) -> u32 {
+    match addr {
+        IpAddr::V4(a) => u32::from(a),
+        IpAddr::V6(a) => {
+            let [a, b, c, d] = split(u128::from(a));
+            a ^ b ^ c ^ d
+        }
+    }
+}
+
+const fn split(addr: u128) -> [u32; 4] {
+    [(addr >> 96) as u32, (addr >> 64) as u32, (addr >> 32) as u32, addr as u32]
 }
 
 fn gcd(a: u32, b: u32) -> u32 {
@@ -79,12 +147,13 @@ fn maglev(candidates: &[Candidate], size: u32) -> Vec<u32> {
     let scale = highest.div_ceil(64).max(1);
     // Identity order, so that slots and names do not matter.
     let mut order: Vec<&Candidate> = candidates.iter().collect();
-    order.sort_by(|a, b| a.identity.cmp(&b.identity));
+    order.sort_by_key(|c| c.addr.to_string());
     let mut walks: Vec<(u64, u64, u32)> = order
         .iter()
         .map(|c| {
-            let offset = u64::from(hash(&c.identity, 0x9e37_79b9)) % u64::from(size);
-            let skip = u64::from(hash(&c.identity, 0x85eb_ca6b)) % u64::from(size - 1) + 1;
+            let identity = c.addr.to_string();
+            let offset = u64::from(hash(&identity, 0x9e37_79b9)) % u64::from(size);
+            let skip = u64::from(hash(&identity, 0x85eb_ca6b)) % u64::from(size - 1) + 1;
             (offset, skip, (c.weight / common / scale).max(1))
         })
         .collect();
@@ -127,8 +196,9 @@ mod tests {
     fn servers(weights: &[u32]) -> Vec<Candidate> {
         let one = |(i, w): (usize, &u32)| Candidate {
             slot: i as u32,
-            identity: format!("10.0.0.{}:80", i + 1),
+            addr: format!("10.0.0.{}:80", i + 1).parse().unwrap(),
             weight: *w,
+            last_weight: *w,
         };
         weights.iter().enumerate().map(one).collect()
     }

@@ -47,6 +47,9 @@ pub struct View<T> {
     of: PhantomData<T>,
 }
 
+// SAFETY: kernel memory that belongs to no thread; every access is a volatile word.
+unsafe impl<T> Send for View<T> {}
+
 impl<T: Copy> View<T> {
     fn map(data: &MapData, first: u32, count: u32) -> Result<Self> {
         const PAGE: usize = 4_096;
@@ -92,10 +95,29 @@ impl<T: Copy> View<T> {
         unsafe { std::ptr::read_volatile(self.entry(index)) }
     }
 
-    /// Writes one entry.
+    /// Writes one entry word by word, the first word last: a program that finds the new first word
+    /// finds the rest, too.
     pub fn set(&self, index: u32, value: T) {
-        // SAFETY: a valid, aligned entry of kernel memory that nothing here borrows.
-        unsafe { std::ptr::write_volatile(self.entry(index), value) }
+        let words = std::mem::size_of::<T>() / 8;
+        assert!(words * 8 == std::mem::size_of::<T>(), "values are whole words");
+        let (to, from) = (self.entry(index).cast::<u64>(), (&raw const value).cast::<u64>());
+        for word in (0..words).rev() {
+            // SAFETY: within the entry, which the kernel aligns to eight bytes; `value` may be
+            // aligned to less, so it is read unaligned.
+            unsafe {
+                std::ptr::write_volatile(to.add(word), std::ptr::read_unaligned(from.add(word)))
+            }
+            std::sync::atomic::fence(std::sync::atomic::Ordering::Release);
+        }
+    }
+}
+
+impl<T: Copy> View<T> {
+    /// Writes one word of eight bytes of an entry.
+    pub fn set_word(&self, index: u32, word: usize, value: u64) {
+        assert!((word + 1) * 8 <= std::mem::size_of::<T>(), "a word of the value");
+        // SAFETY: within the entry, which the kernel aligns to eight bytes.
+        unsafe { std::ptr::write_volatile(self.entry(index).cast::<u64>().add(word), value) }
     }
 }
 

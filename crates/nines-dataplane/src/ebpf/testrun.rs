@@ -39,6 +39,15 @@ impl EbpfPlane {
     /// Runs `packet` through the named program `repeat` times. XDP must be loaded by
     /// [`EbpfPlane::load_xdp`] first.
     pub fn test_run(&self, program: &str, packet: &[u8], repeat: u32) -> Result<Outcome> {
+        self.run(program, packet, repeat, 0)
+    }
+
+    /// Once, with a packet that carries this mark (tc).
+    pub fn test_run_marked(&self, program: &str, packet: &[u8], mark: u32) -> Result<Outcome> {
+        self.run(program, packet, 1, mark)
+    }
+
+    fn run(&self, program: &str, packet: &[u8], repeat: u32, mark: u32) -> Result<Outcome> {
         const BPF_PROG_TEST_RUN: libc::c_long = 10;
         let failed = |e: String| Error::new(format!("cannot run {program}"), e);
         let program = self.ebpf.program(program).ok_or_else(|| failed("no such program".into()))?;
@@ -53,6 +62,13 @@ impl EbpfPlane {
             repeat,
             ..TestRun::default()
         };
+        // `struct __sk_buff` as far as the kernel takes it from here: the mark is its third word.
+        let mut context = [0u32; 48];
+        context[2] = mark;
+        if mark != 0 {
+            attr.ctx_in = context.as_ptr() as u64;
+            attr.ctx_size_in = size_of_val(&context) as u32;
+        }
         let size = std::mem::size_of::<TestRun>();
         // SAFETY: `attr` and both buffers live through the call; sizes are theirs.
         let rc = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut attr, size) };
@@ -63,14 +79,8 @@ impl EbpfPlane {
         Ok(Outcome { verdict: attr.retval as i32, packet: out, nanoseconds: attr.duration })
     }
 
-    /// Loads the XDP program without attaching it.
+    /// Loads the XDP programs without attaching them.
     pub fn load_xdp(&mut self) -> Result<()> {
-        let failed = |e: String| Error::new("the kernel refused program nines_xdp", e);
-        let program: &mut aya::programs::Xdp = self
-            .ebpf
-            .program_mut("nines_xdp")
-            .and_then(|p| p.try_into().ok())
-            .ok_or_else(|| failed("no such program".into()))?;
-        program.load().map_err(|e| failed(e.to_string()))
+        super::attach::load_xdp(&mut self.ebpf)
     }
 }

@@ -1,8 +1,8 @@
 //! From the tables in the kernel to the wanted ones: a list of map updates, in an order without a
 //! hole, each with its inverse.
 //!
-//! Decides: slots, regions, order. Order: new servers, pick tables into unused regions, one update
-//! a service that switches to them, then what left. At every step each service points at a table
+//! Decides: slots, ids, order. Order: new servers, pick tables into unused room, one update a
+//! service that switches to them, then what left. At every step each service points at a table
 //! whose servers are its own and take flows; the property test below walks all of them.
 
 use std::{
@@ -11,30 +11,40 @@ use std::{
 };
 
 use nines_abi::{
-    self as abi, FORWARD_DR, FORWARD_LOCAL, FORWARD_NAT, REGIONS_MAX, SCHED_HASH, SCHED_TURN,
-    SERVER_DOWN, SERVER_DRAIN, SERVER_UP, SERVERS_MAX, SERVICES_MAX, SETTING_NAT, Server, Service,
-    ServiceKey, Settings, TABLE_LEN_MAX,
+    self as abi, Addr, FORWARD_DR, FORWARD_GRE, FORWARD_GUE, FORWARD_IPIP, FORWARD_LOCAL,
+    FORWARD_NAT, KEY_ADDRESS, KEY_MARK_V4, KEY_MARK_V6, PLACE_SERVER, PLACE_VIP, SERVER_DOWN,
+    SERVER_DRAIN, SERVER_UP, SERVICE_FALLBACK, SERVICE_LIVE, SERVICE_ONE_PACKET, SERVICE_PORT,
+    SERVICE_SIP, SETTING_MARKS, SETTING_NAT, Server, Service, ServiceKey, Settings,
 };
 use nines_model::{
-    Forward, ForwardingTable, Listen, Scheduler, ServerState, TableServer, TableService,
+    Forward, ForwardingTable, Proto, Scheduler, ServerState, TableServer, TableService, Traffic,
+    TunnelChecksum, TunnelKind,
 };
 
-use super::picks::{self, Candidate};
-use crate::{Error, Result, address};
+use super::{
+    Sizes,
+    extents::Free,
+    picks::{self, Candidate},
+};
+use crate::{
+    Error, Result,
+    address::{self, Way},
+};
 
 /// What the kernel's maps hold, as read or as last written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Installed {
-    /// Map SERVICES.
-    pub services: BTreeMap<ServiceKey, Service>,
-    /// Map SERVERS, every slot ever used; a free slot has address zero and keeps its generation.
+    /// Services and their ids.
+    pub services: BTreeMap<ServiceKey, (u32, Service)>,
+    /// Array SERVERS, every slot ever used; a free slot has address zero and keeps its generation.
     pub servers: BTreeMap<u32, Server>,
-    /// Pick tables by region, those in use.
+    /// Pick tables in use, by their beginning.
     pub picks: BTreeMap<u32, Vec<u32>>,
+    /// Addresses that matter.
+    pub places: BTreeMap<Addr, u32>,
     /// Map SETTINGS.
     pub settings: Settings,
-    /// Region written last: the next one is taken from there on, so that a packet that has just
-    /// read the old service never sees its table rewritten.
+    /// End of the pick table written last.
     pub cursor: u32,
 }
 
@@ -43,24 +53,34 @@ pub struct Installed {
 pub enum Write {
     /// Slot of SERVERS.
     Server(u32, Server),
-    /// Region of PICKS.
+    /// Picks from here on.
     Picks(u32, Vec<u32>),
-    /// Entry of SERVICES; `None` deletes it.
-    Service(ServiceKey, Option<Service>),
+    /// A service with its id; `None` takes it away.
+    Service(ServiceKey, Option<(u32, Service)>),
+    /// Flags of an address; 0 takes it away.
+    Place(Addr, u32),
     /// SETTINGS.
     Settings(Settings),
 }
 
-/// Where packets to a server go: interface index and next hop.
-pub type Route<'a> = &'a dyn Fn(IpAddr) -> Option<(u32, IpAddr)>;
+/// Where packets to a server go.
+pub type Route<'a> = &'a dyn Fn(IpAddr) -> Option<Way>;
 
 /// Key of a service in the kernel.
-pub fn key(listen: Listen) -> ServiceKey {
-    ServiceKey {
-        addr: address::mapped(listen.addr.ip()),
-        port: listen.addr.port().to_be(),
-        proto: listen.proto.number(),
-        pad: 0,
+pub fn key(traffic: Traffic) -> ServiceKey {
+    match traffic {
+        Traffic::To(listen) => ServiceKey {
+            addr: address::mapped(listen.addr.ip()),
+            port: listen.addr.port().to_be(),
+            proto: listen.proto.number(),
+            kind: KEY_ADDRESS,
+        },
+        Traffic::Marked { mark, v6 } => {
+            let mut addr = [0; 16];
+            addr[12..].copy_from_slice(&mark.to_be_bytes());
+            let kind = if v6 { KEY_MARK_V6 } else { KEY_MARK_V4 };
+            ServiceKey { addr, port: 0, proto: 0, kind }
+        }
     }
 }
 
@@ -73,6 +93,10 @@ fn is_free(server: &Server) -> bool {
     server.addr == [0; 16]
 }
 
+fn free_slot(generation: u32) -> Server {
+    Server { generation, state: SERVER_DOWN, ..Server::default() }
+}
+
 impl Installed {
     /// Applies one update to this picture and gives the update that takes it back; `None` where
     /// nothing needs to be taken back.
@@ -80,12 +104,11 @@ impl Installed {
         match write {
             Write::Server(slot, server) => {
                 let old = self.servers.insert(*slot, *server);
-                let free = Server { generation: server.generation, ..free_slot() };
-                Some(Write::Server(*slot, old.unwrap_or(free)))
+                Some(Write::Server(*slot, old.unwrap_or(free_slot(server.generation))))
             }
-            Write::Picks(region, picks) => {
-                self.cursor = *region;
-                self.picks.insert(*region, picks.clone());
+            Write::Picks(base, picks) => {
+                self.cursor = base + picks.len() as u32;
+                self.picks.insert(*base, picks.clone());
                 None
             }
             Write::Service(key, service) => {
@@ -95,72 +118,95 @@ impl Installed {
                 };
                 Some(Write::Service(*key, old))
             }
+            Write::Place(addr, flags) => {
+                let old = match flags {
+                    0 => self.places.remove(addr),
+                    flags => self.places.insert(*addr, *flags),
+                };
+                Some(Write::Place(*addr, old.unwrap_or(0)))
+            }
             Write::Settings(settings) => {
                 Some(Write::Settings(std::mem::replace(&mut self.settings, *settings)))
             }
         }
     }
 
-    /// Forgets regions that no service uses.
+    /// Forgets pick tables that no service uses.
     pub fn trim(&mut self) {
-        let used: BTreeSet<u32> = self.services.values().map(region).collect();
-        self.picks.retain(|region, _| used.contains(region));
+        let used: BTreeSet<u32> = self
+            .services
+            .values()
+            .filter(|(_, s)| s.table_len() > 0)
+            .map(|(_, s)| s.table_base())
+            .collect();
+        self.picks.retain(|base, _| used.contains(base));
+    }
+
+    /// Slots and servers of a service.
+    pub fn servers_of(&self, id: u32) -> impl Iterator<Item = (u32, &Server)> {
+        let live = self.servers.iter().filter(move |(_, s)| !is_free(s) && s.service == id);
+        live.map(|(slot, server)| (*slot, server))
     }
 }
 
-const fn free_slot() -> Server {
-    Server {
-        addr: [0; 16],
-        nexthop: [0; 16],
-        vip: [0; 16],
-        ifindex: 0,
-        generation: 0,
-        service: 0,
-        port: 0,
-        vip_port: 0,
-        forward: 0,
-        state: SERVER_DOWN,
-        pad: [0; 2],
-        weight: 0,
-    }
+/// What a plan goes by.
+#[derive(Clone, Copy)]
+pub struct Ask<'a> {
+    /// The kernel's tables.
+    pub installed: &'a Installed,
+    /// The table they were made from, if routes are known to be as they were: services that are
+    /// the same in it are skipped.
+    pub before: Option<&'a ForwardingTable>,
+    /// The wanted one.
+    pub table: &'a ForwardingTable,
+    /// Room.
+    pub sizes: Sizes,
+    /// Where packets to a server go.
+    pub route: Route<'a>,
 }
 
-fn region(service: &Service) -> u32 {
-    service.table_base / TABLE_LEN_MAX
-}
-
-/// The updates that make the kernel hold `table`.
-pub fn plan(
-    installed: &Installed,
-    table: &ForwardingTable,
-    route: Route<'_>,
-) -> Result<Vec<Write>> {
-    let mut planner = Planner {
-        now: installed.clone(),
-        before: Vec::new(),
-        switch: Vec::new(),
-        after: Vec::new(),
-        nat: false,
-        ids_before: installed.services.values().map(|s| s.id).collect(),
-        regions_before: installed.services.values().map(region).collect(),
-    };
-    if table.services.len() > SERVICES_MAX as usize {
+/// The updates that make the kernel hold the table.
+pub fn plan(ask: Ask<'_>) -> Result<Vec<Write>> {
+    let Ask { installed, table, sizes, .. } = ask;
+    if table.services.len() > sizes.services as usize {
         let why =
-            format!("{} services; the kernel tables hold {SERVICES_MAX}", table.services.len());
-        return Err(Error::new("cannot apply the forwarding table", why));
+            format!("{} services; there is room for {}", table.services.len(), sizes.services);
+        return Err(no_room("services", &why));
     }
+    let before: BTreeMap<ServiceKey, &TableService> =
+        ask.before.iter().flat_map(|t| t.services.values()).map(|s| (key(s.traffic), s)).collect();
     let wanted: BTreeMap<ServiceKey, &TableService> =
-        table.services.values().map(|s| (key(s.listen), s)).collect();
-    planner.remove_services(&wanted);
-    for (key, service) in &wanted {
-        planner.service(*key, service, route)?;
+        table.services.values().map(|s| (key(s.traffic), s)).collect();
+    let changed: Vec<(&ServiceKey, &&TableService)> = wanted
+        .iter()
+        .filter(|(key, s)| before.get(*key) != Some(*s) || !installed.services.contains_key(*key))
+        .collect();
+    let gone: Vec<&ServiceKey> =
+        installed.services.keys().filter(|key| !wanted.contains_key(key)).collect();
+    let mut planner = Planner::new(ask);
+    if !changed.is_empty() || !gone.is_empty() {
+        planner.index();
     }
-    Ok(planner.finish())
+    for key in &gone {
+        planner.remove(**key);
+    }
+    for (key, service) in &changed {
+        planner.service(**key, service)?;
+    }
+    if !changed.is_empty() || !gone.is_empty() || ask.before.is_none() {
+        planner.places(wanted.values().copied());
+    }
+    Ok(planner.finish(wanted.values().copied()))
+}
+
+fn no_room(what: &str, why: &str) -> Error {
+    Error::new(format!("no room for these {what} in the kernel tables"), why)
+        .next("systemctl restart nines   makes room for what cluster.toml has")
 }
 
 /// The leading bits of a client's address of the service's family, as four words on the wire.
-fn prefix_mask(service: ServiceKey, prefix: u8) -> [u32; 4] {
-    let whole = if address::unmapped(service.addr).is_ipv4() { 32 } else { 128 };
+fn prefix_mask(v6: bool, prefix: u8) -> [u32; 4] {
+    let whole = if v6 { 128 } else { 32 };
     let bits = 128 - u32::from(whole - prefix.min(whole));
     let mask = u128::MAX.checked_shl(128 - bits).unwrap_or(0).to_be_bytes();
     std::array::from_fn(|i| {
@@ -169,108 +215,153 @@ fn prefix_mask(service: ServiceKey, prefix: u8) -> [u32; 4] {
 }
 
 /// The kernel's word for a scheduler.
-const fn scheduler_word(scheduler: Scheduler) -> u32 {
-    match scheduler {
-        Scheduler::Maglev => SCHED_HASH,
-        Scheduler::Rr | Scheduler::Wrr => SCHED_TURN,
-        Scheduler::Lc => abi::SCHED_LC,
-        Scheduler::Wlc => abi::SCHED_WLC,
-        Scheduler::Sed => abi::SCHED_SED,
-        Scheduler::Nq => abi::SCHED_NQ,
-        Scheduler::Fo => abi::SCHED_FO,
-        Scheduler::Ovf => abi::SCHED_OVF,
-        Scheduler::Dh => abi::SCHED_DH,
-        Scheduler::Sh => abi::SCHED_SH,
-    }
+const SCHEDULERS: [(Scheduler, u32); 15] = [
+    (Scheduler::Rr, abi::SCHED_RR),
+    (Scheduler::Wrr, abi::SCHED_WRR),
+    (Scheduler::Lc, abi::SCHED_LC),
+    (Scheduler::Wlc, abi::SCHED_WLC),
+    (Scheduler::Sed, abi::SCHED_SED),
+    (Scheduler::Nq, abi::SCHED_NQ),
+    (Scheduler::Fo, abi::SCHED_FO),
+    (Scheduler::Ovf, abi::SCHED_OVF),
+    (Scheduler::Lblc, abi::SCHED_LBLC),
+    (Scheduler::Lblcr, abi::SCHED_LBLCR),
+    (Scheduler::Twos, abi::SCHED_TWOS),
+    (Scheduler::Dh, abi::SCHED_DH),
+    (Scheduler::Sh, abi::SCHED_SH),
+    (Scheduler::Mh, abi::SCHED_MH),
+    (Scheduler::Maglev, abi::SCHED_MAGLEV),
+];
+
+fn scheduler_word(scheduler: Scheduler) -> u32 {
+    SCHEDULERS.iter().find(|(s, _)| *s == scheduler).map_or(abi::SCHED_MAGLEV, |(_, word)| *word)
 }
 
-struct Planner {
-    /// The picture as it will be; slots and regions are taken from it.
-    now: Installed,
+/// And back.
+pub fn scheduler_of(word: u32) -> Scheduler {
+    SCHEDULERS.iter().find(|(_, w)| *w == word).map_or(Scheduler::Maglev, |(s, _)| *s)
+}
+
+/// Picks of a service at most.
+pub fn picks_of(service: &TableService) -> u64 {
+    let each = service.servers.len() as u64;
+    u64::from(match service.scheduler {
+        Scheduler::Maglev => abi::TABLE_LEN_MAX + 1,
+        Scheduler::Mh => abi::MH_TABLE_LEN + 1,
+        Scheduler::Sh | Scheduler::Dh => abi::HASH_TABLE_LEN,
+        Scheduler::Wrr => {
+            let weights = service.servers.values().map(|s| u64::from(s.weight));
+            return weights.sum::<u64>().min(u64::from(abi::TABLE_LEN_MAX)) + 1;
+        }
+        _ => return each + 1,
+    })
+}
+
+struct Planner<'a> {
+    ask: Ask<'a>,
     before: Vec<Write>,
     switch: Vec<Write>,
     after: Vec<Write>,
-    nat: bool,
-    /// In use before this plan: not given to others in it, so that every update can be taken back
-    /// and no server is taken for one of a service that left.
-    ids_before: BTreeSet<u32>,
-    regions_before: BTreeSet<u32>,
+    /// Servers by service, as installed.
+    of_service: BTreeMap<u32, Vec<(u32, Server)>>,
+    /// Free slots with the generation their next server gets, the last first.
+    free_slots: Vec<(u32, u32)>,
+    /// Ids that no service has or had before this plan: so every update can be taken back, and no
+    /// server is taken for one of a service that left.
+    free_ids: Vec<u32>,
+    /// Room for picks that was free before this plan.
+    room: Option<Free>,
+    cursor: u32,
 }
 
-impl Planner {
-    fn remove_services(&mut self, wanted: &BTreeMap<ServiceKey, &TableService>) {
-        let gone: Vec<(ServiceKey, Service)> = self
-            .now
-            .services
-            .iter()
-            .filter(|(key, _)| !wanted.contains_key(key))
-            .map(|(key, service)| (*key, *service))
-            .collect();
-        for (key, service) in gone {
-            self.before.push(Write::Service(key, None));
-            self.now.services.remove(&key);
-            for (slot, server) in self.slots_of(service.id) {
-                self.free(slot, server);
-            }
+impl<'a> Planner<'a> {
+    fn new(ask: Ask<'a>) -> Self {
+        Self {
+            ask,
+            before: Vec::new(),
+            switch: Vec::new(),
+            after: Vec::new(),
+            of_service: BTreeMap::new(),
+            free_slots: Vec::new(),
+            free_ids: Vec::new(),
+            room: None,
+            cursor: ask.installed.cursor,
         }
     }
 
-    fn slots_of(&self, id: u32) -> Vec<(u32, Server)> {
-        let live = self.now.servers.iter().filter(|(_, s)| !is_free(s) && s.service == id);
-        live.map(|(slot, server)| (*slot, *server)).collect()
+    /// Looks over the whole picture once.
+    fn index(&mut self) {
+        let installed = self.ask.installed;
+        let mut next = 0;
+        for (slot, server) in &installed.servers {
+            self.free_slots.extend((next..*slot).map(|never| (never, 1)));
+            next = slot + 1;
+            if is_free(server) {
+                self.free_slots.push((*slot, server.generation.wrapping_add(1)));
+            } else {
+                self.of_service.entry(server.service).or_default().push((*slot, *server));
+            }
+        }
+        self.free_slots.extend((next..self.ask.sizes.servers).map(|never| (never, 1)));
+        self.free_slots.reverse();
+        let used: BTreeSet<u32> = installed.services.values().map(|(id, _)| *id).collect();
+        self.free_ids =
+            (0..self.ask.sizes.services).rev().filter(|id| !used.contains(id)).collect();
+        let tables = installed.services.values().map(|(_, s)| (s.table_base(), s.table_len()));
+        self.room = Some(Free::new(self.ask.sizes.picks, tables));
+    }
+
+    fn remove(&mut self, key: ServiceKey) {
+        let Some((id, _)) = self.ask.installed.services.get(&key) else { return };
+        self.before.push(Write::Service(key, None));
+        for (slot, server) in self.of_service.get(id).cloned().unwrap_or_default() {
+            self.free(slot, server);
+        }
     }
 
     fn free(&mut self, slot: u32, server: Server) {
-        let free = Server { generation: server.generation.wrapping_add(1), ..free_slot() };
-        self.after.push(Write::Server(slot, free));
+        self.after.push(Write::Server(slot, free_slot(server.generation.wrapping_add(1))));
     }
 
-    fn service(&mut self, key: ServiceKey, wanted: &TableService, route: Route<'_>) -> Result<()> {
-        let old = self.now.services.get(&key).copied();
+    fn service(&mut self, key: ServiceKey, wanted: &TableService) -> Result<()> {
+        let old = self.ask.installed.services.get(&key).copied();
         let id = match old {
-            Some(service) => service.id,
-            None => self.unused_id()?,
+            Some((id, _)) => id,
+            None => self.free_ids.pop().ok_or_else(|| {
+                let next = "remove services first, add the new ones with a second apply";
+                no_room("services", "all are in use until this change").next(next)
+            })?,
         };
-        let have: BTreeMap<SocketAddr, (u32, Server)> =
-            self.slots_of(id).into_iter().map(|(slot, s)| (identity(&s), (slot, s))).collect();
+        let have: BTreeMap<SocketAddr, (u32, Server)> = self
+            .of_service
+            .get(&id)
+            .into_iter()
+            .flatten()
+            .map(|(slot, s)| (identity(s), (*slot, *s)))
+            .collect();
         let mut candidates = Vec::new();
-        for server in wanted.servers.values() {
-            self.nat |= server.forward == Forward::Nat;
-            let slot = self.server(key, id, server, have.get(&server.addr), route)?;
-            if server.takes_new() {
-                candidates.push(Candidate {
-                    slot,
-                    identity: server.addr.to_string(),
-                    weight: server.weight,
-                });
+        for (order, server) in wanted.servers.values().enumerate() {
+            let (slot, last_weight) =
+                self.server(key, id, server, have.get(&server.addr), order as u32)?;
+            let stays = picks::keeps_places(wanted.scheduler) && server.state == ServerState::Up;
+            if server.takes_new() || stays {
+                let (addr, weight) = (server.addr, server.weight);
+                candidates.push(Candidate { slot, addr, weight, last_weight });
             }
         }
-        let weighed = (abi::SCHED_LC..=abi::SCHED_OVF).contains(&scheduler_word(wanted.scheduler));
-        if weighed && candidates.len() > abi::SCAN_MAX as usize {
-            let why = format!(
-                "{} weighs every server for each new flow, {} at most; here are {}",
-                wanted.scheduler,
-                abi::SCAN_MAX,
-                candidates.len()
-            );
-            return Err(Error::new("cannot apply the forwarding table", why)
-                .next("use maglev, rr, wrr, sh or dh, or several services"));
-        }
+        check(wanted, candidates.len())?;
+        let kept: BTreeSet<SocketAddr> = wanted.servers.values().map(|s| s.addr).collect();
         for (addr, (slot, server)) in &have {
-            if !wanted.servers.values().any(|s| s.addr == *addr) {
+            if !kept.contains(addr) {
                 self.free(*slot, *server);
             }
         }
-        self.picks(key, id, old, picks::table(wanted.scheduler, &candidates), wanted)
-    }
-
-    fn unused_id(&self) -> Result<u32> {
-        let used: BTreeSet<u32> = self.now.services.values().map(|s| s.id).collect();
-        (0..SERVICES_MAX).find(|id| !used.contains(id) && !self.ids_before.contains(id)).ok_or_else(
-            || {
-                Error::new("cannot add a service", "all kernel slots are in use until this change")
-                    .next("remove services first, add the new ones with a second apply")
-            },
+        self.picks(
+            key,
+            id,
+            old.map(|(_, s)| s),
+            picks::table(wanted.scheduler, &candidates),
+            wanted,
         )
     }
 
@@ -280,38 +371,48 @@ impl Planner {
         id: u32,
         wanted: &TableServer,
         have: Option<&(u32, Server)>,
-        route: Route<'_>,
-    ) -> Result<u32> {
+        order: u32,
+    ) -> Result<(u32, u32)> {
         let (slot, generation) = match have {
             Some((slot, server)) => (*slot, server.generation),
-            None => self.unused_slot()?,
+            None => self.free_slots.pop().ok_or_else(|| {
+                no_room("servers", &format!("there is room for {}", self.ask.sizes.servers))
+            })?,
         };
-        let (ifindex, nexthop) = match wanted.forward {
-            Forward::Local => (0, wanted.addr.ip()),
-            _ => route(wanted.addr.ip()).unwrap_or((0, wanted.addr.ip())),
+        let ip = wanted.addr.ip();
+        let way = match wanted.forward {
+            Forward::Local => None,
+            _ => (self.ask.route)(ip),
         };
-        let server = Server {
-            addr: address::mapped(wanted.addr.ip()),
-            nexthop: address::mapped(nexthop),
-            vip: key.addr,
-            ifindex,
+        let mut server = Server {
+            addr: address::mapped(ip),
+            nexthop: address::mapped(way.map_or(ip, |w| w.nexthop)),
+            source: way.and_then(|w| w.source).map_or([0; 16], address::mapped),
+            ifindex: way.map_or(0, |w| w.ifindex),
+            mtu: way.and_then(|w| w.mtu).map_or(1_500, |mtu| mtu.min(65_535) as u16),
             generation,
             service: id,
             port: wanted.addr.port().to_be(),
-            vip_port: key.port,
-            forward: match wanted.forward {
-                Forward::Dr => FORWARD_DR,
-                Forward::Nat => FORWARD_NAT,
-                Forward::Local => FORWARD_LOCAL,
-            },
+            v6: ip.is_ipv6().into(),
             state: match wanted.state {
                 ServerState::Down => SERVER_DOWN,
                 _ if wanted.takes_new() => SERVER_UP,
                 _ => SERVER_DRAIN,
             },
-            pad: [0; 2],
             weight: wanted.weight,
+            last_weight: match have {
+                Some((_, old)) if wanted.weight == 0 => old.last_weight,
+                _ => wanted.weight,
+            },
+            upper: wanted.limit.upper,
+            lower: wanted.limit.lower,
+            order,
+            ..Server::default()
         };
+        if key.kind == KEY_ADDRESS {
+            (server.vip, server.vip_port) = (key.addr, key.port);
+        }
+        set_forward(&mut server, wanted.forward);
         match have {
             Some((_, old)) if *old == server => {}
             // It leaves the table first and its state follows; its route is mended at once.
@@ -324,17 +425,7 @@ impl Planner {
             }
             _ => self.before.push(Write::Server(slot, server)),
         }
-        self.now.servers.insert(slot, server);
-        Ok(slot)
-    }
-
-    fn unused_slot(&mut self) -> Result<(u32, u32)> {
-        // Never one that is freed in this plan: its old flows end only with the plan.
-        let free = (0..SERVERS_MAX)
-            .find(|slot| self.now.servers.get(slot).is_none_or(is_free))
-            .ok_or_else(|| Error::new("cannot add a server", "all kernel slots are in use"))?;
-        let generation = self.now.servers.get(&free).map_or(1, |s| s.generation.wrapping_add(1));
-        Ok((free, generation))
+        Ok((slot, server.last_weight))
     }
 
     fn picks(
@@ -345,59 +436,191 @@ impl Planner {
         picks: Vec<u32>,
         wanted: &TableService,
     ) -> Result<()> {
-        let scheduler = scheduler_word(wanted.scheduler);
-        let (persist, mask) = wanted.persist.map_or((0, [0; 4]), |p| {
-            let units = abi::idle_units((p.time.0 / 1_000) as u32).max(1);
-            (units, prefix_mask(key, p.prefix))
-        });
-        let same = old.filter(|service| {
-            service.scheduler == scheduler
-                && (service.persist, service.mask) == (persist, mask)
-                && service.table_len as usize == picks.len()
-                && (picks.is_empty() || self.now.picks.get(&region(service)) == Some(&picks))
-        });
-        if same.is_some() {
-            return Ok(());
+        let mut service = service_of(key, wanted);
+        if let Some(old) = old {
+            let in_place = self.ask.installed.picks.get(&old.table_base());
+            let same = old.table_len() as usize == picks.len()
+                && (picks.is_empty() || in_place == Some(&picks));
+            service.order = old.order;
+            service.table = old.table;
+            if same && service == old {
+                return Ok(());
+            }
+            if same {
+                self.switch.push(Write::Service(key, Some((id, service))));
+                return Ok(());
+            }
         }
-        let used: BTreeSet<u32> = self.now.services.values().map(region).collect();
-        let free = (1..=REGIONS_MAX)
-            .map(|step| (self.now.cursor + step) % REGIONS_MAX)
-            .find(|region| !used.contains(region) && !self.regions_before.contains(region))
-            .ok_or_else(|| Error::new("cannot write a pick table", "all regions are in use"))?;
-        let service = Service {
-            id,
-            table_base: free * TABLE_LEN_MAX,
-            table_len: picks.len() as u32,
-            scheduler,
-            persist,
-            pad: 0,
-            mask,
+        let len = picks.len() as u32;
+        let room = self.room.as_mut().and_then(|room| room.take(len, self.cursor));
+        let base = match room {
+            _ if len == 0 => 0,
+            Some(base) => base,
+            None => {
+                let why = format!(
+                    "{} picks of a {} table; {} in all, and a changed table lies beside the old one",
+                    len, wanted.scheduler, self.ask.sizes.picks
+                );
+                return Err(no_room("services", &why));
+            }
         };
-        if !picks.is_empty() {
-            self.before.push(Write::Picks(free, picks.clone()));
+        service.table = u64::from(base) << 32 | u64::from(len);
+        if len > 0 {
+            self.cursor = base + len;
+            self.before.push(Write::Picks(base, picks));
         }
-        self.now.cursor = free;
-        self.now.picks.insert(free, picks);
-        self.switch.push(Write::Service(key, Some(service)));
-        self.now.services.insert(key, service);
+        self.switch.push(Write::Service(key, Some((id, service))));
         Ok(())
     }
 
-    fn finish(mut self) -> Vec<Write> {
-        let mut idle = [0; 16];
-        for (units, seconds) in idle.iter_mut().zip(abi::IDLE_SECONDS) {
-            *units = abi::idle_units(seconds);
+    /// Which addresses matter: told before the first service needs it, forgotten after the last.
+    fn places<'s>(&mut self, wanted: impl Iterator<Item = &'s TableService>) {
+        let mut places: BTreeMap<Addr, u32> = BTreeMap::new();
+        for service in wanted {
+            if let Some(vip) = service.traffic.vip() {
+                *places.entry(address::mapped(vip)).or_default() |= PLACE_VIP;
+            }
+            for server in service.servers.values().filter(|s| s.forward == Forward::Nat) {
+                *places.entry(address::mapped(server.addr.ip())).or_default() |= PLACE_SERVER;
+            }
         }
-        let settings = Settings { flags: if self.nat { SETTING_NAT } else { 0 }, pad: 0, idle };
-        if settings != self.now.settings {
-            let write = Write::Settings(settings);
-            if self.nat { self.before.push(write) } else { self.after.push(write) }
+        let old = &self.ask.installed.places;
+        let mut first = Vec::new();
+        for (addr, flags) in &places {
+            let had = old.get(addr).copied().unwrap_or(0);
+            if had | flags != had {
+                first.push(Write::Place(*addr, had | flags));
+            }
+        }
+        self.before.splice(0..0, first);
+        for (addr, had) in old {
+            let flags = places.get(addr).copied().unwrap_or(0);
+            if had | flags != flags {
+                self.after.push(Write::Place(*addr, flags));
+            }
+        }
+    }
+
+    fn finish<'s>(mut self, wanted: impl Iterator<Item = &'s TableService>) -> Vec<Write> {
+        let mut flags = 0;
+        for service in wanted {
+            if service.traffic.vip().is_none() {
+                flags |= SETTING_MARKS;
+            }
+            if flags & SETTING_NAT == 0
+                && service.servers.values().any(|s| s.forward == Forward::Nat)
+            {
+                flags |= SETTING_NAT;
+            }
+        }
+        let old = self.ask.installed.settings;
+        let mut idle = old.idle;
+        if idle == [0; 16] {
+            for (units, seconds) in idle.iter_mut().zip(abi::IDLE_SECONDS) {
+                *units = abi::idle_units(seconds);
+            }
+        }
+        let settings = Settings { flags, pad: 0, idle };
+        if settings != old {
+            if flags & old.flags == old.flags {
+                self.before.push(Write::Settings(settings));
+            } else {
+                let both = Settings { flags: flags | old.flags, ..settings };
+                if both != old {
+                    self.before.push(Write::Settings(both));
+                }
+                self.after.push(Write::Settings(settings));
+            }
         }
         let mut all = self.before;
         all.extend(self.switch);
         all.extend(self.after);
         all
     }
+}
+
+fn service_of(key: ServiceKey, wanted: &TableService) -> Service {
+    let v6 = wanted.traffic.is_ipv6();
+    let mut flags = SERVICE_LIVE;
+    for (flag, set) in [
+        (SERVICE_FALLBACK, wanted.flags.fallback),
+        (SERVICE_PORT, wanted.flags.port),
+        (SERVICE_ONE_PACKET, wanted.one_packet),
+        (SERVICE_SIP, wanted.sip),
+    ] {
+        flags |= if set { flag } else { 0 };
+    }
+    let (persist, seconds, mask) = wanted.persist.map_or((0, 0, [0; 4]), |p| {
+        let seconds = (p.time.0 / 1_000) as u32;
+        (abi::idle_units(seconds).max(1), seconds, prefix_mask(v6, p.prefix))
+    });
+    Service {
+        table: 0,
+        scheduler: scheduler_word(wanted.scheduler),
+        flags,
+        persist,
+        persist_seconds: seconds,
+        mask,
+        key,
+        order: 0,
+    }
+}
+
+fn set_forward(server: &mut Server, forward: Forward) {
+    server.forward = match forward {
+        Forward::Dr => FORWARD_DR,
+        Forward::Nat => FORWARD_NAT,
+        Forward::Local => FORWARD_LOCAL,
+        Forward::Tunnel(tunnel) => {
+            server.tunnel_port = tunnel.port.to_be();
+            server.checksum = match tunnel.checksum {
+                TunnelChecksum::None => abi::CHECKSUM_NONE,
+                TunnelChecksum::Full => abi::CHECKSUM_FULL,
+                TunnelChecksum::Remote => abi::CHECKSUM_REMOTE,
+            };
+            match tunnel.kind {
+                TunnelKind::Ipip => FORWARD_IPIP,
+                TunnelKind::Gue => FORWARD_GUE,
+                TunnelKind::Gre => FORWARD_GRE,
+            }
+        }
+    };
+}
+
+/// What the kernel program cannot do is said here and not found out by a packet.
+fn check(wanted: &TableService, candidates: usize) -> Result<()> {
+    let refuse = |why: String, next: &str| {
+        Err(Error::new("cannot apply the forwarding table", why).next(next))
+    };
+    let word = scheduler_word(wanted.scheduler);
+    if (abi::SCHED_LC..=abi::SCHED_TWOS).contains(&word) && candidates > abi::SCAN_MAX as usize {
+        let why = format!(
+            "{} weighs every server for each new flow, {} at most; here are {candidates}",
+            wanted.scheduler,
+            abi::SCAN_MAX,
+        );
+        return refuse(why, "use maglev, rr, wrr, sh, dh or mh, or several services");
+    }
+    let asked = match wanted.traffic {
+        Traffic::To(listen) => listen.addr.port(),
+        Traffic::Marked { .. } => 0,
+    };
+    for server in wanted.servers.values().filter(|s| s.forward == Forward::Nat) {
+        let is_sctp = matches!(wanted.traffic, Traffic::To(l) if l.proto == Proto::Sctp);
+        if is_sctp && server.addr.port() != asked && server.addr.port() != 0 {
+            return refuse(
+                format!("{}: SCTP keeps its port", server.addr),
+                "give the server the port of the service",
+            );
+        }
+        if wanted.traffic.vip().is_none() && server.addr.is_ipv6() {
+            return refuse(
+                format!("{}: NAT of IPv6 needs a service with an address", server.addr),
+                "use direct routing or a tunnel",
+            );
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -70,6 +70,12 @@ impl Frame {
         let mut l4 = Vec::new();
         l4.extend(self.src.1.to_be_bytes());
         l4.extend(self.dst.1.to_be_bytes());
+        if self.proto == 132 {
+            // SCTP (RFC 9260): tag, CRC32c (nobody here checks it), a chunk of this type.
+            l4.extend([0, 0, 0, 7, 1, 2, 3, 4, self.flags, 0, 0, 4]);
+            l4.extend(&self.payload);
+            return self.around(l4);
+        }
         let sum_at = if self.proto == 6 {
             l4.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, self.flags, 0xff, 0xff, 0, 0, 0, 0]);
             16
@@ -83,6 +89,10 @@ impl Frame {
             let sum = !fold(&pseudo(self.src.0, self.dst.0, self.proto, &l4));
             l4[sum_at..sum_at + 2].copy_from_slice(&sum.to_be_bytes());
         }
+        self.around(l4)
+    }
+
+    fn around(&self, l4: Vec<u8>) -> Vec<u8> {
         let mut frame = vec![2, 0, 0, 0, 0, 9];
         frame.extend(self.mac);
         if self.src.0.is_ipv4() {
@@ -126,10 +136,110 @@ pub fn read(frame: &[u8]) -> ((IpAddr, u16), (IpAddr, u16), u8) {
         let addr = |i: usize| IpAddr::from(<[u8; 16]>::try_from(&frame[i..i + 16]).unwrap());
         (addr(22), addr(38), frame[21], frame[20], &frame[54..])
     };
-    let no_sum = proto == 17 && l4[6..8] == [0, 0];
+    let no_sum = proto == 132 || proto == 17 && l4[6..8] == [0, 0];
     assert!(no_sum || fold(&pseudo(src, dst, proto, l4)) == 0xffff, "transport checksum");
     let port = |i: usize| u16::from_be_bytes([l4[i], l4[i + 1]]);
     ((src, port(0)), (dst, port(2)), ttl)
+}
+
+pub fn sctp(src: &str, dst: &str, chunk: u8) -> Frame {
+    Frame { proto: 132, ..tcp(src, dst, chunk) }
+}
+
+/// The outer header of a tunnel, its checksums verified.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Outer {
+    pub src: IpAddr,
+    pub dst: IpAddr,
+    pub proto: u8,
+    /// Of UDP.
+    pub dport: u16,
+    /// The checksum covers the packet.
+    pub summed: bool,
+}
+
+/// Takes the outer header off a frame: what it said, and the frame without it.
+pub fn unwrap(frame: &[u8]) -> (Outer, Vec<u8>) {
+    let v4 = frame[12] == 8;
+    let (src, dst, proto, length, l4): (IpAddr, IpAddr, u8, usize, &[u8]) = if v4 {
+        assert_eq!(fold(&frame[14..34]), 0xffff, "outer IPv4 header checksum");
+        let addr = |i: usize| IpAddr::from(<[u8; 4]>::try_from(&frame[i..i + 4]).unwrap());
+        let length = usize::from(u16::from_be_bytes([frame[16], frame[17]])) - 20;
+        (addr(26), addr(30), frame[23], length, &frame[34..])
+    } else {
+        let addr = |i: usize| IpAddr::from(<[u8; 16]>::try_from(&frame[i..i + 16]).unwrap());
+        let length = usize::from(u16::from_be_bytes([frame[18], frame[19]]));
+        (addr(22), addr(38), frame[20], length, &frame[54..])
+    };
+    assert_eq!(length, l4.len(), "outer length");
+    let word = |i: usize| u16::from_be_bytes([l4[i], l4[i + 1]]);
+    let (inner, ether, dport, summed) = match proto {
+        4 => (0, 0x0800, 0, false),
+        41 => (0, 0x86dd, 0, false),
+        17 => {
+            assert_eq!(usize::from(word(4)), l4.len(), "UDP length");
+            let summed = word(6) != 0;
+            assert!(!summed || fold(&pseudo(src, dst, 17, l4)) == 0xffff, "outer UDP checksum");
+            assert_eq!((l4[8], word(10)), (0, 0), "GUE variant 0, no flags");
+            (12, if l4[9] == 4 { 0x0800 } else { 0x86dd }, word(2), summed)
+        }
+        47 => {
+            let summed = l4[0] & 0x80 != 0;
+            assert!(!summed || fold(l4) == 0xffff, "GRE checksum");
+            (if summed { 8 } else { 4 }, word(2), 0, summed)
+        }
+        other => panic!("no tunnel of protocol {other}"),
+    };
+    let mut frame = frame[..12].to_vec();
+    frame.extend(u16::to_be_bytes(ether));
+    frame.extend(&l4[inner..]);
+    (Outer { src, dst, proto, dport, summed }, frame)
+}
+
+/// An ICMP error of this type and code from `sender` about a frame, which it quotes.
+pub fn error(sender: &str, kind: u8, code: u8, about: &[u8]) -> Vec<u8> {
+    let sender: IpAddr = sender.parse().unwrap();
+    let v4 = about[12] == 8;
+    let mut icmp = vec![kind, code, 0, 0, 0, 0, 5, 0x78];
+    icmp.extend(&about[14..(14 + 60).min(about.len())]);
+    let to: IpAddr = if v4 {
+        <[u8; 4]>::try_from(&about[26..30]).unwrap().into()
+    } else {
+        <[u8; 16]>::try_from(&about[22..38]).unwrap().into()
+    };
+    let sum = !if v4 { fold(&icmp) } else { fold(&pseudo(sender, to, 58, &icmp)) };
+    icmp[2..4].copy_from_slice(&sum.to_be_bytes());
+    let proto = if v4 { 1 } else { 58 };
+    let outer = Frame { src: (sender, 0), dst: (to, 0), proto, ..tcp("[::1]:0", "[::1]:0", 0) };
+    outer.around(icmp)
+}
+
+/// What an ICMP error says, checksums verified: sender, receiver, type and code, the last 16 bits of
+/// its header, and source and destination of the packet it is about.
+pub type Said = (IpAddr, IpAddr, [u8; 2], u16, (IpAddr, u16), (IpAddr, u16));
+
+pub fn read_error(frame: &[u8]) -> Said {
+    let v4 = frame[12] == 8;
+    let (src, dst, icmp): (IpAddr, IpAddr, &[u8]) = if v4 {
+        assert_eq!(fold(&frame[14..34]), 0xffff, "IPv4 header checksum");
+        let addr = |i: usize| IpAddr::from(<[u8; 4]>::try_from(&frame[i..i + 4]).unwrap());
+        assert_eq!(fold(&frame[34..]), 0xffff, "ICMP checksum");
+        (addr(26), addr(30), &frame[34..])
+    } else {
+        let addr = |i: usize| IpAddr::from(<[u8; 16]>::try_from(&frame[i..i + 16]).unwrap());
+        assert_eq!(fold(&pseudo(addr(22), addr(38), 58, &frame[54..])), 0xffff, "ICMPv6 checksum");
+        (addr(22), addr(38), &frame[54..])
+    };
+    let word = |i: usize| u16::from_be_bytes([icmp[i], icmp[i + 1]]);
+    let (from, to, l4): (IpAddr, IpAddr, usize) = if v4 {
+        assert_eq!(fold(&icmp[8..28]), 0xffff, "checksum of the header inside");
+        let addr = |i: usize| IpAddr::from(<[u8; 4]>::try_from(&icmp[i..i + 4]).unwrap());
+        (addr(20), addr(24), 28)
+    } else {
+        let addr = |i: usize| IpAddr::from(<[u8; 16]>::try_from(&icmp[i..i + 16]).unwrap());
+        (addr(16), addr(32), 48)
+    };
+    (src, dst, [icmp[0], icmp[1]], word(6), (from, word(l4)), (to, word(l4 + 2)))
 }
 
 /// ARP request of `sender` for `target`.

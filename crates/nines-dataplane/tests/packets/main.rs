@@ -9,18 +9,19 @@ use std::{
 
 use nines_dataplane::{
     DataPlane as _, Guard as _,
-    ebpf::{self, EbpfGuard, EbpfPlane, Hooks},
+    ebpf::{self, EbpfGuard, EbpfPlane, Hooks, Sizes},
     process::boot_time,
 };
 use nines_model::{
     Forward, ForwardingTable, Listen, Millis, Proto, Scheduler, ServerState, TableServer,
-    TableService, Time,
+    TableService, Time, Traffic,
 };
 
 use self::build::*;
 
 mod build;
 mod flows;
+mod ways;
 
 const SHOT: i32 = 2;
 const REDIRECT: i32 = 7;
@@ -60,7 +61,7 @@ fn bench() -> Option<Bench> {
     }
     let fresh = std::env::var_os("NINES_BPF_OBJECT").map(|p| std::fs::read(p).unwrap());
     let object = fresh.as_deref().unwrap_or(ebpf::object::BYTES);
-    let (mut plane, guard) = ebpf::open(object, Hooks::Tc).unwrap();
+    let (mut plane, guard) = ebpf::open(object, Hooks::Tc, Sizes::default()).unwrap();
     plane.load_xdp().unwrap();
     Some(Bench { plane, guard })
 }
@@ -73,15 +74,13 @@ fn service(
 ) -> TableService {
     let one = |(i, (addr, forward)): (usize, &(&str, Forward))| {
         let addr: SocketAddr = addr.parse().unwrap();
-        let server = TableServer { addr, forward: *forward, weight: 1, state: ServerState::Up };
+        let server = TableServer::new(addr, *forward);
         (format!("r{}", i + 1), server)
     };
-    TableService {
-        listen: Listen { addr: listen.parse().unwrap(), proto },
-        scheduler,
-        persist: None,
-        servers: servers.iter().enumerate().map(one).collect(),
-    }
+    let listen = Listen { addr: listen.parse().unwrap(), proto };
+    let mut service = TableService::new(Traffic::To(listen), scheduler);
+    service.servers = servers.iter().enumerate().map(one).collect();
+    service
 }
 
 fn table(services: Vec<TableService>) -> ForwardingTable {
@@ -408,7 +407,7 @@ fn tables_outlive_the_process_and_hand_changes_are_put_back() {
     let frame = tcp("10.0.0.1:4000", "10.0.0.100:80", SYN);
     let first = b.hit(&frame);
     // Another process opens the same tables: nothing to write, flows known.
-    let (mut next, _guard) = ebpf::open(ebpf::object::BYTES, Hooks::Tc).unwrap();
+    let (mut next, _guard) = ebpf::open(ebpf::object::BYTES, Hooks::Tc, Sizes::default()).unwrap();
     next.on(["v0".to_owned()]);
     next.apply(&web(Scheduler::Rr)).unwrap();
     assert!(next.observe().unwrap().is_empty());
@@ -431,7 +430,7 @@ fn another_layout_inherits_the_guard() {
     b.guard.set(vip, Time(7)).unwrap();
     let pins = ebpf::pin_directory().unwrap();
     std::fs::rename(&pins, pins.with_file_name("v0")).unwrap();
-    let (mut next, guard) = ebpf::open(ebpf::object::BYTES, Hooks::Tc).unwrap();
+    let (mut next, guard) = ebpf::open(ebpf::object::BYTES, Hooks::Tc, Sizes::default()).unwrap();
     assert_eq!(guard.deadline(vip), Some(Time(7)), "before anybody covers it again");
     next.apply(&ForwardingTable::default()).unwrap();
     assert!(!pins.with_file_name("v0").exists(), "the old tables go when the new are at work");

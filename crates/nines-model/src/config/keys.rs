@@ -1,7 +1,7 @@
 //! Every key of `cluster.toml`, once: the reader refuses others, the schema and the manual list
 //! these.
 
-use crate::spec::Scheduler;
+use crate::spec::{Forward, Scheduler, SchedulerFlags};
 
 /// One key.
 pub struct Key {
@@ -30,6 +30,8 @@ pub enum Shape {
     TextOrTexts,
     /// One of these strings.
     Choice(&'static [&'static str]),
+    /// A list of these strings.
+    Choices(&'static [&'static str]),
     /// A table with these keys.
     Table(&'static [Key]),
     /// A table whose keys are names and whose values have this shape.
@@ -61,7 +63,15 @@ pub const ROOT: &[Key] = &[
         "Guarded addresses that need more than a service.",
     ),
     key("timing", Shape::Table(TIMING), "Beats and leases."),
+    key("forwarding", Shape::Table(FORWARDING), "Room of the forwarding tables."),
 ];
+
+/// `[forwarding]`
+pub const FORWARDING: &[Key] = &[key(
+    "flows",
+    Shape::Number(1, 64_000_000),
+    "Flows that a director holds, 73 bytes each; from its next start. Default 229376.",
+)];
 
 /// `[cluster]`
 pub const CLUSTER: &[Key] = &[must("name", Shape::Text, "Name of the cluster.")];
@@ -78,14 +88,34 @@ pub const NODE: &[Key] = &[
 
 /// `[service.NAME]`
 pub const SERVICE: &[Key] = &[
-    must("listen", Shape::Text, "VIP, port and protocol: \"10.0.0.100:80/tcp\"."),
+    must(
+        "listen",
+        Shape::Text,
+        "VIP, port and protocol: \"10.0.0.100:80/tcp\"; port * is every port without a service.",
+    ),
     must("servers", Shape::Named(&Shape::TextOrTable(SERVER)), "Real servers by name."),
     key(
         "forward",
-        Shape::Choice(&["dr", "nat", "local"]),
-        "Direct routing, NAT or the director itself. Default \"dr\".",
+        Shape::Choice(&Forward::NAMES),
+        "Direct routing, NAT, the director itself, or a tunnel. Default \"dr\".",
+    ),
+    key("tunnel-port", Shape::Number(1, 65_535), "UDP port of gue. Default 6080."),
+    key(
+        "tunnel-checksum",
+        Shape::Choice(&["none", "full"]),
+        "Of the outer header of gue and gre. Default \"none\".",
     ),
     key("scheduler", Shape::Choice(&Scheduler::NAMES), "Who gets a new flow. Default \"maglev\"."),
+    key(
+        "scheduler-flags",
+        Shape::Choices(&SchedulerFlags::NAMES),
+        "sh and mh: take another server where theirs takes none; hash the client's port too.",
+    ),
+    key(
+        "datagrams",
+        Shape::Choice(&["flows", "single"]),
+        "UDP: whether each datagram is scheduled by itself. Default \"flows\".",
+    ),
     key(
         "persist",
         Shape::Duration,
@@ -107,6 +137,13 @@ pub const SERVICE: &[Key] = &[
 pub const SERVER: &[Key] = &[
     must("address", Shape::Text, "Address; with NAT also address:port."),
     key("weight", Shape::Number(0, 65_535), "Share of new flows; 0 takes none. Default 1."),
+    key("forward", Shape::Choice(&Forward::NAMES), "If not as the service says."),
+    key("upper", Shape::Number(1, 4_000_000_000), "No new flow at so many. Default: no limit."),
+    key(
+        "lower",
+        Shape::Number(1, 4_000_000_000),
+        "And again below so many. Default: 3/4 of upper.",
+    ),
 ];
 
 /// `check`

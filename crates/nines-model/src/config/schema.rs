@@ -69,6 +69,10 @@ fn shape(shape: &Shape, depth: usize) -> String {
         }
         Shape::TextOrTexts => any(&[line(text), line(texts)]),
         Shape::Choice(words) => format!("{pad}\"enum\": [{}]", list(words)),
+        Shape::Choices(words) => {
+            let item = format!("{{ \"enum\": [{}] }}", list(words));
+            format!("{pad}\"type\": \"array\",\n{pad}\"items\": {item}")
+        }
         Shape::Table(keys) => fields(keys, depth),
         Shape::Named(inner) => {
             let inner = self::shape(inner, depth + 1);

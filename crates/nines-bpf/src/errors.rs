@@ -1,0 +1,186 @@
+//! What routers say of a flow's packets (ICMP errors), for both sides of a translation, and what
+//! this director says itself: too big for the tunnel.
+
+use aya_ebpf::{
+    bindings::TC_ACT_SHOT,
+    helpers::generated::{
+        bpf_csum_diff, bpf_redirect, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
+    },
+    programs::TcContext,
+};
+use nines_abi::{Packet, DROP_TOO_BIG};
+
+use crate::{
+    maps::count_drop,
+    packet::ICMPV6,
+    rewrite::{ETH_LEN, F_PSEUDO_HDR},
+};
+
+/// Replaces, in an ICMP error, the address of the director's side of the translation by the other
+/// one: outside, and in the header inside, with its port. `source`: of the error's sender (it goes
+/// to the client).
+#[inline(never)]
+pub fn translate(
+    ctx: &TcContext,
+    packet: &Packet,
+    source: bool,
+    to: [u32; 4],
+    port: u16,
+) -> Option<()> {
+    let skb = &ctx.skb;
+    let (icmp, about) = (packet.l4 as usize, packet.l4 as usize + 8);
+    let sum = icmp + 2;
+    let (outer, inner, old_port) = if source {
+        (packet.from, packet.src, packet.sport)
+    } else {
+        (packet.dst, packet.dst, packet.dport)
+    };
+    if packet.v6 != 0 {
+        for i in 0..4 {
+            let (out, inn, new) = (u64::from(outer[i]), u64::from(inner[i]), u64::from(to[i]));
+            skb.l4_csum_replace(sum, out, new, F_PSEUDO_HDR | 4).ok()?;
+            skb.l4_csum_replace(sum, inn, new, 4).ok()?;
+        }
+        skb.store(ETH_LEN + if source { 8 } else { 24 }, &to, 0).ok()?;
+        skb.store(about + if source { 24 } else { 8 }, &to, 0).ok()?;
+    } else {
+        let new = u64::from(to[3]);
+        skb.l3_csum_replace(ETH_LEN + 10, u64::from(outer[3]), new, 4).ok()?;
+        skb.store(ETH_LEN + if source { 12 } else { 16 }, &to[3], 0).ok()?;
+        // With its own checksum mended the header inside adds up to the same: ICMP's stays.
+        skb.l3_csum_replace(about + 10, u64::from(inner[3]), new, 4).ok()?;
+        skb.store(about + if source { 16 } else { 12 }, &to[3], 0).ok()?;
+    }
+    if old_port != port {
+        skb.l4_csum_replace(sum, u64::from(old_port), u64::from(port), 2).ok()?;
+        let at = packet.inner_l4 as usize + if source { 2 } else { 0 };
+        skb.store(at, &port, 0).ok()?;
+    }
+    Some(())
+}
+
+/// Bytes of the packet that the answer quotes: the longest header and eight more.
+const QUOTED_V4: usize = 68;
+const QUOTED_V6: usize = 96;
+
+/// Answers that the packet is larger than `mtu`, in the name of the VIP (RFC 1191, RFC 8201), and
+/// drops it.
+#[inline(always)]
+pub fn too_big(ctx: &TcContext, packet: &Packet, mtu: u32) -> i32 {
+    count_drop(DROP_TOO_BIG);
+    let answered =
+        if packet.v6 != 0 { answer_v6(ctx, packet, mtu) } else { answer_v4(ctx, packet, mtu) };
+    answered.unwrap_or(TC_ACT_SHOT)
+}
+
+#[inline(always)]
+fn load<const N: usize>(ctx: &TcContext, from: usize, to: &mut [u32; N]) -> Option<()> {
+    let rc = unsafe {
+        bpf_skb_load_bytes(ctx.skb.skb.cast(), from as u32, to.as_mut_ptr().cast(), (N * 4) as u32)
+    };
+    (rc == 0).then_some(())
+}
+
+#[inline(always)]
+fn store<const N: usize>(ctx: &TcContext, at: usize, from: &[u32; N]) -> Option<()> {
+    let rc = unsafe {
+        bpf_skb_store_bytes(ctx.skb.skb.cast(), at as u32, from.as_ptr().cast(), (N * 4) as u32, 0)
+    };
+    (rc == 0).then_some(())
+}
+
+#[inline(always)]
+fn sum<const N: usize>(words: &mut [u32; N], seed: u32) -> u32 {
+    unsafe {
+        bpf_csum_diff(core::ptr::null_mut(), 0, words.as_mut_ptr(), (N * 4) as u32, seed) as u32
+    }
+}
+
+/// RFC 1071.
+#[inline(always)]
+pub fn fold(sum: u64) -> u16 {
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    !(sum as u16)
+}
+
+/// Sends the packet back where it came from, cut to `len`.
+#[inline(always)]
+fn send_back(ctx: &TcContext, len: usize) -> Option<()> {
+    let mut macs = [0u16; 6];
+    macs = ctx.skb.load::<[u16; 6]>(0).ok().unwrap_or(macs);
+    let rc = unsafe { bpf_skb_change_tail(ctx.skb.skb.cast(), len as u32, 0) };
+    if rc != 0 {
+        return None;
+    }
+    let swapped = [macs[3], macs[4], macs[5], macs[0], macs[1], macs[2]];
+    ctx.skb.store(0, &swapped, 0).ok()
+}
+
+#[inline(always)]
+fn answer_v4(ctx: &TcContext, packet: &Packet, mtu: u32) -> Option<i32> {
+    let mut icmp = [0u32; 2 + QUOTED_V4 / 4];
+    let mut quoted = [0u32; QUOTED_V4 / 4];
+    load(ctx, ETH_LEN, &mut quoted)?;
+    for (to, from) in icmp[2..].iter_mut().zip(quoted) {
+        *to = from;
+    }
+    // Destination unreachable, fragmentation needed.
+    icmp[0] = u32::from_ne_bytes([3, 4, 0, 0]);
+    icmp[1] = mtu.to_be();
+    let check = fold(u64::from(sum(&mut icmp, 0)));
+    icmp[0] |= u32::from(check) << 16;
+    let len = (20 + 8 + QUOTED_V4) as u16;
+    let mut ip = [
+        u32::from_ne_bytes([0x45, 0, len.to_be_bytes()[0], len.to_be_bytes()[1]]),
+        u32::from_ne_bytes([0, 0, 0x40, 0]),
+        u32::from_ne_bytes([64, 1, 0, 0]),
+        packet.dst[3],
+        packet.src[3],
+    ];
+    let check = fold(u64::from(sum(&mut ip, 0)));
+    ip[2] |= u32::from(check) << 16;
+    send_back(ctx, ETH_LEN + usize::from(len))?;
+    store(ctx, ETH_LEN, &ip)?;
+    store(ctx, ETH_LEN + 20, &icmp)?;
+    Some(unsafe { bpf_redirect((*ctx.skb.skb).ifindex, 0) as i32 })
+}
+
+#[inline(always)]
+fn answer_v6(ctx: &TcContext, packet: &Packet, mtu: u32) -> Option<i32> {
+    let mut icmp = [0u32; 2 + QUOTED_V6 / 4];
+    let mut quoted = [0u32; QUOTED_V6 / 4];
+    load(ctx, ETH_LEN, &mut quoted)?;
+    for (to, from) in icmp[2..].iter_mut().zip(quoted) {
+        *to = from;
+    }
+    // Packet too big.
+    icmp[0] = u32::from_ne_bytes([2, 0, 0, 0]);
+    icmp[1] = mtu.to_be();
+    let len = (8 + QUOTED_V6) as u32;
+    let (s, d) = (packet.dst, packet.src);
+    let mut pseudo =
+        [s[0], s[1], s[2], s[3], d[0], d[1], d[2], d[3], len.to_be(), u32::from(ICMPV6).to_be()];
+    let seed = sum(&mut pseudo, 0);
+    let check = fold(u64::from(sum(&mut icmp, seed)));
+    icmp[0] |= u32::from(check) << 16;
+    let length = (len as u16).to_be_bytes();
+    let ip = [
+        u32::from_ne_bytes([0x60, 0, 0, 0]),
+        u32::from_ne_bytes([length[0], length[1], ICMPV6, 64]),
+        s[0],
+        s[1],
+        s[2],
+        s[3],
+        d[0],
+        d[1],
+        d[2],
+        d[3],
+    ];
+    send_back(ctx, ETH_LEN + 40 + len as usize)?;
+    store(ctx, ETH_LEN, &ip)?;
+    store(ctx, ETH_LEN + 40, &icmp)?;
+    Some(unsafe { bpf_redirect((*ctx.skb.skb).ifindex, 0) as i32 })
+}

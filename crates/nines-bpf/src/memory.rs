@@ -1,0 +1,165 @@
+//! What clients and destinations had before: persistence, and the locality schedulers.
+//!
+//! Decides: that a client stays with its server for its time, and a destination with its own while
+//! that one is not overloaded (net/netfilter/ipvs/ip_vs_lblc.c, ip_vs_lblcr.c).
+
+use nines_abi::{
+    idle_units, Locality, Packet, Server, Service, Template, TemplateKey, LOCALITY_SET, SCAN_MAX,
+    SCHED_LBLC, SERVER_UP,
+};
+
+use crate::{
+    atomic,
+    decide::clock,
+    flows::Seen,
+    maps::{pick, LOADS, LOCALITIES, SERVERS, TEMPLATES},
+    schedule::{hindrance, least, overhead, Of, NOBODY},
+};
+
+#[inline(always)]
+fn template_of(packet: &Packet, of: Of) -> TemplateKey {
+    let (a, m) = (&packet.src, &of.service.mask);
+    let client = [a[0] & m[0], a[1] & m[1], a[2] & m[2], a[3] & m[3]];
+    TemplateKey { client, service: of.id, pad: 0 }
+}
+
+/// The server that a client's last flow went to, if the service remembers and it takes new flows:
+/// one that is drained or down lets go of its clients (IPVS: expire_quiescent_template). A
+/// threshold does not part them.
+#[inline(always)]
+pub fn held(packet: &Packet, of: Of, now: u32) -> Option<(u32, &'static Server)> {
+    if of.service.persist == 0 {
+        return None;
+    }
+    let template = unsafe { TEMPLATES.get(&template_of(packet, of)) }?;
+    let server = SERVERS.get(template.server)?;
+    let valid = template.generation == server.generation
+        && server.service == of.id
+        && server.state == SERVER_UP
+        // Another processor's reading of the clock may be a little ahead.
+        && now.wrapping_add(2).wrapping_sub(template.seen) <= of.service.persist.saturating_add(2);
+    valid.then_some((template.server, server))
+}
+
+/// A client is still there: one of its flows goes on. An old flow to a server that the client has
+/// since left changes nothing.
+#[inline(always)]
+pub fn renew(packet: &Packet, of: Of, flow: &Seen, now: u32) {
+    if of.service.persist == 0 {
+        return;
+    }
+    if let Some(template) = TEMPLATES.get_ptr_mut(&template_of(packet, of)) {
+        let template = unsafe { &mut *template };
+        if (template.server, template.generation) == (flow.server, flow.generation) {
+            template.seen = now;
+        }
+    }
+}
+
+/// Remembers where a client's flow went.
+#[inline(always)]
+pub fn hold(packet: &Packet, of: Of, server: u32, generation: u32, now: u32) {
+    if of.service.persist != 0 {
+        let template = Template { server, generation, seen: now, pad: 0 };
+        // A full map forgets another client; a failed insert, this one.
+        let _ = TEMPLATES.insert(&template_of(packet, of), &template, 0);
+    }
+}
+
+/// lblcr gives up the most loaded server of a set that did not change for so long
+/// (sysctl lblcr_expiration).
+const SET_SECONDS: u32 = 86_400;
+
+/// More active flows than weight, while another server has less than half of its.
+#[inline(never)]
+fn crowded(slot: u32, base: u32, len: u32) -> bool {
+    let (Some(server), Some(load)) = (SERVERS.get(slot), LOADS.get(slot)) else {
+        return true;
+    };
+    if load.active <= u64::from(server.weight) {
+        return false;
+    }
+    for i in 0..SCAN_MAX {
+        if i >= len {
+            break;
+        }
+        let Some(other) = pick(base + i) else { break };
+        if let (Some(server), Some(load)) = (SERVERS.get(other), LOADS.get(other)) {
+            if load.active * 2 < u64::from(server.weight) {
+                return true;
+            }
+        }
+    }
+    false
+}
+
+/// The server of a destination.
+#[inline(never)]
+pub fn by_destination(dst: &[u32; 4], id: u32, service: &Service) -> u32 {
+    let key = TemplateKey { client: *dst, service: id, pad: 0 };
+    let mut slot = NOBODY;
+    if let Some(known) = LOCALITIES.get_ptr_mut(&key) {
+        slot = lightest(unsafe { &mut *known }, id, u32::from(service.scheduler != SCHED_LBLC));
+    }
+    if slot != NOBODY && !crowded(slot, service.table_base(), service.table_len()) {
+        return slot;
+    }
+    let other = least(service);
+    if other == NOBODY {
+        return slot;
+    }
+    remember(&key, other, u32::from(service.scheduler == SCHED_LBLC));
+    other
+}
+const _: () = assert!(LOCALITY_SET == 8);
+
+/// Adds a server to the destination's, or makes it the only one.
+#[inline(never)]
+fn remember(key: &TemplateKey, slot: u32, only: u32) -> u32 {
+    let generation = SERVERS.get(slot).map_or(0, |server| server.generation);
+    let now = clock();
+    let Some(known) = LOCALITIES.get_ptr_mut(key) else {
+        let mut new = Locality { servers: [[NOBODY, 0]; LOCALITY_SET], changed: now, count: 1 };
+        new.servers[0] = [slot, generation];
+        let _ = LOCALITIES.insert(key, &new, 0);
+        return 0;
+    };
+    let known = unsafe { &mut *known };
+    let at = if only != 0 { 0 } else { known.count };
+    known.servers[(atomic::opaque(u64::from(at)) & 7) as usize] = [slot, generation];
+    known.count = at + 1;
+    known.changed = now;
+    0
+}
+
+/// The server of the set that has the least to do by weight. A set that did not change for a day
+/// gives up the one that has the most, if `shrinks`.
+#[inline(never)]
+fn lightest(known: &mut Locality, id: u32, shrinks: u32) -> u32 {
+    let (mut best, mut least, mut share) = (NOBODY, 0u64, 0u64);
+    let (mut worst, mut most, mut part) = (0u64, 0u64, 1u64);
+    for i in 0..LOCALITY_SET {
+        let [slot, generation] = known.servers[i];
+        let (Some(server), Some(load)) = (SERVERS.get(slot), LOADS.get(slot)) else {
+            continue;
+        };
+        let stranger = u64::from(server.generation ^ generation);
+        if stranger | hindrance(server, load, id) != 0 || server.weight == 0 {
+            continue;
+        }
+        let (cost, by) = (overhead(load), u64::from(server.weight));
+        if best == NOBODY || cost * share < least * by {
+            (best, least, share) = (slot, cost, by);
+        }
+        if cost * part > most * by {
+            (worst, most, part) = (i as u64, cost, by);
+        }
+    }
+    let now = clock();
+    if shrinks != 0 && known.count > 1 && now.wrapping_sub(known.changed) > idle_units(SET_SECONDS)
+    {
+        known.servers[(atomic::opaque(worst) & 7) as usize] = [NOBODY, 0];
+        known.changed = now;
+    }
+    best
+}

@@ -1,0 +1,77 @@
+//! Which addresses matter, and until when this node may answer for them.
+//!
+//! Decides: nothing; it searches. Two open-addressed tables, each written by one thread of user
+//! space, so that a packet of others costs two short looks and no hash map.
+
+use nines_abi::{place_of, Guard, Place, GUARDS, GUARD_SERVES, GUARD_USED, PLACE_USED, PROBES};
+
+use crate::maps::{places_mask, GUARD_TABLE, PEERS, PLACES};
+
+#[inline(always)]
+fn same(addr: &[u8; 16], wanted: &[u32; 4]) -> bool {
+    let have = addr.as_ptr().cast::<u32>();
+    let differs = |i: usize| unsafe { *have.add(i) } ^ wanted[i];
+    // One branch instead of four.
+    differs(0) | differs(1) | differs(2) | differs(3) == 0
+}
+
+#[inline(always)]
+fn guard_of(addr: &[u32; 4]) -> Option<&'static Guard> {
+    let first = place_of(*addr);
+    for step in 0..PROBES {
+        let entry = GUARD_TABLE.get(first.wrapping_add(step) & (GUARDS - 1))?;
+        if same(&entry.addr, addr) {
+            return Some(entry);
+        }
+        if entry.flags & GUARD_USED == 0 {
+            return None;
+        }
+    }
+    None
+}
+
+/// What the address is to the forwarding tables: `PLACE_*`. A function of its own, as [`silent`]:
+/// the verifier forgets on return at which place the search ended, else it would walk all that
+/// follows once for each.
+#[inline(never)]
+pub fn flags_of(addr: &[u32; 4]) -> u32 {
+    let first = place_of(*addr);
+    for step in 0..PROBES {
+        let Some(entry) = place(first.wrapping_add(step)) else { return 0 };
+        if same(&entry.addr, addr) {
+            return entry.flags;
+        }
+        if entry.flags & PLACE_USED == 0 {
+            return 0;
+        }
+    }
+    0
+}
+
+#[inline(always)]
+fn place(index: u32) -> Option<&'static Place> {
+    PLACES.get(index & places_mask())
+}
+
+/// Whether this node must not answer for the address now, to a packet from this MAC.
+#[inline(never)]
+pub fn silent(addr: &[u32; 4], now: u64, mac: &[u8; 8]) -> bool {
+    let Some(guard) = guard_of(addr) else {
+        return false;
+    };
+    if now < guard.deadline_ns {
+        return false;
+    }
+    guard.flags & GUARD_SERVES == 0 || unsafe { PEERS.get(mac) }.is_none()
+}
+
+/// Whether a packet that leaves speaks for a silent address; `claims` it on the link, or only has
+/// it as source. A real server on this node answers clients of another director with the VIP as
+/// source; it still may not claim the address.
+#[inline(always)]
+pub fn may_not_speak(addr: &[u32; 4], now: u64, claims: bool) -> bool {
+    let Some(guard) = guard_of(addr) else {
+        return false;
+    };
+    now >= guard.deadline_ns && (guard.flags & GUARD_SERVES == 0 || claims)
+}

@@ -1,0 +1,78 @@
+//! Open-addressed tables of addresses in kernel arrays: who is guarded, which addresses matter.
+//!
+//! Decides: where an entry lies. The kernel looks at `PROBES` places from [`nines_abi::place_of`]
+//! on, up to the first that was never used.
+
+use nines_abi::{
+    Addr, GUARD_USED, GUARDS, Guard, PLACE_USED, PLACES_PER_SERVICE, PROBES, Place, place_of,
+};
+
+use super::shared::View;
+
+const _: () = assert!(GUARDS.is_power_of_two() && PLACES_PER_SERVICE.is_power_of_two());
+
+/// What lies in such a table.
+pub trait Entry: Copy + Default {
+    /// Whose; zero where there is none.
+    fn addr(&self) -> Addr;
+    /// Was anything ever here?
+    fn used(&self) -> bool;
+    /// The same, marked as used.
+    fn mark(self) -> Self;
+}
+
+impl Entry for Guard {
+    fn addr(&self) -> Addr {
+        self.addr
+    }
+    fn used(&self) -> bool {
+        self.flags & GUARD_USED != 0
+    }
+    fn mark(self) -> Self {
+        Self { flags: self.flags | GUARD_USED, ..self }
+    }
+}
+
+impl Entry for Place {
+    fn addr(&self) -> Addr {
+        self.addr
+    }
+    fn used(&self) -> bool {
+        self.flags & PLACE_USED != 0
+    }
+    fn mark(self) -> Self {
+        Self { flags: self.flags | PLACE_USED, ..self }
+    }
+}
+
+fn way<T: Entry>(view: &View<T>, addr: Addr) -> impl Iterator<Item = u32> + '_ {
+    let word = |i: usize| u32::from_ne_bytes([addr[i], addr[i + 1], addr[i + 2], addr[i + 3]]);
+    let first = place_of([word(0), word(4), word(8), word(12)]);
+    (0..PROBES).map(move |step| first.wrapping_add(step) & (view.len() - 1))
+}
+
+/// Where the address is.
+pub fn find<T: Entry>(view: &View<T>, addr: Addr) -> Option<u32> {
+    way(view, addr)
+        .take_while(|index| view.get(*index).used())
+        .find(|index| view.get(*index).addr() == addr)
+}
+
+/// Writes the entry where its address is or where there is room; false: there is none.
+pub fn put<T: Entry>(view: &View<T>, entry: T) -> bool {
+    let free = || way(view, entry.addr()).find(|index| view.get(*index).addr() == [0; 16]);
+    let at = find(view, entry.addr()).or_else(free);
+    at.inspect(|index| view.set(*index, entry.mark())).is_some()
+}
+
+/// Takes the address out; a search for others goes on behind its place.
+pub fn remove<T: Entry>(view: &View<T>, addr: Addr) {
+    if let Some(index) = find(view, addr) {
+        view.set(index, T::default().mark());
+    }
+}
+
+/// Every entry there is.
+pub fn all<T: Entry>(view: &View<T>) -> impl Iterator<Item = T> + '_ {
+    (0..view.len()).map(|index| view.get(index)).filter(|entry| entry.addr() != [0; 16])
+}
