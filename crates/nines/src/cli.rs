@@ -99,6 +99,13 @@ enum Commands {
     Config(config::ConfigArgs),
     /// Run the agent (systemd does this).
     Agent(agent::AgentArgs),
+    /// LVS's ipvsadm on nines' tables, without an agent (`nines ipvsadm --help`).
+    #[command(disable_help_flag = true)]
+    Ipvsadm {
+        /// As ipvsadm takes them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
     /// A whole cluster on this machine, in network namespaces.
     Demo(crate::demo::DemoArgs),
     /// Version, data path and API of this binary and the agent.
@@ -248,6 +255,7 @@ fn run(context: &Context, command: Commands) -> Outcome<u8> {
         Commands::Server(args) => server::run(context, &args),
         Commands::Config(args) => config::run(context, &args),
         Commands::Agent(args) => agent::run(context, &args),
+        Commands::Ipvsadm { words } => Ok(crate::ipvsadm::run(&words)),
         Commands::Demo(args) => crate::demo::run(context, &args),
         Commands::DemoPart(args) => crate::demo::part(&args),
         Commands::Version => version::run(context),

@@ -136,6 +136,12 @@ fn pin(pins: &Path, interface: &str, side: &str) -> PathBuf {
     pins.join(format!("link-{interface}-{side}"))
 }
 
+/// Whether the programs are on `interface` by links that stay. Filters of clsact are not looked
+/// for: putting them again is as cheap.
+pub fn is_on(pins: &Path, interface: &str) -> bool {
+    ["ingress", "egress"].iter().all(|side| pin(pins, interface, side).exists())
+}
+
 fn tc_side(
     ebpf: &mut Ebpf,
     pins: &Path,

@@ -36,7 +36,7 @@ impl Free {
 
     /// Takes `len` at `from` or behind, or from the beginning; `None`: no stretch is so long.
     pub fn take(&mut self, len: u32, from: u32) -> Option<u32> {
-        let len = even(len);
+        let (len, from) = (even(len), even(from));
         // A stretch that begins before `from` is used from there on, if that is enough.
         let across = self.stretches.range(..from).next_back().and_then(|(base, free)| {
             let skip = from - base;
@@ -70,6 +70,6 @@ mod tests {
         assert_eq!(free.take(2, 18), Some(8), "round to the beginning");
         assert_eq!(free.take(1, 0), None);
         let mut one = Free::new(8, []);
-        assert_eq!((one.take(2, 4), one.take(2, 6), one.take(4, 0)), (Some(4), Some(6), Some(0)));
+        assert_eq!((one.take(2, 3), one.take(2, 6), one.take(4, 0)), (Some(4), Some(6), Some(0)));
     }
 }

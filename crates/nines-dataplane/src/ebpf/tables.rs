@@ -1,0 +1,394 @@
+//! The pinned tables: services, servers, picks, flows, counts. Needs no program: whoever may read
+//! the pins may look at them and change them.
+//!
+//! Decides: how much room there is, and that a failed update is taken back.
+
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    fs,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+};
+
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
+use nines_abi::{
+    DROP_NAMES, Load, Place, Server, Service, ServiceKey, Settings, Stats, WAYS,
+};
+use nines_model::{Counters, ForwardingTable, Tally};
+
+use super::{
+    Raw, guard, map_error, places,
+    shared::Shared,
+    wrong,
+    writes::{self, Installed, Write},
+};
+use crate::{
+    Error, Result,
+    address::{self, Way},
+};
+
+/// Room in the kernel tables. It is made when they are; a binary that wants more makes new ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Services; a power of two.
+    pub services: u32,
+    /// Real servers of all services.
+    pub servers: u32,
+    /// Entries of all pick tables.
+    pub picks: u32,
+    /// Buckets of the flow table; a power of two.
+    pub buckets: u32,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        let (services, servers) = (nines_abi::SERVICES, nines_abi::SERVERS);
+        Self { services, servers, picks: nines_abi::PICKS, buckets: nines_abi::BUCKETS }
+    }
+}
+
+impl Sizes {
+    /// Room for this table twice over, and so many flows.
+    pub fn holding(table: &ForwardingTable, flows: u32) -> Self {
+        let least = Self::default();
+        let services = table.services.len() as u32;
+        let servers: usize = table.services.values().map(|s| s.servers.len()).sum();
+        let picks: u64 = table.services.values().map(writes::picks_of).sum();
+        Self {
+            services: (services * 2).next_power_of_two().max(least.services),
+            servers: (servers as u32 * 2).max(least.servers),
+            picks: u32::try_from(picks * 2).unwrap_or(u32::MAX / 2).max(least.picks),
+            buckets: flows.div_ceil(WAYS as u32).next_power_of_two().max(least.buckets),
+        }
+    }
+
+    /// Entries of each map by this; PICKS has two picks in one.
+    pub(super) fn of_maps(self) -> [(&'static str, u32); 10] {
+        [
+            ("SERVICES", self.services),
+            ("SERVICE_KEYS", self.services),
+            ("SERVICE_STATS", self.services),
+            ("TURNS", self.services),
+            ("PLACES", self.services * nines_abi::PLACES_PER_SERVICE),
+            ("SERVERS", self.servers),
+            ("LOADS", self.servers),
+            ("SERVER_STATS", self.servers),
+            ("PICKS", self.picks.div_ceil(2)),
+            ("FLOWS", self.buckets),
+        ]
+    }
+
+    /// What is pinned already, if it is enough; else what is wanted, and the smaller tables go. The
+    /// guard's stay in any case.
+    pub(super) fn settle(self, pins: &Path) -> Self {
+        let entries = |name: &str| {
+            let info = MapData::from_pin(pins.join(name)).ok()?.info().ok()?;
+            Some(info.max_entries())
+        };
+        let Some(found) = (|| {
+            Some(Self {
+                services: entries("SERVICES")?,
+                servers: entries("SERVERS")?,
+                picks: entries("PICKS")? * 2,
+                buckets: entries("FLOWS")?,
+            })
+        })() else {
+            return self;
+        };
+        let enough = found.services >= self.services
+            && found.servers >= self.servers
+            && found.picks >= self.picks
+            && found.buckets >= self.buckets;
+        if enough {
+            return found;
+        }
+        for name in fs::read_dir(pins).into_iter().flatten().flatten().map(|e| e.file_name()) {
+            let name = name.to_string_lossy();
+            if !name.starts_with("link-") && name != guard::TABLE {
+                let _ = fs::remove_file(pins.join(&*name));
+            }
+        }
+        Self {
+            services: self.services.max(found.services),
+            servers: self.servers.max(found.servers),
+            picks: self.picks.max(found.picks),
+            buckets: self.buckets.max(found.buckets),
+        }
+    }
+}
+
+/// The tables of one network namespace.
+pub struct Tables {
+    sizes: Sizes,
+    service_keys: HashMap<MapData, Raw<ServiceKey>, u32>,
+    services: Shared<Service>,
+    places: Shared<Place>,
+    servers: Shared<Server>,
+    picks: Shared<u64>,
+    pub(super) loads: Shared<Load>,
+    settings: Array<MapData, Raw<Settings>>,
+    pub(super) service_stats: PerCpuArray<MapData, Raw<Stats>>,
+    pub(super) server_stats: PerCpuArray<MapData, Raw<Stats>>,
+    drops: PerCpuArray<MapData, u64>,
+    installed: Installed,
+    table: ForwardingTable,
+    /// The kernel holds `table`, and routes are those it was made with.
+    trusted: bool,
+}
+
+/// A map as an array that is memory here too.
+pub(super) fn shared<T: Copy>(map: Map) -> Result<Shared<T>> {
+    match map {
+        Map::Array(data) => Ok(Shared::new(data)),
+        _ => Err(Error::new("a pinned map is not ours", "it is no array")),
+    }
+}
+
+impl Tables {
+    /// Over these maps.
+    pub(super) fn new(take: &mut dyn FnMut(&str) -> Result<Map>, sizes: Sizes) -> Result<Self> {
+        let mut tables = Self {
+            sizes,
+            service_keys: HashMap::try_from(take("SERVICE_KEYS")?).map_err(wrong)?,
+            services: shared(take("SERVICES")?)?,
+            places: shared(take("PLACES")?)?,
+            servers: shared(take("SERVERS")?)?,
+            picks: shared(take("PICKS")?)?,
+            loads: shared(take("LOADS")?)?,
+            settings: Array::try_from(take("SETTINGS")?).map_err(wrong)?,
+            service_stats: PerCpuArray::try_from(take("SERVICE_STATS")?).map_err(wrong)?,
+            server_stats: PerCpuArray::try_from(take("SERVER_STATS")?).map_err(wrong)?,
+            drops: PerCpuArray::try_from(take("DROPS_SEEN")?).map_err(wrong)?,
+            installed: Installed::default(),
+            table: ForwardingTable::default(),
+            trusted: false,
+        };
+        tables.installed = tables.read()?;
+        Ok(tables)
+    }
+
+    /// Those of this namespace, without loading anything; `None`: there are none.
+    pub fn pinned() -> Result<Option<Self>> {
+        let pins = super::pin_directory()?;
+        if !pins.join("SERVICES").exists() {
+            return Ok(None);
+        }
+        let sizes = Sizes::default().settle(&pins);
+        let mut take = |name: &str| pinned(&pins, name);
+        Self::new(&mut take, sizes).map(Some)
+    }
+
+    /// What the kernel holds.
+    pub fn installed(&self) -> &Installed {
+        &self.installed
+    }
+
+    /// Makes the kernel hold this table.
+    pub fn apply(&mut self, table: &ForwardingTable) -> Result<()> {
+        let before = self.trusted.then_some(&self.table);
+        let writes = self.plan(&self.installed, before, table)?;
+        self.commit(&writes)?;
+        self.table = table.clone();
+        self.trusted = true;
+        Ok(())
+    }
+
+    /// Looks at the kernel afresh: how it differs from the last table applied.
+    pub(super) fn observe(&mut self) -> Result<Vec<String>> {
+        let found = self.read()?;
+        let mut differences = Vec::new();
+        if found.services != self.installed.services || found.settings != self.installed.settings {
+            differences.push("services were changed by someone else".to_owned());
+        }
+        let live = |i: &Installed| i.servers.clone();
+        if live(&found) != live(&self.installed) {
+            differences.push("servers were changed by someone else".to_owned());
+        }
+        if found.picks != self.installed.picks {
+            differences.push("pick tables were changed by someone else".to_owned());
+        }
+        if found.places != self.installed.places {
+            differences.push("addresses that matter were changed by someone else".to_owned());
+        }
+        if differences.is_empty() && !self.plan(&found, None, &self.table)?.is_empty() {
+            differences.push("routes to servers changed".to_owned());
+        }
+        self.installed = found;
+        if !differences.is_empty() {
+            // The next apply looks at everything again.
+            self.trusted = false;
+        }
+        Ok(differences)
+    }
+
+    /// The kernel's tables as they are.
+    fn read(&self) -> Result<Installed> {
+        let mut found = Installed { cursor: self.installed.cursor, ..Installed::default() };
+        let services = self.services.view()?;
+        for entry in self.service_keys.iter() {
+            let (key, id) = entry.map_err(map_error)?;
+            if id < services.len() {
+                found.services.insert(key.0, (id, services.get(id)));
+            }
+        }
+        let servers = self.servers.view()?;
+        for slot in 0..servers.len() {
+            let server = servers.get(slot);
+            if server.generation != 0 {
+                found.servers.insert(slot, server);
+            }
+        }
+        found.settings = self.settings.get(&0, 0).map_err(map_error)?.0;
+        for place in places::all(&self.places.view()?) {
+            found.places.insert(place.addr, place.flags & !nines_abi::PLACE_USED);
+        }
+        for (_, service) in found.services.values().filter(|(_, s)| s.table_len() > 0) {
+            let (base, len) = (service.table_base(), service.table_len());
+            let pairs = self.picks.part(base / 2, len.div_ceil(2))?;
+            let read = |i: u32| (pairs.get(i / 2) >> (i % 2 * 32)) as u32;
+            found.picks.insert(base, (base..base + len).map(read).collect());
+        }
+        Ok(found)
+    }
+
+    fn write(&mut self, write: &Write) -> Result<()> {
+        match write {
+            Write::Server(slot, server) => {
+                let servers = self.servers.view()?;
+                // Another server in this slot, and not a freed one that an undo brings back.
+                let old = servers.get(*slot);
+                let next = old.generation.wrapping_add(1);
+                let loads = self.loads.view()?;
+                if server.generation == next && server.addr != [0; 16] {
+                    loads.set(*slot, Load::default());
+                } else if (server.upper, server.lower) != (old.upper, old.lower) {
+                    let load = loads.get(*slot);
+                    let overloaded = nines_abi::limited(&load, server.upper, server.lower);
+                    loads.set_word(*slot, 2, overloaded);
+                }
+                servers.set(*slot, *server);
+                Ok(())
+            }
+            Write::Picks(base, picks) => {
+                let pairs = self.picks.part(base / 2, (picks.len() as u32).div_ceil(2))?;
+                for (index, pair) in (base / 2..).zip(picks.chunks(2)) {
+                    let second = pair.get(1).copied().unwrap_or(0);
+                    pairs.set(index, u64::from(pair[0]) | u64::from(second) << 32);
+                }
+                Ok(())
+            }
+            Write::Service(key, Some((id, service))) => {
+                self.services.view()?.set(*id, *service);
+                self.service_keys.insert(Raw(*key), id, 0)
+            }
+            Write::Service(key, None) => match self.service_keys.remove(&Raw(*key)) {
+                Err(aya::maps::MapError::KeyNotFound) => Ok(()),
+                other => other,
+            },
+            Write::Place(addr, flags) => {
+                let view = self.places.view()?;
+                if *flags == 0 {
+                    places::remove(&view, *addr);
+                } else if !places::put(&view, Place { addr: *addr, flags: *flags, pad: 0 }) {
+                    let vip = address::unmapped(*addr);
+                    let why = "the table of addresses has no room where it belongs";
+                    return Err(Error::new(format!("{vip} cannot be served"), why));
+                }
+                Ok(())
+            }
+            Write::Settings(settings) => self.settings.set(0, Raw(*settings), 0),
+        }
+        .map_err(map_error)
+    }
+
+    /// Many services may share a server's address: each is looked up once.
+    fn plan(
+        &self,
+        installed: &Installed,
+        before: Option<&ForwardingTable>,
+        table: &ForwardingTable,
+    ) -> Result<Vec<Write>> {
+        let mtus: BTreeMap<u32, u32> =
+            address::interfaces()?.iter().map(|i| (i.index, i.mtu)).collect();
+        let known: RefCell<BTreeMap<IpAddr, Option<Way>>> = RefCell::default();
+        let route = |addr: IpAddr| {
+            *known.borrow_mut().entry(addr).or_insert_with(|| {
+                let way = address::route(addr)?;
+                Some(Way { mtu: way.mtu.or_else(|| mtus.get(&way.ifindex).copied()), ..way })
+            })
+        };
+        writes::plan(writes::Ask { installed, before, table, sizes: self.sizes, route: &route })
+    }
+
+    /// Carries out all updates or none.
+    pub(super) fn commit(&mut self, writes: &[Write]) -> Result<()> {
+        let mut done: Vec<Write> = Vec::new();
+        for write in writes {
+            if let Err(why) = self.write(write) {
+                for inverse in done.iter().rev() {
+                    // The old values fitted a moment ago; if even this fails, observe() sees it.
+                    let _ = self.write(inverse);
+                    self.installed.record(inverse);
+                }
+                return Err(why);
+            }
+            done.extend(self.installed.record(write));
+        }
+        self.installed.trim();
+        Ok(())
+    }
+
+    /// Counts since the tables were made.
+    pub fn counters(&self) -> Result<Counters> {
+        let loads = self.loads.view()?;
+        let mut counters = Counters::default();
+        let mut slots: BTreeMap<(u32, SocketAddr), u32> = BTreeMap::new();
+        for (slot, server) in &self.installed.servers {
+            if server.addr != [0; 16] {
+                slots.insert((server.service, writes::identity(server)), *slot);
+            }
+        }
+        for (name, service) in &self.table.services {
+            let Some((id, _)) = self.installed.services.get(&writes::key(service.traffic)) else {
+                continue;
+            };
+            let mut whole = sum(self.service_stats.get(id, 0).map_err(map_error)?);
+            for (server, wanted) in &service.servers {
+                let Some(slot) = slots.get(&(*id, wanted.addr)) else { continue };
+                let mut tally = sum(self.server_stats.get(slot, 0).map_err(map_error)?);
+                let load = loads.get(*slot);
+                (tally.active, tally.inactive) = (load.active, load.inactive);
+                whole.active += tally.active;
+                whole.inactive += tally.inactive;
+                counters.servers.insert((name.clone(), server.clone()), tally);
+            }
+            counters.services.insert(name.clone(), whole);
+        }
+        for (reason, name) in DROP_NAMES.iter().enumerate() {
+            let seen = self.drops.get(&(reason as u32), 0).map_err(map_error)?;
+            counters.drops.insert((*name).to_owned(), seen.iter().sum());
+        }
+        Ok(counters)
+    }
+
+}
+
+/// Counts of all processors.
+pub(super) fn sum(values: aya::maps::PerCpuValues<Raw<Stats>>) -> Tally {
+    values.iter().fold(Tally::default(), |t, s| Tally {
+        connections: t.connections + s.0.connections,
+        packets_in: t.packets_in + s.0.packets_in,
+        bytes_in: t.bytes_in + s.0.bytes_in,
+        packets_out: t.packets_out + s.0.packets_out,
+        bytes_out: t.bytes_out + s.0.bytes_out,
+        ..Tally::default()
+    })
+}
+
+/// A pinned map as what it is.
+pub(super) fn pinned(pins: &Path, name: &str) -> Result<Map> {
+    let failed = |e: aya::maps::MapError| Error::new(format!("cannot open map {name}"), e);
+    let data = MapData::from_pin(pins.join(name)).map_err(failed)?;
+    Map::from_map_data(data).map_err(failed)
+}

@@ -1,0 +1,699 @@
+//! ipvsadm's command line, options in any order: what is asked, or what is wrong with it in
+//! ipvsadm's words.
+//!
+//! Decides: grammar and the checks that need no table. Defaults are ipvsadm's.
+
+use std::{
+    collections::BTreeSet,
+    iter::Peekable,
+    net::SocketAddr,
+};
+
+use nines_model::{
+    Forward, Limit, Listen, Millis, Persist, Proto, Scheduler, SchedulerFlags, Traffic, Tunnel,
+    TunnelChecksum, TunnelKind,
+};
+
+use super::names;
+
+/// Why a line is refused: text and exit code.
+pub type Refused = (String, u8);
+
+fn usage<T>(text: impl Into<String>) -> Result<T, Refused> {
+    Err((text.into(), 2))
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    Add,
+    Edit,
+    Delete,
+    Flush,
+    AddServer,
+    EditServer,
+    DeleteServer,
+    List,
+    Set([u32; 3]),
+    StartDaemon,
+    StopDaemon,
+    Restore,
+    Save,
+    Zero,
+    Help,
+    Version,
+}
+
+impl Command {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Add => "add-service",
+            Self::Edit => "edit-service",
+            Self::Delete => "delete-service",
+            Self::Flush => "flush",
+            Self::AddServer => "add-server",
+            Self::EditServer => "edit-server",
+            Self::DeleteServer => "delete-server",
+            Self::List => "list",
+            Self::Set(_) => "set",
+            Self::StartDaemon => "start-daemon",
+            Self::StopDaemon => "stop-daemon",
+            Self::Restore => "restore",
+            Self::Save => "save",
+            Self::Zero => "zero",
+            Self::Help => "help",
+            Self::Version => "version",
+        }
+    }
+
+    /// Options it must have, and those it may.
+    fn options(self) -> (&'static [&'static str], &'static [&'static str]) {
+        const SERVICE: &[&str] =
+            &["scheduler", "persistent", "netmask", "ops", "pe", "sched-flags"];
+        const SERVER: &[&str] = &[
+            "forwarding-method",
+            "weight",
+            "u-threshold",
+            "l-threshold",
+            "tun-type",
+            "tun-port",
+            "tun-nocsum",
+            "tun-csum",
+            "tun-remcsum",
+        ];
+        const LIST: &[&str] = &[
+            "numeric",
+            "connection",
+            "service-address",
+            "timeout",
+            "daemon",
+            "stats",
+            "rate",
+            "thresholds",
+            "persistent-conn",
+            "tun-info",
+            "nosort",
+            "exact",
+        ];
+        const DAEMON: &[&str] =
+            &["syncid", "mcast-interface", "mcast-group", "mcast-port", "mcast-ttl", "sync-maxlen"];
+        match self {
+            Self::Add | Self::Edit => (&["service-address"], SERVICE),
+            Self::Delete => (&["service-address"], &[]),
+            Self::AddServer | Self::EditServer => (&["service-address", "real-server"], SERVER),
+            Self::DeleteServer => (&["service-address", "real-server"], &[]),
+            Self::List => (&[], LIST),
+            Self::StartDaemon => (&["mcast-interface"], DAEMON),
+            Self::StopDaemon => (&[], &["syncid"]),
+            Self::Save => (&[], &["numeric"]),
+            Self::Zero => (&[], &["service-address"]),
+            _ => (&[], &[]),
+        }
+    }
+}
+
+/// A line, read.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    pub command: Command,
+    /// Names of the options that were there.
+    pub options: BTreeSet<&'static str>,
+    pub traffic: Option<Traffic>,
+    pub scheduler: Scheduler,
+    /// The scheduler's name as written, if there is no such scheduler.
+    pub unknown_scheduler: bool,
+    pub flags: SchedulerFlags,
+    pub persist: Option<Persist>,
+    pub one_packet: bool,
+    pub sip: bool,
+    pub server: Option<SocketAddr>,
+    pub forward: Forward,
+    pub weight: u32,
+    pub limit: Limit,
+}
+
+impl Ask {
+    /// Whether an option was there.
+    pub fn has(&self, option: &str) -> bool {
+        self.options.contains(option)
+    }
+}
+
+/// Longest time of persistence and of idle limits, seconds.
+const TIMEOUT_MAX: u32 = 86_400 * 31;
+
+struct Reader {
+    command: Option<Command>,
+    options: BTreeSet<&'static str>,
+    proto_addr: Option<(Proto, String)>,
+    mark: Option<u32>,
+    v6: bool,
+    scheduler: Option<String>,
+    sched_flags: Option<String>,
+    persist: Option<u32>,
+    netmask: Option<String>,
+    sip: bool,
+    server: Option<String>,
+    forward: Option<Forward>,
+    tunnel: Tunnel,
+    weight: u32,
+    limit: Limit,
+}
+
+/// Options of one letter, by their long names.
+const SHORT: &[(char, &str)] = &[
+    ('A', "add-service"),
+    ('E', "edit-service"),
+    ('D', "delete-service"),
+    ('C', "clear"),
+    ('a', "add-server"),
+    ('e', "edit-server"),
+    ('d', "delete-server"),
+    ('L', "list"),
+    ('l', "list"),
+    ('Z', "zero"),
+    ('R', "restore"),
+    ('S', "save"),
+    ('h', "help"),
+    ('v', "version"),
+    ('t', "tcp-service"),
+    ('u', "udp-service"),
+    ('f', "fwmark-service"),
+    ('M', "netmask"),
+    ('r', "real-server"),
+    ('g', "gatewaying"),
+    ('i', "ipip"),
+    ('m', "masquerading"),
+    ('w', "weight"),
+    ('x', "u-threshold"),
+    ('y', "l-threshold"),
+    ('p', "persistent"),
+    ('s', "scheduler"),
+    ('n', "numeric"),
+    ('c', "connection"),
+    ('o', "ops"),
+    ('6', "ipv6"),
+    ('b', "sched-flags"),
+];
+
+/// Options with a value.
+const VALUED: &[&str] = &[
+    "tcp-service",
+    "udp-service",
+    "sctp-service",
+    "fwmark-service",
+    "netmask",
+    "real-server",
+    "weight",
+    "u-threshold",
+    "l-threshold",
+    "scheduler",
+    "sched-flags",
+    "pe",
+    "set",
+    "start-daemon",
+    "stop-daemon",
+    "mcast-interface",
+    "mcast-group",
+    "mcast-port",
+    "mcast-ttl",
+    "syncid",
+    "sync-maxlen",
+    "tun-type",
+    "tun-port",
+];
+
+/// Options of listings that only set themselves.
+const PLAIN: &[&str] = &[
+    "numeric",
+    "connection",
+    "timeout",
+    "daemon",
+    "stats",
+    "rate",
+    "thresholds",
+    "persistent-conn",
+    "tun-info",
+    "nosort",
+    "exact",
+    "ops",
+];
+
+/// Reads the words after the program's name; none of them means the list.
+pub fn read(words: &[String]) -> Result<Ask, Refused> {
+    let mut reader = Reader {
+        command: words.is_empty().then_some(Command::List),
+        options: BTreeSet::new(),
+        proto_addr: None,
+        mark: None,
+        v6: false,
+        scheduler: None,
+        sched_flags: None,
+        persist: None,
+        netmask: None,
+        sip: false,
+        server: None,
+        forward: None,
+        tunnel: Tunnel { kind: TunnelKind::Ipip, port: 0, checksum: TunnelChecksum::None },
+        weight: 1,
+        limit: Limit::default(),
+    };
+    let mut rest = words.iter().map(String::as_str).peekable();
+    while let Some(word) = rest.next() {
+        if let Some(long) = word.strip_prefix("--") {
+            let (name, value) = match long.split_once('=') {
+                Some((name, value)) => (name, Some(value)),
+                None => (long, None),
+            };
+            reader.long(word, name, value, &mut rest)?;
+        } else if let Some(letters) = word.strip_prefix('-').filter(|l| !l.is_empty()) {
+            reader.letters(word, letters, &mut rest)?;
+        } else {
+            return usage(format!("unexpected argument {word}"));
+        }
+    }
+    reader.finish()
+}
+
+impl Reader {
+    fn letters<'a>(
+        &mut self,
+        word: &str,
+        letters: &'a str,
+        rest: &mut Peekable<impl Iterator<Item = &'a str>>,
+    ) -> Result<(), Refused> {
+        for (i, letter) in letters.char_indices() {
+            let Some((_, name)) = SHORT.iter().find(|(l, _)| *l == letter) else {
+                return Err((format!("{word}: unknown option"), 255));
+            };
+            let behind = &letters[i + letter.len_utf8()..];
+            if VALUED.contains(name) && !behind.is_empty() {
+                let value = behind.strip_prefix('=').unwrap_or(behind);
+                return self.long(word, name, Some(value), rest);
+            }
+            self.long(word, name, None, rest)?;
+        }
+        Ok(())
+    }
+
+    fn long<'a>(
+        &mut self,
+        word: &str,
+        name: &str,
+        value: Option<&'a str>,
+        rest: &mut Peekable<impl Iterator<Item = &'a str>>,
+    ) -> Result<(), Refused> {
+        let value = match value {
+            Some(value) => value,
+            None if VALUED.contains(&name) => match rest.next() {
+                Some(value) => value,
+                None => return Err((format!("{word}: missing argument"), 255)),
+            },
+            None => "",
+        };
+        let command = match name {
+            "add-service" => Command::Add,
+            "edit-service" => Command::Edit,
+            "delete-service" => Command::Delete,
+            "clear" => Command::Flush,
+            "add-server" => Command::AddServer,
+            "edit-server" => Command::EditServer,
+            "delete-server" => Command::DeleteServer,
+            "list" => Command::List,
+            "zero" => Command::Zero,
+            "restore" => Command::Restore,
+            "save" => Command::Save,
+            "help" => Command::Help,
+            "version" => Command::Version,
+            "set" => {
+                let mut three = [timeout(value, 0)?, 0, 0];
+                for slot in &mut three[1..] {
+                    match rest.next() {
+                        Some(value) => *slot = timeout(value, 0)?,
+                        None => return usage("--set option requires 3 timeout values"),
+                    }
+                }
+                Command::Set(three)
+            }
+            "start-daemon" if value.starts_with(['m', 'b']) => Command::StartDaemon,
+            "start-daemon" => return usage("illegal start-daemon parameter specified"),
+            "stop-daemon" if value.starts_with(['m', 'b']) => Command::StopDaemon,
+            "stop-daemon" => return usage("illegal start_daemon specified"),
+            _ => return self.option(word, name, value, rest),
+        };
+        if self.command.is_some() {
+            return usage("multiple commands specified");
+        }
+        self.command = Some(command);
+        Ok(())
+    }
+
+    fn set(&mut self, option: &'static str) -> Result<(), Refused> {
+        if !self.options.insert(option) {
+            return usage(format!("multiple '{option}' options specified"));
+        }
+        Ok(())
+    }
+
+    fn option<'a>(
+        &mut self,
+        word: &str,
+        name: &str,
+        value: &'a str,
+        rest: &mut Peekable<impl Iterator<Item = &'a str>>,
+    ) -> Result<(), Refused> {
+        match name {
+            "tcp-service" | "udp-service" | "sctp-service" => {
+                self.set("service-address")?;
+                let proto = match name {
+                    "tcp-service" => Proto::Tcp,
+                    "udp-service" => Proto::Udp,
+                    _ => Proto::Sctp,
+                };
+                if names::address(value, proto).is_none() {
+                    return usage("illegal virtual server address[:port] specified");
+                }
+                self.proto_addr = Some((proto, value.to_owned()));
+            }
+            "fwmark-service" => {
+                self.set("service-address")?;
+                match value.parse::<u32>().ok().filter(|m| *m > 0 && *m <= i32::MAX as u32) {
+                    Some(mark) => self.mark = Some(mark),
+                    None => return usage(format!("invalid fwmark value `{value}' specified")),
+                }
+            }
+            "ipv6" => self.v6 = true,
+            "scheduler" => {
+                self.set("scheduler")?;
+                self.scheduler = Some(value.to_owned());
+            }
+            "persistent" => {
+                self.set("persistent")?;
+                let given = rest.next_if(|next| !next.starts_with('-'));
+                self.persist = Some(given.map_or(Ok(300), |value| timeout(value, 1))?);
+            }
+            "netmask" => {
+                self.set("netmask")?;
+                self.netmask = Some(value.to_owned());
+            }
+            "real-server" => {
+                self.set("real-server")?;
+                self.server = Some(value.to_owned());
+            }
+            "gatewaying" | "ipip" | "masquerading" => {
+                self.set("forwarding-method")?;
+                self.forward = Some(match name {
+                    "gatewaying" => Forward::Dr,
+                    "masquerading" => Forward::Nat,
+                    _ => Forward::Tunnel(self.tunnel),
+                });
+            }
+            "weight" => {
+                self.set("weight")?;
+                self.weight = number(value, i32::MAX as u32, "illegal weight specified")?;
+            }
+            "u-threshold" => {
+                self.set("u-threshold")?;
+                self.limit.upper = number(value, i32::MAX as u32, "illegal u_threshold specified")?;
+            }
+            "l-threshold" => {
+                self.set("l-threshold")?;
+                self.limit.lower = number(value, i32::MAX as u32, "illegal l_threshold specified")?;
+            }
+            "sched-flags" => {
+                self.set("sched-flags")?;
+                self.sched_flags = Some(value.to_owned());
+            }
+            "pe" => {
+                self.set("pe")?;
+                self.sip = value == "sip";
+            }
+            "sort" => {}
+            "tun-type" | "tun-port" | "tun-nocsum" | "tun-csum" | "tun-remcsum" => {
+                return self.tunnel(name, value);
+            }
+            "syncid" => {
+                self.set("syncid")?;
+                number(value, 255, "illegal syncid specified")?;
+            }
+            "mcast-interface" => self.set("mcast-interface")?,
+            "mcast-group" => self.set("mcast-group")?,
+            "mcast-port" => {
+                self.set("mcast-port")?;
+                number(value, 65_535, "illegal mcast-port specified")?;
+            }
+            "mcast-ttl" => {
+                self.set("mcast-ttl")?;
+                number(value, 255, "illegal mcast-ttl specified")?;
+            }
+            "sync-maxlen" => {
+                self.set("sync-maxlen")?;
+                number(value, 65_535, "illegal sync-maxlen specified")?;
+            }
+            _ => match PLAIN.iter().find(|plain| **plain == name) {
+                Some(plain) => self.set(plain)?,
+                None => return Err((format!("{word}: unknown option"), 255)),
+            },
+        }
+        Ok(())
+    }
+
+    fn tunnel(&mut self, name: &str, value: &str) -> Result<(), Refused> {
+        match name {
+            "tun-type" => {
+                self.set("tun-type")?;
+                self.tunnel.kind = match value {
+                    "ipip" => TunnelKind::Ipip,
+                    "gue" => TunnelKind::Gue,
+                    "gre" => TunnelKind::Gre,
+                    _ => return usage("illegal tunnel type specified"),
+                };
+            }
+            "tun-port" => {
+                self.set("tun-port")?;
+                let port = number(value, 65_535, "illegal tunnel port specified")?;
+                if port == 0 {
+                    return usage("illegal tunnel port specified");
+                }
+                self.tunnel.port = port as u16;
+            }
+            "tun-nocsum" => self.set("tun-nocsum")?,
+            "tun-csum" => {
+                self.set("tun-csum")?;
+                self.tunnel.checksum = TunnelChecksum::Full;
+            }
+            _ => {
+                self.set("tun-remcsum")?;
+                self.tunnel.checksum = TunnelChecksum::Remote;
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Ask, Refused> {
+        let Some(command) = self.command else {
+            let help = "Try `ipvsadm -h' or 'ipvsadm --help' for more information.";
+            return Err((help.into(), 255));
+        };
+        let traffic = self.traffic();
+        let name = self.scheduler.as_deref().unwrap_or("wlc");
+        let known =
+            Scheduler::ALL.iter().find(|(n, s)| *n == name && *s != Scheduler::Maglev);
+        let scheduler = known.map_or(Scheduler::Wlc, |(_, s)| *s);
+        let flags = self.flags(scheduler)?;
+        let persist = self.persistence(traffic)?;
+        if command == Command::List {
+            self.check_list()?;
+        }
+        self.check_options(command)?;
+        if matches!(command, Command::Add | Command::Edit) {
+            check_service(traffic, persist, self.options.contains("ops"))?;
+        }
+        let mut server = None;
+        let mut forward = self.forward.unwrap_or(Forward::Dr);
+        if let (Some(text), Some(traffic)) = (&self.server, traffic) {
+            let (proto, port) = match traffic {
+                Traffic::To(listen) => (listen.proto, listen.addr.port()),
+                Traffic::Marked { .. } => (Proto::Tcp, 0),
+            };
+            let Some((ip, own)) = names::address(text, proto) else {
+                return usage("illegal real server address[:port] specified");
+            };
+            // Only NAT maps ports.
+            let mapped = if forward == Forward::Nat { own.unwrap_or(port) } else { port };
+            server = Some(SocketAddr::new(ip, mapped));
+            forward = self.forwarding(forward)?;
+            let tunnel = matches!(forward, Forward::Tunnel(_));
+            if ip.is_ipv6() != traffic.is_ipv6() && !tunnel && command != Command::DeleteServer {
+                return usage("Different address family is allowed only for tunneling servers");
+            }
+        }
+        Ok(Ask {
+            command,
+            traffic,
+            scheduler,
+            unknown_scheduler: known.is_none(),
+            flags,
+            persist,
+            one_packet: self.options.contains("ops"),
+            sip: self.sip,
+            server,
+            forward,
+            weight: self.weight,
+            limit: self.limit,
+            options: self.options,
+        })
+    }
+
+    fn traffic(&self) -> Option<Traffic> {
+        if let Some(mark) = self.mark {
+            return Some(Traffic::Marked { mark, v6: self.v6 });
+        }
+        let (proto, text) = self.proto_addr.as_ref()?;
+        let (ip, port) = names::address(text, *proto)?;
+        let addr = SocketAddr::new(ip, port.unwrap_or(0));
+        Some(Traffic::To(Listen { addr, proto: *proto }))
+    }
+
+    fn forwarding(&self, forward: Forward) -> Result<Forward, Refused> {
+        let any = self.options.iter().any(|option| option.starts_with("tun-"));
+        if !matches!(forward, Forward::Tunnel(_)) {
+            return if any {
+                usage("Tunnel options conflict with forward method")
+            } else {
+                Ok(forward)
+            };
+        }
+        let kind = match self.tunnel.kind {
+            TunnelKind::Ipip => "ipip",
+            TunnelKind::Gue => "gue",
+            TunnelKind::Gre => "gre",
+        };
+        let illegal: &[&str] = match self.tunnel.kind {
+            TunnelKind::Ipip => &["tun-port", "tun-nocsum", "tun-csum", "tun-remcsum"],
+            TunnelKind::Gue => &[],
+            TunnelKind::Gre => &["tun-port", "tun-remcsum"],
+        };
+        if self.tunnel.kind == TunnelKind::Gue && self.tunnel.port == 0 {
+            return usage(format!(
+                "You need to supply the 'tun-port' option for the '{kind}' tunnel type"
+            ));
+        }
+        if let Some(option) = illegal.iter().find(|option| self.options.contains(**option)) {
+            return usage(format!("Illegal '{option}' option with the '{kind}' tunnel type"));
+        }
+        let sums = ["tun-nocsum", "tun-csum", "tun-remcsum"];
+        let mut given = sums.iter().filter(|option| self.options.contains(**option));
+        if let (Some(one), Some(two)) = (given.next(), given.next()) {
+            return usage(format!(
+                "The option '{one}' conflicts with the '{two}' option in the '{kind}' tunnel type"
+            ));
+        }
+        Ok(Forward::Tunnel(self.tunnel))
+    }
+
+    fn flags(&self, scheduler: Scheduler) -> Result<SchedulerFlags, Refused> {
+        let mut flags = SchedulerFlags::default();
+        for flag in self.sched_flags.iter().flat_map(|text| text.split(',')) {
+            let (of, option) = flag.split_once('-').unwrap_or((flag, ""));
+            let wanted = match scheduler {
+                Scheduler::Sh => "sh",
+                Scheduler::Mh => "mh",
+                _ => "",
+            };
+            match (of, option) {
+                ("flag", "1") => flags.fallback = true,
+                ("flag", "2") => flags.port = true,
+                ("flag", "3") => {}
+                ("sh" | "mh", "fallback" | "port") if of != wanted => {
+                    return usage(format!("incompatible scheduler flag `{flag}'"));
+                }
+                ("sh" | "mh", "fallback") => flags.fallback = true,
+                ("sh" | "mh", "port") => flags.port = true,
+                _ => return usage(format!("invalid scheduler flag `{flag}'")),
+            }
+        }
+        Ok(flags)
+    }
+
+    fn persistence(&self, traffic: Option<Traffic>) -> Result<Option<Persist>, Refused> {
+        let v6 = traffic.is_some_and(Traffic::is_ipv6);
+        let prefix = match &self.netmask {
+            None => if v6 { 128 } else { 32 },
+            Some(text) if v6 => match text.parse::<u8>() {
+                Ok(prefix @ 1..=128) => prefix,
+                _ => return usage("illegal ipv6 netmask specified"),
+            },
+            Some(text) => {
+                let mask = text.parse::<std::net::Ipv4Addr>().map(u32::from);
+                match mask {
+                    // Leading ones only: a prefix.
+                    Ok(mask) if mask != 0 && mask.leading_ones() == mask.count_ones() => {
+                        mask.count_ones() as u8
+                    }
+                    _ => return usage("illegal virtual server persistent mask specified"),
+                }
+            }
+        };
+        let time = |seconds: u32| Millis(u64::from(seconds) * 1_000);
+        Ok(self.persist.map(|seconds| Persist { time: time(seconds), prefix }))
+    }
+
+    fn check_options(&self, command: Command) -> Result<(), Refused> {
+        let (required, allowed) = command.options();
+        if let Some(missing) = required.iter().find(|option| !self.options.contains(**option)) {
+            return usage(format!(
+                "You need to supply the '{missing}' option for the '{}' command",
+                command.name()
+            ));
+        }
+        let known = |option: &&str| required.contains(option) || allowed.contains(option);
+        match self.options.iter().find(|option| !known(option)) {
+            Some(option) => {
+                usage(format!("Illegal '{option}' option with the '{}' command", command.name()))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn check_list(&self) -> Result<(), Refused> {
+        let has = |option: &&&str| self.options.contains(**option);
+        let whole = ["connection", "timeout", "daemon"].iter().filter(has).count();
+        let forms = ["stats", "rate", "thresholds", "persistent-conn", "tun-info"];
+        let forms = forms.iter().filter(has).count();
+        if whole > 1 || forms > 1 || whole + forms > 1 {
+            return usage("options conflicts in the list command");
+        }
+        Ok(())
+    }
+}
+
+fn check_service(
+    traffic: Option<Traffic>,
+    persist: Option<Persist>,
+    one_packet: bool,
+) -> Result<(), Refused> {
+    if let Some(Traffic::To(listen)) = traffic {
+        if listen.addr.port() == 0 && persist.is_none() {
+            return usage("Zero port specified for non-persistent service");
+        }
+        if one_packet && listen.proto != Proto::Udp {
+            return usage("One-Packet Scheduling is only for UDP virtual services");
+        }
+    }
+    Ok(())
+}
+
+fn number(text: &str, most: u32, refused: &str) -> Result<u32, Refused> {
+    match text.parse::<u32>() {
+        Ok(number) if number <= most => Ok(number),
+        _ => usage(refused),
+    }
+}
+
+fn timeout(text: &str, least: u32) -> Result<u32, Refused> {
+    match text.parse::<u32>() {
+        Ok(seconds) if (least..=TIMEOUT_MAX).contains(&seconds) => Ok(seconds),
+        _ => usage(format!("invalid timeout value `{text}' specified")),
+    }
+}
