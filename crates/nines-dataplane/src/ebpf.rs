@@ -192,8 +192,14 @@ impl EbpfPlane {
 
     fn attach_all(&mut self) -> Result<()> {
         let mut names = self.wanted.clone();
-        let indices: BTreeSet<u32> =
-            self.tables.installed().servers.values().map(|s| s.ifindex).filter(|i| *i != 0).collect();
+        let indices: BTreeSet<u32> = self
+            .tables
+            .installed()
+            .servers
+            .values()
+            .map(|s| s.ifindex)
+            .filter(|i| *i != 0)
+            .collect();
         let all = address::interfaces()?;
         names.extend(
             all.iter().filter(|i| indices.contains(&i.index) && i.ethernet).map(|i| i.name.clone()),

@@ -175,7 +175,15 @@ async fn serve_with_socket(
     let (addresses, address_work) = mpsc::channel();
     let mut guard: Option<Box<dyn nines_dataplane::Guard>> = None;
     let mut forwarding = None;
+    let mut claim = None;
     if !witness {
+        claim = ebpf::claim(Duration::from_secs(5))?;
+        if claim.is_none() {
+            let why = "somebody else holds the forwarding tables of this network namespace";
+            return Err(Failure::new(Kind::Io, "cannot start", why).next(
+                "see who: fuser /sys/fs/bpf/nines/*; another agent, or an ipvsadm that hangs",
+            ));
+        }
         let spec = &node.state().spec;
         let table = forwarding::table(spec, &Default::default(), &Known::new(), &[], Vec::new());
         let sizes = ebpf::Sizes::holding(&table, spec.flows);
@@ -238,6 +246,7 @@ async fn serve_with_socket(
     let end = until_the_end(&agent, &mut others, log).await;
     agent.core.put(Input::End);
     let _ = joined.join();
+    drop(claim);
     end
 }
 

@@ -15,7 +15,7 @@ use nines_abi::{
 };
 use nines_model::{
     Forward, ForwardingTable, Limit, Listen, Millis, Persist, Proto, SchedulerFlags, ServerState,
-    Tally, TableServer, TableService, Traffic, Tunnel, TunnelChecksum, TunnelKind,
+    TableServer, TableService, Tally, Traffic, Tunnel, TunnelChecksum, TunnelKind,
 };
 
 use super::{
@@ -43,7 +43,8 @@ pub struct Claim {
 pub fn claim(patience: Duration) -> Result<Option<Claim>> {
     super::ensure_bpffs()?;
     let pins = super::pin_directory()?;
-    let failed = |e: std::io::Error| address::privileged(format!("cannot claim {}", pins.display()), &e);
+    let failed =
+        |e: std::io::Error| address::privileged(format!("cannot claim {}", pins.display()), &e);
     fs::create_dir_all(&pins).map_err(failed)?;
     let directory = File::open(&pins).map_err(failed)?;
     let until = Instant::now() + patience;
@@ -296,7 +297,8 @@ impl Tables {
     /// Starts the counts of a service, or of all, again from zero.
     pub fn zero(&mut self, only: Option<Traffic>) -> Result<()> {
         let only = only.map(writes::key);
-        let cpus = aya::util::nr_cpus().map_err(|(_, e)| Error::new("cannot count processors", e))?;
+        let cpus =
+            aya::util::nr_cpus().map_err(|(_, e)| Error::new("cannot count processors", e))?;
         let zeros = || {
             aya::maps::PerCpuValues::try_from(vec![Raw(Stats::default()); cpus])
                 .map_err(|e| Error::new("cannot reset counts", e))

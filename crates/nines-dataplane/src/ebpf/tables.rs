@@ -12,16 +12,14 @@ use std::{
 };
 
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
-use nines_abi::{
-    DROP_NAMES, Load, Place, Server, Service, ServiceKey, Settings, Stats, WAYS,
-};
+use nines_abi::{DROP_NAMES, Load, Place, Server, Service, ServiceKey, Settings, Stats, WAYS};
 use nines_model::{Counters, ForwardingTable, Tally};
 
 use super::{
     Raw, guard, map_error, places,
     shared::Shared,
-    wrong,
     writes::{self, Installed, Write},
+    wrong,
 };
 use crate::{
     Error, Result,
@@ -371,7 +369,6 @@ impl Tables {
         }
         Ok(counters)
     }
-
 }
 
 /// Counts of all processors.

@@ -3,11 +3,7 @@
 //!
 //! Decides: grammar and the checks that need no table. Defaults are ipvsadm's.
 
-use std::{
-    collections::BTreeSet,
-    iter::Peekable,
-    net::SocketAddr,
-};
+use std::{collections::BTreeSet, iter::Peekable, net::SocketAddr};
 
 use nines_model::{
     Forward, Limit, Listen, Millis, Persist, Proto, Scheduler, SchedulerFlags, Traffic, Tunnel,
@@ -497,8 +493,7 @@ impl Reader {
         };
         let traffic = self.traffic();
         let name = self.scheduler.as_deref().unwrap_or("wlc");
-        let known =
-            Scheduler::ALL.iter().find(|(n, s)| *n == name && *s != Scheduler::Maglev);
+        let known = Scheduler::ALL.iter().find(|(n, s)| *n == name && *s != Scheduler::Maglev);
         let scheduler = known.map_or(Scheduler::Wlc, |(_, s)| *s);
         let flags = self.flags(scheduler)?;
         let persist = self.persistence(traffic)?;
@@ -519,8 +514,9 @@ impl Reader {
             let Some((ip, own)) = names::address(text, proto) else {
                 return usage("illegal real server address[:port] specified");
             };
-            // Only NAT maps ports.
-            let mapped = if forward == Forward::Nat { own.unwrap_or(port) } else { port };
+            // Only NAT maps ports; who is taken out is called by the port he is listed with.
+            let maps = forward == Forward::Nat || command == Command::DeleteServer;
+            let mapped = if maps { own.unwrap_or(port) } else { port };
             server = Some(SocketAddr::new(ip, mapped));
             forward = self.forwarding(forward)?;
             let tunnel = matches!(forward, Forward::Tunnel(_));
@@ -619,7 +615,13 @@ impl Reader {
     fn persistence(&self, traffic: Option<Traffic>) -> Result<Option<Persist>, Refused> {
         let v6 = traffic.is_some_and(Traffic::is_ipv6);
         let prefix = match &self.netmask {
-            None => if v6 { 128 } else { 32 },
+            None => {
+                if v6 {
+                    128
+                } else {
+                    32
+                }
+            }
             Some(text) if v6 => match text.parse::<u8>() {
                 Ok(prefix @ 1..=128) => prefix,
                 _ => return usage("illegal ipv6 netmask specified"),

@@ -1,11 +1,6 @@
 //! ipvsadm's listings, byte for byte.
 
-use std::{
-    cmp::Ordering,
-    collections::BTreeMap,
-    fmt::Write as _,
-    net::SocketAddr,
-};
+use std::{cmp::Ordering, collections::BTreeMap, fmt::Write as _, net::SocketAddr};
 
 use nines_dataplane::ebpf::{Tables, reading, reading::Connection};
 use nines_model::{
@@ -222,9 +217,11 @@ fn title(form: Form) -> String {
             "{:<33} {:<9} {:<11} {:<10} {:<10}\n  -> RemoteAddress:Port\n",
             "Prot LocalAddress:Port", "Weight", "PersistConn", "ActiveConn", "InActConn"
         ),
-        Form::Tunnel => "Prot LocalAddress:Port Scheduler Flags\n  -> RemoteAddress:Port           \
+        Form::Tunnel => {
+            "Prot LocalAddress:Port Scheduler Flags\n  -> RemoteAddress:Port           \
              Forward TunnelInfo    Weight ActiveConn InActConn\n"
-            .into(),
+                .into()
+        }
         Form::Plain => "Prot LocalAddress:Port Scheduler Flags\n  -> RemoteAddress:Port           \
              Forward Weight ActiveConn InActConn\n"
             .into(),

@@ -55,9 +55,11 @@ pub fn address(text: &str, proto: Proto) -> Option<(IpAddr, Option<u16>)> {
     };
     let port = match port {
         None => None,
-        Some(port) => Some(port.parse::<u16>().ok().or_else(|| {
-            known().ports.get(&(port.to_owned(), proto.to_string())).copied()
-        })?),
+        Some(port) => Some(
+            port.parse::<u16>()
+                .ok()
+                .or_else(|| known().ports.get(&(port.to_owned(), proto.to_string())).copied())?,
+        ),
     };
     let ip = host.parse::<IpAddr>().ok().or_else(|| {
         let found = (host, 0).to_socket_addrs().ok()?;

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 mod faults;
 mod forming;
+mod ipvsadm;
 mod packets;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_nines");

@@ -10,7 +10,7 @@ use std::{
 use super::{Net, can_run};
 
 /// The body of `GET /` from a host, once it comes.
-fn get(net: &Net, from: &str, to: &str) -> Option<String> {
+pub fn get(net: &Net, from: &str, to: &str) -> Option<String> {
     let to: SocketAddr = to.parse().unwrap();
     let asked = net.lab.within(from, move || -> std::io::Result<String> {
         let mut stream = TcpStream::connect_timeout(&to, Duration::from_millis(500))?;
@@ -24,7 +24,7 @@ fn get(net: &Net, from: &str, to: &str) -> Option<String> {
 }
 
 /// A director between clients (br0) and servers (br1), a client, two servers.
-fn routed() -> Net {
+pub fn routed() -> Net {
     let net = Net::new(&[
         ("client", &[("br0", "10.97.0.1/24")]),
         ("lb1", &[("br0", "10.97.0.2/24"), ("br1", "10.97.1.2/24")]),
