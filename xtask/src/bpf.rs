@@ -11,18 +11,17 @@ const HOME: &str = "crates/nines-dataplane/src/ebpf";
 
 /// Sources of the object, in the order in which they are hashed.
 fn sources(root: &Path) -> Vec<PathBuf> {
-    let mut files = vec![
-        "crates/nines-abi/src/lib.rs".into(),
-        "crates/nines-bpf/Cargo.lock".into(),
-        "crates/nines-bpf/Cargo.toml".into(),
-    ];
-    let mut inside: Vec<PathBuf> = fs::read_dir(root.join("crates/nines-bpf/src"))
-        .expect("nines-bpf has sources")
-        .flatten()
-        .map(|e| PathBuf::from("crates/nines-bpf/src").join(e.file_name()))
-        .collect();
-    inside.sort();
-    files.extend(inside);
+    let mut files =
+        vec!["crates/nines-bpf/Cargo.lock".into(), "crates/nines-bpf/Cargo.toml".into()];
+    for folder in ["crates/nines-abi/src", "crates/nines-bpf/src"] {
+        let mut inside: Vec<PathBuf> = fs::read_dir(root.join(folder))
+            .expect("both have sources")
+            .flatten()
+            .map(|e| PathBuf::from(folder).join(e.file_name()))
+            .collect();
+        inside.sort();
+        files.extend(inside);
+    }
     files
 }
 

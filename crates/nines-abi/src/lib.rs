@@ -1,10 +1,16 @@
 //! The words the kernel program and its loader share: every map key and value.
 //!
-//! Decides: the binary layout of the pinned maps. Does not decide: what is written in them.
+//! Decides: the binary layout of the pinned maps; of flows in `flows.rs`. Does not decide: what is written in them.
 //! Every struct is `repr(C)`, has a fixed size, no enum, bool, Option or implicit padding, and its
 //! size is asserted below at compile time, for both targets. [`ABI`] names the layout; it is part
 //! of the pin path, so a binary never opens maps that another layout wrote.
 #![no_std]
+
+mod flows;
+mod schedulers;
+
+pub use flows::*;
+pub use schedulers::*;
 
 /// Version of everything in this file. Raise it with any change of layout or meaning.
 pub const ABI: u32 = 4;
@@ -55,42 +61,6 @@ pub const PROGRAM_DELIVER: u32 = 3;
 /// Room for them.
 pub const PROGRAMS_MAX: u32 = 4;
 
-/// Schedulers, [`Service::scheduler`]. Definitions: net/netfilter/ipvs/ip_vs_*.c. These two take
-/// the next entry of the pick table for each new flow.
-pub const SCHED_RR: u32 = 0;
-/// In turn, as often as the weight.
-pub const SCHED_WRR: u32 = 1;
-/// From here to [`SCHED_TWOS`] the pick table lists every server once and the kernel weighs what
-/// they carry. Fewest flows.
-pub const SCHED_LC: u32 = 2;
-/// Fewest flows by weight.
-pub const SCHED_WLC: u32 = 3;
-/// Shortest expected delay: (active + 1) by weight.
-pub const SCHED_SED: u32 = 4;
-/// Never queue: an idle server if there is one, else the shortest expected delay.
-pub const SCHED_NQ: u32 = 5;
-/// Weighted failover: the highest weight takes all.
-pub const SCHED_FO: u32 = 6;
-/// Weighted overflow: the highest weight that has no more active flows than its weight.
-pub const SCHED_OVF: u32 = 7;
-/// Locality: a destination's flows go to one server while it is not overloaded.
-pub const SCHED_LBLC: u32 = 8;
-/// Locality with a set of servers for each destination.
-pub const SCHED_LBLCR: u32 = 9;
-/// The less loaded of two taken at random by weight.
-pub const SCHED_TWOS: u32 = 10;
-/// From here on entries are chosen by hashes. Of the destination.
-pub const SCHED_DH: u32 = 11;
-/// Of the client.
-pub const SCHED_SH: u32 = 12;
-/// Of the client, Maglev's table.
-pub const SCHED_MH: u32 = 13;
-/// Of the whole flow, Maglev's table: the same on every director. Not in IPVS.
-pub const SCHED_MAGLEV: u32 = 14;
-
-/// Servers that the kernel weighs for one new flow at most.
-pub const SCAN_MAX: u32 = 64;
-
 /// [`Service::flags`]: sh and mh take another server where theirs takes no new flow.
 pub const SERVICE_FALLBACK: u32 = 1;
 /// sh and mh hash the client's port too.
@@ -128,52 +98,6 @@ pub const SERVER_UP: u8 = 0;
 pub const SERVER_DRAIN: u8 = 1;
 /// Failed its check: no new flow, a SYN or a UDP packet of an old flow is scheduled anew.
 pub const SERVER_DOWN: u8 = 2;
-
-/// States of a flow, [`state_of`]: of TCP as net/netfilter/ipvs/ip_vs_proto_tcp.c names them. A
-/// director that sees one direction only infers the other. Nothing known.
-pub const STATE_NONE: u8 = 0;
-/// Both sides talk.
-pub const STATE_ESTABLISHED: u8 = 1;
-/// The server's SYN came first.
-pub const STATE_SYN_SENT: u8 = 2;
-/// The client's SYN.
-pub const STATE_SYN_RECV: u8 = 3;
-/// One side said FIN.
-pub const STATE_FIN_WAIT: u8 = 4;
-/// Both sides did.
-pub const STATE_TIME_WAIT: u8 = 5;
-/// RST.
-pub const STATE_CLOSE: u8 = 6;
-/// The client said FIN and the server's answers are seen.
-pub const STATE_CLOSE_WAIT: u8 = 7;
-/// Then the server did.
-pub const STATE_LAST_ACK: u8 = 8;
-/// Not met here.
-pub const STATE_LISTEN: u8 = 9;
-/// Answered by a SYN cookie.
-pub const STATE_SYN_ACK: u8 = 10;
-/// Any UDP flow.
-pub const STATE_UDP: u8 = 11;
-/// Count of `STATE_*`.
-pub const STATES: usize = 12;
-
-/// Idle limits by state, seconds, IPVS's defaults.
-pub const IDLE_SECONDS: [u32; STATES] = [2, 900, 120, 60, 120, 120, 10, 60, 30, 120, 120, 300];
-
-/// Times of flows are in units of `1 << IDLE_SHIFT` ns (16.8 ms), 32 bits: they wrap after two
-/// years, and only differences are used.
-pub const IDLE_SHIFT: u32 = 24;
-
-/// Ways of a bucket: flows that share a hash value and have room.
-pub const WAYS: usize = 7;
-/// Buckets (a power of two), unless the loader wants another number: 229,376 flows, 16 MiB, 73
-/// bytes a flow.
-pub const BUCKETS: u32 = 1 << 15;
-
-/// [`Tail::word`]: the entry is in use.
-pub const WORD_LIVE: u64 = 1 << 8;
-/// This entry names packets from the real server back to the client (NAT).
-pub const WORD_REPLY: u64 = 1 << 9;
 
 /// [`Guard::flags`]: this node is a real server for the address: packets that come from another
 /// director's MAC (map `PEERS`) are delivered even when the deadline has passed.
@@ -425,137 +349,6 @@ pub struct Server {
     pub rest: [u64; 2],
 }
 
-/// [`Load::overloaded`] of a server with this load and these thresholds.
-#[must_use]
-#[inline(always)]
-pub const fn limited(load: &Load, upper: u32, lower: u32) -> u64 {
-    let flows = load.active + load.inactive;
-    let (upper, lower) = (upper as u64, lower as u64);
-    let below = if lower != 0 { flows < lower } else { flows * 4 < upper * 3 };
-    if upper == 0 || below && flows < upper {
-        0
-    } else if flows >= upper {
-        1
-    } else {
-        load.overloaded
-    }
-}
-
-/// Value of map `LOADS`, indexed by slot: flows now, as the schedulers weigh them.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Load {
-    /// TCP between the handshake's start and the first FIN or RST.
-    pub active: u64,
-    /// All others.
-    pub inactive: u64,
-    /// 1 from reaching [`Server::upper`] until below [`Server::lower`].
-    pub overloaded: u64,
-    /// Zero.
-    pub pad: u64,
-}
-
-/// Key of a flow; IPv4 is mapped as in [`Addr`]. Compared word by word.
-#[repr(C, align(8))]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Flow {
-    /// Source, as on the wire.
-    pub src: [u32; 4],
-    /// Destination, as on the wire.
-    pub dst: [u32; 4],
-    /// Source port, network byte order.
-    pub sport: u16,
-    /// Destination port, network byte order.
-    pub dport: u16,
-    /// IP protocol number.
-    pub proto: u32,
-}
-
-/// What is known of a flow. One word decides everything that two processors may want to change at
-/// once, so that exactly one of them does.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tail {
-    /// 0: free. Else state in bits 0-7, `WORD_*` in 8-15, a version that each use raises in 16-31,
-    /// time of the last packet in 32-63, within half a second.
-    pub word: u64,
-    /// Slot in `SERVERS`.
-    pub server: u32,
-    /// [`Server::generation`] when the flow was made; another one ends the flow.
-    pub generation: u32,
-}
-
-/// State in a [`Tail::word`].
-#[must_use]
-pub const fn state_of(word: u64) -> u8 {
-    word as u8
-}
-
-/// Time of the last packet in a [`Tail::word`].
-#[must_use]
-pub const fn seen_of(word: u64) -> u32 {
-    (word >> 32) as u32
-}
-
-/// A clock reading in the units of [`seen_of`].
-#[must_use]
-pub const fn clock_of(now_ns: u64) -> u32 {
-    (now_ns >> IDLE_SHIFT) as u32
-}
-
-/// Idle limit of a state in the units of [`seen_of`].
-#[must_use]
-pub const fn idle_units(seconds: u32) -> u32 {
-    ((seconds as u64 * 1_000_000_000) >> IDLE_SHIFT) as u32
-}
-
-/// Whether flows in this state count as active.
-#[must_use]
-pub const fn is_active(state: u8) -> bool {
-    matches!(state, STATE_ESTABLISHED | STATE_SYN_SENT | STATE_SYN_RECV | STATE_SYN_ACK)
-}
-
-/// Value of map `FLOWS`: eight cache lines, the first tells where to look.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct Bucket {
-    /// 1 while somebody adds a flow here.
-    pub lock: u64,
-    /// 1 once a flow of this bucket lives in its second one.
-    pub spilled: u64,
-    /// Upper hash bits by way, the first of eight being unused.
-    pub tags: [u16; 8],
-    /// Zero.
-    pub pad: [u64; 4],
-    /// Flows.
-    pub ways: [Entry; WAYS],
-}
-
-/// A flow: a cache line.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct Entry {
-    /// Whose.
-    pub key: Flow,
-    /// What the client calls the other end.
-    pub via: Via,
-    /// What.
-    pub tail: Tail,
-}
-
-/// The other end as a client of a translated flow knows it, where the server's own `vip` and
-/// `vip_port` do not say it because its service has many addresses or ports.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Via {
-    /// IPv4 address as on the wire.
-    pub addr: u32,
-    /// Network byte order.
-    pub port: u16,
-    /// Zero.
-    pub pad: u16,
-}
-
 /// Value of the per-CPU maps `SERVICE_STATS` and `SERVER_STATS`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -616,11 +409,6 @@ const _: () = {
     assert!(core::mem::size_of::<Locality>() == 72);
     assert!(core::mem::size_of::<TemplateKey>() == 24);
     assert!(core::mem::size_of::<Template>() == 16);
-    assert!(core::mem::size_of::<Flow>() == 40);
-    assert!(core::mem::size_of::<Tail>() == 16);
-    assert!(core::mem::size_of::<Entry>() == 64);
-    assert!(core::mem::size_of::<Bucket>() == 512);
-    assert!(core::mem::size_of::<Load>() == 32);
     assert!(core::mem::size_of::<Stats>() == 40);
     assert!(core::mem::size_of::<Settings>() == 72);
 };
@@ -629,45 +417,4 @@ const _: () = {
 #[must_use]
 pub const fn mapped(v4: [u8; 4]) -> Addr {
     [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3]]
-}
-
-/// Keys of scheduler mh (net/netfilter/ipvs/ip_vs_mh.c): of the position of a client and of a
-/// server.
-pub const MH_KEY_1: u64 = 2_654_435_761;
-/// Of a server's step.
-pub const MH_KEY_2: u64 = 2_654_446_892;
-
-/// hsiphash of four bytes as 64-bit kernels compute it, SipHash-1-3 (lib/siphash.c), with a key
-/// whose halves are equal.
-#[must_use]
-#[inline(always)]
-pub const fn hsiphash(value: u32, key: u64) -> u32 {
-    let mut v = [
-        0x736f_6d65_7073_6575 ^ key,
-        0x646f_7261_6e64_6f6d ^ key,
-        0x6c79_6765_6e65_7261 ^ key,
-        0x7465_6462_7974_6573 ^ key,
-    ];
-    let b = 4 << 56 | value as u64;
-    v[3] ^= b;
-    v = sip_round(v);
-    v[0] ^= b;
-    v[2] ^= 0xff;
-    v = sip_round(sip_round(sip_round(v)));
-    (v[0] ^ v[1] ^ v[2] ^ v[3]) as u32
-}
-
-#[inline(always)]
-const fn sip_round([mut a, mut b, mut c, mut d]: [u64; 4]) -> [u64; 4] {
-    a = a.wrapping_add(b);
-    b = b.rotate_left(13) ^ a;
-    a = a.rotate_left(32);
-    c = c.wrapping_add(d);
-    d = d.rotate_left(16) ^ c;
-    a = a.wrapping_add(d);
-    d = d.rotate_left(21) ^ a;
-    c = c.wrapping_add(b);
-    b = b.rotate_left(17) ^ c;
-    c = c.rotate_left(32);
-    [a, b, c, d]
 }

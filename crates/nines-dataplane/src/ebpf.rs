@@ -29,6 +29,7 @@ use crate::{DataPlane, Error, Result, address, sysctl};
 mod attach;
 mod extents;
 mod guard;
+mod installed;
 pub mod object;
 pub mod picks;
 mod places;

@@ -4,6 +4,7 @@
 //! restart asks for a long lease and replaces the process in place, so no packet is lost.
 
 use std::{
+    collections::BTreeSet,
     os::unix::process::CommandExt as _,
     path::PathBuf,
     sync::{Arc, Mutex, mpsc},
@@ -185,7 +186,7 @@ async fn serve_with_socket(
             ));
         }
         let spec = &node.state().spec;
-        let table = forwarding::table(spec, &Default::default(), &Known::new(), &[], Vec::new());
+        let table = forwarding::table(spec, &BTreeSet::new(), &Known::new(), &[], Vec::new());
         let sizes = ebpf::Sizes::holding(&table, spec.flows);
         let (plane, kernel_guard) = ebpf::open(ebpf::object::BYTES, options.hooks, sizes)?;
         ready_kernel()?;

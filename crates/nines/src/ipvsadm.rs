@@ -20,13 +20,15 @@ use nines_dataplane::{
 use nines_model::{Forward, ForwardingTable, ServerState, TableServer, TableService, Traffic};
 
 use self::{
-    grammar::{Ask, Command, Refused},
+    grammar::{Ask, Refused},
     listing::Form,
+    words::Command,
 };
 
 mod grammar;
 mod listing;
 mod names;
+mod words;
 
 const VERSION: &str = "ipvsadm v1.31 2019/12/24 (compiled with popt and IPVS v1.2.1)";
 /// Another ipvsadm is done by then.

@@ -80,7 +80,7 @@ fn mh(candidates: &[Candidate]) -> Vec<u32> {
         let value = u32::from(c.addr.port()).wrapping_add(folded(c.addr.ip()));
         let offset = hsiphash(value, MH_KEY_1) % MH_TABLE_LEN;
         let skip = hsiphash(value, MH_KEY_2) % (MH_TABLE_LEN - 1) + 1;
-        let turns = (c.last_weight / common >> shift).max(1);
+        let turns = ((c.last_weight / common) >> shift).max(1);
         walks.push((offset, skip, turns, c.slot));
     }
     let mut table = vec![FREE; MH_TABLE_LEN as usize];

@@ -116,6 +116,23 @@ impl Sizes {
     }
 }
 
+/// The maps that [`Tables`] opens, and those it looks into.
+const NAMES: [&str; 13] = [
+    "SERVICE_KEYS",
+    "SERVICES",
+    "PLACES",
+    "SERVERS",
+    "PICKS",
+    "LOADS",
+    "SETTINGS",
+    "SERVICE_STATS",
+    "SERVER_STATS",
+    "DROPS_SEEN",
+    "TURNS",
+    "FLOWS",
+    "TEMPLATES",
+];
+
 /// The tables of one network namespace.
 pub struct Tables {
     sizes: Sizes,
@@ -166,10 +183,11 @@ impl Tables {
         Ok(tables)
     }
 
-    /// Those of this namespace, without loading anything; `None`: there are none.
+    /// Those of this namespace, without loading anything; `None`: there are none, or somebody is
+    /// just making them.
     pub fn pinned() -> Result<Option<Self>> {
         let pins = super::pin_directory()?;
-        if !pins.join("SERVICES").exists() {
+        if !NAMES.iter().all(|name| pins.join(name).exists()) {
             return Ok(None);
         }
         let sizes = Sizes::default().settle(&pins);

@@ -12,18 +12,20 @@ use std::{
 
 use nines_abi::{
     self as abi, Addr, FORWARD_DR, FORWARD_GRE, FORWARD_GUE, FORWARD_IPIP, FORWARD_LOCAL,
-    FORWARD_NAT, KEY_ADDRESS, KEY_MARK_V4, KEY_MARK_V6, PLACE_SERVER, PLACE_VIP, SERVER_DOWN,
-    SERVER_DRAIN, SERVER_UP, SERVICE_FALLBACK, SERVICE_LIVE, SERVICE_ONE_PACKET, SERVICE_PORT,
-    SERVICE_SIP, SETTING_MARKS, SETTING_NAT, Server, Service, ServiceKey, Settings,
+    FORWARD_NAT, KEY_ADDRESS, PLACE_SERVER, PLACE_VIP, SERVER_DOWN, SERVER_DRAIN, SERVER_UP,
+    SERVICE_FALLBACK, SERVICE_LIVE, SERVICE_ONE_PACKET, SERVICE_PORT, SERVICE_SIP, SETTING_MARKS,
+    SETTING_NAT, Server, Service, ServiceKey, Settings,
 };
 use nines_model::{
     Forward, ForwardingTable, Proto, Scheduler, ServerState, TableServer, TableService, Traffic,
     TunnelChecksum, TunnelKind,
 };
 
+pub use super::installed::{Installed, Write, identity, key, scheduler_of};
 use super::{
     Sizes,
     extents::Free,
+    installed::{free_slot, is_free, scheduler_word},
     picks::{self, Candidate},
 };
 use crate::{
@@ -31,123 +33,8 @@ use crate::{
     address::{self, Way},
 };
 
-/// What the kernel's maps hold, as read or as last written.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Installed {
-    /// Services and their ids.
-    pub services: BTreeMap<ServiceKey, (u32, Service)>,
-    /// Array SERVERS, every slot ever used; a free slot has address zero and keeps its generation.
-    pub servers: BTreeMap<u32, Server>,
-    /// Pick tables in use, by their beginning.
-    pub picks: BTreeMap<u32, Vec<u32>>,
-    /// Addresses that matter.
-    pub places: BTreeMap<Addr, u32>,
-    /// Map SETTINGS.
-    pub settings: Settings,
-    /// End of the pick table written last.
-    pub cursor: u32,
-}
-
-/// One map update.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Write {
-    /// Slot of SERVERS.
-    Server(u32, Server),
-    /// Picks from here on.
-    Picks(u32, Vec<u32>),
-    /// A service with its id; `None` takes it away.
-    Service(ServiceKey, Option<(u32, Service)>),
-    /// Flags of an address; 0 takes it away.
-    Place(Addr, u32),
-    /// SETTINGS.
-    Settings(Settings),
-}
-
 /// Where packets to a server go.
 pub type Route<'a> = &'a dyn Fn(IpAddr) -> Option<Way>;
-
-/// Key of a service in the kernel.
-pub fn key(traffic: Traffic) -> ServiceKey {
-    match traffic {
-        Traffic::To(listen) => ServiceKey {
-            addr: address::mapped(listen.addr.ip()),
-            port: listen.addr.port().to_be(),
-            proto: listen.proto.number(),
-            kind: KEY_ADDRESS,
-        },
-        Traffic::Marked { mark, v6 } => {
-            let mut addr = [0; 16];
-            addr[12..].copy_from_slice(&mark.to_be_bytes());
-            let kind = if v6 { KEY_MARK_V6 } else { KEY_MARK_V4 };
-            ServiceKey { addr, port: 0, proto: 0, kind }
-        }
-    }
-}
-
-/// Identity of a server of a service in the kernel.
-pub fn identity(server: &Server) -> SocketAddr {
-    SocketAddr::new(address::unmapped(server.addr), u16::from_be(server.port))
-}
-
-fn is_free(server: &Server) -> bool {
-    server.addr == [0; 16]
-}
-
-fn free_slot(generation: u32) -> Server {
-    Server { generation, state: SERVER_DOWN, ..Server::default() }
-}
-
-impl Installed {
-    /// Applies one update to this picture and gives the update that takes it back; `None` where
-    /// nothing needs to be taken back.
-    pub fn record(&mut self, write: &Write) -> Option<Write> {
-        match write {
-            Write::Server(slot, server) => {
-                let old = self.servers.insert(*slot, *server);
-                Some(Write::Server(*slot, old.unwrap_or(free_slot(server.generation))))
-            }
-            Write::Picks(base, picks) => {
-                self.cursor = base + picks.len() as u32;
-                self.picks.insert(*base, picks.clone());
-                None
-            }
-            Write::Service(key, service) => {
-                let old = match service {
-                    Some(service) => self.services.insert(*key, *service),
-                    None => self.services.remove(key),
-                };
-                Some(Write::Service(*key, old))
-            }
-            Write::Place(addr, flags) => {
-                let old = match flags {
-                    0 => self.places.remove(addr),
-                    flags => self.places.insert(*addr, *flags),
-                };
-                Some(Write::Place(*addr, old.unwrap_or(0)))
-            }
-            Write::Settings(settings) => {
-                Some(Write::Settings(std::mem::replace(&mut self.settings, *settings)))
-            }
-        }
-    }
-
-    /// Forgets pick tables that no service uses.
-    pub fn trim(&mut self) {
-        let used: BTreeSet<u32> = self
-            .services
-            .values()
-            .filter(|(_, s)| s.table_len() > 0)
-            .map(|(_, s)| s.table_base())
-            .collect();
-        self.picks.retain(|base, _| used.contains(base));
-    }
-
-    /// Slots and servers of a service.
-    pub fn servers_of(&self, id: u32) -> impl Iterator<Item = (u32, &Server)> {
-        let live = self.servers.iter().filter(move |(_, s)| !is_free(s) && s.service == id);
-        live.map(|(slot, server)| (*slot, server))
-    }
-}
 
 /// What a plan goes by.
 #[derive(Clone, Copy)]
@@ -212,34 +99,6 @@ fn prefix_mask(v6: bool, prefix: u8) -> [u32; 4] {
     std::array::from_fn(|i| {
         u32::from_ne_bytes([mask[4 * i], mask[4 * i + 1], mask[4 * i + 2], mask[4 * i + 3]])
     })
-}
-
-/// The kernel's word for a scheduler.
-const SCHEDULERS: [(Scheduler, u32); 15] = [
-    (Scheduler::Rr, abi::SCHED_RR),
-    (Scheduler::Wrr, abi::SCHED_WRR),
-    (Scheduler::Lc, abi::SCHED_LC),
-    (Scheduler::Wlc, abi::SCHED_WLC),
-    (Scheduler::Sed, abi::SCHED_SED),
-    (Scheduler::Nq, abi::SCHED_NQ),
-    (Scheduler::Fo, abi::SCHED_FO),
-    (Scheduler::Ovf, abi::SCHED_OVF),
-    (Scheduler::Lblc, abi::SCHED_LBLC),
-    (Scheduler::Lblcr, abi::SCHED_LBLCR),
-    (Scheduler::Twos, abi::SCHED_TWOS),
-    (Scheduler::Dh, abi::SCHED_DH),
-    (Scheduler::Sh, abi::SCHED_SH),
-    (Scheduler::Mh, abi::SCHED_MH),
-    (Scheduler::Maglev, abi::SCHED_MAGLEV),
-];
-
-fn scheduler_word(scheduler: Scheduler) -> u32 {
-    SCHEDULERS.iter().find(|(s, _)| *s == scheduler).map_or(abi::SCHED_MAGLEV, |(_, word)| *word)
-}
-
-/// And back.
-pub fn scheduler_of(word: u32) -> Scheduler {
-    SCHEDULERS.iter().find(|(_, w)| *w == word).map_or(Scheduler::Maglev, |(s, _)| *s)
 }
 
 /// Picks of a service at most.

@@ -6,106 +6,22 @@
 use std::{collections::BTreeSet, iter::Peekable, net::SocketAddr};
 
 use nines_model::{
-    Forward, Limit, Listen, Millis, Persist, Proto, Scheduler, SchedulerFlags, Traffic, Tunnel,
+    Forward, Limit, Listen, Persist, Proto, Scheduler, SchedulerFlags, Traffic, Tunnel,
     TunnelChecksum, TunnelKind,
 };
 
-use super::names;
+use super::{
+    names,
+    words::{Command, PLAIN, SHORT, VALUED},
+};
+
+mod checks;
 
 /// Why a line is refused: text and exit code.
 pub type Refused = (String, u8);
 
 fn usage<T>(text: impl Into<String>) -> Result<T, Refused> {
     Err((text.into(), 2))
-}
-
-/// What is to be done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Command {
-    Add,
-    Edit,
-    Delete,
-    Flush,
-    AddServer,
-    EditServer,
-    DeleteServer,
-    List,
-    Set([u32; 3]),
-    StartDaemon,
-    StopDaemon,
-    Restore,
-    Save,
-    Zero,
-    Help,
-    Version,
-}
-
-impl Command {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Add => "add-service",
-            Self::Edit => "edit-service",
-            Self::Delete => "delete-service",
-            Self::Flush => "flush",
-            Self::AddServer => "add-server",
-            Self::EditServer => "edit-server",
-            Self::DeleteServer => "delete-server",
-            Self::List => "list",
-            Self::Set(_) => "set",
-            Self::StartDaemon => "start-daemon",
-            Self::StopDaemon => "stop-daemon",
-            Self::Restore => "restore",
-            Self::Save => "save",
-            Self::Zero => "zero",
-            Self::Help => "help",
-            Self::Version => "version",
-        }
-    }
-
-    /// Options it must have, and those it may.
-    fn options(self) -> (&'static [&'static str], &'static [&'static str]) {
-        const SERVICE: &[&str] =
-            &["scheduler", "persistent", "netmask", "ops", "pe", "sched-flags"];
-        const SERVER: &[&str] = &[
-            "forwarding-method",
-            "weight",
-            "u-threshold",
-            "l-threshold",
-            "tun-type",
-            "tun-port",
-            "tun-nocsum",
-            "tun-csum",
-            "tun-remcsum",
-        ];
-        const LIST: &[&str] = &[
-            "numeric",
-            "connection",
-            "service-address",
-            "timeout",
-            "daemon",
-            "stats",
-            "rate",
-            "thresholds",
-            "persistent-conn",
-            "tun-info",
-            "nosort",
-            "exact",
-        ];
-        const DAEMON: &[&str] =
-            &["syncid", "mcast-interface", "mcast-group", "mcast-port", "mcast-ttl", "sync-maxlen"];
-        match self {
-            Self::Add | Self::Edit => (&["service-address"], SERVICE),
-            Self::Delete => (&["service-address"], &[]),
-            Self::AddServer | Self::EditServer => (&["service-address", "real-server"], SERVER),
-            Self::DeleteServer => (&["service-address", "real-server"], &[]),
-            Self::List => (&[], LIST),
-            Self::StartDaemon => (&["mcast-interface"], DAEMON),
-            Self::StopDaemon => (&[], &["syncid"]),
-            Self::Save => (&[], &["numeric"]),
-            Self::Zero => (&[], &["service-address"]),
-            _ => (&[], &[]),
-        }
-    }
 }
 
 /// A line, read.
@@ -155,85 +71,6 @@ struct Reader {
     weight: u32,
     limit: Limit,
 }
-
-/// Options of one letter, by their long names.
-const SHORT: &[(char, &str)] = &[
-    ('A', "add-service"),
-    ('E', "edit-service"),
-    ('D', "delete-service"),
-    ('C', "clear"),
-    ('a', "add-server"),
-    ('e', "edit-server"),
-    ('d', "delete-server"),
-    ('L', "list"),
-    ('l', "list"),
-    ('Z', "zero"),
-    ('R', "restore"),
-    ('S', "save"),
-    ('h', "help"),
-    ('v', "version"),
-    ('t', "tcp-service"),
-    ('u', "udp-service"),
-    ('f', "fwmark-service"),
-    ('M', "netmask"),
-    ('r', "real-server"),
-    ('g', "gatewaying"),
-    ('i', "ipip"),
-    ('m', "masquerading"),
-    ('w', "weight"),
-    ('x', "u-threshold"),
-    ('y', "l-threshold"),
-    ('p', "persistent"),
-    ('s', "scheduler"),
-    ('n', "numeric"),
-    ('c', "connection"),
-    ('o', "ops"),
-    ('6', "ipv6"),
-    ('b', "sched-flags"),
-];
-
-/// Options with a value.
-const VALUED: &[&str] = &[
-    "tcp-service",
-    "udp-service",
-    "sctp-service",
-    "fwmark-service",
-    "netmask",
-    "real-server",
-    "weight",
-    "u-threshold",
-    "l-threshold",
-    "scheduler",
-    "sched-flags",
-    "pe",
-    "set",
-    "start-daemon",
-    "stop-daemon",
-    "mcast-interface",
-    "mcast-group",
-    "mcast-port",
-    "mcast-ttl",
-    "syncid",
-    "sync-maxlen",
-    "tun-type",
-    "tun-port",
-];
-
-/// Options of listings that only set themselves.
-const PLAIN: &[&str] = &[
-    "numeric",
-    "connection",
-    "timeout",
-    "daemon",
-    "stats",
-    "rate",
-    "thresholds",
-    "persistent-conn",
-    "tun-info",
-    "nosort",
-    "exact",
-    "ops",
-];
 
 /// Reads the words after the program's name; none of them means the list.
 pub fn read(words: &[String]) -> Result<Ask, Refused> {
@@ -373,7 +210,7 @@ impl Reader {
             }
             "fwmark-service" => {
                 self.set("service-address")?;
-                match value.parse::<u32>().ok().filter(|m| *m > 0 && *m <= i32::MAX as u32) {
+                match value.parse::<u32>().ok().filter(|m| *m > 0 && i32::try_from(*m).is_ok()) {
                     Some(mark) => self.mark = Some(mark),
                     None => return usage(format!("invalid fwmark value `{value}' specified")),
                 }
@@ -502,7 +339,7 @@ impl Reader {
         }
         self.check_options(command)?;
         if matches!(command, Command::Add | Command::Edit) {
-            check_service(traffic, persist, self.options.contains("ops"))?;
+            checks::check_service(traffic, persist, self.options.contains("ops"))?;
         }
         let mut server = None;
         let mut forward = self.forward.unwrap_or(Forward::Dr);
@@ -550,140 +387,6 @@ impl Reader {
         let addr = SocketAddr::new(ip, port.unwrap_or(0));
         Some(Traffic::To(Listen { addr, proto: *proto }))
     }
-
-    fn forwarding(&self, forward: Forward) -> Result<Forward, Refused> {
-        let any = self.options.iter().any(|option| option.starts_with("tun-"));
-        if !matches!(forward, Forward::Tunnel(_)) {
-            return if any {
-                usage("Tunnel options conflict with forward method")
-            } else {
-                Ok(forward)
-            };
-        }
-        let kind = match self.tunnel.kind {
-            TunnelKind::Ipip => "ipip",
-            TunnelKind::Gue => "gue",
-            TunnelKind::Gre => "gre",
-        };
-        let illegal: &[&str] = match self.tunnel.kind {
-            TunnelKind::Ipip => &["tun-port", "tun-nocsum", "tun-csum", "tun-remcsum"],
-            TunnelKind::Gue => &[],
-            TunnelKind::Gre => &["tun-port", "tun-remcsum"],
-        };
-        if self.tunnel.kind == TunnelKind::Gue && self.tunnel.port == 0 {
-            return usage(format!(
-                "You need to supply the 'tun-port' option for the '{kind}' tunnel type"
-            ));
-        }
-        if let Some(option) = illegal.iter().find(|option| self.options.contains(**option)) {
-            return usage(format!("Illegal '{option}' option with the '{kind}' tunnel type"));
-        }
-        let sums = ["tun-nocsum", "tun-csum", "tun-remcsum"];
-        let mut given = sums.iter().filter(|option| self.options.contains(**option));
-        if let (Some(one), Some(two)) = (given.next(), given.next()) {
-            return usage(format!(
-                "The option '{one}' conflicts with the '{two}' option in the '{kind}' tunnel type"
-            ));
-        }
-        Ok(Forward::Tunnel(self.tunnel))
-    }
-
-    fn flags(&self, scheduler: Scheduler) -> Result<SchedulerFlags, Refused> {
-        let mut flags = SchedulerFlags::default();
-        for flag in self.sched_flags.iter().flat_map(|text| text.split(',')) {
-            let (of, option) = flag.split_once('-').unwrap_or((flag, ""));
-            let wanted = match scheduler {
-                Scheduler::Sh => "sh",
-                Scheduler::Mh => "mh",
-                _ => "",
-            };
-            match (of, option) {
-                ("flag", "1") => flags.fallback = true,
-                ("flag", "2") => flags.port = true,
-                ("flag", "3") => {}
-                ("sh" | "mh", "fallback" | "port") if of != wanted => {
-                    return usage(format!("incompatible scheduler flag `{flag}'"));
-                }
-                ("sh" | "mh", "fallback") => flags.fallback = true,
-                ("sh" | "mh", "port") => flags.port = true,
-                _ => return usage(format!("invalid scheduler flag `{flag}'")),
-            }
-        }
-        Ok(flags)
-    }
-
-    fn persistence(&self, traffic: Option<Traffic>) -> Result<Option<Persist>, Refused> {
-        let v6 = traffic.is_some_and(Traffic::is_ipv6);
-        let prefix = match &self.netmask {
-            None => {
-                if v6 {
-                    128
-                } else {
-                    32
-                }
-            }
-            Some(text) if v6 => match text.parse::<u8>() {
-                Ok(prefix @ 1..=128) => prefix,
-                _ => return usage("illegal ipv6 netmask specified"),
-            },
-            Some(text) => {
-                let mask = text.parse::<std::net::Ipv4Addr>().map(u32::from);
-                match mask {
-                    // Leading ones only: a prefix.
-                    Ok(mask) if mask != 0 && mask.leading_ones() == mask.count_ones() => {
-                        mask.count_ones() as u8
-                    }
-                    _ => return usage("illegal virtual server persistent mask specified"),
-                }
-            }
-        };
-        let time = |seconds: u32| Millis(u64::from(seconds) * 1_000);
-        Ok(self.persist.map(|seconds| Persist { time: time(seconds), prefix }))
-    }
-
-    fn check_options(&self, command: Command) -> Result<(), Refused> {
-        let (required, allowed) = command.options();
-        if let Some(missing) = required.iter().find(|option| !self.options.contains(**option)) {
-            return usage(format!(
-                "You need to supply the '{missing}' option for the '{}' command",
-                command.name()
-            ));
-        }
-        let known = |option: &&str| required.contains(option) || allowed.contains(option);
-        match self.options.iter().find(|option| !known(option)) {
-            Some(option) => {
-                usage(format!("Illegal '{option}' option with the '{}' command", command.name()))
-            }
-            None => Ok(()),
-        }
-    }
-
-    fn check_list(&self) -> Result<(), Refused> {
-        let has = |option: &&&str| self.options.contains(**option);
-        let whole = ["connection", "timeout", "daemon"].iter().filter(has).count();
-        let forms = ["stats", "rate", "thresholds", "persistent-conn", "tun-info"];
-        let forms = forms.iter().filter(has).count();
-        if whole > 1 || forms > 1 || whole + forms > 1 {
-            return usage("options conflicts in the list command");
-        }
-        Ok(())
-    }
-}
-
-fn check_service(
-    traffic: Option<Traffic>,
-    persist: Option<Persist>,
-    one_packet: bool,
-) -> Result<(), Refused> {
-    if let Some(Traffic::To(listen)) = traffic {
-        if listen.addr.port() == 0 && persist.is_none() {
-            return usage("Zero port specified for non-persistent service");
-        }
-        if one_packet && listen.proto != Proto::Udp {
-            return usage("One-Packet Scheduling is only for UDP virtual services");
-        }
-    }
-    Ok(())
 }
 
 fn number(text: &str, most: u32, refused: &str) -> Result<u32, Refused> {

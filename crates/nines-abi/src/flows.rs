@@ -1,0 +1,186 @@
+//! The flow table and what servers carry.
+
+/// States of a flow, [`state_of`]: of TCP as net/netfilter/ipvs/ip_vs_proto_tcp.c names them. A
+/// director that sees one direction only infers the other. Nothing known.
+pub const STATE_NONE: u8 = 0;
+/// Both sides talk.
+pub const STATE_ESTABLISHED: u8 = 1;
+/// The server's SYN came first.
+pub const STATE_SYN_SENT: u8 = 2;
+/// The client's SYN.
+pub const STATE_SYN_RECV: u8 = 3;
+/// One side said FIN.
+pub const STATE_FIN_WAIT: u8 = 4;
+/// Both sides did.
+pub const STATE_TIME_WAIT: u8 = 5;
+/// RST.
+pub const STATE_CLOSE: u8 = 6;
+/// The client said FIN and the server's answers are seen.
+pub const STATE_CLOSE_WAIT: u8 = 7;
+/// Then the server did.
+pub const STATE_LAST_ACK: u8 = 8;
+/// Not met here.
+pub const STATE_LISTEN: u8 = 9;
+/// Answered by a SYN cookie.
+pub const STATE_SYN_ACK: u8 = 10;
+/// Any UDP flow.
+pub const STATE_UDP: u8 = 11;
+/// Count of `STATE_*`.
+pub const STATES: usize = 12;
+
+/// Idle limits by state, seconds, IPVS's defaults.
+pub const IDLE_SECONDS: [u32; STATES] = [2, 900, 120, 60, 120, 120, 10, 60, 30, 120, 120, 300];
+
+/// Times of flows are in units of `1 << IDLE_SHIFT` ns (16.8 ms), 32 bits: they wrap after two
+/// years, and only differences are used.
+pub const IDLE_SHIFT: u32 = 24;
+
+/// Ways of a bucket: flows that share a hash value and have room.
+pub const WAYS: usize = 7;
+/// Buckets (a power of two), unless the loader wants another number: 229,376 flows, 16 MiB, 73
+/// bytes a flow.
+pub const BUCKETS: u32 = 1 << 15;
+
+/// [`Tail::word`]: the entry is in use.
+pub const WORD_LIVE: u64 = 1 << 8;
+/// This entry names packets from the real server back to the client (NAT).
+pub const WORD_REPLY: u64 = 1 << 9;
+
+/// [`Load::overloaded`] of a server with this load and these thresholds.
+#[must_use]
+#[inline(always)]
+pub const fn limited(load: &Load, upper: u32, lower: u32) -> u64 {
+    let flows = load.active + load.inactive;
+    let (upper, lower) = (upper as u64, lower as u64);
+    let below = if lower != 0 { flows < lower } else { flows * 4 < upper * 3 };
+    if upper == 0 || below && flows < upper {
+        0
+    } else if flows >= upper {
+        1
+    } else {
+        load.overloaded
+    }
+}
+
+/// Value of map `LOADS`, indexed by slot: flows now, as the schedulers weigh them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// TCP between the handshake's start and the first FIN or RST.
+    pub active: u64,
+    /// All others.
+    pub inactive: u64,
+    /// 1 from reaching [`crate::Server::upper`] until below [`crate::Server::lower`].
+    pub overloaded: u64,
+    /// Zero.
+    pub pad: u64,
+}
+
+/// Key of a flow; IPv4 is mapped as in [`crate::Addr`]. Compared word by word.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Flow {
+    /// Source, as on the wire.
+    pub src: [u32; 4],
+    /// Destination, as on the wire.
+    pub dst: [u32; 4],
+    /// Source port, network byte order.
+    pub sport: u16,
+    /// Destination port, network byte order.
+    pub dport: u16,
+    /// IP protocol number.
+    pub proto: u32,
+}
+
+/// What is known of a flow. One word decides everything that two processors may want to change at
+/// once, so that exactly one of them does.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tail {
+    /// 0: free. Else state in bits 0-7, `WORD_*` in 8-15, a version that each use raises in 16-31,
+    /// time of the last packet in 32-63, within half a second.
+    pub word: u64,
+    /// Slot in `SERVERS`.
+    pub server: u32,
+    /// [`crate::Server::generation`] when the flow was made; another one ends the flow.
+    pub generation: u32,
+}
+
+/// State in a [`Tail::word`].
+#[must_use]
+pub const fn state_of(word: u64) -> u8 {
+    word as u8
+}
+
+/// Time of the last packet in a [`Tail::word`].
+#[must_use]
+pub const fn seen_of(word: u64) -> u32 {
+    (word >> 32) as u32
+}
+
+/// A clock reading in the units of [`seen_of`].
+#[must_use]
+pub const fn clock_of(now_ns: u64) -> u32 {
+    (now_ns >> IDLE_SHIFT) as u32
+}
+
+/// Idle limit of a state in the units of [`seen_of`].
+#[must_use]
+pub const fn idle_units(seconds: u32) -> u32 {
+    ((seconds as u64 * 1_000_000_000) >> IDLE_SHIFT) as u32
+}
+
+/// Whether flows in this state count as active.
+#[must_use]
+pub const fn is_active(state: u8) -> bool {
+    matches!(state, STATE_ESTABLISHED | STATE_SYN_SENT | STATE_SYN_RECV | STATE_SYN_ACK)
+}
+
+/// Value of map `FLOWS`: eight cache lines, the first tells where to look.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Bucket {
+    /// 1 while somebody adds a flow here.
+    pub lock: u64,
+    /// 1 once a flow of this bucket lives in its second one.
+    pub spilled: u64,
+    /// Upper hash bits by way, the first of eight being unused.
+    pub tags: [u16; 8],
+    /// Zero.
+    pub pad: [u64; 4],
+    /// Flows.
+    pub ways: [Entry; WAYS],
+}
+
+/// A flow: a cache line.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    /// Whose.
+    pub key: Flow,
+    /// What the client calls the other end.
+    pub via: Via,
+    /// What.
+    pub tail: Tail,
+}
+
+/// The other end as a client of a translated flow knows it, where the server's own `vip` and
+/// `vip_port` do not say it because its service has many addresses or ports.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Via {
+    /// IPv4 address as on the wire.
+    pub addr: u32,
+    /// Network byte order.
+    pub port: u16,
+    /// Zero.
+    pub pad: u16,
+}
+
+const _: () = {
+    assert!(core::mem::size_of::<Flow>() == 40);
+    assert!(core::mem::size_of::<Tail>() == 16);
+    assert!(core::mem::size_of::<Entry>() == 64);
+    assert!(core::mem::size_of::<Bucket>() == 512);
+    assert!(core::mem::size_of::<Load>() == 32);
+};
