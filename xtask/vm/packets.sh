@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the packet tests on Debian 12's own kernel (6.1: no tcx, so clsact; no newer helper), in a small
 # VM under software emulation. Downloads the kernel package, installs nothing on this machine.
-#   xtask/vm/packets.sh TEST_BINARY [KERNEL_OBJECT]
+#   [NINES_VM_ONLY=words] xtask/vm/packets.sh TEST_BINARY [KERNEL_OBJECT]
 set -euo pipefail
 tests=$1 object=${2:-}
 work=$(mktemp -d /tmp/nines-vm.XXXXXX)
@@ -43,10 +43,11 @@ for m in /*.ko; do insmod $m; done
 ip link set lo up
 [ -e /object.o ] && export NINES_BPF_OBJECT=/object.o
 echo "vm: Linux $(uname -r)"
-packets --test-threads=1
+packets --test-threads=1 $(cat /only 2>/dev/null)
 echo "VM-EXIT:$?"
 poweroff -f
 I
+printf "%s" "${NINES_VM_ONLY:-}" > "$root/only"
 chmod +x "$root/init"
 (cd "$root" && find . | cpio -o -H newc --quiet) > "$work/initrd"
 timeout "${NINES_VM_SECONDS:-600}" qemu-system-x86_64 -accel tcg -cpu max -smp 2 -m 1024 -display none -no-reboot \

@@ -49,6 +49,9 @@ pub const TEMPLATES_MAX: u32 = 1 << 16;
 /// Destinations remembered by lblc and lblcr at most (ip_vs_lblc.c: 1,024 buckets of 16).
 pub const LOCALITIES_MAX: u32 = 1 << 14;
 
+/// Entries of map `SERVED` of a real server: VIPs and ports of tunnels.
+pub const SERVED_MAX: u32 = 1_024;
+
 /// Entries of the arrays of programs: what goes on where the entry program ends. A stack and the
 /// verifier's patience of their own are what each of them gains. New flows.
 pub const PROGRAM_NEW: u32 = 0;
@@ -58,8 +61,16 @@ pub const PROGRAM_ERROR: u32 = 1;
 pub const PROGRAM_TOO_BIG: u32 = 2;
 /// Packets whose server is chosen.
 pub const PROGRAM_DELIVER: u32 = 3;
+/// New flows of schedulers that weigh their servers.
+pub const PROGRAM_WEIGH: u32 = 4;
+/// New flows of schedulers that remember destinations.
+pub const PROGRAM_REMEMBER: u32 = 5;
+/// New flows whose server is chosen.
+pub const PROGRAM_KEEP: u32 = 6;
+/// New flows of the scheduler that draws lots.
+pub const PROGRAM_CHANCE: u32 = 7;
 /// Room for them.
-pub const PROGRAMS_MAX: u32 = 4;
+pub const PROGRAMS_MAX: u32 = 8;
 
 /// [`Service::flags`]: sh and mh take another server where theirs takes no new flow.
 pub const SERVICE_FALLBACK: u32 = 1;
@@ -155,6 +166,10 @@ pub struct Packet {
     pub dont_fragment: u32,
     /// Slot of the server that was chosen for it; with a packet too big for it, the limit.
     pub chosen: u32,
+    /// Id of its service, when no flow of it is known.
+    pub service: u32,
+    /// Zero.
+    pub pad: u32,
     /// Source MAC and two zero bytes.
     pub mac: [u8; 8],
 }
@@ -400,7 +415,7 @@ pub const DROP_NAMES: [&str; DROPS as usize] =
     ["guard", "no-server", "no-route", "ttl", "mangled", "evicted", "unplaced", "too-big"];
 
 const _: () = {
-    assert!(core::mem::size_of::<Packet>() == 88);
+    assert!(core::mem::size_of::<Packet>() == 96);
     assert!(core::mem::size_of::<Guard>() == 32);
     assert!(core::mem::size_of::<ServiceKey>() == 20);
     assert!(core::mem::size_of::<Place>() == 24);

@@ -8,9 +8,10 @@ use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use nines_abi::{
     clock_of, state_of, Addr, Flow, Packet, Server, ServiceKey, Tail, Via, DROP_GUARD,
     DROP_NO_ROUTE, DROP_NO_SERVER, FORWARD_DR, FORWARD_LOCAL, FORWARD_NAT, KEY_ADDRESS,
-    KEY_MARK_V4, KEY_MARK_V6, PLACE_SERVER, PLACE_VIP, SERVER_DOWN, SERVICE_LIVE,
-    SERVICE_ONE_PACKET, SETTING_MARKS, STATE_FIN_WAIT, STATE_SYN_ACK, STATE_TIME_WAIT, UNPLACED,
-    WORD_REPLY,
+    KEY_MARK_V4, KEY_MARK_V6, PLACE_SERVER, PLACE_VIP, PROGRAM_CHANCE, PROGRAM_DELIVER,
+    PROGRAM_KEEP, PROGRAM_REMEMBER, PROGRAM_WEIGH, SCHED_LBLC, SCHED_LBLCR, SCHED_LC, SCHED_TWOS,
+    SERVER_DOWN, SERVER_UP, SERVICE_LIVE, SERVICE_ONE_PACKET, SETTING_MARKS, STATE_FIN_WAIT,
+    STATE_SYN_ACK, STATE_TIME_WAIT, UNPLACED, WORD_REPLY,
 };
 
 use crate::{
@@ -39,8 +40,8 @@ pub enum Verdict {
     Reply(&'static Server, Via),
     /// Of no flow that is known: see [`new`].
     New,
-    /// [`deliver`] says the rest, to the server in this slot.
-    Deliver(u32),
+    /// Another program says the rest: `PROGRAM_*`.
+    Go(u32),
     /// An ICMP error: see [`error`].
     Error,
 }
@@ -84,13 +85,73 @@ fn is_strange(packet: &Packet, mark: u32) -> bool {
         && places::flags_of(&packet.src) & PLACE_SERVER == 0
 }
 
-/// A packet that [`ingress`] knew no flow for.
+/// A packet that [`ingress`] knew no flow for: its service, and who chooses its server.
 #[inline(always)]
-pub fn new(packet: &Packet, mark: u32) -> Verdict {
-    match service_of(packet, mark) {
-        Some(of) => schedule(packet, of),
-        None => Verdict::Pass,
+pub fn new(packet: &mut Packet, mark: u32) -> Verdict {
+    let Some(of) = service_of(packet, mark) else {
+        return Verdict::Pass;
+    };
+    packet.service = of.id;
+    if let Some((slot, _)) = memory::held(packet, of, clock()) {
+        packet.chosen = slot;
+        return Verdict::Go(PROGRAM_KEEP);
     }
+    let how = of.service.scheduler;
+    if begins(packet) && how >= SCHED_LC && how <= SCHED_TWOS {
+        return Verdict::Go(match how {
+            SCHED_TWOS => PROGRAM_CHANCE,
+            SCHED_LBLC | SCHED_LBLCR => PROGRAM_REMEMBER,
+            _ => PROGRAM_WEIGH,
+        });
+    }
+    let hash = flows::hash_of(&key(packet));
+    take(packet, schedule::by_turn_or_hash(packet, of, hash, begins(packet)))
+}
+
+/// The schedulers that weigh what servers carry.
+#[inline(always)]
+pub fn weigh(packet: &mut Packet) -> Verdict {
+    let chosen = match SERVICES.get(packet.service) {
+        Some(service) => schedule::by_weighing(service),
+        None => schedule::NOBODY,
+    };
+    take(packet, chosen)
+}
+
+/// Those that remember destinations.
+#[inline(always)]
+pub fn remember(packet: &mut Packet) -> Verdict {
+    let chosen = match SERVICES.get(packet.service) {
+        Some(service) => memory::by_destination(&packet.dst, packet.service, service),
+        None => schedule::NOBODY,
+    };
+    take(packet, chosen)
+}
+
+/// The one that draws lots.
+#[inline(always)]
+pub fn chance(packet: &mut Packet) -> Verdict {
+    let chosen = match SERVICES.get(packet.service) {
+        Some(service) => schedule::two_choices(service),
+        None => schedule::NOBODY,
+    };
+    take(packet, chosen)
+}
+
+#[inline(always)]
+fn take(packet: &mut Packet, slot: u32) -> Verdict {
+    if slot == schedule::NOBODY {
+        return Verdict::Drop(DROP_NO_SERVER);
+    }
+    packet.chosen = slot;
+    Verdict::Go(PROGRAM_KEEP)
+}
+
+/// Whether a packet of no known flow begins one; else it comes in the middle of one that this
+/// director does not know.
+#[inline(always)]
+fn begins(packet: &Packet) -> bool {
+    opens(packet) || packet.proto == UDP
 }
 
 /// A packet for which a server is chosen.
@@ -125,9 +186,10 @@ pub fn error(packet: &Packet, mark: u32) -> Verdict {
     let Some(of) = service_of(packet, mark) else {
         return Verdict::Pass;
     };
-    match schedule::choose(packet, of, hash, false) {
-        Some((slot, server)) => deliver(packet, slot, server, true),
-        None => Verdict::Pass,
+    let slot = schedule::by_turn_or_hash(packet, of, hash, false);
+    match server(slot) {
+        Some(server) if server.service == of.id => deliver(packet, slot, server, true),
+        _ => Verdict::Pass,
     }
 }
 
@@ -284,20 +346,23 @@ fn stays(packet: &Packet, seen: &Seen, server: &Server, now: u32) -> bool {
     server.state != SERVER_DOWN || (packet.proto == TCP && !opens)
 }
 
-/// A packet to a service that is of no known flow.
+/// A packet for which a server is chosen, and of whose flow nobody knows yet.
 #[inline(always)]
-fn schedule(packet: &Packet, of: Of) -> Verdict {
+pub fn keep(packet: &Packet) -> Verdict {
     let clock = clock();
     let flow = key(packet);
     let hash = flows::hash_of(&flow);
-    let fresh = opens(packet) || packet.proto == UDP;
-    let chosen = match memory::held(packet, of, clock) {
-        None => schedule::choose(packet, of, hash, fresh),
-        held => held,
-    };
-    let Some((slot, server)) = chosen else {
+    let slot = packet.chosen;
+    let (Some(server), Some(service)) = (server(slot), SERVICES.get(packet.service)) else {
         return Verdict::Drop(DROP_NO_SERVER);
     };
+    let of = Of { id: packet.service, service };
+    // A table that was replaced this instant may be written again: never leave the service.
+    // Between two updates of the table a server may already be drained; the table, which follows
+    // in microseconds, still names it: no new flow goes there.
+    if server.service != of.id || (server.state != SERVER_UP && begins(packet)) {
+        return Verdict::Drop(DROP_NO_SERVER);
+    }
     let new = New {
         hash,
         server: slot,
@@ -319,7 +384,7 @@ fn schedule(packet: &Packet, of: Of) -> Verdict {
     }
     flows::sweep(clock);
     count_connection(slot, server.service);
-    Verdict::Deliver(slot)
+    Verdict::Go(PROGRAM_DELIVER)
 }
 
 /// What the client calls the other end of a translated flow.

@@ -20,6 +20,7 @@ mod rewrite;
 mod schedule;
 mod states;
 mod tunnel;
+mod unwrap;
 
 use aya_ebpf::{
     bindings::{xdp_action, TC_ACT_SHOT, TC_ACT_UNSPEC},
@@ -27,7 +28,7 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 
-use nines_abi::{Packet, PROGRAM_DELIVER, PROGRAM_ERROR, PROGRAM_NEW};
+use nines_abi::{Packet, DROP_MANGLED, PROGRAM_DELIVER, PROGRAM_ERROR, PROGRAM_NEW};
 
 use crate::{decide::Verdict, rewrite::Change};
 
@@ -51,11 +52,40 @@ pub fn nines_tc_ingress(ctx: TcContext) -> i32 {
 /// Of no known flow.
 #[classifier]
 pub fn nines_tc_new(ctx: TcContext) -> i32 {
+    tc_stage(&ctx, |packet| decide::new(packet, mark(&ctx)))
+}
+
+/// The scheduler weighs its servers.
+#[classifier]
+pub fn nines_tc_weigh(ctx: TcContext) -> i32 {
+    tc_stage(&ctx, decide::weigh)
+}
+
+/// The scheduler remembers destinations.
+#[classifier]
+pub fn nines_tc_remember(ctx: TcContext) -> i32 {
+    tc_stage(&ctx, decide::remember)
+}
+
+/// The scheduler draws lots.
+#[classifier]
+pub fn nines_tc_chance(ctx: TcContext) -> i32 {
+    tc_stage(&ctx, decide::chance)
+}
+
+/// The flow becomes known.
+#[classifier]
+pub fn nines_tc_keep(ctx: TcContext) -> i32 {
+    tc_stage(&ctx, |packet| decide::keep(packet))
+}
+
+#[inline(always)]
+fn tc_stage(ctx: &TcContext, stage: impl FnOnce(&mut Packet) -> Verdict) -> i32 {
     let Some(packet) = packet::parsed() else {
         return NEXT;
     };
-    match decide::new(packet, mark(&ctx)) {
-        Verdict::Deliver(slot) => go_to(&ctx, packet, slot),
+    match stage(packet) {
+        Verdict::Go(program) => go_on(ctx, program),
         Verdict::Drop(reason) => rewrite::drop(reason),
         _ => NEXT,
     }
@@ -136,6 +166,24 @@ pub fn nines_tc_egress(ctx: TcContext) -> i32 {
     }
 }
 
+/// On a real server: what came through a tunnel.
+#[classifier]
+pub fn nines_unwrap(ctx: TcContext) -> i32 {
+    match unwrap::unwrap(&ctx) {
+        unwrap::Done::Nothing | unwrap::Done::Unwrapped => NEXT,
+        unwrap::Done::Again(code) => code,
+        unwrap::Done::Failed => rewrite::drop(DROP_MANGLED),
+    }
+}
+
+/// On a real server: what it asks of clients behind a tunnel.
+#[classifier]
+pub fn nines_clamp(ctx: TcContext) -> i32 {
+    // What is no SYN is as it was.
+    let _ = unwrap::clamp(&ctx);
+    NEXT
+}
+
 /// The fast path. What it cannot do (NAT, an unresolved neighbour, another device's route) goes up
 /// to [`nines_tc_ingress`], which decides the same way because the flow is in the same table.
 #[xdp]
@@ -163,11 +211,40 @@ pub fn nines_xdp(ctx: XdpContext) -> u32 {
 /// Of no known flow.
 #[xdp]
 pub fn nines_xdp_new(ctx: XdpContext) -> u32 {
+    xdp_stage(&ctx, |packet| decide::new(packet, 0))
+}
+
+/// The scheduler weighs its servers.
+#[xdp]
+pub fn nines_xdp_weigh(ctx: XdpContext) -> u32 {
+    xdp_stage(&ctx, decide::weigh)
+}
+
+/// The scheduler remembers destinations.
+#[xdp]
+pub fn nines_xdp_remember(ctx: XdpContext) -> u32 {
+    xdp_stage(&ctx, decide::remember)
+}
+
+/// The scheduler draws lots.
+#[xdp]
+pub fn nines_xdp_chance(ctx: XdpContext) -> u32 {
+    xdp_stage(&ctx, decide::chance)
+}
+
+/// The flow becomes known.
+#[xdp]
+pub fn nines_xdp_keep(ctx: XdpContext) -> u32 {
+    xdp_stage(&ctx, |packet| decide::keep(packet))
+}
+
+#[inline(always)]
+fn xdp_stage(ctx: &XdpContext, stage: impl FnOnce(&mut Packet) -> Verdict) -> u32 {
     let Some(packet) = packet::parsed() else {
         return xdp_action::XDP_PASS;
     };
-    match decide::new(packet, 0) {
-        Verdict::Deliver(slot) => xdp_go_to(&ctx, packet, slot),
+    match stage(packet) {
+        Verdict::Go(program) => xdp_go_on(ctx, program),
         Verdict::Drop(reason) => {
             maps::count_drop(reason);
             xdp_action::XDP_DROP

@@ -7,10 +7,10 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray},
 };
 use nines_abi::{
-    Bucket, Guard, Load, Locality, Packet, Place, Server, Service, ServiceKey, Settings, Stats,
-    Template, TemplateKey, BUCKETS, DROPS, GUARDS, LOCALITIES_MAX, PEERS_MAX, PICKS as PICKS_LEN,
-    PLACES_PER_SERVICE, PROGRAMS_MAX, SERVERS as SERVERS_LEN, SERVICES as SERVICES_LEN,
-    TEMPLATES_MAX,
+    Addr, Bucket, Guard, Load, Locality, Packet, Place, Server, Service, ServiceKey, Settings,
+    Stats, Template, TemplateKey, BUCKETS, DROPS, GUARDS, LOCALITIES_MAX, PEERS_MAX,
+    PICKS as PICKS_LEN, PLACES_PER_SERVICE, PROGRAMS_MAX, SERVED_MAX, SERVERS as SERVERS_LEN,
+    SERVICES as SERVICES_LEN, TEMPLATES_MAX,
 };
 
 /// BPF_F_MMAPABLE (Linux 5.5): user space reads and writes such a map as memory.
@@ -69,6 +69,11 @@ pub static SERVICE_STATS: PerCpuArray<Stats> = PerCpuArray::pinned(SERVICES_LEN,
 pub static SERVER_STATS: PerCpuArray<Stats> = PerCpuArray::pinned(SERVERS_LEN, 0);
 #[map]
 pub static DROPS_SEEN: PerCpuArray<u64> = PerCpuArray::pinned(DROPS, 0);
+
+/// On a real server: addresses whose packets are taken out of tunnels, and UDP ports of tunnels in
+/// the last two bytes of an address that is zero before.
+#[map]
+pub static SERVED: HashMap<Addr, u32> = HashMap::pinned(SERVED_MAX, 0);
 
 /// Programs that go on where another one ends: `PROGRAM_*`.
 #[map]

@@ -137,7 +137,6 @@ fn remember(key: &TemplateKey, slot: u32, only: u32) -> u32 {
 #[inline(never)]
 fn lightest(known: &mut Locality, id: u32, shrinks: u32) -> u32 {
     let (mut best, mut least, mut share) = (NOBODY, 0u64, 0u64);
-    let (mut worst, mut most, mut part) = (0u64, 0u64, 1u64);
     for i in 0..LOCALITY_SET {
         let [slot, generation] = known.servers[i];
         let (Some(server), Some(load)) = (SERVERS.get(slot), LOADS.get(slot)) else {
@@ -151,15 +150,27 @@ fn lightest(known: &mut Locality, id: u32, shrinks: u32) -> u32 {
         if best == NOBODY || cost * share < least * by {
             (best, least, share) = (slot, cost, by);
         }
-        if cost * part > most * by {
-            (worst, most, part) = (i as u64, cost, by);
-        }
     }
-    let now = clock();
-    if shrinks != 0 && known.count > 1 && now.wrapping_sub(known.changed) > idle_units(SET_SECONDS)
+    if shrinks != 0
+        && known.count > 1
+        && clock().wrapping_sub(known.changed) > idle_units(SET_SECONDS)
     {
-        known.servers[(atomic::opaque(worst) & 7) as usize] = [NOBODY, 0];
-        known.changed = now;
+        shrink(known);
     }
     best
+}
+
+/// Takes the one out of the set that has the most to do.
+#[inline(never)]
+fn shrink(known: &mut Locality) -> u32 {
+    let mut most = 0u64;
+    for i in 0..LOCALITY_SET {
+        if let Some(load) = LOADS.get(known.servers[i][0]) {
+            let cost = overhead(load) << 3 | i as u64;
+            most = if cost > most { cost } else { most };
+        }
+    }
+    known.servers[(atomic::opaque(most) & 7) as usize] = [NOBODY, 0];
+    known.changed = clock();
+    0
 }

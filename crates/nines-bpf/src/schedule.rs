@@ -6,14 +6,13 @@
 
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use nines_abi::{
-    Load, Packet, Server, Service, SCAN_MAX, SCHED_DH, SCHED_LBLC, SCHED_LBLCR, SCHED_LC, SCHED_MH,
-    SCHED_SH, SCHED_TWOS, SCHED_WLC, SERVER_UP, SERVICE_FALLBACK, SERVICE_PORT,
+    Load, Packet, Server, Service, SCAN_MAX, SCHED_DH, SCHED_MH, SCHED_SH, SCHED_WLC, SERVER_UP,
+    SERVICE_FALLBACK, SERVICE_PORT,
 };
 
 use crate::{
     atomic,
-    maps::{pick, LOADS, SERVERS, SERVICES, TURNS},
-    memory,
+    maps::{pick, LOADS, SERVERS, TURNS},
 };
 
 pub const NOBODY: u32 = u32::MAX;
@@ -30,29 +29,12 @@ pub struct Of {
     pub service: &'static Service,
 }
 
-/// The server for a packet that has no flow; `fresh`: it begins one (else it comes in the middle
-/// of one that this director does not know). `None`: nobody takes it.
+/// The server in turn, or by a hash, for a packet that has no flow; `fresh`: it begins one. Every
+/// TCP packet in mid-flow goes by hash, whatever the scheduler (this director took over, or the
+/// entry was evicted): all directors agree.
 #[inline(always)]
-pub fn choose(packet: &Packet, of: Of, hash: u64, fresh: bool) -> Option<(u32, &'static Server)> {
-    let slot = slot_for(packet, of.id, hash, fresh as u32);
-    let server = SERVERS.get(slot)?;
-    // A table that was replaced this instant may be written again: never leave the service.
-    // Between two updates of the table a server may already be drained; the table, which follows
-    // in microseconds, still names it: no new flow goes there.
-    if server.service != of.id || (server.state != SERVER_UP && fresh) {
-        return None;
-    }
-    Some((slot, server))
-}
-
-/// The slot, or [`NOBODY`]. A function of its own, or the verifier would walk what follows once for
-/// each scheduler.
-#[inline(never)]
-fn slot_for(packet: &Packet, id: u32, hash: u64, fresh: u32) -> u32 {
-    let Some(service) = SERVICES.get(id) else {
-        return NOBODY;
-    };
-    let fresh = fresh != 0;
+pub fn by_turn_or_hash(packet: &Packet, of: Of, hash: u64, fresh: bool) -> u32 {
+    let service = of.service;
     let (base, len, how) = (service.table_base(), service.table_len(), service.scheduler);
     if len == 0 {
         return NOBODY;
@@ -68,20 +50,18 @@ fn slot_for(packet: &Packet, id: u32, hash: u64, fresh: u32) -> u32 {
             SCHED_SH | SCHED_MH => fold(&packet.src).wrapping_add(port),
             _ => hash as u32,
         };
-        hashed(service, id, value, fresh)
-    } else if !fresh {
-        // A TCP packet in mid-flow without an entry (this director took over, or the entry was
-        // evicted) goes by hash: all directors agree.
-        pick(base.wrapping_add(hash as u32 % len)).unwrap_or(NOBODY)
-    } else if how >= SCHED_LC {
-        match how {
-            SCHED_TWOS => two_choices(base, len),
-            SCHED_LBLC | SCHED_LBLCR => memory::by_destination(&packet.dst, id, service),
-            _ => scan(base, len, how),
-        }
+        hashed(service, of.id, value, fresh)
+    } else if fresh {
+        by_turn(base, len, of.id)
     } else {
-        by_turn(base, len, id)
+        pick(base.wrapping_add(hash as u32 % len)).unwrap_or(NOBODY)
     }
+}
+
+/// The one that costs least.
+#[inline(always)]
+pub fn by_weighing(service: &Service) -> u32 {
+    scan(service.table_base(), service.table_len(), service.scheduler)
 }
 
 /// Zero if the server takes a new flow of this service. One number, for each condition of its own
@@ -201,7 +181,7 @@ pub fn overhead(load: &Load) -> u64 {
 
 /// The server with the smallest cost, the first of equals; compared without division.
 #[inline(never)]
-pub fn scan(base: u32, len: u32, how: u32) -> u32 {
+fn scan(base: u32, len: u32, how: u32) -> u32 {
     let [over, one_more, lacks, by_weight, idle_first, no_overflow] =
         WEIGHS[(atomic::opaque(u64::from(how)) & 7) as usize];
     let (mut best, mut least, mut share) = (NOBODY, 0u64, 0u64);
@@ -242,8 +222,9 @@ pub fn least(service: &Service) -> u32 {
 }
 
 /// Two servers at random by weight, the one with less to do (ip_vs_twos.c).
-#[inline(never)]
-fn two_choices(base: u32, len: u32) -> u32 {
+#[inline(always)]
+pub fn two_choices(service: &Service) -> u32 {
+    let (base, len) = (service.table_base(), service.table_len());
     let total = weights(base, len);
     // Inclusive, as there: the first server is a little more likely.
     let random = || {

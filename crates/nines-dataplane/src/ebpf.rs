@@ -37,6 +37,7 @@ pub mod reading;
 mod shared;
 pub mod tables;
 pub mod testrun;
+pub mod unwrap;
 pub mod writes;
 
 /// A value as the kernel has it.
@@ -151,7 +152,8 @@ fn wrong(e: aya::maps::MapError) -> Error {
 fn other_layouts(pins: &Path) -> Vec<PathBuf> {
     let siblings = pins.parent().and_then(|p| fs::read_dir(p).ok());
     let paths = siblings.into_iter().flatten().flatten().map(|e| e.path());
-    paths.filter(|p| p != pins).collect()
+    let is_layout = |p: &Path| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with('v'));
+    paths.filter(|p| p != pins && is_layout(p)).collect()
 }
 
 fn map_error(e: aya::maps::MapError) -> Error {

@@ -18,12 +18,17 @@ use aya::{
     },
 };
 
-use nines_abi::{PROGRAM_DELIVER, PROGRAM_ERROR, PROGRAM_NEW, PROGRAM_TOO_BIG};
+use nines_abi::{
+    PROGRAM_CHANCE, PROGRAM_DELIVER, PROGRAM_ERROR, PROGRAM_KEEP, PROGRAM_NEW, PROGRAM_REMEMBER,
+    PROGRAM_TOO_BIG, PROGRAM_WEIGH,
+};
 
 use crate::{Error, Result};
 
 /// Filter priority and handle with clsact: fixed, so that the next process finds its own.
 const PRIORITY: u16 = 9;
+/// Of the programs of a real server, behind the director's.
+const SERVER_PRIORITY: u16 = 10;
 const HANDLE: TcHandle = TcHandle::new(0, 9);
 
 /// Whether native XDP is attached before tc.
@@ -38,7 +43,11 @@ pub enum Hooks {
 }
 
 /// Programs at tc, and where the entry program finds those that go on for it.
-const CLASSIFIERS: [(&str, Option<u32>); 6] = [
+const CLASSIFIERS: [(&str, Option<u32>); 10] = [
+    ("nines_tc_chance", Some(PROGRAM_CHANCE)),
+    ("nines_tc_keep", Some(PROGRAM_KEEP)),
+    ("nines_tc_weigh", Some(PROGRAM_WEIGH)),
+    ("nines_tc_remember", Some(PROGRAM_REMEMBER)),
     ("nines_tc_deliver", Some(PROGRAM_DELIVER)),
     ("nines_tc_new", Some(PROGRAM_NEW)),
     ("nines_tc_error", Some(PROGRAM_ERROR)),
@@ -47,7 +56,11 @@ const CLASSIFIERS: [(&str, Option<u32>); 6] = [
     ("nines_tc_egress", None),
 ];
 
-const XDP: [(&str, Option<u32>); 3] = [
+const XDP: [(&str, Option<u32>); 7] = [
+    ("nines_xdp_chance", Some(PROGRAM_CHANCE)),
+    ("nines_xdp_keep", Some(PROGRAM_KEEP)),
+    ("nines_xdp_weigh", Some(PROGRAM_WEIGH)),
+    ("nines_xdp_remember", Some(PROGRAM_REMEMBER)),
     ("nines_xdp_deliver", Some(PROGRAM_DELIVER)),
     ("nines_xdp_new", Some(PROGRAM_NEW)),
     ("nines_xdp", None),
@@ -112,8 +125,9 @@ fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassif
 
 /// Puts all programs on `interface`; gives the hooks in words ("tcx", "clsact", "xdp+tcx").
 pub fn attach(ebpf: &mut Ebpf, pins: &Path, interface: &str, path: Hooks) -> Result<String> {
-    let mut hook = tc_side(ebpf, pins, interface, "nines_tc_ingress", TcAttachType::Ingress)?;
-    tc_side(ebpf, pins, interface, "nines_tc_egress", TcAttachType::Egress)?;
+    let side = |program, side| Side { pins, interface, program, side, priority: PRIORITY };
+    let mut hook = tc_side(ebpf, side("nines_tc_ingress", TcAttachType::Ingress))?;
+    tc_side(ebpf, side("nines_tc_egress", TcAttachType::Egress))?;
     let native = path == Hooks::Xdp || (path == Hooks::Auto && carries_finished_packets(interface));
     if native {
         match xdp_side(ebpf, pins, interface) {
@@ -142,13 +156,32 @@ pub fn is_on(pins: &Path, interface: &str) -> bool {
     ["ingress", "egress"].iter().all(|side| pin(pins, interface, side).exists())
 }
 
-fn tc_side(
-    ebpf: &mut Ebpf,
-    pins: &Path,
-    interface: &str,
-    program: &str,
+/// A program for one side of an interface.
+struct Side<'a> {
+    pins: &'a Path,
+    interface: &'a str,
+    program: &'a str,
     side: TcAttachType,
-) -> Result<String> {
+    priority: u16,
+}
+
+/// Puts the programs of a real server on `interface`.
+pub fn attach_server(ebpf: &mut Ebpf, pins: &Path, interface: &str) -> Result<()> {
+    for (program, side) in
+        [("nines_unwrap", TcAttachType::Ingress), ("nines_clamp", TcAttachType::Egress)]
+    {
+        let loaded = classifier(ebpf, program)?;
+        if loaded.fd().is_err() {
+            let failed = |e| Error::new(format!("the kernel refused program {program}"), e);
+            loaded.load().map_err(failed)?;
+        }
+        tc_side(ebpf, Side { pins, interface, program, side, priority: SERVER_PRIORITY })?;
+    }
+    Ok(())
+}
+
+fn tc_side(ebpf: &mut Ebpf, of: Side<'_>) -> Result<String> {
+    let Side { pins, interface, program, side, priority } = of;
     let name = if side == TcAttachType::Ingress { "ingress" } else { "egress" };
     let pin = pin(pins, interface, name);
     let classifier = classifier(ebpf, program)?;
@@ -177,7 +210,7 @@ fn tc_side(
         link.pin(&pin).map_err(|e| failed(e.to_string()))?;
         return Ok("tcx".into());
     }
-    clsact(classifier, interface, side).map_err(failed)?;
+    clsact(classifier, interface, side, priority).map_err(failed)?;
     Ok("clsact".into())
 }
 
@@ -185,15 +218,16 @@ fn clsact(
     classifier: &mut SchedClassifier,
     interface: &str,
     side: TcAttachType,
+    priority: u16,
 ) -> std::result::Result<(), String> {
     // There already is success: another tool, or we before.
     let _ = tc::qdisc_add_clsact(interface);
-    let old = SchedClassifierLink::attached(interface, side, PRIORITY, HANDLE, None)
+    let old = SchedClassifierLink::attached(interface, side, priority, HANDLE, None)
         .map_err(|e| e.to_string())?;
     let id = match classifier.attach_to_link(old) {
         Ok(id) => id,
         Err(_) => {
-            let options = NlOptions { priority: PRIORITY, handle: HANDLE, ..NlOptions::default() };
+            let options = NlOptions { priority, handle: HANDLE, ..NlOptions::default() };
             classifier
                 .attach_with_options(interface, side, TcAttachOptions::Netlink(options))
                 .map_err(|e| format!("{e}: {:?}", std::error::Error::source(&e)))?
@@ -229,14 +263,23 @@ fn xdp_side(ebpf: &mut Ebpf, pins: &Path, interface: &str) -> Result<()> {
     Ok(())
 }
 
-/// Takes all programs off `interface`.
+/// Takes all programs of a director off `interface`.
 pub fn detach(pins: &Path, interface: &str) {
+    take_off(pins, interface, PRIORITY);
+}
+
+/// Takes those of a real server off.
+pub fn detach_server(pins: &Path, interface: &str) {
+    take_off(pins, interface, SERVER_PRIORITY);
+}
+
+fn take_off(pins: &Path, interface: &str, priority: u16) {
     for side in ["ingress", "egress", "xdp"] {
         // A pinned link is detached when its last reference goes.
         let _ = fs::remove_file(pin(pins, interface, side));
     }
     for side in [TcAttachType::Ingress, TcAttachType::Egress] {
-        if let Ok(link) = SchedClassifierLink::attached(interface, side, PRIORITY, HANDLE, None) {
+        if let Ok(link) = SchedClassifierLink::attached(interface, side, priority, HANDLE, None) {
             drop(link);
         }
     }

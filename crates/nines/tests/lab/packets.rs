@@ -23,6 +23,86 @@ pub fn get(net: &Net, from: &str, to: &str) -> Option<String> {
     asked.unwrap().ok()
 }
 
+/// The same with a request of several full segments.
+fn get_at_length(net: &Net, from: &str, to: &str) -> Option<String> {
+    let to: SocketAddr = to.parse().unwrap();
+    let asked = net.lab.within(from, move || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect_timeout(&to, Duration::from_millis(500))?;
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        let long = "x".repeat(6_000);
+        let request =
+            format!("GET / HTTP/1.1\r\nHost: x\r\nX-Long: {long}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer.lines().last().unwrap_or_default().to_owned())
+    });
+    asked.unwrap().ok()
+}
+
+#[test]
+fn tunnels_end_at_servers_that_have_no_tunnel_device() {
+    if !can_run() {
+        return;
+    }
+    let mut net = Net::new(&[
+        ("client", &[("br0", "10.97.0.1/24")]),
+        ("lb1", &[("br0", "10.97.0.2/24"), ("br1", "10.97.1.2/24")]),
+        ("r1", &[("br1", "10.97.1.11/24"), ("br0", "10.97.0.11/24")]),
+        ("r2", &[("br1", "10.97.1.12/24"), ("br0", "10.97.0.12/24")]),
+    ]);
+    for (host, interface, address) in [
+        ("client", "eth0", "2001:db8::1/64"),
+        ("lb1", "eth0", "2001:db8::2/64"),
+        ("lb1", "eth1", "2001:db8:1::2/64"),
+        ("r1", "eth0", "2001:db8:1::11/64"),
+        ("r1", "eth1", "2001:db8::11/64"),
+        ("r2", "eth0", "2001:db8:1::12/64"),
+        ("r2", "eth1", "2001:db8::12/64"),
+    ] {
+        net.lab.ip(host, &format!("addr add {address} dev {interface} nodad")).unwrap();
+    }
+    for server in ["r1", "r2"] {
+        net.web(server, "[::]:80");
+        net.ok(server, &["server", "prepare", "10.97.0.100", "2001:db8::100", "--tunnel"]);
+    }
+    let mut services = String::new();
+    for (forward, first) in
+        [("ipip", "10.97.1.11"), ("gue", "2001:db8:1::11"), ("gre", "10.97.1.11")]
+    {
+        let second = if first.contains(':') { "10.97.1.12" } else { "2001:db8:1::12" };
+        services = format!(
+            "[service.four]\nlisten = \"10.97.0.100:80\"\nforward = \"{forward}\"\nscheduler = \"rr\"\n\
+             check = \"none\"\ntunnel-checksum = \"full\"\nservers = {{ a = \"{first}\", b = \"{second}\" }}\n\
+             [service.six]\nlisten = \"[2001:db8::100]:80\"\nforward = \"{forward}\"\nscheduler = \"rr\"\n\
+             check = \"none\"\nservers = {{ a = \"{first}\", b = \"{second}\" }}\n"
+        );
+        if net.agents.contains_key("lb1") {
+            let head = "[cluster]\nname = \"lab\"\n[nodes]\nlb1 = \"10.97.0.2\"\n";
+            let file = net.write("cluster.toml", &format!("{head}{services}"));
+            net.ok("lb1", &["apply", &file, "--yes"]);
+        } else {
+            lone_director(&mut net, &services);
+        }
+        for vip in ["10.97.0.100:80", "[2001:db8::100]:80"] {
+            net.until(&format!("{vip} answers through {forward}"), |n| {
+                get(n, "client", vip).is_some()
+            });
+            let seen: Vec<Option<String>> =
+                (0..4).map(|_| get_at_length(&net, "client", vip)).collect();
+            for server in ["r1", "r2"] {
+                let n = seen.iter().filter(|s| s.as_deref() == Some(server)).count();
+                assert_eq!(n, 2, "{forward} to {vip}, whole requests: {seen:?}");
+            }
+        }
+    }
+    assert!(services.contains("gre"));
+    // Undone, nothing is unwrapped and nothing stays pinned.
+    net.ok("r1", &["server", "undo"]);
+    net.ok("r2", &["server", "undo"]);
+    assert_eq!(get(&net, "client", "10.97.0.100:80"), None);
+}
+
 /// A director between clients (br0) and servers (br1), a client, two servers.
 pub fn routed() -> Net {
     let net = Net::new(&[
