@@ -14,6 +14,7 @@ mod errors;
 mod flows;
 mod maps;
 mod memory;
+mod nat;
 mod packet;
 mod places;
 mod rewrite;

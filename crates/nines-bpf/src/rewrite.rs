@@ -15,8 +15,9 @@ use aya_ebpf::{
 use nines_abi::{Packet, Server, Via, DROP_MANGLED, DROP_NO_ROUTE, DROP_TTL};
 
 use crate::{
-    decide::{known_as, port_of, words},
+    decide::words,
     maps::count_drop,
+    nat::{known_as, port_of},
     packet::{self, SCTP, TCP},
 };
 

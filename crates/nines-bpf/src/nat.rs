@@ -1,0 +1,127 @@
+//! Translated flows: two entries, one for each direction, that live as long.
+//!
+//! Decides: which half belongs to which, and what an answer is.
+
+use nines_abi::{
+    clock_of, state_of, Flow, Packet, Server, Tail, Via, DROP_GUARD, UNPLACED, WORD_REPLY,
+};
+
+use crate::{
+    decide::{words, Verdict},
+    flows::{self, New, Seen},
+    maps::{count, count_drop, SERVERS},
+    packet::{ERROR, FIN, RST, SYN},
+    places, states,
+};
+
+/// What the client calls the other end of a translated flow.
+#[inline(always)]
+pub fn known_as(server: &Server, via: &Via) -> ([u32; 4], u16) {
+    let vip = words(&server.vip);
+    let port = if server.vip_port != 0 { server.vip_port } else { via.port };
+    if vip == [0; 4] {
+        // Services of many addresses translate IPv4 only.
+        return ([0, 0, 0xffffu32.to_be(), via.addr], port);
+    }
+    (vip, port)
+}
+
+/// Port that the server gets.
+#[inline(always)]
+pub fn port_of(server: &Server, asked: u16) -> u16 {
+    if server.port != 0 {
+        server.port
+    } else {
+        asked
+    }
+}
+
+/// The other half of a translated flow: answers, for a packet from the client; the client's
+/// packets, for an answer.
+#[inline(always)]
+fn other_half(packet: &Packet, server: &Server, answer: Option<&Via>) -> Flow {
+    let proto = u32::from(packet.proto);
+    match answer {
+        Some(via) => {
+            let (dst, dport) = known_as(server, via);
+            Flow { src: packet.dst, sport: packet.dport, dst, dport, proto }
+        }
+        None => Flow {
+            src: words(&server.addr),
+            sport: port_of(server, packet.dport),
+            dst: packet.src,
+            dport: packet.sport,
+            proto,
+        },
+    }
+}
+
+/// The entry by which the server's answers are known. An earlier flow of the same client and port
+/// may have left one.
+#[inline(always)]
+pub fn remember_reply(packet: &Packet, server: &Server, flow: &New) {
+    let half = other_half(packet, server, None);
+    let hash = flows::hash_of(&half);
+    if let Some((tail, seen)) = flows::find(&half, hash) {
+        flows::retire(tail, seen);
+    }
+    if flows::insert(&half, &New { hash, word: flow.word | WORD_REPLY as u32, ..*flow }) == 0 {
+        count_drop(UNPLACED);
+    }
+}
+
+/// Both entries of a translated flow live as long, and the state that counts (the client's entry
+/// has it) follows what either side says.
+#[inline(always)]
+pub fn keep_other_half(
+    packet: &Packet,
+    seen: &Seen,
+    server: &Server,
+    answer: Option<&Via>,
+    clock: u32,
+) {
+    let half = other_half(packet, server, answer);
+    if let Some((tail, other)) = flows::find(&half, flows::hash_of(&half)) {
+        // A late answer of the server that had this port before says nothing of its successor's.
+        if (other.server, other.generation) == (seen.server, seen.generation) {
+            let side = if answer.is_some() { states::ANSWER } else { states::BOTH };
+            let state = states::next(packet, side, state_of(other.word));
+            flows::touch(tail, other, state, clock);
+        }
+    }
+}
+
+/// Whether the other half has to know of this packet.
+#[inline(always)]
+pub fn matters(packet: &Packet, seen: &Seen, state: u8, clock: u32) -> bool {
+    state != state_of(seen.word)
+        || packet.flags & (SYN | FIN | RST) != 0
+        || flows::stale(seen.word, clock)
+}
+
+/// An answer of a real server behind NAT, or an error about one of its packets.
+#[inline(always)]
+pub fn reply(packet: &Packet, tail: *mut Tail, seen: Seen, now: u64) -> Verdict {
+    let Some(server) = SERVERS.get(seen.server) else {
+        return Verdict::Pass;
+    };
+    let clock = clock_of(now);
+    if seen.generation != server.generation || flows::expired(seen.word, clock) {
+        return Verdict::Pass;
+    }
+    let Some(via) = flows::via(tail, &seen) else {
+        return Verdict::Pass;
+    };
+    if places::silent(&known_as(server, &via).0, now, &[0; 8]) {
+        return Verdict::Drop(DROP_GUARD);
+    }
+    if packet.kind != ERROR {
+        let state = states::next(packet, states::ANSWER, state_of(seen.word));
+        if matters(packet, &seen, state, clock) {
+            keep_other_half(packet, &seen, server, Some(&via), clock);
+        }
+        flows::touch(tail, seen, state, clock);
+        count(seen.server, server.service, packet.bytes, true);
+    }
+    Verdict::Reply(server, via)
+}
