@@ -205,9 +205,11 @@ pub struct Place {
 #[must_use]
 #[inline(always)]
 pub const fn place_of(words: [u32; 4]) -> u32 {
-    // Upper bits of a product (Knuth's multiplicative hashing).
-    let low = words[0] ^ words[1].rotate_left(11) ^ words[2].rotate_left(22) ^ words[3];
-    (low.wrapping_mul(0x9e37_79b1)) >> 9
+    // Neighbouring addresses must not lie on one another: MurmurHash3's finaliser (public domain).
+    let mut h = words[0] ^ words[1].rotate_left(11) ^ words[2].rotate_left(22) ^ words[3];
+    h = (h ^ h >> 16).wrapping_mul(0x85eb_ca6b);
+    h = (h ^ h >> 13).wrapping_mul(0xc2b2_ae35);
+    h ^ h >> 16
 }
 
 /// [`ServiceKey::kind`]: address, protocol and port, or 0 for every port that has no service.

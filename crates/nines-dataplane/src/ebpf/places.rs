@@ -76,3 +76,34 @@ pub fn remove<T: Entry>(view: &View<T>, addr: Addr) {
 pub fn all<T: Entry>(view: &View<T>) -> impl Iterator<Item = T> + '_ {
     (0..view.len()).map(|index| view.get(index)).filter(|entry| entry.addr() != [0; 16])
 }
+
+#[cfg(test)]
+mod tests {
+    use nines_abi::{PLACES_PER_SERVICE, PROBES, mapped, place_of};
+
+    /// As many addresses as a table may hold: each has a place within reach, most at once.
+    #[test]
+    fn neighbouring_addresses_do_not_crowd() {
+        const SERVICES: u32 = 1_024;
+        let mask = SERVICES * PLACES_PER_SERVICE - 1;
+        let words = |addr: [u8; 16]| -> [u32; 4] {
+            std::array::from_fn(|i| u32::from_ne_bytes(addr[4 * i..4 * i + 4].try_into().unwrap()))
+        };
+        for address in [
+            |n: u32| mapped((0x0a00_0000 + n).to_be_bytes()),
+            |n: u32| mapped((0x0a00_0000 + (n << 8)).to_be_bytes()),
+            |n: u32| (0x2001_0db8_u128 << 96 | u128::from(n)).to_be_bytes(),
+            |n: u32| (0x2001_0db8_u128 << 96 | u128::from(n) << 64).to_be_bytes(),
+        ] {
+            let mut used = std::collections::BTreeSet::new();
+            let mut steps = 0;
+            // VIPs and servers: four times as many as services.
+            for n in 0..4 * SERVICES {
+                let first = place_of(words(address(n)));
+                let step = (0..PROBES).find(|step| used.insert(first.wrapping_add(*step) & mask));
+                steps += step.expect("a place within reach");
+            }
+            assert!(steps < 2 * SERVICES, "{steps} steps for {} addresses", 4 * SERVICES);
+        }
+    }
+}
