@@ -168,11 +168,33 @@ pub struct Packet {
     pub chosen: u32,
     /// Id of its service, when no flow of it is known.
     pub service: u32,
-    /// Zero.
-    pub pad: u32,
+    /// When it was looked at, in the units of [`seen_of`].
+    pub clock: u32,
     /// Source MAC and two zero bytes.
     pub mac: [u8; 8],
 }
+
+/// Value of per-CPU map `HOPS`, indexed by slot: the way to a server as XDP last found it. Looking
+/// it up costs as much as all the rest.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Hop {
+    /// Destination MAC, source MAC.
+    pub macs: [u16; 6],
+    /// Interface it leaves by.
+    pub ifindex: u32,
+    /// Interface the packet came in by.
+    pub came_in: u32,
+    /// [`Server::generation`] it is for.
+    pub generation: u32,
+    /// Good for [`HOP_UNITS`] after this time, in the units of [`seen_of`].
+    pub found: u32,
+    /// 1: there is one.
+    pub known: u32,
+}
+
+/// How long XDP goes by what it found, in the units of [`seen_of`]: 0.1 s.
+pub const HOP_UNITS: u32 = 6;
 
 /// Entry of array `GUARD_TABLE`, an open-addressed table ([`place_of`]): until when this node may
 /// answer for an address.
@@ -419,6 +441,7 @@ pub const DROP_NAMES: [&str; DROPS as usize] =
 const _: () = {
     assert!(core::mem::size_of::<Packet>() == 96);
     assert!(core::mem::size_of::<Guard>() == 32);
+    assert!(core::mem::size_of::<Hop>() == 32);
     assert!(core::mem::size_of::<ServiceKey>() == 20);
     assert!(core::mem::size_of::<Place>() == 24);
     assert!(core::mem::size_of::<Service>() == 64);

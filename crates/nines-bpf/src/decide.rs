@@ -50,8 +50,9 @@ pub enum Verdict {
 /// A packet that comes in, as far as flows are known. `counts`: this hook has the last word; XDP
 /// may still hand the packet to tc, so it counts by itself what it really sent.
 #[inline(always)]
-pub fn ingress(packet: &Packet, mark: u32, counts: bool) -> Verdict {
+pub fn ingress(packet: &mut Packet, mark: u32, counts: bool) -> Verdict {
     let now = unsafe { bpf_ktime_get_boot_ns() };
+    packet.clock = clock_of(now);
     if places::silent(&packet.dst, now, &packet.mac) && !is_advert(packet) {
         return Verdict::Drop(DROP_GUARD);
     }
@@ -67,7 +68,7 @@ pub fn ingress(packet: &Packet, mark: u32, counts: bool) -> Verdict {
             return if counts { reply(packet, tail, seen, now) } else { Verdict::Pass };
         }
         if let Some(server) = server(seen.server) {
-            let clock = clock_of(now);
+            let clock = packet.clock;
             if stays(packet, &seen, server, clock) {
                 goes_on(packet, mark, tail, &seen, server, clock, counts);
                 return deliver(packet, seen.server, server, counts);
@@ -93,7 +94,7 @@ pub fn new(packet: &mut Packet, mark: u32) -> Verdict {
         return Verdict::Pass;
     };
     packet.service = of.id;
-    if let Some((slot, _)) = memory::held(packet, of, clock()) {
+    if let Some((slot, _)) = memory::held(packet, of, packet.clock) {
         packet.chosen = slot;
         return Verdict::Go(PROGRAM_KEEP);
     }
@@ -123,7 +124,7 @@ pub fn weigh(packet: &mut Packet) -> Verdict {
 #[inline(always)]
 pub fn remember(packet: &mut Packet) -> Verdict {
     let chosen = match SERVICES.get(packet.service) {
-        Some(service) => memory::by_destination(&packet.dst, packet.service, service),
+        Some(service) => memory::by_destination(packet, service),
         None => schedule::NOBODY,
     };
     take(packet, chosen)
@@ -178,7 +179,7 @@ pub fn error(packet: &Packet, mark: u32) -> Verdict {
             return reply(packet, tail, seen, now);
         }
         if let Some(server) = server(seen.server) {
-            if stays(packet, &seen, server, clock_of(now)) {
+            if stays(packet, &seen, server, packet.clock) {
                 return deliver(packet, seen.server, server, true);
             }
         }
@@ -294,12 +295,6 @@ pub fn words(addr: &Addr) -> [u32; 4] {
     unsafe { core::mem::transmute::<Addr, [u32; 4]>(*addr) }
 }
 
-/// Now, in the units of flows.
-#[inline(always)]
-pub fn clock() -> u32 {
-    clock_of(unsafe { bpf_ktime_get_boot_ns() })
-}
-
 #[inline(always)]
 fn key(packet: &Packet) -> Flow {
     Flow {
@@ -350,7 +345,7 @@ fn stays(packet: &Packet, seen: &Seen, server: &Server, now: u32) -> bool {
 /// A packet for which a server is chosen, and of whose flow nobody knows yet.
 #[inline(always)]
 pub fn keep(packet: &Packet) -> Verdict {
-    let clock = clock();
+    let clock = packet.clock;
     let flow = key(packet);
     let hash = flows::hash_of(&flow);
     let slot = packet.chosen;

@@ -201,7 +201,7 @@ pub fn nines_xdp(ctx: XdpContext) -> u32 {
             xdp_action::XDP_DROP
         }
         Verdict::Direct(slot, server) => {
-            xdp_count(slot, server, packet, rewrite::xdp_direct(&ctx, packet, server))
+            xdp_count(slot, server, packet, rewrite::xdp_direct(&ctx, packet, slot, server))
         }
         Verdict::Tunnel(slot, _) => xdp_go_to(&ctx, packet, slot),
         Verdict::New => xdp_go_on(&ctx, PROGRAM_NEW),
@@ -262,10 +262,10 @@ pub fn nines_xdp_deliver(ctx: XdpContext) -> u32 {
     };
     match decide::deliver_to(packet, packet.chosen, false) {
         Verdict::Direct(slot, server) => {
-            xdp_count(slot, server, packet, rewrite::xdp_direct(&ctx, packet, server))
+            xdp_count(slot, server, packet, rewrite::xdp_direct(&ctx, packet, slot, server))
         }
         Verdict::Tunnel(slot, server) => {
-            xdp_count(slot, server, packet, tunnel::xdp_tunnel(&ctx, packet, server))
+            xdp_count(slot, server, packet, tunnel::xdp_tunnel(&ctx, packet, slot, server))
         }
         _ => xdp_action::XDP_PASS,
     }

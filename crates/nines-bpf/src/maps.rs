@@ -7,7 +7,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray},
 };
 use nines_abi::{
-    Addr, Bucket, Guard, Load, Locality, Packet, Place, Server, Service, ServiceKey, Settings,
+    Addr, Bucket, Guard, Hop, Load, Locality, Packet, Place, Server, Service, ServiceKey, Settings,
     Stats, Template, TemplateKey, BUCKETS, DROPS, GUARDS, LOCALITIES_MAX, PEERS_MAX,
     PICKS as PICKS_LEN, PLACES_PER_SERVICE, PROGRAMS_MAX, SERVED_MAX, SERVERS as SERVERS_LEN,
     SERVICES as SERVICES_LEN, TEMPLATES_MAX,
@@ -82,6 +82,8 @@ pub static PROGRAMS: ProgramArray = ProgramArray::pinned(PROGRAMS_MAX, 0);
 #[map]
 pub static XDP_PROGRAMS: ProgramArray = ProgramArray::pinned(PROGRAMS_MAX, 0);
 
+#[map]
+pub static HOPS: PerCpuArray<Hop> = PerCpuArray::pinned(SERVERS_LEN, 0);
 /// The packets being decided on this processor.
 #[map]
 pub static PACKETS: PerCpuArray<Packet> = PerCpuArray::pinned(2, 0);

@@ -10,7 +10,6 @@ use nines_abi::{
 
 use crate::{
     atomic,
-    decide::clock,
     flows::Seen,
     maps::{pick, LOADS, LOCALITIES, SERVERS, TEMPLATES},
     schedule::{hindrance, least, overhead, Of, NOBODY},
@@ -95,11 +94,13 @@ fn crowded(slot: u32, base: u32, len: u32) -> bool {
 
 /// The server of a destination.
 #[inline(never)]
-pub fn by_destination(dst: &[u32; 4], id: u32, service: &Service) -> u32 {
-    let key = TemplateKey { client: *dst, service: id, pad: 0 };
+pub fn by_destination(packet: &Packet, service: &Service) -> u32 {
+    let (id, now) = (packet.service, packet.clock);
+    let key = TemplateKey { client: packet.dst, service: id, pad: 0 };
     let mut slot = NOBODY;
     if let Some(known) = LOCALITIES.get_ptr_mut(&key) {
-        slot = lightest(unsafe { &mut *known }, id, u32::from(service.scheduler != SCHED_LBLC));
+        let shrinks = u32::from(service.scheduler != SCHED_LBLC);
+        slot = lightest(unsafe { &mut *known }, id, shrinks, now);
     }
     if slot != NOBODY && !crowded(slot, service.table_base(), service.table_len()) {
         return slot;
@@ -108,16 +109,15 @@ pub fn by_destination(dst: &[u32; 4], id: u32, service: &Service) -> u32 {
     if other == NOBODY {
         return slot;
     }
-    remember(&key, other, u32::from(service.scheduler == SCHED_LBLC));
+    remember(&key, other, u32::from(service.scheduler == SCHED_LBLC), now);
     other
 }
 const _: () = assert!(LOCALITY_SET == 8);
 
 /// Adds a server to the destination's, or makes it the only one.
 #[inline(never)]
-fn remember(key: &TemplateKey, slot: u32, only: u32) -> u32 {
+fn remember(key: &TemplateKey, slot: u32, only: u32, now: u32) -> u32 {
     let generation = SERVERS.get(slot).map_or(0, |server| server.generation);
-    let now = clock();
     let Some(known) = LOCALITIES.get_ptr_mut(key) else {
         let mut new = Locality { servers: [[NOBODY, 0]; LOCALITY_SET], changed: now, count: 1 };
         new.servers[0] = [slot, generation];
@@ -135,7 +135,7 @@ fn remember(key: &TemplateKey, slot: u32, only: u32) -> u32 {
 /// The server of the set that has the least to do by weight. A set that did not change for a day
 /// gives up the one that has the most, if `shrinks`.
 #[inline(never)]
-fn lightest(known: &mut Locality, id: u32, shrinks: u32) -> u32 {
+fn lightest(known: &mut Locality, id: u32, shrinks: u32, now: u32) -> u32 {
     let (mut best, mut least, mut share) = (NOBODY, 0u64, 0u64);
     for i in 0..LOCALITY_SET {
         let [slot, generation] = known.servers[i];
@@ -151,18 +151,16 @@ fn lightest(known: &mut Locality, id: u32, shrinks: u32) -> u32 {
             (best, least, share) = (slot, cost, by);
         }
     }
-    if shrinks != 0
-        && known.count > 1
-        && clock().wrapping_sub(known.changed) > idle_units(SET_SECONDS)
+    if shrinks != 0 && known.count > 1 && now.wrapping_sub(known.changed) > idle_units(SET_SECONDS)
     {
-        shrink(known);
+        shrink(known, now);
     }
     best
 }
 
 /// Takes the one out of the set that has the most to do.
 #[inline(never)]
-fn shrink(known: &mut Locality) -> u32 {
+fn shrink(known: &mut Locality, now: u32) -> u32 {
     let mut most = 0u64;
     for i in 0..LOCALITY_SET {
         if let Some(load) = LOADS.get(known.servers[i][0]) {
@@ -171,6 +169,6 @@ fn shrink(known: &mut Locality) -> u32 {
         }
     }
     known.servers[(atomic::opaque(most) & 7) as usize] = [NOBODY, 0];
-    known.changed = clock();
+    known.changed = now;
     0
 }

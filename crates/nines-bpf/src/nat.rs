@@ -2,9 +2,7 @@
 //!
 //! Decides: which half belongs to which, and what an answer is.
 
-use nines_abi::{
-    clock_of, state_of, Flow, Packet, Server, Tail, Via, DROP_GUARD, UNPLACED, WORD_REPLY,
-};
+use nines_abi::{state_of, Flow, Packet, Server, Tail, Via, DROP_GUARD, UNPLACED, WORD_REPLY};
 
 use crate::{
     decide::{words, Verdict},
@@ -105,7 +103,7 @@ pub fn reply(packet: &Packet, tail: *mut Tail, seen: Seen, now: u64) -> Verdict 
     let Some(server) = SERVERS.get(seen.server) else {
         return Verdict::Pass;
     };
-    let clock = clock_of(now);
+    let clock = packet.clock;
     if seen.generation != server.generation || flows::expired(seen.word, clock) {
         return Verdict::Pass;
     }

@@ -12,11 +12,11 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
     EbpfContext as _,
 };
-use nines_abi::{Packet, Server, Via, DROP_MANGLED, DROP_NO_ROUTE, DROP_TTL};
+use nines_abi::{Hop, Packet, Server, Via, DROP_MANGLED, DROP_NO_ROUTE, DROP_TTL, HOP_UNITS};
 
 use crate::{
     decide::words,
-    maps::count_drop,
+    maps::{count_drop, HOPS},
     nat::{known_as, port_of},
     packet::{self, SCTP, TCP},
 };
@@ -200,12 +200,12 @@ pub struct Fib {
     src: [u32; 4],
     dst: [u32; 4],
     vlan: u32,
-    pub smac: [u8; 6],
-    pub dmac: [u8; 6],
+    smac: [u8; 6],
+    dmac: [u8; 6],
 }
 const _: () = assert!(size_of::<Fib>() == 64 && offset_of!(Fib, dmac) == 58);
 
-pub const FIB_SUCCESS: i64 = 0;
+const FIB_SUCCESS: i64 = 0;
 const FIB_NO_NEIGH: i64 = 7;
 
 impl Fib {
@@ -240,33 +240,59 @@ impl Fib {
     }
 }
 
+/// The way to the server in this slot, from `src`: as found a moment ago, or looked up now. `None`:
+/// there is none, or its neighbour is not known.
 #[inline(always)]
-pub fn xdp_direct(ctx: &XdpContext, packet: &Packet, server: &Server) -> u32 {
+pub fn xdp_hop(
+    ctx: &XdpContext,
+    now: u32,
+    slot: u32,
+    server: &Server,
+    src: [u32; 4],
+) -> Option<&'static Hop> {
+    let hop = unsafe { &mut *HOPS.get_ptr_mut(slot)? };
+    let came_in = ctx.ingress_ifindex() as u32;
+    let same = (hop.generation ^ server.generation) | (hop.came_in ^ came_in) | (hop.known ^ 1);
+    if same == 0 && now.wrapping_sub(hop.found) <= HOP_UNITS {
+        return Some(hop);
+    }
+    let mut fib = Fib::new(server.v6 != 0, TCP, src, words(&server.addr));
+    fib.ifindex = came_in;
+    if fib.look(ctx.as_ptr()) != FIB_SUCCESS {
+        return None;
+    }
+    let pair = |m: [u8; 6], i: usize| u16::from_ne_bytes([m[2 * i], m[2 * i + 1]]);
+    let (to, from) = (fib.dmac, fib.smac);
+    hop.macs = [pair(to, 0), pair(to, 1), pair(to, 2), pair(from, 0), pair(from, 1), pair(from, 2)];
+    hop.ifindex = fib.ifindex;
+    hop.came_in = came_in;
+    hop.generation = server.generation;
+    hop.found = now;
+    hop.known = 1;
+    Some(hop)
+}
+
+#[inline(always)]
+pub fn xdp_direct(ctx: &XdpContext, packet: &Packet, slot: u32, server: &Server) -> u32 {
     if packet.ttl <= 1 {
         return xdp_action::XDP_PASS;
     }
-    let mut fib = Fib::new(packet.v6 != 0, packet.proto, packet.src, words(&server.addr));
-    let came_in = ctx.ingress_ifindex() as u32;
-    fib.ifindex = came_in;
-    if fib.look(ctx.as_ptr()) != FIB_SUCCESS {
+    let Some(hop) = xdp_hop(ctx, packet.clock, slot, server, packet.src) else {
         return xdp_action::XDP_PASS;
-    }
+    };
     let (data, end) = (ctx.data(), ctx.data_end());
     if !age(data, end, packet) || data + ETH_LEN > end {
         return xdp_action::XDP_PASS;
     }
-    unsafe {
-        *(data as *mut [u8; 6]) = fib.dmac;
-        *((data + 6) as *mut [u8; 6]) = fib.smac;
-    }
-    xdp_send(&fib, came_in)
+    unsafe { *(data as *mut [u16; 6]) = hop.macs };
+    xdp_send(hop)
 }
 
-/// Out where the route leads.
+/// Out where the way leads.
 #[inline(always)]
-pub fn xdp_send(fib: &Fib, came_in: u32) -> u32 {
-    if fib.ifindex == came_in {
+pub fn xdp_send(hop: &Hop) -> u32 {
+    if hop.ifindex == hop.came_in {
         return xdp_action::XDP_TX;
     }
-    unsafe { bpf_redirect(fib.ifindex, 0) as u32 }
+    unsafe { bpf_redirect(hop.ifindex, 0) as u32 }
 }

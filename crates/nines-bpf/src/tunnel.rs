@@ -12,7 +12,6 @@ use aya_ebpf::{
     bindings::xdp_action,
     helpers::generated::{bpf_skb_adjust_room, bpf_skb_store_bytes, bpf_xdp_adjust_head},
     programs::{TcContext, XdpContext},
-    EbpfContext as _,
 };
 use nines_abi::{
     Packet, Server, CHECKSUM_FULL, DROP_MANGLED, DROP_TOO_BIG, DROP_TTL, FORWARD_GRE, FORWARD_GUE,
@@ -25,7 +24,7 @@ use crate::{
     errors::fold,
     maps::PROGRAMS,
     packet::{TCP, UDP},
-    rewrite::{age, drop, redirect, xdp_send, Fib, ETH_LEN, FIB_SUCCESS},
+    rewrite::{age, drop, redirect, xdp_hop, xdp_send, ETH_LEN},
 };
 
 const ADJ_ROOM_MAC: u32 = 1;
@@ -245,18 +244,14 @@ pub fn tc_tunnel(ctx: &TcContext, packet: &mut Packet, server: &Server) -> i32 {
 }
 
 #[inline(always)]
-pub fn xdp_tunnel(ctx: &XdpContext, packet: &Packet, server: &Server) -> u32 {
+pub fn xdp_tunnel(ctx: &XdpContext, packet: &Packet, slot: u32, server: &Server) -> u32 {
     const PASS: u32 = xdp_action::XDP_PASS;
     if packet.ttl <= 1 || packet.bytes + overhead(server) > u32::from(server.mtu) {
         return PASS;
     }
-    let came_in = ctx.ingress_ifindex() as u32;
-    let (from, to) = (words(&server.source), words(&server.addr));
-    let mut fib = Fib::new(server.v6 != 0, 4, from, to);
-    fib.ifindex = came_in;
-    if fib.look(ctx.as_ptr()) != FIB_SUCCESS {
+    let Some(hop) = xdp_hop(ctx, packet.clock, slot, server, words(&server.source)) else {
         return PASS;
-    }
+    };
     let Some((first, checked)) = look(ctx.data(), ctx.data_end(), packet) else {
         return PASS;
     };
@@ -274,8 +269,7 @@ pub fn xdp_tunnel(ctx: &XdpContext, packet: &Packet, server: &Server) -> u32 {
         return xdp_action::XDP_DROP;
     }
     unsafe {
-        *(data as *mut [u8; 6]) = fib.dmac;
-        *((data + 6) as *mut [u8; 6]) = fib.smac;
+        *(data as *mut [u16; 6]) = hop.macs;
         *((data + 12) as *mut u16) =
             if server.v6 != 0 { 0x86ddu16.to_be() } else { 0x0800u16.to_be() };
     }
@@ -286,5 +280,5 @@ pub fn xdp_tunnel(ctx: &XdpContext, packet: &Packet, server: &Server) -> u32 {
         }
         unsafe { *(at as *mut [u16; 2]) = core::mem::transmute::<u32, [u16; 2]>(outer.words[i]) };
     }
-    xdp_send(&fib, came_in)
+    xdp_send(hop)
 }

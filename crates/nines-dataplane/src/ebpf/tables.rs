@@ -62,7 +62,7 @@ impl Sizes {
     }
 
     /// Entries of each map by this; PICKS has two picks in one.
-    pub(super) fn of_maps(self) -> [(&'static str, u32); 10] {
+    pub(super) fn of_maps(self) -> [(&'static str, u32); 11] {
         [
             ("SERVICES", self.services),
             ("SERVICE_KEYS", self.services),
@@ -71,6 +71,7 @@ impl Sizes {
             ("PLACES", self.services * nines_abi::PLACES_PER_SERVICE),
             ("SERVERS", self.servers),
             ("LOADS", self.servers),
+            ("HOPS", self.servers),
             ("SERVER_STATS", self.servers),
             ("PICKS", self.picks.div_ceil(2)),
             ("FLOWS", self.buckets),
