@@ -91,6 +91,8 @@ pub struct EbpfPlane {
     peers: HashMap<MapData, [u8; 8], u64>,
     /// Interfaces with programs, and through which hook.
     attached: BTreeMap<String, String>,
+    /// What the programs were last put on for: interfaces wanted, and those that routes name.
+    covered: Option<(BTreeSet<String>, BTreeSet<u32>)>,
     /// Interfaces that must have them beyond those that routes name.
     wanted: BTreeSet<String>,
 }
@@ -134,6 +136,7 @@ pub fn open(object: &[u8], hooks: Hooks, sizes: Sizes) -> Result<(EbpfPlane, Ebp
         pins,
         hooks,
         attached: BTreeMap::new(),
+        covered: None,
         wanted: BTreeSet::new(),
     };
     Ok((plane, guard))
@@ -195,14 +198,10 @@ impl EbpfPlane {
 
     fn attach_all(&mut self) -> Result<()> {
         let mut names = self.wanted.clone();
-        let indices: BTreeSet<u32> = self
-            .tables
-            .installed()
-            .servers
-            .values()
-            .map(|s| s.ifindex)
-            .filter(|i| *i != 0)
-            .collect();
+        let indices = self.tables.installed().interfaces.clone();
+        if self.covered.as_ref() == Some(&(names.clone(), indices.clone())) {
+            return Ok(());
+        }
         let all = address::interfaces()?;
         names.extend(
             all.iter().filter(|i| indices.contains(&i.index) && i.ethernet).map(|i| i.name.clone()),
@@ -236,6 +235,7 @@ impl EbpfPlane {
             attach::detach(&self.pins, gone);
             self.attached.remove(gone);
         }
+        self.covered = Some((self.wanted.clone(), indices));
         Ok(())
     }
 }
@@ -267,6 +267,8 @@ impl DataPlane for EbpfPlane {
     }
 
     fn observe(&mut self) -> Result<Vec<String>> {
+        // Whatever the last apply found in place, the next one looks again.
+        self.covered = None;
         let mut differences = self.tables.observe()?;
         let names: BTreeSet<String> = address::interfaces()?.into_iter().map(|i| i.name).collect();
         for (name, hook) in &self.attached {

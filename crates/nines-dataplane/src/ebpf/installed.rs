@@ -20,6 +20,11 @@ pub struct Installed {
     pub services: BTreeMap<ServiceKey, (u32, Service)>,
     /// Array SERVERS, every slot ever used; a free slot has address zero and keeps its generation.
     pub servers: BTreeMap<u32, Server>,
+    /// Slots by service, and interfaces that lead to servers: kept beside `servers` by
+    /// [`Installed::place`]; an interface stays until everything is read again.
+    pub slots: BTreeMap<u32, BTreeSet<u32>>,
+    /// See `slots`.
+    pub interfaces: BTreeSet<u32>,
     /// Pick tables in use, by their beginning.
     pub picks: BTreeMap<u32, Vec<u32>>,
     /// Addresses that matter.
@@ -82,7 +87,7 @@ impl Installed {
     pub fn record(&mut self, write: &Write) -> Option<Write> {
         match write {
             Write::Server(slot, server) => {
-                let old = self.servers.insert(*slot, *server);
+                let old = self.place(*slot, *server);
                 Some(Write::Server(*slot, old.unwrap_or(free_slot(server.generation))))
             }
             Write::Picks(base, picks) => {
@@ -121,10 +126,27 @@ impl Installed {
         self.picks.retain(|base, _| used.contains(base));
     }
 
+    /// Puts a server into a slot; gives the one before.
+    pub fn place(&mut self, slot: u32, server: Server) -> Option<Server> {
+        let old = self.servers.insert(slot, server);
+        if let Some(old) = old.filter(|old| !is_free(old))
+            && let Some(slots) = self.slots.get_mut(&old.service)
+        {
+            slots.remove(&slot);
+        }
+        if !is_free(&server) {
+            self.slots.entry(server.service).or_default().insert(slot);
+        }
+        if server.ifindex != 0 {
+            self.interfaces.insert(server.ifindex);
+        }
+        old
+    }
+
     /// Slots and servers of a service.
     pub fn servers_of(&self, id: u32) -> impl Iterator<Item = (u32, &Server)> {
-        let live = self.servers.iter().filter(move |(_, s)| !is_free(s) && s.service == id);
-        live.map(|(slot, server)| (*slot, server))
+        let slots = self.slots.get(&id).into_iter().flatten();
+        slots.filter_map(|slot| self.servers.get(slot).map(|server| (*slot, server)))
     }
 }
 

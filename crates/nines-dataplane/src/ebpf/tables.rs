@@ -17,7 +17,7 @@ use nines_model::{Counters, ForwardingTable, Tally};
 
 use super::{
     Raw, guard, map_error, places,
-    shared::Shared,
+    shared::{Shared, View},
     writes::{self, Installed, Write},
     wrong,
 };
@@ -153,6 +153,15 @@ pub struct Tables {
     trusted: bool,
 }
 
+/// The arrays as memory, for as long as updates take.
+struct Views {
+    services: View<Service>,
+    places: View<Place>,
+    servers: View<Server>,
+    picks: View<u64>,
+    loads: View<Load>,
+}
+
 /// A map as an array that is memory here too.
 pub(super) fn shared<T: Copy>(map: Map) -> Result<Shared<T>> {
     match map {
@@ -204,9 +213,19 @@ impl Tables {
     /// Makes the kernel hold this table.
     pub fn apply(&mut self, table: &ForwardingTable) -> Result<()> {
         let before = self.trusted.then_some(&self.table);
-        let writes = self.plan(&self.installed, before, table)?;
+        let (writes, changed) = self.plan(&self.installed, before, table)?;
         self.commit(&writes)?;
-        self.table = table.clone();
+        // Only what changed is copied: of ten thousand services the rest would take longest.
+        for name in changed {
+            if let Some(service) = table.services.get(&name) {
+                self.table.services.insert(name, service.clone());
+            }
+        }
+        if self.table.services.len() > table.services.len() {
+            self.table.services.retain(|name, _| table.services.contains_key(name));
+        }
+        self.table.served_here.clone_from(&table.served_here);
+        self.table.director_macs.clone_from(&table.director_macs);
         self.trusted = true;
         Ok(())
     }
@@ -228,7 +247,7 @@ impl Tables {
         if found.places != self.installed.places {
             differences.push("addresses that matter were changed by someone else".to_owned());
         }
-        if differences.is_empty() && !self.plan(&found, None, &self.table)?.is_empty() {
+        if differences.is_empty() && !self.plan(&found, None, &self.table)?.0.is_empty() {
             differences.push("routes to servers changed".to_owned());
         }
         self.installed = found;
@@ -253,7 +272,7 @@ impl Tables {
         for slot in 0..servers.len() {
             let server = servers.get(slot);
             if server.generation != 0 {
-                found.servers.insert(slot, server);
+                found.place(slot, server);
             }
         }
         found.settings = self.settings.get(&0, 0).map_err(map_error)?.0;
@@ -269,14 +288,14 @@ impl Tables {
         Ok(found)
     }
 
-    fn write(&mut self, write: &Write) -> Result<()> {
+    fn write(&mut self, views: &Views, write: &Write) -> Result<()> {
         match write {
             Write::Server(slot, server) => {
-                let servers = self.servers.view()?;
+                let servers = &views.servers;
                 // Another server in this slot, and not a freed one that an undo brings back.
                 let old = servers.get(*slot);
                 let next = old.generation.wrapping_add(1);
-                let loads = self.loads.view()?;
+                let loads = &views.loads;
                 if server.generation == next && server.addr != [0; 16] {
                     loads.set(*slot, Load::default());
                 } else if (server.upper, server.lower) != (old.upper, old.lower) {
@@ -288,7 +307,7 @@ impl Tables {
                 Ok(())
             }
             Write::Picks(base, picks) => {
-                let pairs = self.picks.part(base / 2, (picks.len() as u32).div_ceil(2))?;
+                let pairs = &views.picks;
                 for (index, pair) in (base / 2..).zip(picks.chunks(2)) {
                     let second = pair.get(1).copied().unwrap_or(0);
                     pairs.set(index, u64::from(pair[0]) | u64::from(second) << 32);
@@ -296,7 +315,7 @@ impl Tables {
                 Ok(())
             }
             Write::Service(key, Some((id, service))) => {
-                self.services.view()?.set(*id, *service);
+                views.services.set(*id, *service);
                 self.service_keys.insert(Raw(*key), id, 0)
             }
             Write::Service(key, None) => match self.service_keys.remove(&Raw(*key)) {
@@ -304,10 +323,10 @@ impl Tables {
                 other => other,
             },
             Write::Place(addr, flags) => {
-                let view = self.places.view()?;
+                let view = &views.places;
                 if *flags == 0 {
-                    places::remove(&view, *addr);
-                } else if !places::put(&view, Place { addr: *addr, flags: *flags, pad: 0 }) {
+                    places::remove(view, *addr);
+                } else if !places::put(view, Place { addr: *addr, flags: *flags, pad: 0 }) {
                     let vip = address::unmapped(*addr);
                     let why = "the table of addresses has no room where it belongs";
                     return Err(Error::new(format!("{vip} cannot be served"), why));
@@ -325,7 +344,7 @@ impl Tables {
         installed: &Installed,
         before: Option<&ForwardingTable>,
         table: &ForwardingTable,
-    ) -> Result<Vec<Write>> {
+    ) -> Result<(Vec<Write>, Vec<String>)> {
         let mtus: BTreeMap<u32, u32> =
             address::interfaces()?.iter().map(|i| (i.index, i.mtu)).collect();
         let known: RefCell<BTreeMap<IpAddr, Option<Way>>> = RefCell::default();
@@ -335,24 +354,42 @@ impl Tables {
                 Some(Way { mtu: way.mtu.or_else(|| mtus.get(&way.ifindex).copied()), ..way })
             })
         };
-        writes::plan(writes::Ask { installed, before, table, sizes: self.sizes, route: &route })
+        writes::plan_and_names(writes::Ask {
+            installed,
+            before,
+            table,
+            sizes: self.sizes,
+            route: &route,
+        })
     }
 
     /// Carries out all updates or none.
     pub(super) fn commit(&mut self, writes: &[Write]) -> Result<()> {
+        if writes.is_empty() {
+            return Ok(());
+        }
+        let views = Views {
+            services: self.services.view()?,
+            places: self.places.view()?,
+            servers: self.servers.view()?,
+            picks: self.picks.view()?,
+            loads: self.loads.view()?,
+        };
         let mut done: Vec<Write> = Vec::new();
         for write in writes {
-            if let Err(why) = self.write(write) {
+            if let Err(why) = self.write(&views, write) {
                 for inverse in done.iter().rev() {
                     // The old values fitted a moment ago; if even this fails, observe() sees it.
-                    let _ = self.write(inverse);
+                    let _ = self.write(&views, inverse);
                     self.installed.record(inverse);
                 }
                 return Err(why);
             }
             done.extend(self.installed.record(write));
         }
-        self.installed.trim();
+        if writes.iter().any(|w| matches!(w, Write::Picks(..) | Write::Service(..))) {
+            self.installed.trim();
+        }
         Ok(())
     }
 

@@ -54,36 +54,80 @@ pub struct Ask<'a> {
 
 /// The updates that make the kernel hold the table.
 pub fn plan(ask: Ask<'_>) -> Result<Vec<Write>> {
-    let Ask { installed, table, sizes, .. } = ask;
+    plan_and_names(ask).map(|(writes, _)| writes)
+}
+
+/// The same, and the names of the services that are not as they were before.
+pub fn plan_and_names(ask: Ask<'_>) -> Result<(Vec<Write>, Vec<String>)> {
+    let Ask { table, sizes, .. } = ask;
     if table.services.len() > sizes.services as usize {
         let why =
             format!("{} services; there is room for {}", table.services.len(), sizes.services);
         return Err(no_room("services", &why));
     }
-    let before: BTreeMap<ServiceKey, &TableService> =
-        ask.before.iter().flat_map(|t| t.services.values()).map(|s| (key(s.traffic), s)).collect();
-    let wanted: BTreeMap<ServiceKey, &TableService> =
-        table.services.values().map(|s| (key(s.traffic), s)).collect();
-    let changed: Vec<(&ServiceKey, &&TableService)> = wanted
-        .iter()
-        .filter(|(key, s)| before.get(*key) != Some(*s) || !installed.services.contains_key(*key))
-        .collect();
-    let gone: Vec<&ServiceKey> =
-        installed.services.keys().filter(|key| !wanted.contains_key(key)).collect();
+    let (changed, gone) = differences(ask);
     let mut planner = Planner::new(ask);
-    if !changed.is_empty() || !gone.is_empty() {
-        planner.index();
+    // What only the changed services say is known without looking at the others.
+    let addresses = ask.before.is_none_or(|old| {
+        let translates = |s: &TableService| s.servers.values().any(|s| s.forward == Forward::Nat);
+        let plain = |(name, s): &(&String, &TableService)| {
+            let before = old.services.get(*name);
+            let same = before.is_some_and(|b| b.traffic == s.traffic && !translates(b));
+            same && !translates(s) && s.traffic.vip().is_some()
+        };
+        !gone.is_empty() || !changed.iter().all(plain)
+    });
+    for key in gone {
+        planner.remove(key);
     }
-    for key in &gone {
-        planner.remove(**key);
+    for (_, service) in &changed {
+        planner.service(key(service.traffic), service)?;
     }
-    for (key, service) in &changed {
-        planner.service(**key, service)?;
+    if addresses {
+        planner.places();
+        planner.flags();
     }
-    if !changed.is_empty() || !gone.is_empty() || ask.before.is_none() {
-        planner.places(wanted.values().copied());
+    let names = changed.iter().map(|(name, _)| (*name).clone()).collect();
+    Ok((planner.finish(), names))
+}
+
+/// Services that are not as the kernel has them, and keys of those that are to go.
+fn differences<'a>(ask: Ask<'a>) -> (Vec<(&'a String, &'a TableService)>, Vec<ServiceKey>) {
+    let Ask { installed, table, .. } = ask;
+    let changed: Vec<_> = match ask.before {
+        // Both in order of names: one walk along the two.
+        Some(old) => {
+            let mut left = old.services.iter().peekable();
+            let mut same = |name: &String, s: &TableService| {
+                while left.next_if(|(other, _)| *other < name).is_some() {}
+                left.peek().is_some_and(|(other, old)| *other == name && *old == s)
+            };
+            table.services.iter().filter(|(name, s)| !same(name, s)).collect()
+        }
+        None => table.services.iter().collect(),
+    };
+    let maybe: Vec<ServiceKey> = match ask.before {
+        Some(old) if changed.is_empty() && old.services.len() == table.services.len() => Vec::new(),
+        Some(old) => {
+            let known = changed.iter().filter(|(name, _)| old.services.contains_key(*name)).count();
+            let fewer = old.services.len() + changed.len() - known > table.services.len();
+            let left = old
+                .services
+                .iter()
+                .filter(|(name, _)| fewer && !table.services.contains_key(*name));
+            let moved = changed.iter().filter_map(|(name, s)| {
+                old.services.get(*name).filter(|old| old.traffic != s.traffic)
+            });
+            left.map(|(_, s)| s).chain(moved).map(|s| key(s.traffic)).collect()
+        }
+        None => installed.services.keys().copied().collect(),
+    };
+    if maybe.is_empty() {
+        return (changed, maybe);
     }
-    Ok(planner.finish(wanted.values().copied()))
+    let wanted: BTreeSet<ServiceKey> = table.services.values().map(|s| key(s.traffic)).collect();
+    let gone = maybe.into_iter().filter(|key| !wanted.contains(key));
+    (changed, gone.filter(|key| installed.services.contains_key(key)).collect())
 }
 
 fn no_room(what: &str, why: &str) -> Error {
@@ -121,15 +165,16 @@ struct Planner<'a> {
     before: Vec<Write>,
     switch: Vec<Write>,
     after: Vec<Write>,
-    /// Servers by service, as installed.
-    of_service: BTreeMap<u32, Vec<(u32, Server)>>,
-    /// Free slots with the generation their next server gets, the last first.
-    free_slots: Vec<(u32, u32)>,
+    /// Free slots with the generation their next server gets, the last first; looked for when one
+    /// is needed.
+    free_slots: Option<Vec<(u32, u32)>>,
     /// Ids that no service has or had before this plan: so every update can be taken back, and no
     /// server is taken for one of a service that left.
-    free_ids: Vec<u32>,
+    free_ids: Option<Vec<u32>>,
     /// Room for picks that was free before this plan.
     room: Option<Free>,
+    /// `SETTING_*`, if they were looked at.
+    flags: Option<u32>,
     cursor: u32,
 }
 
@@ -140,41 +185,57 @@ impl<'a> Planner<'a> {
             before: Vec::new(),
             switch: Vec::new(),
             after: Vec::new(),
-            of_service: BTreeMap::new(),
-            free_slots: Vec::new(),
-            free_ids: Vec::new(),
+            free_slots: None,
+            free_ids: None,
             room: None,
+            flags: None,
             cursor: ask.installed.cursor,
         }
     }
 
-    /// Looks over the whole picture once.
-    fn index(&mut self) {
-        let installed = self.ask.installed;
-        let mut next = 0;
-        for (slot, server) in &installed.servers {
-            self.free_slots.extend((next..*slot).map(|never| (never, 1)));
-            next = slot + 1;
-            if is_free(server) {
-                self.free_slots.push((*slot, server.generation.wrapping_add(1)));
-            } else {
-                self.of_service.entry(server.service).or_default().push((*slot, *server));
+    fn free_slot(&mut self) -> Option<(u32, u32)> {
+        let (installed, sizes) = (self.ask.installed, self.ask.sizes);
+        let slots = self.free_slots.get_or_insert_with(|| {
+            let mut free = Vec::new();
+            let mut next = 0;
+            for (slot, server) in &installed.servers {
+                free.extend((next..*slot).map(|never| (never, 1)));
+                next = slot + 1;
+                if is_free(server) {
+                    free.push((*slot, server.generation.wrapping_add(1)));
+                }
             }
-        }
-        self.free_slots.extend((next..self.ask.sizes.servers).map(|never| (never, 1)));
-        self.free_slots.reverse();
-        let used: BTreeSet<u32> = installed.services.values().map(|(id, _)| *id).collect();
-        self.free_ids =
-            (0..self.ask.sizes.services).rev().filter(|id| !used.contains(id)).collect();
-        let tables = installed.services.values().map(|(_, s)| (s.table_base(), s.table_len()));
-        self.room = Some(Free::new(self.ask.sizes.picks, tables));
+            free.extend((next..sizes.servers).map(|never| (never, 1)));
+            free.reverse();
+            free
+        });
+        slots.pop()
+    }
+
+    fn free_id(&mut self) -> Option<u32> {
+        let (installed, sizes) = (self.ask.installed, self.ask.sizes);
+        let ids = self.free_ids.get_or_insert_with(|| {
+            let used: BTreeSet<u32> = installed.services.values().map(|(id, _)| *id).collect();
+            (0..sizes.services).rev().filter(|id| !used.contains(id)).collect()
+        });
+        ids.pop()
+    }
+
+    fn room(&mut self, len: u32) -> Option<u32> {
+        let (installed, sizes) = (self.ask.installed, self.ask.sizes);
+        let room = self.room.get_or_insert_with(|| {
+            let tables = installed.services.values().map(|(_, s)| (s.table_base(), s.table_len()));
+            Free::new(sizes.picks, tables)
+        });
+        room.take(len, self.cursor)
     }
 
     fn remove(&mut self, key: ServiceKey) {
-        let Some((id, _)) = self.ask.installed.services.get(&key) else { return };
+        let installed = self.ask.installed;
+        let Some((id, _)) = installed.services.get(&key) else { return };
         self.before.push(Write::Service(key, None));
-        for (slot, server) in self.of_service.get(id).cloned().unwrap_or_default() {
-            self.free(slot, server);
+        for (slot, server) in installed.servers_of(*id) {
+            self.free(slot, *server);
         }
     }
 
@@ -186,18 +247,18 @@ impl<'a> Planner<'a> {
         let old = self.ask.installed.services.get(&key).copied();
         let id = match old {
             Some((id, _)) => id,
-            None => self.free_ids.pop().ok_or_else(|| {
+            None => self.free_id().ok_or_else(|| {
                 let next = "remove services first, add the new ones with a second apply";
                 no_room("services", "all are in use until this change").next(next)
             })?,
         };
-        let have: BTreeMap<SocketAddr, (u32, Server)> = self
-            .of_service
-            .get(&id)
-            .into_iter()
-            .flatten()
-            .map(|(slot, s)| (identity(s), (*slot, *s)))
-            .collect();
+        let installed = self.ask.installed;
+        let have: BTreeMap<SocketAddr, (u32, Server)> = match old {
+            Some(_) => {
+                installed.servers_of(id).map(|(slot, s)| (identity(s), (slot, *s))).collect()
+            }
+            None => BTreeMap::new(),
+        };
         let mut candidates = Vec::new();
         for (order, server) in wanted.servers.values().enumerate() {
             let (slot, last_weight) =
@@ -234,7 +295,7 @@ impl<'a> Planner<'a> {
     ) -> Result<(u32, u32)> {
         let (slot, generation) = match have {
             Some((slot, server)) => (*slot, server.generation),
-            None => self.free_slots.pop().ok_or_else(|| {
+            None => self.free_slot().ok_or_else(|| {
                 no_room("servers", &format!("there is room for {}", self.ask.sizes.servers))
             })?,
         };
@@ -311,9 +372,7 @@ impl<'a> Planner<'a> {
             }
         }
         let len = picks.len() as u32;
-        let room = self.room.as_mut().and_then(|room| room.take(len, self.cursor));
-        let base = match room {
-            _ if len == 0 => 0,
+        let base = match if len == 0 { Some(0) } else { self.room(len) } {
             Some(base) => base,
             None => {
                 let why = format!(
@@ -333,7 +392,8 @@ impl<'a> Planner<'a> {
     }
 
     /// Which addresses matter: told before the first service needs it, forgotten after the last.
-    fn places<'s>(&mut self, wanted: impl Iterator<Item = &'s TableService>) {
+    fn places(&mut self) {
+        let wanted = self.ask.table.services.values();
         let mut places: BTreeMap<Addr, u32> = BTreeMap::new();
         for service in wanted {
             if let Some(vip) = service.traffic.vip() {
@@ -360,9 +420,10 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn finish<'s>(mut self, wanted: impl Iterator<Item = &'s TableService>) -> Vec<Write> {
+    /// What the table as a whole needs.
+    fn flags(&mut self) {
         let mut flags = 0;
-        for service in wanted {
+        for service in self.ask.table.services.values() {
             if service.traffic.vip().is_none() {
                 flags |= SETTING_MARKS;
             }
@@ -372,6 +433,10 @@ impl<'a> Planner<'a> {
                 flags |= SETTING_NAT;
             }
         }
+        self.flags = Some(flags);
+    }
+
+    fn finish(mut self) -> Vec<Write> {
         let old = self.ask.installed.settings;
         let mut idle = old.idle;
         if idle == [0; 16] {
@@ -379,6 +444,7 @@ impl<'a> Planner<'a> {
                 *units = abi::idle_units(seconds);
             }
         }
+        let flags = self.flags.unwrap_or(old.flags);
         let settings = Settings { flags, pad: 0, idle };
         if settings != old {
             if flags & old.flags == old.flags {
