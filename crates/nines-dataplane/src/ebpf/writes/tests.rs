@@ -1,9 +1,10 @@
 //! Every step of every change leaves no hole.
 
-use nines_model::{Listen, Proto};
+use nines_abi::FORWARD_NAT;
+use nines_model::{Listen, Proto, Scheduler, Traffic};
 use proptest::prelude::*;
 
-use super::*;
+use super::{entries::prefix_mask, *};
 
 fn service(port: u16, scheduler: u8, servers: &[(u8, u8, u32)]) -> TableService {
     let listen =

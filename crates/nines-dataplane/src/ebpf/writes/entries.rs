@@ -1,0 +1,121 @@
+//! Services and servers as the kernel's entries, and what the kernel program cannot do.
+
+use nines_abi::{
+    self as abi, FORWARD_DR, FORWARD_GRE, FORWARD_GUE, FORWARD_IPIP, FORWARD_LOCAL, FORWARD_NAT,
+    SERVICE_FALLBACK, SERVICE_LIVE, SERVICE_ONE_PACKET, SERVICE_PORT, SERVICE_SIP, Server, Service,
+    ServiceKey,
+};
+use nines_model::{Forward, Proto, Scheduler, TableService, Traffic, TunnelChecksum, TunnelKind};
+
+use crate::{Error, Result, ebpf::installed::scheduler_word};
+
+/// The leading bits of a client's address of the service's family, as four words on the wire.
+pub(super) fn prefix_mask(v6: bool, prefix: u8) -> [u32; 4] {
+    let whole = if v6 { 128 } else { 32 };
+    let bits = 128 - u32::from(whole - prefix.min(whole));
+    let mask = u128::MAX.checked_shl(128 - bits).unwrap_or(0).to_be_bytes();
+    std::array::from_fn(|i| {
+        u32::from_ne_bytes([mask[4 * i], mask[4 * i + 1], mask[4 * i + 2], mask[4 * i + 3]])
+    })
+}
+
+/// Picks of a service at most.
+pub fn picks_of(service: &TableService) -> u64 {
+    let each = service.servers.len() as u64;
+    u64::from(match service.scheduler {
+        Scheduler::Maglev => abi::TABLE_LEN_MAX + 1,
+        Scheduler::Mh => abi::MH_TABLE_LEN + 1,
+        Scheduler::Sh | Scheduler::Dh => abi::HASH_TABLE_LEN,
+        Scheduler::Wrr => {
+            let weights = service.servers.values().map(|s| u64::from(s.weight));
+            return weights.sum::<u64>().min(u64::from(abi::TABLE_LEN_MAX)) + 1;
+        }
+        _ => return each + 1,
+    })
+}
+
+/// The kernel's entry of a service, without its table.
+pub(super) fn service_of(key: ServiceKey, wanted: &TableService) -> Service {
+    let v6 = wanted.traffic.is_ipv6();
+    let mut flags = SERVICE_LIVE;
+    for (flag, set) in [
+        (SERVICE_FALLBACK, wanted.flags.fallback),
+        (SERVICE_PORT, wanted.flags.port),
+        (SERVICE_ONE_PACKET, wanted.one_packet),
+        (SERVICE_SIP, wanted.sip),
+    ] {
+        flags |= if set { flag } else { 0 };
+    }
+    let (persist, seconds, mask) = wanted.persist.map_or((0, 0, [0; 4]), |p| {
+        let seconds = (p.time.0 / 1_000) as u32;
+        (abi::idle_units(seconds).max(1), seconds, prefix_mask(v6, p.prefix))
+    });
+    Service {
+        table: 0,
+        scheduler: scheduler_word(wanted.scheduler),
+        flags,
+        persist,
+        persist_seconds: seconds,
+        mask,
+        key,
+        order: 0,
+    }
+}
+
+/// How packets get to a server.
+pub(super) fn set_forward(server: &mut Server, forward: Forward) {
+    server.forward = match forward {
+        Forward::Dr => FORWARD_DR,
+        Forward::Nat => FORWARD_NAT,
+        Forward::Local => FORWARD_LOCAL,
+        Forward::Tunnel(tunnel) => {
+            server.tunnel_port = tunnel.port.to_be();
+            server.checksum = match tunnel.checksum {
+                TunnelChecksum::None => abi::CHECKSUM_NONE,
+                TunnelChecksum::Full => abi::CHECKSUM_FULL,
+                TunnelChecksum::Remote => abi::CHECKSUM_REMOTE,
+            };
+            match tunnel.kind {
+                TunnelKind::Ipip => FORWARD_IPIP,
+                TunnelKind::Gue => FORWARD_GUE,
+                TunnelKind::Gre => FORWARD_GRE,
+            }
+        }
+    };
+}
+
+/// What the kernel program cannot do is said here and not found out by a packet.
+pub(super) fn check(wanted: &TableService, candidates: usize) -> Result<()> {
+    let refuse = |why: String, next: &str| {
+        Err(Error::new("cannot apply the forwarding table", why).next(next))
+    };
+    let word = scheduler_word(wanted.scheduler);
+    if (abi::SCHED_LC..=abi::SCHED_TWOS).contains(&word) && candidates > abi::SCAN_MAX as usize {
+        let why = format!(
+            "{} weighs every server for each new flow, {} at most; here are {candidates}",
+            wanted.scheduler,
+            abi::SCAN_MAX,
+        );
+        return refuse(why, "use maglev, rr, wrr, sh, dh or mh, or several services");
+    }
+    let asked = match wanted.traffic {
+        Traffic::To(listen) => listen.addr.port(),
+        Traffic::Marked { .. } => 0,
+    };
+    for server in wanted.servers.values().filter(|s| s.forward == Forward::Nat) {
+        let is_sctp = matches!(wanted.traffic, Traffic::To(l) if l.proto == Proto::Sctp);
+        if is_sctp && server.addr.port() != asked && server.addr.port() != 0 {
+            return refuse(
+                format!("{}: SCTP keeps its port", server.addr),
+                "give the server the port of the service",
+            );
+        }
+        if wanted.traffic.vip().is_none() && server.addr.is_ipv6() {
+            return refuse(
+                format!("{}: NAT of IPv6 needs a service with an address", server.addr),
+                "use direct routing or a tunnel",
+            );
+        }
+    }
+    Ok(())
+}
