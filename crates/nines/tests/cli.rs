@@ -159,3 +159,19 @@ fn without_root_the_demo_and_the_agent_say_so() {
     assert!(told(&agent).contains("next: ") && !left, "{}", told(&agent));
     assert_eq!(nines(&["demo", "--export", "/no/such/dir/x"]).status.code(), Some(9));
 }
+
+#[test]
+fn init_tells_programs_how_others_join() {
+    let home = std::env::temp_dir().join(format!("nines-init-{}", std::process::id()));
+    let out = std::process::Command::new(env!("CARGO_BIN_EXE_nines"))
+        .arg("--state")
+        .arg(&home)
+        .args(["init", "shop", "--node", "lb1", "--address", "127.0.0.1", "-o", "json"])
+        .output()
+        .unwrap();
+    let _ = std::fs::remove_dir_all(&home);
+    let said: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!((said["cluster"].as_str(), said["node"].as_str()), (Some("shop"), Some("lb1")));
+    assert_eq!(said["address"], "127.0.0.1", "{said}");
+    assert!(said["code"].as_str().is_some_and(|code| code.len() > 20), "{said}");
+}

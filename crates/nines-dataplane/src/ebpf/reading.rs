@@ -10,7 +10,7 @@ use std::{
 
 use aya::maps::{HashMap, MapData};
 use nines_abi::{
-    self as abi, Bucket, KEY_ADDRESS, KEY_MARK_V6, Server, Service, ServiceKey, Stats, Template,
+    self as abi, Bucket, KEY_ADDRESS, KEY_MARK_V6, Server, Service, ServiceKey, Template,
     TemplateKey, WORD_LIVE, WORD_REPLY, seen_of, state_of,
 };
 use nines_model::{
@@ -24,7 +24,7 @@ use super::{
     tables::{Tables, pinned, shared},
     writes::{self, Installed},
 };
-use crate::{Error, Result, address, process::boot_time};
+use crate::{Result, address, process::boot_time};
 
 /// Idle limits where nobody set others, seconds: established TCP, TCP after a FIN, UDP.
 pub const TIMEOUTS: [u32; 3] = [
@@ -297,12 +297,6 @@ impl Tables {
     /// Starts the counts of a service, or of all, again from zero.
     pub fn zero(&mut self, only: Option<Traffic>) -> Result<()> {
         let only = only.map(writes::key);
-        let cpus =
-            aya::util::nr_cpus().map_err(|(_, e)| Error::new("cannot count processors", e))?;
-        let zeros = || {
-            aya::maps::PerCpuValues::try_from(vec![Raw(Stats::default()); cpus])
-                .map_err(|e| Error::new("cannot reset counts", e))
-        };
         let chosen: Vec<u32> = self
             .installed()
             .services
@@ -311,10 +305,10 @@ impl Tables {
             .map(|(_, (id, _))| *id)
             .collect();
         for id in chosen {
-            self.service_stats.set(id, zeros()?, 0).map_err(map_error)?;
+            self.service_stats.set(id, super::tables::zeros()?, 0).map_err(map_error)?;
             let slots: Vec<u32> = self.installed().servers_of(id).map(|(slot, _)| slot).collect();
             for slot in slots {
-                self.server_stats.set(slot, zeros()?, 0).map_err(map_error)?;
+                self.server_stats.set(slot, super::tables::zeros()?, 0).map_err(map_error)?;
             }
         }
         Ok(())

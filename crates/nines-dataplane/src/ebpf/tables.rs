@@ -298,6 +298,7 @@ impl Tables {
                 let loads = &views.loads;
                 if server.generation == next && server.addr != [0; 16] {
                     loads.set(*slot, Load::default());
+                    self.server_stats.set(*slot, zeros()?, 0).map_err(map_error)?;
                 } else if (server.upper, server.lower) != (old.upper, old.lower) {
                     let load = loads.get(*slot);
                     let overloaded = nines_abi::limited(&load, server.upper, server.lower);
@@ -315,6 +316,9 @@ impl Tables {
                 Ok(())
             }
             Write::Service(key, Some((id, service))) => {
+                if !self.installed.services.contains_key(key) {
+                    self.service_stats.set(*id, zeros()?, 0).map_err(map_error)?;
+                }
                 views.services.set(*id, *service);
                 self.service_keys.insert(Raw(*key), id, 0)
             }
@@ -425,6 +429,13 @@ impl Tables {
         }
         Ok(counters)
     }
+}
+
+/// No counts, on every processor.
+pub(super) fn zeros() -> Result<aya::maps::PerCpuValues<Raw<Stats>>> {
+    let cpus = aya::util::nr_cpus().map_err(|(_, e)| Error::new("cannot count processors", e))?;
+    aya::maps::PerCpuValues::try_from(vec![Raw(Stats::default()); cpus])
+        .map_err(|e| Error::new("cannot reset counts", e))
 }
 
 /// Counts of all processors.

@@ -96,8 +96,10 @@ pub fn run(context: &Context, args: &InitArgs) -> Outcome<u8> {
         .map_err(|found| Failure::new(Kind::Usage, "no cluster made", &found[0].message))?;
     let (papers, kept) = identity::found(&text, &spec, args.port)?;
     make(&home, &papers[0], &kept)?;
-    println!("{node} is the first node of cluster {name}. Start it:  systemctl start nines");
-    print_code(&home)?;
+    if !context.json() {
+        println!("{node} is the first node of cluster {name}. Start it:  systemctl start nines");
+    }
+    print_code(context, &home)?;
     Ok(0)
 }
 
@@ -134,7 +136,7 @@ fn all(context: &Context, file: &std::path::Path, port: u16) -> Outcome<u8> {
     Ok(0)
 }
 
-fn print_code(home: &Home) -> Outcome<()> {
+fn print_code(context: &Context, home: &Home) -> Outcome<()> {
     let papers = home.papers()?;
     let secret = identity::random::<10>();
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
@@ -143,6 +145,18 @@ fn print_code(home: &Home) -> Outcome<()> {
     let code = identity::join_code(&secret, &identity::der(&papers.ca_pem));
     let me = &papers.identity.me;
     let port = if me.port == PORT { String::new() } else { format!(":{}", me.port) };
+    if context.json() {
+        let cluster = &papers.identity.cluster;
+        let (node, address) = (&me.name, format!("{}{port}", me.addresses[0]));
+        println!(
+            "{}",
+            serde_json::json!({
+                "schema": 1, "cluster": cluster, "node": node, "address": address, "code": code,
+                "code_until": until,
+            })
+        );
+        return Ok(());
+    }
     println!("On each other machine, within a day:\n  nines join {}{port} {code}", me.addresses[0]);
     println!("A witness adds --witness.");
     Ok(())
@@ -152,6 +166,6 @@ fn print_code(home: &Home) -> Outcome<()> {
 pub fn code(context: &Context, _args: &CodeArgs) -> Outcome<u8> {
     let home = identity::home(&context.state);
     home.identity()?;
-    print_code(&home)?;
+    print_code(context, &home)?;
     Ok(0)
 }

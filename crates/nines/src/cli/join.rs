@@ -79,6 +79,14 @@ pub fn run(context: &Context, args: &JoinArgs) -> Outcome<u8> {
     Store::open(&home.file("log.redb"))?;
     home.keep(&papers)?;
     let part = if args.witness { "witness" } else { "director" };
+    if context.json() {
+        let cluster = &papers.identity.cluster;
+        println!(
+            "{}",
+            serde_json::json!({ "schema": 1, "cluster": cluster, "node": name, "role": part })
+        );
+        return Ok(0);
+    }
     println!(
         "{name} joined cluster {} as {part}. Start it:  systemctl start nines",
         papers.identity.cluster

@@ -170,6 +170,12 @@ fn what_it_sets_up_carries_connections_and_counts_them() {
     ipvsadm(&net, "lb1", "-d -t 10.97.0.100:80 -r 10.97.1.11:8080");
     assert!(!ipvsadm(&net, "lb1", "-Ln").contains("10.97.1.11"));
     ipvsadm(&net, "lb1", "-D -t 10.97.0.100:80");
+    // Another service in its place counts from zero.
+    ipvsadm(&net, "lb1", "-A -t 10.97.0.101:80");
+    ipvsadm(&net, "lb1", "-a -t 10.97.0.101:80 -r 10.97.1.12:8080 -m");
+    let fresh = ipvsadm(&net, "lb1", "-Ln --stats");
+    let counted = |l: &str| l.split_whitespace().skip(2).any(|word| word != "0");
+    assert!(!fresh.lines().skip(3).any(counted), "{fresh}");
     assert_eq!(get(&net, "client", "10.97.0.100:80"), None);
 }
 
