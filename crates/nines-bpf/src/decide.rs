@@ -7,11 +7,11 @@
 use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use nines_abi::{
     clock_of, state_of, Addr, Flow, Packet, Server, ServiceKey, Tail, Via, DROP_GUARD,
-    DROP_NO_ROUTE, DROP_NO_SERVER, FORWARD_DR, FORWARD_LOCAL, FORWARD_NAT, KEY_ADDRESS,
-    KEY_MARK_V4, KEY_MARK_V6, PLACE_SERVER, PLACE_VIP, PROGRAM_CHANCE, PROGRAM_DELIVER,
-    PROGRAM_KEEP, PROGRAM_REMEMBER, PROGRAM_WEIGH, SCHED_LBLC, SCHED_LBLCR, SCHED_LC, SCHED_TWOS,
-    SERVER_DOWN, SERVER_UP, SERVICE_LIVE, SERVICE_ONE_PACKET, SETTING_MARKS, STATE_FIN_WAIT,
-    STATE_SYN_ACK, STATE_TIME_WAIT, UNPLACED, WORD_REPLY,
+    DROP_NO_ROUTE, DROP_NO_SERVER, FORWARD_DR, FORWARD_IPIP, FORWARD_LOCAL, FORWARD_NAT,
+    KEY_ADDRESS, KEY_MARK_V4, KEY_MARK_V6, PLACE_SERVER, PLACE_VIP, PROGRAM_CHANCE,
+    PROGRAM_DELIVER, PROGRAM_KEEP, PROGRAM_REMEMBER, PROGRAM_WEIGH, SCHED_LBLC, SCHED_LBLCR,
+    SCHED_LC, SCHED_TWOS, SERVER_DOWN, SERVER_UP, SERVICE_LIVE, SERVICE_ONE_PACKET, SETTING_MARKS,
+    STATE_FIN_WAIT, STATE_SYN_ACK, STATE_TIME_WAIT, UNPLACED, WORD_REPLY,
 };
 
 use crate::{
@@ -71,6 +71,8 @@ pub fn ingress(packet: &mut Packet, mark: u32, counts: bool) -> Verdict {
             let clock = packet.clock;
             if stays(packet, &seen, server, clock) {
                 goes_on(packet, mark, tail, &seen, server, clock, counts);
+                // Who sends it through a tunnel counts it.
+                let counts = counts && server.forward < FORWARD_IPIP;
                 return deliver(packet, seen.server, server, counts);
             }
         }
@@ -89,10 +91,14 @@ fn is_strange(packet: &Packet, mark: u32) -> bool {
 
 /// A packet that [`ingress`] knew no flow for: its service, and who chooses its server.
 #[inline(always)]
-pub fn new(packet: &mut Packet, mark: u32) -> Verdict {
+pub fn new(packet: &mut Packet, mark: u32, at_tc: bool) -> Verdict {
     let Some(of) = service_of(packet, mark) else {
         return Verdict::Pass;
     };
+    // XDP may not be able to finish, and no flow would tell tc who was chosen.
+    if !at_tc && of.service.flags & SERVICE_ONE_PACKET != 0 {
+        return Verdict::Pass;
+    }
     packet.service = of.id;
     if let Some((slot, _)) = memory::held(packet, of, packet.clock) {
         packet.chosen = slot;
@@ -220,8 +226,9 @@ fn goes_on(
     flows::touch(tail, *seen, state, clock);
 }
 
+/// Whether services go by marks, which XDP does not see.
 #[inline(always)]
-fn has_marks() -> bool {
+pub fn has_marks() -> bool {
     SETTINGS.get(0).is_some_and(|s| s.flags & SETTING_MARKS != 0)
 }
 

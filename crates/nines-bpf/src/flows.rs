@@ -146,8 +146,12 @@ pub fn find(key: &Flow, hash: u64) -> Option<(*mut Tail, Seen)> {
 fn entry_of(key: &Flow, hash: u64) -> Option<*mut Entry> {
     let tag = tag_of(hash);
     let first = bucket(hash as u32)?;
-    if let Some(entry) = in_bucket(first, tag, key) {
-        return Some(entry);
+    let found = in_bucket(first, tag, key);
+    if let Some(entry) = found {
+        // One that ended may lie before one that lives.
+        if unsafe { core::ptr::read_volatile(&(*tail_of(entry)).word) } & WORD_LIVE != 0 {
+            return found;
+        }
     }
     if unsafe { (*first).spilled } == 0 {
         return None;

@@ -53,7 +53,7 @@ pub fn nines_tc_ingress(ctx: TcContext) -> i32 {
 /// Of no known flow.
 #[classifier]
 pub fn nines_tc_new(ctx: TcContext) -> i32 {
-    tc_stage(&ctx, |packet| decide::new(packet, mark(&ctx)))
+    tc_stage(&ctx, |packet| decide::new(packet, mark(&ctx), true))
 }
 
 /// The scheduler weighs its servers.
@@ -204,6 +204,7 @@ pub fn nines_xdp(ctx: XdpContext) -> u32 {
             xdp_count(slot, server, packet, rewrite::xdp_direct(&ctx, packet, slot, server))
         }
         Verdict::Tunnel(slot, _) => xdp_go_to(&ctx, packet, slot),
+        Verdict::New if decide::has_marks() => xdp_action::XDP_PASS,
         Verdict::New => xdp_go_on(&ctx, PROGRAM_NEW),
         _ => xdp_action::XDP_PASS,
     }
@@ -212,7 +213,7 @@ pub fn nines_xdp(ctx: XdpContext) -> u32 {
 /// Of no known flow.
 #[xdp]
 pub fn nines_xdp_new(ctx: XdpContext) -> u32 {
-    xdp_stage(&ctx, |packet| decide::new(packet, 0))
+    xdp_stage(&ctx, |packet| decide::new(packet, 0, false))
 }
 
 /// The scheduler weighs its servers.

@@ -94,7 +94,8 @@ fn inner_sum(packet: &Packet, first_word: u32, checked: bool) -> Option<u64> {
 fn outer(packet: &Packet, server: &Server, first_word: u32, checked: bool) -> Outer {
     let mut outer = Outer { words: [0; 16], len: overhead(server) };
     let to_v6 = server.v6 != 0;
-    let total = packet.bytes + outer.len;
+    // A segment that the card cuts later may be longer than its field.
+    let total = (packet.bytes + outer.len) & 0xffff;
     let hash = spread(packet);
     // Traffic class: second byte of IPv4, bits 4 to 11 of IPv6.
     let first = u32::from_be(first_word);

@@ -102,6 +102,10 @@ fn inner(ctx: &TcContext, at: usize, proto: u8) -> Option<(usize, u16)> {
 
 #[inline(always)]
 pub fn unwrap(ctx: &TcContext) -> Done {
+    // PACKET_HOST: others' are not ours to open.
+    if unsafe { (*ctx.skb.skb).pkt_type } != 0 {
+        return Done::Nothing;
+    }
     let Ok(ether) = ctx.skb.load::<u16>(12) else {
         return Done::Nothing;
     };

@@ -106,7 +106,7 @@ pub fn open(object: &[u8], hooks: Hooks, sizes: Sizes) -> Result<(EbpfPlane, Ebp
         .map_err(|e| address::privileged(format!("cannot make {}", pins.display()), &e))?;
     let sizes = sizes.settle(&pins);
     let buckets_mask = sizes.buckets - 1;
-    let places_mask = sizes.services * nines_abi::PLACES_PER_SERVICE - 1;
+    let places_mask = sizes.places() - 1;
     let mut loader = EbpfLoader::new();
     loader.default_map_pin_directory(&pins);
     loader.override_global("BUCKETS_MASK", &buckets_mask, true);
@@ -208,14 +208,11 @@ impl EbpfPlane {
         );
         // A device has room for one XDP program; tc's live side by side for a moment.
         for other in other_layouts(&self.pins) {
-            names
-                .iter()
-                .for_each(|name| drop(fs::remove_file(other.join(format!("link-{name}-xdp")))));
+            names.iter().for_each(|name| attach::forget_xdp(&other, name));
         }
         for name in &names {
-            let whole = ["ingress", "egress"]
-                .iter()
-                .all(|s| self.pins.join(format!("link-{name}-{s}")).exists());
+            let whole =
+                ["ingress", "egress"].iter().all(|s| attach::is_pinned(&self.pins, name, s));
             // A tcx pin keeps its link; a clsact filter anyone may remove, so it is put again.
             if self.attached.get(name).is_some_and(|hook| hook.contains("tcx")) && whole {
                 continue;
@@ -229,7 +226,7 @@ impl EbpfPlane {
         for entry in pinned.flatten() {
             let file = entry.file_name().to_string_lossy().into_owned();
             let name = file.strip_prefix("link-").and_then(|f| f.rsplit_once('-'));
-            old.extend(name.map(|(name, _)| name.to_owned()));
+            old.extend(name.map(|(name, _)| name.replace(':', ".")));
         }
         for gone in old.difference(&names) {
             attach::detach(&self.pins, gone);
@@ -272,7 +269,7 @@ impl DataPlane for EbpfPlane {
         let mut differences = self.tables.observe()?;
         let names: BTreeSet<String> = address::interfaces()?.into_iter().map(|i| i.name).collect();
         for (name, hook) in &self.attached {
-            let pinned = self.pins.join(format!("link-{name}-ingress")).exists();
+            let pinned = attach::is_pinned(&self.pins, name, "ingress");
             if names.contains(name) && hook.contains("tcx") && !pinned {
                 differences.push(format!("the programs on {name} were removed by someone else"));
             }
@@ -309,10 +306,15 @@ pub fn remove_pins() -> Result<()> {
     for interface in address::interfaces()? {
         attach::detach(&pins, &interface.name);
     }
-    match fs::remove_dir_all(namespace) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::new(format!("cannot remove {}", namespace.display()), e))
+    for layout in other_layouts(&pins).into_iter().chain([pins.clone()]) {
+        match fs::remove_dir_all(&layout) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::new(format!("cannot remove {}", layout.display()), e));
+            }
+            _ => {}
         }
-        _ => Ok(()),
     }
+    // What a real server has there stays.
+    let _ = fs::remove_dir(namespace);
+    Ok(())
 }

@@ -118,7 +118,7 @@ impl Kernel {
             self.claim = claim;
             self.tables = None;
         }
-        let ready = reading::is_everywhere().map_err(failed)?;
+        let ready = self.plane.is_some() || reading::is_everywhere().map_err(failed)?;
         if !ready || self.tables()?.is_none() {
             let (object, sizes) = (ebpf::object::BYTES, Sizes::default());
             let (mut plane, _guard) = ebpf::open(object, Hooks::Auto, sizes).map_err(failed)?;

@@ -146,8 +146,19 @@ fn carries_finished_packets(interface: &str) -> bool {
     all.iter().any(|i| i.name == interface && i.ethernet && i.kind.is_empty())
 }
 
+/// The BPF file system takes no dots, which names of VLANs have; no name has a colon.
 fn pin(pins: &Path, interface: &str, side: &str) -> PathBuf {
-    pins.join(format!("link-{interface}-{side}"))
+    pins.join(format!("link-{}-{side}", interface.replace('.', ":")))
+}
+
+/// Whether one side of `interface` has its link.
+pub fn is_pinned(pins: &Path, interface: &str, side: &str) -> bool {
+    pin(pins, interface, side).exists()
+}
+
+/// Takes the XDP program of these pins off: a device has room for one.
+pub fn forget_xdp(pins: &Path, interface: &str) {
+    let _ = fs::remove_file(pin(pins, interface, "xdp"));
 }
 
 /// Whether the programs are on `interface` by links that stay. Filters of clsact are not looked
@@ -202,7 +213,9 @@ fn tc_side(ebpf: &mut Ebpf, of: Side<'_>) -> Result<String> {
         // A link to an interface that has gone: make another.
         fs::remove_file(&pin).map_err(|e| failed(e.to_string()))?;
     }
-    let options = TcAttachOptions::TcxOrder(LinkOrder::first());
+    // A real server's programs come behind a director's.
+    let order = if priority == PRIORITY { LinkOrder::first() } else { LinkOrder::last() };
+    let options = TcAttachOptions::TcxOrder(order);
     if let Ok(id) = classifier.attach_with_options(interface, side, options) {
         let link = classifier.take_link(id).map_err(|e| failed(e.to_string()))?;
         let link: FdLink =

@@ -88,7 +88,10 @@ impl Installed {
         match write {
             Write::Server(slot, server) => {
                 let old = self.place(*slot, *server);
-                Some(Write::Server(*slot, old.unwrap_or(free_slot(server.generation))))
+                // A slot that was free gets its next server under another generation, or flows made
+                // in between would be taken for that one's.
+                let before = old.filter(|old| !is_free(old));
+                Some(Write::Server(*slot, before.unwrap_or(free_slot(server.generation))))
             }
             Write::Picks(base, picks) => {
                 self.cursor = base + picks.len() as u32;

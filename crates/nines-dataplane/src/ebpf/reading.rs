@@ -42,7 +42,9 @@ pub struct Claim {
 /// Claims the tables; waits for another claim to end, but not longer than this. `None`: it did not.
 pub fn claim(patience: Duration) -> Result<Option<Claim>> {
     super::ensure_bpffs()?;
+    // Of the namespace, whatever layout: another binary's agent keeps its own.
     let pins = super::pin_directory()?;
+    let pins = pins.parent().unwrap_or(&pins).to_path_buf();
     let failed =
         |e: std::io::Error| address::privileged(format!("cannot claim {}", pins.display()), &e);
     fs::create_dir_all(&pins).map_err(failed)?;

@@ -52,7 +52,6 @@ unsafe impl<T> Send for View<T> {}
 
 impl<T: Copy> View<T> {
     fn map(data: &MapData, first: u32, count: u32) -> Result<Self> {
-        const PAGE: usize = 4_096;
         let wrong = |e: &dyn std::fmt::Display| Error::new("a kernel map cannot be mapped", e);
         let info = data.info().map_err(|e| wrong(&e))?;
         let size = std::mem::size_of::<T>();
@@ -62,7 +61,9 @@ impl<T: Copy> View<T> {
         let stride = size.next_multiple_of(8);
         let len = info.max_entries().saturating_sub(first).min(count);
         let from = first as usize * stride;
-        let before = from % PAGE;
+        // SAFETY: asks for a number.
+        let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
+        let before = from % page;
         let bytes = before + stride * len as usize;
         let fd = data.fd().as_fd().as_raw_fd();
         let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);

@@ -61,6 +61,12 @@ impl Sizes {
         }
     }
 
+    /// Places for addresses: VIPs, and servers reached by NAT; a power of two.
+    pub(super) fn places(self) -> u32 {
+        let by_service = self.services * nines_abi::PLACES_PER_SERVICE;
+        by_service.max((self.servers * 2).next_power_of_two())
+    }
+
     /// Entries of each map by this; PICKS has two picks in one.
     pub(super) fn of_maps(self) -> [(&'static str, u32); 11] {
         [
@@ -68,7 +74,7 @@ impl Sizes {
             ("SERVICE_KEYS", self.services),
             ("SERVICE_STATS", self.services),
             ("TURNS", self.services),
-            ("PLACES", self.services * nines_abi::PLACES_PER_SERVICE),
+            ("PLACES", self.places()),
             ("SERVERS", self.servers),
             ("LOADS", self.servers),
             ("HOPS", self.servers),

@@ -11,8 +11,8 @@ use std::{
 };
 
 use nines_abi::{
-    self as abi, Addr, KEY_ADDRESS, PLACE_SERVER, PLACE_VIP, SERVER_DOWN, SERVER_DRAIN, SERVER_UP,
-    SETTING_MARKS, SETTING_NAT, Server, Service, ServiceKey, Settings,
+    self as abi, Addr, FORWARD_NAT, KEY_ADDRESS, PLACE_SERVER, PLACE_VIP, SERVER_DOWN,
+    SERVER_DRAIN, SERVER_UP, SETTING_MARKS, SETTING_NAT, Server, Service, ServiceKey, Settings,
 };
 use nines_model::{Forward, ForwardingTable, ServerState, TableServer, TableService};
 
@@ -265,7 +265,12 @@ impl<'a> Planner<'a> {
         have: Option<&(u32, Server)>,
         order: u32,
     ) -> Result<(u32, u32)> {
+        let translated = wanted.forward == Forward::Nat;
         let (slot, generation) = match have {
+            // Flows that were not translated have no way for answers: they end.
+            Some((slot, old)) if (old.forward == FORWARD_NAT) != translated => {
+                (*slot, old.generation.wrapping_add(1))
+            }
             Some((slot, server)) => (*slot, server.generation),
             None => self.free_slot().ok_or_else(|| {
                 no_room("servers", &format!("there is room for {}", self.ask.sizes.servers))

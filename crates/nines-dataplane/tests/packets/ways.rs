@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use nines_dataplane::DataPlane as _;
+use nines_dataplane::{DataPlane as _, Guard as _};
 use nines_model::{
     Forward, Limit, Millis, Persist, Proto, Scheduler, TableService, Traffic, Tunnel,
     TunnelChecksum, TunnelKind,
@@ -94,6 +94,26 @@ fn tunnels_of_every_kind_and_family_at_both_hooks() {
             }
         }
     }
+}
+
+#[test]
+fn a_tunnelled_packet_is_counted_once_and_nobodys_address_is_not_guarded() {
+    let Some(mut b) = bench() else { return };
+    neighbours();
+    let ipip = tunnel(TunnelKind::Ipip, TunnelChecksum::None);
+    let servers = [("10.0.0.11:80", ipip)];
+    b.plane
+        .apply(&table(vec![service("10.0.0.100:80", Proto::Tcp, Scheduler::Rr, &servers)]))
+        .unwrap();
+    for flags in [SYN, ACK, ACK] {
+        b.tc(&tcp("10.0.0.1:4000", "10.0.0.100:80", flags).bytes());
+    }
+    assert_eq!(b.plane.counters().unwrap().services["s0"].packets_in, 3);
+    b.xdp(&tcp("10.0.0.1:4000", "10.0.0.100:80", ACK).bytes());
+    assert_eq!(b.plane.counters().unwrap().services["s0"].packets_in, 4);
+    // A host that looks whether its address is taken speaks from the address that is none.
+    b.guard.cover(&[("2001:db8::100".parse().unwrap(), false)]).unwrap();
+    assert_eq!(b.egress(&neighbour(135, "::", "2001:db8::2")), NEXT);
 }
 
 #[test]

@@ -72,6 +72,11 @@ fn service(r: &mut Reader, table: &Table<'_>) -> Option<(ServiceSpec, std::ops::
         let help = "add persist = \"300s\": a client's connections to all ports go to one server";
         r.error(span, "a service on every port needs persistence", Some(help.into()));
     }
+    if listen.addr.port() == 0 && check.port.is_none() && check.kind != CheckKind::None {
+        let span = table.get("check").or(listen_value.clone()).map_or(0..0, |v| v.span);
+        let help = Some("add check = { port = 80 }, or check = \"none\"".into());
+        r.error(span, "a service on every port does not say which one is checked", help);
+    }
     let flags = flags(r, table, scheduler);
     let one_packet = one_packet(r, table, listen);
     let servers =

@@ -157,3 +157,47 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn a_service_on_every_port_says_how_clients_stay_and_what_is_checked() {
+    let with = |lines: &str| {
+        parse(&format!(
+            "[cluster]\nname = \"web\"\n[nodes]\nlb1 = \"10.0.0.2\"\n[service.web]\n\
+             listen = \"10.0.0.100:*/tcp\"\nservers = {{ r1 = \"10.0.0.11\" }}\n{lines}"
+        ))
+    };
+    let wrong = |lines: &str| with(lines).unwrap_err().remove(0).message;
+    assert!(wrong("check = \"none\"\n").contains("needs persistence"));
+    assert!(wrong("persist = \"300s\"\n").contains("which one is checked"));
+    let spec = with("persist = \"300s\"\ncheck = { port = 80 }\n").unwrap();
+    assert_eq!(spec.services["web"].listen.to_string(), "10.0.0.100:*/tcp");
+}
+
+#[test]
+fn tunnels_flags_and_limits_are_read_and_refused_where_they_mean_nothing() {
+    let with = |lines: &str, servers: &str| {
+        parse(&format!(
+            "[cluster]\nname = \"web\"\n[nodes]\nlb1 = \"10.0.0.2\"\n[service.web]\n\
+             listen = \"10.0.0.100:80\"\nservers = {{ {servers} }}\n{lines}"
+        ))
+    };
+    let one = "r1 = \"10.0.0.11\"";
+    let spec = with(
+        "forward = \"gue\"\ntunnel-port = 7000\ntunnel-checksum = \"full\"\n",
+        "r1 = \"2001:db8::1\", r2 = { address = \"10.0.0.12\", forward = \"dr\", upper = 9 }",
+    )
+    .unwrap();
+    let web = &spec.services["web"];
+    assert_eq!(web.forward.to_string(), "gue port 7000 with checksum");
+    assert_eq!((web.servers["r2"].forward, web.servers["r2"].limit.upper), (Some(Forward::Dr), 9));
+    for (lines, servers, wanted) in [
+        ("", "r1 = \"2001:db8::1\"", "different families"),
+        ("scheduler-flags = [\"port\"]\n", one, "has no flags"),
+        ("scheduler = \"sh\"\nscheduler-flags = [\"prot\"]\n", one, "prot"),
+        ("datagrams = \"single\"\n", one, "has no datagrams"),
+        ("", "r1 = { address = \"10.0.0.11\", lower = 3 }", "lower must be"),
+    ] {
+        let found = with(lines, servers).unwrap_err();
+        assert!(found[0].message.contains(wanted), "{lines}{servers}: {found:?}");
+    }
+}

@@ -352,7 +352,8 @@ impl Reader {
                 return usage("illegal real server address[:port] specified");
             };
             // Only NAT maps ports; who is taken out is called by the port he is listed with.
-            let maps = forward == Forward::Nat || command == Command::DeleteServer;
+            let marked = matches!(traffic, Traffic::Marked { .. });
+            let maps = forward == Forward::Nat || command == Command::DeleteServer || marked;
             let mapped = if maps { own.unwrap_or(port) } else { port };
             server = Some(SocketAddr::new(ip, mapped));
             forward = self.forwarding(forward)?;

@@ -310,7 +310,7 @@ fn argument_of(traffic: Traffic, numeric: bool) -> String {
     }
 }
 
-/// The lines that make the table again; thresholds too, which ipvsadm forgets.
+/// The lines that make the table again; without thresholds, as ipvsadm's.
 pub fn save(all: &[Shown], numeric: bool) -> String {
     let mut out = String::new();
     for shown in all {

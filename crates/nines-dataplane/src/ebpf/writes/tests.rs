@@ -1,6 +1,5 @@
 //! Every step of every change leaves no hole.
 
-use nines_abi::FORWARD_NAT;
 use nines_model::{Listen, Proto, Scheduler, Traffic};
 use proptest::prelude::*;
 
