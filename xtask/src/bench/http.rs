@@ -18,17 +18,27 @@ const SECONDS: u32 = 3;
 /// The real servers' last octet.
 const SERVERS: [u8; 2] = [11, 12];
 
-/// A way to the servers: its name, the addresses wrk's two threads dial, and which port.
-const VARIANTS: [(&str, [&str; 2], u16); 8] = [
-    ("direct", ["10.96.2.11", "10.96.2.12"], 80),
-    ("ip_forward", ["10.96.1.111", "10.96.1.112"], 80),
-    ("nines dr", ["10.96.0.100"; 2], 80),
-    ("ip_forward both ways", ["10.96.1.11", "10.96.1.12"], 80),
-    ("nines nat", ["10.96.0.101"; 2], 80),
-    ("nftables dnat", ["10.96.0.102"; 2], 80),
-    ("haproxy tcp", ["10.96.0.2"; 2], 8080),
-    ("nginx stream", ["10.96.0.2"; 2], 8081),
+/// A way to the servers: its name, the addresses wrk's two threads dial, which port, and the row
+/// of plain forwarding beside it. "Apart": a thread talks to one server only, so the two share a
+/// processor. Any balancer mixes: each thread talks to both servers, and on some machines the
+/// wake-ups across processors alone cost a third of the rate. Like goes beside like.
+const VARIANTS: [(&str, [&str; 2], u16, &str); 10] = [
+    ("direct, apart", ["10.96.2.11", "10.96.2.12"], 80, APART),
+    (APART, ["10.96.1.111", "10.96.1.112"], 80, APART),
+    ("nines dr, apart", ["10.96.0.121", "10.96.0.122"], 80, APART),
+    ("ip_forward both ways, apart", ["10.96.1.11", "10.96.1.12"], 80, APART),
+    (MIXED, ["10.96.0.110"; 2], 80, MIXED),
+    ("nines dr", ["10.96.0.100"; 2], 80, MIXED),
+    ("nines nat", ["10.96.0.101"; 2], 80, MIXED),
+    ("nftables dnat", ["10.96.0.102"; 2], 80, MIXED),
+    (PROXY, ["10.96.0.2"; 2], 8080, MIXED),
+    ("nginx stream", ["10.96.0.2"; 2], 8081, MIXED),
 ];
+const APART: &str = "ip_forward, apart";
+/// The kernel's own multipath, by a hash of addresses and ports.
+const MIXED: &str = "ip_forward, multipath";
+const PROXY: &str = "haproxy tcp";
+const PORTS: (&str, &str) = ("ip_local_port_range", "1024 65535");
 
 struct Sample {
     rate: f64,
@@ -113,6 +123,7 @@ fn build() -> Result<Bench, String> {
             "route add table 100 10.96.1.0/24 dev eth0".into(),
             "route add table 100 default via 10.96.1.2".into(),
             format!("rule add from 10.96.1.{n} table 100"),
+            "addr add 10.96.0.110/32 dev lo".into(),
             format!("addr add 10.96.1.2{n}/32 dev eth0"),
             // A port of the client that a translated flow has used stays that flow's for a while.
             format!("addr add 10.96.1.2{}/32 dev eth0", n + 20),
@@ -128,8 +139,10 @@ fn build() -> Result<Bench, String> {
     }
     b.ip("client", "route add 10.96.1.0/24 via 10.96.0.2")?;
     b.ip("nft", "addr add 10.96.0.102/32 dev eth0")?;
-    set("client", &[("ip_local_port_range", "1024 65535"), ("tcp_tw_reuse", "1")])?;
-    set("lb1", &[("ip_forward", "1"), ("ip_local_port_range", "1024 65535")])?;
+    set("client", &[PORTS, ("tcp_tw_reuse", "1")])?;
+    b.ip("client", "route add 10.96.0.110/32 via 10.96.0.2")?;
+    b.ip("lb1", "route add 10.96.0.110/32 nexthop via 10.96.1.11 nexthop via 10.96.1.12")?;
+    set("lb1", &[("ip_forward", "1"), ("fib_multipath_hash_policy", "1"), PORTS])?;
     set("nft", &[("ip_forward", "1")])?;
     Ok(b)
 }
@@ -192,8 +205,8 @@ fn peers(b: &mut Bench) -> Result<(), String> {
 fn director(b: &mut Bench, nines: &Path) -> Result<(), String> {
     let home = b.home.to_string_lossy().into_owned();
     for n in SERVERS {
-        let state = format!("{home}/s{n}");
-        let words = ["--state", &state, "server", "prepare", "10.96.0.100"];
+        let (own, state) = (format!("10.96.0.1{}", n + 10), format!("{home}/s{n}"));
+        let words = ["--state", &state, "server", "prepare", "10.96.0.100", &own];
         b.done(&format!("s{n}"), nines, &words)?;
     }
     let (state, socket) = (format!("{home}/lb1"), format!("{home}/lb1.sock"));
@@ -206,6 +219,8 @@ fn director(b: &mut Bench, nines: &Path) -> Result<(), String> {
         "cluster.toml",
         "[cluster]\nname = \"bench\"\n[nodes]\nlb1 = \"10.96.0.2\"\n[service.direct]\n\
          listen = \"10.96.0.100:80/tcp\"\nservers = { s11 = \"10.96.1.11\", s12 = \"10.96.1.12\" }\n\
+         [service.own1]\nlisten = \"10.96.0.121:80/tcp\"\nservers = { s11 = \"10.96.1.11\" }\n\
+         [service.own2]\nlisten = \"10.96.0.122:80/tcp\"\nservers = { s12 = \"10.96.1.12\" }\n\
          [service.translated]\nlisten = \"10.96.0.101:80/tcp\"\nforward = \"nat\"\n\
          servers = { s11 = \"10.96.1.231\", s12 = \"10.96.1.232\" }\n",
     )?;
@@ -227,7 +242,7 @@ pub fn http(json: bool) -> Result<(), String> {
     for keep in [true, false] {
         let mut got: BTreeMap<&str, Vec<Sample>> = BTreeMap::new();
         for _ in 0..ROUNDS {
-            for (name, dial, port) in VARIANTS {
+            for (name, dial, port, _) in VARIANTS {
                 let one = sample(&b, dial, port, keep).map_err(|e| format!("{name}: {e}"))?;
                 got.entry(name).or_default().push(one);
             }
@@ -241,21 +256,21 @@ fn print(got: &BTreeMap<&str, Vec<Sample>>, mode: &str, json: bool) {
     let ratio = |a: &str, b: &str, of: fn(&Sample) -> f64| {
         median(got[a].iter().zip(&got[b]).map(|(x, y)| of(x) / of(y)).collect())
     };
-    for (name, ..) in VARIANTS {
+    for (name, .., beside) in VARIANTS {
         let rate = median(got[name].iter().map(|s| s.rate).collect());
         let [direct, plain, proxy] =
-            ["direct", "ip_forward", "haproxy tcp"].map(|to| ratio(name, to, |s| s.rate));
-        let cpu = ratio(name, "direct", |s| s.cpu_us);
+            [VARIANTS[0].0, beside, PROXY].map(|to| ratio(name, to, |s| s.rate));
+        let cpu = ratio(name, beside, |s| s.cpu_us);
         if json {
             println!(
                 "{{\"mode\":\"{mode}\",\"variant\":\"{name}\",\"requests_per_s\":{rate:.0},\
-                 \"to_direct\":{direct:.3},\"to_ip_forward\":{plain:.3},\"to_haproxy\":{proxy:.3},\
-                 \"cpu_to_direct\":{cpu:.3}}}"
+                 \"to_direct\":{direct:.3},\"beside\":\"{beside}\",\"to_ip_forward\":{plain:.3},\
+                 \"to_haproxy\":{proxy:.3},\"cpu_to_ip_forward\":{cpu:.3}}}"
             );
         } else {
             println!(
-                "{mode:<10} {name:<20} {rate:>7.0} req/s  {direct:.2} of direct  {plain:.2} of \
-                 ip_forward  {proxy:.2} of haproxy  CPU a request {cpu:.2} of direct"
+                "{mode:<10} {name:<28} {rate:>7.0} req/s  {direct:.2} of direct  {plain:.2} of \
+                 its ip_forward  {proxy:.2} of haproxy  CPU a request {cpu:.2} of its ip_forward"
             );
         }
     }
