@@ -92,6 +92,33 @@ pub struct Flow {
     pub proto: u32,
 }
 
+/// 64 bits out of which places, tags and picks are taken; the same on every director.
+#[must_use]
+#[inline(always)]
+pub const fn mix(a: u64, b: u64) -> u64 {
+    // Multiply and fold twice, as the finalisers of MurmurHash3 and SplitMix64 (public domain) do.
+    let mut h = a.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ b.rotate_left(31);
+    h ^= h >> 32;
+    h = h.wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    h ^= h >> 29;
+    h = h.wrapping_mul(0x94d0_49bb_1331_11eb);
+    h ^ h >> 32
+}
+
+/// [`mix`] of a whole key.
+#[must_use]
+#[inline(always)]
+pub const fn hash_of(key: &Flow) -> u64 {
+    // Pairs as a little-endian machine reads them: the compiler makes one load of each.
+    const fn pair(low: u32, high: u32) -> u64 {
+        low as u64 | (high as u64) << 32
+    }
+    let (src, dst) = (&key.src, &key.dst);
+    let ports = key.sport as u64 | (key.dport as u64) << 16 | (key.proto as u64) << 32;
+    let first = pair(src[0], src[1]) ^ pair(dst[0], dst[1]).rotate_left(17);
+    mix(mix(first, pair(src[2], src[3])) ^ ports, pair(dst[2], dst[3]))
+}
+
 /// What is known of a flow. One word decides everything that two processors may want to change at
 /// once, so that exactly one of them does.
 #[repr(C)]
@@ -163,6 +190,15 @@ pub struct Entry {
     /// What.
     pub tail: Tail,
 }
+
+/// Flows that one run of `nines_learn` may be given: entries of map `LEARNED`, a power of two. An
+/// entry is a flow as another director knows it, with slot and generation of this one.
+pub const LEARN_MAX: u32 = 1_024;
+
+/// Bytes of ring buffer `BELLS`. Word `BELL` is 1 from a change in map `CHANGED` (a bit a bucket)
+/// until whoever passes flows on has begun to look; the change that sets it also writes an entry to
+/// the ring, which wakes him.
+pub const BELLS_BYTES: u32 = 4_096;
 
 /// The other end as a client of a translated flow knows it, where the server's own `vip` and
 /// `vip_port` do not say it because its service has many addresses or ports.

@@ -13,7 +13,7 @@ pub use flows::*;
 pub use schedulers::*;
 
 /// Version of everything in this file. Raise it with any change of layout or meaning.
-pub const ABI: u32 = 4;
+pub const ABI: u32 = 5;
 
 /// An address as IPv6; IPv4 is mapped (`::ffff:a.b.c.d`, RFC 4291 section 2.5.5.2).
 pub type Addr = [u8; 16];

@@ -18,6 +18,20 @@ pub fn fetch_add(at: *mut u64, value: u64) -> u64 {
     taken
 }
 
+/// Sets bits; a full barrier.
+#[inline(always)]
+pub fn set_bits(at: *mut u64, bits: u64) {
+    let mut taken = bits;
+    unsafe {
+        asm!(
+            "{taken} = atomic_fetch_or((u64 *)({at} + 0), {taken})",
+            at = in(reg) at,
+            taken = inout(reg) taken,
+        );
+    }
+    let _ = taken;
+}
+
 /// Adds.
 #[inline(always)]
 pub fn add(at: *mut u64, value: u64) {

@@ -370,7 +370,9 @@ pub fn keep(packet: &Packet) -> Verdict {
         hash,
         server: slot,
         generation: server.generation,
+        seen: clock,
         now: clock,
+        tells: 1,
         word: u32::from(states::first(packet, direction(server))),
         via: Via { addr: packet.dst[3], port: packet.dport, pad: 0 },
     };

@@ -11,6 +11,7 @@
 
 use core::mem::{offset_of, size_of};
 
+pub use nines_abi::hash_of;
 use nines_abi::{
     is_active, limited, seen_of, state_of, Bucket, Entry, Flow, Tail, Via, EVICTED, WAYS,
     WORD_LIVE, WORD_REPLY,
@@ -18,7 +19,9 @@ use nines_abi::{
 
 use crate::{
     atomic::{self, opaque},
-    maps::{buckets_mask, count_drop, FLOWS, LOADS, SERVERS, SETTINGS, SWEEP},
+    maps::{
+        buckets_mask, count_drop, BELL, BELLS, CHANGED, FLOWS, LOADS, SERVERS, SETTINGS, SWEEP,
+    },
 };
 
 /// The version in a word.
@@ -59,24 +62,6 @@ fn same(entry: *const Entry, key: &Flow) -> bool {
             | (*a.add(4) ^ *b.add(4))
             == 0
     }
-}
-
-/// 64 bits out of which slots, tags and picks are taken; the same on every director.
-#[inline(always)]
-pub fn mix(a: u64, b: u64) -> u64 {
-    // Multiply and fold twice, as the finalisers of MurmurHash3 and SplitMix64 (public domain) do.
-    let mut h = a.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ b.rotate_left(31);
-    h ^= h >> 32;
-    h = h.wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    h ^= h >> 29;
-    h = h.wrapping_mul(0x94d0_49bb_1331_11eb);
-    h ^ h >> 32
-}
-
-#[inline(always)]
-pub fn hash_of(key: &Flow) -> u64 {
-    let at = (key as *const Flow).cast::<u64>();
-    unsafe { mix(mix(*at ^ at.add(2).read().rotate_left(17), *at.add(1)) ^ *at.add(4), *at.add(3)) }
 }
 
 #[inline(always)]
@@ -267,10 +252,45 @@ pub fn touch(tail: *mut Tail, seen: Seen, state: u8, now: u32) {
             }
         }
     }
+    if state != before && seen.word & WORD_REPLY == 0 {
+        tell_of(tail);
+    }
 }
 
+/// Other directors want to know of this flow.
+#[inline(never)]
+fn tell_of(tail: *mut Tail) -> u32 {
+    let Some(base) = FLOWS.get_ptr_mut(0) else {
+        return 0;
+    };
+    tell((tail as u64 - base as u64) as u32 / size_of::<Bucket>() as u32)
+}
+
+/// Other directors want to know of a flow in this bucket. The flow is there before its bit, the bit
+/// before the bell: who clears the bell and then the bits misses none.
 #[inline(always)]
-fn change(tail: *mut Tail, seen: Seen, state: u8, now: u32) -> bool {
+fn tell(index: u32) -> u32 {
+    let Some(word) = CHANGED.get_ptr_mut(index >> 6) else {
+        return 0;
+    };
+    let bit = 1u64 << (index & 63);
+    if unsafe { core::ptr::read_volatile(word) } & bit != 0 {
+        return 0;
+    }
+    atomic::set_bits(word, bit);
+    let Some(bell) = BELL.get_ptr_mut(0) else {
+        return 0;
+    };
+    if unsafe { core::ptr::read_volatile(bell) } == 0 && atomic::swap_if(bell, 0, 1) {
+        // A full ring wakes whoever reads it as well.
+        let _ = BELLS.output::<u64>(&1, 0);
+    }
+    0
+}
+
+/// The same without telling anybody.
+#[inline(always)]
+pub fn change(tail: *mut Tail, seen: Seen, state: u8, now: u32) -> bool {
     let before = state_of(seen.word);
     let word = u64::from(now) << 32 | (seen.word & 0xffff_ff00) | u64::from(state);
     let at = unsafe { core::ptr::addr_of_mut!((*tail).word) };
@@ -289,9 +309,13 @@ pub struct New {
     pub hash: u64,
     pub server: u32,
     pub generation: u32,
-    pub now: u32,
+    /// When its last packet came.
+    pub seen: u32,
     /// State and `WORD_*`.
     pub word: u32,
+    pub now: u32,
+    /// Whether other directors want to know.
+    pub tells: u32,
     pub via: Via,
 }
 
@@ -373,11 +397,14 @@ fn put(index: u32, key: &Flow, new: &New, force: u32) -> u32 {
                 tag_of(new.hash) as u16,
             );
             let word =
-                u64::from(new.now) << 32 | (version & VERSION) | u64::from(new.word) | WORD_LIVE;
+                u64::from(new.seen) << 32 | (version & VERSION) | u64::from(new.word) | WORD_LIVE;
             atomic::publish(core::ptr::addr_of_mut!((*tail).word), word);
         }
     }
     atomic::publish(lock, 0);
+    if may && new.tells != 0 {
+        tell(index & buckets_mask());
+    }
     may as u32
 }
 

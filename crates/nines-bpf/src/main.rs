@@ -4,6 +4,9 @@
 //! programs know flows; what is rarer goes on in another program by a tail call.
 //! What happens to a packet is decided in `decide.rs`; how headers are read in `packet.rs`; how they
 //! are changed in `rewrite.rs`.
+//!
+//! Programs are always inlined into what the kernel calls: a tail call may not lie in a function
+//! (without type information).
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
@@ -12,6 +15,7 @@ mod atomic;
 mod decide;
 mod errors;
 mod flows;
+mod learn;
 mod maps;
 mod memory;
 mod nat;
@@ -38,6 +42,7 @@ const NEXT: i32 = TC_ACT_UNSPEC;
 
 /// Every packet that reaches the device, when XDP did not take it.
 #[classifier]
+#[inline(always)]
 pub fn nines_tc_ingress(ctx: TcContext) -> i32 {
     let Some(packet) = rewrite::parse_skb(&ctx) else {
         return NEXT;
@@ -52,30 +57,35 @@ pub fn nines_tc_ingress(ctx: TcContext) -> i32 {
 
 /// Of no known flow.
 #[classifier]
+#[inline(always)]
 pub fn nines_tc_new(ctx: TcContext) -> i32 {
     tc_stage(&ctx, |packet| decide::new(packet, mark(&ctx), true))
 }
 
 /// The scheduler weighs its servers.
 #[classifier]
+#[inline(always)]
 pub fn nines_tc_weigh(ctx: TcContext) -> i32 {
     tc_stage(&ctx, decide::weigh)
 }
 
 /// The scheduler remembers destinations.
 #[classifier]
+#[inline(always)]
 pub fn nines_tc_remember(ctx: TcContext) -> i32 {
     tc_stage(&ctx, decide::remember)
 }
 
 /// The scheduler draws lots.
 #[classifier]
+#[inline(always)]
 pub fn nines_tc_chance(ctx: TcContext) -> i32 {
     tc_stage(&ctx, decide::chance)
 }
 
 /// The flow becomes known.
 #[classifier]
+#[inline(always)]
 pub fn nines_tc_keep(ctx: TcContext) -> i32 {
     tc_stage(&ctx, |packet| decide::keep(packet))
 }
@@ -94,6 +104,7 @@ fn tc_stage(ctx: &TcContext, stage: impl FnOnce(&mut Packet) -> Verdict) -> i32 
 
 /// To a server that is chosen.
 #[classifier]
+#[inline(always)]
 pub fn nines_tc_deliver(ctx: TcContext) -> i32 {
     let Some(packet) = packet::parsed() else {
         return NEXT;
@@ -106,6 +117,7 @@ pub fn nines_tc_deliver(ctx: TcContext) -> i32 {
 
 /// ICMP errors.
 #[classifier]
+#[inline(always)]
 pub fn nines_tc_error(ctx: TcContext) -> i32 {
     let Some(packet) = packet::parsed() else {
         return NEXT;
@@ -118,6 +130,7 @@ pub fn nines_tc_error(ctx: TcContext) -> i32 {
 
 /// Too big for a tunnel; the limit lies where a server was.
 #[classifier]
+#[inline(always)]
 pub fn nines_tc_too_big(ctx: TcContext) -> i32 {
     let Some(packet) = packet::parsed() else {
         return NEXT;
@@ -157,6 +170,7 @@ fn go_on(ctx: &TcContext, program: u32) -> i32 {
 
 /// Every packet that leaves the device: nothing speaks for a guarded address past its deadline.
 #[classifier]
+#[inline(always)]
 pub fn nines_tc_egress(ctx: TcContext) -> i32 {
     let Some(packet) = packet::parse_leaving(ctx.data(), ctx.data_end()) else {
         return NEXT;
@@ -167,8 +181,17 @@ pub fn nines_tc_egress(ctx: TcContext) -> i32 {
     }
 }
 
+/// Once for each flow in map `LEARNED`, by BPF_PROG_TEST_RUN; the packet is nobody's.
+#[classifier]
+#[inline(always)]
+pub fn nines_learn(_ctx: TcContext) -> i32 {
+    learn::next();
+    NEXT
+}
+
 /// On a real server: what came through a tunnel.
 #[classifier]
+#[inline(always)]
 pub fn nines_unwrap(ctx: TcContext) -> i32 {
     match unwrap::unwrap(&ctx) {
         unwrap::Done::Nothing | unwrap::Done::Unwrapped => NEXT,
@@ -179,6 +202,7 @@ pub fn nines_unwrap(ctx: TcContext) -> i32 {
 
 /// On a real server: what it asks of clients behind a tunnel.
 #[classifier]
+#[inline(always)]
 pub fn nines_clamp(ctx: TcContext) -> i32 {
     // What is no SYN is as it was.
     let _ = unwrap::clamp(&ctx);
@@ -188,6 +212,7 @@ pub fn nines_clamp(ctx: TcContext) -> i32 {
 /// The fast path. What it cannot do (NAT, an unresolved neighbour, another device's route) goes up
 /// to [`nines_tc_ingress`], which decides the same way because the flow is in the same table.
 #[xdp]
+#[inline(always)]
 pub fn nines_xdp(ctx: XdpContext) -> u32 {
     let Some(packet) = packet::parse(ctx.data(), ctx.data_end()) else {
         return xdp_action::XDP_PASS;
@@ -212,30 +237,35 @@ pub fn nines_xdp(ctx: XdpContext) -> u32 {
 
 /// Of no known flow.
 #[xdp]
+#[inline(always)]
 pub fn nines_xdp_new(ctx: XdpContext) -> u32 {
     xdp_stage(&ctx, |packet| decide::new(packet, 0, false))
 }
 
 /// The scheduler weighs its servers.
 #[xdp]
+#[inline(always)]
 pub fn nines_xdp_weigh(ctx: XdpContext) -> u32 {
     xdp_stage(&ctx, decide::weigh)
 }
 
 /// The scheduler remembers destinations.
 #[xdp]
+#[inline(always)]
 pub fn nines_xdp_remember(ctx: XdpContext) -> u32 {
     xdp_stage(&ctx, decide::remember)
 }
 
 /// The scheduler draws lots.
 #[xdp]
+#[inline(always)]
 pub fn nines_xdp_chance(ctx: XdpContext) -> u32 {
     xdp_stage(&ctx, decide::chance)
 }
 
 /// The flow becomes known.
 #[xdp]
+#[inline(always)]
 pub fn nines_xdp_keep(ctx: XdpContext) -> u32 {
     xdp_stage(&ctx, |packet| decide::keep(packet))
 }
@@ -257,6 +287,7 @@ fn xdp_stage(ctx: &XdpContext, stage: impl FnOnce(&mut Packet) -> Verdict) -> u3
 
 /// To a server that is chosen.
 #[xdp]
+#[inline(always)]
 pub fn nines_xdp_deliver(ctx: XdpContext) -> u32 {
     let Some(packet) = packet::parsed() else {
         return xdp_action::XDP_PASS;

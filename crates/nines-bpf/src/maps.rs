@@ -4,13 +4,13 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 use nines_abi::{
-    Addr, Bucket, Guard, Hop, Load, Locality, Packet, Place, Server, Service, ServiceKey, Settings,
-    Stats, Template, TemplateKey, BUCKETS, DROPS, GUARDS, LOCALITIES_MAX, PEERS_MAX,
-    PICKS as PICKS_LEN, PLACES_PER_SERVICE, PROGRAMS_MAX, SERVED_MAX, SERVERS as SERVERS_LEN,
-    SERVICES as SERVICES_LEN, TEMPLATES_MAX,
+    Addr, Bucket, Entry, Guard, Hop, Load, Locality, Packet, Place, Server, Service, ServiceKey,
+    Settings, Stats, Template, TemplateKey, BELLS_BYTES, BUCKETS, DROPS, GUARDS, LEARN_MAX,
+    LOCALITIES_MAX, PEERS_MAX, PICKS as PICKS_LEN, PLACES_PER_SERVICE, PROGRAMS_MAX, SERVED_MAX,
+    SERVERS as SERVERS_LEN, SERVICES as SERVICES_LEN, TEMPLATES_MAX,
 };
 
 /// BPF_F_MMAPABLE (Linux 5.5): user space reads and writes such a map as memory.
@@ -54,6 +54,19 @@ pub static LOADS: Array<Load> = Array::pinned(SERVERS_LEN, MAPPED);
 pub static TURNS: Array<u64> = Array::pinned(SERVICES_LEN, MAPPED);
 #[map]
 pub static FLOWS: Array<Bucket> = Array::pinned(BUCKETS, MAPPED);
+/// Buckets whose flows changed in a way that other directors want to know: a bit each.
+#[map]
+pub static CHANGED: Array<u64> = Array::pinned(BUCKETS / 64, MAPPED);
+/// Whether somebody was told so.
+#[map]
+pub static BELL: Array<u64> = Array::pinned(1, MAPPED);
+#[map]
+pub static BELLS: RingBuf = RingBuf::pinned(BELLS_BYTES, 0);
+/// Flows that other directors told of, and the next one to learn.
+#[map]
+pub static LEARNED: Array<Entry> = Array::pinned(LEARN_MAX, MAPPED);
+#[map]
+pub static LEARNT: Array<u64> = Array::pinned(1, MAPPED);
 /// Next bucket to sweep.
 #[map]
 pub static SWEEP: Array<u64> = Array::pinned(1, 0);

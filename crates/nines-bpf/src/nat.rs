@@ -58,12 +58,25 @@ fn other_half(packet: &Packet, server: &Server, answer: Option<&Via>) -> Flow {
 /// may have left one.
 #[inline(always)]
 pub fn remember_reply(packet: &Packet, server: &Server, flow: &New) {
-    let half = other_half(packet, server, None);
+    remember_half(other_half(packet, server, None), flow);
+}
+
+/// The same of a flow that another director told of.
+#[inline(always)]
+pub fn learn_reply(key: &Flow, server: &Server, flow: &New) {
+    let (sport, dst, dport) = (port_of(server, key.dport), key.src, key.sport);
+    remember_half(Flow { src: words(&server.addr), sport, dst, dport, proto: key.proto }, flow);
+}
+
+#[inline(always)]
+fn remember_half(half: Flow, flow: &New) {
     let hash = flows::hash_of(&half);
     if let Some((tail, seen)) = flows::find(&half, hash) {
         flows::retire(tail, seen);
     }
-    if flows::insert(&half, &New { hash, word: flow.word | WORD_REPLY as u32, ..*flow }) == 0 {
+    if flows::insert(&half, &New { hash, word: flow.word | WORD_REPLY as u32, tells: 0, ..*flow })
+        == 0
+    {
         count_drop(UNPLACED);
     }
 }

@@ -20,6 +20,7 @@ use nines_model::{Counters, ForwardingTable};
 
 pub use self::{
     attach::Hooks,
+    exchange::{FlowsIn, FlowsOut},
     guard::{EbpfGuard, deadline_of},
     reading::{Claim, claim},
     tables::{Sizes, Tables},
@@ -27,6 +28,7 @@ pub use self::{
 use crate::{DataPlane, Error, Result, address, sysctl};
 
 mod attach;
+mod exchange;
 mod extents;
 mod guard;
 mod installed;

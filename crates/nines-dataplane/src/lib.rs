@@ -15,6 +15,7 @@ pub mod announce;
 pub mod ebpf;
 pub mod fake;
 pub mod faulty;
+pub mod flows;
 mod netlink;
 pub mod process;
 pub mod realserver;

@@ -43,7 +43,7 @@ pub enum Hooks {
 }
 
 /// Programs at tc, and where the entry program finds those that go on for it.
-const CLASSIFIERS: [(&str, Option<u32>); 10] = [
+const CLASSIFIERS: [(&str, Option<u32>); 11] = [
     ("nines_tc_chance", Some(PROGRAM_CHANCE)),
     ("nines_tc_keep", Some(PROGRAM_KEEP)),
     ("nines_tc_weigh", Some(PROGRAM_WEIGH)),
@@ -54,6 +54,7 @@ const CLASSIFIERS: [(&str, Option<u32>); 10] = [
     ("nines_tc_too_big", Some(PROGRAM_TOO_BIG)),
     ("nines_tc_ingress", None),
     ("nines_tc_egress", None),
+    ("nines_learn", None),
 ];
 
 const XDP: [(&str, Option<u32>); 7] = [

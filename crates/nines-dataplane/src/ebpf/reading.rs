@@ -87,7 +87,7 @@ pub struct Connection {
 }
 
 /// The traffic of a service by its key.
-fn traffic(key: &ServiceKey) -> Traffic {
+pub(super) fn traffic(key: &ServiceKey) -> Traffic {
     if key.kind != KEY_ADDRESS {
         let [.., a, b, c, d] = key.addr;
         return Traffic::Marked {
@@ -187,7 +187,7 @@ const STATE_NAMES: [&str; abi::STATES] = [
     "UDP",
 ];
 
-fn addr_of(words: [u32; 4]) -> IpAddr {
+pub(super) fn addr_of(words: [u32; 4]) -> IpAddr {
     let mut bytes = [0; 16];
     for (to, word) in bytes.chunks_mut(4).zip(words) {
         to.copy_from_slice(&word.to_ne_bytes());

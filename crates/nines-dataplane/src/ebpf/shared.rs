@@ -5,6 +5,7 @@ use std::{
     marker::PhantomData,
     os::fd::{AsFd as _, AsRawFd as _},
     ptr::NonNull,
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use aya::maps::MapData;
@@ -108,7 +109,7 @@ impl<T: Copy> View<T> {
             unsafe {
                 std::ptr::write_volatile(to.add(word), std::ptr::read_unaligned(from.add(word)))
             }
-            std::sync::atomic::fence(std::sync::atomic::Ordering::Release);
+            std::sync::atomic::fence(Ordering::Release);
         }
     }
 }
@@ -119,6 +120,16 @@ impl<T: Copy> View<T> {
         assert!((word + 1) * 8 <= std::mem::size_of::<T>(), "a word of the value");
         // SAFETY: within the entry, which the kernel aligns to eight bytes.
         unsafe { std::ptr::write_volatile(self.entry(index).cast::<u64>().add(word), value) }
+    }
+}
+
+impl View<u64> {
+    /// Puts `value` there and gives what was, at once for every processor.
+    pub fn swap(&self, index: u32, value: u64) -> u64 {
+        // SAFETY: within the mapping and aligned to eight bytes; the kernel program changes such
+        // words by atomic instructions only.
+        let word = unsafe { AtomicU64::from_ptr(self.entry(index)) };
+        word.swap(value, Ordering::SeqCst)
     }
 }
 

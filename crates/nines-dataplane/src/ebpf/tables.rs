@@ -68,7 +68,7 @@ impl Sizes {
     }
 
     /// Entries of each map by this; PICKS has two picks in one.
-    pub(super) fn of_maps(self) -> [(&'static str, u32); 11] {
+    pub(super) fn of_maps(self) -> [(&'static str, u32); 12] {
         [
             ("SERVICES", self.services),
             ("SERVICE_KEYS", self.services),
@@ -81,6 +81,7 @@ impl Sizes {
             ("SERVER_STATS", self.servers),
             ("PICKS", self.picks.div_ceil(2)),
             ("FLOWS", self.buckets),
+            ("CHANGED", self.buckets / 64),
         ]
     }
 

@@ -1,7 +1,7 @@
 //! BPF_PROG_TEST_RUN: one packet through one program, without a network. For packet tests and for
 //! measuring what a packet costs.
 
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, RawFd};
 
 use super::EbpfPlane;
 use crate::{Error, Result};
@@ -48,39 +48,50 @@ impl EbpfPlane {
     }
 
     fn run(&self, program: &str, packet: &[u8], repeat: u32, mark: u32) -> Result<Outcome> {
-        const BPF_PROG_TEST_RUN: libc::c_long = 10;
         let failed = |e: String| Error::new(format!("cannot run {program}"), e);
-        let program = self.ebpf.program(program).ok_or_else(|| failed("no such program".into()))?;
-        let fd = program.fd().map_err(|e| failed(e.to_string()))?;
-        let mut out = vec![0; packet.len() + 256];
-        let mut attr = TestRun {
-            prog_fd: fd.as_fd().as_raw_fd() as u32,
-            data_size_in: packet.len() as u32,
-            data_size_out: out.len() as u32,
-            data_in: packet.as_ptr() as u64,
-            data_out: out.as_mut_ptr() as u64,
-            repeat,
-            ..TestRun::default()
-        };
-        // `struct __sk_buff` as far as the kernel takes it from here: the mark is its third word.
-        let mut context = [0u32; 48];
-        context[2] = mark;
-        if mark != 0 {
-            attr.ctx_in = context.as_ptr() as u64;
-            attr.ctx_size_in = size_of_val(&context) as u32;
-        }
-        let size = std::mem::size_of::<TestRun>();
-        // SAFETY: `attr` and both buffers live through the call; sizes are theirs.
-        let rc = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut attr, size) };
-        if rc < 0 {
-            return Err(failed(std::io::Error::last_os_error().to_string()));
-        }
-        out.truncate(attr.data_size_out as usize);
-        Ok(Outcome { verdict: attr.retval as i32, packet: out, nanoseconds: attr.duration })
+        let found = self.ebpf.program(program).ok_or_else(|| failed("no such program".into()))?;
+        let fd = found.fd().map_err(|e| failed(e.to_string()))?;
+        run(program, fd.as_fd().as_raw_fd(), packet, repeat, mark)
     }
 
     /// Loads the XDP programs without attaching them.
     pub fn load_xdp(&mut self) -> Result<()> {
         super::attach::load_xdp(&mut self.ebpf)
     }
+}
+
+/// The same of a program by its descriptor.
+pub(super) fn run(
+    program: &str,
+    fd: RawFd,
+    packet: &[u8],
+    repeat: u32,
+    mark: u32,
+) -> Result<Outcome> {
+    const BPF_PROG_TEST_RUN: libc::c_long = 10;
+    let mut out = vec![0; packet.len() + 256];
+    let mut attr = TestRun {
+        prog_fd: fd as u32,
+        data_size_in: packet.len() as u32,
+        data_size_out: out.len() as u32,
+        data_in: packet.as_ptr() as u64,
+        data_out: out.as_mut_ptr() as u64,
+        repeat,
+        ..TestRun::default()
+    };
+    // `struct __sk_buff` as far as the kernel takes it from here: the mark is its third word.
+    let mut context = [0u32; 48];
+    context[2] = mark;
+    if mark != 0 {
+        attr.ctx_in = context.as_ptr() as u64;
+        attr.ctx_size_in = size_of_val(&context) as u32;
+    }
+    let size = std::mem::size_of::<TestRun>();
+    // SAFETY: `attr` and both buffers live through the call; sizes are theirs.
+    let rc = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut attr, size) };
+    if rc < 0 {
+        return Err(Error::new(format!("cannot run {program}"), std::io::Error::last_os_error()));
+    }
+    out.truncate(attr.data_size_out as usize);
+    Ok(Outcome { verdict: attr.retval as i32, packet: out, nanoseconds: attr.duration })
 }

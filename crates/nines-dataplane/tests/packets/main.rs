@@ -20,6 +20,7 @@ use nines_model::{
 use self::build::*;
 
 mod build;
+mod exchange;
 mod flows;
 mod ways;
 

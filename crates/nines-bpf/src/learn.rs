@@ -1,0 +1,95 @@
+//! Flows that other directors told of.
+//!
+//! Decides: what is believed. Whoever saw the flow's later packet is; a server that this director
+//! has no longer, or has anew, is nobody's.
+
+use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
+use nines_abi::{
+    clock_of, seen_of, state_of, Entry, Template, TemplateKey, FORWARD_NAT, LEARN_MAX, WORD_REPLY,
+};
+
+use crate::{
+    atomic,
+    flows::{self, New},
+    maps::{LEARNED, LEARNT, SERVERS, SERVICES, TEMPLATES},
+    nat,
+};
+
+/// Takes the next entry of map `LEARNED`.
+#[inline(always)]
+pub fn next() {
+    let Some(at) = LEARNT.get_ptr_mut(0) else {
+        return;
+    };
+    let at = atomic::fetch_add(at, 1) as u32 & (LEARN_MAX - 1);
+    if let Some(entry) = LEARNED.get(at) {
+        take(entry);
+    }
+}
+
+#[inline(always)]
+fn take(entry: &Entry) {
+    let told = &entry.tail;
+    let Some(server) = SERVERS.get(told.server) else {
+        return;
+    };
+    if server.generation != told.generation {
+        return;
+    }
+    let now = clock_of(unsafe { bpf_ktime_get_boot_ns() });
+    let (state, seen) = (state_of(told.word), seen_of(told.word));
+    remember_client(entry, server.service, seen);
+    // One that names a client only.
+    if state == 0 {
+        return;
+    }
+    let hash = flows::hash_of(&entry.key);
+    let new = New {
+        hash,
+        server: told.server,
+        generation: told.generation,
+        seen,
+        now,
+        word: u32::from(state),
+        tells: 0,
+        via: entry.via,
+    };
+    if let Some((tail, known)) = flows::find(&entry.key, hash) {
+        let later = seen.wrapping_sub(seen_of(known.word)) as i32 > 0;
+        if known.word & WORD_REPLY != 0 || !later {
+            return;
+        }
+        if (known.server, known.generation) == (told.server, told.generation) {
+            flows::change(tail, known, state, seen);
+        } else {
+            flows::retire(tail, known);
+            flows::insert(&entry.key, &new);
+        }
+    } else {
+        flows::insert(&entry.key, &new);
+    }
+    if server.forward == FORWARD_NAT {
+        nat::learn_reply(&entry.key, server, &new);
+    }
+}
+
+/// A service with persistence sends this client's next flow to the same server.
+#[inline(always)]
+fn remember_client(entry: &Entry, service: u32, seen: u32) {
+    let Some(of) = SERVICES.get(service) else {
+        return;
+    };
+    if of.persist == 0 {
+        return;
+    }
+    let (a, m) = (&entry.key.src, &of.mask);
+    let client = [a[0] & m[0], a[1] & m[1], a[2] & m[2], a[3] & m[3]];
+    let key = TemplateKey { client, service, pad: 0 };
+    if let Some(known) = unsafe { TEMPLATES.get(&key) } {
+        if seen.wrapping_sub(known.seen) as i32 <= 0 {
+            return;
+        }
+    }
+    let (server, generation) = (entry.tail.server, entry.tail.generation);
+    let _ = TEMPLATES.insert(&key, &Template { server, generation, seen, pad: 0 }, 0);
+}

@@ -1,0 +1,404 @@
+//! What other directors want to know of this one's flows, and what they tell.
+//!
+//! Decides: which flows need telling. Those that every director sends to the same server by hash
+//! alone need not be: direct routing or a tunnel by scheduler maglev, with the pool as it was.
+//!
+//! The kernel program marks a changed flow's bucket and rings once ([`nines_abi::BELLS_BYTES`]);
+//! marks cannot overflow, and many changes of one flow are told as one. What is told is learned by
+//! the kernel program too, one run a flow, so that only one writer's rules hold in the table.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
+};
+
+use aya::maps::{HashMap, Map, MapData, RingBuf};
+use nines_abi::{
+    self as abi, Bucket, Entry, FORWARD_NAT, Flow, Guard, IDLE_SHIFT, LEARN_MAX, SCHED_MAGLEV,
+    STATE_NONE, Server, Service, ServiceKey, Tail, Template, TemplateKey, Via, WORD_LIVE,
+    WORD_REPLY, seen_of, state_of,
+};
+use nines_model::{Time, Traffic};
+
+use super::{
+    EbpfPlane, Raw, installed, map_error, pin_directory, places, reading,
+    shared::{Shared, View},
+    tables::{pinned, shared},
+    testrun,
+};
+use crate::{
+    Error, Result, address,
+    flows::{Batch, SharedFlow},
+    process::boot_time,
+};
+
+/// Flows of one [`Batch`] at most.
+const BATCH: usize = 512;
+
+/// The program that learns.
+const PROGRAM: &str = "nines_learn";
+
+fn units_of_ms(ms: u32) -> u32 {
+    ((u64::from(ms) * 1_000_000) >> IDLE_SHIFT) as u32
+}
+
+fn ms_of_units(units: u32) -> u32 {
+    u32::try_from((u64::from(units) << IDLE_SHIFT) / 1_000_000).unwrap_or(u32::MAX)
+}
+
+fn words(addr: IpAddr) -> [u32; 4] {
+    let bytes = address::mapped(addr);
+    let word = |i: usize| u32::from_ne_bytes([bytes[i], bytes[i + 1], bytes[i + 2], bytes[i + 3]]);
+    [word(0), word(4), word(8), word(12)]
+}
+
+/// Where this director's tables are, opened once.
+struct Pinned {
+    flows: Shared<Bucket>,
+    servers: Shared<Server>,
+    services: Shared<Service>,
+    picks: Shared<u64>,
+    guard: Shared<Guard>,
+}
+
+impl Pinned {
+    fn open() -> Result<Self> {
+        let pins = pin_directory()?;
+        Ok(Self {
+            flows: shared(pinned(&pins, "FLOWS")?)?,
+            servers: shared(pinned(&pins, "SERVERS")?)?,
+            services: shared(pinned(&pins, "SERVICES")?)?,
+            picks: shared(pinned(&pins, "PICKS")?)?,
+            guard: shared(pinned(&pins, super::guard::TABLE)?)?,
+        })
+    }
+
+    fn look(&self) -> Result<Look> {
+        Ok(Look {
+            servers: self.servers.view()?,
+            services: self.services.view()?,
+            picks: self.picks.view()?,
+            guard: self.guard.view()?,
+            clock: abi::clock_of(boot_time().0),
+            now: boot_time(),
+        })
+    }
+}
+
+/// The tables as one look sees them.
+struct Look {
+    servers: View<Server>,
+    services: View<Service>,
+    picks: View<u64>,
+    guard: View<Guard>,
+    clock: u32,
+    now: Time,
+}
+
+impl Look {
+    /// The server in a slot and its service, if a flow made under this generation is theirs.
+    fn server(&self, slot: u32, generation: u32) -> Option<(Server, Service)> {
+        let server = (slot < self.servers.len()).then(|| self.servers.get(slot))?;
+        let known = server.generation == generation && !installed::is_free(&server);
+        let service = (known && server.service < self.services.len())
+            .then(|| self.services.get(server.service))?;
+        (service.flags & abi::SERVICE_LIVE != 0).then_some((server, service))
+    }
+
+    /// Every director would send it there without being told.
+    fn is_plain(&self, key: &Flow, slot: u32, server: &Server, service: &Service) -> bool {
+        let (base, len) = (service.table_base(), service.table_len());
+        if service.scheduler != SCHED_MAGLEV
+            || server.forward == FORWARD_NAT
+            || service.persist != 0
+            || len == 0
+        {
+            return false;
+        }
+        let index = base + abi::hash_of(key) as u32 % len;
+        let pair = (index >> 1 < self.picks.len()).then(|| self.picks.get(index >> 1));
+        pair.is_some_and(|pair| (pair >> ((index & 1) * 32)) as u32 == slot)
+    }
+
+    /// Whether packets to this address come here: nobody guards it, or this node holds it.
+    fn comes_here(&self, dst: [u32; 4]) -> bool {
+        let addr = address::mapped(reading::addr_of(dst));
+        places::find(&self.guard, addr)
+            .is_none_or(|at| Time(self.guard.get(at).deadline_ns) > self.now)
+    }
+
+    fn idle_ms(&self, seen: u32) -> u32 {
+        let idle = self.clock.wrapping_sub(seen);
+        // Another processor's reading of the clock may be a little ahead.
+        if idle > u32::MAX / 2 { 0 } else { ms_of_units(idle) }
+    }
+
+    fn tell(&self, entry: &Entry, into: &mut Batch) {
+        let word = entry.tail.word;
+        if word & WORD_LIVE == 0 || word & WORD_REPLY != 0 || state_of(word) == STATE_NONE {
+            return;
+        }
+        let Some((server, service)) = self.server(entry.tail.server, entry.tail.generation) else {
+            return;
+        };
+        if self.is_plain(&entry.key, entry.tail.server, &server, &service) {
+            return;
+        }
+        let (key, name) =
+            (&entry.key, (reading::traffic(&service.key), installed::identity(&server)));
+        let server = into.server(name);
+        into.flows.push(SharedFlow {
+            client: SocketAddr::new(reading::addr_of(key.src), u16::from_be(key.sport)),
+            asked: SocketAddr::new(reading::addr_of(key.dst), u16::from_be(key.dport)),
+            proto: key.proto as u8,
+            state: state_of(word),
+            idle_ms: self.idle_ms(seen_of(word)),
+            server,
+        });
+    }
+
+    fn tell_template(&self, key: &TemplateKey, template: &Template, into: &mut Batch) {
+        let Some((server, service)) = self.server(template.server, template.generation) else {
+            return;
+        };
+        if service.persist == 0 || server.service != key.service {
+            return;
+        }
+        let traffic = reading::traffic(&service.key);
+        let asked = match traffic {
+            Traffic::To(listen) => listen.addr,
+            Traffic::Marked { v6: false, .. } => SocketAddr::new([0, 0, 0, 0].into(), 0),
+            Traffic::Marked { v6: true, .. } => SocketAddr::new([0; 16].into(), 0),
+        };
+        let server = into.server((traffic, installed::identity(&server)));
+        into.flows.push(SharedFlow {
+            client: SocketAddr::new(reading::addr_of(key.client), 0),
+            asked,
+            proto: service.key.proto,
+            state: STATE_NONE,
+            idle_ms: self.idle_ms(template.seen),
+            server,
+        });
+    }
+}
+
+/// This director's flows, for others. Only one of them looks at a time.
+pub struct FlowsOut {
+    tables: Pinned,
+    changed: Shared<u64>,
+    bell: View<u64>,
+    bells: RingBuf<MapData>,
+}
+
+impl AsFd for FlowsOut {
+    /// Readable when flows have changed since the last [`FlowsOut::changed`].
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.bells.as_fd()
+    }
+}
+
+impl FlowsOut {
+    fn open() -> Result<Self> {
+        let pins = pin_directory()?;
+        let bells = match pinned(&pins, "BELLS")? {
+            map @ Map::RingBuf(_) => RingBuf::try_from(map).map_err(map_error)?,
+            _ => return Err(Error::new("a pinned map is not ours", "it is no ring")),
+        };
+        let bell: Shared<u64> = shared(pinned(&pins, "BELL")?)?;
+        let changed = shared(pinned(&pins, "CHANGED")?)?;
+        Ok(Self { tables: Pinned::open()?, changed, bell: bell.view()?, bells })
+    }
+
+    /// Flows that packets changed since the last look. Until the next one the kernel rings again.
+    pub fn changed(&mut self, each: &mut dyn FnMut(Batch)) -> Result<()> {
+        while self.bells.next().is_some() {}
+        self.bell.swap(0, 0);
+        let marks = self.changed.view()?;
+        let dirty: Vec<(u32, u64)> = (0..marks.len())
+            .filter(|word| marks.get(*word) != 0)
+            .map(|word| (word, marks.swap(word, 0)))
+            .collect();
+        if dirty.is_empty() {
+            return Ok(());
+        }
+        let (look, flows) = (self.tables.look()?, self.tables.flows.view()?);
+        let mut batch = Batch::default();
+        for (word, mut bits) in dirty {
+            while bits != 0 {
+                let bucket = word * 64 + bits.trailing_zeros();
+                bits &= bits - 1;
+                for entry in flows.get(bucket).ways {
+                    look.tell(&entry, &mut batch);
+                }
+                flush(&mut batch, BATCH, each);
+            }
+        }
+        flush(&mut batch, 1, each);
+        Ok(())
+    }
+
+    /// Every flow, and every client that is remembered.
+    pub fn all(&mut self, each: &mut dyn FnMut(Batch)) -> Result<()> {
+        let look = self.tables.look()?;
+        self.walk(&look, &mut |_| true, each)?;
+        let mut batch = Batch::default();
+        let templates: HashMap<MapData, Raw<TemplateKey>, Raw<Template>> =
+            HashMap::try_from(pinned(&pin_directory()?, "TEMPLATES")?).map_err(map_error)?;
+        for (key, template) in templates.iter().flatten() {
+            look.tell_template(&key.0, &template.0, &mut batch);
+            flush(&mut batch, BATCH, each);
+        }
+        flush(&mut batch, 1, each);
+        Ok(())
+    }
+
+    /// Flows whose packets came here within this time: they live elsewhere only if it is said.
+    pub fn alive(&mut self, within_ms: u32, each: &mut dyn FnMut(Batch)) -> Result<()> {
+        let look = self.tables.look()?;
+        let mut here: BTreeMap<[u32; 4], bool> = BTreeMap::new();
+        let mut chosen = |entry: &Entry| {
+            look.idle_ms(seen_of(entry.tail.word)) <= within_ms
+                && *here.entry(entry.key.dst).or_insert_with(|| look.comes_here(entry.key.dst))
+        };
+        self.walk(&look, &mut chosen, each)
+    }
+
+    fn walk(
+        &self,
+        look: &Look,
+        chosen: &mut dyn FnMut(&Entry) -> bool,
+        each: &mut dyn FnMut(Batch),
+    ) -> Result<()> {
+        let flows = self.tables.flows.view()?;
+        let mut batch = Batch::default();
+        for index in 0..flows.len() {
+            for entry in flows.get(index).ways {
+                if entry.tail.word & WORD_LIVE != 0 && chosen(&entry) {
+                    look.tell(&entry, &mut batch);
+                }
+            }
+            flush(&mut batch, BATCH, each);
+        }
+        flush(&mut batch, 1, each);
+        Ok(())
+    }
+}
+
+fn flush(batch: &mut Batch, from: usize, each: &mut dyn FnMut(Batch)) {
+    if batch.flows.len() >= from {
+        each(std::mem::take(batch));
+    }
+}
+
+/// Other directors' flows, for this one's table.
+pub struct FlowsIn {
+    tables: Pinned,
+    learned: View<Entry>,
+    learnt: View<u64>,
+    program: OwnedFd,
+    slots: BTreeMap<(ServiceKey, SocketAddr), u32>,
+}
+
+impl FlowsIn {
+    fn open(program: OwnedFd) -> Result<Self> {
+        let pins = pin_directory()?;
+        let learned: Shared<Entry> = shared(pinned(&pins, "LEARNED")?)?;
+        let learnt: Shared<u64> = shared(pinned(&pins, "LEARNT")?)?;
+        let (learned, learnt) = (learned.view()?, learnt.view()?);
+        Ok(Self { tables: Pinned::open()?, learned, learnt, program, slots: BTreeMap::new() })
+    }
+
+    /// Takes them into the table; gives how many are of servers that this director does not have.
+    pub fn learn(&mut self, batch: &Batch) -> Result<u32> {
+        let look = self.tables.look()?;
+        let servers: Vec<Option<(u32, u32)>> =
+            batch.servers.iter().map(|(traffic, at)| self.slot(&look, *traffic, *at)).collect();
+        let (mut unknown, mut filled) = (0, 0);
+        for flow in &batch.flows {
+            let known = servers.get(flow.server as usize).copied().flatten();
+            let Some((server, generation)) = known else {
+                unknown += 1;
+                continue;
+            };
+            let seen = look.clock.wrapping_sub(units_of_ms(flow.idle_ms));
+            let dst = words(flow.asked.ip());
+            let dport = flow.asked.port().to_be();
+            self.learned.set(
+                filled,
+                Entry {
+                    key: Flow {
+                        src: words(flow.client.ip()),
+                        dst,
+                        sport: flow.client.port().to_be(),
+                        dport,
+                        proto: u32::from(flow.proto),
+                    },
+                    via: Via { addr: dst[3], port: dport, pad: 0 },
+                    tail: Tail {
+                        word: u64::from(seen) << 32 | u64::from(flow.state & 15),
+                        server,
+                        generation,
+                    },
+                },
+            );
+            filled += 1;
+            if filled == LEARN_MAX {
+                self.run(filled)?;
+                filled = 0;
+            }
+        }
+        self.run(filled)?;
+        Ok(unknown)
+    }
+
+    fn run(&self, count: u32) -> Result<()> {
+        self.learnt.set(0, 0);
+        let (packet, mut done) = ([0; 64], 0);
+        while done < count {
+            let ran = testrun::run(PROGRAM, self.program.as_raw_fd(), &packet, count - done, 0);
+            let before = std::mem::replace(&mut done, self.learnt.get(0) as u32);
+            // A signal ends a run early; it goes on from there.
+            if let Err(why) = ran
+                && done <= before
+            {
+                return Err(why);
+            }
+        }
+        Ok(())
+    }
+
+    /// Slot and generation of a server, by what the tables hold now.
+    fn slot(&mut self, look: &Look, traffic: Traffic, at: SocketAddr) -> Option<(u32, u32)> {
+        let wanted = (installed::key(traffic), at);
+        let generation = |slot: u32| {
+            let server = look.servers.get(slot);
+            let (server, service) = look.server(slot, server.generation)?;
+            ((service.key, installed::identity(&server)) == wanted).then_some(server.generation)
+        };
+        let known = self.slots.get(&wanted).copied();
+        if let Some((slot, generation)) = known.and_then(|slot| Some((slot, generation(slot)?))) {
+            return Some((slot, generation));
+        }
+        self.slots.clear();
+        for slot in 0..look.servers.len() {
+            let server = look.servers.get(slot);
+            if let Some((server, service)) = look.server(slot, server.generation) {
+                self.slots.insert((service.key, installed::identity(&server)), slot);
+            }
+        }
+        let slot = *self.slots.get(&wanted)?;
+        Some((slot, generation(slot)?))
+    }
+}
+
+impl EbpfPlane {
+    /// Both ends of telling flows to other directors.
+    pub fn exchange(&self) -> Result<(FlowsOut, FlowsIn)> {
+        let failed = |e: String| Error::new("flows cannot be learned", e);
+        let program = self.ebpf.program(PROGRAM).ok_or_else(|| failed("no program".into()))?;
+        let fd = program.fd().map_err(|e| failed(e.to_string()))?;
+        let fd = fd.as_fd().try_clone_to_owned().map_err(|e| failed(e.to_string()))?;
+        Ok((FlowsOut::open()?, FlowsIn::open(fd)?))
+    }
+}

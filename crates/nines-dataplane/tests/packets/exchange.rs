@@ -1,0 +1,210 @@
+//! What one director tells of its flows, and what another makes of it: two namespaces, each with
+//! tables of its own in which the same servers have other places.
+
+use std::{collections::BTreeMap, os::fd::AsFd as _, time::Duration};
+
+use nines_dataplane::{DataPlane as _, ebpf::FlowsOut, flows::Batch};
+use nines_model::{Forward, ForwardingTable, Millis, Persist, Proto, Scheduler};
+
+use super::{Bench, NEXT, REDIRECT, bench, build::*, service, table};
+
+/// Four services: weighing by NAT, by turn with direct routing, by hash, and one that remembers.
+fn services() -> ForwardingTable {
+    let servers = |forward| ["10.0.0.11:80", "10.0.0.12:80", "10.0.0.13:80"].map(|s| (s, forward));
+    let (dr, nat) = (servers(Forward::Dr), servers(Forward::Nat));
+    let mut remembers = service("10.0.0.100:84", Proto::Tcp, Scheduler::Rr, &dr);
+    remembers.persist = Some(Persist { time: Millis(600_000), prefix: 24 });
+    table(vec![
+        service("10.0.0.100:81", Proto::Tcp, Scheduler::Lc, &nat),
+        service("10.0.0.100:82", Proto::Tcp, Scheduler::Rr, &dr),
+        service("10.0.0.100:83", Proto::Tcp, Scheduler::Maglev, &dr),
+        remembers,
+    ])
+}
+
+/// The same where every service and server got its place after others.
+fn elsewhere() -> Option<Bench> {
+    let mut b = bench()?;
+    let before = [("10.0.0.21:80", Forward::Dr), ("10.0.0.22:80", Forward::Dr)];
+    let first = service("10.0.0.99:80", Proto::Udp, Scheduler::Rr, &before);
+    let mut both = services();
+    both.services.insert("0".into(), first.clone());
+    b.plane.apply(&table(vec![first])).unwrap();
+    b.plane.apply(&both).unwrap();
+    Some(b)
+}
+
+fn gathered(look: impl FnOnce(&mut dyn FnMut(Batch)) -> nines_dataplane::Result<()>) -> Vec<Batch> {
+    let mut all = Vec::new();
+    look(&mut |batch| all.push(batch)).unwrap();
+    all
+}
+
+fn changed(out: &mut FlowsOut) -> Vec<Batch> {
+    gathered(|each| out.changed(each))
+}
+
+fn flows(batches: &[Batch]) -> usize {
+    batches.iter().map(|b| b.flows.len()).sum()
+}
+
+fn rings(out: &FlowsOut) -> bool {
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&out.as_fd());
+    let mut wait = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    // SAFETY: one live structure.
+    unsafe { libc::poll(&raw mut wait, 1, 200) > 0 }
+}
+
+fn packet(port: u16, client: u16, flags: u8) -> Frame {
+    tcp(&format!("10.0.0.1:{client}"), &format!("10.0.0.100:{port}"), flags)
+}
+
+/// Opens so many connections to a port and gives who got each.
+fn open(b: &mut Bench, port: u16, clients: std::ops::Range<u16>) -> BTreeMap<u16, String> {
+    let one = |client| {
+        let who = b.hit(&packet(port, client, SYN));
+        assert_eq!(b.hit(&packet(port, client, ACK)), who);
+        (client, who)
+    };
+    clients.map(one).collect()
+}
+
+#[test]
+fn what_one_director_tells_another_goes_on_there() {
+    let Some(mut b) = bench() else { return };
+    b.plane.apply(&services()).unwrap();
+    let (mut out, _) = b.plane.exchange().unwrap();
+    assert!(!rings(&out), "nothing happened yet");
+    let nat = open(&mut b, 81, 1..40);
+    assert!(rings(&out), "flows came");
+    let turn = open(&mut b, 82, 100..140);
+    open(&mut b, 83, 200..240);
+    assert_eq!(flows(&changed(&mut out)), 39 + 40, "hashed ones need no telling");
+    assert!(!rings(&out), "told");
+    assert_eq!(flows(&changed(&mut out)), 0);
+
+    // A change is told again, together with its neighbours in the bucket at most.
+    b.tc(&packet(82, 100, ACK).bytes());
+    assert_eq!(flows(&changed(&mut out)), 0, "no change of state");
+    b.tc(&packet(82, 100, FIN).bytes());
+    assert!(rings(&out));
+    let told = changed(&mut out);
+    assert!((1..8).contains(&flows(&told)), "{told:?}");
+
+    let all = gathered(|each| out.all(each));
+    let kept = std::thread::spawn(move || {
+        let Some(mut b) = elsewhere() else { return };
+        let (mut out, mut learner) = b.plane.exchange().unwrap();
+        for batch in &all {
+            assert_eq!(learner.learn(batch).unwrap(), 0, "every server is known");
+        }
+        assert_eq!(flows(&changed(&mut out)), 0, "what was told is not told on");
+        let loads: u64 = b.plane.counters().unwrap().services["s0"].active;
+        assert_eq!(loads, 39, "they weigh as if they were its own");
+        for (client, who) in &nat {
+            assert_eq!(b.hit(&packet(81, *client, ACK)), *who);
+        }
+        // Answers are translated without a packet of the client's before.
+        for (client, who) in &nat {
+            let from = format!("10.0.0.1{}:80", who.trim_start_matches('r'));
+            let answer = tcp(&from, &format!("10.0.0.1:{client}"), ACK);
+            let (verdict, sent) = b.tc(&answer.bytes());
+            assert_eq!((verdict, read(&sent).0), (REDIRECT, at("10.0.0.100:81")), "{client}");
+        }
+        for (client, who) in &turn {
+            assert_eq!(b.hit(&packet(82, *client, ACK)), *who);
+        }
+        let loads = &b.plane.counters().unwrap().services["s1"];
+        assert_eq!((loads.active, loads.inactive), (39, 1), "one has ended there");
+    });
+    kept.join().unwrap();
+}
+
+#[test]
+fn a_later_word_holds_and_an_earlier_one_does_not() {
+    let Some(mut b) = bench() else { return };
+    b.plane.apply(&services()).unwrap();
+    let (mut out, mut learner) = b.plane.exchange().unwrap();
+    open(&mut b, 82, 1..2);
+    let mut told = changed(&mut out).remove(0);
+    assert_eq!(told.flows.len(), 1);
+    let state = |b: &mut Bench| {
+        let load = b.plane.counters().unwrap().services["s1"];
+        (load.active, load.inactive)
+    };
+    // Half a minute older than what is known here: the flow has not ended.
+    told.flows[0].state = nines_abi::STATE_CLOSE;
+    told.flows[0].idle_ms = 30_000;
+    learner.learn(&told).unwrap();
+    assert_eq!(state(&mut b), (1, 0));
+    std::thread::sleep(Duration::from_millis(60));
+    told.flows[0].idle_ms = 0;
+    learner.learn(&told).unwrap();
+    assert_eq!(state(&mut b), (0, 1));
+
+    // Of a server that is not there, and of one whose flow was told of by mistake: nobody's.
+    told.servers[0].1 = "10.0.0.77:80".parse().unwrap();
+    told.flows[0].client = "10.0.0.1:999".parse().unwrap();
+    assert_eq!(learner.learn(&told).unwrap(), 1);
+    told.flows[0].server = 99;
+    assert_eq!(learner.learn(&told).unwrap(), 1);
+    assert_eq!(state(&mut b), (0, 1));
+
+    // Idle for longer than its state allows: it is not there.
+    let (mut out, _) = b.plane.exchange().unwrap();
+    open(&mut b, 82, 7..8);
+    let mut told = changed(&mut out).remove(0);
+    for flow in &mut told.flows {
+        flow.client.set_port(8);
+        flow.idle_ms = 1_000_000;
+    }
+    learner.learn(&told).unwrap();
+    let who = b.hit(&packet(82, 8, SYN));
+    assert!(who.starts_with('r'), "scheduled anew: {who}");
+}
+
+#[test]
+fn clients_that_are_remembered_are_told() {
+    let Some(mut b) = bench() else { return };
+    b.plane.apply(&services()).unwrap();
+    let (mut out, _) = b.plane.exchange().unwrap();
+    // By turn the second one's would be another's.
+    let who = open(&mut b, 84, 1..2).remove(&1).unwrap();
+    let mut all = gathered(|each| out.all(each));
+    let clients_only = all.iter_mut().map(|batch| {
+        batch.flows.retain(|f| f.state == 0);
+        batch.flows.len()
+    });
+    assert_eq!(clients_only.sum::<usize>(), 1);
+    let kept = std::thread::spawn(move || {
+        let Some(mut b) = elsewhere() else { return };
+        let (_, mut learner) = b.plane.exchange().unwrap();
+        for batch in &all {
+            learner.learn(batch).unwrap();
+        }
+        for client in 50..60 {
+            let syn = tcp(&format!("10.0.0.9:{client}"), "10.0.0.100:84", SYN);
+            assert_eq!(b.hit(&syn), who, "the same /24");
+        }
+    });
+    kept.join().unwrap();
+}
+
+#[test]
+fn flows_that_live_are_told_again_by_who_answers_only() {
+    use nines_dataplane::{Guard as _, process::boot_time};
+    let Some(mut b) = bench() else { return };
+    b.plane.apply(&services()).unwrap();
+    let (mut out, _) = b.plane.exchange().unwrap();
+    open(&mut b, 82, 1..5);
+    changed(&mut out);
+    assert_eq!(flows(&gathered(|each| out.alive(30_000, each))), 4, "nobody guards the address");
+    let vip = "10.0.0.100".parse().unwrap();
+    b.guard.cover(&[(vip, false)]).unwrap();
+    assert_eq!(flows(&gathered(|each| out.alive(30_000, each))), 0, "another director answers");
+    b.guard.set(vip, boot_time().plus(Millis(5_000))).unwrap();
+    assert_eq!(flows(&gathered(|each| out.alive(30_000, each))), 4);
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(flows(&gathered(|each| out.alive(100, each))), 0, "silent for longer");
+    assert_eq!(b.tc(&[0; 64]).0, NEXT);
+}
