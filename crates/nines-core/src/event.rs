@@ -52,6 +52,9 @@ pub enum Event {
     },
     /// What this node learned about itself: interfaces, version.
     Facts(crate::wire::Facts),
+    /// Other directors whose flows are not all in this node's tables yet: a VIP that they hold does
+    /// not come here without need.
+    Behind(std::collections::BTreeSet<u64>),
     /// The agent is about to be replaced in place: ask for leases that last so long, ms. Answered
     /// by [`crate::Action::RestartReady`].
     Restart(u64),

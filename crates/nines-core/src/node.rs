@@ -80,6 +80,7 @@ pub struct Node {
     untold: Vec<Told>,
     untold_after: Time,
     facts: Option<crate::wire::Facts>,
+    behind: BTreeSet<u64>,
     facts_after: Time,
     covered: Vec<(IpAddr, bool)>,
     checked: Vec<crate::action::CheckTask>,
@@ -164,6 +165,7 @@ impl Node {
             untold: Vec::new(),
             untold_after: Time(0),
             facts: None,
+            behind: BTreeSet::new(),
             facts_after: Time(0),
             covered: Vec::new(),
             checked: Vec::new(),
@@ -215,6 +217,7 @@ impl Node {
             }
             Event::Propose { request, command } => self.propose(now, request, command),
             Event::Facts(facts) => self.facts = Some(facts),
+            Event::Behind(nodes) => self.behind = nodes,
             Event::Restart(ms) => {
                 self.restart = Some((Millis(ms), now));
                 self.next_beat = now;

@@ -64,6 +64,9 @@ pub struct Beat {
     /// Number of the sender's life.
     #[prost(uint64, tag = "9")]
     pub life: u64,
+    /// Nodes whose flows the sender does not have yet.
+    #[prost(uint64, repeated, tag = "10")]
+    pub behind: Vec<u64>,
 }
 
 /// A VIP and the log index of the entry that gave it.

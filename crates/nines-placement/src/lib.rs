@@ -9,6 +9,8 @@
 //! 3. Nobody is given a VIP who is not alive, ready, fit and a director.
 //! 4. A living holder is asked to release; only a silent one is overruled, and the lease rule
 //!    makes that wait (in nines-core).
+//! 5. An operator's move waits until the node has the flows of the one that holds the VIP; where
+//!    it has to go somewhere, a node that has them goes before one that has not.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,6 +32,8 @@ pub struct NodeView {
     pub leaving: bool,
     /// VIPs that it tried to start and could not.
     pub unable: BTreeSet<IpAddr>,
+    /// Nodes whose flows it does not have yet: connections through them would be lost on it.
+    pub behind: BTreeSet<String>,
 }
 
 /// Who holds a VIP, by the log.
@@ -105,6 +109,11 @@ fn alive(observed: &Observed, node: &str) -> bool {
     observed.nodes.get(node).is_some_and(|n| n.alive)
 }
 
+/// Whether `node` has not got the flows of `from` yet.
+fn is_behind(observed: &Observed, node: &str, from: &str) -> bool {
+    observed.nodes.get(node).is_some_and(|view| view.behind.contains(from))
+}
+
 /// Why a node cannot take a VIP; `None`: it can.
 fn refusal(spec: &Spec, observed: &Observed, vip: IpAddr, node: &str) -> Option<&'static str> {
     let Some(known) = spec.nodes.get(node) else {
@@ -142,9 +151,10 @@ fn best<'a>(
     let wish = observed.wishes.get(&vip);
     let fit = spec.directors().filter(|n| Some(*n) != but);
     fit.filter(|n| refusal(spec, observed, vip, n).is_none()).min_by_key(|n| {
+        let behind = but.is_some_and(|from| is_behind(observed, n, from));
         let wished = wish.is_none_or(|w| w != n);
         let place = prefer.iter().position(|p| p == n).unwrap_or(prefer.len());
-        (wished, place, load.get(n).copied().unwrap_or(0), *n)
+        (behind, wished, place, load.get(n).copied().unwrap_or(0), *n)
     })
 }
 
@@ -192,6 +202,10 @@ fn leave(
 ) -> Option<(Step, String)> {
     let wish = observed.wishes.get(&vip).filter(|w| w.as_str() != node);
     if let Some(to) = wish.filter(|w| refusal(spec, observed, vip, w).is_none()) {
+        if is_behind(observed, to, node) && refusal(spec, observed, vip, node).is_none() {
+            let why = format!("{to} has not got all connections of {node} yet");
+            return Some((Step::Blocked(vip), why));
+        }
         let step = Step::Move(vip, node.to_owned(), to.clone());
         return Some((step, "an operator asked for it".to_owned()));
     }
@@ -235,6 +249,9 @@ pub fn check(spec: &Spec, observed: &Observed, plan: &Plan) -> Result<(), String
             Step::Move(_, from, _) if holder != Some(from) || !lives(from) => {
                 return Err(format!("rule 4: {from} cannot release {vip}"));
             }
+            Step::Move(_, from, to) if fit(from) && observed.nodes[to].behind.contains(from) => {
+                return Err(format!("rule 5: {to} has not got the flows of {from}"));
+            }
             Step::Move(_, from, to) => {
                 let wished = observed.wishes.get(vip) == Some(to);
                 let unfit = observed.nodes[from].standby
@@ -246,7 +263,13 @@ pub fn check(spec: &Spec, observed: &Observed, plan: &Plan) -> Result<(), String
                 }
             }
             Step::Blocked(_) => {
-                if let Some(n) = spec.directors().find(|n| fit(n) && holder.is_none_or(|h| h != n))
+                let waits = |n: &str| {
+                    let has = |h: &String| fit(h) && observed.nodes[n].behind.contains(h);
+                    holder.is_some_and(has) && observed.wishes.get(vip).is_some_and(|w| w == n)
+                };
+                let could = |n: &&str| fit(n) && holder.is_none_or(|h| h != n) && !waits(n);
+                if let Some(n) = spec.directors().find(could)
+                    && !observed.wishes.get(vip).is_some_and(|w| waits(w))
                 {
                     return Err(format!("{vip} is called blocked, but {n} could take it"));
                 }

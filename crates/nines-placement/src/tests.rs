@@ -16,7 +16,8 @@ fn vip(n: u8) -> IpAddr {
     IpAddr::from([10, 0, 0, n])
 }
 
-/// "lb1+ lb2" reads: lb1 alive and ready, lb2 silent; flags: s standby, u unable, l leaving, n not ready.
+/// "lb1+ lb2" reads: lb1 alive and ready, lb2 silent; flags: s standby, u unable, l leaving, n not ready,
+/// b without lb1's flows.
 fn seen(nodes: &str, held: &[(u8, &str)]) -> Observed {
     let mut observed = Observed::default();
     for word in nodes.split(' ') {
@@ -27,6 +28,7 @@ fn seen(nodes: &str, held: &[(u8, &str)]) -> Observed {
             standby: flags.contains('s'),
             leaving: flags.contains('l'),
             unable: if flags.contains('u') { [vip(100), vip(101)].into() } else { [].into() },
+            behind: flags.contains('b').then(|| "lb1".to_owned()).into_iter().collect(),
         };
         observed.nodes.insert(name.into(), view);
     }
@@ -98,6 +100,22 @@ fn the_checker_finds_bad_plans() {
     assert!(check(&spec(), &observed, &Plan::default()).unwrap_err().contains("silent"));
 }
 
+#[test]
+fn a_move_waits_for_flows_and_a_takeover_does_not() {
+    let both_on_1 = [(100, "lb1"), (101, "lb1")];
+    let mut observed = seen("lb1+ lb2+b lb3+", &both_on_1);
+    observed.wishes.insert(vip(101), "lb2".into());
+    assert_eq!(told(&observed), ["blocked 10.0.0.101: lb2 has not got all connections of lb1 yet"]);
+    observed.nodes.get_mut("lb2").unwrap().behind.clear();
+    assert_eq!(told(&observed), ["move 10.0.0.101 lb1>lb2: an operator asked for it"]);
+    // It has to go: to the one that has them, else to any.
+    let target = |nodes: &str| told(&seen(nodes, &[(100, "lb1")]))[0].clone();
+    assert!(target("lb1 lb2+b lb3+").starts_with("give 10.0.0.100 to lb3"));
+    assert!(target("lb1 lb2+b lb3+b").starts_with("give 10.0.0.100 to lb2"));
+    assert!(target("lb1+s lb2+b lb3+").starts_with("move 10.0.0.100 lb1>lb3"));
+    assert!(target("lb1+s lb2+b lb3").starts_with("move 10.0.0.100 lb1>lb2"));
+}
+
 fn node() -> impl Strategy<Value = NodeView> {
     (
         any::<bool>(),
@@ -105,13 +123,15 @@ fn node() -> impl Strategy<Value = NodeView> {
         any::<bool>(),
         any::<bool>(),
         prop::collection::btree_set(100u8..102, 0..3),
+        prop::collection::btree_set("lb[123]", 0..3),
     )
-        .prop_map(|(alive, ready, standby, leaving, unable)| NodeView {
+        .prop_map(|(alive, ready, standby, leaving, unable, behind)| NodeView {
             alive,
             ready,
             standby,
             leaving,
             unable: unable.into_iter().map(vip).collect(),
+            behind,
         })
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Decides: what a view shows and how an act becomes a proposal. The CLI uses nothing else.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -27,6 +27,7 @@ use crate::{
 };
 
 pub mod client;
+mod metrics;
 pub mod types;
 mod view;
 
@@ -93,8 +94,30 @@ pub async fn serve(listener: tokio::net::UnixListener, agent: Arc<Agent>) {
         .route("/v1/act", post(post_act))
         .route("/v1/move", post(post_move))
         .route("/v1/openapi.json", get(|| async { openapi() }))
+        .route("/metrics", get(get_metrics))
         .with_state(agent);
     let _ = axum::serve(listener, router).await;
+}
+
+/// Serves only the metrics, to whoever reaches the port.
+pub async fn serve_metrics(listener: tokio::net::TcpListener, agent: Arc<Agent>) {
+    let router = Router::new().route("/metrics", get(get_metrics)).with_state(agent);
+    let _ = axum::serve(listener, router).await;
+}
+
+/// `GET /metrics`: Prometheus' text, this node's own counts.
+async fn get_metrics(Shared(agent): Shared<Arc<Agent>>) -> Outcome<Response> {
+    let look = |node: &Node, now: Time| {
+        let names = node.state().members.values().map(|m| (m.id, m.name.clone()));
+        (view::status(node, now, ""), names.collect::<BTreeMap<u64, String>>())
+    };
+    let (mut status, names) = agent.core.inspect(look).await.ok_or_else(stopping)?;
+    let own = serde_json::from_slice(&counters_json(&agent).await).unwrap_or_default();
+    view::fill_traffic(&mut status, &own);
+    let told = agent.flows.as_ref().map(|flows| flows.lag()).unwrap_or_default();
+    let named = told.into_iter().filter_map(|(id, lag)| Some((names.get(&id)?.clone(), lag)));
+    let text = metrics::text(&status, &named.collect());
+    Ok(([(axum::http::header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }
 
 impl IntoResponse for Failure {

@@ -73,6 +73,8 @@ enum Commands {
     Why(why::WhyArgs),
     /// What happened.
     Events(events::EventsArgs),
+    /// Counts and states of this node as Prometheus reads them.
+    Metrics,
     /// What a config would change, and what clients would feel.
     Plan(config::PlanArgs),
     /// Make the cluster follow a config.
@@ -242,6 +244,11 @@ fn run(context: &Context, command: Commands) -> Outcome<u8> {
         Commands::Status(args) => status::run(context, &args),
         Commands::Why(args) => why::run(context, &args),
         Commands::Events(args) => events::run(context, &args),
+        Commands::Metrics => {
+            let text = context.client().get_raw("/metrics")?;
+            print!("{}", String::from_utf8_lossy(&text));
+            Ok(0)
+        }
         Commands::Plan(args) => config::plan(context, &args),
         Commands::Apply(args) => config::apply(context, &args),
         Commands::Drain(args) => act::set(context, "drain", &args),

@@ -35,6 +35,7 @@ use crate::{
 };
 
 pub mod core_thread;
+pub mod flows;
 pub mod logger;
 pub mod peer_port;
 pub mod seal;
@@ -51,6 +52,8 @@ pub struct Options {
     pub socket: PathBuf,
     /// Which hooks packets take.
     pub hooks: ebpf::Hooks,
+    /// Where metrics are told over TCP.
+    pub metrics: Option<std::net::SocketAddr>,
 }
 
 /// What the API and the peer port work on.
@@ -65,6 +68,8 @@ pub struct Agent {
     pub forwarding: Option<mpsc::Sender<ForwardWork>>,
     /// The packet path, in words.
     pub path: Arc<Mutex<String>>,
+    /// Flows told to other directors and taken from them; a witness has none.
+    pub flows: Option<Arc<flows::Flows>>,
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) {
@@ -165,7 +170,11 @@ async fn serve_with_socket(
     let witness = papers.identity.witness;
 
     let sockets = bind(&me)?;
-    let tcp = bind_tcp(&me).await?;
+    let tcp = bind_tcp(std::net::SocketAddr::new(me.addresses[0], me.port)).await?;
+    let metrics = match options.metrics {
+        Some(at) => Some(bind_tcp(at).await?),
+        None => None,
+    };
     let (poll, core, inputs) =
         core_thread::channel().map_err(|e| Failure::new(Kind::Io, "cannot start", e))?;
     let places: Places = Places::default();
@@ -176,6 +185,7 @@ async fn serve_with_socket(
     let (addresses, address_work) = mpsc::channel();
     let mut guard: Option<Box<dyn nines_dataplane::Guard>> = None;
     let mut forwarding = None;
+    let mut shared_flows = None;
     let mut claim = None;
     if !witness {
         claim = ebpf::claim(Duration::from_secs(5))?;
@@ -190,6 +200,10 @@ async fn serve_with_socket(
         let sizes = ebpf::Sizes::holding(&table, spec.flows);
         let (plane, kernel_guard) = ebpf::open(ebpf::object::BYTES, options.hooks, sizes)?;
         ready_kernel()?;
+        let (out, into) = plane.exchange()?;
+        let told = flows::Flows::start(out, into, log);
+        let told = Arc::new(told.map_err(|e| Failure::new(Kind::Io, "cannot start", e))?);
+        shared_flows = Some(Arc::clone(&told));
         guard = Some(Box::new(kernel_guard));
         let (send, work) = mpsc::channel();
         forwarding = Some(send);
@@ -198,7 +212,8 @@ async fn serve_with_socket(
         let own = me.addresses.clone();
         spawn("forwarding", move || {
             let cover = move |plane: &mut ebpf::EbpfPlane| cover(plane, &own, &places);
-            worker::forwarding(plane, cover, work, &path, &core, &log);
+            let changed = || told.table_changed();
+            worker::forwarding(plane, cover, changed, work, &path, &core, &log);
         });
     }
     let workers =
@@ -234,9 +249,15 @@ async fn serve_with_socket(
         .spawn(move || thread.run())
         .map_err(|e| Failure::new(Kind::Io, "cannot start", e))?;
 
-    let agent = Arc::new(Agent { core, home, papers, forwarding, path });
+    let agent = Arc::new(Agent { core, home, papers, forwarding, path, flows: shared_flows });
     tokio::spawn(api::serve(listener, Arc::clone(&agent)));
+    if let Some(listener) = metrics {
+        tokio::spawn(api::serve_metrics(listener, Arc::clone(&agent)));
+    }
     tokio::spawn(peer_port::serve(tcp, Arc::clone(&agent.papers), Arc::clone(&agent)));
+    if agent.flows.is_some() {
+        tokio::spawn(flows::ask_all(Arc::clone(&agent)));
+    }
     tokio::spawn(tell_facts(Arc::clone(&agent), Arc::clone(&places)));
     log.line(&format!(
         "nines {} runs as {} in cluster {}",
@@ -271,11 +292,11 @@ fn bind(me: &identity::Peer) -> Outcome<Vec<mio::net::UdpSocket>> {
     me.addresses.iter().map(one).collect()
 }
 
-async fn bind_tcp(me: &identity::Peer) -> Outcome<tokio::net::TcpListener> {
-    let at = std::net::SocketAddr::new(me.addresses[0], me.port);
+async fn bind_tcp(at: std::net::SocketAddr) -> Outcome<tokio::net::TcpListener> {
     tokio::net::TcpListener::bind(at)
         .await
         .map_err(|e| Failure::new(Kind::Io, format!("cannot listen on {at} (TCP)"), e))
+        .map_err(|e| e.next("see who does: ss -ltnp; and that the address is on this machine"))
 }
 
 /// A director passes packets on, and asks for neighbours when it has to.

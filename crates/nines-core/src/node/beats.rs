@@ -17,6 +17,11 @@ use crate::{
 const DATAGRAM_MAX: usize = 1_350;
 
 impl Node {
+    /// Nodes whose flows this one does not have yet.
+    pub fn behind(&self) -> &std::collections::BTreeSet<u64> {
+        &self.behind
+    }
+
     fn others(&self) -> Vec<u64> {
         let me = self.config.id;
         let mut ids: Vec<u64> = self.state.members.keys().copied().collect();
@@ -84,6 +89,7 @@ impl Node {
             lease_ms: length.0,
             held,
             ready: self.ready,
+            behind: self.behind.iter().copied().collect(),
             leaving: self.stopping,
             unable: unable.map(|(addr, _)| wire::pack(*addr)).collect(),
             shortened: shortened && self.restart.is_none(),

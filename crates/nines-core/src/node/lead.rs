@@ -27,6 +27,9 @@ impl Node {
     fn observed(&self, now: Time) -> Observed {
         let lease = self.lease();
         let mut observed = Observed { wishes: self.state.wishes.clone(), ..Observed::default() };
+        let names = |ids: &mut dyn Iterator<Item = u64>| {
+            ids.filter_map(|id| self.state.members.get(&id)).map(|m| m.name.clone()).collect()
+        };
         for (id, member) in &self.state.members {
             let mut view = NodeView {
                 standby: self.state.standbys.contains_key(&member.name),
@@ -35,6 +38,7 @@ impl Node {
             if *id == self.config.id {
                 view.alive = true;
                 view.ready = self.ready;
+                view.behind = names(&mut self.behind.iter().copied());
                 view.leaving = self.stopping;
                 let unable = self.vips.iter().filter(|(_, v)| v.unable_until > now);
                 view.unable = unable.map(|(addr, _)| *addr).collect();
@@ -44,6 +48,7 @@ impl Node {
                 // A table is applied before a VIP is taken: a node that is behind is not ready.
                 view.ready = heard && peer.beat.ready;
                 view.leaving = peer.beat.leaving;
+                view.behind = names(&mut peer.beat.behind.iter().copied());
                 view.unable = peer.beat.unable.iter().filter_map(|v| unpack(v)).collect();
             } else {
                 view.alive = !self.membership.silent(now, *id, lease);

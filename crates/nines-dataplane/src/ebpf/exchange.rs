@@ -10,6 +10,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
+    ops::Range,
     os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
 };
 
@@ -238,10 +239,19 @@ impl FlowsOut {
         Ok(())
     }
 
-    /// Every flow, and every client that is remembered.
-    pub fn all(&mut self, each: &mut dyn FnMut(Batch)) -> Result<()> {
+    /// Buckets of the flow table, which [`FlowsOut::some`] walks.
+    pub fn buckets(&self) -> Result<u32> {
+        Ok(self.tables.flows.view()?.len())
+    }
+
+    /// Every flow in these buckets.
+    pub fn some(&mut self, buckets: Range<u32>, each: &mut dyn FnMut(Batch)) -> Result<()> {
+        self.walk(&self.tables.look()?, buckets, &mut |_| true, each)
+    }
+
+    /// Every client that is remembered.
+    pub fn remembered(&mut self, each: &mut dyn FnMut(Batch)) -> Result<()> {
         let look = self.tables.look()?;
-        self.walk(&look, &mut |_| true, each)?;
         let mut batch = Batch::default();
         let templates: HashMap<MapData, Raw<TemplateKey>, Raw<Template>> =
             HashMap::try_from(pinned(&pin_directory()?, "TEMPLATES")?).map_err(map_error)?;
@@ -261,18 +271,19 @@ impl FlowsOut {
             look.idle_ms(seen_of(entry.tail.word)) <= within_ms
                 && *here.entry(entry.key.dst).or_insert_with(|| look.comes_here(entry.key.dst))
         };
-        self.walk(&look, &mut chosen, each)
+        self.walk(&look, 0..u32::MAX, &mut chosen, each)
     }
 
     fn walk(
         &self,
         look: &Look,
+        buckets: Range<u32>,
         chosen: &mut dyn FnMut(&Entry) -> bool,
         each: &mut dyn FnMut(Batch),
     ) -> Result<()> {
         let flows = self.tables.flows.view()?;
         let mut batch = Batch::default();
-        for index in 0..flows.len() {
+        for index in buckets.start..buckets.end.min(flows.len()) {
             for entry in flows.get(index).ways {
                 if entry.tail.word & WORD_LIVE != 0 && chosen(&entry) {
                     look.tell(&entry, &mut batch);

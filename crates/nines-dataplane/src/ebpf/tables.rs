@@ -81,7 +81,7 @@ impl Sizes {
             ("SERVER_STATS", self.servers),
             ("PICKS", self.picks.div_ceil(2)),
             ("FLOWS", self.buckets),
-            ("CHANGED", self.buckets / 64),
+            ("CHANGED", self.buckets.div_ceil(64)),
         ]
     }
 

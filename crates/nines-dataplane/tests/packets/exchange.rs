@@ -44,6 +44,15 @@ fn changed(out: &mut FlowsOut) -> Vec<Batch> {
     gathered(|each| out.changed(each))
 }
 
+fn all_of(out: &mut FlowsOut) -> Vec<Batch> {
+    let (buckets, middle) = (out.buckets().unwrap(), 20_000);
+    gathered(|each| {
+        out.some(0..middle, each)?;
+        out.some(middle..buckets, each)?;
+        out.remembered(each)
+    })
+}
+
 fn flows(batches: &[Batch]) -> usize {
     batches.iter().map(|b| b.flows.len()).sum()
 }
@@ -91,7 +100,7 @@ fn what_one_director_tells_another_goes_on_there() {
     let told = changed(&mut out);
     assert!((1..8).contains(&flows(&told)), "{told:?}");
 
-    let all = gathered(|each| out.all(each));
+    let all = all_of(&mut out);
     let kept = std::thread::spawn(move || {
         let Some(mut b) = elsewhere() else { return };
         let (mut out, mut learner) = b.plane.exchange().unwrap();
@@ -170,7 +179,7 @@ fn clients_that_are_remembered_are_told() {
     let (mut out, _) = b.plane.exchange().unwrap();
     // By turn the second one's would be another's.
     let who = open(&mut b, 84, 1..2).remove(&1).unwrap();
-    let mut all = gathered(|each| out.all(each));
+    let mut all = all_of(&mut out);
     let clients_only = all.iter_mut().map(|batch| {
         batch.flows.retain(|f| f.state == 0);
         batch.flows.len()

@@ -54,7 +54,7 @@ pub struct NodeStatus {
     pub name: String,
     /// "director" or "witness".
     pub role: String,
-    /// "active", "ready", "ok", "standby", "silent", "not ready", "no answer", "not joined".
+    /// "active", "ready", "catching up", "ok", "standby", "silent", "not ready", "no answer", "not joined".
     pub state: String,
     /// VIPs it holds, by the log.
     pub holds: Vec<String>,
@@ -72,6 +72,9 @@ pub struct NodeStatus {
     pub leads: bool,
     /// Since when it is on standby and why; empty: it is not.
     pub standby: String,
+    /// Directors whose connections it has not got yet.
+    #[serde(default)]
+    pub behind: Vec<String>,
 }
 
 /// One guarded address.

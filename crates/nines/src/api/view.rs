@@ -6,14 +6,19 @@
 use std::collections::BTreeMap;
 
 use nines_core::{Node, state::State, story::StoryEvent};
-use nines_model::{Counters, Role, ServerState, Spec, Time};
+use nines_model::{Counters, Role, ServerState, Time};
 use serde::{Deserialize, Serialize};
 
+pub use self::acts::{cannot_take, harm, impossible, warnings};
+use self::problems::{judge, problems};
 use super::types::{
     Event, Failover, NodeStatus, ProblemLine, SCHEMA, ServerStatus, ServiceStatus, Status, Traffic,
     VipStatus, Why,
 };
 use crate::failure::{Failure, Kind, Outcome};
+
+mod acts;
+mod problems;
 
 /// RFC 3339 in UTC.
 pub fn rfc3339(ms: u64) -> String {
@@ -134,11 +139,22 @@ fn nodes(node: &Node, now: Time, path: &str) -> Vec<NodeStatus> {
             .get(name)
             .map_or(if member.witness { Role::Witness } else { Role::Director }, |n| n.role);
         let standby = state.standbys.get(name);
+        let missing: Vec<u64> = match peer {
+            _ if me => node.behind().iter().copied().collect(),
+            Some(peer) => peer.beat.behind.clone(),
+            None => Vec::new(),
+        };
+        let behind: Vec<String> = missing
+            .iter()
+            .filter(|id| member_alive(node, now, **id))
+            .filter_map(|id| state.members.get(id).map(|m| m.name.clone()))
+            .collect();
         let word = match role {
             _ if !alive => "silent",
             Role::Witness => "ok",
             Role::Director if standby.is_some() => "standby",
             Role::Director if !holds.is_empty() => "active",
+            Role::Director if ready && !behind.is_empty() => "catching up",
             Role::Director if ready => "ready",
             Role::Director => "not ready",
         };
@@ -156,6 +172,7 @@ fn nodes(node: &Node, now: Time, path: &str) -> Vec<NodeStatus> {
             links: links.len(),
             leads: node.consensus().leader() == *id,
             standby: standby.map_or_else(String::new, set_text),
+            behind,
         });
     }
     for (name, spec) in &state.spec.nodes {
@@ -252,94 +269,6 @@ fn last_failover(state: &State, wall: u64) -> Option<Failover> {
         silent_ms: last.silent_ms,
         event: last.event.clone(),
     })
-}
-
-fn problems(node: &Node, status: &mut Status) {
-    let mut add = |subject: String, text: String, next: String| {
-        status.problems.push(ProblemLine { subject, text, next });
-    };
-    if let Some(why) = node.broken() {
-        add(
-            format!("node {}", node.config().name),
-            format!("votes no more: {why}"),
-            "free the disk, then: systemctl restart nines".into(),
-        );
-    }
-    if !status.quorate {
-        let text = format!("{} of {} votes: nothing new is started", status.votes, status.voters);
-        add("quorum".into(), text, "start the missing nodes".into());
-    }
-    for n in &status.nodes {
-        let name = &n.name;
-        match n.state.as_str() {
-            "silent" => add(format!("node {name}"), "silent".into(), format!("nines why {name}")),
-            "not joined" => {
-                add(
-                    format!("node {name}"),
-                    "has not joined".into(),
-                    "nines code   prints the join command".into(),
-                );
-            }
-            "not ready" => add(
-                format!("node {name}"),
-                "its forwarding table is not in place".into(),
-                format!("journalctl -u nines on {name}"),
-            ),
-            "standby" => {
-                add(
-                    format!("node {name}"),
-                    format!("on standby {}", n.standby),
-                    format!("nines ready {name}"),
-                );
-            }
-            _ => {}
-        }
-        if n.state != "silent" && n.links_up < n.links {
-            let text = format!("{} of {} links", n.links_up, n.links);
-            add(format!("node {name}"), text, "look at the cables and switches between".into());
-        }
-    }
-    for vip in &status.vips {
-        if !vip.blocked.is_empty() {
-            add(
-                format!("vip {}", vip.name),
-                vip.blocked.clone(),
-                format!("nines why {}", vip.name),
-            );
-        } else if vip.node.is_empty() {
-            add(
-                format!("vip {}", vip.name),
-                "nobody holds it".into(),
-                format!("nines why {}", vip.name),
-            );
-        }
-    }
-}
-
-fn judge(status: &mut Status) {
-    status.verdict = if !status.quorate {
-        "NO QUORUM"
-    } else if status.problems.is_empty() {
-        "HEALTHY"
-    } else {
-        "DEGRADED"
-    }
-    .into();
-    let mut by_node: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for vip in status.vips.iter().filter(|v| !v.node.is_empty()) {
-        by_node.entry(&vip.node).or_default().push(&vip.name);
-    }
-    let serves: Vec<String> =
-        by_node.iter().map(|(node, vips)| format!("{node} serves {}", vips.join(", "))).collect();
-    let ready: Vec<&str> =
-        status.nodes.iter().filter(|n| n.state == "ready").map(|n| n.name.as_str()).collect();
-    let serves =
-        if serves.is_empty() { "Nobody serves.".into() } else { format!("{}.", serves.join("; ")) };
-    status.summary = match ready[..] {
-        [] => format!("{serves} No director is ready."),
-        [one] => format!("{serves} {one} is ready to take over."),
-        _ => format!("{serves} {} are ready to take over.", ready.join(", ")),
-    };
 }
 
 /// One line for `systemctl status`.
@@ -490,131 +419,4 @@ pub fn why(node: &Node, now: Time, subject: &str) -> Outcome<Why> {
     }
     why.chain = state.story.why(&subjects).into_iter().map(event).collect();
     Ok(why)
-}
-
-/// Why a node cannot take a VIP now; `None`: it can.
-pub fn cannot_take(node: &Node, now: Time, name: &str) -> Option<Failure> {
-    let state = node.state();
-    let refuse =
-        |kind, why: String| Some(Failure::new(kind, format!("{name} cannot take it"), why));
-    match state.spec.nodes.get(name) {
-        None => {
-            let known = state.spec.nodes.keys().map(String::as_str);
-            let meant = nines_model::suggest::closest(name, known);
-            let failure = Failure::new(Kind::NotFound, format!("there is no node {name}"), "");
-            return Some(failure.next(
-                meant.map_or("nines status   lists them".into(), |m| format!("did you mean {m}?")),
-            ));
-        }
-        Some(n) if n.role == Role::Witness => {
-            return refuse(Kind::Usage, "it is a witness".into())
-                .map(|f| f.next("nines status   shows which nodes are directors"));
-        }
-        Some(_) => {}
-    }
-    if state.standbys.contains_key(name) {
-        return refuse(Kind::Unsafe, "it is on standby".into())
-            .map(|f| f.next(format!("nines ready {name}")));
-    }
-    let Some(member) = state.member(name) else {
-        return refuse(Kind::Unsafe, "it has not joined".into()).map(|f| f.next("nines code"));
-    };
-    if !member_alive(node, now, member.id) {
-        return refuse(Kind::Unsafe, "it is silent".into())
-            .map(|f| f.next(format!("nines why {name}")));
-    }
-    None
-}
-
-/// A safety rule that an act would break.
-pub struct Harm {
-    /// Its name, for `--force=`.
-    pub rule: &'static str,
-    /// What would happen.
-    pub why: String,
-}
-
-/// What an act would harm.
-pub fn harm(node: &Node, now: Time, verb: &str, subjects: &[String]) -> Option<Harm> {
-    let state = node.state();
-    match verb {
-        "drain" => {
-            let mut drained = state.drained();
-            for subject in subjects {
-                drained.extend(state.spec.find_servers(subject));
-            }
-            let last = state.spec.services.iter().find(|(name, service)| {
-                let takes = |server: &String| {
-                    let key = ((*name).clone(), server.clone());
-                    let down =
-                        node.health().get(&key).is_some_and(|h| h.state() == ServerState::Down);
-                    !drained.contains(&key) && !down
-                };
-                let touched = subjects.iter().any(|s| {
-                    state.spec.find_servers(s).iter().any(|(service, _)| service == *name)
-                });
-                touched && !service.servers.keys().any(takes)
-            });
-            last.map(|(name, _)| Harm {
-                rule: "last-server",
-                why: format!("no server would take new connections of {name}"),
-            })
-        }
-        "standby" => {
-            let leaves = |name: &str| subjects.iter().any(|s| s == name);
-            let others =
-                state.spec.directors().any(|d| !leaves(d) && cannot_take(node, now, d).is_none());
-            let holds = state.vips.values().any(|h| leaves(h.node()));
-            (holds && !others).then(|| Harm {
-                rule: "last-director",
-                why: "no other director could take its VIPs; they would stay where they are".into(),
-            })
-        }
-        _ => None,
-    }
-}
-
-/// What in a new spec cannot work on the machines as they are.
-pub fn impossible(state: &State, spec: &Spec) -> Vec<Failure> {
-    let mut found = Vec::new();
-    for (vip, wanted) in &spec.vips {
-        if wanted.interface.is_some() {
-            continue;
-        }
-        for director in spec.directors() {
-            let Some(facts) = state.facts.get(director) else { continue };
-            let fits = facts.subnets.iter().any(|subnet| {
-                subnet.split_once('/').is_some_and(|(addr, prefix)| {
-                    let (Ok(addr), Ok(prefix)) = (addr.parse(), prefix.parse()) else {
-                        return false;
-                    };
-                    nines_dataplane::address::within(*vip, addr, prefix)
-                })
-            });
-            if !fits {
-                let what = format!("{vip} is in no subnet of {director}");
-                let why = format!("it has {}", facts.subnets.join(", "));
-                found.push(Failure::new(Kind::Usage, what, why).next(format!(
-                    "name the interface: [vip.{}] address = \"{vip}\" interface = \"eth0\"",
-                    spec.vip_name(*vip)
-                )));
-            }
-        }
-    }
-    found
-}
-
-/// What in a new spec is allowed but odd.
-pub fn warnings(state: &State, spec: &Spec) -> Vec<String> {
-    let mut found = Vec::new();
-    for name in spec.nodes.keys().filter(|n| state.member(n).is_none()) {
-        found.push(format!("node {name} has not joined yet (nines code prints the join command)"));
-    }
-    for member in state.members.values().filter(|m| !spec.nodes.contains_key(&m.name)) {
-        found.push(format!("member {} is not in the file: it will carry nothing", member.name));
-    }
-    if spec.directors().count() == 2 && spec.nodes.values().all(|n| n.role != Role::Witness) {
-        found.push("two nodes and no witness: when one dies, the other has no majority".into());
-    }
-    found
 }

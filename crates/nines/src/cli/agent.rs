@@ -15,6 +15,9 @@ pub struct AgentArgs {
     /// Which way packets take: XDP where the driver carries finished packets, else tc.
     #[arg(long, value_enum, default_value_t = Path::Auto)]
     path: Path,
+    /// Also answer `GET /metrics` (Prometheus) there, ADDRESS:PORT; the API's socket always does.
+    #[arg(long, env = "NINES_METRICS", hide_env = true)]
+    metrics: Option<std::net::SocketAddr>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -35,6 +38,6 @@ pub fn run(context: &Context, args: &AgentArgs) -> Outcome<u8> {
         Path::Xdp => Hooks::Xdp,
     };
     let (state, socket) = (context.state.clone(), context.socket.clone());
-    daemon::run(&Options { state, socket, hooks })?;
+    daemon::run(&Options { state, socket, hooks, metrics: args.metrics })?;
     Ok(0)
 }

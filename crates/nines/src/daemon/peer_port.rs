@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! frame: length u32 | kind u8 | bytes       kinds: 0 who I am, 1 consensus, 2 question, 3 answer,
-//!                                                  4 join, 5 papers, 6 refused
+//!                                                  4 join, 5 papers, 6 refused,
+//!                                                  7 tell me your flows, 8 flows, 9 taken
 //! ```
 //! Decides: who may say what. A member may say everything, a stranger only `join`, with a code.
 
@@ -27,6 +28,9 @@ use crate::{
     trust,
 };
 
+mod lines;
+pub use lines::ask as ask_flows;
+
 const FRAME_MAX: usize = 64 * 1024 * 1024;
 /// Strangers have little to say.
 const STRANGER_MAX: usize = 16 * 1024;
@@ -40,6 +44,9 @@ mod kind {
     pub const JOIN: u8 = 4;
     pub const PAPERS: u8 = 5;
     pub const REFUSED: u8 = 6;
+    pub const SUBSCRIBE: u8 = 7;
+    pub const FLOWS: u8 = 8;
+    pub const TAKEN: u8 = 9;
 }
 
 /// What a node that joins says.
@@ -114,6 +121,10 @@ pub async fn serve(listener: TcpListener, papers: Arc<Papers>, agent: Arc<Agent>
                     kind::QUESTION if from != 0 => {
                         let answer = api::counters_json(&agent).await;
                         put(&mut stream, kind::ANSWER, &answer).await.is_ok()
+                    }
+                    kind::SUBSCRIBE if from != 0 => {
+                        lines::tell(&agent, from, stream).await;
+                        return;
                     }
                     kind::JOIN => {
                         let (what, bytes) = match admit(&agent, &papers, &bytes).await {

@@ -122,10 +122,12 @@ pub enum ForwardWork {
 /// How often the kernel is compared with the table.
 const RECONCILE: Duration = Duration::from_secs(2);
 
-/// Keeps the kernel's tables as they should be. `cover` gives the data plane its interfaces.
+/// Keeps the kernel's tables as they should be. `cover` gives the data plane its interfaces,
+/// `changed` is told of each new table.
 pub fn forwarding<D: DataPlane>(
     mut plane: D,
     cover: impl Fn(&mut D) -> Vec<String>,
+    changed: impl Fn(),
     work: Receiver<ForwardWork>,
     path: &Mutex<String>,
     core: &Handle,
@@ -144,6 +146,7 @@ pub fn forwarding<D: DataPlane>(
                 let result = plane.apply(&wanted).map_err(|e| e.to_string());
                 if result.is_ok() {
                     table = *wanted;
+                    changed();
                 }
                 *path.lock().expect("nobody panics with it") = plane.describe();
                 core.event(Event::Forwarded(result));

@@ -11,6 +11,7 @@ use nines_lab::{Lab, Wire};
 use serde_json::Value;
 
 mod faults;
+mod flows;
 mod forming;
 mod ipvsadm;
 mod packets;
@@ -101,6 +102,34 @@ impl Net {
         let child = self.lab.spawn(host, command).unwrap();
         self.agents.insert(host.to_owned(), child);
         self.until("the agent answers", |n| n.nines(host, &["status"]).status.success());
+    }
+
+    /// A cluster of these directors and this witness, all running.
+    fn form(&mut self, directors: &[&str], witness: &str) {
+        let said = self.ok(directors[0], &["init", "lab", "--node", directors[0]]);
+        self.start(directors[0]);
+        let line = said.lines().find(|l| l.contains("nines join")).unwrap();
+        let words: Vec<&str> = line.split_whitespace().skip(2).take(2).collect();
+        for node in &directors[1..] {
+            self.ok(node, &["join", words[0], words[1], "--node", node]);
+            self.start(node);
+        }
+        self.ok(witness, &["join", words[0], words[1], "--node", witness, "--witness"]);
+        self.start(witness);
+        let all = directors.len() + 1;
+        self.until("all are voters", |n| {
+            n.status(witness)["voters"] == all && n.status(witness)["votes"] == all
+        });
+    }
+
+    /// What a reboot of a host takes from its kernel.
+    fn forget_kernel(&self, host: &str) {
+        let inode = self.lab.within(host, || {
+            use std::os::unix::fs::MetadataExt as _;
+            std::fs::metadata("/proc/thread-self/ns/net").unwrap().ino()
+        });
+        let pins = format!("/sys/fs/bpf/nines/{}", inode.unwrap());
+        std::fs::remove_dir_all(&pins).unwrap();
     }
 
     fn status(&self, host: &str) -> Value {

@@ -1,0 +1,134 @@
+//! What an act or a config would do: refused, harmful, impossible, odd.
+
+use nines_core::{Node, state::State};
+use nines_model::{Role, ServerState, Spec, Time};
+
+use super::member_alive;
+use crate::failure::{Failure, Kind};
+
+/// Why a node cannot take a VIP now; `None`: it can.
+pub fn cannot_take(node: &Node, now: Time, name: &str) -> Option<Failure> {
+    let state = node.state();
+    let refuse =
+        |kind, why: String| Some(Failure::new(kind, format!("{name} cannot take it"), why));
+    match state.spec.nodes.get(name) {
+        None => {
+            let known = state.spec.nodes.keys().map(String::as_str);
+            let meant = nines_model::suggest::closest(name, known);
+            let failure = Failure::new(Kind::NotFound, format!("there is no node {name}"), "");
+            return Some(failure.next(
+                meant.map_or("nines status   lists them".into(), |m| format!("did you mean {m}?")),
+            ));
+        }
+        Some(n) if n.role == Role::Witness => {
+            return refuse(Kind::Usage, "it is a witness".into())
+                .map(|f| f.next("nines status   shows which nodes are directors"));
+        }
+        Some(_) => {}
+    }
+    if state.standbys.contains_key(name) {
+        return refuse(Kind::Unsafe, "it is on standby".into())
+            .map(|f| f.next(format!("nines ready {name}")));
+    }
+    let Some(member) = state.member(name) else {
+        return refuse(Kind::Unsafe, "it has not joined".into()).map(|f| f.next("nines code"));
+    };
+    if !member_alive(node, now, member.id) {
+        return refuse(Kind::Unsafe, "it is silent".into())
+            .map(|f| f.next(format!("nines why {name}")));
+    }
+    None
+}
+
+/// A safety rule that an act would break.
+pub struct Harm {
+    /// Its name, for `--force=`.
+    pub rule: &'static str,
+    /// What would happen.
+    pub why: String,
+}
+
+/// What an act would harm.
+pub fn harm(node: &Node, now: Time, verb: &str, subjects: &[String]) -> Option<Harm> {
+    let state = node.state();
+    match verb {
+        "drain" => {
+            let mut drained = state.drained();
+            for subject in subjects {
+                drained.extend(state.spec.find_servers(subject));
+            }
+            let last = state.spec.services.iter().find(|(name, service)| {
+                let takes = |server: &String| {
+                    let key = ((*name).clone(), server.clone());
+                    let down =
+                        node.health().get(&key).is_some_and(|h| h.state() == ServerState::Down);
+                    !drained.contains(&key) && !down
+                };
+                let touched = subjects.iter().any(|s| {
+                    state.spec.find_servers(s).iter().any(|(service, _)| service == *name)
+                });
+                touched && !service.servers.keys().any(takes)
+            });
+            last.map(|(name, _)| Harm {
+                rule: "last-server",
+                why: format!("no server would take new connections of {name}"),
+            })
+        }
+        "standby" => {
+            let leaves = |name: &str| subjects.iter().any(|s| s == name);
+            let others =
+                state.spec.directors().any(|d| !leaves(d) && cannot_take(node, now, d).is_none());
+            let holds = state.vips.values().any(|h| leaves(h.node()));
+            (holds && !others).then(|| Harm {
+                rule: "last-director",
+                why: "no other director could take its VIPs; they would stay where they are".into(),
+            })
+        }
+        _ => None,
+    }
+}
+
+/// What in a new spec cannot work on the machines as they are.
+pub fn impossible(state: &State, spec: &Spec) -> Vec<Failure> {
+    let mut found = Vec::new();
+    for (vip, wanted) in &spec.vips {
+        if wanted.interface.is_some() {
+            continue;
+        }
+        for director in spec.directors() {
+            let Some(facts) = state.facts.get(director) else { continue };
+            let fits = facts.subnets.iter().any(|subnet| {
+                subnet.split_once('/').is_some_and(|(addr, prefix)| {
+                    let (Ok(addr), Ok(prefix)) = (addr.parse(), prefix.parse()) else {
+                        return false;
+                    };
+                    nines_dataplane::address::within(*vip, addr, prefix)
+                })
+            });
+            if !fits {
+                let what = format!("{vip} is in no subnet of {director}");
+                let why = format!("it has {}", facts.subnets.join(", "));
+                found.push(Failure::new(Kind::Usage, what, why).next(format!(
+                    "name the interface: [vip.{}] address = \"{vip}\" interface = \"eth0\"",
+                    spec.vip_name(*vip)
+                )));
+            }
+        }
+    }
+    found
+}
+
+/// What in a new spec is allowed but odd.
+pub fn warnings(state: &State, spec: &Spec) -> Vec<String> {
+    let mut found = Vec::new();
+    for name in spec.nodes.keys().filter(|n| state.member(n).is_none()) {
+        found.push(format!("node {name} has not joined yet (nines code prints the join command)"));
+    }
+    for member in state.members.values().filter(|m| !spec.nodes.contains_key(&m.name)) {
+        found.push(format!("member {} is not in the file: it will carry nothing", member.name));
+    }
+    if spec.directors().count() == 2 && spec.nodes.values().all(|n| n.role != Role::Witness) {
+        found.push("two nodes and no witness: when one dies, the other has no majority".into());
+    }
+    found
+}

@@ -1,0 +1,307 @@
+//! Directors tell each other of their flows, so that whoever takes a VIP over goes on with its
+//! connections.
+//!
+//! ```text
+//! kernel -> thread "flows-out" -> a line a subscriber -> TLS -> thread "flows-in" -> kernel
+//! ```
+//! Decides: when what is told. Each director asks each other one (mutual TLS, the peer port): first
+//! comes everything, piece by piece, beside it what changes from then on; every 30 s what lives. An
+//! answer to each message says that it is in the table. A line that cannot keep up is cut, and asks
+//! for everything again; a director that has not got everything yet says so in its beats.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    os::fd::{AsFd as _, AsRawFd as _},
+    sync::{Arc, Mutex, mpsc},
+    time::{Duration, Instant},
+};
+
+use mio::{Events, Interest, Poll, Token, Waker, unix::SourceFd};
+use nines_core::Event;
+use nines_dataplane::{
+    Result,
+    ebpf::{FlowsIn, FlowsOut},
+    flows::Batch,
+};
+use nines_model::Role;
+use tokio::sync::{mpsc as line, oneshot, watch};
+
+use super::{Agent, core_thread::Handle, logger::Logger};
+pub use wire::{decode, encode};
+
+mod wire;
+
+/// Messages that wait for a subscriber; one more cuts its line.
+const LINE: usize = 256;
+/// Buckets of the flow table in one piece of everything.
+const PIECE: u32 = 4_096;
+/// Pieces are made while so many messages fit into the line.
+const ROOM: usize = 64;
+/// Changes are gathered for so long.
+const GATHER: Duration = Duration::from_millis(5);
+/// How often flows that live are told again; the shortest limit that matters is 60 s.
+const AGAIN: Duration = Duration::from_secs(30);
+
+/// A message as it waits for a subscriber.
+type Bytes = Arc<Vec<u8>>;
+
+/// What another director told, and where goes how many of it are of servers that are not here.
+type Taken = (Batch, oneshot::Sender<u32>);
+
+/// What the thread is asked.
+enum Ask {
+    /// Everything from now on, into this line.
+    Subscribe(line::Sender<Bytes>),
+    /// The table changed: flows that needed no telling may need it now.
+    Table,
+}
+
+/// Handle of both threads.
+pub struct Flows {
+    out: mpsc::Sender<Ask>,
+    waker: Arc<Waker>,
+    taken: mpsc::Sender<Taken>,
+    table: watch::Sender<u64>,
+    lag: Mutex<BTreeMap<u64, Duration>>,
+}
+
+/// Token of the bell; the waker has the other.
+const BELL: Token = Token(0);
+
+impl Flows {
+    /// Starts both threads.
+    pub fn start(out: FlowsOut, into: FlowsIn, log: &Logger) -> std::io::Result<Self> {
+        let poll = Poll::new()?;
+        let waker = Arc::new(Waker::new(poll.registry(), Token(1))?);
+        let fd = out.as_fd().as_raw_fd();
+        poll.registry().register(&mut SourceFd(&fd), BELL, Interest::READABLE)?;
+        let (asks, asked) = mpsc::channel();
+        let (taken, take) = mpsc::channel();
+        {
+            let log = log.clone();
+            super::spawn("flows-out", move || {
+                let mut teller = Teller { out, lines: Vec::new(), again: Instant::now() + AGAIN };
+                if let Err(why) = teller.run(poll, &asked) {
+                    log.line(&format!("flows are no longer told to other directors: {why}"));
+                }
+            });
+        }
+        let log = log.clone();
+        super::spawn("flows-in", move || learn(into, &take, &log));
+        Ok(Self { out: asks, waker, taken, table: watch::Sender::new(0), lag: Mutex::default() })
+    }
+
+    fn ask(&self, ask: Ask) {
+        // A thread that has ended has said why.
+        if self.out.send(ask).is_ok() {
+            let _ = self.waker.wake();
+        }
+    }
+
+    /// A line on which everything comes.
+    pub fn subscribe(&self) -> line::Receiver<Bytes> {
+        let (send, receive) = line::channel(LINE);
+        self.ask(Ask::Subscribe(send));
+        receive
+    }
+
+    /// The kernel has another table.
+    pub fn table_changed(&self) {
+        self.table.send_modify(|n| *n += 1);
+        self.ask(Ask::Table);
+    }
+
+    /// Told of each new table.
+    pub fn tables(&self) -> watch::Receiver<u64> {
+        self.table.subscribe()
+    }
+
+    /// Takes what another director told into the table; gives how many flows are of servers that
+    /// are not in it.
+    pub async fn take(&self, batch: Batch) -> Option<u32> {
+        let (answer, answered) = oneshot::channel();
+        self.taken.send((batch, answer)).ok()?;
+        answered.await.ok()
+    }
+
+    /// A subscriber answered; after so long.
+    pub fn answered(&self, by: u64, lag: Duration) {
+        self.lag.lock().expect("nobody panics with it").insert(by, lag);
+    }
+
+    /// How long others took for the last message, by member.
+    pub fn lag(&self) -> BTreeMap<u64, Duration> {
+        self.lag.lock().expect("nobody panics with it").clone()
+    }
+}
+
+fn learn(mut into: FlowsIn, work: &mpsc::Receiver<Taken>, log: &Logger) {
+    for (batch, answer) in work {
+        match into.learn(&batch) {
+            Ok(unknown) => drop(answer.send(unknown)),
+            Err(why) => log.line(&why.to_string()),
+        }
+    }
+}
+
+/// A subscriber's line, and the bucket from which on everything is still to be told.
+struct Line {
+    to: line::Sender<Bytes>,
+    from: Option<u32>,
+}
+
+impl Line {
+    /// False: it is cut.
+    fn put(&self, message: &Bytes) -> bool {
+        self.to.try_send(Arc::clone(message)).is_ok()
+    }
+}
+
+struct Teller {
+    out: FlowsOut,
+    lines: Vec<Line>,
+    again: Instant,
+}
+
+impl Teller {
+    fn run(&mut self, mut poll: Poll, asked: &mpsc::Receiver<Ask>) -> Result<()> {
+        let mut events = Events::with_capacity(4);
+        loop {
+            let catching_up = self.lines.iter().any(|l| l.from.is_some());
+            let wait = match (self.lines.is_empty(), catching_up) {
+                // Nobody listens: the kernel has rung once and does not again.
+                (true, _) => None,
+                (_, true) => Some(GATHER),
+                (_, false) => Some(self.again.saturating_duration_since(Instant::now())),
+            };
+            if let Err(e) = poll.poll(&mut events, wait)
+                && e.kind() != std::io::ErrorKind::Interrupted
+            {
+                return Err(nines_dataplane::Error::new("cannot wait for flows", e));
+            }
+            loop {
+                match asked.try_recv() {
+                    Ok(Ask::Subscribe(to)) => self.lines.push(Line { to, from: Some(0) }),
+                    Ok(Ask::Table) => self.lines.iter_mut().for_each(|l| l.from = Some(0)),
+                    Err(mpsc::TryRecvError::Empty) => break,
+                    Err(mpsc::TryRecvError::Disconnected) => return Ok(()),
+                }
+            }
+            self.lines.retain(|l| !l.to.is_closed());
+            if self.lines.is_empty() {
+                continue;
+            }
+            if events.iter().any(|e| e.token() == BELL) || catching_up {
+                std::thread::sleep(GATHER);
+                let lines = &mut self.lines;
+                self.out.changed(&mut |batch| tell(lines, &batch))?;
+            }
+            if self.again <= Instant::now() {
+                self.again = Instant::now() + AGAIN;
+                let lines = &mut self.lines;
+                self.out.alive(AGAIN.as_millis() as u32 + 1_000, &mut |b| tell(lines, &b))?;
+            }
+            self.next_piece()?;
+        }
+    }
+
+    /// For lines that have not got everything yet, the next piece of it.
+    fn next_piece(&mut self) -> Result<()> {
+        let buckets = self.out.buckets()?;
+        for at in (0..self.lines.len()).rev() {
+            let one = &mut self.lines[at..=at];
+            let Some(from) = one[0].from.filter(|_| one[0].to.capacity() >= ROOM) else { continue };
+            let mut whole = true;
+            let mut send = |batch: &Batch, last| {
+                whole &= one[0].put(&Arc::new(encode(batch, last)));
+            };
+            if from < buckets {
+                self.out.some(from..from + PIECE, &mut |batch| send(&batch, false))?;
+            } else {
+                self.out.remembered(&mut |batch| send(&batch, false))?;
+                send(&Batch::default(), true);
+            }
+            one[0].from = (from < buckets).then_some(from + PIECE);
+            if !whole {
+                self.lines.remove(at);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn tell(lines: &mut Vec<Line>, batch: &Batch) {
+    let message = Arc::new(encode(batch, false));
+    lines.retain(|line| line.put(&message));
+}
+
+/// Messages sent and not yet answered, oldest first.
+#[derive(Default)]
+pub struct Unanswered(Mutex<VecDeque<Instant>>);
+
+impl Unanswered {
+    /// One more.
+    pub fn sent(&self) {
+        self.0.lock().expect("nobody panics with it").push_back(Instant::now());
+    }
+
+    /// The oldest was answered; how long that took.
+    pub fn answered(&self) -> Option<Duration> {
+        self.0.lock().expect("nobody panics with it").pop_front().map(|at| at.elapsed())
+    }
+}
+
+/// Which directors' flows this node does not have yet; the core is told of each change.
+pub struct Behind {
+    core: Handle,
+    of: Mutex<BTreeSet<u64>>,
+}
+
+impl Behind {
+    /// Nothing is known yet.
+    pub fn new(core: Handle) -> Arc<Self> {
+        Arc::new(Self { core, of: Mutex::default() })
+    }
+
+    /// Has, or has not, the flows of this one.
+    pub fn set(&self, of: u64, behind: bool) {
+        let mut set = self.of.lock().expect("nobody panics with it");
+        if if behind { set.insert(of) } else { set.remove(&of) } {
+            self.core.event(Event::Behind(set.clone()));
+        }
+    }
+}
+
+/// Asks every other director for its flows, for as long as it is one.
+pub async fn ask_all(agent: Arc<Agent>) {
+    let behind = Behind::new(agent.core.clone());
+    let mut lines: BTreeMap<u64, tokio::task::JoinHandle<()>> = BTreeMap::new();
+    loop {
+        let directors = agent.core.inspect(|node, _| {
+            let (state, me) = (node.state(), node.config().id);
+            let others = state.members.values().filter(|m| m.id != me && !m.witness);
+            let role = |m: &&nines_core::wire::Member| {
+                state.spec.nodes.get(&m.name).is_none_or(|n| n.role == Role::Director)
+            };
+            others.filter(role).map(|m| m.id).collect::<BTreeSet<u64>>()
+        });
+        let Some(directors) = directors.await else { return };
+        for id in &directors {
+            if !lines.contains_key(id) {
+                behind.set(*id, true);
+                let task =
+                    super::peer_port::ask_flows(Arc::clone(&agent), *id, Arc::clone(&behind));
+                lines.insert(*id, tokio::spawn(task));
+            }
+        }
+        lines.retain(|id, task| {
+            let stays = directors.contains(id);
+            if !stays {
+                task.abort();
+                behind.set(*id, false);
+            }
+            stays
+        });
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
