@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs the packet tests on Debian 12's own kernel (6.1: no tcx, so clsact; no newer helper), in a small
-# VM under software emulation. Downloads the kernel package, installs nothing on this machine.
+# VM under software emulation. Downloads the kernel package, installs nothing on this machine. That kernel
+# also has IPVS: our back end for it, and whether both pick the same servers, is tested there.
 #   [NINES_VM_ONLY=words] xtask/vm/packets.sh TEST_BINARY [KERNEL_OBJECT]
 set -euo pipefail
 tests=$1 object=${2:-}
@@ -11,14 +12,18 @@ mkdir -p "$cache"
 
 image=$(apt-cache depends linux-image-amd64 | awk '/Depends: linux-image-6/ {print $2; exit}')
 [ -n "$image" ] || { echo "no linux-image-amd64 in apt's lists: apt-get update" >&2; exit 1; }
-if [ ! -d "$cache/$image" ]; then
+# In the order in which they are loaded.
+modules="veth sch_ingress cls_bpf crc32c_generic libcrc32c nf_defrag_ipv4 nf_defrag_ipv6 nf_conntrack ip_vs"
+for s in rr wrr lc wlc fo ovf lblc lblcr dh sh mh sed nq twos; do modules="$modules ip_vs_$s"; done
+kept=$cache/$image.$(echo "$modules" | cksum | cut -d' ' -f1)
+if [ ! -d "$kept" ]; then
   (cd "$work" && apt-get download -qq "$image" && dpkg -x linux-image-*.deb tree)
-  mkdir -p "$cache/$image.new/modules"
-  cp "$work"/tree/boot/vmlinuz-* "$cache/$image.new/vmlinuz"
-  for m in veth sch_ingress cls_bpf; do
-    find "$work/tree" -name "$m.ko*" -exec cp {} "$cache/$image.new/modules/" \;
+  mkdir -p "$kept.new/modules"
+  cp "$work"/tree/boot/vmlinuz-* "$kept.new/vmlinuz"
+  for m in $modules; do
+    find "$work/tree" -name "$m.ko*" -exec cp {} "$kept.new/modules/" \;
   done
-  mv "$cache/$image.new" "$cache/$image"
+  mv "$kept.new" "$kept"
 fi
 
 root=$work/root
@@ -33,15 +38,17 @@ put() { # a program with its libraries
 put "$tests" packets
 put "$(command -v ip || echo /sbin/ip)" ip
 [ -z "$object" ] || cp "$object" "$root/object.o"
-cp "$cache/$image"/modules/* "$root/"
+cp "$kept"/modules/* "$root/"
+echo "$modules" > "$root/modules"
 cat > "$root/init" <<'I'
 #!/bin/sh
 export PATH=/bin CI=true
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev; mount -t tmpfs tmp /tmp
 mount -t bpf bpf /sys/fs/bpf
-for m in /*.ko; do insmod $m; done
+for m in $(cat /modules); do insmod /$m.ko; done
 ip link set lo up
 [ -e /object.o ] && export NINES_BPF_OBJECT=/object.o
+export NINES_IPVS=here
 echo "vm: Linux $(uname -r)"
 packets --test-threads=1 $(cat /only 2>/dev/null)
 echo "VM-EXIT:$?"
@@ -51,6 +58,6 @@ printf "%s" "${NINES_VM_ONLY:-}" > "$root/only"
 chmod +x "$root/init"
 (cd "$root" && find . | cpio -o -H newc --quiet) > "$work/initrd"
 timeout "${NINES_VM_SECONDS:-600}" qemu-system-x86_64 -accel tcg -cpu max -smp 2 -m 1024 -display none -no-reboot \
-  -kernel "$cache/$image/vmlinuz" -initrd "$work/initrd" -serial stdio \
+  -kernel "$kept/vmlinuz" -initrd "$work/initrd" -serial stdio \
   -append "console=ttyS0 quiet panic=-1 mitigations=off" </dev/null | tr -d '\r' | tee "$work/out"
 grep -q '^VM-EXIT:0$' "$work/out"

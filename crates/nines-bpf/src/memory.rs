@@ -125,6 +125,17 @@ fn remember(key: &TemplateKey, slot: u32, only: u32, now: u32) -> u32 {
         return 0;
     };
     let known = unsafe { &mut *known };
+    if only == 0 {
+        // One that is there already stays where it is, and the set is as it was.
+        let mut there = 0;
+        for i in 0..LOCALITY_SET {
+            let [a, b] = known.servers[i];
+            there |= u64::from((a ^ slot) | (b ^ generation)).wrapping_sub(1) >> 63;
+        }
+        if there != 0 {
+            return 0;
+        }
+    }
     let at = if only != 0 { 0 } else { known.count };
     known.servers[(atomic::opaque(u64::from(at)) & 7) as usize] = [slot, generation];
     known.count = at + 1;
@@ -137,8 +148,10 @@ fn remember(key: &TemplateKey, slot: u32, only: u32, now: u32) -> u32 {
 #[inline(never)]
 fn lightest(known: &mut Locality, id: u32, shrinks: u32, now: u32) -> u32 {
     let (mut best, mut least, mut share) = (NOBODY, 0u64, 0u64);
-    for i in 0..LOCALITY_SET {
-        let [slot, generation] = known.servers[i];
+    // The newest first: of equals it wins (IPVS puts it at the head of its list).
+    for i in 0..LOCALITY_SET as u32 {
+        let at = known.count.wrapping_sub(1).wrapping_sub(i);
+        let [slot, generation] = known.servers[(atomic::opaque(u64::from(at)) & 7) as usize];
         let (Some(server), Some(load)) = (SERVERS.get(slot), LOADS.get(slot)) else {
             continue;
         };

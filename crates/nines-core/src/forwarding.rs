@@ -25,7 +25,11 @@ pub fn table(
     own: &[IpAddr],
     macs: Vec<[u8; 6]>,
 ) -> ForwardingTable {
-    let mut table = ForwardingTable { director_macs: macs, ..ForwardingTable::default() };
+    let mut table = ForwardingTable {
+        director_macs: macs,
+        backend: spec.backend,
+        ..ForwardingTable::default()
+    };
     for (name, service) in &spec.services {
         let mut servers = BTreeMap::new();
         for (server, wanted) in &service.servers {

@@ -39,6 +39,7 @@ pub mod reading;
 mod shared;
 pub mod tables;
 pub mod testrun;
+mod turns;
 pub mod unwrap;
 pub mod writes;
 

@@ -3,7 +3,7 @@
 //! Decides: how a [`ForwardingTable`] and guard deadlines get into the kernel and stay there. Does
 //! not decide: what is forwarded, or who may answer for an address.
 //!
-//! [`DataPlane`] has three back ends: [`ebpf`], [`fake`] (memory, for tests and the simulator) and
+//! [`DataPlane`] has four back ends: [`ebpf`], [`ipvs`] (both behind [`director`]), [`fake`] (memory, for tests and the simulator) and
 //! [`faulty`] (any other, failing by a seed). All `unsafe` of nines is in this crate.
 
 use std::{fmt, net::IpAddr};
@@ -12,10 +12,12 @@ use nines_model::{Counters, ForwardingTable, Time};
 
 pub mod address;
 pub mod announce;
+pub mod director;
 pub mod ebpf;
 pub mod fake;
 pub mod faulty;
 pub mod flows;
+pub mod ipvs;
 mod netlink;
 pub mod process;
 pub mod realserver;

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use crate::{
     config::reader::{Reader, Table, Value},
-    spec::{NodeSpec, Role, Spec, Timing, Vip},
+    spec::{Backend, NodeSpec, Role, Spec, Timing, Vip},
     time::Millis,
 };
 
@@ -77,6 +77,8 @@ fn read(r: &mut Reader, root: &Table<'_>) -> Spec {
     }
     if let Some(forwarding) = r.table(root, "forwarding") {
         r.known(&forwarding, keys::FORWARDING);
+        let backend = forwarding.get("dataplane").and_then(|v| r.choice(&v, &Backend::ALL));
+        spec.backend = backend.unwrap_or_default();
         spec.flows = r.number(&forwarding, "flows", 1..=64_000_000).unwrap_or(0);
     }
     vips(r, root, &mut spec);

@@ -50,6 +50,15 @@ pub fn diff(old: &Spec, new: &Spec) -> Vec<Change> {
             servers(&mut out, name, before, after);
         }
     }
+    if old.backend != new.backend {
+        let felt = "connections through NAT or to drained servers end";
+        out.push(change("dataplane", '~', format!("{} -> {}", old.backend, new.backend), felt));
+    }
+    if old.flows != new.flows {
+        let text =
+            format!("room for {} -> {} flows, from each agent's next start", old.flows, new.flows);
+        out.push(change("forwarding", '~', text, ""));
+    }
     if old.timing != new.timing {
         let text = format!("{:?} -> {:?}", old.timing, new.timing);
         out.push(change("timing", '~', text, ""));

@@ -12,7 +12,7 @@ pub mod table;
 pub mod time;
 
 pub use spec::{
-    Check, CheckKind, Forward, Limit, Listen, NodeSpec, Persist, Proto, Role, Scheduler,
+    Backend, Check, CheckKind, Forward, Limit, Listen, NodeSpec, Persist, Proto, Role, Scheduler,
     SchedulerFlags, ServerSpec, ServiceSpec, Spec, Timing, Tunnel, TunnelChecksum, TunnelKind, Vip,
 };
 pub use table::{

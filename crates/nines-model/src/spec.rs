@@ -25,6 +25,31 @@ pub struct Spec {
     pub timing: Timing,
     /// Flows that a director holds at least; 0: as many as it does by itself.
     pub flows: u32,
+    /// Who forwards packets on directors.
+    pub backend: Backend,
+}
+
+/// Who forwards packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Backend {
+    /// nines' own programs.
+    #[default]
+    Ebpf,
+    /// The kernel's IPVS; nines' programs keep the VIP guard only.
+    Ipvs,
+}
+
+impl Backend {
+    /// All, by the name that configs use.
+    pub const ALL: [(&'static str, Self); 2] = [("ebpf", Self::Ebpf), ("ipvs", Self::Ipvs)];
+    /// Their names.
+    pub const NAMES: [&'static str; 2] = ["ebpf", "ipvs"];
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if *self == Self::Ebpf { "ebpf" } else { "ipvs" })
+    }
 }
 
 impl Spec {

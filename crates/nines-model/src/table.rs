@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use crate::spec::{Forward, Limit, Listen, Persist, Scheduler, SchedulerFlags};
+use crate::spec::{Backend, Forward, Limit, Listen, Persist, Scheduler, SchedulerFlags};
 
 /// Everything one director's data plane must do, complete: what is not here is not forwarded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub struct ForwardingTable {
     pub served_here: Vec<IpAddr>,
     /// MAC addresses of the other directors.
     pub director_macs: Vec<[u8; 6]>,
+    /// Who forwards.
+    pub backend: Backend,
 }
 
 /// One service in the table.

@@ -16,7 +16,7 @@ use nines_core::{
     forwarding::{self, Known},
     wire::Facts,
 };
-use nines_dataplane::{address, ebpf, process::boot_time, sysctl};
+use nines_dataplane::{address, director::Director, ebpf, process::boot_time, sysctl};
 use nines_model::Role;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -211,7 +211,10 @@ async fn serve_with_socket(
             (core.clone(), Arc::clone(&path), log.clone(), Arc::clone(&places));
         let own = me.addresses.clone();
         spawn("forwarding", move || {
-            let cover = move |plane: &mut ebpf::EbpfPlane| cover(plane, &own, &places);
+            let all = address::interfaces().unwrap_or_default();
+            let mine = all.iter().find(|i| i.addresses.iter().any(|(a, _)| own.contains(a)));
+            let plane = Director::new(plane, mine.map(|i| i.name.clone()));
+            let cover = move |plane: &mut Director| cover(plane.ebpf(), &own, &places);
             let changed = || told.table_changed();
             worker::forwarding(plane, cover, changed, work, &path, &core, &log);
         });

@@ -13,11 +13,12 @@ use std::{
 
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use nines_abi::{DROP_NAMES, Load, Place, Server, Service, ServiceKey, Settings, Stats, WAYS};
-use nines_model::{Counters, ForwardingTable, Tally};
+use nines_model::{Counters, ForwardingTable, Scheduler, Tally};
 
 use super::{
     Raw, guard, map_error, places,
     shared::{Shared, View},
+    turns::{self, Next, Turns},
     writes::{self, Installed, Write},
     wrong,
 };
@@ -150,6 +151,9 @@ pub struct Tables {
     servers: Shared<Server>,
     picks: Shared<u64>,
     pub(super) loads: Shared<Load>,
+    turns: Shared<u64>,
+    /// What was written there last, by service.
+    turned: BTreeMap<u32, Next>,
     settings: Array<MapData, Raw<Settings>>,
     pub(super) service_stats: PerCpuArray<MapData, Raw<Stats>>,
     pub(super) server_stats: PerCpuArray<MapData, Raw<Stats>>,
@@ -167,6 +171,7 @@ struct Views {
     servers: View<Server>,
     picks: View<u64>,
     loads: View<Load>,
+    turns: View<u64>,
 }
 
 /// A map as an array that is memory here too.
@@ -188,6 +193,8 @@ impl Tables {
             servers: shared(take("SERVERS")?)?,
             picks: shared(take("PICKS")?)?,
             loads: shared(take("LOADS")?)?,
+            turns: shared(take("TURNS")?)?,
+            turned: BTreeMap::new(),
             settings: Array::try_from(take("SETTINGS")?).map_err(wrong)?,
             service_stats: PerCpuArray::try_from(take("SERVICE_STATS")?).map_err(wrong)?,
             server_stats: PerCpuArray::try_from(take("SERVER_STATS")?).map_err(wrong)?,
@@ -326,6 +333,7 @@ impl Tables {
                 if !self.installed.services.contains_key(key) {
                     self.service_stats.set(*id, zeros()?, 0).map_err(map_error)?;
                 }
+                self.turn(views, key, *id, service);
                 views.services.set(*id, *service);
                 self.service_keys.insert(Raw(*key), id, 0)
             }
@@ -347,6 +355,36 @@ impl Tables {
             Write::Settings(settings) => self.settings.set(0, Raw(*settings), 0),
         }
         .map_err(map_error)
+    }
+
+    /// A table of turns that takes another's place goes on where that one was.
+    fn turn(&mut self, views: &Views, key: &ServiceKey, id: u32, service: &Service) {
+        let scheduler = writes::scheduler_of(service.scheduler);
+        let old = self.installed.services.get(key).map(|(_, old)| *old);
+        if !matches!(scheduler, Scheduler::Rr | Scheduler::Wrr)
+            || old
+                .is_some_and(|old| (old.table, old.scheduler) == (service.table, service.scheduler))
+        {
+            return;
+        }
+        let server = |slot: u32| (views.servers.get(slot).order, views.servers.get(slot).weight);
+        let picks = |s: &Service| {
+            let (base, len) = (s.table_base(), s.table_len());
+            let picks = self.installed.picks.get(&base).filter(|_| len > 0);
+            picks.map_or(&[][..], Vec::as_slice)
+        };
+        let turns = |picks| Turns { picks, server: &server };
+        let now = views.turns.get(id);
+        let still = self.turned.get(&id).copied().filter(|next| next.turn == now);
+        let next = match old {
+            None => turns::begin(scheduler, turns(picks(service))),
+            Some(old) if old.scheduler != service.scheduler => Next::default(),
+            Some(old) => {
+                turns::go_on(scheduler, turns(picks(&old)), now, still, turns(picks(service)))
+            }
+        };
+        self.turned.insert(id, next);
+        views.turns.set_word(id, 0, next.turn);
     }
 
     /// Many services may share a server's address: each is looked up once.
@@ -385,6 +423,7 @@ impl Tables {
             servers: self.servers.view()?,
             picks: self.picks.view()?,
             loads: self.loads.view()?,
+            turns: self.turns.view()?,
         };
         let mut done: Vec<Write> = Vec::new();
         for write in writes {

@@ -22,6 +22,7 @@ use self::build::*;
 mod build;
 mod exchange;
 mod flows;
+mod ipvs;
 mod ways;
 
 const SHOT: i32 = 2;

@@ -1,7 +1,7 @@
 //! Every key of `cluster.toml`, once: the reader refuses others, the schema and the manual list
 //! these.
 
-use crate::spec::{Forward, Scheduler, SchedulerFlags};
+use crate::spec::{Backend, Forward, Scheduler, SchedulerFlags};
 
 /// One key.
 pub struct Key {
@@ -67,11 +67,18 @@ pub const ROOT: &[Key] = &[
 ];
 
 /// `[forwarding]`
-pub const FORWARDING: &[Key] = &[key(
-    "flows",
-    Shape::Number(1, 64_000_000),
-    "Flows that a director holds, 73 bytes each; from its next start. Default 229376.",
-)];
+pub const FORWARDING: &[Key] = &[
+    key(
+        "dataplane",
+        Shape::Choice(&Backend::NAMES),
+        "Who forwards: nines' own programs, or the kernel's IPVS. Default \"ebpf\".",
+    ),
+    key(
+        "flows",
+        Shape::Number(1, 64_000_000),
+        "Flows that a director holds, 73 bytes each; from its next start. Default 229376.",
+    ),
+];
 
 /// `[cluster]`
 pub const CLUSTER: &[Key] = &[must("name", Shape::Text, "Name of the cluster.")];

@@ -1,0 +1,201 @@
+//! The kernel's own IPVS as a back end, over generic netlink (include/uapi/linux/ip_vs.h).
+//!
+//! Decides: which changes lead from what the kernel holds to a table, and that a failed update is
+//! taken back. The whole table of the network namespace is ours: what somebody else put there goes.
+//! IPVS does not know the VIP guard; the director's programs keep it ([`crate::director`]).
+
+use std::collections::BTreeMap;
+
+use nines_model::{Counters, ForwardingTable, Tally, Traffic};
+
+pub use self::words::{Dest, Held, Service, State};
+use crate::{DataPlane, Error, Result};
+
+mod kernel;
+mod words;
+
+pub use kernel::Ipvs as Kernel;
+
+/// One change of IPVS's tables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A service without servers.
+    Add(Traffic, Service),
+    /// Its words.
+    Set(Traffic, Service),
+    /// A service that has no servers left.
+    Remove(Traffic),
+    /// A server of a service.
+    AddDest(Traffic, Dest),
+    /// Its words; the kernel moves its connections along, which delete and add would not.
+    SetDest(Traffic, Dest),
+    /// A server; its connections end.
+    RemoveDest(Traffic, Dest),
+}
+
+/// Who carries changes out.
+pub trait Tables: Send {
+    /// What is there.
+    fn list(&mut self) -> Result<State>;
+    /// One change.
+    fn carry_out(&mut self, change: &Change) -> Result<()>;
+}
+
+/// Changes that lead from one state to another, each with the one that takes it back.
+pub fn changes(have: &State, want: &State) -> Vec<(Change, Change)> {
+    let mut all = Vec::new();
+    for (traffic, wanted) in want {
+        let empty = Held { service: wanted.service.clone(), dests: Vec::new() };
+        let held = have.get(traffic).unwrap_or(&empty);
+        if !have.contains_key(traffic) {
+            let add = Change::Add(*traffic, wanted.service.clone());
+            all.push((add, Change::Remove(*traffic)));
+        }
+        // New servers before old ones go: a service is never without.
+        for dest in &wanted.dests {
+            match held.dests.iter().find(|d| d.at == dest.at) {
+                None => all.push((
+                    Change::AddDest(*traffic, dest.clone()),
+                    Change::RemoveDest(*traffic, dest.clone()),
+                )),
+                Some(before) if before != dest => all.push((
+                    Change::SetDest(*traffic, dest.clone()),
+                    Change::SetDest(*traffic, before.clone()),
+                )),
+                Some(_) => {}
+            }
+        }
+        if held.service != wanted.service {
+            all.push((
+                Change::Set(*traffic, wanted.service.clone()),
+                Change::Set(*traffic, held.service.clone()),
+            ));
+        }
+        remove_dests(&mut all, *traffic, held, |d| wanted.dests.iter().all(|w| w.at != d.at));
+    }
+    for (traffic, held) in have.iter().filter(|(traffic, _)| !want.contains_key(traffic)) {
+        remove_dests(&mut all, *traffic, held, |_| true);
+        let add = Change::Add(*traffic, held.service.clone());
+        all.push((Change::Remove(*traffic), add));
+    }
+    all
+}
+
+fn remove_dests(
+    all: &mut Vec<(Change, Change)>,
+    traffic: Traffic,
+    held: &Held,
+    goes: impl Fn(&Dest) -> bool,
+) {
+    for dest in held.dests.iter().filter(|d| goes(d)) {
+        all.push((
+            Change::RemoveDest(traffic, dest.clone()),
+            Change::AddDest(traffic, dest.clone()),
+        ));
+    }
+}
+
+/// The back end.
+pub struct IpvsPlane<T> {
+    tables: T,
+    wanted: ForwardingTable,
+}
+
+impl IpvsPlane<Kernel> {
+    /// Over the kernel of this network namespace; it loads the module if it can.
+    pub fn open() -> Result<Self> {
+        Ok(Self::over(Kernel::open()?))
+    }
+
+    /// [`Kernel::synchronise`]
+    pub fn synchronise(&self, on: Option<&str>) -> Result<()> {
+        self.tables.synchronise(on)
+    }
+}
+
+impl<T: Tables> IpvsPlane<T> {
+    /// Over these tables.
+    pub fn over(tables: T) -> Self {
+        Self { tables, wanted: ForwardingTable::default() }
+    }
+
+    /// Carries out all of them, or, if one fails, none.
+    fn carry_out(&mut self, changes: Vec<(Change, Change)>) -> Result<()> {
+        let mut undo = Vec::new();
+        for (change, inverse) in changes {
+            if let Err(why) = self.tables.carry_out(&change) {
+                for back in undo.iter().rev() {
+                    // What cannot be taken back shows in the next look.
+                    let _ = self.tables.carry_out(back);
+                }
+                return Err(why);
+            }
+            undo.push(inverse);
+        }
+        Ok(())
+    }
+}
+
+impl<T: Tables> DataPlane for IpvsPlane<T> {
+    fn apply(&mut self, table: &ForwardingTable) -> Result<()> {
+        let want = words::state(table)?;
+        let have = self.tables.list()?;
+        self.carry_out(changes(&have, &want))?;
+        self.wanted = table.clone();
+        Ok(())
+    }
+
+    fn observe(&mut self) -> Result<Vec<String>> {
+        let changes = changes(&self.tables.list()?, &words::state(&self.wanted)?);
+        Ok(changes
+            .iter()
+            .map(|(change, _)| format!("IPVS was changed by someone else ({change})"))
+            .collect())
+    }
+
+    fn counters(&mut self) -> Result<Counters> {
+        let held = self.tables.list()?;
+        let mut counters = Counters::default();
+        for (name, service) in &self.wanted.services {
+            let Some(found) = held.get(&service.traffic) else { continue };
+            let mut whole = found.service.tally.0;
+            (whole.active, whole.inactive) = (0, 0);
+            for (server, wanted) in &service.servers {
+                let at = words::at(service, wanted);
+                let Some(dest) = found.dests.iter().find(|d| d.at == at) else { continue };
+                whole.active += dest.tally.0.active;
+                whole.inactive += dest.tally.0.inactive;
+                counters.servers.insert((name.clone(), server.clone()), dest.tally.0);
+            }
+            counters.services.insert(name.clone(), whole);
+        }
+        Ok(counters)
+    }
+
+    fn describe(&self) -> String {
+        "ipvs".into()
+    }
+
+    fn remove(&mut self) -> Result<()> {
+        let have = self.tables.list()?;
+        self.carry_out(changes(&have, &BTreeMap::new()))
+    }
+}
+
+/// Counts ride with what they belong to and make no difference between two.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Uncompared(pub Tally);
+
+impl PartialEq for Uncompared {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+impl Eq for Uncompared {}
+
+fn refused(what: impl Into<String>, why: impl std::fmt::Display) -> Error {
+    Error::new(what, why)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,207 @@
+//! A forwarding table in IPVS's words.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
+
+use nines_model::{
+    Forward, ForwardingTable, Proto, Scheduler, TableServer, TableService, Traffic, Tunnel,
+    TunnelChecksum, TunnelKind,
+};
+
+use super::{Change, Uncompared, refused};
+use crate::Result;
+
+/// IP_VS_SVC_F_PERSISTENT, and so on (include/uapi/linux/ip_vs.h).
+pub(super) const PERSISTENT: u32 = 1;
+/// Set by the kernel.
+pub(super) const HASHED: u32 = 2;
+pub(super) const ONE_PACKET: u32 = 4;
+/// First flag of a scheduler: sh and mh fall back.
+pub(super) const SCHED_1: u32 = 8;
+/// Second: they hash the port.
+pub(super) const SCHED_2: u32 = 16;
+
+/// Ways to a server: IP_VS_CONN_F_*.
+pub const MASQUERADE: u32 = 0;
+/// The kernel finds out by itself what is local.
+pub const TUNNEL: u32 = 2;
+/// Direct routing.
+pub const DIRECT: u32 = 3;
+
+/// A service without its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// "rr", "wlc", ...
+    pub scheduler: String,
+    /// IP_VS_SVC_F_*, without the kernel's own.
+    pub flags: u32,
+    /// Of persistence, seconds.
+    pub timeout: u32,
+    /// Leading bits of a client's address.
+    pub prefix: u32,
+    /// Persistence engine.
+    pub engine: String,
+    /// Counts.
+    pub tally: Uncompared,
+}
+
+/// A real server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dest {
+    /// Its name.
+    pub at: SocketAddr,
+    /// [`MASQUERADE`], [`TUNNEL`] or [`DIRECT`].
+    pub method: u32,
+    /// Share; 0: no new connections.
+    pub weight: u32,
+    /// Thresholds.
+    pub upper: u32,
+    /// See `upper`.
+    pub lower: u32,
+    /// Tunnel: 0 IP in IP, 1 GUE, 2 GRE; port; flags (1: checksum, 2: remote checksum).
+    pub tunnel: (u8, u16, u16),
+    /// Counts.
+    pub tally: Uncompared,
+}
+
+/// One service with its servers, in the order in which the kernel is told of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// The service.
+    pub service: Service,
+    /// Its servers.
+    pub dests: Vec<Dest>,
+}
+
+/// All of IPVS's tables.
+pub type State = BTreeMap<Traffic, Held>;
+
+/// IPVS's scheduler and flags. Maglev of addresses and ports is nearest to mh with the port.
+fn scheduler(service: &TableService) -> (String, u32) {
+    if service.scheduler == Scheduler::Maglev {
+        return ("mh".into(), SCHED_1 | SCHED_2);
+    }
+    let mut flags = 0;
+    if matches!(service.scheduler, Scheduler::Sh | Scheduler::Mh) {
+        flags |= if service.flags.fallback { SCHED_1 } else { 0 };
+        flags |= if service.flags.port { SCHED_2 } else { 0 };
+    }
+    (service.scheduler.to_string(), flags)
+}
+
+/// The name that IPVS has for a server: with a tunnel or direct routing the port is the service's.
+pub(super) fn at(service: &TableService, server: &TableServer) -> SocketAddr {
+    let port = match service.traffic {
+        Traffic::To(listen) if server.addr.port() == 0 => listen.addr.port(),
+        _ => server.addr.port(),
+    };
+    SocketAddr::new(server.addr.ip(), port)
+}
+
+fn dest(service: &TableService, server: &TableServer) -> Result<Dest> {
+    let (method, tunnel) = match server.forward {
+        Forward::Nat => (MASQUERADE, (0, 0, 0)),
+        Forward::Dr | Forward::Local => (DIRECT, (0, 0, 0)),
+        Forward::Tunnel(Tunnel { kind, port, checksum }) => {
+            let kind = match kind {
+                TunnelKind::Ipip => 0,
+                TunnelKind::Gue => 1,
+                TunnelKind::Gre => 2,
+            };
+            let flags = match checksum {
+                TunnelChecksum::None => 0,
+                TunnelChecksum::Full => 1,
+                TunnelChecksum::Remote => 2,
+            };
+            (TUNNEL, (kind, if kind == 1 { port } else { 0 }, flags))
+        }
+    };
+    let at = at(service, server);
+    if at.is_ipv6() != service.traffic.is_ipv6() && method != TUNNEL {
+        let why = "IPVS mixes IPv4 and IPv6 in tunnels only";
+        return Err(refused(format!("{at} cannot serve it"), why)
+            .next("forward = \"ipip\" for that server, or dataplane = \"ebpf\""));
+    }
+    let weight = if server.takes_new() { server.weight } else { 0 };
+    let (upper, lower) = (server.limit.upper, server.limit.lower);
+    Ok(Dest { at, method, weight, upper, lower, tunnel, tally: Uncompared::default() })
+}
+
+/// What IPVS should hold.
+pub fn state(table: &ForwardingTable) -> Result<State> {
+    let mut state = State::new();
+    for service in table.services.values() {
+        let (scheduler, mut flags) = scheduler(service);
+        if service.one_packet {
+            flags |= ONE_PACKET;
+        }
+        let whole = if service.traffic.is_ipv6() { 128 } else { 32 };
+        let (timeout, prefix) = match service.persist {
+            Some(persist) => {
+                flags |= PERSISTENT;
+                ((persist.time.0 / 1_000).max(1) as u32, u32::from(persist.prefix))
+            }
+            None => (0, whole),
+        };
+        let engine = if service.sip { "sip".into() } else { String::new() };
+        let tally = Uncompared::default();
+        // A server that is added comes before the others in the kernel's list.
+        let dests: Result<Vec<Dest>> =
+            service.servers.values().rev().map(|s| dest(service, s)).collect();
+        state.insert(
+            service.traffic,
+            Held {
+                service: Service { scheduler, flags, timeout, prefix, engine, tally },
+                dests: dests?,
+            },
+        );
+    }
+    Ok(state)
+}
+
+fn name(traffic: &Traffic) -> String {
+    match traffic {
+        Traffic::To(listen) => {
+            let proto = match listen.proto {
+                Proto::Tcp => "tcp",
+                Proto::Udp => "udp",
+                Proto::Sctp => "sctp",
+            };
+            format!("{}/{proto}", listen.addr)
+        }
+        Traffic::Marked { mark, v6 } => format!("mark {mark}{}", if *v6 { " (IPv6)" } else { "" }),
+    }
+}
+
+impl fmt::Display for Change {
+    /// For people: what was lacking, or too much, in the kernel.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Add(traffic, _) => write!(f, "service {} was gone", name(traffic)),
+            Self::Set(traffic, _) => write!(f, "service {} was another", name(traffic)),
+            Self::Remove(traffic) => write!(f, "service {} was not ours", name(traffic)),
+            Self::AddDest(traffic, dest) => {
+                write!(f, "server {} of {} was gone", dest.at, name(traffic))
+            }
+            Self::SetDest(traffic, dest) => {
+                write!(f, "server {} of {} was another", dest.at, name(traffic))
+            }
+            Self::RemoveDest(traffic, dest) => {
+                write!(f, "server {} of {} was not ours", dest.at, name(traffic))
+            }
+        }
+    }
+}
+
+/// An address in 16 bytes, IPv4 in the first four, as `union nf_inet_addr` has it.
+pub(super) fn inet(addr: IpAddr) -> Vec<u8> {
+    let mut bytes = vec![0; 16];
+    match addr {
+        IpAddr::V4(a) => bytes[..4].copy_from_slice(&a.octets()),
+        IpAddr::V6(a) => bytes.copy_from_slice(&a.octets()),
+    }
+    bytes
+}
