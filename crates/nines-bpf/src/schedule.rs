@@ -16,9 +16,10 @@ use crate::{
 };
 
 pub const NOBODY: u32 = u32::MAX;
-/// Entries looked at by turn before nobody takes the flow; only servers over their threshold are
-/// passed over.
-const TURN_TRIES: u32 = 16;
+/// Entries looked at by turn, first one by one, then far apart, before nobody takes the flow; only
+/// servers over their threshold are passed over.
+const TURN_TRIES: u32 = 64;
+const FAR_TRIES: u32 = 16;
 /// Entries that sh and mh look at with fallback (ip_vs_sh.c looks at all of its 256).
 const FALLBACK_TRIES: u32 = 64;
 
@@ -85,20 +86,27 @@ fn by_turn(base: u32, len: u32, id: u32) -> u32 {
     if len == 0 {
         return NOBODY;
     }
-    for i in 0..TURN_TRIES {
-        // The next ones first; then far ahead, for a heavy server has long runs of entries.
-        let far = if i < 4 { 0 } else { u64::from(i) * u64::from(len / TURN_TRIES + 1) };
-        let turn = atomic::fetch_add(turns, 1) + far;
-        let Some(slot) = pick(base.wrapping_add((turn % u64::from(len)) as u32)) else {
+    let turn = atomic::fetch_add(turns, 1);
+    for i in 0..TURN_TRIES + FAR_TRIES {
+        // Far ahead at last, for a heavy server has long runs of entries.
+        let far = i.saturating_sub(TURN_TRIES) * (len / FAR_TRIES + 1);
+        let passed = u64::from(i) + u64::from(far);
+        let at = turn.wrapping_add(passed) % u64::from(len);
+        let Some(slot) = pick(base.wrapping_add(at as u32)) else {
             return NOBODY;
         };
         let Some((server, load)) = known(slot) else {
             return NOBODY;
         };
         if hindrance(server, load, id) == 0 {
+            if passed > 0 {
+                atomic::fetch_add(turns, passed);
+            }
             return slot;
         }
     }
+    // Nothing was taken: the turn stays where it was, as there.
+    atomic::fetch_add(turns, u64::MAX);
     NOBODY
 }
 
