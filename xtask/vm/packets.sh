@@ -2,7 +2,8 @@
 # Runs the packet tests on Debian 12's own kernel (6.1: no tcx, so clsact; no newer helper), in a small
 # VM under software emulation. Downloads the kernel package, installs nothing on this machine. That kernel
 # also has IPVS: our back end for it, and whether both pick the same servers, is tested there.
-#   [NINES_VM_ONLY=words] xtask/vm/packets.sh TEST_BINARY [KERNEL_OBJECT]
+#   [NINES_VM_ONLY=words] [NINES_VM_COUNT=1] xtask/vm/packets.sh TEST_BINARY [KERNEL_OBJECT]
+# NINES_VM_COUNT: its clock counts instructions, one a nanosecond, and only what goes by that is tested.
 set -euo pipefail
 tests=$1 object=${2:-}
 work=$(mktemp -d /tmp/nines-vm.XXXXXX)
@@ -49,15 +50,21 @@ for m in $(cat /modules); do insmod /$m.ko; done
 ip link set lo up
 [ -e /object.o ] && export NINES_BPF_OBJECT=/object.o
 export NINES_IPVS=here
+[ ! -e /count ] || export NINES_INSTRUCTIONS=counted
 echo "vm: Linux $(uname -r)"
-packets --test-threads=1 $(cat /only 2>/dev/null)
+packets --test-threads=1 ${NINES_INSTRUCTIONS:+--nocapture} $(cat /only 2>/dev/null)
 echo "VM-EXIT:$?"
 poweroff -f
 I
-printf "%s" "${NINES_VM_ONLY:-}" > "$root/only"
+machine=(-accel tcg -smp 2) only=${NINES_VM_ONLY:-}
+if [ -n "${NINES_VM_COUNT:-}" ]; then
+  machine=(-accel "tcg,thread=single" -icount "shift=0,sleep=off" -smp 1) only=instructions
+  touch "$root/count"
+fi
+printf "%s" "$only" > "$root/only"
 chmod +x "$root/init"
 (cd "$root" && find . | cpio -o -H newc --quiet) > "$work/initrd"
-timeout "${NINES_VM_SECONDS:-600}" qemu-system-x86_64 -accel tcg -cpu max -smp 2 -m 1024 -display none -no-reboot \
+timeout "${NINES_VM_SECONDS:-600}" qemu-system-x86_64 "${machine[@]}" -cpu max -m 1024 -display none -no-reboot \
   -kernel "$kept/vmlinuz" -initrd "$work/initrd" -serial stdio \
-  -append "console=ttyS0 quiet panic=-1 mitigations=off" </dev/null | tr -d '\r' | tee "$work/out"
+  -append "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable no_timer_check nokaslr nowatchdog init_on_alloc=0 audit=0 lsm= cryptomgr.notests=1" </dev/null | tr -d '\r' | tee "$work/out"
 grep -q '^VM-EXIT:0$' "$work/out"

@@ -22,7 +22,9 @@ use self::build::*;
 mod build;
 mod exchange;
 mod flows;
+mod instructions;
 mod ipvs;
+mod live;
 mod ways;
 
 const SHOT: i32 = 2;
@@ -41,8 +43,17 @@ impl Drop for Bench {
     }
 }
 
+fn ip(words: &str) {
+    let ok = Command::new("ip").args(words.split(' ')).status().unwrap().success();
+    assert!(ok, "ip {words}");
+}
+
 /// A namespace with one interface on 10.0.0.0/24 and 2001:db8::/64, and the tables in it.
 fn bench() -> Option<Bench> {
+    bench_on(Hooks::Tc)
+}
+
+fn bench_on(hooks: Hooks) -> Option<Bench> {
     // SAFETY: geteuid has no preconditions; unshare changes this thread only.
     let (root, entered) = unsafe { (libc::geteuid() == 0, libc::unshare(libc::CLONE_NEWNET)) };
     if !root || entered != 0 {
@@ -50,20 +61,19 @@ fn bench() -> Option<Bench> {
         eprintln!("SKIPPED: packet tests need root");
         return None;
     }
-    for line in [
+    for words in [
         "link set lo up",
-        "link add v0 type veth peer name v1",
+        "link add v0 address 02:00:00:00:00:09 type veth peer name v1",
         "addr add 10.0.0.2/24 dev v0",
         "addr add 2001:db8::2/64 dev v0 nodad",
         "link set v0 up",
         "link set v1 up",
     ] {
-        let ok = Command::new("ip").args(line.split(' ')).status().unwrap().success();
-        assert!(ok, "ip {line}");
+        ip(words);
     }
     let fresh = std::env::var_os("NINES_BPF_OBJECT").map(|p| std::fs::read(p).unwrap());
     let object = fresh.as_deref().unwrap_or(ebpf::object::BYTES);
-    let (mut plane, guard) = ebpf::open(object, Hooks::Tc, Sizes::default()).unwrap();
+    let (mut plane, guard) = ebpf::open(object, hooks, Sizes::default()).unwrap();
     plane.load_xdp().unwrap();
     Some(Bench { plane, guard })
 }

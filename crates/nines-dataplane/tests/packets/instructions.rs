@@ -1,0 +1,189 @@
+//! Instructions a packet costs, as a gate: in a VM that counts them (`xtask/vm/packets.sh` with
+//! `NINES_VM_COUNT=1`) its clock shows instructions, the same to a tenth of a percent whatever else
+//! the machine does. Kernel IPVS and plain forwarding stand beside, in the same run.
+//!
+//! Each row: frames made on the far side of a veth pair, what is measured, a sink. What comes from
+//! XDP ends on the far side again, what comes from tc or the stack behind the last program.
+
+use std::collections::BTreeMap;
+
+use nines_dataplane::{DataPlane as _, Guard as _, ebpf::Hooks, ipvs::IpvsPlane, process};
+use nines_model::{
+    Forward, ForwardingTable, Millis, Proto, Scheduler, TableService, Tunnel, TunnelKind,
+};
+
+use super::{
+    Bench, bench_on,
+    build::*,
+    live::{Generator, Says, Sink},
+    service, table,
+};
+
+const FLOWS: u16 = 10_000;
+const FRAMES: u32 = 40_000;
+
+fn pool(port: u16, proto: Proto, forward: Forward) -> TableService {
+    let servers = (11..15).map(|n| (format!("10.0.0.{n}:{port}"), forward)).collect::<Vec<_>>();
+    let servers: Vec<(&str, Forward)> = servers.iter().map(|(a, f)| (a.as_str(), *f)).collect();
+    service(&format!("10.0.0.100:{port}"), proto, Scheduler::Wrr, &servers)
+}
+
+fn modes() -> [(&'static str, u16, Forward); 3] {
+    let ipip = Forward::Tunnel(Tunnel::new(TunnelKind::Ipip));
+    [("dr", 80, Forward::Dr), ("ipip", 81, ipip), ("nat", 82, Forward::Nat)]
+}
+
+fn tables() -> ForwardingTable {
+    let both =
+        |(_, port, forward)| [pool(port, Proto::Tcp, forward), pool(port, Proto::Udp, forward)];
+    table(modes().into_iter().flat_map(both).collect())
+}
+
+/// Neighbours that answer nobody, and no way back for what the stack would like to say.
+fn surroundings() {
+    for host in [1, 11, 12, 13, 14] {
+        let lladdr = format!("02:00:00:00:00:{host:02}");
+        super::ip(&format!("neigh add 10.0.0.{host} lladdr {lladdr} dev v0 nud permanent"));
+    }
+    super::ip("addr add 10.0.0.100/32 dev v0");
+    for (path, value) in [
+        ("ipv4/conf/all/rp_filter", "0"),
+        ("ipv4/conf/v0/rp_filter", "0"),
+        ("ipv4/conf/all/send_redirects", "0"),
+        ("ipv4/conf/v0/send_redirects", "0"),
+        ("ipv4/conf/v0/forwarding", "1"),
+        ("ipv4/ip_forward", "1"),
+    ] {
+        std::fs::write(format!("/proc/sys/net/{path}"), value).unwrap();
+    }
+    // Behind a generator that never sleeps, what an interrupt left over would wait.
+    for process in std::fs::read_dir("/proc").unwrap().flatten() {
+        let name = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+        let pid = process.file_name().to_str().and_then(|n| n.parse::<i32>().ok());
+        if let (true, Some(pid)) = (name.starts_with("ksoftirqd"), pid) {
+            let first = libc::sched_param { sched_priority: 1 };
+            // SAFETY: a live parameter.
+            let rc = unsafe { libc::sched_setscheduler(pid, libc::SCHED_FIFO, &raw const first) };
+            assert_eq!(rc, 0);
+        }
+    }
+}
+
+/// A frame to the VIP as the client sends it.
+fn frame(proto: &str, port: u16, flags: u8) -> Vec<u8> {
+    let to = format!("10.0.0.100:{port}");
+    let from = "10.0.0.1:1024";
+    let mut frame = match proto {
+        "udp" => udp(from, &to),
+        _ => tcp(from, &to, flags),
+    };
+    frame.payload.clear();
+    frame.bytes()
+}
+
+/// Packets that our programs counted so far.
+fn counted(bench: &mut Bench) -> u64 {
+    bench.plane.counters().unwrap().services.values().map(|s| s.packets_in).sum()
+}
+
+/// Sends what has to be known before, then measures.
+fn cost(port: u16, kind: &str, flows: u16) -> f64 {
+    if kind == "tcp" {
+        Generator::new("v1", &frame(kind, port, SYN), FLOWS).send(u32::from(FLOWS));
+    }
+    let flags = if kind == "syn" { SYN } else { ACK };
+    let generator = Generator::new("v1", &frame(kind, port, flags), flows);
+    if kind == "syn" {
+        return generator.send(u32::from(FLOWS));
+    }
+    generator.send(u32::from(FLOWS));
+    generator.send(FRAMES)
+}
+
+fn ours(hooks: Hooks, rows: &mut BTreeMap<String, f64>) {
+    let Some(mut b) = bench_on(hooks) else { return };
+    surroundings();
+    let vip = "10.0.0.100".parse().unwrap();
+    b.plane.on(["v0".to_owned()]);
+    b.plane.apply(&tables()).unwrap();
+    b.guard.cover(&[(vip, false)]).unwrap();
+    b.guard.set(vip, process::boot_time().plus(Millis(3_600_000))).unwrap();
+    let (name, _sink, _pass, _end) = match hooks {
+        Hooks::Xdp => ("xdp", None, None, Some(Says::on("v1", Says::DROP))),
+        _ => {
+            let pass = Says::on("v0", Says::PASS);
+            ("tc", Some(Sink::behind("v0")), Some(pass), None)
+        }
+    };
+    for (mode, port, _) in modes() {
+        for kind in ["syn", "tcp", "udp"] {
+            let before = counted(&mut b);
+            let cost = cost(port, kind, FLOWS);
+            let sent = match kind {
+                "syn" => u64::from(FLOWS),
+                "tcp" => 2 * u64::from(FLOWS) + u64::from(FRAMES),
+                _ => u64::from(FLOWS) + u64::from(FRAMES),
+            };
+            assert_eq!(counted(&mut b) - before, sent, "{name} {mode} {kind}: all of them");
+            rows.insert(format!("{name} {mode} {kind}"), cost);
+        }
+    }
+}
+
+fn kernels(rows: &mut BTreeMap<String, f64>) {
+    let Some(_b) = bench_on(Hooks::Tc) else { return };
+    surroundings();
+    let _pass = Says::on("v0", Says::PASS);
+    let _sink = Sink::behind("v0");
+    let mut ipvs = IpvsPlane::open().unwrap();
+    ipvs.apply(&tables()).unwrap();
+    for (mode, port, _) in modes() {
+        for kind in ["syn", "tcp", "udp"] {
+            rows.insert(format!("ipvs {mode} {kind}"), cost(port, kind, FLOWS));
+        }
+    }
+    ipvs.remove().unwrap();
+    super::ip("addr del 10.0.0.100/32 dev v0");
+    super::ip("neigh add 10.0.0.100 lladdr 02:00:00:00:01:00 dev v0 nud permanent");
+    for kind in ["tcp", "udp"] {
+        rows.insert(format!("forward - {kind}"), cost(80, kind, FLOWS));
+    }
+    let _off = (_pass, Says::DROP);
+    rows.insert("nothing - udp".into(), {
+        drop(_off);
+        let _drop = Says::on("v0", Says::DROP);
+        cost(80, "udp", FLOWS)
+    });
+}
+
+#[test]
+fn a_packet_costs_no_more_instructions_than_promised() {
+    if std::env::var_os("NINES_INSTRUCTIONS").is_none() {
+        eprintln!("SKIPPED: instructions are counted in a VM that counts them");
+        return;
+    }
+    let mut rows = BTreeMap::new();
+    for hooks in [Hooks::Xdp, Hooks::Tc] {
+        ours(hooks, &mut rows);
+    }
+    kernels(&mut rows);
+    println!("\ninstructions a packet, {FLOWS} flows");
+    for (name, cost) in &rows {
+        println!("{name:<16} {cost:>7.0}");
+    }
+    let mut worse = Vec::new();
+    let mut at_most = |row: String, limit: f64| {
+        if rows[&row] > limit {
+            worse.push(format!("{row}: {:.0}, at most {limit:.0}", rows[&row]));
+        }
+    };
+    for (mode, limit) in [("dr", 1_850.0), ("ipip", 1_950.0), ("nat", 2_200.0)] {
+        at_most(format!("xdp {mode} tcp"), limit);
+        at_most(format!("xdp {mode} udp"), limit);
+        at_most(format!("xdp {mode} syn"), rows[&format!("ipvs {mode} syn")] / 2.0);
+        for kind in ["tcp", "udp", "syn"] {
+            at_most(format!("tc {mode} {kind}"), rows[&format!("ipvs {mode} {kind}")]);
+        }
+    }
+    assert!(worse.is_empty(), "{worse:#?}");
+}
