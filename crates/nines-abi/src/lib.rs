@@ -13,7 +13,7 @@ pub use flows::*;
 pub use schedulers::*;
 
 /// Version of everything in this file. Raise it with any change of layout or meaning.
-pub const ABI: u32 = 5;
+pub const ABI: u32 = 6;
 
 /// An address as IPv6; IPv4 is mapped (`::ffff:a.b.c.d`, RFC 4291 section 2.5.5.2).
 pub type Addr = [u8; 16];
@@ -131,7 +131,7 @@ pub const SETTING_MARKS: u32 = 2;
 /// Value of per-CPU map `PACKETS`: where things are in a packet and what they say. Entry 0 is of the
 /// packet that comes in, 1 of the one that leaves. Addresses as four words as on the wire; IPv4 is
 /// mapped as in [`Addr`].
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug)]
 pub struct Packet {
     /// Kinds are the kernel program's own.
@@ -170,8 +170,8 @@ pub struct Packet {
     pub service: u32,
     /// When it was looked at, in the units of [`seen_of`].
     pub clock: u32,
-    /// Source MAC and two zero bytes.
-    pub mac: [u8; 8],
+    /// Source MAC and two zero bytes, as this machine reads them.
+    pub mac: u64,
 }
 
 /// Value of per-CPU map `HOPS`, indexed by slot: the way to a server as XDP last found it. Looking
@@ -226,12 +226,18 @@ pub struct Place {
 /// Where the search for an address begins in the tables of guards and places.
 #[must_use]
 #[inline(always)]
-pub const fn place_of(words: [u32; 4]) -> u32 {
-    // Neighbouring addresses must not lie on one another: MurmurHash3's finaliser (public domain).
-    let mut h = words[0] ^ words[1].rotate_left(11) ^ words[2].rotate_left(22) ^ words[3];
-    h = (h ^ h >> 16).wrapping_mul(0x85eb_ca6b);
-    h = (h ^ h >> 13).wrapping_mul(0xc2b2_ae35);
-    h ^ h >> 16
+pub const fn place_of(halves: [u64; 2]) -> u32 {
+    // Neighbouring addresses must not lie on one another: every bit reaches the low half, and from
+    // there the upper half of a product.
+    let h = halves[0].wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ halves[1];
+    ((h ^ h >> 32).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 32) as u32
+}
+
+/// An address as two words of eight bytes, as this machine reads them.
+#[must_use]
+#[inline(always)]
+pub const fn halves(words: [u32; 4]) -> [u64; 2] {
+    [words[0] as u64 | (words[1] as u64) << 32, words[2] as u64 | (words[3] as u64) << 32]
 }
 
 /// [`ServiceKey::kind`]: address, protocol and port, or 0 for every port that has no service.
@@ -441,6 +447,7 @@ pub const DROP_NAMES: [&str; DROPS as usize] =
 const _: () = {
     assert!(core::mem::size_of::<Packet>() == 96);
     assert!(core::mem::size_of::<Guard>() == 32);
+    assert!(core::mem::offset_of!(Packet, src) == 8 && core::mem::offset_of!(Packet, dst) == 24);
     assert!(core::mem::size_of::<Hop>() == 32);
     assert!(core::mem::size_of::<ServiceKey>() == 20);
     assert!(core::mem::size_of::<Place>() == 24);

@@ -6,7 +6,7 @@
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use nines_abi::{
-    clock_of, state_of, Addr, Flow, Packet, Server, ServiceKey, Tail, Via, DROP_GUARD,
+    clock_of, halves, state_of, Addr, Flow, Packet, Server, ServiceKey, Tail, Via, DROP_GUARD,
     DROP_NO_ROUTE, DROP_NO_SERVER, FORWARD_DR, FORWARD_IPIP, FORWARD_LOCAL, FORWARD_NAT,
     KEY_ADDRESS, KEY_MARK_V4, KEY_MARK_V6, PLACE_SERVER, PLACE_VIP, PROGRAM_CHANCE,
     PROGRAM_DELIVER, PROGRAM_KEEP, PROGRAM_REMEMBER, PROGRAM_WEIGH, SCHED_LBLC, SCHED_LBLCR,
@@ -19,7 +19,7 @@ use crate::{
     maps::{count, count_connection, count_drop, SERVERS, SERVICES, SERVICE_KEYS, SETTINGS},
     memory,
     nat::{keep_other_half, matters, remember_reply, reply},
-    packet::{ACK, ARP, ERROR, ND_ADVERT, NEIGHBOUR, RST, SYN, TCP, TRANSPORT, UDP},
+    packet::{halves_of, ACK, ARP, ERROR, ND_ADVERT, NEIGHBOUR, RST, SYN, TCP, TRANSPORT, UDP},
     places,
     schedule::{self, Of},
     states,
@@ -53,7 +53,8 @@ pub enum Verdict {
 pub fn ingress(packet: &mut Packet, mark: u32, counts: bool) -> Verdict {
     let now = unsafe { bpf_ktime_get_boot_ns() };
     packet.clock = clock_of(now);
-    if places::silent(&packet.dst, now, &packet.mac) && !is_advert(packet) {
+    let [low, high] = halves_of(&packet.dst);
+    if places::silent(low, high, now, packet.mac) && !is_advert(packet) {
         return Verdict::Drop(DROP_GUARD);
     }
     if packet.kind == ERROR {
@@ -84,9 +85,13 @@ pub fn ingress(packet: &mut Packet, mark: u32, counts: bool) -> Verdict {
 /// Neither to an address of ours nor perhaps an answer.
 #[inline(always)]
 fn is_strange(packet: &Packet, mark: u32) -> bool {
-    places::flags_of(&packet.dst) & PLACE_VIP == 0
+    let flags_of = |addr: &[u32; 4]| {
+        let [low, high] = halves_of(addr);
+        places::flags_of(low, high)
+    };
+    flags_of(&packet.dst) & PLACE_VIP == 0
         && (mark == 0 || !has_marks())
-        && places::flags_of(&packet.src) & PLACE_SERVER == 0
+        && flags_of(&packet.src) & PLACE_SERVER == 0
 }
 
 /// A packet that [`ingress`] knew no flow for: its service, and who chooses its server.
@@ -275,7 +280,7 @@ pub fn egress(packet: &Packet) -> Verdict {
     };
     let now = unsafe { bpf_ktime_get_boot_ns() };
     let claims = packet.kind == ARP || packet.kind == NEIGHBOUR;
-    if places::may_not_speak(&speaks_for, now, claims) {
+    if places::may_not_speak(halves(speaks_for), now, claims) {
         return Verdict::Drop(DROP_GUARD);
     }
     Verdict::Pass
@@ -304,13 +309,11 @@ pub fn words(addr: &Addr) -> [u32; 4] {
 
 #[inline(always)]
 fn key(packet: &Packet) -> Flow {
-    Flow {
-        src: packet.src,
-        dst: packet.dst,
-        sport: packet.sport,
-        dport: packet.dport,
-        proto: u32::from(packet.proto),
-    }
+    let ([a, b], [c, d]) = (halves_of(&packet.src), halves_of(&packet.dst));
+    let ports = u64::from(packet.sport) | u64::from(packet.dport) << 16;
+    // The fields in their order.
+    let words = [a, b, c, d, ports | u64::from(packet.proto) << 32];
+    unsafe { core::mem::transmute::<[u64; 5], Flow>(words) }
 }
 
 #[inline(always)]

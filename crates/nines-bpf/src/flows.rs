@@ -74,43 +74,43 @@ fn second(hash: u64) -> u32 {
     (hash >> 20) as u32
 }
 
-/// Which ways have this tag: a bit each, bit 0 (the head) never. Four tags in a word are compared
-/// at once: a zero lane of `x` sets its top bit (and perhaps, after a true one, a false one, which
-/// the key's comparison finds out). No branches: each would double what the verifier walks.
+/// Which ways have this tag: the lowest bit of a byte each; byte 2n is way n, byte 2n + 1 way
+/// n + 4, and the head's never. Four tags in a word are compared at once: a zero lane of `x` sets
+/// its top bit (and perhaps, after a true one, a false one, which the key's comparison finds out).
+/// No branches: each would double what the verifier walks.
 #[inline(always)]
 fn matching(bucket: *const Bucket, tag: u64) -> u64 {
     const LOW: u64 = 0x0001_0001_0001_0001;
     const TOP: u64 = 0x8000_8000_8000_8000;
     let tags = unsafe { core::ptr::addr_of!((*bucket).tags) }.cast::<u64>();
-    let lanes = |word: u64| {
-        let x = word ^ tag.wrapping_mul(LOW);
-        let zero = (x.wrapping_sub(LOW) & !x & TOP) >> 15;
-        // Bits 0, 16, 32, 48 side by side.
-        zero.wrapping_mul(1 << 48 | 1 << 33 | 1 << 18 | 1 << 3) >> 48 & 15
+    let wanted = tag.wrapping_mul(LOW);
+    let zero = |word: u64| {
+        let x = word ^ wanted;
+        x.wrapping_sub(LOW) & !x & TOP
     };
-    unsafe { (lanes(*tags) | lanes(*tags.add(1)) << 4) & 0xfe }
+    unsafe { (zero(*tags) >> 15 | zero(*tags.add(1)) >> 7) & !1 }
 }
 
-/// Number of the lowest of eight bits.
+/// Number of the way that the lowest bit stands for.
 #[inline(always)]
 fn lowest(mask: u64) -> usize {
     let bit = mask & mask.wrapping_neg();
-    let four = (bit >> 4 | bit >> 5 | bit >> 6 | bit >> 7) & 1;
-    let two = (bit >> 2 | bit >> 3 | bit >> 6 | bit >> 7) & 1;
-    let one = (bit >> 1 | bit >> 3 | bit >> 5 | bit >> 7) & 1;
-    (four << 2 | two << 1 | one) as usize
+    // Bit 8n brings the n-th byte from the top to the top.
+    (bit.wrapping_mul(0x0004_0105_0206_0307) >> 56) as usize
 }
 
 #[inline(always)]
-fn in_bucket(bucket: *mut Bucket, tag: u64, key: &Flow) -> Option<*mut Entry> {
+fn in_bucket(bucket: *mut Bucket, tag: u64, key: &Flow) -> Option<(*mut Entry, u64)> {
     let mut mask = matching(bucket, tag);
     for _ in 0..2 {
         if mask == 0 {
             return None;
         }
         let entry = way(bucket, lowest(mask));
+        // The word before the key: see [`read_from`].
+        let word = unsafe { core::ptr::read_volatile(&(*tail_of(entry)).word) };
         if same(entry, key) {
-            return Some(entry);
+            return Some((entry, word));
         }
         mask &= mask - 1;
     }
@@ -120,22 +120,19 @@ fn in_bucket(bucket: *mut Bucket, tag: u64, key: &Flow) -> Option<*mut Entry> {
 /// A flow that lives, and what is known of it.
 #[inline(always)]
 pub fn find(key: &Flow, hash: u64) -> Option<(*mut Tail, Seen)> {
-    let entry = entry_of(key, hash)?;
+    let (entry, word) = entry_of(key, hash)?;
     let tail = tail_of(entry);
-    let seen = read(tail)?;
-    // Replaced between the first look at the key and the reading of the version?
-    same(entry, key).then_some((tail, seen))
+    Some((tail, read_from(tail, word)?))
 }
 
 #[inline(always)]
-fn entry_of(key: &Flow, hash: u64) -> Option<*mut Entry> {
+fn entry_of(key: &Flow, hash: u64) -> Option<(*mut Entry, u64)> {
     let tag = tag_of(hash);
     let first = bucket(hash as u32)?;
-    let found = in_bucket(first, tag, key);
-    if let Some(entry) = found {
+    if let Some((entry, word)) = in_bucket(first, tag, key) {
         // One that ended may lie before one that lives.
-        if unsafe { core::ptr::read_volatile(&(*tail_of(entry)).word) } & WORD_LIVE != 0 {
-            return found;
+        if word & WORD_LIVE != 0 {
+            return Some((entry, word));
         }
     }
     if unsafe { (*first).spilled } == 0 {
@@ -155,8 +152,14 @@ pub struct Seen {
 /// Reads an entry that another processor may be replacing; `None`: it is.
 #[inline(always)]
 pub fn read(tail: *mut Tail) -> Option<Seen> {
+    read_from(tail, unsafe { core::ptr::read_volatile(core::ptr::addr_of!((*tail).word)) })
+}
+
+/// The same by a word that was read a moment ago: what was read since then belongs to it if the
+/// word has the same version afterwards.
+#[inline(always)]
+fn read_from(tail: *mut Tail, word: u64) -> Option<Seen> {
     unsafe {
-        let word = core::ptr::read_volatile(core::ptr::addr_of!((*tail).word));
         let server = core::ptr::read_volatile(core::ptr::addr_of!((*tail).server));
         let generation = core::ptr::read_volatile(core::ptr::addr_of!((*tail).generation));
         let after = core::ptr::read_volatile(core::ptr::addr_of!((*tail).word));
@@ -363,8 +366,8 @@ fn put(index: u32, key: &Flow, new: &New, force: u32) -> u32 {
     let (mut number, mut rank) = eldest(bucket, new.now, FREE);
     // A flow has one place in a bucket: where it lay before, if it did, or a lookup would find the
     // ended one first.
-    if let Some(before) = in_bucket(bucket, tag_of(new.hash), key) {
-        if unsafe { core::ptr::read_volatile(&(*tail_of(before)).word) } & WORD_LIVE != 0 {
+    if let Some((before, word)) = in_bucket(bucket, tag_of(new.hash), key) {
+        if word & WORD_LIVE != 0 {
             // Another processor was faster.
             atomic::publish(lock, 0);
             return ALREADY;

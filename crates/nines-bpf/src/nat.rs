@@ -2,7 +2,9 @@
 //!
 //! Decides: which half belongs to which, and what an answer is.
 
-use nines_abi::{state_of, Flow, Packet, Server, Tail, Via, DROP_GUARD, UNPLACED, WORD_REPLY};
+use nines_abi::{
+    halves, state_of, Flow, Packet, Server, Tail, Via, DROP_GUARD, UNPLACED, WORD_REPLY,
+};
 
 use crate::{
     decide::{words, Verdict},
@@ -123,7 +125,8 @@ pub fn reply(packet: &Packet, tail: *mut Tail, seen: Seen, now: u64) -> Verdict 
     let Some(via) = flows::via(tail, &seen) else {
         return Verdict::Pass;
     };
-    if places::silent(&known_as(server, &via).0, now, &[0; 8]) {
+    let [low, high] = halves(known_as(server, &via).0);
+    if places::silent(low, high, now, 0) {
         return Verdict::Drop(DROP_GUARD);
     }
     if packet.kind != ERROR {

@@ -94,6 +94,20 @@ struct V6 {
     dst: [u32; 4],
 }
 
+/// An address of a packet as two words. Its place is aligned to eight bytes, which the compiler
+/// does not see by itself.
+#[inline(always)]
+pub fn halves_of(addr: &[u32; 4]) -> [u64; 2] {
+    unsafe { *addr.as_ptr().cast::<[u64; 2]>() }
+}
+
+/// The other way round.
+#[inline(always)]
+fn put_mapped(at: &mut [u32; 4], v4: u32) {
+    let halves = [0, u64::from(0xffffu32.to_be()) | u64::from(v4) << 32];
+    unsafe { *at.as_mut_ptr().cast::<[u64; 2]>() = halves };
+}
+
 #[inline(always)]
 fn mapped(v4: u32) -> [u32; 4] {
     [0, 0, 0xffffu32.to_be(), v4]
@@ -128,7 +142,7 @@ fn read(data: usize, end: usize, packet: *mut Packet) -> Option<&'static mut Pac
     packet.flags = 0;
     packet.inner_l4 = 0;
     packet.dont_fragment = 0;
-    packet.mac = unsafe { core::mem::transmute::<[u16; 4], [u8; 8]>([low[0], low[1], low[2], 0]) };
+    packet.mac = u64::from(low[0]) | u64::from(low[1]) << 16 | u64::from(low[2]) << 32;
     match ether {
         ETH_V4 => v4(data, end, packet)?,
         ETH_V6 => v6(data, end, packet)?,
@@ -151,8 +165,8 @@ fn word(halves: [u16; 2]) -> u32 {
 #[inline(always)]
 fn v4(data: usize, end: usize, packet: &mut Packet) -> Option<()> {
     let ip: V4 = at(data, end, ETH_LEN)?;
-    packet.src = mapped(ip.src);
-    packet.dst = mapped(ip.dst);
+    put_mapped(&mut packet.src, ip.src);
+    put_mapped(&mut packet.dst, ip.dst);
     packet.proto = ip.proto;
     packet.ttl = u32::from(ip.ttl);
     packet.bytes = u32::from(u16::from_be(ip.len));

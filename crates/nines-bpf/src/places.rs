@@ -1,27 +1,30 @@
 //! Which addresses matter, and until when this node may answer for them.
 //!
 //! Decides: nothing; it searches. Two open-addressed tables, each written by one thread of user
-//! space, so that a packet of others costs two short looks and no hash map.
+//! space, so that a packet of others costs two short looks and no hash map. Addresses come as two
+//! words, in registers: how often they are looked at is what a packet costs.
 
-use nines_abi::{place_of, Guard, Place, GUARDS, GUARD_SERVES, GUARD_USED, PLACE_USED, PROBES};
+use nines_abi::{
+    place_of, Addr, Guard, Place, GUARDS, GUARD_SERVES, GUARD_USED, PLACE_USED, PROBES,
+};
 
 use crate::maps::{places_mask, GUARD_TABLE, PEERS, PLACES};
 
+/// One branch instead of two.
 #[inline(always)]
-fn same(addr: &[u8; 16], wanted: &[u32; 4]) -> bool {
-    let have = addr.as_ptr().cast::<u32>();
-    let differs = |i: usize| unsafe { *have.add(i) } ^ wanted[i];
-    // One branch instead of four.
-    differs(0) | differs(1) | differs(2) | differs(3) == 0
+fn same(addr: &Addr, [low, high]: [u64; 2]) -> bool {
+    // Entries of both tables are aligned to eight bytes, and begin with the address.
+    let have = addr.as_ptr().cast::<u64>();
+    unsafe { (*have ^ low) | (*have.add(1) ^ high) == 0 }
 }
 
 #[inline(always)]
-fn guard_of(addr: &[u32; 4]) -> Option<&'static Guard> {
+fn guard_of(addr: [u64; 2]) -> Option<&'static Guard> {
     // What is empty looks so: hosts that look for their own address speak from there.
-    if addr[0] | addr[1] | addr[2] | addr[3] == 0 {
+    if addr[0] | addr[1] == 0 {
         return None;
     }
-    let first = place_of(*addr);
+    let first = place_of(addr);
     for step in 0..PROBES {
         let entry = GUARD_TABLE.get(first.wrapping_add(step) & (GUARDS - 1))?;
         if same(&entry.addr, addr) {
@@ -38,11 +41,11 @@ fn guard_of(addr: &[u32; 4]) -> Option<&'static Guard> {
 /// the verifier forgets on return at which place the search ended, else it would walk all that
 /// follows once for each.
 #[inline(never)]
-pub fn flags_of(addr: &[u32; 4]) -> u32 {
-    let first = place_of(*addr);
+pub fn flags_of(low: u64, high: u64) -> u32 {
+    let first = place_of([low, high]);
     for step in 0..PROBES {
         let Some(entry) = place(first.wrapping_add(step)) else { return 0 };
-        if same(&entry.addr, addr) {
+        if same(&entry.addr, [low, high]) {
             return entry.flags;
         }
         if entry.flags & PLACE_USED == 0 {
@@ -59,21 +62,21 @@ fn place(index: u32) -> Option<&'static Place> {
 
 /// Whether this node must not answer for the address now, to a packet from this MAC.
 #[inline(never)]
-pub fn silent(addr: &[u32; 4], now: u64, mac: &[u8; 8]) -> bool {
-    let Some(guard) = guard_of(addr) else {
+pub fn silent(low: u64, high: u64, now: u64, mac: u64) -> bool {
+    let Some(guard) = guard_of([low, high]) else {
         return false;
     };
     if now < guard.deadline_ns {
         return false;
     }
-    guard.flags & GUARD_SERVES == 0 || unsafe { PEERS.get(mac) }.is_none()
+    guard.flags & GUARD_SERVES == 0 || unsafe { PEERS.get(mac.to_ne_bytes()) }.is_none()
 }
 
 /// Whether a packet that leaves speaks for a silent address; `claims` it on the link, or only has
 /// it as source. A real server on this node answers clients of another director with the VIP as
 /// source; it still may not claim the address.
 #[inline(always)]
-pub fn may_not_speak(addr: &[u32; 4], now: u64, claims: bool) -> bool {
+pub fn may_not_speak(addr: [u64; 2], now: u64, claims: bool) -> bool {
     let Some(guard) = guard_of(addr) else {
         return false;
     };

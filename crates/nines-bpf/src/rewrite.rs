@@ -248,7 +248,7 @@ pub fn xdp_hop(
     now: u32,
     slot: u32,
     server: &Server,
-    src: [u32; 4],
+    src: &[u32; 4],
 ) -> Option<&'static Hop> {
     let hop = unsafe { &mut *HOPS.get_ptr_mut(slot)? };
     let came_in = ctx.ingress_ifindex() as u32;
@@ -256,7 +256,7 @@ pub fn xdp_hop(
     if same == 0 && now.wrapping_sub(hop.found) <= HOP_UNITS {
         return Some(hop);
     }
-    let mut fib = Fib::new(server.v6 != 0, TCP, src, words(&server.addr));
+    let mut fib = Fib::new(server.v6 != 0, TCP, *src, words(&server.addr));
     fib.ifindex = came_in;
     if fib.look(ctx.as_ptr()) != FIB_SUCCESS {
         return None;
@@ -277,7 +277,7 @@ pub fn xdp_direct(ctx: &XdpContext, packet: &Packet, slot: u32, server: &Server)
     if packet.ttl <= 1 {
         return xdp_action::XDP_PASS;
     }
-    let Some(hop) = xdp_hop(ctx, packet.clock, slot, server, packet.src) else {
+    let Some(hop) = xdp_hop(ctx, packet.clock, slot, server, &packet.src) else {
         return xdp_action::XDP_PASS;
     };
     let (data, end) = (ctx.data(), ctx.data_end());

@@ -250,7 +250,7 @@ pub fn xdp_tunnel(ctx: &XdpContext, packet: &Packet, slot: u32, server: &Server)
     if packet.ttl <= 1 || packet.bytes + overhead(server) > u32::from(server.mtu) {
         return PASS;
     }
-    let Some(hop) = xdp_hop(ctx, packet.clock, slot, server, words(&server.source)) else {
+    let Some(hop) = xdp_hop(ctx, packet.clock, slot, server, &words(&server.source)) else {
         return PASS;
     };
     let Some((first, checked)) = look(ctx.data(), ctx.data_end(), packet) else {

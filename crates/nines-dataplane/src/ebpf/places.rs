@@ -4,7 +4,8 @@
 //! on, up to the first that was never used.
 
 use nines_abi::{
-    Addr, GUARD_USED, GUARDS, Guard, PLACE_USED, PLACES_PER_SERVICE, PROBES, Place, place_of,
+    Addr, GUARD_USED, GUARDS, Guard, PLACE_USED, PLACES_PER_SERVICE, PROBES, Place, halves,
+    place_of,
 };
 
 use super::shared::View;
@@ -45,9 +46,13 @@ impl Entry for Place {
     }
 }
 
-fn way<T: Entry>(view: &View<T>, addr: Addr) -> impl Iterator<Item = u32> + '_ {
+fn halves_of(addr: Addr) -> [u64; 2] {
     let word = |i: usize| u32::from_ne_bytes([addr[i], addr[i + 1], addr[i + 2], addr[i + 3]]);
-    let first = place_of([word(0), word(4), word(8), word(12)]);
+    halves([word(0), word(4), word(8), word(12)])
+}
+
+fn way<T: Entry>(view: &View<T>, addr: Addr) -> impl Iterator<Item = u32> + '_ {
+    let first = place_of(halves_of(addr));
     (0..PROBES).map(move |step| first.wrapping_add(step) & (view.len() - 1))
 }
 
@@ -86,9 +91,6 @@ mod tests {
     fn neighbouring_addresses_do_not_crowd() {
         const SERVICES: u32 = 1_024;
         let mask = SERVICES * PLACES_PER_SERVICE - 1;
-        let words = |addr: [u8; 16]| -> [u32; 4] {
-            std::array::from_fn(|i| u32::from_ne_bytes(addr[4 * i..4 * i + 4].try_into().unwrap()))
-        };
         for address in [
             |n: u32| mapped((0x0a00_0000 + n).to_be_bytes()),
             |n: u32| mapped((0x0a00_0000 + (n << 8)).to_be_bytes()),
@@ -99,7 +101,7 @@ mod tests {
             let mut steps = 0;
             // VIPs and servers: four times as many as services.
             for n in 0..4 * SERVICES {
-                let first = place_of(words(address(n)));
+                let first = place_of(super::halves_of(address(n)));
                 let step = (0..PROBES).find(|step| used.insert(first.wrapping_add(*step) & mask));
                 steps += step.expect("a place within reach");
             }
