@@ -69,8 +69,10 @@ pub const PROGRAM_REMEMBER: u32 = 5;
 pub const PROGRAM_KEEP: u32 = 6;
 /// New flows of the scheduler that draws lots.
 pub const PROGRAM_CHANCE: u32 = 7;
+/// Answers of real servers behind NAT (XDP).
+pub const PROGRAM_REPLY: u32 = 8;
 /// Room for them.
-pub const PROGRAMS_MAX: u32 = 8;
+pub const PROGRAMS_MAX: u32 = 9;
 
 /// [`Service::flags`]: sh and mh take another server where theirs takes no new flow.
 pub const SERVICE_FALLBACK: u32 = 1;
@@ -172,6 +174,10 @@ pub struct Packet {
     pub clock: u32,
     /// Source MAC and two zero bytes, as this machine reads them.
     pub mac: u64,
+    /// [`hash_of`] its flow.
+    pub hash: u64,
+    /// Of an answer: what the client calls the other end.
+    pub via: Via,
 }
 
 /// Value of per-CPU map `HOPS`, indexed by slot: the way to a server as XDP last found it. Looking
@@ -192,6 +198,9 @@ pub struct Hop {
     /// 1: there is one.
     pub known: u32,
 }
+
+/// Devices that map `XDP_OUT` has room for.
+pub const XDP_OUT_MAX: u32 = 64;
 
 /// How long XDP goes by what it found, in the units of [`seen_of`]: 0.1 s.
 pub const HOP_UNITS: u32 = 6;
@@ -445,7 +454,7 @@ pub const DROP_NAMES: [&str; DROPS as usize] =
     ["guard", "no-server", "no-route", "ttl", "mangled", "evicted", "unplaced", "too-big"];
 
 const _: () = {
-    assert!(core::mem::size_of::<Packet>() == 96);
+    assert!(core::mem::size_of::<Packet>() == 112);
     assert!(core::mem::size_of::<Guard>() == 32);
     assert!(core::mem::offset_of!(Packet, src) == 8 && core::mem::offset_of!(Packet, dst) == 24);
     assert!(core::mem::size_of::<Hop>() == 32);

@@ -18,7 +18,7 @@ use crate::{
     flows::{self, New, Seen},
     maps::{count, count_connection, count_drop, SERVERS, SERVICES, SERVICE_KEYS, SETTINGS},
     memory,
-    nat::{keep_other_half, matters, remember_reply, reply},
+    nat::{express_reply, keep_other_half, matters, remember_reply, reply},
     packet::{halves_of, ACK, ARP, ERROR, ND_ADVERT, NEIGHBOUR, RST, SYN, TCP, TRANSPORT, UDP},
     places,
     schedule::{self, Of},
@@ -36,7 +36,7 @@ pub enum Verdict {
     /// To the server in this slot, in another header.
     Tunnel(u32, &'static Server),
     /// To the server, destination rewritten.
-    Nat(&'static Server),
+    Nat(u32, &'static Server),
     /// From the server to the client, source rewritten to what the client knows.
     Reply(&'static Server, Via),
     /// Of no flow that is known: see [`new`].
@@ -64,14 +64,28 @@ pub fn ingress(packet: &mut Packet, mark: u32, counts: bool) -> Verdict {
         return Verdict::Pass;
     }
     let flow = key(packet);
-    if let Some((tail, seen)) = flows::find(&flow, flows::hash_of(&flow)) {
+    packet.hash = flows::hash_of(&flow);
+    if let Some((tail, seen)) = flows::find(&flow, packet.hash) {
         if seen.word & WORD_REPLY != 0 {
-            return if counts { reply(packet, tail, seen, now) } else { Verdict::Pass };
+            return if counts {
+                reply(packet, tail, seen, now)
+            } else {
+                express_reply(packet, tail, seen, now)
+            };
         }
         if let Some(server) = server(seen.server) {
             let clock = packet.clock;
             if stays(packet, &seen, server, clock) {
-                goes_on(packet, mark, tail, &seen, server, clock, counts);
+                let state = states::next(packet, direction(server), state_of(seen.word));
+                let both = server.forward == FORWARD_NAT && matters(packet, &seen, state, clock);
+                if both && !counts {
+                    // tc tells the other half.
+                    return Verdict::Pass;
+                }
+                if both {
+                    keep_other_half(packet, &seen, server, None, clock);
+                }
+                goes_on(packet, mark, tail, &seen, state, clock);
                 // Who sends it through a tunnel counts it.
                 let counts = counts && server.forward < FORWARD_IPIP;
                 return deliver(packet, seen.server, server, counts);
@@ -117,8 +131,7 @@ pub fn new(packet: &mut Packet, mark: u32, at_tc: bool) -> Verdict {
             _ => PROGRAM_WEIGH,
         });
     }
-    let hash = flows::hash_of(&key(packet));
-    take(packet, schedule::by_turn_or_hash(packet, of, hash, begins(packet)))
+    take(packet, schedule::by_turn_or_hash(packet, of, packet.hash, begins(packet)))
 }
 
 /// The schedulers that weigh what servers carry.
@@ -208,19 +221,7 @@ pub fn error(packet: &Packet, mark: u32) -> Verdict {
 
 /// A packet of a flow that is known.
 #[inline(always)]
-fn goes_on(
-    packet: &Packet,
-    mark: u32,
-    tail: *mut Tail,
-    seen: &Seen,
-    server: &Server,
-    clock: u32,
-    counts: bool,
-) {
-    let state = states::next(packet, direction(server), state_of(seen.word));
-    if server.forward == FORWARD_NAT && counts && matters(packet, seen, state, clock) {
-        keep_other_half(packet, seen, server, None, clock);
-    }
+fn goes_on(packet: &Packet, mark: u32, tail: *mut Tail, seen: &Seen, state: u8, clock: u32) {
     if flows::stale(seen.word, clock) {
         // As long as a flow lives its client stays (IPVS: a template lives while it controls
         // connections).
@@ -357,7 +358,7 @@ fn stays(packet: &Packet, seen: &Seen, server: &Server, now: u32) -> bool {
 pub fn keep(packet: &Packet) -> Verdict {
     let clock = packet.clock;
     let flow = key(packet);
-    let hash = flows::hash_of(&flow);
+    let hash = packet.hash;
     let slot = packet.chosen;
     let (Some(server), Some(service)) = (server(slot), SERVICES.get(packet.service)) else {
         return Verdict::Drop(DROP_NO_SERVER);
@@ -408,7 +409,7 @@ fn deliver(packet: &Packet, slot: u32, server: &'static Server, counts: bool) ->
     }
     match server.forward {
         FORWARD_DR => Verdict::Direct(slot, server),
-        FORWARD_NAT => Verdict::Nat(server),
+        FORWARD_NAT => Verdict::Nat(slot, server),
         _ => Verdict::Tunnel(slot, server),
     }
 }

@@ -14,6 +14,7 @@
 mod atomic;
 mod decide;
 mod errors;
+mod express;
 mod flows;
 mod learn;
 mod maps;
@@ -33,7 +34,7 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 
-use nines_abi::{Packet, DROP_MANGLED, PROGRAM_DELIVER, PROGRAM_ERROR, PROGRAM_NEW};
+use nines_abi::{Packet, DROP_MANGLED, FORWARD_IPIP, PROGRAM_DELIVER, PROGRAM_ERROR, PROGRAM_NEW};
 
 use crate::{decide::Verdict, rewrite::Change};
 
@@ -110,7 +111,7 @@ pub fn nines_tc_deliver(ctx: TcContext) -> i32 {
         return NEXT;
     };
     match decide::deliver_to(packet, packet.chosen, packet.kind != packet::ERROR) {
-        Verdict::Tunnel(_, server) => tunnel::tc_tunnel(&ctx, packet, server),
+        Verdict::Tunnel(_, server) => tunnel::tc(&ctx, packet, server),
         verdict => tc_act(&ctx, packet, verdict, rewrite::mangle),
     }
 }
@@ -148,7 +149,7 @@ fn tc_act(ctx: &TcContext, packet: &Packet, verdict: Verdict, change: Change) ->
     match verdict {
         Verdict::Drop(reason) => rewrite::drop(reason),
         Verdict::Direct(_, server) => rewrite::tc_direct(ctx, packet, server),
-        Verdict::Nat(server) => rewrite::tc_nat(ctx, packet, server, change),
+        Verdict::Nat(_, server) => rewrite::tc_nat(ctx, packet, server, change),
         Verdict::Reply(server, via) => rewrite::tc_reply(ctx, packet, server, &via, change),
         _ => NEXT,
     }
@@ -209,8 +210,9 @@ pub fn nines_clamp(ctx: TcContext) -> i32 {
     NEXT
 }
 
-/// The fast path. What it cannot do (NAT, an unresolved neighbour, another device's route) goes up
-/// to [`nines_tc_ingress`], which decides the same way because the flow is in the same table.
+/// The fast path. What it cannot do (an unresolved neighbour, a device that takes no frames from
+/// XDP, what both halves of a translated flow must know) goes up to [`nines_tc_ingress`], which
+/// decides the same way because the flow is in the same table.
 #[xdp]
 #[inline(always)]
 pub fn nines_xdp(ctx: XdpContext) -> u32 {
@@ -226,9 +228,10 @@ pub fn nines_xdp(ctx: XdpContext) -> u32 {
             xdp_action::XDP_DROP
         }
         Verdict::Direct(slot, server) => {
-            xdp_count(slot, server, packet, rewrite::xdp_direct(&ctx, packet, slot, server))
+            xdp_count(slot, server, packet, express::direct(&ctx, packet, slot, server))
         }
-        Verdict::Tunnel(slot, _) => xdp_go_to(&ctx, packet, slot),
+        Verdict::Tunnel(slot, _) | Verdict::Nat(slot, _) => xdp_go_to(&ctx, packet, slot),
+        Verdict::Go(program) => xdp_go_on(&ctx, program),
         Verdict::New if decide::has_marks() => xdp_action::XDP_PASS,
         Verdict::New => xdp_go_on(&ctx, PROGRAM_NEW),
         _ => xdp_action::XDP_PASS,
@@ -294,13 +297,39 @@ pub fn nines_xdp_deliver(ctx: XdpContext) -> u32 {
     };
     match decide::deliver_to(packet, packet.chosen, false) {
         Verdict::Direct(slot, server) => {
-            xdp_count(slot, server, packet, rewrite::xdp_direct(&ctx, packet, slot, server))
+            xdp_count(slot, server, packet, express::direct(&ctx, packet, slot, server))
+        }
+        Verdict::Nat(slot, server) => {
+            xdp_count(slot, server, packet, express::nat(&ctx, packet, slot, server))
         }
         Verdict::Tunnel(slot, server) => {
-            xdp_count(slot, server, packet, tunnel::xdp_tunnel(&ctx, packet, slot, server))
+            let plain = server.forward == FORWARD_IPIP && server.v6 | packet.v6 == 0;
+            let sent = if plain {
+                express::ipip(&ctx, packet, slot, server)
+            } else {
+                tunnel::xdp(&ctx, packet, slot, server)
+            };
+            xdp_count(slot, server, packet, sent)
         }
         _ => xdp_action::XDP_PASS,
     }
+}
+
+/// What a real server behind NAT answers.
+#[xdp]
+#[inline(always)]
+pub fn nines_xdp_reply(ctx: XdpContext) -> u32 {
+    let Some(packet) = packet::parsed() else {
+        return xdp_action::XDP_PASS;
+    };
+    let Some(server) = maps::SERVERS.get(packet.chosen) else {
+        return xdp_action::XDP_PASS;
+    };
+    let sent = express::reply(&ctx, packet, server);
+    if sent != xdp_action::XDP_PASS {
+        maps::count(packet.chosen, server.service, packet.bytes, true);
+    }
+    sent
 }
 
 /// Counts what XDP sent; what it passes on tc counts.

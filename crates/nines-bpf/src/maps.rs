@@ -10,7 +10,7 @@ use nines_abi::{
     Addr, Bucket, Entry, Guard, Hop, Load, Locality, Packet, Place, Server, Service, ServiceKey,
     Settings, Stats, Template, TemplateKey, BELLS_BYTES, BUCKETS, DROPS, GUARDS, LEARN_MAX,
     LOCALITIES_MAX, PEERS_MAX, PICKS as PICKS_LEN, PLACES_PER_SERVICE, PROGRAMS_MAX, SERVED_MAX,
-    SERVERS as SERVERS_LEN, SERVICES as SERVICES_LEN, TEMPLATES_MAX,
+    SERVERS as SERVERS_LEN, SERVICES as SERVICES_LEN, TEMPLATES_MAX, XDP_OUT_MAX,
 };
 
 /// BPF_F_MMAPABLE (Linux 5.5): user space reads and writes such a map as memory.
@@ -95,6 +95,9 @@ pub static PROGRAMS: ProgramArray = ProgramArray::pinned(PROGRAMS_MAX, 0);
 #[map]
 pub static XDP_PROGRAMS: ProgramArray = ProgramArray::pinned(PROGRAMS_MAX, 0);
 
+/// Devices that take frames from XDP: those our own program is on.
+#[map]
+pub static XDP_OUT: HashMap<u32, u32> = HashMap::pinned(XDP_OUT_MAX, 0);
 #[map]
 pub static HOPS: PerCpuArray<Hop> = PerCpuArray::pinned(SERVERS_LEN, 0);
 /// The packets being decided on this processor.

@@ -3,7 +3,8 @@
 //! Decides: which half belongs to which, and what an answer is.
 
 use nines_abi::{
-    halves, state_of, Flow, Packet, Server, Tail, Via, DROP_GUARD, UNPLACED, WORD_REPLY,
+    halves, state_of, Flow, Packet, Server, Tail, Via, DROP_GUARD, PROGRAM_REPLY, UNPLACED,
+    WORD_REPLY,
 };
 
 use crate::{
@@ -110,6 +111,28 @@ pub fn matters(packet: &Packet, seen: &Seen, state: u8, clock: u32) -> bool {
     state != state_of(seen.word)
         || packet.flags & (SYN | FIN | RST) != 0
         || flows::stale(seen.word, clock)
+}
+
+/// An answer that changes nothing that is known of its flow, for XDP; others go up to tc.
+#[inline(always)]
+pub fn express_reply(packet: &mut Packet, tail: *mut Tail, seen: Seen, now: u64) -> Verdict {
+    let Some(server) = SERVERS.get(seen.server) else {
+        return Verdict::Pass;
+    };
+    let state = states::next(packet, states::ANSWER, state_of(seen.word));
+    if seen.generation != server.generation || matters(packet, &seen, state, packet.clock) {
+        return Verdict::Pass;
+    }
+    let Some(via) = flows::via(tail, &seen) else {
+        return Verdict::Pass;
+    };
+    let [low, high] = halves(known_as(server, &via).0);
+    if places::silent(low, high, now, 0) {
+        return Verdict::Drop(DROP_GUARD);
+    }
+    packet.chosen = seen.server;
+    packet.via = via;
+    Verdict::Go(PROGRAM_REPLY)
 }
 
 /// An answer of a real server behind NAT, or an error about one of its packets.

@@ -1,22 +1,21 @@
-//! Changes headers and sends packets on: TTL, NAT with checksums, next hop. Outer headers are in
-//! `tunnel.rs`, what routers say of packets in `errors.rs`.
+//! Changes headers and sends packets on: TTL, NAT with checksums, next hop. XDP's part is in
+//! `express.rs`, outer headers are in `tunnel.rs`, what routers say of packets in `errors.rs`.
 //!
-//! tc leaves the neighbour to the kernel (`bpf_redirect_neigh`, 5.10); XDP can only use one that
-//! `bpf_fib_lookup` has at hand, else the packet goes up to tc, whose redirect resolves it.
+//! The neighbour is left to the kernel (`bpf_redirect_neigh`, 5.10).
 
 use core::mem::{offset_of, size_of};
 
 use aya_ebpf::{
-    bindings::{bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1, xdp_action, TC_ACT_SHOT},
-    helpers::generated::{bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh},
-    programs::{TcContext, XdpContext},
+    bindings::{bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1, TC_ACT_SHOT},
+    helpers::generated::{bpf_fib_lookup, bpf_redirect_neigh},
+    programs::TcContext,
     EbpfContext as _,
 };
-use nines_abi::{Hop, Packet, Server, Via, DROP_MANGLED, DROP_NO_ROUTE, DROP_TTL, HOP_UNITS};
+use nines_abi::{Packet, Server, Via, DROP_MANGLED, DROP_NO_ROUTE, DROP_TTL};
 
 use crate::{
     decide::words,
-    maps::{count_drop, HOPS},
+    maps::count_drop,
     nat::{known_as, port_of},
     packet::{self, SCTP, TCP},
 };
@@ -200,18 +199,18 @@ pub struct Fib {
     src: [u32; 4],
     dst: [u32; 4],
     vlan: u32,
-    smac: [u8; 6],
-    dmac: [u8; 6],
+    pub smac: [u8; 6],
+    pub dmac: [u8; 6],
 }
 const _: () = assert!(size_of::<Fib>() == 64 && offset_of!(Fib, dmac) == 58);
 
-const FIB_SUCCESS: i64 = 0;
+pub const FIB_SUCCESS: i64 = 0;
 const FIB_NO_NEIGH: i64 = 7;
 
 impl Fib {
     /// The way to the packet's destination, when it has `src` as source.
     #[inline(always)]
-    fn towards(packet: &Packet, src: [u32; 4]) -> Self {
+    pub fn towards(packet: &Packet, src: [u32; 4]) -> Self {
         Self::new(packet.v6 != 0, packet.proto, src, packet.dst)
     }
 
@@ -238,61 +237,4 @@ impl Fib {
         let params = (self as *mut Self).cast();
         unsafe { bpf_fib_lookup(ctx, params, size_of::<Self>() as i32, 0) }
     }
-}
-
-/// The way to the server in this slot, from `src`: as found a moment ago, or looked up now. `None`:
-/// there is none, or its neighbour is not known.
-#[inline(always)]
-pub fn xdp_hop(
-    ctx: &XdpContext,
-    now: u32,
-    slot: u32,
-    server: &Server,
-    src: &[u32; 4],
-) -> Option<&'static Hop> {
-    let hop = unsafe { &mut *HOPS.get_ptr_mut(slot)? };
-    let came_in = ctx.ingress_ifindex() as u32;
-    let same = (hop.generation ^ server.generation) | (hop.came_in ^ came_in) | (hop.known ^ 1);
-    if same == 0 && now.wrapping_sub(hop.found) <= HOP_UNITS {
-        return Some(hop);
-    }
-    let mut fib = Fib::new(server.v6 != 0, TCP, *src, words(&server.addr));
-    fib.ifindex = came_in;
-    if fib.look(ctx.as_ptr()) != FIB_SUCCESS {
-        return None;
-    }
-    let pair = |m: [u8; 6], i: usize| u16::from_ne_bytes([m[2 * i], m[2 * i + 1]]);
-    let (to, from) = (fib.dmac, fib.smac);
-    hop.macs = [pair(to, 0), pair(to, 1), pair(to, 2), pair(from, 0), pair(from, 1), pair(from, 2)];
-    hop.ifindex = fib.ifindex;
-    hop.came_in = came_in;
-    hop.generation = server.generation;
-    hop.found = now;
-    hop.known = 1;
-    Some(hop)
-}
-
-#[inline(always)]
-pub fn xdp_direct(ctx: &XdpContext, packet: &Packet, slot: u32, server: &Server) -> u32 {
-    if packet.ttl <= 1 {
-        return xdp_action::XDP_PASS;
-    }
-    let Some(hop) = xdp_hop(ctx, packet.clock, slot, server, &packet.src) else {
-        return xdp_action::XDP_PASS;
-    };
-    let (data, end) = (ctx.data(), ctx.data_end());
-    if !age(data, end, packet) || data + ETH_LEN > end {
-        return xdp_action::XDP_PASS;
-    }
-    unsafe { *(data as *mut [u16; 6]) = hop.macs };
-    xdp_send(hop)
-}
-
-/// Out where the way leads.
-#[inline(always)]
-pub fn xdp_send(hop: &Hop) -> u32 {
-    if hop.ifindex == hop.came_in {
-        return xdp_action::XDP_TX;
-    }
-    unsafe { bpf_redirect(hop.ifindex, 0) as u32 }
 }

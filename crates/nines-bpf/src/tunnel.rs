@@ -22,9 +22,10 @@ use crate::{
     atomic::opaque,
     decide::words,
     errors::fold,
+    express,
     maps::PROGRAMS,
     packet::{TCP, UDP},
-    rewrite::{age, drop, redirect, xdp_hop, xdp_send, ETH_LEN},
+    rewrite::{age, drop, redirect, ETH_LEN},
 };
 
 const ADJ_ROOM_MAC: u32 = 1;
@@ -179,7 +180,7 @@ fn finish(mut outer: Outer, v6: bool, more: [u32; 3], less: u32) -> Outer {
 }
 
 #[inline(always)]
-fn spread(packet: &Packet) -> u32 {
+pub fn spread(packet: &Packet) -> u32 {
     let [a, b, c, d] = packet.src;
     let ports = u32::from(packet.sport) << 16 | u32::from(packet.dport);
     let mix = (a ^ b ^ c ^ d).wrapping_mul(0x9e37_79b1) ^ ports.wrapping_mul(0x85eb_ca6b);
@@ -205,7 +206,7 @@ fn look(data: usize, end: usize, packet: &Packet) -> Option<(u32, bool)> {
 }
 
 #[inline(always)]
-pub fn tc_tunnel(ctx: &TcContext, packet: &mut Packet, server: &Server) -> i32 {
+pub fn tc(ctx: &TcContext, packet: &mut Packet, server: &Server) -> i32 {
     if packet.ttl <= 1 {
         return drop(DROP_TTL);
     }
@@ -245,12 +246,12 @@ pub fn tc_tunnel(ctx: &TcContext, packet: &mut Packet, server: &Server) -> i32 {
 }
 
 #[inline(always)]
-pub fn xdp_tunnel(ctx: &XdpContext, packet: &Packet, slot: u32, server: &Server) -> u32 {
+pub fn xdp(ctx: &XdpContext, packet: &Packet, slot: u32, server: &Server) -> u32 {
     const PASS: u32 = xdp_action::XDP_PASS;
     if packet.ttl <= 1 || packet.bytes + overhead(server) > u32::from(server.mtu) {
         return PASS;
     }
-    let Some(hop) = xdp_hop(ctx, packet.clock, slot, server, &words(&server.source)) else {
+    let Some(hop) = express::hop(ctx, packet.clock, slot, server, &words(&server.source)) else {
         return PASS;
     };
     let Some((first, checked)) = look(ctx.data(), ctx.data_end(), packet) else {
@@ -270,7 +271,7 @@ pub fn xdp_tunnel(ctx: &XdpContext, packet: &Packet, slot: u32, server: &Server)
         return xdp_action::XDP_DROP;
     }
     unsafe {
-        *(data as *mut [u16; 6]) = hop.macs;
+        express::put_macs(data, &hop.macs);
         *((data + 12) as *mut u16) =
             if server.v6 != 0 { 0x86ddu16.to_be() } else { 0x0800u16.to_be() };
     }
@@ -281,5 +282,5 @@ pub fn xdp_tunnel(ctx: &XdpContext, packet: &Packet, slot: u32, server: &Server)
         }
         unsafe { *(at as *mut [u16; 2]) = core::mem::transmute::<u32, [u16; 2]>(outer.words[i]) };
     }
-    xdp_send(hop)
+    express::send(hop.ifindex, hop.came_in)
 }

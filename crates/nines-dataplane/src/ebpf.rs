@@ -231,6 +231,14 @@ impl EbpfPlane {
             let name = file.strip_prefix("link-").and_then(|f| f.rsplit_once('-'));
             old.extend(name.map(|(name, _)| name.replace(':', ".")));
         }
+        let express = |i: &&address::Interface| {
+            names.contains(&i.name)
+                && self.attached.get(&i.name).is_some_and(|hook| hook.starts_with("xdp"))
+        };
+        if self.hooks != Hooks::Tc {
+            let express = all.iter().filter(express).map(|i| i.index).collect();
+            attach::tell_express(&mut self.ebpf, &express)?;
+        }
         for gone in old.difference(&names) {
             attach::detach(&self.pins, gone);
             self.attached.remove(gone);

@@ -4,13 +4,14 @@
 //! Decides: which hook, and why, in words that status shows.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
 
 use aya::{
     Ebpf,
-    maps::{Map, MapData, ProgramArray},
+    maps::{HashMap, Map, MapData, ProgramArray},
     programs::{
         SchedClassifier, TcAttachType, Xdp, XdpMode,
         links::{FdLink, LinkOrder, PinnedLink},
@@ -20,7 +21,7 @@ use aya::{
 
 use nines_abi::{
     PROGRAM_CHANCE, PROGRAM_DELIVER, PROGRAM_ERROR, PROGRAM_KEEP, PROGRAM_NEW, PROGRAM_REMEMBER,
-    PROGRAM_TOO_BIG, PROGRAM_WEIGH,
+    PROGRAM_REPLY, PROGRAM_TOO_BIG, PROGRAM_WEIGH, XDP_OUT_MAX,
 };
 
 use crate::{Error, Result};
@@ -57,7 +58,8 @@ const CLASSIFIERS: [(&str, Option<u32>); 11] = [
     ("nines_learn", None),
 ];
 
-const XDP: [(&str, Option<u32>); 7] = [
+const XDP: [(&str, Option<u32>); 8] = [
+    ("nines_xdp_reply", Some(PROGRAM_REPLY)),
     ("nines_xdp_chance", Some(PROGRAM_CHANCE)),
     ("nines_xdp_keep", Some(PROGRAM_KEEP)),
     ("nines_xdp_weigh", Some(PROGRAM_WEIGH)),
@@ -274,6 +276,23 @@ fn xdp_side(ebpf: &mut Ebpf, pins: &Path, interface: &str) -> Result<()> {
     let link = program.take_link(id).map_err(|e| failed(&e))?;
     let link: FdLink = link.try_into().map_err(|e| failed(&e))?;
     link.pin(&pin).map_err(|e| failed(&e))?;
+    Ok(())
+}
+
+/// Into which devices XDP may send: where our program is, drivers are ready for it.
+pub fn tell_express(ebpf: &mut Ebpf, devices: &BTreeSet<u32>) -> Result<()> {
+    let failed = |e: aya::maps::MapError| Error::new("cannot tell XDP of its devices", e);
+    let map = ebpf.map_mut("XDP_OUT");
+    let map = map.ok_or_else(|| Error::new("the kernel object is damaged", "no map XDP_OUT"))?;
+    let mut known: HashMap<_, u32, u32> = HashMap::try_from(map).map_err(failed)?;
+    let old: BTreeSet<u32> = known.keys().filter_map(std::result::Result::ok).collect();
+    for gone in old.difference(devices) {
+        known.remove(gone).map_err(failed)?;
+    }
+    // Beyond as many as there is room for, packets take tc's way.
+    for new in devices.difference(&old).take(XDP_OUT_MAX as usize - old.len()) {
+        known.insert(new, 1, 0).map_err(failed)?;
+    }
     Ok(())
 }
 

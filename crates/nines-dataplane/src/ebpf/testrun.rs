@@ -54,9 +54,11 @@ impl EbpfPlane {
         run(program, fd.as_fd().as_raw_fd(), packet, repeat, mark)
     }
 
-    /// Loads the XDP programs without attaching them.
+    /// Loads the XDP programs without attaching them; they may send to every interface.
     pub fn load_xdp(&mut self) -> Result<()> {
-        super::attach::load_xdp(&mut self.ebpf)
+        super::attach::load_xdp(&mut self.ebpf)?;
+        let all = crate::address::interfaces()?.iter().map(|i| i.index).collect();
+        super::attach::tell_express(&mut self.ebpf, &all)
     }
 }
 

@@ -133,7 +133,7 @@ fn ours(hooks: Hooks, rows: &mut BTreeMap<String, f64>) {
 fn kernels(rows: &mut BTreeMap<String, f64>) {
     let Some(_b) = bench_on(Hooks::Tc) else { return };
     surroundings();
-    let _pass = Says::on("v0", Says::PASS);
+    let pass = Says::on("v0", Says::PASS);
     let _sink = Sink::behind("v0");
     let mut ipvs = IpvsPlane::open().unwrap();
     ipvs.apply(&tables()).unwrap();
@@ -148,12 +148,9 @@ fn kernels(rows: &mut BTreeMap<String, f64>) {
     for kind in ["tcp", "udp"] {
         rows.insert(format!("forward - {kind}"), cost(80, kind, FLOWS));
     }
-    let _off = (_pass, Says::DROP);
-    rows.insert("nothing - udp".into(), {
-        drop(_off);
-        let _drop = Says::on("v0", Says::DROP);
-        cost(80, "udp", FLOWS)
-    });
+    drop(pass);
+    let _drop = Says::on("v0", Says::DROP);
+    rows.insert("nothing - udp".into(), cost(80, "udp", FLOWS));
 }
 
 #[test]
@@ -177,10 +174,13 @@ fn a_packet_costs_no_more_instructions_than_promised() {
             worse.push(format!("{row}: {:.0}, at most {limit:.0}", rows[&row]));
         }
     };
-    for (mode, limit) in [("dr", 1_850.0), ("ipip", 1_950.0), ("nat", 2_200.0)] {
-        at_most(format!("xdp {mode} tcp"), limit);
-        at_most(format!("xdp {mode} udp"), limit);
-        at_most(format!("xdp {mode} syn"), rows[&format!("ipvs {mode} syn")] / 2.0);
+    // A little above what is, so that a change that costs is seen.
+    for (mode, known, new) in
+        [("dr", 1_700.0, 3_348.0), ("ipip", 1_900.0, 3_519.0), ("nat", 1_900.0, 4_150.0)]
+    {
+        at_most(format!("xdp {mode} tcp"), known);
+        at_most(format!("xdp {mode} udp"), known);
+        at_most(format!("xdp {mode} syn"), new);
         for kind in ["tcp", "udp", "syn"] {
             at_most(format!("tc {mode} {kind}"), rows[&format!("ipvs {mode} {kind}")]);
         }
