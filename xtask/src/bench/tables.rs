@@ -43,7 +43,7 @@ fn table(scheduler: Scheduler) -> ForwardingTable {
 pub fn tables(json: bool) -> Result<(), String> {
     let wires = vec![Wire::new("br0", "10.0.0.2/8")];
     let b = Bench::build(BTreeMap::from([("lb1".to_owned(), wires)]))?;
-    for scheduler in [Scheduler::Rr, Scheduler::Wlc, Scheduler::Mh] {
+    for scheduler in [Scheduler::Maglev, Scheduler::Rr, Scheduler::Wlc, Scheduler::Mh] {
         let measure = || -> Result<(f64, f64), String> {
             let failed =
                 |e: nines_dataplane::Error| format!("{e} {}", e.next.clone().unwrap_or_default());

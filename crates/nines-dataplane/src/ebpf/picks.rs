@@ -7,7 +7,12 @@
 use std::net::{IpAddr, SocketAddr};
 
 use nines_abi::{HASH_TABLE_LEN, MH_KEY_1, MH_KEY_2, MH_TABLE_LEN, TABLE_LEN_MAX, hsiphash};
-use nines_model::Scheduler;
+use nines_model::{Scheduler, TableService};
+
+/// Lengths of Maglev tables: primes, or a skip would not visit every entry.
+const MAGLEV_LENS: [u32; 3] = [1_021, MH_TABLE_LEN, TABLE_LEN_MAX];
+/// Weights of Maglev are told apart up to one so many times another.
+const SHARES_MAX: u32 = 64;
 
 /// A server that a table may name.
 #[derive(Clone, Debug)]
@@ -28,15 +33,26 @@ pub const fn keeps_places(scheduler: Scheduler) -> bool {
     matches!(scheduler, Scheduler::Sh | Scheduler::Dh | Scheduler::Mh)
 }
 
-/// The table; empty without candidates.
-pub fn table(scheduler: Scheduler, candidates: &[Candidate]) -> Vec<u32> {
+/// Entries of the Maglev table of a service: a hundred for each share of each server. It goes by all
+/// servers and never by their health, which each director judges for itself: tables of two
+/// directors differ only where their candidates do.
+pub fn maglev_len(service: &TableService) -> u32 {
+    let weights = || service.servers.values().map(|s| s.weight).filter(|w| *w > 0);
+    let (least, most) = (weights().min().unwrap_or(1), weights().max().unwrap_or(1));
+    let wanted = 100 * service.servers.len() as u64 * u64::from((most / least).min(SHARES_MAX));
+    let enough = MAGLEV_LENS.into_iter().find(|len| u64::from(*len) >= wanted);
+    enough.unwrap_or(TABLE_LEN_MAX)
+}
+
+/// The table; empty without candidates. `maglev_len`: see there.
+pub fn table(scheduler: Scheduler, candidates: &[Candidate], maglev_len: u32) -> Vec<u32> {
     if candidates.is_empty() {
         return Vec::new();
     }
     match scheduler {
         Scheduler::Rr => candidates.iter().map(|c| c.slot).collect(),
         Scheduler::Wrr => in_turns(candidates),
-        Scheduler::Maglev => maglev(candidates, TABLE_LEN_MAX),
+        Scheduler::Maglev => maglev(candidates, maglev_len),
         // One by one in the kernel.
         Scheduler::Lc
         | Scheduler::Wlc
@@ -144,7 +160,7 @@ fn maglev(candidates: &[Candidate], size: u32) -> Vec<u32> {
     const FREE: u32 = u32::MAX;
     let common = candidates.iter().fold(0, |g, c| gcd(c.weight, g)).max(1);
     let highest = candidates.iter().map(|c| c.weight / common).max().unwrap_or(1);
-    let scale = highest.div_ceil(64).max(1);
+    let scale = highest.div_ceil(SHARES_MAX).max(1);
     // Identity order, so that slots and names do not matter.
     let mut order: Vec<&Candidate> = candidates.iter().collect();
     order.sort_by_key(|c| c.addr.to_string());
@@ -191,7 +207,13 @@ fn hash(text: &str, seed: u32) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use nines_model::{Forward, ServerState, TableServer, Traffic};
+
     use super::*;
+
+    fn of(scheduler: Scheduler, candidates: &[Candidate]) -> Vec<u32> {
+        table(scheduler, candidates, TABLE_LEN_MAX)
+    }
 
     fn servers(weights: &[u32]) -> Vec<Candidate> {
         let one = |(i, w): (usize, &u32)| Candidate {
@@ -209,31 +231,52 @@ mod tests {
 
     #[test]
     fn turns_are_those_of_ipvs() {
-        assert_eq!(table(Scheduler::Wrr, &servers(&[3, 1])), [0, 0, 0, 1]);
-        assert_eq!(table(Scheduler::Wrr, &servers(&[4, 3, 2])), [0, 0, 1, 0, 1, 2, 0, 1, 2]);
-        assert_eq!(table(Scheduler::Wrr, &servers(&[20, 10])), [0, 0, 1]);
-        assert_eq!(table(Scheduler::Rr, &servers(&[3, 1])), [0, 1]);
-        assert!(table(Scheduler::Wrr, &servers(&[65_535, 65_534])).len() <= 16_381);
-        assert!(table(Scheduler::Maglev, &[]).is_empty());
-        let sh = table(Scheduler::Sh, &servers(&[3, 1]));
+        assert_eq!(of(Scheduler::Wrr, &servers(&[3, 1])), [0, 0, 0, 1]);
+        assert_eq!(of(Scheduler::Wrr, &servers(&[4, 3, 2])), [0, 0, 1, 0, 1, 2, 0, 1, 2]);
+        assert_eq!(of(Scheduler::Wrr, &servers(&[20, 10])), [0, 0, 1]);
+        assert_eq!(of(Scheduler::Rr, &servers(&[3, 1])), [0, 1]);
+        assert!(of(Scheduler::Wrr, &servers(&[65_535, 65_534])).len() <= 16_381);
+        assert!(of(Scheduler::Maglev, &[]).is_empty());
+        let sh = of(Scheduler::Sh, &servers(&[3, 1]));
         assert_eq!((sh.len(), &sh[..6]), (256, &[0, 0, 0, 1, 0, 0][..]));
-        assert_eq!(table(Scheduler::Dh, &servers(&[3, 1]))[..4], [0, 1, 0, 1]);
+        assert_eq!(of(Scheduler::Dh, &servers(&[3, 1]))[..4], [0, 1, 0, 1]);
     }
 
     #[test]
     fn maglev_shares_follow_weights_within_one_percent() {
-        let even = shares(&table(Scheduler::Maglev, &servers(&[1; 10])), 10);
+        let even = shares(&of(Scheduler::Maglev, &servers(&[1; 10])), 10);
         let (low, high) = (even.iter().min().unwrap(), even.iter().max().unwrap());
         assert!((high - low) * 100 <= TABLE_LEN_MAX as usize / 10, "{even:?}");
-        let uneven = shares(&table(Scheduler::Maglev, &servers(&[1, 2, 1])), 3);
+        let uneven = shares(&of(Scheduler::Maglev, &servers(&[1, 2, 1])), 3);
         assert!(uneven[1].abs_diff(TABLE_LEN_MAX as usize / 2) < 200, "{uneven:?}");
+    }
+
+    #[test]
+    fn maglev_tables_are_as_long_as_shares_need_whatever_the_health() {
+        let traffic = Traffic::Marked { mark: 1, v6: false };
+        let mut service = TableService::new(traffic, Scheduler::Maglev);
+        let mut add = |n: u8, weight: u32| {
+            let addr = SocketAddr::from(([10, 0, 0, n], 80));
+            let server = TableServer { weight, ..TableServer::new(addr, Forward::Dr) };
+            service.servers.insert(format!("r{n}"), server);
+            maglev_len(&service)
+        };
+        assert_eq!((1..=10).map(|n| add(n, 5)).max(), Some(1_021));
+        assert_eq!((add(11, 5), add(12, 0), add(13, 15)), (4_093, 4_093, 4_093));
+        assert_eq!(add(14, 1_000), TABLE_LEN_MAX);
+        let before = maglev_len(&service);
+        service.servers.values_mut().for_each(|s| s.state = ServerState::Down);
+        assert_eq!(maglev_len(&service), before);
+        let even = shares(&table(Scheduler::Maglev, &servers(&[1; 10]), 1_021), 10);
+        let (low, high) = (even.iter().min().unwrap(), even.iter().max().unwrap());
+        assert!((high - low) * 100 <= 1_021 / 10 * 3, "{even:?}");
     }
 
     #[test]
     fn maglev_moves_little_more_than_it_must() {
         let all = servers(&[1; 10]);
-        let before = table(Scheduler::Maglev, &all);
-        let after = table(Scheduler::Maglev, &all[..9]);
+        let before = of(Scheduler::Maglev, &all);
+        let after = of(Scheduler::Maglev, &all[..9]);
         let moved = before.iter().zip(&after).filter(|(b, a)| **b != 9 && b != a).count();
         // The paper allows a few percent of disruption beyond the tenth that must move.
         assert!(moved * 100 < before.len() * 5, "{moved} of {}", before.len());
@@ -245,8 +288,8 @@ mod tests {
         swapped.reverse();
         let by_identity = |table: Vec<u32>| table;
         assert_eq!(
-            by_identity(table(Scheduler::Maglev, &swapped)),
-            by_identity(table(Scheduler::Maglev, &servers(&[1, 1, 1])))
+            by_identity(of(Scheduler::Maglev, &swapped)),
+            by_identity(of(Scheduler::Maglev, &servers(&[1, 1, 1])))
         );
     }
 }

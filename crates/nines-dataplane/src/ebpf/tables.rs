@@ -169,7 +169,7 @@ struct Views {
     services: View<Service>,
     places: View<Place>,
     servers: View<Server>,
-    picks: View<u64>,
+    picks: Option<View<u64>>,
     loads: View<Load>,
     turns: View<u64>,
 }
@@ -322,7 +322,15 @@ impl Tables {
                 Ok(())
             }
             Write::Picks(base, picks) => {
-                let pairs = &views.picks;
+                // All of them at once are many pages, each of which costs when it is mapped.
+                let some;
+                let pairs = match &views.picks {
+                    Some(all) => all,
+                    None => {
+                        some = self.picks.part(base / 2, picks.len().div_ceil(2) as u32)?;
+                        &some
+                    }
+                };
                 for (index, pair) in (base / 2..).zip(picks.chunks(2)) {
                     let second = pair.get(1).copied().unwrap_or(0);
                     pairs.set(index, u64::from(pair[0]) | u64::from(second) << 32);
@@ -417,11 +425,12 @@ impl Tables {
         if writes.is_empty() {
             return Ok(());
         }
+        let many = writes.iter().filter(|w| matches!(w, Write::Picks(..))).count() > 32;
         let views = Views {
             services: self.services.view()?,
             places: self.places.view()?,
             servers: self.servers.view()?,
-            picks: self.picks.view()?,
+            picks: if many { Some(self.picks.view()?) } else { None },
             loads: self.loads.view()?,
             turns: self.turns.view()?,
         };

@@ -252,7 +252,7 @@ impl<'a> Planner<'a> {
             key,
             id,
             old.map(|(_, s)| s),
-            picks::table(wanted.scheduler, &candidates),
+            picks::table(wanted.scheduler, &candidates, picks::maglev_len(wanted)),
             wanted,
         )
     }

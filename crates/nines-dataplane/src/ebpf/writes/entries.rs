@@ -7,7 +7,10 @@ use nines_abi::{
 };
 use nines_model::{Forward, Proto, Scheduler, TableService, Traffic, TunnelChecksum, TunnelKind};
 
-use crate::{Error, Result, ebpf::installed::scheduler_word};
+use crate::{
+    Error, Result,
+    ebpf::{installed::scheduler_word, picks},
+};
 
 /// The leading bits of a client's address of the service's family, as four words on the wire.
 pub(super) fn prefix_mask(v6: bool, prefix: u8) -> [u32; 4] {
@@ -23,7 +26,7 @@ pub(super) fn prefix_mask(v6: bool, prefix: u8) -> [u32; 4] {
 pub fn picks_of(service: &TableService) -> u64 {
     let each = service.servers.len() as u64;
     u64::from(match service.scheduler {
-        Scheduler::Maglev => abi::TABLE_LEN_MAX + 1,
+        Scheduler::Maglev => picks::maglev_len(service) + 1,
         Scheduler::Mh => abi::MH_TABLE_LEN + 1,
         Scheduler::Sh | Scheduler::Dh => abi::HASH_TABLE_LEN,
         Scheduler::Wrr => {
