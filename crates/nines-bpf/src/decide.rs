@@ -111,6 +111,11 @@ fn is_strange(packet: &Packet, mark: u32) -> bool {
 /// A packet that [`ingress`] knew no flow for: its service, and who chooses its server.
 #[inline(always)]
 pub fn new(packet: &mut Packet, mark: u32, at_tc: bool) -> Verdict {
+    // Nobody is his own client; the stack calls it a martian.
+    let (src, dst) = (halves_of(&packet.src), halves_of(&packet.dst));
+    if (src[0] ^ dst[0]) | (src[1] ^ dst[1]) == 0 {
+        return Verdict::Pass;
+    }
     let Some(of) = service_of(packet, mark) else {
         return Verdict::Pass;
     };

@@ -172,8 +172,9 @@ fn v4(data: usize, end: usize, packet: &mut Packet) -> Option<()> {
     packet.bytes = u32::from(u16::from_be(ip.len));
     packet.dont_fragment = u32::from(u16::from_be(ip.fragment)) & 0x4000;
     let header = usize::from(ip.version_ihl & 15) * 4;
-    // More fragments, or an offset: ports are unknown or will be.
-    if header < 20 || ip.fragment & 0x3fffu16.to_be() != 0 {
+    // Another version, a header too short (the stack says so); more fragments, or an offset: ports
+    // are unknown or will be.
+    if ip.version_ihl.wrapping_sub(0x45) > 10 || ip.fragment & 0x3fffu16.to_be() != 0 {
         return Some(());
     }
     if packet.proto == ICMP {
@@ -240,6 +241,9 @@ fn v6(data: usize, end: usize, packet: &mut Packet) -> Option<()> {
     packet.dst = ip.dst;
     packet.ttl = u32::from(ip.hops);
     packet.bytes = u32::from(u16::from_be(ip.len)) + 40;
+    if ip.flow & 0xf0u32.to_le() != 0x60u32.to_le() {
+        return Some(());
+    }
     let mut next = ip.next;
     let mut offset = ETH_LEN + 40;
     // Hop-by-hop, routing and destination options (RFC 8200 section 4.1), three at most.

@@ -23,7 +23,8 @@ pub use self::{
     exchange::{FlowsIn, FlowsOut},
     guard::{EbpfGuard, deadline_of},
     reading::{Claim, claim},
-    tables::{Sizes, Tables},
+    sizes::Sizes,
+    tables::Tables,
 };
 use crate::{DataPlane, Error, Result, address, sysctl};
 
@@ -37,6 +38,7 @@ pub mod picks;
 mod places;
 pub mod reading;
 mod shared;
+mod sizes;
 pub mod tables;
 pub mod testrun;
 mod turns;

@@ -3,8 +3,9 @@
 //! Decides: how a [`ForwardingTable`] and guard deadlines get into the kernel and stay there. Does
 //! not decide: what is forwarded, or who may answer for an address.
 //!
-//! [`DataPlane`] has four back ends: [`ebpf`], [`ipvs`] (both behind [`director`]), [`fake`] (memory, for tests and the simulator) and
-//! [`faulty`] (any other, failing by a seed). All `unsafe` of nines is in this crate.
+//! [`DataPlane`] has four back ends: [`ebpf`] and [`ipvs`] (both behind [`director`]), [`fake`]
+//! (memory, for tests and the simulator) and [`faulty`] (any other, failing by a seed). All `unsafe`
+//! of nines is in this crate.
 
 use std::{fmt, net::IpAddr};
 

@@ -6,14 +6,16 @@
 
 pub mod config;
 pub mod diff;
+pub mod forward;
 pub mod spec;
 pub mod suggest;
 pub mod table;
 pub mod time;
 
+pub use forward::{Forward, Tunnel, TunnelChecksum, TunnelKind};
 pub use spec::{
-    Backend, Check, CheckKind, Forward, Limit, Listen, NodeSpec, Persist, Proto, Role, Scheduler,
-    SchedulerFlags, ServerSpec, ServiceSpec, Spec, Timing, Tunnel, TunnelChecksum, TunnelKind, Vip,
+    Backend, Check, CheckKind, Limit, Listen, NodeSpec, Persist, Proto, Role, Scheduler,
+    SchedulerFlags, ServerSpec, ServiceSpec, Spec, Timing, Vip,
 };
 pub use table::{
     Counters, ForwardingTable, ServerState, TableServer, TableService, Tally, Traffic,

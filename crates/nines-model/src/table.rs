@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use crate::spec::{Backend, Forward, Limit, Listen, Persist, Scheduler, SchedulerFlags};
+use crate::{Backend, Forward, Limit, Listen, Persist, Scheduler, SchedulerFlags};
 
 /// Everything one director's data plane must do, complete: what is not here is not forwarded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

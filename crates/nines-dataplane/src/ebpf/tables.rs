@@ -1,23 +1,23 @@
 //! The pinned tables: services, servers, picks, flows, counts. Needs no program: whoever may read
 //! the pins may look at them and change them.
 //!
-//! Decides: how much room there is, and that a failed update is taken back.
+//! Decides: that a failed update is taken back.
 
 use std::{
     cell::RefCell,
     collections::BTreeMap,
-    fs,
     net::{IpAddr, SocketAddr},
     path::Path,
 };
 
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
-use nines_abi::{DROP_NAMES, Load, Place, Server, Service, ServiceKey, Settings, Stats, WAYS};
+use nines_abi::{DROP_NAMES, Load, Place, Server, Service, ServiceKey, Settings, Stats};
 use nines_model::{Counters, ForwardingTable, Scheduler, Tally};
 
 use super::{
-    Raw, guard, map_error, places,
+    Raw, map_error, places,
     shared::{Shared, View},
+    sizes::Sizes,
     turns::{self, Next, Turns},
     writes::{self, Installed, Write},
     wrong,
@@ -26,104 +26,6 @@ use crate::{
     Error, Result,
     address::{self, Way},
 };
-
-/// Room in the kernel tables. It is made when they are; a binary that wants more makes new ones.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sizes {
-    /// Services; a power of two.
-    pub services: u32,
-    /// Real servers of all services.
-    pub servers: u32,
-    /// Entries of all pick tables.
-    pub picks: u32,
-    /// Buckets of the flow table; a power of two.
-    pub buckets: u32,
-}
-
-impl Default for Sizes {
-    fn default() -> Self {
-        let (services, servers) = (nines_abi::SERVICES, nines_abi::SERVERS);
-        Self { services, servers, picks: nines_abi::PICKS, buckets: nines_abi::BUCKETS }
-    }
-}
-
-impl Sizes {
-    /// Room for this table twice over, and so many flows.
-    pub fn holding(table: &ForwardingTable, flows: u32) -> Self {
-        let least = Self::default();
-        let services = table.services.len() as u32;
-        let servers: usize = table.services.values().map(|s| s.servers.len()).sum();
-        let picks: u64 = table.services.values().map(writes::picks_of).sum();
-        Self {
-            services: (services * 2).next_power_of_two().max(least.services),
-            servers: (servers as u32 * 2).max(least.servers),
-            picks: u32::try_from(picks * 2).unwrap_or(u32::MAX / 2).max(least.picks),
-            buckets: flows.div_ceil(WAYS as u32).next_power_of_two().max(least.buckets),
-        }
-    }
-
-    /// Places for addresses: VIPs, and servers reached by NAT; a power of two.
-    pub(super) fn places(self) -> u32 {
-        let by_service = self.services * nines_abi::PLACES_PER_SERVICE;
-        by_service.max((self.servers * 2).next_power_of_two())
-    }
-
-    /// Entries of each map by this; PICKS has two picks in one.
-    pub(super) fn of_maps(self) -> [(&'static str, u32); 12] {
-        [
-            ("SERVICES", self.services),
-            ("SERVICE_KEYS", self.services),
-            ("SERVICE_STATS", self.services),
-            ("TURNS", self.services),
-            ("PLACES", self.places()),
-            ("SERVERS", self.servers),
-            ("LOADS", self.servers),
-            ("HOPS", self.servers),
-            ("SERVER_STATS", self.servers),
-            ("PICKS", self.picks.div_ceil(2)),
-            ("FLOWS", self.buckets),
-            ("CHANGED", self.buckets.div_ceil(64)),
-        ]
-    }
-
-    /// What is pinned already, if it is enough; else what is wanted, and the smaller tables go. The
-    /// guard's stay in any case.
-    pub(super) fn settle(self, pins: &Path) -> Self {
-        let entries = |name: &str| {
-            let info = MapData::from_pin(pins.join(name)).ok()?.info().ok()?;
-            Some(info.max_entries())
-        };
-        let Some(found) = (|| {
-            Some(Self {
-                services: entries("SERVICES")?,
-                servers: entries("SERVERS")?,
-                picks: entries("PICKS")? * 2,
-                buckets: entries("FLOWS")?,
-            })
-        })() else {
-            return self;
-        };
-        let enough = found.services >= self.services
-            && found.servers >= self.servers
-            && found.picks >= self.picks
-            && found.buckets >= self.buckets;
-        if enough {
-            return found;
-        }
-        for name in fs::read_dir(pins).into_iter().flatten().flatten().map(|e| e.file_name()) {
-            let name = name.to_string_lossy();
-            if !name.starts_with("link-") && name != guard::TABLE {
-                let _ = fs::remove_file(pins.join(&*name));
-            }
-        }
-        Self {
-            services: self.services.max(found.services),
-            servers: self.servers.max(found.servers),
-            picks: self.picks.max(found.picks),
-            buckets: self.buckets.max(found.buckets),
-        }
-    }
-}
 
 /// The maps that [`Tables`] opens, and those it looks into.
 const NAMES: [&str; 13] = [
@@ -164,14 +66,22 @@ pub struct Tables {
     trusted: bool,
 }
 
-/// The arrays as memory, for as long as updates take.
+/// The arrays as memory, for as long as updates take: as far as they are written, for each page
+/// costs when it is mapped.
 struct Views {
     services: View<Service>,
     places: View<Place>,
     servers: View<Server>,
-    picks: Option<View<u64>>,
+    picks: View<u64>,
     loads: View<Load>,
     turns: View<u64>,
+}
+
+/// First entry and number of entries that hold all these stretches; one if there are none.
+fn span(stretches: impl Iterator<Item = (u32, u32)>) -> (u32, u32) {
+    let ends = stretches.map(|(first, count)| (first, first + count));
+    let (first, end) = ends.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1))).unwrap_or((0, 1));
+    (first, end - first)
 }
 
 /// A map as an array that is memory here too.
@@ -322,15 +232,7 @@ impl Tables {
                 Ok(())
             }
             Write::Picks(base, picks) => {
-                // All of them at once are many pages, each of which costs when it is mapped.
-                let some;
-                let pairs = match &views.picks {
-                    Some(all) => all,
-                    None => {
-                        some = self.picks.part(base / 2, picks.len().div_ceil(2) as u32)?;
-                        &some
-                    }
-                };
+                let pairs = &views.picks;
                 for (index, pair) in (base / 2..).zip(picks.chunks(2)) {
                     let second = pair.get(1).copied().unwrap_or(0);
                     pairs.set(index, u64::from(pair[0]) | u64::from(second) << 32);
@@ -375,7 +277,9 @@ impl Tables {
         {
             return;
         }
-        let server = |slot: u32| (views.servers.get(slot).order, views.servers.get(slot).weight);
+        let server = |slot: u32| {
+            self.installed.servers.get(&slot).map_or((0, 0), |server| (server.order, server.weight))
+        };
         let picks = |s: &Service| {
             let (base, len) = (s.table_base(), s.table_len());
             let picks = self.installed.picks.get(&base).filter(|_| len > 0);
@@ -425,14 +329,30 @@ impl Tables {
         if writes.is_empty() {
             return Ok(());
         }
-        let many = writes.iter().filter(|w| matches!(w, Write::Picks(..))).count() > 32;
+        let of = |at: &dyn Fn(&Write) -> Option<(u32, u32)>| span(writes.iter().filter_map(at));
+        let (slot, slots) = of(&|w| match w {
+            Write::Server(slot, _) => Some((*slot, 1)),
+            _ => None,
+        });
+        let (id, ids) = of(&|w| match w {
+            Write::Service(_, Some((id, _))) => Some((*id, 1)),
+            // An undo brings it back.
+            Write::Service(key, None) => self.installed.services.get(key).map(|(id, _)| (*id, 1)),
+            _ => None,
+        });
+        let (pair, pairs) = of(&|w| match w {
+            Write::Picks(base, picks) => Some((base / 2, picks.len().div_ceil(2) as u32)),
+            _ => None,
+        });
+        let anywhere = writes.iter().any(|w| matches!(w, Write::Place(..)));
         let views = Views {
-            services: self.services.view()?,
-            places: self.places.view()?,
-            servers: self.servers.view()?,
-            picks: if many { Some(self.picks.view()?) } else { None },
-            loads: self.loads.view()?,
-            turns: self.turns.view()?,
+            services: self.services.part(id, ids)?,
+            // Where an address lies its hash says.
+            places: self.places.part(0, if anywhere { u32::MAX } else { 1 })?,
+            servers: self.servers.part(slot, slots)?,
+            picks: self.picks.part(pair, pairs)?,
+            loads: self.loads.part(slot, slots)?,
+            turns: self.turns.part(id, ids)?,
         };
         let mut done: Vec<Write> = Vec::new();
         for write in writes {

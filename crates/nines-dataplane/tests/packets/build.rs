@@ -266,3 +266,16 @@ pub fn neighbour(kind: u8, src: &str, target: &str) -> Vec<u8> {
     frame.extend(octets(target));
     frame
 }
+
+/// SplitMix64 (public domain): the same sequence at each run.
+pub struct Dice(pub u64);
+
+impl Dice {
+    pub fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ z >> 31) % sides
+    }
+}

@@ -138,19 +138,6 @@ impl Both {
     }
 }
 
-/// SplitMix64 (public domain): the same sequence at each run.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ z >> 31) % sides
-    }
-}
-
 fn pool(port: u16, scheduler: Scheduler, dice: &mut Dice) -> TableService {
     let servers: Vec<(String, Forward)> =
         (0..2 + dice.roll(4)).map(|i| (format!("10.0.0.{}:{port}", 11 + i), Forward::Dr)).collect();

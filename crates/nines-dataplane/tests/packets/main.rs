@@ -22,6 +22,7 @@ use self::build::*;
 mod build;
 mod exchange;
 mod flows;
+mod fuzz;
 mod instructions;
 mod ipvs;
 mod live;

@@ -29,7 +29,7 @@ const FAMILIES: [(&str, &str, &str); 4] = [
 const XDP_SENT: [i32; 2] = [3, 4];
 
 /// Lets XDP find the way: forwarding on, neighbours known.
-fn neighbours() {
+pub fn neighbours() {
     for line in [
         "neigh replace 10.0.0.1 lladdr 02:00:00:00:00:01 dev v0 nud permanent",
         "neigh replace 2001:db8::1 lladdr 02:00:00:00:00:01 dev v0 nud permanent",

@@ -1,7 +1,7 @@
 //! Every key of `cluster.toml`, once: the reader refuses others, the schema and the manual list
 //! these.
 
-use crate::spec::{Backend, Forward, Scheduler, SchedulerFlags};
+use crate::{Backend, Forward, Scheduler, SchedulerFlags};
 
 /// One key.
 pub struct Key {

@@ -9,9 +9,12 @@ use super::{
     keys,
     reader::{Reader, Table, Value},
 };
-use crate::spec::{
-    Check, CheckKind, Forward, Limit, Listen, Persist, Proto, Scheduler, SchedulerFlags,
-    ServerSpec, ServiceSpec, Spec, Tunnel, TunnelChecksum, TunnelKind, Vip,
+use crate::{
+    forward::{Forward, Tunnel, TunnelChecksum, TunnelKind},
+    spec::{
+        Check, CheckKind, Limit, Listen, Persist, Proto, Scheduler, SchedulerFlags, ServerSpec,
+        ServiceSpec, Spec, Vip,
+    },
 };
 
 pub fn services(r: &mut Reader, root: &Table<'_>, spec: &mut Spec) {

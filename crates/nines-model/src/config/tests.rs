@@ -1,6 +1,7 @@
 use super::parse;
 use crate::{
-    spec::{CheckKind, Forward, Persist, Role, Scheduler},
+    forward::Forward,
+    spec::{CheckKind, Persist, Role, Scheduler},
     time::Millis,
 };
 

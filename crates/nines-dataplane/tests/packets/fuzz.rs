@@ -1,0 +1,227 @@
+//! Packets that lie: cut off, stretched, with bits turned, pieces of one in another. Whatever comes,
+//! a packet is left as it is, dropped, or goes to a server of its service as a director may change it.
+//!
+//! `NINES_FUZZ=packets[,seed]` tries more than the few thousand that every test run does.
+
+use std::net::IpAddr;
+
+use nines_model::{Forward, Proto, Scheduler, Tunnel, TunnelChecksum, TunnelKind};
+
+use nines_dataplane::DataPlane as _;
+
+use super::{Bench, NEXT, REDIRECT, SHOT, bench, build::*, service, table};
+
+const PACKETS: u64 = 6_000;
+/// Of XDP: drop, pass, sent by the same device, sent by another.
+const XDP: [i32; 4] = [1, 2, 3, 4];
+
+fn servers() -> Vec<(&'static str, &'static str, Forward)> {
+    let tunnel =
+        |kind| Forward::Tunnel(Tunnel { checksum: TunnelChecksum::Full, ..Tunnel::new(kind) });
+    vec![
+        ("10.0.0.100", "10.0.0.11", Forward::Dr),
+        ("10.0.0.101", "10.0.0.12", Forward::Nat),
+        ("10.0.0.102", "10.0.0.13", tunnel(TunnelKind::Ipip)),
+        ("10.0.0.103", "[2001:db8::14]", tunnel(TunnelKind::Gue)),
+        ("[2001:db8::100]", "[2001:db8::11]", Forward::Dr),
+        ("[2001:db8::101]", "[2001:db8::12]", Forward::Nat),
+        ("[2001:db8::102]", "10.0.0.13", tunnel(TunnelKind::Gre)),
+    ]
+}
+
+/// Whole packets to begin with: to each service by each protocol, answers, errors.
+fn seeds() -> Vec<Vec<u8>> {
+    let mut all = Vec::new();
+    for (vip, server, forward) in servers() {
+        let to = format!("{vip}:80");
+        let six = vip.starts_with('[');
+        let client = if six { "[2001:db8::1]:4000" } else { "10.0.0.1:4000" };
+        for flags in [SYN, ACK, FIN, RST] {
+            all.push(tcp(client, &to, flags).bytes());
+        }
+        all.push(Frame { options: 1, ..tcp(client, &to, SYN) }.bytes());
+        all.push(udp(client, &to).bytes());
+        all.push(sctp(client, &to, 1).bytes());
+        let about = tcp(&to, client, ACK).bytes();
+        let router = if six { "2001:db8::7" } else { "10.0.0.7" };
+        let (kind, code) = if six { (2, 0) } else { (3, 4) };
+        all.push(error(router, kind, code, &about));
+        if forward == Forward::Nat {
+            let from = format!("{server}:8080");
+            all.push(tcp(&from, client, SYN | ACK).bytes());
+            all.push(udp(&from, client).bytes());
+        }
+    }
+    all.push(arp([10, 0, 0, 1], [10, 0, 0, 100]));
+    all.push(neighbour(135, "2001:db8::1", "2001:db8::100"));
+    all
+}
+
+fn lies(dice: &mut Dice, seeds: &[Vec<u8>]) -> Vec<u8> {
+    let any = |dice: &mut Dice| seeds[dice.roll(seeds.len() as u64) as usize].clone();
+    let mut packet = any(dice);
+    for _ in 0..dice.roll(4) {
+        let at = dice.roll(packet.len() as u64) as usize;
+        match dice.roll(8) {
+            0 => packet.truncate(at.max(14)),
+            1 => packet.extend((0..dice.roll(60)).map(|n| n as u8)),
+            2 => packet[at] = dice.roll(256) as u8,
+            3 => packet[at] = [0, 255, 1, 0x45, 0x60][dice.roll(5) as usize],
+            // The fields that say how long things are, and what they are.
+            4 => {
+                let field = [14, 16, 17, 18, 19, 20, 21, 22, 23, 46, 47][dice.roll(11) as usize];
+                if field < packet.len() {
+                    packet[field] = dice.roll(256) as u8;
+                }
+            }
+            5 => {
+                let other = any(dice);
+                let from = at.min(other.len());
+                packet.truncate(from);
+                packet.extend(&other[from..]);
+            }
+            _ => packet[at] ^= 1 << dice.roll(8),
+        }
+        if packet.len() < 15 {
+            return packet;
+        }
+    }
+    packet
+}
+
+/// Sum of 16-bit words, folded: what a header's checksum makes 0xffff.
+fn sum(bytes: &[u8]) -> u32 {
+    let words = bytes.chunks(2).map(|p| u32::from_be_bytes([0, 0, p[0], *p.get(1).unwrap_or(&0)]));
+    let mut sum: u32 = words.sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum % 0xffff
+}
+
+fn ttl_at(packet: &[u8]) -> usize {
+    if packet[12] == 8 { 22 } else { 21 }
+}
+
+/// An IP packet without Ethernet addresses and without its header's checksum, `hops` on.
+fn after(packet: &[u8], hops: u8) -> Vec<u8> {
+    let mut after = packet.to_vec();
+    after[ttl_at(packet)] -= hops;
+    if packet[12] == 8 {
+        after[24..26].fill(0);
+    }
+    after.split_off(12)
+}
+
+/// Asserts that what was sent is what a director may make of what came.
+fn check(came: &[u8], sent: &[u8]) {
+    let ip = |text: &str| -> IpAddr { text.trim_matches(['[', ']']).parse().unwrap() };
+    let (src, dst) = addresses(came);
+    let ttl = came[ttl_at(came)];
+    assert!(ttl > 1, "a packet at its end goes nowhere");
+    let version = if came[12] == 8 { 4 } else { 6 };
+    assert_eq!(came[14] >> 4, version, "not of the version that Ethernet says");
+    if came[12] == 8 {
+        assert!(u16::from_be_bytes([came[20], came[21]]) & 0x3fff == 0, "no fragment goes on");
+    }
+    // An answer of a server behind NAT: from its VIP, to where it went before.
+    let answers = servers().into_iter().find(|(_, s, f)| *f == Forward::Nat && ip(s) == src);
+    let answers = answers.map(|(vip, ..)| (ip(vip), dst));
+    if answers == Some(addresses(sent)) {
+        return;
+    }
+    let of = servers().into_iter().find(|(vip, ..)| ip(vip) == dst);
+    let (_, server, forward) = of.expect("to a VIP, or an answer");
+    assert_ne!(src, dst, "nobody is his own client");
+    match forward {
+        Forward::Dr => assert_eq!(after(sent, 0), after(came, 1), "only one hop older"),
+        Forward::Nat => {
+            // An error about an answer is told in the server's words; its own addresses as others.
+            assert_eq!(addresses(sent), (src, ip(server)));
+            assert_eq!(sent.len(), came.len());
+        }
+        _ => {
+            let outer = addresses(sent);
+            if outer.0 == dst {
+                // "Too big", in the name of the VIP, or where the packet lay in an error.
+                return;
+            }
+            assert_eq!(outer.1, ip(server));
+            let more = sent.len() - came.len();
+            let inner = [&came[..12], &came[12..14], &sent[14 + more..]].concat();
+            assert_eq!(after(&inner, 0), after(came, 1), "inside, only one hop older");
+        }
+    }
+    if came[12] == 8 && sent[12] == 8 && sent.len() == came.len() {
+        let header = usize::from(came[14] & 15) * 4;
+        let whole = |p: &[u8]| sum(&p[14..(14 + header).min(p.len())]);
+        assert_eq!(whole(sent), whole(came), "a right checksum stays right, a wrong one wrong");
+    }
+}
+
+fn addresses(packet: &[u8]) -> (IpAddr, IpAddr) {
+    let four = |i: usize| IpAddr::from(<[u8; 4]>::try_from(&packet[i..i + 4]).unwrap());
+    let six = |i: usize| IpAddr::from(<[u8; 16]>::try_from(&packet[i..i + 16]).unwrap());
+    if packet[12] == 8 { (four(26), four(30)) } else { (six(22), six(38)) }
+}
+
+fn fuzz(b: &Bench, packets: u64, seed: u64) -> [u64; 3] {
+    let mut dice = Dice(seed);
+    let seeds = seeds();
+    let mut count = [0; 3];
+    for n in 0..packets {
+        let came = lies(&mut dice, &seeds);
+        let told = format!("packet {n} of seed {seed}: {came:02x?}");
+        let judge = |sent: &[u8]| {
+            if std::panic::catch_unwind(|| check(&came, sent)).is_err() {
+                panic!("{told}\nsent as {sent:02x?}");
+            }
+        };
+        // The kernel itself makes no skb of the shortest.
+        if let Ok(out) = b.plane.test_run("nines_tc_ingress", &came, 1) {
+            match out.verdict {
+                NEXT => assert_eq!(out.packet, came, "{told}: not ours, and changed"),
+                SHOT => count[1] += 1,
+                REDIRECT => {
+                    count[2] += 1;
+                    judge(&out.packet);
+                }
+                other => panic!("{told}: tc said {other}"),
+            }
+            count[0] += u64::from(out.verdict == NEXT);
+            let out = b.plane.test_run("nines_tc_egress", &came, 1).unwrap();
+            assert!([NEXT, SHOT].contains(&out.verdict) && out.packet == came, "{told}");
+        }
+        if let Ok(out) = b.plane.test_run("nines_xdp", &came, 1) {
+            assert!(XDP.contains(&out.verdict), "{told}: XDP said {}", out.verdict);
+            match out.verdict {
+                1 => {}
+                2 => assert_eq!(out.packet, came, "{told}: handed up, and changed"),
+                _ => judge(&out.packet),
+            }
+        }
+    }
+    count
+}
+
+#[test]
+fn packets_that_lie_are_never_forwarded_wrong() {
+    let Some(mut b) = bench() else { return };
+    super::ways::neighbours();
+    let services = servers().into_iter().flat_map(|(vip, server, forward)| {
+        [Proto::Tcp, Proto::Udp, Proto::Sctp].into_iter().filter_map(move |proto| {
+            let port = if forward == Forward::Nat { 8080 } else { 80 };
+            let server = format!("{server}:{port}");
+            let mapped = proto == Proto::Sctp && port != 80;
+            (!mapped).then(|| {
+                service(&format!("{vip}:80"), proto, Scheduler::Maglev, &[(&server, forward)])
+            })
+        })
+    });
+    b.plane.apply(&table(services.collect())).unwrap();
+    let asked = std::env::var("NINES_FUZZ").unwrap_or_default();
+    let mut asked = asked.split(',').map(|word| word.parse::<u64>().ok());
+    let packets = asked.next().flatten().unwrap_or(PACKETS);
+    let count = fuzz(&b, packets, asked.next().flatten().unwrap_or(9));
+    assert!(count.iter().all(|n| *n * 500 > packets), "left, dropped, sent: {count:?}");
+}
