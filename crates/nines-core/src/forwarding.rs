@@ -57,6 +57,14 @@ pub fn table(
             let (addr, weight, limit) = (wanted.addr, wanted.weight, wanted.limit);
             servers.insert(server.clone(), TableServer { addr, forward, weight, state, limit });
         }
+        // The sorry servers' turn comes when nobody else takes new flows, and ends with that.
+        let regular = |name: &String| !service.servers[name].sorry;
+        if servers.iter().any(|(name, server)| regular(name) && server.takes_new()) {
+            let sorry = servers.iter_mut().filter(|(name, _)| !regular(name));
+            for (_, server) in sorry.filter(|(_, server)| server.state == ServerState::Up) {
+                server.state = ServerState::Draining;
+            }
+        }
         let in_table = TableService {
             flags: service.flags,
             one_packet: service.one_packet,
@@ -96,6 +104,30 @@ pub fn checks(spec: &Spec) -> Vec<CheckTask> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sorry_server_serves_while_nobody_else_does() {
+        let spec = nines_model::config::parse(
+            "[cluster]\nname = \"t\"\n[nodes]\nlb1 = \"10.0.0.2\"\n[service.web]\n\
+             listen = \"10.0.0.100:80\"\n\
+             servers = { a = \"10.0.0.11\", b = { address = \"10.0.0.12\", weight = 0 },\n\
+             s = { address = \"10.0.0.13\", role = \"sorry\" } }",
+        )
+        .unwrap();
+        let key = |s: &str| ("web".to_owned(), s.to_owned());
+        let states = |drained: &[&str], down: &[&str]| {
+            let drained = drained.iter().map(|s| key(s)).collect();
+            let known = down.iter().map(|s| (key(s), Health::Down(0))).collect();
+            let table = table(&spec, &drained, &known, &[], Vec::new());
+            table.services["web"].servers.values().map(|s| s.state).collect::<Vec<_>>()
+        };
+        use ServerState::{Down, Draining, Up};
+        assert_eq!(states(&[], &[]), [Up, Draining, Draining]);
+        assert_eq!(states(&[], &["a"]), [Down, Draining, Up]);
+        assert_eq!(states(&["a"], &[]), [Draining, Draining, Up]);
+        assert_eq!(states(&[], &["a", "s"]), [Down, Draining, Down]);
+        assert_eq!(states(&["s"], &["a"]), [Down, Draining, Draining]);
+    }
 
     #[test]
     fn drain_goes_before_health_and_own_addresses_are_local() {

@@ -137,7 +137,8 @@ fn server_text(server: &ServerSpec) -> String {
         Limit { upper, lower: 0 } => format!(" at most {upper}"),
         Limit { upper, lower } => format!(" at most {upper}, again below {lower}"),
     };
-    format!("weight {}{forward}{limit}", server.weight)
+    let sorry = if server.sorry { " sorry" } else { "" };
+    format!("weight {}{forward}{limit}{sorry}", server.weight)
 }
 
 fn service_text(service: &ServiceSpec) -> String {

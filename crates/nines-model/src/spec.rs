@@ -331,6 +331,8 @@ pub struct ServerSpec {
     pub weight: u32,
     /// Limits of what it carries.
     pub limit: Limit,
+    /// Takes new flows only while no other server of the service does.
+    pub sorry: bool,
 }
 
 /// Flows that a server may carry.

@@ -153,6 +153,14 @@ fn kernels(rows: &mut BTreeMap<String, f64>) {
     rows.insert("nothing - udp".into(), cost(80, "udp", FLOWS));
 }
 
+/// Frames on a wire, not packets handed to a program: none is lost at either hook.
+#[test]
+fn live_frames_take_every_way_at_both_hooks() {
+    for hooks in [Hooks::Xdp, Hooks::Tc] {
+        ours(hooks, &mut BTreeMap::new());
+    }
+}
+
 #[test]
 fn a_packet_costs_no_more_instructions_than_promised() {
     if std::env::var_os("NINES_INSTRUCTIONS").is_none() {

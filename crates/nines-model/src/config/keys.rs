@@ -151,6 +151,11 @@ pub const SERVER: &[Key] = &[
         Shape::Number(1, 4_000_000_000),
         "And again below so many. Default: 3/4 of upper.",
     ),
+    key(
+        "role",
+        Shape::Choice(&["real", "sorry"]),
+        "A sorry server takes new flows only while no other server does. Default \"real\".",
+    ),
 ];
 
 /// `check`

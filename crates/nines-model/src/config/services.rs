@@ -213,13 +213,15 @@ fn servers(
     }
     for (name, value) in table.entries() {
         r.check_name(&name);
-        let (mut weight, mut own, mut limit) = (1, None, Limit::default());
+        let (mut weight, mut own, mut limit, mut sorry) = (1, None, Limit::default(), false);
         let at = match value.as_table() {
             Some(inner) => {
                 r.known(&inner, keys::SERVER);
                 weight = r.number(&inner, "weight", 0..=65_535).unwrap_or(1);
                 own = inner.get("forward").and_then(|v| r.choice(&v, &Forward::ALL));
                 limit = self::limit(r, &inner);
+                let roles = [("real", false), ("sorry", true)];
+                sorry = inner.get("role").and_then(|v| r.choice(&v, &roles)).unwrap_or(false);
                 r.required(&inner, "address")
             }
             None => Some(value.clone()),
@@ -232,7 +234,11 @@ fn servers(
             r.error(at.span, format!("{addr} is server {other} already"), None);
             continue;
         }
-        servers.insert(name.text.clone(), ServerSpec { addr, forward: own, weight, limit });
+        servers.insert(name.text.clone(), ServerSpec { addr, forward: own, weight, limit, sorry });
+    }
+    if !servers.is_empty() && servers.values().all(|s| s.sorry) {
+        let help = Some("leave role away where the service's own servers are".into());
+        r.error(value.span.clone(), "every server is a sorry server", help);
     }
     servers
 }

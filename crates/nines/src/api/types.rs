@@ -126,8 +126,11 @@ pub struct ServerStatus {
     pub name: String,
     /// Address and port.
     pub address: String,
-    /// "up", "draining", "DOWN", "unknown".
+    /// "up", "spare" (a sorry server that nobody needs), "draining", "DOWN", "unknown".
     pub state: String,
+    /// Takes new flows only while no other server of the service does.
+    #[serde(default)]
+    pub sorry: bool,
     /// Share.
     pub weight: u32,
     /// Who set it to drain, why, until when; empty: nobody.

@@ -230,6 +230,7 @@ fn services(state: &State) -> Vec<ServiceStatus> {
                 name: server.clone(),
                 address: wanted.addr.to_string(),
                 state: if drain.is_some() { "draining" } else { "unknown" }.into(),
+                sorry: wanted.sorry,
                 weight: wanted.weight,
                 drain: drain.map_or_else(String::new, set_text),
                 traffic: Traffic::default(),
@@ -312,7 +313,18 @@ pub fn fill_traffic(status: &mut Status, told: &Told) {
             }
         }
         let takes = |s: &&ServerStatus| (s.state == "up" || s.state == "unknown") && s.weight > 0;
-        service.up = service.servers.iter().filter(takes).count();
+        service.up = service.servers.iter().filter(takes).filter(|s| !s.sorry).count();
+        let (up, spare) = (service.up, service.servers.iter().filter(takes).find(|s| s.sorry));
+        if let (0, Some(sorry)) = (up, spare) {
+            status.problems.push(ProblemLine {
+                subject: format!("service {}", service.name),
+                text: format!("only sorry server {} takes new connections", sorry.name),
+                next: format!("nines why {}", service.name),
+            });
+        }
+        for server in service.servers.iter_mut().filter(|s| up > 0 && s.sorry && s.state == "up") {
+            server.state = "spare".into();
+        }
         for server in service.servers.iter().filter(|s| s.state == "draining") {
             let open = server.traffic.active;
             status.problems.push(ProblemLine {

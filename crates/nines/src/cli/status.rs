@@ -126,7 +126,7 @@ fn service(s: &ServiceStatus) -> Vec<String> {
         s.name.clone(),
         s.listen.clone(),
         format!("{} {}", s.forward, s.scheduler),
-        format!("{}/{} up", s.up, s.servers.len()),
+        format!("{}/{} up", s.up, s.servers.iter().filter(|server| !server.sorry).count()),
         s.traffic.connections.to_string(),
         s.traffic.active.to_string(),
         bytes(s.traffic.bytes_in),

@@ -178,6 +178,37 @@ fn nat_maps_ports_and_answers_come_from_the_vip() {
     });
 }
 
+#[test]
+fn a_sorry_server_answers_while_nobody_else_does() {
+    if !can_run() {
+        return;
+    }
+    let mut net = routed();
+    net.web("r1", "0.0.0.0:8080");
+    net.web("r2", "0.0.0.0:8080");
+    lone_director(
+        &mut net,
+        "[service.web]\nlisten = \"10.97.0.100:80\"\nforward = \"nat\"\n\
+         check = { http = \"/\", every = \"100ms\", rise = 1, fall = 1 }\n\
+         servers = { r1 = \"10.97.1.11:8080\", sorry = { address = \"10.97.1.12:8080\", \
+         role = \"sorry\" } }\n",
+    );
+    let answers = |n: &Net, who: &str| get(n, "client", "10.97.0.100:80").as_deref() == Some(who);
+    let state = |n: &Net, server: usize| {
+        n.status("lb1")["services"][0]["servers"][server]["state"].as_str().unwrap().to_owned()
+    };
+    net.until("r1 answers", |n| answers(n, "r1") && state(n, 1) == "spare");
+    for _ in 0..5 {
+        assert!(answers(&net, "r1"), "nobody needs the sorry server");
+    }
+    nines_lab::kill(net.agents.get_mut("r1-web-0.0.0.0:8080").unwrap());
+    net.until("the sorry server answers", |n| answers(n, "r2") && state(n, 0) == "DOWN");
+    let told = net.ok("lb1", &["status"]);
+    assert!(told.contains("only sorry server sorry takes new connections"), "{told}");
+    net.web("r1", "0.0.0.0:8080");
+    net.until("r1 answers again", |n| answers(n, "r1") && state(n, 1) == "spare");
+}
+
 fn nines_pins() -> std::path::PathBuf {
     use std::os::unix::fs::MetadataExt as _;
     let inode = std::fs::metadata("/proc/thread-self/ns/net").unwrap().ino();
