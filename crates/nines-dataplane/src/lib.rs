@@ -20,6 +20,7 @@ pub mod faulty;
 pub mod flows;
 pub mod ipvs;
 mod netlink;
+pub mod probe;
 pub mod process;
 pub mod realserver;
 pub mod sysctl;

@@ -14,6 +14,7 @@ use crate::{
 mod act;
 mod agent;
 mod config;
+mod doctor;
 mod events;
 mod init;
 mod join;
@@ -97,6 +98,8 @@ enum Commands {
     Join(join::JoinArgs),
     /// Prepare this machine as a real server for direct routing, or undo it.
     Server(server::ServerArgs),
+    /// Prove from this director that real servers answer for the VIPs, and nobody else.
+    Doctor,
     /// Show or check configs; print their schema.
     Config(config::ConfigArgs),
     /// Run the agent (systemd does this).
@@ -260,6 +263,7 @@ fn run(context: &Context, command: Commands) -> Outcome<u8> {
         Commands::Code(args) => init::code(context, &args),
         Commands::Join(args) => join::run(context, &args),
         Commands::Server(args) => server::run(context, &args),
+        Commands::Doctor => doctor::run(context),
         Commands::Config(args) => config::run(context, &args),
         Commands::Agent(args) => agent::run(context, &args),
         Commands::Ipvsadm { words } => Ok(crate::ipvsadm::run(&words)),

@@ -179,6 +179,53 @@ fn nat_maps_ports_and_answers_come_from_the_vip() {
 }
 
 #[test]
+fn doctor_finds_the_servers_that_are_not_ready() {
+    if !can_run() {
+        return;
+    }
+    let mut net = Net::new(&[
+        ("lb1", &[("br0", "10.97.0.2/24")]),
+        ("r1", &[("br0", "10.97.0.11/24")]),
+        ("r2", &[("br0", "10.97.0.12/24")]),
+        ("r3", &[("br0", "10.97.0.13/24")]),
+    ]);
+    for host in ["r1", "r2", "r3"] {
+        net.web(host, "0.0.0.0:80");
+    }
+    net.lab.ip("r3", "addr add 10.97.0.100/32 dev lo").unwrap();
+    lone_director(
+        &mut net,
+        "[service.web]\nlisten = \"10.97.0.100:80\"\n\
+         servers = { r1 = \"10.97.0.11\", r2 = \"10.97.0.12\", r3 = \"10.97.0.13\" }\n\
+         [service.far]\nlisten = \"10.97.0.101:80\"\nforward = \"gue\"\n\
+         servers = { r1 = \"10.97.0.11\", gone = \"10.97.0.99\" }\n\
+         [service.closed]\nlisten = \"10.97.0.100:81\"\nservers = { r3 = \"10.97.0.13\" }\n",
+    );
+    net.ok("r1", &["server", "prepare", "10.97.0.100", "10.97.0.101", "--tunnel"]);
+    let out = net.nines("lb1", &["doctor"]);
+    let told = super::text(&out.stdout);
+    assert_eq!(out.status.code(), Some(1), "{told}");
+    for line in [
+        "ok    server web/r1 10.97.0.11 dr: answers as 10.97.0.100:80",
+        "BAD   server web/r2 10.97.0.12 dr: no answer from 10.97.0.100:80",
+        "ok    server web/r3 10.97.0.13 dr: answers as",
+        "ok    server far/r1 10.97.0.11 gue: answers as 10.97.0.101:80",
+        "BAD   server far/gone 10.97.0.99 gue: nobody answers for 10.97.0.99 on eth0",
+        "BAD   server closed/r3 10.97.0.13 dr: has 10.97.0.100, but nobody listens",
+        "BAD   VIP 10.97.0.100 on eth0: server r3 (10.97.0.13), MAC ",
+        "ok    VIP 10.97.0.101 on eth0: nobody but directors",
+    ] {
+        assert!(told.contains(line), "no \"{line}\" in\n{told}");
+    }
+    assert!(told.contains("  nines server prepare 10.97.0.100\n"), "{told}");
+    // Mended as it says.
+    net.ok("r2", &["server", "prepare", "10.97.0.100"]);
+    net.ok("r3", &["server", "prepare", "10.97.0.100"]);
+    let told = super::text(&net.nines("lb1", &["doctor"]).stdout);
+    assert_eq!(told.matches("BAD").count(), 2, "the closed port and the one that is gone:\n{told}");
+}
+
+#[test]
 fn a_sorry_server_answers_while_nobody_else_does() {
     if !can_run() {
         return;
