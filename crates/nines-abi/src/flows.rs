@@ -19,17 +19,17 @@ pub const STATE_CLOSE: u8 = 6;
 pub const STATE_CLOSE_WAIT: u8 = 7;
 /// Then the server did.
 pub const STATE_LAST_ACK: u8 = 8;
-/// Not met here.
-pub const STATE_LISTEN: u8 = 9;
+/// Any UDP flow.
+pub const STATE_UDP: u8 = 9;
 /// Answered by a SYN cookie.
 pub const STATE_SYN_ACK: u8 = 10;
-/// Any UDP flow.
-pub const STATE_UDP: u8 = 11;
+/// Not met here.
+pub const STATE_LISTEN: u8 = 11;
 /// Count of `STATE_*`.
 pub const STATES: usize = 12;
 
 /// Idle limits by state, seconds, IPVS's defaults.
-pub const IDLE_SECONDS: [u32; STATES] = [2, 900, 120, 60, 120, 120, 10, 60, 30, 120, 120, 300];
+pub const IDLE_SECONDS: [u32; STATES] = [2, 900, 120, 60, 120, 120, 10, 60, 30, 300, 120, 120];
 
 /// Times of flows are in units of `1 << IDLE_SHIFT` ns (16.8 ms), 32 bits: they wrap after two
 /// years, and only differences are used.

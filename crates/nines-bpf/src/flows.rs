@@ -2,7 +2,7 @@
 //!
 //! Decides: where a flow lives and when one gives way. A lookup costs the line that holds the
 //! bucket's tags and the line of the flow; a full bucket spills into a second one; what is idle too
-//! long gives way first, then what was silent longest. Expiry needs no daemon: it happens where
+//! long gives way first, then what is not established, then what was silent longest. Expiry needs no daemon: it happens where
 //! room is needed, and in one bucket more with every new flow, so that counts of flows follow.
 //!
 //! Two processors: a flow's word changes by compare-and-swap only, so one of them counts; whoever
@@ -13,8 +13,8 @@ use core::mem::{offset_of, size_of};
 
 pub use nines_abi::hash_of;
 use nines_abi::{
-    is_active, limited, seen_of, state_of, Bucket, Entry, Flow, Tail, Via, EVICTED, WAYS,
-    WORD_LIVE, WORD_REPLY,
+    is_active, limited, seen_of, state_of, Bucket, Entry, Flow, Tail, Via, EVICTED,
+    STATE_ESTABLISHED, STATE_LISTEN, STATE_UDP, WAYS, WORD_LIVE, WORD_REPLY,
 };
 
 use crate::{
@@ -322,31 +322,49 @@ pub struct New {
     pub via: Via,
 }
 
-/// Which of a bucket's flows was silent longest, and for how long; one that ended counts as `ended`
-/// (all ones: it ranks before the others). No branch: the verifier would walk each combination.
+/// How far another processor's reading of the clock may be ahead, in units of `IDLE_SHIFT` (1 s).
+const AHEAD: u32 = 60;
+
+/// The way that ranks first, and its rank (at most 60 bits), by word, time silent and all ones
+/// where nothing lives. No branch: the verifier would walk each combination.
 #[inline(always)]
-fn eldest(bucket: *mut Bucket, now: u32, ended: u64) -> (usize, u64) {
+fn first_by(bucket: *mut Bucket, now: u32, rank: impl Fn(u64, u64, u64) -> u64) -> (usize, u64) {
     // Rank and way in one number, and the greatest of them.
     let mut best = 0u64;
+    let now = now.wrapping_add(AHEAD);
     for number in 1..=WAYS {
         let word = unsafe { core::ptr::read_volatile(&(*tail_of(way(bucket, number))).word) };
-        let silent = now.wrapping_sub(seen_of(word));
-        // Another processor's reading of the clock may be a little ahead.
-        let silent = u64::from(silent & !opaque((silent as i32 >> 31) as u64) as u32);
+        let silent = u64::from(now.wrapping_sub(seen_of(word)));
         let dead = opaque((word >> 8 & 1).wrapping_sub(1));
-        let rank = (silent & !dead) | (ended & dead);
-        let this = rank << 3 | number as u64;
+        let this = rank(word, silent, dead) << 3 | number as u64;
         let less = opaque(((best as i64 - this as i64) >> 63) as u64);
         best = (this & less) | (best & !less);
     }
     (best as usize & 7, best >> 3)
 }
 
+/// What a new flow may take: nothing's place, then that of a flow which is not established, or no
+/// more (so whoever sends SYNs by the million takes his own places), then whose silence is longest.
+#[inline(always)]
+fn to_reuse(bucket: *mut Bucket, now: u32) -> (usize, u64) {
+    const _: () = assert!(STATE_ESTABLISHED == 1 && STATE_UDP & 7 == 1 && STATE_LISTEN & 7 != 1);
+    first_by(bucket, now, |word, silent, dead| {
+        let passing = ((word & 7 ^ 1) + 7) & 8;
+        silent | passing << 30 | dead & FREE
+    })
+}
+
+/// The flow that was silent longest.
+#[inline(always)]
+fn to_end(bucket: *mut Bucket, now: u32) -> usize {
+    first_by(bucket, now, |_, silent, dead| silent & !dead).0
+}
+
 /// What [`put`] says of a flow that is there already.
 const ALREADY: u32 = 2;
 
 /// Rank of ways that hold nothing.
-const FREE: u64 = u32::MAX as u64;
+const FREE: u64 = (1 << 40) - 1;
 
 /// Puts a flow into a bucket that has room, or, with `force`, in the place of the one that was
 /// silent longest.
@@ -363,7 +381,7 @@ fn put(index: u32, key: &Flow, new: &New, force: u32) -> u32 {
             return 0;
         }
     }
-    let (mut number, mut rank) = eldest(bucket, new.now, FREE);
+    let (mut number, mut rank) = to_reuse(bucket, new.now);
     // A flow has one place in a bucket: where it lay before, if it did, or a lookup would find the
     // ended one first.
     if let Some((before, word)) = in_bucket(bucket, tag_of(new.hash), key) {
@@ -439,7 +457,7 @@ pub fn sweep(now: u32) -> u32 {
     let Some(bucket) = bucket(atomic::fetch_add(cursor, 1) as u32) else {
         return 0;
     };
-    let tail = tail_of(way(bucket, eldest(bucket, now, 0).0));
+    let tail = tail_of(way(bucket, to_end(bucket, now)));
     if let Some(seen) = read(tail) {
         if expired(seen.word, now) {
             retire(tail, seen);

@@ -182,9 +182,9 @@ const STATE_NAMES: [&str; abi::STATES] = [
     "CLOSE",
     "CLOSE_WAIT",
     "LAST_ACK",
-    "LISTEN",
-    "SYNACK",
     "UDP",
+    "SYNACK",
+    "LISTEN",
 ];
 
 pub(super) fn addr_of(words: [u32; 4]) -> IpAddr {

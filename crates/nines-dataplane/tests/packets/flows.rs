@@ -159,6 +159,34 @@ fn a_full_table_serves_new_flows_and_says_so() {
     }
 }
 
+/// Whoever begins connections by the hundred thousand and never goes on takes the places of his own.
+#[test]
+fn a_flood_of_syns_leaves_established_flows_alone() {
+    let Some(mut b) = bench() else { return };
+    b.plane.apply(&web(Scheduler::Rr)).unwrap();
+    let ours: Vec<Frame> = (0..200)
+        .map(|n| tcp(&format!("198.51.100.1:{}", 2_000 + n), "10.0.0.100:80", SYN))
+        .collect();
+    let ack = |frame: &Frame| Frame { flags: ACK, ..frame.clone() };
+    let servers: Vec<String> = ours
+        .iter()
+        .map(|syn| {
+            let server = b.hit(syn);
+            b.tc(&ack(syn).bytes());
+            server
+        })
+        .collect();
+    let mut flood = tcp("0.0.0.0:1", "10.0.0.100:80", SYN).bytes();
+    for n in 0..2 * nines_abi::BUCKETS * nines_abi::WAYS as u32 {
+        flood[26..30].copy_from_slice(&(0x0b00_0000 + n).to_be_bytes());
+        b.tc(&flood);
+    }
+    assert!(b.plane.counters().unwrap().drops["evicted"] > 100_000, "the table was full");
+    for (syn, server) in ours.iter().zip(&servers) {
+        assert_eq!(b.hit(&ack(syn)), *server, "{:?}", syn.src);
+    }
+}
+
 #[test]
 fn a_client_stays_with_its_server_while_it_is_remembered() {
     let Some(mut b) = bench() else { return };
