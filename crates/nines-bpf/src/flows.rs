@@ -1,9 +1,9 @@
 //! The flow table: an array of buckets, seven flows each.
 //!
 //! Decides: where a flow lives and when one gives way. A lookup costs the line that holds the
-//! bucket's tags and the line of the flow; a full bucket spills into a second one; what is idle too
-//! long gives way first, then what is not established, then what was silent longest. Expiry needs no daemon: it happens where
-//! room is needed, and in one bucket more with every new flow, so that counts of flows follow.
+//! bucket's tags and the line of the flow; a full bucket spills into a second one; what is not
+//! established gives way first, then what was silent longest. Expiry needs no daemon: it happens
+//! where room is needed, and in one bucket more with every new flow, so that counts follow.
 //!
 //! Two processors: a flow's word changes by compare-and-swap only, so one of them counts; whoever
 //! adds holds the bucket's lock, tried a bounded number of times. A reader that meets an entry
