@@ -7,9 +7,11 @@
 #![no_std]
 
 mod flows;
+mod packet;
 mod schedulers;
 
 pub use flows::*;
+pub use packet::*;
 pub use schedulers::*;
 
 /// Version of everything in this file. Raise it with any change of layout or meaning.
@@ -71,8 +73,10 @@ pub const PROGRAM_KEEP: u32 = 6;
 pub const PROGRAM_CHANCE: u32 = 7;
 /// Answers of real servers behind NAT (XDP).
 pub const PROGRAM_REPLY: u32 = 8;
+/// Fragments without ports.
+pub const PROGRAM_FRAGMENT: u32 = 9;
 /// Room for them.
-pub const PROGRAMS_MAX: u32 = 9;
+pub const PROGRAMS_MAX: u32 = 10;
 
 /// [`Service::flags`]: sh and mh take another server where theirs takes no new flow.
 pub const SERVICE_FALLBACK: u32 = 1;
@@ -129,81 +133,6 @@ pub const PLACE_USED: u32 = 4;
 pub const SETTING_NAT: u32 = 1;
 /// At least one service goes by the packet's mark.
 pub const SETTING_MARKS: u32 = 2;
-
-/// Value of per-CPU map `PACKETS`: where things are in a packet and what they say. Entry 0 is of the
-/// packet that comes in, 1 of the one that leaves. Addresses as four words as on the wire; IPv4 is
-/// mapped as in [`Addr`].
-#[repr(C, align(8))]
-#[derive(Clone, Copy, Debug)]
-pub struct Packet {
-    /// Kinds are the kernel program's own.
-    pub kind: u8,
-    /// 1: IPv6.
-    pub v6: u8,
-    /// IP protocol; of an ICMP error, of the packet it is about.
-    pub proto: u8,
-    /// TCP flags byte, of SCTP what its first chunk amounts to; of neighbour discovery the ICMPv6
-    /// type; 0 for others.
-    pub flags: u8,
-    /// Network byte order.
-    pub sport: u16,
-    /// Network byte order.
-    pub dport: u16,
-    /// Source.
-    pub src: [u32; 4],
-    /// Destination.
-    pub dst: [u32; 4],
-    /// Offset of the transport header; of an ICMP error, of the ICMP header.
-    pub l4: u32,
-    /// Bytes from the IP header on, as that header says.
-    pub bytes: u32,
-    /// TTL or hop limit.
-    pub ttl: u32,
-    /// In an ICMP error: offset of the transport header in it; else 0. The IP header in it is at
-    /// `l4 + 8`.
-    pub inner_l4: u32,
-    /// Who sent the ICMP error.
-    pub from: [u32; 4],
-    /// The IPv4 flag of that name, host byte order.
-    pub dont_fragment: u32,
-    /// Slot of the server that was chosen for it; with a packet too big for it, the limit.
-    pub chosen: u32,
-    /// Id of its service, when no flow of it is known.
-    pub service: u32,
-    /// When it was looked at, in the units of [`seen_of`].
-    pub clock: u32,
-    /// Source MAC and two zero bytes, as this machine reads them.
-    pub mac: u64,
-    /// [`hash_of`] its flow.
-    pub hash: u64,
-    /// Of an answer: what the client calls the other end.
-    pub via: Via,
-}
-
-/// Value of per-CPU map `HOPS`, indexed by slot: the way to a server as XDP last found it. Looking
-/// it up costs as much as all the rest.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct Hop {
-    /// Destination MAC, source MAC.
-    pub macs: [u16; 6],
-    /// Interface it leaves by.
-    pub ifindex: u32,
-    /// Interface the packet came in by.
-    pub came_in: u32,
-    /// [`Server::generation`] it is for.
-    pub generation: u32,
-    /// Good for [`HOP_UNITS`] after this time, in the units of [`seen_of`].
-    pub found: u32,
-    /// 1: there is one.
-    pub known: u32,
-}
-
-/// Devices that map `XDP_OUT` has room for.
-pub const XDP_OUT_MAX: u32 = 64;
-
-/// How long XDP goes by what it found, in the units of [`seen_of`]: 0.1 s.
-pub const HOP_UNITS: u32 = 6;
 
 /// Entry of array `GUARD_TABLE`, an open-addressed table ([`place_of`]): until when this node may
 /// answer for an address.
@@ -454,9 +383,11 @@ pub const DROP_NAMES: [&str; DROPS as usize] =
     ["guard", "no-server", "no-route", "ttl", "mangled", "evicted", "unplaced", "too-big"];
 
 const _: () = {
-    assert!(core::mem::size_of::<Packet>() == 112);
+    assert!(core::mem::size_of::<Packet>() == 120);
     assert!(core::mem::size_of::<Guard>() == 32);
     assert!(core::mem::offset_of!(Packet, src) == 8 && core::mem::offset_of!(Packet, dst) == 24);
+    assert!(core::mem::size_of::<FragmentKey>() == 40);
+    assert!(core::mem::size_of::<Fragment>() == 24);
     assert!(core::mem::size_of::<Hop>() == 32);
     assert!(core::mem::size_of::<ServiceKey>() == 20);
     assert!(core::mem::size_of::<Place>() == 24);

@@ -16,10 +16,13 @@ use nines_abi::{
 
 use crate::{
     flows::{self, New, Seen},
+    fragments,
     maps::{count, count_connection, count_drop, SERVERS, SERVICES, SERVICE_KEYS, SETTINGS},
     memory,
     nat::{express_reply, keep_other_half, matters, remember_reply, reply},
-    packet::{halves_of, ACK, ARP, ERROR, ND_ADVERT, NEIGHBOUR, RST, SYN, TCP, TRANSPORT, UDP},
+    packet::{
+        halves_of, ACK, ARP, ERROR, FRAGMENT, ND_ADVERT, NEIGHBOUR, RST, SYN, TCP, TRANSPORT, UDP,
+    },
     places,
     schedule::{self, Of},
     states,
@@ -45,6 +48,8 @@ pub enum Verdict {
     Go(u32),
     /// An ICMP error: see [`error`].
     Error,
+    /// A fragment without ports: see [`crate::fragments`].
+    Fragment,
 }
 
 /// A packet that comes in, as far as flows are known. `counts`: this hook has the last word; XDP
@@ -60,8 +65,11 @@ pub fn ingress(packet: &mut Packet, mark: u32, counts: bool) -> Verdict {
     if packet.kind == ERROR {
         return Verdict::Error;
     }
-    if packet.kind != TRANSPORT || is_strange(packet, mark) {
+    if packet.kind != TRANSPORT && packet.kind != FRAGMENT || is_strange(packet, mark) {
         return Verdict::Pass;
+    }
+    if packet.kind == FRAGMENT {
+        return Verdict::Fragment;
     }
     let flow = key(packet);
     packet.hash = flows::hash_of(&flow);
@@ -295,7 +303,8 @@ pub fn egress(packet: &Packet) -> Verdict {
 /// Whether XDP may answer for this packet at all.
 #[inline(always)]
 pub fn xdp_takes(packet: &Packet) -> bool {
-    packet.kind == TRANSPORT || packet.kind == ARP || packet.kind == NEIGHBOUR
+    let whole = packet.kind == TRANSPORT && packet.fragment == 0;
+    whole || packet.kind == ARP || packet.kind == NEIGHBOUR
 }
 
 #[inline(always)]
@@ -405,6 +414,7 @@ pub fn keep(packet: &Packet) -> Verdict {
 fn deliver(packet: &Packet, slot: u32, server: &'static Server, counts: bool) -> Verdict {
     if counts {
         count(slot, server.service, packet.bytes, false);
+        fragments::note(packet, slot, server.generation, None);
     }
     if server.forward == FORWARD_LOCAL {
         return Verdict::Pass;

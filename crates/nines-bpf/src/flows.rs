@@ -50,18 +50,14 @@ fn tail_of(entry: *mut Entry) -> *mut Tail {
     unsafe { core::ptr::addr_of_mut!((*entry).tail) }
 }
 
+/// Whether a place has this key. Its words are read after what was read of it before, never
+/// earlier: only so does a version that stays the same vouch for them.
 #[inline(always)]
 fn same(entry: *const Entry, key: &Flow) -> bool {
     let (a, b) = (entry.cast::<u64>(), (key as *const Flow).cast::<u64>());
+    let differs = |i: usize| unsafe { core::ptr::read_volatile(a.add(i)) ^ *b.add(i) };
     // One branch instead of five: what differs is rare and costs the same.
-    unsafe {
-        (*a ^ *b)
-            | (*a.add(1) ^ *b.add(1))
-            | (*a.add(2) ^ *b.add(2))
-            | (*a.add(3) ^ *b.add(3))
-            | (*a.add(4) ^ *b.add(4))
-            == 0
-    }
+    differs(0) | differs(1) | differs(2) | differs(3) | differs(4) == 0
 }
 
 #[inline(always)]

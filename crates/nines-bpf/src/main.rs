@@ -16,6 +16,7 @@ mod decide;
 mod errors;
 mod express;
 mod flows;
+mod fragments;
 mod learn;
 mod maps;
 mod memory;
@@ -30,11 +31,15 @@ mod unwrap;
 
 use aya_ebpf::{
     bindings::{xdp_action, TC_ACT_SHOT, TC_ACT_UNSPEC},
+    helpers::generated::bpf_ktime_get_boot_ns,
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
 
-use nines_abi::{Packet, DROP_MANGLED, FORWARD_IPIP, PROGRAM_DELIVER, PROGRAM_ERROR, PROGRAM_NEW};
+use nines_abi::{
+    Packet, DROP_MANGLED, FORWARD_IPIP, PROGRAM_DELIVER, PROGRAM_ERROR, PROGRAM_FRAGMENT,
+    PROGRAM_NEW,
+};
 
 use crate::{decide::Verdict, rewrite::Change};
 
@@ -52,6 +57,7 @@ pub fn nines_tc_ingress(ctx: TcContext) -> i32 {
         Verdict::Tunnel(slot, _) => go_to(&ctx, packet, slot),
         Verdict::New => go_on(&ctx, PROGRAM_NEW),
         Verdict::Error => go_on(&ctx, PROGRAM_ERROR),
+        Verdict::Fragment => go_on(&ctx, PROGRAM_FRAGMENT),
         verdict => tc_act(&ctx, packet, verdict, rewrite::mangle),
     }
 }
@@ -126,6 +132,20 @@ pub fn nines_tc_error(ctx: TcContext) -> i32 {
     match decide::error(packet, mark(&ctx)) {
         Verdict::Tunnel(slot, _) => go_to(&ctx, packet, slot),
         verdict => tc_act(&ctx, packet, verdict, errors::translate),
+    }
+}
+
+/// Fragments without ports.
+#[classifier]
+#[inline(always)]
+pub fn nines_tc_fragment(ctx: TcContext) -> i32 {
+    let Some(packet) = packet::parsed() else {
+        return NEXT;
+    };
+    let now = unsafe { bpf_ktime_get_boot_ns() };
+    match fragments::follow(packet, now) {
+        Verdict::Tunnel(_, server) => tunnel::tc(&ctx, packet, server),
+        verdict => tc_act(&ctx, packet, verdict, rewrite::mangle_addresses),
     }
 }
 

@@ -7,10 +7,11 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 use nines_abi::{
-    Addr, Bucket, Entry, Guard, Hop, Load, Locality, Packet, Place, Server, Service, ServiceKey,
-    Settings, Stats, Template, TemplateKey, BELLS_BYTES, BUCKETS, DROPS, GUARDS, LEARN_MAX,
-    LOCALITIES_MAX, PEERS_MAX, PICKS as PICKS_LEN, PLACES_PER_SERVICE, PROGRAMS_MAX, SERVED_MAX,
-    SERVERS as SERVERS_LEN, SERVICES as SERVICES_LEN, TEMPLATES_MAX, XDP_OUT_MAX,
+    Addr, Bucket, Entry, Fragment, FragmentKey, Guard, Hop, Load, Locality, Packet, Place, Server,
+    Service, ServiceKey, Settings, Stats, Template, TemplateKey, BELLS_BYTES, BUCKETS, DROPS,
+    FRAGMENTS_MAX, GUARDS, LEARN_MAX, LOCALITIES_MAX, PEERS_MAX, PICKS as PICKS_LEN,
+    PLACES_PER_SERVICE, PROGRAMS_MAX, SERVED_MAX, SERVERS as SERVERS_LEN, SERVICES as SERVICES_LEN,
+    TEMPLATES_MAX, XDP_OUT_MAX,
 };
 
 /// BPF_F_MMAPABLE (Linux 5.5): user space reads and writes such a map as memory.
@@ -95,6 +96,8 @@ pub static PROGRAMS: ProgramArray = ProgramArray::pinned(PROGRAMS_MAX, 0);
 #[map]
 pub static XDP_PROGRAMS: ProgramArray = ProgramArray::pinned(PROGRAMS_MAX, 0);
 
+#[map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, Fragment> = LruHashMap::pinned(FRAGMENTS_MAX, 0);
 /// Devices that take frames from XDP: those our own program is on.
 #[map]
 pub static XDP_OUT: HashMap<u32, u32> = HashMap::pinned(XDP_OUT_MAX, 0);

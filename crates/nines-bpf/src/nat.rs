@@ -10,6 +10,7 @@ use nines_abi::{
 use crate::{
     decide::{words, Verdict},
     flows::{self, New, Seen},
+    fragments,
     maps::{count, count_drop, SERVERS},
     packet::{ERROR, FIN, RST, SYN},
     places, states,
@@ -159,6 +160,7 @@ pub fn reply(packet: &Packet, tail: *mut Tail, seen: Seen, now: u64) -> Verdict 
         }
         flows::touch(tail, seen, state, clock);
         count(seen.server, server.service, packet.bytes, true);
+        fragments::note(packet, seen.server, seen.generation, Some(&via));
     }
     Verdict::Reply(server, via)
 }

@@ -10,7 +10,7 @@
 
 use core::mem::size_of;
 
-use nines_abi::Packet;
+use nines_abi::{Packet, FRAGMENT_FIRST, FRAGMENT_LATER};
 
 use crate::maps::PACKETS;
 
@@ -20,11 +20,14 @@ pub const ARP: u8 = 0;
 pub const NEIGHBOUR: u8 = 1;
 /// TCP, UDP or SCTP with ports.
 pub const TRANSPORT: u8 = 2;
-/// Any other IP packet, and every fragment.
+/// Any other IP packet.
 pub const OTHER: u8 = 3;
 /// An ICMP error about a packet that this packet's receiver sent. `src`, `sport` are what that
 /// packet was sent to, `dport` and `proto` what it was sent from and by: as of an answer to it.
 pub const ERROR: u8 = 4;
+
+/// A fragment without ports, of a protocol that has some.
+pub const FRAGMENT: u8 = 5;
 
 /// Neighbour solicitation, RFC 4861 section 4.3.
 pub const ND_SOLICIT: u8 = 135;
@@ -142,6 +145,7 @@ fn read(data: usize, end: usize, packet: *mut Packet) -> Option<&'static mut Pac
     packet.flags = 0;
     packet.inner_l4 = 0;
     packet.dont_fragment = 0;
+    packet.fragment = 0;
     packet.mac = u64::from(low[0]) | u64::from(low[1]) << 16 | u64::from(low[2]) << 32;
     match ether {
         ETH_V4 => v4(data, end, packet)?,
@@ -172,15 +176,32 @@ fn v4(data: usize, end: usize, packet: &mut Packet) -> Option<()> {
     packet.bytes = u32::from(u16::from_be(ip.len));
     packet.dont_fragment = u32::from(u16::from_be(ip.fragment)) & 0x4000;
     let header = usize::from(ip.version_ihl & 15) * 4;
-    // Another version, a header too short (the stack says so); more fragments, or an offset: ports
-    // are unknown or will be.
-    if ip.version_ihl.wrapping_sub(0x45) > 10 || ip.fragment & 0x3fffu16.to_be() != 0 {
+    // Another version, a header too short: the stack says so.
+    if ip.version_ihl.wrapping_sub(0x45) > 10 {
         return Some(());
+    }
+    // More fragments, or an offset.
+    if ip.fragment & 0x3fffu16.to_be() != 0 {
+        packet.id = u32::from(ip.id);
+        if fragment(packet, ip.fragment & 0x1fffu16.to_be() != 0) {
+            return Some(());
+        }
     }
     if packet.proto == ICMP {
         return error_v4(data, end, ETH_LEN + header, packet);
     }
     transport(data, end, ETH_LEN + header, packet)
+}
+
+/// Notes a fragment; whether it says no more than that.
+#[inline(always)]
+fn fragment(packet: &mut Packet, later: bool) -> bool {
+    packet.fragment = if later { FRAGMENT_LATER } else { FRAGMENT_FIRST };
+    let ported = packet.proto == TCP || packet.proto == UDP || packet.proto == SCTP;
+    if ported && later {
+        packet.kind = FRAGMENT;
+    }
+    later || !ported
 }
 
 /// Destination unreachable, source quench, time exceeded, parameter problem (RFC 792), which hold
@@ -254,6 +275,17 @@ fn v6(data: usize, end: usize, packet: &mut Packet) -> Option<()> {
         let head: [u8; 2] = at(data, end, offset)?;
         next = head[0];
         offset += (usize::from(head[1]) + 1) * 8;
+    }
+    if next == 44 {
+        // RFC 8200 section 4.5; options behind it are rare, and the stack's.
+        let head: [u16; 4] = at(data, end, offset)?;
+        next = head[0] as u8;
+        offset += 8;
+        packet.proto = next;
+        packet.id = u32::from(head[2]) | u32::from(head[3]) << 16;
+        if fragment(packet, head[1] & 0xfff8u16.to_be() != 0) {
+            return Some(());
+        }
     }
     packet.proto = next;
     if next == ICMPV6 {

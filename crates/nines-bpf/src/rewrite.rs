@@ -186,6 +186,23 @@ pub fn mangle(
     Some(())
 }
 
+/// The same of a fragment without ports: whoever has the first one mends the checksum there.
+pub fn mangle_addresses(
+    ctx: &TcContext,
+    packet: &Packet,
+    source: bool,
+    to: [u32; 4],
+    _port: u16,
+) -> Option<()> {
+    let skb = &ctx.skb;
+    if packet.v6 != 0 {
+        return skb.store(ETH_LEN + if source { 8 } else { 24 }, &to, 0).ok();
+    }
+    let old = if source { packet.src[3] } else { packet.dst[3] };
+    skb.l3_csum_replace(ETH_LEN + 10, u64::from(old), u64::from(to[3]), 4).ok()?;
+    skb.store(ETH_LEN + if source { 12 } else { 16 }, &to[3], 0).ok()
+}
+
 /// `struct bpf_fib_lookup` (uapi/linux/bpf.h) without its unions; 64 bytes.
 #[repr(C)]
 pub struct Fib {

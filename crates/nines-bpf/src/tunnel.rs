@@ -195,7 +195,7 @@ fn look(data: usize, end: usize, packet: &Packet) -> Option<(u32, bool)> {
     }
     let first = unsafe { *((data + ETH_LEN) as *const u32) };
     let mut checked = packet.proto == TCP;
-    if packet.proto == UDP {
+    if packet.proto == UDP && packet.fragment == 0 {
         let at = data + (packet.l4 & 0xff) as usize + 6;
         if at + 2 > end {
             return None;
@@ -221,8 +221,9 @@ pub fn tc(ctx: &TcContext, packet: &mut Packet, server: &Server) -> i32 {
     let Some((first, checked)) = look(ctx.data(), ctx.data_end(), packet) else {
         return drop(DROP_MANGLED);
     };
-    // Segments of one checksum each are made later: theirs cannot be known here.
-    let outer = outer(packet, server, first, checked && !gso);
+    // Segments of one checksum each are made later: theirs cannot be known here. A fragment's
+    // checksum covers the others, too.
+    let outer = outer(packet, server, first, checked && !gso && packet.fragment == 0);
     let flags = if server.v6 != 0 { F_ENCAP_L3_IPV6 } else { F_ENCAP_L3_IPV4 }
         | match server.forward {
             FORWARD_GUE => F_ENCAP_L4_UDP,

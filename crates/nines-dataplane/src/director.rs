@@ -3,11 +3,11 @@
 //! Decides: who forwards, by the table; the other one is emptied after. The programs stay on the
 //! interfaces in any case: an address is silent past its deadline whoever forwards.
 
-use nines_model::{Backend, Counters, ForwardingTable};
+use nines_model::{Backend, Counters, Forward, ForwardingTable};
 
 use crate::{
     DataPlane, Result,
-    ebpf::EbpfPlane,
+    ebpf::{self, EbpfPlane},
     ipvs::{IpvsPlane, Kernel},
 };
 
@@ -17,12 +17,14 @@ pub struct Director {
     ipvs: Option<IpvsPlane<Kernel>>,
     /// Where IPVS tells other directors of its connections.
     interface: Option<String>,
+    /// Why it does not.
+    tells_nobody: Option<String>,
 }
 
 impl Director {
     /// Over nines' programs. IPVS would tell other directors of connections on this interface.
     pub fn new(ebpf: EbpfPlane, interface: Option<String>) -> Self {
-        Self { ebpf, ipvs: None, interface }
+        Self { ebpf, ipvs: None, interface, tells_nobody: None }
     }
 
     /// nines' own programs.
@@ -50,15 +52,23 @@ fn mixes(table: &ForwardingTable) -> bool {
     })
 }
 
+fn translates(table: &ForwardingTable) -> bool {
+    let mut servers = table.services.values().flat_map(|service| service.servers.values());
+    servers.any(|server| server.forward == Forward::Nat)
+}
+
 impl DataPlane for Director {
     fn apply(&mut self, table: &ForwardingTable) -> Result<()> {
         match table.backend {
             Backend::Ebpf => {
+                self.ebpf.everywhere(false);
                 self.ebpf.apply(table)?;
-                if let Some(mut unused) = self.ipvs.take() {
+                // Kept until it is empty, so that the next try goes on.
+                if let Some(unused) = &mut self.ipvs {
                     unused.synchronise(None)?;
                     unused.remove()?;
                 }
+                self.ipvs = None;
             }
             Backend::Ipvs => {
                 let mut ipvs = match self.ipvs.take() {
@@ -69,14 +79,22 @@ impl DataPlane for Director {
                 if tells.is_none() {
                     ipvs.synchronise(None)?;
                 }
-                // IPVS first: packets go by one table or the other, never by none.
+                // IPVS first: packets go by one table or the other, never by none. It takes them
+                // wherever they come in: there the guard must be before.
+                self.ebpf.everywhere(true);
                 let applied = ipvs.apply(table);
                 self.ipvs = Some(ipvs);
                 applied?;
-                if let (Some(ipvs), Some(_)) = (&self.ipvs, tells) {
-                    ipvs.synchronise(tells)?;
-                }
                 self.ebpf.apply(&guard_only(table))?;
+                if translates(table) {
+                    ebpf::answers_pass()?;
+                }
+                // Who cannot tell others serves all the same.
+                let told = self.ipvs.as_ref().map_or(Ok(()), |ipvs| match tells {
+                    Some(_) => ipvs.synchronise(tells),
+                    None => Ok(()),
+                });
+                self.tells_nobody = told.err().map(|why| why.to_string());
             }
         }
         Ok(())
@@ -101,7 +119,12 @@ impl DataPlane for Director {
 
     fn describe(&self) -> String {
         match &self.ipvs {
-            Some(ipvs) => format!("{}, guarded by {}", ipvs.describe(), self.ebpf.describe()),
+            Some(ipvs) => {
+                let (own, guard) = (ipvs.describe(), self.ebpf.describe());
+                let alone = self.tells_nobody.as_ref();
+                let alone = alone.map_or(String::new(), |why| format!(" ({why})"));
+                format!("{own}{alone}, guarded by {guard}")
+            }
             None => self.ebpf.describe(),
         }
     }

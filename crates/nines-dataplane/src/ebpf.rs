@@ -100,6 +100,8 @@ pub struct EbpfPlane {
     covered: Option<(BTreeSet<String>, BTreeSet<u32>)>,
     /// Interfaces that must have them beyond those that routes name.
     wanted: BTreeSet<String>,
+    /// Every interface with an address must.
+    everywhere: bool,
 }
 
 /// Opens the tables of this namespace and loads the programs. The guard is apart because another
@@ -143,6 +145,7 @@ pub fn open(object: &[u8], hooks: Hooks, sizes: Sizes) -> Result<(EbpfPlane, Ebp
         attached: BTreeMap::new(),
         covered: None,
         wanted: BTreeSet::new(),
+        everywhere: false,
     };
     Ok((plane, guard))
 }
@@ -183,6 +186,15 @@ impl EbpfPlane {
         Ok(())
     }
 
+    /// Whether programs go on every Ethernet interface with an address: another forwarder takes
+    /// packets wherever they come in, and the guard must stand before it.
+    pub fn everywhere(&mut self, everywhere: bool) {
+        if self.everywhere != everywhere {
+            self.everywhere = everywhere;
+            self.covered = None;
+        }
+    }
+
     /// Programs on every Ethernet interface there is, and none taken off: where nobody says which.
     pub fn on_all(&mut self) -> Result<()> {
         let all = address::interfaces()?;
@@ -211,6 +223,10 @@ impl EbpfPlane {
         names.extend(
             all.iter().filter(|i| indices.contains(&i.index) && i.ethernet).map(|i| i.name.clone()),
         );
+        if self.everywhere {
+            let taken = all.iter().filter(|i| i.ethernet && !i.addresses.is_empty());
+            names.extend(taken.map(|i| i.name.clone()));
+        }
         // A device has room for one XDP program; tc's live side by side for a moment.
         for other in other_layouts(&self.pins) {
             names.iter().for_each(|name| attach::forget_xdp(&other, name));
@@ -236,6 +252,7 @@ impl EbpfPlane {
         let express = |i: &&address::Interface| {
             names.contains(&i.name)
                 && self.attached.get(&i.name).is_some_and(|hook| hook.starts_with("xdp"))
+                && attach::takes_frames(i)
         };
         if self.hooks != Hooks::Tc {
             let express = all.iter().filter(express).map(|i| i.index).collect();
@@ -250,9 +267,16 @@ impl EbpfPlane {
     }
 }
 
+/// Answers of NAT servers find their way by the FIB, which wants forwarding on where they come in.
+pub(crate) fn answers_pass() -> Result<()> {
+    sysctl::write("net/ipv4/ip_forward", "1")?;
+    sysctl::write("net/ipv6/conf/all/forwarding", "1").ok();
+    Ok(())
+}
+
 impl EbpfPlane {
     /// Tables and programs that a binary with another layout left go when ours are at work. Their
-    /// flows cannot be read; those that go by hash live on.
+    /// flows cannot be read; those that go by the same hash live on.
     fn take_over_from_other_layouts(&self) {
         for other in other_layouts(&self.pins) {
             // What stays does no harm but take memory.
@@ -267,11 +291,8 @@ impl DataPlane for EbpfPlane {
         self.cover_peers(&table.director_macs)?;
         self.attach_all()?;
         self.take_over_from_other_layouts();
-        let nat = self.tables.installed().settings.flags & nines_abi::SETTING_NAT != 0;
-        if nat {
-            // Replies find their way by the FIB, which wants forwarding on where they come in.
-            sysctl::write("net/ipv4/ip_forward", "1")?;
-            sysctl::write("net/ipv6/conf/all/forwarding", "1").ok();
+        if self.tables.installed().settings.flags & nines_abi::SETTING_NAT != 0 {
+            answers_pass()?;
         }
         Ok(())
     }

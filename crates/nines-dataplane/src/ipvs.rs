@@ -37,6 +37,10 @@ pub enum Change {
 pub trait Tables: Send {
     /// What is there.
     fn list(&mut self) -> Result<State>;
+    /// Settings that tables like ours want.
+    fn prepare(&mut self) -> Result<()> {
+        Ok(())
+    }
     /// One change.
     fn carry_out(&mut self, change: &Change) -> Result<()>;
 }
@@ -140,6 +144,7 @@ impl<T: Tables> DataPlane for IpvsPlane<T> {
     fn apply(&mut self, table: &ForwardingTable) -> Result<()> {
         let want = words::state(table)?;
         let have = self.tables.list()?;
+        self.tables.prepare()?;
         self.carry_out(changes(&have, &want))?;
         self.wanted = table.clone();
         Ok(())

@@ -51,7 +51,7 @@ pub fn diff(old: &Spec, new: &Spec) -> Vec<Change> {
         }
     }
     if old.backend != new.backend {
-        let felt = "connections through NAT or to drained servers end";
+        let felt = "established connections end";
         out.push(change("dataplane", '~', format!("{} -> {}", old.backend, new.backend), felt));
     }
     if old.flows != new.flows {

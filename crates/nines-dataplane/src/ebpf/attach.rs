@@ -20,11 +20,11 @@ use aya::{
 };
 
 use nines_abi::{
-    PROGRAM_CHANCE, PROGRAM_DELIVER, PROGRAM_ERROR, PROGRAM_KEEP, PROGRAM_NEW, PROGRAM_REMEMBER,
-    PROGRAM_REPLY, PROGRAM_TOO_BIG, PROGRAM_WEIGH, XDP_OUT_MAX,
+    PROGRAM_CHANCE, PROGRAM_DELIVER, PROGRAM_ERROR, PROGRAM_FRAGMENT, PROGRAM_KEEP, PROGRAM_NEW,
+    PROGRAM_REMEMBER, PROGRAM_REPLY, PROGRAM_TOO_BIG, PROGRAM_WEIGH, XDP_OUT_MAX,
 };
 
-use crate::{Error, Result};
+use crate::{Error, Result, address};
 
 /// Filter priority and handle with clsact: fixed, so that the next process finds its own.
 const PRIORITY: u16 = 9;
@@ -44,7 +44,8 @@ pub enum Hooks {
 }
 
 /// Programs at tc, and where the entry program finds those that go on for it.
-const CLASSIFIERS: [(&str, Option<u32>); 11] = [
+const CLASSIFIERS: [(&str, Option<u32>); 12] = [
+    ("nines_tc_fragment", Some(PROGRAM_FRAGMENT)),
     ("nines_tc_chance", Some(PROGRAM_CHANCE)),
     ("nines_tc_keep", Some(PROGRAM_KEEP)),
     ("nines_tc_weigh", Some(PROGRAM_WEIGH)),
@@ -279,7 +280,31 @@ fn xdp_side(ebpf: &mut Ebpf, pins: &Path, interface: &str) -> Result<()> {
     Ok(())
 }
 
-/// Into which devices XDP may send: where our program is, drivers are ready for it.
+/// Drivers that take frames from XDP while a program is on their device (`ndo_xdp_xmit`). Others
+/// refuse only after the program has said where a frame goes, and it is lost.
+const TAKE_FRAMES: [&str; 12] = [
+    "bnxt_en",
+    "ena",
+    "gve",
+    "i40e",
+    "ice",
+    "igb",
+    "igc",
+    "ixgbe",
+    "mlx5_core",
+    "qede",
+    "sfc",
+    "virtio_net",
+];
+
+/// Whether XDP may send into this device.
+pub fn takes_frames(interface: &address::Interface) -> bool {
+    let driver = fs::read_link(format!("/sys/class/net/{}/device/driver", interface.name));
+    let driver = driver.ok().and_then(|path| Some(path.file_name()?.to_str()?.to_owned()));
+    interface.kind == "veth" || driver.is_some_and(|d| TAKE_FRAMES.contains(&d.as_str()))
+}
+
+/// Into which devices XDP may send.
 pub fn tell_express(ebpf: &mut Ebpf, devices: &BTreeSet<u32>) -> Result<()> {
     let failed = |e: aya::maps::MapError| Error::new("cannot tell XDP of its devices", e);
     let map = ebpf.map_mut("XDP_OUT");

@@ -287,12 +287,12 @@ impl Tables {
         };
         let turns = |picks| Turns { picks, server: &server };
         let now = views.turns.get(id);
-        let still = self.turned.get(&id).copied().filter(|next| next.turn == now);
+        let said = self.turned.get(&id).copied();
         let next = match old {
             None => turns::begin(scheduler, turns(picks(service))),
             Some(old) if old.scheduler != service.scheduler => Next::default(),
             Some(old) => {
-                turns::go_on(scheduler, turns(picks(&old)), now, still, turns(picks(service)))
+                turns::go_on(scheduler, turns(picks(&old)), now, said, turns(picks(service)))
             }
         };
         self.turned.insert(id, next);

@@ -62,6 +62,15 @@ impl EbpfPlane {
     }
 }
 
+impl EbpfPlane {
+    /// XDP sends nothing into this interface, as if its driver took no frames.
+    pub fn takes_no_frames(&mut self, interface: &str) -> Result<()> {
+        let all = crate::address::interfaces()?;
+        let others = all.iter().filter(|i| i.name != interface).map(|i| i.index).collect();
+        super::attach::tell_express(&mut self.ebpf, &others)
+    }
+}
+
 /// The same of a program by its descriptor.
 pub(super) fn run(
     program: &str,

@@ -35,11 +35,12 @@ impl Turns<'_> {
         self.picks.iter().fold(0, |g, slot| gcd((self.server)(*slot).1, g)).max(1)
     }
 
-    /// The current weight of the pass that a turn belongs to.
-    fn weight_at(&self, index: usize) -> u32 {
+    /// The current weight of the pass that a turn belongs to; `step` as it was when these turns
+    /// were written, for weights may have changed since.
+    fn weight_at(&self, index: usize, step: u32) -> u32 {
         let passes = self.passes();
         let level = passes.iter().filter(|begin| **begin > index).count() as u32;
-        level * self.step() + 1
+        level * step + 1
     }
 }
 
@@ -50,6 +51,8 @@ pub struct Next {
     pub turn: u64,
     /// Of wrr; 0 for others.
     pub weight: u32,
+    /// From one current weight to the next; 0 for others.
+    pub step: u32,
 }
 
 /// The next turn of a service that is new.
@@ -60,15 +63,16 @@ pub fn begin(scheduler: Scheduler, new: Turns<'_>) -> Next {
     }
 }
 
-/// The next turn where the last was `turn - 1` in the old table. `still`: what was said last, if
-/// no turn was taken since.
+/// The next turn where the last was `turn - 1` in the old table. `said`: what was said when that was
+/// written.
 pub fn go_on(
     scheduler: Scheduler,
     old: Turns<'_>,
     turn: u64,
-    still: Option<Next>,
+    said: Option<Next>,
     new: Turns<'_>,
 ) -> Next {
+    let still = said.filter(|next| next.turn == turn);
     if old.picks.is_empty() || new.picks.is_empty() {
         let weight = still.map_or(0, |s| s.weight);
         return if scheduler == Scheduler::Wrr { pass_at(weight, new) } else { Next::default() };
@@ -76,7 +80,8 @@ pub fn go_on(
     let last = (turn.wrapping_sub(1) % old.picks.len() as u64) as usize;
     match scheduler {
         Scheduler::Wrr => {
-            let weight = still.map_or_else(|| old.weight_at(last), |s| s.weight);
+            let step = said.map_or_else(|| old.step(), |said| said.step);
+            let weight = still.map_or_else(|| old.weight_at(last, step), |s| s.weight);
             pass_at(weight, new)
         }
         _ if turn == 0 => Next::default(),
@@ -88,7 +93,7 @@ pub fn go_on(
                 other > place || (other == place && new.picks[*i] != slot)
             };
             let turn = (0..new.picks.len()).find(behind).unwrap_or(0) as u64;
-            Next { turn, weight: 0 }
+            Next { turn, ..Next::default() }
         }
     }
 }
@@ -97,7 +102,7 @@ pub fn go_on(
 fn pass_at(weight: u32, new: Turns<'_>) -> Next {
     let (passes, step) = (new.passes(), new.step());
     if passes.is_empty() {
-        return Next { turn: 0, weight };
+        return Next { turn: 0, weight, step };
     }
     let levels = passes.len() as u32;
     let highest = (levels - 1) * step + 1;
@@ -108,7 +113,7 @@ fn pass_at(weight: u32, new: Turns<'_>) -> Next {
         w => w,
     };
     let level = ((weight - 1) / step).min(levels - 1);
-    Next { turn: passes[(levels - 1 - level) as usize] as u64, weight }
+    Next { turn: passes[(levels - 1 - level) as usize] as u64, weight, step }
 }
 
 #[cfg(test)]
@@ -137,7 +142,7 @@ mod tests {
         let (old, weights) = ([0, 0, 0, 1], [3, 1, 2]);
         let server = |slot: u32| (slot, weights[slot as usize]);
         let turns = |picks| Turns { picks, server: &server };
-        assert_eq!(begin(Scheduler::Wrr, turns(&old)), Next { turn: 2, weight: 1 });
+        assert_eq!(begin(Scheduler::Wrr, turns(&old)), Next { turn: 2, weight: 1, step: 1 });
         // The last turn was the second pass, at 2; weights 3, 1, 2 then.
         assert_eq!(next(Scheduler::Wrr, &old, 2, &[0, 0, 2, 0, 1, 2], &weights), 1);
         // No server has that weight any more: from the highest.
@@ -146,7 +151,14 @@ mod tests {
         let weights = [4, 2];
         let server = |slot: u32| (slot, weights[slot as usize]);
         let turns = |picks| Turns { picks, server: &server };
-        assert_eq!(begin(Scheduler::Wrr, turns(&[0, 0, 1])), Next { turn: 1, weight: 1 });
-        assert_eq!(turns(&[0, 0, 1]).weight_at(0), 3);
+        assert_eq!(begin(Scheduler::Wrr, turns(&[0, 0, 1])), Next { turn: 1, weight: 1, step: 2 });
+        assert_eq!(turns(&[0, 0, 1]).weight_at(0, 2), 3);
+        // 4 and 2 become 4 and 3 after the first pass: still at 3 (ip_vs_wrr.c), of passes at 4 to 1.
+        let weights = [4, 3];
+        let server = |slot: u32| (slot, weights[slot as usize]);
+        let turns = |picks| Turns { picks, server: &server };
+        let said = Some(Next { turn: 0, weight: 3, step: 2 });
+        let next = go_on(Scheduler::Wrr, turns(&[0, 0, 1]), 1, said, turns(&[0, 0, 1, 0, 1, 0, 1]));
+        assert_eq!((next.turn, next.weight), (1, 3));
     }
 }

@@ -361,7 +361,19 @@ impl Ipvs {
     }
 }
 
+/// So that it does as nines' own programs do (Documentation/networking/ipvs-sysctl.rst): clients
+/// leave a server that takes none; connections of one that is gone end; TCP in mid-flow is taken up,
+/// for another director had it before.
+const SETTINGS: [&str; 3] = ["expire_quiescent_template", "expire_nodest_conn", "sloppy_tcp"];
+
 impl Tables for Ipvs {
+    fn prepare(&mut self) -> Result<()> {
+        for name in SETTINGS {
+            crate::sysctl::write(&format!("net/ipv4/vs/{name}"), "1")?;
+        }
+        Ok(())
+    }
+
     fn list(&mut self) -> Result<State> {
         let failed = |e: std::io::Error| privileged("IPVS cannot be listed".into(), &e);
         let mut state = State::new();

@@ -7,8 +7,8 @@ use std::{
 };
 
 use nines_model::{
-    Forward, ForwardingTable, Proto, Scheduler, TableServer, TableService, Traffic, Tunnel,
-    TunnelChecksum, TunnelKind,
+    Forward, ForwardingTable, Proto, Scheduler, ServerState, TableServer, TableService, Traffic,
+    Tunnel, TunnelChecksum, TunnelKind,
 };
 
 use super::{Change, Uncompared, refused};
@@ -86,7 +86,9 @@ fn scheduler(service: &TableService) -> (String, u32) {
     }
     let mut flags = 0;
     if matches!(service.scheduler, Scheduler::Sh | Scheduler::Mh) {
-        flags |= if service.flags.fallback { SCHED_1 } else { 0 };
+        // A server that takes nothing keeps its places there: others take what would go to it.
+        let absent = service.servers.values().any(|s| s.state != ServerState::Up);
+        flags |= if service.flags.fallback || absent { SCHED_1 } else { 0 };
         flags |= if service.flags.port { SCHED_2 } else { 0 };
     }
     (service.scheduler.to_string(), flags)
@@ -149,8 +151,11 @@ pub fn state(table: &ForwardingTable) -> Result<State> {
         let engine = if service.sip { "sip".into() } else { String::new() };
         let tally = Uncompared::default();
         // A server that is added comes before the others in the kernel's list.
-        let dests: Result<Vec<Dest>> =
-            service.servers.values().rev().map(|s| dest(service, s)).collect();
+        // dh knows no other server for a place: one that is down leaves its list.
+        let gone =
+            |s: &&TableServer| service.scheduler == Scheduler::Dh && s.state == ServerState::Down;
+        let servers = service.servers.values().rev().filter(|s| !gone(s));
+        let dests: Result<Vec<Dest>> = servers.map(|s| dest(service, s)).collect();
         state.insert(
             service.traffic,
             Held {

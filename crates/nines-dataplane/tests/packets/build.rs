@@ -45,7 +45,7 @@ fn octets(addr: IpAddr) -> Vec<u8> {
     }
 }
 
-fn fold(bytes: &[u8]) -> u16 {
+pub fn fold(bytes: &[u8]) -> u16 {
     let mut sum: u32 = 0;
     for pair in bytes.chunks(2) {
         sum += u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)]));

@@ -79,9 +79,29 @@ impl Drop for Pin {
     }
 }
 
-/// An XDP program that always says the same, on an interface while this lives.
+/// An XDP program that always says the same, on an interface while this lives, and counts.
 pub struct Says {
     _link: OwnedFd,
+    count: OwnedFd,
+}
+
+/// An array map of one u64.
+fn number() -> OwnedFd {
+    let mut attr = Attr::default();
+    attr.0[0] = 2 | 4 << 32;
+    attr.0[1] = 8 | 1 << 32;
+    owned(bpf(0, &mut attr).unwrap())
+}
+
+/// Its value.
+fn value_of(map: &OwnedFd) -> u64 {
+    let (key, mut value) = (0u32, 0u64);
+    let mut attr = Attr::default();
+    attr.0[0] = map.as_raw_fd() as u64;
+    attr.0[1] = &raw const key as u64;
+    attr.0[2] = &raw mut value as u64;
+    bpf(1, &mut attr).unwrap();
+    value
 }
 
 impl Says {
@@ -89,13 +109,27 @@ impl Says {
     pub const PASS: i32 = 2;
 
     pub fn on(interface: &str, verdict: i32) -> Self {
-        let program = program(6, &RETURN(verdict));
+        let count = number();
+        let program = program(6, &counted(&count, verdict));
         let mut attr = Attr::default();
         // BPF_XDP is 37, XDP_FLAGS_DRV_MODE 4.
         attr.0[0] = program.as_raw_fd() as u64 | u64::from(index(interface)) << 32;
         attr.0[1] = 37 | 4 << 32;
-        Self { _link: owned(bpf(28, &mut attr).unwrap()) }
+        Self { _link: owned(bpf(28, &mut attr).unwrap()), count }
     }
+
+    /// Frames that came.
+    pub fn seen(&self) -> u64 {
+        value_of(&self.count)
+    }
+}
+
+/// A program that counts and says so.
+fn counted(count: &OwnedFd, verdict: i32) -> Vec<u64> {
+    let mut code = load(1, 2, count.as_raw_fd() as u64).to_vec();
+    code.extend([word(0xb7, 2, 0, 0, 1), word(0xdb, 1, 2, 0, 0)]); // *r1 += 1, atomically
+    code.extend(RETURN(verdict));
+    code
 }
 
 fn index(interface: &str) -> u32 {
@@ -107,16 +141,23 @@ fn index(interface: &str) -> u32 {
 /// Nothing leaves this interface, from the end of its tc programs on.
 pub struct Sink {
     _program: SchedClassifier,
+    count: OwnedFd,
 }
 
 impl Sink {
     pub fn behind(interface: &str) -> Self {
-        let pin = Pin::new(program(3, &RETURN(super::SHOT)).as_raw_fd(), "sink");
+        let count = number();
+        let pin = Pin::new(program(3, &counted(&count, super::SHOT)).as_raw_fd(), "sink");
         let mut program = SchedClassifier::from_pin(&pin.0).unwrap();
         let _ = qdisc_add_clsact(interface);
         let last = TcAttachOptions::Netlink(NlOptions { priority: 99, ..NlOptions::default() });
         program.attach_with_options(interface, TcAttachType::Egress, last).unwrap();
-        Self { _program: program }
+        Self { _program: program, count }
+    }
+
+    /// Packets that came.
+    pub fn seen(&self) -> u64 {
+        value_of(&self.count)
     }
 }
 
@@ -132,11 +173,7 @@ impl Generator {
     pub fn new(interface: &str, frame: &[u8], flows: u16) -> Self {
         let mut bytes = [0u8; 64];
         bytes[..frame.len()].copy_from_slice(frame);
-        // Array map of one u64.
-        let mut attr = Attr::default();
-        attr.0[0] = 2 | 4 << 32;
-        attr.0[1] = 8 | 1 << 32;
-        let turn = owned(bpf(0, &mut attr).unwrap());
+        let turn = number();
         let mut code = vec![
             word(0x61, 2, 1, 0, 0),  // r2 = data
             word(0x61, 3, 1, 4, 0),  // r3 = data_end

@@ -13,7 +13,7 @@ use super::{Bench, NEXT, REDIRECT, SHOT, bench, build::*, service, table, web};
 
 const KINDS: [TunnelKind; 3] = [TunnelKind::Ipip, TunnelKind::Gue, TunnelKind::Gre];
 
-fn tunnel(kind: TunnelKind, checksum: TunnelChecksum) -> Forward {
+pub fn tunnel(kind: TunnelKind, checksum: TunnelChecksum) -> Forward {
     Forward::Tunnel(Tunnel { checksum, ..Tunnel::new(kind) })
 }
 
@@ -26,7 +26,7 @@ const FAMILIES: [(&str, &str, &str); 4] = [
 ];
 
 /// XDP_TX and XDP_REDIRECT.
-const XDP_SENT: [i32; 2] = [3, 4];
+pub const XDP_SENT: [i32; 2] = [3, 4];
 
 /// Lets XDP find the way: forwarding on, neighbours known.
 pub fn neighbours() {
@@ -45,7 +45,7 @@ pub fn neighbours() {
 }
 
 impl Bench {
-    fn xdp(&self, frame: &[u8]) -> (i32, Vec<u8>) {
+    pub fn xdp(&self, frame: &[u8]) -> (i32, Vec<u8>) {
         let out = self.plane.test_run("nines_xdp", frame, 1).unwrap();
         (out.verdict, out.packet)
     }
@@ -116,113 +116,6 @@ fn a_tunnelled_packet_is_counted_once_and_nobodys_address_is_not_guarded() {
     // A host that looks whether its address is taken speaks from the address that is none.
     b.guard.cover(&[("2001:db8::100".parse().unwrap(), false)]).unwrap();
     assert_eq!(b.egress(&neighbour(135, "::", "2001:db8::2")), NEXT);
-}
-
-#[test]
-fn direct_routing_is_the_same_at_both_hooks() {
-    let Some(mut b) = bench() else { return };
-    neighbours();
-    let servers = |addr| [(addr, Forward::Dr)];
-    b.plane
-        .apply(&table(vec![
-            service("10.0.0.100:80", Proto::Tcp, Scheduler::Rr, &servers("10.0.0.11:80")),
-            service("10.0.0.100:80", Proto::Udp, Scheduler::Rr, &servers("10.0.0.11:80")),
-            service("10.0.0.100:80", Proto::Sctp, Scheduler::Rr, &servers("10.0.0.11:80")),
-            service("[2001:db8::100]:80", Proto::Tcp, Scheduler::Rr, &servers("[2001:db8::11]:80")),
-        ]))
-        .unwrap();
-    for frame in [
-        tcp("10.0.0.1:4000", "10.0.0.100:80", SYN),
-        udp("10.0.0.1:4000", "10.0.0.100:80"),
-        sctp("10.0.0.1:4000", "10.0.0.100:80", 1),
-        tcp("[2001:db8::1]:4000", "[2001:db8::100]:80", SYN),
-    ] {
-        let (verdict, at_tc) = b.tc(&frame.bytes());
-        assert_eq!((verdict, read(&at_tc)), (REDIRECT, (frame.src, frame.dst, 63)));
-        let (verdict, at_xdp) = b.xdp(&frame.bytes());
-        assert!(XDP_SENT.contains(&verdict), "XDP said {verdict}");
-        assert_eq!(at_xdp[12..], at_tc[12..]);
-    }
-}
-
-/// Packets in and out of all services.
-fn totals(b: &mut Bench) -> [u64; 2] {
-    let services = b.plane.counters().unwrap().services;
-    services.values().fold([0, 0], |[i, o], s| [i + s.packets_in, o + s.packets_out])
-}
-
-#[test]
-fn translation_is_the_same_at_both_hooks() {
-    let Some(mut b) = bench() else { return };
-    neighbours();
-    let (four, six) = (["10.0.0.11:8080"], ["[2001:db8::11]:8080"]);
-    let to = |vip: &str, proto, [server]: [&str; 1]| {
-        let server = if proto == Proto::Sctp { "10.0.0.11:80" } else { server };
-        service(&format!("{vip}:80"), proto, Scheduler::Rr, &[(server, Forward::Nat)])
-    };
-    let all = [
-        to("10.0.0.100", Proto::Tcp, four),
-        to("10.0.0.100", Proto::Udp, four),
-        to("10.0.0.100", Proto::Sctp, four),
-        to("[2001:db8::100]", Proto::Tcp, six),
-        to("[2001:db8::100]", Proto::Udp, six),
-    ];
-    b.plane.apply(&table(all.to_vec())).unwrap();
-    let v4 = |n: u16| (format!("10.0.0.1:{n}"), "10.0.0.100:80", "10.0.0.11:8080");
-    let v6 = |n: u16| (format!("[2001:db8::1]:{n}"), "[2001:db8::100]:80", "[2001:db8::11]:8080");
-    let first = |frame: Frame| Frame { flags: SYN, ..frame };
-    for (n, (client, vip, server), kind) in [
-        (1, v4(1), "tcp"),
-        (2, v4(2), "udp"),
-        (3, v4(3), "udp without checksum"),
-        (4, v4(4), "tcp with options"),
-        (5, v4(5), "sctp"),
-        (6, v6(6), "tcp"),
-        (7, v6(7), "udp"),
-        (8, v6(8), "tcp with options"),
-    ] {
-        let frame = |from: &str, to: &str| match kind {
-            "tcp" => tcp(from, to, ACK),
-            "udp" => udp(from, to),
-            "sctp" => sctp(from, to, 0),
-            "tcp with options" => Frame { options: 1, ..tcp(from, to, ACK) },
-            _ => Frame { udp_checksum: false, ..udp(from, to) },
-        };
-        let server = if kind == "sctp" { "10.0.0.11:80" } else { server };
-        let (there, back) = (frame(&client, vip), frame(server, &client));
-        let begins = match kind {
-            "sctp" => sctp(&client, vip, 1),
-            k if k.starts_with("tcp") => first(there.clone()),
-            _ => there.clone(),
-        };
-        // Every other flow begins at XDP.
-        let begun = if n % 2 == 0 { b.tc(&begins.bytes()) } else { b.xdp(&begins.bytes()) };
-        assert!(begun.0 == REDIRECT || XDP_SENT.contains(&begun.0), "{kind} {n}: {}", begun.0);
-        let answer = match kind {
-            "sctp" => sctp(server, &client, 2),
-            k if k.starts_with("tcp") => Frame { flags: SYN | ACK, ..back.clone() },
-            _ => back.clone(),
-        };
-        b.tc(&answer.bytes());
-        b.tc(&there.bytes());
-        let counted = totals(&mut b);
-        for frame in [&there, &back] {
-            let (verdict, at_tc) = b.tc(&frame.bytes());
-            assert_eq!(verdict, REDIRECT, "{kind} {n}");
-            let (verdict, at_xdp) = b.xdp(&frame.bytes());
-            assert!(XDP_SENT.contains(&verdict), "{kind} {n}: XDP said {verdict}");
-            assert_eq!(at_xdp[12..], at_tc[12..], "{kind} {n}: the same bytes at both hooks");
-            if kind != "sctp" && frame.options == 0 {
-                read(&at_xdp);
-            }
-        }
-        assert_eq!(totals(&mut b), [counted[0] + 2, counted[1] + 2]);
-        if kind == "tcp" {
-            let end = Frame { flags: FIN, ..there };
-            let (verdict, packet) = b.xdp(&end.bytes());
-            assert_eq!((verdict, packet), (2, end.bytes()), "both halves must know: tc tells them");
-        }
-    }
 }
 
 #[test]

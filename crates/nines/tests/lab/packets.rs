@@ -179,6 +179,48 @@ fn nat_maps_ports_and_answers_come_from_the_vip() {
 }
 
 #[test]
+fn datagrams_in_fragments_arrive_whole() {
+    if !can_run() {
+        return;
+    }
+    let mut net = routed();
+    lone_director(
+        &mut net,
+        "[service.dns]\nlisten = \"10.97.0.100:53/udp\"\nforward = \"nat\"\ncheck = \"none\"\n\
+         servers = { r1 = \"10.97.1.11:5353\" }\n\
+         [service.six]\nlisten = \"[2001:db8::100]:53/udp\"\nforward = \"nat\"\ncheck = \"none\"\n\
+         servers = { r1 = \"[2001:db8:1::11]:5353\" }\n",
+    );
+    let bind = || std::net::UdpSocket::bind("[::]:5353");
+    let server = net.lab.within("r1", bind).unwrap().unwrap();
+    server.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let end = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut buffer = [0; 8_000];
+            while !end.load(std::sync::atomic::Ordering::Relaxed) {
+                if let Ok((len, from)) = server.recv_from(&mut buffer) {
+                    let _ = server.send_to(&buffer[..len], from);
+                }
+            }
+        });
+        for vip in ["10.97.0.100:53", "[2001:db8::100]:53"] {
+            let any = if vip.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
+            let bind = move || std::net::UdpSocket::bind(any);
+            let client = net.lab.within("client", bind).unwrap().unwrap();
+            client.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+            let question: Vec<u8> = (0..5_000u32).map(|n| (n / 7) as u8).collect();
+            net.until(&format!("5,000 bytes to {vip} come back"), |_| {
+                let mut answer = [0; 8_000];
+                client.send_to(&question, vip).is_ok()
+                    && client.recv(&mut answer).is_ok_and(|len| answer[..len] == question)
+            });
+        }
+        end.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+}
+
+#[test]
 fn doctor_finds_the_servers_that_are_not_ready() {
     if !can_run() {
         return;

@@ -58,16 +58,16 @@ pub fn harm(node: &Node, now: Time, verb: &str, subjects: &[String]) -> Option<H
                 drained.extend(state.spec.find_servers(subject));
             }
             let last = state.spec.services.iter().find(|(name, service)| {
-                let takes = |server: &String| {
+                let takes = |(server, wanted): (&String, &nines_model::ServerSpec)| {
                     let key = ((*name).clone(), server.clone());
                     let down =
                         node.health().get(&key).is_some_and(|h| h.state() == ServerState::Down);
-                    !drained.contains(&key) && !down
+                    !drained.contains(&key) && !down && !wanted.sorry && wanted.weight > 0
                 };
                 let touched = subjects.iter().any(|s| {
                     state.spec.find_servers(s).iter().any(|(service, _)| service == *name)
                 });
-                touched && !service.servers.keys().any(takes)
+                touched && !service.servers.iter().any(takes)
             });
             last.map(|(name, _)| Harm {
                 rule: "last-server",

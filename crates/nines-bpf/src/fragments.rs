@@ -1,0 +1,64 @@
+//! Packets in fragments: those without ports go where the first one went.
+//!
+//! Decides: what is remembered of a first fragment, and for how long. A fragment that comes before
+//! its first one goes up the stack, as those of packets that are nobody's.
+
+use nines_abi::{Fragment, FragmentKey, Packet, Via, DROP_GUARD, FRAGMENT_FIRST, FRAGMENT_UNITS};
+
+use crate::{
+    decide::{self, Verdict},
+    maps::{count, FRAGMENTS, SERVERS},
+    nat::known_as,
+    packet::halves_of,
+    places,
+};
+
+#[inline(always)]
+fn key(packet: &Packet) -> FragmentKey {
+    let ([a, b], [c, d]) = (halves_of(&packet.src), halves_of(&packet.dst));
+    let words = [a, b, c, d, u64::from(packet.id) | u64::from(packet.proto) << 32];
+    unsafe { core::mem::transmute::<[u64; 5], FragmentKey>(words) }
+}
+
+/// A packet goes to (or, `reply`, comes from) the server in this slot.
+#[inline(always)]
+pub fn note(packet: &Packet, slot: u32, generation: u32, reply: Option<&Via>) {
+    if packet.fragment == FRAGMENT_FIRST {
+        remember(packet, slot, generation, reply);
+    }
+}
+
+#[inline(always)]
+fn remember(packet: &Packet, server: u32, generation: u32, reply: Option<&Via>) {
+    let via = reply.copied().unwrap_or(Via { addr: packet.dst[3], port: packet.dport, pad: 0 });
+    let reply = reply.is_some() as u32;
+    let of = Fragment { server, generation, clock: packet.clock, reply, via };
+    // Without room its other fragments are nobody's.
+    let _ = FRAGMENTS.insert(key(packet), of, 0);
+}
+
+/// A fragment without ports.
+#[inline(always)]
+pub fn follow(packet: &Packet, now: u64) -> Verdict {
+    let Some(first) = (unsafe { FRAGMENTS.get(key(packet)) }) else {
+        return Verdict::Pass;
+    };
+    let Some(server) = SERVERS.get(first.server) else {
+        return Verdict::Pass;
+    };
+    if first.generation != server.generation
+        || packet.clock.wrapping_sub(first.clock) > FRAGMENT_UNITS
+    {
+        return Verdict::Pass;
+    }
+    if first.reply == 0 {
+        return decide::deliver_to(packet, first.server, true);
+    }
+    let via = first.via;
+    let [low, high] = nines_abi::halves(known_as(server, &via).0);
+    if places::silent(low, high, now, 0) {
+        return Verdict::Drop(DROP_GUARD);
+    }
+    count(first.server, server.service, packet.bytes, true);
+    Verdict::Reply(server, via)
+}

@@ -1,0 +1,101 @@
+//! Packets in fragments.
+
+use nines_dataplane::DataPlane as _;
+use nines_model::{Forward, Proto, Scheduler, TunnelChecksum, TunnelKind};
+
+use super::{NEXT, REDIRECT, bench, build::*, service, table, ways::*};
+
+/// A packet in pieces of `size` bytes of what follows its IP header (RFC 791; RFC 8200 section 4.5).
+fn pieces(whole: &[u8], id: u16, size: usize) -> Vec<Vec<u8>> {
+    let v4 = whole[12] == 8;
+    let header = if v4 { 34 } else { 54 };
+    let (head, body) = whole.split_at(header);
+    let last = body.len().div_ceil(size) - 1;
+    let piece = |(n, part): (usize, &[u8])| {
+        let mut frame = head.to_vec();
+        let place = (n * size / 8) as u16;
+        let more = u16::from(n < last);
+        if v4 {
+            frame[16..18].copy_from_slice(&(part.len() as u16 + 20).to_be_bytes());
+            frame[18..20].copy_from_slice(&id.to_be_bytes());
+            frame[20..22].copy_from_slice(&(more << 13 | place).to_be_bytes());
+            frame[24..26].fill(0);
+            let sum = !fold(&frame[14..34]);
+            frame[24..26].copy_from_slice(&sum.to_be_bytes());
+        } else {
+            frame[18..20].copy_from_slice(&(part.len() as u16 + 8).to_be_bytes());
+            frame.extend([frame[20], 0]);
+            frame[20] = 44;
+            frame.extend((place << 3 | more).to_be_bytes());
+            frame.extend(u32::from(id).to_be_bytes());
+        }
+        frame.extend(part);
+        frame
+    };
+    body.chunks(size).enumerate().map(piece).collect()
+}
+
+/// The packet that these pieces are of.
+fn whole(pieces: &[Vec<u8>]) -> Vec<u8> {
+    let v4 = pieces[0][12] == 8;
+    let mut frame = pieces[0][..if v4 { 34 } else { 54 }].to_vec();
+    let body: Vec<u8> =
+        pieces.iter().flat_map(|p| p[if v4 { 34 } else { 62 }..].to_vec()).collect();
+    if v4 {
+        assert!(pieces.iter().all(|p| fold(&p[14..34]) == 0xffff), "IPv4 header checksums");
+        frame[16..18].copy_from_slice(&(body.len() as u16 + 20).to_be_bytes());
+        frame[20..22].fill(0);
+        frame[24..26].fill(0);
+        let sum = !fold(&frame[14..34]);
+        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    } else {
+        frame[18..20].copy_from_slice(&(body.len() as u16).to_be_bytes());
+        frame[20] = pieces[0][54];
+    }
+    frame.extend(body);
+    frame
+}
+
+#[test]
+fn fragments_go_where_their_first_one_goes() {
+    let Some(mut b) = bench() else { return };
+    neighbours();
+    let nat = Forward::Nat;
+    let mut id = 100;
+    for (vip, client, server, forward) in [
+        ("10.0.0.100", "10.0.0.1", "10.0.0.11:80", Forward::Dr),
+        ("10.0.0.100", "10.0.0.1", "10.0.0.11:8080", nat),
+        ("10.0.0.100", "10.0.0.1", "10.0.0.11:80", tunnel(TunnelKind::Ipip, TunnelChecksum::None)),
+        ("10.0.0.100", "10.0.0.1", "10.0.0.11:80", tunnel(TunnelKind::Gue, TunnelChecksum::Full)),
+        ("[2001:db8::100]", "[2001:db8::1]", "[2001:db8::11]:80", Forward::Dr),
+        ("[2001:db8::100]", "[2001:db8::1]", "[2001:db8::11]:8080", nat),
+    ] {
+        let (to, from) = (format!("{vip}:80"), format!("{client}:4000"));
+        let pool = service(&to, Proto::Udp, Scheduler::Rr, &[(server, forward)]);
+        b.plane.apply(&table(vec![pool])).unwrap();
+        let payload: Vec<u8> = (0..2_000u32).map(|n| n as u8).collect();
+        let there = Frame { payload: payload.clone(), ..udp(&from, &to) };
+        id += 10;
+        let sent = pieces(&there.bytes(), id, 800);
+        assert_eq!(b.tc(&sent[1]).0, NEXT, "without the first one nobody knows");
+        let arrived: Vec<Vec<u8>> = sent
+            .iter()
+            .map(|piece| {
+                assert_eq!(b.xdp(piece), (2, piece.clone()), "XDP leaves pieces to tc");
+                let (verdict, packet) = b.tc(piece);
+                assert_eq!(verdict, REDIRECT, "{forward} {to}");
+                if matches!(forward, Forward::Tunnel(_)) { unwrap(&packet).1 } else { packet }
+            })
+            .collect();
+        let dst = if forward == nat { at(server) } else { there.dst };
+        assert_eq!(read(&whole(&arrived)), (there.src, dst, 63), "{forward} {to}");
+        let other = pieces(&there.bytes(), id + 1, 800);
+        assert_eq!(b.tc(&other[1]).0, NEXT, "of another packet");
+        if forward == nat {
+            let back = Frame { payload, ..udp(server, &from) };
+            let sent = pieces(&back.bytes(), id + 2, 800);
+            let arrived: Vec<Vec<u8>> = sent.iter().map(|piece| b.tc(piece).1).collect();
+            assert_eq!(read(&whole(&arrived)), (there.dst, there.src, 63), "back from {to}");
+        }
+    }
+}
