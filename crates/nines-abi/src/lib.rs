@@ -14,7 +14,8 @@ pub use flows::*;
 pub use packet::*;
 pub use schedulers::*;
 
-/// Version of everything in this file. Raise it with any change of layout or meaning.
+/// Version of everything in this crate, of [`hash_of`] and of the tables that its values are places
+/// in. Raise it with any change of layout or meaning.
 pub const ABI: u32 = 6;
 
 /// An address as IPv6; IPv4 is mapped (`::ffff:a.b.c.d`, RFC 4291 section 2.5.5.2).

@@ -61,6 +61,8 @@ struct Pinned {
     services: Shared<Service>,
     picks: Shared<u64>,
     guard: Shared<Guard>,
+    /// See [`FlowsOut::tell_all`].
+    all: bool,
 }
 
 impl Pinned {
@@ -72,6 +74,7 @@ impl Pinned {
             services: shared(pinned(&pins, "SERVICES")?)?,
             picks: shared(pinned(&pins, "PICKS")?)?,
             guard: shared(pinned(&pins, super::guard::TABLE)?)?,
+            all: false,
         })
     }
 
@@ -83,6 +86,7 @@ impl Pinned {
             guard: self.guard.view()?,
             clock: abi::clock_of(boot_time().0),
             now: boot_time(),
+            all: self.all,
         })
     }
 }
@@ -95,6 +99,7 @@ struct Look {
     guard: View<Guard>,
     clock: u32,
     now: Time,
+    all: bool,
 }
 
 impl Look {
@@ -110,7 +115,8 @@ impl Look {
     /// Every director would send it there without being told.
     fn is_plain(&self, key: &Flow, slot: u32, server: &Server, service: &Service) -> bool {
         let (base, len) = (service.table_base(), service.table_len());
-        if service.scheduler != SCHED_MAGLEV
+        if self.all
+            || service.scheduler != SCHED_MAGLEV
             || server.forward == FORWARD_NAT
             || service.persist != 0
             || len == 0
@@ -209,6 +215,12 @@ impl FlowsOut {
         let bell: Shared<u64> = shared(pinned(&pins, "BELL")?)?;
         let changed = shared(pinned(&pins, "CHANGED")?)?;
         Ok(Self { tables: Pinned::open()?, changed, bell: bell.view()?, bells })
+    }
+
+    /// Whether flows are told that every director would send to the same server: another version of
+    /// nines may hash them otherwise.
+    pub fn tell_all(&mut self, all: bool) {
+        self.tables.all = all;
     }
 
     /// Flows that packets changed since the last look. Until the next one the kernel rings again.

@@ -101,6 +101,10 @@ fn what_one_director_tells_another_goes_on_there() {
     assert!((1..8).contains(&flows(&told)), "{told:?}");
 
     let all = all_of(&mut out);
+    // A director of another version may hash otherwise: it is told of all.
+    out.tell_all(true);
+    assert_eq!(flows(&all_of(&mut out)), flows(&all) + 40);
+    out.tell_all(false);
     let kept = std::thread::spawn(move || {
         let Some(mut b) = elsewhere() else { return };
         let (mut out, mut learner) = b.plane.exchange().unwrap();

@@ -50,8 +50,9 @@ type Taken = (Batch, oneshot::Sender<u32>);
 
 /// What the thread is asked.
 enum Ask {
-    /// Everything from now on, into this line.
-    Subscribe(line::Sender<Bytes>),
+    /// Everything from now on, into this line; also what needs no telling, if the other's hashes may
+    /// be others.
+    Subscribe(line::Sender<Bytes>, bool),
     /// The table changed: flows that needed no telling may need it now.
     Table,
 }
@@ -98,10 +99,12 @@ impl Flows {
         }
     }
 
-    /// A line on which everything comes.
-    pub fn subscribe(&self) -> line::Receiver<Bytes> {
+    /// A line on which everything comes. `layout`: the other director's kernel tables are of this
+    /// one; of another one they may hash otherwise.
+    pub fn subscribe(&self, layout: Option<u32>) -> line::Receiver<Bytes> {
         let (send, receive) = line::channel(LINE);
-        self.ask(Ask::Subscribe(send));
+        let other = layout != Some(nines_dataplane::ebpf::ABI_VERSION);
+        self.ask(Ask::Subscribe(send, other));
         receive
     }
 
@@ -148,6 +151,8 @@ fn learn(mut into: FlowsIn, work: &mpsc::Receiver<Taken>, log: &Logger) {
 struct Line {
     to: line::Sender<Bytes>,
     from: Option<u32>,
+    /// Its director may hash flows otherwise.
+    other: bool,
 }
 
 impl Line {
@@ -181,7 +186,9 @@ impl Teller {
             }
             loop {
                 match asked.try_recv() {
-                    Ok(Ask::Subscribe(to)) => self.lines.push(Line { to, from: Some(0) }),
+                    Ok(Ask::Subscribe(to, other)) => {
+                        self.lines.push(Line { to, from: Some(0), other });
+                    }
                     Ok(Ask::Table) => self.lines.iter_mut().for_each(|l| l.from = Some(0)),
                     Err(mpsc::TryRecvError::Empty) => break,
                     Err(mpsc::TryRecvError::Disconnected) => return Ok(()),
@@ -191,6 +198,7 @@ impl Teller {
             if self.lines.is_empty() {
                 continue;
             }
+            self.out.tell_all(self.lines.iter().any(|line| line.other));
             if events.iter().any(|e| e.token() == BELL) || catching_up {
                 std::thread::sleep(GATHER);
                 let lines = &mut self.lines;

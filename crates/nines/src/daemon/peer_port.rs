@@ -123,7 +123,7 @@ pub async fn serve(listener: TcpListener, papers: Arc<Papers>, agent: Arc<Agent>
                         put(&mut stream, kind::ANSWER, &answer).await.is_ok()
                     }
                     kind::SUBSCRIBE if from != 0 => {
-                        lines::tell(&agent, from, stream).await;
+                        lines::tell(&agent, from, &bytes, stream).await;
                         return;
                     }
                     kind::JOIN => {

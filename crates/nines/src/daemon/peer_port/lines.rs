@@ -18,14 +18,17 @@ const ALIVE: Duration = Duration::from_secs(2);
 /// One that says nothing for so long is dead.
 const DEAD: Duration = Duration::from_secs(7);
 
-/// Tells this director's flows to the member `to` until the line breaks.
+/// Tells this director's flows to the member `to` until the line breaks. `subscription`: the layout
+/// of its kernel tables, four bytes.
 pub async fn tell(
     agent: &Arc<Agent>,
     to: u64,
+    subscription: &[u8],
     stream: impl AsyncRead + AsyncWrite + Send + 'static,
 ) {
     let Some(flows) = &agent.flows else { return };
-    let mut messages = flows.subscribe();
+    let layout = subscription.first_chunk().map(|word| u32::from_be_bytes(*word));
+    let mut messages = flows.subscribe(layout);
     let (mut from, mut into) = tokio::io::split(stream);
     let unanswered = Arc::new(Unanswered::default());
     let answers = {
@@ -78,7 +81,8 @@ async fn take(agent: &Arc<Agent>, of: u64, behind: &Behind) -> Option<()> {
     let mut stream = stream?;
     let mut tables = flows.tables();
     tables.mark_unchanged();
-    put(&mut stream, kind::SUBSCRIBE, &[]).await.ok()?;
+    let layout = nines_dataplane::ebpf::ABI_VERSION.to_be_bytes();
+    put(&mut stream, kind::SUBSCRIBE, &layout).await.ok()?;
     let (mut strange, mut all) = (0, false);
     loop {
         let (what, message) = timeout(DEAD, get(&mut stream, FRAME_MAX)).await.ok()?.ok()?;
