@@ -3,8 +3,8 @@
 //! Decides: which half belongs to which, and what an answer is.
 
 use nines_abi::{
-    halves, state_of, Flow, Packet, Server, Tail, Via, DROP_GUARD, PROGRAM_REPLY, UNPLACED,
-    WORD_REPLY,
+    halves, state_of, Flow, Packet, Server, Tail, Via, DROP_GUARD, PROGRAM_REPLY,
+    STATE_ESTABLISHED, UNPLACED, WORD_REPLY,
 };
 
 use crate::{
@@ -96,13 +96,22 @@ pub fn keep_other_half(
     clock: u32,
 ) {
     let half = other_half(packet, server, answer);
-    if let Some((tail, other)) = flows::find(&half, flows::hash_of(&half)) {
+    let hash = flows::hash_of(&half);
+    if let Some((tail, other)) = flows::find(&half, hash) {
         // A late answer of the server that had this port before says nothing of its successor's.
         if (other.server, other.generation) == (seen.server, seen.generation) {
             let side = if answer.is_some() { states::ANSWER } else { states::BOTH };
             let state = states::next(packet, side, state_of(other.word));
             flows::touch(tail, other, state, clock);
         }
+    } else if state_of(seen.word) == STATE_ESTABLISHED {
+        // It had to give way; one without the other leads nowhere.
+        let here = Via { addr: packet.dst[3], port: packet.dport, pad: 0 };
+        let via = answer.copied().unwrap_or(here);
+        let word = STATE_ESTABLISHED as u32 | (!seen.word & WORD_REPLY) as u32;
+        let (server, generation) = (seen.server, seen.generation);
+        let new = New { hash, server, generation, seen: clock, word, now: clock, tells: 0, via };
+        flows::insert(&half, &new);
     }
 }
 

@@ -45,6 +45,28 @@ impl Link {
         Ok(Self { fd })
     }
 
+    /// Hears only frames that this classic BPF program lets through: on a busy link the others would
+    /// push the wanted ones out.
+    pub fn filter(&self, code: &[libc::sock_filter]) -> Result<()> {
+        let len = u16::try_from(code.len()).unwrap_or(u16::MAX);
+        let program = libc::sock_fprog { len, filter: code.as_ptr().cast_mut() };
+        let size = size_of::<libc::sock_fprog>() as u32;
+        // SAFETY: the program lives through the call, which copies it and writes nothing.
+        let set = unsafe {
+            libc::setsockopt(
+                self.fd.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_ATTACH_FILTER,
+                (&raw const program).cast(),
+                size,
+            )
+        };
+        if set < 0 {
+            return Err(Error::new("cannot filter frames", std::io::Error::last_os_error()));
+        }
+        Ok(())
+    }
+
     /// Sends one frame.
     pub fn send(&self, frame: &[u8]) -> Result<()> {
         // SAFETY: pointer and length are of one live slice.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use nines_dataplane::DataPlane as _;
-use nines_model::{Forward, Millis, Persist, Proto, Scheduler, TableServer};
+use nines_model::{Forward, Millis, Persist, Proto, Scheduler, ServerState, TableServer};
 
 use super::{Bench, bench, build::*, service, table, web};
 
@@ -157,6 +157,52 @@ fn a_full_table_serves_new_flows_and_says_so() {
         let server = b.hit(&flow(n, ACK));
         assert_eq!(b.hit(&flow(n, ACK)), server, "the newest have their place");
     }
+}
+
+/// A translated flow has two places. One that had to give way is there again as soon as the other
+/// shows that the flow lives.
+#[test]
+fn a_half_that_gave_way_comes_back() {
+    let Some(mut b) = bench() else { return };
+    let nat = [("10.0.0.11:8080", Forward::Nat)];
+    let other = [("10.0.0.12:80", Forward::Dr)];
+    let mut all = table(vec![
+        service("10.0.0.100:80", Proto::Tcp, Scheduler::Rr, &nat),
+        service("10.0.0.100:81", Proto::Tcp, Scheduler::Rr, &other),
+    ]);
+    b.plane.apply(&all).unwrap();
+    let there = |n: u16, flags| tcp(&format!("10.0.0.1:{n}"), "10.0.0.100:80", flags).bytes();
+    let back = |n: u16, flags| tcp("10.0.0.11:8080", &format!("10.0.0.1:{n}"), flags).bytes();
+    let ports = 2_000..2_200;
+    for n in ports.clone() {
+        b.tc(&there(n, SYN));
+        b.tc(&back(n, SYN | ACK));
+        b.tc(&there(n, ACK));
+    }
+    // Others establish until every place was taken anew: some halves go, not their others.
+    let mut stranger = tcp("0.0.0.0:1", "10.0.0.100:81", SYN).bytes();
+    for n in 0..nines_abi::BUCKETS * nines_abi::WAYS as u32 {
+        stranger[26..30].copy_from_slice(&(0x0b00_0000 + n).to_be_bytes());
+        stranger[47] = SYN;
+        b.tc(&stranger);
+        stranger[47] = ACK;
+        b.tc(&stranger);
+    }
+    let lives = |b: &Bench, packet: &[u8]| b.tc(packet).0 == super::REDIRECT;
+    // A server that is down keeps what it has and takes up nothing: what lives had a half.
+    let server = all.services.get_mut("s0").unwrap().servers.get_mut("r1").unwrap();
+    server.state = ServerState::Down;
+    b.plane.apply(&all).unwrap();
+    // Half a second later each half may refresh the other.
+    std::thread::sleep(std::time::Duration::from_millis(600));
+    let mut mended = 0;
+    for n in ports {
+        let lost = !lives(&b, &back(n, ACK));
+        if lost && lives(&b, &there(n, ACK)) && lives(&b, &back(n, ACK)) {
+            mended += 1;
+        }
+    }
+    assert!(mended > 0, "none was half gone: {:?}", b.plane.counters().unwrap().drops);
 }
 
 /// Whoever begins connections by the hundred thousand and never goes on takes the places of his own.
