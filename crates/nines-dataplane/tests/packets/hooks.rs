@@ -2,9 +2,74 @@
 //! to tc.
 
 use nines_dataplane::{DataPlane as _, ebpf::Hooks};
-use nines_model::{Forward, Proto, Scheduler};
+use nines_model::{Forward, Proto, Scheduler, TunnelChecksum, TunnelKind};
 
-use super::{Bench, REDIRECT, bench, bench_on, build::*, service, table, ways::*, web};
+use super::{Bench, NEXT, REDIRECT, bench, bench_on, build::*, service, table, ways::*, web};
+
+/// Every way to a server, of both families, for every protocol, at both hooks: who gets it, what it
+/// looks like then, and the same bytes wherever XDP sends it.
+#[test]
+fn every_way_family_protocol_and_hook() {
+    let Some(mut b) = bench() else { return };
+    neighbours();
+    let none = TunnelChecksum::None;
+    let ways = [
+        Forward::Dr,
+        Forward::Nat,
+        Forward::Local,
+        tunnel(TunnelKind::Ipip, none),
+        tunnel(TunnelKind::Gue, none),
+        tunnel(TunnelKind::Gre, none),
+    ];
+    let mut client = 4_000;
+    for (forward, proto, (vip, server, from)) in ways.iter().flat_map(|forward| {
+        [Proto::Tcp, Proto::Udp, Proto::Sctp].into_iter().flat_map(move |proto| {
+            FAMILIES.into_iter().map(move |family| (*forward, proto, family))
+        })
+    }) {
+        let mixed = vip.starts_with('[') != server.starts_with('[');
+        let tunnelled = matches!(forward, Forward::Tunnel(_));
+        if mixed && !tunnelled {
+            continue;
+        }
+        let own = if vip.starts_with('[') { "[2001:db8::2]" } else { "10.0.0.2" };
+        let mapped = if forward == Forward::Nat && proto != Proto::Sctp { 8_080 } else { 80 };
+        let server = format!("{}:{mapped}", if forward == Forward::Local { own } else { server });
+        let (to, what) = (format!("{vip}:80"), format!("{forward} {proto} {vip} {server}"));
+        let pool = service(&to, proto, Scheduler::Rr, &[(&server, forward)]);
+        b.plane.apply(&table(vec![pool])).unwrap();
+        for first_at_xdp in [false, true] {
+            client += 1;
+            let from = format!("{from}:{client}");
+            let (begin, more) = match proto {
+                Proto::Tcp => (tcp(&from, &to, SYN), tcp(&from, &to, ACK)),
+                Proto::Udp => (udp(&from, &to), udp(&from, &to)),
+                Proto::Sctp => (sctp(&from, &to, 1), sctp(&from, &to, 0)),
+            };
+            let begun = if first_at_xdp { b.xdp(&begin.bytes()) } else { b.tc(&begin.bytes()) };
+            let (at_tc, at_xdp) = (b.tc(&more.bytes()), b.xdp(&more.bytes()));
+            if forward == Forward::Local {
+                assert_eq!(at_tc, (NEXT, more.bytes()), "{what}: up our own stack");
+                assert_eq!(at_xdp, (2, more.bytes()), "{what}: up our own stack");
+                assert!([NEXT, 2].contains(&begun.0), "{what}");
+                continue;
+            }
+            assert!(begun.0 == REDIRECT || XDP_SENT.contains(&begun.0), "{what}: {}", begun.0);
+            assert_eq!(at_tc.0, REDIRECT, "{what}");
+            assert!(XDP_SENT.contains(&at_xdp.0), "{what}: XDP said {}", at_xdp.0);
+            assert_eq!(at_xdp.1[12..], at_tc.1[12..], "{what}: the same bytes");
+            let inner = if tunnelled {
+                let (outer, inner) = unwrap(&at_tc.1);
+                assert_eq!(outer.dst, at(&server).0, "{what}");
+                inner
+            } else {
+                at_tc.1
+            };
+            let dst = if forward == Forward::Nat { at(&server) } else { more.dst };
+            assert_eq!(read(&inner), (more.src, dst, 63), "{what}");
+        }
+    }
+}
 
 #[test]
 fn direct_routing_is_the_same_at_both_hooks() {

@@ -18,7 +18,7 @@ pub fn tunnel(kind: TunnelKind, checksum: TunnelChecksum) -> Forward {
 }
 
 /// Service and server of each family, and a client of the service.
-const FAMILIES: [(&str, &str, &str); 4] = [
+pub const FAMILIES: [(&str, &str, &str); 4] = [
     ("10.0.0.100", "10.0.0.11", "10.0.0.1"),
     ("10.0.0.100", "[2001:db8::11]", "10.0.0.1"),
     ("[2001:db8::100]", "10.0.0.11", "[2001:db8::1]"),
