@@ -16,7 +16,7 @@ pub use schedulers::*;
 
 /// Version of everything in this crate, of [`hash_of`] and of the tables that its values are places
 /// in. Raise it with any change of layout or meaning.
-pub const ABI: u32 = 6;
+pub const ABI: u32 = 7;
 
 /// An address as IPv6; IPv4 is mapped (`::ffff:a.b.c.d`, RFC 4291 section 2.5.5.2).
 pub type Addr = [u8; 16];
@@ -89,6 +89,26 @@ pub const SERVICE_ONE_PACKET: u32 = 4;
 pub const SERVICE_SIP: u32 = 8;
 /// This id is in use.
 pub const SERVICE_LIVE: u32 = 16;
+/// Not every client may begin a flow: map `SOURCES` says.
+pub const SERVICE_SOURCES: u32 = 32;
+
+/// Data of a key of map `SOURCES`, a trie of prefixes: 32 bits of service come before those of the
+/// client's address. The value is [`SOURCE_ALLOWED`] or [`SOURCE_DENIED`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SourceKey {
+    /// Id of the service.
+    pub service: u32,
+    /// The client.
+    pub addr: Addr,
+}
+
+/// Such clients may begin flows.
+pub const SOURCE_ALLOWED: u32 = 1;
+/// They may not.
+pub const SOURCE_DENIED: u32 = 2;
+/// Prefixes of all services.
+pub const SOURCES_MAX: u32 = 1 << 16;
 
 /// [`Server::forward`]: direct routing, the packet keeps its addresses.
 pub const FORWARD_DR: u8 = 0;
@@ -377,14 +397,26 @@ pub const EVICTED: u32 = 5;
 pub const UNPLACED: u32 = 6;
 /// Larger than the way to the server carries; the client was told.
 pub const DROP_TOO_BIG: u32 = 7;
+/// The client may not begin flows of this service.
+pub const DROP_DENIED: u32 = 8;
 /// Count of `DROP_*`.
-pub const DROPS: u32 = 8;
+pub const DROPS: u32 = 9;
 /// What `DROP_*` count, in the words of the counters.
-pub const DROP_NAMES: [&str; DROPS as usize] =
-    ["guard", "no-server", "no-route", "ttl", "mangled", "evicted", "unplaced", "too-big"];
+pub const DROP_NAMES: [&str; DROPS as usize] = [
+    "guard",
+    "no-server",
+    "no-route",
+    "ttl",
+    "mangled",
+    "evicted",
+    "unplaced",
+    "too-big",
+    "denied",
+];
 
 const _: () = {
     assert!(core::mem::size_of::<Packet>() == 120);
+    assert!(core::mem::size_of::<SourceKey>() == 20);
     assert!(core::mem::size_of::<Guard>() == 32);
     assert!(core::mem::offset_of!(Packet, src) == 8 && core::mem::offset_of!(Packet, dst) == 24);
     assert!(core::mem::size_of::<FragmentKey>() == 40);

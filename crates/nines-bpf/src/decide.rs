@@ -4,20 +4,23 @@
 //! Order for a packet to a VIP: guard deadline, flow table, schedule. The guard comes first, so a
 //! director whose lease ran out is silent also for flows it knows.
 
-use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
+use aya_ebpf::{helpers::generated::bpf_ktime_get_boot_ns, maps::lpm_trie::Key};
 use nines_abi::{
-    clock_of, halves, state_of, Addr, Flow, Packet, Server, ServiceKey, Tail, Via, DROP_GUARD,
-    DROP_NO_ROUTE, DROP_NO_SERVER, FORWARD_DR, FORWARD_IPIP, FORWARD_LOCAL, FORWARD_NAT,
-    KEY_ADDRESS, KEY_MARK_V4, KEY_MARK_V6, PLACE_SERVER, PLACE_VIP, PROGRAM_CHANCE,
-    PROGRAM_DELIVER, PROGRAM_KEEP, PROGRAM_REMEMBER, PROGRAM_WEIGH, SCHED_LBLC, SCHED_LBLCR,
-    SCHED_LC, SCHED_TWOS, SERVER_DOWN, SERVER_UP, SERVICE_LIVE, SERVICE_ONE_PACKET, SETTING_MARKS,
-    STATE_FIN_WAIT, STATE_SYN_ACK, STATE_TIME_WAIT, UNPLACED, WORD_REPLY,
+    clock_of, halves, state_of, Addr, Flow, Packet, Server, ServiceKey, SourceKey, Tail, Via,
+    DROP_DENIED, DROP_GUARD, DROP_NO_ROUTE, DROP_NO_SERVER, FORWARD_DR, FORWARD_IPIP,
+    FORWARD_LOCAL, FORWARD_NAT, KEY_ADDRESS, KEY_MARK_V4, KEY_MARK_V6, PLACE_SERVER, PLACE_VIP,
+    PROGRAM_CHANCE, PROGRAM_DELIVER, PROGRAM_KEEP, PROGRAM_REMEMBER, PROGRAM_WEIGH, SCHED_LBLC,
+    SCHED_LBLCR, SCHED_LC, SCHED_TWOS, SERVER_DOWN, SERVER_UP, SERVICE_LIVE, SERVICE_ONE_PACKET,
+    SERVICE_SOURCES, SETTING_MARKS, SOURCE_DENIED, STATE_FIN_WAIT, STATE_SYN_ACK, STATE_TIME_WAIT,
+    UNPLACED, WORD_REPLY,
 };
 
 use crate::{
     flows::{self, New, Seen},
     fragments,
-    maps::{count, count_connection, count_drop, SERVERS, SERVICES, SERVICE_KEYS, SETTINGS},
+    maps::{
+        count, count_connection, count_drop, SERVERS, SERVICES, SERVICE_KEYS, SETTINGS, SOURCES,
+    },
     memory,
     nat::{express_reply, keep_other_half, matters, remember_reply, reply},
     packet::{
@@ -127,6 +130,9 @@ pub fn new(packet: &mut Packet, mark: u32, at_tc: bool) -> Verdict {
     let Some(of) = service_of(packet, mark) else {
         return Verdict::Pass;
     };
+    if of.service.flags & SERVICE_SOURCES != 0 && is_denied(packet, of.id) {
+        return Verdict::Drop(DROP_DENIED);
+    }
     // XDP may not be able to finish, and no flow would tell tc who was chosen.
     if !at_tc && of.service.flags & SERVICE_ONE_PACKET != 0 {
         return Verdict::Pass;
@@ -145,6 +151,13 @@ pub fn new(packet: &mut Packet, mark: u32, at_tc: bool) -> Verdict {
         });
     }
     take(packet, schedule::by_turn_or_hash(packet, of, packet.hash, begins(packet)))
+}
+
+/// Whether this client may not begin flows of this service; who is not named may.
+#[inline(always)]
+fn is_denied(packet: &Packet, service: u32) -> bool {
+    let key = Key::new(32 + 128, SourceKey { service, addr: bytes(packet.src) });
+    SOURCES.get(key).is_some_and(|said| *said == SOURCE_DENIED)
 }
 
 /// The schedulers that weigh what servers carry.

@@ -4,18 +4,21 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
+    maps::{lpm_trie::LpmTrie, Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 use nines_abi::{
     Addr, Bucket, Entry, Fragment, FragmentKey, Guard, Hop, Load, Locality, Packet, Place, Server,
-    Service, ServiceKey, Settings, Stats, Template, TemplateKey, BELLS_BYTES, BUCKETS, DROPS,
-    FRAGMENTS_MAX, GUARDS, LEARN_MAX, LOCALITIES_MAX, PEERS_MAX, PICKS as PICKS_LEN,
+    Service, ServiceKey, Settings, SourceKey, Stats, Template, TemplateKey, BELLS_BYTES, BUCKETS,
+    DROPS, FRAGMENTS_MAX, GUARDS, LEARN_MAX, LOCALITIES_MAX, PEERS_MAX, PICKS as PICKS_LEN,
     PLACES_PER_SERVICE, PROGRAMS_MAX, SERVED_MAX, SERVERS as SERVERS_LEN, SERVICES as SERVICES_LEN,
-    TEMPLATES_MAX, XDP_OUT_MAX,
+    SOURCES_MAX, TEMPLATES_MAX, XDP_OUT_MAX,
 };
 
 /// BPF_F_MMAPABLE (Linux 5.5): user space reads and writes such a map as memory.
 const MAPPED: u32 = 1 << 10;
+
+/// BPF_F_NO_PREALLOC, which a trie wants.
+const NO_PREALLOC: u32 = 1;
 
 /// The loader makes some of these larger. Those whose size is a mask's say it here, for the
 /// verifier folds a read-only constant.
@@ -96,6 +99,9 @@ pub static PROGRAMS: ProgramArray = ProgramArray::pinned(PROGRAMS_MAX, 0);
 #[map]
 pub static XDP_PROGRAMS: ProgramArray = ProgramArray::pinned(PROGRAMS_MAX, 0);
 
+/// Which clients may begin flows of a service.
+#[map]
+pub static SOURCES: LpmTrie<SourceKey, u32> = LpmTrie::pinned(SOURCES_MAX, NO_PREALLOC);
 #[map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, Fragment> = LruHashMap::pinned(FRAGMENTS_MAX, 0);
 /// Devices that take frames from XDP: those our own program is on.

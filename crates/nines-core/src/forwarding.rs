@@ -69,6 +69,7 @@ pub fn table(
             flags: service.flags,
             one_packet: service.one_packet,
             persist: service.persist,
+            sources: service.sources.clone(),
             servers,
             ..TableService::new(Traffic::To(service.listen), service.scheduler)
         };

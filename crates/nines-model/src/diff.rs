@@ -142,7 +142,9 @@ fn server_text(server: &ServerSpec) -> String {
 }
 
 fn service_text(service: &ServiceSpec) -> String {
-    let ServiceSpec { listen, forward, scheduler, flags, one_packet, persist, check, .. } = service;
+    let ServiceSpec {
+        listen, forward, scheduler, flags, one_packet, persist, sources, check, ..
+    } = service;
     let mut how = String::new();
     for (word, set) in
         [(" fallback", flags.fallback), (" port", flags.port), (", datagrams single", *one_packet)]
@@ -150,7 +152,13 @@ fn service_text(service: &ServiceSpec) -> String {
         how += if set { word } else { "" };
     }
     let persist = persist.map_or_else(String::new, |p| format!(", {p}"));
-    format!("{listen} {forward} {scheduler}{how}{persist}, {}", check_text(check))
+    let (allowed, denied): (Vec<_>, Vec<_>) = sources.iter().partition(|(_, may)| **may);
+    let list = |word: &str, of: Vec<(&(std::net::IpAddr, u8), &bool)>| {
+        let text: Vec<String> = of.iter().map(|((a, len), _)| format!("{a}/{len}")).collect();
+        if text.is_empty() { String::new() } else { format!(", {word} {}", text.join(" ")) }
+    };
+    let lists = list("allow", allowed) + &list("deny", denied);
+    format!("{listen} {forward} {scheduler}{how}{persist}{lists}, {}", check_text(check))
 }
 
 fn check_text(check: &Check) -> String {

@@ -15,7 +15,7 @@ pub mod time;
 pub use forward::{Forward, Tunnel, TunnelChecksum, TunnelKind};
 pub use spec::{
     Backend, Check, CheckKind, Limit, Listen, NodeSpec, Persist, Proto, Role, Scheduler,
-    SchedulerFlags, ServerSpec, ServiceSpec, Spec, Timing, Vip,
+    SchedulerFlags, ServerSpec, ServiceSpec, Sources, Spec, Timing, Vip,
 };
 pub use table::{
     Counters, ForwardingTable, ServerState, TableServer, TableService, Tally, Traffic,

@@ -284,11 +284,17 @@ pub struct ServiceSpec {
     pub one_packet: bool,
     /// Whether a client stays with its server.
     pub persist: Option<Persist>,
+    /// Which clients may begin flows.
+    pub sources: Sources,
     /// Real servers by name.
     pub servers: BTreeMap<String, ServerSpec>,
     /// How servers are checked.
     pub check: Check,
 }
+
+/// Whether clients of these networks (address, prefix length) may begin flows; the longest prefix
+/// decides, and who is in none may.
+pub type Sources = BTreeMap<(IpAddr, u8), bool>;
 
 /// Options of schedulers sh and mh.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

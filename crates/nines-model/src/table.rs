@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use crate::{Backend, Forward, Limit, Listen, Persist, Scheduler, SchedulerFlags};
+use crate::{Backend, Forward, Limit, Listen, Persist, Scheduler, SchedulerFlags, Sources};
 
 /// Everything one director's data plane must do, complete: what is not here is not forwarded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,6 +36,8 @@ pub struct TableService {
     pub sip: bool,
     /// Whether a client stays with its server.
     pub persist: Option<Persist>,
+    /// Which clients may begin flows.
+    pub sources: Sources,
     /// By name.
     pub servers: BTreeMap<String, TableServer>,
 }
@@ -107,6 +109,7 @@ impl TableService {
             flags: SchedulerFlags::default(),
             one_packet: false,
             sip: false,
+            sources: Sources::new(),
             persist: None,
             servers: BTreeMap::new(),
         }

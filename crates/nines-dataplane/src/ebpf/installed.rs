@@ -29,6 +29,8 @@ pub struct Installed {
     pub picks: BTreeMap<u32, Vec<u32>>,
     /// Addresses that matter.
     pub places: BTreeMap<Addr, u32>,
+    /// Which clients may begin flows, by id of the service, address and prefix length.
+    pub sources: BTreeMap<(u32, Addr, u8), u32>,
     /// Map SETTINGS.
     pub settings: Settings,
     /// End of the pick table written last.
@@ -46,6 +48,9 @@ pub enum Write {
     Service(ServiceKey, Option<(u32, Service)>),
     /// Flags of an address; 0 takes it away.
     Place(Addr, u32),
+    /// Whether clients of a prefix (bits of the 128 of an address) may begin flows of the service
+    /// with this id; 0 takes it away.
+    Source(u32, Addr, u8, u32),
     /// SETTINGS.
     Settings(Settings),
 }
@@ -112,6 +117,14 @@ impl Installed {
                 };
                 Some(Write::Place(*addr, old.unwrap_or(0)))
             }
+            Write::Source(id, addr, prefix, said) => {
+                let key = (*id, *addr, *prefix);
+                let old = match said {
+                    0 => self.sources.remove(&key),
+                    said => self.sources.insert(key, *said),
+                };
+                Some(Write::Source(*id, *addr, *prefix, old.unwrap_or(0)))
+            }
             Write::Settings(settings) => {
                 Some(Write::Settings(std::mem::replace(&mut self.settings, *settings)))
             }
@@ -144,6 +157,12 @@ impl Installed {
             self.interfaces.insert(server.ifindex);
         }
         old
+    }
+
+    /// What is said of clients of a service.
+    pub fn sources_of(&self, id: u32) -> impl Iterator<Item = (Addr, u8, u32)> {
+        let all = self.sources.range((id, [0; 16], 0)..=(id, [255; 16], 255));
+        all.map(|((_, addr, prefix), said)| (*addr, *prefix, *said))
     }
 
     /// Slots and servers of a service.

@@ -10,8 +10,11 @@ use std::{
     path::Path,
 };
 
-use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
-use nines_abi::{DROP_NAMES, Load, Place, Server, Service, ServiceKey, Settings, Stats};
+use aya::maps::{
+    Array, HashMap, Map, MapData, PerCpuArray,
+    lpm_trie::{self, LpmTrie},
+};
+use nines_abi::{DROP_NAMES, Load, Place, Server, Service, ServiceKey, Settings, SourceKey, Stats};
 use nines_model::{Counters, ForwardingTable, Scheduler, Tally};
 
 use super::{
@@ -28,7 +31,8 @@ use crate::{
 };
 
 /// The maps that [`Tables`] opens, and those it looks into.
-const NAMES: [&str; 13] = [
+const NAMES: [&str; 14] = [
+    "SOURCES",
     "SERVICE_KEYS",
     "SERVICES",
     "PLACES",
@@ -57,6 +61,7 @@ pub struct Tables {
     /// What was written there last, by service.
     turned: BTreeMap<u32, Next>,
     settings: Array<MapData, Raw<Settings>>,
+    sources: LpmTrie<MapData, Raw<SourceKey>, u32>,
     pub(super) service_stats: PerCpuArray<MapData, Raw<Stats>>,
     pub(super) server_stats: PerCpuArray<MapData, Raw<Stats>>,
     drops: PerCpuArray<MapData, u64>,
@@ -106,6 +111,7 @@ impl Tables {
             turns: shared(take("TURNS")?)?,
             turned: BTreeMap::new(),
             settings: Array::try_from(take("SETTINGS")?).map_err(wrong)?,
+            sources: LpmTrie::try_from(take("SOURCES")?).map_err(wrong)?,
             service_stats: PerCpuArray::try_from(take("SERVICE_STATS")?).map_err(wrong)?,
             server_stats: PerCpuArray::try_from(take("SERVER_STATS")?).map_err(wrong)?,
             drops: PerCpuArray::try_from(take("DROPS_SEEN")?).map_err(wrong)?,
@@ -168,6 +174,9 @@ impl Tables {
         if found.picks != self.installed.picks {
             differences.push("pick tables were changed by someone else".to_owned());
         }
+        if found.sources != self.installed.sources {
+            differences.push("lists of clients were changed by someone else".to_owned());
+        }
         if found.places != self.installed.places {
             differences.push("addresses that matter were changed by someone else".to_owned());
         }
@@ -198,6 +207,11 @@ impl Tables {
             if server.generation != 0 {
                 found.place(slot, server);
             }
+        }
+        for entry in self.sources.iter() {
+            let (key, said) = entry.map_err(map_error)?;
+            let SourceKey { service, addr } = key.data().0;
+            found.sources.insert((service, addr, (key.prefix_len() - 32) as u8), said);
         }
         found.settings = self.settings.get(&0, 0).map_err(map_error)?.0;
         for place in places::all(&self.places.view()?) {
@@ -261,6 +275,14 @@ impl Tables {
                     return Err(Error::new(format!("{vip} cannot be served"), why));
                 }
                 Ok(())
+            }
+            Write::Source(service, addr, prefix, said) => {
+                let data = Raw(SourceKey { service: *service, addr: *addr });
+                let key = lpm_trie::Key::new(32 + u32::from(*prefix), data);
+                match said {
+                    0 => self.sources.remove(&key),
+                    said => self.sources.insert(&key, said, 0),
+                }
             }
             Write::Settings(settings) => self.settings.set(0, Raw(*settings), 0),
         }

@@ -209,6 +209,23 @@ impl<'a> Planner<'a> {
         for (slot, server) in installed.servers_of(*id) {
             self.free(slot, *server);
         }
+        let forget = |(addr, prefix, _)| Write::Source(*id, addr, prefix, 0);
+        self.after.extend(installed.sources_of(*id).map(forget));
+    }
+
+    /// Who may begin flows: what is new before the service needs it, what is old after.
+    fn sources(&mut self, id: u32, wanted: &TableService) {
+        let installed = self.ask.installed;
+        let mut old: BTreeMap<(Addr, u8), u32> =
+            installed.sources_of(id).map(|(addr, prefix, said)| ((addr, prefix), said)).collect();
+        for ((addr, prefix), may) in &wanted.sources {
+            let (addr, more) = (address::mapped(*addr), if addr.is_ipv4() { 96 } else { 0 });
+            let said = if *may { abi::SOURCE_ALLOWED } else { abi::SOURCE_DENIED };
+            if old.remove(&(addr, prefix + more)) != Some(said) {
+                self.before.push(Write::Source(id, addr, prefix + more, said));
+            }
+        }
+        self.after.extend(old.into_keys().map(|(addr, len)| Write::Source(id, addr, len, 0)));
     }
 
     fn free(&mut self, slot: u32, server: Server) {
@@ -242,6 +259,7 @@ impl<'a> Planner<'a> {
             }
         }
         check(wanted, candidates.len())?;
+        self.sources(id, wanted);
         let kept: BTreeSet<SocketAddr> = wanted.servers.values().map(|s| s.addr).collect();
         for (addr, (slot, server)) in &have {
             if !kept.contains(addr) {

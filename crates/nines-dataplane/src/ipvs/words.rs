@@ -140,6 +140,11 @@ pub fn state(table: &ForwardingTable) -> Result<State> {
         if service.one_packet {
             flags |= ONE_PACKET;
         }
+        if !service.sources.is_empty() {
+            let why = "IPVS has no lists of clients";
+            return Err(refused("allow and deny cannot be kept", why)
+                .next("nftables' input chain can, or dataplane = \"ebpf\""));
+        }
         let whole = if service.traffic.is_ipv6() { 128 } else { 32 };
         let (timeout, prefix) = match service.persist {
             Some(persist) => {

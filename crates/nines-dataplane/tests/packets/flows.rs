@@ -205,6 +205,57 @@ fn a_half_that_gave_way_comes_back() {
     assert!(mended > 0, "none was half gone: {:?}", b.plane.counters().unwrap().drops);
 }
 
+#[test]
+fn who_may_begin_flows_lists_say() {
+    let Some(mut b) = bench() else { return };
+    let network = |text: &str| {
+        let (addr, prefix) = text.split_once('/').unwrap();
+        (addr.parse().unwrap(), prefix.parse().unwrap())
+    };
+    let six = [("[2001:db8::11]:80", Forward::Dr)];
+    let pool = |lists: &[(&str, bool)]| {
+        let mut all = web(Scheduler::Maglev);
+        let v6 = service("[2001:db8::100]:80", Proto::Tcp, Scheduler::Wlc, &six);
+        all.services.insert("six".into(), v6);
+        for (text, may) in lists {
+            let of = if text.contains(':') { "six" } else { "s0" };
+            let sources = &mut all.services.get_mut(of).unwrap().sources;
+            sources.insert(network(text), *may);
+        }
+        all
+    };
+    let (near, far) = ("10.0.0.1:4000", "192.0.2.1:4000");
+    let (near6, far6) = ("[2001:db8::1]:4000", "[2001:db8:9::1]:4000");
+    let passes = |b: &Bench, from: &str, flags| {
+        let to = if from.starts_with('[') { "[2001:db8::100]:80" } else { "10.0.0.100:80" };
+        let frame = tcp(from, to, flags).bytes();
+        let at_xdp = b.plane.test_run("nines_xdp", &frame, 1).unwrap().verdict;
+        let at_tc = b.tc(&frame).0 == super::REDIRECT;
+        // XDP drops what tc drops; what it cannot send it hands up.
+        assert_eq!(at_xdp != 1, at_tc, "{from}");
+        at_tc
+    };
+    let all = |b: &Bench, flags| [near, far, near6, far6].map(|from| passes(b, from, flags));
+    b.plane.apply(&pool(&[])).unwrap();
+    assert_eq!(all(&b, SYN), [true; 4], "nobody is listed");
+    let lists = [("192.0.2.0/24", false), ("2001:db8:9::/48", false)];
+    b.plane.apply(&pool(&lists)).unwrap();
+    assert_eq!(all(&b, ACK), [true; 4], "flows that are there go on");
+    assert_eq!(all(&b, SYN), [true; 4], "a SYN again, too");
+    let others = |b: &Bench, from: &str| passes(b, &from.replace("4000", "5000"), SYN);
+    assert!(others(&b, near) && others(&b, near6));
+    assert!(!others(&b, far) && !others(&b, far6));
+    assert_eq!(b.plane.counters().unwrap().drops["denied"], 4, "at both hooks");
+    // The longest prefix decides, and a service has lists of its own.
+    let lists = [("0.0.0.0/0", false), ("192.0.2.0/24", true), ("192.0.2.9/32", false)];
+    b.plane.apply(&pool(&lists)).unwrap();
+    assert!(passes(&b, "192.0.2.8:1", SYN) && !passes(&b, "192.0.2.9:1", SYN));
+    assert!(!passes(&b, "10.0.0.1:6000", SYN) && passes(&b, "[2001:db8:9::1]:6000", SYN));
+    assert!(b.plane.observe().unwrap().is_empty());
+    b.plane.apply(&pool(&[])).unwrap();
+    assert!(passes(&b, "192.0.2.9:1", SYN));
+}
+
 /// Whoever begins connections by the hundred thousand and never goes on takes the places of his own.
 #[test]
 fn a_flood_of_syns_leaves_established_flows_alone() {

@@ -133,6 +133,8 @@ pub const SERVICE: &[Key] = &[
         Shape::Number(1, 128),
         "Clients whose addresses share so many leading bits are one. Default: single addresses.",
     ),
+    key("allow", Shape::Texts, "Networks whose clients may connect; others then may not."),
+    key("deny", Shape::Texts, "Networks whose clients may not; the longest prefix decides."),
     key(
         "check",
         Shape::ChoiceOrTable(&["tcp", "none"], CHECK),

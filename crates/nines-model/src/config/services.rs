@@ -13,7 +13,7 @@ use crate::{
     forward::{Forward, Tunnel, TunnelChecksum, TunnelKind},
     spec::{
         Check, CheckKind, Limit, Listen, Persist, Proto, Scheduler, SchedulerFlags, ServerSpec,
-        ServiceSpec, Spec, Vip,
+        ServiceSpec, Sources, Spec, Vip,
     },
 };
 
@@ -67,6 +67,7 @@ fn service(r: &mut Reader, table: &Table<'_>) -> Option<(ServiceSpec, std::ops::
         Some(v) => r.choice(&v, &Scheduler::ALL),
     };
     let persist = listen.and_then(|l| persist(r, table, l));
+    let sources = listen.map(|l| sources(r, table, l)).unwrap_or_default();
     let check = check(r, table);
     let servers_value = r.required(table, "servers");
     let (listen, forward, scheduler) = (listen?, tunnel.of(forward?), scheduler?);
@@ -84,8 +85,17 @@ fn service(r: &mut Reader, table: &Table<'_>) -> Option<(ServiceSpec, std::ops::
     let one_packet = one_packet(r, table, listen);
     let servers =
         servers_value.map(|v| servers(r, &v, listen, forward, &tunnel)).unwrap_or_default();
-    let service =
-        ServiceSpec { listen, forward, scheduler, flags, one_packet, persist, servers, check };
+    let service = ServiceSpec {
+        listen,
+        forward,
+        scheduler,
+        flags,
+        one_packet,
+        persist,
+        sources,
+        servers,
+        check,
+    };
     Some((service, listen_value.map_or(0..0, |v| v.span)))
 }
 
@@ -158,6 +168,55 @@ fn persist(r: &mut Reader, table: &Table<'_>, listen: Listen) -> Option<Persist>
         return None;
     }
     Some(Persist { time, prefix: prefix.unwrap_or(whole) as u8 })
+}
+
+/// `allow` and `deny`: who is in no list may come, unless there is a list of those who may.
+fn sources(r: &mut Reader, table: &Table<'_>, listen: Listen) -> Sources {
+    let mut sources = Sources::new();
+    for (key, may) in [("allow", true), ("deny", false)] {
+        let Some(value) = table.get(key) else { continue };
+        for (text, span) in r.strings(&value) {
+            let whole = if listen.addr.is_ipv4() { 32 } else { 128 };
+            let (addr, prefix) = text.split_once('/').unwrap_or((&text, ""));
+            let prefix = if prefix.is_empty() { Ok(whole) } else { prefix.parse::<u8>() };
+            let (Ok(addr), Ok(prefix)) = (addr.parse::<IpAddr>(), prefix) else {
+                let help = "write \"192.0.2.0/24\", or one address";
+                r.error(span, format!("\"{text}\" is no network"), Some(help.into()));
+                continue;
+            };
+            if addr.is_ipv4() != listen.addr.is_ipv4() || prefix > whole {
+                let why = format!("\"{text}\" is no network of {}'s family", listen.addr.ip());
+                r.error(span, why, None);
+                continue;
+            }
+            if sources.insert((network(addr, prefix), prefix), may) == Some(!may) {
+                r.error(span, format!("{text} is in allow and in deny"), None);
+            }
+        }
+    }
+    if table.get("allow").is_some() {
+        let any = if listen.addr.is_ipv4() {
+            IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED)
+        } else {
+            IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED)
+        };
+        sources.entry((any, 0)).or_insert(false);
+    }
+    sources
+}
+
+/// The address without the bits behind the prefix.
+fn network(addr: IpAddr, prefix: u8) -> IpAddr {
+    match addr {
+        IpAddr::V4(a) => {
+            let mask = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
+            IpAddr::V4((u32::from(a) & mask).into())
+        }
+        IpAddr::V6(a) => {
+            let mask = u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0);
+            IpAddr::V6((u128::from(a) & mask).into())
+        }
+    }
 }
 
 fn listen(r: &mut Reader, value: &Value<'_>) -> Option<Listen> {

@@ -52,6 +52,33 @@ fn whole_file_reads() {
 }
 
 #[test]
+fn lists_of_clients_name_networks_of_the_services_family() {
+    let with = |lines: &str| {
+        format!(
+            "[cluster]\nname = \"web\"\n[nodes]\nlb1 = \"10.0.0.2\"\n[service.web]\n\
+             listen = \"10.0.0.100:80/tcp\"\nservers = {{ r1 = \"10.0.0.11\" }}\n{lines}"
+        )
+    };
+    let read = |lines: &str| {
+        let sources = parse(&with(lines)).unwrap().services["web"].sources.clone();
+        let told = sources.iter().map(|((a, len), may)| format!("{may} {a}/{len}"));
+        told.collect::<Vec<_>>()
+    };
+    assert_eq!(read(""), Vec::<String>::new());
+    assert_eq!(read("deny = [\"192.0.2.77/24\"]\n"), ["false 192.0.2.0/24"]);
+    assert_eq!(
+        read("allow = [\"10.0.0.0/8\"]\ndeny = [\"10.1.1.1\"]\n"),
+        ["false 0.0.0.0/0", "true 10.0.0.0/8", "false 10.1.1.1/32"]
+    );
+    let wrong = |lines: &str| told(&with(lines)).remove(0);
+    assert!(wrong("deny = [\"2001:db8::/32\"]\n").contains("no network of 10.0.0.100's family"));
+    assert!(wrong("deny = [\"10.0.0.0/33\"]\n").contains("no network"));
+    assert!(wrong("deny = [\"lan\"]\n").contains("\"lan\" is no network"));
+    let both = wrong("allow = [\"10.0.0.0/8\"]\ndeny = [\"10.2.3.4/8\"]\n");
+    assert!(both.contains("in allow and in deny"), "{both}");
+}
+
+#[test]
 fn persistence_has_a_time_and_a_prefix() {
     let with = |lines: &str| {
         format!(

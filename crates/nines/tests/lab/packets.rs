@@ -179,6 +179,31 @@ fn nat_maps_ports_and_answers_come_from_the_vip() {
 }
 
 #[test]
+fn a_client_that_is_denied_gets_no_answer() {
+    if !can_run() {
+        return;
+    }
+    let mut net = routed();
+    net.web("r1", "0.0.0.0:8080");
+    let service = |lists: &str| {
+        format!(
+            "[service.web]\nlisten = \"10.97.0.100:80\"\nforward = \"nat\"\n{lists}\n\
+             servers = {{ r1 = \"10.97.1.11:8080\" }}\n"
+        )
+    };
+    lone_director(&mut net, &service("deny = [\"10.97.0.0/24\"]\nallow = [\"10.97.0.1\"]"));
+    let vip = "10.97.0.100:80";
+    net.until("the client that is allowed is answered", |n| get(n, "client", vip).is_some());
+    let head = "[cluster]\nname = \"lab\"\n[nodes]\nlb1 = \"10.97.0.2\"\n";
+    let file = net.write("c.toml", &format!("{head}{}", service("deny = [\"10.97.0.1\"]")));
+    let plan = net.ok("lb1", &["plan", &file]);
+    assert!(plan.contains("deny 10.97.0.1/32"), "{plan}");
+    net.ok("lb1", &["apply", &file, "--yes"]);
+    net.until("it is denied", |n| get(n, "client", vip).is_none());
+    assert!(net.status("lb1")["drops"]["denied"].as_u64() > Some(0));
+}
+
+#[test]
 fn datagrams_in_fragments_arrive_whole() {
     if !can_run() {
         return;

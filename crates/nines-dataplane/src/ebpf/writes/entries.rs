@@ -2,8 +2,8 @@
 
 use nines_abi::{
     self as abi, FORWARD_DR, FORWARD_GRE, FORWARD_GUE, FORWARD_IPIP, FORWARD_LOCAL, FORWARD_NAT,
-    SERVICE_FALLBACK, SERVICE_LIVE, SERVICE_ONE_PACKET, SERVICE_PORT, SERVICE_SIP, Server, Service,
-    ServiceKey,
+    SERVICE_FALLBACK, SERVICE_LIVE, SERVICE_ONE_PACKET, SERVICE_PORT, SERVICE_SIP, SERVICE_SOURCES,
+    Server, Service, ServiceKey,
 };
 use nines_model::{Forward, Proto, Scheduler, TableService, Traffic, TunnelChecksum, TunnelKind};
 
@@ -46,6 +46,7 @@ pub(super) fn service_of(key: ServiceKey, wanted: &TableService) -> Service {
         (SERVICE_PORT, wanted.flags.port),
         (SERVICE_ONE_PACKET, wanted.one_packet),
         (SERVICE_SIP, wanted.sip),
+        (SERVICE_SOURCES, !wanted.sources.is_empty()),
     ] {
         flags |= if set { flag } else { 0 };
     }

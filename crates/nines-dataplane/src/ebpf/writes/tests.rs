@@ -34,11 +34,17 @@ fn plan(
 
 fn tables() -> impl Strategy<Value = ForwardingTable> {
     let servers = prop::collection::vec((1u8..6, 0u8..5, 0u32..3), 0..5);
-    let services = prop::collection::btree_map(80u16..84, (0u8..15, servers), 0..4);
-    services.prop_map(|services| ForwardingTable {
+    let sources = prop::collection::btree_map(0u8..6, any::<bool>(), 0..4);
+    let services = prop::collection::btree_map(80u16..84, (0u8..15, servers, sources), 0..4);
+    let network = |(n, may): (u8, bool)| ((IpAddr::from([10, n, 0, 0]), 8 + 8 * (n % 2)), may);
+    services.prop_map(move |services| ForwardingTable {
         services: services
             .into_iter()
-            .map(|(port, (s, servers))| (format!("s{port}"), service(port, s, &servers)))
+            .map(|(port, (s, servers, sources))| {
+                let sources = sources.into_iter().map(network).collect();
+                let service = TableService { sources, ..service(port, s, &servers) };
+                (format!("s{port}"), service)
+            })
             .collect(),
         ..ForwardingTable::default()
     })
@@ -106,6 +112,7 @@ proptest! {
             }
             prop_assert_eq!(&undone.services, &start.services);
             prop_assert_eq!(view(&undone), view(&start));
+            prop_assert_eq!(&undone.sources, &start.sources);
             for write in &writes {
                 kernel.record(write);
                 no_hole(&kernel);
@@ -115,10 +122,14 @@ proptest! {
             let again = plan(&kernel, None, &table).unwrap();
             prop_assert!(again.is_empty(), "not stable: {:?}", again);
             prop_assert_eq!(kernel.services.len(), table.services.len());
+            let said: usize = table.services.values().map(|s| s.sources.len()).sum();
+            prop_assert_eq!(kernel.sources.len(), said);
             for service in table.services.values() {
                 let (_, in_kernel) = kernel.services[&key(service.traffic)];
                 let takes = service.servers.values().filter(|s| s.takes_new()).count();
                 let kept = picks::keeps_places(service.scheduler);
+                let listed = in_kernel.flags & nines_abi::SERVICE_SOURCES != 0;
+                prop_assert_eq!(listed, !service.sources.is_empty());
                 prop_assert!(in_kernel.table_len() > 0 || takes == 0);
                 prop_assert!(in_kernel.table_len() == 0 || takes > 0 || kept);
             }
