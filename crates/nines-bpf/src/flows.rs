@@ -339,13 +339,15 @@ fn first_by(bucket: *mut Bucket, now: u32, rank: impl Fn(u64, u64, u64) -> u64) 
     (best as usize & 7, best >> 3)
 }
 
-/// What a new flow may take: nothing's place, then that of a flow which is not established, or no
-/// more (so whoever sends SYNs by the million takes his own places), then whose silence is longest.
+/// What a new flow may take: nothing's place, then, with `force`, that of a flow which is not
+/// established, or no more (so whoever sends SYNs by the million takes his own places), then whose
+/// silence is longest.
 #[inline(always)]
-fn to_reuse(bucket: *mut Bucket, now: u32) -> (usize, u64) {
+fn to_reuse(bucket: *mut Bucket, now: u32, force: u32) -> (usize, u64) {
+    let counts = u64::from(force) << 3;
     const _: () = assert!(STATE_ESTABLISHED == 1 && STATE_UDP & 7 == 1 && STATE_LISTEN & 7 != 1);
     first_by(bucket, now, |word, silent, dead| {
-        let passing = ((word & 7 ^ 1) + 7) & 8;
+        let passing = ((word & 7 ^ 1) + 7) & counts;
         silent | passing << 30 | dead & FREE
     })
 }
@@ -377,7 +379,7 @@ fn put(index: u32, key: &Flow, new: &New, force: u32) -> u32 {
             return 0;
         }
     }
-    let (mut number, mut rank) = to_reuse(bucket, new.now);
+    let (mut number, mut rank) = to_reuse(bucket, new.now, force);
     // A flow has one place in a bucket: where it lay before, if it did, or a lookup would find the
     // ended one first.
     if let Some((before, word)) = in_bucket(bucket, tag_of(new.hash), key) {

@@ -12,7 +12,7 @@ use crate::{
     flows::{self, New, Seen},
     fragments,
     maps::{count, count_drop, SERVERS},
-    packet::{ERROR, FIN, RST, SYN},
+    packet::{ERROR, FIN, RST, SYN, UDP},
     places, states,
 };
 
@@ -104,15 +104,24 @@ pub fn keep_other_half(
             let state = states::next(packet, side, state_of(other.word));
             flows::touch(tail, other, state, clock);
         }
-    } else if state_of(seen.word) == STATE_ESTABLISHED {
+    } else if lives_by_itself(packet, seen, answer) {
         // It had to give way; one without the other leads nowhere.
+        let side = if answer.is_some() { states::ANSWER } else { states::BOTH };
+        let state = states::next(packet, side, state_of(seen.word));
         let here = Via { addr: packet.dst[3], port: packet.dport, pad: 0 };
         let via = answer.copied().unwrap_or(here);
-        let word = STATE_ESTABLISHED as u32 | (!seen.word & WORD_REPLY) as u32;
+        let word = u32::from(state) | (!seen.word & WORD_REPLY) as u32;
         let (server, generation) = (seen.server, seen.generation);
         let new = New { hash, server, generation, seen: clock, word, now: clock, tells: 0, via };
         flows::insert(&half, &new);
     }
+}
+
+/// Whether a flow with one half is one that had two. Of single datagrams there never is a client's.
+#[inline(always)]
+fn lives_by_itself(packet: &Packet, seen: &Seen, answer: Option<&Via>) -> bool {
+    let begun = state_of(seen.word) == STATE_ESTABLISHED;
+    begun || packet.proto == UDP && answer.is_none()
 }
 
 /// Whether the other half has to know of this packet.

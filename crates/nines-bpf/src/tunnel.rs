@@ -15,7 +15,7 @@ use aya_ebpf::{
 };
 use nines_abi::{
     Packet, Server, CHECKSUM_FULL, DROP_MANGLED, DROP_TOO_BIG, DROP_TTL, FORWARD_GRE, FORWARD_GUE,
-    FORWARD_IPIP, PROGRAM_TOO_BIG,
+    FORWARD_IPIP, FRAGMENT_LATER, PROGRAM_TOO_BIG,
 };
 
 use crate::{
@@ -214,6 +214,10 @@ pub fn tc(ctx: &TcContext, packet: &mut Packet, server: &Server) -> i32 {
     let gso = unsafe { (*skb).gso_size } != 0;
     let room = u32::from(server.mtu) - overhead(server);
     if !gso && packet.bytes > room {
+        if packet.fragment == FRAGMENT_LATER {
+            // Of these nobody tells (RFC 1122 section 3.2.2).
+            return drop(DROP_TOO_BIG);
+        }
         packet.chosen = room;
         let _ = unsafe { PROGRAMS.tail_call(ctx, PROGRAM_TOO_BIG) };
         return drop(DROP_TOO_BIG);

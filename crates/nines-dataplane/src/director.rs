@@ -61,7 +61,7 @@ impl DataPlane for Director {
     fn apply(&mut self, table: &ForwardingTable) -> Result<()> {
         match table.backend {
             Backend::Ebpf => {
-                self.ebpf.everywhere(false);
+                self.ebpf.everywhere(false)?;
                 self.ebpf.apply(table)?;
                 // Kept until it is empty, so that the next try goes on.
                 if let Some(unused) = &mut self.ipvs {
@@ -81,7 +81,7 @@ impl DataPlane for Director {
                 }
                 // IPVS first: packets go by one table or the other, never by none. It takes them
                 // wherever they come in: there the guard must be before.
-                self.ebpf.everywhere(true);
+                self.ebpf.everywhere(true)?;
                 let applied = ipvs.apply(table);
                 self.ipvs = Some(ipvs);
                 applied?;

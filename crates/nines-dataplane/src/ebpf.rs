@@ -187,12 +187,14 @@ impl EbpfPlane {
     }
 
     /// Whether programs go on every Ethernet interface with an address: another forwarder takes
-    /// packets wherever they come in, and the guard must stand before it.
-    pub fn everywhere(&mut self, everywhere: bool) {
+    /// packets wherever they come in, and the guard must stand before it does. They are there on
+    /// return; they go from the others with the next table.
+    pub fn everywhere(&mut self, everywhere: bool) -> Result<()> {
         if self.everywhere != everywhere {
             self.everywhere = everywhere;
             self.covered = None;
         }
+        if everywhere { self.attach_all() } else { Ok(()) }
     }
 
     /// Programs on every Ethernet interface there is, and none taken off: where nobody says which.
@@ -216,7 +218,9 @@ impl EbpfPlane {
     fn attach_all(&mut self) -> Result<()> {
         let mut names = self.wanted.clone();
         let indices = self.tables.installed().interfaces.clone();
-        if self.covered.as_ref() == Some(&(names.clone(), indices.clone())) {
+        // Everywhere: an address may have come to an interface since.
+        let same = self.covered.as_ref() == Some(&(names.clone(), indices.clone()));
+        if same && !self.everywhere {
             return Ok(());
         }
         let all = address::interfaces()?;
@@ -309,7 +313,7 @@ impl DataPlane for EbpfPlane {
             }
         }
         // Whether a clsact filter is still there cannot be asked as cheaply as it is put again.
-        if self.attached.values().any(|hook| hook.contains("clsact")) {
+        if self.everywhere || self.attached.values().any(|hook| hook.contains("clsact")) {
             self.attach_all()?;
         }
         Ok(differences)
@@ -331,6 +335,14 @@ impl DataPlane for EbpfPlane {
         }
         remove_pins()
     }
+}
+
+/// MAC addresses of other directors, as the tables of this namespace have them.
+pub fn director_macs() -> Result<Vec<[u8; 6]>> {
+    let peers: HashMap<_, [u8; 8], u64> =
+        HashMap::try_from(tables::pinned(&pin_directory()?, "PEERS")?).map_err(wrong)?;
+    let known = peers.keys().filter_map(std::result::Result::ok);
+    Ok(known.map(|[a, b, c, d, e, f, ..]| [a, b, c, d, e, f]).collect())
 }
 
 /// Takes everything nines pinned in this namespace out of the kernel.

@@ -13,7 +13,7 @@ use netlink_packet_route::{
     RouteNetlinkMessage,
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage},
 };
-use nines_model::{Forward, Tunnel, TunnelKind};
+use nines_model::{Forward, Tunnel, TunnelChecksum, TunnelKind};
 
 use crate::{
     Result, address,
@@ -296,10 +296,11 @@ fn syn(from: SocketAddr, to: SocketAddr) -> Vec<u8> {
     ip(from.ip(), to.ip(), TCP, &tcp)
 }
 
-/// The packet in a tunnel's header, without the checksums that are not needed.
+/// The packet in a tunnel's header, with a checksum if the tunnel has one.
 fn wrapped(tunnel: Tunnel, src: IpAddr, dst: IpAddr, inner: &[u8]) -> Vec<u8> {
     let v4 = inner[0] >> 4 == 4;
     let proto = if v4 { 4 } else { 41 };
+    let full = tunnel.checksum == TunnelChecksum::Full;
     match tunnel.kind {
         TunnelKind::Ipip => ip(src, dst, proto, inner),
         TunnelKind::Gue => {
@@ -309,11 +310,28 @@ fn wrapped(tunnel: Tunnel, src: IpAddr, dst: IpAddr, inner: &[u8]) -> Vec<u8> {
             udp.extend((inner.len() as u16 + 12).to_be_bytes());
             udp.extend([0, 0, 0, proto, 0, 0]);
             udp.extend(inner);
+            if full {
+                let pseudo = [octets(src), octets(dst)].concat();
+                let len = (udp.len() as u16).to_be_bytes();
+                let check = !sum(&[&pseudo, &[0, 17], &len, &udp]);
+                let check = if check == 0 { 0xffff } else { check };
+                udp[6..8].copy_from_slice(&check.to_be_bytes());
+            }
             ip(src, dst, 17, &udp)
         }
         TunnelKind::Gre => {
-            let ether: [u8; 4] = if v4 { [0, 0, 8, 0] } else { [0, 0, 0x86, 0xdd] };
-            ip(src, dst, 47, &[&ether, inner].concat())
+            let mut gre = vec![0, 0];
+            gre.extend(if v4 { [8, 0] } else { [0x86, 0xdd] });
+            if full {
+                gre[0] = 0x80;
+                gre.extend([0; 4]);
+            }
+            gre.extend(inner);
+            if full {
+                let check = !sum(&[&gre]);
+                gre[4..6].copy_from_slice(&check.to_be_bytes());
+            }
+            ip(src, dst, 47, &gre)
         }
     }
 }
@@ -387,6 +405,16 @@ mod tests {
             assert_eq!(outer.len(), packet.len() + more);
             assert_eq!(outer[more..], packet);
             assert_eq!(usize::from(u16::from_be_bytes([outer[2], outer[3]])), outer.len());
+            let full = Tunnel { checksum: TunnelChecksum::Full, ..Tunnel::new(kind) };
+            let outer = wrapped(full, a, b, &packet);
+            let pseudo = [&outer[12..20], &[0, 17], &(outer.len() as u16 - 20).to_be_bytes()];
+            match kind {
+                TunnelKind::Ipip => {}
+                TunnelKind::Gue => {
+                    assert_eq!(sum(&[&pseudo.concat(), &outer[20..]]), 0xffff);
+                }
+                TunnelKind::Gre => assert_eq!(sum(&[&outer[20..]]), 0xffff),
+            }
         }
     }
 }

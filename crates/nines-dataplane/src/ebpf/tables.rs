@@ -312,7 +312,9 @@ impl Tables {
         let said = self.turned.get(&id).copied();
         let next = match old {
             None => turns::begin(scheduler, turns(picks(service))),
-            Some(old) if old.scheduler != service.scheduler => Next::default(),
+            Some(old) if old.scheduler != service.scheduler => {
+                turns::restart(turns(picks(service)))
+            }
             Some(old) => {
                 turns::go_on(scheduler, turns(picks(&old)), now, said, turns(picks(service)))
             }

@@ -55,6 +55,11 @@ pub struct Next {
     pub step: u32,
 }
 
+/// The first turn, under another scheduler than before.
+pub fn restart(new: Turns<'_>) -> Next {
+    Next { step: new.step(), ..Next::default() }
+}
+
 /// The next turn of a service that is new.
 pub fn begin(scheduler: Scheduler, new: Turns<'_>) -> Next {
     match scheduler {

@@ -105,6 +105,12 @@ fn what_one_director_tells_another_goes_on_there() {
     out.tell_all(true);
     assert_eq!(flows(&all_of(&mut out)), flows(&all) + 40);
     out.tell_all(false);
+    let mut listed = services();
+    let hashed = listed.services.get_mut("s2").unwrap();
+    hashed.sources.insert(("192.0.2.0".parse().unwrap(), 24), false);
+    b.plane.apply(&listed).unwrap();
+    assert_eq!(flows(&all_of(&mut out)), flows(&all) + 40, "a list could keep them from going on");
+    b.plane.apply(&services()).unwrap();
     let kept = std::thread::spawn(move || {
         let Some(mut b) = elsewhere() else { return };
         let (mut out, mut learner) = b.plane.exchange().unwrap();

@@ -198,7 +198,9 @@ fn a_packet_costs_no_more_instructions_than_promised() {
         at_most(format!("xdp {mode} tcp"), rows[&format!("ipvs {mode} tcp")] * 0.34);
         at_most(format!("xdp {mode} syn"), new);
         for kind in ["tcp", "udp", "syn"] {
-            at_most(format!("tc {mode} {kind}"), rows[&format!("ipvs {mode} {kind}")]);
+            // New flows of IPVS vary by a percent from run to run.
+            let noise = if kind == "syn" { 1.02 } else { 1.0 };
+            at_most(format!("tc {mode} {kind}"), rows[&format!("ipvs {mode} {kind}")] * noise);
         }
     }
     assert!(worse.is_empty(), "{worse:#?}");

@@ -2,7 +2,11 @@
 //!
 //! Decides: what answers and silences mean, and the lines that mend it.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
 
 use nines_dataplane::{
     address::{self, Interface},
@@ -75,6 +79,10 @@ fn arp(spec: &Spec, interfaces: &[Interface]) -> Outcome<Vec<Finding>> {
             }
         }
     }
+    // Directors whose addresses are on another link.
+    for mac in nines_dataplane::ebpf::director_macs().unwrap_or_default() {
+        machines.entry(mac).or_insert_with(|| "node".into());
+    }
     let own: Vec<[u8; 6]> = interfaces.iter().map(|i| i.mac).collect();
     for vip in spec.vips.keys() {
         let IpAddr::V4(v4) = vip else { continue };
@@ -85,35 +93,34 @@ fn arp(spec: &Spec, interfaces: &[Interface]) -> Outcome<Vec<Finding>> {
             .flat_map(|service| &service.servers)
             .map(|(name, server)| (name.clone(), server.addr.ip()))
             .collect();
-        let Some(interface) = direct.iter().find_map(|(_, addr)| {
-            let way = address::route(*addr)?;
-            interfaces.iter().find(|i| i.index == way.ifindex && i.ethernet)
-        }) else {
-            continue;
-        };
         for (name, addr) in &direct {
             if let Some(mac) = mac_of(*addr)? {
                 machines.entry(mac).or_insert_with(|| format!("server {name} ({addr})"));
             }
         }
-        let subject = format!("VIP {vip} on {}", interface.name);
-        let answers = probe::who_answers(*v4, interface, ARP_PATIENCE)?;
-        let strangers: Vec<&[u8; 6]> = answers
-            .iter()
-            .filter(|mac| !own.contains(mac))
-            .filter(|mac| !machines.get(*mac).is_some_and(|m| m.starts_with("node ")))
-            .collect();
-        if strangers.is_empty() {
-            found.push(Finding::ok(subject.clone(), "nobody but directors answers ARP for it"));
-        }
-        for mac in strangers {
-            let hex: Vec<String> = mac.iter().map(|byte| format!("{byte:02x}")).collect();
-            let hex = hex.join(":");
-            let who =
-                machines.get(mac).cloned().unwrap_or_else(|| "a machine nines knows not".into());
-            let text =
-                format!("{who}, MAC {hex}, answers ARP for it: clients go past the director");
-            found.push(Finding::bad(subject.clone(), text, by_hand(*vip, false)));
+        let place = address::place(*vip, spec.vips[vip].interface.as_deref()).ok();
+        let ways = direct.iter().filter_map(|(_, addr)| address::route(*addr));
+        let links: BTreeSet<u32> =
+            ways.map(|way| way.ifindex).chain(place.map(|place| place.index)).collect();
+        for interface in interfaces.iter().filter(|i| i.ethernet && links.contains(&i.index)) {
+            let subject = format!("VIP {vip} on {}", interface.name);
+            let answers = probe::who_answers(*v4, interface, ARP_PATIENCE)?;
+            let strangers: Vec<&[u8; 6]> = answers
+                .iter()
+                .filter(|mac| !own.contains(mac))
+                .filter(|mac| !machines.get(*mac).is_some_and(|m| m.starts_with("node")))
+                .collect();
+            if strangers.is_empty() {
+                found.push(Finding::ok(subject.clone(), "nobody but directors answers ARP for it"));
+            }
+            for mac in strangers {
+                let hex: Vec<String> = mac.iter().map(|byte| format!("{byte:02x}")).collect();
+                let who = machines.get(mac).map_or("a machine nines knows not", String::as_str);
+                let hex = hex.join(":");
+                let text =
+                    format!("{who}, MAC {hex}, answers ARP for it: clients go past the director");
+                found.push(Finding::bad(subject.clone(), text, by_hand(*vip, false)));
+            }
         }
     }
     Ok(found)
@@ -156,11 +163,16 @@ fn servers(spec: &Spec, interfaces: &[Interface]) -> Outcome<Vec<Finding>> {
         let tcp = proto == nines_model::Proto::Tcp;
         found.push(match answer {
             Ok(Some(Answer::Accepts)) => Finding::ok(subject, format!("answers as {vip}")),
-            Ok(Some(Answer::Refuses)) if tcp => {
+            Ok(Some(Answer::Refuses)) if tcp && vip.port() != 0 => {
                 let text = format!("has {}, but nobody listens on {vip}", vip.ip());
                 Finding::bad(subject, text, vec![format!("ss -tln sport = :{}", vip.port())])
             }
             Ok(Some(Answer::Refuses)) => Finding::ok(subject, format!("has {}", vip.ip())),
+            Ok(None) if !tcp => {
+                let text =
+                    format!("no answer from {vip} to a question over TCP: a filter may say so");
+                Finding::note(subject, text)
+            }
             Ok(None) => {
                 let text = format!("no answer from {vip} to what the director would send");
                 Finding::bad(subject, text, by_hand(vip.ip(), tunnel))
