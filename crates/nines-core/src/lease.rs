@@ -32,6 +32,8 @@ struct Promise {
     holder: u64,
     /// The entry by which it holds: the promise is about later entries only.
     token: u64,
+    /// The life of the holder that asked for it.
+    life: u64,
     until: Time,
 }
 
@@ -51,13 +53,13 @@ impl Promises {
         Self { by_vip: BTreeMap::new(), amnesty }
     }
 
-    /// Promises the VIP to `holder`, who holds it by `token`. `shortened`: a longer promise given
+    /// Promises the VIP to `holder`, who in this `life` holds it by `token`. `shortened`: a longer promise given
     /// before may be forgotten.
     pub fn give(
         &mut self,
         now: Time,
         vip: IpAddr,
-        (holder, token): (u64, u64),
+        (holder, token, life): (u64, u64, u64),
         length: Millis,
         shortened: bool,
     ) {
@@ -69,7 +71,7 @@ impl Promises {
             until = until.max(before.until);
         }
         // Of another holder before: it was overruled in the log, which waited for its promise.
-        self.by_vip.insert(vip, Promise { holder, token, until });
+        self.by_vip.insert(vip, Promise { holder, token, life, until });
     }
 
     /// Until when this voter may not append the entry at `index`, which gives `vip` to `to`;
@@ -79,6 +81,18 @@ impl Promises {
             .by_vip
             .get(&vip)
             .filter(|p| p.holder != to && p.token < index)
+            .map_or(Time(0), |p| p.until);
+        Some(promised.max(self.amnesty)).filter(|until| *until > now)
+    }
+
+    /// Until when this voter may not append that the holder by `token` has let go; `None`: it may
+    /// now. Who lets go does not ask again in this life; but a holder that starts anew may know an
+    /// older log, and hold again by the same token what it has let go.
+    pub fn hold_release(&self, now: Time, vip: IpAddr, token: u64, life: u64) -> Option<Time> {
+        let promised = self
+            .by_vip
+            .get(&vip)
+            .filter(|p| p.token == token && p.life != life)
             .map_or(Time(0), |p| p.until);
         Some(promised.max(self.amnesty)).filter(|until| *until > now)
     }
@@ -141,7 +155,7 @@ mod tests {
     #[test]
     fn a_promise_outlasts_the_lease_by_both_clocks_errors() {
         let mut promises = Promises::default();
-        promises.give(Time(1_000 * MS), vip(), (1, 5), Millis(100), false);
+        promises.give(Time(1_000 * MS), vip(), (1, 5, 3), Millis(100), false);
         assert_eq!(promises.hold(Time(1_100 * MS), vip(), 2, 9), Some(Time(1_100 * MS + 400_000)));
         assert_eq!(promises.hold(Time(1_100 * MS + 400_000), vip(), 2, 9), None);
         let older = promises.hold(Time(1_100 * MS), vip(), 2, 4);
@@ -152,11 +166,25 @@ mod tests {
     #[test]
     fn a_long_promise_is_kept_until_the_holder_says_it_is_shorter() {
         let mut promises = Promises::default();
-        promises.give(Time(0), vip(), (1, 5), Millis(5_000), false);
-        promises.give(Time(10 * MS), vip(), (1, 5), Millis(100), false);
+        promises.give(Time(0), vip(), (1, 5, 3), Millis(5_000), false);
+        promises.give(Time(10 * MS), vip(), (1, 5, 3), Millis(100), false);
         assert!(promises.hold(Time(4_000 * MS), vip(), 2, 9).is_some());
-        promises.give(Time(20 * MS), vip(), (1, 5), Millis(100), true);
+        promises.give(Time(20 * MS), vip(), (1, 5, 3), Millis(100), true);
         assert!(promises.hold(Time(200 * MS), vip(), 2, 9).is_none());
+    }
+
+    #[test]
+    fn a_release_waits_for_what_a_later_life_was_promised() {
+        let mut promises = Promises::default();
+        promises.give(Time(0), vip(), (1, 5, 3), Millis(100), false);
+        assert_eq!(promises.hold_release(Time(MS), vip(), 5, 3), None, "it has let go");
+        promises.give(Time(10 * MS), vip(), (1, 5, 4), Millis(100), false);
+        assert!(promises.hold_release(Time(11 * MS), vip(), 5, 3).is_some(), "and began anew");
+        assert_eq!(promises.hold_release(Time(111 * MS), vip(), 5, 3), None);
+        assert_eq!(promises.hold_release(Time(11 * MS), vip(), 5, 4), None);
+        assert_eq!(promises.hold_release(Time(11 * MS), vip(), 4, 3), None, "of an older token");
+        let restarted = Promises::after_restart(Time(0), Millis(100), Time(0));
+        assert!(restarted.hold_release(Time(50 * MS), vip(), 5, 3).is_some(), "it has forgotten");
     }
 
     #[test]

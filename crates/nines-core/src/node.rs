@@ -357,7 +357,7 @@ impl Node {
                     }
                     Do::Released(index) => {
                         let vip = crate::wire::pack(addr);
-                        let token = crate::wire::Token { vip, index };
+                        let token = crate::wire::Token { vip, index, life: self.config.boot };
                         self.propose_own(now, Kind::Released(token), self.cause_of(addr));
                         break;
                     }

@@ -78,6 +78,9 @@ pub struct Token {
     /// Log index.
     #[prost(uint64, tag = "2")]
     pub index: u64,
+    /// In a release: the life of the holder that let go; 0: not said.
+    #[prost(uint64, tag = "3")]
+    pub life: u64,
 }
 
 /// Answer to a [`Beat`].

@@ -22,6 +22,16 @@ fn no_seed_breaks_an_invariant_and_every_cluster_heals() {
     assert!(moves > seeds(), "the faults moved hardly anything: {moves}");
 }
 
+/// 1795444192045: a holder let go, was restarted with an older log, held again by the same token,
+/// and its release from before gave the VIP to another at once.
+#[test]
+fn seeds_that_once_failed_hold() {
+    for seed in [1_795_444_192_045] {
+        let outcome = run(seed, Millis(20_000), Sabotage::None);
+        assert_eq!((outcome.violation, outcome.healed), (None, true), "seed {seed}");
+    }
+}
+
 #[test]
 fn the_same_seed_gives_the_same_trace() {
     for seed in [3, 17, 1_000_003] {

@@ -79,7 +79,7 @@ impl Node {
         let mut shortened = true;
         for (addr, vip) in &self.vips {
             let Want::Hold(token) = self.want(*addr) else { continue };
-            held.push(Token { vip: wire::pack(*addr), index: token });
+            held.push(Token { vip: wire::pack(*addr), index: token, life: 0 });
             // Only what this process has set since it started is known.
             shortened &= vip.guard != Time(0) && vip.guard <= now.plus(length);
         }
@@ -158,7 +158,8 @@ impl Node {
             if newest > token.index {
                 continue;
             }
-            self.promises.give(now, vip, (from, token.index), length, beat.shortened);
+            let holder = (from, token.index, beat.life);
+            self.promises.give(now, vip, holder, length, beat.shortened);
             granted.push(token.clone());
         }
         granted
@@ -282,7 +283,13 @@ impl Node {
 
     /// Until when an entry may not be appended here.
     pub(super) fn must_wait(&self, now: Time, index: u64, command: &[u8]) -> Option<Time> {
-        let Some(Kind::Give(give)) = Command::decode(command).ok()?.kind else { return None };
+        let give = match Command::decode(command).ok()?.kind? {
+            Kind::Give(give) => give,
+            Kind::Released(Token { vip, index: token, life }) => {
+                return self.promises.hold_release(now, wire::unpack(&vip)?, token, life);
+            }
+            _ => return None,
+        };
         if give.from.is_empty() {
             // Nobody held it, by the log: its last holder, if any, has said that it stopped.
             return None;
