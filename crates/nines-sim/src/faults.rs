@@ -8,7 +8,8 @@ use crate::world::World;
 pub fn next(world: &mut World) {
     let node = 1 + world.random.below(3);
     let other = 1 + world.random.below(3);
-    match world.random.below(14) {
+    let faults = if world.changes_config { 16 } else { 14 };
+    match world.random.below(faults) {
         0 => world.kill(node),
         1 => world.power_off(node),
         2 | 3 => {
@@ -26,6 +27,8 @@ pub fn next(world: &mut World) {
         8 => world.slow_disk_ns = world.random.below(200_000_000),
         9 => world.operator_moves(),
         10 => world.planned_restart(node),
+        14 => world.operator_applies(false),
+        15 => world.operator_applies(true),
         _ => {
             // Ends come as often as faults, so that the cluster also works in between.
             world.mend_all_links();

@@ -6,6 +6,7 @@ pub mod s01_one_leader;
 pub mod s02_same_state;
 pub mod s08_no_minority_start;
 pub mod s11_exclusive;
+pub mod s13_newest_token;
 pub mod s22_silent_by_itself;
 
 /// One of them.
@@ -21,6 +22,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::<s02_same_state::SameState>::default(),
         Box::<s08_no_minority_start::NoMinorityStart>::default(),
         Box::new(s11_exclusive::Exclusive),
+        Box::<s13_newest_token::NewestToken>::default(),
         Box::new(s22_silent_by_itself::SilentByItself),
     ]
 }

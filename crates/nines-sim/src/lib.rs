@@ -41,7 +41,13 @@ pub fn run(seed: u64, safety: Millis, sabotage: Sabotage) -> Outcome {
     }
     faults::end_all(&mut world);
     if violation.is_none() {
-        violation = world.run_for(Millis(12_000)).err();
+        violation = world.run_for(Millis(6_000)).err();
+    }
+    if world.changes_config {
+        world.operator_applies(true);
+    }
+    if violation.is_none() {
+        violation = world.run_for(Millis(6_000)).err();
     }
     let before = world.moves();
     if violation.is_none() {

@@ -19,6 +19,9 @@ pub struct NodeFacts {
     pub durable_term: u64,
     /// VIPs its kernel answers for now, with the token its process last acted on.
     pub answers: BTreeMap<IpAddr, u64>,
+    /// By its applied state: the entry each VIP stands at, and the node that holds it; for a VIP
+    /// that nobody holds, the applied index.
+    pub holdings: BTreeMap<IpAddr, (u64, Option<u64>)>,
     /// For how long, ns of true time, it has not run or has been cut off from both others.
     pub alone_ns: u64,
 }

@@ -8,17 +8,17 @@ use std::{
 use nines_core::{
     Action, Config, Event, Node, snapshot,
     state::State,
-    wire::{
-        Command, Give, HardState, LogEntry, Member, Persist, Persisted, Snapshot, command, pack,
-    },
+    wire::{HardState, LogEntry, Member, Persist, Persisted, Snapshot},
 };
 use nines_model::{Millis, Time};
 
 use crate::{
     invariants::{self, Invariant},
-    observation::{NodeFacts, Observation},
     random::Random,
 };
+
+mod judge;
+mod operators;
 
 /// Slowest message that is not lost.
 pub const DELAY_MAX_NS: u64 = 30_000_000;
@@ -84,6 +84,8 @@ pub struct World {
     queue: BTreeMap<(u64, u64), (u64, u64, Happening)>,
     sequence: u64,
     cut: BTreeSet<(u64, u64)>,
+    /// Whether operators change the config.
+    pub changes_config: bool,
     /// Messages lost of a thousand.
     pub loss_permille: u64,
     /// Extra time of each disk write at most.
@@ -154,6 +156,8 @@ impl World {
             queue: BTreeMap::new(),
             sequence: 0,
             cut: BTreeSet::new(),
+            // Every other seed: the rest go on as they did before there was this.
+            changes_config: seed.is_multiple_of(2),
             loss_permille: 0,
             slow_disk_ns: 0,
             invariants: invariants::all(),
@@ -260,22 +264,6 @@ impl World {
     /// All links work again.
     pub fn mend_all_links(&mut self) {
         self.cut.clear();
-    }
-
-    /// Somebody wants a VIP elsewhere.
-    pub fn operator_moves(&mut self) {
-        let to = NAMES[self.random.below(2) as usize].to_owned();
-        let vip: IpAddr = IpAddr::from([10, 0, 0, 100 + self.random.below(2) as u8]);
-        let wish = Give { vip: pack(vip), to, ..Give::default() };
-        let kind = Some(command::Kind::Wish(wish));
-        let command = Command { actor: "operator".into(), kind, ..Command::default() };
-        let id = 1 + self.random.below(3);
-        self.feed(id, Event::Propose { request: self.sequence, command });
-    }
-
-    /// The process asks for a long lease and is replaced.
-    pub fn planned_restart(&mut self, id: u64) {
-        self.feed(id, Event::Restart(2_000));
     }
 
     /// Runs for so long; an error is a broken invariant.
@@ -434,93 +422,6 @@ impl World {
             let event = Event::Frame { from, link: 0, bytes: bytes.clone() };
             self.schedule(delay, to, Happening::Deliver(event));
         }
-    }
-
-    fn answers(&self, id: u64) -> BTreeMap<IpAddr, u64> {
-        let kernel = &self.machines[&id].kernel;
-        let now = self.local(id);
-        let guarded = |vip: &IpAddr| {
-            self.sabotage == Sabotage::GuardIgnored
-                || kernel.guards.get(vip).is_some_and(|deadline| now < *deadline)
-        };
-        let here = kernel.addresses.iter().filter(|vip| guarded(vip));
-        here.map(|vip| (*vip, kernel.tokens.get(vip).copied().unwrap_or(0))).collect()
-    }
-
-    fn judge(&mut self) -> Result<(), String> {
-        let mut seen = Observation {
-            now: self.now,
-            lease_ns: nines_model::Timing::default().lease.ns(),
-            ..Observation::default()
-        };
-        for id in 1..=3u64 {
-            let others: Vec<u64> = (1..=3).filter(|o| *o != id).collect();
-            let deaf = others.iter().all(|o| {
-                self.cut.contains(&(*o, id))
-                    || self.machines[o].node.is_none()
-                    || self.machines[o].paused_until > self.now
-            });
-            let answers = self.answers(id);
-            let now = self.now;
-            let machine = self.machines.get_mut(&id).expect("three machines");
-            let stopped = machine.node.is_none() || machine.paused_until > now;
-            if machine.replaced_in_place || !(stopped || deaf) {
-                machine.alone_since = None;
-            } else {
-                machine.alone_since.get_or_insert(now);
-            }
-            if let Some(node) = &machine.node
-                && node.state().applied != machine.state_seen.0
-            {
-                let hash = fnv(7, &snapshot::encode(node.state()));
-                machine.state_seen = (node.state().applied, hash);
-            }
-            let node = machine.node.as_ref();
-            let facts = NodeFacts {
-                leads: node.filter(|n| n.consensus().is_leader()).map(|n| n.consensus().term()),
-                committed: node.map_or(0, |n| n.consensus().committed()),
-                applied: node.map(|_| machine.state_seen),
-                durable: machine.disk.entries.iter().map(|e| (e.index, e.term)).collect(),
-                durable_snapshot: machine.disk.snapshot.index,
-                durable_term: machine.disk.hard_state.term,
-                answers,
-                // A long lease for a planned restart is meant to outlast the process.
-                alone_ns: machine
-                    .alone_since
-                    .map_or(0, |since| now - since)
-                    .saturating_sub(self.long_lease_ns()),
-            };
-            seen.nodes.insert(id, facts);
-        }
-        for (id, node) in &seen.nodes {
-            for vip in node.answers.keys() {
-                if self.answering.insert(*vip, *id).is_some_and(|before| before != *id) {
-                    self.moves += 1;
-                }
-            }
-        }
-        for invariant in &mut self.invariants {
-            invariant
-                .check(&seen)
-                .map_err(|why| format!("at {} ms: {why}", self.now / 1_000_000))?;
-        }
-        Ok(())
-    }
-
-    /// Planned restarts in this world ask for 2 s; while any may be out, silence comes later.
-    fn long_lease_ns(&self) -> u64 {
-        if self.restarts_drawn() { 2_100_000_000 } else { 0 }
-    }
-
-    fn restarts_drawn(&self) -> bool {
-        self.sabotage == Sabotage::None
-    }
-
-    /// Every VIP is answered for by exactly one node.
-    pub fn serves_everything(&self) -> bool {
-        let all: Vec<IpAddr> = (1..=3).flat_map(|id| self.answers(id).into_keys()).collect();
-        let unique: BTreeSet<&IpAddr> = all.iter().collect();
-        all.len() == 2 && unique.len() == 2
     }
 
     /// Where every node stands, when `NINES_SIM_LOG` is set.

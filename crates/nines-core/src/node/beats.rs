@@ -133,7 +133,9 @@ impl Node {
         let in_tail = tail.iter().filter(|(_, bytes)| gives(bytes)).map(|(index, _)| *index);
         let waiting = self.held.iter().flat_map(|(_, message)| &message.entries);
         let waiting = waiting.filter(|e| gives(&e.data)).map(|e| e.index);
-        let applied = self.state.vips.get(&vip).map_or(0, |h| h.token());
+        // What nobody holds by what is applied here, every entry until then is over for: a holder
+        // that let go and starts anew with an older log is not renewed.
+        let applied = self.state.vips.get(&vip).map_or(self.state.applied, |h| h.token());
         in_tail.chain(waiting).max().unwrap_or(0).max(applied)
     }
 

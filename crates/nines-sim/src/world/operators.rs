@@ -1,0 +1,40 @@
+//! What people do to the cluster while it runs.
+
+use std::net::IpAddr;
+
+use nines_core::{
+    Event,
+    wire::{Apply, Command, Give, command, pack},
+};
+
+use super::{NAMES, SPEC, World};
+
+/// The part of the config that operators take away and put back.
+const SECOND_VIP: &str = "[vip.b]\naddress = \"10.0.0.101\"\n";
+
+impl World {
+    /// Somebody wants a VIP elsewhere.
+    pub fn operator_moves(&mut self) {
+        let to = NAMES[self.random.below(2) as usize].to_owned();
+        let vip: IpAddr = IpAddr::from([10, 0, 0, 100 + self.random.below(2) as u8]);
+        let wish = Give { vip: pack(vip), to, ..Give::default() };
+        let kind = Some(command::Kind::Wish(wish));
+        let command = Command { actor: "operator".into(), kind, ..Command::default() };
+        let id = 1 + self.random.below(3);
+        self.feed(id, Event::Propose { request: self.sequence, command });
+    }
+
+    /// Somebody takes a VIP out of the config, or puts it back.
+    pub fn operator_applies(&mut self, both: bool) {
+        let text = if both { SPEC.to_owned() } else { SPEC.replace(SECOND_VIP, "") };
+        let kind = Some(command::Kind::Apply(Apply { text, expected: 0 }));
+        let command = Command { actor: "operator".into(), kind, ..Command::default() };
+        let id = 1 + self.random.below(3);
+        self.feed(id, Event::Propose { request: self.sequence, command });
+    }
+
+    /// The process asks for a long lease and is replaced.
+    pub fn planned_restart(&mut self, id: u64) {
+        self.feed(id, Event::Restart(2_000));
+    }
+}
