@@ -102,6 +102,7 @@ pub static XDP_PROGRAMS: ProgramArray = ProgramArray::pinned(PROGRAMS_MAX, 0);
 /// Which clients may begin flows of a service.
 #[map]
 pub static SOURCES: LpmTrie<SourceKey, u32> = LpmTrie::pinned(SOURCES_MAX, NO_PREALLOC);
+/// Where the first fragment of a packet went, for those that follow it.
 #[map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, Fragment> = LruHashMap::pinned(FRAGMENTS_MAX, 0);
 /// Devices that take frames from XDP: those our own program is on.

@@ -104,7 +104,7 @@ pub fn keep_other_half(
             let state = states::next(packet, side, state_of(other.word));
             flows::touch(tail, other, state, clock);
         }
-    } else if lives_by_itself(packet, seen, answer) {
+    } else if had_two(packet, seen, answer) {
         // It had to give way; one without the other leads nowhere.
         let side = if answer.is_some() { states::ANSWER } else { states::BOTH };
         let state = states::next(packet, side, state_of(seen.word));
@@ -119,7 +119,7 @@ pub fn keep_other_half(
 
 /// Whether a flow with one half is one that had two. Of single datagrams there never is a client's.
 #[inline(always)]
-fn lives_by_itself(packet: &Packet, seen: &Seen, answer: Option<&Via>) -> bool {
+fn had_two(packet: &Packet, seen: &Seen, answer: Option<&Via>) -> bool {
     let begun = state_of(seen.word) == STATE_ESTABLISHED;
     begun || packet.proto == UDP && answer.is_none()
 }
@@ -132,45 +132,49 @@ pub fn matters(packet: &Packet, seen: &Seen, state: u8, clock: u32) -> bool {
         || flows::stale(seen.word, clock)
 }
 
+/// The server that sent an answer, and what its client calls it; or what becomes of the packet.
+#[inline(always)]
+fn sender(tail: *mut Tail, seen: &Seen, now: u64) -> Result<(&'static Server, Via), Verdict> {
+    let server = SERVERS.get(seen.server).ok_or(Verdict::Pass)?;
+    if seen.generation != server.generation {
+        return Err(Verdict::Pass);
+    }
+    let via = flows::via(tail, seen).ok_or(Verdict::Pass)?;
+    let [low, high] = halves(known_as(server, &via).0);
+    if places::silent(low, high, now, 0) {
+        return Err(Verdict::Drop(DROP_GUARD));
+    }
+    Ok((server, via))
+}
+
 /// An answer that changes nothing that is known of its flow, for XDP; others go up to tc.
 #[inline(always)]
 pub fn express_reply(packet: &mut Packet, tail: *mut Tail, seen: Seen, now: u64) -> Verdict {
-    let Some(server) = SERVERS.get(seen.server) else {
-        return Verdict::Pass;
-    };
     let state = states::next(packet, states::ANSWER, state_of(seen.word));
-    if seen.generation != server.generation || matters(packet, &seen, state, packet.clock) {
+    if matters(packet, &seen, state, packet.clock) {
         return Verdict::Pass;
     }
-    let Some(via) = flows::via(tail, &seen) else {
-        return Verdict::Pass;
-    };
-    let [low, high] = halves(known_as(server, &via).0);
-    if places::silent(low, high, now, 0) {
-        return Verdict::Drop(DROP_GUARD);
+    match sender(tail, &seen, now) {
+        Ok((_, via)) => {
+            packet.chosen = seen.server;
+            packet.via = via;
+            Verdict::Go(PROGRAM_REPLY)
+        }
+        Err(instead) => instead,
     }
-    packet.chosen = seen.server;
-    packet.via = via;
-    Verdict::Go(PROGRAM_REPLY)
 }
 
 /// An answer of a real server behind NAT, or an error about one of its packets.
 #[inline(always)]
 pub fn reply(packet: &Packet, tail: *mut Tail, seen: Seen, now: u64) -> Verdict {
-    let Some(server) = SERVERS.get(seen.server) else {
-        return Verdict::Pass;
-    };
     let clock = packet.clock;
-    if seen.generation != server.generation || flows::expired(seen.word, clock) {
+    if flows::expired(seen.word, clock) {
         return Verdict::Pass;
     }
-    let Some(via) = flows::via(tail, &seen) else {
-        return Verdict::Pass;
+    let (server, via) = match sender(tail, &seen, now) {
+        Ok(found) => found,
+        Err(instead) => return instead,
     };
-    let [low, high] = halves(known_as(server, &via).0);
-    if places::silent(low, high, now, 0) {
-        return Verdict::Drop(DROP_GUARD);
-    }
     if packet.kind != ERROR {
         let state = states::next(packet, states::ANSWER, state_of(seen.word));
         if matters(packet, &seen, state, clock) {

@@ -431,6 +431,15 @@ pub struct Facts {
     /// The packet path, in words.
     #[prost(string, tag = "5")]
     pub path: String,
+    /// What keeps it from forwarding as it was asked; empty: nothing.
+    #[prost(string, tag = "6")]
+    pub trouble: String,
+    /// What a person can do about that.
+    #[prost(string, tag = "7")]
+    pub next: String,
+    /// Its kernel neither has IPVS nor a module of it.
+    #[prost(bool, tag = "8")]
+    pub no_ipvs: bool,
 }
 
 /// An address as it is on the wire.

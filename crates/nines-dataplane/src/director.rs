@@ -3,12 +3,14 @@
 //! Decides: who forwards, by the table; the other one is emptied after. The programs stay on the
 //! interfaces in any case: an address is silent past its deadline whoever forwards.
 
+use std::{fs, io::ErrorKind, path::PathBuf};
+
 use nines_model::{Backend, Counters, Forward, ForwardingTable};
 
 use crate::{
-    DataPlane, Result,
+    DataPlane, Error, Result,
     ebpf::{self, EbpfPlane},
-    ipvs::{IpvsPlane, Kernel},
+    ipvs::{self, IpvsPlane, Kernel},
 };
 
 /// Both back ends; IPVS is opened when a table asks for it.
@@ -17,19 +19,52 @@ pub struct Director {
     ipvs: Option<IpvsPlane<Kernel>>,
     /// Where IPVS tells other directors of its connections.
     interface: Option<String>,
-    /// Why it does not.
-    tells_nobody: Option<String>,
+    /// It forwards; else it may be open, and empty.
+    by_ipvs: bool,
+    /// It is wanted, and the kernel has none.
+    missing: bool,
+    /// Why IPVS does not forward, or does not tell others, though the table asks for it.
+    trouble: Option<Error>,
 }
 
 impl Director {
     /// Over nines' programs. IPVS would tell other directors of connections on this interface.
+    /// What an earlier process left in IPVS is taken over: the next table changes or empties it.
     pub fn new(ebpf: EbpfPlane, interface: Option<String>) -> Self {
-        Self { ebpf, ipvs: None, interface, tells_nobody: None }
+        let left = in_use().is_ok_and(|mark| mark.exists());
+        let ipvs = if left { IpvsPlane::open().ok() } else { None };
+        Self { ebpf, by_ipvs: ipvs.is_some(), ipvs, interface, missing: false, trouble: None }
     }
 
     /// nines' own programs.
     pub fn ebpf(&mut self) -> &mut EbpfPlane {
         &mut self.ebpf
+    }
+}
+
+/// A directory that is there while IPVS may hold a table of ours in this namespace. It goes where
+/// that table goes, with the machine's start, and stays when the process dies.
+fn in_use() -> Result<PathBuf> {
+    Ok(ebpf::pin_directory()?.with_file_name("ipvs"))
+}
+
+fn remember() -> Result<()> {
+    let mark = in_use()?;
+    match fs::create_dir(&mark) {
+        Err(e) if e.kind() != ErrorKind::AlreadyExists => {
+            Err(Error::new(format!("cannot make {}", mark.display()), e))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn forget() -> Result<()> {
+    let mark = in_use()?;
+    match fs::remove_dir(&mark) {
+        Err(e) if e.kind() != ErrorKind::NotFound => {
+            Err(Error::new(format!("cannot remove {}", mark.display()), e))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -57,53 +92,71 @@ fn translates(table: &ForwardingTable) -> bool {
     servers.any(|server| server.forward == Forward::Nat)
 }
 
+impl Director {
+    fn forward_by_programs(&mut self, table: &ForwardingTable) -> Result<()> {
+        self.ebpf.everywhere(false)?;
+        self.ebpf.apply(table)?;
+        // Kept until it is empty, so that the next try goes on.
+        if let Some(unused) = &mut self.ipvs {
+            unused.synchronise(None)?;
+            unused.remove()?;
+            forget()?;
+        }
+        (self.ipvs, self.by_ipvs) = (None, false);
+        Ok(())
+    }
+
+    fn forward_by_ipvs(&mut self, table: &ForwardingTable) -> Result<()> {
+        let ipvs = match &mut self.ipvs {
+            Some(ipvs) => ipvs,
+            closed => closed.insert(IpvsPlane::open()?),
+        };
+        let tells = self.interface.as_deref().filter(|_| !mixes(table));
+        if tells.is_none() {
+            ipvs.synchronise(None)?;
+        }
+        // IPVS first: packets go by one table or the other, never by none. It takes them wherever
+        // they come in: there the guard must be before.
+        self.ebpf.everywhere(true)?;
+        remember()?;
+        ipvs.apply(table)?;
+        self.by_ipvs = true;
+        self.ebpf.apply(&guard_only(table))?;
+        if translates(table) {
+            ebpf::answers_pass()?;
+        }
+        // Who cannot tell others serves all the same.
+        let told = if tells.is_some() { ipvs.synchronise(tells) } else { Ok(()) };
+        self.trouble = told.err();
+        Ok(())
+    }
+}
+
 impl DataPlane for Director {
     fn apply(&mut self, table: &ForwardingTable) -> Result<()> {
-        match table.backend {
-            Backend::Ebpf => {
-                self.ebpf.everywhere(false)?;
-                self.ebpf.apply(table)?;
-                // Kept until it is empty, so that the next try goes on.
-                if let Some(unused) = &mut self.ipvs {
-                    unused.synchronise(None)?;
-                    unused.remove()?;
-                }
-                self.ipvs = None;
-            }
-            Backend::Ipvs => {
-                let mut ipvs = match self.ipvs.take() {
-                    Some(ipvs) => ipvs,
-                    None => IpvsPlane::open()?,
-                };
-                let tells = self.interface.as_deref().filter(|_| !mixes(table));
-                if tells.is_none() {
-                    ipvs.synchronise(None)?;
-                }
-                // IPVS first: packets go by one table or the other, never by none. It takes them
-                // wherever they come in: there the guard must be before.
-                self.ebpf.everywhere(true)?;
-                let applied = ipvs.apply(table);
-                self.ipvs = Some(ipvs);
-                applied?;
-                self.ebpf.apply(&guard_only(table))?;
-                if translates(table) {
-                    ebpf::answers_pass()?;
-                }
-                // Who cannot tell others serves all the same.
-                let told = self.ipvs.as_ref().map_or(Ok(()), |ipvs| match tells {
-                    Some(_) => ipvs.synchronise(tells),
-                    None => Ok(()),
-                });
-                self.tells_nobody = told.err().map(|why| why.to_string());
-            }
+        (self.missing, self.trouble) = (false, None);
+        if table.backend == Backend::Ebpf {
+            return self.forward_by_programs(table);
         }
-        Ok(())
+        match self.forward_by_ipvs(table) {
+            // Nothing goes through it yet: the programs forward rather than nobody.
+            Err(why) if !self.by_ipvs => {
+                self.missing = self.ipvs.is_none();
+                self.forward_by_programs(table)?;
+                let what = format!("nines' own programs forward, not IPVS: {}", why.what);
+                self.trouble = Some(Error { what, ..why });
+                Ok(())
+            }
+            result => result,
+        }
     }
 
     fn observe(&mut self) -> Result<Vec<String>> {
         let mut differences = self.ebpf.observe()?;
         if let Some(ipvs) = &mut self.ipvs {
             differences.extend(ipvs.observe()?);
+        } else if self.missing && ipvs::is_there() {
+            differences.push("IPVS can be used now".into());
         }
         Ok(differences)
     }
@@ -120,19 +173,21 @@ impl DataPlane for Director {
     fn describe(&self) -> String {
         match &self.ipvs {
             Some(ipvs) => {
-                let (own, guard) = (ipvs.describe(), self.ebpf.describe());
-                let alone = self.tells_nobody.as_ref();
-                let alone = alone.map_or(String::new(), |why| format!(" ({why})"));
-                format!("{own}{alone}, guarded by {guard}")
+                format!("{}, guarded by {}", ipvs.describe(), self.ebpf.describe())
             }
             None => self.ebpf.describe(),
         }
+    }
+
+    fn trouble(&self) -> Option<Error> {
+        self.trouble.clone()
     }
 
     fn remove(&mut self) -> Result<()> {
         if let Some(ipvs) = &mut self.ipvs {
             ipvs.synchronise(None)?;
             ipvs.remove()?;
+            forget()?;
         }
         self.ebpf.remove()
     }

@@ -4,7 +4,7 @@
 //! taken back. The whole table of the network namespace is ours: what somebody else put there goes.
 //! IPVS does not know the VIP guard; the director's programs keep it ([`crate::director`]).
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fs, path::Path};
 
 use nines_model::{Counters, ForwardingTable, Tally, Traffic};
 
@@ -103,6 +103,19 @@ fn remove_dests(
 pub struct IpvsPlane<T> {
     tables: T,
     wanted: ForwardingTable,
+}
+
+/// Whether the kernel has it now. Looks only: asking for it would load the module.
+pub fn is_there() -> bool {
+    Path::new("/proc/sys/net/ipv4/vs").exists()
+}
+
+/// Whether the kernel has it, or a module of it.
+pub fn can_be() -> bool {
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let modules = Path::new("/lib/modules").join(kernel.trim());
+    let lists = |list: &str| fs::read_to_string(modules.join(list)).unwrap_or_default();
+    is_there() || ["modules.dep", "modules.builtin"].iter().any(|l| lists(l).contains("/ip_vs.ko"))
 }
 
 impl IpvsPlane<Kernel> {

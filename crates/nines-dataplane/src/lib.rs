@@ -75,6 +75,11 @@ pub trait DataPlane: Send {
     /// The path packets take, for people: "ebpf, tc (tcx) on eth0".
     fn describe(&self) -> String;
 
+    /// What of the last table applied it does in another way than the table asks.
+    fn trouble(&self) -> Option<Error> {
+        None
+    }
+
     /// Takes everything out of the kernel.
     fn remove(&mut self) -> Result<()>;
 }

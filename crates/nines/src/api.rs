@@ -22,7 +22,7 @@ use utoipa::OpenApi as _;
 
 use self::types::{ActRequest, ConfigText, Done, Event, MoveRequest, Plan, Problem, Status, Why};
 use crate::{
-    daemon::Agent,
+    daemon::{Agent, Shown},
     failure::{Failure, Kind, Outcome},
 };
 
@@ -109,7 +109,7 @@ pub async fn serve_metrics(listener: tokio::net::TcpListener, agent: Arc<Agent>)
 async fn get_metrics(Shared(agent): Shared<Arc<Agent>>) -> Outcome<Response> {
     let look = |node: &Node, now: Time| {
         let names = node.state().members.values().map(|m| (m.id, m.name.clone()));
-        (view::status(node, now, ""), names.collect::<BTreeMap<u64, String>>())
+        (view::status(node, now, &Shown::default()), names.collect::<BTreeMap<u64, String>>())
     };
     let (mut status, names) = agent.core.inspect(look).await.ok_or_else(stopping)?;
     let own = serde_json::from_slice(&counters_json(&agent).await).unwrap_or_default();
@@ -195,8 +195,8 @@ pub async fn counters_json(agent: &Agent) -> Vec<u8> {
 
 #[utoipa::path(get, path = "/v1/status", responses((status = 200, body = Status)))]
 async fn get_status(Shared(agent): Shared<Arc<Agent>>) -> Outcome<Json<Status>> {
-    let path = agent.path.lock().expect("nobody panics with it").clone();
-    let look = move |node: &Node, now: Time| (view::status(node, now, &path), view::active(node));
+    let shown = agent.shown.lock().expect("nobody panics with it").clone();
+    let look = move |node: &Node, now: Time| (view::status(node, now, &shown), view::active(node));
     let (mut status, active) = agent.core.inspect(look).await.ok_or_else(stopping)?;
     let me = agent.papers.identity.me.id;
     let mut told = serde_json::from_slice(&counters_json(&agent).await).unwrap_or_default();

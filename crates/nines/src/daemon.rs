@@ -16,7 +16,7 @@ use nines_core::{
     forwarding::{self, Known},
     wire::Facts,
 };
-use nines_dataplane::{address, director::Director, ebpf, process::boot_time, sysctl};
+use nines_dataplane::{address, director::Director, ebpf, ipvs, process::boot_time, sysctl};
 use nines_model::Role;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -56,6 +56,17 @@ pub struct Options {
     pub metrics: Option<std::net::SocketAddr>,
 }
 
+/// How this node forwards, for people.
+#[derive(Clone, Debug, Default)]
+pub struct Shown {
+    /// The packet path.
+    pub path: String,
+    /// What keeps it from forwarding as the config asks; empty: nothing.
+    pub trouble: String,
+    /// What a person can do about that.
+    pub next: String,
+}
+
 /// What the API and the peer port work on.
 pub struct Agent {
     /// The node.
@@ -66,8 +77,8 @@ pub struct Agent {
     pub papers: Arc<Papers>,
     /// Questions to the data plane; a witness has none.
     pub forwarding: Option<mpsc::Sender<ForwardWork>>,
-    /// The packet path, in words.
-    pub path: Arc<Mutex<String>>,
+    /// How this node forwards.
+    pub shown: Arc<Mutex<Shown>>,
     /// Flows told to other directors and taken from them; a witness has none.
     pub flows: Option<Arc<flows::Flows>>,
 }
@@ -179,7 +190,8 @@ async fn serve_with_socket(
         core_thread::channel().map_err(|e| Failure::new(Kind::Io, "cannot start", e))?;
     let places: Places = Places::default();
     remember_places(&places, &node);
-    let path = Arc::new(Mutex::new(if witness { "none (witness)" } else { "starting" }.to_owned()));
+    let path = if witness { "none (witness)" } else { "starting" }.to_owned();
+    let shown = Arc::new(Mutex::new(Shown { path, ..Shown::default() }));
     let (elsewhere, mut others) = tokio::sync::mpsc::unbounded_channel();
     let (disk, disk_work) = mpsc::channel();
     let (addresses, address_work) = mpsc::channel();
@@ -207,8 +219,8 @@ async fn serve_with_socket(
         guard = Some(Box::new(kernel_guard));
         let (send, work) = mpsc::channel();
         forwarding = Some(send);
-        let (core, path, log, places) =
-            (core.clone(), Arc::clone(&path), log.clone(), Arc::clone(&places));
+        let (core, shown, log, places) =
+            (core.clone(), Arc::clone(&shown), log.clone(), Arc::clone(&places));
         let own = me.addresses.clone();
         spawn("forwarding", move || {
             let all = address::interfaces().unwrap_or_default();
@@ -216,7 +228,7 @@ async fn serve_with_socket(
             let plane = Director::new(plane, mine.map(|i| i.name.clone()));
             let cover = move |plane: &mut Director| cover(plane.ebpf(), &own, &places);
             let changed = || told.table_changed();
-            worker::forwarding(plane, cover, changed, work, &path, &core, &log);
+            worker::forwarding(plane, cover, changed, work, &shown, &core, &log);
         });
     }
     let workers =
@@ -252,7 +264,7 @@ async fn serve_with_socket(
         .spawn(move || thread.run())
         .map_err(|e| Failure::new(Kind::Io, "cannot start", e))?;
 
-    let agent = Arc::new(Agent { core, home, papers, forwarding, path, flows: shared_flows });
+    let agent = Arc::new(Agent { core, home, papers, forwarding, shown, flows: shared_flows });
     tokio::spawn(api::serve(listener, Arc::clone(&agent)));
     if let Some(listener) = metrics {
         tokio::spawn(api::serve_metrics(listener, Arc::clone(&agent)));
@@ -340,11 +352,16 @@ fn cover(plane: &mut ebpf::EbpfPlane, own: &[std::net::IpAddr], places: &Places)
 
 /// Tells the core what this machine is, again and again: interfaces come and go.
 async fn tell_facts(agent: Arc<Agent>, places: Places) {
+    let could_have_ipvs = ipvs::can_be();
     loop {
+        let shown = agent.shown.lock().expect("nobody panics with it").clone();
         let mut facts = Facts {
             node: agent.papers.identity.me.name.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
-            path: agent.path.lock().expect("nobody panics with it").clone(),
+            path: shown.path,
+            trouble: shown.trouble,
+            next: shown.next,
+            no_ipvs: !could_have_ipvs && !ipvs::is_there(),
             ..Facts::default()
         };
         let vips: Vec<std::net::IpAddr> =

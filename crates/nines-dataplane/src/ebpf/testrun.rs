@@ -60,9 +60,7 @@ impl EbpfPlane {
         let all = crate::address::interfaces()?.iter().map(|i| i.index).collect();
         super::attach::tell_express(&mut self.ebpf, &all)
     }
-}
 
-impl EbpfPlane {
     /// XDP sends nothing into this interface, as if its driver took no frames.
     pub fn takes_no_frames(&mut self, interface: &str) -> Result<()> {
         let all = crate::address::interfaces()?;

@@ -333,9 +333,7 @@ impl Ipvs {
         let message = Generic { family: self.family, command, attributes, bytes: Vec::new() };
         netlink::exchange(NETLINK_GENERIC, message, flags)
     }
-}
 
-impl Ipvs {
     /// Tells other directors of connections and listens to theirs, by IPVS's own multicast (sync
     /// id 0: from anybody), on this interface; `None` ends it.
     pub fn synchronise(&self, on: Option<&str>) -> Result<()> {

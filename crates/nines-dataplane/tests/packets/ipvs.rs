@@ -4,15 +4,18 @@
 use std::{collections::BTreeMap, process::Command, time::Duration};
 
 use nines_dataplane::{
-    DataPlane,
+    DataPlane, Guard as _,
+    director::Director,
+    ebpf::{self, EbpfGuard, Hooks, Sizes},
     ipvs::{IpvsPlane, Kernel},
+    process::boot_time,
 };
 use nines_model::{
-    Forward, ForwardingTable, Limit, Millis, Persist, Proto, Scheduler, ServerState, TableServer,
-    TableService, Tunnel, TunnelChecksum, TunnelKind,
+    Backend, Forward, ForwardingTable, Limit, Millis, Persist, Proto, Scheduler, ServerState,
+    TableServer, TableService, Time, Tunnel, TunnelChecksum, TunnelKind,
 };
 
-use super::{Bench, bench, build::*, service, table};
+use super::{Bench, NEXT, REDIRECT, SHOT, bench, build::*, service, table, web};
 
 /// Frames put on the far end of a veth pair of their own: no program is on it.
 struct Wire(i32);
@@ -297,6 +300,91 @@ fn ipvs_holds_every_kind_of_table_and_nothing_after() {
     both.ipvs.synchronise(Some("v0")).unwrap();
     both.ipvs.synchronise(None).unwrap();
     both.ipvs.remove().unwrap();
-    let rules = std::fs::read_to_string("/proc/net/ip_vs").unwrap_or_default();
-    assert!(!rules.contains("TCP"), "{rules}");
+    assert!(!ipvs_lists().contains("TCP"), "{}", ipvs_lists());
+}
+
+fn ipvs_lists() -> String {
+    std::fs::read_to_string("/proc/thread-self/net/ip_vs").unwrap()
+}
+
+/// A director over the tables of this namespace, as each life of an agent opens them.
+fn director() -> (Director, EbpfGuard) {
+    let (plane, guard) = ebpf::open(ebpf::object::BYTES, Hooks::Tc, Sizes::default()).unwrap();
+    let mut director = Director::new(plane, None);
+    director.ebpf().on(["w0".to_owned()]);
+    (director, guard)
+}
+
+fn verdict(director: &mut Director, frame: &Frame) -> i32 {
+    director.ebpf().test_run("nines_tc_ingress", &frame.bytes(), 1).unwrap().verdict
+}
+
+#[test]
+fn a_director_switches_to_ipvs_under_its_guard_and_back() {
+    let Some(both) = both() else { return };
+    let (mut one, mut guard) = director();
+    let vip = "10.0.0.100".parse().unwrap();
+    guard.cover(&[(vip, false)]).unwrap();
+    guard.set(vip, boot_time().plus(Millis(60_000))).unwrap();
+    let ours = web(Scheduler::Rr);
+    let theirs = ForwardingTable { backend: Backend::Ipvs, ..ours.clone() };
+    let syn = |port: u16| tcp(&format!("10.0.0.30:{port}"), "10.0.0.100:80", SYN);
+    one.apply(&ours).unwrap();
+    assert_eq!(verdict(&mut one, &syn(1)), REDIRECT);
+    assert!(!ipvs_lists().contains("TCP"));
+
+    one.apply(&theirs).unwrap();
+    assert_eq!(one.observe().unwrap(), Vec::<String>::new());
+    assert_eq!(verdict(&mut one, &syn(2)), NEXT, "to the stack, where IPVS is");
+    let taken = |director: &mut Director| made(director).values().sum::<u64>();
+    let arrives = |director: &mut Director, port| {
+        let before = taken(director);
+        both.put(&syn(port));
+        (0..200).any(|_| {
+            std::thread::sleep(Duration::from_millis(1));
+            taken(director) > before
+        })
+    };
+    assert!(arrives(&mut one, 3));
+    guard.set(vip, Time(7)).unwrap();
+    assert!(!arrives(&mut one, 4), "past its deadline the guard drops it before IPVS");
+    guard.set(vip, boot_time().plus(Millis(60_000))).unwrap();
+    assert!(arrives(&mut one, 5));
+
+    // The process dies; the config says something else when the next one starts.
+    drop(one);
+    assert!(ipvs_lists().contains("TCP"), "the kernel goes on without it");
+    let (mut next, _guard) = director();
+    next.apply(&ours).unwrap();
+    assert_eq!(verdict(&mut next, &syn(6)), REDIRECT);
+    assert!(!ipvs_lists().contains("TCP"), "{}", ipvs_lists());
+    next.apply(&theirs).unwrap();
+    next.remove().unwrap();
+    assert!(!ipvs_lists().contains("TCP"), "{}", ipvs_lists());
+}
+
+/// Everywhere: this kernel need not have IPVS.
+#[test]
+fn without_ipvs_the_programs_forward_and_say_so() {
+    let Some(_bench) = bench() else { return };
+    if IpvsPlane::open().is_ok() {
+        return;
+    }
+    let (plane, _guard) = ebpf::open(ebpf::object::BYTES, Hooks::Tc, Sizes::default()).unwrap();
+    let mut director = Director::new(plane, None);
+    let mut table = ForwardingTable { backend: Backend::Ipvs, ..web(Scheduler::Rr) };
+    director.apply(&table).unwrap();
+    let why = director.trouble().unwrap();
+    assert!(why.to_string().contains("this kernel has no IPVS"), "{why}");
+    assert_eq!(director.observe().unwrap(), Vec::<String>::new(), "nothing to try again");
+    let syn = tcp("10.0.0.30:1", "10.0.0.100:80", SYN);
+    assert_eq!(verdict(&mut director, &syn), REDIRECT);
+    for server in table.services.get_mut("s0").unwrap().servers.values_mut() {
+        server.state = ServerState::Down;
+    }
+    director.apply(&table).unwrap();
+    assert_eq!(verdict(&mut director, &tcp("10.0.0.30:2", "10.0.0.100:80", SYN)), SHOT);
+    table.backend = Backend::Ebpf;
+    director.apply(&table).unwrap();
+    assert!(director.trouble().is_none());
 }

@@ -62,6 +62,12 @@ pub struct NodeStatus {
     pub version: String,
     /// Packet path, with hooks: "ebpf, tcx on eth0".
     pub path: String,
+    /// What keeps it from forwarding as the config asks; empty: nothing.
+    #[serde(default)]
+    pub trouble: String,
+    /// What a person can do about that.
+    #[serde(default)]
+    pub next: String,
     /// Round trip of a beat, microseconds; 0: unknown.
     pub rtt_us: u64,
     /// Links to it: heard now, of those ever heard.

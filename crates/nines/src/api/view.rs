@@ -15,7 +15,10 @@ use super::types::{
     Event, Failover, NodeStatus, ProblemLine, SCHEMA, ServerStatus, ServiceStatus, Status, Traffic,
     VipStatus, Why,
 };
-use crate::failure::{Failure, Kind, Outcome};
+use crate::{
+    daemon::Shown,
+    failure::{Failure, Kind, Outcome},
+};
 
 mod acts;
 mod problems;
@@ -90,7 +93,7 @@ pub fn active(node: &Node) -> Vec<u64> {
 }
 
 /// The whole view.
-pub fn status(node: &Node, now: Time, path: &str) -> Status {
+pub fn status(node: &Node, now: Time, shown: &Shown) -> Status {
     let state = node.state();
     let voters = node.consensus().voters();
     let votes = voters.iter().filter(|id| member_alive(node, now, **id)).count();
@@ -106,7 +109,7 @@ pub fn status(node: &Node, now: Time, path: &str) -> Status {
         voters: voters.len(),
         quorate,
         revision: state.revision,
-        nodes: nodes(node, now, path),
+        nodes: nodes(node, now, shown),
         vips: vips(node, now),
         services: services(state),
         last_failover: last_failover(state, wall),
@@ -118,7 +121,7 @@ pub fn status(node: &Node, now: Time, path: &str) -> Status {
     status
 }
 
-fn nodes(node: &Node, now: Time, path: &str) -> Vec<NodeStatus> {
+fn nodes(node: &Node, now: Time, shown: &Shown) -> Vec<NodeStatus> {
     let state = node.state();
     let mut all = Vec::new();
     for (id, member) in &state.members {
@@ -159,6 +162,12 @@ fn nodes(node: &Node, now: Time, path: &str) -> Vec<NodeStatus> {
             Role::Director => "not ready",
         };
         let facts = state.facts.get(name);
+        let told = || Shown {
+            path: facts.map_or_else(String::new, |f| f.path.clone()),
+            trouble: facts.map_or_else(String::new, |f| f.trouble.clone()),
+            next: facts.map_or_else(String::new, |f| f.next.clone()),
+        };
+        let Shown { path, trouble, next } = if me { shown.clone() } else { told() };
         let links = node.links(now, *id);
         all.push(NodeStatus {
             name: name.clone(),
@@ -166,7 +175,9 @@ fn nodes(node: &Node, now: Time, path: &str) -> Vec<NodeStatus> {
             state: word.into(),
             holds,
             version: facts.map_or_else(String::new, |f| f.version.clone()),
-            path: if me { path.into() } else { facts.map_or_else(String::new, |f| f.path.clone()) },
+            path,
+            trouble: if alive { trouble } else { String::new() },
+            next,
             rtt_us: peer.map_or(0, |p| p.rtt_ns / 1_000),
             links_up: links.values().filter(|up| **up).count(),
             links: links.len(),
@@ -274,7 +285,7 @@ fn last_failover(state: &State, wall: u64) -> Option<Failover> {
 
 /// One line for `systemctl status`.
 pub fn one_line(node: &Node, now: Time) -> String {
-    let status = status(node, now, "");
+    let status = status(node, now, &Shown::default());
     format!("{}: {}", status.verdict, status.summary)
 }
 
@@ -396,7 +407,7 @@ pub fn why(node: &Node, now: Time, subject: &str) -> Outcome<Why> {
             why.next.push(format!("nines move {name} --to {director}"));
         }
     } else if state.member(subject).is_some() || spec.nodes.contains_key(subject) {
-        let found = nodes(node, now, "").into_iter().find(|n| n.name == subject);
+        let found = nodes(node, now, &Shown::default()).into_iter().find(|n| n.name == subject);
         why.now = found.map_or_else(String::new, |n| format!("{subject} is {}.", n.state));
     } else if !spec.find_servers(subject).is_empty() {
         let servers = spec.find_servers(subject);

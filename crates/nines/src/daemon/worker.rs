@@ -20,7 +20,7 @@ use nines_dataplane::{
 };
 use nines_model::{Counters, ForwardingTable};
 
-use super::{core_thread::Handle, logger::Logger, store::Store};
+use super::{Shown, core_thread::Handle, logger::Logger, store::Store};
 
 /// Writes the log in order.
 pub fn disk(store: Store, work: Receiver<(u64, Box<Persist>)>, core: &Handle) {
@@ -129,7 +129,7 @@ pub fn forwarding<D: DataPlane>(
     cover: impl Fn(&mut D) -> Vec<String>,
     changed: impl Fn(),
     work: Receiver<ForwardWork>,
-    path: &Mutex<String>,
+    shown: &Mutex<Shown>,
     core: &Handle,
     log: &Logger,
 ) {
@@ -143,13 +143,13 @@ pub fn forwarding<D: DataPlane>(
                 for note in cover(&mut plane) {
                     log.line(&note);
                 }
-                let result = plane.apply(&wanted).map_err(|e| e.to_string());
+                let result = plane.apply(&wanted);
                 if result.is_ok() {
                     table = *wanted;
                     changed();
                 }
-                *path.lock().expect("nobody panics with it") = plane.describe();
-                core.event(Event::Forwarded(result));
+                show(&plane, result.as_ref().err().cloned(), shown, log);
+                core.event(Event::Forwarded(result.map_err(|e| e.to_string())));
             }
             Ok(ForwardWork::Counters(answer)) => {
                 let _ = answer.send(plane.counters().unwrap_or_default());
@@ -172,12 +172,29 @@ pub fn forwarding<D: DataPlane>(
             looked = Instant::now();
             for difference in plane.observe().unwrap_or_default() {
                 log.line(&format!("{difference}; put back"));
-                if let Err(why) = plane.apply(&table) {
-                    log.line(&why.to_string());
-                }
+                let failed = plane.apply(&table).err();
+                show(&plane, failed, shown, log);
             }
         }
     }
+}
+
+/// Keeps for people how it forwards; logs what is wrong when that is new.
+fn show<D: DataPlane>(
+    plane: &D,
+    failed: Option<nines_dataplane::Error>,
+    shown: &Mutex<Shown>,
+    log: &Logger,
+) {
+    let mut shown = shown.lock().expect("nobody panics with it");
+    let (trouble, next) = match failed.or_else(|| plane.trouble()) {
+        Some(why) => (why.to_string(), why.next.unwrap_or_default()),
+        None => (String::new(), String::new()),
+    };
+    if !trouble.is_empty() && trouble != shown.trouble {
+        log.line(&format!("not forwarding as the config asks: {trouble}\n  next: {next}"));
+    }
+    *shown = Shown { path: plane.describe(), trouble, next };
 }
 
 fn packets<D: DataPlane>(plane: &mut D, table: &ForwardingTable, vip: IpAddr) -> u64 {

@@ -76,6 +76,15 @@ fn daily_acts(net: &mut Net) {
     let lost = net.write("lost.toml", &CONFIG.replace("10.97.0.100", "10.96.0.100"));
     let told = net.fails("lb2", &["apply", &lost], 2);
     assert!(told.contains("in no subnet of lb1"), "{told}");
+    if !nines_dataplane::ipvs::can_be() {
+        let other =
+            net.write("ipvs.toml", &format!("{CONFIG}[forwarding]\ndataplane = \"ipvs\"\n"));
+        net.until("the agents have told what their kernels have", |n| {
+            n.status("lb1")["nodes"].as_array().unwrap().iter().all(|n| n["version"] != "")
+        });
+        let told = net.fails("lb2", &["apply", &other], 2);
+        assert!(told.contains("lb1 cannot forward by IPVS") && told.contains("modprobe"), "{told}");
+    }
     assert_eq!(net.status("lb1")["revision"], 1, "nothing was applied");
     net.ok("lb2", &["apply", &file]);
     assert!(net.ok("wit1", &["plan", &file]).contains("Nothing changes"));

@@ -1,7 +1,7 @@
 //! What an act or a config would do: refused, harmful, impossible, odd.
 
 use nines_core::{Node, state::State};
-use nines_model::{Role, ServerState, Spec, Time};
+use nines_model::{Backend, Role, ServerState, Spec, Time};
 
 use super::member_alive;
 use crate::failure::{Failure, Kind};
@@ -36,6 +36,14 @@ pub fn cannot_take(node: &Node, now: Time, name: &str) -> Option<Failure> {
     if !member_alive(node, now, member.id) {
         return refuse(Kind::Unsafe, "it is silent".into())
             .map(|f| f.next(format!("nines why {name}")));
+    }
+    let ready = match node.membership().peer(member.id) {
+        Some(peer) => peer.beat.ready,
+        None => node.is_ready(),
+    };
+    if !ready {
+        return refuse(Kind::Unsafe, "its forwarding table is not in place".into())
+            .map(|f| f.next("nines status   says why"));
     }
     None
 }
@@ -91,6 +99,17 @@ pub fn harm(node: &Node, now: Time, verb: &str, subjects: &[String]) -> Option<H
 /// What in a new spec cannot work on the machines as they are.
 pub fn impossible(state: &State, spec: &Spec) -> Vec<Failure> {
     let mut found = Vec::new();
+    if spec.backend == Backend::Ipvs {
+        for director in spec.directors() {
+            if state.facts.get(director).is_some_and(|f| f.no_ipvs) {
+                let what = format!("{director} cannot forward by IPVS");
+                let why = "its kernel has none, nor a module of it";
+                found.push(Failure::new(Kind::Usage, what, why).next(format!(
+                    "modprobe ip_vs   on {director}; or in [forwarding]: dataplane = \"ebpf\""
+                )));
+            }
+        }
+    }
     for (vip, wanted) in &spec.vips {
         if wanted.interface.is_some() {
             continue;

@@ -33,7 +33,7 @@ pub fn problems(node: &Node, status: &mut Status) {
                     "nines code   prints the join command".into(),
                 );
             }
-            "not ready" => add(
+            "not ready" if n.trouble.is_empty() => add(
                 format!("node {name}"),
                 "its forwarding table is not in place".into(),
                 format!("journalctl -u nines on {name}"),
@@ -53,6 +53,9 @@ pub fn problems(node: &Node, status: &mut Status) {
                 );
             }
             _ => {}
+        }
+        if !n.trouble.is_empty() {
+            add(format!("node {name}"), n.trouble.clone(), n.next.clone());
         }
         if n.state != "silent" && n.links_up < n.links {
             let text = format!("{} of {} links", n.links_up, n.links);
