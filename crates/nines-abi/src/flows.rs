@@ -35,6 +35,9 @@ pub const IDLE_SECONDS: [u32; STATES] = [2, 900, 120, 60, 120, 120, 10, 60, 30, 
 /// years, and only differences are used.
 pub const IDLE_SHIFT: u32 = 24;
 
+/// First port that full NAT gives to flows; it goes on to the last.
+pub const FULL_NAT_PORTS: u16 = 1_024;
+
 /// Ways of a bucket: flows that share a hash value and have room.
 pub const WAYS: usize = 7;
 /// Buckets (a power of two), unless the loader wants another number: 229,376 flows, 16 MiB, 73
@@ -45,6 +48,8 @@ pub const BUCKETS: u32 = 1 << 15;
 pub const WORD_LIVE: u64 = 1 << 8;
 /// This entry names packets from the real server back to the client (NAT).
 pub const WORD_REPLY: u64 = 1 << 9;
+/// Of a flow by full NAT: see [`Via`].
+pub const WORD_FULL: u64 = 1 << 10;
 
 /// [`Load::overloaded`] of a server with this load and these thresholds.
 #[must_use]
@@ -205,10 +210,14 @@ pub const BELLS_BYTES: u32 = 4_096;
 
 /// The other end as a client of a translated flow knows it, where the server's own `vip` and
 /// `vip_port` do not say it because its service has many addresses or ports.
-#[repr(C)]
+///
+/// With full NAT: the port that the server sees beside the VIP, and, in the entry of the answers,
+/// which entry is the client's.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Via {
-    /// IPv4 address as on the wire.
+    /// IPv4 address as on the wire. With full NAT the index of an entry: eight times its bucket's,
+    /// and its way.
     pub addr: u32,
     /// Network byte order.
     pub port: u16,

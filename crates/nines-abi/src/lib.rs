@@ -16,7 +16,7 @@ pub use schedulers::*;
 
 /// Version of everything in this crate, of [`hash_of`] and of the tables that its values are places
 /// in. Raise it with any change of layout or meaning.
-pub const ABI: u32 = 7;
+pub const ABI: u32 = 8;
 
 /// An address as IPv6; IPv4 is mapped (`::ffff:a.b.c.d`, RFC 4291 section 2.5.5.2).
 pub type Addr = [u8; 16];
@@ -76,8 +76,14 @@ pub const PROGRAM_CHANCE: u32 = 7;
 pub const PROGRAM_REPLY: u32 = 8;
 /// Fragments without ports.
 pub const PROGRAM_FRAGMENT: u32 = 9;
+/// Packets that change source and destination, in both directions.
+pub const PROGRAM_FULL: u32 = 10;
+/// New flows by full NAT whose server is chosen.
+pub const PROGRAM_KEEP_FULL: u32 = 11;
+/// Packets of flows by full NAT that both of its entries must know.
+pub const PROGRAM_TELL_FULL: u32 = 12;
 /// Room for them.
-pub const PROGRAMS_MAX: u32 = 10;
+pub const PROGRAMS_MAX: u32 = 13;
 
 /// [`Service::flags`]: sh and mh take another server where theirs takes no new flow.
 pub const SERVICE_FALLBACK: u32 = 1;
@@ -116,12 +122,15 @@ pub const FORWARD_DR: u8 = 0;
 pub const FORWARD_NAT: u8 = 1;
 /// The director is the server: up its own stack.
 pub const FORWARD_LOCAL: u8 = 2;
-/// In another IP header (RFC 2003, RFC 2473, RFC 4213).
-pub const FORWARD_IPIP: u8 = 3;
+/// Destination rewritten to the server, source to the VIP with a port of its own: answers come
+/// back by themselves.
+pub const FORWARD_FULL_NAT: u8 = 3;
+/// In another IP header (RFC 2003, RFC 2473, RFC 4213). Tunnels are the last ones.
+pub const FORWARD_IPIP: u8 = 4;
 /// In UDP, generic UDP encapsulation (draft-ietf-intarea-gue, variant 0).
-pub const FORWARD_GUE: u8 = 4;
+pub const FORWARD_GUE: u8 = 5;
 /// In GRE (RFC 2784).
-pub const FORWARD_GRE: u8 = 5;
+pub const FORWARD_GRE: u8 = 6;
 
 /// [`Server::checksum`]: none in the outer header.
 pub const CHECKSUM_NONE: u8 = 0;
@@ -399,8 +408,10 @@ pub const UNPLACED: u32 = 6;
 pub const DROP_TOO_BIG: u32 = 7;
 /// The client may not begin flows of this service.
 pub const DROP_DENIED: u32 = 8;
+/// Every port tried for a flow by full NAT belongs to another flow.
+pub const DROP_NO_PORT: u32 = 9;
 /// Count of `DROP_*`.
-pub const DROPS: u32 = 9;
+pub const DROPS: u32 = 10;
 /// What `DROP_*` count, in the words of the counters.
 pub const DROP_NAMES: [&str; DROPS as usize] = [
     "guard",
@@ -412,10 +423,11 @@ pub const DROP_NAMES: [&str; DROPS as usize] = [
     "unplaced",
     "too-big",
     "denied",
+    "no-port",
 ];
 
 const _: () = {
-    assert!(core::mem::size_of::<Packet>() == 120);
+    assert!(core::mem::size_of::<Packet>() == 128);
     assert!(core::mem::size_of::<SourceKey>() == 20);
     assert!(core::mem::size_of::<Guard>() == 32);
     assert!(core::mem::offset_of!(Packet, src) == 8 && core::mem::offset_of!(Packet, dst) == 24);

@@ -48,8 +48,10 @@ pub struct Packet {
     pub mac: u64,
     /// [`crate::hash_of`] its flow.
     pub hash: u64,
-    /// Of an answer: what the client calls the other end.
+    /// Of an answer: what the client calls the other end. With full NAT: of the flow, see [`Via`].
     pub via: Via,
+    /// With full NAT: 1 from the server, 0 to it.
+    pub answer: u64,
     /// 0: a whole packet; [`FRAGMENT_FIRST`], [`FRAGMENT_LATER`].
     pub fragment: u32,
     /// What its fragments have in common.

@@ -7,17 +7,18 @@
 use aya_ebpf::{helpers::generated::bpf_ktime_get_boot_ns, maps::lpm_trie::Key};
 use nines_abi::{
     clock_of, halves, state_of, Addr, Flow, Packet, Server, ServiceKey, SourceKey, Tail, Via,
-    DROP_DENIED, DROP_GUARD, DROP_NO_ROUTE, DROP_NO_SERVER, FORWARD_DR, FORWARD_IPIP,
-    FORWARD_LOCAL, FORWARD_NAT, KEY_ADDRESS, KEY_MARK_V4, KEY_MARK_V6, PLACE_SERVER, PLACE_VIP,
-    PROGRAM_CHANCE, PROGRAM_DELIVER, PROGRAM_KEEP, PROGRAM_REMEMBER, PROGRAM_WEIGH, SCHED_LBLC,
-    SCHED_LBLCR, SCHED_LC, SCHED_TWOS, SERVER_DOWN, SERVER_UP, SERVICE_LIVE, SERVICE_ONE_PACKET,
-    SERVICE_SOURCES, SETTING_MARKS, SOURCE_DENIED, STATE_FIN_WAIT, STATE_SYN_ACK, STATE_TIME_WAIT,
-    UNPLACED, WORD_REPLY,
+    DROP_DENIED, DROP_GUARD, DROP_NO_PORT, DROP_NO_ROUTE, DROP_NO_SERVER, FORWARD_DR,
+    FORWARD_FULL_NAT, FORWARD_IPIP, FORWARD_LOCAL, FORWARD_NAT, KEY_ADDRESS, KEY_MARK_V4,
+    KEY_MARK_V6, PLACE_SERVER, PLACE_VIP, PROGRAM_CHANCE, PROGRAM_DELIVER, PROGRAM_FULL,
+    PROGRAM_KEEP, PROGRAM_KEEP_FULL, PROGRAM_REMEMBER, PROGRAM_TELL_FULL, PROGRAM_WEIGH,
+    SCHED_LBLC, SCHED_LBLCR, SCHED_LC, SCHED_TWOS, SERVER_DOWN, SERVER_UP, SERVICE_LIVE,
+    SERVICE_ONE_PACKET, SERVICE_SOURCES, SETTING_MARKS, SOURCE_DENIED, STATE_FIN_WAIT,
+    STATE_SYN_ACK, STATE_TIME_WAIT, UNPLACED, WORD_FULL, WORD_REPLY,
 };
 
 use crate::{
     flows::{self, New, Seen},
-    fragments,
+    fragments, full,
     maps::{
         count, count_connection, count_drop, SERVERS, SERVICES, SERVICE_KEYS, SETTINGS, SOURCES,
     },
@@ -77,6 +78,9 @@ pub fn ingress(packet: &mut Packet, mark: u32, counts: bool) -> Verdict {
     let flow = key(packet);
     packet.hash = flows::hash_of(&flow);
     if let Some((tail, seen)) = flows::find(&flow, packet.hash) {
+        if seen.word & (WORD_REPLY | WORD_FULL) == WORD_REPLY | WORD_FULL {
+            return full::answer(packet, tail, &seen, counts);
+        }
         if seen.word & WORD_REPLY != 0 {
             return if counts {
                 reply(packet, tail, seen, now)
@@ -87,6 +91,9 @@ pub fn ingress(packet: &mut Packet, mark: u32, counts: bool) -> Verdict {
         if let Some(server) = server(seen.server) {
             let clock = packet.clock;
             if stays(packet, &seen, server, clock) {
+                if full::is(server) {
+                    return full::onward(packet, tail, &seen, server, counts);
+                }
                 let state = states::next(packet, direction(server), state_of(seen.word));
                 let both = server.forward == FORWARD_NAT && matters(packet, &seen, state, clock);
                 if both && !counts {
@@ -217,7 +224,7 @@ pub fn deliver_to(packet: &Packet, slot: u32, counts: bool) -> Verdict {
 
 /// An error about a flow's packet: to where the flow goes. Changes no flow.
 #[inline(always)]
-pub fn error(packet: &Packet, mark: u32) -> Verdict {
+pub fn error(packet: &mut Packet, mark: u32) -> Verdict {
     let now = unsafe { bpf_ktime_get_boot_ns() };
     if is_strange(packet, mark) {
         return Verdict::Pass;
@@ -225,11 +232,18 @@ pub fn error(packet: &Packet, mark: u32) -> Verdict {
     let flow = key(packet);
     let hash = flows::hash_of(&flow);
     if let Some((tail, seen)) = flows::find(&flow, hash) {
+        if seen.word & (WORD_REPLY | WORD_FULL) == WORD_REPLY | WORD_FULL {
+            return full::answer(packet, tail, &seen, true);
+        }
         if seen.word & WORD_REPLY != 0 {
             return reply(packet, tail, seen, now);
         }
         if let Some(server) = server(seen.server) {
             if stays(packet, &seen, server, packet.clock) {
+                let Some(via) = flows::via(tail, &seen) else {
+                    return Verdict::Pass;
+                };
+                (packet.chosen, packet.via, packet.answer) = (seen.server, via, 0);
                 return deliver(packet, seen.server, server, true);
             }
         }
@@ -240,14 +254,16 @@ pub fn error(packet: &Packet, mark: u32) -> Verdict {
     };
     let slot = schedule::by_turn_or_hash(packet, of, hash, false);
     match server(slot) {
-        Some(server) if server.service == of.id => deliver(packet, slot, server, true),
+        Some(server) if server.service == of.id && !full::is(server) => {
+            deliver(packet, slot, server, true)
+        }
         _ => Verdict::Pass,
     }
 }
 
 /// A packet of a flow that is known.
 #[inline(always)]
-fn goes_on(packet: &Packet, mark: u32, tail: *mut Tail, seen: &Seen, state: u8, clock: u32) {
+pub fn goes_on(packet: &Packet, mark: u32, tail: *mut Tail, seen: &Seen, state: u8, clock: u32) {
     if flows::stale(seen.word, clock) {
         // As long as a flow lives its client stays (IPVS: a template lives while it controls
         // connections).
@@ -336,7 +352,7 @@ pub fn words(addr: &Addr) -> [u32; 4] {
 }
 
 #[inline(always)]
-fn key(packet: &Packet) -> Flow {
+pub fn key(packet: &Packet) -> Flow {
     let ([a, b], [c, d]) = (halves_of(&packet.src), halves_of(&packet.dst));
     let ports = u64::from(packet.sport) | u64::from(packet.dport) << 16;
     // The fields in their order.
@@ -352,7 +368,7 @@ fn server(slot: u32) -> Option<&'static Server> {
 /// Which packets of a flow through this server pass here.
 #[inline(always)]
 fn direction(server: &Server) -> usize {
-    if server.forward == FORWARD_NAT {
+    if server.forward == FORWARD_NAT || full::is(server) {
         states::BOTH
     } else {
         states::ONE_WAY
@@ -397,6 +413,9 @@ pub fn keep(packet: &Packet) -> Verdict {
     if server.service != of.id || (server.state != SERVER_UP && begins(packet)) {
         return Verdict::Drop(DROP_NO_SERVER);
     }
+    if full::is(server) {
+        return Verdict::Go(PROGRAM_KEEP_FULL);
+    }
     let new = New {
         hash,
         server: slot,
@@ -423,8 +442,36 @@ pub fn keep(packet: &Packet) -> Verdict {
     Verdict::Go(PROGRAM_DELIVER)
 }
 
+/// The same by full NAT; [`keep`] has looked.
 #[inline(always)]
-fn deliver(packet: &Packet, slot: u32, server: &'static Server, counts: bool) -> Verdict {
+pub fn keep_full(packet: &mut Packet) -> Verdict {
+    let clock = packet.clock;
+    let (Some(server), Some(service)) = (server(packet.chosen), SERVICES.get(packet.service))
+    else {
+        return Verdict::Drop(DROP_NO_SERVER);
+    };
+    let mut new = New {
+        hash: packet.hash,
+        server: packet.chosen,
+        generation: server.generation,
+        seen: clock,
+        now: clock,
+        tells: 1,
+        word: u32::from(states::first(packet, states::BOTH)),
+        via: Via { addr: 0, port: 0, pad: 0 },
+    };
+    if full::begin(&key(packet), server, &mut new) == 0 {
+        return Verdict::Drop(DROP_NO_PORT);
+    }
+    let of = Of { id: packet.service, service };
+    memory::hold(packet, of, packet.chosen, server.generation, clock);
+    flows::sweep(clock);
+    count_connection(packet.chosen, server.service);
+    Verdict::Go(PROGRAM_TELL_FULL)
+}
+
+#[inline(always)]
+pub fn deliver(packet: &Packet, slot: u32, server: &'static Server, counts: bool) -> Verdict {
     if counts {
         count(slot, server.service, packet.bytes, false);
         fragments::note(packet, slot, server.generation, None);
@@ -438,6 +485,7 @@ fn deliver(packet: &Packet, slot: u32, server: &'static Server, counts: bool) ->
     match server.forward {
         FORWARD_DR => Verdict::Direct(slot, server),
         FORWARD_NAT => Verdict::Nat(slot, server),
+        FORWARD_FULL_NAT => Verdict::Go(PROGRAM_FULL),
         _ => Verdict::Tunnel(slot, server),
     }
 }

@@ -11,6 +11,7 @@ use aya_ebpf::{
 use nines_abi::{Packet, DROP_TOO_BIG};
 
 use crate::{
+    full::Ends,
     maps::count_drop,
     packet::ICMPV6,
     rewrite::{ETH_LEN, F_PSEUDO_HDR},
@@ -19,7 +20,7 @@ use crate::{
 /// Replaces, in an ICMP error, the address of the director's side of the translation by the other
 /// one: outside, and in the header inside, with its port. `source`: of the error's sender (it goes
 /// to the client).
-#[inline(never)]
+#[inline(always)]
 pub fn translate(
     ctx: &TcContext,
     packet: &Packet,
@@ -27,6 +28,26 @@ pub fn translate(
     to: [u32; 4],
     port: u16,
 ) -> Option<()> {
+    replace(ctx, packet, if source { SOURCE } else { 0 }, &to, port)
+}
+
+/// The same with full NAT: both ends inside; outside both if a server's side says it, else who says
+/// it stays.
+#[inline(always)]
+pub fn translate_full(ctx: &TcContext, packet: &Packet, ends: &Ends) -> Option<()> {
+    let sender = if packet.answer != 0 { SOURCE } else { SOURCE | INSIDE };
+    replace(ctx, packet, 0, &ends.dst, ends.dport)?;
+    replace(ctx, packet, sender, &ends.src, ends.sport)
+}
+
+/// The error's sender, not its receiver; inside of what it is about, that packet's receiver.
+const SOURCE: u32 = 1;
+/// Inside only.
+const INSIDE: u32 = 2;
+
+#[inline(never)]
+fn replace(ctx: &TcContext, packet: &Packet, which: u32, to: &[u32; 4], port: u16) -> Option<()> {
+    let (source, outside) = (which & SOURCE != 0, which & INSIDE == 0);
     let skb = &ctx.skb;
     let (icmp, about) = (packet.l4 as usize, packet.l4 as usize + 8);
     let sum = icmp + 2;
@@ -38,15 +59,21 @@ pub fn translate(
     if packet.v6 != 0 {
         for i in 0..4 {
             let (out, inn, new) = (u64::from(outer[i]), u64::from(inner[i]), u64::from(to[i]));
-            skb.l4_csum_replace(sum, out, new, F_PSEUDO_HDR | 4).ok()?;
+            if outside {
+                skb.l4_csum_replace(sum, out, new, F_PSEUDO_HDR | 4).ok()?;
+            }
             skb.l4_csum_replace(sum, inn, new, 4).ok()?;
         }
-        skb.store(ETH_LEN + if source { 8 } else { 24 }, &to, 0).ok()?;
-        skb.store(about + if source { 24 } else { 8 }, &to, 0).ok()?;
+        if outside {
+            skb.store(ETH_LEN + if source { 8 } else { 24 }, to, 0).ok()?;
+        }
+        skb.store(about + if source { 24 } else { 8 }, to, 0).ok()?;
     } else {
         let new = u64::from(to[3]);
-        skb.l3_csum_replace(ETH_LEN + 10, u64::from(outer[3]), new, 4).ok()?;
-        skb.store(ETH_LEN + if source { 12 } else { 16 }, &to[3], 0).ok()?;
+        if outside {
+            skb.l3_csum_replace(ETH_LEN + 10, u64::from(outer[3]), new, 4).ok()?;
+            skb.store(ETH_LEN + if source { 12 } else { 16 }, &to[3], 0).ok()?;
+        }
         // With its own checksum mended the header inside adds up to the same: ICMP's stays.
         skb.l3_csum_replace(about + 10, u64::from(inner[3]), new, 4).ok()?;
         skb.store(about + if source { 16 } else { 12 }, &to[3], 0).ok()?;

@@ -13,6 +13,7 @@ use nines_abi::{Hop, Packet, Server, HOP_UNITS};
 use crate::{
     decide::words,
     errors::fold,
+    full::Ends,
     maps::{HOPS, XDP_OUT},
     nat::{known_as, port_of},
     packet::{SCTP, TCP, UDP},
@@ -137,6 +138,38 @@ pub fn reply(ctx: &XdpContext, packet: &Packet, server: &Server) -> u32 {
     // On the stack, where no eight bytes may be read at once.
     unsafe { *(data as *mut [u16; 6]) = macs };
     send(fib.ifindex, ctx.ingress_ifindex() as u32)
+}
+
+/// Full NAT: to a server, or from it to its client.
+#[inline(always)]
+pub fn full(ctx: &XdpContext, packet: &Packet, server: &Server, ends: &Ends) -> u32 {
+    if packet.ttl <= 1 {
+        return PASS;
+    }
+    let came_in = ctx.ingress_ifindex() as u32;
+    let (macs, ifindex) = if packet.answer == 0 {
+        match hop(ctx, packet.clock, packet.chosen, server, &ends.src) {
+            Some(hop) => (hop.macs, hop.ifindex),
+            None => return PASS,
+        }
+    } else {
+        let mut fib = Fib::new(packet.v6 != 0, packet.proto, ends.src, ends.dst);
+        if !look(ctx, &mut fib) {
+            return PASS;
+        }
+        (macs(&fib), fib.ifindex)
+    };
+    let (data, end) = (ctx.data(), ctx.data_end());
+    // What can be done once can be done twice.
+    if translate(data, end, packet, false, ends.dst, ends.dport).is_none()
+        || translate(data, end, packet, true, ends.src, ends.sport).is_none()
+        || !age(data, end, packet)
+    {
+        return PASS;
+    }
+    // On the stack, where no eight bytes may be read at once.
+    unsafe { *(data as *mut [u16; 6]) = macs };
+    send(ifindex, came_in)
 }
 
 /// A checksum that follows by difference (RFC 1624): `by` is what was added to the words it covers.

@@ -14,7 +14,7 @@ use core::mem::{offset_of, size_of};
 pub use nines_abi::hash_of;
 use nines_abi::{
     is_active, limited, seen_of, state_of, Bucket, Entry, Flow, Tail, Via, EVICTED,
-    STATE_ESTABLISHED, STATE_LISTEN, STATE_UDP, WAYS, WORD_LIVE, WORD_REPLY,
+    STATE_ESTABLISHED, STATE_LISTEN, STATE_UDP, WAYS, WORD_FULL, WORD_LIVE, WORD_REPLY,
 };
 
 use crate::{
@@ -168,10 +168,39 @@ fn read_from(tail: *mut Tail, word: u64) -> Option<Seen> {
 #[inline(always)]
 pub fn via(tail: *mut Tail, seen: &Seen) -> Option<Via> {
     unsafe {
-        let entry = tail.cast::<u8>().sub(offset_of!(Entry, tail)).cast::<Entry>();
-        let via = core::ptr::read_volatile(core::ptr::addr_of!((*entry).via));
+        let via = core::ptr::read_volatile(via_of(tail));
         let after = core::ptr::read_volatile(core::ptr::addr_of!((*tail).word));
         ((seen.word ^ after) & (VERSION | WORD_LIVE) == 0).then_some(via)
+    }
+}
+
+/// Where an entry is: eight times the index of its bucket, and its way.
+#[inline(always)]
+pub fn place_of(tail: *mut Tail) -> u32 {
+    let Some(base) = FLOWS.get_ptr_mut(0) else {
+        return 0;
+    };
+    ((tail as u64 - base as u64) / size_of::<Entry>() as u64) as u32
+}
+
+/// What is in a place now.
+#[inline(always)]
+pub fn at(place: u32) -> Option<*mut Tail> {
+    // The bucket's head is no entry.
+    if place & WAYS as u32 == 0 {
+        return None;
+    }
+    Some(tail_of(way(bucket(place >> 3)?, place as usize)))
+}
+
+/// The key of an entry; `None`: it was replaced meanwhile.
+#[inline(always)]
+pub fn key_of(tail: *mut Tail, seen: &Seen) -> Option<Flow> {
+    unsafe {
+        let entry = tail.cast::<u8>().sub(offset_of!(Entry, tail)).cast::<Entry>();
+        let key = core::ptr::read_volatile(core::ptr::addr_of!((*entry).key));
+        let after = core::ptr::read_volatile(core::ptr::addr_of!((*tail).word));
+        ((seen.word ^ after) & (VERSION | WORD_LIVE) == 0).then_some(key)
     }
 }
 
@@ -220,6 +249,18 @@ const LESS: u64 = u64::MAX;
 /// Ends a flow; false if another processor changed it meanwhile.
 #[inline(always)]
 pub fn retire(tail: *mut Tail, seen: Seen) -> bool {
+    // Read before it ends: then it is this flow's.
+    let via = unsafe { core::ptr::read_volatile(via_of(tail)) };
+    let ended = end(tail, &seen);
+    // By full NAT without its answers' entry another may be given its port.
+    if ended && seen.word & (WORD_FULL | WORD_REPLY) == WORD_FULL | WORD_REPLY {
+        end_client(via.addr, via.port, seen.server);
+    }
+    ended
+}
+
+#[inline(always)]
+fn end(tail: *mut Tail, seen: &Seen) -> bool {
     let at = unsafe { core::ptr::addr_of_mut!((*tail).word) };
     // What remains is the version: the next user of this place raises it.
     let ended = atomic::swap_if(at, seen.word, seen.word & VERSION);
@@ -227,6 +268,32 @@ pub fn retire(tail: *mut Tail, seen: Seen) -> bool {
         weigh(seen.server, seen.generation, state_of(seen.word), LESS);
     }
     ended
+}
+
+/// Ends the client's entry of a flow by full NAT.
+#[inline(never)]
+fn end_client(place: u32, port: u16, server: u32) -> u32 {
+    if let Some((tail, seen)) = client_of(place, port) {
+        return (seen.server == server && end(tail, &seen)) as u32;
+    }
+    0
+}
+
+/// The client's entry of a flow by full NAT, if the place is still its own.
+#[inline(always)]
+pub fn client_of(place: u32, port: u16) -> Option<(*mut Tail, Seen)> {
+    let tail = at(place)?;
+    let seen = read(tail)?;
+    let same = via(tail, &seen)?.port == port;
+    (same && seen.word & (WORD_FULL | WORD_REPLY) == WORD_FULL).then_some((tail, seen))
+}
+
+#[inline(always)]
+fn via_of(tail: *mut Tail) -> *const Via {
+    unsafe {
+        let entry = tail.cast::<u8>().sub(offset_of!(Entry, tail)).cast::<Entry>();
+        core::ptr::addr_of!((*entry).via)
+    }
 }
 
 /// Whether the time of the last packet is to be written again: at most every half second, for a

@@ -3,10 +3,13 @@
 //! Decides: what is remembered of a first fragment, and for how long. A fragment that comes before
 //! its first one goes up the stack, as those of packets that are nobody's.
 
-use nines_abi::{Fragment, FragmentKey, Packet, Via, DROP_GUARD, FRAGMENT_FIRST, FRAGMENT_UNITS};
+use nines_abi::{
+    Fragment, FragmentKey, Packet, Via, DROP_GUARD, FRAGMENT_FIRST, FRAGMENT_UNITS, PROGRAM_FULL,
+};
 
 use crate::{
     decide::{self, Verdict},
+    full,
     maps::{count, FRAGMENTS, SERVERS},
     nat::known_as,
     packet::halves_of,
@@ -39,7 +42,7 @@ fn remember(packet: &Packet, server: u32, generation: u32, reply: Option<&Via>) 
 
 /// A fragment without ports.
 #[inline(always)]
-pub fn follow(packet: &Packet, now: u64) -> Verdict {
+pub fn follow(packet: &mut Packet, now: u64) -> Verdict {
     let Some(first) = (unsafe { FRAGMENTS.get(key(packet)) }) else {
         return Verdict::Pass;
     };
@@ -51,8 +54,16 @@ pub fn follow(packet: &Packet, now: u64) -> Verdict {
     {
         return Verdict::Pass;
     }
+    if full::is(server) {
+        (packet.chosen, packet.via, packet.answer) =
+            (first.server, first.via, u64::from(first.reply));
+    }
     if first.reply == 0 {
         return decide::deliver_to(packet, first.server, true);
+    }
+    if full::is(server) {
+        count(first.server, server.service, packet.bytes, true);
+        return Verdict::Go(PROGRAM_FULL);
     }
     let via = first.via;
     let [low, high] = nines_abi::halves(known_as(server, &via).0);

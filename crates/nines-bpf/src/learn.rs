@@ -5,12 +5,14 @@
 
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use nines_abi::{
-    clock_of, seen_of, state_of, Entry, Template, TemplateKey, FORWARD_NAT, LEARN_MAX, WORD_REPLY,
+    clock_of, seen_of, state_of, Entry, Template, TemplateKey, FORWARD_NAT, LEARN_MAX, WORD_FULL,
+    WORD_REPLY,
 };
 
 use crate::{
     atomic,
     flows::{self, New},
+    full,
     maps::{LEARNED, LEARNT, SERVERS, SERVICES, TEMPLATES},
     nat,
 };
@@ -44,13 +46,15 @@ fn take(entry: &Entry) {
         return;
     }
     let hash = flows::hash_of(&entry.key);
-    let new = New {
+    let word =
+        if full::is(server) { u32::from(state) | WORD_FULL as u32 } else { u32::from(state) };
+    let mut new = New {
         hash,
         server: told.server,
         generation: told.generation,
         seen,
         now,
-        word: u32::from(state),
+        word,
         tells: 0,
         via: entry.via,
     };
@@ -59,7 +63,9 @@ fn take(entry: &Entry) {
         if known.word & WORD_REPLY != 0 || !later {
             return;
         }
-        if (known.server, known.generation) == (told.server, told.generation) {
+        let same = (known.server, known.generation) == (told.server, told.generation);
+        let port = flows::via(tail, &known).map_or(0, |via| via.port);
+        if same && (!full::is(server) || port == new.via.port) {
             flows::change(tail, known, state, seen);
         } else {
             flows::retire(tail, known);
@@ -67,6 +73,9 @@ fn take(entry: &Entry) {
         }
     } else {
         flows::insert(&entry.key, &new);
+    }
+    if full::is(server) {
+        full::learn(&entry.key, server, &mut new);
     }
     if server.forward == FORWARD_NAT {
         nat::learn_reply(&entry.key, server, &new);

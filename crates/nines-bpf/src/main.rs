@@ -17,6 +17,7 @@ mod errors;
 mod express;
 mod flows;
 mod fragments;
+mod full;
 mod learn;
 mod maps;
 mod memory;
@@ -97,6 +98,13 @@ pub fn nines_tc_keep(ctx: TcContext) -> i32 {
     tc_stage(&ctx, |packet| decide::keep(packet))
 }
 
+/// The same by full NAT.
+#[classifier]
+#[inline(always)]
+pub fn nines_tc_keep_full(ctx: TcContext) -> i32 {
+    tc_stage(&ctx, decide::keep_full)
+}
+
 #[inline(always)]
 fn tc_stage(ctx: &TcContext, stage: impl FnOnce(&mut Packet) -> Verdict) -> i32 {
     let Some(packet) = packet::parsed() else {
@@ -104,6 +112,7 @@ fn tc_stage(ctx: &TcContext, stage: impl FnOnce(&mut Packet) -> Verdict) -> i32 
     };
     match stage(packet) {
         Verdict::Go(program) => go_on(ctx, program),
+        Verdict::New => go_on(ctx, PROGRAM_NEW),
         Verdict::Drop(reason) => rewrite::drop(reason),
         _ => NEXT,
     }
@@ -159,6 +168,29 @@ pub fn nines_tc_too_big(ctx: TcContext) -> i32 {
     errors::too_big(&ctx, packet, packet.chosen)
 }
 
+/// Full NAT: both entries of the flow must know of the packet.
+#[classifier]
+#[inline(always)]
+pub fn nines_tc_tell_full(ctx: TcContext) -> i32 {
+    tc_stage(&ctx, |packet| full::tell(packet, mark(&ctx), true))
+}
+
+/// Full NAT, both ways.
+#[classifier]
+#[inline(always)]
+pub fn nines_tc_full(ctx: TcContext) -> i32 {
+    let Some(packet) = packet::parsed() else {
+        return NEXT;
+    };
+    let Some(server) = maps::SERVERS.get(packet.chosen) else {
+        return NEXT;
+    };
+    match full::ends(packet, server) {
+        Some(ends) => rewrite::tc_full(&ctx, packet, server, &ends),
+        None => NEXT,
+    }
+}
+
 #[inline(always)]
 fn mark(ctx: &TcContext) -> u32 {
     unsafe { (*ctx.skb.skb).mark }
@@ -171,6 +203,7 @@ fn tc_act(ctx: &TcContext, packet: &Packet, verdict: Verdict, change: Change) ->
         Verdict::Direct(_, server) => rewrite::tc_direct(ctx, packet, server),
         Verdict::Nat(_, server) => rewrite::tc_nat(ctx, packet, server, change),
         Verdict::Reply(server, via) => rewrite::tc_reply(ctx, packet, server, &via, change),
+        Verdict::Go(program) => go_on(ctx, program),
         _ => NEXT,
     }
 }
@@ -293,6 +326,13 @@ pub fn nines_xdp_keep(ctx: XdpContext) -> u32 {
     xdp_stage(&ctx, |packet| decide::keep(packet))
 }
 
+/// The same by full NAT.
+#[xdp]
+#[inline(always)]
+pub fn nines_xdp_keep_full(ctx: XdpContext) -> u32 {
+    xdp_stage(&ctx, decide::keep_full)
+}
+
 #[inline(always)]
 fn xdp_stage(ctx: &XdpContext, stage: impl FnOnce(&mut Packet) -> Verdict) -> u32 {
     let Some(packet) = packet::parsed() else {
@@ -300,6 +340,7 @@ fn xdp_stage(ctx: &XdpContext, stage: impl FnOnce(&mut Packet) -> Verdict) -> u3
     };
     match stage(packet) {
         Verdict::Go(program) => xdp_go_on(ctx, program),
+        Verdict::New => xdp_go_on(ctx, PROGRAM_NEW),
         Verdict::Drop(reason) => {
             maps::count_drop(reason);
             xdp_action::XDP_DROP
@@ -331,6 +372,7 @@ pub fn nines_xdp_deliver(ctx: XdpContext) -> u32 {
             };
             xdp_count(slot, server, packet, sent)
         }
+        Verdict::Go(program) => xdp_go_on(&ctx, program),
         _ => xdp_action::XDP_PASS,
     }
 }
@@ -348,6 +390,33 @@ pub fn nines_xdp_reply(ctx: XdpContext) -> u32 {
     let sent = express::reply(&ctx, packet, server);
     if sent != xdp_action::XDP_PASS {
         maps::count(packet.chosen, server.service, packet.bytes, true);
+    }
+    sent
+}
+
+/// Full NAT: both entries of the flow must know of the packet.
+#[xdp]
+#[inline(always)]
+pub fn nines_xdp_tell_full(ctx: XdpContext) -> u32 {
+    xdp_stage(&ctx, |packet| full::tell(packet, 0, false))
+}
+
+/// Full NAT, both ways.
+#[xdp]
+#[inline(always)]
+pub fn nines_xdp_full(ctx: XdpContext) -> u32 {
+    let Some(packet) = packet::parsed() else {
+        return xdp_action::XDP_PASS;
+    };
+    let Some(server) = maps::SERVERS.get(packet.chosen) else {
+        return xdp_action::XDP_PASS;
+    };
+    let Some(ends) = full::ends(packet, server) else {
+        return xdp_action::XDP_PASS;
+    };
+    let sent = express::full(&ctx, packet, server, &ends);
+    if sent != xdp_action::XDP_PASS {
+        maps::count(packet.chosen, server.service, packet.bytes, packet.answer != 0);
     }
     sent
 }

@@ -15,6 +15,8 @@ use nines_abi::{Packet, Server, Via, DROP_MANGLED, DROP_NO_ROUTE, DROP_TTL};
 
 use crate::{
     decide::words,
+    errors,
+    full::Ends,
     maps::count_drop,
     nat::{known_as, port_of},
     packet::{self, SCTP, TCP},
@@ -137,6 +139,44 @@ pub fn tc_reply(
     }
     let nexthop = if packet.v6 != 0 { fib.dst } else { [0, 0, 0, fib.dst[0]] };
     redirect(fib.ifindex, nexthop, packet.v6 != 0)
+}
+
+/// Source and destination both, in a packet of any kind; to the server, or back to its client.
+#[inline(always)]
+pub fn tc_full(ctx: &TcContext, packet: &Packet, server: &Server, ends: &Ends) -> i32 {
+    if packet.ttl <= 1 {
+        return drop(DROP_TTL);
+    }
+    let (mut ifindex, mut nexthop) = (server.ifindex, words(&server.nexthop));
+    if packet.answer != 0 {
+        let mut fib = Fib::new(packet.v6 != 0, packet.proto, ends.src, ends.dst);
+        fib.ifindex = unsafe { (*ctx.skb.skb).ifindex };
+        let found = fib.look(ctx.as_ptr());
+        if found != FIB_SUCCESS && found != FIB_NO_NEIGH {
+            return drop(DROP_NO_ROUTE);
+        }
+        ifindex = fib.ifindex;
+        nexthop = if packet.v6 != 0 { fib.dst } else { [0, 0, 0, fib.dst[0]] };
+    }
+    if !age(ctx.data(), ctx.data_end(), packet) || replace(ctx, packet, ends).is_none() {
+        return drop(DROP_MANGLED);
+    }
+    redirect(ifindex, nexthop, packet.v6 != 0)
+}
+
+#[inline(always)]
+fn replace(ctx: &TcContext, packet: &Packet, ends: &Ends) -> Option<()> {
+    match packet.kind {
+        packet::ERROR => errors::translate_full(ctx, packet, ends),
+        packet::FRAGMENT => {
+            mangle_addresses(ctx, packet, false, ends.dst, 0)?;
+            mangle_addresses(ctx, packet, true, ends.src, 0)
+        }
+        _ => {
+            mangle(ctx, packet, false, ends.dst, ends.dport)?;
+            mangle(ctx, packet, true, ends.src, ends.sport)
+        }
+    }
 }
 
 /// How the addresses of a packet are replaced: [`mangle`], or [`crate::errors::translate`] in an ICMP

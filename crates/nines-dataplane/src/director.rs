@@ -5,7 +5,7 @@
 
 use std::{fs, io::ErrorKind, path::PathBuf};
 
-use nines_model::{Backend, Counters, Forward, ForwardingTable};
+use nines_model::{Backend, Counters, ForwardingTable};
 
 use crate::{
     DataPlane, Error, Result,
@@ -89,7 +89,7 @@ fn mixes(table: &ForwardingTable) -> bool {
 
 fn translates(table: &ForwardingTable) -> bool {
     let mut servers = table.services.values().flat_map(|service| service.servers.values());
-    servers.any(|server| server.forward == Forward::Nat)
+    servers.any(|server| server.forward.translates())
 }
 
 impl Director {

@@ -30,6 +30,8 @@ pub struct SharedFlow {
     pub idle_ms: u32,
     /// Index into [`Batch::servers`].
     pub server: u32,
+    /// The port that the server sees beside the VIP, with full NAT; else 0.
+    pub own_port: u16,
 }
 
 impl Batch {

@@ -9,6 +9,9 @@ pub enum Forward {
     Dr,
     /// Destination rewritten; replies come back through the director.
     Nat,
+    /// The same, and the source rewritten to the VIP: replies come back whatever the server's routes
+    /// are.
+    FullNat,
     /// The director itself is the server.
     Local,
     /// In another header; replies bypass the director.
@@ -17,16 +20,23 @@ pub enum Forward {
 
 impl Forward {
     /// All, by the name that configs use; tunnels with their defaults.
-    pub const ALL: [(&'static str, Self); 6] = [
+    pub const ALL: [(&'static str, Self); 7] = [
         ("dr", Self::Dr),
         ("nat", Self::Nat),
+        ("full-nat", Self::FullNat),
         ("local", Self::Local),
         ("ipip", Self::Tunnel(Tunnel::new(TunnelKind::Ipip))),
         ("gue", Self::Tunnel(Tunnel::new(TunnelKind::Gue))),
         ("gre", Self::Tunnel(Tunnel::new(TunnelKind::Gre))),
     ];
     /// Their names.
-    pub const NAMES: [&'static str; 6] = ["dr", "nat", "local", "ipip", "gue", "gre"];
+    pub const NAMES: [&'static str; 7] = ["dr", "nat", "full-nat", "local", "ipip", "gue", "gre"];
+
+    /// Replies come through the director, which knows them by their addresses.
+    #[must_use]
+    pub const fn translates(self) -> bool {
+        matches!(self, Self::Nat | Self::FullNat)
+    }
 }
 
 impl fmt::Display for Forward {
@@ -34,6 +44,7 @@ impl fmt::Display for Forward {
         match self {
             Self::Dr => f.write_str("dr"),
             Self::Nat => f.write_str("nat"),
+            Self::FullNat => f.write_str("full-nat"),
             Self::Local => f.write_str("local"),
             Self::Tunnel(tunnel) => tunnel.fmt(f),
         }

@@ -20,8 +20,9 @@ use aya::{
 };
 
 use nines_abi::{
-    PROGRAM_CHANCE, PROGRAM_DELIVER, PROGRAM_ERROR, PROGRAM_FRAGMENT, PROGRAM_KEEP, PROGRAM_NEW,
-    PROGRAM_REMEMBER, PROGRAM_REPLY, PROGRAM_TOO_BIG, PROGRAM_WEIGH, XDP_OUT_MAX,
+    PROGRAM_CHANCE, PROGRAM_DELIVER, PROGRAM_ERROR, PROGRAM_FRAGMENT, PROGRAM_FULL, PROGRAM_KEEP,
+    PROGRAM_KEEP_FULL, PROGRAM_NEW, PROGRAM_REMEMBER, PROGRAM_REPLY, PROGRAM_TELL_FULL,
+    PROGRAM_TOO_BIG, PROGRAM_WEIGH, XDP_OUT_MAX,
 };
 
 use crate::{Error, Result, address};
@@ -44,7 +45,10 @@ pub enum Hooks {
 }
 
 /// Programs at tc, and where the entry program finds those that go on for it.
-const CLASSIFIERS: [(&str, Option<u32>); 12] = [
+const CLASSIFIERS: [(&str, Option<u32>); 15] = [
+    ("nines_tc_full", Some(PROGRAM_FULL)),
+    ("nines_tc_tell_full", Some(PROGRAM_TELL_FULL)),
+    ("nines_tc_keep_full", Some(PROGRAM_KEEP_FULL)),
     ("nines_tc_fragment", Some(PROGRAM_FRAGMENT)),
     ("nines_tc_chance", Some(PROGRAM_CHANCE)),
     ("nines_tc_keep", Some(PROGRAM_KEEP)),
@@ -59,7 +63,10 @@ const CLASSIFIERS: [(&str, Option<u32>); 12] = [
     ("nines_learn", None),
 ];
 
-const XDP: [(&str, Option<u32>); 8] = [
+const XDP: [(&str, Option<u32>); 11] = [
+    ("nines_xdp_full", Some(PROGRAM_FULL)),
+    ("nines_xdp_tell_full", Some(PROGRAM_TELL_FULL)),
+    ("nines_xdp_keep_full", Some(PROGRAM_KEEP_FULL)),
     ("nines_xdp_reply", Some(PROGRAM_REPLY)),
     ("nines_xdp_chance", Some(PROGRAM_CHANCE)),
     ("nines_xdp_keep", Some(PROGRAM_KEEP)),

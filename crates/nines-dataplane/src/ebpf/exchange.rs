@@ -16,9 +16,9 @@ use std::{
 
 use aya::maps::{HashMap, Map, MapData, RingBuf};
 use nines_abi::{
-    self as abi, Bucket, Entry, FORWARD_NAT, Flow, Guard, IDLE_SHIFT, LEARN_MAX, SCHED_MAGLEV,
-    STATE_NONE, Server, Service, ServiceKey, Tail, Template, TemplateKey, Via, WORD_LIVE,
-    WORD_REPLY, seen_of, state_of,
+    self as abi, Bucket, Entry, FORWARD_FULL_NAT, FORWARD_NAT, Flow, Guard, IDLE_SHIFT, LEARN_MAX,
+    SCHED_MAGLEV, STATE_NONE, Server, Service, ServiceKey, Tail, Template, TemplateKey, Via,
+    WORD_FULL, WORD_LIVE, WORD_REPLY, seen_of, state_of,
 };
 use nines_model::{Time, Traffic};
 
@@ -120,6 +120,7 @@ impl Look {
             || service.flags & abi::SERVICE_SOURCES != 0
             || service.scheduler != SCHED_MAGLEV
             || server.forward == FORWARD_NAT
+            || server.forward == FORWARD_FULL_NAT
             || service.persist != 0
             || len == 0
         {
@@ -164,6 +165,7 @@ impl Look {
             state: state_of(word),
             idle_ms: self.idle_ms(seen_of(word)),
             server,
+            own_port: if word & WORD_FULL != 0 { u16::from_be(entry.via.port) } else { 0 },
         });
     }
 
@@ -188,6 +190,7 @@ impl Look {
             state: STATE_NONE,
             idle_ms: self.idle_ms(template.seen),
             server,
+            own_port: 0,
         });
     }
 }
@@ -359,7 +362,10 @@ impl FlowsIn {
                         dport,
                         proto: u32::from(flow.proto),
                     },
-                    via: Via { addr: dst[3], port: dport, pad: 0 },
+                    via: match flow.own_port {
+                        0 => Via { addr: dst[3], port: dport, pad: 0 },
+                        port => Via { addr: 0, port: port.to_be(), pad: 0 },
+                    },
                     tail: Tail {
                         word: u64::from(seen) << 32 | u64::from(flow.state & 15),
                         server,

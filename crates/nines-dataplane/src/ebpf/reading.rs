@@ -107,6 +107,7 @@ pub(super) fn traffic(key: &ServiceKey) -> Traffic {
 fn forward(server: &Server) -> Forward {
     let kind = match server.forward {
         abi::FORWARD_NAT => return Forward::Nat,
+        abi::FORWARD_FULL_NAT => return Forward::FullNat,
         abi::FORWARD_LOCAL => return Forward::Local,
         abi::FORWARD_IPIP => TunnelKind::Ipip,
         abi::FORWARD_GUE => TunnelKind::Gue,

@@ -11,8 +11,8 @@ use std::{
 };
 
 use nines_abi::{
-    self as abi, Addr, FORWARD_NAT, KEY_ADDRESS, PLACE_SERVER, PLACE_VIP, SERVER_DOWN,
-    SERVER_DRAIN, SERVER_UP, SETTING_MARKS, SETTING_NAT, Server, Service, ServiceKey, Settings,
+    self as abi, Addr, KEY_ADDRESS, PLACE_SERVER, PLACE_VIP, SERVER_DOWN, SERVER_DRAIN, SERVER_UP,
+    SETTING_MARKS, SETTING_NAT, Server, Service, ServiceKey, Settings,
 };
 use nines_model::{Forward, ForwardingTable, ServerState, TableServer, TableService};
 
@@ -66,7 +66,7 @@ pub fn plan_and_names(ask: Ask<'_>) -> Result<(Vec<Write>, Vec<String>)> {
     let mut planner = Planner::new(ask);
     // What only the changed services say is known without looking at the others.
     let addresses = ask.before.is_none_or(|old| {
-        let translates = |s: &TableService| s.servers.values().any(|s| s.forward == Forward::Nat);
+        let translates = |s: &TableService| s.servers.values().any(|s| s.forward.translates());
         let plain = |(name, s): &(&String, &TableService)| {
             let before = old.services.get(*name);
             let same = before.is_some_and(|b| b.traffic == s.traffic && !translates(b));
@@ -283,10 +283,10 @@ impl<'a> Planner<'a> {
         have: Option<&(u32, Server)>,
         order: u32,
     ) -> Result<(u32, u32)> {
-        let translated = wanted.forward == Forward::Nat;
+        let translation = entries::translation(entries::forward_word(wanted.forward));
         let (slot, generation) = match have {
-            // Flows that were not translated have no way for answers: they end.
-            Some((slot, old)) if (old.forward == FORWARD_NAT) != translated => {
+            // Flows that were not translated have no way for answers, or another: they end.
+            Some((slot, old)) if entries::translation(old.forward) != translation => {
                 (*slot, old.generation.wrapping_add(1))
             }
             Some((slot, server)) => (*slot, server.generation),
@@ -394,7 +394,7 @@ impl<'a> Planner<'a> {
             if let Some(vip) = service.traffic.vip() {
                 *places.entry(address::mapped(vip)).or_default() |= PLACE_VIP;
             }
-            for server in service.servers.values().filter(|s| s.forward == Forward::Nat) {
+            for server in service.servers.values().filter(|s| s.forward.translates()) {
                 *places.entry(address::mapped(server.addr.ip())).or_default() |= PLACE_SERVER;
             }
         }
@@ -422,8 +422,7 @@ impl<'a> Planner<'a> {
             if service.traffic.vip().is_none() {
                 flags |= SETTING_MARKS;
             }
-            if flags & SETTING_NAT == 0
-                && service.servers.values().any(|s| s.forward == Forward::Nat)
+            if flags & SETTING_NAT == 0 && service.servers.values().any(|s| s.forward.translates())
             {
                 flags |= SETTING_NAT;
             }

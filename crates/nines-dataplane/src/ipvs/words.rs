@@ -106,6 +106,11 @@ pub(super) fn at(service: &TableService, server: &TableServer) -> SocketAddr {
 fn dest(service: &TableService, server: &TableServer) -> Result<Dest> {
     let (method, tunnel) = match server.forward {
         Forward::Nat => (MASQUERADE, (0, 0, 0)),
+        Forward::FullNat => {
+            let what = format!("{} cannot be reached by full-nat", server.addr);
+            return Err(refused(what, "IPVS has only NAT")
+                .next("forward = \"nat\" for that server, or dataplane = \"ebpf\""));
+        }
         Forward::Dr | Forward::Local => (DIRECT, (0, 0, 0)),
         Forward::Tunnel(Tunnel { kind, port, checksum }) => {
             let kind = match kind {

@@ -19,6 +19,7 @@ fn services() -> ForwardingTable {
         service("10.0.0.100:82", Proto::Tcp, Scheduler::Rr, &dr),
         service("10.0.0.100:83", Proto::Tcp, Scheduler::Maglev, &dr),
         remembers,
+        service("10.0.0.100:85", Proto::Tcp, Scheduler::Maglev, &servers(Forward::FullNat)),
     ])
 }
 
@@ -68,6 +69,14 @@ fn packet(port: u16, client: u16, flags: u8) -> Frame {
     tcp(&format!("10.0.0.1:{client}"), &format!("10.0.0.100:{port}"), flags)
 }
 
+/// A packet to the service by full NAT, as the client sends it and as its server sees it.
+fn asked_and_seen(b: &Bench, client: u16, flags: u8) -> [Frame; 2] {
+    let asked = packet(85, client, flags);
+    let (src, dst, _) = read(&b.tc(&asked.bytes()).1);
+    let seen = Frame { src, dst, ..asked.clone() };
+    [asked, seen]
+}
+
 /// Opens so many connections to a port and gives who got each.
 fn open(b: &mut Bench, port: u16, clients: std::ops::Range<u16>) -> BTreeMap<u16, String> {
     let one = |client| {
@@ -88,7 +97,12 @@ fn what_one_director_tells_another_goes_on_there() {
     assert!(rings(&out), "flows came");
     let turn = open(&mut b, 82, 100..140);
     open(&mut b, 83, 200..240);
-    assert_eq!(flows(&changed(&mut out)), 39 + 40, "hashed ones need no telling");
+    let full: Vec<(u16, [Frame; 2])> =
+        (300..340).map(|n| (n, asked_and_seen(&b, n, SYN))).collect();
+    for (client, [_, seen]) in &full {
+        assert_eq!(asked_and_seen(&b, *client, ACK)[1].src, seen.src, "its port stays");
+    }
+    assert_eq!(flows(&changed(&mut out)), 39 + 40 + 40, "hashed ones need no telling");
     assert!(!rings(&out), "told");
     assert_eq!(flows(&changed(&mut out)), 0);
 
@@ -132,6 +146,15 @@ fn what_one_director_tells_another_goes_on_there() {
         }
         for (client, who) in &turn {
             assert_eq!(b.hit(&packet(82, *client, ACK)), *who);
+        }
+        // By full NAT with the port that the server knows, whoever speaks first.
+        for (client, [asked, seen]) in &full {
+            if client % 2 == 0 {
+                assert_eq!(asked_and_seen(&b, *client, ACK)[1].src, seen.src);
+            }
+            let answer = Frame { src: seen.dst, dst: seen.src, flags: ACK, ..asked.clone() };
+            let (verdict, sent) = b.tc(&answer.bytes());
+            assert_eq!((verdict, read(&sent)), (REDIRECT, (asked.dst, asked.src, 63)), "{client}");
         }
         let loads = &b.plane.counters().unwrap().services["s1"];
         assert_eq!((loads.active, loads.inactive), (39, 1), "one has ended there");

@@ -21,6 +21,8 @@ fn servers() -> Vec<(&'static str, &'static str, Forward)> {
     vec![
         ("10.0.0.100", "10.0.0.11", Forward::Dr),
         ("10.0.0.101", "10.0.0.12", Forward::Nat),
+        ("10.0.0.104", "10.0.0.15", Forward::FullNat),
+        ("[2001:db8::104]", "[2001:db8::15]", Forward::FullNat),
         ("10.0.0.102", "10.0.0.13", tunnel(TunnelKind::Ipip)),
         ("10.0.0.103", "[2001:db8::14]", tunnel(TunnelKind::Gue)),
         ("[2001:db8::100]", "[2001:db8::11]", Forward::Dr),
@@ -137,6 +139,15 @@ fn check(came: &[u8], sent: &[u8]) {
     assert!(error || src != dst, "nobody is his own client");
     match forward {
         Forward::Dr => assert_eq!(after(sent, 0), after(came, 1), "only one hop older"),
+        Forward::FullNat => {
+            // Only who tells of an error keeps his address. An answer goes to any of the clients.
+            let (from, to) = addresses(sent);
+            let answers = src == ip(server) || error && from == dst;
+            assert!(from == dst || error && from == src);
+            assert!(to == ip(server) || answers);
+            assert_eq!(sent.len(), came.len());
+            assert_eq!(transport_is_right(sent), transport_is_right(came), "as right as it came");
+        }
         Forward::Nat => {
             // An error about an answer is told in the server's words; its own addresses as others.
             assert_eq!(addresses(sent), (src, ip(server)));
@@ -193,9 +204,28 @@ fn transport_is_right(packet: &[u8]) -> Option<bool> {
     Some(sum(&pseudo) == 0)
 }
 
+/// What servers answer by full NAT, to flows that this opens.
+fn answers_of_full_nat(b: &Bench) -> Vec<Vec<u8>> {
+    let mut all = Vec::new();
+    for (vip, server, _) in servers().into_iter().filter(|(.., f)| *f == Forward::FullNat) {
+        let client = if vip.starts_with('[') { "[2001:db8::1]:4001" } else { "10.0.0.1:4001" };
+        let to = format!("{vip}:80");
+        for asked in [tcp(client, &to, SYN), udp(client, &to)] {
+            let (src, dst, _) = read(&b.tc(&asked.bytes()).1);
+            assert_eq!(dst, at(&format!("{server}:8080")));
+            all.push(Frame { src: dst, dst: src, flags: SYN | ACK, ..asked.clone() }.bytes());
+            let router = if src.0.is_ipv4() { "10.0.0.7" } else { "2001:db8::7" };
+            let (kind, code) = if src.0.is_ipv4() { (3, 4) } else { (2, 0) };
+            all.push(error(router, kind, code, &Frame { src, dst, ..asked }.bytes()));
+        }
+    }
+    all
+}
+
 fn fuzz(b: &Bench, packets: u64, seed: u64) -> [u64; 4] {
     let mut dice = Dice(seed);
-    let seeds = seeds();
+    let mut seeds = seeds();
+    seeds.extend(answers_of_full_nat(b));
     // Left alone, dropped, sent by tc, sent by XDP.
     let mut count = [0; 4];
     for n in 0..packets {
@@ -261,7 +291,7 @@ fn packets_that_lie_are_never_forwarded_wrong() {
     super::ways::neighbours();
     let services = servers().into_iter().flat_map(|(vip, server, forward)| {
         [Proto::Tcp, Proto::Udp, Proto::Sctp].into_iter().filter_map(move |proto| {
-            let port = if forward == Forward::Nat { 8080 } else { 80 };
+            let port = if forward.translates() { 8080 } else { 80 };
             let server = format!("{server}:{port}");
             let mapped = proto == Proto::Sctp && port != 80;
             (!mapped).then(|| {

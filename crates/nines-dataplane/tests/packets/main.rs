@@ -22,6 +22,7 @@ use self::build::*;
 mod build;
 mod exchange;
 mod flows;
+mod full;
 mod fuzz;
 mod hooks;
 mod instructions;

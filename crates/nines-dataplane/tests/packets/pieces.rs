@@ -67,6 +67,8 @@ fn fragments_go_where_their_first_one_goes() {
         ("10.0.0.100", "10.0.0.1", "10.0.0.11:8080", nat),
         ("10.0.0.100", "10.0.0.1", "10.0.0.11:80", tunnel(TunnelKind::Ipip, TunnelChecksum::None)),
         ("10.0.0.100", "10.0.0.1", "10.0.0.11:80", tunnel(TunnelKind::Gue, TunnelChecksum::Full)),
+        ("10.0.0.100", "10.0.0.1", "10.0.0.11:8080", Forward::FullNat),
+        ("[2001:db8::100]", "[2001:db8::1]", "[2001:db8::11]:8080", Forward::FullNat),
         ("[2001:db8::100]", "[2001:db8::1]", "[2001:db8::11]:80", Forward::Dr),
         ("[2001:db8::100]", "[2001:db8::1]", "[2001:db8::11]:8080", nat),
     ] {
@@ -87,12 +89,14 @@ fn fragments_go_where_their_first_one_goes() {
                 if matches!(forward, Forward::Tunnel(_)) { unwrap(&packet).1 } else { packet }
             })
             .collect();
-        let dst = if forward == nat { at(server) } else { there.dst };
-        assert_eq!(read(&whole(&arrived)), (there.src, dst, 63), "{forward} {to}");
+        let dst = if forward.translates() { at(server) } else { there.dst };
+        let seen = read(&whole(&arrived));
+        let src = if forward == Forward::FullNat { (there.dst.0, seen.0.1) } else { there.src };
+        assert_eq!(seen, (src, dst, 63), "{forward} {to}");
         let other = pieces(&there.bytes(), id + 1, 800);
         assert_eq!(b.tc(&other[1]).0, NEXT, "of another packet");
-        if forward == nat {
-            let back = Frame { payload, ..udp(server, &from) };
+        if forward.translates() {
+            let back = Frame { payload, src: dst, dst: src, ..there.clone() };
             let sent = pieces(&back.bytes(), id + 2, 800);
             let arrived: Vec<Vec<u8>> = sent.iter().map(|piece| b.tc(piece).1).collect();
             assert_eq!(read(&whole(&arrived)), (there.dst, there.src, 63), "back from {to}");

@@ -104,7 +104,7 @@ pub const SERVICE: &[Key] = &[
     key(
         "forward",
         Shape::Choice(&Forward::NAMES),
-        "Direct routing, NAT, the director itself, or a tunnel. Default \"dr\".",
+        "Direct routing, NAT, full NAT, the director itself, or a tunnel. Default \"dr\".",
     ),
     key("tunnel-port", Shape::Number(1, 65_535), "UDP port of gue. Default 6080."),
     key(

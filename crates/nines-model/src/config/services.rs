@@ -351,7 +351,12 @@ fn server_addr(
         r.error(value.span.clone(), message, Some("leave the port away".into()));
         return None;
     }
-    if forward != Forward::Nat && mapped {
+    if forward == Forward::FullNat && listen.proto == Proto::Sctp {
+        let help = "use nat, dr or a tunnel";
+        r.error(value.span.clone(), "SCTP keeps the client's port: no full-nat", Some(help.into()));
+        return None;
+    }
+    if !forward.translates() && mapped {
         r.error(
             value.span.clone(),
             format!(

@@ -52,6 +52,22 @@ fn whole_file_reads() {
 }
 
 #[test]
+fn full_nat_maps_ports_of_tcp_and_udp() {
+    let with = |proto: &str, server: &str| {
+        format!(
+            "[cluster]\nname = \"web\"\n[nodes]\nlb1 = \"10.0.0.2\"\n[service.web]\n\
+             listen = \"10.0.0.100:80/{proto}\"\nforward = \"full-nat\"\n\
+             servers = {{ r1 = \"{server}\" }}\n"
+        )
+    };
+    let spec = parse(&with("udp", "10.9.0.11:8080")).unwrap();
+    assert_eq!(spec.services["web"].forward, Forward::FullNat);
+    assert_eq!(spec.services["web"].servers["r1"].addr.port(), 8080);
+    assert!(told(&with("sctp", "10.9.0.11"))[0].contains("no full-nat"));
+    assert!(told(&with("tcp", "[2001:db8::11]:80"))[0].contains("different families"));
+}
+
+#[test]
 fn lists_of_clients_name_networks_of_the_services_family() {
     let with = |lines: &str| {
         format!(

@@ -146,6 +146,9 @@ fn servers(spec: &Spec, interfaces: &[Interface]) -> Outcome<Vec<Finding>> {
             let subject = format!("server {name}/{server} {} {forward}", wanted.addr.ip());
             if here(&wanted.addr.ip()) {
                 found.push(Finding::note(subject, "this machine itself"));
+            } else if forward == Forward::FullNat {
+                let text = "full NAT: its checks say whether it lives; it needs nothing else";
+                found.push(Finding::note(subject, text));
             } else if forward == Forward::Nat {
                 let text = "NAT: its checks say whether it lives; its way back must lead here";
                 found.push(Finding::note(subject, text));
@@ -203,13 +206,13 @@ fn director(spec: &Spec) -> Vec<Finding> {
             .flat_map(|s| s.servers.values().map(|r| r.forward.unwrap_or(s.forward)))
     };
     let mut found = Vec::new();
-    if all().any(|forward| forward == Forward::Nat) {
+    if all().any(Forward::translates) {
         let on = sysctl::read("net/ipv4/ip_forward").is_ok_and(|value| value == "1");
         found.push(if on {
             Finding::ok("ip_forward".into(), "on, as NAT needs")
         } else {
             let next = vec!["sysctl -w net.ipv4.ip_forward=1".to_owned()];
-            Finding::bad("ip_forward".into(), "off: answers of NAT servers go nowhere", next)
+            Finding::bad("ip_forward".into(), "off: answers of servers behind NAT go nowhere", next)
         });
     }
     found

@@ -233,11 +233,12 @@ impl Reader {
                 self.set("real-server")?;
                 self.server = Some(value.to_owned());
             }
-            "gatewaying" | "ipip" | "masquerading" => {
+            "gatewaying" | "ipip" | "masquerading" | "fullnat" => {
                 self.set("forwarding-method")?;
                 self.forward = Some(match name {
                     "gatewaying" => Forward::Dr,
                     "masquerading" => Forward::Nat,
+                    "fullnat" => Forward::FullNat,
                     _ => Forward::Tunnel(self.tunnel),
                 });
             }
@@ -353,7 +354,7 @@ impl Reader {
             };
             // Only NAT maps ports; who is taken out is called by the port he is listed with.
             let marked = matches!(traffic, Traffic::Marked { .. });
-            let maps = forward == Forward::Nat || command == Command::DeleteServer || marked;
+            let maps = forward.translates() || command == Command::DeleteServer || marked;
             let mapped = if maps { own.unwrap_or(port) } else { port };
             server = Some(SocketAddr::new(ip, mapped));
             forward = self.forwarding(forward)?;

@@ -162,6 +162,7 @@ fn method(forward: Forward) -> &'static str {
     match forward {
         Forward::Dr => "Route",
         Forward::Nat => "Masq",
+        Forward::FullNat => "FullNat",
         Forward::Local => "Local",
         Forward::Tunnel(_) => "Tunnel",
     }
@@ -277,6 +278,7 @@ pub fn list(all: &[Shown], form: Form, numeric: bool, exact: bool) -> String {
 fn switch(forward: Forward) -> String {
     match forward {
         Forward::Nat => "-m".into(),
+        Forward::FullNat => "--fullnat".into(),
         Forward::Tunnel(_) => "-i".into(),
         Forward::Dr | Forward::Local => "-g".into(),
     }

@@ -12,6 +12,9 @@ const CONFIG: &str = "[cluster]\nname = \"lab\"\n[nodes]\nlb1 = \"10.97.0.2\"\nl
     wit1 = { addresses = \"10.97.0.4\", role = \"witness\" }\n\
     [vip.outer]\naddress = \"10.97.0.100\"\nprefer = [\"lb1\"]\n\
     [vip.inner]\naddress = \"10.97.1.100\"\nprefer = [\"lb1\"]\n\
+    [vip.own]\naddress = \"10.97.0.101\"\nprefer = [\"lb1\"]\n\
+    [service.full]\nlisten = \"10.97.0.101:82/tcp\"\nforward = \"full-nat\"\n\
+    check = \"none\"\nservers = { r1 = \"10.97.0.11:7\", r2 = \"10.97.0.12:7\" }\n\
     [service.translated]\nlisten = \"10.97.0.100:81/tcp\"\nforward = \"nat\"\nscheduler = \"rr\"\n\
     check = \"none\"\nservers = { r1 = \"10.97.1.11:7\", r2 = \"10.97.1.12:7\" }\n\
     [service.direct]\nlisten = \"10.97.0.100:7/tcp\"\nscheduler = \"lc\"\n\
@@ -93,7 +96,7 @@ fn hosts() -> Net {
 fn both_on(net: &Net, node: &str) -> bool {
     let status = net.status("wit1");
     status["vips"].as_array().unwrap().iter().all(|v| v["node"] == node)
-        && status["vips"].as_array().unwrap().len() == 2
+        && status["vips"].as_array().unwrap().len() == 3
 }
 
 fn state_of(net: &Net, node: &str) -> String {
@@ -116,7 +119,9 @@ fn a_director_dies_and_comes_back_and_no_connection_is_lost() {
     });
     let mut streams = open(&net, "10.97.0.100:81");
     streams.extend(open(&net, "10.97.0.100:7"));
-    assert_eq!(answering(&mut streams, 1), 2 * EACH);
+    // Their servers live in the client's subnet and know of no director.
+    streams.extend(open(&net, "10.97.0.101:82"));
+    assert_eq!(answering(&mut streams, 1), 3 * EACH);
 
     let metrics = net.ok("lb1", &["metrics"]);
     for line in [
@@ -130,7 +135,7 @@ fn a_director_dies_and_comes_back_and_no_connection_is_lost() {
 
     nines_lab::kill(net.agents.get_mut("lb1").unwrap());
     net.until("lb2 took over", |n| both_on(n, "lb2"));
-    assert_eq!(answering(&mut streams, 2), 2 * EACH, "lb1 died");
+    assert_eq!(answering(&mut streams, 2), 3 * EACH, "lb1 died");
 
     // What lb1 knew is as good as gone: a reboot.
     net.forget_kernel("lb1");
@@ -138,6 +143,7 @@ fn a_director_dies_and_comes_back_and_no_connection_is_lost() {
     net.until("lb1 has caught up", |n| state_of(n, "lb1") == "ready");
     net.ok("wit1", &["move", "outer", "--to", "lb1"]);
     net.ok("wit1", &["move", "inner", "--to", "lb1"]);
+    net.ok("wit1", &["move", "own", "--to", "lb1"]);
     net.until("lb1 serves again", |n| both_on(n, "lb1"));
-    assert_eq!(answering(&mut streams, 3), 2 * EACH, "failback");
+    assert_eq!(answering(&mut streams, 3), 3 * EACH, "failback");
 }

@@ -169,6 +169,11 @@ fn what_it_sets_up_carries_connections_and_counts_them() {
     }
     ipvsadm(&net, "lb1", "-d -t 10.97.0.100:80 -r 10.97.1.11:8080");
     assert!(!ipvsadm(&net, "lb1", "-Ln").contains("10.97.1.11"));
+    // By full NAT the server has its answers for the VIP, and says so to the client.
+    ipvsadm(&net, "lb1", "-e -t 10.97.0.100:80 -r 10.97.1.12:8080 --fullnat");
+    assert!(ipvsadm(&net, "lb1", "-S -n").contains("-r 10.97.1.12:8080 --fullnat -w 1"));
+    assert!(ipvsadm(&net, "lb1", "-Ln").contains("FullNat"));
+    assert_eq!(get(&net, "client", "10.97.0.100:80").as_deref(), Some("r2"));
     ipvsadm(&net, "lb1", "-D -t 10.97.0.100:80");
     // Another service in its place counts from zero.
     ipvsadm(&net, "lb1", "-A -t 10.97.0.101:80");

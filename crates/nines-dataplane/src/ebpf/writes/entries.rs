@@ -1,9 +1,9 @@
 //! Services and servers as the kernel's entries, and what the kernel program cannot do.
 
 use nines_abi::{
-    self as abi, FORWARD_DR, FORWARD_GRE, FORWARD_GUE, FORWARD_IPIP, FORWARD_LOCAL, FORWARD_NAT,
-    SERVICE_FALLBACK, SERVICE_LIVE, SERVICE_ONE_PACKET, SERVICE_PORT, SERVICE_SIP, SERVICE_SOURCES,
-    Server, Service, ServiceKey,
+    self as abi, FORWARD_DR, FORWARD_FULL_NAT, FORWARD_GRE, FORWARD_GUE, FORWARD_IPIP,
+    FORWARD_LOCAL, FORWARD_NAT, SERVICE_FALLBACK, SERVICE_LIVE, SERVICE_ONE_PACKET, SERVICE_PORT,
+    SERVICE_SIP, SERVICE_SOURCES, Server, Service, ServiceKey,
 };
 use nines_model::{Forward, Proto, Scheduler, TableService, Traffic, TunnelChecksum, TunnelKind};
 
@@ -66,26 +66,37 @@ pub(super) fn service_of(key: ServiceKey, wanted: &TableService) -> Service {
     }
 }
 
-/// How packets get to a server.
-pub(super) fn set_forward(server: &mut Server, forward: Forward) {
-    server.forward = match forward {
+/// `FORWARD_*`.
+pub(super) const fn forward_word(forward: Forward) -> u8 {
+    match forward {
         Forward::Dr => FORWARD_DR,
         Forward::Nat => FORWARD_NAT,
+        Forward::FullNat => FORWARD_FULL_NAT,
         Forward::Local => FORWARD_LOCAL,
-        Forward::Tunnel(tunnel) => {
-            server.tunnel_port = tunnel.port.to_be();
-            server.checksum = match tunnel.checksum {
-                TunnelChecksum::None => abi::CHECKSUM_NONE,
-                TunnelChecksum::Full => abi::CHECKSUM_FULL,
-                TunnelChecksum::Remote => abi::CHECKSUM_REMOTE,
-            };
-            match tunnel.kind {
-                TunnelKind::Ipip => FORWARD_IPIP,
-                TunnelKind::Gue => FORWARD_GUE,
-                TunnelKind::Gre => FORWARD_GRE,
-            }
-        }
-    };
+        Forward::Tunnel(tunnel) => match tunnel.kind {
+            TunnelKind::Ipip => FORWARD_IPIP,
+            TunnelKind::Gue => FORWARD_GUE,
+            TunnelKind::Gre => FORWARD_GRE,
+        },
+    }
+}
+
+/// Of the ways that change addresses, which; the entries of its flows are made for it.
+pub(super) fn translation(forward: u8) -> Option<u8> {
+    matches!(forward, FORWARD_NAT | FORWARD_FULL_NAT).then_some(forward)
+}
+
+/// How packets get to a server.
+pub(super) fn set_forward(server: &mut Server, forward: Forward) {
+    server.forward = forward_word(forward);
+    if let Forward::Tunnel(tunnel) = forward {
+        server.tunnel_port = tunnel.port.to_be();
+        server.checksum = match tunnel.checksum {
+            TunnelChecksum::None => abi::CHECKSUM_NONE,
+            TunnelChecksum::Full => abi::CHECKSUM_FULL,
+            TunnelChecksum::Remote => abi::CHECKSUM_REMOTE,
+        };
+    }
 }
 
 /// What the kernel program cannot do is said here and not found out by a packet.
@@ -106,8 +117,15 @@ pub(super) fn check(wanted: &TableService, candidates: usize) -> Result<()> {
         Traffic::To(listen) => listen.addr.port(),
         Traffic::Marked { .. } => 0,
     };
-    for server in wanted.servers.values().filter(|s| s.forward == Forward::Nat) {
-        let is_sctp = matches!(wanted.traffic, Traffic::To(l) if l.proto == Proto::Sctp);
+    let is_sctp = matches!(wanted.traffic, Traffic::To(l) if l.proto == Proto::Sctp);
+    for server in wanted.servers.values().filter(|s| s.forward.translates()) {
+        if server.forward == Forward::FullNat && (is_sctp || wanted.one_packet) {
+            let (what, next) = match is_sctp {
+                true => ("SCTP keeps the client's port", "use nat, dr or a tunnel"),
+                false => ("single datagrams have no port of their own", "use nat, or no ops"),
+            };
+            return refuse(format!("{}: no full-nat: {what}", server.addr), next);
+        }
         if is_sctp && server.addr.port() != asked && server.addr.port() != 0 {
             return refuse(
                 format!("{}: SCTP keeps its port", server.addr),

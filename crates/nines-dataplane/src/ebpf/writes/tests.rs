@@ -68,7 +68,7 @@ fn no_hole(at: &Installed) {
             // These tables name servers that take nothing; the kernel looks.
             let kept = picks::keeps_places(scheduler_of(service.scheduler));
             assert!(server.state == SERVER_UP || kept, "slot {slot}");
-            if server.forward == FORWARD_NAT {
+            if server.forward == abi::FORWARD_NAT {
                 assert_eq!(at.places[&server.addr] & PLACE_SERVER, PLACE_SERVER);
                 assert_eq!(at.settings.flags & SETTING_NAT, SETTING_NAT);
             }

@@ -57,6 +57,9 @@ struct Flow {
     idle_ms: u32,
     #[prost(uint32, tag = "8")]
     server: u32,
+    /// With full NAT.
+    #[prost(uint32, tag = "9")]
+    own_port: u32,
 }
 
 fn pack(addr: IpAddr) -> Vec<u8> {
@@ -116,6 +119,7 @@ impl Flow {
             state: flow.state.into(),
             idle_ms: flow.idle_ms,
             server: flow.server,
+            own_port: flow.own_port.into(),
         }
     }
 
@@ -130,6 +134,7 @@ impl Flow {
             state,
             idle_ms: self.idle_ms,
             server: self.server,
+            own_port: u16::try_from(self.own_port).ok()?,
         })
     }
 }
@@ -189,6 +194,7 @@ mod tests {
                 state,
                 idle_ms: numbers.3,
                 server: numbers.4,
+                own_port: numbers.0,
             };
             let batch = Batch { servers, flows: flows.into_iter().map(flow).collect() };
             prop_assert_eq!(decode(&encode(&batch, whole)), Some((batch, whole)));
