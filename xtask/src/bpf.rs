@@ -14,15 +14,24 @@ fn sources(root: &Path) -> Vec<PathBuf> {
     let mut files =
         vec!["crates/nines-bpf/Cargo.lock".into(), "crates/nines-bpf/Cargo.toml".into()];
     for folder in ["crates/nines-abi/src", "crates/nines-bpf/src"] {
-        let mut inside: Vec<PathBuf> = fs::read_dir(root.join(folder))
-            .expect("both have sources")
-            .flatten()
-            .map(|e| PathBuf::from(folder).join(e.file_name()))
-            .collect();
+        let mut inside = Vec::new();
+        gather(root, Path::new(folder), &mut inside);
         inside.sort();
         files.extend(inside);
     }
     files
+}
+
+/// All files below a folder.
+fn gather(root: &Path, folder: &Path, into: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(root.join(folder)).expect("a folder of sources").flatten() {
+        let path = folder.join(entry.file_name());
+        if entry.path().is_dir() {
+            gather(root, &path, into);
+        } else {
+            into.push(path);
+        }
+    }
 }
 
 /// SHA-256 over name, length and text of every source, hex.

@@ -11,18 +11,19 @@
 
 use core::mem::{offset_of, size_of};
 
+pub use self::put::{insert, sweep, New};
 pub use nines_abi::hash_of;
 use nines_abi::{
-    is_active, limited, seen_of, state_of, Bucket, Entry, Flow, Tail, Via, EVICTED,
-    STATE_ESTABLISHED, STATE_LISTEN, STATE_UDP, WAYS, WORD_FULL, WORD_LIVE, WORD_REPLY,
+    is_active, limited, seen_of, state_of, Bucket, Entry, Flow, Tail, Via, WAYS, WORD_FULL,
+    WORD_LIVE, WORD_REPLY,
 };
 
 use crate::{
     atomic::{self, opaque},
-    maps::{
-        buckets_mask, count_drop, BELL, BELLS, CHANGED, FLOWS, LOADS, SERVERS, SETTINGS, SWEEP,
-    },
+    maps::{buckets_mask, BELL, BELLS, CHANGED, FLOWS, LOADS, SERVERS, SETTINGS},
 };
+
+mod put;
 
 /// The version in a word.
 const VERSION: u64 = 0xffff << 16;
@@ -366,167 +367,4 @@ pub fn change(tail: *mut Tail, seen: Seen, state: u8, now: u32) -> bool {
         weigh(seen.server, seen.generation, state, 1);
     }
     changed
-}
-
-/// What a new flow brings.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct New {
-    pub hash: u64,
-    pub server: u32,
-    pub generation: u32,
-    /// When its last packet came.
-    pub seen: u32,
-    /// State and `WORD_*`.
-    pub word: u32,
-    pub now: u32,
-    /// Whether other directors want to know.
-    pub tells: u32,
-    pub via: Via,
-}
-
-/// How far another processor's reading of the clock may be ahead, in units of `IDLE_SHIFT` (1 s).
-const AHEAD: u32 = 60;
-
-/// The way that ranks first, and its rank (at most 60 bits), by word, time silent and all ones
-/// where nothing lives. No branch: the verifier would walk each combination.
-#[inline(always)]
-fn first_by(bucket: *mut Bucket, now: u32, rank: impl Fn(u64, u64, u64) -> u64) -> (usize, u64) {
-    // Rank and way in one number, and the greatest of them.
-    let mut best = 0u64;
-    let now = now.wrapping_add(AHEAD);
-    for number in 1..=WAYS {
-        let word = unsafe { core::ptr::read_volatile(&(*tail_of(way(bucket, number))).word) };
-        let silent = u64::from(now.wrapping_sub(seen_of(word)));
-        let dead = opaque((word >> 8 & 1).wrapping_sub(1));
-        let this = rank(word, silent, dead) << 3 | number as u64;
-        let less = opaque(((best as i64 - this as i64) >> 63) as u64);
-        best = (this & less) | (best & !less);
-    }
-    (best as usize & 7, best >> 3)
-}
-
-/// What a new flow may take: nothing's place, then, with `force`, that of a flow which is not
-/// established, or no more (so whoever sends SYNs by the million takes his own places), then whose
-/// silence is longest.
-#[inline(always)]
-fn to_reuse(bucket: *mut Bucket, now: u32, force: u32) -> (usize, u64) {
-    let counts = u64::from(force) << 3;
-    const _: () = assert!(STATE_ESTABLISHED == 1 && STATE_UDP & 7 == 1 && STATE_LISTEN & 7 != 1);
-    first_by(bucket, now, |word, silent, dead| {
-        let passing = ((word & 7 ^ 1) + 7) & counts;
-        silent | passing << 30 | dead & FREE
-    })
-}
-
-/// The flow that was silent longest.
-#[inline(always)]
-fn to_end(bucket: *mut Bucket, now: u32) -> usize {
-    first_by(bucket, now, |_, silent, dead| silent & !dead).0
-}
-
-/// What [`put`] says of a flow that is there already.
-const ALREADY: u32 = 2;
-
-/// Rank of ways that hold nothing.
-const FREE: u64 = (1 << 40) - 1;
-
-/// Puts a flow into a bucket that has room, or, with `force`, in the place of the one that was
-/// silent longest.
-#[inline(never)]
-fn put(index: u32, key: &Flow, new: &New, force: u32) -> u32 {
-    let Some(bucket) = bucket(index) else {
-        return 0;
-    };
-    let lock = unsafe { core::ptr::addr_of_mut!((*bucket).lock) };
-    let mut tries = 0;
-    while !atomic::swap_if(lock, 0, 1) {
-        tries += 1;
-        if tries == 8 {
-            return 0;
-        }
-    }
-    let (mut number, mut rank) = to_reuse(bucket, new.now, force);
-    // A flow has one place in a bucket: where it lay before, if it did, or a lookup would find the
-    // ended one first.
-    if let Some((before, word)) = in_bucket(bucket, tag_of(new.hash), key) {
-        if word & WORD_LIVE != 0 {
-            // Another processor was faster.
-            atomic::publish(lock, 0);
-            return ALREADY;
-        }
-        number = (before as usize - bucket as usize) / size_of::<Entry>();
-        rank = FREE;
-    }
-    let entry = way(bucket, number);
-    let tail = tail_of(entry);
-    let mut may = rank == FREE;
-    if !may {
-        if let Some(seen) = read(tail) {
-            let over = expired(seen.word, new.now);
-            may = (over || force != 0) && retire(tail, seen);
-            if may && !over {
-                count_drop(EVICTED);
-            }
-        }
-    }
-    if may {
-        unsafe {
-            let version = core::ptr::read_volatile(&(*tail).word).wrapping_add(VERSION_STEP);
-            core::ptr::write_volatile(core::ptr::addr_of_mut!((*entry).key), *key);
-            core::ptr::write_volatile(core::ptr::addr_of_mut!((*entry).via), new.via);
-            core::ptr::write_volatile(core::ptr::addr_of_mut!((*tail).server), new.server);
-            core::ptr::write_volatile(core::ptr::addr_of_mut!((*tail).generation), new.generation);
-            let tags = core::ptr::addr_of_mut!((*bucket).tags).cast::<u16>();
-            core::ptr::write_volatile(
-                tags.add(opaque(number as u64) as usize & 7),
-                tag_of(new.hash) as u16,
-            );
-            let word =
-                u64::from(new.seen) << 32 | (version & VERSION) | u64::from(new.word) | WORD_LIVE;
-            atomic::publish(core::ptr::addr_of_mut!((*tail).word), word);
-        }
-    }
-    atomic::publish(lock, 0);
-    if may && new.tells != 0 {
-        tell(index & buckets_mask());
-    }
-    may as u32
-}
-
-/// Adds a flow and what it weighs; 0 if it found no place.
-#[inline(never)]
-pub fn insert(key: &Flow, new: &New) -> u32 {
-    let (first, other) = (new.hash as u32, second(new.hash));
-    let mut placed = put(first, key, new, 0);
-    if placed == 0 {
-        // Told before it is there: whoever looks for it then looks there too.
-        if let Some(first) = bucket(first) {
-            unsafe { core::ptr::write_volatile(core::ptr::addr_of_mut!((*first).spilled), 1) };
-        }
-        placed = put(other, key, new, 1);
-    }
-    if placed == 1 && u64::from(new.word) & WORD_REPLY == 0 {
-        weigh(new.server, new.generation, new.word as u8, 1);
-    }
-    placed
-}
-
-/// Ends the longest silent flow of the next bucket if it is idle; every new flow pays for one, so
-/// the counts of flows follow the more closely the more depends on them.
-#[inline(never)]
-pub fn sweep(now: u32) -> u32 {
-    let Some(cursor) = SWEEP.get_ptr_mut(0) else {
-        return 0;
-    };
-    let Some(bucket) = bucket(atomic::fetch_add(cursor, 1) as u32) else {
-        return 0;
-    };
-    let tail = tail_of(way(bucket, to_end(bucket, now)));
-    if let Some(seen) = read(tail) {
-        if expired(seen.word, now) {
-            retire(tail, seen);
-        }
-    }
-    0
 }
