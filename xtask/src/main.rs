@@ -23,7 +23,7 @@ fn main() {
             wrong => Err(wrong.join("\n")),
         },
         ["bench", "http", ..] => bench::http::http(words.contains(&"json")),
-        ["bench", "dataplane", ..] => bench::dataplane::dataplane(words.contains(&"json")),
+        ["bench", "dataplane", ..] => bench::dataplane::dataplane(&words),
         ["bench", "tables", ..] => bench::tables::tables(words.contains(&"json")),
         _ => Err(
             "usage: cargo xtask bpf [--out FILE] | tidy | bench http|dataplane|tables [-o json]"

@@ -72,18 +72,16 @@ pub const PROGRAM_REMEMBER: u32 = 5;
 pub const PROGRAM_KEEP: u32 = 6;
 /// New flows of the scheduler that draws lots.
 pub const PROGRAM_CHANCE: u32 = 7;
-/// Answers of real servers behind NAT (XDP).
-pub const PROGRAM_REPLY: u32 = 8;
 /// Fragments without ports.
-pub const PROGRAM_FRAGMENT: u32 = 9;
+pub const PROGRAM_FRAGMENT: u32 = 8;
 /// Packets that change source and destination, in both directions.
-pub const PROGRAM_FULL: u32 = 10;
+pub const PROGRAM_FULL: u32 = 9;
 /// New flows by full NAT whose server is chosen.
-pub const PROGRAM_KEEP_FULL: u32 = 11;
+pub const PROGRAM_KEEP_FULL: u32 = 10;
 /// Packets of flows by full NAT that both of its entries must know.
-pub const PROGRAM_TELL_FULL: u32 = 12;
+pub const PROGRAM_TELL_FULL: u32 = 11;
 /// Room for them.
-pub const PROGRAMS_MAX: u32 = 13;
+pub const PROGRAMS_MAX: u32 = 12;
 
 /// [`Service::flags`]: sh and mh take another server where theirs takes no new flow.
 pub const SERVICE_FALLBACK: u32 = 1;
@@ -427,7 +425,7 @@ pub const DROP_NAMES: [&str; DROPS as usize] = [
 ];
 
 const _: () = {
-    assert!(core::mem::size_of::<Packet>() == 128);
+    assert!(core::mem::size_of::<Packet>() == 152);
     assert!(core::mem::size_of::<SourceKey>() == 20);
     assert!(core::mem::size_of::<Guard>() == 32);
     assert!(core::mem::offset_of!(Packet, src) == 8 && core::mem::offset_of!(Packet, dst) == 24);

@@ -52,10 +52,24 @@ pub struct Packet {
     pub via: Via,
     /// With full NAT: 1 from the server, 0 to it.
     pub answer: u64,
+    /// The clock as this processor last read it.
+    pub read: Clock,
     /// 0: a whole packet; [`FRAGMENT_FIRST`], [`FRAGMENT_LATER`].
     pub fragment: u32,
     /// What its fragments have in common.
     pub id: u32,
+}
+
+/// A reading of the clock.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    /// Timer ticks then.
+    pub ticks: u64,
+    /// CLOCK_BOOTTIME, ns.
+    pub now: u64,
+    /// Packets that it is good for.
+    pub left: u64,
 }
 
 /// [`Packet::fragment`]: the one with the ports.

@@ -4,7 +4,7 @@
 //! Order for a packet to a VIP: guard deadline, flow table, schedule. The guard comes first, so a
 //! director whose lease ran out is silent also for flows it knows.
 
-use aya_ebpf::{helpers::generated::bpf_ktime_get_boot_ns, maps::lpm_trie::Key};
+use aya_ebpf::maps::lpm_trie::Key;
 use nines_abi::{
     clock_of, halves, state_of, Addr, Flow, Packet, Server, ServiceKey, SourceKey, Tail, Via,
     DROP_DENIED, DROP_GUARD, DROP_NO_PORT, DROP_NO_ROUTE, DROP_NO_SERVER, FORWARD_DR,
@@ -17,6 +17,7 @@ use nines_abi::{
 };
 
 use crate::{
+    clock,
     flows::{self, New, Seen},
     fragments, full,
     maps::{
@@ -60,7 +61,8 @@ pub enum Verdict {
 /// may still hand the packet to tc, so it counts by itself what it really sent.
 #[inline(always)]
 pub fn ingress(packet: &mut Packet, mark: u32, counts: bool) -> Verdict {
-    let now = unsafe { bpf_ktime_get_boot_ns() };
+    // What claims an address is judged exactly.
+    let now = if packet.kind <= NEIGHBOUR { clock::exact() } else { clock::recent(packet) };
     packet.clock = clock_of(now);
     let [low, high] = halves_of(&packet.dst);
     if places::silent(low, high, now, packet.mac) && !is_advert(packet) {
@@ -225,7 +227,7 @@ pub fn deliver_to(packet: &Packet, slot: u32, counts: bool) -> Verdict {
 /// An error about a flow's packet: to where the flow goes. Changes no flow.
 #[inline(always)]
 pub fn error(packet: &mut Packet, mark: u32) -> Verdict {
-    let now = unsafe { bpf_ktime_get_boot_ns() };
+    let now = clock::exact();
     if is_strange(packet, mark) {
         return Verdict::Pass;
     }
@@ -321,7 +323,7 @@ pub fn egress(packet: &Packet) -> Verdict {
         ERROR => packet.from,
         _ => packet.src,
     };
-    let now = unsafe { bpf_ktime_get_boot_ns() };
+    let now = clock::exact();
     let claims = packet.kind == ARP || packet.kind == NEIGHBOUR;
     if places::may_not_speak(halves(speaks_for), now, claims) {
         return Verdict::Drop(DROP_GUARD);

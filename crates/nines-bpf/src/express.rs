@@ -8,7 +8,7 @@ use aya_ebpf::{
     programs::XdpContext,
     EbpfContext as _,
 };
-use nines_abi::{Hop, Packet, Server, HOP_UNITS};
+use nines_abi::{Hop, Packet, Server, Via, HOP_UNITS};
 
 use crate::{
     decide::words,
@@ -121,11 +121,11 @@ pub fn nat(ctx: &XdpContext, packet: &Packet, slot: u32, server: &Server) -> u32
 
 /// From a server behind NAT to its client.
 #[inline(always)]
-pub fn reply(ctx: &XdpContext, packet: &Packet, server: &Server) -> u32 {
+pub fn reply(ctx: &XdpContext, packet: &Packet, server: &Server, via: &Via) -> u32 {
     if packet.ttl <= 1 {
         return PASS;
     }
-    let (from, port) = known_as(server, &packet.via);
+    let (from, port) = known_as(server, via);
     let mut fib = Fib::towards(packet, from);
     if !look(ctx, &mut fib) {
         return PASS;

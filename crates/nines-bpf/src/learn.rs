@@ -3,14 +3,13 @@
 //! Decides: what is believed. Whoever saw the flow's later packet is; a server that this director
 //! has no longer, or has anew, is nobody's.
 
-use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use nines_abi::{
     clock_of, seen_of, state_of, Entry, Template, TemplateKey, FORWARD_NAT, LEARN_MAX, WORD_FULL,
     WORD_REPLY,
 };
 
 use crate::{
-    atomic,
+    atomic, clock,
     flows::{self, New},
     full,
     maps::{LEARNED, LEARNT, SERVERS, SERVICES, TEMPLATES},
@@ -38,7 +37,7 @@ fn take(entry: &Entry) {
     if server.generation != told.generation {
         return;
     }
-    let now = clock_of(unsafe { bpf_ktime_get_boot_ns() });
+    let now = clock_of(clock::exact());
     let (state, seen) = (state_of(told.word), seen_of(told.word));
     remember_client(entry, server.service, seen);
     // One that names a client only.

@@ -12,6 +12,7 @@
 #![feature(asm_experimental_arch)]
 
 mod atomic;
+mod clock;
 mod decide;
 mod errors;
 mod express;
@@ -32,7 +33,6 @@ mod unwrap;
 
 use aya_ebpf::{
     bindings::{xdp_action, TC_ACT_SHOT, TC_ACT_UNSPEC},
-    helpers::generated::bpf_ktime_get_boot_ns,
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
@@ -151,8 +151,7 @@ pub fn nines_tc_fragment(ctx: TcContext) -> i32 {
     let Some(packet) = packet::parsed() else {
         return NEXT;
     };
-    let now = unsafe { bpf_ktime_get_boot_ns() };
-    match fragments::follow(packet, now) {
+    match fragments::follow(packet, clock::exact()) {
         Verdict::Tunnel(_, server) => tunnel::tc(&ctx, packet, server),
         verdict => tc_act(&ctx, packet, verdict, rewrite::mangle_addresses),
     }
@@ -283,7 +282,22 @@ pub fn nines_xdp(ctx: XdpContext) -> u32 {
         Verdict::Direct(slot, server) => {
             xdp_count(slot, server, packet, express::direct(&ctx, packet, slot, server))
         }
-        Verdict::Tunnel(slot, _) | Verdict::Nat(slot, _) => xdp_go_to(&ctx, packet, slot),
+        Verdict::Tunnel(slot, server)
+            if server.forward == FORWARD_IPIP && server.v6 | packet.v6 == 0 =>
+        {
+            xdp_count(slot, server, packet, express::ipip(&ctx, packet, slot, server))
+        }
+        Verdict::Nat(slot, server) => {
+            xdp_count(slot, server, packet, express::nat(&ctx, packet, slot, server))
+        }
+        Verdict::Reply(server, via) => {
+            let sent = express::reply(&ctx, packet, server, &via);
+            if sent != xdp_action::XDP_PASS {
+                maps::count(packet.chosen, server.service, packet.bytes, true);
+            }
+            sent
+        }
+        Verdict::Tunnel(slot, _) => xdp_go_to(&ctx, packet, slot),
         Verdict::Go(program) => xdp_go_on(&ctx, program),
         Verdict::New if decide::has_marks() => xdp_action::XDP_PASS,
         Verdict::New => xdp_go_on(&ctx, PROGRAM_NEW),
@@ -375,23 +389,6 @@ pub fn nines_xdp_deliver(ctx: XdpContext) -> u32 {
         Verdict::Go(program) => xdp_go_on(&ctx, program),
         _ => xdp_action::XDP_PASS,
     }
-}
-
-/// What a real server behind NAT answers.
-#[xdp]
-#[inline(always)]
-pub fn nines_xdp_reply(ctx: XdpContext) -> u32 {
-    let Some(packet) = packet::parsed() else {
-        return xdp_action::XDP_PASS;
-    };
-    let Some(server) = maps::SERVERS.get(packet.chosen) else {
-        return xdp_action::XDP_PASS;
-    };
-    let sent = express::reply(&ctx, packet, server);
-    if sent != xdp_action::XDP_PASS {
-        maps::count(packet.chosen, server.service, packet.bytes, true);
-    }
-    sent
 }
 
 /// Full NAT: both entries of the flow must know of the packet.

@@ -3,8 +3,8 @@
 //! Decides: which half belongs to which, and what an answer is.
 
 use nines_abi::{
-    halves, state_of, Flow, Packet, Server, Tail, Via, DROP_GUARD, PROGRAM_REPLY,
-    STATE_ESTABLISHED, UNPLACED, WORD_REPLY,
+    halves, state_of, Flow, Packet, Server, Tail, Via, DROP_GUARD, STATE_ESTABLISHED, UNPLACED,
+    WORD_REPLY,
 };
 
 use crate::{
@@ -155,10 +155,9 @@ pub fn express_reply(packet: &mut Packet, tail: *mut Tail, seen: Seen, now: u64)
         return Verdict::Pass;
     }
     match sender(tail, &seen, now) {
-        Ok((_, via)) => {
+        Ok((server, via)) => {
             packet.chosen = seen.server;
-            packet.via = via;
-            Verdict::Go(PROGRAM_REPLY)
+            Verdict::Reply(server, via)
         }
         Err(instead) => instead,
     }

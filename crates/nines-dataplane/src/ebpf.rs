@@ -43,6 +43,7 @@ pub mod tables;
 pub mod testrun;
 mod turns;
 pub mod unwrap;
+pub mod wrap;
 pub mod writes;
 
 /// A value as the kernel has it.

@@ -426,10 +426,6 @@ impl FlowsIn {
 impl EbpfPlane {
     /// Both ends of telling flows to other directors.
     pub fn exchange(&self) -> Result<(FlowsOut, FlowsIn)> {
-        let failed = |e: String| Error::new("flows cannot be learned", e);
-        let program = self.ebpf.program(PROGRAM).ok_or_else(|| failed("no program".into()))?;
-        let fd = program.fd().map_err(|e| failed(e.to_string()))?;
-        let fd = fd.as_fd().try_clone_to_owned().map_err(|e| failed(e.to_string()))?;
-        Ok((FlowsOut::open()?, FlowsIn::open(fd)?))
+        Ok((FlowsOut::open()?, FlowsIn::open(self.program(PROGRAM)?)?))
     }
 }

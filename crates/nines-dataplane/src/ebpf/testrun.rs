@@ -1,7 +1,7 @@
 //! BPF_PROG_TEST_RUN: one packet through one program, without a network. For packet tests and for
 //! measuring what a packet costs.
 
-use std::os::fd::{AsFd as _, AsRawFd as _, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd};
 
 use super::EbpfPlane;
 use crate::{Error, Result};
@@ -48,10 +48,15 @@ impl EbpfPlane {
     }
 
     fn run(&self, program: &str, packet: &[u8], repeat: u32, mark: u32) -> Result<Outcome> {
-        let failed = |e: String| Error::new(format!("cannot run {program}"), e);
-        let found = self.ebpf.program(program).ok_or_else(|| failed("no such program".into()))?;
+        run(program, self.program(program)?.as_raw_fd(), packet, repeat, mark)
+    }
+
+    /// A program, to be called by others.
+    pub fn program(&self, name: &str) -> Result<OwnedFd> {
+        let failed = |e: String| Error::new(format!("no program {name}"), e);
+        let found = self.ebpf.program(name).ok_or_else(|| failed("not in the object".into()))?;
         let fd = found.fd().map_err(|e| failed(e.to_string()))?;
-        run(program, fd.as_fd().as_raw_fd(), packet, repeat, mark)
+        fd.as_fd().try_clone_to_owned().map_err(|e| failed(e.to_string()))
     }
 
     /// Loads the XDP programs without attaching them; they may send to every interface.

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     process::Command,
 };
 
@@ -14,7 +14,7 @@ use nines_dataplane::{
 };
 use nines_model::{
     Forward, ForwardingTable, Listen, Millis, Proto, Scheduler, ServerState, TableServer,
-    TableService, Time, Traffic,
+    TableService, Traffic,
 };
 
 use self::build::*;
@@ -24,6 +24,7 @@ mod exchange;
 mod flows;
 mod full;
 mod fuzz;
+mod guard;
 mod hooks;
 mod instructions;
 mod ipvs;
@@ -316,80 +317,6 @@ fn maglev_agrees_between_directors_and_in_mid_flow() {
 }
 
 #[test]
-fn past_its_deadline_an_address_is_silent() {
-    let Some(mut b) = bench() else { return };
-    b.plane.apply(&web(Scheduler::Rr)).unwrap();
-    let vips: Vec<IpAddr> =
-        ["10.0.0.100", "10.0.0.101", "2001:db8::100"].map(|a| a.parse().unwrap()).to_vec();
-    b.guard.cover(&vips.iter().map(|v| (*v, false)).collect::<Vec<_>>()).unwrap();
-    let balanced = tcp("10.0.0.1:4000", "10.0.0.100:80", SYN).bytes();
-    let local = tcp("10.0.0.1:4000", "10.0.0.101:5432", SYN).bytes();
-    let asks = [arp([10, 0, 0, 1], [10, 0, 0, 100]), arp([10, 0, 0, 1], [10, 0, 0, 101])];
-    let solicits = neighbour(135, "2001:db8::1", "2001:db8::100");
-    let speaks = [
-        arp([10, 0, 0, 100], [10, 0, 0, 100]),
-        neighbour(136, "2001:db8::2", "2001:db8::100"),
-        tcp("10.0.0.101:5432", "10.0.0.1:4000", ACK).bytes(),
-    ];
-    let expect = |b: &Bench, silent: bool| {
-        let through = |verdict: i32| if silent { SHOT } else { verdict };
-        assert_eq!(b.tc(&balanced).0, through(REDIRECT));
-        assert_eq!(b.tc(&local).0, through(NEXT));
-        for ask in &asks {
-            assert_eq!(b.tc(ask).0, through(NEXT));
-        }
-        assert_eq!(b.tc(&solicits).0, through(NEXT));
-        for said in &speaks {
-            assert_eq!(b.egress(said), through(NEXT));
-        }
-        // Others' traffic never notices.
-        assert_eq!(b.tc(&arp([10, 0, 0, 1], [10, 0, 0, 2])).0, NEXT);
-        assert_eq!(b.egress(&tcp("10.0.0.2:22", "10.0.0.1:4000", ACK).bytes()), NEXT);
-    };
-    expect(&b, true);
-    let until = |b: &mut Bench, t: Time| {
-        for vip in &vips {
-            b.guard.set(*vip, t).unwrap();
-        }
-    };
-    until(&mut b, boot_time().plus(Millis(60_000)));
-    expect(&b, false);
-    // No process does anything now: the kernel's own clock ends it.
-    let soon = boot_time().plus(Millis(30));
-    until(&mut b, soon);
-    while boot_time() < soon {
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
-    expect(&b, true);
-    assert!(b.plane.counters().unwrap().drops["guard"] > 0);
-}
-
-#[test]
-fn a_director_that_is_a_real_server_takes_packets_from_directors_only() {
-    let Some(mut b) = bench() else { return };
-    let vip: IpAddr = "10.0.0.100".parse().unwrap();
-    let peer = [2, 0, 0, 0, 0, 42];
-    let mut t = table(vec![service(
-        "10.0.0.100:80",
-        Proto::Tcp,
-        Scheduler::Maglev,
-        &[("10.0.0.2:80", Forward::Local)],
-    )]);
-    t.director_macs = vec![peer];
-    b.plane.apply(&t).unwrap();
-    b.guard.cover(&[(vip, true)]).unwrap();
-    let from_client = tcp("10.0.0.1:4000", "10.0.0.100:80", SYN);
-    let from_peer = Frame { mac: peer, ..from_client.clone() };
-    assert_eq!(b.tc(&from_client.bytes()).0, SHOT);
-    assert_eq!(b.tc(&from_peer.bytes()).0, NEXT, "up our own stack");
-    let answer = tcp("10.0.0.100:80", "10.0.0.1:4000", ACK).bytes();
-    assert_eq!(b.egress(&answer), NEXT, "its answers go straight to the client");
-    assert_eq!(b.egress(&arp([10, 0, 0, 100], [10, 0, 0, 1])), SHOT, "but it claims nothing");
-    b.guard.set(vip, boot_time().plus(Millis(60_000))).unwrap();
-    assert_eq!(b.tc(&from_client.bytes()).0, NEXT, "the holder serves itself");
-}
-
-#[test]
 fn xdp_decides_as_tc_does() {
     let Some(mut b) = bench() else { return };
     b.plane.apply(&web(Scheduler::Maglev)).unwrap();
@@ -435,22 +362,6 @@ fn tables_outlive_the_process_and_hand_changes_are_put_back() {
     next.apply(&web(Scheduler::Rr)).unwrap();
     assert!(next.observe().unwrap().is_empty());
     assert_eq!(next.counters().unwrap().services.len(), 1);
-}
-
-/// A binary with another layout finds what was promised: nothing answers meanwhile.
-#[test]
-fn another_layout_inherits_the_guard() {
-    let Some(mut b) = bench() else { return };
-    let vip: IpAddr = "10.0.0.101".parse().unwrap();
-    b.guard.cover(&[(vip, false)]).unwrap();
-    b.guard.set(vip, Time(7)).unwrap();
-    let pins = ebpf::pin_directory().unwrap();
-    std::fs::rename(&pins, pins.with_file_name("v0")).unwrap();
-    let (mut next, guard) = ebpf::open(ebpf::object::BYTES, Hooks::Tc, Sizes::default()).unwrap();
-    assert_eq!(guard.deadline(vip), Some(Time(7)), "before anybody covers it again");
-    next.apply(&ForwardingTable::default()).unwrap();
-    assert!(!pins.with_file_name("v0").exists(), "the old tables go when the new are at work");
-    assert_eq!(guard.deadline(vip), Some(Time(7)));
 }
 
 #[test]
