@@ -56,7 +56,7 @@ pub fn diff(old: &Spec, new: &Spec) -> Vec<Change> {
     }
     if old.flows != new.flows {
         let text =
-            format!("room for {} -> {} flows, from each agent's next start", old.flows, new.flows);
+            format!("room for {} -> {} flows, from each agent's next start", room(old), room(new));
         out.push(change("forwarding", '~', text, ""));
     }
     if old.timing != new.timing {
@@ -64,6 +64,11 @@ pub fn diff(old: &Spec, new: &Spec) -> Vec<Change> {
         out.push(change("timing", '~', text, ""));
     }
     out
+}
+
+/// Of flows, in words.
+fn room(spec: &Spec) -> String {
+    if spec.flows == 0 { "the usual number of".into() } else { spec.flows.to_string() }
 }
 
 fn change(subject: impl Into<String>, sign: char, text: String, felt: &str) -> Change {

@@ -207,8 +207,8 @@ async fn serve_with_socket(
                 "see who: fuser /sys/fs/bpf/nines/*; another agent, or an ipvsadm that hangs",
             ));
         }
-        let spec = &node.state().spec;
-        let table = forwarding::table(spec, &BTreeSet::new(), &Known::new(), &[], Vec::new());
+        let spec = node.newest_config();
+        let table = forwarding::table(&spec, &BTreeSet::new(), &Known::new(), &[], Vec::new());
         let sizes = ebpf::Sizes::holding(&table, spec.flows);
         let (plane, kernel_guard) = ebpf::open(ebpf::object::BYTES, options.hooks, sizes)?;
         ready_kernel()?;

@@ -1,6 +1,6 @@
 //! The log: what is proposed, what is applied, what is told.
 
-use nines_model::{Millis, Time};
+use nines_model::{Millis, Spec, Time, config};
 use prost::Message as _;
 
 use super::Node;
@@ -16,6 +16,18 @@ const COMPACT_AFTER: usize = 4_096;
 const COMPACT_TAIL: u64 = 512;
 
 impl Node {
+    /// The newest config in the log, in force or about to be: after a start entries are applied only
+    /// once a majority is heard. For what is made before that, such as room in tables.
+    pub fn newest_config(&self) -> Spec {
+        let text = |bytes: &[u8]| match Command::decode(bytes).ok()?.kind? {
+            Kind::Apply(apply) => Some(apply.text),
+            _ => None,
+        };
+        let texts = self.consensus.tail().into_iter().rev().filter_map(|(_, bytes)| text(&bytes));
+        let newest = texts.filter_map(|text| config::parse(&text).ok()).next();
+        newest.unwrap_or_else(|| self.state.spec.clone())
+    }
+
     /// Writes a command; membership changes take the library's own way. False: nobody leads.
     pub(super) fn write(&mut self, command: &Command) -> bool {
         let bytes = command.encode_to_vec();

@@ -174,6 +174,34 @@ fn a_full_disk_under_the_log_is_told_and_loses_nothing() {
     assert_eq!(net.status("lb1")["votes"], 1);
 }
 
+/// Whatever ended the agent: when it starts it makes the room that the config asks for.
+#[test]
+fn a_start_makes_the_room_that_the_newest_config_asks_for() {
+    if !can_run() {
+        return;
+    }
+    let mut net = Net::new(&[("lb1", &[("br0", "10.97.3.2/24")])]);
+    net.ok("lb1", &["init", "room", "--node", "lb1"]);
+    net.start("lb1");
+    // The flow table is the map whose values are buckets, 512 bytes.
+    let room = |n: &Net| {
+        let infos = std::fs::read_dir(format!("/proc/{}/fdinfo", n.agents["lb1"].id())).unwrap();
+        let read = |e: std::fs::DirEntry| std::fs::read_to_string(e.path()).unwrap_or_default();
+        let info = infos.flatten().map(read).find(|info| info.contains("value_size:\t512\n"));
+        let line =
+            info.unwrap().lines().find(|l| l.starts_with("max_entries:")).unwrap().to_owned();
+        line.split_whitespace().nth(1).unwrap().parse::<u32>().unwrap()
+    };
+    assert_eq!(room(&net), 32_768);
+    let config = "[cluster]\nname = \"room\"\n[nodes]\nlb1 = \"10.97.3.2\"\n\
+                  [forwarding]\nflows = 400000\n";
+    let file = net.write("room.toml", config);
+    net.ok("lb1", &["apply", &file]);
+    nines_lab::kill(&mut net.agents.remove("lb1").unwrap());
+    net.start("lb1");
+    assert_eq!(room(&net), 65_536);
+}
+
 /// A kernel, or a container, that lets nobody load BPF: said in one line, and nothing is left.
 #[test]
 fn without_bpf_the_agent_says_what_is_needed() {
