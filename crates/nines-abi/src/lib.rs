@@ -78,10 +78,14 @@ pub const PROGRAM_FRAGMENT: u32 = 8;
 pub const PROGRAM_FULL: u32 = 9;
 /// New flows by full NAT whose server is chosen.
 pub const PROGRAM_KEEP_FULL: u32 = 10;
-/// Packets of flows by full NAT that both of its entries must know.
+/// Packets of flows by full NAT that both of their entries must know.
 pub const PROGRAM_TELL_FULL: u32 = 11;
+/// The same of flows by NAT.
+pub const PROGRAM_TELL: u32 = 12;
+/// Answers by NAT, on their way after that.
+pub const PROGRAM_REPLY: u32 = 13;
 /// Room for them.
-pub const PROGRAMS_MAX: u32 = 12;
+pub const PROGRAMS_MAX: u32 = 14;
 
 /// [`Service::flags`]: sh and mh take another server where theirs takes no new flow.
 pub const SERVICE_FALLBACK: u32 = 1;

@@ -10,10 +10,10 @@ use nines_abi::{
     DROP_DENIED, DROP_GUARD, DROP_NO_PORT, DROP_NO_ROUTE, DROP_NO_SERVER, FORWARD_DR,
     FORWARD_FULL_NAT, FORWARD_IPIP, FORWARD_LOCAL, FORWARD_NAT, KEY_ADDRESS, KEY_MARK_V4,
     KEY_MARK_V6, PLACE_SERVER, PLACE_VIP, PROGRAM_CHANCE, PROGRAM_DELIVER, PROGRAM_FULL,
-    PROGRAM_KEEP, PROGRAM_KEEP_FULL, PROGRAM_REMEMBER, PROGRAM_TELL_FULL, PROGRAM_WEIGH,
-    SCHED_LBLC, SCHED_LBLCR, SCHED_LC, SCHED_TWOS, SERVER_DOWN, SERVER_UP, SERVICE_LIVE,
-    SERVICE_ONE_PACKET, SERVICE_SOURCES, SETTING_MARKS, SOURCE_DENIED, STATE_FIN_WAIT,
-    STATE_SYN_ACK, STATE_TIME_WAIT, UNPLACED, WORD_FULL, WORD_REPLY,
+    PROGRAM_KEEP, PROGRAM_KEEP_FULL, PROGRAM_REMEMBER, PROGRAM_TELL, PROGRAM_TELL_FULL,
+    PROGRAM_WEIGH, SCHED_LBLC, SCHED_LBLCR, SCHED_LC, SCHED_TWOS, SERVER_DOWN, SERVER_UP,
+    SERVICE_LIVE, SERVICE_ONE_PACKET, SERVICE_SOURCES, SETTING_MARKS, SOURCE_DENIED,
+    STATE_FIN_WAIT, STATE_SYN_ACK, STATE_TIME_WAIT, UNPLACED, WORD_FULL, WORD_REPLY,
 };
 
 use crate::{
@@ -24,7 +24,7 @@ use crate::{
         count, count_connection, count_drop, SERVERS, SERVICES, SERVICE_KEYS, SETTINGS, SOURCES,
     },
     memory,
-    nat::{express_reply, keep_other_half, matters, remember_reply, reply},
+    nat::{self, matters, remember_reply, reply},
     packet::{
         halves_of, ACK, ARP, ERROR, FRAGMENT, ND_ADVERT, NEIGHBOUR, RST, SYN, TCP, TRANSPORT, UDP,
     },
@@ -84,11 +84,7 @@ pub fn ingress(packet: &mut Packet, mark: u32, counts: bool) -> Verdict {
             return full::answer(packet, tail, &seen, counts);
         }
         if seen.word & WORD_REPLY != 0 {
-            return if counts {
-                reply(packet, tail, seen, now)
-            } else {
-                express_reply(packet, tail, seen, now)
-            };
+            return reply(packet, tail, &seen, now, counts);
         }
         if let Some(server) = server(seen.server) {
             let clock = packet.clock;
@@ -97,13 +93,8 @@ pub fn ingress(packet: &mut Packet, mark: u32, counts: bool) -> Verdict {
                     return full::onward(packet, tail, &seen, server, counts);
                 }
                 let state = states::next(packet, direction(server), state_of(seen.word));
-                let both = server.forward == FORWARD_NAT && matters(packet, &seen, state, clock);
-                if both && !counts {
-                    // tc tells the other half.
-                    return Verdict::Pass;
-                }
-                if both {
-                    keep_other_half(packet, &seen, server, None, clock);
+                if server.forward == FORWARD_NAT && matters(packet, &seen, state, clock) {
+                    return Verdict::Go(PROGRAM_TELL);
                 }
                 goes_on(packet, mark, tail, &seen, state, clock);
                 // Who sends it through a tunnel counts it.
@@ -238,7 +229,7 @@ pub fn error(packet: &mut Packet, mark: u32) -> Verdict {
             return full::answer(packet, tail, &seen, true);
         }
         if seen.word & WORD_REPLY != 0 {
-            return reply(packet, tail, seen, now);
+            return nat::error(packet, tail, &seen, now);
         }
         if let Some(server) = server(seen.server) {
             if stays(packet, &seen, server, packet.clock) {

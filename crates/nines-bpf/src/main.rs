@@ -38,7 +38,7 @@ use aya_ebpf::{
 };
 
 use nines_abi::{
-    Packet, DROP_MANGLED, FORWARD_IPIP, PROGRAM_DELIVER, PROGRAM_ERROR, PROGRAM_FRAGMENT,
+    Packet, Server, Via, DROP_MANGLED, PROGRAM_DELIVER, PROGRAM_ERROR, PROGRAM_FRAGMENT,
     PROGRAM_NEW,
 };
 
@@ -167,11 +167,31 @@ pub fn nines_tc_too_big(ctx: TcContext) -> i32 {
     errors::too_big(&ctx, packet, packet.chosen)
 }
 
-/// Full NAT: both entries of the flow must know of the packet.
+/// Both entries of a flow by full NAT must know of the packet.
 #[classifier]
 #[inline(always)]
 pub fn nines_tc_tell_full(ctx: TcContext) -> i32 {
     tc_stage(&ctx, |packet| full::tell(packet, mark(&ctx), true))
+}
+
+/// Both entries of a flow by NAT.
+#[classifier]
+#[inline(always)]
+pub fn nines_tc_tell(ctx: TcContext) -> i32 {
+    tc_stage(&ctx, |packet| nat::tell(packet, mark(&ctx), true))
+}
+
+/// An answer by NAT, after that.
+#[classifier]
+#[inline(always)]
+pub fn nines_tc_reply(ctx: TcContext) -> i32 {
+    let Some(packet) = packet::parsed() else {
+        return NEXT;
+    };
+    match maps::SERVERS.get(packet.chosen) {
+        Some(server) => rewrite::tc_reply(&ctx, packet, server, &packet.via, rewrite::mangle),
+        None => NEXT,
+    }
 }
 
 /// Full NAT, both ways.
@@ -263,8 +283,8 @@ pub fn nines_clamp(ctx: TcContext) -> i32 {
 }
 
 /// The fast path. What it cannot do (an unresolved neighbour, a device that takes no frames from
-/// XDP, what both halves of a translated flow must know) goes up to [`nines_tc_ingress`], which
-/// decides the same way because the flow is in the same table.
+/// XDP) goes up to [`nines_tc_ingress`], which decides the same way because the flow is in the same
+/// table.
 #[xdp]
 #[inline(always)]
 pub fn nines_xdp(ctx: XdpContext) -> u32 {
@@ -282,22 +302,14 @@ pub fn nines_xdp(ctx: XdpContext) -> u32 {
         Verdict::Direct(slot, server) => {
             xdp_count(slot, server, packet, express::direct(&ctx, packet, slot, server))
         }
-        Verdict::Tunnel(slot, server)
-            if server.forward == FORWARD_IPIP && server.v6 | packet.v6 == 0 =>
-        {
+        Verdict::Tunnel(slot, server) if express::is_ipip(packet, server) => {
             xdp_count(slot, server, packet, express::ipip(&ctx, packet, slot, server))
         }
+        Verdict::Tunnel(slot, _) => xdp_go_to(&ctx, packet, slot),
         Verdict::Nat(slot, server) => {
             xdp_count(slot, server, packet, express::nat(&ctx, packet, slot, server))
         }
-        Verdict::Reply(server, via) => {
-            let sent = express::reply(&ctx, packet, server, &via);
-            if sent != xdp_action::XDP_PASS {
-                maps::count(packet.chosen, server.service, packet.bytes, true);
-            }
-            sent
-        }
-        Verdict::Tunnel(slot, _) => xdp_go_to(&ctx, packet, slot),
+        Verdict::Reply(server, via) => xdp_reply(&ctx, packet, server, &via),
         Verdict::Go(program) => xdp_go_on(&ctx, program),
         Verdict::New if decide::has_marks() => xdp_action::XDP_PASS,
         Verdict::New => xdp_go_on(&ctx, PROGRAM_NEW),
@@ -378,8 +390,7 @@ pub fn nines_xdp_deliver(ctx: XdpContext) -> u32 {
             xdp_count(slot, server, packet, express::nat(&ctx, packet, slot, server))
         }
         Verdict::Tunnel(slot, server) => {
-            let plain = server.forward == FORWARD_IPIP && server.v6 | packet.v6 == 0;
-            let sent = if plain {
+            let sent = if express::is_ipip(packet, server) {
                 express::ipip(&ctx, packet, slot, server)
             } else {
                 tunnel::xdp(&ctx, packet, slot, server)
@@ -391,11 +402,40 @@ pub fn nines_xdp_deliver(ctx: XdpContext) -> u32 {
     }
 }
 
-/// Full NAT: both entries of the flow must know of the packet.
+/// Both entries of a flow by full NAT must know of the packet.
 #[xdp]
 #[inline(always)]
 pub fn nines_xdp_tell_full(ctx: XdpContext) -> u32 {
     xdp_stage(&ctx, |packet| full::tell(packet, 0, false))
+}
+
+/// Both entries of a flow by NAT.
+#[xdp]
+#[inline(always)]
+pub fn nines_xdp_tell(ctx: XdpContext) -> u32 {
+    xdp_stage(&ctx, |packet| nat::tell(packet, 0, false))
+}
+
+/// An answer by NAT, after that.
+#[xdp]
+#[inline(always)]
+pub fn nines_xdp_reply(ctx: XdpContext) -> u32 {
+    let Some(packet) = packet::parsed() else {
+        return xdp_action::XDP_PASS;
+    };
+    let Some(server) = maps::SERVERS.get(packet.chosen) else {
+        return xdp_action::XDP_PASS;
+    };
+    xdp_reply(&ctx, packet, server, &packet.via)
+}
+
+#[inline(always)]
+fn xdp_reply(ctx: &XdpContext, packet: &Packet, server: &Server, via: &Via) -> u32 {
+    let sent = express::reply(ctx, packet, server, via);
+    if sent != xdp_action::XDP_PASS {
+        maps::count(packet.chosen, server.service, packet.bytes, true);
+    }
+    sent
 }
 
 /// Full NAT, both ways.
@@ -420,7 +460,7 @@ pub fn nines_xdp_full(ctx: XdpContext) -> u32 {
 
 /// Counts what XDP sent; what it passes on tc counts.
 #[inline(always)]
-fn xdp_count(slot: u32, server: &nines_abi::Server, packet: &Packet, sent: u32) -> u32 {
+fn xdp_count(slot: u32, server: &Server, packet: &Packet, sent: u32) -> u32 {
     if sent != xdp_action::XDP_PASS {
         maps::count(slot, server.service, packet.bytes, false);
     }

@@ -3,16 +3,17 @@
 //! Decides: which half belongs to which, and what an answer is.
 
 use nines_abi::{
-    halves, state_of, Flow, Packet, Server, Tail, Via, DROP_GUARD, STATE_ESTABLISHED, UNPLACED,
-    WORD_REPLY,
+    halves, state_of, Flow, Packet, Server, Tail, Via, DROP_GUARD, PROGRAM_DELIVER, PROGRAM_REPLY,
+    PROGRAM_TELL, STATE_ESTABLISHED, UNPLACED, WORD_REPLY,
 };
 
 use crate::{
-    decide::{words, Verdict},
+    clock,
+    decide::{goes_on, key, words, Verdict},
     flows::{self, New, Seen},
     fragments,
     maps::{count, count_drop, SERVERS},
-    packet::{ERROR, FIN, RST, SYN, UDP},
+    packet::{FIN, RST, SYN, UDP},
     places, states,
 };
 
@@ -147,41 +148,73 @@ fn sender(tail: *mut Tail, seen: &Seen, now: u64) -> Result<(&'static Server, Vi
     Ok((server, via))
 }
 
-/// An answer that changes nothing that is known of its flow, for XDP; others go up to tc.
+/// An answer of a real server behind NAT.
 #[inline(always)]
-pub fn express_reply(packet: &mut Packet, tail: *mut Tail, seen: Seen, now: u64) -> Verdict {
+pub fn reply(packet: &mut Packet, tail: *mut Tail, seen: &Seen, now: u64, counts: bool) -> Verdict {
+    if flows::expired(seen.word, packet.clock) {
+        return Verdict::Pass;
+    }
     let state = states::next(packet, states::ANSWER, state_of(seen.word));
-    if matters(packet, &seen, state, packet.clock) {
-        return Verdict::Pass;
+    if matters(packet, seen, state, packet.clock) {
+        return Verdict::Go(PROGRAM_TELL);
     }
-    match sender(tail, &seen, now) {
-        Ok((server, via)) => {
-            packet.chosen = seen.server;
-            Verdict::Reply(server, via)
-        }
-        Err(instead) => instead,
-    }
-}
-
-/// An answer of a real server behind NAT, or an error about one of its packets.
-#[inline(always)]
-pub fn reply(packet: &Packet, tail: *mut Tail, seen: Seen, now: u64) -> Verdict {
-    let clock = packet.clock;
-    if flows::expired(seen.word, clock) {
-        return Verdict::Pass;
-    }
-    let (server, via) = match sender(tail, &seen, now) {
+    let (server, via) = match sender(tail, seen, now) {
         Ok(found) => found,
         Err(instead) => return instead,
     };
-    if packet.kind != ERROR {
-        let state = states::next(packet, states::ANSWER, state_of(seen.word));
-        if matters(packet, &seen, state, clock) {
-            keep_other_half(packet, &seen, server, Some(&via), clock);
-        }
-        flows::touch(tail, seen, state, clock);
-        count(seen.server, server.service, packet.bytes, true);
-        fragments::note(packet, seen.server, seen.generation, Some(&via));
+    packet.chosen = seen.server;
+    if counts {
+        count_answer(packet, server, &via);
     }
     Verdict::Reply(server, via)
+}
+
+#[inline(always)]
+fn count_answer(packet: &Packet, server: &Server, via: &Via) {
+    count(packet.chosen, server.service, packet.bytes, true);
+    fragments::note(packet, packet.chosen, server.generation, Some(via));
+}
+
+/// A packet that both entries must know, of either side. Another program sends it.
+#[inline(always)]
+pub fn tell(packet: &mut Packet, mark: u32, counts: bool) -> Verdict {
+    let Some((tail, seen)) = flows::find(&key(packet), packet.hash) else {
+        return Verdict::Pass;
+    };
+    let clock = packet.clock;
+    packet.chosen = seen.server;
+    if seen.word & WORD_REPLY != 0 {
+        let now = clock::recent(packet);
+        let (server, via) = match sender(tail, &seen, now) {
+            Ok(found) => found,
+            Err(instead) => return instead,
+        };
+        let state = states::next(packet, states::ANSWER, state_of(seen.word));
+        keep_other_half(packet, &seen, server, Some(&via), clock);
+        flows::touch(tail, seen, state, clock);
+        if counts {
+            count_answer(packet, server, &via);
+        }
+        packet.via = via;
+        return Verdict::Go(PROGRAM_REPLY);
+    }
+    let Some(server) = SERVERS.get(seen.server) else {
+        return Verdict::Pass;
+    };
+    let state = states::next(packet, states::BOTH, state_of(seen.word));
+    keep_other_half(packet, &seen, server, None, clock);
+    goes_on(packet, mark, tail, &seen, state, clock);
+    Verdict::Go(PROGRAM_DELIVER)
+}
+
+/// An error about a packet that the server was sent.
+#[inline(always)]
+pub fn error(packet: &Packet, tail: *mut Tail, seen: &Seen, now: u64) -> Verdict {
+    if flows::expired(seen.word, packet.clock) {
+        return Verdict::Pass;
+    }
+    match sender(tail, seen, now) {
+        Ok((server, via)) => Verdict::Reply(server, via),
+        Err(instead) => instead,
+    }
 }

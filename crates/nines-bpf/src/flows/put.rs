@@ -10,8 +10,8 @@ use nines_abi::{
 };
 
 use super::{
-    bucket, expired, in_bucket, read, retire, second, tag_of, tail_of, tell, way, weigh, VERSION,
-    VERSION_STEP,
+    bucket, expired, in_bucket, preferred, read, retire, second, tag_of, tail_of, tell, way, weigh,
+    VERSION, VERSION_STEP,
 };
 use crate::{
     atomic::{self, opaque},
@@ -97,6 +97,11 @@ fn put(index: u32, key: &Flow, new: &New, force: u32) -> u32 {
         }
     }
     let (mut number, mut rank) = to_reuse(bucket, new.now, force);
+    let wish = preferred(new.hash);
+    let there = unsafe { core::ptr::read_volatile(&(*tail_of(way(bucket, wish))).word) };
+    if there & WORD_LIVE == 0 {
+        number = wish;
+    }
     // A flow has one place in a bucket: where it lay before, if it did, or a lookup would find the
     // ended one first.
     if let Some((before, word)) = in_bucket(bucket, tag_of(new.hash), key) {

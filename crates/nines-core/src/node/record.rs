@@ -23,8 +23,9 @@ impl Node {
             Kind::Apply(apply) => Some(apply.text),
             _ => None,
         };
-        let texts = self.consensus.tail().into_iter().rev().filter_map(|(_, bytes)| text(&bytes));
-        let newest = texts.filter_map(|text| config::parse(&text).ok()).next();
+        let mut texts =
+            self.consensus.tail().into_iter().rev().filter_map(|(_, bytes)| text(&bytes));
+        let newest = texts.find_map(|text| config::parse(&text).ok());
         newest.unwrap_or_else(|| self.state.spec.clone())
     }
 
