@@ -65,8 +65,10 @@ pub struct CheckTask {
     pub server: String,
     /// Where.
     pub addr: std::net::SocketAddr,
-    /// The VIP, for the Host header.
-    pub vip: IpAddr,
+    /// What clients ask, for the Host header and what is asked as they do.
+    pub listen: std::net::SocketAddr,
+    /// How clients' packets get there.
+    pub forward: nines_model::Forward,
     /// How.
     pub check: nines_model::Check,
 }

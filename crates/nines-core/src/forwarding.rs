@@ -90,11 +90,16 @@ pub fn checks(spec: &Spec) -> Vec<CheckTask> {
             if let Some(port) = service.check.port {
                 addr.set_port(port);
             }
+            let mut listen = service.listen.addr;
+            if listen.port() == 0 {
+                listen.set_port(addr.port());
+            }
             tasks.push(CheckTask {
                 service: name.clone(),
                 server: server.clone(),
                 addr,
-                vip: service.listen.addr.ip(),
+                listen,
+                forward: wanted.forward.unwrap_or(service.forward),
                 check: service.check.clone(),
             });
         }

@@ -1,10 +1,11 @@
 //! Questions that real servers answer as they would a client: a SYN the way the director sends it.
 //!
 //! Decides: the bytes of the question, and what counts as an answer. What the answers mean is the
-//! caller's. Nothing is opened here: an answer meets no socket, and the kernel resets it.
+//! caller's. Nothing is opened here: an answer meets no socket, and who accepted is told to forget.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
@@ -90,6 +91,18 @@ pub enum Hindrance {
     NoAddress,
 }
 
+impl std::fmt::Display for Hindrance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NoRoute => f.write_str("this machine has no route there"),
+            Self::NoNeighbour(addr, interface) => {
+                write!(f, "nobody answers for {addr} on {interface}")
+            }
+            Self::NoAddress => f.write_str("this machine has no address of the VIP's family"),
+        }
+    }
+}
+
 /// The answers to all questions, in their order; `Ok(None)`: none came within `patience`.
 pub fn ask(
     questions: &[Question],
@@ -100,10 +113,8 @@ pub fn ask(
     let ears = Link::open(0, true)?;
     ears.filter(&to_us())?;
     let mut asked = Vec::new();
-    for (n, question) in questions.iter().enumerate() {
-        let own = (std::process::id() as usize * 31 + n) % usize::from(PORTS.end - PORTS.start);
-        let port = PORTS.start + own as u16;
-        asked.push(put(question, port, &interfaces)?);
+    for question in questions {
+        asked.push(put(question, (SYN, 1), next_port(), &interfaces)?);
     }
     let mut answers: Vec<Option<Answer>> = vec![None; questions.len()];
     let end = Instant::now() + patience;
@@ -127,12 +138,26 @@ pub fn ask(
             *answer = answer.or_else(|| answer_in(&buffer[..len], question.vip, *from));
         }
     }
+    for ((question, from), answer) in questions.iter().zip(&asked).zip(&answers) {
+        // The kernel's own reset may go elsewhere: to who holds the VIP. The server forgets.
+        if let (Ok(from), Some(Answer::Accepts)) = (from, answer) {
+            put(question, (RST, 2), from.port(), &interfaces)?.ok();
+        }
+    }
     Ok(asked.into_iter().zip(answers).map(|(asked, answer)| asked.map(|_| answer)).collect())
 }
 
-/// Sends a question; gives what it comes from.
+/// Ports in turn, so that questions asked at once are told apart.
+fn next_port() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let turn = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_add(std::process::id() * 31);
+    PORTS.start + (turn % u32::from(PORTS.end - PORTS.start)) as u16
+}
+
+/// Sends a question, or takes it back; gives what it comes from.
 fn put(
     question: &Question,
+    what: (u8, u32),
     port: u16,
     interfaces: &[address::Interface],
 ) -> Result<std::result::Result<SocketAddr, Hindrance>> {
@@ -152,7 +177,7 @@ fn put(
         return Ok(Err(Hindrance::NoNeighbour(way.nexthop, out.name.clone())));
     };
     let from = SocketAddr::new(source, port);
-    let mut packet = syn(from, question.vip);
+    let mut packet = segment(from, question.vip, what);
     if let Forward::Tunnel(tunnel) = question.forward {
         let Some(outer) = way.source.or_else(|| own(question.server.is_ipv4())) else {
             return Ok(Err(Hindrance::NoAddress));
@@ -284,12 +309,13 @@ fn ip(src: IpAddr, dst: IpAddr, proto: u8, payload: &[u8]) -> Vec<u8> {
     packet
 }
 
-/// The first packet of a connection (RFC 9293).
-fn syn(from: SocketAddr, to: SocketAddr) -> Vec<u8> {
+/// A packet of a connection without more than this flag and sequence number (RFC 9293).
+fn segment(from: SocketAddr, to: SocketAddr, (flag, sequence): (u8, u32)) -> Vec<u8> {
     let mut tcp = Vec::new();
     tcp.extend(from.port().to_be_bytes());
     tcp.extend(to.port().to_be_bytes());
-    tcp.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, SYN, 0xff, 0xff, 0, 0, 0, 0]);
+    tcp.extend(sequence.to_be_bytes());
+    tcp.extend([0, 0, 0, 0, 0x50, flag, 0xff, 0xff, 0, 0, 0, 0]);
     let pseudo = [octets(from.ip()), octets(to.ip()), vec![0, TCP, 0, tcp.len() as u8]].concat();
     let check = !sum(&[&pseudo, &tcp]);
     tcp[16..18].copy_from_slice(&check.to_be_bytes());
@@ -366,7 +392,7 @@ mod tests {
     use super::*;
 
     fn answer(from: &str, to: &str, flags: u8) -> Vec<u8> {
-        let mut packet = syn(from.parse().unwrap(), to.parse().unwrap());
+        let mut packet = segment(from.parse().unwrap(), to.parse().unwrap(), (SYN, 1));
         let at = if packet[0] >> 4 == 4 { 33 } else { 53 };
         packet[at] = flags;
         let ether = if packet[0] >> 4 == 4 { [8, 0] } else { [0x86, 0xdd] };
@@ -395,7 +421,8 @@ mod tests {
 
     #[test]
     fn checksums_are_right_and_tunnels_hold_the_whole() {
-        let packet = syn("10.0.0.2:20001".parse().unwrap(), "10.0.0.100:80".parse().unwrap());
+        let (from, to) = ("10.0.0.2:20001".parse().unwrap(), "10.0.0.100:80".parse().unwrap());
+        let packet = segment(from, to, (SYN, 1));
         assert_eq!(sum(&[&packet[..20]]), 0xffff);
         let pseudo = [&packet[12..20], &[0, 6, 0, 20]].concat();
         assert_eq!(sum(&[&pseudo, &packet[20..]]), 0xffff);

@@ -179,5 +179,6 @@ fn check_text(check: &Check) -> String {
         }
     };
     let Check { every, timeout, rise, fall, .. } = check;
-    format!("{how}{port} every {every} within {timeout}, rise {rise}, fall {fall}")
+    let way = if check.forwarded { " and as the VIP" } else { "" };
+    format!("{how}{port}{way} every {every} within {timeout}, rise {rise}, fall {fall}")
 }

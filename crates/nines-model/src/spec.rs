@@ -365,6 +365,8 @@ pub struct Check {
     pub rise: u32,
     /// Bad tries in a row that take it down.
     pub fall: u32,
+    /// Beside that the server must answer as the VIP to what comes the way of clients' packets.
+    pub forwarded: bool,
 }
 
 /// What a check asks.
@@ -398,6 +400,7 @@ impl Default for Check {
             timeout: Millis(1_000),
             rise: 2,
             fall: 2,
+            forwarded: false,
         }
     }
 }

@@ -5,7 +5,11 @@
 use std::{sync::Arc, time::Duration};
 
 use nines_core::{Event, action::CheckTask};
-use nines_model::CheckKind;
+use nines_dataplane::{
+    address,
+    probe::{self, Answer, Question},
+};
+use nines_model::{CheckKind, Forward};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::TcpStream,
@@ -56,6 +60,38 @@ async fn repeat(task: CheckTask, core: Handle) {
 }
 
 async fn check(task: &CheckTask) -> Result<String, String> {
+    let said = asked(task).await?;
+    let keeps_vip = matches!(task.forward, Forward::Dr | Forward::Tunnel(_));
+    if !task.check.forwarded || !keeps_vip {
+        return Ok(said);
+    }
+    let (vip, server, forward) = (task.listen, task.addr.ip(), task.forward);
+    // Whoever waits for the whole check hears why it failed.
+    let patience = Duration::from_millis(task.check.timeout.0 / 2);
+    let ask = move || forwarded(Question { vip, server, forward }, patience);
+    tokio::task::spawn_blocking(ask).await.map_err(|e| e.to_string())?.map(|()| said)
+}
+
+/// Whether the server answers as the VIP to what comes as clients' packets do.
+fn forwarded(question: Question, patience: Duration) -> Result<(), String> {
+    let (vip, server) = (question.vip, question.server);
+    let interfaces = address::interfaces().map_err(|e| e.to_string())?;
+    if interfaces.iter().any(|i| i.addresses.iter().any(|(own, _)| *own == server)) {
+        return Ok(());
+    }
+    let answers = probe::ask(&[question], patience).map_err(|e| e.to_string())?;
+    match answers.into_iter().next() {
+        Some(Ok(Some(Answer::Accepts))) => Ok(()),
+        Some(Ok(Some(Answer::Refuses))) => Err(format!("has the VIP, but refuses {vip}")),
+        Some(Ok(None)) | None => {
+            Err(format!("does not answer as {vip} to forwarded packets: see nines doctor"))
+        }
+        Some(Err(why)) => Err(format!("cannot be reached as packets go: {why}")),
+    }
+}
+
+/// The check as it is without that.
+async fn asked(task: &CheckTask) -> Result<String, String> {
     let connect = || async {
         TcpStream::connect(task.addr)
             .await
@@ -65,7 +101,7 @@ async fn check(task: &CheckTask) -> Result<String, String> {
         CheckKind::None => Ok("not checked".into()),
         CheckKind::Tcp => connect().await.map(|_| "connected".into()),
         CheckKind::Http { tls, path, host, status, contains } => {
-            let host = host.clone().unwrap_or_else(|| match task.vip {
+            let host = host.clone().unwrap_or_else(|| match task.listen.ip() {
                 std::net::IpAddr::V4(a) => a.to_string(),
                 std::net::IpAddr::V6(a) => format!("[{a}]"),
             });
@@ -144,7 +180,7 @@ mod tests {
     use std::sync::Arc;
 
     use nines_core::action::CheckTask;
-    use nines_model::{Check, CheckKind, Millis};
+    use nines_model::{Check, CheckKind, Forward, Millis};
     use rustls::crypto::ring::default_provider;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -182,7 +218,8 @@ mod tests {
                 service: "web".into(),
                 server: "r1".into(),
                 addr,
-                vip: addr.ip(),
+                listen: addr,
+                forward: Forward::Nat,
                 check: Check {
                     kind: CheckKind::Http {
                         tls: true,
@@ -196,6 +233,7 @@ mod tests {
                     timeout: Millis(1_000),
                     rise: 1,
                     fall: 1,
+                    forwarded: true,
                 },
             };
             let asked = check(&task(Some("shop.example"), "asked for shop.example")).await;

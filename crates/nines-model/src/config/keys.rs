@@ -170,6 +170,12 @@ pub const CHECK: &[Key] = &[
     key("port", Shape::Number(1, 65_535), "Port asked. Default: the server's."),
     key("every", Shape::Duration, "Pause between tries. Default \"2s\"."),
     key("timeout", Shape::Duration, "A slower try has failed. Default \"1s\", at most every."),
+    key(
+        "way",
+        Shape::Choice(&["direct", "forwarded"]),
+        "forwarded: beside that the server must answer as the VIP to what comes the way of clients' \
+         packets (direct routing, tunnels; TCP). Default \"direct\".",
+    ),
     key("rise", Shape::Number(1, 100), "Good tries in a row that bring a server up. Default 2."),
     key("fall", Shape::Number(1, 100), "Bad tries in a row that take it down. Default 2."),
 ];

@@ -71,6 +71,15 @@ fn service(r: &mut Reader, table: &Table<'_>) -> Option<(ServiceSpec, std::ops::
     let check = check(r, table);
     let servers_value = r.required(table, "servers");
     let (listen, forward, scheduler) = (listen?, tunnel.of(forward?), scheduler?);
+    if check.forwarded && listen.proto != Proto::Tcp {
+        let span = table.get("check").map_or(0..0, |v| v.span);
+        let help = Some("leave way = \"forwarded\" away".into());
+        r.error(
+            span,
+            format!("only TCP answers a question that is not {}'s own", listen.proto),
+            help,
+        );
+    }
     if listen.addr.port() == 0 && persist.is_none() {
         let span = listen_value.as_ref().map_or(0..0, |v| v.span.clone());
         let help = "add persist = \"300s\": a client's connections to all ports go to one server";
@@ -384,6 +393,8 @@ fn check(r: &mut Reader, table: &Table<'_>) -> Check {
     check.port = r.number(&inner, "port", 1..=65_535).map(|p| p as u16);
     check.every = r.millis(&inner, "every").unwrap_or(check.every);
     check.timeout = r.millis(&inner, "timeout").unwrap_or(check.timeout.min(check.every));
+    let ways = [("direct", false), ("forwarded", true)];
+    check.forwarded = inner.get("way").and_then(|v| r.choice(&v, &ways)).unwrap_or(false);
     check.rise = r.number(&inner, "rise", 1..=100).unwrap_or(check.rise);
     check.fall = r.number(&inner, "fall", 1..=100).unwrap_or(check.fall);
     for (name, ms) in [("every", check.every), ("timeout", check.timeout)] {

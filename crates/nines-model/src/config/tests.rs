@@ -52,6 +52,21 @@ fn whole_file_reads() {
 }
 
 #[test]
+fn checks_may_go_the_way_of_clients_where_tcp_does() {
+    let with = |proto: &str, way: &str| {
+        format!(
+            "[cluster]\nname = \"web\"\n[nodes]\nlb1 = \"10.0.0.2\"\n[service.web]\n\
+             listen = \"10.0.0.100:80/{proto}\"\nservers = {{ r1 = \"10.0.0.11\" }}\n\
+             check = {{ port = 80, way = \"{way}\" }}\n"
+        )
+    };
+    assert!(parse(&with("tcp", "forwarded")).unwrap().services["web"].check.forwarded);
+    assert!(!parse(&with("udp", "direct")).unwrap().services["web"].check.forwarded);
+    assert!(told(&with("udp", "forwarded"))[0].contains("only TCP"));
+    assert!(told(&with("tcp", "forward"))[0].contains("forward"));
+}
+
+#[test]
 fn full_nat_maps_ports_of_tcp_and_udp() {
     let with = |proto: &str, server: &str| {
         format!(

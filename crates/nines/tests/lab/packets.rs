@@ -292,6 +292,50 @@ fn doctor_finds_the_servers_that_are_not_ready() {
     assert_eq!(told.matches("BAD").count(), 2, "the closed port and the one that is gone:\n{told}");
 }
 
+/// A server that answers by its own address, and would drop what clients send to the VIP.
+#[test]
+fn a_check_by_way_of_the_clients_sees_who_has_not_the_vip() {
+    if !can_run() {
+        return;
+    }
+    let mut net = Net::new(&[
+        ("lb1", &[("br0", "10.97.0.2/24")]),
+        ("r1", &[("br0", "10.97.0.11/24")]),
+        ("r2", &[("br0", "10.97.0.12/24")]),
+    ]);
+    for host in ["r1", "r2"] {
+        net.web(host, "0.0.0.0:80");
+    }
+    let check =
+        "check = { http = \"/\", way = \"forwarded\", every = \"100ms\", timeout = \"300ms\" }";
+    net.ok("r1", &["server", "prepare", "10.97.0.100", "10.97.0.101", "--tunnel"]);
+    lone_director(
+        &mut net,
+        &format!(
+            "[service.web]\nlisten = \"10.97.0.100:80\"\n{check}\n\
+             servers = {{ r1 = \"10.97.0.11\", r2 = \"10.97.0.12\" }}\n\
+             [service.far]\nlisten = \"10.97.0.101:80\"\nforward = \"ipip\"\n{check}\n\
+             servers = {{ r1 = \"10.97.0.11\", r2 = \"10.97.0.12\" }}\n"
+        ),
+    );
+    let up = |n: &Net| {
+        let services = n.status("lb1")["services"].as_array().unwrap().clone();
+        services.iter().map(|s| s["up"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    net.until("only r1 is up", |n| up(n) == [1, 1]);
+    net.until("it is told why", |n| {
+        n.ok("lb1", &["why", "r2"]).contains("does not answer as 10.97.0.100:80")
+    });
+    net.ok("r2", &["server", "prepare", "10.97.0.100", "10.97.0.101", "--tunnel"]);
+    net.until("both are up", |n| up(n) == [2, 2]);
+    // Servers are told to forget: nothing half open (state 3) is left of some dozens of questions.
+    std::thread::sleep(Duration::from_secs(2));
+    let table = || std::fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
+    let table = net.lab.within("r1", table).unwrap();
+    let half_open = table.lines().filter(|l| l.split_whitespace().nth(3) == Some("03")).count();
+    assert!(half_open < 5, "{table}");
+}
+
 #[test]
 fn a_sorry_server_answers_while_nobody_else_does() {
     if !can_run() {
