@@ -84,8 +84,10 @@ pub const PROGRAM_TELL_FULL: u32 = 11;
 pub const PROGRAM_TELL: u32 = 12;
 /// Answers by NAT, on their way after that.
 pub const PROGRAM_REPLY: u32 = 13;
+/// Flows by full NAT whose answers have no entry.
+pub const PROGRAM_PUT_FULL: u32 = 14;
 /// Room for them.
-pub const PROGRAMS_MAX: u32 = 14;
+pub const PROGRAMS_MAX: u32 = 15;
 
 /// [`Service::flags`]: sh and mh take another server where theirs takes no new flow.
 pub const SERVICE_FALLBACK: u32 = 1;

@@ -3,13 +3,14 @@
 //! Decides: when the clock is read. Reading it (CLOCK_BOOTTIME, which goes on while the machine
 //! sleeps) costs as much as deciding on a packet; the count of timer ticks costs nothing, but stands
 //! still with the machine. So what was read holds for a few packets of the same tick, and nothing
-//! that lies as near as two ticks is decided by it: ADR 8.
+//! that lies as near as [`TICKS`] is decided by it: ADR 8.
 
 use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_boot_ns};
 use nines_abi::Packet;
 
-/// Two of the longest ticks there are (CONFIG_HZ 100), ns.
-pub const TICKS: u64 = 20_000_000;
+/// Longer than ticks stand still unnoticed on a running machine, ns: one of the longest (CONFIG_HZ
+/// 100), or five where the processor that counts them is away.
+pub const TICKS: u64 = 60_000_000;
 /// Packets that one reading is for.
 const PACKETS: u64 = 16;
 

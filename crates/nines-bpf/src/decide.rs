@@ -10,7 +10,7 @@ use nines_abi::{
     DROP_DENIED, DROP_GUARD, DROP_NO_PORT, DROP_NO_ROUTE, DROP_NO_SERVER, FORWARD_DR,
     FORWARD_FULL_NAT, FORWARD_IPIP, FORWARD_LOCAL, FORWARD_NAT, KEY_ADDRESS, KEY_MARK_V4,
     KEY_MARK_V6, PLACE_SERVER, PLACE_VIP, PROGRAM_CHANCE, PROGRAM_DELIVER, PROGRAM_FULL,
-    PROGRAM_KEEP, PROGRAM_KEEP_FULL, PROGRAM_REMEMBER, PROGRAM_TELL, PROGRAM_TELL_FULL,
+    PROGRAM_KEEP, PROGRAM_KEEP_FULL, PROGRAM_PUT_FULL, PROGRAM_REMEMBER, PROGRAM_TELL,
     PROGRAM_WEIGH, SCHED_LBLC, SCHED_LBLCR, SCHED_LC, SCHED_TWOS, SERVER_DOWN, SERVER_UP,
     SERVICE_LIVE, SERVICE_ONE_PACKET, SERVICE_SOURCES, SETTING_MARKS, SOURCE_DENIED,
     STATE_FIN_WAIT, STATE_SYN_ACK, STATE_TIME_WAIT, UNPLACED, WORD_FULL, WORD_REPLY,
@@ -96,7 +96,7 @@ pub fn ingress(packet: &mut Packet, mark: u32, counts: bool) -> Verdict {
                 if server.forward == FORWARD_NAT && matters(packet, &seen, state, clock) {
                     return Verdict::Go(PROGRAM_TELL);
                 }
-                goes_on(packet, mark, tail, &seen, state, clock);
+                goes_on(packet, tail, &seen, state, clock);
                 // Who sends it through a tunnel counts it.
                 let counts = counts && server.forward < FORWARD_IPIP;
                 return deliver(packet, seen.server, server, counts);
@@ -256,12 +256,13 @@ pub fn error(packet: &mut Packet, mark: u32) -> Verdict {
 
 /// A packet of a flow that is known.
 #[inline(always)]
-pub fn goes_on(packet: &Packet, mark: u32, tail: *mut Tail, seen: &Seen, state: u8, clock: u32) {
+pub fn goes_on(packet: &Packet, tail: *mut Tail, seen: &Seen, state: u8, clock: u32) {
     if flows::stale(seen.word, clock) {
         // As long as a flow lives its client stays (IPVS: a template lives while it controls
         // connections).
-        if let Some(of) = service_of(packet, mark) {
-            memory::renew(packet, of, seen, clock);
+        let id = server(seen.server).map_or(u32::MAX, |server| server.service);
+        if let Some(service) = SERVICES.get(id) {
+            memory::renew(packet, Of { id, service }, seen, clock);
         }
     }
     flows::touch(tail, *seen, state, clock);
@@ -460,7 +461,7 @@ pub fn keep_full(packet: &mut Packet) -> Verdict {
     memory::hold(packet, of, packet.chosen, server.generation, clock);
     flows::sweep(clock);
     count_connection(packet.chosen, server.service);
-    Verdict::Go(PROGRAM_TELL_FULL)
+    Verdict::Go(PROGRAM_PUT_FULL)
 }
 
 #[inline(always)]

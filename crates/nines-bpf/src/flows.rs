@@ -286,18 +286,15 @@ fn end(tail: *mut Tail, seen: &Seen) -> bool {
 /// Ends the client's entry of a flow by full NAT.
 #[inline(never)]
 fn end_client(place: u32, port: u16, server: u32) -> u32 {
-    if let Some((tail, seen)) = client_of(place, port) {
-        return (seen.server == server && end(tail, &seen)) as u32;
-    }
-    0
+    client_of(place, port, server).is_some_and(|(tail, seen)| end(tail, &seen)) as u32
 }
 
-/// The client's entry of a flow by full NAT, if the place is still its own.
+/// The client's entry of a flow by full NAT to this server, if the place is still its own.
 #[inline(always)]
-pub fn client_of(place: u32, port: u16) -> Option<(*mut Tail, Seen)> {
+pub fn client_of(place: u32, port: u16, server: u32) -> Option<(*mut Tail, Seen)> {
     let tail = at(place)?;
     let seen = read(tail)?;
-    let same = via(tail, &seen)?.port == port;
+    let same = via(tail, &seen)?.port == port && seen.server == server;
     (same && seen.word & (WORD_FULL | WORD_REPLY) == WORD_FULL).then_some((tail, seen))
 }
 

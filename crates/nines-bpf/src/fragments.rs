@@ -50,7 +50,7 @@ pub fn follow(packet: &mut Packet, now: u64) -> Verdict {
         return Verdict::Pass;
     };
     if first.generation != server.generation
-        || packet.clock.wrapping_sub(first.clock) > FRAGMENT_UNITS
+        || packet.clock.wrapping_add(2).wrapping_sub(first.clock) > FRAGMENT_UNITS + 2
     {
         return Verdict::Pass;
     }

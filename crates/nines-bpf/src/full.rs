@@ -4,15 +4,16 @@
 //! the client's, which has the port; that of the answers, which says where the client's is.
 
 use nines_abi::{
-    hash_of, state_of, Flow, Packet, Server, Tail, Via, FORWARD_FULL_NAT, FULL_NAT_PORTS,
-    PROGRAM_FULL, PROGRAM_TELL_FULL, WORD_FULL, WORD_REPLY,
+    hash_of, seen_of, state_of, Flow, Packet, Server, Tail, Via, EVICTED, FORWARD_FULL_NAT,
+    FULL_NAT_PORTS, PROGRAM_DELIVER, PROGRAM_FULL, PROGRAM_PUT_FULL, PROGRAM_TELL_FULL,
+    STATE_ESTABLISHED, WORD_FULL, WORD_REPLY,
 };
 
 use crate::{
     decide::{deliver, goes_on, key, words, Verdict},
     flows::{self, New, Seen},
     fragments,
-    maps::{count, SERVERS},
+    maps::{count, count_drop, SERVERS},
     nat::{matters, port_of},
     packet::ERROR,
     states,
@@ -41,32 +42,50 @@ fn answers(flow: &Flow, server: &Server, port: u16) -> Flow {
     Flow { src: words(&server.addr), dst: flow.dst, sport, dport: port, proto: flow.proto }
 }
 
-/// Whether a flow that lives has these answers.
+/// How much the flow that has these answers is worth less than others: not established, or no
+/// more, before all; then silent for long. 0: nobody has them.
 #[inline(never)]
-fn taken(answers: &Flow, clock: u32) -> u32 {
-    match flows::find(answers, hash_of(answers)) {
-        Some((_, seen)) if !flows::expired(seen.word, clock) => 1,
-        Some((tail, seen)) => !flows::retire(tail, seen) as u32,
-        None => 0,
+fn in_the_way(answers: &Flow, clock: u32) -> u32 {
+    let Some((tail, seen)) = flows::find(answers, hash_of(answers)) else {
+        return 0;
+    };
+    if flows::expired(seen.word, clock) && flows::retire(tail, seen) {
+        return 0;
     }
+    let silent = clock.wrapping_sub(seen_of(seen.word)) & 0x3fff_ffff;
+    let passing = state_of(seen.word) & 7 != STATE_ESTABLISHED;
+    1 + (silent | u32::from(passing) << 30)
 }
 
-/// A port beside the VIP that no other flow to this server has, network byte order; 0: none found.
+/// A port beside the VIP for a flow to this server, network byte order: one that is nobody's, else
+/// of those tried the one that is worth least, whose flow ends; 0: another processor has it.
 #[inline(never)]
 fn free_port(flow: &Flow, server: &Server, hash: u64, clock: u32) -> u32 {
     const PORTS: u32 = 65_536 - FULL_NAT_PORTS as u32;
     let mut draw = (hash >> 16) as u32;
+    let (mut least, mut theirs) = (0, 0);
     for _ in 0..TRIES {
         let port = (u32::from(FULL_NAT_PORTS) + draw % PORTS) as u16;
-        if taken(&answers(flow, server, port.to_be()), clock) == 0 {
+        let worth = in_the_way(&answers(flow, server, port.to_be()), clock);
+        if worth == 0 {
             return u32::from(port.to_be());
+        }
+        if worth > least {
+            (least, theirs) = (worth, port.to_be());
         }
         draw = draw.wrapping_mul(0x9e37_79b1).wrapping_add(0x7f4a_7c15);
     }
-    0
+    let answers = answers(flow, server, theirs);
+    if let Some((tail, seen)) = flows::find(&answers, hash_of(&answers)) {
+        if !flows::retire(tail, seen) {
+            return 0;
+        }
+        count_drop(EVICTED);
+    }
+    u32::from(theirs)
 }
 
-/// A new flow: the client's entry, with a port; 0: it found no place or no port. [`tell`] makes the
+/// A new flow: the client's entry, with a port; 0: it found no place or no port. [`put`] makes the
 /// other one.
 #[inline(always)]
 pub fn begin(flow: &Flow, server: &Server, new: &mut New) -> u32 {
@@ -86,16 +105,33 @@ fn put_answers(key: &Flow, new: &mut New, tail: *mut Tail) -> u32 {
     (flows::insert(key, new) == 1) as u32
 }
 
-/// The same of a flow that another director told of: whatever had its port here is older.
+/// The same of a flow that another director told of and whose client's entry is there. Who has its
+/// port here keeps it if he was heard of later.
 #[inline(always)]
 pub fn learn(flow: &Flow, server: &Server, new: &mut New) {
+    let Some((client, known)) = flows::find(flow, new.hash) else {
+        return;
+    };
     let answers = answers(flow, server, new.via.port);
     if let Some((tail, seen)) = flows::find(&answers, hash_of(&answers)) {
+        if is_of(tail, &seen, client) {
+            flows::change(tail, seen, new.word as u8, new.seen);
+            return;
+        }
+        let later = new.seen.wrapping_sub(seen_of(seen.word)) as i32 > 0;
+        if !later && !flows::expired(seen.word, new.now) {
+            flows::retire(client, known);
+            return;
+        }
         flows::retire(tail, seen);
     }
-    if let Some((tail, _)) = flows::find(flow, new.hash) {
-        put_answers(&answers, new, tail);
-    }
+    put_answers(&answers, new, client);
+}
+
+/// Whether these answers are of the flow whose client's entry is there.
+#[inline(always)]
+fn is_of(tail: *mut Tail, seen: &Seen, client: *mut Tail) -> bool {
+    flows::via(tail, seen).is_some_and(|via| via.addr == flows::place_of(client))
 }
 
 /// A packet of a known flow, from the client.
@@ -120,7 +156,7 @@ pub fn onward(
 
 /// A packet that both entries must know, of either side.
 #[inline(always)]
-pub fn tell(packet: &mut Packet, mark: u32, counts: bool) -> Verdict {
+pub fn tell(packet: &mut Packet, counts: bool) -> Verdict {
     let Some((tail, seen)) = flows::find(&key(packet), packet.hash) else {
         return Verdict::Pass;
     };
@@ -133,50 +169,65 @@ pub fn tell(packet: &mut Packet, mark: u32, counts: bool) -> Verdict {
     let state = states::next(packet, side, state_of(seen.word));
     (packet.chosen, packet.via, packet.answer) = (seen.server, via, u64::from(answer));
     if answer {
-        keep_client(packet, &via, clock);
+        keep_client(packet, &via, seen.server, clock);
         flows::touch(tail, seen, state, clock);
         if counts {
             return answers_with(packet, server, &via);
         }
         return Verdict::Go(PROGRAM_FULL);
     }
-    if keep_answers(packet, tail, &seen, via.port) == 0 {
+    let key = answers_to(packet, server, via.port);
+    let Some((there, other)) = flows::find(&key, hash_of(&key)) else {
+        return Verdict::Go(PROGRAM_PUT_FULL);
+    };
+    if !is_of(there, &other, tail) {
+        // Its port is another flow's by now.
         flows::retire(tail, seen);
         return Verdict::New;
     }
-    goes_on(packet, mark, tail, &seen, state, clock);
-    deliver(packet, seen.server, server, counts)
+    let theirs = states::next(packet, states::BOTH, state_of(other.word));
+    flows::touch(there, other, theirs, clock);
+    goes_on(packet, tail, &seen, state, clock);
+    Verdict::Go(PROGRAM_DELIVER)
 }
 
-/// Both entries live as long. One that had to give way comes back; 0: its port is another flow's by
-/// now.
+/// The answers' entry of a flow that has none: it is new, or the entry had to give way.
 #[inline(always)]
-fn keep_answers(packet: &Packet, tail: *mut Tail, seen: &Seen, port: u16) -> u32 {
-    let Some(server) = SERVERS.get(seen.server) else {
-        return 0;
+pub fn put(packet: &mut Packet) -> Verdict {
+    let Some((tail, seen)) = flows::find(&key(packet), packet.hash) else {
+        return Verdict::Pass;
     };
-    let (sport, clock) = (port_of(server, packet.dport), packet.clock);
-    let proto = u32::from(packet.proto);
-    let key = Flow { src: words(&server.addr), dst: packet.dst, sport, dport: port, proto };
-    let Some((there, other)) = flows::find(&key, hash_of(&key)) else {
-        let mut new = New {
-            hash: 0,
-            server: seen.server,
-            generation: seen.generation,
-            seen: clock,
-            now: clock,
-            tells: 0,
-            word: u32::from(states::next(packet, states::BOTH, state_of(seen.word))),
-            via: Via { addr: 0, port, pad: 0 },
-        };
-        return put_answers(&key, &mut new, tail);
+    let (Some(via), Some(server)) = (flows::via(tail, &seen), SERVERS.get(seen.server)) else {
+        return Verdict::Pass;
     };
-    let ours = flows::via(there, &other).is_some_and(|via| via.addr == flows::place_of(tail));
-    if ours {
-        let state = states::next(packet, states::BOTH, state_of(other.word));
-        flows::touch(there, other, state, clock);
+    let mut new = New {
+        hash: 0,
+        server: seen.server,
+        generation: seen.generation,
+        seen: packet.clock,
+        now: packet.clock,
+        tells: 0,
+        word: u32::from(state_of(seen.word)),
+        via,
+    };
+    let key = answers_to(packet, server, via.port);
+    if put_answers(&key, &mut new, tail) == 0 {
+        // A packet of the same flow on another processor may have put it there.
+        let found = flows::find(&key, hash_of(&key));
+        if !found.is_some_and(|(there, other)| is_of(there, &other, tail)) {
+            flows::retire(tail, seen);
+            return Verdict::New;
+        }
     }
-    ours as u32
+    (packet.chosen, packet.via, packet.answer) = (seen.server, via, 0);
+    Verdict::Go(PROGRAM_DELIVER)
+}
+
+/// Key of the answers to a client's packet.
+#[inline(always)]
+fn answers_to(packet: &Packet, server: &Server, port: u16) -> Flow {
+    let (sport, proto) = (port_of(server, packet.dport), u32::from(packet.proto));
+    Flow { src: words(&server.addr), dst: packet.dst, sport, dport: port, proto }
 }
 
 /// An answer of a server, or an error about a packet that the server was sent.
@@ -213,8 +264,8 @@ fn answers_with(packet: &Packet, server: &Server, via: &Via) -> Verdict {
 
 /// The state that counts (the client's entry has it) follows what the server says.
 #[inline(always)]
-fn keep_client(packet: &Packet, via: &Via, clock: u32) -> u32 {
-    let Some((tail, seen)) = flows::client_of(via.addr, via.port) else {
+fn keep_client(packet: &Packet, via: &Via, server: u32, clock: u32) -> u32 {
+    let Some((tail, seen)) = flows::client_of(via.addr, via.port, server) else {
         return 0;
     };
     let state = states::next(packet, states::ANSWER, state_of(seen.word));
@@ -233,11 +284,11 @@ pub fn ends(packet: &Packet, server: &Server) -> Option<Ends> {
             dport: port_of(server, packet.dport),
         });
     }
-    let (tail, seen) = flows::client_of(packet.via.addr, packet.via.port)?;
+    let (tail, seen) = flows::client_of(packet.via.addr, packet.via.port, packet.chosen)?;
     let flow = flows::key_of(tail, &seen)?;
     // The VIP is what the server answered to: another flow has the place otherwise.
     let same = flow.dst[0] ^ packet.dst[0] | flow.dst[3] ^ packet.dst[3];
-    (same == 0 && seen.server == packet.chosen).then_some(Ends {
+    (same == 0).then_some(Ends {
         src: flow.dst,
         dst: flow.src,
         sport: flow.dport,

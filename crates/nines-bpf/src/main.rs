@@ -171,14 +171,21 @@ pub fn nines_tc_too_big(ctx: TcContext) -> i32 {
 #[classifier]
 #[inline(always)]
 pub fn nines_tc_tell_full(ctx: TcContext) -> i32 {
-    tc_stage(&ctx, |packet| full::tell(packet, mark(&ctx), true))
+    tc_stage(&ctx, |packet| full::tell(packet, true))
+}
+
+/// The answers of a flow by full NAT have no entry.
+#[classifier]
+#[inline(always)]
+pub fn nines_tc_put_full(ctx: TcContext) -> i32 {
+    tc_stage(&ctx, |packet| full::put(packet))
 }
 
 /// Both entries of a flow by NAT.
 #[classifier]
 #[inline(always)]
 pub fn nines_tc_tell(ctx: TcContext) -> i32 {
-    tc_stage(&ctx, |packet| nat::tell(packet, mark(&ctx), true))
+    tc_stage(&ctx, |packet| nat::tell(packet, true))
 }
 
 /// An answer by NAT, after that.
@@ -366,6 +373,7 @@ fn xdp_stage(ctx: &XdpContext, stage: impl FnOnce(&mut Packet) -> Verdict) -> u3
     };
     match stage(packet) {
         Verdict::Go(program) => xdp_go_on(ctx, program),
+        Verdict::New if decide::has_marks() => xdp_action::XDP_PASS,
         Verdict::New => xdp_go_on(ctx, PROGRAM_NEW),
         Verdict::Drop(reason) => {
             maps::count_drop(reason);
@@ -406,14 +414,21 @@ pub fn nines_xdp_deliver(ctx: XdpContext) -> u32 {
 #[xdp]
 #[inline(always)]
 pub fn nines_xdp_tell_full(ctx: XdpContext) -> u32 {
-    xdp_stage(&ctx, |packet| full::tell(packet, 0, false))
+    xdp_stage(&ctx, |packet| full::tell(packet, false))
+}
+
+/// The answers of a flow by full NAT have no entry.
+#[xdp]
+#[inline(always)]
+pub fn nines_xdp_put_full(ctx: XdpContext) -> u32 {
+    xdp_stage(&ctx, |packet| full::put(packet))
 }
 
 /// Both entries of a flow by NAT.
 #[xdp]
 #[inline(always)]
 pub fn nines_xdp_tell(ctx: XdpContext) -> u32 {
-    xdp_stage(&ctx, |packet| nat::tell(packet, 0, false))
+    xdp_stage(&ctx, |packet| nat::tell(packet, false))
 }
 
 /// An answer by NAT, after that.

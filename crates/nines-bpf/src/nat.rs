@@ -177,7 +177,7 @@ fn count_answer(packet: &Packet, server: &Server, via: &Via) {
 
 /// A packet that both entries must know, of either side. Another program sends it.
 #[inline(always)]
-pub fn tell(packet: &mut Packet, mark: u32, counts: bool) -> Verdict {
+pub fn tell(packet: &mut Packet, counts: bool) -> Verdict {
     let Some((tail, seen)) = flows::find(&key(packet), packet.hash) else {
         return Verdict::Pass;
     };
@@ -203,7 +203,7 @@ pub fn tell(packet: &mut Packet, mark: u32, counts: bool) -> Verdict {
     };
     let state = states::next(packet, states::BOTH, state_of(seen.word));
     keep_other_half(packet, &seen, server, None, clock);
-    goes_on(packet, mark, tail, &seen, state, clock);
+    goes_on(packet, tail, &seen, state, clock);
     Verdict::Go(PROGRAM_DELIVER)
 }
 

@@ -21,7 +21,7 @@ pub struct Director {
     interface: Option<String>,
     /// It forwards; else it may be open, and empty.
     by_ipvs: bool,
-    /// It is wanted, and the kernel has none.
+    /// It is wanted, could hold the table, and does not: to be tried again.
     missing: bool,
     /// Why IPVS does not forward, or does not tell others, though the table asks for it.
     trouble: Option<Error>,
@@ -141,7 +141,7 @@ impl DataPlane for Director {
         match self.forward_by_ipvs(table) {
             // Nothing goes through it yet: the programs forward rather than nobody.
             Err(why) if !self.by_ipvs => {
-                self.missing = self.ipvs.is_none();
+                self.missing = ipvs::can_hold(table).is_ok();
                 self.forward_by_programs(table)?;
                 let what = format!("nines' own programs forward, not IPVS: {}", why.what);
                 self.trouble = Some(Error { what, ..why });
@@ -156,7 +156,7 @@ impl DataPlane for Director {
         if let Some(ipvs) = &mut self.ipvs {
             differences.extend(ipvs.observe()?);
         } else if self.missing && ipvs::is_there() {
-            differences.push("IPVS can be used now".into());
+            differences.push("IPVS does not forward yet".into());
         }
         Ok(differences)
     }

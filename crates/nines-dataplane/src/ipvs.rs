@@ -118,6 +118,11 @@ pub fn can_be() -> bool {
     is_there() || ["modules.dep", "modules.builtin"].iter().any(|l| lists(l).contains("/ip_vs.ko"))
 }
 
+/// Why a table is none that IPVS can hold, whatever the kernel.
+pub fn can_hold(table: &ForwardingTable) -> Result<()> {
+    words::state(table).map(drop)
+}
+
 impl IpvsPlane<Kernel> {
     /// Over the kernel of this network namespace; it loads the module if it can.
     pub fn open() -> Result<Self> {

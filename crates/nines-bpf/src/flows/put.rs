@@ -75,6 +75,18 @@ fn to_end(bucket: *mut Bucket, now: u32) -> usize {
     first_by(bucket, now, |_, silent, dead| silent & !dead).0
 }
 
+/// The way that the flow prefers, if nothing lives there; else `other`.
+#[inline(always)]
+fn wished(bucket: *mut Bucket, hash: u64, other: usize) -> usize {
+    let wish = preferred(hash);
+    let there = unsafe { core::ptr::read_volatile(&(*tail_of(way(bucket, wish))).word) };
+    if there & WORD_LIVE == 0 {
+        wish
+    } else {
+        other
+    }
+}
+
 /// What [`put`] says of a flow that is there already.
 const ALREADY: u32 = 2;
 
@@ -97,11 +109,6 @@ fn put(index: u32, key: &Flow, new: &New, force: u32) -> u32 {
         }
     }
     let (mut number, mut rank) = to_reuse(bucket, new.now, force);
-    let wish = preferred(new.hash);
-    let there = unsafe { core::ptr::read_volatile(&(*tail_of(way(bucket, wish))).word) };
-    if there & WORD_LIVE == 0 {
-        number = wish;
-    }
     // A flow has one place in a bucket: where it lay before, if it did, or a lookup would find the
     // ended one first.
     if let Some((before, word)) = in_bucket(bucket, tag_of(new.hash), key) {
@@ -112,6 +119,8 @@ fn put(index: u32, key: &Flow, new: &New, force: u32) -> u32 {
         }
         number = (before as usize - bucket as usize) / size_of::<Entry>();
         rank = FREE;
+    } else if rank == FREE {
+        number = wished(bucket, new.hash, number);
     }
     let entry = way(bucket, number);
     let tail = tail_of(entry);

@@ -21,8 +21,8 @@ use aya::{
 
 use nines_abi::{
     PROGRAM_CHANCE, PROGRAM_DELIVER, PROGRAM_ERROR, PROGRAM_FRAGMENT, PROGRAM_FULL, PROGRAM_KEEP,
-    PROGRAM_KEEP_FULL, PROGRAM_NEW, PROGRAM_REMEMBER, PROGRAM_REPLY, PROGRAM_TELL,
-    PROGRAM_TELL_FULL, PROGRAM_TOO_BIG, PROGRAM_WEIGH, XDP_OUT_MAX,
+    PROGRAM_KEEP_FULL, PROGRAM_NEW, PROGRAM_PUT_FULL, PROGRAM_REMEMBER, PROGRAM_REPLY,
+    PROGRAM_TELL, PROGRAM_TELL_FULL, PROGRAM_TOO_BIG, PROGRAM_WEIGH, XDP_OUT_MAX,
 };
 
 use crate::{Error, Result, address};
@@ -45,10 +45,11 @@ pub enum Hooks {
 }
 
 /// Programs at tc, and where the entry program finds those that go on for it.
-const CLASSIFIERS: [(&str, Option<u32>); 17] = [
+const CLASSIFIERS: [(&str, Option<u32>); 18] = [
     ("nines_tc_full", Some(PROGRAM_FULL)),
     ("nines_tc_reply", Some(PROGRAM_REPLY)),
     ("nines_tc_tell", Some(PROGRAM_TELL)),
+    ("nines_tc_put_full", Some(PROGRAM_PUT_FULL)),
     ("nines_tc_tell_full", Some(PROGRAM_TELL_FULL)),
     ("nines_tc_keep_full", Some(PROGRAM_KEEP_FULL)),
     ("nines_tc_fragment", Some(PROGRAM_FRAGMENT)),
@@ -65,10 +66,11 @@ const CLASSIFIERS: [(&str, Option<u32>); 17] = [
     ("nines_learn", None),
 ];
 
-const XDP: [(&str, Option<u32>); 12] = [
+const XDP: [(&str, Option<u32>); 13] = [
     ("nines_xdp_full", Some(PROGRAM_FULL)),
     ("nines_xdp_reply", Some(PROGRAM_REPLY)),
     ("nines_xdp_tell", Some(PROGRAM_TELL)),
+    ("nines_xdp_put_full", Some(PROGRAM_PUT_FULL)),
     ("nines_xdp_tell_full", Some(PROGRAM_TELL_FULL)),
     ("nines_xdp_keep_full", Some(PROGRAM_KEEP_FULL)),
     ("nines_xdp_chance", Some(PROGRAM_CHANCE)),

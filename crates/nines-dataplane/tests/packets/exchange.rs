@@ -250,3 +250,43 @@ fn flows_that_live_are_told_again_by_who_answers_only() {
     assert_eq!(flows(&gathered(|each| out.alive(100, each))), 0, "silent for longer");
     assert_eq!(b.tc(&[0; 64]).0, NEXT);
 }
+
+/// What lives is told again and again; what is told late ends nothing that lives.
+#[test]
+fn full_nat_is_told_again_and_again() {
+    let Some(mut b) = bench() else { return };
+    b.plane.apply(&services()).unwrap();
+    let (mut out, _) = b.plane.exchange().unwrap();
+    let [asked, seen] = asked_and_seen(&b, 300, SYN);
+    asked_and_seen(&b, 300, ACK);
+    let told = changed(&mut out).remove(0);
+    assert_eq!(told.flows.len(), 1);
+    std::thread::spawn(move || {
+        let Some(b) = elsewhere() else { return };
+        let (_, mut learner) = b.plane.exchange().unwrap();
+        let both_ways = |b: &Bench, what: &str| {
+            assert_eq!(asked_and_seen(b, 300, ACK)[1].src, seen.src, "{what}");
+            let answer = Frame { src: seen.dst, dst: seen.src, flags: ACK, ..asked.clone() };
+            let (verdict, sent) = b.tc(&answer.bytes());
+            assert_eq!((verdict, read(&sent)), (REDIRECT, (asked.dst, asked.src, 63)), "{what}");
+        };
+        for n in 0..4 {
+            learner.learn(&told).unwrap();
+            both_ways(&b, &format!("told {n} times"));
+            // Heard of later each time.
+            std::thread::sleep(Duration::from_millis(40));
+        }
+        // Another client's, of long ago, by the same port.
+        let mut late = told.clone();
+        late.flows[0].client.set_port(999);
+        late.flows[0].idle_ms = 30_000;
+        learner.learn(&late).unwrap();
+        both_ways(&b, "after a late word");
+        late.flows[0].idle_ms = 0;
+        std::thread::sleep(Duration::from_millis(40));
+        learner.learn(&late).unwrap();
+        assert_ne!(asked_and_seen(&b, 300, ACK)[1].src, seen.src, "another one has it by now");
+    })
+    .join()
+    .unwrap();
+}

@@ -69,7 +69,7 @@ fn the_first_packet_past_the_deadline_is_dropped() {
     b.guard.cover(&[(vip, false)]).unwrap();
     let frame = tcp("10.0.0.1:4000", "10.0.0.100:80", SYN).bytes();
     for round in 0..20 {
-        let deadline = boot_time().plus(Millis(30));
+        let deadline = boot_time().plus(Millis(100));
         b.guard.set(vip, deadline).unwrap();
         let (mut through, mut dropped) = (0, 0);
         while dropped < 5 {

@@ -85,6 +85,10 @@ fn daily_acts(net: &mut Net) {
         let told = net.fails("lb2", &["apply", &other], 2);
         assert!(told.contains("lb1 cannot forward by IPVS") && told.contains("modprobe"), "{told}");
     }
+    let full = CONFIG.replace("check = {", "forward = \"full-nat\"\ncheck = {");
+    let full = net.write("full.toml", &format!("{full}[forwarding]\ndataplane = \"ipvs\"\n"));
+    let told = net.fails("lb2", &["apply", &full], 2);
+    assert!(told.contains("cannot be reached by full-nat"), "{told}");
     assert_eq!(net.status("lb1")["revision"], 1, "nothing was applied");
     net.ok("lb2", &["apply", &file]);
     assert!(net.ok("wit1", &["plan", &file]).contains("Nothing changes"));

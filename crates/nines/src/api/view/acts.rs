@@ -1,6 +1,12 @@
 //! What an act or a config would do: refused, harmful, impossible, odd.
 
-use nines_core::{Node, state::State};
+use std::collections::BTreeSet;
+
+use nines_core::{
+    Node,
+    forwarding::{self, Known},
+    state::State,
+};
 use nines_model::{Backend, Role, ServerState, Spec, Time};
 
 use super::member_alive;
@@ -100,6 +106,11 @@ pub fn harm(node: &Node, now: Time, verb: &str, subjects: &[String]) -> Option<H
 pub fn impossible(state: &State, spec: &Spec) -> Vec<Failure> {
     let mut found = Vec::new();
     if spec.backend == Backend::Ipvs {
+        let table = forwarding::table(spec, &BTreeSet::new(), &Known::new(), &[], Vec::new());
+        if let Err(why) = nines_dataplane::ipvs::can_hold(&table) {
+            let next = why.next.clone().unwrap_or_default();
+            found.push(Failure::new(Kind::Usage, why.what, why.why).next(next));
+        }
         for director in spec.directors() {
             if state.facts.get(director).is_some_and(|f| f.no_ipvs) {
                 let what = format!("{director} cannot forward by IPVS");
