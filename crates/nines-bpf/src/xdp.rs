@@ -1,0 +1,214 @@
+//! The programs at XDP: those of `main.rs` once more, with XDP's return codes and its way of sending.
+
+use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+use nines_abi::{Packet, Server, Via, PROGRAM_DELIVER, PROGRAM_NEW};
+
+use crate::{
+    decide::{self, Verdict},
+    express, full, maps, nat, packet, tunnel,
+};
+
+/// The fast path. What it cannot do (an unresolved neighbour, a device that takes no frames from
+/// XDP) goes up to [`nines_tc_ingress`], which decides the same way because the flow is in the same
+/// table.
+#[xdp]
+#[inline(always)]
+pub fn nines_xdp(ctx: XdpContext) -> u32 {
+    let Some(packet) = packet::parse(ctx.data(), ctx.data_end()) else {
+        return xdp_action::XDP_PASS;
+    };
+    if !decide::xdp_takes(packet) {
+        return xdp_action::XDP_PASS;
+    }
+    match decide::ingress(packet, 0, false) {
+        Verdict::Drop(reason) => {
+            maps::count_drop(reason);
+            xdp_action::XDP_DROP
+        }
+        Verdict::Direct(slot, server) => {
+            xdp_count(slot, server, packet, express::direct(&ctx, packet, slot, server))
+        }
+        Verdict::Tunnel(slot, server) if express::is_ipip(packet, server) => {
+            xdp_count(slot, server, packet, express::ipip(&ctx, packet, slot, server))
+        }
+        Verdict::Tunnel(slot, _) => xdp_go_to(&ctx, packet, slot),
+        Verdict::Nat(slot, server) => {
+            xdp_count(slot, server, packet, express::nat(&ctx, packet, slot, server))
+        }
+        Verdict::Reply(server, via) => xdp_reply(&ctx, packet, server, &via),
+        Verdict::Go(program) => xdp_go_on(&ctx, program),
+        Verdict::New if decide::has_marks() => xdp_action::XDP_PASS,
+        Verdict::New => xdp_go_on(&ctx, PROGRAM_NEW),
+        _ => xdp_action::XDP_PASS,
+    }
+}
+
+/// Of no known flow.
+#[xdp]
+#[inline(always)]
+pub fn nines_xdp_new(ctx: XdpContext) -> u32 {
+    xdp_stage(&ctx, |packet| decide::new(packet, 0, false))
+}
+
+/// The scheduler weighs its servers.
+#[xdp]
+#[inline(always)]
+pub fn nines_xdp_weigh(ctx: XdpContext) -> u32 {
+    xdp_stage(&ctx, decide::weigh)
+}
+
+/// The scheduler remembers destinations.
+#[xdp]
+#[inline(always)]
+pub fn nines_xdp_remember(ctx: XdpContext) -> u32 {
+    xdp_stage(&ctx, decide::remember)
+}
+
+/// The scheduler draws lots.
+#[xdp]
+#[inline(always)]
+pub fn nines_xdp_chance(ctx: XdpContext) -> u32 {
+    xdp_stage(&ctx, decide::chance)
+}
+
+/// The flow becomes known.
+#[xdp]
+#[inline(always)]
+pub fn nines_xdp_keep(ctx: XdpContext) -> u32 {
+    xdp_stage(&ctx, |packet| decide::keep(packet))
+}
+
+/// The same by full NAT.
+#[xdp]
+#[inline(always)]
+pub fn nines_xdp_keep_full(ctx: XdpContext) -> u32 {
+    xdp_stage(&ctx, decide::keep_full)
+}
+
+#[inline(always)]
+fn xdp_stage(ctx: &XdpContext, stage: impl FnOnce(&mut Packet) -> Verdict) -> u32 {
+    let Some(packet) = packet::parsed() else {
+        return xdp_action::XDP_PASS;
+    };
+    match stage(packet) {
+        Verdict::Go(program) => xdp_go_on(ctx, program),
+        Verdict::New if decide::has_marks() => xdp_action::XDP_PASS,
+        Verdict::New => xdp_go_on(ctx, PROGRAM_NEW),
+        Verdict::Drop(reason) => {
+            maps::count_drop(reason);
+            xdp_action::XDP_DROP
+        }
+        _ => xdp_action::XDP_PASS,
+    }
+}
+
+/// To a server that is chosen.
+#[xdp]
+#[inline(always)]
+pub fn nines_xdp_deliver(ctx: XdpContext) -> u32 {
+    let Some(packet) = packet::parsed() else {
+        return xdp_action::XDP_PASS;
+    };
+    match decide::deliver_to(packet, packet.chosen, false) {
+        Verdict::Direct(slot, server) => {
+            xdp_count(slot, server, packet, express::direct(&ctx, packet, slot, server))
+        }
+        Verdict::Nat(slot, server) => {
+            xdp_count(slot, server, packet, express::nat(&ctx, packet, slot, server))
+        }
+        Verdict::Tunnel(slot, server) => {
+            let sent = if express::is_ipip(packet, server) {
+                express::ipip(&ctx, packet, slot, server)
+            } else {
+                tunnel::xdp(&ctx, packet, slot, server)
+            };
+            xdp_count(slot, server, packet, sent)
+        }
+        Verdict::Go(program) => xdp_go_on(&ctx, program),
+        _ => xdp_action::XDP_PASS,
+    }
+}
+
+/// Both entries of a flow by full NAT must know of the packet.
+#[xdp]
+#[inline(always)]
+pub fn nines_xdp_tell_full(ctx: XdpContext) -> u32 {
+    xdp_stage(&ctx, |packet| full::tell(packet, false))
+}
+
+/// The answers of a flow by full NAT have no entry.
+#[xdp]
+#[inline(always)]
+pub fn nines_xdp_put_full(ctx: XdpContext) -> u32 {
+    xdp_stage(&ctx, |packet| full::put(packet))
+}
+
+/// Both entries of a flow by NAT.
+#[xdp]
+#[inline(always)]
+pub fn nines_xdp_tell(ctx: XdpContext) -> u32 {
+    xdp_stage(&ctx, |packet| nat::tell(packet, false))
+}
+
+/// An answer by NAT, after that.
+#[xdp]
+#[inline(always)]
+pub fn nines_xdp_reply(ctx: XdpContext) -> u32 {
+    let Some(packet) = packet::parsed() else {
+        return xdp_action::XDP_PASS;
+    };
+    let Some(server) = maps::SERVERS.get(packet.chosen) else {
+        return xdp_action::XDP_PASS;
+    };
+    xdp_reply(&ctx, packet, server, &packet.via)
+}
+
+#[inline(always)]
+fn xdp_reply(ctx: &XdpContext, packet: &Packet, server: &Server, via: &Via) -> u32 {
+    let sent = express::reply(ctx, packet, server, via);
+    if sent != xdp_action::XDP_PASS {
+        maps::count(packet.chosen, server.service, packet.bytes, true);
+    }
+    sent
+}
+
+/// Full NAT, both ways.
+#[xdp]
+#[inline(always)]
+pub fn nines_xdp_full(ctx: XdpContext) -> u32 {
+    let Some(packet) = packet::parsed() else {
+        return xdp_action::XDP_PASS;
+    };
+    let Some(server) = maps::SERVERS.get(packet.chosen) else {
+        return xdp_action::XDP_PASS;
+    };
+    let Some(ends) = full::ends(packet, server) else {
+        return xdp_action::XDP_PASS;
+    };
+    let sent = express::full(&ctx, packet, server, &ends);
+    if sent != xdp_action::XDP_PASS {
+        maps::count(packet.chosen, server.service, packet.bytes, packet.answer != 0);
+    }
+    sent
+}
+
+/// Counts what XDP sent; what it passes on tc counts.
+#[inline(always)]
+fn xdp_count(slot: u32, server: &Server, packet: &Packet, sent: u32) -> u32 {
+    if sent != xdp_action::XDP_PASS {
+        maps::count(slot, server.service, packet.bytes, false);
+    }
+    sent
+}
+
+#[inline(always)]
+fn xdp_go_to(ctx: &XdpContext, packet: &mut Packet, slot: u32) -> u32 {
+    packet.chosen = slot;
+    xdp_go_on(ctx, PROGRAM_DELIVER)
+}
+
+#[inline(always)]
+fn xdp_go_on(ctx: &XdpContext, program: u32) -> u32 {
+    let _ = unsafe { maps::XDP_PROGRAMS.tail_call(ctx, program) };
+    xdp_action::XDP_PASS
+}
