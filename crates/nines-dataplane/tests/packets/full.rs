@@ -92,9 +92,22 @@ fn its_flows_are_counted_and_end_as_others() {
     assert_eq!(b.tc(&answer_to(&again, ACK).bytes()).0, NEXT);
 }
 
+/// Hundreds of thousands of packets are too many for a processor that is emulated; what they try
+/// is no kernel's.
+fn is_emulated() -> bool {
+    let emulated = std::env::var_os("NINES_IPVS").is_some();
+    if emulated {
+        eprintln!("SKIPPED: too many packets for the VM");
+    }
+    emulated
+}
+
 /// More flows than ports: those worth least give way, and no port is ever two flows'.
 #[test]
 fn each_flow_has_a_port_of_its_own() {
+    if is_emulated() {
+        return;
+    }
     let Some(mut b) = bench() else { return };
     b.plane.apply(&one(Proto::Udp, "10.0.0.100", "10.0.0.11:80")).unwrap();
     let mut owners: BTreeMap<(IpAddr, u16), Frame> = BTreeMap::new();
@@ -130,6 +143,9 @@ fn each_flow_has_a_port_of_its_own() {
 /// A flood of SYNs takes its own ports; who is established keeps his.
 #[test]
 fn a_flood_takes_no_port_of_an_established_flow() {
+    if is_emulated() {
+        return;
+    }
     let Some(mut b) = bench() else { return };
     b.plane.apply(&one(Proto::Tcp, "10.0.0.100", "10.0.0.11:80")).unwrap();
     let real: Vec<(Frame, Frame)> = (0..500u32)
@@ -157,6 +173,9 @@ fn a_flood_takes_no_port_of_an_established_flow() {
 /// name.
 #[test]
 fn a_flow_whose_port_went_to_another_begins_anew() {
+    if is_emulated() {
+        return;
+    }
     let Some(mut b) = bench() else { return };
     let mut both = one(Proto::Udp, "10.0.0.100", "10.0.0.11:80");
     let others = [("10.0.0.12:81", Forward::Dr)];
