@@ -12,10 +12,9 @@ use nines_abi::{
 use crate::{
     decide::{deliver, goes_on, key, words, Verdict},
     flows::{self, New, Seen},
-    fragments,
-    maps::{count, count_drop, SERVERS},
-    nat::{matters, port_of},
-    packet::ERROR,
+    maps::{count_drop, SERVERS},
+    nat::{count_answer, matters, port_of},
+    packet::{halves_of, ERROR},
     states,
 };
 
@@ -35,11 +34,17 @@ pub fn is(server: &Server) -> bool {
     server.forward == FORWARD_FULL_NAT
 }
 
-/// Key of the answers to a flow that has this port.
+/// Key of the answers to a flow that asks for `dst` and `dport` and has this port.
 #[inline(always)]
-fn answers(flow: &Flow, server: &Server, port: u16) -> Flow {
-    let sport = port_of(server, flow.dport);
-    Flow { src: words(&server.addr), dst: flow.dst, sport, dport: port, proto: flow.proto }
+fn answers(server: &Server, dst: [u32; 4], dport: u16, proto: u32, port: u16) -> Flow {
+    let sport = port_of(server, dport);
+    Flow { src: words(&server.addr), dst, sport, dport: port, proto }
+}
+
+/// The same by its own key.
+#[inline(always)]
+fn answers_of(flow: &Flow, server: &Server, port: u16) -> Flow {
+    answers(server, flow.dst, flow.dport, flow.proto, port)
 }
 
 /// How much the flow that has these answers is worth less than others: not established, or no
@@ -66,7 +71,7 @@ fn free_port(flow: &Flow, server: &Server, hash: u64, clock: u32) -> u32 {
     let (mut least, mut theirs) = (0, 0);
     for _ in 0..TRIES {
         let port = (u32::from(FULL_NAT_PORTS) + draw % PORTS) as u16;
-        let worth = in_the_way(&answers(flow, server, port.to_be()), clock);
+        let worth = in_the_way(&answers_of(flow, server, port.to_be()), clock);
         if worth == 0 {
             return u32::from(port.to_be());
         }
@@ -75,7 +80,7 @@ fn free_port(flow: &Flow, server: &Server, hash: u64, clock: u32) -> u32 {
         }
         draw = draw.wrapping_mul(0x9e37_79b1).wrapping_add(0x7f4a_7c15);
     }
-    let answers = answers(flow, server, theirs);
+    let answers = answers_of(flow, server, theirs);
     if let Some((tail, seen)) = flows::find(&answers, hash_of(&answers)) {
         if !flows::retire(tail, seen) {
             return 0;
@@ -112,7 +117,7 @@ pub fn learn(flow: &Flow, server: &Server, new: &mut New) {
     let Some((client, known)) = flows::find(flow, new.hash) else {
         return;
     };
-    let answers = answers(flow, server, new.via.port);
+    let answers = answers_of(flow, server, new.via.port);
     if let Some((tail, seen)) = flows::find(&answers, hash_of(&answers)) {
         if is_of(tail, &seen, client) {
             flows::change(tail, seen, new.word as u8, new.seen);
@@ -172,7 +177,7 @@ pub fn tell(packet: &mut Packet, counts: bool) -> Verdict {
         keep_client(packet, &via, seen.server, clock);
         flows::touch(tail, seen, state, clock);
         if counts {
-            return answers_with(packet, server, &via);
+            count_answer(packet, server, &via);
         }
         return Verdict::Go(PROGRAM_FULL);
     }
@@ -223,11 +228,10 @@ pub fn put(packet: &mut Packet) -> Verdict {
     Verdict::Go(PROGRAM_DELIVER)
 }
 
-/// Key of the answers to a client's packet.
+/// The same by a packet of its client.
 #[inline(always)]
 fn answers_to(packet: &Packet, server: &Server, port: u16) -> Flow {
-    let (sport, proto) = (port_of(server, packet.dport), u32::from(packet.proto));
-    Flow { src: words(&server.addr), dst: packet.dst, sport, dport: port, proto }
+    answers(server, packet.dst, packet.dport, u32::from(packet.proto), port)
 }
 
 /// An answer of a server, or an error about a packet that the server was sent.
@@ -249,28 +253,19 @@ pub fn answer(packet: &mut Packet, tail: *mut Tail, seen: &Seen, counts: bool) -
             return Verdict::Go(PROGRAM_TELL_FULL);
         }
         if counts {
-            return answers_with(packet, server, &via);
+            count_answer(packet, server, &via);
         }
     }
     Verdict::Go(PROGRAM_FULL)
 }
 
-#[inline(always)]
-fn answers_with(packet: &Packet, server: &Server, via: &Via) -> Verdict {
-    count(packet.chosen, server.service, packet.bytes, true);
-    fragments::note(packet, packet.chosen, server.generation, Some(via));
-    Verdict::Go(PROGRAM_FULL)
-}
-
 /// The state that counts (the client's entry has it) follows what the server says.
 #[inline(always)]
-fn keep_client(packet: &Packet, via: &Via, server: u32, clock: u32) -> u32 {
-    let Some((tail, seen)) = flows::client_of(via.addr, via.port, server) else {
-        return 0;
-    };
-    let state = states::next(packet, states::ANSWER, state_of(seen.word));
-    flows::touch(tail, seen, state, clock);
-    1
+fn keep_client(packet: &Packet, via: &Via, server: u32, clock: u32) {
+    if let Some((tail, seen)) = flows::client_of(via.addr, via.port, server) {
+        let state = states::next(packet, states::ANSWER, state_of(seen.word));
+        flows::touch(tail, seen, state, clock);
+    }
 }
 
 /// What the packet gets; `None`: its flow has just ended.
@@ -287,8 +282,9 @@ pub fn ends(packet: &Packet, server: &Server) -> Option<Ends> {
     let (tail, seen) = flows::client_of(packet.via.addr, packet.via.port, packet.chosen)?;
     let flow = flows::key_of(tail, &seen)?;
     // The VIP is what the server answered to: another flow has the place otherwise.
-    let same = flow.dst[0] ^ packet.dst[0] | flow.dst[3] ^ packet.dst[3];
-    (same == 0).then_some(Ends {
+    let (asked, came) = (halves_of(&flow.dst), halves_of(&packet.dst));
+    let differs = asked[0] ^ came[0] | asked[1] ^ came[1];
+    (differs == 0).then_some(Ends {
         src: flow.dst,
         dst: flow.src,
         sport: flow.dport,

@@ -169,8 +169,9 @@ pub fn reply(packet: &mut Packet, tail: *mut Tail, seen: &Seen, now: u64, counts
     Verdict::Reply(server, via)
 }
 
+/// An answer, and where its fragments go.
 #[inline(always)]
-fn count_answer(packet: &Packet, server: &Server, via: &Via) {
+pub fn count_answer(packet: &Packet, server: &Server, via: &Via) {
     count(packet.chosen, server.service, packet.bytes, true);
     fragments::note(packet, packet.chosen, server.generation, Some(via));
 }

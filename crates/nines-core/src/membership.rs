@@ -56,6 +56,11 @@ impl Membership {
         true
     }
 
+    /// Everybody who was ever heard.
+    pub fn ever_heard(&self) -> impl Iterator<Item = u64> {
+        self.peers.keys().copied()
+    }
+
     /// Whether a beat that renews nothing should be answered: five times a second, for the round
     /// trip. Renewals are always answered.
     pub fn owes_answer(&mut self, now: Time, from: u64) -> bool {

@@ -27,8 +27,10 @@ impl Node {
         let mut ids: Vec<u64> = self.state.members.keys().copied().collect();
         // A node that joins gets the log before it is in it.
         ids.extend(self.consensus.learners());
+        // Before it has the log: those it joined by, and who speaks to it, perhaps to lead it.
         if self.state.members.is_empty() {
             ids.extend(&self.config.seeds);
+            ids.extend(self.membership.ever_heard());
         }
         ids.sort_unstable();
         ids.dedup();

@@ -226,15 +226,27 @@ impl CoreThread {
         let mut buffer = [0; 2_048];
         // Bounded, so that a flood cannot keep the thread from its deadlines.
         for _ in 0..256 {
-            let Ok((length, _)) = self.sockets[link].recv_from(&mut buffer) else { return };
+            let Ok((length, sender)) = self.sockets[link].recv_from(&mut buffer) else { return };
             let now = boot_time();
-            if let Opened::Frame(from, bytes) = self.seals.open(now, &buffer[..length])
-                && !bytes.is_empty()
-            {
-                self.node.handle(now, Event::Frame { from, link, bytes });
-                self.carry_out();
+            match self.seals.open(now, &buffer[..length]) {
+                Opened::Frame(from, bytes) if !bytes.is_empty() => {
+                    self.node.handle(now, Event::Frame { from, link, bytes });
+                    self.carry_out();
+                }
+                Opened::Greeting(from) if !self.is_known(from) => {
+                    // Who joined after this node, which has not got the log yet: perhaps the
+                    // leader, from whom it comes.
+                    self.peers.insert(from, vec![sender]);
+                    self.send(from, &[]);
+                }
+                _ => {}
             }
         }
+    }
+
+    /// Whether a member's addresses are known from the log, or from when this node joined.
+    fn is_known(&self, id: u64) -> bool {
+        self.node.state().members.contains_key(&id) || self.node.config().seeds.contains(&id)
     }
 
     fn carry_out(&mut self) {

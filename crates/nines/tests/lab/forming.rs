@@ -178,6 +178,27 @@ fn a_full_disk_under_the_log_is_told_and_loses_nothing() {
     assert_eq!(net.status("lb1")["votes"], 1);
 }
 
+/// Whoever leads when a node first starts: also a node that joined after it.
+#[test]
+fn a_node_that_starts_late_gets_the_log_from_who_joined_later() {
+    if !can_run() {
+        return;
+    }
+    let mut net = hosts();
+    let said = net.ok("lb1", &["init", "shop", "--node", "lb1"]);
+    net.start("lb1");
+    let words = join_words(&said);
+    net.ok("lb2", &["join", &words[0], &words[1], "--node", "lb2"]);
+    net.ok("wit1", &["join", &words[0], &words[1], "--node", "wit1", "--witness"]);
+    net.start("wit1");
+    let file = net.write("cluster.toml", &CONFIG.replace("every = \"100ms\"", "every = \"1s\""));
+    net.ok("lb1", &["apply", &file]);
+    net.until("the witness leads, for lb1 holds the VIP", |n| n.status("lb1")["leader"] == "wit1");
+    net.start("lb2");
+    net.until("it gets the log, and a vote", |n| n.status("wit1")["voters"] == 3);
+    net.until("it has all of it", |n| n.status("lb2")["revision"] == n.status("wit1")["revision"]);
+}
+
 /// Whatever ended the agent: when it starts it makes the room that the config asks for.
 #[test]
 fn a_start_makes_the_room_that_the_newest_config_asks_for() {
