@@ -6,17 +6,21 @@
 //! of the pin path, so a binary never opens maps that another layout wrote.
 #![no_std]
 
+mod clients;
 mod flows;
 mod packet;
 mod schedulers;
+mod services;
 
+pub use clients::*;
 pub use flows::*;
 pub use packet::*;
 pub use schedulers::*;
+pub use services::*;
 
 /// Version of everything in this crate, of [`hash_of`] and of the tables that its values are places
 /// in. Raise it with any change of layout or meaning.
-pub const ABI: u32 = 8;
+pub const ABI: u32 = 9;
 
 /// An address as IPv6; IPv4 is mapped (`::ffff:a.b.c.d`, RFC 4291 section 2.5.5.2).
 pub type Addr = [u8; 16];
@@ -86,39 +90,14 @@ pub const PROGRAM_TELL: u32 = 12;
 pub const PROGRAM_REPLY: u32 = 13;
 /// Flows by full NAT whose answers have no entry.
 pub const PROGRAM_PUT_FULL: u32 = 14;
+/// New flows of services that do not let everybody begin as many as he likes.
+pub const PROGRAM_ADMIT: u32 = 15;
+/// SYNs that are answered by a cookie, and what comes of it.
+pub const PROGRAM_COOKIE: u32 = 16;
+/// Datagrams that may name their server.
+pub const PROGRAM_QUIC: u32 = 17;
 /// Room for them.
-pub const PROGRAMS_MAX: u32 = 15;
-
-/// [`Service::flags`]: sh and mh take another server where theirs takes no new flow.
-pub const SERVICE_FALLBACK: u32 = 1;
-/// sh and mh hash the client's port too.
-pub const SERVICE_PORT: u32 = 2;
-/// Every datagram is scheduled by itself (UDP).
-pub const SERVICE_ONE_PACKET: u32 = 4;
-/// Persistence engine sip was asked for; for listings.
-pub const SERVICE_SIP: u32 = 8;
-/// This id is in use.
-pub const SERVICE_LIVE: u32 = 16;
-/// Not every client may begin a flow: map `SOURCES` says.
-pub const SERVICE_SOURCES: u32 = 32;
-
-/// Data of a key of map `SOURCES`, a trie of prefixes: 32 bits of service come before those of the
-/// client's address. The value is [`SOURCE_ALLOWED`] or [`SOURCE_DENIED`].
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct SourceKey {
-    /// Id of the service.
-    pub service: u32,
-    /// The client.
-    pub addr: Addr,
-}
-
-/// Such clients may begin flows.
-pub const SOURCE_ALLOWED: u32 = 1;
-/// They may not.
-pub const SOURCE_DENIED: u32 = 2;
-/// Prefixes of all services.
-pub const SOURCES_MAX: u32 = 1 << 16;
+pub const PROGRAMS_MAX: u32 = 18;
 
 /// [`Server::forward`]: direct routing, the packet keeps its addresses.
 pub const FORWARD_DR: u8 = 0;
@@ -167,6 +146,8 @@ pub const PLACE_USED: u32 = 4;
 pub const SETTING_NAT: u32 = 1;
 /// At least one service goes by the packet's mark.
 pub const SETTING_MARKS: u32 = 2;
+/// At least one has many addresses or a range of ports: map `SPREAD`.
+pub const SETTING_SPREAD: u32 = 4;
 
 /// Entry of array `GUARD_TABLE`, an open-addressed table ([`place_of`]): until when this node may
 /// answer for an address.
@@ -210,68 +191,6 @@ pub const fn place_of(halves: [u64; 2]) -> u32 {
 #[inline(always)]
 pub const fn halves(words: [u32; 4]) -> [u64; 2] {
     [words[0] as u64 | (words[1] as u64) << 32, words[2] as u64 | (words[3] as u64) << 32]
-}
-
-/// [`ServiceKey::kind`]: address, protocol and port, or 0 for every port that has no service.
-pub const KEY_ADDRESS: u8 = 0;
-/// The packet's mark, in the last four bytes of `addr`, big-endian; IPv4 packets.
-pub const KEY_MARK_V4: u8 = 1;
-/// The same for IPv6 packets.
-pub const KEY_MARK_V6: u8 = 2;
-
-/// Key of map `SERVICE_KEYS`, value: id of the service.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ServiceKey {
-    /// The VIP.
-    pub addr: Addr,
-    /// Network byte order.
-    pub port: u16,
-    /// IP protocol number: 6, 17 or 132; 0 with a mark.
-    pub proto: u8,
-    /// `KEY_*`.
-    pub kind: u8,
-}
-
-/// Value of array `SERVICES`, indexed by id. The first word switches the service to another pick
-/// table.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Service {
-    /// First entry in `PICKS` in the upper half, number of entries in the lower; 0 entries mean
-    /// that no server takes a new flow.
-    pub table: u64,
-    /// `SCHED_*`.
-    pub scheduler: u32,
-    /// `SERVICE_*`.
-    pub flags: u32,
-    /// A client's new flows go where its last one went, for so long after it, in the units of
-    /// [`seen_of`]; 0: they do not.
-    pub persist: u32,
-    /// The same in seconds, for listings.
-    pub persist_seconds: u32,
-    /// Which bits of a client's address tell it from others, as on the wire.
-    pub mask: [u32; 4],
-    /// What packets are its.
-    pub key: ServiceKey,
-    /// Its place in listings that keep the order of creation.
-    pub order: u32,
-}
-
-impl Service {
-    /// First entry in `PICKS`.
-    #[must_use]
-    #[inline(always)]
-    pub const fn table_base(&self) -> u32 {
-        (self.table >> 32) as u32
-    }
-
-    /// Number of entries.
-    #[must_use]
-    #[inline(always)]
-    pub const fn table_len(&self) -> u32 {
-        self.table as u32
-    }
 }
 
 /// Key of map `TEMPLATES`: a client of a service with persistence. Of map `LOCALITIES`: a
@@ -392,6 +311,8 @@ pub struct Settings {
     pub pad: u32,
     /// Idle limits by state, in the units of [`seen_of`]; the last four are zero.
     pub idle: [u32; 16],
+    /// Key of cookies.
+    pub secret: [u64; 2],
 }
 
 /// Indices of the per-CPU map `DROPS`, values `u64` packets.
@@ -414,8 +335,14 @@ pub const DROP_TOO_BIG: u32 = 7;
 pub const DROP_DENIED: u32 = 8;
 /// Every port tried for a flow by full NAT belongs to another flow.
 pub const DROP_NO_PORT: u32 = 9;
+/// The client begins more flows than it may.
+pub const DROP_RATE: u32 = 10;
+/// A SYN that was answered by a cookie.
+pub const DROP_CHALLENGED: u32 = 11;
+/// What came of it: the client gets what is sent to it, and tries again.
+pub const DROP_PROVEN: u32 = 12;
 /// Count of `DROP_*`.
-pub const DROPS: u32 = 10;
+pub const DROPS: u32 = 13;
 /// What `DROP_*` count, in the words of the counters.
 pub const DROP_NAMES: [&str; DROPS as usize] = [
     "guard",
@@ -428,10 +355,13 @@ pub const DROP_NAMES: [&str; DROPS as usize] = [
     "too-big",
     "denied",
     "no-port",
+    "rate",
+    "challenged",
+    "proven",
 ];
 
 const _: () = {
-    assert!(core::mem::size_of::<Packet>() == 152);
+    assert!(core::mem::size_of::<Packet>() == 160);
     assert!(core::mem::size_of::<SourceKey>() == 20);
     assert!(core::mem::size_of::<Guard>() == 32);
     assert!(core::mem::offset_of!(Packet, src) == 8 && core::mem::offset_of!(Packet, dst) == 24);
@@ -439,14 +369,16 @@ const _: () = {
     assert!(core::mem::size_of::<Fragment>() == 24);
     assert!(core::mem::size_of::<Hop>() == 32);
     assert!(core::mem::size_of::<ServiceKey>() == 20);
+    assert!(core::mem::size_of::<SpreadKey>() == 24);
+    assert!(core::mem::size_of::<QuicKey>() == 16);
     assert!(core::mem::size_of::<Place>() == 24);
-    assert!(core::mem::size_of::<Service>() == 64);
+    assert!(core::mem::size_of::<Service>() == 112);
     assert!(core::mem::size_of::<Server>() == 128);
     assert!(core::mem::size_of::<Locality>() == 72);
     assert!(core::mem::size_of::<TemplateKey>() == 24);
     assert!(core::mem::size_of::<Template>() == 16);
     assert!(core::mem::size_of::<Stats>() == 40);
-    assert!(core::mem::size_of::<Settings>() == 72);
+    assert!(core::mem::size_of::<Settings>() == 88);
 };
 
 /// IPv4 address as a mapped [`Addr`].

@@ -58,7 +58,14 @@ pub struct Packet {
     pub fragment: u32,
     /// What its fragments have in common.
     pub id: u32,
+    /// Of no known flow: 0, then [`ASKED`] or [`NAMED`].
+    pub asked: u64,
 }
+
+/// [`Packet::asked`]: its client may begin the flow.
+pub const ASKED: u64 = 1;
+/// And it names its server.
+pub const NAMED: u64 = 2;
 
 /// A reading of the clock.
 #[repr(C)]

@@ -4,25 +4,22 @@
 //! Order for a packet to a VIP: guard deadline, flow table, schedule. The guard comes first, so a
 //! director whose lease ran out is silent also for flows it knows.
 
-use aya_ebpf::maps::lpm_trie::Key;
 use nines_abi::{
-    clock_of, halves, state_of, Addr, Flow, Packet, Server, ServiceKey, SourceKey, Tail, Via,
-    DROP_DENIED, DROP_GUARD, DROP_NO_PORT, DROP_NO_ROUTE, DROP_NO_SERVER, FORWARD_DR,
-    FORWARD_FULL_NAT, FORWARD_IPIP, FORWARD_LOCAL, FORWARD_NAT, KEY_ADDRESS, KEY_MARK_V4,
-    KEY_MARK_V6, PLACE_SERVER, PLACE_VIP, PROGRAM_CHANCE, PROGRAM_DELIVER, PROGRAM_FULL,
-    PROGRAM_KEEP, PROGRAM_KEEP_FULL, PROGRAM_PUT_FULL, PROGRAM_REMEMBER, PROGRAM_TELL,
-    PROGRAM_WEIGH, SCHED_LBLC, SCHED_LBLCR, SCHED_LC, SCHED_TWOS, SERVER_DOWN, SERVER_UP,
-    SERVICE_LIVE, SERVICE_ONE_PACKET, SERVICE_SOURCES, SETTING_MARKS, SOURCE_DENIED,
-    STATE_FIN_WAIT, STATE_SYN_ACK, STATE_TIME_WAIT, UNPLACED, WORD_FULL, WORD_REPLY,
+    clock_of, halves, state_of, Addr, Flow, Packet, Server, Tail, Via, DROP_DENIED, DROP_GUARD,
+    DROP_NO_PORT, DROP_NO_ROUTE, DROP_NO_SERVER, FORWARD_DR, FORWARD_FULL_NAT, FORWARD_IPIP,
+    FORWARD_LOCAL, FORWARD_NAT, NAMED, PLACE_SERVER, PLACE_VIP, PROGRAM_ADMIT, PROGRAM_CHANCE,
+    PROGRAM_DELIVER, PROGRAM_FULL, PROGRAM_KEEP, PROGRAM_KEEP_FULL, PROGRAM_PUT_FULL,
+    PROGRAM_REMEMBER, PROGRAM_TELL, PROGRAM_WEIGH, SCHED_LBLC, SCHED_LBLCR, SCHED_LC, SCHED_TWOS,
+    SERVER_DOWN, SERVER_UP, SERVICE_ONE_PACKET, SERVICE_SOURCES, STATE_FIN_WAIT, STATE_SYN_ACK,
+    STATE_TIME_WAIT, UNPLACED, WORD_FULL, WORD_REPLY,
 };
 
 use crate::{
+    admit::{is_denied, ASKS},
     clock,
     flows::{self, New, Seen},
     fragments, full,
-    maps::{
-        count, count_connection, count_drop, SERVERS, SERVICES, SERVICE_KEYS, SETTINGS, SOURCES,
-    },
+    maps::{count, count_connection, count_drop, SERVERS, SERVICES},
     memory,
     nat::{self, matters, remember_reply, reply},
     packet::{
@@ -30,6 +27,7 @@ use crate::{
     },
     places,
     schedule::{self, Of},
+    services::{has_marks, service_of},
     states,
 };
 
@@ -104,6 +102,7 @@ pub fn ingress(packet: &mut Packet, mark: u32, counts: bool) -> Verdict {
         }
         flows::retire(tail, seen);
     }
+    packet.asked = 0;
     Verdict::New
 }
 
@@ -138,6 +137,9 @@ pub fn new(packet: &mut Packet, mark: u32, at_tc: bool) -> Verdict {
         return Verdict::Pass;
     }
     packet.service = of.id;
+    if of.service.flags & ASKS != 0 && packet.asked == 0 {
+        return Verdict::Go(PROGRAM_ADMIT);
+    }
     if let Some((slot, _)) = memory::held(packet, of, packet.clock) {
         packet.chosen = slot;
         return Verdict::Go(PROGRAM_KEEP);
@@ -151,13 +153,6 @@ pub fn new(packet: &mut Packet, mark: u32, at_tc: bool) -> Verdict {
         });
     }
     take(packet, schedule::by_turn_or_hash(packet, of, packet.hash, begins(packet)))
-}
-
-/// Whether this client may not begin flows of this service; who is not named may.
-#[inline(always)]
-fn is_denied(packet: &Packet, service: u32) -> bool {
-    let key = Key::new(32 + 128, SourceKey { service, addr: bytes(packet.src) });
-    SOURCES.get(key).is_some_and(|said| *said == SOURCE_DENIED)
 }
 
 /// The schedulers that weigh what servers carry.
@@ -202,7 +197,7 @@ fn take(packet: &mut Packet, slot: u32) -> Verdict {
 /// Whether a packet of no known flow begins one; else it comes in the middle of one that this
 /// director does not know.
 #[inline(always)]
-fn begins(packet: &Packet) -> bool {
+pub fn begins(packet: &Packet) -> bool {
     opens(packet) || packet.proto == UDP
 }
 
@@ -268,45 +263,6 @@ pub fn goes_on(packet: &Packet, tail: *mut Tail, seen: &Seen, state: u8, clock: 
     flows::touch(tail, *seen, state, clock);
 }
 
-/// Whether services go by marks, which XDP does not see.
-#[inline(always)]
-pub fn has_marks() -> bool {
-    SETTINGS.get(0).is_some_and(|s| s.flags & SETTING_MARKS != 0)
-}
-
-/// The service of a packet: by its mark, by address and port, by address alone (IPVS's order).
-#[inline(never)]
-fn find_service(packet: &Packet, mark: u32) -> u32 {
-    if mark != 0 {
-        let mut key = ServiceKey { addr: [0; 16], port: 0, proto: 0, kind: KEY_MARK_V4 };
-        if packet.v6 != 0 {
-            key.kind = KEY_MARK_V6;
-        }
-        key.addr = bytes([0, 0, 0, mark.to_be()]);
-        if let Some(id) = unsafe { SERVICE_KEYS.get(&key) } {
-            return *id;
-        }
-    }
-    let mut key = ServiceKey {
-        addr: bytes(packet.dst),
-        port: packet.dport,
-        proto: packet.proto,
-        kind: KEY_ADDRESS,
-    };
-    if let Some(id) = unsafe { SERVICE_KEYS.get(&key) } {
-        return *id;
-    }
-    key.port = 0;
-    unsafe { SERVICE_KEYS.get(&key) }.map_or(u32::MAX, |id| *id)
-}
-
-#[inline(always)]
-fn service_of(packet: &Packet, mark: u32) -> Option<Of> {
-    let id = find_service(packet, mark);
-    let service = SERVICES.get(id)?;
-    (service.flags & SERVICE_LIVE != 0).then_some(Of { id, service })
-}
-
 /// A packet that goes out: speaks it for a silent address?
 #[inline(always)]
 pub fn egress(packet: &Packet) -> Verdict {
@@ -370,7 +326,7 @@ fn direction(server: &Server) -> usize {
 }
 
 #[inline(always)]
-fn opens(packet: &Packet) -> bool {
+pub fn opens(packet: &Packet) -> bool {
     packet.kind == TRANSPORT && packet.proto != UDP && packet.flags & (SYN | ACK | RST) == SYN
 }
 
@@ -404,7 +360,8 @@ pub fn keep(packet: &Packet) -> Verdict {
     // A table that was replaced this instant may be written again: never leave the service.
     // Between two updates of the table a server may already be drained; the table, which follows
     // in microseconds, still names it: no new flow goes there.
-    if server.service != of.id || (server.state != SERVER_UP && begins(packet)) {
+    let takes = server.state == SERVER_UP || packet.asked == NAMED;
+    if server.service != of.id || (!takes && begins(packet)) {
         return Verdict::Drop(DROP_NO_SERVER);
     }
     if full::is(server) {

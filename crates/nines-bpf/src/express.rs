@@ -24,7 +24,7 @@ use crate::{
 const PASS: u32 = xdp_action::XDP_PASS;
 /// Transport headers that begin later go up to tc: a place that varies more the verifier does not
 /// admit.
-const L4_MAX: u32 = 127;
+pub const L4_MAX: u32 = 127;
 
 /// The way to the server in this slot, from `src`: as found a moment ago, or looked up now. `None`:
 /// there is none for XDP.
@@ -174,13 +174,13 @@ pub fn full(ctx: &XdpContext, packet: &Packet, server: &Server, ends: &Ends) -> 
 
 /// A checksum that follows by difference (RFC 1624): `by` is what was added to the words it covers.
 #[inline(always)]
-fn follow(sum: *mut u16, by: u64) -> u16 {
+pub fn follow(sum: *mut u16, by: u64) -> u16 {
     unsafe { fold(u64::from(!*sum) + by) }
 }
 
 /// What replacing `old` by `new` adds, in words of 16 bits that are not folded.
 #[inline(always)]
-fn difference(old: u32, new: u32) -> u64 {
+pub fn difference(old: u32, new: u32) -> u64 {
     u64::from(!old) + u64::from(new)
 }
 

@@ -12,8 +12,10 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod admit;
 mod atomic;
 mod clock;
+mod cookie;
 mod decide;
 mod errors;
 mod express;
@@ -26,8 +28,10 @@ mod memory;
 mod nat;
 mod packet;
 mod places;
+mod quic;
 mod rewrite;
 mod schedule;
+mod services;
 mod states;
 mod tunnel;
 mod unwrap;
@@ -69,6 +73,36 @@ pub fn nines_tc_ingress(ctx: TcContext) -> i32 {
 #[inline(always)]
 pub fn nines_tc_new(ctx: TcContext) -> i32 {
     tc_stage(&ctx, |packet| decide::new(packet, mark(&ctx), true))
+}
+
+/// Its service does not let everybody begin as many as he likes.
+#[classifier]
+#[inline(always)]
+pub fn nines_tc_admit(ctx: TcContext) -> i32 {
+    tc_stage(&ctx, admit::admit)
+}
+
+/// The client is asked for a cookie, or shows one.
+#[classifier]
+#[inline(always)]
+pub fn nines_tc_cookie(ctx: TcContext) -> i32 {
+    let Some(packet) = packet::parsed() else {
+        return NEXT;
+    };
+    match cookie::tc(&ctx, packet) {
+        Ok(act) => act,
+        Err(verdict) => tc_stage(&ctx, |_| verdict),
+    }
+}
+
+/// The datagram may name its server.
+#[classifier]
+#[inline(always)]
+pub fn nines_tc_quic(ctx: TcContext) -> i32 {
+    tc_stage(&ctx, |packet| match ctx.skb.load(quic::payload(packet) as usize) {
+        Ok(payload) => quic::route(packet, &payload),
+        Err(_) => Verdict::Go(PROGRAM_NEW),
+    })
 }
 
 /// The scheduler weighs its servers.

@@ -7,11 +7,12 @@ use aya_ebpf::{
     maps::{lpm_trie::LpmTrie, Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 use nines_abi::{
-    Addr, Bucket, Entry, Fragment, FragmentKey, Guard, Hop, Load, Locality, Packet, Place, Server,
-    Service, ServiceKey, Settings, SourceKey, Stats, Template, TemplateKey, BELLS_BYTES, BUCKETS,
-    DROPS, FRAGMENTS_MAX, GUARDS, LEARN_MAX, LOCALITIES_MAX, PEERS_MAX, PICKS as PICKS_LEN,
-    PLACES_PER_SERVICE, PROGRAMS_MAX, SERVED_MAX, SERVERS as SERVERS_LEN, SERVICES as SERVICES_LEN,
-    SOURCES_MAX, TEMPLATES_MAX, XDP_OUT_MAX,
+    Addr, Bucket, Entry, Fragment, FragmentKey, Guard, Hop, Load, Locality, Packet, Place, QuicKey,
+    Server, Service, ServiceKey, Settings, SourceKey, SpreadKey, Stats, Template, TemplateKey,
+    BELLS_BYTES, BUCKETS, DROPS, FRAGMENTS_MAX, GUARDS, LEARN_MAX, LOCALITIES_MAX, PACES_MAX,
+    PEERS_MAX, PICKS as PICKS_LEN, PLACES_PER_SERVICE, PROGRAMS_MAX, PROVEN_MAX, SERVED_MAX,
+    SERVERS as SERVERS_LEN, SERVICES as SERVICES_LEN, SOURCES_MAX, SPREAD_MAX, TEMPLATES_MAX,
+    XDP_OUT_MAX,
 };
 
 /// BPF_F_MMAPABLE (Linux 5.5): user space reads and writes such a map as memory.
@@ -102,6 +103,21 @@ pub static XDP_PROGRAMS: ProgramArray = ProgramArray::pinned(PROGRAMS_MAX, 0);
 /// Which clients may begin flows of a service.
 #[map]
 pub static SOURCES: LpmTrie<SourceKey, u32> = LpmTrie::pinned(SOURCES_MAX, NO_PREALLOC);
+/// Services of many addresses and ports.
+#[map]
+pub static SPREAD: LpmTrie<SpreadKey, u32> = LpmTrie::pinned(SPREAD_MAX, NO_PREALLOC);
+/// Until when what a client may begin is used up, ns.
+#[map]
+pub static PACES: LruHashMap<TemplateKey, u64> = LruHashMap::pinned(PACES_MAX, 0);
+/// The same of a service's clients without a cookie.
+#[map]
+pub static COOKIE_PACES: Array<u64> = Array::pinned(SERVICES_LEN, MAPPED);
+/// Clients that have shown a cookie, and when.
+#[map]
+pub static PROVEN: LruHashMap<[u32; 4], u32> = LruHashMap::pinned(PROVEN_MAX, 0);
+/// Servers by what connection ids say.
+#[map]
+pub static QUIC_IDS: HashMap<QuicKey, u32> = HashMap::pinned(SERVERS_LEN, NO_PREALLOC);
 /// Where the first fragment of a packet went, for those that follow it.
 #[map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, Fragment> = LruHashMap::pinned(FRAGMENTS_MAX, 0);

@@ -1,11 +1,14 @@
 //! The programs at XDP: those of `main.rs` once more, with XDP's return codes and its way of sending.
 
-use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+use aya_ebpf::{
+    bindings::xdp_action, helpers::generated::bpf_xdp_load_bytes, macros::xdp, programs::XdpContext,
+};
 use nines_abi::{Packet, Server, Via, PROGRAM_DELIVER, PROGRAM_NEW};
 
 use crate::{
+    admit, cookie,
     decide::{self, Verdict},
-    express, full, maps, nat, packet, tunnel,
+    express, full, maps, nat, packet, quic, services, tunnel,
 };
 
 /// The fast path. What it cannot do (an unresolved neighbour, a device that takes no frames from
@@ -37,7 +40,7 @@ pub fn nines_xdp(ctx: XdpContext) -> u32 {
         }
         Verdict::Reply(server, via) => xdp_reply(&ctx, packet, server, &via),
         Verdict::Go(program) => xdp_go_on(&ctx, program),
-        Verdict::New if decide::has_marks() => xdp_action::XDP_PASS,
+        Verdict::New if services::has_marks() => xdp_action::XDP_PASS,
         Verdict::New => xdp_go_on(&ctx, PROGRAM_NEW),
         _ => xdp_action::XDP_PASS,
     }
@@ -48,6 +51,40 @@ pub fn nines_xdp(ctx: XdpContext) -> u32 {
 #[inline(always)]
 pub fn nines_xdp_new(ctx: XdpContext) -> u32 {
     xdp_stage(&ctx, |packet| decide::new(packet, 0, false))
+}
+
+/// Its service does not let everybody begin as many as he likes.
+#[xdp]
+#[inline(always)]
+pub fn nines_xdp_admit(ctx: XdpContext) -> u32 {
+    xdp_stage(&ctx, admit::admit)
+}
+
+/// The client is asked for a cookie, or shows one.
+#[xdp]
+#[inline(always)]
+pub fn nines_xdp_cookie(ctx: XdpContext) -> u32 {
+    let Some(packet) = packet::parsed() else {
+        return xdp_action::XDP_PASS;
+    };
+    match cookie::xdp(&ctx, packet) {
+        Ok(act) => act,
+        Err(verdict) => xdp_stage(&ctx, |_| verdict),
+    }
+}
+
+/// The datagram may name its server.
+#[xdp]
+#[inline(always)]
+pub fn nines_xdp_quic(ctx: XdpContext) -> u32 {
+    xdp_stage(&ctx, |packet| {
+        let mut payload = [0; quic::LOOKED_AT];
+        let (to, len) = (payload.as_mut_ptr().cast(), quic::LOOKED_AT as u32);
+        match unsafe { bpf_xdp_load_bytes(ctx.ctx, quic::payload(packet), to, len) } {
+            0 => quic::route(packet, &payload),
+            _ => Verdict::Go(PROGRAM_NEW),
+        }
+    })
 }
 
 /// The scheduler weighs its servers.
@@ -92,7 +129,7 @@ fn xdp_stage(ctx: &XdpContext, stage: impl FnOnce(&mut Packet) -> Verdict) -> u3
     };
     match stage(packet) {
         Verdict::Go(program) => xdp_go_on(ctx, program),
-        Verdict::New if decide::has_marks() => xdp_action::XDP_PASS,
+        Verdict::New if services::has_marks() => xdp_action::XDP_PASS,
         Verdict::New => xdp_go_on(ctx, PROGRAM_NEW),
         Verdict::Drop(reason) => {
             maps::count_drop(reason);

@@ -40,8 +40,11 @@ pub fn table(
                 state => state,
             };
             let here = own.contains(&wanted.addr.ip());
-            if here && !table.served_here.contains(&service.listen.addr.ip()) {
-                table.served_here.push(service.listen.addr.ip());
+            let vips = service.listen.vips().filter(|_| here);
+            for vip in vips {
+                if !table.served_here.contains(&vip) {
+                    table.served_here.push(vip);
+                }
             }
             let forward = match wanted.forward.unwrap_or(service.forward) {
                 _ if here => Forward::Local,
@@ -54,8 +57,15 @@ pub fn table(
                 ServerState::Up if wanted.weight == 0 => ServerState::Draining,
                 state => state,
             };
-            let (addr, weight, limit) = (wanted.addr, wanted.weight, wanted.limit);
-            servers.insert(server.clone(), TableServer { addr, forward, weight, state, limit });
+            let wanted = TableServer {
+                addr: wanted.addr,
+                forward,
+                weight: wanted.weight,
+                limit: wanted.limit,
+                quic_id: wanted.quic_id,
+                state,
+            };
+            servers.insert(server.clone(), wanted);
         }
         // The sorry servers' turn comes when nobody else takes new flows, and ends with that.
         let regular = |name: &String| !service.servers[name].sorry;
@@ -70,6 +80,8 @@ pub fn table(
             one_packet: service.one_packet,
             persist: service.persist,
             sources: service.sources.clone(),
+            rate: service.rate,
+            cookies: service.cookies,
             servers,
             ..TableService::new(Traffic::To(service.listen), service.scheduler)
         };
@@ -91,7 +103,7 @@ pub fn checks(spec: &Spec) -> Vec<CheckTask> {
                 addr.set_port(port);
             }
             let mut listen = service.listen.addr;
-            if listen.port() == 0 {
+            if service.listen.is_every_port() || service.listen.last != listen.port() {
                 listen.set_port(addr.port());
             }
             tasks.push(CheckTask {

@@ -11,7 +11,10 @@ use crate::{
     time::Millis,
 };
 
+mod checks;
+mod clients;
 pub mod keys;
+mod listen;
 mod reader;
 pub mod schema;
 mod services;

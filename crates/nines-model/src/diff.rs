@@ -142,13 +142,24 @@ fn server_text(server: &ServerSpec) -> String {
         Limit { upper, lower: 0 } => format!(" at most {upper}"),
         Limit { upper, lower } => format!(" at most {upper}, again below {lower}"),
     };
+    let id = server.quic_id.map_or_else(String::new, |id| format!(" QUIC id {id}"));
     let sorry = if server.sorry { " sorry" } else { "" };
-    format!("weight {}{forward}{limit}{sorry}", server.weight)
+    format!("weight {}{forward}{limit}{id}{sorry}", server.weight)
 }
 
 fn service_text(service: &ServiceSpec) -> String {
     let ServiceSpec {
-        listen, forward, scheduler, flags, one_packet, persist, sources, check, ..
+        listen,
+        forward,
+        scheduler,
+        flags,
+        one_packet,
+        persist,
+        sources,
+        rate,
+        cookies,
+        check,
+        ..
     } = service;
     let mut how = String::new();
     for (word, set) in
@@ -157,13 +168,18 @@ fn service_text(service: &ServiceSpec) -> String {
         how += if set { word } else { "" };
     }
     let persist = persist.map_or_else(String::new, |p| format!(", {p}"));
+    let rate = rate.map_or_else(String::new, |r| format!(", {r}"));
+    let cookies = cookies.map_or_else(String::new, |r| format!(", SYN cookies beyond {r}"));
     let (allowed, denied): (Vec<_>, Vec<_>) = sources.iter().partition(|(_, may)| **may);
     let list = |word: &str, of: Vec<(&(std::net::IpAddr, u8), &bool)>| {
         let text: Vec<String> = of.iter().map(|((a, len), _)| format!("{a}/{len}")).collect();
         if text.is_empty() { String::new() } else { format!(", {word} {}", text.join(" ")) }
     };
     let lists = list("allow", allowed) + &list("deny", denied);
-    format!("{listen} {forward} {scheduler}{how}{persist}{lists}, {}", check_text(check))
+    format!(
+        "{listen} {forward} {scheduler}{how}{persist}{lists}{rate}{cookies}, {}",
+        check_text(check)
+    )
 }
 
 fn check_text(check: &Check) -> String {

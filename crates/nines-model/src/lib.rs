@@ -4,18 +4,22 @@
 //! two ([`diff`]), what a director forwards ([`ForwardingTable`]). Knows no clock, no socket, no
 //! file and no serde: text comes in as `&str`, time as a number.
 
+pub mod clients;
 pub mod config;
 pub mod diff;
 pub mod forward;
+pub mod listen;
 pub mod spec;
 pub mod suggest;
 pub mod table;
 pub mod time;
 
+pub use clients::{ClientRate, QuicId, Rate, Sources};
 pub use forward::{Forward, Tunnel, TunnelChecksum, TunnelKind};
+pub use listen::{Listen, Proto, network};
 pub use spec::{
-    Backend, Check, CheckKind, Limit, Listen, NodeSpec, Persist, Proto, Role, Scheduler,
-    SchedulerFlags, ServerSpec, ServiceSpec, Sources, Spec, Timing, Vip,
+    Backend, Check, CheckKind, Limit, NodeSpec, Persist, Role, Scheduler, SchedulerFlags,
+    ServerSpec, ServiceSpec, Spec, Timing, Vip,
 };
 pub use table::{
     Counters, ForwardingTable, ServerState, TableServer, TableService, Tally, Traffic,

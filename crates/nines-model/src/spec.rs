@@ -8,7 +8,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use crate::{Forward, time::Millis};
+use crate::{ClientRate, Forward, Listen, QuicId, Rate, Sources, time::Millis};
 
 /// A whole cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -70,7 +70,7 @@ impl Spec {
     pub fn services_on(&self, vip: IpAddr) -> impl Iterator<Item = (&str, &ServiceSpec)> {
         self.services
             .iter()
-            .filter(move |(_, s)| s.listen.addr.ip() == vip)
+            .filter(move |(_, s)| s.listen.has(vip))
             .map(|(name, s)| (name.as_str(), s))
     }
 
@@ -137,59 +137,6 @@ pub struct Vip {
     pub interface: Option<String>,
     /// Directors in order of preference; the others follow by name.
     pub prefer: Vec<String>,
-}
-
-/// Transport protocol of a service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Proto {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
-    /// SCTP.
-    Sctp,
-}
-
-impl Proto {
-    /// IP protocol number.
-    pub const fn number(self) -> u8 {
-        match self {
-            Self::Tcp => 6,
-            Self::Udp => 17,
-            Self::Sctp => 132,
-        }
-    }
-}
-
-impl fmt::Display for Proto {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-            Self::Sctp => "sctp",
-        })
-    }
-}
-
-/// Where a service listens: `addr:port/proto`; port 0 is every port of the address that no other
-/// service has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Listen {
-    /// VIP and port.
-    pub addr: SocketAddr,
-    /// Protocol.
-    pub proto: Proto,
-}
-
-impl fmt::Display for Listen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.addr.port() == 0 {
-            let addr = self.addr.to_string();
-            let host = addr.strip_suffix(":0").unwrap_or(&addr);
-            return write!(f, "{host}:*/{}", self.proto);
-        }
-        write!(f, "{}/{}", self.addr, self.proto)
-    }
 }
 
 /// How a server is chosen for a new flow. Except Maglev these are IPVS's, with its definitions
@@ -286,15 +233,15 @@ pub struct ServiceSpec {
     pub persist: Option<Persist>,
     /// Which clients may begin flows.
     pub sources: Sources,
+    /// How many.
+    pub rate: Option<ClientRate>,
+    /// Beyond so many of all clients they are asked for a cookie (TCP).
+    pub cookies: Option<Rate>,
     /// Real servers by name.
     pub servers: BTreeMap<String, ServerSpec>,
     /// How servers are checked.
     pub check: Check,
 }
-
-/// Whether clients of these networks (address, prefix length) may begin flows; the longest prefix
-/// decides, and who is in none may.
-pub type Sources = BTreeMap<(IpAddr, u8), bool>;
 
 /// Options of schedulers sh and mh.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -337,6 +284,8 @@ pub struct ServerSpec {
     pub weight: u32,
     /// Limits of what it carries.
     pub limit: Limit,
+    /// Packets that hold this are its, wherever they come from.
+    pub quic_id: Option<QuicId>,
     /// Takes new flows only while no other server of the service does.
     pub sorry: bool,
 }

@@ -6,7 +6,10 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use crate::{Backend, Forward, Limit, Listen, Persist, Scheduler, SchedulerFlags, Sources};
+use crate::{
+    Backend, ClientRate, Forward, Limit, Listen, Persist, QuicId, Rate, Scheduler, SchedulerFlags,
+    Sources,
+};
 
 /// Everything one director's data plane must do, complete: what is not here is not forwarded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,6 +41,10 @@ pub struct TableService {
     pub persist: Option<Persist>,
     /// Which clients may begin flows.
     pub sources: Sources,
+    /// How many.
+    pub rate: Option<ClientRate>,
+    /// Beyond so many of all clients they are asked for a cookie (TCP).
+    pub cookies: Option<Rate>,
     /// By name.
     pub servers: BTreeMap<String, TableServer>,
 }
@@ -45,7 +52,7 @@ pub struct TableService {
 /// Which packets belong to a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Traffic {
-    /// Those to this address, protocol and port; port 0: to every port that has no service.
+    /// Those to these addresses, ports and protocol; port 0: to every port that has no service.
     To(Listen),
     /// Those that carry this mark.
     Marked {
@@ -59,10 +66,17 @@ pub enum Traffic {
 impl Traffic {
     /// The address, if it is one.
     pub fn vip(self) -> Option<IpAddr> {
-        match self {
-            Self::To(listen) => Some(listen.addr.ip()),
+        let mut vips = self.vips();
+        vips.next().filter(|_| vips.next().is_none())
+    }
+
+    /// The addresses, if it goes by them.
+    pub fn vips(self) -> impl Iterator<Item = IpAddr> {
+        let listen = match self {
+            Self::To(listen) => Some(listen),
             Self::Marked { .. } => None,
-        }
+        };
+        listen.into_iter().flat_map(|listen| listen.vips())
     }
 
     /// IPv6.
@@ -85,6 +99,8 @@ pub struct TableServer {
     pub weight: u32,
     /// Limits of what it carries.
     pub limit: Limit,
+    /// Packets that hold this are its, wherever they come from.
+    pub quic_id: Option<QuicId>,
     /// Whether it takes new flows.
     pub state: ServerState,
 }
@@ -110,6 +126,8 @@ impl TableService {
             one_packet: false,
             sip: false,
             sources: Sources::new(),
+            rate: None,
+            cookies: None,
             persist: None,
             servers: BTreeMap::new(),
         }
@@ -119,7 +137,14 @@ impl TableService {
 impl TableServer {
     /// Up, of weight 1, without limit.
     pub fn new(addr: SocketAddr, forward: Forward) -> Self {
-        Self { addr, forward, weight: 1, state: ServerState::Up, limit: Limit::default() }
+        Self {
+            addr,
+            forward,
+            weight: 1,
+            state: ServerState::Up,
+            limit: Limit::default(),
+            quic_id: None,
+        }
     }
 
     /// Takes new flows: up and with a share.

@@ -311,7 +311,7 @@ fn forward(asked: Forward, addr: SocketAddr, traffic: Traffic) -> Forward {
     let own = address::interfaces().unwrap_or_default();
     let own = own.iter().flat_map(|i| &i.addresses).any(|(a, _): &(IpAddr, u8)| *a == addr.ip());
     let same_port = match traffic {
-        Traffic::To(listen) => listen.addr.port() == addr.port(),
+        Traffic::To(listen) => listen.addr.port() == addr.port() && listen.is_one(),
         Traffic::Marked { .. } => true,
     };
     if own && same_port { Forward::Local } else { asked }

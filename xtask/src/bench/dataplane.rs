@@ -102,7 +102,7 @@ fn table() -> ForwardingTable {
                     let addr = format!("{net}{host}").parse().expect("an address");
                     SocketAddr::new(addr, 80)
                 };
-                let listen = Listen { addr: at(&vip), proto };
+                let listen = Listen::new(at(&vip), proto);
                 let mut service = TableService::new(Traffic::To(listen), Scheduler::Maglev);
                 let server =
                     |n: u8| (format!("r{n}"), TableServer::new(at(&n.to_string()), forward));

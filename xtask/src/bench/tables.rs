@@ -26,7 +26,7 @@ fn table(scheduler: Scheduler) -> ForwardingTable {
     let mut table = ForwardingTable::default();
     for n in 0..SERVICES {
         let vip = IpAddr::V4(Ipv4Addr::from(0x0a01_0000 + n));
-        let listen = Listen { addr: SocketAddr::new(vip, 80), proto: Proto::Tcp };
+        let listen = Listen::new(SocketAddr::new(vip, 80), Proto::Tcp);
         let mut service = TableService::new(Traffic::To(listen), scheduler);
         for s in 0..SERVERS {
             // A thousand machines, each in a hundred services.

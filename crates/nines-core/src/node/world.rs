@@ -59,7 +59,7 @@ impl Node {
         if !spec.servers.contains_key(&server) {
             return;
         }
-        let (rise, fall, vip) = (spec.check.rise, spec.check.fall, spec.listen.addr.ip());
+        let (rise, fall, listen) = (spec.check.rise, spec.check.fall, spec.listen);
         let subject = (service.clone(), server.clone());
         let before = self.known.get(&subject).copied().unwrap_or(Health::Unknown);
         let after = before.next(outcome.is_ok(), rise, fall);
@@ -74,7 +74,7 @@ impl Node {
             Err(why) => ("check-down", format!("{server} failed {service}: {why}")),
         };
         // Each director checks; the one that serves tells.
-        if matches!(self.want(vip), Want::Hold(_)) {
+        if listen.vips().any(|vip| matches!(self.want(vip), Want::Hold(_))) {
             self.tell(now, kind, server, text, "check", String::new());
         } else {
             self.log(text);

@@ -20,9 +20,10 @@ use aya::{
 };
 
 use nines_abi::{
-    PROGRAM_CHANCE, PROGRAM_DELIVER, PROGRAM_ERROR, PROGRAM_FRAGMENT, PROGRAM_FULL, PROGRAM_KEEP,
-    PROGRAM_KEEP_FULL, PROGRAM_NEW, PROGRAM_PUT_FULL, PROGRAM_REMEMBER, PROGRAM_REPLY,
-    PROGRAM_TELL, PROGRAM_TELL_FULL, PROGRAM_TOO_BIG, PROGRAM_WEIGH, XDP_OUT_MAX,
+    PROGRAM_ADMIT, PROGRAM_CHANCE, PROGRAM_COOKIE, PROGRAM_DELIVER, PROGRAM_ERROR,
+    PROGRAM_FRAGMENT, PROGRAM_FULL, PROGRAM_KEEP, PROGRAM_KEEP_FULL, PROGRAM_NEW, PROGRAM_PUT_FULL,
+    PROGRAM_QUIC, PROGRAM_REMEMBER, PROGRAM_REPLY, PROGRAM_TELL, PROGRAM_TELL_FULL,
+    PROGRAM_TOO_BIG, PROGRAM_WEIGH, XDP_OUT_MAX,
 };
 
 use crate::{Error, Result, address};
@@ -45,7 +46,10 @@ pub enum Hooks {
 }
 
 /// Programs at tc, and where the entry program finds those that go on for it.
-const CLASSIFIERS: [(&str, Option<u32>); 18] = [
+const CLASSIFIERS: [(&str, Option<u32>); 21] = [
+    ("nines_tc_admit", Some(PROGRAM_ADMIT)),
+    ("nines_tc_cookie", Some(PROGRAM_COOKIE)),
+    ("nines_tc_quic", Some(PROGRAM_QUIC)),
     ("nines_tc_full", Some(PROGRAM_FULL)),
     ("nines_tc_reply", Some(PROGRAM_REPLY)),
     ("nines_tc_tell", Some(PROGRAM_TELL)),
@@ -66,7 +70,10 @@ const CLASSIFIERS: [(&str, Option<u32>); 18] = [
     ("nines_learn", None),
 ];
 
-const XDP: [(&str, Option<u32>); 13] = [
+const XDP: [(&str, Option<u32>); 16] = [
+    ("nines_xdp_admit", Some(PROGRAM_ADMIT)),
+    ("nines_xdp_cookie", Some(PROGRAM_COOKIE)),
+    ("nines_xdp_quic", Some(PROGRAM_QUIC)),
     ("nines_xdp_full", Some(PROGRAM_FULL)),
     ("nines_xdp_reply", Some(PROGRAM_REPLY)),
     ("nines_xdp_tell", Some(PROGRAM_TELL)),

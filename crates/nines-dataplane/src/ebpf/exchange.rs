@@ -155,8 +155,7 @@ impl Look {
         if self.is_plain(&entry.key, entry.tail.server, &server, &service) {
             return;
         }
-        let (key, name) =
-            (&entry.key, (reading::traffic(&service.key), installed::identity(&server)));
+        let (key, name) = (&entry.key, (reading::traffic(&service), installed::identity(&server)));
         let server = into.server(name);
         into.flows.push(SharedFlow {
             client: SocketAddr::new(reading::addr_of(key.src), u16::from_be(key.sport)),
@@ -176,7 +175,7 @@ impl Look {
         if service.persist == 0 || server.service != key.service {
             return;
         }
-        let traffic = reading::traffic(&service.key);
+        let traffic = reading::traffic(&service);
         let asked = match traffic {
             Traffic::To(listen) => listen.addr,
             Traffic::Marked { v6: false, .. } => SocketAddr::new([0, 0, 0, 0].into(), 0),

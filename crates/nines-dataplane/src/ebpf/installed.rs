@@ -6,8 +6,8 @@ use std::{
 };
 
 use nines_abi::{
-    self as abi, Addr, KEY_ADDRESS, KEY_MARK_V4, KEY_MARK_V6, SERVER_DOWN, Server, Service,
-    ServiceKey, Settings,
+    self as abi, Addr, KEY_ADDRESS, KEY_MARK_V4, KEY_MARK_V6, KEY_NETWORK, KEY_RANGE, QuicKey,
+    SERVER_DOWN, SPREAD_BITS, Server, Service, ServiceKey, Settings, SpreadKey,
 };
 use nines_model::{Scheduler, Traffic};
 
@@ -31,6 +31,10 @@ pub struct Installed {
     pub places: BTreeMap<Addr, u32>,
     /// Which clients may begin flows, by id of the service, address and prefix length.
     pub sources: BTreeMap<(u32, Addr, u8), u32>,
+    /// Services of many addresses or ports: their ids by key and length of its prefix.
+    pub spread: BTreeMap<(SpreadKey, u8), u32>,
+    /// Slots by what QUIC connection ids hold.
+    pub quic: BTreeMap<QuicKey, u32>,
     /// Map SETTINGS.
     pub settings: Settings,
     /// End of the pick table written last.
@@ -51,6 +55,10 @@ pub enum Write {
     /// Whether clients of a prefix (bits of the 128 of an address) may begin flows of the service
     /// with this id; 0 takes it away.
     Source(u32, Addr, u8, u32),
+    /// The service with this id has these addresses and ports; `None`: nobody has.
+    Spread(SpreadKey, u8, Option<u32>),
+    /// The server in this slot has this id; `None`: nobody has.
+    Quic(QuicKey, Option<u32>),
     /// SETTINGS.
     Settings(Settings),
 }
@@ -58,12 +66,15 @@ pub enum Write {
 /// Key of a service in the kernel.
 pub fn key(traffic: Traffic) -> ServiceKey {
     match traffic {
-        Traffic::To(listen) => ServiceKey {
-            addr: address::mapped(listen.addr.ip()),
-            port: listen.addr.port().to_be(),
-            proto: listen.proto.number(),
-            kind: KEY_ADDRESS,
-        },
+        Traffic::To(listen) => {
+            let kind = match listen.addr.port() {
+                _ if listen.is_one() => KEY_ADDRESS,
+                first if first == listen.last => KEY_NETWORK,
+                _ => KEY_RANGE,
+            };
+            let (addr, port) = (address::mapped(listen.addr.ip()), listen.addr.port().to_be());
+            ServiceKey { addr, port, proto: listen.proto.number(), kind }
+        }
         Traffic::Marked { mark, v6 } => {
             let mut addr = [0; 16];
             addr[12..].copy_from_slice(&mark.to_be_bytes());
@@ -71,6 +82,43 @@ pub fn key(traffic: Traffic) -> ServiceKey {
             ServiceKey { addr, port: 0, proto: 0, kind }
         }
     }
+}
+
+/// Where map SPREAD names a service: keys and lengths of their prefixes; nowhere if it goes by one
+/// address and port, or by a mark.
+pub fn spread(traffic: Traffic) -> Vec<(SpreadKey, u8)> {
+    let Traffic::To(listen) = traffic else { return Vec::new() };
+    if listen.is_one() {
+        return Vec::new();
+    }
+    let ports = if listen.is_every_port() {
+        vec![(0, 0)]
+    } else {
+        port_prefixes(listen.addr.port(), listen.last)
+    };
+    let mut all = Vec::new();
+    for vip in listen.vips() {
+        all.extend(ports.iter().map(|(port, bits)| {
+            let proto = listen.proto.number().into();
+            let key = SpreadKey { proto, addr: address::mapped(vip), port: port.to_be(), pad: 0 };
+            (key, SPREAD_BITS as u8 + bits)
+        }));
+    }
+    all
+}
+
+/// The fewest prefixes that hold these ports and no others: each as long as it can be.
+fn port_prefixes(first: u16, last: u16) -> Vec<(u16, u8)> {
+    let (mut next, end) = (u32::from(first), u32::from(last) + 1);
+    let mut all = Vec::new();
+    while next < end {
+        let aligned = if next == 0 { 16 } else { next.trailing_zeros().min(16) };
+        let fits = (end - next).ilog2();
+        let size = aligned.min(fits);
+        all.push((next as u16, (16 - size) as u8));
+        next += 1 << size;
+    }
+    all
 }
 
 /// Identity of a server of a service in the kernel.
@@ -125,6 +173,20 @@ impl Installed {
                 };
                 Some(Write::Source(*id, *addr, *prefix, old.unwrap_or(0)))
             }
+            Write::Spread(key, len, id) => {
+                let old = match id {
+                    Some(id) => self.spread.insert((*key, *len), *id),
+                    None => self.spread.remove(&(*key, *len)),
+                };
+                Some(Write::Spread(*key, *len, old))
+            }
+            Write::Quic(key, slot) => {
+                let old = match slot {
+                    Some(slot) => self.quic.insert(*key, *slot),
+                    None => self.quic.remove(key),
+                };
+                Some(Write::Quic(*key, old))
+            }
             Write::Settings(settings) => {
                 Some(Write::Settings(std::mem::replace(&mut self.settings, *settings)))
             }
@@ -165,6 +227,12 @@ impl Installed {
         all.map(|((_, addr, prefix), said)| (*addr, *prefix, *said))
     }
 
+    /// Servers of a service by what connection ids hold.
+    pub fn quic_of(&self, id: u32) -> impl Iterator<Item = (QuicKey, u32)> {
+        let all = self.quic.iter().filter(move |(key, _)| key.service == id);
+        all.map(|(key, slot)| (*key, *slot))
+    }
+
     /// Slots and servers of a service.
     pub fn servers_of(&self, id: u32) -> impl Iterator<Item = (u32, &Server)> {
         let slots = self.slots.get(&id).into_iter().flatten();
@@ -198,4 +266,27 @@ pub(super) fn scheduler_word(scheduler: Scheduler) -> u32 {
 /// And back.
 pub fn scheduler_of(word: u32) -> Scheduler {
     SCHEDULERS.iter().find(|(_, w)| *w == word).map_or(Scheduler::Maglev, |(s, _)| *s)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_hold_a_range_and_nothing_else() {
+        for (first, last) in [(80, 80), (8_000, 8_999), (1, 65_535), (5, 6), (60_000, 65_535)] {
+            let all = port_prefixes(first, last);
+            let has = |port: u16| {
+                all.iter()
+                    .filter(|(p, len)| {
+                        (p ^ port).checked_shr(16 - u32::from(*len)).unwrap_or(0) == 0
+                    })
+                    .count()
+            };
+            for port in 0..=u16::MAX {
+                assert_eq!(has(port), usize::from((first..=last).contains(&port)), "{port}");
+            }
+            assert!(all.len() <= 30);
+        }
+    }
 }

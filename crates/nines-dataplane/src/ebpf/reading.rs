@@ -10,8 +10,8 @@ use std::{
 
 use aya::maps::{HashMap, MapData};
 use nines_abi::{
-    self as abi, Bucket, KEY_ADDRESS, KEY_MARK_V6, Server, Service, ServiceKey, Template,
-    TemplateKey, WORD_LIVE, WORD_REPLY, seen_of, state_of,
+    self as abi, Bucket, KEY_MARK_V4, KEY_MARK_V6, Server, Service, Template, TemplateKey,
+    WORD_LIVE, WORD_REPLY, seen_of, state_of,
 };
 use nines_model::{
     Forward, ForwardingTable, Limit, Listen, Millis, Persist, Proto, SchedulerFlags, ServerState,
@@ -86,9 +86,10 @@ pub struct Connection {
     pub server: SocketAddr,
 }
 
-/// The traffic of a service by its key.
-pub(super) fn traffic(key: &ServiceKey) -> Traffic {
-    if key.kind != KEY_ADDRESS {
+/// Which packets are a service's.
+pub(super) fn traffic(service: &Service) -> Traffic {
+    let key = &service.key;
+    if key.kind == KEY_MARK_V4 || key.kind == KEY_MARK_V6 {
         let [.., a, b, c, d] = key.addr;
         return Traffic::Marked {
             mark: u32::from_be_bytes([a, b, c, d]),
@@ -101,7 +102,8 @@ pub(super) fn traffic(key: &ServiceKey) -> Traffic {
         _ => Proto::Tcp,
     };
     let addr = SocketAddr::new(address::unmapped(key.addr), u16::from_be(key.port));
-    Traffic::To(Listen { addr, proto })
+    let prefix = service.prefix - if addr.is_ipv4() { 96 } else { 0 };
+    Traffic::To(Listen { addr, last: u16::from_be(service.last), prefix, proto })
 }
 
 fn forward(server: &Server) -> Forward {
@@ -122,8 +124,8 @@ fn forward(server: &Server) -> Forward {
     Forward::Tunnel(Tunnel { kind, port: u16::from_be(server.tunnel_port), checksum })
 }
 
-fn service(key: &ServiceKey, service: &Service) -> TableService {
-    let traffic = traffic(key);
+fn service(service: &Service) -> TableService {
+    let traffic = traffic(service);
     let ones: u32 = service.mask.iter().map(|word| word.count_ones()).sum();
     let prefix = if traffic.is_ipv6() { ones } else { ones.saturating_sub(96) };
     TableService {
@@ -159,7 +161,7 @@ fn server(server: &Server) -> TableServer {
 pub fn table(installed: &Installed) -> ForwardingTable {
     let mut table = ForwardingTable::default();
     for (key, (id, found)) in &installed.services {
-        let mut service = service(key, found);
+        let mut service = service(found);
         for (_, in_kernel) in installed.servers_of(*id) {
             service.servers.insert(place_name(in_kernel.order), server(in_kernel));
         }
@@ -268,7 +270,7 @@ impl Tables {
             if server.generation != template.generation || idle > service.persist {
                 continue;
             }
-            let vip = match traffic(wanted) {
+            let vip = match traffic(service) {
                 Traffic::To(listen) => listen.addr,
                 Traffic::Marked { mark, .. } => SocketAddr::new(IpAddr::V4(mark.into()), 0),
             };

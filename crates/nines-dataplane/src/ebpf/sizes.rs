@@ -52,16 +52,18 @@ impl Sizes {
     }
 
     /// Entries of each map by this; PICKS has two picks in one.
-    pub(super) fn of_maps(self) -> [(&'static str, u32); 12] {
+    pub(super) fn of_maps(self) -> [(&'static str, u32); 14] {
         [
             ("SERVICES", self.services),
             ("SERVICE_KEYS", self.services),
             ("SERVICE_STATS", self.services),
             ("TURNS", self.services),
+            ("COOKIE_PACES", self.services),
             ("PLACES", self.places()),
             ("SERVERS", self.servers),
             ("LOADS", self.servers),
             ("HOPS", self.servers),
+            ("QUIC_IDS", self.servers),
             ("SERVER_STATS", self.servers),
             ("PICKS", self.picks.div_ceil(2)),
             ("FLOWS", self.buckets),

@@ -14,7 +14,10 @@ use aya::maps::{
     Array, HashMap, Map, MapData, PerCpuArray,
     lpm_trie::{self, LpmTrie},
 };
-use nines_abi::{DROP_NAMES, Load, Place, Server, Service, ServiceKey, Settings, SourceKey, Stats};
+use nines_abi::{
+    DROP_NAMES, Load, Place, QuicKey, Server, Service, ServiceKey, Settings, SourceKey, SpreadKey,
+    Stats,
+};
 use nines_model::{Counters, ForwardingTable, Scheduler, Tally};
 
 use super::{
@@ -31,7 +34,9 @@ use crate::{
 };
 
 /// The maps that [`Tables`] opens, and those it looks into.
-const NAMES: [&str; 14] = [
+const NAMES: [&str; 16] = [
+    "SPREAD",
+    "QUIC_IDS",
     "SOURCES",
     "SERVICE_KEYS",
     "SERVICES",
@@ -62,6 +67,8 @@ pub struct Tables {
     turned: BTreeMap<u32, Next>,
     settings: Array<MapData, Raw<Settings>>,
     sources: LpmTrie<MapData, Raw<SourceKey>, u32>,
+    spread: LpmTrie<MapData, Raw<SpreadKey>, u32>,
+    quic: HashMap<MapData, Raw<QuicKey>, u32>,
     pub(super) service_stats: PerCpuArray<MapData, Raw<Stats>>,
     pub(super) server_stats: PerCpuArray<MapData, Raw<Stats>>,
     drops: PerCpuArray<MapData, u64>,
@@ -112,6 +119,8 @@ impl Tables {
             turned: BTreeMap::new(),
             settings: Array::try_from(take("SETTINGS")?).map_err(wrong)?,
             sources: LpmTrie::try_from(take("SOURCES")?).map_err(wrong)?,
+            spread: LpmTrie::try_from(take("SPREAD")?).map_err(wrong)?,
+            quic: HashMap::try_from(take("QUIC_IDS")?).map_err(wrong)?,
             service_stats: PerCpuArray::try_from(take("SERVICE_STATS")?).map_err(wrong)?,
             server_stats: PerCpuArray::try_from(take("SERVER_STATS")?).map_err(wrong)?,
             drops: PerCpuArray::try_from(take("DROPS_SEEN")?).map_err(wrong)?,
@@ -177,6 +186,9 @@ impl Tables {
         if found.sources != self.installed.sources {
             differences.push("lists of clients were changed by someone else".to_owned());
         }
+        if (&found.spread, &found.quic) != (&self.installed.spread, &self.installed.quic) {
+            differences.push("ranges or ids were changed by someone else".to_owned());
+        }
         if found.places != self.installed.places {
             differences.push("addresses that matter were changed by someone else".to_owned());
         }
@@ -212,6 +224,14 @@ impl Tables {
             let (key, said) = entry.map_err(map_error)?;
             let SourceKey { service, addr } = key.data().0;
             found.sources.insert((service, addr, (key.prefix_len() - 32) as u8), said);
+        }
+        for entry in self.spread.iter() {
+            let (key, id) = entry.map_err(map_error)?;
+            found.spread.insert((key.data().0, key.prefix_len() as u8), id);
+        }
+        for entry in self.quic.iter() {
+            let (key, slot) = entry.map_err(map_error)?;
+            found.quic.insert(key.0, slot);
         }
         found.settings = self.settings.get(&0, 0).map_err(map_error)?.0;
         for place in places::all(&self.places.view()?) {
@@ -284,6 +304,18 @@ impl Tables {
                     said => self.sources.insert(&key, said, 0),
                 }
             }
+            Write::Spread(key, len, id) => {
+                let key = lpm_trie::Key::new((*len).into(), Raw(*key));
+                match id {
+                    Some(id) => self.spread.insert(&key, id, 0),
+                    None => self.spread.remove(&key),
+                }
+            }
+            Write::Quic(key, Some(slot)) => self.quic.insert(Raw(*key), slot, 0),
+            Write::Quic(key, None) => match self.quic.remove(&Raw(*key)) {
+                Err(aya::maps::MapError::KeyNotFound) => Ok(()),
+                other => other,
+            },
             Write::Settings(settings) => self.settings.set(0, Raw(*settings), 0),
         }
         .map_err(map_error)

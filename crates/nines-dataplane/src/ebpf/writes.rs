@@ -11,14 +11,14 @@ use std::{
 };
 
 use nines_abi::{
-    self as abi, Addr, KEY_ADDRESS, PLACE_SERVER, PLACE_VIP, SERVER_DOWN, SERVER_DRAIN, SERVER_UP,
-    SETTING_MARKS, SETTING_NAT, Server, Service, ServiceKey, Settings,
+    self as abi, SERVER_DOWN, SERVER_DRAIN, SERVER_UP, SETTING_MARKS, SETTING_NAT, SETTING_SPREAD,
+    Server, Service, ServiceKey, Settings, SpreadKey,
 };
-use nines_model::{Forward, ForwardingTable, ServerState, TableServer, TableService};
+use nines_model::{Forward, ForwardingTable, ServerState, TableServer, TableService, Traffic};
 
 pub use self::entries::picks_of;
 use self::entries::{check, service_of, set_forward};
-pub use super::installed::{Installed, Write, identity, key, scheduler_of};
+pub use super::installed::{Installed, Write, identity, key, scheduler_of, spread};
 use super::{
     Sizes,
     extents::Free,
@@ -70,7 +70,7 @@ pub fn plan_and_names(ask: Ask<'_>) -> Result<(Vec<Write>, Vec<String>)> {
         let plain = |(name, s): &(&String, &TableService)| {
             let before = old.services.get(*name);
             let same = before.is_some_and(|b| b.traffic == s.traffic && !translates(b));
-            same && !translates(s) && s.traffic.vip().is_some()
+            same && !translates(s) && s.traffic.vips().next().is_some()
         };
         !gone.is_empty() || !changed.iter().all(plain)
     });
@@ -132,6 +132,12 @@ fn no_room(what: &str, why: &str) -> Error {
         .next("systemctl restart nines   makes room for what cluster.toml has")
 }
 
+/// A key of cookies.
+fn draw() -> [u64; 2] {
+    let state = std::collections::hash_map::RandomState::new();
+    [0u8, 1].map(|word| std::hash::BuildHasher::hash_one(&state, word))
+}
+
 struct Planner<'a> {
     ask: Ask<'a>,
     before: Vec<Write>,
@@ -145,6 +151,8 @@ struct Planner<'a> {
     free_ids: Option<Vec<u32>>,
     /// Room for picks that was free before this plan.
     room: Option<Free>,
+    /// What becomes of names of many addresses and ports: whoever gets one has it at once.
+    spread: BTreeMap<(SpreadKey, u8), Option<u32>>,
     /// `SETTING_*`, if they were looked at.
     flags: Option<u32>,
     cursor: u32,
@@ -160,6 +168,7 @@ impl<'a> Planner<'a> {
             free_slots: None,
             free_ids: None,
             room: None,
+            spread: BTreeMap::new(),
             flags: None,
             cursor: ask.installed.cursor,
         }
@@ -211,21 +220,8 @@ impl<'a> Planner<'a> {
         }
         let forget = |(addr, prefix, _)| Write::Source(*id, addr, prefix, 0);
         self.after.extend(installed.sources_of(*id).map(forget));
-    }
-
-    /// Who may begin flows: what is new before the service needs it, what is old after.
-    fn sources(&mut self, id: u32, wanted: &TableService) {
-        let installed = self.ask.installed;
-        let mut old: BTreeMap<(Addr, u8), u32> =
-            installed.sources_of(id).map(|(addr, prefix, said)| ((addr, prefix), said)).collect();
-        for ((addr, prefix), may) in &wanted.sources {
-            let (addr, more) = (address::mapped(*addr), if addr.is_ipv4() { 96 } else { 0 });
-            let said = if *may { abi::SOURCE_ALLOWED } else { abi::SOURCE_DENIED };
-            if old.remove(&(addr, prefix + more)) != Some(said) {
-                self.before.push(Write::Source(id, addr, prefix + more, said));
-            }
-        }
-        self.after.extend(old.into_keys().map(|(addr, len)| Write::Source(id, addr, len, 0)));
+        self.after.extend(installed.quic_of(*id).map(|(key, _)| Write::Quic(key, None)));
+        self.forget_spread(*id);
     }
 
     fn free(&mut self, slot: u32, server: Server) {
@@ -248,10 +244,11 @@ impl<'a> Planner<'a> {
             }
             None => BTreeMap::new(),
         };
-        let mut candidates = Vec::new();
+        let (mut candidates, mut slots) = (Vec::new(), BTreeMap::new());
         for (order, server) in wanted.servers.values().enumerate() {
             let (slot, last_weight) =
-                self.server(key, id, server, have.get(&server.addr), order as u32)?;
+                self.server(wanted.traffic, id, server, have.get(&server.addr), order as u32)?;
+            slots.insert(server.addr, slot);
             let stays = picks::keeps_places(wanted.scheduler) && server.state == ServerState::Up;
             if server.takes_new() || stays {
                 let (addr, weight) = (server.addr, server.weight);
@@ -260,6 +257,9 @@ impl<'a> Planner<'a> {
         }
         check(wanted, candidates.len())?;
         self.sources(id, wanted);
+        self.quic(id, wanted, &slots);
+        self.forget_spread(id);
+        self.spread.extend(spread(wanted.traffic).into_iter().map(|place| (place, Some(id))));
         let kept: BTreeSet<SocketAddr> = wanted.servers.values().map(|s| s.addr).collect();
         for (addr, (slot, server)) in &have {
             if !kept.contains(addr) {
@@ -277,7 +277,7 @@ impl<'a> Planner<'a> {
 
     fn server(
         &mut self,
-        key: ServiceKey,
+        traffic: Traffic,
         id: u32,
         wanted: &TableServer,
         have: Option<&(u32, Server)>,
@@ -324,8 +324,14 @@ impl<'a> Planner<'a> {
             order,
             ..Server::default()
         };
-        if key.kind == KEY_ADDRESS {
-            (server.vip, server.vip_port) = (key.addr, key.port);
+        // What is the same for all packets of the service.
+        if let Some(vip) = traffic.vip() {
+            server.vip = address::mapped(vip);
+        }
+        if let Traffic::To(listen) = traffic
+            && listen.last == listen.addr.port()
+        {
+            server.vip_port = listen.last.to_be();
         }
         set_forward(&mut server, wanted.forward);
         match have {
@@ -386,41 +392,14 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
-    /// Which addresses matter: told before the first service needs it, forgotten after the last.
-    fn places(&mut self) {
-        let wanted = self.ask.table.services.values();
-        let mut places: BTreeMap<Addr, u32> = BTreeMap::new();
-        for service in wanted {
-            if let Some(vip) = service.traffic.vip() {
-                *places.entry(address::mapped(vip)).or_default() |= PLACE_VIP;
-            }
-            for server in service.servers.values().filter(|s| s.forward.translates()) {
-                *places.entry(address::mapped(server.addr.ip())).or_default() |= PLACE_SERVER;
-            }
-        }
-        let old = &self.ask.installed.places;
-        let mut first = Vec::new();
-        for (addr, flags) in &places {
-            let had = old.get(addr).copied().unwrap_or(0);
-            if had | flags != had {
-                first.push(Write::Place(*addr, had | flags));
-            }
-        }
-        self.before.splice(0..0, first);
-        for (addr, had) in old {
-            let flags = places.get(addr).copied().unwrap_or(0);
-            if had | flags != flags {
-                self.after.push(Write::Place(*addr, flags));
-            }
-        }
-    }
-
     /// What the table as a whole needs.
     fn flags(&mut self) {
         let mut flags = 0;
         for service in self.ask.table.services.values() {
-            if service.traffic.vip().is_none() {
-                flags |= SETTING_MARKS;
+            match service.traffic {
+                Traffic::Marked { .. } => flags |= SETTING_MARKS,
+                Traffic::To(listen) if !listen.is_one() => flags |= SETTING_SPREAD,
+                Traffic::To(_) => {}
             }
             if flags & SETTING_NAT == 0 && service.servers.values().any(|s| s.forward.translates())
             {
@@ -439,7 +418,8 @@ impl<'a> Planner<'a> {
             }
         }
         let flags = self.flags.unwrap_or(old.flags);
-        let settings = Settings { flags, pad: 0, idle };
+        let secret = if old.secret == [0; 2] { draw() } else { old.secret };
+        let settings = Settings { flags, pad: 0, idle, secret };
         if settings != old {
             if flags & old.flags == old.flags {
                 self.before.push(Write::Settings(settings));
@@ -453,11 +433,15 @@ impl<'a> Planner<'a> {
         }
         let mut all = self.before;
         all.extend(self.switch);
+        let known = &self.ask.installed.spread;
+        let news = self.spread.into_iter().filter(|(place, id)| known.get(place) != id.as_ref());
+        all.extend(news.map(|((key, len), id)| Write::Spread(key, len, id)));
         all.extend(self.after);
         all
     }
 }
 
 mod entries;
+mod names;
 #[cfg(test)]
 mod tests;

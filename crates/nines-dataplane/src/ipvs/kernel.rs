@@ -264,7 +264,7 @@ fn read_service(bytes: &[u8]) -> Option<(Traffic, Service)> {
         let proto = [Proto::Tcp, Proto::Udp, Proto::Sctp];
         let proto = proto.into_iter().find(|p| u16::from(p.number()) == number)?;
         let addr = SocketAddr::new(a.addr(svc::ADDR, af)?, a.be16(svc::PORT));
-        Traffic::To(Listen { addr, proto })
+        Traffic::To(Listen::new(addr, proto))
     };
     let mask = a.u32(svc::NETMASK);
     let service = Service {

@@ -97,7 +97,7 @@ fn service() -> impl Strategy<Value = TableService> {
     (80u16..84, scheduler, persist, any::<bool>(), prop::collection::vec(server(), 0..5)).prop_map(
         |(port, scheduler, persist, udp, servers)| {
             let proto = if udp { Proto::Udp } else { Proto::Tcp };
-            let listen = Listen { addr: ([10, 0, 0, 100], port).into(), proto };
+            let listen = Listen::new(([10, 0, 0, 100], port).into(), proto);
             let mut service = TableService::new(Traffic::To(listen), scheduler);
             service.persist = persist.map(|s| Persist { time: Millis(s * 1_000), prefix: 24 });
             service.one_packet = udp && port == 81;
@@ -143,7 +143,7 @@ proptest! {
 
 #[test]
 fn a_server_of_another_family_is_refused_but_by_tunnel() {
-    let listen = Listen { addr: "10.0.0.100:80".parse().unwrap(), proto: Proto::Tcp };
+    let listen = Listen::new("10.0.0.100:80".parse().unwrap(), Proto::Tcp);
     let mut service = TableService::new(Traffic::To(listen), Scheduler::Rr);
     let at = "[2001:db8::1]:80".parse().unwrap();
     service.servers.insert("r1".into(), TableServer::new(at, Forward::Dr));

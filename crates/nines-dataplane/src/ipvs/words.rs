@@ -137,6 +137,24 @@ fn dest(service: &TableService, server: &TableServer) -> Result<Dest> {
     Ok(Dest { at, method, weight, upper, lower, tunnel, tally: Uncompared::default() })
 }
 
+/// What IPVS has no words for.
+fn lacks(service: &TableService) -> Result<()> {
+    let spread = matches!(service.traffic, Traffic::To(listen) if !listen.is_one());
+    for (what, asked) in [
+        ("ranges of ports and networks of VIPs", spread),
+        ("rate", service.rate.is_some()),
+        ("syn-cookies", service.cookies.is_some()),
+        ("quic-id", service.servers.values().any(|s| s.quic_id.is_some())),
+    ] {
+        if asked {
+            let why = "IPVS has nothing of the kind";
+            return Err(refused(format!("{what} cannot be kept"), why)
+                .next("leave it away, or dataplane = \"ebpf\""));
+        }
+    }
+    Ok(())
+}
+
 /// What IPVS should hold.
 pub fn state(table: &ForwardingTable) -> Result<State> {
     let mut state = State::new();
@@ -150,6 +168,7 @@ pub fn state(table: &ForwardingTable) -> Result<State> {
             return Err(refused("allow and deny cannot be kept", why)
                 .next("nftables' input chain can, or dataplane = \"ebpf\""));
         }
+        lacks(service)?;
         let whole = if service.traffic.is_ipv6() { 128 } else { 32 };
         let (timeout, prefix) = match service.persist {
             Some(persist) => {

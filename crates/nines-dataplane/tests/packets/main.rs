@@ -20,6 +20,7 @@ use nines_model::{
 use self::build::*;
 
 mod build;
+mod clients;
 mod exchange;
 mod flows;
 mod full;
@@ -94,7 +95,7 @@ fn service(
         let server = TableServer::new(addr, *forward);
         (format!("r{}", i + 1), server)
     };
-    let listen = Listen { addr: listen.parse().unwrap(), proto };
+    let listen = Listen::new(listen.parse().unwrap(), proto);
     let mut service = TableService::new(Traffic::To(listen), scheduler);
     service.servers = servers.iter().enumerate().map(one).collect();
     service

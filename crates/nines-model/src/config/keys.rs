@@ -98,7 +98,8 @@ pub const SERVICE: &[Key] = &[
     must(
         "listen",
         Shape::Text,
-        "VIP, port and protocol: \"10.0.0.100:80/tcp\"; port * is every port without a service.",
+        "VIP, port and protocol: \"10.0.0.100:80/tcp\"; ports may be a range (\"8000-8999\"), or * for \
+         every port without a service; VIPs a network (\"10.0.0.96/28:80\").",
     ),
     must("servers", Shape::Named(&Shape::TextOrTable(SERVER)), "Real servers by name."),
     key(
@@ -136,6 +137,27 @@ pub const SERVICE: &[Key] = &[
     key("allow", Shape::Texts, "Networks whose clients may connect; others then may not."),
     key("deny", Shape::Texts, "Networks whose clients may not; the longest prefix decides."),
     key(
+        "rate",
+        Shape::Text,
+        "New connections that a client may make: \"20/s\" or \"300/m\". Default: any number.",
+    ),
+    key(
+        "rate-burst",
+        Shape::Number(1, 1_000_000),
+        "So many of them at once. Default: what rate says, 20 of \"20/s\".",
+    ),
+    key(
+        "rate-prefix",
+        Shape::Number(1, 128),
+        "Clients whose addresses share so many leading bits are one. Default: single addresses.",
+    ),
+    key(
+        "syn-cookies",
+        Shape::Text,
+        "TCP: beyond so many new connections (\"1000/s\") clients must show that they get what is \
+         sent to them. Default: never.",
+    ),
+    key(
         "check",
         Shape::ChoiceOrTable(&["tcp", "none"], CHECK),
         "How servers prove that they live. Default \"tcp\".",
@@ -152,6 +174,11 @@ pub const SERVER: &[Key] = &[
         "lower",
         Shape::Number(1, 4_000_000_000),
         "And again below so many. Default: 3/4 of upper.",
+    ),
+    key(
+        "quic-id",
+        Shape::Text,
+        "UDP: packets whose QUIC connection id holds this id (hexadecimal) are its. Default: none.",
     ),
     key(
         "role",

@@ -51,6 +51,77 @@ fn whole_file_reads() {
     assert_eq!(spec.find_servers("r2").len(), 1);
 }
 
+/// One service of a cluster with these lines.
+fn service(lines: &str) -> Result<crate::ServiceSpec, String> {
+    let text =
+        format!("[cluster]\nname = \"web\"\n[nodes]\nlb1 = \"10.0.0.2\"\n[service.web]\n{lines}\n");
+    let spec = parse(&text).map_err(|errors| {
+        errors.iter().map(|e| e.message.clone()).collect::<Vec<_>>().join("\n")
+    })?;
+    Ok(spec.services["web"].clone())
+}
+
+#[test]
+fn listen_has_ranges_and_networks() {
+    let on = |listen: &str| {
+        service(&format!(
+            "listen = \"{listen}\"\nservers = {{ r = \"10.0.0.11\" }}\ncheck = {{ port = 80 }}"
+        ))
+    };
+    for listen in ["10.0.0.100:8000-8999/tcp", "10.0.0.96/28:80/tcp", "10.0.0.96/30:80-81/tcp"] {
+        let read = on(listen).unwrap();
+        assert_eq!(read.listen.to_string(), listen);
+        assert_eq!(read.listen.vips().count(), 1 << (32 - read.listen.prefix));
+    }
+    assert_eq!(on("10.0.0.96/28:80").unwrap().listen.to_string(), "10.0.0.96/28:80/tcp");
+    for (wrong, why) in [
+        ("10.0.0.100:90-80", "ends before it begins"),
+        ("10.0.0.100/28:80", "is no network"),
+        ("10.0.0.0/23:80", "more than 256"),
+        ("10.0.0.0/24:80", "fixed address of node lb1"),
+        ("10.0.0.8/29:80", "cannot be the VIP itself"),
+        ("10.0.0.100:0-5", "port 0 is no port"),
+        ("10.0.0.100", "no address and port"),
+        ("2001:db8::/124:80", "no address and port"),
+        ("10.0.0.100:80/icmp", "no protocol"),
+    ] {
+        let said = on(wrong).unwrap_err();
+        assert!(said.contains(why), "{wrong}: {said}");
+    }
+    let unchecked = "listen = \"10.0.0.100:80-90\"\nservers = { r = \"10.0.0.11\" }";
+    assert!(service(unchecked).unwrap_err().contains("does not say which one is checked"));
+}
+
+#[test]
+fn clients_rates_and_cookies_and_ids_read() {
+    let with = |proto: &str, lines: &str, server: &str| {
+        service(&format!(
+            "listen = \"10.0.0.100:80/{proto}\"\ncheck = \"none\"\n{lines}\n\
+             servers = {{ a = {{ address = \"10.0.0.11\", quic-id = \"0a01\" }}, {server} }}"
+        ))
+    };
+    let other = "b = { address = \"10.0.0.12\", quic-id = \"0a02\" }";
+    let read = with("udp", "rate = \"300/m\"\nrate-prefix = 24", other).unwrap();
+    let rate = read.rate.unwrap();
+    assert_eq!((rate.rate.every_ns(), rate.burst, rate.prefix), (200_000_000, 300, 24));
+    assert_eq!(read.servers["b"].quic_id.unwrap().to_string(), "0a02");
+    for (proto, lines, server, why) in [
+        ("udp", "rate = \"20\"", other, "is no rate"),
+        ("udp", "rate-burst = 5", other, "without rate means nothing"),
+        ("udp", "syn-cookies = \"100/s\"", other, "udp has no SYN"),
+        ("tcp", "", other, "tcp is no QUIC"),
+        ("udp", "", "b = { address = \"10.0.0.12\", quic-id = \"0a01\" }", "server a's already"),
+        ("udp", "", "b = { address = \"10.0.0.12\", quic-id = \"0a\" }", "not as long"),
+        ("udp", "", "b = { address = \"10.0.0.12\", quic-id = \"xyz\" }", "is no server id"),
+    ] {
+        let said = with(proto, lines, server).unwrap_err();
+        assert!(said.contains(why), "{lines} {server}: {said}");
+    }
+    let tcp =
+        "listen = \"10.0.0.100:80\"\nsyn-cookies = \"1000/s\"\nservers = { r = \"10.0.0.11\" }";
+    assert_eq!(service(tcp).unwrap().cookies.unwrap().to_string(), "1000/s");
+}
+
 #[test]
 fn checks_may_go_the_way_of_clients_where_tcp_does() {
     let with = |proto: &str, way: &str| {

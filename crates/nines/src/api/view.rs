@@ -3,7 +3,7 @@
 //! Decides: the verdict and the words. Everything comes from the replicated state and this node's
 //! own ears; what is not known is said to be unknown.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use nines_core::{Node, state::State, story::StoryEvent};
 use nines_model::{Counters, Role, ServerState, Time};
@@ -247,7 +247,8 @@ fn services(state: &State) -> Vec<ServiceStatus> {
                 traffic: Traffic::default(),
             }
         });
-        let holder = state.vips.get(&service.listen.addr.ip());
+        let holders = service.listen.vips().filter_map(|vip| state.vips.get(&vip));
+        let holders: BTreeSet<&str> = holders.map(|holder| holder.node()).collect();
         let check = match &service.check.kind {
             nines_model::CheckKind::None => "none".into(),
             nines_model::CheckKind::Tcp => format!("tcp {}", service.check.every),
@@ -260,7 +261,7 @@ fn services(state: &State) -> Vec<ServiceStatus> {
             listen: service.listen.to_string(),
             forward: service.forward.to_string(),
             scheduler: service.scheduler.to_string(),
-            node: holder.map_or_else(String::new, |h| h.node().to_owned()),
+            node: holders.into_iter().collect::<Vec<_>>().join(", "),
             servers: servers.collect(),
             check,
             ..ServiceStatus::default()

@@ -89,7 +89,7 @@ fn arp(spec: &Spec, interfaces: &[Interface]) -> Outcome<Vec<Finding>> {
         let direct: Vec<(String, IpAddr)> = spec
             .services
             .values()
-            .filter(|service| service.listen.addr.ip() == *vip)
+            .filter(|service| service.listen.has(*vip))
             .flat_map(|service| &service.servers)
             .map(|(name, server)| (name.clone(), server.addr.ip()))
             .collect();

@@ -387,7 +387,7 @@ impl Reader {
         let (proto, text) = self.proto_addr.as_ref()?;
         let (ip, port) = names::address(text, *proto)?;
         let addr = SocketAddr::new(ip, port.unwrap_or(0));
-        Some(Traffic::To(Listen { addr, proto: *proto }))
+        Some(Traffic::To(Listen::new(addr, *proto)))
     }
 }
 

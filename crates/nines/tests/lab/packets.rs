@@ -203,6 +203,32 @@ fn a_client_that_is_denied_gets_no_answer() {
     assert!(net.status("lb1")["drops"]["denied"].as_u64() > Some(0));
 }
 
+/// A real client's stack answers a cookie and tries again by itself; VIPs of a network and ports of
+/// a range are one service.
+#[test]
+fn strangers_connect_by_a_cookie_to_any_address_and_port_of_a_service() {
+    if !can_run() {
+        return;
+    }
+    let mut net = routed();
+    net.web("r1", "0.0.0.0:8042");
+    lone_director(
+        &mut net,
+        "[service.web]\nlisten = \"10.97.0.100/30:8000-8099\"\nforward = \"nat\"\n\
+         syn-cookies = \"1/m\"\ncheck = { port = 8042, every = \"200ms\" }\n\
+         servers = { r1 = \"10.97.1.11\" }\n",
+    );
+    net.until("the service answers", |n| get(n, "client", "10.97.0.100:8042").is_some());
+    for vip in ["10.97.0.100", "10.97.0.101", "10.97.0.103"] {
+        assert!(get(&net, "client", &format!("{vip}:8042")).is_some(), "{vip}");
+    }
+    assert!(get(&net, "client", "10.97.0.102:8142").is_none(), "beyond the range");
+    let status = net.status("lb1");
+    let count = |what: &str| status["drops"][what].as_u64().unwrap_or(0);
+    assert!(count("challenged") > 0 && count("proven") > 0, "{}", status["drops"]);
+    assert_eq!(status["services"][0]["listen"], "10.97.0.100/30:8000-8099/tcp");
+}
+
 #[test]
 fn datagrams_in_fragments_arrive_whole() {
     if !can_run() {

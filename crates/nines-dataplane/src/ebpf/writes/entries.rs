@@ -2,8 +2,9 @@
 
 use nines_abi::{
     self as abi, FORWARD_DR, FORWARD_FULL_NAT, FORWARD_GRE, FORWARD_GUE, FORWARD_IPIP,
-    FORWARD_LOCAL, FORWARD_NAT, SERVICE_FALLBACK, SERVICE_LIVE, SERVICE_ONE_PACKET, SERVICE_PORT,
-    SERVICE_SIP, SERVICE_SOURCES, Server, Service, ServiceKey,
+    FORWARD_LOCAL, FORWARD_NAT, SERVICE_COOKIES, SERVICE_FALLBACK, SERVICE_LIVE,
+    SERVICE_ONE_PACKET, SERVICE_PORT, SERVICE_QUIC, SERVICE_RATE, SERVICE_SIP, SERVICE_SOURCES,
+    Server, Service, ServiceKey,
 };
 use nines_model::{Forward, Proto, Scheduler, TableService, Traffic, TunnelChecksum, TunnelKind};
 
@@ -40,6 +41,8 @@ pub fn picks_of(service: &TableService) -> u64 {
 /// The kernel's entry of a service, without its table.
 pub(super) fn service_of(key: ServiceKey, wanted: &TableService) -> Service {
     let v6 = wanted.traffic.is_ipv6();
+    let quic = wanted.servers.values().find_map(|s| s.quic_id);
+    let quic_bytes = quic.map_or(0, |id| id.bytes.into());
     let mut flags = SERVICE_LIVE;
     for (flag, set) in [
         (SERVICE_FALLBACK, wanted.flags.fallback),
@@ -47,6 +50,9 @@ pub(super) fn service_of(key: ServiceKey, wanted: &TableService) -> Service {
         (SERVICE_ONE_PACKET, wanted.one_packet),
         (SERVICE_SIP, wanted.sip),
         (SERVICE_SOURCES, !wanted.sources.is_empty()),
+        (SERVICE_RATE, wanted.rate.is_some()),
+        (SERVICE_COOKIES, wanted.cookies.is_some()),
+        (SERVICE_QUIC, quic_bytes != 0),
     ] {
         flags |= if set { flag } else { 0 };
     }
@@ -54,6 +60,10 @@ pub(super) fn service_of(key: ServiceKey, wanted: &TableService) -> Service {
         let seconds = (p.time.0 / 1_000) as u32;
         (abi::idle_units(seconds).max(1), seconds, prefix_mask(v6, p.prefix))
     });
+    let (last, prefix) = match wanted.traffic {
+        Traffic::To(l) => (l.last.to_be(), l.prefix + if v6 { 0 } else { 96 }),
+        Traffic::Marked { .. } => (0, 0),
+    };
     Service {
         table: 0,
         scheduler: scheduler_word(wanted.scheduler),
@@ -63,6 +73,14 @@ pub(super) fn service_of(key: ServiceKey, wanted: &TableService) -> Service {
         mask,
         key,
         order: 0,
+        last,
+        prefix,
+        pad: 0,
+        quic_bytes,
+        client_every: wanted.rate.map_or(0, |r| r.rate.every_ns()),
+        client_burst: wanted.rate.map_or(0, |r| r.rate.every_ns() * u64::from(r.burst - 1)),
+        client_mask: wanted.rate.map_or([0; 4], |r| prefix_mask(v6, r.prefix)),
+        cookies_every: wanted.cookies.map_or(0, |r| r.every_ns()),
     }
 }
 
@@ -114,7 +132,8 @@ pub(super) fn check(wanted: &TableService, candidates: usize) -> Result<()> {
         return refuse(why, "use maglev, rr, wrr, sh, dh or mh, or several services");
     }
     let asked = match wanted.traffic {
-        Traffic::To(listen) => listen.addr.port(),
+        Traffic::To(listen) if listen.last == listen.addr.port() => listen.last,
+        Traffic::To(_) => 0,
         Traffic::Marked { .. } => 0,
     };
     let is_sctp = matches!(wanted.traffic, Traffic::To(l) if l.proto == Proto::Sctp);
@@ -134,7 +153,7 @@ pub(super) fn check(wanted: &TableService, candidates: usize) -> Result<()> {
         }
         if wanted.traffic.vip().is_none() && server.addr.is_ipv6() {
             return refuse(
-                format!("{}: NAT of IPv6 needs a service with an address", server.addr),
+                format!("{}: NAT of IPv6 needs a service with one address", server.addr),
                 "use direct routing or a tunnel",
             );
         }

@@ -6,8 +6,7 @@ use proptest::prelude::*;
 use super::{entries::prefix_mask, *};
 
 fn service(port: u16, scheduler: u8, servers: &[(u8, u8, u32)]) -> TableService {
-    let listen =
-        Listen { addr: SocketAddr::new("10.0.0.100".parse().unwrap(), port), proto: Proto::Tcp };
+    let listen = Listen::new(SocketAddr::new("10.0.0.100".parse().unwrap(), port), Proto::Tcp);
     let server = |(n, state, weight): &(u8, u8, u32)| {
         let state = match state {
             0 => ServerState::Draining,
@@ -53,7 +52,7 @@ fn tables() -> impl Strategy<Value = ForwardingTable> {
 /// What a new flow could meet in this picture must be a live server of the same service.
 fn no_hole(at: &Installed) {
     for (key, (id, service)) in &at.services {
-        assert_eq!(at.places.get(&key.addr).copied().unwrap_or(0) & PLACE_VIP, PLACE_VIP);
+        assert_eq!(at.places.get(&key.addr).copied().unwrap_or(0) & abi::PLACE_VIP, abi::PLACE_VIP);
         let Some(picks) = at.picks.get(&service.table_base()) else {
             assert_eq!(service.table_len(), 0);
             continue;
@@ -69,7 +68,7 @@ fn no_hole(at: &Installed) {
             let kept = picks::keeps_places(scheduler_of(service.scheduler));
             assert!(server.state == SERVER_UP || kept, "slot {slot}");
             if server.forward == abi::FORWARD_NAT {
-                assert_eq!(at.places[&server.addr] & PLACE_SERVER, PLACE_SERVER);
+                assert_eq!(at.places[&server.addr] & abi::PLACE_SERVER, abi::PLACE_SERVER);
                 assert_eq!(at.settings.flags & SETTING_NAT, SETTING_NAT);
             }
         }

@@ -37,6 +37,11 @@ struct Server {
     addr: Vec<u8>,
     #[prost(uint32, tag = "7")]
     own_port: u32,
+    /// Of many addresses or ports.
+    #[prost(uint32, tag = "8")]
+    last: u32,
+    #[prost(uint32, tag = "9")]
+    prefix: u32,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -90,6 +95,8 @@ impl Server {
                 vip: pack(listen.addr.ip()),
                 port: listen.addr.port().into(),
                 proto: listen.proto.number().into(),
+                last: if listen.is_one() { 0 } else { listen.last.into() },
+                prefix: if listen.is_one() { 0 } else { listen.prefix.into() },
                 ..at
             },
             Traffic::Marked { mark, v6 } => Self { mark: *mark, mark_v6: *v6, ..at },
@@ -98,10 +105,17 @@ impl Server {
 
     fn name(&self) -> Option<(Traffic, SocketAddr)> {
         let traffic = match self.mark {
-            0 => Traffic::To(Listen {
-                addr: unpack(&self.vip, self.port)?,
-                proto: proto(self.proto)?,
-            }),
+            0 => {
+                let one = Listen::new(unpack(&self.vip, self.port)?, proto(self.proto)?);
+                Traffic::To(match self.prefix {
+                    0 => one,
+                    prefix => Listen {
+                        last: self.last.try_into().ok()?,
+                        prefix: u8::try_from(prefix).ok().filter(|len| *len <= one.prefix)?,
+                        ..one
+                    },
+                })
+            }
             mark => Traffic::Marked { mark, v6: self.mark_v6 },
         };
         Some((traffic, unpack(&self.addr, self.own_port)?))
@@ -165,7 +179,11 @@ mod tests {
         let listen =
             (any::<SocketAddr>(), prop::sample::select(vec![Proto::Tcp, Proto::Udp, Proto::Sctp]));
         prop_oneof![
-            listen.prop_map(|(addr, proto)| Traffic::To(Listen { addr: plain(addr), proto })),
+            listen.prop_map(|(addr, proto)| Traffic::To(Listen::new(plain(addr), proto))),
+            (any::<SocketAddr>(), any::<u16>(), 1..32u8).prop_map(|(addr, last, prefix)| {
+                let one = Listen::new(plain(addr), Proto::Udp);
+                Traffic::To(Listen { last, prefix, ..one })
+            }),
             (1..u32::MAX, any::<bool>()).prop_map(|(mark, v6)| Traffic::Marked { mark, v6 }),
         ]
     }

@@ -1,0 +1,125 @@
+//! Services, and by what packets find them.
+
+use crate::Addr;
+
+/// [`Service::flags`]: sh and mh take another server where theirs takes no new flow.
+pub const SERVICE_FALLBACK: u32 = 1;
+/// sh and mh hash the client's port too.
+pub const SERVICE_PORT: u32 = 2;
+/// Every datagram is scheduled by itself (UDP).
+pub const SERVICE_ONE_PACKET: u32 = 4;
+/// Persistence engine sip was asked for; for listings.
+pub const SERVICE_SIP: u32 = 8;
+/// This id is in use.
+pub const SERVICE_LIVE: u32 = 16;
+/// Not every client may begin a flow: map `SOURCES` says.
+pub const SERVICE_SOURCES: u32 = 32;
+/// A client may begin so many flows in a time: [`Service::client_every`].
+pub const SERVICE_RATE: u32 = 64;
+/// Beyond so many in a time clients are asked for a cookie: [`Service::cookies_every`].
+pub const SERVICE_COOKIES: u32 = 128;
+/// Datagrams may name their server: map `QUIC_IDS`.
+pub const SERVICE_QUIC: u32 = 256;
+
+/// [`ServiceKey::kind`]: address, protocol and port, or 0 for every port that has no service.
+pub const KEY_ADDRESS: u8 = 0;
+/// The packet's mark, in the last four bytes of `addr`, big-endian; IPv4 packets.
+pub const KEY_MARK_V4: u8 = 1;
+/// The same for IPv6 packets.
+pub const KEY_MARK_V6: u8 = 2;
+/// A range of ports, of which it has the first: no packet is looked up by it, map `SPREAD` leads to
+/// the service.
+pub const KEY_RANGE: u8 = 3;
+/// The same of many addresses, and one port or all.
+pub const KEY_NETWORK: u8 = 4;
+
+/// Key of map `SERVICE_KEYS`, value: id of the service.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ServiceKey {
+    /// The VIP.
+    pub addr: Addr,
+    /// Network byte order.
+    pub port: u16,
+    /// IP protocol number: 6, 17 or 132; 0 with a mark.
+    pub proto: u8,
+    /// `KEY_*`.
+    pub kind: u8,
+}
+
+/// Data of a key of map `SPREAD`, a trie of prefixes: the protocol and the address whole, and the
+/// leading bits of the port. The value is the id of the service.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SpreadKey {
+    /// IP protocol number.
+    pub proto: u32,
+    /// A VIP.
+    pub addr: Addr,
+    /// Network byte order.
+    pub port: u16,
+    /// Zero.
+    pub pad: u16,
+}
+
+/// Bits of a [`SpreadKey`] before the port.
+pub const SPREAD_BITS: u32 = 32 + 128;
+/// Prefixes of all services.
+pub const SPREAD_MAX: u32 = 1 << 16;
+
+/// Value of array `SERVICES`, indexed by id. The first word switches the service to another pick
+/// table.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Service {
+    /// First entry in `PICKS` in the upper half, number of entries in the lower; 0 entries mean
+    /// that no server takes a new flow.
+    pub table: u64,
+    /// `SCHED_*`.
+    pub scheduler: u32,
+    /// `SERVICE_*`.
+    pub flags: u32,
+    /// A client's new flows go where its last one went, for so long after it, in the units of
+    /// [`seen_of`]; 0: they do not.
+    pub persist: u32,
+    /// The same in seconds, for listings.
+    pub persist_seconds: u32,
+    /// Which bits of a client's address tell it from others, as on the wire.
+    pub mask: [u32; 4],
+    /// What packets are its.
+    pub key: ServiceKey,
+    /// Its place in listings that keep the order of creation.
+    pub order: u32,
+    /// Last port, network byte order.
+    pub last: u16,
+    /// Leading bits of `key.addr` (as IPv6) that its addresses share; 0 with a mark.
+    pub prefix: u8,
+    /// Zero.
+    pub pad: u8,
+    /// Bytes of a server's id in QUIC connection ids; 0: they name none.
+    pub quic_bytes: u32,
+    /// From one flow that a client begins to the next, ns; many may be saved up.
+    pub client_every: u64,
+    /// How much of that, ns.
+    pub client_burst: u64,
+    /// Which bits tell a client from others there, as on the wire.
+    pub client_mask: [u32; 4],
+    /// From one flow of clients without a cookie to the next, ns; a second's worth is saved up.
+    pub cookies_every: u64,
+}
+
+impl Service {
+    /// First entry in `PICKS`.
+    #[must_use]
+    #[inline(always)]
+    pub const fn table_base(&self) -> u32 {
+        (self.table >> 32) as u32
+    }
+
+    /// Number of entries.
+    #[must_use]
+    #[inline(always)]
+    pub const fn table_len(&self) -> u32 {
+        self.table as u32
+    }
+}

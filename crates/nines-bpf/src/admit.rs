@@ -1,0 +1,101 @@
+//! Who may begin how many flows.
+//!
+//! Decides: that a client has begun enough, and that strangers must show that they get what is sent
+//! to them. Packets of known flows never come here.
+
+use aya_ebpf::maps::lpm_trie::Key;
+use nines_abi::{
+    Packet, Service, SourceKey, TemplateKey, ASKED, DROP_RATE, PROGRAM_COOKIE, PROGRAM_NEW,
+    PROGRAM_QUIC, PROVEN_UNITS, SERVICE_COOKIES, SERVICE_QUIC, SERVICE_RATE, SOURCE_DENIED,
+};
+
+use crate::{
+    atomic, clock,
+    decide::{begins, bytes, opens, Verdict},
+    maps::{COOKIE_PACES, PACES, PROVEN, SERVICES, SOURCES},
+    packet::{RST, TCP, UDP},
+};
+
+/// Flags of services whose new flows come here.
+pub const ASKS: u32 = SERVICE_RATE | SERVICE_COOKIES | SERVICE_QUIC;
+/// What strangers may save up, ns.
+const SECOND: u64 = 1_000_000_000;
+
+/// A packet of no known flow, to a service that asks.
+#[inline(always)]
+pub fn admit(packet: &mut Packet) -> Verdict {
+    packet.asked = ASKED;
+    let Some(service) = SERVICES.get(packet.service) else {
+        return Verdict::Pass;
+    };
+    let now = clock::exact();
+    if service.flags & SERVICE_COOKIES != 0 && packet.proto == TCP {
+        // A reset without a flow may be the answer to a cookie.
+        if packet.flags & RST != 0 {
+            return Verdict::Go(PROGRAM_COOKIE);
+        }
+        if opens(packet) && !is_proven(packet) && !may_strangers(packet.service, service, now) {
+            return Verdict::Go(PROGRAM_COOKIE);
+        }
+    }
+    if service.flags & SERVICE_RATE != 0 && begins(packet) && !may(packet, service, now) {
+        return Verdict::Drop(DROP_RATE);
+    }
+    if service.flags & SERVICE_QUIC != 0 && packet.proto == UDP {
+        return Verdict::Go(PROGRAM_QUIC);
+    }
+    Verdict::Go(PROGRAM_NEW)
+}
+
+/// Whether this client may not begin flows of this service; who is not named may.
+#[inline(always)]
+pub fn is_denied(packet: &Packet, service: u32) -> bool {
+    let key = Key::new(32 + 128, SourceKey { service, addr: bytes(packet.src) });
+    SOURCES.get(key).is_some_and(|said| *said == SOURCE_DENIED)
+}
+
+#[inline(always)]
+fn is_proven(packet: &Packet) -> bool {
+    let shown = unsafe { PROVEN.get(&packet.src) };
+    shown.is_some_and(|when| packet.clock.wrapping_sub(*when) <= PROVEN_UNITS)
+}
+
+/// Whether this service still takes those who have shown nothing.
+#[inline(always)]
+fn may_strangers(id: u32, service: &Service, now: u64) -> bool {
+    match COOKIE_PACES.get_ptr_mut(id) {
+        Some(pace) => passes(pace, now, service.cookies_every, SECOND),
+        None => true,
+    }
+}
+
+/// Whether this client may begin one more.
+#[inline(always)]
+fn may(packet: &Packet, service: &Service, now: u64) -> bool {
+    let (a, m) = (&packet.src, &service.client_mask);
+    let client = [a[0] & m[0], a[1] & m[1], a[2] & m[2], a[3] & m[3]];
+    let key = TemplateKey { client, service: packet.service, pad: 0 };
+    if let Some(pace) = PACES.get_ptr_mut(&key) {
+        return passes(pace, now, service.client_every, service.client_burst);
+    }
+    let _ = PACES.insert(&key, &(now + service.client_every), 0);
+    true
+}
+
+/// The generic cell rate algorithm (ITU-T I.371): one more every so many ns, and `burst` ns of them
+/// at once.
+#[inline(always)]
+fn passes(pace: *mut u64, now: u64, every: u64, burst: u64) -> bool {
+    // Whoever loses to another processor twice is not counted.
+    for _ in 0..2 {
+        let used = unsafe { core::ptr::read_volatile(pace) };
+        let from = if used > now { used } else { now };
+        if from - now > burst {
+            return false;
+        }
+        if atomic::swap_if(pace, used, from + every) {
+            break;
+        }
+    }
+    true
+}

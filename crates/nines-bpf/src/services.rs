@@ -1,0 +1,58 @@
+//! By what a packet finds its service.
+
+use aya_ebpf::maps::lpm_trie::Key;
+use nines_abi::{
+    Packet, ServiceKey, SpreadKey, KEY_ADDRESS, KEY_MARK_V4, KEY_MARK_V6, SERVICE_LIVE,
+    SETTING_MARKS, SETTING_SPREAD, SPREAD_BITS,
+};
+
+use crate::{
+    decide::bytes,
+    maps::{SERVICES, SERVICE_KEYS, SETTINGS, SPREAD},
+    schedule::Of,
+};
+
+/// Whether services go by marks, which XDP does not see.
+#[inline(always)]
+pub fn has_marks() -> bool {
+    SETTINGS.get(0).is_some_and(|s| s.flags & SETTING_MARKS != 0)
+}
+
+/// The service of a packet: by its mark, by address and port, by range, by address alone (IPVS's
+/// order, where there are no ranges).
+#[inline(never)]
+fn find_service(packet: &Packet, mark: u32) -> u32 {
+    if mark != 0 {
+        let kind = if packet.v6 != 0 { KEY_MARK_V6 } else { KEY_MARK_V4 };
+        let addr = bytes([0, 0, 0, mark.to_be()]);
+        let key = ServiceKey { addr, port: 0, proto: 0, kind };
+        if let Some(id) = unsafe { SERVICE_KEYS.get(&key) } {
+            return *id;
+        }
+    }
+    let mut key = ServiceKey {
+        addr: bytes(packet.dst),
+        port: packet.dport,
+        proto: packet.proto,
+        kind: KEY_ADDRESS,
+    };
+    if let Some(id) = unsafe { SERVICE_KEYS.get(&key) } {
+        return *id;
+    }
+    if SETTINGS.get(0).is_some_and(|s| s.flags & SETTING_SPREAD != 0) {
+        let (proto, addr, port) = (u32::from(packet.proto), key.addr, packet.dport);
+        let data = SpreadKey { proto, addr, port, pad: 0 };
+        if let Some(id) = SPREAD.get(Key::new(SPREAD_BITS + 16, data)) {
+            return *id;
+        }
+    }
+    key.port = 0;
+    unsafe { SERVICE_KEYS.get(&key) }.map_or(u32::MAX, |id| *id)
+}
+
+#[inline(always)]
+pub fn service_of(packet: &Packet, mark: u32) -> Option<Of> {
+    let id = find_service(packet, mark);
+    let service = SERVICES.get(id)?;
+    (service.flags & SERVICE_LIVE != 0).then_some(Of { id, service })
+}
