@@ -11,7 +11,7 @@
 
 use core::mem::{offset_of, size_of};
 
-pub use self::put::{insert, sweep, New};
+pub use self::put::{insert, sweep, New, ALREADY};
 pub use nines_abi::hash_of;
 use nines_abi::{
     is_active, limited, seen_of, state_of, Bucket, Entry, Flow, Tail, Via, WAYS, WORD_FULL,
@@ -118,6 +118,12 @@ fn in_bucket(bucket: *mut Bucket, tag: u64, key: &Flow) -> Option<(*mut Entry, u
         mask &= mask - 1;
     }
     None
+}
+
+/// Whether flows that belong into this one's bucket lie in their second one.
+#[inline(always)]
+pub fn has_spilled(hash: u64) -> bool {
+    bucket(hash as u32).is_none_or(|bucket| unsafe { (*bucket).spilled } != 0)
 }
 
 /// A flow that lives, and what is known of it.

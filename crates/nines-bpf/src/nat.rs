@@ -10,7 +10,7 @@ use nines_abi::{
 use crate::{
     clock,
     decide::{goes_on, key, words, Verdict},
-    flows::{self, New, Seen},
+    flows::{self, New, Seen, ALREADY},
     fragments,
     maps::{count, count_drop, SERVERS},
     packet::{FIN, RST, SYN, UDP},
@@ -76,12 +76,19 @@ pub fn learn_reply(key: &Flow, server: &Server, flow: &New) {
 #[inline(always)]
 fn remember_half(half: Flow, flow: &New) {
     let hash = flows::hash_of(&half);
-    if let Some((tail, seen)) = flows::find(&half, hash) {
-        flows::retire(tail, seen);
+    let new = New { hash, word: flow.word | WORD_REPLY as u32, tells: 0, ..*flow };
+    // In its second bucket an insertion into the first would not see it.
+    let mut placed = ALREADY;
+    if !flows::has_spilled(hash) {
+        placed = flows::insert(&half, &new);
     }
-    if flows::insert(&half, &New { hash, word: flow.word | WORD_REPLY as u32, tells: 0, ..*flow })
-        == 0
-    {
+    if placed == ALREADY {
+        if let Some((tail, seen)) = flows::find(&half, hash) {
+            flows::retire(tail, seen);
+        }
+        placed = flows::insert(&half, &new);
+    }
+    if placed == 0 {
         count_drop(UNPLACED);
     }
 }

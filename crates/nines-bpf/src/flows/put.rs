@@ -75,20 +75,15 @@ fn to_end(bucket: *mut Bucket, now: u32) -> usize {
     first_by(bucket, now, |_, silent, dead| silent & !dead).0
 }
 
-/// The way that the flow prefers, if nothing lives there; else `other`.
+/// Whether a flow lives there.
 #[inline(always)]
-fn wished(bucket: *mut Bucket, hash: u64, other: usize) -> usize {
-    let wish = preferred(hash);
-    let there = unsafe { core::ptr::read_volatile(&(*tail_of(way(bucket, wish))).word) };
-    if there & WORD_LIVE == 0 {
-        wish
-    } else {
-        other
-    }
+fn is_taken(bucket: *mut Bucket, number: usize) -> bool {
+    let word = unsafe { core::ptr::read_volatile(&(*tail_of(way(bucket, number))).word) };
+    word & WORD_LIVE != 0
 }
 
 /// What [`put`] says of a flow that is there already.
-const ALREADY: u32 = 2;
+pub const ALREADY: u32 = 2;
 
 /// Rank of ways that hold nothing.
 const FREE: u64 = (1 << 40) - 1;
@@ -108,7 +103,7 @@ fn put(index: u32, key: &Flow, new: &New, force: u32) -> u32 {
             return 0;
         }
     }
-    let (mut number, mut rank) = to_reuse(bucket, new.now, force);
+    let (mut number, mut rank) = (preferred(new.hash), FREE);
     // A flow has one place in a bucket: where it lay before, if it did, or a lookup would find the
     // ended one first.
     if let Some((before, word)) = in_bucket(bucket, tag_of(new.hash), key) {
@@ -118,9 +113,8 @@ fn put(index: u32, key: &Flow, new: &New, force: u32) -> u32 {
             return ALREADY;
         }
         number = (before as usize - bucket as usize) / size_of::<Entry>();
-        rank = FREE;
-    } else if rank == FREE {
-        number = wished(bucket, new.hash, number);
+    } else if is_taken(bucket, number) {
+        (number, rank) = to_reuse(bucket, new.now, force);
     }
     let entry = way(bucket, number);
     let tail = tail_of(entry);
@@ -158,7 +152,7 @@ fn put(index: u32, key: &Flow, new: &New, force: u32) -> u32 {
     may as u32
 }
 
-/// Adds a flow and what it weighs; 0 if it found no place.
+/// Adds a flow and what it weighs; 0 if it found no place, [`ALREADY`] if it is there.
 #[inline(never)]
 pub fn insert(key: &Flow, new: &New) -> u32 {
     let (first, other) = (new.hash as u32, second(new.hash));
