@@ -48,7 +48,7 @@ pub struct ServiceKey {
 }
 
 /// Data of a key of map `SPREAD`, a trie of prefixes: the protocol and the address whole, and the
-/// leading bits of the port. The value is the id of the service.
+/// leading bits of the port, or all of it and `pad`. The value is the id of the service.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SpreadKey {

@@ -162,6 +162,7 @@ pub fn onward(
 /// A packet that both entries must know, of either side.
 #[inline(always)]
 pub fn tell(packet: &mut Packet, counts: bool) -> Verdict {
+    packet.asked = 0;
     let Some((tail, seen)) = flows::find(&key(packet), packet.hash) else {
         return Verdict::Pass;
     };

@@ -42,7 +42,7 @@ fn find_service(packet: &Packet, mark: u32) -> u32 {
     if SETTINGS.get(0).is_some_and(|s| s.flags & SETTING_SPREAD != 0) {
         let (proto, addr, port) = (u32::from(packet.proto), key.addr, packet.dport);
         let data = SpreadKey { proto, addr, port, pad: 0 };
-        if let Some(id) = SPREAD.get(Key::new(SPREAD_BITS + 16, data)) {
+        if let Some(id) = SPREAD.get(Key::new(SPREAD_BITS + 32, data)) {
             return *id;
         }
     }

@@ -66,8 +66,8 @@ pub struct Listen {
 }
 
 impl Listen {
-    /// VIPs of one service at most.
-    pub const VIPS_MAX: u32 = 256;
+    /// VIPs of one service at most: beats name each that is held, and must fit a datagram.
+    pub const VIPS_MAX: u32 = 32;
 
     /// On one VIP, and one port or all.
     pub const fn new(addr: SocketAddr, proto: Proto) -> Self {

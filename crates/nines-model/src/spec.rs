@@ -58,12 +58,14 @@ impl Spec {
         self.nodes.iter().filter(|(_, n)| n.role == Role::Director).map(|(name, _)| name.as_str())
     }
 
-    /// The name people know a VIP by: its own, else the first service on it, else the address.
+    /// The name people know a VIP by: its own, else that of the first service on it and on no
+    /// other, else the address.
     pub fn vip_name(&self, vip: IpAddr) -> String {
         if let Some(name) = self.vips.get(&vip).and_then(|v| v.name.clone()) {
             return name;
         }
-        self.services_on(vip).next().map_or_else(|| vip.to_string(), |(name, _)| name.to_owned())
+        let mut on = self.services_on(vip).filter(|(_, s)| s.listen.vips().nth(1).is_none());
+        on.next().map_or_else(|| vip.to_string(), |(name, _)| name.to_owned())
     }
 
     /// Services that listen on a VIP.
@@ -74,14 +76,16 @@ impl Spec {
             .map(|(name, s)| (name.as_str(), s))
     }
 
-    /// A VIP by its name, a service's name or its address.
-    pub fn find_vip(&self, word: &str) -> Option<IpAddr> {
+    /// VIPs by name or address of one, or by name of a service: all of its.
+    pub fn find_vips(&self, word: &str) -> Vec<IpAddr> {
         if let Ok(addr) = word.parse::<IpAddr>() {
-            return self.vips.contains_key(&addr).then_some(addr);
+            return self.vips.contains_key(&addr).then_some(addr).into_iter().collect();
         }
-        self.services.get(word).map(|s| s.listen.addr.ip()).or_else(|| {
-            self.vips.iter().find(|(_, v)| v.name.as_deref() == Some(word)).map(|(addr, _)| *addr)
-        })
+        if let Some(service) = self.services.get(word) {
+            return service.listen.vips().collect();
+        }
+        let named = self.vips.iter().find(|(_, v)| v.name.as_deref() == Some(word));
+        named.map(|(addr, _)| *addr).into_iter().collect()
     }
 
     /// Real servers called `word` ("r2" in every service, or "web/r2" in one), as (service, server).

@@ -2,7 +2,7 @@
 //!
 //! Decides: what a view shows and how an act becomes a proposal. The CLI uses nothing else.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, path::Path, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -348,8 +348,9 @@ async fn post_move(
     Json(request): Json<MoveRequest>,
 ) -> Outcome<Json<Done>> {
     let word = request.vip.clone();
-    let find = move |node: &Node, _: Time| node.state().spec.find_vip(&word);
-    let Some(vip) = agent.core.inspect(find).await.ok_or_else(stopping)? else {
+    let find = move |node: &Node, _: Time| node.state().spec.find_vips(&word);
+    let vips = agent.core.inspect(find).await.ok_or_else(stopping)?;
+    let Some((last, others)) = vips.split_last() else {
         let what = format!("there is no service or VIP {}", request.vip);
         return Err(Failure::new(Kind::NotFound, what, "").next("nines status   lists them"));
     };
@@ -358,6 +359,11 @@ async fn post_move(
     if let Some(why) = agent.core.inspect(look).await.ok_or_else(stopping)? {
         return Err(why);
     }
-    let wish = Give { vip: pack(vip), to: request.to, ..Give::default() };
-    propose(&agent, &request.actor, What::Wish(wish)).await
+    let wish = |vip: &IpAddr| {
+        What::Wish(Give { vip: pack(*vip), to: request.to.clone(), ..Give::default() })
+    };
+    for vip in others {
+        let _ = propose(&agent, &request.actor, wish(vip)).await?;
+    }
+    propose(&agent, &request.actor, wish(last)).await
 }

@@ -59,7 +59,7 @@ impl Node {
         if !spec.servers.contains_key(&server) {
             return;
         }
-        let (rise, fall, listen) = (spec.check.rise, spec.check.fall, spec.listen);
+        let (rise, fall, vip) = (spec.check.rise, spec.check.fall, spec.listen.addr.ip());
         let subject = (service.clone(), server.clone());
         let before = self.known.get(&subject).copied().unwrap_or(Health::Unknown);
         let after = before.next(outcome.is_ok(), rise, fall);
@@ -73,8 +73,8 @@ impl Node {
             Ok(said) => ("check-up", format!("{server} is up for {service}: {said}")),
             Err(why) => ("check-down", format!("{server} failed {service}: {why}")),
         };
-        // Each director checks; the one that serves tells.
-        if listen.vips().any(|vip| matches!(self.want(vip), Want::Hold(_))) {
+        // Each director checks; the one that serves (of many VIPs the first) tells.
+        if matches!(self.want(vip), Want::Hold(_)) {
             self.tell(now, kind, server, text, "check", String::new());
         } else {
             self.log(text);

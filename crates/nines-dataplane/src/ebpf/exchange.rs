@@ -115,9 +115,9 @@ impl Look {
     /// Every director would send it there without being told.
     fn is_plain(&self, key: &Flow, slot: u32, server: &Server, service: &Service) -> bool {
         let (base, len) = (service.table_base(), service.table_len());
-        // Who is on no list any more would have to begin anew elsewhere.
+        // Who is on no list any more would have to begin anew elsewhere, and be counted again.
         if self.all
-            || service.flags & abi::SERVICE_SOURCES != 0
+            || service.flags & (abi::SERVICE_SOURCES | abi::SERVICE_RATE) != 0
             || service.scheduler != SCHED_MAGLEV
             || server.forward == FORWARD_NAT
             || server.forward == FORWARD_FULL_NAT

@@ -91,10 +91,11 @@ pub fn spread(traffic: Traffic) -> Vec<(SpreadKey, u8)> {
     if listen.is_one() {
         return Vec::new();
     }
-    let ports = if listen.is_every_port() {
-        vec![(0, 0)]
-    } else {
-        port_prefixes(listen.addr.port(), listen.last)
+    let ports = match listen.addr.port() {
+        0 => vec![(0, 0)],
+        // Longer than what ends a range: one port goes before it.
+        first if first == listen.last => vec![(first, 32)],
+        first => port_prefixes(first, listen.last),
     };
     let mut all = Vec::new();
     for vip in listen.vips() {

@@ -35,7 +35,17 @@ pub fn serve(vips: &[IpAddr], ports: &[u16]) -> Result<()> {
     loader.default_map_pin_directory(&pins);
     // A director's tables are in the same object; here they are as small as can be.
     let least = super::Sizes { services: 1, servers: 1, picks: 2, buckets: 1 };
-    let others = ["TEMPLATES", "LOCALITIES", "FRAGMENTS", "SOURCES", "GUARD_TABLE", "PEERS"];
+    let others = [
+        "TEMPLATES",
+        "LOCALITIES",
+        "FRAGMENTS",
+        "SOURCES",
+        "SPREAD",
+        "PACES",
+        "PROVEN",
+        "GUARD_TABLE",
+        "PEERS",
+    ];
     let others = others.map(|name| (name, 1));
     for (map, entries) in least.of_maps().into_iter().chain(others) {
         loader.map_max_entries(map, entries);

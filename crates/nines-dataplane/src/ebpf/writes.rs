@@ -62,6 +62,11 @@ pub fn plan_and_names(ask: Ask<'_>) -> Result<(Vec<Write>, Vec<String>)> {
             format!("{} services; there is room for {}", table.services.len(), sizes.services);
         return Err(no_room("services", &why));
     }
+    let spread: usize = table.services.values().map(|s| spread(s.traffic).len()).sum();
+    if spread * 2 > abi::SPREAD_MAX as usize {
+        let why = format!("{spread} prefixes of ports; {} at most", abi::SPREAD_MAX / 2);
+        return Err(no_room("services", &why));
+    }
     let (changed, gone) = differences(ask);
     let mut planner = Planner::new(ask);
     // What only the changed services say is known without looking at the others.
@@ -435,7 +440,10 @@ impl<'a> Planner<'a> {
         all.extend(self.switch);
         let known = &self.ask.installed.spread;
         let news = self.spread.into_iter().filter(|(place, id)| known.get(place) != id.as_ref());
-        all.extend(news.map(|((key, len), id)| Write::Spread(key, len, id)));
+        // Whoever gets something has it before anybody loses what lay around it.
+        let (there, gone): (Vec<_>, Vec<_>) = news.partition(|(_, id)| id.is_some());
+        let names = there.into_iter().chain(gone);
+        all.extend(names.map(|((key, len), id)| Write::Spread(key, len, id)));
         all.extend(self.after);
         all
     }

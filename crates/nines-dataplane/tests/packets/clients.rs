@@ -39,12 +39,14 @@ fn ranges_of_ports_and_networks_of_vips() {
     let to = |server: &str| {
         service("10.0.0.100:80", Proto::Tcp, Scheduler::Rr, &[(&format!("{server}:0"), DR)])
     };
-    let mut all = table(vec![to("10.0.0.11"), to("10.0.0.12"), to("10.0.0.13"), to("10.0.0.14")]);
+    let mut all = table([11, 12, 13, 14, 15].map(|n| to(&format!("10.0.0.{n}"))).to_vec());
     let traffics = [
         spread("10.0.0.100:8000", 8_999, 32),
         spread("10.0.0.100:8080", 8_080, 32),
         spread("10.0.0.96:443", 444, 30),
         spread("10.0.0.100:0", 0, 32),
+        // Within the second half of the first one's last prefix.
+        spread("10.0.0.100:8999", 8_999, 31),
     ];
     for (service, traffic) in all.services.values_mut().zip(traffics) {
         service.traffic = traffic;
@@ -59,7 +61,9 @@ fn ranges_of_ports_and_networks_of_vips() {
     for (to, service) in [
         ("10.0.0.100:8000", "s0"),
         ("10.0.0.100:8500", "s0"),
-        ("10.0.0.100:8999", "s0"),
+        ("10.0.0.100:8998", "s0"),
+        ("10.0.0.100:8999", "s4"),
+        ("10.0.0.101:8999", "s4"),
         ("10.0.0.100:8080", "s1"),
         ("10.0.0.96:443", "s2"),
         ("10.0.0.99:444", "s2"),

@@ -303,6 +303,11 @@ fn server_addr(
         r.error(value.span.clone(), message, Some("leave the port away".into()));
         return None;
     }
+    if forward == Forward::Nat && listen.addr.is_ipv6() && listen.prefix < 128 {
+        let why = "NAT of IPv6 needs a service with one address";
+        r.error(value.span.clone(), why, Some("use full-nat, dr or a tunnel".into()));
+        return None;
+    }
     if forward == Forward::FullNat && listen.proto == Proto::Sctp {
         let help = "use nat, dr or a tunnel";
         r.error(value.span.clone(), "SCTP keeps the client's port: no full-nat", Some(help.into()));

@@ -59,9 +59,12 @@ fn per_service(page: &mut Page, services: &[ServiceStatus]) {
         page.sample("nines_service_servers_up", &[("service", &s.name)], s.up);
     }
     page.family("nines_service_active", "gauge", "1 where the node serves the service.");
-    for s in services.iter().filter(|s| !s.node.is_empty()) {
-        let of = [("service", s.name.as_str()), ("node", &s.node)];
-        page.sample("nines_service_active", &of, 1);
+    for s in services {
+        // One sample for each, where VIPs of one service are on several.
+        for node in s.node.split(", ").filter(|node| !node.is_empty()) {
+            let of = [("service", s.name.as_str()), ("node", node)];
+            page.sample("nines_service_active", &of, 1);
+        }
     }
     for (name, help, count) in COUNTS {
         let name = format!("nines_service_{name}");

@@ -386,7 +386,7 @@ pub fn why(node: &Node, now: Time, subject: &str) -> Outcome<Why> {
     let spec = &state.spec;
     let mut why = Why { subject: subject.to_owned(), ..Why::default() };
     let mut subjects = vec![subject.to_owned()];
-    if let Some(vip) = spec.find_vip(subject) {
+    if let Some(vip) = spec.find_vips(subject).first().copied() {
         let name = spec.vip_name(vip);
         subjects.push(name.clone());
         let holder = state.vips.get(&vip).map_or("", |h| h.node());

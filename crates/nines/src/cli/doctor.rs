@@ -4,7 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
@@ -153,9 +153,14 @@ fn servers(spec: &Spec, interfaces: &[Interface]) -> Outcome<Vec<Finding>> {
                 let text = "NAT: its checks say whether it lives; its way back must lead here";
                 found.push(Finding::note(subject, text));
             } else {
-                let vip = service.listen.addr;
-                asked.push(Question { vip, server: wanted.addr.ip(), forward });
-                subjects.push((subject, service.listen.proto));
+                let listen = service.listen;
+                let one_port = listen.last == listen.addr.port();
+                let port = service.check.port.filter(|_| !one_port).unwrap_or(listen.last);
+                for vip in listen.vips() {
+                    let vip = SocketAddr::new(vip, port);
+                    asked.push(Question { vip, server: wanted.addr.ip(), forward });
+                    subjects.push((subject.clone(), listen.proto));
+                }
             }
         }
     }

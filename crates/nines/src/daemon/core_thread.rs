@@ -233,7 +233,7 @@ impl CoreThread {
                     self.node.handle(now, Event::Frame { from, link, bytes });
                     self.carry_out();
                 }
-                Opened::Greeting(from) if !self.is_known(from) => {
+                Opened::Greeting(from) if self.is_unknown(from) => {
                     // Who joined after this node, which has not got the log yet: perhaps the
                     // leader, from whom it comes.
                     self.peers.insert(from, vec![sender]);
@@ -244,9 +244,9 @@ impl CoreThread {
         }
     }
 
-    /// Whether a member's addresses are known from the log, or from when this node joined.
-    fn is_known(&self, id: u64) -> bool {
-        self.node.state().members.contains_key(&id) || self.node.config().seeds.contains(&id)
+    /// Whether this node has no log yet that could say who this is, and did not join by him.
+    fn is_unknown(&self, id: u64) -> bool {
+        self.node.state().members.is_empty() && !self.node.config().seeds.contains(&id)
     }
 
     fn carry_out(&mut self) {

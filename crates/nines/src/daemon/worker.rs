@@ -199,6 +199,6 @@ fn show<D: DataPlane>(
 
 fn packets<D: DataPlane>(plane: &mut D, table: &ForwardingTable, vip: IpAddr) -> u64 {
     let counters = plane.counters().unwrap_or_default();
-    let on = table.services.iter().filter(|(_, s)| s.traffic.vips().any(|v| v == vip));
+    let on = table.services.iter().filter(|(_, s)| s.traffic.vip() == Some(vip));
     on.filter_map(|(name, _)| counters.services.get(name)).map(|t| t.packets_in).sum()
 }

@@ -151,7 +151,9 @@ pub(super) fn check(wanted: &TableService, candidates: usize) -> Result<()> {
                 "give the server the port of the service",
             );
         }
-        if wanted.traffic.vip().is_none() && server.addr.is_ipv6() {
+        let marked = matches!(wanted.traffic, Traffic::Marked { .. });
+        let untold = wanted.traffic.vip().is_none() && (marked || server.forward == Forward::Nat);
+        if untold && server.addr.is_ipv6() {
             return refuse(
                 format!("{}: NAT of IPv6 needs a service with one address", server.addr),
                 "use direct routing or a tunnel",

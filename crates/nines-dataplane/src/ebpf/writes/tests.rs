@@ -178,3 +178,45 @@ fn a_slot_used_again_ends_the_flows_of_the_server_before() {
         assert!(seen.insert((*live[0].0, live[0].1.generation)), "flow would hit a stranger");
     }
 }
+
+/// The service that packets to a port of the VIP are of: the longest prefix says.
+fn service_at(at: &Installed, port: u16) -> Option<u32> {
+    let holds = |(key, len): &(SpreadKey, u8)| {
+        let bits = u32::from(*len) - abi::SPREAD_BITS;
+        let differs = (u16::from_be(key.port) ^ port).checked_shr(16u32.saturating_sub(bits));
+        differs.unwrap_or(0) == 0
+    };
+    let all = at.spread.iter().filter(|(place, _)| holds(place));
+    all.max_by_key(|((_, len), _)| *len).map(|(_, id)| *id)
+}
+
+#[test]
+fn a_range_that_changes_keeps_what_stays() {
+    let table = |last: u16| {
+        let mut wide = service(80, 0, &[(1, 2, 1)]);
+        let one = Listen::new("10.0.0.100:80".parse().unwrap(), Proto::Tcp);
+        wide.traffic = Traffic::To(Listen { last, ..one });
+        let services = [("wide".to_owned(), wide)].into();
+        ForwardingTable { services, ..ForwardingTable::default() }
+    };
+    let mut at = Installed::default();
+    let mut before = ForwardingTable::default();
+    for last in [95, 90, 99, 80, 95] {
+        let next = table(last);
+        let least = before.services.get("wide").map_or(80, |old| match old.traffic {
+            Traffic::To(listen) => listen.last.min(last),
+            Traffic::Marked { .. } => last,
+        });
+        for write in plan(&at, Some(&before), &next).unwrap() {
+            let known = before.services.contains_key("wide") && before.services != next.services;
+            let kept = known && last != 80 && least != 80;
+            at.record(&write);
+            for port in 80..=least {
+                assert!(!kept || service_at(&at, port).is_some(), "{port} after {write:?}");
+            }
+        }
+        assert_eq!(service_at(&at, last).is_some(), last != 80);
+        assert_eq!(service_at(&at, last + 1), None);
+        before = next;
+    }
+}
