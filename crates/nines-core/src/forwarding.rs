@@ -103,7 +103,7 @@ pub fn checks(spec: &Spec) -> Vec<CheckTask> {
                 addr.set_port(port);
             }
             let mut listen = service.listen.addr;
-            if service.listen.is_every_port() || service.listen.last != listen.port() {
+            if service.listen.one_port().is_none() {
                 listen.set_port(addr.port());
             }
             tasks.push(CheckTask {

@@ -85,6 +85,11 @@ impl Listen {
         self.addr.port() == 0
     }
 
+    /// The only port.
+    pub fn one_port(&self) -> Option<u16> {
+        (self.last == self.addr.port() && !self.is_every_port()).then_some(self.last)
+    }
+
     /// All VIPs.
     pub fn vips(&self) -> impl Iterator<Item = IpAddr> + use<> {
         let (first, prefix) = (self.addr.ip(), u32::from(self.prefix));
@@ -100,35 +105,21 @@ impl Listen {
     pub fn has(&self, vip: IpAddr) -> bool {
         network(vip, self.prefix) == self.addr.ip() && vip.is_ipv4() == self.addr.is_ipv4()
     }
-
-    /// Whether a packet may belong to both, neither being the narrower one by its ports: one port
-    /// goes before a range, a range before every port.
-    pub fn clashes(&self, other: &Self) -> bool {
-        let breadth =
-            |l: &Self| if l.is_every_port() { u32::MAX } else { u32::from(l.last > l.addr.port()) };
-        self.proto == other.proto
-            && (self.has(other.addr.ip()) || other.has(self.addr.ip()))
-            && breadth(self) == breadth(other)
-            && self.addr.port() <= other.last
-            && other.addr.port() <= self.last
-    }
 }
 
 impl fmt::Display for Listen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { addr, last, prefix, proto } = *self;
-        let host = match addr.ip() {
-            ip if self.prefix < if ip.is_ipv4() { 32 } else { 128 } && ip.is_ipv4() => {
-                format!("{ip}/{prefix}")
-            }
-            ip if self.prefix < if ip.is_ipv4() { 32 } else { 128 } => format!("[{ip}/{prefix}]"),
-            IpAddr::V4(ip) => ip.to_string(),
-            IpAddr::V6(ip) => format!("[{ip}]"),
-        };
-        match addr.port() {
-            0 => write!(f, "{host}:*/{proto}"),
-            first if first == last => write!(f, "{host}:{first}/{proto}"),
-            first => write!(f, "{host}:{first}-{last}/{proto}"),
+        let one_vip = prefix == Self::new(addr, proto).prefix;
+        let length = if one_vip { String::new() } else { format!("/{prefix}") };
+        match addr.ip() {
+            IpAddr::V4(ip) => write!(f, "{ip}{length}:")?,
+            IpAddr::V6(ip) => write!(f, "[{ip}{length}]:")?,
+        }
+        match (addr.port(), self.one_port()) {
+            (0, _) => write!(f, "*/{proto}"),
+            (_, Some(port)) => write!(f, "{port}/{proto}"),
+            (first, None) => write!(f, "{first}-{last}/{proto}"),
         }
     }
 }
@@ -150,16 +141,5 @@ mod tests {
         assert_eq!(net.to_string(), "10.0.0.16/30:80/tcp");
         let six = on("[2001:db8::]:80", 90, 126);
         assert_eq!((six.vips().count(), six.to_string()), (4, "[2001:db8::/126]:80-90/tcp".into()));
-    }
-
-    #[test]
-    fn only_equally_narrow_ones_clash() {
-        let range = on("10.0.0.1:80", 90, 32);
-        assert!(!range.clashes(&on("10.0.0.1:85", 85, 32)), "one port is narrower");
-        assert!(!range.clashes(&on("10.0.0.1:0", 0, 32)), "every port is wider");
-        assert!(range.clashes(&on("10.0.0.1:90", 99, 32)));
-        assert!(!range.clashes(&on("10.0.0.1:91", 99, 32)));
-        assert!(on("10.0.0.0:80", 80, 30).clashes(&on("10.0.0.1:80", 80, 32)));
-        assert!(!on("10.0.0.0:80", 80, 30).clashes(&on("10.0.0.4:80", 80, 32)));
     }
 }

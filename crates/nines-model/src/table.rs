@@ -79,6 +79,14 @@ impl Traffic {
         listen.into_iter().flat_map(|listen| listen.vips())
     }
 
+    /// The port, if it is one.
+    pub fn one_port(self) -> Option<u16> {
+        match self {
+            Self::To(listen) => listen.one_port(),
+            Self::Marked { .. } => None,
+        }
+    }
+
     /// IPv6.
     pub fn is_ipv6(self) -> bool {
         match self {

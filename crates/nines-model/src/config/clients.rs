@@ -10,13 +10,12 @@ use crate::{
 };
 
 /// Bits of an address of the service's family.
-fn whole(listen: Listen) -> u32 {
+fn whole(listen: Listen) -> u8 {
     if listen.addr.is_ipv4() { 32 } else { 128 }
 }
 
 pub fn persist(r: &mut Reader, table: &Table<'_>, listen: Listen) -> Option<Persist> {
-    let whole = if listen.addr.is_ipv4() { 32 } else { 128 };
-    let prefix = r.number(table, "persist-prefix", 1..=whole);
+    let prefix = r.number(table, "persist-prefix", 1..=whole(listen).into());
     let Some(value) = table.get("persist") else {
         if let Some(value) = table.get("persist-prefix") {
             let help = Some("add persist = \"300s\"".into());
@@ -29,7 +28,7 @@ pub fn persist(r: &mut Reader, table: &Table<'_>, listen: Listen) -> Option<Pers
         r.error(value.span, "persist must be 1s to 30 days", None);
         return None;
     }
-    Some(Persist { time, prefix: prefix.unwrap_or(whole) as u8 })
+    Some(Persist { time, prefix: prefix.map_or(whole(listen), |p| p as u8) })
 }
 
 /// `allow` and `deny`: who is in no list may come, unless there is a list of those who may.
@@ -38,7 +37,7 @@ pub fn sources(r: &mut Reader, table: &Table<'_>, listen: Listen) -> Sources {
     for (key, may) in [("allow", true), ("deny", false)] {
         let Some(value) = table.get(key) else { continue };
         for (text, span) in r.strings(&value) {
-            let whole = if listen.addr.is_ipv4() { 32 } else { 128 };
+            let whole = whole(listen);
             let (addr, prefix) = text.split_once('/').unwrap_or((&text, ""));
             let prefix = if prefix.is_empty() { Ok(whole) } else { prefix.parse::<u8>() };
             let (Ok(addr), Ok(prefix)) = (addr.parse::<IpAddr>(), prefix) else {
@@ -69,7 +68,7 @@ pub fn sources(r: &mut Reader, table: &Table<'_>, listen: Listen) -> Sources {
 
 /// `rate` and what goes with it.
 pub fn rate(r: &mut Reader, table: &Table<'_>, listen: Listen) -> Option<ClientRate> {
-    let prefix = r.number(table, "rate-prefix", 1..=whole(listen));
+    let prefix = r.number(table, "rate-prefix", 1..=whole(listen).into());
     let burst = r.number(table, "rate-burst", 1..=1_000_000);
     let Some(rate) = pace(r, table, "rate") else {
         for key in ["rate-prefix", "rate-burst"] {
@@ -83,7 +82,7 @@ pub fn rate(r: &mut Reader, table: &Table<'_>, listen: Listen) -> Option<ClientR
     Some(ClientRate {
         rate,
         burst: burst.unwrap_or(rate.count),
-        prefix: prefix.unwrap_or(whole(listen)) as u8,
+        prefix: prefix.map_or(whole(listen), |p| p as u8),
     })
 }
 

@@ -1,6 +1,9 @@
-//! `listen`: addresses, ports and protocol in one string.
+//! `listen`: addresses, ports and protocol in one string; and who listens where.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use super::reader::{Reader, Value};
 use crate::listen::{Listen, Proto, network};
@@ -13,6 +16,44 @@ pub fn listen(r: &mut Reader, value: &Value<'_>) -> Option<Listen> {
             r.error(value.span.clone(), why, help);
             None
         }
+    }
+}
+
+/// What services listen on, to find two that a packet may belong to, neither of them being the
+/// narrower one by its ports: one port goes before a range, a range before every port.
+#[derive(Default)]
+pub struct Taken(BTreeMap<(IpAddr, Proto, Breadth, u16), (Listen, String)>);
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Breadth {
+    OnePort,
+    Range,
+    EveryPort,
+}
+
+impl Taken {
+    /// Whoever has a part of this already, and where it listens; else `name` has it now.
+    pub fn take(&mut self, listen: Listen, name: &str) -> Result<(), (String, Listen)> {
+        let breadth = match listen.one_port() {
+            _ if listen.is_every_port() => Breadth::EveryPort,
+            Some(_) => Breadth::OnePort,
+            None => Breadth::Range,
+        };
+        // Ranges of one VIP do not overlap: the one that begins last before this one's end tells.
+        for vip in listen.vips() {
+            let at = |port| (vip, listen.proto, breadth, port);
+            match self.0.range(at(0)..=at(listen.last)).next_back() {
+                Some((_, (theirs, other))) if theirs.last >= listen.addr.port() => {
+                    return Err((other.clone(), *theirs));
+                }
+                _ => {}
+            }
+        }
+        for vip in listen.vips() {
+            let at = (vip, listen.proto, breadth, listen.addr.port());
+            self.0.insert(at, (listen, name.to_owned()));
+        }
+        Ok(())
     }
 }
 
@@ -81,4 +122,28 @@ fn host_of(text: &str) -> Option<(IpAddr, Option<u8>)> {
     };
     let addr: IpAddr = host.parse().ok()?;
     (addr.is_ipv6() == inside.is_some()).then_some((addr, len))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_equally_narrow_ones_clash() {
+        let mut taken = Taken::default();
+        let mut has = |text: &str| taken.take(read(text).unwrap(), text).err().map(|(who, _)| who);
+        assert_eq!(has("10.0.0.1:80-90"), None);
+        assert_eq!(has("10.0.0.1:85"), None, "one port is narrower");
+        assert_eq!(has("10.0.0.1:*"), None, "every port is wider");
+        assert_eq!(has("10.0.0.1:90-99").as_deref(), Some("10.0.0.1:80-90"));
+        assert_eq!(has("10.0.0.1:70-80").as_deref(), Some("10.0.0.1:80-90"));
+        assert_eq!(has("10.0.0.1:70-99").as_deref(), Some("10.0.0.1:80-90"));
+        assert_eq!(has("10.0.0.1:91-99"), None);
+        assert_eq!(has("10.0.0.1:80-90/udp"), None);
+        assert_eq!(has("10.0.0.0/30:85").as_deref(), Some("10.0.0.1:85"));
+        assert_eq!(has("10.0.0.4/30:85"), None);
+        assert_eq!(has("10.0.0.6:85").as_deref(), Some("10.0.0.4/30:85"));
+        assert_eq!(has("10.0.0.2:*"), None);
+        assert_eq!(has("10.0.0.0/29:*").as_deref(), Some("10.0.0.1:*"));
+    }
 }

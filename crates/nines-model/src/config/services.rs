@@ -8,7 +8,7 @@ use std::{
 use super::{
     checks::check,
     clients, keys,
-    listen::listen,
+    listen::{Taken, listen},
     reader::{Reader, Table, Value},
 };
 use crate::{
@@ -25,20 +25,18 @@ pub fn services(r: &mut Reader, root: &Table<'_>, spec: &mut Spec) {
     let Some(section) = r.table(root, "service") else {
         return;
     };
-    let mut taken: Vec<(Listen, String)> = Vec::new();
+    let mut taken = Taken::default();
     for (name, value) in section.entries() {
         r.check_name(&name);
         let Some(table) = r.as_table(&value) else { continue };
         let Some((service, at)) = service(r, &table) else { continue };
-        if let Some((theirs, other)) = taken.iter().find(|(l, _)| l.clashes(&service.listen)) {
-            let what = if *theirs == service.listen { service.listen } else { *theirs };
+        if let Err((other, theirs)) = taken.take(service.listen, &name.text) {
             r.error(
                 at,
-                format!("service {other} listens on {what} already"),
+                format!("service {other} listens on {theirs} already"),
                 Some("give one of the two another port, address or protocol".into()),
             );
         }
-        taken.push((service.listen, name.text.clone()));
         for vip in service.listen.vips() {
             add_vip(r, spec, vip, &value);
         }
@@ -101,8 +99,7 @@ fn service(r: &mut Reader, table: &Table<'_>) -> Option<(ServiceSpec, std::ops::
         let help = "add persist = \"300s\": a client's connections to all ports go to one server";
         r.error(span, "a service on every port needs persistence", Some(help.into()));
     }
-    let many = listen.is_every_port() || listen.last != listen.addr.port();
-    if many && check.port.is_none() && check.kind != CheckKind::None {
+    if listen.one_port().is_none() && check.port.is_none() && check.kind != CheckKind::None {
         let span = table.get("check").or(listen_value.clone()).map_or(0..0, |v| v.span);
         let help = Some("add check = { port = 80 }, or check = \"none\"".into());
         r.error(span, "a service on many ports does not say which one is checked", help);
@@ -271,7 +268,7 @@ fn server_addr(
     forward: Forward,
 ) -> Option<SocketAddr> {
     let text = r.string(value)?;
-    let port = if listen.last == listen.addr.port() { listen.last } else { 0 };
+    let port = listen.one_port().unwrap_or(0);
     let addr = text
         .parse::<IpAddr>()
         .map(|ip| SocketAddr::new(ip, port))

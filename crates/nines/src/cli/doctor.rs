@@ -154,8 +154,7 @@ fn servers(spec: &Spec, interfaces: &[Interface]) -> Outcome<Vec<Finding>> {
                 found.push(Finding::note(subject, text));
             } else {
                 let listen = service.listen;
-                let one_port = listen.last == listen.addr.port();
-                let port = service.check.port.filter(|_| !one_port).unwrap_or(listen.last);
+                let port = listen.one_port().or(service.check.port).unwrap_or(0);
                 for vip in listen.vips() {
                     let vip = SocketAddr::new(vip, port);
                     asked.push(Question { vip, server: wanted.addr.ip(), forward });

@@ -131,11 +131,7 @@ pub(super) fn check(wanted: &TableService, candidates: usize) -> Result<()> {
         );
         return refuse(why, "use maglev, rr, wrr, sh, dh or mh, or several services");
     }
-    let asked = match wanted.traffic {
-        Traffic::To(listen) if listen.last == listen.addr.port() => listen.last,
-        Traffic::To(_) => 0,
-        Traffic::Marked { .. } => 0,
-    };
+    let asked = wanted.traffic.one_port().unwrap_or(0);
     let is_sctp = matches!(wanted.traffic, Traffic::To(l) if l.proto == Proto::Sctp);
     for server in wanted.servers.values().filter(|s| s.forward.translates()) {
         if server.forward == Forward::FullNat && (is_sctp || wanted.one_packet) {
