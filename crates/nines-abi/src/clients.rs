@@ -1,4 +1,4 @@
-//! Which clients may begin flows, and how many.
+//! Which clients may begin flows, and how many; what strangers must show.
 
 use crate::Addr;
 
@@ -81,21 +81,6 @@ fn round(v: &mut [u64; 4]) {
     v[1] = v[1].rotate_left(17) ^ v[2];
     v[2] = v[2].rotate_left(32);
 }
-
-/// Key of map `QUIC_IDS`: the id of a server in connection ids. The value is its slot.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct QuicKey {
-    /// As a number, big-endian.
-    pub id: u64,
-    /// Id of the service.
-    pub service: u32,
-    /// Zero.
-    pub pad: u32,
-}
-
-/// Bytes of such an id at most.
-pub const QUIC_ID_MAX: u32 = 8;
 
 #[cfg(test)]
 mod tests {

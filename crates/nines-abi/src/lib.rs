@@ -193,8 +193,8 @@ pub const fn halves(words: [u32; 4]) -> [u64; 2] {
     [words[0] as u64 | (words[1] as u64) << 32, words[2] as u64 | (words[3] as u64) << 32]
 }
 
-/// Key of map `TEMPLATES`: a client of a service with persistence. Of map `LOCALITIES`: a
-/// destination.
+/// Key of map `TEMPLATES`: a client of a service with persistence. Of map `PACES`: a client of a
+/// service with a rate. Of map `LOCALITIES`: a destination.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TemplateKey {

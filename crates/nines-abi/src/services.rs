@@ -123,3 +123,18 @@ impl Service {
         self.table as u32
     }
 }
+
+/// Key of map `QUIC_IDS`: the id of a server in connection ids. The value is its slot.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct QuicKey {
+    /// As a number, big-endian.
+    pub id: u64,
+    /// Id of the service.
+    pub service: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// Bytes of such an id at most.
+pub const QUIC_ID_MAX: u32 = 8;

@@ -3,9 +3,9 @@
 //!
 //! The director answers the SYN by an ACK that acknowledges a number that nobody asked for: the
 //! cookie. RFC 9293 section 3.10.7.3 has the client answer that by a reset with this number, and
-//! send its SYN again (Linux at once, others within their first second). Nothing is kept until then, and
-//! the packets go the same way with direct routing, where the director could not take over a
-//! handshake: it never sees the server's half.
+//! send its SYN again (Linux at once, others within their first second). Nothing is kept until
+//! then, and the packets go the same way with direct routing, where the director could not take
+//! over a handshake: it never sees the server's half.
 //!
 //! Decides: what a cookie is. SipHash of the flow and the time under a secret of this director; who
 //! comes back after a takeover is asked again.

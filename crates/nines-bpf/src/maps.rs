@@ -111,7 +111,7 @@ pub static SPREAD: LpmTrie<SpreadKey, u32> = LpmTrie::pinned(SPREAD_MAX, NO_PREA
 pub static PACES: LruHashMap<TemplateKey, u64> = LruHashMap::pinned(PACES_MAX, 0);
 /// The same of a service's clients without a cookie.
 #[map]
-pub static COOKIE_PACES: Array<u64> = Array::pinned(SERVICES_LEN, MAPPED);
+pub static COOKIE_PACES: Array<u64> = Array::pinned(SERVICES_LEN, 0);
 /// Clients that have shown a cookie, and when.
 #[map]
 pub static PROVEN: LruHashMap<[u32; 4], u32> = LruHashMap::pinned(PROVEN_MAX, 0);

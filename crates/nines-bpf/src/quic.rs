@@ -4,6 +4,8 @@
 //! Connection ids that servers choose hold, after a first byte, the id of the server, plain
 //! (draft-ietf-quic-load-balancers, section 5.2). Ids that clients choose do not: packets that
 //! may have one (Initial, 0-RTT: RFC 9000 section 17.2) are scheduled as any others.
+//!
+//! Decides: which server a payload names, and that it gets the flow as long as it is not down.
 
 use nines_abi::{Packet, QuicKey, NAMED, PROGRAM_KEEP, PROGRAM_NEW, QUIC_ID_MAX, SERVER_DOWN};
 

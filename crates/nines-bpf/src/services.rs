@@ -1,4 +1,7 @@
 //! By what a packet finds its service.
+//!
+//! Decides: which of several services a packet belongs to. A mark goes before an address, one port
+//! before a range, a range before every port.
 
 use aya_ebpf::maps::lpm_trie::Key;
 use nines_abi::{

@@ -90,7 +90,7 @@ pub fn plan_and_names(ask: Ask<'_>) -> Result<(Vec<Write>, Vec<String>)> {
         planner.flags();
     }
     let names = changed.iter().map(|(name, _)| (*name).clone()).collect();
-    Ok((planner.finish(), names))
+    Ok((planner.finish()?, names))
 }
 
 /// Services that are not as the kernel has them, and keys of those that are to go.
@@ -138,9 +138,9 @@ fn no_room(what: &str, why: &str) -> Error {
 }
 
 /// A key of cookies.
-fn draw() -> [u64; 2] {
-    let state = std::collections::hash_map::RandomState::new();
-    [0u8, 1].map(|word| std::hash::BuildHasher::hash_one(&state, word))
+fn draw() -> Result<[u64; 2]> {
+    let word = || getrandom::u64().map_err(|e| Error::new("cannot draw a secret", e.to_string()));
+    Ok([word()?, word()?])
 }
 
 struct Planner<'a> {
@@ -333,11 +333,7 @@ impl<'a> Planner<'a> {
         if let Some(vip) = traffic.vip() {
             server.vip = address::mapped(vip);
         }
-        if let Traffic::To(listen) = traffic
-            && listen.last == listen.addr.port()
-        {
-            server.vip_port = listen.last.to_be();
-        }
+        server.vip_port = traffic.one_port().unwrap_or(0).to_be();
         set_forward(&mut server, wanted.forward);
         match have {
             Some((_, old)) if *old == server => {}
@@ -414,7 +410,7 @@ impl<'a> Planner<'a> {
         self.flags = Some(flags);
     }
 
-    fn finish(mut self) -> Vec<Write> {
+    fn finish(mut self) -> Result<Vec<Write>> {
         let old = self.ask.installed.settings;
         let mut idle = old.idle;
         if idle == [0; 16] {
@@ -423,7 +419,7 @@ impl<'a> Planner<'a> {
             }
         }
         let flags = self.flags.unwrap_or(old.flags);
-        let secret = if old.secret == [0; 2] { draw() } else { old.secret };
+        let secret = if old.secret == [0; 2] { draw()? } else { old.secret };
         let settings = Settings { flags, pad: 0, idle, secret };
         if settings != old {
             if flags & old.flags == old.flags {
@@ -445,7 +441,7 @@ impl<'a> Planner<'a> {
         let names = there.into_iter().chain(gone);
         all.extend(names.map(|((key, len), id)| Write::Spread(key, len, id)));
         all.extend(self.after);
-        all
+        Ok(all)
     }
 }
 
