@@ -1,8 +1,8 @@
 use std::collections::BTreeMap;
 
 use nines_model::{
-    Forward, Limit, Listen, Millis, Persist, Proto, Scheduler, ServerState, TableServer,
-    TableService, Tunnel, TunnelChecksum, TunnelKind,
+    ClientRate, Forward, Limit, Listen, Millis, Persist, Proto, QuicId, Rate, Scheduler,
+    ServerState, TableServer, TableService, Tunnel, TunnelChecksum, TunnelKind,
 };
 use proptest::prelude::*;
 
@@ -74,6 +74,33 @@ fn sorted(state: &State) -> BTreeMap<Traffic, (Service, Vec<Dest>)> {
         (*t, (held.service.clone(), dests))
     };
     state.iter().map(one).collect()
+}
+
+#[test]
+fn what_ipvs_has_not_is_refused_by_its_name() {
+    let rate = Rate { count: 1, seconds: 1 };
+    let one = Listen::new(([10, 0, 0, 100], 80).into(), Proto::Tcp);
+    let with = |how: &dyn Fn(&mut TableService)| {
+        let mut service = TableService::new(Traffic::To(one), Scheduler::Rr);
+        let server = TableServer::new(([10, 0, 0, 1], 80).into(), Forward::Dr);
+        service.servers.insert("r1".into(), server);
+        how(&mut service);
+        let services = [("web".to_owned(), service)].into();
+        words::state(&ForwardingTable { services, ..ForwardingTable::default() })
+    };
+    assert!(with(&|_| ()).is_ok());
+    let id = QuicId::parse("0a01");
+    for (what, how) in [
+        ("ranges", &(|s| s.traffic = Traffic::To(Listen { last: 90, ..one }))),
+        ("networks", &|s| s.traffic = Traffic::To(Listen { prefix: 31, ..one })),
+        ("rate", &|s| s.rate = Some(ClientRate { rate, burst: 1, prefix: 32 })),
+        ("syn-cookies", &|s| s.cookies = Some(rate)),
+        ("quic-id", &|s| s.servers.get_mut("r1").unwrap().quic_id = id),
+    ] as [(&str, &dyn Fn(&mut TableService)); 5]
+    {
+        let told = with(how).unwrap_err().to_string();
+        assert!(told.contains(what), "{told}");
+    }
 }
 
 fn server() -> impl Strategy<Value = TableServer> {

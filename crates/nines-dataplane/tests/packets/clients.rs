@@ -132,6 +132,13 @@ fn a_client_begins_so_many_and_no_more() {
         let known = Frame { flags: ACK, ..syn(0, 1) };
         assert!(is_sent(at_hook(&b, xdp, &known).0, xdp), "connections that are there go on");
         assert!(is_sent(at_hook(&b, xdp, &syn(4, 1)).0, xdp), "another network begins");
+        let often = Rate { count: 10, seconds: 1 };
+        let web = changed(web, |s| s.rate = Some(ClientRate { rate: often, burst: 1, prefix: 30 }));
+        b.plane.apply(&web).unwrap();
+        assert!(
+            is_sent(at_hook(&b, xdp, &syn(2, 4)).0, xdp),
+            "what the old rate kept is forgotten"
+        );
     }
     assert_eq!(b.plane.counters().unwrap().drops["rate"], 2);
 }

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, os::fd::AsFd as _, time::Duration};
 
 use nines_dataplane::{DataPlane as _, ebpf::FlowsOut, flows::Batch};
-use nines_model::{Forward, ForwardingTable, Millis, Persist, Proto, Scheduler};
+use nines_model::{ClientRate, Forward, ForwardingTable, Millis, Persist, Proto, Rate, Scheduler};
 
 use super::{Bench, NEXT, REDIRECT, bench, build::*, service, table};
 
@@ -122,9 +122,19 @@ fn what_one_director_tells_another_goes_on_there() {
     let mut listed = services();
     let hashed = listed.services.get_mut("s2").unwrap();
     hashed.sources.insert(("192.0.2.0".parse().unwrap(), 24), false);
-    b.plane.apply(&listed).unwrap();
-    assert_eq!(flows(&all_of(&mut out)), flows(&all) + 40, "a list could keep them from going on");
-    b.plane.apply(&services()).unwrap();
+    let mut rated = services();
+    let rate = Rate { count: 100, seconds: 1 };
+    let hashed = rated.services.get_mut("s2").unwrap();
+    hashed.rate = Some(ClientRate { rate, burst: 100, prefix: 32 });
+    for (asks, why) in [(listed, "a list"), (rated, "a rate")] {
+        b.plane.apply(&asks).unwrap();
+        assert_eq!(
+            flows(&all_of(&mut out)),
+            flows(&all) + 40,
+            "{why} could keep them from going on"
+        );
+        b.plane.apply(&services()).unwrap();
+    }
     let kept = std::thread::spawn(move || {
         let Some(mut b) = elsewhere() else { return };
         let (mut out, mut learner) = b.plane.exchange().unwrap();

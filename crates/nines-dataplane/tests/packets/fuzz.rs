@@ -5,7 +5,9 @@
 
 use std::net::IpAddr;
 
-use nines_model::{Forward, Proto, Scheduler, Tunnel, TunnelChecksum, TunnelKind};
+use nines_model::{
+    ClientRate, Forward, Proto, QuicId, Rate, Scheduler, Tunnel, TunnelChecksum, TunnelKind,
+};
 
 use nines_dataplane::DataPlane as _;
 
@@ -14,6 +16,10 @@ use super::{Bench, NEXT, REDIRECT, SHOT, bench, build::*, service, table};
 const PACKETS: u64 = 6_000;
 /// Of XDP: drop, pass, sent by the same device, sent by another.
 const XDP: [i32; 4] = [1, 2, 3, 4];
+
+/// Here a client begins so many and shows a cookie, and datagrams may be QUIC's.
+const ASKS: &str = "10.0.0.105";
+const ASKS_V6: &str = "[2001:db8::105]";
 
 fn servers() -> Vec<(&'static str, &'static str, Forward)> {
     let tunnel =
@@ -25,6 +31,8 @@ fn servers() -> Vec<(&'static str, &'static str, Forward)> {
         ("[2001:db8::104]", "[2001:db8::15]", Forward::FullNat),
         ("10.0.0.102", "10.0.0.13", tunnel(TunnelKind::Ipip)),
         ("10.0.0.103", "[2001:db8::14]", tunnel(TunnelKind::Gue)),
+        (ASKS, "10.0.0.16", Forward::Dr),
+        (ASKS_V6, "[2001:db8::16]", Forward::Dr),
         ("[2001:db8::100]", "[2001:db8::11]", Forward::Dr),
         ("[2001:db8::101]", "[2001:db8::12]", Forward::Nat),
         ("[2001:db8::102]", "10.0.0.13", tunnel(TunnelKind::Gre)),
@@ -44,6 +52,12 @@ fn seeds() -> Vec<Vec<u8>> {
         all.push(Frame { options: 1, ..tcp(client, &to, SYN) }.bytes());
         all.push(udp(client, &to).bytes());
         all.push(sctp(client, &to, 1).bytes());
+        if [ASKS, ASKS_V6].contains(&vip) {
+            for first in [0x40, 0xe0] {
+                let payload = vec![first, 0x2a, 0x0a, 1, 0, 9, 0x2a, 0x0a, 1, 9, 9, 9, 9, 9, 9];
+                all.push(Frame { payload, ..udp(client, &to) }.bytes());
+            }
+        }
         let about = tcp(&to, client, ACK).bytes();
         let router = if six { "2001:db8::7" } else { "10.0.0.7" };
         let (kind, code) = if six { (2, 0) } else { (3, 4) };
@@ -119,6 +133,13 @@ fn after(packet: &[u8], hops: u8) -> Vec<u8> {
 fn check(came: &[u8], sent: &[u8]) {
     let ip = |text: &str| -> IpAddr { text.trim_matches(['[', ']']).parse().unwrap() };
     let (src, dst) = addresses(came);
+    // The director itself is the end of these.
+    if [ip(ASKS), ip(ASKS_V6)].contains(&dst) && addresses(sent) == (dst, src) {
+        assert!(came[12] == 0x86 || came[23] == 6, "a TCP packet");
+        assert_eq!(sent.len(), came.len(), "as long as the SYN");
+        assert_eq!(transport_is_right(sent), transport_is_right(came), "as right as it came");
+        return;
+    }
     let ttl = came[ttl_at(came)];
     assert!(ttl > 1, "a packet at its end goes nowhere");
     let version = if came[12] == 8 { 4 } else { 6 };
@@ -295,7 +316,18 @@ fn packets_that_lie_are_never_forwarded_wrong() {
             let server = format!("{server}:{port}");
             let mapped = proto == Proto::Sctp && port != 80;
             (!mapped).then(|| {
-                service(&format!("{vip}:80"), proto, Scheduler::Maglev, &[(&server, forward)])
+                let to = format!("{vip}:80");
+                let mut service = service(&to, proto, Scheduler::Maglev, &[(&server, forward)]);
+                if [ASKS, ASKS_V6].contains(&vip) {
+                    let rate = Rate { count: 10_000, seconds: 1 };
+                    let prefix = if vip == ASKS { 24 } else { 64 };
+                    service.rate = Some(ClientRate { rate, burst: 10_000, prefix });
+                    service.cookies =
+                        (proto == Proto::Tcp).then_some(Rate { count: 1, seconds: 60 });
+                    service.servers.get_mut("r1").unwrap().quic_id =
+                        QuicId::parse("0a01").filter(|_| proto == Proto::Udp);
+                }
+                service
             })
         })
     });
@@ -308,4 +340,6 @@ fn packets_that_lie_are_never_forwarded_wrong() {
         count.iter().all(|n| *n * 500 > packets),
         "left, dropped, sent, sent by XDP: {count:?}"
     );
+    let drops = b.plane.counters().unwrap().drops;
+    assert!(drops["challenged"] > 10, "{drops:?}");
 }

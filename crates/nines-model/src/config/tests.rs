@@ -51,6 +51,23 @@ fn whole_file_reads() {
     assert_eq!(spec.find_servers("r2").len(), 1);
 }
 
+#[test]
+fn vips_of_a_network_are_found_by_its_service_and_called_by_their_addresses() {
+    let spec = parse(
+        "[cluster]\nname = \"web\"\n[nodes]\nlb1 = \"10.0.0.2\"\n[service.web]\n\
+         listen = \"10.0.0.8/31:80\"\nservers = { r1 = \"10.0.0.11\" }\n\
+         [service.mail]\nlisten = \"10.0.0.9:25\"\nservers = { r1 = \"10.0.0.11\" }\n",
+    )
+    .unwrap();
+    let vips: [std::net::IpAddr; 2] = ["10.0.0.8", "10.0.0.9"].map(|vip| vip.parse().unwrap());
+    assert_eq!(spec.vips.keys().copied().collect::<Vec<_>>(), vips);
+    assert_eq!(spec.find_vips("web"), vips);
+    assert_eq!(spec.find_vips("10.0.0.9"), vips[1..]);
+    assert_eq!(spec.vip_name(vips[0]), "10.0.0.8", "web has more than one");
+    assert_eq!(spec.vip_name(vips[1]), "mail");
+    assert_eq!(spec.services_on(vips[1]).count(), 2);
+}
+
 /// One service of a cluster with these lines.
 fn service(lines: &str) -> Result<crate::ServiceSpec, String> {
     let text =
