@@ -7,6 +7,7 @@
 pub mod clients;
 pub mod config;
 pub mod diff;
+pub mod duty;
 pub mod forward;
 pub mod listen;
 pub mod spec;
@@ -15,6 +16,7 @@ pub mod table;
 pub mod time;
 
 pub use clients::{ClientRate, QuicId, Rate, Sources};
+pub use duty::Duty;
 pub use forward::{Forward, Tunnel, TunnelChecksum, TunnelKind};
 pub use listen::{Listen, Proto, network};
 pub use spec::{

@@ -8,7 +8,8 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::{
     api::client::Client,
-    failure::{EXIT_CODES, Failure, Outcome},
+    failure::{EXIT_CODES, Failure, Kind, Outcome},
+    identity,
 };
 
 mod act;
@@ -218,9 +219,25 @@ pub fn main() -> ExitCode {
     match run(&context, cli.command) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
+            let failure = of_real_server(&context, failure);
             report(&context, &failure);
             ExitCode::from(failure.kind.code())
         }
+    }
+}
+
+/// A real server has no view of the cluster: who has is named.
+fn of_real_server(context: &Context, failure: Failure) -> Failure {
+    let home = identity::home(&context.state);
+    match home.identity() {
+        Ok(who) if who.server && failure.kind == Kind::Unreachable && home.is_member() => {
+            let members = who.peers.iter().map(|p| p.name.clone()).collect::<Vec<_>>().join(", ");
+            let cluster = &who.cluster;
+            let why = format!("this machine is a real server of cluster {cluster}, no node");
+            let next = format!("nines server show   here; everything else on {members}");
+            Failure { next: Some(next), ..Failure::new(Kind::Unreachable, failure.what, why) }
+        }
+        _ => failure,
     }
 }
 

@@ -7,7 +7,11 @@ use std::{
     collections::BTreeSet,
     os::unix::process::CommandExt as _,
     path::PathBuf,
-    sync::{Arc, Mutex, mpsc},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
     time::Duration,
 };
 
@@ -38,6 +42,7 @@ pub mod core_thread;
 pub mod flows;
 pub mod logger;
 pub mod peer_port;
+pub mod real_server;
 pub mod seal;
 pub mod store;
 mod worker;
@@ -81,6 +86,8 @@ pub struct Agent {
     pub shown: Arc<Mutex<Shown>>,
     /// Flows told to other directors and taken from them; a witness has none.
     pub flows: Option<Arc<flows::Flows>>,
+    /// Config in force here.
+    pub revision: Arc<AtomicU64>,
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) {
@@ -99,7 +106,11 @@ pub fn run(options: &Options) -> Outcome<()> {
         .enable_all()
         .build()
         .map_err(|e| Failure::new(Kind::Io, "cannot start", e))?;
-    let ended = runtime.block_on(serve(options, home, papers, &log));
+    let ended = if papers.identity.server {
+        runtime.block_on(real_server::serve(home, papers, &log))
+    } else {
+        runtime.block_on(serve(options, home, papers, &log))
+    };
     match ended {
         Ok(End::Stopped) => Ok(()),
         Ok(End::Replace) => {
@@ -115,7 +126,8 @@ pub fn run(options: &Options) -> Outcome<()> {
     }
 }
 
-enum End {
+/// How an agent ends.
+pub enum End {
     Stopped,
     Replace,
 }
@@ -245,6 +257,8 @@ async fn serve_with_socket(
         .decode(papers.identity.beat_key.as_bytes())
         .map_err(|e| Failure::new(Kind::Io, "identity.json is damaged", e))?;
     let configured = Arc::clone(&places);
+    let revision = Arc::new(AtomicU64::new(node.state().revision));
+    let in_force = Arc::clone(&revision);
     let seals = Seals::new(&beat_key, me.id, identity::random());
     let thread = CoreThread::new(
         poll,
@@ -255,7 +269,10 @@ async fn serve_with_socket(
         &papers.identity.peers,
         guard,
         Box::new(move |work| workers.take(work)),
-        Box::new(move |node| remember_places(&configured, node)),
+        Box::new(move |node| {
+            remember_places(&configured, node);
+            in_force.store(node.state().revision, Ordering::Relaxed);
+        }),
         log.clone(),
     )
     .map_err(|e| Failure::new(Kind::Io, "cannot start", e))?;
@@ -264,7 +281,8 @@ async fn serve_with_socket(
         .spawn(move || thread.run())
         .map_err(|e| Failure::new(Kind::Io, "cannot start", e))?;
 
-    let agent = Arc::new(Agent { core, home, papers, forwarding, shown, flows: shared_flows });
+    let flows = shared_flows;
+    let agent = Arc::new(Agent { core, home, papers, forwarding, shown, flows, revision });
     tokio::spawn(api::serve(listener, Arc::clone(&agent)));
     if let Some(listener) = metrics {
         tokio::spawn(api::serve_metrics(listener, Arc::clone(&agent)));

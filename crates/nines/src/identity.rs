@@ -27,7 +27,7 @@ use crate::failure::{Failure, Kind, Outcome};
 pub const PORT: u16 = 9119;
 
 /// A member as a joining node must know it before it has the log.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Peer {
     /// Number.
     pub id: u64,
@@ -55,6 +55,9 @@ pub struct Identity {
     /// Votes and carries nothing: touches no kernel table.
     #[serde(default)]
     pub witness: bool,
+    /// No node but a real server: has no key of the cluster, only a certificate to ask with.
+    #[serde(default)]
+    pub server: bool,
 }
 
 /// The secrets of a cluster, as they are handed to a node that joins.
@@ -93,7 +96,8 @@ impl Home {
         self.0.join(name)
     }
 
-    fn write(&self, name: &str, text: &str) -> Outcome<()> {
+    /// Writes a file whole, or not at all.
+    pub fn write(&self, name: &str, text: &str) -> Outcome<()> {
         let path = self.file(name);
         let next = self.file(&format!("{name}.new"));
         let put = || {
@@ -113,7 +117,8 @@ impl Home {
         })
     }
 
-    fn read(&self, name: &str) -> Outcome<String> {
+    /// Reads a file.
+    pub fn read(&self, name: &str) -> Outcome<String> {
         let path = self.file(name);
         fs::read_to_string(&path).map_err(|e| disk(format!("cannot read {}", path.display()), e))
     }
@@ -204,12 +209,17 @@ pub fn tls_name(node: &str) -> String {
     format!("{}.nines", node.replace(['_'], "-").to_lowercase())
 }
 
-/// A certificate and key for a node.
-fn certificate(cluster: &str, ca_key: &str, node: &str) -> Outcome<(String, String)> {
+/// The name in a real server's: no node has it, whatever it is called.
+pub fn server_tls_name(server: &str) -> String {
+    format!("{}.server", tls_name(server))
+}
+
+/// A certificate and key for this TLS name.
+fn certificate(cluster: &str, ca_key: &str, name: String) -> Outcome<(String, String)> {
     let issuer_key = KeyPair::from_pem(ca_key).map_err(trouble)?;
     let issuer = Issuer::new(authority_params(cluster), issuer_key);
     let key = KeyPair::generate().map_err(trouble)?;
-    let params = CertificateParams::new(vec![tls_name(node)]).map_err(trouble)?;
+    let params = CertificateParams::new(vec![name]).map_err(trouble)?;
     let cert = params.signed_by(&key, &issuer).map_err(trouble)?;
     Ok((cert.pem(), key.serialize_pem()))
 }
@@ -262,7 +272,7 @@ pub fn found(text: &str, spec: &nines_model::Spec, port: u16) -> Outcome<(Vec<Pa
         .collect();
     let mut papers = Vec::new();
     for me in &peers {
-        let (cert_pem, key_pem) = certificate(&spec.name, &ca_key, &me.name)?;
+        let (cert_pem, key_pem) = certificate(&spec.name, &ca_key, tls_name(&me.name))?;
         let identity = Identity {
             cluster: spec.name.clone(),
             me: me.clone(),
@@ -270,6 +280,7 @@ pub fn found(text: &str, spec: &nines_model::Spec, port: u16) -> Outcome<(Vec<Pa
             beat_key: beat_key.clone(),
             founding: true,
             witness: spec.nodes[&me.name].role == nines_model::Role::Witness,
+            server: false,
         };
         let (ca_pem, ca_key) = (ca_pem.clone(), ca_key.clone());
         papers.push(Papers { identity, ca_pem, ca_key, cert_pem, key_pem });
@@ -308,7 +319,8 @@ pub fn member(peer: &Peer, witness: bool) -> Member {
 
 /// Papers for a node that joins.
 pub fn admit(mine: &Papers, peers: Vec<Peer>, newcomer: Peer, witness: bool) -> Outcome<Papers> {
-    let (cert_pem, key_pem) = certificate(&mine.identity.cluster, &mine.ca_key, &newcomer.name)?;
+    let name = tls_name(&newcomer.name);
+    let (cert_pem, key_pem) = certificate(&mine.identity.cluster, &mine.ca_key, name)?;
     let identity = Identity {
         cluster: mine.identity.cluster.clone(),
         me: newcomer,
@@ -316,9 +328,28 @@ pub fn admit(mine: &Papers, peers: Vec<Peer>, newcomer: Peer, witness: bool) -> 
         beat_key: mine.identity.beat_key.clone(),
         founding: false,
         witness,
+        server: false,
     };
     let (ca_pem, ca_key) = (mine.ca_pem.clone(), mine.ca_key.clone());
     Ok(Papers { identity, ca_pem, ca_key, cert_pem, key_pem })
+}
+
+/// Papers for a real server: a web server that is broken into gives no key of the cluster away.
+pub fn admit_server(mine: &Papers, peers: Vec<Peer>, newcomer: Peer) -> Outcome<Papers> {
+    let cluster = mine.identity.cluster.clone();
+    let name = server_tls_name(&newcomer.name);
+    let (cert_pem, key_pem) = certificate(&cluster, &mine.ca_key, name)?;
+    let identity = Identity {
+        cluster,
+        me: newcomer,
+        peers,
+        beat_key: String::new(),
+        founding: false,
+        witness: false,
+        server: true,
+    };
+    let ca_pem = mine.ca_pem.clone();
+    Ok(Papers { identity, ca_pem, ca_key: String::new(), cert_pem, key_pem })
 }
 
 /// The state directory, made private.
@@ -340,5 +371,21 @@ mod tests {
         assert_eq!(print, fingerprint(b"certificate"));
         assert!(read_code(&code[1..]).is_none());
         assert!(read_code("hello").is_none());
+    }
+
+    #[test]
+    fn a_real_server_is_no_node_of_its_name() {
+        let text = "[cluster]\nname = \"t\"\n[nodes]\nlb1 = \"10.0.0.2\"\n";
+        let spec = nines_model::config::parse(text).unwrap();
+        let (papers, _) = found(text, &spec, PORT).unwrap();
+        let named = |papers: &Papers, name: String| {
+            crate::trust::names(&der(&papers.cert_pem).into(), &name)
+        };
+        assert!(named(&papers[0], tls_name("lb1")));
+        let peer = Peer { id: 0, name: "lb1".into(), addresses: Vec::new(), port: PORT };
+        let server = admit_server(&papers[0], Vec::new(), peer).unwrap();
+        assert!(named(&server, server_tls_name("lb1")));
+        assert!(!named(&server, tls_name("lb1")) && !named(&papers[0], server_tls_name("lb1")));
+        assert!(server.ca_key.is_empty() && server.identity.beat_key.is_empty());
     }
 }

@@ -70,9 +70,9 @@ pub fn client(papers: &Papers) -> Outcome<Arc<ClientConfig>> {
     Ok(Arc::new(config))
 }
 
-/// Whether a certificate names this node.
-pub fn names(cert: &CertificateDer<'_>, node: &str) -> bool {
-    let Ok(name) = ServerName::try_from(identity::tls_name(node)) else { return false };
+/// Whether a certificate has this TLS name.
+pub fn names(cert: &CertificateDer<'_>, name: &str) -> bool {
+    let Ok(name) = ServerName::try_from(name) else { return false };
     webpki::EndEntityCert::try_from(cert)
         .is_ok_and(|c| c.verify_is_valid_for_subject_name(&name).is_ok())
 }

@@ -37,11 +37,15 @@ pub struct InitArgs {
 #[derive(Args)]
 pub struct CodeArgs {}
 
-/// This node's name and addresses, given or found.
-pub fn who(node: Option<&String>, given: &[IpAddr]) -> Outcome<(String, Vec<IpAddr>)> {
+/// This machine's name, given or found.
+pub fn name(given: Option<&String>) -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let short = host.trim().split('.').next().unwrap_or_default().to_owned();
-    let name = node.cloned().unwrap_or(short);
+    given.cloned().unwrap_or(short)
+}
+
+/// This node's addresses, given or found.
+pub fn addresses(given: &[IpAddr]) -> Outcome<Vec<IpAddr>> {
     let here = nines_dataplane::address::interfaces()?;
     let all = || here.iter().flat_map(|i| i.addresses.iter().map(move |(a, _)| (i, *a)));
     if let Some(missing) = given.iter().find(|a| all().all(|(_, b)| b != **a)) {
@@ -64,7 +68,7 @@ pub fn who(node: Option<&String>, given: &[IpAddr]) -> Outcome<(String, Vec<IpAd
         return Err(Failure::new(Kind::Usage, "this machine has no address to beat from", "")
             .next("name it: --address 10.0.0.2"));
     }
-    Ok((name, addresses))
+    Ok(addresses)
 }
 
 fn fresh(home: &Home) -> Outcome<()> {
@@ -87,7 +91,7 @@ pub fn run(context: &Context, args: &InitArgs) -> Outcome<u8> {
     }
     let home = identity::home(&context.state);
     fresh(&home)?;
-    let (node, addresses) = who(args.node.as_ref(), &args.address)?;
+    let (node, addresses) = (name(args.node.as_ref()), addresses(&args.address)?);
     let name = args.name.clone().unwrap_or_default();
     let listed: Vec<String> = addresses.iter().map(|a| format!("\"{a}\"")).collect();
     let text =
@@ -158,7 +162,7 @@ fn print_code(context: &Context, home: &Home) -> Outcome<()> {
         return Ok(());
     }
     println!("On each other machine, within a day:\n  nines join {}{port} {code}", me.addresses[0]);
-    println!("A witness adds --witness.");
+    println!("A witness adds --witness, a real server (direct routing, tunnels) --server.");
     Ok(())
 }
 

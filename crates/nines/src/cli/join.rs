@@ -21,6 +21,9 @@ pub struct JoinArgs {
     /// As witness: votes and carries nothing.
     #[arg(long)]
     witness: bool,
+    /// Not as node but as real server: gets the VIPs that cluster.toml gives it, and keeps them.
+    #[arg(long, conflicts_with_all = ["witness", "own", "port"])]
+    server: bool,
     /// This node's name; its host name if not given.
     #[arg(long)]
     node: Option<String>,
@@ -60,13 +63,15 @@ pub fn run(context: &Context, args: &JoinArgs) -> Outcome<u8> {
         )
         .next(format!("stop the agent and remove {} to begin anew", home.0.display())));
     }
-    let (name, addresses) = super::init::who(args.node.as_ref(), &args.own)?;
+    let name = super::init::name(args.node.as_ref());
+    let addresses = if args.server { Vec::new() } else { super::init::addresses(&args.own)? };
     let request = peer_port::JoinRequest {
         secret,
         name: name.clone(),
         addresses,
         port: args.port,
         witness: args.witness,
+        server: args.server,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -76,9 +81,15 @@ pub fn run(context: &Context, args: &JoinArgs) -> Outcome<u8> {
     std::fs::create_dir_all(&home.0).map_err(|e| {
         Failure::new(Kind::Io, format!("cannot make {}", home.0.display()), e).next("run as root")
     })?;
-    Store::open(&home.file("log.redb"))?;
+    if !args.server {
+        Store::open(&home.file("log.redb"))?;
+    }
     home.keep(&papers)?;
-    let part = if args.witness { "witness" } else { "director" };
+    let part = match (args.server, args.witness) {
+        (true, _) => "real server",
+        (_, true) => "witness",
+        _ => "director",
+    };
     if context.json() {
         let cluster = &papers.identity.cluster;
         println!(

@@ -3,10 +3,15 @@
 use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Args, Subcommand};
-use nines_dataplane::realserver;
+use nines_dataplane::realserver::{self, Keeper};
+use nines_model::Duty;
 
 use super::Context;
-use crate::failure::Outcome;
+use crate::{
+    daemon::real_server::{self, Said},
+    failure::{Failure, Kind, Outcome},
+    identity::{self, Home},
+};
 
 /// Real servers for direct routing and tunnels.
 #[derive(Args)]
@@ -17,7 +22,8 @@ pub struct ServerArgs {
 
 #[derive(Subcommand)]
 enum What {
-    /// Put VIPs on lo and keep ARP quiet about them; unwrap tunnels.
+    /// Put VIPs on lo and keep ARP quiet about them; unwrap tunnels. By hand: a machine that joined
+    /// with --server does it by itself.
     Prepare {
         /// The VIPs.
         #[arg(required = true)]
@@ -29,32 +35,104 @@ enum What {
         #[arg(long, default_value_t = nines_model::Tunnel::GUE_PORT, requires = "tunnel")]
         tunnel_port: u16,
     },
-    /// Put everything back as it was.
+    /// What the cluster told this machine to have.
+    Show,
+    /// Put everything back as it was; a machine that joined with --server leaves the cluster.
     Undo,
 }
 
 fn memory(context: &Context) -> PathBuf {
-    context.state.join("realserver")
+    context.state.join(real_server::MEMORY)
+}
+
+fn words<T: ToString>(all: impl IntoIterator<Item = T>) -> String {
+    let words: Vec<String> = all.into_iter().map(|one| one.to_string()).collect();
+    if words.is_empty() { "nothing".into() } else { words.join(" ") }
 }
 
 /// Runs it.
 pub fn run(context: &Context, args: &ServerArgs) -> Outcome<u8> {
     match &args.what {
         What::Prepare { vips, tunnel, tunnel_port } => {
-            realserver::prepare(vips, tunnel.then_some(*tunnel_port), &memory(context))?;
-            let list: Vec<String> = vips.iter().map(ToString::to_string).collect();
+            let duty = Duty {
+                vips: vips.iter().copied().collect(),
+                tunnels: tunnel.then_some(*tunnel_port).into_iter().collect(),
+            };
+            Keeper::new(&memory(context)).keep(&duty, &[].into())?;
             let how =
                 if *tunnel { "through tunnels and by direct routing" } else { "by direct routing" };
-            println!("ready to serve {} {how}; undo with: nines server undo", list.join(" "));
+            println!("ready to serve {} {how}; undo with: nines server undo", words(vips));
         }
-        What::Undo => {
-            let gone = realserver::undo(&memory(context))?;
-            let list: Vec<String> = gone.iter().map(ToString::to_string).collect();
-            println!(
-                "put back; no longer here: {}",
-                if list.is_empty() { "nothing".into() } else { list.join(" ") }
-            );
-        }
+        What::Show => show(context)?,
+        What::Undo => undo(context)?,
     }
     Ok(0)
+}
+
+fn show(context: &Context) -> Outcome<()> {
+    let home = identity::home(&context.state);
+    let who = home.identity()?;
+    if !who.server {
+        return Err(Failure::new(
+            Kind::Usage,
+            format!("this machine is a node of cluster {}, no real server", who.cluster),
+            "",
+        )
+        .next("nines status"));
+    }
+    let Said { answer, .. } = Said::read(&home);
+    if context.json() {
+        super::print_json(&serde_json::json!({
+            "schema": 1, "cluster": who.cluster, "server": who.me.name,
+            "revision": answer.revision, "vips": answer.vips, "tunnels": answer.tunnels,
+        }));
+        return Ok(());
+    }
+    println!("real server {} of cluster {}, config {}", who.me.name, who.cluster, answer.revision);
+    println!("has       {}", words(&answer.vips));
+    if !answer.tunnels.is_empty() {
+        let kinds = answer.tunnels.iter().map(|port| match port {
+            0 => "ipip gre".to_owned(),
+            port => format!("gue:{port}"),
+        });
+        println!("unwraps   {}", words(kinds));
+    }
+    println!("asks      {}", words(answer.members.iter().map(|m| &m.name)));
+    Ok(())
+}
+
+fn undo(context: &Context) -> Outcome<()> {
+    let home = identity::home(&context.state);
+    let server = home.is_member() && home.identity()?.server;
+    if server && real_server::is_running(&home) {
+        return Err(Failure::new(
+            Kind::Unsafe,
+            "the agent would put everything there again",
+            "it runs on this machine",
+        )
+        .next("systemctl disable --now nines"));
+    }
+    let gone = realserver::undo(&memory(context))?;
+    println!("put back; no longer here: {}", words(gone));
+    if server {
+        forget(&home)?;
+        println!("this machine is no real server of a cluster any more");
+    }
+    Ok(())
+}
+
+/// The name goes first: half a forgotten machine is none.
+fn forget(home: &Home) -> Outcome<()> {
+    let papers = ["identity.json", "node.key", "node.pem", "ca.key", "ca.pem"];
+    for name in papers.into_iter().chain([real_server::SAID, real_server::LOCK]) {
+        let path = home.file(name);
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                let what = format!("cannot remove {}", path.display());
+                return Err(Failure::new(Kind::Io, what, e).next("remove it by hand"));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }

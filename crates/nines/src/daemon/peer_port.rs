@@ -4,9 +4,11 @@
 //! ```text
 //! frame: length u32 | kind u8 | bytes       kinds: 0 who I am, 1 consensus, 2 question, 3 answer,
 //!                                                  4 join, 5 papers, 6 refused,
-//!                                                  7 tell me your flows, 8 flows, 9 taken
+//!                                                  7 tell me your flows, 8 flows, 9 taken,
+//!                                                  10 what is my duty
 //! ```
-//! Decides: who may say what. A member may say everything, a stranger only `join`, with a code.
+//! Decides: who may say what. A member may say everything, a real server only ask for its duty, a
+//! stranger only `join`, with a code.
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -18,7 +20,7 @@ use tokio::{
     sync::mpsc,
     time::timeout,
 };
-use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
 
 use super::{Agent, core_thread::Handle};
 use crate::{
@@ -28,10 +30,13 @@ use crate::{
     trust,
 };
 
+pub mod duties;
 mod lines;
 pub use lines::ask as ask_flows;
 
 const FRAME_MAX: usize = 64 * 1024 * 1024;
+/// Real servers say which addresses they have.
+const SERVER_MAX: usize = 256 * 1024;
 /// Strangers have little to say.
 const STRANGER_MAX: usize = 16 * 1024;
 
@@ -47,6 +52,7 @@ mod kind {
     pub const SUBSCRIBE: u8 = 7;
     pub const FLOWS: u8 = 8;
     pub const TAKEN: u8 = 9;
+    pub const DUTY: u8 = 10;
 }
 
 /// What a node that joins says.
@@ -62,6 +68,9 @@ pub struct JoinRequest {
     pub port: u16,
     /// Votes and carries nothing.
     pub witness: bool,
+    /// No node but a real server.
+    #[serde(default)]
+    pub server: bool,
 }
 
 async fn put(to: &mut (impl AsyncWrite + Unpin), kind: u8, bytes: &[u8]) -> std::io::Result<()> {
@@ -100,14 +109,18 @@ pub async fn serve(listener: TcpListener, papers: Arc<Papers>, agent: Arc<Agent>
                 return;
             };
             let cert = stream.get_ref().1.peer_certificates().and_then(|c| c.first().cloned());
-            let member = cert.is_some();
-            let max = if member { FRAME_MAX } else { STRANGER_MAX };
             let mut from = 0;
-            while let Ok((what, bytes)) = get(&mut stream, max).await {
+            let max = |from| match (from, &cert) {
+                (_, None) => STRANGER_MAX,
+                (0, Some(_)) => SERVER_MAX,
+                _ => FRAME_MAX,
+            };
+            let is_named = |name: &str| cert.as_ref().is_some_and(|c| trust::names(c, name));
+            while let Ok((what, bytes)) = get(&mut stream, max(from)).await {
                 let done = match what {
-                    kind::HELLO if member => {
+                    kind::HELLO => {
                         let name = String::from_utf8_lossy(&bytes).into_owned();
-                        let named = cert.as_ref().is_some_and(|c| trust::names(c, &name));
+                        let named = is_named(&identity::tls_name(&name));
                         let seek =
                             move |n: &nines_core::Node, _| n.state().member(&name).map(|m| m.id);
                         let id = agent.core.inspect(seek).await.flatten();
@@ -122,6 +135,18 @@ pub async fn serve(listener: TcpListener, papers: Arc<Papers>, agent: Arc<Agent>
                         let answer = api::counters_json(&agent).await;
                         put(&mut stream, kind::ANSWER, &answer).await.is_ok()
                     }
+                    kind::DUTY => match serde_json::from_slice::<duties::Question>(&bytes) {
+                        Ok(question) if is_named(&identity::server_tls_name(&question.name)) => {
+                            match duties::answer(&agent, &question).await {
+                                Some(answer) => {
+                                    let bytes = serde_json::to_vec(&answer).expect("plain data");
+                                    put(&mut stream, kind::ANSWER, &bytes).await.is_ok()
+                                }
+                                None => false,
+                            }
+                        }
+                        _ => false,
+                    },
                     kind::SUBSCRIBE if from != 0 => {
                         lines::tell(&agent, from, &bytes, stream).await;
                         return;
@@ -160,6 +185,12 @@ async fn admit(agent: &Agent, papers: &Papers, bytes: &[u8]) -> Outcome<Papers> 
         .inspect(|node, _| (node.state().members.clone(), node.state().spec.nodes.clone()))
         .await;
     let Some((members, nodes)) = view else { return Err(refuse("this agent is stopping")) };
+    let peers = peers(&members);
+    if request.server {
+        let newcomer =
+            Peer { id: 0, name: request.name, addresses: request.addresses, port: request.port };
+        return identity::admit_server(papers, peers, newcomer);
+    }
     if members.values().any(|m| m.name == request.name) {
         let why = format!("there is a member {} already; choose another --node", request.name);
         return Err(refuse(&why));
@@ -181,18 +212,20 @@ async fn admit(agent: &Agent, papers: &Papers, bytes: &[u8]) -> Outcome<Papers> 
         ))),
         ..Default::default()
     };
-    let peers = members
-        .values()
-        .map(|m| Peer {
-            id: m.id,
-            name: m.name.clone(),
-            addresses: m.addresses.iter().filter_map(|a| a.parse().ok()).collect(),
-            port: m.port as u16,
-        })
-        .collect();
     let made = identity::admit(papers, peers, newcomer, request.witness)?;
     agent.core.propose(command).await.map_err(|e| refuse(&api::refusal_text(&e)))?;
     Ok(made)
+}
+
+/// Members as others know them before they have the log.
+fn peers(members: &BTreeMap<u64, nines_core::wire::Member>) -> Vec<Peer> {
+    let one = |m: &nines_core::wire::Member| Peer {
+        id: m.id,
+        name: m.name.clone(),
+        addresses: m.addresses.iter().filter_map(|a| a.parse().ok()).collect(),
+        port: m.port as u16,
+    };
+    members.values().map(one).collect()
 }
 
 /// Connects as a member.
@@ -200,15 +233,24 @@ async fn connect(
     papers: &Papers,
     peer: &str,
     to: SocketAddr,
-) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let mut stream = open(papers, peer, to).await?;
+    put(&mut stream, kind::HELLO, papers.identity.me.name.as_bytes()).await?;
+    Ok(stream)
+}
+
+/// A line to a member that has said nothing yet.
+async fn open(
+    papers: &Papers,
+    peer: &str,
+    to: SocketAddr,
+) -> std::io::Result<TlsStream<TcpStream>> {
     let other = |e: &dyn std::fmt::Display| std::io::Error::other(e.to_string());
     let connector = TlsConnector::from(trust::client(papers).map_err(|e| other(&e))?);
     let name =
         rustls_pki_types::ServerName::try_from(identity::tls_name(peer)).map_err(|e| other(&e))?;
     let stream = TcpStream::connect(to).await?;
-    let mut stream = connector.connect(name, stream).await?;
-    put(&mut stream, kind::HELLO, papers.identity.me.name.as_bytes()).await?;
-    Ok(stream)
+    connector.connect(name, stream).await
 }
 
 /// Sends large frames to peers, each over a connection of its own, made anew when it breaks.

@@ -1,0 +1,100 @@
+//! What real servers ask of members: which VIPs are theirs. A question is answered when the answer
+//! may be another than last time, or after a while.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    sync::atomic::Ordering,
+    time::Duration,
+};
+
+use nines_model::Duty;
+use serde::{Deserialize, Serialize};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, sleep, timeout},
+};
+use tokio_rustls::client::TlsStream;
+
+use super::{FRAME_MAX, get, kind, open, put};
+use crate::{
+    daemon::Agent,
+    identity::{Papers, Peer},
+};
+
+/// How long a question may wait for a change.
+const WAIT: Duration = Duration::from_secs(10);
+/// How often a member looks for one.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// A real server's question.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Question {
+    /// Its name, as in its certificate.
+    pub name: String,
+    /// All addresses of the machine.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Config that the last answer came from; 0: none.
+    pub revision: u64,
+}
+
+/// A member's answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Config it comes from.
+    pub revision: u64,
+    /// VIPs that the machine must have.
+    pub vips: BTreeSet<IpAddr>,
+    /// Tunnels that it must take packets out of: UDP ports of GUE, 0 for other kinds.
+    pub tunnels: BTreeSet<u16>,
+    /// Whom to ask next time.
+    pub members: Vec<Peer>,
+}
+
+/// A member's side; `None`: this agent is stopping.
+pub async fn answer(agent: &Agent, question: &Question) -> Option<Answer> {
+    let until = Instant::now() + WAIT;
+    while agent.revision.load(Ordering::Relaxed) <= question.revision && Instant::now() < until {
+        sleep(LOOK).await;
+    }
+    let here = question.addresses.clone();
+    let look = move |node: &nines_core::Node, _| {
+        let state = node.state();
+        let Duty { vips, tunnels } = Duty::of(&state.spec, &here);
+        let members = super::peers(&state.members);
+        Answer { revision: state.revision, vips, tunnels, members }
+    };
+    agent.core.inspect(look).await
+}
+
+/// A real server's side: a line to a member.
+pub struct Line(TlsStream<TcpStream>);
+
+impl Line {
+    /// To one of its addresses.
+    pub async fn to(papers: &Papers, member: &Peer) -> std::io::Result<Self> {
+        let mut why = std::io::Error::other("it has no address");
+        for address in &member.addresses {
+            let at = SocketAddr::new(*address, member.port);
+            match timeout(Duration::from_secs(2), open(papers, &member.name, at)).await {
+                Ok(Ok(stream)) => return Ok(Self(stream)),
+                Ok(Err(e)) => why = e,
+                Err(_) => why = std::io::ErrorKind::TimedOut.into(),
+            }
+        }
+        Err(why)
+    }
+
+    /// Waits for the answer as long as a living member may take.
+    pub async fn ask(&mut self, question: &Question) -> std::io::Result<Answer> {
+        let work = async {
+            let bytes = serde_json::to_vec(question).expect("plain data");
+            put(&mut self.0, kind::DUTY, &bytes).await?;
+            match get(&mut self.0, FRAME_MAX).await? {
+                (kind::ANSWER, bytes) => Ok(serde_json::from_slice(&bytes)?),
+                (_, bytes) => Err(std::io::Error::other(String::from_utf8_lossy(&bytes))),
+            }
+        };
+        timeout(WAIT + Duration::from_secs(5), work).await?
+    }
+}
