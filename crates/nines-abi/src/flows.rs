@@ -50,6 +50,20 @@ pub const WORD_LIVE: u64 = 1 << 8;
 pub const WORD_REPLY: u64 = 1 << 9;
 /// Of a flow by full NAT: see [`Via`].
 pub const WORD_FULL: u64 = 1 << 10;
+/// And its server is told who the client is (PROXY protocol), in both entries. What follows is in
+/// the client's.
+pub const WORD_PROXY: u64 = 1 << 11;
+/// The header that tells it was sent,
+pub const WORD_SENT: u64 = 1 << 12;
+/// the client's first data behind it,
+pub const WORD_DATA: u64 = 1 << 13;
+/// and the server has acknowledged it.
+pub const WORD_SHOWN: u64 = 1 << 14;
+/// All of them.
+pub const WORDS_PROXY: u64 = WORD_PROXY | WORD_SENT | WORD_DATA | WORD_SHOWN;
+
+/// Bytes of the value of per-CPU map `BYTES`, room to look at parts of packets.
+pub const BYTES_LEN: usize = 1_024;
 
 /// [`Load::overloaded`] of a server with this load and these thresholds.
 #[must_use]
@@ -212,7 +226,8 @@ pub const BELLS_BYTES: u32 = 4_096;
 /// `vip_port` do not say it because its service has many addresses or ports.
 ///
 /// With full NAT: the port that the server sees beside the VIP, and, in the entry of the answers,
-/// which entry is the client's.
+/// which entry is the client's; in the client's, with [`WORD_PROXY`], the sequence number of its
+/// SYN.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Via {

@@ -20,7 +20,7 @@ pub use services::*;
 
 /// Version of everything in this crate, of [`hash_of`] and of the tables that its values are places
 /// in. Raise it with any change of layout or meaning.
-pub const ABI: u32 = 9;
+pub const ABI: u32 = 10;
 
 /// An address as IPv6; IPv4 is mapped (`::ffff:a.b.c.d`, RFC 4291 section 2.5.5.2).
 pub type Addr = [u8; 16];
@@ -96,8 +96,10 @@ pub const PROGRAM_ADMIT: u32 = 15;
 pub const PROGRAM_COOKIE: u32 = 16;
 /// Datagrams that may name their server.
 pub const PROGRAM_QUIC: u32 = 17;
+/// Packets of flows whose server is told who its client is.
+pub const PROGRAM_PROXY: u32 = 18;
 /// Room for them.
-pub const PROGRAMS_MAX: u32 = 18;
+pub const PROGRAMS_MAX: u32 = 19;
 
 /// [`Server::forward`]: direct routing, the packet keeps its addresses.
 pub const FORWARD_DR: u8 = 0;
@@ -273,8 +275,8 @@ pub struct Server {
     pub addr: Addr,
     /// The last weight that was not 0: what scheduler mh goes by.
     pub last_weight: u32,
-    /// Zero.
-    pub pad: u32,
+    /// 1: with full NAT it is told of new flows who their client is.
+    pub proxy: u32,
     /// Next hop on the way there (the server itself when on link).
     pub nexthop: Addr,
     /// The VIP its replies carry (NAT).

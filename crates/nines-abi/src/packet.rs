@@ -51,7 +51,9 @@ pub struct Packet {
     /// Of an answer: what the client calls the other end. With full NAT: of the flow, see [`Via`].
     pub via: Via,
     /// With full NAT: 1 from the server, 0 to it.
-    pub answer: u64,
+    pub answer: u32,
+    /// The low half of its entry's word, if that has [`crate::WORD_PROXY`]; else 0.
+    pub proxied: u32,
     /// The clock as this processor last read it.
     pub read: Clock,
     /// 0: a whole packet; [`FRAGMENT_FIRST`], [`FRAGMENT_LATER`].

@@ -8,10 +8,10 @@ use nines_abi::{
     clock_of, halves, state_of, Addr, Flow, Packet, Server, Tail, Via, DROP_DENIED, DROP_GUARD,
     DROP_NO_PORT, DROP_NO_ROUTE, DROP_NO_SERVER, FORWARD_DR, FORWARD_FULL_NAT, FORWARD_IPIP,
     FORWARD_LOCAL, FORWARD_NAT, NAMED, PLACE_SERVER, PLACE_VIP, PROGRAM_ADMIT, PROGRAM_CHANCE,
-    PROGRAM_DELIVER, PROGRAM_FULL, PROGRAM_KEEP, PROGRAM_KEEP_FULL, PROGRAM_PUT_FULL,
-    PROGRAM_REMEMBER, PROGRAM_TELL, PROGRAM_WEIGH, SCHED_LBLC, SCHED_LBLCR, SCHED_LC, SCHED_TWOS,
-    SERVER_DOWN, SERVER_UP, SERVICE_ONE_PACKET, SERVICE_SOURCES, STATE_FIN_WAIT, STATE_SYN_ACK,
-    STATE_TIME_WAIT, UNPLACED, WORD_FULL, WORD_REPLY,
+    PROGRAM_DELIVER, PROGRAM_KEEP, PROGRAM_KEEP_FULL, PROGRAM_PUT_FULL, PROGRAM_REMEMBER,
+    PROGRAM_TELL, PROGRAM_WEIGH, SCHED_LBLC, SCHED_LBLCR, SCHED_LC, SCHED_TWOS, SERVER_DOWN,
+    SERVER_UP, SERVICE_ONE_PACKET, SERVICE_SOURCES, STATE_FIN_WAIT, STATE_SYN_ACK, STATE_TIME_WAIT,
+    UNPLACED, WORD_FULL, WORD_REPLY,
 };
 
 use crate::{
@@ -25,7 +25,7 @@ use crate::{
     packet::{
         halves_of, ACK, ARP, ERROR, FRAGMENT, ND_ADVERT, NEIGHBOUR, RST, SYN, TCP, TRANSPORT, UDP,
     },
-    places,
+    places, proxy,
     schedule::{self, Of},
     services::{has_marks, service_of},
     states,
@@ -231,7 +231,8 @@ pub fn error(packet: &mut Packet, mark: u32) -> Verdict {
                 let Some(via) = flows::via(tail, &seen) else {
                     return Verdict::Pass;
                 };
-                (packet.chosen, packet.via, packet.answer) = (seen.server, via, 0);
+                full::mark(packet, &seen, via, 0);
+                packet.proxied = 0;
                 return deliver(packet, seen.server, server, true);
             }
         }
@@ -393,9 +394,9 @@ pub fn keep(packet: &Packet) -> Verdict {
     Verdict::Go(PROGRAM_DELIVER)
 }
 
-/// The same by full NAT; [`keep`] has looked.
+/// The same by full NAT; [`keep`] has looked. `number`: reads its TCP sequence number.
 #[inline(always)]
-pub fn keep_full(packet: &mut Packet) -> Verdict {
+pub fn keep_full(packet: &mut Packet, number: impl FnOnce(&Packet) -> u32) -> Verdict {
     let clock = packet.clock;
     let (Some(server), Some(service)) = (server(packet.chosen), SERVICES.get(packet.service))
     else {
@@ -411,6 +412,9 @@ pub fn keep_full(packet: &mut Packet) -> Verdict {
         word: u32::from(states::first(packet, states::BOTH)),
         via: Via { addr: 0, port: 0, pad: 0 },
     };
+    if server.proxy != 0 {
+        new.via.addr = proxy::first(packet, number(packet));
+    }
     if full::begin(&key(packet), server, &mut new) == 0 {
         return Verdict::Drop(DROP_NO_PORT);
     }
@@ -436,7 +440,7 @@ pub fn deliver(packet: &Packet, slot: u32, server: &'static Server, counts: bool
     match server.forward {
         FORWARD_DR => Verdict::Direct(slot, server),
         FORWARD_NAT => Verdict::Nat(slot, server),
-        FORWARD_FULL_NAT => Verdict::Go(PROGRAM_FULL),
+        FORWARD_FULL_NAT => Verdict::Go(full::changer(packet)),
         _ => Verdict::Tunnel(slot, server),
     }
 }

@@ -11,6 +11,7 @@ use aya_ebpf::{
 use nines_abi::{Hop, Packet, Server, Via, FORWARD_IPIP, HOP_UNITS};
 
 use crate::{
+    atomic::opaque,
     decide::words,
     errors::fold,
     full::Ends,
@@ -197,11 +198,11 @@ fn translate(
     let (old, old_port) =
         if source { (&packet.src, packet.sport) } else { (&packet.dst, packet.dport) };
     let v6 = packet.v6 != 0;
-    let header = if v6 { 40 } else { 20 };
-    if packet.l4 > L4_MAX || data + ETH_LEN + header > end {
+    if packet.l4 > L4_MAX {
         return None;
     }
-    let l4 = data + (packet.l4 & L4_MAX) as usize;
+    // The compiler knows the bound and would leave the mask out; the verifier may have lost it.
+    let l4 = data + (opaque(u64::from(packet.l4)) as u32 & L4_MAX) as usize;
     // SCTP's checksum covers no addresses, and the loader lets no SCTP port be mapped.
     let sum_at = l4 + if packet.proto == TCP { 16 } else { 6 };
     if sum_at + 2 > end {
@@ -209,10 +210,16 @@ fn translate(
     }
     let mut by = difference(old[3], to[3]);
     if v6 {
+        if data + ETH_LEN + 40 > end {
+            return None;
+        }
         by += difference(old[0], to[0]) + difference(old[1], to[1]) + difference(old[2], to[2]);
         let at = data + ETH_LEN + if source { 8 } else { 24 };
         unsafe { *(at as *mut [u32; 4]) = to };
     } else {
+        if data + ETH_LEN + 20 > end {
+            return None;
+        }
         let sum = (data + ETH_LEN + 10) as *mut u16;
         let at = data + ETH_LEN + if source { 12 } else { 16 };
         unsafe {

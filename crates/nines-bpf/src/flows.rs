@@ -15,7 +15,7 @@ pub use self::put::{insert, sweep, New, ALREADY};
 pub use nines_abi::hash_of;
 use nines_abi::{
     is_active, limited, seen_of, state_of, Bucket, Entry, Flow, Tail, Via, WAYS, WORD_FULL,
-    WORD_LIVE, WORD_REPLY,
+    WORD_LIVE, WORD_REPLY, WORD_SHOWN,
 };
 
 use crate::{
@@ -368,6 +368,31 @@ fn tell(index: u32) -> u32 {
         let _ = BELLS.output::<u64>(&1, 0);
     }
     0
+}
+
+/// Sets bits of a flow's word that nobody takes away again; whether they are set.
+#[inline(always)]
+pub fn mark(tail: *mut Tail, seen: &Seen, bits: u64) -> bool {
+    let at = unsafe { core::ptr::addr_of_mut!((*tail).word) };
+    let mut word = seen.word;
+    for _ in 0..2 {
+        if word & bits == bits || atomic::swap_if(at, word, word | bits) {
+            return true;
+        }
+        match read(tail) {
+            Some(again) if (again.word ^ seen.word) & VERSION == 0 => word = again.word,
+            _ => return false,
+        }
+    }
+    false
+}
+
+/// The server knows who the client is; other directors want to know that.
+#[inline(always)]
+pub fn show(tail: *mut Tail, seen: &Seen) {
+    if mark(tail, seen, WORD_SHOWN) {
+        tell_of(tail);
+    }
 }
 
 /// The same without telling anybody.

@@ -55,8 +55,8 @@ pub fn follow(packet: &mut Packet, now: u64) -> Verdict {
         return Verdict::Pass;
     }
     if full::is(server) {
-        (packet.chosen, packet.via, packet.answer) =
-            (first.server, first.via, u64::from(first.reply));
+        (packet.chosen, packet.via, packet.answer) = (first.server, first.via, first.reply);
+        packet.proxied = 0;
     }
     if first.reply == 0 {
         return decide::deliver_to(packet, first.server, true);

@@ -5,8 +5,8 @@
 
 use nines_abi::{
     hash_of, seen_of, state_of, Flow, Packet, Server, Tail, Via, EVICTED, FORWARD_FULL_NAT,
-    FULL_NAT_PORTS, PROGRAM_DELIVER, PROGRAM_FULL, PROGRAM_PUT_FULL, PROGRAM_TELL_FULL,
-    STATE_ESTABLISHED, WORD_FULL, WORD_REPLY,
+    FULL_NAT_PORTS, PROGRAM_DELIVER, PROGRAM_FULL, PROGRAM_PROXY, PROGRAM_PUT_FULL,
+    PROGRAM_TELL_FULL, STATE_ESTABLISHED, WORDS_PROXY, WORD_FULL, WORD_PROXY, WORD_REPLY,
 };
 
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
     maps::{count_drop, SERVERS},
     nat::{count_answer, matters, port_of},
     packet::{halves_of, ERROR},
-    states,
+    proxy, states,
 };
 
 /// Ports tried for a flow.
@@ -96,7 +96,10 @@ fn free_port(flow: &Flow, server: &Server, hash: u64, clock: u32) -> u32 {
 pub fn begin(flow: &Flow, server: &Server, new: &mut New) -> u32 {
     let port = free_port(flow, server, new.hash, new.now) as u16;
     new.word |= WORD_FULL as u32;
-    new.via = Via { addr: 0, port, pad: 0 };
+    if server.proxy != 0 {
+        new.word |= WORD_PROXY as u32;
+    }
+    new.via.port = port;
     (port != 0 && flows::insert(flow, new) != 0) as u32
 }
 
@@ -118,6 +121,7 @@ pub fn learn(flow: &Flow, server: &Server, new: &mut New) {
         return;
     };
     let answers = answers_of(flow, server, new.via.port);
+    new.word &= !(WORDS_PROXY ^ WORD_PROXY) as u32;
     if let Some((tail, seen)) = flows::find(&answers, hash_of(&answers)) {
         if is_of(tail, &seen, client) {
             flows::change(tail, seen, new.word as u8, new.seen);
@@ -155,7 +159,7 @@ pub fn onward(
     if matters(packet, seen, state, packet.clock) {
         return Verdict::Go(PROGRAM_TELL_FULL);
     }
-    (packet.chosen, packet.via, packet.answer) = (seen.server, via, 0);
+    mark(packet, seen, via, 0);
     deliver(packet, seen.server, server, counts)
 }
 
@@ -173,14 +177,14 @@ pub fn tell(packet: &mut Packet, counts: bool) -> Verdict {
     let answer = seen.word & WORD_REPLY != 0;
     let side = if answer { states::ANSWER } else { states::BOTH };
     let state = states::next(packet, side, state_of(seen.word));
-    (packet.chosen, packet.via, packet.answer) = (seen.server, via, u64::from(answer));
+    mark(packet, &seen, via, u32::from(answer));
     if answer {
         keep_client(packet, &via, seen.server, clock);
         flows::touch(tail, seen, state, clock);
         if counts {
             count_answer(packet, server, &via);
         }
-        return Verdict::Go(PROGRAM_FULL);
+        return Verdict::Go(changer(packet));
     }
     let key = answers_to(packet, server, via.port);
     let Some((there, other)) = flows::find(&key, hash_of(&key)) else {
@@ -213,7 +217,7 @@ pub fn put(packet: &mut Packet) -> Verdict {
         seen: packet.clock,
         now: packet.clock,
         tells: 0,
-        word: u32::from(state_of(seen.word)),
+        word: u32::from(state_of(seen.word)) | (seen.word & WORD_PROXY) as u32,
         via,
     };
     let key = answers_to(packet, server, via.port);
@@ -225,7 +229,7 @@ pub fn put(packet: &mut Packet) -> Verdict {
             return Verdict::New;
         }
     }
-    (packet.chosen, packet.via, packet.answer) = (seen.server, via, 0);
+    mark(packet, &seen, via, 0);
     Verdict::Go(PROGRAM_DELIVER)
 }
 
@@ -247,7 +251,7 @@ pub fn answer(packet: &mut Packet, tail: *mut Tail, seen: &Seen, counts: bool) -
     let Some(via) = flows::via(tail, seen) else {
         return Verdict::Pass;
     };
-    (packet.chosen, packet.via, packet.answer) = (seen.server, via, 1);
+    mark(packet, seen, via, 1);
     if packet.kind != ERROR {
         let state = states::next(packet, states::ANSWER, state_of(seen.word));
         if matters(packet, seen, state, packet.clock) {
@@ -257,7 +261,25 @@ pub fn answer(packet: &mut Packet, tail: *mut Tail, seen: &Seen, counts: bool) -
             count_answer(packet, server, &via);
         }
     }
-    Verdict::Go(PROGRAM_FULL)
+    Verdict::Go(changer(packet))
+}
+
+/// Of which flow the packet is.
+#[inline(always)]
+pub fn mark(packet: &mut Packet, seen: &Seen, via: Via, answer: u32) {
+    (packet.chosen, packet.via, packet.answer) = (seen.server, via, answer);
+    let proxied = seen.word & WORD_PROXY != 0;
+    packet.proxied = if proxied { seen.word as u32 & 0xffff } else { 0 };
+}
+
+/// Who changes the packet.
+#[inline(always)]
+pub fn changer(packet: &Packet) -> u32 {
+    if packet.proxied != 0 && proxy::concerns(packet) {
+        PROGRAM_PROXY
+    } else {
+        PROGRAM_FULL
+    }
 }
 
 /// The state that counts (the client's entry has it) follows what the server says.

@@ -4,8 +4,8 @@
 //! has no longer, or has anew, is nobody's.
 
 use nines_abi::{
-    clock_of, seen_of, state_of, Entry, Template, TemplateKey, FORWARD_NAT, LEARN_MAX, WORD_FULL,
-    WORD_REPLY,
+    clock_of, seen_of, state_of, Entry, Template, TemplateKey, FORWARD_NAT, LEARN_MAX, WORDS_PROXY,
+    WORD_FULL, WORD_REPLY,
 };
 
 use crate::{
@@ -45,8 +45,10 @@ fn take(entry: &Entry) {
         return;
     }
     let hash = flows::hash_of(&entry.key);
-    let word =
-        if full::is(server) { u32::from(state) | WORD_FULL as u32 } else { u32::from(state) };
+    let mut word = u32::from(state);
+    if full::is(server) {
+        word |= (WORD_FULL | told.word & WORDS_PROXY) as u32;
+    }
     let mut new = New {
         hash,
         server: told.server,
@@ -65,7 +67,10 @@ fn take(entry: &Entry) {
         let same = (known.server, known.generation) == (told.server, told.generation);
         let port = flows::via(tail, &known).map_or(0, |via| via.port);
         if same && (!full::is(server) || port == new.via.port) {
-            flows::change(tail, known, state, seen);
+            flows::mark(tail, &known, told.word & WORDS_PROXY);
+            if let Some(known) = flows::read(tail) {
+                flows::change(tail, known, state, seen);
+            }
         } else {
             flows::retire(tail, known);
             flows::insert(&entry.key, &new);

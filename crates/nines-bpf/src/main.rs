@@ -28,6 +28,7 @@ mod memory;
 mod nat;
 mod packet;
 mod places;
+mod proxy;
 mod quic;
 mod rewrite;
 mod schedule;
@@ -44,7 +45,8 @@ use aya_ebpf::{
 };
 
 use nines_abi::{
-    Packet, DROP_MANGLED, PROGRAM_DELIVER, PROGRAM_ERROR, PROGRAM_FRAGMENT, PROGRAM_NEW,
+    Packet, DROP_MANGLED, PROGRAM_DELIVER, PROGRAM_ERROR, PROGRAM_FRAGMENT, PROGRAM_FULL,
+    PROGRAM_NEW,
 };
 
 use crate::{decide::Verdict, rewrite::Change};
@@ -137,7 +139,8 @@ pub fn nines_tc_keep(ctx: TcContext) -> i32 {
 #[classifier]
 #[inline(always)]
 pub fn nines_tc_keep_full(ctx: TcContext) -> i32 {
-    tc_stage(&ctx, decide::keep_full)
+    let number = |packet: &Packet| ctx.skb.load(packet.l4 as usize + 4).unwrap_or_default();
+    tc_stage(&ctx, |packet| decide::keep_full(packet, number))
 }
 
 #[inline(always)]
@@ -249,6 +252,20 @@ pub fn nines_tc_full(ctx: TcContext) -> i32 {
     match full::ends(packet, server) {
         Some(ends) => rewrite::tc_full(&ctx, packet, server, &ends),
         None => NEXT,
+    }
+}
+
+/// The same where the server is told who its client is.
+#[classifier]
+#[inline(always)]
+pub fn nines_tc_proxy(ctx: TcContext) -> i32 {
+    let Some(packet) = packet::parsed() else {
+        return NEXT;
+    };
+    match proxy::tc(&ctx, packet) {
+        proxy::Next::Full => go_on(&ctx, PROGRAM_FULL),
+        proxy::Next::New => go_on(&ctx, PROGRAM_NEW),
+        proxy::Next::Drop => rewrite::drop(DROP_MANGLED),
     }
 }
 

@@ -9,10 +9,10 @@ use aya_ebpf::{
 use nines_abi::{
     Addr, Bucket, Entry, Fragment, FragmentKey, Guard, Hop, Load, Locality, Packet, Place, QuicKey,
     Server, Service, ServiceKey, Settings, SourceKey, SpreadKey, Stats, Template, TemplateKey,
-    BELLS_BYTES, BUCKETS, DROPS, FRAGMENTS_MAX, GUARDS, LEARN_MAX, LOCALITIES_MAX, PACES_MAX,
-    PEERS_MAX, PICKS as PICKS_LEN, PLACES_PER_SERVICE, PROGRAMS_MAX, PROVEN_MAX, SERVED_MAX,
-    SERVERS as SERVERS_LEN, SERVICES as SERVICES_LEN, SOURCES_MAX, SPREAD_MAX, TEMPLATES_MAX,
-    XDP_OUT_MAX,
+    BELLS_BYTES, BUCKETS, BYTES_LEN, DROPS, FRAGMENTS_MAX, GUARDS, LEARN_MAX, LOCALITIES_MAX,
+    PACES_MAX, PEERS_MAX, PICKS as PICKS_LEN, PLACES_PER_SERVICE, PROGRAMS_MAX, PROVEN_MAX,
+    SERVED_MAX, SERVERS as SERVERS_LEN, SERVICES as SERVICES_LEN, SOURCES_MAX, SPREAD_MAX,
+    TEMPLATES_MAX, XDP_OUT_MAX,
 };
 
 /// BPF_F_MMAPABLE (Linux 5.5): user space reads and writes such a map as memory.
@@ -126,6 +126,9 @@ pub static FRAGMENTS: LruHashMap<FragmentKey, Fragment> = LruHashMap::pinned(FRA
 pub static XDP_OUT: HashMap<u32, u32> = HashMap::pinned(XDP_OUT_MAX, 0);
 #[map]
 pub static HOPS: PerCpuArray<Hop> = PerCpuArray::pinned(SERVERS_LEN, 0);
+/// Parts of packets, and what is being done with them.
+#[map]
+pub static BYTES: PerCpuArray<[u8; BYTES_LEN]> = PerCpuArray::pinned(1, 0);
 /// The packets being decided on this processor.
 #[map]
 pub static PACKETS: PerCpuArray<Packet> = PerCpuArray::pinned(2, 0);

@@ -8,7 +8,7 @@ use nines_abi::{Packet, Server, Via, PROGRAM_DELIVER, PROGRAM_NEW};
 use crate::{
     admit, cookie,
     decide::{self, Verdict},
-    express, full, maps, nat, packet, quic, services, tunnel,
+    express, full, maps, nat, packet, proxy, quic, services, tunnel,
 };
 
 /// The fast path. What it cannot do (an unresolved neighbour, a device that takes no frames from
@@ -119,7 +119,13 @@ pub fn nines_xdp_keep(ctx: XdpContext) -> u32 {
 #[xdp]
 #[inline(always)]
 pub fn nines_xdp_keep_full(ctx: XdpContext) -> u32 {
-    xdp_stage(&ctx, decide::keep_full)
+    let number = |packet: &Packet| {
+        let mut number = 0u32;
+        let to = (&mut number as *mut u32).cast();
+        unsafe { bpf_xdp_load_bytes(ctx.ctx, packet.l4 + 4, to, 4) };
+        number
+    };
+    xdp_stage(&ctx, |packet| decide::keep_full(packet, number))
 }
 
 #[inline(always)]
@@ -213,6 +219,21 @@ fn xdp_reply(ctx: &XdpContext, packet: &Packet, server: &Server, via: &Via) -> u
 #[xdp]
 #[inline(always)]
 pub fn nines_xdp_full(ctx: XdpContext) -> u32 {
+    xdp_full(&ctx, express::full)
+}
+
+/// The same where the server is told who its client is.
+#[xdp]
+#[inline(always)]
+pub fn nines_xdp_proxy(ctx: XdpContext) -> u32 {
+    xdp_full(&ctx, proxy::xdp)
+}
+
+#[inline(always)]
+fn xdp_full(
+    ctx: &XdpContext,
+    change: impl FnOnce(&XdpContext, &Packet, &Server, &full::Ends) -> u32,
+) -> u32 {
     let Some(packet) = packet::parsed() else {
         return xdp_action::XDP_PASS;
     };
@@ -222,7 +243,7 @@ pub fn nines_xdp_full(ctx: XdpContext) -> u32 {
     let Some(ends) = full::ends(packet, server) else {
         return xdp_action::XDP_PASS;
     };
-    let sent = express::full(&ctx, packet, server, &ends);
+    let sent = change(ctx, packet, server, &ends);
     if sent != xdp_action::XDP_PASS {
         maps::count(packet.chosen, server.service, packet.bytes, packet.answer != 0);
     }

@@ -69,6 +69,8 @@ pub struct CheckTask {
     pub listen: std::net::SocketAddr,
     /// How clients' packets get there.
     pub forward: nines_model::Forward,
+    /// The server wants to be told who asks (PROXY protocol, version 2).
+    pub proxy: bool,
     /// How.
     pub check: nines_model::Check,
 }

@@ -60,6 +60,7 @@ pub fn table(
             let wanted = TableServer {
                 addr: wanted.addr,
                 forward,
+                proxy: service.tells(wanted),
                 weight: wanted.weight,
                 limit: wanted.limit,
                 quic_id: wanted.quic_id,
@@ -112,6 +113,8 @@ pub fn checks(spec: &Spec) -> Vec<CheckTask> {
                 addr,
                 listen,
                 forward: wanted.forward.unwrap_or(service.forward),
+                // Another port than the clients' speaks a language of its own.
+                proxy: service.tells(wanted) && service.check.port.is_none(),
                 check: service.check.clone(),
             });
         }

@@ -32,6 +32,21 @@ pub struct SharedFlow {
     pub server: u32,
     /// The port that the server sees beside the VIP, with full NAT; else 0.
     pub own_port: u16,
+    /// And if the server is told who its clients are.
+    pub told: Option<Told>,
+}
+
+/// How far telling a server who the client of a flow is has come (PROXY protocol).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// Sequence number of the client's SYN.
+    pub first: u32,
+    /// The header was sent,
+    pub sent: bool,
+    /// the client's first data behind it,
+    pub data: bool,
+    /// and the server has acknowledged it.
+    pub shown: bool,
 }
 
 impl Batch {

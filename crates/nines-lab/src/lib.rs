@@ -253,7 +253,17 @@ impl Lab {
         self.nft(&rules)
     }
 
-    /// Ends what [`Lab::drop_one_way`] began for a host.
+    /// Drops one of so many IP packets from a host, in their order.
+    pub fn lose(&self, host: &str, one_of: u32) -> Result<()> {
+        let port = Self::port(host, 0);
+        let rules = format!(
+            "table netdev {port} {{ chain in {{ type filter hook ingress device \"{port}\" \
+             priority 0; ether type {{ ip, ip6 }} numgen inc mod {one_of} 0 drop\n}}\n}}\n"
+        );
+        self.nft(&rules)
+    }
+
+    /// Ends what [`Lab::drop_one_way`] or [`Lab::lose`] began for a host.
     pub fn pass_again(&self, host: &str) -> Result<()> {
         self.nft(&format!("delete table netdev {}\n", Self::port(host, 0)))
     }

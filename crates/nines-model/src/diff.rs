@@ -158,13 +158,17 @@ fn service_text(service: &ServiceSpec) -> String {
         sources,
         rate,
         cookies,
+        proxy,
         check,
         ..
     } = service;
     let mut how = String::new();
-    for (word, set) in
-        [(" fallback", flags.fallback), (" port", flags.port), (", datagrams single", *one_packet)]
-    {
+    for (word, set) in [
+        (" fallback", flags.fallback),
+        (" port", flags.port),
+        (", datagrams single", *one_packet),
+        (", PROXY protocol v2", *proxy),
+    ] {
         how += if set { word } else { "" };
     }
     let persist = persist.map_or_else(String::new, |p| format!(", {p}"));

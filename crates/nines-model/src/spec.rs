@@ -241,10 +241,19 @@ pub struct ServiceSpec {
     pub rate: Option<ClientRate>,
     /// Beyond so many of all clients they are asked for a cookie (TCP).
     pub cookies: Option<Rate>,
+    /// Servers behind full NAT are told who their client is (PROXY protocol, version 2).
+    pub proxy: bool,
     /// Real servers by name.
     pub servers: BTreeMap<String, ServerSpec>,
     /// How servers are checked.
     pub check: Check,
+}
+
+impl ServiceSpec {
+    /// Whether this server of it is told who its clients are.
+    pub fn tells(&self, server: &ServerSpec) -> bool {
+        self.proxy && server.forward.unwrap_or(self.forward) == Forward::FullNat
+    }
 }
 
 /// Options of schedulers sh and mh.

@@ -109,6 +109,8 @@ pub struct TableServer {
     pub limit: Limit,
     /// Packets that hold this are its, wherever they come from.
     pub quic_id: Option<QuicId>,
+    /// With full NAT: it is told who its clients are (PROXY protocol, version 2).
+    pub proxy: bool,
     /// Whether it takes new flows.
     pub state: ServerState,
 }
@@ -152,6 +154,7 @@ impl TableServer {
             state: ServerState::Up,
             limit: Limit::default(),
             quic_id: None,
+            proxy: false,
         }
     }
 

@@ -59,6 +59,10 @@ async fn repeat(task: CheckTask, core: Handle) {
     }
 }
 
+/// What a server that wants to be told of clients is told of a check: there is none (PROXY protocol,
+/// version 2, command LOCAL).
+const LOCAL: [u8; 16] = *b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
+
 async fn check(task: &CheckTask) -> Result<String, String> {
     let said = asked(task).await?;
     let keeps_vip = matches!(task.forward, Forward::Dr | Forward::Tunnel(_));
@@ -93,9 +97,12 @@ fn forwarded(question: Question, patience: Duration) -> Result<(), String> {
 /// The check as it is without that.
 async fn asked(task: &CheckTask) -> Result<String, String> {
     let connect = || async {
-        TcpStream::connect(task.addr)
-            .await
-            .map_err(|e| format!("cannot connect to {}: {e}", task.addr))
+        let cannot = |e: std::io::Error| format!("cannot connect to {}: {e}", task.addr);
+        let mut stream = TcpStream::connect(task.addr).await.map_err(cannot)?;
+        if task.proxy {
+            stream.write_all(&LOCAL).await.map_err(cannot)?;
+        }
+        Ok::<_, String>(stream)
     };
     match &task.check.kind {
         CheckKind::None => Ok("not checked".into()),
@@ -220,6 +227,7 @@ mod tests {
                 addr,
                 listen: addr,
                 forward: Forward::Nat,
+                proxy: false,
                 check: Check {
                     kind: CheckKind::Http {
                         tls: true,

@@ -18,7 +18,8 @@ use aya::maps::{HashMap, Map, MapData, RingBuf};
 use nines_abi::{
     self as abi, Bucket, Entry, FORWARD_FULL_NAT, FORWARD_NAT, Flow, Guard, IDLE_SHIFT, LEARN_MAX,
     SCHED_MAGLEV, STATE_NONE, Server, Service, ServiceKey, Tail, Template, TemplateKey, Via,
-    WORD_FULL, WORD_LIVE, WORD_REPLY, seen_of, state_of,
+    WORD_DATA, WORD_FULL, WORD_LIVE, WORD_PROXY, WORD_REPLY, WORD_SENT, WORD_SHOWN, seen_of,
+    state_of,
 };
 use nines_model::{Time, Traffic};
 
@@ -30,7 +31,7 @@ use super::{
 };
 use crate::{
     Error, Result, address,
-    flows::{Batch, SharedFlow},
+    flows::{Batch, SharedFlow, Told},
     process::boot_time,
 };
 
@@ -46,6 +47,11 @@ fn units_of_ms(ms: u32) -> u32 {
 
 fn ms_of_units(units: u32) -> u32 {
     u32::try_from((u64::from(units) << IDLE_SHIFT) / 1_000_000).unwrap_or(u32::MAX)
+}
+
+fn bits(told: Told) -> u64 {
+    let bit = |set: bool, bit: u64| if set { bit } else { 0 };
+    WORD_PROXY | bit(told.sent, WORD_SENT) | bit(told.data, WORD_DATA) | bit(told.shown, WORD_SHOWN)
 }
 
 fn words(addr: IpAddr) -> [u32; 4] {
@@ -165,6 +171,12 @@ impl Look {
             idle_ms: self.idle_ms(seen_of(word)),
             server,
             own_port: if word & WORD_FULL != 0 { u16::from_be(entry.via.port) } else { 0 },
+            told: (word & WORD_PROXY != 0).then_some(Told {
+                first: entry.via.addr,
+                sent: word & WORD_SENT != 0,
+                data: word & WORD_DATA != 0,
+                shown: word & WORD_SHOWN != 0,
+            }),
         });
     }
 
@@ -190,6 +202,7 @@ impl Look {
             idle_ms: self.idle_ms(template.seen),
             server,
             own_port: 0,
+            told: None,
         });
     }
 }
@@ -363,10 +376,16 @@ impl FlowsIn {
                     },
                     via: match flow.own_port {
                         0 => Via { addr: dst[3], port: dport, pad: 0 },
-                        port => Via { addr: 0, port: port.to_be(), pad: 0 },
+                        port => Via {
+                            addr: flow.told.map_or(0, |told| told.first),
+                            port: port.to_be(),
+                            pad: 0,
+                        },
                     },
                     tail: Tail {
-                        word: u64::from(seen) << 32 | u64::from(flow.state & 15),
+                        word: u64::from(seen) << 32
+                            | u64::from(flow.state & 15)
+                            | flow.told.map_or(0, bits),
                         server,
                         generation,
                     },

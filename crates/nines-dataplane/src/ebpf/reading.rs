@@ -153,6 +153,7 @@ fn server(server: &Server) -> TableServer {
         weight: server.weight,
         state,
         limit: Limit { upper: server.upper, lower: server.lower },
+        proxy: server.proxy != 0,
         ..TableServer::new(writes::identity(server), forward(server))
     }
 }

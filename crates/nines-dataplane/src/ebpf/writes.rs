@@ -313,6 +313,7 @@ impl<'a> Planner<'a> {
             generation,
             service: id,
             port: wanted.addr.port().to_be(),
+            proxy: wanted.proxy.into(),
             v6: ip.is_ipv6().into(),
             state: match wanted.state {
                 ServerState::Down => SERVER_DOWN,

@@ -144,6 +144,7 @@ fn lacks(service: &TableService) -> Result<()> {
         ("ranges of ports and networks of VIPs", spread),
         ("rate", service.rate.is_some()),
         ("syn-cookies", service.cookies.is_some()),
+        ("proxy-protocol", service.servers.values().any(|s| s.proxy)),
         ("quic-id", service.servers.values().any(|s| s.quic_id.is_some())),
     ] {
         if asked {

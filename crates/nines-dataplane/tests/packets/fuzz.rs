@@ -21,6 +21,9 @@ const XDP: [i32; 4] = [1, 2, 3, 4];
 const ASKS: &str = "10.0.0.105";
 const ASKS_V6: &str = "[2001:db8::105]";
 
+/// Here servers are told who their client is: one packet carries a header in place of its data.
+const TOLD: [&str; 2] = ["10.0.0.106", "[2001:db8::106]"];
+
 fn servers() -> Vec<(&'static str, &'static str, Forward)> {
     let tunnel =
         |kind| Forward::Tunnel(Tunnel { checksum: TunnelChecksum::Full, ..Tunnel::new(kind) });
@@ -29,6 +32,8 @@ fn servers() -> Vec<(&'static str, &'static str, Forward)> {
         ("10.0.0.101", "10.0.0.12", Forward::Nat),
         ("10.0.0.104", "10.0.0.15", Forward::FullNat),
         ("[2001:db8::104]", "[2001:db8::15]", Forward::FullNat),
+        (TOLD[0], "10.0.0.17", Forward::FullNat),
+        (TOLD[1], "[2001:db8::17]", Forward::FullNat),
         ("10.0.0.102", "10.0.0.13", tunnel(TunnelKind::Ipip)),
         ("10.0.0.103", "[2001:db8::14]", tunnel(TunnelKind::Gue)),
         (ASKS, "10.0.0.16", Forward::Dr),
@@ -52,6 +57,17 @@ fn seeds() -> Vec<Vec<u8>> {
         all.push(Frame { options: 1, ..tcp(client, &to, SYN) }.bytes());
         all.push(udp(client, &to).bytes());
         all.push(sctp(client, &to, 1).bytes());
+        if TOLD.contains(&vip) {
+            // The byte behind the SYN's, with its sum.
+            for flags in [ACK, FIN] {
+                let mut first = tcp(client, &to, flags).bytes();
+                let l4 = if six { 54 } else { 34 };
+                first[l4 + 7] += 1;
+                let sum = u16::from_be_bytes([first[l4 + 16], first[l4 + 17]]);
+                first[l4 + 16..l4 + 18].copy_from_slice(&(sum - 1).to_be_bytes());
+                all.push(first);
+            }
+        }
         if [ASKS, ASKS_V6].contains(&vip) {
             for first in [0x40, 0xe0] {
                 let payload = vec![first, 0x2a, 0x0a, 1, 0, 9, 0x2a, 0x0a, 1, 9, 9, 9, 9, 9, 9];
@@ -167,8 +183,12 @@ fn check(came: &[u8], sent: &[u8]) {
             let answers = src == ip(server) || error && from == dst;
             assert!(from == dst || error && from == src);
             assert!(to == ip(server) || answers);
-            assert_eq!(sent.len(), came.len());
-            assert_eq!(transport_is_right(sent), transport_is_right(came), "as right as it came");
+            let told = TOLD.iter().any(|vip| ip(vip) == dst);
+            assert!(sent.len() == came.len() || told && !error);
+            if sent.len() == came.len() || transport_is_right(came) == Some(true) {
+                let right = transport_is_right(came);
+                assert_eq!(transport_is_right(sent), right, "as right as it came");
+            }
         }
         Forward::Nat => {
             // An error about an answer is told in the server's words; its own addresses as others.
@@ -319,6 +339,9 @@ fn packets_that_lie_are_never_forwarded_wrong() {
             (!mapped).then(|| {
                 let to = format!("{vip}:80");
                 let mut service = service(&to, proto, Scheduler::Maglev, &[(&server, forward)]);
+                if TOLD.contains(&vip) && proto == Proto::Tcp {
+                    service.servers.get_mut("r1").unwrap().proxy = true;
+                }
                 if [ASKS, ASKS_V6].contains(&vip) {
                     let rate = Rate { count: 10_000, seconds: 1 };
                     let prefix = if vip == ASKS { 24 } else { 64 };

@@ -31,6 +31,7 @@ mod instructions;
 mod ipvs;
 mod live;
 mod pieces;
+mod proxy;
 mod ways;
 
 const SHOT: i32 = 2;

@@ -158,6 +158,12 @@ pub const SERVICE: &[Key] = &[
          sent to them. Default: never.",
     ),
     key(
+        "proxy-protocol",
+        Shape::Choice(&["v2"]),
+        "TCP by full-nat: servers are told who their client is, in front of its first byte. \
+         Default: not.",
+    ),
+    key(
         "check",
         Shape::ChoiceOrTable(&["tcp", "none"], CHECK),
         "How servers prove that they live. Default \"tcp\".",

@@ -104,6 +104,7 @@ fn service(r: &mut Reader, table: &Table<'_>) -> Option<(ServiceSpec, std::ops::
         let help = Some("add check = { port = 80 }, or check = \"none\"".into());
         r.error(span, "a service on many ports does not say which one is checked", help);
     }
+    let proxy = proxy(r, table, listen);
     let flags = flags(r, table, scheduler);
     let one_packet = one_packet(r, table, listen);
     let servers =
@@ -118,9 +119,16 @@ fn service(r: &mut Reader, table: &Table<'_>) -> Option<(ServiceSpec, std::ops::
         sources,
         rate,
         cookies,
+        proxy: proxy.is_some(),
         servers,
         check,
     };
+    if let Some(span) = proxy
+        && !service.servers.values().any(|s| service.tells(s))
+    {
+        let why = "no server can be told who its client is: they see the client itself";
+        r.error(span, why, Some("leave it away, or set forward = \"full-nat\"".into()));
+    }
     Some((service, listen_value.map_or(0..0, |v| v.span)))
 }
 
@@ -166,6 +174,16 @@ fn flags(r: &mut Reader, table: &Table<'_>, scheduler: Scheduler) -> SchedulerFl
         }
     }
     flags
+}
+
+/// Where `proxy-protocol` stands, if it does.
+fn proxy(r: &mut Reader, table: &Table<'_>, listen: Listen) -> Option<std::ops::Range<usize>> {
+    let value = table.get("proxy-protocol")?;
+    r.choice(&value, &[("v2", ())])?;
+    if listen.proto != Proto::Tcp {
+        r.error(value.span.clone(), format!("{} has no first byte", listen.proto), None);
+    }
+    Some(value.span)
 }
 
 fn one_packet(r: &mut Reader, table: &Table<'_>, listen: Listen) -> bool {

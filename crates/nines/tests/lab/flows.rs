@@ -15,6 +15,9 @@ const CONFIG: &str = "[cluster]\nname = \"lab\"\n[nodes]\nlb1 = \"10.97.0.2\"\nl
     [vip.own]\naddress = \"10.97.0.101\"\nprefer = [\"lb1\"]\n\
     [service.full]\nlisten = \"10.97.0.101:82/tcp\"\nforward = \"full-nat\"\n\
     check = \"none\"\nservers = { r1 = \"10.97.0.11:7\", r2 = \"10.97.0.12:7\" }\n\
+    [service.told]\nlisten = \"10.97.0.101:83/tcp\"\nforward = \"full-nat\"\n\
+    check = \"none\"\nproxy-protocol = \"v2\"\n\
+    servers = { r1 = \"10.97.0.11:8\", r2 = \"10.97.0.12:8\" }\n\
     [service.translated]\nlisten = \"10.97.0.100:81/tcp\"\nforward = \"nat\"\nscheduler = \"rr\"\n\
     check = \"none\"\nservers = { r1 = \"10.97.1.11:7\", r2 = \"10.97.1.12:7\" }\n\
     [service.direct]\nlisten = \"10.97.0.100:7/tcp\"\nscheduler = \"lc\"\n\
@@ -23,21 +26,26 @@ const CONFIG: &str = "[cluster]\nname = \"lab\"\n[nodes]\nlb1 = \"10.97.0.2\"\nl
 /// Connections of each kind.
 const EACH: usize = 1_000;
 
-/// Gives back what comes, on every connection, until the test ends.
-fn echo(net: &Net, host: &str) {
-    let serve = || {
-        let listener = TcpListener::bind("0.0.0.0:7").unwrap();
+/// Gives back what comes, on every connection, until the test ends; first come `told` bytes that
+/// say who the client is.
+fn echo(net: &Net, host: &str, port: u16, told: usize) {
+    let serve = move || {
+        let listener = TcpListener::bind(("0.0.0.0", port)).unwrap();
         listener.set_nonblocking(true).unwrap();
-        let mut open: Vec<TcpStream> = Vec::new();
+        let mut open: Vec<(TcpStream, usize)> = Vec::new();
         let mut buffer = [0; 64];
         loop {
             while let Ok((stream, _)) = listener.accept() {
                 stream.set_nonblocking(true).unwrap();
-                open.push(stream);
+                open.push((stream, told));
             }
-            open.retain_mut(|stream| match stream.read(&mut buffer) {
+            open.retain_mut(|(stream, told)| match stream.read(&mut buffer) {
                 Ok(0) => false,
-                Ok(n) => stream.write_all(&buffer[..n]).is_ok(),
+                Ok(n) => {
+                    let skip = n.min(*told);
+                    *told -= skip;
+                    stream.write_all(&buffer[skip..n]).is_ok()
+                }
                 Err(e) => e.kind() == std::io::ErrorKind::WouldBlock,
             });
             std::thread::sleep(Duration::from_millis(2));
@@ -88,7 +96,8 @@ fn hosts() -> Net {
         net.ok(host, &["server", "prepare", "10.97.0.100"]);
         net.lab.ip(host, "route add table 100 default via 10.97.1.100").unwrap();
         net.lab.ip(host, &format!("rule add from {own} table 100")).unwrap();
-        echo(&net, host);
+        echo(&net, host, 7, 0);
+        echo(&net, host, 8, 28);
     }
     net
 }
@@ -121,7 +130,8 @@ fn a_director_dies_and_comes_back_and_no_connection_is_lost() {
     streams.extend(open(&net, "10.97.0.100:7"));
     // Their servers live in the client's subnet and know of no director.
     streams.extend(open(&net, "10.97.0.101:82"));
-    assert_eq!(answering(&mut streams, 1), 3 * EACH);
+    streams.extend(open(&net, "10.97.0.101:83"));
+    assert_eq!(answering(&mut streams, 1), 4 * EACH);
 
     let metrics = net.ok("lb1", &["metrics"]);
     for line in [
@@ -135,7 +145,7 @@ fn a_director_dies_and_comes_back_and_no_connection_is_lost() {
 
     nines_lab::kill(net.agents.get_mut("lb1").unwrap());
     net.until("lb2 took over", |n| both_on(n, "lb2"));
-    assert_eq!(answering(&mut streams, 2), 3 * EACH, "lb1 died");
+    assert_eq!(answering(&mut streams, 2), 4 * EACH, "lb1 died");
 
     // What lb1 knew is as good as gone: a reboot.
     net.forget_kernel("lb1");
@@ -145,5 +155,5 @@ fn a_director_dies_and_comes_back_and_no_connection_is_lost() {
     net.ok("wit1", &["move", "inner", "--to", "lb1"]);
     net.ok("wit1", &["move", "own", "--to", "lb1"]);
     net.until("lb1 serves again", |n| both_on(n, "lb1"));
-    assert_eq!(answering(&mut streams, 3), 3 * EACH, "failback");
+    assert_eq!(answering(&mut streams, 3), 4 * EACH, "failback");
 }

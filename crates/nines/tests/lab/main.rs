@@ -15,6 +15,7 @@ mod flows;
 mod forming;
 mod ipvsadm;
 mod packets;
+mod proxy;
 mod servers;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_nines");

@@ -131,7 +131,7 @@ pub fn routed() -> Net {
     net
 }
 
-fn lone_director(net: &mut Net, services: &str) {
+pub fn lone_director(net: &mut Net, services: &str) {
     net.ok("lb1", &["init", "lab", "--node", "lb1", "--address", "10.97.0.2"]);
     net.start("lb1");
     let head = "[cluster]\nname = \"lab\"\n[nodes]\nlb1 = \"10.97.0.2\"\n";

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use nines_dataplane::flows::{Batch, SharedFlow};
+use nines_dataplane::flows::{self, Batch, SharedFlow};
 use nines_model::{Listen, Proto, Traffic};
 use prost::Message as _;
 
@@ -65,6 +65,21 @@ struct Flow {
     /// With full NAT.
     #[prost(uint32, tag = "9")]
     own_port: u32,
+    /// Its server is told who the client is.
+    #[prost(message, optional, tag = "10")]
+    proxy: Option<Proxy>,
+}
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+struct Proxy {
+    #[prost(fixed32, tag = "1")]
+    first: u32,
+    #[prost(bool, tag = "2")]
+    sent: bool,
+    #[prost(bool, tag = "3")]
+    data: bool,
+    #[prost(bool, tag = "4")]
+    shown: bool,
 }
 
 fn pack(addr: IpAddr) -> Vec<u8> {
@@ -134,6 +149,12 @@ impl Flow {
             idle_ms: flow.idle_ms,
             server: flow.server,
             own_port: flow.own_port.into(),
+            proxy: flow.told.map(|flows::Told { first, sent, data, shown }| Proxy {
+                first,
+                sent,
+                data,
+                shown,
+            }),
         }
     }
 
@@ -149,6 +170,12 @@ impl Flow {
             idle_ms: self.idle_ms,
             server: self.server,
             own_port: u16::try_from(self.own_port).ok()?,
+            told: self.proxy.map(|Proxy { first, sent, data, shown }| flows::Told {
+                first,
+                sent,
+                data,
+                shown,
+            }),
         })
     }
 }
@@ -213,6 +240,12 @@ mod tests {
                 idle_ms: numbers.3,
                 server: numbers.4,
                 own_port: numbers.0,
+                told: (state % 2 == 0).then_some(flows::Told {
+                    first: numbers.3,
+                    sent: state % 3 != 0,
+                    data: state % 4 == 0,
+                    shown: state % 5 == 0,
+                }),
             };
             let batch = Batch { servers, flows: flows.into_iter().map(flow).collect() };
             prop_assert_eq!(decode(&encode(&batch, whole)), Some((batch, whole)));

@@ -1,0 +1,498 @@
+//! PROXY protocol, version 2 (haproxy.org, proxy-protocol.txt, section 2.2): a server behind full
+//! NAT is told who its client is, in front of the first byte that the client sends.
+//!
+//! The client knows nothing of that header, so the two ends count differently from there on: what
+//! the client numbers n the server numbers n plus the header's length. The header rides on the
+//! client's acknowledgement of the server's SYN, which has room for it and comes before the server
+//! may speak. It rides again as long as the server has not acknowledged it and the client says
+//! nothing new.
+//!
+//! Decides: on which packets it rides, and how numbers change. The client's first number is in its
+//! entry's [`Via`]; what has happened is in the entry's word: `WORD_SENT`, `WORD_DATA`,
+//! `WORD_SHOWN`. Changes that XDP cannot make it leaves to tc.
+
+use aya_ebpf::{
+    bindings::xdp_action,
+    helpers::generated::{
+        bpf_csum_diff, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_xdp_load_bytes,
+    },
+    programs::{TcContext, XdpContext},
+};
+use nines_abi::{
+    state_of, Packet, Server, BYTES_LEN, STATE_ESTABLISHED, WORD_DATA, WORD_SENT, WORD_SHOWN,
+};
+
+use crate::{
+    atomic::opaque,
+    decide::key,
+    express::{self, difference, follow, L4_MAX},
+    flows::{self, Seen},
+    full::Ends,
+    maps::BYTES,
+    packet::{ACK, FIN, RST, SYN, TCP, TRANSPORT},
+    rewrite::{ETH_LEN, F_PSEUDO_HDR},
+};
+
+/// Sequence and acknowledgement number, and the word with the flags, as on the wire.
+type Words = [u32; 3];
+
+/// No options but a timestamp, as Linux writes it: NOP, NOP, kind 8, length 10.
+const TIMESTAMP: u32 = u32::from_be_bytes([1, 1, 8, 10]).to_be();
+
+/// What is kept of a packet that begins a flow: the number of its SYN.
+#[inline(always)]
+pub fn first(packet: &Packet, number: u32) -> u32 {
+    let number = u32::from_be(number);
+    if packet.flags & SYN != 0 {
+        number
+    } else {
+        number.wrapping_sub(1)
+    }
+}
+
+/// Bytes of the header.
+#[inline(always)]
+fn length(packet: &Packet) -> u32 {
+    if packet.v6 != 0 {
+        52
+    } else {
+        28
+    }
+}
+
+/// Bytes of the TCP header.
+#[inline(always)]
+fn tcp_length(words: &Words) -> u32 {
+    let [offset, ..] = words[2].to_ne_bytes();
+    u32::from(offset >> 4) * 4
+}
+
+/// Bytes that follow it.
+#[inline(always)]
+fn payload(packet: &Packet, words: &Words) -> u32 {
+    let end = packet.bytes + ETH_LEN as u32;
+    end.saturating_sub(packet.l4 + tcp_length(words))
+}
+
+/// Whether the TCP header is as long as it says.
+#[inline(always)]
+fn is_whole(packet: &Packet, words: &Words) -> bool {
+    let len = tcp_length(words);
+    len >= 20 && packet.l4 + len <= packet.bytes + ETH_LEN as u32
+}
+
+/// Whether the flow's numbers differ at all in this packet.
+#[inline(always)]
+pub fn concerns(packet: &Packet) -> bool {
+    packet.kind == TRANSPORT && packet.proto == TCP
+}
+
+/// What a client's packet becomes.
+enum Onward {
+    /// It is the same for the server.
+    Same,
+    /// Its number is another.
+    Later,
+    /// It carries the header, and nothing else.
+    Carries,
+    /// A SYN that brings data along: the server gets the SYN.
+    Bare,
+    /// It begins another connection than the one that is known.
+    New,
+}
+
+/// By what has happened so far: bits of the entry's word.
+#[inline(always)]
+fn onward(packet: &Packet, words: &Words, done: u64) -> Onward {
+    let number = u32::from_be(words[0]);
+    let first = packet.via.addr;
+    if packet.flags & SYN != 0 {
+        if number != first && state_of(done) != STATE_ESTABLISHED {
+            return Onward::New;
+        }
+        return if payload(packet, words) != 0 { Onward::Bare } else { Onward::Same };
+    }
+    if done & WORD_SHOWN != 0 || packet.flags & RST != 0 {
+        return Onward::Later;
+    }
+    // How much the client has said.
+    let said = number.wrapping_sub(first).wrapping_sub(1);
+    if said != 0 || packet.fragment != 0 {
+        // A keepalive probe repeats the number before.
+        return if (said as i32) < 0 { Onward::Same } else { Onward::Later };
+    }
+    if payload(packet, words) == 0 {
+        return Onward::Carries;
+    }
+    // Its first words: right behind the header, or again, because the header may be lost.
+    match done & (WORD_SENT | WORD_DATA) {
+        WORD_SENT => Onward::Later,
+        _ => Onward::Carries,
+    }
+}
+
+/// What the server's acknowledgement becomes, and whether it has the header.
+#[inline(always)]
+fn acknowledged(packet: &Packet, number: u32, first: u32) -> (u32, bool) {
+    let heard = number.wrapping_sub(first).wrapping_sub(1);
+    let shown = packet.flags & ACK != 0 && heard as i32 >= length(packet) as i32;
+    (if shown { number.wrapping_sub(length(packet)) } else { number }, shown)
+}
+
+/// What the next program is to do with the packet.
+pub enum Next {
+    /// Translate its addresses.
+    Full,
+    /// See whose it is.
+    New,
+    /// It could not be changed.
+    Drop,
+}
+
+/// Changes numbers, and adds the header.
+#[inline(always)]
+pub fn tc(ctx: &TcContext, packet: &mut Packet) -> Next {
+    let at = packet.l4 as usize + 4;
+    let Ok(words) = ctx.skb.load::<Words>(at) else {
+        return Next::Drop;
+    };
+    if !is_whole(packet, &words) {
+        return Next::Drop;
+    }
+    let done = if packet.answer != 0 {
+        tc_answer(ctx, packet, &words)
+    } else {
+        let Some((tail, seen)) = flows::find(&key(packet), packet.hash) else {
+            return Next::New;
+        };
+        let number = u32::from_be(words[0]);
+        match onward(packet, &words, seen.word) {
+            Onward::Same => Some(()),
+            Onward::Later => {
+                if number == packet.via.addr.wrapping_add(1) && seen.word & WORD_SHOWN == 0 {
+                    flows::mark(tail, &seen, WORD_DATA);
+                }
+                renumber(ctx, at, words[0], number.wrapping_add(length(packet)))
+            }
+            Onward::Carries => {
+                flows::mark(tail, &seen, WORD_SENT);
+                carry(ctx, packet, &words, true)
+            }
+            Onward::Bare => carry(ctx, packet, &words, false),
+            Onward::New => {
+                flows::retire(tail, seen);
+                packet.asked = 0;
+                return Next::New;
+            }
+        }
+    };
+    if done.is_some() {
+        Next::Full
+    } else {
+        Next::Drop
+    }
+}
+
+/// Replaces a word of the TCP header.
+#[inline(always)]
+fn renumber(ctx: &TcContext, at: usize, old: u32, new: u32) -> Option<()> {
+    replace(ctx, sum_of(at), at, old, new.to_be(), 0)
+}
+
+/// Where the checksum is, if this is where the sequence number is.
+#[inline(always)]
+fn sum_of(sequence: usize) -> usize {
+    sequence + 12
+}
+
+/// `odd`: 1 where the word does not begin at a word of the sum.
+#[inline(always)]
+fn replace(ctx: &TcContext, sum: usize, at: usize, old: u32, new: u32, odd: usize) -> Option<()> {
+    let turn = (odd as u32 & 1) * 8;
+    let (a, b) = (u64::from(old.rotate_left(turn)), u64::from(new.rotate_left(turn)));
+    ctx.skb.l4_csum_replace(sum, a, b, 4).ok()?;
+    ctx.skb.store(at, &new, 0).ok()
+}
+
+/// The header, as words on the wire.
+#[inline(always)]
+fn header(packet: &Packet) -> [u32; 13] {
+    let word = |bytes| u32::from_ne_bytes(bytes);
+    let (family, rest) = if packet.v6 != 0 { (0x21, 36) } else { (0x11, 12) };
+    let ports = u32::from(packet.sport) | u32::from(packet.dport) << 16;
+    let (s, d) = (&packet.src, &packet.dst);
+    let mut words = [
+        word([0x0d, 0x0a, 0x0d, 0x0a]),
+        word([0x00, 0x0d, 0x0a, 0x51]),
+        word([0x55, 0x49, 0x54, 0x0a]),
+        // Version 2, command PROXY; family, and TCP; bytes that follow.
+        word([0x21, family, 0, rest]),
+        s[3],
+        d[3],
+        ports,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+    ];
+    if packet.v6 != 0 {
+        words[4] = s[0];
+        words[5] = s[1];
+        words[6] = s[2];
+        words[7] = s[3];
+        words[8] = d[0];
+        words[9] = d[1];
+        words[10] = d[2];
+        words[11] = d[3];
+        words[12] = ports;
+    }
+    words
+}
+
+/// What the packet carried goes; the header comes in its place, or nothing.
+#[inline(always)]
+fn carry(ctx: &TcContext, packet: &Packet, words: &Words, with: bool) -> Option<()> {
+    let (l4, tcp) = (packet.l4, tcp_length(words));
+    let (old, new) = (payload(packet, words), if with { length(packet) } else { 0 });
+    let begins = (l4 + tcp) as usize;
+    let mut sum = 0;
+    // In what was put together of several packets the device finishes the sum; so do the helpers
+    // below, where it is left to the device otherwise.
+    if old != 0 && unsafe { (*ctx.skb.skb).gso_size } == 0 {
+        sum = sum_of_payload(ctx, begins as u32, old)?;
+    }
+    let skb = ctx.skb.skb;
+    if unsafe { bpf_skb_change_tail(skb.cast(), l4 + tcp + new, 0) } != 0 {
+        return None;
+    }
+    if with {
+        let mut header = header(packet);
+        if packet.v6 != 0 {
+            ctx.skb.store(begins, &header, 0).ok()?;
+        } else {
+            let short: [u32; 7] =
+                [header[0], header[1], header[2], header[3], header[4], header[5], header[6]];
+            ctx.skb.store(begins, &short, 0).ok()?;
+        }
+        let from = core::ptr::null_mut();
+        sum = unsafe { bpf_csum_diff(from, 0, header.as_mut_ptr(), 52, sum as u32) };
+    }
+    let at = l4 as usize + 16;
+    ctx.skb.l4_csum_replace(at, 0, u64::from(sum as u32), 0).ok()?;
+    let length = |payload: u32| u64::from(((tcp + payload) as u16).to_be());
+    ctx.skb.l4_csum_replace(at, length(old), length(new), F_PSEUDO_HDR | 2).ok()?;
+    // Who does not get the last words is not told that they were the last.
+    if old != 0 && packet.flags & FIN != 0 {
+        let [offset, flags, low, high] = words[2].to_ne_bytes();
+        let without = u32::from_ne_bytes([offset, flags & !FIN, low, high]);
+        replace(ctx, at, l4 as usize + 12, words[2], without, 0)?;
+    }
+    let bytes = |payload: u32| ((l4 + tcp + payload - ETH_LEN as u32) as u16).to_be();
+    if packet.v6 != 0 {
+        let bytes = ((l4 + tcp + new - ETH_LEN as u32 - 40) as u16).to_be();
+        return ctx.skb.store(ETH_LEN + 4, &bytes, 0).ok();
+    }
+    let (before, after) = (u64::from(bytes(old)), u64::from(bytes(new)));
+    ctx.skb.l3_csum_replace(ETH_LEN + 10, before, after, 2).ok()?;
+    ctx.skb.store(ETH_LEN + 2, &bytes(new), 0).ok()
+}
+
+/// Bytes that are looked at at once, and how often: jumbo frames.
+const CHUNK: u32 = 512;
+const CHUNKS: u32 = 18;
+const _: () = assert!(BYTES_LEN as u32 >= CHUNK + 8);
+
+/// What taking these bytes away changes in a sum that covers them.
+#[inline(always)]
+fn sum_of_payload(ctx: &TcContext, from: u32, len: u32) -> Option<i64> {
+    if len > CHUNK * CHUNKS {
+        return None;
+    }
+    let bytes = unsafe { BYTES.get_ptr_mut(0)?.as_mut()? };
+    let (skb, mut sum, mut at) = (ctx.skb.skb, 0, 0);
+    for _ in 0..CHUNKS {
+        if at >= len {
+            break;
+        }
+        let left = len - at;
+        let n = if left < CHUNK { at_least_one(left, CHUNK - 1) } else { CHUNK };
+        let to = bytes.as_mut_ptr();
+        if unsafe { bpf_skb_load_bytes(skb.cast(), from + at, to.cast(), n) } != 0 {
+            return None;
+        }
+        // Zeros up to a whole word.
+        for i in 0..3 {
+            bytes[(n + i) as usize & (BYTES_LEN - 1)] = 0;
+        }
+        let (whole, none) = ((n + 3) & 0x3fc, core::ptr::null_mut());
+        let to = bytes.as_mut_ptr();
+        sum = unsafe { bpf_csum_diff(to.cast(), whole, none, 0, sum as u32) };
+        at += n;
+    }
+    (at == len).then_some(sum)
+}
+
+/// The same number from 1 on, in a way that the verifier sees; `mask`: bits of one less.
+#[inline(always)]
+fn at_least_one(n: u32, mask: u32) -> u32 {
+    1 + (opaque(u64::from(n.wrapping_sub(1))) as u32 & mask)
+}
+
+/// A packet of the server's.
+#[inline(always)]
+fn tc_answer(ctx: &TcContext, packet: &Packet, words: &Words) -> Option<()> {
+    // Of a flow that has just ended: the next program sees that, too.
+    let Some((first, (tail, seen))) = client_of(packet) else {
+        return Some(());
+    };
+    let at = packet.l4 as usize + 4;
+    let number = u32::from_be(words[1]);
+    let (new, shown) = acknowledged(packet, number, first);
+    if shown {
+        if seen.word & WORD_SHOWN == 0 {
+            flows::show(tail, &seen);
+        }
+        ctx.skb.l4_csum_replace(at + 12, u64::from(words[1]), u64::from(new.to_be()), 4).ok()?;
+        ctx.skb.store(at + 4, &new.to_be(), 0).ok()?;
+    }
+    if tcp_length(words) > 20 {
+        return selective(ctx, packet, tcp_length(words) - 20, first);
+    }
+    Some(())
+}
+
+/// The client's first number, and its entry.
+#[inline(always)]
+fn client_of(packet: &Packet) -> Option<(u32, (*mut nines_abi::Tail, Seen))> {
+    let (tail, seen) = flows::client_of(packet.via.addr, packet.via.port, packet.chosen)?;
+    let first = flows::via(tail, &seen)?.addr;
+    Some((first, (tail, seen)))
+}
+
+/// Options that are looked at, and blocks of one that acknowledges selectively (RFC 2018).
+const OPTIONS: u32 = 16;
+const EDGES: u32 = 8;
+/// Where in `BYTES` the place is kept that is looked at: what the verifier reads there it knows
+/// nothing of, so every turn looks like the one before.
+const PLACE: usize = 64;
+
+/// The server's words on what it has beyond a gap are in its own numbers, too.
+#[inline(always)]
+fn selective(ctx: &TcContext, packet: &Packet, len: u32, first: u32) -> Option<()> {
+    let bytes = unsafe { BYTES.get_ptr_mut(0)?.as_mut()? };
+    let len = at_least_one(len, 63);
+    let from = packet.l4 + 20;
+    if unsafe { bpf_skb_load_bytes(ctx.skb.skb.cast(), from, bytes.as_mut_ptr().cast(), len) } != 0
+    {
+        return None;
+    }
+    let place = &mut bytes[PLACE] as *mut u8;
+    unsafe { core::ptr::write_volatile(place, 0) };
+    for _ in 0..OPTIONS {
+        let at = u32::from(unsafe { core::ptr::read_volatile(place) });
+        if at + 1 >= len || at >= 40 {
+            return Some(());
+        }
+        let (kind, size) = (bytes[at as usize & 63], u32::from(bytes[(at + 1) as usize & 63]));
+        if kind == 5 {
+            return edges(ctx, packet, from + at + 2, size, first);
+        }
+        if kind == 0 || (kind != 1 && size < 2) {
+            return Some(());
+        }
+        let next = if kind == 1 { at + 1 } else { at + size };
+        unsafe { core::ptr::write_volatile(place, next as u8) };
+        if next > 40 {
+            return Some(());
+        }
+    }
+    Some(())
+}
+
+#[inline(always)]
+fn edges(ctx: &TcContext, packet: &Packet, from: u32, size: u32, first: u32) -> Option<()> {
+    let less = length(packet);
+    for i in 0..EDGES {
+        if 2 + 4 * i + 4 > size {
+            break;
+        }
+        let at = (from + 4 * i) as usize;
+        let old: u32 = ctx.skb.load(at).ok()?;
+        let number = u32::from_be(old);
+        if number.wrapping_sub(first).wrapping_sub(1) as i32 >= less as i32 {
+            let new = number.wrapping_sub(less).to_be();
+            replace(ctx, packet.l4 as usize + 16, at, old, new, at - packet.l4 as usize)?;
+        }
+    }
+    Some(())
+}
+
+/// The same at XDP, which sends the packet on, too, or leaves it as it is.
+#[inline(always)]
+pub fn xdp(ctx: &XdpContext, packet: &Packet, server: &Server, ends: &Ends) -> u32 {
+    const PASS: u32 = xdp_action::XDP_PASS;
+    let mut words: Words = [0; 3];
+    let (to, len) = (words.as_mut_ptr().cast(), 12);
+    if unsafe { bpf_xdp_load_bytes(ctx.ctx, packet.l4 + 4, to, len) } != 0 {
+        return PASS;
+    }
+    if !is_whole(packet, &words) {
+        return PASS;
+    }
+    let mut at = 4;
+    let (old, new) = if packet.answer != 0 {
+        let Some((first, (tail, seen))) = client_of(packet) else {
+            return PASS;
+        };
+        if !is_plain(ctx, packet, &words) {
+            return PASS;
+        }
+        let (new, shown) = acknowledged(packet, u32::from_be(words[1]), first);
+        if shown && seen.word & WORD_SHOWN == 0 {
+            flows::show(tail, &seen);
+        }
+        at = 8;
+        (words[1], new.to_be())
+    } else {
+        match onward(packet, &words, u64::from(packet.proxied)) {
+            Onward::Same => (words[0], words[0]),
+            // The client's first words are told apart from their repetition.
+            Onward::Later if packet.proxied & WORD_SHOWN as u32 == 0 => return PASS,
+            Onward::Later => {
+                (words[0], u32::from_be(words[0]).wrapping_add(length(packet)).to_be())
+            }
+            _ => return PASS,
+        }
+    };
+    let sent = express::full(ctx, packet, server, ends);
+    if sent == PASS {
+        return PASS;
+    }
+    let (data, end) = (ctx.data(), ctx.data_end());
+    // Who sent it on has seen that it is no more.
+    let l4 = data + (opaque(u64::from(packet.l4)) as u32 & L4_MAX) as usize;
+    if l4 + 20 > end {
+        return xdp_action::XDP_DROP;
+    }
+    unsafe {
+        let sum = (l4 + 16) as *mut u16;
+        *sum = follow(sum, difference(old, new));
+        *((l4 + at) as *mut u32) = new;
+    }
+    sent
+}
+
+/// Whether no option can hold numbers.
+#[inline(always)]
+fn is_plain(ctx: &XdpContext, packet: &Packet, words: &Words) -> bool {
+    let len = tcp_length(words);
+    let mut option = 0u32;
+    let to = (&mut option as *mut u32).cast();
+    len == 20
+        || (len == 32
+            && unsafe { bpf_xdp_load_bytes(ctx.ctx, packet.l4 + 20, to, 4) } == 0
+            && option == TIMESTAMP)
+        || packet.flags & SYN != 0
+}
