@@ -13,14 +13,12 @@
 
 use aya_ebpf::{
     bindings::xdp_action,
-    helpers::generated::{
-        bpf_csum_diff, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_xdp_load_bytes,
-    },
+    helpers::generated::bpf_xdp_load_bytes,
     programs::{TcContext, XdpContext},
 };
-use nines_abi::{
-    state_of, Packet, Server, BYTES_LEN, STATE_ESTABLISHED, WORD_DATA, WORD_SENT, WORD_SHOWN,
-};
+use nines_abi::{state_of, Packet, Server, STATE_ESTABLISHED, WORD_DATA, WORD_SENT, WORD_SHOWN};
+
+use self::{header::carry, selective::selective};
 
 use crate::{
     atomic::opaque,
@@ -28,10 +26,12 @@ use crate::{
     express::{self, difference, follow, L4_MAX},
     flows::{self, Seen},
     full::Ends,
-    maps::BYTES,
-    packet::{ACK, FIN, RST, SYN, TCP, TRANSPORT},
-    rewrite::{ETH_LEN, F_PSEUDO_HDR},
+    packet::{ACK, RST, SYN, TCP, TRANSPORT},
+    rewrite::ETH_LEN,
 };
+
+mod header;
+mod selective;
 
 /// Sequence and acknowledgement number, and the word with the flags, as on the wire.
 type Words = [u32; 3];
@@ -214,126 +214,6 @@ fn replace(ctx: &TcContext, sum: usize, at: usize, old: u32, new: u32, odd: usiz
     ctx.skb.store(at, &new, 0).ok()
 }
 
-/// The header, as words on the wire.
-#[inline(always)]
-fn header(packet: &Packet) -> [u32; 13] {
-    let word = |bytes| u32::from_ne_bytes(bytes);
-    let (family, rest) = if packet.v6 != 0 { (0x21, 36) } else { (0x11, 12) };
-    let ports = u32::from(packet.sport) | u32::from(packet.dport) << 16;
-    let (s, d) = (&packet.src, &packet.dst);
-    let mut words = [
-        word([0x0d, 0x0a, 0x0d, 0x0a]),
-        word([0x00, 0x0d, 0x0a, 0x51]),
-        word([0x55, 0x49, 0x54, 0x0a]),
-        // Version 2, command PROXY; family, and TCP; bytes that follow.
-        word([0x21, family, 0, rest]),
-        s[3],
-        d[3],
-        ports,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-    ];
-    if packet.v6 != 0 {
-        words[4] = s[0];
-        words[5] = s[1];
-        words[6] = s[2];
-        words[7] = s[3];
-        words[8] = d[0];
-        words[9] = d[1];
-        words[10] = d[2];
-        words[11] = d[3];
-        words[12] = ports;
-    }
-    words
-}
-
-/// What the packet carried goes; the header comes in its place, or nothing.
-#[inline(always)]
-fn carry(ctx: &TcContext, packet: &Packet, words: &Words, with: bool) -> Option<()> {
-    let (l4, tcp) = (packet.l4, tcp_length(words));
-    let (old, new) = (payload(packet, words), if with { length(packet) } else { 0 });
-    let begins = (l4 + tcp) as usize;
-    let mut sum = 0;
-    // In what was put together of several packets the device finishes the sum; so do the helpers
-    // below, where it is left to the device otherwise.
-    if old != 0 && unsafe { (*ctx.skb.skb).gso_size } == 0 {
-        sum = sum_of_payload(ctx, begins as u32, old)?;
-    }
-    let skb = ctx.skb.skb;
-    if unsafe { bpf_skb_change_tail(skb.cast(), l4 + tcp + new, 0) } != 0 {
-        return None;
-    }
-    if with {
-        let mut header = header(packet);
-        if packet.v6 != 0 {
-            ctx.skb.store(begins, &header, 0).ok()?;
-        } else {
-            let short: [u32; 7] =
-                [header[0], header[1], header[2], header[3], header[4], header[5], header[6]];
-            ctx.skb.store(begins, &short, 0).ok()?;
-        }
-        let from = core::ptr::null_mut();
-        sum = unsafe { bpf_csum_diff(from, 0, header.as_mut_ptr(), 52, sum as u32) };
-    }
-    let at = l4 as usize + 16;
-    ctx.skb.l4_csum_replace(at, 0, u64::from(sum as u32), 0).ok()?;
-    let length = |payload: u32| u64::from(((tcp + payload) as u16).to_be());
-    ctx.skb.l4_csum_replace(at, length(old), length(new), F_PSEUDO_HDR | 2).ok()?;
-    // Who does not get the last words is not told that they were the last.
-    if old != 0 && packet.flags & FIN != 0 {
-        let [offset, flags, low, high] = words[2].to_ne_bytes();
-        let without = u32::from_ne_bytes([offset, flags & !FIN, low, high]);
-        replace(ctx, at, l4 as usize + 12, words[2], without, 0)?;
-    }
-    let bytes = |payload: u32| ((l4 + tcp + payload - ETH_LEN as u32) as u16).to_be();
-    if packet.v6 != 0 {
-        let bytes = ((l4 + tcp + new - ETH_LEN as u32 - 40) as u16).to_be();
-        return ctx.skb.store(ETH_LEN + 4, &bytes, 0).ok();
-    }
-    let (before, after) = (u64::from(bytes(old)), u64::from(bytes(new)));
-    ctx.skb.l3_csum_replace(ETH_LEN + 10, before, after, 2).ok()?;
-    ctx.skb.store(ETH_LEN + 2, &bytes(new), 0).ok()
-}
-
-/// Bytes that are looked at at once, and how often: jumbo frames.
-const CHUNK: u32 = 512;
-const CHUNKS: u32 = 18;
-const _: () = assert!(BYTES_LEN as u32 >= CHUNK + 8);
-
-/// What taking these bytes away changes in a sum that covers them.
-#[inline(always)]
-fn sum_of_payload(ctx: &TcContext, from: u32, len: u32) -> Option<i64> {
-    if len > CHUNK * CHUNKS {
-        return None;
-    }
-    let bytes = unsafe { BYTES.get_ptr_mut(0)?.as_mut()? };
-    let (skb, mut sum, mut at) = (ctx.skb.skb, 0, 0);
-    for _ in 0..CHUNKS {
-        if at >= len {
-            break;
-        }
-        let left = len - at;
-        let n = if left < CHUNK { at_least_one(left, CHUNK - 1) } else { CHUNK };
-        let to = bytes.as_mut_ptr();
-        if unsafe { bpf_skb_load_bytes(skb.cast(), from + at, to.cast(), n) } != 0 {
-            return None;
-        }
-        // Zeros up to a whole word.
-        for i in 0..3 {
-            bytes[(n + i) as usize & (BYTES_LEN - 1)] = 0;
-        }
-        let (whole, none) = ((n + 3) & 0x3fc, core::ptr::null_mut());
-        let to = bytes.as_mut_ptr();
-        sum = unsafe { bpf_csum_diff(to.cast(), whole, none, 0, sum as u32) };
-        at += n;
-    }
-    (at == len).then_some(sum)
-}
-
 /// The same number from 1 on, in a way that the verifier sees; `mask`: bits of one less.
 #[inline(always)]
 fn at_least_one(n: u32, mask: u32) -> u32 {
@@ -369,64 +249,6 @@ fn client_of(packet: &Packet) -> Option<(u32, (*mut nines_abi::Tail, Seen))> {
     let (tail, seen) = flows::client_of(packet.via.addr, packet.via.port, packet.chosen)?;
     let first = flows::via(tail, &seen)?.addr;
     Some((first, (tail, seen)))
-}
-
-/// Options that are looked at, and blocks of one that acknowledges selectively (RFC 2018).
-const OPTIONS: u32 = 16;
-const EDGES: u32 = 8;
-/// Where in `BYTES` the place is kept that is looked at: what the verifier reads there it knows
-/// nothing of, so every turn looks like the one before.
-const PLACE: usize = 64;
-
-/// The server's words on what it has beyond a gap are in its own numbers, too.
-#[inline(always)]
-fn selective(ctx: &TcContext, packet: &Packet, len: u32, first: u32) -> Option<()> {
-    let bytes = unsafe { BYTES.get_ptr_mut(0)?.as_mut()? };
-    let len = at_least_one(len, 63);
-    let from = packet.l4 + 20;
-    if unsafe { bpf_skb_load_bytes(ctx.skb.skb.cast(), from, bytes.as_mut_ptr().cast(), len) } != 0
-    {
-        return None;
-    }
-    let place = &mut bytes[PLACE] as *mut u8;
-    unsafe { core::ptr::write_volatile(place, 0) };
-    for _ in 0..OPTIONS {
-        let at = u32::from(unsafe { core::ptr::read_volatile(place) });
-        if at + 1 >= len || at >= 40 {
-            return Some(());
-        }
-        let (kind, size) = (bytes[at as usize & 63], u32::from(bytes[(at + 1) as usize & 63]));
-        if kind == 5 {
-            return edges(ctx, packet, from + at + 2, size, first);
-        }
-        if kind == 0 || (kind != 1 && size < 2) {
-            return Some(());
-        }
-        let next = if kind == 1 { at + 1 } else { at + size };
-        unsafe { core::ptr::write_volatile(place, next as u8) };
-        if next > 40 {
-            return Some(());
-        }
-    }
-    Some(())
-}
-
-#[inline(always)]
-fn edges(ctx: &TcContext, packet: &Packet, from: u32, size: u32, first: u32) -> Option<()> {
-    let less = length(packet);
-    for i in 0..EDGES {
-        if 2 + 4 * i + 4 > size {
-            break;
-        }
-        let at = (from + 4 * i) as usize;
-        let old: u32 = ctx.skb.load(at).ok()?;
-        let number = u32::from_be(old);
-        if number.wrapping_sub(first).wrapping_sub(1) as i32 >= less as i32 {
-            let new = number.wrapping_sub(less).to_be();
-            replace(ctx, packet.l4 as usize + 16, at, old, new, at - packet.l4 as usize)?;
-        }
-    }
-    Some(())
 }
 
 /// The same at XDP, which sends the packet on, too, or leaves it as it is.
