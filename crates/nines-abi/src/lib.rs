@@ -343,8 +343,10 @@ pub const DROP_RATE: u32 = 10;
 pub const DROP_CHALLENGED: u32 = 11;
 /// What came of it: the client gets what is sent to it, and tries again.
 pub const DROP_PROVEN: u32 = 12;
+/// In the middle of a connection that is not known, to a server that is told of its clients.
+pub const DROP_MIDDLE: u32 = 13;
 /// Count of `DROP_*`.
-pub const DROPS: u32 = 13;
+pub const DROPS: u32 = 14;
 /// What `DROP_*` count, in the words of the counters.
 pub const DROP_NAMES: [&str; DROPS as usize] = [
     "guard",
@@ -360,6 +362,7 @@ pub const DROP_NAMES: [&str; DROPS as usize] = [
     "rate",
     "challenged",
     "proven",
+    "middle",
 ];
 
 const _: () = {

@@ -6,12 +6,12 @@
 
 use nines_abi::{
     clock_of, halves, state_of, Addr, Flow, Packet, Server, Tail, Via, DROP_DENIED, DROP_GUARD,
-    DROP_NO_PORT, DROP_NO_ROUTE, DROP_NO_SERVER, FORWARD_DR, FORWARD_FULL_NAT, FORWARD_IPIP,
-    FORWARD_LOCAL, FORWARD_NAT, NAMED, PLACE_SERVER, PLACE_VIP, PROGRAM_ADMIT, PROGRAM_CHANCE,
-    PROGRAM_DELIVER, PROGRAM_KEEP, PROGRAM_KEEP_FULL, PROGRAM_PUT_FULL, PROGRAM_REMEMBER,
-    PROGRAM_TELL, PROGRAM_WEIGH, SCHED_LBLC, SCHED_LBLCR, SCHED_LC, SCHED_TWOS, SERVER_DOWN,
-    SERVER_UP, SERVICE_ONE_PACKET, SERVICE_SOURCES, STATE_FIN_WAIT, STATE_SYN_ACK, STATE_TIME_WAIT,
-    UNPLACED, WORD_FULL, WORD_REPLY,
+    DROP_MIDDLE, DROP_NO_PORT, DROP_NO_ROUTE, DROP_NO_SERVER, FORWARD_DR, FORWARD_FULL_NAT,
+    FORWARD_IPIP, FORWARD_LOCAL, FORWARD_NAT, NAMED, PLACE_SERVER, PLACE_VIP, PROGRAM_ADMIT,
+    PROGRAM_CHANCE, PROGRAM_DELIVER, PROGRAM_KEEP, PROGRAM_KEEP_FULL, PROGRAM_PUT_FULL,
+    PROGRAM_REMEMBER, PROGRAM_TELL, PROGRAM_WEIGH, SCHED_LBLC, SCHED_LBLCR, SCHED_LC, SCHED_TWOS,
+    SERVER_DOWN, SERVER_UP, SERVICE_ONE_PACKET, SERVICE_SOURCES, STATE_FIN_WAIT, STATE_SYN_ACK,
+    STATE_TIME_WAIT, UNPLACED, WORD_FULL, WORD_REPLY,
 };
 
 use crate::{
@@ -25,7 +25,7 @@ use crate::{
     packet::{
         halves_of, ACK, ARP, ERROR, FRAGMENT, ND_ADVERT, NEIGHBOUR, RST, SYN, TCP, TRANSPORT, UDP,
     },
-    places, proxy,
+    places,
     schedule::{self, Of},
     services::{has_marks, service_of},
     states,
@@ -231,7 +231,7 @@ pub fn error(packet: &mut Packet, mark: u32) -> Verdict {
                 let Some(via) = flows::via(tail, &seen) else {
                     return Verdict::Pass;
                 };
-                full::mark(packet, &seen, via, 0);
+                full::belongs(packet, &seen, via, 0);
                 packet.proxied = 0;
                 return deliver(packet, seen.server, server, true);
             }
@@ -413,7 +413,11 @@ pub fn keep_full(packet: &mut Packet, number: impl FnOnce(&Packet) -> u32) -> Ve
         via: Via { addr: 0, port: 0, pad: 0 },
     };
     if server.proxy != 0 {
-        new.via.addr = proxy::first(packet, number(packet));
+        // In the middle nobody can say whether its server counts a header or not.
+        if !opens(packet) {
+            return Verdict::Drop(DROP_MIDDLE);
+        }
+        new.via.addr = number(packet);
     }
     if full::begin(&key(packet), server, &mut new) == 0 {
         return Verdict::Drop(DROP_NO_PORT);

@@ -278,8 +278,9 @@ pub fn retire(tail: *mut Tail, seen: Seen) -> bool {
     ended
 }
 
+/// The same of this entry only.
 #[inline(always)]
-fn end(tail: *mut Tail, seen: &Seen) -> bool {
+pub fn end(tail: *mut Tail, seen: &Seen) -> bool {
     let at = unsafe { core::ptr::addr_of_mut!((*tail).word) };
     // What remains is the version: the next user of this place raises it.
     let ended = atomic::swap_if(at, seen.word, seen.word & VERSION);
@@ -372,7 +373,7 @@ fn tell(index: u32) -> u32 {
 
 /// Sets bits of a flow's word that nobody takes away again; whether they are set.
 #[inline(always)]
-pub fn mark(tail: *mut Tail, seen: &Seen, bits: u64) -> bool {
+pub fn add_bits(tail: *mut Tail, seen: &Seen, bits: u64) -> bool {
     let at = unsafe { core::ptr::addr_of_mut!((*tail).word) };
     let mut word = seen.word;
     for _ in 0..2 {
@@ -390,7 +391,7 @@ pub fn mark(tail: *mut Tail, seen: &Seen, bits: u64) -> bool {
 /// The server knows who the client is; other directors want to know that.
 #[inline(always)]
 pub fn show(tail: *mut Tail, seen: &Seen) {
-    if mark(tail, seen, WORD_SHOWN) {
+    if add_bits(tail, seen, WORD_SHOWN) {
         tell_of(tail);
     }
 }

@@ -124,17 +124,30 @@ pub fn learn(flow: &Flow, server: &Server, new: &mut New) {
     new.word &= !(WORDS_PROXY ^ WORD_PROXY) as u32;
     if let Some((tail, seen)) = flows::find(&answers, hash_of(&answers)) {
         if is_of(tail, &seen, client) {
-            flows::change(tail, seen, new.word as u8, new.seen);
-            return;
+            if (seen.word ^ u64::from(new.word)) & WORD_PROXY == 0 {
+                flows::change(tail, seen, new.word as u8, new.seen);
+                return;
+            }
+            // They are an earlier connection's, whose server was told or was not.
+            flows::end(tail, &seen);
+        } else {
+            let later = new.seen.wrapping_sub(seen_of(seen.word)) as i32 > 0;
+            if !later && !flows::expired(seen.word, new.now) {
+                flows::retire(client, known);
+                return;
+            }
+            flows::retire(tail, seen);
         }
-        let later = new.seen.wrapping_sub(seen_of(seen.word)) as i32 > 0;
-        if !later && !flows::expired(seen.word, new.now) {
-            flows::retire(client, known);
-            return;
-        }
-        flows::retire(tail, seen);
     }
     put_answers(&answers, new, client);
+}
+
+/// Whether a client's entry is of the connection that has this port and began like this.
+#[inline(always)]
+pub fn is_same(tail: *mut Tail, seen: &Seen, word: u64, via: &Via) -> bool {
+    let differs = (seen.word ^ word) & WORD_PROXY;
+    flows::via(tail, seen)
+        .is_some_and(|known| (known.addr, known.port, differs) == (via.addr, via.port, 0))
 }
 
 /// Whether these answers are of the flow whose client's entry is there.
@@ -159,7 +172,7 @@ pub fn onward(
     if matters(packet, seen, state, packet.clock) {
         return Verdict::Go(PROGRAM_TELL_FULL);
     }
-    mark(packet, seen, via, 0);
+    belongs(packet, seen, via, 0);
     deliver(packet, seen.server, server, counts)
 }
 
@@ -177,7 +190,7 @@ pub fn tell(packet: &mut Packet, counts: bool) -> Verdict {
     let answer = seen.word & WORD_REPLY != 0;
     let side = if answer { states::ANSWER } else { states::BOTH };
     let state = states::next(packet, side, state_of(seen.word));
-    mark(packet, &seen, via, u32::from(answer));
+    belongs(packet, &seen, via, u32::from(answer));
     if answer {
         keep_client(packet, &via, seen.server, clock);
         flows::touch(tail, seen, state, clock);
@@ -229,7 +242,7 @@ pub fn put(packet: &mut Packet) -> Verdict {
             return Verdict::New;
         }
     }
-    mark(packet, &seen, via, 0);
+    belongs(packet, &seen, via, 0);
     Verdict::Go(PROGRAM_DELIVER)
 }
 
@@ -251,7 +264,7 @@ pub fn answer(packet: &mut Packet, tail: *mut Tail, seen: &Seen, counts: bool) -
     let Some(via) = flows::via(tail, seen) else {
         return Verdict::Pass;
     };
-    mark(packet, seen, via, 1);
+    belongs(packet, seen, via, 1);
     if packet.kind != ERROR {
         let state = states::next(packet, states::ANSWER, state_of(seen.word));
         if matters(packet, seen, state, packet.clock) {
@@ -266,7 +279,7 @@ pub fn answer(packet: &mut Packet, tail: *mut Tail, seen: &Seen, counts: bool) -
 
 /// Of which flow the packet is.
 #[inline(always)]
-pub fn mark(packet: &mut Packet, seen: &Seen, via: Via, answer: u32) {
+pub fn belongs(packet: &mut Packet, seen: &Seen, via: Via, answer: u32) {
     (packet.chosen, packet.via, packet.answer) = (seen.server, via, answer);
     let proxied = seen.word & WORD_PROXY != 0;
     packet.proxied = if proxied { seen.word as u32 & 0xffff } else { 0 };

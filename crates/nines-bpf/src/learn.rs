@@ -61,13 +61,19 @@ fn take(entry: &Entry) {
     };
     if let Some((tail, known)) = flows::find(&entry.key, hash) {
         let later = seen.wrapping_sub(seen_of(known.word)) as i32 > 0;
-        if known.word & WORD_REPLY != 0 || !later {
+        if known.word & WORD_REPLY != 0 {
             return;
         }
-        let same = (known.server, known.generation) == (told.server, told.generation);
-        let port = flows::via(tail, &known).map_or(0, |via| via.port);
-        if same && (!full::is(server) || port == new.via.port) {
-            flows::mark(tail, &known, told.word & WORDS_PROXY);
+        let same = (known.server, known.generation) == (told.server, told.generation)
+            && (!full::is(server) || full::is_same(tail, &known, told.word, &new.via));
+        if same {
+            // What was done is done, however late the word of it.
+            flows::add_bits(tail, &known, told.word & WORDS_PROXY);
+        }
+        if !later {
+            return;
+        }
+        if same {
             if let Some(known) = flows::read(tail) {
                 flows::change(tail, known, state, seen);
             }

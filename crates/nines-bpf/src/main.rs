@@ -139,7 +139,8 @@ pub fn nines_tc_keep(ctx: TcContext) -> i32 {
 #[classifier]
 #[inline(always)]
 pub fn nines_tc_keep_full(ctx: TcContext) -> i32 {
-    let number = |packet: &Packet| ctx.skb.load(packet.l4 as usize + 4).unwrap_or_default();
+    let number =
+        |packet: &Packet| u32::from_be(ctx.skb.load(packet.l4 as usize + 4).unwrap_or_default());
     tc_stage(&ctx, |packet| decide::keep_full(packet, number))
 }
 

@@ -39,17 +39,6 @@ type Words = [u32; 3];
 /// No options but a timestamp, as Linux writes it: NOP, NOP, kind 8, length 10.
 const TIMESTAMP: u32 = u32::from_be_bytes([1, 1, 8, 10]).to_be();
 
-/// What is kept of a packet that begins a flow: the number of its SYN.
-#[inline(always)]
-pub fn first(packet: &Packet, number: u32) -> u32 {
-    let number = u32::from_be(number);
-    if packet.flags & SYN != 0 {
-        number
-    } else {
-        number.wrapping_sub(1)
-    }
-}
-
 /// Bytes of the header.
 #[inline(always)]
 fn length(packet: &Packet) -> u32 {
@@ -112,7 +101,7 @@ fn onward(packet: &Packet, words: &Words, done: u64) -> Onward {
         }
         return if payload(packet, words) != 0 { Onward::Bare } else { Onward::Same };
     }
-    if done & WORD_SHOWN != 0 || packet.flags & RST != 0 {
+    if done & WORD_SHOWN != 0 {
         return Onward::Later;
     }
     // How much the client has said.
@@ -120,6 +109,10 @@ fn onward(packet: &Packet, words: &Words, done: u64) -> Onward {
     if said != 0 || packet.fragment != 0 {
         // A keepalive probe repeats the number before.
         return if (said as i32) < 0 { Onward::Same } else { Onward::Later };
+    }
+    // If the server has the header already it says so, and the next reset is exact.
+    if packet.flags & RST != 0 {
+        return Onward::Same;
     }
     if payload(packet, words) == 0 {
         return Onward::Carries;
@@ -131,12 +124,24 @@ fn onward(packet: &Packet, words: &Words, done: u64) -> Onward {
     }
 }
 
-/// What the server's acknowledgement becomes, and whether it has the header.
+/// Whether the server counts the header in this number of the client's bytes. Once it has
+/// acknowledged the header it does: how far the number is says that of the first 2 GiB only.
 #[inline(always)]
-fn acknowledged(packet: &Packet, number: u32, first: u32) -> (u32, bool) {
-    let heard = number.wrapping_sub(first).wrapping_sub(1);
-    let shown = packet.flags & ACK != 0 && heard as i32 >= length(packet) as i32;
-    (if shown { number.wrapping_sub(length(packet)) } else { number }, shown)
+fn counts(packet: &Packet, number: u32, first: u32, shown: bool) -> bool {
+    shown || number.wrapping_sub(first).wrapping_sub(1) as i32 >= length(packet) as i32
+}
+
+/// What the server's acknowledgement becomes; `None`: it is the same for the client.
+#[inline(always)]
+fn acknowledged(packet: &Packet, number: u32, first: u32, shown: bool) -> Option<u32> {
+    let both = packet.flags & (SYN | ACK) == ACK;
+    (both && counts(packet, number, first, shown)).then(|| number.wrapping_sub(length(packet)))
+}
+
+/// Whether this is the server's answer to another SYN than the one that is known.
+#[inline(always)]
+fn is_of_another(packet: &Packet, number: u32, first: u32) -> bool {
+    packet.flags & (SYN | ACK) == SYN | ACK && number != first.wrapping_add(1)
 }
 
 /// What the next program is to do with the packet.
@@ -170,12 +175,13 @@ pub fn tc(ctx: &TcContext, packet: &mut Packet) -> Next {
             Onward::Same => Some(()),
             Onward::Later => {
                 if number == packet.via.addr.wrapping_add(1) && seen.word & WORD_SHOWN == 0 {
-                    flows::mark(tail, &seen, WORD_DATA);
+                    flows::add_bits(tail, &seen, WORD_DATA);
                 }
-                renumber(ctx, at, words[0], number.wrapping_add(length(packet)))
+                let later = number.wrapping_add(length(packet));
+                replace(ctx, at + 12, at, words[0], later.to_be(), 0)
             }
             Onward::Carries => {
-                flows::mark(tail, &seen, WORD_SENT);
+                flows::add_bits(tail, &seen, WORD_SENT);
                 carry(ctx, packet, &words, true)
             }
             Onward::Bare => carry(ctx, packet, &words, false),
@@ -193,19 +199,7 @@ pub fn tc(ctx: &TcContext, packet: &mut Packet) -> Next {
     }
 }
 
-/// Replaces a word of the TCP header.
-#[inline(always)]
-fn renumber(ctx: &TcContext, at: usize, old: u32, new: u32) -> Option<()> {
-    replace(ctx, sum_of(at), at, old, new.to_be(), 0)
-}
-
-/// Where the checksum is, if this is where the sequence number is.
-#[inline(always)]
-fn sum_of(sequence: usize) -> usize {
-    sequence + 12
-}
-
-/// `odd`: 1 where the word does not begin at a word of the sum.
+/// Replaces a word of the TCP header or its options. `odd`: 1 where the word does not begin at a word of the sum.
 #[inline(always)]
 fn replace(ctx: &TcContext, sum: usize, at: usize, old: u32, new: u32, odd: usize) -> Option<()> {
     let turn = (odd as u32 & 1) * 8;
@@ -229,16 +223,23 @@ fn tc_answer(ctx: &TcContext, packet: &Packet, words: &Words) -> Option<()> {
     };
     let at = packet.l4 as usize + 4;
     let number = u32::from_be(words[1]);
-    let (new, shown) = acknowledged(packet, number, first);
-    if shown {
-        if seen.word & WORD_SHOWN == 0 {
+    if is_of_another(packet, number, first) {
+        // The client sends its SYN again, and both begin anew.
+        if let Some((tail, seen)) = flows::find(&key(packet), packet.hash) {
+            flows::retire(tail, seen);
+        }
+        return None;
+    }
+    let mut shown = seen.word & WORD_SHOWN != 0;
+    if let Some(new) = acknowledged(packet, number, first, shown) {
+        if !shown {
             flows::show(tail, &seen);
         }
-        ctx.skb.l4_csum_replace(at + 12, u64::from(words[1]), u64::from(new.to_be()), 4).ok()?;
-        ctx.skb.store(at + 4, &new.to_be(), 0).ok()?;
+        shown = true;
+        replace(ctx, at + 12, at + 4, words[1], new.to_be(), 0)?;
     }
-    if tcp_length(words) > 20 {
-        return selective(ctx, packet, tcp_length(words) - 20, first);
+    if tcp_length(words) > 20 && packet.flags & SYN == 0 {
+        return selective(ctx, packet, tcp_length(words) - 20, first, shown);
     }
     Some(())
 }
@@ -271,12 +272,17 @@ pub fn xdp(ctx: &XdpContext, packet: &Packet, server: &Server, ends: &Ends) -> u
         if !is_plain(ctx, packet, &words) {
             return PASS;
         }
-        let (new, shown) = acknowledged(packet, u32::from_be(words[1]), first);
-        if shown && seen.word & WORD_SHOWN == 0 {
+        let number = u32::from_be(words[1]);
+        if is_of_another(packet, number, first) {
+            return PASS;
+        }
+        let shown = seen.word & WORD_SHOWN != 0;
+        let new = acknowledged(packet, number, first, shown);
+        if new.is_some() && !shown {
             flows::show(tail, &seen);
         }
         at = 8;
-        (words[1], new.to_be())
+        (words[1], new.unwrap_or(number).to_be())
     } else {
         match onward(packet, &words, u64::from(packet.proxied)) {
             Onward::Same => (words[0], words[0]),

@@ -123,7 +123,7 @@ pub fn nines_xdp_keep_full(ctx: XdpContext) -> u32 {
         let mut number = 0u32;
         let to = (&mut number as *mut u32).cast();
         unsafe { bpf_xdp_load_bytes(ctx.ctx, packet.l4 + 4, to, 4) };
-        number
+        u32::from_be(number)
     };
     xdp_stage(&ctx, |packet| decide::keep_full(packet, number))
 }

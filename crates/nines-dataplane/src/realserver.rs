@@ -5,7 +5,6 @@
 //! What was there before is kept in a file, so that undo restores it exactly.
 
 use std::{
-    collections::BTreeSet,
     fs,
     net::IpAddr,
     path::{Path, PathBuf},
@@ -37,7 +36,10 @@ struct Memory {
 impl Memory {
     fn read(file: &Path) -> Result<Self> {
         let mut memory = Self::default();
-        let text = fs::read_to_string(file).unwrap_or_default();
+        let text = match fs::read_to_string(file) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
+            read => read.map_err(|e| Error::new("cannot read what was kept", e))?,
+        };
         for line in text.lines() {
             let wrong = || Error::new("cannot read what was kept", format!("\"{line}\""));
             let words: Vec<&str> = line.split(' ').collect();
@@ -76,17 +78,44 @@ pub struct Keeper {
     unwrapped: Option<(Duty, Vec<u32>)>,
 }
 
+/// What [`Keeper::keep`] did, and what it could not do.
+#[derive(Default)]
+pub struct Done {
+    /// In words.
+    pub done: Vec<String>,
+    /// One thing that fails keeps no other from being done.
+    pub trouble: Vec<Error>,
+}
+
+impl Done {
+    fn note(&mut self, result: Result<()>, done: impl FnOnce() -> String) {
+        match result {
+            Ok(()) => self.done.push(done()),
+            Err(why) => self.trouble.push(why),
+        }
+    }
+}
+
 impl Keeper {
     /// `file` is what [`undo`] needs.
     pub fn new(file: &Path) -> Self {
         Self { file: file.to_owned(), unwrapped: None }
     }
 
-    /// Puts there what `duty` asks for and is missing, takes the VIPs `gone` away, and leaves alone
-    /// what was put there before; says what it had to do. Cheap where nothing is to be done.
-    pub fn keep(&mut self, duty: &Duty, gone: &BTreeSet<IpAddr>) -> Result<Vec<String>> {
-        let mut done = Vec::new();
+    /// What was put there and not taken away again, by whomever.
+    pub fn held(&self) -> Result<Duty> {
+        Ok(Memory::read(&self.file)?.put)
+    }
+
+    /// Puts there what `duty` asks for and is missing, takes away what is `gone`, and leaves alone
+    /// what else was put there before. Cheap where nothing is to be done.
+    pub fn keep(&mut self, duty: &Duty, gone: &Duty) -> Result<Done> {
+        let mut all = Done::default();
         let before = Memory::read(&self.file)?;
+        let nothing = Duty::default();
+        if (&before.put, duty) == (&nothing, &nothing) {
+            return Ok(all);
+        }
         let mut memory = before.clone();
         for (name, _) in SETTINGS {
             if memory.settings.iter().all(|(known, _)| known != name) {
@@ -106,36 +135,41 @@ impl Keeper {
             }
             let old = sysctl::write(name, value)?;
             if old != value {
-                done.push(format!("{} is {value}, was {old}", name.replace('/', ".")));
+                all.done.push(format!("{} is {value}, was {old}", name.replace('/', ".")));
             }
         }
         let interfaces = address::interfaces()?;
         let lo = lo(&interfaces)?;
-        for vip in memory.put.vips.iter().filter(|vip| !gone.contains(*vip)) {
-            if lo.addresses.iter().all(|(there, _)| there != vip) {
-                address::add(lo.index, *vip, whole(*vip))?;
-                done.push(format!("{vip} is on lo"));
+        let there = |vip: &IpAddr| lo.addresses.iter().any(|(addr, _)| addr == vip);
+        for vip in memory.put.vips.difference(&gone.vips).filter(|vip| !there(vip)) {
+            all.note(address::add(lo.index, *vip, whole(*vip)), || format!("{vip} is on lo"));
+        }
+        let put = memory.put.clone();
+        for vip in put.vips.intersection(&gone.vips) {
+            let removed = address::remove(lo.index, *vip, whole(*vip));
+            if removed.is_ok() {
+                memory.put.vips.remove(vip);
             }
+            all.note(removed, || format!("{vip} is no longer on lo"));
         }
-        for vip in memory.put.vips.intersection(gone) {
-            address::remove(lo.index, *vip, whole(*vip))?;
-            done.push(format!("{vip} is no longer on lo"));
+        memory.put.tunnels.retain(|port| !gone.tunnels.contains(port));
+        if let Err(why) = self.unwrap(&memory.put, &put, &interfaces) {
+            memory.put.tunnels = put.tunnels.clone();
+            all.trouble.push(why);
         }
-        let vips = memory.put.vips.len();
-        memory.put.vips.retain(|vip| !gone.contains(vip));
-        if memory.put.vips.len() != vips {
+        if memory.put != put {
             memory.write(&self.file)?;
         }
-        self.unwrap(memory.put, &interfaces)?;
-        Ok(done)
+        Ok(all)
     }
 
-    fn unwrap(&mut self, put: Duty, interfaces: &[Interface]) -> Result<()> {
-        if put.tunnels.is_empty() {
-            return Ok(());
+    fn unwrap(&mut self, wanted: &Duty, before: &Duty, interfaces: &[Interface]) -> Result<()> {
+        if wanted.tunnels.is_empty() {
+            self.unwrapped = None;
+            return if before.tunnels.is_empty() { Ok(()) } else { unwrap::stop() };
         }
         let on = interfaces.iter().filter(|i| i.ethernet).map(|i| i.index).collect();
-        let wanted = (put, on);
+        let wanted = (wanted.clone(), on);
         if self.unwrapped.as_ref() == Some(&wanted) {
             return Ok(());
         }
@@ -149,12 +183,9 @@ impl Keeper {
 
 /// Puts everything back and forgets it. Nothing remembered is success.
 pub fn undo(file: &Path) -> Result<Vec<IpAddr>> {
-    if !file.exists() {
-        return Ok(Vec::new());
-    }
     let memory = Memory::read(file)?;
-    for (name, value) in &memory.settings {
-        sysctl::write(name, value)?;
+    if memory == Memory::default() {
+        return Ok(Vec::new());
     }
     if !memory.put.tunnels.is_empty() {
         unwrap::stop()?;
@@ -163,6 +194,10 @@ pub fn undo(file: &Path) -> Result<Vec<IpAddr>> {
     let lo = lo(&interfaces)?;
     for vip in &memory.put.vips {
         address::remove(lo.index, *vip, whole(*vip))?;
+    }
+    // Only now: before, ARP would answer for them.
+    for (name, value) in &memory.settings {
+        sysctl::write(name, value)?;
     }
     fs::remove_file(file).map_err(|e| Error::new("cannot forget what was kept", e))?;
     Ok(memory.put.vips.into_iter().collect())

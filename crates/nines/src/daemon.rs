@@ -88,6 +88,10 @@ pub struct Agent {
     pub flows: Option<Arc<flows::Flows>>,
     /// Config in force here.
     pub revision: Arc<AtomicU64>,
+    /// That config as it was last looked at for a real server.
+    pub config: tokio::sync::Mutex<Option<Arc<(u64, nines_model::Spec)>>>,
+    /// Where it says what happens.
+    pub log: Logger,
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) {
@@ -281,8 +285,10 @@ async fn serve_with_socket(
         .spawn(move || thread.run())
         .map_err(|e| Failure::new(Kind::Io, "cannot start", e))?;
 
-    let flows = shared_flows;
-    let agent = Arc::new(Agent { core, home, papers, forwarding, shown, flows, revision });
+    let (flows, log) = (shared_flows, log.clone());
+    let config = tokio::sync::Mutex::default();
+    let agent = Agent { core, home, papers, forwarding, shown, flows, revision, config, log };
+    let agent = Arc::new(agent);
     tokio::spawn(api::serve(listener, Arc::clone(&agent)));
     if let Some(listener) = metrics {
         tokio::spawn(api::serve_metrics(listener, Arc::clone(&agent)));
@@ -292,13 +298,13 @@ async fn serve_with_socket(
         tokio::spawn(flows::ask_all(Arc::clone(&agent)));
     }
     tokio::spawn(tell_facts(Arc::clone(&agent), Arc::clone(&places)));
-    log.line(&format!(
+    agent.log.line(&format!(
         "nines {} runs as {} in cluster {}",
         env!("CARGO_PKG_VERSION"),
         me.name,
         agent.papers.identity.cluster
     ));
-    let end = until_the_end(&agent, &mut others, log).await;
+    let end = until_the_end(&agent, &mut others, &agent.log).await;
     agent.core.put(Input::End);
     let _ = joined.join();
     drop(claim);

@@ -17,7 +17,9 @@ use nines_core::{
     state::State,
     wire::{HardState, Member, Persisted, Snapshot},
 };
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+};
 use ring::rand::SecureRandom as _;
 use serde::{Deserialize, Serialize};
 
@@ -168,14 +170,19 @@ impl Home {
         self.write("identity.json", &text)
     }
 
-    /// Keeps the secret of the join code, with the end of its life in seconds since 1970.
-    pub fn keep_code(&self, secret: &str, until: u64) -> Outcome<()> {
-        self.write("join-code", &format!("{until} {secret}"))
+    /// Keeps the secret of the join code, with the end of its life in seconds since 1970; `server`:
+    /// of the one that lets real servers in and no node.
+    pub fn keep_code(&self, secret: &str, until: u64, server: bool) -> Outcome<()> {
+        self.write(Self::code_file(server), &format!("{until} {secret}"))
+    }
+
+    fn code_file(server: bool) -> &'static str {
+        if server { "join-code-server" } else { "join-code" }
     }
 
     /// Whether `secret` is that of a living join code.
-    pub fn code_is(&self, secret: &str, now: u64) -> bool {
-        let Ok(text) = self.read("join-code") else { return false };
+    pub fn code_is(&self, secret: &str, now: u64, server: bool) -> bool {
+        let Ok(text) = self.read(Self::code_file(server)) else { return false };
         let Some((until, kept)) = text.split_once(' ') else { return false };
         let alive = until.parse::<u64>().is_ok_and(|until| now < until);
         let digest = |s: &str| ring::digest::digest(&ring::digest::SHA256, s.as_bytes());
@@ -214,12 +221,25 @@ pub fn server_tls_name(server: &str) -> String {
     format!("{}.server", tls_name(server))
 }
 
-/// A certificate and key for this TLS name.
-fn certificate(cluster: &str, ca_key: &str, name: String) -> Outcome<(String, String)> {
+/// A certificate and key for this TLS name; `guest`: it opens no port that others could take for a
+/// member's.
+fn certificate(
+    cluster: &str,
+    ca_key: &str,
+    name: String,
+    guest: bool,
+) -> Outcome<(String, String)> {
+    if rustls_pki_types::ServerName::try_from(name.as_str()).is_err() {
+        return Err(Failure::new(Kind::Usage, format!("{name} is no name for a certificate"), "")
+            .next("choose another --node: letters, digits, dots and dashes"));
+    }
     let issuer_key = KeyPair::from_pem(ca_key).map_err(trouble)?;
     let issuer = Issuer::new(authority_params(cluster), issuer_key);
     let key = KeyPair::generate().map_err(trouble)?;
-    let params = CertificateParams::new(vec![name]).map_err(trouble)?;
+    let mut params = CertificateParams::new(vec![name]).map_err(trouble)?;
+    if guest {
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    }
     let cert = params.signed_by(&key, &issuer).map_err(trouble)?;
     Ok((cert.pem(), key.serialize_pem()))
 }
@@ -272,7 +292,7 @@ pub fn found(text: &str, spec: &nines_model::Spec, port: u16) -> Outcome<(Vec<Pa
         .collect();
     let mut papers = Vec::new();
     for me in &peers {
-        let (cert_pem, key_pem) = certificate(&spec.name, &ca_key, tls_name(&me.name))?;
+        let (cert_pem, key_pem) = certificate(&spec.name, &ca_key, tls_name(&me.name), false)?;
         let identity = Identity {
             cluster: spec.name.clone(),
             me: me.clone(),
@@ -320,7 +340,7 @@ pub fn member(peer: &Peer, witness: bool) -> Member {
 /// Papers for a node that joins.
 pub fn admit(mine: &Papers, peers: Vec<Peer>, newcomer: Peer, witness: bool) -> Outcome<Papers> {
     let name = tls_name(&newcomer.name);
-    let (cert_pem, key_pem) = certificate(&mine.identity.cluster, &mine.ca_key, name)?;
+    let (cert_pem, key_pem) = certificate(&mine.identity.cluster, &mine.ca_key, name, false)?;
     let identity = Identity {
         cluster: mine.identity.cluster.clone(),
         me: newcomer,
@@ -338,7 +358,7 @@ pub fn admit(mine: &Papers, peers: Vec<Peer>, newcomer: Peer, witness: bool) -> 
 pub fn admit_server(mine: &Papers, peers: Vec<Peer>, newcomer: Peer) -> Outcome<Papers> {
     let cluster = mine.identity.cluster.clone();
     let name = server_tls_name(&newcomer.name);
-    let (cert_pem, key_pem) = certificate(&cluster, &mine.ca_key, name)?;
+    let (cert_pem, key_pem) = certificate(&cluster, &mine.ca_key, name, true)?;
     let identity = Identity {
         cluster,
         me: newcomer,
@@ -387,5 +407,30 @@ mod tests {
         assert!(named(&server, server_tls_name("lb1")));
         assert!(!named(&server, tls_name("lb1")) && !named(&papers[0], server_tls_name("lb1")));
         assert!(server.ca_key.is_empty() && server.identity.beat_key.is_empty());
+        // Nobody who joins takes it for a member's, whatever name it listens by.
+        let anchor = der(&server.ca_pem).into();
+        let anchor = webpki::anchor_from_trusted_cert(&anchor).unwrap();
+        let passes = |papers: &Papers| {
+            let cert = der(&papers.cert_pem).into();
+            let cert = webpki::EndEntityCert::try_from(&cert).unwrap();
+            let provider = rustls::crypto::ring::default_provider();
+            let algorithms = provider.signature_verification_algorithms.all;
+            let (now, usage) = (rustls_pki_types::UnixTime::now(), webpki::KeyUsage::server_auth());
+            let done = cert.verify_for_usage(
+                algorithms,
+                std::slice::from_ref(&anchor),
+                &[],
+                now,
+                usage,
+                None,
+                None,
+            );
+            done.is_ok()
+        };
+        assert!(passes(&papers[0]) && !passes(&server));
+        for name in ["web 1", "*", ""] {
+            let peer = Peer { id: 0, name: name.into(), addresses: Vec::new(), port: PORT };
+            assert!(admit_server(&papers[0], Vec::new(), peer).is_err(), "{name}");
+        }
     }
 }

@@ -291,7 +291,10 @@ fn change_server(service: &mut TableService, ask: &Ask) -> Result<(), Refused> {
         }
         (_, None) => kernel_says("No such destination"),
         (Command::EditServer, Some(name)) => {
-            service.servers.insert(name, server);
+            // What its tool has no words for stays.
+            let old = &service.servers[&name];
+            let (proxy, quic_id) = (old.proxy && old.forward == server.forward, old.quic_id);
+            service.servers.insert(name, TableServer { proxy, quic_id, ..server });
             Ok(())
         }
         (_, Some(name)) => {

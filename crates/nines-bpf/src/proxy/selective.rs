@@ -3,7 +3,7 @@
 use aya_ebpf::{helpers::generated::bpf_skb_load_bytes, programs::TcContext};
 use nines_abi::Packet;
 
-use super::{at_least_one, length, replace};
+use super::{at_least_one, counts, length, replace};
 use crate::maps::BYTES;
 
 /// Options that are looked at, and blocks of one that acknowledges selectively (RFC 2018).
@@ -15,7 +15,13 @@ const PLACE: usize = 64;
 
 /// The server's words on what it has beyond a gap are in its own numbers, too.
 #[inline(always)]
-pub fn selective(ctx: &TcContext, packet: &Packet, len: u32, first: u32) -> Option<()> {
+pub fn selective(
+    ctx: &TcContext,
+    packet: &Packet,
+    len: u32,
+    first: u32,
+    shown: bool,
+) -> Option<()> {
     let bytes = unsafe { BYTES.get_ptr_mut(0)?.as_mut()? };
     let len = at_least_one(len, 63);
     let from = packet.l4 + 20;
@@ -32,7 +38,7 @@ pub fn selective(ctx: &TcContext, packet: &Packet, len: u32, first: u32) -> Opti
         }
         let (kind, size) = (bytes[at as usize & 63], u32::from(bytes[(at + 1) as usize & 63]));
         if kind == 5 {
-            return edges(ctx, packet, from + at + 2, size, first);
+            return edges(ctx, packet, (from + at + 2, size), first, shown);
         }
         if kind == 0 || (kind != 1 && size < 2) {
             return Some(());
@@ -47,7 +53,13 @@ pub fn selective(ctx: &TcContext, packet: &Packet, len: u32, first: u32) -> Opti
 }
 
 #[inline(always)]
-fn edges(ctx: &TcContext, packet: &Packet, from: u32, size: u32, first: u32) -> Option<()> {
+fn edges(
+    ctx: &TcContext,
+    packet: &Packet,
+    (from, size): (u32, u32),
+    first: u32,
+    shown: bool,
+) -> Option<()> {
     let less = length(packet);
     for i in 0..EDGES {
         if 2 + 4 * i + 4 > size {
@@ -56,7 +68,7 @@ fn edges(ctx: &TcContext, packet: &Packet, from: u32, size: u32, first: u32) -> 
         let at = (from + 4 * i) as usize;
         let old: u32 = ctx.skb.load(at).ok()?;
         let number = u32::from_be(old);
-        if number.wrapping_sub(first).wrapping_sub(1) as i32 >= less as i32 {
+        if counts(packet, number, first, shown) {
             let new = number.wrapping_sub(less).to_be();
             replace(ctx, packet.l4 as usize + 16, at, old, new, at - packet.l4 as usize)?;
         }

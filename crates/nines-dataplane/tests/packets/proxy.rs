@@ -1,10 +1,10 @@
 //! The server is told who its client is: the header, the numbers on both sides, what is lost and
 //! comes again; at both hooks.
 
-use nines_dataplane::DataPlane as _;
+use nines_dataplane::{DataPlane as _, flows::Told};
 use nines_model::{Forward, ForwardingTable, Proto, Scheduler};
 
-use super::{Bench, REDIRECT, bench, build::*, service, table, ways::*};
+use super::{Bench, REDIRECT, SHOT, bench, build::*, service, table, ways::*};
 
 const PSH: u8 = 8;
 
@@ -175,6 +175,13 @@ fn the_header_comes_first_and_nobody_misses_a_byte() {
             let has = segment(ACK | PSH, SERVERS + 1, plus(next, long + said), b"HTTP/1.0 200 OK");
             let answer = talk.answers(&has, at_xdp);
             assert_eq!(answer, Segment { heard: plus(next, said), ..has });
+            // However much the client says.
+            for far in [1 << 31, 3 << 30, u32::MAX - 1_000] {
+                let heard = plus(next, long).wrapping_add(far);
+                let has = segment(ACK, SERVERS + 16, heard, b"");
+                let got = talk.answers(&has, at_xdp);
+                assert_eq!(got.heard, next.wrapping_add(far), "{far} bytes on");
+            }
             // From here on XDP does it alone: acknowledgements, data, a repetition, the end.
             for (s, number) in [
                 (segment(ACK, plus(next, said), SERVERS + 16, b""), plus(next, said + long)),
@@ -224,6 +231,9 @@ fn what_is_lost_comes_again() {
         // A probe of a silent client asks for nothing.
         let probe = segment(ACK, FIRST, SERVERS + 1, b"");
         assert_eq!(talk.says(&probe, at_xdp), probe);
+        // A client that hangs up before the server has said that it knows: exact if it does not.
+        let reset = segment(RST, next, 0, b"");
+        assert_eq!(talk.says(&reset, at_xdp), reset);
         // A SYN that brings data comes without it; one of another connection begins one.
         let (client, vip) = (at(&format!("10.0.0.1:{}", port(7))), at("10.0.0.100:80"));
         let mut talk = Talk { b: &b, client, vip, seen: None };
@@ -294,6 +304,39 @@ fn connections_keep_what_they_began_with() {
     assert_eq!(says(new), ack, "its server expects none");
 }
 
+/// The server has forgotten the connection, and its client begins another one from the same port.
+#[test]
+fn an_answer_to_another_syn_ends_the_flow() {
+    let Some(mut b) = bench() else { return };
+    neighbours();
+    b.plane.apply(&told("10.0.0.100", "10.0.0.11:80")).unwrap();
+    for (port, at_xdp) in [(4_001, false), (4_002, true)] {
+        let (mut talk, header) = begun(&b, port, false, at_xdp);
+        talk.says(&segment(ACK, plus(FIRST, 1), SERVERS + 1, b""), at_xdp);
+        talk.answers(&segment(ACK, SERVERS + 1, plus(FIRST, 29), b""), at_xdp);
+        let syn = segment(SYN, 70_000, 0, b"");
+        assert_eq!(talk.says(&syn, at_xdp), syn);
+        let (src, dst) = talk.seen.take().unwrap();
+        let answer = frame((dst, src), &segment(SYN | ACK, 9_000, 70_001, b""));
+        assert_eq!(b.tc(&answer).0, SHOT, "nobody's");
+        assert_eq!(talk.says(&syn, at_xdp), syn);
+        let answer = segment(SYN | ACK, 9_500, 70_001, b"");
+        assert_eq!(talk.answers(&answer, at_xdp), answer);
+        assert_eq!(talk.says(&segment(ACK, 70_001, 9_501, b""), at_xdp).payload, header);
+    }
+}
+
+#[test]
+fn nobody_guesses_in_the_middle() {
+    let Some(mut b) = bench() else { return };
+    neighbours();
+    b.plane.apply(&told("10.0.0.100", "10.0.0.11:80")).unwrap();
+    let ends = (at("10.0.0.1:4000"), at("10.0.0.100:80"));
+    let middle = frame(ends, &segment(ACK, 9_000, 1, b"more"));
+    assert_eq!((b.tc(&middle).0, b.xdp(&middle).0), (SHOT, 1));
+    assert_eq!(b.plane.counters().unwrap().drops["middle"], 2);
+}
+
 /// A connection goes on through another director, whatever the first one had seen of it.
 #[test]
 fn another_director_goes_on_with_the_numbers() {
@@ -323,7 +366,16 @@ fn another_director_goes_on_with_the_numbers() {
         let Some(mut b) = bench() else { return };
         b.plane.apply(&all).unwrap();
         let (_, mut learner) = b.plane.exchange().unwrap();
+        // First as they were half a minute ago, all bare, and one as another connection.
         for batch in &batches {
+            let mut old = batch.clone();
+            for (n, flow) in old.flows.iter_mut().enumerate() {
+                let told = flow.told.as_mut().unwrap();
+                let first = if n == 0 { told.first ^ 1 } else { told.first };
+                *told = Told { first, sent: false, data: false, shown: false };
+                flow.idle_ms += if n == 0 { 30_000 } else { 0 };
+            }
+            assert_eq!(learner.learn(&old).unwrap(), 0);
             assert_eq!(learner.learn(batch).unwrap(), 0);
         }
         for (n, (client, vip, seen, header)) in talks.into_iter().enumerate() {

@@ -154,7 +154,7 @@ fn servers(spec: &Spec, interfaces: &[Interface]) -> Outcome<Vec<Finding>> {
                 found.push(Finding::note(subject, text));
             } else {
                 let listen = service.listen;
-                let port = listen.one_port().or(service.check.port).unwrap_or(0);
+                let port = listen.one_port().or(service.check.port).unwrap_or(listen.last);
                 for vip in listen.vips() {
                     let vip = SocketAddr::new(vip, port);
                     asked.push(Question { vip, server: wanted.addr.ip(), forward });

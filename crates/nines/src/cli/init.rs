@@ -35,7 +35,11 @@ pub struct InitArgs {
 
 /// Print a new join command.
 #[derive(Args)]
-pub struct CodeArgs {}
+pub struct CodeArgs {
+    /// For real servers: the code lets no node in.
+    #[arg(long)]
+    server: bool,
+}
 
 /// This machine's name, given or found.
 pub fn name(given: Option<&String>) -> String {
@@ -103,7 +107,7 @@ pub fn run(context: &Context, args: &InitArgs) -> Outcome<u8> {
     if !context.json() {
         println!("{node} is the first node of cluster {name}. Start it:  systemctl start nines");
     }
-    print_code(context, &home)?;
+    print_code(context, &home, false)?;
     Ok(0)
 }
 
@@ -140,12 +144,12 @@ fn all(context: &Context, file: &std::path::Path, port: u16) -> Outcome<u8> {
     Ok(0)
 }
 
-fn print_code(context: &Context, home: &Home) -> Outcome<()> {
+fn print_code(context: &Context, home: &Home, server: bool) -> Outcome<()> {
     let papers = home.papers()?;
     let secret = identity::random::<10>();
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let until = since.map_or(0, |d| d.as_secs()) + 86_400;
-    home.keep_code(&data_encoding::HEXLOWER.encode(&secret), until)?;
+    home.keep_code(&data_encoding::HEXLOWER.encode(&secret), until, server)?;
     let code = identity::join_code(&secret, &identity::der(&papers.ca_pem));
     let me = &papers.identity.me;
     let port = if me.port == PORT { String::new() } else { format!(":{}", me.port) };
@@ -161,15 +165,22 @@ fn print_code(context: &Context, home: &Home) -> Outcome<()> {
         );
         return Ok(());
     }
-    println!("On each other machine, within a day:\n  nines join {}{port} {code}", me.addresses[0]);
-    println!("A witness adds --witness, a real server (direct routing, tunnels) --server.");
+    let command = format!("nines join {}{port} {code}", me.addresses[0]);
+    if server {
+        println!("On each real server, within a day:\n  {command} --server");
+        return Ok(());
+    }
+    println!("On each other machine, within a day:\n  {command}");
+    println!(
+        "A witness adds --witness. Real servers have a code of their own: nines code --server"
+    );
     Ok(())
 }
 
 /// Runs `code`.
-pub fn code(context: &Context, _args: &CodeArgs) -> Outcome<u8> {
+pub fn code(context: &Context, args: &CodeArgs) -> Outcome<u8> {
     let home = identity::home(&context.state);
     home.identity()?;
-    print_code(context, &home)?;
+    print_code(context, &home, args.server)?;
     Ok(0)
 }

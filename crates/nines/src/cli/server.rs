@@ -58,7 +58,10 @@ pub fn run(context: &Context, args: &ServerArgs) -> Outcome<u8> {
                 vips: vips.iter().copied().collect(),
                 tunnels: tunnel.then_some(*tunnel_port).into_iter().collect(),
             };
-            Keeper::new(&memory(context)).keep(&duty, &[].into())?;
+            let done = Keeper::new(&memory(context)).keep(&duty, &Duty::default())?;
+            if let Some(why) = done.trouble.into_iter().next() {
+                return Err(why.into());
+            }
             let how =
                 if *tunnel { "through tunnels and by direct routing" } else { "by direct routing" };
             println!("ready to serve {} {how}; undo with: nines server undo", words(vips));
@@ -80,7 +83,7 @@ fn show(context: &Context) -> Outcome<()> {
         )
         .next("nines status"));
     }
-    let Said { answer, .. } = Said::read(&home);
+    let Said { answer, .. } = Said::read(&home)?;
     if context.json() {
         super::print_json(&serde_json::json!({
             "schema": 1, "cluster": who.cluster, "server": who.me.name,
@@ -104,7 +107,8 @@ fn show(context: &Context) -> Outcome<()> {
 fn undo(context: &Context) -> Outcome<()> {
     let home = identity::home(&context.state);
     let server = home.is_member() && home.identity()?.server;
-    if server && real_server::is_running(&home) {
+    let lock = if server { real_server::lock(&home)? } else { None };
+    if server && lock.is_none() {
         return Err(Failure::new(
             Kind::Unsafe,
             "the agent would put everything there again",

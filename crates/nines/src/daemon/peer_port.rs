@@ -5,10 +5,10 @@
 //! frame: length u32 | kind u8 | bytes       kinds: 0 who I am, 1 consensus, 2 question, 3 answer,
 //!                                                  4 join, 5 papers, 6 refused,
 //!                                                  7 tell me your flows, 8 flows, 9 taken,
-//!                                                  10 what is my duty
+//!                                                  10 what is my duty, 11 join as real server
 //! ```
 //! Decides: who may say what. A member may say everything, a real server only ask for its duty, a
-//! stranger only `join`, with a code.
+//! stranger only ask to join, with a code.
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -53,6 +53,7 @@ mod kind {
     pub const FLOWS: u8 = 8;
     pub const TAKEN: u8 = 9;
     pub const DUTY: u8 = 10;
+    pub const JOIN_SERVER: u8 = 11;
 }
 
 /// What a node that joins says.
@@ -68,8 +69,9 @@ pub struct JoinRequest {
     pub port: u16,
     /// Votes and carries nothing.
     pub witness: bool,
-    /// No node but a real server.
-    #[serde(default)]
+    /// No node but a real server: a kind of frame of its own, which older members do not take for
+    /// a node's.
+    #[serde(skip)]
     pub server: bool,
 }
 
@@ -151,8 +153,9 @@ pub async fn serve(listener: TcpListener, papers: Arc<Papers>, agent: Arc<Agent>
                         lines::tell(&agent, from, &bytes, stream).await;
                         return;
                     }
-                    kind::JOIN => {
-                        let (what, bytes) = match admit(&agent, &papers, &bytes).await {
+                    kind::JOIN | kind::JOIN_SERVER => {
+                        let server = what == kind::JOIN_SERVER;
+                        let (what, bytes) = match admit(&agent, &papers, &bytes, server).await {
                             Ok(papers) => {
                                 (kind::PAPERS, serde_json::to_vec(&papers).expect("plain data"))
                             }
@@ -172,12 +175,12 @@ pub async fn serve(listener: TcpListener, papers: Arc<Papers>, agent: Arc<Agent>
     }
 }
 
-async fn admit(agent: &Agent, papers: &Papers, bytes: &[u8]) -> Outcome<Papers> {
+async fn admit(agent: &Agent, papers: &Papers, bytes: &[u8], server: bool) -> Outcome<Papers> {
     let refuse = |why: &str| Failure::new(Kind::Denied, "refused", why);
     let request: JoinRequest =
         serde_json::from_slice(bytes).map_err(|_| refuse("the request cannot be read"))?;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    if !agent.home.code_is(&request.secret, now.map_or(0, |d| d.as_secs())) {
+    if !agent.home.code_is(&request.secret, now.map_or(0, |d| d.as_secs()), server) {
         return Err(refuse("the join code is wrong or too old"));
     }
     let view = agent
@@ -186,10 +189,13 @@ async fn admit(agent: &Agent, papers: &Papers, bytes: &[u8]) -> Outcome<Papers> 
         .await;
     let Some((members, nodes)) = view else { return Err(refuse("this agent is stopping")) };
     let peers = peers(&members);
-    if request.server {
+    if server {
         let newcomer =
             Peer { id: 0, name: request.name, addresses: request.addresses, port: request.port };
-        return identity::admit_server(papers, peers, newcomer);
+        let name = newcomer.name.clone();
+        let made = identity::admit_server(papers, peers, newcomer)?;
+        agent.log.line(&format!("{name} joined as real server"));
+        return Ok(made);
     }
     if members.values().any(|m| m.name == request.name) {
         let why = format!("there is a member {} already; choose another --node", request.name);
@@ -357,7 +363,8 @@ pub async fn join(to: SocketAddr, fingerprint: [u8; 10], request: &JoinRequest) 
                 .next("copy the whole command that nines init printed")
         })?;
         let bytes = serde_json::to_vec(request).expect("plain data");
-        put(&mut stream, kind::JOIN, &bytes).await.map_err(|e| unreachable(e.to_string()))?;
+        let kind = if request.server { kind::JOIN_SERVER } else { kind::JOIN };
+        put(&mut stream, kind, &bytes).await.map_err(|e| unreachable(e.to_string()))?;
         match get(&mut stream, FRAME_MAX).await.map_err(|e| unreachable(e.to_string()))? {
             (kind::PAPERS, bytes) => serde_json::from_slice(&bytes)
                 .map_err(|e| unreachable(format!("its answer cannot be read: {e}"))),
@@ -365,7 +372,7 @@ pub async fn join(to: SocketAddr, fingerprint: [u8; 10], request: &JoinRequest) 
                 let why = String::from_utf8_lossy(&bytes).into_owned();
                 let why = why.strip_prefix("refused: ").unwrap_or(&why).to_owned();
                 Err(Failure::new(Kind::Denied, what.clone(), why)
-                    .next("nines code   on a member prints a new join command"))
+                    .next("nines code [--server]   on a member prints a new join command"))
             }
         }
     };

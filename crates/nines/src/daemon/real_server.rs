@@ -3,9 +3,18 @@
 //! Decides: whom to believe (whoever knows the newest config), and what stays while nobody answers:
 //! everything. A stopped agent leaves all as it is, too: the server serves.
 
-use std::{collections::BTreeSet, fs::File, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs::{File, TryLockError},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
 
-use nines_dataplane::{address, realserver::Keeper};
+use nines_dataplane::{
+    address,
+    realserver::{Done, Keeper},
+};
 use nines_model::Duty;
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -27,7 +36,7 @@ use crate::{
 pub const SAID: &str = "duty.json";
 /// File of what this machine was before.
 pub const MEMORY: &str = "realserver";
-/// Locked by the agent as long as it runs.
+/// Locked by the agent as long as it runs, and by who undoes what it did.
 pub const LOCK: &str = "real-server.lock";
 /// How often it is seen to that all is there.
 const LOOK: Duration = Duration::from_secs(5);
@@ -39,15 +48,26 @@ const ASKED: usize = 6;
 pub struct Said {
     /// The newest answer.
     pub answer: Answer,
-    /// VIPs that were put on this machine because members said so.
-    put: BTreeSet<IpAddr>,
+    /// What was put on this machine because members said so, and by nobody before.
+    put: Put,
+}
+
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Put {
+    vips: BTreeSet<IpAddr>,
+    tunnels: BTreeSet<u16>,
 }
 
 impl Said {
     /// Nothing, if members have said nothing yet.
-    pub fn read(home: &Home) -> Self {
-        let text = home.read(SAID).ok();
-        text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
+    pub fn read(home: &Home) -> Outcome<Self> {
+        if !home.file(SAID).exists() {
+            return Ok(Self::default());
+        }
+        serde_json::from_str(&home.read(SAID)?).map_err(|e| {
+            Failure::new(Kind::Io, format!("{SAID} is damaged"), e)
+                .next(format!("remove {}; the cluster says it again", home.file(SAID).display()))
+        })
     }
 }
 
@@ -56,32 +76,41 @@ struct RealServer {
     home: Home,
     keeper: Keeper,
     said: Said,
+    /// All addresses of the machine when last looked.
+    addresses: BTreeSet<IpAddr>,
     trouble: String,
     log: Logger,
 }
 
 impl RealServer {
-    fn new(home: Home, name: String, log: &Logger) -> Self {
-        let said = Said::read(&home);
-        let keeper = Keeper::new(&home.file(MEMORY));
-        Self { name, home, keeper, said, trouble: String::new(), log: log.clone() }
+    fn new(home: Home, name: String, log: &Logger) -> Outcome<Self> {
+        let (said, keeper) = (Said::read(&home)?, Keeper::new(&home.file(MEMORY)));
+        let (addresses, trouble) = (BTreeSet::new(), String::new());
+        Ok(Self { name, home, keeper, said, addresses, trouble, log: log.clone() })
     }
 
     /// Does what was said; trouble is told once.
     fn keep(&mut self) {
-        let Answer { vips, tunnels, .. } = self.said.answer.clone();
-        let gone = self.said.put.difference(&vips).copied().collect();
-        let trouble = match self.keeper.keep(&Duty { vips, tunnels }, &gone) {
-            Ok(done) => {
-                done.iter().for_each(|line| self.log.line(line));
-                if !gone.is_empty() {
-                    self.said.put.clone_from(&self.said.answer.vips);
-                    self.write();
-                }
-                String::new()
-            }
-            Err(why) => why.to_string(),
+        let Said { answer, put } = &self.said;
+        let duty = Duty { vips: answer.vips.clone(), tunnels: answer.tunnels.clone() };
+        let gone = Duty {
+            vips: put.vips.difference(&duty.vips).copied().collect(),
+            tunnels: put.tunnels.difference(&duty.tunnels).copied().collect(),
         };
+        let all = self
+            .keeper
+            .keep(&duty, &gone)
+            .unwrap_or_else(|why| Done { trouble: vec![why], ..Done::default() });
+        all.done.iter().for_each(|line| self.log.line(line));
+        if gone != Duty::default()
+            && let Ok(held) = self.keeper.held()
+        {
+            self.said.put.vips.retain(|vip| held.vips.contains(vip));
+            self.said.put.tunnels.retain(|port| held.tunnels.contains(port));
+            self.write();
+        }
+        let trouble: Vec<String> = all.trouble.iter().map(ToString::to_string).collect();
+        let trouble = trouble.join("; ");
         if trouble != self.trouble && !trouble.is_empty() {
             self.log.line(&trouble);
         }
@@ -95,25 +124,36 @@ impl RealServer {
         }
     }
 
-    fn question(&self) -> Question {
-        let all = address::interfaces().unwrap_or_default();
-        let Answer { vips, revision, .. } = &self.said.answer;
-        let addresses = all.iter().flat_map(|i| i.addresses.iter().map(|(a, _)| *a));
-        Question {
-            name: self.name.clone(),
+    fn question(&mut self) -> Question {
+        let Answer { vips, tunnels, revision, .. } = self.said.answer.clone();
+        if let Ok(all) = address::interfaces() {
+            let all = all.iter().flat_map(|i| i.addresses.iter().map(|(a, _)| *a));
             // Its VIPs do not make it a server of its own.
-            addresses: addresses.filter(|a| !vips.contains(a)).collect(),
-            revision: *revision,
+            self.addresses = all.filter(|a| !vips.contains(a)).collect();
         }
+        let (name, addresses) = (self.name.clone(), self.addresses.clone());
+        Question { name, addresses, vips, tunnels, revision }
     }
 
-    /// Takes an answer, unless it comes from a member that knows less than another did.
-    fn take(&mut self, answer: Answer) {
-        if answer.revision < self.said.answer.revision {
+    /// Takes the answer to a question, unless it comes from a member that knows less than another
+    /// did, or is about addresses that have changed since.
+    fn take(&mut self, asked: &Question, mut answer: Answer) {
+        let known = &self.said.answer;
+        if answer.revision < known.revision || asked.addresses != self.question().addresses {
             return;
         }
-        if answer != self.said.answer {
-            self.said.put.extend(&answer.vips);
+        let known = &self.said.answer;
+        if answer.revision == known.revision {
+            // What the same config gave this machine it keeps, also while it has lost an address.
+            answer.vips.extend(&known.vips);
+            answer.tunnels.extend(&known.tunnels);
+        }
+        if answer != *known {
+            // What a person put there stays that person's.
+            let held = self.keeper.held().unwrap_or_default();
+            let put = &mut self.said.put;
+            put.vips.extend(answer.vips.difference(&held.vips));
+            put.tunnels.extend(answer.tunnels.difference(&held.tunnels));
             self.said.answer = answer;
             self.write();
         }
@@ -136,15 +176,15 @@ impl RealServer {
     }
 }
 
-fn lock(home: &Home) -> std::io::Result<File> {
-    let file = File::options().create(true).append(true).open(home.file(LOCK))?;
-    file.try_lock()?;
-    Ok(file)
-}
-
-/// Whether its agent runs on this machine.
-pub fn is_running(home: &Home) -> bool {
-    lock(home).is_err()
+/// The lock; `None`: somebody else has it.
+pub fn lock(home: &Home) -> Outcome<Option<File>> {
+    let failed = |e: std::io::Error| Failure::new(Kind::Io, format!("cannot lock {LOCK}"), e);
+    let file = File::options().create(true).append(true).open(home.file(LOCK)).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(e)) => Err(failed(e)),
+    }
 }
 
 /// Runs until stopped.
@@ -155,11 +195,11 @@ pub async fn serve(home: Home, papers: Arc<Papers>, log: &Logger) -> Outcome<End
         listen(SignalKind::interrupt())?,
         listen(SignalKind::hangup())?,
     );
-    let _lock = lock(&home).map_err(|e| {
-        let what = "another agent of this real server runs";
-        Failure::new(Kind::Unsafe, what, e).next("systemctl status nines")
-    })?;
-    let mut server = RealServer::new(home, papers.identity.me.name.clone(), log);
+    let Some(_lock) = lock(&home)? else {
+        return Err(Failure::new(Kind::Unsafe, "another agent of this real server runs", "")
+            .next("systemctl status nines"));
+    };
+    let mut server = RealServer::new(home, papers.identity.me.name.clone(), log)?;
     log.line(&format!(
         "nines {} runs on real server {} of cluster {}",
         env!("CARGO_PKG_VERSION"),
@@ -169,7 +209,8 @@ pub async fn serve(home: Home, papers: Arc<Papers>, log: &Logger) -> Outcome<End
     // After a boot it serves before anybody answers.
     server.keep();
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    let (questions, question) = watch::channel(server.question());
+    let first = server.question();
+    let (questions, question) = watch::channel(first);
     let (answers, mut heard) = mpsc::channel(1);
     let members = server.said.answer.members.clone();
     tokio::spawn(ask_on(Arc::clone(&papers), members, question, answers));
@@ -185,55 +226,86 @@ pub async fn serve(home: Home, papers: Arc<Papers>, log: &Logger) -> Outcome<End
                 continue;
             }
             _ = look.tick() => server.keep(),
-            Some(now) = heard.recv() => {
-                let (from, answer) = now.unzip();
-                match (&by, &from) {
-                    (None, Some(name)) => log.line(&format!("{name} answers")),
-                    (Some(_), None) => log.line("no member answers; all stays as it is"),
-                    _ => {}
+            Some(now) = heard.recv() => match now {
+                Heard::Nobody(why) => {
+                    if by.take().is_some() {
+                        log.line(&format!("no member answers; all stays as it is ({why})"));
+                    }
                 }
-                by = from;
-                answer.into_iter().for_each(|answer| server.take(answer));
-            }
+                Heard::From(name, asked, answer) => {
+                    if by.is_none() {
+                        log.line(&format!("{name} answers"));
+                    }
+                    by = Some(name);
+                    server.take(&asked, answer);
+                }
+            },
         }
         questions.send_replace(server.question());
     }
 }
 
-/// Asks one member after the other; `None`: nobody answers.
+/// What came of asking.
+enum Heard {
+    /// A member's answer to this question.
+    From(String, Question, Answer),
+    /// No member's, and why not the last one's.
+    Nobody(String),
+}
+
+/// Asks one member after the other.
 async fn ask_on(
     papers: Arc<Papers>,
     mut members: Vec<Peer>,
     mut question: watch::Receiver<Question>,
-    answers: mpsc::Sender<Option<(String, Answer)>>,
+    answers: mpsc::Sender<Heard>,
 ) {
     loop {
         let seeds = papers.identity.peers.iter();
         let others = seeds.filter(|seed| members.iter().all(|m| m.id != seed.id));
         let all: Vec<Peer> = members.iter().chain(others).cloned().collect();
-        let mut heard = false;
+        let (mut heard, mut why) = (false, "it knows none".to_owned());
         for member in all {
-            let Ok(mut line) = Line::to(&papers, &member).await else { continue };
-            for _ in 0..ASKED {
-                let asked = question.borrow_and_update().clone();
-                let Ok(answer) = line.ask(&asked).await else { break };
-                if answer.revision < asked.revision || answer.revision == 0 {
-                    break;
-                }
-                heard = true;
-                members.clone_from(&answer.members);
-                // The next question follows from this answer.
-                let told = answers.send(Some((member.name.clone(), answer))).await;
-                if told.is_err() || question.changed().await.is_err() {
-                    return;
-                }
+            let asked = ask(&papers, &member, &mut question, &answers, &mut members).await;
+            match asked {
+                Ok(true) => heard = true,
+                Ok(false) => why = format!("{} knows less than another did", member.name),
+                Err(e) => why = format!("{}: {e}", member.name),
             }
         }
         if !heard {
-            if answers.send(None).await.is_err() {
+            if answers.send(Heard::Nobody(why)).await.is_err() {
                 return;
             }
             sleep(Duration::from_secs(1)).await;
         }
     }
+}
+
+/// Asks a member some times; whether it answered with something new enough.
+async fn ask(
+    papers: &Papers,
+    member: &Peer,
+    question: &mut watch::Receiver<Question>,
+    answers: &mpsc::Sender<Heard>,
+    members: &mut Vec<Peer>,
+) -> std::io::Result<bool> {
+    let mut line = Line::to(papers, member).await?;
+    for n in 0..ASKED {
+        let asked = question.borrow_and_update().clone();
+        let answer = match line.ask(&asked).await {
+            Err(_) if n > 0 => break,
+            answer => answer?,
+        };
+        if answer.revision < asked.revision || answer.revision == 0 {
+            return Ok(n > 0);
+        }
+        members.clone_from(&answer.members);
+        // The next question follows from this answer.
+        let told = answers.send(Heard::From(member.name.clone(), asked, answer)).await;
+        if told.is_err() || question.changed().await.is_err() {
+            break;
+        }
+    }
+    Ok(true)
 }

@@ -37,6 +37,13 @@ fn has(net: &Net, host: &str, vip: &str) -> bool {
     lo.addresses.contains(&(vip.parse().unwrap(), 32))
 }
 
+/// Whether the programs that take packets out of tunnels are there.
+fn unwraps() -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let inode = std::fs::metadata("/proc/thread-self/ns/net").unwrap().ino();
+    std::path::Path::new(&format!("/sys/fs/bpf/nines/{inode}/server")).exists()
+}
+
 #[test]
 fn a_real_server_that_joined_needs_no_other_word() {
     if !can_run() {
@@ -51,9 +58,13 @@ fn a_real_server_that_joined_needs_no_other_word() {
         ("r2", &[("br0", "10.97.0.12/24")]),
     ]);
     net.form(&["lb1", "lb2"], "wit1");
-    let code = net.ok("lb1", &["code"]);
+    let code = net.ok("lb1", &["code", "--server"]);
     let line = code.lines().find(|l| l.contains("nines join")).unwrap().to_owned();
     let words: Vec<&str> = line.split_whitespace().skip(2).collect();
+    let told = net.fails("r1", &["join", words[0], words[1], "--node", "r1"], 8);
+    assert!(told.contains("wrong or too old"), "the code lets no node in: {told}");
+    net.fails("r1", &["join", words[0], words[1], "--server", "--node", "web 1"], 8);
+    assert!(!net.home.join("r1/identity.json").exists(), "a refused join leaves nothing");
     for host in ["r1", "r2"] {
         net.ok(host, &["join", words[0], words[1], "--server", "--node", host]);
         start(&mut net, host);
@@ -77,6 +88,7 @@ fn a_real_server_that_joined_needs_no_other_word() {
     }
     let told = text(&net.nines("lb1", &["doctor"]).stdout);
     assert!(told.contains("r1 10.97.0.11 dr: answers as") && !told.contains("BAD"), "{told}");
+    assert!(net.lab.within("r2", unwraps).unwrap() && !net.lab.within("r1", unwraps).unwrap());
     let told = net.ok("r2", &["server", "show"]);
     assert!(told.contains("has       10.97.0.100 10.97.0.101\nunwraps   gue:6080\n"), "{told}");
     let told = net.fails("r1", &["status"], 3);
@@ -85,18 +97,33 @@ fn a_real_server_that_joined_needs_no_other_word() {
     // What somebody takes away comes back.
     net.lab.ip("r1", "addr del 10.97.0.100/32 dev lo").unwrap();
     net.until("it is back", |n| has(n, "r1", "10.97.0.100"));
-    // What was prepared by hand is nobody else's.
-    net.ok("r1", &["server", "prepare", "10.97.0.200"]);
+    // Without its address it keeps what it has.
+    net.lab.ip("r1", "addr del 10.97.0.11/24 dev eth0").unwrap();
+    net.lab.ip("r1", "addr add 10.97.0.21/24 dev eth0").unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(6));
+    assert!(has(&net, "r1", "10.97.0.100"));
+    net.lab.ip("r1", "addr add 10.97.0.11/24 dev eth0").unwrap();
+    // What was prepared by hand is nobody else's, even where the cluster said the same since.
+    net.ok("r1", &["server", "prepare", "10.97.0.200", "10.97.0.102"]);
+    let three = format!("{both}{}", web("10.97.0.102", "mail"));
+    let file = net.write("cluster.toml", &three);
+    net.ok("lb1", &["apply", &file]);
+    net.until("it is told", |n| n.ok("r1", &["server", "show"]).contains("10.97.0.102"));
+    // r2 gets its packets as they are from now on.
     let one = web("10.97.0.100", "web").replace("r1 = \"10.97.0.11\", ", "");
+    let one = one.replace(", forward = \"gue\"", "");
     let file = net.write("cluster.toml", &format!("{NODES}{one}"));
     net.ok("lb1", &["apply", &file, "--yes"]);
     net.until("they left", |n| {
         let r1 = ["10.97.0.100", "10.97.0.101"].iter().any(|vip| has(n, "r1", vip));
         !r1 && !has(n, "r2", "10.97.0.101")
     });
-    assert!(has(&net, "r1", "10.97.0.200") && has(&net, "r2", "10.97.0.100"));
+    assert!(has(&net, "r1", "10.97.0.200") && has(&net, "r1", "10.97.0.102"));
+    assert!(has(&net, "r2", "10.97.0.100") && !has(&net, "r2", "10.97.0.102"));
     let told = net.ok("r1", &["server", "show"]);
-    assert!(told.contains("config 3\nhas       nothing\n"), "{told}");
+    assert!(told.contains("config 4\nhas       nothing\n"), "{told}");
+    net.until("nothing is taken out of tunnels", |n| !n.lab.within("r2", unwraps).unwrap());
+    net.until("the VIP answers", |n| get(n, "client", "10.97.0.100:80").as_deref() == Some("r2"));
 
     // After a boot it serves by what it knows, whoever is there.
     for host in ["lb1", "lb2", "wit1", "r2"] {

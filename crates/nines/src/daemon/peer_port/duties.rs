@@ -1,14 +1,14 @@
-//! What real servers ask of members: which VIPs are theirs. A question is answered when the answer
-//! may be another than last time, or after a while.
+//! What real servers ask of members: which VIPs are theirs. A question is answered when the answer is
+//! another than last time, or after a while.
 
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
-    sync::atomic::Ordering,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use nines_model::Duty;
+use nines_model::{Duty, Spec};
 use serde::{Deserialize, Serialize};
 use tokio::{
     net::TcpStream,
@@ -24,17 +24,21 @@ use crate::{
 
 /// How long a question may wait for a change.
 const WAIT: Duration = Duration::from_secs(10);
-/// How often a member looks for one.
+/// How often a member looks for one; nobody is answered sooner, however often he asks.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// A real server's question.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Question {
     /// Its name, as in its certificate.
     pub name: String,
     /// All addresses of the machine.
     pub addresses: BTreeSet<IpAddr>,
-    /// Config that the last answer came from; 0: none.
+    /// VIPs that it was told to have.
+    pub vips: BTreeSet<IpAddr>,
+    /// Tunnels that it was told to take packets out of.
+    pub tunnels: BTreeSet<u16>,
+    /// Config that it was told by; 0: none.
     pub revision: u64,
 }
 
@@ -54,17 +58,37 @@ pub struct Answer {
 /// A member's side; `None`: this agent is stopping.
 pub async fn answer(agent: &Agent, question: &Question) -> Option<Answer> {
     let until = Instant::now() + WAIT;
-    while agent.revision.load(Ordering::Relaxed) <= question.revision && Instant::now() < until {
+    let (revision, Duty { vips, tunnels }) = loop {
         sleep(LOOK).await;
-    }
-    let here = question.addresses.clone();
-    let look = move |node: &nines_core::Node, _| {
-        let state = node.state();
-        let Duty { vips, tunnels } = Duty::of(&state.spec, &here);
-        let members = super::peers(&state.members);
-        Answer { revision: state.revision, vips, tunnels, members }
+        let config = config(agent).await?;
+        let (revision, spec) = &*config;
+        let newer = *revision > question.revision;
+        let late = Instant::now() > until;
+        if newer || late || *revision == question.revision {
+            let duty = Duty::of(spec, &question.addresses);
+            let known =
+                duty.vips.is_subset(&question.vips) && duty.tunnels.is_subset(&question.tunnels);
+            if newer || late || !known {
+                break (*revision, duty);
+            }
+        }
+        while agent.revision.load(Ordering::Relaxed) == *revision && Instant::now() < until {
+            sleep(LOOK).await;
+        }
     };
-    agent.core.inspect(look).await
+    let members = agent.core.inspect(|node, _| super::peers(&node.state().members)).await?;
+    Some(Answer { revision, vips, tunnels, members })
+}
+
+/// The config in force. The thread that keeps leases is asked once for each, whoever asks here.
+async fn config(agent: &Agent) -> Option<Arc<(u64, Spec)>> {
+    let mut kept = agent.config.lock().await;
+    let now = agent.revision.load(Ordering::Relaxed);
+    if kept.as_ref().is_none_or(|config| config.0 != now) {
+        let look = |node: &nines_core::Node, _| (node.state().revision, node.state().spec.clone());
+        *kept = Some(Arc::new(agent.core.inspect(look).await?));
+    }
+    kept.clone()
 }
 
 /// A real server's side: a line to a member.
