@@ -21,6 +21,9 @@ use super::{
 
 const FLOWS: u16 = 10_000;
 const FRAMES: u32 = 40_000;
+/// How often a busy machine may lose frames before they come to us: its scheduler takes the
+/// processor from who empties the wire for 50 ms of a second. In a VM of its own there is no other.
+const WIRE: u32 = 3;
 
 fn pool(port: u16, proto: Proto, forward: Forward) -> TableService {
     let servers = (11..15).map(|n| (format!("10.0.0.{n}:{port}"), forward)).collect::<Vec<_>>();
@@ -85,6 +88,10 @@ fn frame(proto: &str, port: u16, flags: u8) -> Vec<u8> {
     frame.bytes()
 }
 
+fn is_counting() -> bool {
+    std::env::var_os("NINES_INSTRUCTIONS").is_some()
+}
+
 /// Packets that our programs counted so far.
 fn counted(bench: &mut Bench) -> u64 {
     bench.plane.counters().unwrap().services.values().map(|s| s.packets_in).sum()
@@ -124,20 +131,24 @@ fn ours(hooks: Hooks, rows: &mut BTreeMap<String, f64>) {
     let through = || end.as_ref().map_or(0, Says::seen) + sink.as_ref().map_or(0, Sink::seen);
     for (mode, port, _) in all {
         for kind in ["syn", "tcp", "udp"] {
-            let (before, ended) = (counted(&mut b), through());
-            let cost = cost(port, kind, FLOWS);
             let sent = match kind {
                 "syn" => u64::from(FLOWS),
                 "tcp" => 2 * u64::from(FLOWS) + u64::from(FRAMES),
                 _ => u64::from(FLOWS) + u64::from(FRAMES),
             };
-            assert_eq!(counted(&mut b) - before, sent, "{name} {mode} {kind}: all of them");
-            // The host says a word of its own now and then (IPv6).
-            let through = through() - ended;
-            assert!(
-                (sent..sent + 20).contains(&through),
-                "{name} {mode} {kind}: {through} of {sent}"
-            );
+            let mut again = if is_counting() { 0 } else { WIRE };
+            let cost = loop {
+                let (before, ended) = (counted(&mut b), through());
+                let cost = cost(port, kind, FLOWS);
+                let (came, went) = (counted(&mut b) - before, through() - ended);
+                // The host says a word of its own now and then (IPv6).
+                let all = came == sent && (sent..sent + 20).contains(&went);
+                if all {
+                    break cost;
+                }
+                assert!(again > 0, "{name} {mode} {kind}: {came} came, {went} went, of {sent}");
+                again -= 1;
+            };
             rows.insert(format!("{name} {mode} {kind}"), cost);
         }
     }
@@ -177,7 +188,7 @@ fn live_frames_take_every_way_at_both_hooks() {
 
 #[test]
 fn a_packet_costs_no_more_instructions_than_promised() {
-    if std::env::var_os("NINES_INSTRUCTIONS").is_none() {
+    if !is_counting() {
         eprintln!("SKIPPED: instructions are counted in a VM that counts them");
         return;
     }

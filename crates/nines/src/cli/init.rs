@@ -180,7 +180,10 @@ fn print_code(context: &Context, home: &Home, server: bool) -> Outcome<()> {
 /// Runs `code`.
 pub fn code(context: &Context, args: &CodeArgs) -> Outcome<u8> {
     let home = identity::home(&context.state);
-    home.identity()?;
+    if home.identity()?.server {
+        return Err(Failure::new(Kind::Usage, "a real server lets nobody in", "it is no node")
+            .next("nines code   on a director or witness"));
+    }
     print_code(context, &home, args.server)?;
     Ok(0)
 }

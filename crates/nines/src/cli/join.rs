@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::Context;
 use crate::{
-    daemon::{peer_port, store::Store},
+    daemon::{peer_port, real_server::SAID, store::Store},
     failure::{Failure, Kind, Outcome},
     identity::{self, PORT},
 };
@@ -84,6 +84,8 @@ pub fn run(context: &Context, args: &JoinArgs) -> Outcome<u8> {
     if !args.server {
         Store::open(&home.file("log.redb"))?;
     }
+    // What another cluster once told this machine.
+    let _ = std::fs::remove_file(home.file(SAID));
     home.keep(&papers)?;
     let part = match (args.server, args.witness) {
         (true, _) => "real server",

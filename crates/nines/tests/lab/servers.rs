@@ -91,6 +91,7 @@ fn a_real_server_that_joined_needs_no_other_word() {
     assert!(net.lab.within("r2", unwraps).unwrap() && !net.lab.within("r1", unwraps).unwrap());
     let told = net.ok("r2", &["server", "show"]);
     assert!(told.contains("has       10.97.0.100 10.97.0.101\nunwraps   gue:6080\n"), "{told}");
+    net.fails("r1", &["code"], 2);
     let told = net.fails("r1", &["status"], 3);
     assert!(told.contains("real server of cluster lab") && told.contains("lb1"), "{told}");
 
