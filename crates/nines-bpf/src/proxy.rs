@@ -199,7 +199,8 @@ pub fn tc(ctx: &TcContext, packet: &mut Packet) -> Next {
     }
 }
 
-/// Replaces a word of the TCP header or its options. `odd`: 1 where the word does not begin at a word of the sum.
+/// Replaces a word of the TCP header or its options. `odd`: 1 where it does not begin at a word of
+/// the sum.
 #[inline(always)]
 fn replace(ctx: &TcContext, sum: usize, at: usize, old: u32, new: u32, odd: usize) -> Option<()> {
     let turn = (odd as u32 & 1) * 8;
