@@ -1,4 +1,6 @@
 //! What a machine must have to be a real server.
+//!
+//! Decides: which ways to a server need something of it.
 
 use std::{collections::BTreeSet, net::IpAddr};
 

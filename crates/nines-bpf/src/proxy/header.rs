@@ -1,4 +1,6 @@
 //! The header, and the packet that carries it.
+//!
+//! Decides: what the header says, and that the packet which carries it carries nothing else.
 
 use aya_ebpf::{
     helpers::generated::{bpf_csum_diff, bpf_skb_change_tail, bpf_skb_load_bytes},

@@ -1,4 +1,6 @@
 //! Selective acknowledgements (RFC 2018): what the server says it has beyond a gap.
+//!
+//! Decides: which of their numbers count the header.
 
 use aya_ebpf::{helpers::generated::bpf_skb_load_bytes, programs::TcContext};
 use nines_abi::Packet;

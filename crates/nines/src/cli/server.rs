@@ -100,7 +100,8 @@ fn show(context: &Context) -> Outcome<()> {
         });
         println!("unwraps   {}", words(kinds));
     }
-    println!("asks      {}", words(answer.members.iter().map(|m| &m.name)));
+    let members = if answer.members.is_empty() { &who.peers } else { &answer.members };
+    println!("asks      {}", words(members.iter().map(|m| &m.name)));
     Ok(())
 }
 

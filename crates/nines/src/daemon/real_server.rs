@@ -135,20 +135,13 @@ impl RealServer {
         Question { name, addresses, vips, tunnels, revision }
     }
 
-    /// Takes the answer to a question, unless it comes from a member that knows less than another
-    /// did, or is about addresses that have changed since.
-    fn take(&mut self, asked: &Question, mut answer: Answer) {
-        let known = &self.said.answer;
-        if answer.revision < known.revision || asked.addresses != self.question().addresses {
+    /// Takes the answer to a question, unless it is about addresses that have changed since.
+    fn take(&mut self, asked: &Question, answer: Answer) {
+        if asked.addresses != self.question().addresses {
             return;
         }
-        let known = &self.said.answer;
-        if answer.revision == known.revision {
-            // What the same config gave this machine it keeps, also while it has lost an address.
-            answer.vips.extend(&known.vips);
-            answer.tunnels.extend(&known.tunnels);
-        }
-        if answer != *known {
+        let Some(answer) = believed(&self.said.answer, answer) else { return };
+        if answer != self.said.answer {
             // What a person put there stays that person's.
             let held = self.keeper.held().unwrap_or_default();
             let put = &mut self.said.put;
@@ -174,6 +167,16 @@ impl RealServer {
             sd_notify::NotifyState::Status(&line),
         ]);
     }
+}
+
+/// What holds after an answer; `None`: as before, for it comes from a member that knows less than
+/// another did. What the same config gave this machine it keeps, also while it has lost an address.
+fn believed(known: &Answer, mut answer: Answer) -> Option<Answer> {
+    if answer.revision == known.revision {
+        answer.vips.extend(&known.vips);
+        answer.tunnels.extend(&known.tunnels);
+    }
+    (answer.revision >= known.revision).then_some(answer)
 }
 
 /// The lock; `None`: somebody else has it.
@@ -215,7 +218,7 @@ pub async fn serve(home: Home, papers: Arc<Papers>, log: &Logger) -> Outcome<End
     let members = server.said.answer.members.clone();
     tokio::spawn(ask_on(Arc::clone(&papers), members, question, answers));
     let (mut look, mut alive) = (interval(LOOK), interval(Duration::from_secs(1)));
-    let mut by = Some(String::new());
+    let (mut by, mut silent) = (None, false);
     loop {
         tokio::select! {
             _ = term.recv() => return Ok(End::Stopped),
@@ -228,15 +231,16 @@ pub async fn serve(home: Home, papers: Arc<Papers>, log: &Logger) -> Outcome<End
             _ = look.tick() => server.keep(),
             Some(now) = heard.recv() => match now {
                 Heard::Nobody(why) => {
-                    if by.take().is_some() {
+                    if !silent {
                         log.line(&format!("no member answers; all stays as it is ({why})"));
                     }
+                    (by, silent) = (None, true);
                 }
                 Heard::From(name, asked, answer) => {
-                    if by.is_none() {
+                    if silent {
                         log.line(&format!("{name} answers"));
                     }
-                    by = Some(name);
+                    (by, silent) = (Some(name), false);
                     server.take(&asked, answer);
                 }
             },
@@ -308,4 +312,25 @@ async fn ask(
         }
     }
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(revision: u64, vips: &[&str], tunnels: &[u16]) -> Answer {
+        let vips = vips.iter().map(|vip| vip.parse().unwrap()).collect();
+        Answer { revision, vips, tunnels: tunnels.iter().copied().collect(), members: Vec::new() }
+    }
+
+    #[test]
+    fn only_a_newer_config_takes_anything_away() {
+        let known = answer(5, &["10.0.0.100"], &[0]);
+        assert_eq!(believed(&known, answer(4, &["10.0.0.101"], &[])), None, "knows less");
+        assert_eq!(believed(&known, answer(5, &[], &[])), Some(known.clone()), "lost its address");
+        let more = answer(5, &["10.0.0.100", "10.0.0.101"], &[0]);
+        assert_eq!(believed(&known, answer(5, &["10.0.0.101"], &[])), Some(more), "got another");
+        let newer = answer(6, &["10.0.0.101"], &[]);
+        assert_eq!(believed(&known, newer.clone()), Some(newer));
+    }
 }

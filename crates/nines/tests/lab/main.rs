@@ -59,6 +59,13 @@ impl Net {
         Self { lab, home, agents: BTreeMap::new() }
     }
 
+    /// IPv6 beside IPv4: 2001:db8::N on the first interface of each.
+    fn also_v6(&self, hosts: &[(&str, u8)]) {
+        for (host, n) in hosts {
+            self.lab.ip(host, &format!("addr add 2001:db8::{n}/64 dev eth0 nodad")).unwrap();
+        }
+    }
+
     fn command(&self, host: &str, words: &[&str]) -> Command {
         let mut command = Command::new(BINARY);
         command.arg("--socket").arg(self.home.join(format!("{host}.sock")));

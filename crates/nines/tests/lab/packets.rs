@@ -410,9 +410,7 @@ fn direct_routing_of_ipv6_and_a_director_that_serves_itself() {
         ("lb1", &[("br0", "10.97.0.2/24")]),
         ("r1", &[("br0", "10.97.0.11/24")]),
     ]);
-    for (host, n) in [("client", 1), ("lb1", 2), ("r1", 11)] {
-        net.lab.ip(host, &format!("addr add 2001:db8::{n}/64 dev eth0 nodad")).unwrap();
-    }
+    net.also_v6(&[("client", 1), ("lb1", 2), ("r1", 11)]);
     net.ok("r1", &["server", "prepare", "2001:db8::100", "10.97.0.100"]);
     net.web("r1", "[::]:80");
     net.web("lb1", "[::]:80");

@@ -90,9 +90,7 @@ fn servers_are_told_who_their_clients_are() {
         ("lb1", &[("br0", "10.97.0.2/24")]),
         ("r1", &[("br0", "10.97.0.11/24")]),
     ]);
-    for (host, n) in [("client", 1), ("lb1", 2), ("r1", 11)] {
-        net.lab.ip(host, &format!("addr add 2001:db8::{n}/64 dev eth0 nodad")).unwrap();
-    }
+    net.also_v6(&[("client", 1), ("lb1", 2), ("r1", 11)]);
     server(&net, "r1");
     let service = |name: &str, listen: &str, server: &str| {
         format!(

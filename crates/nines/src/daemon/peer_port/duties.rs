@@ -1,5 +1,7 @@
 //! What real servers ask of members: which VIPs are theirs. A question is answered when the answer is
 //! another than last time, or after a while.
+//!
+//! Decides: how long a question waits, and that no question costs the thread that keeps leases much.
 
 use std::{
     collections::BTreeSet,
