@@ -146,6 +146,9 @@ pub const PLACE_USED: u32 = 4;
 
 /// [`Settings::flags`]: at least one server is reached by NAT; the loader turns forwarding on.
 pub const SETTING_NAT: u32 = 1;
+/// MAC address of both devices through which marked packets come in again.
+pub const DETOUR_MAC: [u8; 6] = [0x02, b'n', b'i', b'n', b'e', b's'];
+
 /// At least one service goes by the packet's mark.
 pub const SETTING_MARKS: u32 = 2;
 /// At least one has many addresses or a range of ports: map `SPREAD`.
@@ -245,7 +248,8 @@ pub struct Server {
     pub generation: u32,
     /// Id of its service.
     pub service: u32,
-    /// Interface towards the next hop; 0 means no route.
+    /// Interface towards the next hop; 0 means no route. Of this machine as a server of a service by
+    /// mark: the device by which its packets come in; 0: any.
     pub ifindex: u32,
     /// Share of new flows.
     pub weight: u32,

@@ -41,6 +41,8 @@ pub enum Verdict {
     Direct(u32, &'static Server),
     /// To the server in this slot, in another header.
     Tunnel(u32, &'static Server),
+    /// To this host, by the device that the server names.
+    Home(u32, &'static Server),
     /// To the server, destination rewritten.
     Nat(u32, &'static Server),
     /// From the server to the client, source rewritten to what the client knows.
@@ -58,7 +60,7 @@ pub enum Verdict {
 /// A packet that comes in, as far as flows are known. `counts`: this hook has the last word; XDP
 /// may still hand the packet to tc, so it counts by itself what it really sent.
 #[inline(always)]
-pub fn ingress(packet: &mut Packet, mark: u32, counts: bool) -> Verdict {
+pub fn ingress(packet: &mut Packet, counts: bool) -> Verdict {
     // What claims an address is judged exactly.
     let now = if packet.kind <= NEIGHBOUR { clock::exact() } else { clock::recent(packet) };
     packet.clock = clock_of(now);
@@ -69,7 +71,7 @@ pub fn ingress(packet: &mut Packet, mark: u32, counts: bool) -> Verdict {
     if packet.kind == ERROR {
         return Verdict::Error;
     }
-    if packet.kind != TRANSPORT && packet.kind != FRAGMENT || is_strange(packet, mark) {
+    if packet.kind != TRANSPORT && packet.kind != FRAGMENT || is_strange(packet) {
         return Verdict::Pass;
     }
     if packet.kind == FRAGMENT {
@@ -106,16 +108,18 @@ pub fn ingress(packet: &mut Packet, mark: u32, counts: bool) -> Verdict {
     Verdict::New
 }
 
-/// Neither to an address of ours nor perhaps an answer.
+/// Neither to an address of ours nor perhaps an answer. Where services go by marks every address
+/// may be theirs; the mark itself comes later than a flow's packets do (crate nines-dataplane,
+/// `detour.rs`).
 #[inline(always)]
-fn is_strange(packet: &Packet, mark: u32) -> bool {
+fn is_strange(packet: &Packet) -> bool {
     let flags_of = |addr: &[u32; 4]| {
         let [low, high] = halves_of(addr);
         places::flags_of(low, high)
     };
     flags_of(&packet.dst) & PLACE_VIP == 0
-        && (mark == 0 || !has_marks())
         && flags_of(&packet.src) & PLACE_SERVER == 0
+        && !has_marks()
 }
 
 /// A packet that [`ingress`] knew no flow for: its service, and who chooses its server.
@@ -214,7 +218,7 @@ pub fn deliver_to(packet: &Packet, slot: u32, counts: bool) -> Verdict {
 #[inline(always)]
 pub fn error(packet: &mut Packet, mark: u32) -> Verdict {
     let now = clock::exact();
-    if is_strange(packet, mark) {
+    if is_strange(packet) {
         return Verdict::Pass;
     }
     let flow = key(packet);
@@ -429,11 +433,20 @@ pub fn keep_full(packet: &mut Packet, number: impl FnOnce(&Packet) -> u32) -> Ve
     Verdict::Go(PROGRAM_PUT_FULL)
 }
 
+/// A packet goes to this server, and its fragments after it.
+#[inline(always)]
+pub fn arrived(packet: &Packet, slot: u32, server: &Server) {
+    count(slot, server.service, packet.bytes, false);
+    fragments::note(packet, slot, server.generation, None);
+}
+
 #[inline(always)]
 pub fn deliver(packet: &Packet, slot: u32, server: &'static Server, counts: bool) -> Verdict {
+    if server.forward == FORWARD_LOCAL && server.ifindex != 0 {
+        return Verdict::Home(slot, server);
+    }
     if counts {
-        count(slot, server.service, packet.bytes, false);
-        fragments::note(packet, slot, server.generation, None);
+        arrived(packet, slot, server);
     }
     if server.forward == FORWARD_LOCAL {
         return Verdict::Pass;

@@ -61,7 +61,7 @@ pub fn nines_tc_ingress(ctx: TcContext) -> i32 {
     let Some(packet) = rewrite::parse_skb(&ctx) else {
         return NEXT;
     };
-    match decide::ingress(packet, mark(&ctx), true) {
+    match decide::ingress(packet, true) {
         Verdict::Tunnel(slot, _) => go_to(&ctx, packet, slot),
         Verdict::New => go_on(&ctx, PROGRAM_NEW),
         Verdict::Error => go_on(&ctx, PROGRAM_ERROR),
@@ -280,6 +280,7 @@ fn tc_act(ctx: &TcContext, packet: &Packet, verdict: Verdict, change: Change) ->
     match verdict {
         Verdict::Drop(reason) => rewrite::drop(reason),
         Verdict::Direct(_, server) => rewrite::tc_direct(ctx, packet, server),
+        Verdict::Home(slot, server) => rewrite::tc_home(ctx, packet, slot, server),
         Verdict::Nat(_, server) => rewrite::tc_nat(ctx, packet, server, change),
         Verdict::Reply(server, via) => rewrite::tc_reply(ctx, packet, server, &via, change),
         Verdict::Go(program) => go_on(ctx, program),

@@ -7,19 +7,20 @@ use core::mem::{offset_of, size_of};
 
 use aya_ebpf::{
     bindings::{bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1, TC_ACT_SHOT},
-    helpers::generated::{bpf_fib_lookup, bpf_redirect_neigh},
+    helpers::generated::{bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh},
     programs::TcContext,
     EbpfContext as _,
 };
-use nines_abi::{Packet, Server, Via, DROP_MANGLED, DROP_NO_ROUTE, DROP_TTL};
+use nines_abi::{Packet, Server, Via, DETOUR_MAC, DROP_MANGLED, DROP_NO_ROUTE, DROP_TTL};
 
 use crate::{
-    decide::words,
+    decide::{self, words},
     errors,
     full::Ends,
     maps::count_drop,
     nat::{known_as, port_of},
     packet::{self, SCTP, TCP},
+    NEXT,
 };
 
 const AF_INET: u32 = 2;
@@ -100,6 +101,21 @@ pub fn tc_direct(ctx: &TcContext, packet: &Packet, server: &Server) -> i32 {
         return drop(DROP_MANGLED);
     }
     redirect(server.ifindex, words(&server.nexthop), packet.v6 != 0)
+}
+
+/// To this host by the device that the server names: there a rule of policy routing does not lead
+/// it away for its mark.
+#[inline(always)]
+pub fn tc_home(ctx: &TcContext, packet: &Packet, slot: u32, server: &Server) -> i32 {
+    const INGRESS: u64 = 1;
+    if unsafe { (*ctx.skb.skb).ifindex } == server.ifindex {
+        decide::arrived(packet, slot, server);
+        return NEXT;
+    }
+    if ctx.skb.store(0, &DETOUR_MAC, 0).is_err() {
+        return drop(DROP_MANGLED);
+    }
+    unsafe { bpf_redirect(server.ifindex, INGRESS) as i32 }
 }
 
 #[inline(always)]

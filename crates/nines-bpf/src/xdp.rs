@@ -23,7 +23,7 @@ pub fn nines_xdp(ctx: XdpContext) -> u32 {
     if !decide::xdp_takes(packet) {
         return xdp_action::XDP_PASS;
     }
-    match decide::ingress(packet, 0, false) {
+    match decide::ingress(packet, false) {
         Verdict::Drop(reason) => {
             maps::count_drop(reason);
             xdp_action::XDP_DROP

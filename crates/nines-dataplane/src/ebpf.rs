@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    os::unix::fs::MetadataExt as _,
+    os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
 };
 
@@ -15,6 +15,7 @@ use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{HashMap, Map, MapData},
 };
+use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
 use nines_abi::ABI;
 use nines_model::{Counters, ForwardingTable};
 
@@ -26,7 +27,7 @@ pub use self::{
     sizes::Sizes,
     tables::Tables,
 };
-use crate::{DataPlane, Error, Result, address, sysctl};
+use crate::{DataPlane, Error, Result, address, detour, sysctl};
 
 mod attach;
 mod exchange;
@@ -61,10 +62,50 @@ const BPFFS: &str = "/sys/fs/bpf";
 
 /// Where this namespace's maps are pinned.
 pub fn pin_directory() -> Result<PathBuf> {
+    Ok(own_directory()?.join(format!("v{ABI}")))
+}
+
+/// What there is of this namespace. Kernels give the number of a namespace that ended to another:
+/// what that one left goes, as its cookie tells, which none has twice.
+fn own_directory() -> Result<PathBuf> {
     let netns = fs::metadata("/proc/thread-self/ns/net")
         .map_err(|e| Error::new("cannot tell the network namespace", e))?;
-    Ok(Path::new(BPFFS).join("nines").join(netns.ino().to_string()).join(format!("v{ABI}")))
+    let own = Path::new(BPFFS).join("nines").join(netns.ino().to_string());
+    let whose = own.join(format!("{WHOSE}{}", cookie()?));
+    if own.exists() && !whose.exists() {
+        let entries = fs::read_dir(&own).into_iter().flatten().flatten();
+        if entries.into_iter().any(|e| e.file_name().to_string_lossy().starts_with(WHOSE)) {
+            fs::remove_dir_all(&own)
+                .map_err(|e| address::privileged(format!("cannot clear {}", own.display()), &e))?;
+        } else {
+            // Who may not write there reads only.
+            let _ = fs::create_dir(&whose);
+        }
+    }
+    Ok(own)
 }
+
+/// A directory of this name and the cookie says whose tables lie beside it.
+const WHOSE: &str = "of-";
+
+/// `SO_NETNS_COOKIE` (Linux 5.14): one for each network namespace since the machine started.
+fn cookie() -> Result<u64> {
+    let failed = |e| Error::new("cannot tell one network namespace from another", e);
+    let socket = Socket::new(NETLINK_ROUTE).map_err(failed)?;
+    let (mut cookie, mut len) = (0u64, size_of::<u64>() as libc::socklen_t);
+    // SAFETY: a live socket, and a buffer of the length that is told.
+    let rc = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut len,
+        )
+    };
+    if rc < 0 { Err(failed(std::io::Error::last_os_error())) } else { Ok(cookie) }
+}
+const SO_NETNS_COOKIE: libc::c_int = 71;
 
 /// Mounts the BPF file system if nobody has.
 fn ensure_bpffs() -> Result<()> {
@@ -112,6 +153,8 @@ pub fn open(object: &[u8], hooks: Hooks, sizes: Sizes) -> Result<(EbpfPlane, Ebp
     let pins = pin_directory()?;
     fs::create_dir_all(&pins)
         .map_err(|e| address::privileged(format!("cannot make {}", pins.display()), &e))?;
+    // Now there is a directory to say whose it is.
+    own_directory()?;
     let sizes = sizes.settle(&pins);
     let buckets_mask = sizes.buckets - 1;
     let places_mask = sizes.places() - 1;
@@ -218,9 +261,13 @@ impl EbpfPlane {
 
     fn attach_all(&mut self) -> Result<()> {
         let mut names = self.wanted.clone();
+        if self.tables.installed().settings.flags & nines_abi::SETTING_MARKS != 0 {
+            names.insert(detour::INNER.into());
+        }
         let indices = self.tables.installed().interfaces.clone();
         // Everywhere: an address may have come to an interface since.
-        let same = self.covered.as_ref() == Some(&(names.clone(), indices.clone()));
+        let asked = names.clone();
+        let same = self.covered.as_ref() == Some(&(asked.clone(), indices.clone()));
         if same && !self.everywhere {
             return Ok(());
         }
@@ -237,8 +284,8 @@ impl EbpfPlane {
             names.iter().for_each(|name| attach::forget_xdp(&other, name));
         }
         for name in &names {
-            let whole =
-                ["ingress", "egress"].iter().all(|s| attach::is_pinned(&self.pins, name, s));
+            let there = all.iter().find(|i| i.name == *name);
+            let whole = there.is_some_and(|i| attach::is_on(&self.pins, i));
             // A tcx pin keeps its link; a clsact filter anyone may remove, so it is put again.
             if self.attached.get(name).is_some_and(|hook| hook.contains("tcx")) && whole {
                 continue;
@@ -267,7 +314,7 @@ impl EbpfPlane {
             attach::detach(&self.pins, gone);
             self.attached.remove(gone);
         }
-        self.covered = Some((self.wanted.clone(), indices));
+        self.covered = Some((asked, indices));
         Ok(())
     }
 }
@@ -292,9 +339,14 @@ impl EbpfPlane {
 
 impl DataPlane for EbpfPlane {
     fn apply(&mut self, table: &ForwardingTable) -> Result<()> {
+        let marks = detour::marks_of(table);
+        if !marks.is_empty() {
+            detour::build()?;
+        }
         self.tables.apply(table)?;
         self.cover_peers(&table.director_macs)?;
         self.attach_all()?;
+        detour::lead(&marks)?;
         self.take_over_from_other_layouts();
         if self.tables.installed().settings.flags & nines_abi::SETTING_NAT != 0 {
             answers_pass()?;
@@ -306,11 +358,10 @@ impl DataPlane for EbpfPlane {
         // Whatever the last apply found in place, the next one looks again.
         self.covered = None;
         let mut differences = self.tables.observe()?;
-        let names: BTreeSet<String> = address::interfaces()?.into_iter().map(|i| i.name).collect();
-        for (name, hook) in &self.attached {
-            let pinned = attach::is_pinned(&self.pins, name, "ingress");
-            if names.contains(name) && hook.contains("tcx") && !pinned {
-                differences.push(format!("the programs on {name} were removed by someone else"));
+        let all = address::interfaces()?;
+        for (name, hook) in self.attached.iter().filter(|(_, hook)| hook.contains("tcx")) {
+            if all.iter().any(|i| i.name == *name && !attach::is_on(&self.pins, i)) {
+                differences.push(format!("{hook} is no longer on {name}"));
             }
         }
         // Whether a clsact filter is still there cannot be asked as cheaply as it is put again.
@@ -350,6 +401,7 @@ pub fn director_macs() -> Result<Vec<[u8; 6]>> {
 pub fn remove_pins() -> Result<()> {
     let pins = pin_directory()?;
     let namespace = pins.parent().unwrap_or(&pins);
+    detour::lead(&detour::Marks::new())?;
     for interface in address::interfaces()? {
         attach::detach(&pins, &interface.name);
     }
@@ -361,7 +413,11 @@ pub fn remove_pins() -> Result<()> {
             _ => {}
         }
     }
-    // What a real server has there stays.
-    let _ = fs::remove_dir(namespace);
+    // What a real server has there stays, and whose it is.
+    let others = |name: &str| !name.starts_with(WHOSE);
+    let mut left = fs::read_dir(namespace).into_iter().flatten().flatten();
+    if !left.any(|entry| others(&entry.file_name().to_string_lossy())) {
+        let _ = fs::remove_dir_all(namespace);
+    }
     Ok(())
 }

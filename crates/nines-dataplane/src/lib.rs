@@ -13,6 +13,7 @@ use nines_model::{Counters, ForwardingTable, Time};
 
 pub mod address;
 pub mod announce;
+pub mod detour;
 pub mod director;
 pub mod ebpf;
 pub mod fake;

@@ -13,7 +13,7 @@ use std::{
 };
 
 use nines_dataplane::{
-    address,
+    address, detour,
     ebpf::{self, EbpfPlane, Hooks, Sizes, Tables, reading},
     sysctl,
 };
@@ -167,7 +167,16 @@ impl Kernel {
             _ => {
                 let mut table = self.table()?;
                 change(&mut table, ask)?;
+                let marks = detour::marks_of(&table);
+                if !marks.is_empty() && detour::build().map_err(failed)? {
+                    // The programs are not on these devices yet.
+                    (self.plane, self.tables) = (None, None);
+                }
                 self.writable()?.apply(&table).map_err(failed)?;
+                let may_differ = matches!(ask.traffic, None | Some(Traffic::Marked { .. }));
+                if may_differ {
+                    detour::lead(&marks).map_err(failed)?;
+                }
                 Ok(String::new())
             }
         }

@@ -5,7 +5,12 @@
 
 use std::{
     collections::BTreeSet,
+    ffi::CString,
     fs,
+    os::{
+        fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
+        unix::ffi::OsStrExt as _,
+    },
     path::{Path, PathBuf},
 };
 
@@ -26,7 +31,7 @@ use nines_abi::{
     PROGRAM_TELL_FULL, PROGRAM_TOO_BIG, PROGRAM_WEIGH, XDP_OUT_MAX,
 };
 
-use crate::{Error, Result, address};
+use crate::{Error, Result, address::Interface};
 
 /// Filter priority and handle with clsact: fixed, so that the next process finds its own.
 const PRIORITY: u16 = 9;
@@ -176,20 +181,37 @@ fn pin(pins: &Path, interface: &str, side: &str) -> PathBuf {
     pins.join(format!("link-{}-{side}", interface.replace('.', ":")))
 }
 
-/// Whether one side of `interface` has its link.
-pub fn is_pinned(pins: &Path, interface: &str, side: &str) -> bool {
-    pin(pins, interface, side).exists()
+/// The device that a pinned link is on; 0: it has gone, and another of its name may have come.
+fn device_of(pin: &Path) -> Option<u32> {
+    const BPF_OBJ_GET: libc::c_long = 7;
+    // The part of `union bpf_attr` that this command reads (linux/bpf.h).
+    #[repr(C)]
+    struct Get {
+        path: u64,
+        fd: u32,
+        flags: u32,
+    }
+    let path = CString::new(pin.as_os_str().as_bytes()).ok()?;
+    let get = Get { path: path.as_ptr() as u64, fd: 0, flags: 0 };
+    // SAFETY: a live struct of the size that is told, with a NUL-terminated path in it.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, &raw const get, size_of::<Get>()) };
+    // SAFETY: the kernel has just made it, and nobody else has it.
+    let fd = (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd as RawFd) })?;
+    let told = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok()?;
+    let index = told.lines().find_map(|line| line.strip_prefix("ifindex:"))?;
+    index.trim().parse().ok()
+}
+
+/// Whether the programs are on `interface` by links that stay. Filters of clsact are not looked
+/// for: putting them again is as cheap.
+pub fn is_on(pins: &Path, interface: &Interface) -> bool {
+    let side = |side| device_of(&pin(pins, &interface.name, side)) == Some(interface.index);
+    ["ingress", "egress"].into_iter().all(side)
 }
 
 /// Takes the XDP program of these pins off: a device has room for one.
 pub fn forget_xdp(pins: &Path, interface: &str) {
     let _ = fs::remove_file(pin(pins, interface, "xdp"));
-}
-
-/// Whether the programs are on `interface` by links that stay. Filters of clsact are not looked
-/// for: putting them again is as cheap.
-pub fn is_on(pins: &Path, interface: &str) -> bool {
-    ["ingress", "egress"].iter().all(|side| pin(pins, interface, side).exists())
 }
 
 /// A program for one side of an interface.
@@ -319,7 +341,7 @@ const TAKE_FRAMES: [&str; 12] = [
 ];
 
 /// Whether XDP may send into this device.
-pub fn takes_frames(interface: &address::Interface) -> bool {
+pub fn takes_frames(interface: &Interface) -> bool {
     let driver = fs::read_link(format!("/sys/class/net/{}/device/driver", interface.name));
     let driver = driver.ok().and_then(|path| Some(path.file_name()?.to_str()?.to_owned()));
     interface.kind == "veth" || driver.is_some_and(|d| TAKE_FRAMES.contains(&d.as_str()))

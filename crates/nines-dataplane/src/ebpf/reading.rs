@@ -43,8 +43,7 @@ pub struct Claim {
 pub fn claim(patience: Duration) -> Result<Option<Claim>> {
     super::ensure_bpffs()?;
     // Of the namespace, whatever layout: another binary's agent keeps its own.
-    let pins = super::pin_directory()?;
-    let pins = pins.parent().unwrap_or(&pins).to_path_buf();
+    let pins = super::own_directory()?;
     let failed =
         |e: std::io::Error| address::privileged(format!("cannot claim {}", pins.display()), &e);
     fs::create_dir_all(&pins).map_err(failed)?;
@@ -66,7 +65,7 @@ pub fn claim(patience: Duration) -> Result<Option<Claim>> {
 pub fn is_everywhere() -> Result<bool> {
     let pins = super::pin_directory()?;
     let all = address::interfaces()?;
-    Ok(all.iter().filter(|i| i.ethernet).all(|i| attach::is_on(&pins, &i.name)))
+    Ok(all.iter().filter(|i| i.ethernet).all(|i| attach::is_on(&pins, i)))
 }
 
 /// A connection as listings show it.

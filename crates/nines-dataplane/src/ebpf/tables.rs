@@ -31,6 +31,7 @@ use super::{
 use crate::{
     Error, Result,
     address::{self, Way},
+    detour,
 };
 
 /// The maps that [`Tables`] opens, and those it looks into.
@@ -362,8 +363,9 @@ impl Tables {
         before: Option<&ForwardingTable>,
         table: &ForwardingTable,
     ) -> Result<(Vec<Write>, Vec<String>)> {
-        let mtus: BTreeMap<u32, u32> =
-            address::interfaces()?.iter().map(|i| (i.index, i.mtu)).collect();
+        let interfaces = address::interfaces()?;
+        let mtus: BTreeMap<u32, u32> = interfaces.iter().map(|i| (i.index, i.mtu)).collect();
+        let detour = interfaces.iter().find(|i| i.name == detour::INNER);
         let known: RefCell<BTreeMap<IpAddr, Option<Way>>> = RefCell::default();
         let route = |addr: IpAddr| {
             *known.borrow_mut().entry(addr).or_insert_with(|| {
@@ -377,6 +379,7 @@ impl Tables {
             table,
             sizes: self.sizes,
             route: &route,
+            detour: detour.map_or(0, |i| i.index),
         })
     }
 

@@ -10,15 +10,14 @@ use aya::{
 };
 use nines_abi::{Addr, SERVED_MAX};
 
-use super::{Raw, attach, map_error, object, pin_directory, wrong};
+use super::{Raw, attach, map_error, object, own_directory, wrong};
 use crate::{Error, Result, address};
 
 /// What the largest of our outer headers takes: IPv6, UDP, GUE.
 const HEADERS: u32 = 52;
 
 fn directory() -> Result<PathBuf> {
-    let pins = pin_directory()?;
-    Ok(pins.parent().unwrap_or(&pins).join("server"))
+    Ok(own_directory()?.join("server"))
 }
 
 /// Packets to these addresses are taken out of tunnels; GUE comes in on these UDP ports.
@@ -27,6 +26,7 @@ pub fn serve(vips: &[IpAddr], ports: &[u16]) -> Result<()> {
     let pins = directory()?;
     fs::create_dir_all(&pins)
         .map_err(|e| address::privileged(format!("cannot make {}", pins.display()), &e))?;
+    own_directory()?;
     let failed = |e: &dyn std::fmt::Display| {
         Error::new("the kernel refused the programs of a real server", e)
             .next("nines needs Linux 6.1 or newer with BPF; or let the kernel's tunl0 unwrap")

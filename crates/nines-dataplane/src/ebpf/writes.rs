@@ -47,6 +47,8 @@ pub struct Ask<'a> {
     pub sizes: Sizes,
     /// Where packets to a server go.
     pub route: Route<'a>,
+    /// Where marked packets come in again, if they do.
+    pub detour: u32,
 }
 
 /// The updates that make the kernel hold the table.
@@ -304,11 +306,14 @@ impl<'a> Planner<'a> {
             Forward::Local => None,
             _ => (self.ask.route)(ip),
         };
+        // What a mark led away from this host must come to it the same way again.
+        let marked = matches!(traffic, Traffic::Marked { .. });
+        let home = if marked && wanted.forward == Forward::Local { self.ask.detour } else { 0 };
         let mut server = Server {
             addr: address::mapped(ip),
             nexthop: address::mapped(way.map_or(ip, |w| w.nexthop)),
             source: way.and_then(|w| w.source).map_or([0; 16], address::mapped),
-            ifindex: way.map_or(0, |w| w.ifindex),
+            ifindex: way.map_or(home, |w| w.ifindex),
             mtu: way.and_then(|w| w.mtu).map_or(1_500, |mtu| mtu.min(65_535) as u16),
             generation,
             service: id,

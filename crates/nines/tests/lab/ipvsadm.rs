@@ -47,7 +47,7 @@ fn call(net: &Net, host: &str, line: &str) -> (String, Option<i32>) {
     (format!("{}{}", text(&out.stdout), text(&out.stderr)), out.status.code())
 }
 
-fn ipvsadm(net: &Net, host: &str, line: &str) -> String {
+pub fn ipvsadm(net: &Net, host: &str, line: &str) -> String {
     let (said, code) = call(net, host, line);
     assert_eq!(code, Some(0), "ipvsadm {line}\n{said}");
     said

@@ -14,6 +14,7 @@ mod faults;
 mod flows;
 mod forming;
 mod ipvsadm;
+mod marks;
 mod packets;
 mod proxy;
 mod servers;

@@ -397,7 +397,9 @@ fn nines_pins() -> std::path::PathBuf {
     use std::os::unix::fs::MetadataExt as _;
     let inode = std::fs::metadata("/proc/thread-self/ns/net").unwrap().ino();
     let layouts = std::fs::read_dir(format!("/sys/fs/bpf/nines/{inode}")).unwrap();
-    layouts.flatten().next().unwrap().path()
+    let ours = |name: &str| name.starts_with('v');
+    let mut paths = layouts.flatten().filter(|e| ours(&e.file_name().to_string_lossy()));
+    paths.next().unwrap().path()
 }
 
 #[test]

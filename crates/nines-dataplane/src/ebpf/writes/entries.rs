@@ -147,12 +147,11 @@ pub(super) fn check(wanted: &TableService, candidates: usize) -> Result<()> {
                 "give the server the port of the service",
             );
         }
-        let marked = matches!(wanted.traffic, Traffic::Marked { .. });
-        let untold = wanted.traffic.vip().is_none() && (marked || server.forward == Forward::Nat);
+        let untold = wanted.traffic.vip().is_none() && server.forward == Forward::Nat;
         if untold && server.addr.is_ipv6() {
             return refuse(
                 format!("{}: NAT of IPv6 needs a service with one address", server.addr),
-                "use direct routing or a tunnel",
+                "use full-nat, dr or a tunnel",
             );
         }
     }

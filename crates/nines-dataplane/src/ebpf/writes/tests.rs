@@ -28,7 +28,7 @@ fn plan(
     table: &ForwardingTable,
 ) -> Result<Vec<Write>> {
     let sizes = Sizes { services: 8, servers: 128, picks: 1 << 17, buckets: 8 };
-    super::plan(Ask { installed, before, table, sizes, route: &route })
+    super::plan(Ask { installed, before, table, sizes, route: &route, detour: 0 })
 }
 
 fn tables() -> impl Strategy<Value = ForwardingTable> {
