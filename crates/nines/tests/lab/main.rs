@@ -13,6 +13,7 @@ use serde_json::Value;
 mod faults;
 mod flows;
 mod forming;
+mod interfaces;
 mod ipvsadm;
 mod marks;
 mod packets;
