@@ -63,7 +63,7 @@ pub const WORD_SHOWN: u64 = 1 << 14;
 pub const WORDS_PROXY: u64 = WORD_PROXY | WORD_SENT | WORD_DATA | WORD_SHOWN;
 
 /// Bytes of the value of per-CPU map `BYTES`, room to look at parts of packets.
-pub const BYTES_LEN: usize = 1_024;
+pub const BYTES_LEN: usize = 4_096;
 
 /// [`Load::overloaded`] of a server with this load and these thresholds.
 #[must_use]
@@ -238,6 +238,20 @@ pub struct Via {
     pub port: u16,
     /// Zero.
     pub pad: u16,
+}
+
+/// In an entry of map `LEARNED` that names a client only, this is what [`crate::TemplateKey::call`]
+/// becomes.
+#[must_use]
+pub const fn via_of_call(call: u64) -> Via {
+    Via { addr: call as u32, port: (call >> 32) as u16, pad: (call >> 48) as u16 }
+}
+
+/// And back.
+#[must_use]
+#[inline(always)]
+pub const fn call_of(via: &Via) -> u64 {
+    via.addr as u64 | (via.port as u64) << 32 | (via.pad as u64) << 48
 }
 
 const _: () = {

@@ -20,7 +20,7 @@ pub use services::*;
 
 /// Version of everything in this crate, of [`hash_of`] and of the tables that its values are places
 /// in. Raise it with any change of layout or meaning.
-pub const ABI: u32 = 10;
+pub const ABI: u32 = 11;
 
 /// An address as IPv6; IPv4 is mapped (`::ffff:a.b.c.d`, RFC 4291 section 2.5.5.2).
 pub type Addr = [u8; 16];
@@ -98,8 +98,10 @@ pub const PROGRAM_COOKIE: u32 = 16;
 pub const PROGRAM_QUIC: u32 = 17;
 /// Packets of flows whose server is told who its client is.
 pub const PROGRAM_PROXY: u32 = 18;
+/// Datagrams that may be of a call.
+pub const PROGRAM_SIP: u32 = 19;
 /// Room for them.
-pub const PROGRAMS_MAX: u32 = 19;
+pub const PROGRAMS_MAX: u32 = 20;
 
 /// [`Server::forward`]: direct routing, the packet keeps its addresses.
 pub const FORWARD_DR: u8 = 0;
@@ -205,6 +207,8 @@ pub const fn halves(words: [u32; 4]) -> [u64; 2] {
 pub struct TemplateKey {
     /// Its address under [`Service::mask`].
     pub client: [u32; 4],
+    /// Hash of the call's name with [`SERVICE_SIP`]; 0: of no call.
+    pub call: u64,
     /// Id of the service.
     pub service: u32,
     /// Zero.
@@ -370,7 +374,7 @@ pub const DROP_NAMES: [&str; DROPS as usize] = [
 ];
 
 const _: () = {
-    assert!(core::mem::size_of::<Packet>() == 160);
+    assert!(core::mem::size_of::<Packet>() == 168);
     assert!(core::mem::size_of::<SourceKey>() == 20);
     assert!(core::mem::size_of::<Guard>() == 32);
     assert!(core::mem::offset_of!(Packet, src) == 8 && core::mem::offset_of!(Packet, dst) == 24);
@@ -384,7 +388,7 @@ const _: () = {
     assert!(core::mem::size_of::<Service>() == 112);
     assert!(core::mem::size_of::<Server>() == 128);
     assert!(core::mem::size_of::<Locality>() == 72);
-    assert!(core::mem::size_of::<TemplateKey>() == 24);
+    assert!(core::mem::size_of::<TemplateKey>() == 32);
     assert!(core::mem::size_of::<Template>() == 16);
     assert!(core::mem::size_of::<Stats>() == 40);
     assert!(core::mem::size_of::<Settings>() == 88);

@@ -62,6 +62,8 @@ pub struct Packet {
     pub id: u32,
     /// Of no known flow: 0, then [`ASKED`] or [`NAMED`].
     pub asked: u64,
+    /// And to a service with [`crate::SERVICE_SIP`]: see [`crate::TemplateKey::call`].
+    pub call: u64,
 }
 
 /// [`Packet::asked`]: its client may begin the flow.

@@ -8,7 +8,7 @@ pub const SERVICE_FALLBACK: u32 = 1;
 pub const SERVICE_PORT: u32 = 2;
 /// Every datagram is scheduled by itself (UDP).
 pub const SERVICE_ONE_PACKET: u32 = 4;
-/// Persistence engine sip was asked for; for listings.
+/// A client stays with its server call by call (persistence engine sip).
 pub const SERVICE_SIP: u32 = 8;
 /// This id is in use.
 pub const SERVICE_LIVE: u32 = 16;

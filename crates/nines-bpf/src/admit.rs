@@ -6,7 +6,8 @@
 use aya_ebpf::maps::lpm_trie::Key;
 use nines_abi::{
     Packet, Service, SourceKey, TemplateKey, ASKED, DROP_RATE, PROGRAM_COOKIE, PROGRAM_NEW,
-    PROGRAM_QUIC, PROVEN_UNITS, SERVICE_COOKIES, SERVICE_QUIC, SERVICE_RATE, SOURCE_DENIED,
+    PROGRAM_QUIC, PROGRAM_SIP, PROVEN_UNITS, SERVICE_COOKIES, SERVICE_QUIC, SERVICE_RATE,
+    SERVICE_SIP, SOURCE_DENIED,
 };
 
 use crate::{
@@ -17,7 +18,7 @@ use crate::{
 };
 
 /// Flags of services whose new flows come here.
-pub const ASKS: u32 = SERVICE_RATE | SERVICE_COOKIES | SERVICE_QUIC;
+pub const ASKS: u32 = SERVICE_RATE | SERVICE_COOKIES | SERVICE_QUIC | SERVICE_SIP;
 /// What strangers may save up, ns.
 const SECOND: u64 = 1_000_000_000;
 
@@ -25,6 +26,7 @@ const SECOND: u64 = 1_000_000_000;
 #[inline(always)]
 pub fn admit(packet: &mut Packet) -> Verdict {
     packet.asked = ASKED;
+    packet.call = 0;
     let Some(service) = SERVICES.get(packet.service) else {
         return Verdict::Pass;
     };
@@ -43,6 +45,9 @@ pub fn admit(packet: &mut Packet) -> Verdict {
     }
     if service.flags & SERVICE_QUIC != 0 && packet.proto == UDP {
         return Verdict::Go(PROGRAM_QUIC);
+    }
+    if service.flags & SERVICE_SIP != 0 && packet.proto == UDP {
+        return Verdict::Go(PROGRAM_SIP);
     }
     Verdict::Go(PROGRAM_NEW)
 }
@@ -75,7 +80,7 @@ fn may_strangers(id: u32, service: &Service, now: u64) -> bool {
 fn may(packet: &Packet, service: &Service, now: u64) -> bool {
     let (a, m) = (&packet.src, &service.client_mask);
     let client = [a[0] & m[0], a[1] & m[1], a[2] & m[2], a[3] & m[3]];
-    let key = TemplateKey { client, service: packet.service, pad: 0 };
+    let key = TemplateKey { client, service: packet.service, call: 0, pad: 0 };
     if let Some(pace) = PACES.get_ptr_mut(&key) {
         return passes(pace, now, service.client_every, service.client_burst);
     }

@@ -10,8 +10,8 @@ use nines_abi::{
     FORWARD_IPIP, FORWARD_LOCAL, FORWARD_NAT, NAMED, PLACE_SERVER, PLACE_VIP, PROGRAM_ADMIT,
     PROGRAM_CHANCE, PROGRAM_DELIVER, PROGRAM_KEEP, PROGRAM_KEEP_FULL, PROGRAM_PUT_FULL,
     PROGRAM_REMEMBER, PROGRAM_TELL, PROGRAM_WEIGH, SCHED_LBLC, SCHED_LBLCR, SCHED_LC, SCHED_TWOS,
-    SERVER_DOWN, SERVER_UP, SERVICE_ONE_PACKET, SERVICE_SOURCES, STATE_FIN_WAIT, STATE_SYN_ACK,
-    STATE_TIME_WAIT, UNPLACED, WORD_FULL, WORD_REPLY,
+    SERVER_DOWN, SERVER_UP, SERVICE_ONE_PACKET, SERVICE_SIP, SERVICE_SOURCES, STATE_FIN_WAIT,
+    STATE_SYN_ACK, STATE_TIME_WAIT, UNPLACED, WORD_FULL, WORD_REPLY,
 };
 
 use crate::{
@@ -136,8 +136,9 @@ pub fn new(packet: &mut Packet, mark: u32, at_tc: bool) -> Verdict {
     if of.service.flags & SERVICE_SOURCES != 0 && is_denied(packet, of.id) {
         return Verdict::Drop(DROP_DENIED);
     }
-    // XDP may not be able to finish, and no flow would tell tc who was chosen.
-    if !at_tc && of.service.flags & SERVICE_ONE_PACKET != 0 {
+    // XDP may not be able to finish, and no flow would tell tc who was chosen; nor does it read
+    // calls.
+    if !at_tc && of.service.flags & (SERVICE_ONE_PACKET | SERVICE_SIP) != 0 {
         return Verdict::Pass;
     }
     packet.service = of.id;
@@ -383,12 +384,10 @@ pub fn keep(packet: &Packet) -> Verdict {
         via: Via { addr: packet.dst[3], port: packet.dport, pad: 0 },
     };
     let one_packet = of.service.flags & SERVICE_ONE_PACKET != 0 && packet.proto == UDP;
-    if !one_packet {
-        memory::hold(packet, of, slot, server.generation, clock);
-        if flows::insert(&flow, &new) == 0 {
-            // Its next packet is scheduled again; by hash that gives the same server.
-            count_drop(UNPLACED);
-        }
+    memory::hold(packet, of, slot, server.generation, clock);
+    if !one_packet && flows::insert(&flow, &new) == 0 {
+        // Its next packet is scheduled again; by hash that gives the same server.
+        count_drop(UNPLACED);
     }
     if server.forward == FORWARD_NAT {
         remember_reply(packet, server, &new);

@@ -4,8 +4,8 @@
 //! has no longer, or has anew, is nobody's.
 
 use nines_abi::{
-    clock_of, seen_of, state_of, Entry, Template, TemplateKey, FORWARD_NAT, LEARN_MAX, WORDS_PROXY,
-    WORD_FULL, WORD_REPLY,
+    call_of, clock_of, seen_of, state_of, Entry, Template, TemplateKey, FORWARD_NAT, LEARN_MAX,
+    WORDS_PROXY, WORD_FULL, WORD_REPLY,
 };
 
 use crate::{
@@ -103,9 +103,14 @@ fn remember_client(entry: &Entry, service: u32, seen: u32) {
     }
     let (a, m) = (&entry.key.src, &of.mask);
     let client = [a[0] & m[0], a[1] & m[1], a[2] & m[2], a[3] & m[3]];
-    let key = TemplateKey { client, service, pad: 0 };
+    // A flow does not say of which call it is.
+    let call = if state_of(entry.tail.word) == 0 { call_of(&entry.via) } else { 0 };
+    let key = TemplateKey { client, service, call, pad: 0 };
     if let Some(known) = unsafe { TEMPLATES.get(&key) } {
-        if seen.wrapping_sub(known.seen) as i32 <= 0 {
+        let generation = SERVERS.get(known.server).map_or(0, |server| server.generation);
+        let later = seen.wrapping_sub(known.seen) as i32 > 0;
+        // Of a server that has gone anything is later.
+        if !later && generation == known.generation {
             return;
         }
     }

@@ -33,6 +33,7 @@ mod quic;
 mod rewrite;
 mod schedule;
 mod services;
+mod sip;
 mod states;
 mod tunnel;
 mod unwrap;
@@ -105,6 +106,13 @@ pub fn nines_tc_quic(ctx: TcContext) -> i32 {
         Ok(payload) => quic::route(packet, &payload),
         Err(_) => Verdict::Go(PROGRAM_NEW),
     })
+}
+
+/// The datagram may be of a call.
+#[classifier]
+#[inline(always)]
+pub fn nines_tc_sip(ctx: TcContext) -> i32 {
+    tc_stage(&ctx, |packet| sip::tc(&ctx, packet))
 }
 
 /// The scheduler weighs its servers.

@@ -5,7 +5,7 @@
 
 use nines_abi::{
     idle_units, Locality, Packet, Server, Service, Template, TemplateKey, LOCALITY_SET, SCAN_MAX,
-    SCHED_LBLC, SERVER_UP,
+    SCHED_LBLC, SERVER_UP, SERVICE_SIP,
 };
 
 use crate::{
@@ -15,11 +15,14 @@ use crate::{
     schedule::{hindrance, least, overhead, Of, NOBODY},
 };
 
+/// Of a packet that begins a flow its call was read; of others it is not known.
 #[inline(always)]
-fn template_of(packet: &Packet, of: Of) -> TemplateKey {
+fn template_of(packet: &Packet, of: Of, begins: bool) -> TemplateKey {
     let (a, m) = (&packet.src, &of.service.mask);
     let client = [a[0] & m[0], a[1] & m[1], a[2] & m[2], a[3] & m[3]];
-    TemplateKey { client, service: of.id, pad: 0 }
+    let has_call = begins && of.service.flags & SERVICE_SIP != 0;
+    let call = if has_call { packet.call } else { 0 };
+    TemplateKey { client, service: of.id, call, pad: 0 }
 }
 
 /// The server that a client's last flow went to, if the service remembers and it takes new flows:
@@ -30,7 +33,7 @@ pub fn held(packet: &Packet, of: Of, now: u32) -> Option<(u32, &'static Server)>
     if of.service.persist == 0 {
         return None;
     }
-    let template = unsafe { TEMPLATES.get(&template_of(packet, of)) }?;
+    let template = unsafe { TEMPLATES.get(&template_of(packet, of, true)) }?;
     let server = SERVERS.get(template.server)?;
     let valid = template.generation == server.generation
         && server.service == of.id
@@ -41,13 +44,13 @@ pub fn held(packet: &Packet, of: Of, now: u32) -> Option<(u32, &'static Server)>
 }
 
 /// A client is still there: one of its flows goes on. An old flow to a server that the client has
-/// since left changes nothing.
+/// since left changes nothing. What a call remembers lasts from its last new flow.
 #[inline(always)]
 pub fn renew(packet: &Packet, of: Of, flow: &Seen, now: u32) {
     if of.service.persist == 0 {
         return;
     }
-    if let Some(template) = TEMPLATES.get_ptr_mut(&template_of(packet, of)) {
+    if let Some(template) = TEMPLATES.get_ptr_mut(&template_of(packet, of, false)) {
         let template = unsafe { &mut *template };
         if (template.server, template.generation) == (flow.server, flow.generation) {
             template.seen = now;
@@ -61,7 +64,7 @@ pub fn hold(packet: &Packet, of: Of, server: u32, generation: u32, now: u32) {
     if of.service.persist != 0 {
         let template = Template { server, generation, seen: now, pad: 0 };
         // A full map forgets another client; a failed insert, this one.
-        let _ = TEMPLATES.insert(&template_of(packet, of), &template, 0);
+        let _ = TEMPLATES.insert(&template_of(packet, of, true), &template, 0);
     }
 }
 
@@ -96,7 +99,7 @@ fn crowded(slot: u32, base: u32, len: u32) -> bool {
 #[inline(never)]
 pub fn by_destination(packet: &Packet, service: &Service) -> u32 {
     let (id, now) = (packet.service, packet.clock);
-    let key = TemplateKey { client: packet.dst, service: id, pad: 0 };
+    let key = TemplateKey { client: packet.dst, service: id, call: 0, pad: 0 };
     let mut slot = NOBODY;
     if let Some(known) = LOCALITIES.get_ptr_mut(&key) {
         let shrinks = u32::from(service.scheduler != SCHED_LBLC);

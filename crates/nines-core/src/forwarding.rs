@@ -80,6 +80,7 @@ pub fn table(
             flags: service.flags,
             one_packet: service.one_packet,
             persist: service.persist,
+            sip: service.by_call,
             sources: service.sources.clone(),
             rate: service.rate,
             cookies: service.cookies,

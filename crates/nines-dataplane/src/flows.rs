@@ -34,6 +34,9 @@ pub struct SharedFlow {
     pub own_port: u16,
     /// And if the server is told who its clients are.
     pub told: Option<Told>,
+    /// Of a client that persistence remembers call by call: which call (`TemplateKey::call` of
+    /// nines-abi); else 0.
+    pub call: u64,
 }
 
 /// How far telling a server who the client of a flow is has come (PROXY protocol).

@@ -155,6 +155,7 @@ fn service_text(service: &ServiceSpec) -> String {
         flags,
         one_packet,
         persist,
+        by_call,
         sources,
         rate,
         cookies,
@@ -171,7 +172,8 @@ fn service_text(service: &ServiceSpec) -> String {
     ] {
         how += if set { word } else { "" };
     }
-    let persist = persist.map_or_else(String::new, |p| format!(", {p}"));
+    let calls = if *by_call { " and SIP call" } else { "" };
+    let persist = persist.map_or_else(String::new, |p| format!(", {p}{calls}"));
     let rate = rate.map_or_else(String::new, |r| format!(", {r}"));
     let cookies = cookies.map_or_else(String::new, |r| format!(", SYN cookies beyond {r}"));
     let (allowed, denied): (Vec<_>, Vec<_>) = sources.iter().partition(|(_, may)| **may);

@@ -235,6 +235,8 @@ pub struct ServiceSpec {
     pub one_packet: bool,
     /// Whether a client stays with its server.
     pub persist: Option<Persist>,
+    /// And that call by call, by the Call-ID of SIP (UDP).
+    pub by_call: bool,
     /// Which clients may begin flows.
     pub sources: Sources,
     /// How many.

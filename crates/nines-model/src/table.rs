@@ -35,7 +35,7 @@ pub struct TableService {
     pub flags: SchedulerFlags,
     /// Every datagram is scheduled by itself (UDP).
     pub one_packet: bool,
-    /// Persistence engine sip was asked for; for listings.
+    /// A client stays with its server call by call, by the Call-ID of SIP (UDP).
     pub sip: bool,
     /// Whether a client stays with its server.
     pub persist: Option<Persist>,

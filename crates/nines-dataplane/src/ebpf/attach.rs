@@ -27,7 +27,7 @@ use aya::{
 use nines_abi::{
     PROGRAM_ADMIT, PROGRAM_CHANCE, PROGRAM_COOKIE, PROGRAM_DELIVER, PROGRAM_ERROR,
     PROGRAM_FRAGMENT, PROGRAM_FULL, PROGRAM_KEEP, PROGRAM_KEEP_FULL, PROGRAM_NEW, PROGRAM_PROXY,
-    PROGRAM_PUT_FULL, PROGRAM_QUIC, PROGRAM_REMEMBER, PROGRAM_REPLY, PROGRAM_TELL,
+    PROGRAM_PUT_FULL, PROGRAM_QUIC, PROGRAM_REMEMBER, PROGRAM_REPLY, PROGRAM_SIP, PROGRAM_TELL,
     PROGRAM_TELL_FULL, PROGRAM_TOO_BIG, PROGRAM_WEIGH, XDP_OUT_MAX,
 };
 
@@ -51,10 +51,11 @@ pub enum Hooks {
 }
 
 /// Programs at tc, and where the entry program finds those that go on for it.
-const CLASSIFIERS: [(&str, Option<u32>); 22] = [
+const CLASSIFIERS: [(&str, Option<u32>); 23] = [
     ("nines_tc_admit", Some(PROGRAM_ADMIT)),
     ("nines_tc_cookie", Some(PROGRAM_COOKIE)),
     ("nines_tc_quic", Some(PROGRAM_QUIC)),
+    ("nines_tc_sip", Some(PROGRAM_SIP)),
     ("nines_tc_proxy", Some(PROGRAM_PROXY)),
     ("nines_tc_full", Some(PROGRAM_FULL)),
     ("nines_tc_reply", Some(PROGRAM_REPLY)),

@@ -177,14 +177,19 @@ impl Look {
                 data: word & WORD_DATA != 0,
                 shown: word & WORD_SHOWN != 0,
             }),
+            call: 0,
         });
     }
 
-    fn tell_template(&self, key: &TemplateKey, template: &Template, into: &mut Batch) {
+    /// Without `all`, only what no flow says by itself.
+    fn tell_template(&self, key: &TemplateKey, template: &Template, all: bool, into: &mut Batch) {
         let Some((server, service)) = self.server(template.server, template.generation) else {
             return;
         };
         if service.persist == 0 || server.service != key.service {
+            return;
+        }
+        if !all && key.call == 0 && service.flags & abi::SERVICE_ONE_PACKET == 0 {
             return;
         }
         let traffic = reading::traffic(&service);
@@ -203,6 +208,7 @@ impl Look {
             server,
             own_port: 0,
             told: None,
+            call: key.call,
         });
     }
 }
@@ -280,15 +286,42 @@ impl FlowsOut {
 
     /// Every client that is remembered.
     pub fn remembered(&mut self, each: &mut dyn FnMut(Batch)) -> Result<()> {
+        self.clients(u32::MAX, true, each)
+    }
+
+    /// Clients heard of within this time.
+    fn clients(&self, within_ms: u32, all: bool, each: &mut dyn FnMut(Batch)) -> Result<()> {
         let look = self.tables.look()?;
         let mut batch = Batch::default();
         let templates: HashMap<MapData, Raw<TemplateKey>, Raw<Template>> =
             HashMap::try_from(pinned(&pin_directory()?, "TEMPLATES")?).map_err(map_error)?;
         for (key, template) in templates.iter().flatten() {
-            look.tell_template(&key.0, &template.0, &mut batch);
-            flush(&mut batch, BATCH, each);
+            if look.idle_ms(template.0.seen) <= within_ms {
+                look.tell_template(&key.0, &template.0, all, &mut batch);
+                flush(&mut batch, BATCH, each);
+            }
         }
         flush(&mut batch, 1, each);
+        Ok(())
+    }
+
+    /// Whether there are services that have such: looking for them costs a call each.
+    fn has_clients_alone(&self) -> Result<bool> {
+        let services = self.tables.services.view()?;
+        let of = |service: Service| {
+            let single = abi::SERVICE_ONE_PACKET | abi::SERVICE_SIP;
+            service.flags & abi::SERVICE_LIVE != 0
+                && service.flags & single != 0
+                && service.persist != 0
+        };
+        Ok((0..services.len()).any(|id| of(services.get(id))))
+    }
+
+    /// Clients heard of within this time whom no flow names.
+    pub fn clients_alone(&mut self, within_ms: u32, each: &mut dyn FnMut(Batch)) -> Result<()> {
+        if self.has_clients_alone()? {
+            self.clients(within_ms, false, each)?;
+        }
         Ok(())
     }
 
@@ -375,6 +408,7 @@ impl FlowsIn {
                         proto: u32::from(flow.proto),
                     },
                     via: match flow.own_port {
+                        0 if flow.state == STATE_NONE => abi::via_of_call(flow.call),
                         0 => Via { addr: dst[3], port: dport, pad: 0 },
                         port => Via {
                             addr: flow.told.map_or(0, |told| told.first),

@@ -32,6 +32,7 @@ mod ipvs;
 mod live;
 mod pieces;
 mod proxy;
+mod sip;
 mod ways;
 
 const SHOT: i32 = 2;

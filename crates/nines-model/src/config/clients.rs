@@ -31,6 +31,20 @@ pub fn persist(r: &mut Reader, table: &Table<'_>, listen: Listen) -> Option<Pers
     Some(Persist { time, prefix: prefix.map_or(whole(listen), |p| p as u8) })
 }
 
+/// `persist-by`: whether call by call.
+pub fn by_call(r: &mut Reader, table: &Table<'_>, listen: Listen) -> bool {
+    let Some(value) = table.get("persist-by") else { return false };
+    let by_call = r.choice(&value, &[("client", false), ("sip-call", true)]).unwrap_or(false);
+    if table.get("persist").is_none() {
+        let help = Some("add persist = \"300s\"".into());
+        r.error(value.span, "persist-by without persist means nothing", help);
+    } else if by_call && listen.proto != Proto::Udp {
+        let why = format!("calls are told apart in UDP only, not in {}", listen.proto);
+        r.error(value.span, why, Some("leave persist-by away".into()));
+    }
+    by_call
+}
+
 /// `allow` and `deny`: who is in no list may come, unless there is a list of those who may.
 pub fn sources(r: &mut Reader, table: &Table<'_>, listen: Listen) -> Sources {
     let mut sources = Sources::new();

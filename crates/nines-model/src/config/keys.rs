@@ -134,6 +134,11 @@ pub const SERVICE: &[Key] = &[
         Shape::Number(1, 128),
         "Clients whose addresses share so many leading bits are one. Default: single addresses.",
     ),
+    key(
+        "persist-by",
+        Shape::Choice(&["client", "sip-call"]),
+        "What persist goes by: the client, or (UDP) the client and the Call-ID of SIP. Default \"client\".",
+    ),
     key("allow", Shape::Texts, "Networks whose clients may connect; others then may not."),
     key("deny", Shape::Texts, "Networks whose clients may not; the longest prefix decides."),
     key(

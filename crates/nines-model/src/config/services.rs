@@ -107,6 +107,7 @@ fn service(r: &mut Reader, table: &Table<'_>) -> Option<(ServiceSpec, std::ops::
     let proxy = proxy(r, table, listen);
     let flags = flags(r, table, scheduler);
     let one_packet = one_packet(r, table, listen);
+    let by_call = clients::by_call(r, table, listen);
     let servers =
         servers_value.map(|v| servers(r, &v, listen, forward, &tunnel)).unwrap_or_default();
     let service = ServiceSpec {
@@ -116,6 +117,7 @@ fn service(r: &mut Reader, table: &Table<'_>) -> Option<(ServiceSpec, std::ops::
         flags,
         one_packet,
         persist,
+        by_call,
         sources,
         rate,
         cookies,

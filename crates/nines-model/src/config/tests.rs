@@ -220,6 +220,26 @@ fn persistence_has_a_time_and_a_prefix() {
     assert!(wide[0].contains("persist-prefix must be 1 to 32"), "{wide:?}");
 }
 
+#[test]
+fn persistence_may_go_by_sips_calls() {
+    let with = |lines: &str| {
+        format!(
+            "[cluster]\nname = \"pbx\"\n[nodes]\nlb1 = \"10.0.0.2\"\n[service.sip]\n\
+             servers = {{ r1 = \"10.0.0.11\" }}\ncheck = \"none\"\n{lines}"
+        )
+    };
+    let udp = "listen = \"10.0.0.100:5060/udp\"\n";
+    let read = |lines: &str| parse(&with(lines)).unwrap().services["sip"].by_call;
+    assert!(read(&format!("{udp}persist = \"60s\"\npersist-by = \"sip-call\"\n")));
+    assert!(!read(&format!("{udp}persist = \"60s\"\npersist-by = \"client\"\n")));
+    let lone = told(&with(&format!("{udp}persist-by = \"sip-call\"\n")));
+    assert!(lone[0].contains("persist-by without persist"), "{lone:?}");
+    let tcp = "listen = \"10.0.0.100:5060\"\npersist = \"60s\"\npersist-by = \"sip-call\"\n";
+    assert!(told(&with(tcp))[0].contains("in UDP only, not in tcp"), "{:?}", told(&with(tcp)));
+    let other = told(&with(&format!("{udp}persist = \"60s\"\npersist-by = \"call\"\n")));
+    assert!(other[0].contains("sip-call"), "{other:?}");
+}
+
 /// "line:col message | help" of every diagnostic.
 fn told(text: &str) -> Vec<String> {
     let found = parse(text).unwrap_err();

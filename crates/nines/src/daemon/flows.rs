@@ -41,6 +41,8 @@ const ROOM: usize = 64;
 const GATHER: Duration = Duration::from_millis(5);
 /// How often flows that live are told again; the shortest limit that matters is 60 s.
 const AGAIN: Duration = Duration::from_secs(30);
+/// How often clients are told whom no flow names.
+const CLIENTS: Duration = Duration::from_secs(5);
 
 /// A message as it waits for a subscriber.
 type Bytes = Arc<Vec<u8>>;
@@ -81,7 +83,12 @@ impl Flows {
         {
             let log = log.clone();
             super::spawn("flows-out", move || {
-                let mut teller = Teller { out, lines: Vec::new(), again: Instant::now() + AGAIN };
+                let mut teller = Teller {
+                    out,
+                    lines: Vec::new(),
+                    again: Instant::now() + AGAIN,
+                    clients: Instant::now(),
+                };
                 if let Err(why) = teller.run(poll, &asked) {
                     log.line(&format!("flows are no longer told to other directors: {why}"));
                 }
@@ -166,6 +173,7 @@ struct Teller {
     out: FlowsOut,
     lines: Vec<Line>,
     again: Instant,
+    clients: Instant,
 }
 
 impl Teller {
@@ -177,7 +185,10 @@ impl Teller {
                 // Nobody listens: the kernel has rung once and does not again.
                 (true, _) => None,
                 (_, true) => Some(GATHER),
-                (_, false) => Some(self.again.saturating_duration_since(Instant::now())),
+                (_, false) => {
+                    let next = self.again.min(self.clients);
+                    Some(next.saturating_duration_since(Instant::now()))
+                }
             };
             if let Err(e) = poll.poll(&mut events, wait)
                 && e.kind() != std::io::ErrorKind::Interrupted
@@ -208,6 +219,11 @@ impl Teller {
                 self.again = Instant::now() + AGAIN;
                 let lines = &mut self.lines;
                 self.out.alive(AGAIN.as_millis() as u32 + 1_000, &mut |b| tell(lines, &b))?;
+            }
+            if self.clients <= Instant::now() {
+                self.clients = Instant::now() + CLIENTS;
+                let (lines, within) = (&mut self.lines, CLIENTS.as_millis() as u32 + 1_000);
+                self.out.clients_alone(within, &mut |b| tell(lines, &b))?;
             }
             self.next_piece()?;
         }

@@ -68,6 +68,9 @@ struct Flow {
     /// Its server is told who the client is.
     #[prost(message, optional, tag = "10")]
     proxy: Option<Proxy>,
+    /// A client is remembered by it.
+    #[prost(fixed64, tag = "11")]
+    call: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
@@ -155,6 +158,7 @@ impl Flow {
                 data,
                 shown,
             }),
+            call: flow.call,
         }
     }
 
@@ -176,6 +180,7 @@ impl Flow {
                 data,
                 shown,
             }),
+            call: self.call,
         })
     }
 }
@@ -246,6 +251,7 @@ mod tests {
                     data: state % 4 == 0,
                     shown: state % 5 == 0,
                 }),
+                call: if state == 0 { u64::from(numbers.3) << 20 } else { 0 },
             };
             let batch = Batch { servers, flows: flows.into_iter().map(flow).collect() };
             prop_assert_eq!(decode(&encode(&batch, whole)), Some((batch, whole)));
