@@ -225,7 +225,7 @@ pub const BELLS_BYTES: u32 = 4_096;
 /// The other end as a client of a translated flow knows it, where the server's own `vip` and
 /// `vip_port` do not say it because its service has many addresses or ports.
 ///
-/// With full NAT: the port that the server sees beside the VIP, and, in the entry of the answers,
+/// With full NAT: the port that the server sees beside the VIP or a source, and, in the entry of the answers,
 /// which entry is the client's; in the client's, with [`WORD_PROXY`], the sequence number of its
 /// SYN.
 #[repr(C, align(8))]
@@ -236,22 +236,31 @@ pub struct Via {
     pub addr: u32,
     /// Network byte order.
     pub port: u16,
-    /// Zero.
-    pub pad: u16,
+    /// With full NAT: which address of the pool the server sees, [`crate::source_at`]; 0: the VIP.
+    pub source: u16,
+}
+
+impl Via {
+    /// Port and source: what tells flows by full NAT to one server apart.
+    #[must_use]
+    #[inline(always)]
+    pub const fn name(&self) -> u32 {
+        self.port as u32 | (self.source as u32) << 16
+    }
 }
 
 /// In an entry of map `LEARNED` that names a client only, this is what [`crate::TemplateKey::call`]
 /// becomes.
 #[must_use]
 pub const fn via_of_call(call: u64) -> Via {
-    Via { addr: call as u32, port: (call >> 32) as u16, pad: (call >> 48) as u16 }
+    Via { addr: call as u32, port: (call >> 32) as u16, source: (call >> 48) as u16 }
 }
 
 /// And back.
 #[must_use]
 #[inline(always)]
 pub const fn call_of(via: &Via) -> u64 {
-    via.addr as u64 | (via.port as u64) << 32 | (via.pad as u64) << 48
+    via.addr as u64 | (via.name() as u64) << 32
 }
 
 const _: () = {

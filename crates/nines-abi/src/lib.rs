@@ -385,7 +385,7 @@ const _: () = {
     assert!(core::mem::size_of::<SpreadKey>() == 24);
     assert!(core::mem::size_of::<QuicKey>() == 16);
     assert!(core::mem::size_of::<Place>() == 24);
-    assert!(core::mem::size_of::<Service>() == 112);
+    assert!(core::mem::size_of::<Service>() == 240);
     assert!(core::mem::size_of::<Server>() == 128);
     assert!(core::mem::size_of::<Locality>() == 72);
     assert!(core::mem::size_of::<TemplateKey>() == 32);

@@ -106,6 +106,22 @@ pub struct Service {
     pub client_mask: [u32; 4],
     /// From one flow of clients without a cookie to the next, ns; a second's worth is saved up.
     pub cookies_every: u64,
+    /// What servers behind full NAT may see in place of the VIP; zero: nothing here. One keeps its
+    /// place for as long as it is in the pool.
+    pub pool: [Addr; POOL_MAX],
+}
+
+/// Addresses of a [`Service::pool`].
+pub const POOL_MAX: usize = 8;
+
+/// [`crate::Via::source`] for the address at a place of the pool: the place from 1 on, and a part of
+/// the address, so that another one there is not taken for it.
+#[must_use]
+#[inline(always)]
+pub const fn source_at(place: u32, addr: [u32; 4]) -> u16 {
+    let mixed = addr[0] ^ addr[1] ^ addr[2] ^ addr[3];
+    let byte = (mixed ^ mixed >> 16) as u16;
+    (place + 1) as u16 & 0xff | (byte ^ byte >> 8) << 8
 }
 
 impl Service {

@@ -381,7 +381,7 @@ pub fn keep(packet: &Packet) -> Verdict {
         now: clock,
         tells: 1,
         word: u32::from(states::first(packet, direction(server))),
-        via: Via { addr: packet.dst[3], port: packet.dport, pad: 0 },
+        via: Via { addr: packet.dst[3], port: packet.dport, source: 0 },
     };
     let one_packet = of.service.flags & SERVICE_ONE_PACKET != 0 && packet.proto == UDP;
     memory::hold(packet, of, slot, server.generation, clock);
@@ -413,7 +413,7 @@ pub fn keep_full(packet: &mut Packet, number: impl FnOnce(&Packet) -> u32) -> Ve
         now: clock,
         tells: 1,
         word: u32::from(states::first(packet, states::BOTH)),
-        via: Via { addr: 0, port: 0, pad: 0 },
+        via: Via { addr: 0, port: 0, source: 0 },
     };
     if server.proxy != 0 {
         // In the middle nobody can say whether its server counts a header or not.
@@ -422,7 +422,7 @@ pub fn keep_full(packet: &mut Packet, number: impl FnOnce(&Packet) -> u32) -> Ve
         }
         new.via.addr = number(packet);
     }
-    if full::begin(&key(packet), server, &mut new) == 0 {
+    if full::begin(&key(packet), server, &mut new, packet.read.now) == 0 {
         return Verdict::Drop(DROP_NO_PORT);
     }
     let of = Of { id: packet.service, service };

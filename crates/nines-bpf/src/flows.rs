@@ -273,7 +273,7 @@ pub fn retire(tail: *mut Tail, seen: Seen) -> bool {
     let ended = end(tail, &seen);
     // By full NAT without its answers' entry another may be given its port.
     if ended && seen.word & (WORD_FULL | WORD_REPLY) == WORD_FULL | WORD_REPLY {
-        end_client(via.addr, via.port, seen.server);
+        end_client(via.addr, via.name(), seen.server);
     }
     ended
 }
@@ -292,16 +292,17 @@ pub fn end(tail: *mut Tail, seen: &Seen) -> bool {
 
 /// Ends the client's entry of a flow by full NAT.
 #[inline(never)]
-fn end_client(place: u32, port: u16, server: u32) -> u32 {
-    client_of(place, port, server).is_some_and(|(tail, seen)| end(tail, &seen)) as u32
+fn end_client(place: u32, name: u32, server: u32) -> u32 {
+    client_of(place, name, server).is_some_and(|(tail, seen)| end(tail, &seen)) as u32
 }
 
-/// The client's entry of a flow by full NAT to this server, if the place is still its own.
+/// The client's entry of a flow by full NAT to this server, if the place is still its own. `name`:
+/// [`Via::name`].
 #[inline(always)]
-pub fn client_of(place: u32, port: u16, server: u32) -> Option<(*mut Tail, Seen)> {
+pub fn client_of(place: u32, name: u32, server: u32) -> Option<(*mut Tail, Seen)> {
     let tail = at(place)?;
     let seen = read(tail)?;
-    let same = via(tail, &seen)?.port == port && seen.server == server;
+    let same = via(tail, &seen)?.name() == name && seen.server == server;
     (same && seen.word & (WORD_FULL | WORD_REPLY) == WORD_FULL).then_some((tail, seen))
 }
 

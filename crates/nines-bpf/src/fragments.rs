@@ -33,7 +33,7 @@ pub fn note(packet: &Packet, slot: u32, generation: u32, reply: Option<&Via>) {
 
 #[inline(always)]
 fn remember(packet: &Packet, server: u32, generation: u32, reply: Option<&Via>) {
-    let via = reply.copied().unwrap_or(Via { addr: packet.dst[3], port: packet.dport, pad: 0 });
+    let via = reply.copied().unwrap_or(Via { addr: packet.dst[3], port: packet.dport, source: 0 });
     let reply = reply.is_some() as u32;
     let of = Fragment { server, generation, clock: packet.clock, reply, via };
     // Without room its other fragments are nobody's.

@@ -1,21 +1,24 @@
 //! Full NAT: the server takes the VIP for its client, so answers come back whatever its routes are.
 //!
-//! Decides: which port a flow has beside the VIP, and whose an answer is. Two entries as with NAT:
+//! Decides: which port a flow has beside the VIP, or beside which source of a pool, and whose an
+//! answer is. Two entries as with NAT:
 //! the client's, which has the port; that of the answers, which says where the client's is.
 
 use nines_abi::{
-    hash_of, seen_of, state_of, Flow, Packet, Server, Tail, Via, EVICTED, FORWARD_FULL_NAT,
-    FULL_NAT_PORTS, PROGRAM_DELIVER, PROGRAM_FULL, PROGRAM_PROXY, PROGRAM_PUT_FULL,
-    PROGRAM_TELL_FULL, STATE_ESTABLISHED, WORDS_PROXY, WORD_FULL, WORD_PROXY, WORD_REPLY,
+    halves, hash_of, seen_of, source_at, state_of, Flow, Packet, Server, Tail, Via, DROP_GUARD,
+    EVICTED, FORWARD_FULL_NAT, FULL_NAT_PORTS, POOL_MAX, PROGRAM_DELIVER, PROGRAM_FULL,
+    PROGRAM_PROXY, PROGRAM_PUT_FULL, PROGRAM_TELL_FULL, STATE_ESTABLISHED, WORDS_PROXY, WORD_FULL,
+    WORD_PROXY, WORD_REPLY,
 };
 
 use crate::{
+    atomic::opaque,
     decide::{deliver, goes_on, key, words, Verdict},
     flows::{self, New, Seen},
-    maps::{count_drop, SERVERS},
+    maps::{count_drop, SERVERS, SERVICES},
     nat::{count_answer, matters, port_of},
     packet::{halves_of, ERROR},
-    proxy, states,
+    places, proxy, states,
 };
 
 /// Ports tried for a flow.
@@ -34,14 +37,78 @@ pub fn is(server: &Server) -> bool {
     server.forward == FORWARD_FULL_NAT
 }
 
-/// Key of the answers to a flow that asks for `dst` and `dport` and has this port.
+/// What the server sees in place of the client; `None`: the address is no longer in the pool.
 #[inline(always)]
-fn answers(server: &Server, dst: [u32; 4], dport: u16, proto: u32, port: u16) -> Flow {
-    let sport = port_of(server, dport);
-    Flow { src: words(&server.addr), dst, sport, dport: port, proto }
+fn source_of(server: &Server, via: &Via, vip: [u32; 4]) -> Option<[u32; 4]> {
+    if via.source == 0 {
+        return Some(vip);
+    }
+    let place = u32::from(via.source & 0xff) - 1;
+    let addr = in_pool(server.service, place)?;
+    (source_at(place, addr) == via.source).then_some(addr)
 }
 
-/// The same by its own key.
+#[inline(always)]
+fn in_pool(service: u32, place: u32) -> Option<[u32; 4]> {
+    let service = SERVICES.get(service)?;
+    // The compiler knows the bound and would leave the mask out; the verifier needs it.
+    let place = opaque(u64::from(place)) as usize & (POOL_MAX - 1);
+    Some(words(&service.pool[place]))
+}
+
+/// A source for a new flow: of those in the pool that are this director's now, by hash; 0: the VIP.
+#[inline(never)]
+fn source_for(service: u32, hash: u64, now: u64) -> u32 {
+    let (mut here, mut count) = (0u64, 0u64);
+    for place in 0..POOL_MAX as u32 {
+        let Some(addr) = in_pool(service, place) else { return 0 };
+        let one = opaque(u64::from(has(&addr, now)));
+        here |= one << place;
+        count += one;
+    }
+    if count == 0 {
+        return 0;
+    }
+    // Bits that the flow's place in its table is not taken from.
+    let mut left = (hash >> 32 & 0xffff) * count >> 16;
+    for place in 0..POOL_MAX as u32 {
+        let one = here >> place & 1;
+        if one != 0 && left == 0 {
+            let Some(addr) = in_pool(service, place) else { return 0 };
+            return u32::from(source_at(place, addr));
+        }
+        left = opaque(left.wrapping_sub(one));
+    }
+    0
+}
+
+/// Whether this director may speak for a source.
+#[inline(always)]
+fn has(addr: &[u32; 4], now: u64) -> bool {
+    let [low, high] = halves(*addr);
+    low | high != 0 && !places::silent(low, high, now, 0)
+}
+
+/// Whether packets may go on from the source they have: [`GONE`], [`ELSEWHERE`] or 0.
+#[inline(never)]
+fn trouble(server: &Server, via: &Via, now: u64) -> u32 {
+    match source_of(server, via, [0; 4]) {
+        None => GONE,
+        Some(addr) if has(&addr, now) => 0,
+        Some(_) => ELSEWHERE,
+    }
+}
+const GONE: u32 = 1;
+const ELSEWHERE: u32 = 2;
+
+/// Key of the answers to a flow that asks for `dport` and has this source and port.
+#[inline(always)]
+fn answers(server: &Server, source: [u32; 4], dport: u16, proto: u32, port: u16) -> Flow {
+    let sport = port_of(server, dport);
+    Flow { src: words(&server.addr), dst: source, sport, dport: port, proto }
+}
+
+/// The same by its own key, which has the source as its destination.
 #[inline(always)]
 fn answers_of(flow: &Flow, server: &Server, port: u16) -> Flow {
     answers(server, flow.dst, flow.dport, flow.proto, port)
@@ -62,8 +129,9 @@ fn in_the_way(answers: &Flow, clock: u32) -> u32 {
     1 + (silent | u32::from(passing) << 30)
 }
 
-/// A port beside the VIP for a flow to this server, network byte order: one that is nobody's, else
-/// of those tried the one that is worth least, whose flow ends; 0: another processor has it.
+/// A port beside the source for a flow to this server, network byte order: one that is nobody's,
+/// else of those tried the one that is worth least, whose flow ends; 0: another processor has it.
+/// `flow` has the source as its destination.
 #[inline(never)]
 fn free_port(flow: &Flow, server: &Server, hash: u64, clock: u32) -> u32 {
     const PORTS: u32 = 65_536 - FULL_NAT_PORTS as u32;
@@ -93,8 +161,13 @@ fn free_port(flow: &Flow, server: &Server, hash: u64, clock: u32) -> u32 {
 /// A new flow: the client's entry, with a port; 0: it found no place or no port. [`put`] makes the
 /// other one.
 #[inline(always)]
-pub fn begin(flow: &Flow, server: &Server, new: &mut New) -> u32 {
-    let port = free_port(flow, server, new.hash, new.now) as u16;
+pub fn begin(flow: &Flow, server: &Server, new: &mut New, now: u64) -> u32 {
+    new.via.source = source_for(server.service, new.hash, now) as u16;
+    let Some(source) = source_of(server, &new.via, flow.dst) else {
+        return 0;
+    };
+    let seen = Flow { dst: source, ..*flow };
+    let port = free_port(&seen, server, new.hash, new.now) as u16;
     new.word |= WORD_FULL as u32;
     if server.proxy != 0 {
         new.word |= WORD_PROXY as u32;
@@ -120,7 +193,11 @@ pub fn learn(flow: &Flow, server: &Server, new: &mut New) {
     let Some((client, known)) = flows::find(flow, new.hash) else {
         return;
     };
-    let answers = answers_of(flow, server, new.via.port);
+    let Some(source) = source_of(server, &new.via, flow.dst) else {
+        flows::retire(client, known);
+        return;
+    };
+    let answers = answers(server, source, flow.dport, flow.proto, new.via.port);
     new.word &= !(WORDS_PROXY ^ WORD_PROXY) as u32;
     if let Some((tail, seen)) = flows::find(&answers, hash_of(&answers)) {
         if is_of(tail, &seen, client) {
@@ -147,7 +224,7 @@ pub fn learn(flow: &Flow, server: &Server, new: &mut New) {
 pub fn is_same(tail: *mut Tail, seen: &Seen, word: u64, via: &Via) -> bool {
     let differs = (seen.word ^ word) & WORD_PROXY;
     flows::via(tail, seen)
-        .is_some_and(|known| (known.addr, known.port, differs) == (via.addr, via.port, 0))
+        .is_some_and(|known| (known.addr, known.name(), differs) == (via.addr, via.name(), 0))
 }
 
 /// Whether these answers are of the flow whose client's entry is there.
@@ -168,6 +245,17 @@ pub fn onward(
     let Some(via) = flows::via(tail, seen) else {
         return Verdict::Pass;
     };
+    if via.source != 0 {
+        match trouble(server, &via, packet.read.now) {
+            0 => {}
+            ELSEWHERE => return Verdict::Drop(DROP_GUARD),
+            _ => {
+                flows::retire(tail, *seen);
+                packet.asked = 0;
+                return Verdict::New;
+            }
+        }
+    }
     let state = states::next(packet, states::BOTH, state_of(seen.word));
     if matters(packet, seen, state, packet.clock) {
         return Verdict::Go(PROGRAM_TELL_FULL);
@@ -199,7 +287,10 @@ pub fn tell(packet: &mut Packet, counts: bool) -> Verdict {
         }
         return Verdict::Go(changer(packet));
     }
-    let key = answers_to(packet, server, via.port);
+    let Some(key) = answers_to(packet, server, &via) else {
+        flows::retire(tail, seen);
+        return Verdict::New;
+    };
     let Some((there, other)) = flows::find(&key, hash_of(&key)) else {
         return Verdict::Go(PROGRAM_PUT_FULL);
     };
@@ -233,7 +324,10 @@ pub fn put(packet: &mut Packet) -> Verdict {
         word: u32::from(state_of(seen.word)) | (seen.word & WORD_PROXY) as u32,
         via,
     };
-    let key = answers_to(packet, server, via.port);
+    let Some(key) = answers_to(packet, server, &via) else {
+        flows::retire(tail, seen);
+        return Verdict::New;
+    };
     if put_answers(&key, &mut new, tail) == 0 {
         // A packet of the same flow on another processor may have put it there.
         let found = flows::find(&key, hash_of(&key));
@@ -248,8 +342,9 @@ pub fn put(packet: &mut Packet) -> Verdict {
 
 /// The same by a packet of its client.
 #[inline(always)]
-fn answers_to(packet: &Packet, server: &Server, port: u16) -> Flow {
-    answers(server, packet.dst, packet.dport, u32::from(packet.proto), port)
+fn answers_to(packet: &Packet, server: &Server, via: &Via) -> Option<Flow> {
+    let source = source_of(server, via, packet.dst)?;
+    Some(answers(server, source, packet.dport, u32::from(packet.proto), via.port))
 }
 
 /// An answer of a server, or an error about a packet that the server was sent.
@@ -298,7 +393,7 @@ pub fn changer(packet: &Packet) -> u32 {
 /// The state that counts (the client's entry has it) follows what the server says.
 #[inline(always)]
 fn keep_client(packet: &Packet, via: &Via, server: u32, clock: u32) {
-    if let Some((tail, seen)) = flows::client_of(via.addr, via.port, server) {
+    if let Some((tail, seen)) = flows::client_of(via.addr, via.name(), server) {
         let state = states::next(packet, states::ANSWER, state_of(seen.word));
         flows::touch(tail, seen, state, clock);
     }
@@ -309,16 +404,17 @@ fn keep_client(packet: &Packet, via: &Via, server: u32, clock: u32) {
 pub fn ends(packet: &Packet, server: &Server) -> Option<Ends> {
     if packet.answer == 0 {
         return Some(Ends {
-            src: packet.dst,
+            src: source_of(server, &packet.via, packet.dst)?,
             dst: words(&server.addr),
             sport: packet.via.port,
             dport: port_of(server, packet.dport),
         });
     }
-    let (tail, seen) = flows::client_of(packet.via.addr, packet.via.port, packet.chosen)?;
+    let (tail, seen) = flows::client_of(packet.via.addr, packet.via.name(), packet.chosen)?;
     let flow = flows::key_of(tail, &seen)?;
-    // The VIP is what the server answered to: another flow has the place otherwise.
-    let (asked, came) = (halves_of(&flow.dst), halves_of(&packet.dst));
+    // That is what the server answered to: another flow has the place otherwise.
+    let source = source_of(server, &packet.via, flow.dst)?;
+    let (asked, came) = (halves(source), halves_of(&packet.dst));
     let differs = asked[0] ^ came[0] | asked[1] ^ came[1];
     (differs == 0).then_some(Ends {
         src: flow.dst,

@@ -116,7 +116,7 @@ pub fn keep_other_half(
         // It had to give way; one without the other leads nowhere.
         let side = if answer.is_some() { states::ANSWER } else { states::BOTH };
         let state = states::next(packet, side, state_of(seen.word));
-        let here = Via { addr: packet.dst[3], port: packet.dport, pad: 0 };
+        let here = Via { addr: packet.dst[3], port: packet.dport, source: 0 };
         let via = answer.copied().unwrap_or(here);
         let word = u32::from(state) | (!seen.word & WORD_REPLY) as u32;
         let (server, generation) = (seen.server, seen.generation);

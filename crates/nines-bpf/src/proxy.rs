@@ -248,7 +248,7 @@ fn tc_answer(ctx: &TcContext, packet: &Packet, words: &Words) -> Option<()> {
 /// The client's first number, and its entry.
 #[inline(always)]
 fn client_of(packet: &Packet) -> Option<(u32, (*mut nines_abi::Tail, Seen))> {
-    let (tail, seen) = flows::client_of(packet.via.addr, packet.via.port, packet.chosen)?;
+    let (tail, seen) = flows::client_of(packet.via.addr, packet.via.name(), packet.chosen)?;
     let first = flows::via(tail, &seen)?.addr;
     Some((first, (tail, seen)))
 }

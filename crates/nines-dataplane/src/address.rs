@@ -247,6 +247,13 @@ pub fn mapped(addr: IpAddr) -> [u8; 16] {
     }
 }
 
+/// The same as four words on the wire.
+pub fn words(addr: IpAddr) -> [u32; 4] {
+    let bytes = mapped(addr);
+    let word = |i: usize| u32::from_ne_bytes([bytes[i], bytes[i + 1], bytes[i + 2], bytes[i + 3]]);
+    [word(0), word(4), word(8), word(12)]
+}
+
 /// Back from `nines_abi::Addr`.
 pub fn unmapped(addr: [u8; 16]) -> IpAddr {
     let v6 = Ipv6Addr::from(addr);

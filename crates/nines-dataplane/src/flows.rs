@@ -1,7 +1,7 @@
 //! Flows as directors tell each other of them: by addresses and names that mean the same on every
 //! machine, never by places in one kernel's tables.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use nines_model::Traffic;
 
@@ -32,6 +32,8 @@ pub struct SharedFlow {
     pub server: u32,
     /// The port that the server sees beside the VIP, with full NAT; else 0.
     pub own_port: u16,
+    /// What it sees in place of the VIP.
+    pub own_addr: Option<IpAddr>,
     /// And if the server is told who its clients are.
     pub told: Option<Told>,
     /// Of a client that persistence remembers call by call: which call (`TemplateKey::call` of

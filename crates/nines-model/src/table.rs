@@ -39,6 +39,8 @@ pub struct TableService {
     pub sip: bool,
     /// Whether a client stays with its server.
     pub persist: Option<Persist>,
+    /// What servers behind full NAT see in place of the VIP; empty: the VIP.
+    pub pool: Vec<IpAddr>,
     /// Which clients may begin flows.
     pub sources: Sources,
     /// How many.
@@ -135,6 +137,7 @@ impl TableService {
             flags: SchedulerFlags::default(),
             one_packet: false,
             sip: false,
+            pool: Vec::new(),
             sources: Sources::new(),
             rate: None,
             cookies: None,

@@ -54,12 +54,6 @@ fn bits(told: Told) -> u64 {
     WORD_PROXY | bit(told.sent, WORD_SENT) | bit(told.data, WORD_DATA) | bit(told.shown, WORD_SHOWN)
 }
 
-fn words(addr: IpAddr) -> [u32; 4] {
-    let bytes = address::mapped(addr);
-    let word = |i: usize| u32::from_ne_bytes([bytes[i], bytes[i + 1], bytes[i + 2], bytes[i + 3]]);
-    [word(0), word(4), word(8), word(12)]
-}
-
 /// Where this director's tables are, opened once.
 struct Pinned {
     flows: Shared<Bucket>,
@@ -118,6 +112,13 @@ impl Look {
         (service.flags & abi::SERVICE_LIVE != 0).then_some((server, service))
     }
 
+    /// What flows call an address of the pool of this server's service; `None`: it is not in it.
+    fn source(&self, slot: u32, addr: Option<IpAddr>) -> Option<u16> {
+        let Some(addr) = addr else { return Some(0) };
+        let (_, service) = self.server(slot, self.servers.get(slot).generation)?;
+        reading::pool(&service).find(|(_, a)| *a == addr).map(|(source, _)| source)
+    }
+
     /// Every director would send it there without being told.
     fn is_plain(&self, key: &Flow, slot: u32, server: &Server, service: &Service) -> bool {
         let (base, len) = (service.table_base(), service.table_len());
@@ -163,6 +164,10 @@ impl Look {
         }
         let (key, name) = (&entry.key, (reading::traffic(&service), installed::identity(&server)));
         let server = into.server(name);
+        let full = word & WORD_FULL != 0 && entry.via.source != 0;
+        let mut pool = reading::pool(&service);
+        let own_addr = full.then(|| pool.find(|(source, _)| *source == entry.via.source)).flatten();
+        let own_addr = own_addr.map(|(_, addr)| addr);
         into.flows.push(SharedFlow {
             client: SocketAddr::new(reading::addr_of(key.src), u16::from_be(key.sport)),
             asked: SocketAddr::new(reading::addr_of(key.dst), u16::from_be(key.dport)),
@@ -171,6 +176,7 @@ impl Look {
             idle_ms: self.idle_ms(seen_of(word)),
             server,
             own_port: if word & WORD_FULL != 0 { u16::from_be(entry.via.port) } else { 0 },
+            own_addr,
             told: (word & WORD_PROXY != 0).then_some(Told {
                 first: entry.via.addr,
                 sent: word & WORD_SENT != 0,
@@ -207,6 +213,7 @@ impl Look {
             idle_ms: self.idle_ms(template.seen),
             server,
             own_port: 0,
+            own_addr: None,
             told: None,
             call: key.call,
         });
@@ -390,18 +397,19 @@ impl FlowsIn {
         let (mut unknown, mut filled) = (0, 0);
         for flow in &batch.flows {
             let known = servers.get(flow.server as usize).copied().flatten();
-            let Some((server, generation)) = known else {
+            let source = known.and_then(|(server, _)| look.source(server, flow.own_addr));
+            let (Some((server, generation)), Some(source)) = (known, source) else {
                 unknown += 1;
                 continue;
             };
             let seen = look.clock.wrapping_sub(units_of_ms(flow.idle_ms));
-            let dst = words(flow.asked.ip());
+            let dst = address::words(flow.asked.ip());
             let dport = flow.asked.port().to_be();
             self.learned.set(
                 filled,
                 Entry {
                     key: Flow {
-                        src: words(flow.client.ip()),
+                        src: address::words(flow.client.ip()),
                         dst,
                         sport: flow.client.port().to_be(),
                         dport,
@@ -409,11 +417,11 @@ impl FlowsIn {
                     },
                     via: match flow.own_port {
                         0 if flow.state == STATE_NONE => abi::via_of_call(flow.call),
-                        0 => Via { addr: dst[3], port: dport, pad: 0 },
+                        0 => Via { addr: dst[3], port: dport, source: 0 },
                         port => Via {
                             addr: flow.told.map_or(0, |told| told.first),
                             port: port.to_be(),
-                            pad: 0,
+                            source,
                         },
                     },
                     tail: Tail {

@@ -123,6 +123,15 @@ fn forward(server: &Server) -> Forward {
     Forward::Tunnel(Tunnel { kind, port: u16::from_be(server.tunnel_port), checksum })
 }
 
+/// What servers behind full NAT may see in place of the VIP, with what flows call it.
+pub(super) fn pool(service: &Service) -> impl Iterator<Item = (u16, IpAddr)> {
+    let there = (0..).zip(service.pool).filter(|(_, addr)| *addr != [0; 16]);
+    there.map(|(place, addr)| {
+        let addr = address::unmapped(addr);
+        (abi::source_at(place, address::words(addr)), addr)
+    })
+}
+
 fn service(service: &Service) -> TableService {
     let traffic = traffic(service);
     let ones: u32 = service.mask.iter().map(|word| word.count_ones()).sum();
@@ -138,6 +147,7 @@ fn service(service: &Service) -> TableService {
             time: Millis(u64::from(service.persist_seconds) * 1_000),
             prefix: prefix as u8,
         }),
+        pool: pool(service).map(|(_, addr)| addr).collect(),
         ..TableService::new(traffic, writes::scheduler_of(service.scheduler))
     }
 }

@@ -365,6 +365,7 @@ impl<'a> Planner<'a> {
         wanted: &TableService,
     ) -> Result<()> {
         let mut service = service_of(key, wanted);
+        service.pool = entries::pool(&old.map_or(service.pool, |old| old.pool), wanted);
         if let Some(old) = old {
             let in_place = self.ask.installed.picks.get(&old.table_base());
             let same = old.table_len() as usize == picks.len()

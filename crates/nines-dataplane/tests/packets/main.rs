@@ -31,6 +31,7 @@ mod instructions;
 mod ipvs;
 mod live;
 mod pieces;
+mod pool;
 mod proxy;
 mod sip;
 mod ways;

@@ -1,15 +1,15 @@
 //! Services and servers as the kernel's entries, and what the kernel program cannot do.
 
 use nines_abi::{
-    self as abi, FORWARD_DR, FORWARD_FULL_NAT, FORWARD_GRE, FORWARD_GUE, FORWARD_IPIP,
-    FORWARD_LOCAL, FORWARD_NAT, SERVICE_COOKIES, SERVICE_FALLBACK, SERVICE_LIVE,
+    self as abi, Addr, FORWARD_DR, FORWARD_FULL_NAT, FORWARD_GRE, FORWARD_GUE, FORWARD_IPIP,
+    FORWARD_LOCAL, FORWARD_NAT, POOL_MAX, SERVICE_COOKIES, SERVICE_FALLBACK, SERVICE_LIVE,
     SERVICE_ONE_PACKET, SERVICE_PORT, SERVICE_QUIC, SERVICE_RATE, SERVICE_SIP, SERVICE_SOURCES,
     Server, Service, ServiceKey,
 };
 use nines_model::{Forward, Proto, Scheduler, TableService, Traffic, TunnelChecksum, TunnelKind};
 
 use crate::{
-    Error, Result,
+    Error, Result, address,
     ebpf::{installed::scheduler_word, picks},
 };
 
@@ -81,7 +81,25 @@ pub(super) fn service_of(key: ServiceKey, wanted: &TableService) -> Service {
         client_burst: wanted.rate.map_or(0, |r| r.rate.every_ns() * u64::from(r.burst - 1)),
         client_mask: wanted.rate.map_or([0; 4], |r| prefix_mask(v6, r.prefix)),
         cookies_every: wanted.cookies.map_or(0, |r| r.every_ns()),
+        pool: [[0; 16]; POOL_MAX],
     }
+}
+
+/// The pool with every address that stays in its place.
+pub(super) fn pool(old: &[Addr; POOL_MAX], wanted: &TableService) -> [Addr; POOL_MAX] {
+    let wanted: Vec<Addr> = wanted.pool.iter().map(|addr| address::mapped(*addr)).collect();
+    let mut pool = old.map(|addr| if wanted.contains(&addr) { addr } else { [0; 16] });
+    for addr in wanted {
+        if !pool.contains(&addr) {
+            // One that nobody had before if there is one: old flows are known by their place.
+            let free = |i: &usize| pool[*i] == [0; 16];
+            let never = (0..POOL_MAX).find(|i| free(i) && old[*i] == [0; 16]);
+            if let Some(place) = never.or_else(|| (0..POOL_MAX).find(free)) {
+                pool[place] = addr;
+            }
+        }
+    }
+    pool
 }
 
 /// `FORWARD_*`.
@@ -130,6 +148,10 @@ pub(super) fn check(wanted: &TableService, candidates: usize) -> Result<()> {
             abi::SCAN_MAX,
         );
         return refuse(why, "use maglev, rr, wrr, sh, dh or mh, or several services");
+    }
+    if wanted.pool.len() > POOL_MAX {
+        let why = format!("{} sources for full NAT; {POOL_MAX} at most", wanted.pool.len());
+        return refuse(why, "each has 64,512 ports for each server: use fewer");
     }
     let asked = wanted.traffic.one_port().unwrap_or(0);
     let is_sctp = matches!(wanted.traffic, Traffic::To(l) if l.proto == Proto::Sctp);

@@ -56,7 +56,7 @@ impl Planner<'_> {
         let wanted = self.ask.table.services.values();
         let mut places: BTreeMap<Addr, u32> = BTreeMap::new();
         for service in wanted {
-            for vip in service.traffic.vips() {
+            for vip in service.traffic.vips().chain(service.pool.iter().copied()) {
                 *places.entry(address::mapped(vip)).or_default() |= PLACE_VIP;
             }
             for server in service.servers.values().filter(|s| s.forward.translates()) {

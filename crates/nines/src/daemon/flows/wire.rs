@@ -68,6 +68,9 @@ struct Flow {
     /// Its server is told who the client is.
     #[prost(message, optional, tag = "10")]
     proxy: Option<Proxy>,
+    /// In place of the VIP, with full NAT.
+    #[prost(bytes = "vec", tag = "12")]
+    own_addr: Vec<u8>,
     /// A client is remembered by it.
     #[prost(fixed64, tag = "11")]
     call: u64,
@@ -152,6 +155,7 @@ impl Flow {
             idle_ms: flow.idle_ms,
             server: flow.server,
             own_port: flow.own_port.into(),
+            own_addr: flow.own_addr.map_or_else(Vec::new, pack),
             proxy: flow.told.map(|flows::Told { first, sent, data, shown }| Proxy {
                 first,
                 sent,
@@ -166,6 +170,10 @@ impl Flow {
         let (client, asked) =
             (unpack(&self.client, self.client_port)?, unpack(&self.asked, self.asked_port)?);
         let state = u8::try_from(self.state).ok().filter(|s| *s < 16)?;
+        let own_addr = match self.own_addr.is_empty() {
+            true => None,
+            false => Some(unpack(&self.own_addr, 0)?.ip()),
+        };
         (client.is_ipv4() == asked.is_ipv4()).then_some(SharedFlow {
             client,
             asked,
@@ -174,6 +182,7 @@ impl Flow {
             idle_ms: self.idle_ms,
             server: self.server,
             own_port: u16::try_from(self.own_port).ok()?,
+            own_addr,
             told: self.proxy.map(|Proxy { first, sent, data, shown }| flows::Told {
                 first,
                 sent,
@@ -245,6 +254,7 @@ mod tests {
                 idle_ms: numbers.3,
                 server: numbers.4,
                 own_port: numbers.0,
+                own_addr: (state % 3 == 0).then(|| ip.into()),
                 told: (state % 2 == 0).then_some(flows::Told {
                     first: numbers.3,
                     sent: state % 3 != 0,
