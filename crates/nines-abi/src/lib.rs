@@ -100,8 +100,10 @@ pub const PROGRAM_QUIC: u32 = 17;
 pub const PROGRAM_PROXY: u32 = 18;
 /// Datagrams that may be of a call.
 pub const PROGRAM_SIP: u32 = 19;
+/// New flows by full NAT that get a source from a pool.
+pub const PROGRAM_SOURCE: u32 = 20;
 /// Room for them.
-pub const PROGRAMS_MAX: u32 = 20;
+pub const PROGRAMS_MAX: u32 = 21;
 
 /// [`Server::forward`]: direct routing, the packet keeps its addresses.
 pub const FORWARD_DR: u8 = 0;

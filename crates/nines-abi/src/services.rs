@@ -21,6 +21,9 @@ pub const SERVICE_COOKIES: u32 = 128;
 /// Datagrams may name their server: map `QUIC_IDS`.
 pub const SERVICE_QUIC: u32 = 256;
 
+/// There is something in [`Service::pool`].
+pub const SERVICE_POOL: u32 = 512;
+
 /// [`ServiceKey::kind`]: address, protocol and port, or 0 for every port that has no service.
 pub const KEY_ADDRESS: u8 = 0;
 /// The packet's mark, in the last four bytes of `addr`, big-endian; IPv4 packets.

@@ -9,9 +9,10 @@ use nines_abi::{
     DROP_MIDDLE, DROP_NO_PORT, DROP_NO_ROUTE, DROP_NO_SERVER, FORWARD_DR, FORWARD_FULL_NAT,
     FORWARD_IPIP, FORWARD_LOCAL, FORWARD_NAT, NAMED, PLACE_SERVER, PLACE_VIP, PROGRAM_ADMIT,
     PROGRAM_CHANCE, PROGRAM_DELIVER, PROGRAM_KEEP, PROGRAM_KEEP_FULL, PROGRAM_PUT_FULL,
-    PROGRAM_REMEMBER, PROGRAM_TELL, PROGRAM_WEIGH, SCHED_LBLC, SCHED_LBLCR, SCHED_LC, SCHED_TWOS,
-    SERVER_DOWN, SERVER_UP, SERVICE_ONE_PACKET, SERVICE_SIP, SERVICE_SOURCES, STATE_FIN_WAIT,
-    STATE_SYN_ACK, STATE_TIME_WAIT, UNPLACED, WORD_FULL, WORD_REPLY,
+    PROGRAM_REMEMBER, PROGRAM_SOURCE, PROGRAM_TELL, PROGRAM_WEIGH, SCHED_LBLC, SCHED_LBLCR,
+    SCHED_LC, SCHED_TWOS, SERVER_DOWN, SERVER_UP, SERVICE_ONE_PACKET, SERVICE_POOL, SERVICE_SIP,
+    SERVICE_SOURCES, STATE_FIN_WAIT, STATE_SYN_ACK, STATE_TIME_WAIT, UNPLACED, WORD_FULL,
+    WORD_REPLY,
 };
 
 use crate::{
@@ -354,7 +355,7 @@ fn stays(packet: &Packet, seen: &Seen, server: &Server, now: u32) -> bool {
 
 /// A packet for which a server is chosen, and of whose flow nobody knows yet.
 #[inline(always)]
-pub fn keep(packet: &Packet) -> Verdict {
+pub fn keep(packet: &mut Packet) -> Verdict {
     let clock = packet.clock;
     let flow = key(packet);
     let hash = packet.hash;
@@ -371,9 +372,13 @@ pub fn keep(packet: &Packet) -> Verdict {
         return Verdict::Drop(DROP_NO_SERVER);
     }
     if full::is(server) {
+        if of.service.flags & SERVICE_POOL != 0 {
+            return Verdict::Go(PROGRAM_SOURCE);
+        }
+        packet.via.source = 0;
         return Verdict::Go(PROGRAM_KEEP_FULL);
     }
-    let new = New {
+    let mut new = New {
         hash,
         server: slot,
         generation: server.generation,
@@ -390,7 +395,7 @@ pub fn keep(packet: &Packet) -> Verdict {
         count_drop(UNPLACED);
     }
     if server.forward == FORWARD_NAT {
-        remember_reply(packet, server, &new);
+        remember_reply(packet, server, &mut new);
     }
     flows::sweep(clock);
     count_connection(slot, server.service);
@@ -413,7 +418,7 @@ pub fn keep_full(packet: &mut Packet, number: impl FnOnce(&Packet) -> u32) -> Ve
         now: clock,
         tells: 1,
         word: u32::from(states::first(packet, states::BOTH)),
-        via: Via { addr: 0, port: 0, source: 0 },
+        via: Via { addr: 0, port: 0, source: packet.via.source },
     };
     if server.proxy != 0 {
         // In the middle nobody can say whether its server counts a header or not.
@@ -422,7 +427,7 @@ pub fn keep_full(packet: &mut Packet, number: impl FnOnce(&Packet) -> u32) -> Ve
         }
         new.via.addr = number(packet);
     }
-    if full::begin(&key(packet), server, &mut new, packet.read.now) == 0 {
+    if full::begin(key(packet), server, &mut new) == 0 {
         return Verdict::Drop(DROP_NO_PORT);
     }
     let of = Of { id: packet.service, service };

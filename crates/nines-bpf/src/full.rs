@@ -7,15 +7,15 @@
 use nines_abi::{
     halves, hash_of, seen_of, source_at, state_of, Flow, Packet, Server, Tail, Via, DROP_GUARD,
     EVICTED, FORWARD_FULL_NAT, FULL_NAT_PORTS, POOL_MAX, PROGRAM_DELIVER, PROGRAM_FULL,
-    PROGRAM_PROXY, PROGRAM_PUT_FULL, PROGRAM_TELL_FULL, STATE_ESTABLISHED, WORDS_PROXY, WORD_FULL,
-    WORD_PROXY, WORD_REPLY,
+    PROGRAM_KEEP_FULL, PROGRAM_PROXY, PROGRAM_PUT_FULL, PROGRAM_TELL_FULL, STATE_ESTABLISHED,
+    WORDS_PROXY, WORD_FULL, WORD_PROXY, WORD_REPLY,
 };
 
 use crate::{
     atomic::opaque,
     decide::{deliver, goes_on, key, words, Verdict},
     flows::{self, New, Seen},
-    maps::{count_drop, SERVERS, SERVICES},
+    maps::{count_drop, BYTES, SERVERS, SERVICES},
     nat::{count_answer, matters, port_of},
     packet::{halves_of, ERROR},
     places, proxy, states,
@@ -48,6 +48,24 @@ fn source_of(server: &Server, via: &Via, vip: [u32; 4]) -> Option<[u32; 4]> {
     (source_at(place, addr) == via.source).then_some(addr)
 }
 
+/// Puts it in place of the VIP, if there is one to put; false: there is none any more.
+#[inline(always)]
+fn seen_as(server: &Server, via: &Via, vip: &mut [u32; 4]) -> bool {
+    via.source == 0 || put_source(server, via, vip) != 0
+}
+
+/// A function of its own, for the callers' stacks.
+#[inline(never)]
+fn put_source(server: &Server, via: &Via, vip: &mut [u32; 4]) -> u32 {
+    match source_of(server, via, *vip) {
+        Some(source) => {
+            *vip = source;
+            1
+        }
+        None => 0,
+    }
+}
+
 #[inline(always)]
 fn in_pool(service: u32, place: u32) -> Option<[u32; 4]> {
     let service = SERVICES.get(service)?;
@@ -56,30 +74,37 @@ fn in_pool(service: u32, place: u32) -> Option<[u32; 4]> {
     Some(words(&service.pool[place]))
 }
 
-/// A source for a new flow: of those in the pool that are this director's now, by hash; 0: the VIP.
-#[inline(never)]
-fn source_for(service: u32, hash: u64, now: u64) -> u32 {
-    let (mut here, mut count) = (0u64, 0u64);
+/// Gives a new flow a source, of those in the pool that are this director's now, by hash; none: the
+/// VIP. A program of its own, with its counts in memory that the verifier knows nothing of: it walks
+/// each place once.
+#[inline(always)]
+pub fn choose_source(packet: &mut Packet) -> Verdict {
+    packet.via.source = source_for(packet).unwrap_or(0);
+    Verdict::Go(PROGRAM_KEEP_FULL)
+}
+
+#[inline(always)]
+fn source_for(packet: &Packet) -> Option<u16> {
+    let (service, now) = (packet.service, packet.read.now);
+    let notes = BYTES.get_ptr_mut(0)?.cast::<[u64; 2]>();
+    unsafe { notes.write_volatile([0; 2]) };
     for place in 0..POOL_MAX as u32 {
-        let Some(addr) = in_pool(service, place) else { return 0 };
-        let one = opaque(u64::from(has(&addr, now)));
-        here |= one << place;
-        count += one;
-    }
-    if count == 0 {
-        return 0;
+        if has(&in_pool(service, place)?, now) {
+            let [here, count] = unsafe { notes.read_volatile() };
+            unsafe { notes.write_volatile([here | 1 << place, count + 1]) };
+        }
     }
     // Bits that the flow's place in its table is not taken from.
-    let mut left = (hash >> 32 & 0xffff) * count >> 16;
+    let [here, count] = unsafe { notes.read_volatile() };
+    let mut left = (packet.hash >> 32 & 0xffff) * count >> 16;
     for place in 0..POOL_MAX as u32 {
         let one = here >> place & 1;
         if one != 0 && left == 0 {
-            let Some(addr) = in_pool(service, place) else { return 0 };
-            return u32::from(source_at(place, addr));
+            return Some(source_at(place, in_pool(service, place)?));
         }
         left = opaque(left.wrapping_sub(one));
     }
-    0
+    None
 }
 
 /// Whether this director may speak for a source.
@@ -161,19 +186,20 @@ fn free_port(flow: &Flow, server: &Server, hash: u64, clock: u32) -> u32 {
 /// A new flow: the client's entry, with a port; 0: it found no place or no port. [`put`] makes the
 /// other one.
 #[inline(always)]
-pub fn begin(flow: &Flow, server: &Server, new: &mut New, now: u64) -> u32 {
-    new.via.source = source_for(server.service, new.hash, now) as u16;
-    let Some(source) = source_of(server, &new.via, flow.dst) else {
+pub fn begin(mut flow: Flow, server: &Server, new: &mut New) -> u32 {
+    let vip = flow.dst;
+    // Another copy of it would not fit the stack.
+    if !seen_as(server, &new.via, &mut flow.dst) {
         return 0;
-    };
-    let seen = Flow { dst: source, ..*flow };
-    let port = free_port(&seen, server, new.hash, new.now) as u16;
+    }
+    let port = free_port(&flow, server, new.hash, new.now) as u16;
+    flow.dst = vip;
     new.word |= WORD_FULL as u32;
     if server.proxy != 0 {
         new.word |= WORD_PROXY as u32;
     }
     new.via.port = port;
-    (port != 0 && flows::insert(flow, new) != 0) as u32
+    (port != 0 && flows::insert(&flow, new) != 0) as u32
 }
 
 /// The entry of answers to the flow at `tail`, whose port `new` has.
@@ -193,11 +219,11 @@ pub fn learn(flow: &Flow, server: &Server, new: &mut New) {
     let Some((client, known)) = flows::find(flow, new.hash) else {
         return;
     };
-    let Some(source) = source_of(server, &new.via, flow.dst) else {
+    let mut answers = answers_of(flow, server, new.via.port);
+    if !seen_as(server, &new.via, &mut answers.dst) {
         flows::retire(client, known);
         return;
-    };
-    let answers = answers(server, source, flow.dport, flow.proto, new.via.port);
+    }
     new.word &= !(WORDS_PROXY ^ WORD_PROXY) as u32;
     if let Some((tail, seen)) = flows::find(&answers, hash_of(&answers)) {
         if is_of(tail, &seen, client) {
@@ -287,10 +313,11 @@ pub fn tell(packet: &mut Packet, counts: bool) -> Verdict {
         }
         return Verdict::Go(changer(packet));
     }
-    let Some(key) = answers_to(packet, server, &via) else {
+    let mut key = answers_to(packet, server, via.port);
+    if !seen_as(server, &via, &mut key.dst) {
         flows::retire(tail, seen);
         return Verdict::New;
-    };
+    }
     let Some((there, other)) = flows::find(&key, hash_of(&key)) else {
         return Verdict::Go(PROGRAM_PUT_FULL);
     };
@@ -324,10 +351,11 @@ pub fn put(packet: &mut Packet) -> Verdict {
         word: u32::from(state_of(seen.word)) | (seen.word & WORD_PROXY) as u32,
         via,
     };
-    let Some(key) = answers_to(packet, server, &via) else {
+    let mut key = answers_to(packet, server, via.port);
+    if !seen_as(server, &via, &mut key.dst) {
         flows::retire(tail, seen);
         return Verdict::New;
-    };
+    }
     if put_answers(&key, &mut new, tail) == 0 {
         // A packet of the same flow on another processor may have put it there.
         let found = flows::find(&key, hash_of(&key));
@@ -342,9 +370,8 @@ pub fn put(packet: &mut Packet) -> Verdict {
 
 /// The same by a packet of its client.
 #[inline(always)]
-fn answers_to(packet: &Packet, server: &Server, via: &Via) -> Option<Flow> {
-    let source = source_of(server, via, packet.dst)?;
-    Some(answers(server, source, packet.dport, u32::from(packet.proto), via.port))
+fn answers_to(packet: &Packet, server: &Server, port: u16) -> Flow {
+    answers(server, packet.dst, packet.dport, u32::from(packet.proto), port)
 }
 
 /// An answer of a server, or an error about a packet that the server was sent.

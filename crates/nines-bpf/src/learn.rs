@@ -88,18 +88,19 @@ fn take(entry: &Entry) {
         full::learn(&entry.key, server, &mut new);
     }
     if server.forward == FORWARD_NAT {
-        nat::learn_reply(&entry.key, server, &new);
+        nat::learn_reply(&entry.key, server, &mut new);
     }
 }
 
-/// A service with persistence sends this client's next flow to the same server.
-#[inline(always)]
-fn remember_client(entry: &Entry, service: u32, seen: u32) {
+/// A service with persistence sends this client's next flow to the same server. A function of its
+/// own: the caller's stack has no room for it.
+#[inline(never)]
+fn remember_client(entry: &Entry, service: u32, seen: u32) -> u32 {
     let Some(of) = SERVICES.get(service) else {
-        return;
+        return 0;
     };
     if of.persist == 0 {
-        return;
+        return 0;
     }
     let (a, m) = (&entry.key.src, &of.mask);
     let client = [a[0] & m[0], a[1] & m[1], a[2] & m[2], a[3] & m[3]];
@@ -111,9 +112,10 @@ fn remember_client(entry: &Entry, service: u32, seen: u32) {
         let later = seen.wrapping_sub(known.seen) as i32 > 0;
         // Of a server that has gone anything is later.
         if !later && generation == known.generation {
-            return;
+            return 0;
         }
     }
     let (server, generation) = (entry.tail.server, entry.tail.generation);
     let _ = TEMPLATES.insert(&key, &Template { server, generation, seen, pad: 0 }, 0);
+    0
 }

@@ -143,6 +143,13 @@ pub fn nines_tc_keep(ctx: TcContext) -> i32 {
     tc_stage(&ctx, |packet| decide::keep(packet))
 }
 
+/// By full NAT it gets a source.
+#[classifier]
+#[inline(always)]
+pub fn nines_tc_source(ctx: TcContext) -> i32 {
+    tc_stage(&ctx, full::choose_source)
+}
+
 /// The same by full NAT.
 #[classifier]
 #[inline(always)]

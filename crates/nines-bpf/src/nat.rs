@@ -59,34 +59,36 @@ fn other_half(packet: &Packet, server: &Server, answer: Option<&Via>) -> Flow {
     }
 }
 
-/// The entry by which the server's answers are known. An earlier flow of the same client and port
-/// may have left one.
+/// The entry by which the server's answers are known; `flow`, which is the client's, becomes it. An
+/// earlier flow of the same client and port may have left one.
 #[inline(always)]
-pub fn remember_reply(packet: &Packet, server: &Server, flow: &New) {
+pub fn remember_reply(packet: &Packet, server: &Server, flow: &mut New) {
     remember_half(other_half(packet, server, None), flow);
 }
 
 /// The same of a flow that another director told of.
 #[inline(always)]
-pub fn learn_reply(key: &Flow, server: &Server, flow: &New) {
+pub fn learn_reply(key: &Flow, server: &Server, flow: &mut New) {
     let (sport, dst, dport) = (port_of(server, key.dport), key.src, key.sport);
     remember_half(Flow { src: words(&server.addr), sport, dst, dport, proto: key.proto }, flow);
 }
 
 #[inline(always)]
-fn remember_half(half: Flow, flow: &New) {
+fn remember_half(half: Flow, new: &mut New) {
     let hash = flows::hash_of(&half);
-    let new = New { hash, word: flow.word | WORD_REPLY as u32, tells: 0, ..*flow };
+    // In place: the stack has no room for another.
+    (new.hash, new.tells) = (hash, 0);
+    new.word |= WORD_REPLY as u32;
     // In its second bucket an insertion into the first would not see it.
     let mut placed = ALREADY;
     if !flows::has_spilled(hash) {
-        placed = flows::insert(&half, &new);
+        placed = flows::insert(&half, new);
     }
     if placed == ALREADY {
         if let Some((tail, seen)) = flows::find(&half, hash) {
             flows::retire(tail, seen);
         }
-        placed = flows::insert(&half, &new);
+        placed = flows::insert(&half, new);
     }
     if placed == 0 {
         count_drop(UNPLACED);

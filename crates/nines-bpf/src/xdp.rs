@@ -115,6 +115,13 @@ pub fn nines_xdp_keep(ctx: XdpContext) -> u32 {
     xdp_stage(&ctx, |packet| decide::keep(packet))
 }
 
+/// By full NAT it gets a source.
+#[xdp]
+#[inline(always)]
+pub fn nines_xdp_source(ctx: XdpContext) -> u32 {
+    xdp_stage(&ctx, full::choose_source)
+}
+
 /// The same by full NAT.
 #[xdp]
 #[inline(always)]

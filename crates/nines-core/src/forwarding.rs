@@ -81,6 +81,7 @@ pub fn table(
             one_packet: service.one_packet,
             persist: service.persist,
             sip: service.by_call,
+            pool: service.pool.clone(),
             sources: service.sources.clone(),
             rate: service.rate,
             cookies: service.cookies,

@@ -346,6 +346,10 @@ impl State {
         if !self.spec.vips.contains_key(&vip) {
             return Err(Refusal::NotFound(format!("there is no VIP {vip}")));
         }
+        if let Some(with) = self.spec.vips[&vip].with {
+            let why = format!("{vip} goes where {with} goes: move that one");
+            return Err(Refusal::Invalid(why));
+        }
         let name = self.spec.vip_name(vip);
         match self.spec.nodes.get(&wish.to) {
             Some(node) if node.role == nines_model::Role::Director => {}

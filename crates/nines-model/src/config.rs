@@ -15,6 +15,7 @@ mod checks;
 mod clients;
 pub mod keys;
 mod listen;
+mod pool;
 mod reader;
 pub mod schema;
 mod services;
@@ -171,7 +172,7 @@ fn vips(r: &mut Reader, root: &Table<'_>, spec: &mut Spec) {
         let Some((addr, prefix)) = prefixed(r, &address) else { continue };
         let interface = table.get("interface").and_then(|v| r.string(&v));
         let prefer = table.get("prefer").map_or_else(Vec::new, |v| directors(r, &v, spec));
-        let vip = Vip { name: Some(name.text.clone()), prefix, interface, prefer };
+        let vip = Vip { name: Some(name.text.clone()), prefix, interface, prefer, with: None };
         if let Some(other) = spec.vips.insert(addr, vip) {
             let other = other.name.unwrap_or_default();
             r.error(address.span, format!("{addr} is the address of vip {other} already"), None);

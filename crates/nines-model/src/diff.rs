@@ -160,6 +160,7 @@ fn service_text(service: &ServiceSpec) -> String {
         rate,
         cookies,
         proxy,
+        pool,
         check,
         ..
     } = service;
@@ -174,6 +175,9 @@ fn service_text(service: &ServiceSpec) -> String {
     }
     let calls = if *by_call { " and SIP call" } else { "" };
     let persist = persist.map_or_else(String::new, |p| format!(", {p}{calls}"));
+    let pool: Vec<String> = pool.iter().map(ToString::to_string).collect();
+    let pool =
+        if pool.is_empty() { String::new() } else { format!(", seen as {}", pool.join(" ")) };
     let rate = rate.map_or_else(String::new, |r| format!(", {r}"));
     let cookies = cookies.map_or_else(String::new, |r| format!(", SYN cookies beyond {r}"));
     let (allowed, denied): (Vec<_>, Vec<_>) = sources.iter().partition(|(_, may)| **may);
@@ -183,7 +187,7 @@ fn service_text(service: &ServiceSpec) -> String {
     };
     let lists = list("allow", allowed) + &list("deny", denied);
     format!(
-        "{listen} {forward} {scheduler}{how}{persist}{lists}{rate}{cookies}, {}",
+        "{listen} {forward} {scheduler}{how}{pool}{persist}{lists}{rate}{cookies}, {}",
         check_text(check)
     )
 }

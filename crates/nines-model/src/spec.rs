@@ -141,6 +141,8 @@ pub struct Vip {
     pub interface: Option<String>,
     /// Directors in order of preference; the others follow by name.
     pub prefer: Vec<String>,
+    /// The VIP that it goes with: it is a source of its service's pool. That one goes with none.
+    pub with: Option<IpAddr>,
 }
 
 /// How a server is chosen for a new flow. Except Maglev these are IPVS's, with its definitions
@@ -243,6 +245,8 @@ pub struct ServiceSpec {
     pub rate: Option<ClientRate>,
     /// Beyond so many of all clients they are asked for a cookie (TCP).
     pub cookies: Option<Rate>,
+    /// What servers behind full NAT see in place of the VIP; empty: the VIP.
+    pub pool: Vec<IpAddr>,
     /// Servers behind full NAT are told who their client is (PROXY protocol, version 2).
     pub proxy: bool,
     /// Real servers by name.
@@ -254,7 +258,12 @@ pub struct ServiceSpec {
 impl ServiceSpec {
     /// Whether this server of it is told who its clients are.
     pub fn tells(&self, server: &ServerSpec) -> bool {
-        self.proxy && server.forward.unwrap_or(self.forward) == Forward::FullNat
+        self.proxy && self.forward_of(server) == Forward::FullNat
+    }
+
+    /// How packets get to a server of it.
+    pub fn forward_of(&self, server: &ServerSpec) -> Forward {
+        server.forward.unwrap_or(self.forward)
     }
 }
 

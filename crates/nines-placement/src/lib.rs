@@ -11,6 +11,7 @@
 //!    makes that wait (in nines-core).
 //! 5. An operator's move waits until the node has the flows of the one that holds the VIP; where
 //!    it has to go somewhere, a node that has them goes before one that has not.
+//! 6. A source of full NAT is where its VIP is, as soon as it can be there.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -82,27 +83,58 @@ pub fn plan(spec: &Spec, observed: &Observed) -> Plan {
         let (Held::By(node) | Held::Releasing(_, node)) = held;
         *load.entry(node).or_default() += 1;
     }
-    for vip in spec.vips.keys() {
+    // Where VIPs that others go with will be.
+    let mut goals: BTreeMap<IpAddr, &str> = BTreeMap::new();
+    let leads = |vip: &&IpAddr| spec.vips[*vip].with.is_none();
+    let follow = spec.vips.keys().filter(|vip| !leads(vip));
+    for vip in spec.vips.keys().filter(leads).chain(follow) {
         let held = observed.vips.get(vip);
+        let goal = spec.vips[vip].with.and_then(|with| goals.get(&with).copied());
+        let goal = goal.filter(|node| refusal(spec, observed, *vip, node).is_none());
         let step = match held {
-            None => give(spec, observed, &load, *vip, None),
+            None => give(spec, observed, &load, *vip, None, goal),
             Some(Held::Releasing(from, to)) if !alive(observed, from) => {
-                give(spec, observed, &load, *vip, Some((from, Some(to))))
+                give(spec, observed, &load, *vip, Some((from, Some(to))), goal)
             }
             Some(Held::Releasing(..)) => None,
             Some(Held::By(node)) if !alive(observed, node) => {
-                give(spec, observed, &load, *vip, Some((node, None)))
+                give(spec, observed, &load, *vip, Some((node, None)), goal)
             }
-            Some(Held::By(node)) => leave(spec, observed, &load, *vip, node),
+            Some(Held::By(node)) => match goal.filter(|goal| goal != node) {
+                Some(goal) => join(spec, observed, *vip, node, goal),
+                None => leave(spec, observed, &load, *vip, node),
+            },
         };
-        if let Some((Step::Give(_, to) | Step::Move(_, _, to), _)) = &step
-            && let Some((name, _)) = observed.nodes.get_key_value(to)
-        {
-            *load.entry(name).or_default() += 1;
+        let there = match (&step, held) {
+            (Some((Step::Give(_, to) | Step::Move(_, _, to), _)), _) => Some(to),
+            (_, Some(Held::By(node) | Held::Releasing(_, node))) => Some(node),
+            _ => None,
+        };
+        if let Some((name, _)) = there.and_then(|node| observed.nodes.get_key_value(node)) {
+            goals.insert(*vip, name);
+            if matches!(step, Some((Step::Give(..) | Step::Move(..), _))) {
+                *load.entry(name).or_default() += 1;
+            }
         }
         plan.steps.extend(step);
     }
     plan
+}
+
+/// A VIP whose holder lives goes where the one is that it goes with.
+fn join(
+    spec: &Spec,
+    observed: &Observed,
+    vip: IpAddr,
+    node: &str,
+    goal: &str,
+) -> Option<(Step, String)> {
+    let fit = refusal(spec, observed, vip, node).is_none();
+    if fit && is_behind(observed, goal, node) {
+        return None;
+    }
+    let with = spec.vips[&vip].with?;
+    Some((Step::Move(vip, node.to_owned(), goal.to_owned()), format!("{with} is on {goal}")))
 }
 
 fn alive(observed: &Observed, node: &str) -> bool {
@@ -173,6 +205,7 @@ fn give(
     load: &BTreeMap<&str, usize>,
     vip: IpAddr,
     silent: Option<(&str, Option<&String>)>,
+    goal: Option<&str>,
 ) -> Option<(Step, String)> {
     let before = silent.map(|(node, _)| node);
     let meant = silent
@@ -183,7 +216,8 @@ fn give(
         Some(node) => format!("{node} is silent"),
         None => "nobody holds it".to_owned(),
     };
-    match meant.or_else(|| best(spec, observed, load, vip, before)) {
+    let goal = goal.filter(|goal| Some(*goal) != before);
+    match goal.or(meant).or_else(|| best(spec, observed, load, vip, before)) {
         Some(to) => Some((Step::Give(vip, to.to_owned()), why)),
         None => {
             let others = refusals(spec, observed, vip, before);
@@ -200,7 +234,8 @@ fn leave(
     vip: IpAddr,
     node: &str,
 ) -> Option<(Step, String)> {
-    let wish = observed.wishes.get(&vip).filter(|w| w.as_str() != node);
+    let follows = spec.vips[&vip].with.is_some();
+    let wish = observed.wishes.get(&vip).filter(|w| w.as_str() != node && !follows);
     if let Some(to) = wish.filter(|w| refusal(spec, observed, vip, w).is_none()) {
         if is_behind(observed, to, node) && refusal(spec, observed, vip, node).is_none() {
             let why = format!("{to} has not got all connections of {node} yet");
@@ -233,13 +268,9 @@ pub fn check(spec: &Spec, observed: &Observed, plan: &Plan) -> Result<(), String
             return Err(format!("no reason for {step:?}"));
         }
         let lives = |n: &str| observed.nodes.get(n).is_some_and(|v| v.alive);
-        let fit = |n: &str| {
-            spec.nodes.get(n).is_some_and(|s| s.role == Role::Director)
-                && observed.nodes.get(n).is_some_and(|v| {
-                    v.alive && v.ready && !v.standby && !v.leaving && !v.unable.contains(vip)
-                })
-        };
+        let fit = |n: &str| is_fit(spec, observed, *vip, n);
         let holder = observed.vips.get(vip).map(|(Held::By(n) | Held::Releasing(n, _))| n);
+        let led = spec.vips.get(vip).and_then(|v| v.with).and_then(|w| place(observed, plan, w));
         match step {
             Step::Give(_, to) if !fit(to) => return Err(format!("rule 3: {to} is not fit")),
             Step::Give(..) if holder.is_some_and(|n| lives(n)) => {
@@ -258,7 +289,7 @@ pub fn check(spec: &Spec, observed: &Observed, plan: &Plan) -> Result<(), String
                     || observed.nodes[from].leaving
                     || observed.nodes[from].unable.contains(vip)
                     || spec.nodes.get(from).is_none_or(|n| n.role == Role::Witness);
-                if !wished && !unfit {
+                if !wished && !unfit && led != Some(to) {
                     return Err(format!("rule 1: {vip} leaves {from} without need"));
                 }
             }
@@ -277,12 +308,39 @@ pub fn check(spec: &Spec, observed: &Observed, plan: &Plan) -> Result<(), String
             Step::Give(..) => {}
         }
     }
-    for vip in spec.vips.keys() {
+    for (vip, wanted) in &spec.vips {
+        if let Some(Held::By(holder)) = observed.vips.get(vip)
+            && let Some(led) = wanted.with.and_then(|with| place(observed, plan, with))
+            && led != holder
+            && place(observed, plan, *vip) != Some(led)
+            && is_fit(spec, observed, *vip, led)
+            && observed.nodes.get(holder).is_some_and(|n| n.alive)
+            && !observed.nodes[led].behind.contains(holder)
+        {
+            return Err(format!("rule 6: {vip} stays on {holder}, what it goes with is on {led}"));
+        }
         if !observed.vips.contains_key(vip) && !seen.contains(vip) {
             return Err(format!("nobody holds {vip} and the plan is silent"));
         }
     }
     Ok(())
+}
+
+fn is_fit(spec: &Spec, observed: &Observed, vip: IpAddr, node: &str) -> bool {
+    spec.nodes.get(node).is_some_and(|s| s.role == Role::Director)
+        && observed.nodes.get(node).is_some_and(|v| {
+            v.alive && v.ready && !v.standby && !v.leaving && !v.unable.contains(&vip)
+        })
+}
+
+/// Where a VIP is once the plan is carried out.
+fn place<'a>(observed: &'a Observed, plan: &'a Plan, vip: IpAddr) -> Option<&'a String> {
+    let stepped = plan.steps.iter().find_map(|(step, _)| match step {
+        Step::Give(v, to) | Step::Move(v, _, to) if *v == vip => Some(to),
+        _ => None,
+    });
+    let held = observed.vips.get(&vip).map(|(Held::By(n) | Held::Releasing(_, n))| n);
+    stepped.or(held)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-use nines_model::config;
+use nines_model::{Vip, config};
 use proptest::prelude::*;
 
 use super::*;
@@ -10,6 +10,14 @@ fn spec() -> Spec {
          [vip.a]\naddress = \"10.0.0.100\"\nprefer = [\"lb2\"]\n[vip.b]\naddress = \"10.0.0.101\"\n",
     )
     .unwrap()
+}
+
+/// The same, and 10.0.0.102 goes with the first.
+fn with_source() -> Spec {
+    let mut spec = spec();
+    let source = Vip { with: Some(vip(100)), prefer: Vec::new(), ..spec.vips[&vip(100)].clone() };
+    spec.vips.insert(vip(102), source);
+    spec
 }
 
 fn vip(n: u8) -> IpAddr {
@@ -43,8 +51,12 @@ fn seen(nodes: &str, held: &[(u8, &str)]) -> Observed {
 }
 
 fn told(observed: &Observed) -> Vec<String> {
-    let made = plan(&spec(), observed);
-    check(&spec(), observed, &made).unwrap();
+    told_of(&spec(), observed)
+}
+
+fn told_of(spec: &Spec, observed: &Observed) -> Vec<String> {
+    let made = plan(spec, observed);
+    check(spec, observed, &made).unwrap();
     made.steps
         .iter()
         .map(|(step, why)| match step {
@@ -87,6 +99,51 @@ fn plans_read_aloud() {
 }
 
 #[test]
+fn a_source_goes_where_its_vip_goes() {
+    let told = |observed: &Observed| told_of(&with_source(), observed);
+    assert_eq!(
+        told(&seen("lb1+ lb2+ lb3+", &[(101, "lb2")])),
+        ["give 10.0.0.100 to lb2: nobody holds it", "give 10.0.0.102 to lb2: nobody holds it"],
+        "not where there is least"
+    );
+    // A takeover, a standby and a move take it along at once.
+    let all_on_1 = [(100, "lb1"), (101, "lb1"), (102, "lb1")];
+    assert_eq!(
+        told(&seen("lb1 lb2+ lb3+", &all_on_1)),
+        [
+            "give 10.0.0.100 to lb2: lb1 is silent",
+            "give 10.0.0.101 to lb3: lb1 is silent",
+            "give 10.0.0.102 to lb2: lb1 is silent",
+        ]
+    );
+    let mut wish = seen("lb1+ lb2+ lb3+", &all_on_1);
+    wish.wishes.insert(vip(100), "lb3".into());
+    wish.wishes.insert(vip(102), "lb2".into());
+    assert_eq!(
+        told(&wish),
+        [
+            "move 10.0.0.100 lb1>lb3: an operator asked for it",
+            "move 10.0.0.102 lb1>lb3: 10.0.0.100 is on lb3",
+        ]
+    );
+    // It joins where it was left behind, once connections are there; it does not pull its VIP.
+    assert_eq!(
+        told(&seen("lb1+ lb2+ lb3+", &[(100, "lb1"), (101, "lb1"), (102, "lb3")])),
+        ["move 10.0.0.102 lb3>lb1: 10.0.0.100 is on lb1"]
+    );
+    let apart = [(100, "lb2"), (101, "lb1"), (102, "lb1")];
+    assert!(told(&seen("lb1+ lb2+b lb3+", &apart)).is_empty(), "lb2 has not got lb1's flows");
+    assert!(told(&seen("lb1+ lb2+n lb3+", &apart)).is_empty(), "lb2 is not ready for a moment");
+    assert_eq!(
+        told(&seen("lb1+ lb2+ lb3+", &[(100, "lb1>lb2"), (101, "lb1"), (102, "lb1")])),
+        ["move 10.0.0.102 lb1>lb2: 10.0.0.100 is on lb2"]
+    );
+    let observed = seen("lb1+ lb2+", &[(100, "lb1"), (101, "lb1"), (102, "lb2")]);
+    let apart = check(&with_source(), &observed, &Plan::default()).unwrap_err();
+    assert!(apart.contains("rule 6"), "{apart}");
+}
+
+#[test]
 fn the_checker_finds_bad_plans() {
     let observed = seen("lb1+ lb2+s", &[(100, "lb1")]);
     let bad = |step: Step| {
@@ -122,7 +179,7 @@ fn node() -> impl Strategy<Value = NodeView> {
         any::<bool>(),
         any::<bool>(),
         any::<bool>(),
-        prop::collection::btree_set(100u8..102, 0..3),
+        prop::collection::btree_set(100u8..103, 0..4),
         prop::collection::btree_set("lb[123]", 0..3),
     )
         .prop_map(|(alive, ready, standby, leaving, unable, behind)| NodeView {
@@ -139,8 +196,8 @@ proptest! {
     #[test]
     fn every_plan_passes_the_checker(
         views in prop::collection::vec(node(), 4),
-        held in prop::collection::btree_map(100u8..102, (0usize..4, 0usize..4, any::<bool>()), 0..3),
-        wish in prop::option::of(0usize..4),
+        held in prop::collection::btree_map(100u8..103, (0usize..4, 0usize..4, any::<bool>()), 0..4),
+        wish in prop::option::of((100u8..103, 0usize..4)),
     ) {
         let names = ["lb1", "lb2", "lb3", "wit"];
         let nodes = names.iter().map(|n| (*n).to_owned()).zip(views).collect();
@@ -150,10 +207,12 @@ proptest! {
             let held = if releasing { Held::Releasing(a, names[b].into()) } else { Held::By(a) };
             observed.vips.insert(vip(n), held);
         }
-        if let Some(wish) = wish {
-            observed.wishes.insert(vip(100), names[wish].into());
+        if let Some((of, wish)) = wish {
+            observed.wishes.insert(vip(of), names[wish].into());
         }
-        let made = plan(&spec(), &observed);
-        prop_assert_eq!(check(&spec(), &observed, &made), Ok(()));
+        for spec in [spec(), with_source()] {
+            let made = plan(&spec, &observed);
+            prop_assert_eq!(check(&spec, &observed, &made), Ok(()));
+        }
     }
 }

@@ -27,8 +27,8 @@ use aya::{
 use nines_abi::{
     PROGRAM_ADMIT, PROGRAM_CHANCE, PROGRAM_COOKIE, PROGRAM_DELIVER, PROGRAM_ERROR,
     PROGRAM_FRAGMENT, PROGRAM_FULL, PROGRAM_KEEP, PROGRAM_KEEP_FULL, PROGRAM_NEW, PROGRAM_PROXY,
-    PROGRAM_PUT_FULL, PROGRAM_QUIC, PROGRAM_REMEMBER, PROGRAM_REPLY, PROGRAM_SIP, PROGRAM_TELL,
-    PROGRAM_TELL_FULL, PROGRAM_TOO_BIG, PROGRAM_WEIGH, XDP_OUT_MAX,
+    PROGRAM_PUT_FULL, PROGRAM_QUIC, PROGRAM_REMEMBER, PROGRAM_REPLY, PROGRAM_SIP, PROGRAM_SOURCE,
+    PROGRAM_TELL, PROGRAM_TELL_FULL, PROGRAM_TOO_BIG, PROGRAM_WEIGH, XDP_OUT_MAX,
 };
 
 use crate::{Error, Result, address::Interface};
@@ -51,11 +51,12 @@ pub enum Hooks {
 }
 
 /// Programs at tc, and where the entry program finds those that go on for it.
-const CLASSIFIERS: [(&str, Option<u32>); 23] = [
+const CLASSIFIERS: [(&str, Option<u32>); 24] = [
     ("nines_tc_admit", Some(PROGRAM_ADMIT)),
     ("nines_tc_cookie", Some(PROGRAM_COOKIE)),
     ("nines_tc_quic", Some(PROGRAM_QUIC)),
     ("nines_tc_sip", Some(PROGRAM_SIP)),
+    ("nines_tc_source", Some(PROGRAM_SOURCE)),
     ("nines_tc_proxy", Some(PROGRAM_PROXY)),
     ("nines_tc_full", Some(PROGRAM_FULL)),
     ("nines_tc_reply", Some(PROGRAM_REPLY)),
@@ -77,10 +78,11 @@ const CLASSIFIERS: [(&str, Option<u32>); 23] = [
     ("nines_learn", None),
 ];
 
-const XDP: [(&str, Option<u32>); 17] = [
+const XDP: [(&str, Option<u32>); 18] = [
     ("nines_xdp_admit", Some(PROGRAM_ADMIT)),
     ("nines_xdp_cookie", Some(PROGRAM_COOKIE)),
     ("nines_xdp_quic", Some(PROGRAM_QUIC)),
+    ("nines_xdp_source", Some(PROGRAM_SOURCE)),
     ("nines_xdp_proxy", Some(PROGRAM_PROXY)),
     ("nines_xdp_full", Some(PROGRAM_FULL)),
     ("nines_xdp_reply", Some(PROGRAM_REPLY)),

@@ -200,14 +200,29 @@ fn a_flow_whose_port_went_to_another_begins_anew() {
 #[test]
 fn icmp_errors_are_told_in_the_words_of_who_hears_them() {
     let Some(mut b) = bench() else { return };
-    for (vip, server, client, router) in [
-        ("10.0.0.100", "10.0.0.11", "10.0.0.1", "10.0.0.7"),
-        ("[2001:db8::100]", "[2001:db8::11]", "[2001:db8::1]", "2001:db8::7"),
-    ] {
-        let (to, from) = (format!("{vip}:80"), format!("{client}:4000"));
+    for (n, (vip, server, client, router, source)) in [
+        ("10.0.0.100", "10.0.0.11", "10.0.0.1", "10.0.0.7", None),
+        ("10.0.0.100", "10.0.0.11", "10.0.0.1", "10.0.0.7", Some("10.0.0.151")),
+        ("[2001:db8::100]", "[2001:db8::11]", "[2001:db8::1]", "2001:db8::7", None),
+        (
+            "[2001:db8::100]",
+            "[2001:db8::11]",
+            "[2001:db8::1]",
+            "2001:db8::7",
+            Some("2001:db8::151"),
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (to, from) = (format!("{vip}:80"), format!("{client}:{}", 4_000 + n));
         let server = format!("{server}:8080");
-        b.plane.apply(&one(Proto::Tcp, vip, &server)).unwrap();
+        let mut all = one(Proto::Tcp, vip, &server);
+        let pool = source.map(|source| source.parse::<IpAddr>().unwrap());
+        all.services.get_mut("s0").unwrap().pool = pool.into_iter().collect();
+        b.plane.apply(&all).unwrap();
         let seen = opened(&b, &tcp(&from, &to, SYN), false);
+        assert_eq!(seen.src.0, pool.unwrap_or(at(&to).0));
         let (kind, code) = if seen.src.0.is_ipv4() { (3, 4) } else { (2, 0) };
         // A router towards the client cannot carry what the server answered.
         let about = tcp(&to, &from, ACK).bytes();

@@ -77,8 +77,7 @@ fn servers_see_the_sources_and_clients_the_vip() {
             let pool = pool.map(ip);
             assert!(used.keys().all(|a| pool.contains(a)), "never the VIP: {used:?}");
             assert!(used.len() == 3 && used.values().all(|n| *n > 5), "{used:?}");
-            // An error about what the server was sent goes to the client in its own words, and what
-            // is no answer to the host's own stack.
+            // What is no answer goes to the host's own stack.
             let stray = answer(&Frame { src: (pool[0], 999), ..frame(1, ACK) }, ACK);
             assert_eq!(b.tc(&stray.bytes()).0, NEXT);
             b.plane.apply(&ForwardingTable::default()).unwrap();

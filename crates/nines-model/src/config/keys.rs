@@ -163,6 +163,12 @@ pub const SERVICE: &[Key] = &[
          sent to them. Default: never.",
     ),
     key(
+        "source-pool",
+        Shape::Texts,
+        "full-nat: addresses that servers see in place of the VIP, 8 at most; they go where it goes. \
+         Default: the VIP.",
+    ),
+    key(
         "proxy-protocol",
         Shape::Choice(&["v2"]),
         "TCP by full-nat: servers are told who their client is, in front of its first byte. \

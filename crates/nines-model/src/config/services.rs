@@ -9,6 +9,7 @@ use super::{
     checks::check,
     clients, keys,
     listen::{Taken, listen},
+    pool,
     reader::{Reader, Table, Value},
 };
 use crate::{
@@ -25,7 +26,7 @@ pub fn services(r: &mut Reader, root: &Table<'_>, spec: &mut Spec) {
     let Some(section) = r.table(root, "service") else {
         return;
     };
-    let mut taken = Taken::default();
+    let (mut taken, mut pools) = (Taken::default(), Vec::new());
     for (name, value) in section.entries() {
         r.check_name(&name);
         let Some(table) = r.as_table(&value) else { continue };
@@ -40,7 +41,16 @@ pub fn services(r: &mut Reader, root: &Table<'_>, spec: &mut Spec) {
         for vip in service.listen.vips() {
             add_vip(r, spec, vip, &value);
         }
+        for source in &service.pool {
+            add_vip(r, spec, *source, &value);
+        }
+        if let Some(value) = table.get("source-pool") {
+            pools.push((name.text.clone(), value.span));
+        }
         spec.services.insert(name.text.clone(), service);
+    }
+    for (name, span) in pools {
+        pool::lead(r, spec, &name, &span);
     }
     if spec.vips.len() > VIPS_MAX {
         let why = format!("{} VIPs; a cluster has {VIPS_MAX} at most", spec.vips.len());
@@ -54,6 +64,7 @@ fn add_vip(r: &mut Reader, spec: &mut Spec, vip: IpAddr, value: &Value<'_>) {
         prefix: if vip.is_ipv4() { 32 } else { 128 },
         interface: None,
         prefer: Vec::new(),
+        with: None,
     });
     let node = spec.nodes.iter().find(|(_, n)| n.addresses.contains(&vip));
     if let Some(node) = node.map(|(name, _)| name.clone()) {
@@ -105,6 +116,7 @@ fn service(r: &mut Reader, table: &Table<'_>) -> Option<(ServiceSpec, std::ops::
         r.error(span, "a service on many ports does not say which one is checked", help);
     }
     let proxy = proxy(r, table, listen);
+    let pool = pool::pool(r, table, listen);
     let flags = flags(r, table, scheduler);
     let one_packet = one_packet(r, table, listen);
     let by_call = clients::by_call(r, table, listen);
@@ -122,6 +134,7 @@ fn service(r: &mut Reader, table: &Table<'_>) -> Option<(ServiceSpec, std::ops::
         rate,
         cookies,
         proxy: proxy.is_some(),
+        pool: pool.as_ref().map_or_else(Vec::new, |(pool, _)| pool.clone()),
         servers,
         check,
     };
@@ -129,6 +142,12 @@ fn service(r: &mut Reader, table: &Table<'_>) -> Option<(ServiceSpec, std::ops::
         && !service.servers.values().any(|s| service.tells(s))
     {
         let why = "no server can be told who its client is: they see the client itself";
+        r.error(span, why, Some("leave it away, or set forward = \"full-nat\"".into()));
+    }
+    if let Some((_, span)) = pool
+        && !service.servers.values().any(|s| service.forward_of(s) == Forward::FullNat)
+    {
+        let why = "no server sees a source: they see the client itself";
         r.error(span, why, Some("leave it away, or set forward = \"full-nat\"".into()));
     }
     Some((service, listen_value.map_or(0..0, |v| v.span)))

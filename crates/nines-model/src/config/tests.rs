@@ -221,6 +221,45 @@ fn persistence_has_a_time_and_a_prefix() {
 }
 
 #[test]
+fn sources_of_a_pool_are_vips_that_go_with_theirs() {
+    let with = |lines: &str| {
+        format!(
+            "[cluster]\nname = \"web\"\n[nodes]\nlb1 = \"10.0.0.2\"\n[service.web]\n\
+             listen = \"10.0.0.100:80\"\nservers = {{ r1 = \"10.0.1.11:8080\" }}\n\
+             forward = \"full-nat\"\n{lines}"
+        )
+    };
+    let spec = parse(&with("source-pool = [\"10.0.1.152\", \"10.0.1.151\"]\n")).unwrap();
+    let ip = |text: &str| text.parse::<std::net::IpAddr>().unwrap();
+    assert_eq!(spec.services["web"].pool, ["10.0.1.151", "10.0.1.152"].map(ip));
+    let with_whom = |text: &str| spec.vips[&ip(text)].with;
+    assert_eq!(with_whom("10.0.1.151"), Some(ip("10.0.0.100")));
+    assert_eq!(with_whom("10.0.0.100"), None);
+    assert_eq!(spec.find_vips("web"), [ip("10.0.0.100")], "what moves is the VIP");
+    let wrong = |lines: &str| told(&with(lines)).join("\n");
+    assert!(wrong("source-pool = [\"lan\"]\n").contains("\"lan\" is no address"));
+    assert!(wrong("source-pool = [\"2001:db8::1\"]\n").contains("is not of 10.0.0.100's family"));
+    assert!(wrong("source-pool = [\"10.0.1.1\", \"10.0.1.1\"]\n").contains("there twice"));
+    assert!(wrong("source-pool = [\"10.0.0.100\"]\n").contains("is the VIP of service web"));
+    assert!(wrong("source-pool = [\"10.0.0.2\"]\n").contains("the fixed address of node lb1"));
+    let nine: Vec<String> = (1..10).map(|n| format!("\"10.0.1.{n}\"")).collect();
+    assert!(wrong(&format!("source-pool = [{}]\n", nine.join(", "))).contains("9 sources"));
+    let prefers =
+        "source-pool = [\"10.0.1.9\"]\n[vip.s]\naddress = \"10.0.1.9\"\nprefer = [\"lb1\"]\n";
+    assert!(wrong(prefers).contains("prefers nothing by itself"), "{}", wrong(prefers));
+    let other = "source-pool = [\"10.0.1.9\"]\n[service.b]\nlisten = \"10.0.0.101:80\"\n\
+                 forward = \"full-nat\"\nservers = { r1 = \"10.0.1.11\" }\nsource-pool = [\"10.0.1.9\"]\n";
+    assert!(wrong(other).contains("goes with"), "{}", wrong(other));
+    let same_vip = other.replace("10.0.0.101:80", "10.0.0.100:81");
+    assert!(parse(&with(&same_vip)).is_ok(), "services on one VIP share sources");
+    let dr = with("source-pool = [\"10.0.1.9\"]\n").replace("full-nat", "dr").replace(":8080", "");
+    assert!(told(&dr)[0].contains("no server sees a source"), "{:?}", told(&dr));
+    let network =
+        with("source-pool = [\"10.0.1.9\"]\n").replace("10.0.0.100:80", "10.0.0.96/28:80");
+    assert!(told(&network)[0].contains("one VIP, not with a network"), "{:?}", told(&network));
+}
+
+#[test]
 fn persistence_may_go_by_sips_calls() {
     let with = |lines: &str| {
         format!(

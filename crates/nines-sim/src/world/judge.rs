@@ -2,10 +2,7 @@
 //!
 //! Asked of the simulated kernels and disks, never of what a node believes.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use nines_core::{snapshot, state::State};
 
@@ -94,17 +91,22 @@ impl World {
         self.sabotage == Sabotage::None
     }
 
-    /// Every VIP is answered for by exactly one node.
+    /// Every VIP is answered for by exactly one node, and by the one it goes with another on.
     pub fn serves_everything(&self) -> bool {
-        let all: Vec<IpAddr> = (1..=3).flat_map(|id| self.answers(id).into_keys()).collect();
-        let unique: BTreeSet<&IpAddr> = all.iter().collect();
-        all.len() == 2 && unique.len() == 2
+        let spec = nines_model::config::parse(&self.text).expect("it was read before");
+        let all: Vec<(IpAddr, u64)> =
+            (1..=3).flat_map(|id| self.answers(id).into_keys().map(move |vip| (vip, id))).collect();
+        let by: BTreeMap<IpAddr, u64> = all.iter().copied().collect();
+        let together = spec.vips.iter().all(|(vip, wanted)| {
+            by.contains_key(vip) && wanted.with.is_none_or(|with| by.get(&with) == by.get(vip))
+        });
+        all.len() == spec.vips.len() && by.len() == spec.vips.len() && together
     }
 }
 
 /// Where each of the world's VIPs stands in a node's state.
 fn holdings(state: &State) -> BTreeMap<IpAddr, (u64, Option<u64>)> {
-    let vips = [100, 101].map(|last| IpAddr::from([10, 0, 0, last]));
+    let vips = [100, 101, 102].map(|last| IpAddr::from([10, 0, 0, last]));
     let stands = |vip: &IpAddr| match state.vips.get(vip) {
         Some(held) => {
             (held.token(), (1..).zip(NAMES).find(|(_, n)| *n == held.node()).map(|(id, _)| id))

@@ -7,7 +7,7 @@ use nines_core::{
     wire::{Apply, Command, Give, command, pack},
 };
 
-use super::{NAMES, SPEC, World};
+use super::{NAMES, World};
 
 /// The part of the config that operators take away and put back.
 const SECOND_VIP: &str = "[vip.b]\naddress = \"10.0.0.101\"\n";
@@ -26,7 +26,7 @@ impl World {
 
     /// Somebody takes a VIP out of the config, or puts it back.
     pub fn operator_applies(&mut self, both: bool) {
-        let text = if both { SPEC.to_owned() } else { SPEC.replace(SECOND_VIP, "") };
+        let text = if both { self.text.clone() } else { self.text.replace(SECOND_VIP, "") };
         let kind = Some(command::Kind::Apply(Apply { text, expected: 0 }));
         let command = Command { actor: "operator".into(), kind, ..Command::default() };
         let id = 1 + self.random.below(3);

@@ -18,6 +18,9 @@ const CONFIG: &str = "[cluster]\nname = \"lab\"\n[nodes]\nlb1 = \"10.97.0.2\"\nl
     [service.told]\nlisten = \"10.97.0.101:83/tcp\"\nforward = \"full-nat\"\n\
     check = \"none\"\nproxy-protocol = \"v2\"\n\
     servers = { r1 = \"10.97.0.11:8\", r2 = \"10.97.0.12:8\" }\n\
+    [service.pooled]\nlisten = \"10.97.0.101:84/tcp\"\nforward = \"full-nat\"\nscheduler = \"wlc\"\n\
+    check = \"none\"\nsource-pool = [\"10.97.1.151\", \"10.97.1.152\"]\n\
+    servers = { r1 = \"10.97.1.11:9\", r2 = \"10.97.1.12:9\" }\n\
     [service.translated]\nlisten = \"10.97.0.100:81/tcp\"\nforward = \"nat\"\nscheduler = \"rr\"\n\
     check = \"none\"\nservers = { r1 = \"10.97.1.11:7\", r2 = \"10.97.1.12:7\" }\n\
     [service.direct]\nlisten = \"10.97.0.100:7/tcp\"\nscheduler = \"lc\"\n\
@@ -98,14 +101,22 @@ fn hosts() -> Net {
         net.lab.ip(host, &format!("rule add from {own} table 100")).unwrap();
         echo(&net, host, 7, 0);
         echo(&net, host, 8, 28);
+        echo(&net, host, 9, 0);
     }
     net
+}
+
+/// Whom a server's connections are with.
+fn peers(net: &Net, host: &str) -> String {
+    let mut command = std::process::Command::new("ss");
+    command.args(["-Htn", "state", "established"]).stdout(std::process::Stdio::piped());
+    super::text(&net.lab.spawn(host, command).unwrap().wait_with_output().unwrap().stdout)
 }
 
 fn both_on(net: &Net, node: &str) -> bool {
     let status = net.status("wit1");
     status["vips"].as_array().unwrap().iter().all(|v| v["node"] == node)
-        && status["vips"].as_array().unwrap().len() == 3
+        && status["vips"].as_array().unwrap().len() == 5
 }
 
 fn state_of(net: &Net, node: &str) -> String {
@@ -131,7 +142,14 @@ fn a_director_dies_and_comes_back_and_no_connection_is_lost() {
     // Their servers live in the client's subnet and know of no director.
     streams.extend(open(&net, "10.97.0.101:82"));
     streams.extend(open(&net, "10.97.0.101:83"));
-    assert_eq!(answering(&mut streams, 1), 4 * EACH);
+    // In the servers' own network there are sources for them, which go where the VIP goes.
+    streams.extend(open(&net, "10.97.0.101:84"));
+    assert_eq!(answering(&mut streams, 1), 5 * EACH);
+    for (host, source) in [("r1", "10.97.1.151:"), ("r2", "10.97.1.152:")] {
+        assert!(peers(&net, host).contains(source), "{host} sees {source}");
+    }
+    let told = net.fails("wit1", &["move", "10.97.1.151", "--to", "lb2"], 2);
+    assert!(told.contains("10.97.1.151 goes where 10.97.0.101 goes"), "{told}");
 
     let metrics = net.ok("lb1", &["metrics"]);
     for line in [
@@ -145,7 +163,7 @@ fn a_director_dies_and_comes_back_and_no_connection_is_lost() {
 
     nines_lab::kill(net.agents.get_mut("lb1").unwrap());
     net.until("lb2 took over", |n| both_on(n, "lb2"));
-    assert_eq!(answering(&mut streams, 2), 4 * EACH, "lb1 died");
+    assert_eq!(answering(&mut streams, 2), 5 * EACH, "lb1 died");
 
     // What lb1 knew is as good as gone: a reboot.
     net.forget_kernel("lb1");
@@ -155,5 +173,5 @@ fn a_director_dies_and_comes_back_and_no_connection_is_lost() {
     net.ok("wit1", &["move", "inner", "--to", "lb1"]);
     net.ok("wit1", &["move", "own", "--to", "lb1"]);
     net.until("lb1 serves again", |n| both_on(n, "lb1"));
-    assert_eq!(answering(&mut streams, 3), 4 * EACH, "failback");
+    assert_eq!(answering(&mut streams, 3), 5 * EACH, "failback");
 }

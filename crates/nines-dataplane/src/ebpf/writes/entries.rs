@@ -3,8 +3,8 @@
 use nines_abi::{
     self as abi, Addr, FORWARD_DR, FORWARD_FULL_NAT, FORWARD_GRE, FORWARD_GUE, FORWARD_IPIP,
     FORWARD_LOCAL, FORWARD_NAT, POOL_MAX, SERVICE_COOKIES, SERVICE_FALLBACK, SERVICE_LIVE,
-    SERVICE_ONE_PACKET, SERVICE_PORT, SERVICE_QUIC, SERVICE_RATE, SERVICE_SIP, SERVICE_SOURCES,
-    Server, Service, ServiceKey,
+    SERVICE_ONE_PACKET, SERVICE_POOL, SERVICE_PORT, SERVICE_QUIC, SERVICE_RATE, SERVICE_SIP,
+    SERVICE_SOURCES, Server, Service, ServiceKey,
 };
 use nines_model::{Forward, Proto, Scheduler, TableService, Traffic, TunnelChecksum, TunnelKind};
 
@@ -53,6 +53,7 @@ pub(super) fn service_of(key: ServiceKey, wanted: &TableService) -> Service {
         (SERVICE_RATE, wanted.rate.is_some()),
         (SERVICE_COOKIES, wanted.cookies.is_some()),
         (SERVICE_QUIC, quic_bytes != 0),
+        (SERVICE_POOL, !wanted.pool.is_empty()),
     ] {
         flags |= if set { flag } else { 0 };
     }

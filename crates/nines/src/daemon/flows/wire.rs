@@ -170,9 +170,9 @@ impl Flow {
         let (client, asked) =
             (unpack(&self.client, self.client_port)?, unpack(&self.asked, self.asked_port)?);
         let state = u8::try_from(self.state).ok().filter(|s| *s < 16)?;
-        let own_addr = match self.own_addr.is_empty() {
-            true => None,
-            false => Some(unpack(&self.own_addr, 0)?.ip()),
+        let own_addr = match self.own_addr[..] {
+            [] => None,
+            ref addr => Some(unpack(addr, 0)?.ip()),
         };
         (client.is_ipv4() == asked.is_ipv4()).then_some(SharedFlow {
             client,
