@@ -1,9 +1,13 @@
 //! Services by mark, where netfilter marks: its hooks come after nines' own.
 
-use std::process::{Command, Stdio};
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    process::{Command, Stdio},
+};
 
 use super::{
-    Net, can_run,
+    Net, PATIENCE, can_run,
     ipvsadm::ipvsadm,
     packets::{get, routed},
     text,
@@ -102,6 +106,49 @@ fn what_netfilter_marks_finds_its_service() {
     let left = net.lab.within("lb1", nines_dataplane::address::interfaces).unwrap().unwrap();
     assert!(!left.iter().any(|i| i.name.starts_with("nines-")), "{left:?}");
     assert_eq!(get(&net, "client", "10.97.0.100:80").as_deref(), Some("lb1"));
+}
+
+/// A cache in front of what clients ask: without it they get what they asked for, and keep it.
+#[test]
+fn without_a_cache_packets_go_their_own_way() {
+    if !can_run() {
+        return;
+    }
+    let mut net = routed();
+    net.web("r1", "[::]:8080");
+    net.web("r2", "[::]:8080");
+    net.lab.ip("client", "route add 10.97.1.0/24 via 10.97.0.2").unwrap();
+    let file = net.write(
+        "cache.nft",
+        "table ip cache {\nchain marks {\ntype filter hook prerouting priority mangle\n\
+         ip saddr 10.97.0.0/24 tcp dport 8080 meta mark set 9\n}\n}\n",
+    );
+    let mut nft = Command::new("nft");
+    nft.args(["-f", &file]);
+    assert!(net.lab.spawn("lb1", nft).unwrap().wait().unwrap().success());
+    net.set("lb1", "net/ipv4/ip_forward", "1");
+    let origin = "10.97.1.12:8080";
+    assert_eq!(get(&net, "client", origin).as_deref(), Some("r2"));
+    ipvsadm(&net, "lb1", "-A -f 9 -s rr");
+    ipvsadm(&net, "lb1", "-a -f 9 -r 10.97.1.11:8080 -m");
+    net.until("the cache answers", |n| get(n, "client", origin).as_deref() == Some("r1"));
+    // What ldirectord's `fallback` does when the last cache is dead.
+    ipvsadm(&net, "lb1", "-a -f 9 -r 127.0.0.1:0 -g");
+    ipvsadm(&net, "lb1", "-d -f 9 -r 10.97.1.11:8080");
+    assert!(ipvsadm(&net, "lb1", "-Ln").contains("Local"));
+    let ask = |stream: &mut TcpStream| {
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        let mut answer = [0; 1_024];
+        let n = stream.read(&mut answer).unwrap();
+        text(&answer[..n]).trim_end().lines().last().unwrap_or_default().to_owned()
+    };
+    let mut kept = net.lab.within("client", || TcpStream::connect(origin)).unwrap().unwrap();
+    kept.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert_eq!(ask(&mut kept), "r2");
+    ipvsadm(&net, "lb1", "-a -f 9 -r 10.97.1.11:8080 -m");
+    ipvsadm(&net, "lb1", "-e -f 9 -r 127.0.0.1:0 -g -w 0");
+    net.until("the cache answers again", |n| get(n, "client", origin).as_deref() == Some("r1"));
+    assert_eq!(ask(&mut kept), "r2", "what had begun goes on");
 }
 
 /// A namespace that ended leaves pins, and its number goes to another one.
