@@ -441,7 +441,7 @@ pub fn keep_full(packet: &mut Packet, number: impl FnOnce(&Packet) -> u32) -> Ve
 #[inline(always)]
 pub fn arrived(packet: &Packet, slot: u32, server: &Server) {
     count(slot, server.service, packet.bytes, false);
-    fragments::note(packet, slot, server.generation, None);
+    fragments::note(packet, slot, server, None);
 }
 
 #[inline(always)]

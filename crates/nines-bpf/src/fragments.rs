@@ -4,7 +4,8 @@
 //! its first one goes up the stack, as those of packets that are nobody's.
 
 use nines_abi::{
-    Fragment, FragmentKey, Packet, Via, DROP_GUARD, FRAGMENT_FIRST, FRAGMENT_UNITS, PROGRAM_FULL,
+    Fragment, FragmentKey, Packet, Server, Via, DROP_GUARD, FRAGMENT_FIRST, FRAGMENT_UNITS,
+    PROGRAM_FULL,
 };
 
 use crate::{
@@ -25,17 +26,21 @@ fn key(packet: &Packet) -> FragmentKey {
 
 /// A packet goes to (or, `reply`, comes from) the server in this slot.
 #[inline(always)]
-pub fn note(packet: &Packet, slot: u32, generation: u32, reply: Option<&Via>) {
+pub fn note(packet: &Packet, slot: u32, server: &Server, reply: Option<&Via>) {
     if packet.fragment == FRAGMENT_FIRST {
-        remember(packet, slot, generation, reply);
+        remember(packet, slot, server, reply);
     }
 }
 
 #[inline(always)]
-fn remember(packet: &Packet, server: u32, generation: u32, reply: Option<&Via>) {
-    let via = reply.copied().unwrap_or(Via { addr: packet.dst[3], port: packet.dport, source: 0 });
-    let reply = reply.is_some() as u32;
-    let of = Fragment { server, generation, clock: packet.clock, reply, via };
+fn remember(packet: &Packet, slot: u32, server: &Server, reply: Option<&Via>) {
+    let via = match reply {
+        Some(via) => *via,
+        None if full::is(server) => packet.via,
+        None => Via { addr: packet.dst[3], port: packet.dport, source: 0 },
+    };
+    let (reply, generation) = (reply.is_some() as u32, server.generation);
+    let of = Fragment { server: slot, generation, clock: packet.clock, reply, via };
     // Without room its other fragments are nobody's.
     let _ = FRAGMENTS.insert(key(packet), of, 0);
 }

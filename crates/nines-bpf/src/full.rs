@@ -94,7 +94,6 @@ fn source_for(packet: &Packet) -> Option<u16> {
             unsafe { notes.write_volatile([here | 1 << place, count + 1]) };
         }
     }
-    // Bits that the flow's place in its table is not taken from.
     let [here, count] = unsafe { notes.read_volatile() };
     let mut left = (packet.hash >> 32 & 0xffff) * count >> 16;
     for place in 0..POOL_MAX as u32 {
@@ -123,6 +122,19 @@ fn trouble(server: &Server, via: &Via, now: u64) -> u32 {
         Some(_) => ELSEWHERE,
     }
 }
+/// Whether the VIP of a flow is elsewhere; an answer to a source of the pool does not say it.
+#[inline(never)]
+fn may_not_answer(via: &Via, server: u32, now: u64) -> u32 {
+    let Some((tail, seen)) = flows::client_of(via.addr, via.name(), server) else {
+        return 0;
+    };
+    let Some(flow) = flows::key_of(tail, &seen) else {
+        return 0;
+    };
+    let [low, high] = halves(flow.dst);
+    places::silent(low, high, now, 0) as u32
+}
+
 const GONE: u32 = 1;
 const ELSEWHERE: u32 = 2;
 
@@ -386,6 +398,9 @@ pub fn answer(packet: &mut Packet, tail: *mut Tail, seen: &Seen, counts: bool) -
     let Some(via) = flows::via(tail, seen) else {
         return Verdict::Pass;
     };
+    if via.source != 0 && may_not_answer(&via, seen.server, packet.read.now) != 0 {
+        return Verdict::Drop(DROP_GUARD);
+    }
     belongs(packet, seen, via, 1);
     if packet.kind != ERROR {
         let state = states::next(packet, states::ANSWER, state_of(seen.word));

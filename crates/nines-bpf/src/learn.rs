@@ -5,7 +5,7 @@
 
 use nines_abi::{
     call_of, clock_of, seen_of, state_of, Entry, Template, TemplateKey, FORWARD_NAT, LEARN_MAX,
-    WORDS_PROXY, WORD_FULL, WORD_REPLY,
+    SERVICE_SIP, WORDS_PROXY, WORD_FULL, WORD_REPLY,
 };
 
 use crate::{
@@ -99,13 +99,14 @@ fn remember_client(entry: &Entry, service: u32, seen: u32) -> u32 {
     let Some(of) = SERVICES.get(service) else {
         return 0;
     };
-    if of.persist == 0 {
+    // A flow does not say of which call it is.
+    let told = state_of(entry.tail.word) == 0;
+    if of.persist == 0 || !told && of.flags & SERVICE_SIP != 0 {
         return 0;
     }
     let (a, m) = (&entry.key.src, &of.mask);
     let client = [a[0] & m[0], a[1] & m[1], a[2] & m[2], a[3] & m[3]];
-    // A flow does not say of which call it is.
-    let call = if state_of(entry.tail.word) == 0 { call_of(&entry.via) } else { 0 };
+    let call = if told { call_of(&entry.via) } else { 0 };
     let key = TemplateKey { client, service, call, pad: 0 };
     if let Some(known) = unsafe { TEMPLATES.get(&key) } {
         let generation = SERVERS.get(known.server).map_or(0, |server| server.generation);

@@ -182,7 +182,7 @@ pub fn reply(packet: &mut Packet, tail: *mut Tail, seen: &Seen, now: u64, counts
 #[inline(always)]
 pub fn count_answer(packet: &Packet, server: &Server, via: &Via) {
     count(packet.chosen, server.service, packet.bytes, true);
-    fragments::note(packet, packet.chosen, server.generation, Some(via));
+    fragments::note(packet, packet.chosen, server, Some(via));
 }
 
 /// A packet that both entries must know, of either side. Another program sends it.

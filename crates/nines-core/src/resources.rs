@@ -123,7 +123,13 @@ impl Vip {
             self.told_release = Time(0);
         }
         let deadline = self.renewals.deadline(voters);
-        if deadline > self.guard && deadline > now {
+        if self.phase == Phase::Off && now < self.unable_until {
+            // Without its address nothing may be sent from it either.
+            if self.guard != Time(0) {
+                self.guard = Time(0);
+                todo.push(Do::Guard(Time(0)));
+            }
+        } else if deadline > self.guard && deadline > now {
             self.guard = deadline;
             todo.push(Do::Guard(deadline));
         }
@@ -278,7 +284,11 @@ mod tests {
         vip.step(T, Want::Hold(7), &[1, 2]);
         vip.began(true, 1);
         vip.performed(T, 1, false);
-        assert_eq!(vip.step(T.plus(Millis(1)), Want::Hold(7), &[1, 2]), []);
-        assert_eq!(vip.step(T.plus(Millis(30_000)), Want::Hold(7), &[1, 2]), [Do::Up]);
+        let step = |vip: &mut Vip, ms| vip.step(T.plus(Millis(ms)), Want::Hold(7), &[1, 2]);
+        // What is not there speaks for nobody.
+        assert_eq!(step(&mut vip, 1), [Do::Guard(Time(0))]);
+        assert_eq!(step(&mut vip, 2), []);
+        let again = step(&mut vip, 30_000);
+        assert!(matches!(again[..], [Do::Guard(until), Do::Up] if until > T), "{again:?}");
     }
 }

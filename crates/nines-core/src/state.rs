@@ -205,7 +205,8 @@ impl State {
                 *holding = Holding::Releasing { node, token, to: String::new() };
             }
         }
-        self.wishes.retain(|vip, _| spec.vips.contains_key(vip));
+        // One that goes with another has no wishes of its own.
+        self.wishes.retain(|vip, _| spec.vips.get(vip).is_some_and(|v| v.with.is_none()));
         self.drains.retain(|(service, server), _| {
             spec.services.get(service).is_some_and(|s| s.servers.contains_key(server))
         });

@@ -17,7 +17,7 @@ use netlink_packet_route::{
     AddressFamily, IpProtocol, RouteNetlinkMessage,
     link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
     route::{RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType},
-    rule::{RuleAction, RuleAttribute, RuleMessage},
+    rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage},
 };
 use nines_abi::DETOUR_MAC;
 use nines_model::{ForwardingTable, Traffic};
@@ -63,11 +63,33 @@ fn failed(what: &str, e: &std::io::Error) -> Error {
     address::privileged(format!("cannot {what} for services by mark"), e)
 }
 
-/// Makes the devices; whether they were not there.
+/// Makes the devices, or what of them is missing; whether they were not there.
 pub fn build() -> Result<bool> {
-    if exists()? {
-        return Ok(false);
+    let new = !exists()?;
+    if new {
+        make()?;
     }
+    // What is for this host after all comes from clients, who are not behind this device: loose,
+    // which is also more than strict everywhere, but wants any address there
+    // (net/ipv4/fib_frontend.c).
+    sysctl::write(&format!("net/ipv4/conf/{INNER}/rp_filter"), "2")?;
+    let all = address::interfaces()?;
+    if let Some(inner) = all.iter().find(|i| i.name == INNER) {
+        address::add(inner.index, ADDRESS.into(), 32)?;
+    }
+    for name in [OUTER, INNER] {
+        // No IPv6 address of its own, so it never speaks. Where there is no IPv6 there is no setting.
+        let _ = sysctl::write(&format!("net/ipv6/conf/{name}/addr_gen_mode"), "1");
+        let mut up = LinkMessage::default();
+        up.header.flags = LinkFlags::Up;
+        up.header.change_mask = LinkFlags::Up;
+        up.attributes = vec![LinkAttribute::IfName(name.into())];
+        request(RouteNetlinkMessage::SetLink(up), 0).map_err(|e| failed("start a device", &e))?;
+    }
+    Ok(new)
+}
+
+fn make() -> Result<()> {
     let end = |name: &str| {
         let mut link = LinkMessage::default();
         link.header.flags = LinkFlags::Noarp;
@@ -86,24 +108,8 @@ pub fn build() -> Result<bool> {
         LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(end(INNER)))),
     ]));
     request(RouteNetlinkMessage::NewLink(pair), NLM_F_CREATE | NLM_F_EXCL)
-        .map_err(|e| failed("make a pair of devices", &e))?;
-    // What is for this host after all comes from clients, who are not behind this device: loose,
-    // which is also more than strict everywhere, but wants any address there (net/ipv4/fib_frontend.c).
-    sysctl::write(&format!("net/ipv4/conf/{INNER}/rp_filter"), "2")?;
-    let all = address::interfaces()?;
-    if let Some(inner) = all.iter().find(|i| i.name == INNER) {
-        address::add(inner.index, ADDRESS.into(), 32)?;
-    }
-    for name in [OUTER, INNER] {
-        // No IPv6 address of its own, so it never speaks. Where there is no IPv6 there is no setting.
-        let _ = sysctl::write(&format!("net/ipv6/conf/{name}/addr_gen_mode"), "1");
-        let mut up = LinkMessage::default();
-        up.header.flags = LinkFlags::Up;
-        up.header.change_mask = LinkFlags::Up;
-        up.attributes = vec![LinkAttribute::IfName(name.into())];
-        request(RouteNetlinkMessage::SetLink(up), 0).map_err(|e| failed("start a device", &e))?;
-    }
-    Ok(true)
+        .map(drop)
+        .map_err(|e| failed("make a pair of devices", &e))
 }
 
 fn exists() -> Result<bool> {
@@ -113,19 +119,17 @@ fn exists() -> Result<bool> {
 /// Leads packets with exactly these marks through the devices; without any, takes all away.
 /// [`build`] was called before, and the programs are on [`INNER`].
 pub fn lead(marks: &Marks) -> Result<()> {
-    if marks.is_empty() && !exists()? {
-        return Ok(());
-    }
     for v6 in [false, true] {
-        let of = marks.iter().filter(|(_, six)| *six == v6).map(|(mark, _)| *mark).collect();
-        if v6 && marks.is_empty() && !std::path::Path::new("/proc/sys/net/ipv6").exists() {
+        let of: BTreeSet<u32> =
+            marks.iter().filter(|(_, six)| *six == v6).map(|(mark, _)| *mark).collect();
+        if v6 && of.is_empty() && !std::path::Path::new("/proc/sys/net/ipv6").exists() {
             continue;
         }
         lead_family(v6, &of).map_err(|e| {
             failed("set the rules", &e).next("ip rule; the kernel needs CONFIG_IP_MULTIPLE_TABLES")
         })?;
     }
-    if marks.is_empty() {
+    if marks.is_empty() && exists()? {
         let mut gone = LinkMessage::default();
         gone.attributes = vec![LinkAttribute::IfName(OUTER.into())];
         request(RouteNetlinkMessage::DelLink(gone), 0)
@@ -141,8 +145,12 @@ fn lead_family(v6: bool, marks: &BTreeSet<u32>) -> std::io::Result<()> {
     if !marks.is_empty() {
         route(v6)?;
         wanted.push(rule(v6, LOCAL, RuleAction::ToTable, &[RuleAttribute::Table(255)]));
-        let skip = [RuleAttribute::Iifname(INNER.into()), RuleAttribute::Goto(LOCAL)];
-        wanted.push(rule(v6, MARKED, RuleAction::Goto, &skip));
+        // What comes in by it goes on; and this host's own packets, some of which have a mark given
+        // back to them (CONNMARK), are no client's.
+        for skipped in [INNER, "lo"] {
+            let skip = [RuleAttribute::Iifname(skipped.into()), RuleAttribute::Goto(LOCAL)];
+            wanted.push(rule(v6, MARKED, RuleAction::Goto, &skip));
+        }
         for mark in marks {
             for protocol in PROTOCOLS {
                 let of = [
@@ -165,7 +173,8 @@ fn lead_family(v6: bool, marks: &BTreeSet<u32>) -> std::io::Result<()> {
     // Local addresses are never without their rule: the other one is there by now.
     let kernels = have.iter().find(|told| is_local(told) && priority(told) == 0);
     if marks.is_empty() {
-        if kernels.is_none() && !have.iter().any(|told| is_local(told) && !ours(&told)) {
+        let moved = have.iter().any(|told| is_local(told) && ours(&told));
+        if moved && !have.iter().any(|told| is_local(told) && !ours(&told)) {
             let mut local = rule(v6, 0, RuleAction::ToTable, &[RuleAttribute::Table(255)]);
             local.attributes.retain(|word| *word != RuleAttribute::Protocol(OURS));
             local.attributes.push(RuleAttribute::Protocol(RouteProtocol::Kernel));
@@ -214,17 +223,23 @@ fn priority(rule: &RuleMessage) -> u32 {
     rule.attributes.iter().find_map(of).unwrap_or(0)
 }
 
-/// The rule that sends all packets to the table of local addresses.
+/// A rule that sends all packets to the table of local addresses: it has no word that leaves any out.
 fn is_local(rule: &RuleMessage) -> bool {
-    let narrows = |word: &RuleAttribute| {
+    let head = &rule.header;
+    let plain = |word: &RuleAttribute| {
         matches!(
             word,
-            RuleAttribute::FwMark(_) | RuleAttribute::Iifname(_) | RuleAttribute::L3MDev(_)
+            RuleAttribute::Table(_)
+                | RuleAttribute::Priority(_)
+                | RuleAttribute::Protocol(_)
+                | RuleAttribute::SuppressPrefixLen(u32::MAX)
         )
     };
-    rule.header.table == TABLE_LOCAL
-        && rule.header.action == RuleAction::ToTable
-        && !rule.attributes.iter().any(narrows)
+    head.table == TABLE_LOCAL
+        && head.action == RuleAction::ToTable
+        && (head.src_len, head.dst_len, head.tos) == (0, 0, 0)
+        && !head.flags.contains(RuleFlags::Invert)
+        && rule.attributes.iter().all(plain)
 }
 
 /// Everything into the one end.

@@ -75,8 +75,15 @@ fn own_directory() -> Result<PathBuf> {
     if own.exists() && !whose.exists() {
         let entries = fs::read_dir(&own).into_iter().flatten().flatten();
         if entries.into_iter().any(|e| e.file_name().to_string_lossy().starts_with(WHOSE)) {
-            fs::remove_dir_all(&own)
-                .map_err(|e| address::privileged(format!("cannot clear {}", own.display()), &e))?;
+            // Aside first: whoever looks at the same time finds it or does not, and never half of it.
+            let aside = own.with_file_name(format!("{}-gone-{}", netns.ino(), std::process::id()));
+            match fs::rename(&own, &aside).and_then(|()| fs::remove_dir_all(&aside)) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    let what = format!("cannot clear {}", own.display());
+                    return Err(address::privileged(what, &e));
+                }
+                _ => {}
+            }
         } else {
             // Who may not write there reads only.
             let _ = fs::create_dir(&whose);
@@ -144,6 +151,8 @@ pub struct EbpfPlane {
     wanted: BTreeSet<String>,
     /// Every interface with an address must.
     everywhere: bool,
+    /// Rules for marked packets may be there.
+    led: bool,
 }
 
 /// Opens the tables of this namespace and loads the programs. The guard is apart because another
@@ -190,6 +199,7 @@ pub fn open(object: &[u8], hooks: Hooks, sizes: Sizes) -> Result<(EbpfPlane, Ebp
         covered: None,
         wanted: BTreeSet::new(),
         everywhere: false,
+        led: true,
     };
     Ok((plane, guard))
 }
@@ -346,7 +356,11 @@ impl DataPlane for EbpfPlane {
         self.tables.apply(table)?;
         self.cover_peers(&table.director_macs)?;
         self.attach_all()?;
-        detour::lead(&marks)?;
+        // An earlier process may have left one.
+        if !marks.is_empty() || self.led {
+            detour::lead(&marks)?;
+            self.led = !marks.is_empty();
+        }
         self.take_over_from_other_layouts();
         if self.tables.installed().settings.flags & nines_abi::SETTING_NAT != 0 {
             answers_pass()?;

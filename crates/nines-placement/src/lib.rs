@@ -89,21 +89,17 @@ pub fn plan(spec: &Spec, observed: &Observed) -> Plan {
     let follow = spec.vips.keys().filter(|vip| !leads(vip));
     for vip in spec.vips.keys().filter(leads).chain(follow) {
         let held = observed.vips.get(vip);
-        let goal = spec.vips[vip].with.and_then(|with| goals.get(&with).copied());
-        let goal = goal.filter(|node| refusal(spec, observed, *vip, node).is_none());
-        let step = match held {
-            None => give(spec, observed, &load, *vip, None, goal),
-            Some(Held::Releasing(from, to)) if !alive(observed, from) => {
-                give(spec, observed, &load, *vip, Some((from, Some(to))), goal)
+        let step = match (spec.vips[vip].with, held) {
+            (Some(with), _) => follow_to(spec, observed, *vip, with, goals.get(&with).copied()),
+            (_, None) => give(spec, observed, &load, *vip, None),
+            (_, Some(Held::Releasing(from, to))) if !alive(observed, from) => {
+                give(spec, observed, &load, *vip, Some((from, Some(to))))
             }
-            Some(Held::Releasing(..)) => None,
-            Some(Held::By(node)) if !alive(observed, node) => {
-                give(spec, observed, &load, *vip, Some((node, None)), goal)
+            (_, Some(Held::Releasing(..))) => None,
+            (_, Some(Held::By(node))) if !alive(observed, node) => {
+                give(spec, observed, &load, *vip, Some((node, None)))
             }
-            Some(Held::By(node)) => match goal.filter(|goal| goal != node) {
-                Some(goal) => join(spec, observed, *vip, node, goal),
-                None => leave(spec, observed, &load, *vip, node),
-            },
+            (_, Some(Held::By(node))) => leave(spec, observed, &load, *vip, node),
         };
         let there = match (&step, held) {
             (Some((Step::Give(_, to) | Step::Move(_, _, to), _)), _) => Some(to),
@@ -121,20 +117,38 @@ pub fn plan(spec: &Spec, observed: &Observed) -> Plan {
     plan
 }
 
-/// A VIP whose holder lives goes where the one is that it goes with.
-fn join(
+/// One that goes with another goes nowhere else: there nobody has use for it, and where it could not
+/// start it is tried again.
+fn follow_to(
     spec: &Spec,
     observed: &Observed,
     vip: IpAddr,
-    node: &str,
-    goal: &str,
+    with: IpAddr,
+    goal: Option<&str>,
 ) -> Option<(Step, String)> {
-    let fit = refusal(spec, observed, vip, node).is_none();
-    if fit && is_behind(observed, goal, node) {
-        return None;
+    let fit = goal.filter(|goal| refusal(spec, observed, vip, goal).is_none());
+    let living = match observed.vips.get(&vip) {
+        Some(Held::Releasing(from, _)) if alive(observed, from) => return None,
+        Some(Held::By(node)) if alive(observed, node) => Some(node),
+        _ => None,
+    };
+    match (living, fit, goal) {
+        (Some(node), Some(goal), _) if goal != node => {
+            let stays = must_leave(spec, observed, vip, node).is_none();
+            let waits = stays && is_behind(observed, goal, node);
+            let step = Step::Move(vip, node.clone(), goal.to_owned());
+            (!waits).then(|| (step, format!("{with} is on {goal}")))
+        }
+        (Some(_), ..) => None,
+        (None, Some(goal), _) => {
+            Some((Step::Give(vip, goal.to_owned()), format!("{with} is on {goal}")))
+        }
+        (None, None, Some(goal)) => {
+            let why = refusal(spec, observed, vip, goal).unwrap_or("cannot");
+            Some((Step::Blocked(vip), format!("{with} is on {goal}, which {why}")))
+        }
+        (None, None, None) => Some((Step::Blocked(vip), format!("nobody holds {with}"))),
     }
-    let with = spec.vips[&vip].with?;
-    Some((Step::Move(vip, node.to_owned(), goal.to_owned()), format!("{with} is on {goal}")))
 }
 
 fn alive(observed: &Observed, node: &str) -> bool {
@@ -172,6 +186,12 @@ fn refusal(spec: &Spec, observed: &Observed, vip: IpAddr, node: &str) -> Option<
     }
 }
 
+/// Why a VIP cannot stay on a node that lives. Not being ready for a moment (a table is being
+/// applied) is no reason.
+fn must_leave(spec: &Spec, observed: &Observed, vip: IpAddr, node: &str) -> Option<&'static str> {
+    refusal(spec, observed, vip, node).filter(|why| *why != "is not ready")
+}
+
 fn best<'a>(
     spec: &'a Spec,
     observed: &Observed,
@@ -205,7 +225,6 @@ fn give(
     load: &BTreeMap<&str, usize>,
     vip: IpAddr,
     silent: Option<(&str, Option<&String>)>,
-    goal: Option<&str>,
 ) -> Option<(Step, String)> {
     let before = silent.map(|(node, _)| node);
     let meant = silent
@@ -216,8 +235,7 @@ fn give(
         Some(node) => format!("{node} is silent"),
         None => "nobody holds it".to_owned(),
     };
-    let goal = goal.filter(|goal| Some(*goal) != before);
-    match goal.or(meant).or_else(|| best(spec, observed, load, vip, before)) {
+    match meant.or_else(|| best(spec, observed, load, vip, before)) {
         Some(to) => Some((Step::Give(vip, to.to_owned()), why)),
         None => {
             let others = refusals(spec, observed, vip, before);
@@ -234,18 +252,16 @@ fn leave(
     vip: IpAddr,
     node: &str,
 ) -> Option<(Step, String)> {
-    let follows = spec.vips[&vip].with.is_some();
-    let wish = observed.wishes.get(&vip).filter(|w| w.as_str() != node && !follows);
+    let wish = observed.wishes.get(&vip).filter(|w| w.as_str() != node);
     if let Some(to) = wish.filter(|w| refusal(spec, observed, vip, w).is_none()) {
-        if is_behind(observed, to, node) && refusal(spec, observed, vip, node).is_none() {
+        if is_behind(observed, to, node) && must_leave(spec, observed, vip, node).is_none() {
             let why = format!("{to} has not got all connections of {node} yet");
             return Some((Step::Blocked(vip), why));
         }
         let step = Step::Move(vip, node.to_owned(), to.clone());
         return Some((step, "an operator asked for it".to_owned()));
     }
-    // Not being ready for a moment (a table is being applied) is no reason to leave.
-    let why = refusal(spec, observed, vip, node).filter(|why| *why != "is not ready")?;
+    let why = must_leave(spec, observed, vip, node)?;
     let why = format!("{node} {why}");
     match best(spec, observed, load, vip, Some(node)) {
         Some(to) => Some((Step::Move(vip, node.to_owned(), to.to_owned()), why)),
@@ -273,6 +289,9 @@ pub fn check(spec: &Spec, observed: &Observed, plan: &Plan) -> Result<(), String
         let led = spec.vips.get(vip).and_then(|v| v.with).and_then(|w| place(observed, plan, w));
         match step {
             Step::Give(_, to) if !fit(to) => return Err(format!("rule 3: {to} is not fit")),
+            Step::Give(_, to) if spec.vips[vip].with.is_some() && led != Some(to) => {
+                return Err(format!("rule 6: {vip} is given to {to}, what it goes with is not"));
+            }
             Step::Give(..) if holder.is_some_and(|n| lives(n)) => {
                 return Err(format!("rule 4: {vip} is taken from a living node"));
             }
@@ -280,7 +299,10 @@ pub fn check(spec: &Spec, observed: &Observed, plan: &Plan) -> Result<(), String
             Step::Move(_, from, _) if holder != Some(from) || !lives(from) => {
                 return Err(format!("rule 4: {from} cannot release {vip}"));
             }
-            Step::Move(_, from, to) if fit(from) && observed.nodes[to].behind.contains(from) => {
+            Step::Move(_, from, to)
+                if may_stay(spec, observed, *vip, from)
+                    && observed.nodes[to].behind.contains(from) =>
+            {
                 return Err(format!("rule 5: {to} has not got the flows of {from}"));
             }
             Step::Move(_, from, to) => {
@@ -295,10 +317,14 @@ pub fn check(spec: &Spec, observed: &Observed, plan: &Plan) -> Result<(), String
             }
             Step::Blocked(_) => {
                 let waits = |n: &str| {
-                    let has = |h: &String| fit(h) && observed.nodes[n].behind.contains(h);
+                    let stays = |h: &str| may_stay(spec, observed, *vip, h);
+                    let has = |h: &String| stays(h) && observed.nodes[n].behind.contains(h);
                     holder.is_some_and(has) && observed.wishes.get(vip).is_some_and(|w| w == n)
                 };
-                let could = |n: &&str| fit(n) && holder.is_none_or(|h| h != n) && !waits(n);
+                let follows = spec.vips.get(vip).is_some_and(|v| v.with.is_some());
+                let allowed = |n: &str| !follows || led.is_some_and(|led| led == n);
+                let could =
+                    |n: &&str| fit(n) && allowed(n) && holder.is_none_or(|h| h != n) && !waits(n);
                 if let Some(n) = spec.directors().find(could)
                     && !observed.wishes.get(vip).is_some_and(|w| waits(w))
                 {
@@ -324,6 +350,15 @@ pub fn check(spec: &Spec, observed: &Observed, plan: &Plan) -> Result<(), String
         }
     }
     Ok(())
+}
+
+/// Fit, but for being ready.
+fn may_stay(spec: &Spec, observed: &Observed, vip: IpAddr, node: &str) -> bool {
+    spec.nodes.get(node).is_some_and(|s| s.role == Role::Director)
+        && observed
+            .nodes
+            .get(node)
+            .is_some_and(|v| v.alive && !v.standby && !v.leaving && !v.unable.contains(&vip))
 }
 
 fn is_fit(spec: &Spec, observed: &Observed, vip: IpAddr, node: &str) -> bool {

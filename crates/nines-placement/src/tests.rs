@@ -103,7 +103,7 @@ fn a_source_goes_where_its_vip_goes() {
     let told = |observed: &Observed| told_of(&with_source(), observed);
     assert_eq!(
         told(&seen("lb1+ lb2+ lb3+", &[(101, "lb2")])),
-        ["give 10.0.0.100 to lb2: nobody holds it", "give 10.0.0.102 to lb2: nobody holds it"],
+        ["give 10.0.0.100 to lb2: nobody holds it", "give 10.0.0.102 to lb2: 10.0.0.100 is on lb2"],
         "not where there is least"
     );
     // A takeover, a standby and a move take it along at once.
@@ -113,7 +113,7 @@ fn a_source_goes_where_its_vip_goes() {
         [
             "give 10.0.0.100 to lb2: lb1 is silent",
             "give 10.0.0.101 to lb3: lb1 is silent",
-            "give 10.0.0.102 to lb2: lb1 is silent",
+            "give 10.0.0.102 to lb2: 10.0.0.100 is on lb2",
         ]
     );
     let mut wish = seen("lb1+ lb2+ lb3+", &all_on_1);
@@ -137,6 +137,19 @@ fn a_source_goes_where_its_vip_goes() {
     assert_eq!(
         told(&seen("lb1+ lb2+ lb3+", &[(100, "lb1>lb2"), (101, "lb1"), (102, "lb1")])),
         ["move 10.0.0.102 lb1>lb2: 10.0.0.100 is on lb2"]
+    );
+    // Not ready for a moment is no reason to leave connections behind.
+    assert!(
+        told(&seen("lb1+n lb2+b lb3+", &[(100, "lb2"), (101, "lb1"), (102, "lb1")])).is_empty()
+    );
+    // Where it could not start it is tried again; it goes nowhere else, and never back and forth.
+    let mut unable = seen("lb1+ lb2+ lb3+", &all_on_1);
+    unable.nodes.get_mut("lb1").unwrap().unable.insert(vip(102));
+    assert!(told(&unable).is_empty());
+    unable.vips.remove(&vip(102));
+    assert_eq!(
+        told(&unable),
+        ["blocked 10.0.0.102: 10.0.0.100 is on lb1, which failed to start it"]
     );
     let observed = seen("lb1+ lb2+", &[(100, "lb1"), (101, "lb1"), (102, "lb2")]);
     let apart = check(&with_source(), &observed, &Plan::default()).unwrap_err();

@@ -205,6 +205,16 @@ fn device_of(pin: &Path) -> Option<u32> {
     index.trim().parse().ok()
 }
 
+/// Removes a pinned link that is on another device, one that has this name no longer, or on none.
+fn forget_other(pin: &Path, interface: &str) {
+    let Ok(name) = CString::new(interface) else { return };
+    // SAFETY: a NUL-terminated string.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    if device_of(pin).is_some_and(|device| device != index) {
+        let _ = fs::remove_file(pin);
+    }
+}
+
 /// Whether the programs are on `interface` by links that stay. Filters of clsact are not looked
 /// for: putting them again is as cheap.
 pub fn is_on(pins: &Path, interface: &Interface) -> bool {
@@ -250,6 +260,7 @@ fn tc_side(ebpf: &mut Ebpf, of: Side<'_>) -> Result<String> {
         Error::new(format!("cannot attach {program} to {interface}"), why)
             .next("see whether another program holds the device: tc filter show dev; bpftool net")
     };
+    forget_other(&pin, interface);
     if pin.exists() {
         let old = PinnedLink::from_pin(&pin).map_err(|e| failed(e.to_string()))?;
         let link = SchedClassifierLink::try_from(FdLink::from(old));
@@ -309,6 +320,7 @@ fn xdp_side(ebpf: &mut Ebpf, pins: &Path, interface: &str) -> Result<()> {
     load_xdp(ebpf)?;
     let program = xdp(ebpf, "nines_xdp")?;
     let pin = pin(pins, interface, "xdp");
+    forget_other(&pin, interface);
     if pin.exists() {
         let old = PinnedLink::from_pin(&pin).map_err(|e| failed(&e))?;
         if let Ok(link) = aya::programs::xdp::XdpLink::try_from(FdLink::from(old))

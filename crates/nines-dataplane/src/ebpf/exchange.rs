@@ -163,11 +163,16 @@ impl Look {
             return;
         }
         let (key, name) = (&entry.key, (reading::traffic(&service), installed::identity(&server)));
+        let mut own_addr = None;
+        if word & WORD_FULL != 0 && entry.via.source != 0 {
+            let mut pool = reading::pool(&service);
+            // It ends with its source.
+            let Some((_, addr)) = pool.find(|(source, _)| *source == entry.via.source) else {
+                return;
+            };
+            own_addr = Some(addr);
+        }
         let server = into.server(name);
-        let full = word & WORD_FULL != 0 && entry.via.source != 0;
-        let mut pool = reading::pool(&service);
-        let own_addr = full.then(|| pool.find(|(source, _)| *source == entry.via.source)).flatten();
-        let own_addr = own_addr.map(|(_, addr)| addr);
         into.flows.push(SharedFlow {
             client: SocketAddr::new(reading::addr_of(key.src), u16::from_be(key.sport)),
             asked: SocketAddr::new(reading::addr_of(key.dst), u16::from_be(key.dport)),

@@ -1,7 +1,7 @@
 //! Packets in fragments.
 
 use nines_dataplane::DataPlane as _;
-use nines_model::{Forward, Proto, Scheduler, TunnelChecksum, TunnelKind};
+use nines_model::{Forward, ForwardingTable, Proto, Scheduler, TunnelChecksum, TunnelKind};
 
 use super::{NEXT, REDIRECT, bench, build::*, service, table, ways::*};
 
@@ -61,20 +61,28 @@ fn fragments_go_where_their_first_one_goes() {
     let Some(mut b) = bench() else { return };
     neighbours();
     let nat = Forward::Nat;
+    let ipip = tunnel(TunnelKind::Ipip, TunnelChecksum::None);
+    let gue = tunnel(TunnelKind::Gue, TunnelChecksum::Full);
     let mut id = 100;
-    for (vip, client, server, forward) in [
-        ("10.0.0.100", "10.0.0.1", "10.0.0.11:80", Forward::Dr),
-        ("10.0.0.100", "10.0.0.1", "10.0.0.11:8080", nat),
-        ("10.0.0.100", "10.0.0.1", "10.0.0.11:80", tunnel(TunnelKind::Ipip, TunnelChecksum::None)),
-        ("10.0.0.100", "10.0.0.1", "10.0.0.11:80", tunnel(TunnelKind::Gue, TunnelChecksum::Full)),
-        ("10.0.0.100", "10.0.0.1", "10.0.0.11:8080", Forward::FullNat),
-        ("[2001:db8::100]", "[2001:db8::1]", "[2001:db8::11]:8080", Forward::FullNat),
-        ("[2001:db8::100]", "[2001:db8::1]", "[2001:db8::11]:80", Forward::Dr),
-        ("[2001:db8::100]", "[2001:db8::1]", "[2001:db8::11]:8080", nat),
+    let (v4, v6) = ("10.0.0.151", "2001:db8::151");
+    for (vip, client, server, forward, source) in [
+        ("10.0.0.100", "10.0.0.1", "10.0.0.11:80", Forward::Dr, None),
+        ("10.0.0.100", "10.0.0.1", "10.0.0.11:8080", nat, None),
+        ("10.0.0.100", "10.0.0.1", "10.0.0.11:80", ipip, None),
+        ("10.0.0.100", "10.0.0.1", "10.0.0.11:80", gue, None),
+        ("10.0.0.100", "10.0.0.1", "10.0.0.11:8080", Forward::FullNat, None),
+        ("10.0.0.100", "10.0.0.1", "10.0.0.11:8080", Forward::FullNat, Some(v4)),
+        ("[2001:db8::100]", "[2001:db8::1]", "[2001:db8::11]:8080", Forward::FullNat, None),
+        ("[2001:db8::100]", "[2001:db8::1]", "[2001:db8::11]:8080", Forward::FullNat, Some(v6)),
+        ("[2001:db8::100]", "[2001:db8::1]", "[2001:db8::11]:80", Forward::Dr, None),
+        ("[2001:db8::100]", "[2001:db8::1]", "[2001:db8::11]:8080", nat, None),
     ] {
         let (to, from) = (format!("{vip}:80"), format!("{client}:4000"));
-        let pool = service(&to, Proto::Udp, Scheduler::Rr, &[(server, forward)]);
-        b.plane.apply(&table(vec![pool])).unwrap();
+        let mut all = table(vec![service(&to, Proto::Udp, Scheduler::Rr, &[(server, forward)])]);
+        let source = source.map(|source| source.parse::<std::net::IpAddr>().unwrap());
+        all.services.get_mut("s0").unwrap().pool = source.into_iter().collect();
+        b.plane.apply(&ForwardingTable::default()).unwrap();
+        b.plane.apply(&all).unwrap();
         let payload: Vec<u8> = (0..2_000u32).map(|n| n as u8).collect();
         let there = Frame { payload: payload.clone(), ..udp(&from, &to) };
         id += 10;
@@ -91,7 +99,11 @@ fn fragments_go_where_their_first_one_goes() {
             .collect();
         let dst = if forward.translates() { at(server) } else { there.dst };
         let seen = read(&whole(&arrived));
-        let src = if forward == Forward::FullNat { (there.dst.0, seen.0.1) } else { there.src };
+        let src = if forward == Forward::FullNat {
+            (source.unwrap_or(there.dst.0), seen.0.1)
+        } else {
+            there.src
+        };
         assert_eq!(seen, (src, dst, 63), "{forward} {to}");
         let other = pieces(&there.bytes(), id + 1, 800);
         assert_eq!(b.tc(&other[1]).0, NEXT, "of another packet");

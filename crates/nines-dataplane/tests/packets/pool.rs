@@ -88,6 +88,7 @@ fn servers_see_the_sources_and_clients_the_vip() {
 #[test]
 fn a_source_that_lives_elsewhere_is_not_used() {
     let Some(mut b) = bench() else { return };
+    neighbours();
     b.plane.apply(&simple(&V4)).unwrap();
     let all: Vec<(IpAddr, bool)> = V4.map(|a| (ip(a), false)).to_vec();
     b.guard.cover(&all).unwrap();
@@ -116,7 +117,22 @@ fn a_source_that_lives_elsewhere_is_not_used() {
         assert_eq!(verdict, if xdp { 1 } else { SHOT }, "xdp {xdp}");
     }
     hold(&mut b, 2, 60_000);
-    assert_eq!(seen(&b, &frame(kept, ACK), false).src, port, "it is back, and so is the flow");
+    let there = seen(&b, &frame(kept, ACK), false);
+    assert_eq!(there.src, port, "it is back, and so is the flow");
+    // The VIP leaves, the source is still here: nothing answers in the name of the VIP.
+    b.tc(&answer(&there, SYN | ACK).bytes());
+    b.tc(&frame(kept, ACK).bytes());
+    let vip = ip("10.0.0.100");
+    let all: Vec<(IpAddr, bool)> = all.into_iter().chain([(vip, false)]).collect();
+    b.guard.cover(&all).unwrap();
+    for (deadline, by_tc, by_xdp) in [(60_000, REDIRECT, None), (0, SHOT, Some(1))] {
+        b.guard.set(vip, boot_time().plus(Millis(deadline))).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        let back = answer(&there, ACK).bytes();
+        assert_eq!(b.tc(&back).0, by_tc, "{deadline} ms left");
+        let xdp = b.xdp(&back).0;
+        assert!(by_xdp.map_or(XDP_SENT.contains(&xdp), |said| said == xdp), "XDP said {xdp}");
+    }
 }
 
 #[test]
@@ -166,6 +182,13 @@ fn another_director_knows_which_source_a_flow_has() {
     let mut told: Vec<Batch> = Vec::new();
     out.changed(&mut |batch| told.push(batch)).unwrap();
     assert!(told.iter().flat_map(|b| &b.flows).all(|f| f.own_addr.is_some()));
+    // What has lost its source is told to nobody: another would take it for a flow from the VIP.
+    let kept = flows.iter().filter(|(_, there)| there.src.0 == ip(V4[0])).count();
+    b.plane.apply(&simple(&V4[..1])).unwrap();
+    let mut all: Vec<Batch> = Vec::new();
+    let buckets = out.buckets().unwrap();
+    out.some(0..buckets, &mut |batch| all.push(batch)).unwrap();
+    assert_eq!(all.iter().map(|b| b.flows.len()).sum::<usize>(), kept);
     std::thread::spawn(move || {
         let Some(mut b) = bench() else { return };
         // The same pool in other places, and one that is not there.

@@ -52,6 +52,12 @@ pub fn lead(r: &mut Reader, spec: &mut Spec, name: &str, span: &Range<usize>) {
             r.error(span.clone(), why, Some("choose an address that no service has".into()));
             continue;
         }
+        let has = |s: &crate::ServiceSpec| s.servers.values().any(|s| s.addr.ip() == source);
+        if let Some((other, _)) = spec.services.iter().find(|(_, s)| has(s)) {
+            let why = format!("{source} is a server of service {other}");
+            r.error(span.clone(), why, Some("choose an address that no machine has".into()));
+            continue;
+        }
         let Some(vip) = spec.vips.get_mut(&source) else { continue };
         match vip.with.replace(leader) {
             Some(other) if other != leader => {

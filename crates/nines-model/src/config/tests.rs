@@ -242,6 +242,7 @@ fn sources_of_a_pool_are_vips_that_go_with_theirs() {
     assert!(wrong("source-pool = [\"10.0.1.1\", \"10.0.1.1\"]\n").contains("there twice"));
     assert!(wrong("source-pool = [\"10.0.0.100\"]\n").contains("is the VIP of service web"));
     assert!(wrong("source-pool = [\"10.0.0.2\"]\n").contains("the fixed address of node lb1"));
+    assert!(wrong("source-pool = [\"10.0.1.11\"]\n").contains("is a server of service web"));
     let nine: Vec<String> = (1..10).map(|n| format!("\"10.0.1.{n}\"")).collect();
     assert!(wrong(&format!("source-pool = [{}]\n", nine.join(", "))).contains("9 sources"));
     let prefers =

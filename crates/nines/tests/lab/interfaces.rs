@@ -36,4 +36,14 @@ fn another_interface_of_the_name_gets_the_programs_and_the_vip() {
     net.until("the programs are on the servers' new interface", answers);
     net.replace("lb1", 0, "br0", "10.97.0.2/24");
     net.until("the VIP and the programs are on the clients' new interface", answers);
+    // Another one of the name while the old one lives on under another.
+    net.lab.ip("lb1", "link set eth1 down").unwrap();
+    net.lab.ip("lb1", "addr flush dev eth1").unwrap();
+    net.lab.ip("lb1", "link set eth1 name old1").unwrap();
+    let (port, switch) = ("p9-lb1", net.lab.namespace("sw"));
+    net.lab.ip("lb1", &format!("link add eth1 type veth peer name {port} netns {switch}")).unwrap();
+    net.lab.ip("sw", &format!("link set {port} master br1 up")).unwrap();
+    net.lab.ip("lb1", "link set eth1 up").unwrap();
+    net.lab.ip("lb1", "addr add 10.97.1.2/24 dev eth1").unwrap();
+    net.until("the programs are on the one that has the name", answers);
 }
