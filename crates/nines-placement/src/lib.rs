@@ -362,10 +362,7 @@ fn may_stay(spec: &Spec, observed: &Observed, vip: IpAddr, node: &str) -> bool {
 }
 
 fn is_fit(spec: &Spec, observed: &Observed, vip: IpAddr, node: &str) -> bool {
-    spec.nodes.get(node).is_some_and(|s| s.role == Role::Director)
-        && observed.nodes.get(node).is_some_and(|v| {
-            v.alive && v.ready && !v.standby && !v.leaving && !v.unable.contains(&vip)
-        })
+    may_stay(spec, observed, vip, node) && observed.nodes.get(node).is_some_and(|v| v.ready)
 }
 
 /// Where a VIP is once the plan is carried out.
