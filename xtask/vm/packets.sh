@@ -52,7 +52,7 @@ ip link set lo up
 export NINES_IPVS=here
 [ ! -e /count ] || export NINES_INSTRUCTIONS=counted
 echo "vm: Linux $(uname -r)"
-packets --test-threads=1 ${NINES_INSTRUCTIONS:+--nocapture} $(cat /only 2>/dev/null)
+packets --test-threads=2 ${NINES_INSTRUCTIONS:+--nocapture} $(cat /only 2>/dev/null)
 echo "VM-EXIT:$?"
 poweroff -f
 I
@@ -66,5 +66,5 @@ chmod +x "$root/init"
 (cd "$root" && find . | cpio -o -H newc --quiet) > "$work/initrd"
 timeout "${NINES_VM_SECONDS:-1200}" qemu-system-x86_64 "${machine[@]}" -cpu max -m 1024 -display none -no-reboot \
   -kernel "$kept/vmlinuz" -initrd "$work/initrd" -serial stdio \
-  -append "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable no_timer_check nokaslr nowatchdog init_on_alloc=0 audit=0 lsm= cryptomgr.notests=1" </dev/null | tr -d '\r' | tee "$work/out"
+  -append "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable no_timer_check nokaslr nowatchdog init_on_alloc=0 audit=0 lsm= cryptomgr.notests=1" </dev/null | stdbuf -oL tr -d '\r' | tee "$work/out"
 grep -q '^VM-EXIT:0$' "$work/out"

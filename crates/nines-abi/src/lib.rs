@@ -20,7 +20,7 @@ pub use services::*;
 
 /// Version of everything in this crate, of [`hash_of`] and of the tables that its values are places
 /// in. Raise it with any change of layout or meaning.
-pub const ABI: u32 = 11;
+pub const ABI: u32 = 12;
 
 /// An address as IPv6; IPv4 is mapped (`::ffff:a.b.c.d`, RFC 4291 section 2.5.5.2).
 pub type Addr = [u8; 16];
@@ -102,8 +102,10 @@ pub const PROGRAM_PROXY: u32 = 18;
 pub const PROGRAM_SIP: u32 = 19;
 /// New flows by full NAT that get a source from a pool.
 pub const PROGRAM_SOURCE: u32 = 20;
+/// New flows by full NAT that get a port; once for each one tried.
+pub const PROGRAM_PORT: u32 = 21;
 /// Room for them.
-pub const PROGRAMS_MAX: u32 = 21;
+pub const PROGRAMS_MAX: u32 = 22;
 
 /// [`Server::forward`]: direct routing, the packet keeps its addresses.
 pub const FORWARD_DR: u8 = 0;
@@ -376,7 +378,7 @@ pub const DROP_NAMES: [&str; DROPS as usize] = [
 ];
 
 const _: () = {
-    assert!(core::mem::size_of::<Packet>() == 168);
+    assert!(core::mem::size_of::<Packet>() == 184);
     assert!(core::mem::size_of::<SourceKey>() == 20);
     assert!(core::mem::size_of::<Guard>() == 32);
     assert!(core::mem::offset_of!(Packet, src) == 8 && core::mem::offset_of!(Packet, dst) == 24);

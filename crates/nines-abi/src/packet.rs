@@ -64,6 +64,20 @@ pub struct Packet {
     pub asked: u64,
     /// And to a service with [`crate::SERVICE_SIP`]: see [`crate::TemplateKey::call`].
     pub call: u64,
+    /// By full NAT: the search for its port.
+    pub search: Search,
+}
+
+/// Ports tried so far.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Search {
+    /// The best of them: how little the flow is worth that has it, 16 bits up, and the port.
+    pub best: u64,
+    /// The next one follows from this.
+    pub draw: u32,
+    /// How many more.
+    pub left: u32,
 }
 
 /// [`Packet::asked`]: its client may begin the flow.

@@ -8,11 +8,10 @@ use nines_abi::{
     clock_of, halves, state_of, Addr, Flow, Packet, Server, Tail, Via, DROP_DENIED, DROP_GUARD,
     DROP_MIDDLE, DROP_NO_PORT, DROP_NO_ROUTE, DROP_NO_SERVER, FORWARD_DR, FORWARD_FULL_NAT,
     FORWARD_IPIP, FORWARD_LOCAL, FORWARD_NAT, NAMED, PLACE_SERVER, PLACE_VIP, PROGRAM_ADMIT,
-    PROGRAM_CHANCE, PROGRAM_DELIVER, PROGRAM_KEEP, PROGRAM_KEEP_FULL, PROGRAM_PUT_FULL,
-    PROGRAM_REMEMBER, PROGRAM_SOURCE, PROGRAM_TELL, PROGRAM_WEIGH, SCHED_LBLC, SCHED_LBLCR,
-    SCHED_LC, SCHED_TWOS, SERVER_DOWN, SERVER_UP, SERVICE_ONE_PACKET, SERVICE_POOL, SERVICE_SIP,
-    SERVICE_SOURCES, STATE_FIN_WAIT, STATE_SYN_ACK, STATE_TIME_WAIT, UNPLACED, WORD_FULL,
-    WORD_REPLY,
+    PROGRAM_CHANCE, PROGRAM_DELIVER, PROGRAM_KEEP, PROGRAM_PUT_FULL, PROGRAM_REMEMBER,
+    PROGRAM_SOURCE, PROGRAM_TELL, PROGRAM_WEIGH, SCHED_LBLC, SCHED_LBLCR, SCHED_LC, SCHED_TWOS,
+    SERVER_DOWN, SERVER_UP, SERVICE_ONE_PACKET, SERVICE_POOL, SERVICE_SIP, SERVICE_SOURCES,
+    STATE_FIN_WAIT, STATE_SYN_ACK, STATE_TIME_WAIT, UNPLACED, WORD_FULL, WORD_REPLY,
 };
 
 use crate::{
@@ -66,8 +65,13 @@ pub fn ingress(packet: &mut Packet, counts: bool) -> Verdict {
     let now = if packet.kind <= NEIGHBOUR { clock::exact() } else { clock::recent(packet) };
     packet.clock = clock_of(now);
     let [low, high] = halves_of(&packet.dst);
-    if places::silent(low, high, now, packet.mac) && !is_advert(packet) {
-        return Verdict::Drop(DROP_GUARD);
+    let stance = places::stance(low, high, now, packet.mac);
+    if stance != 0 && !is_advert(packet) {
+        // The director has chosen this machine; here it would choose once more, perhaps another.
+        return match stance {
+            places::SERVES => Verdict::Pass,
+            _ => Verdict::Drop(DROP_GUARD),
+        };
     }
     if packet.kind == ERROR {
         return Verdict::Error;
@@ -376,7 +380,7 @@ pub fn keep(packet: &mut Packet) -> Verdict {
             return Verdict::Go(PROGRAM_SOURCE);
         }
         packet.via.source = 0;
-        return Verdict::Go(PROGRAM_KEEP_FULL);
+        return full::search(packet);
     }
     let mut new = New {
         hash,
@@ -418,7 +422,7 @@ pub fn keep_full(packet: &mut Packet, number: impl FnOnce(&Packet) -> u32) -> Ve
         now: clock,
         tells: 1,
         word: u32::from(states::first(packet, states::BOTH)),
-        via: Via { addr: 0, port: 0, source: packet.via.source },
+        via: Via { addr: 0, ..packet.via },
     };
     if server.proxy != 0 {
         // In the middle nobody can say whether its server counts a header or not.
@@ -427,7 +431,7 @@ pub fn keep_full(packet: &mut Packet, number: impl FnOnce(&Packet) -> u32) -> Ve
         }
         new.via.addr = number(packet);
     }
-    if full::begin(key(packet), server, &mut new) == 0 {
+    if !full::begin(&key(packet), server, &mut new) {
         return Verdict::Drop(DROP_NO_PORT);
     }
     let of = Of { id: packet.service, service };

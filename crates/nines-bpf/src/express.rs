@@ -19,6 +19,7 @@ use crate::{
     nat::{known_as, port_of},
     packet::{SCTP, TCP, UDP},
     rewrite::{age, Fib, ETH_LEN, FIB_SUCCESS},
+    sctp,
     tunnel::spread,
 };
 
@@ -203,7 +204,6 @@ fn translate(
     }
     // The compiler knows the bound and would leave the mask out; the verifier may have lost it.
     let l4 = data + (opaque(u64::from(packet.l4)) as u32 & L4_MAX) as usize;
-    // SCTP's checksum covers no addresses, and the loader lets no SCTP port be mapped.
     let sum_at = l4 + if packet.proto == TCP { 16 } else { 6 };
     if sum_at + 2 > end {
         return None;
@@ -228,7 +228,7 @@ fn translate(
         }
     }
     if packet.proto == SCTP {
-        return Some(());
+        return sctp_port(l4, end, packet, source, port);
     }
     by += u64::from(!old_port) + u64::from(port);
     let sum = sum_at as *mut u16;
@@ -240,6 +240,24 @@ fn translate(
             *sum = if udp && new == 0 { 0xffff } else { new };
         }
         *((l4 + if source { 0 } else { 2 }) as *mut u16) = port;
+    }
+    Some(())
+}
+
+/// The port alone; SCTP's checksum covers no address. It is there: [`crate::packet`] has read a chunk
+/// behind it, and XDP takes no fragments.
+#[inline(always)]
+fn sctp_port(l4: usize, end: usize, packet: &Packet, source: bool, port: u16) -> Option<()> {
+    if l4 + 12 > end {
+        return None;
+    }
+    let old = if source { packet.sport } else { packet.dport };
+    if old != port {
+        let sum = (l4 + 8) as *mut u32;
+        unsafe {
+            *sum = sctp::follow(packet, source, port, *sum)?;
+            *((l4 + if source { 0 } else { 2 }) as *mut u16) = port;
+        }
     }
     Some(())
 }

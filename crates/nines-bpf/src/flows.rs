@@ -51,6 +51,11 @@ fn tail_of(entry: *mut Entry) -> *mut Tail {
     unsafe { core::ptr::addr_of_mut!((*entry).tail) }
 }
 
+#[inline(always)]
+fn entry_at(tail: *mut Tail) -> *mut Entry {
+    unsafe { tail.cast::<u8>().sub(offset_of!(Entry, tail)).cast() }
+}
+
 /// Whether a place has this key. Its words are read after what was read of it before, never
 /// earlier: only so does a version that stays the same vouch for them.
 #[inline(always)]
@@ -132,6 +137,24 @@ pub fn find(key: &Flow, hash: u64) -> Option<(*mut Tail, Seen)> {
     let (entry, word) = entry_of(key, hash)?;
     let tail = tail_of(entry);
     Some((tail, read_from(tail, word)?))
+}
+
+/// The same, for programs that few packets need: the verifier forgets on return in which of its
+/// places the search ended, and walks what follows once.
+#[inline(always)]
+pub fn look_up(key: &Flow, hash: u64) -> Option<(*mut Tail, Seen)> {
+    let tail = at(place_by(key, hash))?;
+    let word = unsafe { core::ptr::read_volatile(core::ptr::addr_of!((*tail).word)) };
+    // Another processor may have replaced it since.
+    if !same(entry_at(tail), key) {
+        return None;
+    }
+    Some((tail, read_from(tail, word)?))
+}
+
+#[inline(never)]
+fn place_by(key: &Flow, hash: u64) -> u32 {
+    entry_of(key, hash).map_or(0, |(entry, _)| place_of(tail_of(entry)))
 }
 
 #[inline(always)]
@@ -216,8 +239,7 @@ pub fn at(place: u32) -> Option<*mut Tail> {
 #[inline(always)]
 pub fn key_of(tail: *mut Tail, seen: &Seen) -> Option<Flow> {
     unsafe {
-        let entry = tail.cast::<u8>().sub(offset_of!(Entry, tail)).cast::<Entry>();
-        let key = core::ptr::read_volatile(core::ptr::addr_of!((*entry).key));
+        let key = core::ptr::read_volatile(core::ptr::addr_of!((*entry_at(tail)).key));
         let after = core::ptr::read_volatile(core::ptr::addr_of!((*tail).word));
         ((seen.word ^ after) & (VERSION | WORD_LIVE) == 0).then_some(key)
     }
@@ -308,10 +330,7 @@ pub fn client_of(place: u32, name: u32, server: u32) -> Option<(*mut Tail, Seen)
 
 #[inline(always)]
 fn via_of(tail: *mut Tail) -> *const Via {
-    unsafe {
-        let entry = tail.cast::<u8>().sub(offset_of!(Entry, tail)).cast::<Entry>();
-        core::ptr::addr_of!((*entry).via)
-    }
+    unsafe { core::ptr::addr_of!((*entry_at(tail)).via) }
 }
 
 /// Whether the time of the last packet is to be written again: at most every half second, for a

@@ -71,8 +71,7 @@ pub fn follow(packet: &mut Packet, now: u64) -> Verdict {
         return Verdict::Go(PROGRAM_FULL);
     }
     let via = first.via;
-    let [low, high] = nines_abi::halves(known_as(server, &via).0);
-    if places::silent(low, high, now, 0) {
+    if places::silent(nines_abi::halves(known_as(server, &via).0), now) {
         return Verdict::Drop(DROP_GUARD);
     }
     count(first.server, server.service, packet.bytes, true);

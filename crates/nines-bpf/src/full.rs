@@ -5,10 +5,10 @@
 //! the client's, which has the port; that of the answers, which says where the client's is.
 
 use nines_abi::{
-    halves, hash_of, seen_of, source_at, state_of, Flow, Packet, Server, Tail, Via, DROP_GUARD,
-    EVICTED, FORWARD_FULL_NAT, FULL_NAT_PORTS, POOL_MAX, PROGRAM_DELIVER, PROGRAM_FULL,
-    PROGRAM_KEEP_FULL, PROGRAM_PROXY, PROGRAM_PUT_FULL, PROGRAM_TELL_FULL, STATE_ESTABLISHED,
-    WORDS_PROXY, WORD_FULL, WORD_PROXY, WORD_REPLY,
+    halves, hash_of, seen_of, source_at, state_of, Flow, Packet, Search, Server, Tail, Via,
+    DROP_GUARD, DROP_NO_PORT, EVICTED, FORWARD_FULL_NAT, FULL_NAT_PORTS, POOL_MAX, PROGRAM_DELIVER,
+    PROGRAM_FULL, PROGRAM_KEEP_FULL, PROGRAM_PORT, PROGRAM_PROXY, PROGRAM_PUT_FULL,
+    PROGRAM_TELL_FULL, STATE_ESTABLISHED, WORDS_PROXY, WORD_FULL, WORD_PROXY, WORD_REPLY,
 };
 
 use crate::{
@@ -80,7 +80,7 @@ fn in_pool(service: u32, place: u32) -> Option<[u32; 4]> {
 #[inline(always)]
 pub fn choose_source(packet: &mut Packet) -> Verdict {
     packet.via.source = source_for(packet).unwrap_or(0);
-    Verdict::Go(PROGRAM_KEEP_FULL)
+    search(packet)
 }
 
 #[inline(always)]
@@ -110,7 +110,7 @@ fn source_for(packet: &Packet) -> Option<u16> {
 #[inline(always)]
 fn has(addr: &[u32; 4], now: u64) -> bool {
     let [low, high] = halves(*addr);
-    low | high != 0 && !places::silent(low, high, now, 0)
+    low | high != 0 && !places::silent([low, high], now)
 }
 
 /// Whether packets may go on from the source they have: [`GONE`], [`ELSEWHERE`] or 0.
@@ -131,8 +131,7 @@ fn may_not_answer(via: &Via, server: u32, now: u64) -> u32 {
     let Some(flow) = flows::key_of(tail, &seen) else {
         return 0;
     };
-    let [low, high] = halves(flow.dst);
-    places::silent(low, high, now, 0) as u32
+    places::silent(halves(flow.dst), now) as u32
 }
 
 const GONE: u32 = 1;
@@ -151,67 +150,79 @@ fn answers_of(flow: &Flow, server: &Server, port: u16) -> Flow {
     answers(server, flow.dst, flow.dport, flow.proto, port)
 }
 
-/// How much the flow that has these answers is worth less than others: not established, or no
-/// more, before all; then silent for long. 0: nobody has them.
-#[inline(never)]
+/// How little the flow that has these answers is worth: not established, or no more, is less than
+/// all; then what was silent for long. [`OVER`] and more: its time is over; [`NOBODYS`]: there is none.
+#[inline(always)]
 fn in_the_way(answers: &Flow, clock: u32) -> u32 {
-    let Some((tail, seen)) = flows::find(answers, hash_of(answers)) else {
-        return 0;
+    let Some((_, seen)) = flows::look_up(answers, hash_of(answers)) else {
+        return NOBODYS;
     };
-    if flows::expired(seen.word, clock) && flows::retire(tail, seen) {
-        return 0;
-    }
     let silent = clock.wrapping_sub(seen_of(seen.word)) & 0x3fff_ffff;
     let passing = state_of(seen.word) & 7 != STATE_ESTABLISHED;
-    1 + (silent | u32::from(passing) << 30)
+    let over = flows::expired(seen.word, clock);
+    silent | u32::from(passing) << 30 | u32::from(over) << 31
 }
+const OVER: u32 = 1 << 31;
+const NOBODYS: u32 = u32::MAX;
 
-/// A port beside the source for a flow to this server, network byte order: one that is nobody's,
-/// else of those tried the one that is worth least, whose flow ends; 0: another processor has it.
-/// `flow` has the source as its destination.
-#[inline(never)]
-fn free_port(flow: &Flow, server: &Server, hash: u64, clock: u32) -> u32 {
-    const PORTS: u32 = 65_536 - FULL_NAT_PORTS as u32;
-    let mut draw = (hash >> 16) as u32;
-    let (mut least, mut theirs) = (0, 0);
-    for _ in 0..TRIES {
-        let port = (u32::from(FULL_NAT_PORTS) + draw % PORTS) as u16;
-        let worth = in_the_way(&answers_of(flow, server, port.to_be()), clock);
-        if worth == 0 {
-            return u32::from(port.to_be());
-        }
-        if worth > least {
-            (least, theirs) = (worth, port.to_be());
-        }
-        draw = draw.wrapping_mul(0x9e37_79b1).wrapping_add(0x7f4a_7c15);
-    }
-    let answers = answers_of(flow, server, theirs);
-    if let Some((tail, seen)) = flows::find(&answers, hash_of(&answers)) {
-        if !flows::retire(tail, seen) {
-            return 0;
-        }
-        count_drop(EVICTED);
-    }
-    u32::from(theirs)
-}
-
-/// A new flow: the client's entry, with a port; 0: it found no place or no port. [`put`] makes the
-/// other one.
+/// Begins to look for a port.
 #[inline(always)]
-pub fn begin(mut flow: Flow, server: &Server, new: &mut New) -> u32 {
-    let vip = flow.dst;
-    // Another copy of it would not fit the stack.
-    if !seen_as(server, &new.via, &mut flow.dst) {
-        return 0;
+pub fn search(packet: &mut Packet) -> Verdict {
+    packet.search = Search { best: 0, draw: (packet.hash >> 16) as u32, left: TRIES };
+    Verdict::Go(PROGRAM_PORT)
+}
+
+/// Tries a port beside the source for a new flow: it gets one that is nobody's, else of those tried
+/// the one that is worth least, whose flow ends. A program that calls itself: the verifier walks one
+/// try, and not all of them.
+#[inline(always)]
+pub fn choose_port(packet: &mut Packet) -> Verdict {
+    const PORTS: u32 = 65_536 - FULL_NAT_PORTS as u32;
+    let Some(server) = SERVERS.get(packet.chosen) else {
+        return Verdict::Drop(DROP_NO_PORT);
+    };
+    let mut flow = key(packet);
+    if !seen_as(server, &packet.via, &mut flow.dst) {
+        return Verdict::Drop(DROP_NO_PORT);
     }
-    let port = free_port(&flow, server, new.hash, new.now) as u16;
-    flow.dst = vip;
+    let Search { mut best, draw, left } = packet.search;
+    let port = ((u32::from(FULL_NAT_PORTS) + draw % PORTS) as u16).to_be();
+    let worth = in_the_way(&answers_of(&flow, server, port), packet.clock);
+    let this = u64::from(worth) << 16 | u64::from(port);
+    if this > best {
+        best = this;
+    }
+    if worth < OVER && left > 1 {
+        let draw = draw.wrapping_mul(0x9e37_79b1).wrapping_add(0x7f4a_7c15);
+        packet.search = Search { best, draw, left: left - 1 };
+        return Verdict::Go(PROGRAM_PORT);
+    }
+    let (worth, port) = ((best >> 16) as u32, best as u16);
+    packet.via.port = port;
+    if worth != NOBODYS {
+        let answers = answers_of(&flow, server, port);
+        if let Some((tail, seen)) = flows::look_up(&answers, hash_of(&answers)) {
+            if !flows::retire(tail, seen) {
+                // Another processor has it.
+                return Verdict::Drop(DROP_NO_PORT);
+            }
+            if worth < OVER {
+                count_drop(EVICTED);
+            }
+        }
+    }
+    Verdict::Go(PROGRAM_KEEP_FULL)
+}
+
+/// A new flow that has a port: the client's entry; false: it found no place. [`put`] makes the other
+/// one.
+#[inline(always)]
+pub fn begin(flow: &Flow, server: &Server, new: &mut New) -> bool {
     new.word |= WORD_FULL as u32;
     if server.proxy != 0 {
         new.word |= WORD_PROXY as u32;
     }
-    new.via.port = port;
-    (port != 0 && flows::insert(&flow, new) != 0) as u32
+    flows::insert(flow, new) != 0
 }
 
 /// The entry of answers to the flow at `tail`, whose port `new` has.
@@ -228,7 +239,7 @@ fn put_answers(key: &Flow, new: &mut New, tail: *mut Tail) -> u32 {
 /// port here keeps it if he was heard of later.
 #[inline(always)]
 pub fn learn(flow: &Flow, server: &Server, new: &mut New) {
-    let Some((client, known)) = flows::find(flow, new.hash) else {
+    let Some((client, known)) = flows::look_up(flow, new.hash) else {
         return;
     };
     let mut answers = answers_of(flow, server, new.via.port);
@@ -237,7 +248,7 @@ pub fn learn(flow: &Flow, server: &Server, new: &mut New) {
         return;
     }
     new.word &= !(WORDS_PROXY ^ WORD_PROXY) as u32;
-    if let Some((tail, seen)) = flows::find(&answers, hash_of(&answers)) {
+    if let Some((tail, seen)) = flows::look_up(&answers, hash_of(&answers)) {
         if is_of(tail, &seen, client) {
             if (seen.word ^ u64::from(new.word)) & WORD_PROXY == 0 {
                 flows::change(tail, seen, new.word as u8, new.seen);
@@ -306,7 +317,7 @@ pub fn onward(
 #[inline(always)]
 pub fn tell(packet: &mut Packet, counts: bool) -> Verdict {
     packet.asked = 0;
-    let Some((tail, seen)) = flows::find(&key(packet), packet.hash) else {
+    let Some((tail, seen)) = flows::look_up(&key(packet), packet.hash) else {
         return Verdict::Pass;
     };
     let (Some(via), Some(server)) = (flows::via(tail, &seen), SERVERS.get(seen.server)) else {
@@ -330,7 +341,7 @@ pub fn tell(packet: &mut Packet, counts: bool) -> Verdict {
         flows::retire(tail, seen);
         return Verdict::New;
     }
-    let Some((there, other)) = flows::find(&key, hash_of(&key)) else {
+    let Some((there, other)) = flows::look_up(&key, hash_of(&key)) else {
         return Verdict::Go(PROGRAM_PUT_FULL);
     };
     if !is_of(there, &other, tail) {
@@ -347,7 +358,7 @@ pub fn tell(packet: &mut Packet, counts: bool) -> Verdict {
 /// The answers' entry of a flow that has none: it is new, or the entry had to give way.
 #[inline(always)]
 pub fn put(packet: &mut Packet) -> Verdict {
-    let Some((tail, seen)) = flows::find(&key(packet), packet.hash) else {
+    let Some((tail, seen)) = flows::look_up(&key(packet), packet.hash) else {
         return Verdict::Pass;
     };
     let (Some(via), Some(server)) = (flows::via(tail, &seen), SERVERS.get(seen.server)) else {
@@ -370,7 +381,7 @@ pub fn put(packet: &mut Packet) -> Verdict {
     }
     if put_answers(&key, &mut new, tail) == 0 {
         // A packet of the same flow on another processor may have put it there.
-        let found = flows::find(&key, hash_of(&key));
+        let found = flows::look_up(&key, hash_of(&key));
         if !found.is_some_and(|(there, other)| is_of(there, &other, tail)) {
             flows::retire(tail, seen);
             return Verdict::New;

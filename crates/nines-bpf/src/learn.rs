@@ -59,7 +59,7 @@ fn take(entry: &Entry) {
         tells: 0,
         via: entry.via,
     };
-    if let Some((tail, known)) = flows::find(&entry.key, hash) {
+    if let Some((tail, known)) = flows::look_up(&entry.key, hash) {
         let later = seen.wrapping_sub(seen_of(known.word)) as i32 > 0;
         if known.word & WORD_REPLY != 0 {
             return;

@@ -32,6 +32,7 @@ mod proxy;
 mod quic;
 mod rewrite;
 mod schedule;
+mod sctp;
 mod services;
 mod sip;
 mod states;
@@ -148,6 +149,13 @@ pub fn nines_tc_keep(ctx: TcContext) -> i32 {
 #[inline(always)]
 pub fn nines_tc_source(ctx: TcContext) -> i32 {
     tc_stage(&ctx, full::choose_source)
+}
+
+/// And a port.
+#[classifier]
+#[inline(always)]
+pub fn nines_tc_port(ctx: TcContext) -> i32 {
+    tc_stage(&ctx, full::choose_port)
 }
 
 /// The same by full NAT.

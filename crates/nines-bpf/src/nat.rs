@@ -85,7 +85,7 @@ fn remember_half(half: Flow, new: &mut New) {
         placed = flows::insert(&half, new);
     }
     if placed == ALREADY {
-        if let Some((tail, seen)) = flows::find(&half, hash) {
+        if let Some((tail, seen)) = flows::look_up(&half, hash) {
             flows::retire(tail, seen);
         }
         placed = flows::insert(&half, new);
@@ -107,7 +107,7 @@ pub fn keep_other_half(
 ) {
     let half = other_half(packet, server, answer);
     let hash = flows::hash_of(&half);
-    if let Some((tail, other)) = flows::find(&half, hash) {
+    if let Some((tail, other)) = flows::look_up(&half, hash) {
         // A late answer of the server that had this port before says nothing of its successor's.
         if (other.server, other.generation) == (seen.server, seen.generation) {
             let side = if answer.is_some() { states::ANSWER } else { states::BOTH };
@@ -150,8 +150,7 @@ fn sender(tail: *mut Tail, seen: &Seen, now: u64) -> Result<(&'static Server, Vi
         return Err(Verdict::Pass);
     }
     let via = flows::via(tail, seen).ok_or(Verdict::Pass)?;
-    let [low, high] = halves(known_as(server, &via).0);
-    if places::silent(low, high, now, 0) {
+    if places::silent(halves(known_as(server, &via).0), now) {
         return Err(Verdict::Drop(DROP_GUARD));
     }
     Ok((server, via))
@@ -188,7 +187,7 @@ pub fn count_answer(packet: &Packet, server: &Server, via: &Via) {
 /// A packet that both entries must know, of either side. Another program sends it.
 #[inline(always)]
 pub fn tell(packet: &mut Packet, counts: bool) -> Verdict {
-    let Some((tail, seen)) = flows::find(&key(packet), packet.hash) else {
+    let Some((tail, seen)) = flows::look_up(&key(packet), packet.hash) else {
         return Verdict::Pass;
     };
     let clock = packet.clock;

@@ -40,7 +40,7 @@ fn guard_of(addr: [u64; 2]) -> Option<&'static Guard> {
     None
 }
 
-/// What the address is to the forwarding tables: `PLACE_*`. A function of its own, as [`silent`]:
+/// What the address is to the forwarding tables: `PLACE_*`. A function of its own, as [`stance`]:
 /// the verifier forgets on return at which place the search ended, else it would walk all that
 /// follows once for each.
 #[inline(never)]
@@ -63,18 +63,32 @@ fn place(index: u32) -> Option<&'static Place> {
     PLACES.get(index & places_mask())
 }
 
-/// Whether this node must not answer for the address now ([`clock::recent`]), to a packet from this
-/// MAC.
+/// [`stance`]: another node answers for the address, if any does.
+pub const SILENT: u32 = 1;
+/// [`stance`]: so it is, and its director sends this packet here, to a real server.
+pub const SERVES: u32 = 2;
+
+/// What this node is to an address now ([`clock::recent`]), for a packet from this MAC: [`SILENT`],
+/// [`SERVES`], or 0: it may answer for it.
 #[inline(never)]
-pub fn silent(low: u64, high: u64, now: u64, mac: u64) -> bool {
+pub fn stance(low: u64, high: u64, now: u64, mac: u64) -> u32 {
     let Some(guard) = guard_of([low, high]) else {
-        return false;
+        return 0;
     };
     // A recent reading will do where the deadline is far; the clock itself says that it is past.
     if now.wrapping_add(clock::TICKS) < guard.deadline_ns || clock::exact() < guard.deadline_ns {
-        return false;
+        return 0;
     }
-    guard.flags & GUARD_SERVES == 0 || unsafe { PEERS.get(mac.to_ne_bytes()) }.is_none()
+    if guard.flags & GUARD_SERVES != 0 && unsafe { PEERS.get(mac.to_ne_bytes()) }.is_some() {
+        return SERVES;
+    }
+    SILENT
+}
+
+/// Whether this node must not answer for the address.
+#[inline(always)]
+pub fn silent([low, high]: [u64; 2], now: u64) -> bool {
+    stance(low, high, now, 0) != 0
 }
 
 /// Whether a packet that leaves speaks for a silent address; `claims` it on the link, or only has

@@ -167,7 +167,7 @@ pub fn tc(ctx: &TcContext, packet: &mut Packet) -> Next {
     let done = if packet.answer != 0 {
         tc_answer(ctx, packet, &words)
     } else {
-        let Some((tail, seen)) = flows::find(&key(packet), packet.hash) else {
+        let Some((tail, seen)) = flows::look_up(&key(packet), packet.hash) else {
             return Next::New;
         };
         let number = u32::from_be(words[0]);
@@ -226,7 +226,7 @@ fn tc_answer(ctx: &TcContext, packet: &Packet, words: &Words) -> Option<()> {
     let number = u32::from_be(words[1]);
     if is_of_another(packet, number, first) {
         // The client sends its SYN again, and both begin anew.
-        if let Some((tail, seen)) = flows::find(&key(packet), packet.hash) {
+        if let Some((tail, seen)) = flows::look_up(&key(packet), packet.hash) {
             flows::retire(tail, seen);
         }
         return None;

@@ -20,7 +20,7 @@ use crate::{
     maps::count_drop,
     nat::{known_as, port_of},
     packet::{self, SCTP, TCP},
-    NEXT,
+    sctp, NEXT,
 };
 
 const AF_INET: u32 = 2;
@@ -214,7 +214,7 @@ pub fn mangle(
         if source { (packet.src, packet.sport) } else { (packet.dst, packet.dport) };
     // Both checksum fields are 16 bits; a UDP checksum of 0 means "none" and stays so.
     let (sum, mark) = if packet.proto == TCP { (l4 + 16, 0) } else { (l4 + 6, F_MARK_MANGLED_0) };
-    // SCTP's covers no addresses, and the loader lets no SCTP port be mapped.
+    // SCTP's covers ports and no addresses.
     let summed = packet.proto != SCTP;
     let skb = &ctx.skb;
     if packet.v6 != 0 {
@@ -235,8 +235,13 @@ pub fn mangle(
         let at = ETH_LEN + if source { 12 } else { 16 };
         skb.store(at, &to[3], 0).ok()?;
     }
-    if old_port != port && summed {
-        skb.l4_csum_replace(sum, u64::from(old_port), u64::from(port), mark | 2).ok()?;
+    if old_port != port {
+        if summed {
+            skb.l4_csum_replace(sum, u64::from(old_port), u64::from(port), mark | 2).ok()?;
+        } else {
+            let old = skb.load::<u32>(l4 + 8).ok()?;
+            skb.store(l4 + 8, &sctp::follow(packet, source, port, old)?, 0).ok()?;
+        }
         skb.store(l4 + if source { 0 } else { 2 }, &port, 0).ok()?;
     }
     Some(())

@@ -122,6 +122,13 @@ pub fn nines_xdp_source(ctx: XdpContext) -> u32 {
     xdp_stage(&ctx, full::choose_source)
 }
 
+/// And a port.
+#[xdp]
+#[inline(always)]
+pub fn nines_xdp_port(ctx: XdpContext) -> u32 {
+    xdp_stage(&ctx, full::choose_port)
+}
+
 /// The same by full NAT.
 #[xdp]
 #[inline(always)]

@@ -8,9 +8,7 @@ use std::{
     net::IpAddr,
 };
 
-use nines_model::{
-    Forward, ForwardingTable, ServerState, Spec, TableServer, TableService, Traffic,
-};
+use nines_model::{Duty, Forward, ForwardingTable, ServerState, Spec, TableServer, TableService};
 
 use crate::{action::CheckTask, health::Health};
 
@@ -25,7 +23,10 @@ pub fn table(
     own: &[IpAddr],
     macs: Vec<[u8; 6]>,
 ) -> ForwardingTable {
+    let alone = spec.directors().nth(1).is_none();
+    let here: BTreeSet<IpAddr> = own.iter().copied().filter(|_| !alone).collect();
     let mut table = ForwardingTable {
+        duty: Duty::of(spec, &here),
         director_macs: macs,
         backend: spec.backend,
         ..ForwardingTable::default()
@@ -39,15 +40,10 @@ pub fn table(
                 _ if drained.contains(&subject) => ServerState::Draining,
                 state => state,
             };
+            let itself = wanted.addr.ip().is_loopback();
             let here = own.contains(&wanted.addr.ip());
-            let vips = service.listen.vips().filter(|_| here);
-            for vip in vips {
-                if !table.served_here.contains(&vip) {
-                    table.served_here.push(vip);
-                }
-            }
             let forward = match wanted.forward.unwrap_or(service.forward) {
-                _ if here => Forward::Local,
+                _ if here || itself => Forward::Local,
                 // A server of a "local" service on another director is reached there.
                 Forward::Local => Forward::Dr,
                 forward => forward,
@@ -86,7 +82,7 @@ pub fn table(
             rate: service.rate,
             cookies: service.cookies,
             servers,
-            ..TableService::new(Traffic::To(service.listen), service.scheduler)
+            ..TableService::new(service.traffic(), service.scheduler)
         };
         table.services.insert(name.clone(), in_table);
     }
@@ -97,10 +93,7 @@ pub fn table(
 pub fn checks(spec: &Spec) -> Vec<CheckTask> {
     let mut tasks = Vec::new();
     for (name, service) in &spec.services {
-        if service.check.kind == nines_model::CheckKind::None {
-            continue;
-        }
-        for (server, wanted) in &service.servers {
+        for (server, wanted) in service.servers.iter().filter(|(_, s)| service.is_checked(s)) {
             let mut addr = wanted.addr;
             if let Some(port) = service.check.port {
                 addr.set_port(port);
@@ -155,7 +148,7 @@ mod tests {
     #[test]
     fn drain_goes_before_health_and_own_addresses_are_local() {
         let spec = nines_model::config::parse(
-            "[cluster]\nname = \"t\"\n[nodes]\nlb1 = \"10.0.0.2\"\n[service.web]\n\
+            "[cluster]\nname = \"t\"\n[nodes]\nlb1 = \"10.0.0.2\"\nlb2 = \"10.0.0.3\"\n[service.web]\n\
              listen = \"10.0.0.100:80\"\n\
              servers = { a = \"10.0.0.2\", b = \"10.0.0.11\", c = \"10.0.0.12\" }",
         )
@@ -169,7 +162,26 @@ mod tests {
         assert_eq!(seen("a"), (ServerState::Up, Forward::Local));
         assert_eq!(seen("b"), (ServerState::Down, Forward::Dr));
         assert_eq!(seen("c"), (ServerState::Draining, Forward::Dr));
-        assert_eq!(table.served_here, ["10.0.0.100".parse::<IpAddr>().unwrap()]);
+        assert_eq!(table.duty.vips, BTreeSet::from(["10.0.0.100".parse().unwrap()]));
         assert_eq!(checks(&spec).len(), 3);
+    }
+
+    #[test]
+    fn a_loopback_address_is_each_director_itself() {
+        let spec = nines_model::config::parse(
+            "[cluster]\nname = \"t\"\n[nodes]\nlb1 = \"10.0.0.2\"\n[service.cache]\n\
+             listen = \"10.0.0.1:*\"\nmark = 7\ncheck = { port = 80 }\n\
+             servers = { a = \"10.0.0.11\", s = { address = \"127.0.0.1\", role = \"sorry\" } }",
+        )
+        .unwrap();
+        let key = ("cache".to_owned(), "a".to_owned());
+        let known = Known::from([(key, Health::Down(0))]);
+        let table = table(&spec, &BTreeSet::new(), &known, &[], Vec::new());
+        let cache = &table.services["cache"];
+        assert_eq!(cache.traffic, nines_model::Traffic::Marked { mark: 7, v6: false });
+        assert_eq!(cache.servers["s"].forward, Forward::Local);
+        assert_eq!(cache.servers["s"].state, ServerState::Up);
+        assert_eq!(table.duty, Duty::default(), "no other director sends packets to it");
+        assert_eq!(checks(&spec).len(), 1, "where they go from here is nobody's to ask");
     }
 }

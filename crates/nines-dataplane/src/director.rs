@@ -71,7 +71,7 @@ fn forget() -> Result<()> {
 /// The same without services: the guard and the other directors.
 fn guard_only(table: &ForwardingTable) -> ForwardingTable {
     ForwardingTable {
-        served_here: table.served_here.clone(),
+        duty: table.duty.clone(),
         director_macs: table.director_macs.clone(),
         backend: table.backend,
         ..ForwardingTable::default()
@@ -94,7 +94,8 @@ fn translates(table: &ForwardingTable) -> bool {
 
 impl Director {
     fn forward_by_programs(&mut self, table: &ForwardingTable) -> Result<()> {
-        self.ebpf.everywhere(false)?;
+        // A VIP on lo is answered for wherever packets for it come in: there the guard must be.
+        self.ebpf.everywhere(!table.duty.vips.is_empty())?;
         self.ebpf.apply(table)?;
         // Kept until it is empty, so that the next try goes on.
         if let Some(unused) = &mut self.ipvs {

@@ -16,7 +16,7 @@ use aya::{
     maps::{HashMap, Map, MapData},
 };
 use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
-use nines_abi::ABI;
+use nines_abi::{ABI, DETOUR_MAC};
 use nines_model::{Counters, ForwardingTable};
 
 pub use self::{
@@ -329,7 +329,8 @@ impl EbpfPlane {
     }
 }
 
-/// Answers of NAT servers find their way by the FIB, which wants forwarding on where they come in.
+/// Answers of NAT servers find their way by the FIB, which wants forwarding on where they come in;
+/// what has a mark, by a rule, which wants the same.
 pub(crate) fn answers_pass() -> Result<()> {
     sysctl::write("net/ipv4/ip_forward", "1")?;
     sysctl::write("net/ipv6/conf/all/forwarding", "1").ok();
@@ -354,7 +355,10 @@ impl DataPlane for EbpfPlane {
             detour::build()?;
         }
         self.tables.apply(table)?;
-        self.cover_peers(&table.director_macs)?;
+        let mut peers = table.director_macs.clone();
+        // What another director sent here may have got a mark on its way up.
+        peers.extend((!marks.is_empty()).then_some(DETOUR_MAC));
+        self.cover_peers(&peers)?;
         self.attach_all()?;
         // An earlier process may have left one.
         if !marks.is_empty() || self.led {
@@ -362,7 +366,8 @@ impl DataPlane for EbpfPlane {
             self.led = !marks.is_empty();
         }
         self.take_over_from_other_layouts();
-        if self.tables.installed().settings.flags & nines_abi::SETTING_NAT != 0 {
+        let flags = self.tables.installed().settings.flags;
+        if flags & (nines_abi::SETTING_NAT | nines_abi::SETTING_MARKS) != 0 {
             answers_pass()?;
         }
         Ok(())
@@ -408,7 +413,8 @@ pub fn director_macs() -> Result<Vec<[u8; 6]>> {
     let peers: HashMap<_, [u8; 8], u64> =
         HashMap::try_from(tables::pinned(&pin_directory()?, "PEERS")?).map_err(wrong)?;
     let known = peers.keys().filter_map(std::result::Result::ok);
-    Ok(known.map(|[a, b, c, d, e, f, ..]| [a, b, c, d, e, f]).collect())
+    let known = known.map(|[a, b, c, d, e, f, ..]| [a, b, c, d, e, f]);
+    Ok(known.filter(|mac| *mac != DETOUR_MAC).collect())
 }
 
 /// Takes everything nines pinned in this namespace out of the kernel.

@@ -13,6 +13,7 @@ use crate::{
 
 mod checks;
 mod clients;
+mod conflicts;
 pub mod keys;
 mod listen;
 mod pool;
@@ -87,6 +88,7 @@ fn read(r: &mut Reader, root: &Table<'_>) -> Spec {
     }
     vips(r, root, &mut spec);
     services::services(r, root, &mut spec);
+    conflicts::conflicts(r, root, &spec);
     spec
 }
 
@@ -171,6 +173,11 @@ fn vips(r: &mut Reader, root: &Table<'_>, spec: &mut Spec) {
         let Some(address) = r.required(&table, "address") else { continue };
         let Some((addr, prefix)) = prefixed(r, &address) else { continue };
         let interface = table.get("interface").and_then(|v| r.string(&v));
+        if interface.as_deref() == Some("lo") {
+            let span = table.get("interface").map_or(0..0, |v| v.span);
+            let help = "leave interface away: the VIP goes where its network is";
+            r.error(span, "on lo nobody asks for a VIP", Some(help.into()));
+        }
         let prefer = table.get("prefer").map_or_else(Vec::new, |v| directors(r, &v, spec));
         let vip = Vip { name: Some(name.text.clone()), prefix, interface, prefer, with: None };
         if let Some(other) = spec.vips.insert(addr, vip) {

@@ -149,7 +149,6 @@ fn server_text(server: &ServerSpec) -> String {
 
 fn service_text(service: &ServiceSpec) -> String {
     let ServiceSpec {
-        listen,
         forward,
         scheduler,
         flags,
@@ -187,7 +186,8 @@ fn service_text(service: &ServiceSpec) -> String {
     };
     let lists = list("allow", allowed) + &list("deny", denied);
     format!(
-        "{listen} {forward} {scheduler}{how}{pool}{persist}{lists}{rate}{cookies}, {}",
+        "{} {forward} {scheduler}{how}{pool}{persist}{lists}{rate}{cookies}, {}",
+        service.takes(),
         check_text(check)
     )
 }

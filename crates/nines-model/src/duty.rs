@@ -20,15 +20,25 @@ pub struct Duty {
 }
 
 impl Duty {
+    /// What of this another one does not ask for.
+    pub fn beyond(&self, other: &Self) -> Self {
+        Self {
+            vips: self.vips.difference(&other.vips).copied().collect(),
+            tunnels: self.tunnels.difference(&other.tunnels).copied().collect(),
+        }
+    }
+
     /// By the config, of the machine that has the addresses `here`.
     pub fn of(spec: &Spec, here: &BTreeSet<IpAddr>) -> Self {
         let mut duty = Self::default();
         for service in spec.services.values() {
-            for server in service.servers.values().filter(|s| here.contains(&s.addr.ip())) {
+            let addrs = service.servers.values().filter(|s| !s.addr.ip().is_loopback());
+            for server in addrs.filter(|s| here.contains(&s.addr.ip())) {
                 let forward = server.forward.unwrap_or(service.forward);
                 match forward {
-                    Forward::Nat | Forward::FullNat | Forward::Local => continue,
-                    Forward::Dr => {}
+                    Forward::Nat | Forward::FullNat => continue,
+                    // From another director by direct routing.
+                    Forward::Dr | Forward::Local => {}
                     Forward::Tunnel(tunnel) => {
                         let gue = tunnel.kind == TunnelKind::Gue;
                         duty.tunnels.insert(if gue { tunnel.port } else { 0 });

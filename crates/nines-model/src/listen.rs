@@ -101,6 +101,13 @@ impl Listen {
         })
     }
 
+    /// Them for people: an address, or a network.
+    pub fn hosts(&self) -> String {
+        let one_vip = self.prefix == Self::new(self.addr, self.proto).prefix;
+        let length = if one_vip { String::new() } else { format!("/{}", self.prefix) };
+        format!("{}{length}", self.addr.ip())
+    }
+
     /// Whether this is one of them.
     pub fn has(&self, vip: IpAddr) -> bool {
         network(vip, self.prefix) == self.addr.ip() && vip.is_ipv4() == self.addr.is_ipv4()
@@ -109,12 +116,10 @@ impl Listen {
 
 impl fmt::Display for Listen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { addr, last, prefix, proto } = *self;
-        let one_vip = prefix == Self::new(addr, proto).prefix;
-        let length = if one_vip { String::new() } else { format!("/{prefix}") };
-        match addr.ip() {
-            IpAddr::V4(ip) => write!(f, "{ip}{length}:")?,
-            IpAddr::V6(ip) => write!(f, "[{ip}{length}]:")?,
+        let Self { addr, last, proto, .. } = *self;
+        match addr {
+            SocketAddr::V4(_) => write!(f, "{}:", self.hosts())?,
+            SocketAddr::V6(_) => write!(f, "[{}]:", self.hosts())?,
         }
         match (addr.port(), self.one_port()) {
             (0, _) => write!(f, "*/{proto}"),

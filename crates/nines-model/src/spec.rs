@@ -8,7 +8,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use crate::{ClientRate, Forward, Listen, QuicId, Rate, Sources, time::Millis};
+use crate::{ClientRate, Forward, Listen, QuicId, Rate, Sources, Traffic, time::Millis};
 
 /// A whole cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -227,6 +227,8 @@ impl fmt::Display for Scheduler {
 pub struct ServiceSpec {
     /// VIP, port, protocol.
     pub listen: Listen,
+    /// Packets of that VIP's family that carry this mark, instead of those to it. Not 0.
+    pub mark: Option<u32>,
     /// Default forwarding.
     pub forward: Forward,
     /// Choice of server.
@@ -256,9 +258,32 @@ pub struct ServiceSpec {
 }
 
 impl ServiceSpec {
+    /// Which packets are its own.
+    pub fn traffic(&self) -> Traffic {
+        match self.mark {
+            Some(mark) => Traffic::Marked { mark, v6: self.listen.addr.is_ipv6() },
+            None => Traffic::To(self.listen),
+        }
+    }
+
+    /// The same for people.
+    pub fn takes(&self) -> String {
+        match self.mark {
+            Some(mark) => format!("mark {mark}, {}", self.listen.hosts()),
+            None => self.listen.to_string(),
+        }
+    }
+
+    /// Whether this server of it is checked: nobody asks where packets with a mark go on their own
+    /// way.
+    pub fn is_checked(&self, server: &ServerSpec) -> bool {
+        let own_way = self.mark.is_some() && server.addr.ip().is_loopback();
+        self.check.kind != CheckKind::None && !own_way
+    }
+
     /// Whether this server of it is told who its clients are.
     pub fn tells(&self, server: &ServerSpec) -> bool {
-        self.proxy && self.forward_of(server) == Forward::FullNat
+        self.proxy && !server.addr.ip().is_loopback() && self.forward_of(server) == Forward::FullNat
     }
 
     /// How packets get to a server of it.
@@ -300,7 +325,8 @@ impl fmt::Display for Persist {
 /// One real server of one service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerSpec {
-    /// Address and port; the port is the service's unless NAT maps it.
+    /// Address and port; the port is the service's unless NAT maps it. A loopback address is the
+    /// director itself, each.
     pub addr: SocketAddr,
     /// How packets get there, if not as the service says.
     pub forward: Option<Forward>,

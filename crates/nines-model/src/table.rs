@@ -7,8 +7,8 @@ use std::{
 };
 
 use crate::{
-    Backend, ClientRate, Forward, Limit, Listen, Persist, QuicId, Rate, Scheduler, SchedulerFlags,
-    Sources,
+    Backend, ClientRate, Duty, Forward, Limit, Listen, Persist, QuicId, Rate, Scheduler,
+    SchedulerFlags, Sources,
 };
 
 /// Everything one director's data plane must do, complete: what is not here is not forwarded.
@@ -16,8 +16,8 @@ use crate::{
 pub struct ForwardingTable {
     /// By name; names are unique.
     pub services: BTreeMap<String, TableService>,
-    /// Guarded addresses that a server on this very node also serves.
-    pub served_here: Vec<IpAddr>,
+    /// What this very node must have as a real server of other directors.
+    pub duty: Duty,
     /// MAC addresses of the other directors.
     pub director_macs: Vec<[u8; 6]>,
     /// Who forwards.

@@ -20,8 +20,10 @@ use nines_core::{
     forwarding::{self, Known},
     wire::Facts,
 };
-use nines_dataplane::{address, director::Director, ebpf, ipvs, process::boot_time, sysctl};
-use nines_model::Role;
+use nines_dataplane::{
+    address, detour, director::Director, ebpf, ipvs, process::boot_time, sysctl,
+};
+use nines_model::{ForwardingTable, Role};
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::{
@@ -44,6 +46,7 @@ pub mod logger;
 pub mod peer_port;
 pub mod real_server;
 pub mod seal;
+pub mod serves;
 pub mod store;
 mod worker;
 pub use self::worker::ForwardWork as ForwardQuestion;
@@ -70,6 +73,15 @@ pub struct Shown {
     pub trouble: String,
     /// What a person can do about that.
     pub next: String,
+    /// What keeps it from being a real server of the other directors; empty: nothing.
+    pub serving: String,
+}
+
+impl Shown {
+    /// What people hear first of what is wrong.
+    pub fn worst(&self) -> &str {
+        if self.trouble.is_empty() { &self.serving } else { &self.trouble }
+    }
 }
 
 /// What the API and the peer port work on.
@@ -238,12 +250,20 @@ async fn serve_with_socket(
         let (core, shown, log, places) =
             (core.clone(), Arc::clone(&shown), log.clone(), Arc::clone(&places));
         let own = me.addresses.clone();
+        let (duties, duty) = mpsc::channel();
+        {
+            let (memory, log, shown) = (home.file(serves::MEMORY), log.clone(), Arc::clone(&shown));
+            spawn("serves", move || serves::keep(&duty, &memory, &shown, &log));
+        }
         spawn("forwarding", move || {
             let all = address::interfaces().unwrap_or_default();
             let mine = all.iter().find(|i| i.addresses.iter().any(|(a, _)| own.contains(a)));
             let plane = Director::new(plane, mine.map(|i| i.name.clone()));
             let cover = move |plane: &mut Director| cover(plane.ebpf(), &own, &places);
-            let changed = || told.table_changed();
+            let changed = |table: &ForwardingTable| {
+                told.table_changed();
+                let _ = duties.send(table.duty.clone());
+            };
             worker::forwarding(plane, cover, changed, work, &shown, &core, &log);
         });
     }
@@ -382,8 +402,8 @@ async fn tell_facts(agent: Arc<Agent>, places: Places) {
         let mut facts = Facts {
             node: agent.papers.identity.me.name.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
+            trouble: shown.worst().to_owned(),
             path: shown.path,
-            trouble: shown.trouble,
             next: shown.next,
             no_ipvs: !could_have_ipvs && !ipvs::is_there(),
             ..Facts::default()
@@ -391,7 +411,9 @@ async fn tell_facts(agent: Arc<Agent>, places: Places) {
         let vips: Vec<std::net::IpAddr> =
             places.lock().expect("nobody panics with it").keys().copied().collect();
         for interface in address::interfaces().unwrap_or_default() {
-            if interface.ethernet {
+            // Nobody else sends from there.
+            let inside = [detour::INNER, detour::OUTER].contains(&interface.name.as_str());
+            if interface.ethernet && !inside {
                 facts.macs.push(interface.mac.to_vec());
                 let subnets = interface.addresses.iter().filter(|(a, _)| !vips.contains(a));
                 facts.subnets.extend(subnets.map(|(a, p)| format!("{a}/{p}")));

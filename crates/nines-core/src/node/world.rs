@@ -92,7 +92,7 @@ impl Node {
         let macs = macs.filter_map(|m| m.as_slice().try_into().ok()).collect();
         let table = forwarding::table(spec, &self.state.drained(), &self.known, own, macs);
         let all: BTreeSet<&IpAddr> = spec.vips.keys().chain(&causes.up).collect();
-        let cover = all.into_iter().map(|v| (*v, table.served_here.contains(v))).collect();
+        let cover = all.into_iter().map(|v| (*v, table.duty.vips.contains(v))).collect();
         let checks = forwarding::checks(spec);
         World { causes: Some(causes), cover, checks, table, settled: false }
     }

@@ -4,21 +4,24 @@
 //! Decides: which hook, and why, in words that status shows.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     ffi::CString,
     fs,
+    num::NonZero,
     os::{
         fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
         unix::ffi::OsStrExt as _,
     },
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    thread,
 };
 
 use aya::{
     Ebpf,
     maps::{HashMap, Map, MapData, ProgramArray},
     programs::{
-        SchedClassifier, TcAttachType, Xdp, XdpMode,
+        Program, ProgramFd, SchedClassifier, TcAttachType, Xdp, XdpMode,
         links::{FdLink, LinkOrder, PinnedLink},
         tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle},
     },
@@ -26,9 +29,9 @@ use aya::{
 
 use nines_abi::{
     PROGRAM_ADMIT, PROGRAM_CHANCE, PROGRAM_COOKIE, PROGRAM_DELIVER, PROGRAM_ERROR,
-    PROGRAM_FRAGMENT, PROGRAM_FULL, PROGRAM_KEEP, PROGRAM_KEEP_FULL, PROGRAM_NEW, PROGRAM_PROXY,
-    PROGRAM_PUT_FULL, PROGRAM_QUIC, PROGRAM_REMEMBER, PROGRAM_REPLY, PROGRAM_SIP, PROGRAM_SOURCE,
-    PROGRAM_TELL, PROGRAM_TELL_FULL, PROGRAM_TOO_BIG, PROGRAM_WEIGH, XDP_OUT_MAX,
+    PROGRAM_FRAGMENT, PROGRAM_FULL, PROGRAM_KEEP, PROGRAM_KEEP_FULL, PROGRAM_NEW, PROGRAM_PORT,
+    PROGRAM_PROXY, PROGRAM_PUT_FULL, PROGRAM_QUIC, PROGRAM_REMEMBER, PROGRAM_REPLY, PROGRAM_SIP,
+    PROGRAM_SOURCE, PROGRAM_TELL, PROGRAM_TELL_FULL, PROGRAM_TOO_BIG, PROGRAM_WEIGH, XDP_OUT_MAX,
 };
 
 use crate::{Error, Result, address::Interface};
@@ -51,12 +54,13 @@ pub enum Hooks {
 }
 
 /// Programs at tc, and where the entry program finds those that go on for it.
-const CLASSIFIERS: [(&str, Option<u32>); 24] = [
+const CLASSIFIERS: [(&str, Option<u32>); 25] = [
     ("nines_tc_admit", Some(PROGRAM_ADMIT)),
     ("nines_tc_cookie", Some(PROGRAM_COOKIE)),
     ("nines_tc_quic", Some(PROGRAM_QUIC)),
     ("nines_tc_sip", Some(PROGRAM_SIP)),
     ("nines_tc_source", Some(PROGRAM_SOURCE)),
+    ("nines_tc_port", Some(PROGRAM_PORT)),
     ("nines_tc_proxy", Some(PROGRAM_PROXY)),
     ("nines_tc_full", Some(PROGRAM_FULL)),
     ("nines_tc_reply", Some(PROGRAM_REPLY)),
@@ -78,11 +82,12 @@ const CLASSIFIERS: [(&str, Option<u32>); 24] = [
     ("nines_learn", None),
 ];
 
-const XDP: [(&str, Option<u32>); 18] = [
+const XDP: [(&str, Option<u32>); 19] = [
     ("nines_xdp_admit", Some(PROGRAM_ADMIT)),
     ("nines_xdp_cookie", Some(PROGRAM_COOKIE)),
     ("nines_xdp_quic", Some(PROGRAM_QUIC)),
     ("nines_xdp_source", Some(PROGRAM_SOURCE)),
+    ("nines_xdp_port", Some(PROGRAM_PORT)),
     ("nines_xdp_proxy", Some(PROGRAM_PROXY)),
     ("nines_xdp_full", Some(PROGRAM_FULL)),
     ("nines_xdp_reply", Some(PROGRAM_REPLY)),
@@ -101,34 +106,65 @@ const XDP: [(&str, Option<u32>); 18] = [
 
 /// Loads the programs once; attaching is per interface.
 pub fn load(ebpf: &mut Ebpf) -> Result<()> {
-    let mut programs = programs(ebpf, "PROGRAMS")?;
-    for (name, index) in CLASSIFIERS {
-        let failed = |why: String| Error::new(format!("the kernel refused program {name}"), why);
-        let program = classifier(ebpf, name)?;
-        program.load().map_err(|e| failed(e.to_string()))?;
-        if let Some(index) = index {
-            let fd = program.fd().map_err(|e| failed(e.to_string()))?;
-            programs.set(index, fd, 0).map_err(|e| failed(e.to_string()))?;
+    load_all(ebpf, "PROGRAMS", &CLASSIFIERS)
+}
+
+/// Loads the XDP programs, which not every node needs.
+pub fn load_xdp(ebpf: &mut Ebpf) -> Result<()> {
+    load_all(ebpf, "XDP_PROGRAMS", &XDP)
+}
+
+/// Loads what is not loaded yet, on all processors: the kernel walks every way through a program,
+/// which is most of an agent's start. Then the entry program gets to know those that go on for it.
+fn load_all(ebpf: &mut Ebpf, array: &str, list: &[(&str, Option<u32>)]) -> Result<()> {
+    let mut array = programs(ebpf, array)?;
+    let index: BTreeMap<&str, Option<u32>> = list.iter().copied().collect();
+    let all = ebpf.programs_mut().filter(|(name, _)| index.contains_key(name));
+    let all: BTreeMap<&str, &mut Program> = all.collect();
+    if let Some((missing, _)) = list.iter().find(|(name, _)| !all.contains_key(name)) {
+        return Err(damaged(missing));
+    }
+    let work = Mutex::new(all.into_iter());
+    let loader = || {
+        let mut loaded = Vec::new();
+        loop {
+            let next = work.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some((name, program)) = next else { return Ok(loaded) };
+            loaded.push((name, load_one(name, program)?));
+        }
+    };
+    let processors = thread::available_parallelism().map_or(1, NonZero::get).min(list.len());
+    let loaded: Vec<Result<Vec<(&str, ProgramFd)>>> = thread::scope(|scope| {
+        let all: Vec<_> = (0..processors).map(|_| scope.spawn(loader)).collect();
+        all.into_iter().map(|one| one.join().expect("a loader does not panic")).collect()
+    });
+    for one in loaded {
+        for (name, fd) in one? {
+            if let Some(at) = index[name] {
+                array.set(at, &fd, 0).map_err(|e| refused(name, &e))?;
+            }
         }
     }
     Ok(())
 }
 
-/// Loads the XDP programs, which not every node needs.
-pub fn load_xdp(ebpf: &mut Ebpf) -> Result<()> {
-    let mut programs = programs(ebpf, "XDP_PROGRAMS")?;
-    for (name, index) in XDP {
-        let failed = |why: String| Error::new(format!("the kernel refused program {name}"), why);
-        let program = xdp(ebpf, name)?;
-        if program.fd().is_err() {
-            program.load().map_err(|e| failed(e.to_string()))?;
-        }
-        if let Some(index) = index {
-            let fd = program.fd().map_err(|e| failed(e.to_string()))?;
-            programs.set(index, fd, 0).map_err(|e| failed(e.to_string()))?;
-        }
-    }
-    Ok(())
+fn load_one(name: &str, program: &mut Program) -> Result<ProgramFd> {
+    let loaded = match program {
+        Program::SchedClassifier(tc) if tc.fd().is_err() => tc.load(),
+        Program::Xdp(xdp) if xdp.fd().is_err() => xdp.load(),
+        Program::SchedClassifier(_) | Program::Xdp(_) => Ok(()),
+        _ => return Err(damaged(name)),
+    };
+    loaded.map_err(|e| refused(name, &e))?;
+    program.fd().and_then(|fd| fd.try_clone().map_err(Into::into)).map_err(|e| refused(name, &e))
+}
+
+fn refused(program: &str, why: &dyn std::fmt::Display) -> Error {
+    Error::new(format!("the kernel refused program {program}"), why)
+}
+
+fn damaged(program: &str) -> Error {
+    Error::new("the kernel object is damaged", format!("no program {program}"))
 }
 
 /// Another handle of the pinned array: programs and array are borrowed from `ebpf` at once.
@@ -144,16 +180,12 @@ fn programs(ebpf: &Ebpf, name: &str) -> Result<ProgramArray<MapData>> {
 
 fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
     let program = ebpf.program_mut(name);
-    program
-        .and_then(|p| p.try_into().ok())
-        .ok_or_else(|| Error::new("the kernel object is damaged", format!("no program {name}")))
+    program.and_then(|p| p.try_into().ok()).ok_or_else(|| damaged(name))
 }
 
 fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
     let program = ebpf.program_mut(name);
-    program
-        .and_then(|p| p.try_into().ok())
-        .ok_or_else(|| Error::new("the kernel object is damaged", format!("no program {name}")))
+    program.and_then(|p| p.try_into().ok()).ok_or_else(|| damaged(name))
 }
 
 /// Puts all programs on `interface`; gives the hooks in words ("tcx", "clsact", "xdp+tcx").

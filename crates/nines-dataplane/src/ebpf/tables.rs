@@ -164,7 +164,7 @@ impl Tables {
         if self.table.services.len() > table.services.len() {
             self.table.services.retain(|name, _| table.services.contains_key(name));
         }
-        self.table.served_here.clone_from(&table.served_here);
+        self.table.duty.clone_from(&table.duty);
         self.table.director_macs.clone_from(&table.director_macs);
         self.trusted = true;
         Ok(())

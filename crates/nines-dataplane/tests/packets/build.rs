@@ -56,6 +56,18 @@ pub fn fold(bytes: &[u8]) -> u16 {
     sum as u16
 }
 
+/// Of an SCTP packet, whatever stands in its place (RFC 9260 appendix A); bit by bit.
+pub fn crc32c(packet: &[u8]) -> [u8; 4] {
+    let mut crc = !0u32;
+    for (i, byte) in packet.iter().enumerate() {
+        crc ^= u32::from(if (8..12).contains(&i) { 0 } else { *byte });
+        for _ in 0..8 {
+            crc = if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
+        }
+    }
+    (!crc).to_le_bytes()
+}
+
 fn pseudo(src: IpAddr, dst: IpAddr, proto: u8, l4: &[u8]) -> Vec<u8> {
     let mut all = octets(src);
     all.extend(octets(dst));
@@ -71,9 +83,11 @@ impl Frame {
         l4.extend(self.src.1.to_be_bytes());
         l4.extend(self.dst.1.to_be_bytes());
         if self.proto == 132 {
-            // SCTP (RFC 9260): tag, CRC32c (nobody here checks it), a chunk of this type.
-            l4.extend([0, 0, 0, 7, 1, 2, 3, 4, self.flags, 0, 0, 4]);
+            // SCTP (RFC 9260): tag, CRC32c, a chunk of this type.
+            l4.extend([0, 0, 0, 7, 0, 0, 0, 0, self.flags, 0, 0, 4]);
             l4.extend(&self.payload);
+            let sum = crc32c(&l4);
+            l4[8..12].copy_from_slice(&sum);
             return self.around(l4);
         }
         let sum_at = if self.proto == 6 {
@@ -136,6 +150,9 @@ pub fn read(frame: &[u8]) -> ((IpAddr, u16), (IpAddr, u16), u8) {
         let addr = |i: usize| IpAddr::from(<[u8; 16]>::try_from(&frame[i..i + 16]).unwrap());
         (addr(22), addr(38), frame[21], frame[20], &frame[54..])
     };
+    if proto == 132 {
+        assert_eq!(l4[8..12], crc32c(l4), "CRC32c");
+    }
     let no_sum = proto == 132 || proto == 17 && l4[6..8] == [0, 0];
     assert!(no_sum || fold(&pseudo(src, dst, proto, l4)) == 0xffff, "transport checksum");
     let port = |i: usize| u16::from_be_bytes([l4[i], l4[i + 1]]);

@@ -6,7 +6,7 @@ use nines_model::{
     Traffic,
 };
 
-use super::{Bench, NEXT, REDIRECT, SHOT, bench, build::*, service, table, ways::*};
+use super::{Bench, NEXT, REDIRECT, SHOT, bench, both_hooks, build::*, service, table, ways::*};
 
 const DR: Forward = Forward::Dr;
 
@@ -113,7 +113,7 @@ fn nat_of_a_range_keeps_the_port_and_the_way_back() {
 
 #[test]
 fn a_client_begins_so_many_and_no_more() {
-    let Some(mut b) = bench() else { return };
+    let Some(mut b) = both_hooks() else { return };
     neighbours();
     let rate = Rate { count: 1, seconds: 60 };
     for (n, xdp) in [false, true].into_iter().enumerate() {
@@ -167,7 +167,7 @@ fn with_sequence(frame: &Frame, number: u32) -> Vec<u8> {
 
 #[test]
 fn strangers_show_a_cookie_where_too_many_come() {
-    let Some(mut b) = bench() else { return };
+    let Some(mut b) = both_hooks() else { return };
     neighbours();
     for (n, (vip, server, from)) in [FAMILIES[0], FAMILIES[3]].into_iter().enumerate() {
         for xdp in [false, true] {
@@ -248,7 +248,7 @@ fn quic(id: &[u8], long: Option<u8>) -> Vec<u8> {
 
 #[test]
 fn quic_packets_find_the_server_that_they_name() {
-    let Some(mut b) = bench() else { return };
+    let Some(mut b) = both_hooks() else { return };
     neighbours();
     let servers = [("10.0.0.11:443", DR), ("10.0.0.12:443", DR), ("10.0.0.13:443", DR)];
     let pool = |state: ServerState| {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use nines_dataplane::DataPlane as _;
 use nines_model::{Forward, Millis, Persist, Proto, Scheduler, ServerState, TableServer};
 
-use super::{Bench, bench, build::*, service, table, web};
+use super::{Bench, bench, both_hooks, build::*, service, table, web};
 
 /// Active and inactive flows by server.
 fn loads(b: &mut Bench) -> BTreeMap<String, (u64, u64)> {
@@ -207,7 +207,7 @@ fn a_half_that_gave_way_comes_back() {
 
 #[test]
 fn who_may_begin_flows_lists_say() {
-    let Some(mut b) = bench() else { return };
+    let Some(mut b) = both_hooks() else { return };
     let network = |text: &str| {
         let (addr, prefix) = text.split_once('/').unwrap();
         (addr.parse().unwrap(), prefix.parse().unwrap())

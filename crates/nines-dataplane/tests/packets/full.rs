@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use nines_dataplane::DataPlane as _;
 use nines_model::{Forward, ForwardingTable, Proto, Scheduler, TableService, Traffic};
 
-use super::{Bench, NEXT, REDIRECT, bench, build::*, service, table, ways::*};
+use super::{Bench, NEXT, REDIRECT, bench, both_hooks, build::*, service, table, ways::*};
 
 const FULL: Forward = Forward::FullNat;
 
@@ -28,11 +28,11 @@ fn answer_to(seen: &Frame, flags: u8) -> Frame {
 
 #[test]
 fn the_server_sees_the_vip_and_the_client_too() {
-    let Some(mut b) = bench() else { return };
+    let Some(mut b) = both_hooks() else { return };
     neighbours();
     let mut client = 4_000;
     for (vip, server, from) in [FAMILIES[0], FAMILIES[3]] {
-        for proto in [Proto::Tcp, Proto::Udp] {
+        for proto in [Proto::Tcp, Proto::Udp, Proto::Sctp] {
             let server = format!("{server}:8080");
             b.plane.apply(&one(proto, vip, &server)).unwrap();
             for at_xdp in [false, true] {
@@ -40,6 +40,7 @@ fn the_server_sees_the_vip_and_the_client_too() {
                 let (from, to) = (format!("{from}:{client}"), format!("{vip}:80"));
                 let (begin, more) = match proto {
                     Proto::Tcp => (tcp(&from, &to, SYN), tcp(&from, &to, ACK)),
+                    Proto::Sctp => (sctp(&from, &to, 1), sctp(&from, &to, 0)),
                     _ => (udp(&from, &to), udp(&from, &to)),
                 };
                 let what = format!("{proto} {vip} xdp {at_xdp}");
@@ -264,10 +265,8 @@ fn a_server_may_be_its_own_client_and_marks_choose_too() {
 }
 
 #[test]
-fn what_has_no_port_to_change_is_refused() {
+fn single_datagrams_are_refused() {
     let Some(mut b) = bench() else { return };
-    let refused = b.plane.apply(&one(Proto::Sctp, "10.0.0.100", "10.0.0.11:80")).unwrap_err();
-    assert!(refused.why.contains("SCTP keeps the client's port"), "{refused}");
     let mut single = one(Proto::Udp, "10.0.0.100", "10.0.0.11:80");
     single.services.get_mut("s0").unwrap().one_packet = true;
     assert!(b.plane.apply(&single).unwrap_err().why.contains("single datagrams"));

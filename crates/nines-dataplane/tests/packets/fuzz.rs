@@ -11,7 +11,7 @@ use nines_model::{
 
 use nines_dataplane::DataPlane as _;
 
-use super::{Bench, NEXT, REDIRECT, SHOT, bench, build::*, service, table};
+use super::{Bench, NEXT, REDIRECT, SHOT, both_hooks, build::*, service, table};
 
 const PACKETS: u64 = 6_000;
 /// Of XDP: drop, pass, sent by the same device, sent by another.
@@ -229,7 +229,7 @@ fn addresses(packet: &[u8]) -> (IpAddr, IpAddr) {
     if packet[12] == 8 { (four(26), four(30)) } else { (six(22), six(38)) }
 }
 
-/// Whether the transport checksum of a whole TCP or UDP packet with plain headers is right.
+/// Whether the transport checksum of a whole packet with plain headers is right.
 fn transport_is_right(packet: &[u8]) -> Option<bool> {
     let v4 = packet[12] == 8;
     let (proto, l4, len) = if v4 {
@@ -244,10 +244,15 @@ fn transport_is_right(packet: &[u8]) -> Option<bool> {
     let least = match proto {
         6 => 20,
         17 => 8,
+        132 => 12,
         _ => return None,
     };
     if body.len() < least || (proto == 17 && body[6..8] == [0, 0]) {
         return None;
+    }
+    if proto == 132 {
+        let (is, right) = (&body[8..12], crc32c(body));
+        return (*is != [0; 4]).then_some(*is == right);
     }
     let addresses = if v4 { &packet[26..34] } else { &packet[22..54] };
     let pseudo = [addresses, &[0, proto], &(len as u16).to_be_bytes()[..], body].concat();
@@ -337,30 +342,25 @@ fn fuzz(b: &Bench, packets: u64, seed: u64) -> [u64; 4] {
 
 #[test]
 fn packets_that_lie_are_never_forwarded_wrong() {
-    let Some(mut b) = bench() else { return };
+    let Some(mut b) = both_hooks() else { return };
     super::ways::neighbours();
     let services = servers().into_iter().flat_map(|(vip, server, forward)| {
-        [Proto::Tcp, Proto::Udp, Proto::Sctp].into_iter().filter_map(move |proto| {
+        [Proto::Tcp, Proto::Udp, Proto::Sctp].into_iter().map(move |proto| {
             let port = if forward.translates() { 8080 } else { 80 };
-            let server = format!("{server}:{port}");
-            let mapped = proto == Proto::Sctp && port != 80;
-            (!mapped).then(|| {
-                let to = format!("{vip}:80");
-                let mut service = service(&to, proto, Scheduler::Maglev, &[(&server, forward)]);
-                if TOLD.contains(&vip) && proto == Proto::Tcp {
-                    service.servers.get_mut("r1").unwrap().proxy = true;
-                }
-                if [ASKS, ASKS_V6].contains(&vip) {
-                    let rate = Rate { count: 10_000, seconds: 1 };
-                    let prefix = if vip == ASKS { 24 } else { 64 };
-                    service.rate = Some(ClientRate { rate, burst: 10_000, prefix });
-                    service.cookies =
-                        (proto == Proto::Tcp).then_some(Rate { count: 1, seconds: 60 });
-                    service.servers.get_mut("r1").unwrap().quic_id =
-                        QuicId::parse("0a01").filter(|_| proto == Proto::Udp);
-                }
-                service
-            })
+            let (to, server) = (format!("{vip}:80"), format!("{server}:{port}"));
+            let mut service = service(&to, proto, Scheduler::Maglev, &[(&server, forward)]);
+            if TOLD.contains(&vip) && proto == Proto::Tcp {
+                service.servers.get_mut("r1").unwrap().proxy = true;
+            }
+            if [ASKS, ASKS_V6].contains(&vip) {
+                let rate = Rate { count: 10_000, seconds: 1 };
+                let prefix = if vip == ASKS { 24 } else { 64 };
+                service.rate = Some(ClientRate { rate, burst: 10_000, prefix });
+                service.cookies = (proto == Proto::Tcp).then_some(Rate { count: 1, seconds: 60 });
+                service.servers.get_mut("r1").unwrap().quic_id =
+                    QuicId::parse("0a01").filter(|_| proto == Proto::Udp);
+            }
+            service
         })
     });
     b.plane.apply(&table(services.collect())).unwrap();

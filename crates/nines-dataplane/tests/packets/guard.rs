@@ -7,9 +7,11 @@ use nines_dataplane::{
     ebpf::{self, Hooks, Sizes},
     process::boot_time,
 };
-use nines_model::{Forward, ForwardingTable, Millis, Proto, Scheduler, Time};
+use nines_model::{
+    Forward, ForwardingTable, Millis, Proto, Scheduler, TableService, Time, Traffic,
+};
 
-use super::{Bench, NEXT, REDIRECT, SHOT, bench, build::*, service, table, web};
+use super::{Bench, NEXT, REDIRECT, SHOT, bench, both_hooks, build::*, service, table, web};
 
 #[test]
 fn past_its_deadline_an_address_is_silent() {
@@ -113,6 +115,39 @@ fn a_director_that_is_a_real_server_takes_packets_from_directors_only() {
     assert_eq!(b.egress(&arp([10, 0, 0, 100], [10, 0, 0, 1])), SHOT, "but it claims nothing");
     b.guard.set(vip, boot_time().plus(Millis(60_000))).unwrap();
     assert_eq!(b.tc(&from_client.bytes()).0, NEXT, "the holder serves itself");
+}
+
+/// Two directors that are each other's real servers: who has the VIP chooses, by whatever scheduler.
+/// Choosing again would send packets to and fro until they die.
+#[test]
+fn what_another_director_chose_is_not_chosen_again() {
+    let Some(mut b) = both_hooks() else { return };
+    let vip: IpAddr = "10.0.0.100".parse().unwrap();
+    let peer = [2, 0, 0, 0, 0, 42];
+    let servers = [("10.0.0.2:80", Forward::Local), ("10.0.0.11:80", Forward::Dr)];
+    let mut t = table(vec![service("10.0.0.100:80", Proto::Tcp, Scheduler::Rr, &servers)]);
+    let mut marked = TableService::new(Traffic::Marked { mark: 7, v6: false }, Scheduler::Rr);
+    marked.servers = t.services["s0"].servers.clone();
+    t.services.insert("marked".into(), marked);
+    t.director_macs = vec![peer];
+    b.plane.apply(&t).unwrap();
+    b.guard.cover(&[(vip, true)]).unwrap();
+    for client in 4_000..4_004 {
+        let frame = tcp(&format!("10.0.0.1:{client}"), "10.0.0.100:80", SYN);
+        let sent = Frame { mac: peer, ..frame.clone() }.bytes();
+        assert_eq!(b.tc(&sent), (NEXT, sent.clone()), "up our own stack");
+        assert_eq!(b.xdp(&sent), (2, sent), "from XDP too");
+        // There netfilter marks it, and it comes in again.
+        let again = Frame { mac: nines_abi::DETOUR_MAC, ..frame }.bytes();
+        let out = b.plane.test_run_marked("nines_tc_ingress", &again, 7).unwrap();
+        assert_eq!((out.verdict, out.packet), (NEXT, again));
+    }
+    assert_eq!(b.plane.counters().unwrap().services["s0"].connections, 0);
+    b.guard.set(vip, boot_time().plus(Millis(60_000))).unwrap();
+    let own: Vec<i32> = (5_000..5_004)
+        .map(|n| b.tc(&tcp(&format!("10.0.0.1:{n}"), "10.0.0.100:80", SYN).bytes()).0)
+        .collect();
+    assert_eq!(own.iter().filter(|v| **v == NEXT).count(), 2, "the holder chooses: {own:?}");
 }
 
 /// A binary with another layout finds what was promised: nothing answers meanwhile.

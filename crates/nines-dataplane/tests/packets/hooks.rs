@@ -4,13 +4,13 @@
 use nines_dataplane::{DataPlane as _, ebpf::Hooks};
 use nines_model::{Forward, Proto, Scheduler, TunnelChecksum, TunnelKind};
 
-use super::{Bench, NEXT, REDIRECT, bench, bench_on, build::*, service, table, ways::*, web};
+use super::{Bench, NEXT, REDIRECT, bench_on, both_hooks, build::*, service, table, ways::*, web};
 
 /// Every way to a server, of both families, for every protocol, at both hooks: who gets it, what it
 /// looks like then, and the same bytes wherever XDP sends it.
 #[test]
 fn every_way_family_protocol_and_hook() {
-    let Some(mut b) = bench() else { return };
+    let Some(mut b) = both_hooks() else { return };
     neighbours();
     let none = TunnelChecksum::None;
     let ways = [
@@ -30,11 +30,11 @@ fn every_way_family_protocol_and_hook() {
     }) {
         let mixed = vip.starts_with('[') != server.starts_with('[');
         let tunnelled = matches!(forward, Forward::Tunnel(_));
-        if mixed && !tunnelled || forward == Forward::FullNat && proto == Proto::Sctp {
+        if mixed && !tunnelled {
             continue;
         }
         let own = if vip.starts_with('[') { "[2001:db8::2]" } else { "10.0.0.2" };
-        let mapped = if forward.translates() && proto != Proto::Sctp { 8_080 } else { 80 };
+        let mapped = if forward.translates() { 8_080 } else { 80 };
         let server = format!("{}:{mapped}", if forward == Forward::Local { own } else { server });
         let (to, what) = (format!("{vip}:80"), format!("{forward} {proto} {vip} {server}"));
         let pool = service(&to, proto, Scheduler::Rr, &[(&server, forward)]);
@@ -77,7 +77,7 @@ fn every_way_family_protocol_and_hook() {
 
 #[test]
 fn direct_routing_is_the_same_at_both_hooks() {
-    let Some(mut b) = bench() else { return };
+    let Some(mut b) = both_hooks() else { return };
     neighbours();
     let servers = |addr| [(addr, Forward::Dr)];
     b.plane
@@ -110,11 +110,10 @@ fn totals(b: &mut Bench) -> [u64; 2] {
 
 #[test]
 fn translation_is_the_same_at_both_hooks() {
-    let Some(mut b) = bench() else { return };
+    let Some(mut b) = both_hooks() else { return };
     neighbours();
     let (four, six) = (["10.0.0.11:8080"], ["[2001:db8::11]:8080"]);
     let to = |vip: &str, proto, [server]: [&str; 1]| {
-        let server = if proto == Proto::Sctp { "10.0.0.11:80" } else { server };
         service(&format!("{vip}:80"), proto, Scheduler::Rr, &[(server, Forward::Nat)])
     };
     let all = [
@@ -145,7 +144,6 @@ fn translation_is_the_same_at_both_hooks() {
             "tcp with options" => Frame { options: 1, ..tcp(from, to, ACK) },
             _ => Frame { udp_checksum: false, ..udp(from, to) },
         };
-        let server = if kind == "sctp" { "10.0.0.11:80" } else { server };
         let (there, back) = (frame(&client, vip), frame(server, &client));
         let begins = match kind {
             "sctp" => sctp(&client, vip, 1),
@@ -169,7 +167,7 @@ fn translation_is_the_same_at_both_hooks() {
             let (verdict, at_xdp) = b.xdp(&frame.bytes());
             assert!(XDP_SENT.contains(&verdict), "{kind} {n}: XDP said {verdict}");
             assert_eq!(at_xdp[12..], at_tc[12..], "{kind} {n}: the same bytes at both hooks");
-            if kind != "sctp" && frame.options == 0 {
+            if frame.options == 0 {
                 read(&at_xdp);
             }
         }

@@ -3,7 +3,7 @@
 use nines_dataplane::DataPlane as _;
 use nines_model::{Forward, ForwardingTable, Proto, Scheduler, TunnelChecksum, TunnelKind};
 
-use super::{NEXT, REDIRECT, bench, build::*, service, table, ways::*};
+use super::{NEXT, REDIRECT, both_hooks, build::*, service, table, ways::*};
 
 /// A packet in pieces of `size` bytes of what follows its IP header (RFC 791; RFC 8200 section 4.5).
 fn pieces(whole: &[u8], id: u16, size: usize) -> Vec<Vec<u8>> {
@@ -58,7 +58,7 @@ fn whole(pieces: &[Vec<u8>]) -> Vec<u8> {
 
 #[test]
 fn fragments_go_where_their_first_one_goes() {
-    let Some(mut b) = bench() else { return };
+    let Some(mut b) = both_hooks() else { return };
     neighbours();
     let nat = Forward::Nat;
     let ipip = tunnel(TunnelKind::Ipip, TunnelChecksum::None);

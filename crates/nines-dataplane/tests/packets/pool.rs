@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use nines_dataplane::{DataPlane as _, Guard as _, flows::Batch, process::boot_time};
 use nines_model::{Forward, ForwardingTable, Millis, Proto, Scheduler};
 
-use super::{Bench, NEXT, REDIRECT, SHOT, bench, build::*, service, table, ways::*};
+use super::{Bench, NEXT, REDIRECT, SHOT, bench, both_hooks, build::*, service, table, ways::*};
 
 const V4: [&str; 3] = ["10.0.0.151", "10.0.0.152", "10.0.0.153"];
 const V6: [&str; 3] = ["2001:db8::151", "2001:db8::152", "2001:db8::153"];
@@ -43,7 +43,7 @@ fn answer(seen: &Frame, flags: u8) -> Frame {
 
 #[test]
 fn servers_see_the_sources_and_clients_the_vip() {
-    let Some(mut b) = bench() else { return };
+    let Some(mut b) = both_hooks() else { return };
     neighbours();
     for (pool, (vip, server, from)) in [(V4, FAMILIES[0]), (V6, FAMILIES[3])] {
         for proto in [Proto::Tcp, Proto::Udp] {
@@ -87,7 +87,7 @@ fn servers_see_the_sources_and_clients_the_vip() {
 
 #[test]
 fn a_source_that_lives_elsewhere_is_not_used() {
-    let Some(mut b) = bench() else { return };
+    let Some(mut b) = both_hooks() else { return };
     neighbours();
     b.plane.apply(&simple(&V4)).unwrap();
     let all: Vec<(IpAddr, bool)> = V4.map(|a| (ip(a), false)).to_vec();

@@ -4,7 +4,7 @@
 use nines_dataplane::{DataPlane as _, flows::Told};
 use nines_model::{Forward, ForwardingTable, Proto, Scheduler};
 
-use super::{Bench, REDIRECT, SHOT, bench, build::*, service, table, ways::*};
+use super::{Bench, REDIRECT, SHOT, both_hooks, build::*, service, table, ways::*};
 
 const PSH: u8 = 8;
 
@@ -149,7 +149,7 @@ fn plus(number: u32, by: usize) -> u32 {
 
 #[test]
 fn the_header_comes_first_and_nobody_misses_a_byte() {
-    let Some(mut b) = bench() else { return };
+    let Some(mut b) = both_hooks() else { return };
     neighbours();
     let mut port = 4_000;
     for (vip, server) in
@@ -199,7 +199,7 @@ fn the_header_comes_first_and_nobody_misses_a_byte() {
 
 #[test]
 fn what_is_lost_comes_again() {
-    let Some(mut b) = bench() else { return };
+    let Some(mut b) = both_hooks() else { return };
     neighbours();
     b.plane.apply(&told("10.0.0.100", "10.0.0.11:80")).unwrap();
     for (turn, at_xdp) in [false, true].into_iter().enumerate() {
@@ -248,7 +248,7 @@ fn what_is_lost_comes_again() {
 
 #[test]
 fn gaps_that_the_server_tells_of_are_the_clients() {
-    let Some(mut b) = bench() else { return };
+    let Some(mut b) = both_hooks() else { return };
     neighbours();
     b.plane.apply(&told("10.0.0.100", "10.0.0.11:80")).unwrap();
     let timestamp = [8, 10, 1, 2, 3, 4, 5, 6, 7, 8];
@@ -285,7 +285,7 @@ fn gaps_that_the_server_tells_of_are_the_clients() {
 
 #[test]
 fn connections_keep_what_they_began_with() {
-    let Some(mut b) = bench() else { return };
+    let Some(mut b) = both_hooks() else { return };
     neighbours();
     let all = told("10.0.0.100", "10.0.0.11:80");
     let mut silent = all.clone();
@@ -307,7 +307,7 @@ fn connections_keep_what_they_began_with() {
 /// The server has forgotten the connection, and its client begins another one from the same port.
 #[test]
 fn an_answer_to_another_syn_ends_the_flow() {
-    let Some(mut b) = bench() else { return };
+    let Some(mut b) = both_hooks() else { return };
     neighbours();
     b.plane.apply(&told("10.0.0.100", "10.0.0.11:80")).unwrap();
     for (port, at_xdp) in [(4_001, false), (4_002, true)] {
@@ -328,7 +328,7 @@ fn an_answer_to_another_syn_ends_the_flow() {
 
 #[test]
 fn nobody_guesses_in_the_middle() {
-    let Some(mut b) = bench() else { return };
+    let Some(mut b) = both_hooks() else { return };
     neighbours();
     b.plane.apply(&told("10.0.0.100", "10.0.0.11:80")).unwrap();
     let ends = (at("10.0.0.1:4000"), at("10.0.0.100:80"));
@@ -340,7 +340,7 @@ fn nobody_guesses_in_the_middle() {
 /// A connection goes on through another director, whatever the first one had seen of it.
 #[test]
 fn another_director_goes_on_with_the_numbers() {
-    let Some(mut b) = bench() else { return };
+    let Some(mut b) = both_hooks() else { return };
     let all = told("10.0.0.100", "10.0.0.11:80");
     b.plane.apply(&all).unwrap();
     let (next, ack) = (plus(FIRST, 1), segment(ACK, plus(FIRST, 1), SERVERS + 1, b""));
@@ -363,7 +363,7 @@ fn another_director_goes_on_with_the_numbers() {
     let (mut out, _) = b.plane.exchange().unwrap();
     out.changed(&mut |batch| batches.push(batch)).unwrap();
     let there = std::thread::spawn(move || {
-        let Some(mut b) = bench() else { return };
+        let Some(mut b) = both_hooks() else { return };
         b.plane.apply(&all).unwrap();
         let (_, mut learner) = b.plane.exchange().unwrap();
         // First as they were half a minute ago, all bare, and one as another connection.

@@ -101,6 +101,12 @@ pub const SERVICE: &[Key] = &[
         "VIP, port and protocol: \"10.0.0.100:80/tcp\"; ports may be a range (\"8000-8999\"), or * for \
          every port without a service; VIPs a network (\"10.0.0.96/28:80\").",
     ),
+    key(
+        "mark",
+        Shape::Number(1, u32::MAX),
+        "Packets to which nftables or iptables gives this mark, whatever port and protocol they are \
+         for; listen then says *. Default: those to the VIP.",
+    ),
     must("servers", Shape::Named(&Shape::TextOrTable(SERVER)), "Real servers by name."),
     key(
         "forward",
@@ -183,7 +189,11 @@ pub const SERVICE: &[Key] = &[
 
 /// One of `servers`
 pub const SERVER: &[Key] = &[
-    must("address", Shape::Text, "Address; with NAT also address:port."),
+    must(
+        "address",
+        Shape::Text,
+        "Address; with NAT also address:port. A loopback address is each director itself.",
+    ),
     key("weight", Shape::Number(0, 65_535), "Share of new flows; 0 takes none. Default 1."),
     key("forward", Shape::Choice(&Forward::NAMES), "If not as the service says."),
     key("upper", Shape::Number(1, 4_000_000_000), "No new flow at so many. Default: no limit."),

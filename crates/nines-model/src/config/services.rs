@@ -27,11 +27,20 @@ pub fn services(r: &mut Reader, root: &Table<'_>, spec: &mut Spec) {
         return;
     };
     let (mut taken, mut pools) = (Taken::default(), Vec::new());
+    let mut marks = BTreeMap::new();
     for (name, value) in section.entries() {
         r.check_name(&name);
         let Some(table) = r.as_table(&value) else { continue };
         let Some((service, at)) = service(r, &table) else { continue };
-        if let Err((other, theirs)) = taken.take(service.listen, &name.text) {
+        let by_mark = service.mark.map(|mark| (mark, service.listen.addr.is_ipv6()));
+        if let Some(by_mark) = by_mark {
+            let other = marks.entry(by_mark).or_insert_with(|| name.text.clone());
+            if *other != name.text {
+                let span = table.get("mark").map_or(0..0, |v| v.span);
+                let why = format!("service {other} has mark {} already", by_mark.0);
+                r.error(span, why, Some("give one of the two another mark".into()));
+            }
+        } else if let Err((other, theirs)) = taken.take(service.listen, &name.text) {
             r.error(
                 at,
                 format!("service {other} listens on {theirs} already"),
@@ -92,6 +101,7 @@ fn service(r: &mut Reader, table: &Table<'_>) -> Option<(ServiceSpec, std::ops::
     let persist = listen.and_then(|l| clients::persist(r, table, l));
     let rate = listen.and_then(|l| clients::rate(r, table, l));
     let cookies = listen.and_then(|l| clients::cookies(r, table, l));
+    let mark = listen.and_then(|l| mark(r, table, l));
     let sources = listen.map(|l| clients::sources(r, table, l)).unwrap_or_default();
     let check = check(r, table);
     let servers_value = r.required(table, "servers");
@@ -105,7 +115,7 @@ fn service(r: &mut Reader, table: &Table<'_>) -> Option<(ServiceSpec, std::ops::
             help,
         );
     }
-    if listen.is_every_port() && persist.is_none() {
+    if listen.is_every_port() && persist.is_none() && mark.is_none() {
         let span = listen_value.as_ref().map_or(0..0, |v| v.span.clone());
         let help = "add persist = \"300s\": a client's connections to all ports go to one server";
         r.error(span, "a service on every port needs persistence", Some(help.into()));
@@ -118,12 +128,15 @@ fn service(r: &mut Reader, table: &Table<'_>) -> Option<(ServiceSpec, std::ops::
     let proxy = proxy(r, table, listen);
     let pool = pool::pool(r, table, listen);
     let flags = flags(r, table, scheduler);
-    let one_packet = one_packet(r, table, listen);
-    let by_call = clients::by_call(r, table, listen);
+    // A mark takes UDP as well.
+    let asked = Listen { proto: if mark.is_some() { Proto::Udp } else { listen.proto }, ..listen };
+    let one_packet = one_packet(r, table, asked);
+    let by_call = clients::by_call(r, table, asked);
     let servers =
-        servers_value.map(|v| servers(r, &v, listen, forward, &tunnel)).unwrap_or_default();
+        servers_value.map(|v| servers(r, &v, asked, mark, forward, &tunnel)).unwrap_or_default();
     let service = ServiceSpec {
         listen,
+        mark,
         forward,
         scheduler,
         flags,
@@ -207,6 +220,33 @@ fn proxy(r: &mut Reader, table: &Table<'_>, listen: Listen) -> Option<std::ops::
     Some(value.span)
 }
 
+/// `mark`: the rule that sets it says which ports.
+fn mark(r: &mut Reader, table: &Table<'_>, listen: Listen) -> Option<u32> {
+    let value = table.get("mark")?;
+    let mark = r.number(table, "mark", 1..=u32::MAX)?;
+    if !listen.is_every_port() {
+        let help = format!(
+            "write listen = \"{}\"",
+            Listen { last: 0, addr: SocketAddr::new(listen.addr.ip(), 0), ..listen }
+        );
+        let why = "which ports a mark is for is said where it is set";
+        r.error(value.span.clone(), why, Some(help));
+    }
+    if listen.proto != Proto::Tcp {
+        let help = format!("write listen = \"{}:*\"", listen.hosts());
+        r.error(value.span.clone(), "a mark takes every protocol", Some(help));
+    }
+    if let Some(value) = table.get("syn-cookies") {
+        let why = "packets get their mark too late to be asked for a cookie";
+        r.error(value.span, why, Some("leave syn-cookies away, or use rate".into()));
+    }
+    if let Some(value) = table.get("proxy-protocol") {
+        let why = "a mark takes protocols that cannot carry the PROXY header";
+        r.error(value.span, why, Some("give TCP's ports a service of their own".into()));
+    }
+    Some(mark)
+}
+
 fn one_packet(r: &mut Reader, table: &Table<'_>, listen: Listen) -> bool {
     let Some(value) = table.get("datagrams") else { return false };
     let single = r.choice(&value, &[("flows", false), ("single", true)]).unwrap_or(false);
@@ -220,6 +260,7 @@ fn servers(
     r: &mut Reader,
     value: &Value<'_>,
     listen: Listen,
+    mark: Option<u32>,
     service_forward: Forward,
     tunnel: &TunnelKeys,
 ) -> BTreeMap<String, ServerSpec> {
@@ -250,7 +291,13 @@ fn servers(
         let own = own.map(|f| tunnel.of(f));
         let Some(at) = at else { continue };
         let forward = own.unwrap_or(service_forward);
-        let Some(addr) = server_addr(r, &at, listen, forward) else { continue };
+        let Some(addr) = server_addr(r, &at, (listen, mark), forward) else { continue };
+        let many = mark.is_some() || listen.prefix < 128;
+        if forward == Forward::Nat && addr.is_ipv6() && many && !addr.ip().is_loopback() {
+            let why = "NAT of IPv6 needs a service with one address";
+            r.error(at.span, why, Some("use full-nat, dr or a tunnel".into()));
+            continue;
+        }
         if let Some((other, _)) = servers.iter().find(|(_, s)| s.addr == addr) {
             r.error(at.span, format!("{addr} is server {other} already"), None);
             continue;
@@ -303,7 +350,7 @@ fn limit(r: &mut Reader, server: &Table<'_>) -> Limit {
 fn server_addr(
     r: &mut Reader,
     value: &Value<'_>,
-    listen: Listen,
+    (listen, mark): (Listen, Option<u32>),
     forward: Forward,
 ) -> Option<SocketAddr> {
     let text = r.string(value)?;
@@ -333,20 +380,14 @@ fn server_addr(
         return None;
     }
     let mapped = addr.port() != port;
-    if mapped && (listen.proto == Proto::Sctp || port == 0) {
-        let why = if port == 0 { "a service on many ports" } else { "SCTP" };
-        let message = format!("{why} keeps the client's port");
+    if mapped && addr.ip().is_loopback() {
+        let why = "packets for the director itself keep their port";
+        r.error(value.span.clone(), why, Some("leave the port away".into()));
+        return None;
+    }
+    if mapped && port == 0 && mark.is_none() {
+        let message = "a service on many ports keeps the client's port";
         r.error(value.span.clone(), message, Some("leave the port away".into()));
-        return None;
-    }
-    if forward == Forward::Nat && listen.addr.is_ipv6() && listen.prefix < 128 {
-        let why = "NAT of IPv6 needs a service with one address";
-        r.error(value.span.clone(), why, Some("use full-nat, dr or a tunnel".into()));
-        return None;
-    }
-    if forward == Forward::FullNat && listen.proto == Proto::Sctp {
-        let help = "use nat, dr or a tunnel";
-        r.error(value.span.clone(), "SCTP keeps the client's port: no full-nat", Some(help.into()));
         return None;
     }
     if !forward.translates() && mapped {

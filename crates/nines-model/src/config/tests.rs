@@ -155,7 +155,7 @@ fn checks_may_go_the_way_of_clients_where_tcp_does() {
 }
 
 #[test]
-fn full_nat_maps_ports_of_tcp_and_udp() {
+fn full_nat_maps_ports() {
     let with = |proto: &str, server: &str| {
         format!(
             "[cluster]\nname = \"web\"\n[nodes]\nlb1 = \"10.0.0.2\"\n[service.web]\n\
@@ -163,11 +163,77 @@ fn full_nat_maps_ports_of_tcp_and_udp() {
              servers = {{ r1 = \"{server}\" }}\n"
         )
     };
-    let spec = parse(&with("udp", "10.9.0.11:8080")).unwrap();
-    assert_eq!(spec.services["web"].forward, Forward::FullNat);
-    assert_eq!(spec.services["web"].servers["r1"].addr.port(), 8080);
-    assert!(told(&with("sctp", "10.9.0.11"))[0].contains("no full-nat"));
+    for proto in ["tcp", "udp", "sctp"] {
+        let spec = parse(&with(proto, "10.9.0.11:8080")).unwrap();
+        assert_eq!(spec.services["web"].forward, Forward::FullNat);
+        assert_eq!(spec.services["web"].servers["r1"].addr.port(), 8080);
+    }
     assert!(told(&with("tcp", "[2001:db8::11]:80"))[0].contains("different families"));
+}
+
+#[test]
+fn a_service_by_mark_takes_what_is_marked() {
+    let with = |listen: &str, lines: &str| {
+        format!(
+            "[cluster]\nname = \"web\"\n[nodes]\nlb1 = \"10.0.0.2\"\n\
+             [service.one]\nlisten = \"10.0.0.100:80\"\nservers = {{ r1 = \"10.0.0.11\" }}\n\
+             [service.web]\nlisten = \"{listen}\"\nmark = 7\ncheck = {{ port = 80 }}\n{lines}"
+        )
+    };
+    let nat = "forward = \"nat\"\nservers = { r1 = \"10.0.0.11:8080\", me = \"127.0.0.1\" }\n";
+    let spec = parse(&with("10.0.0.100:*", nat)).unwrap();
+    let web = &spec.services["web"];
+    assert_eq!(web.traffic(), crate::Traffic::Marked { mark: 7, v6: false });
+    assert_eq!(web.takes(), "mark 7, 10.0.0.100");
+    assert_eq!(web.servers["r1"].addr.port(), 8080, "NAT maps to one port");
+    assert!(told(&with("10.0.0.100:80", nat))[0].contains("said where it is set"));
+    assert!(
+        told(&with("10.0.0.100:*", "servers = { r1 = \"10.0.0.11:8080\" }"))[0].contains("NAT")
+    );
+    let cookies = format!("syn-cookies = \"9/s\"\n{nat}");
+    assert!(told(&with("10.0.0.100:*", &cookies))[0].contains("too late"));
+    let six = "forward = \"nat\"\nservers = { r1 = \"2001:db8::11\" }\n";
+    let said = told(&with("[2001:db8::100]:*", six));
+    assert!(said[0].contains("one address"), "{said:?}");
+    let again = "[service.more]\nlisten = \"10.0.0.101:*\"\nmark = 7\ncheck = \"none\"\n\
+                 servers = { r1 = \"10.0.0.11\" }";
+    assert!(told(&with("10.0.0.100:*", &format!("{nat}{again}")))[0].contains("mark 7 already"));
+    let said = |listen: &str, lines: &str| told(&with(listen, lines)).concat();
+    assert!(said("10.0.0.100:*/udp", nat).contains("every protocol"));
+    assert!(
+        said("10.0.0.100:*", &nat.replace("127.0.0.1", "127.0.0.1:8080"))
+            .contains("keep their port")
+    );
+    let proxy =
+        "proxy-protocol = \"v2\"\nforward = \"full-nat\"\nservers = { r1 = \"10.0.0.11\" }\n";
+    assert!(said("10.0.0.100:*", proxy).contains("PROXY header"));
+    let all = "[service.all]\nlisten = \"10.0.0.100:*\"\npersist = \"300s\"\ncheck = \"none\"\n\
+               servers = { r1 = \"10.0.0.11\" }";
+    assert!(said("10.0.0.100:*", &format!("{nat}{all}")).contains("before it has a mark"));
+    let none = with("10.0.0.100:*", nat).replace("mark = 7", "mark = 0");
+    assert!(told(&none).concat().contains("mark must be 1 to"));
+    // What belongs to UDP goes with a mark, which takes UDP too.
+    let single = format!("datagrams = \"single\"\n{nat}");
+    assert!(parse(&with("10.0.0.100:*", &single)).unwrap().services["web"].one_packet);
+}
+
+#[test]
+fn a_director_that_serves_is_no_client_and_no_ipvs() {
+    let with = |lines: &str, full: &str| {
+        format!(
+            "[cluster]\nname = \"web\"\n{lines}[nodes]\nlb1 = \"10.0.0.2\"\nlb2 = \"10.0.0.3\"\n\
+             [service.web]\nlisten = \"10.0.0.100:80\"\nservers = {{ a = \"10.0.0.2\", b = \"10.0.0.3\" }}\n\
+             [service.admin]\nlisten = \"10.0.0.100:443\"\nforward = \"full-nat\"\n\
+             servers = {{ a = \"10.0.0.3:8443\" }}\n{full}"
+        )
+    };
+    assert!(told(&with("", ""))[0].contains("director lb2 has 10.0.0.100 on lo"));
+    assert!(parse(&with("", "source-pool = [\"10.0.0.200\"]\n")).is_ok());
+    let ipvs = "[forwarding]\ndataplane = \"ipvs\"\n";
+    let said = told(&with(ipvs, "source-pool = [\"10.0.0.200\"]\n"));
+    assert!(said[0].contains("IPVS would choose again"), "{said:?}");
+    let vip = "[vip.x]\naddress = \"10.0.0.9\"\ninterface = \"lo\"\n";
+    assert!(told(&with(vip, "source-pool = [\"10.0.0.200\"]\n"))[0].contains("on lo"));
 }
 
 #[test]

@@ -109,6 +109,9 @@ pub struct ServiceStatus {
     pub name: String,
     /// "10.0.0.100:80/tcp".
     pub listen: String,
+    /// The addresses of that.
+    #[serde(default)]
+    pub vips: Vec<String>,
     /// "dr", "nat", "local".
     pub forward: String,
     /// As in the config: "maglev", "wlc", ...

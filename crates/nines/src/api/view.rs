@@ -166,8 +166,10 @@ fn nodes(node: &Node, now: Time, shown: &Shown) -> Vec<NodeStatus> {
             path: facts.map_or_else(String::new, |f| f.path.clone()),
             trouble: facts.map_or_else(String::new, |f| f.trouble.clone()),
             next: facts.map_or_else(String::new, |f| f.next.clone()),
+            serving: String::new(),
         };
-        let Shown { path, trouble, next } = if me { shown.clone() } else { told() };
+        let shown = if me { shown.clone() } else { told() };
+        let (path, trouble) = (shown.path.clone(), shown.worst().to_owned());
         let links = node.links(now, *id);
         all.push(NodeStatus {
             name: name.clone(),
@@ -177,7 +179,7 @@ fn nodes(node: &Node, now: Time, shown: &Shown) -> Vec<NodeStatus> {
             version: facts.map_or_else(String::new, |f| f.version.clone()),
             path,
             trouble: if alive { trouble } else { String::new() },
-            next,
+            next: shown.next,
             rtt_us: peer.map_or(0, |p| p.rtt_ns / 1_000),
             links_up: links.values().filter(|up| **up).count(),
             links: links.len(),
@@ -240,7 +242,12 @@ fn services(state: &State) -> Vec<ServiceStatus> {
             ServerStatus {
                 name: server.clone(),
                 address: wanted.addr.to_string(),
-                state: if drain.is_some() { "draining" } else { "unknown" }.into(),
+                state: match drain {
+                    Some(_) => "draining",
+                    None if service.is_checked(wanted) => "unknown",
+                    None => "up",
+                }
+                .into(),
                 sorry: wanted.sorry,
                 weight: wanted.weight,
                 drain: drain.map_or_else(String::new, set_text),
@@ -258,7 +265,8 @@ fn services(state: &State) -> Vec<ServiceStatus> {
         };
         all.push(ServiceStatus {
             name: name.clone(),
-            listen: service.listen.to_string(),
+            listen: service.takes(),
+            vips: service.listen.vips().map(|vip| vip.to_string()).collect(),
             forward: service.forward.to_string(),
             scheduler: service.scheduler.to_string(),
             node: holders.into_iter().collect::<Vec<_>>().join(", "),
@@ -316,8 +324,7 @@ pub fn fill_traffic(status: &mut Status, told: &Told) {
             server.state = match told.down.get(&name) {
                 Some(true) => "DOWN",
                 Some(false) => "up",
-                None if service.check == "none" => "up",
-                None => "unknown",
+                None => continue,
             }
             .into();
             if server.state == "DOWN" {

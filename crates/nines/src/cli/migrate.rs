@@ -46,10 +46,11 @@ fn arrived(context: &Context, args: &MoveArgs, until: Instant) -> Outcome<()> {
     loop {
         let status: Status = context.client().get("/v1/status")?;
         let service = status.services.iter().find(|s| s.name == args.vip);
-        let listen = service.and_then(|s| address(&s.listen));
-        let here = status.vips.iter().find(|v| {
-            v.name == args.vip || v.address == args.vip || listen.as_ref() == Some(&v.address)
-        });
+        let first = service.and_then(|s| s.vips.first());
+        let here = status
+            .vips
+            .iter()
+            .find(|v| v.name == args.vip || v.address == args.vip || first == Some(&v.address));
         if here.is_some_and(|v| v.node == args.to) {
             return Ok(());
         }
@@ -59,10 +60,4 @@ fn arrived(context: &Context, args: &MoveArgs, until: Instant) -> Outcome<()> {
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-}
-
-/// The address in "addr:port/proto".
-fn address(listen: &str) -> Option<String> {
-    let socket = listen.rsplit_once('/')?.0.parse::<std::net::SocketAddr>().ok()?;
-    Some(socket.ip().to_string())
 }

@@ -1,14 +1,20 @@
 //! `nines server`
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
-use nines_dataplane::realserver::{self, Keeper};
+use nines_dataplane::{
+    ebpf,
+    realserver::{self, Keeper},
+};
 use nines_model::Duty;
 
 use super::Context;
 use crate::{
-    daemon::real_server::{self, Said},
+    daemon::{
+        real_server::{self, Said},
+        serves,
+    },
     failure::{Failure, Kind, Outcome},
     identity::{self, Home},
 };
@@ -117,7 +123,17 @@ fn undo(context: &Context) -> Outcome<()> {
         )
         .next("systemctl disable --now nines"));
     }
-    let gone = realserver::undo(&memory(context))?;
+    let serves = home.file(serves::MEMORY);
+    let mut gone = realserver::undo(&memory(context))?;
+    if serves.exists() {
+        // A director's agent has the claim while it runs.
+        let Some(_claim) = ebpf::claim(Duration::ZERO)? else {
+            let why = "the agent would put everything there again";
+            return Err(Failure::new(Kind::Unsafe, why, "it runs on this machine")
+                .next("take this director out of the services' servers, and apply"));
+        };
+        gone.extend(realserver::undo(&serves)?);
+    }
     println!("put back; no longer here: {}", words(gone));
     if server {
         forget(&home)?;

@@ -26,6 +26,7 @@ use tokio::{
 use super::{
     End, Logger,
     peer_port::duties::{Answer, Line, Question},
+    serves,
 };
 use crate::{
     failure::{Failure, Kind, Outcome},
@@ -93,15 +94,12 @@ impl RealServer {
     fn keep(&mut self) {
         let Said { answer, put } = &self.said;
         let duty = Duty { vips: answer.vips.clone(), tunnels: answer.tunnels.clone() };
-        let gone = Duty {
-            vips: put.vips.difference(&duty.vips).copied().collect(),
-            tunnels: put.tunnels.difference(&duty.tunnels).copied().collect(),
-        };
+        let put = Duty { vips: put.vips.clone(), tunnels: put.tunnels.clone() };
+        let gone = put.beyond(&duty);
         let all = self
             .keeper
             .keep(&duty, &gone)
             .unwrap_or_else(|why| Done { trouble: vec![why], ..Done::default() });
-        all.done.iter().for_each(|line| self.log.line(line));
         if gone != Duty::default()
             && let Ok(held) = self.keeper.held()
         {
@@ -109,12 +107,7 @@ impl RealServer {
             self.said.put.tunnels.retain(|port| held.tunnels.contains(port));
             self.write();
         }
-        let trouble: Vec<String> = all.trouble.iter().map(ToString::to_string).collect();
-        let trouble = trouble.join("; ");
-        if trouble != self.trouble && !trouble.is_empty() {
-            self.log.line(&trouble);
-        }
-        self.trouble = trouble;
+        serves::tell(&all, &mut self.trouble, &self.log);
     }
 
     fn write(&self) {

@@ -127,7 +127,7 @@ const RECONCILE: Duration = Duration::from_secs(2);
 pub fn forwarding<D: DataPlane>(
     mut plane: D,
     cover: impl Fn(&mut D) -> Vec<String>,
-    changed: impl Fn(),
+    changed: impl Fn(&ForwardingTable),
     work: Receiver<ForwardWork>,
     shown: &Mutex<Shown>,
     core: &Handle,
@@ -146,7 +146,7 @@ pub fn forwarding<D: DataPlane>(
                 let result = plane.apply(&wanted);
                 if result.is_ok() {
                     table = *wanted;
-                    changed();
+                    changed(&table);
                 }
                 show(&plane, result.as_ref().err().cloned(), shown, log);
                 core.event(Event::Forwarded(result.map_err(|e| e.to_string())));
@@ -156,13 +156,15 @@ pub fn forwarding<D: DataPlane>(
             }
             Ok(ForwardWork::Watch(vip)) => {
                 let until = Instant::now() + Duration::from_secs(2);
-                watched.insert(vip, (packets(&mut plane, &table, vip), until));
+                if let Some(before) = packets(&mut plane, &table, vip) {
+                    watched.insert(vip, (before, until));
+                }
             }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
         watched.retain(|vip, (before, until)| {
-            if packets(&mut plane, &table, *vip) > *before {
+            if packets(&mut plane, &table, *vip).is_some_and(|now| now > *before) {
                 core.event(Event::FirstPacket(*vip));
                 return false;
             }
@@ -194,11 +196,14 @@ fn show<D: DataPlane>(
     if !trouble.is_empty() && trouble != shown.trouble {
         log.line(&format!("not forwarding as the config asks: {trouble}\n  next: {next}"));
     }
-    *shown = Shown { path: plane.describe(), trouble, next };
+    *shown = Shown { path: plane.describe(), trouble, next, ..shown.clone() };
 }
 
-fn packets<D: DataPlane>(plane: &mut D, table: &ForwardingTable, vip: IpAddr) -> u64 {
-    let counters = plane.counters().unwrap_or_default();
+/// Packets so far to a VIP; `None`: no service is told by it (by a mark, say).
+fn packets<D: DataPlane>(plane: &mut D, table: &ForwardingTable, vip: IpAddr) -> Option<u64> {
     let on = table.services.iter().filter(|(_, s)| s.traffic.vip() == Some(vip));
-    on.filter_map(|(name, _)| counters.services.get(name)).map(|t| t.packets_in).sum()
+    let mut on = on.peekable();
+    on.peek()?;
+    let counters = plane.counters().unwrap_or_default();
+    Some(on.filter_map(|(name, _)| counters.services.get(name)).map(|t| t.packets_in).sum())
 }

@@ -9,7 +9,7 @@ use std::{
 use super::{
     Net, PATIENCE, can_run,
     ipvsadm::ipvsadm,
-    packets::{get, routed},
+    packets::{get, lone_director, routed},
     text,
 };
 
@@ -23,6 +23,14 @@ const NFT: &str = "table inet shop {
 ";
 
 impl Net {
+    /// Loads rules on the director.
+    fn nft(&self, rules: &str) {
+        let file = self.write("rules.nft", rules);
+        let mut nft = Command::new("nft");
+        nft.args(["-f", &file]);
+        assert!(self.lab.spawn("lb1", nft).unwrap().wait().unwrap().success());
+    }
+
     /// A setting of a host's kernel.
     fn set(&self, host: &str, name: &'static str, value: &'static str) {
         let done = self.lab.within(host, || nines_dataplane::sysctl::write(name, value));
@@ -48,10 +56,7 @@ fn what_netfilter_marks_finds_its_service() {
     net.web("lb1", "[::]:80");
     net.lab.ip("lb1", "addr add 10.97.0.100/32 dev eth0").unwrap();
     net.lab.ip("lb1", "addr add 2001:db8::100/128 dev eth0 nodad").unwrap();
-    let file = net.write("marks.nft", NFT);
-    let mut nft = Command::new("nft");
-    nft.args(["-f", &file]);
-    assert!(net.lab.spawn("lb1", nft).unwrap().wait().unwrap().success());
+    net.nft(NFT);
     let before = [rules(&net, "-4"), rules(&net, "-6")];
     // Without a service by it, a mark is nothing to us.
     assert_eq!(get(&net, "client", "10.97.0.100:80").as_deref(), Some("lb1"));
@@ -92,7 +97,9 @@ fn what_netfilter_marks_finds_its_service() {
 
     ipvsadm(&net, "lb1", "-A -f 7 -6 -s rr");
     ipvsadm(&net, "lb1", "-a -f 7 -6 -r [2001:db8:1::11]:8080 --fullnat");
-    assert_eq!(get(&net, "client", "[2001:db8::100]:80").as_deref(), Some("r1"));
+    // Neighbours of IPv6 take their time to say who they are (RFC 4862 section 5.4).
+    let six = "[2001:db8::100]:80";
+    net.until("a server answers", |n| get(n, "client", six).as_deref() == Some("r1"));
     ipvsadm(&net, "lb1", "-a -f 7 -6 -r [2001:db8::100]:80 -m");
     ipvsadm(&net, "lb1", "-d -f 7 -6 -r [2001:db8:1::11]:8080");
     assert_eq!(get(&net, "client", "[2001:db8::100]:80").as_deref(), Some("lb1"));
@@ -118,14 +125,10 @@ fn without_a_cache_packets_go_their_own_way() {
     net.web("r1", "[::]:8080");
     net.web("r2", "[::]:8080");
     net.lab.ip("client", "route add 10.97.1.0/24 via 10.97.0.2").unwrap();
-    let file = net.write(
-        "cache.nft",
+    net.nft(
         "table ip cache {\nchain marks {\ntype filter hook prerouting priority mangle\n\
          ip saddr 10.97.0.0/24 tcp dport 8080 meta mark set 9\n}\n}\n",
     );
-    let mut nft = Command::new("nft");
-    nft.args(["-f", &file]);
-    assert!(net.lab.spawn("lb1", nft).unwrap().wait().unwrap().success());
     net.set("lb1", "net/ipv4/ip_forward", "1");
     let origin = "10.97.1.12:8080";
     assert_eq!(get(&net, "client", origin).as_deref(), Some("r2"));
@@ -149,6 +152,46 @@ fn without_a_cache_packets_go_their_own_way() {
     ipvsadm(&net, "lb1", "-e -f 9 -r 127.0.0.1:0 -g -w 0");
     net.until("the cache answers again", |n| get(n, "client", origin).as_deref() == Some("r1"));
     assert_eq!(ask(&mut kept), "r2", "what had begun goes on");
+}
+
+/// The same from cluster.toml: the agent holds the VIP, and asks the cache.
+#[test]
+fn a_cluster_has_services_by_mark() {
+    if !can_run() {
+        return;
+    }
+    let mut net = routed();
+    for host in ["r1", "r2"] {
+        net.web(host, "[::]:8080");
+    }
+    net.lab.ip("client", "route add 10.97.1.0/24 via 10.97.0.2").unwrap();
+    net.nft(
+        "table ip both {\nchain marks {\ntype filter hook prerouting priority mangle\n\
+         ip daddr 10.97.0.100 tcp dport { 80, 443 } meta mark set 7\n\
+         ip daddr 10.97.1.12 tcp dport 8080 meta mark set 9\n}\n}\n",
+    );
+    lone_director(
+        &mut net,
+        "[service.shop]\nlisten = \"10.97.0.100:*\"\nmark = 7\nforward = \"nat\"\nscheduler = \"rr\"\n\
+         check = { port = 8080, every = \"200ms\" }\n\
+         servers = { r1 = \"10.97.1.11:8080\", r2 = \"10.97.1.12:8080\" }\n\
+         [service.cache]\nlisten = \"10.97.0.101:*\"\nmark = 9\nforward = \"nat\"\n\
+         check = { port = 8080, every = \"200ms\", fall = 1 }\n\
+         servers = { r1 = \"10.97.1.11:8080\", \
+                     bypass = { address = \"127.0.0.1\", role = \"sorry\" } }\n",
+    );
+    net.until("both servers answer", |n| {
+        let ports = ["80", "443", "80", "443"].map(|p| format!("10.97.0.100:{p}"));
+        let seen: Vec<_> = ports.iter().filter_map(|to| get(n, "client", to)).collect();
+        seen.iter().filter(|s| *s == "r1").count() == 2 && seen.len() == 4
+    });
+    let origin = "10.97.1.12:8080";
+    net.until("the cache answers", |n| get(n, "client", origin).as_deref() == Some("r1"));
+    let status = net.status("lb1");
+    assert_eq!(status["services"][1]["listen"], "mark 7, 10.97.0.100");
+    // Without it clients get what they asked for.
+    net.ok("lb1", &["drain", "cache/r1", "--force=last-server"]);
+    net.until("the origin answers", |n| get(n, "client", origin).as_deref() == Some("r2"));
 }
 
 /// A namespace that ended leaves pins, and its number goes to another one.

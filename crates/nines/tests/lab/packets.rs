@@ -438,3 +438,40 @@ fn direct_routing_of_ipv6_and_a_director_that_serves_itself() {
     assert_eq!(net.lab.within("r1", ignore).unwrap(), "0");
     assert!(net.ok("r1", &["server", "undo"]).contains("nothing"));
 }
+
+/// The smallest pair there is: each machine is director and real server.
+#[test]
+fn two_directors_are_each_others_real_servers() {
+    if !can_run() {
+        return;
+    }
+    let hosts = ["client", "lb1", "lb2", "wit1"];
+    let at =
+        |n: usize| [("br0", ["10.97.0.1/24", "10.97.0.2/24", "10.97.0.3/24", "10.97.0.4/24"][n])];
+    let links: Vec<_> = (0..4).map(at).collect();
+    let all: Vec<(&str, &[(&str, &str)])> =
+        hosts.iter().zip(&links).map(|(host, link)| (*host, &link[..])).collect();
+    let mut net = Net::new(&all);
+    for host in ["lb1", "lb2"] {
+        net.web(host, "0.0.0.0:80");
+    }
+    net.form(&["lb1", "lb2"], "wit1");
+    let file = net.write(
+        "cluster.toml",
+        "[cluster]\nname = \"lab\"\n[nodes]\nlb1 = \"10.97.0.2\"\nlb2 = \"10.97.0.3\"\n\
+         wit1 = { addresses = \"10.97.0.4\", role = \"witness\" }\n\
+         [service.web]\nlisten = \"10.97.0.100:80\"\nscheduler = \"rr\"\ncheck = \"none\"\n\
+         servers = { a = \"10.97.0.2\", b = \"10.97.0.3\" }\n",
+    );
+    net.ok("lb1", &["apply", &file]);
+    for holder in ["lb1", "lb2"] {
+        net.until("it has the VIP", |n| n.status("wit1")["vips"][0]["address"] == "10.97.0.100");
+        net.ok("lb1", &["move", "web", "--to", holder]);
+        net.until("a server answers", |n| get(n, "client", "10.97.0.100:80").is_some());
+        let seen: Vec<_> = (0..8).map(|_| get(&net, "client", "10.97.0.100:80")).collect();
+        for server in ["lb1", "lb2"] {
+            let count = seen.iter().filter(|s| s.as_deref() == Some(server)).count();
+            assert_eq!(count, 4, "{holder} has the VIP: {seen:?}");
+        }
+    }
+}

@@ -6,7 +6,7 @@ use nines_abi::{
     SERVICE_ONE_PACKET, SERVICE_POOL, SERVICE_PORT, SERVICE_QUIC, SERVICE_RATE, SERVICE_SIP,
     SERVICE_SOURCES, Server, Service, ServiceKey,
 };
-use nines_model::{Forward, Proto, Scheduler, TableService, Traffic, TunnelChecksum, TunnelKind};
+use nines_model::{Forward, Scheduler, TableService, Traffic, TunnelChecksum, TunnelKind};
 
 use crate::{
     Error, Result, address,
@@ -154,20 +154,11 @@ pub(super) fn check(wanted: &TableService, candidates: usize) -> Result<()> {
         let why = format!("{} sources for full NAT; {POOL_MAX} at most", wanted.pool.len());
         return refuse(why, "each has 64,512 ports for each server: use fewer");
     }
-    let asked = wanted.traffic.one_port().unwrap_or(0);
-    let is_sctp = matches!(wanted.traffic, Traffic::To(l) if l.proto == Proto::Sctp);
     for server in wanted.servers.values().filter(|s| s.forward.translates()) {
-        if server.forward == Forward::FullNat && (is_sctp || wanted.one_packet) {
-            let (what, next) = match is_sctp {
-                true => ("SCTP keeps the client's port", "use nat, dr or a tunnel"),
-                false => ("single datagrams have no port of their own", "use nat, or no ops"),
-            };
-            return refuse(format!("{}: no full-nat: {what}", server.addr), next);
-        }
-        if is_sctp && server.addr.port() != asked && server.addr.port() != 0 {
+        if server.forward == Forward::FullNat && wanted.one_packet {
             return refuse(
-                format!("{}: SCTP keeps its port", server.addr),
-                "give the server the port of the service",
+                format!("{}: no full-nat: single datagrams have no port of their own", server.addr),
+                "use nat, or no ops",
             );
         }
         let untold = wanted.traffic.vip().is_none() && server.forward == Forward::Nat;
