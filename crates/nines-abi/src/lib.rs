@@ -64,8 +64,8 @@ pub const SERVED_MAX: u32 = 1_024;
 pub const PROGRAM_NEW: u32 = 0;
 /// ICMP errors.
 pub const PROGRAM_ERROR: u32 = 1;
-/// Packets too big for a tunnel.
-pub const PROGRAM_TOO_BIG: u32 = 2;
+/// Packets that go nowhere, and whose sender hears why.
+pub const PROGRAM_REFUSE: u32 = 2;
 /// Packets whose server is chosen.
 pub const PROGRAM_DELIVER: u32 = 3;
 /// New flows of schedulers that weigh their servers.

@@ -1,5 +1,5 @@
 //! What routers say of a flow's packets (ICMP errors), for both sides of a translation, and what
-//! this director says itself: too big for the tunnel.
+//! this director says itself: too big for the tunnel, or nobody serves.
 
 use aya_ebpf::{
     bindings::TC_ACT_SHOT,
@@ -8,12 +8,14 @@ use aya_ebpf::{
     },
     programs::TcContext,
 };
-use nines_abi::{Packet, DROP_TOO_BIG};
+use nines_abi::{Packet, DETOUR_MAC, PLACE_VIP};
 
 use crate::{
+    clock,
     full::Ends,
-    maps::count_drop,
-    packet::ICMPV6,
+    maps::REFUSED,
+    packet::{halves_of, ICMPV6, RST},
+    places,
     rewrite::{ETH_LEN, F_PSEUDO_HDR},
 };
 
@@ -86,18 +88,75 @@ fn replace(ctx: &TcContext, packet: &Packet, which: u32, to: &[u32; 4], port: u1
     Some(())
 }
 
-/// Bytes of the packet that the answer quotes: the longest header and eight more.
+/// Bytes of the packet that an answer quotes: the longest header and eight more,
 const QUOTED_V4: usize = 68;
 const QUOTED_V6: usize = 96;
+/// or a plain one, as short as a packet may be.
+const SHORT_V4: usize = 28;
+const SHORT_V6: usize = 48;
 
-/// Answers that the packet is larger than `mtu`, in the name of the VIP (RFC 1191, RFC 8201), and
-/// drops it.
+/// In place of the limit: nobody serves.
+pub const NOBODY: u32 = 0;
+
+/// What nobody serves is answered so often, by each processor: like what the kernel says of its own
+/// (net.ipv4.icmp_msgs_per_sec and icmp_msgs_burst).
+const EVERY_NS: u64 = 1_000_000;
+const BURST: u64 = 50;
+
+/// Whether one more may be said now.
 #[inline(always)]
-pub fn too_big(ctx: &TcContext, packet: &Packet, mtu: u32) -> i32 {
-    count_drop(DROP_TOO_BIG);
-    let answered =
-        if packet.v6 != 0 { answer_v6(ctx, packet, mtu) } else { answer_v4(ctx, packet, mtu) };
+pub fn may_say() -> bool {
+    REFUSED.get(0).is_some_and(|until| *until <= clock::exact() + BURST * EVERY_NS)
+}
+
+/// Says one more.
+#[inline(always)]
+fn say() -> bool {
+    let Some(until) = REFUSED.get_ptr_mut(0) else {
+        return false;
+    };
+    let (until, now) = (unsafe { &mut *until }, clock::exact());
+    let from = if *until > now { *until } else { now };
+    let may = from < now + BURST * EVERY_NS;
+    if may {
+        *until = from + EVERY_NS;
+    }
+    may
+}
+
+/// Tells who sent the packet, in the name of the VIP, why it goes no further, and drops it: it is
+/// larger than the limit that stands where a server would (RFC 1191, RFC 8201), or [`NOBODY`] serves
+/// (port unreachable, as ip_vs_leave in net/netfilter/ipvs/ip_vs_core.c).
+#[inline(always)]
+pub fn refuse(ctx: &TcContext, packet: &Packet) -> i32 {
+    let limit = packet.chosen;
+    if limit == NOBODY && (!is_ours(packet) || packet.flags & RST != 0 || !say()) {
+        return TC_ACT_SHOT;
+    }
+    let plain = packet.l4 as usize - ETH_LEN == if packet.v6 != 0 { 40 } else { 20 };
+    let answered = match (packet.v6 != 0, limit == NOBODY && plain) {
+        (false, false) => answer_v4::<{ QUOTED_V4 / 4 }, { QUOTED_V4 / 4 + 2 }>(ctx, packet, limit),
+        (false, true) => answer_v4::<{ SHORT_V4 / 4 }, { SHORT_V4 / 4 + 2 }>(ctx, packet, limit),
+        (true, false) => answer_v6::<{ QUOTED_V6 / 4 }, { QUOTED_V6 / 4 + 2 }>(ctx, packet, limit),
+        (true, true) => answer_v6::<{ SHORT_V6 / 4 }, { SHORT_V6 / 4 + 2 }>(ctx, packet, limit),
+    };
     answered.unwrap_or(TC_ACT_SHOT)
+}
+
+/// Whether it is for an address in whose name this director speaks. What only has a mark is not.
+#[inline(always)]
+fn is_ours(packet: &Packet) -> bool {
+    let [low, high] = halves_of(&packet.dst);
+    let [a, b, c, d, e, f] = DETOUR_MAC;
+    let detour = u64::from_ne_bytes([a, b, c, d, e, f, 0, 0]);
+    packet.mac != detour && places::flags_of(low, high) & PLACE_VIP != 0
+}
+
+/// Type and code of what is said, and the word after the checksum.
+#[inline(always)]
+fn said(limit: u32, too_big: [u8; 2], nobody: [u8; 2]) -> [u32; 2] {
+    let [kind, code] = if limit == NOBODY { nobody } else { too_big };
+    [u32::from_ne_bytes([kind, code, 0, 0]), limit.to_be()]
 }
 
 #[inline(always)]
@@ -147,19 +206,22 @@ fn send_back(ctx: &TcContext, len: usize) -> Option<()> {
 }
 
 #[inline(always)]
-fn answer_v4(ctx: &TcContext, packet: &Packet, mtu: u32) -> Option<i32> {
-    let mut icmp = [0u32; 2 + QUOTED_V4 / 4];
-    let mut quoted = [0u32; QUOTED_V4 / 4];
+fn answer_v4<const Q: usize, const I: usize>(
+    ctx: &TcContext,
+    packet: &Packet,
+    limit: u32,
+) -> Option<i32> {
+    let mut icmp = [0u32; I];
+    let mut quoted = [0u32; Q];
     load(ctx, ETH_LEN, &mut quoted)?;
     for (to, from) in icmp[2..].iter_mut().zip(quoted) {
         *to = from;
     }
-    // Destination unreachable, fragmentation needed.
-    icmp[0] = u32::from_ne_bytes([3, 4, 0, 0]);
-    icmp[1] = mtu.to_be();
+    // Destination unreachable: fragmentation needed, or the port.
+    [icmp[0], icmp[1]] = said(limit, [3, 4], [3, 3]);
     let check = fold(u64::from(sum(&mut icmp, 0)));
     icmp[0] |= u32::from(check) << 16;
-    let len = (20 + 8 + QUOTED_V4) as u16;
+    let len = (20 + I * 4) as u16;
     let mut ip = [
         u32::from_ne_bytes([0x45, 0, len.to_be_bytes()[0], len.to_be_bytes()[1]]),
         u32::from_ne_bytes([0, 0, 0x40, 0]),
@@ -176,17 +238,20 @@ fn answer_v4(ctx: &TcContext, packet: &Packet, mtu: u32) -> Option<i32> {
 }
 
 #[inline(always)]
-fn answer_v6(ctx: &TcContext, packet: &Packet, mtu: u32) -> Option<i32> {
-    let mut icmp = [0u32; 2 + QUOTED_V6 / 4];
-    let mut quoted = [0u32; QUOTED_V6 / 4];
+fn answer_v6<const Q: usize, const I: usize>(
+    ctx: &TcContext,
+    packet: &Packet,
+    limit: u32,
+) -> Option<i32> {
+    let mut icmp = [0u32; I];
+    let mut quoted = [0u32; Q];
     load(ctx, ETH_LEN, &mut quoted)?;
     for (to, from) in icmp[2..].iter_mut().zip(quoted) {
         *to = from;
     }
-    // Packet too big.
-    icmp[0] = u32::from_ne_bytes([2, 0, 0, 0]);
-    icmp[1] = mtu.to_be();
-    let len = (8 + QUOTED_V6) as u32;
+    // Packet too big; destination unreachable, the port.
+    [icmp[0], icmp[1]] = said(limit, [2, 0], [1, 4]);
+    let len = (I * 4) as u32;
     let (s, d) = (packet.dst, packet.src);
     let mut pseudo =
         [s[0], s[1], s[2], s[3], d[0], d[1], d[2], d[3], len.to_be(), u32::from(ICMPV6).to_be()];

@@ -47,8 +47,8 @@ use aya_ebpf::{
 };
 
 use nines_abi::{
-    Packet, DROP_MANGLED, PROGRAM_DELIVER, PROGRAM_ERROR, PROGRAM_FRAGMENT, PROGRAM_FULL,
-    PROGRAM_NEW,
+    Packet, DROP_MANGLED, DROP_NO_SERVER, PROGRAM_DELIVER, PROGRAM_ERROR, PROGRAM_FRAGMENT,
+    PROGRAM_FULL, PROGRAM_NEW, PROGRAM_REFUSE,
 };
 
 use crate::{decide::Verdict, rewrite::Change};
@@ -175,6 +175,11 @@ fn tc_stage(ctx: &TcContext, stage: impl FnOnce(&mut Packet) -> Verdict) -> i32 
     match stage(packet) {
         Verdict::Go(program) => go_on(ctx, program),
         Verdict::New => go_on(ctx, PROGRAM_NEW),
+        Verdict::Drop(DROP_NO_SERVER) => {
+            maps::count_drop(DROP_NO_SERVER);
+            packet.chosen = errors::NOBODY;
+            go_on(ctx, PROGRAM_REFUSE)
+        }
         Verdict::Drop(reason) => rewrite::drop(reason),
         _ => NEXT,
     }
@@ -219,14 +224,14 @@ pub fn nines_tc_fragment(ctx: TcContext) -> i32 {
     }
 }
 
-/// Too big for a tunnel; the limit lies where a server was.
+/// What goes nowhere; who sent it hears why: it is too big for a tunnel, or nobody serves.
 #[classifier]
 #[inline(always)]
-pub fn nines_tc_too_big(ctx: TcContext) -> i32 {
+pub fn nines_tc_refuse(ctx: TcContext) -> i32 {
     let Some(packet) = packet::parsed() else {
         return NEXT;
     };
-    errors::too_big(&ctx, packet, packet.chosen)
+    errors::refuse(&ctx, packet)
 }
 
 /// Both entries of a flow by full NAT must know of the packet.

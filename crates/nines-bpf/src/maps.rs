@@ -126,6 +126,9 @@ pub static FRAGMENTS: LruHashMap<FragmentKey, Fragment> = LruHashMap::pinned(FRA
 pub static XDP_OUT: HashMap<u32, u32> = HashMap::pinned(XDP_OUT_MAX, 0);
 #[map]
 pub static HOPS: PerCpuArray<Hop> = PerCpuArray::pinned(SERVERS_LEN, 0);
+/// Until when what this processor may say to clients that nobody serves is used up, ns.
+#[map]
+pub static REFUSED: PerCpuArray<u64> = PerCpuArray::pinned(1, 0);
 /// Parts of packets, and what is being done with them.
 #[map]
 pub static BYTES: PerCpuArray<[u8; BYTES_LEN]> = PerCpuArray::pinned(1, 0);

@@ -15,7 +15,7 @@ use aya_ebpf::{
 };
 use nines_abi::{
     Packet, Server, CHECKSUM_FULL, DROP_MANGLED, DROP_TOO_BIG, DROP_TTL, FORWARD_GRE, FORWARD_GUE,
-    FORWARD_IPIP, FRAGMENT_LATER, PROGRAM_TOO_BIG,
+    FORWARD_IPIP, FRAGMENT_LATER, PROGRAM_REFUSE,
 };
 
 use crate::{
@@ -219,8 +219,9 @@ pub fn tc(ctx: &TcContext, packet: &mut Packet, server: &Server) -> i32 {
             return drop(DROP_TOO_BIG);
         }
         packet.chosen = room;
-        let _ = unsafe { PROGRAMS.tail_call(ctx, PROGRAM_TOO_BIG) };
-        return drop(DROP_TOO_BIG);
+        let shot = drop(DROP_TOO_BIG);
+        let _ = unsafe { PROGRAMS.tail_call(ctx, PROGRAM_REFUSE) };
+        return shot;
     }
     let Some((first, checked)) = look(ctx.data(), ctx.data_end(), packet) else {
         return drop(DROP_MANGLED);

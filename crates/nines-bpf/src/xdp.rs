@@ -3,12 +3,12 @@
 use aya_ebpf::{
     bindings::xdp_action, helpers::generated::bpf_xdp_load_bytes, macros::xdp, programs::XdpContext,
 };
-use nines_abi::{Packet, Server, Via, PROGRAM_DELIVER, PROGRAM_NEW};
+use nines_abi::{Packet, Server, Via, DROP_NO_SERVER, PROGRAM_DELIVER, PROGRAM_NEW};
 
 use crate::{
     admit, cookie,
     decide::{self, Verdict},
-    express, full, maps, nat, packet, proxy, quic, services, tunnel,
+    errors, express, full, maps, nat, packet, proxy, quic, services, tunnel,
 };
 
 /// The fast path. What it cannot do (an unresolved neighbour, a device that takes no frames from
@@ -151,6 +151,8 @@ fn xdp_stage(ctx: &XdpContext, stage: impl FnOnce(&mut Packet) -> Verdict) -> u3
         Verdict::Go(program) => xdp_go_on(ctx, program),
         Verdict::New if services::has_marks() => xdp_action::XDP_PASS,
         Verdict::New => xdp_go_on(ctx, PROGRAM_NEW),
+        // tc finds nobody either, and says so.
+        Verdict::Drop(DROP_NO_SERVER) if errors::may_say() => xdp_action::XDP_PASS,
         Verdict::Drop(reason) => {
             maps::count_drop(reason);
             xdp_action::XDP_DROP

@@ -30,8 +30,8 @@ use aya::{
 use nines_abi::{
     PROGRAM_ADMIT, PROGRAM_CHANCE, PROGRAM_COOKIE, PROGRAM_DELIVER, PROGRAM_ERROR,
     PROGRAM_FRAGMENT, PROGRAM_FULL, PROGRAM_KEEP, PROGRAM_KEEP_FULL, PROGRAM_NEW, PROGRAM_PORT,
-    PROGRAM_PROXY, PROGRAM_PUT_FULL, PROGRAM_QUIC, PROGRAM_REMEMBER, PROGRAM_REPLY, PROGRAM_SIP,
-    PROGRAM_SOURCE, PROGRAM_TELL, PROGRAM_TELL_FULL, PROGRAM_TOO_BIG, PROGRAM_WEIGH, XDP_OUT_MAX,
+    PROGRAM_PROXY, PROGRAM_PUT_FULL, PROGRAM_QUIC, PROGRAM_REFUSE, PROGRAM_REMEMBER, PROGRAM_REPLY,
+    PROGRAM_SIP, PROGRAM_SOURCE, PROGRAM_TELL, PROGRAM_TELL_FULL, PROGRAM_WEIGH, XDP_OUT_MAX,
 };
 
 use crate::{Error, Result, address::Interface};
@@ -76,7 +76,7 @@ const CLASSIFIERS: [(&str, Option<u32>); 25] = [
     ("nines_tc_deliver", Some(PROGRAM_DELIVER)),
     ("nines_tc_new", Some(PROGRAM_NEW)),
     ("nines_tc_error", Some(PROGRAM_ERROR)),
-    ("nines_tc_too_big", Some(PROGRAM_TOO_BIG)),
+    ("nines_tc_refuse", Some(PROGRAM_REFUSE)),
     ("nines_tc_ingress", None),
     ("nines_tc_egress", None),
     ("nines_learn", None),

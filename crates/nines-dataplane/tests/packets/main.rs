@@ -33,6 +33,7 @@ mod live;
 mod pieces;
 mod pool;
 mod proxy;
+mod refuse;
 mod sip;
 mod ways;
 
@@ -40,6 +41,12 @@ const SHOT: i32 = 2;
 const REDIRECT: i32 = 7;
 /// TC_ACT_UNSPEC as BPF_PROG_TEST_RUN gives it.
 const NEXT: i32 = -1;
+
+/// A redirect back to the client, which hears that nobody serves; and whether nobody does.
+const REFUSED: i32 = 107;
+fn is_unserved(verdict: i32) -> bool {
+    [SHOT, REFUSED].contains(&verdict)
+}
 
 struct Bench {
     plane: EbpfPlane,
@@ -128,7 +135,15 @@ fn web(scheduler: Scheduler) -> ForwardingTable {
 impl Bench {
     fn tc(&self, frame: &[u8]) -> (i32, Vec<u8>) {
         let out = self.plane.test_run("nines_tc_ingress", frame, 1).unwrap();
-        (out.verdict, out.packet)
+        let v4 = out.packet[12] == 8;
+        let (proto, icmp, says) = if v4 { (23, 34, [3, 3]) } else { (20, 54, [1, 4]) };
+        let answers = out.packet.len() > 56
+            && out.packet != frame
+            && [1, 58].contains(&out.packet[proto])
+            && out.packet[icmp..icmp + 2] == says
+            && out.packet[..6] == frame[6..12];
+        let refused = out.verdict == REDIRECT && answers;
+        (if refused { REFUSED } else { out.verdict }, out.packet)
     }
 
     fn egress(&self, frame: &[u8]) -> i32 {
@@ -275,7 +290,7 @@ fn schedulers_and_the_flow_table() {
         server.state = ServerState::Down;
     }
     b.plane.apply(&pool).unwrap();
-    assert_eq!(b.tc(&client(200).bytes()).0, SHOT);
+    assert_eq!(b.tc(&client(200).bytes()).0, REFUSED);
     assert!(b.plane.counters().unwrap().drops["no-server"] > 0);
 }
 

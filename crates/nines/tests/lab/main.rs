@@ -19,6 +19,7 @@ mod marks;
 mod packets;
 mod proxy;
 mod servers;
+mod unserved;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_nines");
 /// Bound for hangs only.
