@@ -31,6 +31,9 @@ pub const STATES: usize = 12;
 /// Idle limits by state, seconds, IPVS's defaults.
 pub const IDLE_SECONDS: [u32; STATES] = [2, 900, 120, 60, 120, 120, 10, 60, 30, 300, 120, 120];
 
+/// Those that people set: established TCP, TCP after a FIN, UDP.
+pub const IDLE_SET: [u8; 3] = [STATE_ESTABLISHED, STATE_FIN_WAIT, STATE_UDP];
+
 /// Times of flows are in units of `1 << IDLE_SHIFT` ns (16.8 ms), 32 bits: they wrap after two
 /// years, and only differences are used.
 pub const IDLE_SHIFT: u32 = 24;

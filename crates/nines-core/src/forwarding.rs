@@ -29,6 +29,7 @@ pub fn table(
         duty: Duty::of(spec, &here),
         director_macs: macs,
         backend: spec.backend,
+        idle: Some(spec.idle),
         ..ForwardingTable::default()
     };
     for (name, service) in &spec.services {

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use crate::{
     config::reader::{Reader, Table, Value},
-    spec::{Backend, NodeSpec, Role, Spec, Timing, Vip},
+    spec::{Backend, IdleLimits, NodeSpec, Role, Spec, Timing, Vip},
     time::Millis,
 };
 
@@ -85,11 +85,34 @@ fn read(r: &mut Reader, root: &Table<'_>) -> Spec {
         let backend = forwarding.get("dataplane").and_then(|v| r.choice(&v, &Backend::ALL));
         spec.backend = backend.unwrap_or_default();
         spec.flows = r.number(&forwarding, "flows", 1..=64_000_000).unwrap_or(0);
+        spec.idle = idle(r, &forwarding);
     }
     vips(r, root, &mut spec);
     services::services(r, root, &mut spec);
     conflicts::conflicts(r, root, &spec);
     spec
+}
+
+fn idle(r: &mut Reader, table: &Table<'_>) -> IdleLimits {
+    // The packet path takes whoever was heard of a moment ago (8.4 s) for alive.
+    const MIN_MS: u64 = 9_000;
+    const MAX_MS: u64 = 31 * 86_400_000;
+    let mut limits = IdleLimits::default();
+    for (key, limit) in [
+        ("tcp-timeout", &mut limits.tcp),
+        ("fin-timeout", &mut limits.fin),
+        ("udp-timeout", &mut limits.udp),
+    ] {
+        let Some(time) = r.millis(table, key) else { continue };
+        if (MIN_MS..=MAX_MS).contains(&time.0) && time.0 % 1_000 == 0 {
+            *limit = (time.0 / 1_000) as u32;
+        } else {
+            let span = table.get(key).map_or(0..0, |v| v.span);
+            let help = "write whole seconds: \"900s\"";
+            r.error(span, format!("{key} must be 9s to 31 days"), Some(help.into()));
+        }
+    }
+    limits
 }
 
 fn timing(r: &mut Reader, root: &Table<'_>) -> Timing {

@@ -59,6 +59,10 @@ pub fn diff(old: &Spec, new: &Spec) -> Vec<Change> {
             format!("room for {} -> {} flows, from each agent's next start", room(old), room(new));
         out.push(change("forwarding", '~', text, ""));
     }
+    if old.idle != new.idle {
+        let text = format!("silent connections end after {} -> {}", old.idle, new.idle);
+        out.push(change("forwarding", '~', text, ""));
+    }
     if old.timing != new.timing {
         let text = format!("{:?} -> {:?}", old.timing, new.timing);
         out.push(change("timing", '~', text, ""));

@@ -20,8 +20,8 @@ pub use duty::Duty;
 pub use forward::{Forward, Tunnel, TunnelChecksum, TunnelKind};
 pub use listen::{Listen, Proto, network};
 pub use spec::{
-    Backend, Check, CheckKind, Limit, NodeSpec, Persist, Role, Scheduler, SchedulerFlags,
-    ServerSpec, ServiceSpec, Spec, Timing, Vip,
+    Backend, Check, CheckKind, IdleLimits, Limit, NodeSpec, Persist, Role, Scheduler,
+    SchedulerFlags, ServerSpec, ServiceSpec, Spec, Timing, Vip,
 };
 pub use table::{
     Counters, ForwardingTable, ServerState, TableServer, TableService, Tally, Traffic,

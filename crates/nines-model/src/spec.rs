@@ -27,6 +27,32 @@ pub struct Spec {
     pub flows: u32,
     /// Who forwards packets on directors.
     pub backend: Backend,
+    /// How long silent connections are known.
+    pub idle: IdleLimits,
+}
+
+/// Seconds after which a silent connection is forgotten; those that LVS's `--set` sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdleLimits {
+    /// TCP, established; SCTP too.
+    pub tcp: u32,
+    /// TCP after a FIN.
+    pub fin: u32,
+    /// UDP.
+    pub udp: u32,
+}
+
+impl Default for IdleLimits {
+    /// IPVS's (net/netfilter/ipvs/ip_vs_proto_tcp.c, ip_vs_proto_udp.c).
+    fn default() -> Self {
+        Self { tcp: 900, fin: 120, udp: 300 }
+    }
+}
+
+impl fmt::Display for IdleLimits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}s, after FIN {}s, UDP {}s", self.tcp, self.fin, self.udp)
+    }
 }
 
 /// Who forwards packets.

@@ -7,8 +7,8 @@ use std::{
 };
 
 use crate::{
-    Backend, ClientRate, Duty, Forward, Limit, Listen, Persist, QuicId, Rate, Scheduler,
-    SchedulerFlags, Sources,
+    Backend, ClientRate, Duty, Forward, IdleLimits, Limit, Listen, Persist, QuicId, Rate,
+    Scheduler, SchedulerFlags, Sources,
 };
 
 /// Everything one director's data plane must do, complete: what is not here is not forwarded.
@@ -22,6 +22,8 @@ pub struct ForwardingTable {
     pub director_macs: Vec<[u8; 6]>,
     /// Who forwards.
     pub backend: Backend,
+    /// How long silent connections are known; `None`: as long as they are now.
+    pub idle: Option<IdleLimits>,
 }
 
 /// One service in the table.
@@ -196,4 +198,8 @@ pub struct Counters {
     pub servers: BTreeMap<(String, String), Tally>,
     /// Packets dropped, by reason.
     pub drops: BTreeMap<String, u64>,
+    /// Places in the flow table; 0: not nines' own.
+    pub places: u64,
+    /// Those that living flows take, as far as counted.
+    pub taken: u64,
 }

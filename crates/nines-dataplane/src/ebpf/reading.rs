@@ -335,7 +335,7 @@ impl Tables {
         if idle == [0; 16] {
             return TIMEOUTS;
         }
-        [abi::STATE_ESTABLISHED, abi::STATE_FIN_WAIT, abi::STATE_UDP].map(|state| {
+        abi::IDLE_SET.map(|state| {
             let units = u64::from(idle[usize::from(state)]);
             let seconds = ((units << abi::IDLE_SHIFT) + 500_000_000) / 1_000_000_000;
             seconds as u32
@@ -350,8 +350,7 @@ impl Tables {
                 *units = abi::idle_units(seconds);
             }
         }
-        let states = [abi::STATE_ESTABLISHED, abi::STATE_FIN_WAIT, abi::STATE_UDP];
-        for (state, seconds) in states.into_iter().zip(seconds).filter(|(_, s)| *s != 0) {
+        for (state, seconds) in abi::IDLE_SET.into_iter().zip(seconds).filter(|(_, s)| *s != 0) {
             settings.idle[usize::from(state)] = abi::idle_units(seconds);
         }
         self.commit(&[writes::Write::Settings(settings)])

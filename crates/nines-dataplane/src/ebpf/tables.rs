@@ -434,7 +434,8 @@ impl Tables {
     /// Counts since the tables were made.
     pub fn counters(&self) -> Result<Counters> {
         let loads = self.loads.view()?;
-        let mut counters = Counters::default();
+        let places = u64::from(self.sizes.buckets) * nines_abi::WAYS as u64;
+        let mut counters = Counters { places, ..Counters::default() };
         let mut slots: BTreeMap<(u32, SocketAddr), u32> = BTreeMap::new();
         for (slot, server) in &self.installed.servers {
             if server.addr != [0; 16] {
@@ -453,6 +454,9 @@ impl Tables {
                 (tally.active, tally.inactive) = (load.active, load.inactive);
                 whole.active += tally.active;
                 whole.inactive += tally.inactive;
+                // A translated flow has a place for its answers, too.
+                let each = 1 + u64::from(wanted.forward.translates());
+                counters.taken += (tally.active + tally.inactive) * each;
                 counters.servers.insert((name.clone(), server.clone()), tally);
             }
             counters.services.insert(name.clone(), whole);

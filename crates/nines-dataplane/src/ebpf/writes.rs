@@ -14,7 +14,9 @@ use nines_abi::{
     self as abi, SERVER_DOWN, SERVER_DRAIN, SERVER_UP, SETTING_MARKS, SETTING_NAT, SETTING_SPREAD,
     Server, Service, ServiceKey, Settings, SpreadKey,
 };
-use nines_model::{Forward, ForwardingTable, ServerState, TableServer, TableService, Traffic};
+use nines_model::{
+    Forward, ForwardingTable, IdleLimits, ServerState, TableServer, TableService, Traffic,
+};
 
 pub use self::entries::picks_of;
 use self::entries::{check, service_of, set_forward};
@@ -423,6 +425,11 @@ impl<'a> Planner<'a> {
         if idle == [0; 16] {
             for (units, seconds) in idle.iter_mut().zip(abi::IDLE_SECONDS) {
                 *units = abi::idle_units(seconds);
+            }
+        }
+        if let Some(IdleLimits { tcp, fin, udp }) = self.ask.table.idle {
+            for (state, seconds) in abi::IDLE_SET.into_iter().zip([tcp, fin, udp]) {
+                idle[usize::from(state)] = abi::idle_units(seconds);
             }
         }
         let flags = self.flags.unwrap_or(old.flags);

@@ -1,9 +1,15 @@
 //! What servers carry: states of flows, and the schedulers that weigh them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use nines_dataplane::DataPlane as _;
-use nines_model::{Forward, Millis, Persist, Proto, Scheduler, ServerState, TableServer};
+use nines_model::{
+    Forward, ForwardingTable, IdleLimits, Millis, Persist, Proto, Scheduler, ServerState,
+    TableServer,
+};
 
 use super::{Bench, bench, both_hooks, build::*, service, table, web};
 
@@ -152,6 +158,8 @@ fn a_full_table_serves_new_flows_and_says_so() {
     let live: u64 = counters.servers.values().map(|t| t.active + t.inactive).sum();
     let (evicted, unplaced) = (counters.drops["evicted"], counters.drops["unplaced"]);
     assert_eq!(unplaced, 0);
+    assert_eq!(counters.taken, live);
+    assert!(live * 100 / counters.places >= 95, "{live} of {}", counters.places);
     assert!(evicted > 0 && live + evicted == u64::from(more), "{live} live, {evicted} evicted");
     for n in more - 50..more {
         let server = b.hit(&flow(n, ACK));
@@ -328,4 +336,41 @@ fn a_client_stays_with_its_server_while_it_is_remembered() {
     assert_eq!(after.len(), 1, "remembered anew");
     let next = b.hit(&flow("198.51.100.1:1"));
     assert!(!after.contains(&next), "the turn went on when it was scheduled anew");
+}
+
+/// Times are counted from a flow's last packet, without anybody who counts them.
+#[test]
+fn silent_flows_end_after_their_time() {
+    let Some(mut b) = bench() else { return };
+    let servers = [("10.0.0.11:53", Forward::Dr), ("10.0.0.12:53", Forward::Dr)];
+    let mut all = table(vec![
+        service("10.0.0.100:53", Proto::Udp, Scheduler::Rr, &servers),
+        service("10.0.0.100:53", Proto::Tcp, Scheduler::Rr, &servers),
+    ]);
+    let limits = |udp| Some(IdleLimits { udp, ..IdleLimits::default() });
+    all.idle = limits(9);
+    b.plane.apply(&all).unwrap();
+    let datagram = udp("10.0.0.1:4000", "10.0.0.100:53");
+    let stream = tcp("10.0.0.1:4000", "10.0.0.100:53", SYN);
+    let begun = |b: &mut super::Bench| {
+        let services = b.plane.counters().unwrap().services;
+        [services["s0"].connections, services["s1"].connections]
+    };
+    let first = b.hit(&datagram);
+    b.hit(&stream);
+    b.hit(&Frame { flags: ACK, ..stream.clone() });
+    for _ in 0..2 {
+        std::thread::sleep(Duration::from_secs(5));
+        assert_eq!(b.hit(&datagram), first, "heard of in time");
+    }
+    assert_eq!(begun(&mut b), [1, 1]);
+    std::thread::sleep(Duration::from_millis(9_300));
+    assert_ne!(b.hit(&datagram), first, "in its turn");
+    b.hit(&Frame { flags: ACK, ..stream });
+    assert_eq!(begun(&mut b), [2, 1], "TCP has more time");
+    // A longer time counts for flows that are there; a table without times changes none.
+    for idle in [limits(60), None] {
+        b.plane.apply(&ForwardingTable { idle, ..all.clone() }).unwrap();
+        assert_eq!(b.plane.tables().timeouts(), [900, 120, 60]);
+    }
 }

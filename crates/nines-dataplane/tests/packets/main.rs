@@ -34,6 +34,7 @@ mod pieces;
 mod pool;
 mod proxy;
 mod refuse;
+mod reload;
 mod sip;
 mod ways;
 

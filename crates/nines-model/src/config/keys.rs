@@ -78,6 +78,13 @@ pub const FORWARDING: &[Key] = &[
         Shape::Number(1, 64_000_000),
         "Flows that a director holds, 73 bytes each; from its next start. Default 229376.",
     ),
+    key(
+        "tcp-timeout",
+        Shape::Text,
+        "A TCP or SCTP connection that is silent for so long is forgotten. Default 900s.",
+    ),
+    key("fin-timeout", Shape::Text, "The same of TCP after a FIN. Default 120s."),
+    key("udp-timeout", Shape::Text, "The same of UDP. Default 300s."),
 ];
 
 /// `[cluster]`

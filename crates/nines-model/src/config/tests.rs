@@ -474,3 +474,15 @@ fn tunnels_flags_and_limits_are_read_and_refused_where_they_mean_nothing() {
         assert!(found[0].message.contains(wanted), "{lines}{servers}: {found:?}");
     }
 }
+
+#[test]
+fn silent_connections_end_when_the_file_says() {
+    let with = |lines: &str| {
+        format!("[cluster]\nname = \"web\"\n[nodes]\nlb1 = \"10.0.0.2\"\n[forwarding]\n{lines}")
+    };
+    let idle = parse(&with("tcp-timeout = \"2h\"\nudp-timeout = \"30s\"")).unwrap().idle;
+    assert_eq!((idle.tcp, idle.fin, idle.udp), (7_200, 120, 30));
+    for wrong in ["1s", "9500ms", "32d"] {
+        assert!(told(&with(&format!("fin-timeout = \"{wrong}\"")))[0].contains("9s to 31 days"));
+    }
+}

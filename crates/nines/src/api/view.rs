@@ -36,7 +36,13 @@ pub struct Told {
     servers: BTreeMap<String, Traffic>,
     down: BTreeMap<String, bool>,
     drops: BTreeMap<String, u64>,
+    /// Of the flow table, percent.
+    #[serde(default)]
+    full: u64,
 }
+
+/// A flow table as full as that (percent) is said to be.
+const FULL: u64 = 90;
 
 /// Counts and health as they are told.
 pub fn traffic(counters: &Counters, health: &nines_core::forwarding::Known) -> Told {
@@ -54,6 +60,7 @@ pub fn traffic(counters: &Counters, health: &nines_core::forwarding::Known) -> T
         services: counters.services.iter().map(|(n, t)| (n.clone(), one(t))).collect(),
         servers: counters.servers.iter().map(|(n, t)| (name(n), one(t))).collect(),
         drops: counters.drops.clone(),
+        full: (counters.taken * 100).checked_div(counters.places).unwrap_or(0),
         down: health.iter().map(|(n, h)| (name(n), h.state() == ServerState::Down)).collect(),
     }
 }
@@ -75,6 +82,7 @@ pub fn merge(told: &mut Told, bytes: &[u8]) {
         }
     }
     told.down.extend(theirs.down);
+    told.full = told.full.max(theirs.full);
     theirs.drops.into_iter().for_each(|(why, n)| *told.drops.entry(why).or_default() += n);
 }
 
@@ -312,6 +320,14 @@ pub fn no_answer(status: &mut Status) {
 /// Puts counts and health in.
 pub fn fill_traffic(status: &mut Status, told: &Told) {
     status.drops.extend(told.drops.iter().filter(|(_, n)| **n > 0).map(|(w, n)| (w.clone(), *n)));
+    if told.full >= FULL {
+        status.problems.push(ProblemLine {
+            subject: "flow table".into(),
+            text: format!("{} % full: connections that are not established give way", told.full),
+            next: "give [forwarding] flows in cluster.toml more, apply, systemctl reload nines"
+                .into(),
+        });
+    }
     let mut down = Vec::new();
     for service in &mut status.services {
         service.traffic = told.services.get(&service.name).copied().unwrap_or_default();
@@ -450,4 +466,25 @@ pub fn why(node: &Node, now: Time, subject: &str) -> Outcome<Why> {
     }
     why.chain = state.story.why(&subjects).into_iter().map(event).collect();
     Ok(why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fullest_flow_table_is_said() {
+        let full = |taken| {
+            traffic(&Counters { places: 100, taken, ..Counters::default() }, &BTreeMap::new())
+        };
+        let said = |told: &Told| {
+            let mut status = Status::default();
+            fill_traffic(&mut status, told);
+            status.problems.into_iter().map(|p| p.text).collect::<String>()
+        };
+        assert_eq!(said(&full(89)), "");
+        let mut told = full(91);
+        merge(&mut told, &serde_json::to_vec(&full(97)).unwrap());
+        assert!(said(&told).starts_with("97 % full"), "{}", said(&told));
+    }
 }

@@ -1,5 +1,7 @@
 //! `nines status`
 
+use std::collections::BTreeMap;
+
 use clap::Args;
 
 use super::{Context, bold, columns};
@@ -115,10 +117,22 @@ fn text(status: &Status, wide: bool) -> String {
         }
         out.push_str(&columns(&rows));
     }
+    out.push_str(&counted(&status.drops));
     if status.problems.is_empty() {
         out.push_str("\nNothing needs you.\n");
     }
     out
+}
+
+/// What was dropped, and beside it what only was counted where drops are.
+fn counted(drops: &BTreeMap<String, u64>) -> String {
+    const NO_DROPS: [&str; 4] = ["challenged", "evicted", "proven", "unplaced"];
+    let line = |title: &str, wanted: bool| {
+        let some = drops.iter().filter(|(why, _)| NO_DROPS.contains(&why.as_str()) != wanted);
+        let words: Vec<String> = some.map(|(why, n)| format!("{why} {n}")).collect();
+        if words.is_empty() { String::new() } else { format!("\n{title}: {}\n", words.join(", ")) }
+    };
+    line("Not forwarded so far", true) + &line("Flow table and cookies so far", false)
 }
 
 fn service(s: &ServiceStatus) -> Vec<String> {
@@ -145,6 +159,16 @@ fn or_dash(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_not_forwarded_is_said() {
+        assert_eq!(counted(&BTreeMap::new()), "");
+        let drops = [("denied", 4), ("evicted", 3), ("no-server", 1)];
+        let drops = drops.map(|(why, n)| (why.to_owned(), n)).into();
+        let told = counted(&drops);
+        assert!(told.contains("Not forwarded so far: denied 4, no-server 1\n"), "{told}");
+        assert!(told.contains("cookies so far: evicted 3\n"), "{told}");
+    }
 
     #[test]
     fn lengths_and_sizes_for_people() {
