@@ -1,7 +1,8 @@
 //! Makes this machine a real server for direct routing or tunnels, keeps it one, and undoes it.
 //!
 //! The VIP goes on `lo`; ARP neither answers for it nor announces it (arp_ignore 1, arp_announce 2:
-//! Documentation/networking/ip-sysctl.rst); rp_filter 0 or 2 admits packets whose way back differs.
+//! Documentation/networking/ip-sysctl.rst); rp_filter 2 (loose), of which the
+//! greater of all and the interface holds, admits packets whose way back differs.
 //! What was there before is kept in a file, so that undo restores it exactly.
 
 use std::{
@@ -22,7 +23,7 @@ use crate::{
 const SETTINGS: [(&str, &str); 3] = [
     ("net/ipv4/conf/all/arp_ignore", "1"),
     ("net/ipv4/conf/all/arp_announce", "2"),
-    ("net/ipv4/conf/all/rp_filter", "0"),
+    ("net/ipv4/conf/all/rp_filter", "2"),
 ];
 
 /// What was there before, and what was put there since; a line each in a file.
@@ -129,10 +130,6 @@ impl Keeper {
             memory.write(&self.file)?;
         }
         for (name, value) in SETTINGS {
-            // 2 (loose) admits asymmetric ways as well as 0; leave it.
-            if name.ends_with("rp_filter") && sysctl::read(name)? == "2" {
-                continue;
-            }
             let old = sysctl::write(name, value)?;
             if old != value {
                 all.done.push(format!("{} is {value}, was {old}", name.replace('/', ".")));

@@ -361,8 +361,12 @@ async fn bind_tcp(at: std::net::SocketAddr) -> Outcome<tokio::net::TcpListener> 
 /// A director passes packets on, and asks for neighbours when it has to.
 fn ready_kernel() -> Outcome<()> {
     // Replies and clients may come from anywhere; strict reverse-path checks would drop them.
-    if sysctl::read("net/ipv4/conf/all/rp_filter")? == "1" {
-        sysctl::write("net/ipv4/conf/all/rp_filter", "2")?;
+    // The greater of all and the interface holds.
+    let all = std::fs::read_dir("/proc/sys/net/ipv4/conf").into_iter().flatten().flatten();
+    let name = |of: &str| format!("net/ipv4/conf/{of}/rp_filter");
+    let strict = |of: String| sysctl::read(&name(&of)).is_ok_and(|value| value == "1");
+    if all.map(|of| of.file_name().to_string_lossy().into_owned()).any(strict) {
+        sysctl::write(&name("all"), "2")?;
     }
     Ok(())
 }

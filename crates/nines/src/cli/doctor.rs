@@ -57,13 +57,19 @@ fn by_hand(vip: IpAddr, tunnel: bool) -> Vec<String> {
     let host = if vip.is_ipv4() { 32 } else { 128 };
     let flag = if tunnel { " --tunnel" } else { "" };
     let mut lines = vec![format!("nines server prepare {vip}{flag}")];
+    let add = format!("ip addr add {vip}/{host} dev lo");
     if !tunnel {
-        let or = format!("or by hand: ip addr add {vip}/{host} dev lo");
-        lines.push(or);
-        if vip.is_ipv4() {
-            let quiet = "net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2";
-            lines.push(format!("sysctl -w {quiet} net.ipv4.conf.all.rp_filter=0"));
-        }
+        lines.push(format!("or by hand: {add}"));
+    } else if vip.is_ipv4() {
+        lines.push("or by hand (ipip): modprobe ipip; ip link set tunl0 up".into());
+        lines.push(add);
+    } else {
+        lines.push("or by hand (ipip): modprobe ip6_tunnel; ip link set ip6tnl0 up".into());
+        lines.push(add);
+    }
+    if vip.is_ipv4() {
+        let quiet = "net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2";
+        lines.push(format!("sysctl -w {quiet} net.ipv4.conf.all.rp_filter=2"));
     }
     lines
 }
