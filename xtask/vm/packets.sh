@@ -15,6 +15,8 @@ image=$(apt-cache depends linux-image-amd64 | awk '/Depends: linux-image-6/ {pri
 [ -n "$image" ] || { echo "no linux-image-amd64 in apt's lists: apt-get update" >&2; exit 1; }
 # In the order in which they are loaded.
 modules="veth sch_ingress cls_bpf crc32c_generic libcrc32c nf_defrag_ipv4 nf_defrag_ipv6 nf_conntrack ip_vs"
+# Devices on devices.
+modules="$modules llc stp garp mrp 8021q tls bonding bridge"
 for s in rr wrr lc wlc fo ovf lblc lblcr dh sh mh sed nq; do modules="$modules ip_vs_$s"; done
 kept=$cache/$image.$(echo "$modules" | cksum | cut -d' ' -f1)
 if [ ! -d "$kept" ]; then

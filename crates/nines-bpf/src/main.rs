@@ -38,6 +38,7 @@ mod sip;
 mod states;
 mod tunnel;
 mod unwrap;
+mod vlan;
 mod xdp;
 
 use aya_ebpf::{
@@ -60,6 +61,9 @@ const NEXT: i32 = TC_ACT_UNSPEC;
 #[classifier]
 #[inline(always)]
 pub fn nines_tc_ingress(ctx: TcContext) -> i32 {
+    if vlan::is_elsewhere(&ctx) {
+        return NEXT;
+    }
     let Some(packet) = rewrite::parse_skb(&ctx) else {
         return NEXT;
     };
@@ -334,7 +338,7 @@ fn go_on(ctx: &TcContext, program: u32) -> i32 {
 #[classifier]
 #[inline(always)]
 pub fn nines_tc_egress(ctx: TcContext) -> i32 {
-    let Some(packet) = packet::parse_leaving(ctx.data(), ctx.data_end()) else {
+    let Some(packet) = packet::parse_leaving(vlan::behind_tag(&ctx), ctx.data_end()) else {
         return NEXT;
     };
     match decide::egress(packet) {

@@ -123,7 +123,8 @@ pub fn parse(data: usize, end: usize) -> Option<&'static mut Packet> {
     read(data, end, PACKETS.get_ptr_mut(0)?)
 }
 
-/// The same for a packet that leaves: it may do so while another one is being decided.
+/// The same for a packet that leaves: it may do so while another one is being decided. Behind a tag
+/// ([`crate::vlan`]) its MAC address is not read right; nobody asks for it there.
 #[inline(always)]
 pub fn parse_leaving(data: usize, end: usize) -> Option<&'static mut Packet> {
     read(data, end, PACKETS.get_ptr_mut(1)?)

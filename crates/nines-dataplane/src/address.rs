@@ -29,6 +29,8 @@ pub struct Interface {
     pub ethernet: bool,
     /// Kind of a virtual interface ("veth", "bridge", "vlan"); empty for a real card.
     pub kind: String,
+    /// Number of the device that a VLAN is on (of a veth: its peer); 0: none.
+    pub below: u32,
     /// Largest IP packet.
     pub mtu: u32,
     /// Addresses with prefix lengths.
@@ -61,12 +63,14 @@ fn interface(message: RouteNetlinkMessage) -> Option<Interface> {
         mac: [0; 6],
         ethernet: link.header.link_layer_type == LinkLayerType::Ether,
         kind: String::new(),
+        below: 0,
         mtu: 0,
         addresses: Vec::new(),
     };
     for attribute in link.attributes {
         match attribute {
             LinkAttribute::IfName(name) => found.name = name,
+            LinkAttribute::Link(index) => found.below = index,
             LinkAttribute::Mtu(mtu) => found.mtu = mtu,
             LinkAttribute::Address(mac) => {
                 found.mac = mac.try_into().unwrap_or_default();

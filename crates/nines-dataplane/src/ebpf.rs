@@ -19,10 +19,11 @@ use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
 use nines_abi::{ABI, DETOUR_MAC};
 use nines_model::{Counters, ForwardingTable};
 
+use self::hook::Hook;
 pub use self::{
-    attach::Hooks,
     exchange::{FlowsIn, FlowsOut},
     guard::{EbpfGuard, deadline_of},
+    hook::Hooks,
     reading::{Claim, claim},
     sizes::Sizes,
     tables::Tables,
@@ -30,9 +31,11 @@ pub use self::{
 use crate::{DataPlane, Error, Result, address, detour, sysctl};
 
 mod attach;
+mod card;
 mod exchange;
 mod extents;
 mod guard;
+mod hook;
 mod installed;
 pub mod object;
 pub mod picks;
@@ -144,7 +147,7 @@ pub struct EbpfPlane {
     tables: Tables,
     peers: HashMap<MapData, [u8; 8], u64>,
     /// Interfaces with programs, and through which hook.
-    attached: BTreeMap<String, String>,
+    attached: BTreeMap<String, Hook>,
     /// What the programs were last put on for: interfaces wanted, and those that routes name.
     covered: Option<(BTreeSet<String>, BTreeSet<u32>)>,
     /// Interfaces that must have them beyond those that routes name.
@@ -154,6 +157,11 @@ pub struct EbpfPlane {
     /// Rules for marked packets may be there.
     led: bool,
 }
+
+/// What a kernel must have that refuses something.
+const NEEDS: &str = "nines needs Linux 6.1 or newer with BPF, and root (CAP_BPF, CAP_NET_ADMIN)";
+/// What helps where our own part is not whole.
+const INSTALL: &str = "install nines again";
 
 /// Opens the tables of this namespace and loads the programs. The guard is apart because another
 /// thread keeps it.
@@ -182,8 +190,7 @@ pub fn open(object: &[u8], hooks: Hooks, sizes: Sizes) -> Result<(EbpfPlane, Ebp
             source = inner.source();
         }
         let what = "the kernel refused the nines tables or programs";
-        Error::new(what, why)
-            .next("nines needs Linux 6.1 or newer with BPF, and root (CAP_BPF, CAP_NET_ADMIN)")
+        Error::new(what, why).next(NEEDS)
     })?;
     attach::load(&mut ebpf)?;
     let guard = EbpfGuard::new(tables::shared(take(&mut ebpf, guard::TABLE)?)?, &pins)?;
@@ -205,8 +212,9 @@ pub fn open(object: &[u8], hooks: Hooks, sizes: Sizes) -> Result<(EbpfPlane, Ebp
 }
 
 fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map> {
-    ebpf.take_map(name)
-        .ok_or_else(|| Error::new("the kernel object is damaged", format!("no map {name}")))
+    ebpf.take_map(name).ok_or_else(|| {
+        Error::new("the kernel object is damaged", format!("no map {name}")).next(INSTALL)
+    })
 }
 
 fn wrong(e: aya::maps::MapError) -> Error {
@@ -297,10 +305,10 @@ impl EbpfPlane {
             let there = all.iter().find(|i| i.name == *name);
             let whole = there.is_some_and(|i| attach::is_on(&self.pins, i));
             // A tcx pin keeps its link; a clsact filter anyone may remove, so it is put again.
-            if self.attached.get(name).is_some_and(|hook| hook.contains("tcx")) && whole {
+            if self.attached.get(name).is_some_and(Hook::is_linked) && whole {
                 continue;
             }
-            let hook = attach::attach(&mut self.ebpf, &self.pins, name, self.hooks)?;
+            let hook = attach::attach(&mut self.ebpf, &self.pins, name, self.hooks, &all)?;
             self.attached.insert(name.clone(), hook);
         }
         // An interface that is no longer ours, also one that an earlier process took.
@@ -313,8 +321,8 @@ impl EbpfPlane {
         }
         let express = |i: &&address::Interface| {
             names.contains(&i.name)
-                && self.attached.get(&i.name).is_some_and(|hook| hook.starts_with("xdp"))
-                && attach::takes_frames(i)
+                && self.attached.get(&i.name).is_some_and(Hook::has_xdp)
+                && card::takes_frames(i)
         };
         if self.hooks != Hooks::Tc {
             let express = all.iter().filter(express).map(|i| i.index).collect();
@@ -378,13 +386,13 @@ impl DataPlane for EbpfPlane {
         self.covered = None;
         let mut differences = self.tables.observe()?;
         let all = address::interfaces()?;
-        for (name, hook) in self.attached.iter().filter(|(_, hook)| hook.contains("tcx")) {
+        for (name, hook) in self.attached.iter().filter(|(_, hook)| hook.is_linked()) {
             if all.iter().any(|i| i.name == *name && !attach::is_on(&self.pins, i)) {
                 differences.push(format!("{hook} is no longer on {name}"));
             }
         }
         // Whether a clsact filter is still there cannot be asked as cheaply as it is put again.
-        if self.everywhere || self.attached.values().any(|hook| hook.contains("clsact")) {
+        if self.everywhere || self.attached.values().any(|hook| !hook.is_linked()) {
             self.attach_all()?;
         }
         Ok(differences)
@@ -395,9 +403,10 @@ impl DataPlane for EbpfPlane {
     }
 
     fn describe(&self) -> String {
-        let on: Vec<String> =
-            self.attached.iter().map(|(name, hook)| format!("{hook} on {name}")).collect();
-        if on.is_empty() { "ebpf".into() } else { format!("ebpf, {}", on.join(", ")) }
+        match hook::words(&self.attached) {
+            none if none.is_empty() => "ebpf".into(),
+            on => format!("ebpf, {on}"),
+        }
     }
 
     fn remove(&mut self) -> Result<()> {

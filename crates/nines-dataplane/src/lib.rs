@@ -73,7 +73,7 @@ pub trait DataPlane: Send {
     /// Counts since the tables were made.
     fn counters(&mut self) -> Result<Counters>;
 
-    /// The path packets take, for people: "ebpf, tc (tcx) on eth0".
+    /// The path packets take, for people: "ebpf, xdp+tcx on eth0".
     fn describe(&self) -> String;
 
     /// What of the last table applied it does in another way than the table asks.

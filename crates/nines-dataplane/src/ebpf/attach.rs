@@ -1,7 +1,8 @@
 //! Programs onto interfaces: tcx links (6.6) or clsact filters (before), XDP where the driver has
 //! it. Everything stays when the process goes, and is replaced in place by the next one.
 //!
-//! Decides: which hook, and why, in words that status shows.
+//! Decides: how programs are put on a device and taken off it. Which hooks it gets is decided in
+//! `hook.rs`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,7 +22,7 @@ use aya::{
     Ebpf,
     maps::{HashMap, Map, MapData, ProgramArray},
     programs::{
-        Program, ProgramFd, SchedClassifier, TcAttachType, Xdp, XdpMode,
+        Program, ProgramError, ProgramFd, SchedClassifier, TcAttachType, Xdp, XdpMode,
         links::{FdLink, LinkOrder, PinnedLink},
         tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle},
     },
@@ -34,6 +35,10 @@ use nines_abi::{
     PROGRAM_SIP, PROGRAM_SOURCE, PROGRAM_TELL, PROGRAM_TELL_FULL, PROGRAM_WEIGH, XDP_OUT_MAX,
 };
 
+use super::{
+    INSTALL, NEEDS, card,
+    hook::{self, CLSACT, Device, Hook, Hooks, TCX},
+};
 use crate::{Error, Result, address::Interface};
 
 /// Filter priority and handle with clsact: fixed, so that the next process finds its own.
@@ -41,17 +46,6 @@ const PRIORITY: u16 = 9;
 /// Of the programs of a real server, behind the director's.
 const SERVER_PRIORITY: u16 = 10;
 const HANDLE: TcHandle = TcHandle::new(0, 9);
-
-/// Whether native XDP is attached before tc.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hooks {
-    /// XDP on drivers that have it natively and carry finished packets (not veth), else tc.
-    Auto,
-    /// tc only.
-    Tc,
-    /// XDP also on veth; senders must not leave checksums to the device.
-    Xdp,
-}
 
 /// Programs at tc, and where the entry program finds those that go on for it.
 const CLASSIFIERS: [(&str, Option<u32>); 25] = [
@@ -138,11 +132,11 @@ fn load_all(ebpf: &mut Ebpf, array: &str, list: &[(&str, Option<u32>)]) -> Resul
         let all: Vec<_> = (0..processors).map(|_| scope.spawn(loader)).collect();
         all.into_iter().map(|one| one.join().expect("a loader does not panic")).collect()
     });
-    for one in loaded {
-        for (name, fd) in one? {
-            if let Some(at) = index[name] {
-                array.set(at, &fd, 0).map_err(|e| refused(name, &e))?;
-            }
+    // All or none: those at work go on among themselves when the kernel refuses a new one.
+    let loaded = loaded.into_iter().collect::<Result<Vec<_>>>()?;
+    for (name, fd) in loaded.into_iter().flatten() {
+        if let Some(at) = index[name] {
+            array.set(at, &fd, 0).map_err(|e| refused(name, &e))?;
         }
     }
     Ok(())
@@ -160,11 +154,11 @@ fn load_one(name: &str, program: &mut Program) -> Result<ProgramFd> {
 }
 
 fn refused(program: &str, why: &dyn std::fmt::Display) -> Error {
-    Error::new(format!("the kernel refused program {program}"), why)
+    Error::new(format!("the kernel refused program {program}"), why).next(NEEDS)
 }
 
 fn damaged(program: &str) -> Error {
-    Error::new("the kernel object is damaged", format!("no program {program}"))
+    Error::new("the kernel object is damaged", format!("no program {program}")).next(INSTALL)
 }
 
 /// Another handle of the pinned array: programs and array are borrowed from `ebpf` at once.
@@ -188,27 +182,26 @@ fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassif
     program.and_then(|p| p.try_into().ok()).ok_or_else(|| damaged(name))
 }
 
-/// Puts all programs on `interface`; gives the hooks in words ("tcx", "clsact", "xdp+tcx").
-pub fn attach(ebpf: &mut Ebpf, pins: &Path, interface: &str, path: Hooks) -> Result<String> {
+/// Puts all programs on an interface of `all`; gives what is there then.
+pub fn attach(
+    ebpf: &mut Ebpf,
+    pins: &Path,
+    interface: &str,
+    hooks: Hooks,
+    all: &[Interface],
+) -> Result<Hook> {
     let side = |program, side| Side { pins, interface, program, side, priority: PRIORITY };
-    let mut hook = tc_side(ebpf, side("nines_tc_ingress", TcAttachType::Ingress))?;
+    let tc = tc_side(ebpf, side("nines_tc_ingress", TcAttachType::Ingress))?;
     tc_side(ebpf, side("nines_tc_egress", TcAttachType::Egress))?;
-    let native = path == Hooks::Xdp || (path == Hooks::Auto && carries_finished_packets(interface));
-    if native {
-        match xdp_side(ebpf, pins, interface) {
-            Ok(()) => hook = format!("xdp+{hook}"),
-            Err(why) if path == Hooks::Xdp => return Err(why),
-            Err(_) => {}
-        }
+    let there = all.iter().find(|i| i.name == interface);
+    let kind = there.map_or("", |i| &i.kind);
+    let device = Device { kind, hides_vlans: there.is_some_and(|i| card::hides_vlans(i, all)) };
+    let hook = hook::choose(hooks, &device, tc, || xdp_side(ebpf, pins, interface))?;
+    if !hook.has_xdp() {
+        // An earlier process may have had it there.
+        forget_xdp(pins, interface);
     }
     Ok(hook)
-}
-
-/// veth hands over skbs whose checksums nobody has computed and whose size no wire could carry;
-/// drivers of real cards do not.
-fn carries_finished_packets(interface: &str) -> bool {
-    let all = crate::address::interfaces().unwrap_or_default();
-    all.iter().any(|i| i.name == interface && i.ethernet && i.kind.is_empty())
 }
 
 /// The BPF file system takes no dots, which names of VLANs have; no name has a colon.
@@ -283,7 +276,7 @@ pub fn attach_server(ebpf: &mut Ebpf, pins: &Path, interface: &str) -> Result<()
     Ok(())
 }
 
-fn tc_side(ebpf: &mut Ebpf, of: Side<'_>) -> Result<String> {
+fn tc_side(ebpf: &mut Ebpf, of: Side<'_>) -> Result<&'static str> {
     let Side { pins, interface, program, side, priority } = of;
     let name = if side == TcAttachType::Ingress { "ingress" } else { "egress" };
     let pin = pin(pins, interface, name);
@@ -301,7 +294,7 @@ fn tc_side(ebpf: &mut Ebpf, of: Side<'_>) -> Result<String> {
         {
             // The pin keeps the link; our descriptor may go.
             drop(classifier.take_link(id));
-            return Ok("tcx".into());
+            return Ok(TCX);
         }
         // A link to an interface that has gone: make another.
         fs::remove_file(&pin).map_err(|e| failed(e.to_string()))?;
@@ -314,10 +307,10 @@ fn tc_side(ebpf: &mut Ebpf, of: Side<'_>) -> Result<String> {
         let link: FdLink =
             link.try_into().map_err(|e: aya::programs::links::LinkError| failed(e.to_string()))?;
         link.pin(&pin).map_err(|e| failed(e.to_string()))?;
-        return Ok("tcx".into());
+        return Ok(TCX);
     }
     clsact(classifier, interface, side, priority).map_err(failed)?;
-    Ok("clsact".into())
+    Ok(CLSACT)
 }
 
 fn clsact(
@@ -346,9 +339,7 @@ fn clsact(
 }
 
 fn xdp_side(ebpf: &mut Ebpf, pins: &Path, interface: &str) -> Result<()> {
-    let failed = |why: &dyn std::fmt::Display| {
-        Error::new(format!("cannot attach nines_xdp to {interface}"), why)
-    };
+    let failed = |why: &dyn std::fmt::Display| hook::refusal(interface, None, why);
     load_xdp(ebpf)?;
     let program = xdp(ebpf, "nines_xdp")?;
     let pin = pin(pins, interface, "xdp");
@@ -363,35 +354,24 @@ fn xdp_side(ebpf: &mut Ebpf, pins: &Path, interface: &str) -> Result<()> {
         }
         fs::remove_file(&pin).map_err(|e| failed(&e))?;
     }
-    let id = program.attach(interface, XdpMode::Driver).map_err(|e| failed(&e))?;
+    let refused = |e| hook::refusal(interface, errno(&e), &e);
+    let id = program.attach(interface, XdpMode::Driver).map_err(refused)?;
     let link = program.take_link(id).map_err(|e| failed(&e))?;
     let link: FdLink = link.try_into().map_err(|e| failed(&e))?;
     link.pin(&pin).map_err(|e| failed(&e))?;
     Ok(())
 }
 
-/// Drivers that take frames from XDP while a program is on their device (`ndo_xdp_xmit`). Others
-/// refuse only after the program has said where a frame goes, and it is lost.
-const TAKE_FRAMES: [&str; 12] = [
-    "bnxt_en",
-    "ena",
-    "gve",
-    "i40e",
-    "ice",
-    "igb",
-    "igc",
-    "ixgbe",
-    "mlx5_core",
-    "qede",
-    "sfc",
-    "virtio_net",
-];
-
-/// Whether XDP may send into this device.
-pub fn takes_frames(interface: &Interface) -> bool {
-    let driver = fs::read_link(format!("/sys/class/net/{}/device/driver", interface.name));
-    let driver = driver.ok().and_then(|path| Some(path.file_name()?.to_str()?.to_owned()));
-    interface.kind == "veth" || driver.is_some_and(|d| TAKE_FRAMES.contains(&d.as_str()))
+/// What the kernel said, wherever it stands in there.
+fn errno(error: &ProgramError) -> Option<i32> {
+    let mut at: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = at {
+        if let Some(told) = error.downcast_ref::<std::io::Error>() {
+            return told.raw_os_error();
+        }
+        at = error.source();
+    }
+    None
 }
 
 /// Into which devices XDP may send.

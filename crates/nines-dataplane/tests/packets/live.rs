@@ -11,6 +11,7 @@ use std::{
 
 use aya::programs::{
     SchedClassifier,
+    links::LinkOrder,
     tc::{NlOptions, TcAttachOptions, TcAttachType, qdisc_add_clsact},
 };
 
@@ -132,7 +133,7 @@ fn counted(count: &OwnedFd, verdict: i32) -> Vec<u64> {
     code
 }
 
-fn index(interface: &str) -> u32 {
+pub fn index(interface: &str) -> u32 {
     let name = std::ffi::CString::new(interface).unwrap();
     // SAFETY: a NUL-terminated name.
     unsafe { libc::if_nametoindex(name.as_ptr()) }
@@ -152,6 +153,34 @@ impl Sink {
         let _ = qdisc_add_clsact(interface);
         let last = TcAttachOptions::Netlink(NlOptions { priority: 99, ..NlOptions::default() });
         program.attach_with_options(interface, TcAttachType::Egress, last).unwrap();
+        Self { _program: program, count }
+    }
+
+    /// Packets that came.
+    pub fn seen(&self) -> u64 {
+        value_of(&self.count)
+    }
+}
+
+/// Another's program at an interface's ingress: it counts what comes to it, and passes it on.
+pub struct Beside {
+    _program: SchedClassifier,
+    count: OwnedFd,
+}
+
+impl Beside {
+    /// By tcx, before all that is there, or by a filter of clsact behind ours.
+    pub fn on(interface: &str, tcx: bool) -> Self {
+        let count = number();
+        let pin = Pin::new(program(3, &counted(&count, super::NEXT)).as_raw_fd(), "beside");
+        let mut program = SchedClassifier::from_pin(&pin.0).unwrap();
+        let options = if tcx {
+            TcAttachOptions::TcxOrder(LinkOrder::first())
+        } else {
+            let _ = qdisc_add_clsact(interface);
+            TcAttachOptions::Netlink(NlOptions { priority: 99, ..NlOptions::default() })
+        };
+        program.attach_with_options(interface, TcAttachType::Ingress, options).unwrap();
         Self { _program: program, count }
     }
 

@@ -21,7 +21,9 @@ use self::build::*;
 
 mod build;
 mod clients;
+mod devices;
 mod exchange;
+mod far;
 mod flows;
 mod full;
 mod fuzz;
@@ -30,6 +32,7 @@ mod hooks;
 mod instructions;
 mod ipvs;
 mod live;
+mod others;
 mod pieces;
 mod pool;
 mod proxy;
@@ -103,6 +106,13 @@ fn bench_on(hooks: Hooks) -> Option<Bench> {
         plane.load_xdp().unwrap();
     }
     Some(Bench { plane, guard })
+}
+
+/// Linux 6.6 and newer.
+fn has_tcx() -> bool {
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut parts = kernel.split(['.', '-']).map(|p| p.parse::<u32>().unwrap_or(0));
+    (parts.next().unwrap(), parts.next().unwrap()) >= (6, 6)
 }
 
 fn service(
@@ -372,11 +382,8 @@ fn tables_outlive_the_process_and_hand_changes_are_put_back() {
     let Some(mut b) = bench() else { return };
     b.plane.on(["v0".to_owned()]);
     b.plane.apply(&web(Scheduler::Rr)).unwrap();
-    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let mut parts = kernel.split(['.', '-']).map(|p| p.parse::<u32>().unwrap_or(0));
-    let tcx = (parts.next().unwrap(), parts.next().unwrap()) >= (6, 6);
-    let hook = if tcx { "tcx on v0" } else { "clsact on v0" };
-    assert!(b.plane.describe().contains(hook), "{}", b.plane.describe());
+    let hook = if has_tcx() { "ebpf, tcx on v0" } else { "ebpf, clsact on v0" };
+    assert_eq!(b.plane.describe(), hook, "told to use tc: nothing to explain");
     let frame = tcp("10.0.0.1:4000", "10.0.0.100:80", SYN);
     let first = b.hit(&frame);
     // Another process opens the same tables: nothing to write, flows known.

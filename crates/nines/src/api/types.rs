@@ -60,7 +60,7 @@ pub struct NodeStatus {
     pub holds: Vec<String>,
     /// Version of its binary.
     pub version: String,
-    /// Packet path, with hooks: "ebpf, tcx on eth0".
+    /// Packet path, with hooks, and why it has no XDP: "ebpf, tcx on eth0 (no XDP: a bond device)".
     pub path: String,
     /// What keeps it from forwarding as the config asks; empty: nothing.
     #[serde(default)]

@@ -79,7 +79,7 @@ fn text(status: &Status, wide: bool) -> String {
         out.push_str(&format!("\n{}", columns(&rows)));
     }
     out.push('\n');
-    let mut rows = vec![head(&["NODE", "ROLE", "STATE", "ADDRESSES HELD", "PATH", "VERSION"])];
+    let mut rows = vec![head(&["NODE", "ROLE", "STATE", "ADDRESSES HELD", "VERSION", "PATH"])];
     for n in &status.nodes {
         let holds = if n.holds.is_empty() { "-".into() } else { n.holds.join(" ") };
         let leads = if n.leads { "*" } else { "" };
@@ -88,8 +88,9 @@ fn text(status: &Status, wide: bool) -> String {
             n.role.clone(),
             n.state.clone(),
             holds,
-            or_dash(&n.path),
             or_dash(&n.version),
+            // Last: with reasons it may be long.
+            or_dash(&n.path),
         ]);
     }
     out.push_str(&columns(&rows));

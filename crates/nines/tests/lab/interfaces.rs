@@ -32,6 +32,8 @@ fn another_interface_of_the_name_gets_the_programs_and_the_vip() {
     );
     let answers = |n: &Net| get(n, "client", "10.97.0.100:80").as_deref() == Some("r1");
     net.until("the server answers", answers);
+    let status = net.ok("lb1", &["status"]);
+    assert!(status.contains("on eth0, eth1 (no XDP: veth hands over"), "{status}");
     net.replace("lb1", 1, "br1", "10.97.1.2/24");
     net.until("the programs are on the servers' new interface", answers);
     net.replace("lb1", 0, "br0", "10.97.0.2/24");
