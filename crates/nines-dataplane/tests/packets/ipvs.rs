@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, process::Command, time::Duration};
 
 use nines_dataplane::{
     DataPlane, Guard as _,
-    director::Director,
+    director::{Director, ipvs_carries},
     ebpf::{self, EbpfGuard, Hooks, Sizes},
     ipvs::{IpvsPlane, Kernel},
     process::boot_time,
@@ -342,8 +342,10 @@ fn a_director_switches_to_ipvs_under_its_guard_and_back() {
     one.apply(&ours).unwrap();
     assert_eq!(verdict(&mut one, &syn(1)), REDIRECT);
     assert!(!ipvs_lists().contains("TCP"));
+    assert!(!ipvs_carries());
 
     one.apply(&theirs).unwrap();
+    assert!(ipvs_carries());
     assert_eq!(one.observe().unwrap(), Vec::<String>::new());
     assert_eq!(verdict(&mut one, &syn(2)), NEXT, "to the stack, where IPVS is");
     let taken = |director: &mut Director| made(director).values().sum::<u64>();
@@ -364,9 +366,11 @@ fn a_director_switches_to_ipvs_under_its_guard_and_back() {
     // The process dies; the config says something else when the next one starts.
     drop(one);
     assert!(ipvs_lists().contains("TCP"), "the kernel goes on without it");
+    assert!(ipvs_carries());
     let (mut next, _guard) = director();
     next.apply(&ours).unwrap();
     assert_eq!(verdict(&mut next, &syn(6)), REDIRECT);
+    assert!(!ipvs_carries());
     assert!(!ipvs_lists().contains("TCP"), "{}", ipvs_lists());
     next.apply(&theirs).unwrap();
     next.remove().unwrap();

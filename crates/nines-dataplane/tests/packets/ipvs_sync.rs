@@ -1,17 +1,18 @@
 //! IPVS's sync protocol between a director of nines on kernel IPVS and a machine that has plain IPVS
 //! with the daemons that ipvsadm starts.
 
-use std::{fs::File, os::fd::AsRawFd as _};
+use std::{fs::File, net::SocketAddr, os::fd::AsRawFd as _};
 
 use nines_dataplane::{
     DataPlane as _,
-    ipvs::{self, IpvsPlane, Kernel, Role, SyncDaemon},
+    ipvs::{self, IpvsPlane, Kernel, Role, SyncDaemon, Tables as _},
     shown::Connection,
 };
 use nines_model::{Forward, Proto, Scheduler, Traffic};
 
 use super::{
-    ipvs::{Wire, run},
+    build::*,
+    ipvs::{Wire, run, to_w0},
     ipvs_shown::{connect, has, host, until},
     service, table,
 };
@@ -34,6 +35,14 @@ impl Host {
     fn enter(&self) {
         // SAFETY: a live descriptor of a network namespace; changes this thread only.
         assert_eq!(unsafe { libc::setns(self.namespace.as_raw_fd(), libc::CLONE_NEWNET) }, 0);
+    }
+
+    /// Packets that came for each of its servers.
+    fn came(&mut self) -> Vec<(SocketAddr, u64)> {
+        self.enter();
+        let held = self.kernel.list().unwrap();
+        let dests = held.values().flat_map(|held| &held.dests);
+        dests.map(|dest| (dest.at, dest.tally.0.packets_in)).collect()
     }
 
     /// Its connection of that client, told by the other one or not.
@@ -95,9 +104,14 @@ fn ipvs_daemons_are_started_listed_and_stopped() {
     assert_eq!(kernel.daemons().unwrap(), []);
 }
 
+fn connect_to(host: &Host, client: &str, vip: &str) {
+    host.enter();
+    connect(&host.wire, client, vip);
+}
+
 #[test]
 fn ipvs_of_nines_and_plain_ipvs_tell_each_other_of_connections() {
-    let Some((ours, theirs)) = pair() else { return };
+    let Some((ours, mut theirs)) = pair() else { return };
     let servers = [("10.0.0.11:80", Forward::Dr), ("10.0.0.12:80", Forward::Dr)];
     let pool = service("10.0.0.100:80", Proto::Tcp, Scheduler::Rr, &servers);
     ours.enter();
@@ -116,11 +130,19 @@ fn ipvs_of_nines_and_plain_ipvs_tell_each_other_of_connections() {
     }
 
     let vip = listen.addr.to_string();
+    // A connection goes on, on the machine that was told, where it was.
+    connect_to(&ours, "10.0.0.29:5000", &vip);
+    let told = theirs.finds("10.0.0.29:5000").unwrap();
+    let ack = tcp("10.0.0.29:5000", &vip, ACK);
+    theirs.wire.put(&to_w0(&ack));
+    let goes_on = |came: &Vec<(SocketAddr, u64)>| came.contains(&(told.server, 1));
+    let came = until(|| theirs.came(), goes_on);
+    assert!(goes_on(&came) && came.iter().map(|(_, n)| n).sum::<u64>() == 1, "{came:?}");
+
     for (from, to, host) in [(&ours, &theirs, 30), (&theirs, &ours, 40)] {
         for n in 0..3 {
             let client = format!("10.0.0.{}:5000", host + n);
-            from.enter();
-            connect(&from.wire, &client, &vip);
+            connect_to(from, &client, &vip);
             let here = from.finds(&client).unwrap();
             let there = to.finds(&client).unwrap_or_else(|| panic!("{client} was not told"));
             assert_eq!(here.server, there.server, "{client}");
