@@ -31,8 +31,7 @@ impl Director {
     /// Over nines' programs. IPVS would tell other directors of connections on this interface.
     /// What an earlier process left in IPVS is taken over: the next table changes or empties it.
     pub fn new(ebpf: EbpfPlane, interface: Option<String>) -> Self {
-        let left = in_use().is_ok_and(|mark| mark.exists());
-        let ipvs = if left { IpvsPlane::open().ok() } else { None };
+        let ipvs = if ipvs_carries() { IpvsPlane::open().ok() } else { None };
         Self { ebpf, by_ipvs: ipvs.is_some(), ipvs, interface, missing: false, trouble: None }
     }
 
@@ -46,6 +45,11 @@ impl Director {
 /// that table goes, with the machine's start, and stays when the process dies.
 fn in_use() -> Result<PathBuf> {
     Ok(ebpf::pin_directory()?.with_file_name("ipvs"))
+}
+
+/// Whether IPVS may hold a table of ours in this namespace, whether or not an agent runs.
+pub fn ipvs_carries() -> bool {
+    in_use().is_ok_and(|mark| mark.exists())
 }
 
 fn remember() -> Result<()> {

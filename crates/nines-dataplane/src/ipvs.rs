@@ -6,15 +6,18 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use nines_model::{Counters, ForwardingTable, Tally, Traffic};
+use nines_model::{Counters, ForwardingTable, Traffic};
 
-pub use self::words::{Dest, Held, Service, State};
+pub use self::{
+    kernel::{Ipvs as Kernel, Role, SyncDaemon},
+    reading::{Counts, connections, shown},
+    words::{Dest, Held, Service, State, held},
+};
 use crate::{DataPlane, Error, Result};
 
 mod kernel;
+mod reading;
 mod words;
-
-pub use kernel::Ipvs as Kernel;
 
 /// One change of IPVS's tables.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -207,14 +210,14 @@ impl<T: Tables> DataPlane for IpvsPlane<T> {
 
 /// Counts ride with what they belong to and make no difference between two.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Uncompared(pub Tally);
+pub struct Uncompared<T>(pub T);
 
-impl PartialEq for Uncompared {
+impl<T> PartialEq for Uncompared<T> {
     fn eq(&self, _: &Self) -> bool {
         true
     }
 }
-impl Eq for Uncompared {}
+impl<T> Eq for Uncompared<T> {}
 
 fn refused(what: impl Into<String>, why: impl std::fmt::Display) -> Error {
     Error::new(what, why)

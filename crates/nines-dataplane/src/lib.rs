@@ -24,6 +24,7 @@ mod netlink;
 pub mod probe;
 pub mod process;
 pub mod realserver;
+pub mod shown;
 pub mod sysctl;
 
 /// What went wrong at the kernel's door.

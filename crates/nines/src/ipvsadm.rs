@@ -1,8 +1,8 @@
 //! `nines ipvsadm`, also when called as `ipvsadm`: LVS's tool on nines' tables. It needs no daemon: it
-//! works on the pinned tables of the network namespace it is called in.
+//! works on the pinned tables of the network namespace it is called in, or on the kernel's IPVS there.
 //!
-//! Decides: what a line does to the table, in IPVS's order of servers (the newest first). Its
-//! grammar is in `grammar.rs`, its output in `listing.rs`.
+//! Decides: which of the two; what a line does to nines' tables, in IPVS's order of servers (the newest
+//! first). `ipvs.rs` has what it does to IPVS, `grammar.rs` its grammar, `listing.rs` its output.
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +13,7 @@ use std::{
 };
 
 use nines_dataplane::{
-    address, detour,
+    address, detour, director,
     ebpf::{self, EbpfPlane, Hooks, Sizes, Tables, reading},
     sysctl,
 };
@@ -26,6 +26,7 @@ use self::{
 };
 
 mod grammar;
+mod ipvs;
 mod listing;
 mod names;
 mod words;
@@ -33,6 +34,9 @@ mod words;
 const VERSION: &str = "ipvsadm v1.31 2019/12/24 (compiled with popt and IPVS v1.2.1)";
 /// Another ipvsadm is done by then.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+const AGENT_KEEPS: &str = "the nines agent of this machine keeps these tables\n  \
+    next: change cluster.toml and `nines apply` it; listings are free";
 
 /// For `main`.
 pub fn main(words: &[String]) -> ExitCode {
@@ -43,7 +47,9 @@ pub fn main(words: &[String]) -> ExitCode {
 pub fn run(words: &[String]) -> u8 {
     let done = grammar::read(words).and_then(|ask| match ask.command {
         Command::Restore => restore(),
-        _ => Kernel::new().run(&ask),
+        Command::Help => Ok(HELP.to_owned()),
+        Command::Version => Ok(format!("{VERSION}\n")),
+        _ => Target::choose()?.run(&ask),
     });
     match done {
         Ok(out) => {
@@ -59,7 +65,7 @@ pub fn run(words: &[String]) -> u8 {
 }
 
 fn restore() -> Result<String, Refused> {
-    let mut kernel = Kernel::new();
+    let mut target = Target::choose()?;
     for line in std::io::stdin().lock().lines() {
         let line = line.map_err(|e| (e.to_string(), 255))?;
         let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
@@ -67,7 +73,7 @@ fn restore() -> Result<String, Refused> {
             continue;
         }
         let ask = grammar::read(&words)?;
-        kernel.run(&ask)?;
+        target.run(&ask)?;
     }
     Ok(String::new())
 }
@@ -79,6 +85,37 @@ fn kernel_says<T>(text: impl Into<String>) -> Result<T, Refused> {
 fn failed(e: nines_dataplane::Error) -> Refused {
     let next = e.next.as_ref().map_or_else(String::new, |next| format!("\n  next: {next}"));
     (format!("{e}{next}"), 255)
+}
+
+/// Whose tables a line is about.
+enum Target {
+    Own(Kernel),
+    Ipvs(ipvs::Ipvs),
+}
+
+impl Target {
+    /// By wish, else by what carries services in this network namespace.
+    fn choose() -> Result<Self, Refused> {
+        const WISH: &str = "NINES_DATAPLANE";
+        let wish = std::env::var(WISH).unwrap_or_default();
+        let by_ipvs = match wish.as_str() {
+            "" => director::ipvs_carries(),
+            "ipvs" => true,
+            "ebpf" => false,
+            _ => {
+                let why = format!("{WISH}={wish}: there is no such data plane");
+                return Err((format!("{why}\n  next: {WISH}=ipvs or {WISH}=ebpf"), 2));
+            }
+        };
+        Ok(if by_ipvs { Self::Ipvs(ipvs::Ipvs::open()?) } else { Self::Own(Kernel::new()) })
+    }
+
+    fn run(&mut self, ask: &Ask) -> Result<String, Refused> {
+        match self {
+            Self::Own(kernel) => kernel.run(ask),
+            Self::Ipvs(ipvs) => ipvs.run(ask),
+        }
+    }
 }
 
 /// The tables of this namespace, opened when they are needed.
@@ -110,10 +147,7 @@ impl Kernel {
         if self.claim.is_none() {
             let claim = ebpf::claim(PATIENCE).map_err(failed)?;
             if claim.is_none() {
-                return kernel_says(
-                    "the nines agent of this machine keeps these tables\n  \
-                     next: change cluster.toml and `nines apply` it; listings are free",
-                );
+                return kernel_says(AGENT_KEEPS);
             }
             self.claim = claim;
             self.tables = None;
@@ -136,8 +170,6 @@ impl Kernel {
 
     fn run(&mut self, ask: &Ask) -> Result<String, Refused> {
         match ask.command {
-            Command::Help => Ok(HELP.to_owned()),
-            Command::Version => Ok(format!("{VERSION}\n")),
             Command::List => self.list(ask),
             Command::Save => {
                 let all = match self.tables()? {
@@ -146,9 +178,11 @@ impl Kernel {
                 };
                 Ok(listing::save(&all, ask.has("numeric")))
             }
-            Command::StartDaemon | Command::StopDaemon => kernel_says(
-                "nines directors tell each other of flows by themselves; IPVS's daemons belong to \
-                 the kernel's own IPVS",
+            Command::StartDaemon(_) | Command::StopDaemon(_) => kernel_says(
+                "these are nines' own tables: its directors tell each other of flows by themselves, \
+                 and IPVS's daemons only of IPVS's connections\n  \
+                 next: NINES_DATAPLANE=ipvs before the command is the kernel's own IPVS; \
+                 dataplane = \"ipvs\" in cluster.toml starts both daemons",
             ),
             Command::Set(seconds) => {
                 self.writable()?.set_timeouts(seconds).map_err(failed)?;
@@ -220,12 +254,7 @@ impl Kernel {
             let after = listing::collect(tables, !ask.has("nosort")).map_err(failed)?;
             all = listing::rates(&all, after, began.elapsed().as_secs_f64());
         }
-        if let Some(traffic) = ask.traffic {
-            all.retain(|shown| shown.service.traffic == traffic);
-            if all.is_empty() {
-                return kernel_says("No such service");
-            }
-        }
+        let all = listing::only(all, ask.traffic)?;
         Ok(listing::list(&all, form, numeric, ask.has("exact")))
     }
 }
@@ -244,7 +273,7 @@ fn change(table: &mut ForwardingTable, ask: &Ask) -> Result<(), Refused> {
     let name = table.services.iter().find(|(_, s)| s.traffic == traffic).map(|(n, _)| n.clone());
     match ask.command {
         Command::Add if name.is_some() => kernel_says("Service already exists"),
-        Command::Add | Command::Edit if ask.unknown_scheduler => {
+        Command::Add | Command::Edit if ask.unknown_name => {
             kernel_says("Scheduler or persistence engine not found")
         }
         Command::Add => {

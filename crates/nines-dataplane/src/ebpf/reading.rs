@@ -24,7 +24,7 @@ use super::{
     tables::{Tables, pinned, shared},
     writes::{self, Installed},
 };
-use crate::{Result, address, process::boot_time};
+use crate::{Result, address, process::boot_time, shown::Connection};
 
 /// Idle limits where nobody set others, seconds: established TCP, TCP after a FIN, UDP.
 pub const TIMEOUTS: [u32; 3] = [
@@ -66,23 +66,6 @@ pub fn is_everywhere() -> Result<bool> {
     let pins = super::pin_directory()?;
     let all = address::interfaces()?;
     Ok(all.iter().filter(|i| i.ethernet).all(|i| attach::is_on(&pins, i)))
-}
-
-/// A connection as listings show it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Connection {
-    /// IP protocol number.
-    pub proto: u8,
-    /// Name of its state.
-    pub state: &'static str,
-    /// Until it ends if nothing comes.
-    pub left: Duration,
-    /// The client; port 0 where all of its connections are meant.
-    pub client: SocketAddr,
-    /// What it asked.
-    pub virtual_service: SocketAddr,
-    /// Who answers.
-    pub server: SocketAddr,
 }
 
 /// Which packets are a service's.
@@ -239,7 +222,7 @@ impl Tables {
                 let port = if at.port() == 0 { asked } else { at.port() };
                 found.push(Connection {
                     proto: entry.key.proto as u8,
-                    state: STATE_NAMES[state],
+                    state: STATE_NAMES[state].into(),
                     left: units(limit - idle),
                     client: SocketAddr::new(addr_of(entry.key.src), u16::from_be(entry.key.sport)),
                     virtual_service: SocketAddr::new(addr_of(entry.key.dst), asked),
@@ -286,7 +269,7 @@ impl Tables {
             };
             found.push(Connection {
                 proto: wanted.proto,
-                state: "ASSURED",
+                state: "ASSURED".into(),
                 left: units(service.persist - idle),
                 client: SocketAddr::new(addr_of(key.client), 0),
                 virtual_service: vip,

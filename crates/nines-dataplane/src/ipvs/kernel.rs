@@ -15,6 +15,11 @@ use super::{
 };
 use crate::{Result, address::privileged, netlink};
 
+mod daemon;
+mod orders;
+
+pub use daemon::{Role, SyncDaemon};
+
 /// A generic netlink message: family, command, version, attributes.
 #[derive(Clone, Debug)]
 struct Generic {
@@ -123,21 +128,19 @@ mod command {
     pub const GET_DEST: u8 = 8;
     pub const NEW_DAEMON: u8 = 9;
     pub const DEL_DAEMON: u8 = 10;
+    pub const GET_DAEMON: u8 = 11;
+    pub const SET_CONFIG: u8 = 12;
+    pub const GET_CONFIG: u8 = 13;
+    pub const ZERO: u8 = 16;
+    pub const FLUSH: u8 = 17;
 }
 
 /// IPVS_CMD_ATTR_*.
 const SERVICE: u16 = 1;
 const DEST: u16 = 2;
 const DAEMON: u16 = 3;
-
-/// IPVS_DAEMON_ATTR_*, and both of its states.
-mod daemon {
-    pub const STATE: u16 = 1;
-    pub const INTERFACE: u16 = 2;
-    pub const SYNC_ID: u16 = 3;
-    pub const MASTER: u32 = 1;
-    pub const BACKUP: u32 = 2;
-}
+/// Of TCP; after a FIN and of UDP are the next two.
+const TIMEOUTS: u16 = 4;
 
 /// IPVS_SVC_ATTR_*.
 mod svc {
@@ -164,6 +167,7 @@ mod dst {
     pub const LOWER: u16 = 6;
     pub const ACTIVE: u16 = 7;
     pub const INACTIVE: u16 = 8;
+    pub const CLIENTS: u16 = 9;
     pub const FAMILY: u16 = 11;
     pub const STATS64: u16 = 12;
     pub const TUN_TYPE: u16 = 13;
@@ -240,17 +244,19 @@ fn dest(dest: &Dest) -> DefaultNla {
     )
 }
 
-/// IPVS_STATS_ATTR_CONNS and the four behind it.
-fn tally(stats: Option<&[u8]>) -> Tally {
+/// IPVS_STATS_ATTR_CONNS and IPVS_STATS_ATTR_CPS, each with the four behind it: counts, and the same
+/// a second.
+fn tallies(stats: Option<&[u8]>) -> (Tally, Tally) {
     let stats = Attributes::of(stats.unwrap_or_default());
-    Tally {
-        connections: stats.u64(1),
-        packets_in: stats.u64(2),
-        packets_out: stats.u64(3),
-        bytes_in: stats.u64(4),
-        bytes_out: stats.u64(5),
+    let from = |first| Tally {
+        connections: stats.u64(first),
+        packets_in: stats.u64(first + 1),
+        packets_out: stats.u64(first + 2),
+        bytes_in: stats.u64(first + 3),
+        bytes_out: stats.u64(first + 4),
         ..Tally::default()
-    }
+    };
+    (from(1), from(6))
 }
 
 fn read_service(bytes: &[u8]) -> Option<(Traffic, Service)> {
@@ -267,13 +273,15 @@ fn read_service(bytes: &[u8]) -> Option<(Traffic, Service)> {
         Traffic::To(Listen::new(addr, proto))
     };
     let mask = a.u32(svc::NETMASK);
+    let (tally, rate) = tallies(a.get(svc::STATS64));
     let service = Service {
         scheduler: a.text(svc::SCHED_NAME),
         flags: a.u32(svc::FLAGS) & !HASHED,
         timeout: a.u32(svc::TIMEOUT),
         prefix: if v6 { mask } else { u32::from_be(mask).leading_ones() },
         engine: a.text(svc::PE_NAME),
-        tally: Uncompared(tally(a.get(svc::STATS64))),
+        tally: Uncompared(tally),
+        rate: Uncompared(rate),
     };
     Some((traffic, service))
 }
@@ -282,7 +290,7 @@ fn read_dest(bytes: &[u8], v6: bool) -> Option<Dest> {
     const METHODS: u32 = 7;
     let a = Attributes::of(bytes);
     let af = a.get(dst::FAMILY).map_or(family(v6), |_| a.u16(dst::FAMILY));
-    let mut tally = tally(a.get(dst::STATS64));
+    let (mut tally, rate) = tallies(a.get(dst::STATS64));
     (tally.active, tally.inactive) =
         (u64::from(a.u32(dst::ACTIVE)), u64::from(a.u32(dst::INACTIVE)));
     Some(Dest {
@@ -293,6 +301,8 @@ fn read_dest(bytes: &[u8], v6: bool) -> Option<Dest> {
         lower: a.u32(dst::LOWER),
         tunnel: (a.u8(dst::TUN_TYPE), a.be16(dst::TUN_PORT), a.u16(dst::TUN_FLAGS)),
         tally: Uncompared(tally),
+        rate: Uncompared(rate),
+        clients: Uncompared(u64::from(a.u32(dst::CLIENTS))),
     })
 }
 
@@ -333,30 +343,6 @@ impl Ipvs {
         let message = Generic { family: self.family, command, attributes, bytes: Vec::new() };
         netlink::exchange(NETLINK_GENERIC, message, flags)
     }
-
-    /// Tells other directors of connections and listens to theirs, by IPVS's own multicast (sync
-    /// id 0: from anybody), on this interface; `None` ends it.
-    pub fn synchronise(&self, on: Option<&str>) -> Result<()> {
-        for state in [daemon::MASTER, daemon::BACKUP] {
-            let state = nla(daemon::STATE, state.to_ne_bytes());
-            let (command, attributes, fine) = match on {
-                Some(interface) => {
-                    let name = nla(daemon::INTERFACE, format!("{interface}\0").into_bytes());
-                    let id = nla(daemon::SYNC_ID, 0u32.to_ne_bytes());
-                    (command::NEW_DAEMON, vec![state, name, id], libc::EEXIST)
-                }
-                None => (command::DEL_DAEMON, vec![state], libc::ESRCH),
-            };
-            match self.ask(command, vec![nested(DAEMON, &attributes)], 0) {
-                Err(e) if e.raw_os_error() != Some(fine) => {
-                    let what = "IPVS does not tell other directors of connections";
-                    return Err(privileged(what.into(), &e));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
-    }
 }
 
 /// So that it does as nines' own programs do (Documentation/networking/ipvs-sysctl.rst): clients
@@ -391,16 +377,7 @@ impl Tables for Ipvs {
     }
 
     fn carry_out(&mut self, change: &Change) -> Result<()> {
-        let of = |traffic: &Traffic| nested(SERVICE, &name(*traffic));
-        let (command, attributes) = match change {
-            Change::Add(traffic, new) => (command::NEW_SERVICE, vec![service(*traffic, new)]),
-            Change::Set(traffic, new) => (command::SET_SERVICE, vec![service(*traffic, new)]),
-            Change::Remove(traffic) => (command::DEL_SERVICE, vec![of(traffic)]),
-            Change::AddDest(traffic, new) => (command::NEW_DEST, vec![of(traffic), dest(new)]),
-            Change::SetDest(traffic, new) => (command::SET_DEST, vec![of(traffic), dest(new)]),
-            Change::RemoveDest(traffic, old) => (command::DEL_DEST, vec![of(traffic), dest(old)]),
-        };
-        self.ask(command, attributes, 0).map(drop).map_err(|e| {
+        self.tell(change).map_err(|e| {
             let told = privileged("IPVS refused a change".into(), &e);
             match (e.raw_os_error(), change) {
                 (Some(libc::ENOENT), Change::Add(_, new) | Change::Set(_, new)) => {

@@ -7,8 +7,8 @@ use std::{
 };
 
 use nines_model::{
-    Forward, ForwardingTable, Proto, Scheduler, ServerState, TableServer, TableService, Traffic,
-    Tunnel, TunnelChecksum, TunnelKind,
+    Forward, ForwardingTable, Proto, Scheduler, ServerState, TableServer, TableService, Tally,
+    Traffic, Tunnel, TunnelChecksum, TunnelKind,
 };
 
 use super::{Change, Uncompared, refused};
@@ -26,7 +26,9 @@ pub(super) const SCHED_2: u32 = 16;
 
 /// Ways to a server: IP_VS_CONN_F_*.
 pub const MASQUERADE: u32 = 0;
-/// The kernel finds out by itself what is local.
+/// This very machine; the kernel finds out by itself and is never told.
+pub const LOCAL: u32 = 1;
+/// By tunnel.
 pub const TUNNEL: u32 = 2;
 /// Direct routing.
 pub const DIRECT: u32 = 3;
@@ -45,7 +47,9 @@ pub struct Service {
     /// Persistence engine.
     pub engine: String,
     /// Counts.
-    pub tally: Uncompared,
+    pub tally: Uncompared<Tally>,
+    /// The same a second, as IPVS estimates it.
+    pub rate: Uncompared<Tally>,
 }
 
 /// A real server.
@@ -64,7 +68,11 @@ pub struct Dest {
     /// Tunnel: 0 IP in IP, 1 GUE, 2 GRE; port; flags (1: checksum, 2: remote checksum).
     pub tunnel: (u8, u16, u16),
     /// Counts.
-    pub tally: Uncompared,
+    pub tally: Uncompared<Tally>,
+    /// The same a second, as IPVS estimates it.
+    pub rate: Uncompared<Tally>,
+    /// Clients that are remembered to be its.
+    pub clients: Uncompared<u64>,
 }
 
 /// One service with its servers, in the order in which the kernel is told of them.
@@ -134,7 +142,8 @@ fn dest(service: &TableService, server: &TableServer) -> Result<Dest> {
     }
     let weight = if server.takes_new() { server.weight } else { 0 };
     let (upper, lower) = (server.limit.upper, server.limit.lower);
-    Ok(Dest { at, method, weight, upper, lower, tunnel, tally: Uncompared::default() })
+    let (tally, rate, clients) = Default::default();
+    Ok(Dest { at, method, weight, upper, lower, tunnel, tally, rate, clients })
 }
 
 /// What IPVS has no words for.
@@ -156,45 +165,41 @@ fn lacks(service: &TableService) -> Result<()> {
     Ok(())
 }
 
+/// A service with its servers as IPVS should hold it.
+pub fn held(service: &TableService) -> Result<Held> {
+    let (scheduler, mut flags) = scheduler(service);
+    if service.one_packet {
+        flags |= ONE_PACKET;
+    }
+    if !service.sources.is_empty() {
+        let why = "IPVS has no lists of clients";
+        return Err(refused("allow and deny cannot be kept", why)
+            .next("nftables' input chain can, or dataplane = \"ebpf\""));
+    }
+    lacks(service)?;
+    let whole = if service.traffic.is_ipv6() { 128 } else { 32 };
+    let (timeout, prefix) = match service.persist {
+        Some(persist) => {
+            flags |= PERSISTENT;
+            ((persist.time.0 / 1_000).max(1) as u32, u32::from(persist.prefix))
+        }
+        None => (0, whole),
+    };
+    let engine = if service.sip { "sip".into() } else { String::new() };
+    let (tally, rate) = Default::default();
+    // A server that is added comes before the others in the kernel's list.
+    // dh knows no other server for a place: one that is down leaves its list.
+    let gone =
+        |s: &&TableServer| service.scheduler == Scheduler::Dh && s.state == ServerState::Down;
+    let servers = service.servers.values().rev().filter(|s| !gone(s));
+    let dests: Result<Vec<Dest>> = servers.map(|s| dest(service, s)).collect();
+    let service = Service { scheduler, flags, timeout, prefix, engine, tally, rate };
+    Ok(Held { service, dests: dests? })
+}
+
 /// What IPVS should hold.
 pub fn state(table: &ForwardingTable) -> Result<State> {
-    let mut state = State::new();
-    for service in table.services.values() {
-        let (scheduler, mut flags) = scheduler(service);
-        if service.one_packet {
-            flags |= ONE_PACKET;
-        }
-        if !service.sources.is_empty() {
-            let why = "IPVS has no lists of clients";
-            return Err(refused("allow and deny cannot be kept", why)
-                .next("nftables' input chain can, or dataplane = \"ebpf\""));
-        }
-        lacks(service)?;
-        let whole = if service.traffic.is_ipv6() { 128 } else { 32 };
-        let (timeout, prefix) = match service.persist {
-            Some(persist) => {
-                flags |= PERSISTENT;
-                ((persist.time.0 / 1_000).max(1) as u32, u32::from(persist.prefix))
-            }
-            None => (0, whole),
-        };
-        let engine = if service.sip { "sip".into() } else { String::new() };
-        let tally = Uncompared::default();
-        // A server that is added comes before the others in the kernel's list.
-        // dh knows no other server for a place: one that is down leaves its list.
-        let gone =
-            |s: &&TableServer| service.scheduler == Scheduler::Dh && s.state == ServerState::Down;
-        let servers = service.servers.values().rev().filter(|s| !gone(s));
-        let dests: Result<Vec<Dest>> = servers.map(|s| dest(service, s)).collect();
-        state.insert(
-            service.traffic,
-            Held {
-                service: Service { scheduler, flags, timeout, prefix, engine, tally },
-                dests: dests?,
-            },
-        );
-    }
-    Ok(state)
+    table.services.values().map(|service| Ok((service.traffic, held(service)?))).collect()
 }
 
 fn name(traffic: &Traffic) -> String {

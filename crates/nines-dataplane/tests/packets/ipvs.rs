@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, process::Command, time::Duration};
 
 use nines_dataplane::{
     DataPlane, Guard as _,
-    director::Director,
+    director::{Director, ipvs_carries},
     ebpf::{self, EbpfGuard, Hooks, Sizes},
     ipvs::{IpvsPlane, Kernel},
     process::boot_time,
@@ -18,10 +18,10 @@ use nines_model::{
 use super::{Bench, NEXT, REDIRECT, bench, build::*, service, table, web};
 
 /// Frames put on the far end of a veth pair of their own: no program is on it.
-struct Wire(i32);
+pub struct Wire(i32);
 
 impl Wire {
-    fn open() -> Self {
+    pub fn open() -> Self {
         // SAFETY: plain arguments; the name is NUL-terminated.
         unsafe {
             let fd = libc::socket(libc::AF_PACKET, libc::SOCK_RAW, 0);
@@ -34,7 +34,7 @@ impl Wire {
         }
     }
 
-    fn put(&self, frame: &[u8]) {
+    pub fn put(&self, frame: &[u8]) {
         // SAFETY: a live buffer.
         let sent = unsafe { libc::send(self.0, frame.as_ptr().cast(), frame.len(), 0) };
         assert_eq!(sent, frame.len() as isize);
@@ -48,7 +48,27 @@ impl Drop for Wire {
     }
 }
 
-fn run(words: &str) {
+/// For the near end of the wire.
+pub fn to_w0(frame: &Frame) -> Vec<u8> {
+    let mut bytes = frame.bytes();
+    bytes[..6].copy_from_slice(&[2, 0, 0, 0, 0, 0x99]);
+    bytes
+}
+
+/// The kernel's IPVS, or a word about why not.
+pub fn kernel() -> Option<Kernel> {
+    match Kernel::open() {
+        Ok(kernel) => Some(kernel),
+        Err(why) => {
+            assert!(std::env::var_os("NINES_IPVS").is_none(), "{why}");
+            assert!(why.next.as_deref().is_some_and(|n| n.contains("modprobe ip_vs")));
+            eprintln!("SKIPPED: {why}");
+            None
+        }
+    }
+}
+
+pub fn run(words: &str) {
     let all: Vec<&str> = words.split(' ').collect();
     assert!(Command::new(all[0]).args(&all[1..]).status().unwrap().success(), "{words}");
 }
@@ -63,15 +83,7 @@ struct Both {
 
 fn both() -> Option<Both> {
     let ours = bench()?;
-    let ipvs = match IpvsPlane::open() {
-        Ok(ipvs) => ipvs,
-        Err(why) => {
-            assert!(std::env::var_os("NINES_IPVS").is_none(), "{why}");
-            assert!(why.next.as_deref().is_some_and(|n| n.contains("modprobe ip_vs")));
-            eprintln!("SKIPPED: {why}");
-            return None;
-        }
-    };
+    let ipvs = IpvsPlane::over(kernel()?);
     run("ip link add w0 address 02:00:00:00:00:99 type veth peer name w1");
     run("ip link set w0 up");
     run("ip link set w1 up");
@@ -110,9 +122,7 @@ impl Both {
     }
 
     fn put(&self, frame: &Frame) {
-        let mut bytes = frame.bytes();
-        bytes[..6].copy_from_slice(&[2, 0, 0, 0, 0, 0x99]);
-        self.wire.put(&bytes);
+        self.wire.put(&to_w0(frame));
     }
 
     /// Who gets a packet that may begin a connection, here and there.
@@ -332,8 +342,10 @@ fn a_director_switches_to_ipvs_under_its_guard_and_back() {
     one.apply(&ours).unwrap();
     assert_eq!(verdict(&mut one, &syn(1)), REDIRECT);
     assert!(!ipvs_lists().contains("TCP"));
+    assert!(!ipvs_carries());
 
     one.apply(&theirs).unwrap();
+    assert!(ipvs_carries());
     assert_eq!(one.observe().unwrap(), Vec::<String>::new());
     assert_eq!(verdict(&mut one, &syn(2)), NEXT, "to the stack, where IPVS is");
     let taken = |director: &mut Director| made(director).values().sum::<u64>();
@@ -354,9 +366,11 @@ fn a_director_switches_to_ipvs_under_its_guard_and_back() {
     // The process dies; the config says something else when the next one starts.
     drop(one);
     assert!(ipvs_lists().contains("TCP"), "the kernel goes on without it");
+    assert!(ipvs_carries());
     let (mut next, _guard) = director();
     next.apply(&ours).unwrap();
     assert_eq!(verdict(&mut next, &syn(6)), REDIRECT);
+    assert!(!ipvs_carries());
     assert!(!ipvs_lists().contains("TCP"), "{}", ipvs_lists());
     next.apply(&theirs).unwrap();
     next.remove().unwrap();

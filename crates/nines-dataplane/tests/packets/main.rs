@@ -31,6 +31,8 @@ mod guard;
 mod hooks;
 mod instructions;
 mod ipvs;
+mod ipvs_shown;
+mod ipvs_sync;
 mod live;
 mod others;
 mod pieces;
@@ -81,7 +83,8 @@ fn both_hooks() -> Option<Bench> {
     Some(bench)
 }
 
-fn bench_on(hooks: Hooks) -> Option<Bench> {
+/// Takes the thread into a network namespace of its own.
+fn leave() -> Option<()> {
     // SAFETY: geteuid has no preconditions; unshare changes this thread only.
     let (root, entered) = unsafe { (libc::geteuid() == 0, libc::unshare(libc::CLONE_NEWNET)) };
     if !root || entered != 0 {
@@ -89,6 +92,11 @@ fn bench_on(hooks: Hooks) -> Option<Bench> {
         eprintln!("SKIPPED: packet tests need root");
         return None;
     }
+    Some(())
+}
+
+fn bench_on(hooks: Hooks) -> Option<Bench> {
+    leave()?;
     for words in [
         "link set lo up",
         "link add v0 address 02:00:00:00:00:09 type veth peer name v1",

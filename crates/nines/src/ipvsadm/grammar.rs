@@ -3,8 +3,13 @@
 //!
 //! Decides: grammar and the checks that need no table. Defaults are ipvsadm's.
 
-use std::{collections::BTreeSet, iter::Peekable, net::SocketAddr};
+use std::{
+    collections::BTreeSet,
+    iter::Peekable,
+    net::{IpAddr, SocketAddr},
+};
 
+use nines_dataplane::ipvs::{Role, SyncDaemon};
 use nines_model::{
     Forward, Limit, Listen, Persist, Proto, Scheduler, SchedulerFlags, Traffic, Tunnel,
     TunnelChecksum, TunnelKind,
@@ -32,8 +37,8 @@ pub struct Ask {
     pub options: BTreeSet<&'static str>,
     pub traffic: Option<Traffic>,
     pub scheduler: Scheduler,
-    /// The scheduler's name as written, if there is no such scheduler.
-    pub unknown_scheduler: bool,
+    /// There is no scheduler, or no persistence engine, of the name that was written.
+    pub unknown_name: bool,
     pub flags: SchedulerFlags,
     pub persist: Option<Persist>,
     pub one_packet: bool,
@@ -42,6 +47,8 @@ pub struct Ask {
     pub forward: Forward,
     pub weight: u32,
     pub limit: Limit,
+    /// All but its role, which is the command's.
+    pub daemon: SyncDaemon,
 }
 
 impl Ask {
@@ -64,12 +71,13 @@ struct Reader {
     sched_flags: Option<String>,
     persist: Option<u32>,
     netmask: Option<String>,
-    sip: bool,
+    engine: Option<String>,
     server: Option<String>,
     forward: Option<Forward>,
     tunnel: Tunnel,
     weight: u32,
     limit: Limit,
+    daemon: SyncDaemon,
 }
 
 /// Reads the words after the program's name; none of them means the list.
@@ -84,12 +92,13 @@ pub fn read(words: &[String]) -> Result<Ask, Refused> {
         sched_flags: None,
         persist: None,
         netmask: None,
-        sip: false,
+        engine: None,
         server: None,
         forward: None,
         tunnel: Tunnel { kind: TunnelKind::Ipip, port: 0, checksum: TunnelChecksum::None },
         weight: 1,
         limit: Limit::default(),
+        daemon: SyncDaemon::new(Role::Master, ""),
     };
     let mut rest = words.iter().map(String::as_str).peekable();
     while let Some(word) = rest.next() {
@@ -168,10 +177,14 @@ impl Reader {
                 }
                 Command::Set(three)
             }
-            "start-daemon" if value.starts_with(['m', 'b']) => Command::StartDaemon,
-            "start-daemon" => return usage("illegal start-daemon parameter specified"),
-            "stop-daemon" if value.starts_with(['m', 'b']) => Command::StopDaemon,
-            "stop-daemon" => return usage("illegal start_daemon specified"),
+            "start-daemon" => match role(value) {
+                Some(role) => Command::StartDaemon(role),
+                None => return usage("illegal start-daemon parameter specified"),
+            },
+            "stop-daemon" => match role(value) {
+                Some(role) => Command::StopDaemon(role),
+                None => return usage("illegal start_daemon specified"),
+            },
             _ => return self.option(word, name, value, rest),
         };
         if self.command.is_some() {
@@ -260,30 +273,14 @@ impl Reader {
             }
             "pe" => {
                 self.set("pe")?;
-                self.sip = value == "sip";
+                self.engine = Some(value.to_owned());
             }
             "sort" => {}
             "tun-type" | "tun-port" | "tun-nocsum" | "tun-csum" | "tun-remcsum" => {
                 return self.tunnel(name, value);
             }
-            "syncid" => {
-                self.set("syncid")?;
-                number(value, 255, "illegal syncid specified")?;
-            }
-            "mcast-interface" => self.set("mcast-interface")?,
-            "mcast-group" => self.set("mcast-group")?,
-            "mcast-port" => {
-                self.set("mcast-port")?;
-                number(value, 65_535, "illegal mcast-port specified")?;
-            }
-            "mcast-ttl" => {
-                self.set("mcast-ttl")?;
-                number(value, 255, "illegal mcast-ttl specified")?;
-            }
-            "sync-maxlen" => {
-                self.set("sync-maxlen")?;
-                number(value, 65_535, "illegal sync-maxlen specified")?;
-            }
+            "syncid" | "mcast-interface" | "mcast-group" | "mcast-port" | "mcast-ttl"
+            | "sync-maxlen" => return self.daemon(name, value),
             _ => match PLAIN.iter().find(|plain| **plain == name) {
                 Some(plain) => self.set(plain)?,
                 None => return Err((format!("{word}: unknown option"), 255)),
@@ -319,6 +316,42 @@ impl Reader {
             _ => {
                 self.set("tun-remcsum")?;
                 self.tunnel.checksum = TunnelChecksum::Remote;
+            }
+        }
+        Ok(())
+    }
+
+    fn daemon(&mut self, name: &str, value: &str) -> Result<(), Refused> {
+        match name {
+            "syncid" => {
+                self.set("syncid")?;
+                self.daemon.sync_id = number(value, 255, "illegal syncid specified")?;
+            }
+            "mcast-interface" => {
+                self.set("mcast-interface")?;
+                value.clone_into(&mut self.daemon.interface);
+            }
+            "mcast-group" => {
+                self.set("mcast-group")?;
+                let group = value.parse::<IpAddr>().ok().filter(IpAddr::is_multicast);
+                if group.is_none() {
+                    return usage(format!("invalid mcast-group value `{value}' specified"));
+                }
+                self.daemon.group = group;
+            }
+            "mcast-port" => {
+                self.set("mcast-port")?;
+                let port = number(value, 65_535, "illegal mcast-port specified")?;
+                self.daemon.port = port as u16;
+            }
+            "mcast-ttl" => {
+                self.set("mcast-ttl")?;
+                self.daemon.ttl = number(value, 255, "illegal mcast-ttl specified")? as u8;
+            }
+            _ => {
+                self.set("sync-maxlen")?;
+                let most = number(value, 65_535, "illegal sync-maxlen specified")?;
+                self.daemon.len_max = most as u16;
             }
         }
         Ok(())
@@ -367,15 +400,16 @@ impl Reader {
             command,
             traffic,
             scheduler,
-            unknown_scheduler: known.is_none(),
+            unknown_name: known.is_none() || self.engine.as_ref().is_some_and(|e| e != "sip"),
             flags,
             persist,
             one_packet: self.options.contains("ops"),
-            sip: self.sip,
+            sip: self.engine.is_some(),
             server,
             forward,
             weight: self.weight,
             limit: self.limit,
+            daemon: self.daemon,
             options: self.options,
         })
     }
@@ -388,6 +422,14 @@ impl Reader {
         let (ip, port) = names::address(text, *proto)?;
         let addr = SocketAddr::new(ip, port.unwrap_or(0));
         Some(Traffic::To(Listen::new(addr, *proto)))
+    }
+}
+
+fn role(text: &str) -> Option<Role> {
+    match text.chars().next()? {
+        'm' => Some(Role::Master),
+        'b' => Some(Role::Backup),
+        _ => None,
     }
 }
 

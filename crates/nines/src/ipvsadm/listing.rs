@@ -2,13 +2,21 @@
 
 use std::{cmp::Ordering, collections::BTreeMap, fmt::Write as _, net::SocketAddr};
 
-use nines_dataplane::ebpf::{Tables, reading, reading::Connection};
+use nines_dataplane::{
+    ebpf::{Tables, reading},
+    ipvs::SyncDaemon,
+    shown::Connection,
+};
 use nines_model::{
     Forward, Proto, Scheduler, TableServer, TableService, Tally, Traffic, TunnelChecksum,
     TunnelKind,
 };
 
-use super::{grammar::Ask, names};
+use super::{
+    grammar::{Ask, Refused},
+    kernel_says, names,
+};
+pub use nines_dataplane::shown::Shown;
 
 /// The version that ipvsadm and kernel state: it tells scripts what they may use.
 const BANNER: &str = "IP Virtual Server version 1.2.1 (size=4096)\n";
@@ -40,14 +48,7 @@ impl Form {
     }
 }
 
-/// A service with its servers and all counts, ready to be printed.
-pub struct Shown {
-    pub service: TableService,
-    pub tally: Tally,
-    pub servers: Vec<(TableServer, Tally, u64)>,
-}
-
-/// Everything in the kernel, in the order of listings.
+/// Everything in nines' tables, in the order of listings.
 pub fn collect(tables: &Tables, sorted: bool) -> nines_dataplane::Result<Vec<Shown>> {
     let installed = tables.installed();
     let remembered = tables.remembered_by_slot()?;
@@ -66,15 +67,28 @@ pub fn collect(tables: &Tables, sorted: bool) -> nines_dataplane::Result<Vec<Sho
             let clients = remembered.get(slot).copied().unwrap_or(0);
             servers.push((server.clone(), tally, clients));
         }
-        if sorted {
-            servers.sort_by(|a, b| by_address(a.0.addr, b.0.addr));
-        }
-        all.push(Shown { tally: tables.tally(*id, None)?, service, servers });
+        let (tally, scheduler) = (tables.tally(*id, None)?, service.scheduler.to_string());
+        all.push(Shown { service, scheduler, tally, servers });
     }
     if sorted {
-        all.sort_by(|a, b| by_traffic(a.service.traffic, b.service.traffic));
+        sort(&mut all);
     }
     Ok(all)
+}
+
+/// In the order of listings.
+pub fn sort(all: &mut [Shown]) {
+    all.sort_by(|a, b| by_traffic(a.service.traffic, b.service.traffic));
+    for shown in all {
+        shown.servers.sort_by(|a, b| by_address(a.0.addr, b.0.addr));
+    }
+}
+
+/// The one that is asked for, if one is.
+pub fn only(mut all: Vec<Shown>, asked: Option<Traffic>) -> Result<Vec<Shown>, Refused> {
+    let Some(traffic) = asked else { return Ok(all) };
+    all.retain(|shown| shown.service.traffic == traffic);
+    if all.is_empty() { kernel_says("No such service") } else { Ok(all) }
 }
 
 fn by_address(a: SocketAddr, b: SocketAddr) -> Ordering {
@@ -139,8 +153,9 @@ fn mask_of(service: &TableService) -> Option<String> {
     (persist.prefix != 32).then(|| std::net::Ipv4Addr::from(mask).to_string())
 }
 
-fn scheduled(service: &TableService) -> String {
-    let mut out = format!(" {}", service.scheduler);
+fn scheduled(shown: &Shown) -> String {
+    let service = &shown.service;
+    let mut out = format!(" {}", shown.scheduler);
     let flags = flags_of(service);
     if !flags.is_empty() {
         let _ = write!(out, " ({flags})");
@@ -241,7 +256,7 @@ pub fn list(all: &[Shown], form: Form, numeric: bool, exact: bool) -> String {
                 let _ = writeln!(out, "{name:<33}{}", counts(&shown.tally, exact));
             }
             _ => {
-                let _ = writeln!(out, "{name}{}", scheduled(&shown.service));
+                let _ = writeln!(out, "{name}{}", scheduled(shown));
             }
         }
         for (server, tally, clients) in &shown.servers {
@@ -319,7 +334,7 @@ pub fn save(all: &[Shown], numeric: bool) -> String {
     let mut out = String::new();
     for shown in all {
         let (service, to) = (&shown.service, argument_of(shown.service.traffic, numeric));
-        let _ = write!(out, "-A {to} -s {}", service.scheduler);
+        let _ = write!(out, "-A {to} -s {}", shown.scheduler);
         if let Some(persist) = service.persist {
             let _ = write!(out, " -p {}", persist.time.0 / 1_000);
             if let Some(mask) = mask_of(service) {
@@ -368,6 +383,20 @@ pub fn connections(all: &[Connection], numeric: bool) -> String {
             names::shown(c.client, proto, numeric),
             names::shown(c.virtual_service, proto, numeric),
             names::shown(c.server, proto, numeric)
+        );
+    }
+    out
+}
+
+/// IPVS's sync daemons.
+pub fn daemons(all: &[SyncDaemon]) -> String {
+    let mut out = String::new();
+    for d in all {
+        let group = d.group.map(|group| format!("group={group}, ")).unwrap_or_default();
+        let _ = writeln!(
+            out,
+            "{} sync daemon (mcast={}, syncid={}, maxlen={}, {group}port={}, ttl={})",
+            d.role, d.interface, d.sync_id, d.len_max, d.port, d.ttl
         );
     }
     out

@@ -1,5 +1,7 @@
 //! ipvsadm's commands and options, and which goes with which.
 
+use nines_dataplane::ipvs::Role;
+
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
@@ -12,8 +14,8 @@ pub enum Command {
     DeleteServer,
     List,
     Set([u32; 3]),
-    StartDaemon,
-    StopDaemon,
+    StartDaemon(Role),
+    StopDaemon(Role),
     Restore,
     Save,
     Zero,
@@ -34,8 +36,8 @@ impl Command {
             Self::DeleteServer => "delete-server",
             Self::List => "list",
             Self::Set(_) => "set",
-            Self::StartDaemon => "start-daemon",
-            Self::StopDaemon => "stop-daemon",
+            Self::StartDaemon(_) => "start-daemon",
+            Self::StopDaemon(_) => "stop-daemon",
             Self::Restore => "restore",
             Self::Save => "save",
             Self::Zero => "zero",
@@ -81,8 +83,8 @@ impl Command {
             Self::AddServer | Self::EditServer => (&["service-address", "real-server"], SERVER),
             Self::DeleteServer => (&["service-address", "real-server"], &[]),
             Self::List => (&[], LIST),
-            Self::StartDaemon => (&["mcast-interface"], DAEMON),
-            Self::StopDaemon => (&[], &["syncid"]),
+            Self::StartDaemon(_) => (&["mcast-interface"], DAEMON),
+            Self::StopDaemon(_) => (&[], &["syncid"]),
             Self::Save => (&[], &["numeric"]),
             Self::Zero => (&[], &["service-address"]),
             _ => (&[], &[]),

@@ -40,8 +40,13 @@ const NOT_COMPARED: [&str; 3] = ["00-empty", "00-help", "11-daemon1"];
 
 /// What a call says on both streams, and its exit code.
 fn call(net: &Net, host: &str, line: &str) -> (String, Option<i32>) {
+    call_for(net, host, "", line)
+}
+
+/// The same with a wish whose tables it be on.
+fn call_for(net: &Net, host: &str, wish: &str, line: &str) -> (String, Option<i32>) {
     let mut command = Command::new(BINARY);
-    command.arg("ipvsadm").args(line.split_whitespace());
+    command.env("NINES_DATAPLANE", wish).arg("ipvsadm").args(line.split_whitespace());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let out = net.lab.spawn(host, command).unwrap().wait_with_output().unwrap();
     (format!("{}{}", text(&out.stdout), text(&out.stderr)), out.status.code())
@@ -112,6 +117,7 @@ fn says_what_the_real_one_says() {
             2,
         ),
         ("-A -t 192.0.2.9:80 -s none", "Scheduler or persistence engine not found\n", 255),
+        ("-A -u 192.0.2.9:5060 --pe none", "Scheduler or persistence engine not found\n", 255),
         ("-A -t 192.0.2.9:80 -A", "multiple commands specified\n", 2),
         ("-A -t 192.0.2.9:80 --what", "--what: unknown option\n", 255),
         (
@@ -121,6 +127,17 @@ fn says_what_the_real_one_says() {
         ),
     ] {
         assert_eq!(call(&net, "lb1", line), (expected.to_owned(), Some(code)), "{line}");
+    }
+    // Whose tables: nines' own have no daemons of IPVS.
+    let daemon = "--start-daemon master --mcast-interface br0";
+    let mut wishes = vec![("", 255, "nines' own tables"), ("ebpf", 255, "NINES_DATAPLANE=ipvs")];
+    wishes.push(("none", 2, "there is no such data plane"));
+    if !nines_dataplane::ipvs::can_be() {
+        wishes.push(("ipvs", 255, "this kernel has no IPVS"));
+    }
+    for (wish, expected, words) in wishes {
+        let (said, code) = call_for(&net, "lb1", wish, daemon);
+        assert!(code == Some(expected) && said.contains(words), "{wish}: {code:?} {said}");
     }
     // Options in any order; saved and restored.
     ipvsadm(&net, "lb1", "-w 7 -r 10.0.0.6:80 -g -t 192.0.2.1:80 -a");
