@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use nines_model::{Counters, ForwardingTable, Traffic};
+use nines_model::{Counters, ForwardingTable, IdleLimits, Traffic};
 
 pub use self::{
     kernel::{Ipvs as Kernel, Role, SyncDaemon},
@@ -40,8 +40,8 @@ pub enum Change {
 pub trait Tables: Send {
     /// What is there.
     fn list(&mut self) -> Result<State>;
-    /// Settings that tables like ours want.
-    fn prepare(&mut self) -> Result<()> {
+    /// Settings that tables like ours want; `None`: the times that are there.
+    fn prepare(&mut self, _idle: Option<IdleLimits>) -> Result<()> {
         Ok(())
     }
     /// One change.
@@ -165,7 +165,7 @@ impl<T: Tables> DataPlane for IpvsPlane<T> {
     fn apply(&mut self, table: &ForwardingTable) -> Result<()> {
         let want = words::state(table)?;
         let have = self.tables.list()?;
-        self.tables.prepare()?;
+        self.tables.prepare(table.idle)?;
         self.carry_out(changes(&have, &want))?;
         self.wanted = table.clone();
         Ok(())

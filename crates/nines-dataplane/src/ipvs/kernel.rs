@@ -7,7 +7,7 @@ use netlink_packet_core::{
     NetlinkPayload, NetlinkSerializable, NlaBuffer, NlasIterator,
 };
 use netlink_sys::protocols::NETLINK_GENERIC;
-use nines_model::{Listen, Proto, Tally, Traffic};
+use nines_model::{IdleLimits, Listen, Proto, Tally, Traffic};
 
 use super::{
     Change, Tables, Uncompared, refused,
@@ -351,11 +351,13 @@ impl Ipvs {
 const SETTINGS: [&str; 3] = ["expire_quiescent_template", "expire_nodest_conn", "sloppy_tcp"];
 
 impl Tables for Ipvs {
-    fn prepare(&mut self) -> Result<()> {
+    fn prepare(&mut self, idle: Option<IdleLimits>) -> Result<()> {
         for name in SETTINGS {
             crate::sysctl::write(&format!("net/ipv4/vs/{name}"), "1")?;
         }
-        Ok(())
+        let Some(IdleLimits { tcp, fin, udp }) = idle else { return Ok(()) };
+        self.set_timeouts([tcp, fin, udp])
+            .map_err(|e| privileged("IPVS does not take its times".into(), &e))
     }
 
     fn list(&mut self) -> Result<State> {

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use nines_dataplane::{
-    ipvs::{self, Change, Counts, Kernel, Tables as _},
+    DataPlane as _,
+    ipvs::{self, Change, Counts, IpvsPlane, Kernel, Tables as _},
     shown::{Connection, Shown},
 };
 use nines_model::{
-    Forward, Limit, Millis, Persist, Proto, Scheduler, TableServer, TableService, Traffic, Tunnel,
-    TunnelChecksum, TunnelKind,
+    Forward, ForwardingTable, IdleLimits, Limit, Millis, Persist, Proto, Scheduler, TableServer,
+    TableService, Traffic, Tunnel, TunnelChecksum, TunnelKind,
 };
 
 use super::{
@@ -149,6 +150,12 @@ fn ipvs_is_listed_as_it_was_told() {
     assert_eq!(kernel.timeouts().unwrap(), [600, 120, 30]);
     kernel.flush().unwrap();
     assert_eq!(shown(&mut kernel, Counts::Sums), []);
+
+    // A table brings its times along.
+    let idle = Some(IdleLimits { tcp: 7_200, ..IdleLimits::default() });
+    let mut plane = IpvsPlane::over(kernel);
+    plane.apply(&ForwardingTable { idle, ..ForwardingTable::default() }).unwrap();
+    assert_eq!(ipvs::Kernel::open().unwrap().timeouts().unwrap(), [7_200, 120, 300]);
 }
 
 #[test]
