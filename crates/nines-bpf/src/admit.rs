@@ -81,10 +81,23 @@ fn may(packet: &Packet, service: &Service, now: u64) -> bool {
     let (a, m) = (&packet.src, &service.client_mask);
     let client = [a[0] & m[0], a[1] & m[1], a[2] & m[2], a[3] & m[3]];
     let key = TemplateKey { client, service: packet.service, call: 0, pad: 0 };
-    if let Some(pace) = PACES.get_ptr_mut(&key) {
-        return passes(pace, now, service.client_every, service.client_burst);
+    paced(&key, now, service.client_every, service.client_burst)
+}
+
+/// Whether this client may hear once more that nobody serves: so often as the kernel would tell it
+/// (net.ipv4.icmp_ratelimit, with six at once: `XRLIM_BURST_FACTOR`).
+#[inline(always)]
+pub fn may_hear(packet: &Packet, now: u64) -> bool {
+    let key = TemplateKey { client: packet.src, service: u32::MAX, call: 0, pad: 0 };
+    paced(&key, now, SECOND, 5 * SECOND)
+}
+
+#[inline(always)]
+fn paced(key: &TemplateKey, now: u64, every: u64, burst: u64) -> bool {
+    if let Some(pace) = PACES.get_ptr_mut(key) {
+        return passes(pace, now, every, burst);
     }
-    let _ = PACES.insert(&key, &(now + service.client_every), 0);
+    let _ = PACES.insert(key, &(now + every), 0);
     true
 }
 

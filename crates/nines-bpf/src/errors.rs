@@ -11,6 +11,7 @@ use aya_ebpf::{
 use nines_abi::{Packet, DETOUR_MAC, PLACE_VIP};
 
 use crate::{
+    admit::may_hear,
     clock,
     full::Ends,
     maps::REFUSED,
@@ -98,8 +99,8 @@ const SHORT_V6: usize = 48;
 /// In place of the limit: nobody serves.
 pub const NOBODY: u32 = 0;
 
-/// What nobody serves is answered so often, by each processor: like what the kernel says of its own
-/// (net.ipv4.icmp_msgs_per_sec and icmp_msgs_burst).
+/// What nobody serves is answered so often by each processor, as the kernel as a whole does
+/// (net.ipv4.icmp_msgs_per_sec and icmp_msgs_burst); one client hears less: [`may_hear`].
 const EVERY_NS: u64 = 1_000_000;
 const BURST: u64 = 50;
 
@@ -130,7 +131,13 @@ fn say() -> bool {
 #[inline(always)]
 pub fn refuse(ctx: &TcContext, packet: &Packet) -> i32 {
     let limit = packet.chosen;
-    if limit == NOBODY && (!is_ours(packet) || packet.flags & RST != 0 || !say()) {
+    if limit == NOBODY
+        && (!is_ours(packet)
+            || packet.flags & RST != 0
+            || !may_say()
+            || !may_hear(packet, clock::exact())
+            || !say())
+    {
         return TC_ACT_SHOT;
     }
     let plain = packet.l4 as usize - ETH_LEN == if packet.v6 != 0 { 40 } else { 20 };

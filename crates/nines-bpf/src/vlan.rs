@@ -27,7 +27,8 @@ pub fn is_elsewhere(ctx: &TcContext) -> bool {
     if unsafe { (*skb).vlan_tci } & NUMBER != 0 {
         return true;
     }
-    unsafe { bpf_skb_vlan_pop(skb) != 0 }
+    // Behind a priority there may be a VLAN, whose tag the kernel then puts in that one's place.
+    unsafe { bpf_skb_vlan_pop(skb) != 0 || (*skb).vlan_present != 0 }
 }
 
 /// Where a packet that leaves would begin if it had no tag in its frame: VLAN devices put one there

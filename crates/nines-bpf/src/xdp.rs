@@ -152,7 +152,9 @@ fn xdp_stage(ctx: &XdpContext, stage: impl FnOnce(&mut Packet) -> Verdict) -> u3
         Verdict::New if services::has_marks() => xdp_action::XDP_PASS,
         Verdict::New => xdp_go_on(ctx, PROGRAM_NEW),
         // tc finds nobody either, and says so.
-        Verdict::Drop(DROP_NO_SERVER) if errors::may_say() => xdp_action::XDP_PASS,
+        Verdict::Drop(DROP_NO_SERVER) if packet.flags & packet::RST == 0 && errors::may_say() => {
+            xdp_action::XDP_PASS
+        }
         Verdict::Drop(reason) => {
             maps::count_drop(reason);
             xdp_action::XDP_DROP

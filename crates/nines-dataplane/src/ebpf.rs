@@ -277,6 +277,13 @@ impl EbpfPlane {
         self.wanted = interfaces.into_iter().collect();
     }
 
+    /// Whether a VLAN has come to a device whose XDP program would not see whose its packets are.
+    fn is_blind(&self, interface: &address::Interface, all: &[address::Interface]) -> bool {
+        self.hooks == Hooks::Auto
+            && self.attached.get(&interface.name).is_some_and(Hook::has_xdp)
+            && card::hides_vlans(interface, all)
+    }
+
     fn attach_all(&mut self) -> Result<()> {
         let mut names = self.wanted.clone();
         if self.tables.installed().settings.flags & nines_abi::SETTING_MARKS != 0 {
@@ -304,8 +311,9 @@ impl EbpfPlane {
         for name in &names {
             let there = all.iter().find(|i| i.name == *name);
             let whole = there.is_some_and(|i| attach::is_on(&self.pins, i));
+            let blind = there.is_some_and(|i| self.is_blind(i, &all));
             // A tcx pin keeps its link; a clsact filter anyone may remove, so it is put again.
-            if self.attached.get(name).is_some_and(Hook::is_linked) && whole {
+            if self.attached.get(name).is_some_and(Hook::is_linked) && whole && !blind {
                 continue;
             }
             let hook = attach::attach(&mut self.ebpf, &self.pins, name, self.hooks, &all)?;
@@ -390,6 +398,9 @@ impl DataPlane for EbpfPlane {
             if all.iter().any(|i| i.name == *name && !attach::is_on(&self.pins, i)) {
                 differences.push(format!("{hook} is no longer on {name}"));
             }
+        }
+        for i in all.iter().filter(|i| self.is_blind(i, &all)) {
+            differences.push(format!("a VLAN came to {}", i.name));
         }
         // Whether a clsact filter is still there cannot be asked as cheaply as it is put again.
         if self.everywhere || self.attached.values().any(|hook| !hook.is_linked()) {

@@ -7,7 +7,7 @@
 //! (memory, for tests and the simulator) and [`faulty`] (any other, failing by a seed). All `unsafe`
 //! of nines is in this crate.
 
-use std::{fmt, net::IpAddr};
+use std::{collections::BTreeSet, fmt, net::IpAddr};
 
 use nines_model::{Counters, ForwardingTable, Time};
 
@@ -94,4 +94,10 @@ pub trait Guard: Send {
 
     /// Guards exactly these; others are no longer guarded (and no longer ours to silence).
     fn cover(&mut self, vips: &[(IpAddr, bool)]) -> Result<()>;
+
+    /// Which of them are on `lo`: packets of another director for those go up the stack, if
+    /// [`Guard::cover`] says that this node serves them. Elsewhere the stack would route them back.
+    fn serve(&mut self, _on_lo: &BTreeSet<IpAddr>) -> Result<()> {
+        Ok(())
+    }
 }

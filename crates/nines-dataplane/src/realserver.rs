@@ -130,9 +130,12 @@ impl Keeper {
             memory.write(&self.file)?;
         }
         for (name, value) in SETTINGS {
-            let old = sysctl::write(name, value)?;
-            if old != value {
-                all.done.push(format!("{} is {value}, was {old}", name.replace('/', ".")));
+            match sysctl::write(name, value) {
+                Ok(old) if old != value => {
+                    all.done.push(format!("{} is {value}, was {old}", name.replace('/', ".")));
+                }
+                Ok(_) => {}
+                Err(why) => all.trouble.push(why),
             }
         }
         let interfaces = address::interfaces()?;

@@ -252,8 +252,9 @@ async fn serve_with_socket(
         let own = me.addresses.clone();
         let (duties, duty) = mpsc::channel();
         {
-            let (memory, log, shown) = (home.file(serves::MEMORY), log.clone(), Arc::clone(&shown));
-            spawn("serves", move || serves::keep(&duty, &memory, &shown, &log));
+            let (memory, core, log, shown) =
+                (home.file(serves::MEMORY), core.clone(), log.clone(), Arc::clone(&shown));
+            spawn("serves", move || serves::keep(&duty, &memory, &core, &shown, &log));
         }
         spawn("forwarding", move || {
             let all = address::interfaces().unwrap_or_default();

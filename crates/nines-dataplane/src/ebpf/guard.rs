@@ -3,7 +3,11 @@
 //! Decides: that an address, once guarded, is never unguarded by accident: not by a new binary, not
 //! by forgetting it while it is still on an interface.
 
-use std::{collections::BTreeMap, net::IpAddr, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::Path,
+};
 
 use aya::maps::{HashMap, MapData};
 use nines_abi::{Addr, GUARD_SERVES, GUARDS_MAX};
@@ -66,6 +70,8 @@ pub struct EbpfGuard {
     _map: Shared<nines_abi::Guard>,
     table: View<nines_abi::Guard>,
     serves: BTreeMap<IpAddr, bool>,
+    /// What a real server needs for that.
+    on_lo: BTreeSet<IpAddr>,
 }
 
 impl EbpfGuard {
@@ -73,11 +79,14 @@ impl EbpfGuard {
     pub(super) fn new(map: Shared<nines_abi::Guard>, pins: &Path) -> Result<Self> {
         let table = map.view()?;
         inherit(pins, &table);
-        Ok(Self { _map: map, table, serves: BTreeMap::new() })
+        // An earlier process may have put them there.
+        let lo = address::interfaces()?.into_iter().filter(|i| i.name == "lo");
+        let on_lo = lo.flat_map(|lo| lo.addresses).map(|(addr, _)| addr).collect();
+        Ok(Self { _map: map, table, serves: BTreeMap::new(), on_lo })
     }
 
     fn put(&mut self, vip: IpAddr, deadline: Time) -> Result<()> {
-        let serves = self.serves.get(&vip).copied().unwrap_or(false);
+        let serves = self.serves.get(&vip).copied().unwrap_or(false) && self.on_lo.contains(&vip);
         let flags = if serves { GUARD_SERVES } else { 0 };
         let addr = address::mapped(vip);
         let entry = nines_abi::Guard { addr, deadline_ns: deadline.0, flags, pad: 0 };
@@ -100,6 +109,15 @@ impl EbpfGuard {
 impl Guard for EbpfGuard {
     fn set(&mut self, vip: IpAddr, deadline: Time) -> Result<()> {
         self.put(vip, deadline)
+    }
+
+    fn serve(&mut self, on_lo: &BTreeSet<IpAddr>) -> Result<()> {
+        self.on_lo.clone_from(on_lo);
+        let guarded: Vec<IpAddr> = self.serves.keys().copied().collect();
+        guarded.into_iter().try_for_each(|vip| match self.deadline(vip) {
+            Some(deadline) => self.put(vip, deadline),
+            None => Ok(()),
+        })
     }
 
     fn cover(&mut self, vips: &[(IpAddr, bool)]) -> Result<()> {

@@ -106,6 +106,7 @@ fn a_director_that_is_a_real_server_takes_packets_from_directors_only() {
     t.director_macs = vec![peer];
     b.plane.apply(&t).unwrap();
     b.guard.cover(&[(vip, true)]).unwrap();
+    b.guard.serve(&[vip].into()).unwrap();
     let from_client = tcp("10.0.0.1:4000", "10.0.0.100:80", SYN);
     let from_peer = Frame { mac: peer, ..from_client.clone() };
     assert_eq!(b.tc(&from_client.bytes()).0, SHOT);
@@ -132,6 +133,7 @@ fn what_another_director_chose_is_not_chosen_again() {
     t.director_macs = vec![peer];
     b.plane.apply(&t).unwrap();
     b.guard.cover(&[(vip, true)]).unwrap();
+    b.guard.serve(&[vip].into()).unwrap();
     for client in 4_000..4_004 {
         let frame = tcp(&format!("10.0.0.1:{client}"), "10.0.0.100:80", SYN);
         let sent = Frame { mac: peer, ..frame.clone() }.bytes();

@@ -55,10 +55,11 @@ fn duties(spec: &Spec) -> Vec<(&str, BTreeSet<IpAddr>, Duty)> {
 /// nftables sets marks after nines has looked whose a packet is.
 fn unseen_mark(spec: &Spec, service: &ServiceSpec) -> Option<(String, String)> {
     service.mark?;
-    let vip = service.listen.addr.ip();
-    let takes_all =
-        |s: &ServiceSpec| s.mark.is_none() && s.listen.is_every_port() && s.listen.has(vip);
-    let (other, _) = spec.services.iter().find(|(_, s)| takes_all(s))?;
+    let takes_all = |s: &ServiceSpec| s.mark.is_none() && s.listen.is_every_port();
+    let mut all = spec.services.iter().filter(|(_, s)| takes_all(s));
+    let (other, vip) = all.find_map(|(name, all)| {
+        Some((name, service.listen.vips().find(|vip| all.listen.has(*vip))?))
+    })?;
     let why = format!("service {other} takes every packet to {vip} before it has a mark");
     Some((why, "use one of the two, or another VIP".into()))
 }

@@ -124,7 +124,8 @@ fn undo(context: &Context) -> Outcome<()> {
         .next("systemctl disable --now nines"));
     }
     let serves = home.file(serves::MEMORY);
-    let mut gone = realserver::undo(&memory(context))?;
+    let mut gone = Vec::new();
+    // What came later goes first: it remembers what the earlier one had set.
     if serves.exists() {
         // A director's agent has the claim while it runs.
         let Some(_claim) = ebpf::claim(Duration::ZERO)? else {
@@ -134,6 +135,7 @@ fn undo(context: &Context) -> Outcome<()> {
         };
         gone.extend(realserver::undo(&serves)?);
     }
+    gone.extend(realserver::undo(&memory(context))?);
     println!("put back; no longer here: {}", words(gone));
     if server {
         forget(&home)?;

@@ -4,7 +4,7 @@
 //! log: what may block (disk, netlink, checks) is other threads' work, reached by channels.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     sync::mpsc::{Receiver, Sender},
     time::Duration,
@@ -29,6 +29,8 @@ pub enum Input {
     Inspect(Box<dyn FnOnce(&Node, Time) + Send>),
     /// Ask for something in the log; the answer goes there.
     Propose(Box<nines_core::wire::Command>, Sender2),
+    /// VIPs that this machine has on `lo`, as a real server of other directors.
+    Serving(BTreeSet<IpAddr>),
     /// End the thread.
     End,
 }
@@ -210,6 +212,11 @@ impl CoreThread {
                         self.waiting.insert(request, answer);
                         let event = Event::Propose { request, command: *command };
                         self.node.handle(boot_time(), event);
+                    }
+                    Input::Serving(on_lo) => {
+                        if let Some(Err(why)) = self.guard.as_mut().map(|g| g.serve(&on_lo)) {
+                            self.log.line(&why.to_string());
+                        }
                     }
                     Input::End => return,
                 }

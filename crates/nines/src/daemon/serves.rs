@@ -5,6 +5,8 @@
 //! holder's.
 
 use std::{
+    collections::BTreeSet,
+    net::IpAddr,
     path::Path,
     sync::{
         Mutex,
@@ -13,10 +15,17 @@ use std::{
     time::Duration,
 };
 
-use nines_dataplane::realserver::{self, Done, Keeper};
+use nines_dataplane::{
+    address,
+    realserver::{self, Done, Keeper},
+};
 use nines_model::Duty;
 
-use super::{Shown, logger::Logger};
+use super::{
+    Shown,
+    core_thread::{Handle, Input},
+    logger::Logger,
+};
 
 /// File of what this machine was before.
 pub const MEMORY: &str = "serves";
@@ -24,8 +33,15 @@ pub const MEMORY: &str = "serves";
 const LOOK: Duration = Duration::from_secs(5);
 
 /// Does what it was last told, until nobody is left to tell.
-pub fn keep(told: &Receiver<Duty>, memory: &Path, shown: &Mutex<Shown>, log: &Logger) {
+pub fn keep(
+    told: &Receiver<Duty>,
+    memory: &Path,
+    core: &Handle,
+    shown: &Mutex<Shown>,
+    log: &Logger,
+) {
     let (mut keeper, mut duty, mut trouble) = (Keeper::new(memory), None, String::new());
+    let mut said = None;
     loop {
         match told.recv_timeout(LOOK) {
             Ok(new) => duty = Some(new),
@@ -36,8 +52,19 @@ pub fn keep(told: &Receiver<Duty>, memory: &Path, shown: &Mutex<Shown>, log: &Lo
         let all = see_to(&mut keeper, duty, memory)
             .unwrap_or_else(|why| Done { trouble: vec![why], ..Done::default() });
         tell(&all, &mut trouble, log);
+        let there = on_lo();
+        if said.as_ref() != Some(&there) {
+            core.put(Input::Serving(there.clone()));
+            said = Some(there);
+        }
         shown.lock().expect("nobody panics with it").serving.clone_from(&trouble);
     }
+}
+
+/// What is there now, whoever put it there.
+fn on_lo() -> BTreeSet<IpAddr> {
+    let lo = address::interfaces().unwrap_or_default().into_iter().filter(|i| i.name == "lo");
+    lo.flat_map(|lo| lo.addresses).map(|(addr, _)| addr).collect()
 }
 
 fn see_to(keeper: &mut Keeper, duty: &Duty, memory: &Path) -> nines_dataplane::Result<Done> {
