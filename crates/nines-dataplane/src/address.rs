@@ -2,7 +2,10 @@
 //!
 //! Decides: which interface an address belongs on when the config does not say.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE};
 use netlink_packet_route::{
@@ -35,6 +38,12 @@ pub struct Interface {
     pub mtu: u32,
     /// Addresses with prefix lengths.
     pub addresses: Vec<(IpAddr, u8)>,
+}
+
+/// Addresses on `lo`, whoever put them there.
+pub fn on_lo() -> Result<BTreeSet<IpAddr>> {
+    let lo = interfaces()?.into_iter().filter(|i| i.name == "lo");
+    Ok(lo.flat_map(|lo| lo.addresses).map(|(addr, _)| addr).collect())
 }
 
 /// All interfaces with their addresses.

@@ -1,8 +1,8 @@
 //! Makes this machine a real server for direct routing or tunnels, keeps it one, and undoes it.
 //!
 //! The VIP goes on `lo`; ARP neither answers for it nor announces it (arp_ignore 1, arp_announce 2:
-//! Documentation/networking/ip-sysctl.rst); rp_filter 2 (loose), of which the
-//! greater of all and the interface holds, admits packets whose way back differs.
+//! Documentation/networking/ip-sysctl.rst); rp_filter 2 (loose; the greater of all's and the
+//! interface's holds) admits packets whose way back differs.
 //! What was there before is kept in a file, so that undo restores it exactly.
 
 use std::{

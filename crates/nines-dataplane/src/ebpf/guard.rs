@@ -80,8 +80,7 @@ impl EbpfGuard {
         let table = map.view()?;
         inherit(pins, &table);
         // An earlier process may have put them there.
-        let lo = address::interfaces()?.into_iter().filter(|i| i.name == "lo");
-        let on_lo = lo.flat_map(|lo| lo.addresses).map(|(addr, _)| addr).collect();
+        let on_lo = address::on_lo()?;
         Ok(Self { _map: map, table, serves: BTreeMap::new(), on_lo })
     }
 

@@ -5,8 +5,6 @@
 //! holder's.
 
 use std::{
-    collections::BTreeSet,
-    net::IpAddr,
     path::Path,
     sync::{
         Mutex,
@@ -52,19 +50,15 @@ pub fn keep(
         let all = see_to(&mut keeper, duty, memory)
             .unwrap_or_else(|why| Done { trouble: vec![why], ..Done::default() });
         tell(&all, &mut trouble, log);
-        let there = on_lo();
-        if said.as_ref() != Some(&there) {
+        // Who cannot look says nothing: what was there stays.
+        if let Ok(there) = address::on_lo()
+            && said.as_ref() != Some(&there)
+        {
             core.put(Input::Serving(there.clone()));
             said = Some(there);
         }
         shown.lock().expect("nobody panics with it").serving.clone_from(&trouble);
     }
-}
-
-/// What is there now, whoever put it there.
-fn on_lo() -> BTreeSet<IpAddr> {
-    let lo = address::interfaces().unwrap_or_default().into_iter().filter(|i| i.name == "lo");
-    lo.flat_map(|lo| lo.addresses).map(|(addr, _)| addr).collect()
 }
 
 fn see_to(keeper: &mut Keeper, duty: &Duty, memory: &Path) -> nines_dataplane::Result<Done> {
