@@ -20,7 +20,7 @@ pub use services::*;
 
 /// Version of everything in this crate, of [`hash_of`] and of the tables that its values are places
 /// in. Raise it with any change of layout or meaning.
-pub const ABI: u32 = 12;
+pub const ABI: u32 = 13;
 
 /// An address as IPv6; IPv4 is mapped (`::ffff:a.b.c.d`, RFC 4291 section 2.5.5.2).
 pub type Addr = [u8; 16];
@@ -136,6 +136,9 @@ pub const SERVER_UP: u8 = 0;
 pub const SERVER_DRAIN: u8 = 1;
 /// Failed its check: no new flow, a SYN or a UDP packet of an old flow is scheduled anew.
 pub const SERVER_DOWN: u8 = 2;
+/// [`Server::service`] of a slot whose server left: nobody's, under the next generation. The rest
+/// stays, for a packet that is on its way to it at this instant.
+pub const NO_SERVICE: u32 = u32::MAX;
 
 /// [`Guard::flags`]: this node is a real server for the address: packets that come from another
 /// director's MAC (map `PEERS`) are delivered even when the deadline has passed.
@@ -378,7 +381,7 @@ pub const DROP_NAMES: [&str; DROPS as usize] = [
 ];
 
 const _: () = {
-    assert!(core::mem::size_of::<Packet>() == 184);
+    assert!(core::mem::size_of::<Packet>() == 192);
     assert!(core::mem::size_of::<SourceKey>() == 20);
     assert!(core::mem::size_of::<Guard>() == 32);
     assert!(core::mem::offset_of!(Packet, src) == 8 && core::mem::offset_of!(Packet, dst) == 24);

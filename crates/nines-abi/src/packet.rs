@@ -64,6 +64,8 @@ pub struct Packet {
     pub asked: u64,
     /// And to a service with [`crate::SERVICE_SIP`]: see [`crate::TemplateKey::call`].
     pub call: u64,
+    /// The table that its server is chosen from: [`crate::Service::table`].
+    pub table: u64,
     /// By full NAT: the search for its port.
     pub search: Search,
 }

@@ -114,6 +114,11 @@ pub struct Service {
     pub pool: [Addr; POOL_MAX],
 }
 
+/// Entries of array `FOUND`, a power of two: ids of services, each where the last packet for its
+/// address and port left it. Whoever reads one looks whether [`Service::key`] is the packet's, and
+/// whether the service is live.
+pub const FOUND_MAX: u32 = 256;
+
 /// Addresses of a [`Service::pool`].
 pub const POOL_MAX: usize = 8;
 

@@ -5,13 +5,14 @@
 //! director whose lease ran out is silent also for flows it knows.
 
 use nines_abi::{
-    clock_of, halves, state_of, Addr, Flow, Packet, Server, Tail, Via, DROP_DENIED, DROP_GUARD,
-    DROP_MIDDLE, DROP_NO_PORT, DROP_NO_ROUTE, DROP_NO_SERVER, FORWARD_DR, FORWARD_FULL_NAT,
-    FORWARD_IPIP, FORWARD_LOCAL, FORWARD_NAT, NAMED, PLACE_SERVER, PLACE_VIP, PROGRAM_ADMIT,
-    PROGRAM_CHANCE, PROGRAM_DELIVER, PROGRAM_KEEP, PROGRAM_PUT_FULL, PROGRAM_REMEMBER,
-    PROGRAM_SOURCE, PROGRAM_TELL, PROGRAM_WEIGH, SCHED_LBLC, SCHED_LBLCR, SCHED_LC, SCHED_TWOS,
-    SERVER_DOWN, SERVER_UP, SERVICE_ONE_PACKET, SERVICE_POOL, SERVICE_SIP, SERVICE_SOURCES,
-    STATE_FIN_WAIT, STATE_SYN_ACK, STATE_TIME_WAIT, UNPLACED, WORD_FULL, WORD_REPLY,
+    clock_of, halves, state_of, Addr, Flow, Packet, Server, Service, Tail, Via, DROP_DENIED,
+    DROP_GUARD, DROP_MIDDLE, DROP_NO_PORT, DROP_NO_ROUTE, DROP_NO_SERVER, FORWARD_DR,
+    FORWARD_FULL_NAT, FORWARD_IPIP, FORWARD_LOCAL, FORWARD_NAT, NAMED, PLACE_SERVER, PLACE_VIP,
+    PROGRAM_ADMIT, PROGRAM_CHANCE, PROGRAM_DELIVER, PROGRAM_KEEP, PROGRAM_PUT_FULL,
+    PROGRAM_REMEMBER, PROGRAM_SOURCE, PROGRAM_TELL, PROGRAM_WEIGH, SCHED_LBLC, SCHED_LBLCR,
+    SCHED_LC, SCHED_TWOS, SERVER_DOWN, SERVER_UP, SERVICE_ONE_PACKET, SERVICE_POOL, SERVICE_SIP,
+    SERVICE_SOURCES, STATE_FIN_WAIT, STATE_SYN_ACK, STATE_TIME_WAIT, UNPLACED, WORD_FULL,
+    WORD_REPLY,
 };
 
 use crate::{
@@ -26,7 +27,7 @@ use crate::{
         halves_of, ACK, ARP, ERROR, FRAGMENT, ND_ADVERT, NEIGHBOUR, RST, SYN, TCP, TRANSPORT, UDP,
     },
     places,
-    schedule::{self, Of},
+    schedule::{self, Of, Table},
     services::{has_marks, service_of},
     states,
 };
@@ -162,42 +163,46 @@ pub fn new(packet: &mut Packet, mark: u32, at_tc: bool) -> Verdict {
             _ => PROGRAM_WEIGH,
         });
     }
-    take(packet, schedule::by_turn_or_hash(packet, of, packet.hash, begins(packet)))
+    let table = Table::noted(of.service, packet);
+    let slot = schedule::by_turn_or_hash(packet, of, table, packet.hash, begins(packet));
+    take(packet, of.service, slot)
 }
 
 /// The schedulers that weigh what servers carry.
 #[inline(always)]
 pub fn weigh(packet: &mut Packet) -> Verdict {
-    let chosen = match SERVICES.get(packet.service) {
-        Some(service) => schedule::by_weighing(service),
-        None => schedule::NOBODY,
-    };
-    take(packet, chosen)
+    by(packet, |_, service, table| schedule::by_weighing(service, table))
 }
 
 /// Those that remember destinations.
 #[inline(always)]
 pub fn remember(packet: &mut Packet) -> Verdict {
-    let chosen = match SERVICES.get(packet.service) {
-        Some(service) => memory::by_destination(packet, service),
-        None => schedule::NOBODY,
-    };
-    take(packet, chosen)
+    by(packet, memory::by_destination)
 }
 
 /// The one that draws lots.
 #[inline(always)]
 pub fn chance(packet: &mut Packet) -> Verdict {
-    let chosen = match SERVICES.get(packet.service) {
-        Some(service) => schedule::two_choices(service),
-        None => schedule::NOBODY,
-    };
-    take(packet, chosen)
+    by(packet, |_, _, table| schedule::two_choices(table))
 }
 
 #[inline(always)]
-fn take(packet: &mut Packet, slot: u32) -> Verdict {
+fn by(packet: &mut Packet, choose: impl FnOnce(&Packet, &Service, Table) -> u32) -> Verdict {
+    let Some(service) = SERVICES.get(packet.service) else {
+        return Verdict::Drop(DROP_NO_SERVER);
+    };
+    let table = Table::noted(service, packet);
+    let slot = choose(packet, service, table);
+    take(packet, service, slot)
+}
+
+/// Whoever was chosen by a table that is no longer the service's may have left with it: choose again.
+#[inline(always)]
+fn take(packet: &mut Packet, service: &Service, slot: u32) -> Verdict {
     if slot == schedule::NOBODY {
+        if Table::is_replaced(service, packet) {
+            return Verdict::New;
+        }
         return Verdict::Drop(DROP_NO_SERVER);
     }
     packet.chosen = slot;
@@ -251,7 +256,8 @@ pub fn error(packet: &mut Packet, mark: u32) -> Verdict {
     let Some(of) = service_of(packet, mark) else {
         return Verdict::Pass;
     };
-    let slot = schedule::by_turn_or_hash(packet, of, hash, false);
+    let table = Table::of(of.service);
+    let slot = schedule::by_turn_or_hash(packet, of, table, hash, false);
     match server(slot) {
         Some(server) if server.service == of.id && !full::is(server) => {
             deliver(packet, slot, server, true)
@@ -368,12 +374,11 @@ pub fn keep(packet: &mut Packet) -> Verdict {
         return Verdict::Drop(DROP_NO_SERVER);
     };
     let of = Of { id: packet.service, service };
-    // A table that was replaced this instant may be written again: never leave the service.
-    // Between two updates of the table a server may already be drained; the table, which follows
-    // in microseconds, still names it: no new flow goes there.
+    // It left, or is drained, since it was chosen; the table that names somebody else was there
+    // before that.
     let takes = server.state == SERVER_UP || packet.asked == NAMED;
     if server.service != of.id || (!takes && begins(packet)) {
-        return Verdict::Drop(DROP_NO_SERVER);
+        return Verdict::New;
     }
     if full::is(server) {
         if of.service.flags & SERVICE_POOL != 0 {

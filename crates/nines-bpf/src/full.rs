@@ -17,7 +17,7 @@ use crate::{
     flows::{self, New, Seen},
     maps::{count_drop, BYTES, SERVERS, SERVICES},
     nat::{count_answer, matters, port_of},
-    packet::{halves_of, ERROR},
+    packet::{halves_of, ERROR, TRANSPORT},
     places, proxy, states,
 };
 
@@ -183,7 +183,8 @@ pub fn choose_port(packet: &mut Packet) -> Verdict {
     };
     let mut flow = key(packet);
     if !seen_as(server, &packet.via, &mut flow.dst) {
-        return Verdict::Drop(DROP_NO_PORT);
+        // Its source, or its server with it, has just left.
+        return Verdict::New;
     }
     let Search { mut best, draw, left } = packet.search;
     let port = ((u32::from(FULL_NAT_PORTS) + draw % PORTS) as u16).to_be();
@@ -204,7 +205,7 @@ pub fn choose_port(packet: &mut Packet) -> Verdict {
         if let Some((tail, seen)) = flows::look_up(&answers, hash_of(&answers)) {
             if !flows::retire(tail, seen) {
                 // Another processor has it.
-                return Verdict::Drop(DROP_NO_PORT);
+                return search(packet);
             }
             if worth < OVER {
                 count_drop(EVICTED);
@@ -450,6 +451,19 @@ fn keep_client(packet: &Packet, via: &Via, server: u32, clock: u32) {
         let state = states::next(packet, states::ANSWER, state_of(seen.word));
         flows::touch(tail, seen, state, clock);
     }
+}
+
+/// A client's packet whose flow has just lost its source, or its server: it begins another.
+#[inline(always)]
+pub fn lost(packet: &mut Packet) -> Verdict {
+    if packet.answer != 0 || packet.kind != TRANSPORT {
+        return Verdict::Pass;
+    }
+    if let Some((tail, seen)) = flows::look_up(&key(packet), packet.hash) {
+        flows::retire(tail, seen);
+    }
+    packet.asked = 0;
+    Verdict::New
 }
 
 /// What the packet gets; `None`: its flow has just ended.

@@ -280,7 +280,7 @@ pub fn nines_tc_full(ctx: TcContext) -> i32 {
     };
     match full::ends(packet, server) {
         Some(ends) => rewrite::tc_full(&ctx, packet, server, &ends),
-        None => NEXT,
+        None => tc_stage(&ctx, full::lost),
     }
 }
 

@@ -9,10 +9,10 @@ use aya_ebpf::{
 use nines_abi::{
     Addr, Bucket, Entry, Fragment, FragmentKey, Guard, Hop, Load, Locality, Packet, Place, QuicKey,
     Server, Service, ServiceKey, Settings, SourceKey, SpreadKey, Stats, Template, TemplateKey,
-    BELLS_BYTES, BUCKETS, BYTES_LEN, DROPS, FRAGMENTS_MAX, GUARDS, LEARN_MAX, LOCALITIES_MAX,
-    PACES_MAX, PEERS_MAX, PICKS as PICKS_LEN, PLACES_PER_SERVICE, PROGRAMS_MAX, PROVEN_MAX,
-    SERVED_MAX, SERVERS as SERVERS_LEN, SERVICES as SERVICES_LEN, SOURCES_MAX, SPREAD_MAX,
-    TEMPLATES_MAX, XDP_OUT_MAX,
+    BELLS_BYTES, BUCKETS, BYTES_LEN, DROPS, FOUND_MAX, FRAGMENTS_MAX, GUARDS, LEARN_MAX,
+    LOCALITIES_MAX, PACES_MAX, PEERS_MAX, PICKS as PICKS_LEN, PLACES_PER_SERVICE, PROGRAMS_MAX,
+    PROVEN_MAX, SERVED_MAX, SERVERS as SERVERS_LEN, SERVICES as SERVICES_LEN, SOURCES_MAX,
+    SPREAD_MAX, TEMPLATES_MAX, XDP_OUT_MAX,
 };
 
 /// BPF_F_MMAPABLE (Linux 5.5): user space reads and writes such a map as memory.
@@ -48,6 +48,9 @@ pub static PLACES: Array<Place> = Array::pinned(SERVICES_LEN * PLACES_PER_SERVIC
 pub static SERVICE_KEYS: HashMap<ServiceKey, u32> = HashMap::pinned(SERVICES_LEN, 0);
 #[map]
 pub static SERVICES: Array<Service> = Array::pinned(SERVICES_LEN, MAPPED);
+/// Which service was found last, by address and port mixed.
+#[map]
+pub static FOUND: Array<u32> = Array::pinned(FOUND_MAX, 0);
 /// Two picks an entry: the kernel rounds values up to eight bytes anyway.
 #[map]
 pub static PICKS: Array<u64> = Array::pinned(PICKS_LEN / 2, MAPPED);

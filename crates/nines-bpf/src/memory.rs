@@ -12,7 +12,7 @@ use crate::{
     atomic,
     flows::Seen,
     maps::{pick, LOADS, LOCALITIES, SERVERS, TEMPLATES},
-    schedule::{hindrance, least, overhead, Of, NOBODY},
+    schedule::{hindrance, least, overhead, Of, Table, NOBODY},
 };
 
 /// Of a packet that begins a flow its call was read; of others it is not known.
@@ -74,7 +74,8 @@ const SET_SECONDS: u32 = 86_400;
 
 /// More active flows than weight, while another server has less than half of its.
 #[inline(never)]
-fn crowded(slot: u32, base: u32, len: u32) -> bool {
+fn crowded(slot: u32, table: Table) -> bool {
+    let (base, len) = (table.base(), table.len());
     let (Some(server), Some(load)) = (SERVERS.get(slot), LOADS.get(slot)) else {
         return true;
     };
@@ -97,7 +98,7 @@ fn crowded(slot: u32, base: u32, len: u32) -> bool {
 
 /// The server of a destination.
 #[inline(never)]
-pub fn by_destination(packet: &Packet, service: &Service) -> u32 {
+pub fn by_destination(packet: &Packet, service: &Service, table: Table) -> u32 {
     let (id, now) = (packet.service, packet.clock);
     let key = TemplateKey { client: packet.dst, service: id, call: 0, pad: 0 };
     let mut slot = NOBODY;
@@ -105,10 +106,10 @@ pub fn by_destination(packet: &Packet, service: &Service) -> u32 {
         let shrinks = u32::from(service.scheduler != SCHED_LBLC);
         slot = lightest(unsafe { &mut *known }, id, shrinks, now);
     }
-    if slot != NOBODY && !crowded(slot, service.table_base(), service.table_len()) {
+    if slot != NOBODY && !crowded(slot, table) {
         return slot;
     }
-    let other = least(service);
+    let other = least(table);
     if other == NOBODY {
         return slot;
     }

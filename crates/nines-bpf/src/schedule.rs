@@ -30,13 +30,50 @@ pub struct Of {
     pub service: &'static Service,
 }
 
+/// A service's table of picks as one look sees it: [`Service::table`].
+#[derive(Clone, Copy)]
+pub struct Table(u64);
+
+impl Table {
+    /// One load: halves of two tables would be no table.
+    #[inline(always)]
+    pub fn of(service: &Service) -> Self {
+        Self(unsafe { core::ptr::read_volatile(&service.table) })
+    }
+
+    /// For a packet, which notes it: what a program keeps at hand while it walks through servers the
+    /// verifier would tell apart for each of them.
+    #[inline(always)]
+    pub fn noted(service: &Service, packet: &mut Packet) -> Self {
+        let table = Self::of(service);
+        unsafe { core::ptr::write_volatile(&mut packet.table, table.0) };
+        table
+    }
+
+    /// Whether the service has another one than the packet noted.
+    #[inline(always)]
+    pub fn is_replaced(service: &Service, packet: &Packet) -> bool {
+        Self::of(service).0 != unsafe { core::ptr::read_volatile(&packet.table) }
+    }
+
+    #[inline(always)]
+    pub fn base(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    #[inline(always)]
+    pub fn len(self) -> u32 {
+        self.0 as u32
+    }
+}
+
 /// The server in turn, or by a hash, for a packet that has no flow; `fresh`: it begins one. Every
 /// TCP packet in mid-flow goes by hash, whatever the scheduler (this director took over, or the
 /// entry was evicted): all directors agree.
 #[inline(always)]
-pub fn by_turn_or_hash(packet: &Packet, of: Of, hash: u64, fresh: bool) -> u32 {
+pub fn by_turn_or_hash(packet: &Packet, of: Of, table: Table, hash: u64, fresh: bool) -> u32 {
     let service = of.service;
-    let (base, len, how) = (service.table_base(), service.table_len(), service.scheduler);
+    let (base, len, how) = (table.base(), table.len(), service.scheduler);
     if len == 0 {
         return NOBODY;
     }
@@ -51,7 +88,7 @@ pub fn by_turn_or_hash(packet: &Packet, of: Of, hash: u64, fresh: bool) -> u32 {
             SCHED_SH | SCHED_MH => fold(&packet.src).wrapping_add(port),
             _ => hash as u32,
         };
-        hashed(service, of.id, value, fresh)
+        hashed(service, of.id, table, value, fresh)
     } else if fresh {
         by_turn(base, len, of.id)
     } else {
@@ -61,8 +98,8 @@ pub fn by_turn_or_hash(packet: &Packet, of: Of, hash: u64, fresh: bool) -> u32 {
 
 /// The one that costs least.
 #[inline(always)]
-pub fn by_weighing(service: &Service) -> u32 {
-    scan(service.table_base(), service.table_len(), service.scheduler)
+pub fn by_weighing(service: &Service, table: Table) -> u32 {
+    scan(table, service.scheduler)
 }
 
 /// Zero if the server takes a new flow of this service. One number, for each condition of its own
@@ -127,8 +164,8 @@ fn spread(value: u32) -> u32 {
 
 /// The entry of a hash, and behind it, with fallback, the next one whose server takes the flow.
 #[inline(never)]
-fn hashed(service: &Service, id: u32, value: u32, fresh: bool) -> u32 {
-    let (base, len, how) = (service.table_base(), service.table_len(), service.scheduler);
+fn hashed(service: &Service, id: u32, table: Table, value: u32, fresh: bool) -> u32 {
+    let (base, len, how) = (table.base(), table.len(), service.scheduler);
     if len == 0 {
         return NOBODY;
     }
@@ -191,7 +228,8 @@ pub fn overhead(load: &Load) -> u64 {
 
 /// The server with the smallest cost, the first of equals; compared without division.
 #[inline(never)]
-fn scan(base: u32, len: u32, how: u32) -> u32 {
+fn scan(table: Table, how: u32) -> u32 {
+    let (base, len) = (table.base(), table.len());
     let [over, one_more, lacks, by_weight, idle_first, no_overflow] =
         WEIGHS[(atomic::opaque(u64::from(how)) & 7) as usize];
     let (mut best, mut least, mut share) = (NOBODY, 0u64, 0u64);
@@ -227,21 +265,15 @@ fn scan(base: u32, len: u32, how: u32) -> u32 {
 
 /// Weighted least connection, for the schedulers that fall back on it.
 #[inline(always)]
-pub fn least(service: &Service) -> u32 {
-    scan(service.table_base(), service.table_len(), SCHED_WLC)
+pub fn least(table: Table) -> u32 {
+    scan(table, SCHED_WLC)
 }
 
 /// Two servers at random by weight, the one with less to do (ip_vs_twos.c).
 #[inline(always)]
-pub fn two_choices(service: &Service) -> u32 {
-    let (base, len) = (service.table_base(), service.table_len());
-    let total = weights(base, len);
-    // Inclusive, as there: the first server is a little more likely.
-    let random = || {
-        let random = u64::from(unsafe { bpf_get_prandom_u32() } as u32);
-        random.checked_rem(total + 1).unwrap_or(0)
-    };
-    let (one, two) = (at_weight(base, len, random()), at_weight(base, len, random()));
+pub fn two_choices(table: Table) -> u32 {
+    let drawn = draw_two(table);
+    let (one, two) = (drawn as u32, (drawn >> 32) as u32);
     let (Some((first, load)), Some((second, other))) = (known(one), known(two)) else {
         return one;
     };
@@ -253,38 +285,33 @@ pub fn two_choices(service: &Service) -> u32 {
     }
 }
 
-/// Weights of all servers that take flows.
+/// Two draws in one walk, a half each: a server takes the place of who was drawn before it as often
+/// as its weight is of all weights so far, which gives each its share of the whole. The first has
+/// one more, as there, where the random number may be the sum itself.
 #[inline(never)]
-fn weights(base: u32, len: u32) -> u64 {
-    let mut total = 0;
-    for i in 0..SCAN_MAX {
-        if i >= len {
-            break;
-        }
-        let Some((server, load)) = pick(base + i).and_then(known) else { break };
-        if hindrance(server, load, server.service) == 0 {
-            total += u64::from(server.weight);
-        }
-    }
-    total
-}
-
-/// The server at which the weights in order reach `point`.
-#[inline(never)]
-fn at_weight(base: u32, len: u32, point: u64) -> u32 {
-    let mut sum = 0;
+fn draw_two(table: Table) -> u64 {
+    let (base, len) = (table.base(), table.len());
+    let (mut drawn, mut total, mut more) = (u64::MAX, 0u64, 1u64);
     for i in 0..SCAN_MAX {
         if i >= len {
             break;
         }
         let Some(slot) = pick(base + i) else { break };
         let Some((server, load)) = known(slot) else { break };
-        if hindrance(server, load, server.service) == 0 {
-            sum += u64::from(server.weight);
-            if point <= sum {
-                return slot;
-            }
+        if hindrance(server, load, server.service) != 0 {
+            continue;
         }
+        let share = u64::from(server.weight) + more;
+        more = 0;
+        total += share;
+        // No branch: see WEIGHS. Weights of 32 bits and as many servers leave 24 for the draw.
+        let takes = || {
+            let random = u64::from(unsafe { bpf_get_prandom_u32() } as u32) >> 8;
+            let ahead = (random.wrapping_mul(total) >> 24).wrapping_sub(share);
+            atomic::opaque((ahead as i64 >> 63) as u64)
+        };
+        let replaced = takes() >> 32 | takes() << 32;
+        drawn = drawn & !replaced | (u64::from(slot) << 32 | u64::from(slot)) & replaced;
     }
-    NOBODY
+    drawn
 }

@@ -5,13 +5,13 @@
 
 use aya_ebpf::maps::lpm_trie::Key;
 use nines_abi::{
-    Packet, ServiceKey, SpreadKey, KEY_ADDRESS, KEY_MARK_V4, KEY_MARK_V6, SERVICE_LIVE,
-    SETTING_MARKS, SETTING_SPREAD, SPREAD_BITS,
+    Packet, Service, ServiceKey, SpreadKey, FOUND_MAX, KEY_ADDRESS, KEY_MARK_V4, KEY_MARK_V6,
+    SERVICE_LIVE, SETTING_MARKS, SETTING_SPREAD, SPREAD_BITS,
 };
 
 use crate::{
     decide::bytes,
-    maps::{SERVICES, SERVICE_KEYS, SETTINGS, SPREAD},
+    maps::{FOUND, SERVICES, SERVICE_KEYS, SETTINGS, SPREAD},
     schedule::Of,
 };
 
@@ -33,6 +33,13 @@ fn find_service(packet: &Packet, mark: u32) -> u32 {
             return *id;
         }
     }
+    let found = FOUND.get_ptr_mut(mixed(packet));
+    if let Some(found) = found {
+        let id = unsafe { *found };
+        if SERVICES.get(id).is_some_and(|service| is_of(service, packet)) {
+            return id;
+        }
+    }
     let mut key = ServiceKey {
         addr: bytes(packet.dst),
         port: packet.dport,
@@ -40,6 +47,9 @@ fn find_service(packet: &Packet, mark: u32) -> u32 {
         kind: KEY_ADDRESS,
     };
     if let Some(id) = unsafe { SERVICE_KEYS.get(&key) } {
+        if let Some(found) = found {
+            unsafe { *found = *id };
+        }
         return *id;
     }
     if SETTINGS.get(0).is_some_and(|s| s.flags & SETTING_SPREAD != 0) {
@@ -51,6 +61,26 @@ fn find_service(packet: &Packet, mark: u32) -> u32 {
     }
     key.port = 0;
     unsafe { SERVICE_KEYS.get(&key) }.map_or(u32::MAX, |id| *id)
+}
+
+/// Most packets are for few services: where map FOUND has that of an address and port.
+#[inline(always)]
+fn mixed(packet: &Packet) -> u32 {
+    let mixed = packet.dst[3] ^ packet.dst[3] >> 16 ^ u32::from(packet.dport);
+    (mixed ^ mixed >> 8) & (FOUND_MAX - 1)
+}
+
+/// Whether a service goes by this packet's address and port, and is there still (a key that left
+/// the map leaves its service's flags).
+#[inline(always)]
+fn is_of(service: &Service, packet: &Packet) -> bool {
+    let (have, want) = (core::ptr::addr_of!(service.key), core::ptr::addr_of!(packet.dst));
+    let differs = |i: usize| unsafe { *have.cast::<u64>().add(i) ^ *want.cast::<u64>().add(i) };
+    let names = u32::from(packet.dport) | u32::from(packet.proto) << 16;
+    let named = unsafe { *have.cast::<u32>().add(4) };
+    const _: () = assert!(KEY_ADDRESS == 0 && core::mem::offset_of!(Service, key) % 8 == 0);
+    let live = service.flags & SERVICE_LIVE ^ SERVICE_LIVE;
+    differs(0) | differs(1) | u64::from((named ^ names) | live) == 0
 }
 
 #[inline(always)]

@@ -69,10 +69,22 @@ fn to_reuse(bucket: *mut Bucket, now: u32, force: u32) -> (usize, u64) {
     })
 }
 
-/// The flow that was silent longest.
+/// The flow that was silent longest; if none lives, a way that holds nothing.
 #[inline(always)]
 fn to_end(bucket: *mut Bucket, now: u32) -> usize {
-    first_by(bucket, now, |_, silent, dead| silent & !dead).0
+    // Time silent and way in one number; what is below the time in a word does not matter.
+    let now = u64::from(now.wrapping_add(AHEAD)) << 32;
+    let mut best = 1;
+    for number in 1..=WAYS {
+        let word = unsafe { core::ptr::read_volatile(&(*tail_of(way(bucket, number))).word) };
+        if word & WORD_LIVE != 0 {
+            let this = now.wrapping_sub(word) & !7 | number as u64;
+            if this > best {
+                best = this;
+            }
+        }
+    }
+    best as usize & 7
 }
 
 /// Whether a flow lives there.

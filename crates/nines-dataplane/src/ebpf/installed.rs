@@ -6,8 +6,8 @@ use std::{
 };
 
 use nines_abi::{
-    self as abi, Addr, KEY_ADDRESS, KEY_MARK_V4, KEY_MARK_V6, KEY_NETWORK, KEY_RANGE, QuicKey,
-    SERVER_DOWN, SPREAD_BITS, Server, Service, ServiceKey, Settings, SpreadKey,
+    self as abi, Addr, KEY_ADDRESS, KEY_MARK_V4, KEY_MARK_V6, KEY_NETWORK, KEY_RANGE, NO_SERVICE,
+    QuicKey, SERVER_DOWN, SPREAD_BITS, Server, Service, ServiceKey, Settings, SpreadKey,
 };
 use nines_model::{Scheduler, Traffic};
 
@@ -128,11 +128,12 @@ pub fn identity(server: &Server) -> SocketAddr {
 }
 
 pub(super) fn is_free(server: &Server) -> bool {
-    server.addr == [0; 16]
+    server.addr == [0; 16] || server.service == NO_SERVICE
 }
 
-pub(super) fn free_slot(generation: u32) -> Server {
-    Server { generation, state: SERVER_DOWN, ..Server::default() }
+/// The slot of a server that left, under this generation.
+pub(super) fn freed(server: &Server, generation: u32) -> Server {
+    Server { generation, state: SERVER_DOWN, service: NO_SERVICE, ..*server }
 }
 
 impl Installed {
@@ -145,7 +146,7 @@ impl Installed {
                 // A slot that was free gets its next server under another generation, or flows made
                 // in between would be taken for that one's.
                 let before = old.filter(|old| !is_free(old));
-                Some(Write::Server(*slot, before.unwrap_or(free_slot(server.generation))))
+                Some(Write::Server(*slot, before.unwrap_or(freed(server, server.generation))))
             }
             Write::Picks(base, picks) => {
                 self.cursor = base + picks.len() as u32;
@@ -215,9 +216,9 @@ impl Installed {
         }
         if !is_free(&server) {
             self.slots.entry(server.service).or_default().insert(slot);
-        }
-        if server.ifindex != 0 {
-            self.interfaces.insert(server.ifindex);
+            if server.ifindex != 0 {
+                self.interfaces.insert(server.ifindex);
+            }
         }
         old
     }

@@ -15,16 +15,18 @@ use aya::maps::{
     lpm_trie::{self, LpmTrie},
 };
 use nines_abi::{
-    DROP_NAMES, Load, Place, QuicKey, Server, Service, ServiceKey, Settings, SourceKey, SpreadKey,
-    Stats,
+    DROP_NAMES, Load, Place, QuicKey, SERVICE_LIVE, Server, Service, ServiceKey, Settings,
+    SourceKey, SpreadKey, Stats,
 };
-use nines_model::{Counters, ForwardingTable, Scheduler, Tally};
+use nines_model::{Counters, ForwardingTable, Tally};
 
 use super::{
-    Raw, map_error, places,
+    Raw,
+    installed::is_free,
+    map_error, places,
     shared::{Shared, View},
     sizes::Sizes,
-    turns::{self, Next, Turns},
+    turns::{self, Next},
     writes::{self, Installed, Write},
     wrong,
 };
@@ -255,7 +257,7 @@ impl Tables {
                 let old = servers.get(*slot);
                 let next = old.generation.wrapping_add(1);
                 let loads = &views.loads;
-                if server.generation == next && server.addr != [0; 16] {
+                if server.generation == next && !is_free(server) {
                     loads.set(*slot, Load::default());
                     self.server_stats.set(*slot, zeros()?, 0).map_err(map_error)?;
                 } else if (server.upper, server.lower) != (old.upper, old.lower) {
@@ -282,10 +284,18 @@ impl Tables {
                 views.services.set(*id, *service);
                 self.service_keys.insert(Raw(*key), id, 0)
             }
-            Write::Service(key, None) => match self.service_keys.remove(&Raw(*key)) {
-                Err(aya::maps::MapError::KeyNotFound) => Ok(()),
-                other => other,
-            },
+            Write::Service(key, None) => {
+                match self.service_keys.remove(&Raw(*key)) {
+                    Err(aya::maps::MapError::KeyNotFound) => {}
+                    other => other.map_err(map_error)?,
+                }
+                // Packets may find it without its key.
+                if let Some((id, service)) = self.installed.services.get(key) {
+                    let flags = service.flags & !SERVICE_LIVE;
+                    views.services.set(*id, Service { flags, ..*service });
+                }
+                Ok(())
+            }
             Write::Place(addr, flags) => {
                 let view = &views.places;
                 if *flags == 0 {
@@ -324,36 +334,11 @@ impl Tables {
 
     /// A table of turns that takes another's place goes on where that one was.
     fn turn(&mut self, views: &Views, key: &ServiceKey, id: u32, service: &Service) {
-        let scheduler = writes::scheduler_of(service.scheduler);
-        let old = self.installed.services.get(key).map(|(_, old)| *old);
-        if !matches!(scheduler, Scheduler::Rr | Scheduler::Wrr)
-            || old
-                .is_some_and(|old| (old.table, old.scheduler) == (service.table, service.scheduler))
-        {
-            return;
+        let (now, said) = (views.turns.get(id), self.turned.get(&id).copied());
+        if let Some(next) = turns::of_change(&self.installed, key, service, now, said) {
+            self.turned.insert(id, next);
+            views.turns.set_word(id, 0, next.turn);
         }
-        let server = |slot: u32| {
-            self.installed.servers.get(&slot).map_or((0, 0), |server| (server.order, server.weight))
-        };
-        let picks = |s: &Service| {
-            let (base, len) = (s.table_base(), s.table_len());
-            let picks = self.installed.picks.get(&base).filter(|_| len > 0);
-            picks.map_or(&[][..], Vec::as_slice)
-        };
-        let turns = |picks| Turns { picks, server: &server };
-        let now = views.turns.get(id);
-        let said = self.turned.get(&id).copied();
-        let next = match old {
-            None => turns::begin(scheduler, turns(picks(service))),
-            Some(old) if old.scheduler != service.scheduler => {
-                turns::restart(turns(picks(service)))
-            }
-            Some(old) => {
-                turns::go_on(scheduler, turns(picks(&old)), now, said, turns(picks(service)))
-            }
-        };
-        self.turned.insert(id, next);
-        views.turns.set_word(id, 0, next.turn);
     }
 
     /// Many services may share a server's address: each is looked up once.
@@ -438,7 +423,7 @@ impl Tables {
         let mut counters = Counters { places, ..Counters::default() };
         let mut slots: BTreeMap<(u32, SocketAddr), u32> = BTreeMap::new();
         for (slot, server) in &self.installed.servers {
-            if server.addr != [0; 16] {
+            if !is_free(server) {
                 slots.insert((server.service, writes::identity(server)), *slot);
             }
         }

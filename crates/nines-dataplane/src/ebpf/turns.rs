@@ -5,15 +5,18 @@
 //! highest; servers that were added one by one to a new service leave it at the lowest
 //! (ip_vs_wrr.c, ip_vs_wrr_dest_changed).
 
+use nines_abi::{Service, ServiceKey};
 use nines_model::Scheduler;
+
+use super::installed::{Installed, scheduler_of};
 
 /// A table of turns.
 #[derive(Clone, Copy)]
-pub struct Turns<'a> {
+struct Turns<'a> {
     /// Slots.
-    pub picks: &'a [u32],
+    picks: &'a [u32],
     /// Place of a slot's server in its service's list, and its weight.
-    pub server: &'a dyn Fn(u32) -> (u32, u32),
+    server: &'a dyn Fn(u32) -> (u32, u32),
 }
 
 impl Turns<'_> {
@@ -55,13 +58,42 @@ pub struct Next {
     pub step: u32,
 }
 
+/// The next turn of a service that is to be as `service` says; `None`: where it is, or it takes no
+/// turns. `now`: the turn as the kernel has it; `said`: what the last change gave.
+pub fn of_change(
+    installed: &Installed,
+    key: &ServiceKey,
+    service: &Service,
+    now: u64,
+    said: Option<Next>,
+) -> Option<Next> {
+    let scheduler = scheduler_of(service.scheduler);
+    let old = installed.services.get(key).map(|(_, old)| *old);
+    let same =
+        old.is_some_and(|old| (old.table, old.scheduler) == (service.table, service.scheduler));
+    if same || !matches!(scheduler, Scheduler::Rr | Scheduler::Wrr) {
+        return None;
+    }
+    let server = |slot: u32| installed.servers.get(&slot).map_or((0, 0), |s| (s.order, s.weight));
+    let picks = |s: &Service| {
+        let picks = installed.picks.get(&s.table_base()).filter(|_| s.table_len() > 0);
+        picks.map_or(&[][..], Vec::as_slice)
+    };
+    let turns = |picks| Turns { picks, server: &server };
+    Some(match old {
+        None => begin(scheduler, turns(picks(service))),
+        Some(old) if old.scheduler != service.scheduler => restart(turns(picks(service))),
+        Some(old) => go_on(scheduler, turns(picks(&old)), now, said, turns(picks(service))),
+    })
+}
+
 /// The first turn, under another scheduler than before.
-pub fn restart(new: Turns<'_>) -> Next {
+fn restart(new: Turns<'_>) -> Next {
     Next { step: new.step(), ..Next::default() }
 }
 
 /// The next turn of a service that is new.
-pub fn begin(scheduler: Scheduler, new: Turns<'_>) -> Next {
+fn begin(scheduler: Scheduler, new: Turns<'_>) -> Next {
     match scheduler {
         Scheduler::Wrr => pass_at(1, new),
         _ => Next::default(),
@@ -70,7 +102,7 @@ pub fn begin(scheduler: Scheduler, new: Turns<'_>) -> Next {
 
 /// The next turn where the last was `turn - 1` in the old table. `said`: what was said when that was
 /// written.
-pub fn go_on(
+fn go_on(
     scheduler: Scheduler,
     old: Turns<'_>,
     turn: u64,

@@ -3,7 +3,8 @@
 //!
 //! Decides: slots, ids, order. Order: new servers, pick tables into unused room, one update a
 //! service that switches to them, then what left. At every step each service points at a table
-//! whose servers are its own and take flows; the property test below walks all of them.
+//! whose servers are its own and take flows, and whoever was in the one before can still be reached,
+//! for a packet that was given to him then; the property test below walks all of them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,7 +25,7 @@ pub use super::installed::{Installed, Write, identity, key, scheduler_of, spread
 use super::{
     Sizes,
     extents::Free,
-    installed::{free_slot, is_free},
+    installed::{freed, is_free},
     picks::{self, Candidate},
 };
 use crate::{
@@ -234,7 +235,7 @@ impl<'a> Planner<'a> {
     }
 
     fn free(&mut self, slot: u32, server: Server) {
-        self.after.push(Write::Server(slot, free_slot(server.generation.wrapping_add(1))));
+        self.after.push(Write::Server(slot, freed(&server, server.generation.wrapping_add(1))));
     }
 
     fn service(&mut self, key: ServiceKey, wanted: &TableService) -> Result<()> {

@@ -323,6 +323,34 @@ fn single_datagrams_are_scheduled_one_by_one() {
 }
 
 #[test]
+fn two_choices_are_drawn_by_weight() {
+    let Some(mut b) = bench() else { return };
+    let at = |n: u8| (format!("10.0.0.{n}:53"), Forward::Dr);
+    let servers: Vec<(String, Forward)> = (11..14).map(at).collect();
+    let servers: Vec<(&str, Forward)> = servers.iter().map(|(a, f)| (a.as_str(), *f)).collect();
+    let mut dns = service("10.0.0.100:53", Proto::Udp, Scheduler::Twos, &servers);
+    // Nobody carries anything: the first that is drawn takes it.
+    dns.one_packet = true;
+    for (name, weight) in [("r1", 2), ("r2", 5), ("r3", 11)] {
+        dns.servers.get_mut(name).unwrap().weight = weight;
+    }
+    b.plane.apply(&table(vec![dns])).unwrap();
+    let ask = udp("10.0.0.1:4000", "10.0.0.100:53").bytes();
+    let all = 3_800;
+    for _ in 0..all {
+        b.tc(&ask);
+    }
+    let counters = b.plane.counters().unwrap();
+    // Of the sum and one more, which the first server has (IPVS).
+    for (name, share) in [("r1", 3.0), ("r2", 5.0), ("r3", 11.0)] {
+        let taken = counters.servers[&("s0".into(), name.into())].connections as f64;
+        let (wanted, part) = (f64::from(all) * share / 19.0, share / 19.0);
+        let deviation = (f64::from(all) * part * (1.0 - part)).sqrt();
+        assert!((taken - wanted).abs() < 6.0 * deviation, "{name}: {taken}, expected {wanted}");
+    }
+}
+
+#[test]
 fn a_full_server_takes_no_more_until_it_is_emptier() {
     let Some(mut b) = bench() else { return };
     for scheduler in [Scheduler::Rr, Scheduler::Wlc, Scheduler::Twos] {

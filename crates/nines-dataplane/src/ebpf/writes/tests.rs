@@ -75,6 +75,17 @@ fn no_hole(at: &Installed) {
     }
 }
 
+/// Whom a packet could have been given before an update, it finds as he was, or as he is to be: what
+/// sends it reads the slot after what chose it.
+fn still_reached(before: &Installed, at: &Installed) {
+    for (slot, old) in before.servers.iter().filter(|(_, old)| !is_free(old)) {
+        let now = at.servers[slot];
+        assert_eq!((now.addr, now.port, now.ifindex), (old.addr, old.port, old.ifindex), "{slot}");
+        assert!(is_free(&now) || now.service == old.service, "{slot} is another service's");
+        assert!(!is_free(&now) || now.generation != old.generation, "its flows end with it");
+    }
+}
+
 /// The kernel's view of a table, without slots: servers that take flows by service.
 fn view(at: &Installed) -> BTreeMap<(u16, u32), BTreeSet<(String, u8)>> {
     at.services
@@ -115,6 +126,7 @@ proptest! {
             for write in &writes {
                 kernel.record(write);
                 no_hole(&kernel);
+                still_reached(&start, &kernel);
             }
             kernel.trim();
             // Nothing was skipped that a look at everything finds.
