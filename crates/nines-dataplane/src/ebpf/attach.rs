@@ -261,16 +261,26 @@ struct Side<'a> {
     priority: u16,
 }
 
-/// Puts the programs of a real server on `interface`.
-pub fn attach_server(ebpf: &mut Ebpf, pins: &Path, interface: &str) -> Result<()> {
-    for (program, side) in
-        [("nines_unwrap", TcAttachType::Ingress), ("nines_clamp", TcAttachType::Egress)]
-    {
+/// Programs of a real server, and where they are.
+const OF_SERVER: [(&str, TcAttachType); 2] =
+    [("nines_unwrap", TcAttachType::Ingress), ("nines_clamp", TcAttachType::Egress)];
+
+/// Loads them, once.
+pub fn load_server(ebpf: &mut Ebpf) -> Result<()> {
+    for (program, _) in OF_SERVER {
         let loaded = classifier(ebpf, program)?;
         if loaded.fd().is_err() {
             let failed = |e| Error::new(format!("the kernel refused program {program}"), e);
             loaded.load().map_err(failed)?;
         }
+    }
+    Ok(())
+}
+
+/// Puts the programs of a real server on `interface`.
+pub fn attach_server(ebpf: &mut Ebpf, pins: &Path, interface: &str) -> Result<()> {
+    load_server(ebpf)?;
+    for (program, side) in OF_SERVER {
         tc_side(ebpf, Side { pins, interface, program, side, priority: SERVER_PRIORITY })?;
     }
     Ok(())

@@ -1,7 +1,10 @@
 //! BPF_PROG_TEST_RUN: one packet through one program, without a network. For packet tests and for
 //! measuring what a packet costs.
 
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd};
+use std::{
+    net::IpAddr,
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd},
+};
 
 use super::EbpfPlane;
 use crate::{Error, Result};
@@ -64,6 +67,13 @@ impl EbpfPlane {
         super::attach::load_xdp(&mut self.ebpf)?;
         let all = crate::address::interfaces()?.iter().map(|i| i.index).collect();
         super::attach::tell_express(&mut self.ebpf, &all)
+    }
+
+    /// Loads the programs of a real server without attaching them: it serves these addresses, and
+    /// takes tunnels on these UDP ports.
+    pub fn load_server(&mut self, vips: &[IpAddr], ports: &[u16]) -> Result<()> {
+        super::attach::load_server(&mut self.ebpf)?;
+        super::unwrap::put(&mut self.ebpf, vips, ports)
     }
 
     /// XDP sends nothing into this interface, as if its driver took no frames.

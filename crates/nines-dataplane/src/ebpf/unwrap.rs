@@ -4,10 +4,7 @@
 
 use std::{fs, net::IpAddr, path::PathBuf};
 
-use aya::{
-    EbpfLoader,
-    maps::{HashMap, Map},
-};
+use aya::{Ebpf, EbpfLoader, maps::HashMap};
 use nines_abi::{Addr, SERVED_MAX};
 
 use super::{Raw, attach, map_error, object, own_directory, wrong};
@@ -51,8 +48,7 @@ pub fn serve(vips: &[IpAddr], ports: &[u16]) -> Result<()> {
         loader.map_max_entries(map, entries);
     }
     let mut ebpf = loader.load(object::BYTES).map_err(|e| failed(&e))?;
-    let map = ebpf.map_mut("SERVED").ok_or_else(|| failed(&"no map SERVED"))?;
-    put(map, vips, ports)?;
+    put(&mut ebpf, vips, ports)?;
     for interface in address::interfaces()?.iter().filter(|i| i.ethernet) {
         attach::attach_server(&mut ebpf, &pins, &interface.name)?;
     }
@@ -66,7 +62,11 @@ pub fn serve(vips: &[IpAddr], ports: &[u16]) -> Result<()> {
     Ok(())
 }
 
-fn put(map: &mut Map, vips: &[IpAddr], ports: &[u16]) -> Result<()> {
+/// Says what is served, to programs of this object.
+pub(super) fn put(ebpf: &mut Ebpf, vips: &[IpAddr], ports: &[u16]) -> Result<()> {
+    let map = ebpf
+        .map_mut("SERVED")
+        .ok_or_else(|| Error::new("the kernel object is damaged", "no map SERVED"))?;
     let mut served: HashMap<_, Raw<Addr>, u32> = HashMap::try_from(map).map_err(wrong)?;
     let mut wanted: Vec<Addr> = vips.iter().map(|vip| address::mapped(*vip)).collect();
     for port in ports {

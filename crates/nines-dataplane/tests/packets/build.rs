@@ -14,6 +14,8 @@ pub struct Frame {
     pub mac: [u8; 6],
     pub payload: Vec<u8>,
     pub udp_checksum: bool,
+    /// Of TCP: the largest segment that the sender takes, as the first option; 0: none.
+    pub segment: u16,
     /// IPv4 options, or IPv6 destination options of 8 bytes each.
     pub options: usize,
 }
@@ -31,7 +33,8 @@ pub const RST: u8 = 4;
 pub fn tcp(src: &str, dst: &str, flags: u8) -> Frame {
     let payload = b"hello".to_vec();
     let (src, dst, mac) = (at(src), at(dst), CLIENT_MAC);
-    Frame { src, dst, proto: 6, flags, ttl: 64, mac, payload, udp_checksum: true, options: 0 }
+    let (segment, options) = (0, 0);
+    Frame { src, dst, proto: 6, flags, ttl: 64, mac, payload, udp_checksum: true, segment, options }
 }
 
 pub fn udp(src: &str, dst: &str) -> Frame {
@@ -91,7 +94,12 @@ impl Frame {
             return self.around(l4);
         }
         let sum_at = if self.proto == 6 {
-            l4.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, self.flags, 0xff, 0xff, 0, 0, 0, 0]);
+            let words = if self.segment == 0 { 5 } else { 6 };
+            l4.extend([0, 0, 0, 1, 0, 0, 0, 0, words << 4, self.flags, 0xff, 0xff, 0, 0, 0, 0]);
+            if self.segment != 0 {
+                l4.extend([2, 4]);
+                l4.extend(self.segment.to_be_bytes());
+            }
             16
         } else {
             l4.extend(((8 + self.payload.len()) as u16).to_be_bytes());

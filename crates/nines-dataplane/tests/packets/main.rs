@@ -40,6 +40,7 @@ mod pool;
 mod proxy;
 mod refuse;
 mod reload;
+mod server;
 mod sip;
 mod ways;
 

@@ -11,7 +11,7 @@ use nines_model::{
 
 use super::{Bench, NEXT, REDIRECT, SHOT, bench, both_hooks, build::*, service, table, web};
 
-const KINDS: [TunnelKind; 3] = [TunnelKind::Ipip, TunnelKind::Gue, TunnelKind::Gre];
+pub const KINDS: [TunnelKind; 3] = [TunnelKind::Ipip, TunnelKind::Gue, TunnelKind::Gre];
 
 pub fn tunnel(kind: TunnelKind, checksum: TunnelChecksum) -> Forward {
     Forward::Tunnel(Tunnel { checksum, ..Tunnel::new(kind) })
