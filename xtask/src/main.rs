@@ -1,6 +1,6 @@
 //! `cargo xtask CHORE`: what a developer of nines runs besides cargo itself.
 
-use std::path::PathBuf;
+use std::{os::unix::process::CommandExt as _, path::PathBuf, process::Command};
 
 mod bench;
 mod bpf;
@@ -10,6 +10,14 @@ mod tidy;
 fn root() -> PathBuf {
     let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     here.parent().expect("xtask lies in the root").to_owned()
+}
+
+/// This chore by a release build; returns only why there is none.
+fn as_release(words: &[&str]) -> String {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let run = ["run", "--quiet", "--release", "--package", "xtask", "--"];
+    let why = Command::new(cargo).args(run).args(words).current_dir(root()).exec();
+    format!("cargo run --release: {why}")
 }
 
 fn main() {
@@ -22,6 +30,8 @@ fn main() {
             wrong if wrong.is_empty() => Ok(()),
             wrong => Err(wrong.join("\n")),
         },
+        // What is measured is what people run.
+        ["bench", ..] if cfg!(debug_assertions) => Err(as_release(&words)),
         ["bench", "http", ..] => bench::http::http(words.contains(&"json")),
         ["bench", "dataplane", ..] => bench::dataplane::dataplane(&words),
         ["bench", "tables", ..] => bench::tables::tables(words.contains(&"json")),

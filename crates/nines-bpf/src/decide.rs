@@ -4,8 +4,10 @@
 //! Order for a packet to a VIP: guard deadline, flow table, schedule. The guard comes first, so a
 //! director whose lease ran out is silent also for flows it knows.
 
+use core::mem::offset_of;
+
 use nines_abi::{
-    clock_of, halves, state_of, Addr, Flow, Packet, Server, Service, Tail, Via, DROP_DENIED,
+    clock_of, halves, state_of, Addr, Flow, Packet, Server, Service, Tail, Via, ASKED, DROP_DENIED,
     DROP_GUARD, DROP_MIDDLE, DROP_NO_PORT, DROP_NO_ROUTE, DROP_NO_SERVER, FORWARD_DR,
     FORWARD_FULL_NAT, FORWARD_IPIP, FORWARD_LOCAL, FORWARD_NAT, NAMED, PLACE_SERVER, PLACE_VIP,
     PROGRAM_ADMIT, PROGRAM_CHANCE, PROGRAM_DELIVER, PROGRAM_KEEP, PROGRAM_PUT_FULL,
@@ -196,7 +198,8 @@ fn by(packet: &mut Packet, choose: impl FnOnce(&Packet, &Service, Table) -> u32)
     take(packet, service, slot)
 }
 
-/// Whoever was chosen by a table that is no longer the service's may have left with it: choose again.
+/// Nobody may have been found only because the table was replaced meanwhile, or the service left:
+/// then look again.
 #[inline(always)]
 fn take(packet: &mut Packet, service: &Service, slot: u32) -> Verdict {
     if slot == schedule::NOBODY {
@@ -363,6 +366,25 @@ fn stays(packet: &Packet, seen: &Seen, server: &Server, now: u32) -> bool {
     server.state != SERVER_DOWN || (packet.proto == TCP && !opens)
 }
 
+/// Under which generation a server has its slot, and of which service it is: one load, as user space
+/// writes them, or a flow could begin under the generation that says that the server left.
+#[inline(always)]
+fn owner(server: &Server) -> (u32, u32) {
+    const _: () = assert!(offset_of!(Server, generation) == 0 && offset_of!(Server, service) == 4);
+    let word = unsafe { core::ptr::read_volatile((server as *const Server).cast::<u64>()) };
+    (word as u32, (word >> 32) as u32)
+}
+
+/// Whoever was chosen left, or is drained, since then: somebody else. The kernel lets so many
+/// programs follow one another and no more.
+#[inline(always)]
+fn again(packet: &mut Packet) -> Verdict {
+    if packet.asked == NAMED {
+        packet.asked = ASKED;
+    }
+    Verdict::New
+}
+
 /// A packet for which a server is chosen, and of whose flow nobody knows yet.
 #[inline(always)]
 pub fn keep(packet: &mut Packet) -> Verdict {
@@ -374,11 +396,10 @@ pub fn keep(packet: &mut Packet) -> Verdict {
         return Verdict::Drop(DROP_NO_SERVER);
     };
     let of = Of { id: packet.service, service };
-    // It left, or is drained, since it was chosen; the table that names somebody else was there
-    // before that.
+    let (generation, owner) = owner(server);
     let takes = server.state == SERVER_UP || packet.asked == NAMED;
-    if server.service != of.id || (!takes && begins(packet)) {
-        return Verdict::New;
+    if owner != of.id || (!takes && begins(packet)) {
+        return again(packet);
     }
     if full::is(server) {
         if of.service.flags & SERVICE_POOL != 0 {
@@ -390,7 +411,7 @@ pub fn keep(packet: &mut Packet) -> Verdict {
     let mut new = New {
         hash,
         server: slot,
-        generation: server.generation,
+        generation,
         seen: clock,
         now: clock,
         tells: 1,
@@ -398,7 +419,7 @@ pub fn keep(packet: &mut Packet) -> Verdict {
         via: Via { addr: packet.dst[3], port: packet.dport, source: 0 },
     };
     let one_packet = of.service.flags & SERVICE_ONE_PACKET != 0 && packet.proto == UDP;
-    memory::hold(packet, of, slot, server.generation, clock);
+    memory::hold(packet, of, slot, generation, clock);
     if !one_packet && flows::insert(&flow, &new) == 0 {
         // Its next packet is scheduled again; by hash that gives the same server.
         count_drop(UNPLACED);
@@ -419,10 +440,14 @@ pub fn keep_full(packet: &mut Packet, number: impl FnOnce(&Packet) -> u32) -> Ve
     else {
         return Verdict::Drop(DROP_NO_SERVER);
     };
+    let (generation, owner) = owner(server);
+    if owner != packet.service {
+        return again(packet);
+    }
     let mut new = New {
         hash: packet.hash,
         server: packet.chosen,
-        generation: server.generation,
+        generation,
         seen: clock,
         now: clock,
         tells: 1,
@@ -440,7 +465,7 @@ pub fn keep_full(packet: &mut Packet, number: impl FnOnce(&Packet) -> u32) -> Ve
         return Verdict::Drop(DROP_NO_PORT);
     }
     let of = Of { id: packet.service, service };
-    memory::hold(packet, of, packet.chosen, server.generation, clock);
+    memory::hold(packet, of, packet.chosen, generation, clock);
     flows::sweep(clock);
     count_connection(packet.chosen, server.service);
     Verdict::Go(PROGRAM_PUT_FULL)

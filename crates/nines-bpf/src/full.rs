@@ -21,8 +21,16 @@ use crate::{
     places, proxy, states,
 };
 
-/// Ports tried for a flow.
+/// Ports tried for a flow, and once more. The kernel lets 33 programs follow one another
+/// (MAX_TAIL_CALL_CNT), each try is one, and a flow begins and ends with others.
 const TRIES: u32 = 16;
+const MORE_TRIES: u32 = 4;
+
+/// The draw after this one.
+#[inline(always)]
+fn drawn(draw: u32) -> u32 {
+    draw.wrapping_mul(0x9e37_79b1).wrapping_add(0x7f4a_7c15)
+}
 
 /// What a packet gets in place of its addresses and ports.
 pub struct Ends {
@@ -194,8 +202,7 @@ pub fn choose_port(packet: &mut Packet) -> Verdict {
         best = this;
     }
     if worth < OVER && left > 1 {
-        let draw = draw.wrapping_mul(0x9e37_79b1).wrapping_add(0x7f4a_7c15);
-        packet.search = Search { best, draw, left: left - 1 };
+        packet.search = Search { best, draw: drawn(draw), left: left - 1 };
         return Verdict::Go(PROGRAM_PORT);
     }
     let (worth, port) = ((best >> 16) as u32, best as u16);
@@ -204,8 +211,9 @@ pub fn choose_port(packet: &mut Packet) -> Verdict {
         let answers = answers_of(&flow, server, port);
         if let Some((tail, seen)) = flows::look_up(&answers, hash_of(&answers)) {
             if !flows::retire(tail, seen) {
-                // Another processor has it.
-                return search(packet);
+                // Another processor has it: a few others.
+                packet.search = Search { best: 0, draw: drawn(draw), left: MORE_TRIES };
+                return Verdict::Go(PROGRAM_PORT);
             }
             if worth < OVER {
                 count_drop(EVICTED);

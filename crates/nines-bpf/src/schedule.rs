@@ -7,7 +7,7 @@
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use nines_abi::{
     Load, Packet, Server, Service, SCAN_MAX, SCHED_DH, SCHED_MH, SCHED_SH, SCHED_WLC, SERVER_UP,
-    SERVICE_FALLBACK, SERVICE_PORT,
+    SERVICE_FALLBACK, SERVICE_LIVE, SERVICE_PORT,
 };
 
 use crate::{
@@ -50,10 +50,12 @@ impl Table {
         table
     }
 
-    /// Whether the service has another one than the packet noted.
+    /// Whether the service has another one than the packet noted, or has left.
     #[inline(always)]
     pub fn is_replaced(service: &Service, packet: &Packet) -> bool {
-        Self::of(service).0 != unsafe { core::ptr::read_volatile(&packet.table) }
+        let flags = unsafe { core::ptr::read_volatile(&service.flags) };
+        let noted = unsafe { core::ptr::read_volatile(&packet.table) };
+        Self::of(service).0 != noted || flags & SERVICE_LIVE == 0
     }
 
     #[inline(always)]

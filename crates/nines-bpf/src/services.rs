@@ -50,7 +50,10 @@ fn find_service(packet: &Packet, mark: u32) -> u32 {
         if let Some(found) = found {
             unsafe { *found = *id };
         }
-        return *id;
+        // One that is leaving has lost its packets to those below.
+        if SERVICES.get(*id).is_some_and(is_live) {
+            return *id;
+        }
     }
     if SETTINGS.get(0).is_some_and(|s| s.flags & SETTING_SPREAD != 0) {
         let (proto, addr, port) = (u32::from(packet.proto), key.addr, packet.dport);
@@ -67,25 +70,33 @@ fn find_service(packet: &Packet, mark: u32) -> u32 {
 #[inline(always)]
 fn mixed(packet: &Packet) -> u32 {
     let mixed = packet.dst[3] ^ packet.dst[3] >> 16 ^ u32::from(packet.dport);
-    (mixed ^ mixed >> 8) & (FOUND_MAX - 1)
+    (mixed ^ mixed >> 8 ^ u32::from(packet.proto)) & (FOUND_MAX - 1)
 }
 
-/// Whether a service goes by this packet's address and port, and is there still (a key that left
-/// the map leaves its service's flags).
+/// Whether it is there still: user space says so here before its key leaves the map.
+#[inline(always)]
+fn is_live(service: &Service) -> bool {
+    unsafe { core::ptr::read_volatile(&service.flags) & SERVICE_LIVE != 0 }
+}
+
+/// Whether a service goes by this packet's address and port, and is there still.
 #[inline(always)]
 fn is_of(service: &Service, packet: &Packet) -> bool {
+    // First: an id that gets another key has been dead before.
+    if !is_live(service) {
+        return false;
+    }
     let (have, want) = (core::ptr::addr_of!(service.key), core::ptr::addr_of!(packet.dst));
     let differs = |i: usize| unsafe { *have.cast::<u64>().add(i) ^ *want.cast::<u64>().add(i) };
     let names = u32::from(packet.dport) | u32::from(packet.proto) << 16;
     let named = unsafe { *have.cast::<u32>().add(4) };
     const _: () = assert!(KEY_ADDRESS == 0 && core::mem::offset_of!(Service, key) % 8 == 0);
-    let live = service.flags & SERVICE_LIVE ^ SERVICE_LIVE;
-    differs(0) | differs(1) | u64::from((named ^ names) | live) == 0
+    differs(0) | differs(1) | u64::from(named ^ names) == 0
 }
 
 #[inline(always)]
 pub fn service_of(packet: &Packet, mark: u32) -> Option<Of> {
     let id = find_service(packet, mark);
     let service = SERVICES.get(id)?;
-    (service.flags & SERVICE_LIVE != 0).then_some(Of { id, service })
+    is_live(service).then_some(Of { id, service })
 }

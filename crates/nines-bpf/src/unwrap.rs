@@ -8,7 +8,7 @@
 //! in any, around a packet to an address in map `SERVED`. Everything else goes up the stack as it came.
 
 use aya_ebpf::{
-    helpers::generated::{bpf_redirect, bpf_skb_adjust_room},
+    helpers::generated::{bpf_redirect, bpf_skb_adjust_room, bpf_skb_change_proto},
     programs::TcContext,
 };
 use nines_abi::Addr;
@@ -25,6 +25,9 @@ const ADJ_ROOM_MAC: u32 = 1;
 const F_INGRESS: u64 = 1;
 const V4: u16 = 0x0800;
 const V6: u16 = 0x86dd;
+const V6_LEN: u32 = 40;
+/// What the header of a packet loses that becomes IPv4.
+const V6_TO_V4: i32 = 20;
 
 #[inline(always)]
 fn is_served(key: &Addr) -> bool {
@@ -129,8 +132,15 @@ pub fn unwrap(ctx: &TcContext) -> Done {
     if !is_served(&bytes(to)) {
         return Done::Nothing;
     }
-    let less = opaque((at - ETH_LEN) as u64) as i32 & 127;
+    let mut less = opaque((at - ETH_LEN) as u64) as i32 & 127;
     let skb = ctx.skb.skb;
+    if ether == V6 && family == V4 && ctx.skb.len() < at as u32 + V6_LEN {
+        // The kernel leaves no less than a header of the outer family; as IPv4 it may be shorter.
+        if unsafe { bpf_skb_change_proto(skb.cast(), V4.to_be(), 0) } != 0 {
+            return Done::Failed;
+        }
+        less -= V6_TO_V4;
+    }
     if unsafe { bpf_skb_adjust_room(skb.cast(), -less, ADJ_ROOM_MAC, 0) } != 0 {
         return Done::Failed;
     }

@@ -38,6 +38,9 @@ const APART: &str = "ip_forward, apart";
 /// The kernel's own multipath, by a hash of addresses and ports.
 const MIXED: &str = "ip_forward, multipath";
 const PROXY: &str = "haproxy tcp";
+/// What peers come in, and nginx's part that balances connections.
+const PACKAGES: &str = "nginx-light libnginx-mod-stream wrk haproxy nftables";
+const STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 const PORTS: (&str, &str) = ("ip_local_port_range", "1024 65535");
 
 struct Sample {
@@ -178,7 +181,7 @@ fn peers(b: &mut Bench) -> Result<(), String> {
     let stream = b.write(
         "stream.conf",
         &format!(
-            "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\n{}\
+            "load_module {STREAM};\n{}\
              events {{ worker_connections 8192; }}\nstream {{ upstream u {{ {} }} \
              server {{ listen 8081 backlog=4096; proxy_pass u; }} }}\n",
             head("stream"),
@@ -231,10 +234,10 @@ fn director(b: &mut Bench, nines: &Path) -> Result<(), String> {
 
 /// Runs it.
 pub fn http(json: bool) -> Result<(), String> {
-    installed(
-        &["nginx", "wrk", "haproxy", "nft"],
-        "nginx-light libnginx-mod-stream wrk haproxy nftables",
-    )?;
+    installed(&["nginx", "wrk", "haproxy", "nft"], PACKAGES)?;
+    if !Path::new(STREAM).exists() {
+        return Err(format!("{STREAM} is not there: apt-get install {PACKAGES}"));
+    }
     let nines = nines()?;
     let mut b = build()?;
     peers(&mut b)?;

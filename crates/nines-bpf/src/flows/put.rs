@@ -72,7 +72,7 @@ fn to_reuse(bucket: *mut Bucket, now: u32, force: u32) -> (usize, u64) {
 /// The flow that was silent longest; if none lives, a way that holds nothing.
 #[inline(always)]
 fn to_end(bucket: *mut Bucket, now: u32) -> usize {
-    // Time silent and way in one number; what is below the time in a word does not matter.
+    // Time silent and way in one number; what is below the time in a word moves it by one at most.
     let now = u64::from(now.wrapping_add(AHEAD)) << 32;
     let mut best = 1;
     for number in 1..=WAYS {

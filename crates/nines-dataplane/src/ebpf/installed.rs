@@ -7,7 +7,8 @@ use std::{
 
 use nines_abi::{
     self as abi, Addr, KEY_ADDRESS, KEY_MARK_V4, KEY_MARK_V6, KEY_NETWORK, KEY_RANGE, NO_SERVICE,
-    QuicKey, SERVER_DOWN, SPREAD_BITS, Server, Service, ServiceKey, Settings, SpreadKey,
+    QuicKey, SERVER_DOWN, SERVICE_LIVE, SPREAD_BITS, Server, Service, ServiceKey, Settings,
+    SpreadKey,
 };
 use nines_model::{Scheduler, Traffic};
 
@@ -18,7 +19,7 @@ use crate::address;
 pub struct Installed {
     /// Services and their ids.
     pub services: BTreeMap<ServiceKey, (u32, Service)>,
-    /// Array SERVERS, every slot ever used; a free slot has address zero and keeps its generation.
+    /// Array SERVERS, every slot ever used; a free one keeps what was there, see [`is_free`].
     pub servers: BTreeMap<u32, Server>,
     /// Slots by service, and interfaces that lead to servers: kept beside `servers` by
     /// [`Installed::place`]; an interface stays until everything is read again.
@@ -131,6 +132,11 @@ pub(super) fn is_free(server: &Server) -> bool {
     server.addr == [0; 16] || server.service == NO_SERVICE
 }
 
+/// A service that has left, for packets that still know its id.
+pub(super) fn dead(service: Service) -> Service {
+    Service { flags: service.flags & !SERVICE_LIVE, ..service }
+}
+
 /// The slot of a server that left, under this generation.
 pub(super) fn freed(server: &Server, generation: u32) -> Server {
     Server { generation, state: SERVER_DOWN, service: NO_SERVICE, ..*server }
@@ -143,10 +149,10 @@ impl Installed {
         match write {
             Write::Server(slot, server) => {
                 let old = self.place(*slot, *server);
-                // A slot that was free gets its next server under another generation, or flows made
-                // in between would be taken for that one's.
+                // Flows made in between end with it.
+                let next = freed(server, server.generation.wrapping_add(1));
                 let before = old.filter(|old| !is_free(old));
-                Some(Write::Server(*slot, before.unwrap_or(freed(server, server.generation))))
+                Some(Write::Server(*slot, before.unwrap_or(next)))
             }
             Write::Picks(base, picks) => {
                 self.cursor = base + picks.len() as u32;

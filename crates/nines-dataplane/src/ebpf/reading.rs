@@ -19,7 +19,9 @@ use nines_model::{
 };
 
 use super::{
-    Raw, attach, map_error,
+    Raw, attach,
+    installed::is_free,
+    map_error,
     shared::View,
     tables::{Tables, pinned, shared},
     writes::{self, Installed},
@@ -214,7 +216,8 @@ impl Tables {
                 let state = usize::from(state_of(word)).min(abi::STATES - 1);
                 let idle = now.wrapping_sub(seen_of(word)).min(u32::MAX / 2);
                 let limit = installed.settings.idle[state];
-                if server.generation != entry.tail.generation || idle > limit {
+                let known = server.generation == entry.tail.generation && !is_free(server);
+                if !known || idle > limit {
                     continue;
                 }
                 let asked = u16::from_be(entry.key.dport);
@@ -245,7 +248,7 @@ impl Tables {
         let mut count = BTreeMap::new();
         for (_, template) in self.templates()? {
             let slot = self.installed().servers.get(&template.server);
-            if slot.is_some_and(|s| s.generation == template.generation) {
+            if slot.is_some_and(|s| s.generation == template.generation && !is_free(s)) {
                 *count.entry(template.server).or_default() += 1;
             }
         }
@@ -260,7 +263,8 @@ impl Tables {
             let server = installed.servers.get(&template.server);
             let (Some((wanted, (_, service))), Some(server)) = (service, server) else { continue };
             let idle = now.wrapping_sub(template.seen).min(u32::MAX / 2);
-            if server.generation != template.generation || idle > service.persist {
+            let known = server.generation == template.generation && !is_free(server);
+            if !known || idle > service.persist {
                 continue;
             }
             let vip = match traffic(service) {

@@ -15,14 +15,14 @@ use aya::maps::{
     lpm_trie::{self, LpmTrie},
 };
 use nines_abi::{
-    DROP_NAMES, Load, Place, QuicKey, SERVICE_LIVE, Server, Service, ServiceKey, Settings,
-    SourceKey, SpreadKey, Stats,
+    DROP_NAMES, Load, Place, QuicKey, Server, Service, ServiceKey, Settings, SourceKey, SpreadKey,
+    Stats,
 };
 use nines_model::{Counters, ForwardingTable, Tally};
 
 use super::{
     Raw,
-    installed::is_free,
+    installed::{dead, is_free},
     map_error, places,
     shared::{Shared, View},
     sizes::Sizes,
@@ -55,6 +55,8 @@ const NAMES: [&str; 16] = [
     "FLOWS",
     "TEMPLATES",
 ];
+
+mod look;
 
 /// The tables of one network namespace.
 pub struct Tables {
@@ -157,6 +159,9 @@ impl Tables {
         let before = self.trusted.then_some(&self.table);
         let (writes, changed) = self.plan(&self.installed, before, table)?;
         self.commit(&writes)?;
+        if !self.trusted {
+            self.bury()?;
+        }
         // Only what changed is copied: of ten thousand services the rest would take longest.
         for name in changed {
             if let Some(service) = table.services.get(&name) {
@@ -170,83 +175,6 @@ impl Tables {
         self.table.director_macs.clone_from(&table.director_macs);
         self.trusted = true;
         Ok(())
-    }
-
-    /// Looks at the kernel afresh: how it differs from the last table applied.
-    pub(super) fn observe(&mut self) -> Result<Vec<String>> {
-        let found = self.read()?;
-        let mut differences = Vec::new();
-        if found.services != self.installed.services || found.settings != self.installed.settings {
-            differences.push("services were changed by someone else".to_owned());
-        }
-        let live = |i: &Installed| i.servers.clone();
-        if live(&found) != live(&self.installed) {
-            differences.push("servers were changed by someone else".to_owned());
-        }
-        if found.picks != self.installed.picks {
-            differences.push("pick tables were changed by someone else".to_owned());
-        }
-        if found.sources != self.installed.sources {
-            differences.push("lists of clients were changed by someone else".to_owned());
-        }
-        if (&found.spread, &found.quic) != (&self.installed.spread, &self.installed.quic) {
-            differences.push("ranges or ids were changed by someone else".to_owned());
-        }
-        if found.places != self.installed.places {
-            differences.push("addresses that matter were changed by someone else".to_owned());
-        }
-        if differences.is_empty() && !self.plan(&found, None, &self.table)?.0.is_empty() {
-            differences.push("routes to servers changed".to_owned());
-        }
-        self.installed = found;
-        if !differences.is_empty() {
-            // The next apply looks at everything again.
-            self.trusted = false;
-        }
-        Ok(differences)
-    }
-
-    /// The kernel's tables as they are.
-    fn read(&self) -> Result<Installed> {
-        let mut found = Installed { cursor: self.installed.cursor, ..Installed::default() };
-        let services = self.services.view()?;
-        for entry in self.service_keys.iter() {
-            let (key, id) = entry.map_err(map_error)?;
-            if id < services.len() {
-                found.services.insert(key.0, (id, services.get(id)));
-            }
-        }
-        let servers = self.servers.view()?;
-        for slot in 0..servers.len() {
-            let server = servers.get(slot);
-            if server.generation != 0 {
-                found.place(slot, server);
-            }
-        }
-        for entry in self.sources.iter() {
-            let (key, said) = entry.map_err(map_error)?;
-            let SourceKey { service, addr } = key.data().0;
-            found.sources.insert((service, addr, (key.prefix_len() - 32) as u8), said);
-        }
-        for entry in self.spread.iter() {
-            let (key, id) = entry.map_err(map_error)?;
-            found.spread.insert((key.data().0, key.prefix_len() as u8), id);
-        }
-        for entry in self.quic.iter() {
-            let (key, slot) = entry.map_err(map_error)?;
-            found.quic.insert(key.0, slot);
-        }
-        found.settings = self.settings.get(&0, 0).map_err(map_error)?.0;
-        for place in places::all(&self.places.view()?) {
-            found.places.insert(place.addr, place.flags & !nines_abi::PLACE_USED);
-        }
-        for (_, service) in found.services.values().filter(|(_, s)| s.table_len() > 0) {
-            let (base, len) = (service.table_base(), service.table_len());
-            let pairs = self.picks.part(base / 2, len.div_ceil(2))?;
-            let read = |i: u32| (pairs.get(i / 2) >> (i % 2 * 32)) as u32;
-            found.picks.insert(base, (base..base + len).map(read).collect());
-        }
-        Ok(found)
     }
 
     fn write(&mut self, views: &Views, write: &Write) -> Result<()> {
@@ -277,24 +205,32 @@ impl Tables {
                 Ok(())
             }
             Write::Service(key, Some((id, service))) => {
-                if !self.installed.services.contains_key(key) {
+                let old = self.installed.services.get(key).map(|(_, old)| *old);
+                if old.is_none() {
                     self.service_stats.set(*id, zeros()?, 0).map_err(map_error)?;
                 }
                 self.turn(views, key, *id, service);
                 views.services.set(*id, *service);
-                self.service_keys.insert(Raw(*key), id, 0)
+                self.service_keys.insert(Raw(*key), id, 0).inspect_err(|_| {
+                    views.services.set(*id, old.unwrap_or(dead(*service)));
+                })
             }
             Write::Service(key, None) => {
+                // Packets may find it without its key: that goes last.
+                let id = self.installed.services.get(key).map(|(id, _)| *id);
+                let there = id.map(|id| (id, views.services.get(id)));
+                let there = there.filter(|(_, service)| service.key == *key);
+                if let Some((id, service)) = there {
+                    views.services.set(id, dead(service));
+                }
                 match self.service_keys.remove(&Raw(*key)) {
-                    Err(aya::maps::MapError::KeyNotFound) => {}
-                    other => other.map_err(map_error)?,
+                    Err(aya::maps::MapError::KeyNotFound) => Ok(()),
+                    other => other.inspect_err(|_| {
+                        if let Some((id, service)) = there {
+                            views.services.set(id, service);
+                        }
+                    }),
                 }
-                // Packets may find it without its key.
-                if let Some((id, service)) = self.installed.services.get(key) {
-                    let flags = service.flags & !SERVICE_LIVE;
-                    views.services.set(*id, Service { flags, ..*service });
-                }
-                Ok(())
             }
             Write::Place(addr, flags) => {
                 let view = &views.places;

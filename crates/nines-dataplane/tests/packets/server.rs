@@ -41,14 +41,18 @@ impl Bench {
         (verdict, &packet[6..]) == (NEXT, &frame[6..])
     }
 
-    /// What a director makes of a client's packet.
-    fn wrapped(&mut self, vip: &str, server: &str, client: &str, forward: Forward) -> Vec<u8> {
+    /// What a director makes of a client's packets: one of TCP, the smallest of UDP.
+    fn wrapped(&mut self, vip: &str, server: &str, client: &str, forward: Forward) -> [Vec<u8>; 2] {
         let (listen, server) = (format!("{vip}:80"), format!("{server}:80"));
-        let web = service(&listen, Proto::Tcp, Scheduler::Rr, &[(&server, forward)]);
-        self.plane.apply(&table(vec![web])).unwrap();
-        let (verdict, wrapped) = self.tc(&tcp(&format!("{client}:4000"), &listen, SYN).bytes());
-        assert_eq!(verdict, REDIRECT);
-        wrapped
+        let to = |proto| service(&listen, proto, Scheduler::Rr, &[(&server, forward)]);
+        self.plane.apply(&table(vec![to(Proto::Tcp), to(Proto::Udp)])).unwrap();
+        let client = format!("{client}:4000");
+        let least = Frame { payload: Vec::new(), ..udp(&client, &listen) };
+        [tcp(&client, &listen, SYN), least].map(|frame| {
+            let (verdict, wrapped) = self.tc(&frame.bytes());
+            assert_eq!(verdict, REDIRECT);
+            wrapped
+        })
     }
 }
 
@@ -59,8 +63,9 @@ fn each(mut check: impl FnMut(&mut Bench, &str, TunnelKind, Vec<u8>)) {
         for checksum in [TunnelChecksum::None, TunnelChecksum::Full] {
             for (vip, server, client) in FAMILIES {
                 let what = format!("{kind:?} {checksum:?} {vip} {server}");
-                let wrapped = b.wrapped(vip, server, client, tunnel(kind, checksum));
-                check(&mut b, &what, kind, wrapped);
+                for wrapped in b.wrapped(vip, server, client, tunnel(kind, checksum)) {
+                    check(&mut b, &what, kind, wrapped);
+                }
             }
         }
     }
@@ -124,11 +129,12 @@ fn what_is_cut_short_is_left_alone_or_is_all_that_came() {
     let Some(mut b) = both_ends() else { return };
     for kind in KINDS {
         for (vip, server, client) in FAMILIES {
-            let wrapped = b.wrapped(vip, server, client, tunnel(kind, TunnelChecksum::None));
+            let [wrapped, _] = b.wrapped(vip, server, client, tunnel(kind, TunnelChecksum::None));
             let begins = wrapped.len() - unwrap(&wrapped).1.len() + 14;
             for len in headers(&wrapped)..wrapped.len() {
                 let cut = &wrapped[..len];
-                let got = b.served(cut).1;
+                let (verdict, got) = b.served(cut);
+                assert!([NEXT, REDIRECT].contains(&verdict), "{kind:?} {vip}: {len} bytes");
                 let (alone, inside) = (got[6..] == cut[6..], got.get(14..) == cut.get(begins..));
                 assert!(alone || inside, "{kind:?} {vip} {server}: {len} bytes became {got:x?}");
             }

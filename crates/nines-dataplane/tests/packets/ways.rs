@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use nines_dataplane::{DataPlane as _, Guard as _};
 use nines_model::{
-    Forward, Limit, Millis, Persist, Proto, Scheduler, TableService, Traffic, Tunnel,
-    TunnelChecksum, TunnelKind,
+    Forward, ForwardingTable, Limit, Millis, Persist, Proto, Scheduler, TableService, Traffic,
+    Tunnel, TunnelChecksum, TunnelKind,
 };
 
 use super::{Bench, NEXT, REDIRECT, SHOT, bench, both_hooks, build::*, service, table, web};
@@ -348,6 +348,36 @@ fn two_choices_are_drawn_by_weight() {
         let deviation = (f64::from(all) * part * (1.0 - part)).sqrt();
         assert!((taken - wanted).abs() < 6.0 * deviation, "{name}: {taken}, expected {wanted}");
     }
+}
+
+#[test]
+fn of_two_choices_the_emptier_takes_the_flow() {
+    let Some(mut b) = bench() else { return };
+    let mut pool = web(Scheduler::Twos);
+    let weigh = |pool: &mut ForwardingTable, weights: [u32; 3]| {
+        let servers = &mut pool.services.get_mut("s0").unwrap().servers;
+        for (server, weight) in servers.values_mut().zip(weights) {
+            server.weight = weight;
+        }
+    };
+    let begin = |b: &Bench, clients: std::ops::Range<u16>| {
+        for n in clients {
+            b.tc(&tcp(&format!("10.0.0.1:{n}"), "10.0.0.100:80", SYN).bytes());
+        }
+    };
+    // The last one carries more than the others will.
+    weigh(&mut pool, [0, 0, 10]);
+    b.plane.apply(&pool).unwrap();
+    begin(&b, 1_000..1_400);
+    weigh(&mut pool, [10, 10, 10]);
+    b.plane.apply(&pool).unwrap();
+    begin(&b, 2_000..2_300);
+    let mut taken =
+        |name: &str| b.plane.counters().unwrap().servers[&("s0".into(), name.into())].connections;
+    // It takes one only when it is drawn twice: of 300 that is 31, and 97 by one draw.
+    let more = taken("r3") - 400;
+    assert!((5..64).contains(&more), "{more}");
+    assert!(taken("r1").abs_diff(taken("r2")) < 60, "{} and {}", taken("r1"), taken("r2"));
 }
 
 #[test]

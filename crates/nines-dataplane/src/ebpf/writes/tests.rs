@@ -119,6 +119,7 @@ proptest! {
             for inverse in done.iter().rev() {
                 undone.record(inverse);
                 no_hole(&undone);
+                still_reached(&start, &undone);
             }
             prop_assert_eq!(&undone.services, &start.services);
             prop_assert_eq!(view(&undone), view(&start));
