@@ -4,8 +4,6 @@
 //! Order for a packet to a VIP: guard deadline, flow table, schedule. The guard comes first, so a
 //! director whose lease ran out is silent also for flows it knows.
 
-use core::mem::offset_of;
-
 use nines_abi::{
     clock_of, halves, state_of, Addr, Flow, Packet, Server, Service, Tail, Via, ASKED, DROP_DENIED,
     DROP_GUARD, DROP_MIDDLE, DROP_NO_PORT, DROP_NO_ROUTE, DROP_NO_SERVER, FORWARD_DR,
@@ -366,15 +364,6 @@ fn stays(packet: &Packet, seen: &Seen, server: &Server, now: u32) -> bool {
     server.state != SERVER_DOWN || (packet.proto == TCP && !opens)
 }
 
-/// Under which generation a server has its slot, and of which service it is: one load, as user space
-/// writes them, or a flow could begin under the generation that says that the server left.
-#[inline(always)]
-fn owner(server: &Server) -> (u32, u32) {
-    const _: () = assert!(offset_of!(Server, generation) == 0 && offset_of!(Server, service) == 4);
-    let word = unsafe { core::ptr::read_volatile((server as *const Server).cast::<u64>()) };
-    (word as u32, (word >> 32) as u32)
-}
-
 /// Whoever was chosen left, or is drained, since then: somebody else. The kernel lets so many
 /// programs follow one another and no more.
 #[inline(always)]
@@ -396,7 +385,7 @@ pub fn keep(packet: &mut Packet) -> Verdict {
         return Verdict::Drop(DROP_NO_SERVER);
     };
     let of = Of { id: packet.service, service };
-    let (generation, owner) = owner(server);
+    let (generation, owner) = schedule::owner(server);
     let takes = server.state == SERVER_UP || packet.asked == NAMED;
     if owner != of.id || (!takes && begins(packet)) {
         return again(packet);
@@ -440,7 +429,7 @@ pub fn keep_full(packet: &mut Packet, number: impl FnOnce(&Packet) -> u32) -> Ve
     else {
         return Verdict::Drop(DROP_NO_SERVER);
     };
-    let (generation, owner) = owner(server);
+    let (generation, owner) = schedule::owner(server);
     if owner != packet.service {
         return again(packet);
     }

@@ -4,6 +4,8 @@
 //! IPVS's (net/netfilter/ipvs/ip_vs_*.c); tables of picks are made in user space. What clients and
 //! destinations had before is in `memory.rs`.
 
+use core::mem::offset_of;
+
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use nines_abi::{
     Load, Packet, Server, Service, SCAN_MAX, SCHED_DH, SCHED_MH, SCHED_SH, SCHED_WLC, SERVER_UP,
@@ -110,6 +112,15 @@ pub fn by_weighing(service: &Service, table: Table) -> u32 {
 pub fn hindrance(server: &Server, load: &Load, id: u32) -> u64 {
     const _: () = assert!(SERVER_UP == 0);
     u64::from(server.service ^ id) | u64::from(server.state) | load.overloaded
+}
+
+/// Under which generation a server has its slot, and of which service it is: one load, as user space
+/// writes them, or a flow could begin under the generation that says that the server left.
+#[inline(always)]
+pub fn owner(server: &Server) -> (u32, u32) {
+    const _: () = assert!(offset_of!(Server, generation) == 0 && offset_of!(Server, service) == 4);
+    let word = unsafe { core::ptr::read_volatile((server as *const Server).cast::<u64>()) };
+    (word as u32, (word >> 32) as u32)
 }
 
 #[inline(always)]
