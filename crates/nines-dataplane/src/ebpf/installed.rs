@@ -201,6 +201,17 @@ impl Installed {
         }
     }
 
+    /// Forgets pick tables that services had before some updates; `inverses` take those back.
+    pub fn forget(&mut self, inverses: &[Write]) {
+        for inverse in inverses {
+            let Write::Service(key, Some((_, old))) = inverse else { continue };
+            let kept = self.services.get(key).is_some_and(|(_, now)| now.table == old.table);
+            if old.table_len() > 0 && !kept {
+                self.picks.remove(&old.table_base());
+            }
+        }
+    }
+
     /// Forgets pick tables that no service uses.
     pub fn trim(&mut self) {
         let used: BTreeSet<u32> = self

@@ -342,13 +342,12 @@ impl Tables {
                     let _ = self.write(&views, inverse);
                     self.installed.record(inverse);
                 }
+                self.installed.trim();
                 return Err(why);
             }
             done.extend(self.installed.record(write));
         }
-        if writes.iter().any(|w| matches!(w, Write::Picks(..) | Write::Service(..))) {
-            self.installed.trim();
-        }
+        self.installed.forget(&done);
         Ok(())
     }
 

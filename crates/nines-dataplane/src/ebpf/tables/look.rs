@@ -21,8 +21,7 @@ impl Tables {
         if found.services != self.installed.services || found.settings != self.installed.settings {
             differences.push("services were changed by someone else".to_owned());
         }
-        let live = |i: &Installed| i.servers.clone();
-        if live(&found) != live(&self.installed) {
+        if found.servers != self.installed.servers {
             differences.push("servers were changed by someone else".to_owned());
         }
         if found.picks != self.installed.picks {

@@ -124,12 +124,16 @@ proptest! {
             prop_assert_eq!(&undone.services, &start.services);
             prop_assert_eq!(view(&undone), view(&start));
             prop_assert_eq!(&undone.sources, &start.sources);
+            let mut inverses = Vec::new();
             for write in &writes {
-                kernel.record(write);
+                inverses.extend(kernel.record(write));
                 no_hole(&kernel);
                 still_reached(&start, &kernel);
             }
+            kernel.forget(&inverses);
+            let forgot = kernel.picks.clone();
             kernel.trim();
+            prop_assert_eq!(forgot, kernel.picks.clone(), "all that nobody uses, and no more");
             // Nothing was skipped that a look at everything finds.
             let again = plan(&kernel, None, &table).unwrap();
             prop_assert!(again.is_empty(), "not stable: {:?}", again);
