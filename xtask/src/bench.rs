@@ -76,7 +76,7 @@ fn median(mut of: Vec<f64>) -> f64 {
 /// The release build.
 fn nines() -> Result<PathBuf, String> {
     let nines = crate::root().join("target/release/nines");
-    if nines.exists() { Ok(nines) } else { Err("build it first: cargo build --release".into()) }
+    if nines.exists() { Ok(nines) } else { Err("it is not in target/release".into()) }
 }
 
 fn installed(programs: &[&str], packages: &str) -> Result<(), String> {

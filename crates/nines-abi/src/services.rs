@@ -115,7 +115,7 @@ pub struct Service {
 }
 
 /// Entries of array `FOUND`, a power of two: ids of services, each where the last packet for its
-/// address and port left it. Whoever reads one looks whether [`Service::key`] is the packet's, and
+/// address, protocol and port left it. Whoever reads one looks whether [`Service::key`] is the packet's, and
 /// whether the service is live.
 pub const FOUND_MAX: u32 = 256;
 

@@ -147,6 +147,10 @@ pub fn new(packet: &mut Packet, mark: u32, at_tc: bool) -> Verdict {
     if !at_tc && of.service.flags & (SERVICE_ONE_PACKET | SERVICE_SIP) != 0 {
         return Verdict::Pass;
     }
+    if packet.service != of.id {
+        // What another service asked, which has left since, it did not ask.
+        packet.asked = 0;
+    }
     packet.service = of.id;
     if of.service.flags & ASKS != 0 && packet.asked == 0 {
         return Verdict::Go(PROGRAM_ADMIT);
@@ -367,7 +371,7 @@ fn stays(packet: &Packet, seen: &Seen, server: &Server, now: u32) -> bool {
 /// Whoever was chosen left, or is drained, since then: somebody else. The kernel lets so many
 /// programs follow one another and no more.
 #[inline(always)]
-fn again(packet: &mut Packet) -> Verdict {
+pub fn again(packet: &mut Packet) -> Verdict {
     if packet.asked == NAMED {
         packet.asked = ASKED;
     }

@@ -13,7 +13,7 @@ use nines_abi::{
 
 use crate::{
     atomic::opaque,
-    decide::{deliver, goes_on, key, words, Verdict},
+    decide::{again, deliver, goes_on, key, words, Verdict},
     flows::{self, New, Seen},
     maps::{count_drop, BYTES, SERVERS, SERVICES},
     nat::{count_answer, matters, port_of},
@@ -21,10 +21,9 @@ use crate::{
     places, proxy, states,
 };
 
-/// Ports tried for a flow, and once more. The kernel lets 33 programs follow one another
-/// (MAX_TAIL_CALL_CNT), each try is one, and a flow begins and ends with others.
+/// Ports tried for a flow. The kernel lets 33 programs follow one another (MAX_TAIL_CALL_CNT), each
+/// try is one, and a flow begins and ends with others.
 const TRIES: u32 = 16;
-const MORE_TRIES: u32 = 4;
 
 /// The draw after this one.
 #[inline(always)]
@@ -192,7 +191,7 @@ pub fn choose_port(packet: &mut Packet) -> Verdict {
     let mut flow = key(packet);
     if !seen_as(server, &packet.via, &mut flow.dst) {
         // Its source, or its server with it, has just left.
-        return Verdict::New;
+        return again(packet);
     }
     let Search { mut best, draw, left } = packet.search;
     let port = ((u32::from(FULL_NAT_PORTS) + draw % PORTS) as u16).to_be();
@@ -211,8 +210,11 @@ pub fn choose_port(packet: &mut Packet) -> Verdict {
         let answers = answers_of(&flow, server, port);
         if let Some((tail, seen)) = flows::look_up(&answers, hash_of(&answers)) {
             if !flows::retire(tail, seen) {
-                // Another processor has it: a few others.
-                packet.search = Search { best: 0, draw: drawn(draw), left: MORE_TRIES };
+                // Another processor has it.
+                if left <= 1 {
+                    return Verdict::Drop(DROP_NO_PORT);
+                }
+                packet.search = Search { best: 0, draw: drawn(draw), left: left - 1 };
                 return Verdict::Go(PROGRAM_PORT);
             }
             if worth < OVER {
@@ -386,14 +388,14 @@ pub fn put(packet: &mut Packet) -> Verdict {
     let mut key = answers_to(packet, server, via.port);
     if !seen_as(server, &via, &mut key.dst) {
         flows::retire(tail, seen);
-        return Verdict::New;
+        return again(packet);
     }
     if put_answers(&key, &mut new, tail) == 0 {
         // A packet of the same flow on another processor may have put it there.
         let found = flows::look_up(&key, hash_of(&key));
         if !found.is_some_and(|(there, other)| is_of(there, &other, tail)) {
             flows::retire(tail, seen);
-            return Verdict::New;
+            return again(packet);
         }
     }
     belongs(packet, &seen, via, 0);

@@ -44,8 +44,8 @@ mod xdp;
 use aya_ebpf::{bindings::TC_ACT_UNSPEC, macros::classifier, programs::TcContext};
 
 use nines_abi::{
-    Packet, DROP_MANGLED, DROP_NO_PORT, DROP_NO_SERVER, PROGRAM_DELIVER, PROGRAM_ERROR,
-    PROGRAM_FRAGMENT, PROGRAM_FULL, PROGRAM_NEW, PROGRAM_PORT, PROGRAM_REFUSE,
+    Packet, DROP_MANGLED, DROP_NO_SERVER, PROGRAM_DELIVER, PROGRAM_ERROR, PROGRAM_FRAGMENT,
+    PROGRAM_FULL, PROGRAM_NEW, PROGRAM_REFUSE,
 };
 
 use crate::{decide::Verdict, rewrite::Change};
@@ -327,9 +327,9 @@ fn go_to(ctx: &TcContext, packet: &mut Packet, slot: u32) -> i32 {
 #[inline(always)]
 fn go_on(ctx: &TcContext, program: u32) -> i32 {
     let _ = unsafe { maps::PROGRAMS.tail_call(ctx, program) };
-    // The kernel lets so many follow one another (MAX_TAIL_CALL_CNT): who looks again and again, for
-    // a port or for a server, comes here.
-    rewrite::drop(if program == PROGRAM_PORT { DROP_NO_PORT } else { DROP_NO_SERVER })
+    // The kernel lets so many follow one another (MAX_TAIL_CALL_CNT): whose server leaves again and
+    // again comes here.
+    rewrite::drop(DROP_NO_SERVER)
 }
 
 /// Every packet that leaves the device: nothing speaks for a guarded address past its deadline.

@@ -48,7 +48,7 @@ pub static PLACES: Array<Place> = Array::pinned(SERVICES_LEN * PLACES_PER_SERVIC
 pub static SERVICE_KEYS: HashMap<ServiceKey, u32> = HashMap::pinned(SERVICES_LEN, 0);
 #[map]
 pub static SERVICES: Array<Service> = Array::pinned(SERVICES_LEN, MAPPED);
-/// Which service was found last, by address and port mixed.
+/// Which service was found last, by address, protocol and port mixed.
 #[map]
 pub static FOUND: Array<u32> = Array::pinned(FOUND_MAX, 0);
 /// Two picks an entry: the kernel rounds values up to eight bytes anyway.

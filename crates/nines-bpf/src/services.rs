@@ -29,8 +29,8 @@ fn find_service(packet: &Packet, mark: u32) -> u32 {
         let kind = if packet.v6 != 0 { KEY_MARK_V6 } else { KEY_MARK_V4 };
         let addr = bytes([0, 0, 0, mark.to_be()]);
         let key = ServiceKey { addr, port: 0, proto: 0, kind };
-        if let Some(id) = unsafe { SERVICE_KEYS.get(&key) } {
-            return *id;
+        if let Some(id) = there(unsafe { SERVICE_KEYS.get(&key) }) {
+            return id;
         }
     }
     let found = FOUND.get_ptr_mut(mixed(packet));
@@ -46,27 +46,31 @@ fn find_service(packet: &Packet, mark: u32) -> u32 {
         proto: packet.proto,
         kind: KEY_ADDRESS,
     };
-    if let Some(id) = unsafe { SERVICE_KEYS.get(&key) } {
+    if let Some(id) = there(unsafe { SERVICE_KEYS.get(&key) }) {
         if let Some(found) = found {
-            unsafe { *found = *id };
+            unsafe { *found = id };
         }
-        // One that is leaving has lost its packets to those below.
-        if SERVICES.get(*id).is_some_and(is_live) {
-            return *id;
-        }
+        return id;
     }
     if SETTINGS.get(0).is_some_and(|s| s.flags & SETTING_SPREAD != 0) {
         let (proto, addr, port) = (u32::from(packet.proto), key.addr, packet.dport);
         let data = SpreadKey { proto, addr, port, pad: 0 };
-        if let Some(id) = SPREAD.get(Key::new(SPREAD_BITS + 32, data)) {
-            return *id;
+        if let Some(id) = there(SPREAD.get(Key::new(SPREAD_BITS + 32, data))) {
+            return id;
         }
     }
     key.port = 0;
     unsafe { SERVICE_KEYS.get(&key) }.map_or(u32::MAX, |id| *id)
 }
 
-/// Most packets are for few services: where map FOUND has that of an address and port.
+/// The packets of a service that is leaving are others' already.
+#[inline(always)]
+fn there(id: Option<&u32>) -> Option<u32> {
+    let id = *id?;
+    SERVICES.get(id).is_some_and(is_live).then_some(id)
+}
+
+/// Most packets are for few services: where map FOUND has that of an address, protocol and port.
 #[inline(always)]
 fn mixed(packet: &Packet) -> u32 {
     let mixed = packet.dst[3] ^ packet.dst[3] >> 16 ^ u32::from(packet.dport);
@@ -87,9 +91,11 @@ fn is_of(service: &Service, packet: &Packet) -> bool {
         return false;
     }
     let (have, want) = (core::ptr::addr_of!(service.key), core::ptr::addr_of!(packet.dst));
-    let differs = |i: usize| unsafe { *have.cast::<u64>().add(i) ^ *want.cast::<u64>().add(i) };
+    let differs = |i: usize| unsafe {
+        have.cast::<u64>().add(i).read_volatile() ^ *want.cast::<u64>().add(i)
+    };
     let names = u32::from(packet.dport) | u32::from(packet.proto) << 16;
-    let named = unsafe { *have.cast::<u32>().add(4) };
+    let named = unsafe { have.cast::<u32>().add(4).read_volatile() };
     const _: () = assert!(KEY_ADDRESS == 0 && core::mem::offset_of!(Service, key) % 8 == 0);
     differs(0) | differs(1) | u64::from(named ^ names) == 0
 }

@@ -348,12 +348,16 @@ fn clsact(
     Ok(())
 }
 
+/// How often XDP is tried while a link of ours is being given up: half a second.
+const TRIES: u32 = 100;
+
 fn xdp_side(ebpf: &mut Ebpf, pins: &Path, interface: &str) -> Result<()> {
     let failed = |why: &dyn std::fmt::Display| hook::refusal(interface, None, why);
     load_xdp(ebpf)?;
     let program = xdp(ebpf, "nines_xdp")?;
     let pin = pin(pins, interface, "xdp");
     forget_other(&pin, interface);
+    let mut tries = 0;
     if pin.exists() {
         let old = PinnedLink::from_pin(&pin).map_err(|e| failed(&e))?;
         if let Ok(link) = aya::programs::xdp::XdpLink::try_from(FdLink::from(old))
@@ -363,9 +367,16 @@ fn xdp_side(ebpf: &mut Ebpf, pins: &Path, interface: &str) -> Result<()> {
             return Ok(());
         }
         fs::remove_file(&pin).map_err(|e| failed(&e))?;
+        // The kernel takes it off a moment later.
+        tries = TRIES;
     }
-    let refused = |e| hook::refusal(interface, errno(&e), &e);
-    let id = program.attach(interface, XdpMode::Driver).map_err(refused)?;
+    let id = loop {
+        match program.attach(interface, XdpMode::Driver) {
+            Err(e) if tries > 0 && errno(&e) == Some(libc::EBUSY) => tries -= 1,
+            done => break done.map_err(|e| hook::refusal(interface, errno(&e), &e))?,
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    };
     let link = program.take_link(id).map_err(|e| failed(&e))?;
     let link: FdLink = link.try_into().map_err(|e| failed(&e))?;
     link.pin(&pin).map_err(|e| failed(&e))?;

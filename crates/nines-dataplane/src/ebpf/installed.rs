@@ -149,10 +149,16 @@ impl Installed {
         match write {
             Write::Server(slot, server) => {
                 let old = self.place(*slot, *server);
-                // Flows made in between end with it.
-                let next = freed(server, server.generation.wrapping_add(1));
-                let before = old.filter(|old| !is_free(old));
-                Some(Write::Server(*slot, before.unwrap_or(next)))
+                // Flows made in between end with it; where the update itself ended flows, they stay
+                // ended, or their counts would not be right.
+                let next = server.generation.wrapping_add(1);
+                let before = match old {
+                    Some(old) if is_free(&old) => freed(server, next),
+                    Some(old) if is_free(server) || old.generation == server.generation => old,
+                    Some(old) => Server { generation: next, ..old },
+                    None => freed(server, next),
+                };
+                Some(Write::Server(*slot, before))
             }
             Write::Picks(base, picks) => {
                 self.cursor = base + picks.len() as u32;
@@ -250,6 +256,16 @@ impl Installed {
     pub fn quic_of(&self, id: u32) -> impl Iterator<Item = (QuicKey, u32)> {
         let all = self.quic.iter().filter(move |(key, _)| key.service == id);
         all.map(|(key, slot)| (*key, *slot))
+    }
+
+    /// Ids of servers' services, lists and names that no key names.
+    pub fn strays(&self) -> BTreeSet<u32> {
+        let named: BTreeSet<u32> = self.services.values().map(|(id, _)| *id).collect();
+        let slots = self.slots.iter().filter(|(_, slots)| !slots.is_empty()).map(|(id, _)| *id);
+        let sources = self.sources.keys().map(|(id, ..)| *id);
+        let quic = self.quic.keys().map(|key| key.service);
+        let all = slots.chain(sources).chain(quic).chain(self.spread.values().copied());
+        all.filter(|id| !named.contains(id)).collect()
     }
 
     /// Slots and servers of a service.

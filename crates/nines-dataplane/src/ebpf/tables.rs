@@ -177,7 +177,8 @@ impl Tables {
         Ok(())
     }
 
-    fn write(&mut self, views: &Views, write: &Write) -> Result<()> {
+    /// `undo`: what was counted, and whose turn it is, stays.
+    fn write(&mut self, views: &Views, write: &Write, undo: bool) -> Result<()> {
         match write {
             Write::Server(slot, server) => {
                 let servers = &views.servers;
@@ -206,10 +207,12 @@ impl Tables {
             }
             Write::Service(key, Some((id, service))) => {
                 let old = self.installed.services.get(key).map(|(_, old)| *old);
-                if old.is_none() {
+                if old.is_none() && !undo {
                     self.service_stats.set(*id, zeros()?, 0).map_err(map_error)?;
                 }
-                self.turn(views, key, *id, service);
+                if !undo {
+                    self.turn(views, key, *id, service);
+                }
                 views.services.set(*id, *service);
                 self.service_keys.insert(Raw(*key), id, 0).inspect_err(|_| {
                     views.services.set(*id, old.unwrap_or(dead(*service)));
@@ -336,10 +339,10 @@ impl Tables {
         };
         let mut done: Vec<Write> = Vec::new();
         for write in writes {
-            if let Err(why) = self.write(&views, write) {
+            if let Err(why) = self.write(&views, write, false) {
                 for inverse in done.iter().rev() {
                     // The old values fitted a moment ago; if even this fails, observe() sees it.
-                    let _ = self.write(&views, inverse);
+                    let _ = self.write(&views, inverse, true);
                     self.installed.record(inverse);
                 }
                 self.installed.trim();

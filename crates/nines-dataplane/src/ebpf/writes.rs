@@ -2,7 +2,7 @@
 //! hole, each with its inverse.
 //!
 //! Decides: slots, ids, order. Order: new servers, pick tables into unused room, one update a
-//! service that switches to them, then what left. At every step each service points at a table
+//! service that switches to them, what packets find services by, then what left. At every step each service points at a table
 //! whose servers are its own and take flows, and whoever was in the one before can still be reached,
 //! for a packet that was given to him then; the property test below walks all of them.
 
@@ -87,6 +87,9 @@ pub fn plan_and_names(ask: Ask<'_>) -> Result<(Vec<Write>, Vec<String>)> {
     for key in gone {
         planner.remove(key);
     }
+    if ask.before.is_none() {
+        planner.strays();
+    }
     for (_, service) in &changed {
         planner.service(key(service.traffic), service)?;
     }
@@ -152,6 +155,7 @@ struct Planner<'a> {
     ask: Ask<'a>,
     before: Vec<Write>,
     switch: Vec<Write>,
+    gone: Vec<Write>,
     after: Vec<Write>,
     /// Free slots with the generation their next server gets, the last first; looked for when one
     /// is needed.
@@ -174,6 +178,7 @@ impl<'a> Planner<'a> {
             ask,
             before: Vec::new(),
             switch: Vec::new(),
+            gone: Vec::new(),
             after: Vec::new(),
             free_slots: None,
             free_ids: None,
@@ -206,7 +211,8 @@ impl<'a> Planner<'a> {
     fn free_id(&mut self) -> Option<u32> {
         let (installed, sizes) = (self.ask.installed, self.ask.sizes);
         let ids = self.free_ids.get_or_insert_with(|| {
-            let used: BTreeSet<u32> = installed.services.values().map(|(id, _)| *id).collect();
+            let named = installed.services.values().map(|(id, _)| *id);
+            let used: BTreeSet<u32> = named.chain(installed.strays()).collect();
             (0..sizes.services).rev().filter(|id| !used.contains(id)).collect()
         });
         ids.pop()
@@ -224,14 +230,28 @@ impl<'a> Planner<'a> {
     fn remove(&mut self, key: ServiceKey) {
         let installed = self.ask.installed;
         let Some((id, _)) = installed.services.get(&key) else { return };
-        self.before.push(Write::Service(key, None));
-        for (slot, server) in installed.servers_of(*id) {
+        self.gone.push(Write::Service(key, None));
+        self.forget(*id);
+    }
+
+    /// All that goes by this id.
+    fn forget(&mut self, id: u32) {
+        let installed = self.ask.installed;
+        for (slot, server) in installed.servers_of(id) {
             self.free(slot, *server);
         }
-        let forget = |(addr, prefix, _)| Write::Source(*id, addr, prefix, 0);
-        self.after.extend(installed.sources_of(*id).map(forget));
-        self.after.extend(installed.quic_of(*id).map(|(key, _)| Write::Quic(key, None)));
-        self.forget_spread(*id);
+        let forget = |(addr, prefix, _)| Write::Source(id, addr, prefix, 0);
+        self.after.extend(installed.sources_of(id).map(forget));
+        self.after.extend(installed.quic_of(id).map(|(key, _)| Write::Quic(key, None)));
+        self.forget_spread(id);
+    }
+
+    /// What is there of services that no key names: somebody took the key by hand, or died in the
+    /// middle of an update.
+    fn strays(&mut self) {
+        for id in self.ask.installed.strays() {
+            self.forget(id);
+        }
     }
 
     fn free(&mut self, slot: u32, server: Server) {
@@ -455,6 +475,7 @@ impl<'a> Planner<'a> {
         let (there, gone): (Vec<_>, Vec<_>) = news.partition(|(_, id)| id.is_some());
         let names = there.into_iter().chain(gone);
         all.extend(names.map(|((key, len), id)| Write::Spread(key, len, id)));
+        all.extend(self.gone);
         all.extend(self.after);
         Ok(all)
     }

@@ -7,6 +7,7 @@ use std::{
     io,
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
     path::PathBuf,
+    time::{Duration, Instant},
 };
 
 use aya::programs::{
@@ -116,7 +117,17 @@ impl Says {
         // BPF_XDP is 37, XDP_FLAGS_DRV_MODE 4.
         attr.0[0] = program.as_raw_fd() as u64 | u64::from(index(interface)) << 32;
         attr.0[1] = 37 | 4 << 32;
-        Self { _link: owned(bpf(28, &mut attr).unwrap()), count }
+        // The kernel takes a program off whose link was given up a moment later.
+        let until = Instant::now() + Duration::from_secs(20);
+        let link = loop {
+            match bpf(28, &mut attr) {
+                Err(e) if e.raw_os_error() == Some(libc::EBUSY) && Instant::now() < until => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                done => break done.unwrap(),
+            }
+        };
+        Self { _link: owned(link), count }
     }
 
     /// Frames that came.

@@ -33,6 +33,7 @@ mod instructions;
 mod ipvs;
 mod ipvs_shown;
 mod ipvs_sync;
+mod leaving;
 mod live;
 mod others;
 mod pieces;

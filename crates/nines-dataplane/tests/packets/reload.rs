@@ -2,21 +2,16 @@
 
 use std::{
     collections::BTreeMap,
-    mem::offset_of,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
     time::Duration,
 };
 
-use aya::maps::{Array, HashMap, Map, MapData};
-use nines_abi::{NO_SERVICE, Server};
 use nines_dataplane::{DataPlane as _, Guard as _, ebpf, ebpf::Hooks, process};
-use nines_model::{
-    Forward, ForwardingTable, Millis, Proto, Scheduler, ServerState, TableServer, TableService,
-};
+use nines_model::{Forward, ForwardingTable, Millis, Proto, Scheduler, ServerState, TableServer};
 
 use super::{
-    Bench, bench, bench_on,
+    Bench, bench_on,
     build::*,
     instructions::{counted, dropped, surroundings},
     live::{Generator, Says, Sink},
@@ -151,105 +146,4 @@ fn updates_lose_no_packet_and_move_no_flow() {
         reload(Hooks::Tc, forward);
     }
     reload(Hooks::Xdp, Forward::Nat);
-}
-
-/// Where a service was found last is no place to find it once it has left, or another has its name.
-#[test]
-fn a_service_that_leaves_is_found_no_more() {
-    let Some(mut b) = bench() else { return };
-    let nat = |listen: &str, server: &str| {
-        service(listen, Proto::Tcp, Scheduler::Rr, &[(server, Forward::Nat)])
-    };
-    let other = nat("10.0.0.100:81", "10.0.0.12:80");
-    let web = |server| nat("10.0.0.100:80", server);
-    let every = nat("10.0.0.100:0", "10.0.0.13:80");
-    let mut clients = 2_000..;
-    for (services, goes_to) in [
-        (vec![other.clone(), web("10.0.0.11:80")], Some("10.0.0.11:80")),
-        (vec![other.clone()], None),
-        (vec![every.clone(), other.clone()], Some("10.0.0.13:80")),
-        (vec![every.clone(), other.clone(), web("10.0.0.14:80")], Some("10.0.0.14:80")),
-        (vec![other.clone(), every], Some("10.0.0.13:80")),
-        (vec![other.clone(), web("10.0.0.15:80")], Some("10.0.0.15:80")),
-        (vec![other], None),
-    ] {
-        b.plane.apply(&table(services)).unwrap();
-        for _ in 0..2 {
-            let from = format!("10.0.0.1:{}", clients.next().unwrap());
-            let frame = tcp(&from, "10.0.0.100:80", SYN);
-            let (verdict, packet) = b.tc(&frame.bytes());
-            let Some(server) = goes_to else {
-                assert_eq!((verdict, packet), (super::NEXT, frame.bytes()));
-                continue;
-            };
-            let (ip, port) = read(&packet).1;
-            assert_eq!(format!("{ip}:{port}"), server);
-        }
-    }
-}
-
-/// A map of this namespace's tables, for whoever changes it by hand.
-fn map(name: &str) -> Map {
-    let pin = ebpf::pin_directory().unwrap().join(name);
-    Map::from_map_data(MapData::from_pin(pin).unwrap()).unwrap()
-}
-
-/// A service whose key somebody took away by hand is not found where it was once the agent has put
-/// things right, though another one has that place.
-#[test]
-fn a_service_without_a_key_is_found_no_more() {
-    let Some(mut b) = bench() else { return };
-    let nat = |listen: &str, server: &str| {
-        service(listen, Proto::Tcp, Scheduler::Rr, &[(server, Forward::Nat)])
-    };
-    let web = |server| [("web".to_owned(), nat("10.0.0.100:80", server))];
-    let other = |port: u16| {
-        let listen = format!("10.0.0.100:{port}");
-        [(format!("a{port}"), nat(&listen, "10.0.0.12:80"))]
-    };
-    let table = |services: &[[(String, TableService); 1]]| ForwardingTable {
-        services: services.iter().flatten().cloned().collect(),
-        ..ForwardingTable::default()
-    };
-    let goes_to = |b: &Bench, client: u16| {
-        let frame = tcp(&format!("10.0.0.1:{client}"), "10.0.0.100:80", SYN);
-        let (ip, port) = read(&b.tc(&frame.bytes()).1).1;
-        format!("{ip}:{port}")
-    };
-    b.plane.apply(&table(&[other(81), other(82), web("10.0.0.11:80")])).unwrap();
-    assert_eq!(goes_to(&b, 2_000), "10.0.0.11:80");
-    // The first id is free now, and the key of the last one goes.
-    b.plane.apply(&table(&[other(82), web("10.0.0.11:80")])).unwrap();
-    let mut keys: HashMap<_, [u8; 20], u32> = HashMap::try_from(map("SERVICE_KEYS")).unwrap();
-    let asked = keys.keys().flatten().find(|key| key[16..18] == 80u16.to_be_bytes());
-    keys.remove(&asked.unwrap()).unwrap();
-    assert!(!b.plane.observe().unwrap().is_empty());
-    b.plane.apply(&table(&[other(82), web("10.0.0.13:80")])).unwrap();
-    assert_eq!(goes_to(&b, 2_001), "10.0.0.13:80");
-    assert!(b.plane.observe().unwrap().is_empty());
-}
-
-/// Whoever was chosen and has left is not taken, however often he is chosen again; the end is
-/// counted as what it is.
-#[test]
-fn who_finds_nobody_after_all_is_counted_so() {
-    let Some(mut b) = bench() else { return };
-    b.plane.apply(&super::web(Scheduler::Rr)).unwrap();
-    const SIZE: usize = size_of::<Server>();
-    let mut servers: Array<_, [u8; SIZE]> = Array::try_from(map("SERVERS")).unwrap();
-    for slot in 0..3 {
-        let mut server = servers.get(&slot, 0).unwrap();
-        server[offset_of!(Server, service)..][..4].copy_from_slice(&NO_SERVICE.to_ne_bytes());
-        servers.set(slot, server, 0).unwrap();
-    }
-    // In the middle of a flow the table alone says who; a new one looks at servers.
-    let frame = |client: u16, flags| tcp(&format!("10.0.0.1:{client}"), "10.0.0.100:80", flags);
-    assert_eq!(b.tc(&frame(2_000, ACK).bytes()).0, super::SHOT);
-    assert_eq!(dropped(&mut b), [("no-server".to_owned(), 1)].into());
-    assert!(super::is_unserved(b.tc(&frame(2_001, SYN).bytes()).0));
-    assert!(!b.plane.observe().unwrap().is_empty());
-    b.plane.apply(&super::web(Scheduler::Rr)).unwrap();
-    for (client, flags) in [(2_002, ACK), (2_003, SYN)] {
-        assert_eq!(b.tc(&frame(client, flags).bytes()).0, super::REDIRECT);
-    }
 }

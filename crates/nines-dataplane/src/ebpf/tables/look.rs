@@ -36,6 +36,9 @@ impl Tables {
         if found.places != self.installed.places {
             differences.push("addresses that matter were changed by someone else".to_owned());
         }
+        if !found.strays().is_empty() {
+            differences.push("something of services that left is still there".to_owned());
+        }
         if differences.is_empty() && !self.plan(&found, None, &self.table)?.0.is_empty() {
             differences.push("routes to servers changed".to_owned());
         }

@@ -51,6 +51,10 @@ fn tables() -> impl Strategy<Value = ForwardingTable> {
 
 /// What a new flow could meet in this picture must be a live server of the same service.
 fn no_hole(at: &Installed) {
+    for (place, id) in &at.spread {
+        let known = at.services.values().any(|(named, _)| named == id);
+        assert!(known, "{place:?} leads to a service that has left");
+    }
     for (key, (id, service)) in &at.services {
         assert_eq!(at.places.get(&key.addr).copied().unwrap_or(0) & abi::PLACE_VIP, abi::PLACE_VIP);
         let Some(picks) = at.picks.get(&service.table_base()) else {
@@ -120,6 +124,30 @@ proptest! {
                 undone.record(inverse);
                 no_hole(&undone);
                 still_reached(&start, &undone);
+            }
+            // Whoever comes after one that died there puts all of it right.
+            let mut left = start.clone();
+            for write in writes.iter().take(fail_at) {
+                left.record(write);
+            }
+            left.trim();
+            for write in plan(&left, None, &table).unwrap() {
+                left.record(&write);
+                no_hole(&left);
+            }
+            prop_assert_eq!(left.strays(), BTreeSet::new());
+            let named: BTreeSet<u32> = left.services.values().map(|(id, _)| *id).collect();
+            let known = |s: &Server| is_free(s) || named.contains(&s.service);
+            prop_assert!(left.servers.values().all(known), "a server of nobody");
+            // Flows that began meanwhile, or ended, are nobody's afterwards, nor the next server's.
+            let free = |at: &Installed, slot: u32| at.servers.get(&slot).is_none_or(is_free);
+            for write in writes.iter().take(fail_at) {
+                let Write::Server(slot, written) = write else { continue };
+                let before = start.servers.get(slot).map_or(0, |server| server.generation);
+                let now = undone.servers[slot].generation;
+                let ends = !is_free(written) && written.generation != before;
+                prop_assert!(!ends || ![before, written.generation].contains(&now), "{}", slot);
+                prop_assert_eq!(free(&undone, *slot), free(&start, *slot));
             }
             prop_assert_eq!(&undone.services, &start.services);
             prop_assert_eq!(view(&undone), view(&start));
@@ -209,25 +237,29 @@ fn service_at(at: &Installed, port: u16) -> Option<u32> {
 
 #[test]
 fn a_range_that_changes_keeps_what_stays() {
-    let table = |last: u16| {
-        let mut wide = service(80, 0, &[(1, 2, 1)]);
-        let one = Listen::new("10.0.0.100:80".parse().unwrap(), Proto::Tcp);
+    let table = |(first, last): (u16, u16)| {
+        let mut wide = service(first, 0, &[(1, 2, 1)]);
+        let one = Listen::new(SocketAddr::new("10.0.0.100".parse().unwrap(), first), Proto::Tcp);
         wide.traffic = Traffic::To(Listen { last, ..one });
         let services = [("wide".to_owned(), wide)].into();
         ForwardingTable { services, ..ForwardingTable::default() }
     };
     let mut at = Installed::default();
-    for write in plan(&at, None, &table(95)).unwrap() {
+    for write in plan(&at, None, &table((80, 95))).unwrap() {
         at.record(&write);
     }
-    for (last, next) in [(95, 90), (90, 99), (99, 82), (82, 95)] {
-        for write in plan(&at, Some(&table(last)), &table(next)).unwrap() {
+    // One that begins at another port is another service.
+    let all = [(80, 95), (80, 90), (80, 99), (80, 82), (80, 95), (85, 99), (82, 90), (90, 99)];
+    for (old, next) in all.into_iter().zip(all.into_iter().skip(1)) {
+        for write in plan(&at, Some(&table(old)), &table(next)).unwrap() {
             at.record(&write);
-            for port in 80..=last.min(next) {
-                assert!(service_at(&at, port).is_some(), "{port} after {write:?}");
+            for port in old.0.max(next.0)..=old.1.min(next.1) {
+                let id = service_at(&at, port);
+                let there = at.services.values().any(|(named, _)| Some(*named) == id);
+                assert!(there, "{port} after {write:?}");
             }
         }
-        assert!(service_at(&at, next).is_some());
-        assert_eq!(service_at(&at, next + 1), None);
+        assert!(service_at(&at, next.0).is_some() && service_at(&at, next.1).is_some());
+        assert_eq!((service_at(&at, next.0 - 1), service_at(&at, next.1 + 1)), (None, None));
     }
 }
