@@ -25,12 +25,6 @@ use crate::{
 /// try is one, and a flow begins and ends with others.
 const TRIES: u32 = 16;
 
-/// The draw after this one.
-#[inline(always)]
-fn drawn(draw: u32) -> u32 {
-    draw.wrapping_mul(0x9e37_79b1).wrapping_add(0x7f4a_7c15)
-}
-
 /// What a packet gets in place of its addresses and ports.
 pub struct Ends {
     pub src: [u32; 4],
@@ -200,8 +194,9 @@ pub fn choose_port(packet: &mut Packet) -> Verdict {
     if this > best {
         best = this;
     }
+    let next = draw.wrapping_mul(0x9e37_79b1).wrapping_add(0x7f4a_7c15);
     if worth < OVER && left > 1 {
-        packet.search = Search { best, draw: drawn(draw), left: left - 1 };
+        packet.search = Search { best, draw: next, left: left - 1 };
         return Verdict::Go(PROGRAM_PORT);
     }
     let (worth, port) = ((best >> 16) as u32, best as u16);
@@ -214,7 +209,7 @@ pub fn choose_port(packet: &mut Packet) -> Verdict {
                 if left <= 1 {
                     return Verdict::Drop(DROP_NO_PORT);
                 }
-                packet.search = Search { best: 0, draw: drawn(draw), left: left - 1 };
+                packet.search = Search { best: 0, draw: next, left: left - 1 };
                 return Verdict::Go(PROGRAM_PORT);
             }
             if worth < OVER {

@@ -2,9 +2,10 @@
 //! hole, each with its inverse.
 //!
 //! Decides: slots, ids, order. Order: new servers, pick tables into unused room, one update a
-//! service that switches to them, what packets find services by, then what left. At every step each service points at a table
-//! whose servers are its own and take flows, and whoever was in the one before can still be reached,
-//! for a packet that was given to him then; the property test below walks all of them.
+//! service that switches to them, what packets find services by, then what left. At every step each
+//! service points at a table whose servers are its own and take flows, and whoever was in the one
+//! before can still be reached, for a packet that was given to him then; the property test below
+//! walks all of them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
