@@ -210,7 +210,7 @@ impl Tables {
                 if old.is_none() && !undo {
                     self.service_stats.set(*id, zeros()?, 0).map_err(map_error)?;
                 }
-                if !undo {
+                if !undo || old.is_some() {
                     self.turn(views, key, *id, service);
                 }
                 views.services.set(*id, *service);

@@ -133,7 +133,8 @@ pub fn forwarding<D: DataPlane>(
     core: &Handle,
     log: &Logger,
 ) {
-    let mut table = ForwardingTable::default();
+    // Until the first one is in, what an earlier process left goes on as it is.
+    let mut table: Option<ForwardingTable> = None;
     let mut watched: BTreeMap<IpAddr, (u64, Instant)> = BTreeMap::new();
     let mut looked = Instant::now();
     loop {
@@ -145,8 +146,8 @@ pub fn forwarding<D: DataPlane>(
                 }
                 let result = plane.apply(&wanted);
                 if result.is_ok() {
-                    table = *wanted;
-                    changed(&table);
+                    changed(&wanted);
+                    table = Some(*wanted);
                 }
                 show(&plane, result.as_ref().err().cloned(), shown, log);
                 core.event(Event::Forwarded(result.map_err(|e| e.to_string())));
@@ -156,7 +157,7 @@ pub fn forwarding<D: DataPlane>(
             }
             Ok(ForwardWork::Watch(vip)) => {
                 let until = Instant::now() + Duration::from_secs(2);
-                if let Some(before) = packets(&mut plane, &table, vip) {
+                if let Some(before) = packets(&mut plane, table.as_ref(), vip) {
                     watched.insert(vip, (before, until));
                 }
             }
@@ -164,7 +165,7 @@ pub fn forwarding<D: DataPlane>(
             Err(RecvTimeoutError::Disconnected) => return,
         }
         watched.retain(|vip, (before, until)| {
-            if packets(&mut plane, &table, *vip).is_some_and(|now| now > *before) {
+            if packets(&mut plane, table.as_ref(), *vip).is_some_and(|now| now > *before) {
                 core.event(Event::FirstPacket(*vip));
                 return false;
             }
@@ -172,9 +173,10 @@ pub fn forwarding<D: DataPlane>(
         });
         if looked.elapsed() >= RECONCILE {
             looked = Instant::now();
+            let Some(table) = &table else { continue };
             for difference in plane.observe().unwrap_or_default() {
                 log.line(&format!("{difference}; put back"));
-                let failed = plane.apply(&table).err();
+                let failed = plane.apply(table).err();
                 show(&plane, failed, shown, log);
             }
         }
@@ -200,10 +202,60 @@ fn show<D: DataPlane>(
 }
 
 /// Packets so far to a VIP; `None`: no service is told by it (by a mark, say).
-fn packets<D: DataPlane>(plane: &mut D, table: &ForwardingTable, vip: IpAddr) -> Option<u64> {
-    let on = table.services.iter().filter(|(_, s)| s.traffic.vip() == Some(vip));
+fn packets<D: DataPlane>(
+    plane: &mut D,
+    table: Option<&ForwardingTable>,
+    vip: IpAddr,
+) -> Option<u64> {
+    let on = table?.services.iter().filter(|(_, s)| s.traffic.vip() == Some(vip));
     let mut on = on.peekable();
     on.peek()?;
     let counters = plane.counters().unwrap_or_default();
     Some(on.filter_map(|(name, _)| counters.services.get(name)).map(|t| t.packets_in).sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use nines_dataplane::fake::Fake;
+    use nines_model::{Listen, Proto, Scheduler, TableService, Traffic};
+
+    use super::*;
+    use crate::daemon::core_thread::channel;
+
+    #[test]
+    fn what_an_earlier_process_left_goes_on_until_the_first_table() {
+        let listen = Listen::new("10.0.0.100:80".parse().unwrap(), Proto::Tcp);
+        let web = TableService::new(Traffic::To(listen), Scheduler::Rr);
+        let services = [("web".to_owned(), web)].into();
+        let inherited = ForwardingTable { services, ..ForwardingTable::default() };
+        let fake = Fake::default();
+        let held = || fake.held.lock().unwrap().table.clone();
+        let wait = |wanted: &ForwardingTable| {
+            let until = Instant::now() + Duration::from_secs(60);
+            while held() != *wanted {
+                assert!(Instant::now() < until, "{:?}", held());
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        };
+        let (_poll, core, _inputs) = channel().unwrap();
+        let (send, work) = std::sync::mpsc::channel();
+        let (shown, log) = (Mutex::default(), Logger::start(std::io::sink()));
+        std::thread::scope(|scope| {
+            fake.held.lock().unwrap().table = inherited.clone();
+            let plane = fake.clone();
+            let (shown, core, log) = (&shown, &core, &log);
+            scope.spawn(move || {
+                forwarding(plane, |_| Vec::new(), |_| (), work, shown, core, log);
+            });
+            std::thread::sleep(RECONCILE * 2);
+            assert_eq!(held(), inherited, "nobody has said anything yet");
+            let none = ForwardingTable::default();
+            send.send(ForwardWork::Table(Box::new(none.clone()))).unwrap();
+            wait(&none);
+            // From then on what somebody changes is put back.
+            fake.held.lock().unwrap().table = inherited.clone();
+            wait(&none);
+            drop(send);
+        });
+    }
 }

@@ -34,14 +34,19 @@ fn plan(
 fn tables() -> impl Strategy<Value = ForwardingTable> {
     let servers = prop::collection::vec((1u8..6, 0u8..5, 0u32..3), 0..5);
     let sources = prop::collection::btree_map(0u8..6, any::<bool>(), 0..4);
-    let services = prop::collection::btree_map(80u16..84, (0u8..15, servers, sources), 0..4);
+    let services =
+        prop::collection::btree_map(8u16..12, (0u8..15, servers, sources, 0u16..4), 0..4);
     let network = |(n, may): (u8, bool)| ((IpAddr::from([10, n, 0, 0]), 8 + 8 * (n % 2)), may);
     services.prop_map(move |services| ForwardingTable {
         services: services
             .into_iter()
-            .map(|(port, (s, servers, sources))| {
+            .map(|(ten, (s, servers, sources, more))| {
+                let port = 10 * ten;
                 let sources = sources.into_iter().map(network).collect();
-                let service = TableService { sources, ..service(port, s, &servers) };
+                let mut service = TableService { sources, ..service(port, s, &servers) };
+                if let Traffic::To(listen) = service.traffic {
+                    service.traffic = Traffic::To(Listen { last: port + more, ..listen });
+                }
                 (format!("s{port}"), service)
             })
             .collect(),
@@ -152,6 +157,7 @@ proptest! {
             prop_assert_eq!(&undone.services, &start.services);
             prop_assert_eq!(view(&undone), view(&start));
             prop_assert_eq!(&undone.sources, &start.sources);
+            prop_assert_eq!(&undone.spread, &start.spread);
             let mut inverses = Vec::new();
             for write in &writes {
                 inverses.extend(kernel.record(write));
