@@ -73,12 +73,6 @@ fn median(mut of: Vec<f64>) -> f64 {
     of[of.len() / 2]
 }
 
-/// The release build.
-fn nines() -> Result<PathBuf, String> {
-    let nines = crate::root().join("target/release/nines");
-    if nines.exists() { Ok(nines) } else { Err("it is not in target/release".into()) }
-}
-
 fn installed(programs: &[&str], packages: &str) -> Result<(), String> {
     for program in programs {
         let quiet =

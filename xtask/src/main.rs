@@ -12,6 +12,12 @@ fn root() -> PathBuf {
     here.parent().expect("xtask lies in the root").to_owned()
 }
 
+/// Where cargo puts release builds.
+fn release() -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+    root().join(target).join("release")
+}
+
 /// Set where it is one already.
 const RELEASE: &str = "NINES_XTASK_RELEASE";
 
@@ -20,10 +26,12 @@ fn as_release(words: &[&str]) -> String {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let build = ["build", "--quiet", "--release", "--package", "nines", "--package", "xtask"];
     let built = Command::new(cargo).args(build).current_dir(root()).status();
-    if !built.as_ref().is_ok_and(|status| status.success()) {
-        return format!("cargo build --release: {built:?}");
+    match built {
+        Ok(status) if status.success() => {}
+        Ok(status) => return format!("cargo build --release, {status}: see above"),
+        Err(why) => return format!("cargo build --release: {why}"),
     }
-    let xtask = root().join("target/release/xtask");
+    let xtask = release().join("xtask");
     let why = Command::new(&xtask).args(words).env(RELEASE, "1").exec();
     format!("{}: {why}", xtask.display())
 }

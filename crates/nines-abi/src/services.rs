@@ -115,8 +115,8 @@ pub struct Service {
 }
 
 /// Entries of array `FOUND`, a power of two: ids of services, each where the last packet for its
-/// address, protocol and port left it. Whoever reads one looks whether [`Service::key`] is the packet's, and
-/// whether the service is live.
+/// address, protocol and port left it. Whoever reads one looks whether [`Service::key`] is the
+/// packet's, and whether the service is live.
 pub const FOUND_MAX: u32 = 256;
 
 /// Addresses of a [`Service::pool`].

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
 use nines_lab::Wire;
 
-use super::{Bench, installed, median, nines};
+use super::{Bench, installed, median};
 
 /// Rounds; every variant runs once in each.
 const ROUNDS: usize = 5;
@@ -238,7 +238,7 @@ pub fn http(json: bool) -> Result<(), String> {
     if !Path::new(STREAM).exists() {
         return Err(format!("{STREAM} is not there: apt-get install {PACKAGES}"));
     }
-    let nines = nines()?;
+    let nines = crate::release().join("nines");
     let mut b = build()?;
     peers(&mut b)?;
     director(&mut b, &nines)?;

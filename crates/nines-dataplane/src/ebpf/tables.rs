@@ -177,7 +177,7 @@ impl Tables {
         Ok(())
     }
 
-    /// `undo`: what was counted, and whose turn it is, stays.
+    /// `undo`: a service that comes back has its counts and its turn.
     fn write(&mut self, views: &Views, write: &Write, undo: bool) -> Result<()> {
         match write {
             Write::Server(slot, server) => {

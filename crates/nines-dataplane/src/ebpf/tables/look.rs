@@ -1,4 +1,6 @@
 //! What the kernel's tables hold, and how that differs from what was last applied.
+//!
+//! Decides: what is another's change, to be put back, and what nobody's is and ends.
 
 use std::collections::BTreeSet;
 
