@@ -130,13 +130,7 @@ impl IntoResponse for Failure {
             Kind::Denied => StatusCode::FORBIDDEN,
             Kind::Io => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        let problem = Problem {
-            r#type: format!("urn:nines:{}", self.kind.word()),
-            title: self.what,
-            detail: self.why,
-            next: self.next,
-        };
-        (status, Json(problem)).into_response()
+        (status, Json(self.problem())).into_response()
     }
 }
 
@@ -260,7 +254,7 @@ async fn get_why(
 async fn get_config(Shared(agent): Shared<Arc<Agent>>) -> Outcome<Json<ConfigText>> {
     let look = |node: &Node, _: Time| {
         let state = node.state();
-        ConfigText { text: state.text.clone(), revision: state.revision }
+        ConfigText { text: state.text.clone(), revision: state.revision, ..ConfigText::default() }
     };
     agent.core.inspect(look).await.map(Json).ok_or_else(stopping)
 }
@@ -270,7 +264,9 @@ async fn planned(agent: &Agent, text: &str) -> Outcome<Plan> {
     let spec = config::parse(text).map_err(|found| {
         let (line, col) = found[0].line_col(text);
         let what = format!("line {line}, column {col}");
-        Failure::new(Kind::Usage, what, &found[0].message).next("nines config check FILE")
+        let errors = found.iter().map(|one| types::FileError::new(text, one)).collect();
+        let failure = Failure::new(Kind::Usage, what, &found[0].message);
+        Failure { errors, ..failure.next("nines config check FILE") }
     })?;
     let look = move |node: &Node, _: Time| {
         let state = node.state();
@@ -312,7 +308,8 @@ async fn post_apply(
 ) -> Outcome<Json<Done>> {
     planned(&agent, &request.text).await?;
     let apply = Apply { text: request.text, expected: request.revision };
-    propose(&agent, "operator", What::Apply(apply)).await
+    let actor = if request.actor.is_empty() { "operator" } else { &request.actor };
+    propose(&agent, actor, What::Apply(apply)).await
 }
 
 #[utoipa::path(
@@ -327,8 +324,15 @@ async fn post_act(
 ) -> Outcome<Json<Done>> {
     let ActRequest { verb, subjects, reason, until_ms, actor, force } = request;
     let (check, names) = (verb.clone(), subjects.clone());
-    let look = move |node: &Node, now: Time| view::harm(node, now, &check, &names);
-    if let Some(harm) = agent.core.inspect(look).await.ok_or_else(stopping)?
+    let look = move |node: &Node, now: Time| {
+        let misnamed = view::names::misnamed(&node.state().spec, &check, &names);
+        (misnamed, view::harm(node, now, &check, &names))
+    };
+    let (misnamed, harm) = agent.core.inspect(look).await.ok_or_else(stopping)?;
+    if let Some(failure) = misnamed {
+        return Err(failure);
+    }
+    if let Some(harm) = harm
         && force.as_deref() != Some(harm.rule)
     {
         return Err(Failure::new(Kind::Unsafe, "refused", harm.why)
@@ -348,12 +352,15 @@ async fn post_move(
     Json(request): Json<MoveRequest>,
 ) -> Outcome<Json<Done>> {
     let word = request.vip.clone();
-    let find = move |node: &Node, _: Time| node.state().spec.find_vips(&word);
-    let vips = agent.core.inspect(find).await.ok_or_else(stopping)?;
-    let Some((last, others)) = vips.split_last() else {
-        let what = format!("there is no service or VIP {}", request.vip);
-        return Err(Failure::new(Kind::NotFound, what, "").next("nines status   lists them"));
+    let find = move |node: &Node, _: Time| {
+        let spec = &node.state().spec;
+        (spec.find_vips(&word), view::names::not_movable(spec, &word))
     };
+    let (vips, not_movable) = agent.core.inspect(find).await.ok_or_else(stopping)?;
+    if let Some(failure) = not_movable {
+        return Err(failure);
+    }
+    let Some((last, others)) = vips.split_last() else { return Err(stopping()) };
     let to = request.to.clone();
     let look = move |node: &Node, now: Time| view::cannot_take(node, now, &to);
     if let Some(why) = agent.core.inspect(look).await.ok_or_else(stopping)? {

@@ -4,12 +4,12 @@
 
 use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
-use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap::{FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
 use crate::{
     api::client::Client,
-    failure::{EXIT_CODES, Failure, Kind, Outcome},
-    identity,
+    failure::{Failure, Kind, Outcome},
+    identity, output,
 };
 
 mod act;
@@ -17,6 +17,7 @@ mod agent;
 mod config;
 mod doctor;
 mod events;
+mod help;
 mod init;
 mod join;
 mod migrate;
@@ -27,11 +28,18 @@ mod why;
 
 /// High availability and load balancing for Linux.
 ///
-/// First steps:  nines demo            the whole thing on this machine, in a minute
-///               nines init NAME       a new cluster; prints the command for the next machine
-///               nines status          who serves what, who is ready, what is wrong
+/// First steps:
+///   nines demo         a whole cluster on this machine, in a minute
+///   nines init NAME    a new cluster; prints the command for the next machine
+///   nines status       who serves what, who is ready, what is wrong
 #[derive(Parser)]
-#[command(name = "nines", version, disable_help_subcommand = true, max_term_width = 100)]
+#[command(
+    name = "nines",
+    version,
+    disable_help_subcommand = true,
+    max_term_width = 100,
+    verbatim_doc_comment
+)]
 pub struct Cli {
     /// Socket of the agent.
     #[arg(
@@ -117,34 +125,10 @@ enum Commands {
     /// Version, data path and API of this binary and the agent.
     Version,
     /// More help: exit-codes, completions, manual pages, the API.
-    Help(HelpArgs),
+    Help(help::HelpArgs),
     /// Parts of the demo that run inside its hosts.
     #[command(hide = true)]
     DemoPart(crate::demo::PartArgs),
-}
-
-#[derive(Args)]
-struct HelpArgs {
-    #[command(subcommand)]
-    about: Option<About>,
-}
-
-#[derive(Subcommand)]
-enum About {
-    /// What each exit code means.
-    ExitCodes,
-    /// A completion script.
-    Completions {
-        /// For this shell.
-        shell: clap_complete::Shell,
-    },
-    /// Manual pages, into a directory.
-    Man {
-        /// Directory.
-        to: PathBuf,
-    },
-    /// The OpenAPI document.
-    Api,
 }
 
 /// What every command gets.
@@ -203,17 +187,15 @@ pub fn columns(rows: &[Vec<String>]) -> String {
 
 /// JSON of a value, as every `-o json` prints it.
 pub fn print_json(value: &impl serde::Serialize) {
-    println!("{}", serde_json::to_string_pretty(value).expect("plain data"));
+    outln!("{}", serde_json::to_string_pretty(value).expect("plain data"));
 }
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let parsed = help::grammar().try_get_matches().and_then(|m| Cli::from_arg_matches(&m));
+    let cli = match parsed {
         Ok(cli) => cli,
-        Err(e) => {
-            let _ = e.print();
-            return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
-        }
+        Err(e) => return not_run(&e),
     };
     let context = Context { socket: cli.socket, state: cli.state, output: cli.output };
     match run(&context, cli.command) {
@@ -226,7 +208,30 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// A real server has no view of the cluster: who has is named.
+/// The command line is wrong, or asks for help or the version.
+fn not_run(e: &clap::Error) -> ExitCode {
+    let words: Vec<String> = std::env::args().collect();
+    if e.use_stderr() && wants_json(&words) {
+        let text = e.render().to_string();
+        let mut lines = text.lines();
+        let what = lines.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        let why = lines.map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join("; ");
+        let failure = Failure::new(Kind::Usage, what, why).next("nines --help");
+        print_json(&failure.problem());
+    } else {
+        output::ended(e.print());
+    }
+    ExitCode::from(if e.use_stderr() { Kind::Usage.code() } else { 0 })
+}
+
+/// Whether the words ask for JSON, where the grammar could not read them.
+fn wants_json(words: &[String]) -> bool {
+    let pair = |w: &[String]| matches!(w[0].as_str(), "-o" | "--output") && w[1] == "json";
+    let one = |w: &String| matches!(w.as_str(), "-ojson" | "-o=json" | "--output=json");
+    words.windows(2).any(pair) || words.iter().any(one)
+}
+
+/// A real server has no view of the cluster: members that have one are named.
 fn of_real_server(context: &Context, failure: Failure) -> Failure {
     let home = identity::home(&context.state);
     match home.identity() {
@@ -243,19 +248,12 @@ fn of_real_server(context: &Context, failure: Failure) -> Failure {
 
 fn report(context: &Context, failure: &Failure) {
     if context.json() {
-        let next = failure.next.clone();
-        let problem = crate::api::types::Problem {
-            r#type: format!("urn:nines:{}", failure.kind.word()),
-            title: failure.what.clone(),
-            detail: failure.why.clone(),
-            next,
-        };
-        println!("{}", serde_json::to_string(&problem).expect("plain data"));
+        print_json(&failure.clone().problem());
         return;
     }
-    eprintln!("nines: {failure}");
+    errln!("nines: {failure}");
     if let Some(next) = &failure.next {
-        eprintln!("  next: {next}");
+        errln!("  next: {next}");
     }
 }
 
@@ -266,7 +264,12 @@ fn run(context: &Context, command: Commands) -> Outcome<u8> {
         Commands::Events(args) => events::run(context, &args),
         Commands::Metrics => {
             let text = context.client().get_raw("/metrics")?;
-            print!("{}", String::from_utf8_lossy(&text));
+            let text = String::from_utf8_lossy(&text);
+            if context.json() {
+                print_json(&serde_json::json!({ "schema": 1, "text": text }));
+            } else {
+                out!("{text}");
+            }
             Ok(0)
         }
         Commands::Plan(args) => config::plan(context, &args),
@@ -287,35 +290,8 @@ fn run(context: &Context, command: Commands) -> Outcome<u8> {
         Commands::Demo(args) => crate::demo::run(context, &args),
         Commands::DemoPart(args) => crate::demo::part(&args),
         Commands::Version => version::run(context),
-        Commands::Help(args) => help(args),
+        Commands::Help(args) => help::run(context, args),
     }
-}
-
-fn help(args: HelpArgs) -> Outcome<u8> {
-    match args.about {
-        None => {
-            let _ = Cli::command().print_help();
-        }
-        Some(About::ExitCodes) => {
-            for (code, meaning) in EXIT_CODES {
-                println!("{code}  {meaning}");
-            }
-        }
-        Some(About::Completions { shell }) => {
-            clap_complete::generate(shell, &mut Cli::command(), "nines", &mut std::io::stdout());
-        }
-        Some(About::Man { to }) => manual(&to).map_err(|e| {
-            let what = format!("cannot write manual pages to {}", to.display());
-            Failure::new(crate::failure::Kind::Io, what, e)
-        })?,
-        Some(About::Api) => println!("{}", crate::api::openapi()),
-    }
-    Ok(0)
-}
-
-fn manual(to: &std::path::Path) -> std::io::Result<()> {
-    std::fs::create_dir_all(to)?;
-    clap_mangen::generate_to(Cli::command(), to)
 }
 
 #[cfg(test)]
@@ -324,9 +300,25 @@ mod tests {
 
     #[test]
     fn the_grammar_is_sound_and_small() {
-        Cli::command().debug_assert();
-        let shown = Cli::command().get_subcommands().filter(|c| !c.is_hide_set()).count();
+        let shown = help::grammar().get_subcommands().filter(|c| !c.is_hide_set()).count();
         assert!(shown < 60);
+    }
+
+    #[test]
+    fn the_first_steps_have_a_line_each() {
+        let text = help::grammar().render_long_help().to_string();
+        let steps = ["nines demo", "nines init", "nines status"];
+        for line in text.lines() {
+            assert!(steps.iter().filter(|step| line.contains(*step)).count() <= 1, "{line}");
+        }
+    }
+
+    #[test]
+    fn json_is_asked_for_in_every_spelling() {
+        let wants =
+            |line: &str| wants_json(&line.split(' ').map(str::to_owned).collect::<Vec<_>>());
+        assert!(wants("nines -o json bogus") && wants("nines bogus --output=json"));
+        assert!(wants("nines bogus -ojson") && !wants("nines bogus -o table"));
     }
 
     #[test]

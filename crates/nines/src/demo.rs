@@ -27,19 +27,19 @@ pub struct DemoArgs {
     #[arg(long, value_name = "NAME|FILE")]
     script: Option<String>,
     /// Each fault so many times.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     repeat: u32,
     /// Write the config of what is shown to this file, and end.
     #[arg(long, value_name = "FILE")]
     export: Option<PathBuf>,
     /// The same faults on a real keepalived, side by side.
-    #[arg(long, value_name = "PEER")]
+    #[arg(long, value_name = "PEER", value_parser = ["keepalived"])]
     compare: Option<String>,
     /// So many busy loops on this machine meanwhile.
     #[arg(long, default_value_t = 0)]
     busy: u32,
-    /// Packet path of the directors: auto, tc, xdp.
-    #[arg(long, default_value = "auto")]
+    /// Packet path of the directors.
+    #[arg(long, default_value = "auto", value_parser = ["auto", "tc", "xdp"])]
     path: String,
 }
 
@@ -86,9 +86,14 @@ pub fn run(context: &Context, args: &DemoArgs) -> Outcome<u8> {
     if let Some(file) = &args.export {
         std::fs::write(file, stage::CONFIG)
             .map_err(|e| Failure::new(Kind::Io, format!("cannot write {}", file.display()), e))?;
-        println!("wrote {}", file.display());
+        if context.json() {
+            crate::cli::print_json(&serde_json::json!({ "schema": 1, "wrote": file }));
+        } else {
+            outln!("wrote {}", file.display());
+        }
         return Ok(0);
     }
+    let scripts = args.script.as_deref().map(script).transpose()?;
     if !nines_lab::is_root() {
         return Err(Failure::new(
             Kind::Denied,
@@ -111,7 +116,6 @@ pub fn run(context: &Context, args: &DemoArgs) -> Outcome<u8> {
     if let Some(peer) = &args.compare {
         return compare::run(context, peer, args.repeat);
     }
-    let scripts = args.script.as_deref().map(script).transpose()?;
     let stage = Stage::build(&args.path, args.busy)?;
     match scripts {
         Some(names) => faults::unattended(stage, &names, args.repeat, context.json()),
@@ -152,6 +156,10 @@ fn script(word: &str) -> Outcome<Vec<String>> {
     };
     let names = words.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#'));
     let names: Vec<String> = names.map(str::to_owned).collect();
+    if names.is_empty() {
+        return Err(Failure::new(Kind::Usage, format!("{word} names no fault"), "")
+            .next(format!("known: {}", SCRIPTS.join(", "))));
+    }
     match names.iter().find(|n| !known(n)) {
         Some(bad) => Err(Failure::new(Kind::Usage, format!("there is no fault {bad}"), "")
             .next(format!("known: {}", SCRIPTS.join(", ")))),

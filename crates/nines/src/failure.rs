@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::api::types::{FileError, Problem};
+
 /// What kind of failure; each has one exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -97,6 +99,8 @@ pub struct Failure {
     pub why: String,
     /// The next command.
     pub next: Option<String>,
+    /// Errors in a file, one each.
+    pub errors: Vec<FileError>,
 }
 
 /// `Result` of this crate.
@@ -105,7 +109,18 @@ pub type Outcome<T> = Result<T, Failure>;
 impl Failure {
     /// `what` failed because of `why`.
     pub fn new(kind: Kind, what: impl Into<String>, why: impl fmt::Display) -> Self {
-        Self { kind, what: what.into(), why: why.to_string(), next: None }
+        Self { kind, what: what.into(), why: why.to_string(), next: None, errors: Vec::new() }
+    }
+
+    /// As the API and `-o json` say it.
+    pub fn problem(self) -> Problem {
+        Problem {
+            r#type: format!("urn:nines:{}", self.kind.word()),
+            title: self.what,
+            detail: self.why,
+            next: self.next,
+            errors: self.errors,
+        }
     }
 
     /// With the next command.
@@ -129,6 +144,6 @@ impl From<nines_dataplane::Error> for Failure {
     fn from(e: nines_dataplane::Error) -> Self {
         let denied = e.why.contains("os error 1)") || e.why.contains("os error 13)");
         let kind = if denied { Kind::Denied } else { Kind::Io };
-        Self { kind, what: e.what, why: e.why, next: e.next }
+        Self { kind, what: e.what, why: e.why, next: e.next, errors: Vec::new() }
     }
 }

@@ -6,7 +6,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::{BufRead as _, Write as _},
+    io::BufRead as _,
     net::{IpAddr, SocketAddr},
     process::ExitCode,
     time::Duration,
@@ -53,12 +53,11 @@ pub fn run(words: &[String]) -> u8 {
     });
     match done {
         Ok(out) => {
-            // A reader that went away wants no more.
-            let _ = std::io::stdout().write_all(out.as_bytes());
+            out!("{out}");
             0
         }
         Err((why, code)) => {
-            eprintln!("{why}");
+            errln!("{why}");
             code
         }
     }
@@ -358,4 +357,4 @@ fn forward(asked: Forward, addr: SocketAddr, traffic: Traffic) -> Forward {
     if own && same_port { Forward::Local } else { asked }
 }
 
-const HELP: &str = include_str!("ipvsadm/help.txt");
+pub const HELP: &str = include_str!("ipvsadm/help.txt");

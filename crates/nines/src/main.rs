@@ -1,4 +1,8 @@
 //! `nines`: high availability and load balancing for Linux in one binary.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
+#[macro_use]
+mod output;
 
 mod api;
 mod cli;

@@ -175,3 +175,103 @@ fn init_tells_programs_how_others_join() {
     assert_eq!(said["address"], "127.0.0.1", "{said}");
     assert!(said["code"].as_str().is_some_and(|code| code.len() > 20), "{said}");
 }
+
+/// Runs with a stdout that nobody reads.
+fn into_a_closed_pipe(args: &[&str]) -> Output {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let nowhere = std::env::temp_dir().join("nines-test-nowhere");
+    Command::new(env!("CARGO_BIN_EXE_nines"))
+        .args(args)
+        .env("NINES_SOCKET", nowhere.join("sock"))
+        .env("NINES_STATE", nowhere.join("state"))
+        .stdout(writer)
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn a_closed_pipe_ends_every_command_quietly() {
+    use std::os::unix::process::ExitStatusExt as _;
+    for words in [
+        &["--help"][..],
+        &["help", "exit-codes"],
+        &["help", "drain"],
+        &["help", "completions", "zsh"],
+        &["config", "schema"],
+        &["status", "-o", "json"],
+        &["bogus", "-o", "json"],
+        &["ipvsadm", "--help"],
+        &["version"],
+    ] {
+        let out = into_a_closed_pipe(words);
+        assert_eq!(told(&out), "", "{words:?}");
+        assert_eq!(out.status.signal(), Some(13), "{words:?}: {:?}", out.status);
+    }
+}
+
+#[test]
+fn a_result_that_cannot_be_written_is_told() {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let out = Command::new(env!("CARGO_BIN_EXE_nines"))
+        .args(["help", "exit-codes"])
+        .stdout(full)
+        .output()
+        .unwrap();
+    assert_eq!(out.status.code(), Some(9));
+    assert!(told(&out).contains("cannot be written"), "{}", told(&out));
+}
+
+#[test]
+fn json_is_json_whatever_happens() {
+    let good = file("good.toml", "[cluster]\nname = \"w\"\n[nodes]\nlb1 = \"10.0.0.2\"\n");
+    let bad = file("bad.toml", "[cluster]\nname = \"w\"\nnodez = 1\n[nodes]\nlb1 = \"10.0.0\"\n");
+    let (good_path, bad_path) = (good.to_str().unwrap(), bad.to_str().unwrap());
+    for words in [
+        &["config", "check", good_path][..],
+        &["config", "check", bad_path],
+        &["apply", bad_path],
+        &["config", "check", "/no/such/file"],
+        &["bogus"],
+        &["drain", "r1", "--force", "all"],
+        &["drain", "r1", "--until", "soon"],
+        &["help", "exit-codes"],
+        &["help", "drain"],
+        &["version"],
+    ] {
+        let out = nines(&[words, &["-o", "json"]].concat());
+        let text = String::from_utf8_lossy(&out.stdout);
+        let value = serde_json::from_str::<serde_json::Value>(&text);
+        assert!(value.is_ok(), "{words:?}: {text}");
+        assert_eq!(told(&out), "", "{words:?}");
+    }
+    let out = nines(&["-o", "json", "config", "check", bad_path]).stdout;
+    let problem: serde_json::Value = serde_json::from_slice(&out).unwrap();
+    assert_eq!(problem["errors"][0]["line"], 3, "{problem}");
+    assert_eq!(problem["errors"][1]["line"], 5, "{problem}");
+    std::fs::remove_file(good).unwrap();
+    std::fs::remove_file(bad).unwrap();
+}
+
+#[test]
+fn values_that_make_no_sense_are_refused_at_once() {
+    for words in [
+        &["drain", "r1", "--force", "all"][..],
+        &["drain", "r1", "--force", "last-director"],
+        &["standby", "lb1", "--force", "last-server"],
+        &["drain", "r1", "--until", "0s"],
+        &["drain", "r1", "--wait", "0s"],
+        &["demo", "--path", "foo"],
+        &["demo", "--repeat", "0"],
+        &["demo", "--compare", "heartbeat"],
+        &["events", "-n", "0"],
+        &["apply", "--revision", "0", "-"],
+        &["init", "w", "--port", "0"],
+        &["help", "dran"],
+    ] {
+        let out = nines(words);
+        assert_eq!(out.status.code(), Some(2), "{words:?}: {}", told(&out));
+    }
+    assert_eq!(nines(&["demo", "--script", "nosuch"]).status.code(), Some(5));
+    assert!(told(&nines(&["help", "dran"])).contains("did you mean drain?"));
+}

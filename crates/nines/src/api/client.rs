@@ -59,6 +59,7 @@ impl Client<'_> {
             what: problem.title,
             why: problem.detail,
             next: problem.next,
+            errors: problem.errors,
         })
     }
 

@@ -244,6 +244,45 @@ pub struct ConfigText {
     pub text: String,
     /// In force, or expected to be in force; 0 in a request: any.
     pub revision: u64,
+    /// In a request to apply: the person who applies it.
+    #[serde(default)]
+    pub actor: String,
+}
+
+/// `nines apply -o json`: the same fields, whether or not anything changed.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Applied {
+    /// 1.
+    pub schema: u32,
+    /// False: nothing was to change.
+    pub applied: bool,
+    /// Log index; 0: nothing was written.
+    pub index: u64,
+    /// What was done.
+    pub text: String,
+    /// What changed.
+    pub changes: Vec<Change>,
+    /// What is allowed but odd.
+    pub warnings: Vec<String>,
+}
+
+/// `nines config check -o json` of a file without errors.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Checked {
+    /// 1.
+    pub schema: u32,
+    /// The file.
+    pub file: String,
+    /// Nodes in it.
+    pub nodes: usize,
+    /// Services in it.
+    pub services: usize,
+    /// VIPs in it.
+    pub vips: usize,
+    /// None: a file with errors gives a problem instead.
+    pub errors: Vec<FileError>,
+    /// What is allowed but odd.
+    pub warnings: Vec<String>,
 }
 
 /// `POST /v1/plan`
@@ -332,4 +371,30 @@ pub struct Problem {
     pub detail: String,
     /// The next command.
     pub next: Option<String>,
+    /// Errors in a file, one each; empty for other failures.
+    #[serde(default)]
+    pub errors: Vec<FileError>,
+}
+
+/// One error in a file.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct FileError {
+    /// Line, from 1.
+    pub line: usize,
+    /// Column in characters, from 1.
+    pub column: usize,
+    /// What is wrong.
+    pub message: String,
+    /// What to do; empty: the message says it.
+    #[serde(default)]
+    pub help: String,
+}
+
+impl FileError {
+    /// An error where the file's `text` has it.
+    pub fn new(text: &str, found: &nines_model::config::Diagnostic) -> Self {
+        let (line, column) = found.line_col(text);
+        let help = found.help.clone().unwrap_or_default();
+        Self { line, column, message: found.message.clone(), help }
+    }
 }

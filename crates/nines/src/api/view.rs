@@ -21,6 +21,7 @@ use crate::{
 };
 
 mod acts;
+pub mod names;
 mod problems;
 
 /// RFC 3339 in UTC.

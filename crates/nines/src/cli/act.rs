@@ -26,8 +26,8 @@ pub struct SetArgs {
     /// Wait until no connection is left (drain) or no VIP (standby).
     #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "60s")]
     wait: Option<String>,
-    /// Break this safety rule: last-server, last-director.
-    #[arg(long, value_name = "RULE")]
+    /// Break this safety rule.
+    #[arg(long, value_name = "RULE", value_parser = ["last-server", "last-director"])]
     force: Option<String>,
 }
 
@@ -48,23 +48,42 @@ fn now_ms() -> u64 {
     since.map_or(0, |d| d.as_millis() as u64)
 }
 
-fn act(context: &Context, request: &ActRequest) -> Outcome<()> {
-    let done: Done = context.client().post("/v1/act", request)?;
+fn show(context: &Context, done: &Done) {
     if context.json() {
-        super::print_json(&done);
+        super::print_json(done);
     } else {
-        println!("{}", done.text);
+        outln!("{}", done.text);
     }
-    Ok(())
+}
+
+/// A length of time that is not zero.
+fn some_time(option: &str, text: &str) -> Outcome<Millis> {
+    match length(text)? {
+        Millis(0) => Err(Failure::new(Kind::Usage, format!("{option} {text} is no time"), "")
+            .next(format!("{option} 2h"))),
+        time => Ok(time),
+    }
+}
+
+/// A safety rule that the other command has.
+fn foreign_rule(verb: &str, rule: &str) -> Option<Failure> {
+    let own = if verb == "drain" { "last-server" } else { "last-director" };
+    (rule != own).then(|| {
+        let what = format!("nines {verb} has no rule {rule}");
+        Failure::new(Kind::Usage, what, "").next(format!("its only rule is --force={own}"))
+    })
 }
 
 /// `drain` and `standby`
 pub fn set(context: &Context, verb: &str, args: &SetArgs) -> Outcome<u8> {
     let until_ms = match &args.until {
-        Some(text) => now_ms() + length(text)?.0,
+        Some(text) => now_ms() + some_time("--until", text)?.0,
         None => 0,
     };
-    let wait = args.wait.as_deref().map(length).transpose()?;
+    let wait = args.wait.as_deref().map(|text| some_time("--wait", text)).transpose()?;
+    if let Some(failure) = args.force.as_deref().and_then(|rule| foreign_rule(verb, rule)) {
+        return Err(failure);
+    }
     let request = ActRequest {
         verb: verb.into(),
         subjects: args.subjects.clone(),
@@ -73,14 +92,21 @@ pub fn set(context: &Context, verb: &str, args: &SetArgs) -> Outcome<u8> {
         actor: actor(),
         force: args.force.clone(),
     };
-    act(context, &request)?;
-    match wait {
-        Some(limit) => wait_for(context, verb, &args.subjects, limit),
-        None => Ok(0),
+    let done: Done = context.client().post("/v1/act", &request)?;
+    // One JSON object for programs: the result, or what went wrong while it was waited for.
+    if !context.json() {
+        show(context, &done);
     }
+    if let Some(limit) = wait {
+        wait_for(context, verb, &args.subjects, limit)?;
+    }
+    if context.json() {
+        show(context, &done);
+    }
+    Ok(0)
 }
 
-fn wait_for(context: &Context, verb: &str, subjects: &[String], limit: Millis) -> Outcome<u8> {
+fn wait_for(context: &Context, verb: &str, subjects: &[String], limit: Millis) -> Outcome<()> {
     let until = Instant::now() + Duration::from_millis(limit.0);
     loop {
         let status: Status = context.client().get("/v1/status")?;
@@ -105,8 +131,10 @@ fn wait_for(context: &Context, verb: &str, subjects: &[String], limit: Millis) -
             (!holds.is_empty()).then(|| format!("{} still holds VIPs", holds.join(", ")))
         };
         let Some(left) = left else {
-            eprintln!("done");
-            return Ok(0);
+            if !context.json() {
+                errln!("done");
+            }
+            return Ok(());
         };
         if Instant::now() >= until {
             return Err(Failure::new(Kind::TimedOut, format!("{left} after {limit}"), "")
@@ -124,6 +152,6 @@ pub fn unset(context: &Context, verb: &str, args: &UnsetArgs) -> Outcome<u8> {
         actor: actor(),
         ..ActRequest::default()
     };
-    act(context, &request)?;
+    show(context, &context.client().post("/v1/act", &request)?);
     Ok(0)
 }

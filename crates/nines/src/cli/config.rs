@@ -11,7 +11,7 @@ use nines_model::{
 
 use super::Context;
 use crate::{
-    api::types::{ConfigText, Done, Plan},
+    api::types::{Applied, Checked, ConfigText, Done, FileError, Plan, SCHEMA},
     failure::{Failure, Kind, Outcome},
 };
 
@@ -34,7 +34,7 @@ pub struct ApplyArgs {
     #[arg(short, long)]
     yes: bool,
     /// Only if this revision is in force.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     revision: Option<u64>,
 }
 
@@ -70,22 +70,25 @@ fn read(file: &Path) -> Outcome<String> {
     })
 }
 
-/// Reads and checks a file; on errors all of them are printed, with place and line.
-pub fn checked(file: &Path) -> Outcome<(String, Spec)> {
+/// Reads and checks a file. All its errors are told: as text with place and line, as JSON in the
+/// failure.
+pub fn checked(context: &Context, file: &Path) -> Outcome<(String, Spec)> {
     let text = read(file)?;
-    match parse(&text) {
-        Ok(spec) => Ok((text, spec)),
-        Err(found) => {
-            let name = file.display().to_string();
-            for diagnostic in &found {
-                eprintln!("{}", render(&name, &text, diagnostic));
-            }
-            let errors =
-                if found.len() == 1 { "1 error".into() } else { format!("{} errors", found.len()) };
-            Err(Failure::new(Kind::Usage, format!("{errors} in {name}"), "nothing was applied")
-                .next("mend the file, then: nines config check FILE"))
+    let found = match parse(&text) {
+        Ok(spec) => return Ok((text, spec)),
+        Err(found) => found,
+    };
+    let name = file.display().to_string();
+    if !context.json() {
+        for diagnostic in &found {
+            errln!("{}", render(&name, &text, diagnostic));
         }
     }
+    let count = if found.len() == 1 { "1 error".into() } else { format!("{} errors", found.len()) };
+    let errors = found.iter().map(|one| FileError::new(&text, one)).collect();
+    let failure = Failure::new(Kind::Usage, format!("{count} in {name}"), "nothing was applied")
+        .next("mend the file, then: nines config check FILE");
+    Err(Failure { errors, ..failure })
 }
 
 fn render(file: &str, text: &str, diagnostic: &Diagnostic) -> String {
@@ -107,23 +110,23 @@ fn show(plan: &Plan) {
     for change in &plan.changes {
         let felt =
             if change.felt.is_empty() { String::new() } else { format!("   ({})", change.felt) };
-        println!("{} {}: {}{felt}", change.sign, change.subject, change.text);
+        outln!("{} {}: {}{felt}", change.sign, change.subject, change.text);
     }
     for warning in &plan.warnings {
-        eprintln!("note: {warning}");
+        errln!("note: {warning}");
     }
     if plan.changes.is_empty() {
-        println!("Nothing changes (revision {}).", plan.revision);
+        outln!("Nothing changes (revision {}).", plan.revision);
     }
 }
 
 fn ask_for_plan(context: &Context, text: String) -> Outcome<Plan> {
-    context.client().post("/v1/plan", &ConfigText { text, revision: 0 })
+    context.client().post("/v1/plan", &ConfigText { text, ..ConfigText::default() })
 }
 
 /// `nines plan`
 pub fn plan(context: &Context, args: &PlanArgs) -> Outcome<u8> {
-    let (text, _) = checked(&args.file)?;
+    let (text, _) = checked(context, &args.file)?;
     let plan = ask_for_plan(context, text)?;
     if context.json() {
         super::print_json(&plan);
@@ -136,13 +139,13 @@ pub fn plan(context: &Context, args: &PlanArgs) -> Outcome<u8> {
 /// `nines apply`
 pub fn apply(context: &Context, args: &ApplyArgs) -> Outcome<u8> {
     use std::io::IsTerminal as _;
-    let (text, _) = checked(&args.file)?;
+    let (text, _) = checked(context, &args.file)?;
     let plan = ask_for_plan(context, text.clone())?;
     if !context.json() {
         show(&plan);
     }
     if plan.changes.is_empty() && text == context.client().get::<ConfigText>("/v1/config")?.text {
-        return Ok(0);
+        return Ok(applied(context, plan, None));
     }
     let hurts = plan.changes.iter().any(|c| !c.felt.is_empty());
     if hurts && !args.yes {
@@ -150,7 +153,7 @@ pub fn apply(context: &Context, args: &ApplyArgs) -> Outcome<u8> {
             return Err(Failure::new(Kind::Unsafe, "not applied", "clients would feel it")
                 .next("add --yes if that is what you want"));
         }
-        eprint!("Clients would feel this. Apply? [y/N] ");
+        crate::output::remark(format_args!("Clients would feel this. Apply? [y/N] "));
         let mut answer = String::new();
         let _ = std::io::stdin().read_line(&mut answer);
         if !answer.trim().eq_ignore_ascii_case("y") {
@@ -158,13 +161,28 @@ pub fn apply(context: &Context, args: &ApplyArgs) -> Outcome<u8> {
         }
     }
     let revision = args.revision.unwrap_or(plan.revision);
-    let done: Done = context.client().post("/v1/apply", &ConfigText { text, revision })?;
-    if context.json() {
-        super::print_json(&done);
-    } else {
-        println!("{}", done.text);
+    let request = ConfigText { text, revision, actor: super::actor() };
+    let done: Done = context.client().post("/v1/apply", &request)?;
+    if !context.json() {
+        outln!("{}", done.text);
     }
-    Ok(0)
+    Ok(applied(context, plan, Some(done)))
+}
+
+/// The result for programs: the same fields, whether or not anything changed.
+fn applied(context: &Context, plan: Plan, done: Option<Done>) -> u8 {
+    if context.json() {
+        let nothing = || format!("nothing changes (revision {})", plan.revision);
+        super::print_json(&Applied {
+            schema: SCHEMA,
+            applied: done.is_some(),
+            index: done.as_ref().map_or(0, |done| done.index),
+            text: done.map_or_else(nothing, |done| done.text),
+            changes: plan.changes,
+            warnings: plan.warnings,
+        });
+    }
+    0
 }
 
 /// `nines config`
@@ -175,20 +193,32 @@ pub fn run(context: &Context, args: &ConfigArgs) -> Outcome<u8> {
             if context.json() {
                 super::print_json(&config);
             } else {
-                print!("{}", config.text);
+                out!("{}", config.text);
             }
         }
         What::Check { file } => {
-            let (_, spec) = checked(file)?;
-            println!(
-                "{}: {} nodes, {} services, {} VIPs; no errors",
-                file.display(),
-                spec.nodes.len(),
-                spec.services.len(),
-                spec.vips.len()
-            );
+            let (_, spec) = checked(context, file)?;
+            check(context, file, &spec);
         }
-        What::Schema => print!("{}", schema::json()),
+        What::Schema => out!("{}", schema::json()),
     }
     Ok(0)
+}
+
+fn check(context: &Context, file: &Path, spec: &Spec) {
+    let result = Checked {
+        schema: SCHEMA,
+        file: file.display().to_string(),
+        nodes: spec.nodes.len(),
+        services: spec.services.len(),
+        vips: spec.vips.len(),
+        errors: Vec::new(),
+        warnings: Vec::new(),
+    };
+    if context.json() {
+        super::print_json(&result);
+        return;
+    }
+    let Checked { file, nodes, services, vips, .. } = result;
+    outln!("{file}: {nodes} nodes, {services} services, {vips} VIPs; no errors");
 }

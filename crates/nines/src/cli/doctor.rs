@@ -244,15 +244,15 @@ pub fn run(context: &Context) -> Outcome<u8> {
         return Ok(u8::from(bad > 0));
     }
     for Finding { verdict, subject, text, next } in &found {
-        println!("{verdict:<5} {subject}: {text}");
+        outln!("{verdict:<5} {subject}: {text}");
         for line in next {
-            println!("        {line}");
+            outln!("        {line}");
         }
     }
     match bad {
-        0 => println!("Nothing is wrong as seen from here."),
-        1 => println!("1 thing is wrong; the lines under it mend it on the machine named."),
-        n => println!("{n} things are wrong; the lines under each mend it on the machine named."),
+        0 => outln!("Nothing is wrong as seen from here."),
+        1 => outln!("1 thing is wrong; the lines under it mend it on the machine named."),
+        n => outln!("{n} things are wrong; the lines under each mend it on the machine named."),
     }
     Ok(u8::from(bad > 0))
 }

@@ -15,11 +15,19 @@ pub struct EventsArgs {
     #[arg(long)]
     about: Option<String>,
     /// At most so many, the newest.
-    #[arg(short = 'n', long, default_value_t = 50)]
+    #[arg(short = 'n', long, default_value_t = 50, value_parser = at_least_one)]
     limit: usize,
     /// Only the last change of holder, with what led to it.
     #[arg(long)]
     last_failover: bool,
+}
+
+fn at_least_one(word: &str) -> Result<usize, String> {
+    match word.parse() {
+        Ok(0) => Err("0 events are none: write 1 or more".into()),
+        Ok(n) => Ok(n),
+        Err(_) => Err("not a number".into()),
+    }
 }
 
 /// Local time of day, ms.
@@ -54,6 +62,6 @@ pub fn run(context: &Context, args: &EventsArgs) -> Outcome<u8> {
     let row = |e: &Event| {
         vec![clock(e.at_ms), e.kind.clone(), e.text.clone(), e.node.clone(), e.actor.clone()]
     };
-    print!("{}", columns(&events.iter().map(row).collect::<Vec<_>>()));
+    out!("{}", columns(&events.iter().map(row).collect::<Vec<_>>()));
     Ok(0)
 }

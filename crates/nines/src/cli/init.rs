@@ -25,7 +25,7 @@ pub struct InitArgs {
     #[arg(long)]
     address: Vec<IpAddr>,
     /// Port for beats (UDP) and TLS (TCP).
-    #[arg(long, default_value_t = PORT)]
+    #[arg(long, default_value_t = PORT, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
     /// Make the state of every node of this file at once, for tools that place files: below
     /// --state, a directory a node.
@@ -105,7 +105,7 @@ pub fn run(context: &Context, args: &InitArgs) -> Outcome<u8> {
     let (papers, kept) = identity::found(&text, &spec, args.port)?;
     make(&home, &papers[0], &kept)?;
     if !context.json() {
-        println!("{node} is the first node of cluster {name}. Start it:  systemctl start nines");
+        outln!("{node} is the first node of cluster {name}. Start it:  systemctl start nines");
     }
     print_code(context, &home, false)?;
     Ok(0)
@@ -133,13 +133,21 @@ fn make(home: &Home, papers: &identity::Papers, kept: &nines_core::wire::Persist
 }
 
 fn all(context: &Context, file: &std::path::Path, port: u16) -> Outcome<u8> {
-    let (text, spec) = super::config::checked(file)?;
+    let (text, spec) = super::config::checked(context, file)?;
     let (papers, kept) = identity::found(&text, &spec, port)?;
+    let mut made = Vec::new();
     for papers in &papers {
         let home = identity::home(&context.state.join(&papers.identity.me.name));
         fresh(&home)?;
         make(&home, papers, &kept)?;
-        println!("{}", home.0.display());
+        made.push(home.0.display().to_string());
+    }
+    if context.json() {
+        super::print_json(&serde_json::json!({
+            "schema": 1, "cluster": spec.name, "directories": made,
+        }));
+    } else {
+        made.iter().for_each(|directory| outln!("{directory}"));
     }
     Ok(0)
 }
@@ -156,7 +164,7 @@ fn print_code(context: &Context, home: &Home, server: bool) -> Outcome<()> {
     if context.json() {
         let cluster = &papers.identity.cluster;
         let (node, address) = (&me.name, format!("{}{port}", me.addresses[0]));
-        println!(
+        outln!(
             "{}",
             serde_json::json!({
                 "schema": 1, "cluster": cluster, "node": node, "address": address, "code": code,
@@ -167,13 +175,11 @@ fn print_code(context: &Context, home: &Home, server: bool) -> Outcome<()> {
     }
     let command = format!("nines join {}{port} {code}", me.addresses[0]);
     if server {
-        println!("On each real server, within a day:\n  {command} --server");
+        outln!("On each real server, within a day:\n  {command} --server");
         return Ok(());
     }
-    println!("On each other machine, within a day:\n  {command}");
-    println!(
-        "A witness adds --witness. Real servers have a code of their own: nines code --server"
-    );
+    outln!("On each other machine, within a day:\n  {command}");
+    outln!("A witness adds --witness. Real servers have a code of their own: nines code --server");
     Ok(())
 }
 

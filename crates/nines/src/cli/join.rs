@@ -31,7 +31,7 @@ pub struct JoinArgs {
     #[arg(long = "address", id = "own", value_name = "ADDRESS")]
     own: Vec<IpAddr>,
     /// This node's port for beats (UDP) and TLS (TCP).
-    #[arg(long, default_value_t = PORT)]
+    #[arg(long, default_value_t = PORT, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
 }
 
@@ -94,13 +94,13 @@ pub fn run(context: &Context, args: &JoinArgs) -> Outcome<u8> {
     };
     if context.json() {
         let cluster = &papers.identity.cluster;
-        println!(
+        outln!(
             "{}",
             serde_json::json!({ "schema": 1, "cluster": cluster, "node": name, "role": part })
         );
         return Ok(0);
     }
-    println!(
+    outln!(
         "{name} joined cluster {} as {part}. Start it:  systemctl start nines",
         papers.identity.cluster
     );

@@ -34,9 +34,9 @@ pub fn run(context: &Context, args: &MoveArgs) -> Outcome<u8> {
     if context.json() {
         super::print_json(&done);
     } else if args.no_wait {
-        println!("{}", done.text);
+        outln!("{}", done.text);
     } else {
-        println!("{} is on {}", args.vip, args.to);
+        outln!("{} is on {}", args.vip, args.to);
     }
     Ok(0)
 }

@@ -70,7 +70,13 @@ pub fn run(context: &Context, args: &ServerArgs) -> Outcome<u8> {
             }
             let how =
                 if *tunnel { "through tunnels and by direct routing" } else { "by direct routing" };
-            println!("ready to serve {} {how}; undo with: nines server undo", words(vips));
+            let text =
+                format!("ready to serve {} {how}; undo with: nines server undo", words(vips));
+            if context.json() {
+                super::print_json(&serde_json::json!({ "schema": 1, "vips": vips, "text": text }));
+            } else {
+                outln!("{text}");
+            }
         }
         What::Show => show(context)?,
         What::Undo => undo(context)?,
@@ -97,17 +103,17 @@ fn show(context: &Context) -> Outcome<()> {
         }));
         return Ok(());
     }
-    println!("real server {} of cluster {}, config {}", who.me.name, who.cluster, answer.revision);
-    println!("has       {}", words(&answer.vips));
+    outln!("real server {} of cluster {}, config {}", who.me.name, who.cluster, answer.revision);
+    outln!("has       {}", words(&answer.vips));
     if !answer.tunnels.is_empty() {
         let kinds = answer.tunnels.iter().map(|port| match port {
             0 => "ipip gre".to_owned(),
             port => format!("gue:{port}"),
         });
-        println!("unwraps   {}", words(kinds));
+        outln!("unwraps   {}", words(kinds));
     }
     let members = if answer.members.is_empty() { &who.peers } else { &answer.members };
-    println!("asks      {}", words(members.iter().map(|m| &m.name)));
+    outln!("asks      {}", words(members.iter().map(|m| &m.name)));
     Ok(())
 }
 
@@ -136,10 +142,16 @@ fn undo(context: &Context) -> Outcome<()> {
         gone.extend(realserver::undo(&serves)?);
     }
     gone.extend(realserver::undo(&memory(context))?);
-    println!("put back; no longer here: {}", words(gone));
     if server {
         forget(&home)?;
-        println!("this machine is no real server of a cluster any more");
+    }
+    if context.json() {
+        super::print_json(&serde_json::json!({ "schema": 1, "vips": gone, "left": server }));
+        return Ok(());
+    }
+    outln!("put back; no longer here: {}", words(gone));
+    if server {
+        outln!("this machine is no real server of a cluster any more");
     }
     Ok(())
 }

@@ -24,7 +24,7 @@ pub fn run(context: &Context, args: &StatusArgs) -> Outcome<u8> {
     if context.json() {
         super::print_json(&status);
     } else {
-        print!("{}", text(&status, args.wide));
+        out!("{}", text(&status, args.wide));
     }
     Ok(0)
 }

@@ -10,6 +10,7 @@ pub fn run(context: &Context) -> Outcome<u8> {
     let here = status.as_ref().and_then(|s| s.nodes.iter().find(|n| n.name == s.node));
     if context.json() {
         super::print_json(&serde_json::json!({
+            "schema": 1,
             "version": mine,
             "api": 1,
             "abi": nines_abi_version(),
@@ -18,10 +19,10 @@ pub fn run(context: &Context) -> Outcome<u8> {
         }));
         return Ok(0);
     }
-    println!("nines {mine} (API 1, kernel tables {})", nines_abi_version());
+    outln!("nines {mine} (API 1, kernel tables {})", nines_abi_version());
     match here {
-        Some(n) => println!("agent {} as {}, {}", n.version, n.name, n.path),
-        None => println!("no agent answers here"),
+        Some(n) => outln!("agent {} as {}, {}", n.version, n.name, n.path),
+        None => outln!("no agent answers here"),
     }
     Ok(0)
 }

@@ -32,7 +32,7 @@ pub fn run(context: &Context, args: &WhyArgs) -> Outcome<u8> {
         super::print_json(&why);
         return Ok(0);
     }
-    println!("{}\n", why.now);
+    outln!("{}\n", why.now);
     let rows: Vec<Vec<String>> = why
         .chain
         .iter()
@@ -40,12 +40,12 @@ pub fn run(context: &Context, args: &WhyArgs) -> Outcome<u8> {
             vec![format!("  {}", super::events::clock(e.at_ms)), e.text.clone(), e.node.clone()]
         })
         .collect();
-    print!("{}", columns(&rows));
+    out!("{}", columns(&rows));
     for line in &why.not_elsewhere {
-        println!("\nWhy not elsewhere?  {line}");
+        outln!("\nWhy not elsewhere?  {line}");
     }
     if !why.next.is_empty() {
-        println!("What next?          {}", why.next.join("      "));
+        outln!("What next?          {}", why.next.join("      "));
     }
     Ok(0)
 }

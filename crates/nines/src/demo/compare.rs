@@ -65,19 +65,17 @@ pub fn run(context: &Context, peer: &str, repeat: u32) -> Outcome<u8> {
         }
     }
     if !context.json() {
-        println!(
-            "fault          who                outage median / worst   at heal    two masters"
-        );
+        outln!("fault          who                outage median / worst   at heal    two masters");
     }
     for ((i, who), (median, worst, heal, two)) in rows {
         if context.json() {
-            println!(
+            outln!(
                 "{}",
                 serde_json::json!({"fault": FAULTS[i], "who": who, "outage_ms_median": median,
                     "outage_ms_worst": worst, "heal_outage_ms_median": heal, "dual_master_ms_worst": two})
             );
         } else {
-            println!(
+            outln!(
                 "{:<14} {who:<18} {median:>6.0} / {worst:<6.0} ms      {heal:>6.0} ms   {two:>6} ms",
                 FAULTS[i]
             );

@@ -209,12 +209,12 @@ fn round(ms: f64) -> f64 {
 /// Runs faults and prints a line, or a JSON object, for each.
 pub fn unattended(mut stage: Stage, names: &[String], repeat: u32, json: bool) -> Outcome<u8> {
     if !json {
-        println!(
+        outln!(
             "hosts built in {:.0} ms; agents started to first answer in {:.0} ms",
             stage.built.as_secs_f64() * 1e3,
             stage.cold_start.as_secs_f64() * 1e3
         );
-        println!(
+        outln!(
             "fault            outage    longest  ok     failed  held     two masters  active       quorum  heal"
         );
     }
@@ -222,9 +222,9 @@ pub fn unattended(mut stage: Stage, names: &[String], repeat: u32, json: bool) -
         for _ in 0..repeat {
             let r = measure(&mut stage, name)?;
             if json {
-                println!("{}", serde_json::to_string(&r).expect("plain data"));
+                outln!("{}", serde_json::to_string(&r).expect("plain data"));
             } else {
-                println!("{}", line(&r));
+                outln!("{}", line(&r));
             }
         }
     }
@@ -252,8 +252,8 @@ pub fn line(r: &Report) -> String {
 
 /// Without a terminal: three faults, told in plain lines.
 pub fn tour(stage: Stage) -> Outcome<u8> {
-    println!("nines demo: a whole cluster on this machine, in 7 network namespaces.");
-    println!(
+    outln!("nines demo: a whole cluster on this machine, in 7 network namespaces.");
+    outln!(
         "No terminal here, so it shows three faults by itself; --script all shows {}.",
         SCRIPTS.len()
     );

@@ -49,6 +49,22 @@ struct View {
     fault_at: Option<(Instant, bool)>,
     seen_events: Vec<String>,
     shell: bool,
+    picture: Picture,
+}
+
+/// What the picture shows of the stage, as it was when last looked at.
+#[derive(Default)]
+struct Picture {
+    built_ms: f64,
+    cold_start_ms: f64,
+    /// Directors that answer for the VIP.
+    answers: Vec<bool>,
+    /// Nodes and real servers without a running process.
+    dead: Vec<&'static str>,
+    /// Since the newest fault, ms.
+    two_masters_ms: u64,
+    /// Longest time without an answer since the newest fault, ms.
+    longest_wait_ms: f64,
 }
 
 /// Puts the terminal back; also when a signal ends the process.
@@ -59,27 +75,34 @@ pub fn restore() {
 /// Runs until `q`.
 pub fn run(mut stage: Stage) -> Outcome<u8> {
     let mut terminal = ratatui::init();
-    let mut view = View {
-        status: None,
-        requests: VecDeque::new(),
-        latency: VecDeque::new(),
-        ok: 0,
-        failed: 0,
-        p50: 0.0,
-        p99: 0.0,
-        rates: vec![0; SERVERS.len()],
-        story: Vec::new(),
-        broken: Vec::new(),
-        began: Instant::now(),
-        fault_at: None,
-        seen_events: Vec::new(),
-        shell: false,
-    };
+    let mut view = View::new();
     let done = show(&mut terminal, &mut stage, &mut view);
     ratatui::restore();
     done.map_err(|e| Failure::new(Kind::Io, "the terminal cannot be used", e))?;
-    println!("Everything is gone again. The same config:  nines demo --export cluster.toml");
+    outln!("Everything is gone again. The same config:  nines demo --export cluster.toml");
     Ok(0)
+}
+
+impl View {
+    fn new() -> Self {
+        Self {
+            status: None,
+            requests: VecDeque::new(),
+            latency: VecDeque::new(),
+            ok: 0,
+            failed: 0,
+            p50: 0.0,
+            p99: 0.0,
+            rates: vec![0; SERVERS.len()],
+            story: Vec::new(),
+            broken: Vec::new(),
+            began: Instant::now(),
+            fault_at: None,
+            seen_events: Vec::new(),
+            shell: false,
+            picture: Picture::default(),
+        }
+    }
 }
 
 fn show(terminal: &mut DefaultTerminal, stage: &mut Stage, view: &mut View) -> std::io::Result<()> {
@@ -89,7 +112,7 @@ fn show(terminal: &mut DefaultTerminal, stage: &mut Stage, view: &mut View) -> s
             bar_at = Instant::now();
             look(stage, view);
         }
-        terminal.draw(|frame| draw(frame, stage, view))?;
+        terminal.draw(|frame| draw(frame, view))?;
         if !event::poll(Duration::from_millis(50))? {
             continue;
         }
@@ -114,10 +137,15 @@ fn show(terminal: &mut DefaultTerminal, stage: &mut Stage, view: &mut View) -> s
 }
 
 fn shell(stage: &Stage) {
-    println!("A shell in lb1; `exit` comes back. Try: nines status, ip addr, bpftool net");
+    outln!("A shell in lb1; `exit` comes back. Try: nines status, ip addr, bpftool net");
     let mut command = std::process::Command::new("ip");
     command.args(["netns", "exec", &stage.lab.namespace("lb1"), "sh"]);
     command.env("NINES_SOCKET", stage.socket("lb1"));
+    command.env("NINES_STATE", stage.state("lb1"));
+    match stage.programs() {
+        Ok(path) => drop(command.env("PATH", path)),
+        Err(why) => errln!("this shell does not find nines: {why}"),
+    }
     let _ = command.status();
 }
 
@@ -208,7 +236,21 @@ fn look(stage: &mut Stage, view: &mut View) {
     view.ok += good.len();
     view.failed += recent.iter().filter(|s| s.server.is_none()).filter(done).count();
     view.status = stage.active().map(|(_, s)| s).or_else(|| view.status.take());
+    view.picture = picture(stage, view.began);
     tell(stage, view);
+}
+
+fn picture(stage: &Stage, began: Instant) -> Picture {
+    let nodes = NODES.into_iter().filter(|n| stage.agents.get(*n).is_none_or(Option::is_none));
+    let servers = SERVERS.into_iter().filter(|n| stage.servers.get(*n).is_none_or(Option::is_none));
+    Picture {
+        built_ms: stage.built.as_secs_f64() * 1e3,
+        cold_start_ms: stage.cold_start.as_secs_f64() * 1e3,
+        answers: stage.heard.now(),
+        dead: nodes.chain(servers).collect(),
+        two_masters_ms: stage.heard.two_at_once_ms(began),
+        longest_wait_ms: stage.probe.seen(began, Instant::now()).outage_ms,
+    }
 }
 
 fn push(bars: &mut VecDeque<u64>, value: u64) {
@@ -261,13 +303,14 @@ fn state_of<'a>(view: &'a View, node: &str) -> &'a str {
     status.and_then(|s| s.nodes.iter().find(|n| n.name == node)).map_or("?", |n| n.state.as_str())
 }
 
-fn draw(frame: &mut Frame<'_>, stage: &Stage, view: &View) {
-    let [head, picture, curves, keys, story] = Layout::vertical([
+fn draw(frame: &mut Frame<'_>, view: &View) {
+    // 80x24 shows all of it; more lines go to the story.
+    let [head, picture, curves, story, keys] = Layout::vertical([
+        Constraint::Length(3),
+        Constraint::Length(7),
         Constraint::Length(4),
-        Constraint::Length(9),
-        Constraint::Length(5),
-        Constraint::Length(5),
-        Constraint::Min(3),
+        Constraint::Fill(1),
+        Constraint::Length(4),
     ])
     .areas(frame.area());
     let bold = Style::new().add_modifier(Modifier::BOLD);
@@ -276,21 +319,19 @@ fn draw(frame: &mut Frame<'_>, stage: &Stage, view: &View) {
         .as_ref()
         .and_then(|s| s.nodes.iter().find(|n| !n.path.is_empty()))
         .map_or("", |n| n.path.as_str());
+    let Picture { built_ms, cold_start_ms, .. } = view.picture;
+    let title = "nines demo: a whole cluster on this machine, in 7 network namespaces.";
     frame.render_widget(
         Paragraph::new(vec![
-            Line::styled("nines demo: a whole cluster on this machine, in 7 network namespaces.", bold),
+            Line::styled(title, bold),
+            Line::raw("Nothing outside them is touched, everything goes when you press q."),
             Line::raw(format!(
-                "Nothing outside them is touched, everything goes when you press q.   data path: {path}"
-            )),
-            Line::raw(format!(
-                "built in {:.0} ms, VIP answered {:.0} ms after the agents started",
-                stage.built.as_secs_f64() * 1e3,
-                stage.cold_start.as_secs_f64() * 1e3
+                "built in {built_ms:.0} ms, first answer after {cold_start_ms:.0} ms   path: {path}"
             )),
         ]),
         head,
     );
-    frame.render_widget(Paragraph::new(drawing(stage, view)), picture);
+    frame.render_widget(Paragraph::new(drawing(view)), picture);
     curve(frame, curves, view);
     frame.render_widget(
         Paragraph::new(
@@ -301,16 +342,18 @@ fn draw(frame: &mut Frame<'_>, stage: &Stage, view: &View) {
         ),
         keys,
     );
-    let lines: Vec<Line<'_>> = view.story.iter().map(|s| Line::raw(s.as_str())).collect();
+    // The newest lines are those that fit.
+    let from = view.story.len().saturating_sub(usize::from(story.height));
+    let lines: Vec<Line<'_>> = view.story[from..].iter().map(|s| Line::raw(s.as_str())).collect();
     frame.render_widget(Paragraph::new(lines), story);
 }
 
-fn drawing<'a>(stage: &Stage, view: &View) -> Vec<Line<'a>> {
+fn drawing<'a>(view: &View) -> Vec<Line<'a>> {
     let total: u64 = view.rates.iter().sum();
-    let answers = stage.heard.now();
+    let Picture { answers, dead, two_masters_ms, longest_wait_ms, .. } = &view.picture;
     let node = |i: usize| {
         let name = DIRECTORS[i];
-        let dead = stage.agents.get(name).is_none_or(Option::is_none);
+        let dead = dead.contains(&name);
         let here = answers.get(i).copied().unwrap_or(false);
         let (word, colour) = match state_of(view, name) {
             _ if here => ("ACTIVE", Color::Green),
@@ -323,7 +366,7 @@ fn drawing<'a>(stage: &Stage, view: &View) -> Vec<Line<'a>> {
     };
     let (one, two) = (node(0), node(1));
     let server = |i: usize| {
-        let dead = stage.servers.get(SERVERS[i]).is_none_or(Option::is_none);
+        let dead = dead.contains(&SERVERS[i]);
         let word = if dead { "DOWN".into() } else { format!("{:>3} /s", view.rates[i]) };
         format!("│ {}  {word:<7} │", SERVERS[i])
     };
@@ -350,17 +393,23 @@ fn drawing<'a>(stage: &Stage, view: &View) -> Vec<Line<'a>> {
             Span::raw(format!(" │ {}  {}", arrow(two.2), server(2))),
         ]),
         Line::raw("                                     └────────────────┘       └─────────────┘"),
-        Line::raw(format!("     witness wit1 {witness}                                  {quorum}")),
-        Line::raw(""),
         Line::raw(format!(
-            "  requests ok {}  failed {}    latency p50 {:.1} ms  p99 {:.1} ms    two masters {} ms",
+            "     witness wit1 {witness:<8}   {quorum}   two masters {two_masters_ms} ms"
+        )),
+        Line::raw(format!(
+            "  requests ok {}  failed {}   longest wait {}   p50 {:.1} ms  p99 {:.1} ms",
             view.ok,
             view.failed,
+            wait(*longest_wait_ms),
             view.p50,
             view.p99,
-            stage.heard.two_at_once_ms(view.began)
         )),
     ]
+}
+
+/// "0.82 s", "140 ms"
+fn wait(ms: f64) -> String {
+    if ms >= 1_000.0 { format!("{:.2} s", ms / 1e3) } else { format!("{ms:.0} ms") }
 }
 
 fn curve(frame: &mut Frame<'_>, area: Rect, view: &View) {
@@ -375,4 +424,33 @@ fn curve(frame: &mut Frame<'_>, area: Rect, view: &View) {
     frame.render_widget(Sparkline::default().data(&requests).max(240), up);
     let latency = tail(&view.latency, down.width);
     frame.render_widget(Sparkline::default().data(&latency).max(300), down);
+}
+
+#[cfg(test)]
+mod tests {
+    use ratatui::{Terminal, backend::TestBackend};
+
+    use super::*;
+
+    fn screen(view: &View) -> Vec<String> {
+        let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
+        terminal.draw(|frame| draw(frame, view)).unwrap();
+        let buffer = terminal.backend().buffer();
+        let cell = |x, y| buffer[(x, y)].symbol().to_owned();
+        (0..24).map(|y| (0..80).map(|x| cell(x, y)).collect()).collect()
+    }
+
+    #[test]
+    fn a_small_terminal_shows_the_keys_and_the_longest_wait() {
+        let mut view = View::new();
+        view.ok = 1_234_567;
+        view.picture.longest_wait_ms = 1_820.0;
+        view.picture.answers = vec![true, false];
+        view.story = (0..9).map(|i| format!("line {i}")).collect();
+        let screen = screen(&view);
+        let has = |text: &str| screen.iter().any(|line| line.contains(text));
+        assert!(has("q quit") && has("(no client notices)"), "{screen:#?}");
+        assert!(has("longest wait 1.82 s") && has("p99 0.0 ms"), "{screen:#?}");
+        assert!(has("line 8") && has("lb1 ACTIVE"), "the newest line of the story: {screen:#?}");
+    }
 }

@@ -174,6 +174,26 @@ impl Stage {
         self.home.0.join(format!("{node}.sock"))
     }
 
+    /// The state directory of a node.
+    pub fn state(&self, node: &str) -> PathBuf {
+        self.home.0.join(node)
+    }
+
+    /// A search path on which `nines` is this very program, for a shell.
+    pub fn programs(&self) -> Outcome<std::ffi::OsString> {
+        let failed = |e: std::io::Error| Failure::new(Kind::Io, "cannot link this program", e);
+        let folder = self.home.0.join("bin");
+        let link = folder.join("nines");
+        fs::create_dir_all(&folder).map_err(failed)?;
+        if !link.exists() {
+            std::os::unix::fs::symlink(this_binary()?, &link).map_err(failed)?;
+        }
+        let rest = std::env::var_os("PATH").unwrap_or_default();
+        let all = std::iter::once(folder).chain(std::env::split_paths(&rest));
+        std::env::join_paths(all)
+            .map_err(|e| Failure::new(Kind::Io, "cannot extend the search path", e))
+    }
+
     fn command(&self, node: &str) -> Outcome<Command> {
         let mut command = Command::new(this_binary()?);
         command.arg("--socket").arg(self.socket(node)).arg("--state").arg(self.home.0.join(node));

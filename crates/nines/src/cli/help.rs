@@ -1,0 +1,221 @@
+//! `nines help`, and the examples that every `--help` ends with.
+//!
+//! Decides: nothing; texts only. Help works without an agent and without rights.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Command, CommandFactory as _, Subcommand};
+
+use super::{Cli, Context};
+use crate::failure::{EXIT_CODES, Failure, Kind, Outcome};
+
+/// More help.
+#[derive(Args)]
+pub struct HelpArgs {
+    #[command(subcommand)]
+    about: Option<About>,
+    /// A command: `nines help drain` is `nines drain --help`.
+    #[arg(value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+#[derive(Subcommand)]
+enum About {
+    /// What each exit code means.
+    ExitCodes,
+    /// A completion script.
+    Completions {
+        /// For this shell.
+        shell: clap_complete::Shell,
+    },
+    /// Manual pages, into a directory.
+    Man {
+        /// Directory.
+        to: PathBuf,
+    },
+    /// The OpenAPI document.
+    Api,
+}
+
+/// Examples by command, a line each. A test sees that every command has some.
+const EXAMPLES: &[(&str, &str)] = &[
+    ("status", "nines status\nnines status --wide\nnines status -o json"),
+    ("why", "nines why web\nnines why web/r2\nnines why lb1"),
+    ("events", "nines events --about web -n 20\nnines events --last-failover"),
+    ("metrics", "nines metrics"),
+    ("plan", "nines plan cluster.toml\nnines plan --exit-code cluster.toml"),
+    ("apply", "nines apply cluster.toml\nnines apply --yes --revision 12 cluster.toml"),
+    ("drain", "nines drain r2 --until 2h --reason \"new kernel\" --wait\nnines drain web/r2"),
+    ("undrain", "nines undrain r2"),
+    ("standby", "nines standby lb1 --reason \"new memory\" --wait"),
+    ("ready", "nines ready lb1"),
+    ("move", "nines move web --to lb2"),
+    ("init", "nines init web\nnines init web --node lb1 --address 10.0.0.2"),
+    ("code", "nines code\nnines code --server"),
+    ("join", "nines join 10.0.0.2 CODE\nnines join 10.0.0.2 CODE --witness"),
+    ("server", "nines server prepare 10.0.0.100"),
+    (
+        "server prepare",
+        "nines server prepare 10.0.0.100\nnines server prepare 2001:db8::100 --tunnel",
+    ),
+    ("server show", "nines server show"),
+    ("server undo", "nines server undo"),
+    ("doctor", "nines doctor\nnines doctor -o json"),
+    ("config", "nines config check cluster.toml"),
+    ("config show", "nines config show >cluster.toml"),
+    ("config check", "nines config check cluster.toml"),
+    ("config schema", "nines config schema >nines.schema.json"),
+    ("agent", "nines agent --metrics 10.0.0.2:9590"),
+    ("ipvsadm", "nines ipvsadm -Ln"),
+    ("demo", "sudo nines demo\nsudo nines demo --script kill-active --repeat 10"),
+    ("version", "nines version"),
+    ("help", "nines help drain\nnines help exit-codes"),
+    ("help exit-codes", "nines help exit-codes"),
+    ("help completions", "nines help completions bash >/etc/bash_completion.d/nines"),
+    ("help man", "nines help man /usr/local/share/man/man1"),
+    ("help api", "nines help api >openapi.json"),
+];
+
+/// The grammar of the command line, with examples.
+pub fn grammar() -> Command {
+    let with_examples = |command: Command, (path, text): &(&str, &str)| {
+        let title = if text.contains('\n') { "Examples:" } else { "Example:" };
+        let lines: String = text.lines().map(|line| format!("\n  {line}")).collect();
+        let add = |command: Command| command.after_help(format!("{title}{lines}"));
+        match path.split_once(' ') {
+            None => command.mut_subcommand(path, add),
+            Some((outer, inner)) => {
+                command.mut_subcommand(outer, |command| command.mut_subcommand(inner, add))
+            }
+        }
+    };
+    EXAMPLES.iter().fold(Cli::command(), with_examples)
+}
+
+/// Runs `nines help`.
+pub fn run(context: &Context, args: HelpArgs) -> Outcome<u8> {
+    match args.about {
+        None if !args.command.is_empty() => text(context, &of_command(&args.command)?),
+        None => text(context, &grammar().render_long_help().to_string()),
+        Some(About::ExitCodes) => exit_codes(context),
+        Some(About::Completions { shell }) => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut grammar(), "nines", &mut script);
+            out!("{}", String::from_utf8_lossy(&script));
+        }
+        Some(About::Man { to }) => {
+            manual(&to).map_err(|e| {
+                let what = format!("cannot write manual pages to {}", to.display());
+                Failure::new(Kind::Io, what, e).next("name a directory that you may write to")
+            })?;
+            let said = format!("manual pages are in {}", to.display());
+            if context.json() {
+                super::print_json(&serde_json::json!({ "schema": 1, "text": said }));
+            }
+        }
+        Some(About::Api) => outln!("{}", crate::api::openapi()),
+    }
+    Ok(0)
+}
+
+fn text(context: &Context, text: &str) {
+    if context.json() {
+        super::print_json(&serde_json::json!({ "schema": 1, "text": text }));
+    } else {
+        out!("{text}");
+    }
+}
+
+fn exit_codes(context: &Context) {
+    if context.json() {
+        let one =
+            |(code, meaning): &(u8, &str)| serde_json::json!({ "code": code, "meaning": meaning });
+        super::print_json(&EXIT_CODES.iter().map(one).collect::<Vec<_>>());
+        return;
+    }
+    for (code, meaning) in EXIT_CODES {
+        outln!("{code}  {meaning}");
+    }
+}
+
+/// The help of the command that these words name.
+fn of_command(path: &[String]) -> Outcome<String> {
+    if path.first().is_some_and(|word| word == "ipvsadm") {
+        return Ok(crate::ipvsadm::HELP.to_owned());
+    }
+    let mut root = grammar();
+    root.build();
+    let mut command = &mut root;
+    for word in path {
+        let names: Vec<String> =
+            command.get_subcommands().map(|c| c.get_name().to_owned()).collect();
+        if !names.contains(word) {
+            let meant = nines_model::suggest::closest(word, names.iter().map(String::as_str));
+            let what = format!("there is no command {}", path.join(" "));
+            let next = meant.map_or("nines --help   lists the commands".to_owned(), |name| {
+                format!("did you mean {name}?")
+            });
+            return Err(Failure::new(Kind::Usage, what, "").next(next));
+        }
+        command = command.find_subcommand_mut(word).expect("its name was just seen");
+    }
+    Ok(command.render_long_help().to_string())
+}
+
+fn manual(to: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    clap_mangen::generate_to(grammar(), to)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn without_example(command: &Command, path: &str, found: &mut Vec<String>) {
+        for inner in command.get_subcommands().filter(|c| !c.is_hide_set()) {
+            let name = format!("{path} {}", inner.get_name());
+            let example = inner.get_after_help().map(ToString::to_string).unwrap_or_default();
+            if !example.contains(&format!("nines{name}")) {
+                found.push(name.clone());
+            }
+            without_example(inner, &name, found);
+        }
+    }
+
+    #[test]
+    fn every_command_shows_an_example_of_itself() {
+        let mut found = Vec::new();
+        without_example(&grammar(), "", &mut found);
+        assert_eq!(found, Vec::<String>::new());
+        grammar().debug_assert();
+    }
+
+    #[test]
+    fn every_example_is_understood() {
+        for line in EXAMPLES.iter().flat_map(|(_, text)| text.lines()) {
+            let line = line.trim_start_matches("sudo ").split(" >").next().unwrap();
+            // Quoted words are one word for a shell.
+            let mut words = Vec::new();
+            for (i, part) in line.split('"').enumerate() {
+                if i % 2 == 1 {
+                    words.push(part.to_owned());
+                } else {
+                    words.extend(part.split_whitespace().map(str::to_owned));
+                }
+            }
+            if let Err(e) = grammar().try_get_matches_from(&words) {
+                panic!("{line}: {e}");
+            }
+        }
+    }
+
+    #[test]
+    fn help_of_a_command_is_found_by_its_words() {
+        let of =
+            |words: &[&str]| of_command(&words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>());
+        assert!(of(&["drain"]).unwrap().contains("nines drain r2 --until"));
+        assert!(of(&["config", "check"]).unwrap().contains("nines config check cluster.toml"));
+        let refused = of(&["dran"]).unwrap_err();
+        assert_eq!(refused.next.as_deref(), Some("did you mean drain?"));
+    }
+}
