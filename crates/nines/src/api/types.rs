@@ -255,7 +255,7 @@ pub struct Applied {
     /// 1.
     pub schema: u32,
     /// False: nothing was to change.
-    pub applied: bool,
+    pub changed: bool,
     /// Log index; 0: nothing was written.
     pub index: u64,
     /// What was done.

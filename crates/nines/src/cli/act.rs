@@ -14,7 +14,7 @@ use crate::{
 /// Set something, until it is undone.
 #[derive(Args)]
 pub struct SetArgs {
-    /// Real servers ("r2" in every service, "web/r2" in one), or nodes.
+    /// Real servers ("r2" in every service, "web/r2" in one); of standby and ready: nodes.
     #[arg(required = true)]
     subjects: Vec<String>,
     /// Why; shown to everybody.

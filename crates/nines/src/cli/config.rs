@@ -175,7 +175,7 @@ fn applied(context: &Context, plan: Plan, done: Option<Done>) -> u8 {
         let nothing = || format!("nothing changes (revision {})", plan.revision);
         super::print_json(&Applied {
             schema: SCHEMA,
-            applied: done.is_some(),
+            changed: done.is_some(),
             index: done.as_ref().map_or(0, |done| done.index),
             text: done.map_or_else(nothing, |done| done.text),
             changes: plan.changes,
