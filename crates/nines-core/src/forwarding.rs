@@ -36,8 +36,12 @@ pub fn table(
         let mut servers = BTreeMap::new();
         for (server, wanted) in &service.servers {
             let subject = (name.clone(), server.clone());
-            let health = known.get(&subject).copied().unwrap_or(Health::Unknown);
-            let state = match health.state() {
+            let state = match known.get(&subject) {
+                Some(health) => health.state(),
+                None if service.is_checked(wanted) => Health::Unknown.state(),
+                None => ServerState::Up,
+            };
+            let state = match state {
                 _ if drained.contains(&subject) => ServerState::Draining,
                 state => state,
             };
@@ -134,7 +138,8 @@ mod tests {
         let key = |s: &str| ("web".to_owned(), s.to_owned());
         let states = |drained: &[&str], down: &[&str]| {
             let drained = drained.iter().map(|s| key(s)).collect();
-            let known = down.iter().map(|s| (key(s), Health::Down(0))).collect();
+            let mut known: Known = ["a", "b", "s"].map(|s| (key(s), Health::Up(0))).into();
+            known.extend(down.iter().map(|s| (key(s), Health::Down(0))));
             let table = table(&spec, &drained, &known, &[], Vec::new());
             table.services["web"].servers.values().map(|s| s.state).collect::<Vec<_>>()
         };
@@ -147,6 +152,27 @@ mod tests {
     }
 
     #[test]
+    fn a_server_gets_clients_when_its_first_check_has_passed() {
+        let spec = |check: &str| {
+            let text = format!(
+                "[cluster]\nname = \"t\"\n[nodes]\nlb1 = \"10.0.0.2\"\n[service.web]\n\
+                 listen = \"10.0.0.100:80\"\n{check}servers = {{ a = \"10.0.0.11\" }}"
+            );
+            nines_model::config::parse(&text).unwrap()
+        };
+        let state = |check: &str, health: Option<Health>| {
+            let key = ("web".to_owned(), "a".to_owned());
+            let known = health.map(|h| (key, h)).into_iter().collect();
+            let table = table(&spec(check), &BTreeSet::new(), &known, &[], Vec::new());
+            table.services["web"].servers["a"].state
+        };
+        assert_eq!(state("", None), ServerState::Down);
+        assert_eq!(state("", Some(Health::Inherited)), ServerState::Up);
+        assert_eq!(state("", Some(Health::Up(0))), ServerState::Up);
+        assert_eq!(state("check = \"none\"\n", None), ServerState::Up, "nobody asks");
+    }
+
+    #[test]
     fn drain_goes_before_health_and_own_addresses_are_local() {
         let spec = nines_model::config::parse(
             "[cluster]\nname = \"t\"\n[nodes]\nlb1 = \"10.0.0.2\"\nlb2 = \"10.0.0.3\"\n[service.web]\n\
@@ -155,7 +181,8 @@ mod tests {
         )
         .unwrap();
         let key = |s: &str| ("web".to_owned(), s.to_owned());
-        let known = Known::from([(key("b"), Health::Down(0)), (key("c"), Health::Down(0))]);
+        let mut known = Known::from([(key("b"), Health::Down(0)), (key("c"), Health::Down(0))]);
+        known.insert(key("a"), Health::Up(0));
         let own = ["10.0.0.2".parse().unwrap()];
         let table = table(&spec, &[key("c")].into(), &known, &own, Vec::new());
         let servers = &table.services["web"].servers;

@@ -60,8 +60,8 @@ pub struct Node {
     known: forwarding::Known,
     /// Raised when a server's state by its checks changes.
     known_changes: u64,
+    first_results: world::FirstResults,
     world: world::World,
-    checks_since: Option<Time>,
     /// The table the data plane was last asked to hold, and whether its answer is awaited.
     table: Option<ForwardingTable>,
     table_asked: bool,
@@ -151,8 +151,8 @@ impl Node {
             known: BTreeMap::new(),
             with_beat: BTreeMap::new(),
             known_changes: 0,
+            first_results: world::FirstResults::default(),
             world: world::World::default(),
-            checks_since: None,
             table: None,
             table_asked: false,
             table_retry: Time(0),

@@ -3,9 +3,9 @@
 //! Decides: who forwards, by the table; the other one is emptied after. The programs stay on the
 //! interfaces in any case: an address is silent past its deadline whoever forwards.
 
-use std::{fs, io::ErrorKind, path::PathBuf};
+use std::{collections::BTreeSet, fs, io::ErrorKind, net::SocketAddr, path::PathBuf};
 
-use nines_model::{Backend, Counters, ForwardingTable};
+use nines_model::{Backend, Counters, ForwardingTable, ServerState, Traffic};
 
 use crate::{
     DataPlane, Error, Result,
@@ -39,6 +39,22 @@ impl Director {
     pub fn ebpf(&mut self) -> &mut EbpfPlane {
         &mut self.ebpf
     }
+}
+
+/// Servers that get new clients by what an earlier process left in the kernel.
+pub fn serving(ebpf: &mut EbpfPlane) -> BTreeSet<(Traffic, SocketAddr)> {
+    let mut serving = BTreeSet::new();
+    for service in ebpf::reading::table(ebpf.tables().installed()).services.into_values() {
+        let servers = service.servers.into_values();
+        let up = servers.filter(|s| s.state == ServerState::Up && s.weight > 0);
+        serving.extend(up.map(|server| (service.traffic, server.addr)));
+    }
+    if ipvs_carries()
+        && let Ok(held) = IpvsPlane::open().and_then(|mut plane| plane.serving())
+    {
+        serving.extend(held);
+    }
+    serving
 }
 
 /// A directory that is there while IPVS may hold a table of ours in this namespace. It goes where

@@ -4,7 +4,7 @@
 //! taken back. The whole table of the network namespace is ours: what somebody else put there goes.
 //! IPVS does not know the VIP guard; the director's programs keep it ([`crate::director`]).
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fs, net::SocketAddr, path::Path};
 
 use nines_model::{Counters, ForwardingTable, IdleLimits, Traffic};
 
@@ -142,6 +142,16 @@ impl<T: Tables> IpvsPlane<T> {
     /// Over these tables.
     pub fn over(tables: T) -> Self {
         Self { tables, wanted: ForwardingTable::default() }
+    }
+
+    /// Servers that get new clients.
+    pub fn serving(&mut self) -> Result<Vec<(Traffic, SocketAddr)>> {
+        let mut serving = Vec::new();
+        for (traffic, held) in self.tables.list()? {
+            let up = held.dests.into_iter().filter(|dest| dest.weight > 0);
+            serving.extend(up.map(|dest| (traffic, dest.at)));
+        }
+        Ok(serving)
     }
 
     /// Carries out all of them, or, if one fails, none.

@@ -1,5 +1,7 @@
-//! What a daemon asks of its own process: a real-time place on the CPU, locked memory, the kernel's
-//! boot clock.
+//! What a daemon asks of the kernel for itself: a real-time place on the CPU, open files, the boot
+//! clock, and every error of its sockets.
+
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use nines_model::Time;
 
@@ -25,4 +27,37 @@ pub fn run_in_real_time() -> Result<()> {
             .next("give CAP_SYS_NICE; on a busy machine beats may be late"));
     }
     Ok(())
+}
+
+/// Raises the soft limit of open files to the hard one, which needs no right; says how many files
+/// this process may have open from now on. The agent starts no other program that would inherit it.
+pub fn raise_open_files() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a live rlimit that the call fills in.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } < 0 {
+        return 1_024;
+    }
+    let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
+    // SAFETY: `raised` lives through the call, which only reads it.
+    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) } < 0 {
+        return limit.rlim_cur;
+    }
+    raised.rlim_cur
+}
+
+/// Asks the kernel to report every ICMP error of a UDP socket, also "host unreachable", which it
+/// takes for a passing trouble and keeps to itself otherwise (`IP_RECVERR`, ip(7)).
+pub fn hear_unreachable(socket: BorrowedFd<'_>, v6: bool) -> std::io::Result<()> {
+    let (level, option) = if v6 {
+        (libc::IPPROTO_IPV6, libc::IPV6_RECVERR)
+    } else {
+        (libc::IPPROTO_IP, libc::IP_RECVERR)
+    };
+    let on: libc::c_int = 1;
+    let size = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the descriptor is borrowed and `on` lives through the call, which only reads it.
+    let set = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const on).cast(), size)
+    };
+    if set < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
 }

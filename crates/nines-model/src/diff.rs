@@ -201,6 +201,7 @@ fn check_text(check: &Check) -> String {
     let how = match &check.kind {
         CheckKind::None => return "not checked".into(),
         CheckKind::Tcp => "TCP check".to_owned(),
+        CheckKind::Udp => "UDP check (fails on \"port unreachable\")".to_owned(),
         CheckKind::Http { tls, path, host, status, contains } => {
             let scheme = if *tls { "HTTPS" } else { "HTTP" };
             let host = host.as_ref().map_or_else(String::new, |h| format!(" of {h}"));

@@ -401,6 +401,8 @@ pub enum CheckKind {
     None,
     /// A TCP connection can be opened.
     Tcp,
+    /// No "port unreachable" comes back for a datagram.
+    Udp,
     /// GET over HTTP or HTTPS.
     Http {
         /// Over TLS; the certificate is not verified (the server is named by address).

@@ -18,10 +18,13 @@ use std::{
 use nines_core::{
     Config, Event, Node,
     forwarding::{self, Known},
-    wire::Facts,
 };
 use nines_dataplane::{
-    address, detour, director::Director, ebpf, ipvs, process::boot_time, sysctl,
+    address,
+    director::{self, Director},
+    ebpf,
+    process::boot_time,
+    sysctl,
 };
 use nines_model::{ForwardingTable, Role};
 use tokio::signal::unix::{SignalKind, signal};
@@ -36,11 +39,13 @@ use self::{
 use crate::{
     api,
     failure::{Failure, Kind, Outcome},
-    health::Checks,
+    health::{Checks, shortage::Shortages},
     identity::{self, Home, Papers},
 };
 
 pub mod core_thread;
+pub mod descriptors;
+mod facts;
 pub mod flows;
 pub mod logger;
 pub mod peer_port;
@@ -104,6 +109,10 @@ pub struct Agent {
     pub config: tokio::sync::Mutex<Option<Arc<(u64, nines_model::Spec)>>>,
     /// Where it says what happens.
     pub log: Logger,
+    /// How many descriptors there are for what.
+    pub shares: descriptors::Shares,
+    /// What this node was short of lately.
+    pub shortages: Arc<Shortages>,
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) {
@@ -205,7 +214,7 @@ async fn serve_with_socket(
         machine_boot: machine_boot(),
         seeds: papers.identity.peers.iter().map(|p| p.id).collect(),
     };
-    let node = Node::new(config, boot_time(), &kept);
+    let mut node = Node::new(config, boot_time(), &kept);
     let witness = papers.identity.witness;
 
     let sockets = bind(&me)?;
@@ -238,7 +247,8 @@ async fn serve_with_socket(
         let spec = node.newest_config();
         let table = forwarding::table(&spec, &BTreeSet::new(), &Known::new(), &[], Vec::new());
         let sizes = ebpf::Sizes::holding(&table, spec.flows);
-        let (plane, kernel_guard) = ebpf::open(ebpf::object::BYTES, options.hooks, sizes)?;
+        let (mut plane, kernel_guard) = ebpf::open(ebpf::object::BYTES, options.hooks, sizes)?;
+        node.inherit(director::serving(&mut plane));
         ready_kernel()?;
         let (out, into) = plane.exchange()?;
         let told = flows::Flows::start(out, into, log);
@@ -308,7 +318,11 @@ async fn serve_with_socket(
 
     let (flows, log) = (shared_flows, log.clone());
     let config = tokio::sync::Mutex::default();
-    let agent = Agent { core, home, papers, forwarding, shown, flows, revision, config, log };
+    let (shares, shortages) = (descriptors::Shares::of_this_process(), Arc::default());
+    #[rustfmt::skip]
+    let agent = Agent {
+        core, home, papers, forwarding, shown, flows, revision, config, log, shares, shortages,
+    };
     let agent = Arc::new(agent);
     tokio::spawn(api::serve(listener, Arc::clone(&agent)));
     if let Some(listener) = metrics {
@@ -318,7 +332,7 @@ async fn serve_with_socket(
     if agent.flows.is_some() {
         tokio::spawn(flows::ask_all(Arc::clone(&agent)));
     }
-    tokio::spawn(tell_facts(Arc::clone(&agent), Arc::clone(&places)));
+    tokio::spawn(facts::tell(Arc::clone(&agent), Arc::clone(&places)));
     agent.log.line(&format!(
         "nines {} runs as {} in cluster {}",
         env!("CARGO_PKG_VERSION"),
@@ -399,36 +413,6 @@ fn cover(plane: &mut ebpf::EbpfPlane, own: &[std::net::IpAddr], places: &Places)
     notes
 }
 
-/// Tells the core what this machine is, again and again: interfaces come and go.
-async fn tell_facts(agent: Arc<Agent>, places: Places) {
-    let could_have_ipvs = ipvs::can_be();
-    loop {
-        let shown = agent.shown.lock().expect("nobody panics with it").clone();
-        let mut facts = Facts {
-            node: agent.papers.identity.me.name.clone(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            trouble: shown.worst().to_owned(),
-            path: shown.path,
-            next: shown.next,
-            no_ipvs: !could_have_ipvs && !ipvs::is_there(),
-            ..Facts::default()
-        };
-        let vips: Vec<std::net::IpAddr> =
-            places.lock().expect("nobody panics with it").keys().copied().collect();
-        for interface in address::interfaces().unwrap_or_default() {
-            // Nobody else sends from there.
-            let inside = [detour::INNER, detour::OUTER].contains(&interface.name.as_str());
-            if interface.ethernet && !inside {
-                facts.macs.push(interface.mac.to_vec());
-                let subnets = interface.addresses.iter().filter(|(a, _)| !vips.contains(a));
-                facts.subnets.extend(subnets.map(|(a, p)| format!("{a}/{p}")));
-            }
-        }
-        agent.core.event(Event::Facts(facts));
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
-}
-
 async fn until_the_end(
     agent: &Arc<Agent>,
     others: &mut tokio::sync::mpsc::UnboundedReceiver<Work>,
@@ -442,13 +426,15 @@ async fn until_the_end(
     );
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let mut alive = tokio::time::interval(Duration::from_secs(1));
-    let mut checks = Checks::default();
+    let (core, log_of_checks) = (agent.core.clone(), agent.log.clone());
+    let shortages = Arc::clone(&agent.shortages);
+    let mut checks = Checks::new(core, log_of_checks, shortages, agent.shares.checks);
     let mut bulk = peer_port::Bulk::new(Arc::clone(&agent.papers), agent.core.clone());
     let mut stop_at: Option<tokio::time::Instant> = None;
     loop {
         tokio::select! {
             work = others.recv() => match work {
-                Some(Work::Check(tasks)) => checks.set(tasks, &agent.core),
+                Some(Work::Check(tasks)) => checks.set(tasks),
                 Some(Work::Bulk(to, bytes)) => bulk.send(to, bytes),
                 Some(Work::Forward(_)) => agent.core.event(Event::Forwarded(Ok(()))),
                 Some(Work::Restart) => return Ok(End::Replace),

@@ -3,9 +3,12 @@
 //! Decides: when they are made anew. A cluster may have ten thousand services, and hundreds of
 //! beats come in a second, so nothing here is computed unless something it depends on changed.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+};
 
-use nines_model::{ForwardingTable, Millis, Time};
+use nines_model::{ForwardingTable, Millis, Time, Traffic};
 
 use super::Node;
 use crate::{
@@ -33,7 +36,83 @@ pub(super) struct World {
     settled: bool,
 }
 
+/// First results of checks: they come in hundreds, and a table for each would cost more than all.
+#[derive(Default)]
+pub(super) struct FirstResults {
+    /// Servers to which the process before this one sent clients.
+    inherited: BTreeSet<(Traffic, SocketAddr)>,
+    /// Since when the present checks are made.
+    checks_since: Option<Time>,
+    /// Since when some are in no table yet.
+    since: Option<Time>,
+    /// How many checks of the present ones have never ended.
+    missing: usize,
+}
+
 impl Node {
+    /// Servers that get clients by the table that an earlier process left in the kernel: they keep
+    /// them until a check of this process says otherwise.
+    pub fn inherit(&mut self, serving: BTreeSet<(Traffic, SocketAddr)>) {
+        self.first_results.inherited = serving;
+    }
+
+    /// Other checks are to be made: what is known of servers that stay is kept.
+    fn checks_changed(&mut self, now: Time) {
+        let key = |c: &CheckTask| (c.service.clone(), c.server.clone());
+        let before: BTreeMap<_, _> = self.checked.iter().map(|c| (key(c), c.addr)).collect();
+        self.checked.clone_from(&self.world.checks);
+        let present: BTreeMap<_, _> = self.checked.iter().map(|c| (key(c), c.addr)).collect();
+        let count = self.known.len();
+        // At another address it is another server.
+        self.known.retain(|subject, _| {
+            let addr = present.get(subject);
+            addr.is_some() && before.get(subject).is_none_or(|old| Some(old) == addr)
+        });
+        let mut changed = self.known.len() != count;
+        if self.table.is_none() && !self.first_results.inherited.is_empty() {
+            let unknown = present.keys().filter(|subject| !self.known.contains_key(*subject));
+            for subject in unknown.cloned().collect::<Vec<_>>() {
+                let service = &self.state.spec.services[&subject.0];
+                let server = (service.traffic(), service.servers[&subject.1].addr);
+                if self.first_results.inherited.contains(&server) {
+                    self.known.insert(subject, Health::Inherited);
+                    changed = true;
+                }
+            }
+        }
+        let unchecked = |subject: &&(String, String)| {
+            self.known.get(*subject).is_none_or(|health| health.is_unchecked())
+        };
+        self.first_results.missing = present.keys().filter(unchecked).count();
+        if changed {
+            // What is no longer checked is no longer down: the table says otherwise.
+            self.known_changes += 1;
+            self.world = self.compute_world(Causes {
+                known_changes: self.known_changes,
+                ..self.world.causes.clone().unwrap_or_default()
+            });
+        }
+        self.first_results.checks_since = Some(now);
+        self.actions.push(Action::Check(self.checked.clone()));
+    }
+
+    /// The first table waits no longer for first results.
+    fn waited(&self, now: Time) -> bool {
+        self.first_results.checks_since.is_none_or(|since| now.since(since) > Millis(400).ns())
+    }
+
+    /// First results enter the table when the last one is there, or some after a moment: the more
+    /// checks there are, the longer a table takes.
+    fn take_first_results(&mut self, now: Time) {
+        let patience = Millis(20 + self.checked.len() as u64 / 20).ns();
+        let at_once = self.first_results.missing == 0 || (self.table.is_none() && self.waited(now));
+        let over = |since: Time| at_once || now.since(since) >= patience;
+        if self.first_results.since.is_some_and(over) {
+            self.first_results.since = None;
+            self.known_changes += 1;
+        }
+    }
+
     pub(super) fn forwarded(&mut self, now: Time, result: Result<(), String>) {
         self.table_asked = false;
         match result {
@@ -64,9 +143,18 @@ impl Node {
         let before = self.known.get(&subject).copied().unwrap_or(Health::Unknown);
         let after = before.next(outcome.is_ok(), rise, fall);
         self.known.insert(subject, after);
-        self.known_changes += u64::from(before.state() != after.state());
-        let first = before == Health::Unknown;
-        if before.state() == after.state() && !(first && outcome.is_err()) {
+        let changes = before.state() != after.state();
+        let first = before.is_unchecked();
+        if first {
+            self.first_results.missing = self.first_results.missing.saturating_sub(1);
+        }
+        if first && changes {
+            self.first_results.since.get_or_insert(now);
+        } else {
+            self.known_changes += u64::from(changes);
+        }
+        // That a server is up from the first is no news.
+        if if first { outcome.is_ok() } else { !changes } {
             return;
         }
         let (kind, text) = match &outcome {
@@ -99,6 +187,7 @@ impl Node {
 
     /// Asks for what the state wants and has not been asked for.
     pub(super) fn refresh_world(&mut self, now: Time) {
+        self.take_first_results(now);
         let up = self.vips.iter().filter(|(_, v)| v.phase != Phase::Off).map(|(a, _)| *a);
         let causes = Causes {
             applied: self.state.applied,
@@ -117,29 +206,9 @@ impl Node {
             self.actions.push(Action::Cover(self.covered.clone()));
         }
         if self.world.checks != self.checked {
-            self.checked.clone_from(&self.world.checks);
-            let (checked, before) = (&self.checked, self.known.len());
-            self.known.retain(|(service, server), _| {
-                checked.iter().any(|c| c.service == *service && c.server == *server)
-            });
-            if self.known.len() != before {
-                // What is no longer checked is no longer down: the table says otherwise.
-                self.known_changes += 1;
-                self.world = self.compute_world(Causes {
-                    known_changes: self.known_changes,
-                    ..self.world.causes.clone().unwrap_or_default()
-                });
-            }
-            self.checks_since = Some(now);
-            self.actions.push(Action::Check(self.checked.clone()));
+            self.checks_changed(now);
         }
-        let first_results = || {
-            let known =
-                |c: &CheckTask| self.known.contains_key(&(c.service.clone(), c.server.clone()));
-            self.checked.iter().all(known)
-        };
-        let waited = self.checks_since.is_none_or(|since| now.since(since) > Millis(400).ns());
-        let may = self.table.is_some() || waited || first_results();
+        let may = self.table.is_some() || self.waited(now) || self.first_results.missing == 0;
         let asked = self.table.as_ref() == Some(&self.world.table);
         if !self.table_asked && may && now >= self.table_retry && !asked {
             self.table = Some(self.world.table.clone());

@@ -189,8 +189,9 @@ pub const SERVICE: &[Key] = &[
     ),
     key(
         "check",
-        Shape::ChoiceOrTable(&["tcp", "none"], CHECK),
-        "How servers prove that they live. Default \"tcp\".",
+        Shape::ChoiceOrTable(&["tcp", "udp", "none"], CHECK),
+        "How servers prove that they live. Default: \"tcp\"; of a UDP service \"udp\", of an SCTP \
+         service \"none\".",
     ),
 ];
 
@@ -226,9 +227,15 @@ pub const CHECK: &[Key] = &[
     key("http", Shape::Text, "GET this path over HTTP."),
     key("https", Shape::Text, "GET this path over TLS (certificate not verified)."),
     key("host", Shape::Text, "Host header. Default: the VIP."),
-    key("status", Shape::Number(100, 599), "Wanted status. Default 200."),
+    key("status", Shape::Number(200, 599), "Wanted status. Default 200."),
     key("contains", Shape::Text, "Text the body must contain."),
     key("port", Shape::Number(1, 65_535), "Port asked. Default: the server's."),
+    key(
+        "proto",
+        Shape::Choice(&["tcp", "udp"]),
+        "tcp: a connection must open. udp: no \"port unreachable\" comes back for an empty \
+         datagram. Default: the service's own.",
+    ),
     key("every", Shape::Duration, "Pause between tries. Default \"2s\"."),
     key("timeout", Shape::Duration, "A slower try has failed. Default \"1s\", at most every."),
     key(

@@ -103,7 +103,7 @@ fn service(r: &mut Reader, table: &Table<'_>) -> Option<(ServiceSpec, std::ops::
     let cookies = listen.and_then(|l| clients::cookies(r, table, l));
     let mark = listen.and_then(|l| mark(r, table, l));
     let sources = listen.map(|l| clients::sources(r, table, l)).unwrap_or_default();
-    let check = check(r, table);
+    let check = check(r, table, listen.map_or(Proto::Tcp, |l| l.proto));
     let servers_value = r.required(table, "servers");
     let (listen, forward, scheduler) = (listen?, tunnel.of(forward?), scheduler?);
     if check.forwarded && listen.proto != Proto::Tcp {

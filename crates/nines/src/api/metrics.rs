@@ -5,6 +5,8 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
+use nines_model::shown::clean;
+
 use super::types::{ServerStatus, ServiceStatus, Status};
 
 /// Content type of the format.
@@ -17,7 +19,7 @@ struct Page {
 
 /// `{a="b",c="d"}`; nothing without labels.
 fn labels(of: &[(&str, &str)]) -> String {
-    let escaped = |v: &str| v.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+    let escaped = |v: &str| clean(v).replace('\\', "\\\\").replace('"', "\\\"");
     let one = |(name, value): &(&str, &str)| format!("{name}=\"{}\"", escaped(value));
     let all: Vec<String> = of.iter().map(one).collect();
     if all.is_empty() { String::new() } else { format!("{{{}}}", all.join(",")) }
@@ -123,7 +125,8 @@ fn per_node(page: &mut Page, status: &Status) {
         page.sample("nines_beat_rtt_seconds", &[("peer", &n.name)], n.rtt_us as f64 / 1e6);
     }
     page.family("nines_links_up", "gauge", "Links on which the node is heard.");
-    for n in &status.nodes {
+    // A node is not its own peer: an alert on "no links" would never end.
+    for n in status.nodes.iter().filter(|n| n.name != status.node) {
         page.sample("nines_links_up", &[("peer", &n.name)], n.links_up);
     }
 }
@@ -164,7 +167,7 @@ pub fn text(status: &Status, lag: &BTreeMap<String, Duration>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::types::NodeStatus, *};
 
     #[test]
     fn every_sample_belongs_to_the_family_before_it_and_labels_are_escaped() {
@@ -174,7 +177,13 @@ mod tests {
             servers: vec![ServerStatus { name: "r\\1".into(), ..ServerStatus::default() }],
             ..ServiceStatus::default()
         };
-        let status = Status { services: vec![service], ..Status::default() };
+        let node = |name: &str| NodeStatus { name: name.into(), ..NodeStatus::default() };
+        let status = Status {
+            node: "lb1".into(),
+            nodes: vec![node("lb1"), node("lb2\u{1b}[2J\n")],
+            services: vec![service],
+            ..Status::default()
+        };
         let lag = BTreeMap::from([("lb2".to_owned(), Duration::from_millis(40))]);
         let text = text(&status, &lag);
         let mut family = String::new();
@@ -191,6 +200,8 @@ mod tests {
             text.contains("nines_server_up{service=\"we\\\"b\",server=\"r\\\\1\"} 1"),
             "{text}"
         );
+        assert!(!text.contains("nines_links_up{peer=\"lb1\"}"), "a node is not its own peer");
+        assert!(text.contains("nines_links_up{peer=\"lb2\\\\u{1b}[2J\\\\n\"} 0"), "{text}");
         assert!(text.contains("nines_flow_sync_lag_seconds{peer=\"lb2\"} 0.04"));
     }
 }

@@ -268,6 +268,7 @@ fn services(state: &State) -> Vec<ServiceStatus> {
         let check = match &service.check.kind {
             nines_model::CheckKind::None => "none".into(),
             nines_model::CheckKind::Tcp => format!("tcp {}", service.check.every),
+            nines_model::CheckKind::Udp => format!("udp {}", service.check.every),
             nines_model::CheckKind::Http { tls, path, .. } => {
                 format!("{} {path} {}", if *tls { "https" } else { "http" }, service.check.every)
             }

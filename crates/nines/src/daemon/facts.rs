@@ -1,0 +1,46 @@
+//! What this machine tells the cluster of itself.
+//!
+//! Decides: which of its troubles people hear of first: what keeps it from forwarding, then what it
+//! is short of.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use nines_core::{Event, wire::Facts};
+use nines_dataplane::{address, detour, ipvs};
+
+use super::{Agent, worker::Places};
+
+/// Tells the core what this machine is, again and again: interfaces come and go.
+pub async fn tell(agent: Arc<Agent>, places: Places) {
+    let could_have_ipvs = ipvs::can_be();
+    loop {
+        let shown = agent.shown.lock().expect("nobody panics with it").clone();
+        let own = agent.shortages.shown(std::time::Instant::now());
+        let (trouble, next) = match own.filter(|_| shown.worst().is_empty()) {
+            Some((why, next)) => (why, next.to_owned()),
+            None => (shown.worst().to_owned(), shown.next.clone()),
+        };
+        let mut facts = Facts {
+            node: agent.papers.identity.me.name.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            trouble,
+            path: shown.path,
+            next,
+            no_ipvs: !could_have_ipvs && !ipvs::is_there(),
+            ..Facts::default()
+        };
+        let vips: Vec<IpAddr> =
+            places.lock().expect("nobody panics with it").keys().copied().collect();
+        for interface in address::interfaces().unwrap_or_default() {
+            // Nobody else sends from there.
+            let inside = [detour::INNER, detour::OUTER].contains(&interface.name.as_str());
+            if interface.ethernet && !inside {
+                facts.macs.push(interface.mac.to_vec());
+                let subnets = interface.addresses.iter().filter(|(a, _)| !vips.contains(a));
+                facts.subnets.extend(subnets.map(|(a, p)| format!("{a}/{p}")));
+            }
+        }
+        agent.core.event(Event::Facts(facts));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
