@@ -4,6 +4,7 @@ use std::{os::unix::process::CommandExt as _, path::PathBuf, process::Command};
 
 mod bench;
 mod bpf;
+mod package;
 mod tidy;
 
 /// The root of the repository.
@@ -21,19 +22,48 @@ fn release() -> PathBuf {
 /// Set where it is one already.
 const RELEASE: &str = "NINES_XTASK_RELEASE";
 
-/// This chore by a release build, of nines too; returns only why there is none.
-fn as_release(words: &[&str]) -> String {
+/// Builds nines and the chores for release.
+fn build_release() -> Result<(), String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let build = ["build", "--quiet", "--release", "--package", "nines", "--package", "xtask"];
-    let built = Command::new(cargo).args(build).current_dir(root()).status();
-    match built {
-        Ok(status) if status.success() => {}
-        Ok(status) => return format!("cargo build --release, {status}: see above"),
-        Err(why) => return format!("cargo build --release: {why}"),
+    match Command::new(cargo).args(build).current_dir(root()).status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("cargo build --release, {status}: see above")),
+        Err(why) => Err(format!("cargo build --release: {why}")),
+    }
+}
+
+/// This chore by a release build, of nines too; returns only why there is none.
+fn as_release(words: &[&str]) -> String {
+    if let Err(why) = build_release() {
+        return why;
     }
     let xtask = release().join("xtask");
     let why = Command::new(&xtask).args(words).env(RELEASE, "1").exec();
     format!("{}: {why}", xtask.display())
+}
+
+/// Packs a release build, or the binary that is named.
+fn package(options: &[&str]) -> Result<(), String> {
+    let (mut binary, mut out) = (None, release().with_file_name("debian"));
+    let mut version = env!("CARGO_PKG_VERSION").to_owned();
+    for pair in options.chunks(2) {
+        match pair {
+            ["--binary", file] => binary = Some(PathBuf::from(file)),
+            ["--out", folder] => out = PathBuf::from(folder),
+            ["--version", other] => (*other).clone_into(&mut version),
+            other => return Err(format!("{other:?} is not an option of package")),
+        }
+    }
+    let binary = match binary {
+        Some(binary) => binary,
+        None => {
+            build_release()?;
+            release().join("nines")
+        }
+    };
+    println!("{}", package::build(&root(), &binary, &out, &version)?.display());
+    Ok(())
 }
 
 fn main() {
@@ -46,13 +76,15 @@ fn main() {
             wrong if wrong.is_empty() => Ok(()),
             wrong => Err(wrong.join("\n")),
         },
+        ["package", ref options @ ..] => package(options),
         // What is measured is what people run.
         ["bench", ..] if std::env::var_os(RELEASE).is_none() => Err(as_release(&words)),
         ["bench", "http", ..] => bench::http::http(words.contains(&"json")),
         ["bench", "dataplane", ..] => bench::dataplane::dataplane(&words),
         ["bench", "tables", ..] => bench::tables::tables(words.contains(&"json")),
         _ => Err(
-            "usage: cargo xtask bpf [--out FILE] | tidy | bench http|dataplane|tables [-o json]"
+            "usage: cargo xtask bpf [--out FILE] | tidy | bench http|dataplane|tables [-o json]\n\
+             \x20      cargo xtask package [--binary FILE] [--out DIR] [--version VERSION]"
                 .into(),
         ),
     };

@@ -22,7 +22,7 @@ use nines_model::{Counters, ForwardingTable};
 use self::hook::Hook;
 pub use self::{
     exchange::{FlowsIn, FlowsOut},
-    guard::{EbpfGuard, deadline_of},
+    guard::{EbpfGuard, deadline_of, release_all},
     hook::Hooks,
     reading::{Claim, claim},
     sizes::Sizes,

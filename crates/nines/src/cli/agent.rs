@@ -1,12 +1,14 @@
 //! `nines agent`
 
+use std::time::Duration;
+
 use clap::{Args, ValueEnum};
-use nines_dataplane::ebpf::Hooks;
+use nines_dataplane::ebpf::{self, Hooks};
 
 use super::Context;
 use crate::{
     daemon::{self, Options},
-    failure::Outcome,
+    failure::{Failure, Kind, Outcome},
 };
 
 /// Run the agent.
@@ -18,6 +20,10 @@ pub struct AgentArgs {
     /// Also answer `GET /metrics` (Prometheus) there, ADDRESS:PORT; the API's socket always does.
     #[arg(long, env = "NINES_METRICS", hide_env = true)]
     metrics: Option<std::net::SocketAddr>,
+    /// Run nothing: remove the director's programs and tables from this machine's kernel. They
+    /// outlive the agent, and drop packets for VIPs whose lease has ended, whoever configured them.
+    #[arg(long, conflicts_with_all = ["path", "metrics"])]
+    remove_programs: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -32,6 +38,9 @@ enum Path {
 
 /// Runs it.
 pub fn run(context: &Context, args: &AgentArgs) -> Outcome<u8> {
+    if args.remove_programs {
+        return remove_programs();
+    }
     let hooks = match args.path {
         Path::Auto => Hooks::Auto,
         Path::Tc => Hooks::Tc,
@@ -39,5 +48,16 @@ pub fn run(context: &Context, args: &AgentArgs) -> Outcome<u8> {
     };
     let (state, socket) = (context.state.clone(), context.socket.clone());
     daemon::run(&Options { state, socket, hooks, metrics: args.metrics })?;
+    Ok(0)
+}
+
+fn remove_programs() -> Outcome<u8> {
+    let Some(_claim) = ebpf::claim(Duration::from_secs(5))? else {
+        let why = "an agent or ipvsadm of this machine is using them";
+        return Err(Failure::new(Kind::Unsafe, "programs and tables stay", why)
+            .next("systemctl stop nines"));
+    };
+    ebpf::release_all()?;
+    ebpf::remove_pins()?;
     Ok(0)
 }
