@@ -52,6 +52,7 @@ pub mod peer_port;
 pub mod real_server;
 pub mod seal;
 pub mod serves;
+mod session;
 pub mod store;
 mod worker;
 pub use self::worker::ForwardWork as ForwardQuestion;

@@ -260,6 +260,7 @@ impl CoreThread {
         let state = self.node.state();
         if state.revision != self.revision {
             self.revision = state.revision;
+            self.seals.set_beat(state.spec.timing.beat);
             (self.configured)(&self.node);
         }
         if state.membership != self.membership {
@@ -304,11 +305,12 @@ impl CoreThread {
     /// Over every link: a peer hears one of them.
     fn send(&mut self, to: u64, bytes: &[u8]) {
         let Some(addresses) = self.peers.get(&to) else { return };
+        let now = boot_time();
         for (link, socket) in self.sockets.iter().enumerate() {
             let Some(address) = addresses.get(link.min(addresses.len().saturating_sub(1))) else {
                 continue;
             };
-            let sealed = self.seals.seal(to, link as u8, bytes);
+            let sealed = self.seals.seal(now, to, link as u8, bytes);
             // A full buffer or a link that is down is a lost packet.
             let _ = socket.send_to(&sealed, *address);
         }

@@ -1,45 +1,36 @@
 //! Seals datagrams: authenticated, encrypted, fresh.
 //!
 //! ```text
-//! "N9" | version 1 | link | sender u16 | salt 16 | sequence u64 | sealed { echo 8 | frame } | tag
+//! "N9" | version 2 | link | sender u16 | salt 16 | sequence u64
+//!      | sealed { challenge 8 | echo 8 | echo 8 | frame } | tag
 //! ```
 //! Each life of a node has a random salt; its key is HKDF-SHA256(cluster key, salt), its nonce is
-//! (link, sequence): never used twice. `echo` is the beginning of the receiver's salt: only a
-//! packet made for this very life of the receiver counts, so an old recording never does (S28).
-//! ChaCha20-Poly1305, RFC 8439.
+//! (link, sequence): never used twice. Only a datagram that echoes a challenge which this very life
+//! of the receiver told a moment ago counts, so a recording never does (S28); `session.rs` has the
+//! rule. ChaCha20-Poly1305, RFC 8439.
 //!
 //! Decides: what is authentic and fresh. Memory per peer is constant.
 
-use std::collections::BTreeMap;
+use nines_model::{Millis, Time};
+use ring::{aead, hkdf, hmac};
 
-use nines_model::Time;
-use ring::{aead, hkdf};
+use super::session::{Challenge, Heard, Salt, Session, Sessions};
 
-const MAGIC: [u8; 3] = [b'N', b'9', 1];
+const MAGIC: [u8; 3] = [b'N', b'9', 2];
 const HEADER: usize = 30;
+/// A challenge and two echoes.
+const WORDS: usize = 24;
 /// Sealing adds so many bytes.
-pub const OVERHEAD: usize = HEADER + 8 + 16;
-/// A peer's new life is believed when its old one has been silent for so long, ns.
-const NEW_LIFE_AFTER_NS: u64 = 50_000_000;
-
-struct PeerSeal {
-    salt: [u8; 16],
-    key: aead::LessSafeKey,
-    /// Newest sequence by link.
-    newest: BTreeMap<u8, u64>,
-    live_at: Time,
-    /// It has shown that it lives now.
-    confirmed: bool,
-}
+pub const OVERHEAD: usize = HEADER + WORDS + 16;
 
 /// Keys of this node and its peers.
 pub struct Seals {
     cluster: hkdf::Prk,
     me: u16,
-    salt: [u8; 16],
+    salt: Salt,
     key: aead::LessSafeKey,
     sequence: u64,
-    peers: BTreeMap<u64, PeerSeal>,
+    sessions: Sessions,
 }
 
 /// What a datagram was.
@@ -47,8 +38,8 @@ pub struct Seals {
 pub enum Opened {
     /// From this node, over this of its links.
     Frame(u64, Vec<u8>),
-    /// Authentic, but made for no or another life of ours: answer with anything, so that the
-    /// sender learns our salt.
+    /// Authentic, but without proof that it was made a moment ago: answer with anything, so that
+    /// the sender hears our challenge.
     Greeting(u64),
     /// Forged, replayed, damaged or of another cluster.
     Nothing,
@@ -62,13 +53,18 @@ impl hkdf::KeyType for KeyLength {
     }
 }
 
-fn derive(cluster: &hkdf::Prk, salt: &[u8; 16]) -> aead::LessSafeKey {
+fn expand(cluster: &hkdf::Prk, what: &[u8], salt: &Salt) -> [u8; 32] {
     let mut key = [0; 32];
-    let info = [b"nines beat".as_slice(), salt.as_slice()];
+    let info = [what, salt.as_slice()];
     cluster
         .expand(&info, KeyLength)
         .and_then(|okm| okm.fill(&mut key))
         .expect("32 bytes are few for HKDF");
+    key
+}
+
+fn derive(cluster: &hkdf::Prk, salt: &Salt) -> aead::LessSafeKey {
+    let key = expand(cluster, b"nines beat", salt);
     aead::LessSafeKey::new(
         aead::UnboundKey::new(&aead::CHACHA20_POLY1305, &key).expect("the key has 32 bytes"),
     )
@@ -83,14 +79,21 @@ fn nonce(link: u8, sequence: u64) -> aead::Nonce {
 
 impl Seals {
     /// Keys of a new life.
-    pub fn new(cluster_key: &[u8], me: u64, salt: [u8; 16]) -> Self {
+    pub fn new(cluster_key: &[u8], me: u64, salt: Salt) -> Self {
         let cluster = hkdf::Salt::new(hkdf::HKDF_SHA256, b"nines").extract(cluster_key);
         let key = derive(&cluster, &salt);
-        Self { cluster, me: me as u16, salt, key, sequence: 0, peers: BTreeMap::new() }
+        let maker = expand(&cluster, b"nines challenge", &salt);
+        let sessions = Sessions::new(hmac::Key::new(hmac::HMAC_SHA256, &maker), salt);
+        Self { cluster, me: me as u16, salt, key, sequence: 0, sessions }
+    }
+
+    /// How far apart this node's beats are: peers cannot echo a newer challenge than the last one.
+    pub fn set_beat(&mut self, beat: Millis) {
+        self.sessions.set_beat(beat);
     }
 
     /// Seals a frame for a peer on one of our links.
-    pub fn seal(&mut self, to: u64, link: u8, frame: &[u8]) -> Vec<u8> {
+    pub fn seal(&mut self, now: Time, to: u64, link: u8, frame: &[u8]) -> Vec<u8> {
         self.sequence += 1;
         let mut out = Vec::with_capacity(frame.len() + OVERHEAD);
         out.extend(MAGIC);
@@ -98,11 +101,8 @@ impl Seals {
         out.extend(self.me.to_be_bytes());
         out.extend(self.salt);
         out.extend(self.sequence.to_be_bytes());
-        let echo = self
-            .peers
-            .get(&to)
-            .map_or([0; 8], |p| p.salt[..8].try_into().expect("a salt has 16 bytes"));
-        let mut body = echo.to_vec();
+        let mut body = self.sessions.challenge(now).to_vec();
+        body.extend(self.sessions.echoes(to).concat());
         body.extend(frame);
         let aad = aead::Aad::from(out.clone());
         self.key
@@ -122,55 +122,29 @@ impl Seals {
         }
         let link = header[3];
         let from = u64::from(u16::from_be_bytes([header[4], header[5]]));
-        let salt: [u8; 16] = header[6..22].try_into().expect("sliced");
+        let salt: Salt = header[6..22].try_into().expect("sliced");
         let sequence = u64::from_be_bytes(header[22..30].try_into().expect("sliced"));
         if from == u64::from(self.me) {
             return Opened::Nothing;
         }
-        let known = self.peers.get(&from).filter(|p| p.salt == salt);
-        if known.is_some_and(|p| p.newest.get(&link).is_some_and(|newest| sequence <= *newest)) {
+        let known = self.sessions.known(from, &salt);
+        if known.is_some_and(|session| session.has(link, sequence)) {
             return Opened::Nothing;
         }
-        let fresh_key;
-        let key = match known {
-            Some(peer) => &peer.key,
-            None => {
-                fresh_key = derive(&self.cluster, &salt);
-                &fresh_key
-            }
-        };
+        let fresh = known.is_none().then(|| Session::new(salt, derive(&self.cluster, &salt)));
+        let Some(key) = known.or(fresh.as_ref()).map(|s| &s.key) else { return Opened::Nothing };
         let mut body = sealed.to_vec();
         let aad = aead::Aad::from(header);
         let Ok(plain) = key.open_in_place(nonce(link, sequence), aad, &mut body) else {
             return Opened::Nothing;
         };
-        let Some((echo, frame)) = plain.split_at_checked(8) else { return Opened::Nothing };
-        let live = echo == &self.salt[..8];
-        let frame = frame.to_vec();
-        self.note(now, from, link, salt, sequence, live);
-        if !live {
-            return Opened::Greeting(from);
-        }
-        Opened::Frame(from, frame)
-    }
-
-    fn note(&mut self, now: Time, from: u64, link: u8, salt: [u8; 16], sequence: u64, live: bool) {
-        let known = self.peers.get(&from).is_some_and(|p| p.salt == salt);
-        let replaceable = self
-            .peers
-            .get(&from)
-            .is_none_or(|p| live || !p.confirmed || now.since(p.live_at) > NEW_LIFE_AFTER_NS);
-        if !known && replaceable {
-            let key = derive(&self.cluster, &salt);
-            let (newest, live_at) = (BTreeMap::new(), now);
-            self.peers.insert(from, PeerSeal { salt, key, newest, live_at, confirmed: live });
-        }
-        if let Some(peer) = self.peers.get_mut(&from).filter(|p| p.salt == salt) {
-            peer.newest.insert(link, sequence);
-            if live {
-                peer.confirmed = true;
-                peer.live_at = now;
-            }
+        let Some((words, frame)) = plain.split_at_checked(WORDS) else { return Opened::Nothing };
+        let word = |at: usize| -> Challenge { words[at..at + 8].try_into().expect("sliced") };
+        let heard = Heard { link, sequence, told: word(0), echoes: [word(8), word(16)] };
+        if self.sessions.hear(now, from, &salt, &heard, fresh) {
+            Opened::Frame(from, frame.to_vec())
+        } else {
+            Opened::Greeting(from)
         }
     }
 }
@@ -182,17 +156,46 @@ mod tests {
     const KEY: &[u8] = b"a cluster key of 32 bytes length";
     const T: Time = Time(1_000_000_000);
 
+    fn life(id: u64, salt: u8) -> Seals {
+        Seals::new(KEY, id, [salt; 16])
+    }
+
+    /// `to` hears one datagram of `from`.
+    fn say(now: Time, from: &mut Seals, to: &mut Seals) -> Opened {
+        let sealed = from.seal(now, u64::from(to.me), 0, b"beat");
+        to.open(now, &sealed)
+    }
+
+    fn beat(from: u64) -> Opened {
+        Opened::Frame(from, b"beat".to_vec())
+    }
+
+    /// Two that have heard each other.
+    fn meet(now: Time, a: &mut Seals, b: &mut Seals) {
+        let mut heard = false;
+        for _ in 0..6 {
+            heard |= say(now, a, b) == beat(u64::from(a.me));
+            if say(now, b, a) == beat(u64::from(b.me)) && heard {
+                return;
+            }
+        }
+        panic!("they do not hear each other");
+    }
+
     fn pair() -> (Seals, Seals) {
-        let (mut a, mut b) = (Seals::new(KEY, 1, [1; 16]), Seals::new(KEY, 2, [2; 16]));
-        assert_eq!(b.open(T, &a.seal(2, 0, b"")), Opened::Greeting(1));
-        assert_eq!(a.open(T, &b.seal(1, 0, b"x")), Opened::Frame(2, b"x".to_vec()));
+        let (mut a, mut b) = (life(1, 1), life(2, 2));
+        meet(T, &mut a, &mut b);
         (a, b)
+    }
+
+    fn later(ms: u64) -> Time {
+        T.plus(Millis(ms))
     }
 
     #[test]
     fn frames_arrive_once_and_only_whole() {
         let (mut a, mut b) = pair();
-        let sealed = a.seal(2, 0, b"beat");
+        let sealed = a.seal(T, 2, 0, b"beat");
         for at in 0..sealed.len() {
             let mut forged = sealed.clone();
             forged[at] ^= 1;
@@ -209,20 +212,102 @@ mod tests {
     fn another_cluster_is_not_heard() {
         let (_, mut b) = pair();
         let mut stranger = Seals::new(b"another key of 32 bytes, really!", 1, [1; 16]);
-        assert_eq!(b.open(T, &stranger.seal(2, 0, b"beat")), Opened::Nothing);
+        assert_eq!(b.open(T, &stranger.seal(T, 2, 0, b"beat")), Opened::Nothing);
     }
 
     #[test]
     fn a_recording_of_an_earlier_life_never_counts() {
         let (mut a, mut b) = pair();
-        let recorded = a.seal(2, 0, b"I hold the VIP");
-        let mut a2 = Seals::new(KEY, 1, [3; 16]);
-        let late = Time(T.0 + NEW_LIFE_AFTER_NS + 1);
-        // The new life is heard, then the recording is played to a new life of the receiver.
-        assert_eq!(b.open(late, &a2.seal(2, 0, b"")), Opened::Greeting(1));
-        let mut b2 = Seals::new(KEY, 2, [4; 16]);
-        assert_eq!(b2.open(late, &recorded), Opened::Greeting(1), "its echo names the old b");
-        assert_eq!(b2.open(late, &a2.seal(2, 0, b"")), Opened::Greeting(1));
-        assert_eq!(a2.open(late, &b2.seal(1, 0, b"")), Opened::Frame(2, Vec::new()));
+        let recorded: Vec<_> = (0..50).map(|_| a.seal(T, 2, 0, b"I hold the VIP")).collect();
+        assert_eq!(b.open(T, &recorded[0]), Opened::Frame(1, b"I hold the VIP".to_vec()));
+        let mut a2 = life(1, 3);
+        meet(later(100), &mut a2, &mut b);
+        for old in &recorded {
+            assert!(!matches!(b.open(later(101), old), Opened::Frame(..)));
+        }
+        assert_eq!(say(later(102), &mut a2, &mut b), beat(1), "the life that lives is heard");
+        // A new life of the receiver has forgotten which lives have ended.
+        let mut b2 = life(2, 4);
+        for old in &recorded {
+            assert!(!matches!(b2.open(later(103), old), Opened::Frame(..)));
+        }
+        meet(later(104), &mut a2, &mut b2);
+        for old in &recorded {
+            assert!(!matches!(b2.open(later(105), old), Opened::Frame(..)));
+        }
+    }
+
+    #[test]
+    fn a_recording_of_this_life_counts_neither_elsewhere_nor_later() {
+        let (mut a, mut b) = pair();
+        let mut c = life(3, 5);
+        meet(T, &mut a, &mut c);
+        let to_c = a.seal(T, 3, 0, b"beat");
+        assert!(!matches!(b.open(T, &to_c), Opened::Frame(..)), "it was made for another node");
+        // Sent over a link that was cut, and delivered by a stranger after the sender has died.
+        let held_back = a.seal(T, 2, 1, b"beat");
+        assert!(!matches!(b.open(later(1_500), &held_back), Opened::Frame(..)));
+    }
+
+    #[test]
+    fn two_lives_within_a_moment_are_both_heard_at_once() {
+        let (_, mut b) = pair();
+        for (ms, salt) in [(1, 6), (2, 7), (3, 8)] {
+            meet(later(ms), &mut life(1, salt), &mut b);
+        }
+    }
+
+    #[test]
+    fn recordings_of_many_lives_do_not_keep_a_new_life_out() {
+        let mut b = life(2, 2);
+        let mut recorded = Vec::new();
+        for salt in 10..18 {
+            let mut a = life(1, salt);
+            meet(T, &mut a, &mut b);
+            recorded.push((0..200).map(|_| a.seal(T, 2, 0, b"beat")).collect::<Vec<_>>());
+        }
+        let (mut b, mut a) = (life(2, 3), life(1, 30));
+        let mut beats = 0;
+        for round in 0..200_u64 {
+            for old in &recorded {
+                assert!(!matches!(b.open(later(round), &old[round as usize]), Opened::Frame(..)));
+            }
+            say(later(round), &mut b, &mut a);
+            beats += 1;
+            if say(later(round), &mut a, &mut b) == beat(1) {
+                break;
+            }
+        }
+        assert!(beats < 20, "heard after {beats} beats");
+    }
+
+    #[test]
+    fn a_peer_that_is_quiet_or_paused_is_heard_again() {
+        let (mut a, mut b) = pair();
+        for ms in (20..10_000).step_by(20) {
+            assert_eq!(say(later(ms), &mut a, &mut b), beat(1), "after {ms} ms");
+            assert_eq!(say(later(ms), &mut b, &mut a), beat(2), "after {ms} ms");
+        }
+        let after = later(70_000);
+        say(after, &mut a, &mut b);
+        meet(after, &mut a, &mut b);
+        b.set_beat(Millis(2_000));
+        say(after, &mut b, &mut a);
+        let slow = after.plus(Millis(8_000));
+        assert_eq!(say(slow, &mut a, &mut b), beat(1), "slow beats renew challenges slowly");
+    }
+
+    #[test]
+    fn a_life_that_goes_on_after_its_end_shows_itself() {
+        let (mut a, mut b) = pair();
+        let mut clone = life(1, 9);
+        let before = a.seal(later(5), 2, 0, b"beat");
+        meet(later(10), &mut clone, &mut b);
+        assert!(!matches!(b.open(later(11), &before), Opened::Frame(..)), "sent before its end");
+        say(later(20), &mut b, &mut a);
+        assert_eq!(say(later(21), &mut a, &mut b), beat(1), "and this after it");
+        // It is answered, too: it can hear that it is one of two.
+        let answers = (22..32).map(|ms| say(later(ms), &mut b, &mut a));
+        assert!(answers.filter(|o| *o == beat(2)).count() > 3);
     }
 }
