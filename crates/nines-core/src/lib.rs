@@ -13,6 +13,7 @@ pub mod event;
 pub mod forwarding;
 pub mod health;
 pub mod lease;
+pub mod lives;
 pub mod membership;
 pub mod node;
 pub mod resources;

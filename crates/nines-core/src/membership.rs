@@ -15,6 +15,8 @@ use crate::{lease::promise_ns, wire::Beat};
 pub struct Peer {
     /// When a beat last came, by our link.
     pub heard: BTreeMap<usize, Time>,
+    /// When the newest beat of its life that came there was sent, by its clock.
+    sent: BTreeMap<usize, u64>,
     /// The newest beat.
     pub beat: Beat,
     /// When it came.
@@ -44,16 +46,30 @@ impl Membership {
         self.ran_at = now;
     }
 
-    /// A beat came; false if it is older than one already heard.
+    /// A beat came; false if it is older than one already heard. Only a newer beat is a sign of
+    /// life. Times of two lives are not compared: the boot clock starts anew with the machine.
     pub fn heard(&mut self, now: Time, from: u64, link: usize, beat: Beat) -> bool {
         let peer = self.peers.entry(from).or_default();
-        peer.heard.insert(link, now);
-        peer.at = now;
-        if beat.sent_ns < peer.beat.sent_ns && peer.beat.sent_ns - beat.sent_ns < 60_000_000_000 {
+        let first = peer.at == Time(0) || beat.life != peer.beat.life;
+        if first {
+            peer.sent.clear();
+        }
+        if peer.sent.get(&link).is_none_or(|sent| beat.sent_ns > *sent) {
+            peer.sent.insert(link, beat.sent_ns);
+            peer.heard.insert(link, now);
+        }
+        if first || beat.sent_ns > peer.beat.sent_ns {
+            peer.at = now;
+        } else if beat.sent_ns < peer.beat.sent_ns {
             return false;
         }
         peer.beat = beat;
         true
+    }
+
+    /// How long this node has listened without a gap, ns.
+    pub fn listening(&self, now: Time) -> u64 {
+        now.since(self.listened_since)
     }
 
     /// Everybody who was ever heard.
@@ -146,6 +162,33 @@ mod tests {
         assert_eq!(m.link_up(Time(650 * MS), 2, 1, LEASE), Some(true));
         assert_eq!(m.changes(Time(700 * MS), LEASE), [(2, false)]);
         assert_eq!(m.changes(Time(701 * MS), LEASE), []);
+    }
+
+    #[test]
+    fn an_older_beat_is_no_sign_of_life() {
+        let mut m = Membership::default();
+        m.running(Time(500 * MS), LEASE);
+        assert!(m.heard(Time(500 * MS), 2, 0, beat(400)));
+        assert!(!m.heard(Time(550 * MS), 2, 0, beat(390)));
+        assert!(m.heard(Time(590 * MS), 2, 0, beat(400)), "the same again, late");
+        assert!(!m.alive(Time(601 * MS), 2, LEASE), "silent since 500 ms");
+        assert_eq!(m.link_up(Time(601 * MS), 2, 0, LEASE), Some(false));
+        // The slower link of two is one that works.
+        assert!(m.heard(Time(610 * MS), 2, 0, beat(420)));
+        assert!(!m.heard(Time(610 * MS), 2, 1, beat(410)));
+        assert_eq!(m.link_up(Time(620 * MS), 2, 1, LEASE), Some(true));
+    }
+
+    #[test]
+    fn a_machine_that_boots_twice_is_heard_at_once() {
+        let mut m = Membership::default();
+        m.running(Time(90_000 * MS), LEASE);
+        assert!(m.heard(Time(90_000 * MS), 2, 0, Beat { life: 1, ..beat(50_000) }));
+        assert!(m.heard(Time(91_000 * MS), 2, 0, Beat { life: 2, ..beat(30_000) }));
+        assert!(m.alive(Time(91_001 * MS), 2, LEASE));
+        assert_eq!(m.link_up(Time(91_001 * MS), 2, 0, LEASE), Some(true));
+        assert!(m.heard(Time(92_000 * MS), 2, 0, Beat { life: 3, ..beat(40_000) }));
+        assert!(m.alive(Time(92_001 * MS), 2, LEASE));
     }
 
     #[test]

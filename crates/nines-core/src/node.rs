@@ -9,14 +9,13 @@ use std::{
 };
 
 use nines_model::{ForwardingTable, Millis, Role, Time};
-use prost::Message as _;
 
 use crate::{
     action::{Action, Refusal},
     consensus::{Consensus, TICK_MS},
     event::Event,
     forwarding,
-    lease::{Promises, promise_ns},
+    lease::Promises,
     membership::Membership,
     resources::{Do, Phase, Vip, Want},
     snapshot,
@@ -25,7 +24,9 @@ use crate::{
 };
 
 mod beats;
+mod bound;
 mod lead;
+mod life;
 mod record;
 mod world;
 
@@ -43,6 +44,8 @@ pub struct Config {
     pub boot: u64,
     /// Which boot of the machine this is: a boot clock means nothing in another.
     pub machine_boot: u64,
+    /// Number of the machine and of the file that holds the log: a copy has another; 0: not known.
+    pub place: u64,
     /// Members known from joining: spoken to until the log names them.
     pub seeds: Vec<u64>,
 }
@@ -53,9 +56,9 @@ pub struct Node {
     state: State,
     consensus: Consensus,
     membership: Membership,
+    life: life::OwnLife,
     promises: Promises,
-    /// Until when longer promises may be given: asked of the disk, and on it.
-    long_promise: (Time, Time),
+    bound: bound::Bound,
     vips: BTreeMap<IpAddr, Vip>,
     known: forwarding::Known,
     /// Raised when a server's state by its checks changes.
@@ -100,22 +103,6 @@ pub struct Node {
     actions: Vec<Action>,
 }
 
-/// Longest lease and restart of any config that this node may have gone by: that of the snapshot,
-/// and those in the log after it.
-fn longest_timing(state: &State, kept: &Persisted) -> (Millis, Millis) {
-    let mut longest = (state.spec.timing.lease, state.spec.timing.restart);
-    for entry in &kept.entries {
-        if let Ok(command) = Command::decode(entry.data.as_slice())
-            && let Some(Kind::Apply(apply)) = command.kind
-            && let Ok(spec) = nines_model::config::parse(&apply.text)
-        {
-            longest.0 = longest.0.max(spec.timing.lease);
-            longest.1 = longest.1.max(spec.timing.restart);
-        }
-    }
-    longest
-}
-
 impl Node {
     /// A node that starts from what the disk kept.
     pub fn new(config: Config, now: Time, kept: &Persisted) -> Self {
@@ -126,27 +113,23 @@ impl Node {
             None => Some("a snapshot that this version cannot read".to_owned()),
         };
         let state = decoded.unwrap_or_default();
-        let (lease, restart) = longest_timing(&state, kept);
+        let (lease, restart) = bound::longest_timing(&state, kept);
         let ids: Vec<u64> = state.members.keys().copied().collect();
         let rank = ids.iter().position(|id| *id == config.id).unwrap_or(0) as u64;
         let election = state.spec.timing.election.0;
         let consensus = Consensus::new(config.id, rank, election, kept);
-        let long = &kept.long_promise;
-        let until = match long.until_ns {
-            0 => Time(0),
-            until if long.machine_boot == config.machine_boot => Time(until),
-            // Another boot's clock: wait as long as it can have been at most.
-            _ => Time(now.0 + promise_ns(restart)),
-        };
+        let until = bound::kept_until(&config, now, &kept.long_promise, restart);
+        let life = life::OwnLife::new(&config, kept);
         let promises = Promises::after_restart(now, lease, until);
-        Self {
+        let mut node = Self {
             next_number: config.boot,
             config,
             state,
             consensus,
             membership: Membership::default(),
+            life,
             promises,
-            long_promise: (until, until),
+            bound: bound::Bound::new(until, lease),
             vips: BTreeMap::new(),
             known: BTreeMap::new(),
             with_beat: BTreeMap::new(),
@@ -181,7 +164,11 @@ impl Node {
             started: now,
             caught_up: false,
             actions: Vec::new(),
+        };
+        if !node.life.moved {
+            node.keep_life();
         }
+        node
     }
 
     /// Takes one event in.
@@ -196,13 +183,9 @@ impl Node {
                     return;
                 }
             }
-            Event::Persisted(number) if number >= LONG_PROMISE => {
-                // In order: the newest is on disk when the last number asked for is.
-                if number + 1 == self.next_long {
-                    self.long_promise.1 = self.long_promise.0;
-                }
-            }
+            Event::Persisted(number) if number >= LONG_PROMISE => self.kept(number),
             Event::Persisted(number) => {
+                self.state_kept(number);
                 let messages = self.consensus.persisted(number);
                 self.send_raft(messages);
             }
@@ -259,7 +242,7 @@ impl Node {
         let early = if now >= self.next_beat { Millis(TICK_MS).ns() - 1 } else { 0 };
         self.ticks(Time(now.0 + early));
         self.release_held(now);
-        self.pump();
+        self.pump(now);
         // Half a second with a leader: its heartbeats have told what is committed.
         let read = self.consensus.leader() != 0 && now.since(self.started) > Millis(500).ns();
         self.caught_up |= self.consensus.leads() || read;
@@ -271,13 +254,15 @@ impl Node {
             self.next_beat = if next > now { next } else { now.plus(beat) };
         }
         self.watch_peers(now);
+        self.tell_double(now);
+        self.confirm(now);
         if self.consensus.leads() && now >= self.lead_after {
             self.lead(now);
         }
         self.run_vips(now);
         self.refresh_world(now);
         self.speak(now);
-        self.pump();
+        self.pump(now);
         self.run_vips(now);
         self.finish_restart_or_stop(now);
         self.expire_pending(now);
@@ -288,7 +273,7 @@ impl Node {
         let mut made_up = 0;
         while now >= self.next_tick {
             self.next_tick = self.next_tick.plus(Millis(TICK_MS));
-            if self.broken.is_none() && made_up < 3 {
+            if self.broken.is_none() && !self.life.moved && made_up < 3 {
                 self.consensus.tick();
             }
             made_up += 1;
@@ -324,9 +309,10 @@ impl Node {
     }
 
     /// What the log wants of this node for a VIP.
-    fn want(&self, vip: IpAddr) -> Want {
+    fn want(&self, now: Time, vip: IpAddr) -> Want {
         match self.state.vips.get(&vip) {
-            _ if self.broken.is_some() => Want::Nothing,
+            _ if self.broken.is_some() || self.is_double(now, self.config.id) => Want::Nothing,
+            _ if self.life.moved => Want::Wait,
             Some(Holding::Held { node, token }) if *node == self.config.name => Want::Hold(*token),
             _ if !self.caught_up => Want::Wait,
             Some(Holding::Releasing { node, token, .. }) if *node == self.config.name => {
@@ -342,7 +328,7 @@ impl Node {
             self.vips.keys().chain(self.state.spec.vips.keys()).chain(self.state.vips.keys());
         let known: BTreeSet<IpAddr> = known.copied().collect();
         for addr in known {
-            let want = self.want(addr);
+            let want = self.want(now, addr);
             let vip = self.vips.entry(addr).or_default();
             let started = vip.token;
             for todo in vip.step(now, want, &voters) {

@@ -212,8 +212,8 @@ mod tests {
 
     fn renewed(until: Time) -> Vip {
         let mut vip = Vip { token: 7, known: true, ..Vip::default() };
-        vip.renewals.acked(1, until);
-        vip.renewals.acked(2, until);
+        vip.renewals.acked(1, 1, until);
+        vip.renewals.acked(2, 1, until);
         vip
     }
 
@@ -258,8 +258,8 @@ mod tests {
         let mut vip = Vip { phase: Phase::On, ..renewed(T) };
         vip.guard = T;
         assert_eq!(vip.step(T.plus(Millis(200)), Want::Hold(7), &[1, 2]), []);
-        vip.renewals.acked(1, T.plus(Millis(400)));
-        vip.renewals.acked(2, T.plus(Millis(400)));
+        vip.renewals.acked(1, 1, T.plus(Millis(400)));
+        vip.renewals.acked(2, 1, T.plus(Millis(400)));
         assert_eq!(
             vip.step(T.plus(Millis(300)), Want::Hold(7), &[1, 2]),
             [Do::Guard(T.plus(Millis(400))), Do::Announce]

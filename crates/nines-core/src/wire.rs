@@ -5,6 +5,10 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+mod life;
+
+pub use life::{KeptLife, Life, LongPromise};
+
 /// One datagram, or one frame of a TLS stream, after decryption.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Frame {
@@ -14,6 +18,12 @@ pub struct Frame {
     /// What could wait for a beat and travels with it; these carry none themselves.
     #[prost(message, repeated, tag = "4")]
     pub rest: Vec<Frame>,
+    /// Number of the sender's life; what travels with another frame has that one's.
+    #[prost(uint64, tag = "40")]
+    pub life: u64,
+    /// The sender started from a state directory that was copied or moved, and is not confirmed.
+    #[prost(bool, tag = "41")]
+    pub moved: bool,
 }
 
 /// Kinds of [`Frame`].
@@ -67,6 +77,16 @@ pub struct Beat {
     /// Nodes whose flows the sender does not have yet.
     #[prost(uint64, repeated, tag = "10")]
     pub behind: Vec<u64>,
+    /// The life before the sender's, if it ran on this machine since it booted: it has ended, and
+    /// the sender's kernel holds whatever it answered for.
+    #[prost(uint64, tag = "40")]
+    pub heir_of: u64,
+    /// Nodes of which the sender hears two lives at once.
+    #[prost(uint64, repeated, tag = "41")]
+    pub double: Vec<u64>,
+    /// Lives from moved state directories that the sender would let count.
+    #[prost(message, repeated, tag = "42")]
+    pub confirmed: Vec<Life>,
 }
 
 /// A VIP and the log index of the entry that gave it.
@@ -193,6 +213,8 @@ pub struct Persist {
     pub snapshot: Option<Snapshot>,
     /// Replaces the one before.
     pub long_promise: Option<LongPromise>,
+    /// Likewise.
+    pub life: Option<KeptLife>,
 }
 
 /// What the disk gives back.
@@ -206,17 +228,8 @@ pub struct Persisted {
     pub entries: Vec<LogEntry>,
     /// Longest promise ever given for a restart; zero: none.
     pub long_promise: LongPromise,
-}
-
-/// Until when this voter has promised more than a lease: known also after it restarted.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct LongPromise {
-    /// CLOCK_BOOTTIME, ns; 0: none.
-    #[prost(uint64, tag = "1")]
-    pub until_ns: u64,
-    /// The boot of the machine whose clock that is.
-    #[prost(uint64, tag = "2")]
-    pub machine_boot: u64,
+    /// The newest life that took part; zero: none.
+    pub life: KeptLife,
 }
 
 /// What a vote rests on (S3).

@@ -6,6 +6,14 @@ use crate::world::World;
 
 /// Draws one fault, or ends some.
 pub fn next(world: &mut World) {
+    if world.copies_machines {
+        match world.random.below(8) {
+            0 => world.copy_somebody(),
+            1 => world.remove_copy(),
+            _ if world.copy_is_old() => world.remove_copy(),
+            _ => {}
+        }
+    }
     let node = 1 + world.random.below(3);
     let other = 1 + world.random.below(3);
     let faults = if world.changes_config { 16 } else { 14 };
@@ -43,6 +51,7 @@ pub fn next(world: &mut World) {
 /// Ends all faults.
 pub fn end_all(world: &mut World) {
     world.mend_all_links();
+    world.remove_copy();
     world.loss_permille = 0;
     world.slow_disk_ns = 0;
     world.start_all();

@@ -35,6 +35,8 @@ pub struct Observation {
     pub nodes: BTreeMap<u64, NodeFacts>,
     /// Lease in force, ns.
     pub lease_ns: u64,
+    /// VIPs that a copy of one of the machines answers for.
+    pub copy_answers: BTreeMap<IpAddr, u64>,
 }
 
 impl Observation {

@@ -8,7 +8,7 @@ use std::{
 use nines_core::{
     Action, Config, Event, Node, snapshot,
     state::State,
-    wire::{HardState, LogEntry, Member, Persist, Persisted, Snapshot},
+    wire::{HardState, Member, Persist, Persisted, Snapshot},
 };
 use nines_model::{Millis, Time};
 
@@ -17,6 +17,8 @@ use crate::{
     random::Random,
 };
 
+mod copies;
+mod disk;
 mod judge;
 mod operators;
 
@@ -34,6 +36,10 @@ pub enum Sabotage {
     DiskForgets,
     /// The rate of node 1's clock is 0.7: far outside what the lease rule allows.
     ClockTooSlow,
+    /// Disks forget how long a promise may last.
+    PromisesForgotten,
+    /// A copy of a state directory looks like the original.
+    CopiesUnknown,
 }
 
 const SPEC: &str = "[cluster]\nname = \"sim\"\n[nodes]\nlb1 = \"10.0.0.1\"\nlb2 = \"10.0.0.2\"\n\
@@ -53,6 +59,10 @@ struct Kernel {
 }
 
 struct Machine {
+    /// The node that runs here; a copy of a machine has the id of the original.
+    identity: u64,
+    /// Which disk it is.
+    place: u64,
     node: Option<Node>,
     kernel: Kernel,
     disk: Persisted,
@@ -60,7 +70,9 @@ struct Machine {
     /// Counts boots of the machine.
     power: u64,
     paused_until: u64,
-    /// Clock: local = offset + true * rate / 1e6.
+    /// When the machine booted.
+    booted: u64,
+    /// Clock: local = offset + (true - booted) * rate / 1e6.
     offset: u64,
     rate_ppm: u64,
     backlog: Vec<Event>,
@@ -91,6 +103,10 @@ pub struct World {
     text: String,
     /// Whether operators change it.
     pub changes_config: bool,
+    /// Whether machines are copied.
+    pub copies_machines: bool,
+    /// Longest lease of any config.
+    lease: Millis,
     /// Messages lost of a thousand.
     pub loss_permille: u64,
     /// Extra time of each disk write at most.
@@ -133,19 +149,29 @@ fn founding(text: &str) -> Persisted {
 impl World {
     /// A world in which nothing runs yet.
     pub fn new(seed: u64, sabotage: Sabotage) -> Self {
+        Self::with_config(seed, sabotage, "")
+    }
+
+    /// The same, with more in the config.
+    pub fn with_config(seed: u64, sabotage: Sabotage, more: &str) -> Self {
         let mut random = Random::new(seed);
         // Two of four seeds, for the same reason.
         let text = if seed % 4 < 2 { SPEC.to_owned() } else { format!("{SPEC}{SOURCES}") };
+        let text = text + more;
+        let spec = nines_model::config::parse(&text).expect("the spec above is right");
         let mut machines = BTreeMap::new();
         for id in 1..=3 {
             let slow = sabotage == Sabotage::ClockTooSlow && id == 1;
             let machine = Machine {
+                identity: id,
+                place: id,
                 node: None,
                 kernel: Kernel::default(),
                 disk: founding(&text),
                 life: 0,
                 power: 1,
                 paused_until: 0,
+                booted: 0,
                 offset: 1_000_000_000 + random.below(1 << 40),
                 rate_ppm: if slow { 700_000 } else { 998_000 + random.below(4_001) },
                 backlog: Vec::new(),
@@ -166,6 +192,8 @@ impl World {
             text,
             // Every other seed: the rest go on as they did before there was this.
             changes_config: seed.is_multiple_of(2),
+            copies_machines: seed % 8 == 5 || sabotage == Sabotage::CopiesUnknown,
+            lease: spec.timing.lease,
             loss_permille: 0,
             slow_disk_ns: 0,
             invariants: invariants::all(),
@@ -194,7 +222,8 @@ impl World {
 
     fn local(&self, id: u64) -> Time {
         let m = &self.machines[&id];
-        Time(m.offset + (u128::from(self.now) * u128::from(m.rate_ppm) / 1_000_000) as u64)
+        let since = self.now - m.booted;
+        Time(m.offset + (u128::from(since) * u128::from(m.rate_ppm) / 1_000_000) as u64)
     }
 
     fn schedule(&mut self, after_ns: u64, id: u64, what: Happening) {
@@ -211,10 +240,12 @@ impl World {
         let now = self.local(id);
         let machine = self.machines.get_mut(&id).expect("three machines");
         machine.life += 1;
-        let name = NAMES[id as usize - 1].to_owned();
+        let identity = machine.identity;
+        let name = NAMES[identity as usize - 1].to_owned();
         let machine_boot = machine.power;
-        let seeds = Vec::new();
-        let config = Config { id, name, boot: machine.life << 32, machine_boot, seeds };
+        let (seeds, place) = (Vec::new(), machine.place);
+        let boot = (machine.life << 32) + id;
+        let config = Config { id: identity, name, boot, machine_boot, place, seeds };
         machine.node = Some(Node::new(config, now, &machine.disk));
         machine.backlog.clear();
         machine.wake = u64::MAX;
@@ -252,6 +283,9 @@ impl World {
         let machine = self.machines.get_mut(&id).expect("three machines");
         machine.kernel = Kernel::default();
         machine.power += 1;
+        // The boot clock starts anew.
+        machine.booted = self.now;
+        machine.offset = machine.power % 7 * 1_000_000_000;
     }
 
     /// SIGSTOP for a while.
@@ -283,7 +317,7 @@ impl World {
             }
             let ((at, _), (id, life, what)) = entry.remove_entry();
             self.now = at;
-            if self.machines[&id].life != life {
+            if self.machines.get(&id).is_none_or(|m| m.life != life) {
                 continue;
             }
             self.happen(id, what);
@@ -305,7 +339,12 @@ impl World {
             }
             Happening::Deliver(event) => self.feed(id, event),
             Happening::Written(number, persist) => {
-                keep(&mut self.machines.get_mut(&id).expect("three machines").disk, *persist);
+                let forgets = self.sabotage == Sabotage::PromisesForgotten;
+                disk::keep(
+                    &mut self.machines.get_mut(&id).expect("it is up").disk,
+                    *persist,
+                    forgets,
+                );
                 self.feed(id, Event::Persisted(number));
             }
             Happening::Done(action, vip, up) => {
@@ -403,22 +442,17 @@ impl World {
         }
     }
 
-    /// A disk keeps order: a write ends after those before it.
-    fn after_earlier_writes(&self, id: u64, time: u64) -> u64 {
-        let last = self
-            .queue
-            .iter()
-            .filter(|(_, (to, _, what))| *to == id && matches!(what, Happening::Written(..)))
-            .map(|((at, _), _)| at - self.now)
-            .max()
-            .unwrap_or(0);
-        time.max(last + 1)
+    fn send(&mut self, from: u64, to: u64, bytes: Vec<u8>) {
+        let there = self.machines.iter().filter(|(_, m)| m.identity == to);
+        let there = there.map(|(machine, _)| *machine);
+        let there: Vec<u64> = there.filter(|m| !self.cut.contains(&(from, *m))).collect();
+        for machine in there {
+            self.send_to(from, machine, &bytes);
+        }
     }
 
-    fn send(&mut self, from: u64, to: u64, bytes: Vec<u8>) {
-        if self.cut.contains(&(from, to)) || !self.machines.contains_key(&to) {
-            return;
-        }
+    fn send_to(&mut self, from: u64, to: u64, bytes: &[u8]) {
+        let identity = self.machines[&from].identity;
         let copies = 1 + u64::from(self.random.chance(10));
         for _ in 0..copies {
             if self.random.chance(self.loss_permille) {
@@ -427,7 +461,7 @@ impl World {
             // Mostly under a millisecond, sometimes late enough to be overtaken.
             let late = if self.random.chance(20) { DELAY_MAX_NS } else { 1_000_000 };
             let delay = 50_000 + self.random.below(late - 50_000);
-            let event = Event::Frame { from, link: 0, bytes: bytes.clone() };
+            let event = Event::Frame { from: identity, link: 0, bytes: bytes.to_vec() };
             self.schedule(delay, to, Happening::Deliver(event));
         }
     }
@@ -453,28 +487,5 @@ impl World {
                 self.answers(*id),
             );
         }
-    }
-
-    /// Entries on a node's disk, for tests.
-    pub fn disk(&self, id: u64) -> &[LogEntry] {
-        &self.machines[&id].disk.entries
-    }
-}
-
-/// What a disk does with a write.
-fn keep(disk: &mut Persisted, persist: Persist) {
-    if let Some(snapshot) = persist.snapshot {
-        disk.entries.retain(|e| e.index > snapshot.index);
-        disk.snapshot = snapshot;
-    }
-    if let Some(first) = persist.entries.first() {
-        disk.entries.retain(|e| e.index < first.index);
-        disk.entries.extend(persist.entries.iter().cloned());
-    }
-    if let Some(promise) = persist.long_promise {
-        disk.long_promise = promise;
-    }
-    if let Some(hard_state) = persist.hard_state {
-        disk.hard_state = hard_state;
     }
 }

@@ -49,6 +49,7 @@ mod facts;
 pub mod flows;
 pub mod logger;
 pub mod peer_port;
+mod place;
 pub mod real_server;
 pub mod seal;
 pub mod serves;
@@ -212,7 +213,8 @@ async fn serve_with_socket(
         id: me.id,
         name: me.name.clone(),
         boot,
-        machine_boot: machine_boot(),
+        machine_boot: place::machine_boot(),
+        place: place::of(&home, "log.redb"),
         seeds: papers.identity.peers.iter().map(|p| p.id).collect(),
     };
     let mut node = Node::new(config, boot_time(), &kept);
@@ -345,13 +347,6 @@ async fn serve_with_socket(
     let _ = joined.join();
     drop(claim);
     end
-}
-
-/// A number of this boot of the machine.
-fn machine_boot() -> u64 {
-    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let digest = ring::digest::digest(&ring::digest::SHA256, id.as_bytes());
-    u64::from_be_bytes(digest.as_ref()[..8].try_into().expect("SHA-256 has 32 bytes"))
 }
 
 /// Binds beats on each own address.

@@ -8,9 +8,10 @@ use prost::Message as _;
 use super::Node;
 use crate::{
     action::Action,
-    consensus, lease,
+    consensus,
+    lives::Standing,
     resources::Want,
-    wire::{self, Ack, Beat, Command, Frame, Persist, RaftMessage, Token, command::Kind, frame},
+    wire::{self, Ack, Beat, Command, Frame, RaftMessage, Token, command::Kind, frame},
 };
 
 /// Frames larger than this do not fit a datagram on a 1500-byte link with our seal around them.
@@ -39,7 +40,13 @@ impl Node {
     }
 
     fn send(&mut self, to: u64, kind: frame::Kind) {
-        self.send_frame(to, &Frame { kind: Some(kind), rest: Vec::new() });
+        let frame = self.framed(kind);
+        self.send_frame(to, &frame);
+    }
+
+    fn framed(&self, kind: frame::Kind) -> Frame {
+        let (life, moved) = (self.config.boot, self.life.moved);
+        Frame { kind: Some(kind), rest: Vec::new(), life, moved }
     }
 
     fn send_frame(&mut self, to: u64, frame: &Frame) {
@@ -54,12 +61,13 @@ impl Node {
         let waiting = self.with_beat.entry(to).or_default();
         // A peer that is no longer one of the others gets no beat.
         if waiting.len() < 8 {
-            waiting.push(Frame { kind: Some(kind), rest: Vec::new() });
+            // Its life is that of the beat.
+            waiting.push(Frame { kind: Some(kind), ..Frame::default() });
         }
     }
 
     pub(super) fn send_raft(&mut self, messages: Vec<RaftMessage>) {
-        if self.broken.is_some() {
+        if self.broken.is_some() || self.life.moved {
             return;
         }
         for message in messages {
@@ -80,7 +88,7 @@ impl Node {
         let mut held = Vec::new();
         let mut shortened = true;
         for (addr, vip) in &self.vips {
-            let Want::Hold(token) = self.want(*addr) else { continue };
+            let Want::Hold(token) = self.want(now, *addr) else { continue };
             held.push(Token { vip: wire::pack(*addr), index: token, life: 0 });
             // Only what this process has set since it started is known.
             shortened &= vip.guard != Time(0) && vip.guard <= now.plus(length);
@@ -97,9 +105,12 @@ impl Node {
             shortened: shortened && self.restart.is_none(),
             applied: self.state.applied,
             life: self.config.boot,
+            heir_of: self.life.heir_of,
+            double: self.hears_double(now),
+            confirmed: self.confirmed_lives(),
         };
         let granted = self.grant(now, self.config.id, &beat);
-        self.renewed(self.config.id, now, length, &granted);
+        self.renewed((self.config.id, self.config.boot), now, length, &granted);
         for to in self.others() {
             let mut rest = self.with_beat.remove(&to).unwrap_or_default();
             for frame in &mut rest {
@@ -107,11 +118,11 @@ impl Node {
                     ack.waited_ns = now.0.saturating_sub(ack.waited_ns);
                 }
             }
-            let mut frame = Frame { kind: Some(frame::Kind::Beat(beat.clone())), rest: Vec::new() };
+            let mut frame = self.framed(frame::Kind::Beat(beat.clone()));
             // A beat must fit a datagram, which goes over every link; what does not, goes alone.
             for more in rest {
                 if frame.encoded_len() + more.encoded_len() + 8 > DATAGRAM_MAX {
-                    self.send_frame(to, &more);
+                    self.send(to, more.kind.expect("made by send_later"));
                 } else {
                     frame.rest.push(more);
                 }
@@ -143,7 +154,7 @@ impl Node {
 
     /// The voter's part of the lease rule: which of the VIPs a beat names are renewed.
     fn grant(&mut self, now: Time, from: u64, beat: &Beat) -> Vec<Token> {
-        if beat.held.is_empty() || self.broken.is_some() {
+        if beat.held.is_empty() || self.broken.is_some() || self.life.moved {
             return Vec::new();
         }
         let tail = self.consensus.tail();
@@ -151,7 +162,7 @@ impl Node {
         // No promise is longer than what the config allows a restart to take.
         let longest = self.state.spec.timing.restart.max(self.lease());
         let length = Millis(beat.lease_ms);
-        if length > longest || (length > self.lease() && !self.may_promise_long(now, length)) {
+        if length > longest || (self.is_long(length) && !self.may_promise_long(now, length)) {
             return Vec::new();
         }
         for token in &beat.held {
@@ -162,47 +173,53 @@ impl Node {
             if newest > token.index {
                 continue;
             }
-            let holder = (from, token.index, beat.life);
-            self.promises.give(now, vip, holder, length, beat.shortened);
-            granted.push(token.clone());
+            let holder = (from, token.index, beat.life, beat.heir_of);
+            if self.promises.give(now, vip, holder, length, beat.shortened) {
+                granted.push(token.clone());
+            }
         }
         granted
     }
 
-    /// Whether the disk knows of a promise so long; if not it is told, and the next beat asks again.
-    fn may_promise_long(&mut self, now: Time, length: Millis) -> bool {
-        let until = Time(now.0 + lease::promise_ns(length));
-        if self.long_promise.1 >= until {
-            return true;
-        }
-        if self.long_promise.0 < until {
-            // Some more, so that the beats of the next half second need no write.
-            let until = until.plus(Millis(500));
-            self.long_promise.0 = until;
-            let machine_boot = self.config.machine_boot;
-            let long_promise = wire::LongPromise { until_ns: until.0, machine_boot };
-            let persist = Persist { long_promise: Some(long_promise), ..Persist::default() };
-            self.actions.push(Action::Persist(self.next_long, Box::new(persist)));
-            self.next_long += 1;
-        }
-        false
-    }
-
-    fn renewed(&mut self, voter: u64, sent: Time, length: Millis, granted: &[Token]) {
+    fn renewed(
+        &mut self,
+        (voter, life): (u64, u64),
+        sent: Time,
+        length: Millis,
+        granted: &[Token],
+    ) {
         for token in granted {
             let Some(addr) = wire::unpack(&token.vip) else { continue };
             let Some(vip) = self.vips.get_mut(&addr) else { continue };
             if vip.token == token.index {
-                vip.renewals.acked(voter, sent.plus(length));
+                vip.renewals.acked(voter, life, sent.plus(length));
             }
         }
     }
 
     /// Takes a datagram in; false if it changed nothing that anything is decided by.
     pub(super) fn frame(&mut self, now: Time, from: u64, link: usize, bytes: &[u8]) -> bool {
-        let Ok(Frame { kind: Some(kind), rest }) = Frame::decode(bytes) else { return false };
+        let Ok(mut frame) = Frame::decode(bytes) else { return false };
+        let (Some(kind), rest) = (frame.kind.take(), std::mem::take(&mut frame.rest)) else {
+            return false;
+        };
+        let standing = self.standing(now, from, &frame);
+        let beat = matches!(kind, frame::Kind::Beat(_));
+        match standing {
+            Standing::Ended => return false,
+            // It is heard, and nothing that it says decides.
+            Standing::Moved if !beat => return false,
+            Standing::Moved => return self.take(now, from, link, kind),
+            Standing::Counts | Standing::New => {}
+        }
+        if !beat && self.is_double(now, from) {
+            return false;
+        }
         let mut news = self.take(now, from, link, kind);
         for kind in rest.into_iter().filter_map(|f| f.kind) {
+            if self.is_double(now, from) {
+                break;
+            }
             news |= self.take(now, from, link, kind);
         }
         news
@@ -231,7 +248,11 @@ impl Node {
                         wire::unpack(&t.vip).is_none_or(|v| self.promises.token(v) != t.index)
                     };
                     let urgent = beat.held.iter().any(news) || beat.lease_ms != self.lease().0;
-                    let granted = self.grant(now, from, &beat);
+                    let granted = if self.may_ask(now, from) {
+                        self.grant(now, from, &beat)
+                    } else {
+                        Vec::new()
+                    };
                     let ack = Ack {
                         sent_ns: beat.sent_ns,
                         lease_ms: beat.lease_ms,
@@ -255,11 +276,13 @@ impl Node {
                     self.membership.round_trip(from, trip);
                     if ack.membership <= self.state.membership {
                         let length = Millis(ack.lease_ms);
-                        self.renewed(from, Time(ack.sent_ns), length, &ack.granted);
+                        let voter = (from, self.life.heard.current(from));
+                        self.renewed(voter, Time(ack.sent_ns), length, &ack.granted);
                     }
                 }
                 !ack.granted.is_empty()
             }
+            frame::Kind::Raft(_) if self.life.moved => false,
             frame::Kind::Raft(message) if message.from == from => {
                 self.log_message(now, message);
                 true

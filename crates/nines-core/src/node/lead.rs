@@ -53,6 +53,10 @@ impl Node {
             } else {
                 view.alive = !self.membership.silent(now, *id, lease);
             }
+            if !self.may_ask(now, *id) {
+                // Promises to it run out, and another node takes over.
+                (view.alive, view.ready) = (false, false);
+            }
             observed.nodes.insert(member.name.clone(), view);
         }
         for (vip, holding) in &self.state.vips {
@@ -134,6 +138,7 @@ impl Node {
         let fit = |id: &u64| {
             let name = self.name_of(*id);
             *id != self.config.id
+                && self.may_ask(now, *id)
                 && self.membership.alive(now, *id, self.lease())
                 && self.consensus.lag(*id).is_some_and(|lag| lag <= 8)
                 && !self.state.vips.values().any(|h| h.node() == name)

@@ -46,10 +46,15 @@ impl Node {
     }
 
     /// Takes everything out of the consensus: messages leave, the disk is asked, entries applied.
-    pub(super) fn pump(&mut self) {
+    pub(super) fn pump(&mut self, now: Time) {
         let mut grown = false;
         while let Some(batch) = self.consensus.take() {
-            if let Some((number, persist)) = batch.persist {
+            if let Some((number, mut persist)) = batch.persist {
+                if persist.snapshot.is_some() {
+                    self.installs(number);
+                    // What lease it names is not known yet.
+                    persist.long_promise = self.bound_of_promises(now, Millis(0));
+                }
                 self.actions.push(Action::Persist(number, Box::new(persist)));
             }
             self.send_raft(batch.messages);
@@ -65,7 +70,9 @@ impl Node {
         if grown || self.consensus.log_length() > COMPACT_AFTER {
             let snapshot = self.consensus.compact(snapshot::encode(&self.state), COMPACT_TAIL);
             // Number 0 acknowledges nothing: the library does not wait for this.
-            let persist = Persist { snapshot: Some(snapshot), ..Persist::default() };
+            let long_promise = self.bound_of_promises(now, self.lease());
+            let snapshot = Some(snapshot);
+            let persist = Persist { snapshot, long_promise, ..Persist::default() };
             self.actions.push(Action::Persist(0, Box::new(persist)));
         }
     }
@@ -90,6 +97,7 @@ impl Node {
             }
         }
         let applied = self.state.apply(entry.index, &entry.command);
+        self.lease_kept();
         self.consensus.applied(entry.index);
         let Some((command, outcome)) = applied else { return };
         if let Some(Kind::Give(give)) = &command.kind

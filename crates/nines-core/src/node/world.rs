@@ -162,7 +162,7 @@ impl Node {
             Err(why) => ("check-down", format!("{server} failed {service}: {why}")),
         };
         // Each director checks; the one that serves (of many VIPs the first) tells.
-        if matches!(self.want(vip), Want::Hold(_)) {
+        if matches!(self.want(now, vip), Want::Hold(_)) {
             self.tell(now, kind, server, text, "check", String::new());
         } else {
             self.log(text);

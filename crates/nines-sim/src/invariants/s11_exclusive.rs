@@ -16,6 +16,9 @@ impl Invariant for Exclusive {
                 if let Some(other) = owner.insert(*vip, *id) {
                     return Err(format!("S11: nodes {other} and {id} both answer for {vip}"));
                 }
+                if seen.copy_answers.contains_key(vip) {
+                    return Err(format!("S11: node {id} and a copy both answer for {vip}"));
+                }
             }
         }
         Ok(())
@@ -34,6 +37,9 @@ mod tests {
         let mut seen = Observation::default();
         seen.nodes.insert(1, answers.clone());
         assert_eq!(Exclusive.check(&seen), Ok(()));
+        seen.copy_answers = [(vip, 1)].into();
+        assert!(Exclusive.check(&seen).unwrap_err().contains("copy"));
+        seen.copy_answers.clear();
         seen.nodes.insert(2, answers);
         assert!(Exclusive.check(&seen).unwrap_err().starts_with("S11"));
     }

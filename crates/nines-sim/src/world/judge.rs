@@ -22,11 +22,8 @@ impl World {
     }
 
     pub(super) fn judge(&mut self) -> Result<(), String> {
-        let mut seen = Observation {
-            now: self.now,
-            lease_ns: nines_model::Timing::default().lease.ns(),
-            ..Observation::default()
-        };
+        let mut seen =
+            Observation { now: self.now, lease_ns: self.lease.ns(), ..Observation::default() };
         for id in 1..=3u64 {
             let others: Vec<u64> = (1..=3).filter(|o| *o != id).collect();
             let deaf = others.iter().all(|o| {
@@ -66,6 +63,9 @@ impl World {
                     .saturating_sub(self.long_lease_ns()),
             };
             seen.nodes.insert(id, facts);
+        }
+        if self.machines.contains_key(&super::copies::COPY) {
+            seen.copy_answers = self.answers(super::copies::COPY);
         }
         for (id, node) in &seen.nodes {
             for vip in node.answers.keys() {

@@ -33,6 +33,17 @@ impl World {
         self.feed(id, Event::Propose { request: self.sequence, command });
     }
 
+    /// Somebody asks a node for this.
+    pub fn operator_asks(&mut self, id: u64, kind: command::Kind) {
+        let command = Command { actor: "operator".into(), kind: Some(kind), ..Command::default() };
+        self.feed(id, Event::Propose { request: self.sequence, command });
+    }
+
+    /// The config in force when the world began.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     /// The process asks for a long lease and is replaced.
     pub fn planned_restart(&mut self, id: u64) {
         self.feed(id, Event::Restart(2_000));

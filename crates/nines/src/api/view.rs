@@ -21,6 +21,7 @@ use crate::{
 };
 
 mod acts;
+mod lives;
 pub mod names;
 mod problems;
 
@@ -105,7 +106,9 @@ pub fn active(node: &Node) -> Vec<u64> {
 pub fn status(node: &Node, now: Time, shown: &Shown) -> Status {
     let state = node.state();
     let voters = node.consensus().voters();
-    let votes = voters.iter().filter(|id| member_alive(node, now, **id)).count();
+    let counts =
+        |id: &&u64| member_alive(node, now, **id) && lives::word(node, now, **id).is_none();
+    let votes = voters.iter().filter(counts).count();
     let quorate = votes * 2 > voters.len();
     let wall = node.wall_ms(now);
     let leader = node.consensus().leader();
@@ -125,6 +128,7 @@ pub fn status(node: &Node, now: Time, shown: &Shown) -> Status {
         at: rfc3339(wall),
         ..Status::default()
     };
+    lives::problems(node, now, &mut status);
     problems(node, &mut status);
     judge(&mut status);
     status
@@ -161,7 +165,9 @@ fn nodes(node: &Node, now: Time, shown: &Shown) -> Vec<NodeStatus> {
             .filter(|id| member_alive(node, now, **id))
             .filter_map(|id| state.members.get(id).map(|m| m.name.clone()))
             .collect();
+        let double = lives::word(node, now, *id);
         let word = match role {
+            _ if double.is_some() => double.unwrap_or_default(),
             _ if !alive => "silent",
             Role::Witness => "ok",
             Role::Director if standby.is_some() => "standby",

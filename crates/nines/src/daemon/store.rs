@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use nines_core::wire::{HardState, LogEntry, LongPromise, Persist, Persisted, Snapshot};
+use nines_core::wire::{HardState, KeptLife, LogEntry, LongPromise, Persist, Persisted, Snapshot};
 use prost::Message as _;
 use redb::{Database, ReadableDatabase as _, TableDefinition};
 
@@ -56,6 +56,7 @@ impl Store {
         let hard_state = HardState::decode(word("hard-state")?.as_slice()).map_err(failed)?;
         let snapshot = Snapshot::decode(word("snapshot")?.as_slice()).map_err(failed)?;
         let long_promise = LongPromise::decode(word("long-promise")?.as_slice()).map_err(failed)?;
+        let life = KeptLife::decode(word("life")?.as_slice()).map_err(failed)?;
         let mut entries = Vec::new();
         let table = tables.open_table(ENTRIES).map_err(failed)?;
         for item in table.range(snapshot.index + 1..).map_err(failed)? {
@@ -70,7 +71,7 @@ impl Store {
             }
             entries.push(entry);
         }
-        Ok(Persisted { hard_state, snapshot, entries, long_promise })
+        Ok(Persisted { hard_state, snapshot, entries, long_promise, life })
     }
 
     /// Writes and syncs.
@@ -93,6 +94,9 @@ impl Store {
             if let Some(promise) = &persist.long_promise {
                 words.insert("long-promise", promise.encode_to_vec().as_slice()).map_err(failed)?;
             }
+            if let Some(life) = &persist.life {
+                words.insert("life", life.encode_to_vec().as_slice()).map_err(failed)?;
+            }
             if let Some(hard_state) = &persist.hard_state {
                 words
                     .insert("hard-state", hard_state.encode_to_vec().as_slice())
@@ -108,7 +112,7 @@ impl Store {
             hard_state: Some(kept.hard_state.clone()),
             entries: kept.entries.clone(),
             snapshot: Some(kept.snapshot.clone()),
-            long_promise: None,
+            ..Persist::default()
         })
     }
 }

@@ -1,0 +1,118 @@
+//! The bound of every promise that this voter may have given: known also after a restart.
+//!
+//! A promise as long as the lease in force needs no write: a voter that starts waits one lease. A
+//! longer one is on the disk before it is given; and when the lease gets shorter, what was promised
+//! under the longer one goes there together with the state that says so.
+//!
+//! Decides: what the disk must know of promises, and how long a voter that starts waits.
+
+use nines_model::{Millis, Time};
+use prost::Message as _;
+
+use super::{Config, Node};
+use crate::{
+    lease::{self, promise_ns},
+    state::State,
+    wire::{Command, LongPromise, Persist, Persisted, command::Kind},
+};
+
+/// What the disk knows of promises.
+pub(super) struct Bound {
+    /// Until when longer promises may be given: asked of the disk.
+    pub(super) asked: Time,
+    /// And on it.
+    pub(super) kept: Time,
+    /// The lease that the disk knows: a voter that starts from it waits so long.
+    lease: Millis,
+    /// The write that brings the state of another node, with its lease; 0: none is awaited.
+    installing: u64,
+}
+
+impl Bound {
+    pub(super) fn new(until: Time, lease: Millis) -> Self {
+        Self { asked: until, kept: until, lease, installing: 0 }
+    }
+}
+
+/// Longest lease and restart of any config that this node may have gone by: that of the snapshot,
+/// and those in the log after it.
+pub(super) fn longest_timing(state: &State, kept: &Persisted) -> (Millis, Millis) {
+    let mut longest = (state.spec.timing.lease, state.spec.timing.restart);
+    for entry in &kept.entries {
+        if let Ok(command) = Command::decode(entry.data.as_slice())
+            && let Some(Kind::Apply(apply)) = command.kind
+            && let Ok(spec) = nines_model::config::parse(&apply.text)
+        {
+            longest.0 = longest.0.max(spec.timing.lease);
+            longest.1 = longest.1.max(spec.timing.restart);
+        }
+    }
+    longest
+}
+
+/// Until when a promise that the disk knows of may still hold.
+pub(super) fn kept_until(config: &Config, now: Time, kept: &LongPromise, restart: Millis) -> Time {
+    match kept.until_ns {
+        0 => Time(0),
+        until if kept.machine_boot == config.machine_boot => Time(until),
+        // Another boot's clock: wait as long as it can have been at most.
+        _ if kept.length_ns > 0 => Time(now.0 + kept.length_ns),
+        _ => Time(now.0 + promise_ns(restart)),
+    }
+}
+
+impl Node {
+    /// Whether a promise of this length binds longer than a voter waits that starts.
+    pub(super) fn is_long(&self, length: Millis) -> bool {
+        length > self.lease().min(self.bound.lease)
+    }
+
+    /// An entry that is on the disk was applied; perhaps it has changed the lease.
+    pub(super) fn lease_kept(&mut self) {
+        if self.bound.installing == 0 {
+            self.bound.lease = self.lease();
+        }
+    }
+
+    /// A state of another node was taken over, which this write brings to the disk.
+    pub(super) fn installs(&mut self, number: u64) {
+        self.bound.installing = number;
+    }
+
+    /// A write of the log is on disk.
+    pub(super) fn state_kept(&mut self, number: u64) {
+        if self.bound.installing != 0 && number >= self.bound.installing {
+            self.bound.installing = 0;
+            self.bound.lease = self.lease();
+        }
+    }
+
+    /// Whether the disk knows of a promise so long; if not it is told, and the next beat asks again.
+    pub(super) fn may_promise_long(&mut self, now: Time, length: Millis) -> bool {
+        let until = Time(now.0 + lease::promise_ns(length));
+        if self.bound.kept >= until {
+            return true;
+        }
+        if self.bound.asked < until {
+            // Some more, so that the beats of the next half second need no write.
+            let until = until.plus(Millis(500));
+            let long_promise = Some(self.bind(now, until));
+            self.keep(Persist { long_promise, ..Persist::default() });
+        }
+        false
+    }
+
+    fn bind(&mut self, now: Time, until: Time) -> LongPromise {
+        self.bound.asked = until;
+        let machine_boot = self.config.machine_boot;
+        LongPromise { until_ns: until.0, machine_boot, length_ns: until.since(now) }
+    }
+
+    /// What the disk must know together with a state that replaces the log: a voter that starts from
+    /// it waits only for the lease that it names.
+    pub(super) fn bound_of_promises(&mut self, now: Time, named: Millis) -> Option<LongPromise> {
+        let until = self.promises.latest();
+        let waits = Time(now.0 + promise_ns(named));
+        (until > waits.max(self.bound.asked)).then(|| self.bind(now, until))
+    }
+}

@@ -1,0 +1,42 @@
+//! Shapes of what is said and kept about lives of nodes and what they promised.
+//!
+//! Decides: shapes on the wire and on disk, nothing else.
+
+/// A run of an agent.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Life {
+    /// Node.
+    #[prost(uint64, tag = "1")]
+    pub node: u64,
+    /// Number.
+    #[prost(uint64, tag = "2")]
+    pub life: u64,
+}
+
+/// What the disk knows of the newest life that took part: a copy of it does not start there.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct KeptLife {
+    /// Number of the life.
+    #[prost(uint64, tag = "1")]
+    pub life: u64,
+    /// The boot of the machine it ran in.
+    #[prost(uint64, tag = "2")]
+    pub machine_boot: u64,
+    /// Number of the machine and of the file on its disk.
+    #[prost(uint64, tag = "3")]
+    pub place: u64,
+}
+
+/// Until when this voter has promised more than a lease: known also after it restarted.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct LongPromise {
+    /// CLOCK_BOOTTIME, ns; 0: none.
+    #[prost(uint64, tag = "1")]
+    pub until_ns: u64,
+    /// The boot of the machine whose clock that is.
+    #[prost(uint64, tag = "2")]
+    pub machine_boot: u64,
+    /// How long it could last at most when it was given, ns.
+    #[prost(uint64, tag = "40")]
+    pub length_ns: u64,
+}

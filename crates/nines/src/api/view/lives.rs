@@ -1,0 +1,42 @@
+//! Nodes that run twice, and a node whose state directory was copied or moved.
+
+use nines_core::Node;
+use nines_model::Time;
+
+use super::super::types::{ProblemLine, Status};
+
+/// How a node is shown whose life does not count; `None`: it counts.
+pub fn word(node: &Node, now: Time, id: u64) -> Option<&'static str> {
+    if node.double(now).contains(&id) {
+        return Some("running twice");
+    }
+    let moved = !node.may_ask(now, id) || (id == node.config().id && node.is_moved());
+    moved.then_some("waiting for confirmation")
+}
+
+/// What is wrong with lives, and what to do.
+pub fn problems(node: &Node, now: Time, status: &mut Status) {
+    for id in node.double(now) {
+        let name = node.state().members.get(&id).map_or_else(|| id.to_string(), |m| m.name.clone());
+        status.problems.push(ProblemLine {
+            subject: format!("node {name}"),
+            text: format!("two agents run as {name}: its votes do not count and it holds no VIP"),
+            next: format!(
+                "stop the copy of {name}, then on {name} itself: systemctl restart nines"
+            ),
+        });
+    }
+    if node.is_moved() {
+        let name = &node.config().name;
+        status.problems.push(ProblemLine {
+            subject: format!("node {name}"),
+            text: "its state directory was copied or moved here: it takes no part until all other \
+                   nodes have heard no other agent of this name for 10 s"
+                .into(),
+            next: format!(
+                "if this is a copy: systemctl stop nines; if {name} has moved here: start all \
+                 other nodes and wait"
+            ),
+        });
+    }
+}
