@@ -14,7 +14,7 @@ use prost::Message as _;
 use crate::{
     action::Refusal,
     story::Chronicle,
-    wire::{self, Act, Command, Facts, Member, Move, Told, command::Kind},
+    wire::{self, Command, Facts, Member, Move, Told, command::Kind},
 };
 
 /// Who holds a VIP. `token` is the index of the entry that gave it.
@@ -118,6 +118,10 @@ pub struct State {
 /// What a command came to.
 pub type Outcome = Result<String, Refusal>;
 
+mod acts;
+#[cfg(test)]
+mod tests;
+
 impl State {
     /// Id of a member by name.
     pub fn member(&self, name: &str) -> Option<&Member> {
@@ -154,12 +158,24 @@ impl State {
         );
     }
 
-    /// Applies the entry at `index`. The outcome goes to whoever proposed it.
-    pub fn apply(&mut self, index: u64, bytes: &[u8]) -> Option<(Command, Outcome)> {
+    /// Applies the entry at `index`; `member`: the node whose membership the entry changes. The
+    /// proposer gets the outcome. A command that is refused changes nothing but `applied`.
+    pub fn apply(
+        &mut self,
+        index: u64,
+        member: Option<u64>,
+        bytes: &[u8],
+    ) -> Option<(Command, Outcome)> {
         self.applied = index;
-        let command = Command::decode(bytes).ok()?;
-        let kind = command.kind.clone()?;
-        let outcome = match kind {
+        let mut command = Command::decode(bytes).ok()?;
+        let kind = command.kind.take()?;
+        let changes = matches!(kind, Kind::Join(_) | Kind::Remove(_));
+        if changes && !member.is_some_and(|id| self.may_change(id, Some(&kind))) {
+            command.kind = Some(kind);
+            let why = "the name or number of this member is taken, or it is no member";
+            return Some((command, Err(Refusal::Changed(why.into()))));
+        }
+        let outcome = match kind.clone() {
             Kind::Apply(apply) => self.config(index, &command, &apply),
             Kind::Give(give) => self.give(index, &command, &give),
             Kind::Move(moved) => self.start_move(index, &command, &moved),
@@ -179,6 +195,7 @@ impl State {
             Kind::Wish(wish) => self.wish(index, &command, &wish),
             Kind::Remove(name) => self.remove(index, &command, &name),
         };
+        command.kind = Some(kind);
         Some((command, outcome))
     }
 
@@ -297,96 +314,24 @@ impl State {
         Ok(String::new())
     }
 
-    fn act(&mut self, index: u64, command: &Command, act: &Act) -> Outcome {
-        let set = Set {
-            actor: command.actor.clone(),
-            reason: act.reason.clone(),
-            at_ms: command.at_ms,
-            until_ms: act.until_ms,
-        };
-        for subject in &act.subjects {
-            match act.verb.as_str() {
-                "drain" | "undrain" => {
-                    let servers = self.spec.find_servers(subject);
-                    if servers.is_empty() {
-                        return Err(Refusal::NotFound(format!("there is no server {subject}")));
-                    }
-                    for server in servers {
-                        if act.verb == "drain" {
-                            self.drains.insert(server, set.clone());
-                        } else {
-                            self.drains.remove(&server);
-                        }
-                    }
-                }
-                _ if !self.spec.nodes.contains_key(subject) => {
-                    return Err(Refusal::NotFound(format!("there is no node {subject}")));
-                }
-                "standby" => drop(self.standbys.insert(subject.clone(), set.clone())),
-                "ready" => drop(self.standbys.remove(subject)),
-                other => return Err(Refusal::Invalid(format!("{other} is no act"))),
-            }
-        }
-        let what = match act.verb.as_str() {
-            "drain" => "set to drain",
-            "undrain" => "takes new connections again",
-            "standby" => "set to standby",
-            _ => "ready for work again",
-        };
-        let reason =
-            if act.reason.is_empty() { String::new() } else { format!(": {}", act.reason) };
-        for (place, subject) in act.subjects.iter().enumerate() {
-            let text = format!("{subject} {what}{reason}");
-            self.tell(index, place, command, &act.verb, subject, text);
-        }
-        Ok(format!("{} {what}", act.subjects.join(", ")))
-    }
-
-    fn wish(&mut self, index: u64, command: &Command, wish: &wire::Give) -> Outcome {
-        let vip = wire::unpack(&wish.vip).ok_or(Refusal::Invalid("no address".into()))?;
-        if !self.spec.vips.contains_key(&vip) {
-            return Err(Refusal::NotFound(format!("there is no VIP {vip}")));
-        }
-        if let Some(with) = self.spec.vips[&vip].with {
-            let why = format!("{vip} goes where {with} goes: move that one");
-            return Err(Refusal::Invalid(why));
-        }
-        let name = self.spec.vip_name(vip);
-        match self.spec.nodes.get(&wish.to) {
-            Some(node) if node.role == nines_model::Role::Director => {}
-            Some(_) => return Err(Refusal::Invalid(format!("{} is a witness", wish.to))),
-            None => return Err(Refusal::NotFound(format!("there is no node {}", wish.to))),
-        }
-        if self.vips.get(&vip).is_some_and(|h| h.node() == wish.to) {
-            return Ok(format!("{name} is on {} already", wish.to));
-        }
-        self.wishes.insert(vip, wish.to.clone());
-        let text = format!("{name} should move to {}", wish.to);
-        self.tell(index, 0, command, "wish", &name, text.clone());
-        Ok(text)
-    }
-
     /// Whether a membership change may take effect. Asked before [`State::apply`].
     pub fn may_join(&self, id: u64, bytes: &[u8]) -> bool {
-        match Command::decode(bytes).ok().and_then(|c| c.kind) {
+        self.may_change(id, Command::decode(bytes).ok().and_then(|c| c.kind).as_ref())
+    }
+
+    fn may_change(&self, id: u64, kind: Option<&Kind>) -> bool {
+        match kind {
             Some(Kind::Join(member)) => {
                 member.id == id
                     && self.members.values().all(|m| (m.id == id) == (m.name == member.name))
             }
-            Some(Kind::Remove(name)) => self.members.get(&id).is_some_and(|m| m.name == name),
+            Some(Kind::Remove(name)) => self.members.get(&id).is_some_and(|m| m.name == *name),
             // A promotion from learner to voter carries no command.
             _ => self.members.contains_key(&id),
         }
     }
 
     fn join(&mut self, index: u64, command: &Command, member: Member) -> Outcome {
-        let taken = self.members.values().any(|m| (m.id == member.id) != (m.name == member.name));
-        if taken {
-            return Err(Refusal::Changed(format!(
-                "the name {} or its number is taken",
-                member.name
-            )));
-        }
         let name = member.name.clone();
         let part = if member.witness { "witness" } else { "director" };
         self.members.insert(member.id, member);

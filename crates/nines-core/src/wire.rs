@@ -336,6 +336,9 @@ pub struct Give {
     /// From the last beat of `from` to this proposal, ms.
     #[prost(uint64, tag = "5")]
     pub silent_ms: u64,
+    /// In a wish: further VIPs that the same command moves.
+    #[prost(bytes = "vec", repeated, tag = "60")]
+    pub more: Vec<Vec<u8>>,
 }
 
 /// A VIP from a living holder to another node.

@@ -2,7 +2,7 @@
 //!
 //! Decides: what a view shows and how an act becomes a proposal. The CLI uses nothing else.
 
-use std::{collections::BTreeMap, net::IpAddr, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -366,11 +366,8 @@ async fn post_move(
     if let Some(why) = agent.core.inspect(look).await.ok_or_else(stopping)? {
         return Err(why);
     }
-    let wish = |vip: &IpAddr| {
-        What::Wish(Give { vip: pack(*vip), to: request.to.clone(), ..Give::default() })
-    };
-    for vip in others {
-        let _ = propose(&agent, &request.actor, wish(vip)).await?;
-    }
-    propose(&agent, &request.actor, wish(last)).await
+    // One command for all: none moves where another may not.
+    let more = others.iter().copied().map(pack).collect();
+    let wish = Give { vip: pack(*last), to: request.to.clone(), more, ..Give::default() };
+    propose(&agent, &request.actor, What::Wish(wish)).await
 }

@@ -89,7 +89,7 @@ impl Node {
                 }
                 let last = self.membership.peer(self.id_of(&from)).map(|p| p.at);
                 let silent_ms = last.map_or(0, |at| now.since(at) / 1_000_000);
-                Kind::Give(Give { vip: pack(vip), to, from, why, silent_ms })
+                Kind::Give(Give { vip: pack(vip), to, from, why, silent_ms, ..Give::default() })
             }
             Step::Move(_, from, to) => Kind::Move(Move { vip: pack(vip), from, to, why }),
         };

@@ -96,7 +96,7 @@ impl Node {
                 self.state.membership = entry.index;
             }
         }
-        let applied = self.state.apply(entry.index, &entry.command);
+        let applied = self.state.apply(entry.index, entry.changes_member(), &entry.command);
         self.lease_kept();
         self.consensus.applied(entry.index);
         let Some((command, outcome)) = applied else { return };
