@@ -150,7 +150,7 @@ fn kind() -> impl Strategy<Value = Kind> {
         (name(), name(), any::<bool>()),
     );
     let gives = gives.prop_map(|((vip, more), (from, to, wish))| {
-        let give = Give { vip, more, from, to, ..Give::default() };
+        let give = Give { vip, to, from, more, ..Give::default() };
         if wish { Kind::Wish(give) } else { Kind::Give(give) }
     });
     let moves = (broken.clone(), name(), name());
