@@ -2,11 +2,11 @@
 //! carried out in the order given; what waits for the disk is given only after
 //! [`crate::Event::Persisted`].
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
-use nines_model::{ForwardingTable, Time};
+use nines_model::Time;
 
-use crate::wire::Persist;
+use crate::{forwarding::Wanted, wire::Persist};
 
 /// What is asked.
 #[derive(Clone, Debug)]
@@ -37,10 +37,12 @@ pub enum Action {
     },
     /// Tell the neighbours, once.
     Announce(IpAddr),
-    /// Put this table into the kernel; say [`crate::Event::Forwarded`].
-    Forward(Box<ForwardingTable>),
+    /// Forward as this wants from now on; say [`crate::Event::Forwarded`].
+    Forward(Box<Wanted>),
     /// Check exactly these servers from now on.
-    Check(Vec<CheckTask>),
+    Check(Arc<Vec<CheckTask>>),
+    /// Read this config on another thread, then say [`crate::Event::Read`].
+    Read(Arc<str>),
     /// The answer to [`crate::Event::Propose`].
     Reply {
         /// The caller's number.

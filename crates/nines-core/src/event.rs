@@ -1,8 +1,8 @@
 //! Everything that can happen to a node. Closed: a new kind of event is a new variant here.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
-use crate::wire::Command;
+use crate::{configs, wire::Command};
 
 /// What happened.
 #[derive(Clone, Debug)]
@@ -34,6 +34,8 @@ pub enum Event {
     },
     /// [`crate::Action::Forward`] was carried out, or not.
     Forwarded(Result<(), String>),
+    /// A config was read, as [`crate::Action::Read`] asked or before that.
+    Read(Arc<configs::Config>),
     /// A health check ended.
     Checked {
         /// Service.

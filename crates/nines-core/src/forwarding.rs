@@ -6,57 +6,86 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
-use nines_model::{Duty, Forward, ForwardingTable, ServerState, Spec, TableServer, TableService};
+use nines_model::{
+    Duty, Forward, ForwardingTable, ServerState, ServiceSpec, Spec, TableServer, TableService,
+};
 
 use crate::{action::CheckTask, health::Health};
 
 /// Health by (service, server).
 pub type Known = BTreeMap<(String, String), Health>;
 
-/// The table of the node with these addresses.
-pub fn table(
-    spec: &Spec,
-    drained: &BTreeSet<(String, String)>,
-    known: &Known,
-    own: &[IpAddr],
-    macs: Vec<[u8; 6]>,
-) -> ForwardingTable {
-    let alone = spec.directors().nth(1).is_none();
-    let here: BTreeSet<IpAddr> = own.iter().copied().filter(|_| !alone).collect();
-    let mut table = ForwardingTable {
-        duty: Duty::of(spec, &here),
-        director_macs: macs,
-        backend: spec.backend,
-        idle: Some(spec.idle),
-        ..ForwardingTable::default()
-    };
-    for (name, service) in &spec.services {
+/// (service, server) of some servers.
+pub type Servers = BTreeSet<(String, String)>;
+
+/// All that a director's table follows from. Cheap to make and to compare: who keeps leases makes
+/// this, another thread the table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Config in force; the default forwards nothing.
+    pub spec: Arc<Spec>,
+    /// Drained servers.
+    pub drained: Servers,
+    /// Checked servers that failed, or whose first check has not ended yet.
+    pub down: Servers,
+    /// Addresses of this node.
+    pub own: Vec<IpAddr>,
+    /// MAC addresses of the other directors.
+    pub macs: Vec<[u8; 6]>,
+}
+
+impl Wanted {
+    /// Addresses at which other directors reach this node as a real server.
+    fn here(&self) -> BTreeSet<IpAddr> {
+        let alone = self.spec.directors().nth(1).is_none();
+        self.own.iter().copied().filter(|_| !alone).collect()
+    }
+
+    /// What this node must have as a real server of other directors.
+    pub fn duty(&self) -> Duty {
+        Duty::of(&self.spec, &self.here())
+    }
+
+    /// The table without its services.
+    fn frame(&self) -> ForwardingTable {
+        ForwardingTable {
+            duty: self.duty(),
+            director_macs: self.macs.clone(),
+            backend: self.spec.backend,
+            idle: Some(self.spec.idle),
+            ..ForwardingTable::default()
+        }
+    }
+
+    /// The whole table.
+    pub fn table(&self) -> ForwardingTable {
+        let all = self.spec.services.iter();
+        let services = all.map(|(name, s)| (name.clone(), self.service(name, s))).collect();
+        ForwardingTable { services, ..self.frame() }
+    }
+
+    fn service(&self, name: &str, service: &ServiceSpec) -> TableService {
         let mut servers = BTreeMap::new();
+        let mut subject = (name.to_owned(), String::new());
         for (server, wanted) in &service.servers {
-            let subject = (name.clone(), server.clone());
-            let state = match known.get(&subject) {
-                Some(health) => health.state(),
-                None if service.is_checked(wanted) => Health::Unknown.state(),
-                None => ServerState::Up,
-            };
-            let state = match state {
-                _ if drained.contains(&subject) => ServerState::Draining,
-                state => state,
-            };
+            subject.1.clone_from(server);
             let itself = wanted.addr.ip().is_loopback();
-            let here = own.contains(&wanted.addr.ip());
+            let here = self.own.contains(&wanted.addr.ip());
             let forward = match wanted.forward.unwrap_or(service.forward) {
                 _ if here || itself => Forward::Local,
                 // A server of a "local" service on another director is reached there.
                 Forward::Local => Forward::Dr,
                 forward => forward,
             };
-            // Weight 0 says what a drain says: the server leaves the pick tables.
-            let state = match state {
-                ServerState::Up if wanted.weight == 0 => ServerState::Draining,
-                state => state,
+            let state = match wanted.weight {
+                _ if self.drained.contains(&subject) => ServerState::Draining,
+                _ if self.down.contains(&subject) => ServerState::Down,
+                // Weight 0 says what a drain says: the server leaves the pick tables.
+                0 => ServerState::Draining,
+                _ => ServerState::Up,
             };
             let wanted = TableServer {
                 addr: wanted.addr,
@@ -77,7 +106,7 @@ pub fn table(
                 server.state = ServerState::Draining;
             }
         }
-        let in_table = TableService {
+        TableService {
             flags: service.flags,
             one_packet: service.one_packet,
             persist: service.persist,
@@ -88,10 +117,81 @@ pub fn table(
             cookies: service.cookies,
             servers,
             ..TableService::new(service.traffic(), service.scheduler)
-        };
-        table.services.insert(name.clone(), in_table);
+        }
     }
-    table
+}
+
+/// A table that follows what is wanted, and makes only those services anew that something
+/// changed for.
+#[derive(Debug, Default)]
+pub struct Following {
+    wanted: Wanted,
+    table: ForwardingTable,
+}
+
+impl Following {
+    /// The table as it was followed to last.
+    pub fn table(&self) -> &ForwardingTable {
+        &self.table
+    }
+
+    /// Follows.
+    pub fn follow(&mut self, next: Wanted) -> &ForwardingTable {
+        let before = std::mem::replace(&mut self.wanted, next);
+        let next = &self.wanted;
+        if before.own != next.own {
+            self.table = next.table();
+            return &self.table;
+        }
+        let mut services = std::mem::take(&mut self.table.services);
+        if !Arc::ptr_eq(&before.spec, &next.spec) {
+            services.retain(|name, _| next.spec.services.contains_key(name));
+            for (name, service) in &next.spec.services {
+                if before.spec.services.get(name) != Some(service) {
+                    services.insert(name.clone(), next.service(name, service));
+                }
+            }
+        }
+        let drains = before.drained.symmetric_difference(&next.drained);
+        let health = before.down.symmetric_difference(&next.down);
+        let touched: BTreeSet<&String> = drains.chain(health).map(|(service, _)| service).collect();
+        for name in touched {
+            if let Some(service) = next.spec.services.get(name) {
+                services.insert(name.clone(), next.service(name, service));
+            }
+        }
+        self.table = ForwardingTable { services, ..next.frame() };
+        &self.table
+    }
+}
+
+/// The table of the node with these addresses.
+pub fn table(
+    spec: &Spec,
+    drained: &Servers,
+    known: &Known,
+    own: &[IpAddr],
+    macs: Vec<[u8; 6]>,
+) -> ForwardingTable {
+    let (spec, drained, down) =
+        (Arc::new(spec.clone()), drained.clone(), down(known, &checks(spec)));
+    Wanted { spec, drained, down, own: own.to_vec(), macs }.table()
+}
+
+/// Those of the checked servers that get no clients: they failed, or no check has ended yet.
+pub fn down(known: &Known, checks: &[CheckTask]) -> Servers {
+    // Both in order of names: one walk along the two.
+    let mut known = known.iter().peekable();
+    let mut up = |check: &&CheckTask| {
+        let subject = (check.service.as_str(), check.server.as_str());
+        let name = |known: &(String, String)| (known.0.as_str(), known.1.as_str()).cmp(&subject);
+        while known.next_if(|(subject, _)| name(subject).is_lt()).is_some() {}
+        known.peek().is_some_and(|(subject, health)| {
+            name(subject).is_eq() && health.state() == ServerState::Up
+        })
+    };
+    let down = checks.iter().filter(|check| !up(check));
+    down.map(|check| (check.service.clone(), check.server.clone())).collect()
 }
 
 /// The checks that go with a spec.
@@ -211,5 +311,43 @@ mod tests {
         assert_eq!(cache.servers["s"].state, ServerState::Up);
         assert_eq!(table.duty, Duty::default(), "no other director sends packets to it");
         assert_eq!(checks(&spec).len(), 1, "where they go from here is nobody's to ask");
+    }
+
+    #[test]
+    fn a_table_that_follows_is_the_one_made_anew() {
+        let read = |text: &str| Arc::new(nines_model::config::parse(text).unwrap());
+        let head = "[cluster]\nname = \"t\"\n[nodes]\nlb1 = \"10.0.0.2\"\nlb2 = \"10.0.0.3\"\n";
+        let service = |n: u8, weight: u8| {
+            format!(
+                "[service.s{n}]\nlisten = \"10.0.0.100:{n}\"\nservers = {{ a = \"10.0.0.2\",\n\
+                 b = {{ address = \"10.0.0.11\", weight = {weight} }} }}\n"
+            )
+        };
+        let spec = |services: &[(u8, u8)]| {
+            let services: String =
+                services.iter().map(|(n, weight)| service(*n, *weight)).collect();
+            read(&format!("{head}{services}"))
+        };
+        let some = |all: &[(&str, &str)]| -> Servers {
+            all.iter().map(|(service, server)| ((*service).into(), (*server).into())).collect()
+        };
+        let own = |n: u8| vec![IpAddr::from([10, 0, 0, n])];
+        let first = spec(&[(1, 1), (2, 1), (3, 1)]);
+        let mut following = Following::default();
+        let mut wanted = Wanted { spec: first, own: own(2), ..Wanted::default() };
+        let mut follow = |wanted: &Wanted| {
+            assert_eq!(*following.follow(wanted.clone()), wanted.table());
+        };
+        follow(&wanted);
+        wanted.drained = some(&[("s1", "b"), ("gone", "b")]);
+        follow(&wanted);
+        (wanted.drained, wanted.down) = (some(&[("s2", "a")]), some(&[("s1", "b"), ("s3", "a")]));
+        follow(&wanted);
+        (wanted.spec, wanted.down) = (spec(&[(1, 1), (3, 7), (4, 0)]), some(&[("s4", "b")]));
+        follow(&wanted);
+        wanted.own = own(3);
+        follow(&wanted);
+        (wanted.spec, wanted.macs) = (Arc::default(), vec![[2; 6]]);
+        follow(&wanted);
     }
 }

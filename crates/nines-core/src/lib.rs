@@ -8,6 +8,7 @@
 //! `next_deadline()`.
 
 pub mod action;
+pub mod configs;
 pub mod consensus;
 pub mod event;
 pub mod forwarding;
@@ -16,6 +17,7 @@ pub mod lease;
 pub mod lives;
 pub mod membership;
 pub mod node;
+pub mod peek;
 pub mod resources;
 pub mod snapshot;
 pub mod state;

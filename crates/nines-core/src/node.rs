@@ -6,9 +6,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
-use nines_model::{ForwardingTable, Millis, Role, Time};
+use nines_model::{Millis, Role, Time};
 
 use crate::{
     action::{Action, Refusal},
@@ -23,8 +24,10 @@ use crate::{
     wire::{Command, Persisted, RaftMessage, Told, command::Kind},
 };
 
+mod ahead;
 mod beats;
 mod bound;
+mod bulk;
 mod lead;
 mod life;
 mod record;
@@ -55,6 +58,8 @@ pub struct Node {
     config: Config,
     state: State,
     consensus: Consensus,
+    ahead: ahead::Ahead,
+    under_way: BTreeMap<u64, bulk::UnderWay>,
     membership: Membership,
     life: life::OwnLife,
     promises: Promises,
@@ -66,7 +71,7 @@ pub struct Node {
     first_results: world::FirstResults,
     world: world::World,
     /// The table the data plane was last asked to hold, and whether its answer is awaited.
-    table: Option<ForwardingTable>,
+    table: Option<forwarding::Wanted>,
     table_asked: bool,
     table_retry: Time,
     /// The data plane holds the table.
@@ -86,7 +91,7 @@ pub struct Node {
     behind: BTreeSet<u64>,
     facts_after: Time,
     covered: Vec<(IpAddr, bool)>,
-    checked: Vec<crate::action::CheckTask>,
+    checked: Arc<Vec<crate::action::CheckTask>>,
     next_long: u64,
     next_number: u64,
     next_action: u64,
@@ -106,14 +111,15 @@ pub struct Node {
 impl Node {
     /// A node that starts from what the disk kept.
     pub fn new(config: Config, now: Time, kept: &Persisted) -> Self {
-        let decoded = snapshot::decode(&kept.snapshot.data);
+        let mut ahead = ahead::Ahead::default();
+        let decoded = snapshot::decode(&kept.snapshot.data, &mut ahead.configs);
         // Never guess: a voter with an empty state would renew anybody's lease (S27).
         let broken = match &decoded {
             Some(_) => None,
             None => Some("a snapshot that this version cannot read".to_owned()),
         };
         let state = decoded.unwrap_or_default();
-        let (lease, restart) = bound::longest_timing(&state, kept);
+        let (lease, restart) = ahead.longest_timing(&state, kept);
         let ids: Vec<u64> = state.members.keys().copied().collect();
         let rank = ids.iter().position(|id| *id == config.id).unwrap_or(0) as u64;
         let election = state.spec.timing.election.0;
@@ -126,6 +132,8 @@ impl Node {
             config,
             state,
             consensus,
+            ahead,
+            under_way: BTreeMap::new(),
             membership: Membership::default(),
             life,
             promises,
@@ -151,7 +159,7 @@ impl Node {
             behind: BTreeSet::new(),
             facts_after: Time(0),
             covered: Vec::new(),
-            checked: Vec::new(),
+            checked: Arc::default(),
             next_long: LONG_PROMISE,
             next_action: 1,
             next_beat: now,
@@ -187,13 +195,14 @@ impl Node {
             Event::Persisted(number) => {
                 self.state_kept(number);
                 let messages = self.consensus.persisted(number);
-                self.send_raft(messages);
+                self.send_raft(now, messages);
             }
             Event::PersistFailed(why) => {
                 self.log(format!("the log cannot be written: {why}; this node votes no more"));
                 self.broken = Some(why);
             }
             Event::Performed { id, result } => self.performed(now, id, &result),
+            Event::Read(config) => self.was_read(now, config),
             Event::Forwarded(result) => self.forwarded(now, result),
             Event::Checked { service, server, outcome } => {
                 self.checked(now, service, server, outcome);
@@ -244,7 +253,8 @@ impl Node {
         self.release_held(now);
         self.pump(now);
         // Half a second with a leader: its heartbeats have told what is committed.
-        let read = self.consensus.leader() != 0 && now.since(self.started) > Millis(500).ns();
+        let told = self.consensus.leader() != 0 && now.since(self.started) > Millis(500).ns();
+        let read = told && self.ahead.entries.is_empty();
         self.caught_up |= self.consensus.leads() || read;
         if now >= self.next_beat {
             self.beat(now);
@@ -463,7 +473,8 @@ impl Node {
         command.number = self.next_number;
         command.at_ms = self.wall_ms(now);
         self.next_number += 1;
-        self.pending.insert(command.number, (request, now.plus(Millis(5_000))));
+        let limit = self.allowance(&command);
+        self.pending.insert(command.number, (request, now.plus(limit)));
         if !self.write(&command) {
             // An election takes a moment; it is written when somebody leads.
             self.unwritten.push(command);

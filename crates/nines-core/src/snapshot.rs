@@ -3,6 +3,7 @@
 use prost::Message;
 
 use crate::{
+    configs::Configs,
     state::{Failover, Holding, Set, State},
     story::StoryEvent,
     wire::{Facts, Member, Told, pack, unpack},
@@ -126,7 +127,7 @@ pub fn encode(state: &State) -> Vec<u8> {
     let addresses: std::collections::BTreeSet<_> =
         state.vips.keys().chain(state.wishes.keys()).chain(state.failovers.keys()).collect();
     Kept {
-        text: state.text.clone(),
+        text: state.text.to_string(),
         revision: state.revision,
         members: state.members.values().cloned().collect(),
         facts: state.facts.values().cloned().collect(),
@@ -140,15 +141,13 @@ pub fn encode(state: &State) -> Vec<u8> {
 }
 
 /// From bytes; `None`: not ours. Empty bytes are the empty state.
-pub fn decode(bytes: &[u8]) -> Option<State> {
+pub fn decode(bytes: &[u8], configs: &mut Configs) -> Option<State> {
     let kept = Kept::decode(bytes).ok()?;
-    let spec = match kept.text.as_str() {
-        "" => nines_model::Spec::default(),
-        text => nines_model::config::parse(text).ok()?,
-    };
+    let config = configs.get(&kept.text);
+    let spec = config.spec.as_ref().ok()?;
     let mut state = State {
-        text: kept.text,
-        spec,
+        text: std::sync::Arc::clone(&config.text),
+        spec: std::sync::Arc::clone(spec),
         revision: kept.revision,
         members: kept.members.into_iter().map(|m| (m.id, m)).collect(),
         facts: kept.facts.into_iter().map(|f| (f.node.clone(), f)).collect(),
@@ -209,9 +208,10 @@ mod tests {
         state.standbys.insert("lb1".into(), Set { until_ms: 6, ..Set::default() });
         state.story.push(4, 1, Told { text: "x".into(), ..Told::default() });
         let bytes = encode(&state);
-        let back = decode(&bytes).unwrap();
+        let mut configs = Configs::default();
+        let back = decode(&bytes, &mut configs).unwrap();
         assert_eq!(back, state);
         assert_eq!(encode(&back), bytes);
-        assert!(decode(b"\xff\xff").is_none());
+        assert!(decode(b"\xff\xff", &mut configs).is_none());
     }
 }

@@ -6,13 +6,15 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
-use nines_model::{Spec, config};
+use nines_model::Spec;
 use prost::Message as _;
 
 use crate::{
     action::Refusal,
+    configs::Configs,
     story::Chronicle,
     wire::{self, Command, Facts, Member, Move, Told, command::Kind},
 };
@@ -88,9 +90,9 @@ pub struct Failover {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct State {
     /// Config as written.
-    pub text: String,
+    pub text: Arc<str>,
     /// And as read.
-    pub spec: Spec,
+    pub spec: Arc<Spec>,
     /// Counts configs.
     pub revision: u64,
     /// By id.
@@ -159,12 +161,14 @@ impl State {
     }
 
     /// Applies the entry at `index`; `member`: the node whose membership the entry changes. The
-    /// proposer gets the outcome. A command that is refused changes nothing but `applied`.
+    /// proposer gets the outcome. A command that is refused changes nothing but `applied`. `configs`
+    /// have been read already.
     pub fn apply(
         &mut self,
         index: u64,
         member: Option<u64>,
         bytes: &[u8],
+        configs: &mut Configs,
     ) -> Option<(Command, Outcome)> {
         self.applied = index;
         let mut command = Command::decode(bytes).ok()?;
@@ -176,7 +180,7 @@ impl State {
             return Some((command, Err(Refusal::Changed(why.into()))));
         }
         let outcome = match kind.clone() {
-            Kind::Apply(apply) => self.config(index, &command, &apply),
+            Kind::Apply(apply) => self.config(index, &command, &apply, configs),
             Kind::Give(give) => self.give(index, &command, &give),
             Kind::Move(moved) => self.start_move(index, &command, &moved),
             Kind::Released(token) => self.released(index, &command, &token),
@@ -199,15 +203,21 @@ impl State {
         Some((command, outcome))
     }
 
-    fn config(&mut self, index: u64, command: &Command, apply: &wire::Apply) -> Outcome {
+    fn config(
+        &mut self,
+        index: u64,
+        command: &Command,
+        apply: &wire::Apply,
+        configs: &mut Configs,
+    ) -> Outcome {
         if apply.expected != 0 && apply.expected != self.revision {
             return Err(Refusal::Changed(format!(
                 "revision {} is in force, not {}",
                 self.revision, apply.expected
             )));
         }
-        let spec = config::parse(&apply.text)
-            .map_err(|found| Refusal::Invalid(found[0].message.clone()))?;
+        let config = configs.get(&apply.text);
+        let spec = Arc::clone(config.spec.as_ref().map_err(|why| Refusal::Invalid(why.clone()))?);
         if !self.spec.name.is_empty() && spec.name != self.spec.name {
             return Err(Refusal::Unsafe(format!(
                 "this is the cluster {}, the file is for {}",
@@ -229,7 +239,8 @@ impl State {
         });
         self.standbys.retain(|node, _| spec.nodes.contains_key(node));
         self.spec = spec;
-        self.text.clone_from(&apply.text);
+        self.text = Arc::clone(&config.text);
+        configs.in_force(&self.text);
         self.revision += 1;
         let text = format!("config {} applied", self.revision);
         self.tell(index, 0, command, "config", "config", text.clone());

@@ -41,8 +41,18 @@ impl Diagnostic {
     }
 }
 
+/// Bytes of a file that are read at most; ten thousand services of ten servers have some 5 MB.
+pub const TEXT_MAX: usize = 32 << 20;
+
 /// Reads a whole file.
 pub fn parse(text: &str) -> Result<Spec, Vec<Diagnostic>> {
+    if text.len() > TEXT_MAX {
+        let mib = |bytes: usize| bytes.div_ceil(1 << 20);
+        let message =
+            format!("the file has {} MiB; at most {} are read", mib(text.len()), TEXT_MAX >> 20);
+        let help = Some("move some of the services to a cluster of their own".into());
+        return Err(vec![Diagnostic { span: 0..0, message, help }]);
+    }
     let mut reader = Reader::default();
     let spec = reader.document(text).map(|root| read(&mut reader, &root));
     let mut found = reader.diagnostics;

@@ -79,7 +79,7 @@ fn change(subject: impl Into<String>, sign: char, text: String, felt: &str) -> C
     Change { subject: subject.into(), sign, text, felt: felt.to_owned() }
 }
 
-fn keyed<T>(
+fn keyed<T: PartialEq>(
     out: &mut Vec<Change>,
     kind: &str,
     old: &std::collections::BTreeMap<String, T>,
@@ -95,7 +95,7 @@ fn keyed<T>(
     for (name, after) in new {
         match old.get(name) {
             None => out.push(change(format!("{kind} {name}"), '+', text(after), felt(name, '+'))),
-            Some(before) if text(before) != text(after) => {
+            Some(before) if before != after && text(before) != text(after) => {
                 let text = format!("{} -> {}", text(before), text(after));
                 out.push(change(format!("{kind} {name}"), '~', text, felt(name, '~')));
             }

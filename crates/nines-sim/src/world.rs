@@ -127,7 +127,7 @@ fn fnv(hash: u64, bytes: &[u8]) -> u64 {
 fn founding(text: &str) -> Persisted {
     let mut state = State {
         text: text.into(),
-        spec: nines_model::config::parse(text).expect("the spec above is right"),
+        spec: nines_model::config::parse(text).expect("the spec above is right").into(),
         revision: 1,
         ..State::default()
     };
@@ -420,6 +420,12 @@ impl World {
                 }
                 Action::Forward(_) => {
                     self.schedule(50_000, id, Happening::Deliver(Event::Forwarded(Ok(()))));
+                }
+                Action::Read(text) => {
+                    let config = nines_core::configs::Config::read(text);
+                    let event = Event::Read(std::sync::Arc::new(config));
+                    let time = 100_000 + self.random.below(40_000_000);
+                    self.schedule(time, id, Happening::Deliver(event));
                 }
                 Action::RestartReady => {
                     self.kill(id);

@@ -6,17 +6,18 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    extract::{Query, State as Shared},
+    extract::{DefaultBodyLimit, Query, State as Shared},
     http::StatusCode,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use nines_core::{
-    Node,
+    Event as CoreEvent, Node,
     action::Refusal,
+    configs::Config,
     wire::{Act, Apply, Command, Give, command::Kind as What, pack},
 };
-use nines_model::{Time, config, diff};
+use nines_model::{Spec, Time, config, diff};
 use serde::Deserialize;
 use utoipa::OpenApi as _;
 
@@ -95,9 +96,13 @@ pub async fn serve(listener: tokio::net::UnixListener, agent: Arc<Agent>) {
         .route("/v1/move", post(post_move))
         .route("/v1/openapi.json", get(|| async { openapi() }))
         .route("/metrics", get(get_metrics))
+        .layer(DefaultBodyLimit::max(BODY_MAX))
         .with_state(agent);
     let _ = axum::serve(listener, router).await;
 }
+
+/// A config as a JSON string: quotes and line ends take two bytes each.
+const BODY_MAX: usize = 2 * config::TEXT_MAX + 4_096;
 
 /// Serves only the metrics, to whoever reaches the port.
 pub async fn serve_metrics(listener: tokio::net::TcpListener, agent: Arc<Agent>) {
@@ -254,33 +259,67 @@ async fn get_why(
 async fn get_config(Shared(agent): Shared<Arc<Agent>>) -> Outcome<Json<ConfigText>> {
     let look = |node: &Node, _: Time| {
         let state = node.state();
-        ConfigText { text: state.text.clone(), revision: state.revision, ..ConfigText::default() }
+        (Arc::clone(&state.text), state.revision)
     };
-    agent.core.inspect(look).await.map(Json).ok_or_else(stopping)
+    let (text, revision) = agent.core.inspect(look).await.ok_or_else(stopping)?;
+    Ok(Json(ConfigText { text: text.to_string(), revision, ..ConfigText::default() }))
+}
+
+/// What a text says. It is read on another thread, and the core need not read it again.
+async fn read(agent: &Agent, text: String) -> Outcome<(Arc<str>, Arc<Spec>)> {
+    let text: Arc<str> = text.into();
+    let asked = Arc::clone(&text);
+    let known = move |node: &Node, _: Time| node.configs().known(&asked);
+    let config = match agent.core.inspect(known).await.ok_or_else(stopping)? {
+        Some(config) => config,
+        None => {
+            let unread = Arc::clone(&text);
+            let config = elsewhere(move || Arc::new(Config::read(unread))).await?;
+            agent.core.event(CoreEvent::Read(Arc::clone(&config)));
+            config
+        }
+    };
+    if let Ok(spec) = &config.spec {
+        return Ok((text, Arc::clone(spec)));
+    }
+    let found = config::parse(&text).err().unwrap_or_default();
+    let (place, why) = found.first().map_or_else(Default::default, |first| {
+        let (line, col) = first.line_col(&text);
+        (format!("line {line}, column {col}"), first.message.clone())
+    });
+    let errors = found.iter().map(|one| types::FileError::new(&text, one)).collect();
+    let failure = Failure::new(Kind::Usage, place, why).next("nines config check FILE");
+    Err(Failure { errors, ..failure })
+}
+
+/// Long work, while this thread goes on with others'.
+async fn elsewhere<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Outcome<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| stopping())
+}
+
+/// The config in force, its revision, and what to say of one that is to follow it.
+async fn compared(agent: &Agent, spec: &Arc<Spec>) -> Outcome<(Arc<Spec>, u64, Vec<String>)> {
+    let spec = Arc::clone(spec);
+    let look = move |node: &Node, _: Time| {
+        let state = node.state();
+        let problems = view::impossible(state, &spec);
+        (Arc::clone(&state.spec), state.revision, view::warnings(state, &spec), problems)
+    };
+    let (before, revision, warnings, problems) =
+        agent.core.inspect(look).await.ok_or_else(stopping)?;
+    match problems.into_iter().next() {
+        Some(problem) => Err(problem),
+        None => Ok((before, revision, warnings)),
+    }
 }
 
 /// Reads a file against the cluster as it is: what changes, and what cannot work.
-async fn planned(agent: &Agent, text: &str) -> Outcome<Plan> {
-    let spec = config::parse(text).map_err(|found| {
-        let (line, col) = found[0].line_col(text);
-        let what = format!("line {line}, column {col}");
-        let errors = found.iter().map(|one| types::FileError::new(text, one)).collect();
-        let failure = Failure::new(Kind::Usage, what, &found[0].message);
-        Failure { errors, ..failure.next("nines config check FILE") }
-    })?;
-    let look = move |node: &Node, _: Time| {
-        let state = node.state();
-        let changes = diff::diff(&state.spec, &spec);
-        let problems = view::impossible(state, &spec);
-        let warnings = view::warnings(state, &spec);
-        (state.revision, changes, problems, warnings)
-    };
-    let (revision, changes, problems, warnings) =
-        agent.core.inspect(look).await.ok_or_else(stopping)?;
-    if let Some(problem) = problems.into_iter().next() {
-        return Err(problem);
-    }
-    Ok(Plan { revision, changes: changes.iter().map(types::Change::from).collect(), warnings })
+async fn planned(agent: &Agent, text: String) -> Outcome<Plan> {
+    let (_, spec) = read(agent, text).await?;
+    let (before, revision, warnings) = compared(agent, &spec).await?;
+    let changes =
+        elsewhere(move || diff::diff(&before, &spec).iter().map(types::Change::from).collect());
+    Ok(Plan { revision, changes: changes.await?, warnings })
 }
 
 #[utoipa::path(
@@ -293,7 +332,7 @@ async fn post_plan(
     Shared(agent): Shared<Arc<Agent>>,
     Json(request): Json<ConfigText>,
 ) -> Outcome<Json<Plan>> {
-    planned(&agent, &request.text).await.map(Json)
+    planned(&agent, request.text).await.map(Json)
 }
 
 #[utoipa::path(
@@ -306,8 +345,9 @@ async fn post_apply(
     Shared(agent): Shared<Arc<Agent>>,
     Json(request): Json<ConfigText>,
 ) -> Outcome<Json<Done>> {
-    planned(&agent, &request.text).await?;
-    let apply = Apply { text: request.text, expected: request.revision };
+    let (text, spec) = read(&agent, request.text).await?;
+    let _ = compared(&agent, &spec).await?;
+    let apply = Apply { text: text.to_string(), expected: request.revision };
     let actor = if request.actor.is_empty() { "operator" } else { &request.actor };
     propose(&agent, actor, What::Apply(apply)).await
 }

@@ -4,7 +4,6 @@
 //! restart asks for a long lease and replaces the process in place, so no packet is lost.
 
 use std::{
-    collections::BTreeSet,
     os::unix::process::CommandExt as _,
     path::PathBuf,
     sync::{
@@ -15,10 +14,7 @@ use std::{
     time::Duration,
 };
 
-use nines_core::{
-    Config, Event, Node,
-    forwarding::{self, Known},
-};
+use nines_core::{Config, Event, Node, forwarding::Wanted};
 use nines_dataplane::{
     address,
     director::{self, Director},
@@ -34,7 +30,7 @@ use self::{
     logger::Logger,
     seal::Seals,
     store::Store,
-    worker::{AddressWork, ForwardWork, Places},
+    worker::{ForwardWork, Places, Workers},
 };
 use crate::{
     api,
@@ -108,7 +104,7 @@ pub struct Agent {
     /// Config in force here.
     pub revision: Arc<AtomicU64>,
     /// That config as it was last looked at for a real server.
-    pub config: tokio::sync::Mutex<Option<Arc<(u64, nines_model::Spec)>>>,
+    pub config: tokio::sync::Mutex<Option<Arc<(u64, Arc<nines_model::Spec>)>>>,
     /// Where it says what happens.
     pub log: Logger,
     /// How many descriptors there are for what.
@@ -159,38 +155,6 @@ pub enum End {
     Replace,
 }
 
-struct Workers {
-    disk: mpsc::Sender<(u64, Box<nines_core::wire::Persist>)>,
-    addresses: mpsc::Sender<AddressWork>,
-    forwarding: Option<mpsc::Sender<ForwardWork>>,
-    elsewhere: tokio::sync::mpsc::UnboundedSender<Work>,
-    watched: bool,
-}
-
-impl Workers {
-    fn take(&self, work: Work) {
-        // A worker that has ended ends the process; what it is sent then no longer matters.
-        match work {
-            Work::Persist(number, persist) => drop(self.disk.send((number, persist))),
-            Work::Address(id, vip, up) => {
-                if let Some(forwarding) = self.forwarding.as_ref().filter(|_| up && self.watched) {
-                    let _ = forwarding.send(ForwardWork::Watch(vip));
-                }
-                drop(self.addresses.send(AddressWork::Change(id, vip, up)));
-            }
-            Work::Announce(vip) => drop(self.addresses.send(AddressWork::Announce(vip))),
-            Work::Forward(table) => {
-                if let Some(forwarding) = &self.forwarding {
-                    let _ = forwarding.send(ForwardWork::Table(table));
-                } else {
-                    let _ = self.elsewhere.send(Work::Forward(table));
-                }
-            }
-            other => drop(self.elsewhere.send(other)),
-        }
-    }
-}
-
 async fn serve(options: &Options, home: Home, papers: Arc<Papers>, log: &Logger) -> Outcome<End> {
     let listener = api::listen(&options.socket)?;
     let ended = serve_with_socket(options, home, papers, log, listener).await;
@@ -235,6 +199,7 @@ async fn serve_with_socket(
     let (elsewhere, mut others) = tokio::sync::mpsc::unbounded_channel();
     let (disk, disk_work) = mpsc::channel();
     let (addresses, address_work) = mpsc::channel();
+    let (configs, unread) = mpsc::channel();
     let mut guard: Option<Box<dyn nines_dataplane::Guard>> = None;
     let mut forwarding = None;
     let mut shared_flows = None;
@@ -248,8 +213,9 @@ async fn serve_with_socket(
             ));
         }
         let spec = node.newest_config();
-        let table = forwarding::table(&spec, &BTreeSet::new(), &Known::new(), &[], Vec::new());
-        let sizes = ebpf::Sizes::holding(&table, spec.flows);
+        let flows = spec.flows;
+        let table = Wanted { spec, ..Wanted::default() }.table();
+        let sizes = ebpf::Sizes::holding(&table, flows);
         let (mut plane, kernel_guard) = ebpf::open(ebpf::object::BYTES, options.hooks, sizes)?;
         node.inherit(director::serving(&mut plane));
         ready_kernel()?;
@@ -281,8 +247,14 @@ async fn serve_with_socket(
             worker::forwarding(plane, cover, changed, work, &shown, &core, &log);
         });
     }
-    let workers =
-        Workers { disk, addresses, forwarding: forwarding.clone(), elsewhere, watched: true };
+    let workers = Workers {
+        disk,
+        addresses,
+        configs,
+        forwarding: forwarding.clone(),
+        elsewhere,
+        watched: true,
+    };
     {
         let (core, log, places) = (core.clone(), log.clone(), Arc::clone(&places));
         spawn("addresses", move || worker::addresses(address_work, &places, &core, &log));
@@ -290,6 +262,10 @@ async fn serve_with_socket(
     {
         let core = core.clone();
         spawn("disk", move || worker::disk(store, disk_work, &core));
+    }
+    {
+        let core = core.clone();
+        spawn("configs", move || worker::configs(unread, &core));
     }
     let beat_key = data_encoding::HEXLOWER
         .decode(papers.identity.beat_key.as_bytes())
@@ -430,7 +406,7 @@ async fn until_the_end(
     loop {
         tokio::select! {
             work = others.recv() => match work {
-                Some(Work::Check(tasks)) => checks.set(tasks),
+                Some(Work::Check(tasks)) => checks.set(Arc::unwrap_or_clone(tasks)),
                 Some(Work::Bulk(to, bytes)) => bulk.send(to, bytes),
                 Some(Work::Forward(_)) => agent.core.event(Event::Forwarded(Ok(()))),
                 Some(Work::Restart) => return Ok(End::Replace),

@@ -10,6 +10,7 @@ use std::{
     net::IpAddr,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use nines_core::{
@@ -306,8 +307,8 @@ pub fn found(text: &str, spec: &nines_model::Spec, port: u16) -> Outcome<(Vec<Pa
         papers.push(Papers { identity, ca_pem, ca_key, cert_pem, key_pem });
     }
     let mut state = State {
-        text: text.to_owned(),
-        spec: spec.clone(),
+        text: text.into(),
+        spec: Arc::new(spec.clone()),
         revision: 1,
         applied: 1,
         ..State::default()

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use nines_model::{Millis, Time};
 use prost::Message as _;
 
-use super::Node;
+use super::{Node, bulk::Way};
 use crate::{
     action::Action,
     consensus,
@@ -50,8 +50,12 @@ impl Node {
     }
 
     fn send_frame(&mut self, to: u64, frame: &Frame) {
+        self.send_by(to, frame, false);
+    }
+
+    fn send_by(&mut self, to: u64, frame: &Frame, bulk: bool) {
         let bytes = frame.encode_to_vec();
-        let bulk = bytes.len() > DATAGRAM_MAX;
+        let bulk = bulk || bytes.len() > DATAGRAM_MAX;
         self.actions.push(Action::Send { to, bytes, bulk });
     }
 
@@ -66,7 +70,7 @@ impl Node {
         }
     }
 
-    pub(super) fn send_raft(&mut self, messages: Vec<RaftMessage>) {
+    pub(super) fn send_raft(&mut self, now: Time, messages: Vec<RaftMessage>) {
         if self.broken.is_some() || self.life.moved {
             return;
         }
@@ -74,7 +78,11 @@ impl Node {
             if consensus::may_wait(&message) {
                 self.send_later(message.to, frame::Kind::Raft(message));
             } else {
-                self.send(message.to, frame::Kind::Raft(message));
+                let (to, way) = (message.to, self.way(now, &message, DATAGRAM_MAX));
+                let frame = self.framed(frame::Kind::Raft(message));
+                if way != Way::None {
+                    self.send_by(to, &frame, way == Way::Bulk);
+                }
             }
         }
     }
@@ -293,7 +301,8 @@ impl Node {
 
     /// A consensus message. One that brings an entry which gives a promised VIP away waits until
     /// the promise has ended: to the consensus that is a slow network, nothing more.
-    fn log_message(&mut self, now: Time, message: RaftMessage) {
+    pub(super) fn log_message(&mut self, now: Time, message: RaftMessage) {
+        let Some(message) = self.read_ahead(now, message) else { return };
         let mut until = None;
         if consensus::brings_entries(&message) {
             for entry in &message.entries {

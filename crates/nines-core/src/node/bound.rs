@@ -7,13 +7,11 @@
 //! Decides: what the disk must know of promises, and how long a voter that starts waits.
 
 use nines_model::{Millis, Time};
-use prost::Message as _;
 
 use super::{Config, Node};
 use crate::{
     lease::{self, promise_ns},
-    state::State,
-    wire::{Command, LongPromise, Persist, Persisted, command::Kind},
+    wire::{LongPromise, Persist},
 };
 
 /// What the disk knows of promises.
@@ -32,22 +30,6 @@ impl Bound {
     pub(super) fn new(until: Time, lease: Millis) -> Self {
         Self { asked: until, kept: until, lease, installing: 0 }
     }
-}
-
-/// Longest lease and restart of any config that this node may have gone by: that of the snapshot,
-/// and those in the log after it.
-pub(super) fn longest_timing(state: &State, kept: &Persisted) -> (Millis, Millis) {
-    let mut longest = (state.spec.timing.lease, state.spec.timing.restart);
-    for entry in &kept.entries {
-        if let Ok(command) = Command::decode(entry.data.as_slice())
-            && let Some(Kind::Apply(apply)) = command.kind
-            && let Ok(spec) = nines_model::config::parse(&apply.text)
-        {
-            longest.0 = longest.0.max(spec.timing.lease);
-            longest.1 = longest.1.max(spec.timing.restart);
-        }
-    }
-    longest
 }
 
 /// Until when a promise that the disk knows of may still hold.

@@ -1,13 +1,16 @@
 //! The log: what is proposed, what is applied, what is told.
 
-use nines_model::{Millis, Spec, Time, config};
+use std::sync::Arc;
+
+use nines_model::{Millis, Spec, Time};
 use prost::Message as _;
 
 use super::Node;
 use crate::{
     action::Action,
+    configs::Config,
     consensus::Committed,
-    snapshot,
+    peek, snapshot,
     wire::{Command, Persist, Snapshot, Story, command::Kind},
 };
 
@@ -18,15 +21,14 @@ const COMPACT_TAIL: u64 = 512;
 impl Node {
     /// The newest config in the log, in force or about to be: after a start entries are applied only
     /// once a majority is heard. For what is made before that, such as room in tables.
-    pub fn newest_config(&self) -> Spec {
-        let text = |bytes: &[u8]| match Command::decode(bytes).ok()?.kind? {
-            Kind::Apply(apply) => Some(apply.text),
-            _ => None,
-        };
-        let mut texts =
-            self.consensus.tail().into_iter().rev().filter_map(|(_, bytes)| text(&bytes));
-        let newest = texts.find_map(|text| config::parse(&text).ok());
-        newest.unwrap_or_else(|| self.state.spec.clone())
+    pub fn newest_config(&self) -> Arc<Spec> {
+        let tail = self.consensus.tail();
+        let texts = tail.iter().rev().filter_map(|(_, bytes)| peek::config_of_command(bytes));
+        let mut read = texts.map(|text| match self.ahead.configs.known(text) {
+            Some(config) => config.spec.clone(),
+            None => Config::read(text.into()).spec,
+        });
+        read.find_map(Result::ok).unwrap_or_else(|| Arc::clone(&self.state.spec))
     }
 
     /// Writes a command; membership changes take the library's own way. False: nobody leads.
@@ -47,7 +49,6 @@ impl Node {
 
     /// Takes everything out of the consensus: messages leave, the disk is asked, entries applied.
     pub(super) fn pump(&mut self, now: Time) {
-        let mut grown = false;
         while let Some(batch) = self.consensus.take() {
             if let Some((number, mut persist)) = batch.persist {
                 if persist.snapshot.is_some() {
@@ -57,15 +58,13 @@ impl Node {
                 }
                 self.actions.push(Action::Persist(number, Box::new(persist)));
             }
-            self.send_raft(batch.messages);
+            self.send_raft(now, batch.messages);
             if let Some(snapshot) = batch.snapshot {
                 self.install(&snapshot);
             }
-            for entry in batch.committed {
-                grown |= entry.changes_member().is_some();
-                self.apply(&entry);
-            }
+            self.ahead.entries.extend(batch.committed);
         }
+        let grown = self.apply_committed(now);
         // A node that joins is given a snapshot only if that names it as member.
         if grown || self.consensus.log_length() > COMPACT_AFTER {
             let snapshot = self.consensus.compact(snapshot::encode(&self.state), COMPACT_TAIL);
@@ -78,8 +77,11 @@ impl Node {
     }
 
     fn install(&mut self, snapshot: &Snapshot) {
-        match snapshot::decode(&snapshot.data) {
+        // What waits is older than this.
+        self.ahead.entries.clear();
+        match snapshot::decode(&snapshot.data, &mut self.ahead.configs) {
             Some(state) => {
+                self.ahead.configs.in_force(&state.text);
                 self.state = state;
                 self.state.applied = snapshot.index;
             }
@@ -88,7 +90,7 @@ impl Node {
         }
     }
 
-    fn apply(&mut self, entry: &Committed) {
+    pub(super) fn apply(&mut self, entry: &Committed) {
         if let Some(id) = entry.changes_member() {
             let valid = self.state.may_join(id, &entry.command);
             self.consensus.apply_change(entry, valid);
@@ -96,7 +98,12 @@ impl Node {
                 self.state.membership = entry.index;
             }
         }
-        let applied = self.state.apply(entry.index, entry.changes_member(), &entry.command);
+        let applied = self.state.apply(
+            entry.index,
+            entry.changes_member(),
+            &entry.command,
+            &mut self.ahead.configs,
+        );
         self.lease_kept();
         self.consensus.applied(entry.index);
         let Some((command, outcome)) = applied else { return };

@@ -6,14 +6,15 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
 
-use nines_model::{ForwardingTable, Millis, Time, Traffic};
+use nines_model::{Duty, Millis, Time, Traffic};
 
 use super::Node;
 use crate::{
     action::{Action, CheckTask},
-    forwarding,
+    forwarding::{self, Wanted},
     health::Health,
     resources::{Phase, Want},
 };
@@ -31,8 +32,9 @@ struct Causes {
 pub(super) struct World {
     causes: Option<Causes>,
     cover: Vec<(IpAddr, bool)>,
-    checks: Vec<CheckTask>,
-    table: ForwardingTable,
+    checks: Arc<Vec<CheckTask>>,
+    wanted: Wanted,
+    duty: Duty,
     settled: bool,
 }
 
@@ -60,7 +62,7 @@ impl Node {
     fn checks_changed(&mut self, now: Time) {
         let key = |c: &CheckTask| (c.service.clone(), c.server.clone());
         let before: BTreeMap<_, _> = self.checked.iter().map(|c| (key(c), c.addr)).collect();
-        self.checked.clone_from(&self.world.checks);
+        self.checked = Arc::clone(&self.world.checks);
         let present: BTreeMap<_, _> = self.checked.iter().map(|c| (key(c), c.addr)).collect();
         let count = self.known.len();
         // At another address it is another server.
@@ -93,7 +95,7 @@ impl Node {
             });
         }
         self.first_results.checks_since = Some(now);
-        self.actions.push(Action::Check(self.checked.clone()));
+        self.actions.push(Action::Check(Arc::clone(&self.checked)));
     }
 
     /// The first table waits no longer for first results.
@@ -173,16 +175,23 @@ impl Node {
         if !self.is_director() {
             return World { causes: Some(causes), ..World::default() };
         }
-        let spec = &self.state.spec;
-        let own = spec.nodes.get(&self.config.name).map_or(&[][..], |n| &n.addresses);
+        let spec = Arc::clone(&self.state.spec);
+        let own = spec.nodes.get(&self.config.name).map_or_else(Vec::new, |n| n.addresses.clone());
         let others = self.state.facts.iter().filter(|(name, _)| **name != self.config.name);
         let macs = others.flat_map(|(_, f)| f.macs.iter());
         let macs = macs.filter_map(|m| m.as_slice().try_into().ok()).collect();
-        let table = forwarding::table(spec, &self.state.drained(), &self.known, own, macs);
-        let all: BTreeSet<&IpAddr> = spec.vips.keys().chain(&causes.up).collect();
-        let cover = all.into_iter().map(|v| (*v, table.duty.vips.contains(v))).collect();
-        let checks = forwarding::checks(spec);
-        World { causes: Some(causes), cover, checks, table, settled: false }
+        let checks = self.ahead.configs.known(&self.state.text).map(|c| Arc::clone(&c.checks));
+        let checks = checks.unwrap_or_else(|| Arc::new(forwarding::checks(&spec)));
+        let down = forwarding::down(&self.known, &checks);
+        let wanted = Wanted { spec, drained: self.state.drained(), down, own, macs };
+        let before = &self.world;
+        // Looks at each server there is.
+        let same =
+            Arc::ptr_eq(&before.wanted.spec, &wanted.spec) && before.wanted.own == wanted.own;
+        let duty = if same { before.duty.clone() } else { wanted.duty() };
+        let all: BTreeSet<&IpAddr> = wanted.spec.vips.keys().chain(&causes.up).collect();
+        let cover = all.into_iter().map(|v| (*v, duty.vips.contains(v))).collect();
+        World { causes: Some(causes), cover, checks, wanted, duty, settled: false }
     }
 
     /// Asks for what the state wants and has not been asked for.
@@ -209,13 +218,13 @@ impl Node {
             self.checks_changed(now);
         }
         let may = self.table.is_some() || self.waited(now) || self.first_results.missing == 0;
-        let asked = self.table.as_ref() == Some(&self.world.table);
+        let asked = self.table.as_ref() == Some(&self.world.wanted);
         if !self.table_asked && may && now >= self.table_retry && !asked {
-            self.table = Some(self.world.table.clone());
+            self.table = Some(self.world.wanted.clone());
             self.table_asked = true;
-            self.actions.push(Action::Forward(Box::new(self.world.table.clone())));
+            self.actions.push(Action::Forward(Box::new(self.world.wanted.clone())));
         }
         self.world.settled =
-            self.world.cover == self.covered && self.table.as_ref() == Some(&self.world.table);
+            self.world.cover == self.covered && self.table.as_ref() == Some(&self.world.wanted);
     }
 }

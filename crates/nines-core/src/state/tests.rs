@@ -35,8 +35,9 @@ fn vip(n: usize) -> IpAddr {
 /// Three members, both VIPs held by lb1, one being handed over.
 fn state() -> State {
     let mut state = State::default();
+    let configs = &mut Configs::default();
     for (id, name) in [(1, "lb1"), (2, "lb2"), (3, "w")] {
-        let done = state.apply(id, Some(id), &command(Kind::Join(member(id, name))));
+        let done = state.apply(id, Some(id), &command(Kind::Join(member(id, name))), configs);
         assert!(done.unwrap().1.is_ok());
     }
     let text = CONFIG.to_owned();
@@ -49,7 +50,7 @@ fn state() -> State {
         Move { vip: pack(vip(1)), from: "lb1".into(), to: "lb2".into(), why: String::new() };
     let all = [apply, give(0), give(1), Kind::Move(moved), act("drain", &["web/r2"])];
     for (index, kind) in (4..).zip(all) {
-        let done = state.apply(index, None, &command(kind.clone())).unwrap().1;
+        let done = state.apply(index, None, &command(kind.clone()), configs).unwrap().1;
         assert!(done.is_ok(), "{kind:?}: {done:?}");
     }
     state
@@ -58,7 +59,9 @@ fn state() -> State {
 /// What came of it; a refusal must have left the state as it was.
 fn tried(state: &mut State, index: u64, member: Option<u64>, kind: Kind) -> Outcome {
     let before = State { applied: index, ..state.clone() };
-    let (_, outcome) = state.apply(index, member, &command(kind.clone())).expect("a command");
+    let configs = &mut Configs::default();
+    let done = state.apply(index, member, &command(kind.clone()), configs);
+    let (_, outcome) = done.expect("a command");
     if outcome.is_err() {
         assert!(*state == before, "{kind:?} was refused and took effect");
     }

@@ -63,16 +63,17 @@ impl Client<'_> {
         })
     }
 
-    fn block<T>(&self, work: impl Future<Output = Outcome<T>>) -> Outcome<T> {
+    /// `size`: bytes that are sent; a large config is given time.
+    fn block<T>(&self, size: usize, work: impl Future<Output = Outcome<T>>) -> Outcome<T> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|e| Failure::new(Kind::Io, "cannot start", e))?;
-        let limit = std::time::Duration::from_secs(10);
+        let limit = std::time::Duration::from_millis(10_000 + size as u64 / 500);
         runtime.block_on(async {
             tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
                 let what = format!("the agent on {} gives no answer", self.socket.display());
-                Err(Failure::new(Kind::TimedOut, what, "10 s went by")
+                Err(Failure::new(Kind::TimedOut, what, format!("{limit:?} went by"))
                     .next("systemctl status nines"))
             })
         })
@@ -80,7 +81,7 @@ impl Client<'_> {
 
     /// GET, as the agent's bytes.
     pub fn get_raw(&self, path: &str) -> Outcome<Vec<u8>> {
-        self.block(self.call(Method::GET, path, Vec::new()))
+        self.block(0, self.call(Method::GET, path, Vec::new()))
     }
 
     /// GET.
@@ -91,7 +92,7 @@ impl Client<'_> {
     /// POST.
     pub fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Outcome<T> {
         let bytes = serde_json::to_vec(body).expect("plain data");
-        let answer = self.block(self.call(Method::POST, path, bytes))?;
+        let answer = self.block(bytes.len(), self.call(Method::POST, path, bytes))?;
         Self::read(&answer)
     }
 

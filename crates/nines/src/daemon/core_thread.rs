@@ -6,14 +6,17 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
-    sync::mpsc::{Receiver, Sender},
+    sync::{
+        Arc,
+        mpsc::{Receiver, Sender},
+    },
     time::Duration,
 };
 
 use mio::{Events, Interest, Poll, Token, Waker, net::UdpSocket};
-use nines_core::{Action, Event, Node, wire::Persist};
+use nines_core::{Action, Event, Node, action::CheckTask, forwarding::Wanted, wire::Persist};
 use nines_dataplane::{Guard, process::boot_time};
-use nines_model::{ForwardingTable, Time};
+use nines_model::Time;
 
 use super::{
     logger::Logger,
@@ -47,9 +50,11 @@ pub enum Work {
     /// Tell the neighbours.
     Announce(IpAddr),
     /// Put the table into the kernel.
-    Forward(Box<ForwardingTable>),
+    Forward(Box<Wanted>),
     /// Check these.
-    Check(Vec<nines_core::action::CheckTask>),
+    Check(Arc<Vec<CheckTask>>),
+    /// Read this config, then say [`Event::Read`].
+    Read(Arc<str>),
     /// Send over TLS.
     Bulk(u64, Vec<u8>),
     /// Replace the process.
@@ -288,7 +293,8 @@ impl CoreThread {
                 Action::Persist(number, persist) => (self.work)(Work::Persist(number, persist)),
                 Action::Address { id, vip, up } => (self.work)(Work::Address(id, vip, up)),
                 Action::Announce(vip) => (self.work)(Work::Announce(vip)),
-                Action::Forward(table) => (self.work)(Work::Forward(table)),
+                Action::Read(text) => (self.work)(Work::Read(text)),
+                Action::Forward(wanted) => (self.work)(Work::Forward(wanted)),
                 Action::Check(tasks) => (self.work)(Work::Check(tasks)),
                 Action::RestartReady => (self.work)(Work::Restart),
                 Action::StopReady => (self.work)(Work::Stop),

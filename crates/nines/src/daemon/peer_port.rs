@@ -303,7 +303,9 @@ async fn keep_line(
             }
         }
         if let Some(stream) = &mut open {
-            let sent = timeout(Duration::from_secs(2), put(stream, kind::RAFT, &frame)).await;
+            // A line of 5 MB/s is given time for a large one.
+            let limit = Duration::from_secs(2) + Duration::from_micros(frame.len() as u64 / 5);
+            let sent = timeout(limit, put(stream, kind::RAFT, &frame)).await;
             if !matches!(sent, Ok(Ok(()))) {
                 open = None;
             }

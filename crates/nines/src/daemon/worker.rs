@@ -8,19 +8,71 @@ use std::{
     net::IpAddr,
     sync::{
         Arc, Mutex,
-        mpsc::{Receiver, RecvTimeoutError},
+        mpsc::{self, Receiver, RecvTimeoutError},
     },
     time::{Duration, Instant},
 };
 
-use nines_core::{Event, wire::Persist};
+use nines_core::{
+    Event,
+    configs::Config,
+    forwarding::{Following, Wanted},
+    wire::Persist,
+};
 use nines_dataplane::{
     DataPlane, address,
     announce::{self, Link},
 };
 use nines_model::{Counters, ForwardingTable};
 
-use super::{Shown, core_thread::Handle, logger::Logger, store::Store};
+use super::{
+    Shown,
+    core_thread::{Handle, Work},
+    logger::Logger,
+    store::Store,
+};
+
+/// All of them, by what they are asked.
+pub struct Workers {
+    /// Writes the log.
+    pub disk: mpsc::Sender<(u64, Box<Persist>)>,
+    /// Adds and removes addresses.
+    pub addresses: mpsc::Sender<AddressWork>,
+    /// Reads configs.
+    pub configs: mpsc::Sender<Arc<str>>,
+    /// Keeps the kernel's tables; a witness has none.
+    pub forwarding: Option<mpsc::Sender<ForwardWork>>,
+    /// What the main task does.
+    pub elsewhere: tokio::sync::mpsc::UnboundedSender<Work>,
+    /// The first packet after a takeover is told.
+    pub watched: bool,
+}
+
+impl Workers {
+    /// Hands work to the thread that does it.
+    pub fn take(&self, work: Work) {
+        // A worker that has ended ends the process; what it is sent then no longer matters.
+        match work {
+            Work::Persist(number, persist) => drop(self.disk.send((number, persist))),
+            Work::Address(id, vip, up) => {
+                if let Some(forwarding) = self.forwarding.as_ref().filter(|_| up && self.watched) {
+                    let _ = forwarding.send(ForwardWork::Watch(vip));
+                }
+                drop(self.addresses.send(AddressWork::Change(id, vip, up)));
+            }
+            Work::Announce(vip) => drop(self.addresses.send(AddressWork::Announce(vip))),
+            Work::Read(text) => drop(self.configs.send(text)),
+            Work::Forward(wanted) => {
+                if let Some(forwarding) = &self.forwarding {
+                    let _ = forwarding.send(ForwardWork::Wanted(wanted));
+                } else {
+                    let _ = self.elsewhere.send(Work::Forward(wanted));
+                }
+            }
+            other => drop(self.elsewhere.send(other)),
+        }
+    }
+}
 
 /// Writes the log in order.
 pub fn disk(store: Store, work: Receiver<(u64, Box<Persist>)>, core: &Handle) {
@@ -33,6 +85,13 @@ pub fn disk(store: Store, work: Receiver<(u64, Box<Persist>)>, core: &Handle) {
                 return;
             }
         }
+    }
+}
+
+/// Reads configs, so that the core thread need not.
+pub fn configs(work: Receiver<Arc<str>>, core: &Handle) {
+    for text in work {
+        core.event(Event::Read(Arc::new(Config::read(text))));
     }
 }
 
@@ -111,8 +170,8 @@ fn up(vip: IpAddr, places: &Places) -> Result<Placed, String> {
 
 /// What the forwarding thread is asked.
 pub enum ForwardWork {
-    /// Hold this table, with programs on these interfaces.
-    Table(Box<ForwardingTable>),
+    /// Forward as this wants from now on.
+    Wanted(Box<Wanted>),
     /// Tell the counts.
     Counters(tokio::sync::oneshot::Sender<Counters>),
     /// Watch for the first packet of a VIP's services.
@@ -134,20 +193,22 @@ pub fn forwarding<D: DataPlane>(
     log: &Logger,
 ) {
     // Until the first one is in, what an earlier process left goes on as it is.
-    let mut table: Option<ForwardingTable> = None;
+    let mut holds = false;
+    let mut following = Following::default();
     let mut watched: BTreeMap<IpAddr, (u64, Instant)> = BTreeMap::new();
     let mut looked = Instant::now();
     loop {
         let wait = if watched.is_empty() { RECONCILE } else { Duration::from_millis(5) };
         match work.recv_timeout(wait) {
-            Ok(ForwardWork::Table(wanted)) => {
+            Ok(ForwardWork::Wanted(wanted)) => {
                 for note in cover(&mut plane) {
                     log.line(&note);
                 }
-                let result = plane.apply(&wanted);
+                let table = following.follow(*wanted);
+                let result = plane.apply(table);
                 if result.is_ok() {
-                    changed(&wanted);
-                    table = Some(*wanted);
+                    changed(table);
+                    holds = true;
                 }
                 show(&plane, result.as_ref().err().cloned(), shown, log);
                 core.event(Event::Forwarded(result.map_err(|e| e.to_string())));
@@ -157,15 +218,17 @@ pub fn forwarding<D: DataPlane>(
             }
             Ok(ForwardWork::Watch(vip)) => {
                 let until = Instant::now() + Duration::from_secs(2);
-                if let Some(before) = packets(&mut plane, table.as_ref(), vip) {
+                let table = holds.then_some(following.table());
+                if let Some(before) = packets(&mut plane, table, vip) {
                     watched.insert(vip, (before, until));
                 }
             }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
+        let table = holds.then_some(following.table());
         watched.retain(|vip, (before, until)| {
-            if packets(&mut plane, table.as_ref(), *vip).is_some_and(|now| now > *before) {
+            if packets(&mut plane, table, *vip).is_some_and(|now| now > *before) {
                 core.event(Event::FirstPacket(*vip));
                 return false;
             }
@@ -173,7 +236,7 @@ pub fn forwarding<D: DataPlane>(
         });
         if looked.elapsed() >= RECONCILE {
             looked = Instant::now();
-            let Some(table) = &table else { continue };
+            let Some(table) = table else { continue };
             for difference in plane.observe().unwrap_or_default() {
                 log.line(&format!("{difference}; put back"));
                 let failed = plane.apply(table).err();
@@ -249,8 +312,8 @@ mod tests {
             });
             std::thread::sleep(RECONCILE * 2);
             assert_eq!(held(), inherited, "nobody has said anything yet");
-            let none = ForwardingTable::default();
-            send.send(ForwardWork::Table(Box::new(none.clone()))).unwrap();
+            let none = Wanted::default().table();
+            send.send(ForwardWork::Wanted(Box::default())).unwrap();
             wait(&none);
             // From then on what somebody changes is put back.
             fake.held.lock().unwrap().table = inherited.clone();

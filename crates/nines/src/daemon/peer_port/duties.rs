@@ -83,7 +83,7 @@ pub async fn answer(agent: &Agent, question: &Question) -> Option<Answer> {
 }
 
 /// The config in force. The thread that keeps leases is asked once for each, whoever asks here.
-async fn config(agent: &Agent) -> Option<Arc<(u64, Spec)>> {
+async fn config(agent: &Agent) -> Option<Arc<(u64, Arc<Spec>)>> {
     let mut kept = agent.config.lock().await;
     let now = agent.revision.load(Ordering::Relaxed);
     if kept.as_ref().is_none_or(|config| config.0 != now) {

@@ -1,0 +1,131 @@
+//! Configs are read on another thread before this one needs them.
+//!
+//! Decides: which entries wait. An entry with a config is appended and acknowledged at once; it is
+//! applied when its text has been read, and what follows it waits behind it. A state that replaces
+//! the log is kept from the consensus until its config has been read: to the consensus that is a
+//! slow network.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use nines_model::{Millis, Time};
+
+use super::Node;
+use crate::{
+    action::Action,
+    configs::{Config, Configs},
+    consensus::Committed,
+    peek,
+    state::State,
+    wire::{Command, Persisted, RaftMessage, command::Kind},
+};
+
+/// Nobody reads for so long: then it is read here.
+const PATIENCE: Millis = Millis(10_000);
+
+/// What was read and what waits for it.
+#[derive(Default)]
+pub(super) struct Ahead {
+    pub configs: Configs,
+    /// Asked of another thread, and when.
+    asked: Vec<(Arc<str>, Time)>,
+    /// Committed, not applied yet.
+    pub entries: VecDeque<Committed>,
+    /// States in place of a log.
+    states: Vec<RaftMessage>,
+}
+
+impl Ahead {
+    /// Whether nobody has to wait for this text. If somebody has, it is asked for.
+    fn is_read(&mut self, now: Time, text: &str, actions: &mut Vec<Action>) -> bool {
+        if self.configs.known(text).is_some() {
+            return true;
+        }
+        match self.asked.iter().find(|(asked, _)| **asked == *text) {
+            Some((_, since)) => now.since(*since) > PATIENCE.ns(),
+            None => {
+                let text: Arc<str> = text.into();
+                self.asked.push((Arc::clone(&text), now));
+                actions.push(Action::Read(text));
+                false
+            }
+        }
+    }
+
+    /// Longest lease and restart of any config that this node may have gone by: that of the
+    /// snapshot, and those in the log after it.
+    pub fn longest_timing(&mut self, state: &State, kept: &Persisted) -> (Millis, Millis) {
+        let mut longest = (state.spec.timing.lease, state.spec.timing.restart);
+        for text in kept.entries.iter().filter_map(|e| peek::config_of_command(&e.data)) {
+            if let Ok(spec) = &self.configs.get(text).spec {
+                longest.0 = longest.0.max(spec.timing.lease);
+                longest.1 = longest.1.max(spec.timing.restart);
+            }
+        }
+        longest
+    }
+
+    /// The next committed entry, if it may be applied.
+    pub fn next(&mut self, now: Time, actions: &mut Vec<Action>) -> Option<Committed> {
+        let first = self.entries.pop_front()?;
+        let waits = peek::config_of_command(&first.command)
+            .is_some_and(|text| !self.is_read(now, text, actions));
+        if waits {
+            self.entries.push_front(first);
+            return None;
+        }
+        Some(first)
+    }
+}
+
+impl Node {
+    /// What a text says, if it was read.
+    pub fn configs(&self) -> &Configs {
+        &self.ahead.configs
+    }
+
+    /// How long a proposer waits for its command: the more it carries the longer.
+    pub(super) fn allowance(&self, command: &Command) -> Millis {
+        let size = match &command.kind {
+            Some(Kind::Apply(apply)) => apply.text.len(),
+            _ => 0,
+        };
+        Millis(5_000 + size as u64 / 1_000)
+    }
+
+    /// Another thread has read a config.
+    pub(super) fn was_read(&mut self, now: Time, config: Arc<Config>) {
+        self.ahead.asked.retain(|(text, _)| *text != config.text);
+        self.ahead.configs.put(config);
+        for message in std::mem::take(&mut self.ahead.states) {
+            self.log_message(now, message);
+        }
+    }
+
+    /// Has the configs in a message read; gives the message back if it need not wait for that.
+    pub(super) fn read_ahead(&mut self, now: Time, message: RaftMessage) -> Option<RaftMessage> {
+        for entry in &message.entries {
+            if let Some(text) = peek::config_of_command(&entry.data) {
+                self.ahead.is_read(now, text, &mut self.actions);
+            }
+        }
+        let Some(state) = &message.snapshot else { return Some(message) };
+        let text = peek::config_of_state(&state.data).unwrap_or_default();
+        if self.ahead.is_read(now, text, &mut self.actions) {
+            return Some(message);
+        }
+        // One a sender; the newest.
+        self.ahead.states.retain(|waits| waits.from != message.from);
+        self.ahead.states.push(message);
+        None
+    }
+
+    /// Applies what is committed and read.
+    pub(super) fn apply_committed(&mut self, now: Time) -> bool {
+        let mut grown = false;
+        while let Some(entry) = self.ahead.next(now, &mut self.actions) {
+            grown |= entry.changes_member().is_some();
+            self.apply(&entry);
+        }
+        grown
+    }
+}

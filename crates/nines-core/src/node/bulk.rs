@@ -1,0 +1,109 @@
+//! Log entries that no datagram can carry.
+//!
+//! Decides: what goes to a peer over TLS, and when the same goes again. A large entry takes longer
+//! than a heartbeat, and a datagram overtakes it. So until a peer has acknowledged it, everything
+//! of the log goes to that peer the same way, in order; and an entry on its way is not sent again
+//! each time the library would.
+
+use nines_model::{Millis, Time};
+
+use super::Node;
+use crate::{
+    consensus,
+    wire::{LogEntry, RaftMessage},
+};
+
+/// The last large entries sent to a peer.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct UnderWay {
+    term: u64,
+    /// Index before the first and of the last.
+    after: u64,
+    last: u64,
+    /// Not sent again before.
+    until: Time,
+}
+
+/// How a message is to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// As its size says.
+    Any,
+    /// Over TLS, behind what goes there already.
+    Bulk,
+    /// Not at all: the same is on its way.
+    None,
+}
+
+/// Time for so many bytes: a link of 10 MB/s and a disk of the same speed.
+fn allowance(bytes: usize) -> Millis {
+    Millis(1_000 + bytes as u64 / 5_000)
+}
+
+fn size(entries: &[LogEntry]) -> usize {
+    entries.iter().map(|e| e.data.len() + e.context.len() + 32).sum()
+}
+
+impl UnderWay {
+    /// What to do with entries for a peer that has acknowledged `matched`.
+    pub fn way(&mut self, now: Time, message: &RaftMessage, matched: u64, most: usize) -> Way {
+        let last = message.entries.last().map_or(message.index, |e| e.index);
+        let open = self.term == message.term && matched < self.last && now < self.until;
+        if open && !message.entries.is_empty() && message.index == self.after && last <= self.last {
+            return Way::None;
+        }
+        let size = size(&message.entries);
+        if size + 128 > most {
+            let until = now.plus(allowance(size));
+            *self = Self { term: message.term, after: message.index, last, until };
+            return Way::Bulk;
+        }
+        if open { Way::Bulk } else { Way::Any }
+    }
+}
+
+impl Node {
+    /// How a message of the consensus is to go.
+    pub(super) fn way(&mut self, now: Time, message: &RaftMessage, most: usize) -> Way {
+        if !consensus::brings_entries(message) || !self.consensus.is_leader() {
+            return Way::Any;
+        }
+        let behind = self.consensus.lag(message.to).unwrap_or(0);
+        let matched = self.consensus.last().0.saturating_sub(behind);
+        self.under_way.entry(message.to).or_default().way(now, message, matched, most)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn append(after: u64, sizes: &[usize]) -> RaftMessage {
+        let entry = |(i, size): (usize, &usize)| LogEntry {
+            index: after + 1 + i as u64,
+            data: vec![0; *size],
+            ..LogEntry::default()
+        };
+        let entries = sizes.iter().enumerate().map(entry).collect();
+        RaftMessage { kind: 3, term: 2, index: after, entries, ..RaftMessage::default() }
+    }
+
+    #[test]
+    fn what_follows_a_large_entry_goes_behind_it_until_it_has_arrived() {
+        let mut line = UnderWay::default();
+        let mut way = |ms: u64, message: &RaftMessage, matched| {
+            line.way(Time(Millis(ms).ns()), message, matched, 1_350)
+        };
+        assert_eq!(way(0, &append(9, &[10]), 9), Way::Any);
+        let large = append(10, &[5_000_000]);
+        assert_eq!(way(1, &large, 10), Way::Bulk);
+        assert_eq!(way(2, &append(11, &[10]), 10), Way::Bulk, "a datagram would overtake it");
+        assert_eq!(way(3, &append(12, &[]), 10), Way::Bulk);
+        assert_eq!(way(100, &large, 10), Way::None, "it is on its way");
+        assert_eq!(way(200, &append(12, &[10]), 11), Way::Any, "it has arrived");
+        assert_eq!(way(300, &large, 10), Way::None);
+        assert_eq!(way(2_100, &large, 10), Way::Bulk, "it must have been lost");
+        let other_term = RaftMessage { term: 3, ..append(11, &[10]) };
+        assert_eq!(way(2_101, &other_term, 10), Way::Any);
+    }
+}
