@@ -473,7 +473,7 @@ impl Node {
         command.number = self.next_number;
         command.at_ms = self.wall_ms(now);
         self.next_number += 1;
-        let limit = self.allowance(&command);
+        let limit = ahead::allowance(&command);
         self.pending.insert(command.number, (request, now.plus(limit)));
         if !self.write(&command) {
             // An election takes a moment; it is written when somebody leads.

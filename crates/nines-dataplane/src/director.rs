@@ -182,6 +182,10 @@ impl DataPlane for Director {
         Ok(differences)
     }
 
+    fn could_grow(&self, table: &ForwardingTable) -> bool {
+        table.backend == Backend::Ebpf && self.ebpf.could_grow(table)
+    }
+
     fn counters(&mut self) -> Result<Counters> {
         let mut counters = self.ebpf.counters()?;
         if let Some(ipvs) = &mut self.ipvs {

@@ -25,7 +25,7 @@ pub use self::{
     guard::{EbpfGuard, deadline_of, release_all},
     hook::Hooks,
     reading::{Claim, claim},
-    sizes::Sizes,
+    sizes::{Sizes, can_hold},
     tables::Tables,
 };
 use crate::{DataPlane, Error, Result, address, detour, sysctl};
@@ -34,6 +34,7 @@ mod attach;
 mod card;
 mod exchange;
 mod extents;
+mod grow;
 mod guard;
 mod hook;
 mod installed;
@@ -172,7 +173,7 @@ pub fn open(object: &[u8], hooks: Hooks, sizes: Sizes) -> Result<(EbpfPlane, Ebp
         .map_err(|e| address::privileged(format!("cannot make {}", pins.display()), &e))?;
     // Now there is a directory to say whose it is.
     own_directory()?;
-    let sizes = sizes.settle(&pins);
+    let (sizes, smaller) = sizes.settle(&pins);
     let buckets_mask = sizes.buckets - 1;
     let places_mask = sizes.places() - 1;
     let mut loader = EbpfLoader::new();
@@ -192,7 +193,7 @@ pub fn open(object: &[u8], hooks: Hooks, sizes: Sizes) -> Result<(EbpfPlane, Ebp
         let what = "the kernel refused the nines tables or programs";
         Error::new(what, why).next(NEEDS)
     })?;
-    attach::load(&mut ebpf)?;
+    attach::load(&mut ebpf, || smaller.pour(&pins))?;
     let guard = EbpfGuard::new(tables::shared(take(&mut ebpf, guard::TABLE)?)?, &pins)?;
     let peers = HashMap::try_from(take(&mut ebpf, "PEERS")?).map_err(wrong)?;
     let tables = Tables::new(&mut |name| take(&mut ebpf, name), sizes)?;
@@ -407,6 +408,10 @@ impl DataPlane for EbpfPlane {
             self.attach_all()?;
         }
         Ok(differences)
+    }
+
+    fn could_grow(&self, table: &ForwardingTable) -> bool {
+        !self.tables.sizes().has_room(table)
     }
 
     fn counters(&mut self) -> Result<Counters> {

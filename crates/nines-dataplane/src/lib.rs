@@ -71,6 +71,12 @@ pub trait DataPlane: Send {
     /// it does not. The caller applies again.
     fn observe(&mut self) -> Result<Vec<String>>;
 
+    /// Whether the next process that opens it would make more room for this table than there is
+    /// now. Nothing is lost by that.
+    fn could_grow(&self, _table: &ForwardingTable) -> bool {
+        false
+    }
+
     /// Counts since the tables were made.
     fn counters(&mut self) -> Result<Counters>;
 

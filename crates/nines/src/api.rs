@@ -17,7 +17,7 @@ use nines_core::{
     configs::Config,
     wire::{Act, Apply, Command, Give, command::Kind as What, pack},
 };
-use nines_model::{Spec, Time, config, diff};
+use nines_model::{Backend, Spec, Time, config, diff};
 use serde::Deserialize;
 use utoipa::OpenApi as _;
 
@@ -297,8 +297,21 @@ async fn elsewhere<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static)
     tokio::task::spawn_blocking(work).await.map_err(|_| stopping())
 }
 
+/// Refuses what the tables of no director have room for.
+pub fn no_table_holds(spec: &Spec) -> Outcome<()> {
+    if spec.backend != Backend::Ebpf {
+        return Ok(());
+    }
+    let services = spec.services.values().map(|s| (s.traffic(), s.sources.len()));
+    nines_dataplane::ebpf::can_hold(services).map_err(|why| {
+        let next = why.next.clone().unwrap_or_default();
+        Failure::new(Kind::Usage, why.what, why.why).next(next)
+    })
+}
+
 /// The config in force, its revision, and what to say of one that is to follow it.
 async fn compared(agent: &Agent, spec: &Arc<Spec>) -> Outcome<(Arc<Spec>, u64, Vec<String>)> {
+    no_table_holds(spec)?;
     let spec = Arc::clone(spec);
     let look = move |node: &Node, _: Time| {
         let state = node.state();

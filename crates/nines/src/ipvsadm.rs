@@ -4,29 +4,25 @@
 //! Decides: which of the two; what a line does to nines' tables, in IPVS's order of servers (the newest
 //! first). `ipvs.rs` has what it does to IPVS, `grammar.rs` its grammar, `listing.rs` its output.
 
-use std::{
-    collections::BTreeMap,
-    io::BufRead as _,
-    net::{IpAddr, SocketAddr},
-    process::ExitCode,
-    time::Duration,
-};
+use std::{io::BufRead as _, process::ExitCode, time::Duration};
 
 use nines_dataplane::{
-    address, detour, director,
+    detour, director,
     ebpf::{self, EbpfPlane, Hooks, Sizes, Tables, reading},
     sysctl,
 };
-use nines_model::{Forward, ForwardingTable, ServerState, TableServer, TableService, Traffic};
+use nines_model::ForwardingTable;
 
 use self::{
     grammar::{Ask, Refused},
+    lines::Lines,
     listing::Form,
     words::Command,
 };
 
 mod grammar;
 mod ipvs;
+mod lines;
 mod listing;
 mod names;
 mod words;
@@ -63,18 +59,54 @@ pub fn run(words: &[String]) -> u8 {
     }
 }
 
+/// Lines before one that is refused stay. Those that only add are one write.
 fn restore() -> Result<String, Refused> {
     let mut target = Target::choose()?;
+    let mut waiting: Option<Lines> = None;
+    let mut done = Ok(());
     for line in std::io::stdin().lock().lines() {
-        let line = line.map_err(|e| (e.to_string(), 255))?;
-        let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        let words: Vec<String> = match line {
+            Ok(line) => line.split_whitespace().map(str::to_owned).collect(),
+            Err(why) => {
+                done = Err((why.to_string(), 255));
+                break;
+            }
+        };
         if words.is_empty() || words[0].starts_with('#') {
             continue;
         }
-        let ask = grammar::read(&words)?;
-        target.run(&ask)?;
+        done = grammar::read(&words).and_then(|ask| restore_line(&mut target, &mut waiting, &ask));
+        if done.is_err() {
+            break;
+        }
     }
-    Ok(String::new())
+    if let (Target::Own(kernel), Some(lines)) = (&mut target, &waiting) {
+        kernel.write(lines)?;
+    }
+    done.map(|()| String::new())
+}
+
+fn restore_line(
+    target: &mut Target,
+    waiting: &mut Option<Lines>,
+    ask: &Ask,
+) -> Result<(), Refused> {
+    let kernel = match target {
+        Target::Own(kernel) if matches!(ask.command, Command::Add | Command::AddServer) => kernel,
+        // What left and comes back begins anew: one after the other.
+        Target::Own(kernel) => {
+            if let Some(lines) = waiting.take() {
+                kernel.write(&lines)?;
+            }
+            return kernel.run(ask).map(drop);
+        }
+        Target::Ipvs(ipvs) => return ipvs.run(ask).map(drop),
+    };
+    let lines = match waiting {
+        Some(lines) => lines,
+        none => none.insert(Lines::new(kernel.table()?)),
+    };
+    lines.change(ask)
 }
 
 fn kernel_says<T>(text: impl Into<String>) -> Result<T, Refused> {
@@ -153,13 +185,7 @@ impl Kernel {
         }
         let ready = self.plane.is_some() || reading::is_everywhere().map_err(failed)?;
         if !ready || self.tables()?.is_none() {
-            let (object, sizes) = (ebpf::object::BYTES, Sizes::default());
-            let (mut plane, _guard) = ebpf::open(object, Hooks::Auto, sizes).map_err(failed)?;
-            plane.on_all().map_err(failed)?;
-            self.plane = Some(plane);
-            // Answers of servers find their way by the routing tables.
-            sysctl::write("net/ipv4/ip_forward", "1").map_err(failed)?;
-            let _ = sysctl::write("net/ipv6/conf/all/forwarding", "1");
+            self.open(Sizes::default())?;
         }
         match self.tables()? {
             Some(tables) => Ok(tables),
@@ -198,21 +224,44 @@ impl Kernel {
                 Ok(String::new())
             }
             _ => {
-                let mut table = self.table()?;
-                change(&mut table, ask)?;
-                let marks = detour::marks_of(&table);
-                if !marks.is_empty() && detour::build().map_err(failed)? {
-                    // The programs are not on these devices yet.
-                    (self.plane, self.tables) = (None, None);
-                }
-                self.writable()?.apply(&table).map_err(failed)?;
-                let may_differ = matches!(ask.traffic, None | Some(Traffic::Marked { .. }));
-                if may_differ {
-                    detour::lead(&marks).map_err(failed)?;
-                }
+                let mut lines = Lines::new(self.table()?);
+                lines.change(ask)?;
+                self.write(&lines)?;
                 Ok(String::new())
             }
         }
+    }
+
+    /// Makes the kernel hold what lines came to.
+    fn write(&mut self, lines: &Lines) -> Result<(), Refused> {
+        let table = lines.table();
+        let marks = detour::marks_of(table);
+        if !marks.is_empty() && detour::build().map_err(failed)? {
+            // The programs are not on these devices yet.
+            (self.plane, self.tables) = (None, None);
+        }
+        let sizes = self.writable()?.sizes();
+        if sizes.lacks_room(table) {
+            self.open(Sizes::holding(table, 0))?;
+        }
+        self.writable()?.apply(table).map_err(failed)?;
+        if lines.marks {
+            detour::lead(&marks).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Loads the programs, with tables of at least these sizes.
+    fn open(&mut self, sizes: Sizes) -> Result<(), Refused> {
+        (self.plane, self.tables) = (None, None);
+        let object = ebpf::object::BYTES;
+        let (mut plane, _guard) = ebpf::open(object, Hooks::Auto, sizes).map_err(failed)?;
+        plane.on_all().map_err(failed)?;
+        self.plane = Some(plane);
+        // Answers of servers find their way by the routing tables.
+        sysctl::write("net/ipv4/ip_forward", "1").map_err(failed)?;
+        let _ = sysctl::write("net/ipv6/conf/all/forwarding", "1");
+        Ok(())
     }
 
     /// As it is, read while nobody else changes it.
@@ -262,99 +311,4 @@ fn timeouts([tcp, fin, udp]: [u32; 3]) -> String {
     format!("Timeout (tcp tcpfin udp): {tcp} {fin} {udp}\n")
 }
 
-/// A line's change of the table.
-fn change(table: &mut ForwardingTable, ask: &Ask) -> Result<(), Refused> {
-    if ask.command == Command::Flush {
-        table.services.clear();
-        return Ok(());
-    }
-    let Some(traffic) = ask.traffic else { return kernel_says("Service not defined") };
-    let name = table.services.iter().find(|(_, s)| s.traffic == traffic).map(|(n, _)| n.clone());
-    match ask.command {
-        Command::Add if name.is_some() => kernel_says("Service already exists"),
-        Command::Add | Command::Edit if ask.unknown_name => {
-            kernel_says("Scheduler or persistence engine not found")
-        }
-        Command::Add => {
-            table.services.insert(format!("{traffic:?}"), service(ask, traffic));
-            Ok(())
-        }
-        Command::Edit | Command::Delete if name.is_none() => kernel_says("No such service"),
-        Command::Edit => {
-            if let Some(old) = name.and_then(|name| table.services.get_mut(&name)) {
-                let servers = std::mem::take(&mut old.servers);
-                *old = TableService { servers, ..service(ask, traffic) };
-            }
-            Ok(())
-        }
-        Command::Delete => {
-            table.services.remove(&name.unwrap_or_default());
-            Ok(())
-        }
-        _ => match name.and_then(|name| table.services.get_mut(&name)) {
-            Some(service) => change_server(service, ask),
-            None => kernel_says("Service not defined"),
-        },
-    }
-}
-
-fn service(ask: &Ask, traffic: Traffic) -> TableService {
-    TableService {
-        flags: ask.flags,
-        one_packet: ask.one_packet,
-        sip: ask.sip,
-        persist: ask.persist,
-        ..TableService::new(traffic, ask.scheduler)
-    }
-}
-
-fn change_server(service: &mut TableService, ask: &Ask) -> Result<(), Refused> {
-    let Some(addr) = ask.server else { return kernel_says("No such destination") };
-    let name = service.servers.iter().find(|(_, s)| s.addr == addr).map(|(n, _)| n.clone());
-    let server = TableServer {
-        weight: ask.weight,
-        state: ServerState::Up,
-        limit: ask.limit,
-        ..TableServer::new(addr, forward(ask.forward, addr, service.traffic))
-    };
-    match (ask.command, name) {
-        (Command::AddServer, Some(_)) => kernel_says("Destination already exists"),
-        (Command::AddServer, None) => {
-            // The newest goes first.
-            let old = std::mem::take(&mut service.servers);
-            let all = std::iter::once(server).chain(old.into_values());
-            service.servers = (0..).map(reading::place_name).zip(all).collect();
-            Ok(())
-        }
-        (_, None) => kernel_says("No such destination"),
-        (Command::EditServer, Some(name)) => {
-            // What its tool has no words for stays.
-            let old = &service.servers[&name];
-            let (proxy, quic_id) = (old.proxy && old.forward == server.forward, old.quic_id);
-            service.servers.insert(name, TableServer { proxy, quic_id, ..server });
-            Ok(())
-        }
-        (_, Some(name)) => {
-            service.servers.remove(&name);
-            let left: BTreeMap<String, TableServer> = (0..)
-                .map(reading::place_name)
-                .zip(std::mem::take(&mut service.servers).into_values())
-                .collect();
-            service.servers = left;
-            Ok(())
-        }
-    }
-}
-
-/// A server on this very machine is reached by its own stack, whatever was asked (IPVS: Local).
-fn forward(asked: Forward, addr: SocketAddr, traffic: Traffic) -> Forward {
-    let own = address::interfaces().unwrap_or_default();
-    let own = own.iter().flat_map(|i| &i.addresses).any(|(a, _): &(IpAddr, u8)| *a == addr.ip());
-    let same_port = match traffic {
-        Traffic::To(listen) => listen.addr.port() == addr.port() && listen.is_one(),
-        Traffic::Marked { .. } => true,
-    };
-    if own && same_port { Forward::Local } else { asked }
-}
-
-pub const HELP: &str = include_str!("ipvsadm/help.txt");
+const HELP: &str = include_str!("ipvsadm/help.txt");

@@ -77,19 +77,19 @@ impl Ahead {
     }
 }
 
+/// How long a proposer waits for its command: the more it carries the longer.
+pub(super) fn allowance(command: &Command) -> Millis {
+    let size = match &command.kind {
+        Some(Kind::Apply(apply)) => apply.text.len(),
+        _ => 0,
+    };
+    Millis(5_000 + size as u64 / 1_000)
+}
+
 impl Node {
     /// What a text says, if it was read.
     pub fn configs(&self) -> &Configs {
         &self.ahead.configs
-    }
-
-    /// How long a proposer waits for its command: the more it carries the longer.
-    pub(super) fn allowance(&self, command: &Command) -> Millis {
-        let size = match &command.kind {
-            Some(Kind::Apply(apply)) => apply.text.len(),
-            _ => 0,
-        };
-        Millis(5_000 + size as u64 / 1_000)
     }
 
     /// Another thread has read a config.

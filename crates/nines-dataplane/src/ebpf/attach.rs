@@ -98,19 +98,25 @@ const XDP: [(&str, Option<u32>); 19] = [
     ("nines_xdp", None),
 ];
 
-/// Loads the programs once; attaching is per interface.
-pub fn load(ebpf: &mut Ebpf) -> Result<()> {
-    load_all(ebpf, "PROGRAMS", &CLASSIFIERS)
+/// Loads the programs once; attaching is per interface. `before`: what must be done before the
+/// first of them is at work.
+pub fn load(ebpf: &mut Ebpf, before: impl FnOnce() -> Result<()>) -> Result<()> {
+    load_all(ebpf, "PROGRAMS", &CLASSIFIERS, before)
 }
 
 /// Loads the XDP programs, which not every node needs.
 pub fn load_xdp(ebpf: &mut Ebpf) -> Result<()> {
-    load_all(ebpf, "XDP_PROGRAMS", &XDP)
+    load_all(ebpf, "XDP_PROGRAMS", &XDP, || Ok(()))
 }
 
 /// Loads what is not loaded yet, on all processors: the kernel walks every way through a program,
 /// which is most of an agent's start. Then the entry program gets to know those that go on for it.
-fn load_all(ebpf: &mut Ebpf, array: &str, list: &[(&str, Option<u32>)]) -> Result<()> {
+fn load_all(
+    ebpf: &mut Ebpf,
+    array: &str,
+    list: &[(&str, Option<u32>)],
+    before: impl FnOnce() -> Result<()>,
+) -> Result<()> {
     let mut array = programs(ebpf, array)?;
     let index: BTreeMap<&str, Option<u32>> = list.iter().copied().collect();
     let all = ebpf.programs_mut().filter(|(name, _)| index.contains_key(name));
@@ -134,6 +140,7 @@ fn load_all(ebpf: &mut Ebpf, array: &str, list: &[(&str, Option<u32>)]) -> Resul
     });
     // All or none: those at work go on among themselves when the kernel refuses a new one.
     let loaded = loaded.into_iter().collect::<Result<Vec<_>>>()?;
+    before()?;
     for (name, fd) in loaded.into_iter().flatten() {
         if let Some(at) = index[name] {
             array.set(at, &fd, 0).map_err(|e| refused(name, &e))?;

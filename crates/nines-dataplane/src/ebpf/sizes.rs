@@ -2,13 +2,14 @@
 //!
 //! Decides: what a table of services needs, and whether tables that are there are enough.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use aya::maps::MapData;
 use nines_abi::WAYS;
-use nines_model::ForwardingTable;
+use nines_model::{ForwardingTable, Traffic};
 
-use super::{guard, writes};
+use super::{grow::Smaller, writes};
+use crate::{Error, Result};
 
 /// Room in the kernel tables. It is made when they are; a binary that wants more makes new ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,41 +72,127 @@ impl Sizes {
         ]
     }
 
-    /// What is pinned already, if it is enough; else what is wanted, and the smaller tables go. The
-    /// guard's stay in any case.
-    pub(super) fn settle(self, pins: &Path) -> Self {
+    /// Those of the maps that are pinned.
+    pub(super) fn pinned(pins: &Path) -> Option<Self> {
         let entries = |name: &str| {
             let info = MapData::from_pin(pins.join(name)).ok()?.info().ok()?;
             Some(info.max_entries())
         };
-        let Some(found) = (|| {
-            Some(Self {
-                services: entries("SERVICES")?,
-                servers: entries("SERVERS")?,
-                picks: entries("PICKS")? * 2,
-                buckets: entries("FLOWS")?,
-            })
-        })() else {
-            return self;
-        };
-        let enough = found.services >= self.services
-            && found.servers >= self.servers
-            && found.picks >= self.picks
-            && found.buckets >= self.buckets;
-        if enough {
-            return found;
-        }
-        for name in fs::read_dir(pins).into_iter().flatten().flatten().map(|e| e.file_name()) {
-            let name = name.to_string_lossy();
-            if !name.starts_with("link-") && name != guard::TABLE {
-                let _ = fs::remove_file(pins.join(&*name));
-            }
-        }
+        Some(Self {
+            services: entries("SERVICES")?,
+            servers: entries("SERVERS")?,
+            picks: entries("PICKS")? * 2,
+            buckets: entries("FLOWS")?,
+        })
+    }
+
+    /// The larger of both, of each.
+    pub fn max(self, other: Self) -> Self {
         Self {
-            services: self.services.max(found.services),
-            servers: self.servers.max(found.servers),
-            picks: self.picks.max(found.picks),
-            buckets: self.buckets.max(found.buckets),
+            services: self.services.max(other.services),
+            servers: self.servers.max(other.servers),
+            picks: self.picks.max(other.picks),
+            buckets: self.buckets.max(other.buckets),
         }
+    }
+
+    /// What is wanted and what is there already; maps that are too small lose their names.
+    pub(super) fn settle(self, pins: &Path) -> (Self, Smaller) {
+        let sizes = Self::pinned(pins).map_or(self, |found| self.max(found));
+        let too_small = |(name, entries): &(&'static str, u32)| {
+            let info = MapData::from_pin(pins.join(name)).ok().and_then(|data| data.info().ok());
+            info.is_some_and(|info| info.max_entries() != *entries)
+        };
+        let small = sizes.of_maps().into_iter().filter(too_small).map(|(name, _)| name);
+        (sizes, Smaller::take(pins, small))
+    }
+
+    /// Whether this table does not fit tables of these sizes.
+    pub fn lacks_room(self, table: &ForwardingTable) -> bool {
+        let servers: usize = table.services.values().map(|s| s.servers.len()).sum();
+        let picks: u64 = table.services.values().map(writes::picks_of).sum();
+        table.services.len() > self.services as usize
+            || servers > self.servers as usize
+            || picks > u64::from(self.picks)
+    }
+
+    /// Whether tables of these sizes have room for this one, and for another in its place.
+    pub fn has_room(self, table: &ForwardingTable) -> bool {
+        let wanted = Self { buckets: 0, ..Self::holding(table, 0) };
+        wanted.max(self) == self
+    }
+}
+
+/// Refuses what no tables have room for, however large they are made: `services` with the number
+/// of their entries for clients.
+pub fn can_hold(services: impl Iterator<Item = (Traffic, usize)>) -> Result<()> {
+    let (mut names, mut clients) = (0, 0);
+    for (traffic, sources) in services {
+        names += writes::spread(traffic).len();
+        clients += sources;
+    }
+    let refuse = |why: String, next: &str| {
+        Err(Error::new("no director has room for these services", why).next(next))
+    };
+    let (most, half) = (nines_abi::SOURCES_MAX as usize, nines_abi::SPREAD_MAX as usize / 2);
+    if names > half {
+        let why =
+            format!("their ranges of addresses and ports have {names} prefixes; {half} at most");
+        return refuse(why, "let ranges begin and end at powers of two, such as 8000-8191");
+    }
+    if clients > most {
+        let why = format!("their lists allow and deny {clients} networks; {most} at most");
+        return refuse(why, "write fewer, larger networks into \"allow\" and \"deny\"");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use nines_model::{Forward, Listen, Proto, Scheduler, TableServer, TableService};
+
+    use super::*;
+
+    fn table(services: u16, servers: u16) -> ForwardingTable {
+        let one = |port: u16| {
+            let vip = std::net::SocketAddr::from(([10, 0, 0, 100], port));
+            let traffic = Traffic::To(Listen::new(vip, Proto::Tcp));
+            let mut service = TableService::new(traffic, Scheduler::Rr);
+            for n in 0..servers {
+                let addr = std::net::SocketAddr::from(([10, 1, (n >> 8) as u8, n as u8], 80));
+                service.servers.insert(format!("r{n}"), TableServer::new(addr, Forward::Nat));
+            }
+            (format!("s{port}"), service)
+        };
+        let services = (1..=services).map(one).collect();
+        ForwardingTable { services, ..ForwardingTable::default() }
+    }
+
+    #[test]
+    fn sizes_follow_the_table_and_never_shrink() {
+        let usual = Sizes::default();
+        assert!(usual.has_room(&table(500, 2)));
+        for (services, servers) in [(1_500, 1), (10, 500), (5_000, 10), (3, 20_000)] {
+            let wanted = table(services, servers);
+            assert!(!usual.has_room(&wanted), "{services} of {servers}");
+            let grown = Sizes::holding(&wanted, 0);
+            assert!(grown.has_room(&wanted) && grown.max(usual) == grown);
+            assert!(grown.services >= 2 * u32::from(services));
+            assert!(grown.servers >= 2 * u32::from(services) * u32::from(servers));
+        }
+    }
+
+    #[test]
+    fn what_no_table_holds_is_refused_with_its_number() {
+        let range = |last: u16| {
+            let first = std::net::SocketAddr::from(([10, 0, 0, 100], 1));
+            Traffic::To(Listen { last, ..Listen::new(first, Proto::Tcp) })
+        };
+        let one = table(1, 1).services["s1"].traffic;
+        assert!(can_hold(std::iter::repeat_n((one, 1), 60_000)).is_ok());
+        let why = can_hold(std::iter::repeat_n((one, 1), 70_000)).unwrap_err();
+        assert!(why.why.contains("70000") && why.next.is_some(), "{why:?}");
+        let why = can_hold(std::iter::repeat_n((range(65_534), 0), 2_000)).unwrap_err();
+        assert!(why.why.contains("32768 at most"), "{why:?}");
     }
 }

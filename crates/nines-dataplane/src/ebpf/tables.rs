@@ -144,9 +144,14 @@ impl Tables {
         if !NAMES.iter().all(|name| pins.join(name).exists()) {
             return Ok(None);
         }
-        let sizes = Sizes::default().settle(&pins);
+        let sizes = Sizes::pinned(&pins).unwrap_or_default();
         let mut take = |name: &str| pinned(&pins, name);
         Self::new(&mut take, sizes).map(Some)
+    }
+
+    /// Room in them.
+    pub fn sizes(&self) -> Sizes {
+        self.sizes
     }
 
     /// What the kernel holds.

@@ -143,7 +143,7 @@ fn differences<'a>(ask: Ask<'a>) -> (Vec<(&'a String, &'a TableService)>, Vec<Se
 
 fn no_room(what: &str, why: &str) -> Error {
     Error::new(format!("no room for these {what} in the kernel tables"), why)
-        .next("systemctl restart nines   makes room for what cluster.toml has")
+        .next("nines status   shows when there is room: the agent restarts in place to make it")
 }
 
 /// A key of cookies.

@@ -198,6 +198,7 @@ pub fn run(context: &Context, args: &ConfigArgs) -> Outcome<u8> {
         }
         What::Check { file } => {
             let (_, spec) = checked(context, file)?;
+            crate::api::no_table_holds(&spec)?;
             check(context, file, &spec);
         }
         What::Schema => out!("{}", schema::json()),

@@ -195,6 +195,7 @@ pub fn forwarding<D: DataPlane>(
     // Until the first one is in, what an earlier process left goes on as it is.
     let mut holds = false;
     let mut following = Following::default();
+    let mut grows = false;
     let mut watched: BTreeMap<IpAddr, (u64, Instant)> = BTreeMap::new();
     let mut looked = Instant::now();
     loop {
@@ -204,8 +205,15 @@ pub fn forwarding<D: DataPlane>(
                 for note in cover(&mut plane) {
                     log.line(&note);
                 }
+                let restart = wanted.spec.timing.restart;
                 let table = following.follow(*wanted);
                 let result = plane.apply(table);
+                if result.is_err() && plane.could_grow(table) && !grows {
+                    grows = true;
+                    let count = table.services.len();
+                    log.line(&format!("restarting in place: {count} services need larger tables"));
+                    core.event(Event::Restart(restart.0));
+                }
                 if result.is_ok() {
                     changed(table);
                     holds = true;

@@ -18,8 +18,9 @@ use super::{
     AGENT_KEEPS, PATIENCE, failed,
     grammar::{Ask, Refused},
     kernel_says,
+    lines::service,
     listing::{self, Form},
-    service, timeouts,
+    timeouts,
     words::Command,
 };
 
