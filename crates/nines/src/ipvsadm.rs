@@ -311,4 +311,4 @@ fn timeouts([tcp, fin, udp]: [u32; 3]) -> String {
     format!("Timeout (tcp tcpfin udp): {tcp} {fin} {udp}\n")
 }
 
-const HELP: &str = include_str!("ipvsadm/help.txt");
+pub const HELP: &str = include_str!("ipvsadm/help.txt");
