@@ -45,6 +45,14 @@ pub enum Event {
         /// Good: what it said ("200 in 4 ms"). Bad: why ("503, wanted 200").
         outcome: Result<String, String>,
     },
+    /// Another program took these VIPs away, or they went with their interface; they are back. How:
+    /// "taken off eth0 by another program".
+    Restored {
+        /// Which.
+        vips: Vec<IpAddr>,
+        /// What had become of them.
+        how: String,
+    },
     /// Somebody wants something written in the log; answered by [`crate::Action::Reply`].
     Propose {
         /// The caller's number for it.

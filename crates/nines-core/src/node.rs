@@ -28,6 +28,7 @@ mod ahead;
 mod beats;
 mod bound;
 mod bulk;
+mod fitness;
 mod lead;
 mod life;
 mod record;
@@ -208,7 +209,8 @@ impl Node {
                 self.checked(now, service, server, outcome);
             }
             Event::Propose { request, command } => self.propose(now, request, command),
-            Event::Facts(facts) => self.facts = Some(facts),
+            Event::Facts(facts) => self.facts_changed(now, facts),
+            Event::Restored { vips, how } => self.restored(now, &vips, &how),
             Event::Behind(nodes) => self.behind = nodes,
             Event::Restart(ms) => {
                 self.restart = Some((Millis(ms), now));
@@ -220,8 +222,8 @@ impl Node {
             }
             Event::FirstPacket(vip) => {
                 let name = self.state.spec.vip_name(vip);
-                let me = self.config.name.clone();
-                let text = format!("first client packet for {name} forwarded by {me}");
+                let text =
+                    format!("first client packet for {name} forwarded by ") + &self.config.name;
                 self.tell_about_vip(now, vip, "first-packet", text);
             }
         }

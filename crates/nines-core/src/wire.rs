@@ -456,6 +456,20 @@ pub struct Facts {
     /// Its kernel neither has IPVS nor a module of it.
     #[prost(bool, tag = "8")]
     pub no_ipvs: bool,
+    /// VIPs that it could not serve now.
+    #[prost(message, repeated, tag = "70")]
+    pub unfit: Vec<Unfit>,
+}
+
+/// VIPs that a node cannot serve for the same reason.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Unfit {
+    /// "eth1 has no carrier".
+    #[prost(string, tag = "1")]
+    pub why: String,
+    /// Which.
+    #[prost(bytes = "vec", repeated, tag = "2")]
+    pub vips: Vec<Vec<u8>>,
 }
 
 /// An address as it is on the wire.

@@ -31,8 +31,8 @@ pub struct NodeView {
     pub standby: bool,
     /// It is stopping.
     pub leaving: bool,
-    /// VIPs that it tried to start and could not.
-    pub unable: BTreeSet<IpAddr>,
+    /// VIPs that it cannot serve, and why: "cannot serve it: eth1 has no carrier".
+    pub unable: BTreeMap<IpAddr, String>,
     /// Nodes whose flows it does not have yet: connections through them would be lost on it.
     pub behind: BTreeSet<String>,
 }
@@ -161,7 +161,7 @@ fn is_behind(observed: &Observed, node: &str, from: &str) -> bool {
 }
 
 /// Why a node cannot take a VIP; `None`: it can.
-fn refusal(spec: &Spec, observed: &Observed, vip: IpAddr, node: &str) -> Option<&'static str> {
+fn refusal<'a>(spec: &Spec, observed: &'a Observed, vip: IpAddr, node: &str) -> Option<&'a str> {
     let Some(known) = spec.nodes.get(node) else {
         return Some("is not in the cluster's file");
     };
@@ -174,8 +174,8 @@ fn refusal(spec: &Spec, observed: &Observed, vip: IpAddr, node: &str) -> Option<
                 Some("is on standby")
             } else if view.leaving {
                 Some("is stopping")
-            } else if view.unable.contains(&vip) {
-                Some("failed to start it")
+            } else if let Some(why) = view.unable.get(&vip) {
+                Some(why)
             } else if !view.ready {
                 Some("is not ready")
             } else {
@@ -188,7 +188,7 @@ fn refusal(spec: &Spec, observed: &Observed, vip: IpAddr, node: &str) -> Option<
 
 /// Why a VIP cannot stay on a node that lives. Not being ready for a moment (a table is being
 /// applied) is no reason.
-fn must_leave(spec: &Spec, observed: &Observed, vip: IpAddr, node: &str) -> Option<&'static str> {
+fn must_leave<'a>(spec: &Spec, observed: &'a Observed, vip: IpAddr, node: &str) -> Option<&'a str> {
     refusal(spec, observed, vip, node).filter(|why| *why != "is not ready")
 }
 
@@ -309,7 +309,7 @@ pub fn check(spec: &Spec, observed: &Observed, plan: &Plan) -> Result<(), String
                 let wished = observed.wishes.get(vip) == Some(to);
                 let unfit = observed.nodes[from].standby
                     || observed.nodes[from].leaving
-                    || observed.nodes[from].unable.contains(vip)
+                    || observed.nodes[from].unable.contains_key(vip)
                     || spec.nodes.get(from).is_none_or(|n| n.role == Role::Witness);
                 if !wished && !unfit && led != Some(to) {
                     return Err(format!("rule 1: {vip} leaves {from} without need"));
@@ -358,7 +358,7 @@ fn may_stay(spec: &Spec, observed: &Observed, vip: IpAddr, node: &str) -> bool {
         && observed
             .nodes
             .get(node)
-            .is_some_and(|v| v.alive && !v.standby && !v.leaving && !v.unable.contains(&vip))
+            .is_some_and(|v| v.alive && !v.standby && !v.leaving && !v.unable.contains_key(&vip))
 }
 
 fn is_fit(spec: &Spec, observed: &Observed, vip: IpAddr, node: &str) -> bool {

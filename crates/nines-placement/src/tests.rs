@@ -20,6 +20,10 @@ fn with_source() -> Spec {
     spec
 }
 
+fn failed(vip: IpAddr) -> (IpAddr, String) {
+    (vip, "failed to start it".to_owned())
+}
+
 fn vip(n: u8) -> IpAddr {
     IpAddr::from([10, 0, 0, n])
 }
@@ -35,7 +39,11 @@ fn seen(nodes: &str, held: &[(u8, &str)]) -> Observed {
             ready: !flags.contains('n'),
             standby: flags.contains('s'),
             leaving: flags.contains('l'),
-            unable: if flags.contains('u') { [vip(100), vip(101)].into() } else { [].into() },
+            unable: if flags.contains('u') {
+                [vip(100), vip(101)].map(failed).into()
+            } else {
+                [].into()
+            },
             behind: flags.contains('b').then(|| "lb1".to_owned()).into_iter().collect(),
         };
         observed.nodes.insert(name.into(), view);
@@ -144,7 +152,7 @@ fn a_source_goes_where_its_vip_goes() {
     );
     // Where it could not start it is tried again; it goes nowhere else, and never back and forth.
     let mut unable = seen("lb1+ lb2+ lb3+", &all_on_1);
-    unable.nodes.get_mut("lb1").unwrap().unable.insert(vip(102));
+    unable.nodes.get_mut("lb1").unwrap().unable.extend([failed(vip(102))]);
     assert!(told(&unable).is_empty());
     unable.vips.remove(&vip(102));
     assert_eq!(
@@ -200,7 +208,7 @@ fn node() -> impl Strategy<Value = NodeView> {
             ready,
             standby,
             leaving,
-            unable: unable.into_iter().map(vip).collect(),
+            unable: unable.into_iter().map(vip).map(failed).collect(),
             behind,
         })
 }

@@ -10,6 +10,9 @@ use crate::{
     wire::{Act, Give, Move, command::Kind, pack, unpack},
 };
 
+/// Why a node that tried does not get a VIP.
+const FAILED: &str = "failed to start it";
+
 impl Node {
     pub(super) fn lead(&mut self, now: Time) {
         let observed = self.observed(now);
@@ -41,7 +44,7 @@ impl Node {
                 view.behind = names(&mut self.behind.iter().copied());
                 view.leaving = self.stopping;
                 let unable = self.vips.iter().filter(|(_, v)| v.unable_until > now);
-                view.unable = unable.map(|(addr, _)| *addr).collect();
+                view.unable = unable.map(|(addr, _)| (*addr, FAILED.to_owned())).collect();
             } else if let Some(peer) = self.membership.peer(*id) {
                 view.alive = !self.membership.silent(now, *id, lease);
                 let heard = self.membership.alive(now, *id, lease);
@@ -49,7 +52,8 @@ impl Node {
                 view.ready = heard && peer.beat.ready;
                 view.leaving = peer.beat.leaving;
                 view.behind = names(&mut peer.beat.behind.iter().copied());
-                view.unable = peer.beat.unable.iter().filter_map(|v| unpack(v)).collect();
+                let unable = peer.beat.unable.iter().filter_map(|v| unpack(v));
+                view.unable = unable.map(|addr| (addr, FAILED.to_owned())).collect();
             } else {
                 view.alive = !self.membership.silent(now, *id, lease);
             }
@@ -57,6 +61,7 @@ impl Node {
                 // Promises to it run out, and another node takes over.
                 (view.alive, view.ready) = (false, false);
             }
+            view.unable.extend(self.unfit_by_its_cards(&member.name));
             observed.nodes.insert(member.name.clone(), view);
         }
         for (vip, holding) in &self.state.vips {
