@@ -13,11 +13,15 @@ use netlink_packet_route::{
     address::{
         AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope, CacheInfo,
     },
-    link::{LinkAttribute, LinkInfo, LinkLayerType, LinkMessage},
+    link::{InfoPortKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric},
 };
 
-use crate::{Error, Result, netlink::request};
+use crate::{
+    Error, Result,
+    detour::{INNER, OUTER},
+    netlink::request,
+};
 
 /// A network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,10 +38,32 @@ pub struct Interface {
     pub kind: String,
     /// Number of the device that a VLAN is on (of a veth: its peer); 0: none.
     pub below: u32,
+    /// Set up.
+    pub up: bool,
+    /// It has a carrier, and so has what it rests on.
+    pub carrier: bool,
+    /// Part of a bridge, a bond or a team: what comes in by it comes in by that one, too.
+    pub is_part: bool,
     /// Largest IP packet.
     pub mtu: u32,
     /// Addresses with prefix lengths.
     pub addresses: Vec<(IpAddr, u8)>,
+}
+
+impl Interface {
+    /// What keeps it from carrying packets: "eth1 is down".
+    pub fn fault(&self) -> Option<String> {
+        match (self.up, self.carrier) {
+            (false, _) => Some(format!("{} is down", self.name)),
+            (_, false) => Some(format!("{} has no carrier", self.name)),
+            _ => None,
+        }
+    }
+
+    /// Whether this machine may answer for an address there.
+    pub fn may_answer(&self) -> bool {
+        self.ethernet && !self.is_part && ![INNER, OUTER].contains(&self.name.as_str())
+    }
 }
 
 /// Addresses on `lo`, whoever put them there.
@@ -73,6 +99,9 @@ fn interface(message: RouteNetlinkMessage) -> Option<Interface> {
         ethernet: link.header.link_layer_type == LinkLayerType::Ether,
         kind: String::new(),
         below: 0,
+        up: link.header.flags.contains(LinkFlags::Up),
+        carrier: link.header.flags.contains(LinkFlags::LowerUp),
+        is_part: false,
         mtu: 0,
         addresses: Vec::new(),
     };
@@ -86,8 +115,11 @@ fn interface(message: RouteNetlinkMessage) -> Option<Interface> {
             }
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
-                    if let LinkInfo::Kind(kind) = info {
-                        found.kind = kind.to_string();
+                    match info {
+                        LinkInfo::Kind(kind) => found.kind = kind.to_string(),
+                        // A VRF's interfaces keep their addresses.
+                        LinkInfo::PortKind(kind) => found.is_part = kind != InfoPortKind::Vrf,
+                        _ => {}
                     }
                 }
             }
@@ -113,15 +145,23 @@ fn local_address(message: &AddressMessage) -> Option<IpAddr> {
 /// The Ethernet interface that should carry `vip`: the named one, else the one whose subnet holds
 /// it.
 pub fn place(vip: IpAddr, named: Option<&str>) -> Result<Interface> {
-    let all = interfaces()?;
+    place_in(&interfaces()?, vip, named).cloned()
+}
+
+/// The same among these.
+pub fn place_in<'a>(
+    all: &'a [Interface],
+    vip: IpAddr,
+    named: Option<&str>,
+) -> Result<&'a Interface> {
     if let Some(name) = named {
-        return all.into_iter().find(|i| i.name == name).ok_or_else(|| {
+        return all.iter().find(|i| i.name == name).ok_or_else(|| {
             Error::new(format!("{vip} cannot be placed"), format!("there is no interface {name}"))
                 .next("ip -brief link")
         });
     }
     let found = all
-        .into_iter()
+        .iter()
         .filter(|i| i.ethernet)
         .filter_map(|i| {
             let subnets = i.addresses.iter().filter(|(a, _)| *a != vip);

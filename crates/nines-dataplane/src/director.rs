@@ -28,11 +28,15 @@ pub struct Director {
 }
 
 impl Director {
-    /// Over nines' programs. IPVS would tell other directors of connections on this interface.
-    /// What an earlier process left in IPVS is taken over: the next table changes or empties it.
-    pub fn new(ebpf: EbpfPlane, interface: Option<String>) -> Self {
+    /// Over nines' programs. What an earlier process left in IPVS is taken over: the next table changes or empties it.
+    pub fn new(ebpf: EbpfPlane) -> Self {
         let ipvs = if ipvs_carries() { IpvsPlane::open().ok() } else { None };
-        Self { ebpf, by_ipvs: ipvs.is_some(), ipvs, interface, missing: false, trouble: None }
+        Self { ebpf, by_ipvs: ipvs.is_some(), ipvs, interface: None, missing: false, trouble: None }
+    }
+
+    /// IPVS tells other directors of connections on this interface from the next table on.
+    pub fn tell_on(&mut self, interface: &str) {
+        self.interface = Some(interface.to_owned());
     }
 
     /// nines' own programs.
@@ -114,8 +118,8 @@ fn translates(table: &ForwardingTable) -> bool {
 
 impl Director {
     fn forward_by_programs(&mut self, table: &ForwardingTable) -> Result<()> {
-        // A VIP on lo is answered for wherever packets for it come in: there the guard must be.
-        self.ebpf.everywhere(!table.duty.vips.is_empty())?;
+        // A VIP is answered for wherever packets for it come in: there the guard must be before.
+        self.ebpf.devices()?;
         self.ebpf.apply(table)?;
         // Kept until it is empty, so that the next try goes on.
         if let Some(unused) = &mut self.ipvs {
@@ -138,7 +142,7 @@ impl Director {
         }
         // IPVS first: packets go by one table or the other, never by none. It takes them wherever
         // they come in: there the guard must be before.
-        self.ebpf.everywhere(true)?;
+        self.ebpf.devices()?;
         remember()?;
         ipvs.apply(table)?;
         self.by_ipvs = true;
@@ -186,6 +190,10 @@ impl DataPlane for Director {
         table.backend == Backend::Ebpf && self.ebpf.could_grow(table)
     }
 
+    fn devices(&mut self) -> Result<()> {
+        self.ebpf.devices()
+    }
+
     fn counters(&mut self) -> Result<Counters> {
         let mut counters = self.ebpf.counters()?;
         if let Some(ipvs) = &mut self.ipvs {
@@ -205,7 +213,7 @@ impl DataPlane for Director {
     }
 
     fn trouble(&self) -> Option<Error> {
-        self.trouble.clone()
+        self.trouble.clone().or_else(|| self.ebpf.trouble())
     }
 
     fn remove(&mut self) -> Result<()> {

@@ -1,34 +1,36 @@
 //! The eBPF back end: pinned maps of one network namespace, programs on its interfaces.
 //!
-//! Decides: where things are pinned, and that a failed update is taken back. The pin directory is
+//! Decides: that a failed update is taken back. Everything is pinned (`pins.rs`) in
 //! `/sys/fs/bpf/nines/<network namespace>/v<ABI>`: a daemon that restarts finds its tables, flows
 //! and programs at work; two namespaces, or two layouts, never share one.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{HashMap, Map, MapData},
 };
-use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
 use nines_abi::{ABI, DETOUR_MAC};
 use nines_model::{Counters, ForwardingTable};
 
-use self::hook::Hook;
 pub use self::{
     exchange::{FlowsIn, FlowsOut},
     guard::{EbpfGuard, deadline_of, release_all},
     hook::Hooks,
+    pins::pin_directory,
     reading::{Claim, claim},
     sizes::{Sizes, can_hold},
     tables::Tables,
 };
-use crate::{DataPlane, Error, Result, address, detour, sysctl};
+use self::{
+    hook::Hook,
+    pins::{WHOSE, other_layouts, own_directory},
+};
+use crate::{DataPlane, Error, Result, address, detour, newcomers, sysctl};
 
 mod attach;
 mod card;
@@ -40,6 +42,7 @@ mod hook;
 mod installed;
 pub mod object;
 pub mod picks;
+mod pins;
 mod places;
 pub mod reading;
 mod shared;
@@ -62,84 +65,6 @@ unsafe impl<T: Copy + 'static> Pod for Raw<T> {}
 /// Layout of the kernel tables.
 pub const ABI_VERSION: u32 = ABI;
 
-const BPFFS: &str = "/sys/fs/bpf";
-
-/// Where this namespace's maps are pinned.
-pub fn pin_directory() -> Result<PathBuf> {
-    Ok(own_directory()?.join(format!("v{ABI}")))
-}
-
-/// What there is of this namespace. Kernels give the number of a namespace that ended to another:
-/// what that one left goes, as its cookie tells, which none has twice.
-fn own_directory() -> Result<PathBuf> {
-    let netns = fs::metadata("/proc/thread-self/ns/net")
-        .map_err(|e| Error::new("cannot tell the network namespace", e))?;
-    let own = Path::new(BPFFS).join("nines").join(netns.ino().to_string());
-    let whose = own.join(format!("{WHOSE}{}", cookie()?));
-    if own.exists() && !whose.exists() {
-        let entries = fs::read_dir(&own).into_iter().flatten().flatten();
-        if entries.into_iter().any(|e| e.file_name().to_string_lossy().starts_with(WHOSE)) {
-            // Aside first: whoever looks at the same time finds it or does not, and never half of it.
-            let aside = own.with_file_name(format!("{}-gone-{}", netns.ino(), std::process::id()));
-            match fs::rename(&own, &aside).and_then(|()| fs::remove_dir_all(&aside)) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                    let what = format!("cannot clear {}", own.display());
-                    return Err(address::privileged(what, &e));
-                }
-                _ => {}
-            }
-        } else {
-            // Who may not write there reads only.
-            let _ = fs::create_dir(&whose);
-        }
-    }
-    Ok(own)
-}
-
-/// A directory of this name and the cookie says whose tables lie beside it.
-const WHOSE: &str = "of-";
-
-/// `SO_NETNS_COOKIE` (Linux 5.14): one for each network namespace since the machine started.
-fn cookie() -> Result<u64> {
-    let failed = |e| Error::new("cannot tell one network namespace from another", e);
-    let socket = Socket::new(NETLINK_ROUTE).map_err(failed)?;
-    let (mut cookie, mut len) = (0u64, size_of::<u64>() as libc::socklen_t);
-    // SAFETY: a live socket, and a buffer of the length that is told.
-    let rc = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            SO_NETNS_COOKIE,
-            (&raw mut cookie).cast(),
-            &raw mut len,
-        )
-    };
-    if rc < 0 { Err(failed(std::io::Error::last_os_error())) } else { Ok(cookie) }
-}
-const SO_NETNS_COOKIE: libc::c_int = 71;
-
-/// Mounts the BPF file system if nobody has.
-fn ensure_bpffs() -> Result<()> {
-    const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
-    let failed = |e| {
-        Error::new(format!("no BPF file system at {BPFFS}"), e).next("mount -t bpf bpf /sys/fs/bpf")
-    };
-    // SAFETY: all-zero bytes are a valid statfs.
-    let mut found: libc::statfs = unsafe { std::mem::zeroed() };
-    // SAFETY: a NUL-terminated path and a live struct.
-    let rc = unsafe { libc::statfs(c"/sys/fs/bpf".as_ptr(), &raw mut found) };
-    if rc == 0 && found.f_type as i64 == BPF_FS_MAGIC {
-        return Ok(());
-    }
-    let bpf = c"bpf".as_ptr();
-    // SAFETY: NUL-terminated strings; no data.
-    let rc = unsafe { libc::mount(bpf, c"/sys/fs/bpf".as_ptr(), bpf, 0, std::ptr::null()) };
-    if rc < 0 {
-        return Err(failed(std::io::Error::last_os_error()));
-    }
-    Ok(())
-}
-
 /// The back end.
 pub struct EbpfPlane {
     ebpf: Ebpf,
@@ -153,8 +78,10 @@ pub struct EbpfPlane {
     covered: Option<(BTreeSet<String>, BTreeSet<u32>)>,
     /// Interfaces that must have them beyond those that routes name.
     wanted: BTreeSet<String>,
-    /// Every interface with an address must.
-    everywhere: bool,
+    /// Interfaces that have tc's programs only, for the guard's sake.
+    guarded: BTreeSet<String>,
+    /// Of these, why one has none.
+    unguarded: Option<Error>,
     /// Rules for marked packets may be there.
     led: bool,
 }
@@ -167,9 +94,9 @@ const INSTALL: &str = "install nines again";
 /// Opens the tables of this namespace and loads the programs. The guard is apart because another
 /// thread keeps it.
 pub fn open(object: &[u8], hooks: Hooks, sizes: Sizes) -> Result<(EbpfPlane, EbpfGuard)> {
-    ensure_bpffs()?;
+    pins::ensure()?;
     let pins = pin_directory()?;
-    fs::create_dir_all(&pins)
+    pins::make(&pins)
         .map_err(|e| address::privileged(format!("cannot make {}", pins.display()), &e))?;
     // Now there is a directory to say whose it is.
     own_directory()?;
@@ -206,7 +133,8 @@ pub fn open(object: &[u8], hooks: Hooks, sizes: Sizes) -> Result<(EbpfPlane, Ebp
         attached: BTreeMap::new(),
         covered: None,
         wanted: BTreeSet::new(),
-        everywhere: false,
+        guarded: BTreeSet::new(),
+        unguarded: None,
         led: true,
     };
     Ok((plane, guard))
@@ -220,14 +148,6 @@ fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map> {
 
 fn wrong(e: aya::maps::MapError) -> Error {
     Error::new("a pinned map is not ours", e)
-}
-
-/// Other layouts' directories: what a binary before or after this one left.
-fn other_layouts(pins: &Path) -> Vec<PathBuf> {
-    let siblings = pins.parent().and_then(|p| fs::read_dir(p).ok());
-    let paths = siblings.into_iter().flatten().flatten().map(|e| e.path());
-    let is_layout = |p: &Path| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with('v'));
-    paths.filter(|p| p != pins && is_layout(p)).collect()
 }
 
 fn map_error(e: aya::maps::MapError) -> Error {
@@ -249,21 +169,12 @@ impl EbpfPlane {
         Ok(())
     }
 
-    /// Whether programs go on every Ethernet interface with an address: another forwarder takes
-    /// packets wherever they come in, and the guard must stand before it does. They are there on
-    /// return; they go from the others with the next table.
-    pub fn everywhere(&mut self, everywhere: bool) -> Result<()> {
-        if self.everywhere != everywhere {
-            self.everywhere = everywhere;
-            self.covered = None;
-        }
-        if everywhere { self.attach_all() } else { Ok(()) }
-    }
-
     /// Programs on every Ethernet interface there is, and none taken off: where nobody says which.
     pub fn on_all(&mut self) -> Result<()> {
         let all = address::interfaces()?;
-        self.wanted = all.into_iter().filter(|i| i.ethernet).map(|i| i.name).collect();
+        let whole = all.into_iter().filter(|i| i.ethernet && !i.is_part);
+        self.wanted = whole.map(|i| i.name).collect();
+        self.covered = None;
         self.attach_all()
     }
 
@@ -291,20 +202,20 @@ impl EbpfPlane {
             names.insert(detour::INNER.into());
         }
         let indices = self.tables.installed().interfaces.clone();
-        // Everywhere: an address may have come to an interface since.
         let asked = names.clone();
-        let same = self.covered.as_ref() == Some(&(asked.clone(), indices.clone()));
-        if same && !self.everywhere {
+        if self.covered.as_ref() == Some(&(asked.clone(), indices.clone())) {
             return Ok(());
         }
         let all = address::interfaces()?;
         names.extend(
             all.iter().filter(|i| indices.contains(&i.index) && i.ethernet).map(|i| i.name.clone()),
         );
-        if self.everywhere {
-            let taken = all.iter().filter(|i| i.ethernet && !i.addresses.is_empty());
-            names.extend(taken.map(|i| i.name.clone()));
-        }
+        // The guard is wherever this machine may answer: a second card on the same segment would
+        // answer for a VIP of the first, and packets for it may come in by any.
+        let others = all.iter().filter(|i| i.may_answer() && !names.contains(&i.name));
+        let others: BTreeSet<String> = others.map(|i| i.name.clone()).collect();
+        names.extend(others.iter().cloned());
+        self.unguarded = None;
         // A device has room for one XDP program; tc's live side by side for a moment.
         for other in other_layouts(&self.pins) {
             names.iter().for_each(|name| attach::forget_xdp(&other, name));
@@ -313,13 +224,22 @@ impl EbpfPlane {
             let there = all.iter().find(|i| i.name == *name);
             let whole = there.is_some_and(|i| attach::is_on(&self.pins, i));
             let blind = there.is_some_and(|i| self.is_blind(i, &all));
+            let least = others.contains(name);
             // A tcx pin keeps its link; a clsact filter anyone may remove, so it is put again.
-            if self.attached.get(name).is_some_and(Hook::is_linked) && whole && !blind {
+            let linked = self.attached.get(name).is_some_and(Hook::is_linked);
+            if linked && whole && !blind && least == self.guarded.contains(name) {
                 continue;
             }
-            let hook = attach::attach(&mut self.ebpf, &self.pins, name, self.hooks, &all)?;
-            self.attached.insert(name.clone(), hook);
+            let hooks = if least { Hooks::Tc } else { self.hooks };
+            match attach::attach(&mut self.ebpf, &self.pins, name, hooks, &all) {
+                Ok(hook) => drop(self.attached.insert(name.clone(), hook)),
+                // Where nothing is forwarded, nothing else stops for it.
+                Err(why) if least => self.refused_guard(name, why),
+                Err(why) => return Err(why),
+            }
         }
+        self.guarded = others;
+        newcomers::guarded(all.iter().filter(|i| self.attached.contains_key(&i.name)));
         // An interface that is no longer ours, also one that an earlier process took.
         let pinned = fs::read_dir(&self.pins).map_err(|e| Error::new("cannot list pins", e))?;
         let mut old: BTreeSet<String> = self.attached.keys().cloned().collect();
@@ -330,6 +250,7 @@ impl EbpfPlane {
         }
         let express = |i: &&address::Interface| {
             names.contains(&i.name)
+                && !self.guarded.contains(&i.name)
                 && self.attached.get(&i.name).is_some_and(Hook::has_xdp)
                 && card::takes_frames(i)
         };
@@ -343,6 +264,15 @@ impl EbpfPlane {
         }
         self.covered = Some((asked, indices));
         Ok(())
+    }
+
+    /// Keeps for people that an interface has no guard, unless it has gone meanwhile.
+    fn refused_guard(&mut self, name: &str, why: Error) {
+        self.attached.remove(name);
+        if address::interfaces().is_ok_and(|all| all.iter().any(|i| i.name == name)) {
+            let what = format!("{name} has no guard and may answer for VIPs of others");
+            self.unguarded = Some(Error { what, why: why.to_string(), next: why.next });
+        }
     }
 }
 
@@ -404,7 +334,9 @@ impl DataPlane for EbpfPlane {
             differences.push(format!("a VLAN came to {}", i.name));
         }
         // Whether a clsact filter is still there cannot be asked as cheaply as it is put again.
-        if self.everywhere || self.attached.values().any(|hook| !hook.is_linked()) {
+        let missing =
+            |i: &address::Interface| i.may_answer() && !self.attached.contains_key(&i.name);
+        if all.iter().any(missing) || self.attached.values().any(|hook| !hook.is_linked()) {
             self.attach_all()?;
         }
         Ok(differences)
@@ -412,6 +344,15 @@ impl DataPlane for EbpfPlane {
 
     fn could_grow(&self, table: &ForwardingTable) -> bool {
         !self.tables.sizes().has_room(table)
+    }
+
+    fn devices(&mut self) -> Result<()> {
+        self.covered = None;
+        self.attach_all()
+    }
+
+    fn trouble(&self) -> Option<Error> {
+        self.unguarded.clone()
     }
 
     fn counters(&mut self) -> Result<Counters> {
@@ -446,6 +387,7 @@ pub fn director_macs() -> Result<Vec<[u8; 6]>> {
 pub fn remove_pins() -> Result<()> {
     let pins = pin_directory()?;
     let namespace = pins.parent().unwrap_or(&pins);
+    newcomers::restore()?;
     detour::lead(&detour::Marks::new())?;
     for interface in address::interfaces()? {
         attach::detach(&pins, &interface.name);
@@ -458,6 +400,8 @@ pub fn remove_pins() -> Result<()> {
             _ => {}
         }
     }
+    // The process that follows devices for ipvsadm ends with it.
+    let _ = fs::remove_dir(namespace.join("later"));
     // What a real server has there stays, and whose it is.
     let others = |name: &str| !name.starts_with(WHOSE);
     let mut left = fs::read_dir(namespace).into_iter().flatten().flatten();

@@ -20,12 +20,15 @@ pub mod fake;
 pub mod faulty;
 pub mod flows;
 pub mod ipvs;
+pub mod listen;
 mod netlink;
+pub mod newcomers;
 pub mod probe;
 pub mod process;
 pub mod realserver;
 pub mod shown;
 pub mod sysctl;
+pub mod watch;
 
 /// What went wrong at the kernel's door.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +78,11 @@ pub trait DataPlane: Send {
     /// now. Nothing is lost by that.
     fn could_grow(&self, _table: &ForwardingTable) -> bool {
         false
+    }
+
+    /// Interfaces came, went or changed: what belongs on each of them is there on return.
+    fn devices(&mut self) -> Result<()> {
+        Ok(())
     }
 
     /// Counts since the tables were made.

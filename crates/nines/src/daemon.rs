@@ -16,11 +16,9 @@ use std::{
 
 use nines_core::{Config, Event, Node, forwarding::Wanted};
 use nines_dataplane::{
-    address,
     director::{self, Director},
     ebpf,
     process::boot_time,
-    sysctl,
 };
 use nines_model::{ForwardingTable, Role};
 use tokio::signal::unix::{SignalKind, signal};
@@ -30,7 +28,7 @@ use self::{
     logger::Logger,
     seal::Seals,
     store::Store,
-    worker::{ForwardWork, Places, Workers},
+    worker::{AddressWork, ForwardWork, Places, Workers},
 };
 use crate::{
     api,
@@ -41,8 +39,10 @@ use crate::{
 
 pub mod core_thread;
 pub mod descriptors;
+mod devices;
 mod facts;
 pub mod flows;
+mod kept;
 pub mod logger;
 pub mod peer_port;
 mod place;
@@ -78,12 +78,33 @@ pub struct Shown {
     pub next: String,
     /// What keeps it from being a real server of the other directors; empty: nothing.
     pub serving: String,
+    /// Which of its own addresses it waits for; empty: none.
+    pub absent: String,
+    /// A program that takes VIPs away again and again; empty: none.
+    pub fight: String,
+    /// VIPs that it could not serve now, by reason.
+    pub unfit: kept::Unfit,
 }
 
 impl Shown {
     /// What people hear first of what is wrong.
     pub fn worst(&self) -> &str {
-        if self.trouble.is_empty() { &self.serving } else { &self.trouble }
+        let all = [&self.absent, &self.trouble, &self.fight, &self.serving];
+        all.into_iter().find(|one| !one.is_empty()).map_or("", String::as_str)
+    }
+
+    /// What a person can do about that.
+    pub fn worst_next(&self) -> String {
+        let worst = self.worst();
+        if worst.is_empty() || worst == self.trouble || worst == self.serving {
+            self.next.clone()
+        } else if worst == self.absent {
+            "ip -brief address; the agent goes on by itself when the address is there".into()
+        } else {
+            "see what changes it: ip monitor address; a network manager keeps what its own \
+             configuration names"
+                .into()
+        }
     }
 }
 
@@ -184,12 +205,9 @@ async fn serve_with_socket(
     let mut node = Node::new(config, boot_time(), &kept);
     let witness = papers.identity.witness;
 
-    let sockets = bind(&me)?;
-    let tcp = bind_tcp(std::net::SocketAddr::new(me.addresses[0], me.port)).await?;
-    let metrics = match options.metrics {
-        Some(at) => Some(bind_tcp(at).await?),
-        None => None,
-    };
+    let sockets = devices::bind(&me)?;
+    let tcp = devices::bind_tcp(std::net::SocketAddr::new(me.addresses[0], me.port))?;
+    let metrics = options.metrics.map(devices::bind_tcp).transpose()?;
     let (poll, core, inputs) =
         core_thread::channel().map_err(|e| Failure::new(Kind::Io, "cannot start", e))?;
     let places: Places = Places::default();
@@ -218,7 +236,7 @@ async fn serve_with_socket(
         let sizes = ebpf::Sizes::holding(&table, flows);
         let (mut plane, kernel_guard) = ebpf::open(ebpf::object::BYTES, options.hooks, sizes)?;
         node.inherit(director::serving(&mut plane));
-        ready_kernel()?;
+        devices::ready_kernel(log)?;
         let (out, into) = plane.exchange()?;
         let told = flows::Flows::start(out, into, log);
         let told = Arc::new(told.map_err(|e| Failure::new(Kind::Io, "cannot start", e))?);
@@ -236,15 +254,31 @@ async fn serve_with_socket(
             spawn("serves", move || serves::keep(&duty, &memory, &core, &shown, &log));
         }
         spawn("forwarding", move || {
-            let all = address::interfaces().unwrap_or_default();
-            let mine = all.iter().find(|i| i.addresses.iter().any(|(a, _)| own.contains(a)));
-            let plane = Director::new(plane, mine.map(|i| i.name.clone()));
-            let cover = move |plane: &mut Director| cover(plane.ebpf(), &own, &places);
+            let plane = Director::new(plane);
+            let cover = move |plane: &mut Director| devices::cover(plane, &own, &places);
             let changed = |table: &ForwardingTable| {
                 told.table_changed();
                 let _ = duties.send(table.duty.clone());
             };
             worker::forwarding(plane, cover, changed, work, &shown, &core, &log);
+        });
+    }
+    let look = addresses.clone();
+    let news = Arc::new(tokio::sync::Notify::new());
+    {
+        let (core, log, places) = (core.clone(), log.clone(), Arc::clone(&places));
+        let (shown, news) = (Arc::clone(&shown), Arc::clone(&news));
+        spawn("addresses", move || {
+            let kept = kept::Kept::new(witness);
+            worker::addresses(kept, address_work, &places, &shown, &news, &core, &log);
+        });
+    }
+    {
+        let (own, forwarding, addresses) =
+            (me.addresses.clone(), forwarding.clone(), addresses.clone());
+        let (shown, log) = (Arc::clone(&shown), log.clone());
+        spawn("devices", move || {
+            devices::watch(&own, forwarding.as_ref(), &addresses, &shown, &log);
         });
     }
     let workers = Workers {
@@ -255,10 +289,6 @@ async fn serve_with_socket(
         elsewhere,
         watched: true,
     };
-    {
-        let (core, log, places) = (core.clone(), log.clone(), Arc::clone(&places));
-        spawn("addresses", move || worker::addresses(address_work, &places, &core, &log));
-    }
     {
         let core = core.clone();
         spawn("disk", move || worker::disk(store, disk_work, &core));
@@ -285,6 +315,7 @@ async fn serve_with_socket(
         Box::new(move |work| workers.take(work)),
         Box::new(move |node| {
             remember_places(&configured, node);
+            let _ = look.send(AddressWork::Look);
             in_force.store(node.state().revision, Ordering::Relaxed);
         }),
         log.clone(),
@@ -311,7 +342,7 @@ async fn serve_with_socket(
     if agent.flows.is_some() {
         tokio::spawn(flows::ask_all(Arc::clone(&agent)));
     }
-    tokio::spawn(facts::tell(Arc::clone(&agent), Arc::clone(&places)));
+    tokio::spawn(facts::tell(Arc::clone(&agent), Arc::clone(&places), news));
     agent.log.line(&format!(
         "nines {} runs as {} in cluster {}",
         env!("CARGO_PKG_VERSION"),
@@ -321,68 +352,17 @@ async fn serve_with_socket(
     let end = until_the_end(&agent, &mut others, &agent.log).await;
     agent.core.put(Input::End);
     let _ = joined.join();
+    if let (Some(_), Ok(End::Stopped)) = (&claim, &end) {
+        devices::leave_kernel(&places, &agent.log);
+    }
     drop(claim);
     end
-}
-
-/// Binds beats on each own address.
-fn bind(me: &identity::Peer) -> Outcome<Vec<mio::net::UdpSocket>> {
-    let one = |addr: &std::net::IpAddr| {
-        let at = std::net::SocketAddr::new(*addr, me.port);
-        mio::net::UdpSocket::bind(at).map_err(|e| {
-            Failure::new(Kind::Io, format!("cannot listen on {at} (UDP)"), e).next(format!(
-                "see that {addr} is on this machine (ip -brief addr) and that no other agent runs"
-            ))
-        })
-    };
-    me.addresses.iter().map(one).collect()
-}
-
-async fn bind_tcp(at: std::net::SocketAddr) -> Outcome<tokio::net::TcpListener> {
-    tokio::net::TcpListener::bind(at)
-        .await
-        .map_err(|e| Failure::new(Kind::Io, format!("cannot listen on {at} (TCP)"), e))
-        .map_err(|e| e.next("see who does: ss -ltnp; and that the address is on this machine"))
-}
-
-/// A director passes packets on, and asks for neighbours when it has to.
-fn ready_kernel() -> Outcome<()> {
-    // Replies and clients may come from anywhere; strict reverse-path checks would drop them.
-    // The greater of all and the interface holds.
-    let all = std::fs::read_dir("/proc/sys/net/ipv4/conf").into_iter().flatten().flatten();
-    let name = |of: &str| format!("net/ipv4/conf/{of}/rp_filter");
-    let strict = |of: String| sysctl::read(&name(&of)).is_ok_and(|value| value == "1");
-    if all.map(|of| of.file_name().to_string_lossy().into_owned()).any(strict) {
-        sysctl::write(&name("all"), "2")?;
-    }
-    Ok(())
 }
 
 fn remember_places(places: &Places, node: &Node) {
     let vips = node.state().spec.vips.iter();
     *places.lock().expect("nobody panics with it") =
         vips.map(|(addr, v)| (*addr, (v.prefix, v.interface.clone()))).collect();
-}
-
-/// Interfaces that need the programs: those of this node's addresses and of VIPs.
-fn cover(plane: &mut ebpf::EbpfPlane, own: &[std::net::IpAddr], places: &Places) -> Vec<String> {
-    let mut notes = Vec::new();
-    let mut names = Vec::new();
-    for interface in address::interfaces().unwrap_or_default() {
-        if interface.ethernet && interface.addresses.iter().any(|(a, _)| own.contains(a)) {
-            names.push(interface.name);
-        }
-    }
-    let vips = places.lock().expect("nobody panics with it").clone();
-    for (vip, (_, interface)) in vips {
-        match address::place(vip, interface.as_deref()) {
-            Ok(found) if found.ethernet => names.push(found.name),
-            Ok(_) => {}
-            Err(why) => notes.push(why.to_string()),
-        }
-    }
-    plane.on(names);
-    notes
 }
 
 async fn until_the_end(
@@ -426,6 +406,9 @@ async fn until_the_end(
                 if let Ok(Some((line, false))) =
                     tokio::time::timeout(Duration::from_secs(1), agent.core.inspect(look)).await
                 {
+                    let absent =
+                        agent.shown.lock().expect("nobody panics with it").absent.clone();
+                    let line = if absent.is_empty() { line } else { absent };
                     let _ = sd_notify::notify(&[
                         sd_notify::NotifyState::Watchdog,
                         sd_notify::NotifyState::Status(&line),

@@ -22,6 +22,7 @@ use self::{
 
 mod grammar;
 mod ipvs;
+mod later;
 mod lines;
 mod listing;
 mod names;
@@ -41,6 +42,11 @@ pub fn main(words: &[String]) -> ExitCode {
 
 /// Runs one line, or with `-R` those of the standard input; gives the exit code.
 pub fn run(words: &[String]) -> u8 {
+    if let [word] = words
+        && word == later::WORD
+    {
+        return u8::from(later::follow().is_err());
+    }
     let done = grammar::read(words).and_then(|ask| match ask.command {
         Command::Restore => restore(),
         Command::Help => Ok(HELP.to_owned()),
@@ -155,11 +161,13 @@ struct Kernel {
     claim: Option<reading::Claim>,
     tables: Option<Tables>,
     plane: Option<EbpfPlane>,
+    /// Whether interfaces that appear later were seen to, and for any service.
+    followed: Option<bool>,
 }
 
 impl Kernel {
     fn new() -> Self {
-        Self { claim: None, tables: None, plane: None }
+        Self { claim: None, tables: None, plane: None, followed: None }
     }
 
     /// To be read; `None`: there are none.
@@ -245,6 +253,11 @@ impl Kernel {
             self.open(Sizes::holding(table, 0))?;
         }
         self.writable()?.apply(table).map_err(failed)?;
+        let any = !table.services.is_empty();
+        if self.followed != Some(any) {
+            later::see_to_it(any).map_err(failed)?;
+            self.followed = Some(any);
+        }
         if lines.marks {
             detour::lead(&marks).map_err(failed)?;
         }

@@ -43,12 +43,12 @@ pub struct Claim {
 
 /// Claims the tables; waits for another claim to end, but not longer than this. `None`: it did not.
 pub fn claim(patience: Duration) -> Result<Option<Claim>> {
-    super::ensure_bpffs()?;
+    super::pins::ensure()?;
     // Of the namespace, whatever layout: another binary's agent keeps its own.
     let pins = super::own_directory()?;
     let failed =
         |e: std::io::Error| address::privileged(format!("cannot claim {}", pins.display()), &e);
-    fs::create_dir_all(&pins).map_err(failed)?;
+    super::pins::make(&pins).map_err(failed)?;
     let directory = File::open(&pins).map_err(failed)?;
     let until = Instant::now() + patience;
     loop {
@@ -63,11 +63,11 @@ pub fn claim(patience: Duration) -> Result<Option<Claim>> {
     }
 }
 
-/// Whether the programs are on every Ethernet interface of this namespace.
+/// Whether the programs are on every Ethernet interface of this namespace that is no part of another.
 pub fn is_everywhere() -> Result<bool> {
     let pins = super::pin_directory()?;
     let all = address::interfaces()?;
-    Ok(all.iter().filter(|i| i.ethernet).all(|i| attach::is_on(&pins, i)))
+    Ok(all.iter().filter(|i| i.ethernet && !i.is_part).all(|i| attach::is_on(&pins, i)))
 }
 
 /// Which packets are a service's.

@@ -19,9 +19,9 @@ fn directory() -> Result<PathBuf> {
 
 /// Packets to these addresses are taken out of tunnels; GUE comes in on these UDP ports.
 pub fn serve(vips: &[IpAddr], ports: &[u16]) -> Result<()> {
-    super::ensure_bpffs()?;
+    super::pins::ensure()?;
     let pins = directory()?;
-    fs::create_dir_all(&pins)
+    super::pins::make(&pins)
         .map_err(|e| address::privileged(format!("cannot make {}", pins.display()), &e))?;
     own_directory()?;
     let failed = |e: &dyn std::fmt::Display| {

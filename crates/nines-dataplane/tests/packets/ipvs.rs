@@ -320,7 +320,7 @@ fn ipvs_lists() -> String {
 /// A director over the tables of this namespace, as each life of an agent opens them.
 fn director() -> (Director, EbpfGuard) {
     let (plane, guard) = ebpf::open(ebpf::object::BYTES, Hooks::Tc, Sizes::default()).unwrap();
-    let mut director = Director::new(plane, None);
+    let mut director = Director::new(plane);
     director.ebpf().on(["w0".to_owned()]);
     (director, guard)
 }
@@ -385,7 +385,7 @@ fn without_ipvs_the_programs_forward_and_say_so() {
         return;
     }
     let (plane, _guard) = ebpf::open(ebpf::object::BYTES, Hooks::Tc, Sizes::default()).unwrap();
-    let mut director = Director::new(plane, None);
+    let mut director = Director::new(plane);
     let mut table = ForwardingTable { backend: Backend::Ipvs, ..web(Scheduler::Rr) };
     director.apply(&table).unwrap();
     let why = director.trouble().unwrap();

@@ -181,7 +181,7 @@ fn nodes(node: &Node, now: Time, shown: &Shown) -> Vec<NodeStatus> {
             path: facts.map_or_else(String::new, |f| f.path.clone()),
             trouble: facts.map_or_else(String::new, |f| f.trouble.clone()),
             next: facts.map_or_else(String::new, |f| f.next.clone()),
-            serving: String::new(),
+            ..Shown::default()
         };
         let shown = if me { shown.clone() } else { told() };
         let (path, trouble) = (shown.path.clone(), shown.worst().to_owned());
@@ -194,7 +194,7 @@ fn nodes(node: &Node, now: Time, shown: &Shown) -> Vec<NodeStatus> {
             version: facts.map_or_else(String::new, |f| f.version.clone()),
             path,
             trouble: if alive { trouble } else { String::new() },
-            next: shown.next,
+            next: shown.worst_next(),
             rtt_us: peer.map_or(0, |p| p.rtt_ns / 1_000),
             links_up: links.values().filter(|up| **up).count(),
             links: links.len(),

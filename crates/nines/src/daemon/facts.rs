@@ -5,20 +5,23 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use nines_core::{Event, wire::Facts};
+use nines_core::{
+    Event,
+    wire::{Facts, Unfit, pack},
+};
 use nines_dataplane::{address, detour, ipvs};
 
 use super::{Agent, worker::Places};
 
 /// Tells the core what this machine is, again and again: interfaces come and go.
-pub async fn tell(agent: Arc<Agent>, places: Places) {
+pub async fn tell(agent: Arc<Agent>, places: Places, news: Arc<tokio::sync::Notify>) {
     let could_have_ipvs = ipvs::can_be();
     loop {
         let shown = agent.shown.lock().expect("nobody panics with it").clone();
         let own = agent.shortages.shown(std::time::Instant::now());
         let (trouble, next) = match own.filter(|_| shown.worst().is_empty()) {
             Some((why, next)) => (why, next.to_owned()),
-            None => (shown.worst().to_owned(), shown.next.clone()),
+            None => (shown.worst().to_owned(), shown.worst_next()),
         };
         let mut facts = Facts {
             node: agent.papers.identity.me.name.clone(),
@@ -29,6 +32,9 @@ pub async fn tell(agent: Arc<Agent>, places: Places) {
             no_ipvs: !could_have_ipvs && !ipvs::is_there(),
             ..Facts::default()
         };
+        for (why, vips) in shown.unfit {
+            facts.unfit.push(Unfit { why, vips: vips.into_iter().map(pack).collect() });
+        }
         let vips: Vec<IpAddr> =
             places.lock().expect("nobody panics with it").keys().copied().collect();
         for interface in address::interfaces().unwrap_or_default() {
@@ -41,6 +47,6 @@ pub async fn tell(agent: Arc<Agent>, places: Places) {
             }
         }
         agent.core.event(Event::Facts(facts));
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        let _ = tokio::time::timeout(Duration::from_secs(1), news.notified()).await;
     }
 }

@@ -19,15 +19,13 @@ use nines_core::{
     forwarding::{Following, Wanted},
     wire::Persist,
 };
-use nines_dataplane::{
-    DataPlane, address,
-    announce::{self, Link},
-};
+use nines_dataplane::DataPlane;
 use nines_model::{Counters, ForwardingTable};
 
 use super::{
     Shown,
     core_thread::{Handle, Work},
+    kept::Kept,
     logger::Logger,
     store::Store,
 };
@@ -101,72 +99,54 @@ pub enum AddressWork {
     Change(u64, IpAddr, bool),
     /// Tell the neighbours.
     Announce(IpAddr),
+    /// Interfaces or addresses changed, or the config.
+    Look,
 }
 
 /// Where VIPs belong: prefix length and interface from the spec.
 pub type Places = Arc<Mutex<BTreeMap<IpAddr, (u8, Option<String>)>>>;
 
-struct Placed {
-    index: u32,
-    prefix: u8,
-    mac: [u8; 6],
-    link: Option<Link>,
-}
-
-/// Takes off an address that an earlier life of this agent left, wherever it is.
-fn left_behind(vip: IpAddr) -> Result<(), String> {
-    for interface in address::interfaces().map_err(|e| e.to_string())? {
-        for (_, prefix) in interface.addresses.iter().filter(|(a, _)| *a == vip) {
-            if interface.ethernet {
-                address::remove(interface.index, vip, *prefix).map_err(|e| e.to_string())?;
+/// Adds, removes and announces addresses in order; puts back what other programs take away.
+pub fn addresses(
+    mut kept: Kept,
+    work: Receiver<AddressWork>,
+    places: &Places,
+    shown: &Mutex<Shown>,
+    facts: &tokio::sync::Notify,
+    core: &Handle,
+    log: &Logger,
+) {
+    let mut again = Some(Instant::now());
+    loop {
+        let until = again.map_or(RARELY, |at| at.saturating_duration_since(Instant::now()));
+        match work.recv_timeout(until.min(RARELY)) {
+            Ok(AddressWork::Change(id, vip, true)) => {
+                core.event(Event::Performed { id, result: kept.up(vip, places) });
             }
-        }
-    }
-    Ok(())
-}
-
-/// Adds, removes and announces addresses in order.
-pub fn addresses(work: Receiver<AddressWork>, places: &Places, core: &Handle, log: &Logger) {
-    let mut here: BTreeMap<IpAddr, Placed> = BTreeMap::new();
-    for item in work {
-        match item {
-            AddressWork::Change(id, vip, true) => {
-                let result = up(vip, places).map(|placed| drop(here.insert(vip, placed)));
-                core.event(Event::Performed { id, result });
+            Ok(AddressWork::Change(id, vip, false)) => {
+                core.event(Event::Performed { id, result: kept.down(vip) });
             }
-            AddressWork::Change(id, vip, false) => {
-                let result = match here.get(&vip) {
-                    Some(p) => address::remove(p.index, vip, p.prefix).map_err(|e| e.to_string()),
-                    None => left_behind(vip),
-                };
-                if result.is_ok() {
-                    here.remove(&vip);
+            Ok(AddressWork::Announce(vip)) => kept.announce(vip, log),
+            Ok(AddressWork::Look) | Err(RecvTimeoutError::Timeout) => {
+                let found = kept.look(places, core, log);
+                again = found.again;
+                let mut shown = shown.lock().expect("nobody panics with it");
+                if !found.fight.is_empty() && shown.fight.is_empty() {
+                    log.line(&found.fight);
                 }
-                core.event(Event::Performed { id, result });
-            }
-            AddressWork::Announce(vip) => {
-                let Some(placed) = here.get(&vip) else { continue };
-                let Some(link) = &placed.link else { continue };
-                // Somebody may have taken it off by hand: it is put back each time it is told.
-                if let Err(why) = address::add(placed.index, vip, placed.prefix) {
-                    log.line(&why.to_string());
-                }
-                if let Err(why) = link.send(&announce::frame(vip, placed.mac)) {
-                    log.line(&format!("{vip} could not be announced: {why}"));
+                shown.fight = found.fight;
+                if shown.unfit != found.unfit {
+                    shown.unfit = found.unfit;
+                    facts.notify_one();
                 }
             }
+            Err(RecvTimeoutError::Disconnected) => return,
         }
     }
 }
 
-fn up(vip: IpAddr, places: &Places) -> Result<Placed, String> {
-    let place = places.lock().expect("nobody panics with it").get(&vip).cloned();
-    let (prefix, interface) = place.unwrap_or((if vip.is_ipv4() { 32 } else { 128 }, None));
-    let interface = address::place(vip, interface.as_deref()).map_err(|e| e.to_string())?;
-    address::add(interface.index, vip, prefix).map_err(|e| e.to_string())?;
-    let link = interface.ethernet.then(|| Link::open(interface.index, false)).and_then(Result::ok);
-    Ok(Placed { index: interface.index, prefix, mac: interface.mac, link })
-}
+/// How often addresses are looked at when the kernel tells of no change.
+const RARELY: Duration = Duration::from_secs(10);
 
 /// What the forwarding thread is asked.
 pub enum ForwardWork {
@@ -176,6 +156,8 @@ pub enum ForwardWork {
     Counters(tokio::sync::oneshot::Sender<Counters>),
     /// Watch for the first packet of a VIP's services.
     Watch(IpAddr),
+    /// Interfaces came, went or changed.
+    Devices,
 }
 
 /// How often the kernel is compared with the table.
@@ -231,7 +213,12 @@ pub fn forwarding<D: DataPlane>(
                     watched.insert(vip, (before, until));
                 }
             }
-            Err(RecvTimeoutError::Timeout) => {}
+            Ok(ForwardWork::Devices) if holds => {
+                cover(&mut plane);
+                let failed = plane.devices().err();
+                show(&plane, failed, shown, log);
+            }
+            Ok(ForwardWork::Devices) | Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
         let table = holds.then_some(following.table());

@@ -10,6 +10,7 @@ use std::{
 use nines_lab::{Lab, Wire};
 use serde_json::Value;
 
+mod devices;
 mod faults;
 mod flows;
 mod forming;

@@ -1,0 +1,98 @@
+//! Sockets on addresses that may come later: an agent starts before its network card has its address,
+//! and goes on when an address goes and comes back.
+//!
+//! Decides: `IP_FREEBIND` for all of them. What such a socket receives and sends begins with the
+//! address.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener, UdpSocket},
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+};
+
+/// Connections that wait to be accepted.
+const BACKLOG: libc::c_int = 1_024;
+
+/// For datagrams; not blocking.
+pub fn udp(at: SocketAddr) -> io::Result<UdpSocket> {
+    Ok(bound(at, libc::SOCK_DGRAM)?.into())
+}
+
+/// For connections; not blocking.
+pub fn tcp(at: SocketAddr) -> io::Result<TcpListener> {
+    let fd = bound(at, libc::SOCK_STREAM)?;
+    // SAFETY: a live socket.
+    done(unsafe { libc::listen(fd.as_raw_fd(), BACKLOG) })?;
+    Ok(fd.into())
+}
+
+fn done(rc: libc::c_int) -> io::Result<()> {
+    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn bound(at: SocketAddr, kind: libc::c_int) -> io::Result<OwnedFd> {
+    let family = if at.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    // SAFETY: socket(2) takes no pointers; the result is checked before it is owned.
+    let raw = unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0) };
+    done(raw)?;
+    // SAFETY: `raw` is a fresh, open descriptor that nothing else owns.
+    let fd = unsafe { OwnedFd::from_raw_fd(raw) };
+    if kind == libc::SOCK_STREAM {
+        set(&fd, libc::SOL_SOCKET, libc::SO_REUSEADDR)?;
+    }
+    // Linux takes the option of IPv4 for both families (IPV6_FREEBIND is the same bit).
+    set(&fd, libc::IPPROTO_IP, libc::IP_FREEBIND)?;
+    match at {
+        SocketAddr::V4(at) => {
+            // SAFETY: all-zero bytes are a valid sockaddr_in.
+            let mut name: libc::sockaddr_in = unsafe { std::mem::zeroed() };
+            name.sin_family = libc::AF_INET as libc::sa_family_t;
+            name.sin_port = at.port().to_be();
+            name.sin_addr.s_addr = u32::from_ne_bytes(at.ip().octets());
+            let size = size_of::<libc::sockaddr_in>() as libc::socklen_t;
+            // SAFETY: `name` lives through the call and `size` is its size.
+            done(unsafe { libc::bind(fd.as_raw_fd(), (&raw const name).cast(), size) })?;
+        }
+        SocketAddr::V6(at) => {
+            // SAFETY: all-zero bytes are a valid sockaddr_in6.
+            let mut name: libc::sockaddr_in6 = unsafe { std::mem::zeroed() };
+            name.sin6_family = libc::AF_INET6 as libc::sa_family_t;
+            name.sin6_port = at.port().to_be();
+            name.sin6_addr.s6_addr = at.ip().octets();
+            name.sin6_scope_id = at.scope_id();
+            let size = size_of::<libc::sockaddr_in6>() as libc::socklen_t;
+            // SAFETY: `name` lives through the call and `size` is its size.
+            done(unsafe { libc::bind(fd.as_raw_fd(), (&raw const name).cast(), size) })?;
+        }
+    }
+    Ok(fd)
+}
+
+fn set(fd: &OwnedFd, level: libc::c_int, option: libc::c_int) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    let size = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the value lives through the call, and `size` is its size.
+    done(unsafe { libc::setsockopt(fd.as_raw_fd(), level, option, (&raw const on).cast(), size) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_is_not_here_yet_is_no_obstacle_and_a_taken_port_is() {
+        // TEST-NET-3 and the documentation prefix: on no machine.
+        for absent in ["203.0.113.9:0", "[2001:db8::9]:0"] {
+            let at: SocketAddr = absent.parse().unwrap();
+            if at.is_ipv6() && !std::path::Path::new("/proc/sys/net/ipv6").exists() {
+                continue;
+            }
+            assert_eq!(udp(at).unwrap().local_addr().unwrap().ip(), at.ip());
+            assert_eq!(tcp(at).unwrap().local_addr().unwrap().ip(), at.ip());
+        }
+        let first = tcp("127.0.0.1:0".parse().unwrap()).unwrap();
+        let taken = first.local_addr().unwrap();
+        assert_eq!(tcp(taken).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        std::net::TcpStream::connect(taken).unwrap();
+    }
+}
