@@ -220,12 +220,7 @@ impl Node {
                 self.stopping = true;
                 self.next_beat = now;
             }
-            Event::FirstPacket(vip) => {
-                let name = self.state.spec.vip_name(vip);
-                let text =
-                    format!("first client packet for {name} forwarded by ") + &self.config.name;
-                self.tell_about_vip(now, vip, "first-packet", text);
-            }
+            Event::FirstPacket(vip) => self.first_packet(now, vip),
         }
         self.advance(now);
     }

@@ -129,6 +129,12 @@ impl Node {
         }
     }
 
+    pub(super) fn first_packet(&mut self, now: Time, vip: IpAddr) {
+        let name = self.state.spec.vip_name(vip);
+        let text = format!("first client packet for {name} forwarded by {}", self.config.name);
+        self.tell_about_vip(now, vip, "first-packet", text);
+    }
+
     pub(super) fn checked(
         &mut self,
         now: Time,
