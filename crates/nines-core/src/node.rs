@@ -443,7 +443,7 @@ impl Node {
         }
         let idle = self.vips.values().all(|v| v.phase == Phase::Off);
         let owes = self.state.vips.values().any(|h| h.node() == self.config.name);
-        if self.stopping && idle && !owes {
+        if self.stopping && ((idle && !owes) || self.nobody_can_take_over(now)) {
             self.stopping = false;
             self.actions.push(Action::StopReady);
         }

@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use crate::{
     config::reader::{Reader, Table, Value},
+    names,
     spec::{Backend, IdleLimits, NodeSpec, Role, Spec, Timing, Vip},
     time::Millis,
 };
@@ -84,6 +85,12 @@ fn read(r: &mut Reader, root: &Table<'_>) -> Spec {
     if let Some(nodes) = r.table(root, "nodes") {
         for (name, value) in nodes.entries() {
             r.check_name(&name);
+            let folded = names::in_certificate(&name.text);
+            if let Some(other) = spec.nodes.keys().find(|n| names::in_certificate(n) == folded) {
+                let why = format!("certificates cannot tell node {} from {other}", name.text);
+                let help = "use names that differ by more than case, dots at the end and _ for -";
+                r.error(name.span.clone(), why, Some(help.into()));
+            }
             if let Some(node) = node(r, &value) {
                 spec.nodes.insert(name.text.clone(), node);
             }

@@ -10,6 +10,7 @@ pub mod diff;
 pub mod duty;
 pub mod forward;
 pub mod listen;
+pub mod names;
 pub mod shown;
 pub mod spec;
 pub mod suggest;

@@ -32,6 +32,12 @@ pub fn clean(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
+/// The same of a text of several lines, which stay.
+pub fn clean_lines(text: &str) -> String {
+    let whole = |line: &str| line.split('\t').map(clean).collect::<Vec<_>>().join("\t");
+    text.split('\n').map(whole).collect::<Vec<_>>().join("\n")
+}
+
 /// JSON text whose strings, once read, are as [`clean`] leaves them. What is no JSON stays no JSON.
 pub fn clean_json(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
@@ -89,6 +95,11 @@ mod tests {
             assert!(!shown.chars().any(is_unsafe), "{code:x}: {shown:?}");
             assert_eq!(clean(&shown), shown, "a second time changes nothing");
         }
+    }
+
+    #[test]
+    fn lines_stay_lines() {
+        assert_eq!(clean_lines("a\tb\n\u{1b}c\r\n"), "a\tb\n\\u{1b}c\\r\n");
     }
 
     #[test]

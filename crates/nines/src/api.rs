@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     extract::{DefaultBodyLimit, Query, State as Shared},
     http::StatusCode,
     response::{IntoResponse, Response},
@@ -17,17 +17,20 @@ use nines_core::{
     configs::Config,
     wire::{Act, Apply, Command, Give, command::Kind as What, pack},
 };
-use nines_model::{Backend, Spec, Time, config, diff};
+use nines_model::{Backend, Spec, Time, config, diff, shown::clean};
 use serde::Deserialize;
 use utoipa::OpenApi as _;
 
+use self::caller::Caller;
 use self::types::{ActRequest, ConfigText, Done, Event, MoveRequest, Plan, Problem, Status, Why};
 use crate::{
     daemon::{Agent, Shown},
     failure::{Failure, Kind, Outcome},
 };
 
+mod caller;
 pub mod client;
+mod listeners;
 mod metrics;
 pub mod types;
 mod view;
@@ -85,6 +88,7 @@ pub fn listen(path: &Path) -> Outcome<tokio::net::UnixListener> {
 
 /// Serves until the process ends.
 pub async fn serve(listener: tokio::net::UnixListener, agent: Arc<Agent>) {
+    let room = agent.shares.api;
     let router = Router::new()
         .route("/v1/status", get(get_status))
         .route("/v1/events", get(get_events))
@@ -98,7 +102,7 @@ pub async fn serve(listener: tokio::net::UnixListener, agent: Arc<Agent>) {
         .route("/metrics", get(get_metrics))
         .layer(DefaultBodyLimit::max(BODY_MAX))
         .with_state(agent);
-    let _ = axum::serve(listener, router).await;
+    listeners::api(listener, router, room).await;
 }
 
 /// A config as a JSON string: quotes and line ends take two bytes each.
@@ -106,8 +110,9 @@ const BODY_MAX: usize = 2 * config::TEXT_MAX + 4_096;
 
 /// Serves only the metrics, to whoever reaches the port.
 pub async fn serve_metrics(listener: tokio::net::TcpListener, agent: Arc<Agent>) {
+    let room = agent.shares.metrics;
     let router = Router::new().route("/metrics", get(get_metrics)).with_state(agent);
-    let _ = axum::serve(listener, router).await;
+    listeners::metrics(listener, router, room).await;
 }
 
 /// `GET /metrics`: Prometheus' text, this node's own counts.
@@ -165,8 +170,9 @@ fn refused(refusal: &Refusal) -> Failure {
     Failure::new(kind, "not done", refusal_text(refusal)).next(next)
 }
 
-async fn propose(agent: &Agent, actor: &str, kind: What) -> Outcome<Json<Done>> {
-    let command = Command { actor: actor.to_owned(), kind: Some(kind), ..Command::default() };
+async fn propose(agent: &Agent, caller: Caller, kind: What) -> Outcome<Json<Done>> {
+    let actor = caller.actor(&agent.papers.identity.me.name);
+    let command = Command { actor, kind: Some(kind), ..Command::default() };
     let (index, text) = agent.core.propose(command).await.map_err(|e| refused(&e))?;
     Ok(Json(Done { index, text }))
 }
@@ -356,13 +362,13 @@ async fn post_plan(
 )]
 async fn post_apply(
     Shared(agent): Shared<Arc<Agent>>,
+    Extension(caller): Extension<Caller>,
     Json(request): Json<ConfigText>,
 ) -> Outcome<Json<Done>> {
     let (text, spec) = read(&agent, request.text).await?;
     let _ = compared(&agent, &spec).await?;
     let apply = Apply { text: text.to_string(), expected: request.revision };
-    let actor = if request.actor.is_empty() { "operator" } else { &request.actor };
-    propose(&agent, actor, What::Apply(apply)).await
+    propose(&agent, caller, What::Apply(apply)).await
 }
 
 #[utoipa::path(
@@ -373,9 +379,11 @@ async fn post_apply(
 )]
 async fn post_act(
     Shared(agent): Shared<Arc<Agent>>,
+    Extension(caller): Extension<Caller>,
     Json(request): Json<ActRequest>,
 ) -> Outcome<Json<Done>> {
-    let ActRequest { verb, subjects, reason, until_ms, actor, force } = request;
+    let ActRequest { verb, subjects, reason, until_ms, force } = request;
+    let reason = clean(&reason).into_owned();
     let (check, names) = (verb.clone(), subjects.clone());
     let look = move |node: &Node, now: Time| {
         let misnamed = view::names::misnamed(&node.state().spec, &check, &names);
@@ -391,7 +399,7 @@ async fn post_act(
         return Err(Failure::new(Kind::Unsafe, "refused", harm.why)
             .next(format!("add --force={} if that is what you want", harm.rule)));
     }
-    propose(&agent, &actor, What::Act(Act { verb, subjects, reason, until_ms })).await
+    propose(&agent, caller, What::Act(Act { verb, subjects, reason, until_ms })).await
 }
 
 #[utoipa::path(
@@ -402,6 +410,7 @@ async fn post_act(
 )]
 async fn post_move(
     Shared(agent): Shared<Arc<Agent>>,
+    Extension(caller): Extension<Caller>,
     Json(request): Json<MoveRequest>,
 ) -> Outcome<Json<Done>> {
     let word = request.vip.clone();
@@ -422,5 +431,5 @@ async fn post_move(
     // One command for all: none moves where another may not.
     let more = others.iter().copied().map(pack).collect();
     let wish = Give { vip: pack(*last), to: request.to.clone(), more, ..Give::default() };
-    propose(&agent, &request.actor, What::Wish(wish)).await
+    propose(&agent, caller, What::Wish(wish)).await
 }

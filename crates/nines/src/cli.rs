@@ -5,6 +5,7 @@
 use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
 use clap::{FromArgMatches as _, Parser, Subcommand, ValueEnum};
+use nines_model::shown::clean_lines;
 
 use crate::{
     api::client::Client,
@@ -151,13 +152,6 @@ impl Context {
     }
 }
 
-/// "alice@lb1": who acts.
-pub fn actor() -> String {
-    let user = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER"));
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    format!("{}@{}", user.unwrap_or_else(|_| "root".into()), host.trim())
-}
-
 /// Bold on a terminal that wants it.
 pub fn bold(text: &str) -> String {
     let plain = std::env::var_os("NO_COLOR").is_some()
@@ -251,9 +245,9 @@ fn report(context: &Context, failure: &Failure) {
         print_json(&failure.clone().problem());
         return;
     }
-    errln!("nines: {failure}");
+    errln!("nines: {}", clean_lines(&failure.to_string()));
     if let Some(next) = &failure.next {
-        errln!("  next: {next}");
+        errln!("  next: {}", clean_lines(next));
     }
 }
 

@@ -20,7 +20,7 @@ use nines_dataplane::{
     ebpf,
     process::boot_time,
 };
-use nines_model::{ForwardingTable, Role};
+use nines_model::{ForwardingTable, Role, shown::clean};
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::{
@@ -42,6 +42,7 @@ pub mod descriptors;
 mod devices;
 mod facts;
 pub mod flows;
+pub mod gate;
 mod kept;
 pub mod logger;
 pub mod peer_port;
@@ -411,7 +412,7 @@ async fn until_the_end(
                     let line = if absent.is_empty() { line } else { absent };
                     let _ = sd_notify::notify(&[
                         sd_notify::NotifyState::Watchdog,
-                        sd_notify::NotifyState::Status(&line),
+                        sd_notify::NotifyState::Status(&clean(&line)),
                     ]);
                 }
                 if stop_at.is_some_and(|at| at <= tokio::time::Instant::now()) {

@@ -18,6 +18,7 @@ use nines_core::{
     state::State,
     wire::{HardState, Member, Persisted, Snapshot},
 };
+use nines_model::names;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
 };
@@ -214,7 +215,7 @@ fn authority(cluster: &str) -> Outcome<(String, String)> {
 
 /// The name in a node's certificate.
 pub fn tls_name(node: &str) -> String {
-    format!("{}.nines", node.replace(['_'], "-").to_lowercase())
+    format!("{}.nines", names::in_certificate(node))
 }
 
 /// The name in a real server's: no node has it, whatever it is called.

@@ -284,16 +284,17 @@ impl Kernel {
     }
 
     fn list(&mut self, ask: &Ask) -> Result<String, Refused> {
-        let numeric = ask.has("numeric");
         let Some(tables) = self.tables()? else {
             return Ok(if ask.has("timeout") {
                 timeouts(nines_dataplane::ebpf::reading::TIMEOUTS)
             } else if ask.has("daemon") {
                 String::new()
             } else if ask.has("connection") {
-                listing::connections(&[], numeric)
+                listing::connections(&[], ask)
+            } else if ask.traffic.is_some() {
+                return kernel_says("No such service");
             } else {
-                listing::list(&[], Form::of(ask), numeric, ask.has("exact"))
+                listing::list(&[], ask)
             });
         };
         if ask.has("timeout") {
@@ -304,7 +305,7 @@ impl Kernel {
         }
         if ask.has("connection") {
             let all = tables.connections().map_err(failed)?;
-            return Ok(listing::connections(&all, numeric));
+            return Ok(listing::connections(&all, ask));
         }
         let form = Form::of(ask);
         let mut all = listing::collect(tables, !ask.has("nosort")).map_err(failed)?;
@@ -316,7 +317,7 @@ impl Kernel {
             all = listing::rates(&all, after, began.elapsed().as_secs_f64());
         }
         let all = listing::only(all, ask.traffic)?;
-        Ok(listing::list(&all, form, numeric, ask.has("exact")))
+        Ok(listing::list(&all, ask))
     }
 }
 

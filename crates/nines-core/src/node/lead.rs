@@ -14,6 +14,17 @@ use crate::{
 const FAILED: &str = "failed to start it";
 
 impl Node {
+    /// Whether no other director could take VIPs over now: nobody is there to wait for.
+    pub(super) fn nobody_can_take_over(&self, now: Time) -> bool {
+        let mut others = self.state.spec.directors().filter(|name| *name != self.config.name);
+        !others.any(|name| {
+            let id = self.id_of(name);
+            let leaving = self.membership.peer(id).is_some_and(|peer| peer.beat.leaving);
+            let alive = id != 0 && self.membership.alive(now, id, self.lease());
+            alive && !leaving && !self.state.standbys.contains_key(name)
+        })
+    }
+
     pub(super) fn lead(&mut self, now: Time) {
         let observed = self.observed(now);
         self.blocked.clear();

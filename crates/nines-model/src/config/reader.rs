@@ -10,7 +10,7 @@ use toml::{
 };
 
 use super::{Diagnostic, keys::Key};
-use crate::suggest::closest;
+use crate::{names::is_name, shown::clean, suggest::closest};
 
 /// A key with its place.
 pub(super) struct Name {
@@ -204,11 +204,13 @@ impl Reader {
 
     pub fn check_name(&mut self, name: &Name) {
         let text = &name.text;
-        let starts = text.starts_with(|c: char| c.is_ascii_alphanumeric());
-        let good = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.' || c == '_';
-        if !starts || text.len() > 63 || !text.chars().all(good) {
+        if !is_name(text) {
             let help = "use 1 to 63 letters, digits, dots, dashes; a letter or digit first";
-            self.error(name.span.clone(), format!("\"{text}\" is no name"), Some(help.into()));
+            self.error(
+                name.span.clone(),
+                format!("\"{}\" is no name", clean(text)),
+                Some(help.into()),
+            );
         }
     }
 }

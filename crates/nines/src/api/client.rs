@@ -5,6 +5,7 @@ use std::path::Path;
 use http_body_util::{BodyExt as _, Full};
 use hyper::{Method, Request, body::Bytes};
 use hyper_util::rt::TokioIo;
+use nines_model::shown::clean_json;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::types::Problem;
@@ -49,7 +50,8 @@ impl Client<'_> {
         if status.is_success() {
             return Ok(bytes.to_vec());
         }
-        let problem: Problem = serde_json::from_slice(&bytes).map_err(|_| {
+        let cleaned = clean_json(&String::from_utf8_lossy(&bytes));
+        let problem: Problem = serde_json::from_str(&cleaned).map_err(|_| {
             let text = String::from_utf8_lossy(&bytes).into_owned();
             Failure::new(Kind::Io, format!("the agent answered {status}"), text)
         })?;
@@ -86,7 +88,9 @@ impl Client<'_> {
 
     /// GET.
     pub fn get<T: DeserializeOwned>(&self, path: &str) -> Outcome<T> {
-        Self::read(&self.get_raw(path)?)
+        let bytes = self.get_raw(path)?;
+        // The config is a file: its lines and tabs are its own.
+        if path == "/v1/config" { Self::decode(&bytes) } else { Self::read(&bytes) }
     }
 
     /// POST.
@@ -96,7 +100,12 @@ impl Client<'_> {
         Self::read(&answer)
     }
 
+    /// What others said in it (reasons, names, events) cannot act on a terminal.
     fn read<T: DeserializeOwned>(bytes: &[u8]) -> Outcome<T> {
+        Self::decode(clean_json(&String::from_utf8_lossy(bytes)).as_bytes())
+    }
+
+    fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Outcome<T> {
         serde_json::from_slice(bytes).map_err(|e| {
             Failure::new(Kind::Io, "the agent's answer cannot be read", e)
                 .next("nines version   shows whether agent and command are of one version")

@@ -244,9 +244,6 @@ pub struct ConfigText {
     pub text: String,
     /// In force, or expected to be in force; 0 in a request: any.
     pub revision: u64,
-    /// In a request to apply: the person who applies it.
-    #[serde(default)]
-    pub actor: String,
 }
 
 /// `nines apply -o json`: the same fields, whether or not anything changed.
@@ -333,8 +330,6 @@ pub struct ActRequest {
     /// Until, ms since 1970; 0: until undone.
     #[serde(default)]
     pub until_ms: u64,
-    /// Who.
-    pub actor: String,
     /// The safety rule to break, by name.
     #[serde(default)]
     pub force: Option<String>,
@@ -347,8 +342,6 @@ pub struct MoveRequest {
     pub vip: String,
     /// Node.
     pub to: String,
-    /// Who.
-    pub actor: String,
 }
 
 /// Done.

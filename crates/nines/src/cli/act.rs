@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use nines_model::Millis;
 
-use super::{Context, actor};
+use super::Context;
 use crate::{
     api::types::{ActRequest, Done, Status},
     failure::{Failure, Kind, Outcome},
@@ -89,7 +89,6 @@ pub fn set(context: &Context, verb: &str, args: &SetArgs) -> Outcome<u8> {
         subjects: args.subjects.clone(),
         reason: args.reason.clone(),
         until_ms,
-        actor: actor(),
         force: args.force.clone(),
     };
     let done: Done = context.client().post("/v1/act", &request)?;
@@ -146,12 +145,8 @@ fn wait_for(context: &Context, verb: &str, subjects: &[String], limit: Millis) -
 
 /// `undrain` and `ready`
 pub fn unset(context: &Context, verb: &str, args: &UnsetArgs) -> Outcome<u8> {
-    let request = ActRequest {
-        verb: verb.into(),
-        subjects: args.subjects.clone(),
-        actor: actor(),
-        ..ActRequest::default()
-    };
+    let request =
+        ActRequest { verb: verb.into(), subjects: args.subjects.clone(), ..ActRequest::default() };
     show(context, &context.client().post("/v1/act", &request)?);
     Ok(0)
 }

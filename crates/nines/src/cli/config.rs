@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use nines_model::{
     Spec,
     config::{Diagnostic, parse, schema},
+    shown::clean_lines,
 };
 
 use super::Context;
@@ -161,7 +162,7 @@ pub fn apply(context: &Context, args: &ApplyArgs) -> Outcome<u8> {
         }
     }
     let revision = args.revision.unwrap_or(plan.revision);
-    let request = ConfigText { text, revision, actor: super::actor() };
+    let request = ConfigText { text, revision };
     let done: Done = context.client().post("/v1/apply", &request)?;
     if !context.json() {
         outln!("{}", done.text);
@@ -193,7 +194,9 @@ pub fn run(context: &Context, args: &ConfigArgs) -> Outcome<u8> {
             if context.json() {
                 super::print_json(&config);
             } else {
-                out!("{}", config.text);
+                let terminal = std::io::IsTerminal::is_terminal(&std::io::stdout());
+                let text = if terminal { clean_lines(&config.text) } else { config.text };
+                out!("{text}");
             }
         }
         What::Check { file } => {

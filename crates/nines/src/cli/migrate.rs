@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use super::{Context, actor};
+use super::Context;
 use crate::{
     api::types::{Done, MoveRequest, Status},
     failure::{Failure, Kind, Outcome},
@@ -25,7 +25,7 @@ pub struct MoveArgs {
 
 /// Runs it.
 pub fn run(context: &Context, args: &MoveArgs) -> Outcome<u8> {
-    let request = MoveRequest { vip: args.vip.clone(), to: args.to.clone(), actor: actor() };
+    let request = MoveRequest { vip: args.vip.clone(), to: args.to.clone() };
     let done: Done = context.client().post("/v1/move", &request)?;
     let until = Instant::now() + Duration::from_secs(10);
     if !args.no_wait {

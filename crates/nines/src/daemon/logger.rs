@@ -10,6 +10,8 @@ use std::{
     },
 };
 
+use nines_model::shown::clean;
+
 /// A cheap handle.
 #[derive(Clone)]
 pub struct Logger {
@@ -42,9 +44,9 @@ impl Logger {
         Self::start(std::io::stderr())
     }
 
-    /// One line; lost if a thousand wait already.
+    /// One line, whatever is in it (names, reasons, answers of others); lost if a thousand wait already.
     pub fn line(&self, line: &str) {
-        if self.lines.try_send(line.to_owned()).is_err() {
+        if self.lines.try_send(clean(line).into_owned()).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -74,6 +76,26 @@ mod tests {
         }
     }
 
+    /// Passes on what it gets, a line at a time.
+    struct Told(std::sync::mpsc::Sender<String>);
+
+    impl std::io::Write for Told {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.write_all(bytes)?;
+            Ok(bytes.len())
+        }
+        fn write_all(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+            let _ = self.0.send(String::from_utf8_lossy(bytes).into_owned());
+            Ok(())
+        }
+        fn write_fmt(&mut self, line: std::fmt::Arguments<'_>) -> std::io::Result<()> {
+            self.write_all(line.to_string().as_bytes())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
     struct Full;
 
     impl std::io::Write for Full {
@@ -93,6 +115,9 @@ mod tests {
         stands.recv().unwrap();
         (0..5_000).for_each(|_| stuck.line("beat"));
         assert!(stuck.lost.load(Ordering::Relaxed) > 3_000);
+        let (tell, told) = std::sync::mpsc::channel();
+        Logger::start(Told(tell)).line("reason: \u{1b}[31mred\nforged");
+        assert_eq!(told.recv().unwrap(), "reason: \\u{1b}[31mred\\nforged\n");
         let full = Logger::start(Full);
         (0..100).for_each(|_| full.line("beat"));
     }

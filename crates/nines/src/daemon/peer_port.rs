@@ -10,18 +10,25 @@
 //! Decides: who may say what. A member may say everything, a real server only ask for its duty, a
 //! stranger only ask to join, with a code.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use nines_core::Event;
+use nines_model::{names, shown::clean};
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     sync::mpsc,
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
 
+use self::door::{Guesses, Visit};
 use super::{Agent, core_thread::Handle};
 use crate::{
     api,
@@ -30,6 +37,7 @@ use crate::{
     trust,
 };
 
+mod door;
 pub mod duties;
 mod lines;
 pub use lines::ask as ask_flows;
@@ -37,6 +45,10 @@ pub use lines::ask as ask_flows;
 const FRAME_MAX: usize = 64 * 1024 * 1024;
 /// Real servers say which addresses they have.
 const SERVER_MAX: usize = 256 * 1024;
+/// A real server that asks nothing for so long has gone.
+const SILENT: Duration = Duration::from_secs(60);
+/// A peer that takes no answer for so long has gone.
+const SLOW: Duration = Duration::from_secs(10);
 /// Strangers have little to say.
 const STRANGER_MAX: usize = 16 * 1024;
 
@@ -84,6 +96,11 @@ async fn put(to: &mut (impl AsyncWrite + Unpin), kind: u8, bytes: &[u8]) -> std:
     to.flush().await
 }
 
+/// [`put`] to a peer that may not read; whether it did.
+async fn say(to: &mut (impl AsyncWrite + Unpin), kind: u8, bytes: &[u8]) -> bool {
+    matches!(timeout(SLOW, put(to, kind, bytes)).await, Ok(Ok(())))
+}
+
 async fn get(from: &mut (impl AsyncRead + Unpin), max: usize) -> std::io::Result<(u8, Vec<u8>)> {
     let mut head = [0; 5];
     from.read_exact(&mut head).await?;
@@ -99,89 +116,101 @@ async fn get(from: &mut (impl AsyncRead + Unpin), max: usize) -> std::io::Result
 /// Serves the port until the process ends.
 pub async fn serve(listener: TcpListener, papers: Arc<Papers>, agent: Arc<Agent>) -> Outcome<()> {
     let acceptor = TlsAcceptor::from(trust::server(&papers)?);
-    loop {
-        let Ok((stream, _)) = listener.accept().await else {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            continue;
-        };
-        let (acceptor, agent, papers) = (acceptor.clone(), Arc::clone(&agent), Arc::clone(&papers));
-        tokio::spawn(async move {
-            let Ok(Ok(mut stream)) = timeout(Duration::from_secs(5), acceptor.accept(stream)).await
-            else {
-                return;
-            };
-            let cert = stream.get_ref().1.peer_certificates().and_then(|c| c.first().cloned());
-            let mut from = 0;
-            let max = |from| match (from, &cert) {
-                (_, None) => STRANGER_MAX,
-                (0, Some(_)) => SERVER_MAX,
-                _ => FRAME_MAX,
-            };
-            let is_named = |name: &str| cert.as_ref().is_some_and(|c| trust::names(c, name));
-            while let Ok((what, bytes)) = get(&mut stream, max(from)).await {
-                let done = match what {
-                    kind::HELLO => {
-                        let name = String::from_utf8_lossy(&bytes).into_owned();
-                        let named = is_named(&identity::tls_name(&name));
-                        let seek =
-                            move |n: &nines_core::Node, _| n.state().member(&name).map(|m| m.id);
-                        let id = agent.core.inspect(seek).await.flatten();
-                        from = id.filter(|_| named).unwrap_or(0);
-                        from != 0
-                    }
-                    kind::RAFT if from != 0 => {
-                        agent.core.event(Event::Frame { from, link: 0, bytes });
-                        true
-                    }
-                    kind::QUESTION if from != 0 => {
-                        let answer = api::counters_json(&agent).await;
-                        put(&mut stream, kind::ANSWER, &answer).await.is_ok()
-                    }
-                    kind::DUTY => match serde_json::from_slice::<duties::Question>(&bytes) {
-                        Ok(question) if is_named(&identity::server_tls_name(&question.name)) => {
-                            match duties::answer(&agent, &question).await {
-                                Some(answer) => {
-                                    let bytes = serde_json::to_vec(&answer).expect("plain data");
-                                    put(&mut stream, kind::ANSWER, &bytes).await.is_ok()
-                                }
-                                None => false,
-                            }
-                        }
-                        _ => false,
-                    },
-                    kind::SUBSCRIBE if from != 0 => {
-                        lines::tell(&agent, from, &bytes, stream).await;
-                        return;
-                    }
-                    kind::JOIN | kind::JOIN_SERVER => {
-                        let server = what == kind::JOIN_SERVER;
-                        let (what, bytes) = match admit(&agent, &papers, &bytes, server).await {
-                            Ok(papers) => {
-                                (kind::PAPERS, serde_json::to_vec(&papers).expect("plain data"))
-                            }
-                            Err(why) => (kind::REFUSED, why.to_string().into_bytes()),
-                        };
-                        let _ = put(&mut stream, what, &bytes).await;
-                        let _ = stream.shutdown().await;
-                        false
-                    }
-                    _ => false,
-                };
-                if !done {
-                    return;
-                }
+    let (shares, guesses) = (agent.shares, Arc::new(Guesses::default()));
+    let talk =
+        move |visit| talk(visit, Arc::clone(&papers), Arc::clone(&agent), Arc::clone(&guesses));
+    door::keep(listener, acceptor, shares, talk).await;
+    Ok(())
+}
+
+/// Talks with one that came in, until it has nothing more to say.
+async fn talk(visit: Visit, papers: Arc<Papers>, agent: Arc<Agent>, guesses: Arc<Guesses>) {
+    let Visit { mut stream, cert, from: origin, mut until } = visit;
+    let mut from = 0;
+    let max = |from| match (from, &cert) {
+        (_, None) => STRANGER_MAX,
+        (0, Some(_)) => SERVER_MAX,
+        _ => FRAME_MAX,
+    };
+    let is_named = |name: &str| cert.as_ref().is_some_and(|c| trust::names(c, name));
+    while let Ok(Ok((what, bytes))) = timeout_at(until, get(&mut stream, max(from))).await {
+        let done = match what {
+            kind::HELLO => {
+                let name = String::from_utf8_lossy(&bytes).into_owned();
+                let named = is_named(&identity::tls_name(&name));
+                let seek = move |n: &nines_core::Node, _| n.state().member(&name).map(|m| m.id);
+                let id = agent.core.inspect(seek).await.flatten();
+                from = id.filter(|_| named).unwrap_or(0);
+                from != 0
             }
-        });
+            kind::RAFT if from != 0 => {
+                agent.core.event(Event::Frame { from, link: 0, bytes });
+                true
+            }
+            kind::QUESTION if from != 0 => {
+                let answer = api::counters_json(&agent).await;
+                say(&mut stream, kind::ANSWER, &answer).await
+            }
+            kind::DUTY => match serde_json::from_slice::<duties::Question>(&bytes) {
+                Ok(question) if is_named(&identity::server_tls_name(&question.name)) => {
+                    match duties::answer(&agent, &question).await {
+                        Some(answer) => {
+                            let bytes = serde_json::to_vec(&answer).expect("plain data");
+                            say(&mut stream, kind::ANSWER, &bytes).await
+                        }
+                        None => false,
+                    }
+                }
+                _ => false,
+            },
+            kind::SUBSCRIBE if from != 0 => {
+                lines::tell(&agent, from, &bytes, stream).await;
+                return;
+            }
+            kind::JOIN | kind::JOIN_SERVER => {
+                let server = what == kind::JOIN_SERVER;
+                let (what, bytes) = match admit(&agent, &papers, &bytes, server, (origin, &guesses))
+                    .await
+                {
+                    Ok(papers) => (kind::PAPERS, serde_json::to_vec(&papers).expect("plain data")),
+                    Err(why) => (kind::REFUSED, why.to_string().into_bytes()),
+                };
+                let _ = say(&mut stream, what, &bytes).await;
+                let _ = stream.shutdown().await;
+                false
+            }
+            _ => false,
+        };
+        if !done {
+            return;
+        }
+        // A member may be silent as long as it likes; a real server asks again at once.
+        until = Instant::now() + if from == 0 { SILENT } else { Duration::from_secs(86_400) };
     }
 }
 
-async fn admit(agent: &Agent, papers: &Papers, bytes: &[u8], server: bool) -> Outcome<Papers> {
+async fn admit(
+    agent: &Agent,
+    papers: &Papers,
+    bytes: &[u8],
+    server: bool,
+    (origin, guesses): (IpAddr, &Guesses),
+) -> Outcome<Papers> {
     let refuse = |why: &str| Failure::new(Kind::Denied, "refused", why);
     let request: JoinRequest =
         serde_json::from_slice(bytes).map_err(|_| refuse("the request cannot be read"))?;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    if !guesses.may(origin, Instant::now()) {
+        return Err(refuse("too many wrong join codes came from there; wait a minute"));
+    }
     if !agent.home.code_is(&request.secret, now.map_or(0, |d| d.as_secs()), server) {
+        guesses.wrong(origin, Instant::now());
+        agent.log.line(&format!("a wrong join code came from {origin}"));
         return Err(refuse("the join code is wrong or too old"));
+    }
+    if !names::is_name(&request.name) {
+        let why = "a name has 1 to 63 letters, digits, dots, dashes; a letter or digit first";
+        return Err(refuse(why));
     }
     let view = agent
         .core
@@ -197,9 +226,21 @@ async fn admit(agent: &Agent, papers: &Papers, bytes: &[u8], server: bool) -> Ou
         agent.log.line(&format!("{name} joined as real server"));
         return Ok(made);
     }
-    if members.values().any(|m| m.name == request.name) {
-        let why = format!("there is a member {} already; choose another --node", request.name);
+    let folded = names::in_certificate(&request.name);
+    let same = |name: &&String| names::in_certificate(name) == folded;
+    if let Some(name) = members.values().map(|m| &m.name).find(same) {
+        let why = if *name == request.name {
+            format!("there is a member {name} already; choose another --node")
+        } else {
+            let asked = &request.name;
+            format!(
+                "certificates cannot tell {asked} from the member {name}; choose another --node"
+            )
+        };
         return Err(refuse(&why));
+    }
+    if let Some(name) = nodes.keys().find(|name| **name != request.name && same(name)) {
+        return Err(refuse(&format!("cluster.toml calls this node {name}: add --node {name}")));
     }
     if let Some(spec) = nodes.get(&request.name)
         && (spec.role == nines_model::Role::Witness) != request.witness
@@ -373,7 +414,7 @@ pub async fn join(to: SocketAddr, fingerprint: [u8; 10], request: &JoinRequest) 
             (_, bytes) => {
                 let why = String::from_utf8_lossy(&bytes).into_owned();
                 let why = why.strip_prefix("refused: ").unwrap_or(&why).to_owned();
-                Err(Failure::new(Kind::Denied, what.clone(), why)
+                Err(Failure::new(Kind::Denied, what.clone(), clean(&why))
                     .next("nines code [--server]   on a member prints a new join command"))
             }
         }

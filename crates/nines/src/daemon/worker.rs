@@ -254,7 +254,8 @@ fn show<D: DataPlane>(
         None => (String::new(), String::new()),
     };
     if !trouble.is_empty() && trouble != shown.trouble {
-        log.line(&format!("not forwarding as the config asks: {trouble}\n  next: {next}"));
+        log.line(&format!("not forwarding as the config asks: {trouble}"));
+        log.line(&format!("  next: {next}"));
     }
     *shown = Shown { path: plane.describe(), trouble, next, ..shown.clone() };
 }

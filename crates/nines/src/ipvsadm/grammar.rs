@@ -58,6 +58,8 @@ impl Ask {
     }
 }
 
+const TRY_HELP: &str = "Try `ipvsadm -h' or 'ipvsadm --help' for more information.";
+
 /// Longest time of persistence and of idle limits, seconds.
 const TIMEOUT_MAX: u32 = 86_400 * 31;
 
@@ -101,6 +103,8 @@ pub fn read(words: &[String]) -> Result<Ask, Refused> {
         daemon: SyncDaemon::new(Role::Master, ""),
     };
     let mut rest = words.iter().map(String::as_str).peekable();
+    // Words that belong to no option are looked at last.
+    let mut stray = None;
     while let Some(word) = rest.next() {
         if let Some(long) = word.strip_prefix("--") {
             let (name, value) = match long.split_once('=') {
@@ -111,10 +115,13 @@ pub fn read(words: &[String]) -> Result<Ask, Refused> {
         } else if let Some(letters) = word.strip_prefix('-').filter(|l| !l.is_empty()) {
             reader.letters(word, letters, &mut rest)?;
         } else {
-            return usage(format!("unexpected argument {word}"));
+            stray.get_or_insert(word);
         }
     }
-    reader.finish()
+    match stray {
+        Some(word) if reader.command.is_some() => usage(format!("unexpected argument {word}")),
+        _ => reader.finish(),
+    }
 }
 
 impl Reader {
@@ -126,7 +133,7 @@ impl Reader {
     ) -> Result<(), Refused> {
         for (i, letter) in letters.char_indices() {
             let Some((_, name)) = SHORT.iter().find(|(l, _)| *l == letter) else {
-                return Err((format!("{word}: unknown option"), 255));
+                return self.unknown(word);
             };
             let behind = &letters[i + letter.len_utf8()..];
             if VALUED.contains(name) && !behind.is_empty() {
@@ -188,7 +195,7 @@ impl Reader {
             _ => return self.option(word, name, value, rest),
         };
         if self.command.is_some() {
-            return usage("multiple commands specified");
+            return usage(format!("invalid option `{word}'"));
         }
         self.command = Some(command);
         Ok(())
@@ -283,10 +290,16 @@ impl Reader {
             | "sync-maxlen" => return self.daemon(name, value),
             _ => match PLAIN.iter().find(|plain| **plain == name) {
                 Some(plain) => self.set(plain)?,
-                None => return Err((format!("{word}: unknown option"), 255)),
+                None => return self.unknown(word),
             },
         }
         Ok(())
+    }
+
+    /// The first option must be a command; what is no option at all is none.
+    fn unknown(&self, word: &str) -> Result<(), Refused> {
+        let unknown = (format!("{word}: unknown option"), 255);
+        Err(if self.command.is_some() { unknown } else { (TRY_HELP.into(), 255) })
     }
 
     fn tunnel(&mut self, name: &str, value: &str) -> Result<(), Refused> {
@@ -359,8 +372,7 @@ impl Reader {
 
     fn finish(self) -> Result<Ask, Refused> {
         let Some(command) = self.command else {
-            let help = "Try `ipvsadm -h' or 'ipvsadm --help' for more information.";
-            return Err((help.into(), 255));
+            return Err((TRY_HELP.into(), 255));
         };
         let traffic = self.traffic();
         let name = self.scheduler.as_deref().unwrap_or("wlc");

@@ -82,7 +82,6 @@ impl Ipvs {
     }
 
     fn list(&mut self, ask: &Ask) -> Result<String, Refused> {
-        let numeric = ask.has("numeric");
         let told = |e: io::Error| refusal(Command::List, &e);
         if ask.has("timeout") {
             return Ok(timeouts(self.kernel.timeouts().map_err(told)?));
@@ -92,12 +91,12 @@ impl Ipvs {
         }
         if ask.has("connection") {
             let all = ipvs::connections().map_err(failed)?;
-            return Ok(listing::connections(&all, numeric));
+            return Ok(listing::connections(&all, ask));
         }
         let form = Form::of(ask);
         let counts = if form == Form::Rate { Counts::Rates } else { Counts::Sums };
         let all = listing::only(self.shown(counts, !ask.has("nosort"))?, ask.traffic)?;
-        Ok(listing::list(&all, form, numeric, ask.has("exact")))
+        Ok(listing::list(&all, ask))
     }
 }
 
@@ -259,8 +258,10 @@ mod tests {
             virtual_service: at("10.0.0.100:80"),
             server: at("10.0.0.11:80"),
         };
+        let words: Vec<String> = vec!["-Lnc".into()];
+        let numeric = super::super::grammar::read(&words).unwrap();
         assert_eq!(
-            listing::connections(&[one], true),
+            listing::connections(&[one], &numeric),
             "IPVS connection entries\n\
              pro expire state       source             virtual            destination\n\
              TCP 14:50  ESTABLISHED 10.0.0.30:1000     10.0.0.100:80      10.0.0.11:80\n"

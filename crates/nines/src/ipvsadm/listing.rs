@@ -186,11 +186,11 @@ fn method(forward: Forward) -> &'static str {
 }
 
 fn tunnel_info(forward: Forward) -> String {
-    let Forward::Tunnel(tunnel) = forward else { return "-".into() };
+    let Forward::Tunnel(tunnel) = forward else { return "n/a".into() };
     let sum = match tunnel.checksum {
-        TunnelChecksum::None => "nocsum",
-        TunnelChecksum::Full => "csum",
-        TunnelChecksum::Remote => "remcsum",
+        TunnelChecksum::None => "-c",
+        TunnelChecksum::Full => "+c",
+        TunnelChecksum::Remote => "r+c",
     };
     match tunnel.kind {
         TunnelKind::Ipip => "ipip".into(),
@@ -246,9 +246,11 @@ fn title(form: Form) -> String {
     }
 }
 
-/// The table.
-pub fn list(all: &[Shown], form: Form, numeric: bool, exact: bool) -> String {
-    let mut out = format!("{BANNER}{}", title(form));
+/// The table, or one service of it: that goes without the line that names the versions.
+pub fn list(all: &[Shown], ask: &Ask) -> String {
+    let (form, numeric, exact) = (Form::of(ask), ask.has("numeric"), ask.has("exact"));
+    let banner = if ask.traffic.is_some() { "" } else { BANNER };
+    let mut out = format!("{banner}{}", title(form));
     for shown in all {
         let name = name_of(shown.service.traffic, numeric);
         match form {
@@ -362,10 +364,17 @@ pub fn save(all: &[Shown], numeric: bool) -> String {
 }
 
 /// Flows and remembered clients.
-pub fn connections(all: &[Connection], numeric: bool) -> String {
+pub fn connections(all: &[Connection], ask: &Ask) -> String {
+    let numeric = ask.has("numeric");
+    // Of persistence engines there is SIP's only, whose Call-IDs are kept as hashes.
+    let last = if ask.has("persistent-conn") {
+        format!("{:<18} {:<16} {}", "destination", "pe name", "pe_data")
+    } else {
+        "destination".to_owned()
+    };
     let mut out = format!(
-        "IPVS connection entries\npro expire {:<11} {:<18} {:<18} {}\n",
-        "state", "source", "virtual", "destination"
+        "IPVS connection entries\npro expire {:<11} {:<18} {:<18} {last}\n",
+        "state", "source", "virtual"
     );
     for c in all {
         let proto = match c.proto {

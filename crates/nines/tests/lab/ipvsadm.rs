@@ -118,7 +118,9 @@ fn says_what_the_real_one_says() {
         ),
         ("-A -t 192.0.2.9:80 -s none", "Scheduler or persistence engine not found\n", 255),
         ("-A -u 192.0.2.9:5060 --pe none", "Scheduler or persistence engine not found\n", 255),
-        ("-A -t 192.0.2.9:80 -A", "multiple commands specified\n", 2),
+        ("-A -t 192.0.2.9:80 -A", "invalid option `-A'\n", 2),
+        ("--what", "Try `ipvsadm -h' or 'ipvsadm --help' for more information.\n", 255),
+        ("-Ln -t 192.0.2.99:80", "No such service\n", 255),
         ("-A -t 192.0.2.9:80 --what", "--what: unknown option\n", 255),
         (
             "-a -t 192.0.2.1:80 -r 10.0.0.7 -i --tun-type gue",

@@ -120,7 +120,9 @@ impl Reader {
         let whole = ["connection", "timeout", "daemon"].iter().filter(has).count();
         let forms = ["stats", "rate", "thresholds", "persistent-conn", "tun-info"];
         let forms = forms.iter().filter(has).count();
-        if whole > 1 || forms > 1 || whole + forms > 1 {
+        // Connections, too, have a longer form.
+        let together = ["connection", "persistent-conn"].iter().filter(has).count() == 2;
+        if whole > 1 || forms > 1 || (whole + forms > 1 && !together) {
             return usage("options conflicts in the list command");
         }
         Ok(())
