@@ -32,6 +32,7 @@ mod fitness;
 mod lead;
 mod life;
 mod record;
+mod sight;
 mod world;
 
 /// Disk writes that the consensus does not wait for have numbers from here on.

@@ -87,6 +87,9 @@ pub struct Beat {
     /// Lives from moved state directories that the sender would let count.
     #[prost(message, repeated, tag = "42")]
     pub confirmed: Vec<Life>,
+    /// Nodes that the sender has heard lately.
+    #[prost(uint64, repeated, tag = "43")]
+    pub hears: Vec<u64>,
 }
 
 /// A VIP and the log index of the entry that gave it.

@@ -123,3 +123,32 @@ fn copies_that_are_not_known_as_such_are_noticed_by_the_invariants() {
     let found: Vec<String> = (0..20).filter_map(one).collect();
     assert!(found.iter().any(|v| v.contains("S11")), "{found:?}");
 }
+
+/// The directors do not hear each other, and the witness hears both: whoever leads, the holder has
+/// a majority, and nothing moves. The leader then is one that hears the holder, so that what people
+/// ask for reaches it.
+#[test]
+fn a_split_does_not_move_a_vip_whose_holder_has_a_majority() {
+    for seed in 0..6 {
+        let mut world = World::new(seed * 8, Sabotage::None);
+        world.start_all();
+        world.run_for(Millis(3_000 + seed * 37)).unwrap();
+        assert!(world.serves_everything());
+        let before = world.moves();
+        world.cut(1, 2, true);
+        world.run_for(Millis(10_000)).unwrap();
+        assert_eq!(world.moves(), before, "seed {seed}");
+        assert!(world.serves_everything());
+        world.mend_all_links();
+        // One director alone: the other, if it holds, goes on as well.
+        let alone = if world.holds(1) && !world.holds(2) { 2 } else { 1 };
+        if !world.holds(alone) {
+            world.cut(alone, 3 - alone, true);
+            world.cut(alone, 3, true);
+            world.run_for(Millis(5_000)).unwrap();
+            world.mend_all_links();
+            world.run_for(Millis(5_000)).unwrap();
+            assert_eq!(world.moves(), before, "seed {seed}");
+        }
+    }
+}

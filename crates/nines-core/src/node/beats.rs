@@ -116,6 +116,7 @@ impl Node {
             heir_of: self.life.heir_of,
             double: self.hears_double(now),
             confirmed: self.confirmed_lives(),
+            hears: self.hears(now),
         };
         let granted = self.grant(now, self.config.id, &beat);
         self.renewed((self.config.id, self.config.boot), now, length, &granted);

@@ -57,7 +57,8 @@ impl Node {
                 let unable = self.vips.iter().filter(|(_, v)| v.unable_until > now);
                 view.unable = unable.map(|(addr, _)| (*addr, FAILED.to_owned())).collect();
             } else if let Some(peer) = self.membership.peer(*id) {
-                view.alive = !self.membership.silent(now, *id, lease);
+                view.alive =
+                    !self.membership.silent(now, *id, lease) || self.is_heard_elsewhere(now, *id);
                 let heard = self.membership.alive(now, *id, lease);
                 // A table is applied before a VIP is taken: a node that is behind is not ready.
                 view.ready = heard && peer.beat.ready;
@@ -66,7 +67,8 @@ impl Node {
                 let unable = peer.beat.unable.iter().filter_map(|v| unpack(v));
                 view.unable = unable.map(|addr| (addr, FAILED.to_owned())).collect();
             } else {
-                view.alive = !self.membership.silent(now, *id, lease);
+                view.alive =
+                    !self.membership.silent(now, *id, lease) || self.is_heard_elsewhere(now, *id);
             }
             if !self.may_ask(now, *id) {
                 // Promises to it run out, and another node takes over.
@@ -147,6 +149,11 @@ impl Node {
 
     /// The leader should not hold a VIP: then the death of the holder needs no election.
     fn step_aside(&mut self, now: Time) {
+        if let Some(to) = self.hears_more(now) {
+            self.consensus.transfer(to);
+            self.lead_after = now.plus(Millis(500));
+            return;
+        }
         if !self.state.vips.values().any(|h| h.node() == self.config.name) {
             return;
         }

@@ -1,0 +1,60 @@
+//! Who hears whom: a node that the leader does not hear may be heard by others.
+//!
+//! A holder keeps its lease while a majority of voters renews it. A leader that is cut off from the
+//! holder alone must not take the VIP away from it; another voter that hears both leads better.
+//!
+//! Decides: whether a node that is silent here counts as alive, and who should lead then.
+
+use nines_model::{Millis, Time};
+
+use super::Node;
+
+impl Node {
+    /// Nodes that this one has heard lately, for its beats. Two beats less than a lease: when a node
+    /// has died, nobody still says that it is heard by the time the leader misses it.
+    pub(super) fn hears(&self, now: Time) -> Vec<u64> {
+        let timing = &self.state.spec.timing;
+        let lately = timing.lease.0.saturating_sub(2 * timing.beat.0).max(timing.beat.0);
+        let heard = |id: &u64| {
+            self.membership.peer(*id).is_some_and(|p| now.since(p.at) < Millis(lately).ns())
+        };
+        self.state.members.keys().copied().filter(heard).collect()
+    }
+
+    /// Silent here, and heard by so many others that it can hold what it holds.
+    pub(super) fn is_heard_elsewhere(&self, now: Time, id: u64) -> bool {
+        let voters = self.consensus.voters();
+        let hears = |voter: &&u64| {
+            **voter == id
+                || (self.membership.alive(now, **voter, self.lease())
+                    && self.membership.peer(**voter).is_some_and(|p| p.beat.hears.contains(&id)))
+        };
+        let heard = voters.iter().filter(hears).count();
+        let besides = usize::from(voters.contains(&id));
+        heard > besides && heard * 2 > voters.len()
+    }
+
+    /// A voter that hears everybody who lives, if this leader does not.
+    pub(super) fn hears_more(&self, now: Time) -> Option<u64> {
+        let me = self.config.id;
+        let lease = self.lease();
+        let alive = |id: &u64| self.membership.alive(now, *id, lease);
+        let members = self.state.members.keys().copied().filter(|id| *id != me);
+        let (here, not_here): (Vec<u64>, Vec<u64>) = members.partition(alive);
+        let missed: Vec<u64> =
+            not_here.into_iter().filter(|id| self.is_heard_elsewhere(now, *id)).collect();
+        if missed.is_empty() {
+            return None;
+        }
+        let sees_all = |voter: &&u64| {
+            let hears = self.membership.peer(**voter).map(|p| &p.beat.hears);
+            here.contains(voter)
+                && self.may_ask(now, **voter)
+                && self.consensus.lag(**voter).is_some_and(|lag| lag <= 8)
+                && hears.is_some_and(|hears| {
+                    here.iter().chain(&missed).all(|id| id == *voter || hears.contains(id))
+                })
+        };
+        self.consensus.voters().iter().find(sees_all).copied()
+    }
+}
