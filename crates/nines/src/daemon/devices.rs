@@ -139,10 +139,11 @@ pub fn watch(
             log.line(if now.is_empty() { &all_there } else { &now });
         }
         match &watch {
-            // A machine that starts a hundred containers changes often; one look serves many.
+            // A thousand VIPs that come, or a hundred containers, are many changes: one look serves
+            // all of a tenth of a second.
             Ok(watch) => {
                 while !watch.wait(Duration::from_secs(60)) {}
-                std::thread::sleep(Duration::from_millis(10));
+                std::thread::sleep(Duration::from_millis(100));
             }
             Err(_) => std::thread::sleep(Duration::from_secs(1)),
         }

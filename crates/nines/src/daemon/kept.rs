@@ -5,7 +5,7 @@
 //! and for which VIPs this machine is unfit because the card is down, without carrier or gone.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     time::{Duration, Instant},
 };
@@ -216,9 +216,12 @@ impl Kept {
         log: &Logger,
     ) {
         let mut back: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
+        // A thousand VIPs are on one card.
+        let there: BTreeSet<(u32, IpAddr)> =
+            all.iter().flat_map(|i| i.addresses.iter().map(|(a, _)| (i.index, *a))).collect();
         for (vip, placed) in &mut self.here {
             let same = all.iter().find(|i| i.index == placed.index);
-            if same.is_some_and(|i| i.addresses.iter().any(|(a, _)| a == vip)) {
+            if there.contains(&(placed.index, *vip)) {
                 if let Some(taken) = self.taken.get_mut(vip) {
                     (taken.missing, taken.told) = (None, false);
                 }
