@@ -120,8 +120,14 @@ fn copies_that_are_not_known_as_such_are_noticed_by_the_invariants() {
         std::panic::catch_unwind(|| run(seed, Millis(20_000), Sabotage::CopiesUnknown).violation)
             .unwrap_or_else(|_| Some("stopped by an assertion".into()))
     };
-    let found: Vec<String> = (0..20).filter_map(one).collect();
-    assert!(found.iter().any(|v| v.contains("S11")), "{found:?}");
+    // What a seed shows depends on every message before; some seed shows two answering at once.
+    let mut found = Vec::new();
+    let two_answer = (0..150).filter_map(one).any(|violation| {
+        let two_answer = violation.contains("S11");
+        found.push(violation);
+        two_answer
+    });
+    assert!(two_answer, "{found:?}");
 }
 
 /// The directors do not hear each other, and the witness hears both: whoever leads, the holder has

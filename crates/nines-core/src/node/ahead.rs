@@ -28,6 +28,8 @@ pub(super) struct Ahead {
     pub configs: Configs,
     /// Asked of another thread, and when.
     asked: Vec<(Arc<str>, Time)>,
+    /// Applied since the log was cut for its size.
+    pub bytes: usize,
     /// Committed, not applied yet.
     pub entries: VecDeque<Committed>,
     /// States in place of a log.
@@ -124,6 +126,7 @@ impl Node {
         let mut grown = false;
         while let Some(entry) = self.ahead.next(now, &mut self.actions) {
             grown |= entry.changes_member().is_some();
+            self.ahead.bytes += entry.command.len();
             self.apply(&entry);
         }
         grown

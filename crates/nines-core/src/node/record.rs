@@ -17,6 +17,9 @@ use crate::{
 /// The log is replaced by a snapshot after so many entries; a slow follower may lag by so many.
 const COMPACT_AFTER: usize = 4_096;
 const COMPACT_TAIL: u64 = 512;
+/// Or after so many bytes, since configs may be large; then few of them stay.
+const COMPACT_BYTES: usize = 24 << 20;
+const COMPACT_TAIL_OF_LARGE: u64 = 4;
 
 impl Node {
     /// The newest config in the log, in force or about to be: after a start entries are applied only
@@ -66,8 +69,13 @@ impl Node {
         }
         let grown = self.apply_committed(now);
         // A node that joins is given a snapshot only if that names it as member.
-        if grown || self.consensus.log_length() > COMPACT_AFTER {
-            let snapshot = self.consensus.compact(snapshot::encode(&self.state), COMPACT_TAIL);
+        let large = self.ahead.bytes > COMPACT_BYTES;
+        if grown || large || self.consensus.log_length() > COMPACT_AFTER {
+            let tail = if large { COMPACT_TAIL_OF_LARGE } else { COMPACT_TAIL };
+            let snapshot = self.consensus.compact(snapshot::encode(&self.state), tail);
+            if large {
+                self.ahead.bytes = 0;
+            }
             // Number 0 acknowledges nothing: the library does not wait for this.
             let long_promise = self.bound_of_promises(now, self.lease());
             let snapshot = Some(snapshot);
