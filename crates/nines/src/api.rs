@@ -268,7 +268,7 @@ async fn get_config(Shared(agent): Shared<Arc<Agent>>) -> Outcome<Json<ConfigTex
         (Arc::clone(&state.text), state.revision)
     };
     let (text, revision) = agent.core.inspect(look).await.ok_or_else(stopping)?;
-    Ok(Json(ConfigText { text: text.to_string(), revision, ..ConfigText::default() }))
+    Ok(Json(ConfigText { text: text.to_string(), revision }))
 }
 
 /// What a text says. It is read on another thread, and the core need not read it again.
