@@ -6,14 +6,23 @@
 //! give the same run. Its messages pass our own codec: its protobuf parser never sees the network.
 
 use raft::{
-    GetEntriesContext, RaftState, RawNode, StateRole, Storage, StorageError,
+    GetEntriesContext, ProgressState, RaftState, RawNode, SnapshotStatus, StateRole, Storage,
+    StorageError,
     eraftpb::{
-        ConfChange, ConfChangeType, ConfState, Entry, EntryType, HardState as RaftHardState,
-        Message, MessageType, Snapshot as RaftSnapshot,
+        ConfChange, ConfChangeType, ConfState, Entry, HardState as RaftHardState,
+        Snapshot as RaftSnapshot,
     },
 };
 
-use crate::wire::{HardState, LogEntry, Persist, Persisted, RaftMessage, Snapshot};
+pub use self::codec::{brings_entries, brings_state, may_wait};
+use self::codec::{
+    committed, from_entry, from_message, from_raft_snapshot, to_entry, to_message, to_raft_snapshot,
+};
+use crate::wire::{HardState, Persist, Persisted, RaftMessage, Snapshot};
+
+mod admission;
+mod codec;
+pub mod disk;
 
 /// A clock tick of the library, ms.
 pub const TICK_MS: u64 = 20;
@@ -91,11 +100,24 @@ impl Storage for Log {
 }
 
 impl Log {
-    fn append(&mut self, entries: &[Entry]) {
-        let Some(first) = entries.first() else { return };
-        self.entries.truncate((first.index - self.before.0 - 1) as usize);
+    /// As the disk is asked to.
+    fn keep(&mut self, persist: &Persist, entries: &[Entry]) {
+        let stay = persist.keeps();
+        self.entries.truncate(self.entries.partition_point(|e| e.index < stay.end));
+        self.entries.drain(..self.entries.partition_point(|e| e.index < stay.start));
         self.entries.extend_from_slice(entries);
     }
+}
+
+/// What becomes of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It gets the log, and no vote.
+    Learns,
+    /// It gets a vote.
+    Votes,
+    /// It is no member any more.
+    Leaves,
 }
 
 /// An entry that a majority has.
@@ -105,13 +127,13 @@ pub struct Committed {
     pub index: u64,
     /// Command, encoded; of a membership change the command in its context.
     pub command: Vec<u8>,
-    change: Option<ConfChange>,
+    change: Option<(Change, ConfChange)>,
 }
 
 impl Committed {
     /// The node that a membership change is about; `None` for other entries.
-    pub fn changes_member(&self) -> Option<u64> {
-        self.change.as_ref().map(|c| c.node_id)
+    pub fn changes_member(&self) -> Option<(u64, Change)> {
+        self.change.as_ref().map(|(kind, c)| (c.node_id, *kind))
     }
 }
 
@@ -184,17 +206,45 @@ impl Consensus {
 
     /// [`TICK_MS`] passed.
     pub fn tick(&mut self) {
-        self.raw.tick();
+        // A node whose disk lags does not ask for votes: alone it would lead at once, and the library
+        // stops a leader whose log is not on disk.
+        if self.is_leader() || self.is_durable() {
+            self.raw.tick();
+        }
     }
 
-    /// A message of another node. Messages that make no sense are dropped.
-    pub fn step(&mut self, message: &RaftMessage) {
-        if let Some(message) = to_message(message)
-            && message.to == self.raw.raft.id
-        {
+    /// Whether the disk has the whole log.
+    fn is_durable(&self) -> bool {
+        let log = &self.raw.raft.raft_log;
+        log.persisted == log.last_index()
+    }
+
+    /// Whether a message of another node can be true; an error says why not.
+    pub fn admits(&self, message: &RaftMessage) -> Result<(), String> {
+        let raft = &self.raw.raft;
+        let log = &raft.raft_log;
+        admission::admit(
+            &admission::Own {
+                id: raft.id,
+                term: raft.term,
+                leader: raft.leader_id,
+                committed: log.committed,
+                last: log.last_index(),
+                durable: self.is_durable(),
+                term_of: &|index| log.term(index).ok().filter(|term| *term != 0),
+            },
+            message,
+        )
+    }
+
+    /// A message of another node. One that cannot be true has no effect.
+    pub fn step(&mut self, message: &RaftMessage) -> Result<(), String> {
+        self.admits(message)?;
+        if let Some(message) = to_message(message) {
             // Errors: unknown peer, dropped proposal. Both are ordinary.
             let _ = self.raw.step(message);
         }
+        Ok(())
     }
 
     /// Writes a command to the log, here or by way of the leader; false: nobody leads.
@@ -226,14 +276,37 @@ impl Consensus {
 
     /// A committed membership change takes effect. `valid`: false makes it one without effect.
     pub fn apply_change(&mut self, entry: &Committed, valid: bool) {
-        let Some(change) = &entry.change else { return };
+        let Some((_, change)) = &entry.change else { return };
         let mut change = change.clone();
         if !valid {
             change.set_node_id(0);
         }
         if let Ok(conf) = self.raw.apply_conf_change(&change) {
+            let raft = &mut self.raw.raft;
+            if raft.state == StateRole::Leader && !conf.get_voters().contains(&raft.id) {
+                // The library would look for its own place among the voters.
+                raft.become_follower(raft.term, 0);
+            }
             self.raw.mut_store().conf = conf;
         }
+    }
+
+    /// Followers that were sent the whole state and have not said that they have it.
+    pub fn awaits_state(&self) -> Vec<u64> {
+        let all = self.raw.raft.prs().iter();
+        all.filter(|(_, p)| p.state == ProgressState::Snapshot).map(|(id, _)| *id).collect()
+    }
+
+    /// What was sent to this follower was lost: it is asked where it stands, and gets it again.
+    pub fn lost(&mut self, id: u64) {
+        self.raw.report_unreachable(id);
+        self.raw.report_snapshot(id, SnapshotStatus::Failure);
+    }
+
+    /// Whether this leader must let a change of membership wait for the one before it: the library
+    /// would write an empty entry in its place.
+    pub fn must_queue(&self, message: &RaftMessage) -> bool {
+        codec::changes_members(message) && self.is_leader() && self.raw.raft.has_pending_conf()
     }
 
     /// Hands leadership to another voter.
@@ -256,16 +329,16 @@ impl Consensus {
             let snapshot = from_raft_snapshot(ready.snapshot());
             let log = self.raw.mut_store();
             log.before = (snapshot.index, snapshot.term);
-            log.entries.clear();
             log.conf = ready.snapshot().get_metadata().get_conf_state().clone();
             log.snapshot = snapshot.clone();
             persist.snapshot = Some(snapshot.clone());
+            persist.received = true;
             self.applied = snapshot.index;
             batch.snapshot = Some(snapshot);
         }
         let entries = ready.take_entries();
         persist.entries = entries.iter().map(from_entry).collect();
-        self.raw.mut_store().append(&entries);
+        self.raw.mut_store().keep(&persist, &entries);
         if let Some(hard_state) = ready.hs() {
             self.raw.mut_store().hard_state = hard_state.clone();
             persist.hard_state = Some(HardState {
@@ -423,194 +496,9 @@ impl Consensus {
     }
 }
 
-fn committed(entry: &Entry) -> Committed {
-    let change = match entry.get_entry_type() {
-        EntryType::EntryNormal => None,
-        _ => decode_change(entry.get_data()),
-    };
-    let command = if change.is_some() { entry.get_context() } else { entry.get_data() };
-    Committed { index: entry.index, command: command.to_vec(), change }
-}
-
-/// The library writes its conf change as protobuf into the entry; ours were written by ourselves
-/// or passed by authenticated members, and the two fields used are read by hand: field 2 type,
-/// field 3 node id, as varints.
-fn decode_change(data: &[u8]) -> Option<ConfChange> {
-    let mut change = ConfChange::default();
-    let mut rest = data;
-    while let Some((&tag, tail)) = rest.split_first() {
-        let (value, tail) = varint(tail)?;
-        match tag {
-            0x10 => change.set_change_type(match value {
-                0 => ConfChangeType::AddNode,
-                1 => ConfChangeType::RemoveNode,
-                _ => ConfChangeType::AddLearnerNode,
-            }),
-            0x18 => change.set_node_id(value),
-            0x08 => {}
-            _ => return None,
-        }
-        rest = tail;
-    }
-    Some(change)
-}
-
-fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
-    let mut value = 0u64;
-    for (i, byte) in bytes.iter().enumerate().take(10) {
-        value |= u64::from(byte & 0x7f) << (7 * i);
-        if byte & 0x80 == 0 {
-            return Some((value, &bytes[i + 1..]));
-        }
-    }
-    None
-}
-
-fn from_entry(entry: &Entry) -> LogEntry {
-    LogEntry {
-        kind: i32::from(entry.get_entry_type() != EntryType::EntryNormal),
-        term: entry.term,
-        index: entry.index,
-        data: entry.get_data().to_vec(),
-        context: entry.get_context().to_vec(),
-    }
-}
-
-fn to_entry(entry: &LogEntry) -> Entry {
-    let mut out = Entry::default();
-    out.set_entry_type(if entry.kind == 0 {
-        EntryType::EntryNormal
-    } else {
-        EntryType::EntryConfChange
-    });
-    out.set_term(entry.term);
-    out.set_index(entry.index);
-    out.set_data(entry.data.clone().into());
-    out.set_context(entry.context.clone().into());
-    out
-}
-
-fn from_raft_snapshot(snapshot: &RaftSnapshot) -> Snapshot {
-    let meta = snapshot.get_metadata();
-    Snapshot {
-        index: meta.index,
-        term: meta.term,
-        voters: meta.get_conf_state().get_voters().to_vec(),
-        learners: meta.get_conf_state().get_learners().to_vec(),
-        data: snapshot.get_data().to_vec(),
-    }
-}
-
-fn to_raft_snapshot(snapshot: &Snapshot) -> RaftSnapshot {
-    let mut out = RaftSnapshot::default();
-    out.set_data(snapshot.data.clone().into());
-    let meta = out.mut_metadata();
-    meta.set_index(snapshot.index);
-    meta.set_term(snapshot.term);
-    meta.mut_conf_state().set_voters(snapshot.voters.clone());
-    meta.mut_conf_state().set_learners(snapshot.learners.clone());
-    out
-}
-
-const KINDS: [MessageType; 19] = [
-    MessageType::MsgHup,
-    MessageType::MsgBeat,
-    MessageType::MsgPropose,
-    MessageType::MsgAppend,
-    MessageType::MsgAppendResponse,
-    MessageType::MsgRequestVote,
-    MessageType::MsgRequestVoteResponse,
-    MessageType::MsgSnapshot,
-    MessageType::MsgHeartbeat,
-    MessageType::MsgHeartbeatResponse,
-    MessageType::MsgUnreachable,
-    MessageType::MsgSnapStatus,
-    MessageType::MsgCheckQuorum,
-    MessageType::MsgTransferLeader,
-    MessageType::MsgTimeoutNow,
-    MessageType::MsgReadIndex,
-    MessageType::MsgReadIndexResp,
-    MessageType::MsgRequestPreVote,
-    MessageType::MsgRequestPreVoteResponse,
-];
-
-/// Whether a message brings log entries or a state in their place.
-pub fn brings_entries(message: &RaftMessage) -> bool {
-    message.kind == 3 || message.kind == 2
-}
-
-/// Whether a message loses nothing by waiting for the next beat: heartbeats and their answers.
-pub fn may_wait(message: &RaftMessage) -> bool {
-    message.kind == 8 || message.kind == 9
-}
-
-fn from_message(m: &Message) -> RaftMessage {
-    let kind = KINDS.iter().position(|k| *k == m.get_msg_type()).unwrap_or(0) as i32;
-    let has_snapshot = m.get_snapshot().get_metadata().index > 0;
-    RaftMessage {
-        kind,
-        to: m.to,
-        from: m.from,
-        term: m.term,
-        log_term: m.log_term,
-        index: m.index,
-        entries: m.get_entries().iter().map(from_entry).collect(),
-        commit: m.commit,
-        commit_term: m.commit_term,
-        snapshot: has_snapshot.then(|| from_raft_snapshot(m.get_snapshot())),
-        request_snapshot: m.request_snapshot,
-        reject: m.reject,
-        reject_hint: m.reject_hint,
-        context: m.get_context().to_vec(),
-        priority: m.priority,
-    }
-}
-
-fn to_message(m: &RaftMessage) -> Option<Message> {
-    let kind = *KINDS.get(usize::try_from(m.kind).ok()?)?;
-    // Local kinds drive the library from inside; nobody else may send them.
-    if raft::raw_node::is_local_msg(kind) {
-        return None;
-    }
-    let mut out = Message::default();
-    out.set_msg_type(kind);
-    out.set_to(m.to);
-    out.set_from(m.from);
-    out.set_term(m.term);
-    out.set_log_term(m.log_term);
-    out.set_index(m.index);
-    out.set_entries(m.entries.iter().map(to_entry).collect::<Vec<_>>().into());
-    out.set_commit(m.commit);
-    out.set_commit_term(m.commit_term);
-    if let Some(snapshot) = &m.snapshot {
-        out.set_snapshot(to_raft_snapshot(snapshot));
-    }
-    out.set_request_snapshot(m.request_snapshot);
-    out.set_reject(m.reject);
-    out.set_reject_hint(m.reject_hint);
-    out.set_context(m.context.clone().into());
-    out.set_priority(m.priority);
-    Some(out)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn messages_survive_our_codec() {
-        let mut m = Message::default();
-        m.set_msg_type(MessageType::MsgAppend);
-        m.set_term(7);
-        m.set_reject_hint(9);
-        let mut entry = Entry::default();
-        entry.set_entry_type(EntryType::EntryConfChange);
-        entry.set_data(vec![1, 2, 3].into());
-        m.set_entries(vec![entry].into());
-        assert_eq!(to_message(&from_message(&m)).unwrap(), m);
-        m.set_msg_type(MessageType::MsgHup);
-        assert_eq!(to_message(&from_message(&m)), None, "a local kind is refused");
-    }
 
     #[test]
     fn a_lone_node_elects_itself_and_commits() {
@@ -639,7 +527,8 @@ mod tests {
             }
         }
         assert!(c.leads());
-        assert_eq!(seen, [(vec![], None), (b"x".to_vec(), None), (b"join".to_vec(), Some(2))]);
+        let join = (b"join".to_vec(), Some((2, Change::Learns)));
+        assert_eq!(seen, [(vec![], None), (b"x".to_vec(), None), join]);
         assert_eq!((c.voters(), c.learners()), (vec![1], vec![2]));
     }
 }

@@ -65,6 +65,8 @@ pub enum Event {
     /// Other directors whose flows are not all in this node's tables yet: a VIP that they hold does
     /// not come here without need.
     Behind(std::collections::BTreeSet<u64>),
+    /// A line to this node broke, and a frame for it was lost.
+    Undelivered(u64),
     /// The agent is about to be replaced in place: ask for leases that last so long, ms. Answered
     /// by [`crate::Action::RestartReady`].
     Restart(u64),

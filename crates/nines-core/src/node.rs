@@ -13,7 +13,7 @@ use nines_model::{Millis, Role, Time};
 
 use crate::{
     action::{Action, Refusal},
-    consensus::{Consensus, TICK_MS},
+    consensus::{Consensus, TICK_MS, disk},
     event::Event,
     forwarding,
     lease::Promises,
@@ -29,10 +29,13 @@ mod beats;
 mod bound;
 mod bulk;
 mod fitness;
+mod gate;
+mod joining;
 mod lead;
 mod life;
 mod record;
 mod sight;
+mod views;
 mod world;
 
 /// Disk writes that the consensus does not wait for have numbers from here on.
@@ -80,6 +83,9 @@ pub struct Node {
     ready: bool,
     /// What the next beat takes along, by peer.
     with_beat: BTreeMap<u64, Vec<crate::wire::Frame>>,
+    /// States on their way to followers.
+    sent: joining::Sent,
+    gate: gate::Gate,
     /// Log messages that wait for a promise to end.
     held: Vec<(Time, RaftMessage)>,
     pending: BTreeMap<u64, (u64, Time)>,
@@ -116,9 +122,17 @@ impl Node {
         let mut ahead = ahead::Ahead::default();
         let decoded = snapshot::decode(&kept.snapshot.data, &mut ahead.configs);
         // Never guess: a voter with an empty state would renew anybody's lease (S27).
-        let broken = match &decoded {
+        let mut broken = match &decoded {
             Some(_) => None,
             None => Some("a snapshot that this version cannot read".to_owned()),
+        };
+        let empty = Persisted::default();
+        let kept = match disk::sound(kept) {
+            Ok(()) => kept,
+            Err(why) => {
+                broken = Some(format!("the log on disk is damaged: {why}"));
+                &empty
+            }
         };
         let state = decoded.unwrap_or_default();
         let (lease, restart) = ahead.longest_timing(&state, kept);
@@ -150,6 +164,8 @@ impl Node {
             table_asked: false,
             table_retry: Time(0),
             ready: false,
+            sent: joining::Sent::default(),
+            gate: gate::Gate::default(),
             held: Vec::new(),
             pending: BTreeMap::new(),
             proposed: BTreeMap::new(),
@@ -213,6 +229,7 @@ impl Node {
             Event::Facts(facts) => self.facts_changed(now, facts),
             Event::Restored { vips, how } => self.restored(now, &vips, &how),
             Event::Behind(nodes) => self.behind = nodes,
+            Event::Undelivered(id) => self.undelivered(id),
             Event::Restart(ms) => {
                 self.restart = Some((Millis(ms), now));
                 self.next_beat = now;
@@ -490,55 +507,5 @@ impl Node {
         };
         self.next_number += 1;
         self.write(&command)
-    }
-
-    /// The replicated state.
-    pub fn state(&self) -> &State {
-        &self.state
-    }
-
-    /// Consensus, for views.
-    pub fn consensus(&self) -> &Consensus {
-        &self.consensus
-    }
-
-    /// Peers, for views.
-    pub fn membership(&self) -> &Membership {
-        &self.membership
-    }
-
-    /// VIPs on this node, for views.
-    pub fn vips(&self) -> &BTreeMap<IpAddr, Vip> {
-        &self.vips
-    }
-
-    /// Health by (service, server), for views.
-    pub fn health(&self) -> &forwarding::Known {
-        &self.known
-    }
-
-    /// VIPs that nobody can take, and why; filled on the leader.
-    pub fn blocked(&self) -> &BTreeMap<IpAddr, String> {
-        &self.blocked
-    }
-
-    /// Log messages that wait for a promise to end, for people who debug.
-    pub fn waiting(&self) -> usize {
-        self.held.len()
-    }
-
-    /// Who this is.
-    pub fn config(&self) -> &Config {
-        &self.config
-    }
-
-    /// Whether the data plane holds the current table.
-    pub fn is_ready(&self) -> bool {
-        self.ready
-    }
-
-    /// Why this node votes no more, if so.
-    pub fn broken(&self) -> Option<&str> {
-        self.broken.as_deref()
     }
 }

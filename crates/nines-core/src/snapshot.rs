@@ -29,6 +29,8 @@ struct Kept {
     membership: u64,
     #[prost(uint64, tag = "9")]
     applied: u64,
+    #[prost(uint64, tag = "30")]
+    highest: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -136,6 +138,7 @@ pub fn encode(state: &State) -> Vec<u8> {
         story: state.story.iter().map(event).collect(),
         membership: state.membership,
         applied: state.applied,
+        highest: state.highest,
     }
     .encode_to_vec()
 }
@@ -153,8 +156,10 @@ pub fn decode(bytes: &[u8], configs: &mut Configs) -> Option<State> {
         facts: kept.facts.into_iter().map(|f| (f.node.clone(), f)).collect(),
         membership: kept.membership,
         applied: kept.applied,
+        highest: kept.highest,
         ..State::default()
     };
+    state.highest = state.highest.max(state.members.keys().max().copied().unwrap_or(0));
     for v in kept.vips {
         let vip = unpack(&v.vip)?;
         let (node, token, to) = (v.node, v.token, v.releasing_to);

@@ -15,6 +15,7 @@ use prost::Message as _;
 use crate::{
     action::Refusal,
     configs::Configs,
+    consensus::Change,
     story::Chronicle,
     wire::{self, Command, Facts, Member, Move, Told, command::Kind},
 };
@@ -111,6 +112,8 @@ pub struct State {
     pub failovers: BTreeMap<IpAddr, Failover>,
     /// What happened.
     pub story: Chronicle,
+    /// Highest number that a member ever had: none is given twice.
+    pub highest: u64,
     /// Index of the newest membership change.
     pub membership: u64,
     /// Index applied.
@@ -166,7 +169,7 @@ impl State {
     pub fn apply(
         &mut self,
         index: u64,
-        member: Option<u64>,
+        member: Option<(u64, Change)>,
         bytes: &[u8],
         configs: &mut Configs,
     ) -> Option<(Command, Outcome)> {
@@ -174,7 +177,16 @@ impl State {
         let mut command = Command::decode(bytes).ok()?;
         let kind = command.kind.take()?;
         let changes = matches!(kind, Kind::Join(_) | Kind::Remove(_));
-        if changes && !member.is_some_and(|id| self.may_change(id, Some(&kind))) {
+        // One that lost its papers on the way gets others, perhaps for another address.
+        let known = match &kind {
+            Kind::Join(m) => self.members.get(&m.id).is_some_and(|known| known.name == m.name),
+            _ => false,
+        };
+        let valid = match member {
+            Some(change) => self.may_change(change, Some(&kind)),
+            None => known,
+        };
+        if changes && !valid {
             command.kind = Some(kind);
             let why = "the name or number of this member is taken, or it is no member";
             return Some((command, Err(Refusal::Changed(why.into()))));
@@ -326,25 +338,31 @@ impl State {
     }
 
     /// Whether a membership change may take effect. Asked before [`State::apply`].
-    pub fn may_join(&self, id: u64, bytes: &[u8]) -> bool {
-        self.may_change(id, Command::decode(bytes).ok().and_then(|c| c.kind).as_ref())
+    pub fn may_join(&self, change: (u64, Change), bytes: &[u8]) -> bool {
+        self.may_change(change, Command::decode(bytes).ok().and_then(|c| c.kind).as_ref())
     }
 
-    fn may_change(&self, id: u64, kind: Option<&Kind>) -> bool {
+    fn may_change(&self, (id, change): (u64, Change), kind: Option<&Kind>) -> bool {
         match kind {
             Some(Kind::Join(member)) => {
-                member.id == id
-                    && self.members.values().all(|m| (m.id == id) == (m.name == member.name))
+                change == Change::Learns
+                    && member.id == id
+                    && id > self.highest
+                    && self.member(&member.name).is_none()
             }
-            Some(Kind::Remove(name)) => self.members.get(&id).is_some_and(|m| m.name == *name),
+            Some(Kind::Remove(name)) => {
+                change == Change::Leaves && self.members.get(&id).is_some_and(|m| m.name == *name)
+            }
             // A promotion from learner to voter carries no command.
-            _ => self.members.contains_key(&id),
+            _ => change == Change::Votes && self.members.contains_key(&id),
         }
     }
 
     fn join(&mut self, index: u64, command: &Command, member: Member) -> Outcome {
         let name = member.name.clone();
         let part = if member.witness { "witness" } else { "director" };
+        self.highest = self.highest.max(member.id);
+        self.membership = index;
         self.members.insert(member.id, member);
         self.tell(index, 0, command, "join", &name, format!("{name} joined as {part}"));
         Ok(format!("{name} joined"))

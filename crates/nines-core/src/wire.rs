@@ -165,6 +165,13 @@ pub struct RaftMessage {
     pub(crate) priority: i64,
 }
 
+impl RaftMessage {
+    /// The node that sent it.
+    pub fn sender(&self) -> u64 {
+        self.from
+    }
+}
+
 /// One entry of the log.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct LogEntry {
@@ -214,10 +221,22 @@ pub struct Persist {
     pub entries: Vec<LogEntry>,
     /// Replaces everything up to its index.
     pub snapshot: Option<Snapshot>,
+    /// The snapshot is another node's: it replaces everything after its index, too.
+    pub received: bool,
     /// Replaces the one before.
     pub long_promise: Option<LongPromise>,
     /// Likewise.
     pub life: Option<KeptLife>,
+}
+
+impl Persist {
+    /// Of the entries that were on disk before: those of these indexes stay. The memory of a node
+    /// and its disk go by this alone; a disk that kept more would vote with a log that nobody has.
+    pub fn keeps(&self) -> std::ops::Range<u64> {
+        let from = self.snapshot.as_ref().map_or(0, |s| s.index + 1);
+        let until = if self.received { from } else { u64::MAX };
+        from..self.entries.first().map_or(until, |e| until.min(e.index))
+    }
 }
 
 /// What the disk gives back.

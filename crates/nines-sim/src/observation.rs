@@ -15,6 +15,8 @@ pub struct NodeFacts {
     pub durable: BTreeMap<u64, u64>,
     /// Index up to which the durable snapshot stands in for entries.
     pub durable_snapshot: u64,
+    /// One of the first three.
+    pub founder: bool,
     /// Term and vote on disk.
     pub durable_term: u64,
     /// VIPs its kernel answers for now, with the token its process last acted on.
@@ -31,7 +33,7 @@ pub struct NodeFacts {
 pub struct Observation {
     /// True time, ns.
     pub now: u64,
-    /// By id. All are voters.
+    /// By id.
     pub nodes: BTreeMap<u64, NodeFacts>,
     /// Lease in force, ns.
     pub lease_ns: u64,
@@ -40,11 +42,18 @@ pub struct Observation {
 }
 
 impl Observation {
-    /// Whether a majority has the entry at `index` on disk (as entry or inside a snapshot).
+    /// Whether a majority has the entry at `index` on disk (as entry or inside a snapshot): of the
+    /// first three, or of those and all that joined since.
     pub fn on_majority(&self, index: u64) -> bool {
+        self.on_majority_of(index, |n| n.founder) || self.on_majority_of(index, |_| true)
+    }
+
+    fn on_majority_of(&self, index: u64, votes: impl Fn(&NodeFacts) -> bool) -> bool {
         let mut by_term: BTreeMap<u64, usize> = BTreeMap::new();
         let mut inside = 0;
-        for node in self.nodes.values() {
+        let mut all = 0;
+        for node in self.nodes.values().filter(|n| votes(n)) {
+            all += 1;
             if node.durable_snapshot >= index {
                 inside += 1;
             } else if let Some(term) = node.durable.get(&index) {
@@ -52,6 +61,6 @@ impl Observation {
             }
         }
         let most = by_term.values().max().copied().unwrap_or(0);
-        (most + inside) * 2 > self.nodes.len()
+        (most + inside) * 2 > all
     }
 }

@@ -19,6 +19,7 @@ use crate::{
 
 mod copies;
 mod disk;
+mod joining;
 mod judge;
 mod operators;
 
@@ -48,7 +49,9 @@ const SPEC: &str = "[cluster]\nname = \"sim\"\n[nodes]\nlb1 = \"10.0.0.1\"\nlb2 
 /// In some seeds a third address, which goes where the first one goes.
 const SOURCES: &str = "[service.web]\nlisten = \"10.0.0.100:80\"\nforward = \"full-nat\"\n\
     check = \"none\"\nservers = { r1 = \"10.0.0.11\" }\nsource-pool = [\"10.0.0.102\"]\n";
-const NAMES: [&str; 3] = ["lb1", "lb2", "wit"];
+/// Founders, and those that may join later: the fourth machine is for copies.
+const NAMES: [&str; 6] = ["lb1", "lb2", "wit", "", "lb5", "lb6"];
+const FOUNDERS: u64 = 3;
 
 /// What the simulated kernel holds; it outlives the process, not the power.
 #[derive(Clone, Debug, Default)]
@@ -80,6 +83,29 @@ struct Machine {
     wake: u64,
     state_seen: (u64, u64),
     replaced_in_place: bool,
+}
+
+impl Machine {
+    fn new(random: &mut Random, id: u64, disk: Persisted) -> Self {
+        Self {
+            identity: id,
+            place: id,
+            node: None,
+            kernel: Kernel::default(),
+            disk,
+            life: 0,
+            power: 1,
+            paused_until: 0,
+            booted: 0,
+            offset: 1_000_000_000 + random.below(1 << 40),
+            rate_ppm: 998_000 + random.below(4_001),
+            backlog: Vec::new(),
+            alone_since: None,
+            wake: u64::MAX,
+            state_seen: (0, 0),
+            replaced_in_place: false,
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -116,6 +142,10 @@ pub struct World {
     trace: u64,
     moves: u64,
     answering: BTreeMap<IpAddr, u64>,
+    /// Members that were asked when somebody joined.
+    seeds: Vec<u64>,
+    /// Large frames lost of a thousand; their senders are told.
+    pub bulk_loss_permille: u64,
     /// Print what nodes log.
     pub verbose: bool,
 }
@@ -131,10 +161,8 @@ fn founding(text: &str) -> Persisted {
         revision: 1,
         ..State::default()
     };
-    for (i, name) in NAMES.iter().enumerate() {
-        let id = i as u64 + 1;
-        let member =
-            Member { id, name: (*name).into(), witness: *name == "wit", ..Member::default() };
+    for (id, name) in (1..=FOUNDERS).zip(NAMES) {
+        let member = Member { id, name: name.into(), witness: name == "wit", ..Member::default() };
         state.members.insert(id, member);
     }
     state.applied = 1;
@@ -160,26 +188,11 @@ impl World {
         let text = text + more;
         let spec = nines_model::config::parse(&text).expect("the spec above is right");
         let mut machines = BTreeMap::new();
-        for id in 1..=3 {
-            let slow = sabotage == Sabotage::ClockTooSlow && id == 1;
-            let machine = Machine {
-                identity: id,
-                place: id,
-                node: None,
-                kernel: Kernel::default(),
-                disk: founding(&text),
-                life: 0,
-                power: 1,
-                paused_until: 0,
-                booted: 0,
-                offset: 1_000_000_000 + random.below(1 << 40),
-                rate_ppm: if slow { 700_000 } else { 998_000 + random.below(4_001) },
-                backlog: Vec::new(),
-                alone_since: None,
-                wake: u64::MAX,
-                state_seen: (0, 0),
-                replaced_in_place: false,
-            };
+        for id in 1..=FOUNDERS {
+            let mut machine = Machine::new(&mut random, id, founding(&text));
+            if sabotage == Sabotage::ClockTooSlow && id == 1 {
+                machine.rate_ppm = 700_000;
+            }
             machines.insert(id, machine);
         }
         Self {
@@ -201,6 +214,8 @@ impl World {
             trace: 0xcbf2_9ce4_8422_2325,
             moves: 0,
             answering: BTreeMap::new(),
+            seeds: vec![1],
+            bulk_loss_permille: 0,
             verbose: std::env::var_os("NINES_SIM_LOG").is_some(),
         }
     }
@@ -243,7 +258,8 @@ impl World {
         let identity = machine.identity;
         let name = NAMES[identity as usize - 1].to_owned();
         let machine_boot = machine.power;
-        let (seeds, place) = (Vec::new(), machine.place);
+        let seeds = if id > FOUNDERS { self.seeds.clone() } else { Vec::new() };
+        let place = machine.place;
         let boot = (machine.life << 32) + id;
         let config = Config { id: identity, name, boot, machine_boot, place, seeds };
         machine.node = Some(Node::new(config, now, &machine.disk));
@@ -255,13 +271,14 @@ impl World {
 
     /// Starts whatever is down.
     pub fn start_all(&mut self) {
-        (1..=3).for_each(|id| self.start(id));
+        self.machines.keys().copied().collect::<Vec<_>>().into_iter().for_each(|id| self.start(id));
     }
 
     /// Ends all pauses.
     pub fn resume_all(&mut self) {
-        for id in 1..=3 {
-            self.machines.get_mut(&id).expect("three machines").paused_until = self.now;
+        let ids: Vec<u64> = self.machines.keys().copied().collect();
+        for id in ids {
+            self.machines.get_mut(&id).expect("listed").paused_until = self.now;
             self.schedule(0, id, Happening::Wake);
         }
     }
@@ -403,7 +420,8 @@ impl World {
                     let time = self.after_earlier_writes(id, time);
                     self.schedule(time, id, Happening::Written(number, persist));
                 }
-                Action::Send { to, bytes, .. } => self.send(id, to, bytes),
+                Action::Send { to, bytes, bulk: true } => self.send_bulk(id, to, bytes),
+                Action::Send { to, bytes, bulk: false } => self.send(id, to, bytes),
                 Action::Guard(vip, deadline) => {
                     let token = self.machines[&id]
                         .node
@@ -469,29 +487,6 @@ impl World {
             let delay = 50_000 + self.random.below(late - 50_000);
             let event = Event::Frame { from: identity, link: 0, bytes: bytes.to_vec() };
             self.schedule(delay, to, Happening::Deliver(event));
-        }
-    }
-
-    /// Where every node stands, when `NINES_SIM_LOG` is set.
-    pub fn describe_if_verbose(&self) {
-        for (id, machine) in self.machines.iter().filter(|_| self.verbose) {
-            let Some(node) = &machine.node else {
-                eprintln!("{id}: down");
-                continue;
-            };
-            let c = node.consensus();
-            eprintln!(
-                "{id}: term {} leader {} committed {} applied {} last {:?} waiting {} [{}] holds {:?} answers {:?}",
-                c.term(),
-                c.leader(),
-                c.committed(),
-                c.applied_index(),
-                c.last(),
-                node.waiting(),
-                c.progress(),
-                node.state().vips,
-                self.answers(*id),
-            );
         }
     }
 }

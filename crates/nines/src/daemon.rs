@@ -382,7 +382,8 @@ async fn until_the_end(
     let (core, log_of_checks) = (agent.core.clone(), agent.log.clone());
     let shortages = Arc::clone(&agent.shortages);
     let mut checks = Checks::new(core, log_of_checks, shortages, agent.shares.checks);
-    let mut bulk = peer_port::Bulk::new(Arc::clone(&agent.papers), agent.core.clone());
+    let mut bulk =
+        peer_port::bulk::Bulk::new(Arc::clone(&agent.papers), agent.core.clone(), log.clone());
     let mut stop_at: Option<tokio::time::Instant> = None;
     loop {
         tokio::select! {

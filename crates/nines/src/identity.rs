@@ -223,22 +223,34 @@ pub fn server_tls_name(server: &str) -> String {
     format!("{}.server", tls_name(server))
 }
 
-/// A certificate and key for this TLS name; `guest`: it opens no port that others could take for a
+/// The number in a node's certificate, as a name that no node can be called: a member that has not
+/// got the log yet knows by it who speaks.
+pub fn number_tls_name(id: u64) -> String {
+    format!("n{id}.nines-number")
+}
+
+/// Back.
+pub fn number_of_tls_name(name: &str) -> Option<u64> {
+    name.strip_prefix('n')?.strip_suffix(".nines-number")?.parse().ok()
+}
+
+/// A certificate and key for these TLS names; `guest`: it opens no port that others could take for a
 /// member's.
 fn certificate(
     cluster: &str,
     ca_key: &str,
-    name: String,
+    names: Vec<String>,
     guest: bool,
 ) -> Outcome<(String, String)> {
-    if rustls_pki_types::ServerName::try_from(name.as_str()).is_err() {
+    let unfit = |name: &&String| rustls_pki_types::ServerName::try_from(name.as_str()).is_err();
+    if let Some(name) = names.iter().find(unfit) {
         return Err(Failure::new(Kind::Usage, format!("{name} is no name for a certificate"), "")
             .next("choose another --node: letters, digits, dots and dashes"));
     }
     let issuer_key = KeyPair::from_pem(ca_key).map_err(trouble)?;
     let issuer = Issuer::new(authority_params(cluster), issuer_key);
     let key = KeyPair::generate().map_err(trouble)?;
-    let mut params = CertificateParams::new(vec![name]).map_err(trouble)?;
+    let mut params = CertificateParams::new(names).map_err(trouble)?;
     if guest {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     }
@@ -294,7 +306,8 @@ pub fn found(text: &str, spec: &nines_model::Spec, port: u16) -> Outcome<(Vec<Pa
         .collect();
     let mut papers = Vec::new();
     for me in &peers {
-        let (cert_pem, key_pem) = certificate(&spec.name, &ca_key, tls_name(&me.name), false)?;
+        let names = vec![tls_name(&me.name), number_tls_name(me.id)];
+        let (cert_pem, key_pem) = certificate(&spec.name, &ca_key, names, false)?;
         let identity = Identity {
             cluster: spec.name.clone(),
             me: me.clone(),
@@ -341,8 +354,8 @@ pub fn member(peer: &Peer, witness: bool) -> Member {
 
 /// Papers for a node that joins.
 pub fn admit(mine: &Papers, peers: Vec<Peer>, newcomer: Peer, witness: bool) -> Outcome<Papers> {
-    let name = tls_name(&newcomer.name);
-    let (cert_pem, key_pem) = certificate(&mine.identity.cluster, &mine.ca_key, name, false)?;
+    let names = vec![tls_name(&newcomer.name), number_tls_name(newcomer.id)];
+    let (cert_pem, key_pem) = certificate(&mine.identity.cluster, &mine.ca_key, names, false)?;
     let identity = Identity {
         cluster: mine.identity.cluster.clone(),
         me: newcomer,
@@ -359,8 +372,8 @@ pub fn admit(mine: &Papers, peers: Vec<Peer>, newcomer: Peer, witness: bool) -> 
 /// Papers for a real server: a web server that is broken into gives no key of the cluster away.
 pub fn admit_server(mine: &Papers, peers: Vec<Peer>, newcomer: Peer) -> Outcome<Papers> {
     let cluster = mine.identity.cluster.clone();
-    let name = server_tls_name(&newcomer.name);
-    let (cert_pem, key_pem) = certificate(&cluster, &mine.ca_key, name, true)?;
+    let names = vec![server_tls_name(&newcomer.name)];
+    let (cert_pem, key_pem) = certificate(&cluster, &mine.ca_key, names, true)?;
     let identity = Identity {
         cluster,
         me: newcomer,
@@ -403,9 +416,11 @@ mod tests {
         let named = |papers: &Papers, name: String| {
             crate::trust::names(&der(&papers.cert_pem).into(), &name)
         };
-        assert!(named(&papers[0], tls_name("lb1")));
+        assert!(named(&papers[0], tls_name("lb1")) && named(&papers[0], number_tls_name(1)));
+        assert_eq!(crate::trust::number(&der(&papers[0].cert_pem).into()), Some(1));
         let peer = Peer { id: 0, name: "lb1".into(), addresses: Vec::new(), port: PORT };
         let server = admit_server(&papers[0], Vec::new(), peer).unwrap();
+        assert_eq!(crate::trust::number(&der(&server.cert_pem).into()), None);
         assert!(named(&server, server_tls_name("lb1")));
         assert!(!named(&server, tls_name("lb1")) && !named(&papers[0], server_tls_name("lb1")));
         assert!(server.ca_key.is_empty() && server.identity.beat_key.is_empty());

@@ -77,6 +77,13 @@ pub fn names(cert: &CertificateDer<'_>, name: &str) -> bool {
         .is_ok_and(|c| c.verify_is_valid_for_subject_name(&name).is_ok())
 }
 
+/// The member's number in a certificate; `None`: it is not a member's.
+pub fn number(cert: &CertificateDer<'_>) -> Option<u64> {
+    let cert = webpki::EndEntityCert::try_from(cert).ok()?;
+    let mut found = cert.valid_dns_names().filter_map(identity::number_of_tls_name);
+    found.next()
+}
+
 /// Believes whoever shows an authority with this fingerprint and a certificate signed by it;
 /// `None`: believes everybody (health checks, which name servers by address).
 #[derive(Debug)]

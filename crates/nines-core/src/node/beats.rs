@@ -26,13 +26,7 @@ impl Node {
     fn others(&self) -> Vec<u64> {
         let me = self.config.id;
         let mut ids: Vec<u64> = self.state.members.keys().copied().collect();
-        // A node that joins gets the log before it is in it.
-        ids.extend(self.consensus.learners());
-        // Before it has the log: those it joined by, and who speaks to it, perhaps to lead it.
-        if self.state.members.is_empty() {
-            ids.extend(&self.config.seeds);
-            ids.extend(self.membership.ever_heard());
-        }
+        ids.extend(self.unnamed());
         ids.sort_unstable();
         ids.dedup();
         ids.retain(|id| *id != me);
@@ -297,24 +291,6 @@ impl Node {
                 true
             }
             frame::Kind::Raft(_) => false,
-        }
-    }
-
-    /// A consensus message. One that brings an entry which gives a promised VIP away waits until
-    /// the promise has ended: to the consensus that is a slow network, nothing more.
-    pub(super) fn log_message(&mut self, now: Time, message: RaftMessage) {
-        let Some(message) = self.read_ahead(now, message) else { return };
-        let mut until = None;
-        if consensus::brings_entries(&message) {
-            for entry in &message.entries {
-                until = until.max(self.must_wait(now, entry.index, &entry.data));
-            }
-        }
-        match until {
-            Some(until) if self.held.len() < 256 => self.held.push((until, message)),
-            // Dropped: the leader sends it again.
-            Some(_) => {}
-            None => self.consensus.step(&message),
         }
     }
 

@@ -32,6 +32,7 @@ impl Node {
             self.carry_out(now, step, why);
         }
         self.end_what_is_over(now);
+        self.send_states_again(now);
         self.promote_learners(now);
         self.step_aside(now);
     }

@@ -41,7 +41,10 @@ impl Node {
             return false;
         }
         match &command.kind {
-            Some(Kind::Join(member)) => self.consensus.propose_member(member.id, false, bytes),
+            // One that is in the log and lost its papers on the way gets others.
+            Some(Kind::Join(member)) if !self.state.members.contains_key(&member.id) => {
+                self.consensus.propose_member(member.id, false, bytes)
+            }
             Some(Kind::Remove(name)) => {
                 let id = self.id_of(name);
                 id != 0 && self.consensus.propose_removal(id, bytes)
@@ -99,8 +102,8 @@ impl Node {
     }
 
     pub(super) fn apply(&mut self, entry: &Committed) {
-        if let Some(id) = entry.changes_member() {
-            let valid = self.state.may_join(id, &entry.command);
+        if let Some(change) = entry.changes_member() {
+            let valid = self.state.may_join(change, &entry.command);
             self.consensus.apply_change(entry, valid);
             if valid {
                 self.state.membership = entry.index;

@@ -37,7 +37,12 @@ fn state() -> State {
     let mut state = State::default();
     let configs = &mut Configs::default();
     for (id, name) in [(1, "lb1"), (2, "lb2"), (3, "w")] {
-        let done = state.apply(id, Some(id), &command(Kind::Join(member(id, name))), configs);
+        let done = state.apply(
+            id,
+            Some((id, Change::Learns)),
+            &command(Kind::Join(member(id, name))),
+            configs,
+        );
         assert!(done.unwrap().1.is_ok());
     }
     let text = CONFIG.to_owned();
@@ -57,7 +62,7 @@ fn state() -> State {
 }
 
 /// What came of it; a refusal must have left the state as it was.
-fn tried(state: &mut State, index: u64, member: Option<u64>, kind: Kind) -> Outcome {
+fn tried(state: &mut State, index: u64, member: Option<(u64, Change)>, kind: Kind) -> Outcome {
     let before = State { applied: index, ..state.clone() };
     let configs = &mut Configs::default();
     let done = state.apply(index, member, &command(kind.clone()), configs);
@@ -129,10 +134,17 @@ fn a_membership_command_takes_effect_with_its_change_or_not_at_all() {
         (Some(1), remove("lb2")),
         (Some(4), remove("lb4")),
     ] {
+        let becomes = if let Kind::Join(_) = kind { Change::Learns } else { Change::Leaves };
+        let change = change.map(|id| (id, becomes));
         assert!(tried(&mut state, 20, change, kind.clone()).is_err(), "{change:?} {kind:?}");
     }
-    assert!(tried(&mut state, 21, Some(4), join(4, "lb4")).is_ok());
-    assert!(tried(&mut state, 22, Some(2), remove("lb2")).is_ok());
+    let votes = tried(&mut state, 20, Some((4, Change::Votes)), join(4, "lb4"));
+    assert!(votes.is_err(), "nobody begins with a vote");
+    assert!(tried(&mut state, 21, Some((4, Change::Learns)), join(4, "lb4")).is_ok());
+    assert!(tried(&mut state, 22, None, join(4, "lb4")).is_ok(), "other papers for the same");
+    assert!(tried(&mut state, 23, Some((2, Change::Leaves)), remove("lb2")).is_ok());
+    let again = tried(&mut state, 24, Some((2, Change::Learns)), join(2, "lb2"));
+    assert!(again.is_err(), "a number is given once");
     assert_eq!(state.members.keys().copied().collect::<Vec<_>>(), [1, 3, 4]);
 }
 
@@ -179,7 +191,8 @@ proptest! {
     ) {
         let mut state = state();
         for (index, (kind, member)) in (20..).zip(all) {
-            let _ = tried(&mut state, index, member, kind);
+            let becomes = [Change::Learns, Change::Votes, Change::Leaves][index as usize % 3];
+            let _ = tried(&mut state, index, member.map(|id| (id, becomes)), kind);
         }
     }
 }

@@ -25,14 +25,12 @@ impl World {
 
 /// What a disk does with a write.
 pub(super) fn keep(disk: &mut Persisted, persist: Persist, forgets_promises: bool) {
+    let stay = persist.keeps();
+    disk.entries.retain(|e| stay.contains(&e.index));
     if let Some(snapshot) = persist.snapshot {
-        disk.entries.retain(|e| e.index > snapshot.index);
         disk.snapshot = snapshot;
     }
-    if let Some(first) = persist.entries.first() {
-        disk.entries.retain(|e| e.index < first.index);
-        disk.entries.extend(persist.entries.iter().cloned());
-    }
+    disk.entries.extend(persist.entries);
     if let Some(promise) = persist.long_promise.filter(|_| !forgets_promises) {
         disk.long_promise = promise;
     }

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use nines_core::{snapshot, state::State};
 
-use super::{NAMES, Sabotage, World, fnv};
+use super::{FOUNDERS, NAMES, Sabotage, World, fnv};
 use crate::observation::{NodeFacts, Observation};
 
 impl World {
@@ -24,8 +24,10 @@ impl World {
     pub(super) fn judge(&mut self) -> Result<(), String> {
         let mut seen =
             Observation { now: self.now, lease_ns: self.lease.ns(), ..Observation::default() };
-        for id in 1..=3u64 {
-            let others: Vec<u64> = (1..=3).filter(|o| *o != id).collect();
+        let all: Vec<u64> =
+            self.machines.keys().copied().filter(|id| *id != super::copies::COPY).collect();
+        for id in all.clone() {
+            let others: Vec<u64> = all.iter().copied().filter(|o| *o != id).collect();
             let deaf = others.iter().all(|o| {
                 self.cut.contains(&(*o, id))
                     || self.machines[o].node.is_none()
@@ -53,6 +55,7 @@ impl World {
                 applied: node.map(|_| machine.state_seen),
                 durable: machine.disk.entries.iter().map(|e| (e.index, e.term)).collect(),
                 durable_snapshot: machine.disk.snapshot.index,
+                founder: id <= FOUNDERS,
                 durable_term: machine.disk.hard_state.term,
                 answers,
                 holdings: node.map(|n| holdings(n.state())).unwrap_or_default(),
@@ -91,11 +94,45 @@ impl World {
         self.sabotage == Sabotage::None
     }
 
+    /// Where every node stands, when `NINES_SIM_LOG` is set.
+    pub fn describe_if_verbose(&self) {
+        if self.verbose {
+            self.describe();
+        }
+    }
+
+    /// Where every node stands.
+    pub fn describe(&self) {
+        for (id, machine) in &self.machines {
+            let Some(node) = &machine.node else {
+                eprintln!("{id}: down");
+                continue;
+            };
+            let c = node.consensus();
+            eprintln!(
+                "{id}: term {} leader {} committed {} applied {} last {:?} waiting {} [{}] holds {:?} answers {:?}",
+                c.term(),
+                c.leader(),
+                c.committed(),
+                c.applied_index(),
+                c.last(),
+                node.waiting(),
+                c.progress(),
+                node.state().vips,
+                self.answers(*id),
+            );
+        }
+    }
+
     /// Every VIP is answered for by exactly one node, and by the one it goes with another on.
     pub fn serves_everything(&self) -> bool {
         let spec = nines_model::config::parse(&self.text).expect("it was read before");
-        let all: Vec<(IpAddr, u64)> =
-            (1..=3).flat_map(|id| self.answers(id).into_keys().map(move |vip| (vip, id))).collect();
+        let all: Vec<(IpAddr, u64)> = self
+            .machines
+            .keys()
+            .copied()
+            .flat_map(|id| self.answers(id).into_keys().map(move |vip| (vip, id)))
+            .collect();
         let by: BTreeMap<IpAddr, u64> = all.iter().copied().collect();
         let together = spec.vips.iter().all(|(vip, wanted)| {
             by.contains_key(vip) && wanted.with.is_none_or(|with| by.get(&with) == by.get(vip))

@@ -246,8 +246,8 @@ impl CoreThread {
                     self.carry_out();
                 }
                 Opened::Greeting(from) if self.is_unknown(from) => {
-                    // Who joined after this node, which has not got the log yet: perhaps the
-                    // leader, from whom it comes.
+                    // It joined after what this node has of the log: perhaps it is the leader,
+                    // from whom the rest comes.
                     self.peers.insert(from, vec![sender]);
                     self.send(from, &[]);
                 }
@@ -256,9 +256,10 @@ impl CoreThread {
         }
     }
 
-    /// Whether this node has no log yet that could say who this is, and did not join by him.
+    /// Whether this node's log does not say yet who this is, and its papers do not either.
     fn is_unknown(&self, id: u64) -> bool {
-        self.node.state().members.is_empty() && !self.node.config().seeds.contains(&id)
+        let seed = self.node.state().members.is_empty() && self.node.config().seeds.contains(&id);
+        self.node.may_be_newer(id) && !seed
     }
 
     fn carry_out(&mut self) {

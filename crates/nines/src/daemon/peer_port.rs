@@ -19,11 +19,11 @@ use std::{
 
 use nines_core::Event;
 use nines_model::{names, shown::clean};
+use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
-    sync::mpsc,
     time::{Instant, timeout, timeout_at},
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
@@ -37,9 +37,12 @@ use crate::{
     trust,
 };
 
+pub mod bulk;
 mod door;
 pub mod duties;
+mod letting_in;
 mod lines;
+use self::letting_in::admit;
 pub use lines::ask as ask_flows;
 
 const FRAME_MAX: usize = 64 * 1024 * 1024;
@@ -136,11 +139,7 @@ async fn talk(visit: Visit, papers: Arc<Papers>, agent: Arc<Agent>, guesses: Arc
     while let Ok(Ok((what, bytes))) = timeout_at(until, get(&mut stream, max(from))).await {
         let done = match what {
             kind::HELLO => {
-                let name = String::from_utf8_lossy(&bytes).into_owned();
-                let named = is_named(&identity::tls_name(&name));
-                let seek = move |n: &nines_core::Node, _| n.state().member(&name).map(|m| m.id);
-                let id = agent.core.inspect(seek).await.flatten();
-                from = id.filter(|_| named).unwrap_or(0);
+                from = speaker(&agent, &bytes, cert.as_ref()).await;
                 from != 0
             }
             kind::RAFT if from != 0 => {
@@ -189,90 +188,17 @@ async fn talk(visit: Visit, papers: Arc<Papers>, agent: Arc<Agent>, guesses: Arc
     }
 }
 
-async fn admit(
-    agent: &Agent,
-    papers: &Papers,
-    bytes: &[u8],
-    server: bool,
-    (origin, guesses): (IpAddr, &Guesses),
-) -> Outcome<Papers> {
-    let refuse = |why: &str| Failure::new(Kind::Denied, "refused", why);
-    let request: JoinRequest =
-        serde_json::from_slice(bytes).map_err(|_| refuse("the request cannot be read"))?;
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    if !guesses.may(origin, Instant::now()) {
-        return Err(refuse("too many wrong join codes came from there; wait a minute"));
-    }
-    if !agent.home.code_is(&request.secret, now.map_or(0, |d| d.as_secs()), server) {
-        guesses.wrong(origin, Instant::now());
-        agent.log.line(&format!("a wrong join code came from {origin}"));
-        return Err(refuse("the join code is wrong or too old"));
-    }
-    if !names::is_name(&request.name) {
-        let why = "a name has 1 to 63 letters, digits, dots, dashes; a letter or digit first";
-        return Err(refuse(why));
-    }
-    let view = agent
-        .core
-        .inspect(|node, _| (node.state().members.clone(), node.state().spec.nodes.clone()))
-        .await;
-    let Some((members, nodes)) = view else { return Err(refuse("this agent is stopping")) };
-    let peers = peers(&members);
-    if server {
-        let newcomer =
-            Peer { id: 0, name: request.name, addresses: request.addresses, port: request.port };
-        let name = newcomer.name.clone();
-        let made = identity::admit_server(papers, peers, newcomer)?;
-        agent.log.line(&format!("{name} joined as real server"));
-        return Ok(made);
-    }
-    let folded = names::in_certificate(&request.name);
-    let same = |name: &&String| names::in_certificate(name) == folded;
-    if let Some(name) = members.values().map(|m| &m.name).find(same) {
-        let why = if *name == request.name {
-            format!("there is a member {name} already; choose another --node")
-        } else {
-            let asked = &request.name;
-            format!(
-                "certificates cannot tell {asked} from the member {name}; choose another --node"
-            )
-        };
-        return Err(refuse(&why));
-    }
-    if let Some(name) = nodes.keys().find(|name| **name != request.name && same(name)) {
-        return Err(refuse(&format!("cluster.toml calls this node {name}: add --node {name}")));
-    }
-    if let Some(spec) = nodes.get(&request.name)
-        && (spec.role == nines_model::Role::Witness) != request.witness
-    {
-        let why = format!("cluster.toml says that {} is a {}", request.name, spec.role);
-        return Err(refuse(&why));
-    }
-    let id = members.keys().max().copied().unwrap_or(0) + 1;
-    let newcomer =
-        Peer { id, name: request.name, addresses: request.addresses, port: request.port };
-    let command = nines_core::wire::Command {
-        actor: format!("{}@{}", "join", newcomer.name),
-        kind: Some(nines_core::wire::command::Kind::Join(identity::member(
-            &newcomer,
-            request.witness,
-        ))),
-        ..Default::default()
+/// The member that says hello, by its certificate: a node that joins has no log yet that could say
+/// who is a member, and the log comes by this door. 0: none. What the log does say holds, too.
+async fn speaker(agent: &Agent, hello: &[u8], cert: Option<&CertificateDer<'_>>) -> u64 {
+    let name = String::from_utf8_lossy(hello).into_owned();
+    let named = cert.filter(|c| trust::names(c, &identity::tls_name(&name)));
+    let Some(id) = named.and_then(trust::number) else { return 0 };
+    let known = move |node: &nines_core::Node, _| match node.state().members.get(&id) {
+        Some(member) => member.name == name,
+        None => node.may_be_newer(id),
     };
-    let made = identity::admit(papers, peers, newcomer, request.witness)?;
-    agent.core.propose(command).await.map_err(|e| refuse(&api::refusal_text(&e)))?;
-    Ok(made)
-}
-
-/// Members as others know them before they have the log.
-fn peers(members: &BTreeMap<u64, nines_core::wire::Member>) -> Vec<Peer> {
-    let one = |m: &nines_core::wire::Member| Peer {
-        id: m.id,
-        name: m.name.clone(),
-        addresses: m.addresses.iter().filter_map(|a| a.parse().ok()).collect(),
-        port: m.port as u16,
-    };
-    members.values().map(one).collect()
+    if agent.core.inspect(known).await == Some(true) { id } else { 0 }
 }
 
 /// Connects as a member.
@@ -298,60 +224,6 @@ async fn open(
         rustls_pki_types::ServerName::try_from(identity::tls_name(peer)).map_err(|e| other(&e))?;
     let stream = TcpStream::connect(to).await?;
     connector.connect(name, stream).await
-}
-
-/// Sends large frames to peers, each over a connection of its own, made anew when it breaks.
-pub struct Bulk {
-    papers: Arc<Papers>,
-    core: Handle,
-    lines: BTreeMap<u64, mpsc::Sender<Vec<u8>>>,
-}
-
-impl Bulk {
-    /// Nothing is connected yet.
-    pub fn new(papers: Arc<Papers>, core: Handle) -> Self {
-        Self { papers, core, lines: BTreeMap::new() }
-    }
-
-    /// Sends; a full line is a lost frame, which consensus sends again.
-    pub fn send(&mut self, to: u64, frame: Vec<u8>) {
-        let line = self.lines.entry(to).or_insert_with(|| {
-            let (line, frames) = mpsc::channel(64);
-            tokio::spawn(keep_line(to, frames, Arc::clone(&self.papers), self.core.clone()));
-            line
-        });
-        let _ = line.try_send(frame);
-    }
-}
-
-async fn keep_line(
-    to: u64,
-    mut frames: mpsc::Receiver<Vec<u8>>,
-    papers: Arc<Papers>,
-    core: Handle,
-) {
-    let mut open = None;
-    while let Some(frame) = frames.recv().await {
-        if open.is_none() {
-            let seed = papers.identity.peers.clone();
-            let Some((name, addresses)) = find(&core, &seed, to).await else { continue };
-            for address in addresses {
-                let attempt = timeout(Duration::from_millis(500), connect(&papers, &name, address));
-                if let Ok(Ok(stream)) = attempt.await {
-                    open = Some(stream);
-                    break;
-                }
-            }
-        }
-        if let Some(stream) = &mut open {
-            // A line of 5 MB/s is given time for a large one.
-            let limit = Duration::from_secs(2) + Duration::from_micros(frame.len() as u64 / 5);
-            let sent = timeout(limit, put(stream, kind::RAFT, &frame)).await;
-            if !matches!(sent, Ok(Ok(()))) {
-                open = None;
-            }
-        }
-    }
 }
 
 async fn find(core: &Handle, seed: &[Peer], id: u64) -> Option<(String, Vec<SocketAddr>)> {

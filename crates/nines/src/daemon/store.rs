@@ -82,14 +82,13 @@ impl Store {
             let mut entries = tables.open_table(ENTRIES).map_err(failed)?;
             if let Some(snapshot) = &persist.snapshot {
                 words.insert("snapshot", snapshot.encode_to_vec().as_slice()).map_err(failed)?;
-                entries.retain_in(..=snapshot.index, |_, _| false).map_err(failed)?;
             }
-            if let Some(first) = persist.entries.first() {
-                entries.retain_in(first.index.., |_, _| false).map_err(failed)?;
-                for entry in &persist.entries {
-                    let bytes = entry.encode_to_vec();
-                    entries.insert(entry.index, bytes.as_slice()).map_err(failed)?;
-                }
+            let stay = persist.keeps();
+            entries.retain_in(..stay.start, |_, _| false).map_err(failed)?;
+            entries.retain_in(stay.end.., |_, _| false).map_err(failed)?;
+            for entry in &persist.entries {
+                let bytes = entry.encode_to_vec();
+                entries.insert(entry.index, bytes.as_slice()).map_err(failed)?;
             }
             if let Some(promise) = &persist.long_promise {
                 words.insert("long-promise", promise.encode_to_vec().as_slice()).map_err(failed)?;
@@ -151,6 +150,17 @@ mod tests {
         let kept = Store::open(&path).unwrap().read().unwrap();
         assert_eq!((kept.snapshot, kept.hard_state), (snapshot, hard_state));
         assert_eq!(kept.entries, [entry(2, 2)]);
+        let store = Store::open(&path).unwrap();
+        let snapshot = Snapshot { index: 5, term: 3, ..Snapshot::default() };
+        let persist = |received, from| Persist {
+            snapshot: Some(snapshot.clone()),
+            received,
+            entries: (from..=8).map(|i| entry(i, 2)).collect(),
+            ..Persist::default()
+        };
+        store.write(&persist(false, 6)).unwrap();
+        store.write(&persist(true, 9)).unwrap();
+        assert_eq!(store.read().unwrap().entries, [], "another node's state ends the old log");
         std::fs::remove_file(&path).unwrap();
     }
 }

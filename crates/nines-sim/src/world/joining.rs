@@ -1,0 +1,79 @@
+//! Machines that join while the cluster runs, and what large frames meet on their way.
+
+use nines_core::{
+    Event,
+    wire::{Apply, Command, Member, Persisted, Story, Told, command},
+};
+
+use super::{DELAY_MAX_NS, Happening, Machine, NAMES, World};
+
+impl World {
+    fn command(&mut self, by: u64, kind: command::Kind) {
+        let command = Command { actor: "operator".into(), kind: Some(kind), ..Command::default() };
+        self.feed(by, Event::Propose { request: self.sequence, command });
+    }
+
+    /// Makes the state as large as that: a config of `bytes`, and so many events.
+    pub fn grow(&mut self, bytes: usize, events: usize) {
+        let line = format!("# {}\n", "x".repeat(97));
+        let text = format!("{}{}", self.text, line.repeat(bytes / line.len()));
+        self.command(1, command::Kind::Apply(Apply { text, expected: 0 }));
+        let one = |i| Told { kind: "note".into(), text: format!("event {i}"), ..Told::default() };
+        let told = (0..events).map(one).collect();
+        self.command(1, command::Kind::Story(Story { told }));
+    }
+
+    /// A new machine asks the member `by` to let it in. It is not started yet.
+    pub fn join(&mut self, id: u64, by: u64) {
+        let machine = Machine::new(&mut self.random, id, Persisted::default());
+        self.machines.insert(id, machine);
+        self.seeds = vec![by];
+        let name = NAMES[id as usize - 1].to_owned();
+        self.command(by, command::Kind::Join(Member { id, name, ..Member::default() }));
+    }
+
+    /// Whether a node has another in its log.
+    pub fn knows(&self, id: u64, other: u64) -> bool {
+        let node = self.machines[&id].node.as_ref();
+        node.is_some_and(|n| n.state().members.contains_key(&other))
+    }
+
+    /// Whether every running node sees these voters and has the whole log.
+    pub fn agrees_on(&self, voters: &[u64]) -> bool {
+        let nodes = || self.machines.values().filter_map(|m| m.node.as_ref());
+        let newest = nodes().map(|n| n.consensus().committed()).max().unwrap_or(0);
+        nodes().all(|n| {
+            let mut seen = n.consensus().voters();
+            seen.sort_unstable();
+            seen == voters && n.state().applied == newest && n.consensus().leader() != 0
+        })
+    }
+
+    /// The node that leads, as all that run see it.
+    pub fn leader(&self) -> Option<u64> {
+        let nodes = self.machines.values().filter_map(|m| m.node.as_ref());
+        let mut seen: Vec<u64> = nodes.map(|n| n.consensus().leader()).collect();
+        seen.dedup();
+        (seen.len() == 1).then(|| seen[0])
+    }
+
+    /// TLS over TCP: in order and whole, or lost; the sender of what is lost is told.
+    pub(super) fn send_bulk(&mut self, from: u64, to: u64, bytes: Vec<u8>) {
+        let there: Vec<u64> =
+            self.machines.iter().filter(|(_, m)| m.identity == to).map(|(id, _)| *id).collect();
+        let sender = self.machines[&from].identity;
+        for machine in there {
+            let broken = self.machines[&machine].node.is_none()
+                || self.cut.contains(&(from, machine))
+                || self.cut.contains(&(machine, from))
+                || self.random.chance(self.bulk_loss_permille);
+            let delay = 200_000 + self.random.below(DELAY_MAX_NS);
+            if broken {
+                self.schedule(delay, from, Happening::Deliver(Event::Undelivered(to)));
+            } else {
+                let event = Event::Frame { from: sender, link: 0, bytes: bytes.clone() };
+                self.schedule(delay, machine, Happening::Deliver(event));
+            }
+        }
+    }
+}
