@@ -180,7 +180,7 @@ mod tests {
 
     /// Three voters and a learner; a state at 3, entries 4 to 6, 4 and 5 committed.
     fn kept() -> Persisted {
-        let entry = |(index, term)| LogEntry { index, term, ..LogEntry::default() };
+        let entry = |(index, term)| LogEntry { term, index, ..LogEntry::default() };
         Persisted {
             hard_state: HardState { term: 3, vote: 0, commit: 5 },
             snapshot: Snapshot {

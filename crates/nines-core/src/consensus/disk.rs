@@ -70,7 +70,7 @@ mod tests {
     };
 
     fn entry(index: u64, term: u64) -> LogEntry {
-        LogEntry { index, term, ..LogEntry::default() }
+        LogEntry { term, index, ..LogEntry::default() }
     }
 
     fn kept(entries: &[(u64, u64)], commit: u64) -> Persisted {
