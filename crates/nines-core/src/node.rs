@@ -34,6 +34,7 @@ mod joining;
 mod lead;
 mod life;
 mod record;
+pub mod results;
 mod sight;
 mod views;
 mod world;
@@ -71,6 +72,7 @@ pub struct Node {
     bound: bound::Bound,
     vips: BTreeMap<IpAddr, Vip>,
     known: forwarding::Known,
+    results: results::Results,
     /// Raised when a server's state by its checks changes.
     known_changes: u64,
     first_results: world::FirstResults,
@@ -156,6 +158,7 @@ impl Node {
             bound: bound::Bound::new(until, lease),
             vips: BTreeMap::new(),
             known: BTreeMap::new(),
+            results: results::Results::default(),
             with_beat: BTreeMap::new(),
             known_changes: 0,
             first_results: world::FirstResults::default(),
@@ -391,11 +394,6 @@ impl Node {
             self.beat(now);
             self.next_beat = now.plus(self.state.spec.timing.beat);
         }
-    }
-
-    /// Event that led to the VIP's present holder.
-    fn cause_of(&self, vip: IpAddr) -> String {
-        self.state.failovers.get(&vip).map_or_else(String::new, |f| f.event.clone())
     }
 
     fn performed(&mut self, now: Time, id: u64, result: &Result<(), String>) {

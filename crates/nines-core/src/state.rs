@@ -323,13 +323,15 @@ impl State {
         let name = self.spec.vip_name(vip);
         let text = format!("{name}: {node} has stopped; {vip} goes to {to}");
         self.tell(index, 0, command, "moved", &name, text);
+        // The person whose command led to it, if one did.
+        let first = self.story.path(&command.cause).first().map(|event| event.told.actor.clone());
         self.failovers.insert(
             vip,
             Failover {
                 from: node,
                 to,
                 at_ms: command.at_ms,
-                actor: command.actor.clone(),
+                actor: first.unwrap_or_else(|| command.actor.clone()),
                 silent_ms: 0,
                 event: format!("{index}.0"),
             },

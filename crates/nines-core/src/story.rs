@@ -46,28 +46,50 @@ impl Chronicle {
         self.events.iter().rev().find(|e| e.id == id)
     }
 
-    /// The newest event about one of these subjects that says where things are, with the events
-    /// that led to it (oldest first) and those it led to.
-    pub fn why(&self, subjects: &[String]) -> Vec<&StoryEvent> {
-        let about = |e: &&StoryEvent| {
-            subjects.contains(&e.told.subject) && !e.told.kind.starts_with("note")
-        };
-        let Some(newest) = self.events.iter().rev().find(about) else {
-            return Vec::new();
-        };
-        // Up to the first cause; bounded, because a cause always came before.
-        let mut root = newest;
-        while let Some(cause) = self.find(&root.told.cause).filter(|c| c.id != root.id) {
-            root = cause;
+    /// The newest event of one of these kinds about a subject.
+    pub fn newest(&self, kinds: &[&str], subject: &str) -> Option<&StoryEvent> {
+        let wanted =
+            |e: &&StoryEvent| e.told.subject == subject && kinds.contains(&e.told.kind.as_str());
+        self.events.iter().rev().find(wanted)
+    }
+
+    /// The event with this id and what led to it, the first cause first. Bounded, because a cause
+    /// always came before.
+    pub fn path(&self, id: &str) -> Vec<&StoryEvent> {
+        let mut path: Vec<&StoryEvent> = Vec::new();
+        let mut next = self.find(id);
+        while let Some(event) = next {
+            if path.iter().any(|known| known.id == event.id) {
+                break;
+            }
+            path.push(event);
+            next = self.find(&event.told.cause);
         }
-        let mut chain: Vec<&StoryEvent> = vec![root];
+        path.reverse();
+        path
+    }
+
+    /// An event with what led to it, and what it led to for these subjects; oldest first. The chain
+    /// begins with a command or with what was seen: that has no cause.
+    pub fn around(&self, id: &str, subjects: &[String]) -> Vec<&StoryEvent> {
+        let mut chain = self.path(id);
         for event in &self.events {
-            let known = chain.iter().any(|c| c.id == event.told.cause);
-            if known && chain.iter().all(|c| c.id != event.id) {
+            let follows = chain.iter().any(|c| c.id == event.told.cause);
+            let known = chain.iter().any(|c| c.id == event.id);
+            if follows && !known && subjects.contains(&event.told.subject) {
                 chain.push(event);
             }
         }
         chain
+    }
+
+    /// The newest event about one of these subjects, with what led to it and what came of it.
+    pub fn why(&self, subjects: &[String]) -> Vec<&StoryEvent> {
+        let about = |e: &&StoryEvent| {
+            subjects.contains(&e.told.subject) && !e.told.kind.starts_with("note")
+        };
+        let newest = self.events.iter().rev().find(about);
+        newest.map_or_else(Vec::new, |event| self.around(&event.id, subjects))
     }
 }
 
@@ -94,6 +116,11 @@ mod tests {
         };
         assert_eq!(ids(c.why(&["web".into()])), ["2.0", "3.0", "4.0"]);
         assert_eq!(ids(c.why(&["r3".into()])), ["1.0"]);
+        // What lb1's end led to elsewhere is not web's story.
+        c.push(6, 0, told("dns", "2.0"));
+        assert_eq!(ids(c.why(&["web".into()])), ["2.0", "3.0", "4.0"]);
+        assert_eq!(ids(c.path("4.0")), ["2.0", "3.0", "4.0"]);
+        assert_eq!(c.newest(&["k"], "web").unwrap().id, "4.0");
         assert!(c.why(&["nobody".into()]).is_empty());
     }
 }

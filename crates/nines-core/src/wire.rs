@@ -481,6 +481,9 @@ pub struct Facts {
     /// VIPs that it could not serve now.
     #[prost(message, repeated, tag = "70")]
     pub unfit: Vec<Unfit>,
+    /// Names of its interfaces; empty: not known.
+    #[prost(string, repeated, tag = "90")]
+    pub interfaces: Vec<String>,
 }
 
 /// VIPs that a node cannot serve for the same reason.

@@ -112,10 +112,64 @@ pub fn who_has(target: Ipv4Addr, mac: [u8; 6]) -> Vec<u8> {
     arp(Ipv4Addr::UNSPECIFIED, mac, target, [0xff; 6])
 }
 
-/// Whether `bytes` are an ARP answer for `addr`, and from which MAC.
-pub fn answers_for(bytes: &[u8], addr: Ipv4Addr) -> Option<[u8; 6]> {
-    let is_reply = bytes.get(12..22)? == [8, 6, 0, 1, 8, 0, 6, 4, 0, 2];
-    (is_reply && bytes.get(28..32)? == addr.octets()).then(|| bytes[22..28].try_into().ok())?
+/// Whether `bytes` are an answer for `addr`, ARP or neighbour advertisement, and from which MAC.
+pub fn answers_for(bytes: &[u8], addr: IpAddr) -> Option<[u8; 6]> {
+    match addr {
+        IpAddr::V4(addr) => {
+            let is_reply = bytes.get(12..22)? == [8, 6, 0, 1, 8, 0, 6, 4, 0, 2];
+            (is_reply && bytes.get(28..32)? == addr.octets())
+                .then(|| bytes[22..28].try_into().ok())?
+        }
+        IpAddr::V6(addr) => {
+            let is_advertisement = bytes.get(12..14)? == [0x86, 0xdd]
+                && *bytes.get(20)? == ICMPV6
+                && bytes.get(54..56)? == [136, 0]
+                && bytes.get(62..78)? == addr.octets();
+            if !is_advertisement {
+                return None;
+            }
+            // The option of a solicited answer names the MAC; without it the frame does.
+            let mac = match bytes.get(78..80) {
+                Some([2, 1]) => bytes.get(80..86)?,
+                _ => bytes.get(6..12)?,
+            };
+            mac.try_into().ok()
+        }
+    }
+}
+
+const ICMPV6: u8 = 58;
+
+/// "Who has `target`?" over IPv6 (RFC 4861 section 4.3), asked by `own` at `mac`.
+pub fn solicitation(target: Ipv6Addr, own: Ipv6Addr, mac: [u8; 6]) -> Vec<u8> {
+    let [.., a, b, c] = target.octets();
+    let low = u16::from_be_bytes([b, c]);
+    let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(a), low);
+    let mut icmp = vec![135, 0, 0, 0, 0, 0, 0, 0];
+    icmp.extend(target.octets());
+    icmp.extend([1, 1]);
+    icmp.extend(mac);
+    icmp6([0x33, 0x33, 0xff, a, b, c], mac, (own, group), icmp)
+}
+
+/// The frame of an ICMPv6 message, with its checksum and hop limit 255.
+fn icmp6(
+    to: [u8; 6],
+    mac: [u8; 6],
+    (src, dst): (Ipv6Addr, Ipv6Addr),
+    mut icmp: Vec<u8>,
+) -> Vec<u8> {
+    let sum = checksum6(src, dst, &icmp);
+    icmp[2..4].copy_from_slice(&sum.to_be_bytes());
+    let mut frame = to.to_vec();
+    frame.extend(mac);
+    frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+    frame.extend((icmp.len() as u16).to_be_bytes());
+    frame.extend([ICMPV6, 255]);
+    frame.extend(src.octets());
+    frame.extend(dst.octets());
+    frame.extend(icmp);
+    frame
 }
 
 fn arp(sender: Ipv4Addr, mac: [u8; 6], target: Ipv4Addr, to: [u8; 6]) -> Vec<u8> {
@@ -137,17 +191,7 @@ fn advertisement(addr: Ipv6Addr, mac: [u8; 6]) -> Vec<u8> {
     icmp.extend(addr.octets());
     icmp.extend([2, 1]);
     icmp.extend(mac);
-    let sum = checksum6(addr, all_nodes, &icmp);
-    icmp[2..4].copy_from_slice(&sum.to_be_bytes());
-    let mut frame = vec![0x33, 0x33, 0, 0, 0, 1];
-    frame.extend(mac);
-    frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
-    frame.extend((icmp.len() as u16).to_be_bytes());
-    frame.extend([58, 255]);
-    frame.extend(addr.octets());
-    frame.extend(all_nodes.octets());
-    frame.extend(icmp);
-    frame
+    icmp6([0x33, 0x33, 0, 0, 0, 1], mac, (addr, all_nodes), icmp)
 }
 
 /// ICMPv6 checksum (RFC 4443 section 2.3).
@@ -193,10 +237,28 @@ mod tests {
     fn only_answers_for_the_address_count() {
         let addr = Ipv4Addr::new(10, 0, 0, 100);
         let mut reply = arp(addr, [2, 0, 0, 0, 0, 7], Ipv4Addr::new(10, 0, 0, 1), [9; 6]);
-        assert_eq!(answers_for(&reply, addr), None, "a request is no answer");
+        assert_eq!(answers_for(&reply, addr.into()), None, "a request is no answer");
         reply[21] = 2;
-        assert_eq!(answers_for(&reply, addr), Some([2, 0, 0, 0, 0, 7]));
-        assert_eq!(answers_for(&reply, Ipv4Addr::new(10, 0, 0, 101)), None);
-        assert_eq!(answers_for(&reply[..20], addr), None);
+        assert_eq!(answers_for(&reply, addr.into()), Some([2, 0, 0, 0, 0, 7]));
+        assert_eq!(answers_for(&reply, Ipv4Addr::new(10, 0, 0, 101).into()), None);
+        assert_eq!(answers_for(&reply[..20], addr.into()), None);
+    }
+
+    #[test]
+    fn neighbours_are_asked_over_ipv6_and_only_their_answers_count() {
+        let (vip, own): (Ipv6Addr, Ipv6Addr) =
+            ("fd00::100".parse().unwrap(), "fd00::2".parse().unwrap());
+        let question = solicitation(vip, own, [2, 0, 0, 0, 0, 1]);
+        assert_eq!(question[..6], [0x33, 0x33, 0xff, 0, 1, 0]);
+        let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, 0x100);
+        assert_eq!(question[38..54], group.octets());
+        assert_eq!(checksum6(own, group, &question[54..]), 0);
+        assert_eq!(answers_for(&question, vip.into()), None, "a question is no answer");
+        let answer = frame(vip.into(), [2, 0, 0, 0, 0, 7]);
+        assert_eq!(answers_for(&answer, vip.into()), Some([2, 0, 0, 0, 0, 7]));
+        assert_eq!(answers_for(&answer, own.into()), None);
+        for len in 0..answer.len() {
+            let _ = answers_for(&answer[..len], vip.into());
+        }
     }
 }

@@ -4,7 +4,7 @@
 //! caller's. Nothing is opened here: an answer meets no socket, and who accepted is told to forget.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, SocketAddr, UdpSocket},
     sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
@@ -236,12 +236,24 @@ pub fn neighbour(addr: IpAddr, ifindex: u32) -> Result<Option<[u8; 6]>> {
     Ok(None)
 }
 
-/// MAC addresses that answer ARP for an address on an interface.
+/// MAC addresses that answer ARP (IPv4) or a neighbour solicitation (IPv6) for an address on an
+/// interface. Nothing answers over IPv6 where this machine has no IPv6 address to ask from.
 pub fn who_answers(
-    addr: Ipv4Addr,
+    addr: IpAddr,
     out: &address::Interface,
     patience: Duration,
 ) -> Result<Vec<[u8; 6]>> {
+    let question = match addr {
+        IpAddr::V4(addr) => announce::who_has(addr, out.mac),
+        IpAddr::V6(addr) => {
+            let own = out.addresses.iter().find_map(|(own, _)| match own {
+                IpAddr::V6(own) if *own != addr => Some(*own),
+                _ => None,
+            });
+            let Some(own) = own else { return Ok(Vec::new()) };
+            announce::solicitation(addr, own, out.mac)
+        }
+    };
     let link = Link::open(out.index, true)?;
     let mut found = Vec::new();
     let mut buffer = [0u8; 2_048];
@@ -250,7 +262,7 @@ pub fn who_answers(
     while begin.elapsed() < patience {
         // One question may be lost.
         if begin.elapsed() >= patience / 2 * asked && asked < 2 {
-            link.send(&announce::who_has(addr, out.mac))?;
+            link.send(&question)?;
             asked += 1;
         }
         match link.receive(&mut buffer) {

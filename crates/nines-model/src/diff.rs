@@ -1,6 +1,9 @@
 //! What changes from one [`Spec`] to another, in words people check before they apply it.
 
-use crate::spec::{Check, CheckKind, Limit, NodeSpec, ServerSpec, ServiceSpec, Spec, Vip};
+use crate::{
+    sense::unserved,
+    spec::{Check, CheckKind, Limit, NodeSpec, ServerSpec, ServiceSpec, Spec, Vip},
+};
 
 /// One difference.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,15 +44,7 @@ pub fn diff(old: &Spec, new: &Spec) -> Vec<Change> {
             Some(_) => {}
         }
     }
-    keyed(&mut out, "service", &old.services, &new.services, service_text, |_, sign| match sign {
-        '-' => "its clients get no answer",
-        _ => "",
-    });
-    for (name, after) in &new.services {
-        if let Some(before) = old.services.get(name) {
-            servers(&mut out, name, before, after);
-        }
-    }
+    services(&mut out, old, new);
     if old.backend != new.backend {
         let felt = "established connections end";
         out.push(change("dataplane", '~', format!("{} -> {}", old.backend, new.backend), felt));
@@ -68,6 +63,45 @@ pub fn diff(old: &Spec, new: &Spec) -> Vec<Change> {
         out.push(change("timing", '~', text, ""));
     }
     out
+}
+
+fn services(out: &mut Vec<Change>, old: &Spec, new: &Spec) {
+    for (name, before) in &old.services {
+        if !new.services.contains_key(name) {
+            let felt = "its clients get no answer";
+            out.push(change(format!("service {name}"), '-', service_text(before), felt));
+        }
+    }
+    for (name, after) in &new.services {
+        let subject = format!("service {name}");
+        let Some(before) = old.services.get(name) else {
+            let text = format!("{}, {}", service_text(after), servers_text(after));
+            out.push(change(subject, '+', text, ""));
+            continue;
+        };
+        if service_text(before) != service_text(after) {
+            let text = format!("{} -> {}", service_text(before), service_text(after));
+            out.push(change(subject.clone(), '~', text, ""));
+        }
+        servers(out, name, before, after);
+        if let (None, Some(why)) = (unserved(before), unserved(after)) {
+            let text = format!("serves nobody any more: {why}");
+            out.push(change(subject, '~', text, "its clients get no answer"));
+        }
+    }
+}
+
+/// Servers of a service, at most eight by name.
+fn servers_text(service: &ServiceSpec) -> String {
+    let one = |(name, server): (&String, &ServerSpec)| {
+        format!("{name} {} {}", server.addr, server_text(server))
+    };
+    let some: Vec<String> = service.servers.iter().take(8).map(one).collect();
+    match service.servers.len() {
+        0 => "no servers".into(),
+        n @ 1..=8 if n == some.len() => format!("servers: {}", some.join(", ")),
+        n => format!("servers: {} and {} more", some.join(", "), n - some.len()),
+    }
 }
 
 /// Of flows, in words.
@@ -212,4 +246,43 @@ fn check_text(check: &Check) -> String {
     let Check { every, timeout, rise, fall, .. } = check;
     let way = if check.forwarded { " and as the VIP" } else { "" };
     format!("{how}{port}{way} every {every} within {timeout}, rise {rise}, fall {fall}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    fn spec(servers: &str, more: &str) -> Spec {
+        config::parse(&format!(
+            "[cluster]\nname = \"w\"\n[nodes]\nlb1 = \"10.0.0.2\"\n[service.web]\n\
+             listen = \"10.0.0.100:80\"\n{more}\nservers = {{ {servers} }}\n"
+        ))
+        .unwrap()
+    }
+
+    fn felt(old: &Spec, new: &Spec) -> Vec<String> {
+        diff(old, new).into_iter().filter(|c| !c.felt.is_empty()).map(|c| c.text).collect()
+    }
+
+    #[test]
+    fn a_new_service_lists_its_servers_and_how_they_are_checked() {
+        let servers: Vec<String> = (1..=10).map(|i| format!("r{i} = \"10.0.1.{i}\"")).collect();
+        let new = spec(&servers.join(", "), "");
+        let old = Spec { services: std::collections::BTreeMap::default(), ..new.clone() };
+        let text = diff(&old, &new).pop().unwrap().text;
+        assert!(text.contains("servers: r1 10.0.1.1:80 weight 1, r10 10.0.1.10:80"), "{text}");
+        assert!(text.contains("and 2 more") && text.contains("TCP check"), "{text}");
+    }
+
+    #[test]
+    fn a_service_that_serves_nobody_any_more_is_felt() {
+        let one = "r1 = { address = \"10.0.0.11\", weight = 1 }";
+        let zero = "r1 = { address = \"10.0.0.11\", weight = 0 }";
+        let told = felt(&spec(one, ""), &spec(zero, ""));
+        assert!(told[0].contains("no server takes new connections"), "{told:?}");
+        assert_eq!(felt(&spec(zero, ""), &spec(one, "")), Vec::<String>::new());
+        let told = felt(&spec(one, ""), &spec(one, "deny = [\"0.0.0.0/0\"]"));
+        assert!(told[0].contains("shut every client out"), "{told:?}");
+    }
 }

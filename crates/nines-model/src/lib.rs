@@ -11,6 +11,7 @@ pub mod duty;
 pub mod forward;
 pub mod listen;
 pub mod names;
+pub mod sense;
 pub mod shown;
 pub mod spec;
 pub mod suggest;

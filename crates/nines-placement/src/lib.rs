@@ -161,7 +161,12 @@ fn is_behind(observed: &Observed, node: &str, from: &str) -> bool {
 }
 
 /// Why a node cannot take a VIP; `None`: it can.
-fn refusal<'a>(spec: &Spec, observed: &'a Observed, vip: IpAddr, node: &str) -> Option<&'a str> {
+pub fn refusal<'a>(
+    spec: &Spec,
+    observed: &'a Observed,
+    vip: IpAddr,
+    node: &str,
+) -> Option<&'a str> {
     let Some(known) = spec.nodes.get(node) else {
         return Some("is not in the cluster's file");
     };

@@ -21,10 +21,14 @@ use nines_model::{Backend, Spec, Time, config, diff, shown::clean};
 use serde::Deserialize;
 use utoipa::OpenApi as _;
 
-use self::caller::Caller;
-use self::types::{ActRequest, ConfigText, Done, Event, MoveRequest, Plan, Problem, Status, Why};
+use self::{
+    caller::Caller,
+    types::{
+        ActRequest, ConfigText, Done, Event, MoveRequest, Plan, Problem, Status, Verdict, Why,
+    },
+};
 use crate::{
-    daemon::{Agent, Shown},
+    daemon::Agent,
     failure::{Failure, Kind, Outcome},
 };
 
@@ -33,7 +37,8 @@ pub mod client;
 mod listeners;
 mod metrics;
 pub mod types;
-mod view;
+mod verdict;
+pub mod view;
 
 pub use view::one_line;
 
@@ -100,6 +105,7 @@ pub async fn serve(listener: tokio::net::UnixListener, agent: Arc<Agent>) {
         .route("/v1/move", post(post_move))
         .route("/v1/openapi.json", get(|| async { openapi() }))
         .route("/metrics", get(get_metrics))
+        .route("/readyz", get(get_readyz))
         .layer(DefaultBodyLimit::max(BODY_MAX))
         .with_state(agent);
     listeners::api(listener, router, room).await;
@@ -108,26 +114,55 @@ pub async fn serve(listener: tokio::net::UnixListener, agent: Arc<Agent>) {
 /// A config as a JSON string: quotes and line ends take two bytes each.
 const BODY_MAX: usize = 2 * config::TEXT_MAX + 4_096;
 
-/// Serves only the metrics, to whoever reaches the port.
+/// Serves only the metrics and `/readyz`, to everybody who reaches the port.
 pub async fn serve_metrics(listener: tokio::net::TcpListener, agent: Arc<Agent>) {
     let room = agent.shares.metrics;
-    let router = Router::new().route("/metrics", get(get_metrics)).with_state(agent);
+    let router = Router::new()
+        .route("/metrics", get(get_metrics))
+        .route("/readyz", get(get_readyz))
+        .with_state(agent);
     listeners::metrics(listener, router, room).await;
 }
 
 /// `GET /metrics`: Prometheus' text, this node's own counts.
 async fn get_metrics(Shared(agent): Shared<Arc<Agent>>) -> Outcome<Response> {
-    let look = |node: &Node, now: Time| {
+    let (view::Seen { mut status, .. }, own) = seen(&agent).await?;
+    view::own_traffic(&mut status, &own);
+    let names = |node: &Node, _: Time| {
         let names = node.state().members.values().map(|m| (m.id, m.name.clone()));
-        (view::status(node, now, &Shown::default()), names.collect::<BTreeMap<u64, String>>())
+        names.collect::<BTreeMap<u64, String>>()
     };
-    let (mut status, names) = agent.core.inspect(look).await.ok_or_else(stopping)?;
-    let own = serde_json::from_slice(&counters_json(&agent).await).unwrap_or_default();
-    view::fill_traffic(&mut status, &own);
+    let names = agent.core.inspect(names).await.ok_or_else(stopping)?;
     let told = agent.flows.as_ref().map(|flows| flows.lag()).unwrap_or_default();
     let named = told.into_iter().filter_map(|(id, lag)| Some((names.get(&id)?.clone(), lag)));
     let text = metrics::text(&status, &named.collect());
     Ok(([(axum::http::header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
+}
+
+/// `GET /readyz`: 200 with the verdict while clients are served, 503 with it while they are not.
+async fn get_readyz(Shared(agent): Shared<Arc<Agent>>) -> Outcome<Response> {
+    let status = seen(&agent).await?.0.status;
+    let code = match status.verdict {
+        Verdict::Down => StatusCode::SERVICE_UNAVAILABLE,
+        Verdict::Healthy | Verdict::Degraded => StatusCode::OK,
+    };
+    Ok((code, format!("{}\n", one_line(&status))).into_response())
+}
+
+/// Tells systemd the verdict every two seconds, where systemd started this agent.
+pub async fn tell_systemd(agent: Arc<Agent>) {
+    if std::env::var_os("NOTIFY_SOCKET").is_none() {
+        return;
+    }
+    loop {
+        if let Ok((seen, _)) = seen(&agent).await {
+            let absent = agent.shown.lock().expect("nobody panics with it").absent.clone();
+            let line = if absent.is_empty() { one_line(&seen.status) } else { absent };
+            let line = nines_model::shown::clean(&line);
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Status(&line)]);
+        }
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
 }
 
 impl IntoResponse for Failure {
@@ -194,26 +229,38 @@ async fn local_counters(agent: &Agent) -> nines_model::Counters {
 /// What the local data plane counts and checks, for other nodes.
 pub async fn counters_json(agent: &Agent) -> Vec<u8> {
     let counters = local_counters(agent).await;
-    let health = agent.core.inspect(|n, _| n.health().clone()).await.unwrap_or_default();
-    serde_json::to_vec(&view::traffic(&counters, &health)).expect("plain data")
+    let unusable = agent.unusable.lock().expect("nobody panics with it").clone();
+    let look = |n: &Node, _: Time| {
+        let failing = n.results().iter().filter(|(_, result)| !result.ok);
+        let failing = failing.map(|(subject, result)| (subject.clone(), result.clone())).collect();
+        (n.health().clone(), failing)
+    };
+    let (health, results) = agent.core.inspect(look).await.unwrap_or_default();
+    serde_json::to_vec(&view::traffic(&counters, &health, &results, unusable)).expect("plain data")
 }
 
 #[utoipa::path(get, path = "/v1/status", responses((status = 200, body = Status)))]
 async fn get_status(Shared(agent): Shared<Arc<Agent>>) -> Outcome<Json<Status>> {
+    seen(&agent).await.map(|(seen, _)| Json(seen.status))
+}
+
+/// The status with its verdict, for everything that tells one; and this node's own counts.
+async fn seen(agent: &Agent) -> Outcome<(view::Seen, view::Told)> {
     let shown = agent.shown.lock().expect("nobody panics with it").clone();
     let look = move |node: &Node, now: Time| (view::status(node, now, &shown), view::active(node));
     let (mut status, active) = agent.core.inspect(look).await.ok_or_else(stopping)?;
     let me = agent.papers.identity.me.id;
-    let mut told = serde_json::from_slice(&counters_json(&agent).await).unwrap_or_default();
-    // Whoever serves knows; one second is all a person waits for, so a frozen peer gets less.
+    let own: view::Told = serde_json::from_slice(&counters_json(agent).await).unwrap_or_default();
+    let mut told = own.clone();
+    // Nodes that serve know; one second is all a person waits for, so a frozen peer gets less.
     for id in active.into_iter().filter(|id| *id != me) {
-        match crate::daemon::peer_port::ask_counters(&agent, id, Duration::from_millis(150)).await {
+        match crate::daemon::peer_port::ask_counters(agent, id, Duration::from_millis(150)).await {
             Some(bytes) => view::merge(&mut told, &bytes),
-            None => view::no_answer(&mut status),
+            None => view::no_answer(&mut status, id),
         }
     }
     view::fill_traffic(&mut status, &told);
-    Ok(Json(status))
+    Ok((view::Seen { status, told }, own))
 }
 
 /// Which events.
@@ -223,6 +270,8 @@ struct EventsQuery {
     about: Option<String>,
     /// At most so many, the newest.
     limit: Option<usize>,
+    /// Only those of the newest change of a holder.
+    last_failover: Option<bool>,
 }
 
 #[utoipa::path(
@@ -236,7 +285,14 @@ async fn get_events(
     Query(query): Query<EventsQuery>,
 ) -> Outcome<Json<Vec<Event>>> {
     let limit = query.limit.unwrap_or(100);
-    let look = move |node: &Node, _: Time| view::events(node, query.about.as_deref(), limit);
+    let last = query.last_failover.unwrap_or(false);
+    let look = move |node: &Node, _: Time| {
+        if last {
+            view::story_of_last_failover(node)
+        } else {
+            view::events(node, query.about.as_deref(), limit)
+        }
+    };
     agent.core.inspect(look).await.map(Json).ok_or_else(stopping)
 }
 
@@ -257,7 +313,8 @@ async fn get_why(
     Shared(agent): Shared<Arc<Agent>>,
     Query(query): Query<WhyQuery>,
 ) -> Outcome<Json<Why>> {
-    let look = move |node: &Node, now: Time| view::why(node, now, &query.subject);
+    let seen = seen(&agent).await?.0;
+    let look = move |node: &Node, now: Time| view::why(node, now, &query.subject, &seen);
     agent.core.inspect(look).await.ok_or_else(stopping)?.map(Json)
 }
 
@@ -315,30 +372,27 @@ pub fn no_table_holds(spec: &Spec) -> Outcome<()> {
     })
 }
 
-/// The config in force, its revision, and what to say of one that is to follow it.
-async fn compared(agent: &Agent, spec: &Arc<Spec>) -> Outcome<(Arc<Spec>, u64, Vec<String>)> {
+/// A config against the cluster and its machines as they are: what changes, and what cannot work.
+async fn compared(agent: &Agent, spec: &Arc<Spec>) -> Outcome<Plan> {
     no_table_holds(spec)?;
+    let cluster = agent.core.inspect(view::fits::Cluster::of).await.ok_or_else(stopping)?;
     let spec = Arc::clone(spec);
-    let look = move |node: &Node, _: Time| {
-        let state = node.state();
-        let problems = view::impossible(state, &spec);
-        (Arc::clone(&state.spec), state.revision, view::warnings(state, &spec), problems)
-    };
-    let (before, revision, warnings, problems) =
-        agent.core.inspect(look).await.ok_or_else(stopping)?;
-    match problems.into_iter().next() {
+    elsewhere(move || match cluster.impossible(&spec).into_iter().next() {
         Some(problem) => Err(problem),
-        None => Ok((before, revision, warnings)),
-    }
+        None => {
+            let mut changes = diff::diff(&cluster.spec, &spec);
+            changes.extend(cluster.losses(&spec));
+            let changes = changes.iter().map(types::Change::from).collect();
+            Ok(Plan { revision: cluster.revision, changes, warnings: cluster.warnings(&spec) })
+        }
+    })
+    .await?
 }
 
 /// Reads a file against the cluster as it is: what changes, and what cannot work.
 async fn planned(agent: &Agent, text: String) -> Outcome<Plan> {
     let (_, spec) = read(agent, text).await?;
-    let (before, revision, warnings) = compared(agent, &spec).await?;
-    let changes =
-        elsewhere(move || diff::diff(&before, &spec).iter().map(types::Change::from).collect());
-    Ok(Plan { revision, changes: changes.await?, warnings })
+    compared(agent, &spec).await
 }
 
 #[utoipa::path(

@@ -20,7 +20,7 @@ use nines_dataplane::{
     ebpf,
     process::boot_time,
 };
-use nines_model::{ForwardingTable, Role, shown::clean};
+use nines_model::{ForwardingTable, Role};
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::{
@@ -35,6 +35,7 @@ use crate::{
     failure::{Failure, Kind, Outcome},
     health::{Checks, shortage::Shortages},
     identity::{self, Home, Papers},
+    proof,
 };
 
 pub mod core_thread;
@@ -127,6 +128,8 @@ pub struct Agent {
     pub revision: Arc<AtomicU64>,
     /// That config as it was last looked at for a real server.
     pub config: tokio::sync::Mutex<Option<Arc<(u64, Arc<nines_model::Spec>)>>>,
+    /// Servers that this holder found not to serve the VIP.
+    pub unusable: Mutex<proof::AllUnusable>,
     /// Where it says what happens.
     pub log: Logger,
     /// How many descriptors there are for what.
@@ -330,17 +333,21 @@ async fn serve_with_socket(
     let (flows, log) = (shared_flows, log.clone());
     let config = tokio::sync::Mutex::default();
     let (shares, shortages) = (descriptors::Shares::of_this_process(), Arc::default());
+    let unusable = Mutex::default();
     #[rustfmt::skip]
     let agent = Agent {
-        core, home, papers, forwarding, shown, flows, revision, config, log, shares, shortages,
+        core, home, papers, forwarding, shown, flows, revision, config, unusable, log, shares,
+        shortages,
     };
     let agent = Arc::new(agent);
     tokio::spawn(api::serve(listener, Arc::clone(&agent)));
+    tokio::spawn(api::tell_systemd(Arc::clone(&agent)));
     if let Some(listener) = metrics {
         tokio::spawn(api::serve_metrics(listener, Arc::clone(&agent)));
     }
     tokio::spawn(peer_port::serve(tcp, Arc::clone(&agent.papers), Arc::clone(&agent)));
     if agent.flows.is_some() {
+        tokio::spawn(proof::keep(Arc::clone(&agent)));
         tokio::spawn(flows::ask_all(Arc::clone(&agent)));
     }
     tokio::spawn(facts::tell(Arc::clone(&agent), Arc::clone(&places), news));
@@ -404,17 +411,11 @@ async fn until_the_end(
             _ = int.recv() => stop(agent, &mut stop_at, log),
             _ = alive.tick() => {
                 // Fed only while the core thread answers: a stuck core is a dead agent.
-                let look = |n: &Node, now| (api::one_line(n, now), n.broken().is_some());
-                if let Ok(Some((line, false))) =
+                let look = |n: &Node, _| n.broken().is_some();
+                if let Ok(Some(false)) =
                     tokio::time::timeout(Duration::from_secs(1), agent.core.inspect(look)).await
                 {
-                    let absent =
-                        agent.shown.lock().expect("nobody panics with it").absent.clone();
-                    let line = if absent.is_empty() { line } else { absent };
-                    let _ = sd_notify::notify(&[
-                        sd_notify::NotifyState::Watchdog,
-                        sd_notify::NotifyState::Status(&clean(&line)),
-                    ]);
+                    let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
                 }
                 if stop_at.is_some_and(|at| at <= tokio::time::Instant::now()) {
                     log.line("nobody took the VIPs over in time; stopping all the same");

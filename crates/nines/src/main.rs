@@ -12,6 +12,7 @@ mod failure;
 mod health;
 mod identity;
 mod ipvsadm;
+mod proof;
 mod trust;
 
 fn main() -> std::process::ExitCode {

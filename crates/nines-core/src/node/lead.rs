@@ -1,12 +1,15 @@
 //! What only a leader does: plan, give VIPs to nodes, promote learners, end what has an end, and
 //! step aside for a node that holds no VIP.
 
+use std::net::IpAddr;
+
 use nines_model::{Millis, Time};
 use nines_placement::{Held, NodeView, Observed, Step, plan};
 
 use super::Node;
 use crate::{
     state::Holding,
+    story::StoryEvent,
     wire::{Act, Give, Move, command::Kind, pack, unpack},
 };
 
@@ -39,7 +42,7 @@ impl Node {
 
     /// What the planner sees. A node in limbo, neither heard lately nor silent for long enough, is
     /// alive and not ready: nothing is taken from it and nothing given.
-    fn observed(&self, now: Time) -> Observed {
+    pub fn observed(&self, now: Time) -> Observed {
         let lease = self.lease();
         let mut observed = Observed { wishes: self.state.wishes.clone(), ..Observed::default() };
         let names = |ids: &mut dyn Iterator<Item = u64>| {
@@ -113,7 +116,49 @@ impl Node {
             Step::Move(_, from, to) => Kind::Move(Move { vip: pack(vip), from, to, why }),
         };
         self.proposed.insert(vip, now);
-        self.propose_own(now, kind, String::new());
+        let cause = self.cause_of_step(vip, &kind);
+        self.propose_own(now, kind, cause);
+    }
+
+    /// Event that led to what happens to the VIP here: the request to hand it over while this node
+    /// does, else the change that made its present holder.
+    pub(super) fn cause_of(&self, vip: IpAddr) -> String {
+        if let Some(Holding::Releasing { node, .. }) = self.state.vips.get(&vip)
+            && *node == self.config.name
+            && let Some(asked) = self.state.story.newest(&["move"], &self.state.spec.vip_name(vip))
+        {
+            return asked.id.clone();
+        }
+        self.state.failovers.get(&vip).map_or_else(String::new, |f| f.event.clone())
+    }
+
+    /// The event that led to a step: a command of a person, or the silence of the holder. Without
+    /// one the step's own reason is all there is.
+    fn cause_of_step(&self, vip: IpAddr, kind: &Kind) -> String {
+        let story = &self.state.story;
+        let id = |event: Option<&StoryEvent>| event.map_or_else(String::new, |e| e.id.clone());
+        let (from, to) = match kind {
+            Kind::Move(Move { from, to, .. }) => (from, to),
+            Kind::Give(Give { from, .. }) if from.is_empty() => return String::new(),
+            Kind::Give(Give { from, .. }) => {
+                let seen = story.newest(&["beat-lost", "beat-back"], from);
+                return id(seen.filter(|event| event.told.kind == "beat-lost"));
+            }
+            _ => return String::new(),
+        };
+        let spec = &self.state.spec;
+        if let Some(with) = spec.vips.get(&vip).and_then(|wanted| wanted.with) {
+            return self.state.failovers.get(&with).map_or_else(String::new, |f| f.event.clone());
+        }
+        if self.state.wishes.get(&vip) == Some(to) {
+            id(story.newest(&["wish"], &spec.vip_name(vip)))
+        } else if self.state.standbys.contains_key(from) {
+            id(story.newest(&["standby"], from))
+        } else if spec.directors().all(|director| director != from) {
+            id(story.newest(&["config"], "config"))
+        } else {
+            String::new()
+        }
     }
 
     fn end_what_is_over(&mut self, now: Time) {

@@ -70,6 +70,8 @@ impl Node {
             let addr = present.get(subject);
             addr.is_some() && before.get(subject).is_none_or(|old| Some(old) == addr)
         });
+        let known = &self.known;
+        self.results.retain(|subject, _| known.contains_key(subject));
         let mut changed = self.known.len() != count;
         if self.table.is_none() && !self.first_results.inherited.is_empty() {
             let unknown = present.keys().filter(|subject| !self.known.contains_key(*subject));
@@ -150,6 +152,8 @@ impl Node {
         let subject = (service.clone(), server.clone());
         let before = self.known.get(&subject).copied().unwrap_or(Health::Unknown);
         let after = before.next(outcome.is_ok(), rise, fall);
+        let wall_ms = self.wall_ms(now);
+        super::results::note(&mut self.results, &subject, &outcome, wall_ms);
         self.known.insert(subject, after);
         let changes = before.state() != after.state();
         let first = before.is_unchecked();
@@ -171,7 +175,7 @@ impl Node {
         };
         // Each director checks; the one that serves (of many VIPs the first) tells.
         if matches!(self.want(now, vip), Want::Hold(_)) {
-            self.tell(now, kind, server, text, "check", String::new());
+            self.tell(now, kind, format!("{service}/{server}"), text, "check", String::new());
         } else {
             self.log(text);
         }

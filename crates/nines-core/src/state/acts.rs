@@ -120,7 +120,7 @@ impl State {
         }
         for (place, (vip, name)) in vips.iter().enumerate() {
             self.wishes.insert(*vip, to.clone());
-            let text = format!("{name} should move to {to}");
+            let text = format!("{} asked to move {name} to {to}", command.actor);
             self.tell(index, place, command, "wish", name, text);
         }
         Ok(format!("{} should move to {to}", names(&vips)))

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
 use nines_model::shown::clean;
 
-use super::types::{ServerStatus, ServiceStatus, Status};
+use super::types::{ServerStatus, ServiceStatus, Status, Verdict};
 
 /// Content type of the format.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -59,6 +59,15 @@ fn per_service(page: &mut Page, services: &[ServiceStatus]) {
     page.family("nines_service_servers_up", "gauge", "Servers that take new connections.");
     for s in services {
         page.sample("nines_service_servers_up", &[("service", &s.name)], s.up);
+    }
+    page.family("nines_service_up", "gauge", "0: its clients get no answer (DOWN).");
+    for s in services {
+        let up = u8::from(s.verdict != Verdict::Down);
+        page.sample("nines_service_up", &[("service", &s.name)], up);
+    }
+    page.family("nines_service_spares", "gauge", "Directors that could take it over now.");
+    for s in services {
+        page.sample("nines_service_spares", &[("service", &s.name)], s.spare.len());
     }
     page.family("nines_service_active", "gauge", "1 where the node serves the service.");
     for s in services {
@@ -120,13 +129,14 @@ fn per_node(page: &mut Page, status: &Status) {
         let of = [("node", n.name.as_str()), ("role", &n.role), ("state", &n.state)];
         page.sample("nines_node_state", &of, 1);
     }
+    // A node is not its own peer.
+    let peers = || status.nodes.iter().filter(|n| n.name != status.node);
     page.family("nines_beat_rtt_seconds", "gauge", "Round trip of a beat.");
-    for n in status.nodes.iter().filter(|n| n.rtt_us > 0) {
+    for n in peers().filter(|n| n.rtt_us > 0) {
         page.sample("nines_beat_rtt_seconds", &[("peer", &n.name)], n.rtt_us as f64 / 1e6);
     }
     page.family("nines_links_up", "gauge", "Links on which the node is heard.");
-    // A node is not its own peer: an alert on "no links" would never end.
-    for n in status.nodes.iter().filter(|n| n.name != status.node) {
+    for n in peers() {
         page.sample("nines_links_up", &[("peer", &n.name)], n.links_up);
     }
 }
@@ -138,6 +148,11 @@ pub fn text(status: &Status, lag: &BTreeMap<String, Duration>) -> String {
     page.family("nines_build_info", "gauge", "1, with the version of the binary.");
     page.sample("nines_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
     page.gauge("nines_cluster_quorate", "1 while a majority is heard.", u8::from(status.quorate));
+    page.family("nines_cluster_verdict", "gauge", "1 with the verdict of nines status.");
+    for verdict in Verdict::ALL {
+        let now = u8::from(verdict == status.verdict);
+        page.sample("nines_cluster_verdict", &[("verdict", &verdict.to_string())], now);
+    }
     page.gauge("nines_cluster_votes", "Voters heard, this node included.", status.votes);
     page.gauge("nines_cluster_voters", "Voters.", status.voters);
     page.gauge("nines_config_revision", "Revision of the config in force.", status.revision);
@@ -177,7 +192,8 @@ mod tests {
             servers: vec![ServerStatus { name: "r\\1".into(), ..ServerStatus::default() }],
             ..ServiceStatus::default()
         };
-        let node = |name: &str| NodeStatus { name: name.into(), ..NodeStatus::default() };
+        let node =
+            |name: &str| NodeStatus { name: name.into(), rtt_us: 9, ..NodeStatus::default() };
         let status = Status {
             node: "lb1".into(),
             nodes: vec![node("lb1"), node("lb2\u{1b}[2J\n")],
@@ -200,8 +216,9 @@ mod tests {
             text.contains("nines_server_up{service=\"we\\\"b\",server=\"r\\\\1\"} 1"),
             "{text}"
         );
-        assert!(!text.contains("nines_links_up{peer=\"lb1\"}"), "a node is not its own peer");
+        assert!(!text.contains("{peer=\"lb1\"}"), "a node is not its own peer: {text}");
         assert!(text.contains("nines_links_up{peer=\"lb2\\\\u{1b}[2J\\\\n\"} 0"), "{text}");
+        assert!(text.contains("nines_cluster_verdict{verdict=\"HEALTHY\"} 1"), "{text}");
         assert!(text.contains("nines_flow_sync_lag_seconds{peer=\"lb2\"} 0.04"));
     }
 }

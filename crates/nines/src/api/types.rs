@@ -6,6 +6,36 @@ use utoipa::ToSchema;
 /// Schema of [`Status`].
 pub const SCHEMA: u32 = 1;
 
+/// How well clients are served. The order is from good to bad.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema,
+)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Verdict {
+    /// Clients are served, and a director could take over (where there is another).
+    #[default]
+    Healthy,
+    /// Clients are served; something needs a person.
+    Degraded,
+    /// Clients of at least one service get no answer: no server, no holder or no quorum.
+    Down,
+}
+
+impl Verdict {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Healthy, Self::Degraded, Self::Down];
+}
+
+impl std::fmt::Display for Verdict {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Healthy => "HEALTHY",
+            Self::Degraded => "DEGRADED",
+            Self::Down => "DOWN",
+        })
+    }
+}
+
 /// `GET /v1/status`
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct Status {
@@ -13,9 +43,9 @@ pub struct Status {
     pub schema: u32,
     /// Cluster's name.
     pub cluster: String,
-    /// "HEALTHY", "DEGRADED", "NO QUORUM".
-    pub verdict: String,
-    /// One sentence: who serves what, who is ready.
+    /// As bad as the worst service.
+    pub verdict: Verdict,
+    /// A sentence or two: who serves what, who could take over.
     pub summary: String,
     /// Node that answered.
     pub node: String,
@@ -41,6 +71,9 @@ pub struct Status {
     pub drops: std::collections::BTreeMap<String, u64>,
     /// What is wrong now, each with the next command.
     pub problems: Vec<ProblemLine>,
+    /// What people have set and not undone (drains, standbys), each with the command that undoes it.
+    #[serde(default)]
+    pub notices: Vec<ProblemLine>,
     /// Last change of holder, newest of all VIPs.
     pub last_failover: Option<Failover>,
     /// When this was looked at, RFC 3339.
@@ -50,11 +83,15 @@ pub struct Status {
 /// One node.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct NodeStatus {
+    /// Number in the consensus; 0: it has not joined.
+    #[serde(default)]
+    pub id: u64,
     /// Name.
     pub name: String,
     /// "director" or "witness".
     pub role: String,
-    /// "active", "ready", "catching up", "ok", "standby", "silent", "not ready", "no answer", "not joined".
+    /// "active", "ready" (could take over now), "idle" (without the holder there would be no
+    /// majority), "catching up", "ok", "standby", "silent", "not ready", "no answer", "not joined".
     pub state: String,
     /// VIPs it holds, by the log.
     pub holds: Vec<String>,
@@ -81,6 +118,9 @@ pub struct NodeStatus {
     /// Directors whose connections it has not got yet.
     #[serde(default)]
     pub behind: Vec<String>,
+    /// MAC addresses of its Ethernet interfaces, "02:00:00:00:00:07".
+    #[serde(default)]
+    pub macs: Vec<String>,
 }
 
 /// One guarded address.
@@ -100,6 +140,12 @@ pub struct VipStatus {
     pub lease_left_ms: u64,
     /// Why nobody can take it; empty: somebody holds it or will.
     pub blocked: String,
+    /// Directors that could take it over now, if its holder died.
+    #[serde(default)]
+    pub spare: Vec<String>,
+    /// Why there is none; empty: there is one.
+    #[serde(default)]
+    pub no_spare: String,
 }
 
 /// One virtual service.
@@ -116,8 +162,17 @@ pub struct ServiceStatus {
     pub forward: String,
     /// As in the config: "maglev", "wlc", ...
     pub scheduler: String,
-    /// Node that serves it; empty: nobody.
+    /// How well its clients are served.
+    #[serde(default)]
+    pub verdict: Verdict,
+    /// Why it is not healthy; empty: it is.
+    #[serde(default)]
+    pub why: String,
+    /// Node that holds its VIPs; empty: nobody.
     pub node: String,
+    /// Directors that could take all its VIPs over now.
+    #[serde(default)]
+    pub spare: Vec<String>,
     /// Servers that take new flows.
     pub up: usize,
     /// Real servers.
@@ -135,7 +190,8 @@ pub struct ServerStatus {
     pub name: String,
     /// Address and port.
     pub address: String,
-    /// "up", "spare" (a sorry server that nobody needs), "draining", "DOWN", "unknown".
+    /// "up", "spare" (a sorry server that nobody needs), "draining", "DOWN", "unknown", "unusable"
+    /// (its check succeeds, and it does not serve the VIP).
     pub state: String,
     /// Takes new flows only while no other server of the service does.
     #[serde(default)]

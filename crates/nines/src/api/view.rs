@@ -5,25 +5,29 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nines_core::{Node, state::State, story::StoryEvent};
-use nines_model::{Counters, Role, ServerState, Time};
-use serde::{Deserialize, Serialize};
+use nines_core::{Node, state::State};
+use nines_model::{Role, Time};
 
-pub use self::acts::{cannot_take, harm, impossible, warnings};
-use self::problems::{judge, problems};
+pub use self::{
+    acts::{cannot_take, harm},
+    told::{Told, fill_traffic, merge, own_traffic, traffic},
+    why::{Seen, events, last_failover as story_of_last_failover, why},
+};
+use self::{problems::problems, spare::Spares};
 use super::types::{
-    Event, Failover, NodeStatus, ProblemLine, SCHEMA, ServerStatus, ServiceStatus, Status, Traffic,
-    VipStatus, Why,
+    Failover, NodeStatus, ProblemLine, SCHEMA, ServerStatus, ServiceStatus, Status, Traffic,
+    VipStatus,
 };
-use crate::{
-    daemon::Shown,
-    failure::{Failure, Kind, Outcome},
-};
+use crate::daemon::Shown;
 
 mod acts;
+pub mod fits;
 mod lives;
 pub mod names;
 mod problems;
+mod spare;
+mod told;
+mod why;
 
 /// RFC 3339 in UTC.
 pub fn rfc3339(ms: u64) -> String {
@@ -31,61 +35,19 @@ pub fn rfc3339(ms: u64) -> String {
         .map_or_else(|_| String::new(), |t| format!("{t:.3}"))
 }
 
-/// Counts and health of one node, as nodes tell each other.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Told {
-    services: BTreeMap<String, Traffic>,
-    servers: BTreeMap<String, Traffic>,
-    down: BTreeMap<String, bool>,
-    drops: BTreeMap<String, u64>,
-    /// Of the flow table, percent.
-    #[serde(default)]
-    full: u64,
-}
-
-/// A flow table as full as that (percent) is said to be.
-const FULL: u64 = 90;
-
-/// Counts and health as they are told.
-pub fn traffic(counters: &Counters, health: &nines_core::forwarding::Known) -> Told {
-    let one = |t: &nines_model::Tally| Traffic {
-        connections: t.connections,
-        active: t.active,
-        inactive: t.inactive,
-        packets_in: t.packets_in,
-        bytes_in: t.bytes_in,
-        packets_out: t.packets_out,
-        bytes_out: t.bytes_out,
-    };
-    let name = |(service, server): &(String, String)| format!("{service}/{server}");
-    Told {
-        services: counters.services.iter().map(|(n, t)| (n.clone(), one(t))).collect(),
-        servers: counters.servers.iter().map(|(n, t)| (name(n), one(t))).collect(),
-        drops: counters.drops.clone(),
-        full: (counters.taken * 100).checked_div(counters.places).unwrap_or(0),
-        down: health.iter().map(|(n, h)| (name(n), h.state() == ServerState::Down)).collect(),
+/// "3 m 10 s"
+pub fn ago(seconds: u64) -> String {
+    match seconds {
+        s if s < 60 => format!("{s} s"),
+        s if s < 3_600 => format!("{} m {} s", s / 60, s % 60),
+        s if s < 86_400 => format!("{} h {} m", s / 3_600, s % 3_600 / 60),
+        s => format!("{} d", s / 86_400),
     }
 }
 
-/// Another node that serves counts for its own services; its word goes before ours.
-pub fn merge(told: &mut Told, bytes: &[u8]) {
-    let Ok(theirs) = serde_json::from_slice::<Told>(bytes) else { return };
-    let busier = |a: &Traffic, b: &Traffic| a.packets_in >= b.packets_in;
-    for (name, traffic) in theirs.services {
-        let mine = told.services.entry(name).or_default();
-        if busier(&traffic, mine) {
-            *mine = traffic;
-        }
-    }
-    for (name, traffic) in theirs.servers {
-        let mine = told.servers.entry(name).or_default();
-        if busier(&traffic, mine) {
-            *mine = traffic;
-        }
-    }
-    told.down.extend(theirs.down);
-    told.full = told.full.max(theirs.full);
-    theirs.drops.into_iter().for_each(|(why, n)| *told.drops.entry(why).or_default() += n);
+/// "02:00:00:00:00:07"
+pub fn mac_text(mac: &[u8]) -> String {
+    mac.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":")
 }
 
 fn member_alive(node: &Node, now: Time, id: u64) -> bool {
@@ -112,6 +74,7 @@ pub fn status(node: &Node, now: Time, shown: &Shown) -> Status {
     let quorate = votes * 2 > voters.len();
     let wall = node.wall_ms(now);
     let leader = node.consensus().leader();
+    let spares = Spares::new(node, now);
     let mut status = Status {
         schema: SCHEMA,
         cluster: state.spec.name.clone(),
@@ -121,8 +84,8 @@ pub fn status(node: &Node, now: Time, shown: &Shown) -> Status {
         voters: voters.len(),
         quorate,
         revision: state.revision,
-        nodes: nodes(node, now, shown),
-        vips: vips(node, now),
+        nodes: nodes(node, now, shown, &spares),
+        vips: vips(node, now, &spares),
         services: services(state),
         last_failover: last_failover(state, wall),
         at: rfc3339(wall),
@@ -130,11 +93,24 @@ pub fn status(node: &Node, now: Time, shown: &Shown) -> Status {
     };
     lives::problems(node, now, &mut status);
     problems(node, &mut status);
-    judge(&mut status);
+    spare_of_services(&mut status);
     status
 }
 
-fn nodes(node: &Node, now: Time, shown: &Shown) -> Vec<NodeStatus> {
+/// A service has a spare if each of its VIPs has one.
+fn spare_of_services(status: &mut Status) {
+    let vips: BTreeMap<&str, &VipStatus> =
+        status.vips.iter().map(|vip| (vip.address.as_str(), vip)).collect();
+    for service in &mut status.services {
+        let own = || service.vips.iter().filter_map(|vip| vips.get(vip.as_str()));
+        if own().all(|vip| !vip.spare.is_empty()) {
+            let all: BTreeSet<&String> = own().flat_map(|vip| &vip.spare).collect();
+            service.spare = all.into_iter().cloned().collect();
+        }
+    }
+}
+
+fn nodes(node: &Node, now: Time, shown: &Shown, spares: &Spares<'_>) -> Vec<NodeStatus> {
     let state = node.state();
     let mut all = Vec::new();
     for (id, member) in &state.members {
@@ -173,6 +149,7 @@ fn nodes(node: &Node, now: Time, shown: &Shown) -> Vec<NodeStatus> {
             Role::Director if standby.is_some() => "standby",
             Role::Director if !holds.is_empty() => "active",
             Role::Director if ready && !behind.is_empty() => "catching up",
+            Role::Director if ready && !spares.has_majority(name) => "idle",
             Role::Director if ready => "ready",
             Role::Director => "not ready",
         };
@@ -187,6 +164,7 @@ fn nodes(node: &Node, now: Time, shown: &Shown) -> Vec<NodeStatus> {
         let (path, trouble) = (shown.path.clone(), shown.worst().to_owned());
         let links = node.links(now, *id);
         all.push(NodeStatus {
+            id: *id,
             name: name.clone(),
             role: crate::daemon::role_word(role).into(),
             state: word.into(),
@@ -201,6 +179,7 @@ fn nodes(node: &Node, now: Time, shown: &Shown) -> Vec<NodeStatus> {
             leads: node.consensus().leader() == *id,
             standby: standby.map_or_else(String::new, set_text),
             behind,
+            macs: facts.map_or_else(Vec::new, |f| f.macs.iter().map(|mac| mac_text(mac)).collect()),
         });
     }
     for (name, spec) in &state.spec.nodes {
@@ -228,7 +207,7 @@ fn set_text(set: &nines_core::state::Set) -> String {
     text
 }
 
-fn vips(node: &Node, now: Time) -> Vec<VipStatus> {
+fn vips(node: &Node, now: Time, spares: &Spares<'_>) -> Vec<VipStatus> {
     let state = node.state();
     state
         .spec
@@ -236,7 +215,11 @@ fn vips(node: &Node, now: Time) -> Vec<VipStatus> {
         .keys()
         .map(|vip| {
             let here = node.vips().get(vip);
+            let holder = state.vips.get(vip).map(|h| h.node());
+            let (spare, no_spare) = holder.map(|h| spares.of(*vip, h)).unwrap_or_default();
             VipStatus {
+                spare,
+                no_spare,
                 address: vip.to_string(),
                 name: state.spec.vip_name(*vip),
                 node: state.vips.get(vip).map_or_else(String::new, |h| h.node().to_owned()),
@@ -308,191 +291,20 @@ fn last_failover(state: &State, wall: u64) -> Option<Failover> {
     })
 }
 
-/// One line for `systemctl status`.
-pub fn one_line(node: &Node, now: Time) -> String {
-    let status = status(node, now, &Shown::default());
+/// One line for `systemctl status` and `/readyz`.
+pub fn one_line(status: &Status) -> String {
     format!("{}: {}", status.verdict, status.summary)
 }
 
-/// The node that serves did not answer in time.
-pub fn no_answer(status: &mut Status) {
-    for vip in status.vips.clone() {
-        let Some(n) = status.nodes.iter_mut().find(|n| n.name == vip.node) else { continue };
-        if n.name != status.node && n.state == "active" {
-            n.state = "no answer".into();
-        }
-    }
-    judge(status);
-}
-
-/// Puts counts and health in.
-pub fn fill_traffic(status: &mut Status, told: &Told) {
-    status.drops.extend(told.drops.iter().filter(|(_, n)| **n > 0).map(|(w, n)| (w.clone(), *n)));
-    if told.full >= FULL {
-        status.problems.push(ProblemLine {
-            subject: "flow table".into(),
-            text: format!("{} % full: connections that are not established give way", told.full),
-            next: "give [forwarding] flows in cluster.toml more, apply, systemctl reload nines"
-                .into(),
-        });
-    }
-    let mut down = Vec::new();
-    for service in &mut status.services {
-        service.traffic = told.services.get(&service.name).copied().unwrap_or_default();
-        for server in &mut service.servers {
-            let name = format!("{}/{}", service.name, server.name);
-            server.traffic = told.servers.get(&name).copied().unwrap_or_default();
-            if server.state == "draining" {
-                continue;
-            }
-            server.state = match told.down.get(&name) {
-                Some(true) => "DOWN",
-                Some(false) => "up",
-                None => continue,
-            }
-            .into();
-            if server.state == "DOWN" {
-                down.push((server.name.clone(), service.name.clone()));
-            }
-        }
-        let takes = |s: &&ServerStatus| (s.state == "up" || s.state == "unknown") && s.weight > 0;
-        service.up = service.servers.iter().filter(takes).filter(|s| !s.sorry).count();
-        let (up, spare) = (service.up, service.servers.iter().filter(takes).find(|s| s.sorry));
-        if let (0, Some(sorry)) = (up, spare) {
-            status.problems.push(ProblemLine {
-                subject: format!("service {}", service.name),
-                text: format!("only sorry server {} takes new connections", sorry.name),
-                next: format!("nines why {}", service.name),
-            });
-        }
-        for server in service.servers.iter_mut().filter(|s| up > 0 && s.sorry && s.state == "up") {
-            server.state = "spare".into();
-        }
-        for server in service.servers.iter().filter(|s| s.state == "draining") {
-            let open = server.traffic.active;
-            status.problems.push(ProblemLine {
-                subject: format!("server {}", server.name),
-                text: format!("draining {}, {open} connections left", server.drain),
-                next: format!("nines undrain {}", server.name),
-            });
-        }
-    }
-    for (server, service) in down {
-        status.problems.push(ProblemLine {
-            subject: format!("server {server}"),
-            text: format!("{service}: fails its check"),
-            next: format!("nines why {server}"),
-        });
-    }
-    judge(status);
-}
-
-fn event(e: &StoryEvent) -> Event {
-    let told = &e.told;
-    Event {
-        id: e.id.clone(),
-        at: rfc3339(told.at_ms),
-        at_ms: told.at_ms,
-        node: told.node.clone(),
-        kind: told.kind.clone(),
-        subject: told.subject.clone(),
-        text: told.text.clone(),
-        actor: told.actor.clone(),
-        cause: told.cause.clone(),
-    }
-}
-
-/// The newest events, oldest first.
-pub fn events(node: &Node, about: Option<&str>, limit: usize) -> Vec<Event> {
-    let wanted = |e: &&StoryEvent| about.is_none_or(|a| e.told.subject == a);
-    let mut found: Vec<Event> =
-        node.state().story.iter().rev().filter(wanted).take(limit).map(event).collect();
-    found.reverse();
-    found
-}
-
-/// Why something is as it is.
-pub fn why(node: &Node, now: Time, subject: &str) -> Outcome<Why> {
-    let state = node.state();
-    let spec = &state.spec;
-    let mut why = Why { subject: subject.to_owned(), ..Why::default() };
-    let mut subjects = vec![subject.to_owned()];
-    if let Some(vip) = spec.find_vips(subject).first().copied() {
-        let name = spec.vip_name(vip);
-        subjects.push(name.clone());
-        let holder = state.vips.get(&vip).map_or("", |h| h.node());
-        why.now = if holder.is_empty() {
-            node.blocked().get(&vip).map_or_else(
-                || format!("{name} runs nowhere."),
-                |b| format!("{name} runs nowhere: {b}."),
-            )
-        } else {
-            let since = state.failovers.get(&vip).map_or(0, |f| f.at_ms);
-            format!("{name} runs on {holder} since {}.", rfc3339(since))
-        };
-        for director in spec.directors().filter(|d| *d != holder) {
-            let told = cannot_take(node, now, director).map_or_else(
-                || format!("{director}: it could; VIPs stay where they are (no failback)."),
-                |f| format!("{director}: {}.", f.why),
-            );
-            why.not_elsewhere.push(told);
-            why.next.push(format!("nines move {name} --to {director}"));
-        }
-    } else if state.member(subject).is_some() || spec.nodes.contains_key(subject) {
-        let found = nodes(node, now, &Shown::default()).into_iter().find(|n| n.name == subject);
-        why.now = found.map_or_else(String::new, |n| format!("{subject} is {}.", n.state));
-    } else if !spec.find_servers(subject).is_empty() {
-        let servers = spec.find_servers(subject);
-        let word = subject.rsplit('/').next().unwrap_or(subject);
-        subjects.push(word.to_owned());
-        subjects.extend(servers.iter().map(|(a, b)| format!("{a}/{b}")));
-        let told: Vec<String> = servers
-            .iter()
-            .map(|key| {
-                let state_word = match (state.drains.get(key), node.health().get(key)) {
-                    (Some(set), _) => format!("drains {}", set_text(set)),
-                    (None, Some(h)) if h.state() == ServerState::Down => "is down".into(),
-                    (None, Some(_)) => "is up".into(),
-                    (None, None) => "is not checked by this node".into(),
-                };
-                format!("{} {state_word} for {}", key.1, key.0)
-            })
-            .collect();
-        why.now = format!("{}.", told.join("; "));
-    } else {
-        let known = spec
-            .services
-            .keys()
-            .chain(spec.nodes.keys())
-            .chain(spec.services.values().flat_map(|s| s.servers.keys()));
-        let meant = nines_model::suggest::closest(subject, known.map(String::as_str));
-        let next = meant.map_or("nines status   lists what there is".to_owned(), |m| {
-            format!("did you mean {m}?")
-        });
-        let what = format!("there is no service, node or server {subject}");
-        return Err(Failure::new(Kind::NotFound, what, "").next(next));
-    }
-    why.chain = state.story.why(&subjects).into_iter().map(event).collect();
-    Ok(why)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_fullest_flow_table_is_said() {
-        let full = |taken| {
-            traffic(&Counters { places: 100, taken, ..Counters::default() }, &BTreeMap::new())
-        };
-        let said = |told: &Told| {
-            let mut status = Status::default();
-            fill_traffic(&mut status, told);
-            status.problems.into_iter().map(|p| p.text).collect::<String>()
-        };
-        assert_eq!(said(&full(89)), "");
-        let mut told = full(91);
-        merge(&mut told, &serde_json::to_vec(&full(97)).unwrap());
-        assert!(said(&told).starts_with("97 % full"), "{}", said(&told));
-    }
+/// A node that serves did not answer in time.
+pub fn no_answer(status: &mut Status, id: u64) {
+    let Some(n) = status.nodes.iter_mut().find(|n| n.id == id && n.state == "active") else {
+        return;
+    };
+    n.state = "no answer".into();
+    status.problems.push(ProblemLine {
+        subject: format!("node {}", n.name),
+        text: "gives no answer over TCP: its counts and checks are not known here".into(),
+        next: format!("journalctl -u nines on {}", n.name),
+    });
 }

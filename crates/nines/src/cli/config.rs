@@ -7,13 +7,16 @@ use clap::{Args, Subcommand};
 use nines_model::{
     Spec,
     config::{Diagnostic, parse, schema},
+    sense,
     shown::clean_lines,
 };
 
 use super::Context;
 use crate::{
     api::types::{Applied, Checked, ConfigText, Done, FileError, Plan, SCHEMA},
+    api::view::fits,
     failure::{Failure, Kind, Outcome},
+    identity,
 };
 
 /// What a config would change.
@@ -76,7 +79,12 @@ fn read(file: &Path) -> Outcome<String> {
 pub fn checked(context: &Context, file: &Path) -> Outcome<(String, Spec)> {
     let text = read(file)?;
     let found = match parse(&text) {
-        Ok(spec) => return Ok((text, spec)),
+        Ok(spec) => {
+            return match fits::senseless(&spec).into_iter().next() {
+                Some(failure) => Err(failure),
+                None => Ok((text, spec)),
+            };
+        }
         Err(found) => found,
     };
     let name = file.display().to_string();
@@ -202,6 +210,12 @@ pub fn run(context: &Context, args: &ConfigArgs) -> Outcome<u8> {
         What::Check { file } => {
             let (_, spec) = checked(context, file)?;
             crate::api::no_table_holds(&spec)?;
+            // A member knows its cluster without an agent.
+            let home = identity::home(&context.state);
+            let own = if home.is_member() { home.identity()?.cluster } else { String::new() };
+            if let Some(failure) = fits::other_cluster(&own, &spec) {
+                return Err(failure);
+            }
             check(context, file, &spec);
         }
         What::Schema => out!("{}", schema::json()),
@@ -217,12 +231,13 @@ fn check(context: &Context, file: &Path, spec: &Spec) {
         services: spec.services.len(),
         vips: spec.vips.len(),
         errors: Vec::new(),
-        warnings: Vec::new(),
+        warnings: sense::odd(spec).into_iter().map(|finding| finding.what).collect(),
     };
     if context.json() {
         super::print_json(&result);
         return;
     }
-    let Checked { file, nodes, services, vips, .. } = result;
+    let Checked { file, nodes, services, vips, warnings, .. } = result;
+    warnings.iter().for_each(|warning| errln!("note: {warning}"));
     outln!("{file}: {nodes} nodes, {services} services, {vips} VIPs; no errors");
 }

@@ -4,27 +4,28 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     time::Duration,
 };
 
 use nines_dataplane::{
     address::{self, Interface},
-    probe::{self, Answer, Hindrance, Question},
-    sysctl,
+    probe, sysctl,
 };
 use nines_model::{Forward, Spec, config::parse};
 use serde::Serialize;
 
 use super::Context;
 use crate::{
-    api::types::ConfigText,
+    api::{
+        types::{ConfigText, Status},
+        view::mac_text,
+    },
     failure::{Failure, Kind, Outcome},
+    proof::{self, Meaning, by_hand},
 };
 
-/// How long answers may take.
-const PATIENCE: Duration = Duration::from_millis(1_000);
-/// The same of ARP, for each VIP.
+/// How long answers to ARP and neighbour solicitations may take, for each VIP.
 const ARP_PATIENCE: Duration = Duration::from_millis(400);
 
 /// One thing that was looked at.
@@ -52,32 +53,17 @@ impl Finding {
     }
 }
 
-/// What a machine without nines is given by hand.
-fn by_hand(vip: IpAddr, tunnel: bool) -> Vec<String> {
-    let host = if vip.is_ipv4() { 32 } else { 128 };
-    let flag = if tunnel { " --tunnel" } else { "" };
-    let mut lines = vec![format!("nines server prepare {vip}{flag}")];
-    let add = format!("ip addr add {vip}/{host} dev lo");
-    if !tunnel {
-        lines.push(format!("or by hand: {add}"));
-    } else if vip.is_ipv4() {
-        lines.push("or by hand (ipip): modprobe ipip; ip link set tunl0 up".into());
-        lines.push(add);
-    } else {
-        lines.push("or by hand (ipip): modprobe ip6_tunnel; ip link set ip6tnl0 up".into());
-        lines.push(add);
-    }
-    if vip.is_ipv4() {
-        let quiet = "net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2";
-        lines.push(format!("sysctl -w {quiet} net.ipv4.conf.all.rp_filter=2"));
-    }
-    lines
-}
+/// Machines by MAC address, as far as nines knows them.
+type Machines = BTreeMap<[u8; 6], String>;
 
-/// Who answers ARP for each VIP that real servers have, too.
-fn arp(spec: &Spec, interfaces: &[Interface]) -> Outcome<Vec<Finding>> {
-    let mut found = Vec::new();
-    let mut machines: BTreeMap<[u8; 6], String> = BTreeMap::new();
+/// MAC addresses of nodes: what they told, and what the link says.
+fn nodes(spec: &Spec, status: &Status) -> Outcome<Machines> {
+    let mut machines = Machines::new();
+    for node in &status.nodes {
+        for mac in node.macs.iter().filter_map(|text| mac_from(text)) {
+            machines.insert(mac, format!("node {}", node.name));
+        }
+    }
     for (name, node) in &spec.nodes {
         for addr in &node.addresses {
             if let Some(mac) = mac_of(*addr)? {
@@ -85,51 +71,85 @@ fn arp(spec: &Spec, interfaces: &[Interface]) -> Outcome<Vec<Finding>> {
             }
         }
     }
-    // Directors whose addresses are on another link.
-    for mac in nines_dataplane::ebpf::director_macs().unwrap_or_default() {
-        machines.entry(mac).or_insert_with(|| "node".into());
-    }
-    let own: Vec<[u8; 6]> = interfaces.iter().map(|i| i.mac).collect();
+    Ok(machines)
+}
+
+fn mac_from(text: &str) -> Option<[u8; 6]> {
+    let bytes: Vec<u8> =
+        text.split(':').filter_map(|byte| u8::from_str_radix(byte, 16).ok()).collect();
+    bytes.try_into().ok()
+}
+
+/// Real servers that packets for a VIP go to, by name.
+fn servers_of(spec: &Spec, vip: IpAddr) -> impl Iterator<Item = (&String, IpAddr)> {
+    let services = spec.services.values().filter(move |service| service.listen.has(vip));
+    services.flat_map(|s| &s.servers).map(|(name, server)| (name, server.addr.ip()))
+}
+
+/// Who answers ARP or neighbour solicitations for each VIP: only its holder may.
+fn answers(spec: &Spec, status: &Status, interfaces: &[Interface]) -> Outcome<Vec<Finding>> {
+    let mut found = Vec::new();
+    let mut machines = nodes(spec, status)?;
     for vip in spec.vips.keys() {
-        let IpAddr::V4(v4) = vip else { continue };
-        let direct: Vec<(String, IpAddr)> = spec
-            .services
-            .values()
-            .filter(|service| service.listen.has(*vip))
-            .flat_map(|service| &service.servers)
-            .map(|(name, server)| (name.clone(), server.addr.ip()))
-            .collect();
-        for (name, addr) in &direct {
-            if let Some(mac) = mac_of(*addr)? {
+        for (name, addr) in servers_of(spec, *vip) {
+            if let Some(mac) = mac_of(addr)? {
                 machines.entry(mac).or_insert_with(|| format!("server {name} ({addr})"));
             }
         }
         let place = address::place(*vip, spec.vips[vip].interface.as_deref()).ok();
-        let ways = direct.iter().filter_map(|(_, addr)| address::route(*addr));
+        let ways = servers_of(spec, *vip).filter_map(|(_, addr)| address::route(addr));
         let links: BTreeSet<u32> =
             ways.map(|way| way.ifindex).chain(place.map(|place| place.index)).collect();
+        let address = vip.to_string();
+        let holder = status.vips.iter().find(|v| v.address == address).map_or("", |v| &v.node);
         for interface in interfaces.iter().filter(|i| i.ethernet && links.contains(&i.index)) {
+            let answers = probe::who_answers(*vip, interface, ARP_PATIENCE)?;
             let subject = format!("VIP {vip} on {}", interface.name);
-            let answers = probe::who_answers(*v4, interface, ARP_PATIENCE)?;
-            let strangers: Vec<&[u8; 6]> = answers
-                .iter()
-                .filter(|mac| !own.contains(mac))
-                .filter(|mac| !machines.get(*mac).is_some_and(|m| m.starts_with("node")))
-                .collect();
-            if strangers.is_empty() {
-                found.push(Finding::ok(subject.clone(), "nobody but directors answers ARP for it"));
-            }
-            for mac in strangers {
-                let hex: Vec<String> = mac.iter().map(|byte| format!("{byte:02x}")).collect();
-                let who = machines.get(mac).map_or("a machine nines knows not", String::as_str);
-                let hex = hex.join(":");
-                let text =
-                    format!("{who}, MAC {hex}, answers ARP for it: clients go past the director");
-                found.push(Finding::bad(subject.clone(), text, by_hand(*vip, false)));
-            }
+            let own = if holder == status.node { interfaces } else { &[] };
+            let own: Vec<[u8; 6]> = own.iter().map(|i| i.mac).collect();
+            found.extend(judged(*vip, &subject, holder, &answers, &own, &machines));
         }
     }
     Ok(found)
+}
+
+/// What it means that these MAC addresses answer for a VIP.
+fn judged(
+    vip: IpAddr,
+    subject: &str,
+    holder: &str,
+    answers: &[[u8; 6]],
+    own: &[[u8; 6]],
+    machines: &Machines,
+) -> Vec<Finding> {
+    let is_holder = |mac: &&[u8; 6]| {
+        own.contains(*mac) || machines.get(*mac).is_some_and(|m| *m == format!("node {holder}"))
+    };
+    let wrong: Vec<&[u8; 6]> = answers.iter().filter(|mac| !is_holder(mac)).collect();
+    if wrong.is_empty() {
+        return vec![Finding::ok(subject.into(), "nobody but its holder answers for it")];
+    }
+    let mine =
+        if holder.is_empty() { "no node holds it".into() } else { format!("{holder} holds it") };
+    let one = |mac: &[u8; 6]| {
+        let machine =
+            machines.get(mac).map_or("a machine that nines does not know", String::as_str);
+        let text = format!(
+            "{machine}, MAC {}, answers for it, and {mine}: clients may go there",
+            mac_text(mac)
+        );
+        let next = match machine.strip_prefix("node ") {
+            Some(node) => vec![
+                format!(
+                    "on {node}: systemctl start nines   (its agent then takes the address away)"
+                ),
+                format!("or on {node}: ip addr del {vip} from the interface that has it"),
+            ],
+            None => by_hand(vip, false),
+        };
+        Finding::bad(subject.into(), text, next)
+    };
+    wrong.into_iter().map(one).collect()
 }
 
 /// The MAC address of a machine on a link of this one.
@@ -140,69 +160,32 @@ fn mac_of(addr: IpAddr) -> Outcome<Option<[u8; 6]>> {
 
 /// Whether each real server answers for its VIP, asked as the director's packets go.
 fn servers(spec: &Spec, interfaces: &[Interface]) -> Outcome<Vec<Finding>> {
-    let here =
-        |addr: &IpAddr| interfaces.iter().any(|i| i.addresses.iter().any(|(a, _)| a == addr));
-    let (mut found, mut asked, mut subjects) = (Vec::new(), Vec::new(), Vec::new());
+    let here: Vec<IpAddr> =
+        interfaces.iter().flat_map(|i| i.addresses.iter().map(|(addr, _)| *addr)).collect();
+    let mut found = Vec::new();
     for (name, service) in &spec.services {
         for (server, wanted) in &service.servers {
-            let forward = match wanted.forward.unwrap_or(service.forward) {
-                Forward::Local => Forward::Dr,
-                forward => forward,
-            };
+            let forward = service.forward_of(wanted);
             let subject = format!("server {name}/{server} {} {forward}", wanted.addr.ip());
-            if here(&wanted.addr.ip()) {
-                found.push(Finding::note(subject, "this machine itself"));
-            } else if forward == Forward::FullNat {
-                let text = "full NAT: its checks say whether it lives; it needs nothing else";
-                found.push(Finding::note(subject, text));
-            } else if forward == Forward::Nat {
-                let text = "NAT: its checks say whether it lives; its way back must lead here";
-                found.push(Finding::note(subject, text));
-            } else {
-                let listen = service.listen;
-                let port = listen.one_port().or(service.check.port).unwrap_or(listen.last);
-                for vip in listen.vips() {
-                    let vip = SocketAddr::new(vip, port);
-                    asked.push(Question { vip, server: wanted.addr.ip(), forward });
-                    subjects.push((subject.clone(), listen.proto));
+            let text = match forward {
+                _ if here.contains(&wanted.addr.ip()) => "this machine itself",
+                Forward::FullNat => {
+                    "full NAT: its checks say whether it lives; nothing else is needed"
                 }
-            }
+                Forward::Nat => "NAT: its checks say whether it lives; its way back must lead here",
+                _ => continue,
+            };
+            found.push(Finding::note(subject, text));
         }
     }
-    let answers = probe::ask(&asked, PATIENCE)?;
-    for ((question, (subject, proto)), answer) in asked.iter().zip(subjects).zip(answers) {
-        let Question { vip, server, forward } = question;
-        let tunnel = matches!(forward, Forward::Tunnel(_));
-        let tcp = proto == nines_model::Proto::Tcp;
-        found.push(match answer {
-            Ok(Some(Answer::Accepts)) => Finding::ok(subject, format!("answers as {vip}")),
-            Ok(Some(Answer::Refuses)) if tcp && vip.port() != 0 => {
-                let text = format!("has {}, but nobody listens on {vip}", vip.ip());
-                Finding::bad(subject, text, vec![format!("ss -tln sport = :{}", vip.port())])
-            }
-            Ok(Some(Answer::Refuses)) => Finding::ok(subject, format!("has {}", vip.ip())),
-            Ok(None) if !tcp => {
-                let text =
-                    format!("no answer from {vip} to a question over TCP: a filter may say so");
-                Finding::note(subject, text)
-            }
-            Ok(None) => {
-                let text = format!("no answer from {vip} to what the director would send");
-                Finding::bad(subject, text, by_hand(vip.ip(), tunnel))
-            }
-            Err(Hindrance::NoRoute) => {
-                let text = "this machine has no route to it";
-                Finding::bad(subject, text, vec![format!("ip route get {server}")])
-            }
-            Err(Hindrance::NoNeighbour(addr, interface)) => {
-                let text = format!("nobody answers for {addr} on {interface}");
-                Finding::bad(subject, text, vec![format!("ping {addr}")])
-            }
-            Err(Hindrance::NoAddress) => {
-                let text =
-                    format!("this machine has no address of {}'s family to ask from", vip.ip());
-                Finding::note(subject, text)
-            }
+    let asked = proof::questions(spec, |_| true, &here);
+    for (asked, answer) in asked.iter().zip(proof::ask(&asked)?) {
+        let ((name, server), question) = (&asked.subject, &asked.question);
+        let subject = format!("server {name}/{server} {} {}", question.server, question.forward);
+        found.push(match answer.meaning {
+            Meaning::Fine => Finding::ok(subject, answer.text),
+            Meaning::Unknown => Finding::note(subject, answer.text),
+            Meaning::Unusable => Finding::bad(subject, answer.text, answer.next),
         });
     }
     Ok(found)
@@ -236,7 +219,8 @@ pub fn run(context: &Context) -> Outcome<u8> {
     })?;
     let interfaces = address::interfaces()?;
     let mut found = director(&spec);
-    found.extend(arp(&spec, &interfaces)?);
+    let status: Status = context.client().get("/v1/status")?;
+    found.extend(answers(&spec, &status, &interfaces)?);
     found.extend(servers(&spec, &interfaces)?);
     let bad = found.iter().filter(|f| f.verdict == "BAD").count();
     if context.json() {
@@ -255,4 +239,28 @@ pub fn run(context: &Context) -> Outcome<u8> {
         n => outln!("{n} things are wrong; the lines under each mend it on the machine named."),
     }
     Ok(u8::from(bad > 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_holder_may_answer_for_a_vip() {
+        let (one, two, far) = ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2], [2, 0, 0, 0, 0, 9]);
+        let machines: Machines = [(one, "node lb1".to_owned()), (two, "node lb2".into())].into();
+        let told = |vip: &str, answers: &[[u8; 6]], own: &[[u8; 6]]| {
+            let vip = vip.parse().unwrap();
+            let found = judged(vip, "VIP", "lb1", answers, own, &machines);
+            found.iter().map(|f| format!("{} {}", f.verdict, f.text)).collect::<Vec<_>>().join("|")
+        };
+        for vip in ["10.0.0.100", "fd00::100"] {
+            assert!(told(vip, &[one], &[]).starts_with("ok"));
+            assert!(told(vip, &[], &[one]).starts_with("ok"));
+            let spare = told(vip, &[one, two], &[]);
+            assert!(spare.starts_with("BAD node lb2, MAC 02:00:00:00:00:02"), "{spare}");
+            assert!(told(vip, &[far], &[]).contains("a machine that nines does not know"));
+        }
+        assert_eq!(mac_from(&mac_text(&far)), Some(far));
+    }
 }

@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::{Context, columns};
 use crate::{
-    api::types::{Event, Status},
+    api::types::Event,
     failure::{Failure, Kind, Outcome},
 };
 
@@ -42,12 +42,12 @@ pub fn clock(at_ms: u64) -> String {
 pub fn run(context: &Context, args: &EventsArgs) -> Outcome<u8> {
     let client = context.client();
     let events: Vec<Event> = if args.last_failover {
-        let status: Status = client.get("/v1/status")?;
-        let Some(last) = status.last_failover else {
-            return Err(Failure::new(Kind::No, "no VIP has ever changed its holder", ""));
-        };
-        let path = format!("/v1/why?subject={}", super::why::encode(&last.vip));
-        client.get::<crate::api::types::Why>(&path)?.chain
+        let chain: Vec<Event> = client.get("/v1/events?last_failover=true")?;
+        if chain.is_empty() {
+            return Err(Failure::new(Kind::No, "no VIP has ever changed its holder", "")
+                .next("nines status"));
+        }
+        chain
     } else {
         let about = args
             .about

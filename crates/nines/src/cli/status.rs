@@ -6,7 +6,10 @@ use clap::Args;
 
 use super::{Context, bold, columns};
 use crate::{
-    api::types::{ServiceStatus, Status},
+    api::{
+        types::{ProblemLine, ServiceStatus, Status},
+        view::ago,
+    },
     failure::Outcome,
 };
 
@@ -29,16 +32,6 @@ pub fn run(context: &Context, args: &StatusArgs) -> Outcome<u8> {
     Ok(0)
 }
 
-/// "3 m 10 s"
-pub fn ago(seconds: u64) -> String {
-    match seconds {
-        s if s < 60 => format!("{s} s"),
-        s if s < 3_600 => format!("{} m {} s", s / 60, s % 60),
-        s if s < 86_400 => format!("{} h {} m", s / 3_600, s % 3_600 / 60),
-        s => format!("{} d", s / 86_400),
-    }
-}
-
 /// "48.2 MB"
 pub fn bytes(n: u64) -> String {
     let mut value = n as f64;
@@ -56,7 +49,7 @@ fn text(status: &Status, wide: bool) -> String {
     let mut out = format!(
         "{}  {}  {}   quorum {} of {}\n",
         bold(&status.cluster),
-        bold(&status.verdict),
+        bold(&status.verdict.to_string()),
         status.summary,
         status.votes,
         status.voters
@@ -64,20 +57,15 @@ fn text(status: &Status, wide: bool) -> String {
     if let Some(last) = &status.last_failover {
         let from = if last.from.is_empty() { "nobody" } else { &last.from };
         let how = match (last.actor.as_str(), last.silent_ms) {
-            (_, 0) => "planned".to_owned(),
+            ("" | "auto", 0) => "planned".to_owned(),
+            (who, 0) => format!("planned, by {who}"),
             (_, ms) => format!("automatic, after {ms} ms of silence"),
         };
         let (ago, vip, to) = (ago(last.ago_s), &last.vip, &last.to);
         out.push_str(&format!("Last change {ago} ago: {vip} {from} -> {to}, {how}.\n"));
     }
-    if !status.problems.is_empty() {
-        let mut rows = vec![vec!["WRONG NOW".into(), String::new(), "NEXT STEP".into()]];
-        let row = |p: &crate::api::types::ProblemLine| {
-            vec![format!("  {}", p.subject), p.text.clone(), p.next.clone()]
-        };
-        rows.extend(status.problems.iter().map(row));
-        out.push_str(&format!("\n{}", columns(&rows)));
-    }
+    out.push_str(&lines("WRONG NOW", "NEXT STEP", &status.problems));
+    out.push_str(&lines("SET BY PEOPLE", "UNDO", &status.notices));
     out.push('\n');
     let mut rows = vec![head(&["NODE", "ROLE", "STATE", "ADDRESSES HELD", "VERSION", "PATH"])];
     for n in &status.nodes {
@@ -96,8 +84,10 @@ fn text(status: &Status, wide: bool) -> String {
     out.push_str(&columns(&rows));
     if !status.services.is_empty() {
         out.push('\n');
-        let mut rows =
-            vec![head(&["SERVICE", "LISTEN", "PATH", "SERVERS", "TOTAL", "CONNS", "IN", "CHECK"])];
+        let mut rows = vec![head(&[
+            "SERVICE", "STATE", "LISTEN", "ON", "SPARE", "SERVERS", "TOTAL", "CONNS", "IN", "PATH",
+            "CHECK",
+        ])];
         for s in &status.services {
             rows.push(service(s));
             if wide {
@@ -105,13 +95,14 @@ fn text(status: &Status, wide: bool) -> String {
                     let t = &server.traffic;
                     vec![
                         format!("  {}", server.name),
-                        server.address.clone(),
-                        format!("weight {}", server.weight),
                         server.state.clone(),
+                        server.address.clone(),
+                        String::new(),
+                        String::new(),
+                        format!("weight {}", server.weight),
                         t.connections.to_string(),
                         t.active.to_string(),
                         bytes(t.bytes_in),
-                        String::new(),
                     ]
                 }));
             }
@@ -123,6 +114,17 @@ fn text(status: &Status, wide: bool) -> String {
         out.push_str("\nNothing needs you.\n");
     }
     out
+}
+
+/// Lines with the next command each, below a title.
+fn lines(title: &str, next: &str, all: &[ProblemLine]) -> String {
+    if all.is_empty() {
+        return String::new();
+    }
+    let mut rows = vec![vec![title.into(), String::new(), next.into()]];
+    let row = |p: &ProblemLine| vec![format!("  {}", p.subject), p.text.clone(), p.next.clone()];
+    rows.extend(all.iter().map(row));
+    format!("\n{}", columns(&rows))
 }
 
 /// What was dropped, and beside it what only was counted where drops are.
@@ -139,12 +141,15 @@ fn counted(drops: &BTreeMap<String, u64>) -> String {
 fn service(s: &ServiceStatus) -> Vec<String> {
     vec![
         s.name.clone(),
+        s.verdict.to_string(),
         s.listen.clone(),
-        format!("{} {}", s.forward, s.scheduler),
+        or_dash(&s.node),
+        or_dash(&s.spare.join(", ")),
         format!("{}/{} up", s.up, s.servers.iter().filter(|server| !server.sorry).count()),
         s.traffic.connections.to_string(),
         s.traffic.active.to_string(),
         bytes(s.traffic.bytes_in),
+        format!("{} {}", s.forward, s.scheduler),
         s.check.clone(),
     ]
 }

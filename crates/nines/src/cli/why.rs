@@ -24,6 +24,11 @@ pub fn encode(text: &str) -> String {
         .collect()
 }
 
+/// Whether a person did it, not the cluster by itself.
+fn is_person(actor: &str) -> bool {
+    !matches!(actor, "" | "auto" | "check")
+}
+
 /// Runs it.
 pub fn run(context: &Context, args: &WhyArgs) -> Outcome<u8> {
     let path = format!("/v1/why?subject={}", encode(&args.subject));
@@ -37,7 +42,9 @@ pub fn run(context: &Context, args: &WhyArgs) -> Outcome<u8> {
         .chain
         .iter()
         .map(|e| {
-            vec![format!("  {}", super::events::clock(e.at_ms)), e.text.clone(), e.node.clone()]
+            let by = if is_person(&e.actor) { format!("by {}", e.actor) } else { String::new() };
+            let at = format!("  {}", super::events::clock(e.at_ms));
+            vec![at, e.text.clone(), e.node.clone(), by]
         })
         .collect();
     out!("{}", columns(&rows));

@@ -13,6 +13,16 @@ use nines_dataplane::{address, detour, ipvs};
 
 use super::{Agent, worker::Places};
 
+/// Interfaces that a VIP could be on. Beyond 64 (a host of containers) none are told: facts are
+/// replicated, and what is not told is not judged.
+fn interface_names() -> Vec<String> {
+    const TOLD_MAX: usize = 64;
+    let all = address::interfaces().unwrap_or_default();
+    let mut names: Vec<String> = all.into_iter().map(|i| i.name).collect();
+    names.sort_unstable();
+    if names.len() > TOLD_MAX { Vec::new() } else { names }
+}
+
 /// Tells the core what this machine is, again and again: interfaces come and go.
 pub async fn tell(agent: Arc<Agent>, places: Places, news: Arc<tokio::sync::Notify>) {
     let could_have_ipvs = ipvs::can_be();
@@ -46,6 +56,7 @@ pub async fn tell(agent: Arc<Agent>, places: Places, news: Arc<tokio::sync::Noti
                 facts.subnets.extend(subnets.map(|(a, p)| format!("{a}/{p}")));
             }
         }
+        facts.interfaces = interface_names();
         agent.core.event(Event::Facts(facts));
         let _ = tokio::time::timeout(Duration::from_secs(1), news.notified()).await;
     }

@@ -58,7 +58,7 @@ impl Heard {
                     // Bounded: data also passes here.
                     for _ in 0..4_096 {
                         let Some((length, outgoing)) = link.receive(&mut buffer) else { break };
-                        if !outgoing && answers_for(&buffer[..length], vip).is_some() {
+                        if !outgoing && answers_for(&buffer[..length], vip.into()).is_some() {
                             *answered = true;
                         }
                     }

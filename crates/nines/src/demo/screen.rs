@@ -371,10 +371,9 @@ fn drawing<'a>(view: &View) -> Vec<Line<'a>> {
         format!("│ {}  {word:<7} │", SERVERS[i])
     };
     let arrow = |on: bool| if on { "───▶" } else { "    " };
-    let quorum = view
-        .status
-        .as_ref()
-        .map_or_else(String::new, |s| format!("quorum {} of {}", s.votes, s.voters));
+    let quorum = view.status.as_ref().map_or_else(String::new, |s| {
+        format!("{}   quorum {} of {}", s.verdict, s.votes, s.voters)
+    });
     let witness = state_of(view, NODES[2]);
     vec![
         Line::raw("  ┌───────────┐    10.99.0.100:80    ┌────────────────┐       ┌─────────────┐"),

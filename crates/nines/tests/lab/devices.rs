@@ -28,7 +28,7 @@ fn answers(net: &Net, host: &str, addr: &str) -> BTreeSet<[u8; 6]> {
             link.send(&who_has(addr, eth0.mac)).unwrap();
             std::thread::sleep(Duration::from_millis(20));
             while let Some((length, _)) = link.receive(&mut buffer) {
-                heard.extend(answers_for(&buffer[..length], addr));
+                heard.extend(answers_for(&buffer[..length], addr.into()));
             }
         }
         heard

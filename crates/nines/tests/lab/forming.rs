@@ -92,6 +92,13 @@ fn daily_acts(net: &mut Net) {
     assert_eq!(net.status("lb1")["revision"], 1, "nothing was applied");
     net.ok("lb2", &["apply", &file]);
     assert!(net.ok("wit1", &["plan", &file]).contains("Nothing changes"));
+    // Checks succeed, and no client would get an answer: not healthy.
+    net.until("what real servers lack is told", |n| {
+        let told = n.ok("wit1", &["status"]);
+        told.contains("DOWN") && told.contains("nines server prepare 10.97.0.100")
+    });
+    net.ok("r1", &["server", "prepare", "10.97.0.100"]);
+    net.ok("r2", &["server", "prepare", "10.97.0.100"]);
     net.until("a holder, two servers up, all ready", |n| {
         let s = n.status("wit1");
         s["verdict"] == "HEALTHY" && s["services"][0]["up"] == 2

@@ -1,13 +1,7 @@
-//! What an act or a config would do: refused, harmful, impossible, odd.
+//! What an act would do: refused or harmful.
 
-use std::collections::BTreeSet;
-
-use nines_core::{
-    Node,
-    forwarding::{self, Known},
-    state::State,
-};
-use nines_model::{Backend, Role, ServerState, Spec, Time};
+use nines_core::Node;
+use nines_model::{Role, ServerState, Time};
 
 use super::member_alive;
 use crate::failure::{Failure, Kind};
@@ -100,65 +94,4 @@ pub fn harm(node: &Node, now: Time, verb: &str, subjects: &[String]) -> Option<H
         }
         _ => None,
     }
-}
-
-/// What in a new spec cannot work on the machines as they are.
-pub fn impossible(state: &State, spec: &Spec) -> Vec<Failure> {
-    let mut found = Vec::new();
-    if spec.backend == Backend::Ipvs {
-        let table = forwarding::table(spec, &BTreeSet::new(), &Known::new(), &[], Vec::new());
-        if let Err(why) = nines_dataplane::ipvs::can_hold(&table) {
-            let next = why.next.clone().unwrap_or_default();
-            found.push(Failure::new(Kind::Usage, why.what, why.why).next(next));
-        }
-        for director in spec.directors() {
-            if state.facts.get(director).is_some_and(|f| f.no_ipvs) {
-                let what = format!("{director} cannot forward by IPVS");
-                let why = "its kernel has none, nor a module of it";
-                found.push(Failure::new(Kind::Usage, what, why).next(format!(
-                    "modprobe ip_vs   on {director}; or in [forwarding]: dataplane = \"ebpf\""
-                )));
-            }
-        }
-    }
-    for (vip, wanted) in &spec.vips {
-        if wanted.interface.is_some() {
-            continue;
-        }
-        for director in spec.directors() {
-            let Some(facts) = state.facts.get(director) else { continue };
-            let fits = facts.subnets.iter().any(|subnet| {
-                subnet.split_once('/').is_some_and(|(addr, prefix)| {
-                    let (Ok(addr), Ok(prefix)) = (addr.parse(), prefix.parse()) else {
-                        return false;
-                    };
-                    nines_dataplane::address::within(*vip, addr, prefix)
-                })
-            });
-            if !fits {
-                let what = format!("{vip} is in no subnet of {director}");
-                let why = format!("it has {}", facts.subnets.join(", "));
-                found.push(Failure::new(Kind::Usage, what, why).next(format!(
-                    "name the interface: [vip.{}] address = \"{vip}\" interface = \"eth0\"",
-                    spec.vip_name(*vip)
-                )));
-            }
-        }
-    }
-    found
-}
-
-/// What in a new spec is allowed but odd.
-pub fn warnings(state: &State, spec: &Spec) -> Vec<String> {
-    let mut found = Vec::new();
-    for name in spec.nodes.keys().filter(|n| state.member(n).is_none()) {
-        found.push(format!("node {name} has not joined yet (nines code prints the join command)"));
-    }
-    for member in state.members.values().filter(|m| !spec.nodes.contains_key(&m.name)) {
-        found.push(format!("member {} is not in the file: it will carry nothing", member.name));
-    }
-    if spec.directors().count() == 2 && spec.nodes.values().all(|n| n.role != Role::Witness) {
-        found.push("two nodes and no witness: when one dies, the other has no majority".into());
-    }
-    found
 }

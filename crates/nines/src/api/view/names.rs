@@ -89,7 +89,7 @@ fn no_server(spec: &Spec, verb: &str, name: &str) -> Option<Failure> {
             .next("nines status --wide   lists the servers"),
         Named::Server | Named::Nothing => {
             let known = spec.services.values().flat_map(|s| s.servers.keys().map(String::as_str));
-            unknown(&format!("real server {name}"), name, known)
+            unknown(&format!("server {name}"), name, known)
         }
     })
 }

@@ -1,6 +1,4 @@
-//! What is wrong now, each line with the next command, and the verdict that follows.
-
-use std::collections::BTreeMap;
+//! What is wrong now, and what people have set, each line with the next command.
 
 use nines_core::Node;
 
@@ -45,13 +43,6 @@ pub fn problems(node: &Node, status: &mut Status) {
                     "wait; if it stays, see that TCP reaches it: journalctl -u nines on {name}"
                 ),
             ),
-            "standby" => {
-                add(
-                    format!("node {name}"),
-                    format!("on standby {}", n.standby),
-                    format!("nines ready {name}"),
-                );
-            }
             _ => {}
         }
         if !n.trouble.is_empty() {
@@ -61,6 +52,13 @@ pub fn problems(node: &Node, status: &mut Status) {
             let text = format!("{} of {} links", n.links_up, n.links);
             add(format!("node {name}"), text, "look at the cables and switches between".into());
         }
+    }
+    for n in status.nodes.iter().filter(|n| !n.standby.is_empty()) {
+        status.notices.push(ProblemLine {
+            subject: format!("node {}", n.name),
+            text: format!("on standby {}", n.standby),
+            next: format!("nines ready {}", n.name),
+        });
     }
     for vip in &status.vips {
         if !vip.blocked.is_empty() {
@@ -77,31 +75,4 @@ pub fn problems(node: &Node, status: &mut Status) {
             );
         }
     }
-}
-
-/// The verdict and the sentence.
-pub fn judge(status: &mut Status) {
-    status.verdict = if !status.quorate {
-        "NO QUORUM"
-    } else if status.problems.is_empty() {
-        "HEALTHY"
-    } else {
-        "DEGRADED"
-    }
-    .into();
-    let mut by_node: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for vip in status.vips.iter().filter(|v| !v.node.is_empty()) {
-        by_node.entry(&vip.node).or_default().push(&vip.name);
-    }
-    let serves: Vec<String> =
-        by_node.iter().map(|(node, vips)| format!("{node} serves {}", vips.join(", "))).collect();
-    let ready: Vec<&str> =
-        status.nodes.iter().filter(|n| n.state == "ready").map(|n| n.name.as_str()).collect();
-    let serves =
-        if serves.is_empty() { "Nobody serves.".into() } else { format!("{}.", serves.join("; ")) };
-    status.summary = match ready[..] {
-        [] => format!("{serves} No director is ready."),
-        [one] => format!("{serves} {one} is ready to take over."),
-        _ => format!("{serves} {} are ready to take over.", ready.join(", ")),
-    };
 }

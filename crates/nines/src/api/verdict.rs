@@ -1,0 +1,344 @@
+//! The verdict: what clients get now, and whether they still would if a director died.
+//!
+//! Decides: the one verdict and sentence that `nines status`, systemd, `/readyz`, the metrics and
+//! the demo tell, from the facts in a [`Status`]. It looks at nothing else.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::types::{ProblemLine, ServerStatus, ServiceStatus, Status, Verdict, VipStatus};
+
+/// Names listed in a sentence before it counts the rest.
+const NAMES_MAX: usize = 8;
+
+/// Takes new connections now, as far as its check and the people in charge say.
+pub fn takes(server: &ServerStatus) -> bool {
+    matches!(server.state.as_str(), "up" | "spare") && server.weight > 0
+}
+
+/// Judges each service, then the cluster, which is as bad as its worst service. Called once, when
+/// all facts are in.
+pub fn judge(status: &mut Status) {
+    let gaps = gaps(status);
+    let spared = has_other_directors(status);
+    for service in &mut status.services {
+        (service.verdict, service.why) = of_service(&gaps, spared, service);
+    }
+    let lone = lone_spare(status);
+    status.problems.extend(lone);
+    let dead = without_servers(status, &gaps);
+    status.problems.splice(0..0, dead);
+    let services = status.services.iter().map(|service| service.verdict);
+    let itself = match status {
+        _ if !status.quorate || !gaps.is_empty() => Verdict::Down,
+        Status { problems, .. } if !problems.is_empty() => Verdict::Degraded,
+        _ => Verdict::Healthy,
+    };
+    status.verdict = services.chain([itself]).max().unwrap_or_default();
+    status.summary = sentence(status, &gaps);
+}
+
+/// VIPs whose clients get no answer, and why, by address.
+type Gaps = BTreeMap<String, String>;
+
+fn gaps(status: &Status) -> Gaps {
+    let silent = |name: &str| status.nodes.iter().any(|n| n.name == name && n.state == "silent");
+    let gap = |vip: &VipStatus| {
+        let (address, holder) = (&vip.address, &vip.node);
+        if !status.quorate {
+            Some(format!("no quorum, {} of {} votes", status.votes, status.voters))
+        } else if holder.is_empty() && vip.blocked.is_empty() {
+            Some(format!("no director holds {address}"))
+        } else if holder.is_empty() {
+            Some(format!("no director holds {address}: {}", vip.blocked))
+        } else if silent(holder) {
+            Some(format!("{holder} holds {address} and is silent"))
+        } else if *holder == status.node && !vip.answers_here {
+            Some(format!("{holder} has no lease for {address}"))
+        } else {
+            None
+        }
+    };
+    let found = status.vips.iter().filter_map(|vip| Some((vip.address.clone(), gap(vip)?)));
+    found.collect()
+}
+
+fn of_service(gaps: &Gaps, spared: bool, service: &ServiceStatus) -> (Verdict, String) {
+    if let Some(why) = service.vips.iter().find_map(|vip| gaps.get(vip)) {
+        return (Verdict::Down, why.clone());
+    }
+    let servers = || service.servers.iter().filter(|server| !server.sorry);
+    let is = |state: &'static str| servers().filter(move |server| server.state == state).count();
+    if !servers().any(takes) {
+        if service.servers.iter().any(takes) {
+            return (Verdict::Degraded, "only the sorry server takes new connections".into());
+        }
+        let why = match () {
+            () if service.servers.is_empty() => "it has no server",
+            () if is("unknown") > 0 => {
+                return (Verdict::Degraded, "checks of its servers are not known here yet".into());
+            }
+            () if is("unusable") > 0 => "no server accepts packets for its VIP",
+            () if is("DOWN") == servers().count() => "none of its servers is up",
+            () if servers().all(|server| server.weight == 0) => "all weights are 0",
+            () => "no server takes new connections",
+        };
+        return (Verdict::Down, why.into());
+    }
+    let (down, unusable, all) = (is("DOWN"), is("unusable"), servers().count());
+    if down + unusable > 0 {
+        let what = if unusable > 0 { "down or do not serve the VIP" } else { "down" };
+        return (Verdict::Degraded, format!("{} of {all} servers are {what}", down + unusable));
+    }
+    if service.spare.is_empty() && spared {
+        return (Verdict::Degraded, "no director could take over".into());
+    }
+    (Verdict::Healthy, String::new())
+}
+
+fn has_other_directors(status: &Status) -> bool {
+    status.nodes.iter().filter(|node| node.role == "director").count() > 1
+}
+
+/// Problem lines of services that are down for want of servers, not of a holder.
+fn without_servers(status: &Status, gaps: &Gaps) -> Vec<ProblemLine> {
+    let held = |service: &&ServiceStatus| !service.vips.iter().any(|vip| gaps.contains_key(vip));
+    let down = status.services.iter().filter(|service| service.verdict == Verdict::Down);
+    let line = |service: &ServiceStatus| ProblemLine {
+        subject: format!("service {}", service.name),
+        text: format!("DOWN: {}", service.why),
+        next: format!("nines why {}", service.name),
+    };
+    down.filter(held).map(line).collect()
+}
+
+/// The problem line of a cluster with several directors of which none could take over.
+fn lone_spare(status: &Status) -> Option<ProblemLine> {
+    let alone = |vip: &&VipStatus| !vip.node.is_empty() && vip.spare.is_empty();
+    let vip = status.vips.iter().find(alone).filter(|_| has_other_directors(status))?;
+    let next = if vip.no_spare.contains("no majority") {
+        "add a witness: nines code, then nines join ADDRESS CODE --witness".into()
+    } else {
+        format!("nines why {}", vip.name)
+    };
+    Some(ProblemLine { subject: "spare".into(), text: vip.no_spare.clone(), next })
+}
+
+/// "a, b, c and 4 more"
+fn names(all: &[&str]) -> String {
+    let shown = all.iter().take(NAMES_MAX).copied().collect::<Vec<_>>().join(", ");
+    match all.len().saturating_sub(NAMES_MAX) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+fn sentence(status: &Status, gaps: &Gaps) -> String {
+    let mut parts = Vec::new();
+    if !status.quorate {
+        parts.push(format!(
+            "NO QUORUM: {} of {} votes, as {} hears; without a majority nobody serves.",
+            status.votes, status.voters, status.node
+        ));
+    } else if status.vips.is_empty() {
+        parts.push("There is no VIP to serve.".into());
+    } else {
+        parts.extend(who_serves(status, gaps));
+    }
+    parts.extend(who_could(status));
+    parts.join(" ")
+}
+
+fn who_serves(status: &Status, gaps: &Gaps) -> Vec<String> {
+    let mut down: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut vips: BTreeMap<&str, BTreeSet<Verdict>> = BTreeMap::new();
+    for service in &status.services {
+        if service.verdict == Verdict::Down {
+            down.entry(&service.why).or_default().push(&service.name);
+        }
+        for vip in &service.vips {
+            vips.entry(vip).or_default().insert(service.verdict);
+        }
+    }
+    let serves = |address: &str| {
+        let dead = vips.get(address).is_some_and(|all| all.iter().all(|v| *v == Verdict::Down));
+        !dead && !gaps.contains_key(address)
+    };
+    let mut by_node: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for vip in status.vips.iter().filter(|vip| serves(&vip.address)) {
+        let names = by_node.entry(&vip.node).or_default();
+        if !names.contains(&vip.name.as_str()) {
+            names.push(&vip.name);
+        }
+    }
+    let mut told: Vec<String> = Vec::new();
+    for (why, services) in &down {
+        let are = if services.len() == 1 { "is" } else { "are" };
+        told.push(format!("{} {are} DOWN: {why}.", names(services)));
+    }
+    let serves = by_node.iter().map(|(node, vips)| format!("{node} serves {}", names(vips)));
+    let serves = serves.collect::<Vec<_>>().join("; ");
+    if serves.is_empty() && down.is_empty() {
+        told.push("Nobody serves.".into());
+    } else if !serves.is_empty() {
+        told.push(format!("{serves}."));
+    }
+    told
+}
+
+/// Which director could take over, or why none could.
+fn who_could(status: &Status) -> Option<String> {
+    if !status.quorate {
+        return None;
+    }
+    let held: Vec<_> = status.vips.iter().filter(|vip| !vip.node.is_empty()).collect();
+    let ready: BTreeSet<&str> = if held.is_empty() {
+        let ready = status.nodes.iter().filter(|node| node.state == "ready");
+        ready.map(|node| node.name.as_str()).collect()
+    } else {
+        held.iter().flat_map(|vip| vip.spare.iter().map(String::as_str)).collect()
+    };
+    let ready: Vec<&str> = ready.into_iter().collect();
+    let alone = held.iter().find(|vip| vip.spare.is_empty());
+    Some(match (ready[..].len(), alone) {
+        (0, Some(vip)) if has_other_directors(status) => {
+            format!("Nobody could take over: {}.", vip.no_spare)
+        }
+        (0, _) if has_other_directors(status) => "No director is ready.".into(),
+        (0, _) => "There is no other director.".into(),
+        (1, _) => format!("{} is ready to take over.", ready[0]),
+        _ => format!("{} are ready to take over.", names(&ready)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::types::*, *};
+
+    fn server(name: &str, state: &str) -> ServerStatus {
+        ServerStatus {
+            name: name.into(),
+            state: state.into(),
+            weight: 1,
+            ..ServerStatus::default()
+        }
+    }
+
+    /// lb1 holds the VIP of web, whose servers have these states; lb2 is spare.
+    fn cluster(servers: &[&str]) -> Status {
+        let node = |name: &str, state: &str| NodeStatus {
+            name: name.into(),
+            role: "director".into(),
+            state: state.into(),
+            ..NodeStatus::default()
+        };
+        let vip = VipStatus {
+            address: "10.0.0.9".into(),
+            name: "web".into(),
+            node: "lb1".into(),
+            spare: vec!["lb2".into()],
+            ..VipStatus::default()
+        };
+        let servers = servers.iter().enumerate().map(|(i, s)| server(&format!("r{i}"), s));
+        let web = ServiceStatus {
+            name: "web".into(),
+            vips: vec!["10.0.0.9".into()],
+            node: "lb1".into(),
+            spare: vec!["lb2".into()],
+            servers: servers.collect(),
+            ..ServiceStatus::default()
+        };
+        Status {
+            node: "lb2".into(),
+            votes: 3,
+            voters: 3,
+            quorate: true,
+            nodes: vec![node("lb1", "active"), node("lb2", "ready")],
+            vips: vec![vip],
+            services: vec![web],
+            ..Status::default()
+        }
+    }
+
+    fn told(mut status: Status) -> String {
+        judge(&mut status);
+        format!("{}: {}", status.verdict, status.summary)
+    }
+
+    #[test]
+    fn words_follow_from_what_clients_get() {
+        let ready = "lb2 is ready to take over.";
+        assert_eq!(told(cluster(&["up", "up"])), format!("HEALTHY: lb1 serves web. {ready}"));
+        assert_eq!(told(cluster(&["up", "draining"])), format!("HEALTHY: lb1 serves web. {ready}"));
+        assert_eq!(told(cluster(&["up", "DOWN"])), format!("DEGRADED: lb1 serves web. {ready}"));
+        let none = "DOWN: web is DOWN: none of its servers is up.";
+        assert_eq!(told(cluster(&["DOWN", "DOWN"])), format!("{none} {ready}"));
+        let none = "DOWN: web is DOWN: no server takes new connections.";
+        assert_eq!(told(cluster(&["DOWN", "draining"])), format!("{none} {ready}"));
+        let none = "DOWN: web is DOWN: no server accepts packets for its VIP.";
+        assert_eq!(told(cluster(&["unusable", "DOWN"])), format!("{none} {ready}"));
+        assert!(told(cluster(&["unusable", "up"])).starts_with("DEGRADED: lb1 serves web."));
+        assert!(told(cluster(&[])).starts_with("DOWN: web is DOWN: it has no server."));
+    }
+
+    #[test]
+    fn weights_of_zero_serve_nobody_and_a_sorry_server_is_no_server() {
+        let mut status = cluster(&["up"]);
+        status.services[0].servers[0].weight = 0;
+        assert!(told(status).contains("web is DOWN: all weights are 0."));
+        let mut status = cluster(&["DOWN", "up"]);
+        status.services[0].servers[1].sorry = true;
+        assert!(told(status).starts_with("DEGRADED: lb1 serves web."));
+    }
+
+    #[test]
+    fn without_a_quorum_or_a_holder_nobody_serves() {
+        let mut status = cluster(&["up"]);
+        (status.quorate, status.votes) = (false, 1);
+        let line = told(status);
+        assert!(line.starts_with("DOWN: NO QUORUM: 1 of 3 votes"), "{line}");
+        assert!(!line.contains("lb1 serves"), "{line}");
+        let mut status = cluster(&["up"]);
+        status.vips[0].node.clear();
+        assert!(told(status).starts_with("DOWN: web is DOWN: no director holds 10.0.0.9."));
+        let mut status = cluster(&["up"]);
+        status.nodes[0].state = "silent".into();
+        assert!(told(status).contains("lb1 holds 10.0.0.9 and is silent"));
+        let mut status = cluster(&["up"]);
+        status.node = "lb1".into();
+        assert!(told(status).contains("lb1 has no lease for 10.0.0.9"));
+    }
+
+    #[test]
+    fn a_spare_that_could_not_get_a_majority_is_none() {
+        let mut status = cluster(&["up"]);
+        status.vips[0].spare.clear();
+        status.services[0].spare.clear();
+        status.vips[0].no_spare = "without lb1 1 of 2 votes is no majority".into();
+        judge(&mut status);
+        assert_eq!(status.verdict, Verdict::Degraded);
+        assert!(!status.summary.contains("ready"), "{}", status.summary);
+        assert!(status.problems[0].next.contains("--witness"), "{:?}", status.problems);
+    }
+
+    #[test]
+    fn one_director_alone_is_no_fault_and_long_lists_are_cut() {
+        let mut status = cluster(&["up"]);
+        status.nodes.pop();
+        status.vips[0].spare.clear();
+        status.services[0].spare.clear();
+        let line = told(status);
+        assert_eq!(line, "HEALTHY: lb1 serves web. There is no other director.");
+        assert_eq!(names(&["a"; 10]), "a, a, a, a, a, a, a, a and 2 more");
+    }
+
+    #[test]
+    fn the_cluster_is_as_bad_as_its_worst_service() {
+        let mut status = cluster(&["up"]);
+        let mut dns = status.services[0].clone();
+        dns.name = "dns".into();
+        dns.servers[0].state = "DOWN".into();
+        status.services.push(dns);
+        let line = told(status);
+        assert!(line.starts_with("DOWN: dns is DOWN: none of its servers is up. lb1 serves web."));
+    }
+}

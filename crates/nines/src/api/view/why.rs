@@ -1,0 +1,270 @@
+//! Why something is as it is, and what happened.
+//!
+//! Decides: which events belong to a question, and the sentence on top. A service has its holder, a
+//! node its loss and what it held, a server the last result of its check.
+
+use nines_core::{Node, node::results::CheckResult, story::StoryEvent, wire::Told as Event1};
+use nines_model::{Spec, Time};
+
+use super::{
+    super::types::{Event, Status, Why},
+    Told, ago, cannot_take, rfc3339, set_text,
+};
+use crate::failure::{Failure, Kind, Outcome};
+
+/// What was seen when somebody asked: the status, and what directors that serve told.
+pub struct Seen {
+    /// With its verdict.
+    pub status: Status,
+    /// Counts and checks.
+    pub told: Told,
+}
+
+fn event(e: &StoryEvent) -> Event {
+    let told: &Event1 = &e.told;
+    Event {
+        id: e.id.clone(),
+        at: rfc3339(told.at_ms),
+        at_ms: told.at_ms,
+        node: told.node.clone(),
+        kind: told.kind.clone(),
+        subject: told.subject.clone(),
+        text: told.text.clone(),
+        actor: told.actor.clone(),
+        cause: told.cause.clone(),
+    }
+}
+
+/// Whether an event's subject is meant by a name; "r2" means "web/r2" too.
+fn is_about(subject: &str, name: &str) -> bool {
+    subject == name || subject.strip_suffix(name).is_some_and(|rest| rest.ends_with('/'))
+}
+
+/// The newest events, oldest first.
+pub fn events(node: &Node, about: Option<&str>, limit: usize) -> Vec<Event> {
+    let wanted = |e: &&StoryEvent| about.is_none_or(|a| is_about(&e.told.subject, a));
+    let mut found: Vec<Event> =
+        node.state().story.iter().rev().filter(wanted).take(limit).map(event).collect();
+    found.reverse();
+    found
+}
+
+/// The events of the newest change of a holder, and of no other.
+pub fn last_failover(node: &Node) -> Vec<Event> {
+    let state = node.state();
+    let Some((vip, last)) = state.failovers.iter().max_by_key(|(_, f)| f.at_ms) else {
+        return Vec::new();
+    };
+    let subjects = [state.spec.vip_name(*vip)];
+    state.story.around(&last.event, &subjects).into_iter().map(event).collect()
+}
+
+/// Why something is as it is.
+pub fn why(node: &Node, now: Time, subject: &str, seen: &Seen) -> Outcome<Why> {
+    let spec = &node.state().spec;
+    let mut why = Why { subject: subject.to_owned(), ..Why::default() };
+    if !spec.find_vips(subject).is_empty() {
+        of_service(node, now, seen, &mut why);
+    } else if node.state().member(subject).is_some() || spec.nodes.contains_key(subject) {
+        of_node(node, now, seen, &mut why);
+    } else if !spec.find_servers(subject).is_empty() {
+        of_server(node, now, seen, &mut why);
+    } else {
+        return Err(unknown(spec, subject));
+    }
+    Ok(why)
+}
+
+fn unknown(spec: &Spec, subject: &str) -> Failure {
+    let known = spec
+        .services
+        .keys()
+        .chain(spec.nodes.keys())
+        .chain(spec.services.values().flat_map(|s| s.servers.keys()));
+    let meant = nines_model::suggest::closest(subject, known.map(String::as_str));
+    let next = meant
+        .map_or("nines status   lists what there is".to_owned(), |m| format!("did you mean {m}?"));
+    let what = format!("there is no service, node or server {subject}");
+    Failure::new(Kind::NotFound, what, "").next(next)
+}
+
+fn of_service(node: &Node, now: Time, seen: &Seen, why: &mut Why) {
+    let state = node.state();
+    let spec = &state.spec;
+    let Some(vip) = spec.find_vips(&why.subject).first().copied() else { return };
+    let name = spec.vip_name(vip);
+    let holder = state.vips.get(&vip).map_or("", |h| h.node());
+    why.now = if holder.is_empty() {
+        let blocked = node.blocked().get(&vip).map_or_else(String::new, |b| format!(": {b}"));
+        format!("{name} runs nowhere{blocked}.")
+    } else {
+        let since = state.failovers.get(&vip).map_or(0, |f| f.at_ms);
+        format!("{name} runs on {holder} since {}.", rfc3339(since))
+    };
+    if let Some(nines_core::state::Holding::Releasing { to, .. }) = state.vips.get(&vip) {
+        why.now.push_str(&format!(" It is being handed over to {to}."));
+    } else if let Some(to) = state.wishes.get(&vip) {
+        why.now.push_str(&format!(" A move to {to} was asked for and waits."));
+    }
+    for service in spec.services_on(vip).map(|(service, _)| service) {
+        let Some(found) = seen.status.services.iter().find(|s| s.name == service) else { continue };
+        if !found.why.is_empty() {
+            why.now.push_str(&format!(" {service} is {}: {}.", found.verdict, found.why));
+        }
+        for server in found.servers.iter().filter(|server| server.state == "DOWN").take(8) {
+            let key = (service.to_owned(), server.name.clone());
+            why.now.push_str(&format!(" {}.", checked(node, now, seen, &key)));
+        }
+    }
+    for director in spec.directors().filter(|d| *d != holder) {
+        let told = cannot_take(node, now, director).map_or_else(
+            || format!("{director}: it could; VIPs stay where they are (no failback)."),
+            |f| format!("{director}: {}.", f.why),
+        );
+        why.not_elsewhere.push(told);
+        why.next.push(format!("nines move {name} --to {director}"));
+    }
+    let subjects = [why.subject.clone(), name];
+    // The change that made the present holder; what came later and changed nothing is not why.
+    let path = match state.failovers.get(&vip) {
+        Some(last) if state.story.find(&last.event).is_some() => {
+            state.story.around(&last.event, &subjects)
+        }
+        _ => state.story.why(&subjects),
+    };
+    why.chain = path.into_iter().map(event).collect();
+}
+
+fn of_node(node: &Node, now: Time, seen: &Seen, why: &mut Why) {
+    let (state, name) = (node.state(), why.subject.clone());
+    let found = seen.status.nodes.iter().find(|n| n.name == name);
+    why.now = found.map_or_else(String::new, |n| format!("{name} is {}.", n.state));
+    if let Some(set) = state.standbys.get(&name) {
+        why.now.push_str(&format!(" On standby {}.", set_text(set)));
+        why.next.push(format!("nines ready {name}"));
+    }
+    let mut chain = state.story.why(std::slice::from_ref(&name));
+    if found.is_some_and(|n| n.state == "silent") {
+        why.now = lost(node, now, &name);
+        // What took its VIPs away tells its silence.
+        let taken = state.failovers.values().filter(|f| f.from == name && f.silent_ms > 0);
+        let newest = taken.map(|f| f.at_ms).max().unwrap_or(0);
+        let events = state
+            .failovers
+            .iter()
+            .filter(|(_, f)| f.from == name && f.silent_ms > 0 && newest - f.at_ms < 60_000);
+        let mut moves = Vec::new();
+        for (vip, failover) in events {
+            moves.extend(state.story.around(&failover.event, &[state.spec.vip_name(*vip)]));
+        }
+        if !moves.is_empty() {
+            let since = moves.iter().map(|e| e.told.at_ms).min().unwrap_or(0);
+            chain.retain(|e| e.told.kind == "beat-lost" && e.told.at_ms + 60_000 > since);
+            chain.extend(moves);
+            chain.sort_by_key(|e| (e.told.at_ms, e.id.clone()));
+            chain.dedup_by(|a, b| a.id == b.id);
+        }
+        why.next.push(format!("start {name}, or on it: systemctl status nines"));
+    }
+    why.chain = chain.into_iter().map(event).collect();
+}
+
+/// When and how a silent node was lost, and what it held.
+fn lost(node: &Node, now: Time, name: &str) -> String {
+    let state = node.state();
+    let me = &node.config().name;
+    let peer = state.member(name).and_then(|m| node.membership().peer(m.id));
+    let peer = peer.filter(|p| p.at != Time(0));
+    let mut text = match peer {
+        Some(peer) => {
+            let ms = now.since(peer.at) / 1_000_000;
+            let at = rfc3339(node.wall_ms(now).saturating_sub(ms));
+            let how = if peer.beat.leaving {
+                "it had said that it was stopping".to_owned()
+            } else {
+                match peer.heard.len() {
+                    1 => "its heartbeats ended on the only link".to_owned(),
+                    links => format!("its heartbeats ended on all {links} links"),
+                }
+            };
+            format!(
+                "{name} is silent: {me} heard it last at {at} ({} ago), {how}.",
+                ago(ms / 1_000)
+            )
+        }
+        None => format!("{name} is silent: {me} has not heard it since {me}'s agent started."),
+    };
+    let now_on = |vip: &std::net::IpAddr| {
+        let holder = state.vips.get(vip).map_or("", |h| h.node());
+        match holder {
+            "" => "on no node".to_owned(),
+            holder if holder == name => "not taken over yet".to_owned(),
+            holder => format!("now on {holder}"),
+        }
+    };
+    let taken = state.failovers.iter().filter(|(_, f)| f.from == name).map(|(vip, _)| vip);
+    let still = state.vips.iter().filter(|(_, h)| h.node() == name).map(|(vip, _)| vip);
+    let mut all: Vec<_> = still.chain(taken).collect();
+    all.sort_unstable();
+    all.dedup();
+    let held: Vec<String> =
+        all.iter().map(|vip| format!("{} ({})", state.spec.vip_name(**vip), now_on(vip))).collect();
+    if held.is_empty() {
+        text.push_str(" It held no VIP.");
+    } else {
+        text.push_str(&format!(" It held {}.", held.join(", ")));
+    }
+    text
+}
+
+/// "r2 is down for web: connection refused, since ... (3 m ago), as lb1 checks it"
+fn checked(node: &Node, now: Time, seen: &Seen, key: &(String, String)) -> String {
+    let ((service, server), full) = (key, format!("{}/{}", key.0, key.1));
+    let wall = node.wall_ms(now);
+    let told = |result: &CheckResult, by: &str| {
+        let state = if result.ok { "is up" } else { "fails its check" };
+        let since = rfc3339(result.since_ms);
+        let ago = ago(wall.saturating_sub(result.since_ms) / 1_000);
+        format!(
+            "{server} {state} for {service}: {}, since {since} ({ago} ago), as {by} sees it",
+            result.text
+        )
+    };
+    let spec = node.state().spec.services.get(service);
+    let is_checked = spec.is_some_and(|s| s.servers.get(server).is_some_and(|w| s.is_checked(w)));
+    match (node.results().get(key), seen.told.failing.get(&full), seen.told.down.get(&full)) {
+        (Some(result), _, _) => told(result, &node.config().name),
+        (None, Some(failing), _) => {
+            let (text, since_ms) = (failing.text.clone(), failing.since_ms);
+            told(&CheckResult { ok: false, text, since_ms }, "the holder")
+        }
+        (None, None, Some(false)) => format!("{server} is up for {service}, as the holder sees it"),
+        (None, None, Some(true)) => format!("{server} is down for {service}"),
+        _ if !is_checked => format!("{server} is not checked for {service}"),
+        _ => format!("no check of {server} for {service} has ended yet"),
+    }
+}
+
+fn of_server(node: &Node, now: Time, seen: &Seen, why: &mut Why) {
+    let state = node.state();
+    let servers = state.spec.find_servers(&why.subject);
+    let mut told = Vec::new();
+    for key in &servers {
+        if let Some(set) = state.drains.get(key) {
+            told.push(format!("{}/{} drains {}", key.0, key.1, set_text(set)));
+            why.next.push(format!("nines undrain {}/{}", key.0, key.1));
+        }
+        told.push(checked(node, now, seen, key));
+        let failing = node.results().get(key).is_some_and(|r| !r.ok)
+            || seen.told.failing.contains_key(&format!("{}/{}", key.0, key.1));
+        if let Some(wanted) = state.spec.services[&key.0].servers.get(&key.1).filter(|_| failing) {
+            let (ip, port) = (wanted.addr.ip(), wanted.addr.port());
+            why.next.push(format!("on {ip}: ss -ltnp sport = :{port}"));
+        }
+    }
+    why.now = format!("{}.", told.join("; "));
+    let mut subjects: Vec<String> = servers.iter().map(|(a, b)| format!("{a}/{b}")).collect();
+    // Somebody may have drained "r2", which is this server and others.
+    subjects.extend(servers.iter().map(|(_, server)| server.clone()));
+    why.chain = state.story.why(&subjects).into_iter().map(event).collect();
+}
