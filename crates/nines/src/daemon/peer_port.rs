@@ -10,15 +10,10 @@
 //! Decides: who may say what. A member may say everything, a real server only ask for its duty, a
 //! stranger only ask to join, with a code.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use nines_core::Event;
-use nines_model::{names, shown::clean};
+use nines_model::shown::clean;
 use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -42,7 +37,7 @@ mod door;
 pub mod duties;
 mod letting_in;
 mod lines;
-use self::letting_in::admit;
+use self::letting_in::{admit, peers};
 pub use lines::ask as ask_flows;
 
 const FRAME_MAX: usize = 64 * 1024 * 1024;

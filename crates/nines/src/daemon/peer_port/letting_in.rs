@@ -126,7 +126,7 @@ async fn admit_once(
 }
 
 /// Members as others know them before they have the log.
-fn peers(members: &BTreeMap<u64, nines_core::wire::Member>) -> Vec<Peer> {
+pub(super) fn peers(members: &BTreeMap<u64, nines_core::wire::Member>) -> Vec<Peer> {
     let one = |m: &nines_core::wire::Member| Peer {
         id: m.id,
         name: m.name.clone(),
