@@ -7,7 +7,7 @@ use nines_model::{Forward, ForwardingTable, Millis, Proto, Scheduler, TunnelChec
 use super::{
     Bench, bench_on,
     build::*,
-    far::{Came, Far, received, tagged},
+    far::{Came, Far, outside, received, tagged},
     service, table,
     ways::tunnel,
 };
@@ -41,14 +41,7 @@ fn wired(devices: &[&str]) -> Option<Bench> {
     for name in ["all", "default"] {
         std::fs::write(format!("/proc/sys/net/ipv4/conf/{name}/rp_filter"), "0").unwrap();
     }
-    // The far ends stand for other machines: as ports of a bridge that is down they get no programs,
-    // and this machine answers nothing there.
-    super::ip("link add outside type bridge");
-    for end in ["v1", "w1"] {
-        if std::path::Path::new("/sys/class/net").join(end).exists() {
-            super::ip(&format!("link set {end} master outside"));
-        }
-    }
+    outside(&["v1", "w1"]);
     Some(b)
 }
 
