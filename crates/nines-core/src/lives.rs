@@ -23,6 +23,20 @@ const QUIET: Millis = Millis(10_000);
 /// Replaced lives that are remembered, by node.
 const REPLACED: usize = 32;
 
+/// Frames of an earlier start may come for so long after a later one was first heard.
+const LATE: Millis = Millis(5_000);
+
+/// Who sent a frame, as the frame says.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sender {
+    /// Number of the life.
+    pub life: u64,
+    /// How often agents have started from its state directory.
+    pub starts: u64,
+    /// It started from a state directory that was copied or moved, and is not confirmed.
+    pub moved: bool,
+}
+
 /// What a frame's life is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
@@ -42,6 +56,9 @@ struct One {
     current: u64,
     /// The current life is not confirmed by everybody yet.
     moved: bool,
+    /// Its start, and when it was first heard.
+    starts: u64,
+    since: Time,
     heard: Time,
     /// Replaced lives, and when.
     replaced: VecDeque<(u64, Time)>,
@@ -50,7 +67,7 @@ struct One {
 }
 
 impl One {
-    fn replace(&mut self, now: Time, life: u64) {
+    fn replace(&mut self, now: Time, life: u64, starts: u64) {
         if self.current != 0 {
             self.replaced.push_back((self.current, now));
             if self.replaced.len() > REPLACED {
@@ -58,7 +75,7 @@ impl One {
             }
         }
         self.current = life;
-        self.heard = now;
+        (self.starts, self.since, self.heard) = (starts, now, now);
     }
 
     fn sign(&mut self, now: Time) {
@@ -74,9 +91,10 @@ pub struct Lives {
 }
 
 impl Lives {
-    /// A frame of this life of a node came. `moved`: it says so itself; `listening`: for so long
-    /// this node has been able to hear another life of it.
-    pub fn hear(&mut self, now: Time, id: u64, life: u64, moved: bool, listening: u64) -> Standing {
+    /// A frame of a node came. `listening`: for so long, in ns, this node has been able to hear
+    /// another life of it.
+    pub fn hear(&mut self, now: Time, id: u64, sender: Sender, listening: u64) -> Standing {
+        let Sender { life, starts, moved } = sender;
         let one = self.by_id.entry(id).or_default();
         if life == 0 {
             return Standing::Ended;
@@ -92,8 +110,12 @@ impl Lives {
             }
             return Standing::Ended;
         }
+        // A later start was heard first: this frame was on its way meanwhile.
+        if starts < one.starts && now.since(one.since) < LATE.ns() {
+            return Standing::Ended;
+        }
         if !moved {
-            one.replace(now, life);
+            one.replace(now, life, starts);
             one.moved = false;
             return Standing::New;
         }
@@ -104,7 +126,7 @@ impl Lives {
             }
             return Standing::Ended;
         }
-        one.replace(now, life);
+        one.replace(now, life, starts);
         one.moved = true;
         Standing::Moved
     }
@@ -148,57 +170,80 @@ mod tests {
         Time(ms * 1_000_000)
     }
 
+    fn sender(life: u64, moved: bool) -> Sender {
+        Sender { life, starts: 1, moved }
+    }
+
+    #[test]
+    fn a_late_frame_of_an_earlier_start_ends_no_later_one() {
+        let mut lives = Lives::default();
+        let start = |life, starts| Sender { life, starts, moved: false };
+        assert_eq!(lives.hear(at(1), 2, start(8, 4), 0), Standing::New);
+        // This node never heard that life: a cut link held its frames back.
+        for ms in (2..1_000).step_by(50) {
+            assert_eq!(lives.hear(at(ms), 2, start(7, 3), 0), Standing::Ended);
+            assert_eq!(lives.hear(at(ms + 1), 2, start(8, 4), 0), Standing::Counts);
+        }
+        assert!(lives.double(at(1_000)).is_empty());
+        assert_eq!(lives.hear(at(1_001), 2, start(9, 5), 0), Standing::New);
+        assert_eq!(lives.hear(at(9_000), 2, start(10, 2), 0), Standing::New, "an older copy of it");
+    }
+
     #[test]
     fn a_restart_replaces_and_what_is_late_is_no_second_life() {
         let mut lives = Lives::default();
-        assert_eq!(lives.hear(at(1), 2, 7, false, 0), Standing::New);
-        assert_eq!(lives.hear(at(2), 2, 7, false, 0), Standing::Counts);
-        assert_eq!(lives.hear(at(500), 2, 8, false, 0), Standing::New);
-        assert_eq!(lives.hear(at(530), 2, 7, false, 0), Standing::Ended);
-        assert_eq!(lives.hear(at(531), 2, 8, false, 0), Standing::Counts);
+        assert_eq!(lives.hear(at(1), 2, sender(7, false), 0), Standing::New);
+        assert_eq!(lives.hear(at(2), 2, sender(7, false), 0), Standing::Counts);
+        assert_eq!(lives.hear(at(500), 2, sender(8, false), 0), Standing::New);
+        assert_eq!(lives.hear(at(530), 2, sender(7, false), 0), Standing::Ended);
+        assert_eq!(lives.hear(at(531), 2, sender(8, false), 0), Standing::Counts);
         // One frame that waited in a stream is no agent.
-        assert_eq!(lives.hear(at(900), 2, 7, false, 0), Standing::Ended);
+        assert_eq!(lives.hear(at(900), 2, sender(7, false), 0), Standing::Ended);
         assert!(lives.double(at(901)).is_empty());
-        assert_eq!(lives.hear(at(902), 2, 0, false, 0), Standing::Ended, "a frame without a life");
+        assert_eq!(
+            lives.hear(at(902), 2, sender(0, false), 0),
+            Standing::Ended,
+            "a frame without a life"
+        );
     }
 
     #[test]
     fn two_lives_at_once_are_noticed_until_one_has_ended() {
         let mut lives = Lives::default();
-        lives.hear(at(0), 2, 7, false, 0);
+        lives.hear(at(0), 2, sender(7, false), 0);
         for ms in (10..1_000).step_by(20) {
-            assert_ne!(lives.hear(at(ms), 2, 8, false, 0), Standing::Ended);
-            assert_eq!(lives.hear(at(ms), 2, 7, false, 0), Standing::Ended, "for good");
+            assert_ne!(lives.hear(at(ms), 2, sender(8, false), 0), Standing::Ended);
+            assert_eq!(lives.hear(at(ms), 2, sender(7, false), 0), Standing::Ended, "for good");
         }
         assert_eq!(lives.double(at(1_000)), [2].into());
         assert_eq!(lives.double(at(5_500)), [2].into());
         assert!(lives.double(at(6_100)).is_empty());
-        assert_eq!(lives.hear(at(7_000), 2, 9, false, 0), Standing::New, "a new life may");
+        assert_eq!(lives.hear(at(7_000), 2, sender(9, false), 0), Standing::New, "a new life may");
     }
 
     #[test]
     fn a_copy_does_not_replace_a_life_that_speaks() {
         let mut lives = Lives::default();
         for ms in (0..1_000).step_by(20) {
-            lives.hear(at(ms), 2, 7, false, LONG);
-            assert_eq!(lives.hear(at(ms), 2, 8, true, LONG), Standing::Ended);
+            lives.hear(at(ms), 2, sender(7, false), LONG);
+            assert_eq!(lives.hear(at(ms), 2, sender(8, true), LONG), Standing::Ended);
         }
-        assert_eq!(lives.hear(at(1_001), 2, 7, false, LONG), Standing::Counts);
+        assert_eq!(lives.hear(at(1_001), 2, sender(7, false), LONG), Standing::Counts);
         assert_eq!(lives.double(at(1_001)), [2].into());
         assert!(lives.confirmed().is_empty());
         // The first has been off for long: its disk is in another machine.
-        assert_eq!(lives.hear(at(12_000), 2, 8, true, LONG), Standing::Moved);
+        assert_eq!(lives.hear(at(12_000), 2, sender(8, true), LONG), Standing::Moved);
         assert_eq!(lives.confirmed(), [(2, 8)]);
-        assert_eq!(lives.hear(at(12_001), 2, 7, false, LONG), Standing::Ended);
-        assert_eq!(lives.hear(at(12_002), 2, 8, false, LONG), Standing::Counts);
+        assert_eq!(lives.hear(at(12_001), 2, sender(7, false), LONG), Standing::Ended);
+        assert_eq!(lives.hear(at(12_002), 2, sender(8, false), LONG), Standing::Counts);
         assert!(lives.confirmed().is_empty(), "everybody has");
     }
 
     #[test]
     fn who_has_just_started_confirms_nobody() {
         let mut lives = Lives::default();
-        assert_eq!(lives.hear(at(1), 2, 8, true, 1_000_000), Standing::Ended);
-        assert_eq!(lives.hear(at(2), 2, 7, false, 2_000_000), Standing::New);
-        assert_eq!(Lives::default().hear(at(1), 2, 8, true, LONG), Standing::Moved);
+        assert_eq!(lives.hear(at(1), 2, sender(8, true), 1_000_000), Standing::Ended);
+        assert_eq!(lives.hear(at(2), 2, sender(7, false), 2_000_000), Standing::New);
+        assert_eq!(Lives::default().hear(at(1), 2, sender(8, true), LONG), Standing::Moved);
     }
 }

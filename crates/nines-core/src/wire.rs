@@ -5,8 +5,10 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+mod facts;
 mod life;
 
+pub use facts::{Facts, Unfit};
 pub use life::{KeptLife, Life, LongPromise};
 
 /// One datagram, or one frame of a TLS stream, after decryption.
@@ -24,6 +26,9 @@ pub struct Frame {
     /// The sender started from a state directory that was copied or moved, and is not confirmed.
     #[prost(bool, tag = "41")]
     pub moved: bool,
+    /// How often agents have started from the sender's state directory.
+    #[prost(uint64, tag = "44")]
+    pub starts: u64,
 }
 
 /// Kinds of [`Frame`].
@@ -449,52 +454,6 @@ pub struct Member {
     /// Port for beats (UDP) and TLS (TCP).
     #[prost(uint32, tag = "5")]
     pub port: u32,
-}
-
-/// What a node knows about itself.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct Facts {
-    /// Name.
-    #[prost(string, tag = "1")]
-    pub node: String,
-    /// Version of the binary.
-    #[prost(string, tag = "2")]
-    pub version: String,
-    /// "10.0.0.2/24" for each address of each Ethernet interface.
-    #[prost(string, repeated, tag = "3")]
-    pub subnets: Vec<String>,
-    /// MAC addresses of Ethernet interfaces.
-    #[prost(bytes = "vec", repeated, tag = "4")]
-    pub macs: Vec<Vec<u8>>,
-    /// The packet path, in words.
-    #[prost(string, tag = "5")]
-    pub path: String,
-    /// What keeps it from forwarding as it was asked; empty: nothing.
-    #[prost(string, tag = "6")]
-    pub trouble: String,
-    /// What a person can do about that.
-    #[prost(string, tag = "7")]
-    pub next: String,
-    /// Its kernel neither has IPVS nor a module of it.
-    #[prost(bool, tag = "8")]
-    pub no_ipvs: bool,
-    /// VIPs that it could not serve now.
-    #[prost(message, repeated, tag = "70")]
-    pub unfit: Vec<Unfit>,
-    /// Names of its interfaces; empty: not known.
-    #[prost(string, repeated, tag = "90")]
-    pub interfaces: Vec<String>,
-}
-
-/// VIPs that a node cannot serve for the same reason.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct Unfit {
-    /// "eth1 has no carrier".
-    #[prost(string, tag = "1")]
-    pub why: String,
-    /// Which.
-    #[prost(bytes = "vec", repeated, tag = "2")]
-    pub vips: Vec<Vec<u8>>,
 }
 
 /// An address as it is on the wire.

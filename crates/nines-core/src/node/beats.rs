@@ -39,8 +39,8 @@ impl Node {
     }
 
     fn framed(&self, kind: frame::Kind) -> Frame {
-        let (life, moved) = (self.config.boot, self.life.moved);
-        Frame { kind: Some(kind), rest: Vec::new(), life, moved }
+        let (life, starts, moved) = (self.config.boot, self.life.starts, self.life.moved);
+        Frame { kind: Some(kind), rest: Vec::new(), life, starts, moved }
     }
 
     fn send_frame(&mut self, to: u64, frame: &Frame) {

@@ -13,7 +13,7 @@ use nines_model::Time;
 use super::{Config, Node};
 use crate::{
     action::Action,
-    lives::{Lives, Standing},
+    lives::{Lives, Sender, Standing},
     wire::{Frame, KeptLife, Life, Persist, Persisted},
 };
 
@@ -23,6 +23,8 @@ pub(super) struct OwnLife {
     pub(super) heard: Lives,
     /// The life before, if it ended on this machine since it booted.
     pub(super) heir_of: u64,
+    /// How often agents have started from this disk, this life included.
+    pub(super) starts: u64,
     /// This life is not confirmed by everybody yet.
     pub(super) moved: bool,
     /// The disk write after which it takes part; 0: none was asked for.
@@ -37,7 +39,7 @@ impl OwnLife {
         let moved = before.place != 0 && before.place != config.place;
         let here = !moved && before.machine_boot == config.machine_boot;
         let heir_of = if here { before.life } else { 0 };
-        Self { heir_of, moved, ..Self::default() }
+        Self { heir_of, moved, starts: before.starts + 1, ..Self::default() }
     }
 }
 
@@ -89,14 +91,16 @@ impl Node {
     /// What the life that sent a frame is.
     pub(super) fn standing(&mut self, now: Time, from: u64, frame: &Frame) -> Standing {
         let listening = self.membership.listening(now);
-        self.life.heard.hear(now, from, frame.life, frame.moved, listening)
+        let Frame { life, starts, moved, .. } = *frame;
+        self.life.heard.hear(now, from, Sender { life, starts, moved }, listening)
     }
 
     /// Puts this life on the disk where it has the right to be there.
     pub(super) fn keep_life(&mut self) -> u64 {
         let config = &self.config;
         let (life, machine_boot, place) = (config.boot, config.machine_boot, config.place);
-        let life = Some(KeptLife { life, machine_boot, place });
+        let starts = self.life.starts;
+        let life = Some(KeptLife { life, machine_boot, place, starts });
         self.keep(Persist { life, ..Persist::default() })
     }
 

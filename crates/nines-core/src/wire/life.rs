@@ -25,6 +25,9 @@ pub struct KeptLife {
     /// Number of the machine and of the file on its disk.
     #[prost(uint64, tag = "3")]
     pub place: u64,
+    /// How often agents have started from this disk, this life included.
+    #[prost(uint64, tag = "4")]
+    pub starts: u64,
 }
 
 /// Until when this voter has promised more than a lease: known also after it restarted.

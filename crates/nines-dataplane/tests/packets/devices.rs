@@ -41,7 +41,7 @@ fn wired(devices: &[&str]) -> Option<Bench> {
     for name in ["all", "default"] {
         std::fs::write(format!("/proc/sys/net/ipv4/conf/{name}/rp_filter"), "0").unwrap();
     }
-    outside(&["v1", "w1"]);
+    outside(&["w1"]);
     Some(b)
 }
 

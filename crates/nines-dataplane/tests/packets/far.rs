@@ -22,7 +22,9 @@ const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
 /// Far ends stand for other machines, though they are in the director's namespace: as ports of a
 /// bridge that is down they get no programs, and nothing answers there.
 pub fn outside(ends: &[&str]) {
-    super::ip("link add outside type bridge");
+    if !std::path::Path::new("/proc/sys/net/ipv4/conf/outside").exists() {
+        super::ip("link add outside type bridge");
+    }
     for end in ends {
         if std::path::Path::new("/proc/sys/net/ipv4/conf").join(end).exists() {
             super::ip(&format!("link set {end} master outside"));

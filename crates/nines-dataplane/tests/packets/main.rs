@@ -109,6 +109,7 @@ fn bench_on(hooks: Hooks) -> Option<Bench> {
     ] {
         ip(words);
     }
+    far::outside(&["v1"]);
     let fresh = std::env::var_os("NINES_BPF_OBJECT").map(|p| std::fs::read(p).unwrap());
     let object = fresh.as_deref().unwrap_or(ebpf::object::BYTES);
     let (mut plane, guard) = ebpf::open(object, hooks, Sizes::default()).unwrap();
@@ -392,8 +393,9 @@ fn tables_outlive_the_process_and_hand_changes_are_put_back() {
     let Some(mut b) = bench() else { return };
     b.plane.on(["v0".to_owned()]);
     b.plane.apply(&web(Scheduler::Rr)).unwrap();
-    let hook = if has_tcx() { "ebpf, tcx on v0" } else { "ebpf, clsact on v0" };
-    assert_eq!(b.plane.describe(), hook, "told to use tc: nothing to explain");
+    let hook = if has_tcx() { "tcx" } else { "clsact" };
+    let told = format!("ebpf, {hook} on outside, v0");
+    assert_eq!(b.plane.describe(), told, "told to use tc: nothing to explain");
     let frame = tcp("10.0.0.1:4000", "10.0.0.100:80", SYN);
     let first = b.hit(&frame);
     // Another process opens the same tables: nothing to write, flows known.

@@ -11,7 +11,7 @@ use nines_model::{Forward, Proto, Scheduler};
 use super::{
     Bench, REDIRECT, bench, bench_on,
     build::*,
-    far::{Far, outside, received},
+    far::{Far, received},
     has_tcx,
     live::{Beside, Says},
     service, table,
@@ -32,7 +32,6 @@ fn forwards(far: &Far) {
 
 /// One service over v0, at work; its neighbours are known.
 fn at_work(b: &mut Bench) -> Far {
-    outside(&["v1"]);
     super::ip("neigh replace 10.0.0.11 lladdr 02:00:00:00:00:0b dev v0 nud permanent");
     b.plane.on(["v0".to_owned()]);
     b.plane.apply(&one()).unwrap();

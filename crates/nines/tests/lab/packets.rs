@@ -300,13 +300,13 @@ fn doctor_finds_the_servers_that_are_not_ready() {
     assert_eq!(out.status.code(), Some(1), "{told}");
     for line in [
         "ok    server web/r1 10.97.0.11 dr: answers as 10.97.0.100:80",
-        "BAD   server web/r2 10.97.0.12 dr: no answer from 10.97.0.100:80",
+        "BAD   server web/r2 10.97.0.12 dr: does not accept packets for 10.97.0.100",
         "ok    server web/r3 10.97.0.13 dr: answers as",
         "ok    server far/r1 10.97.0.11 gue: answers as 10.97.0.101:80",
         "BAD   server far/gone 10.97.0.99 gue: nobody answers for 10.97.0.99 on eth0",
         "BAD   server closed/r3 10.97.0.13 dr: has 10.97.0.100, but nobody listens",
         "BAD   VIP 10.97.0.100 on eth0: server r3 (10.97.0.13), MAC ",
-        "ok    VIP 10.97.0.101 on eth0: nobody but directors",
+        "ok    VIP 10.97.0.101 on eth0: nobody but its holder",
     ] {
         assert!(told.contains(line), "no \"{line}\" in\n{told}");
     }

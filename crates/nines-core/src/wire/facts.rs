@@ -1,0 +1,49 @@
+//! What nodes tell about themselves.
+//!
+//! Decides: nothing; it is data.
+
+/// What a node knows about itself.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Facts {
+    /// Name.
+    #[prost(string, tag = "1")]
+    pub node: String,
+    /// Version of the binary.
+    #[prost(string, tag = "2")]
+    pub version: String,
+    /// "10.0.0.2/24" for each address of each Ethernet interface.
+    #[prost(string, repeated, tag = "3")]
+    pub subnets: Vec<String>,
+    /// MAC addresses of Ethernet interfaces.
+    #[prost(bytes = "vec", repeated, tag = "4")]
+    pub macs: Vec<Vec<u8>>,
+    /// The packet path, in words.
+    #[prost(string, tag = "5")]
+    pub path: String,
+    /// What keeps it from forwarding as it was asked; empty: nothing.
+    #[prost(string, tag = "6")]
+    pub trouble: String,
+    /// What a person can do about that.
+    #[prost(string, tag = "7")]
+    pub next: String,
+    /// Its kernel neither has IPVS nor a module of it.
+    #[prost(bool, tag = "8")]
+    pub no_ipvs: bool,
+    /// VIPs that it could not serve now.
+    #[prost(message, repeated, tag = "70")]
+    pub unfit: Vec<Unfit>,
+    /// Names of its interfaces; empty: not known.
+    #[prost(string, repeated, tag = "90")]
+    pub interfaces: Vec<String>,
+}
+
+/// VIPs that a node cannot serve for the same reason.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Unfit {
+    /// "eth1 has no carrier".
+    #[prost(string, tag = "1")]
+    pub why: String,
+    /// Which.
+    #[prost(bytes = "vec", repeated, tag = "2")]
+    pub vips: Vec<Vec<u8>>,
+}
