@@ -82,8 +82,10 @@ struct Both {
 }
 
 fn both() -> Option<Both> {
-    let ours = bench()?;
+    let mut ours = bench()?;
     let ipvs = IpvsPlane::over(kernel()?);
+    // Programs are put on now: later interfaces are IPVS's alone until somebody looks again.
+    ours.plane.apply(&web(Scheduler::Rr)).unwrap();
     run("ip link add w0 address 02:00:00:00:00:99 type veth peer name w1");
     run("ip link set w0 up");
     run("ip link set w1 up");
