@@ -85,7 +85,9 @@ fn both() -> Option<Both> {
     let mut ours = bench()?;
     let ipvs = IpvsPlane::over(kernel()?);
     // Programs are put on now: later interfaces are IPVS's alone until somebody looks again.
-    ours.plane.apply(&web(Scheduler::Rr)).unwrap();
+    let server = [("10.0.0.11:9", Forward::Dr)];
+    let other = service("10.0.0.77:9", Proto::Udp, Scheduler::Maglev, &server);
+    ours.plane.apply(&table(vec![other])).unwrap();
     run("ip link add w0 address 02:00:00:00:00:99 type veth peer name w1");
     run("ip link set w0 up");
     run("ip link set w1 up");
