@@ -11,11 +11,16 @@ what=${1:?can, start, run or stop}
 if [ "$what" = can ]; then
   [ "$(id -u)" = 0 ] || { echo "systemd in namespaces needs root" >&2; exit 1; }
   [ -x /lib/systemd/systemd ] || { echo "the package systemd is not installed" >&2; exit 1; }
-  try=$(mktemp -d "$(dirname "$0")/../../target/overlay.XXXXXX") && mkdir "$try"/{upper,work,root}
+  # Where package.sh will work: an overlay cannot lie on every file system.
+  target=${CARGO_TARGET_DIR:-$(dirname "$0")/../../target}
+  mkdir -p "$target" && try=$(mktemp -d "$target/overlay.XXXXXX") || exit 1
+  trap 'rm -rf --one-file-system "$try"' EXIT
+  trap 'exit 130' INT
+  trap 'exit 143' TERM
+  mkdir "$try"/{upper,work,root} || exit 1
+  # The mounts end with their namespace.
   TRY=$try unshare --mount --cgroup bash -c 'mount -t overlay overlay -o "lowerdir=/,upperdir=$TRY/upper,workdir=$TRY/work" "$TRY/root" && mount -t cgroup2 cgroup2 "$TRY/root/mnt"' >&2
-  rc=$?
-  rm -rf --one-file-system "$try"
-  exit $rc
+  exit
 fi
 dir=$(readlink -f "${2:?a directory}"); shift 2
 
@@ -27,7 +32,7 @@ inside() {
 case $what in
 start)
   mkdir -p "$dir"/{upper,work,root,share}
-  BASE=$dir unshare --mount --propagation private --pid --fork --cgroup --net --uts --ipc bash -c '
+  BASE=$dir unshare --mount --propagation private --pid --fork --kill-child --cgroup --net --uts --ipc bash -c '
     set -e
     new=$BASE/root
     mount -t overlay overlay -o "lowerdir=/,upperdir=$BASE/upper,workdir=$BASE/work" "$new"
@@ -60,9 +65,13 @@ start)
   echo "basic.target was not reached:" >&2; tail -n5 "$dir/log" >&2; exit 1;;
 run) inside "$@";;
 stop)
-  # The kernel ends a PID namespace with its first process.
-  [ -s "$dir/init" ] && kill -9 "$(cat "$dir/init")" 2>/dev/null
-  for _ in $(seq 100); do kill -0 "$(cat "$dir/outer")" 2>/dev/null || break; sleep 0.1; done
+  # The kernel ends a PID namespace with its first process, the child of unshare; where that was not
+  # found, it ends with unshare.
+  for which in init outer; do [ -s "$dir/$which" ] && kill -9 "$(cat "$dir/$which")" 2>/dev/null; done
+  for which in init outer; do
+    [ -s "$dir/$which" ] || continue
+    for _ in $(seq 100); do kill -0 "$(cat "$dir/$which")" 2>/dev/null || break; sleep 0.1; done
+  done
   rm -f "$dir/init" "$dir/outer";;
 *) echo "can, start, run or stop" >&2; exit 2;;
 esac

@@ -5,7 +5,8 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd); root=$(cd "$here/../.." && pwd)
 binary=$(readlink -f "${1:?the program}")
-work=$(mktemp -d "$root/target/systemd.XXXXXX")
+target=$(realpath -m "${CARGO_TARGET_DIR:-$root/target}"); mkdir -p "$target"
+work=$(mktemp -d "$target/systemd.XXXXXX")
 boots=()
 
 cleanup() {
@@ -33,7 +34,7 @@ main_pid() { inside systemctl show --property=MainPID --value nines; }
 card() { inside bash -c 'ip link add d0 type veth peer name d1 && ip addr add 10.5.0.2/24 dev d0 && ip link set d0 up && ip link set d1 up'; }
 
 cd "$root"
-export CARGO_TERM_QUIET=true
+export CARGO_TERM_QUIET=true CARGO_TARGET_DIR=$target
 first=$(cargo xtask package --binary "$binary" --out "$work/first" --version 0.1.0)
 # The same files under a newer version are an upgrade to dpkg.
 second=$work/second.deb
