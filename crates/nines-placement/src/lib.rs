@@ -144,7 +144,7 @@ fn follow_to(
             Some((Step::Give(vip, goal.to_owned()), format!("{with} is on {goal}")))
         }
         (None, None, Some(goal)) => {
-            let why = refusal(spec, observed, vip, goal).unwrap_or("cannot");
+            let why = refusal(spec, observed, vip, goal).map_or("cannot".into(), |u| u.to_string());
             Some((Step::Blocked(vip), format!("{with} is on {goal}, which {why}")))
         }
         (None, None, None) => Some((Step::Blocked(vip), format!("nobody holds {with}"))),
@@ -160,41 +160,75 @@ fn is_behind(observed: &Observed, node: &str, from: &str) -> bool {
     observed.nodes.get(node).is_some_and(|view| view.behind.contains(from))
 }
 
-/// Why a node cannot take a VIP; `None`: it can.
-pub fn refusal<'a>(
+/// Why a node cannot take a VIP; its words follow the node's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unfit<'a> {
+    /// The config does not name it.
+    Unknown,
+    /// It votes and carries nothing.
+    Witness,
+    /// Not heard from within its lease.
+    Silent,
+    /// An operator set it aside.
+    Standby,
+    /// It is stopping.
+    Leaving,
+    /// It cannot serve this VIP, as it says itself.
+    Unable(&'a str),
+    /// Its data plane does not hold the current table.
+    NotReady,
+}
+
+impl std::fmt::Display for Unfit<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Unknown => "is not in the cluster's file",
+            Self::Witness => "is a witness",
+            Self::Silent => "is silent",
+            Self::Standby => "is on standby",
+            Self::Leaving => "is stopping",
+            Self::Unable(why) => why,
+            Self::NotReady => "is not ready",
+        })
+    }
+}
+
+/// Why a node cannot take a VIP; `None`: it can. Without a VIP: why it can take none at all.
+pub fn unfit<'a>(
     spec: &Spec,
     observed: &'a Observed,
-    vip: IpAddr,
+    vip: Option<IpAddr>,
     node: &str,
-) -> Option<&'a str> {
-    let Some(known) = spec.nodes.get(node) else {
-        return Some("is not in the cluster's file");
-    };
+) -> Option<Unfit<'a>> {
+    let Some(known) = spec.nodes.get(node) else { return Some(Unfit::Unknown) };
     if known.role == Role::Witness {
-        return Some("is a witness");
+        return Some(Unfit::Witness);
     }
-    match observed.nodes.get(node) {
-        Some(view) if view.alive => {
-            if view.standby {
-                Some("is on standby")
-            } else if view.leaving {
-                Some("is stopping")
-            } else if let Some(why) = view.unable.get(&vip) {
-                Some(why)
-            } else if !view.ready {
-                Some("is not ready")
-            } else {
-                None
-            }
-        }
-        _ => Some("is silent"),
+    let Some(view) = observed.nodes.get(node).filter(|view| view.alive) else {
+        return Some(Unfit::Silent);
+    };
+    match vip.and_then(|vip| view.unable.get(&vip)) {
+        _ if view.standby => Some(Unfit::Standby),
+        _ if view.leaving => Some(Unfit::Leaving),
+        Some(why) => Some(Unfit::Unable(why)),
+        None => (!view.ready).then_some(Unfit::NotReady),
     }
+}
+
+/// The same for one VIP.
+fn refusal<'a>(spec: &Spec, observed: &'a Observed, vip: IpAddr, node: &str) -> Option<Unfit<'a>> {
+    unfit(spec, observed, Some(vip), node)
 }
 
 /// Why a VIP cannot stay on a node that lives. Not being ready for a moment (a table is being
 /// applied) is no reason.
-fn must_leave<'a>(spec: &Spec, observed: &'a Observed, vip: IpAddr, node: &str) -> Option<&'a str> {
-    refusal(spec, observed, vip, node).filter(|why| *why != "is not ready")
+fn must_leave<'a>(
+    spec: &Spec,
+    observed: &'a Observed,
+    vip: IpAddr,
+    node: &str,
+) -> Option<Unfit<'a>> {
+    refusal(spec, observed, vip, node).filter(|why| *why != Unfit::NotReady)
 }
 
 fn best<'a>(

@@ -1,8 +1,13 @@
 //! API v1 over the unix socket: JSON, described by `GET /v1/openapi.json`.
 //!
-//! Decides: what a view shows and how an act becomes a proposal. The CLI uses nothing else.
+//! Decides: which requests there are, and how each act becomes a proposal. The CLI uses nothing
+//! else. What a view shows is in `view.rs`, what other nodes tell for it in `seen.rs`.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+};
 
 use axum::{
     Extension, Json, Router,
@@ -36,10 +41,13 @@ mod caller;
 pub mod client;
 mod listeners;
 mod metrics;
+mod seen;
 pub mod types;
 mod verdict;
 pub mod view;
 
+use self::seen::seen;
+pub use self::seen::{counters_json, tell_systemd};
 pub use view::one_line;
 
 /// Everything the API offers, as OpenAPI.
@@ -149,22 +157,6 @@ async fn get_readyz(Shared(agent): Shared<Arc<Agent>>) -> Outcome<Response> {
     Ok((code, format!("{}\n", one_line(&status))).into_response())
 }
 
-/// Tells systemd the verdict every two seconds, where systemd started this agent.
-pub async fn tell_systemd(agent: Arc<Agent>) {
-    if std::env::var_os("NOTIFY_SOCKET").is_none() {
-        return;
-    }
-    loop {
-        if let Ok((seen, _)) = seen(&agent).await {
-            let absent = agent.shown.lock().expect("nobody panics with it").absent.clone();
-            let line = if absent.is_empty() { one_line(&seen.status) } else { absent };
-            let line = nines_model::shown::clean(&line);
-            let _ = sd_notify::notify(&[sd_notify::NotifyState::Status(&line)]);
-        }
-        tokio::time::sleep(Duration::from_secs(2)).await;
-    }
-}
-
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let status = match self.kind {
@@ -212,55 +204,9 @@ async fn propose(agent: &Agent, caller: Caller, kind: What) -> Outcome<Json<Done
     Ok(Json(Done { index, text }))
 }
 
-/// What the local data plane counts.
-async fn local_counters(agent: &Agent) -> nines_model::Counters {
-    let Some(forwarding) = &agent.forwarding else { return nines_model::Counters::default() };
-    let (answer, answered) = tokio::sync::oneshot::channel();
-    if forwarding.send(crate::daemon::ForwardQuestion::Counters(answer)).is_err() {
-        return nines_model::Counters::default();
-    }
-    tokio::time::timeout(Duration::from_millis(500), answered)
-        .await
-        .ok()
-        .and_then(Result::ok)
-        .unwrap_or_default()
-}
-
-/// What the local data plane counts and checks, for other nodes.
-pub async fn counters_json(agent: &Agent) -> Vec<u8> {
-    let counters = local_counters(agent).await;
-    let unusable = agent.unusable.lock().expect("nobody panics with it").clone();
-    let look = |n: &Node, _: Time| {
-        let failing = n.results().iter().filter(|(_, result)| !result.ok);
-        let failing = failing.map(|(subject, result)| (subject.clone(), result.clone())).collect();
-        (n.health().clone(), failing)
-    };
-    let (health, results) = agent.core.inspect(look).await.unwrap_or_default();
-    serde_json::to_vec(&view::traffic(&counters, &health, &results, unusable)).expect("plain data")
-}
-
 #[utoipa::path(get, path = "/v1/status", responses((status = 200, body = Status)))]
 async fn get_status(Shared(agent): Shared<Arc<Agent>>) -> Outcome<Json<Status>> {
     seen(&agent).await.map(|(seen, _)| Json(seen.status))
-}
-
-/// The status with its verdict, for everything that tells one; and this node's own counts.
-async fn seen(agent: &Agent) -> Outcome<(view::Seen, view::Told)> {
-    let shown = agent.shown.lock().expect("nobody panics with it").clone();
-    let look = move |node: &Node, now: Time| (view::status(node, now, &shown), view::active(node));
-    let (mut status, active) = agent.core.inspect(look).await.ok_or_else(stopping)?;
-    let me = agent.papers.identity.me.id;
-    let own: view::Told = serde_json::from_slice(&counters_json(agent).await).unwrap_or_default();
-    let mut told = own.clone();
-    // Nodes that serve know; one second is all a person waits for, so a frozen peer gets less.
-    for id in active.into_iter().filter(|id| *id != me) {
-        match crate::daemon::peer_port::ask_counters(agent, id, Duration::from_millis(150)).await {
-            Some(bytes) => view::merge(&mut told, &bytes),
-            None => view::no_answer(&mut status, id),
-        }
-    }
-    view::fill_traffic(&mut status, &told);
-    Ok((view::Seen { status, told }, own))
 }
 
 /// Which events.
@@ -351,7 +297,8 @@ async fn read(agent: &Agent, text: String) -> Outcome<(Arc<str>, Arc<Spec>)> {
         (format!("line {line}, column {col}"), first.message.clone())
     });
     let errors = found.iter().map(|one| types::FileError::new(&text, one)).collect();
-    let failure = Failure::new(Kind::Usage, place, why).next("nines config check FILE");
+    let failure = Failure::new(Kind::Usage, place, why)
+        .next("nines config check   with this file shows all its errors");
     Err(Failure { errors, ..failure })
 }
 
@@ -375,7 +322,10 @@ pub fn no_table_holds(spec: &Spec) -> Outcome<()> {
 /// A config against the cluster and its machines as they are: what changes, and what cannot work.
 async fn compared(agent: &Agent, spec: &Arc<Spec>) -> Outcome<Plan> {
     no_table_holds(spec)?;
-    let cluster = agent.core.inspect(view::fits::Cluster::of).await.ok_or_else(stopping)?;
+    let mut cluster = agent.core.inspect(view::fits::Cluster::of).await.ok_or_else(stopping)?;
+    if agent.forwarding.is_none() {
+        cluster.told_down(seen(agent).await?.0.told.useless());
+    }
     let spec = Arc::clone(spec);
     elsewhere(move || match cluster.impossible(&spec).into_iter().next() {
         Some(problem) => Err(problem),
@@ -440,12 +390,18 @@ async fn post_act(
     let reason = clean(&reason).into_owned();
     let (check, names) = (verb.clone(), subjects.clone());
     let look = move |node: &Node, now: Time| {
-        let misnamed = view::names::misnamed(&node.state().spec, &check, &names);
-        (misnamed, view::harm(node, now, &check, &names))
+        let spec = &node.state().spec;
+        if let Some(failure) = view::names::misnamed(spec, &check, &names) {
+            return Err(failure);
+        }
+        let standby = (check == "standby").then(|| view::harm_of_standby(node, now, &names));
+        let servers = names.iter().filter(|_| check == "drain");
+        let drained: BTreeSet<_> = servers.flat_map(|name| spec.find_servers(name)).collect();
+        Ok((standby.flatten(), drained))
     };
-    let (misnamed, harm) = agent.core.inspect(look).await.ok_or_else(stopping)?;
-    if let Some(failure) = misnamed {
-        return Err(failure);
+    let (mut harm, drained) = agent.core.inspect(look).await.ok_or_else(stopping)??;
+    if !drained.is_empty() {
+        harm = view::harm_of_drain(&seen(&agent).await?.0.status, &drained);
     }
     if let Some(harm) = harm
         && force.as_deref() != Some(harm.rule)
@@ -477,8 +433,10 @@ async fn post_move(
         return Err(failure);
     }
     let Some((last, others)) = vips.split_last() else { return Err(stopping()) };
-    let to = request.to.clone();
-    let look = move |node: &Node, now: Time| view::cannot_take(node, now, &to);
+    let (to, all) = (request.to.clone(), vips.clone());
+    let look = move |node: &Node, now: Time| {
+        all.iter().find_map(|vip| view::cannot_take(node, now, Some(*vip), &to))
+    };
     if let Some(why) = agent.core.inspect(look).await.ok_or_else(stopping)? {
         return Err(why);
     }

@@ -91,7 +91,8 @@ pub struct NodeStatus {
     /// "director" or "witness".
     pub role: String,
     /// "active", "ready" (could take over now), "idle" (without the holder there would be no
-    /// majority), "catching up", "ok", "standby", "silent", "not ready", "no answer", "not joined".
+    /// majority), "catching up", "ok", "standby", "silent", "not ready", "no answer", "not joined",
+    /// "running twice", "waiting for confirmation" (its state directory was copied or moved).
     pub state: String,
     /// VIPs it holds, by the log.
     pub holds: Vec<String>,

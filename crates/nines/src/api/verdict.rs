@@ -15,6 +15,11 @@ pub fn takes(server: &ServerStatus) -> bool {
     matches!(server.state.as_str(), "up" | "spare") && server.weight > 0
 }
 
+/// The same, or it is not known here what its check says.
+pub fn may_take(server: &ServerStatus) -> bool {
+    takes(server) || (server.state == "unknown" && server.weight > 0)
+}
+
 /// Judges each service, then the cluster, which is as bad as its worst service. Called once, when
 /// all facts are in.
 pub fn judge(status: &mut Status) {
@@ -86,8 +91,14 @@ fn of_service(gaps: &Gaps, spared: bool, service: &ServiceStatus) -> (Verdict, S
     }
     let (down, unusable, all) = (is("DOWN"), is("unusable"), servers().count());
     if down + unusable > 0 {
-        let what = if unusable > 0 { "down or do not serve the VIP" } else { "down" };
-        return (Verdict::Degraded, format!("{} of {all} servers are {what}", down + unusable));
+        let bad = down + unusable;
+        let why = match (bad, unusable) {
+            (1, 0) => format!("1 of {all} servers is down"),
+            (1, _) => format!("1 of {all} servers does not serve the VIP"),
+            (_, 0) => format!("{bad} of {all} servers are down"),
+            _ => format!("{bad} of {all} servers are down or do not serve the VIP"),
+        };
+        return (Verdict::Degraded, why);
     }
     if service.spare.is_empty() && spared {
         return (Verdict::Degraded, "no director could take over".into());
@@ -115,7 +126,14 @@ fn without_servers(status: &Status, gaps: &Gaps) -> Vec<ProblemLine> {
 fn lone_spare(status: &Status) -> Option<ProblemLine> {
     let alone = |vip: &&VipStatus| !vip.node.is_empty() && vip.spare.is_empty();
     let vip = status.vips.iter().find(alone).filter(|_| has_other_directors(status))?;
-    let next = if vip.no_spare.contains("no majority") {
+    let silent = status.nodes.iter().filter(|node| node.state == "silent");
+    let silent: Vec<&str> = silent.map(|node| node.name.as_str()).collect();
+    let witness = status.nodes.iter().any(|node| node.role == "witness");
+    // Without the holder's own vote.
+    let majority = (status.votes.saturating_sub(1)) * 2 > status.voters;
+    let next = if !silent.is_empty() {
+        format!("start {}; there: systemctl status nines", names(&silent))
+    } else if !majority && !witness {
         "add a witness: nines code, then nines join ADDRESS CODE --witness".into()
     } else {
         format!("nines why {}", vip.name)
@@ -140,7 +158,7 @@ fn sentence(status: &Status, gaps: &Gaps) -> String {
             status.votes, status.voters, status.node
         ));
     } else if status.vips.is_empty() {
-        parts.push("There is no VIP to serve.".into());
+        parts.push("No service or VIP is configured yet.".into());
     } else {
         parts.extend(who_serves(status, gaps));
     }
@@ -199,14 +217,18 @@ fn who_could(status: &Status) -> Option<String> {
     };
     let ready: Vec<&str> = ready.into_iter().collect();
     let alone = held.iter().find(|vip| vip.spare.is_empty());
-    Some(match (ready[..].len(), alone) {
+    Some(match (ready.len(), alone) {
         (0, Some(vip)) if has_other_directors(status) => {
             format!("Nobody could take over: {}.", vip.no_spare)
         }
         (0, _) if has_other_directors(status) => "No director is ready.".into(),
         (0, _) => "There is no other director.".into(),
-        (1, _) => format!("{} is ready to take over.", ready[0]),
-        _ => format!("{} are ready to take over.", names(&ready)),
+        (n, _) => {
+            let are = if n == 1 { "is" } else { "are" };
+            // There is nothing to take over where nothing was ever held.
+            let what = if status.vips.is_empty() { "" } else { " to take over" };
+            format!("{} {are} ready{what}.", names(&ready))
+        }
     })
 }
 
@@ -313,11 +335,24 @@ mod tests {
         let mut status = cluster(&["up"]);
         status.vips[0].spare.clear();
         status.services[0].spare.clear();
-        status.vips[0].no_spare = "without lb1 1 of 2 votes is no majority".into();
+        status.vips[0].no_spare = "without lb1, 1 of 2 votes would be left, no majority".into();
+        (status.votes, status.voters) = (2, 2);
+        let mut started = status.clone();
         judge(&mut status);
         assert_eq!(status.verdict, Verdict::Degraded);
         assert!(!status.summary.contains("ready"), "{}", status.summary);
         assert!(status.problems[0].next.contains("--witness"), "{:?}", status.problems);
+        // Where a node is only silent, no other is needed.
+        let wit1 = NodeStatus {
+            name: "wit1".into(),
+            role: "witness".into(),
+            state: "silent".into(),
+            ..NodeStatus::default()
+        };
+        started.nodes.push(wit1);
+        (started.votes, started.voters) = (2, 3);
+        judge(&mut started);
+        assert!(started.problems[0].next.starts_with("start wit1"), "{:?}", started.problems);
     }
 
     #[test]
@@ -329,6 +364,18 @@ mod tests {
         let line = told(status);
         assert_eq!(line, "HEALTHY: lb1 serves web. There is no other director.");
         assert_eq!(names(&["a"; 10]), "a, a, a, a, a, a, a, a and 2 more");
+    }
+
+    #[test]
+    fn a_new_cluster_has_nothing_to_take_over() {
+        let mut status = cluster(&[]);
+        (status.vips, status.services) = (Vec::new(), Vec::new());
+        status.nodes.iter_mut().for_each(|node| node.state = "ready".into());
+        let line = told(status.clone());
+        assert_eq!(line, "HEALTHY: No service or VIP is configured yet. lb1, lb2 are ready.");
+        status.nodes.pop();
+        let line = told(status);
+        assert_eq!(line, "HEALTHY: No service or VIP is configured yet. lb1 is ready.");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use nines_core::{Node, state::State};
 use nines_model::{Role, Time};
 
 pub use self::{
-    acts::{cannot_take, harm},
+    acts::{cannot_take, cannot_take_of, harm_of_drain, harm_of_standby},
     told::{Told, fill_traffic, merge, own_traffic, traffic},
     why::{Seen, events, last_failover as story_of_last_failover, why},
 };
@@ -45,6 +45,12 @@ pub fn ago(seconds: u64) -> String {
     }
 }
 
+/// "1 service", "2 services"
+pub fn count(n: u64, what: &str) -> String {
+    let plural = if n == 1 { "" } else { "s" };
+    format!("{n} {what}{plural}")
+}
+
 /// "02:00:00:00:00:07"
 pub fn mac_text(mac: &[u8]) -> String {
     mac.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":")
@@ -64,13 +70,17 @@ pub fn active(node: &Node) -> Vec<u64> {
     ids
 }
 
+/// Voters that are heard and whose life counts, this node among them.
+fn votes(node: &Node, now: Time) -> BTreeSet<u64> {
+    let counts = |id: &u64| member_alive(node, now, *id) && lives::word(node, now, *id).is_none();
+    node.consensus().voters().into_iter().filter(counts).collect()
+}
+
 /// The whole view.
 pub fn status(node: &Node, now: Time, shown: &Shown) -> Status {
     let state = node.state();
     let voters = node.consensus().voters();
-    let counts =
-        |id: &&u64| member_alive(node, now, **id) && lives::word(node, now, **id).is_none();
-    let votes = voters.iter().filter(counts).count();
+    let votes = votes(node, now).len();
     let quorate = votes * 2 > voters.len();
     let wall = node.wall_ms(now);
     let leader = node.consensus().leader();

@@ -16,7 +16,7 @@ use nines_core::{
 };
 use nines_model::{Backend, Forward, Role, ServerState, Spec, Time, diff::Change, sense};
 
-use super::cannot_take;
+use super::cannot_take_of;
 use crate::failure::{Failure, Kind};
 
 /// What nodes know about their machines, by name.
@@ -61,7 +61,9 @@ impl Cluster {
         // What this node knows of itself may not be in the log yet.
         machines.extend(node.facts().map(|own| (own.node.clone(), own.clone())));
         let down = node.health().iter().filter(|(_, h)| h.state() == ServerState::Down);
-        let fit = state.spec.directors().filter(|d| cannot_take(node, now, d).is_none());
+        let observed = node.observed(now);
+        let fit = |d: &&str| cannot_take_of(node, now, &observed, None, d).is_none();
+        let fit = state.spec.directors().filter(fit);
         Self {
             spec: Arc::clone(&state.spec),
             revision: state.revision,
@@ -72,6 +74,11 @@ impl Cluster {
             holders: state.vips.iter().map(|(vip, h)| (*vip, h.node().to_owned())).collect(),
             fit: fit.map(str::to_owned).collect(),
         }
+    }
+
+    /// Adds servers that other nodes found to take no clients: a witness checks none itself.
+    pub fn told_down(&mut self, down: impl IntoIterator<Item = (String, String)>) {
+        self.down.extend(down);
     }
 
     /// What in a new spec cannot work on the machines as they are.
@@ -130,7 +137,10 @@ impl Cluster {
             found.push(format!("member {member} is not in the file: it will carry nothing"));
         }
         if spec.directors().count() == 2 && spec.nodes.values().all(|n| n.role != Role::Witness) {
-            found.push("two nodes and no witness: when one dies, the other has no majority".into());
+            found.push(
+                "two directors and no witness: when one dies, the other has no majority and stops"
+                    .into(),
+            );
         }
         found
     }

@@ -63,7 +63,7 @@ pub fn not_movable(spec: &Spec, name: &str) -> Option<Failure> {
 fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> Failure {
     let next = suggest::closest(name, known)
         .map_or("nines status --wide   lists them".to_owned(), |m| format!("did you mean {m}?"));
-    Failure::new(Kind::NotFound, format!("there is no {what}"), "").next(next)
+    Failure::new(Kind::NotFound, format!("unknown {what}"), "").next(next)
 }
 
 fn no_server(spec: &Spec, verb: &str, name: &str) -> Option<Failure> {
@@ -76,16 +76,16 @@ fn no_server(spec: &Spec, verb: &str, name: &str) -> Option<Failure> {
         Named::Node => {
             let other = if verb == "drain" { "standby" } else { "ready" };
             let does = if verb == "drain" { "moves its VIPs away" } else { "gives it VIPs again" };
-            failure(format!("{name} is a node, no real server"))
+            failure(format!("{name} is a node, not a real server"))
                 .next(format!("nines {other} {name}   {does}"))
         }
         Named::Service => {
             let servers = spec.services[name].servers.keys().take(3);
             let servers: Vec<String> = servers.map(|s| format!("{name}/{s}")).collect();
-            failure(format!("{name} is a service, no real server"))
+            failure(format!("{name} is a service, not a real server"))
                 .next(format!("name its servers: nines {verb} {}", servers.join(" ")))
         }
-        Named::Vip => failure(format!("{name} is a VIP, no real server"))
+        Named::Vip => failure(format!("{name} is a VIP, not a real server"))
             .next("nines status --wide   lists the servers"),
         Named::Server | Named::Nothing => {
             let known = spec.services.values().flat_map(|s| s.servers.keys().map(String::as_str));
@@ -101,11 +101,14 @@ fn no_node(spec: &Spec, verb: &str, name: &str) -> Option<Failure> {
         Named::Node => return None,
         Named::Server => {
             let other = if verb == "standby" { "drain" } else { "undrain" };
-            failure(format!("{name} is a real server, no node"))
+            failure(format!("{name} is a real server, not a node"))
                 .next(format!("nines {other} {name}"))
         }
-        Named::Service | Named::Vip => failure(format!("{name} is a service, no node"))
-            .next(format!("nines move {name} --to NODE   moves its VIP")),
+        Named::Service | Named::Vip => {
+            let kind = if named(spec, name) == Named::Vip { "VIP" } else { "service" };
+            failure(format!("{name} is a {kind}, not a node"))
+                .next(format!("nines move {name} --to NODE   moves its VIP"))
+        }
         Named::Nothing => {
             unknown(&format!("node {name}"), name, spec.nodes.keys().map(String::as_str))
         }

@@ -8,9 +8,9 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use nines_core::Node;
 use nines_model::Time;
-use nines_placement::{Observed, refusal};
+use nines_placement::{Observed, unfit};
 
-use super::member_alive;
+use super::votes;
 
 /// Log entries that a node may lag behind and still count as caught up.
 const LAG_MAX: u64 = 64;
@@ -26,8 +26,7 @@ pub struct Spares<'a> {
 impl<'a> Spares<'a> {
     /// As `node` sees them.
     pub fn new(node: &'a Node, now: Time) -> Self {
-        let voters = node.consensus().voters();
-        let living = voters.iter().copied().filter(|id| member_alive(node, now, *id)).collect();
+        let (voters, living) = (node.consensus().voters(), votes(node, now));
         Self { node, observed: node.observed(now), voters, living }
     }
 
@@ -41,14 +40,14 @@ impl<'a> Spares<'a> {
         let left = self.living.iter().filter(|id| Some(**id) != gone).count();
         let all = self.voters.len();
         (left * 2 <= all)
-            .then(|| format!("without {holder} {left} of {all} votes are left, no majority"))
+            .then(|| format!("without {holder}, {left} of {all} votes would be left, no majority"))
     }
 
     /// Why `name` could not take `vip` over now; `None`: it could, given a majority.
     fn unfit(&self, vip: IpAddr, name: &str) -> Option<String> {
         let state = self.node.state();
-        if let Some(why) = refusal(&state.spec, &self.observed, vip, name) {
-            return Some(why.to_owned());
+        if let Some(why) = unfit(&state.spec, &self.observed, Some(vip), name) {
+            return Some(why.to_string());
         }
         let id = self.id(name)?;
         if !self.voters.contains(&id) {
@@ -65,7 +64,7 @@ impl<'a> Spares<'a> {
             .map(|other| format!("has not got all connections of {other} yet"))
     }
 
-    /// Whether a fit director would get a majority, whichever of the holders died.
+    /// Whether a fit director would get a majority if one of the holders died.
     pub fn has_majority(&self, name: &str) -> bool {
         let holders: BTreeSet<&str> =
             self.node.state().vips.values().map(|h| h.node()).filter(|h| *h != name).collect();

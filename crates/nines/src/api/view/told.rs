@@ -13,7 +13,7 @@ use super::{
         types::{ProblemLine, Status, Traffic},
         verdict::{judge, takes},
     },
-    rfc3339,
+    count, rfc3339,
 };
 use crate::proof::{AllUnusable, Unusable};
 
@@ -33,6 +33,20 @@ pub struct Told {
     /// Servers that the holder found not to serve the VIP.
     #[serde(default)]
     unusable: AllUnusable,
+}
+
+impl Told {
+    /// What the holder found of a server that does not serve the VIP.
+    pub fn unusable(&self, (service, server): &(String, String)) -> Option<&Unusable> {
+        self.unusable.get(&format!("{service}/{server}"))
+    }
+
+    /// Servers that take no clients: their check fails, or they do not serve the VIP.
+    pub fn useless(&self) -> impl Iterator<Item = (String, String)> {
+        let down = self.down.iter().filter(|(_, down)| **down).map(|(name, _)| name);
+        let all = down.chain(self.unusable.keys());
+        all.filter_map(|name| name.split_once('/')).map(|(a, b)| (a.to_owned(), b.to_owned()))
+    }
 }
 
 /// A check that fails.
@@ -135,7 +149,7 @@ pub fn fill_traffic(status: &mut Status, told: &Told) {
         status.problems.push(ProblemLine {
             subject: "flow table".into(),
             text: format!("{} % full: connections that are not established give way", told.full),
-            next: "give [forwarding] flows in cluster.toml more, apply, systemctl reload nines"
+            next: "raise flows in [forwarding] of cluster.toml, apply it, then: systemctl reload nines"
                 .into(),
         });
     }
@@ -182,9 +196,9 @@ pub fn fill_traffic(status: &mut Status, told: &Told) {
         for server in service.servers.iter().filter(|s| s.state == "draining") {
             let open = server.traffic.active;
             status.notices.push(ProblemLine {
-                subject: format!("server {}", server.name),
-                text: format!("draining {}, {open} connections left", server.drain),
-                next: format!("nines undrain {}", server.name),
+                subject: format!("server {}/{}", service.name, server.name),
+                text: format!("drained {}; {} left", server.drain, count(open, "connection")),
+                next: format!("nines undrain {}/{}", service.name, server.name),
             });
         }
     }

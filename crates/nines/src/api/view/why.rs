@@ -3,12 +3,14 @@
 //! Decides: which events belong to a question, and the sentence on top. A service has its holder, a
 //! node its loss and what it held, a server the last result of its check.
 
+use std::collections::BTreeSet;
+
 use nines_core::{Node, node::results::CheckResult, story::StoryEvent, wire::Told as Event1};
 use nines_model::{Spec, Time};
 
 use super::{
-    super::types::{Event, Status, Why},
-    Told, ago, cannot_take, rfc3339, set_text,
+    super::types::{Event, NodeStatus, ServerStatus, Status, Why},
+    Told, ago, cannot_take_of, rfc3339, set_text,
 };
 use crate::failure::{Failure, Kind, Outcome};
 
@@ -72,6 +74,8 @@ pub fn why(node: &Node, now: Time, subject: &str, seen: &Seen) -> Outcome<Why> {
     } else {
         return Err(unknown(spec, subject));
     }
+    let mut told = BTreeSet::new();
+    why.next.retain(|next| !next.is_empty() && told.insert(next.clone()));
     Ok(why)
 }
 
@@ -84,7 +88,7 @@ fn unknown(spec: &Spec, subject: &str) -> Failure {
     let meant = nines_model::suggest::closest(subject, known.map(String::as_str));
     let next = meant
         .map_or("nines status   lists what there is".to_owned(), |m| format!("did you mean {m}?"));
-    let what = format!("there is no service, node or server {subject}");
+    let what = format!("unknown service, node or server {subject}");
     Failure::new(Kind::NotFound, what, "").next(next)
 }
 
@@ -96,10 +100,11 @@ fn of_service(node: &Node, now: Time, seen: &Seen, why: &mut Why) {
     let holder = state.vips.get(&vip).map_or("", |h| h.node());
     why.now = if holder.is_empty() {
         let blocked = node.blocked().get(&vip).map_or_else(String::new, |b| format!(": {b}"));
-        format!("{name} runs nowhere{blocked}.")
+        format!("No director holds {name}{blocked}.")
     } else {
-        let since = state.failovers.get(&vip).map_or(0, |f| f.at_ms);
-        format!("{name} runs on {holder} since {}.", rfc3339(since))
+        let since = state.failovers.get(&vip);
+        let since = since.map_or_else(String::new, |f| format!(" since {}", rfc3339(f.at_ms)));
+        format!("{holder} holds {name}{since}.")
     };
     if let Some(nines_core::state::Holding::Releasing { to, .. }) = state.vips.get(&vip) {
         why.now.push_str(&format!(" It is being handed over to {to}."));
@@ -111,18 +116,24 @@ fn of_service(node: &Node, now: Time, seen: &Seen, why: &mut Why) {
         if !found.why.is_empty() {
             why.now.push_str(&format!(" {service} is {}: {}.", found.verdict, found.why));
         }
-        for server in found.servers.iter().filter(|server| server.state == "DOWN").take(8) {
+        let bad = |server: &&ServerStatus| matches!(server.state.as_str(), "DOWN" | "unusable");
+        for server in found.servers.iter().filter(bad).take(8) {
             let key = (service.to_owned(), server.name.clone());
             why.now.push_str(&format!(" {}.", checked(node, now, seen, &key)));
+            why.next.extend(seen.told.unusable(&key).map(|found| found.next.clone()));
         }
     }
+    let observed = node.observed(now);
     for director in spec.directors().filter(|d| *d != holder) {
-        let told = cannot_take(node, now, director).map_or_else(
-            || format!("{director}: it could; VIPs stay where they are (no failback)."),
-            |f| format!("{director}: {}.", f.why),
-        );
+        let (told, next) = match cannot_take_of(node, now, &observed, Some(vip), director) {
+            None => (
+                format!("{director} could take it; VIPs stay where they are (no failback)."),
+                format!("nines move {name} --to {director}"),
+            ),
+            Some(f) => (format!("{}: {}.", f.what, f.why), f.next.unwrap_or_default()),
+        };
         why.not_elsewhere.push(told);
-        why.next.push(format!("nines move {name} --to {director}"));
+        why.next.push(next);
     }
     let subjects = [why.subject.clone(), name];
     // The change that made the present holder; what came later and changed nothing is not why.
@@ -138,10 +149,15 @@ fn of_service(node: &Node, now: Time, seen: &Seen, why: &mut Why) {
 fn of_node(node: &Node, now: Time, seen: &Seen, why: &mut Why) {
     let (state, name) = (node.state(), why.subject.clone());
     let found = seen.status.nodes.iter().find(|n| n.name == name);
-    why.now = found.map_or_else(String::new, |n| format!("{name} is {}.", n.state));
+    why.now = found.map_or_else(String::new, state_of_node);
     if let Some(set) = state.standbys.get(&name) {
         why.now.push_str(&format!(" On standby {}.", set_text(set)));
         why.next.push(format!("nines ready {name}"));
+    }
+    let lines = seen.status.problems.iter().filter(|p| p.subject == format!("node {name}"));
+    for line in lines.filter(|line| line.text != "silent" && !line.next.is_empty()) {
+        why.next.push(line.next.clone());
+        why.now.push_str(&format!(" Wrong now: {}.", line.text));
     }
     let mut chain = state.story.why(std::slice::from_ref(&name));
     if found.is_some_and(|n| n.state == "silent") {
@@ -167,6 +183,20 @@ fn of_node(node: &Node, now: Time, seen: &Seen, why: &mut Why) {
         why.next.push(format!("start {name}, or on it: systemctl status nines"));
     }
     why.chain = chain.into_iter().map(event).collect();
+}
+
+/// "lb1 is active: it holds web, dns."
+fn state_of_node(node: &NodeStatus) -> String {
+    let (name, state) = (&node.name, &node.state);
+    let means = match state.as_str() {
+        _ if !node.holds.is_empty() => format!("it holds {}", node.holds.join(", ")),
+        "ready" => "it holds no VIP and could take one over now".into(),
+        "idle" => "it holds no VIP; without the holder there would be no majority".into(),
+        "ok" => "it votes; a witness holds no VIP".into(),
+        "silent" | "not joined" => return format!("{name} is {state}."),
+        _ => "it holds no VIP".into(),
+    };
+    format!("{name} is {state}: {means}.")
 }
 
 /// When and how a silent node was lost, and what it held.
@@ -217,8 +247,17 @@ fn lost(node: &Node, now: Time, name: &str) -> String {
     text
 }
 
-/// "r2 is down for web: connection refused, since ... (3 m ago), as lb1 checks it"
+/// What its check says, and what the holder's proof adds to it.
 fn checked(node: &Node, now: Time, seen: &Seen, key: &(String, String)) -> String {
+    let mut text = by_check(node, now, seen, key);
+    if let Some(found) = seen.told.unusable(key) {
+        text.push_str(&format!("; but {} {}, so clients get no answer from it", key.1, found.text));
+    }
+    text
+}
+
+/// "r2 fails its check for web: connection refused, since ... (3 m ago), as lb1 sees it"
+fn by_check(node: &Node, now: Time, seen: &Seen, key: &(String, String)) -> String {
     let ((service, server), full) = (key, format!("{}/{}", key.0, key.1));
     let wall = node.wall_ms(now);
     let told = |result: &CheckResult, by: &str| {
@@ -255,6 +294,7 @@ fn of_server(node: &Node, now: Time, seen: &Seen, why: &mut Why) {
             why.next.push(format!("nines undrain {}/{}", key.0, key.1));
         }
         told.push(checked(node, now, seen, key));
+        why.next.extend(seen.told.unusable(key).map(|found| found.next.clone()));
         let failing = node.results().get(key).is_some_and(|r| !r.ok)
             || seen.told.failing.contains_key(&format!("{}/{}", key.0, key.1));
         if let Some(wanted) = state.spec.services[&key.0].servers.get(&key.1).filter(|_| failing) {
