@@ -5,7 +5,7 @@
 //! what is wrong. With full NAT and NAT the health checks prove as much.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -18,6 +18,7 @@ use nines_dataplane::{
 };
 use nines_model::{Forward, Proto, Spec, Time};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::daemon::Agent;
 
@@ -58,7 +59,7 @@ pub struct Found {
     pub meaning: Meaning,
     /// In words, without the server's name.
     pub text: String,
-    /// What to do, on which machine; the first line is the command.
+    /// What to do; the first line is the command, and on which machine.
     pub next: Vec<String>,
 }
 
@@ -126,32 +127,37 @@ pub fn meaning(asked: &Asked, answer: Result<Option<Answer>, Hindrance>) -> Foun
         Ok(Some(Answer::Accepts)) => fine(format!("answers as {vip}")),
         Ok(Some(Answer::Refuses)) if tcp && vip.port() != 0 => found(
             Meaning::Unusable,
-            format!("has {}, but nobody listens on {vip}", vip.ip()),
-            vec![format!("ss -tln sport = :{}", vip.port())],
+            format!("has {}, but no program listens on {vip}", vip.ip()),
+            vec![format!("on {server}: ss -tln sport = :{}", vip.port())],
         ),
         Ok(Some(Answer::Refuses)) => fine(format!("has {}", vip.ip())),
         Ok(None) if !tcp => found(
             Meaning::Unknown,
-            format!("no answer from {vip} to a question over TCP: a filter may say so"),
+            format!(
+                "does not answer a TCP probe to {vip}; that proves nothing about {}",
+                asked.proto
+            ),
             Vec::new(),
         ),
         Ok(None) => {
             let text = format!("does not accept packets for {}", vip.ip());
-            found(Meaning::Unusable, text, by_hand(vip.ip(), tunnel))
+            let mut next = by_hand(vip.ip(), tunnel);
+            next[0] = format!("on {server}: {}", next[0]);
+            found(Meaning::Unusable, text, next)
         }
         Err(Hindrance::NoRoute) => found(
             Meaning::Unusable,
-            "this machine has no route to it".into(),
-            vec![format!("ip route get {server}")],
+            "cannot be reached: the director has no route to it".into(),
+            vec![format!("on the director: ip route get {server}")],
         ),
         Err(Hindrance::NoNeighbour(addr, interface)) => found(
             Meaning::Unusable,
-            format!("nobody answers for {addr} on {interface}"),
-            vec![format!("ping {addr}")],
+            format!("cannot be reached: no machine answers for {addr} on {interface}"),
+            vec![format!("on the director: ping {addr}")],
         ),
         Err(Hindrance::NoAddress) => found(
             Meaning::Unknown,
-            format!("this machine has no address of {}'s family to ask from", vip.ip()),
+            format!("cannot be asked: the director has no address of {}'s family", vip.ip()),
             Vec::new(),
         ),
     }
@@ -187,73 +193,97 @@ pub struct Unusable {
 /// All such servers, by "service/server", as this holder found them.
 pub type AllUnusable = BTreeMap<String, Unusable>;
 
-/// What the proof depends on: config, who has which VIP, and which servers are up.
-type Cause = (u64, Vec<IpAddr>, Vec<(String, String)>);
+/// What the proof depends on: config, who has which VIP, and which servers are down.
+#[derive(Clone)]
+struct Cause {
+    spec: Arc<Spec>,
+    held: BTreeSet<IpAddr>,
+    /// What its check calls down gets no clients anyway.
+    down: BTreeSet<(String, String)>,
+}
 
-fn cause(node: &Node, now: Time) -> (Cause, Vec<Asked>) {
-    let state = node.state();
-    let held: Vec<IpAddr> =
-        node.vips().iter().filter(|(_, vip)| vip.answers(now)).map(|(vip, _)| *vip).collect();
-    let interfaces = address::interfaces().unwrap_or_default();
-    let here: Vec<IpAddr> =
-        interfaces.iter().flat_map(|i| i.addresses.iter().map(|(addr, _)| *addr)).collect();
-    let mut asked = questions(&state.spec, |vip| held.contains(&vip), &here);
-    // What its check calls down gets no clients anyway.
-    let down = |subject: &(String, String)| {
-        node.health().get(subject).is_some_and(|h| h.state() == nines_model::ServerState::Down)
-    };
-    asked.retain(|asked| !down(&asked.subject));
-    let mut subjects: Vec<_> = asked.iter().map(|asked| asked.subject.clone()).collect();
-    subjects.dedup();
-    ((state.revision, held, subjects), asked)
+/// Taken out of the core, which has no time for more.
+fn cause(node: &Node, now: Time) -> Cause {
+    let held = node.vips().iter().filter(|(_, vip)| vip.answers(now)).map(|(vip, _)| *vip);
+    let down = node.health().iter().filter(|(_, h)| h.state() == nines_model::ServerState::Down);
+    Cause {
+        spec: Arc::clone(&node.state().spec),
+        held: held.collect(),
+        down: down.map(|(subject, _)| subject.clone()).collect(),
+    }
+}
+
+impl Cause {
+    fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.spec, &other.spec) && self.held == other.held && self.down == other.down
+    }
+
+    fn questions(&self) -> Vec<Asked> {
+        let interfaces = address::interfaces().unwrap_or_default();
+        let here: Vec<IpAddr> =
+            interfaces.iter().flat_map(|i| i.addresses.iter().map(|(addr, _)| *addr)).collect();
+        let mut asked = questions(&self.spec, |vip| self.held.contains(&vip), &here);
+        asked.retain(|asked| !self.down.contains(&asked.subject));
+        asked
+    }
+}
+
+/// One round of questions, from the `from`th on; answers, and how many questions there are in all.
+fn round(cause: &Cause, from: usize) -> nines_dataplane::Result<(Vec<Asked>, usize, Vec<Found>)> {
+    let asked = cause.questions();
+    let round: Vec<Asked> = asked.iter().skip(from).take(ROUND_MAX).cloned().collect();
+    let found = ask(&round)?;
+    Ok((asked, round.len(), found))
 }
 
 /// Proves again and again, as long as the agent runs: soon after a config, a takeover or a server
 /// that came back, then now and then.
 pub async fn keep(agent: Arc<Agent>) {
-    let (mut last, mut next, mut from) = (None, tokio::time::Instant::now(), 0);
+    let (mut last, mut next, mut from): (Option<Cause>, _, _) = (None, Instant::now(), 0);
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let Some((cause, asked)) = agent.core.inspect(cause).await else { return };
-        let changed = last.as_ref() != Some(&cause);
-        if !changed && tokio::time::Instant::now() < next {
+        let Some(cause) = agent.core.inspect(cause).await else { return };
+        let changed = last.as_ref().is_none_or(|last| !last.is(&cause));
+        if !changed && Instant::now() < next {
             continue;
         }
         if changed {
             from = 0;
         }
-        last = Some(cause);
-        let round: Vec<Asked> = asked.iter().skip(from).take(ROUND_MAX).cloned().collect();
-        let ended = from + round.len() >= asked.len();
-        let work = round.clone();
-        let found = tokio::task::spawn_blocking(move || ask(&work)).await;
-        if let Ok(Ok(found)) = found {
+        last = Some(cause.clone());
+        let made = tokio::task::spawn_blocking(move || round(&cause, from)).await;
+        let Ok(Ok((asked, count, found))) = made else {
+            next = Instant::now() + TROUBLED;
+            continue;
+        };
+        let troubled = {
             let mut known = agent.unusable.lock().expect("nobody panics with it");
-            let still = |name: &String| {
-                asked.iter().any(|a| *name == format!("{}/{}", a.subject.0, a.subject.1))
-            };
-            known.retain(|name, _| still(name));
-            take(&mut known, &round, found);
-            let troubled = !known.is_empty();
-            next = tokio::time::Instant::now() + if troubled { TROUBLED } else { CALM };
-        }
-        from = if ended { 0 } else { from + round.len() };
-        if !ended {
-            next = tokio::time::Instant::now();
+            take(&mut known, &asked, &asked[from.min(asked.len())..][..count], found);
+            !known.is_empty()
+        };
+        from += count;
+        next = Instant::now();
+        if from >= asked.len() {
+            from = 0;
+            next += if troubled { TROUBLED } else { CALM };
         }
     }
 }
 
-/// Takes a round in. A server with several VIPs is unusable if it is for one of them.
-fn take(known: &mut AllUnusable, round: &[Asked], found: Vec<Found>) {
+/// Takes a round in, a part of all questions. A server with several VIPs is unusable if it is for
+/// one of them.
+fn take(known: &mut AllUnusable, all: &[Asked], round: &[Asked], found: Vec<Found>) {
     let name = |asked: &Asked| format!("{}/{}", asked.subject.0, asked.subject.1);
+    if !known.is_empty() {
+        let still: BTreeSet<String> = all.iter().map(name).collect();
+        known.retain(|name, _| still.contains(name));
+    }
     for asked in round {
         known.remove(&name(asked));
     }
     for (asked, found) in round.iter().zip(found) {
         if found.meaning == Meaning::Unusable {
-            let command = found.next.first().cloned().unwrap_or_default();
-            let next = format!("on {}: {command}", asked.question.server);
+            let next = found.next.first().cloned().unwrap_or_default();
             known.insert(name(asked), Unusable { text: found.text, next });
         }
     }
@@ -290,14 +320,21 @@ mod tests {
     fn silence_over_tcp_is_told_with_the_command_and_ends_when_it_answers() {
         let round = asked(&config("dr", "10.0.0.100:80", "10.0.0.11"));
         let mut known = AllUnusable::new();
-        take(&mut known, &round, vec![meaning(&round[0], Ok(None))]);
+        take(&mut known, &round, &round, vec![meaning(&round[0], Ok(None))]);
         let told = &known["web/r1"];
         assert_eq!(told.text, "does not accept packets for 10.0.0.100");
         assert_eq!(told.next, "on 10.0.0.11: nines server prepare 10.0.0.100");
-        take(&mut known, &round, vec![meaning(&round[0], Ok(Some(Answer::Accepts)))]);
+        take(&mut known, &round, &round, vec![meaning(&round[0], Ok(Some(Answer::Accepts)))]);
         assert!(known.is_empty());
         let refused = meaning(&round[0], Ok(Some(Answer::Refuses)));
         assert_eq!(refused.meaning, Meaning::Unusable);
+        // It is the director that has no way there.
+        let (addr, card) = ("10.0.0.11".parse().unwrap(), "eth0".to_owned());
+        for hindrance in [Hindrance::NoRoute, Hindrance::NoNeighbour(addr, card)] {
+            let found = meaning(&round[0], Err(hindrance));
+            assert!(found.text.starts_with("cannot be reached: "), "{found:?}");
+            assert!(found.next[0].starts_with("on the director: "), "{found:?}");
+        }
         let udp = asked(&config("dr", "10.0.0.100:53/udp", "10.0.0.11"));
         assert_eq!(meaning(&udp[0], Ok(None)).meaning, Meaning::Unknown);
     }

@@ -1,6 +1,6 @@
 //! `nines doctor`: proves from this director that real servers answer for the VIPs, and nobody else.
 //!
-//! Decides: what answers and silences mean, and the lines that mend it.
+//! Decides: what answers and silences mean, and the lines that fix it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -127,7 +127,7 @@ fn judged(
     };
     let wrong: Vec<&[u8; 6]> = answers.iter().filter(|mac| !is_holder(mac)).collect();
     if wrong.is_empty() {
-        return vec![Finding::ok(subject.into(), "nobody but its holder answers for it")];
+        return vec![Finding::ok(subject.into(), "no machine but its holder answers for it")];
     }
     let mine =
         if holder.is_empty() { "no node holds it".into() } else { format!("{holder} holds it") };
@@ -170,9 +170,11 @@ fn servers(spec: &Spec, interfaces: &[Interface]) -> Outcome<Vec<Finding>> {
             let text = match forward {
                 _ if here.contains(&wanted.addr.ip()) => "this machine itself",
                 Forward::FullNat => {
-                    "full NAT: its checks say whether it lives; nothing else is needed"
+                    "full NAT: its checks say whether it is up; it needs nothing else"
                 }
-                Forward::Nat => "NAT: its checks say whether it lives; its way back must lead here",
+                Forward::Nat => {
+                    "NAT: its checks say whether it is up; its route to clients must lead through this director"
+                }
                 _ => continue,
             };
             found.push(Finding::note(subject, text));
@@ -205,7 +207,11 @@ fn director(spec: &Spec) -> Vec<Finding> {
             Finding::ok("ip_forward".into(), "on, as NAT needs")
         } else {
             let next = vec!["sysctl -w net.ipv4.ip_forward=1".to_owned()];
-            Finding::bad("ip_forward".into(), "off: answers of servers behind NAT go nowhere", next)
+            Finding::bad(
+                "ip_forward".into(),
+                "off: the kernel does not forward answers of servers behind NAT",
+                next,
+            )
         });
     }
     found
@@ -215,7 +221,11 @@ fn director(spec: &Spec) -> Vec<Finding> {
 pub fn run(context: &Context) -> Outcome<u8> {
     let text = context.client().get::<ConfigText>("/v1/config")?.text;
     let spec = parse(&text).map_err(|_| {
-        Failure::new(Kind::Io, "cannot read the config in force", "this nines is older than it")
+        Failure::new(
+            Kind::Io,
+            "cannot read the config in force",
+            "this binary is older than the agent",
+        )
     })?;
     let interfaces = address::interfaces()?;
     let mut found = director(&spec);
@@ -235,8 +245,8 @@ pub fn run(context: &Context) -> Outcome<u8> {
     }
     match bad {
         0 => outln!("Nothing is wrong as seen from here."),
-        1 => outln!("1 thing is wrong; the lines under it mend it on the machine named."),
-        n => outln!("{n} things are wrong; the lines under each mend it on the machine named."),
+        1 => outln!("1 thing is wrong; the lines below it say how to fix it, and where."),
+        n => outln!("{n} things are wrong; the lines below each say how to fix it, and where."),
     }
     Ok(u8::from(bad > 0))
 }

@@ -303,15 +303,15 @@ fn doctor_finds_the_servers_that_are_not_ready() {
         "BAD   server web/r2 10.97.0.12 dr: does not accept packets for 10.97.0.100",
         "ok    server web/r3 10.97.0.13 dr: answers as",
         "ok    server far/r1 10.97.0.11 gue: answers as 10.97.0.101:80",
-        "BAD   server far/gone 10.97.0.99 gue: nobody answers for 10.97.0.99 on eth0",
-        "BAD   server closed/r3 10.97.0.13 dr: has 10.97.0.100, but nobody listens",
+        "BAD   server far/gone 10.97.0.99 gue: cannot be reached: no machine answers for 10.97.0.99",
+        "BAD   server closed/r3 10.97.0.13 dr: has 10.97.0.100, but no program listens",
         "BAD   VIP 10.97.0.100 on eth0: server r3 (10.97.0.13), MAC ",
-        "ok    VIP 10.97.0.101 on eth0: nobody but its holder",
+        "ok    VIP 10.97.0.101 on eth0: no machine but its holder",
     ] {
         assert!(told.contains(line), "no \"{line}\" in\n{told}");
     }
-    assert!(told.contains("  nines server prepare 10.97.0.100\n"), "{told}");
-    // Mended as it says.
+    assert!(told.contains("  on 10.97.0.12: nines server prepare 10.97.0.100\n"), "{told}");
+    // Fixed as it says.
     net.ok("r2", &["server", "prepare", "10.97.0.100"]);
     net.ok("r3", &["server", "prepare", "10.97.0.100"]);
     let told = super::text(&net.nines("lb1", &["doctor"]).stdout);
