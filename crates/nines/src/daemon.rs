@@ -268,6 +268,7 @@ async fn serve_with_socket(
         });
     }
     let look = addresses.clone();
+    let changes = Arc::new(AtomicU64::new(0));
     let news = Arc::new(tokio::sync::Notify::new());
     {
         let (core, log, places) = (core.clone(), log.clone(), Arc::clone(&places));
@@ -280,9 +281,9 @@ async fn serve_with_socket(
     {
         let (own, forwarding, addresses) =
             (me.addresses.clone(), forwarding.clone(), addresses.clone());
-        let (shown, log) = (Arc::clone(&shown), log.clone());
+        let (shown, changed, log) = (Arc::clone(&shown), Arc::clone(&changes), log.clone());
         spawn("devices", move || {
-            devices::watch(&own, forwarding.as_ref(), &addresses, &shown, &log);
+            devices::watch(&own, forwarding.as_ref(), &addresses, &changed, &shown, &log);
         });
     }
     let workers = Workers {
@@ -350,7 +351,7 @@ async fn serve_with_socket(
         tokio::spawn(proof::keep(Arc::clone(&agent)));
         tokio::spawn(flows::ask_all(Arc::clone(&agent)));
     }
-    tokio::spawn(facts::tell(Arc::clone(&agent), Arc::clone(&places), news));
+    tokio::spawn(facts::tell(Arc::clone(&agent), Arc::clone(&places), news, changes));
     agent.log.line(&format!(
         "nines {} runs as {} in cluster {}",
         env!("CARGO_PKG_VERSION"),

@@ -5,7 +5,11 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::{Mutex, mpsc},
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
     time::Duration,
 };
 
@@ -115,12 +119,13 @@ fn words(absent: &[IpAddr]) -> String {
     }
 }
 
-/// Lets the threads that keep something on interfaces know when one comes, goes or changes, and says
-/// which of this node's own addresses it waits for.
+/// Lets the threads that keep something on interfaces know when one comes, goes or changes, counts
+/// those changes, and says which of this node's own addresses it waits for.
 pub fn watch(
     own: &[IpAddr],
     forwarding: Option<&mpsc::Sender<ForwardWork>>,
     addresses: &mpsc::Sender<AddressWork>,
+    changes: &AtomicU64,
     shown: &Mutex<Shown>,
     log: &Logger,
 ) {
@@ -147,6 +152,7 @@ pub fn watch(
             }
             Err(_) => std::thread::sleep(Duration::from_secs(1)),
         }
+        changes.fetch_add(1, Ordering::Relaxed);
         let told = forwarding.is_none_or(|f| f.send(ForwardWork::Devices).is_ok());
         if !told || addresses.send(AddressWork::Look).is_err() {
             return;
