@@ -168,9 +168,12 @@ fn node_text(node: &NodeSpec) -> String {
 }
 
 fn vip_text(vip: &Vip) -> String {
-    let interface = vip.interface.as_deref().unwrap_or("any interface");
-    let prefer = if vip.prefer.is_empty() { "any director".into() } else { vip.prefer.join(" ") };
-    format!("/{} on {interface}, prefer {prefer}", vip.prefix)
+    let interface = vip.interface.as_deref().unwrap_or("the interface of its subnet");
+    let prefer = match vip.prefer.as_slice() {
+        [] => String::new(),
+        names => format!(", preferably on {}", names.join(", then ")),
+    };
+    format!("/{} on {interface}{prefer}", vip.prefix)
 }
 
 fn server_text(server: &ServerSpec) -> String {

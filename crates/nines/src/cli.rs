@@ -78,7 +78,7 @@ enum Output {
 
 #[derive(Subcommand)]
 enum Commands {
-    /// Who serves what, is a spare ready, what is wrong now.
+    /// Who serves what, whether a spare is ready, what is wrong now.
     Status(status::StatusArgs),
     /// Why something is where and as it is, from the first cause on.
     Why(why::WhyArgs),
@@ -232,7 +232,7 @@ fn of_real_server(context: &Context, failure: Failure) -> Failure {
         Ok(who) if who.server && failure.kind == Kind::Unreachable && home.is_member() => {
             let members = who.peers.iter().map(|p| p.name.clone()).collect::<Vec<_>>().join(", ");
             let cluster = &who.cluster;
-            let why = format!("this machine is a real server of cluster {cluster}, no node");
+            let why = format!("this machine is a real server of cluster {cluster}, not a node");
             let next = format!("nines server show   here; everything else on {members}");
             Failure { next: Some(next), ..Failure::new(Kind::Unreachable, failure.what, why) }
         }

@@ -11,7 +11,7 @@ pub enum Kind {
     No,
     /// The command or a file makes no sense.
     Usage,
-    /// No daemon or cluster reached.
+    /// No agent or cluster reached.
     Unreachable,
     /// Refused because it would harm.
     Unsafe,
@@ -32,7 +32,7 @@ pub const EXIT_CODES: &[(u8, &str)] = &[
     (0, "done"),
     (1, "done, and the answer is no (differences, unhealthy, not drained)"),
     (2, "usage: the command or a file makes no sense; nothing was changed"),
-    (3, "no daemon or cluster reached"),
+    (3, "no agent or cluster reached"),
     (4, "refused for safety"),
     (5, "not found"),
     (6, "changed by someone else (revision)"),

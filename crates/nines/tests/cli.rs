@@ -93,7 +93,7 @@ fn bad_words_are_usage_errors() {
     assert!(told(&nines(&["stauts"])).contains("status"));
     let out = nines(&["join", "10.0.0.1", "not-a-code"]);
     assert_eq!(out.status.code(), Some(2));
-    assert!(told(&out).contains("is no join code"));
+    assert!(told(&out).contains("is not a valid join code"));
     assert_eq!(nines(&["join", "nowhere", "x"]).status.code(), Some(2));
     assert_eq!(nines(&["config", "check", "/no/such/file"]).status.code(), Some(5));
     assert_eq!(nines(&["drain", "r1", "--until", "soon"]).status.code(), Some(2));

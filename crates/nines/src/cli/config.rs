@@ -1,6 +1,9 @@
 //! `nines plan`, `nines apply`, `nines config`
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::Read as _,
+    path::{Path, PathBuf},
+};
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use clap::{Args, Subcommand};
@@ -14,7 +17,7 @@ use nines_model::{
 use super::Context;
 use crate::{
     api::types::{Applied, Checked, ConfigText, Done, FileError, Plan, SCHEMA},
-    api::view::fits,
+    api::view::{count, fits},
     failure::{Failure, Kind, Outcome},
     identity,
 };
@@ -63,14 +66,28 @@ enum What {
 }
 
 fn read(file: &Path) -> Outcome<String> {
+    let name = file.display();
+    let mut bytes = Vec::new();
     let read = if file == Path::new("-") {
-        std::io::read_to_string(std::io::stdin())
+        std::io::stdin().read_to_end(&mut bytes).map(drop)
     } else {
-        std::fs::read_to_string(file)
+        std::fs::read(file).map(|all| bytes = all)
     };
     read.map_err(|e| {
-        let kind = if e.kind() == std::io::ErrorKind::NotFound { Kind::NotFound } else { Kind::Io };
-        Failure::new(kind, format!("cannot read {}", file.display()), e)
+        let failed = |kind| Failure::new(kind, format!("cannot read {name}"), &e);
+        match e.kind() {
+            std::io::ErrorKind::NotFound => failed(Kind::NotFound)
+                .next("name a file that exists; nines config show   prints the config in force"),
+            _ => failed(Kind::Io).next(format!("see that it is a file and yours: ls -l {name}")),
+        }
+    })?;
+    String::from_utf8(bytes).map_err(|e| {
+        let good = &e.as_bytes()[..e.utf8_error().valid_up_to()];
+        let lines: Vec<&[u8]> = good.split(|byte| *byte == b'\n').collect();
+        let byte = lines.last().map_or(0, |line| line.len()) + 1;
+        let at = format!("{name}, line {}, byte {byte}: not UTF-8", lines.len());
+        Failure::new(Kind::Usage, at, "config files are UTF-8")
+            .next(format!("iconv -f latin1 -t utf8 {name} >new.toml   (if it is Latin-1)"))
     })
 }
 
@@ -93,10 +110,10 @@ pub fn checked(context: &Context, file: &Path) -> Outcome<(String, Spec)> {
             errln!("{}", render(&name, &text, diagnostic));
         }
     }
-    let count = if found.len() == 1 { "1 error".into() } else { format!("{} errors", found.len()) };
+    let count = count(found.len() as u64, "error");
     let errors = found.iter().map(|one| FileError::new(&text, one)).collect();
     let failure = Failure::new(Kind::Usage, format!("{count} in {name}"), "nothing was applied")
-        .next("mend the file, then: nines config check FILE");
+        .next(format!("fix the file, then: nines config check {name}"));
     Err(Failure { errors, ..failure })
 }
 
@@ -239,5 +256,7 @@ fn check(context: &Context, file: &Path, spec: &Spec) {
     }
     let Checked { file, nodes, services, vips, warnings, .. } = result;
     warnings.iter().for_each(|warning| errln!("note: {warning}"));
-    outln!("{file}: {nodes} nodes, {services} services, {vips} VIPs; no errors");
+    let [nodes, services, vips] = [(nodes, "node"), (services, "service"), (vips, "VIP")]
+        .map(|(n, what)| count(n as u64, what));
+    outln!("{file}: {nodes}, {services}, {vips}; no errors");
 }

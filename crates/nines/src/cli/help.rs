@@ -151,7 +151,7 @@ fn of_command(path: &[String]) -> Outcome<String> {
             command.get_subcommands().map(|c| c.get_name().to_owned()).collect();
         if !names.contains(word) {
             let meant = nines_model::suggest::closest(word, names.iter().map(String::as_str));
-            let what = format!("there is no command {}", path.join(" "));
+            let what = format!("unknown command {}", path.join(" "));
             let next = meant.map_or("nines --help   lists the commands".to_owned(), |name| {
                 format!("did you mean {name}?")
             });

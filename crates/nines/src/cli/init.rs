@@ -24,7 +24,7 @@ pub struct InitArgs {
     /// This node's addresses, one a link; the first found if not given.
     #[arg(long)]
     address: Vec<IpAddr>,
-    /// Port for beats (UDP) and TLS (TCP).
+    /// Port for heartbeats (UDP) and TLS (TCP).
     #[arg(long, default_value_t = PORT, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
     /// Make the state of every node of this file at once, for tools that place files: below
@@ -69,8 +69,12 @@ pub fn addresses(given: &[IpAddr]) -> Outcome<Vec<IpAddr>> {
         addresses.extend(all().filter(|(i, a)| i.ethernet && usable(a)).map(|(_, a)| a).take(1));
     }
     if addresses.is_empty() {
-        return Err(Failure::new(Kind::Usage, "this machine has no address to beat from", "")
-            .next("name it: --address 10.0.0.2"));
+        return Err(Failure::new(
+            Kind::Usage,
+            "this machine has no address to use for heartbeats",
+            "",
+        )
+        .next("name it: --address 10.0.0.2"));
     }
     Ok(addresses)
 }
@@ -83,7 +87,7 @@ fn fresh(home: &Home) -> Outcome<()> {
             format!("this machine is {} of cluster {} already", identity.me.name, identity.cluster),
             format!("its state is in {}", home.0.display()),
         )
-        .next("stop the agent and remove that directory to begin anew"));
+        .next("stop the agent and remove that directory to start over"));
     }
     Ok(())
 }
@@ -187,8 +191,12 @@ fn print_code(context: &Context, home: &Home, server: bool) -> Outcome<()> {
 pub fn code(context: &Context, args: &CodeArgs) -> Outcome<u8> {
     let home = identity::home(&context.state);
     if home.identity()?.server {
-        return Err(Failure::new(Kind::Usage, "a real server lets nobody in", "it is no node")
-            .next("nines code   on a director or witness"));
+        return Err(Failure::new(
+            Kind::Usage,
+            "a real server cannot let machines join",
+            "it is not a node",
+        )
+        .next("nines code   on a director or witness"));
     }
     print_code(context, &home, args.server)?;
     Ok(0)

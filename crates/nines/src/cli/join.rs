@@ -21,7 +21,8 @@ pub struct JoinArgs {
     /// As witness: votes and carries nothing.
     #[arg(long)]
     witness: bool,
-    /// Not as node but as real server: gets the VIPs that cluster.toml gives it, and keeps them.
+    /// Not as a node but as a real server: the agent configures the VIPs from cluster.toml and keeps
+    /// them in place.
     #[arg(long, conflicts_with_all = ["witness", "own", "port"])]
     server: bool,
     /// This node's name; its host name if not given.
@@ -30,7 +31,7 @@ pub struct JoinArgs {
     /// This node's addresses, one a link; the first found if not given.
     #[arg(long = "address", id = "own", value_name = "ADDRESS")]
     own: Vec<IpAddr>,
-    /// This node's port for beats (UDP) and TLS (TCP).
+    /// This node's port for heartbeats (UDP) and TLS (TCP).
     #[arg(long, default_value_t = PORT, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
 }
@@ -42,14 +43,14 @@ pub fn run(context: &Context, args: &JoinArgs) -> Outcome<u8> {
         .parse::<SocketAddr>()
         .or_else(|_| args.address.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, PORT)))
         .map_err(|_| {
-            Failure::new(Kind::Usage, format!("\"{}\" is no address", args.address), "")
+            Failure::new(Kind::Usage, format!("\"{}\" is not a valid address", args.address), "")
                 .next("copy the whole command that nines init printed")
         })?;
     let (secret, fingerprint) = identity::read_code(&args.code).ok_or_else(|| {
         Failure::new(
             Kind::Usage,
-            format!("\"{}\" is no join code", args.code),
-            "it has four groups of eight",
+            format!("\"{}\" is not a valid join code", args.code),
+            "a join code has four groups of eight letters and digits",
         )
         .next("copy the whole command that nines init printed")
     })?;
@@ -61,7 +62,7 @@ pub fn run(context: &Context, args: &JoinArgs) -> Outcome<u8> {
             format!("this machine is in cluster {cluster} already"),
             "",
         )
-        .next(format!("stop the agent and remove {} to begin anew", home.0.display())));
+        .next(format!("stop the agent and remove {} to start over", home.0.display())));
     }
     let name = super::init::name(args.node.as_ref());
     let addresses = if args.server { Vec::new() } else { super::init::addresses(&args.own)? };

@@ -90,7 +90,7 @@ fn show(context: &Context) -> Outcome<()> {
     if !who.server {
         return Err(Failure::new(
             Kind::Usage,
-            format!("this machine is a node of cluster {}, no real server", who.cluster),
+            format!("this machine is a node of cluster {}, not a real server", who.cluster),
             "",
         )
         .next("nines status"));
@@ -149,11 +149,16 @@ fn undo(context: &Context) -> Outcome<()> {
         super::print_json(&serde_json::json!({ "schema": 1, "vips": gone, "left": server }));
         return Ok(());
     }
-    outln!("put back; no longer here: {}", words(gone));
+    outln!("{}", undone(&gone));
     if server {
-        outln!("this machine is no real server of a cluster any more");
+        outln!("this machine has left its cluster");
     }
     Ok(())
+}
+
+/// What was taken back.
+fn undone(gone: &[IpAddr]) -> String {
+    if gone.is_empty() { "nothing to undo".into() } else { format!("removed: {}", words(gone)) }
 }
 
 /// The name goes first: half a forgotten machine is none.

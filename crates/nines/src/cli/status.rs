@@ -7,13 +7,13 @@ use clap::Args;
 use super::{Context, bold, columns};
 use crate::{
     api::{
-        types::{ProblemLine, ServiceStatus, Status},
+        types::{Failover, ProblemLine, ServiceStatus, Status},
         view::ago,
     },
     failure::Outcome,
 };
 
-/// Who serves what, is a spare ready, what is wrong now.
+/// Who serves what, whether a spare is ready, what is wrong now.
 #[derive(Args)]
 pub struct StatusArgs {
     /// Also every real server.
@@ -55,14 +55,7 @@ fn text(status: &Status, wide: bool) -> String {
         status.voters
     );
     if let Some(last) = &status.last_failover {
-        let from = if last.from.is_empty() { "nobody" } else { &last.from };
-        let how = match (last.actor.as_str(), last.silent_ms) {
-            ("" | "auto", 0) => "planned".to_owned(),
-            (who, 0) => format!("planned, by {who}"),
-            (_, ms) => format!("automatic, after {ms} ms of silence"),
-        };
-        let (ago, vip, to) = (ago(last.ago_s), &last.vip, &last.to);
-        out.push_str(&format!("Last change {ago} ago: {vip} {from} -> {to}, {how}.\n"));
+        out.push_str(&format!("Last change {} ago: {}.\n", ago(last.ago_s), changed(last)));
     }
     out.push_str(&lines("WRONG NOW", "NEXT STEP", &status.problems));
     out.push_str(&lines("SET BY PEOPLE", "UNDO", &status.notices));
@@ -110,10 +103,23 @@ fn text(status: &Status, wide: bool) -> String {
         out.push_str(&columns(&rows));
     }
     out.push_str(&counted(&status.drops));
-    if status.problems.is_empty() {
-        out.push_str("\nNothing needs you.\n");
+    if status.vips.is_empty() {
+        out.push_str("\nNext: describe services in a file, then: nines apply cluster.toml\n");
+    } else if status.problems.is_empty() {
+        out.push_str("\nNo action needed.\n");
     }
     out
+}
+
+/// How a VIP came to its holder: "web lb1 -> lb2, by root@lb1".
+fn changed(last: &Failover) -> String {
+    let Failover { vip, from, to, .. } = last;
+    match (last.actor.as_str(), last.silent_ms) {
+        _ if from.is_empty() => format!("{vip} to {to}, no director held it before"),
+        ("" | "auto", 0) => format!("{vip} {from} -> {to}, handed over"),
+        (who, 0) => format!("{vip} {from} -> {to}, handed over, by {who}"),
+        (_, ms) => format!("{vip} {from} -> {to}, automatic, after {ms} ms of silence"),
+    }
 }
 
 /// Lines with the next command each, below a title.

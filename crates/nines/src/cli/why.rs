@@ -51,8 +51,9 @@ pub fn run(context: &Context, args: &WhyArgs) -> Outcome<u8> {
     for line in &why.not_elsewhere {
         outln!("\nWhy not elsewhere?  {line}");
     }
-    if !why.next.is_empty() {
-        outln!("What next?          {}", why.next.join("      "));
+    for (place, next) in why.next.iter().enumerate() {
+        let title = if place == 0 { "What next?" } else { "" };
+        outln!("{title:<20}{next}");
     }
     Ok(0)
 }

@@ -104,7 +104,7 @@ fn daily_acts(net: &mut Net) {
         s["verdict"] == "HEALTHY" && s["services"][0]["up"] == 2
     });
     let told = net.fails("lb1", &["drain", "r9"], 5);
-    assert!(told.contains("no server r9"), "{told}");
+    assert!(told.contains("unknown server r9"), "{told}");
     net.ok("lb1", &["drain", "r2", "--reason", "kernel", "--until", "1h"]);
     net.fails("lb1", &["drain", "r1"], 4);
     let why = net.ok("lb2", &["why", "r2"]);
