@@ -22,8 +22,12 @@ pub enum Action {
         /// Over TLS instead.
         bulk: bool,
     },
-    /// Let the kernel answer for the VIP until then, and not longer.
+    /// Let the kernel answer for the VIP until then, and not longer, whatever becomes of others.
     Guard(IpAddr, Time),
+    /// Let it answer until then, and renew that with all others that follow.
+    Follow(IpAddr, Time),
+    /// Let the kernel answer until then for every VIP that follows.
+    Renew(Time),
     /// Guard exactly these; `true`: a real server on this node serves it too.
     Cover(Vec<(IpAddr, bool)>),
     /// Put the address on, or take it off; say [`crate::Event::Performed`].

@@ -15,6 +15,23 @@
 //! or it appended first, then it refused the renewal. Clocks need agree in rate only, within e.
 //! A voter that restarts has forgotten its promises, so it first waits one lease.
 //!
+//! A holder's VIPs are renewed as one set, so that a thousand cost what one costs:
+//!
+//! ```text
+//! holder                                voter
+//!   parts {name, (VIP, token), ...} ---> keeps the set, if the contents bear the name
+//!   beat {sent = s, T, name} ----------> knows no set of that name?  say so: nothing is renewed
+//!                                        log names a newer holder of some?  these are refused
+//!                           <----------- the others: promised, all until the same time; ack {s,
+//!                                        name, refused}
+//! ```
+//!
+//! The rule stays one about each VIP and its token. An ack counts for a VIP only if the beat at s
+//! named a set with that VIP and token in it and the ack does not refuse it. What is the same is
+//! kept once: the promise to a set ([`Promises::renew`]), and the deadline of all VIPs whose
+//! renewals cannot differ ([`Renewals::may_go_by`]). A VIP that leaves the set keeps what it was
+//! promised, and its own deadline in the kernel is written before the common one is renewed.
+//!
 //! Decides: promises and deadlines. Knows no socket, no disk and no consensus library.
 
 use std::{collections::BTreeMap, net::IpAddr};
@@ -35,14 +52,26 @@ struct Promise {
     /// The life of the holder that asked for it.
     life: u64,
     until: Time,
+    /// In the holder's set: lasts at least as long as what the set was promised.
+    in_set: bool,
+}
+
+/// What a voter promised about all VIPs of one holder's set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct SetPromise {
+    until: Time,
+    /// Some VIP in it was promised more than that by itself.
+    longer: bool,
 }
 
 /// The voter's side.
 #[derive(Clone, Debug, Default)]
 pub struct Promises {
     by_vip: BTreeMap<IpAddr, Promise>,
+    by_holder: BTreeMap<u64, SetPromise>,
     /// Until then nothing is given away: promises of the life before may still hold.
     amnesty: Time,
+    changes: u64,
 }
 
 impl Promises {
@@ -50,38 +79,77 @@ impl Promises {
     /// something longer until `kept`, which is on its disk.
     pub fn after_restart(now: Time, lease: Millis, kept: Time) -> Self {
         let amnesty = Time(now.0 + promise_ns(lease)).max(kept);
-        Self { by_vip: BTreeMap::new(), amnesty }
+        Self { amnesty, ..Self::default() }
     }
 
     /// Until when any promise holds, of this life or of the one before.
     pub fn latest(&self) -> Time {
-        self.by_vip.values().map(|p| p.until).max().unwrap_or_default().max(self.amnesty)
+        let latest = self.by_vip.values().map(|p| self.until(p)).max();
+        latest.unwrap_or_default().max(self.amnesty)
     }
 
-    /// Promises the VIP to `holder`, who in this `life` holds it by `token`. `shortened`: a longer
-    /// promise given before may be forgotten. False: another life of the holder was promised it, and
-    /// may still answer for it, unless this life is its heir on the same machine.
+    fn until(&self, promise: &Promise) -> Time {
+        let set = self.by_holder.get(&promise.holder).filter(|_| promise.in_set);
+        set.map_or(promise.until, |set| promise.until.max(set.until))
+    }
+
+    /// Promises these VIPs (by these tokens) to `holder`, who holds them in this `life`: its set
+    /// from now on. What else it was promised stays so for as long as it was, and no longer.
+    /// `shortened`: longer promises given before may be forgotten. Gives those that are not promised:
+    /// another life of the holder was promised them, and may still answer for them, unless this life
+    /// is its heir on the same machine.
     pub fn give(
         &mut self,
         now: Time,
-        vip: IpAddr,
-        (holder, token, life, heir_of): (u64, u64, u64, u64),
+        (holder, life, heir_of): (u64, u64, u64),
+        set: impl Iterator<Item = (IpAddr, u64)>,
         length: Millis,
         shortened: bool,
-    ) -> bool {
-        let mut until = Time(now.0 + promise_ns(length));
-        if let Some(before) = self.by_vip.get(&vip).filter(|p| p.holder == holder) {
-            let known = before.life == life || before.life == heir_of;
-            if !known && now < before.until {
-                return false;
+    ) -> Vec<IpAddr> {
+        let leaves: Vec<(IpAddr, Time)> = self
+            .by_vip
+            .iter()
+            .filter(|(_, p)| p.holder == holder && p.in_set)
+            .map(|(vip, p)| (*vip, self.until(p)))
+            .collect();
+        for (vip, until) in leaves {
+            let promise = self.by_vip.get_mut(&vip).expect("found a moment ago");
+            (promise.until, promise.in_set) = (until, false);
+        }
+        let mut whole = SetPromise { until: Time(now.0 + promise_ns(length)), longer: false };
+        let mut not_yet = Vec::new();
+        for (vip, token) in set {
+            // Of another holder before: it was overruled in the log, which waited for its promise.
+            let before = self.by_vip.get(&vip).filter(|p| p.holder == holder);
+            let known = |p: &Promise| p.life == life || p.life == heir_of;
+            if before.is_some_and(|p| !known(p) && now < p.until) {
+                not_yet.push(vip);
+                continue;
             }
-            if !shortened {
-                until = until.max(before.until);
+            let until = before.filter(|_| !shortened).map_or(Time(0), |p| p.until);
+            whole.longer |= until != Time(0);
+            self.changes += u64::from(before.is_none_or(|p| p.token != token));
+            self.by_vip.insert(vip, Promise { holder, token, life, until, in_set: true });
+        }
+        self.by_holder.insert(holder, whole);
+        not_yet
+    }
+
+    /// Renews what was promised to `holder` about its set, the same for all VIPs in it.
+    pub fn renew(&mut self, now: Time, holder: u64, length: Millis, shortened: bool) {
+        let whole = self.by_holder.entry(holder).or_default();
+        let until = Time(now.0 + promise_ns(length));
+        whole.until = if shortened { until } else { whole.until.max(until) };
+        if shortened && std::mem::take(&mut whole.longer) {
+            for promise in self.by_vip.values_mut().filter(|p| p.holder == holder && p.in_set) {
+                promise.until = Time(0);
             }
         }
-        // Of another holder before: it was overruled in the log, which waited for its promise.
-        self.by_vip.insert(vip, Promise { holder, token, life, until });
-        true
+    }
+
+    /// Raised whenever a VIP is promised by another token or to another holder than before.
+    pub fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// Until when this voter may not append the entry at `index`, which gives `vip` to `to`;
@@ -91,7 +159,7 @@ impl Promises {
             .by_vip
             .get(&vip)
             .filter(|p| p.holder != to && p.token < index)
-            .map_or(Time(0), |p| p.until);
+            .map_or(Time(0), |p| self.until(p));
         Some(promised.max(self.amnesty)).filter(|until| *until > now)
     }
 
@@ -103,7 +171,7 @@ impl Promises {
             .by_vip
             .get(&vip)
             .filter(|p| p.token == token && p.life != life)
-            .map_or(Time(0), |p| p.until);
+            .map_or(Time(0), |p| self.until(p));
         Some(promised.max(self.amnesty)).filter(|until| *until > now)
     }
 
@@ -129,6 +197,22 @@ impl Renewals {
         *entry = (life, deadline.max(before));
     }
 
+    /// Whether the VIP that these renewals are of may go by `joint` from now on, which voters renew
+    /// together with it. What `joint` says of a voter must not be more than that voter granted
+    /// this VIP, unless it is no more than the deadline that the VIP has anyway: then it can never
+    /// raise a deadline of `joint` above what a majority granted this VIP.
+    pub fn may_go_by(&self, joint: &Self, voters: &[u64]) -> bool {
+        let own = self.deadline(voters);
+        let granted = |voter, life| match self.by_voter.get(voter) {
+            Some((in_life, until)) if *in_life == life => *until,
+            _ => Time(0),
+        };
+        let covers = |voter, (life, until)| until <= granted(voter, life).max(own);
+        own != Time(0)
+            && joint.deadline(voters) >= own
+            && joint.by_voter.iter().all(|(voter, renewed)| covers(voter, *renewed))
+    }
+
     /// Until when the holder may act: the latest deadline that a majority of `voters` granted.
     pub fn deadline(&self, voters: &[u64]) -> Time {
         let mut granted: Vec<Time> =
@@ -146,6 +230,17 @@ mod tests {
 
     fn vip() -> IpAddr {
         "10.0.0.100".parse().unwrap()
+    }
+
+    fn give(
+        promises: &mut Promises,
+        now: Time,
+        (holder, token, life, heir_of): (u64, u64, u64, u64),
+        length: Millis,
+        shortened: bool,
+    ) -> bool {
+        let set = [(vip(), token)].into_iter();
+        promises.give(now, (holder, life, heir_of), set, length, shortened).is_empty()
     }
 
     #[test]
@@ -169,9 +264,9 @@ mod tests {
     #[test]
     fn another_life_of_the_holder_waits_unless_it_is_the_heir() {
         let mut promises = Promises::default();
-        assert!(promises.give(Time(0), vip(), (1, 5, 3, 0), Millis(100), false));
+        assert!(give(&mut promises, Time(0), (1, 5, 3, 0), Millis(100), false));
         let give = |promises: &mut Promises, ms, life, heir| {
-            promises.give(Time(ms * MS), vip(), (1, 5, life, heir), Millis(100), false)
+            give(promises, Time(ms * MS), (1, 5, life, heir), Millis(100), false)
         };
         assert!(!give(&mut promises, 50, 4, 0), "the other may still answer");
         assert!(!give(&mut promises, 50, 4, 2), "heir of a life that is not meant");
@@ -185,7 +280,7 @@ mod tests {
     #[test]
     fn a_promise_outlasts_the_lease_by_both_clocks_errors() {
         let mut promises = Promises::default();
-        promises.give(Time(1_000 * MS), vip(), (1, 5, 3, 0), Millis(100), false);
+        give(&mut promises, Time(1_000 * MS), (1, 5, 3, 0), Millis(100), false);
         assert_eq!(promises.hold(Time(1_100 * MS), vip(), 2, 9), Some(Time(1_100 * MS + 400_000)));
         assert_eq!(promises.hold(Time(1_100 * MS + 400_000), vip(), 2, 9), None);
         let older = promises.hold(Time(1_100 * MS), vip(), 2, 4);
@@ -196,19 +291,19 @@ mod tests {
     #[test]
     fn a_long_promise_is_kept_until_the_holder_says_it_is_shorter() {
         let mut promises = Promises::default();
-        promises.give(Time(0), vip(), (1, 5, 3, 0), Millis(5_000), false);
-        promises.give(Time(10 * MS), vip(), (1, 5, 3, 0), Millis(100), false);
+        give(&mut promises, Time(0), (1, 5, 3, 0), Millis(5_000), false);
+        give(&mut promises, Time(10 * MS), (1, 5, 3, 0), Millis(100), false);
         assert!(promises.hold(Time(4_000 * MS), vip(), 2, 9).is_some());
-        promises.give(Time(20 * MS), vip(), (1, 5, 3, 0), Millis(100), true);
+        give(&mut promises, Time(20 * MS), (1, 5, 3, 0), Millis(100), true);
         assert!(promises.hold(Time(200 * MS), vip(), 2, 9).is_none());
     }
 
     #[test]
     fn a_release_waits_for_what_a_later_life_was_promised() {
         let mut promises = Promises::default();
-        promises.give(Time(0), vip(), (1, 5, 3, 0), Millis(100), false);
+        give(&mut promises, Time(0), (1, 5, 3, 0), Millis(100), false);
         assert_eq!(promises.hold_release(Time(MS), vip(), 5, 3), None, "it has let go");
-        promises.give(Time(10 * MS), vip(), (1, 5, 4, 3), Millis(100), false);
+        give(&mut promises, Time(10 * MS), (1, 5, 4, 3), Millis(100), false);
         assert!(promises.hold_release(Time(11 * MS), vip(), 5, 3).is_some(), "and began anew");
         assert_eq!(promises.hold_release(Time(111 * MS), vip(), 5, 3), None);
         assert_eq!(promises.hold_release(Time(11 * MS), vip(), 5, 4), None);
@@ -227,5 +322,75 @@ mod tests {
             long.hold(Time(699 * MS), vip(), 2, 9).is_some(),
             "a longer promise is on its disk"
         );
+    }
+
+    #[test]
+    fn what_leaves_a_set_is_promised_as_long_as_it_was_and_no_longer() {
+        let (a, b): (IpAddr, IpAddr) = (vip(), "2001:db8::1".parse().unwrap());
+        let mut promises = Promises::default();
+        let lease = Millis(100);
+        promises.give(Time(0), (1, 3, 0), [(a, 5), (b, 6)].into_iter(), lease, false);
+        promises.renew(Time(50 * MS), 1, lease, true);
+        for vip in [a, b] {
+            assert!(promises.hold(Time(150 * MS), vip, 2, 9).is_some(), "renewed as one");
+            assert!(promises.hold(Time(151 * MS), vip, 2, 9).is_none());
+        }
+        let changes = promises.changes();
+        promises.give(Time(60 * MS), (1, 3, 0), [(b, 6)].into_iter(), lease, true);
+        promises.renew(Time(90 * MS), 1, lease, true);
+        assert_eq!(promises.changes(), changes, "nobody got anything");
+        assert!(promises.hold(Time(150 * MS), a, 2, 9).is_some());
+        assert!(promises.hold(Time(151 * MS), a, 2, 9).is_none(), "it left at 60");
+        assert!(promises.hold(Time(190 * MS), b, 2, 9).is_some());
+        promises.give(Time(200 * MS), (2, 1, 0), [(b, 9)].into_iter(), lease, true);
+        promises.renew(Time(250 * MS), 1, lease, true);
+        assert!(promises.hold(Time(301 * MS), b, 3, 10).is_none(), "of another holder now");
+        assert_eq!((promises.changes(), promises.token(b)), (changes + 1, 9));
+    }
+
+    #[test]
+    fn a_longer_promise_of_one_vip_outlasts_its_set_until_it_is_shortened() {
+        let (a, b): (IpAddr, IpAddr) = (vip(), "2001:db8::1".parse().unwrap());
+        let mut promises = Promises::default();
+        promises.give(Time(0), (1, 3, 0), [(a, 5)].into_iter(), Millis(5_000), false);
+        promises.give(Time(MS), (1, 3, 0), [(a, 5), (b, 6)].into_iter(), Millis(100), false);
+        promises.renew(Time(2 * MS), 1, Millis(100), false);
+        assert!(promises.hold(Time(4_000 * MS), a, 2, 9).is_some());
+        assert!(promises.hold(Time(4_000 * MS), b, 2, 9).is_none());
+        promises.renew(Time(3 * MS), 1, Millis(100), true);
+        assert!(promises.hold(Time(200 * MS), a, 2, 9).is_none());
+    }
+
+    /// A VIP goes by the deadline of all only where no voter is counted for more than it granted.
+    #[test]
+    fn a_vip_goes_by_the_joint_deadline_when_that_cannot_exceed_its_own() {
+        let of = |acks: &[(u64, u64)]| {
+            let mut renewals = Renewals::default();
+            acks.iter().for_each(|(voter, until)| renewals.acked(*voter, 1, Time(*until)));
+            renewals
+        };
+        let voters = [1, 2, 3];
+        let joint = of(&[(1, 200), (2, 200), (3, 190)]);
+        assert!(of(&[(1, 200), (2, 200)]).may_go_by(&joint, &voters), "190 raises nothing");
+        assert!(!of(&[(1, 200)]).may_go_by(&joint, &voters), "no majority has granted it");
+        assert!(!Renewals::default().may_go_by(&Renewals::default(), &voters));
+        let long = of(&[(1, 200), (2, 200), (3, 5_000)]);
+        assert!(!of(&[(1, 200), (2, 200)]).may_go_by(&long, &voters), "3 granted it nothing");
+        assert!(!of(&[(1, 210), (2, 210)]).may_go_by(&joint, &voters), "it has more by itself");
+        // By trial: whatever voters renew from then on, the joint deadline is not above the own one.
+        for seed in 0..4_000u64 {
+            let roll = |n: u64| seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(n as u32) % 8;
+            let mut own = of(&[(1, roll(1)), (2, roll(9)), (3, roll(17))]);
+            let mut joint = of(&[(1, roll(25)), (2, roll(33)), (3, roll(41))]);
+            if !own.may_go_by(&joint, &voters) {
+                continue;
+            }
+            for step in 0..4 {
+                let (voter, until) = (1 + roll(50 + step) % 3, Time(4 + roll(5 * step)));
+                own.acked(voter, 1, until);
+                joint.acked(voter, 1, until);
+                assert!(joint.deadline(&voters) <= own.deadline(&voters), "{joint:?} {own:?}");
+            }
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! The node: wires the small machines together.
 //!
 //! Decides: what each event means for which machine, and the order of effects. `node/beats.rs`
-//! speaks to peers, `node/record.rs` to the log, `node/lead.rs` holds what only a leader does.
+//! speaks to peers, `node/record.rs` to the log, `node/vips.rs` to the VIPs, `node/leases.rs` keeps
+//! promises, `node/lead.rs` holds what only a leader does.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,9 +19,9 @@ use crate::{
     forwarding,
     lease::Promises,
     membership::Membership,
-    resources::{Do, Phase, Vip, Want},
+    resources::{Phase, Vip},
     snapshot,
-    state::{Holding, State},
+    state::State,
     wire::{Command, Persisted, RaftMessage, Told, command::Kind},
 };
 
@@ -32,11 +33,13 @@ mod fitness;
 mod gate;
 mod joining;
 mod lead;
+mod leases;
 mod life;
 mod record;
 pub mod results;
 mod sight;
 mod views;
+mod vips;
 mod world;
 
 /// Disk writes that the consensus does not wait for have numbers from here on.
@@ -71,6 +74,8 @@ pub struct Node {
     promises: Promises,
     bound: bound::Bound,
     vips: BTreeMap<IpAddr, Vip>,
+    duty: vips::Duty,
+    voter: leases::Voter,
     known: forwarding::Known,
     results: results::Results,
     /// Raised when a server's state by its checks changes.
@@ -90,6 +95,13 @@ pub struct Node {
     gate: gate::Gate,
     /// Log messages that wait for a promise to end.
     held: Vec<(Time, RaftMessage)>,
+    /// Raised when what waits there changes.
+    held_changes: u64,
+    planned: lead::Planned,
+    /// Raised by each applied entry that decides anything about VIPs and nodes.
+    decided: u64,
+    /// Raised by each that what is outside depends on: table, checks, guard.
+    outside: u64,
     pending: BTreeMap<u64, (u64, Time)>,
     proposed: BTreeMap<IpAddr, Time>,
     blocked: BTreeMap<IpAddr, String>,
@@ -157,6 +169,8 @@ impl Node {
             promises,
             bound: bound::Bound::new(until, lease),
             vips: BTreeMap::new(),
+            duty: vips::Duty::default(),
+            voter: leases::Voter::default(),
             known: BTreeMap::new(),
             results: results::Results::default(),
             with_beat: BTreeMap::new(),
@@ -170,6 +184,10 @@ impl Node {
             sent: joining::Sent::default(),
             gate: gate::Gate::default(),
             held: Vec::new(),
+            held_changes: 0,
+            planned: lead::Planned::default(),
+            decided: 0,
+            outside: 0,
             pending: BTreeMap::new(),
             proposed: BTreeMap::new(),
             blocked: BTreeMap::new(),
@@ -197,6 +215,7 @@ impl Node {
         if !node.life.moved {
             node.keep_life();
         }
+        node.all_vips_changed();
         node
     }
 
@@ -221,6 +240,7 @@ impl Node {
             Event::PersistFailed(why) => {
                 self.log(format!("the log cannot be written: {why}; this node votes no more"));
                 self.broken = Some(why);
+                self.all_vips_changed();
             }
             Event::Performed { id, result } => self.performed(now, id, &result),
             Event::Read(config) => self.was_read(now, config),
@@ -252,10 +272,7 @@ impl Node {
         for (until, _) in &self.held {
             next = next.min(*until);
         }
-        for vip in self.vips.values().filter(|v| v.phase == Phase::On) {
-            next = vip.announce.first().map_or(next, |at| next.min(*at));
-        }
-        next
+        self.duty.next().map_or(next, |at| next.min(at))
     }
 
     /// What to do, in this order.
@@ -273,7 +290,11 @@ impl Node {
         // Half a second with a leader: its heartbeats have told what is committed.
         let told = self.consensus.leader() != 0 && now.since(self.started) > Millis(500).ns();
         let read = told && self.ahead.entries.is_empty();
-        self.caught_up |= self.consensus.leads() || read;
+        if !self.caught_up && (self.consensus.leads() || read) {
+            self.caught_up = true;
+            self.all_vips_changed();
+        }
+        self.run_vips(now);
         if now >= self.next_beat {
             self.beat(now);
             // On schedule, so that beats and ticks share their wake-ups; after a pause from now.
@@ -336,87 +357,6 @@ impl Node {
         ((i128::from(now.0) + self.wall_offset) / 1_000_000).max(0) as u64
     }
 
-    /// What the log wants of this node for a VIP.
-    fn want(&self, now: Time, vip: IpAddr) -> Want {
-        match self.state.vips.get(&vip) {
-            _ if self.broken.is_some() || self.is_double(now, self.config.id) => Want::Nothing,
-            _ if self.life.moved => Want::Wait,
-            Some(Holding::Held { node, token }) if *node == self.config.name => Want::Hold(*token),
-            _ if !self.caught_up => Want::Wait,
-            Some(Holding::Releasing { node, token, .. }) if *node == self.config.name => {
-                Want::Release(*token)
-            }
-            _ => Want::Nothing,
-        }
-    }
-
-    fn run_vips(&mut self, now: Time) {
-        let voters = self.consensus.voters();
-        let known =
-            self.vips.keys().chain(self.state.spec.vips.keys()).chain(self.state.vips.keys());
-        let known: BTreeSet<IpAddr> = known.copied().collect();
-        for addr in known {
-            let want = self.want(now, addr);
-            let vip = self.vips.entry(addr).or_default();
-            let started = vip.token;
-            for todo in vip.step(now, want, &voters) {
-                match todo {
-                    Do::Guard(deadline) => self.actions.push(Action::Guard(addr, deadline)),
-                    Do::Announce => self.actions.push(Action::Announce(addr)),
-                    Do::Up | Do::Down => {
-                        let (id, up) = (self.next_action, todo == Do::Up);
-                        self.next_action += 1;
-                        vip.began(up, id);
-                        self.actions.push(Action::Address { id, vip: addr, up });
-                    }
-                    Do::Released(index) => {
-                        let vip = crate::wire::pack(addr);
-                        let token = crate::wire::Token { vip, index, life: self.config.boot };
-                        self.propose_own(now, Kind::Released(token), self.cause_of(addr));
-                        break;
-                    }
-                }
-            }
-            let vip = self.vips.get_mut(&addr).expect("entered above");
-            if matches!(want, Want::Hold(token) if token != started) {
-                // A new lease: ask for it at once.
-                self.next_beat = now;
-            }
-            if want == Want::Nothing
-                && vip.known
-                && vip.phase == Phase::Off
-                && !self.state.spec.vips.contains_key(&addr)
-            {
-                self.vips.remove(&addr);
-            }
-        }
-        if self.next_beat == now {
-            self.beat(now);
-            self.next_beat = now.plus(self.state.spec.timing.beat);
-        }
-    }
-
-    fn performed(&mut self, now: Time, id: u64, result: &Result<(), String>) {
-        let found = self.vips.iter_mut().find_map(|(addr, vip)| {
-            let was = (vip.phase, vip.known);
-            vip.performed(now, id, result.is_ok()).then_some((*addr, was))
-        });
-        let Some((addr, (was, known))) = found else { return };
-        let me = self.config.name.clone();
-        let starting = matches!(was, Phase::Starting(_));
-        if !starting && !known && result.is_ok() {
-            // The look at the start for what an earlier life may have left: no story.
-            return;
-        }
-        let (kind, text) = match (starting, result) {
-            (true, Ok(())) => ("address-added", format!("{addr} added on {me} and announced")),
-            (true, Err(why)) => ("address-failed", format!("{me} could not add {addr}: {why}")),
-            (false, Ok(())) => ("address-removed", format!("{addr} removed from {me}")),
-            (false, Err(why)) => ("address-failed", format!("{me} could not remove {addr}: {why}")),
-        };
-        self.tell_about_vip(now, addr, kind, text);
-    }
-
     fn tell_about_vip(&mut self, now: Time, vip: IpAddr, kind: &str, text: String) {
         let subject = self.state.spec.vip_name(vip);
         let cause = self.cause_of(vip);
@@ -449,17 +389,14 @@ impl Node {
     fn finish_restart_or_stop(&mut self, now: Time) {
         if let Some((length, asked)) = self.restart {
             let enough = now.0 + length.ns() / 5 * 4;
-            let voters = self.consensus.voters();
-            let holds = self.vips.values().filter(|v| v.token != 0);
-            let renewed = holds.clone().all(|v| v.renewals.deadline(&voters).0 >= enough);
-            if renewed || now.since(asked) > 1_000_000_000 {
+            if self.renewed_until().0 >= enough || now.since(asked) > 1_000_000_000 {
                 self.restart = None;
                 self.actions.push(Action::RestartReady);
             }
         }
-        let idle = self.vips.values().all(|v| v.phase == Phase::Off);
-        let owes = self.state.vips.values().any(|h| h.node() == self.config.name);
-        if self.stopping && ((idle && !owes) || self.nobody_can_take_over(now)) {
+        let idle = || self.vips.values().all(|v| v.phase == Phase::Off);
+        let owes = || self.state.vips.values().any(|h| h.node() == self.config.name);
+        if self.stopping && ((idle() && !owes()) || self.nobody_can_take_over(now)) {
             self.stopping = false;
             self.actions.push(Action::StopReady);
         }

@@ -46,8 +46,10 @@ pub enum Want {
 /// What is to be done now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Do {
-    /// Set the kernel's deadline.
+    /// Set the kernel's deadline, this VIP's own.
     Guard(Time),
+    /// Set it, and let it go by the deadline of all from now on.
+    Follow(Time),
     /// Add the address; the id is to be given by [`Vip::began`].
     Up,
     /// Remove it.
@@ -61,6 +63,8 @@ pub enum Do {
 /// How long an address stays on after its lease ran out, so that a short silence of everybody (a
 /// paused hypervisor) costs no address change.
 const GRACE: Millis = Millis(1_000);
+/// When the log is told again that a VIP was released, if it does not say so.
+const TOLD_AGAIN: Millis = Millis(300);
 /// When neighbours are told again: caches may miss the first.
 const ANNOUNCE_AFTER_MS: [u64; 6] = [0, 50, 150, 500, 1_500, 5_000];
 
@@ -71,10 +75,18 @@ pub struct Vip {
     pub phase: Phase,
     /// Token of the lease; 0: none.
     pub token: u64,
-    /// Who renewed it.
+    /// When the first beat that named it was sent.
+    pub named: Time,
+    /// Who renewed it, as long as it does not go by the renewals of all.
     pub renewals: Renewals,
+    /// Its renewals are those of all VIPs of this node (`Renewals::may_go_by`).
+    pub joint: bool,
+    /// A voter refused it: it never goes by those of all again.
+    pub refused: bool,
     /// The kernel's deadline as set by this process.
     pub guard: Time,
+    /// In the kernel it goes by the deadline of all; `guard` is from before that.
+    pub follows: bool,
     /// The lease ran out since it was last valid.
     pub lapsed: bool,
     /// Not tried again before, after a failed start.
@@ -88,26 +100,36 @@ pub struct Vip {
 }
 
 impl Vip {
-    /// What to do, given what the log wants and who votes.
-    pub fn step(&mut self, now: Time, want: Want, voters: &[u64]) -> Vec<Do> {
+    /// What to do, given what the log wants and until when the lease lasts.
+    pub fn step(&mut self, now: Time, want: Want, deadline: Time) -> Vec<Do> {
         let mut todo = Vec::new();
-        if matches!(want, Want::Wait) {
-            return todo;
+        if now >= self.unable_until {
+            self.unable_until = Time(0);
         }
         match want {
-            Want::Hold(token) => self.hold(now, token, voters, &mut todo),
+            Want::Hold(token) => self.hold(now, token, deadline, &mut todo),
             Want::Release(token) => {
                 self.let_go(&mut todo);
                 if self.phase == Phase::Off
                     && self.known
-                    && now.since(self.told_release) > Millis(300).ns()
+                    && now.since(self.told_release) > TOLD_AGAIN.ns()
                 {
                     self.told_release = now;
                     todo.push(Do::Released(token));
                 }
             }
             Want::Nothing => self.let_go(&mut todo),
-            Want::Wait => {}
+            Want::Wait => {
+                // No beat names it any more: it keeps the deadline it has, and gets no other.
+                if self.follows {
+                    self.own_guard(deadline.max(self.guard), &mut todo);
+                }
+                if self.token != 0 {
+                    self.anew(0);
+                }
+                self.announce.clear();
+                return todo;
+            }
         }
         if self.phase == Phase::On && self.announce.first().is_some_and(|at| *at <= now) {
             self.announce.retain(|at| *at > now);
@@ -116,25 +138,63 @@ impl Vip {
         todo
     }
 
-    fn hold(&mut self, now: Time, token: u64, voters: &[u64], todo: &mut Vec<Do>) {
-        if self.token != token {
-            self.token = token;
-            self.renewals = Renewals::default();
-            self.told_release = Time(0);
+    /// When to step again at the latest although nothing happens; `None`: never.
+    pub fn next(&self, want: Want, deadline: Time) -> Option<Time> {
+        let mut next = None;
+        let mut at = |time: Time| next = Some(next.map_or(time, |n: Time| n.min(time)));
+        if self.phase == Phase::On {
+            self.announce.first().into_iter().for_each(|first| at(*first));
         }
-        let deadline = self.renewals.deadline(voters);
-        if self.phase == Phase::Off && now < self.unable_until {
+        if self.unable_until != Time(0) {
+            at(self.unable_until);
+        }
+        match want {
+            // The node looks at the deadline that all have.
+            Want::Hold(_) if !self.lapsed && self.follows => {}
+            Want::Hold(_) if !self.lapsed => at(deadline),
+            Want::Hold(_) if self.phase == Phase::On => {
+                at(Time(deadline.max(self.guard).plus(GRACE).0 + 1));
+            }
+            Want::Release(_) if self.phase == Phase::Off && self.known => {
+                at(Time(self.told_release.plus(TOLD_AGAIN).0 + 1));
+            }
+            _ => {}
+        }
+        next
+    }
+
+    /// It has another token, or none: what was renewed before is not of this lease.
+    fn anew(&mut self, token: u64) {
+        self.token = token;
+        self.renewals = Renewals::default();
+        self.named = Time(u64::MAX);
+        (self.joint, self.refused) = (false, false);
+    }
+
+    fn hold(&mut self, now: Time, token: u64, deadline: Time, todo: &mut Vec<Do>) {
+        let mut deadline = deadline;
+        if self.token != token {
+            self.anew(token);
+            self.told_release = Time(0);
+            deadline = Time(0);
+        }
+        let unable = self.phase == Phase::Off && self.unable_until != Time(0);
+        if unable {
             // Without its address nothing may be sent from it either.
             if self.guard != Time(0) {
-                self.guard = Time(0);
-                todo.push(Do::Guard(Time(0)));
+                self.own_guard(Time(0), todo);
             }
-        } else if deadline > self.guard && deadline > now {
-            self.guard = deadline;
-            todo.push(Do::Guard(deadline));
+        } else if self.joint {
+            if !self.follows && deadline > now {
+                self.follows = true;
+                self.guard = self.guard.max(deadline);
+                todo.push(Do::Follow(self.guard));
+            }
+        } else if self.follows || (deadline > self.guard && deadline > now) {
+            self.own_guard(deadline.max(self.guard), todo);
         }
         if now < deadline {
-            if self.phase == Phase::Off && now >= self.unable_until {
+            if self.phase == Phase::Off && !unable {
                 todo.push(Do::Up);
             }
             if self.phase == Phase::On && self.lapsed {
@@ -150,17 +210,30 @@ impl Vip {
         }
     }
 
+    fn own_guard(&mut self, deadline: Time, todo: &mut Vec<Do>) {
+        self.guard = deadline;
+        self.follows = false;
+        todo.push(Do::Guard(deadline));
+    }
+
     fn let_go(&mut self, todo: &mut Vec<Do>) {
         self.announce.clear();
         let unknown = !self.known && self.phase == Phase::Off;
         if self.guard != Time(0) || self.token != 0 || unknown {
-            self.guard = Time(0);
-            self.token = 0;
-            self.renewals = Renewals::default();
-            todo.push(Do::Guard(Time(0)));
+            self.anew(0);
+            self.own_guard(Time(0), todo);
         }
         if self.phase == Phase::On || unknown {
             todo.push(Do::Down);
+        }
+    }
+
+    /// A voter refused to renew it: from now on it has renewals of its own, from those of all
+    /// before, which all included it.
+    pub fn refuse(&mut self, joint: &Renewals) {
+        self.refused = true;
+        if std::mem::take(&mut self.joint) {
+            self.renewals = joint.clone();
         }
     }
 
@@ -197,11 +270,6 @@ impl Vip {
     pub fn announce_from(&mut self, now: Time) {
         self.announce = ANNOUNCE_AFTER_MS.iter().map(|ms| now.plus(Millis(*ms))).collect();
     }
-
-    /// Whether it answers now, as far as this node knows.
-    pub fn answers(&self, now: Time) -> bool {
-        self.phase == Phase::On && now < self.guard
-    }
 }
 
 #[cfg(test)]
@@ -209,6 +277,11 @@ mod tests {
     use super::*;
 
     const T: Time = Time(1_000_000_000);
+
+    fn step(vip: &mut Vip, now: Time, want: Want, voters: &[u64]) -> Vec<Do> {
+        let deadline = vip.renewals.deadline(voters);
+        vip.step(now, want, deadline)
+    }
 
     fn renewed(until: Time) -> Vip {
         let mut vip = Vip { token: 7, known: true, ..Vip::default() };
@@ -220,75 +293,106 @@ mod tests {
     #[test]
     fn nothing_starts_without_a_lease_and_the_guard_comes_first() {
         let mut vip = Vip::default();
-        assert_eq!(vip.step(T, Want::Hold(7), &[1, 2, 3]), []);
+        assert_eq!(step(&mut vip, T, Want::Hold(7), &[1, 2, 3]), []);
         let mut vip = renewed(T.plus(Millis(100)));
         assert_eq!(
-            vip.step(T, Want::Hold(7), &[1, 2, 3]),
+            step(&mut vip, T, Want::Hold(7), &[1, 2, 3]),
             [Do::Guard(T.plus(Millis(100))), Do::Up]
         );
         vip.began(true, 1);
-        assert_eq!(vip.step(T, Want::Hold(7), &[1, 2, 3]), []);
+        assert_eq!(step(&mut vip, T, Want::Hold(7), &[1, 2, 3]), []);
         assert!(vip.performed(T, 1, true));
-        assert_eq!(vip.step(T, Want::Hold(7), &[1, 2, 3]), [Do::Announce]);
-        assert!(vip.answers(T) && !vip.answers(T.plus(Millis(100))));
+        assert_eq!(step(&mut vip, T, Want::Hold(7), &[1, 2, 3]), [Do::Announce]);
+        assert_eq!((vip.phase, vip.guard), (Phase::On, T.plus(Millis(100))));
     }
 
     #[test]
     fn another_token_starts_without_old_renewals() {
         let mut vip = renewed(T.plus(Millis(100)));
-        assert_eq!(vip.step(T, Want::Hold(8), &[1, 2, 3]), []);
+        assert_eq!(step(&mut vip, T, Want::Hold(8), &[1, 2, 3]), []);
     }
 
     #[test]
     fn a_release_is_told_only_when_the_address_is_off() {
         let mut vip = Vip { phase: Phase::On, ..renewed(T.plus(Millis(100))) };
-        assert_eq!(vip.step(T, Want::Release(7), &[1]), [Do::Guard(Time(0)), Do::Down]);
+        assert_eq!(step(&mut vip, T, Want::Release(7), &[1]), [Do::Guard(Time(0)), Do::Down]);
         vip.began(false, 2);
-        assert_eq!(vip.step(T, Want::Release(7), &[1]), []);
+        assert_eq!(step(&mut vip, T, Want::Release(7), &[1]), []);
         vip.performed(T, 2, false);
-        assert_eq!(vip.step(T, Want::Release(7), &[1]), [Do::Down], "a failed stop is tried again");
+        assert_eq!(
+            step(&mut vip, T, Want::Release(7), &[1]),
+            [Do::Down],
+            "a failed stop is tried again"
+        );
         vip.began(false, 3);
         vip.performed(T, 3, true);
-        assert_eq!(vip.step(T, Want::Release(7), &[1]), [Do::Released(7)]);
-        assert_eq!(vip.step(T, Want::Release(7), &[1]), [], "told once");
+        assert_eq!(step(&mut vip, T, Want::Release(7), &[1]), [Do::Released(7)]);
+        assert_eq!(step(&mut vip, T, Want::Release(7), &[1]), [], "told once");
     }
 
     #[test]
     fn a_short_lapse_costs_an_announcement_a_long_one_the_address() {
         let mut vip = Vip { phase: Phase::On, ..renewed(T) };
         vip.guard = T;
-        assert_eq!(vip.step(T.plus(Millis(200)), Want::Hold(7), &[1, 2]), []);
+        assert_eq!(step(&mut vip, T.plus(Millis(200)), Want::Hold(7), &[1, 2]), []);
         vip.renewals.acked(1, 1, T.plus(Millis(400)));
         vip.renewals.acked(2, 1, T.plus(Millis(400)));
         assert_eq!(
-            vip.step(T.plus(Millis(300)), Want::Hold(7), &[1, 2]),
+            step(&mut vip, T.plus(Millis(300)), Want::Hold(7), &[1, 2]),
             [Do::Guard(T.plus(Millis(400))), Do::Announce]
         );
-        assert_eq!(vip.step(T.plus(Millis(1_500)), Want::Hold(7), &[1, 2])[0], Do::Down);
+        assert_eq!(step(&mut vip, T.plus(Millis(1_500)), Want::Hold(7), &[1, 2])[0], Do::Down);
     }
 
     #[test]
     fn what_an_earlier_life_left_is_taken_away_before_a_release_is_told() {
         let mut vip = Vip::default();
-        assert_eq!(vip.step(T, Want::Wait, &[1]), [], "the log may be behind");
-        assert_eq!(vip.step(T, Want::Release(7), &[1]), [Do::Guard(Time(0)), Do::Down]);
+        assert_eq!(step(&mut vip, T, Want::Wait, &[1]), [], "the log may be behind");
+        assert_eq!(step(&mut vip, T, Want::Release(7), &[1]), [Do::Guard(Time(0)), Do::Down]);
         vip.began(false, 1);
-        assert_eq!(vip.step(T, Want::Release(7), &[1]), []);
+        assert_eq!(step(&mut vip, T, Want::Release(7), &[1]), []);
         vip.performed(T, 1, true);
-        assert_eq!(vip.step(T, Want::Release(7), &[1]), [Do::Released(7)]);
+        assert_eq!(step(&mut vip, T, Want::Release(7), &[1]), [Do::Released(7)]);
     }
 
     #[test]
     fn a_failed_start_is_not_tried_again_at_once() {
         let mut vip = renewed(T.plus(Millis(60_000)));
-        vip.step(T, Want::Hold(7), &[1, 2]);
+        step(&mut vip, T, Want::Hold(7), &[1, 2]);
         vip.began(true, 1);
         vip.performed(T, 1, false);
-        let step = |vip: &mut Vip, ms| vip.step(T.plus(Millis(ms)), Want::Hold(7), &[1, 2]);
+        let step = |vip: &mut Vip, ms| step(vip, T.plus(Millis(ms)), Want::Hold(7), &[1, 2]);
         // What is not there speaks for nobody.
         assert_eq!(step(&mut vip, 1), [Do::Guard(Time(0))]);
         assert_eq!(step(&mut vip, 2), []);
         let again = step(&mut vip, 30_000);
         assert!(matches!(again[..], [Do::Guard(until), Do::Up] if until > T), "{again:?}");
+    }
+
+    #[test]
+    fn a_vip_leaves_the_common_deadline_with_one_of_its_own_first() {
+        let joint = renewed(T.plus(Millis(100))).renewals;
+        let until = joint.deadline(&[1, 2]);
+        let follows = || {
+            let mut vip = Vip { joint: true, ..renewed(until) };
+            assert_eq!(vip.step(T, Want::Hold(7), until), [Do::Follow(until), Do::Up]);
+            vip.began(true, 1);
+            vip.performed(T, 1, true);
+            assert_eq!(vip.step(T, Want::Hold(7), until), [Do::Announce]);
+            assert_eq!(vip.step(T, Want::Hold(7), until.plus(Millis(20))), []);
+            vip
+        };
+        let mut vip = follows();
+        vip.refuse(&joint);
+        assert_eq!(vip.step(T, Want::Hold(7), until), [Do::Guard(until)]);
+        assert!(!vip.follows && !vip.joint && vip.refused);
+        let mut vip = follows();
+        assert_eq!(vip.step(T, Want::Release(7), until), [Do::Guard(Time(0)), Do::Down]);
+        let mut vip = follows();
+        assert_eq!(vip.step(T, Want::Wait, until), [Do::Guard(until)]);
+        assert_eq!((vip.token, vip.follows, vip.phase), (0, false, Phase::On));
+        let mut vip = follows();
+        assert_eq!(vip.step(T, Want::Hold(8), until), [Do::Guard(until)], "another lease");
+        assert!(!vip.joint && vip.named == Time(u64::MAX));
     }
 }

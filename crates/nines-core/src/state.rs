@@ -16,6 +16,7 @@ use crate::{
     action::Refusal,
     configs::Configs,
     consensus::Change,
+    many,
     story::Chronicle,
     wire::{self, Command, Facts, Member, Move, Told, command::Kind},
 };
@@ -193,9 +194,10 @@ impl State {
         }
         let outcome = match kind.clone() {
             Kind::Apply(apply) => self.config(index, &command, &apply, configs),
-            Kind::Give(give) => self.give(index, &command, &give),
-            Kind::Move(moved) => self.start_move(index, &command, &moved),
-            Kind::Released(token) => self.released(index, &command, &token),
+            Kind::Give(give) => self.give(index, 0, &command, &give),
+            Kind::Move(moved) => self.start_move(index, 0, &command, &moved),
+            Kind::Released(token) => self.released(index, 0, &command, &token),
+            kind @ Kind::Many(_) => self.many(index, &command, kind),
             Kind::Act(act) => self.act(index, &command, &act),
             Kind::Story(story) => {
                 for (place, told) in story.told.into_iter().enumerate() {
@@ -259,7 +261,7 @@ impl State {
         Ok(text)
     }
 
-    fn give(&mut self, index: u64, command: &Command, give: &wire::Give) -> Outcome {
+    fn give(&mut self, index: u64, place: usize, command: &Command, give: &wire::Give) -> Outcome {
         let vip = wire::unpack(&give.vip).ok_or(Refusal::Invalid("no address".into()))?;
         let holder = self.vips.get(&vip).map_or("", |h| h.node());
         if holder != give.from || !self.spec.vips.contains_key(&vip) {
@@ -273,7 +275,7 @@ impl State {
         } else {
             format!("{name}: {vip} moves {} -> {}: {}", give.from, give.to, give.why)
         };
-        self.tell(index, 0, command, "failover", &name, text);
+        self.tell(index, place, command, "failover", &name, text);
         self.failovers.insert(
             vip,
             Failover {
@@ -282,13 +284,13 @@ impl State {
                 at_ms: command.at_ms,
                 actor: command.actor.clone(),
                 silent_ms: give.silent_ms,
-                event: format!("{index}.0"),
+                event: format!("{index}.{place}"),
             },
         );
         Ok(String::new())
     }
 
-    fn start_move(&mut self, index: u64, command: &Command, moved: &Move) -> Outcome {
+    fn start_move(&mut self, index: u64, place: usize, command: &Command, moved: &Move) -> Outcome {
         let vip = wire::unpack(&moved.vip).ok_or(Refusal::Invalid("no address".into()))?;
         match self.vips.get(&vip) {
             Some(Holding::Held { node, token }) if *node == moved.from => {
@@ -301,11 +303,17 @@ impl State {
         let name = self.spec.vip_name(vip);
         let text =
             format!("{name}: {} is asked to hand {vip} to {}: {}", moved.from, moved.to, moved.why);
-        self.tell(index, 0, command, "move", &name, text);
+        self.tell(index, place, command, "move", &name, text);
         Ok(String::new())
     }
 
-    fn released(&mut self, index: u64, command: &Command, token: &wire::Token) -> Outcome {
+    fn released(
+        &mut self,
+        index: u64,
+        place: usize,
+        command: &Command,
+        token: &wire::Token,
+    ) -> Outcome {
         let vip = wire::unpack(&token.vip).ok_or(Refusal::Invalid("no address".into()))?;
         let Some(Holding::Releasing { node, token: held, to }) = self.vips.get(&vip).cloned()
         else {
@@ -322,7 +330,7 @@ impl State {
         self.wishes.remove(&vip);
         let name = self.spec.vip_name(vip);
         let text = format!("{name}: {node} has stopped; {vip} goes to {to}");
-        self.tell(index, 0, command, "moved", &name, text);
+        self.tell(index, place, command, "moved", &name, text);
         // The person whose command led to it, if one did.
         let first = self.story.path(&command.cause).first().map(|event| event.told.actor.clone());
         self.failovers.insert(
@@ -333,10 +341,44 @@ impl State {
                 at_ms: command.at_ms,
                 actor: first.unwrap_or_else(|| command.actor.clone()),
                 silent_ms: 0,
-                event: format!("{index}.0"),
+                event: format!("{index}.{place}"),
             },
         );
         Ok(String::new())
+    }
+
+    /// Event that led to what happens to the VIP where it is: the request to hand it over while its
+    /// holder does, else the change that made its present holder.
+    pub fn cause_of(&self, vip: IpAddr) -> String {
+        if let Some(Holding::Releasing { .. }) = self.vips.get(&vip)
+            && let Some(asked) = self.story.newest(&["move"], &self.spec.vip_name(vip))
+        {
+            return asked.id.clone();
+        }
+        self.failovers.get(&vip).map_or_else(String::new, |f| f.event.clone())
+    }
+
+    /// The same for many VIPs, one after the other: each by itself is valid or not.
+    fn many(&mut self, index: u64, command: &Command, kind: Kind) -> Outcome {
+        let mut refused = Ok(String::new());
+        for (place, kind) in many::singly(kind).into_iter().enumerate() {
+            let outcome = match kind {
+                Kind::Give(give) => self.give(index, place, command, &give),
+                Kind::Move(moved) => self.start_move(index, place, command, &moved),
+                Kind::Released(token) => {
+                    // Each has a cause of its own.
+                    let vip = wire::unpack(&token.vip);
+                    let cause = vip.map_or_else(String::new, |vip| self.cause_of(vip));
+                    let command = Command { cause, ..command.clone() };
+                    self.released(index, place, &command, &token)
+                }
+                _ => continue,
+            };
+            if outcome.is_err() {
+                refused = outcome;
+            }
+        }
+        refused
     }
 
     /// Whether a membership change may take effect. Asked before [`State::apply`].

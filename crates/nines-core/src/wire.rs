@@ -5,9 +5,11 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+mod beat;
 mod facts;
 mod life;
 
+pub use beat::{Ack, Beat};
 pub use facts::{Facts, Unfit};
 pub use life::{KeptLife, Life, LongPromise};
 
@@ -15,7 +17,7 @@ pub use life::{KeptLife, Life, LongPromise};
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Frame {
     /// One of these.
-    #[prost(oneof = "frame::Kind", tags = "1, 2, 3")]
+    #[prost(oneof = "frame::Kind", tags = "1, 2, 3, 50")]
     pub kind: Option<frame::Kind>,
     /// What could wait for a beat and travels with it; these carry none themselves.
     #[prost(message, repeated, tag = "4")]
@@ -45,56 +47,10 @@ pub mod frame {
         /// Consensus.
         #[prost(message, tag = "3")]
         Raft(super::RaftMessage),
+        /// What a set of VIPs contains.
+        #[prost(message, tag = "50")]
+        Part(crate::held::SetPart),
     }
-}
-
-/// "I live, I hold these, renew them."
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct Beat {
-    /// Sender's CLOCK_BOOTTIME when it was sent, ns: the lease counts from here.
-    #[prost(uint64, tag = "1")]
-    pub sent_ns: u64,
-    /// Length asked for, ms.
-    #[prost(uint64, tag = "2")]
-    pub lease_ms: u64,
-    /// VIPs held, with tokens.
-    #[prost(message, repeated, tag = "3")]
-    pub held: Vec<Token>,
-    /// The data plane holds the current table.
-    #[prost(bool, tag = "4")]
-    pub ready: bool,
-    /// Stopping.
-    #[prost(bool, tag = "5")]
-    pub leaving: bool,
-    /// VIPs it could not start.
-    #[prost(bytes = "vec", repeated, tag = "6")]
-    pub unable: Vec<Vec<u8>>,
-    /// The sender's kernel answers for none of `held` longer than this renewal asks: a longer
-    /// promise given before (for a restart) may be forgotten.
-    #[prost(bool, tag = "7")]
-    pub shortened: bool,
-    /// Log index applied.
-    #[prost(uint64, tag = "8")]
-    pub applied: u64,
-    /// Number of the sender's life.
-    #[prost(uint64, tag = "9")]
-    pub life: u64,
-    /// Nodes whose flows the sender does not have yet.
-    #[prost(uint64, repeated, tag = "10")]
-    pub behind: Vec<u64>,
-    /// The life before the sender's, if it ran on this machine since it booted: it has ended, and
-    /// the sender's kernel holds whatever it answered for.
-    #[prost(uint64, tag = "40")]
-    pub heir_of: u64,
-    /// Nodes of which the sender hears two lives at once.
-    #[prost(uint64, repeated, tag = "41")]
-    pub double: Vec<u64>,
-    /// Lives from moved state directories that the sender would let count.
-    #[prost(message, repeated, tag = "42")]
-    pub confirmed: Vec<Life>,
-    /// Nodes that the sender has heard lately.
-    #[prost(uint64, repeated, tag = "43")]
-    pub hears: Vec<u64>,
 }
 
 /// A VIP and the log index of the entry that gave it.
@@ -109,30 +65,6 @@ pub struct Token {
     /// In a release: the life of the holder that let go; 0: not said.
     #[prost(uint64, tag = "3")]
     pub life: u64,
-}
-
-/// Answer to a [`Beat`].
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct Ack {
-    /// The beat's `sent_ns`.
-    #[prost(uint64, tag = "1")]
-    pub sent_ns: u64,
-    /// The beat's `lease_ms`.
-    #[prost(uint64, tag = "2")]
-    pub lease_ms: u64,
-    /// Renewed.
-    #[prost(message, repeated, tag = "3")]
-    pub granted: Vec<Token>,
-    /// Log index of the newest membership change the sender knows.
-    #[prost(uint64, tag = "4")]
-    pub membership: u64,
-    /// The beat's `life`: an answer to an earlier life renews nothing, for the voter may have
-    /// forgotten since what it promised then.
-    #[prost(uint64, tag = "5")]
-    pub life: u64,
-    /// How long the answer waited for a beat to travel with, ns.
-    #[prost(uint64, tag = "6")]
-    pub waited_ns: u64,
 }
 
 /// The consensus library's message, field by field.
@@ -292,7 +224,7 @@ pub struct Command {
     #[prost(string, tag = "5")]
     pub cause: String,
     /// What.
-    #[prost(oneof = "command::Kind", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19")]
+    #[prost(oneof = "command::Kind", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 50")]
     pub kind: Option<command::Kind>,
 }
 
@@ -331,6 +263,9 @@ pub mod command {
         /// A node leaves for good.
         #[prost(string, tag = "19")]
         Remove(String),
+        /// The same for many VIPs.
+        #[prost(message, tag = "50")]
+        Many(crate::many::Many),
     }
 }
 

@@ -1,7 +1,7 @@
 //! A data plane in memory: what was asked is what is there.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::{Arc, Mutex},
 };
@@ -17,6 +17,8 @@ pub struct Held {
     pub table: ForwardingTable,
     /// Guard deadlines.
     pub guards: BTreeMap<IpAddr, Time>,
+    /// Whose deadlines are renewed together.
+    pub follow: BTreeSet<IpAddr>,
 }
 
 /// The fake; clones share one kernel.
@@ -58,13 +60,32 @@ impl DataPlane for Fake {
 
 impl Guard for Fake {
     fn set(&mut self, vip: IpAddr, deadline: Time) -> Result<()> {
-        self.held.lock().expect("no panic holds it").guards.insert(vip, deadline);
+        let mut held = self.held.lock().expect("no panic holds it");
+        held.guards.insert(vip, deadline);
+        held.follow.remove(&vip);
+        Ok(())
+    }
+
+    fn follow(&mut self, vip: IpAddr, deadline: Time) -> Result<()> {
+        let mut held = self.held.lock().expect("no panic holds it");
+        held.guards.insert(vip, deadline);
+        held.follow.insert(vip);
+        Ok(())
+    }
+
+    fn renew(&mut self, deadline: Time) -> Result<()> {
+        let held = &mut *self.held.lock().expect("no panic holds it");
+        for vip in &held.follow {
+            held.guards.insert(*vip, deadline);
+        }
         Ok(())
     }
 
     fn cover(&mut self, vips: &[(IpAddr, bool)]) -> Result<()> {
         let mut held = self.held.lock().expect("no panic holds it");
-        held.guards.retain(|vip, _| vips.iter().any(|(v, _)| v == vip));
+        let vips_only: BTreeSet<IpAddr> = vips.iter().map(|(vip, _)| *vip).collect();
+        held.guards.retain(|vip, _| vips_only.contains(vip));
+        held.follow.retain(|vip| vips_only.contains(vip));
         for (vip, _) in vips {
             held.guards.entry(*vip).or_default();
         }

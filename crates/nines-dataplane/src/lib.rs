@@ -103,8 +103,15 @@ pub trait DataPlane: Send {
 /// The deadlines until which this node may answer for addresses. Setting one is a single map
 /// update that never blocks, so the thread that keeps the leases does it by itself.
 pub trait Guard: Send {
-    /// Guards `vip` with this deadline; one in the past silences it.
+    /// Guards `vip` with this deadline, its own; one in the past silences it.
     fn set(&mut self, vip: IpAddr, deadline: Time) -> Result<()>;
+
+    /// Guards `vip` with this deadline, which [`Guard::renew`] changes with that of all others that
+    /// follow, until it is set by itself again.
+    fn follow(&mut self, vip: IpAddr, deadline: Time) -> Result<()>;
+
+    /// Guards every VIP that follows with this deadline.
+    fn renew(&mut self, deadline: Time) -> Result<()>;
 
     /// Guards exactly these; others are no longer guarded (and no longer ours to silence).
     fn cover(&mut self, vips: &[(IpAddr, bool)]) -> Result<()>;

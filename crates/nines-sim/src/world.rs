@@ -58,6 +58,8 @@ const FOUNDERS: u64 = 3;
 struct Kernel {
     addresses: BTreeSet<IpAddr>,
     guards: BTreeMap<IpAddr, Time>,
+    /// Whose deadlines are renewed together.
+    follow: BTreeSet<IpAddr>,
     tokens: BTreeMap<IpAddr, u64>,
 }
 
@@ -263,6 +265,8 @@ impl World {
         let boot = (machine.life << 32) + id;
         let config = Config { id: identity, name, boot, machine_boot, place, seeds };
         machine.node = Some(Node::new(config, now, &machine.disk));
+        // Which VIPs follow is known to the process, not to the kernel.
+        machine.kernel.follow.clear();
         machine.backlog.clear();
         machine.wake = u64::MAX;
         machine.replaced_in_place = false;
@@ -422,15 +426,13 @@ impl World {
                 }
                 Action::Send { to, bytes, bulk: true } => self.send_bulk(id, to, bytes),
                 Action::Send { to, bytes, bulk: false } => self.send(id, to, bytes),
-                Action::Guard(vip, deadline) => {
-                    let token = self.machines[&id]
-                        .node
-                        .as_ref()
-                        .and_then(|n| n.vips().get(&vip))
-                        .map_or(0, |v| v.token);
+                Action::Guard(vip, deadline) => self.guard(id, vip, deadline, false),
+                Action::Follow(vip, deadline) => self.guard(id, vip, deadline, true),
+                Action::Renew(deadline) => {
                     let kernel = &mut self.machines.get_mut(&id).expect("three machines").kernel;
-                    kernel.guards.insert(vip, deadline);
-                    kernel.tokens.insert(vip, token);
+                    for vip in &kernel.follow {
+                        kernel.guards.insert(*vip, deadline);
+                    }
                 }
                 Action::Address { id: action, vip, up } => {
                     let time = 100_000 + self.random.below(900_000);
@@ -463,6 +465,19 @@ impl World {
                     }
                 }
             }
+        }
+    }
+
+    fn guard(&mut self, id: u64, vip: IpAddr, deadline: Time, follows: bool) {
+        let machine = self.machines.get_mut(&id).expect("three machines");
+        let held = machine.node.as_ref().and_then(|n| n.vips().get(&vip));
+        let token = held.map_or(0, |v| v.token);
+        machine.kernel.guards.insert(vip, deadline);
+        machine.kernel.tokens.insert(vip, token);
+        if follows {
+            machine.kernel.follow.insert(vip);
+        } else {
+            machine.kernel.follow.remove(&vip);
         }
     }
 

@@ -204,7 +204,7 @@ struct Cause {
 
 /// Taken out of the core, which has no time for more.
 fn cause(node: &Node, now: Time) -> Cause {
-    let held = node.vips().iter().filter(|(_, vip)| vip.answers(now)).map(|(vip, _)| *vip);
+    let held = node.vips().keys().copied().filter(|vip| node.answers(*vip, now));
     let down = node.health().iter().filter(|(_, h)| h.state() == nines_model::ServerState::Down);
     Cause {
         spec: Arc::clone(&node.state().spec),

@@ -1,18 +1,22 @@
 //! Beats and their answers: who lives, and the renewal of leases.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::collections::BTreeMap;
 
 use nines_model::{Millis, Time};
 use prost::Message as _;
 
-use super::{Node, bulk::Way};
+use super::{Node, bulk::Way, leases::Granted};
 use crate::{
     action::Action,
     consensus,
+    held::{self, SetPart},
     lives::Standing,
-    resources::Want,
-    wire::{self, Ack, Beat, Command, Frame, RaftMessage, Token, command::Kind, frame},
+    many,
+    wire::{self, Beat, Command, Frame, RaftMessage, Token, command::Kind, frame},
 };
+
+/// When the parts of a set are sent again to a peer that does not know it yet.
+const PARTS_AGAIN: Millis = Millis(40);
 
 /// Frames larger than this do not fit a datagram on a 1500-byte link with our seal around them.
 const DATAGRAM_MAX: usize = 1_350;
@@ -87,33 +91,41 @@ impl Node {
             return;
         }
         let length = self.restart.map_or(self.lease(), |(ms, _)| ms);
-        let mut held = Vec::new();
-        let mut shortened = true;
-        for (addr, vip) in &self.vips {
-            let Want::Hold(token) = self.want(now, *addr) else { continue };
-            held.push(Token { vip: wire::pack(*addr), index: token, life: 0 });
-            // Only what this process has set since it started is known.
-            shortened &= vip.guard != Time(0) && vip.guard <= now.plus(length);
+        let sent = now.max(Time(self.duty.sent.0 + 1));
+        self.duty.sent = sent;
+        for addr in std::mem::take(&mut self.duty.unnamed) {
+            if let Some(vip) = self.vips.get_mut(&addr).filter(|_| self.duty.held.contains(addr)) {
+                vip.named = sent;
+            }
         }
-        let unable = self.vips.iter().filter(|(_, v)| v.unable_until > now);
+        let (name, size) = (self.duty.held.name(), self.duty.held.len());
+        let shortened = self.restart.is_none() && self.guards_end_by(now.plus(length));
         let beat = Beat {
-            sent_ns: now.0,
+            sent_ns: sent.0,
             lease_ms: length.0,
-            held,
             ready: self.ready,
             behind: self.behind.iter().copied().collect(),
             leaving: self.stopping,
-            unable: unable.map(|(addr, _)| wire::pack(*addr)).collect(),
-            shortened: shortened && self.restart.is_none(),
+            unable: self.unable_bits(),
+            revision: self.state.revision,
+            shortened,
             applied: self.state.applied,
             life: self.config.boot,
             heir_of: self.life.heir_of,
             double: self.hears_double(now),
             confirmed: self.confirmed_lives(),
             hears: self.hears(now),
+            set_a: name.0,
+            set_b: name.1,
+            set_size: size as u32,
+            part: None,
         };
-        let granted = self.grant(now, self.config.id, &beat);
-        self.renewed((self.config.id, self.config.boot), now, length, &granted);
+        self.learn_own();
+        if let Granted::But { refused, .. } = self.grant(now, self.config.id, &beat) {
+            let me = (self.config.id, self.config.boot);
+            self.renewed(me, sent, sent.plus(length), &refused);
+        }
+        let mut parts = Vec::new();
         for to in self.others() {
             let mut rest = self.with_beat.remove(&to).unwrap_or_default();
             for frame in &mut rest {
@@ -121,7 +133,9 @@ impl Node {
                     ack.waited_ns = now.0.saturating_sub(ack.waited_ns);
                 }
             }
-            let mut frame = self.framed(frame::Kind::Beat(beat.clone()));
+            let mut beat = beat.clone();
+            self.tell_set(now, to, &mut beat, &mut parts);
+            let mut frame = self.framed(frame::Kind::Beat(beat));
             // A beat must fit a datagram, which goes over every link; what does not, goes alone.
             for more in rest {
                 if frame.encoded_len() + more.encoded_len() + 8 > DATAGRAM_MAX {
@@ -135,68 +149,37 @@ impl Node {
         self.with_beat.clear();
     }
 
-    /// Index of the newest entry, committed or not, that gives a VIP to anybody. Entries that wait
-    /// for a promise count: it must run out, not be renewed for ever.
-    fn newest_token(&self, vip: IpAddr, tail: &[(u64, Vec<u8>)]) -> u64 {
-        let packed = wire::pack(vip);
-        let gives = |bytes: &[u8]| {
-            matches!(
-                Command::decode(bytes).ok().and_then(|c| c.kind),
-                Some(Kind::Give(wire::Give { vip, .. }) | Kind::Released(Token { vip, .. }))
-                    if vip == packed
-            )
-        };
-        let in_tail = tail.iter().filter(|(_, bytes)| gives(bytes)).map(|(index, _)| *index);
-        let waiting = self.held.iter().flat_map(|(_, message)| &message.entries);
-        let waiting = waiting.filter(|e| gives(&e.data)).map(|e| e.index);
-        // What nobody holds by what is applied here, every entry until then is over for: a holder
-        // that let go and starts anew with an older log is not renewed.
-        let applied = self.state.vips.get(&vip).map_or(self.state.applied, |h| h.token());
-        in_tail.chain(waiting).max().unwrap_or(0).max(applied)
-    }
-
-    /// The voter's part of the lease rule: which of the VIPs a beat names are renewed.
-    fn grant(&mut self, now: Time, from: u64, beat: &Beat) -> Vec<Token> {
-        if beat.held.is_empty() || self.broken.is_some() || self.life.moved {
+    /// What this node could not start, by the VIPs of the config.
+    fn unable_bits(&self) -> Vec<u8> {
+        if self.duty.unable.is_empty() {
             return Vec::new();
         }
-        let tail = self.consensus.tail();
-        let mut granted = Vec::new();
-        // No promise is longer than what the config allows a restart to take.
-        let longest = self.state.spec.timing.restart.max(self.lease());
-        let length = Millis(beat.lease_ms);
-        if length > longest || (self.is_long(length) && !self.may_promise_long(now, length)) {
-            return Vec::new();
-        }
-        for token in &beat.held {
-            let Some(vip) = wire::unpack(&token.vip) else { continue };
-            // A holder with a newer token is known from its own renewals also where the log is
-            // behind; without that, a late node would renew itself over it.
-            let newest = self.newest_token(vip, &tail).max(self.promises.token(vip));
-            if newest > token.index {
-                continue;
-            }
-            let holder = (from, token.index, beat.life, beat.heir_of);
-            if self.promises.give(now, vip, holder, length, beat.shortened) {
-                granted.push(token.clone());
-            }
-        }
-        granted
+        held::marks(self.state.spec.vips.keys().copied(), |vip| self.duty.unable.contains(&vip))
     }
 
-    fn renewed(
-        &mut self,
-        (voter, life): (u64, u64),
-        sent: Time,
-        length: Millis,
-        granted: &[Token],
-    ) {
-        for token in granted {
-            let Some(addr) = wire::unpack(&token.vip) else { continue };
-            let Some(vip) = self.vips.get_mut(&addr) else { continue };
-            if vip.token == token.index {
-                vip.renewals.acked(voter, life, sent.plus(length));
+    /// Tells a peer that hears us what the set of our beats contains, until it says that it knows:
+    /// in the beat itself where it is little, else in datagrams before it.
+    fn tell_set(&mut self, now: Time, to: u64, beat: &mut Beat, parts: &mut Vec<SetPart>) {
+        let (held, lease) = (&self.duty.held, self.lease());
+        let told = self.duty.told.entry(to).or_default();
+        if held.is_empty()
+            || told.known == Some(held.name())
+            || !self.membership.alive(now, to, lease)
+        {
+            return;
+        }
+        if parts.is_empty() {
+            *parts = held.parts();
+        }
+        match parts.as_slice() {
+            [only] => beat.part = Some(only.clone()),
+            several if now >= told.again => {
+                told.again = now.plus(PARTS_AGAIN);
+                for part in several {
+                    self.send(to, frame::Kind::Part(part.clone()));
+                }
             }
+            _ => {}
         }
     }
 
@@ -234,8 +217,9 @@ impl Node {
         }
         match kind {
             frame::Kind::Beat(beat) => {
+                let bare = Beat { part: None, ..beat.clone() };
                 let same = self.membership.peer(from).is_some_and(|p| {
-                    p.was_alive && p.beat == Beat { sent_ns: p.beat.sent_ns, ..beat.clone() }
+                    p.was_alive && p.beat == Beat { sent_ns: p.beat.sent_ns, ..bare.clone() }
                 });
                 // Nodes beat together: one wake-up hears and answers. Whose beat comes first leads;
                 // others pull theirs forward, never back.
@@ -244,29 +228,13 @@ impl Node {
                     self.next_beat = self.next_beat.min(now);
                 }
                 // A beat that renews nothing is answered now and then, for the round trip.
-                let answer = !beat.held.is_empty() || self.membership.owes_answer(now, from);
-                if self.membership.heard(now, from, link, beat.clone()) && answer {
-                    // The first renewal decides when a VIP comes up; later ones have a lease's time.
-                    let news = |t: &Token| {
-                        wire::unpack(&t.vip).is_none_or(|v| self.promises.token(v) != t.index)
-                    };
-                    let urgent = beat.held.iter().any(news) || beat.lease_ms != self.lease().0;
-                    let granted = if self.may_ask(now, from) {
-                        self.grant(now, from, &beat)
-                    } else {
-                        Vec::new()
-                    };
-                    let ack = Ack {
-                        sent_ns: beat.sent_ns,
-                        lease_ms: beat.lease_ms,
-                        granted,
-                        membership: self.state.membership,
-                        life: beat.life,
-                        waited_ns: if urgent { 0 } else { now.0 },
-                    };
+                let answer = beat.set_size != 0 || self.membership.owes_answer(now, from);
+                if self.membership.heard(now, from, link, bare) && answer {
+                    let (mut ack, urgent) = self.answer(now, from, &beat);
                     if urgent {
                         self.send(from, frame::Kind::Ack(ack));
                     } else {
+                        ack.waited_ns = now.0;
                         self.send_later(from, frame::Kind::Ack(ack));
                     }
                 }
@@ -274,16 +242,16 @@ impl Node {
             }
             frame::Kind::Ack(ack) => {
                 // Sent by this life of this node and not in the future.
-                if ack.life == self.config.boot && ack.sent_ns <= now.0 {
-                    let trip = (now.0 - ack.sent_ns).saturating_sub(ack.waited_ns);
-                    self.membership.round_trip(from, trip);
-                    if ack.membership <= self.state.membership {
-                        let length = Millis(ack.lease_ms);
-                        let voter = (from, self.life.heard.current(from));
-                        self.renewed(voter, Time(ack.sent_ns), length, &ack.granted);
-                    }
+                if ack.life != self.config.boot || ack.sent_ns > self.duty.sent.0 {
+                    return false;
                 }
-                !ack.granted.is_empty()
+                let trip = now.0.saturating_sub(ack.sent_ns).saturating_sub(ack.waited_ns);
+                self.membership.round_trip(from, trip);
+                ack.membership <= self.state.membership && self.acked(from, &ack)
+            }
+            frame::Kind::Part(part) => {
+                self.learn(from, &part);
+                false
             }
             frame::Kind::Raft(_) if self.life.moved => false,
             frame::Kind::Raft(message) if message.from == from => {
@@ -296,10 +264,15 @@ impl Node {
 
     /// Until when an entry may not be appended here.
     pub(super) fn must_wait(&self, now: Time, index: u64, command: &[u8]) -> Option<Time> {
-        let give = match Command::decode(command).ok()?.kind? {
+        let kind = Command::decode(command).ok()?.kind?;
+        many::singly(kind).iter().filter_map(|kind| self.one_must_wait(now, index, kind)).max()
+    }
+
+    fn one_must_wait(&self, now: Time, index: u64, kind: &Kind) -> Option<Time> {
+        let give = match kind {
             Kind::Give(give) => give,
             Kind::Released(Token { vip, index: token, life }) => {
-                return self.promises.hold_release(now, wire::unpack(&vip)?, token, life);
+                return self.promises.hold_release(now, wire::unpack(vip)?, *token, *life);
             }
             _ => return None,
         };
@@ -319,6 +292,7 @@ impl Node {
             }
             *until > now
         });
+        self.held_changes += due.len() as u64;
         for message in due {
             // A newer promise may have been given meanwhile.
             self.log_message(now, message);
@@ -330,10 +304,7 @@ impl Node {
         for (id, alive) in self.membership.changes(now, lease) {
             let name = self.name_of(id);
             if alive {
-                // It may have missed our announcements; after a cut its whole side has.
-                for vip in self.vips.values_mut().filter(|v| v.answers(now)) {
-                    vip.announce_from(now);
-                }
+                self.announce_all(now);
             }
             let holds = self.state.vips.values().any(|h| h.node() == name);
             let me = &self.config.name;

@@ -46,7 +46,10 @@ impl Node {
             until = until.max(Some(now.plus(Millis(20))));
         }
         match until {
-            Some(until) if self.held.len() < 256 => self.held.push((until, message)),
+            Some(until) if self.held.len() < 256 => {
+                self.held.push((until, message));
+                self.held_changes += 1;
+            }
             // Dropped: the leader sends it again.
             Some(_) => {}
             None => {

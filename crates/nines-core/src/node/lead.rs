@@ -1,20 +1,37 @@
 //! What only a leader does: plan, give VIPs to nodes, promote learners, end what has an end, and
 //! step aside for a node that holds no VIP.
 
-use std::net::IpAddr;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use nines_model::{Millis, Time};
 use nines_placement::{Held, NodeView, Observed, Step, plan};
 
 use super::Node;
 use crate::{
+    held, many,
     state::Holding,
     story::StoryEvent,
-    wire::{Act, Give, Move, command::Kind, pack, unpack},
+    wire::{Act, Give, Move, command::Kind, pack},
 };
 
 /// Why a node that tried does not get a VIP.
 const FAILED: &str = "failed to start it";
+/// When a command that had no effect is written again.
+const PROPOSED_AGAIN: Millis = Millis(300);
+
+/// The last plan, and what it was made from: until that changes it needs no other.
+#[derive(Default)]
+pub(super) struct Planned {
+    decided: Option<u64>,
+    nodes: BTreeMap<String, NodeView>,
+    /// Something of it is to be tried then.
+    again: Time,
+    /// Nodes that hold a VIP.
+    holders: BTreeSet<String>,
+}
 
 impl Node {
     /// Whether no other director could take VIPs over now: nobody is there to wait for.
@@ -29,10 +46,10 @@ impl Node {
     }
 
     pub(super) fn lead(&mut self, now: Time) {
-        let observed = self.observed(now);
-        self.blocked.clear();
-        for (step, why) in plan(&self.state.spec, &observed).steps {
-            self.carry_out(now, step, why);
+        let nodes = self.views(now);
+        let planned = &self.planned;
+        if planned.decided != Some(self.decided) || planned.nodes != nodes || now >= planned.again {
+            self.plan(now, nodes);
         }
         self.end_what_is_over(now);
         self.send_states_again(now);
@@ -40,11 +57,49 @@ impl Node {
         self.step_aside(now);
     }
 
-    /// What the planner sees. A node in limbo, neither heard lately nor silent for long enough, is
-    /// alive and not ready: nothing is taken from it and nothing given.
+    fn plan(&mut self, now: Time, nodes: BTreeMap<String, NodeView>) {
+        let observed = self.observed_with(nodes);
+        self.planned = Planned {
+            decided: Some(self.decided),
+            again: Time(u64::MAX),
+            holders: self.state.vips.values().map(|h| h.node().to_owned()).collect(),
+            ..Planned::default()
+        };
+        self.blocked.clear();
+        let mut kinds = BTreeMap::new();
+        for (step, why) in plan(&self.state.spec, &observed).steps {
+            if let Some((kind, cause)) = self.carry_out(now, step, why) {
+                let same: &mut Vec<Kind> = kinds.entry(cause).or_default();
+                same.push(kind);
+            }
+        }
+        for (cause, kinds) in kinds {
+            for kind in many::together(kinds) {
+                self.propose_own(now, kind, cause.clone());
+            }
+        }
+        self.planned.nodes = observed.nodes;
+    }
+
+    /// What the planner sees.
     pub fn observed(&self, now: Time) -> Observed {
+        self.observed_with(self.views(now))
+    }
+
+    fn observed_with(&self, nodes: BTreeMap<String, NodeView>) -> Observed {
+        let held = |holding: &Holding| match holding {
+            Holding::Held { node, .. } => Held::By(node.clone()),
+            Holding::Releasing { node, to, .. } => Held::Releasing(node.clone(), to.clone()),
+        };
+        let vips = self.state.vips.iter().map(|(vip, holding)| (*vip, held(holding))).collect();
+        Observed { nodes, vips, wishes: self.state.wishes.clone() }
+    }
+
+    /// The nodes as the planner sees them. A node in limbo, neither heard lately nor silent for long
+    /// enough, is alive and not ready: nothing is taken from it and nothing given.
+    fn views(&self, now: Time) -> BTreeMap<String, NodeView> {
         let lease = self.lease();
-        let mut observed = Observed { wishes: self.state.wishes.clone(), ..Observed::default() };
+        let mut views = BTreeMap::new();
         let names = |ids: &mut dyn Iterator<Item = u64>| {
             ids.filter_map(|id| self.state.members.get(&id)).map(|m| m.name.clone()).collect()
         };
@@ -58,8 +113,8 @@ impl Node {
                 view.ready = self.ready;
                 view.behind = names(&mut self.behind.iter().copied());
                 view.leaving = self.stopping;
-                let unable = self.vips.iter().filter(|(_, v)| v.unable_until > now);
-                view.unable = unable.map(|(addr, _)| (*addr, FAILED.to_owned())).collect();
+                let unable = self.duty.unable.iter();
+                view.unable = unable.map(|addr| (*addr, FAILED.to_owned())).collect();
             } else if let Some(peer) = self.membership.peer(*id) {
                 view.alive =
                     !self.membership.silent(now, *id, lease) || self.is_heard_elsewhere(now, *id);
@@ -68,8 +123,15 @@ impl Node {
                 view.ready = heard && peer.beat.ready;
                 view.leaving = peer.beat.leaving;
                 view.behind = names(&mut peer.beat.behind.iter().copied());
-                let unable = peer.beat.unable.iter().filter_map(|v| unpack(v));
-                view.unable = unable.map(|addr| (addr, FAILED.to_owned())).collect();
+                if !peer.beat.unable.is_empty() {
+                    let all = self.state.spec.vips.keys().copied();
+                    let unable = held::marked(all, &peer.beat.unable).into_iter();
+                    view.unable = unable.map(|addr| (addr, FAILED.to_owned())).collect();
+                    if peer.beat.revision != self.state.revision {
+                        // It counts in another config: nothing is given to it and nothing taken.
+                        (view.ready, view.unable) = (false, BTreeMap::new());
+                    }
+                }
             } else {
                 view.alive =
                     !self.membership.silent(now, *id, lease) || self.is_heard_elsewhere(now, *id);
@@ -79,35 +141,33 @@ impl Node {
                 (view.alive, view.ready) = (false, false);
             }
             view.unable.extend(self.unfit_by_its_cards(&member.name));
-            observed.nodes.insert(member.name.clone(), view);
+            views.insert(member.name.clone(), view);
         }
-        for (vip, holding) in &self.state.vips {
-            let held = match holding {
-                Holding::Held { node, .. } => Held::By(node.clone()),
-                Holding::Releasing { node, to, .. } => Held::Releasing(node.clone(), to.clone()),
-            };
-            observed.vips.insert(*vip, held);
-        }
-        observed
+        views
     }
 
-    fn carry_out(&mut self, now: Time, step: Step, why: String) {
+    /// The command that a step needs now, and the event that led to it; what has to wait is looked
+    /// at again then.
+    fn carry_out(&mut self, now: Time, step: Step, why: String) -> Option<(Kind, String)> {
         let (Step::Give(vip, _) | Step::Move(vip, ..) | Step::Blocked(vip)) = &step;
         let vip = *vip;
-        if self.proposed.get(&vip).is_some_and(|at| now.since(*at) < Millis(300).ns()) {
-            return;
+        let proposed = self.proposed.get(&vip).map(|at| at.plus(PROPOSED_AGAIN));
+        if let Some(again) = proposed.filter(|again| now < *again) {
+            self.planned.again = self.planned.again.min(again);
+            return None;
         }
         let kind = match step {
             Step::Blocked(_) => {
                 self.blocked.insert(vip, why);
-                return;
+                return None;
             }
             Step::Give(_, to) => {
                 // This node is a voter, too: its own promise binds it as the others' bind them.
                 let from = self.state.vips.get(&vip).map_or("", |h| h.node()).to_owned();
                 let own = self.promises.hold(now, vip, self.id_of(&to), u64::MAX);
-                if !from.is_empty() && own.is_some() {
-                    return;
+                if let Some(until) = own.filter(|_| !from.is_empty()) {
+                    self.planned.again = self.planned.again.min(until);
+                    return None;
                 }
                 let last = self.membership.peer(self.id_of(&from)).map(|p| p.at);
                 let silent_ms = last.map_or(0, |at| now.since(at) / 1_000_000);
@@ -116,20 +176,20 @@ impl Node {
             Step::Move(_, from, to) => Kind::Move(Move { vip: pack(vip), from, to, why }),
         };
         self.proposed.insert(vip, now);
+        self.planned.again = self.planned.again.min(now.plus(PROPOSED_AGAIN));
         let cause = self.cause_of_step(vip, &kind);
-        self.propose_own(now, kind, cause);
+        Some((kind, cause))
     }
 
     /// Event that led to what happens to the VIP here: the request to hand it over while this node
     /// does, else the change that made its present holder.
     pub(super) fn cause_of(&self, vip: IpAddr) -> String {
-        if let Some(Holding::Releasing { node, .. }) = self.state.vips.get(&vip)
-            && *node == self.config.name
-            && let Some(asked) = self.state.story.newest(&["move"], &self.state.spec.vip_name(vip))
-        {
-            return asked.id.clone();
+        match self.state.vips.get(&vip) {
+            Some(Holding::Releasing { node, .. }) if *node != self.config.name => {
+                self.state.failovers.get(&vip).map_or_else(String::new, |f| f.event.clone())
+            }
+            _ => self.state.cause_of(vip),
         }
-        self.state.failovers.get(&vip).map_or_else(String::new, |f| f.event.clone())
     }
 
     /// The event that led to a step: a command of a person, or the silence of the holder. Without
@@ -200,7 +260,8 @@ impl Node {
             self.lead_after = now.plus(Millis(500));
             return;
         }
-        if !self.state.vips.values().any(|h| h.node() == self.config.name) {
+        let holds = |name: &str| self.planned.holders.contains(name);
+        if !holds(&self.config.name) {
             return;
         }
         let voters = self.consensus.voters();
@@ -210,7 +271,7 @@ impl Node {
                 && self.may_ask(now, *id)
                 && self.membership.alive(now, *id, self.lease())
                 && self.consensus.lag(*id).is_some_and(|lag| lag <= 8)
-                && !self.state.vips.values().any(|h| h.node() == name)
+                && !holds(&name)
         };
         // A director first: it then takes over without asking anybody.
         let witness = |id: &u64| self.state.members.get(id).is_some_and(|m| m.witness);

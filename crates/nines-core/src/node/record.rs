@@ -10,8 +10,8 @@ use crate::{
     action::Action,
     configs::Config,
     consensus::Committed,
-    peek, snapshot,
-    wire::{Command, Persist, Snapshot, Story, command::Kind},
+    many, peek, snapshot,
+    wire::{Command, Persist, Snapshot, Story, Told, command::Kind},
 };
 
 /// The log is replaced by a snapshot after so many entries; a slow follower may lag by so many.
@@ -20,6 +20,8 @@ const COMPACT_TAIL: u64 = 512;
 /// Or after so many bytes, since configs may be large; then few of them stay.
 const COMPACT_BYTES: usize = 24 << 20;
 const COMPACT_TAIL_OF_LARGE: u64 = 4;
+/// Of what happened, in one entry.
+const STORY_BYTES: usize = 900;
 
 impl Node {
     /// The newest config in the log, in force or about to be: after a start entries are applied only
@@ -99,6 +101,9 @@ impl Node {
             // Written by a version whose config this one cannot read: never guess (S27).
             None => self.broken = Some("a snapshot that this version cannot read".into()),
         }
+        self.decided += 1;
+        self.outside += 1;
+        self.all_vips_changed();
     }
 
     pub(super) fn apply(&mut self, entry: &Committed) {
@@ -118,17 +123,35 @@ impl Node {
         self.lease_kept();
         self.consensus.applied(entry.index);
         let Some((command, outcome)) = applied else { return };
-        if let Some(Kind::Give(give)) = &command.kind
-            && let Some(vip) = crate::wire::unpack(&give.vip)
-        {
-            self.proposed.remove(&vip);
-        }
+        self.note_changes(command.kind.as_ref());
         if command.node == self.config.id
             && let Some((request, _)) = self.pending.remove(&command.number)
         {
             let result = outcome.map(|done| (entry.index, done));
             self.actions.push(Action::Reply { request, result });
         }
+    }
+
+    /// Notes what an applied command may have changed, so that nothing else is looked at.
+    fn note_changes(&mut self, kind: Option<&Kind>) {
+        match kind {
+            None | Some(Kind::Story(_)) => return,
+            Some(Kind::Apply(_)) => self.all_vips_changed(),
+            Some(kind @ (Kind::Give(_) | Kind::Move(_) | Kind::Released(_) | Kind::Many(_))) => {
+                for vip in many::vips(kind) {
+                    self.vip_changed(vip);
+                }
+                // Others are waited for as long as they may take.
+                for vip in many::given(kind) {
+                    self.proposed.remove(&vip);
+                }
+                self.decided += 1;
+                return;
+            }
+            Some(_) => {}
+        }
+        self.decided += 1;
+        self.outside += 1;
     }
 
     /// Puts what is untold and what this node knows about itself into the log.
@@ -142,11 +165,21 @@ impl Node {
             }
         }
         if !self.untold.is_empty() && now >= self.untold_after {
-            let told = std::mem::take(&mut self.untold);
             self.untold_after = now.plus(Millis(20));
-            if !self.propose_own(now, Kind::Story(Story { told: told.clone() }), String::new()) {
-                self.untold = told;
-                self.untold_after = now.plus(Millis(200));
+            // In entries that fit a datagram each: leases do not hang on TCP, nor does the log.
+            while !self.untold.is_empty() {
+                let mut size = 0;
+                let fits = |told: &&Told| {
+                    size += told.encoded_len() + 3;
+                    size <= STORY_BYTES
+                };
+                let count = self.untold.iter().take_while(fits).count().max(1);
+                let told = self.untold[..count].to_vec();
+                if !self.propose_own(now, Kind::Story(Story { told }), String::new()) {
+                    self.untold_after = now.plus(Millis(200));
+                    break;
+                }
+                self.untold.drain(..count);
             }
         }
         let known = self.state.facts.get(&self.config.name);

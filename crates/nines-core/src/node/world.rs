@@ -16,15 +16,16 @@ use crate::{
     action::{Action, CheckTask},
     forwarding::{self, Wanted},
     health::Health,
-    resources::{Phase, Want},
+    resources::Want,
 };
 
 /// Everything that the wanted world is computed from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Causes {
-    applied: u64,
+    outside: u64,
     known_changes: u64,
-    up: Vec<IpAddr>,
+    /// VIPs on this node that are not in the config.
+    up: BTreeSet<IpAddr>,
 }
 
 /// What the state wants, and whether all of it has been asked for.
@@ -207,11 +208,10 @@ impl Node {
     /// Asks for what the state wants and has not been asked for.
     pub(super) fn refresh_world(&mut self, now: Time) {
         self.take_first_results(now);
-        let up = self.vips.iter().filter(|(_, v)| v.phase != Phase::Off).map(|(a, _)| *a);
         let causes = Causes {
-            applied: self.state.applied,
+            outside: self.outside,
             known_changes: self.known_changes,
-            up: up.collect(),
+            up: self.duty.foreign.clone(),
         };
         if self.world.causes.as_ref() != Some(&causes) {
             self.world = self.compute_world(causes);

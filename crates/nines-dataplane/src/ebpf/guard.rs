@@ -22,6 +22,9 @@ use crate::{Error, Guard, Result, address};
 /// Name of the array.
 pub(super) const TABLE: &str = "GUARD_TABLE";
 
+/// Which word of an entry is its deadline.
+const DEADLINE_WORD: usize = std::mem::offset_of!(nines_abi::Guard, deadline_ns) / 8;
+
 /// Value of the hash map `GUARD` that layouts up to 3 had.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -78,6 +81,8 @@ pub struct EbpfGuard {
     _map: Shared<nines_abi::Guard>,
     table: View<nines_abi::Guard>,
     serves: BTreeMap<IpAddr, bool>,
+    /// Whose deadlines are renewed together, and where they are.
+    follow: BTreeMap<IpAddr, u32>,
     /// What a real server needs for that.
     on_lo: BTreeSet<IpAddr>,
 }
@@ -89,7 +94,7 @@ impl EbpfGuard {
         inherit(pins, &table);
         // An earlier process may have put them there.
         let on_lo = address::on_lo()?;
-        Ok(Self { _map: map, table, serves: BTreeMap::new(), on_lo })
+        Ok(Self { _map: map, table, serves: BTreeMap::new(), follow: BTreeMap::new(), on_lo })
     }
 
     fn put(&mut self, vip: IpAddr, deadline: Time) -> Result<()> {
@@ -115,7 +120,27 @@ impl EbpfGuard {
 
 impl Guard for EbpfGuard {
     fn set(&mut self, vip: IpAddr, deadline: Time) -> Result<()> {
+        self.follow.remove(&vip);
         self.put(vip, deadline)
+    }
+
+    fn follow(&mut self, vip: IpAddr, deadline: Time) -> Result<()> {
+        self.put(vip, deadline)?;
+        if let Some(at) = places::find(&self.table, address::mapped(vip)) {
+            self.follow.insert(vip, at);
+        }
+        Ok(())
+    }
+
+    /// One word of mapped memory for each: a thousand take a few microseconds, and what a packet
+    /// has to look at stays in one place.
+    fn renew(&mut self, deadline: Time) -> Result<()> {
+        for (vip, at) in &self.follow {
+            if self.table.get(*at).addr == address::mapped(*vip) {
+                self.table.set_word(*at, DEADLINE_WORD, deadline.0);
+            }
+        }
+        Ok(())
     }
 
     fn serve(&mut self, on_lo: &BTreeSet<IpAddr>) -> Result<()> {
@@ -143,6 +168,7 @@ impl Guard for EbpfGuard {
                         address::remove(i.index, vip, *prefix)?;
                     }
                 }
+                self.follow.remove(&vip);
                 places::remove(&self.table, addr);
             }
         }

@@ -234,7 +234,7 @@ fn vips(node: &Node, now: Time, spares: &Spares<'_>) -> Vec<VipStatus> {
                 name: state.spec.vip_name(*vip),
                 node: state.vips.get(vip).map_or_else(String::new, |h| h.node().to_owned()),
                 token: state.vips.get(vip).map_or(0, |h| h.token()),
-                answers_here: here.is_some_and(|v| v.answers(now)),
+                answers_here: node.answers(*vip, now),
                 lease_left_ms: here.map_or(0, |v| v.guard.since(now) / 1_000_000),
                 blocked: node.blocked().get(vip).cloned().unwrap_or_default(),
             }

@@ -218,11 +218,7 @@ impl CoreThread {
                         let event = Event::Propose { request, command: *command };
                         self.node.handle(boot_time(), event);
                     }
-                    Input::Serving(on_lo) => {
-                        if let Some(Err(why)) = self.guard.as_mut().map(|g| g.serve(&on_lo)) {
-                            self.log.line(&why.to_string());
-                        }
-                    }
+                    Input::Serving(on_lo) => self.guarded(|g| g.serve(&on_lo)),
                     Input::End => return,
                 }
                 self.carry_out();
@@ -281,16 +277,10 @@ impl CoreThread {
             match action {
                 Action::Send { to, bytes, bulk: false } => self.send(to, &bytes),
                 Action::Send { to, bytes, bulk: true } => (self.work)(Work::Bulk(to, bytes)),
-                Action::Guard(vip, deadline) => {
-                    if let Some(Err(why)) = self.guard.as_mut().map(|g| g.set(vip, deadline)) {
-                        self.log.line(&why.to_string());
-                    }
-                }
-                Action::Cover(vips) => {
-                    if let Some(Err(why)) = self.guard.as_mut().map(|g| g.cover(&vips)) {
-                        self.log.line(&why.to_string());
-                    }
-                }
+                Action::Guard(vip, deadline) => self.guarded(|g| g.set(vip, deadline)),
+                Action::Follow(vip, deadline) => self.guarded(|g| g.follow(vip, deadline)),
+                Action::Renew(deadline) => self.guarded(|g| g.renew(deadline)),
+                Action::Cover(vips) => self.guarded(|g| g.cover(&vips)),
                 Action::Persist(number, persist) => (self.work)(Work::Persist(number, persist)),
                 Action::Address { id, vip, up } => (self.work)(Work::Address(id, vip, up)),
                 Action::Announce(vip) => (self.work)(Work::Announce(vip)),
@@ -306,6 +296,12 @@ impl CoreThread {
                 }
                 Action::Log(line) => self.log.line(&line),
             }
+        }
+    }
+
+    fn guarded(&mut self, set: impl FnOnce(&mut dyn Guard) -> nines_dataplane::Result<()>) {
+        if let Some(Err(why)) = self.guard.as_mut().map(|guard| set(guard.as_mut())) {
+            self.log.line(&why.to_string());
         }
     }
 

@@ -1,0 +1,198 @@
+//! The voter's part of the lease rule for whole sets, and the acks that say so.
+//!
+//! Decides: which VIPs of a set are renewed. The answer for a set is worked out once and kept as
+//! long as everything that it was worked out from is the same.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use nines_model::{Millis, Time};
+use prost::Message as _;
+
+use super::Node;
+use crate::{
+    held::{self, Arriving, HeldSet, Name, SetPart},
+    many,
+    wire::{Ack, Beat, Command},
+};
+
+/// Everything that decides whether a VIP of a known set is renewed: what is applied, where the log
+/// ends, what waits to be appended, what others were promised.
+type Basis = (u64, (u64, u64), u64, u64);
+
+/// A set of a holder, and what this voter said about it last.
+#[derive(Default)]
+struct Known {
+    set: HeldSet,
+    life: u64,
+    refused: BTreeSet<IpAddr>,
+    basis: Option<Basis>,
+}
+
+/// What a voter knows of holders' sets.
+#[derive(Default)]
+pub(super) struct Voter {
+    known: BTreeMap<u64, Known>,
+    arriving: BTreeMap<u64, Arriving>,
+}
+
+/// The answer to a beat's wish to renew.
+pub(super) enum Granted {
+    /// Nothing is renewed.
+    Nothing,
+    /// Nothing, for it is not known what the set contains.
+    Unknown,
+    /// All of the set but these; `first`: the first time in this life of the holder.
+    But { refused: Vec<IpAddr>, first: bool },
+}
+
+impl Node {
+    /// Some of what a holder's set contains.
+    pub(super) fn learn(&mut self, from: u64, part: &SetPart) {
+        let name = (part.name_a, part.name_b);
+        if self.voter.known.get(&from).is_some_and(|known| known.set.name() == name) {
+            return;
+        }
+        if let Some(set) = self.voter.arriving.entry(from).or_default().take(part) {
+            self.voter.known.insert(from, Known { set, ..Known::default() });
+        }
+    }
+
+    /// This node knows its own set without being told.
+    pub(super) fn learn_own(&mut self) {
+        let (me, set) = (self.config.id, &self.duty.held);
+        if self.voter.known.get(&me).is_none_or(|known| known.set.name() != set.name()) {
+            self.voter.known.insert(me, Known { set: set.clone(), ..Known::default() });
+        }
+    }
+
+    /// Index of the newest entry after what is applied here, committed or not, that gives each VIP
+    /// to anybody. Entries that wait for a promise count: it must run out, not be renewed for ever.
+    fn newest_tokens(&self) -> BTreeMap<IpAddr, u64> {
+        let mut newest = BTreeMap::new();
+        let mut take = |index: u64, bytes: &[u8]| {
+            let kind = Command::decode(bytes).ok().and_then(|command| command.kind);
+            for vip in kind.iter().flat_map(many::gives) {
+                let token = newest.entry(vip).or_insert(index);
+                *token = index.max(*token);
+            }
+        };
+        for (index, bytes) in self.consensus.tail() {
+            take(index, &bytes);
+        }
+        for entry in self.held.iter().flat_map(|(_, message)| &message.entries) {
+            take(entry.index, &entry.data);
+        }
+        newest
+    }
+
+    fn basis(&self) -> Basis {
+        let (state, last) = (self.state.applied, self.consensus.last());
+        (state, last, self.held_changes, self.promises.changes())
+    }
+
+    /// The voter's part of the lease rule: which of the VIPs a beat names are renewed.
+    pub(super) fn grant(&mut self, now: Time, from: u64, beat: &Beat) -> Granted {
+        if beat.set_size == 0 || self.broken.is_some() || self.life.moved {
+            return Granted::Nothing;
+        }
+        // No promise is longer than what the config allows a restart to take.
+        let longest = self.state.spec.timing.restart.max(self.lease());
+        let length = Millis(beat.lease_ms);
+        if length > longest || (self.is_long(length) && !self.may_promise_long(now, length)) {
+            return Granted::Nothing;
+        }
+        let basis = self.basis();
+        let known = self.voter.known.get_mut(&from);
+        let Some(known) = known.filter(|k| k.set.name() == (beat.set_a, beat.set_b)) else {
+            return Granted::Unknown;
+        };
+        if known.life == beat.life && known.basis == Some(basis) {
+            self.promises.renew(now, from, length, beat.shortened);
+            return Granted::But { refused: known.refused.iter().copied().collect(), first: false };
+        }
+        let mut known = std::mem::take(known);
+        let first = known.basis.is_none() || known.life != beat.life;
+        let newest = self.newest_tokens();
+        let refuse = |(vip, token): &(IpAddr, u64)| {
+            // What nobody holds by what is applied here, every entry until then is over for: a
+            // holder that let go and starts anew with an older log is not renewed. And a holder
+            // with a newer token is known from its own renewals also where the log is behind;
+            // without that, a late node would renew itself over it.
+            let applied = self.state.vips.get(vip).map_or(self.state.applied, |h| h.token());
+            let after = newest.get(vip).copied().unwrap_or(0);
+            applied.max(after).max(self.promises.token(*vip)) > *token
+        };
+        known.refused = known.set.iter().filter(refuse).map(|(vip, _)| vip).collect();
+        known.life = beat.life;
+        let granted = known.set.iter().filter(|(vip, _)| !known.refused.contains(vip));
+        let holder = (from, beat.life, beat.heir_of);
+        let not_yet = self.promises.give(now, holder, granted, length, beat.shortened);
+        // Those are asked about again with each beat: what holds them back ends by itself.
+        known.basis = Some(self.basis()).filter(|_| not_yet.is_empty());
+        known.refused.extend(not_yet);
+        let refused = known.refused.iter().copied().collect();
+        self.voter.known.insert(from, known);
+        Granted::But { refused, first }
+    }
+
+    /// The ack of a beat, and whether it should not wait for the next beat.
+    pub(super) fn answer(&mut self, now: Time, from: u64, beat: &Beat) -> (Ack, bool) {
+        if let Some(part) = &beat.part {
+            self.learn(from, part);
+        }
+        let may = self.may_ask(now, from);
+        let granted = if may { self.grant(now, from, beat) } else { Granted::Nothing };
+        let mut ack = Ack {
+            sent_ns: beat.sent_ns,
+            lease_ms: beat.lease_ms,
+            membership: self.state.membership,
+            life: beat.life,
+            ..Ack::default()
+        };
+        // The first renewal decides when a VIP comes up; later ones have a lease's time.
+        let mut urgent = beat.lease_ms != self.lease().0;
+        match granted {
+            Granted::Nothing => {}
+            Granted::Unknown => (ack.unknown, urgent) = (true, true),
+            Granted::But { refused, first } => {
+                (ack.set_a, ack.set_b) = (beat.set_a, beat.set_b);
+                urgent |= first;
+                if !refused.is_empty()
+                    && let Some(known) = self.voter.known.get(&from)
+                {
+                    let all = known.set.iter().map(|(vip, _)| vip);
+                    ack.refused = held::marks(all, |vip| known.refused.contains(&vip));
+                }
+            }
+        }
+        (ack, urgent)
+    }
+
+    /// What an ack of this node's beat renews. True if it matters.
+    pub(super) fn acked(&mut self, voter: u64, ack: &Ack) -> bool {
+        let name: Name = (ack.set_a, ack.set_b);
+        if ack.unknown {
+            self.duty.told.remove(&voter);
+            return false;
+        }
+        if name == (0, 0) {
+            return false;
+        }
+        let held = &self.duty.held;
+        let refused = if ack.refused.is_empty() {
+            Vec::new()
+        } else if name == held.name() {
+            held::marked(held.iter().map(|(vip, _)| vip), &ack.refused)
+        } else {
+            // Which are refused cannot be told any more; the next ack says it again.
+            return false;
+        };
+        self.duty.told.entry(voter).or_default().known = Some(name);
+        let sent = Time(ack.sent_ns);
+        let life = self.life.heard.current(voter);
+        self.renewed((voter, life), sent, sent.plus(Millis(ack.lease_ms)), &refused)
+    }
+}

@@ -1,0 +1,99 @@
+//! Shapes of heartbeats and their answers.
+//!
+//! Decides: shapes on the wire, nothing else.
+
+use super::Life;
+
+/// "I live, I hold these, renew them."
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Beat {
+    /// Sender's CLOCK_BOOTTIME when it was sent, ns: the lease counts from here.
+    #[prost(uint64, tag = "1")]
+    pub sent_ns: u64,
+    /// Length asked for, ms.
+    #[prost(uint64, tag = "2")]
+    pub lease_ms: u64,
+    /// The data plane holds the current table.
+    #[prost(bool, tag = "4")]
+    pub ready: bool,
+    /// Stopping.
+    #[prost(bool, tag = "5")]
+    pub leaving: bool,
+    /// The sender's kernel answers for no VIP of its set longer than this renewal asks: a longer
+    /// promise given before (for a restart) may be forgotten.
+    #[prost(bool, tag = "7")]
+    pub shortened: bool,
+    /// Log index applied.
+    #[prost(uint64, tag = "8")]
+    pub applied: u64,
+    /// Number of the sender's life.
+    #[prost(uint64, tag = "9")]
+    pub life: u64,
+    /// Nodes whose flows the sender does not have yet.
+    #[prost(uint64, repeated, tag = "10")]
+    pub behind: Vec<u64>,
+    /// The life before the sender's, if it ran on this machine since it booted: it has ended, and
+    /// the sender's kernel holds whatever it answered for.
+    #[prost(uint64, tag = "40")]
+    pub heir_of: u64,
+    /// Nodes of which the sender hears two lives at once.
+    #[prost(uint64, repeated, tag = "41")]
+    pub double: Vec<u64>,
+    /// Lives from moved state directories that the sender would let count.
+    #[prost(message, repeated, tag = "42")]
+    pub confirmed: Vec<Life>,
+    /// Nodes that the sender has heard lately.
+    #[prost(uint64, repeated, tag = "43")]
+    pub hears: Vec<u64>,
+    /// Name of the set of VIPs held, in two halves.
+    #[prost(fixed64, tag = "50")]
+    pub set_a: u64,
+    /// The other half.
+    #[prost(fixed64, tag = "51")]
+    pub set_b: u64,
+    /// How many VIPs are in it; 0: none, and nothing is to be renewed.
+    #[prost(uint32, tag = "52")]
+    pub set_size: u32,
+    /// What the set contains, where that is new and little.
+    #[prost(message, optional, tag = "53")]
+    pub part: Option<crate::held::SetPart>,
+    /// VIPs it could not start: one bit for each VIP of the config, by address.
+    #[prost(bytes = "vec", tag = "54")]
+    pub unable: Vec<u8>,
+    /// The config that `unable` counts in.
+    #[prost(uint64, tag = "55")]
+    pub revision: u64,
+}
+
+/// Answer to a [`Beat`].
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Ack {
+    /// The beat's `sent_ns`.
+    #[prost(uint64, tag = "1")]
+    pub sent_ns: u64,
+    /// The beat's `lease_ms`.
+    #[prost(uint64, tag = "2")]
+    pub lease_ms: u64,
+    /// Log index of the newest membership change the sender knows.
+    #[prost(uint64, tag = "4")]
+    pub membership: u64,
+    /// The beat's `life`: an answer to an earlier life renews nothing, for the voter may have
+    /// forgotten since what it promised then.
+    #[prost(uint64, tag = "5")]
+    pub life: u64,
+    /// How long the answer waited for a beat to travel with, ns.
+    #[prost(uint64, tag = "6")]
+    pub waited_ns: u64,
+    /// Name of the beat's set: its VIPs are renewed, but for those refused. Zero: nothing is.
+    #[prost(fixed64, tag = "50")]
+    pub set_a: u64,
+    /// The other half.
+    #[prost(fixed64, tag = "51")]
+    pub set_b: u64,
+    /// VIPs of the set that are not renewed: one bit each, by address.
+    #[prost(bytes = "vec", tag = "52")]
+    pub refused: Vec<u8>,
+    /// The voter does not know what the beat's set contains.
+    #[prost(bool, tag = "53")]
+    pub unknown: bool,
+}
