@@ -42,7 +42,7 @@ pub const PICKS: u32 = 1 << 22;
 /// Places of the table of guarded addresses.
 pub const GUARDS: u32 = 2_048;
 /// Guarded addresses a node holds at most.
-pub const GUARDS_MAX: u32 = 256;
+pub const GUARDS_MAX: u32 = 1_024;
 /// Places of the table of addresses that matter, per service that the loader makes room for.
 pub const PLACES_PER_SERVICE: u32 = 16;
 /// Places looked at for one address, in the tables of guards and of addresses that matter.

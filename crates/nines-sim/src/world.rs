@@ -21,6 +21,7 @@ mod copies;
 mod disk;
 mod joining;
 mod judge;
+mod kernel;
 mod operators;
 
 /// Slowest message that is not lost.
@@ -428,12 +429,7 @@ impl World {
                 Action::Send { to, bytes, bulk: false } => self.send(id, to, bytes),
                 Action::Guard(vip, deadline) => self.guard(id, vip, deadline, false),
                 Action::Follow(vip, deadline) => self.guard(id, vip, deadline, true),
-                Action::Renew(deadline) => {
-                    let kernel = &mut self.machines.get_mut(&id).expect("three machines").kernel;
-                    for vip in &kernel.follow {
-                        kernel.guards.insert(*vip, deadline);
-                    }
-                }
+                Action::Renew(deadline) => self.renew_guards(id, deadline),
                 Action::Address { id: action, vip, up } => {
                     let time = 100_000 + self.random.below(900_000);
                     self.schedule(time, id, Happening::Done(action, vip, up));
@@ -465,19 +461,6 @@ impl World {
                     }
                 }
             }
-        }
-    }
-
-    fn guard(&mut self, id: u64, vip: IpAddr, deadline: Time, follows: bool) {
-        let machine = self.machines.get_mut(&id).expect("three machines");
-        let held = machine.node.as_ref().and_then(|n| n.vips().get(&vip));
-        let token = held.map_or(0, |v| v.token);
-        machine.kernel.guards.insert(vip, deadline);
-        machine.kernel.tokens.insert(vip, token);
-        if follows {
-            machine.kernel.follow.insert(vip);
-        } else {
-            machine.kernel.follow.remove(&vip);
         }
     }
 

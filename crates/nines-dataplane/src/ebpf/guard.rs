@@ -135,10 +135,14 @@ impl Guard for EbpfGuard {
     /// One word of mapped memory for each: a thousand take a few microseconds, and what a packet
     /// has to look at stays in one place.
     fn renew(&mut self, deadline: Time) -> Result<()> {
-        for (vip, at) in &self.follow {
-            if self.table.get(*at).addr == address::mapped(*vip) {
-                self.table.set_word(*at, DEADLINE_WORD, deadline.0);
+        for (vip, at) in &mut self.follow {
+            let addr = address::mapped(*vip);
+            // One that made room for another lies elsewhere.
+            if self.table.get(*at).addr != addr {
+                let Some(now_at) = places::find(&self.table, addr) else { continue };
+                *at = now_at;
             }
+            self.table.set_word(*at, DEADLINE_WORD, deadline.0);
         }
         Ok(())
     }

@@ -65,9 +65,28 @@ pub fn find<T: Entry>(view: &View<T>, addr: Addr) -> Option<u32> {
 
 /// Writes the entry where its address is or where there is room; false: there is none.
 pub fn put<T: Entry>(view: &View<T>, entry: T) -> bool {
-    let free = || way(view, entry.addr()).find(|index| view.get(*index).addr() == [0; 16]);
-    let at = find(view, entry.addr()).or_else(free);
+    let at = find(view, entry.addr()).or_else(|| room(view, entry.addr(), None, 2));
     at.inspect(|index| view.set(*index, entry.mark())).is_some()
+}
+
+/// A place within reach of the address (behind `after`) that may be written. Where all are taken,
+/// another entry makes room: it is copied to a place behind its own before that is given away, so
+/// that a packet's search, which goes forward, finds it at any time.
+fn room<T: Entry>(view: &View<T>, addr: Addr, after: Option<u32>, others: u32) -> Option<u32> {
+    let mut reach = way(view, addr);
+    if let Some(after) = after {
+        reach.find(|index| *index == after)?;
+    }
+    let reach: Vec<u32> = reach.collect();
+    let free = reach.iter().copied().find(|index| view.get(*index).addr() == [0; 16]);
+    if free.is_some() || others == 0 {
+        return free;
+    }
+    reach.into_iter().find(|index| {
+        let moves = view.get(*index);
+        let to = room(view, moves.addr(), Some(*index), others - 1);
+        to.inspect(|to| view.set(*to, moves.mark())).is_some()
+    })
 }
 
 /// Takes the address out; a search for others goes on behind its place.

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// What a node guards at most.
-const VIPS_MAX: usize = 256;
+const VIPS_MAX: usize = 1_024;
 
 pub fn services(r: &mut Reader, root: &Table<'_>, spec: &mut Spec) {
     let Some(section) = r.table(root, "service") else {
