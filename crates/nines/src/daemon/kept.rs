@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -27,6 +28,9 @@ const FIGHT: usize = 3;
 /// in which each waits so long.
 const TRUCE: Duration = Duration::from_millis(500);
 
+/// A list of all interfaces serves so long.
+const LISTED: Duration = Duration::from_millis(20);
+
 /// A card is lost when it has been down so long; a bond that changes to its other card is not.
 const LOST: Duration = Duration::from_millis(200);
 /// It is good again after so long,
@@ -40,18 +44,37 @@ struct Placed {
     name: String,
     prefix: u8,
     mac: [u8; 6],
-    link: Option<Link>,
+    link: Option<Arc<Link>>,
+}
+
+/// One packet socket for each interface, however many VIPs are on it.
+#[derive(Default)]
+struct Links {
+    by_index: BTreeMap<u32, Arc<Link>>,
+}
+
+impl Links {
+    fn on(&mut self, interface: &Interface) -> Option<Arc<Link>> {
+        if !interface.ethernet {
+            return None;
+        }
+        if let Some(link) = self.by_index.get(&interface.index) {
+            return Some(Arc::clone(link));
+        }
+        let link = Arc::new(Link::open(interface.index, false).ok()?);
+        self.by_index.insert(interface.index, Arc::clone(&link));
+        Some(link)
+    }
 }
 
 impl Placed {
-    fn on(interface: &Interface, prefix: u8) -> Self {
-        let link = interface.ethernet.then(|| Link::open(interface.index, false));
+    fn on(interface: &Interface, prefix: u8, links: &mut Links) -> Self {
         Self {
             index: interface.index,
             name: interface.name.clone(),
             prefix,
             mac: interface.mac,
-            link: link.and_then(Result::ok),
+            link: links.on(interface),
         }
     }
 }
@@ -149,6 +172,9 @@ pub struct Kept {
     fitness: BTreeMap<IpAddr, Fitness>,
     /// Where VIPs were last found to belong.
     cards: BTreeMap<IpAddr, String>,
+    links: Links,
+    /// All interfaces, and when they were listed: a thousand VIPs that come at once look once.
+    listed: Option<(Instant, Vec<Interface>)>,
 }
 
 impl Kept {
@@ -161,18 +187,29 @@ impl Kept {
     pub fn up(&mut self, vip: IpAddr, places: &Places) -> Result<(), String> {
         let place = places.lock().expect("nobody panics with it").get(&vip).cloned();
         let (prefix, interface) = place.unwrap_or((if vip.is_ipv4() { 32 } else { 128 }, None));
-        let interface = address::place(vip, interface.as_deref()).map_err(|e| e.to_string())?;
-        address::add(interface.index, vip, prefix).map_err(|e| e.to_string())?;
-        self.here.insert(vip, Placed::on(&interface, prefix));
+        let named = interface.as_deref();
+        let mut placed = self.put_on(vip, prefix, named);
+        if placed.is_err() && self.listed.take().is_some() {
+            // What was listed a moment ago may have changed since.
+            placed = self.put_on(vip, prefix, named);
+        }
+        self.here.insert(vip, placed?);
         self.taken.remove(&vip);
         Ok(())
+    }
+
+    fn put_on(&mut self, vip: IpAddr, prefix: u8, named: Option<&str>) -> Result<Placed, String> {
+        let all = listed(&mut self.listed)?;
+        let interface = address::place_in(all, vip, named).map_err(|e| e.to_string())?;
+        address::add(interface.index, vip, prefix).map_err(|e| e.to_string())?;
+        Ok(Placed::on(interface, prefix, &mut self.links))
     }
 
     /// Takes it off.
     pub fn down(&mut self, vip: IpAddr) -> Result<(), String> {
         match self.here.get(&vip) {
             Some(p) => address::remove(p.index, vip, p.prefix).map_err(|e| e.to_string())?,
-            None => left_behind(vip)?,
+            None => left_behind(vip, listed(&mut self.listed)?)?,
         }
         self.here.remove(&vip);
         self.taken.remove(&vip);
@@ -260,7 +297,8 @@ impl Kept {
                 format!("taken off {} by another program", interface.name)
             };
             if same.is_none() {
-                *placed = Placed::on(interface, placed.prefix);
+                self.links.by_index.remove(&interface.index);
+                *placed = Placed::on(interface, placed.prefix, &mut self.links);
             }
             (taken.missing, taken.told) = (None, false);
             taken.back.push(now);
@@ -334,9 +372,18 @@ impl Kept {
     }
 }
 
+/// All interfaces, listed again after a moment.
+fn listed(kept: &mut Option<(Instant, Vec<Interface>)>) -> Result<&[Interface], String> {
+    if kept.as_ref().is_none_or(|(at, _)| at.elapsed() > LISTED) {
+        let all = address::interfaces().map_err(|e| e.to_string())?;
+        *kept = Some((Instant::now(), all));
+    }
+    Ok(kept.as_ref().map_or(&[][..], |(_, all)| all))
+}
+
 /// Takes off an address that an earlier life of this agent left, wherever it is.
-fn left_behind(vip: IpAddr) -> Result<(), String> {
-    for interface in address::interfaces().map_err(|e| e.to_string())? {
+fn left_behind(vip: IpAddr, all: &[Interface]) -> Result<(), String> {
+    for interface in all {
         for (_, prefix) in interface.addresses.iter().filter(|(a, _)| *a == vip) {
             if interface.ethernet {
                 address::remove(interface.index, vip, *prefix).map_err(|e| e.to_string())?;

@@ -162,6 +162,10 @@ pub enum ForwardWork {
 
 /// How often the kernel is compared with the table.
 const RECONCILE: Duration = Duration::from_secs(2);
+/// VIPs watched for their first packet at a time.
+const WATCHED_MAX: usize = 8;
+/// How often watched services are counted at most.
+const WATCH_EACH: Duration = Duration::from_millis(5);
 
 /// Keeps the kernel's tables as they should be. `cover` gives the data plane its interfaces,
 /// `changed` is told of each new table.
@@ -179,9 +183,10 @@ pub fn forwarding<D: DataPlane>(
     let mut following = Following::default();
     let mut grows = false;
     let mut watched: BTreeMap<IpAddr, (u64, Instant)> = BTreeMap::new();
+    let mut look = WATCH_EACH;
     let mut looked = Instant::now();
     loop {
-        let wait = if watched.is_empty() { RECONCILE } else { Duration::from_millis(5) };
+        let wait = if watched.is_empty() { RECONCILE } else { look.max(WATCH_EACH) };
         match work.recv_timeout(wait) {
             Ok(ForwardWork::Wanted(wanted)) => {
                 for note in cover(&mut plane) {
@@ -206,10 +211,13 @@ pub fn forwarding<D: DataPlane>(
             Ok(ForwardWork::Counters(answer)) => {
                 let _ = answer.send(plane.counters().unwrap_or_default());
             }
+            // Of a thousand VIPs that come at once a few tell enough.
+            Ok(ForwardWork::Watch(_)) if watched.len() >= WATCHED_MAX => {}
             Ok(ForwardWork::Watch(vip)) => {
                 let until = Instant::now() + Duration::from_secs(2);
                 let table = holds.then_some(following.table());
-                if let Some(before) = packets(&mut plane, table, vip) {
+                let counters = plane.counters().unwrap_or_default();
+                if let Some(before) = packets(&counters, table, vip) {
                     watched.insert(vip, (before, until));
                 }
             }
@@ -222,13 +230,19 @@ pub fn forwarding<D: DataPlane>(
             Err(RecvTimeoutError::Disconnected) => return,
         }
         let table = holds.then_some(following.table());
-        watched.retain(|vip, (before, until)| {
-            if packets(&mut plane, table, *vip).is_some_and(|now| now > *before) {
-                core.event(Event::FirstPacket(*vip));
-                return false;
-            }
-            Instant::now() < *until
-        });
+        if !watched.is_empty() {
+            let began = Instant::now();
+            let counters = plane.counters().unwrap_or_default();
+            watched.retain(|vip, (before, until)| {
+                if packets(&counters, table, *vip).is_some_and(|now| now > *before) {
+                    core.event(Event::FirstPacket(*vip));
+                    return false;
+                }
+                Instant::now() < *until
+            });
+            // Counting thousands of services takes a while: one part in twenty of the time.
+            look = began.elapsed() * 20;
+        }
         if looked.elapsed() >= RECONCILE {
             looked = Instant::now();
             let Some(table) = table else { continue };
@@ -261,15 +275,10 @@ fn show<D: DataPlane>(
 }
 
 /// Packets so far to a VIP; `None`: no service is told by it (by a mark, say).
-fn packets<D: DataPlane>(
-    plane: &mut D,
-    table: Option<&ForwardingTable>,
-    vip: IpAddr,
-) -> Option<u64> {
+fn packets(counters: &Counters, table: Option<&ForwardingTable>, vip: IpAddr) -> Option<u64> {
     let on = table?.services.iter().filter(|(_, s)| s.traffic.vip() == Some(vip));
     let mut on = on.peekable();
     on.peek()?;
-    let counters = plane.counters().unwrap_or_default();
     Some(on.filter_map(|(name, _)| counters.services.get(name)).map(|t| t.packets_in).sum())
 }
 
