@@ -30,7 +30,11 @@ pub struct Outcome {
 /// Runs a cluster of three (two directors, a witness) through a safety phase with faults of this
 /// seed, then ends all faults and expects it to heal.
 pub fn run(seed: u64, safety: Millis, sabotage: Sabotage) -> Outcome {
-    let mut world = World::new(seed, sabotage);
+    run_world(World::new(seed, sabotage), safety)
+}
+
+/// The same in a world that was made already, in which nothing runs yet.
+pub fn run_world(mut world: World, safety: Millis) -> Outcome {
     world.start_all();
     let mut violation = world.run_for(Millis(2_000)).err();
     let until = world.now() + safety.ns();

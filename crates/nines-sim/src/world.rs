@@ -6,7 +6,9 @@ use std::{
 };
 
 use nines_core::{
-    Action, Config, Event, Node, snapshot,
+    Action, Config, Event, Node,
+    held::Name,
+    snapshot,
     state::State,
     wire::{HardState, Member, Persist, Persisted, Snapshot},
 };
@@ -22,10 +24,11 @@ mod disk;
 mod joining;
 mod judge;
 mod kernel;
+mod links;
+mod misread;
 mod operators;
 
-/// Slowest message that is not lost.
-pub const DELAY_MAX_NS: u64 = 30_000_000;
+pub use links::DELAY_MAX_NS;
 
 /// How the world lies, to show that an invariant notices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +45,8 @@ pub enum Sabotage {
     PromisesForgotten,
     /// A copy of a state directory looks like the original.
     CopiesUnknown,
+    /// Other nodes promise one VIP less than a beat names, and say that they promised them all.
+    SetsMisread,
 }
 
 const SPEC: &str = "[cluster]\nname = \"sim\"\n[nodes]\nlb1 = \"10.0.0.1\"\nlb2 = \"10.0.0.2\"\n\
@@ -128,8 +133,13 @@ pub struct World {
     queue: BTreeMap<(u64, u64), (u64, u64, Happening)>,
     sequence: u64,
     cut: BTreeSet<(u64, u64)>,
-    /// The config, whole.
+    /// The config, whole, and its VIPs.
     text: String,
+    vips: Vec<IpAddr>,
+    /// What operators take out of the config, and put back.
+    pub removable: Vec<String>,
+    /// What misread sets are called, and what they were called by who sent them.
+    misread: BTreeMap<Name, Name>,
     /// Whether operators change it.
     pub changes_config: bool,
     /// Whether machines are copied.
@@ -206,6 +216,9 @@ impl World {
             sequence: 0,
             cut: BTreeSet::new(),
             text,
+            vips: spec.vips.keys().copied().collect(),
+            removable: vec![operators::SECOND_VIP.to_owned()],
+            misread: BTreeMap::new(),
             // Every other seed: the rest go on as they did before there was this.
             changes_config: seed.is_multiple_of(2),
             copies_machines: seed % 8 == 5 || sabotage == Sabotage::CopiesUnknown,
@@ -315,19 +328,6 @@ impl World {
         let until = self.now + length.ns();
         self.machines.get_mut(&id).expect("three machines").paused_until = until;
         self.schedule(length.ns(), id, Happening::Wake);
-    }
-
-    /// Nothing passes from one to the other; `both`: nor back.
-    pub fn cut(&mut self, from: u64, to: u64, both: bool) {
-        self.cut.insert((from, to));
-        if both {
-            self.cut.insert((to, from));
-        }
-    }
-
-    /// All links work again.
-    pub fn mend_all_links(&mut self) {
-        self.cut.clear();
     }
 
     /// Runs for so long; an error is a broken invariant.
@@ -461,30 +461,6 @@ impl World {
                     }
                 }
             }
-        }
-    }
-
-    fn send(&mut self, from: u64, to: u64, bytes: Vec<u8>) {
-        let there = self.machines.iter().filter(|(_, m)| m.identity == to);
-        let there = there.map(|(machine, _)| *machine);
-        let there: Vec<u64> = there.filter(|m| !self.cut.contains(&(from, *m))).collect();
-        for machine in there {
-            self.send_to(from, machine, &bytes);
-        }
-    }
-
-    fn send_to(&mut self, from: u64, to: u64, bytes: &[u8]) {
-        let identity = self.machines[&from].identity;
-        let copies = 1 + u64::from(self.random.chance(10));
-        for _ in 0..copies {
-            if self.random.chance(self.loss_permille) {
-                continue;
-            }
-            // Mostly under a millisecond, sometimes late enough to be overtaken.
-            let late = if self.random.chance(20) { DELAY_MAX_NS } else { 1_000_000 };
-            let delay = 50_000 + self.random.below(late - 50_000);
-            let event = Event::Frame { from: identity, link: 0, bytes: bytes.to_vec() };
-            self.schedule(delay, to, Happening::Deliver(event));
         }
     }
 }

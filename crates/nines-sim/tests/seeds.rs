@@ -77,6 +77,12 @@ fn a_clock_far_out_of_its_bounds_is_noticed() {
     assert!(found.iter().any(|v| v.contains("S11") || v.contains("S22")), "{found:?}");
 }
 
+#[test]
+fn a_voter_that_promises_less_than_a_beat_names_is_noticed() {
+    let found = found(Sabotage::SetsMisread);
+    assert!(found.iter().any(|v| v.contains("S11") || v.contains("S22")), "{found:?}");
+}
+
 /// With no fault at all nothing ever moves (T12): ten minutes with messages up to 30 ms late.
 #[test]
 fn ten_quiet_minutes_move_nothing() {

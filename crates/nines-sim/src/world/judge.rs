@@ -58,7 +58,7 @@ impl World {
                 founder: id <= FOUNDERS,
                 durable_term: machine.disk.hard_state.term,
                 answers,
-                holdings: node.map(|n| holdings(n.state())).unwrap_or_default(),
+                holdings: node.map(|n| holdings(&self.vips, n.state())).unwrap_or_default(),
                 // A long lease for a planned restart is meant to outlast the process.
                 alone_ns: machine
                     .alone_since
@@ -142,13 +142,12 @@ impl World {
 }
 
 /// Where each of the world's VIPs stands in a node's state.
-fn holdings(state: &State) -> BTreeMap<IpAddr, (u64, Option<u64>)> {
-    let vips = [100, 101, 102].map(|last| IpAddr::from([10, 0, 0, last]));
+fn holdings(vips: &[IpAddr], state: &State) -> BTreeMap<IpAddr, (u64, Option<u64>)> {
     let stands = |vip: &IpAddr| match state.vips.get(vip) {
         Some(held) => {
             (held.token(), (1..).zip(NAMES).find(|(_, n)| *n == held.node()).map(|(id, _)| id))
         }
         None => (state.applied, None),
     };
-    vips.map(|vip| (vip, stands(&vip))).into()
+    vips.iter().map(|vip| (*vip, stands(vip))).collect()
 }

@@ -10,13 +10,16 @@ use nines_core::{
 use super::{NAMES, World};
 
 /// The part of the config that operators take away and put back.
-const SECOND_VIP: &str = "[vip.b]\naddress = \"10.0.0.101\"\n";
+pub(super) const SECOND_VIP: &str = "[vip.b]\naddress = \"10.0.0.101\"\n";
 
 impl World {
     /// Somebody wants a VIP elsewhere.
     pub fn operator_moves(&mut self) {
         let to = NAMES[self.random.below(2) as usize].to_owned();
-        let vip: IpAddr = IpAddr::from([10, 0, 0, 100 + self.random.below(2) as u8]);
+        let vip = match self.vips.len() as u64 {
+            2 | 3 => IpAddr::from([10, 0, 0, 100 + self.random.below(2) as u8]),
+            many => self.vips[self.random.below(many) as usize],
+        };
         let wish = Give { vip: pack(vip), to, ..Give::default() };
         let kind = Some(command::Kind::Wish(wish));
         let command = Command { actor: "operator".into(), kind, ..Command::default() };
@@ -26,7 +29,10 @@ impl World {
 
     /// Somebody takes a VIP out of the config, or puts it back.
     pub fn operator_applies(&mut self, both: bool) {
-        let text = if both { self.text.clone() } else { self.text.replace(SECOND_VIP, "") };
+        let mut text = self.text.clone();
+        if !both {
+            self.removable.iter().for_each(|part| text = text.replace(part, ""));
+        }
         let kind = Some(command::Kind::Apply(Apply { text, expected: 0 }));
         let command = Command { actor: "operator".into(), kind, ..Command::default() };
         let id = 1 + self.random.below(3);
