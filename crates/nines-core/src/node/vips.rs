@@ -320,3 +320,62 @@ impl Node {
         self.tell_about_vip(now, addr, kind, text);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Event,
+        node::Config,
+        snapshot,
+        state::State,
+        wire::{HardState, Member, Persisted, Snapshot},
+    };
+
+    const TEXT: &str = "[cluster]\nname = \"x\"\n[nodes]\nlb1 = \"10.0.0.1\"\nlb2 = \"10.0.0.2\"\n\
+        wit = { addresses = \"10.0.0.3\", role = \"witness\" }\n\
+        [vip.a]\naddress = \"10.0.0.100\"\n[vip.b]\naddress = \"10.0.0.101\"\n";
+
+    /// lb1, which the log has given both VIPs.
+    fn holder(now: Time) -> Node {
+        let spec = nines_model::config::parse(TEXT).expect("it is right").into();
+        let mut state =
+            State { text: TEXT.into(), spec, revision: 1, applied: 5, ..State::default() };
+        for (id, name) in (1..).zip(["lb1", "lb2", "wit"]) {
+            let member = Member { id, name: name.into(), ..Member::default() };
+            state.members.insert(id, member);
+        }
+        for (vip, token) in [(vip(100), 4), (vip(101), 5)] {
+            state.vips.insert(vip, Holding::Held { node: "lb1".into(), token });
+        }
+        let data = snapshot::encode(&state);
+        let kept = Persisted {
+            hard_state: HardState { term: 1, vote: 0, commit: 5 },
+            snapshot: Snapshot { index: 5, term: 1, voters: vec![1, 2, 3], learners: vec![], data },
+            ..Persisted::default()
+        };
+        let (id, name) = (1, "lb1".to_owned());
+        let config = Config { id, name, boot: 7, machine_boot: 1, place: 1, seeds: vec![] };
+        Node::new(config, now, &kept)
+    }
+
+    fn vip(last: u8) -> IpAddr {
+        IpAddr::from([10, 0, 0, last])
+    }
+
+    #[test]
+    fn acks_of_beats_before_a_vip_was_named_renew_nothing() {
+        let now = Time(1_000_000_000);
+        let mut node = holder(now);
+        node.handle(now, Event::Tick);
+        let named = node.vips[&vip(100)].named;
+        assert_eq!((node.duty.held.len(), named), (2, node.duty.sent));
+        let until = Time(named.0 + 100_000_000);
+        let deadline = |node: &Node| node.vips[&vip(100)].renewals.deadline(&[1, 2, 3]);
+        node.renewed((2, 1), Time(named.0 - 1), until, &[]);
+        assert_eq!(deadline(&node), Time(0), "the voter knew of another set");
+        node.renewed((2, 1), named, until, &[vip(101)]);
+        assert_eq!(deadline(&node), until);
+        assert_eq!(node.vips[&vip(101)].renewals.deadline(&[1, 2, 3]), Time(0), "refused");
+    }
+}
