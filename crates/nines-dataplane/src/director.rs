@@ -28,7 +28,8 @@ pub struct Director {
 }
 
 impl Director {
-    /// Over nines' programs. What an earlier process left in IPVS is taken over: the next table changes or empties it.
+    /// Over nines' programs. What an earlier process left in IPVS is taken over: the next table
+    /// changes or empties it.
     pub fn new(ebpf: EbpfPlane) -> Self {
         let ipvs = if ipvs_carries() { IpvsPlane::open().ok() } else { None };
         Self { ebpf, by_ipvs: ipvs.is_some(), ipvs, interface: None, missing: false, trouble: None }

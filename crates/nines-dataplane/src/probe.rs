@@ -96,7 +96,7 @@ impl std::fmt::Display for Hindrance {
         match self {
             Self::NoRoute => f.write_str("this machine has no route there"),
             Self::NoNeighbour(addr, interface) => {
-                write!(f, "nobody answers for {addr} on {interface}")
+                write!(f, "no machine answers for {addr} on {interface}")
             }
             Self::NoAddress => f.write_str("this machine has no address of the VIP's family"),
         }

@@ -273,11 +273,6 @@ impl Lab {
         run("ip", &["netns", "exec", &switch, "nft", "-f", "-"], rules)
     }
 
-    /// Runs `work` where all cables end.
-    pub fn at_switch<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
-        self.within(SWITCH, work)
-    }
-
     /// A thread of its own where all cables end.
     pub fn thread_at_switch(&self, work: impl FnOnce() + Send + 'static) -> Result<()> {
         self.thread(SWITCH, work)

@@ -12,6 +12,7 @@ use crate::{
     time::Millis,
 };
 
+mod broken;
 mod checks;
 mod clients;
 mod conflicts;
@@ -216,7 +217,11 @@ fn vips(r: &mut Reader, root: &Table<'_>, spec: &mut Spec) {
         if interface.as_deref() == Some("lo") {
             let span = table.get("interface").map_or(0..0, |v| v.span);
             let help = "leave interface away: the VIP goes where its network is";
-            r.error(span, "on lo nobody asks for a VIP", Some(help.into()));
+            r.error(
+                span,
+                "a VIP cannot be on lo: other machines ask for it on the network",
+                Some(help.into()),
+            );
         }
         let prefer = table.get("prefer").map_or_else(Vec::new, |v| directors(r, &v, spec));
         let vip = Vip { name: Some(name.text.clone()), prefix, interface, prefer, with: None };
@@ -254,7 +259,7 @@ fn prefixed(r: &mut Reader, value: &Value<'_>) -> Option<(IpAddr, u8)> {
     let Ok(addr) = addr.parse::<IpAddr>() else {
         r.error(
             value.span.clone(),
-            format!("\"{text}\" is no address"),
+            format!("\"{text}\" is not a valid address"),
             Some("write \"10.0.0.100\" or \"10.0.0.100/24\"".into()),
         );
         return None;
@@ -277,6 +282,11 @@ fn prefixed(r: &mut Reader, value: &Value<'_>) -> Option<(IpAddr, u8)> {
 impl Reader {
     pub fn millis(&mut self, table: &Table<'_>, key: &str) -> Option<Millis> {
         let value = table.get(key)?;
+        if let Some(number) = value.as_integer() {
+            let help = format!("write {key} = \"{number}s\"   (ms, s, m, h or d)");
+            self.error(value.span, "a time needs a unit", Some(help));
+            return None;
+        }
         let text = self.string(&value)?;
         match Millis::parse(&text) {
             Ok(ms) => Some(ms),
@@ -292,7 +302,7 @@ impl Reader {
         text.parse().map_or_else(
             |_| {
                 let help = "names are not looked up: an address cannot change behind your back";
-                let message = format!("\"{text}\" is no address");
+                let message = format!("\"{text}\" is not a valid address");
                 self.error(value.span.clone(), message, Some(help.into()));
                 None
             },

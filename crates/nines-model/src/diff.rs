@@ -31,7 +31,7 @@ pub fn diff(old: &Spec, new: &Spec) -> Vec<Change> {
     for (addr, vip) in &old.vips {
         if !new.vips.contains_key(addr) {
             let subject = format!("vip {addr}");
-            out.push(change(subject, '-', vip_text(vip), "nobody answers for the address"));
+            out.push(change(subject, '-', vip_text(vip), "no machine answers for the address"));
         }
     }
     for (addr, vip) in &new.vips {
@@ -85,7 +85,7 @@ fn services(out: &mut Vec<Change>, old: &Spec, new: &Spec) {
         }
         servers(out, name, before, after);
         if let (None, Some(why)) = (unserved(before), unserved(after)) {
-            let text = format!("serves nobody any more: {why}");
+            let text = format!("serves no client any more: {why}");
             out.push(change(subject, '~', text, "its clients get no answer"));
         }
     }

@@ -25,7 +25,10 @@ pub fn refused(spec: &Spec) -> Vec<Finding> {
     let mut found = Vec::new();
     if spec.nodes.is_empty() {
         let what = "the file names no nodes: no director is left to carry VIPs";
-        found.push(Finding::new(what, "[nodes]   lb1 = \"10.0.0.2\"   (nines config show)"));
+        found.push(Finding::new(
+            what,
+            "add a section [nodes]; nines config show   prints the one in force",
+        ));
     } else if spec.directors().next().is_none() {
         let what = "all nodes are witnesses: no director is left to carry VIPs";
         found.push(Finding::new(what, "take role = \"witness\" away from at least one node"));
@@ -46,7 +49,7 @@ pub fn odd(spec: &Spec) -> Vec<Finding> {
     let mut found = Vec::new();
     for (name, service) in &spec.services {
         if let Some(why) = unserved(service) {
-            found.push(Finding::new(format!("nobody is served by {name}: {why}"), ""));
+            found.push(Finding::new(format!("service {name} serves no client: {why}"), ""));
         }
     }
     found

@@ -37,7 +37,7 @@ impl Millis {
         let (number, unit) = text.split_at(digits);
         let value: u64 = number
             .parse()
-            .map_err(|_| format!("\"{text}\" is no length of time; write \"250ms\" or \"2s\""))?;
+            .map_err(|_| format!("\"{text}\" is not a valid time; write \"250ms\" or \"2s\""))?;
         let factor = match unit {
             "ms" => 1,
             "s" => 1_000,
@@ -45,12 +45,9 @@ impl Millis {
             "h" => 3_600_000,
             "d" => 86_400_000,
             "" => return Err(format!("\"{text}\" has no unit; write \"{text}s\" or \"{text}ms\"")),
-            _ => return Err(format!("\"{unit}\" is no unit of time; use ms, s, m, h or d")),
+            _ => return Err(format!("\"{unit}\" is not a unit of time; use ms, s, m, h or d")),
         };
-        value
-            .checked_mul(factor)
-            .map(Self)
-            .ok_or_else(|| format!("\"{text}\" is longer than this program will live"))
+        value.checked_mul(factor).map(Self).ok_or_else(|| format!("\"{text}\" is too long"))
     }
 }
 

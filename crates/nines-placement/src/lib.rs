@@ -147,7 +147,7 @@ fn follow_to(
             let why = refusal(spec, observed, vip, goal).map_or("cannot".into(), |u| u.to_string());
             Some((Step::Blocked(vip), format!("{with} is on {goal}, which {why}")))
         }
-        (None, None, None) => Some((Step::Blocked(vip), format!("nobody holds {with}"))),
+        (None, None, None) => Some((Step::Blocked(vip), format!("no director holds {with}"))),
     }
 }
 
@@ -272,7 +272,7 @@ fn give(
         .map(String::as_str);
     let why = match before {
         Some(node) => format!("{node} is silent"),
-        None => "nobody holds it".to_owned(),
+        None => "no director held it".to_owned(),
     };
     match meant.or_else(|| best(spec, observed, load, vip, before)) {
         Some(to) => Some((Step::Give(vip, to.to_owned()), why)),

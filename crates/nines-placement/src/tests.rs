@@ -79,7 +79,10 @@ fn told_of(spec: &Spec, observed: &Observed) -> Vec<String> {
 fn plans_read_aloud() {
     assert_eq!(
         told(&seen("lb1+ lb2+ lb3+", &[])),
-        ["give 10.0.0.100 to lb2: nobody holds it", "give 10.0.0.101 to lb1: nobody holds it"]
+        [
+            "give 10.0.0.100 to lb2: no director held it",
+            "give 10.0.0.101 to lb1: no director held it"
+        ]
     );
     let both_on_1 = [(100, "lb1"), (101, "lb1")];
     assert!(told(&seen("lb1+ lb2+", &both_on_1)).is_empty(), "no failback");
@@ -111,7 +114,10 @@ fn a_source_goes_where_its_vip_goes() {
     let told = |observed: &Observed| told_of(&with_source(), observed);
     assert_eq!(
         told(&seen("lb1+ lb2+ lb3+", &[(101, "lb2")])),
-        ["give 10.0.0.100 to lb2: nobody holds it", "give 10.0.0.102 to lb2: 10.0.0.100 is on lb2"],
+        [
+            "give 10.0.0.100 to lb2: no director held it",
+            "give 10.0.0.102 to lb2: 10.0.0.100 is on lb2"
+        ],
         "not where there is least"
     );
     // A takeover, a standby and a move take it along at once.

@@ -419,7 +419,7 @@ async fn until_the_end(
                     let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
                 }
                 if stop_at.is_some_and(|at| at <= tokio::time::Instant::now()) {
-                    log.line("nobody took the VIPs over in time; stopping all the same");
+                    log.line("no director took the VIPs over in time; stopping anyway");
                     return Ok(End::Stopped);
                 }
             }

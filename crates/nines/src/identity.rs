@@ -244,8 +244,12 @@ fn certificate(
 ) -> Outcome<(String, String)> {
     let unfit = |name: &&String| rustls_pki_types::ServerName::try_from(name.as_str()).is_err();
     if let Some(name) = names.iter().find(unfit) {
-        return Err(Failure::new(Kind::Usage, format!("{name} is no name for a certificate"), "")
-            .next("choose another --node: letters, digits, dots and dashes"));
+        return Err(Failure::new(
+            Kind::Usage,
+            format!("{name} is not a valid name for a certificate"),
+            "",
+        )
+        .next("choose another --node: letters, digits, dots and dashes"));
     }
     let issuer_key = KeyPair::from_pem(ca_key).map_err(trouble)?;
     let issuer = Issuer::new(authority_params(cluster), issuer_key);

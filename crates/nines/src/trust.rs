@@ -105,7 +105,7 @@ impl ServerCertVerifier for ByFingerprint {
             .find(|c| identity::fingerprint(c) == wanted)
             .ok_or_else(|| bad("the code is of another cluster"))?;
         let anchor = webpki::anchor_from_trusted_cert(authority)
-            .map_err(|_| bad("its authority is no authority"))?;
+            .map_err(|_| bad("the CA certificate is not valid"))?;
         let cert = webpki::EndEntityCert::try_from(end_entity)
             .map_err(|_| bad("its certificate cannot be read"))?;
         cert.verify_for_usage(

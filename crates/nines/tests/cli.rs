@@ -40,7 +40,7 @@ fn a_typo_is_shown_with_its_place_and_the_word_meant() {
         "did you mean \"scheduler\"?",
         ":6:1",
         "shceduler = \"rr\"",
-        "\"10.0.0.300\" is no address",
+        "\"10.0.0.300\" is not a valid address",
         ":7:36",
         "2 errors",
         "nothing was applied",

@@ -83,7 +83,11 @@ fn check_kind(r: &mut Reader, inner: &Table<'_>, proto: Proto, usual: CheckKind)
         && (name.is_empty() || !name.chars().all(in_name))
     {
         let help = Some("write \"shop.example\" or \"shop.example:8443\"".into());
-        r.error(value.span, format!("\"{}\" is no host name", name.escape_default()), help);
+        r.error(
+            value.span,
+            format!("\"{}\" is not a valid host name", name.escape_default()),
+            help,
+        );
     }
     CheckKind::Http {
         tls,

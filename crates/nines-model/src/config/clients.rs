@@ -54,13 +54,16 @@ pub fn sources(r: &mut Reader, table: &Table<'_>, listen: Listen) -> Sources {
             let whole = whole(listen);
             let (addr, prefix) = text.split_once('/').unwrap_or((&text, ""));
             let prefix = if prefix.is_empty() { Ok(whole) } else { prefix.parse::<u8>() };
-            let (Ok(addr), Ok(prefix)) = (addr.parse::<IpAddr>(), prefix) else {
+            let addr = addr.parse::<IpAddr>();
+            let longest = addr.as_ref().map_or(0, |a| if a.is_ipv4() { 32 } else { 128 });
+            let (Ok(addr), Some(prefix)) = (addr, prefix.ok().filter(|p| *p <= longest)) else {
                 let help = "write \"192.0.2.0/24\", or one address";
-                r.error(span, format!("\"{text}\" is no network"), Some(help.into()));
+                r.error(span, format!("\"{text}\" is not a valid network"), Some(help.into()));
                 continue;
             };
-            if addr.is_ipv4() != listen.addr.is_ipv4() || prefix > whole {
-                let why = format!("\"{text}\" is no network of {}'s family", listen.addr.ip());
+            if addr.is_ipv4() != listen.addr.is_ipv4() {
+                let why =
+                    format!("\"{text}\" is not of the same address family as {}", listen.addr.ip());
                 r.error(span, why, None);
                 continue;
             }
@@ -105,7 +108,7 @@ pub fn cookies(r: &mut Reader, table: &Table<'_>, listen: Listen) -> Option<Rate
     let rate = pace(r, table, "syn-cookies")?;
     if listen.proto != Proto::Tcp {
         let span = table.get("syn-cookies").map_or(0..0, |v| v.span);
-        r.error(span, format!("{} has no SYN", listen.proto), None);
+        r.error(span, format!("syn-cookies needs TCP, not {}", listen.proto), None);
     }
     Some(rate)
 }
@@ -116,7 +119,7 @@ fn pace(r: &mut Reader, table: &Table<'_>, key: &str) -> Option<Rate> {
     let rate = Rate::parse(&text);
     if rate.is_none() {
         let help = "write \"20/s\" or \"300/m\", of 1 to 1000000";
-        r.error(value.span, format!("\"{text}\" is no rate"), Some(help.into()));
+        r.error(value.span, format!("\"{text}\" is not a valid rate"), Some(help.into()));
     }
     rate
 }

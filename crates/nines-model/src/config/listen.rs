@@ -74,23 +74,30 @@ fn read(text: &str) -> Result<Listen, Wrong> {
         "udp" => Proto::Udp,
         "sctp" => Proto::Sctp,
         other => {
-            let why = format!("\"{other}\" is no protocol nines balances; use tcp, udp or sctp");
-            return Err((why, None));
+            let why = format!("\"{other}\" is not a protocol that nines balances");
+            return Err((why, Some("use tcp, udp or sctp".into())));
         }
     };
-    let wrong = || (format!("\"{text}\" is no address and port"), shape());
+    let wrong = || (format!("\"{text}\" is not a valid address and port"), shape());
     let (host, ports) = at.rsplit_once(':').ok_or_else(wrong)?;
     let (host, len) = host_of(host).ok_or_else(wrong)?;
     let (first, last) = match ports {
         "*" => (0, 0),
         range => {
             let (first, last) = range.split_once('-').unwrap_or((range, range));
-            let port = |text: &str| text.parse::<u16>().map_err(|_| wrong());
+            let port = |text: &str| match text.parse::<u16>() {
+                Ok(port) => Ok(port),
+                Err(_) if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) => {
+                    let why = format!("port {text} is out of range");
+                    Err((why, Some("ports go from 1 to 65535".into())))
+                }
+                Err(_) => Err(wrong()),
+            };
             (port(first)?, port(last)?)
         }
     };
     if first == 0 && ports != "*" {
-        return Err(("port 0 is no port; every port is *".into(), shape()));
+        return Err(("port 0 is not a valid port; every port is *".into(), shape()));
     }
     if first > last {
         return Err((format!("\"{ports}\" ends before it begins"), shape()));
@@ -102,7 +109,10 @@ fn read(text: &str) -> Result<Listen, Wrong> {
     }
     if network(host, prefix) != host {
         let help = format!("write \"{}/{prefix}\"", network(host, prefix));
-        return Err((format!("{host}/{prefix} is no network: bits are set behind it"), Some(help)));
+        return Err((
+            format!("{host}/{prefix} is not a network: it has bits set behind the prefix"),
+            Some(help),
+        ));
     }
     let least = one.prefix - Listen::VIPS_MAX.trailing_zeros() as u8;
     if prefix < least {

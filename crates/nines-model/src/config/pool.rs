@@ -19,7 +19,7 @@ pub fn pool(
     for (text, span) in r.strings(&value) {
         let Ok(addr) = text.parse::<IpAddr>() else {
             let help = Some("write \"10.0.1.200\"".into());
-            r.error(span, format!("\"{text}\" is no address"), help);
+            r.error(span, format!("\"{text}\" is not a valid address"), help);
             continue;
         };
         if addr.is_ipv4() != listen.addr.is_ipv4() {

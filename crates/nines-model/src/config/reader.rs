@@ -9,7 +9,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{Diagnostic, keys::Key};
+use super::{Diagnostic, broken, keys::Key};
 use crate::{names::is_name, shown::clean, suggest::closest};
 
 /// A key with its place.
@@ -50,6 +50,20 @@ impl<'a> Value<'a> {
         }
     }
 
+    pub fn as_text(&self) -> Option<&str> {
+        match &self.inner {
+            DeValue::String(text) => Some(text.as_ref()),
+            _ => None,
+        }
+    }
+
+    pub fn as_integer(&self) -> Option<&str> {
+        match &self.inner {
+            DeValue::Integer(number) => Some(number.as_str()),
+            _ => None,
+        }
+    }
+
     fn kind(&self) -> &'static str {
         match &self.inner {
             DeValue::String(_) => "a string",
@@ -80,15 +94,19 @@ impl<'a> Table<'a> {
 #[derive(Default)]
 pub(super) struct Reader {
     pub diagnostics: Vec<Diagnostic>,
+    /// Keys that are misspelt: the table's place, and what was meant. They are not missing, too.
+    misspelt: Vec<(Range<usize>, &'static str)>,
 }
 
 impl Reader {
     pub fn document<'a>(&mut self, text: &'a str) -> Option<Table<'a>> {
         let (root, errors) = DeTable::parse_recoverable(text);
-        for error in &errors {
-            let message = error.message().trim().to_owned();
-            self.error(error.span().unwrap_or(0..0), message, None);
-        }
+        let mut told: Vec<_> = errors
+            .iter()
+            .map(|e| (e.span().unwrap_or(0..0), e.message().trim().to_owned()))
+            .collect();
+        told.sort_by_key(|(span, _)| span.start);
+        self.diagnostics.extend(broken::told(text, &told));
         errors.is_empty().then(|| Table { span: root.span(), inner: root.into_inner() })
     }
 
@@ -115,6 +133,9 @@ impl Reader {
     pub fn known(&mut self, table: &Table<'_>, keys: &[Key]) {
         for (name, _) in table.entries() {
             if !keys.iter().any(|key| key.name == name.text) {
+                if let Some(meant) = closest(&name.text, keys.iter().map(|k| k.name)) {
+                    self.misspelt.push((table.span.clone(), meant));
+                }
                 self.unknown_word(name.span, "key", &name.text, keys.iter().map(|k| k.name));
             }
         }
@@ -122,7 +143,8 @@ impl Reader {
 
     pub fn required<'a>(&mut self, table: &Table<'a>, key: &str) -> Option<Value<'a>> {
         let value = table.get(key);
-        if value.is_none() {
+        let misspelt = |(at, meant): &(Range<usize>, &str)| *at == table.span && *meant == key;
+        if value.is_none() && !self.misspelt.iter().any(misspelt) {
             self.error(table.span.clone(), format!("\"{key}\" is missing here"), None);
         }
         value
@@ -186,16 +208,37 @@ impl Reader {
     }
 
     pub fn choice<T: Clone>(&mut self, value: &Value<'_>, options: &[(&str, T)]) -> Option<T> {
-        let word = self.string(value)?;
-        let found = options.iter().find(|(name, _)| *name == word).map(|(_, meant)| meant.clone());
-        if found.is_none() {
-            let known = options.iter().map(|(name, _)| *name);
-            self.unknown_word(value.span.clone(), "word", &word, known);
-        }
-        found
+        self.choice_of(value, "word", options, &[])
     }
 
-    /// A name people type and files carry: letters, digits, dots, dashes; 1 to 63 characters.
+    /// The same of a `what`; `others`: what other programs call some of the options.
+    pub fn choice_of<T: Clone>(
+        &mut self,
+        value: &Value<'_>,
+        what: &str,
+        options: &[(&str, T)],
+        others: &[(&str, &str)],
+    ) -> Option<T> {
+        let word = self.string(value)?;
+        let named = |wanted: &str| options.iter().find(|(name, _)| *name == wanted);
+        if let Some((_, meant)) = named(&word) {
+            return Some(meant.clone());
+        }
+        let lower = word.to_ascii_lowercase();
+        let help = if named(&lower).is_some() {
+            format!("write \"{lower}\": names are lower case")
+        } else if let Some((theirs, ours)) = others.iter().find(|(theirs, _)| *theirs == lower) {
+            format!("write \"{ours}\", which other programs call {theirs}")
+        } else {
+            let known = options.iter().map(|(name, _)| *name);
+            self.unknown_word(value.span.clone(), what, &word, known);
+            return None;
+        };
+        self.error(value.span.clone(), format!("unknown {what} \"{word}\""), Some(help));
+        None
+    }
+
+    /// A name people type and files carry; `names.rs` says which characters it has.
     pub fn name(&mut self, value: &Value<'_>) -> Option<String> {
         let text = self.string(value)?;
         self.check_name(&Name { text: text.clone(), span: value.span.clone() });
@@ -205,10 +248,10 @@ impl Reader {
     pub fn check_name(&mut self, name: &Name) {
         let text = &name.text;
         if !is_name(text) {
-            let help = "use 1 to 63 letters, digits, dots, dashes; a letter or digit first";
+            let help = "use 1 to 63 letters, digits, dots, dashes and _; a letter or digit first";
             self.error(
                 name.span.clone(),
-                format!("\"{}\" is no name", clean(text)),
+                format!("\"{}\" is not a valid name", clean(text)),
                 Some(help.into()),
             );
         }

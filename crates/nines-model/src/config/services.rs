@@ -22,6 +22,29 @@ use crate::{
 /// What a node guards at most.
 const VIPS_MAX: usize = 1_024;
 
+/// What LVS's tools and other balancers call ways to a server.
+const FORWARD_ELSEWHERE: &[(&str, &str)] = &[
+    ("masq", "nat"),
+    ("masquerade", "nat"),
+    ("route", "dr"),
+    ("gate", "dr"),
+    ("direct", "dr"),
+    ("dsr", "dr"),
+    ("tun", "ipip"),
+    ("tunnel", "ipip"),
+    ("fullnat", "full-nat"),
+    ("snat", "full-nat"),
+];
+/// What other balancers call schedulers.
+const SCHEDULER_ELSEWHERE: &[(&str, &str)] = &[
+    ("roundrobin", "rr"),
+    ("round-robin", "rr"),
+    ("leastconn", "lc"),
+    ("least_conn", "lc"),
+    ("source", "sh"),
+    ("random", "twos"),
+];
+
 pub fn services(r: &mut Reader, root: &Table<'_>, spec: &mut Spec) {
     let Some(section) = r.table(root, "service") else {
         return;
@@ -91,12 +114,12 @@ fn service(r: &mut Reader, table: &Table<'_>) -> Option<(ServiceSpec, std::ops::
     let listen = listen_value.as_ref().and_then(|v| listen(r, v));
     let forward = match table.get("forward") {
         None => Some(Forward::Dr),
-        Some(v) => r.choice(&v, &Forward::ALL),
+        Some(v) => r.choice_of(&v, "forwarding method", &Forward::ALL, FORWARD_ELSEWHERE),
     };
     let tunnel = tunnel(r, table);
     let scheduler = match table.get("scheduler") {
         None => Some(Scheduler::Maglev),
-        Some(v) => r.choice(&v, &Scheduler::ALL),
+        Some(v) => r.choice_of(&v, "scheduler", &Scheduler::ALL, SCHEDULER_ELSEWHERE),
     };
     let persist = listen.and_then(|l| clients::persist(r, table, l));
     let rate = listen.and_then(|l| clients::rate(r, table, l));
@@ -111,7 +134,7 @@ fn service(r: &mut Reader, table: &Table<'_>) -> Option<(ServiceSpec, std::ops::
         let help = Some("leave way = \"forwarded\" away".into());
         r.error(
             span,
-            format!("only TCP answers a question that is not {}'s own", listen.proto),
+            format!("way = \"forwarded\" asks over TCP; this service is {}", listen.proto),
             help,
         );
     }
@@ -154,13 +177,13 @@ fn service(r: &mut Reader, table: &Table<'_>) -> Option<(ServiceSpec, std::ops::
     if let Some(span) = proxy
         && !service.servers.values().any(|s| service.tells(s))
     {
-        let why = "no server can be told who its client is: they see the client itself";
+        let why = "proxy-protocol needs full NAT: otherwise servers see the client's own address";
         r.error(span, why, Some("leave it away, or set forward = \"full-nat\"".into()));
     }
     if let Some((_, span)) = pool
         && !service.servers.values().any(|s| service.forward_of(s) == Forward::FullNat)
     {
-        let why = "no server sees a source: they see the client itself";
+        let why = "source-pool needs full NAT: otherwise servers see the client's own address";
         r.error(span, why, Some("leave it away, or set forward = \"full-nat\"".into()));
     }
     Some((service, listen_value.map_or(0..0, |v| v.span)))
@@ -215,7 +238,11 @@ fn proxy(r: &mut Reader, table: &Table<'_>, listen: Listen) -> Option<std::ops::
     let value = table.get("proxy-protocol")?;
     r.choice(&value, &[("v2", ())])?;
     if listen.proto != Proto::Tcp {
-        r.error(value.span.clone(), format!("{} has no first byte", listen.proto), None);
+        r.error(
+            value.span.clone(),
+            format!("proxy-protocol needs TCP, not {}", listen.proto),
+            None,
+        );
     }
     Some(value.span)
 }
@@ -229,19 +256,19 @@ fn mark(r: &mut Reader, table: &Table<'_>, listen: Listen) -> Option<u32> {
             "write listen = \"{}\"",
             Listen { last: 0, addr: SocketAddr::new(listen.addr.ip(), 0), ..listen }
         );
-        let why = "which ports a mark is for is said where it is set";
+        let why = "the rule that sets the mark says which ports it is for";
         r.error(value.span.clone(), why, Some(help));
     }
     if listen.proto != Proto::Tcp {
         let help = format!("write listen = \"{}:*\"", listen.hosts());
-        r.error(value.span.clone(), "a mark takes every protocol", Some(help));
+        r.error(value.span.clone(), "a service by mark takes every protocol", Some(help));
     }
     if let Some(value) = table.get("syn-cookies") {
         let why = "packets get their mark too late to be asked for a cookie";
         r.error(value.span, why, Some("leave syn-cookies away, or use rate".into()));
     }
     if let Some(value) = table.get("proxy-protocol") {
-        let why = "a mark takes protocols that cannot carry the PROXY header";
+        let why = "a service by mark takes protocols that cannot carry the PROXY header";
         r.error(value.span, why, Some("give TCP's ports a service of their own".into()));
     }
     Some(mark)
@@ -265,6 +292,12 @@ fn servers(
     tunnel: &TunnelKeys,
 ) -> BTreeMap<String, ServerSpec> {
     let mut servers: BTreeMap<String, ServerSpec> = BTreeMap::new();
+    if let Some(first) = value.as_array().and_then(|all| all.first().cloned()) {
+        let address = first.as_text().unwrap_or("10.0.0.11");
+        let help = format!("write servers = {{ r1 = \"{address}\" }}");
+        r.error(value.span.clone(), "every server needs a name", Some(help));
+        return servers;
+    }
     let Some(table) = r.as_table(value) else {
         return servers;
     };
@@ -279,7 +312,9 @@ fn servers(
             Some(inner) => {
                 r.known(&inner, keys::SERVER);
                 weight = r.number(&inner, "weight", 0..=65_535).unwrap_or(1);
-                own = inner.get("forward").and_then(|v| r.choice(&v, &Forward::ALL));
+                own = inner.get("forward").and_then(|v| {
+                    r.choice_of(&v, "forwarding method", &Forward::ALL, FORWARD_ELSEWHERE)
+                });
                 limit = self::limit(r, &inner);
                 quic = quic_id(r, &inner, listen, &servers);
                 let roles = [("real", false), ("sorry", true)];
@@ -323,12 +358,12 @@ fn quic_id(
     let text = r.string(&value)?;
     let Some(id) = QuicId::parse(&text) else {
         let help = "write one to eight bytes in hexadecimal, as \"0a01\"";
-        r.error(value.span, format!("\"{text}\" is no server id"), Some(help.into()));
+        r.error(value.span, format!("\"{text}\" is not a valid server id"), Some(help.into()));
         return None;
     };
     let mut known = others.iter().filter_map(|(name, s)| Some((name, s.quic_id?)));
     let why = match known.find(|(_, other)| other.bytes != id.bytes || *other == id) {
-        _ if listen.proto != Proto::Udp => format!("{} is no QUIC", listen.proto),
+        _ if listen.proto != Proto::Udp => format!("QUIC needs UDP, not {}", listen.proto),
         Some((name, other)) if other == id => format!("{id} is server {name}'s already"),
         Some((name, other)) => format!("{id} is not as long as server {name}'s {other}"),
         None => return Some(id),
@@ -362,7 +397,7 @@ fn server_addr(
     let Ok(addr) = addr else {
         r.error(
             value.span.clone(),
-            format!("\"{text}\" is no address"),
+            format!("\"{text}\" is not a valid address"),
             Some("write \"10.0.0.11\", or \"10.0.0.11:8080\" with forward = \"nat\"".into()),
         );
         return None;

@@ -93,14 +93,14 @@ fn listen_has_ranges_and_networks() {
     assert_eq!(on("10.0.0.96/28:80").unwrap().listen.to_string(), "10.0.0.96/28:80/tcp");
     for (wrong, why) in [
         ("10.0.0.100:90-80", "ends before it begins"),
-        ("10.0.0.100/28:80", "is no network"),
+        ("10.0.0.100/28:80", "is not a network"),
         ("10.0.0.0/26:80", "more than 32"),
         ("10.0.0.0/29:80", "fixed address of node lb1"),
         ("10.0.0.8/29:80", "cannot be the VIP itself"),
-        ("10.0.0.100:0-5", "port 0 is no port"),
-        ("10.0.0.100", "no address and port"),
-        ("2001:db8::/124:80", "no address and port"),
-        ("10.0.0.100:80/icmp", "no protocol"),
+        ("10.0.0.100:0-5", "port 0 is not a valid port"),
+        ("10.0.0.100", "not a valid address and port"),
+        ("2001:db8::/124:80", "not a valid address and port"),
+        ("10.0.0.100:80/icmp", "not a protocol"),
     ] {
         let said = on(wrong).unwrap_err();
         assert!(said.contains(why), "{wrong}: {said}");
@@ -123,13 +123,18 @@ fn clients_rates_and_cookies_and_ids_read() {
     assert_eq!((rate.rate.every_ns(), rate.burst, rate.prefix), (200_000_000, 300, 24));
     assert_eq!(read.servers["b"].quic_id.unwrap().to_string(), "0a02");
     for (proto, lines, server, why) in [
-        ("udp", "rate = \"20\"", other, "is no rate"),
+        ("udp", "rate = \"20\"", other, "is not a valid rate"),
         ("udp", "rate-burst = 5", other, "without rate means nothing"),
-        ("udp", "syn-cookies = \"100/s\"", other, "udp has no SYN"),
-        ("tcp", "", other, "tcp is no QUIC"),
+        ("udp", "syn-cookies = \"100/s\"", other, "syn-cookies needs TCP, not udp"),
+        ("tcp", "", other, "QUIC needs UDP, not tcp"),
         ("udp", "", "b = { address = \"10.0.0.12\", quic-id = \"0a01\" }", "server a's already"),
         ("udp", "", "b = { address = \"10.0.0.12\", quic-id = \"0a\" }", "not as long"),
-        ("udp", "", "b = { address = \"10.0.0.12\", quic-id = \"xyz\" }", "is no server id"),
+        (
+            "udp",
+            "",
+            "b = { address = \"10.0.0.12\", quic-id = \"xyz\" }",
+            "is not a valid server id",
+        ),
     ] {
         let said = with(proto, lines, server).unwrap_err();
         assert!(said.contains(why), "{lines} {server}: {said}");
@@ -150,7 +155,7 @@ fn checks_may_go_the_way_of_clients_where_tcp_does() {
     };
     assert!(parse(&with("tcp", "forwarded")).unwrap().services["web"].check.forwarded);
     assert!(!parse(&with("udp", "direct")).unwrap().services["web"].check.forwarded);
-    assert!(told(&with("udp", "forwarded"))[0].contains("only TCP"));
+    assert!(told(&with("udp", "forwarded"))[0].contains("asks over TCP"));
     assert!(told(&with("tcp", "forward"))[0].contains("forward"));
 }
 
@@ -186,7 +191,7 @@ fn a_service_by_mark_takes_what_is_marked() {
     assert_eq!(web.traffic(), crate::Traffic::Marked { mark: 7, v6: false });
     assert_eq!(web.takes(), "mark 7, 10.0.0.100");
     assert_eq!(web.servers["r1"].addr.port(), 8080, "NAT maps to one port");
-    assert!(told(&with("10.0.0.100:80", nat))[0].contains("said where it is set"));
+    assert!(told(&with("10.0.0.100:80", nat))[0].contains("the rule that sets the mark"));
     assert!(
         told(&with("10.0.0.100:*", "servers = { r1 = \"10.0.0.11:8080\" }"))[0].contains("NAT")
     );
@@ -256,9 +261,12 @@ fn lists_of_clients_name_networks_of_the_services_family() {
         ["false 0.0.0.0/0", "true 10.0.0.0/8", "false 10.1.1.1/32"]
     );
     let wrong = |lines: &str| told(&with(lines)).remove(0);
-    assert!(wrong("deny = [\"2001:db8::/32\"]\n").contains("no network of 10.0.0.100's family"));
-    assert!(wrong("deny = [\"10.0.0.0/33\"]\n").contains("no network"));
-    assert!(wrong("deny = [\"lan\"]\n").contains("\"lan\" is no network"));
+    assert!(
+        wrong("deny = [\"2001:db8::/32\"]\n")
+            .contains("not of the same address family as 10.0.0.100")
+    );
+    assert!(wrong("deny = [\"10.0.0.0/33\"]\n").contains("is not a valid network"));
+    assert!(wrong("deny = [\"lan\"]\n").contains("\"lan\" is not a valid network"));
     let both = wrong("allow = [\"10.0.0.0/8\"]\ndeny = [\"10.2.3.4/8\"]\n");
     assert!(both.contains("in allow and in deny"), "{both}");
 }
@@ -303,7 +311,7 @@ fn sources_of_a_pool_are_vips_that_go_with_theirs() {
     assert_eq!(with_whom("10.0.0.100"), None);
     assert_eq!(spec.find_vips("web"), [ip("10.0.0.100")], "what moves is the VIP");
     let wrong = |lines: &str| told(&with(lines)).join("\n");
-    assert!(wrong("source-pool = [\"lan\"]\n").contains("\"lan\" is no address"));
+    assert!(wrong("source-pool = [\"lan\"]\n").contains("\"lan\" is not a valid address"));
     assert!(wrong("source-pool = [\"2001:db8::1\"]\n").contains("is not of 10.0.0.100's family"));
     assert!(wrong("source-pool = [\"10.0.1.1\", \"10.0.1.1\"]\n").contains("there twice"));
     assert!(wrong("source-pool = [\"10.0.0.100\"]\n").contains("is the VIP of service web"));
@@ -320,7 +328,7 @@ fn sources_of_a_pool_are_vips_that_go_with_theirs() {
     let same_vip = other.replace("10.0.0.101:80", "10.0.0.100:81");
     assert!(parse(&with(&same_vip)).is_ok(), "services on one VIP share sources");
     let dr = with("source-pool = [\"10.0.1.9\"]\n").replace("full-nat", "dr").replace(":8080", "");
-    assert!(told(&dr)[0].contains("no server sees a source"), "{:?}", told(&dr));
+    assert!(told(&dr)[0].contains("source-pool needs full NAT"), "{:?}", told(&dr));
     let network =
         with("source-pool = [\"10.0.1.9\"]\n").replace("10.0.0.100:80", "10.0.0.96/28:80");
     assert!(told(&network)[0].contains("one VIP, not with a network"), "{:?}", told(&network));
@@ -365,10 +373,10 @@ fn every_error_at_once_with_its_place() {
     assert_eq!(
         told(text),
         [
-            "4:10 \"10.0.0.1\" is no address and port | write address:port/protocol, as \
+            "4:10 \"10.0.0.1\" is not a valid address and port | write address:port/protocol, as \
              \"10.0.0.100:80/tcp\" or \"[2001:db8::1]:53/udp\"",
             "5:1 unknown key \"shceduler\" | did you mean \"scheduler\"?",
-            "7:19 this is a number; wanted a string in quotes | -",
+            "7:19 a time needs a unit | write every = \"5s\"   (ms, s, m, h or d)",
             "8:2 unknown key \"timming\" | did you mean \"timing\"?",
         ]
     );
@@ -399,7 +407,7 @@ fn mistakes_that_would_hurt_are_refused() {
         ("[timing]\nlease = \"30ms\"", "shorter than four beats"),
         (
             "[service.\"a b\"]\nlisten = \"10.0.0.9:80\"\nservers = { r = \"10.0.0.1\" }",
-            "is no name",
+            "is not a valid name",
         ),
     ] {
         let told = told(&format!("{base}{text}"));

@@ -154,7 +154,7 @@ fn sentence(status: &Status, gaps: &Gaps) -> String {
     let mut parts = Vec::new();
     if !status.quorate {
         parts.push(format!(
-            "NO QUORUM: {} of {} votes, as {} hears; without a majority nobody serves.",
+            "NO QUORUM: {} of {} votes heard by {}; without a majority no director serves.",
             status.votes, status.voters, status.node
         ));
     } else if status.vips.is_empty() {
@@ -196,7 +196,7 @@ fn who_serves(status: &Status, gaps: &Gaps) -> Vec<String> {
     let serves = by_node.iter().map(|(node, vips)| format!("{node} serves {}", names(vips)));
     let serves = serves.collect::<Vec<_>>().join("; ");
     if serves.is_empty() && down.is_empty() {
-        told.push("Nobody serves.".into());
+        told.push("No director serves.".into());
     } else if !serves.is_empty() {
         told.push(format!("{serves}."));
     }
@@ -219,7 +219,7 @@ fn who_could(status: &Status) -> Option<String> {
     let alone = held.iter().find(|vip| vip.spare.is_empty());
     Some(match (ready.len(), alone) {
         (0, Some(vip)) if has_other_directors(status) => {
-            format!("Nobody could take over: {}.", vip.no_spare)
+            format!("No other director could take over: {}.", vip.no_spare)
         }
         (0, _) if has_other_directors(status) => "No director is ready.".into(),
         (0, _) => "There is no other director.".into(),

@@ -59,8 +59,10 @@ fn show(context: &Context, done: &Done) {
 /// A length of time that is not zero.
 fn some_time(option: &str, text: &str) -> Outcome<Millis> {
     match length(text)? {
-        Millis(0) => Err(Failure::new(Kind::Usage, format!("{option} {text} is no time"), "")
-            .next(format!("{option} 2h"))),
+        Millis(0) => {
+            Err(Failure::new(Kind::Usage, format!("{option} {text} is not a valid time"), "")
+                .next(format!("{option} 2h")))
+        }
         time => Ok(time),
     }
 }

@@ -65,7 +65,7 @@ pub fn run(context: &Context, peer: &str, repeat: u32) -> Outcome<u8> {
         }
     }
     if !context.json() {
-        outln!("fault          who                outage median / worst   at heal    two masters");
+        outln!("fault          program            outage median / worst   at heal    two masters");
     }
     for ((i, who), (median, worst, heal, two)) in rows {
         if context.json() {

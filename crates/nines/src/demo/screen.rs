@@ -28,7 +28,7 @@ use crate::{
 /// One bar of the curves.
 const BAR: Duration = Duration::from_millis(250);
 
-/// A fault that lasts until `r` mends it.
+/// A fault that lasts until `r` ends it.
 struct Broken {
     fault: String,
     node: String,
@@ -179,7 +179,7 @@ fn press(stage: &mut Stage, view: &mut View, key: char) {
     };
     let lasts = !matches!(fault, "planned-move" | "restart-agent");
     if lasts && !view.broken.is_empty() {
-        view.story.push("  something is broken already: r mends it first".into());
+        view.story.push("  something is broken already: press r to fix it first".into());
         return;
     }
     let told = match fault {
@@ -214,7 +214,7 @@ fn mend(stage: &mut Stage, view: &mut View) {
             view.story.push(format!("  {why}"));
         }
     }
-    begin(view, "mended; what was away comes back as spare");
+    begin(view, "fixed; nodes that were away come back as spares");
     stage.probe.fill();
 }
 
@@ -338,7 +338,7 @@ fn draw(frame: &mut Frame<'_>, view: &View) {
             "Try:  1 kill the active     4 kill r2            7 drain r2 (no client notices)\n\
              \u{20}     2 pull its cable      5 r2 answers 500     8 planned move\n\
              \u{20}     3 freeze its agent    6 split the cluster  9 replace its agent in place\n\
-             \u{20}     r mend                x shell in lb1       q quit",
+             \u{20}     r fix it              x shell in lb1       q quit",
         ),
         keys,
     );

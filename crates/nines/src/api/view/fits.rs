@@ -25,9 +25,10 @@ pub type Machines = BTreeMap<String, Facts>;
 /// A file for another cluster: refused by `config check`, `plan` and `apply` alike.
 pub fn other_cluster(own: &str, spec: &Spec) -> Option<Failure> {
     (!own.is_empty() && spec.name != own).then(|| {
-        let why = format!("this is the cluster {own}, the file is for {}", spec.name);
+        let why =
+            format!("the file is for cluster \"{}\", this machine belongs to \"{own}\"", spec.name);
         Failure::new(Kind::Unsafe, "not for this cluster", why)
-            .next(format!("[cluster] name = \"{own}\", or use the file where it belongs"))
+            .next(format!("apply it on a node of {}, or write name = \"{own}\"", spec.name))
     })
 }
 
@@ -181,7 +182,7 @@ impl Cluster {
         for (holder, vips) in left.into_iter().filter(|_| !heir) {
             let text =
                 format!("it holds {}, and no director is left that could take it", vips.join(", "));
-            found.push(lose(format!("node {holder}"), text, "nobody answers for it"));
+            found.push(lose(format!("node {holder}"), text, "no machine answers for it"));
         }
         found
     }

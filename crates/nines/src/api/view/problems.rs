@@ -17,8 +17,9 @@ pub fn problems(node: &Node, status: &mut Status) {
         );
     }
     if !status.quorate {
-        let text = format!("{} of {} votes: nothing new is started", status.votes, status.voters);
-        add("quorum".into(), text, "start the missing nodes".into());
+        let text =
+            format!("{} of {} votes heard: no director may serve", status.votes, status.voters);
+        add("quorum".into(), text, "start the silent nodes, or repair the links to them".into());
     }
     for n in &status.nodes {
         let name = &n.name;
@@ -70,7 +71,7 @@ pub fn problems(node: &Node, status: &mut Status) {
         } else if vip.node.is_empty() {
             add(
                 format!("vip {}", vip.name),
-                "nobody holds it".into(),
+                "no director holds it".into(),
                 format!("nines why {}", vip.name),
             );
         }

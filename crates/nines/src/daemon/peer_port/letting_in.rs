@@ -40,7 +40,7 @@ pub(super) async fn admit(
         return Err(refuse("the join code is wrong or too old"));
     }
     if !names::is_name(&request.name) {
-        let why = "a name has 1 to 63 letters, digits, dots, dashes; a letter or digit first";
+        let why = "a name has 1 to 63 letters, digits, dots, dashes and _; a letter or digit first";
         return Err(refuse(why));
     }
     let mut tries = 3;
