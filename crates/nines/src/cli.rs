@@ -27,6 +27,9 @@ mod status;
 mod version;
 mod why;
 
+/// Where `--help` lists what all commands have.
+const EVERYWHERE: &str = "Options of every command";
+
 /// High availability and load balancing for Linux.
 ///
 /// First steps:
@@ -48,7 +51,8 @@ pub struct Cli {
         global = true,
         env = "NINES_SOCKET",
         default_value = "/run/nines/nines.sock",
-        hide_env = true
+        hide_env = true,
+        help_heading = EVERYWHERE
     )]
     socket: PathBuf,
     /// State directory of the agent.
@@ -57,11 +61,12 @@ pub struct Cli {
         global = true,
         env = "NINES_STATE",
         default_value = "/var/lib/nines",
-        hide_env = true
+        hide_env = true,
+        help_heading = EVERYWHERE
     )]
     state: PathBuf,
     /// Output: a table for people, JSON for programs.
-    #[arg(short, long, global = true, value_enum, default_value_t)]
+    #[arg(short, long, global = true, value_enum, default_value_t, help_heading = EVERYWHERE)]
     output: Output,
     #[command(subcommand)]
     command: Commands,
@@ -90,11 +95,11 @@ enum Commands {
     Plan(config::PlanArgs),
     /// Make the cluster follow a config.
     Apply(config::ApplyArgs),
-    /// No new connections to a server; old ones live on.
+    /// No new connections to a server; established ones go on.
     Drain(act::SetArgs),
     /// New connections to a server again.
     Undrain(act::UnsetArgs),
-    /// Set a node aside: its VIPs move, it takes none.
+    /// Set a node aside: its VIPs move away, and it takes none.
     Standby(act::SetArgs),
     /// Let a node take VIPs again.
     Ready(act::UnsetArgs),
@@ -108,7 +113,7 @@ enum Commands {
     Join(join::JoinArgs),
     /// Prepare this machine as a real server for direct routing, or undo it.
     Server(server::ServerArgs),
-    /// Prove from this director that real servers answer for the VIPs, and nobody else.
+    /// Prove from this director that real servers answer for the VIPs, and no other machine does.
     Doctor,
     /// Show or check configs; print their schema.
     Config(config::ConfigArgs),

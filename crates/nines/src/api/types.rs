@@ -92,7 +92,8 @@ pub struct NodeStatus {
     pub role: String,
     /// "active", "ready" (could take over now), "idle" (without the holder there would be no
     /// majority), "catching up", "ok", "standby", "silent", "not ready", "no answer", "not joined",
-    /// "running twice", "waiting for confirmation" (its state directory was copied or moved).
+    /// "joining" (it receives the log and has no vote yet), "running twice", "waiting for
+    /// confirmation" (its state directory was copied or moved).
     pub state: String,
     /// VIPs it holds, by the log.
     pub holds: Vec<String>,

@@ -125,14 +125,19 @@ fn without_servers(status: &Status, gaps: &Gaps) -> Vec<ProblemLine> {
 /// The problem line of a cluster with several directors of which none could take over.
 fn lone_spare(status: &Status) -> Option<ProblemLine> {
     let alone = |vip: &&VipStatus| !vip.node.is_empty() && vip.spare.is_empty();
-    let vip = status.vips.iter().find(alone).filter(|_| has_other_directors(status))?;
+    // Without a quorum that is what is wrong.
+    let told = status.quorate && has_other_directors(status);
+    let vip = status.vips.iter().find(alone).filter(|_| told)?;
     let silent = status.nodes.iter().filter(|node| node.state == "silent");
     let silent: Vec<&str> = silent.map(|node| node.name.as_str()).collect();
     let witness = status.nodes.iter().any(|node| node.role == "witness");
     // Without the holder's own vote.
     let majority = (status.votes.saturating_sub(1)) * 2 > status.voters;
+    let standby = status.nodes.iter().find(|node| node.state == "standby");
     let next = if !silent.is_empty() {
         format!("start {}; there: systemctl status nines", names(&silent))
+    } else if let Some(node) = standby.filter(|_| majority) {
+        format!("nines ready {}", node.name)
     } else if !majority && !witness {
         "add a witness: nines code, then nines join ADDRESS CODE --witness".into()
     } else {
@@ -152,7 +157,12 @@ fn names(all: &[&str]) -> String {
 
 fn sentence(status: &Status, gaps: &Gaps) -> String {
     let mut parts = Vec::new();
-    if !status.quorate {
+    if status.voters == 0 {
+        parts.push(format!(
+            "{} waits for the log: no member of its cluster has sent it yet.",
+            status.node
+        ));
+    } else if !status.quorate {
         parts.push(format!(
             "NO QUORUM: {} of {} votes heard by {}; without a majority no director serves.",
             status.votes, status.voters, status.node
@@ -328,6 +338,12 @@ mod tests {
         let mut status = cluster(&["up"]);
         status.node = "lb1".into();
         assert!(told(status).contains("lb1 has no lease for 10.0.0.9"));
+    }
+
+    #[test]
+    fn a_newcomer_says_what_it_waits_for() {
+        let line = told(Status { node: "lb2".into(), ..Status::default() });
+        assert_eq!(line, "DOWN: lb2 waits for the log: no member of its cluster has sent it yet.");
     }
 
     #[test]

@@ -155,6 +155,7 @@ fn nodes(node: &Node, now: Time, shown: &Shown, spares: &Spares<'_>) -> Vec<Node
         let word = match role {
             _ if double.is_some() => double.unwrap_or_default(),
             _ if !alive => "silent",
+            _ if !spares.has_vote(*id) => "joining",
             Role::Witness => "ok",
             Role::Director if standby.is_some() => "standby",
             Role::Director if !holds.is_empty() => "active",

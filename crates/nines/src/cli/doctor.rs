@@ -1,4 +1,5 @@
-//! `nines doctor`: proves from this director that real servers answer for the VIPs, and nobody else.
+//! `nines doctor`: proves from this director that real servers answer for the VIPs, and that no
+//! other machine does.
 //!
 //! Decides: what answers and silences mean, and the lines that fix it.
 

@@ -36,7 +36,7 @@ pub struct InitArgs {
 /// Print a new join command.
 #[derive(Args)]
 pub struct CodeArgs {
-    /// For real servers: the code lets no node in.
+    /// A code for real servers; with it no node can join.
     #[arg(long)]
     server: bool,
 }

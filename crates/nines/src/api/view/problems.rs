@@ -16,7 +16,13 @@ pub fn problems(node: &Node, status: &mut Status) {
             "free the disk, then: systemctl restart nines".into(),
         );
     }
-    if !status.quorate {
+    if status.voters == 0 {
+        add(
+            format!("node {}", node.config().name),
+            "waits for the log: no member has sent it yet".into(),
+            "see that the port between nodes (9119, TCP and UDP) is open both ways".into(),
+        );
+    } else if !status.quorate {
         let text =
             format!("{} of {} votes heard: no director may serve", status.votes, status.voters);
         add("quorum".into(), text, "start the silent nodes, or repair the links to them".into());
@@ -36,6 +42,11 @@ pub fn problems(node: &Node, status: &mut Status) {
                 format!("node {name}"),
                 "its forwarding table is not in place".into(),
                 format!("journalctl -u nines on {name}"),
+            ),
+            "joining" => add(
+                format!("node {name}"),
+                "receives the log and has no vote yet".into(),
+                format!("wait; if it stays: journalctl -u nines on {name}"),
             ),
             "catching up" => add(
                 format!("node {name}"),

@@ -123,8 +123,18 @@ fn of_service(node: &Node, now: Time, seen: &Seen, why: &mut Why) {
             why.next.extend(seen.told.unusable(&key).map(|found| found.next.clone()));
         }
     }
+    let status = &seen.status;
+    if !status.quorate {
+        why.not_elsewhere.push(format!(
+            "Without a majority no director can take it: {} of {} votes are heard by {}.",
+            status.votes, status.voters, status.node
+        ));
+        let quorum = status.problems.iter().filter(|line| line.subject == "quorum");
+        why.next.extend(quorum.map(|line| line.next.clone()));
+    }
     let observed = node.observed(now);
-    for director in spec.directors().filter(|d| *d != holder) {
+    let others = spec.directors().filter(|d| *d != holder && status.quorate);
+    for director in others {
         let (told, next) = match cannot_take_of(node, now, &observed, Some(vip), director) {
             None => (
                 format!("{director} could take it; VIPs stay where they are (no failback)."),
