@@ -414,7 +414,7 @@ impl State {
 
     fn remove(&mut self, index: u64, command: &Command, name: &str) -> Outcome {
         let Some(id) = self.member(name).map(|m| m.id) else {
-            return Err(Refusal::NotFound(format!("there is no member {name}")));
+            return Err(Refusal::NotFound(format!("unknown member {name}")));
         };
         self.members.remove(&id);
         self.facts.remove(name);

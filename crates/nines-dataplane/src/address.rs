@@ -156,7 +156,7 @@ pub fn place_in<'a>(
 ) -> Result<&'a Interface> {
     if let Some(name) = named {
         return all.iter().find(|i| i.name == name).ok_or_else(|| {
-            Error::new(format!("{vip} cannot be placed"), format!("there is no interface {name}"))
+            Error::new(format!("{vip} cannot be placed"), format!("interface {name} is missing"))
                 .next("ip -brief link")
         });
     }

@@ -150,8 +150,7 @@ fn script(word: &str) -> Outcome<Vec<String>> {
         std::fs::read_to_string(word).map_err(|_| {
             let meant = nines_model::suggest::closest(word, SCRIPTS);
             let next = meant.map_or_else(|| SCRIPTS.join(", "), |m| format!("did you mean {m}?"));
-            Failure::new(Kind::NotFound, format!("there is no script or file {word}"), "")
-                .next(next)
+            Failure::new(Kind::NotFound, format!("unknown script or file {word}"), "").next(next)
         })?
     };
     let names = words.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#'));
@@ -161,7 +160,7 @@ fn script(word: &str) -> Outcome<Vec<String>> {
             .next(format!("known: {}", SCRIPTS.join(", "))));
     }
     match names.iter().find(|n| !known(n)) {
-        Some(bad) => Err(Failure::new(Kind::Usage, format!("there is no fault {bad}"), "")
+        Some(bad) => Err(Failure::new(Kind::Usage, format!("unknown fault {bad}"), "")
             .next(format!("known: {}", SCRIPTS.join(", ")))),
         None => Ok(names),
     }

@@ -32,7 +32,7 @@ impl State {
     pub(super) fn act(&mut self, index: u64, command: &Command, act: &Act) -> Outcome {
         let verb = act.verb.as_str();
         let Some((_, what)) = VERBS.iter().find(|(known, _)| *known == verb) else {
-            return invalid(format!("{verb} is no act"));
+            return invalid(format!("unknown act {verb}"));
         };
         let of_servers = matches!(verb, "drain" | "undrain");
         if act.subjects.is_empty() {
@@ -49,11 +49,11 @@ impl State {
             if of_servers {
                 let found = self.spec.find_servers(subject);
                 if found.is_empty() {
-                    return Err(Refusal::NotFound(format!("there is no server {subject}")));
+                    return Err(Refusal::NotFound(format!("unknown server {subject}")));
                 }
                 servers.extend(found);
             } else if !self.spec.nodes.contains_key(subject) {
-                return Err(Refusal::NotFound(format!("there is no node {subject}")));
+                return Err(Refusal::NotFound(format!("unknown node {subject}")));
             }
             subjects.push(subject);
         }
@@ -78,6 +78,8 @@ impl State {
             self.tell(index, place, command, verb, subject, text);
         }
         let names: Vec<&str> = subjects.iter().map(|s| s.as_str()).collect();
+        let what =
+            if names.len() == 1 { (*what).to_owned() } else { what.replace("takes", "take") };
         Ok(format!("{} {what}", names.join(", ")))
     }
 
@@ -88,7 +90,7 @@ impl State {
         for packed in std::iter::once(&wish.vip).chain(&wish.more) {
             let vip = wire::unpack(packed).ok_or(Refusal::Invalid("no address".into()))?;
             if !self.spec.vips.contains_key(&vip) {
-                return Err(Refusal::NotFound(format!("there is no VIP {vip}")));
+                return Err(Refusal::NotFound(format!("unknown VIP {vip}")));
             }
             vips.insert(vip, self.spec.vip_name(vip));
         }
@@ -102,7 +104,7 @@ impl State {
         match self.spec.nodes.get(&wish.to) {
             Some(node) if node.role == Role::Director => {}
             Some(_) => return invalid(format!("{} is a witness", wish.to)),
-            None => return Err(Refusal::NotFound(format!("there is no node {}", wish.to))),
+            None => return Err(Refusal::NotFound(format!("unknown node {}", wish.to))),
         }
         let to = &wish.to;
         let names = |of: &BTreeMap<IpAddr, String>| {

@@ -5,7 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::types::{ProblemLine, ServerStatus, ServiceStatus, Status, Verdict, VipStatus};
+use super::{
+    types::{ProblemLine, ServerStatus, ServiceStatus, Status, Verdict, VipStatus},
+    view::count,
+};
 
 /// Names listed in a sentence before it counts the rest.
 const NAMES_MAX: usize = 8;
@@ -19,6 +22,9 @@ pub fn takes(server: &ServerStatus) -> bool {
 pub fn may_take(server: &ServerStatus) -> bool {
     takes(server) || (server.state == "unknown" && server.weight > 0)
 }
+
+/// Reasons told in a sentence before it counts the rest: each of a thousand VIPs may have its own.
+const REASONS_MAX: usize = 4;
 
 /// Judges each service, then the cluster, which is as bad as its worst service. Called once, when
 /// all facts are in.
@@ -199,9 +205,13 @@ fn who_serves(status: &Status, gaps: &Gaps) -> Vec<String> {
         }
     }
     let mut told: Vec<String> = Vec::new();
-    for (why, services) in &down {
-        let are = if services.len() == 1 { "is" } else { "are" };
-        told.push(format!("{} {are} DOWN: {why}.", names(services)));
+    let are = |n: usize| if n == 1 { "is" } else { "are" };
+    for (why, services) in down.iter().take(REASONS_MAX) {
+        told.push(format!("{} {} DOWN: {why}.", names(services), are(services.len())));
+    }
+    let more: usize = down.values().skip(REASONS_MAX).map(Vec::len).sum();
+    if more > 0 {
+        told.push(format!("{} {} DOWN, too.", count(more as u64, "more service"), are(more)));
     }
     let serves = by_node.iter().map(|(node, vips)| format!("{node} serves {}", names(vips)));
     let serves = serves.collect::<Vec<_>>().join("; ");
@@ -392,6 +402,25 @@ mod tests {
         status.nodes.pop();
         let line = told(status);
         assert_eq!(line, "HEALTHY: No service or VIP is configured yet. lb1 is ready.");
+    }
+
+    #[test]
+    fn a_thousand_services_without_a_holder_fit_a_sentence() {
+        let mut status = cluster(&["up"]);
+        let (vip, web) = (status.vips.remove(0), status.services.remove(0));
+        for i in 0..1_000 {
+            let (address, name) = (format!("10.1.{}.{}", i / 250, i % 250), format!("s{i}"));
+            status.vips.push(VipStatus {
+                address: address.clone(),
+                name: name.clone(),
+                node: String::new(),
+                ..vip.clone()
+            });
+            status.services.push(ServiceStatus { name, vips: vec![address], ..web.clone() });
+        }
+        let line = told(status);
+        assert!(line.len() < 400, "{line}");
+        assert!(line.contains("996 more services are DOWN, too."), "{line}");
     }
 
     #[test]

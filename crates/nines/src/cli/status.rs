@@ -16,7 +16,7 @@ use crate::{
 /// Who serves what, whether a spare is ready, what is wrong now.
 #[derive(Args)]
 pub struct StatusArgs {
-    /// Also every real server.
+    /// Also every real server, and every line of what is wrong.
     #[arg(short, long)]
     wide: bool,
 }
@@ -57,8 +57,9 @@ fn text(status: &Status, wide: bool) -> String {
     if let Some(last) = &status.last_failover {
         out.push_str(&format!("Last change {} ago: {}.\n", ago(last.ago_s), changed(last)));
     }
-    out.push_str(&lines("WRONG NOW", "NEXT STEP", &status.problems));
-    out.push_str(&lines("SET BY PEOPLE", "UNDO", &status.notices));
+    let most = if wide { usize::MAX } else { LINES_MAX };
+    out.push_str(&lines("WRONG NOW", "NEXT STEP", &status.problems, most));
+    out.push_str(&lines("SET BY PEOPLE", "UNDO", &status.notices, most));
     out.push('\n');
     let mut rows = vec![head(&["NODE", "ROLE", "STATE", "ADDRESSES HELD", "VERSION", "PATH"])];
     for n in &status.nodes {
@@ -122,14 +123,21 @@ fn changed(last: &Failover) -> String {
     }
 }
 
+/// Lines below a title; thousands of servers may fail at once.
+const LINES_MAX: usize = 20;
+
 /// Lines with the next command each, below a title.
-fn lines(title: &str, next: &str, all: &[ProblemLine]) -> String {
+fn lines(title: &str, next: &str, all: &[ProblemLine], most: usize) -> String {
     if all.is_empty() {
         return String::new();
     }
     let mut rows = vec![vec![title.into(), String::new(), next.into()]];
     let row = |p: &ProblemLine| vec![format!("  {}", p.subject), p.text.clone(), p.next.clone()];
-    rows.extend(all.iter().map(row));
+    rows.extend(all.iter().take(most).map(row));
+    if let Some(more) = all.len().checked_sub(most).filter(|more| *more > 0) {
+        let all = "nines status --wide   shows all".into();
+        rows.push(vec!["  ...".into(), format!("and {more} more"), all]);
+    }
     format!("\n{}", columns(&rows))
 }
 
@@ -180,6 +188,16 @@ mod tests {
         let told = counted(&drops);
         assert!(told.contains("Not forwarded so far: denied 4, no-server 1\n"), "{told}");
         assert!(told.contains("cookies so far: evicted 3\n"), "{told}");
+    }
+
+    #[test]
+    fn many_lines_are_counted() {
+        let line = ProblemLine { subject: "server web/r1".into(), ..ProblemLine::default() };
+        let told = |n: usize, most| lines("WRONG NOW", "NEXT STEP", &vec![line.clone(); n], most);
+        assert!(!told(20, LINES_MAX).contains("more"));
+        let many = told(5_000, LINES_MAX);
+        assert!(many.contains("and 4980 more  nines status --wide"), "{many}");
+        assert_eq!(told(5_000, usize::MAX).lines().count(), 5_002);
     }
 
     #[test]

@@ -292,7 +292,7 @@ impl Kept {
                 continue;
             }
             let how = if same.is_none() {
-                format!("lost with {}, which was made anew", placed.name)
+                format!("lost with {}, which was made again", placed.name)
             } else {
                 format!("taken off {} by another program", interface.name)
             };
@@ -350,7 +350,7 @@ impl Kept {
                 }
                 None => Some(match named.as_ref().or(self.cards.get(vip)) {
                     Some(name) => match all.iter().find(|i| i.name == *name) {
-                        None => format!("there is no {name}"),
+                        None => format!("interface {name} is missing"),
                         Some(interface) => interface
                             .fault()
                             .unwrap_or_else(|| format!("{name} has no address in its subnet")),

@@ -34,8 +34,8 @@ pub fn run(context: &Context, peer: &str, repeat: u32) -> Outcome<u8> {
     if peer != "keepalived" {
         return Err(Failure::new(
             Kind::Usage,
-            format!("{peer} is no peer nines can compare with"),
-            "",
+            format!("unknown program {peer}"),
+            "nines can only compare with keepalived",
         )
         .next("nines demo --compare keepalived"));
     }

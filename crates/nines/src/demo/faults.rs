@@ -122,7 +122,7 @@ pub fn inject(stage: &mut Stage, fault: &str, active: &str) -> Outcome<()> {
             }
         }
         super::NOTHING => {}
-        other => return Err(Failure::new(Kind::Usage, format!("there is no fault {other}"), "")),
+        other => return Err(Failure::new(Kind::Usage, format!("unknown fault {other}"), "")),
     }
     Ok(())
 }
