@@ -62,7 +62,13 @@ pub const WORD_SENT: u64 = 1 << 12;
 pub const WORD_DATA: u64 = 1 << 13;
 /// and the server has acknowledged it.
 pub const WORD_SHOWN: u64 = 1 << 14;
-/// All of them.
+/// The server has answered, or the client has come again: see [`WORD_MIDDLE`].
+pub const WORD_EARNED: u64 = 1 << 15;
+/// The flow was first seen in the middle. Until it is [`WORD_EARNED`], such a flow counts for
+/// nothing: it has no weight, other directors do not hear of it, and every other flow may have its
+/// place.
+pub const WORD_MIDDLE: u64 = 1 << 16;
+/// All of the PROXY protocol.
 pub const WORDS_PROXY: u64 = WORD_PROXY | WORD_SENT | WORD_DATA | WORD_SHOWN;
 
 /// Bytes of the value of per-CPU map `BYTES`, room to look at parts of packets.
@@ -149,7 +155,7 @@ pub const fn hash_of(key: &Flow) -> u64 {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tail {
-    /// 0: free. Else state in bits 0-7, `WORD_*` in 8-15, a version that each use raises in 16-31,
+    /// 0: free. Else state in bits 0-7, `WORD_*` in 8-16, a version that each use raises in 17-31,
     /// time of the last packet in 32-63, within half a second.
     pub word: u64,
     /// Slot in `SERVERS`.
@@ -227,6 +233,9 @@ pub const BELLS_BYTES: u32 = 4_096;
 
 /// The other end as a client of a translated flow knows it, where the server's own `vip` and
 /// `vip_port` do not say it because its service has many addresses or ports.
+///
+/// In the client's entry, whose key says that, what the client said last, if anything is known: the
+/// sequence and the acknowledgement number as on the wire.
 ///
 /// With full NAT: the port that the server sees beside the VIP or a source, and, in the entry of the answers,
 /// which entry is the client's; in the client's, with [`WORD_PROXY`], the sequence number of its

@@ -20,7 +20,7 @@ pub use services::*;
 
 /// Version of everything in this crate, of [`hash_of`] and of the tables that its values are places
 /// in. Raise it with any change of layout or meaning.
-pub const ABI: u32 = 13;
+pub const ABI: u32 = 14;
 
 /// An address as IPv6; IPv4 is mapped (`::ffff:a.b.c.d`, RFC 4291 section 2.5.5.2).
 pub type Addr = [u8; 16];
@@ -152,6 +152,8 @@ pub const PLACE_VIP: u32 = 1;
 pub const PLACE_SERVER: u32 = 2;
 /// A place that was used once: a search goes on behind it.
 pub const PLACE_USED: u32 = 4;
+/// It is the address of a server reached otherwise.
+pub const PLACE_REAL: u32 = 8;
 
 /// [`Settings::flags`]: at least one server is reached by NAT; the loader turns forwarding on.
 pub const SETTING_NAT: u32 = 1;
@@ -324,12 +326,20 @@ pub struct Stats {
 pub struct Settings {
     /// `SETTING_*`.
     pub flags: u32,
-    /// Zero.
-    pub pad: u32,
+    /// [`named_bit`] of every address in `PLACES`.
+    pub named: u32,
     /// Idle limits by state, in the units of [`seen_of`]; the last four are zero.
     pub idle: [u32; 16],
     /// Key of cookies.
     pub secret: [u64; 2],
+}
+
+/// One of 32 bits for an address, as [`halves`] gives it: most addresses that `PLACES` has not are
+/// told from those it has by one look at all bits.
+#[must_use]
+#[inline(always)]
+pub const fn named_bit([low, high]: [u64; 2]) -> u32 {
+    1 << ((low ^ high).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 59)
 }
 
 /// Indices of the per-CPU map `DROPS`, values `u64` packets.
@@ -358,10 +368,17 @@ pub const DROP_RATE: u32 = 10;
 pub const DROP_CHALLENGED: u32 = 11;
 /// What came of it: the client gets what is sent to it, and tries again.
 pub const DROP_PROVEN: u32 = 12;
-/// In the middle of a connection that is not known, to a server that is told of its clients.
+/// In the middle of a connection that is not known: to a server that is told of its clients, or
+/// more of them than the service lets strangers begin.
 pub const DROP_MIDDLE: u32 = 13;
+/// From an address that can be nobody's, or not there.
+pub const DROP_MARTIAN: u32 = 14;
+/// Its sender prescribed the way: a source route (RFC 791), a routing header (RFC 8200).
+pub const DROP_SOURCE_ROUTE: u32 = 15;
+/// A first fragment too short for its transport header, or a fragment that overlaps another one.
+pub const DROP_FRAGMENT: u32 = 16;
 /// Count of `DROP_*`.
-pub const DROPS: u32 = 14;
+pub const DROPS: u32 = 17;
 /// What `DROP_*` count, in the words of the counters.
 pub const DROP_NAMES: [&str; DROPS as usize] = [
     "guard",
@@ -378,10 +395,13 @@ pub const DROP_NAMES: [&str; DROPS as usize] = [
     "challenged",
     "proven",
     "middle",
+    "martian",
+    "source-route",
+    "fragment",
 ];
 
 const _: () = {
-    assert!(core::mem::size_of::<Packet>() == 192);
+    assert!(core::mem::size_of::<Packet>() == 208);
     assert!(core::mem::size_of::<SourceKey>() == 20);
     assert!(core::mem::size_of::<Guard>() == 32);
     assert!(core::mem::offset_of!(Packet, src) == 8 && core::mem::offset_of!(Packet, dst) == 24);

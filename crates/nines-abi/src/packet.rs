@@ -68,6 +68,11 @@ pub struct Packet {
     pub table: u64,
     /// By full NAT: the search for its port.
     pub search: Search,
+    /// Sequence and acknowledgement numbers as on the wire, if `flags` is not 0; of SCTP the tag
+    /// (RFC 9260) and the checksum.
+    pub numbers: [u32; 2],
+    /// Of no known flow: 1 if it does not begin one, else 0.
+    pub middle: u64,
 }
 
 /// Ports tried so far.

@@ -5,14 +5,16 @@
 
 use aya_ebpf::maps::lpm_trie::Key;
 use nines_abi::{
-    Packet, Service, SourceKey, TemplateKey, ASKED, DROP_RATE, PROGRAM_COOKIE, PROGRAM_NEW,
-    PROGRAM_QUIC, PROGRAM_SIP, PROVEN_UNITS, SERVICE_COOKIES, SERVICE_QUIC, SERVICE_RATE,
-    SERVICE_SIP, SOURCE_DENIED,
+    Packet, Service, SourceKey, TemplateKey, ASKED, DROP_MIDDLE, DROP_RATE, PROGRAM_COOKIE,
+    PROGRAM_NEW, PROGRAM_QUIC, PROGRAM_SIP, PROVEN_UNITS, SERVICE_COOKIES, SERVICE_QUIC,
+    SERVICE_RATE, SERVICE_SIP, SOURCE_DENIED,
 };
 
 use crate::{
-    atomic, clock,
-    decide::{begins, bytes, opens, Verdict},
+    atomic,
+    begin::opens,
+    clock,
+    decide::{bytes, Verdict},
     maps::{COOKIE_PACES, PACES, PROVEN, SERVICES, SOURCES},
     packet::{RST, TCP, UDP},
 };
@@ -22,7 +24,8 @@ pub const ASKS: u32 = SERVICE_RATE | SERVICE_COOKIES | SERVICE_QUIC | SERVICE_SI
 /// What strangers may save up, ns.
 const SECOND: u64 = 1_000_000_000;
 
-/// A packet of no known flow, to a service that asks.
+/// A packet of no known flow, to a service that asks. One from the middle of a flow counts as one that
+/// begins: it may be forged as well.
 #[inline(always)]
 pub fn admit(packet: &mut Packet) -> Verdict {
     packet.asked = ASKED;
@@ -36,11 +39,15 @@ pub fn admit(packet: &mut Packet) -> Verdict {
         if packet.flags & RST != 0 {
             return Verdict::Go(PROGRAM_COOKIE);
         }
-        if opens(packet) && !is_proven(packet) && !may_strangers(packet.service, service, now) {
-            return Verdict::Go(PROGRAM_COOKIE);
+        if !is_proven(packet) && !may_strangers(packet.service, service, now) {
+            // In the middle of a flow no cookie can be asked for.
+            return match opens(packet) {
+                true => Verdict::Go(PROGRAM_COOKIE),
+                false => Verdict::Drop(DROP_MIDDLE),
+            };
         }
     }
-    if service.flags & SERVICE_RATE != 0 && begins(packet) && !may(packet, service, now) {
+    if service.flags & SERVICE_RATE != 0 && !may(packet, service, now) {
         return Verdict::Drop(DROP_RATE);
     }
     if service.flags & SERVICE_QUIC != 0 && packet.proto == UDP {

@@ -5,26 +5,28 @@
 //! director whose lease ran out is silent also for flows it knows.
 
 use nines_abi::{
-    clock_of, halves, state_of, Addr, Flow, Packet, Server, Service, Tail, Via, ASKED, DROP_DENIED,
-    DROP_GUARD, DROP_MIDDLE, DROP_NO_PORT, DROP_NO_ROUTE, DROP_NO_SERVER, FORWARD_DR,
-    FORWARD_FULL_NAT, FORWARD_IPIP, FORWARD_LOCAL, FORWARD_NAT, NAMED, PLACE_SERVER, PLACE_VIP,
-    PROGRAM_ADMIT, PROGRAM_CHANCE, PROGRAM_DELIVER, PROGRAM_KEEP, PROGRAM_PUT_FULL,
-    PROGRAM_REMEMBER, PROGRAM_SOURCE, PROGRAM_TELL, PROGRAM_WEIGH, SCHED_LBLC, SCHED_LBLCR,
-    SCHED_LC, SCHED_TWOS, SERVER_DOWN, SERVER_UP, SERVICE_ONE_PACKET, SERVICE_POOL, SERVICE_SIP,
-    SERVICE_SOURCES, STATE_FIN_WAIT, STATE_SYN_ACK, STATE_TIME_WAIT, UNPLACED, WORD_FULL,
+    clock_of, halves, state_of, Addr, Flow, Packet, Server, Tail, Via, ASKED, DROP_FRAGMENT,
+    DROP_GUARD, DROP_MARTIAN, DROP_MIDDLE, DROP_NO_PORT, DROP_NO_ROUTE, DROP_NO_SERVER,
+    DROP_SOURCE_ROUTE, FORWARD_DR, FORWARD_FULL_NAT, FORWARD_IPIP, FORWARD_LOCAL, FORWARD_NAT,
+    NAMED, PLACE_SERVER, PLACE_VIP, PROGRAM_DELIVER, PROGRAM_PUT_FULL, PROGRAM_SOURCE,
+    PROGRAM_TELL, SERVER_DOWN, SERVER_UP, SERVICE_ONE_PACKET, SERVICE_POOL, STATE_ESTABLISHED,
+    STATE_FIN_WAIT, STATE_SYN_ACK, STATE_TIME_WAIT, UNPLACED, WORD_EARNED, WORD_FULL, WORD_MIDDLE,
     WORD_REPLY,
 };
 
 use crate::{
-    admit::{is_denied, ASKS},
+    atomic::opaque,
+    begin::{begins, opens},
     clock,
     flows::{self, New, Seen},
     fragments, full,
     maps::{count, count_connection, count_drop, SERVERS, SERVICES},
-    memory,
+    martian, memory,
     nat::{self, matters, remember_reply, reply},
+    numbers,
     packet::{
-        halves_of, ACK, ARP, ERROR, FRAGMENT, ND_ADVERT, NEIGHBOUR, RST, SYN, TCP, TRANSPORT, UDP,
+        halves_of, ARP, ERROR, FRAGMENT, MARTIAN, ND_ADVERT, NEIGHBOUR, ROUTED, RST, SYN, TCP,
+        TRANSPORT, UDP,
     },
     places,
     schedule::{self, Of, Table},
@@ -48,7 +50,7 @@ pub enum Verdict {
     Nat(u32, &'static Server),
     /// From the server to the client, source rewritten to what the client knows.
     Reply(&'static Server, Via),
-    /// Of no flow that is known: see [`new`].
+    /// Of no flow that is known: see [`crate::begin`].
     New,
     /// Another program says the rest: `PROGRAM_*`.
     Go(u32),
@@ -67,25 +69,22 @@ pub fn ingress(packet: &mut Packet, counts: bool) -> Verdict {
     packet.clock = clock_of(now);
     let [low, high] = halves_of(&packet.dst);
     let stance = places::stance(low, high, now, packet.mac);
-    if stance != 0 && !is_advert(packet) {
+    if stance & (places::SILENT | places::SERVES) != 0 && !is_advert(packet) {
         // The director has chosen this machine; here it would choose once more, perhaps another.
         return match stance {
             places::SERVES => Verdict::Pass,
             _ => Verdict::Drop(DROP_GUARD),
         };
     }
-    if packet.kind == ERROR {
-        return Verdict::Error;
+    if packet.kind != TRANSPORT {
+        return untransported(packet);
     }
-    if packet.kind != TRANSPORT && packet.kind != FRAGMENT || is_strange(packet) {
+    if stance != places::ANSWERS && is_strange(packet) {
         return Verdict::Pass;
-    }
-    if packet.kind == FRAGMENT {
-        return Verdict::Fragment;
     }
     let flow = key(packet);
     packet.hash = flows::hash_of(&flow);
-    if let Some((tail, seen)) = flows::find(&flow, packet.hash) {
+    if let Some((tail, mut seen)) = flows::find(&flow, packet.hash) {
         if seen.word & (WORD_REPLY | WORD_FULL) == WORD_REPLY | WORD_FULL {
             return full::answer(packet, tail, &seen, counts);
         }
@@ -95,14 +94,22 @@ pub fn ingress(packet: &mut Packet, counts: bool) -> Verdict {
         if let Some(server) = server(seen.server) {
             let clock = packet.clock;
             if stays(packet, &seen, server, clock) {
+                if packet.flags != 0 {
+                    numbers::follow(packet, tail, &seen);
+                }
                 if full::is(server) {
                     return full::onward(packet, tail, &seen, server, counts);
                 }
                 let state = states::next(packet, direction(server), state_of(seen.word));
-                if server.forward == FORWARD_NAT && matters(packet, &seen, state, clock) {
-                    return Verdict::Go(PROGRAM_TELL);
+                if server.forward == FORWARD_NAT {
+                    if matters(packet, &seen, state, clock) {
+                        return Verdict::Go(PROGRAM_TELL);
+                    }
+                } else {
+                    // Its server's answers go past: a client that comes again later has got one.
+                    seen.earn = earns(packet, &seen, state, clock);
+                    goes_on(packet, tail, &seen, state, clock);
                 }
-                goes_on(packet, tail, &seen, state, clock);
                 // Who sends it through a tunnel counts it.
                 let counts = counts && server.forward < FORWARD_IPIP;
                 return deliver(packet, seen.server, server, counts);
@@ -112,6 +119,36 @@ pub fn ingress(packet: &mut Packet, counts: bool) -> Verdict {
     }
     packet.asked = 0;
     Verdict::New
+}
+
+/// What is no whole transport header.
+#[inline(always)]
+fn untransported(packet: &Packet) -> Verdict {
+    if packet.kind == ERROR {
+        return Verdict::Error;
+    }
+    if packet.kind < FRAGMENT || is_strange(packet) {
+        return Verdict::Pass;
+    }
+    match packet.kind {
+        FRAGMENT => Verdict::Fragment,
+        ROUTED => Verdict::Drop(DROP_SOURCE_ROUTE),
+        MARTIAN => Verdict::Drop(DROP_MARTIAN),
+        _ => Verdict::Drop(DROP_FRAGMENT),
+    }
+}
+
+/// Whether a client's packet says that it talks to a server whose answers are not seen here: one
+/// more after the handshake, or after a first datagram, half a second later or more. A flood of
+/// forged packets would have to keep as many flows alive as it forges.
+#[inline(always)]
+fn earns(packet: &Packet, seen: &Seen, state: u8, clock: u32) -> u64 {
+    let (before, flags) = (state_of(seen.word), packet.flags & (SYN | RST));
+    let lacks = (state ^ before) | (state & 7 ^ STATE_ESTABLISHED) | flags;
+    // No branch: the verifier would walk what follows twice.
+    let lacks = u64::from(lacks) | flows::fresh(seen.word, clock);
+    let all = opaque(lacks.wrapping_sub(1) >> 63).wrapping_neg();
+    WORD_EARNED & !seen.word & all
 }
 
 /// Neither to an address of ours nor perhaps an answer. Where services go by marks every address
@@ -126,99 +163,6 @@ fn is_strange(packet: &Packet) -> bool {
     flags_of(&packet.dst) & PLACE_VIP == 0
         && flags_of(&packet.src) & PLACE_SERVER == 0
         && !has_marks()
-}
-
-/// A packet that [`ingress`] knew no flow for: its service, and who chooses its server.
-#[inline(always)]
-pub fn new(packet: &mut Packet, mark: u32, at_tc: bool) -> Verdict {
-    // Nobody is his own client; the stack calls it a martian.
-    let (src, dst) = (halves_of(&packet.src), halves_of(&packet.dst));
-    if (src[0] ^ dst[0]) | (src[1] ^ dst[1]) == 0 {
-        return Verdict::Pass;
-    }
-    let Some(of) = service_of(packet, mark) else {
-        return Verdict::Pass;
-    };
-    if of.service.flags & SERVICE_SOURCES != 0 && is_denied(packet, of.id) {
-        return Verdict::Drop(DROP_DENIED);
-    }
-    // XDP may not be able to finish, and no flow would tell tc who was chosen; nor does it read
-    // calls.
-    if !at_tc && of.service.flags & (SERVICE_ONE_PACKET | SERVICE_SIP) != 0 {
-        return Verdict::Pass;
-    }
-    if packet.service != of.id {
-        // What another service asked, which has left since, it did not ask.
-        packet.asked = 0;
-    }
-    packet.service = of.id;
-    if of.service.flags & ASKS != 0 && packet.asked == 0 {
-        return Verdict::Go(PROGRAM_ADMIT);
-    }
-    if let Some((slot, _)) = memory::held(packet, of, packet.clock) {
-        packet.chosen = slot;
-        return Verdict::Go(PROGRAM_KEEP);
-    }
-    let how = of.service.scheduler;
-    if begins(packet) && how >= SCHED_LC && how <= SCHED_TWOS {
-        return Verdict::Go(match how {
-            SCHED_TWOS => PROGRAM_CHANCE,
-            SCHED_LBLC | SCHED_LBLCR => PROGRAM_REMEMBER,
-            _ => PROGRAM_WEIGH,
-        });
-    }
-    let table = Table::noted(of.service, packet);
-    let slot = schedule::by_turn_or_hash(packet, of, table, packet.hash, begins(packet));
-    take(packet, of.service, slot)
-}
-
-/// The schedulers that weigh what servers carry.
-#[inline(always)]
-pub fn weigh(packet: &mut Packet) -> Verdict {
-    by(packet, |_, service, table| schedule::by_weighing(service, table))
-}
-
-/// Those that remember destinations.
-#[inline(always)]
-pub fn remember(packet: &mut Packet) -> Verdict {
-    by(packet, memory::by_destination)
-}
-
-/// The one that draws lots.
-#[inline(always)]
-pub fn chance(packet: &mut Packet) -> Verdict {
-    by(packet, |_, _, table| schedule::two_choices(table))
-}
-
-#[inline(always)]
-fn by(packet: &mut Packet, choose: impl FnOnce(&Packet, &Service, Table) -> u32) -> Verdict {
-    let Some(service) = SERVICES.get(packet.service) else {
-        return Verdict::Drop(DROP_NO_SERVER);
-    };
-    let table = Table::noted(service, packet);
-    let slot = choose(packet, service, table);
-    take(packet, service, slot)
-}
-
-/// Nobody may have been found only because the table was replaced meanwhile, or the service left:
-/// then look again.
-#[inline(always)]
-fn take(packet: &mut Packet, service: &Service, slot: u32) -> Verdict {
-    if slot == schedule::NOBODY {
-        if Table::is_replaced(service, packet) {
-            return Verdict::New;
-        }
-        return Verdict::Drop(DROP_NO_SERVER);
-    }
-    packet.chosen = slot;
-    Verdict::Go(PROGRAM_KEEP)
-}
-
-/// Whether a packet of no known flow begins one; else it comes in the middle of one that this
-/// director does not know.
-#[inline(always)]
-pub fn begins(packet: &Packet) -> bool {
-    opens(packet) || packet.proto == UDP
 }
 
 /// A packet for which a server is chosen.
@@ -236,6 +180,9 @@ pub fn error(packet: &mut Packet, mark: u32) -> Verdict {
     let now = clock::exact();
     if is_strange(packet) {
         return Verdict::Pass;
+    }
+    if martian::is_nobodys(&packet.from, packet.v6 != 0) {
+        return Verdict::Drop(DROP_MARTIAN);
     }
     let flow = key(packet);
     let hash = flows::hash_of(&flow);
@@ -347,11 +294,6 @@ fn direction(server: &Server) -> usize {
     }
 }
 
-#[inline(always)]
-pub fn opens(packet: &Packet) -> bool {
-    packet.kind == TRANSPORT && packet.proto != UDP && packet.flags & (SYN | ACK | RST) == SYN
-}
-
 /// Whether a known flow keeps its server for this packet.
 #[inline(always)]
 fn stays(packet: &Packet, seen: &Seen, server: &Server, now: u32) -> bool {
@@ -407,17 +349,26 @@ pub fn keep(packet: &mut Packet) -> Verdict {
         generation,
         seen: clock,
         now: clock,
-        tells: 1,
+        tells: 0,
         word: u32::from(states::first(packet, direction(server))),
-        via: Via { addr: packet.dst[3], port: packet.dport, source: 0 },
+        via: numbers::first(packet),
     };
+    // One that has shown nothing: it takes no other's place, and nobody is told of it.
+    let middle = packet.middle as u32 & 1;
+    (new.word, new.tells) = (new.word | middle * WORD_MIDDLE as u32, 1 - middle);
+    if packet.middle == 0 {
+        memory::hold(packet, of, slot, generation, clock);
+    } else if packet.flags & RST != 0 {
+        // Nothing follows.
+        return Verdict::Go(PROGRAM_DELIVER);
+    }
     let one_packet = of.service.flags & SERVICE_ONE_PACKET != 0 && packet.proto == UDP;
-    memory::hold(packet, of, slot, generation, clock);
     if !one_packet && flows::insert(&flow, &new) == 0 {
         // Its next packet is scheduled again; by hash that gives the same server.
         count_drop(UNPLACED);
     }
     if server.forward == FORWARD_NAT {
+        new.via = Via { addr: packet.dst[3], port: packet.dport, source: 0 };
         remember_reply(packet, server, &mut new);
     }
     flows::sweep(clock);
@@ -443,10 +394,12 @@ pub fn keep_full(packet: &mut Packet, number: impl FnOnce(&Packet) -> u32) -> Ve
         generation,
         seen: clock,
         now: clock,
-        tells: 1,
+        tells: 0,
         word: u32::from(states::first(packet, states::BOTH)),
-        via: Via { addr: 0, ..packet.via },
+        via: Via { addr: numbers::first(packet).addr, ..packet.via },
     };
+    let middle = packet.middle as u32 & 1;
+    (new.word, new.tells) = (new.word | middle * WORD_MIDDLE as u32, 1 - middle);
     if server.proxy != 0 {
         // In the middle nobody can say whether its server counts a header or not.
         if !opens(packet) {
@@ -457,8 +410,10 @@ pub fn keep_full(packet: &mut Packet, number: impl FnOnce(&Packet) -> u32) -> Ve
     if !full::begin(&key(packet), server, &mut new) {
         return Verdict::Drop(DROP_NO_PORT);
     }
-    let of = Of { id: packet.service, service };
-    memory::hold(packet, of, packet.chosen, generation, clock);
+    if packet.middle == 0 {
+        let of = Of { id: packet.service, service };
+        memory::hold(packet, of, packet.chosen, generation, clock);
+    }
     flows::sweep(clock);
     count_connection(packet.chosen, server.service);
     Verdict::Go(PROGRAM_PUT_FULL)

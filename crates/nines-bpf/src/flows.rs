@@ -14,8 +14,8 @@ use core::mem::{offset_of, size_of};
 pub use self::put::{insert, sweep, New, ALREADY};
 pub use nines_abi::hash_of;
 use nines_abi::{
-    is_active, limited, seen_of, state_of, Bucket, Entry, Flow, Tail, Via, WAYS, WORD_FULL,
-    WORD_LIVE, WORD_REPLY, WORD_SHOWN,
+    is_active, limited, seen_of, state_of, Bucket, Entry, Flow, Tail, Via, WAYS, WORD_EARNED,
+    WORD_FULL, WORD_LIVE, WORD_MIDDLE, WORD_REPLY, WORD_SHOWN,
 };
 
 use crate::{
@@ -26,8 +26,10 @@ use crate::{
 mod put;
 
 /// The version in a word.
-const VERSION: u64 = 0xffff << 16;
-const VERSION_STEP: u64 = 1 << 16;
+const VERSION: u64 = 0xfffe << 16;
+const VERSION_STEP: u64 = 1 << 17;
+/// Half a second, in units of `IDLE_SHIFT`.
+const STALE: u32 = 30;
 /// Idle for less, in units of `IDLE_SHIFT`: alive whatever its state (8.4 s; the shortest limit but
 /// that of a flow that has shown no TCP flag is 10 s).
 const SURELY_ALIVE: u32 = 500;
@@ -185,6 +187,8 @@ pub struct Seen {
     pub word: u64,
     pub server: u32,
     pub generation: u32,
+    /// What this packet adds to the word: [`WORD_EARNED`] or nothing.
+    pub earn: u64,
 }
 
 /// Reads an entry that another processor may be replacing; `None`: it is.
@@ -202,7 +206,7 @@ fn read_from(tail: *mut Tail, word: u64) -> Option<Seen> {
         let generation = core::ptr::read_volatile(core::ptr::addr_of!((*tail).generation));
         let after = core::ptr::read_volatile(core::ptr::addr_of!((*tail).word));
         let same = (word ^ after) & (VERSION | WORD_LIVE) == 0;
-        (word & WORD_LIVE != 0 && same).then_some(Seen { word, server, generation })
+        (word & WORD_LIVE != 0 && same).then_some(Seen { word, server, generation, earn: 0 })
     }
 }
 
@@ -287,6 +291,19 @@ fn weigh(slot: u32, generation: u32, state: u8, by: u64) -> u32 {
 
 const LESS: u64 = u64::MAX;
 
+/// Whether an entry is one of those that servers carry: a client's, of a flow that began here or has
+/// shown that it is one.
+#[inline(always)]
+pub fn counts(word: u64) -> bool {
+    word & WORD_REPLY == 0 && word & (WORD_MIDDLE | WORD_EARNED) != WORD_MIDDLE
+}
+
+/// In a client's entry: the two numbers that it said last, as on the wire.
+#[inline(always)]
+pub fn numbers_of(tail: *mut Tail) -> *mut u64 {
+    via_of(tail).cast_mut().cast()
+}
+
 /// Ends a flow; false if another processor changed it meanwhile.
 #[inline(always)]
 pub fn retire(tail: *mut Tail, seen: Seen) -> bool {
@@ -306,7 +323,7 @@ pub fn end(tail: *mut Tail, seen: &Seen) -> bool {
     let at = unsafe { core::ptr::addr_of_mut!((*tail).word) };
     // What remains is the version: the next user of this place raises it.
     let ended = atomic::swap_if(at, seen.word, seen.word & VERSION);
-    if ended && seen.word & WORD_REPLY == 0 {
+    if ended && counts(seen.word) {
         weigh(seen.server, seen.generation, state_of(seen.word), LESS);
     }
     ended
@@ -337,25 +354,31 @@ fn via_of(tail: *mut Tail) -> *const Via {
 /// shared cache line costs more than the precision.
 #[inline(always)]
 pub fn stale(word: u64, now: u32) -> bool {
-    now.wrapping_sub(seen_of(word)) >= 30
+    now.wrapping_sub(seen_of(word)) >= STALE
+}
+
+/// The opposite as a number, 1 or 0.
+#[inline(always)]
+pub fn fresh(word: u64, now: u32) -> u64 {
+    u64::from(now.wrapping_sub(seen_of(word))).wrapping_sub(u64::from(STALE)) >> 63
 }
 
 /// A packet of a known flow: its state, and that it was seen.
 #[inline(always)]
 pub fn touch(tail: *mut Tail, seen: Seen, state: u8, now: u32) {
     let before = state_of(seen.word);
-    if state == before && !stale(seen.word, now) {
+    if state == before && !stale(seen.word, now) && seen.earn == 0 {
         return;
     }
     if !change(tail, seen, state, now) && state != before {
         // A refresh on another processor came between; what a FIN or RST says must not be lost.
         if let Some(again) = read(tail) {
             if (again.word ^ seen.word) & VERSION == 0 {
-                change(tail, again, state, now);
+                change(tail, Seen { earn: seen.earn, ..again }, state, now);
             }
         }
     }
-    if state != before && seen.word & WORD_REPLY == 0 {
+    if counts(seen.word | seen.earn) && (state != before || !counts(seen.word)) {
         tell_of(tail);
     }
 }
@@ -420,11 +443,14 @@ pub fn show(tail: *mut Tail, seen: &Seen) {
 #[inline(always)]
 pub fn change(tail: *mut Tail, seen: Seen, state: u8, now: u32) -> bool {
     let before = state_of(seen.word);
-    let word = u64::from(now) << 32 | (seen.word & 0xffff_ff00) | u64::from(state);
+    let word = u64::from(now) << 32 | (seen.word & 0xffff_ff00) | seen.earn | u64::from(state);
     let at = unsafe { core::ptr::addr_of_mut!((*tail).word) };
     let changed = atomic::swap_if(at, seen.word, word);
-    if changed && is_active(before) != is_active(state) && seen.word & WORD_REPLY == 0 {
-        weigh(seen.server, seen.generation, before, LESS);
+    let counted = counts(seen.word);
+    if changed && counts(word) && !(counted && is_active(before) == is_active(state)) {
+        if counted {
+            weigh(seen.server, seen.generation, before, LESS);
+        }
         weigh(seen.server, seen.generation, state, 1);
     }
     changed

@@ -5,25 +5,24 @@
 //! the client's, which has the port; that of the answers, which says where the client's is.
 
 use nines_abi::{
-    halves, hash_of, seen_of, source_at, state_of, Flow, Packet, Search, Server, Tail, Via,
-    DROP_GUARD, DROP_NO_PORT, EVICTED, FORWARD_FULL_NAT, FULL_NAT_PORTS, POOL_MAX, PROGRAM_DELIVER,
-    PROGRAM_FULL, PROGRAM_KEEP_FULL, PROGRAM_PORT, PROGRAM_PROXY, PROGRAM_PUT_FULL,
-    PROGRAM_TELL_FULL, STATE_ESTABLISHED, WORDS_PROXY, WORD_FULL, WORD_PROXY, WORD_REPLY,
+    halves, hash_of, seen_of, source_at, state_of, Flow, Packet, Server, Tail, Via, DROP_GUARD,
+    FORWARD_FULL_NAT, POOL_MAX, PROGRAM_DELIVER, PROGRAM_FULL, PROGRAM_PROXY, PROGRAM_PUT_FULL,
+    PROGRAM_TELL_FULL, WORDS_PROXY, WORD_EARNED, WORD_FULL, WORD_MIDDLE, WORD_PROXY, WORD_REPLY,
 };
 
 use crate::{
     atomic::opaque,
     decide::{again, deliver, goes_on, key, words, Verdict},
     flows::{self, New, Seen},
-    maps::{count_drop, BYTES, SERVERS, SERVICES},
-    nat::{count_answer, matters, port_of},
+    maps::{BYTES, SERVERS, SERVICES},
+    nat::{count_answer, earns, matters, port_of},
     packet::{halves_of, ERROR, TRANSPORT},
     places, proxy, states,
 };
 
-/// Ports tried for a flow. The kernel lets 33 programs follow one another (MAX_TAIL_CALL_CNT), each
-/// try is one, and a flow begins and ends with others.
-const TRIES: u32 = 16;
+pub use self::port::{choose_port, search};
+
+mod port;
 
 /// What a packet gets in place of its addresses and ports.
 pub struct Ends {
@@ -81,7 +80,7 @@ fn in_pool(service: u32, place: u32) -> Option<[u32; 4]> {
 #[inline(always)]
 pub fn choose_source(packet: &mut Packet) -> Verdict {
     packet.via.source = source_for(packet).unwrap_or(0);
-    search(packet)
+    port::search(packet)
 }
 
 #[inline(always)]
@@ -151,75 +150,6 @@ fn answers_of(flow: &Flow, server: &Server, port: u16) -> Flow {
     answers(server, flow.dst, flow.dport, flow.proto, port)
 }
 
-/// How little the flow that has these answers is worth: not established, or no more, is less than
-/// all; then what was silent for long. [`OVER`] and more: its time is over; [`NOBODYS`]: there is none.
-#[inline(always)]
-fn in_the_way(answers: &Flow, clock: u32) -> u32 {
-    let Some((_, seen)) = flows::look_up(answers, hash_of(answers)) else {
-        return NOBODYS;
-    };
-    let silent = clock.wrapping_sub(seen_of(seen.word)) & 0x3fff_ffff;
-    let passing = state_of(seen.word) & 7 != STATE_ESTABLISHED;
-    let over = flows::expired(seen.word, clock);
-    silent | u32::from(passing) << 30 | u32::from(over) << 31
-}
-const OVER: u32 = 1 << 31;
-const NOBODYS: u32 = u32::MAX;
-
-/// Begins to look for a port.
-#[inline(always)]
-pub fn search(packet: &mut Packet) -> Verdict {
-    packet.search = Search { best: 0, draw: (packet.hash >> 16) as u32, left: TRIES };
-    Verdict::Go(PROGRAM_PORT)
-}
-
-/// Tries a port beside the source for a new flow: it gets one that is nobody's, else of those tried
-/// the one that is worth least, whose flow ends. A program that calls itself: the verifier walks one
-/// try, and not all of them.
-#[inline(always)]
-pub fn choose_port(packet: &mut Packet) -> Verdict {
-    const PORTS: u32 = 65_536 - FULL_NAT_PORTS as u32;
-    let Some(server) = SERVERS.get(packet.chosen) else {
-        return Verdict::Drop(DROP_NO_PORT);
-    };
-    let mut flow = key(packet);
-    if !seen_as(server, &packet.via, &mut flow.dst) {
-        // Its source, or its server with it, has just left.
-        return again(packet);
-    }
-    let Search { mut best, draw, left } = packet.search;
-    let port = ((u32::from(FULL_NAT_PORTS) + draw % PORTS) as u16).to_be();
-    let worth = in_the_way(&answers_of(&flow, server, port), packet.clock);
-    let this = u64::from(worth) << 16 | u64::from(port);
-    if this > best {
-        best = this;
-    }
-    let next = draw.wrapping_mul(0x9e37_79b1).wrapping_add(0x7f4a_7c15);
-    if worth < OVER && left > 1 {
-        packet.search = Search { best, draw: next, left: left - 1 };
-        return Verdict::Go(PROGRAM_PORT);
-    }
-    let (worth, port) = ((best >> 16) as u32, best as u16);
-    packet.via.port = port;
-    if worth != NOBODYS {
-        let answers = answers_of(&flow, server, port);
-        if let Some((tail, seen)) = flows::look_up(&answers, hash_of(&answers)) {
-            if !flows::retire(tail, seen) {
-                // Another processor has it.
-                if left <= 1 {
-                    return Verdict::Drop(DROP_NO_PORT);
-                }
-                packet.search = Search { best: 0, draw: next, left: left - 1 };
-                return Verdict::Go(PROGRAM_PORT);
-            }
-            if worth < OVER {
-                count_drop(EVICTED);
-            }
-        }
-    }
-    Verdict::Go(PROGRAM_KEEP_FULL)
-}
-
 /// A new flow that has a port: the client's entry; false: it found no place. [`put`] makes the other
 /// one.
 #[inline(always)]
@@ -278,8 +208,10 @@ pub fn learn(flow: &Flow, server: &Server, new: &mut New) {
 #[inline(always)]
 pub fn is_same(tail: *mut Tail, seen: &Seen, word: u64, via: &Via) -> bool {
     let differs = (seen.word ^ word) & WORD_PROXY;
+    // Else it is what the client said last, here.
+    let first = |via: &Via| if word & WORD_PROXY != 0 { via.addr } else { 0 };
     flows::via(tail, seen)
-        .is_some_and(|known| (known.addr, known.name(), differs) == (via.addr, via.name(), 0))
+        .is_some_and(|known| (first(&known), known.name(), differs) == (first(via), via.name(), 0))
 }
 
 /// Whether these answers are of the flow whose client's entry is there.
@@ -323,7 +255,7 @@ pub fn onward(
 #[inline(always)]
 pub fn tell(packet: &mut Packet, counts: bool) -> Verdict {
     packet.asked = 0;
-    let Some((tail, seen)) = flows::look_up(&key(packet), packet.hash) else {
+    let Some((tail, mut seen)) = flows::look_up(&key(packet), packet.hash) else {
         return Verdict::Pass;
     };
     let (Some(via), Some(server)) = (flows::via(tail, &seen), SERVERS.get(seen.server)) else {
@@ -335,7 +267,8 @@ pub fn tell(packet: &mut Packet, counts: bool) -> Verdict {
     let state = states::next(packet, side, state_of(seen.word));
     belongs(packet, &seen, via, u32::from(answer));
     if answer {
-        keep_client(packet, &via, seen.server, clock);
+        seen.earn = earns(packet, &seen);
+        keep_client(packet, &via, &seen, clock);
         flows::touch(tail, seen, state, clock);
         if counts {
             count_answer(packet, server, &via);
@@ -377,7 +310,8 @@ pub fn put(packet: &mut Packet) -> Verdict {
         seen: packet.clock,
         now: packet.clock,
         tells: 0,
-        word: u32::from(state_of(seen.word)) | (seen.word & WORD_PROXY) as u32,
+        word: u32::from(state_of(seen.word))
+            | (seen.word & (WORD_PROXY | WORD_EARNED | WORD_MIDDLE)) as u32,
         via,
     };
     let mut key = answers_to(packet, server, via.port);
@@ -421,7 +355,7 @@ pub fn answer(packet: &mut Packet, tail: *mut Tail, seen: &Seen, counts: bool) -
     belongs(packet, seen, via, 1);
     if packet.kind != ERROR {
         let state = states::next(packet, states::ANSWER, state_of(seen.word));
-        if matters(packet, seen, state, packet.clock) {
+        if matters(packet, seen, state, packet.clock) || earns(packet, seen) != 0 {
             return Verdict::Go(PROGRAM_TELL_FULL);
         }
         if counts {
@@ -451,10 +385,11 @@ pub fn changer(packet: &Packet) -> u32 {
 
 /// The state that counts (the client's entry has it) follows what the server says.
 #[inline(always)]
-fn keep_client(packet: &Packet, via: &Via, server: u32, clock: u32) {
-    if let Some((tail, seen)) = flows::client_of(via.addr, via.name(), server) {
+fn keep_client(packet: &Packet, via: &Via, answer: &Seen, clock: u32) {
+    if let Some((tail, seen)) = flows::client_of(via.addr, via.name(), answer.server) {
         let state = states::next(packet, states::ANSWER, state_of(seen.word));
-        flows::touch(tail, seen, state, clock);
+        let earn = answer.earn & !seen.word;
+        flows::touch(tail, Seen { earn, ..seen }, state, clock);
     }
 }
 

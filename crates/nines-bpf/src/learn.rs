@@ -4,13 +4,13 @@
 //! has no longer, or has anew, is nobody's.
 
 use nines_abi::{
-    call_of, clock_of, seen_of, state_of, Entry, Template, TemplateKey, FORWARD_NAT, LEARN_MAX,
-    SERVICE_SIP, WORDS_PROXY, WORD_FULL, WORD_REPLY,
+    call_of, clock_of, seen_of, state_of, Entry, Template, TemplateKey, Via, FORWARD_NAT,
+    LEARN_MAX, SERVICE_SIP, WORDS_PROXY, WORD_EARNED, WORD_FULL, WORD_MIDDLE, WORD_REPLY,
 };
 
 use crate::{
     atomic, clock,
-    flows::{self, New},
+    flows::{self, New, Seen},
     full,
     maps::{LEARNED, LEARNT, SERVERS, SERVICES, TEMPLATES},
     nat,
@@ -45,7 +45,7 @@ fn take(entry: &Entry) {
         return;
     }
     let hash = flows::hash_of(&entry.key);
-    let mut word = u32::from(state);
+    let mut word = u32::from(state) | (told.word & (WORD_EARNED | WORD_MIDDLE)) as u32;
     if full::is(server) {
         word |= (WORD_FULL | told.word & WORDS_PROXY) as u32;
     }
@@ -58,6 +58,11 @@ fn take(entry: &Entry) {
         word,
         tells: 0,
         via: entry.via,
+    };
+    // What the client said last nobody told. No branch: the verifier would walk the rest twice.
+    let kept = atomic::opaque(full::is(server) as u64).wrapping_neg();
+    new.via = unsafe {
+        core::mem::transmute::<u64, Via>(core::mem::transmute::<Via, u64>(new.via) & kept)
     };
     if let Some((tail, known)) = flows::look_up(&entry.key, hash) {
         let later = seen.wrapping_sub(seen_of(known.word)) as i32 > 0;
@@ -75,7 +80,8 @@ fn take(entry: &Entry) {
         }
         if same {
             if let Some(known) = flows::read(tail) {
-                flows::change(tail, known, state, seen);
+                let earn = told.word & WORD_EARNED & !known.word;
+                flows::change(tail, Seen { earn, ..known }, state, seen);
             }
         } else {
             flows::retire(tail, known);
@@ -88,6 +94,7 @@ fn take(entry: &Entry) {
         full::learn(&entry.key, server, &mut new);
     }
     if server.forward == FORWARD_NAT {
+        new.via = entry.via;
         nat::learn_reply(&entry.key, server, &mut new);
     }
 }

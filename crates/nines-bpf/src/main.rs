@@ -14,6 +14,7 @@
 
 mod admit;
 mod atomic;
+mod begin;
 mod clock;
 mod cookie;
 mod decide;
@@ -24,8 +25,10 @@ mod fragments;
 mod full;
 mod learn;
 mod maps;
+mod martian;
 mod memory;
 mod nat;
+mod numbers;
 mod packet;
 mod places;
 mod proxy;
@@ -41,14 +44,16 @@ mod unwrap;
 mod vlan;
 mod xdp;
 
-use aya_ebpf::{bindings::TC_ACT_UNSPEC, macros::classifier, programs::TcContext};
+use aya_ebpf::{
+    bindings::TC_ACT_UNSPEC, macros::classifier, programs::TcContext, EbpfContext as _,
+};
 
 use nines_abi::{
     Packet, DROP_MANGLED, DROP_NO_SERVER, PROGRAM_DELIVER, PROGRAM_ERROR, PROGRAM_FRAGMENT,
     PROGRAM_FULL, PROGRAM_NEW, PROGRAM_REFUSE,
 };
 
-use crate::{decide::Verdict, rewrite::Change};
+use crate::{decide::Verdict, martian::Door, rewrite::Change};
 
 /// TC_ACT_UNSPEC: with tcx "next program", with clsact "next filter, else up the stack".
 const NEXT: i32 = TC_ACT_UNSPEC;
@@ -76,7 +81,7 @@ pub fn nines_tc_ingress(ctx: TcContext) -> i32 {
 #[classifier]
 #[inline(always)]
 pub fn nines_tc_new(ctx: TcContext) -> i32 {
-    tc_stage(&ctx, |packet| decide::new(packet, mark(&ctx), true))
+    tc_stage(&ctx, |packet| begin::new(packet, mark(&ctx), || door(&ctx), true))
 }
 
 /// Its service does not let everybody begin as many as he likes.
@@ -120,21 +125,21 @@ pub fn nines_tc_sip(ctx: TcContext) -> i32 {
 #[classifier]
 #[inline(always)]
 pub fn nines_tc_weigh(ctx: TcContext) -> i32 {
-    tc_stage(&ctx, decide::weigh)
+    tc_stage(&ctx, begin::weigh)
 }
 
 /// The scheduler remembers destinations.
 #[classifier]
 #[inline(always)]
 pub fn nines_tc_remember(ctx: TcContext) -> i32 {
-    tc_stage(&ctx, decide::remember)
+    tc_stage(&ctx, begin::remember)
 }
 
 /// The scheduler draws lots.
 #[classifier]
 #[inline(always)]
 pub fn nines_tc_chance(ctx: TcContext) -> i32 {
-    tc_stage(&ctx, decide::chance)
+    tc_stage(&ctx, begin::chance)
 }
 
 /// The flow becomes known.
@@ -296,6 +301,13 @@ pub fn nines_tc_proxy(ctx: TcContext) -> i32 {
         proxy::Next::New => go_on(&ctx, PROGRAM_NEW),
         proxy::Next::Drop => rewrite::drop(DROP_MANGLED),
     }
+}
+
+/// The device that a packet came in by. What has a mark was here before, and came in once more.
+#[inline(always)]
+fn door(ctx: &TcContext) -> Door {
+    let ifindex = if mark(ctx) == 0 { unsafe { (*ctx.skb.skb).ifindex } } else { 0 };
+    Door { ctx: ctx.as_ptr(), ifindex, mac: ctx.skb.load(0).unwrap_or_default() }
 }
 
 #[inline(always)]

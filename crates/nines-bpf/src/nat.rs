@@ -4,7 +4,7 @@
 
 use nines_abi::{
     halves, state_of, Flow, Packet, Server, Tail, Via, DROP_GUARD, PROGRAM_DELIVER, PROGRAM_REPLY,
-    PROGRAM_TELL, STATE_ESTABLISHED, UNPLACED, WORD_REPLY,
+    PROGRAM_TELL, STATE_ESTABLISHED, UNPLACED, WORD_EARNED, WORD_MIDDLE, WORD_REPLY,
 };
 
 use crate::{
@@ -13,6 +13,7 @@ use crate::{
     flows::{self, New, Seen, ALREADY},
     fragments,
     maps::{count, count_drop, SERVERS},
+    numbers,
     packet::{FIN, RST, SYN, UDP},
     places, states,
 };
@@ -106,21 +107,24 @@ pub fn keep_other_half(
     clock: u32,
 ) {
     let half = other_half(packet, server, answer);
+    let kept = seen.word & (WORD_EARNED | WORD_MIDDLE) | seen.earn;
     let hash = flows::hash_of(&half);
     if let Some((tail, other)) = flows::look_up(&half, hash) {
         // A late answer of the server that had this port before says nothing of its successor's.
         if (other.server, other.generation) == (seen.server, seen.generation) {
             let side = if answer.is_some() { states::ANSWER } else { states::BOTH };
             let state = states::next(packet, side, state_of(other.word));
-            flows::touch(tail, other, state, clock);
+            let earn = seen.earn & !other.word;
+            flows::touch(tail, Seen { earn, ..other }, state, clock);
         }
     } else if had_two(packet, seen, answer) {
         // It had to give way; one without the other leads nowhere.
         let side = if answer.is_some() { states::ANSWER } else { states::BOTH };
         let state = states::next(packet, side, state_of(seen.word));
         let here = Via { addr: packet.dst[3], port: packet.dport, source: 0 };
-        let via = answer.copied().unwrap_or(here);
-        let word = u32::from(state) | (!seen.word & WORD_REPLY) as u32;
+        // What the client said is in its own entry, and not known any more.
+        let via = if answer.is_some() { Via { addr: 0, port: 0, source: 0 } } else { here };
+        let word = u32::from(state) | (!seen.word & WORD_REPLY | kept) as u32;
         let (server, generation) = (seen.server, seen.generation);
         let new = New { hash, server, generation, seen: clock, word, now: clock, tells: 0, via };
         flows::insert(&half, &new);
@@ -140,6 +144,17 @@ pub fn matters(packet: &Packet, seen: &Seen, state: u8, clock: u32) -> bool {
     state != state_of(seen.word)
         || packet.flags & (SYN | FIN | RST) != 0
         || flows::stale(seen.word, clock)
+}
+
+/// Whether an answer says that the server talks to its client: anything but a part of the handshake,
+/// or a reset, which a server sends to strangers.
+#[inline(always)]
+pub fn earns(packet: &Packet, seen: &Seen) -> u64 {
+    if packet.flags & (SYN | RST) == 0 {
+        WORD_EARNED & !seen.word
+    } else {
+        0
+    }
 }
 
 /// The server that sent an answer, and what its client calls it; or what becomes of the packet.
@@ -163,7 +178,7 @@ pub fn reply(packet: &mut Packet, tail: *mut Tail, seen: &Seen, now: u64, counts
         return Verdict::Pass;
     }
     let state = states::next(packet, states::ANSWER, state_of(seen.word));
-    if matters(packet, seen, state, packet.clock) {
+    if matters(packet, seen, state, packet.clock) || earns(packet, seen) != 0 {
         return Verdict::Go(PROGRAM_TELL);
     }
     let (server, via) = match sender(tail, seen, now) {
@@ -187,7 +202,7 @@ pub fn count_answer(packet: &Packet, server: &Server, via: &Via) {
 /// A packet that both entries must know, of either side. Another program sends it.
 #[inline(always)]
 pub fn tell(packet: &mut Packet, counts: bool) -> Verdict {
-    let Some((tail, seen)) = flows::look_up(&key(packet), packet.hash) else {
+    let Some((tail, mut seen)) = flows::look_up(&key(packet), packet.hash) else {
         return Verdict::Pass;
     };
     let clock = packet.clock;
@@ -198,6 +213,13 @@ pub fn tell(packet: &mut Packet, counts: bool) -> Verdict {
             Ok(found) => found,
             Err(instead) => return instead,
         };
+        if packet.flags & (FIN | RST) != 0 {
+            let client = other_half(packet, server, Some(&via));
+            if let Some((client, _)) = flows::look_up(&client, flows::hash_of(&client)) {
+                numbers::judge_server(packet, client);
+            }
+        }
+        seen.earn = earns(packet, &seen);
         let state = states::next(packet, states::ANSWER, state_of(seen.word));
         keep_other_half(packet, &seen, server, Some(&via), clock);
         flows::touch(tail, seen, state, clock);
@@ -210,6 +232,9 @@ pub fn tell(packet: &mut Packet, counts: bool) -> Verdict {
     let Some(server) = SERVERS.get(seen.server) else {
         return Verdict::Pass;
     };
+    if packet.flags != 0 {
+        numbers::judge(packet, tail, seen.word);
+    }
     let state = states::next(packet, states::BOTH, state_of(seen.word));
     keep_other_half(packet, &seen, server, None, clock);
     goes_on(packet, tail, &seen, state, clock);

@@ -12,7 +12,7 @@ use core::mem::size_of;
 
 use nines_abi::{Packet, FRAGMENT_FIRST, FRAGMENT_LATER};
 
-use crate::maps::PACKETS;
+use crate::{atomic::opaque, maps::PACKETS};
 
 /// ARP, request or reply: `src` is the sender's address, `dst` the target's.
 pub const ARP: u8 = 0;
@@ -28,6 +28,13 @@ pub const ERROR: u8 = 4;
 
 /// A fragment without ports, of a protocol that has some.
 pub const FRAGMENT: u8 = 5;
+
+/// Its sender prescribed the way.
+pub const ROUTED: u8 = 6;
+/// IPv6 with an address that can be nobody's.
+pub const MARTIAN: u8 = 7;
+/// A first fragment too short for its transport header.
+pub const TORN: u8 = 8;
 
 /// Neighbour solicitation, RFC 4861 section 4.3.
 pub const ND_SOLICIT: u8 = 135;
@@ -95,6 +102,16 @@ struct V6 {
     hops: u8,
     src: [u32; 4],
     dst: [u32; 4],
+}
+
+/// The beginning of TCP's header, and of SCTP's with that of its first chunk.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Head {
+    ports: [u16; 2],
+    numbers: [u32; 2],
+    /// Of SCTP a chunk's type and flags; TCP's own flags are the second.
+    bytes: [u8; 2],
 }
 
 /// An address of a packet as two words. Its place is aligned to eight bytes, which the compiler
@@ -181,10 +198,19 @@ fn v4(data: usize, end: usize, packet: &mut Packet) -> Option<()> {
     if ip.version_ihl.wrapping_sub(0x45) > 10 {
         return Some(());
     }
+    if header > 20 {
+        if data + ETH_LEN + header > end {
+            return None;
+        }
+        if prescribes(data, end, ETH_LEN + header) != 0 {
+            packet.kind = ROUTED;
+            return Some(());
+        }
+    }
     // More fragments, or an offset.
     if ip.fragment & 0x3fffu16.to_be() != 0 {
         packet.id = u32::from(ip.id);
-        if fragment(packet, ip.fragment & 0x1fffu16.to_be() != 0) {
+        if fragment(packet, ip.fragment & 0x1fffu16.to_be() != 0, header as u32) {
             return Some(());
         }
     }
@@ -196,13 +222,49 @@ fn v4(data: usize, end: usize, packet: &mut Packet) -> Option<()> {
 
 /// Notes a fragment; whether it says no more than that.
 #[inline(always)]
-fn fragment(packet: &mut Packet, later: bool) -> bool {
+fn fragment(packet: &mut Packet, later: bool, before: u32) -> bool {
     packet.fragment = if later { FRAGMENT_LATER } else { FRAGMENT_FIRST };
     let ported = packet.proto == TCP || packet.proto == UDP || packet.proto == SCTP;
     if ported && later {
         packet.kind = FRAGMENT;
     }
-    later || !ported
+    if later || !ported {
+        return true;
+    }
+    // What hides its flags in a second fragment hides them from every filter (RFC 1858).
+    let least = if packet.proto == UDP { 8 } else { 20 };
+    let torn = packet.bytes < before + least;
+    if torn {
+        packet.kind = TORN;
+    }
+    torn
+}
+
+/// Whether there is a loose or strict source route (RFC 791 section 3.1) among the options, which
+/// end at `stop`. A function of its own: the verifier forgets on return where the search ended.
+#[inline(never)]
+fn prescribes(data: usize, end: usize, stop: usize) -> u32 {
+    let mut offset = ETH_LEN + 20;
+    for _ in 0..40 {
+        if offset >= stop {
+            break;
+        }
+        // Or the compiler would take two from `end`, which the verifier forbids.
+        let end = opaque(end as u64) as usize;
+        let Some([kind, length]) = at::<[u8; 2]>(data, end, offset) else {
+            break;
+        };
+        if kind == 131 || kind == 137 {
+            return 1;
+        }
+        if kind == 0 {
+            break;
+        }
+        // One byte alone does nothing; what says that it is shorter goes on as if it did.
+        let longer = u64::from(length).wrapping_sub(1) & u64::from(kind != 1).wrapping_neg();
+        offset += 1 + opaque(longer & 63) as usize;
+    }
+    0
 }
 
 /// Destination unreachable, source quench, time exceeded, parameter problem (RFC 792), which hold
@@ -273,7 +335,12 @@ fn v6(data: usize, end: usize, packet: &mut Packet) -> Option<()> {
         if next != 0 && next != 43 && next != 60 {
             break;
         }
-        let head: [u8; 2] = at(data, end, offset)?;
+        let head: [u8; 4] = at(data, end, offset)?;
+        // Where it leads on, and the type that is deprecated because it leads anywhere (RFC 5095).
+        if next == 43 && (head[2] == 0 || head[3] != 0) {
+            packet.kind = ROUTED;
+            return Some(());
+        }
         next = head[0];
         offset += (usize::from(head[1]) + 1) * 8;
     }
@@ -284,7 +351,8 @@ fn v6(data: usize, end: usize, packet: &mut Packet) -> Option<()> {
         offset += 8;
         packet.proto = next;
         packet.id = u32::from(head[2]) | u32::from(head[3]) << 16;
-        if fragment(packet, head[1] & 0xfff8u16.to_be() != 0) {
+        let before = (offset - ETH_LEN) as u32;
+        if fragment(packet, head[1] & 0xfff8u16.to_be() != 0, before) {
             return Some(());
         }
     }
@@ -299,6 +367,9 @@ fn v6(data: usize, end: usize, packet: &mut Packet) -> Option<()> {
         } else if kind >= 1 && kind <= 4 {
             // RFC 4443 section 3: unreachable, too big, time exceeded, parameter problem.
             let about: V6 = at(data, end, offset + 8)?;
+            if is_nobodys(packet) {
+                return Some(());
+            }
             return error(
                 data,
                 end,
@@ -311,21 +382,36 @@ fn v6(data: usize, end: usize, packet: &mut Packet) -> Option<()> {
         }
         return Some(());
     }
+    if is_nobodys(packet) {
+        return Some(());
+    }
     transport(data, end, offset, packet)
+}
+
+/// Notes IPv6 addresses that no packet on a wire may have: the unspecified one, the loopback's, and
+/// those that would pass for IPv4 (RFC 4291 section 2.5).
+#[inline(always)]
+fn is_nobodys(packet: &mut Packet) -> bool {
+    let nobodys = halves_of(&packet.src)[0] == 0 || halves_of(&packet.dst)[0] == 0;
+    if nobodys {
+        packet.kind = MARTIAN;
+    }
+    nobodys
 }
 
 #[inline(always)]
 fn transport(data: usize, end: usize, offset: usize, packet: &mut Packet) -> Option<()> {
-    let ports: [u16; 2] = match packet.proto {
-        TCP | UDP | SCTP => at(data, end, offset)?,
+    let ports = match packet.proto {
+        UDP => at(data, end, offset)?,
+        TCP | SCTP => {
+            let head: Head = at(data, end, offset)?;
+            let [chunk, flags] = head.bytes;
+            packet.flags = if packet.proto == TCP { flags } else { sctp_flags(chunk) };
+            packet.numbers = head.numbers;
+            head.ports
+        }
         _ => return Some(()),
     };
-    if packet.proto == TCP {
-        packet.flags = at(data, end, offset + 13)?;
-    } else if packet.proto == SCTP {
-        let [chunk, _flags]: [u8; 2] = at(data, end, offset + 12)?;
-        packet.flags = sctp_flags(chunk);
-    }
     packet.kind = TRANSPORT;
     packet.sport = ports[0];
     packet.dport = ports[1];

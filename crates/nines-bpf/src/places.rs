@@ -68,8 +68,11 @@ pub const SILENT: u32 = 1;
 /// [`stance`]: so it is, and its director sends this packet here, to a real server.
 pub const SERVES: u32 = 2;
 
+/// [`stance`]: this node answers for the address, which is a VIP.
+pub const ANSWERS: u32 = 4;
+
 /// What this node is to an address now ([`clock::recent`]), for a packet from this MAC: [`SILENT`],
-/// [`SERVES`], or 0: it may answer for it.
+/// [`SERVES`], [`ANSWERS`], or 0: nobody guards it.
 #[inline(never)]
 pub fn stance(low: u64, high: u64, now: u64, mac: u64) -> u32 {
     let Some(guard) = guard_of([low, high]) else {
@@ -77,7 +80,7 @@ pub fn stance(low: u64, high: u64, now: u64, mac: u64) -> u32 {
     };
     // A recent reading will do where the deadline is far; the clock itself says that it is past.
     if now.wrapping_add(clock::TICKS) < guard.deadline_ns || clock::exact() < guard.deadline_ns {
-        return 0;
+        return ANSWERS;
     }
     if guard.flags & GUARD_SERVES != 0 && unsafe { PEERS.get(mac.to_ne_bytes()) }.is_some() {
         return SERVES;
@@ -88,7 +91,7 @@ pub fn stance(low: u64, high: u64, now: u64, mac: u64) -> u32 {
 /// Whether this node must not answer for the address.
 #[inline(always)]
 pub fn silent([low, high]: [u64; 2], now: u64) -> bool {
-    stance(low, high, now, 0) != 0
+    stance(low, high, now, 0) & SILENT != 0
 }
 
 /// Whether a packet that leaves speaks for a silent address; `claims` it on the link, or only has

@@ -283,7 +283,7 @@ pub struct Fib {
 const _: () = assert!(size_of::<Fib>() == 64 && offset_of!(Fib, dmac) == 58);
 
 pub const FIB_SUCCESS: i64 = 0;
-const FIB_NO_NEIGH: i64 = 7;
+pub const FIB_NO_NEIGH: i64 = 7;
 
 impl Fib {
     /// The way to the packet's destination, when it has `src` as source.

@@ -1,14 +1,17 @@
 //! The programs at XDP: those of `main.rs` once more, with XDP's return codes and its way of sending.
 
 use aya_ebpf::{
-    bindings::xdp_action, helpers::generated::bpf_xdp_load_bytes, macros::xdp, programs::XdpContext,
+    bindings::xdp_action, helpers::generated::bpf_xdp_load_bytes, macros::xdp,
+    programs::XdpContext, EbpfContext as _,
 };
 use nines_abi::{Packet, Server, Via, DROP_NO_SERVER, PROGRAM_DELIVER, PROGRAM_NEW};
 
 use crate::{
-    admit, cookie,
+    admit, begin, cookie,
     decide::{self, Verdict},
-    errors, express, full, maps, nat, packet, proxy, quic, services, tunnel,
+    errors, express, full, maps,
+    martian::Door,
+    nat, packet, proxy, quic, services, tunnel,
 };
 
 /// The fast path. What it cannot do (an unresolved neighbour, a device that takes no frames from
@@ -50,7 +53,12 @@ pub fn nines_xdp(ctx: XdpContext) -> u32 {
 #[xdp]
 #[inline(always)]
 pub fn nines_xdp_new(ctx: XdpContext) -> u32 {
-    xdp_stage(&ctx, |packet| decide::new(packet, 0, false))
+    let door = || {
+        let mut mac = [0; 6];
+        unsafe { bpf_xdp_load_bytes(ctx.ctx, 0, mac.as_mut_ptr().cast(), 6) };
+        Door { ctx: ctx.as_ptr(), ifindex: unsafe { (*ctx.ctx).ingress_ifindex }, mac }
+    };
+    xdp_stage(&ctx, |packet| begin::new(packet, 0, door, false))
 }
 
 /// Its service does not let everybody begin as many as he likes.
@@ -91,21 +99,21 @@ pub fn nines_xdp_quic(ctx: XdpContext) -> u32 {
 #[xdp]
 #[inline(always)]
 pub fn nines_xdp_weigh(ctx: XdpContext) -> u32 {
-    xdp_stage(&ctx, decide::weigh)
+    xdp_stage(&ctx, begin::weigh)
 }
 
 /// The scheduler remembers destinations.
 #[xdp]
 #[inline(always)]
 pub fn nines_xdp_remember(ctx: XdpContext) -> u32 {
-    xdp_stage(&ctx, decide::remember)
+    xdp_stage(&ctx, begin::remember)
 }
 
 /// The scheduler draws lots.
 #[xdp]
 #[inline(always)]
 pub fn nines_xdp_chance(ctx: XdpContext) -> u32 {
-    xdp_stage(&ctx, decide::chance)
+    xdp_stage(&ctx, begin::chance)
 }
 
 /// The flow becomes known.

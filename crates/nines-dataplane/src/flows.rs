@@ -30,6 +30,8 @@ pub struct SharedFlow {
     pub idle_ms: u32,
     /// Index into [`Batch::servers`].
     pub server: u32,
+    /// The server has answered it, or its client has come again: it gives way last.
+    pub earned: bool,
     /// The port that the server sees beside the VIP, with full NAT; else 0.
     pub own_port: u16,
     /// What it sees in place of the VIP.

@@ -6,12 +6,12 @@ use core::mem::size_of;
 
 use nines_abi::{
     seen_of, Bucket, Entry, Flow, Via, EVICTED, STATE_ESTABLISHED, STATE_LISTEN, STATE_UDP, WAYS,
-    WORD_LIVE, WORD_REPLY,
+    WORD_EARNED, WORD_LIVE, WORD_MIDDLE,
 };
 
 use super::{
-    bucket, expired, in_bucket, preferred, read, retire, second, tag_of, tail_of, tell, way, weigh,
-    VERSION, VERSION_STEP,
+    bucket, counts, expired, in_bucket, preferred, read, retire, second, tag_of, tail_of, tell,
+    way, weigh, VERSION, VERSION_STEP,
 };
 use crate::{
     atomic::{self, opaque},
@@ -56,16 +56,27 @@ fn first_by(bucket: *mut Bucket, now: u32, rank: impl Fn(u64, u64, u64) -> u64) 
     (best as usize & 7, best >> 3)
 }
 
-/// What a new flow may take: nothing's place, then, with `force`, that of a flow which is not
-/// established, or no more (so whoever sends SYNs by the million takes his own places), then whose
-/// silence is longest.
+/// What a new flow may take: nothing's place, then, with `force`, that of one which came in the middle
+/// and has shown nothing since; of one which is not established, or no more (so whoever sends SYNs by
+/// the million takes his own places); of one that has not earned its place; of datagrams; then whose
+/// silence is longest. Of TCP that has not earned its place it is the shortest: where answers go past,
+/// who has been there for long is the less likely forged.
 #[inline(always)]
 fn to_reuse(bucket: *mut Bucket, now: u32, force: u32) -> (usize, u64) {
-    let counts = u64::from(force) << 3;
-    const _: () = assert!(STATE_ESTABLISHED == 1 && STATE_UDP & 7 == 1 && STATE_LISTEN & 7 != 1);
+    const _: () = assert!(STATE_ESTABLISHED == 1 && STATE_UDP == 9 && STATE_LISTEN & 7 != 1);
+    const _: () = assert!(WORD_EARNED == 1 << 15 && WORD_MIDDLE == 1 << 16);
+    // The verifier knows which of them it is, and walks one.
+    if force == 0 {
+        return first_by(bucket, now, |_, silent, dead| silent | dead & FREE);
+    }
     first_by(bucket, now, |word, silent, dead| {
-        let passing = ((word & 7 ^ 1) + 7) & counts;
-        silent | passing << 30 | dead & FREE
+        let passing = ((word & 7 ^ 1) + 7) >> 3 & 1;
+        let unearned = word >> 15 & 1 ^ 1;
+        let idle = unearned & word >> 16;
+        // Established TCP, and nothing below it.
+        let new = unearned & !(passing | word >> 16 | word >> 3) & 1;
+        let worth = (word >> 3 & 1) << 33 | unearned << 34 | passing << 35 | idle << 36;
+        silent ^ opaque(new).wrapping_neg() & 0xffff_ffff | worth | dead & FREE
     })
 }
 
@@ -134,7 +145,9 @@ fn put(index: u32, key: &Flow, new: &New, force: u32) -> u32 {
     if !may {
         if let Some(seen) = read(tail) {
             let over = expired(seen.word, new.now);
-            may = (over || force != 0) && retire(tail, seen);
+            // What comes in the middle takes a place of its own kind only: it may be forged.
+            let lent = opaque((!u64::from(new.word) >> 16 | rank >> 36) & u64::from(force) & 1);
+            may = (over || lent != 0) && retire(tail, seen);
             if may && !over {
                 count_drop(EVICTED);
             }
@@ -176,7 +189,7 @@ pub fn insert(key: &Flow, new: &New) -> u32 {
         }
         placed = put(other, key, new, 1);
     }
-    if placed == 1 && u64::from(new.word) & WORD_REPLY == 0 {
+    if placed == 1 && counts(u64::from(new.word)) {
         weigh(new.server, new.generation, new.word as u8, 1);
     }
     placed

@@ -11,23 +11,23 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     ops::Range,
-    os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd},
 };
 
 use aya::maps::{HashMap, Map, MapData, RingBuf};
 use nines_abi::{
-    self as abi, Bucket, Entry, FORWARD_FULL_NAT, FORWARD_NAT, Flow, Guard, IDLE_SHIFT, LEARN_MAX,
-    SCHED_MAGLEV, STATE_NONE, Server, Service, ServiceKey, Tail, Template, TemplateKey, Via,
-    WORD_DATA, WORD_FULL, WORD_LIVE, WORD_PROXY, WORD_REPLY, WORD_SENT, WORD_SHOWN, seen_of,
+    self as abi, Bucket, Entry, FORWARD_FULL_NAT, FORWARD_NAT, Flow, Guard, IDLE_SHIFT,
+    SCHED_MAGLEV, STATE_NONE, Server, Service, Template, TemplateKey, WORD_DATA, WORD_EARNED,
+    WORD_FULL, WORD_LIVE, WORD_MIDDLE, WORD_PROXY, WORD_REPLY, WORD_SENT, WORD_SHOWN, seen_of,
     state_of,
 };
 use nines_model::{Time, Traffic};
 
+pub use self::learn::FlowsIn;
 use super::{
     EbpfPlane, Raw, installed, map_error, pin_directory, places, reading,
     shared::{Shared, View},
     tables::{pinned, shared},
-    testrun,
 };
 use crate::{
     Error, Result, address,
@@ -35,23 +35,16 @@ use crate::{
     process::boot_time,
 };
 
+mod learn;
+
 /// Flows of one [`Batch`] at most.
 const BATCH: usize = 512;
 
 /// The program that learns.
 const PROGRAM: &str = "nines_learn";
 
-fn units_of_ms(ms: u32) -> u32 {
-    ((u64::from(ms) * 1_000_000) >> IDLE_SHIFT) as u32
-}
-
 fn ms_of_units(units: u32) -> u32 {
     u32::try_from((u64::from(units) << IDLE_SHIFT) / 1_000_000).unwrap_or(u32::MAX)
-}
-
-fn bits(told: Told) -> u64 {
-    let bit = |set: bool, bit: u64| if set { bit } else { 0 };
-    WORD_PROXY | bit(told.sent, WORD_SENT) | bit(told.data, WORD_DATA) | bit(told.shown, WORD_SHOWN)
 }
 
 /// Where this director's tables are, opened once.
@@ -122,9 +115,11 @@ impl Look {
     /// Every director would send it there without being told.
     fn is_plain(&self, key: &Flow, slot: u32, server: &Server, service: &Service) -> bool {
         let (base, len) = (service.table_base(), service.table_len());
-        // Who is on no list any more would have to begin anew elsewhere, and be counted again.
+        // Who is on no list any more would have to begin anew elsewhere, and be counted again; there
+        // all clients at once would be too many strangers.
+        let asks = abi::SERVICE_SOURCES | abi::SERVICE_RATE | abi::SERVICE_COOKIES;
         if self.all
-            || service.flags & (abi::SERVICE_SOURCES | abi::SERVICE_RATE) != 0
+            || service.flags & asks != 0
             || service.scheduler != SCHED_MAGLEV
             || server.forward == FORWARD_NAT
             || server.forward == FORWARD_FULL_NAT
@@ -153,7 +148,9 @@ impl Look {
 
     fn tell(&self, entry: &Entry, into: &mut Batch) {
         let word = entry.tail.word;
-        if word & WORD_LIVE == 0 || word & WORD_REPLY != 0 || state_of(word) == STATE_NONE {
+        let middle = word & (WORD_MIDDLE | WORD_EARNED) == WORD_MIDDLE;
+        if word & WORD_LIVE == 0 || word & WORD_REPLY != 0 || middle || state_of(word) == STATE_NONE
+        {
             return;
         }
         let Some((server, service)) = self.server(entry.tail.server, entry.tail.generation) else {
@@ -180,6 +177,7 @@ impl Look {
             state: state_of(word),
             idle_ms: self.idle_ms(seen_of(word)),
             server,
+            earned: word & WORD_EARNED != 0,
             own_port: if word & WORD_FULL != 0 { u16::from_be(entry.via.port) } else { 0 },
             own_addr,
             told: (word & WORD_PROXY != 0).then_some(Told {
@@ -217,6 +215,7 @@ impl Look {
             state: STATE_NONE,
             idle_ms: self.idle_ms(template.seen),
             server,
+            earned: false,
             own_port: 0,
             own_addr: None,
             told: None,
@@ -373,118 +372,6 @@ impl FlowsOut {
 fn flush(batch: &mut Batch, from: usize, each: &mut dyn FnMut(Batch)) {
     if batch.flows.len() >= from {
         each(std::mem::take(batch));
-    }
-}
-
-/// Other directors' flows, for this one's table.
-pub struct FlowsIn {
-    tables: Pinned,
-    learned: View<Entry>,
-    learnt: View<u64>,
-    program: OwnedFd,
-    slots: BTreeMap<(ServiceKey, SocketAddr), u32>,
-}
-
-impl FlowsIn {
-    fn open(program: OwnedFd) -> Result<Self> {
-        let pins = pin_directory()?;
-        let learned: Shared<Entry> = shared(pinned(&pins, "LEARNED")?)?;
-        let learnt: Shared<u64> = shared(pinned(&pins, "LEARNT")?)?;
-        let (learned, learnt) = (learned.view()?, learnt.view()?);
-        Ok(Self { tables: Pinned::open()?, learned, learnt, program, slots: BTreeMap::new() })
-    }
-
-    /// Takes them into the table; gives how many are of servers that this director does not have.
-    pub fn learn(&mut self, batch: &Batch) -> Result<u32> {
-        let look = self.tables.look()?;
-        let servers: Vec<Option<(u32, u32)>> =
-            batch.servers.iter().map(|(traffic, at)| self.slot(&look, *traffic, *at)).collect();
-        let (mut unknown, mut filled) = (0, 0);
-        for flow in &batch.flows {
-            let known = servers.get(flow.server as usize).copied().flatten();
-            let source = known.and_then(|(server, _)| look.source(server, flow.own_addr));
-            let (Some((server, generation)), Some(source)) = (known, source) else {
-                unknown += 1;
-                continue;
-            };
-            let seen = look.clock.wrapping_sub(units_of_ms(flow.idle_ms));
-            let dst = address::words(flow.asked.ip());
-            let dport = flow.asked.port().to_be();
-            self.learned.set(
-                filled,
-                Entry {
-                    key: Flow {
-                        src: address::words(flow.client.ip()),
-                        dst,
-                        sport: flow.client.port().to_be(),
-                        dport,
-                        proto: u32::from(flow.proto),
-                    },
-                    via: match flow.own_port {
-                        0 if flow.state == STATE_NONE => abi::via_of_call(flow.call),
-                        0 => Via { addr: dst[3], port: dport, source: 0 },
-                        port => Via {
-                            addr: flow.told.map_or(0, |told| told.first),
-                            port: port.to_be(),
-                            source,
-                        },
-                    },
-                    tail: Tail {
-                        word: u64::from(seen) << 32
-                            | u64::from(flow.state & 15)
-                            | flow.told.map_or(0, bits),
-                        server,
-                        generation,
-                    },
-                },
-            );
-            filled += 1;
-            if filled == LEARN_MAX {
-                self.run(filled)?;
-                filled = 0;
-            }
-        }
-        self.run(filled)?;
-        Ok(unknown)
-    }
-
-    fn run(&self, count: u32) -> Result<()> {
-        self.learnt.set(0, 0);
-        let (packet, mut done) = ([0; 64], 0);
-        while done < count {
-            let ran = testrun::run(PROGRAM, self.program.as_raw_fd(), &packet, count - done, 0);
-            let before = std::mem::replace(&mut done, self.learnt.get(0) as u32);
-            // A signal ends a run early; it goes on from there.
-            if let Err(why) = ran
-                && done <= before
-            {
-                return Err(why);
-            }
-        }
-        Ok(())
-    }
-
-    /// Slot and generation of a server, by what the tables hold now.
-    fn slot(&mut self, look: &Look, traffic: Traffic, at: SocketAddr) -> Option<(u32, u32)> {
-        let wanted = (installed::key(traffic), at);
-        let generation = |slot: u32| {
-            let server = look.servers.get(slot);
-            let (server, service) = look.server(slot, server.generation)?;
-            ((service.key, installed::identity(&server)) == wanted).then_some(server.generation)
-        };
-        let known = self.slots.get(&wanted).copied();
-        if let Some((slot, generation)) = known.and_then(|slot| Some((slot, generation(slot)?))) {
-            return Some((slot, generation));
-        }
-        self.slots.clear();
-        for slot in 0..look.servers.len() {
-            let server = look.servers.get(slot);
-            if let Some((server, service)) = look.server(slot, server.generation) {
-                self.slots.insert((service.key, installed::identity(&server)), slot);
-            }
-        }
-        let slot = *self.slots.get(&wanted)?;
-        Some((slot, generation(slot)?))
     }
 }
 

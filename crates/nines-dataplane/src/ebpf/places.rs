@@ -46,7 +46,7 @@ impl Entry for Place {
     }
 }
 
-fn halves_of(addr: Addr) -> [u64; 2] {
+pub(super) fn halves_of(addr: Addr) -> [u64; 2] {
     let word = |i: usize| u32::from_ne_bytes([addr[i], addr[i + 1], addr[i + 2], addr[i + 3]]);
     halves([word(0), word(4), word(8), word(12)])
 }

@@ -62,6 +62,17 @@ impl EbpfPlane {
         fd.as_fd().try_clone_to_owned().map_err(|e| failed(e.to_string()))
     }
 
+    /// How many instructions the kernel walked to verify each program that is loaded.
+    pub fn verified(&self) -> Vec<(String, u64)> {
+        let count = |program: &aya::programs::Program| -> Option<u64> {
+            let fd = program.fd().ok()?.as_fd().as_raw_fd();
+            let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
+            info.lines().find_map(|l| l.strip_prefix("verified_insns:"))?.trim().parse().ok()
+        };
+        let all = self.ebpf.programs();
+        all.filter_map(|(name, program)| Some((name.to_owned(), count(program)?))).collect()
+    }
+
     /// Loads the XDP programs without attaching them; they may send to every interface.
     pub fn load_xdp(&mut self) -> Result<()> {
         super::attach::load_xdp(&mut self.ebpf)?;

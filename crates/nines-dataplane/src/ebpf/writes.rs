@@ -78,9 +78,13 @@ pub fn plan_and_names(ask: Ask<'_>) -> Result<(Vec<Write>, Vec<String>)> {
     // What only the changed services say is known without looking at the others.
     let addresses = ask.before.is_none_or(|old| {
         let translates = |s: &TableService| s.servers.values().any(|s| s.forward.translates());
+        let at = |s: &TableServer| (s.addr.ip(), s.forward == Forward::Local);
         let plain = |(name, s): &(&String, &TableService)| {
             let before = old.services.get(*name);
-            let same = before.is_some_and(|b| b.traffic == s.traffic && !translates(b));
+            let same = before.is_some_and(|b| {
+                let there = b.servers.values().map(at).eq(s.servers.values().map(at));
+                b.traffic == s.traffic && !translates(b) && there
+            });
             same && !translates(s) && s.traffic.vips().next().is_some()
         };
         !gone.is_empty() || !changed.iter().all(plain)
@@ -170,6 +174,8 @@ struct Planner<'a> {
     spread: BTreeMap<(SpreadKey, u8), Option<u32>>,
     /// `SETTING_*`, if they were looked at.
     flags: Option<u32>,
+    /// [`Settings::named`], if addresses were looked at.
+    named: Option<u32>,
     cursor: u32,
 }
 
@@ -186,6 +192,7 @@ impl<'a> Planner<'a> {
             room: None,
             spread: BTreeMap::new(),
             flags: None,
+            named: None,
             cursor: ask.installed.cursor,
         }
     }
@@ -456,12 +463,13 @@ impl<'a> Planner<'a> {
         }
         let flags = self.flags.unwrap_or(old.flags);
         let secret = if old.secret == [0; 2] { draw()? } else { old.secret };
-        let settings = Settings { flags, pad: 0, idle, secret };
+        let named = self.named.unwrap_or(old.named);
+        let settings = Settings { flags, named, idle, secret };
         if settings != old {
-            if flags & old.flags == old.flags {
+            let both = Settings { flags: flags | old.flags, named: named | old.named, ..settings };
+            if both == settings {
                 self.before.push(Write::Settings(settings));
             } else {
-                let both = Settings { flags: flags | old.flags, ..settings };
                 if both != old {
                     self.before.push(Write::Settings(both));
                 }

@@ -126,7 +126,9 @@ fn what_one_director_tells_another_goes_on_there() {
     let rate = Rate { count: 100, seconds: 1 };
     let hashed = rated.services.get_mut("s2").unwrap();
     hashed.rate = Some(ClientRate { rate, burst: 100, prefix: 32 });
-    for (asks, why) in [(listed, "a list"), (rated, "a rate")] {
+    let mut strange = services();
+    strange.services.get_mut("s2").unwrap().cookies = Some(rate);
+    for (asks, why) in [(listed, "a list"), (rated, "a rate"), (strange, "cookies")] {
         b.plane.apply(&asks).unwrap();
         assert_eq!(
             flows(&all_of(&mut out)),

@@ -5,13 +5,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nines_dataplane::DataPlane as _;
+use nines_dataplane::{
+    DataPlane as _,
+    ebpf::{Hooks, Sizes},
+};
 use nines_model::{
     Forward, ForwardingTable, IdleLimits, Millis, Persist, Proto, Scheduler, ServerState,
     TableServer,
 };
 
-use super::{Bench, bench, both_hooks, build::*, service, table, web};
+use super::{Bench, bench, bench_with, both_hooks, build::*, service, table, web};
 
 /// Active and inactive flows by server.
 fn loads(b: &mut Bench) -> BTreeMap<String, (u64, u64)> {
@@ -175,7 +178,8 @@ fn a_full_table_serves_new_flows_and_says_so() {
 /// shows that the flow lives.
 #[test]
 fn a_half_that_gave_way_comes_back() {
-    let Some(mut b) = bench() else { return };
+    let sizes = Sizes { buckets: 1_024, ..Sizes::default() };
+    let Some(mut b) = bench_with(Hooks::Tc, sizes) else { return };
     let nat = [("10.0.0.11:8080", Forward::Nat)];
     let other = [("10.0.0.12:80", Forward::Dr)];
     let mut all = table(vec![
@@ -185,21 +189,30 @@ fn a_half_that_gave_way_comes_back() {
     b.plane.apply(&all).unwrap();
     let there = |n: u16, flags| tcp(&format!("10.0.0.1:{n}"), "10.0.0.100:80", flags).bytes();
     let back = |n: u16, flags| tcp("10.0.0.11:8080", &format!("10.0.0.1:{n}"), flags).bytes();
+    let mut next = 0x0b00_0000u32;
+    let mut strangers = |b: &Bench, count: u32| {
+        for _ in 0..count {
+            let mut stranger = tcp("0.0.0.0:1", "10.0.0.100:81", SYN).bytes();
+            stranger[26..30].copy_from_slice(&next.to_be_bytes());
+            next += 1;
+            for flags in [SYN, ACK] {
+                stranger[47] = flags;
+                b.tc(&stranger);
+            }
+        }
+        // By the table's clock what comes now is younger.
+        std::thread::sleep(std::time::Duration::from_millis(60));
+    };
+    // Every place is taken; what is opened then and has shown nothing yet gives way to more: some
+    // halves go, not their others.
+    strangers(&b, sizes.buckets * nines_abi::WAYS as u32 * 2);
     let ports = 2_000..2_200;
     for n in ports.clone() {
         b.tc(&there(n, SYN));
         b.tc(&back(n, SYN | ACK));
         b.tc(&there(n, ACK));
     }
-    // Others establish until every place was taken anew: some halves go, not their others.
-    let mut stranger = tcp("0.0.0.0:1", "10.0.0.100:81", SYN).bytes();
-    for n in 0..nines_abi::BUCKETS * nines_abi::WAYS as u32 {
-        stranger[26..30].copy_from_slice(&(0x0b00_0000 + n).to_be_bytes());
-        stranger[47] = SYN;
-        b.tc(&stranger);
-        stranger[47] = ACK;
-        b.tc(&stranger);
-    }
+    strangers(&b, sizes.buckets / 2);
     let lives = |b: &Bench, packet: &[u8]| b.tc(packet).0 == super::REDIRECT;
     // A server that is down keeps what it has and takes up nothing: what lives had a half.
     let server = all.services.get_mut("s0").unwrap().servers.get_mut("r1").unwrap();

@@ -29,6 +29,7 @@ mod full;
 mod fuzz;
 mod guard;
 mod hooks;
+mod hostile;
 mod instructions;
 mod ipvs;
 mod ipvs_shown;
@@ -43,6 +44,7 @@ mod refuse;
 mod reload;
 mod server;
 mod sip;
+mod verify;
 mod ways;
 
 const SHOT: i32 = 2;
@@ -98,6 +100,10 @@ fn leave() -> Option<()> {
 }
 
 fn bench_on(hooks: Hooks) -> Option<Bench> {
+    bench_with(hooks, Sizes::default())
+}
+
+fn bench_with(hooks: Hooks, sizes: Sizes) -> Option<Bench> {
     leave()?;
     for words in [
         "link set lo up",
@@ -112,7 +118,7 @@ fn bench_on(hooks: Hooks) -> Option<Bench> {
     far::outside(&["v1"]);
     let fresh = std::env::var_os("NINES_BPF_OBJECT").map(|p| std::fs::read(p).unwrap());
     let object = fresh.as_deref().unwrap_or(ebpf::object::BYTES);
-    let (mut plane, guard) = ebpf::open(object, hooks, Sizes::default()).unwrap();
+    let (mut plane, guard) = ebpf::open(object, hooks, sizes).unwrap();
     if hooks == Hooks::Xdp {
         plane.load_xdp().unwrap();
     }

@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use nines_abi::{self as abi, Addr, PLACE_SERVER, PLACE_VIP, QuicKey};
-use nines_model::TableService;
+use nines_abi::{self as abi, Addr, PLACE_REAL, PLACE_SERVER, PLACE_VIP, QuicKey};
+use nines_model::{Forward, TableService};
 
-use super::{Planner, Write};
+use super::{super::places::halves_of, Planner, Write};
 use crate::address;
 
 impl Planner<'_> {
@@ -59,11 +59,14 @@ impl Planner<'_> {
             for vip in service.traffic.vips().chain(service.pool.iter().copied()) {
                 *places.entry(address::mapped(vip)).or_default() |= PLACE_VIP;
             }
-            for server in service.servers.values().filter(|s| s.forward.translates()) {
-                *places.entry(address::mapped(server.addr.ip())).or_default() |= PLACE_SERVER;
+            for server in service.servers.values().filter(|s| s.forward != Forward::Local) {
+                let flag = if server.forward.translates() { PLACE_SERVER } else { PLACE_REAL };
+                *places.entry(address::mapped(server.addr.ip())).or_default() |= flag;
             }
         }
         let old = &self.ask.installed.places;
+        let bit = |addr: &Addr| abi::named_bit(halves_of(*addr));
+        self.named = Some(places.keys().map(bit).fold(0, |all, bit| all | bit));
         let mut first = Vec::new();
         for (addr, flags) in &places {
             let had = old.get(addr).copied().unwrap_or(0);

@@ -74,6 +74,8 @@ struct Flow {
     /// A client is remembered by it.
     #[prost(fixed64, tag = "11")]
     call: u64,
+    #[prost(bool, tag = "100")]
+    earned: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
@@ -154,6 +156,7 @@ impl Flow {
             state: flow.state.into(),
             idle_ms: flow.idle_ms,
             server: flow.server,
+            earned: flow.earned,
             own_port: flow.own_port.into(),
             own_addr: flow.own_addr.map_or_else(Vec::new, pack),
             proxy: flow.told.map(|flows::Told { first, sent, data, shown }| Proxy {
@@ -181,6 +184,7 @@ impl Flow {
             state,
             idle_ms: self.idle_ms,
             server: self.server,
+            earned: self.earned,
             own_port: u16::try_from(self.own_port).ok()?,
             own_addr,
             told: self.proxy.map(|Proxy { first, sent, data, shown }| flows::Told {
@@ -253,6 +257,7 @@ mod tests {
                 state,
                 idle_ms: numbers.3,
                 server: numbers.4,
+                earned: numbers.0 & 1 != 0,
                 own_port: numbers.0,
                 own_addr: (state % 3 == 0).then(|| ip.into()),
                 told: (state % 2 == 0).then_some(flows::Told {
