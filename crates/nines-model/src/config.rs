@@ -216,7 +216,7 @@ fn vips(r: &mut Reader, root: &Table<'_>, spec: &mut Spec) {
         let interface = table.get("interface").and_then(|v| r.string(&v));
         if interface.as_deref() == Some("lo") {
             let span = table.get("interface").map_or(0..0, |v| v.span);
-            let help = "leave interface away: the VIP goes where its network is";
+            let help = "remove interface: the VIP goes to the interface of its subnet";
             r.error(
                 span,
                 "a VIP cannot be on lo: other machines ask for it on the network",

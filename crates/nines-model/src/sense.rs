@@ -31,7 +31,7 @@ pub fn refused(spec: &Spec) -> Vec<Finding> {
         ));
     } else if spec.directors().next().is_none() {
         let what = "all nodes are witnesses: no director is left to carry VIPs";
-        found.push(Finding::new(what, "take role = \"witness\" away from at least one node"));
+        found.push(Finding::new(what, "remove role = \"witness\" from at least one node"));
     }
     for (name, service) in &spec.services {
         let own =

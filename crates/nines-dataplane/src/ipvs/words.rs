@@ -159,7 +159,7 @@ fn lacks(service: &TableService) -> Result<()> {
         if asked {
             let why = "IPVS has nothing of the kind";
             return Err(refused(format!("{what} cannot be kept"), why)
-                .next("leave it away, or dataplane = \"ebpf\""));
+                .next("remove it, or dataplane = \"ebpf\""));
         }
     }
     Ok(())

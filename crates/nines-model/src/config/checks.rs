@@ -67,7 +67,7 @@ fn check_kind(r: &mut Reader, inner: &Table<'_>, proto: Proto, usual: CheckKind)
         return asked.unwrap_or(usual);
     };
     if let Some(value) = inner.get("proto") {
-        r.error(value.span, "an HTTP check is made over TCP", Some("leave proto away".into()));
+        r.error(value.span, "an HTTP check is made over TCP", Some("remove proto".into()));
     }
     let path = r.string(&path_value).unwrap_or_default();
     let plain = |c: char| c.is_ascii_graphic() && !"#<>\\^`".contains(c);

@@ -40,7 +40,7 @@ pub fn by_call(r: &mut Reader, table: &Table<'_>, listen: Listen) -> bool {
         r.error(value.span, "persist-by without persist means nothing", help);
     } else if by_call && listen.proto != Proto::Udp {
         let why = format!("calls are told apart in UDP only, not in {}", listen.proto);
-        r.error(value.span, why, Some("leave persist-by away".into()));
+        r.error(value.span, why, Some("remove persist-by".into()));
     }
     by_call
 }

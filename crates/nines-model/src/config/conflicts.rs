@@ -34,7 +34,7 @@ pub fn conflicts(r: &mut Reader, root: &Table<'_>, spec: &Spec) {
         let why = format!(
             "director {director} is a real server of the others: IPVS would choose again there"
         );
-        let help = "leave dataplane away, or use nat, full-nat, or servers that are no directors";
+        let help = "remove dataplane, or use nat, full-nat, or servers that are not directors";
         r.error(span.unwrap_or(0..0), why, Some(help.into()));
     }
 }

@@ -66,7 +66,7 @@ pub fn lead(r: &mut Reader, spec: &mut Spec, name: &str, span: &Range<usize>) {
             }
             _ if !vip.prefer.is_empty() => {
                 let why = format!("{source} goes with {leader}, it prefers nothing by itself");
-                r.error(span.clone(), why, Some("leave its prefer away".into()));
+                r.error(span.clone(), why, Some("remove its prefer".into()));
             }
             _ => {}
         }

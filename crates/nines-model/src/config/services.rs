@@ -131,7 +131,7 @@ fn service(r: &mut Reader, table: &Table<'_>) -> Option<(ServiceSpec, std::ops::
     let (listen, forward, scheduler) = (listen?, tunnel.of(forward?), scheduler?);
     if check.forwarded && listen.proto != Proto::Tcp {
         let span = table.get("check").map_or(0..0, |v| v.span);
-        let help = Some("leave way = \"forwarded\" away".into());
+        let help = Some("remove way = \"forwarded\"".into());
         r.error(
             span,
             format!("way = \"forwarded\" asks over TCP; this service is {}", listen.proto),
@@ -178,13 +178,13 @@ fn service(r: &mut Reader, table: &Table<'_>) -> Option<(ServiceSpec, std::ops::
         && !service.servers.values().any(|s| service.tells(s))
     {
         let why = "proxy-protocol needs full NAT: otherwise servers see the client's own address";
-        r.error(span, why, Some("leave it away, or set forward = \"full-nat\"".into()));
+        r.error(span, why, Some("remove it, or set forward = \"full-nat\"".into()));
     }
     if let Some((_, span)) = pool
         && !service.servers.values().any(|s| service.forward_of(s) == Forward::FullNat)
     {
         let why = "source-pool needs full NAT: otherwise servers see the client's own address";
-        r.error(span, why, Some("leave it away, or set forward = \"full-nat\"".into()));
+        r.error(span, why, Some("remove it, or set forward = \"full-nat\"".into()));
     }
     Some((service, listen_value.map_or(0..0, |v| v.span)))
 }
@@ -265,7 +265,7 @@ fn mark(r: &mut Reader, table: &Table<'_>, listen: Listen) -> Option<u32> {
     }
     if let Some(value) = table.get("syn-cookies") {
         let why = "packets get their mark too late to be asked for a cookie";
-        r.error(value.span, why, Some("leave syn-cookies away, or use rate".into()));
+        r.error(value.span, why, Some("remove syn-cookies, or use rate".into()));
     }
     if let Some(value) = table.get("proxy-protocol") {
         let why = "a service by mark takes protocols that cannot carry the PROXY header";
@@ -341,7 +341,7 @@ fn servers(
         servers.insert(name.text.clone(), server);
     }
     if !servers.is_empty() && servers.values().all(|s| s.sorry) {
-        let help = Some("leave role away where the service's own servers are".into());
+        let help = Some("remove role where the service's own servers are".into());
         r.error(value.span.clone(), "every server is a sorry server", help);
     }
     servers
@@ -417,12 +417,12 @@ fn server_addr(
     let mapped = addr.port() != port;
     if mapped && addr.ip().is_loopback() {
         let why = "packets for the director itself keep their port";
-        r.error(value.span.clone(), why, Some("leave the port away".into()));
+        r.error(value.span.clone(), why, Some("remove the port".into()));
         return None;
     }
     if mapped && port == 0 && mark.is_none() {
         let message = "a service on many ports keeps the client's port";
-        r.error(value.span.clone(), message, Some("leave the port away".into()));
+        r.error(value.span.clone(), message, Some("remove the port".into()));
         return None;
     }
     if !forward.translates() && mapped {
@@ -431,7 +431,7 @@ fn server_addr(
             format!(
                 "only NAT maps ports: with forward = \"{forward}\" the server gets port {port}"
             ),
-            Some("leave the port away, or set forward = \"nat\"".into()),
+            Some("remove the port, or set forward = \"nat\"".into()),
         );
         return None;
     }

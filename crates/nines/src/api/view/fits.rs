@@ -226,7 +226,7 @@ fn without_interface(machines: &Machines, spec: &Spec) -> Vec<Failure> {
         let what = format!("no interface {interface} for the VIP {vip}");
         let why = format!("{} has no {interface}; {first} has {there}", lack.join(", "));
         found.push(Failure::new(Kind::Usage, what, why).next(format!(
-            "[vip.{}] interface = ...   or leave it away: the VIP's subnet then decides",
+            "[vip.{}] interface = ...   or remove it: the VIP's subnet then decides",
             spec.vip_name(vip)
         )));
     }
