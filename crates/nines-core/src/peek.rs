@@ -38,6 +38,11 @@ fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
     None
 }
 
+/// Whether this encoded [`crate::wire::Command`] applies a config: then it does nothing else.
+pub fn applies_config(bytes: &[u8]) -> bool {
+    field(bytes, 10).is_some()
+}
+
 /// The text of the config that this encoded [`crate::wire::Command`] applies, if it is such a one.
 pub fn config_of_command(bytes: &[u8]) -> Option<&str> {
     std::str::from_utf8(field(field(bytes, 10)?, 1)?).ok()

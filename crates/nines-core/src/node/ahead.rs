@@ -32,6 +32,9 @@ pub(super) struct Ahead {
     pub bytes: usize,
     /// Committed, not applied yet.
     pub entries: VecDeque<Committed>,
+    /// The first of them waits for its config, this long at most: nobody looks into megabytes with
+    /// every event to find that out again.
+    first_waits: Option<(u64, Time)>,
     /// States in place of a log.
     states: Vec<RaftMessage>,
 }
@@ -69,9 +72,12 @@ impl Ahead {
     /// The next committed entry, if it may be applied.
     pub fn next(&mut self, now: Time, actions: &mut Vec<Action>) -> Option<Committed> {
         let first = self.entries.pop_front()?;
-        let waits = peek::config_of_command(&first.command)
-            .is_some_and(|text| !self.is_read(now, text, actions));
+        let known = self.first_waits.filter(|(index, until)| *index == first.index && now < *until);
+        let waits = known.is_some()
+            || peek::config_of_command(&first.command)
+                .is_some_and(|text| !self.is_read(now, text, actions));
         if waits {
+            self.first_waits = known.or(Some((first.index, now.plus(PATIENCE))));
             self.entries.push_front(first);
             return None;
         }
@@ -98,6 +104,7 @@ impl Node {
     pub(super) fn was_read(&mut self, now: Time, config: Arc<Config>) {
         self.ahead.asked.retain(|(text, _)| *text != config.text);
         self.ahead.configs.put(config);
+        self.ahead.first_waits = None;
         for message in std::mem::take(&mut self.ahead.states) {
             self.log_message(now, message);
         }

@@ -11,7 +11,7 @@ use crate::{
     consensus,
     held::{self, SetPart},
     lives::Standing,
-    many,
+    many, peek,
     wire::{self, Beat, Command, Frame, RaftMessage, Token, command::Kind, frame},
 };
 
@@ -264,6 +264,9 @@ impl Node {
 
     /// Until when an entry may not be appended here.
     pub(super) fn must_wait(&self, now: Time, index: u64, command: &[u8]) -> Option<Time> {
+        if peek::applies_config(command) {
+            return None;
+        }
         let kind = Command::decode(command).ok()?.kind?;
         many::singly(kind).iter().filter_map(|kind| self.one_must_wait(now, index, kind)).max()
     }

@@ -14,7 +14,7 @@ use prost::Message as _;
 use super::Node;
 use crate::{
     held::{self, Arriving, HeldSet, Name, SetPart},
-    many,
+    many, peek,
     wire::{Ack, Beat, Command},
 };
 
@@ -73,6 +73,9 @@ impl Node {
     fn newest_tokens(&self) -> BTreeMap<IpAddr, u64> {
         let mut newest = BTreeMap::new();
         let mut take = |index: u64, bytes: &[u8]| {
+            if peek::applies_config(bytes) {
+                return;
+            }
             let kind = Command::decode(bytes).ok().and_then(|command| command.kind);
             for vip in kind.iter().flat_map(many::gives) {
                 let token = newest.entry(vip).or_insert(index);
