@@ -56,7 +56,7 @@ pub fn parse(text: &str) -> Result<Spec, Vec<Diagnostic>> {
         return Err(vec![Diagnostic { span: 0..0, message, help }]);
     }
     let mut reader = Reader::default();
-    let spec = reader.document(text).map(|root| read(&mut reader, &root));
+    let spec = reader.document(text).map(|document| read(&mut reader, &document.root()));
     let mut found = reader.diagnostics;
     match spec {
         Some(spec) if found.is_empty() => Ok(spec),

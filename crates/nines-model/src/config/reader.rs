@@ -22,50 +22,60 @@ pub(super) struct Name {
 #[derive(Clone)]
 pub(super) struct Value<'a> {
     pub span: Range<usize>,
-    inner: DeValue<'a>,
+    inner: &'a DeValue<'a>,
 }
 
 /// A table with its place.
+#[derive(Clone)]
 pub(super) struct Table<'a> {
     pub span: Range<usize>,
-    inner: DeTable<'a>,
+    inner: &'a DeTable<'a>,
+}
+
+/// A document: what values and tables are parts of.
+pub(super) struct Document<'a>(Spanned<DeTable<'a>>);
+
+impl Document<'_> {
+    pub fn root(&self) -> Table<'_> {
+        Table { span: self.0.span(), inner: self.0.get_ref() }
+    }
 }
 
 impl<'a> Value<'a> {
-    fn of(spanned: &Spanned<DeValue<'a>>) -> Self {
-        Self { span: spanned.span(), inner: spanned.get_ref().clone() }
+    fn of(spanned: &'a Spanned<DeValue<'a>>) -> Self {
+        Self { span: spanned.span(), inner: spanned.get_ref() }
     }
 
     pub fn as_table(&self) -> Option<Table<'a>> {
-        match &self.inner {
-            DeValue::Table(inner) => Some(Table { span: self.span.clone(), inner: inner.clone() }),
+        match self.inner {
+            DeValue::Table(inner) => Some(Table { span: self.span.clone(), inner }),
             _ => None,
         }
     }
 
     pub fn as_array(&self) -> Option<Vec<Value<'a>>> {
-        match &self.inner {
+        match self.inner {
             DeValue::Array(items) => Some(items.iter().map(Value::of).collect()),
             _ => None,
         }
     }
 
     pub fn as_text(&self) -> Option<&str> {
-        match &self.inner {
+        match self.inner {
             DeValue::String(text) => Some(text.as_ref()),
             _ => None,
         }
     }
 
     pub fn as_integer(&self) -> Option<&str> {
-        match &self.inner {
+        match self.inner {
             DeValue::Integer(number) => Some(number.as_str()),
             _ => None,
         }
     }
 
     fn kind(&self) -> &'static str {
-        match &self.inner {
+        match self.inner {
             DeValue::String(_) => "a string",
             DeValue::Integer(_) => "a number",
             DeValue::Float(_) => "a fraction",
@@ -99,7 +109,7 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub fn document<'a>(&mut self, text: &'a str) -> Option<Table<'a>> {
+    pub fn document<'a>(&mut self, text: &'a str) -> Option<Document<'a>> {
         let (root, errors) = DeTable::parse_recoverable(text);
         let mut told: Vec<_> = errors
             .iter()
@@ -107,7 +117,7 @@ impl Reader {
             .collect();
         told.sort_by_key(|(span, _)| span.start);
         self.diagnostics.extend(broken::told(text, &told));
-        errors.is_empty().then(|| Table { span: root.span(), inner: root.into_inner() })
+        errors.is_empty().then_some(Document(root))
     }
 
     pub fn error(&mut self, span: Range<usize>, message: impl Into<String>, help: Option<String>) {
@@ -168,7 +178,7 @@ impl Reader {
     }
 
     pub fn string(&mut self, value: &Value<'_>) -> Option<String> {
-        if let DeValue::String(text) = &value.inner {
+        if let DeValue::String(text) = value.inner {
             return Some(text.to_string());
         }
         self.wanted(value, "a string in quotes");
@@ -193,7 +203,7 @@ impl Reader {
         range: RangeInclusive<u32>,
     ) -> Option<u32> {
         let value = table.get(key)?;
-        let DeValue::Integer(number) = &value.inner else {
+        let DeValue::Integer(number) = value.inner else {
             self.wanted(&value, "a number");
             return None;
         };
