@@ -40,6 +40,11 @@ impl Director {
         self.interface = Some(interface.to_owned());
     }
 
+    /// Both ends of telling flows to other directors.
+    pub fn exchange(&self) -> Result<(ebpf::FlowsOut, ebpf::FlowsIn)> {
+        self.ebpf.exchange()
+    }
+
     /// nines' own programs.
     pub fn ebpf(&mut self) -> &mut EbpfPlane {
         &mut self.ebpf
@@ -187,8 +192,8 @@ impl DataPlane for Director {
         Ok(differences)
     }
 
-    fn could_grow(&self, table: &ForwardingTable) -> bool {
-        table.backend == Backend::Ebpf && self.ebpf.could_grow(table)
+    fn grow(&mut self, table: &ForwardingTable) -> Result<bool> {
+        if table.backend == Backend::Ebpf { self.ebpf.grow(table) } else { Ok(false) }
     }
 
     fn devices(&mut self) -> Result<()> {

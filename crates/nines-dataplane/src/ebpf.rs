@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use aya::{
@@ -94,6 +94,13 @@ const INSTALL: &str = "install nines again";
 /// Opens the tables of this namespace and loads the programs. The guard is apart because another
 /// thread keeps it.
 pub fn open(object: &[u8], hooks: Hooks, sizes: Sizes) -> Result<(EbpfPlane, EbpfGuard)> {
+    let mut plane = open_plane(object, hooks, sizes)?;
+    let table = tables::shared(take(&mut plane.ebpf, guard::TABLE)?)?;
+    let guard = EbpfGuard::new(table, &plane.pins)?;
+    Ok((plane, guard))
+}
+
+fn open_plane(object: &[u8], hooks: Hooks, sizes: Sizes) -> Result<EbpfPlane> {
     pins::ensure()?;
     let pins = pin_directory()?;
     pins::make(&pins)
@@ -101,10 +108,37 @@ pub fn open(object: &[u8], hooks: Hooks, sizes: Sizes) -> Result<(EbpfPlane, Ebp
     // Now there is a directory to say whose it is.
     own_directory()?;
     let (sizes, smaller) = sizes.settle(&pins);
+    let loaded = load(object, &pins, sizes, || smaller.pour(&pins));
+    let mut ebpf = loaded.inspect_err(|_| smaller.put_back(&pins))?;
+    let peers = HashMap::try_from(take(&mut ebpf, "PEERS")?).map_err(wrong)?;
+    let tables = Tables::new(&mut |name| take(&mut ebpf, name), sizes)?;
+    Ok(EbpfPlane {
+        tables,
+        peers,
+        ebpf,
+        pins,
+        hooks,
+        attached: BTreeMap::new(),
+        covered: None,
+        wanted: BTreeSet::new(),
+        guarded: BTreeSet::new(),
+        unguarded: None,
+        led: true,
+    })
+}
+
+/// Loads maps, new or pinned, and programs. `before`: what must be done before the first of them is
+/// at work.
+fn load(
+    object: &[u8],
+    pins: &Path,
+    sizes: Sizes,
+    before: impl FnOnce() -> Result<()>,
+) -> Result<Ebpf> {
     let buckets_mask = sizes.buckets - 1;
     let places_mask = sizes.places() - 1;
     let mut loader = EbpfLoader::new();
-    loader.default_map_pin_directory(&pins);
+    loader.default_map_pin_directory(pins);
     loader.override_global("BUCKETS_MASK", &buckets_mask, true);
     loader.override_global("PLACES_MASK", &places_mask, true);
     for (map, entries) in sizes.of_maps() {
@@ -120,24 +154,8 @@ pub fn open(object: &[u8], hooks: Hooks, sizes: Sizes) -> Result<(EbpfPlane, Ebp
         let what = "the kernel refused the nines tables or programs";
         Error::new(what, why).next(NEEDS)
     })?;
-    attach::load(&mut ebpf, || smaller.pour(&pins))?;
-    let guard = EbpfGuard::new(tables::shared(take(&mut ebpf, guard::TABLE)?)?, &pins)?;
-    let peers = HashMap::try_from(take(&mut ebpf, "PEERS")?).map_err(wrong)?;
-    let tables = Tables::new(&mut |name| take(&mut ebpf, name), sizes)?;
-    let plane = EbpfPlane {
-        tables,
-        peers,
-        ebpf,
-        pins,
-        hooks,
-        attached: BTreeMap::new(),
-        covered: None,
-        wanted: BTreeSet::new(),
-        guarded: BTreeSet::new(),
-        unguarded: None,
-        led: true,
-    };
-    Ok((plane, guard))
+    attach::load(&mut ebpf, before)?;
+    Ok(ebpf)
 }
 
 fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map> {
@@ -342,8 +360,18 @@ impl DataPlane for EbpfPlane {
         Ok(differences)
     }
 
-    fn could_grow(&self, table: &ForwardingTable) -> bool {
-        !self.tables.sizes().has_room(table)
+    fn grow(&mut self, table: &ForwardingTable) -> Result<bool> {
+        let sizes = self.tables.sizes();
+        if sizes.has_room(table) {
+            return Ok(false);
+        }
+        let sizes = Sizes::holding(table, 0).max(sizes);
+        let mut larger = open_plane(object::BYTES, self.hooks, sizes)?;
+        larger.wanted = std::mem::take(&mut self.wanted);
+        // Their programs and those before are at work beside each other until all are replaced.
+        *self = larger;
+        self.attach_all()?;
+        Ok(true)
     }
 
     fn devices(&mut self) -> Result<()> {

@@ -74,10 +74,10 @@ pub trait DataPlane: Send {
     /// it does not. The caller applies again.
     fn observe(&mut self) -> Result<Vec<String>>;
 
-    /// Whether the next process that opens it would make more room for this table than there is
-    /// now. Nothing is lost by that.
-    fn could_grow(&self, _table: &ForwardingTable) -> bool {
-        false
+    /// Makes more room in the kernel for this table, if it does not fit; what is there is at work
+    /// meanwhile and after. True: there is more room now.
+    fn grow(&mut self, _table: &ForwardingTable) -> Result<bool> {
+        Ok(false)
     }
 
     /// Interfaces came, went or changed: what belongs on each of them is there on return.

@@ -260,7 +260,14 @@ async fn serve_with_socket(
         spawn("forwarding", move || {
             let plane = Director::new(plane);
             let cover = move |plane: &mut Director| devices::cover(plane, &own, &places);
-            let changed = |table: &ForwardingTable| {
+            let notes = log.clone();
+            let changed = |plane: &Director, table: &ForwardingTable, grown: bool| {
+                if grown {
+                    match plane.exchange() {
+                        Ok((out, into)) => told.tables_grew(out, into),
+                        Err(why) => notes.line(&why.to_string()),
+                    }
+                }
                 told.table_changed();
                 let _ = duties.send(table.duty.clone());
             };

@@ -29,13 +29,15 @@ impl Smaller {
     }
 
     /// Puts what lies in them into those that took their names.
-    pub fn pour(self, pins: &Path) -> Result<()> {
+    pub fn pour(&self, pins: &Path) -> Result<()> {
         // Another flow table begins empty, and what servers carry with it.
         let flows = self.0.iter().any(|(name, _)| *name == "FLOWS");
-        for (name, old) in self.0 {
+        for (name, old) in &self.0 {
             let failed = |e| Error::new(format!("cannot open map {name}"), e);
             let new = MapData::from_pin(pins.join(name)).map_err(failed)?;
-            match name {
+            let id = old.info().map_err(failed)?.id();
+            let old = MapData::from_id(id).map_err(failed)?;
+            match *name {
                 "PLACES" => addresses(old, new)?,
                 "SERVICES" => copy::<Service>(old, new)?,
                 "SERVERS" => copy::<Server>(old, new)?,
@@ -49,6 +51,18 @@ impl Smaller {
             }
         }
         Ok(())
+    }
+}
+
+impl Smaller {
+    /// They go on: nothing took their place.
+    pub fn put_back(&self, pins: &Path) {
+        for (name, old) in &self.0 {
+            let _ = fs::remove_file(pins.join(name));
+            // Without its name a map is at work all the same; the next process makes another.
+            let again = old.info().and_then(|info| MapData::from_id(info.id()));
+            let _ = again.map(|map| map.pin(pins.join(name)));
+        }
     }
 }
 

@@ -24,6 +24,10 @@ const PIECE: u16 = 100;
 const CHANGES: u32 = 40;
 /// At this one the agent's process is another.
 const RESTART: u32 = 20;
+/// At this one more services come than the kernel tables have room for.
+const GROWTH: u32 = 30;
+/// So many.
+const MANY: u16 = 1_500;
 const VIP: &str = "10.0.0.100:80";
 
 /// The same service, always with the four servers that have the flows; everything else changes.
@@ -49,6 +53,17 @@ fn variant(n: u32, forward: Forward) -> ForwardingTable {
         service(&listen, Proto::Udp, Scheduler::Rr, &[("10.0.0.12:9", Forward::Dr)])
     });
     table([web].into_iter().chain(more).collect())
+}
+
+/// The same, with many more services.
+fn many(n: u32, forward: Forward) -> ForwardingTable {
+    let mut table = variant(n, forward);
+    for port in 2_000..2_000 + MANY {
+        let listen = format!("10.0.0.100:{port}");
+        let one = service(&listen, Proto::Udp, Scheduler::Rr, &[("10.0.0.12:9", Forward::Dr)]);
+        table.services.insert(format!("m{port}"), one);
+    }
+    table
 }
 
 /// Packets of each server so far.
@@ -111,6 +126,13 @@ fn reload(hooks: Hooks, forward: Forward) {
                 let (plane, guard) = ebpf::open(object, hooks, ebpf::Sizes::default()).unwrap();
                 (b.plane, b.guard) = (plane, guard);
                 b.plane.on(["v0".to_owned()]);
+            }
+            if n == GROWTH && (forward == Forward::FullNat || hooks == Hooks::Xdp) {
+                let many = many(n, forward);
+                assert!(b.plane.apply(&many).is_err(), "there is no room");
+                assert!(b.plane.grow(&many).unwrap());
+                b.plane.apply(&many).unwrap();
+                assert!(!b.plane.grow(&many).unwrap(), "there is room now");
             }
             b.plane.apply(&variant(n, forward)).unwrap();
         }

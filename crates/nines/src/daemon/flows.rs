@@ -47,8 +47,13 @@ const CLIENTS: Duration = Duration::from_secs(5);
 /// A message as it waits for a subscriber.
 type Bytes = Arc<Vec<u8>>;
 
-/// What another director told, and where goes how many of it are of servers that are not here.
-type Taken = (Batch, oneshot::Sender<u32>);
+/// What the thread that learns is given.
+enum Taken {
+    /// What another director told, and where goes how many of it are of servers that are not here.
+    Batch(Batch, oneshot::Sender<u32>),
+    /// Other kernel tables have taken the place of those before.
+    Tables(Box<FlowsIn>),
+}
 
 /// What the thread is asked.
 enum Ask {
@@ -57,6 +62,8 @@ enum Ask {
     Subscribe(line::Sender<Bytes>, bool),
     /// The table changed: flows that needed no telling may need it now.
     Table,
+    /// Other kernel tables have taken the place of those before.
+    Tables(Box<FlowsOut>),
 }
 
 /// Handle of both threads.
@@ -76,8 +83,7 @@ impl Flows {
     pub fn start(out: FlowsOut, into: FlowsIn, log: &Logger) -> std::io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), Token(1))?);
-        let fd = out.as_fd().as_raw_fd();
-        poll.registry().register(&mut SourceFd(&fd), BELL, Interest::READABLE)?;
+        listen(&poll, &out)?;
         let (asks, asked) = mpsc::channel();
         let (taken, take) = mpsc::channel();
         {
@@ -121,6 +127,12 @@ impl Flows {
         self.ask(Ask::Table);
     }
 
+    /// Larger tables in the kernel have taken the place of those before.
+    pub fn tables_grew(&self, out: FlowsOut, into: FlowsIn) {
+        self.ask(Ask::Tables(Box::new(out)));
+        let _ = self.taken.send(Taken::Tables(Box::new(into)));
+    }
+
     /// Told of each new table.
     pub fn tables(&self) -> watch::Receiver<u64> {
         self.table.subscribe()
@@ -130,7 +142,7 @@ impl Flows {
     /// are not in it.
     pub async fn take(&self, batch: Batch) -> Option<u32> {
         let (answer, answered) = oneshot::channel();
-        self.taken.send((batch, answer)).ok()?;
+        self.taken.send(Taken::Batch(batch, answer)).ok()?;
         answered.await.ok()
     }
 
@@ -145,11 +157,20 @@ impl Flows {
     }
 }
 
+/// Wakes the thread when flows change.
+fn listen(poll: &Poll, out: &FlowsOut) -> std::io::Result<()> {
+    let fd = out.as_fd().as_raw_fd();
+    poll.registry().register(&mut SourceFd(&fd), BELL, Interest::READABLE)
+}
+
 fn learn(mut into: FlowsIn, work: &mpsc::Receiver<Taken>, log: &Logger) {
-    for (batch, answer) in work {
-        match into.learn(&batch) {
-            Ok(unknown) => drop(answer.send(unknown)),
-            Err(why) => log.line(&why.to_string()),
+    for taken in work {
+        match taken {
+            Taken::Tables(other) => into = *other,
+            Taken::Batch(batch, answer) => match into.learn(&batch) {
+                Ok(unknown) => drop(answer.send(unknown)),
+                Err(why) => log.line(&why.to_string()),
+            },
         }
     }
 }
@@ -199,6 +220,13 @@ impl Teller {
                 match asked.try_recv() {
                     Ok(Ask::Subscribe(to, other)) => {
                         self.lines.push(Line { to, from: Some(0), other });
+                    }
+                    Ok(Ask::Tables(out)) => {
+                        let before = self.out.as_fd().as_raw_fd();
+                        let _ = poll.registry().deregister(&mut SourceFd(&before));
+                        self.out = *out;
+                        listen(&poll, &self.out)
+                            .map_err(|e| nines_dataplane::Error::new("cannot wait for flows", e))?;
                     }
                     Ok(Ask::Table) => self.lines.iter_mut().for_each(|l| l.from = Some(0)),
                     Err(mpsc::TryRecvError::Empty) => break,

@@ -168,11 +168,11 @@ const WATCHED_MAX: usize = 8;
 const WATCH_EACH: Duration = Duration::from_millis(5);
 
 /// Keeps the kernel's tables as they should be. `cover` gives the data plane its interfaces,
-/// `changed` is told of each new table.
+/// `changed` is told of each new table, and whether larger ones in the kernel hold it since.
 pub fn forwarding<D: DataPlane>(
     mut plane: D,
     cover: impl Fn(&mut D) -> Vec<String>,
-    changed: impl Fn(&ForwardingTable),
+    changed: impl Fn(&D, &ForwardingTable, bool),
     work: Receiver<ForwardWork>,
     shown: &Mutex<Shown>,
     core: &Handle,
@@ -181,7 +181,6 @@ pub fn forwarding<D: DataPlane>(
     // Until the first one is in, what an earlier process left goes on as it is.
     let mut holds = false;
     let mut following = Following::default();
-    let mut grows = false;
     let mut watched: BTreeMap<IpAddr, (u64, Instant)> = BTreeMap::new();
     let mut look = WATCH_EACH;
     let mut looked = Instant::now();
@@ -192,17 +191,10 @@ pub fn forwarding<D: DataPlane>(
                 for note in cover(&mut plane) {
                     log.line(&note);
                 }
-                let restart = wanted.spec.timing.restart;
                 let table = following.follow(*wanted);
-                let result = plane.apply(table);
-                if result.is_err() && plane.could_grow(table) && !grows {
-                    grows = true;
-                    let count = table.services.len();
-                    log.line(&format!("restarting in place: {count} services need larger tables"));
-                    core.event(Event::Restart(restart.0));
-                }
+                let (result, grown) = apply(&mut plane, table, log);
                 if result.is_ok() {
-                    changed(table);
+                    changed(&plane, table, grown);
                     holds = true;
                 }
                 show(&plane, result.as_ref().err().cloned(), shown, log);
@@ -252,6 +244,23 @@ pub fn forwarding<D: DataPlane>(
                 show(&plane, failed, shown, log);
             }
         }
+    }
+}
+
+/// Puts a table into the kernel, after making room there if it does not fit. True: room was made.
+fn apply<D: DataPlane>(
+    plane: &mut D,
+    table: &ForwardingTable,
+    log: &Logger,
+) -> (nines_dataplane::Result<()>, bool) {
+    let Err(why) = plane.apply(table) else { return (Ok(()), false) };
+    match plane.grow(table) {
+        Ok(true) => {
+            log.line(&format!("made larger kernel tables for {} services", table.services.len()));
+            (plane.apply(table), true)
+        }
+        Ok(false) => (Err(why), false),
+        Err(why) => (Err(why), false),
     }
 }
 
@@ -313,7 +322,7 @@ mod tests {
             let plane = fake.clone();
             let (shown, core, log) = (&shown, &core, &log);
             scope.spawn(move || {
-                forwarding(plane, |_| Vec::new(), |_| (), work, shown, core, log);
+                forwarding(plane, |_| Vec::new(), |_, _, _| (), work, shown, core, log);
             });
             std::thread::sleep(RECONCILE * 2);
             assert_eq!(held(), inherited, "nobody has said anything yet");
