@@ -61,7 +61,9 @@ async fn answers(agent: &Agent, active: &[u64]) -> Answers {
 async fn own_view(agent: &Agent) -> Outcome<(Status, Vec<u64>)> {
     let shown = agent.shown.lock().expect("nobody panics with it").clone();
     let look = move |node: &Node, now: Time| (view::status(node, now, &shown), view::active(node));
-    agent.core.inspect(look).await.ok_or_else(stopping)
+    let ((mut status, services), active) = agent.core.inspect(look).await.ok_or_else(stopping)?;
+    services.fill(&mut status);
+    Ok((status, active))
 }
 
 /// The status with its verdict, for everything that tells one; and this node's own counts.

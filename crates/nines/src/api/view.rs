@@ -3,7 +3,7 @@
 //! Decides: the verdict and the words. Everything comes from the replicated state and this node's
 //! own ears; what is not known is said to be unknown.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use nines_core::{Node, state::State};
 use nines_model::{Role, Time};
@@ -14,10 +14,7 @@ pub use self::{
     why::{Seen, events, last_failover as story_of_last_failover, why},
 };
 use self::{problems::problems, spare::Spares};
-use super::types::{
-    Failover, NodeStatus, ProblemLine, SCHEMA, ServerStatus, ServiceStatus, Status, Traffic,
-    VipStatus,
-};
+use super::types::{Failover, NodeStatus, ProblemLine, SCHEMA, Status, VipStatus};
 use crate::daemon::Shown;
 
 mod acts;
@@ -25,6 +22,7 @@ pub mod fits;
 mod lives;
 pub mod names;
 mod problems;
+pub mod services;
 mod spare;
 mod told;
 mod why;
@@ -76,8 +74,8 @@ fn votes(node: &Node, now: Time) -> BTreeSet<u64> {
     node.consensus().voters().into_iter().filter(counts).collect()
 }
 
-/// The whole view.
-pub fn status(node: &Node, now: Time, shown: &Shown) -> Status {
+/// The whole view but for services, which are to be added outside the core.
+pub fn status(node: &Node, now: Time, shown: &Shown) -> (Status, services::Services) {
     let state = node.state();
     let voters = node.consensus().voters();
     let votes = votes(node, now).len();
@@ -96,28 +94,13 @@ pub fn status(node: &Node, now: Time, shown: &Shown) -> Status {
         revision: state.revision,
         nodes: nodes(node, now, shown, &spares),
         vips: vips(node, now, &spares),
-        services: services(state),
         last_failover: last_failover(state, wall),
         at: rfc3339(wall),
         ..Status::default()
     };
     lives::problems(node, now, &mut status);
     problems(node, &mut status);
-    spare_of_services(&mut status);
-    status
-}
-
-/// A service has a spare if each of its VIPs has one.
-fn spare_of_services(status: &mut Status) {
-    let vips: BTreeMap<&str, &VipStatus> =
-        status.vips.iter().map(|vip| (vip.address.as_str(), vip)).collect();
-    for service in &mut status.services {
-        let own = || service.vips.iter().filter_map(|vip| vips.get(vip.as_str()));
-        if own().all(|vip| !vip.spare.is_empty()) {
-            let all: BTreeSet<&String> = own().flat_map(|vip| &vip.spare).collect();
-            service.spare = all.into_iter().cloned().collect();
-        }
-    }
+    (status, services::Services::of(state))
 }
 
 fn nodes(node: &Node, now: Time, shown: &Shown, spares: &Spares<'_>) -> Vec<NodeStatus> {
@@ -241,51 +224,6 @@ fn vips(node: &Node, now: Time, spares: &Spares<'_>) -> Vec<VipStatus> {
             }
         })
         .collect()
-}
-
-fn services(state: &State) -> Vec<ServiceStatus> {
-    let mut all = Vec::new();
-    for (name, service) in &state.spec.services {
-        let servers = service.servers.iter().map(|(server, wanted)| {
-            let drain = state.drains.get(&(name.clone(), server.clone()));
-            ServerStatus {
-                name: server.clone(),
-                address: wanted.addr.to_string(),
-                state: match drain {
-                    Some(_) => "draining",
-                    None if service.is_checked(wanted) => "unknown",
-                    None => "up",
-                }
-                .into(),
-                sorry: wanted.sorry,
-                weight: wanted.weight,
-                drain: drain.map_or_else(String::new, set_text),
-                traffic: Traffic::default(),
-            }
-        });
-        let holders = service.listen.vips().filter_map(|vip| state.vips.get(&vip));
-        let holders: BTreeSet<&str> = holders.map(|holder| holder.node()).collect();
-        let check = match &service.check.kind {
-            nines_model::CheckKind::None => "none".into(),
-            nines_model::CheckKind::Tcp => format!("tcp {}", service.check.every),
-            nines_model::CheckKind::Udp => format!("udp {}", service.check.every),
-            nines_model::CheckKind::Http { tls, path, .. } => {
-                format!("{} {path} {}", if *tls { "https" } else { "http" }, service.check.every)
-            }
-        };
-        all.push(ServiceStatus {
-            name: name.clone(),
-            listen: service.takes(),
-            vips: service.listen.vips().map(|vip| vip.to_string()).collect(),
-            forward: service.forward.to_string(),
-            scheduler: service.scheduler.to_string(),
-            node: holders.into_iter().collect::<Vec<_>>().join(", "),
-            servers: servers.collect(),
-            check,
-            ..ServiceStatus::default()
-        });
-    }
-    all
 }
 
 fn last_failover(state: &State, wall: u64) -> Option<Failover> {

@@ -78,9 +78,13 @@ pub fn traffic(
         bytes_out: t.bytes_out,
     };
     let name = |(service, server): &(String, String)| format!("{service}/{server}");
+    // Of a hundred thousand servers most have nothing to tell.
+    let any = |t: &nines_model::Tally| *t != nines_model::Tally::default();
+    let services = counters.services.iter().filter(|(_, t)| any(t));
+    let servers = counters.servers.iter().filter(|(_, t)| any(t));
     Told {
-        services: counters.services.iter().map(|(n, t)| (n.clone(), one(t))).collect(),
-        servers: counters.servers.iter().map(|(n, t)| (name(n), one(t))).collect(),
+        services: services.map(|(n, t)| (n.clone(), one(t))).collect(),
+        servers: servers.map(|(n, t)| (name(n), one(t))).collect(),
         failing: results
             .iter()
             .filter(|(_, result)| !result.ok)
