@@ -160,7 +160,7 @@ pub enum ForwardWork {
     Devices,
 }
 
-/// How often the kernel is compared with the table.
+/// How often the kernel is compared with the table at most.
 const RECONCILE: Duration = Duration::from_secs(2);
 /// VIPs watched for their first packet at a time.
 const WATCHED_MAX: usize = 8;
@@ -183,7 +183,7 @@ pub fn forwarding<D: DataPlane>(
     let mut following = Following::default();
     let mut watched: BTreeMap<IpAddr, (u64, Instant)> = BTreeMap::new();
     let mut look = WATCH_EACH;
-    let mut looked = Instant::now();
+    let (mut looked, mut compare) = (Instant::now(), RECONCILE);
     loop {
         let wait = if watched.is_empty() { RECONCILE } else { look.max(WATCH_EACH) };
         match work.recv_timeout(wait) {
@@ -235,10 +235,13 @@ pub fn forwarding<D: DataPlane>(
             // Counting thousands of services takes a while: one part in twenty of the time.
             look = began.elapsed() * 20;
         }
-        if looked.elapsed() >= RECONCILE {
+        if looked.elapsed() >= compare {
             looked = Instant::now();
             let Some(table) = table else { continue };
-            for difference in plane.observe().unwrap_or_default() {
+            let differences = plane.observe().unwrap_or_default();
+            // A large table takes a while: one part in a hundred of the time.
+            compare = RECONCILE.max(looked.elapsed() * 100);
+            for difference in differences {
                 log.line(&format!("{difference}; put back"));
                 let failed = plane.apply(table).err();
                 show(&plane, failed, shown, log);
