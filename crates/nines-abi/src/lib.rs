@@ -20,7 +20,7 @@ pub use services::*;
 
 /// Version of everything in this crate, of [`hash_of`] and of the tables that its values are places
 /// in. Raise it with any change of layout or meaning.
-pub const ABI: u32 = 14;
+pub const ABI: u32 = 15;
 
 /// An address as IPv6; IPv4 is mapped (`::ffff:a.b.c.d`, RFC 4291 section 2.5.5.2).
 pub type Addr = [u8; 16];
@@ -375,7 +375,7 @@ pub const DROP_MIDDLE: u32 = 13;
 pub const DROP_MARTIAN: u32 = 14;
 /// Its sender prescribed the way: a source route (RFC 791), a routing header (RFC 8200).
 pub const DROP_SOURCE_ROUTE: u32 = 15;
-/// A first fragment too short for its transport header, or a fragment that overlaps another one.
+/// A first fragment too short for its transport header, or one that overlaps another one.
 pub const DROP_FRAGMENT: u32 = 16;
 /// Count of `DROP_*`.
 pub const DROPS: u32 = 17;
@@ -406,7 +406,7 @@ const _: () = {
     assert!(core::mem::size_of::<Guard>() == 32);
     assert!(core::mem::offset_of!(Packet, src) == 8 && core::mem::offset_of!(Packet, dst) == 24);
     assert!(core::mem::size_of::<FragmentKey>() == 40);
-    assert!(core::mem::size_of::<Fragment>() == 24);
+    assert!(core::mem::size_of::<Fragment>() == 40);
     assert!(core::mem::size_of::<Hop>() == 32);
     assert!(core::mem::size_of::<ServiceKey>() == 20);
     assert!(core::mem::size_of::<SpreadKey>() == 24);

@@ -72,7 +72,9 @@ pub struct Packet {
     /// (RFC 9260) and the checksum.
     pub numbers: [u32; 2],
     /// Of no known flow: 1 if it does not begin one, else 0.
-    pub middle: u64,
+    pub middle: u32,
+    /// Of a fragment: which bytes it has of what follows the headers that all have ([`piece`]).
+    pub piece: u32,
 }
 
 /// Ports tried so far.
@@ -137,6 +139,18 @@ pub struct Fragment {
     pub reply: u32,
     /// See [`Packet::via`].
     pub via: Via,
+    /// Which bytes went there, as [`piece`]s that do not touch; 0: none.
+    pub pieces: [u32; PIECES],
+}
+
+/// How many parts of a packet may lie apart while others are missing.
+pub const PIECES: usize = 4;
+
+/// Bytes of a packet, from the first one to the one behind the last.
+#[must_use]
+#[inline(always)]
+pub const fn piece(from: u32, to: u32) -> u32 {
+    from << 16 | if to > 0xffff { 0xffff } else { to }
 }
 
 /// Packets in fragments that are remembered.

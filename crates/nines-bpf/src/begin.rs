@@ -47,7 +47,7 @@ pub fn new(
     }
     packet.service = of.id;
     let begins = begins(packet);
-    packet.middle = u64::from(!begins);
+    packet.middle = u32::from(!begins);
     if of.service.flags & ASKS != 0 && packet.asked == 0 {
         return Verdict::Go(PROGRAM_ADMIT);
     }

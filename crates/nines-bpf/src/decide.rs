@@ -354,7 +354,7 @@ pub fn keep(packet: &mut Packet) -> Verdict {
         via: numbers::first(packet),
     };
     // One that has shown nothing: it takes no other's place, and nobody is told of it.
-    let middle = packet.middle as u32 & 1;
+    let middle = packet.middle & 1;
     (new.word, new.tells) = (new.word | middle * WORD_MIDDLE as u32, 1 - middle);
     if packet.middle == 0 {
         memory::hold(packet, of, slot, generation, clock);
@@ -398,7 +398,7 @@ pub fn keep_full(packet: &mut Packet, number: impl FnOnce(&Packet) -> u32) -> Ve
         word: u32::from(states::first(packet, states::BOTH)),
         via: Via { addr: numbers::first(packet).addr, ..packet.via },
     };
-    let middle = packet.middle as u32 & 1;
+    let middle = packet.middle & 1;
     (new.word, new.tells) = (new.word | middle * WORD_MIDDLE as u32, 1 - middle);
     if server.proxy != 0 {
         // In the middle nobody can say whether its server counts a header or not.

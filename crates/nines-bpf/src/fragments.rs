@@ -1,11 +1,12 @@
 //! Packets in fragments: those without ports go where the first one went.
 //!
-//! Decides: what is remembered of a first fragment, and for how long. A fragment that comes before
-//! its first one goes up the stack, as those of packets that are nobody's.
+//! Decides: what is remembered of a first fragment, and for how long; that no byte of a packet goes
+//! to its server twice (RFC 5722): where fragments overlap, one of them lies about what filters saw. A
+//! fragment that comes before its first one goes up the stack, as those of packets that are nobody's.
 
 use nines_abi::{
-    Fragment, FragmentKey, Packet, Server, Via, DROP_GUARD, FRAGMENT_FIRST, FRAGMENT_UNITS,
-    PROGRAM_FULL,
+    Fragment, FragmentKey, Packet, Server, Via, DROP_FRAGMENT, DROP_GUARD, FRAGMENT_FIRST,
+    FRAGMENT_UNITS, PIECES, PROGRAM_FULL,
 };
 
 use crate::{
@@ -40,17 +41,59 @@ fn remember(packet: &Packet, slot: u32, server: &Server, reply: Option<&Via>) {
         None => Via { addr: packet.dst[3], port: packet.dport, source: 0 },
     };
     let (reply, generation) = (reply.is_some() as u32, server.generation);
-    let of = Fragment { server: slot, generation, clock: packet.clock, reply, via };
+    let mut pieces = [0; PIECES];
+    pieces[0] = packet.piece;
+    let of = Fragment { server: slot, generation, clock: packet.clock, reply, via, pieces };
     // Without room its other fragments are nobody's.
     let _ = FRAGMENTS.insert(key(packet), of, 0);
+}
+
+/// Notes the bytes of a fragment beside those that went before; 0: some of them did, or too many
+/// parts lie apart. A function of its own: the verifier forgets on return which it was.
+#[inline(never)]
+fn is_new(pieces: &mut [u32; PIECES], this: u32) -> u32 {
+    let (from, to) = (this >> 16, this & 0xffff);
+    let (mut before, mut behind, mut free) = (PIECES, PIECES, PIECES);
+    for n in 0..PIECES {
+        let (first, end) = (pieces[n] >> 16, pieces[n] & 0xffff);
+        if from < end && first < to {
+            return 0;
+        }
+        if end == 0 {
+            free = n;
+        } else if end == from {
+            before = n;
+        } else if first == to {
+            behind = n;
+        }
+    }
+    let (mut from, mut to) = (from, to);
+    let mut place = free;
+    if before < PIECES {
+        (from, place) = (pieces[before] >> 16, before);
+    }
+    if behind < PIECES {
+        to = pieces[behind] & 0xffff;
+        if place == before && before < PIECES {
+            pieces[behind] = 0;
+        } else {
+            place = behind;
+        }
+    }
+    if place >= PIECES {
+        return 0;
+    }
+    pieces[place] = from << 16 | to;
+    1
 }
 
 /// A fragment without ports.
 #[inline(always)]
 pub fn follow(packet: &mut Packet, now: u64) -> Verdict {
-    let Some(first) = (unsafe { FRAGMENTS.get(key(packet)) }) else {
+    let Some(first) = FRAGMENTS.get_ptr_mut(key(packet)) else {
         return Verdict::Pass;
     };
+    let first = unsafe { &mut *first };
     let Some(server) = SERVERS.get(first.server) else {
         return Verdict::Pass;
     };
@@ -58,6 +101,9 @@ pub fn follow(packet: &mut Packet, now: u64) -> Verdict {
         || packet.clock.wrapping_add(2).wrapping_sub(first.clock) > FRAGMENT_UNITS + 2
     {
         return Verdict::Pass;
+    }
+    if is_new(&mut first.pieces, packet.piece) == 0 {
+        return Verdict::Drop(DROP_FRAGMENT);
     }
     if full::is(server) {
         (packet.chosen, packet.via, packet.answer) = (first.server, first.via, first.reply);

@@ -10,7 +10,7 @@
 
 use core::mem::size_of;
 
-use nines_abi::{Packet, FRAGMENT_FIRST, FRAGMENT_LATER};
+use nines_abi::{piece, Packet, FRAGMENT_FIRST, FRAGMENT_LATER};
 
 use crate::{atomic::opaque, maps::PACKETS};
 
@@ -210,7 +210,7 @@ fn v4(data: usize, end: usize, packet: &mut Packet) -> Option<()> {
     // More fragments, or an offset.
     if ip.fragment & 0x3fffu16.to_be() != 0 {
         packet.id = u32::from(ip.id);
-        if fragment(packet, ip.fragment & 0x1fffu16.to_be() != 0, header as u32) {
+        if fragment(packet, u32::from(u16::from_be(ip.fragment) & 0x1fff) * 8, header as u32) {
             return Some(());
         }
     }
@@ -220,9 +220,11 @@ fn v4(data: usize, end: usize, packet: &mut Packet) -> Option<()> {
     transport(data, end, ETH_LEN + header, packet)
 }
 
-/// Notes a fragment; whether it says no more than that.
+/// Notes a fragment that begins at this byte; whether it says no more than that.
 #[inline(always)]
-fn fragment(packet: &mut Packet, later: bool, before: u32) -> bool {
+fn fragment(packet: &mut Packet, from: u32, before: u32) -> bool {
+    let later = from != 0;
+    packet.piece = piece(from, (from + packet.bytes).wrapping_sub(before));
     packet.fragment = if later { FRAGMENT_LATER } else { FRAGMENT_FIRST };
     let ported = packet.proto == TCP || packet.proto == UDP || packet.proto == SCTP;
     if ported && later {
@@ -352,7 +354,7 @@ fn v6(data: usize, end: usize, packet: &mut Packet) -> Option<()> {
         packet.proto = next;
         packet.id = u32::from(head[2]) | u32::from(head[3]) << 16;
         let before = (offset - ETH_LEN) as u32;
-        if fragment(packet, head[1] & 0xfff8u16.to_be() != 0, before) {
+        if fragment(packet, u32::from(u16::from_be(head[1]) & 0xfff8), before) {
             return Some(());
         }
     }

@@ -201,7 +201,7 @@ fn idle(b: &Bench, good: &str, to: &str, answers: bool) -> Vec<Idle> {
 /// Forged clients, each sending TCP with these flags one after the other, or a datagram.
 fn flood(b: &mut Bench, to: &str, kinds: &[u8]) {
     let v6 = to.starts_with('[');
-    for n in 0..4_000u32 {
+    for n in 0..2_500u32 {
         let (high, low, port) = (16 + (n >> 16), n & 0xffff, 1_024 + n % 999);
         let from = match v6 {
             true => format!("[2001:db8:{high:x}::{low:x}]:{port}"),

@@ -3,7 +3,7 @@
 use nines_dataplane::DataPlane as _;
 use nines_model::{Forward, ForwardingTable, Proto, Scheduler, TunnelChecksum, TunnelKind};
 
-use super::{NEXT, REDIRECT, both_hooks, build::*, service, table, ways::*};
+use super::{NEXT, REDIRECT, SHOT, bench, both_hooks, build::*, service, table, ways::*};
 
 /// A packet in pieces of `size` bytes of what follows its IP header (RFC 791; RFC 8200 section 4.5).
 fn pieces(whole: &[u8], id: u16, size: usize) -> Vec<Vec<u8>> {
@@ -114,4 +114,63 @@ fn fragments_go_where_their_first_one_goes() {
             assert_eq!(read(&whole(&arrived)), (there.dst, there.src, 63), "back from {to}");
         }
     }
+}
+
+#[test]
+fn no_byte_of_a_packet_goes_to_its_server_twice() {
+    let Some(mut b) = bench() else { return };
+    neighbours();
+    let mut services = Vec::new();
+    let mut ways = Vec::new();
+    for (i, forward) in [Forward::Dr, Forward::Nat, Forward::FullNat].into_iter().enumerate() {
+        for (vip, client, server) in [
+            ("10.0.0.100", "10.0.0.1", "10.0.0.11"),
+            ("[2001:db8::100]", "[2001:db8::1]", "[2001:db8::11]"),
+        ] {
+            let (to, server) = (format!("{vip}:{}", 80 + i), format!("{server}:{}", 80 + i));
+            for proto in [Proto::Udp, Proto::Tcp] {
+                services.push(service(&to, proto, Scheduler::Rr, &[(&server, forward)]));
+            }
+            ways.push((to, format!("{client}:4000")));
+        }
+    }
+    b.plane.apply(&table(services)).unwrap();
+    let (mut id, mut lost) = (0, 0);
+    for (to, from) in ways {
+        for frame in [udp(&from, &to), tcp(&from, &to, SYN)] {
+            let whole = Frame { payload: vec![7; 2_000], ..frame.clone() }.bytes();
+            let cut = |id: u16, size: usize| pieces(&whole, id, size);
+            let send = |frame: &[u8]| b.tc(frame).0;
+            // In order, out of order, and with others between them that overlap.
+            for order in [[0, 1, 2], [0, 2, 1]] {
+                id += 1;
+                for n in order {
+                    assert_eq!(send(&cut(id, 800)[n]), REDIRECT, "{to}");
+                    assert_eq!(send(&cut(id, 400)[1]), SHOT, "{to}: in the first one");
+                    assert_eq!(send(&cut(id, 8)[1]), SHOT, "{to}: where flags are");
+                    lost += 2;
+                    if n > 0 {
+                        assert_eq!(send(&cut(id, 800)[n]), SHOT, "{to}: the same again");
+                        lost += 1;
+                    }
+                }
+                assert_eq!(send(&cut(id, 1_600)[1]), SHOT, "{to}: all of it went");
+                lost += 1;
+            }
+            id += 1;
+            // Eight apart from one another: more are missing than honest wires lose.
+            assert_eq!(send(&cut(id, 80)[0]), REDIRECT);
+            let apart: Vec<i32> = (1..8).map(|n| send(&cut(id, 80)[2 * n])).collect();
+            assert_eq!(apart, [REDIRECT, REDIRECT, REDIRECT, SHOT, SHOT, SHOT, SHOT], "{to}");
+            assert_eq!(send(&cut(id, 80)[1]), REDIRECT, "{to}: two become one");
+            assert_eq!(send(&cut(id, 80)[8]), REDIRECT, "{to}: and there is room");
+            lost += 4;
+            if frame.proto == 6 {
+                id += 1;
+                assert_eq!(send(&cut(id, 16)[0]), SHOT, "{to}: flags in another one");
+                lost += 1;
+            }
+        }
+    }
+    assert_eq!(b.plane.counters().unwrap().drops["fragment"], lost);
 }
