@@ -1,4 +1,4 @@
-//! Raft, and the only file that names the library.
+//! Raft; only this file and those below it name the library.
 //!
 //! Decides: terms, votes, what is committed. PreVote and CheckQuorum are on, both are needed: a
 //! leader that cannot hear must step down, and a node that cannot be heard must not disturb.
@@ -6,108 +6,24 @@
 //! give the same run. Its messages pass our own codec: its protobuf parser never sees the network.
 
 use raft::{
-    GetEntriesContext, ProgressState, RaftState, RawNode, SnapshotStatus, StateRole, Storage,
-    StorageError,
+    GetEntriesContext, ProgressState, RawNode, SnapshotStatus, StateRole, Storage as _,
     eraftpb::{
-        ConfChange, ConfChangeType, ConfState, Entry, HardState as RaftHardState,
-        Snapshot as RaftSnapshot,
+        ConfChange, ConfChangeType, ConfState, HardState as RaftHardState, Snapshot as RaftSnapshot,
     },
 };
 
 pub use self::codec::{brings_entries, brings_state, may_wait};
-use self::codec::{
-    committed, from_entry, from_message, from_raft_snapshot, to_entry, to_message, to_raft_snapshot,
-};
+use self::codec::{committed, from_entry, from_message, from_raft_snapshot, to_entry, to_message};
+use self::log::Log;
 use crate::wire::{HardState, Persist, Persisted, RaftMessage, Snapshot};
 
 mod admission;
 mod codec;
 pub mod disk;
+mod log;
 
 /// A clock tick of the library, ms.
 pub const TICK_MS: u64 = 20;
-
-/// The log in memory; the disk follows by [`Persist`].
-struct Log {
-    hard_state: RaftHardState,
-    conf: ConfState,
-    /// Index and term of the last entry before `entries`.
-    before: (u64, u64),
-    entries: Vec<Entry>,
-    snapshot: Snapshot,
-}
-
-impl Storage for Log {
-    fn initial_state(&self) -> raft::Result<RaftState> {
-        Ok(RaftState::new(self.hard_state.clone(), self.conf.clone()))
-    }
-
-    fn entries(
-        &self,
-        low: u64,
-        high: u64,
-        max_size: impl Into<Option<u64>>,
-        _context: GetEntriesContext,
-    ) -> raft::Result<Vec<Entry>> {
-        if low <= self.before.0 {
-            return Err(raft::Error::Store(StorageError::Compacted));
-        }
-        let first = self.before.0 + 1;
-        let range = (low - first) as usize..(high - first) as usize;
-        let mut found =
-            self.entries.get(range).ok_or(raft::Error::Store(StorageError::Unavailable))?.to_vec();
-        if let Some(max) = max_size.into() {
-            let mut size = 0;
-            let fits = found
-                .iter()
-                .take_while(|e| {
-                    size += e.get_data().len() as u64 + 32;
-                    size <= max
-                })
-                .count();
-            found.truncate(fits.max(1));
-        }
-        Ok(found)
-    }
-
-    fn term(&self, index: u64) -> raft::Result<u64> {
-        if index == self.before.0 {
-            return Ok(self.before.1);
-        }
-        if index < self.before.0 {
-            return Err(raft::Error::Store(StorageError::Compacted));
-        }
-        self.entries
-            .get((index - self.before.0 - 1) as usize)
-            .map(|e| e.term)
-            .ok_or(raft::Error::Store(StorageError::Unavailable))
-    }
-
-    fn first_index(&self) -> raft::Result<u64> {
-        Ok(self.before.0 + 1)
-    }
-
-    fn last_index(&self) -> raft::Result<u64> {
-        Ok(self.before.0 + self.entries.len() as u64)
-    }
-
-    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<RaftSnapshot> {
-        if self.snapshot.index < request_index || self.snapshot.index == 0 {
-            return Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable));
-        }
-        Ok(to_raft_snapshot(&self.snapshot))
-    }
-}
-
-impl Log {
-    /// As the disk is asked to.
-    fn keep(&mut self, persist: &Persist, entries: &[Entry]) {
-        let stay = persist.keeps();
-        self.entries.truncate(self.entries.partition_point(|e| e.index < stay.end));
-        self.entries.drain(..self.entries.partition_point(|e| e.index < stay.start));
-        self.entries.extend_from_slice(entries);
-    }
-}
 
 /// What becomes of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,6 +72,8 @@ struct Waiting {
     messages: Vec<RaftMessage>,
     /// Index of a snapshot in it: applied with it.
     snapshot: Option<u64>,
+    /// Term and last index on disk from then on.
+    durable: (u64, u64),
 }
 
 /// Consensus of one node.
@@ -163,6 +81,10 @@ pub struct Consensus {
     raw: RawNode<Log>,
     waiting: Vec<Waiting>,
     applied: u64,
+    /// Term and last index on disk.
+    durable: (u64, u64),
+    /// A term, and the last entry that its leader was told to be here.
+    told: (u64, u64),
 }
 
 impl Consensus {
@@ -201,7 +123,13 @@ impl Consensus {
         };
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let raw = RawNode::new(&config, log, &logger).expect("the configuration is constant");
-        Self { raw, waiting: Vec::new(), applied: kept.snapshot.index }
+        Self {
+            raw,
+            waiting: Vec::new(),
+            applied: kept.snapshot.index,
+            durable: (kept.hard_state.term, last),
+            told: (0, 0),
+        }
     }
 
     /// [`TICK_MS`] passed.
@@ -360,9 +288,12 @@ impl Consensus {
             self.raw.on_persist_ready(number);
         } else {
             let snapshot = batch.snapshot.as_ref().map(|s| s.index);
-            self.waiting.push(Waiting { number, messages: later, snapshot });
+            let log = self.raw.store();
+            let durable = (log.hard_state.term, log.before.0 + log.entries.len() as u64);
+            self.waiting.push(Waiting { number, messages: later, snapshot, durable });
             batch.persist = Some((number, persist));
         }
+        self.note_told(&batch.messages);
         Some(batch)
     }
 
@@ -378,7 +309,29 @@ impl Consensus {
                 self.raw.advance_apply_to(index);
             }
         }
-        done.into_iter().flat_map(|w| w.messages).collect()
+        self.durable = done.last().map_or(self.durable, |w| w.durable);
+        let messages: Vec<RaftMessage> = done.into_iter().flat_map(|w| w.messages).collect();
+        self.note_told(&messages);
+        messages
+    }
+
+    fn note_told(&mut self, messages: &[RaftMessage]) {
+        for (term, index) in messages.iter().filter_map(codec::acknowledges) {
+            self.told = self.told.max((term, index));
+        }
+    }
+
+    /// What the disk has: the term, the last entry that the leader of this term was told of, and
+    /// the last entry.
+    pub fn shown(&self) -> (u64, u64, u64) {
+        let (term, last) = self.durable;
+        let told = match self.told {
+            // A leader counts on its own disk, too.
+            _ if self.is_leader() && self.raw.raft.term == term => last,
+            (of, index) if of == term => index,
+            _ => 0,
+        };
+        (term, told, last)
     }
 
     /// The state machine has applied everything up to here.

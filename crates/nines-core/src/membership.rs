@@ -98,8 +98,14 @@ impl Membership {
         self.peers.get(&id)
     }
 
-    /// Heard within the lease it asked for, on any link.
+    /// Heard within the lease it asked for, on any link, and taking part: one that votes no more
+    /// still speaks.
     pub fn alive(&self, now: Time, id: u64, lease: Millis) -> bool {
+        self.speaks(now, id, lease) && self.peers[&id].beat.broken.is_empty()
+    }
+
+    /// Heard within the lease it asked for, on any link.
+    pub fn speaks(&self, now: Time, id: u64, lease: Millis) -> bool {
         self.peers.get(&id).is_some_and(|p| {
             let length = Millis(p.beat.lease_ms).max(lease);
             p.at != Time(0) && now.since(p.at) < promise_ns(length)

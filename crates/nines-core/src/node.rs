@@ -35,6 +35,7 @@ mod joining;
 mod lead;
 mod leases;
 mod life;
+mod memory;
 mod record;
 pub mod results;
 mod sight;
@@ -93,6 +94,7 @@ pub struct Node {
     /// States on their way to followers.
     sent: joining::Sent,
     gate: gate::Gate,
+    memory: memory::Memory,
     /// Log messages that wait for a promise to end.
     held: Vec<(Time, RaftMessage)>,
     /// Raised when what waits there changes.
@@ -140,6 +142,9 @@ impl Node {
             Some(_) => None,
             None => Some("a snapshot that this version cannot read".to_owned()),
         };
+        if !kept.retired.is_empty() {
+            broken = Some(kept.retired.clone());
+        }
         let empty = Persisted::default();
         let kept = match disk::sound(kept) {
             Ok(()) => kept,
@@ -183,6 +188,7 @@ impl Node {
             ready: false,
             sent: joining::Sent::default(),
             gate: gate::Gate::default(),
+            memory: memory::Memory::default(),
             held: Vec::new(),
             held_changes: 0,
             planned: lead::Planned::default(),
@@ -212,6 +218,7 @@ impl Node {
             caught_up: false,
             actions: Vec::new(),
         };
+        node.memory.retired = node.broken.is_some();
         if !node.life.moved {
             node.keep_life();
         }
@@ -322,7 +329,8 @@ impl Node {
         let mut made_up = 0;
         while now >= self.next_tick {
             self.next_tick = self.next_tick.plus(Millis(TICK_MS));
-            if self.broken.is_none() && !self.life.moved && made_up < 3 {
+            let votes = self.broken.is_none() && !self.life.moved && self.may_vote(now);
+            if votes && made_up < 3 {
                 self.consensus.tick();
             }
             made_up += 1;

@@ -164,6 +164,8 @@ pub struct Persist {
     pub long_promise: Option<LongPromise>,
     /// Likewise.
     pub life: Option<KeptLife>,
+    /// Why this node votes no more, whoever asks: a restart does not mend it.
+    pub retired: Option<String>,
 }
 
 impl Persist {
@@ -189,6 +191,8 @@ pub struct Persisted {
     pub long_promise: LongPromise,
     /// The newest life that took part; zero: none.
     pub life: KeptLife,
+    /// Why this node votes no more; empty: it does.
+    pub retired: String,
 }
 
 /// What a vote rests on (S3).

@@ -25,6 +25,10 @@ use nines_model::{Role, Spec};
 pub struct NodeView {
     /// Heard from within its lease.
     pub alive: bool,
+    /// It has no vote yet: it waits for the log.
+    pub joining: bool,
+    /// It votes no more, and holds nothing.
+    pub no_vote: bool,
     /// Its data plane holds the current table.
     pub ready: bool,
     /// An operator set it aside.
@@ -167,6 +171,10 @@ pub enum Unfit<'a> {
     Unknown,
     /// It votes and carries nothing.
     Witness,
+    /// It votes no more.
+    NoVote,
+    /// It has no vote yet.
+    Joining,
     /// Not heard from within its lease.
     Silent,
     /// An operator set it aside.
@@ -184,6 +192,8 @@ impl std::fmt::Display for Unfit<'_> {
         f.write_str(match self {
             Self::Unknown => "is not in the cluster's file",
             Self::Witness => "is a witness",
+            Self::NoVote => "votes no more",
+            Self::Joining => "is joining, it has no vote yet",
             Self::Silent => "is silent",
             Self::Standby => "is on standby",
             Self::Leaving => "is stopping",
@@ -204,9 +214,14 @@ pub fn unfit<'a>(
     if known.role == Role::Witness {
         return Some(Unfit::Witness);
     }
-    let Some(view) = observed.nodes.get(node).filter(|view| view.alive) else {
-        return Some(Unfit::Silent);
-    };
+    let seen = observed.nodes.get(node);
+    if seen.is_some_and(|view| view.no_vote) {
+        return Some(Unfit::NoVote);
+    }
+    if seen.is_some_and(|view| view.joining) {
+        return Some(Unfit::Joining);
+    }
+    let Some(view) = seen.filter(|view| view.alive) else { return Some(Unfit::Silent) };
     match vip.and_then(|vip| view.unable.get(&vip)) {
         _ if view.standby => Some(Unfit::Standby),
         _ if view.leaving => Some(Unfit::Leaving),
@@ -348,6 +363,8 @@ pub fn check(spec: &Spec, observed: &Observed, plan: &Plan) -> Result<(), String
                 let wished = observed.wishes.get(vip) == Some(to);
                 let unfit = observed.nodes[from].standby
                     || observed.nodes[from].leaving
+                    || observed.nodes[from].joining
+                    || observed.nodes[from].no_vote
                     || observed.nodes[from].unable.contains_key(vip)
                     || spec.nodes.get(from).is_none_or(|n| n.role == Role::Witness);
                 if !wished && !unfit && led != Some(to) {
@@ -394,10 +411,10 @@ pub fn check(spec: &Spec, observed: &Observed, plan: &Plan) -> Result<(), String
 /// Fit, but for being ready.
 fn may_stay(spec: &Spec, observed: &Observed, vip: IpAddr, node: &str) -> bool {
     spec.nodes.get(node).is_some_and(|s| s.role == Role::Director)
-        && observed
-            .nodes
-            .get(node)
-            .is_some_and(|v| v.alive && !v.standby && !v.leaving && !v.unable.contains_key(&vip))
+        && observed.nodes.get(node).is_some_and(|v| {
+            let votes = !v.joining && !v.no_vote;
+            v.alive && votes && !v.standby && !v.leaving && !v.unable.contains_key(&vip)
+        })
 }
 
 fn is_fit(spec: &Spec, observed: &Observed, vip: IpAddr, node: &str) -> bool {

@@ -29,13 +29,15 @@ fn vip(n: u8) -> IpAddr {
 }
 
 /// "lb1+ lb2" reads: lb1 alive and ready, lb2 silent; flags: s standby, u unable, l leaving, n not ready,
-/// b without lb1's flows.
+/// b without lb1's flows, j joining, v without a vote for good.
 fn seen(nodes: &str, held: &[(u8, &str)]) -> Observed {
     let mut observed = Observed::default();
     for word in nodes.split(' ') {
         let (name, flags) = word.split_at(3);
         let view = NodeView {
             alive: flags.contains('+'),
+            joining: flags.contains('j'),
+            no_vote: flags.contains('v'),
             ready: !flags.contains('n'),
             standby: flags.contains('s'),
             leaving: flags.contains('l'),
@@ -200,17 +202,32 @@ fn a_move_waits_for_flows_and_a_takeover_does_not() {
     assert!(target("lb1+s lb2+b lb3").starts_with("move 10.0.0.100 lb1>lb2"));
 }
 
+#[test]
+fn what_has_no_vote_gets_nothing() {
+    for outside in ["j", "v"] {
+        let two = told(&seen(&format!("lb1 lb2+{outside} lb3+"), &[(100, "lb1")]));
+        assert!(two[0].starts_with("give 10.0.0.100 to lb3"), "{two:?}");
+        let none = told(&seen(&format!("lb1 lb2+{outside} lb3+{outside}"), &[(100, "lb1")]));
+        assert!(!none.iter().any(|step| step.contains("give")), "{none:?}");
+        let why = if outside == "j" { "is joining" } else { "votes no more" };
+        assert!(none[0].contains(&format!("lb2 {why}")), "{none:?}");
+    }
+}
+
 fn node() -> impl Strategy<Value = NodeView> {
     (
         any::<bool>(),
+        any::<[bool; 2]>(),
         any::<bool>(),
         any::<bool>(),
         any::<bool>(),
         prop::collection::btree_set(100u8..103, 0..4),
         prop::collection::btree_set("lb[123]", 0..3),
     )
-        .prop_map(|(alive, ready, standby, leaving, unable, behind)| NodeView {
+        .prop_map(|(alive, outside, ready, standby, leaving, unable, behind)| NodeView {
             alive,
+            joining: outside[0],
+            no_vote: outside[1],
             ready,
             standby,
             leaving,

@@ -309,6 +309,8 @@ impl World {
         machine.life += 1;
         if forgets {
             machine.disk = founding(&self.text);
+            // The others would remember: their processes end, too.
+            self.forget_others(id);
         }
     }
 

@@ -27,7 +27,6 @@ use self::{
     core_thread::{CoreThread, Handle, Input, Work},
     logger::Logger,
     seal::Seals,
-    store::Store,
     worker::{AddressWork, ForwardWork, Places, Workers},
 };
 use crate::{
@@ -46,6 +45,7 @@ pub mod flows;
 pub mod gate;
 mod kept;
 pub mod logger;
+pub mod own_log;
 pub mod peer_port;
 mod place;
 pub mod real_server;
@@ -86,6 +86,10 @@ pub struct Shown {
     pub fight: String,
     /// VIPs that it could not serve now, by reason.
     pub unfit: kept::Unfit,
+    /// It is a witness.
+    pub witness: bool,
+    /// The cluster it is a member of, also before it has the log.
+    pub cluster: String,
 }
 
 impl Shown {
@@ -163,15 +167,21 @@ pub fn run(options: &Options) -> Outcome<()> {
         Ok(End::Stopped) => Ok(()),
         Ok(End::Replace) => {
             drop(runtime);
-            let me =
-                std::env::current_exe().map_err(|e| Failure::new(Kind::Io, "cannot restart", e))?;
-            // An upgraded binary has the same path; the kernel calls the old one "(deleted)".
-            let me = PathBuf::from(me.to_string_lossy().trim_end_matches(" (deleted)").to_owned());
-            let error = std::process::Command::new(me).args(std::env::args_os().skip(1)).exec();
-            Err(Failure::new(Kind::Io, "cannot restart in place", error))
+            Err(Failure::new(Kind::Io, "cannot restart in place", replace()))
         }
         Err(why) => Err(why),
     }
+}
+
+/// Starts this program anew in its own place; returns only if that cannot be.
+fn replace() -> std::io::Error {
+    let me = match std::env::current_exe() {
+        Ok(me) => me,
+        Err(why) => return why,
+    };
+    // An upgraded binary has the same path; the kernel calls the old one "(deleted)".
+    let me = PathBuf::from(me.to_string_lossy().trim_end_matches(" (deleted)").to_owned());
+    std::process::Command::new(me).args(std::env::args_os().skip(1)).exec()
 }
 
 /// How an agent ends.
@@ -195,15 +205,14 @@ async fn serve_with_socket(
     listener: tokio::net::UnixListener,
 ) -> Outcome<End> {
     let me = papers.identity.me.clone();
-    let store = Store::open(&home.file("log.redb"))?;
-    let kept = store.read()?;
+    let (store, kept) = own_log::open_or_restart(&home, &papers.identity, || drop(replace()))?;
     let boot = u64::from_be_bytes(identity::random::<8>()) >> 2;
     let config = Config {
         id: me.id,
         name: me.name.clone(),
         boot,
         machine_boot: place::machine_boot(),
-        place: place::of(&home, "log.redb"),
+        place: place::of(&home, own_log::FILE),
         seeds: papers.identity.peers.iter().map(|p| p.id).collect(),
     };
     let mut node = Node::new(config, boot_time(), &kept);
@@ -217,7 +226,9 @@ async fn serve_with_socket(
     let places: Places = Places::default();
     remember_places(&places, &node);
     let path = if witness { "none (witness)" } else { "starting" }.to_owned();
-    let shown = Arc::new(Mutex::new(Shown { path, ..Shown::default() }));
+    let cluster = papers.identity.cluster.clone();
+    let shown = Shown { path, witness, cluster, ..Shown::default() };
+    let shown = Arc::new(Mutex::new(shown));
     let (elsewhere, mut others) = tokio::sync::mpsc::unbounded_channel();
     let (disk, disk_work) = mpsc::channel();
     let (addresses, address_work) = mpsc::channel();
@@ -302,8 +313,9 @@ async fn serve_with_socket(
         watched: true,
     };
     {
-        let core = core.clone();
-        spawn("disk", move || worker::disk(store, disk_work, &core));
+        let (core, home, papers) = (core.clone(), home.clone(), Arc::clone(&papers));
+        let first = move || papers.identity.note_log(&home);
+        spawn("disk", move || worker::disk(store, disk_work, first, &core));
     }
     {
         let core = core.clone();
@@ -419,7 +431,7 @@ async fn until_the_end(
             _ = int.recv() => stop(agent, &mut stop_at, log),
             _ = alive.tick() => {
                 // Fed only while the core thread answers: a stuck core is a dead agent.
-                let look = |n: &Node, _| n.broken().is_some();
+                let look = |n: &Node, _| n.broken().is_some() && !n.is_retired();
                 if let Ok(Some(false)) =
                     tokio::time::timeout(Duration::from_secs(1), agent.core.inspect(look)).await
                 {

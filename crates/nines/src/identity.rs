@@ -56,12 +56,33 @@ pub struct Identity {
     pub beat_key: String,
     /// Founding members start with a log of their own; others get it.
     pub founding: bool,
+    /// It has got the log: without one it has lost it.
+    #[serde(default)]
+    pub has_log: bool,
     /// Votes and carries nothing: touches no kernel table.
     #[serde(default)]
     pub witness: bool,
     /// No node but a real server: has no key of the cluster, only a certificate to ask with.
     #[serde(default)]
     pub server: bool,
+}
+
+impl Identity {
+    /// Whether this node has ever had a log.
+    pub fn has_log(&self, home: &Home) -> bool {
+        // Another thread may have noted it since this was read.
+        self.founding || self.has_log || home.identity().is_ok_and(|now| now.has_log)
+    }
+
+    /// Notes that it has one.
+    pub fn note_log(&self, home: &Home) -> Outcome<()> {
+        if self.has_log(home) {
+            return Ok(());
+        }
+        let noted = Self { has_log: true, ..self.clone() };
+        let text = serde_json::to_string_pretty(&noted).expect("plain data");
+        home.write("identity.json", &text)
+    }
 }
 
 /// The secrets of a cluster, as they are handed to a node that joins.
@@ -318,6 +339,7 @@ pub fn found(text: &str, spec: &nines_model::Spec, port: u16) -> Outcome<(Vec<Pa
             peers: peers.clone(),
             beat_key: beat_key.clone(),
             founding: true,
+            has_log: false,
             witness: spec.nodes[&me.name].role == nines_model::Role::Witness,
             server: false,
         };
@@ -366,6 +388,7 @@ pub fn admit(mine: &Papers, peers: Vec<Peer>, newcomer: Peer, witness: bool) -> 
         peers,
         beat_key: mine.identity.beat_key.clone(),
         founding: false,
+        has_log: false,
         witness,
         server: false,
     };
@@ -384,6 +407,7 @@ pub fn admit_server(mine: &Papers, peers: Vec<Peer>, newcomer: Peer) -> Outcome<
         peers,
         beat_key: String::new(),
         founding: false,
+        has_log: false,
         witness: false,
         server: true,
     };

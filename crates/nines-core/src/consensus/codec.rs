@@ -153,6 +153,12 @@ pub fn changes_members(message: &RaftMessage) -> bool {
     message.kind == PROPOSE && message.entries.iter().any(|e| e.kind != 0)
 }
 
+/// Term and index of what a message says to be on its sender's disk.
+pub(super) fn acknowledges(message: &RaftMessage) -> Option<(u64, u64)> {
+    let says = message.kind == APPEND_RESPONSE && !message.reject;
+    says.then_some((message.term, message.index))
+}
+
 /// The state that a message brings in place of entries.
 pub fn brings_state(message: &RaftMessage) -> Option<&Snapshot> {
     message.snapshot.as_ref().filter(|_| message.kind == SNAPSHOT)

@@ -87,9 +87,6 @@ impl Node {
 
     /// Tells everybody that this node lives, and renews what it holds, here first of all.
     pub(super) fn beat(&mut self, now: Time) {
-        if self.broken.is_some() {
-            return;
-        }
         let length = self.restart.map_or(self.lease(), |(ms, _)| ms);
         let sent = now.max(Time(self.duty.sent.0 + 1));
         self.duty.sent = sent;
@@ -98,7 +95,12 @@ impl Node {
                 vip.named = sent;
             }
         }
-        let (name, size) = (self.duty.held.name(), self.duty.held.len());
+        // One that votes no more holds nothing, whatever its set still names.
+        let (name, size) = match self.broken {
+            None => (self.duty.held.name(), self.duty.held.len()),
+            Some(_) => ((0, 0), 0),
+        };
+        let (term, acked, _) = self.consensus.shown();
         let shortened = self.restart.is_none() && self.guards_end_by(now.plus(length));
         let beat = Beat {
             sent_ns: sent.0,
@@ -119,6 +121,11 @@ impl Node {
             set_b: name.1,
             set_size: size as u32,
             part: None,
+            awaits: self.awaits(now).unwrap_or_default(),
+            term,
+            acked,
+            broken: self.broken.clone().unwrap_or_default(),
+            retired: self.is_retired(),
         };
         self.learn_own();
         if let Granted::But { refused, .. } = self.grant(now, self.config.id, &beat) {
@@ -163,6 +170,7 @@ impl Node {
         let (held, lease) = (&self.duty.held, self.lease());
         let told = self.duty.told.entry(to).or_default();
         if held.is_empty()
+            || self.broken.is_some()
             || told.known == Some(held.name())
             || !self.membership.alive(now, to, lease)
         {
@@ -213,10 +221,17 @@ impl Node {
 
     fn take(&mut self, now: Time, from: u64, link: usize, kind: frame::Kind) -> bool {
         if self.broken.is_some() {
+            // It still says so to everybody it hears of.
+            if let frame::Kind::Beat(beat) = kind {
+                self.membership.heard(now, from, link, Beat { part: None, ..beat });
+            }
             return false;
         }
         match kind {
             frame::Kind::Beat(beat) => {
+                let peer = self.membership.peer(from);
+                let new_life = peer.is_none_or(|p| p.beat.life != beat.life);
+                self.remember(now, from, &beat);
                 let bare = Beat { part: None, ..beat.clone() };
                 let same = self.membership.peer(from).is_some_and(|p| {
                     p.was_alive && p.beat == Beat { sent_ns: p.beat.sent_ns, ..bare.clone() }
@@ -228,10 +243,12 @@ impl Node {
                     self.next_beat = self.next_beat.min(now);
                 }
                 // A beat that renews nothing is answered now and then, for the round trip.
-                let answer = beat.set_size != 0 || self.membership.owes_answer(now, from);
+                // One that has just started waits for the answer.
+                let answer =
+                    beat.set_size != 0 || new_life || self.membership.owes_answer(now, from);
                 if self.membership.heard(now, from, link, bare) && answer {
                     let (mut ack, urgent) = self.answer(now, from, &beat);
-                    if urgent {
+                    if urgent || new_life {
                         self.send(from, frame::Kind::Ack(ack));
                     } else {
                         ack.waited_ns = now.0;
@@ -247,6 +264,7 @@ impl Node {
                 }
                 let trip = now.0.saturating_sub(ack.sent_ns).saturating_sub(ack.waited_ns);
                 self.membership.round_trip(from, trip);
+                self.reminded(now, from, &ack);
                 ack.membership <= self.state.membership && self.acked(from, &ack)
             }
             frame::Kind::Part(part) => {
@@ -305,6 +323,10 @@ impl Node {
     pub(super) fn watch_peers(&mut self, now: Time) {
         let lease = self.lease();
         for (id, alive) in self.membership.changes(now, lease) {
+            if !alive && self.broken_of(id).is_some() {
+                // It speaks, and says more than that it is gone.
+                continue;
+            }
             let name = self.name_of(id);
             if alive {
                 self.announce_all(now);
@@ -326,6 +348,7 @@ impl Node {
                 self.log(text);
             }
         }
+        self.tell_broken(now);
     }
 
     /// Beats of a peer by link: up or not.

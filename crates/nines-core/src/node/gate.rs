@@ -26,6 +26,10 @@ impl Node {
     /// the promise has ended: to the consensus that is a slow network, nothing more.
     pub(super) fn log_message(&mut self, now: Time, message: RaftMessage) {
         let from = message.sender();
+        // Not before others have said what this node's log must have.
+        if !self.may_learn(now, from) {
+            return;
+        }
         // One that left for good, and does not know it.
         let left = !self.state.members.contains_key(&from) && !self.may_be_newer(from);
         if left && !self.state.members.is_empty() {

@@ -41,7 +41,8 @@ impl Node {
             let id = self.id_of(name);
             let leaving = self.membership.peer(id).is_some_and(|peer| peer.beat.leaving);
             let alive = id != 0 && self.membership.alive(now, id, self.lease());
-            alive && !leaving && !self.state.standbys.contains_key(name)
+            let votes = self.consensus.voters().contains(&id);
+            alive && votes && !leaving && !self.state.standbys.contains_key(name)
         })
     }
 
@@ -103,8 +104,11 @@ impl Node {
         let names = |ids: &mut dyn Iterator<Item = u64>| {
             ids.filter_map(|id| self.state.members.get(&id)).map(|m| m.name.clone()).collect()
         };
+        let voters = self.consensus.voters();
         for (id, member) in &self.state.members {
             let mut view = NodeView {
+                joining: !voters.contains(id),
+                no_vote: self.broken_of(*id).is_some(),
                 standby: self.state.standbys.contains_key(&member.name),
                 ..NodeView::default()
             };
@@ -136,7 +140,7 @@ impl Node {
                 view.alive =
                     !self.membership.silent(now, *id, lease) || self.is_heard_elsewhere(now, *id);
             }
-            if !self.may_ask(now, *id) {
+            if view.no_vote || !self.may_ask(now, *id) {
                 // Promises to it run out, and another node takes over.
                 (view.alive, view.ready) = (false, false);
             }

@@ -98,7 +98,7 @@ impl Node {
 
     /// The voter's part of the lease rule: which of the VIPs a beat names are renewed.
     pub(super) fn grant(&mut self, now: Time, from: u64, beat: &Beat) -> Granted {
-        if beat.set_size == 0 || self.broken.is_some() || self.life.moved {
+        if beat.set_size == 0 || self.broken.is_some() || self.life.moved || !self.may_vote(now) {
             return Granted::Nothing;
         }
         // No promise is longer than what the config allows a restart to take.
@@ -148,7 +148,10 @@ impl Node {
         }
         let may = self.may_ask(now, from);
         let granted = if may { self.grant(now, from, beat) } else { Granted::Nothing };
+        let (term, acked) = self.remembered(from);
         let mut ack = Ack {
+            term,
+            acked,
             sent_ns: beat.sent_ns,
             lease_ms: beat.lease_ms,
             membership: self.state.membership,

@@ -15,8 +15,10 @@ impl Node {
     pub(super) fn hears(&self, now: Time) -> Vec<u64> {
         let timing = &self.state.spec.timing;
         let lately = timing.lease.0.saturating_sub(2 * timing.beat.0).max(timing.beat.0);
+        // One that votes no more holds nothing: what it held goes elsewhere.
         let heard = |id: &u64| {
-            self.membership.peer(*id).is_some_and(|p| now.since(p.at) < Millis(lately).ns())
+            let peer = self.membership.peer(*id).filter(|p| p.beat.broken.is_empty());
+            peer.is_some_and(|p| now.since(p.at) < Millis(lately).ns())
         };
         self.state.members.keys().copied().filter(heard).collect()
     }

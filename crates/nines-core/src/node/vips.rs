@@ -60,8 +60,8 @@ pub(super) struct Duty {
     longest: Time,
     lapsed: bool,
     voters: Vec<u64>,
-    /// Another life of this node runs; this one takes no part yet.
-    life: (bool, bool),
+    /// Another life of this node runs; this one takes no part yet; it votes no more.
+    life: (bool, bool, bool),
     /// By peer.
     pub(super) told: BTreeMap<u64, Told>,
     /// When the last beat was sent. No two have the same time, by which acks name them.
@@ -127,7 +127,8 @@ impl Node {
     }
 
     pub(super) fn run_vips(&mut self, now: Time) {
-        let life = (self.is_double(now, self.config.id), self.life.moved);
+        let double = self.is_double(now, self.config.id);
+        let life = (double, self.life.moved, self.broken.is_some());
         if life != self.duty.life {
             self.duty.life = life;
             self.all_vips_changed();
@@ -372,9 +373,14 @@ mod tests {
         assert_eq!((node.duty.held.len(), named), (2, node.duty.sent));
         let until = Time(named.0 + 100_000_000);
         let deadline = |node: &Node| node.vips[&vip(100)].renewals.deadline(&[1, 2, 3]);
-        node.renewed((2, 1), Time(named.0 - 1), until, &[]);
+        // Its own vote does not count before others have answered it.
+        for voter in [2, 3] {
+            node.renewed((voter, 1), Time(named.0 - 1), until, &[]);
+        }
         assert_eq!(deadline(&node), Time(0), "the voter knew of another set");
-        node.renewed((2, 1), named, until, &[vip(101)]);
+        for voter in [2, 3] {
+            node.renewed((voter, 1), named, until, &[vip(101)]);
+        }
         assert_eq!(deadline(&node), until);
         assert_eq!(node.vips[&vip(101)].renewals.deadline(&[1, 2, 3]), Time(0), "refused");
     }

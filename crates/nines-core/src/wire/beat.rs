@@ -45,6 +45,21 @@ pub struct Beat {
     /// Nodes that the sender has heard lately.
     #[prost(uint64, repeated, tag = "43")]
     pub hears: Vec<u64>,
+    /// What the sender waits for before it takes part; empty: it does.
+    #[prost(string, tag = "30")]
+    pub awaits: String,
+    /// Term on the sender's disk.
+    #[prost(uint64, tag = "31")]
+    pub term: u64,
+    /// Last entry that the leader of that term was told to be on the sender's disk.
+    #[prost(uint64, tag = "32")]
+    pub acked: u64,
+    /// Why the sender votes no more; empty: it does.
+    #[prost(string, tag = "33")]
+    pub broken: String,
+    /// And a restart does not mend that.
+    #[prost(bool, tag = "34")]
+    pub retired: bool,
     /// Name of the set of VIPs held, in two halves.
     #[prost(fixed64, tag = "50")]
     pub set_a: u64,
@@ -84,6 +99,12 @@ pub struct Ack {
     /// How long the answer waited for a beat to travel with, ns.
     #[prost(uint64, tag = "6")]
     pub waited_ns: u64,
+    /// The furthest that the receiver's log has shown itself to be: term.
+    #[prost(uint64, tag = "30")]
+    pub term: u64,
+    /// And entry.
+    #[prost(uint64, tag = "31")]
+    pub acked: u64,
     /// Name of the beat's set: its VIPs are renewed, but for those refused. Zero: nothing is.
     #[prost(fixed64, tag = "50")]
     pub set_a: u64,

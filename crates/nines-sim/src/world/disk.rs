@@ -37,6 +37,9 @@ pub(super) fn keep(disk: &mut Persisted, persist: Persist, forgets_promises: boo
     if let Some(life) = persist.life {
         disk.life = life;
     }
+    if let Some(why) = persist.retired {
+        disk.retired = why;
+    }
     if let Some(hard_state) = persist.hard_state {
         disk.hard_state = hard_state;
     }

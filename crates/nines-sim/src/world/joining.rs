@@ -32,6 +32,40 @@ impl World {
         self.command(by, command::Kind::Join(Member { id, name, ..Member::default() }));
     }
 
+    /// What a node's disk has now.
+    pub fn copy_of_disk(&self, id: u64) -> Persisted {
+        self.machines[&id].disk.clone()
+    }
+
+    /// The process is killed, and the disk is as it was once, or empty.
+    pub fn put_back(&mut self, id: u64, disk: Persisted) {
+        self.kill(id);
+        self.machines.get_mut(&id).expect("it was killed").disk = disk;
+    }
+
+    /// All other processes end and start with their disks as they are.
+    pub(super) fn forget_others(&mut self, id: u64) {
+        let others: Vec<u64> = self.machines.keys().copied().filter(|o| *o != id).collect();
+        for other in others {
+            let machine = self.machines.get_mut(&other).expect("listed");
+            if machine.node.take().is_some() {
+                machine.life += 1;
+                self.start(other);
+            }
+        }
+    }
+
+    /// Whether a node's own log gives it a vote.
+    pub fn votes(&self, id: u64) -> bool {
+        let node = self.machines[&id].node.as_ref();
+        node.is_some_and(|n| n.consensus().voters().contains(&id))
+    }
+
+    /// Why a node votes no more.
+    pub fn retired(&self, id: u64) -> Option<&str> {
+        self.machines[&id].node.as_ref().and_then(|n| n.broken())
+    }
+
     /// Whether a node has another in its log.
     pub fn knows(&self, id: u64, other: u64) -> bool {
         let node = self.machines[&id].node.as_ref();

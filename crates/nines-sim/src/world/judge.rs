@@ -131,6 +131,7 @@ impl World {
             .machines
             .keys()
             .copied()
+            .filter(|id| *id != super::copies::COPY)
             .flat_map(|id| self.answers(id).into_keys().map(move |vip| (vip, id)))
             .collect();
         let by: BTreeMap<IpAddr, u64> = all.iter().copied().collect();

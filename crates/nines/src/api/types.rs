@@ -92,8 +92,9 @@ pub struct NodeStatus {
     pub role: String,
     /// "active", "ready" (could take over now), "idle" (without the holder there would be no
     /// majority), "catching up", "ok", "standby", "silent", "not ready", "no answer", "not joined",
-    /// "joining" (it receives the log and has no vote yet), "running twice", "waiting for
-    /// confirmation" (its state directory was copied or moved).
+    /// "running twice", "waiting for confirmation" (its state directory was copied or moved),
+    /// "joining" (it waits for the log or for its vote), "no vote" (its log is older than what it
+    /// acknowledged, or gone, or cannot be written): `trouble` says what it waits for, or why.
     pub state: String,
     /// VIPs it holds, by the log.
     pub holds: Vec<String>,

@@ -6,8 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    types::{ProblemLine, ServerStatus, ServiceStatus, Status, Verdict, VipStatus},
-    view::count,
+    types::{NodeStatus, ProblemLine, ServerStatus, ServiceStatus, Status, Verdict, VipStatus},
+    view::{
+        count,
+        part::{JOINING, NO_VOTE},
+    },
 };
 
 /// Names listed in a sentence before it counts the rest.
@@ -40,19 +43,30 @@ pub fn judge(status: &mut Status) {
     status.problems.splice(0..0, dead);
     let services = status.services.iter().map(|service| service.verdict);
     let itself = match status {
+        _ if takes_no_part(status).is_some() => Verdict::Degraded,
         _ if !status.quorate || !gaps.is_empty() => Verdict::Down,
         Status { problems, .. } if !problems.is_empty() => Verdict::Degraded,
         _ => Verdict::Healthy,
     };
-    status.verdict = services.chain([itself]).max().unwrap_or_default();
+    status.verdict = match takes_no_part(status) {
+        Some(_) => itself,
+        None => services.chain([itself]).max().unwrap_or_default(),
+    };
     status.summary = sentence(status, &gaps);
+}
+
+/// The line of the node that tells, if it takes no part: what it knows of the others is old.
+fn takes_no_part(status: &Status) -> Option<&NodeStatus> {
+    let outside = |n: &&NodeStatus| [JOINING, NO_VOTE].contains(&n.state.as_str());
+    status.nodes.iter().find(|n| n.name == status.node).filter(outside)
 }
 
 /// VIPs whose clients get no answer, and why, by address.
 type Gaps = BTreeMap<String, String>;
 
 fn gaps(status: &Status) -> Gaps {
-    let silent = |name: &str| status.nodes.iter().any(|n| n.name == name && n.state == "silent");
+    let is =
+        |name: &str, state: &str| status.nodes.iter().any(|n| n.name == name && n.state == state);
     let gap = |vip: &VipStatus| {
         let (address, holder) = (&vip.address, &vip.node);
         if !status.quorate {
@@ -61,8 +75,10 @@ fn gaps(status: &Status) -> Gaps {
             Some(format!("no director holds {address}"))
         } else if holder.is_empty() {
             Some(format!("no director holds {address}: {}", vip.blocked))
-        } else if silent(holder) {
+        } else if is(holder, "silent") {
             Some(format!("{holder} holds {address} and is silent"))
+        } else if is(holder, NO_VOTE) {
+            Some(format!("{holder} held {address} and votes no more"))
         } else if *holder == status.node && !vip.answers_here {
             Some(format!("{holder} has no lease for {address}"))
         } else {
@@ -136,12 +152,16 @@ fn lone_spare(status: &Status) -> Option<ProblemLine> {
     let vip = status.vips.iter().find(alone).filter(|_| told)?;
     let silent = status.nodes.iter().filter(|node| node.state == "silent");
     let silent: Vec<&str> = silent.map(|node| node.name.as_str()).collect();
+    let outside = |n: &&NodeStatus| [JOINING, NO_VOTE].contains(&n.state.as_str());
     let witness = status.nodes.iter().any(|node| node.role == "witness");
     // Without the holder's own vote.
     let majority = (status.votes.saturating_sub(1)) * 2 > status.voters;
     let standby = status.nodes.iter().find(|node| node.state == "standby");
     let next = if !silent.is_empty() {
         format!("start {}; there: systemctl status nines", names(&silent))
+    } else if let Some(node) = status.nodes.iter().find(outside) {
+        // A vote that is missing is the other problem, and the one to solve.
+        format!("nines why {}", node.name)
     } else if let Some(node) = standby.filter(|_| majority) {
         format!("nines ready {}", node.name)
     } else if !majority && !witness {
@@ -162,6 +182,11 @@ fn names(all: &[&str]) -> String {
 }
 
 fn sentence(status: &Status, gaps: &Gaps) -> String {
+    if let Some(node) = takes_no_part(status) {
+        let (name, why) = (&node.name, &node.trouble);
+        let joining = if node.state == JOINING { " is joining: it" } else { "" };
+        return format!("{name}{joining} {why}. Only the other nodes know what is served.");
+    }
     let mut parts = Vec::new();
     if status.voters == 0 {
         parts.push(format!(
@@ -379,6 +404,32 @@ mod tests {
         (started.votes, started.voters) = (2, 3);
         judge(&mut started);
         assert!(started.problems[0].next.starts_with("start wit1"), "{:?}", started.problems);
+    }
+
+    #[test]
+    fn a_node_that_takes_no_part_tells_that_and_nothing_else() {
+        let told_by = |state: &str, trouble: &str| {
+            let mut status = cluster(&["DOWN"]);
+            (status.quorate, status.votes, status.voters) = (false, 0, 0);
+            (status.nodes[1].state, status.nodes[1].trouble) = (state.into(), trouble.into());
+            told(status)
+        };
+        let line = told_by(JOINING, "waits for the log");
+        assert!(line.starts_with("DEGRADED: lb2 is joining: it waits for the log."), "{line}");
+        let line = told_by(NO_VOTE, "votes no more: its log is gone");
+        assert!(line.starts_with("DEGRADED: lb2 votes no more: its log is gone."), "{line}");
+        assert!(!line.contains("serves web"), "{line}");
+        // On another node it is one problem among others, and never a spare.
+        let mut status = cluster(&["up"]);
+        status.node = "lb1".into();
+        status.vips[0].answers_here = true;
+        (status.nodes[1].state, status.vips[0].spare) = (JOINING.into(), Vec::new());
+        status.vips[0].no_spare = "lb2 is joining, it has no vote yet".into();
+        let line = told(status);
+        assert!(line.contains("could take over: lb2 is joining"), "{line}");
+        let mut status = cluster(&["up"]);
+        status.nodes[0].state = NO_VOTE.into();
+        assert!(told(status).contains("lb1 held 10.0.0.9 and votes no more"));
     }
 
     #[test]

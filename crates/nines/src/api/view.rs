@@ -21,6 +21,7 @@ mod acts;
 pub mod fits;
 mod lives;
 pub mod names;
+pub mod part;
 mod problems;
 pub mod services;
 mod spare;
@@ -55,7 +56,10 @@ pub fn mac_text(mac: &[u8]) -> String {
 }
 
 fn member_alive(node: &Node, now: Time, id: u64) -> bool {
-    id == node.config().id || node.membership().alive(now, id, node.state().spec.timing.lease)
+    if id == node.config().id {
+        return node.broken().is_none();
+    }
+    node.membership().alive(now, id, node.state().spec.timing.lease)
 }
 
 /// Ids of nodes that hold a VIP.
@@ -85,7 +89,7 @@ pub fn status(node: &Node, now: Time, shown: &Shown) -> (Status, services::Servi
     let spares = Spares::new(node, now);
     let mut status = Status {
         schema: SCHEMA,
-        cluster: state.spec.name.clone(),
+        cluster: if state.spec.name.is_empty() { &shown.cluster } else { &state.spec.name }.clone(),
         node: node.config().name.clone(),
         leader: state.members.get(&leader).map_or_else(String::new, |m| m.name.clone()),
         votes,
@@ -99,7 +103,7 @@ pub fn status(node: &Node, now: Time, shown: &Shown) -> (Status, services::Servi
         ..Status::default()
     };
     lives::problems(node, now, &mut status);
-    problems(node, &mut status);
+    problems(&mut status);
     (status, services::Services::of(state))
 }
 
@@ -135,10 +139,13 @@ fn nodes(node: &Node, now: Time, shown: &Shown, spares: &Spares<'_>) -> Vec<Node
             .filter_map(|id| state.members.get(id).map(|m| m.name.clone()))
             .collect();
         let double = lives::word(node, now, *id);
+        let outside = part::outside(node, now, *id, name);
+        let no_vote = outside.as_ref().is_some_and(|o| o.word == part::NO_VOTE);
         let word = match role {
+            _ if no_vote => part::NO_VOTE,
             _ if double.is_some() => double.unwrap_or_default(),
+            _ if outside.is_some() => outside.as_ref().map_or("", |o| o.word),
             _ if !alive => "silent",
-            _ if !spares.has_vote(*id) => "joining",
             Role::Witness => "ok",
             Role::Director if standby.is_some() => "standby",
             Role::Director if !holds.is_empty() => "active",
@@ -155,7 +162,11 @@ fn nodes(node: &Node, now: Time, shown: &Shown, spares: &Spares<'_>) -> Vec<Node
             ..Shown::default()
         };
         let shown = if me { shown.clone() } else { told() };
-        let (path, trouble) = (shown.path.clone(), shown.worst().to_owned());
+        let (trouble, next) = match outside {
+            Some(outside) => (outside.why, outside.next),
+            None if alive => (shown.worst().to_owned(), shown.worst_next()),
+            None => (String::new(), shown.worst_next()),
+        };
         let links = node.links(now, *id);
         all.push(NodeStatus {
             id: *id,
@@ -164,9 +175,9 @@ fn nodes(node: &Node, now: Time, shown: &Shown, spares: &Spares<'_>) -> Vec<Node
             state: word.into(),
             holds,
             version: facts.map_or_else(String::new, |f| f.version.clone()),
-            path,
-            trouble: if alive { trouble } else { String::new() },
-            next: shown.worst_next(),
+            path: shown.path.clone(),
+            trouble,
+            next,
             rtt_us: peer.map_or(0, |p| p.rtt_ns / 1_000),
             links_up: links.values().filter(|up| **up).count(),
             links: links.len(),
@@ -176,6 +187,7 @@ fn nodes(node: &Node, now: Time, shown: &Shown, spares: &Spares<'_>) -> Vec<Node
             macs: facts.map_or_else(Vec::new, |f| f.macs.iter().map(|mac| mac_text(mac)).collect()),
         });
     }
+    all.extend(part::newcomer(node, now, shown));
     for (name, spec) in &state.spec.nodes {
         if state.member(name).is_none() {
             all.push(NodeStatus {

@@ -20,7 +20,10 @@ use super::Context;
 use crate::{
     api::{
         types::{ConfigText, Status},
-        view::mac_text,
+        view::{
+            mac_text,
+            part::{JOINING, NO_VOTE},
+        },
     },
     failure::{Failure, Kind, Outcome},
     proof::{self, Meaning, by_hand},
@@ -218,10 +221,24 @@ fn director(spec: &Spec) -> Vec<Finding> {
     found
 }
 
+/// Nodes that take no part: they look alive from everywhere.
+fn outside(status: &Status) -> impl Iterator<Item = Finding> {
+    let all = status.nodes.iter().filter(|n| [JOINING, NO_VOTE].contains(&n.state.as_str()));
+    all.map(|n| {
+        let joining = if n.state == JOINING { "joining: it " } else { "" };
+        let text = format!("{joining}{}", n.trouble);
+        Finding::bad(format!("node {}", n.name), text, vec![n.next.clone()])
+    })
+}
+
 /// Runs it: 0 if nothing is wrong, 1 otherwise.
 pub fn run(context: &Context) -> Outcome<u8> {
     let text = context.client().get::<ConfigText>("/v1/config")?.text;
-    let spec = parse(&text).map_err(|_| {
+    let status: Status = context.client().get("/v1/status")?;
+    let mut found: Vec<Finding> = outside(&status).collect();
+    // A node that has no log yet has no config.
+    let spec = if text.is_empty() { Ok(Spec::default()) } else { parse(&text) };
+    let spec = spec.map_err(|_| {
         Failure::new(
             Kind::Io,
             "cannot read the config in force",
@@ -229,8 +246,7 @@ pub fn run(context: &Context) -> Outcome<u8> {
         )
     })?;
     let interfaces = address::interfaces()?;
-    let mut found = director(&spec);
-    let status: Status = context.client().get("/v1/status")?;
+    found.extend(director(&spec));
     found.extend(answers(&spec, &status, &interfaces)?);
     found.extend(servers(&spec, &interfaces)?);
     let bad = found.iter().filter(|f| f.verdict == "BAD").count();

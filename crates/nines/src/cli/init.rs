@@ -7,7 +7,7 @@ use nines_model::config;
 
 use super::Context;
 use crate::{
-    daemon::store::Store,
+    daemon::{own_log, store::Store},
     failure::{Failure, Kind, Outcome},
     identity::{self, Home, PORT},
 };
@@ -89,7 +89,21 @@ fn fresh(home: &Home) -> Outcome<()> {
         )
         .next("stop the agent and remove that directory to start over"));
     }
-    Ok(())
+    no_log_of_another(home)
+}
+
+/// A log without an identity is one of another life in another cluster, or the rest of it.
+pub fn no_log_of_another(home: &Home) -> Outcome<()> {
+    let log = home.file(own_log::FILE);
+    if !log.exists() {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Kind::Unsafe,
+        format!("{} is the log of another member", log.display()),
+        "there is no identity.json beside it",
+    )
+    .next(format!("move {} away to begin anew", home.0.display())))
 }
 
 /// Runs `init`.
@@ -127,7 +141,7 @@ fn make(home: &Home, papers: &identity::Papers, kept: &nines_core::wire::Persist
             Failure::new(kind, format!("cannot make {}", home.0.display()), e)
                 .next("run as root, or choose --state")
         })
-        .and_then(|()| Store::open(&home.file("log.redb"))?.found(kept))
+        .and_then(|()| Store::open(&home.file(own_log::FILE))?.found(kept))
         .and_then(|()| home.keep(papers));
     if done.is_err() && began {
         // No half state: the directory was made by this very command.

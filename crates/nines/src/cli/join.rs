@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::Context;
 use crate::{
-    daemon::{peer_port, real_server::SAID, store::Store},
+    daemon::{own_log, peer_port, real_server::SAID, store::Store},
     failure::{Failure, Kind, Outcome},
     identity::{self, PORT},
 };
@@ -64,6 +64,7 @@ pub fn run(context: &Context, args: &JoinArgs) -> Outcome<u8> {
         )
         .next(format!("stop the agent and remove {} to start over", home.0.display())));
     }
+    super::init::no_log_of_another(&home)?;
     let name = super::init::name(args.node.as_ref());
     let addresses = if args.server { Vec::new() } else { super::init::addresses(&args.own)? };
     let request = peer_port::JoinRequest {
@@ -83,7 +84,7 @@ pub fn run(context: &Context, args: &JoinArgs) -> Outcome<u8> {
         Failure::new(Kind::Io, format!("cannot make {}", home.0.display()), e).next("run as root")
     })?;
     if !args.server {
-        Store::open(&home.file("log.redb"))?;
+        Store::open(&home.file(own_log::FILE))?;
     }
     // What another cluster once told this machine.
     let _ = std::fs::remove_file(home.file(SAID));

@@ -46,14 +46,13 @@ pub fn bytes(n: u64) -> String {
 }
 
 fn text(status: &Status, wide: bool) -> String {
-    let mut out = format!(
-        "{}  {}  {}   quorum {} of {}\n",
-        bold(&status.cluster),
-        bold(&status.verdict.to_string()),
-        status.summary,
-        status.votes,
-        status.voters
-    );
+    let (cluster, verdict) = (bold(&status.cluster), bold(&status.verdict.to_string()));
+    let mut out = format!("{cluster}  {verdict}  {}", status.summary);
+    // A node without the log does not know the voters.
+    if status.voters > 0 {
+        out.push_str(&format!("   quorum {} of {}", status.votes, status.voters));
+    }
+    out.push('\n');
     if let Some(last) = &status.last_failover {
         out.push_str(&format!("Last change {} ago: {}.\n", ago(last.ago_s), changed(last)));
     }

@@ -19,6 +19,14 @@ pub struct Store {
     database: Database,
 }
 
+/// What there is at a path.
+pub enum Opened {
+    /// A log.
+    Store(Store),
+    /// Something that is no log, or was one: why it cannot be read.
+    Damaged(String),
+}
+
 fn failed(e: impl std::fmt::Display) -> Failure {
     Failure::new(Kind::Io, "the log cannot be read or written", e)
         .next("see whether the disk is full; without its log a node has no vote")
@@ -27,16 +35,43 @@ fn failed(e: impl std::fmt::Display) -> Failure {
 impl Store {
     /// Opens or makes it. Only one process can.
     pub fn open(path: &Path) -> Outcome<Self> {
-        let database =
-            Database::builder().set_cache_size(1 << 20).create(path).map_err(|e| match e {
-                redb::DatabaseError::DatabaseAlreadyOpen => Failure::new(
-                    Kind::Unsafe,
-                    format!("{} is in use", path.display()),
-                    "another agent runs with this state directory",
-                )
-                .next("systemctl status nines"),
-                e => failed(e),
-            })?;
+        match Self::look(path)? {
+            Opened::Store(store) => Ok(store),
+            Opened::Damaged(why) => Err(failed(why)),
+        }
+    }
+
+    /// Likewise; a file that can be opened and makes no sense is no failure.
+    pub fn look(path: &Path) -> Outcome<Opened> {
+        use std::io::ErrorKind::{InvalidData, UnexpectedEof};
+        let opened = Database::builder().set_cache_size(1 << 20).create(path);
+        match opened {
+            Ok(mut database) => match database.check_integrity() {
+                Ok(_) => Self::with(database).map(Opened::Store),
+                Err(e) => Ok(Opened::Damaged(e.to_string())),
+            },
+            Err(redb::DatabaseError::DatabaseAlreadyOpen) => Err(Failure::new(
+                Kind::Unsafe,
+                format!("{} is in use", path.display()),
+                "another agent runs with this state directory",
+            )
+            .next("systemctl status nines")),
+            Err(redb::DatabaseError::Storage(redb::StorageError::Io(e)))
+                if ![InvalidData, UnexpectedEof].contains(&e.kind()) =>
+            {
+                Err(failed(e))
+            }
+            Err(e) => Ok(Opened::Damaged(e.to_string())),
+        }
+    }
+
+    /// One that keeps nothing, for a node that votes no more.
+    pub fn in_memory() -> Outcome<Self> {
+        let memory = redb::backends::InMemoryBackend::new();
+        Self::with(Database::builder().create_with_backend(memory).map_err(failed)?)
+    }
+
+    fn with(database: Database) -> Outcome<Self> {
         let store = Self { database };
         let tables = store.database.begin_write().map_err(failed)?;
         tables.open_table(ENTRIES).map_err(failed)?;
@@ -57,6 +92,7 @@ impl Store {
         let snapshot = Snapshot::decode(word("snapshot")?.as_slice()).map_err(failed)?;
         let long_promise = LongPromise::decode(word("long-promise")?.as_slice()).map_err(failed)?;
         let life = KeptLife::decode(word("life")?.as_slice()).map_err(failed)?;
+        let retired = String::from_utf8_lossy(&word("retired")?).into_owned();
         let mut entries = Vec::new();
         let table = tables.open_table(ENTRIES).map_err(failed)?;
         for item in table.range(snapshot.index + 1..).map_err(failed)? {
@@ -71,7 +107,7 @@ impl Store {
             }
             entries.push(entry);
         }
-        Ok(Persisted { hard_state, snapshot, entries, long_promise, life })
+        Ok(Persisted { hard_state, snapshot, entries, long_promise, life, retired })
     }
 
     /// Writes and syncs.
@@ -89,6 +125,9 @@ impl Store {
             for entry in &persist.entries {
                 let bytes = entry.encode_to_vec();
                 entries.insert(entry.index, bytes.as_slice()).map_err(failed)?;
+            }
+            if let Some(why) = &persist.retired {
+                words.insert("retired", why.as_bytes()).map_err(failed)?;
             }
             if let Some(promise) = &persist.long_promise {
                 words.insert("long-promise", promise.encode_to_vec().as_slice()).map_err(failed)?;

@@ -29,6 +29,7 @@ use super::{
     logger::Logger,
     store::Store,
 };
+use crate::failure::Outcome;
 
 /// All of them, by what they are asked.
 pub struct Workers {
@@ -72,10 +73,22 @@ impl Workers {
     }
 }
 
-/// Writes the log in order.
-pub fn disk(store: Store, work: Receiver<(u64, Box<Persist>)>, core: &Handle) {
+/// Writes the log in order; `first` is told of the first state that came.
+pub fn disk(
+    store: Store,
+    work: Receiver<(u64, Box<Persist>)>,
+    first: impl Fn() -> Outcome<()>,
+    core: &Handle,
+) {
+    let mut told = false;
     for (number, persist) in work {
-        match store.write(&persist) {
+        let mut done = store.write(&persist);
+        if persist.snapshot.is_some() && !told {
+            // Before anybody counts on it.
+            done = done.and_then(|()| first());
+            told = done.is_ok();
+        }
+        match done {
             Ok(()) if number > 0 => core.event(Event::Persisted(number)),
             Ok(()) => {}
             Err(why) => {

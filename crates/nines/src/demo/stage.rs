@@ -17,7 +17,7 @@ use nines_model::config;
 use super::{probe::Probe, sampler::Heard};
 use crate::{
     api::{client::Client, types::Status},
-    daemon::store::Store,
+    daemon::{own_log, store::Store},
     failure::{Failure, Kind, Outcome},
     identity::{self, PORT},
 };
@@ -309,7 +309,7 @@ fn prepare_nodes(home: &Path) -> Outcome<()> {
     for papers in &papers {
         let home = identity::home(&home.join(&papers.identity.me.name));
         home.keep(papers)?;
-        Store::open(&home.file("log.redb"))?.found(&kept)?;
+        Store::open(&home.file(own_log::FILE))?.found(&kept)?;
     }
     Ok(())
 }

@@ -16,6 +16,7 @@ mod flows;
 mod forming;
 mod interfaces;
 mod ipvsadm;
+mod lost_log;
 mod marks;
 mod packets;
 mod proxy;

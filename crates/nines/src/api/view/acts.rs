@@ -9,7 +9,7 @@ use nines_core::Node;
 use nines_model::Time;
 use nines_placement::{Observed, Unfit, unfit};
 
-use super::{super::types::Status, super::verdict::may_take, lives};
+use super::{super::types::Status, super::verdict::may_take, lives, part};
 use crate::failure::{Failure, Kind};
 
 /// Why a node cannot take this VIP now, or any at all; `None`: it can.
@@ -42,6 +42,11 @@ pub fn cannot_take_of(
         let why = "it has not joined".to_owned();
         return refuse(Kind::Unsafe, why, "nines code   prints the join command".into());
     };
+    if let Some(outside) = part::outside(node, now, member.id, name) {
+        let joining = if outside.word == part::JOINING { "is joining: it " } else { "" };
+        let why = format!("it {joining}{}", outside.why);
+        return refuse(Kind::Unsafe, why, outside.next);
+    }
     if let Some(word) = lives::word(node, now, member.id) {
         return refuse(Kind::Unsafe, format!("it is {word}"), look);
     }
@@ -58,7 +63,7 @@ pub fn cannot_take_of(
             let why = "its forwarding table is not in place".to_owned();
             refuse(Kind::Unsafe, why, "nines status   says why".into())
         }
-        Unfit::Silent | Unfit::Leaving | Unfit::Unknown => {
+        Unfit::Silent | Unfit::Leaving | Unfit::Unknown | Unfit::NoVote | Unfit::Joining => {
             refuse(Kind::Unsafe, format!("it {why}"), look)
         }
     }

@@ -1,31 +1,24 @@
 //! What is wrong now, and what people have set, each line with the next command.
 
-use nines_core::Node;
-
-use super::super::types::{ProblemLine, Status};
+use super::{
+    super::types::{ProblemLine, Status},
+    part::{JOINING, NO_VOTE},
+};
 
 /// Fills in what is wrong now.
-pub fn problems(node: &Node, status: &mut Status) {
+pub fn problems(status: &mut Status) {
     let mut add = |subject: String, text: String, next: String| {
         status.problems.push(ProblemLine { subject, text, next });
     };
-    if let Some(why) = node.broken() {
-        add(
-            format!("node {}", node.config().name),
-            format!("votes no more: {why}"),
-            "free the disk, then: systemctl restart nines".into(),
-        );
-    }
-    if status.voters == 0 {
-        add(
-            format!("node {}", node.config().name),
-            "waits for the log: no member has sent it yet".into(),
-            "see that the port between nodes (9119, TCP and UDP) is open both ways".into(),
-        );
-    } else if !status.quorate {
+    if !status.quorate && status.voters > 0 {
         let text =
             format!("{} of {} votes heard: no director may serve", status.votes, status.voters);
-        add("quorum".into(), text, "start the silent nodes, or repair the links to them".into());
+        let next = if status.nodes.iter().any(|n| n.state == NO_VOTE) {
+            "restore the nodes below that vote no more"
+        } else {
+            "start the silent nodes, or repair the links to them"
+        };
+        add("quorum".into(), text, next.into());
     }
     for n in &status.nodes {
         let name = &n.name;
@@ -43,11 +36,6 @@ pub fn problems(node: &Node, status: &mut Status) {
                 "its forwarding table is not in place".into(),
                 format!("journalctl -u nines on {name}"),
             ),
-            "joining" => add(
-                format!("node {name}"),
-                "receives the log and has no vote yet".into(),
-                format!("wait; if it stays: journalctl -u nines on {name}"),
-            ),
             "catching up" => add(
                 format!("node {name}"),
                 format!("has not got all connections of {} yet", n.behind.join(", ")),
@@ -58,7 +46,8 @@ pub fn problems(node: &Node, status: &mut Status) {
             _ => {}
         }
         if !n.trouble.is_empty() {
-            add(format!("node {name}"), n.trouble.clone(), n.next.clone());
+            let joining = if n.state == JOINING { "joining: " } else { "" };
+            add(format!("node {name}"), format!("{joining}{}", n.trouble), n.next.clone());
         }
         if n.state != "silent" && n.links_up < n.links {
             let text = format!("{} of {} links", n.links_up, n.links);

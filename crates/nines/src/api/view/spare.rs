@@ -30,11 +30,6 @@ impl<'a> Spares<'a> {
         Self { node, observed: node.observed(now), voters, living }
     }
 
-    /// Whether a node votes: one that joins has no vote before it has the log.
-    pub fn has_vote(&self, id: u64) -> bool {
-        self.voters.contains(&id)
-    }
-
     fn id(&self, name: &str) -> Option<u64> {
         self.node.state().member(name).map(|member| member.id)
     }
@@ -55,9 +50,6 @@ impl<'a> Spares<'a> {
             return Some(why.to_string());
         }
         let id = self.id(name)?;
-        if !self.has_vote(id) {
-            return Some("has no vote yet".into());
-        }
         let applied = self.node.membership().peer(id).map_or(state.applied, |p| p.beat.applied);
         if applied.saturating_add(LAG_MAX) < state.applied {
             return Some("has not got the newest log entries".into());

@@ -10,7 +10,7 @@ use nines_model::{Spec, Time};
 
 use super::{
     super::types::{Event, NodeStatus, ServerStatus, Status, Why},
-    Told, ago, cannot_take_of, rfc3339, set_text,
+    Told, ago, cannot_take_of, part, rfc3339, set_text,
 };
 use crate::failure::{Failure, Kind, Outcome};
 
@@ -67,7 +67,10 @@ pub fn why(node: &Node, now: Time, subject: &str, seen: &Seen) -> Outcome<Why> {
     let mut why = Why { subject: subject.to_owned(), ..Why::default() };
     if !spec.find_vips(subject).is_empty() {
         of_service(node, now, seen, &mut why);
-    } else if node.state().member(subject).is_some() || spec.nodes.contains_key(subject) {
+    } else if node.state().member(subject).is_some()
+        || spec.nodes.contains_key(subject)
+        || node.config().name == subject
+    {
         of_node(node, now, seen, &mut why);
     } else if !spec.find_servers(subject).is_empty() {
         of_server(node, now, seen, &mut why);
@@ -165,9 +168,16 @@ fn of_node(node: &Node, now: Time, seen: &Seen, why: &mut Why) {
         why.next.push(format!("nines ready {name}"));
     }
     let lines = seen.status.problems.iter().filter(|p| p.subject == format!("node {name}"));
-    for line in lines.filter(|line| line.text != "silent" && !line.next.is_empty()) {
-        why.next.push(line.next.clone());
-        why.now.push_str(&format!(" Wrong now: {}.", line.text));
+    let lines = lines.filter(|line| line.text != "silent" && !line.next.is_empty());
+    if let Some(n) = found.filter(|n| [part::JOINING, part::NO_VOTE].contains(&n.state.as_str())) {
+        let joining = if n.state == part::JOINING { " is joining: it" } else { "" };
+        why.now = format!("{name}{joining} {}.", n.trouble);
+        why.next.push(n.next.clone());
+    } else {
+        for line in lines {
+            why.next.push(line.next.clone());
+            why.now.push_str(&format!(" Wrong now: {}.", line.text));
+        }
     }
     let mut chain = state.story.why(std::slice::from_ref(&name));
     if found.is_some_and(|n| n.state == "silent") {

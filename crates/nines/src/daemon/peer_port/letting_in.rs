@@ -43,7 +43,7 @@ pub(super) async fn admit(
         let why = "a name has 1 to 63 letters, digits, dots, dashes and _; a letter or digit first";
         return Err(refuse(why));
     }
-    let mut tries = 3;
+    let mut tries = 4;
     loop {
         tries -= 1;
         match admit_once(agent, papers, &request, server).await {
@@ -75,11 +75,16 @@ async fn admit_once(
     server: bool,
 ) -> Result<Papers, Refused> {
     let refused = |why: &str| Refused::Final(why.to_owned());
-    let look = |node: &nines_core::Node, _| {
+    let asked = request.name.clone();
+    let look = move |node: &nines_core::Node, _| {
         let state = node.state();
-        (state.members.clone(), state.highest, state.spec.clone(), node.consensus().voters())
+        let lost = state.member(&asked).map(|m| m.id).filter(|id| node.is_retired_of(*id));
+        let holds = state.vips.values().any(|h| h.node() == asked);
+        let voters = node.consensus().voters();
+        let lost = lost.is_some_and(|id| voters.contains(&id));
+        (state.members.clone(), state.highest, state.spec.clone(), voters, lost, holds)
     };
-    let Some((members, highest, spec, voters)) = agent.core.inspect(look).await else {
+    let Some((members, highest, spec, voters, lost, holds)) = agent.core.inspect(look).await else {
         return Err(refused("this agent is stopping"));
     };
     let (name, peers) = (&request.name, peers(&members));
@@ -101,6 +106,18 @@ async fn admit_once(
         return Err(refused(&format!(
             "certificates cannot tell {name} from the member {other}; choose another --node"
         )));
+    }
+    // It has lost its log, and has said so: it begins anew, under another number.
+    if lost && holds {
+        return Err(refused(&format!("{name} still holds a VIP by the log; wait a moment")));
+    }
+    if lost {
+        let kind = Some(command::Kind::Remove(name.clone()));
+        let command = Command { actor: format!("join@{name}"), kind, ..Command::default() };
+        return Err(match agent.core.propose(command).await {
+            Ok(_) | Err(Refusal::Changed(_)) => Refused::Changed("the members changed".into()),
+            Err(why) => refused(&api::refusal_text(&why)),
+        });
     }
     // One that never had the log lost its papers on the way: it gets others.
     if known.is_some_and(|m| voters.contains(&m.id) || m.witness != request.witness) {

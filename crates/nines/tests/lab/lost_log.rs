@@ -1,0 +1,123 @@
+//! Nodes without the log: one that has lost it, and one that has not got it yet.
+
+use serde_json::Value;
+
+use super::{Net, can_run};
+
+fn node(status: &Value, name: &str) -> Value {
+    let all = status["nodes"].as_array().unwrap();
+    all.iter().find(|n| n["name"] == name).cloned().unwrap_or_default()
+}
+
+/// The holder loses its log: everybody is told, another serves, and it comes back under its name.
+#[test]
+fn a_node_that_lost_its_log_says_so_everywhere_and_begins_anew() {
+    if !can_run() {
+        return;
+    }
+    let mut net = Net::new(&[
+        ("lb1", &[("br0", "10.97.8.2/24")]),
+        ("lb2", &[("br0", "10.97.8.3/24")]),
+        ("wit1", &[("br0", "10.97.8.4/24")]),
+    ]);
+    net.form(&["lb1", "lb2"], "wit1");
+    let file = net.write(
+        "vip.toml",
+        "[cluster]\nname = \"lab\"\n[nodes]\nlb1 = \"10.97.8.2\"\nlb2 = \"10.97.8.3\"\n\
+         wit1 = { addresses = \"10.97.8.4\", role = \"witness\" }\n\
+         [vip.v]\naddress = \"10.97.8.100/24\"\n",
+    );
+    net.ok("lb1", &["apply", "-y", &file]);
+    net.until("one holds the VIP", |n| n.status("wit1")["verdict"] == "HEALTHY");
+    let lost = net.holder("wit1");
+    let other = if lost == "lb1" { "lb2" } else { "lb1" };
+    nines_lab::kill(&mut net.agents.remove(&lost).unwrap());
+    std::fs::remove_file(net.home.join(&lost).join("log.redb")).unwrap();
+    net.start(&lost);
+    for teller in [other, "wit1"] {
+        net.until("the others say that it has no vote", |n| {
+            let status = n.status(teller);
+            let line = node(&status, &lost);
+            line["state"] == "no vote"
+                && line["trouble"].as_str().unwrap().contains("its log is gone")
+                && status["votes"] == 2
+                && status["verdict"] == "DEGRADED"
+                && n.holder(teller) == other
+        });
+    }
+    let own = net.ok(&lost, &["status"]);
+    assert!(
+        own.contains("votes no more: its log is gone") && own.contains("join it again"),
+        "{own}"
+    );
+    assert!(net.ok(&lost, &["why", &lost]).contains("its log is gone"));
+    let why = net.ok("wit1", &["why", &lost]);
+    assert!(why.contains("its log is gone") && why.contains("join it again"), "{why}");
+    net.until("an event tells it", |n| n.ok("wit1", &["events"]).contains("votes no more"));
+    assert!(!net.ok(other, &["status"]).contains("is ready to take over"));
+
+    nines_lab::kill(&mut net.agents.remove(&lost).unwrap());
+    std::fs::rename(net.home.join(&lost), net.home.join("moved-away")).unwrap();
+    let said = net.ok(other, &["code"]);
+    let line = said.lines().find(|l| l.contains("nines join")).unwrap();
+    let words: Vec<&str> = line.split_whitespace().skip(2).take(2).collect();
+    net.ok(&lost, &["join", words[0], words[1], "--node", &lost]);
+    // Until its agent runs it waits for that.
+    let line = node(&net.status(other), &lost);
+    assert_eq!(line["state"], "joining", "{line}");
+    assert!(line["trouble"].as_str().unwrap().contains("waits for its agent"), "{line}");
+    net.start(&lost);
+    net.until("it is back under another number", |n| {
+        let status = n.status("wit1");
+        let ready = node(&status, &lost)["state"] == "ready" && status["verdict"] == "HEALTHY";
+        ready && status["voters"] == 3 && node(&status, &lost)["id"].as_u64() > Some(3)
+    });
+}
+
+/// A node that cannot get the log says what it waits for, and counts for nothing.
+#[test]
+fn a_node_without_the_log_yet_is_joining() {
+    if !can_run() {
+        return;
+    }
+    let mut net =
+        Net::new(&[("lb1", &[("br0", "10.97.9.2/24")]), ("lb2", &[("br0", "10.97.9.3/24")])]);
+    let said = net.ok("lb1", &["init", "lab", "--node", "lb1"]);
+    net.start("lb1");
+    let line = said.lines().find(|l| l.contains("nines join")).unwrap().to_owned();
+    let words: Vec<&str> = line.split_whitespace().skip(2).take(2).collect();
+    net.ok("lb2", &["join", words[0], words[1], "--node", "lb2"]);
+    let status = net.status("lb1");
+    assert_eq!((&status["votes"], &status["voters"]), (&1.into(), &1.into()));
+    assert_eq!(node(&status, "lb2")["state"], "joining");
+    nines_lab::kill(&mut net.agents.remove("lb1").unwrap());
+    net.start("lb2");
+    let own = net.status("lb2");
+    assert_eq!((&own["verdict"], &own["cluster"]), (&"DEGRADED".into(), &"lab".into()));
+    assert_eq!(node(&own, "lb2")["state"], "joining");
+    let summary = own["summary"].as_str().unwrap();
+    assert!(summary.starts_with("lb2 is joining: it waits for the log: it hears no"), "{summary}");
+    net.start("lb1");
+    net.until("it has a vote", |n| n.status("lb1")["votes"] == 2);
+    assert_ne!(node(&net.status("lb2"), "lb2")["state"], "joining");
+    // Its file is damaged: it says so, whatever the library makes of that.
+    nines_lab::kill(&mut net.agents.remove("lb2").unwrap());
+    let path = net.home.join("lb2/log.redb");
+    let whole = std::fs::read(&path).unwrap();
+    for from in [0, 4_096, whole.len() / 2] {
+        let mut damaged = whole.clone();
+        damaged[from..].fill(0xa5);
+        std::fs::write(&path, damaged).unwrap();
+        net.start("lb2");
+        net.until("it says that it cannot read its log", |n| {
+            let line = node(&n.status("lb2"), "lb2");
+            line["state"] == "no vote"
+                && line["trouble"].as_str().unwrap().contains("log.redb cannot be read")
+        });
+        nines_lab::kill(&mut net.agents.remove("lb2").unwrap());
+    }
+    assert!(!net.log("lb2").contains("panicked"), "{}", net.log("lb2"));
+    std::fs::write(&path, &whole).unwrap();
+    net.start("lb2");
+    net.until("the whole file votes again", |n| n.status("lb1")["votes"] == 2);
+}
