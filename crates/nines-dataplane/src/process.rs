@@ -29,6 +29,16 @@ pub fn run_in_real_time() -> Result<()> {
     Ok(())
 }
 
+/// Gives what this process has freed back to the kernel: to read a large config takes several times
+/// the memory that is kept of it.
+pub fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes no pointer; other threads wait for their own allocations at most.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Raises the soft limit of open files to the hard one, which needs no right; says how many files
 /// this process may have open from now on. The agent starts no other program that would inherit it.
 pub fn raise_open_files() -> u64 {

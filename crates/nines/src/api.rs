@@ -204,9 +204,28 @@ async fn propose(agent: &Agent, caller: Caller, kind: What) -> Outcome<Json<Done
     Ok(Json(Done { index, text }))
 }
 
-#[utoipa::path(get, path = "/v1/status", responses((status = 200, body = Status)))]
-async fn get_status(Shared(agent): Shared<Arc<Agent>>) -> Outcome<Json<Status>> {
-    seen(&agent).await.map(|(seen, _)| Json(seen.status))
+/// How much of the status.
+#[derive(Deserialize, utoipa::IntoParams)]
+struct StatusQuery {
+    /// With real servers; without it: yes.
+    servers: Option<bool>,
+}
+
+#[utoipa::path(
+    get,
+    path = "/v1/status",
+    params(StatusQuery),
+    responses((status = 200, body = Status))
+)]
+async fn get_status(
+    Shared(agent): Shared<Arc<Agent>>,
+    Query(query): Query<StatusQuery>,
+) -> Outcome<Json<Status>> {
+    let mut status = seen(&agent).await?.0.status;
+    if query.servers == Some(false) {
+        status.services.iter_mut().for_each(|service| service.servers.clear());
+    }
+    Ok(Json(status))
 }
 
 /// Which events.

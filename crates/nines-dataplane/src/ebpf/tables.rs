@@ -375,9 +375,14 @@ impl Tables {
                 continue;
             };
             let mut whole = sum(self.service_stats.get(id, 0).map_err(map_error)?);
+            // Whatever counts for a server counts for its service, too.
+            let none = whole == Tally::default();
             for (server, wanted) in &service.servers {
                 let Some(slot) = slots.get(&(*id, wanted.addr)) else { continue };
-                let mut tally = sum(self.server_stats.get(slot, 0).map_err(map_error)?);
+                let mut tally = match none {
+                    true => Tally::default(),
+                    false => sum(self.server_stats.get(slot, 0).map_err(map_error)?),
+                };
                 let load = loads.get(*slot);
                 (tally.active, tally.inactive) = (load.active, load.inactive);
                 whole.active += tally.active;

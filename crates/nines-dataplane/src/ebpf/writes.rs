@@ -147,7 +147,7 @@ fn differences<'a>(ask: Ask<'a>) -> (Vec<(&'a String, &'a TableService)>, Vec<Se
 
 fn no_room(what: &str, why: &str) -> Error {
     Error::new(format!("no room for these {what} in the kernel tables"), why)
-        .next("nines status   shows when there is room: the agent restarts in place to make it")
+        .next("nines status   shows when there is room: the agent makes more by itself")
 }
 
 /// A key of cookies.

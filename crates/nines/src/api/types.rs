@@ -176,9 +176,12 @@ pub struct ServiceStatus {
     /// Directors that could take all its VIPs over now.
     #[serde(default)]
     pub spare: Vec<String>,
-    /// Servers that take new flows.
+    /// Servers that take new flows,
     pub up: usize,
-    /// Real servers.
+    /// of so many; sorry servers are not among them.
+    #[serde(default)]
+    pub of: usize,
+    /// Real servers, where they were asked for.
     pub servers: Vec<ServerStatus>,
     /// Counts.
     pub traffic: Traffic,

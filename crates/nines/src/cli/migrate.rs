@@ -44,7 +44,7 @@ pub fn run(context: &Context, args: &MoveArgs) -> Outcome<u8> {
 /// Waits until the log says that the VIP is there.
 fn arrived(context: &Context, args: &MoveArgs, until: Instant) -> Outcome<()> {
     loop {
-        let status: Status = context.client().get("/v1/status")?;
+        let status: Status = context.client().get("/v1/status?servers=false")?;
         let service = status.services.iter().find(|s| s.name == args.vip);
         let first = service.and_then(|s| s.vips.first());
         let here = status

@@ -19,7 +19,7 @@ use nines_core::{
     forwarding::{Following, Wanted},
     wire::Persist,
 };
-use nines_dataplane::DataPlane;
+use nines_dataplane::{DataPlane, process};
 use nines_model::{Counters, ForwardingTable};
 
 use super::{
@@ -99,10 +99,17 @@ pub fn disk(
     }
 }
 
+/// Bytes of a config that takes much memory to be read.
+const LARGE: usize = 1 << 20;
+
 /// Reads configs, so that the core thread need not.
 pub fn configs(work: Receiver<Arc<str>>, core: &Handle) {
     for text in work {
+        let large = text.len() > LARGE;
         core.event(Event::Read(Arc::new(Config::read(text))));
+        if large {
+            process::give_memory_back();
+        }
     }
 }
 
@@ -209,6 +216,9 @@ pub fn forwarding<D: DataPlane>(
                 if result.is_ok() {
                     changed(&plane, table, grown);
                     holds = true;
+                }
+                if grown {
+                    process::give_memory_back();
                 }
                 show(&plane, result.as_ref().err().cloned(), shown, log);
                 core.event(Event::Forwarded(result.map_err(|e| e.to_string())));

@@ -186,6 +186,7 @@ pub fn fill_traffic(status: &mut Status, told: &Told) {
         }
         let taking = || service.servers.iter().filter(|s| takes(s));
         service.up = taking().filter(|s| !s.sorry).count();
+        service.of = service.servers.iter().filter(|s| !s.sorry).count();
         let (up, spare) = (service.up, taking().find(|s| s.sorry));
         if let (0, Some(sorry)) = (up, spare) {
             status.problems.push(ProblemLine {
