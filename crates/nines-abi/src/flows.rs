@@ -133,17 +133,25 @@ pub const fn mix(a: u64, b: u64) -> u64 {
     h ^ h >> 32
 }
 
-/// [`mix`] of a whole key.
+/// [`mix`] of a whole key: what every director chooses servers by.
 #[must_use]
 #[inline(always)]
 pub const fn hash_of(key: &Flow) -> u64 {
+    place_hash(key, 0)
+}
+
+/// The same under a key that only this machine knows: where a flow lies in its table, so that nobody
+/// can send what lies in few buckets only.
+#[must_use]
+#[inline(always)]
+pub const fn place_hash(key: &Flow, secret: u64) -> u64 {
     // Pairs as a little-endian machine reads them: the compiler makes one load of each.
     const fn pair(low: u32, high: u32) -> u64 {
         low as u64 | (high as u64) << 32
     }
     let (src, dst) = (&key.src, &key.dst);
     let ports = key.sport as u64 | (key.dport as u64) << 16 | (key.proto as u64) << 32;
-    let first = pair(src[0], src[1]) ^ pair(dst[0], dst[1]).rotate_left(17);
+    let first = pair(src[0], src[1]) ^ pair(dst[0], dst[1]).rotate_left(17) ^ secret;
     // A lighter round is enough before the last.
     let light = first.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ pair(src[2], src[3]);
     let light = (light ^ light >> 32).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -20,7 +20,7 @@ pub use services::*;
 
 /// Version of everything in this crate, of [`hash_of`] and of the tables that its values are places
 /// in. Raise it with any change of layout or meaning.
-pub const ABI: u32 = 15;
+pub const ABI: u32 = 16;
 
 /// An address as IPv6; IPv4 is mapped (`::ffff:a.b.c.d`, RFC 4291 section 2.5.5.2).
 pub type Addr = [u8; 16];
@@ -332,6 +332,8 @@ pub struct Settings {
     pub idle: [u32; 16],
     /// Key of cookies.
     pub secret: [u64; 2],
+    /// Key of places in the flow table ([`place_hash`]).
+    pub flow_key: u64,
 }
 
 /// One of 32 bits for an address, as [`halves`] gives it: most addresses that `PLACES` has not are
@@ -418,7 +420,7 @@ const _: () = {
     assert!(core::mem::size_of::<TemplateKey>() == 32);
     assert!(core::mem::size_of::<Template>() == 16);
     assert!(core::mem::size_of::<Stats>() == 40);
-    assert!(core::mem::size_of::<Settings>() == 88);
+    assert!(core::mem::size_of::<Settings>() == 96);
 };
 
 /// IPv4 address as a mapped [`Addr`].

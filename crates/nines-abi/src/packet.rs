@@ -46,7 +46,7 @@ pub struct Packet {
     pub clock: u32,
     /// Source MAC and two zero bytes, as this machine reads them.
     pub mac: u64,
-    /// [`crate::hash_of`] its flow.
+    /// [`crate::place_hash`] of its flow.
     pub hash: u64,
     /// Of an answer: what the client calls the other end. With full NAT: of the flow, see [`Via`].
     pub via: Via,

@@ -64,7 +64,7 @@ pub fn new(
         });
     }
     let table = Table::noted(of.service, packet);
-    let slot = schedule::by_turn_or_hash(packet, of, table, packet.hash, begins);
+    let slot = schedule::by_turn_or_hash(packet, of, table, begins);
     take(packet, of.service, slot)
 }
 

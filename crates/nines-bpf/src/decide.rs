@@ -209,7 +209,7 @@ pub fn error(packet: &mut Packet, mark: u32) -> Verdict {
         return Verdict::Pass;
     };
     let table = Table::of(of.service);
-    let slot = schedule::by_turn_or_hash(packet, of, table, hash, false);
+    let slot = schedule::by_turn_or_hash(packet, of, table, false);
     match server(slot) {
         Some(server) if server.service == of.id && !full::is(server) => {
             deliver(packet, slot, server, true)

@@ -12,7 +12,6 @@
 use core::mem::{offset_of, size_of};
 
 pub use self::put::{insert, sweep, New, ALREADY};
-pub use nines_abi::hash_of;
 use nines_abi::{
     is_active, limited, seen_of, state_of, Bucket, Entry, Flow, Tail, Via, WAYS, WORD_EARNED,
     WORD_FULL, WORD_LIVE, WORD_MIDDLE, WORD_REPLY, WORD_SHOWN,
@@ -20,10 +19,17 @@ use nines_abi::{
 
 use crate::{
     atomic::{self, opaque},
-    maps::{buckets_mask, BELL, BELLS, CHANGED, FLOWS, LOADS, SERVERS, SETTINGS},
+    maps::{flow_key, buckets_mask, BELL, BELLS, CHANGED, FLOWS, LOADS, SERVERS, SETTINGS},
 };
 
 mod put;
+
+/// Where a flow lies. The key is each machine's own: directors tell one another flows by their
+/// addresses, and choose servers by [`nines_abi::hash_of`].
+#[inline(always)]
+pub fn hash_of(key: &Flow) -> u64 {
+    nines_abi::place_hash(key, flow_key())
+}
 
 /// The version in a word.
 const VERSION: u64 = 0xfffe << 16;

@@ -5,7 +5,7 @@
 //! the client's, which has the port; that of the answers, which says where the client's is.
 
 use nines_abi::{
-    halves, hash_of, seen_of, source_at, state_of, Flow, Packet, Server, Tail, Via, DROP_GUARD,
+    halves, seen_of, source_at, state_of, Flow, Packet, Server, Tail, Via, DROP_GUARD,
     FORWARD_FULL_NAT, POOL_MAX, PROGRAM_DELIVER, PROGRAM_FULL, PROGRAM_PROXY, PROGRAM_PUT_FULL,
     PROGRAM_TELL_FULL, WORDS_PROXY, WORD_EARNED, WORD_FULL, WORD_MIDDLE, WORD_PROXY, WORD_REPLY,
 };
@@ -13,7 +13,7 @@ use nines_abi::{
 use crate::{
     atomic::opaque,
     decide::{again, deliver, goes_on, key, words, Verdict},
-    flows::{self, New, Seen},
+    flows::{self, hash_of, New, Seen},
     maps::{BYTES, SERVERS, SERVICES},
     nat::{count_answer, earns, matters, port_of},
     packet::{halves_of, ERROR, TRANSPORT},

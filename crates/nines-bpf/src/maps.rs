@@ -28,6 +28,15 @@ static BUCKETS_MASK: u32 = BUCKETS - 1;
 #[no_mangle]
 static PLACES_MASK: u32 = SERVICES_LEN * PLACES_PER_SERVICE - 1;
 
+/// Drawn for the tables of this machine ([`nines_abi::Settings::flow_key`]).
+#[no_mangle]
+static FLOW_KEY: u64 = 0;
+
+#[inline(always)]
+pub fn flow_key() -> u64 {
+    unsafe { core::ptr::read_volatile(&FLOW_KEY) }
+}
+
 #[inline(always)]
 pub fn buckets_mask() -> u32 {
     unsafe { core::ptr::read_volatile(&BUCKETS_MASK) }

@@ -8,12 +8,13 @@ use core::mem::offset_of;
 
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use nines_abi::{
-    Load, Packet, Server, Service, SCAN_MAX, SCHED_DH, SCHED_MH, SCHED_SH, SCHED_WLC, SERVER_UP,
+    hash_of, Load, Packet, Server, Service, SCAN_MAX, SCHED_DH, SCHED_MH, SCHED_SH, SCHED_WLC, SERVER_UP,
     SERVICE_FALLBACK, SERVICE_LIVE, SERVICE_PORT,
 };
 
 use crate::{
     atomic,
+    decide::key,
     maps::{pick, LOADS, SERVERS, TURNS},
 };
 
@@ -75,7 +76,7 @@ impl Table {
 /// TCP packet in mid-flow goes by hash, whatever the scheduler (this director took over, or the
 /// entry was evicted): all directors agree.
 #[inline(always)]
-pub fn by_turn_or_hash(packet: &Packet, of: Of, table: Table, hash: u64, fresh: bool) -> u32 {
+pub fn by_turn_or_hash(packet: &Packet, of: Of, table: Table, fresh: bool) -> u32 {
     let service = of.service;
     let (base, len, how) = (table.base(), table.len(), service.scheduler);
     if len == 0 {
@@ -90,13 +91,13 @@ pub fn by_turn_or_hash(packet: &Packet, of: Of, table: Table, hash: u64, fresh: 
         let value = match how {
             SCHED_DH => fold(&packet.dst),
             SCHED_SH | SCHED_MH => fold(&packet.src).wrapping_add(port),
-            _ => hash as u32,
+            _ => hash_of(&key(packet)) as u32,
         };
         hashed(service, of.id, table, value, fresh)
     } else if fresh {
         by_turn(base, len, of.id)
     } else {
-        pick(base.wrapping_add(hash as u32 % len)).unwrap_or(NOBODY)
+        pick(base.wrapping_add(hash_of(&key(packet)) as u32 % len)).unwrap_or(NOBODY)
     }
 }
 

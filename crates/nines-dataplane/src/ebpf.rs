@@ -40,6 +40,7 @@ mod grow;
 mod guard;
 mod hook;
 mod installed;
+mod key;
 pub mod object;
 pub mod picks;
 mod pins;
@@ -141,6 +142,8 @@ fn load(
     loader.default_map_pin_directory(pins);
     loader.override_global("BUCKETS_MASK", &buckets_mask, true);
     loader.override_global("PLACES_MASK", &places_mask, true);
+    let flow_key = key::of(pins)?;
+    loader.override_global("FLOW_KEY", &flow_key, true);
     for (map, entries) in sizes.of_maps() {
         loader.map_max_entries(map, entries);
     }
@@ -154,6 +157,7 @@ fn load(
         let what = "the kernel refused the nines tables or programs";
         Error::new(what, why).next(NEEDS)
     })?;
+    key::keep(pins, flow_key)?;
     attach::load(&mut ebpf, before)?;
     Ok(ebpf)
 }

@@ -3,14 +3,14 @@
 //! Decides: which one, and whose flow ends for it.
 
 use nines_abi::{
-    hash_of, seen_of, state_of, Flow, Packet, Search, DROP_NO_PORT, EVICTED, FULL_NAT_PORTS,
+    seen_of, state_of, Flow, Packet, Search, DROP_NO_PORT, EVICTED, FULL_NAT_PORTS,
     PROGRAM_KEEP_FULL, PROGRAM_PORT, STATE_ESTABLISHED, WORD_EARNED, WORD_MIDDLE,
 };
 
 use super::{answers_of, seen_as};
 use crate::{
     decide::{again, key, Verdict},
-    flows,
+    flows::{self, hash_of},
     maps::{count_drop, SERVERS},
 };
 

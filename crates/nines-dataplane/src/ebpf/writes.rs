@@ -463,8 +463,9 @@ impl<'a> Planner<'a> {
         }
         let flags = self.flags.unwrap_or(old.flags);
         let secret = if old.secret == [0; 2] { draw()? } else { old.secret };
+        let flow_key = old.flow_key;
         let named = self.named.unwrap_or(old.named);
-        let settings = Settings { flags, named, idle, secret };
+        let settings = Settings { flags, named, idle, secret, flow_key };
         if settings != old {
             let both = Settings { flags: flags | old.flags, named: named | old.named, ..settings };
             if both == settings {

@@ -7,7 +7,7 @@ use nines_dataplane::{
     DataPlane as _,
     ebpf::{Hooks, Sizes},
 };
-use nines_model::{Forward, ForwardingTable, Proto, Scheduler};
+use nines_model::{Forward, ForwardingTable, Proto, Scheduler, ServerState};
 
 use super::{Bench, NEXT, REDIRECT, SHOT, bench_with, both_hooks, build::*, service, table};
 
@@ -248,4 +248,31 @@ fn forged_floods_displace_no_connection() {
             }
         }
     }
+}
+
+/// Which of many connections are left where there is room for fewer.
+fn left() -> Option<Vec<u16>> {
+    let mut b = bench_with(Hooks::Tc, Sizes { buckets: 16, ..Sizes::default() })?;
+    let servers = [("10.0.0.11:80", Forward::Dr), ("10.0.0.12:80", Forward::Dr)];
+    let web = service("10.0.0.100:80", Proto::Tcp, Scheduler::Rr, &servers);
+    b.plane.apply(&table(vec![web.clone()])).unwrap();
+    let syn = |n| tcp(&format!("10.0.0.1:{n}"), "10.0.0.100:80", SYN);
+    for n in 1..200 {
+        b.tc(&syn(n).bytes());
+        b.tc(&Frame { flags: ACK, ..syn(n) }.bytes());
+    }
+    // Where all servers are down, what has an entry goes on.
+    let mut down = web;
+    down.servers.values_mut().for_each(|server| server.state = ServerState::Down);
+    b.plane.apply(&table(vec![down])).unwrap();
+    let lives = |n: &u16| b.tc(&Frame { flags: ACK, ..syn(*n) }.bytes()).0 == REDIRECT;
+    Some((1..200).filter(lives).collect())
+}
+
+#[test]
+fn nobody_knows_which_flows_share_a_bucket() {
+    let (Some(one), Some(other)) = (left(), left()) else { return };
+    let places = 16 * nines_abi::WAYS;
+    assert!(one.len() > places / 2 && one.len() <= places, "{}", one.len());
+    assert_ne!(one, other, "on each machine others");
 }
