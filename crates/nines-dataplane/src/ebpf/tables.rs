@@ -390,7 +390,10 @@ impl Tables {
                 // A translated flow has a place for its answers, too.
                 let each = 1 + u64::from(wanted.forward.translates());
                 counters.taken += (tally.active + tally.inactive) * each;
-                counters.servers.insert((name.clone(), server.clone()), tally);
+                // Names of a hundred thousand servers that nobody has gone to take a second.
+                if !none || tally != Tally::default() {
+                    counters.servers.insert((name.clone(), server.clone()), tally);
+                }
             }
             counters.services.insert(name.clone(), whole);
         }
