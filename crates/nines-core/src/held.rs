@@ -8,32 +8,12 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use crate::wire;
+use crate::wire::{self, SetPart};
 
 /// Bytes of contents in one part: a datagram has room for them and for a heartbeat.
 pub const PART_BYTES: usize = 900;
 /// Parts of one set at most; more are refused before they are kept.
 pub const PARTS_MAX: u32 = 256;
-
-/// Some of what a set of VIPs contains.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct SetPart {
-    /// Name of the set.
-    #[prost(fixed64, tag = "1")]
-    pub name_a: u64,
-    /// The other half.
-    #[prost(fixed64, tag = "2")]
-    pub name_b: u64,
-    /// Which part: 0, 1, 2, ...
-    #[prost(uint32, tag = "3")]
-    pub number: u32,
-    /// Of how many.
-    #[prost(uint32, tag = "4")]
-    pub of: u32,
-    /// VIPs and tokens, as [`pack_all`] packs them.
-    #[prost(bytes = "vec", tag = "5")]
-    pub contents: Vec<u8>,
-}
 
 /// Names the contents of a set.
 pub type Name = (u64, u64);

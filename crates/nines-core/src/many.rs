@@ -8,34 +8,8 @@ use std::net::IpAddr;
 
 use crate::{
     held::{PART_BYTES, pack_all, unpack_all},
-    wire::{self, Give, Move, Token, command::Kind},
+    wire::{self, Give, Many, Move, Token, command::Kind},
 };
-
-/// What [`Give`], [`Move`] and a release say of one VIP, for many at once.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct Many {
-    /// 0: given; 1: to be moved; 2: released.
-    #[prost(uint32, tag = "1")]
-    pub what: u32,
-    /// VIPs with tokens, as [`pack_all`] packs them; a token counts in a release only.
-    #[prost(bytes = "vec", tag = "2")]
-    pub vips: Vec<u8>,
-    /// Next holder.
-    #[prost(string, tag = "3")]
-    pub to: String,
-    /// Holder.
-    #[prost(string, tag = "4")]
-    pub from: String,
-    /// Why.
-    #[prost(string, tag = "5")]
-    pub why: String,
-    /// As in [`Give`].
-    #[prost(uint64, tag = "6")]
-    pub silent_ms: u64,
-    /// As in a release.
-    #[prost(uint64, tag = "7")]
-    pub life: u64,
-}
 
 const GIVEN: u32 = 0;
 const MOVED: u32 = 1;

@@ -8,10 +8,12 @@ use std::net::{IpAddr, Ipv6Addr};
 mod beat;
 mod facts;
 mod life;
+mod many;
 
-pub use beat::{Ack, Beat};
+pub use beat::{Ack, Beat, SetPart};
 pub use facts::{Facts, Unfit};
 pub use life::{KeptLife, Life, LongPromise};
+pub use many::Many;
 
 /// One datagram, or one frame of a TLS stream, after decryption.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -49,7 +51,7 @@ pub mod frame {
         Raft(super::RaftMessage),
         /// What a set of VIPs contains.
         #[prost(message, tag = "50")]
-        Part(crate::held::SetPart),
+        Part(super::SetPart),
     }
 }
 
@@ -269,7 +271,7 @@ pub mod command {
         Remove(String),
         /// The same for many VIPs.
         #[prost(message, tag = "50")]
-        Many(crate::many::Many),
+        Many(super::Many),
     }
 }
 

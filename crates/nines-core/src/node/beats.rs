@@ -8,11 +8,10 @@ use prost::Message as _;
 use super::{Node, bulk::Way, leases::Granted};
 use crate::{
     action::Action,
-    consensus,
-    held::{self, SetPart},
+    consensus, held,
     lives::Standing,
     many, peek,
-    wire::{self, Beat, Command, Frame, RaftMessage, Token, command::Kind, frame},
+    wire::{self, Beat, Command, Frame, RaftMessage, SetPart, Token, command::Kind, frame},
 };
 
 /// When the parts of a set are sent again to a peer that does not know it yet.

@@ -13,9 +13,9 @@ use prost::Message as _;
 
 use super::Node;
 use crate::{
-    held::{self, Arriving, HeldSet, Name, SetPart},
+    held::{self, Arriving, HeldSet, Name},
     many, peek,
-    wire::{Ack, Beat, Command},
+    wire::{Ack, Beat, Command, SetPart},
 };
 
 /// Everything that decides whether a VIP of a known set is renewed: what is applied, where the log

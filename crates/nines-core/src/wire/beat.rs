@@ -71,7 +71,7 @@ pub struct Beat {
     pub set_size: u32,
     /// What the set contains, where that is new and little.
     #[prost(message, optional, tag = "53")]
-    pub part: Option<crate::held::SetPart>,
+    pub part: Option<SetPart>,
     /// VIPs it could not start: one bit for each VIP of the config, by address.
     #[prost(bytes = "vec", tag = "54")]
     pub unable: Vec<u8>,
@@ -117,4 +117,24 @@ pub struct Ack {
     /// The voter does not know what the beat's set contains.
     #[prost(bool, tag = "53")]
     pub unknown: bool,
+}
+
+/// Some of what a set of VIPs contains.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct SetPart {
+    /// Name of the set.
+    #[prost(fixed64, tag = "1")]
+    pub name_a: u64,
+    /// The other half.
+    #[prost(fixed64, tag = "2")]
+    pub name_b: u64,
+    /// Which part: 0, 1, 2, ...
+    #[prost(uint32, tag = "3")]
+    pub number: u32,
+    /// Of how many.
+    #[prost(uint32, tag = "4")]
+    pub of: u32,
+    /// VIPs and tokens, as [`crate::held::pack_all`] packs them.
+    #[prost(bytes = "vec", tag = "5")]
+    pub contents: Vec<u8>,
 }

@@ -1,0 +1,29 @@
+//! The shape of a command about many VIPs.
+//!
+//! Decides: shapes in the log, nothing else. What it means is in `crates/nines-core/src/many.rs`.
+
+/// What [`super::Give`], [`super::Move`] and a release say of one VIP, for many at once.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Many {
+    /// 0: given; 1: to be moved; 2: released.
+    #[prost(uint32, tag = "1")]
+    pub what: u32,
+    /// VIPs with tokens, as [`crate::held::pack_all`] packs them; a token counts in a release only.
+    #[prost(bytes = "vec", tag = "2")]
+    pub vips: Vec<u8>,
+    /// Next holder.
+    #[prost(string, tag = "3")]
+    pub to: String,
+    /// Holder.
+    #[prost(string, tag = "4")]
+    pub from: String,
+    /// Why.
+    #[prost(string, tag = "5")]
+    pub why: String,
+    /// As in [`super::Give`].
+    #[prost(uint64, tag = "6")]
+    pub silent_ms: u64,
+    /// As in a release.
+    #[prost(uint64, tag = "7")]
+    pub life: u64,
+}
