@@ -21,7 +21,7 @@ fn with_source() -> Spec {
 }
 
 fn failed(vip: IpAddr) -> (IpAddr, String) {
-    (vip, "failed to start it".to_owned())
+    (vip, "could not take it".to_owned())
 }
 
 fn vip(n: u8) -> IpAddr {
@@ -99,7 +99,7 @@ fn plans_read_aloud() {
     );
     assert_eq!(
         told(&seen("lb1+u lb2+n lb3", &[(100, "lb1"), (101, "lb1")]))[0],
-        "blocked 10.0.0.100: lb1 failed to start it, but lb2 is not ready, lb3 is silent"
+        "blocked 10.0.0.100: lb1 could not take it, but lb2 is not ready, lb3 is silent"
     );
     assert!(told(&seen("lb1+ lb2+", &[(100, "lb1>lb2"), (101, "lb1")])).is_empty(), "under way");
     assert_eq!(
@@ -165,7 +165,7 @@ fn a_source_goes_where_its_vip_goes() {
     unable.vips.remove(&vip(102));
     assert_eq!(
         told(&unable),
-        ["blocked 10.0.0.102: 10.0.0.100 is on lb1, which failed to start it"]
+        ["blocked 10.0.0.102: 10.0.0.100 is on lb1, which could not take it"]
     );
     let observed = seen("lb1+ lb2+", &[(100, "lb1"), (101, "lb1"), (102, "lb2")]);
     let apart = check(&with_source(), &observed, &Plan::default()).unwrap_err();

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Why a node that tried does not get a VIP.
-const FAILED: &str = "failed to start it";
+const FAILED: &str = "could not take it";
 /// When a command that had no effect is written again.
 const PROPOSED_AGAIN: Millis = Millis(300);
 
