@@ -123,6 +123,15 @@ fn translates(table: &ForwardingTable) -> bool {
 }
 
 impl Director {
+    /// Services and servers as IPVS counted them, where it forwards.
+    fn or_by_ipvs(&mut self, mut counters: Counters) -> Result<Counters> {
+        if let Some(ipvs) = &mut self.ipvs {
+            let own = ipvs.counters()?;
+            (counters.services, counters.servers) = (own.services, own.servers);
+        }
+        Ok(counters)
+    }
+
     fn forward_by_programs(&mut self, table: &ForwardingTable) -> Result<()> {
         // A VIP is answered for wherever packets for it come in: there the guard must be before.
         self.ebpf.devices()?;
@@ -201,12 +210,13 @@ impl DataPlane for Director {
     }
 
     fn counters(&mut self) -> Result<Counters> {
-        let mut counters = self.ebpf.counters()?;
-        if let Some(ipvs) = &mut self.ipvs {
-            let own = ipvs.counters()?;
-            (counters.services, counters.servers) = (own.services, own.servers);
-        }
-        Ok(counters)
+        let counters = self.ebpf.counters()?;
+        self.or_by_ipvs(counters)
+    }
+
+    fn busy(&mut self) -> Result<Counters> {
+        let counters = self.ebpf.busy()?;
+        self.or_by_ipvs(counters)
     }
 
     fn describe(&self) -> String {

@@ -391,6 +391,10 @@ impl DataPlane for EbpfPlane {
         self.tables.counters()
     }
 
+    fn busy(&mut self) -> Result<Counters> {
+        self.tables.counts(false)
+    }
+
     fn describe(&self) -> String {
         match hook::words(&self.attached) {
             none if none.is_empty() => "ebpf".into(),

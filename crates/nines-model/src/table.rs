@@ -194,7 +194,7 @@ pub struct Tally {
 pub struct Counters {
     /// By service.
     pub services: BTreeMap<String, Tally>,
-    /// By (service, server); servers that counted nothing may be missing.
+    /// By (service, server).
     pub servers: BTreeMap<(String, String), Tally>,
     /// Packets dropped, by reason.
     pub drops: BTreeMap<String, u64>,

@@ -361,6 +361,11 @@ impl Tables {
 
     /// Counts since the tables were made.
     pub fn counters(&self) -> Result<Counters> {
+        self.counts(true)
+    }
+
+    /// The same; `all`: also of servers that counted nothing.
+    pub(super) fn counts(&self, all: bool) -> Result<Counters> {
         let loads = self.loads.view()?;
         let places = u64::from(self.sizes.buckets) * nines_abi::WAYS as u64;
         let mut counters = Counters { places, ..Counters::default() };
@@ -390,8 +395,7 @@ impl Tables {
                 // A translated flow has a place for its answers, too.
                 let each = 1 + u64::from(wanted.forward.translates());
                 counters.taken += (tally.active + tally.inactive) * each;
-                // Names of a hundred thousand servers that nobody has gone to take a second.
-                if !none || tally != Tally::default() {
+                if all || tally != Tally::default() {
                     counters.servers.insert((name.clone(), server.clone()), tally);
                 }
             }

@@ -224,14 +224,14 @@ pub fn forwarding<D: DataPlane>(
                 core.event(Event::Forwarded(result.map_err(|e| e.to_string())));
             }
             Ok(ForwardWork::Counters(answer)) => {
-                let _ = answer.send(plane.counters().unwrap_or_default());
+                let _ = answer.send(plane.busy().unwrap_or_default());
             }
             // Of a thousand VIPs that come at once a few tell enough.
             Ok(ForwardWork::Watch(_)) if watched.len() >= WATCHED_MAX => {}
             Ok(ForwardWork::Watch(vip)) => {
                 let until = Instant::now() + Duration::from_secs(2);
                 let table = holds.then_some(following.table());
-                let counters = plane.counters().unwrap_or_default();
+                let counters = plane.busy().unwrap_or_default();
                 if let Some(before) = packets(&counters, table, vip) {
                     watched.insert(vip, (before, until));
                 }
@@ -247,7 +247,7 @@ pub fn forwarding<D: DataPlane>(
         let table = holds.then_some(following.table());
         if !watched.is_empty() {
             let began = Instant::now();
-            let counters = plane.counters().unwrap_or_default();
+            let counters = plane.busy().unwrap_or_default();
             watched.retain(|vip, (before, until)| {
                 if packets(&counters, table, *vip).is_some_and(|now| now > *before) {
                     core.event(Event::FirstPacket(*vip));
