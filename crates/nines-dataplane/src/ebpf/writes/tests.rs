@@ -27,7 +27,8 @@ fn plan(
     before: Option<&ForwardingTable>,
     table: &ForwardingTable,
 ) -> Result<Vec<Write>> {
-    let sizes = Sizes { services: 8, servers: 128, picks: 1 << 17, buckets: 8 };
+    // For three tables that share no service: that before, one that died in the middle, the next.
+    let sizes = Sizes { services: 16, servers: 128, picks: 1 << 17, buckets: 8 };
     super::plan(Ask { installed, before, table, sizes, route: &route, detour: 0 })
 }
 
