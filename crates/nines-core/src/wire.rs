@@ -10,7 +10,7 @@ mod facts;
 mod life;
 mod many;
 
-pub use beat::{Ack, Beat, SetPart};
+pub use beat::{Ack, Awaits, Beat, SetPart};
 pub use facts::{Facts, Unfit};
 pub use life::{KeptLife, Life, LongPromise};
 pub use many::Many;

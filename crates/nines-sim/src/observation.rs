@@ -17,8 +17,6 @@ pub struct NodeFacts {
     pub durable_snapshot: u64,
     /// One of the first three.
     pub founder: bool,
-    /// Term and vote on disk.
-    pub durable_term: u64,
     /// VIPs its kernel answers for now, with the token its process last acted on.
     pub answers: BTreeMap<IpAddr, u64>,
     /// By its applied state: the entry each VIP stands at, and the node that holds it; for a VIP

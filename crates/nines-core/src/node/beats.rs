@@ -120,7 +120,7 @@ impl Node {
             set_b: name.1,
             set_size: size as u32,
             part: None,
-            awaits: self.awaits(now).unwrap_or_default(),
+            awaits: self.awaits(now).into(),
             term,
             acked,
             broken: self.broken.clone().unwrap_or_default(),

@@ -19,7 +19,7 @@ use super::Node;
 use crate::{
     action::Action,
     lease::promise_ns,
-    wire::{Ack, Beat, Persist},
+    wire::{Ack, Awaits, Beat, Persist},
 };
 
 /// What this node knows of others' logs, and whether others know its own.
@@ -52,9 +52,9 @@ impl Node {
         if voters == [me] && self.may_be_newer(from) && !self.is_double(now, me) {
             self.retire(format!("its log is older than the cluster: node {from} joined after it"));
         }
-        let before = self.membership.peer(from).map_or("", |p| p.beat.awaits.as_str());
-        if !beat.awaits.is_empty() && beat.awaits != before {
-            let line = format!("{} {}", self.name_of(from), beat.awaits);
+        let before = self.membership.peer(from).map_or(Awaits::Nothing, |p| p.beat.awaits());
+        if ![before, Awaits::Nothing].contains(&beat.awaits()) {
+            let line = format!("{} {}", self.name_of(from), beat.awaits().words());
             self.log(line);
         }
     }
@@ -93,17 +93,22 @@ impl Node {
         if self.broken.is_some() {
             return;
         }
-        self.log(format!("this node votes no more: {why}; {}", Self::REBUILD));
+        let next = Self::rebuild(&self.config.name);
+        self.log(format!("this node votes no more: {why}; {next}"));
         let persist = Persist { retired: Some(why.clone()), ..Persist::default() };
         self.actions.push(Action::Persist(0, Box::new(persist)));
         self.broken = Some(why);
         self.memory.retired = true;
     }
 
-    /// What a person can do about a node that votes no more.
-    pub const REBUILD: &str = "put the newest copy of its state directory back; if there is none: \
-        stop its agent, move the directory away, and join it again under its name (nines code, on \
-        another node)";
+    /// What a person can do about a node that votes no more for good.
+    pub fn rebuild(name: &str) -> String {
+        format!(
+            "put the newest copy of the state directory of {name} back; if there is none: on {name} \
+             stop the agent, move the directory away, and join it again as {name} (nines code, on \
+             another node)"
+        )
+    }
 
     /// Whether a restart cannot mend what keeps this node from voting.
     pub fn is_retired(&self) -> bool {
@@ -137,21 +142,19 @@ impl Node {
         }
     }
 
-    /// What this node waits for before it takes part; `None`: it does, or it votes no more.
-    pub fn awaits(&self, now: Time) -> Option<String> {
+    /// What this node waits for; one that votes no more waits for nothing.
+    pub fn awaits(&self, now: Time) -> Awaits {
         if self.broken.is_some() || self.consensus.voters().contains(&self.config.id) {
-            return None;
+            return Awaits::Nothing;
         }
         let lease = self.state.spec.timing.lease;
-        let heard = self.membership.ever_heard();
-        let heard = heard.filter(|id| self.membership.alive(now, *id, lease)).count();
-        let text = match self.state.members.contains_key(&self.config.id) {
-            true => "has the log and waits for its vote",
-            false if !self.state.members.is_empty() => "waits for the newest entries of the log",
-            false if heard == 0 => "waits for the log: it hears no member (UDP)",
-            false => "waits for the log: it hears members, and the log has not come (TCP)",
-        };
-        Some(text.into())
+        let mut heard = self.membership.ever_heard();
+        match self.state.members.contains_key(&self.config.id) {
+            true => Awaits::Vote,
+            false if !self.state.members.is_empty() => Awaits::Newest,
+            false if heard.any(|id| self.membership.alive(now, id, lease)) => Awaits::Log,
+            false => Awaits::Member,
+        }
     }
 
     /// Why a node votes no more, by its own word.

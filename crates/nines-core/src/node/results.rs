@@ -19,11 +19,6 @@ pub struct CheckResult {
 pub type Results = BTreeMap<(String, String), CheckResult>;
 
 impl super::Node {
-    /// What this node knows about its machine, in the log or not yet.
-    pub fn facts(&self) -> Option<&crate::wire::Facts> {
-        self.facts.as_ref()
-    }
-
     /// Results of checks by (service, server), for views.
     pub fn results(&self) -> &Results {
         &self.results

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use super::{Config, Node};
 use crate::{
     consensus::Consensus, forwarding, membership::Membership, resources::Vip, state::State,
+    wire::Facts,
 };
 
 impl Node {
@@ -51,6 +52,11 @@ impl Node {
     /// Whether the data plane holds the current table.
     pub fn is_ready(&self) -> bool {
         self.ready
+    }
+
+    /// What this node knows about its machine, in the log or not yet.
+    pub fn facts(&self) -> Option<&Facts> {
+        self.facts.as_ref()
     }
 
     /// Why this node votes no more, if so.

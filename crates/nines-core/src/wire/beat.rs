@@ -45,9 +45,9 @@ pub struct Beat {
     /// Nodes that the sender has heard lately.
     #[prost(uint64, repeated, tag = "43")]
     pub hears: Vec<u64>,
-    /// What the sender waits for before it takes part; empty: it does.
-    #[prost(string, tag = "30")]
-    pub awaits: String,
+    /// What the sender waits for before it takes part.
+    #[prost(enumeration = "Awaits", tag = "30")]
+    pub awaits: i32,
     /// Term on the sender's disk.
     #[prost(uint64, tag = "31")]
     pub term: u64,
@@ -78,6 +78,35 @@ pub struct Beat {
     /// The config that `unable` counts in.
     #[prost(uint64, tag = "55")]
     pub revision: u64,
+}
+
+/// What a node waits for before it takes part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
+#[repr(i32)]
+pub enum Awaits {
+    /// It takes part.
+    Nothing = 0,
+    /// It has the log, and the others let it vote when it has kept up.
+    Vote = 1,
+    /// The newest entries of the log.
+    Newest = 2,
+    /// The log; it hears no member, so no datagram reaches it.
+    Member = 3,
+    /// The log; it hears members, so no connection brings it.
+    Log = 4,
+}
+
+impl Awaits {
+    /// "waits for its vote"
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Nothing => "",
+            Self::Vote => "has the log and waits for its vote",
+            Self::Newest => "waits for the newest entries of the log",
+            Self::Member => "waits for the log: it hears no member (UDP)",
+            Self::Log => "waits for the log: it hears members, and the log has not come (TCP)",
+        }
+    }
 }
 
 /// Answer to a [`Beat`].

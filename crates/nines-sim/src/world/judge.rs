@@ -56,7 +56,6 @@ impl World {
                 durable: machine.disk.entries.iter().map(|e| (e.index, e.term)).collect(),
                 durable_snapshot: machine.disk.snapshot.index,
                 founder: id <= FOUNDERS,
-                durable_term: machine.disk.hard_state.term,
                 answers,
                 holdings: node.map(|n| holdings(&self.vips, n.state())).unwrap_or_default(),
                 // A long lease for a planned restart is meant to outlast the process.

@@ -2,7 +2,7 @@
 //!
 //! Decides: the word for such a node, what it waits for or why it votes no more, and the next step.
 
-use nines_core::Node;
+use nines_core::{Node, wire::Awaits};
 use nines_model::{Role, Time};
 
 use super::super::types::NodeStatus;
@@ -30,11 +30,7 @@ pub fn outside(node: &Node, now: Time, id: u64, name: &str) -> Option<Outside> {
     let speaks = me || node.membership().speaks(now, id, node.state().spec.timing.lease);
     if let Some(why) = node.broken_of(id).filter(|_| speaks) {
         let next = if node.is_retired_of(id) {
-            format!(
-                "put the newest copy of the state directory of {name} back; if there is none: on \
-                 {name} stop the agent, move the directory away, and join it again as {name} \
-                 (nines code, on another node)"
-            )
+            Node::rebuild(name)
         } else {
             format!("free the disk of {name}, then on it: systemctl restart nines")
         };
@@ -43,23 +39,27 @@ pub fn outside(node: &Node, now: Time, id: u64, name: &str) -> Option<Outside> {
     if node.consensus().voters().contains(&id) {
         return None;
     }
-    let own = || node.awaits(now).unwrap_or_default();
-    let said = || peer.map(|p| p.beat.awaits.clone()).unwrap_or_default();
-    let (why, next) = match if me { own() } else { said() } {
+    let awaits = match peer {
+        _ if me => node.awaits(now),
+        Some(peer) => peer.beat.awaits(),
+        None => Awaits::Nothing,
+    };
+    let look = || format!("wait; if it stays: nines why {name}");
+    let (why, next) = match awaits {
         _ if !speaks => (
-            "waits for its agent, which is not heard".to_owned(),
+            "waits for its agent, which is not heard",
             format!("on {name}: systemctl start nines; then see that UDP reaches it"),
         ),
-        why if why.contains("UDP") => (why, "see that UDP reaches the other nodes".into()),
-        why if why.contains("TCP") => {
+        // It has said nothing yet.
+        Awaits::Nothing => ("waits for its vote", look()),
+        Awaits::Vote | Awaits::Newest => (awaits.words(), look()),
+        Awaits::Member => (awaits.words(), "see that UDP reaches the other nodes".into()),
+        Awaits::Log => {
             let next = format!("see that TCP reaches {name}: journalctl -u nines on the leader");
-            (why, next)
+            (awaits.words(), next)
         }
-        why if why.is_empty() => {
-            ("waits for its vote".into(), format!("wait; if it stays: nines why {name}"))
-        }
-        why => (why, format!("wait; if it stays: nines why {name}")),
     };
+    let why = why.to_owned();
     Some(Outside { word: JOINING, why, next })
 }
 
