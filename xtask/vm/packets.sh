@@ -71,7 +71,7 @@ fi
 printf "%s" "$only" > "$root/only"
 chmod +x "$root/init"
 (cd "$root" && find . | cpio -o -H newc --quiet) > "$work/initrd"
-timeout "${NINES_VM_SECONDS:-1800}" qemu-system-x86_64 "${machine[@]}" -cpu max -m 1024 -display none -no-reboot \
+timeout "${NINES_VM_SECONDS:-1200}" qemu-system-x86_64 "${machine[@]}" -cpu max -m 1024 -display none -no-reboot \
   -kernel "$kept/vmlinuz" -initrd "$work/initrd" -serial stdio \
   -append "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable no_timer_check nokaslr nowatchdog init_on_alloc=0 audit=0 lsm= cryptomgr.notests=1" </dev/null | stdbuf -oL tr -d '\r' | tee "$work/out"
 grep -q '^VM-EXIT:0$' "$work/out"

@@ -127,7 +127,7 @@ fn reload(hooks: Hooks, forward: Forward) {
                 (b.plane, b.guard) = (plane, guard);
                 b.plane.on(["v0".to_owned()]);
             }
-            if n == GROWTH && (forward == Forward::FullNat || hooks == Hooks::Xdp) {
+            if n == GROWTH && hooks == Hooks::Xdp {
                 let many = many(n, forward);
                 assert!(b.plane.apply(&many).is_err(), "there is no room");
                 assert!(b.plane.grow(&many).unwrap());
