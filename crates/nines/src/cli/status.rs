@@ -105,7 +105,8 @@ fn text(status: &Status, wide: bool) -> String {
         out.push_str(&columns(&rows));
     }
     out.push_str(&counted(&status.drops));
-    if status.vips.is_empty() {
+    // A node that hears no majority does not know whether there are any.
+    if status.vips.is_empty() && status.quorate {
         out.push_str("\nNext: describe services in a file, then: nines apply cluster.toml\n");
     } else if status.problems.is_empty() {
         out.push_str("\nNo action needed.\n");
@@ -189,6 +190,13 @@ mod tests {
         let told = counted(&drops);
         assert!(told.contains("Not forwarded so far: denied 4, no-server 1\n"), "{told}");
         assert!(told.contains("cookies so far: evicted 3\n"), "{told}");
+    }
+
+    #[test]
+    fn only_who_knows_that_there_are_no_services_asks_for_some() {
+        let told = |quorate| text(&Status { quorate, ..Status::default() }, false);
+        assert!(told(true).contains("Next: describe services"));
+        assert!(!told(false).contains("Next: describe services"));
     }
 
     #[test]
