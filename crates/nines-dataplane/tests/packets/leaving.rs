@@ -2,13 +2,13 @@
 
 use std::mem::offset_of;
 
-use aya::maps::{Array, HashMap, Map, MapData};
+use aya::maps::{Array, HashMap};
 use nines_abi::{NO_SERVICE, Server, Service};
-use nines_dataplane::{DataPlane as _, ebpf};
+use nines_dataplane::DataPlane as _;
 use nines_model::{Forward, ForwardingTable, Listen, Proto, Scheduler, TableService, Traffic};
 
 use super::{
-    Bench, NEXT, REDIRECT, SHOT, bench, build::*, instructions::dropped, is_unserved, service,
+    Bench, NEXT, REDIRECT, SHOT, bench, build::*, instructions::dropped, is_unserved, map, service,
     table, web,
 };
 
@@ -49,12 +49,6 @@ fn a_service_that_leaves_is_found_no_more() {
             assert_eq!(format!("{ip}:{port}"), server);
         }
     }
-}
-
-/// A map of this namespace's tables, for whoever changes it by hand.
-fn map(name: &str) -> Map {
-    let pin = ebpf::pin_directory().unwrap().join(name);
-    Map::from_map_data(MapData::from_pin(pin).unwrap()).unwrap()
 }
 
 /// A service whose key somebody took away by hand is not found where it was once the agent has put

@@ -7,6 +7,7 @@ use std::{
     process::Command,
 };
 
+use aya::maps::{Map, MapData};
 use nines_dataplane::{
     DataPlane as _, Guard as _,
     ebpf::{self, EbpfGuard, EbpfPlane, Hooks, Sizes},
@@ -123,6 +124,12 @@ fn bench_with(hooks: Hooks, sizes: Sizes) -> Option<Bench> {
         plane.load_xdp().unwrap();
     }
     Some(Bench { plane, guard })
+}
+
+/// A map of this namespace's tables, for whoever changes it by hand.
+fn map(name: &str) -> Map {
+    let pin = ebpf::pin_directory().unwrap().join(name);
+    Map::from_map_data(MapData::from_pin(pin).unwrap()).unwrap()
 }
 
 /// Linux 6.6 and newer.
