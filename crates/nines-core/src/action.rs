@@ -6,7 +6,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use nines_model::Time;
 
-use crate::{forwarding::Wanted, wire::Persist};
+use crate::{configs::Unread, forwarding::Wanted, wire::Persist};
 
 /// What is asked.
 #[derive(Clone, Debug)]
@@ -46,7 +46,7 @@ pub enum Action {
     /// Check exactly these servers from now on.
     Check(Arc<Vec<CheckTask>>),
     /// Read this config on another thread, then say [`crate::Event::Read`].
-    Read(Arc<str>),
+    Read(Unread),
     /// The answer to [`crate::Event::Propose`].
     Reply {
         /// The caller's number.

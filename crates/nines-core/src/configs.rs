@@ -22,6 +22,25 @@ pub struct Config {
     pub checks: Arc<Vec<CheckTask>>,
 }
 
+/// A text that is to be read, and one that was read before it: most say nearly the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unread {
+    text: Arc<str>,
+    before: Option<Arc<Config>>,
+}
+
+impl Unread {
+    /// Reads it.
+    pub fn read(self) -> Config {
+        let before = self.before.as_ref().and_then(|b| Some((&b.text, b.spec.as_ref().ok()?)));
+        let after = before.and_then(|(text, spec)| config::parse_after(text, spec, &self.text));
+        match after {
+            Some(spec) => Config::new(self.text, Ok(Arc::new(spec))),
+            None => Config::read(self.text),
+        }
+    }
+}
+
 impl Config {
     /// Reads a text.
     pub fn read(text: Arc<str>) -> Self {
@@ -30,6 +49,10 @@ impl Config {
             "" => Ok(Arc::default()),
             some => config::parse(some).map(Arc::new).map_err(|found| found[0].message.clone()),
         };
+        Self::new(text, spec)
+    }
+
+    fn new(text: Arc<str>, spec: Result<Arc<Spec>, String>) -> Self {
         let checks = spec.as_ref().map_or_else(|_| Vec::new(), |spec| forwarding::checks(spec));
         Self { text, spec, checks: Arc::new(checks) }
     }
@@ -60,6 +83,15 @@ impl Configs {
         // Most ask with the very text that was kept.
         let same = |c: &&Arc<Config>| c.text.as_ptr() == text.as_ptr() || *c.text == *text;
         self.read.iter().rev().find(same).cloned()
+    }
+
+    /// What this text says, or what it takes to read it.
+    pub fn find(&self, text: &Arc<str>) -> Result<Arc<Config>, Unread> {
+        self.known(text).ok_or_else(|| {
+            let right = |config: &&Arc<Config>| config.spec.is_ok();
+            let before = self.read.iter().rev().find(right).cloned();
+            Unread { text: Arc::clone(text), before }
+        })
     }
 
     /// What this text says. Reads it here and now if nobody has.
@@ -98,5 +130,22 @@ mod tests {
         (3..9).for_each(|n| drop(configs.get(&text(n))));
         assert_eq!(configs.read.len(), KEPT);
         assert_eq!(configs.get("").spec.as_deref(), Ok(&Spec::default()));
+    }
+
+    #[test]
+    fn a_text_after_another_says_what_it_says_by_itself() {
+        let text = |weight: u8| -> Arc<str> {
+            let head = "[cluster]\nname = \"c\"\n[nodes]\nlb1 = \"10.0.0.2\"\n";
+            let service = "[service.s]\nlisten = \"10.0.0.100:80/tcp\"\n";
+            let servers = format!("r = {{ address = \"10.0.0.11\", weight = {weight} }}");
+            format!("{head}{service}servers = {{ {servers} }}\n").into()
+        };
+        let mut configs = Configs::default();
+        configs.get(&text(1));
+        configs.get("x");
+        let unread = configs.find(&text(2)).unwrap_err();
+        assert_eq!(unread.before.as_ref().map(|b| Arc::clone(&b.text)), Some(text(1)));
+        assert_eq!(unread.read(), Config::read(text(2)));
+        assert!(configs.find(&text(1)).is_ok());
     }
 }

@@ -12,6 +12,7 @@ use crate::{
     time::Millis,
 };
 
+mod again;
 mod broken;
 mod checks;
 mod clients;
@@ -22,6 +23,8 @@ mod pool;
 mod reader;
 pub mod schema;
 mod services;
+
+pub use self::again::parse_after;
 
 /// One thing wrong with a file.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,6 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
 
 use crate::{ClientRate, Forward, Listen, QuicId, Rate, Sources, Traffic, time::Millis};
@@ -19,8 +20,8 @@ pub struct Spec {
     pub nodes: BTreeMap<String, NodeSpec>,
     /// Guarded addresses; each service's address is one.
     pub vips: BTreeMap<IpAddr, Vip>,
-    /// Virtual services by name.
-    pub services: BTreeMap<String, ServiceSpec>,
+    /// Virtual services by name. Most stay the same from config to config.
+    pub services: BTreeMap<String, Arc<ServiceSpec>>,
     /// Beats, leases.
     pub timing: Timing,
     /// Flows that a director holds at least; 0: as many as it does by itself.
@@ -99,7 +100,7 @@ impl Spec {
         self.services
             .iter()
             .filter(move |(_, s)| s.listen.has(vip))
-            .map(|(name, s)| (name.as_str(), s))
+            .map(|(name, s)| (name.as_str(), &**s))
     }
 
     /// VIPs by name or address of one, or by name of a service: all of its.

@@ -439,9 +439,8 @@ impl World {
                 Action::Forward(_) => {
                     self.schedule(50_000, id, Happening::Deliver(Event::Forwarded(Ok(()))));
                 }
-                Action::Read(text) => {
-                    let config = nines_core::configs::Config::read(text);
-                    let event = Event::Read(std::sync::Arc::new(config));
+                Action::Read(unread) => {
+                    let event = Event::Read(std::sync::Arc::new(unread.read()));
                     let time = 100_000 + self.random.below(40_000_000);
                     self.schedule(time, id, Happening::Deliver(event));
                 }

@@ -19,7 +19,6 @@ use axum::{
 use nines_core::{
     Event as CoreEvent, Node,
     action::Refusal,
-    configs::Config,
     wire::{Act, Apply, Command, Give, command::Kind as What, pack},
 };
 use nines_model::{Backend, Spec, Time, config, diff, shown::clean};
@@ -297,12 +296,11 @@ async fn get_config(Shared(agent): Shared<Arc<Agent>>) -> Outcome<Json<ConfigTex
 async fn read(agent: &Agent, text: String) -> Outcome<(Arc<str>, Arc<Spec>)> {
     let text: Arc<str> = text.into();
     let asked = Arc::clone(&text);
-    let known = move |node: &Node, _: Time| node.configs().known(&asked);
+    let known = move |node: &Node, _: Time| node.configs().find(&asked);
     let config = match agent.core.inspect(known).await.ok_or_else(stopping)? {
-        Some(config) => config,
-        None => {
-            let unread = Arc::clone(&text);
-            let config = elsewhere(move || Arc::new(Config::read(unread))).await?;
+        Ok(config) => config,
+        Err(unread) => {
+            let config = elsewhere(move || Arc::new(unread.read())).await?;
             agent.core.event(CoreEvent::Read(Arc::clone(&config)));
             config
         }

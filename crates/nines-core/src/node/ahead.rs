@@ -49,8 +49,11 @@ impl Ahead {
             Some((_, since)) => now.since(*since) > PATIENCE.ns(),
             None => {
                 let text: Arc<str> = text.into();
-                self.asked.push((Arc::clone(&text), now));
-                actions.push(Action::Read(text));
+                match self.configs.find(&text) {
+                    Ok(_) => return true,
+                    Err(unread) => actions.push(Action::Read(unread)),
+                }
+                self.asked.push((text, now));
                 false
             }
         }

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
 
 use super::{
@@ -79,7 +80,7 @@ pub fn services(r: &mut Reader, root: &Table<'_>, spec: &mut Spec) {
         if let Some(value) = table.get("source-pool") {
             pools.push((name.text.clone(), value.span));
         }
-        spec.services.insert(name.text.clone(), service);
+        spec.services.insert(name.text.clone(), Arc::new(service));
     }
     for (name, span) in pools {
         pool::lead(r, spec, &name, &span);
@@ -108,7 +109,11 @@ fn add_vip(r: &mut Reader, spec: &mut Spec, vip: IpAddr, value: &Value<'_>) {
     }
 }
 
-fn service(r: &mut Reader, table: &Table<'_>) -> Option<(ServiceSpec, std::ops::Range<usize>)> {
+/// One of them, and where its `listen` stands.
+pub(super) fn service(
+    r: &mut Reader,
+    table: &Table<'_>,
+) -> Option<(ServiceSpec, std::ops::Range<usize>)> {
     r.known(table, keys::SERVICE);
     let listen_value = r.required(table, "listen");
     let listen = listen_value.as_ref().and_then(|v| listen(r, v));

@@ -75,7 +75,7 @@ fn service(lines: &str) -> Result<crate::ServiceSpec, String> {
     let spec = parse(&text).map_err(|errors| {
         errors.iter().map(|e| e.message.clone()).collect::<Vec<_>>().join("\n")
     })?;
-    Ok(spec.services["web"].clone())
+    Ok((*spec.services["web"]).clone())
 }
 
 #[test]

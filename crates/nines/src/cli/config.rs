@@ -95,11 +95,17 @@ fn read(file: &Path) -> Outcome<String> {
 /// failure.
 pub fn checked(context: &Context, file: &Path) -> Outcome<(String, Spec)> {
     let text = read(file)?;
-    let found = match parse(&text) {
+    let spec = understood(context, file, &text)?;
+    Ok((text, spec))
+}
+
+/// What a text says. What is wrong with it is told as [`checked`] does.
+fn understood(context: &Context, file: &Path, text: &str) -> Outcome<Spec> {
+    let found = match parse(text) {
         Ok(spec) => {
             return match fits::senseless(&spec).into_iter().next() {
                 Some(failure) => Err(failure),
-                None => Ok((text, spec)),
+                None => Ok(spec),
             };
         }
         Err(found) => found,
@@ -107,11 +113,11 @@ pub fn checked(context: &Context, file: &Path) -> Outcome<(String, Spec)> {
     let name = file.display().to_string();
     if !context.json() {
         for diagnostic in &found {
-            errln!("{}", render(&name, &text, diagnostic));
+            errln!("{}", render(&name, text, diagnostic));
         }
     }
     let count = count(found.len() as u64, "error");
-    let errors = found.iter().map(|one| FileError::new(&text, one)).collect();
+    let errors = found.iter().map(|one| FileError::new(text, one)).collect();
     let failure = Failure::new(Kind::Usage, format!("{count} in {name}"), "nothing was applied")
         .next(format!("fix the file, then: nines config check {name}"));
     Err(Failure { errors, ..failure })
@@ -146,14 +152,19 @@ fn show(plan: &Plan) {
     }
 }
 
-fn ask_for_plan(context: &Context, text: String) -> Outcome<Plan> {
-    context.client().post("/v1/plan", &ConfigText { text, ..ConfigText::default() })
+/// The text of a file and its plan. The agent has read most of a large file before and need only
+/// look at what is new; the file's own errors are told here, even without an agent.
+fn planned(context: &Context, file: &Path) -> Outcome<(String, Plan)> {
+    let request = ConfigText { text: read(file)?, ..ConfigText::default() };
+    match context.client().post("/v1/plan", &request) {
+        Ok(plan) => Ok((request.text, plan)),
+        Err(why) => understood(context, file, &request.text).and(Err(why)),
+    }
 }
 
 /// `nines plan`
 pub fn plan(context: &Context, args: &PlanArgs) -> Outcome<u8> {
-    let (text, _) = checked(context, &args.file)?;
-    let plan = ask_for_plan(context, text)?;
+    let (_, plan) = planned(context, &args.file)?;
     if context.json() {
         super::print_json(&plan);
     } else {
@@ -165,8 +176,7 @@ pub fn plan(context: &Context, args: &PlanArgs) -> Outcome<u8> {
 /// `nines apply`
 pub fn apply(context: &Context, args: &ApplyArgs) -> Outcome<u8> {
     use std::io::IsTerminal as _;
-    let (text, _) = checked(context, &args.file)?;
-    let plan = ask_for_plan(context, text.clone())?;
+    let (text, plan) = planned(context, &args.file)?;
     if !context.json() {
         show(&plan);
     }
