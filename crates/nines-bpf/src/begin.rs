@@ -3,9 +3,9 @@
 //! Decides: which service a packet is of, whether it may come, and by which scheduler it goes on.
 
 use nines_abi::{
-    Packet, Service, DROP_DENIED, DROP_MARTIAN, DROP_NO_SERVER, PROGRAM_ADMIT, PROGRAM_CHANCE,
-    PROGRAM_KEEP, PROGRAM_REMEMBER, PROGRAM_WEIGH, SCHED_LBLC, SCHED_LBLCR, SCHED_LC, SCHED_TWOS,
-    SERVICE_ONE_PACKET, SERVICE_SIP, SERVICE_SOURCES,
+    Packet, Service, DROP_DENIED, DROP_MARTIAN, DROP_NO_SERVER, PROGRAM_ADMIT, PROGRAM_CHANCE, PROGRAM_FALLBACK,
+    PROGRAM_KEEP, PROGRAM_REMEMBER, PROGRAM_WEIGH, SCHED_DH, SCHED_LBLC, SCHED_LBLCR, SCHED_LC, SCHED_TWOS,
+    SERVICE_FALLBACK, SERVICE_ONE_PACKET, SERVICE_SIP, SERVICE_SOURCES,
 };
 
 use crate::{
@@ -63,6 +63,9 @@ pub fn new(
             _ => PROGRAM_WEIGH,
         });
     }
+    if begins && how >= SCHED_DH && of.service.flags & SERVICE_FALLBACK != 0 {
+        return Verdict::Go(PROGRAM_FALLBACK);
+    }
     let table = Table::noted(of.service, packet);
     let slot = schedule::by_turn_or_hash(packet, of, table, begins);
     take(packet, of.service, slot)
@@ -78,6 +81,12 @@ pub fn weigh(packet: &mut Packet) -> Verdict {
 #[inline(always)]
 pub fn remember(packet: &mut Packet) -> Verdict {
     by(packet, memory::by_destination)
+}
+
+/// Those by hash, with fallback.
+#[inline(always)]
+pub fn fall_back(packet: &mut Packet) -> Verdict {
+    by(packet, schedule::by_hash_or_next)
 }
 
 /// The one that draws lots.

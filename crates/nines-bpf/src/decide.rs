@@ -8,7 +8,7 @@ use nines_abi::{
     clock_of, halves, state_of, Addr, Flow, Packet, Server, Tail, Via, ASKED, DROP_FRAGMENT,
     DROP_GUARD, DROP_MARTIAN, DROP_MIDDLE, DROP_NO_PORT, DROP_NO_ROUTE, DROP_NO_SERVER,
     DROP_SOURCE_ROUTE, FORWARD_DR, FORWARD_FULL_NAT, FORWARD_IPIP, FORWARD_LOCAL, FORWARD_NAT,
-    NAMED, PLACE_SERVER, PLACE_VIP, PROGRAM_DELIVER, PROGRAM_PUT_FULL, PROGRAM_SOURCE,
+    NAMED, PLACE_SERVER, PLACE_VIP, PROGRAM_DELIVER, PROGRAM_KEEP_NAT, PROGRAM_PUT_FULL, PROGRAM_SOURCE,
     PROGRAM_TELL, SERVER_DOWN, SERVER_UP, SERVICE_ONE_PACKET, SERVICE_POOL, STATE_ESTABLISHED,
     STATE_FIN_WAIT, STATE_SYN_ACK, STATE_TIME_WAIT, UNPLACED, WORD_EARNED, WORD_FULL, WORD_MIDDLE,
     WORD_REPLY,
@@ -323,11 +323,8 @@ pub fn again(packet: &mut Packet) -> Verdict {
 /// A packet for which a server is chosen, and of whose flow nobody knows yet.
 #[inline(always)]
 pub fn keep(packet: &mut Packet) -> Verdict {
-    let clock = packet.clock;
-    let flow = key(packet);
-    let hash = packet.hash;
-    let slot = packet.chosen;
-    let (Some(server), Some(service)) = (server(slot), SERVICES.get(packet.service)) else {
+    let (Some(server), Some(service)) = (server(packet.chosen), SERVICES.get(packet.service))
+    else {
         return Verdict::Drop(DROP_NO_SERVER);
     };
     let of = Of { id: packet.service, service };
@@ -343,8 +340,38 @@ pub fn keep(packet: &mut Packet) -> Verdict {
         packet.via.source = 0;
         return full::search(packet);
     }
+    if server.forward == FORWARD_NAT {
+        return Verdict::Go(PROGRAM_KEEP_NAT);
+    }
+    enter(packet, of, server, generation, false)
+}
+
+/// The same by NAT; [`keep`] has looked. Two entries are much for the verifier to walk.
+#[inline(always)]
+pub fn keep_nat(packet: &mut Packet) -> Verdict {
+    let (Some(server), Some(service)) = (server(packet.chosen), SERVICES.get(packet.service))
+    else {
+        return Verdict::Drop(DROP_NO_SERVER);
+    };
+    let (generation, owner) = schedule::owner(server);
+    if owner != packet.service || server.forward != FORWARD_NAT {
+        return again(packet);
+    }
+    enter(packet, Of { id: packet.service, service }, server, generation, true)
+}
+
+/// The flow is in the table from now on; with `answers`, that of its server's answers, too.
+#[inline(always)]
+fn enter(
+    packet: &mut Packet,
+    of: Of,
+    server: &Server,
+    generation: u32,
+    answers: bool,
+) -> Verdict {
+    let (clock, slot, flow) = (packet.clock, packet.chosen, key(packet));
     let mut new = New {
-        hash,
+        hash: packet.hash,
         server: slot,
         generation,
         seen: clock,
@@ -367,7 +394,7 @@ pub fn keep(packet: &mut Packet) -> Verdict {
         // Its next packet is scheduled again; by hash that gives the same server.
         count_drop(UNPLACED);
     }
-    if server.forward == FORWARD_NAT {
+    if answers {
         new.via = Via { addr: packet.dst[3], port: packet.dport, source: 0 };
         remember_reply(packet, server, &mut new);
     }

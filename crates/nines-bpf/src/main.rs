@@ -121,6 +121,13 @@ pub fn nines_tc_sip(ctx: TcContext) -> i32 {
     tc_stage(&ctx, |packet| sip::tc(&ctx, packet))
 }
 
+/// The scheduler goes by hash, and on from there.
+#[classifier]
+#[inline(always)]
+pub fn nines_tc_fallback(ctx: TcContext) -> i32 {
+    tc_stage(&ctx, begin::fall_back)
+}
+
 /// The scheduler weighs its servers.
 #[classifier]
 #[inline(always)]
@@ -147,6 +154,13 @@ pub fn nines_tc_chance(ctx: TcContext) -> i32 {
 #[inline(always)]
 pub fn nines_tc_keep(ctx: TcContext) -> i32 {
     tc_stage(&ctx, |packet| decide::keep(packet))
+}
+
+/// The same by NAT.
+#[classifier]
+#[inline(always)]
+pub fn nines_tc_keep_nat(ctx: TcContext) -> i32 {
+    tc_stage(&ctx, |packet| decide::keep_nat(packet))
 }
 
 /// By full NAT it gets a source.

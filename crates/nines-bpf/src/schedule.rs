@@ -9,7 +9,7 @@ use core::mem::offset_of;
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use nines_abi::{
     hash_of, Load, Packet, Server, Service, SCAN_MAX, SCHED_DH, SCHED_MH, SCHED_SH, SCHED_WLC, SERVER_UP,
-    SERVICE_FALLBACK, SERVICE_LIVE, SERVICE_PORT,
+    SERVICE_LIVE, SERVICE_PORT,
 };
 
 use crate::{
@@ -83,22 +83,38 @@ pub fn by_turn_or_hash(packet: &Packet, of: Of, table: Table, fresh: bool) -> u3
         return NOBODY;
     }
     if how >= SCHED_DH {
-        let port = if service.flags & SERVICE_PORT != 0 {
-            u32::from(u16::from_be(packet.sport))
-        } else {
-            0
-        };
-        let value = match how {
-            SCHED_DH => fold(&packet.dst),
-            SCHED_SH | SCHED_MH => fold(&packet.src).wrapping_add(port),
-            _ => hash_of(&key(packet)) as u32,
-        };
-        hashed(service, of.id, table, value, fresh)
+        hashed(of.id, table, value_of(packet, service), how, fresh)
     } else if fresh {
         by_turn(base, len, of.id)
     } else {
         pick(base.wrapping_add(hash_of(&key(packet)) as u32 % len)).unwrap_or(NOBODY)
     }
+}
+
+/// What a packet's server is chosen by.
+#[inline(always)]
+fn value_of(packet: &Packet, service: &Service) -> u32 {
+    let port = if service.flags & SERVICE_PORT != 0 {
+        u32::from(u16::from_be(packet.sport))
+    } else {
+        0
+    };
+    match service.scheduler {
+        SCHED_DH => fold(&packet.dst),
+        SCHED_SH | SCHED_MH => fold(&packet.src).wrapping_add(port),
+        _ => hash_of(&key(packet)) as u32,
+    }
+}
+
+/// The server of a packet's hash, or the next one that takes it.
+#[inline(always)]
+pub fn by_hash_or_next(packet: &Packet, service: &Service, table: Table) -> u32 {
+    let (value, how) = (value_of(packet, service), service.scheduler);
+    let slot = hashed(packet.service, table, value, how, true);
+    if slot != NOBODY {
+        return slot;
+    }
+    next(packet.service, table, value, how)
 }
 
 /// The one that costs least.
@@ -176,34 +192,47 @@ fn spread(value: u32) -> u32 {
     value.wrapping_mul(0x61c8_8647) >> 24
 }
 
-/// The entry of a hash, and behind it, with fallback, the next one whose server takes the flow.
-#[inline(never)]
-fn hashed(service: &Service, id: u32, table: Table, value: u32, fresh: bool) -> u32 {
-    let (base, len, how) = (table.base(), table.len(), service.scheduler);
-    if len == 0 {
-        return NOBODY;
-    }
-    let at = |offset: u32| match how {
+/// Entry of a hash; `offset`: of those behind it, by the scheduler's own order.
+#[inline(always)]
+fn entry(how: u32, value: u32, offset: u32) -> u32 {
+    match how {
         SCHED_SH => offset.wrapping_add(spread(value)) & 255,
         SCHED_DH => spread(value),
         SCHED_MH => nines_abi::hsiphash(value.wrapping_add(offset), nines_abi::MH_KEY_1),
         _ => value,
-    };
-    let first = at(0) % len;
-    let Some(slot) = pick(base.wrapping_add(first)) else {
+    }
+}
+
+/// The server of a hash's entry, if it takes the flow or the flow is not fresh.
+#[inline(never)]
+fn hashed(id: u32, table: Table, value: u32, how: u32, fresh: bool) -> u32 {
+    let (base, len) = (table.base(), table.len());
+    if len == 0 {
+        return NOBODY;
+    }
+    let Some(slot) = pick(base.wrapping_add(entry(how, value, 0) % len)) else {
         return NOBODY;
     };
     let Some((server, load)) = known(slot) else {
         return NOBODY;
     };
-    if !fresh || hindrance(server, load, id) == 0 {
-        return slot;
-    }
-    if service.flags & SERVICE_FALLBACK == 0 {
+    if fresh && hindrance(server, load, id) != 0 {
         return NOBODY;
     }
+    slot
+}
+
+/// The next one behind it whose server takes the flow.
+#[inline(never)]
+fn next(id: u32, table: Table, value: u32, how: u32) -> u32 {
+    let (base, len) = (table.base(), table.len());
+    if len == 0 {
+        return NOBODY;
+    }
+    let first = entry(how, value, 0) % len;
     for offset in 0..FALLBACK_TRIES {
-        let Some(slot) = pick(base.wrapping_add(at(first.wrapping_add(offset) % len) % len)) else {
+        let at = entry(how, value, first.wrapping_add(offset) % len) % len;
+        let Some(slot) = pick(base.wrapping_add(at)) else {
             return NOBODY;
         };
         let Some((server, load)) = known(slot) else {

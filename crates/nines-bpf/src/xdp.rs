@@ -95,6 +95,13 @@ pub fn nines_xdp_quic(ctx: XdpContext) -> u32 {
     })
 }
 
+/// The scheduler goes by hash, and on from there.
+#[xdp]
+#[inline(always)]
+pub fn nines_xdp_fallback(ctx: XdpContext) -> u32 {
+    xdp_stage(&ctx, begin::fall_back)
+}
+
 /// The scheduler weighs its servers.
 #[xdp]
 #[inline(always)]
@@ -121,6 +128,13 @@ pub fn nines_xdp_chance(ctx: XdpContext) -> u32 {
 #[inline(always)]
 pub fn nines_xdp_keep(ctx: XdpContext) -> u32 {
     xdp_stage(&ctx, |packet| decide::keep(packet))
+}
+
+/// The same by NAT.
+#[xdp]
+#[inline(always)]
+pub fn nines_xdp_keep_nat(ctx: XdpContext) -> u32 {
+    xdp_stage(&ctx, |packet| decide::keep_nat(packet))
 }
 
 /// By full NAT it gets a source.

@@ -40,11 +40,6 @@ impl Director {
         self.interface = Some(interface.to_owned());
     }
 
-    /// Both ends of telling flows to other directors.
-    pub fn exchange(&self) -> Result<(ebpf::FlowsOut, ebpf::FlowsIn)> {
-        self.ebpf.exchange()
-    }
-
     /// nines' own programs.
     pub fn ebpf(&mut self) -> &mut EbpfPlane {
         &mut self.ebpf

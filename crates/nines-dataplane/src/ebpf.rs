@@ -12,7 +12,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
-    maps::{HashMap, Map, MapData},
+    maps::{HashMap, MapData},
 };
 use nines_abi::{ABI, DETOUR_MAC};
 use nines_model::{Counters, ForwardingTable};
@@ -22,6 +22,7 @@ pub use self::{
     guard::{EbpfGuard, deadline_of, release_all},
     hook::Hooks,
     pins::pin_directory,
+    programs::suffice,
     reading::{Claim, claim},
     sizes::{Sizes, can_hold},
     tables::Tables,
@@ -29,6 +30,7 @@ pub use self::{
 use self::{
     hook::Hook,
     pins::{WHOSE, other_layouts, own_directory},
+    tables::pinned,
 };
 use crate::{DataPlane, Error, Result, address, detour, newcomers, sysctl};
 
@@ -45,6 +47,7 @@ pub mod object;
 pub mod picks;
 mod pins;
 mod places;
+mod programs;
 pub mod reading;
 mod shared;
 mod sizes;
@@ -92,16 +95,21 @@ const NEEDS: &str = "nines needs Linux 6.1 or newer with BPF, and root (CAP_BPF,
 /// What helps where our own part is not whole.
 const INSTALL: &str = "install nines again";
 
-/// Opens the tables of this namespace and loads the programs. The guard is apart because another
-/// thread keeps it.
+/// Opens the tables of this namespace. The programs come with the first table, or before anything is
+/// attached. The guard is apart because another thread keeps it.
 pub fn open(object: &[u8], hooks: Hooks, sizes: Sizes) -> Result<(EbpfPlane, EbpfGuard)> {
-    let mut plane = open_plane(object, hooks, sizes)?;
-    let table = tables::shared(take(&mut plane.ebpf, guard::TABLE)?)?;
+    let plane = open_plane(object, hooks, sizes, &ForwardingTable::default())?;
+    let table = tables::shared(pinned(&plane.pins, guard::TABLE)?)?;
     let guard = EbpfGuard::new(table, &plane.pins)?;
     Ok((plane, guard))
 }
 
-fn open_plane(object: &[u8], hooks: Hooks, sizes: Sizes) -> Result<EbpfPlane> {
+fn open_plane(
+    object: &[u8],
+    hooks: Hooks,
+    sizes: Sizes,
+    table: &ForwardingTable,
+) -> Result<EbpfPlane> {
     pins::ensure()?;
     let pins = pin_directory()?;
     pins::make(&pins)
@@ -109,10 +117,17 @@ fn open_plane(object: &[u8], hooks: Hooks, sizes: Sizes) -> Result<EbpfPlane> {
     // Now there is a directory to say whose it is.
     own_directory()?;
     let (sizes, smaller) = sizes.settle(&pins);
-    let loaded = load(object, &pins, sizes, || smaller.pour(&pins));
-    let mut ebpf = loaded.inspect_err(|_| smaller.put_back(&pins))?;
-    let peers = HashMap::try_from(take(&mut ebpf, "PEERS")?).map_err(wrong)?;
-    let tables = Tables::new(&mut |name| take(&mut ebpf, name), sizes)?;
+    let loaded = load(object, &pins, sizes).and_then(|mut ebpf| {
+        // What is poured is no longer changed where it was: the new programs are ready by then.
+        if !smaller.is_empty() {
+            programs::load(&mut ebpf, table, || smaller.pour(&pins))?;
+        }
+        Ok(ebpf)
+    });
+    let ebpf = loaded.inspect_err(|_| smaller.put_back(&pins))?;
+    // By other handles: programs that are loaded later name those that `ebpf` has.
+    let peers = HashMap::try_from(pinned(&pins, "PEERS")?).map_err(wrong)?;
+    let tables = Tables::new(&mut |name| pinned(&pins, name), sizes)?;
     Ok(EbpfPlane {
         tables,
         peers,
@@ -128,14 +143,8 @@ fn open_plane(object: &[u8], hooks: Hooks, sizes: Sizes) -> Result<EbpfPlane> {
     })
 }
 
-/// Loads maps, new or pinned, and programs. `before`: what must be done before the first of them is
-/// at work.
-fn load(
-    object: &[u8],
-    pins: &Path,
-    sizes: Sizes,
-    before: impl FnOnce() -> Result<()>,
-) -> Result<Ebpf> {
+/// Loads maps, new or pinned.
+fn load(object: &[u8], pins: &Path, sizes: Sizes) -> Result<Ebpf> {
     let buckets_mask = sizes.buckets - 1;
     let places_mask = sizes.places() - 1;
     let mut loader = EbpfLoader::new();
@@ -147,7 +156,7 @@ fn load(
     for (map, entries) in sizes.of_maps() {
         loader.map_max_entries(map, entries);
     }
-    let mut ebpf = loader.load(object).map_err(|e| {
+    let ebpf = loader.load(object).map_err(|e| {
         let mut why = e.to_string();
         let mut source = std::error::Error::source(&e);
         while let Some(inner) = source {
@@ -158,14 +167,7 @@ fn load(
         Error::new(what, why).next(NEEDS)
     })?;
     key::keep(pins, flow_key)?;
-    attach::load(&mut ebpf, before)?;
     Ok(ebpf)
-}
-
-fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map> {
-    ebpf.take_map(name).ok_or_else(|| {
-        Error::new("the kernel object is damaged", format!("no map {name}")).next(INSTALL)
-    })
 }
 
 fn wrong(e: aya::maps::MapError) -> Error {
@@ -205,6 +207,11 @@ impl EbpfPlane {
         &mut self.tables
     }
 
+    /// Loads the programs that this table needs beyond those that are: before the table is there.
+    pub fn provide(&mut self, table: &ForwardingTable) -> Result<()> {
+        programs::provide(&mut self.ebpf, table)
+    }
+
     /// Interfaces on which guarded addresses, beats or clients are; programs go there, and where
     /// routes to servers lead.
     pub fn on(&mut self, interfaces: impl IntoIterator<Item = String>) {
@@ -228,6 +235,7 @@ impl EbpfPlane {
         if self.covered.as_ref() == Some(&(asked.clone(), indices.clone())) {
             return Ok(());
         }
+        self.provide(&ForwardingTable::default())?;
         let all = address::interfaces()?;
         names.extend(
             all.iter().filter(|i| indices.contains(&i.index) && i.ethernet).map(|i| i.name.clone()),
@@ -323,6 +331,7 @@ impl DataPlane for EbpfPlane {
         if !marks.is_empty() {
             detour::build()?;
         }
+        self.provide(table)?;
         self.tables.apply(table)?;
         let mut peers = table.director_macs.clone();
         // What another director sent here may have got a mark on its way up.
@@ -370,7 +379,7 @@ impl DataPlane for EbpfPlane {
             return Ok(false);
         }
         let sizes = Sizes::holding(table, 0).max(sizes);
-        let mut larger = open_plane(object::BYTES, self.hooks, sizes)?;
+        let mut larger = open_plane(object::BYTES, self.hooks, sizes, table)?;
         larger.wanted = std::mem::take(&mut self.wanted);
         // Their programs and those before are at work beside each other until all are replaced.
         *self = larger;
@@ -413,7 +422,7 @@ impl DataPlane for EbpfPlane {
 /// MAC addresses of other directors, as the tables of this namespace have them.
 pub fn director_macs() -> Result<Vec<[u8; 6]>> {
     let peers: HashMap<_, [u8; 8], u64> =
-        HashMap::try_from(tables::pinned(&pin_directory()?, "PEERS")?).map_err(wrong)?;
+        HashMap::try_from(pinned(&pin_directory()?, "PEERS")?).map_err(wrong)?;
     let known = peers.keys().filter_map(std::result::Result::ok);
     let known = known.map(|[a, b, c, d, e, f, ..]| [a, b, c, d, e, f]);
     Ok(known.filter(|mac| *mac != DETOUR_MAC).collect())

@@ -20,14 +20,14 @@ use nines_dataplane::{
     ebpf,
     process::boot_time,
 };
-use nines_model::{ForwardingTable, Role};
+use nines_model::Role;
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::{
     core_thread::{CoreThread, Handle, Input, Work},
     logger::Logger,
     seal::Seals,
-    worker::{AddressWork, ForwardWork, Places, Workers},
+    worker::{AddressWork, ForwardWork, News, Places, Workers},
 };
 use crate::{
     api,
@@ -252,12 +252,13 @@ async fn serve_with_socket(
         let (mut plane, kernel_guard) = ebpf::open(ebpf::object::BYTES, options.hooks, sizes)?;
         node.inherit(director::serving(&mut plane));
         devices::ready_kernel(log)?;
-        let (out, into) = plane.exchange()?;
-        let told = flows::Flows::start(out, into, log);
+        let (send, work) = mpsc::channel();
+        let learn = send.clone();
+        let wanted = move || drop(learn.send(ForwardWork::Learn));
+        let told = flows::Flows::start(plane.flows_out()?, wanted, log);
         let told = Arc::new(told.map_err(|e| Failure::new(Kind::Io, "cannot start", e))?);
         shared_flows = Some(Arc::clone(&told));
         guard = Some(Box::new(kernel_guard));
-        let (send, work) = mpsc::channel();
         forwarding = Some(send);
         let (core, shown, log, places) =
             (core.clone(), Arc::clone(&shown), log.clone(), Arc::clone(&places));
@@ -269,20 +270,29 @@ async fn serve_with_socket(
             spawn("serves", move || serves::keep(&duty, &memory, &core, &shown, &log));
         }
         spawn("forwarding", move || {
-            let plane = Director::new(plane);
+            let mut plane = Director::new(plane);
+            // This takes longest of all at a start: the cluster agrees on who leads meanwhile. What
+            // fails is tried again, and told, with the first table.
+            let _ = plane.ebpf().provide(&table);
             let cover = move |plane: &mut Director| devices::cover(plane, &own, &places);
             let notes = log.clone();
-            let changed = |plane: &Director, table: &ForwardingTable, grown: bool| {
-                if grown {
-                    match plane.exchange() {
-                        Ok((out, into)) => told.tables_grew(out, into),
-                        Err(why) => notes.line(&why.to_string()),
+            let mut learns = false;
+            let tell = |plane: &mut Director, news: News<'_>| {
+                let followed = match news {
+                    News::Table { table, larger } => {
+                        let _ = duties.send(table.duty.clone());
+                        told.table_changed(larger.then(|| plane.ebpf()), learns)
                     }
+                    News::Learn => {
+                        learns = true;
+                        told.learn(plane.ebpf())
+                    }
+                };
+                if let Err(why) = followed {
+                    notes.line(&why.to_string());
                 }
-                told.table_changed();
-                let _ = duties.send(table.duty.clone());
             };
-            worker::forwarding(plane, cover, changed, work, &shown, &core, &log);
+            worker::forwarding(plane, cover, tell, work, &shown, &core, &log);
         });
     }
     let look = addresses.clone();

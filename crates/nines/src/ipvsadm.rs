@@ -249,8 +249,11 @@ impl Kernel {
             (self.plane, self.tables) = (None, None);
         }
         let sizes = self.writable()?.sizes();
-        if sizes.lacks_room(table) {
+        if sizes.lacks_room(table) || !ebpf::suffice(table).map_err(failed)? {
             self.open(Sizes::holding(table, 0))?;
+        }
+        if let Some(plane) = &mut self.plane {
+            plane.provide(table).map_err(failed)?;
         }
         self.writable()?.apply(table).map_err(failed)?;
         let any = !table.services.is_empty();

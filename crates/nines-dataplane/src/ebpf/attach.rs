@@ -5,39 +5,32 @@
 //! `hook.rs`.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     ffi::CString,
     fs,
-    num::NonZero,
     os::{
         fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
         unix::ffi::OsStrExt as _,
     },
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
-    thread,
 };
 
 use aya::{
     Ebpf,
-    maps::{HashMap, Map, MapData, ProgramArray},
+    maps::HashMap,
     programs::{
-        Program, ProgramError, ProgramFd, SchedClassifier, TcAttachType, Xdp, XdpMode,
+        ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode,
         links::{FdLink, LinkOrder, PinnedLink},
         tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle},
     },
 };
 
-use nines_abi::{
-    PROGRAM_ADMIT, PROGRAM_CHANCE, PROGRAM_COOKIE, PROGRAM_DELIVER, PROGRAM_ERROR,
-    PROGRAM_FRAGMENT, PROGRAM_FULL, PROGRAM_KEEP, PROGRAM_KEEP_FULL, PROGRAM_NEW, PROGRAM_PORT,
-    PROGRAM_PROXY, PROGRAM_PUT_FULL, PROGRAM_QUIC, PROGRAM_REFUSE, PROGRAM_REMEMBER, PROGRAM_REPLY,
-    PROGRAM_SIP, PROGRAM_SOURCE, PROGRAM_TELL, PROGRAM_TELL_FULL, PROGRAM_WEIGH, XDP_OUT_MAX,
-};
+use nines_abi::XDP_OUT_MAX;
 
 use super::{
-    INSTALL, NEEDS, card,
+    card,
     hook::{self, CLSACT, Device, Hook, Hooks, TCX},
+    programs::{damaged, load_alone, load_xdp},
 };
 use crate::{Error, Result, address::Interface};
 
@@ -46,138 +39,6 @@ const PRIORITY: u16 = 9;
 /// Of the programs of a real server, behind the director's.
 const SERVER_PRIORITY: u16 = 10;
 const HANDLE: TcHandle = TcHandle::new(0, 9);
-
-/// Programs at tc, and where the entry program finds those that go on for it.
-const CLASSIFIERS: [(&str, Option<u32>); 25] = [
-    ("nines_tc_admit", Some(PROGRAM_ADMIT)),
-    ("nines_tc_cookie", Some(PROGRAM_COOKIE)),
-    ("nines_tc_quic", Some(PROGRAM_QUIC)),
-    ("nines_tc_sip", Some(PROGRAM_SIP)),
-    ("nines_tc_source", Some(PROGRAM_SOURCE)),
-    ("nines_tc_port", Some(PROGRAM_PORT)),
-    ("nines_tc_proxy", Some(PROGRAM_PROXY)),
-    ("nines_tc_full", Some(PROGRAM_FULL)),
-    ("nines_tc_reply", Some(PROGRAM_REPLY)),
-    ("nines_tc_tell", Some(PROGRAM_TELL)),
-    ("nines_tc_put_full", Some(PROGRAM_PUT_FULL)),
-    ("nines_tc_tell_full", Some(PROGRAM_TELL_FULL)),
-    ("nines_tc_keep_full", Some(PROGRAM_KEEP_FULL)),
-    ("nines_tc_fragment", Some(PROGRAM_FRAGMENT)),
-    ("nines_tc_chance", Some(PROGRAM_CHANCE)),
-    ("nines_tc_keep", Some(PROGRAM_KEEP)),
-    ("nines_tc_weigh", Some(PROGRAM_WEIGH)),
-    ("nines_tc_remember", Some(PROGRAM_REMEMBER)),
-    ("nines_tc_deliver", Some(PROGRAM_DELIVER)),
-    ("nines_tc_new", Some(PROGRAM_NEW)),
-    ("nines_tc_error", Some(PROGRAM_ERROR)),
-    ("nines_tc_refuse", Some(PROGRAM_REFUSE)),
-    ("nines_tc_ingress", None),
-    ("nines_tc_egress", None),
-    ("nines_learn", None),
-];
-
-const XDP: [(&str, Option<u32>); 19] = [
-    ("nines_xdp_admit", Some(PROGRAM_ADMIT)),
-    ("nines_xdp_cookie", Some(PROGRAM_COOKIE)),
-    ("nines_xdp_quic", Some(PROGRAM_QUIC)),
-    ("nines_xdp_source", Some(PROGRAM_SOURCE)),
-    ("nines_xdp_port", Some(PROGRAM_PORT)),
-    ("nines_xdp_proxy", Some(PROGRAM_PROXY)),
-    ("nines_xdp_full", Some(PROGRAM_FULL)),
-    ("nines_xdp_reply", Some(PROGRAM_REPLY)),
-    ("nines_xdp_tell", Some(PROGRAM_TELL)),
-    ("nines_xdp_put_full", Some(PROGRAM_PUT_FULL)),
-    ("nines_xdp_tell_full", Some(PROGRAM_TELL_FULL)),
-    ("nines_xdp_keep_full", Some(PROGRAM_KEEP_FULL)),
-    ("nines_xdp_chance", Some(PROGRAM_CHANCE)),
-    ("nines_xdp_keep", Some(PROGRAM_KEEP)),
-    ("nines_xdp_weigh", Some(PROGRAM_WEIGH)),
-    ("nines_xdp_remember", Some(PROGRAM_REMEMBER)),
-    ("nines_xdp_deliver", Some(PROGRAM_DELIVER)),
-    ("nines_xdp_new", Some(PROGRAM_NEW)),
-    ("nines_xdp", None),
-];
-
-/// Loads the programs once; attaching is per interface. `before`: what must be done before the
-/// first of them is at work.
-pub fn load(ebpf: &mut Ebpf, before: impl FnOnce() -> Result<()>) -> Result<()> {
-    load_all(ebpf, "PROGRAMS", &CLASSIFIERS, before)
-}
-
-/// Loads the XDP programs, which not every node needs.
-pub fn load_xdp(ebpf: &mut Ebpf) -> Result<()> {
-    load_all(ebpf, "XDP_PROGRAMS", &XDP, || Ok(()))
-}
-
-/// Loads what is not loaded yet, on all processors: the kernel walks every way through a program,
-/// which is most of an agent's start. Then the entry program gets to know those that go on for it.
-fn load_all(
-    ebpf: &mut Ebpf,
-    array: &str,
-    list: &[(&str, Option<u32>)],
-    before: impl FnOnce() -> Result<()>,
-) -> Result<()> {
-    let mut array = programs(ebpf, array)?;
-    let index: BTreeMap<&str, Option<u32>> = list.iter().copied().collect();
-    let all = ebpf.programs_mut().filter(|(name, _)| index.contains_key(name));
-    let all: BTreeMap<&str, &mut Program> = all.collect();
-    if let Some((missing, _)) = list.iter().find(|(name, _)| !all.contains_key(name)) {
-        return Err(damaged(missing));
-    }
-    let work = Mutex::new(all.into_iter());
-    let loader = || {
-        let mut loaded = Vec::new();
-        loop {
-            let next = work.lock().unwrap_or_else(PoisonError::into_inner).next();
-            let Some((name, program)) = next else { return Ok(loaded) };
-            loaded.push((name, load_one(name, program)?));
-        }
-    };
-    let processors = thread::available_parallelism().map_or(1, NonZero::get).min(list.len());
-    let loaded: Vec<Result<Vec<(&str, ProgramFd)>>> = thread::scope(|scope| {
-        let all: Vec<_> = (0..processors).map(|_| scope.spawn(loader)).collect();
-        all.into_iter().map(|one| one.join().expect("a loader does not panic")).collect()
-    });
-    // All or none: those at work go on among themselves when the kernel refuses a new one.
-    let loaded = loaded.into_iter().collect::<Result<Vec<_>>>()?;
-    before()?;
-    for (name, fd) in loaded.into_iter().flatten() {
-        if let Some(at) = index[name] {
-            array.set(at, &fd, 0).map_err(|e| refused(name, &e))?;
-        }
-    }
-    Ok(())
-}
-
-fn load_one(name: &str, program: &mut Program) -> Result<ProgramFd> {
-    let loaded = match program {
-        Program::SchedClassifier(tc) if tc.fd().is_err() => tc.load(),
-        Program::Xdp(xdp) if xdp.fd().is_err() => xdp.load(),
-        Program::SchedClassifier(_) | Program::Xdp(_) => Ok(()),
-        _ => return Err(damaged(name)),
-    };
-    loaded.map_err(|e| refused(name, &e))?;
-    program.fd().and_then(|fd| fd.try_clone().map_err(Into::into)).map_err(|e| refused(name, &e))
-}
-
-fn refused(program: &str, why: &dyn std::fmt::Display) -> Error {
-    Error::new(format!("the kernel refused program {program}"), why).next(NEEDS)
-}
-
-fn damaged(program: &str) -> Error {
-    Error::new("the kernel object is damaged", format!("no program {program}")).next(INSTALL)
-}
-
-/// Another handle of the pinned array: programs and array are borrowed from `ebpf` at once.
-fn programs(ebpf: &Ebpf, name: &str) -> Result<ProgramArray<MapData>> {
-    let failed = |e: String| Error::new("the kernel object is damaged", e);
-    let Some(Map::ProgramArray(data)) = ebpf.map(name) else {
-        return Err(failed(format!("no map {name}")));
-    };
-    let id = data.info().map_err(|e| failed(e.to_string()))?.id();
-    let data = MapData::from_id(id).map_err(|e| failed(e.to_string()))?;
-    ProgramArray::try_from(Map::ProgramArray(data)).map_err(|e| failed(e.to_string()))
-}
 
 fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
     let program = ebpf.program_mut(name);
@@ -274,14 +135,7 @@ const OF_SERVER: [(&str, TcAttachType); 2] =
 
 /// Loads them, once.
 pub fn load_server(ebpf: &mut Ebpf) -> Result<()> {
-    for (program, _) in OF_SERVER {
-        let loaded = classifier(ebpf, program)?;
-        if loaded.fd().is_err() {
-            let failed = |e| Error::new(format!("the kernel refused program {program}"), e);
-            loaded.load().map_err(failed)?;
-        }
-    }
-    Ok(())
+    OF_SERVER.iter().try_for_each(|(program, _)| load_alone(ebpf, program))
 }
 
 /// Puts the programs of a real server on `interface`.

@@ -25,7 +25,9 @@ use nines_model::{Time, Traffic};
 
 pub use self::learn::FlowsIn;
 use super::{
-    EbpfPlane, Raw, installed, map_error, pin_directory, places, reading,
+    EbpfPlane, Raw, installed, map_error, pin_directory, places,
+    programs::load_alone,
+    reading,
     shared::{Shared, View},
     tables::{pinned, shared},
 };
@@ -41,7 +43,7 @@ mod learn;
 const BATCH: usize = 512;
 
 /// The program that learns.
-const PROGRAM: &str = "nines_learn";
+pub(super) const PROGRAM: &str = "nines_learn";
 
 fn ms_of_units(units: u32) -> u32 {
     u32::try_from((u64::from(units) << IDLE_SHIFT) / 1_000_000).unwrap_or(u32::MAX)
@@ -377,7 +379,18 @@ fn flush(batch: &mut Batch, from: usize, each: &mut dyn FnMut(Batch)) {
 
 impl EbpfPlane {
     /// Both ends of telling flows to other directors.
-    pub fn exchange(&self) -> Result<(FlowsOut, FlowsIn)> {
-        Ok((FlowsOut::open()?, FlowsIn::open(self.program(PROGRAM)?)?))
+    pub fn exchange(&mut self) -> Result<(FlowsOut, FlowsIn)> {
+        Ok((self.flows_out()?, self.flows_in()?))
+    }
+
+    /// The end that tells.
+    pub fn flows_out(&self) -> Result<FlowsOut> {
+        FlowsOut::open()
+    }
+
+    /// The end that learns. The first time this loads the largest program of all.
+    pub fn flows_in(&mut self) -> Result<FlowsIn> {
+        load_alone(&mut self.ebpf, PROGRAM)?;
+        FlowsIn::open(self.program(PROGRAM)?)
     }
 }

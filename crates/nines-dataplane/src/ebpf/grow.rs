@@ -28,6 +28,11 @@ impl Smaller {
         Self(all)
     }
 
+    /// There are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Puts what lies in them into those that took their names.
     pub fn pour(&self, pins: &Path) -> Result<()> {
         // Another flow table begins empty, and what servers carry with it.

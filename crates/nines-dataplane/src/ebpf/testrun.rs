@@ -73,9 +73,15 @@ impl EbpfPlane {
         all.filter_map(|(name, program)| Some((name.to_owned(), count(program)?))).collect()
     }
 
+    /// Loads every program there is of a director, also what no service needs.
+    pub fn load_everything(&mut self) -> Result<()> {
+        super::programs::load_everything(&mut self.ebpf)?;
+        super::programs::load_alone(&mut self.ebpf, super::exchange::PROGRAM)
+    }
+
     /// Loads the XDP programs without attaching them; they may send to every interface.
     pub fn load_xdp(&mut self) -> Result<()> {
-        super::attach::load_xdp(&mut self.ebpf)?;
+        super::programs::load_xdp(&mut self.ebpf)?;
         let all = crate::address::interfaces()?.iter().map(|i| i.index).collect();
         super::attach::tell_express(&mut self.ebpf, &all)
     }

@@ -274,7 +274,7 @@ fn full_nat_is_told_again_and_again() {
     let told = changed(&mut out).remove(0);
     assert_eq!(told.flows.len(), 1);
     std::thread::spawn(move || {
-        let Some(b) = elsewhere() else { return };
+        let Some(mut b) = elsewhere() else { return };
         let (_, mut learner) = b.plane.exchange().unwrap();
         let both_ways = |b: &Bench, what: &str| {
             assert_eq!(asked_and_seen(b, 300, ACK)[1].src, seen.src, "{what}");

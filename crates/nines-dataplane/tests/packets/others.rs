@@ -137,7 +137,11 @@ fn an_object_that_the_kernel_refuses_leaves_the_old_one_at_work() {
     let Some(mut b) = bench() else { return };
     let far = at_work(&mut b);
     forwards(&far);
-    let open = |object: &[u8]| ebpf::open(object, Hooks::Tc, Sizes::default()).map(drop);
+    let open = |object: &[u8]| {
+        let (mut plane, _guard) = ebpf::open(object, Hooks::Tc, Sizes::default())?;
+        plane.on(["v0".to_owned()]);
+        plane.apply(&one())
+    };
     let whole = ebpf::object::BYTES;
     is_polite(&open(&whole[..whole.len() / 2]).unwrap_err(), "nines", "", "nines");
     // One program of many, the last instruction of which is none.

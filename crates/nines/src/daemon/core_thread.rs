@@ -14,7 +14,9 @@ use std::{
 };
 
 use mio::{Events, Interest, Poll, Token, Waker, net::UdpSocket};
-use nines_core::{Action, Event, Node, action::CheckTask, forwarding::Wanted, wire::Persist};
+use nines_core::{
+    Action, Event, Node, action::CheckTask, configs::Unread, forwarding::Wanted, wire::Persist,
+};
 use nines_dataplane::{Guard, process::boot_time};
 use nines_model::Time;
 
@@ -54,7 +56,7 @@ pub enum Work {
     /// Check these.
     Check(Arc<Vec<CheckTask>>),
     /// Read this config, then say [`Event::Read`].
-    Read(Arc<str>),
+    Read(Unread),
     /// Send over TLS.
     Bulk(u64, Vec<u8>),
     /// Replace the process.
@@ -284,7 +286,7 @@ impl CoreThread {
                 Action::Persist(number, persist) => (self.work)(Work::Persist(number, persist)),
                 Action::Address { id, vip, up } => (self.work)(Work::Address(id, vip, up)),
                 Action::Announce(vip) => (self.work)(Work::Announce(vip)),
-                Action::Read(text) => (self.work)(Work::Read(text)),
+                Action::Read(unread) => (self.work)(Work::Read(unread)),
                 Action::Forward(wanted) => (self.work)(Work::Forward(wanted)),
                 Action::Check(tasks) => (self.work)(Work::Check(tasks)),
                 Action::RestartReady => (self.work)(Work::Restart),

@@ -20,7 +20,7 @@ use mio::{Events, Interest, Poll, Token, Waker, unix::SourceFd};
 use nines_core::Event;
 use nines_dataplane::{
     Result,
-    ebpf::{FlowsIn, FlowsOut},
+    ebpf::{EbpfPlane, FlowsIn, FlowsOut},
     flows::Batch,
 };
 use nines_model::Role;
@@ -51,7 +51,7 @@ type Bytes = Arc<Vec<u8>>;
 enum Taken {
     /// What another director told, and where goes how many of it are of servers that are not here.
     Batch(Batch, oneshot::Sender<u32>),
-    /// Other kernel tables have taken the place of those before.
+    /// The kernel tables, or others in the place of those before.
     Tables(Box<FlowsIn>),
 }
 
@@ -79,8 +79,13 @@ pub struct Flows {
 const BELL: Token = Token(0);
 
 impl Flows {
-    /// Starts both threads.
-    pub fn start(out: FlowsOut, into: FlowsIn, log: &Logger) -> std::io::Result<Self> {
+    /// Starts both threads. `wanted`: another director told of flows, and [`Flows::learn`] is to be
+    /// called.
+    pub fn start(
+        out: FlowsOut,
+        wanted: impl Fn() + Send + 'static,
+        log: &Logger,
+    ) -> std::io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), Token(1))?);
         listen(&poll, &out)?;
@@ -101,7 +106,7 @@ impl Flows {
             });
         }
         let log = log.clone();
-        super::spawn("flows-in", move || learn(into, &take, &log));
+        super::spawn("flows-in", move || learn(&take, &wanted, &log));
         Ok(Self { out: asks, waker, taken, table: watch::Sender::new(0), lag: Mutex::default() })
     }
 
@@ -121,20 +126,30 @@ impl Flows {
         receive
     }
 
-    /// The kernel has another table.
-    pub fn table_changed(&self) {
+    /// The kernel has another table; `larger`: in larger tables, which have taken the place of those
+    /// before, also for what is learned if that has begun.
+    pub fn table_changed(&self, larger: Option<&mut EbpfPlane>, learns: bool) -> Result<()> {
+        let mut followed = Ok(());
+        if let Some(plane) = larger {
+            followed = plane.flows_out().map(|out| self.ask(Ask::Tables(Box::new(out))));
+            if learns {
+                followed = followed.and(self.learn(plane));
+            }
+        }
         self.table.send_modify(|n| *n += 1);
         self.ask(Ask::Table);
+        followed
     }
 
-    /// Larger tables in the kernel have taken the place of those before.
-    pub fn tables_grew(&self, out: FlowsOut, into: FlowsIn) {
-        self.ask(Ask::Tables(Box::new(out)));
+    /// Learns from now on, into the tables that are there now.
+    pub fn learn(&self, plane: &mut EbpfPlane) -> Result<()> {
+        let into = plane.flows_in()?;
         let _ = self.taken.send(Taken::Tables(Box::new(into)));
+        Ok(())
     }
 
     /// Told of each new table.
-    pub fn tables(&self) -> watch::Receiver<u64> {
+    pub fn changes(&self) -> watch::Receiver<u64> {
         self.table.subscribe()
     }
 
@@ -163,8 +178,25 @@ fn listen(poll: &Poll, out: &FlowsOut) -> std::io::Result<()> {
     poll.registry().register(&mut SourceFd(&fd), BELL, Interest::READABLE)
 }
 
-fn learn(mut into: FlowsIn, work: &mpsc::Receiver<Taken>, log: &Logger) {
-    for taken in work {
+fn learn(work: &mpsc::Receiver<Taken>, wanted: &dyn Fn(), log: &Logger) {
+    // The program that learns is loaded for the first flow; what comes meanwhile waits.
+    let mut early = Vec::new();
+    let mut into = loop {
+        match work.recv() {
+            Ok(Taken::Tables(into)) => break *into,
+            Ok(Taken::Batch(batch, answer)) if batch.flows.is_empty() && early.is_empty() => {
+                let _ = answer.send(0);
+            }
+            Ok(batch) => {
+                if early.is_empty() {
+                    wanted();
+                }
+                early.push(batch);
+            }
+            Err(_) => return,
+        }
+    };
+    for taken in early.into_iter().chain(work) {
         match taken {
             Taken::Tables(other) => into = *other,
             Taken::Batch(batch, answer) => match into.learn(&batch) {

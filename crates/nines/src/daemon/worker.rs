@@ -15,7 +15,7 @@ use std::{
 
 use nines_core::{
     Event,
-    configs::Config,
+    configs::Unread,
     forwarding::{Following, Wanted},
     wire::Persist,
 };
@@ -38,7 +38,7 @@ pub struct Workers {
     /// Adds and removes addresses.
     pub addresses: mpsc::Sender<AddressWork>,
     /// Reads configs.
-    pub configs: mpsc::Sender<Arc<str>>,
+    pub configs: mpsc::Sender<Unread>,
     /// Keeps the kernel's tables; a witness has none.
     pub forwarding: Option<mpsc::Sender<ForwardWork>>,
     /// What the main task does.
@@ -60,7 +60,7 @@ impl Workers {
                 drop(self.addresses.send(AddressWork::Change(id, vip, up)));
             }
             Work::Announce(vip) => drop(self.addresses.send(AddressWork::Announce(vip))),
-            Work::Read(text) => drop(self.configs.send(text)),
+            Work::Read(unread) => drop(self.configs.send(unread)),
             Work::Forward(wanted) => {
                 if let Some(forwarding) = &self.forwarding {
                     let _ = forwarding.send(ForwardWork::Wanted(wanted));
@@ -103,10 +103,11 @@ pub fn disk(
 const LARGE: usize = 1 << 20;
 
 /// Reads configs, so that the core thread need not.
-pub fn configs(work: Receiver<Arc<str>>, core: &Handle) {
-    for text in work {
-        let large = text.len() > LARGE;
-        core.event(Event::Read(Arc::new(Config::read(text))));
+pub fn configs(work: Receiver<Unread>, core: &Handle) {
+    for unread in work {
+        let config = Arc::new(unread.read());
+        let large = config.text.len() > LARGE;
+        core.event(Event::Read(config));
         if large {
             process::give_memory_back();
         }
@@ -178,6 +179,20 @@ pub enum ForwardWork {
     Watch(IpAddr),
     /// Interfaces came, went or changed.
     Devices,
+    /// Another director told of flows: learn from now on.
+    Learn,
+}
+
+/// What others are told of the data plane.
+pub enum News<'a> {
+    /// Packets go by this table.
+    Table {
+        table: &'a ForwardingTable,
+        /// It is in larger kernel tables than the one before.
+        larger: bool,
+    },
+    /// Other directors' flows are to be learned.
+    Learn,
 }
 
 /// How often the kernel is compared with the table at most.
@@ -188,11 +203,11 @@ const WATCHED_MAX: usize = 8;
 const WATCH_EACH: Duration = Duration::from_millis(5);
 
 /// Keeps the kernel's tables as they should be. `cover` gives the data plane its interfaces,
-/// `changed` is told of each new table, and whether larger ones in the kernel hold it since.
+/// `tell` is told the news.
 pub fn forwarding<D: DataPlane>(
     mut plane: D,
     cover: impl Fn(&mut D) -> Vec<String>,
-    changed: impl Fn(&D, &ForwardingTable, bool),
+    mut tell: impl FnMut(&mut D, News<'_>),
     work: Receiver<ForwardWork>,
     shown: &Mutex<Shown>,
     core: &Handle,
@@ -213,15 +228,16 @@ pub fn forwarding<D: DataPlane>(
                 }
                 let table = following.follow(*wanted);
                 let (result, grown) = apply(&mut plane, table, log);
-                if result.is_ok() {
-                    changed(&plane, table, grown);
-                    holds = true;
+                holds |= result.is_ok();
+                show(&plane, result.as_ref().err().cloned(), shown, log);
+                let done = result.is_ok();
+                core.event(Event::Forwarded(result.map_err(|e| e.to_string())));
+                if done {
+                    tell(&mut plane, News::Table { table, larger: grown });
                 }
                 if grown {
                     process::give_memory_back();
                 }
-                show(&plane, result.as_ref().err().cloned(), shown, log);
-                core.event(Event::Forwarded(result.map_err(|e| e.to_string())));
             }
             Ok(ForwardWork::Counters(answer)) => {
                 let _ = answer.send(plane.busy().unwrap_or_default());
@@ -242,6 +258,7 @@ pub fn forwarding<D: DataPlane>(
                 show(&plane, failed, shown, log);
             }
             Ok(ForwardWork::Devices) | Err(RecvTimeoutError::Timeout) => {}
+            Ok(ForwardWork::Learn) => tell(&mut plane, News::Learn),
             Err(RecvTimeoutError::Disconnected) => return,
         }
         let table = holds.then_some(following.table());
@@ -348,7 +365,7 @@ mod tests {
             let plane = fake.clone();
             let (shown, core, log) = (&shown, &core, &log);
             scope.spawn(move || {
-                forwarding(plane, |_| Vec::new(), |_, _, _| (), work, shown, core, log);
+                forwarding(plane, |_| Vec::new(), |_, _| (), work, shown, core, log);
             });
             std::thread::sleep(RECONCILE * 2);
             assert_eq!(held(), inherited, "nobody has said anything yet");

@@ -79,7 +79,7 @@ async fn take(agent: &Arc<Agent>, of: u64, behind: &Behind) -> Option<()> {
         }
     }
     let mut stream = stream?;
-    let mut tables = flows.tables();
+    let mut tables = flows.changes();
     tables.mark_unchanged();
     let layout = nines_dataplane::ebpf::ABI_VERSION.to_be_bytes();
     put(&mut stream, kind::SUBSCRIBE, &layout).await.ok()?;
