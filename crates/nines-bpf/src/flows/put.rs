@@ -83,7 +83,19 @@ fn to_reuse(bucket: *mut Bucket, now: u32, force: u32) -> (usize, u64) {
 /// The flow that was silent longest; if none lives, a way that holds nothing.
 #[inline(always)]
 fn to_end(bucket: *mut Bucket, now: u32) -> usize {
-    first_by(bucket, now, |_, silent, dead| silent & !dead).0
+    // Time silent and way in one number; what is below the time in a word moves it by one at most.
+    let now = u64::from(now.wrapping_add(AHEAD)) << 32;
+    let mut best = 1;
+    for number in 1..=WAYS {
+        let word = unsafe { core::ptr::read_volatile(&(*tail_of(way(bucket, number))).word) };
+        if word & WORD_LIVE != 0 {
+            let this = now.wrapping_sub(word) & !7 | number as u64;
+            if this > best {
+                best = this;
+            }
+        }
+    }
+    best as usize & 7
 }
 
 /// Whether a flow lives there.
@@ -127,8 +139,6 @@ fn put(index: u32, key: &Flow, new: &New, force: u32) -> u32 {
     } else if is_taken(bucket, number) {
         (number, rank) = to_reuse(bucket, new.now, force);
     }
-    let number = opaque(number as u64) as usize;
-    let rank = opaque(rank);
     let entry = way(bucket, number);
     let tail = tail_of(entry);
     let mut may = rank == FREE;
