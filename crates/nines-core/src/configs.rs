@@ -22,7 +22,7 @@ pub struct Config {
     pub checks: Arc<Vec<CheckTask>>,
 }
 
-/// A text that is to be read, and one that was read before it: most say nearly the same.
+/// A text that is to be read, and the last good config: mostly only a few services differ.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unread {
     text: Arc<str>,

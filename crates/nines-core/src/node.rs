@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use nines_model::{Millis, Role, Time};
+use nines_model::{Millis, Role, Spec, Time};
 
 use crate::{
     action::{Action, Refusal},
@@ -86,6 +86,8 @@ pub struct Node {
     /// The table the data plane was last asked to hold, and whether its answer is awaited.
     table: Option<forwarding::Wanted>,
     table_asked: bool,
+    /// The spec of the last table by which the data plane forwards.
+    forwards: Option<Arc<Spec>>,
     table_retry: Time,
     /// The data plane holds the table.
     ready: bool,
@@ -184,6 +186,7 @@ impl Node {
             world: world::World::default(),
             table: None,
             table_asked: false,
+            forwards: None,
             table_retry: Time(0),
             ready: false,
             sent: joining::Sent::default(),

@@ -166,8 +166,15 @@ impl Node {
         }
     }
 
+    /// Whether clients that come are forwarded: where the address is on without that, this machine
+    /// itself answers them, and refuses. What an earlier process left goes on meanwhile.
+    fn may_come_up(&self, vip: IpAddr) -> bool {
+        self.forwards.as_ref().is_none_or(|spec| spec.vips.contains_key(&vip))
+    }
+
     fn run_vip(&mut self, now: Time, addr: IpAddr, joint: Time, released: &mut Vec<Kind>) {
         let want = self.want(now, addr);
+        let may = self.may_come_up(addr);
         let duty = &mut self.duty;
         let vip = self.vips.entry(addr).or_default();
         if want == Want::Hold(vip.token)
@@ -186,6 +193,7 @@ impl Node {
                     self.actions.push(Action::Follow(addr, until));
                 }
                 Do::Announce => self.actions.push(Action::Announce(addr)),
+                Do::Up if !may => {}
                 Do::Up | Do::Down => {
                     let (id, up) = (self.next_action, todo == Do::Up);
                     self.next_action += 1;
@@ -383,5 +391,32 @@ mod tests {
         }
         assert_eq!(deadline(&node), until);
         assert_eq!(node.vips[&vip(101)].renewals.deadline(&[1, 2, 3]), Time(0), "refused");
+    }
+
+    /// A machine that has the address and no table answers clients itself, and refuses them.
+    #[test]
+    fn a_vip_comes_up_once_its_packets_are_forwarded() {
+        let now = Time(1_000_000_000);
+        let mut node = holder(now);
+        let forwards = |text: &str| Some(nines_model::config::parse(text).unwrap().into());
+        node.forwards = forwards(&TEXT.replace("[vip.b]\naddress = \"10.0.0.101\"\n", ""));
+        node.handle(now, Event::Tick);
+        let until = Time(now.0 + 100_000_000);
+        for voter in [2, 3] {
+            node.renewed((voter, 1), node.duty.sent, until, &[]);
+        }
+        let ups = |node: &mut Node| -> Vec<IpAddr> {
+            node.run_vips(now.plus(nines_model::Millis(1)));
+            let up = |action| match action {
+                Action::Address { vip, up: true, .. } => Some(vip),
+                _ => None,
+            };
+            node.take_actions().into_iter().filter_map(up).collect()
+        };
+        node.all_vips_changed();
+        assert_eq!(ups(&mut node), [vip(100)]);
+        node.forwards = forwards(TEXT);
+        node.all_vips_changed();
+        assert_eq!(ups(&mut node), [vip(101)]);
     }
 }

@@ -121,7 +121,15 @@ impl Node {
     pub(super) fn forwarded(&mut self, now: Time, result: Result<(), String>) {
         self.table_asked = false;
         match result {
-            Ok(()) => self.ready = true,
+            Ok(()) => {
+                self.ready = true;
+                let spec = self.table.as_ref().map(|wanted| &wanted.spec);
+                let same = |old: &Arc<_>| spec.is_some_and(|new| Arc::ptr_eq(old, new));
+                if !self.forwards.as_ref().is_some_and(same) {
+                    self.forwards = spec.cloned();
+                    self.all_vips_changed();
+                }
+            }
             Err(why) => {
                 self.ready = false;
                 self.table = None;
