@@ -349,7 +349,7 @@ fn go_to(ctx: &TcContext, packet: &mut Packet, slot: u32) -> i32 {
     go_on(ctx, PROGRAM_DELIVER)
 }
 
-/// The next program decides; without it (it is always there) nobody does.
+/// The next program decides; user space has loaded it before a table needs it.
 #[inline(always)]
 fn go_on(ctx: &TcContext, program: u32) -> i32 {
     let _ = unsafe { maps::PROGRAMS.tail_call(ctx, program) };

@@ -86,6 +86,8 @@ pub struct EbpfPlane {
     guarded: BTreeSet<String>,
     /// Of these, why one has none.
     unguarded: Option<Error>,
+    /// Why XDP leaves some packets to tc.
+    slow: Option<Error>,
     /// Rules for marked packets may be there.
     led: bool,
 }
@@ -95,8 +97,8 @@ const NEEDS: &str = "nines needs Linux 6.1 or newer with BPF, and root (CAP_BPF,
 /// What helps where our own part is not whole.
 const INSTALL: &str = "install nines again";
 
-/// Opens the tables of this namespace. The programs come with the first table, or before anything is
-/// attached. The guard is apart because another thread keeps it.
+/// Opens the tables of this namespace. Loads no program unless tables have to be made larger:
+/// [`EbpfPlane::provide`] does. The guard is apart because another thread keeps it.
 pub fn open(object: &[u8], hooks: Hooks, sizes: Sizes) -> Result<(EbpfPlane, EbpfGuard)> {
     let plane = open_plane(object, hooks, sizes, &ForwardingTable::default())?;
     let table = tables::shared(pinned(&plane.pins, guard::TABLE)?)?;
@@ -139,6 +141,7 @@ fn open_plane(
         wanted: BTreeSet::new(),
         guarded: BTreeSet::new(),
         unguarded: None,
+        slow: None,
         led: true,
     })
 }
@@ -209,7 +212,12 @@ impl EbpfPlane {
 
     /// Loads the programs that this table needs beyond those that are: before the table is there.
     pub fn provide(&mut self, table: &ForwardingTable) -> Result<()> {
-        programs::provide(&mut self.ebpf, table)
+        programs::provide(&mut self.ebpf, table)?;
+        self.slow = programs::provide_xdp(&mut self.ebpf).err();
+        match &self.slow {
+            Some(why) if self.hooks == Hooks::Xdp => Err(why.clone()),
+            _ => Ok(()),
+        }
     }
 
     /// Interfaces on which guarded addresses, beats or clients are; programs go there, and where
@@ -393,7 +401,7 @@ impl DataPlane for EbpfPlane {
     }
 
     fn trouble(&self) -> Option<Error> {
-        self.unguarded.clone()
+        self.unguarded.clone().or_else(|| self.slow.clone())
     }
 
     fn counters(&mut self) -> Result<Counters> {

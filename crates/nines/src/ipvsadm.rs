@@ -249,7 +249,8 @@ impl Kernel {
             (self.plane, self.tables) = (None, None);
         }
         let sizes = self.writable()?.sizes();
-        if sizes.lacks_room(table) || !ebpf::suffice(table).map_err(failed)? {
+        let lacks = self.plane.is_none() && !ebpf::suffice(table).map_err(failed)?;
+        if lacks || sizes.lacks_room(table) {
             self.open(Sizes::holding(table, 0))?;
         }
         if let Some(plane) = &mut self.plane {

@@ -24,7 +24,7 @@ use nines_abi::{
     PROGRAM_REFUSE, PROGRAM_REMEMBER, PROGRAM_REPLY, PROGRAM_SIP, PROGRAM_SOURCE, PROGRAM_TELL,
     PROGRAM_TELL_FULL, PROGRAM_WEIGH,
 };
-use nines_model::{Forward, ForwardingTable, Scheduler, TableServer, TableService};
+use nines_model::{Backend, Forward, ForwardingTable, Scheduler, TableServer, TableService};
 
 use super::{INSTALL, NEEDS, pins::pin_directory, tables::pinned};
 use crate::{Error, Result};
@@ -35,12 +35,10 @@ enum Need {
     Always,
     /// NAT.
     Nat,
-    /// Full NAT.
+    /// Full NAT, also of flows that began when their server was still told who its client is.
     Full,
     /// Full NAT with a pool of sources.
     Pool,
-    /// Servers that are told who their clients are.
-    Proxy,
     /// Services that look at a client before it begins a flow.
     Asks,
     Cookies,
@@ -88,7 +86,7 @@ const PARTS: [Part; 24] = [
     part("remember", PROGRAM_REMEMBER, Need::Destinations),
     part("keep_full", PROGRAM_KEEP_FULL, Need::Full),
     part("put_full", PROGRAM_PUT_FULL, Need::Full),
-    part("proxy", PROGRAM_PROXY, Need::Proxy),
+    part("proxy", PROGRAM_PROXY, Need::Full),
     part("fallback", PROGRAM_FALLBACK, Need::Fallback),
     part("chance", PROGRAM_CHANCE, Need::Chance),
     part("weigh", PROGRAM_WEIGH, Need::Loads),
@@ -131,6 +129,9 @@ impl Hook {
 }
 
 fn needs(table: &ForwardingTable) -> BTreeSet<Need> {
+    if table.backend != Backend::Ebpf {
+        return [Need::Always].into();
+    }
     table.services.values().flat_map(of_service).chain([Need::Always]).collect()
 }
 
@@ -158,7 +159,6 @@ fn of_service(service: &TableService) -> impl Iterator<Item = Need> {
         (any(|s| s.forward == Forward::Nat), Need::Nat),
         (any(|s| s.forward == Forward::FullNat), Need::Full),
         (!service.pool.is_empty(), Need::Pool),
-        (any(|s| s.proxy), Need::Proxy),
         (asks, Need::Asks),
         (service.cookies.is_some(), Need::Cookies),
         (quic, Need::Quic),
@@ -168,15 +168,16 @@ fn of_service(service: &TableService) -> impl Iterator<Item = Need> {
     all.into_iter().filter_map(|(is, need)| is.then_some(need)).chain(scheduler)
 }
 
-/// Loads what this table needs, and what an earlier process left at work. `before`: what must be done before the
-/// first of them is.
+/// Loads what this table needs, and what is at work already: what a table once needed is loaded at
+/// every start until the machine boots. `before`: what must be done before the first of them is put
+/// to work.
 pub fn load(
     ebpf: &mut Ebpf,
     table: &ForwardingTable,
     before: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
     let (there, needs) = (at_work(handle(ebpf, TC.array)?)?, needs(table));
-    let wanted = |part: &Part| needs.contains(&part.need) || there.contains(&part.at);
+    let wanted = |part: &Part| needs.contains(&part.need) || there.contains_key(&part.at);
     load_some(ebpf, &TC, wanted, before)
 }
 
@@ -185,17 +186,18 @@ pub fn load_xdp(ebpf: &mut Ebpf) -> Result<()> {
     let there = at_work(handle(ebpf, XDP.array)?)?;
     let at_tc = |part: &Part| is_loaded(ebpf, &TC.name(part));
     let wanted: BTreeSet<u32> = PARTS.iter().filter(|p| at_tc(p)).map(|p| p.at).collect();
-    let wanted = |part: &Part| wanted.contains(&part.at) || there.contains(&part.at);
+    let wanted = |part: &Part| wanted.contains(&part.at) || there.contains_key(&part.at);
     load_some(ebpf, &XDP, wanted, || Ok(()))
 }
 
-/// Loads what this table needs and is not loaded yet.
+/// Loads what this table needs and is not loaded yet, at tc.
 pub fn provide(ebpf: &mut Ebpf, table: &ForwardingTable) -> Result<()> {
-    load(ebpf, table, || Ok(()))?;
-    if is_loaded(ebpf, XDP.entries[0]) {
-        load_xdp(ebpf)?;
-    }
-    Ok(())
+    load(ebpf, table, || Ok(()))
+}
+
+/// The same at XDP, if that is in use. What is not there XDP leaves to tc.
+pub fn provide_xdp(ebpf: &mut Ebpf) -> Result<()> {
+    if is_loaded(ebpf, XDP.entries[0]) { load_xdp(ebpf) } else { Ok(()) }
 }
 
 /// Loads all there are, for tests and for measuring.
@@ -213,17 +215,16 @@ pub fn suffice(table: &ForwardingTable) -> Result<bool> {
         let mut needed = PARTS.iter().filter(|p| hook.has(p) && needs.contains(&p.need));
         // XDP's may be at work nowhere.
         let unused = hook.array == XDP.array && there.is_empty();
-        Ok(unused || needed.all(|part| there.contains(&part.at)))
+        Ok(unused || needed.all(|part| there.contains_key(&part.at)))
     };
     Ok(has_all(&TC)? && has_all(&XDP)?)
 }
 
-/// Which places of an array of programs are taken.
-fn at_work(data: MapData) -> Result<BTreeSet<u32>> {
+/// The places of an array of programs that are taken, and the kernel's numbers of what is there.
+fn at_work(data: MapData) -> Result<BTreeMap<u32, u32>> {
     let failed = |e| Error::new("cannot read which programs are at work", e);
-    // Reading one gives its number.
     let numbers: Array<_, u32> = Array::try_from(Map::Array(data)).map_err(failed)?;
-    Ok((0..numbers.len()).filter(|at| numbers.get(at, 0).is_ok()).collect())
+    Ok((0..numbers.len()).filter_map(|at| Some((at, numbers.get(&at, 0).ok()?))).collect())
 }
 
 fn is_loaded(ebpf: &Ebpf, name: &str) -> bool {
@@ -241,12 +242,13 @@ fn load_some(
     let parts = PARTS.iter().filter(|part| hook.has(part) && wanted(part));
     let parts = parts.map(|part| (hook.name(part), Some(part.at)));
     let entries = hook.entries.iter().map(|name| ((*name).to_owned(), None));
+    let there = at_work(handle(ebpf, hook.array)?)?;
     let mut missing: Vec<(String, Option<u32>)> = Vec::new();
     for (name, at) in entries.chain(parts) {
-        if ebpf.program(&name).is_none() {
-            return Err(damaged(&name));
-        }
-        if !is_loaded(ebpf, &name) {
+        let program = ebpf.program(&name).ok_or_else(|| damaged(&name))?;
+        let own = program.info().ok().map(|info| info.id());
+        // Loaded is not enough: a try that failed halfway may not have come to tell the others.
+        if own.is_none() || at.is_some_and(|at| there.get(&at).copied() != own) {
             missing.push((name, at));
         }
     }
@@ -269,7 +271,7 @@ fn load_some(
 }
 
 /// All or none: those at work go on among themselves when the kernel refuses a new one.
-fn load_each(all: BTreeMap<usize, (&str, &mut Program)>) -> Result<Vec<(usize, ProgramFd)>> {
+fn load_each(all: BTreeMap<usize, (&str, &mut Program)>) -> Result<BTreeMap<usize, ProgramFd>> {
     let processors = thread::available_parallelism().map_or(1, NonZero::get).min(all.len());
     let work = Mutex::new(all.into_iter());
     let loader = || {

@@ -57,7 +57,8 @@ fn read(reader: &mut Reader, table: &Table<'_>) -> Option<ServiceSpec> {
 fn stands_alone(spec: &Spec, old: &ServiceSpec, new: &ServiceSpec) -> bool {
     let asks_alike = old.listen == new.listen && old.mark == new.mark;
     let no_pool = old.pool.is_empty() && new.pool.is_empty();
-    // Directors as servers have duties; sources of another service's pool are no servers.
+    // A server that is a director gets duties, and a source of a pool is nobody's server: both are
+    // looked at in the whole config.
     let is_known = |ip: IpAddr| {
         spec.vips.contains_key(&ip) || spec.nodes.values().any(|n| n.addresses.contains(&ip))
     };

@@ -53,6 +53,8 @@ enum Taken {
     Batch(Batch, oneshot::Sender<u32>),
     /// The kernel tables, or others in the place of those before.
     Tables(Box<FlowsIn>),
+    /// Nothing can be learned now.
+    Failed,
 }
 
 /// What the thread is asked.
@@ -143,9 +145,12 @@ impl Flows {
 
     /// Learns from now on, into the tables that are there now.
     pub fn learn(&self, plane: &mut EbpfPlane) -> Result<()> {
-        let into = plane.flows_in()?;
-        let _ = self.taken.send(Taken::Tables(Box::new(into)));
-        Ok(())
+        let (taken, done) = match plane.flows_in() {
+            Ok(into) => (Taken::Tables(Box::new(into)), Ok(())),
+            Err(why) => (Taken::Failed, Err(why)),
+        };
+        let _ = self.taken.send(taken);
+        done
     }
 
     /// Told of each new table.
@@ -184,6 +189,8 @@ fn learn(work: &mpsc::Receiver<Taken>, wanted: &dyn Fn(), log: &Logger) {
     let mut into = loop {
         match work.recv() {
             Ok(Taken::Tables(into)) => break *into,
+            // Without an answer the lines end and ask again.
+            Ok(Taken::Failed) => early.clear(),
             Ok(Taken::Batch(batch, answer)) if batch.flows.is_empty() && early.is_empty() => {
                 let _ = answer.send(0);
             }
@@ -199,6 +206,7 @@ fn learn(work: &mpsc::Receiver<Taken>, wanted: &dyn Fn(), log: &Logger) {
     for taken in early.into_iter().chain(work) {
         match taken {
             Taken::Tables(other) => into = *other,
+            Taken::Failed => {}
             Taken::Batch(batch, answer) => match into.learn(&batch) {
                 Ok(unknown) => drop(answer.send(unknown)),
                 Err(why) => log.line(&why.to_string()),
