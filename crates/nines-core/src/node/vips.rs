@@ -166,10 +166,11 @@ impl Node {
         }
     }
 
-    /// Whether clients that come are forwarded: where the address is on without that, this machine
-    /// itself answers them, and refuses. What an earlier process left goes on meanwhile.
+    /// Whether clients that come are forwarded, and the guard is on every card. Where the address is
+    /// on without that, this machine itself answers clients, and refuses them. One that an earlier
+    /// process left on stays on meanwhile, under the guard and the tables of that process.
     fn may_come_up(&self, vip: IpAddr) -> bool {
-        self.forwards.as_ref().is_none_or(|spec| spec.vips.contains_key(&vip))
+        self.forwards.as_ref().is_some_and(|spec| spec.vips.contains_key(&vip))
     }
 
     fn run_vip(&mut self, now: Time, addr: IpAddr, joint: Time, released: &mut Vec<Kind>) {
@@ -399,6 +400,7 @@ mod tests {
         let now = Time(1_000_000_000);
         let mut node = holder(now);
         let forwards = |text: &str| Some(nines_model::config::parse(text).unwrap().into());
+        assert!(!node.may_come_up(vip(100)), "there is no table yet");
         node.forwards = forwards(&TEXT.replace("[vip.b]\naddress = \"10.0.0.101\"\n", ""));
         node.handle(now, Event::Tick);
         let until = Time(now.0 + 100_000_000);
