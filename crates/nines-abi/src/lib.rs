@@ -104,7 +104,7 @@ pub const PROGRAM_SIP: u32 = 19;
 pub const PROGRAM_SOURCE: u32 = 20;
 /// New flows by full NAT that get a port; once for each one tried.
 pub const PROGRAM_PORT: u32 = 21;
-/// New flows by NAT whose server is chosen.
+/// New flows by NAT whose server is chosen, at tc.
 pub const PROGRAM_KEEP_NAT: u32 = 22;
 /// New flows by hash, where another server than that of the hash may take them.
 pub const PROGRAM_FALLBACK: u32 = 23;

@@ -320,9 +320,11 @@ pub fn again(packet: &mut Packet) -> Verdict {
     Verdict::New
 }
 
-/// A packet for which a server is chosen, and of whose flow nobody knows yet.
+/// A packet for which a server is chosen, and of whose flow nobody knows yet. `apart`: by NAT
+/// [`keep_nat`] goes on, for two entries are much for the verifier to walk. At XDP the packet counts
+/// more.
 #[inline(always)]
-pub fn keep(packet: &mut Packet) -> Verdict {
+pub fn keep(packet: &mut Packet, apart: bool) -> Verdict {
     let (Some(server), Some(service)) = (server(packet.chosen), SERVICES.get(packet.service))
     else {
         return Verdict::Drop(DROP_NO_SERVER);
@@ -340,13 +342,14 @@ pub fn keep(packet: &mut Packet) -> Verdict {
         packet.via.source = 0;
         return full::search(packet);
     }
-    if server.forward == FORWARD_NAT {
+    let by_nat = server.forward == FORWARD_NAT;
+    if apart && by_nat {
         return Verdict::Go(PROGRAM_KEEP_NAT);
     }
-    enter(packet, of, server, generation, false)
+    enter(packet, of, server, generation, !apart && by_nat)
 }
 
-/// The same by NAT; [`keep`] has looked. Two entries are much for the verifier to walk.
+/// The same by NAT; [`keep`] has looked.
 #[inline(always)]
 pub fn keep_nat(packet: &mut Packet) -> Verdict {
     let (Some(server), Some(service)) = (server(packet.chosen), SERVICES.get(packet.service))

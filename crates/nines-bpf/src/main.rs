@@ -153,7 +153,7 @@ pub fn nines_tc_chance(ctx: TcContext) -> i32 {
 #[classifier]
 #[inline(always)]
 pub fn nines_tc_keep(ctx: TcContext) -> i32 {
-    tc_stage(&ctx, |packet| decide::keep(packet))
+    tc_stage(&ctx, |packet| decide::keep(packet, true))
 }
 
 /// The same by NAT.

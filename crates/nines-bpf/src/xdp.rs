@@ -127,14 +127,7 @@ pub fn nines_xdp_chance(ctx: XdpContext) -> u32 {
 #[xdp]
 #[inline(always)]
 pub fn nines_xdp_keep(ctx: XdpContext) -> u32 {
-    xdp_stage(&ctx, |packet| decide::keep(packet))
-}
-
-/// The same by NAT.
-#[xdp]
-#[inline(always)]
-pub fn nines_xdp_keep_nat(ctx: XdpContext) -> u32 {
-    xdp_stage(&ctx, |packet| decide::keep_nat(packet))
+    xdp_stage(&ctx, |packet| decide::keep(packet, false))
 }
 
 /// By full NAT it gets a source.

@@ -76,7 +76,7 @@ const fn at_tc(name: &'static str, at: u32, need: Need) -> Part {
 
 /// Those first that take the kernel longest: several are loaded at a time.
 const PARTS: [Part; 24] = [
-    part("keep_nat", PROGRAM_KEEP_NAT, Need::Nat),
+    at_tc("keep_nat", PROGRAM_KEEP_NAT, Need::Nat),
     part("tell", PROGRAM_TELL, Need::Nat),
     at_tc("sip", PROGRAM_SIP, Need::Calls),
     part("new", PROGRAM_NEW, Need::Always),
