@@ -7,8 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     num::NonZero,
-    sync::Mutex,
-    sync::PoisonError,
+    sync::{Mutex, PoisonError},
     thread,
 };
 
@@ -176,18 +175,15 @@ pub fn load(
     table: &ForwardingTable,
     before: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
-    let (there, needs) = (at_work(handle(ebpf, TC.array)?)?, needs(table));
-    let wanted = |part: &Part| needs.contains(&part.need) || there.contains_key(&part.at);
-    load_some(ebpf, &TC, wanted, before)
+    let needs = needs(table);
+    load_some(ebpf, &TC, |part| needs.contains(&part.need), before)
 }
 
 /// Loads the XDP programs, which not every node needs: those that tc has, too.
 pub fn load_xdp(ebpf: &mut Ebpf) -> Result<()> {
-    let there = at_work(handle(ebpf, XDP.array)?)?;
     let at_tc = |part: &Part| is_loaded(ebpf, &TC.name(part));
     let wanted: BTreeSet<u32> = PARTS.iter().filter(|p| at_tc(p)).map(|p| p.at).collect();
-    let wanted = |part: &Part| wanted.contains(&part.at) || there.contains_key(&part.at);
-    load_some(ebpf, &XDP, wanted, || Ok(()))
+    load_some(ebpf, &XDP, |part| wanted.contains(&part.at), || Ok(()))
 }
 
 /// Loads what this table needs and is not loaded yet, at tc.
@@ -231,18 +227,19 @@ fn is_loaded(ebpf: &Ebpf, name: &str) -> bool {
     ebpf.program(name).is_some_and(|program| program.fd().is_ok())
 }
 
-/// Loads what is wanted and not loaded yet, on all processors. Then the programs get to know those
-/// that go on for them.
+/// Loads what is wanted or at work already, unless it is loaded, on all processors. Then the
+/// programs get to know those that go on for them.
 fn load_some(
     ebpf: &mut Ebpf,
     hook: &Hook,
     wanted: impl Fn(&Part) -> bool,
     before: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
-    let parts = PARTS.iter().filter(|part| hook.has(part) && wanted(part));
+    let there = at_work(handle(ebpf, hook.array)?)?;
+    let wanted = |part: &&Part| wanted(part) || there.contains_key(&part.at);
+    let parts = PARTS.iter().filter(|part| hook.has(part)).filter(wanted);
     let parts = parts.map(|part| (hook.name(part), Some(part.at)));
     let entries = hook.entries.iter().map(|name| ((*name).to_owned(), None));
-    let there = at_work(handle(ebpf, hook.array)?)?;
     let mut missing: Vec<(String, Option<u32>)> = Vec::new();
     for (name, at) in entries.chain(parts) {
         let program = ebpf.program(&name).ok_or_else(|| damaged(&name))?;

@@ -41,6 +41,8 @@ const ROOM: usize = 64;
 const GATHER: Duration = Duration::from_millis(5);
 /// How often flows that live are told again; the shortest limit that matters is 60 s.
 const AGAIN: Duration = Duration::from_secs(30);
+/// When learning is tried again at the earliest.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
 /// How often clients are told whom no flow names.
 const CLIENTS: Duration = Duration::from_secs(5);
 
@@ -189,8 +191,12 @@ fn learn(work: &mpsc::Receiver<Taken>, wanted: &dyn Fn(), log: &Logger) {
     let mut into = loop {
         match work.recv() {
             Ok(Taken::Tables(into)) => break *into,
-            // Without an answer the lines end and ask again.
-            Ok(Taken::Failed) => early.clear(),
+            // Without an answer the lines end and ask again. A kernel that refuses the program once
+            // may do so for ever, and takes long over it.
+            Ok(Taken::Failed) => {
+                std::thread::sleep(TRY_AGAIN);
+                early.clear();
+            }
             Ok(Taken::Batch(batch, answer)) if batch.flows.is_empty() && early.is_empty() => {
                 let _ = answer.send(0);
             }
