@@ -221,22 +221,32 @@ impl Lab {
         run("ip", &args, "")
     }
 
-    /// The cable of interface `i` pulled silently: carrier stays, nothing passes.
-    pub fn cut(&self, host: &str, i: usize) -> Result<()> {
-        self.ip(SWITCH, &format!("link set {} nomaster", Self::port(host, i)))
+    /// Pulls all cables of a host silently: carrier stays, nothing passes.
+    pub fn cut(&self, host: &str) -> Result<()> {
+        let one = |port| self.ip(SWITCH, &format!("link set {port} nomaster"));
+        self.ports(host).into_iter().try_for_each(one)
     }
 
-    /// The cable put back.
-    pub fn mend(&self, host: &str, i: usize) -> Result<()> {
-        let bridge = self.hosts.get(host).and_then(|w| w.get(i)).map(|w| w.bridge.clone());
-        let bridge = bridge.ok_or_else(|| LabError(format!("{host} has no interface {i}")))?;
-        self.ip(SWITCH, &format!("link set {} master {bridge}", Self::port(host, i)))
+    /// Puts all cables of a host back.
+    pub fn mend(&self, host: &str) -> Result<()> {
+        for (port, wire) in self.ports(host).into_iter().zip(self.wires(host)) {
+            self.ip(SWITCH, &format!("link set {port} master {}", wire.bridge))?;
+        }
+        Ok(())
+    }
+
+    fn wires(&self, host: &str) -> &[Wire] {
+        self.hosts.get(host).map_or(&[], Vec::as_slice)
+    }
+
+    /// The switch ports of all interfaces of a host.
+    pub fn ports(&self, host: &str) -> Vec<String> {
+        (0..self.wires(host).len()).map(|i| Self::port(host, i)).collect()
     }
 
     /// The machine's links go down, as when its power goes.
     pub fn links(&self, host: &str, up: bool) -> Result<()> {
-        let count = self.hosts.get(host).map_or(0, Vec::len);
-        for i in 0..count {
+        for i in 0..self.wires(host).len() {
             self.ip(host, &format!("link set eth{i} {}", if up { "up" } else { "down" }))?;
         }
         Ok(())
@@ -244,23 +254,21 @@ impl Lab {
 
     /// Drops IPv4 packets from one host to these addresses, in this direction only.
     pub fn drop_one_way(&self, host: &str, to: &[String]) -> Result<()> {
-        let port = Self::port(host, 0);
-        let rules = format!(
-            "table netdev {port} {{ chain in {{ type filter hook ingress device \"{port}\" \
-             priority 0; ip daddr {{ {} }} drop\n}}\n}}\n",
-            to.join(", ")
-        );
-        self.nft(&rules)
+        self.filter(host, &format!("ip daddr {{ {} }} drop", to.join(", ")))
     }
 
     /// Drops one of so many IP packets from a host, in their order.
     pub fn lose(&self, host: &str, one_of: u32) -> Result<()> {
-        let port = Self::port(host, 0);
-        let rules = format!(
-            "table netdev {port} {{ chain in {{ type filter hook ingress device \"{port}\" \
-             priority 0; ether type {{ ip, ip6 }} numgen inc mod {one_of} 0 drop\n}}\n}}\n"
-        );
-        self.nft(&rules)
+        self.filter(host, &format!("ether type {{ ip, ip6 }} numgen inc mod {one_of} 0 drop"))
+    }
+
+    /// A rule for whatever comes from any card of a host.
+    fn filter(&self, host: &str, rule: &str) -> Result<()> {
+        let (table, ports) = (Self::port(host, 0), self.ports(host).join(", "));
+        self.nft(&format!(
+            "table netdev {table} {{ chain in {{ type filter hook ingress \
+             devices = {{ {ports} }} priority 0; {rule}\n}}\n}}\n"
+        ))
     }
 
     /// Ends what [`Lab::drop_one_way`] or [`Lab::lose`] began for a host.
@@ -363,9 +371,9 @@ mod tests {
     fn hosts_talk_cuts_cut_and_nothing_is_left() {
         let Some(lab) = two() else { return };
         assert!(reaches(&lab));
-        lab.cut("b", 0).unwrap();
+        lab.cut("b").unwrap();
         assert!(!reaches(&lab));
-        lab.mend("b", 0).unwrap();
+        lab.mend("b").unwrap();
         assert!(reaches(&lab));
         lab.drop_one_way("a", &["10.98.0.2".into()]).unwrap();
         assert!(!reaches(&lab));

@@ -189,7 +189,7 @@ impl Pair {
                     nines_lab::kill(child);
                 }
             }
-            "cut-active" => lab(self.lab.cut("lb1", 0))?,
+            "cut-active" => lab(self.lab.cut("lb1"))?,
             _ => {
                 // keepalived has no move: its master is asked to stop.
                 for child in self.children.get_mut("lb1").into_iter().flatten().skip(1) {
@@ -206,7 +206,7 @@ impl Pair {
                 lab(self.lab.links("lb1", true))?;
                 self.start("lb1")?;
             }
-            "cut-active" => lab(self.lab.mend("lb1", 0))?,
+            "cut-active" => lab(self.lab.mend("lb1"))?,
             _ => self.start("lb1")?,
         }
         std::thread::sleep(hold);

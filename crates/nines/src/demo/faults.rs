@@ -90,7 +90,7 @@ pub fn inject(stage: &mut Stage, fault: &str, active: &str) -> Outcome<()> {
                 nines_lab::freeze(agent).map_err(lab_failure)?;
             }
         }
-        "cut-active" => lab(stage.lab.cut(active, 0))?,
+        "cut-active" => lab(stage.lab.cut(active))?,
         "planned-move" => {
             stage.nines("wit1", &["move", "web", "--to", other(active)])?;
         }
@@ -142,7 +142,7 @@ pub fn mend(stage: &mut Stage, fault: &str, active: &str) -> Outcome<()> {
                 nines_lab::thaw(agent).map_err(lab_failure)?;
             }
         }
-        "cut-active" => lab(stage.lab.mend(active, 0))?,
+        "cut-active" => lab(stage.lab.mend(active))?,
         "kill-server" => {
             lab(stage.lab.links("r2", true))?;
             stage.start_server("r2")?;

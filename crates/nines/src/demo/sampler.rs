@@ -1,7 +1,7 @@
 //! Who answers for the VIP, asked on the wire.
 //!
-//! Decides: nothing; it asks each director over its own cable, at the switch's end, every 5 ms. So
-//! it also hears a director that is cut off from everybody else, and what it hears is the kernel,
+//! Decides: nothing; it asks each director over each of its cables, at the switch's end, every 5 ms.
+//! So it also hears a director that is cut off from everybody else, and what it hears is the kernel,
 //! not anybody's belief.
 
 use std::{
@@ -36,30 +36,32 @@ impl Heard {
     ) -> Result<Self, nines_lab::LabError> {
         let heard = Self::default();
         let (rounds, stop) = (Arc::clone(&heard.0), Arc::clone(&heard.1));
-        let ports: Vec<String> = directors.iter().map(|d| Lab::port(d, 0)).collect();
+        let ports: Vec<Vec<String>> = directors.iter().map(|d| lab.ports(d)).collect();
         lab.thread_at_switch(move || {
             let all = address::interfaces().unwrap_or_default();
             let index: BTreeMap<&str, u32> =
                 all.iter().map(|i| (i.name.as_str(), i.index)).collect();
-            let links: Vec<Link> = ports
+            let open = |p: &String| Link::open(*index.get(p.as_str())?, true).ok();
+            let cards: Vec<(usize, Link)> = ports
                 .iter()
-                .filter_map(|p| Link::open(*index.get(p.as_str())?, true).ok())
+                .enumerate()
+                .flat_map(|(of, ports)| ports.iter().filter_map(open).map(move |l| (of, l)))
                 .collect();
             let question = who_has(vip, [0x02, 0x9e, 0, 0, 0, 1]);
             let mut buffer = [0; 2_048];
             while !stop.load(Ordering::Relaxed) {
                 let began = Instant::now();
-                for link in &links {
+                for (_, link) in &cards {
                     let _ = link.send(&question);
                 }
                 std::thread::sleep(PERIOD);
-                let mut answered = vec![false; links.len()];
-                for (link, answered) in links.iter().zip(&mut answered) {
+                let mut answered = vec![false; ports.len()];
+                for (of, link) in &cards {
                     // Bounded: data also passes here.
                     for _ in 0..4_096 {
                         let Some((length, outgoing)) = link.receive(&mut buffer) else { break };
                         if !outgoing && answers_for(&buffer[..length], vip.into()).is_some() {
-                            *answered = true;
+                            answered[*of] = true;
                         }
                     }
                 }

@@ -93,10 +93,20 @@ pub(super) fn lab_failure(e: nines_lab::LabError) -> Failure {
 
 /// Hosts of the demo, and extra ones.
 pub fn hosts() -> BTreeMap<String, Vec<Wire>> {
-    let at = |n: u8| vec![Wire::new("br0", &format!("10.99.0.{n}/24"))];
-    let list =
-        [("client", 1), ("lb1", 2), ("lb2", 3), ("wit1", 4), ("r1", 11), ("r2", 12), ("r3", 13)];
-    list.into_iter().map(|(name, n)| (name.to_owned(), at(n))).collect()
+    let card = |n: u8| Wire::new("br0", &format!("10.99.0.{n}/24"));
+    // Directors have a second card on the same segment, which must be as silent as the first.
+    let list: [(&str, &[u8]); 7] = [
+        ("client", &[1]),
+        ("lb1", &[2, 22]),
+        ("lb2", &[3, 23]),
+        ("wit1", &[4]),
+        ("r1", &[11]),
+        ("r2", &[12]),
+        ("r3", &[13]),
+    ];
+    let host =
+        |(name, cards): (&str, &[u8])| (name.to_owned(), cards.iter().map(|n| card(*n)).collect());
+    list.into_iter().map(host).collect()
 }
 
 fn this_binary() -> Outcome<PathBuf> {
