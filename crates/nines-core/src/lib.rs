@@ -10,6 +10,7 @@
 pub mod action;
 pub mod configs;
 pub mod consensus;
+pub mod edit;
 pub mod event;
 pub mod forwarding;
 pub mod health;

@@ -4,25 +4,34 @@
 
 /// The contents of the first field of this number that has a length; `None`: there is none, or
 /// the bytes are no message.
-pub fn field(mut bytes: &[u8], number: u64) -> Option<&[u8]> {
+pub fn field(bytes: &[u8], number: u64) -> Option<&[u8]> {
+    find(bytes, number << 3 | 2)
+}
+
+/// The same of a field that is a number, which is 0 where it is not written.
+pub fn number(bytes: &[u8], number: u64) -> Option<u64> {
+    Some(varint(find(bytes, number << 3)?)?.0)
+}
+
+/// Contents of the first field with this tag: its number, and its kind in the lowest three bits.
+fn find(mut bytes: &[u8], wanted: u64) -> Option<&[u8]> {
     while !bytes.is_empty() {
         let (tag, rest) = varint(bytes)?;
-        let size = match tag & 7 {
-            0 => rest.len() - varint(rest)?.1.len(),
-            1 => 8,
+        let (rest, size) = match tag & 7 {
+            0 => (rest, rest.len() - varint(rest)?.1.len()),
+            1 => (rest, 8),
             2 => {
                 let (length, rest) = varint(rest)?;
-                let (contents, rest) = rest.split_at_checked(usize::try_from(length).ok()?)?;
-                if tag >> 3 == number {
-                    return Some(contents);
-                }
-                bytes = rest;
-                continue;
+                (rest, usize::try_from(length).ok()?)
             }
-            5 => 4,
+            5 => (rest, 4),
             _ => return None,
         };
-        bytes = rest.get(size..)?;
+        let (contents, rest) = rest.split_at_checked(size)?;
+        if tag == wanted {
+            return Some(contents);
+        }
+        bytes = rest;
     }
     None
 }
@@ -41,11 +50,6 @@ fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
 /// Whether this encoded [`crate::wire::Command`] applies a config: then it does nothing else.
 pub fn applies_config(bytes: &[u8]) -> bool {
     field(bytes, 10).is_some()
-}
-
-/// The text of the config that this encoded [`crate::wire::Command`] applies, if it is such a one.
-pub fn config_of_command(bytes: &[u8]) -> Option<&str> {
-    std::str::from_utf8(field(field(bytes, 10)?, 1)?).ok()
 }
 
 /// The text of the config of this encoded state ([`crate::snapshot`]).
@@ -68,17 +72,20 @@ mod tests {
     fn a_config_is_found_in_a_command_and_in_a_state() {
         let command = |kind| Command { number: 300, at_ms: 1 << 40, kind, ..Command::default() };
         let text = "x".repeat(70_000);
-        let apply = Apply { text: text.clone(), expected: 3 };
+        let apply = Apply { text: text.clone(), expected: 3, head: 1 << 30, tail: 0 };
         let bytes = command(Some(Kind::Apply(apply))).encode_to_vec();
-        assert_eq!(config_of_command(&bytes), Some(text.as_str()));
+        let within = field(&bytes, 10).unwrap();
+        assert_eq!(field(within, 1), Some(text.as_bytes()));
+        assert_eq!([2, 3, 4].map(|n| number(within, n)), [Some(3), Some(1 << 30), None]);
         for cut in 0..40 {
-            assert_eq!(config_of_command(&bytes[..cut]), None);
+            assert!(!applies_config(&bytes[..cut]));
         }
         let other = command(Some(Kind::Remove(text.clone()))).encode_to_vec();
-        assert_eq!(config_of_command(&other), None);
+        assert!(!applies_config(&other));
         let state = State { text: text.as_str().into(), revision: 1, ..State::default() };
         assert_eq!(config_of_state(&snapshot::encode(&state)), Some(text.as_str()));
         assert_eq!(config_of_state(&[]), None);
-        assert_eq!(config_of_command(&[0xff; 12]), None);
+        assert!(!applies_config(&[0xff; 12]));
+        assert_eq!(number(&[0xff; 12], 1), None);
     }
 }

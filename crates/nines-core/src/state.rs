@@ -16,6 +16,7 @@ use crate::{
     action::Refusal,
     configs::Configs,
     consensus::Change,
+    edit::{Edit, Following},
     many,
     story::Chronicle,
     wire::{self, Command, Facts, Member, Move, Told, command::Kind},
@@ -217,6 +218,12 @@ impl State {
         Some((command, outcome))
     }
 
+    /// The config in force, for whoever looks at what may follow it.
+    pub fn following(&self) -> Following {
+        let (text, spec) = (Arc::clone(&self.text), Arc::clone(&self.spec));
+        Following { revision: self.revision, text, spec }
+    }
+
     fn config(
         &mut self,
         index: u64,
@@ -224,20 +231,8 @@ impl State {
         apply: &wire::Apply,
         configs: &mut Configs,
     ) -> Outcome {
-        if apply.expected != 0 && apply.expected != self.revision {
-            return Err(Refusal::Changed(format!(
-                "revision {} is in force, not {}",
-                self.revision, apply.expected
-            )));
-        }
-        let config = configs.get(&apply.text);
-        let spec = Arc::clone(config.spec.as_ref().map_err(|why| Refusal::Invalid(why.clone()))?);
-        if !self.spec.name.is_empty() && spec.name != self.spec.name {
-            return Err(Refusal::Unsafe(format!(
-                "this is the cluster {}, the file is for {}",
-                self.spec.name, spec.name
-            )));
-        }
+        let (config, spec) =
+            self.following().accepts(&Edit::of(apply), |text| configs.get(text))?;
         // Its holder must say that it has stopped before the VIP is forgotten: added again later, it
         // would else be given away while the old lease still runs.
         for (vip, holding) in &mut self.vips {

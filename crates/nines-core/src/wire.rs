@@ -275,15 +275,21 @@ pub mod command {
     }
 }
 
-/// A new config.
+/// A new config ([`crate::edit`]): the text in force with one piece of it replaced.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Apply {
-    /// The file, as written.
+    /// The new piece, as written; if nothing of the text in force stays, the whole file.
     #[prost(string, tag = "1")]
     pub text: String,
-    /// Revision it was made from; another one in force refuses it. 0: any.
+    /// Revision it was made from; another one in force refuses it. 0: any, for a whole file only.
     #[prost(uint64, tag = "2")]
     pub expected: u64,
+    /// Bytes of the text in force that stay before the piece.
+    #[prost(uint64, tag = "3")]
+    pub head: u64,
+    /// Bytes of the text in force that stay after the piece.
+    #[prost(uint64, tag = "4")]
+    pub tail: u64,
 }
 
 /// A VIP to a node.

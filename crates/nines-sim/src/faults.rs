@@ -35,8 +35,8 @@ pub fn next(world: &mut World) {
         8 => world.slow_disk_ns = world.random.below(200_000_000),
         9 => world.operator_moves(),
         10 => world.planned_restart(node),
-        14 => world.operator_applies(false),
-        15 => world.operator_applies(true),
+        14 => world.operator_changes(false),
+        15 => world.operator_changes(true),
         _ => {
             // Ends come as often as faults, so that the cluster also works in between.
             world.mend_all_links();

@@ -48,7 +48,7 @@ pub fn run_world(mut world: World, safety: Millis) -> Outcome {
         violation = world.run_for(Millis(6_000)).err();
     }
     if world.changes_config {
-        world.operator_applies(true);
+        world.operator_applies_all();
     }
     if violation.is_none() {
         violation = world.run_for(Millis(6_000)).err();

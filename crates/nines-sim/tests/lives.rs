@@ -19,7 +19,7 @@ fn shorten_and_restart(sabotage: Sabotage) -> Result<(), String> {
     world.pause(holder, Millis(60_000));
     world.run_for(Millis(1_000))?;
     let text = world.text().replace(LONG, "");
-    world.operator_asks(others[0], Kind::Apply(Apply { text, expected: 0 }));
+    world.operator_asks(others[0], Kind::Apply(Apply::whole(text, 0)));
     world.run_for(Millis(500))?;
     let joins = Member { id: 9, name: "late".into(), ..Member::default() };
     world.operator_asks(others[0], Kind::Join(joins));

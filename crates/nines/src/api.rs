@@ -337,29 +337,31 @@ pub fn no_table_holds(spec: &Spec) -> Outcome<()> {
 }
 
 /// A config against the cluster and its machines as they are: what changes, and what cannot work.
-async fn compared(agent: &Agent, spec: &Arc<Spec>) -> Outcome<Plan> {
-    no_table_holds(spec)?;
+async fn compared(agent: &Agent, spec: Arc<Spec>) -> Outcome<Plan> {
     let mut cluster = agent.core.inspect(view::fits::Cluster::of).await.ok_or_else(stopping)?;
     if agent.forwarding.is_none() {
         cluster.told_down(seen(agent).await?.0.told.useless());
     }
-    let spec = Arc::clone(spec);
-    elsewhere(move || match cluster.impossible(&spec).into_iter().next() {
-        Some(problem) => Err(problem),
-        None => {
-            let mut changes = diff::diff(&cluster.spec, &spec);
-            changes.extend(cluster.losses(&spec));
-            let changes = changes.iter().map(types::Change::from).collect();
-            Ok(Plan { revision: cluster.revision, changes, warnings: cluster.warnings(&spec) })
-        }
+    elsewhere(move || {
+        possible(&cluster, &spec)?;
+        let mut changes = diff::diff(&cluster.spec, &spec);
+        changes.extend(cluster.losses(&spec));
+        let changes = changes.iter().map(types::Change::from).collect();
+        Ok(Plan { revision: cluster.revision, changes, warnings: cluster.warnings(&spec) })
     })
     .await?
+}
+
+/// Refuses what cannot work on the machines as they are.
+fn possible(cluster: &view::fits::Cluster, spec: &Spec) -> Outcome<()> {
+    no_table_holds(spec)?;
+    cluster.impossible(spec).into_iter().next().map_or(Ok(()), Err)
 }
 
 /// Reads a file against the cluster as it is: what changes, and what cannot work.
 async fn planned(agent: &Agent, text: String) -> Outcome<Plan> {
     let (_, spec) = read(agent, text).await?;
-    compared(agent, &spec).await
+    compared(agent, spec).await
 }
 
 #[utoipa::path(
@@ -387,8 +389,20 @@ async fn post_apply(
     Json(request): Json<ConfigText>,
 ) -> Outcome<Json<Done>> {
     let (text, spec) = read(&agent, request.text).await?;
-    let _ = compared(&agent, &spec).await?;
-    let apply = Apply { text: text.to_string(), expected: request.revision };
+    let in_force = |node: &Node, now: Time| {
+        (view::fits::Cluster::of(node, now), Arc::clone(&node.state().text))
+    };
+    let (cluster, before) = agent.core.inspect(in_force).await.ok_or_else(stopping)?;
+    let apply = elsewhere(move || -> Outcome<Apply> {
+        possible(&cluster, &spec)?;
+        Ok(match request.revision {
+            expected if expected == cluster.revision => {
+                Apply::in_place_of(&before, &text, expected)
+            }
+            expected => Apply::whole(text.to_string(), expected),
+        })
+    });
+    let apply = apply.await??;
     propose(&agent, caller, What::Apply(apply)).await
 }
 

@@ -14,6 +14,7 @@ use crate::{
     action::Action,
     configs::{Config, Configs},
     consensus::Committed,
+    edit::Edit,
     peek,
     state::State,
     wire::{Command, Persisted, RaftMessage, command::Kind},
@@ -60,25 +61,44 @@ impl Ahead {
     }
 
     /// Longest lease and restart of any config that this node may have gone by: that of the
-    /// snapshot, and those in the log after it.
+    /// snapshot, and those in the log after it. What was promised by earlier ones is on the disk
+    /// beside the snapshot ([`super::bound`]).
     pub fn longest_timing(&mut self, state: &State, kept: &Persisted) -> (Millis, Millis) {
-        let mut longest = (state.spec.timing.lease, state.spec.timing.restart);
-        for text in kept.entries.iter().filter_map(|e| peek::config_of_command(&e.data)) {
-            if let Ok(spec) = &self.configs.get(text).spec {
-                longest.0 = longest.0.max(spec.timing.lease);
-                longest.1 = longest.1.max(spec.timing.restart);
+        let mut at = state.following();
+        let mut longest = (at.spec.timing.lease, at.spec.timing.restart);
+        for entry in kept.entries.iter().filter(|entry| entry.index > kept.snapshot.index) {
+            if at.follow(&entry.data, |text| self.configs.get(text)) {
+                longest.0 = longest.0.max(at.spec.timing.lease);
+                longest.1 = longest.1.max(at.spec.timing.restart);
             }
         }
         longest
     }
 
+    /// Whether nobody has to wait for the config that this command applies after the one in force.
+    fn is_next_read(
+        &mut self,
+        now: Time,
+        in_force: &State,
+        command: &[u8],
+        actions: &mut Vec<Action>,
+    ) -> bool {
+        let edit = Edit::of_command(command);
+        let text = edit.and_then(|edit| edit.whole(in_force.revision, &in_force.text));
+        // One that does not fit is refused without being read.
+        text.is_none_or(|text| self.is_read(now, &text, actions))
+    }
+
     /// The next committed entry, if it may be applied.
-    pub fn next(&mut self, now: Time, actions: &mut Vec<Action>) -> Option<Committed> {
+    pub fn next(
+        &mut self,
+        now: Time,
+        in_force: &State,
+        actions: &mut Vec<Action>,
+    ) -> Option<Committed> {
         let first = self.entries.pop_front()?;
         let known = self.first_waits.filter(|(index, until)| *index == first.index && now < *until);
-        let waits = known.is_some()
-            || peek::config_of_command(&first.command)
-                .is_some_and(|text| !self.is_read(now, text, actions));
+        let waits = known.is_some() || !self.is_next_read(now, in_force, &first.command, actions);
         if waits {
             self.first_waits = known.or(Some((first.index, now.plus(PATIENCE))));
             self.entries.push_front(first);
@@ -116,9 +136,7 @@ impl Node {
     /// Has the configs in a message read; gives the message back if it need not wait for that.
     pub(super) fn read_ahead(&mut self, now: Time, message: RaftMessage) -> Option<RaftMessage> {
         for entry in &message.entries {
-            if let Some(text) = peek::config_of_command(&entry.data) {
-                self.ahead.is_read(now, text, &mut self.actions);
-            }
+            self.ahead.is_next_read(now, &self.state, &entry.data, &mut self.actions);
         }
         let Some(state) = &message.snapshot else { return Some(message) };
         let text = peek::config_of_state(&state.data).unwrap_or_default();
@@ -134,7 +152,7 @@ impl Node {
     /// Applies what is committed and read.
     pub(super) fn apply_committed(&mut self, now: Time) -> bool {
         let mut grown = false;
-        while let Some(entry) = self.ahead.next(now, &mut self.actions) {
+        while let Some(entry) = self.ahead.next(now, &self.state, &mut self.actions) {
             grown |= entry.changes_member().is_some();
             self.ahead.bytes += entry.command.len();
             self.apply(&entry);

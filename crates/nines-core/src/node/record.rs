@@ -10,7 +10,7 @@ use crate::{
     action::Action,
     configs::Config,
     consensus::Committed,
-    many, peek, snapshot,
+    many, snapshot,
     wire::{Command, Persist, Snapshot, Story, Told, command::Kind},
 };
 
@@ -27,13 +27,14 @@ impl Node {
     /// The newest config in the log, in force or about to be: after a start entries are applied only
     /// once a majority is heard. For what is made before that, such as room in tables.
     pub fn newest_config(&self) -> Arc<Spec> {
-        let tail = self.consensus.tail();
-        let texts = tail.iter().rev().filter_map(|(_, bytes)| peek::config_of_command(bytes));
-        let mut read = texts.map(|text| match self.ahead.configs.known(text) {
-            Some(config) => config.spec.clone(),
-            None => Config::read(text.into()).spec,
-        });
-        read.find_map(Result::ok).unwrap_or_else(|| Arc::clone(&self.state.spec))
+        let mut at = self.state.following();
+        for (_, command) in self.consensus.tail() {
+            at.follow(&command, |text| {
+                let known = self.ahead.configs.known(text);
+                known.unwrap_or_else(|| Arc::new(Config::read(text.into())))
+            });
+        }
+        at.spec
     }
 
     /// Writes a command; membership changes take the library's own way. False: nobody leads.

@@ -176,8 +176,9 @@ fn kind() -> impl Strategy<Value = Kind> {
         releases.prop_map(|(vip, index)| Kind::Released(Token { vip, index, ..Token::default() }));
     let other = CONFIG.replace("[service.web6]", "[service.other]");
     let texts = vec![CONFIG.to_owned(), other, CONFIG.replace("\"t\"", "\"u\""), "x".into()];
-    let applies = (prop::sample::select(texts), 0..4_u64)
-        .prop_map(|(text, expected)| Kind::Apply(Apply { text, expected }));
+    let stays = || prop_oneof![3 => Just(0), 1 => 0..2_000_u64];
+    let applies = (prop::sample::select(texts), 0..4_u64, stays(), stays())
+        .prop_map(|(text, expected, head, tail)| Kind::Apply(Apply { text, expected, head, tail }));
     let joins = (0..5_u64, name()).prop_map(|(id, name)| Kind::Join(member(id, &name)));
     let removes = name().prop_map(Kind::Remove);
     let story = Just(Kind::Story(Story::default()));

@@ -17,7 +17,7 @@ impl World {
     pub fn grow(&mut self, bytes: usize, events: usize) {
         let line = format!("# {}\n", "x".repeat(97));
         let text = format!("{}{}", self.text, line.repeat(bytes / line.len()));
-        self.command(1, command::Kind::Apply(Apply { text, expected: 0 }));
+        self.command(1, command::Kind::Apply(Apply::whole(text, 0)));
         let one = |i| Told { kind: "note".into(), text: format!("event {i}"), ..Told::default() };
         let told = (0..events).map(one).collect();
         self.command(1, command::Kind::Story(Story { told }));

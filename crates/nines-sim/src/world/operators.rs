@@ -27,16 +27,25 @@ impl World {
         self.feed(id, Event::Propose { request: self.sequence, command });
     }
 
-    /// Somebody takes a VIP out of the config, or puts it back.
-    pub fn operator_applies(&mut self, both: bool) {
+    /// Somebody puts all VIPs into the config, whatever is in force.
+    pub fn operator_applies_all(&mut self) {
+        let id = 1 + self.random.below(3);
+        self.operator_asks(id, command::Kind::Apply(Apply::whole(self.text.clone(), 0)));
+    }
+
+    /// Somebody takes a VIP out of the config, or puts it back: by the config that the asked node
+    /// knows, which may be an old one.
+    pub fn operator_changes(&mut self, both: bool) {
         let mut text = self.text.clone();
         if !both {
             self.removable.iter().for_each(|part| text = text.replace(part, ""));
         }
-        let kind = Some(command::Kind::Apply(Apply { text, expected: 0 }));
-        let command = Command { actor: "operator".into(), kind, ..Command::default() };
         let id = 1 + self.random.below(3);
-        self.feed(id, Event::Propose { request: self.sequence, command });
+        let node = self.machines[&id].node.as_ref();
+        let known = node.map(|node| (node.state().revision, node.state().text.clone()));
+        let Some((revision, before)) = known else { return };
+        let apply = Apply::in_place_of(&before, &text, revision);
+        self.operator_asks(id, command::Kind::Apply(apply));
     }
 
     /// Somebody asks a node for this.
