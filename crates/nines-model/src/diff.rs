@@ -1,5 +1,7 @@
 //! What changes from one [`Spec`] to another, in words people check before they apply it.
 
+use std::sync::Arc;
+
 use crate::{
     sense::unserved,
     spec::{Check, CheckKind, Limit, NodeSpec, ServerSpec, ServiceSpec, Spec, Vip},
@@ -79,6 +81,10 @@ fn services(out: &mut Vec<Change>, old: &Spec, new: &Spec) {
             out.push(change(subject, '+', text, ""));
             continue;
         };
+        // What was not read again is the same (`config::parse_after`).
+        if Arc::ptr_eq(before, after) {
+            continue;
+        }
         if service_text(before) != service_text(after) {
             let text = format!("{} -> {}", service_text(before), service_text(after));
             out.push(change(subject.clone(), '~', text, ""));

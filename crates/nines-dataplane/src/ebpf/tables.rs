@@ -5,7 +5,7 @@
 
 use std::{
     cell::RefCell,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     path::Path,
 };
@@ -369,21 +369,33 @@ impl Tables {
         let loads = self.loads.view()?;
         let places = u64::from(self.sizes.buckets) * nines_abi::WAYS as u64;
         let mut counters = Counters { places, ..Counters::default() };
-        let mut slots: BTreeMap<(u32, SocketAddr), u32> = BTreeMap::new();
-        for (slot, server) in &self.installed.servers {
-            if !is_free(server) {
-                slots.insert((server.service, writes::identity(server)), *slot);
-            }
-        }
+        let mut services = Vec::with_capacity(self.table.services.len());
+        // Services that counted anything: what counts for a server counts for its service, too.
+        let mut counted = BTreeSet::new();
         for (name, service) in &self.table.services {
             let Some((id, _)) = self.installed.services.get(&writes::key(service.traffic)) else {
                 continue;
             };
-            let mut whole = sum(self.service_stats.get(id, 0).map_err(map_error)?);
-            // Whatever counts for a server counts for its service, too.
-            let none = whole == Tally::default();
-            for (server, wanted) in &service.servers {
-                let Some(slot) = slots.get(&(*id, wanted.addr)) else { continue };
+            let whole = sum(self.service_stats.get(id, 0).map_err(map_error)?);
+            if whole != Tally::default() {
+                counted.insert(*id);
+            }
+            services.push((name, service, *id, whole));
+        }
+        let mut slots: BTreeMap<(u32, SocketAddr), u32> = BTreeMap::new();
+        let mut worth_a_look = BTreeSet::new();
+        for (slot, server) in self.installed.servers.iter().filter(|(_, s)| !is_free(s)) {
+            let load = loads.get(*slot);
+            if all || load.active | load.inactive != 0 || counted.contains(&server.service) {
+                worth_a_look.insert(server.service);
+                slots.insert((server.service, writes::identity(server)), *slot);
+            }
+        }
+        for (name, service, id, mut whole) in services {
+            let none = !counted.contains(&id);
+            let servers = service.servers.iter().filter(|_| worth_a_look.contains(&id));
+            for (server, wanted) in servers {
+                let Some(slot) = slots.get(&(id, wanted.addr)) else { continue };
                 let mut tally = match none {
                     true => Tally::default(),
                     false => sum(self.server_stats.get(slot, 0).map_err(map_error)?),

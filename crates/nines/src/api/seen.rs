@@ -69,13 +69,12 @@ async fn own_view(agent: &Agent) -> Outcome<(Status, Vec<u64>)> {
 /// The status with its verdict, for everything that tells one; and this node's own counts.
 pub(super) async fn seen(agent: &Agent) -> Outcome<(view::Seen, view::Told)> {
     let (status, active) = own_view(agent).await?;
-    let answers = answers(agent, &active).await;
-    Ok(judged(agent, status, &answers).await)
+    // Others count while this node does.
+    let (answers, own) = tokio::join!(answers(agent, &active), own_told(agent));
+    Ok((judged(status, &answers, own.clone()), own))
 }
 
-async fn judged(agent: &Agent, mut status: Status, answers: &Answers) -> (view::Seen, view::Told) {
-    let own = own_told(agent).await;
-    let mut told = own.clone();
+fn judged(mut status: Status, answers: &Answers, mut told: view::Told) -> view::Seen {
     for (id, answer) in answers {
         match answer {
             Some(bytes) => view::merge(&mut told, bytes),
@@ -83,7 +82,7 @@ async fn judged(agent: &Agent, mut status: Status, answers: &Answers) -> (view::
         }
     }
     view::fill_traffic(&mut status, &told);
-    (view::Seen { status, told }, own)
+    view::Seen { status, told }
 }
 
 /// How often systemd is told the verdict.
@@ -103,7 +102,7 @@ pub async fn tell_systemd(agent: Arc<Agent>) {
                 let answers = answers(&agent, &active).await;
                 asked = (active, answers, Instant::now() + ASKED);
             }
-            let status = judged(&agent, status, &asked.1).await.0.status;
+            let status = judged(status, &asked.1, own_told(&agent).await).status;
             let absent = agent.shown.lock().expect("nobody panics with it").absent.clone();
             let line = if absent.is_empty() { one_line(&status) } else { absent };
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Status(&clean(&line))]);

@@ -110,7 +110,7 @@ impl Cluster {
             }
             for director in spec.directors() {
                 let Some(facts) = machines.get(director) else { continue };
-                if !is_near(facts, *vip) {
+                if !is_near(&subnets(facts), *vip) {
                     let what = format!("{vip} is in no subnet of {director}");
                     let why = format!("it has {}", facts.subnets.join(", "));
                     found.push(Failure::new(Kind::Usage, what, why).next(format!(
@@ -163,7 +163,10 @@ impl Cluster {
                 })
             })
         };
-        for (name, service) in &spec.services {
+        let same = |name: &str, service| {
+            self.spec.services.get(name).is_some_and(|before| Arc::ptr_eq(before, service))
+        };
+        for (name, service) in spec.services.iter().filter(|(name, s)| !same(name, s)) {
             let told = sense::unserved(service).is_some();
             if !told && takes(&self.spec, name) && !takes(spec, name) {
                 let text =
@@ -188,14 +191,18 @@ impl Cluster {
     }
 }
 
-/// Whether an address is in a subnet of the machine.
-fn is_near(facts: &Facts, addr: IpAddr) -> bool {
-    facts.subnets.iter().any(|subnet| {
-        subnet.split_once('/').is_some_and(|(own, prefix)| {
-            let (Ok(own), Ok(prefix)) = (own.parse(), prefix.parse()) else { return false };
-            nines_dataplane::address::within(addr, own, prefix)
-        })
-    })
+/// The subnets of the machine: its address in each, and the length of the prefix.
+fn subnets(facts: &Facts) -> Vec<(IpAddr, u8)> {
+    let read = |subnet: &String| {
+        let (own, prefix) = subnet.split_once('/')?;
+        Some((own.parse().ok()?, prefix.parse().ok()?))
+    };
+    facts.subnets.iter().filter_map(read).collect()
+}
+
+/// Whether an address is in one of these subnets.
+fn is_near(subnets: &[(IpAddr, u8)], addr: IpAddr) -> bool {
+    subnets.iter().any(|(own, prefix)| nines_dataplane::address::within(addr, *own, *prefix))
 }
 
 /// Directors that are known to lack an interface, and whether one is known to have it.
@@ -247,16 +254,17 @@ fn some_without_interface(machines: &Machines, spec: &Spec) -> Vec<String> {
 fn far_servers(machines: &Machines, spec: &Spec) -> Vec<String> {
     let mut found = Vec::new();
     let own: BTreeSet<IpAddr> = spec.nodes.values().flat_map(|n| n.addresses.clone()).collect();
+    let known = |d| machines.get(d).map(|facts| (d, subnets(facts)));
+    let directors: Vec<(&str, Vec<(IpAddr, u8)>)> =
+        spec.directors().filter_map(known).filter(|(_, subnets)| !subnets.is_empty()).collect();
     for (name, service) in &spec.services {
         for (server, wanted) in &service.servers {
             let (addr, forward) = (wanted.addr.ip(), service.forward_of(wanted));
             if forward != Forward::Dr || own.contains(&addr) {
                 continue;
             }
-            let far = |director: &&str| {
-                machines.get(*director).is_some_and(|f| !f.subnets.is_empty() && !is_near(f, addr))
-            };
-            let far: Vec<&str> = spec.directors().filter(far).collect();
+            let far = directors.iter().filter(|(_, subnets)| !is_near(subnets, addr));
+            let far: Vec<&str> = far.map(|(director, _)| *director).collect();
             if !far.is_empty() {
                 found.push(format!(
                     "server {name}/{server}: {addr} is in no subnet of {}, and direct routing \

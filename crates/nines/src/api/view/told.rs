@@ -157,11 +157,12 @@ pub fn fill_traffic(status: &mut Status, told: &Told) {
                 .into(),
         });
     }
-    let mut down = Vec::new();
+    let (mut down, mut name) = (Vec::new(), String::new());
     for service in &mut status.services {
         service.traffic = told.services.get(&service.name).copied().unwrap_or_default();
         for server in &mut service.servers {
-            let name = format!("{}/{}", service.name, server.name);
+            name.clear();
+            name.extend([service.name.as_str(), "/", server.name.as_str()]);
             server.traffic = told.servers.get(&name).copied().unwrap_or_default();
             if server.state == "draining" {
                 continue;
@@ -178,7 +179,7 @@ pub fn fill_traffic(status: &mut Status, told: &Told) {
                 let text = failing.map_or("fails its check".into(), |f| {
                     format!("{}, since {}", f.text, rfc3339(f.since_ms))
                 });
-                down.push((name, text));
+                down.push((name.clone(), text));
             } else if let Some(found) = told.unusable.get(&name) {
                 server.state = "unusable".into();
                 status.problems.push(unusable_line(&server.name, &name, found));
