@@ -19,7 +19,7 @@ const FILES: &[(&str, &str)] = &[
 ];
 /// Folders that are copied whole.
 const FOLDERS: &[(&str, &str)] =
-    &[("examples", "usr/share/doc/nines/examples"), ("docs/manual", "usr/share/doc/nines/manual")];
+    &[("examples", "usr/share/doc/nines/examples"), ("docs", "usr/share/doc/nines/docs")];
 /// Shells, and where each looks for completions.
 const COMPLETIONS: &[(&str, &str)] = &[
     ("bash", "usr/share/bash-completion/completions/nines"),
