@@ -59,7 +59,7 @@ impl Config {
 }
 
 /// Texts that were read: the one in force and those that may follow it.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Configs {
     read: VecDeque<Arc<Config>>,
 }
@@ -96,10 +96,13 @@ impl Configs {
 
     /// What this text says. Reads it here and now if nobody has.
     pub fn get(&mut self, text: &str) -> Arc<Config> {
-        self.known(text).unwrap_or_else(|| {
-            let config = Arc::new(Config::read(text.into()));
-            self.put(Arc::clone(&config));
-            config
+        self.known(text).unwrap_or_else(|| match self.find(&text.into()) {
+            Ok(known) => known,
+            Err(unread) => {
+                let config = Arc::new(unread.read());
+                self.put(Arc::clone(&config));
+                config
+            }
         })
     }
 

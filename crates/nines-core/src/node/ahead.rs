@@ -29,7 +29,7 @@ pub(super) struct Ahead {
     pub configs: Configs,
     /// Asked of another thread, and when.
     asked: Vec<(Arc<str>, Time)>,
-    /// Applied since the log was cut for its size.
+    /// Applied since the log was cut for its size: what a start has to go through.
     pub bytes: usize,
     /// Committed, not applied yet.
     pub entries: VecDeque<Committed>,
@@ -154,9 +154,106 @@ impl Node {
         let mut grown = false;
         while let Some(entry) = self.ahead.next(now, &self.state, &mut self.actions) {
             grown |= entry.changes_member().is_some();
-            self.ahead.bytes += entry.command.len();
             self.apply(&entry);
+            let config = peek::applies_config(&entry.command);
+            self.ahead.bytes += if config { self.state.text.len() } else { entry.command.len() };
         }
         grown
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+
+    use super::*;
+    use crate::{
+        Event,
+        node::Config as NodeConfig,
+        snapshot,
+        wire::{Apply, HardState, Member, Snapshot},
+    };
+
+    /// What a node asked of its disk, and its only voter's answers to all it asks.
+    fn run(node: &mut Node, now: &mut Time, disk: &mut Persisted) {
+        *now = now.plus(Millis(500));
+        node.handle(*now, Event::Tick);
+        loop {
+            let actions = node.take_actions();
+            if actions.is_empty() {
+                return;
+            }
+            for action in actions {
+                match action {
+                    Action::Persist(number, persist) => {
+                        let persist = *persist;
+                        if let Some(state) = persist.hard_state {
+                            disk.hard_state = state;
+                        }
+                        disk.entries.extend(persist.entries);
+                        if let Some(snapshot) = persist.snapshot {
+                            disk.entries.retain(|entry| entry.index > snapshot.index);
+                            disk.snapshot = snapshot;
+                        }
+                        node.handle(*now, Event::Persisted(number));
+                    }
+                    Action::Read(unread) => {
+                        node.handle(*now, Event::Read(Arc::new(unread.read())));
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Thousands of small changes of a large config would else be read one by one at the next start.
+    #[test]
+    fn a_start_reads_no_more_configs_than_fit_the_bound() {
+        let text = |n: u32| -> String {
+            let services = (0..10_000).map(|i| {
+                let name = format!("[service.s{i}]\nlisten = \"10.0.0.100:{}\"\n", 1_000 + i);
+                name + "servers = { r = \"10.0.0.11\" }\n"
+            });
+            let head = "[cluster]\nname = \"c\"\n[nodes]\nlb1 = \"10.0.0.2\"\n".to_owned();
+            head + &services.collect::<String>() + &format!("# {n}\n")
+        };
+        let (first, mut configs) = (text(0), Configs::default());
+        let spec = configs.get(&first).spec.clone().unwrap();
+        let mut state = State {
+            text: first.as_str().into(),
+            spec,
+            revision: 1,
+            applied: 1,
+            ..State::default()
+        };
+        let member = Member { id: 1, name: "lb1".into(), ..Member::default() };
+        state.members.insert(1, member);
+        let data = snapshot::encode(&state);
+        let mut disk = Persisted {
+            hard_state: HardState { term: 1, vote: 0, commit: 1 },
+            snapshot: Snapshot { index: 1, term: 1, voters: vec![1], learners: vec![], data },
+            ..Persisted::default()
+        };
+        let config = || {
+            let name = "lb1".to_owned();
+            NodeConfig { id: 1, name, boot: 7, machine_boot: 1, place: 1, seeds: vec![] }
+        };
+        let mut now = Time(1_000_000_000);
+        let mut node = Node::new(config(), now, &disk);
+        (0..20).for_each(|_| run(&mut node, &mut now, &mut disk));
+        let most = super::super::record::COMPACT_BYTES / first.len() + 1;
+        for n in 1..=3 * most as u32 {
+            let (revision, before) = (node.state.revision, Arc::clone(&node.state.text));
+            let kind = Some(Kind::Apply(Apply::in_place_of(&before, &text(n), revision)));
+            let command = Command { kind, ..Command::default() };
+            assert!(command.encoded_len() < 100);
+            node.handle(now, Event::Propose { request: u64::from(n), command });
+            run(&mut node, &mut now, &mut disk);
+            assert_eq!(node.state.revision, u64::from(n) + 1);
+            let kept = disk.entries.iter().filter(|entry| peek::applies_config(&entry.data));
+            assert!(kept.count() <= most, "{n}: {most} fit");
+        }
+        let again = Node::new(config(), now, &disk);
+        assert_eq!(again.newest_config(), node.state.spec);
     }
 }

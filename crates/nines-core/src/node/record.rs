@@ -8,7 +8,6 @@ use prost::Message as _;
 use super::Node;
 use crate::{
     action::Action,
-    configs::Config,
     consensus::Committed,
     many, snapshot,
     wire::{Command, Persist, Snapshot, Story, Told, command::Kind},
@@ -17,8 +16,9 @@ use crate::{
 /// The log is replaced by a snapshot after so many entries; a slow follower may lag by so many.
 const COMPACT_AFTER: usize = 4_096;
 const COMPACT_TAIL: u64 = 512;
-/// Or after so many bytes, since configs may be large; then few of them stay.
-const COMPACT_BYTES: usize = 24 << 20;
+/// Or after so many bytes of configs and of other commands; then few of them stay. A config counts
+/// with its whole text, though only a piece of it is in the log: a start reads each of them.
+pub(super) const COMPACT_BYTES: usize = 24 << 20;
 const COMPACT_TAIL_OF_LARGE: u64 = 4;
 /// Of what happened, in one entry.
 const STORY_BYTES: usize = 900;
@@ -28,11 +28,9 @@ impl Node {
     /// once a majority is heard. For what is made before that, such as room in tables.
     pub fn newest_config(&self) -> Arc<Spec> {
         let mut at = self.state.following();
+        let mut configs = self.ahead.configs.clone();
         for (_, command) in self.consensus.tail() {
-            at.follow(&command, |text| {
-                let known = self.ahead.configs.known(text);
-                known.unwrap_or_else(|| Arc::new(Config::read(text.into())))
-            });
+            at.follow(&command, |text| configs.get(text));
         }
         at.spec
     }

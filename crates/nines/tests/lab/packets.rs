@@ -2,6 +2,7 @@
 //! server, and a real server prepared and undone.
 
 use std::{
+    collections::BTreeSet,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     time::Duration,
@@ -468,7 +469,11 @@ fn two_directors_are_each_others_real_servers() {
     for holder in ["lb1", "lb2"] {
         net.until("it has the VIP", |n| n.status("wit1")["vips"][0]["address"] == "10.97.0.100");
         net.ok("lb1", &["move", "web", "--to", holder]);
-        net.until("a server answers", |n| get(n, "client", "10.97.0.100:80").is_some());
+        // Each director prepares itself as a server a moment after the config is there.
+        net.until("both servers answer", |n| {
+            let two = (0..2).map(|_| get(n, "client", "10.97.0.100:80"));
+            two.flatten().collect::<BTreeSet<_>>().len() == 2
+        });
         let seen: Vec<_> = (0..8).map(|_| get(&net, "client", "10.97.0.100:80")).collect();
         for server in ["lb1", "lb2"] {
             let count = seen.iter().filter(|s| s.as_deref() == Some(server)).count();
