@@ -55,7 +55,7 @@ impl Committed {
 
 /// What came out of the library at once.
 #[derive(Default)]
-pub struct Batch {
+pub struct Ready {
     /// May leave now.
     pub messages: Vec<RaftMessage>,
     /// To disk, with the number to acknowledge; messages that wait for it.
@@ -243,14 +243,14 @@ impl Consensus {
     }
 
     /// Takes out everything that is ready; call until it gives nothing.
-    pub fn take(&mut self) -> Option<Batch> {
+    pub fn take(&mut self) -> Option<Ready> {
         if !self.raw.has_ready() {
             return None;
         }
         let mut ready = self.raw.ready();
-        let mut batch = Batch {
+        let mut batch = Ready {
             messages: ready.take_messages().iter().map(from_message).collect(),
-            ..Batch::default()
+            ..Ready::default()
         };
         let mut persist = Persist::default();
         if *ready.snapshot() != RaftSnapshot::default() {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! holder                         voter (each, the holder itself included)
-//!   beat {sent = s, T, token} --->  log names a newer holder?  refuse
+//!   heartbeat {sent = s, T, token} --->  log names a newer holder?  refuse
 //!                                   else promise: until received + T(1+2e) this node appends no
 //!                             <---  entry that gives the VIP to another; ack {s}
 //!   a majority acked s:
@@ -20,13 +20,13 @@
 //! ```text
 //! holder                                voter
 //!   parts {name, (VIP, token), ...} ---> keeps the set, if the contents bear the name
-//!   beat {sent = s, T, name} ----------> knows no set of that name?  say so: nothing is renewed
+//!   heartbeat {sent = s, T, name} ----------> knows no set of that name?  say so: nothing is renewed
 //!                                        log names a newer holder of some?  these are refused
 //!                           <----------- the others: promised, all until the same time; ack {s,
 //!                                        name, refused}
 //! ```
 //!
-//! The rule stays one about each VIP and its token. An ack counts for a VIP only if the beat at s
+//! The rule stays one about each VIP and its token. An ack counts for a VIP only if the heartbeat at s
 //! named a set with that VIP and token in it and the ack does not refuse it. What is the same is
 //! kept once: the promise to a set ([`Promises::renew`]), and the deadline of all VIPs whose
 //! renewals cannot differ ([`Renewals::may_go_by`]). A VIP that leaves the set keeps what it was
@@ -49,8 +49,8 @@ struct Promise {
     holder: u64,
     /// The entry by which it holds: the promise is about later entries only.
     token: u64,
-    /// The life of the holder that asked for it.
-    life: u64,
+    /// The incarnation of the holder that asked for it.
+    incarnation: u64,
     until: Time,
     /// In the holder's set: lasts at least as long as what the set was promised.
     in_set: bool,
@@ -69,8 +69,8 @@ struct SetPromise {
 pub struct Promises {
     by_vip: BTreeMap<IpAddr, Promise>,
     by_holder: BTreeMap<u64, SetPromise>,
-    /// Until then nothing is given away: promises of the life before may still hold.
-    amnesty: Time,
+    /// Until then nothing is given away: promises of the incarnation before may still hold.
+    startup_hold: Time,
     changes: u64,
 }
 
@@ -78,14 +78,14 @@ impl Promises {
     /// A voter that has just started: it may have promised a lease of `lease` a moment ago, and
     /// something longer until `kept`, which is on its disk.
     pub fn after_restart(now: Time, lease: Millis, kept: Time) -> Self {
-        let amnesty = Time(now.0 + promise_ns(lease)).max(kept);
-        Self { amnesty, ..Self::default() }
+        let startup_hold = Time(now.0 + promise_ns(lease)).max(kept);
+        Self { startup_hold, ..Self::default() }
     }
 
-    /// Until when any promise holds, of this life or of the one before.
+    /// Until when any promise holds, of this incarnation or of the one before.
     pub fn latest(&self) -> Time {
         let latest = self.by_vip.values().map(|p| self.until(p)).max();
-        latest.unwrap_or_default().max(self.amnesty)
+        latest.unwrap_or_default().max(self.startup_hold)
     }
 
     fn until(&self, promise: &Promise) -> Time {
@@ -93,15 +93,15 @@ impl Promises {
         set.map_or(promise.until, |set| promise.until.max(set.until))
     }
 
-    /// Promises these VIPs (by these tokens) to `holder`, who holds them in this `life`: its set
+    /// Promises these VIPs (by these tokens) to `holder`, who holds them in this `incarnation`: its set
     /// from now on. What else it was promised stays so for as long as it was, and no longer.
     /// `shortened`: longer promises given before may be forgotten. Gives those that are not promised:
-    /// another life of the holder was promised them, and may still answer for them, unless this life
+    /// another incarnation of the holder was promised them, and may still answer for them, unless this incarnation
     /// is its heir on the same machine.
     pub fn give(
         &mut self,
         now: Time,
-        (holder, life, heir_of): (u64, u64, u64),
+        (holder, incarnation, heir_of): (u64, u64, u64),
         set: impl Iterator<Item = (IpAddr, u64)>,
         length: Millis,
         shortened: bool,
@@ -121,7 +121,7 @@ impl Promises {
         for (vip, token) in set {
             // Of another holder before: it was overruled in the log, which waited for its promise.
             let before = self.by_vip.get(&vip).filter(|p| p.holder == holder);
-            let known = |p: &Promise| p.life == life || p.life == heir_of;
+            let known = |p: &Promise| p.incarnation == incarnation || p.incarnation == heir_of;
             if before.is_some_and(|p| !known(p) && now < p.until) {
                 not_yet.push(vip);
                 continue;
@@ -129,7 +129,7 @@ impl Promises {
             let until = before.filter(|_| !shortened).map_or(Time(0), |p| p.until);
             whole.longer |= until != Time(0);
             self.changes += u64::from(before.is_none_or(|p| p.token != token));
-            self.by_vip.insert(vip, Promise { holder, token, life, until, in_set: true });
+            self.by_vip.insert(vip, Promise { holder, token, incarnation, until, in_set: true });
         }
         self.by_holder.insert(holder, whole);
         not_yet
@@ -160,19 +160,25 @@ impl Promises {
             .get(&vip)
             .filter(|p| p.holder != to && p.token < index)
             .map_or(Time(0), |p| self.until(p));
-        Some(promised.max(self.amnesty)).filter(|until| *until > now)
+        Some(promised.max(self.startup_hold)).filter(|until| *until > now)
     }
 
     /// Until when this voter may not append that the holder by `token` has let go; `None`: it may
-    /// now. Who lets go does not ask again in this life; but a holder that starts anew may know an
+    /// now. Who lets go does not ask again in this incarnation; but a holder that starts anew may know an
     /// older log, and hold again by the same token what it has let go.
-    pub fn hold_release(&self, now: Time, vip: IpAddr, token: u64, life: u64) -> Option<Time> {
+    pub fn hold_release(
+        &self,
+        now: Time,
+        vip: IpAddr,
+        token: u64,
+        incarnation: u64,
+    ) -> Option<Time> {
         let promised = self
             .by_vip
             .get(&vip)
-            .filter(|p| p.token == token && p.life != life)
+            .filter(|p| p.token == token && p.incarnation != incarnation)
             .map_or(Time(0), |p| self.until(p));
-        Some(promised.max(self.amnesty)).filter(|until| *until > now)
+        Some(promised.max(self.startup_hold)).filter(|until| *until > now)
     }
 
     /// The newest entry by which anybody was promised the VIP; 0: none.
@@ -184,17 +190,17 @@ impl Promises {
 /// The holder's side of one VIP.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Renewals {
-    /// The voter's life and the newest deadline it renewed to: the beat's sent time and the length
+    /// The voter's incarnation and the newest deadline it renewed to: the heartbeat's sent time and the length
     /// it asked for.
     by_voter: BTreeMap<u64, (u64, Time)>,
 }
 
 impl Renewals {
-    /// A voter renewed in this of its lives. What it renewed in another counts no more.
-    pub fn acked(&mut self, voter: u64, life: u64, deadline: Time) {
+    /// A voter renewed in this of its incarnations. What it renewed in another counts no more.
+    pub fn acked(&mut self, voter: u64, incarnation: u64, deadline: Time) {
         let entry = self.by_voter.entry(voter).or_default();
-        let before = if entry.0 == life { entry.1 } else { Time(0) };
-        *entry = (life, deadline.max(before));
+        let before = if entry.0 == incarnation { entry.1 } else { Time(0) };
+        *entry = (incarnation, deadline.max(before));
     }
 
     /// Whether the VIP that these renewals are of may go by `joint` from now on, which voters renew
@@ -203,11 +209,11 @@ impl Renewals {
     /// raise a deadline of `joint` above what a majority granted this VIP.
     pub fn may_go_by(&self, joint: &Self, voters: &[u64]) -> bool {
         let own = self.deadline(voters);
-        let granted = |voter, life| match self.by_voter.get(voter) {
-            Some((in_life, until)) if *in_life == life => *until,
+        let granted = |voter, incarnation| match self.by_voter.get(voter) {
+            Some((in_life, until)) if *in_life == incarnation => *until,
             _ => Time(0),
         };
-        let covers = |voter, (life, until)| until <= granted(voter, life).max(own);
+        let covers = |voter, (incarnation, until)| until <= granted(voter, incarnation).max(own);
         own != Time(0)
             && joint.deadline(voters) >= own
             && joint.by_voter.iter().all(|(voter, renewed)| covers(voter, *renewed))
@@ -235,12 +241,12 @@ mod tests {
     fn give(
         promises: &mut Promises,
         now: Time,
-        (holder, token, life, heir_of): (u64, u64, u64, u64),
+        (holder, token, incarnation, heir_of): (u64, u64, u64, u64),
         length: Millis,
         shortened: bool,
     ) -> bool {
         let set = [(vip(), token)].into_iter();
-        promises.give(now, (holder, life, heir_of), set, length, shortened).is_empty()
+        promises.give(now, (holder, incarnation, heir_of), set, length, shortened).is_empty()
     }
 
     #[test]
@@ -265,8 +271,8 @@ mod tests {
     fn another_life_of_the_holder_waits_unless_it_is_the_heir() {
         let mut promises = Promises::default();
         assert!(give(&mut promises, Time(0), (1, 5, 3, 0), Millis(100), false));
-        let give = |promises: &mut Promises, ms, life, heir| {
-            give(promises, Time(ms * MS), (1, 5, life, heir), Millis(100), false)
+        let give = |promises: &mut Promises, ms, incarnation, heir| {
+            give(promises, Time(ms * MS), (1, 5, incarnation, heir), Millis(100), false)
         };
         assert!(!give(&mut promises, 50, 4, 0), "the other may still answer");
         assert!(!give(&mut promises, 50, 4, 2), "heir of a life that is not meant");

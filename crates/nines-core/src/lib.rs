@@ -8,23 +8,23 @@
 //! `next_deadline()`.
 
 pub mod action;
+pub mod batch;
 pub mod configs;
 pub mod consensus;
 pub mod edit;
 pub mod event;
+pub mod event_log;
 pub mod forwarding;
 pub mod health;
-pub mod held;
+pub mod incarnations;
 pub mod lease;
-pub mod lives;
-pub mod many;
 pub mod membership;
 pub mod node;
 pub mod peek;
-pub mod resources;
 pub mod snapshot;
 pub mod state;
-pub mod story;
+pub mod vip;
+pub mod vip_set;
 pub mod wire;
 
 pub use action::Action;

@@ -1,6 +1,6 @@
-//! Who is heard: beats by peer and link.
+//! Who is heard: heartbeats by peer and link.
 //!
-//! Decides: when a peer counts as silent. A peer is alive while any link brought a beat within a
+//! Decides: when a peer counts as silent. A peer is alive while any link brought a heartbeat within a
 //! lease; after this node itself was not running for a while it first listens again, so that its
 //! own pause is not taken for everybody's death.
 
@@ -8,22 +8,22 @@ use std::collections::BTreeMap;
 
 use nines_model::{Millis, Time};
 
-use crate::{lease::promise_ns, wire::Beat};
+use crate::{lease::promise_ns, wire::Heartbeat};
 
-/// What the last beats of a peer said.
+/// What the last heartbeats of a peer said.
 #[derive(Clone, Debug, Default)]
 pub struct Peer {
-    /// When a beat last came, by our link.
+    /// When a heartbeat last came, by our link.
     pub heard: BTreeMap<usize, Time>,
-    /// When the newest beat of its life that came there was sent, by its clock.
+    /// When the newest heartbeat of its incarnation that came there was sent, by its clock.
     sent: BTreeMap<usize, u64>,
-    /// The newest beat.
-    pub beat: Beat,
+    /// The newest heartbeat.
+    pub beat: Heartbeat,
     /// When it came.
     pub at: Time,
-    /// Round trip of the newest acknowledged beat, ns.
+    /// Round trip of the newest acknowledged heartbeat, ns.
     pub rtt_ns: u64,
-    /// When a beat that renewed nothing was last answered.
+    /// When a heartbeat that renewed nothing was last answered.
     pub answered: Time,
     /// Was it alive when last looked at?
     pub was_alive: bool,
@@ -46,11 +46,11 @@ impl Membership {
         self.ran_at = now;
     }
 
-    /// A beat came; false if it is older than one already heard. Only a newer beat is a sign of
-    /// life. Times of two lives are not compared: the boot clock starts anew with the machine.
-    pub fn heard(&mut self, now: Time, from: u64, link: usize, beat: Beat) -> bool {
+    /// A heartbeat came; false if it is older than one already heard. Only a newer heartbeat is a sign of
+    /// incarnation. Times of two incarnations are not compared: the boot clock starts anew with the machine.
+    pub fn heard(&mut self, now: Time, from: u64, link: usize, beat: Heartbeat) -> bool {
         let peer = self.peers.entry(from).or_default();
-        let first = peer.at == Time(0) || beat.life != peer.beat.life;
+        let first = peer.at == Time(0) || beat.incarnation != peer.beat.incarnation;
         if first {
             peer.sent.clear();
         }
@@ -77,7 +77,7 @@ impl Membership {
         self.peers.keys().copied()
     }
 
-    /// Whether a beat that renews nothing should be answered: five times a second, for the round
+    /// Whether a heartbeat that renews nothing should be answered: five times a second, for the round
     /// trip. Renewals are always answered.
     pub fn owes_answer(&mut self, now: Time, from: u64) -> bool {
         let peer = self.peers.entry(from).or_default();
@@ -147,8 +147,8 @@ mod tests {
     const MS: u64 = 1_000_000;
     const LEASE: Millis = Millis(100);
 
-    fn beat(ms: u64) -> Beat {
-        Beat { sent_ns: ms * MS, lease_ms: 100, ..Beat::default() }
+    fn beat(ms: u64) -> Heartbeat {
+        Heartbeat { sent_ns: ms * MS, lease_ms: 100, ..Heartbeat::default() }
     }
 
     #[test]
@@ -189,11 +189,11 @@ mod tests {
     fn a_machine_that_boots_twice_is_heard_at_once() {
         let mut m = Membership::default();
         m.running(Time(90_000 * MS), LEASE);
-        assert!(m.heard(Time(90_000 * MS), 2, 0, Beat { life: 1, ..beat(50_000) }));
-        assert!(m.heard(Time(91_000 * MS), 2, 0, Beat { life: 2, ..beat(30_000) }));
+        assert!(m.heard(Time(90_000 * MS), 2, 0, Heartbeat { incarnation: 1, ..beat(50_000) }));
+        assert!(m.heard(Time(91_000 * MS), 2, 0, Heartbeat { incarnation: 2, ..beat(30_000) }));
         assert!(m.alive(Time(91_001 * MS), 2, LEASE));
         assert_eq!(m.link_up(Time(91_001 * MS), 2, 0, LEASE), Some(true));
-        assert!(m.heard(Time(92_000 * MS), 2, 0, Beat { life: 3, ..beat(40_000) }));
+        assert!(m.heard(Time(92_000 * MS), 2, 0, Heartbeat { incarnation: 3, ..beat(40_000) }));
         assert!(m.alive(Time(92_001 * MS), 2, LEASE));
     }
 

@@ -1,8 +1,8 @@
 //! The node: wires the small machines together.
 //!
-//! Decides: what each event means for which machine, and the order of effects. `node/beats.rs`
-//! speaks to peers, `node/record.rs` to the log, `node/vips.rs` to the VIPs, `node/leases.rs` keeps
-//! promises, `node/lead.rs` holds what only a leader does.
+//! Decides: what each event means for which machine, and the order of effects. `node/heartbeat.rs`
+//! speaks to peers, `node/log.rs` to the log, `node/vips.rs` to the VIPs, `node/leases.rs` keeps
+//! promises, `node/leader.rs` holds what only a leader does.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,29 +19,29 @@ use crate::{
     forwarding,
     lease::Promises,
     membership::Membership,
-    resources::{Phase, Vip},
     snapshot,
     state::State,
-    wire::{Command, Persisted, RaftMessage, Told, command::Kind},
+    vip::{Phase, Vip},
+    wire::{Command, LogEvent, Persisted, RaftMessage, command::Kind},
 };
 
-mod ahead;
-mod beats;
-mod bound;
+mod append_gate;
 mod bulk;
+mod desired_state;
 mod fitness;
-mod gate;
+mod heartbeat;
+mod incarnation;
 mod joining;
-mod lead;
+mod leader;
 mod leases;
-mod life;
-mod memory;
-mod record;
+mod log;
+mod lost_log;
+mod promise_bound;
+mod reachability;
+mod read_ahead;
 pub mod results;
-mod sight;
 mod views;
 mod vips;
-mod world;
 
 /// Disk writes that the consensus does not wait for have numbers from here on.
 const LONG_PROMISE: u64 = 1 << 62;
@@ -53,7 +53,7 @@ pub struct Config {
     pub id: u64,
     /// Its name.
     pub name: String,
-    /// Unlike any number of an earlier life: command numbers start here.
+    /// Unlike any number of an earlier incarnation: command numbers start here.
     pub boot: u64,
     /// Which boot of the machine this is: a boot clock means nothing in another.
     pub machine_boot: u64,
@@ -68,21 +68,21 @@ pub struct Node {
     config: Config,
     state: State,
     consensus: Consensus,
-    ahead: ahead::Ahead,
+    read_ahead: read_ahead::ReadAhead,
     under_way: BTreeMap<u64, bulk::UnderWay>,
     membership: Membership,
-    life: life::OwnLife,
+    incarnation: incarnation::OwnIncarnation,
     promises: Promises,
-    bound: bound::Bound,
+    promise_bound: promise_bound::PromiseBound,
     vips: BTreeMap<IpAddr, Vip>,
-    duty: vips::Duty,
+    duty: vips::OwnVips,
     voter: leases::Voter,
     known: forwarding::Known,
     results: results::Results,
     /// Raised when a server's state by its checks changes.
     known_changes: u64,
-    first_results: world::FirstResults,
-    world: world::World,
+    first_results: desired_state::FirstResults,
+    desired_state: desired_state::DesiredState,
     /// The table the data plane was last asked to hold, and whether its answer is awaited.
     table: Option<forwarding::Wanted>,
     table_asked: bool,
@@ -91,17 +91,17 @@ pub struct Node {
     table_retry: Time,
     /// The data plane holds the table.
     ready: bool,
-    /// What the next beat takes along, by peer.
+    /// What the next heartbeat takes along, by peer.
     with_beat: BTreeMap<u64, Vec<crate::wire::Frame>>,
     /// States on their way to followers.
     sent: joining::Sent,
-    gate: gate::Gate,
-    memory: memory::Memory,
+    append_gate: append_gate::AppendGate,
+    lost_log: lost_log::LostLog,
     /// Log messages that wait for a promise to end.
     held: Vec<(Time, RaftMessage)>,
     /// Raised when what waits there changes.
     held_changes: u64,
-    planned: lead::Planned,
+    planned: leader::Planned,
     /// Raised by each applied entry that decides anything about VIPs and nodes.
     decided: u64,
     /// Raised by each that what is outside depends on: table, checks, guard.
@@ -111,8 +111,8 @@ pub struct Node {
     blocked: BTreeMap<IpAddr, String>,
     /// Commands that wait for a leader, as long as their proposers wait.
     unwritten: Vec<Command>,
-    untold: Vec<Told>,
-    untold_after: Time,
+    unrecorded: Vec<LogEvent>,
+    unrecorded_after: Time,
     facts: Option<crate::wire::Facts>,
     behind: BTreeSet<u64>,
     facts_after: Time,
@@ -129,7 +129,7 @@ pub struct Node {
     stopping: bool,
     broken: Option<String>,
     started: Time,
-    /// The log of this life has been read as far as a leader knows it.
+    /// The log of this incarnation has been read as far as a leader knows it.
     caught_up: bool,
     actions: Vec<Action>,
 }
@@ -137,8 +137,8 @@ pub struct Node {
 impl Node {
     /// A node that starts from what the disk kept.
     pub fn new(config: Config, now: Time, kept: &Persisted) -> Self {
-        let mut ahead = ahead::Ahead::default();
-        let decoded = snapshot::decode(&kept.snapshot.data, &mut ahead.configs);
+        let mut read_ahead = read_ahead::ReadAhead::default();
+        let decoded = snapshot::decode(&kept.snapshot.data, &mut read_ahead.configs);
         // Never guess: a voter with an empty state would renew anybody's lease (S27).
         let mut broken = match &decoded {
             Some(_) => None,
@@ -156,53 +156,53 @@ impl Node {
             }
         };
         let state = decoded.unwrap_or_default();
-        let (lease, restart) = ahead.longest_timing(&state, kept);
+        let (lease, restart) = read_ahead.longest_timing(&state, kept);
         let ids: Vec<u64> = state.members.keys().copied().collect();
         let rank = ids.iter().position(|id| *id == config.id).unwrap_or(0) as u64;
         let election = state.spec.timing.election.0;
         let consensus = Consensus::new(config.id, rank, election, kept);
-        let until = bound::kept_until(&config, now, &kept.long_promise, restart);
-        let life = life::OwnLife::new(&config, kept);
+        let until = promise_bound::kept_until(&config, now, &kept.long_promise, restart);
+        let incarnation = incarnation::OwnIncarnation::new(&config, kept);
         let promises = Promises::after_restart(now, lease, until);
         let mut node = Self {
             next_number: config.boot,
             config,
             state,
             consensus,
-            ahead,
+            read_ahead,
             under_way: BTreeMap::new(),
             membership: Membership::default(),
-            life,
+            incarnation,
             promises,
-            bound: bound::Bound::new(until, lease),
+            promise_bound: promise_bound::PromiseBound::new(until, lease),
             vips: BTreeMap::new(),
-            duty: vips::Duty::default(),
+            duty: vips::OwnVips::default(),
             voter: leases::Voter::default(),
             known: BTreeMap::new(),
             results: results::Results::default(),
             with_beat: BTreeMap::new(),
             known_changes: 0,
-            first_results: world::FirstResults::default(),
-            world: world::World::default(),
+            first_results: desired_state::FirstResults::default(),
+            desired_state: desired_state::DesiredState::default(),
             table: None,
             table_asked: false,
             forwards: None,
             table_retry: Time(0),
             ready: false,
             sent: joining::Sent::default(),
-            gate: gate::Gate::default(),
-            memory: memory::Memory::default(),
+            append_gate: append_gate::AppendGate::default(),
+            lost_log: lost_log::LostLog::default(),
             held: Vec::new(),
             held_changes: 0,
-            planned: lead::Planned::default(),
+            planned: leader::Planned::default(),
             decided: 0,
             outside: 0,
             pending: BTreeMap::new(),
             proposed: BTreeMap::new(),
             blocked: BTreeMap::new(),
             unwritten: Vec::new(),
-            untold: Vec::new(),
-            untold_after: Time(0),
+            unrecorded: Vec::new(),
+            unrecorded_after: Time(0),
             facts: None,
             behind: BTreeSet::new(),
             facts_after: Time(0),
@@ -221,8 +221,8 @@ impl Node {
             caught_up: false,
             actions: Vec::new(),
         };
-        node.memory.retired = node.broken.is_some();
-        if !node.life.moved {
+        node.lost_log.retired = node.broken.is_some();
+        if !node.incarnation.moved {
             node.keep_life();
         }
         node.all_vips_changed();
@@ -236,7 +236,7 @@ impl Node {
             Event::Tick => {}
             Event::WallClock(ns) => self.wall_offset = i128::from(ns) - i128::from(now.0),
             Event::Frame { from, link, bytes } => {
-                // Most beats say what the last one said.
+                // Most heartbeats say what the last one said.
                 if !self.frame(now, from, link, &bytes) && now < self.next_deadline() {
                     return;
                 }
@@ -292,14 +292,14 @@ impl Node {
 
     /// Lets every machine move on as far as it can.
     fn advance(&mut self, now: Time) {
-        // The tick that comes next shares the beat's wake-up; the clock of ticks goes on as it was.
+        // The tick that comes next shares the heartbeat's wake-up; the clock of ticks goes on as it was.
         let early = if now >= self.next_beat { Millis(TICK_MS).ns() - 1 } else { 0 };
         self.ticks(Time(now.0 + early));
         self.release_held(now);
         self.pump(now);
         // Half a second with a leader: its heartbeats have told what is committed.
         let told = self.consensus.leader() != 0 && now.since(self.started) > Millis(500).ns();
-        let read = told && self.ahead.entries.is_empty();
+        let read = told && self.read_ahead.entries.is_empty();
         if !self.caught_up && (self.consensus.leads() || read) {
             self.caught_up = true;
             self.all_vips_changed();
@@ -307,7 +307,7 @@ impl Node {
         self.run_vips(now);
         if now >= self.next_beat {
             self.beat(now);
-            // On schedule, so that beats and ticks share their wake-ups; after a pause from now.
+            // On schedule, so that heartbeats and ticks share their wake-ups; after a pause from now.
             let beat = self.state.spec.timing.beat;
             let next = self.next_beat.plus(beat);
             self.next_beat = if next > now { next } else { now.plus(beat) };
@@ -319,8 +319,8 @@ impl Node {
             self.lead(now);
         }
         self.run_vips(now);
-        self.refresh_world(now);
-        self.speak(now);
+        self.refresh_desired_state(now);
+        self.flush_proposals(now);
         self.pump(now);
         self.run_vips(now);
         self.finish_restart_or_stop(now);
@@ -332,7 +332,7 @@ impl Node {
         let mut made_up = 0;
         while now >= self.next_tick {
             self.next_tick = self.next_tick.plus(Millis(TICK_MS));
-            let votes = self.broken.is_none() && !self.life.moved && self.may_vote(now);
+            let votes = self.broken.is_none() && !self.incarnation.moved && self.may_vote(now);
             if votes && made_up < 3 {
                 self.consensus.tick();
             }
@@ -368,13 +368,13 @@ impl Node {
         ((i128::from(now.0) + self.wall_offset) / 1_000_000).max(0) as u64
     }
 
-    fn tell_about_vip(&mut self, now: Time, vip: IpAddr, kind: &str, text: String) {
+    fn record_vip_event(&mut self, now: Time, vip: IpAddr, kind: &str, text: String) {
         let subject = self.state.spec.vip_name(vip);
         let cause = self.cause_of(vip);
-        self.tell(now, kind, subject, text, "auto", cause);
+        self.record_event(now, kind, subject, text, "auto", cause);
     }
 
-    fn tell(
+    fn record_event(
         &mut self,
         now: Time,
         kind: &str,
@@ -384,8 +384,8 @@ impl Node {
         cause: String,
     ) {
         self.log(text.clone());
-        if self.untold.len() < 200 {
-            self.untold.push(Told {
+        if self.unrecorded.len() < 200 {
+            self.unrecorded.push(LogEvent {
                 at_ms: self.wall_ms(now),
                 node: self.config.name.clone(),
                 kind: kind.into(),
@@ -434,7 +434,7 @@ impl Node {
         command.number = self.next_number;
         command.at_ms = self.wall_ms(now);
         self.next_number += 1;
-        let limit = ahead::allowance(&command);
+        let limit = read_ahead::allowance(&command);
         self.pending.insert(command.number, (request, now.plus(limit)));
         if !self.write(&command) {
             // An election takes a moment; it is written when somebody leads.

@@ -4,9 +4,9 @@ use prost::Message;
 
 use crate::{
     configs::Configs,
+    event_log::LoggedEvent,
     state::{Failover, Holding, Set, State},
-    story::StoryEvent,
-    wire::{Facts, Member, Told, pack, unpack},
+    wire::{Facts, LogEvent, Member, pack, unpack},
 };
 
 #[derive(Clone, PartialEq, Message)]
@@ -44,7 +44,7 @@ struct KeptVip {
     #[prost(string, tag = "4")]
     releasing_to: String,
     #[prost(string, tag = "5")]
-    wish: String,
+    move_request: String,
     #[prost(message, optional, tag = "6")]
     failover: Option<KeptFailover>,
     #[prost(bool, tag = "7")]
@@ -89,7 +89,7 @@ struct KeptEvent {
     #[prost(string, tag = "1")]
     id: String,
     #[prost(message, optional, tag = "2")]
-    told: Option<Told>,
+    told: Option<LogEvent>,
 }
 
 fn set(service: &str, subject: &str, set: &Set) -> KeptSet {
@@ -120,14 +120,14 @@ pub fn encode(state: &State) -> Vec<u8> {
             silent_ms: f.silent_ms,
             event: f.event.clone(),
         });
-        let wish = state.wishes.get(addr).cloned().unwrap_or_default();
-        KeptVip { vip: pack(*addr), node, token, releasing_to, wish, failover, releasing }
+        let move_request = state.move_requests.get(addr).cloned().unwrap_or_default();
+        KeptVip { vip: pack(*addr), node, token, releasing_to, move_request, failover, releasing }
     };
     let drains = state.drains.iter().map(|((service, server), s)| set(service, server, s));
     let standbys = state.standbys.iter().map(|(node, s)| set("", node, s));
-    let event = |e: &StoryEvent| KeptEvent { id: e.id.clone(), told: Some(e.told.clone()) };
+    let event = |e: &LoggedEvent| KeptEvent { id: e.id.clone(), told: Some(e.told.clone()) };
     let addresses: std::collections::BTreeSet<_> =
-        state.vips.keys().chain(state.wishes.keys()).chain(state.failovers.keys()).collect();
+        state.vips.keys().chain(state.move_requests.keys()).chain(state.failovers.keys()).collect();
     Kept {
         text: state.text.to_string(),
         revision: state.revision,
@@ -171,8 +171,8 @@ pub fn decode(bytes: &[u8], configs: &mut Configs) -> Option<State> {
             };
             state.vips.insert(vip, holding);
         }
-        if !v.wish.is_empty() {
-            state.wishes.insert(vip, v.wish);
+        if !v.move_request.is_empty() {
+            state.move_requests.insert(vip, v.move_request);
         }
         if let Some(f) = v.failover {
             let KeptFailover { from, to, at_ms, actor, silent_ms, event } = f;
@@ -188,7 +188,7 @@ pub fn decode(bytes: &[u8], configs: &mut Configs) -> Option<State> {
         }
     }
     for e in kept.story {
-        state.story.restore(StoryEvent { id: e.id, told: e.told? });
+        state.story.restore(LoggedEvent { id: e.id, told: e.told? });
     }
     Some(state)
 }
@@ -207,11 +207,11 @@ mod tests {
         state.vips.insert(vip(2), Holding::Releasing { node: node(), token: 8, to });
         let nobody = String::new();
         state.vips.insert(vip(3), Holding::Releasing { node: node(), token: 9, to: nobody });
-        state.wishes.insert(vip(4), "lb2".into());
+        state.move_requests.insert(vip(4), "lb2".into());
         state.failovers.insert(vip(5), Failover { to: "lb2".into(), ..Failover::default() });
         state.drains.insert(("web".into(), "r1".into()), Set { at_ms: 5, ..Set::default() });
         state.standbys.insert("lb1".into(), Set { until_ms: 6, ..Set::default() });
-        state.story.push(4, 1, Told { text: "x".into(), ..Told::default() });
+        state.story.push(4, 1, LogEvent { text: "x".into(), ..LogEvent::default() });
         let bytes = encode(&state);
         let mut configs = Configs::default();
         let back = decode(&bytes, &mut configs).unwrap();

@@ -14,12 +14,12 @@ use prost::Message as _;
 
 use crate::{
     action::Refusal,
+    batch,
     configs::Configs,
     consensus::Change,
     edit::{Edit, Following},
-    many,
-    story::Chronicle,
-    wire::{self, Command, Facts, Member, Move, Told, command::Kind},
+    event_log::EventLog,
+    wire::{self, Command, Facts, LogEvent, Member, Move, command::Kind},
 };
 
 /// Who holds a VIP. `token` is the index of the entry that gave it.
@@ -109,11 +109,11 @@ pub struct State {
     /// Nodes on standby.
     pub standbys: BTreeMap<String, Set>,
     /// Moves asked for.
-    pub wishes: BTreeMap<IpAddr, String>,
+    pub move_requests: BTreeMap<IpAddr, String>,
     /// Last change of holder.
     pub failovers: BTreeMap<IpAddr, Failover>,
     /// What happened.
-    pub story: Chronicle,
+    pub story: EventLog,
     /// Highest number that a member ever had: none is given twice.
     pub highest: u64,
     /// Index of the newest membership change.
@@ -125,7 +125,7 @@ pub struct State {
 /// What a command came to.
 pub type Outcome = Result<String, Refusal>;
 
-mod acts;
+mod admin;
 #[cfg(test)]
 mod tests;
 
@@ -140,7 +140,7 @@ impl State {
         self.drains.keys().cloned().collect()
     }
 
-    fn tell(
+    fn record_event(
         &mut self,
         index: u64,
         place: usize,
@@ -153,7 +153,7 @@ impl State {
         self.story.push(
             index,
             place,
-            Told {
+            LogEvent {
                 at_ms: command.at_ms,
                 node,
                 kind: kind.into(),
@@ -198,9 +198,9 @@ impl State {
             Kind::Give(give) => self.give(index, 0, &command, &give),
             Kind::Move(moved) => self.start_move(index, 0, &command, &moved),
             Kind::Released(token) => self.released(index, 0, &command, &token),
-            kind @ Kind::Many(_) => self.many(index, &command, kind),
+            kind @ Kind::Batch(_) => self.many(index, &command, kind),
             Kind::Act(act) => self.act(index, &command, &act),
-            Kind::Story(story) => {
+            Kind::LogEvents(story) => {
                 for (place, told) in story.told.into_iter().enumerate() {
                     self.story.push(index, place, told);
                 }
@@ -211,7 +211,7 @@ impl State {
                 self.facts.insert(facts.node.clone(), facts);
                 Ok(String::new())
             }
-            Kind::Wish(wish) => self.wish(index, &command, &wish),
+            Kind::MoveRequest(move_request) => self.move_request(index, &command, &move_request),
             Kind::Remove(name) => self.remove(index, &command, &name),
         };
         command.kind = Some(kind);
@@ -241,8 +241,8 @@ impl State {
                 *holding = Holding::Releasing { node, token, to: String::new() };
             }
         }
-        // One that goes with another has no wishes of its own.
-        self.wishes.retain(|vip, _| spec.vips.get(vip).is_some_and(|v| v.with.is_none()));
+        // One that goes with another has no move requests of its own.
+        self.move_requests.retain(|vip, _| spec.vips.get(vip).is_some_and(|v| v.with.is_none()));
         self.drains.retain(|(service, server), _| {
             spec.services.get(service).is_some_and(|s| s.servers.contains_key(server))
         });
@@ -252,7 +252,7 @@ impl State {
         configs.in_force(&self.text);
         self.revision += 1;
         let text = format!("config {} applied", self.revision);
-        self.tell(index, 0, command, "config", "config", text.clone());
+        self.record_event(index, 0, command, "config", "config", text.clone());
         Ok(text)
     }
 
@@ -264,13 +264,13 @@ impl State {
         }
         let name = self.spec.vip_name(vip);
         self.vips.insert(vip, Holding::Held { node: give.to.clone(), token: index });
-        self.wishes.remove(&vip);
+        self.move_requests.remove(&vip);
         let text = if give.from.is_empty() {
             format!("{name}: {vip} given to {}: {}", give.to, give.why)
         } else {
             format!("{name}: {vip} moves {} -> {}: {}", give.from, give.to, give.why)
         };
-        self.tell(index, place, command, "failover", &name, text);
+        self.record_event(index, place, command, "failover", &name, text);
         self.failovers.insert(
             vip,
             Failover {
@@ -298,7 +298,7 @@ impl State {
         let name = self.spec.vip_name(vip);
         let text =
             format!("{name}: {} is asked to hand {vip} to {}: {}", moved.from, moved.to, moved.why);
-        self.tell(index, place, command, "move", &name, text);
+        self.record_event(index, place, command, "move", &name, text);
         Ok(String::new())
     }
 
@@ -322,10 +322,10 @@ impl State {
             return Ok(String::new());
         }
         self.vips.insert(vip, Holding::Held { node: to.clone(), token: index });
-        self.wishes.remove(&vip);
+        self.move_requests.remove(&vip);
         let name = self.spec.vip_name(vip);
         let text = format!("{name}: {node} has stopped; {vip} goes to {to}");
-        self.tell(index, place, command, "moved", &name, text);
+        self.record_event(index, place, command, "moved", &name, text);
         // The person whose command led to it, if one did.
         let first = self.story.path(&command.cause).first().map(|event| event.told.actor.clone());
         self.failovers.insert(
@@ -356,7 +356,7 @@ impl State {
     /// The same for many VIPs, one after the other: each by itself is valid or not.
     fn many(&mut self, index: u64, command: &Command, kind: Kind) -> Outcome {
         let mut refused = Ok(String::new());
-        for (place, kind) in many::singly(kind).into_iter().enumerate() {
+        for (place, kind) in batch::singly(kind).into_iter().enumerate() {
             let outcome = match kind {
                 Kind::Give(give) => self.give(index, place, command, &give),
                 Kind::Move(moved) => self.start_move(index, place, command, &moved),
@@ -403,7 +403,7 @@ impl State {
         self.highest = self.highest.max(member.id);
         self.membership = index;
         self.members.insert(member.id, member);
-        self.tell(index, 0, command, "join", &name, format!("{name} joined as {part}"));
+        self.record_event(index, 0, command, "join", &name, format!("{name} joined as {part}"));
         Ok(format!("{name} joined"))
     }
 
@@ -413,7 +413,7 @@ impl State {
         };
         self.members.remove(&id);
         self.facts.remove(name);
-        self.tell(index, 0, command, "leave", name, format!("{name} left for good"));
+        self.record_event(index, 0, command, "leave", name, format!("{name} left for good"));
         Ok(format!("{name} left"))
     }
 }

@@ -5,15 +5,15 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-mod beat;
+mod batch;
 mod facts;
-mod life;
-mod many;
+mod heartbeat;
+mod incarnation;
 
-pub use beat::{Ack, Awaits, Beat, SetPart};
+pub use batch::Batch;
 pub use facts::{Facts, Unfit};
-pub use life::{KeptLife, Life, LongPromise};
-pub use many::Many;
+pub use heartbeat::{Ack, Awaits, Heartbeat, SetPart};
+pub use incarnation::{Incarnation, KeptIncarnation, LongPromise};
 
 /// One datagram, or one frame of a TLS stream, after decryption.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -21,12 +21,12 @@ pub struct Frame {
     /// One of these.
     #[prost(oneof = "frame::Kind", tags = "1, 2, 3, 50")]
     pub kind: Option<frame::Kind>,
-    /// What could wait for a beat and travels with it; these carry none themselves.
+    /// What could wait for a heartbeat and travels with it; these carry none themselves.
     #[prost(message, repeated, tag = "4")]
     pub rest: Vec<Frame>,
-    /// Number of the sender's life; what travels with another frame has that one's.
+    /// Number of the sender's incarnation; what travels with another frame has that one's.
     #[prost(uint64, tag = "40")]
-    pub life: u64,
+    pub incarnation: u64,
     /// The sender started from a state directory that was copied or moved, and is not confirmed.
     #[prost(bool, tag = "41")]
     pub moved: bool,
@@ -42,8 +42,8 @@ pub mod frame {
     pub enum Kind {
         /// I live.
         #[prost(message, tag = "1")]
-        Beat(super::Beat),
-        /// I heard your beat.
+        Heartbeat(super::Heartbeat),
+        /// I heard your heartbeat.
         #[prost(message, tag = "2")]
         Ack(super::Ack),
         /// Consensus.
@@ -64,9 +64,9 @@ pub struct Token {
     /// Log index.
     #[prost(uint64, tag = "2")]
     pub index: u64,
-    /// In a release: the life of the holder that let go; 0: not said.
+    /// In a release: the incarnation of the holder that let go; 0: not said.
     #[prost(uint64, tag = "3")]
-    pub life: u64,
+    pub incarnation: u64,
 }
 
 /// The consensus library's message, field by field.
@@ -165,7 +165,7 @@ pub struct Persist {
     /// Replaces the one before.
     pub long_promise: Option<LongPromise>,
     /// Likewise.
-    pub life: Option<KeptLife>,
+    pub incarnation: Option<KeptIncarnation>,
     /// Why this node votes no more, whoever asks: a restart does not mend it.
     pub retired: Option<String>,
 }
@@ -191,8 +191,8 @@ pub struct Persisted {
     pub entries: Vec<LogEntry>,
     /// Longest promise ever given for a restart; zero: none.
     pub long_promise: LongPromise,
-    /// The newest life that took part; zero: none.
-    pub life: KeptLife,
+    /// The newest incarnation that took part; zero: none.
+    pub incarnation: KeptIncarnation,
     /// Why this node votes no more; empty: it does.
     pub retired: String,
 }
@@ -217,7 +217,7 @@ pub struct Command {
     /// Who proposed it, and its number there: how the proposer knows its own.
     #[prost(uint64, tag = "1")]
     pub node: u64,
-    /// Number, unique per node and life.
+    /// Number, unique per node and incarnation.
     #[prost(uint64, tag = "2")]
     pub number: u64,
     /// Wall clock of the proposer, ms since 1970.
@@ -256,7 +256,7 @@ pub mod command {
         Act(super::Act),
         /// What happened, for people.
         #[prost(message, tag = "15")]
-        Story(super::Story),
+        LogEvents(super::LogEvents),
         /// A node joins.
         #[prost(message, tag = "16")]
         Join(super::Member),
@@ -265,13 +265,13 @@ pub mod command {
         Facts(super::Facts),
         /// An operator wants a VIP on a node.
         #[prost(message, tag = "18")]
-        Wish(super::Give),
+        MoveRequest(super::Give),
         /// A node leaves for good.
         #[prost(string, tag = "19")]
         Remove(String),
         /// The same for many VIPs.
         #[prost(message, tag = "50")]
-        Many(super::Many),
+        Batch(super::Batch),
     }
 }
 
@@ -307,10 +307,10 @@ pub struct Give {
     /// Why.
     #[prost(string, tag = "4")]
     pub why: String,
-    /// From the last beat of `from` to this proposal, ms.
+    /// From the last heartbeat of `from` to this proposal, ms.
     #[prost(uint64, tag = "5")]
     pub silent_ms: u64,
-    /// In a wish: further VIPs that the same command moves.
+    /// In a move request: further VIPs that the same command moves.
     #[prost(bytes = "vec", repeated, tag = "60")]
     pub more: Vec<Vec<u8>>,
 }
@@ -351,22 +351,22 @@ pub struct Act {
 
 /// Things that happened.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct Story {
+pub struct LogEvents {
     /// In order.
     #[prost(message, repeated, tag = "1")]
-    pub told: Vec<Told>,
+    pub told: Vec<LogEvent>,
 }
 
 /// One thing that happened.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct Told {
+pub struct LogEvent {
     /// Wall clock, ms since 1970.
     #[prost(uint64, tag = "1")]
     pub at_ms: u64,
     /// Node that saw it.
     #[prost(string, tag = "2")]
     pub node: String,
-    /// "beat-lost", "check-down", ...
+    /// "heartbeat-lost", "check-down", ...
     #[prost(string, tag = "3")]
     pub kind: String,
     /// What it is about.
@@ -398,7 +398,7 @@ pub struct Member {
     /// One a link.
     #[prost(string, repeated, tag = "4")]
     pub addresses: Vec<String>,
-    /// Port for beats (UDP) and TLS (TCP).
+    /// Port for heartbeats (UDP) and TLS (TCP).
     #[prost(uint32, tag = "5")]
     pub port: u32,
 }

@@ -6,10 +6,9 @@ use std::{
 };
 
 use nines_core::{
-    Action, Config, Event, Node,
-    held::Name,
-    snapshot,
+    Action, Config, Event, Node, snapshot,
     state::State,
+    vip_set::Name,
     wire::{HardState, Member, Persist, Persisted, Snapshot},
 };
 use nines_model::{Millis, Time};
@@ -45,7 +44,7 @@ pub enum Sabotage {
     PromisesForgotten,
     /// A copy of a state directory looks like the original.
     CopiesUnknown,
-    /// Other nodes promise one VIP less than a beat names, and say that they promised them all.
+    /// Other nodes promise one VIP less than a heartbeat names, and say that they promised them all.
     SetsMisread,
 }
 
@@ -77,7 +76,7 @@ struct Machine {
     node: Option<Node>,
     kernel: Kernel,
     disk: Persisted,
-    life: u64,
+    incarnation: u64,
     /// Counts boots of the machine.
     power: u64,
     paused_until: u64,
@@ -101,7 +100,7 @@ impl Machine {
             node: None,
             kernel: Kernel::default(),
             disk,
-            life: 0,
+            incarnation: 0,
             power: 1,
             paused_until: 0,
             booted: 0,
@@ -259,8 +258,8 @@ impl World {
 
     fn schedule(&mut self, after_ns: u64, id: u64, what: Happening) {
         self.sequence += 1;
-        let life = self.machines[&id].life;
-        self.queue.insert((self.now + after_ns, self.sequence), (id, life, what));
+        let incarnation = self.machines[&id].incarnation;
+        self.queue.insert((self.now + after_ns, self.sequence), (id, incarnation, what));
     }
 
     /// Starts a node if it is down.
@@ -270,13 +269,13 @@ impl World {
         }
         let now = self.local(id);
         let machine = self.machines.get_mut(&id).expect("three machines");
-        machine.life += 1;
+        machine.incarnation += 1;
         let identity = machine.identity;
         let name = NAMES[identity as usize - 1].to_owned();
         let machine_boot = machine.power;
         let seeds = if id > FOUNDERS { self.seeds.clone() } else { Vec::new() };
         let place = machine.place;
-        let boot = (machine.life << 32) + id;
+        let boot = (machine.incarnation << 32) + id;
         let config = Config { id: identity, name, boot, machine_boot, place, seeds };
         machine.node = Some(Node::new(config, now, &machine.disk));
         // Which VIPs follow is known to the process, not to the kernel.
@@ -306,7 +305,7 @@ impl World {
         let forgets = self.sabotage == Sabotage::DiskForgets;
         let machine = self.machines.get_mut(&id).expect("three machines");
         machine.node = None;
-        machine.life += 1;
+        machine.incarnation += 1;
         if forgets {
             machine.disk = founding(&self.text);
             // The others would remember: their processes end, too.
@@ -339,9 +338,9 @@ impl World {
             if entry.key().0 > until {
                 break;
             }
-            let ((at, _), (id, life, what)) = entry.remove_entry();
+            let ((at, _), (id, incarnation, what)) = entry.remove_entry();
             self.now = at;
-            if self.machines.get(&id).is_none_or(|m| m.life != life) {
+            if self.machines.get(&id).is_none_or(|m| m.incarnation != incarnation) {
                 continue;
             }
             self.happen(id, what);

@@ -252,7 +252,7 @@ async fn get_events(
     let last = query.last_failover.unwrap_or(false);
     let look = move |node: &Node, _: Time| {
         if last {
-            view::story_of_last_failover(node)
+            view::events_of_last_failover(node)
         } else {
             view::events(node, query.about.as_deref(), limit)
         }
@@ -473,6 +473,6 @@ async fn post_move(
     }
     // One command for all: none moves where another may not.
     let more = others.iter().copied().map(pack).collect();
-    let wish = Give { vip: pack(*last), to: request.to.clone(), more, ..Give::default() };
-    propose(&agent, caller, What::Wish(wish)).await
+    let move_request = Give { vip: pack(*last), to: request.to.clone(), more, ..Give::default() };
+    propose(&agent, caller, What::MoveRequest(move_request)).await
 }

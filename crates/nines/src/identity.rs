@@ -1,7 +1,7 @@
 //! Who this machine is in its cluster: names, numbers, keys, certificates, on disk.
 //!
 //! Decides: the layout of the state directory and how trust is made. One certificate authority a
-//! cluster; each node has a certificate for its name; beats are sealed with a key that all share.
+//! cluster; each node has a certificate for its name; heartbeats are sealed with a key that all share.
 //! Secrets are files of mode 0600; none is ever printed but the join code.
 
 use std::{
@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Kind, Outcome};
 
-/// Port for beats (UDP) and TLS (TCP) unless chosen otherwise.
+/// Port for heartbeats (UDP) and TLS (TCP) unless chosen otherwise.
 pub const PORT: u16 = 9119;
 
 /// A member as a joining node must know it before it has the log.
@@ -52,7 +52,7 @@ pub struct Identity {
     pub me: Peer,
     /// Members known when it joined.
     pub peers: Vec<Peer>,
-    /// Key of beats, hex.
+    /// Key of heartbeats, hex.
     pub beat_key: String,
     /// Founding members start with a log of their own; others get it.
     pub founding: bool,

@@ -164,7 +164,7 @@ pub fn brings_state(message: &RaftMessage) -> Option<&Snapshot> {
     message.snapshot.as_ref().filter(|_| message.kind == SNAPSHOT)
 }
 
-/// Whether a message loses nothing by waiting for the next beat: heartbeats and their answers.
+/// Whether a message loses nothing by waiting for the next heartbeat: heartbeats and their answers.
 pub fn may_wait(message: &RaftMessage) -> bool {
     message.kind == HEARTBEAT || message.kind == HEARTBEAT_RESPONSE
 }

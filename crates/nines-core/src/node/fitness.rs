@@ -55,11 +55,11 @@ impl Node {
         let me = self.config.name.clone();
         for (why, vips) in lost {
             let text = format!("{me} cannot serve {}: {why}", names(&vips));
-            self.tell(now, "card-down", me.clone(), text, "auto", String::new());
+            self.record_event(now, "card-down", me.clone(), text, "auto", String::new());
         }
         if !good.is_empty() {
             let text = format!("{me} can serve {} again", names(&good));
-            self.tell(now, "card-up", me, text, "auto", String::new());
+            self.record_event(now, "card-up", me, text, "auto", String::new());
         }
     }
 
@@ -73,12 +73,12 @@ impl Node {
         }
         if vips.len() > ONE_BY_ONE {
             let text = format!("{} on {me} were {how}; put back", names(vips));
-            self.tell(now, "address-restored", me, text, "auto", String::new());
+            self.record_event(now, "address-restored", me, text, "auto", String::new());
             return;
         }
         for vip in vips {
             let text = format!("{vip} on {me} was {how}; put back");
-            self.tell_about_vip(now, *vip, "address-restored", text);
+            self.record_vip_event(now, *vip, "address-restored", text);
         }
     }
 }

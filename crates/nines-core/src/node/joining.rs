@@ -13,7 +13,7 @@ use super::Node;
 /// that it was lost: 64 MB at 10 Mbit/s take 54 s.
 const STATE_AGAIN: Millis = Millis(60_000);
 
-/// States that are on their way: when each was sent, and to which life of the receiver.
+/// States that are on their way: when each was sent, and to which incarnation of the receiver.
 #[derive(Default)]
 pub struct Sent(BTreeMap<u64, (Time, u64)>);
 
@@ -47,10 +47,10 @@ impl Node {
         let waiting = self.consensus.awaits_state();
         self.sent.0.retain(|id, _| waiting.contains(id));
         for id in waiting {
-            let life = self.membership.peer(id).map_or(0, |p| p.beat.life);
-            let (at, to) = *self.sent.0.entry(id).or_insert((now, life));
+            let incarnation = self.membership.peer(id).map_or(0, |p| p.beat.incarnation);
+            let (at, to) = *self.sent.0.entry(id).or_insert((now, incarnation));
             // A process that started since has forgotten what was on its way to the one before.
-            if to != life || now.since(at) > STATE_AGAIN.ns() {
+            if to != incarnation || now.since(at) > STATE_AGAIN.ns() {
                 self.undelivered(id);
             }
         }

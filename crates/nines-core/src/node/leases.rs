@@ -13,9 +13,9 @@ use prost::Message as _;
 
 use super::Node;
 use crate::{
-    held::{self, Arriving, HeldSet, Name},
-    many, peek,
-    wire::{Ack, Beat, Command, SetPart},
+    batch, peek,
+    vip_set::{self, Arriving, Name, VipSet},
+    wire::{Ack, Command, Heartbeat, SetPart},
 };
 
 /// Everything that decides whether a VIP of a known set is renewed: what is applied, where the log
@@ -25,8 +25,8 @@ type Basis = (u64, (u64, u64), u64, u64);
 /// A set of a holder, and what this voter said about it last.
 #[derive(Default)]
 struct Known {
-    set: HeldSet,
-    life: u64,
+    set: VipSet,
+    incarnation: u64,
     refused: BTreeSet<IpAddr>,
     basis: Option<Basis>,
 }
@@ -38,13 +38,13 @@ pub(super) struct Voter {
     arriving: BTreeMap<u64, Arriving>,
 }
 
-/// The answer to a beat's wish to renew.
+/// The answer to a heartbeat's request to renew.
 pub(super) enum Granted {
     /// Nothing is renewed.
     Nothing,
     /// Nothing, for it is not known what the set contains.
     Unknown,
-    /// All of the set but these; `first`: the first time in this life of the holder.
+    /// All of the set but these; `first`: the first time in this incarnation of the holder.
     But { refused: Vec<IpAddr>, first: bool },
 }
 
@@ -77,7 +77,7 @@ impl Node {
                 return;
             }
             let kind = Command::decode(bytes).ok().and_then(|command| command.kind);
-            for vip in kind.iter().flat_map(many::gives) {
+            for vip in kind.iter().flat_map(batch::gives) {
                 let token = newest.entry(vip).or_insert(index);
                 *token = index.max(*token);
             }
@@ -96,9 +96,13 @@ impl Node {
         (state, last, self.held_changes, self.promises.changes())
     }
 
-    /// The voter's part of the lease rule: which of the VIPs a beat names are renewed.
-    pub(super) fn grant(&mut self, now: Time, from: u64, beat: &Beat) -> Granted {
-        if beat.set_size == 0 || self.broken.is_some() || self.life.moved || !self.may_vote(now) {
+    /// The voter's part of the lease rule: which of the VIPs a heartbeat names are renewed.
+    pub(super) fn grant(&mut self, now: Time, from: u64, beat: &Heartbeat) -> Granted {
+        if beat.set_size == 0
+            || self.broken.is_some()
+            || self.incarnation.moved
+            || !self.may_vote(now)
+        {
             return Granted::Nothing;
         }
         // No promise is longer than what the config allows a restart to take.
@@ -112,12 +116,12 @@ impl Node {
         let Some(known) = known.filter(|k| k.set.name() == (beat.set_a, beat.set_b)) else {
             return Granted::Unknown;
         };
-        if known.life == beat.life && known.basis == Some(basis) {
+        if known.incarnation == beat.incarnation && known.basis == Some(basis) {
             self.promises.renew(now, from, length, beat.shortened);
             return Granted::But { refused: known.refused.iter().copied().collect(), first: false };
         }
         let mut known = std::mem::take(known);
-        let first = known.basis.is_none() || known.life != beat.life;
+        let first = known.basis.is_none() || known.incarnation != beat.incarnation;
         let newest = self.newest_tokens();
         let refuse = |(vip, token): &(IpAddr, u64)| {
             // What nobody holds by what is applied here, every entry until then is over for: a
@@ -129,11 +133,11 @@ impl Node {
             applied.max(after).max(self.promises.token(*vip)) > *token
         };
         known.refused = known.set.iter().filter(refuse).map(|(vip, _)| vip).collect();
-        known.life = beat.life;
+        known.incarnation = beat.incarnation;
         let granted = known.set.iter().filter(|(vip, _)| !known.refused.contains(vip));
-        let holder = (from, beat.life, beat.heir_of);
+        let holder = (from, beat.incarnation, beat.heir_of);
         let not_yet = self.promises.give(now, holder, granted, length, beat.shortened);
-        // Those are asked about again with each beat: what holds them back ends by itself.
+        // Those are asked about again with each heartbeat: what holds them back ends by itself.
         known.basis = Some(self.basis()).filter(|_| not_yet.is_empty());
         known.refused.extend(not_yet);
         let refused = known.refused.iter().copied().collect();
@@ -141,8 +145,8 @@ impl Node {
         Granted::But { refused, first }
     }
 
-    /// The ack of a beat, and whether it should not wait for the next beat.
-    pub(super) fn answer(&mut self, now: Time, from: u64, beat: &Beat) -> (Ack, bool) {
+    /// The ack of a heartbeat, and whether it should not wait for the next heartbeat.
+    pub(super) fn answer(&mut self, now: Time, from: u64, beat: &Heartbeat) -> (Ack, bool) {
         if let Some(part) = &beat.part {
             self.learn(from, part);
         }
@@ -155,7 +159,7 @@ impl Node {
             sent_ns: beat.sent_ns,
             lease_ms: beat.lease_ms,
             membership: self.state.membership,
-            life: beat.life,
+            incarnation: beat.incarnation,
             ..Ack::default()
         };
         // The first renewal decides when a VIP comes up; later ones have a lease's time.
@@ -170,14 +174,14 @@ impl Node {
                     && let Some(known) = self.voter.known.get(&from)
                 {
                     let all = known.set.iter().map(|(vip, _)| vip);
-                    ack.refused = held::marks(all, |vip| known.refused.contains(&vip));
+                    ack.refused = vip_set::marks(all, |vip| known.refused.contains(&vip));
                 }
             }
         }
         (ack, urgent)
     }
 
-    /// What an ack of this node's beat renews. True if it matters.
+    /// What an ack of this node's heartbeat renews. True if it matters.
     pub(super) fn acked(&mut self, voter: u64, ack: &Ack) -> bool {
         let name: Name = (ack.set_a, ack.set_b);
         if ack.unknown {
@@ -191,14 +195,14 @@ impl Node {
         let refused = if ack.refused.is_empty() {
             Vec::new()
         } else if name == held.name() {
-            held::marked(held.iter().map(|(vip, _)| vip), &ack.refused)
+            vip_set::marked(held.iter().map(|(vip, _)| vip), &ack.refused)
         } else {
             // Which are refused cannot be told any more; the next ack says it again.
             return false;
         };
         self.duty.told.entry(voter).or_default().known = Some(name);
         let sent = Time(ack.sent_ns);
-        let life = self.life.heard.current(voter);
-        self.renewed((voter, life), sent, sent.plus(Millis(ack.lease_ms)), &refused)
+        let incarnation = self.incarnation.heard.current(voter);
+        self.renewed((voter, incarnation), sent, sent.plus(Millis(ack.lease_ms)), &refused)
     }
 }

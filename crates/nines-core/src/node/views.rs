@@ -4,8 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use super::{Config, Node};
 use crate::{
-    consensus::Consensus, forwarding, membership::Membership, resources::Vip, state::State,
-    wire::Facts,
+    consensus::Consensus, forwarding, membership::Membership, state::State, vip::Vip, wire::Facts,
 };
 
 impl Node {

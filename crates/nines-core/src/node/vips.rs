@@ -14,17 +14,17 @@ use nines_model::Time;
 use super::Node;
 use crate::{
     action::Action,
-    held::{HeldSet, Name},
+    batch,
     lease::Renewals,
-    many,
-    resources::{Do, Phase, Vip, Want},
     state::Holding,
+    vip::{Do, Phase, Vip, Want},
+    vip_set::{Name, VipSet},
     wire::{Token, command::Kind, pack},
 };
 
 /// What a peer was told of this node's set.
 #[derive(Default)]
-pub(super) struct Told {
+pub(super) struct PeerKnowledge {
     /// It has said that it knows the set of this name.
     pub(super) known: Option<Name>,
     /// The parts of a set that takes several datagrams are not sent again before.
@@ -33,7 +33,7 @@ pub(super) struct Told {
 
 /// What this node has to do for its VIPs.
 #[derive(Default)]
-pub(super) struct Duty {
+pub(super) struct OwnVips {
     /// To be looked at now.
     changed: BTreeSet<IpAddr>,
     /// To be looked at then.
@@ -41,9 +41,9 @@ pub(super) struct Duty {
     timer_of: BTreeMap<IpAddr, Time>,
     /// Address changes under way.
     actions: BTreeMap<u64, IpAddr>,
-    /// What the log wants this node to hold: what its beats name.
-    pub(super) held: HeldSet,
-    /// Those that no beat has named yet.
+    /// What the log wants this node to hold: what its heartbeats name.
+    pub(super) held: VipSet,
+    /// Those that no heartbeat has named yet.
     pub(super) unnamed: Vec<IpAddr>,
     /// Held, and not by the common deadline.
     apart: BTreeSet<IpAddr>,
@@ -53,22 +53,22 @@ pub(super) struct Duty {
     pub(super) foreign: BTreeSet<IpAddr>,
     /// The renewals of all that go together.
     joint: Renewals,
-    /// Acks of beats sent before this may be about fewer VIPs.
+    /// Acks of heartbeats sent before this may be about fewer VIPs.
     since: Time,
     /// The common deadline as the kernel has it, and the longest of any VIP that goes by it.
     guard: Time,
     longest: Time,
     lapsed: bool,
     voters: Vec<u64>,
-    /// Another life of this node runs; this one takes no part yet; it votes no more.
-    life: (bool, bool, bool),
+    /// Another incarnation of this node runs; this one takes no part yet; it votes no more.
+    incarnation: (bool, bool, bool),
     /// By peer.
-    pub(super) told: BTreeMap<u64, Told>,
-    /// When the last beat was sent. No two have the same time, by which acks name them.
+    pub(super) told: BTreeMap<u64, PeerKnowledge>,
+    /// When the last heartbeat was sent. No two have the same time, by which acks name them.
     pub(super) sent: Time,
 }
 
-impl Duty {
+impl OwnVips {
     /// When a VIP is to be looked at next.
     pub(super) fn next(&self) -> Option<Time> {
         self.timers.first().map(|(at, _)| *at)
@@ -104,7 +104,7 @@ impl Node {
     pub(super) fn want(&self, now: Time, vip: IpAddr) -> Want {
         match self.state.vips.get(&vip) {
             _ if self.broken.is_some() || self.is_double(now, self.config.id) => Want::Nothing,
-            _ if self.life.moved => Want::Wait,
+            _ if self.incarnation.moved => Want::Wait,
             Some(Holding::Held { node, token }) if *node == self.config.name => Want::Hold(*token),
             _ if !self.caught_up => Want::Wait,
             Some(Holding::Releasing { node, token, .. }) if *node == self.config.name => {
@@ -128,9 +128,9 @@ impl Node {
 
     pub(super) fn run_vips(&mut self, now: Time) {
         let double = self.is_double(now, self.config.id);
-        let life = (double, self.life.moved, self.broken.is_some());
-        if life != self.duty.life {
-            self.duty.life = life;
+        let incarnation = (double, self.incarnation.moved, self.broken.is_some());
+        if incarnation != self.duty.incarnation {
+            self.duty.incarnation = incarnation;
             self.all_vips_changed();
         }
         let voters = self.consensus.voters();
@@ -151,7 +151,7 @@ impl Node {
         if !released.is_empty() {
             self.tell_released(now, released);
         }
-        // Only now: every VIP that no beat names any more, or that a voter refused, has left.
+        // Only now: every VIP that no heartbeat names any more, or that a voter refused, has left.
         if joint > self.duty.guard && joint > now && self.duty.held.len() > self.duty.apart.len() {
             (self.duty.guard, self.duty.longest) = (joint, joint);
             self.actions.push(Action::Renew(joint));
@@ -203,8 +203,8 @@ impl Node {
                     self.actions.push(Action::Address { id, vip: addr, up });
                 }
                 Do::Released(index) => {
-                    let life = self.config.boot;
-                    released.push(Kind::Released(Token { vip: pack(addr), index, life }));
+                    let incarnation = self.config.boot;
+                    released.push(Kind::Released(Token { vip: pack(addr), index, incarnation }));
                 }
             }
         }
@@ -229,7 +229,7 @@ impl Node {
 
     /// Writes that VIPs have stopped here; those with the same cause in one entry.
     fn tell_released(&mut self, now: Time, released: Vec<Kind>) {
-        for kind in many::together(released) {
+        for kind in batch::together(released) {
             let cause = match &kind {
                 Kind::Released(token) => crate::wire::unpack(&token.vip).map(|v| self.cause_of(v)),
                 // The state knows the cause of each.
@@ -239,10 +239,10 @@ impl Node {
         }
     }
 
-    /// A voter renewed what the beat sent at `sent` named, but for `refused`. True if it matters.
+    /// A voter renewed what the heartbeat sent at `sent` named, but for `refused`. True if it matters.
     pub(super) fn renewed(
         &mut self,
-        (voter, life): (u64, u64),
+        (voter, incarnation): (u64, u64),
         sent: Time,
         until: Time,
         refused: &[IpAddr],
@@ -256,13 +256,13 @@ impl Node {
         }
         let before = duty.joint.deadline(&duty.voters);
         if sent >= duty.since {
-            duty.joint.acked(voter, life, until);
+            duty.joint.acked(voter, incarnation, until);
         }
         let mut news = !refused.is_empty() || duty.joint.deadline(&duty.voters) != before;
         for addr in &duty.apart {
             let Some(vip) = self.vips.get_mut(addr).filter(|vip| !vip.joint) else { continue };
             if vip.named <= sent && !refused.contains(addr) {
-                vip.renewals.acked(voter, life, until);
+                vip.renewals.acked(voter, incarnation, until);
                 duty.changed.insert(*addr);
                 news = true;
             }
@@ -318,7 +318,7 @@ impl Node {
         let me = self.config.name.clone();
         let starting = matches!(was, Phase::Starting(_));
         if !starting && !known && result.is_ok() {
-            // The look at the start for what an earlier life may have left: no story.
+            // The look at the start for what an earlier incarnation may have left: no story.
             return;
         }
         let (kind, text) = match (starting, result) {
@@ -327,7 +327,7 @@ impl Node {
             (false, Ok(())) => ("address-removed", format!("{addr} removed from {me}")),
             (false, Err(why)) => ("address-failed", format!("{me} could not remove {addr}: {why}")),
         };
-        self.tell_about_vip(now, addr, kind, text);
+        self.record_vip_event(now, addr, kind, text);
     }
 }
 

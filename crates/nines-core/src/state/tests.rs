@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use prost::Message as _;
 
 use super::*;
-use crate::wire::{Apply, Give, Story, Token, pack};
+use crate::wire::{Apply, Give, LogEvents, Token, pack};
 
 const CONFIG: &str = "[cluster]\nname = \"t\"\n[nodes]\nlb1 = \"10.0.0.2\"\nlb2 = \"10.0.0.3\"\n\
     w = { addresses = [\"10.0.0.4\"], role = \"witness\" }\n\
@@ -102,22 +102,22 @@ fn a_command_of_several_subjects_is_done_whole_or_not_at_all() {
 
 #[test]
 fn a_wish_moves_all_of_its_vips_or_none() {
-    let wish = |vips: &[usize], to: &str| {
+    let move_request = |vips: &[usize], to: &str| {
         let packed: Vec<Vec<u8>> = vips.iter().map(|n| pack(vip(*n))).collect();
         let more = packed[1..].to_vec();
-        Kind::Wish(Give { vip: packed[0].clone(), to: to.into(), more, ..Give::default() })
+        Kind::MoveRequest(Give { vip: packed[0].clone(), to: to.into(), more, ..Give::default() })
     };
     let mut state = state();
-    assert!(tried(&mut state, 20, None, wish(&[0, 2], "lb2")).is_err());
-    assert!(tried(&mut state, 21, None, wish(&[2, 0], "lb2")).is_err());
-    assert!(tried(&mut state, 22, None, wish(&[0, 1], "w")).is_err());
-    assert!(tried(&mut state, 23, None, wish(&[0, 1], "lb3")).is_err());
-    assert!(state.wishes.is_empty());
-    assert!(tried(&mut state, 24, None, wish(&[0, 1], "lb2")).is_ok());
-    assert_eq!(state.wishes.len(), 2);
-    // The holder is asked to stay: nothing is left of the earlier wish.
-    assert!(tried(&mut state, 25, None, wish(&[0], "lb1")).is_ok());
-    assert_eq!(state.wishes.keys().copied().collect::<Vec<_>>(), [vip(1)]);
+    assert!(tried(&mut state, 20, None, move_request(&[0, 2], "lb2")).is_err());
+    assert!(tried(&mut state, 21, None, move_request(&[2, 0], "lb2")).is_err());
+    assert!(tried(&mut state, 22, None, move_request(&[0, 1], "w")).is_err());
+    assert!(tried(&mut state, 23, None, move_request(&[0, 1], "lb3")).is_err());
+    assert!(state.move_requests.is_empty());
+    assert!(tried(&mut state, 24, None, move_request(&[0, 1], "lb2")).is_ok());
+    assert_eq!(state.move_requests.len(), 2);
+    // The holder is asked to stay: nothing is left of the earlier move request.
+    assert!(tried(&mut state, 25, None, move_request(&[0], "lb1")).is_ok());
+    assert_eq!(state.move_requests.keys().copied().collect::<Vec<_>>(), [vip(1)]);
 }
 
 #[test]
@@ -164,9 +164,9 @@ fn kind() -> impl Strategy<Value = Kind> {
         (broken.clone(), prop::collection::vec(broken.clone(), 0..3)),
         (name(), name(), any::<bool>()),
     );
-    let gives = gives.prop_map(|((vip, more), (from, to, wish))| {
+    let gives = gives.prop_map(|((vip, more), (from, to, move_request))| {
         let give = Give { vip, to, from, more, ..Give::default() };
-        if wish { Kind::Wish(give) } else { Kind::Give(give) }
+        if move_request { Kind::MoveRequest(give) } else { Kind::Give(give) }
     });
     let moves = (broken.clone(), name(), name());
     let moves =
@@ -181,7 +181,7 @@ fn kind() -> impl Strategy<Value = Kind> {
         .prop_map(|(text, expected, head, tail)| Kind::Apply(Apply { text, expected, head, tail }));
     let joins = (0..5_u64, name()).prop_map(|(id, name)| Kind::Join(member(id, &name)));
     let removes = name().prop_map(Kind::Remove);
-    let story = Just(Kind::Story(Story::default()));
+    let story = Just(Kind::LogEvents(LogEvents::default()));
     prop_oneof![acts, gives, moves, releases, applies, joins, removes, story]
 }
 

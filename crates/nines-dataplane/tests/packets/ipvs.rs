@@ -321,7 +321,7 @@ fn ipvs_lists() -> String {
     std::fs::read_to_string("/proc/thread-self/net/ip_vs").unwrap()
 }
 
-/// A director over the tables of this namespace, as each life of an agent opens them.
+/// A director over the tables of this namespace, as each incarnation of an agent opens them.
 fn director() -> (Director, EbpfGuard) {
     let (plane, guard) = ebpf::open(ebpf::object::BYTES, Hooks::Tc, Sizes::default()).unwrap();
     let mut director = Director::new(plane);

@@ -24,7 +24,7 @@ impl World {
             node: None,
             kernel: Kernel::default(),
             disk,
-            life: self.sequence + 1,
+            incarnation: self.sequence + 1,
             power: 1_000,
             paused_until: 0,
             booted: self.now,

@@ -34,8 +34,8 @@ pub(super) fn keep(disk: &mut Persisted, persist: Persist, forgets_promises: boo
     if let Some(promise) = persist.long_promise.filter(|_| !forgets_promises) {
         disk.long_promise = promise;
     }
-    if let Some(life) = persist.life {
-        disk.life = life;
+    if let Some(incarnation) = persist.incarnation {
+        disk.incarnation = incarnation;
     }
     if let Some(why) = persist.retired {
         disk.retired = why;

@@ -2,7 +2,7 @@
 
 use nines_core::{
     Event,
-    wire::{Apply, Command, Member, Persisted, Story, Told, command},
+    wire::{Apply, Command, LogEvent, LogEvents, Member, Persisted, command},
 };
 
 use super::{DELAY_MAX_NS, Happening, Machine, NAMES, World};
@@ -18,9 +18,10 @@ impl World {
         let line = format!("# {}\n", "x".repeat(97));
         let text = format!("{}{}", self.text, line.repeat(bytes / line.len()));
         self.command(1, command::Kind::Apply(Apply::whole(text, 0)));
-        let one = |i| Told { kind: "note".into(), text: format!("event {i}"), ..Told::default() };
+        let one =
+            |i| LogEvent { kind: "note".into(), text: format!("event {i}"), ..LogEvent::default() };
         let told = (0..events).map(one).collect();
-        self.command(1, command::Kind::Story(Story { told }));
+        self.command(1, command::Kind::LogEvents(LogEvents { told }));
     }
 
     /// A new machine asks the member `by` to let it in. It is not started yet.
@@ -49,7 +50,7 @@ impl World {
         for other in others {
             let machine = self.machines.get_mut(&other).expect("listed");
             if machine.node.take().is_some() {
-                machine.life += 1;
+                machine.incarnation += 1;
                 self.start(other);
             }
         }

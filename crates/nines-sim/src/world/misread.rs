@@ -1,8 +1,8 @@
-//! Voters that promise something else than what a beat names: the last VIP of its set is missing.
+//! Voters that promise something else than what a heartbeat names: the last VIP of its set is missing.
 //! A voter that did not compare a set's contents with its name would do this.
 
 use nines_core::{
-    held::{HeldSet, Name, unpack_all},
+    vip_set::{Name, VipSet, unpack_all},
     wire::{Frame, frame},
 };
 use prost::Message as _;
@@ -10,20 +10,20 @@ use prost::Message as _;
 use super::World;
 
 impl World {
-    /// Changes beats so that they ask for less, and their acks so that they grant all.
+    /// Changes heartbeats so that they ask for less, and their acks so that they grant all.
     pub(super) fn misread(&mut self, bytes: &mut Vec<u8>) {
         let Ok(mut frame) = Frame::decode(bytes.as_slice()) else { return };
         let kinds = frame.kind.iter_mut().chain(frame.rest.iter_mut().flat_map(|f| &mut f.kind));
         for kind in kinds {
             match kind {
-                frame::Kind::Beat(beat) => {
+                frame::Kind::Heartbeat(beat) => {
                     let said: Name = (beat.set_a, beat.set_b);
                     if let Some(part) = &mut beat.part
                         && let Some(mut pairs) = unpack_all(&part.contents)
                         && pairs.len() > 1
                     {
                         pairs.pop();
-                        let less = HeldSet::new(pairs);
+                        let less = VipSet::new(pairs);
                         self.misread.insert(less.name(), said);
                         *part = less.parts().remove(0);
                     }

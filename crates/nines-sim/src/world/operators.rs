@@ -20,8 +20,8 @@ impl World {
             2 | 3 => IpAddr::from([10, 0, 0, 100 + self.random.below(2) as u8]),
             many => self.vips[self.random.below(many) as usize],
         };
-        let wish = Give { vip: pack(vip), to, ..Give::default() };
-        let kind = Some(command::Kind::Wish(wish));
+        let move_request = Give { vip: pack(vip), to, ..Give::default() };
+        let kind = Some(command::Kind::MoveRequest(move_request));
         let command = Command { actor: "operator".into(), kind, ..Command::default() };
         let id = 1 + self.random.below(3);
         self.feed(id, Event::Propose { request: self.sequence, command });

@@ -108,7 +108,7 @@ pub struct NodeStatus {
     /// What a person can do about that.
     #[serde(default)]
     pub next: String,
-    /// Round trip of a beat, microseconds; 0: unknown.
+    /// Round trip of a heartbeat, microseconds; 0: unknown.
     pub rtt_us: u64,
     /// Links to it: heard now, of those ever heard.
     pub links_up: usize,
@@ -255,7 +255,7 @@ pub struct Failover {
     pub ago_s: u64,
     /// "auto" or an operator.
     pub actor: String,
-    /// From the last beat of the old holder to the decision, ms; 0: planned.
+    /// From the last heartbeat of the old holder to the decision, ms; 0: planned.
     pub silent_ms: u64,
     /// Event id.
     pub event: String,

@@ -11,7 +11,7 @@ use nines_model::{Role, Time};
 pub use self::{
     acts::{cannot_take, cannot_take_of, harm_of_drain, harm_of_standby},
     told::{Told, fill_traffic, merge, own_traffic, traffic},
-    why::{Seen, events, last_failover as story_of_last_failover, why},
+    why::{Seen, events, last_failover as events_of_last_failover, why},
 };
 use self::{problems::problems, spare::Spares};
 use super::types::{Failover, NodeStatus, ProblemLine, SCHEMA, Status, VipStatus};
@@ -19,7 +19,7 @@ use crate::daemon::Shown;
 
 mod acts;
 pub mod fits;
-mod lives;
+mod incarnations;
 pub mod names;
 pub mod part;
 mod problems;
@@ -72,9 +72,10 @@ pub fn active(node: &Node) -> Vec<u64> {
     ids
 }
 
-/// Voters that are heard and whose life counts, this node among them.
+/// Voters that are heard and whose incarnation counts, this node among them.
 fn votes(node: &Node, now: Time) -> BTreeSet<u64> {
-    let counts = |id: &u64| member_alive(node, now, *id) && lives::word(node, now, *id).is_none();
+    let counts =
+        |id: &u64| member_alive(node, now, *id) && incarnations::word(node, now, *id).is_none();
     node.consensus().voters().into_iter().filter(counts).collect()
 }
 
@@ -102,7 +103,7 @@ pub fn status(node: &Node, now: Time, shown: &Shown) -> (Status, services::Servi
         at: rfc3339(wall),
         ..Status::default()
     };
-    lives::problems(node, now, &mut status);
+    incarnations::problems(node, now, &mut status);
     problems(&mut status);
     (status, services::Services::of(state))
 }
@@ -138,7 +139,7 @@ fn nodes(node: &Node, now: Time, shown: &Shown, spares: &Spares<'_>) -> Vec<Node
             .filter(|id| member_alive(node, now, **id))
             .filter_map(|id| state.members.get(id).map(|m| m.name.clone()))
             .collect();
-        let double = lives::word(node, now, *id);
+        let double = incarnations::word(node, now, *id);
         let outside = part::outside(node, now, *id, name);
         let no_vote = outside.as_ref().is_some_and(|o| o.word == part::NO_VOTE);
         let word = match role {

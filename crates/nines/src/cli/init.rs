@@ -92,7 +92,7 @@ fn fresh(home: &Home) -> Outcome<()> {
     no_log_of_another(home)
 }
 
-/// A log without an identity is one of another life in another cluster, or the rest of it.
+/// A log without an identity is one of another incarnation in another cluster, or the rest of it.
 pub fn no_log_of_another(home: &Home) -> Outcome<()> {
     let log = home.file(own_log::FILE);
     if !log.exists() {

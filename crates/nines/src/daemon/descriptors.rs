@@ -5,7 +5,7 @@
 
 use nines_dataplane::process::raise_open_files;
 
-/// Kernel tables, the log, sockets for beats, netlink, standard streams.
+/// Kernel tables, the log, sockets for heartbeats, netlink, standard streams.
 const OWN: usize = 256;
 
 /// Shares of the descriptors.

@@ -25,7 +25,7 @@ use crate::{
     identity,
 };
 
-/// Binds beats on each own address, also on one that is not there yet.
+/// Binds heartbeats on each own address, also on one that is not there yet.
 pub fn bind(me: &identity::Peer) -> Outcome<Vec<mio::net::UdpSocket>> {
     let one = |addr: &IpAddr| {
         let at = SocketAddr::new(*addr, me.port);

@@ -7,7 +7,7 @@
 //! Decides: when what is told. Each director asks each other one (mutual TLS, the peer port): first
 //! comes everything, piece by piece, beside it what changes from then on; every 30 s what lives. An
 //! answer to each message says that it is in the table. A line that cannot keep up is cut, and asks
-//! for everything again; a director that has not got everything yet says so in its beats.
+//! for everything again; a director that has not got everything yet says so in its heartbeats.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},

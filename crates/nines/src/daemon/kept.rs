@@ -381,7 +381,7 @@ fn listed(kept: &mut Option<(Instant, Vec<Interface>)>) -> Result<&[Interface], 
     Ok(kept.as_ref().map_or(&[][..], |(_, all)| all))
 }
 
-/// Takes off an address that an earlier life of this agent left, wherever it is.
+/// Takes off an address that an earlier incarnation of this agent left, wherever it is.
 fn left_behind(vip: IpAddr, all: &[Interface]) -> Result<(), String> {
     for interface in all {
         for (_, prefix) in interface.addresses.iter().filter(|(a, _)| *a == vip) {

@@ -4,8 +4,8 @@
 //! "N9" | version 2 | link | sender u16 | salt 16 | sequence u64
 //!      | sealed { challenge 8 | echo 8 | echo 8 | frame } | tag
 //! ```
-//! Each life of a node has a random salt; its key is HKDF-SHA256(cluster key, salt), its nonce is
-//! (link, sequence): never used twice. Only a datagram that echoes a challenge which this very life
+//! Each incarnation of a node has a random salt; its key is HKDF-SHA256(cluster key, salt), its nonce is
+//! (link, sequence): never used twice. Only a datagram that echoes a challenge which this very incarnation
 //! of the receiver told a moment ago counts, so a recording never does (S28); `session.rs` has the
 //! rule. ChaCha20-Poly1305, RFC 8439.
 //!
@@ -78,7 +78,7 @@ fn nonce(link: u8, sequence: u64) -> aead::Nonce {
 }
 
 impl Seals {
-    /// Keys of a new life.
+    /// Keys of a new incarnation.
     pub fn new(cluster_key: &[u8], me: u64, salt: Salt) -> Self {
         let cluster = hkdf::Salt::new(hkdf::HKDF_SHA256, b"nines").extract(cluster_key);
         let key = derive(&cluster, &salt);
@@ -87,7 +87,7 @@ impl Seals {
         Self { cluster, me: me as u16, salt, key, sequence: 0, sessions }
     }
 
-    /// How far apart this node's beats are: peers cannot echo a newer challenge than the last one.
+    /// How far apart this node's heartbeats are: peers cannot echo a newer challenge than the last one.
     pub fn set_beat(&mut self, beat: Millis) {
         self.sessions.set_beat(beat);
     }
@@ -156,7 +156,7 @@ mod tests {
     const KEY: &[u8] = b"a cluster key of 32 bytes length";
     const T: Time = Time(1_000_000_000);
 
-    fn life(id: u64, salt: u8) -> Seals {
+    fn incarnation(id: u64, salt: u8) -> Seals {
         Seals::new(KEY, id, [salt; 16])
     }
 
@@ -183,7 +183,7 @@ mod tests {
     }
 
     fn pair() -> (Seals, Seals) {
-        let (mut a, mut b) = (life(1, 1), life(2, 2));
+        let (mut a, mut b) = (incarnation(1, 1), incarnation(2, 2));
         meet(T, &mut a, &mut b);
         (a, b)
     }
@@ -220,14 +220,14 @@ mod tests {
         let (mut a, mut b) = pair();
         let recorded: Vec<_> = (0..50).map(|_| a.seal(T, 2, 0, b"I hold the VIP")).collect();
         assert_eq!(b.open(T, &recorded[0]), Opened::Frame(1, b"I hold the VIP".to_vec()));
-        let mut a2 = life(1, 3);
+        let mut a2 = incarnation(1, 3);
         meet(later(100), &mut a2, &mut b);
         for old in &recorded {
             assert!(!matches!(b.open(later(101), old), Opened::Frame(..)));
         }
         assert_eq!(say(later(102), &mut a2, &mut b), beat(1), "the life that lives is heard");
-        // A new life of the receiver has forgotten which lives have ended.
-        let mut b2 = life(2, 4);
+        // A new incarnation of the receiver has forgotten which incarnations have ended.
+        let mut b2 = incarnation(2, 4);
         for old in &recorded {
             assert!(!matches!(b2.open(later(103), old), Opened::Frame(..)));
         }
@@ -240,7 +240,7 @@ mod tests {
     #[test]
     fn a_recording_of_this_life_counts_neither_elsewhere_nor_later() {
         let (mut a, mut b) = pair();
-        let mut c = life(3, 5);
+        let mut c = incarnation(3, 5);
         meet(T, &mut a, &mut c);
         let to_c = a.seal(T, 3, 0, b"beat");
         assert!(!matches!(b.open(T, &to_c), Opened::Frame(..)), "it was made for another node");
@@ -253,20 +253,20 @@ mod tests {
     fn two_lives_within_a_moment_are_both_heard_at_once() {
         let (_, mut b) = pair();
         for (ms, salt) in [(1, 6), (2, 7), (3, 8)] {
-            meet(later(ms), &mut life(1, salt), &mut b);
+            meet(later(ms), &mut incarnation(1, salt), &mut b);
         }
     }
 
     #[test]
     fn recordings_of_many_lives_do_not_keep_a_new_life_out() {
-        let mut b = life(2, 2);
+        let mut b = incarnation(2, 2);
         let mut recorded = Vec::new();
         for salt in 10..18 {
-            let mut a = life(1, salt);
+            let mut a = incarnation(1, salt);
             meet(T, &mut a, &mut b);
             recorded.push((0..200).map(|_| a.seal(T, 2, 0, b"beat")).collect::<Vec<_>>());
         }
-        let (mut b, mut a) = (life(2, 3), life(1, 30));
+        let (mut b, mut a) = (incarnation(2, 3), incarnation(1, 30));
         let mut beats = 0;
         for round in 0..200_u64 {
             for old in &recorded {
@@ -300,7 +300,7 @@ mod tests {
     #[test]
     fn a_life_that_goes_on_after_its_end_shows_itself() {
         let (mut a, mut b) = pair();
-        let mut clone = life(1, 9);
+        let mut clone = incarnation(1, 9);
         let before = a.seal(later(5), 2, 0, b"beat");
         meet(later(10), &mut clone, &mut b);
         assert!(!matches!(b.open(later(11), &before), Opened::Frame(..)), "sent before its end");

@@ -1,10 +1,10 @@
-//! Sessions of heartbeat streams: which life of a peer is heard, and whether it lives now.
+//! Sessions of heartbeat streams: which incarnation of a peer is heard, and whether it lives now.
 //!
 //! Every datagram carries a challenge of its sender and echoes of challenges that the sender heard
 //! from the receiver. A challenge is valid for two [`Sessions::pace`] intervals at most, so a
 //! datagram that echoes a valid one was made a moment ago: no recording is ever fresh, whatever
-//! its life, its link or its receiver. A new life (a new salt) is first a candidate; it becomes the
-//! session when it echoes a valid challenge. Of the life before it only datagrams made after that
+//! its incarnation, its link or its receiver. A new incarnation (a new salt) is first a candidate; it becomes the
+//! session when it echoes a valid challenge. Of the incarnation before it only datagrams made after that
 //! pass from then on: they prove that two agents run under one id, which the node must see. Older
 //! lives are retired, and never candidates again.
 //!
@@ -18,18 +18,18 @@ use ring::{aead, hmac};
 
 /// A value that only its maker can have chosen a moment ago.
 pub type Challenge = [u8; 8];
-/// The random beginning of each datagram of a life.
+/// The random beginning of each datagram of a incarnation.
 pub type Salt = [u8; 16];
 
-/// New lives of a peer that may prove themselves at the same time. Recordings of several old lives
+/// New incarnations of a peer that may prove themselves at the same time. Recordings of several old incarnations
 /// take places here, too.
 const CANDIDATES: usize = 4;
-/// Ended lives of a peer that are remembered.
+/// Ended incarnations of a peer that are remembered.
 const RETIRED: usize = 32;
 /// Challenges that can be valid at the same time.
 const CHALLENGES: usize = 8;
 
-/// What is known of one life of a peer.
+/// What is known of one incarnation of a peer.
 pub struct Session {
     pub salt: Salt,
     pub key: aead::LessSafeKey,
@@ -44,7 +44,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// A life that is heard for the first time.
+    /// A incarnation that is heard for the first time.
     pub fn new(salt: Salt, key: aead::LessSafeKey) -> Self {
         let (newest, told) = (BTreeMap::new(), Challenge::default());
         Self { salt, key, newest, top: 0, told, grew: Time(0) }
@@ -65,7 +65,7 @@ impl Session {
     }
 }
 
-/// All lives of a peer.
+/// All incarnations of a peer.
 #[derive(Default)]
 struct Peer {
     current: Option<Session>,
@@ -77,7 +77,7 @@ struct Peer {
     turn: usize,
 }
 
-/// What an authentic datagram says about its life.
+/// What an authentic datagram says about its incarnation.
 pub struct Heard {
     pub link: u8,
     pub sequence: u64,
@@ -87,7 +87,7 @@ pub struct Heard {
     pub echoes: [Challenge; 2],
 }
 
-/// Sessions of all peers, and the challenges of this life.
+/// Sessions of all peers, and the challenges of this incarnation.
 pub struct Sessions {
     maker: hmac::Key,
     salt: Salt,
@@ -104,7 +104,7 @@ impl Sessions {
         Self { maker, salt, pace: Millis(500), challenges, peers }
     }
 
-    /// Peers hear this node's challenge with each of its beats; `beat` apart.
+    /// Peers hear this node's challenge with each of its heartbeats; `heartbeat` apart.
     pub fn set_beat(&mut self, beat: Millis) {
         self.pace = Millis(beat.0.saturating_mul(8)).max(Millis(500));
     }
@@ -136,7 +136,7 @@ impl Sessions {
         valid.find(|(_, _, value)| echoes.contains(value)).map(|(number, ..)| *number)
     }
 
-    /// What to echo to a peer: its session's challenge, and in turn those of its other lives.
+    /// What to echo to a peer: its session's challenge, and in turn those of its other incarnations.
     pub fn echoes(&mut self, to: u64) -> [Challenge; 2] {
         let Some(peer) = self.peers.get_mut(&to) else { return Default::default() };
         peer.turn = peer.turn.wrapping_add(1);
@@ -188,7 +188,7 @@ impl Sessions {
         session.hear(now, heard.link, heard.sequence, heard.told);
         if proof.is_none() {
             if peer.candidates.len() >= CANDIDATES {
-                // A recording ends; a life goes on.
+                // A recording ends; a incarnation goes on.
                 let stalest = (0..CANDIDATES).min_by_key(|i| peer.candidates[*i].grew);
                 peer.candidates.swap_remove(stalest.unwrap_or(0));
             }

@@ -5,7 +5,9 @@
 
 use std::path::Path;
 
-use nines_core::wire::{HardState, KeptLife, LogEntry, LongPromise, Persist, Persisted, Snapshot};
+use nines_core::wire::{
+    HardState, KeptIncarnation, LogEntry, LongPromise, Persist, Persisted, Snapshot,
+};
 use prost::Message as _;
 use redb::{Database, ReadableDatabase as _, TableDefinition};
 
@@ -91,7 +93,7 @@ impl Store {
         let hard_state = HardState::decode(word("hard-state")?.as_slice()).map_err(failed)?;
         let snapshot = Snapshot::decode(word("snapshot")?.as_slice()).map_err(failed)?;
         let long_promise = LongPromise::decode(word("long-promise")?.as_slice()).map_err(failed)?;
-        let life = KeptLife::decode(word("life")?.as_slice()).map_err(failed)?;
+        let incarnation = KeptIncarnation::decode(word("life")?.as_slice()).map_err(failed)?;
         let retired = String::from_utf8_lossy(&word("retired")?).into_owned();
         let mut entries = Vec::new();
         let table = tables.open_table(ENTRIES).map_err(failed)?;
@@ -107,7 +109,7 @@ impl Store {
             }
             entries.push(entry);
         }
-        Ok(Persisted { hard_state, snapshot, entries, long_promise, life, retired })
+        Ok(Persisted { hard_state, snapshot, entries, long_promise, incarnation, retired })
     }
 
     /// Writes and syncs.
@@ -132,8 +134,8 @@ impl Store {
             if let Some(promise) = &persist.long_promise {
                 words.insert("long-promise", promise.encode_to_vec().as_slice()).map_err(failed)?;
             }
-            if let Some(life) = &persist.life {
-                words.insert("life", life.encode_to_vec().as_slice()).map_err(failed)?;
+            if let Some(incarnation) = &persist.incarnation {
+                words.insert("life", incarnation.encode_to_vec().as_slice()).map_err(failed)?;
             }
             if let Some(hard_state) = &persist.hard_state {
                 words

@@ -1,7 +1,7 @@
 //! The threads that may block: the disk, addresses, forwarding.
 //!
 //! Decides: order. Each kind of work has its own thread and keeps its order; a slow table or a
-//! slow disk delays neither a takeover nor a beat.
+//! slow disk delays neither a takeover nor a heartbeat.
 
 use std::{
     collections::BTreeMap,

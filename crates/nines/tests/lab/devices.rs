@@ -52,7 +52,7 @@ fn plug(net: &Net, host: &str, number: usize, bridge: &str, address: &str) {
     ip(host, format!("addr add {address} dev eth{number}"));
 }
 
-/// Two directors with beats on br1 and the VIP on br0, where each has a second card.
+/// Two directors with heartbeats on br1 and the VIP on br0, where each has a second card.
 fn pair() -> Net {
     let mut net = Net::new(&[
         ("client", &[("br0", "10.97.0.1/24")]),

@@ -7,9 +7,9 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use nines_core::Node;
 use nines_model::Time;
-use nines_placement::{Observed, Unfit, unfit};
+use nines_planner::{Observed, Unfit, unfit};
 
-use super::{super::types::Status, super::verdict::may_take, lives, part};
+use super::{super::types::Status, super::verdict::may_take, incarnations, part};
 use crate::failure::{Failure, Kind};
 
 /// Why a node cannot take this VIP now, or any at all; `None`: it can.
@@ -47,7 +47,7 @@ pub fn cannot_take_of(
         let why = format!("it {joining}{}", outside.why);
         return refuse(Kind::Unsafe, why, outside.next);
     }
-    if let Some(word) = lives::word(node, now, member.id) {
+    if let Some(word) = incarnations::word(node, now, member.id) {
         return refuse(Kind::Unsafe, format!("it is {word}"), look);
     }
     match why {

@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use nines_core::Node;
 use nines_model::Time;
-use nines_placement::{Observed, unfit};
+use nines_planner::{Observed, unfit};
 
 use super::votes;
 

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use nines_core::{Node, node::results::CheckResult, story::StoryEvent, wire::Told as Event1};
+use nines_core::{Node, event_log::LoggedEvent, node::results::CheckResult, wire::LogEvent};
 use nines_model::{Spec, Time};
 
 use super::{
@@ -22,8 +22,8 @@ pub struct Seen {
     pub told: Told,
 }
 
-fn event(e: &StoryEvent) -> Event {
-    let told: &Event1 = &e.told;
+fn event(e: &LoggedEvent) -> Event {
+    let told: &LogEvent = &e.told;
     Event {
         id: e.id.clone(),
         at: rfc3339(told.at_ms),
@@ -44,7 +44,7 @@ fn is_about(subject: &str, name: &str) -> bool {
 
 /// The newest events, oldest first.
 pub fn events(node: &Node, about: Option<&str>, limit: usize) -> Vec<Event> {
-    let wanted = |e: &&StoryEvent| about.is_none_or(|a| is_about(&e.told.subject, a));
+    let wanted = |e: &&LoggedEvent| about.is_none_or(|a| is_about(&e.told.subject, a));
     let mut found: Vec<Event> =
         node.state().story.iter().rev().filter(wanted).take(limit).map(event).collect();
     found.reverse();
@@ -111,7 +111,7 @@ fn of_service(node: &Node, now: Time, seen: &Seen, why: &mut Why) {
     };
     if let Some(nines_core::state::Holding::Releasing { to, .. }) = state.vips.get(&vip) {
         why.now.push_str(&format!(" It is being handed over to {to}."));
-    } else if let Some(to) = state.wishes.get(&vip) {
+    } else if let Some(to) = state.move_requests.get(&vip) {
         why.now.push_str(&format!(" A move to {to} was asked for and waits."));
     }
     for service in spec.services_on(vip).map(|(service, _)| service) {

@@ -75,7 +75,7 @@ impl State {
             if act.reason.is_empty() { String::new() } else { format!(": {}", act.reason) };
         for (place, subject) in subjects.iter().enumerate() {
             let text = format!("{subject} {what}{reason}");
-            self.tell(index, place, command, verb, subject, text);
+            self.record_event(index, place, command, verb, subject, text);
         }
         let names: Vec<&str> = subjects.iter().map(|s| s.as_str()).collect();
         let what =
@@ -83,11 +83,16 @@ impl State {
         Ok(format!("{} {what}", names.join(", ")))
     }
 
-    /// A wish moves its VIP and all of `more`, or none. A VIP that goes with another of them goes
-    /// there without a wish of its own.
-    pub(super) fn wish(&mut self, index: u64, command: &Command, wish: &wire::Give) -> Outcome {
+    /// A move request moves its VIP and all of `more`, or none. A VIP that goes with another of them goes
+    /// there without a move request of its own.
+    pub(super) fn move_request(
+        &mut self,
+        index: u64,
+        command: &Command,
+        move_request: &wire::Give,
+    ) -> Outcome {
         let mut vips: BTreeMap<IpAddr, String> = BTreeMap::new();
-        for packed in std::iter::once(&wish.vip).chain(&wish.more) {
+        for packed in std::iter::once(&move_request.vip).chain(&move_request.more) {
             let vip = wire::unpack(packed).ok_or(Refusal::Invalid("no address".into()))?;
             if !self.spec.vips.contains_key(&vip) {
                 return Err(Refusal::NotFound(format!("unknown VIP {vip}")));
@@ -101,12 +106,12 @@ impl State {
             }
         }
         vips.retain(|vip, _| leader(vip).is_none());
-        match self.spec.nodes.get(&wish.to) {
+        match self.spec.nodes.get(&move_request.to) {
             Some(node) if node.role == Role::Director => {}
-            Some(_) => return invalid(format!("{} is a witness", wish.to)),
-            None => return Err(Refusal::NotFound(format!("unknown node {}", wish.to))),
+            Some(_) => return invalid(format!("{} is a witness", move_request.to)),
+            None => return Err(Refusal::NotFound(format!("unknown node {}", move_request.to))),
         }
-        let to = &wish.to;
+        let to = &move_request.to;
         let names = |of: &BTreeMap<IpAddr, String>| {
             let mut names: Vec<&str> = of.values().map(String::as_str).collect();
             names.dedup();
@@ -115,15 +120,15 @@ impl State {
         let all = names(&vips);
         // Those that are there stay there, whatever was wished before.
         let is_there = |vip: &IpAddr| matches!(self.vips.get(vip), Some(Holding::Held { node, .. }) if node == to);
-        self.wishes.retain(|vip, _| !(vips.contains_key(vip) && is_there(vip)));
+        self.move_requests.retain(|vip, _| !(vips.contains_key(vip) && is_there(vip)));
         vips.retain(|vip, _| !is_there(vip));
         if vips.is_empty() {
             return Ok(format!("{all} is on {to} already"));
         }
         for (place, (vip, name)) in vips.iter().enumerate() {
-            self.wishes.insert(*vip, to.clone());
+            self.move_requests.insert(*vip, to.clone());
             let text = format!("{} asked to move {name} to {to}", command.actor);
-            self.tell(index, place, command, "wish", name, text);
+            self.record_event(index, place, command, "wish", name, text);
         }
         Ok(format!("{} should move to {to}", names(&vips)))
     }

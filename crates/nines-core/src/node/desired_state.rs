@@ -1,7 +1,7 @@
 //! The world outside follows the state: guard, checks, forwarding table.
 //!
 //! Decides: when they are made anew. A cluster may have ten thousand services, and hundreds of
-//! beats come in a second, so nothing here is computed unless something it depends on changed.
+//! heartbeats come in a second, so nothing here is computed unless something it depends on changed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,7 +16,7 @@ use crate::{
     action::{Action, CheckTask},
     forwarding::{self, Wanted},
     health::Health,
-    resources::Want,
+    vip::Want,
 };
 
 /// Everything that the wanted world is computed from.
@@ -30,7 +30,7 @@ struct Causes {
 
 /// What the state wants, and whether all of it has been asked for.
 #[derive(Default)]
-pub(super) struct World {
+pub(super) struct DesiredState {
     causes: Option<Causes>,
     cover: Vec<(IpAddr, bool)>,
     checks: Arc<Vec<CheckTask>>,
@@ -63,7 +63,7 @@ impl Node {
     fn checks_changed(&mut self, now: Time) {
         let key = |c: &CheckTask| (c.service.clone(), c.server.clone());
         let before: BTreeMap<_, _> = self.checked.iter().map(|c| (key(c), c.addr)).collect();
-        self.checked = Arc::clone(&self.world.checks);
+        self.checked = Arc::clone(&self.desired_state.checks);
         let present: BTreeMap<_, _> = self.checked.iter().map(|c| (key(c), c.addr)).collect();
         let count = self.known.len();
         // At another address it is another server.
@@ -92,9 +92,9 @@ impl Node {
         if changed {
             // What is no longer checked is no longer down: the table says otherwise.
             self.known_changes += 1;
-            self.world = self.compute_world(Causes {
+            self.desired_state = self.compute_desired_state(Causes {
                 known_changes: self.known_changes,
-                ..self.world.causes.clone().unwrap_or_default()
+                ..self.desired_state.causes.clone().unwrap_or_default()
             });
         }
         self.first_results.checks_since = Some(now);
@@ -133,7 +133,7 @@ impl Node {
             Err(why) => {
                 self.ready = false;
                 self.table = None;
-                self.world.settled = false;
+                self.desired_state.settled = false;
                 self.table_retry = now.plus(Millis(1_000));
                 self.log(format!("the forwarding table could not be applied: {why}"));
             }
@@ -143,7 +143,7 @@ impl Node {
     pub(super) fn first_packet(&mut self, now: Time, vip: IpAddr) {
         let name = self.state.spec.vip_name(vip);
         let text = format!("first client packet for {name} forwarded by {}", self.config.name);
-        self.tell_about_vip(now, vip, "first-packet", text);
+        self.record_vip_event(now, vip, "first-packet", text);
     }
 
     pub(super) fn checked(
@@ -184,65 +184,72 @@ impl Node {
         };
         // Each director checks; the one that serves (of many VIPs the first) tells.
         if matches!(self.want(now, vip), Want::Hold(_)) {
-            self.tell(now, kind, format!("{service}/{server}"), text, "check", String::new());
+            self.record_event(
+                now,
+                kind,
+                format!("{service}/{server}"),
+                text,
+                "check",
+                String::new(),
+            );
         } else {
             self.log(text);
         }
     }
 
-    fn compute_world(&self, causes: Causes) -> World {
+    fn compute_desired_state(&self, causes: Causes) -> DesiredState {
         if !self.is_director() {
-            return World { causes: Some(causes), ..World::default() };
+            return DesiredState { causes: Some(causes), ..DesiredState::default() };
         }
         let spec = Arc::clone(&self.state.spec);
         let own = spec.nodes.get(&self.config.name).map_or_else(Vec::new, |n| n.addresses.clone());
         let others = self.state.facts.iter().filter(|(name, _)| **name != self.config.name);
         let macs = others.flat_map(|(_, f)| f.macs.iter());
         let macs = macs.filter_map(|m| m.as_slice().try_into().ok()).collect();
-        let checks = self.ahead.configs.known(&self.state.text).map(|c| Arc::clone(&c.checks));
+        let checks = self.read_ahead.configs.known(&self.state.text).map(|c| Arc::clone(&c.checks));
         let checks = checks.unwrap_or_else(|| Arc::new(forwarding::checks(&spec)));
         let down = forwarding::down(&self.known, &checks);
         let wanted = Wanted { spec, drained: self.state.drained(), down, own, macs };
-        let before = &self.world;
+        let before = &self.desired_state;
         // Looks at each server there is.
         let same =
             Arc::ptr_eq(&before.wanted.spec, &wanted.spec) && before.wanted.own == wanted.own;
         let duty = if same { before.duty.clone() } else { wanted.duty() };
         let all: BTreeSet<&IpAddr> = wanted.spec.vips.keys().chain(&causes.up).collect();
         let cover = all.into_iter().map(|v| (*v, duty.vips.contains(v))).collect();
-        World { causes: Some(causes), cover, checks, wanted, duty, settled: false }
+        DesiredState { causes: Some(causes), cover, checks, wanted, duty, settled: false }
     }
 
     /// Asks for what the state wants and has not been asked for.
-    pub(super) fn refresh_world(&mut self, now: Time) {
+    pub(super) fn refresh_desired_state(&mut self, now: Time) {
         self.take_first_results(now);
         let causes = Causes {
             outside: self.outside,
             known_changes: self.known_changes,
             up: self.duty.foreign.clone(),
         };
-        if self.world.causes.as_ref() != Some(&causes) {
-            self.world = self.compute_world(causes);
+        if self.desired_state.causes.as_ref() != Some(&causes) {
+            self.desired_state = self.compute_desired_state(causes);
         }
-        if self.world.settled {
+        if self.desired_state.settled {
             return;
         }
-        // Before that, entries of an earlier life stay: an address must not lose its guard.
-        if self.world.cover != self.covered && self.caught_up {
-            self.covered.clone_from(&self.world.cover);
+        // Before that, entries of an earlier incarnation stay: an address must not lose its guard.
+        if self.desired_state.cover != self.covered && self.caught_up {
+            self.covered.clone_from(&self.desired_state.cover);
             self.actions.push(Action::Cover(self.covered.clone()));
         }
-        if self.world.checks != self.checked {
+        if self.desired_state.checks != self.checked {
             self.checks_changed(now);
         }
         let may = self.table.is_some() || self.waited(now) || self.first_results.missing == 0;
-        let asked = self.table.as_ref() == Some(&self.world.wanted);
+        let asked = self.table.as_ref() == Some(&self.desired_state.wanted);
         if !self.table_asked && may && now >= self.table_retry && !asked {
-            self.table = Some(self.world.wanted.clone());
+            self.table = Some(self.desired_state.wanted.clone());
             self.table_asked = true;
-            self.actions.push(Action::Forward(Box::new(self.world.wanted.clone())));
+            self.actions.push(Action::Forward(Box::new(self.desired_state.wanted.clone())));
         }
-        self.world.settled =
-            self.world.cover == self.covered && self.table.as_ref() == Some(&self.world.wanted);
+        self.desired_state.settled = self.desired_state.cover == self.covered
+            && self.table.as_ref() == Some(&self.desired_state.wanted);
     }
 }

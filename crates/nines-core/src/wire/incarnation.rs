@@ -1,31 +1,31 @@
-//! Shapes of what is said and kept about lives of nodes and what they promised.
+//! Shapes of what is said and kept about incarnations of nodes and what they promised.
 //!
 //! Decides: shapes on the wire and on disk, nothing else.
 
 /// A run of an agent.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct Life {
+pub struct Incarnation {
     /// Node.
     #[prost(uint64, tag = "1")]
     pub node: u64,
     /// Number.
     #[prost(uint64, tag = "2")]
-    pub life: u64,
+    pub incarnation: u64,
 }
 
-/// What the disk knows of the newest life that took part: a copy of it does not start there.
+/// What the disk knows of the newest incarnation that took part: a copy of it does not start there.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct KeptLife {
-    /// Number of the life.
+pub struct KeptIncarnation {
+    /// Number of the incarnation.
     #[prost(uint64, tag = "1")]
-    pub life: u64,
+    pub incarnation: u64,
     /// The boot of the machine it ran in.
     #[prost(uint64, tag = "2")]
     pub machine_boot: u64,
     /// Number of the machine and of the file on its disk.
     #[prost(uint64, tag = "3")]
     pub place: u64,
-    /// How often agents have started from this disk, this life included.
+    /// How often agents have started from this disk, this incarnation included.
     #[prost(uint64, tag = "4")]
     pub starts: u64,
 }

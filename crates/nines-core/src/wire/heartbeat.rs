@@ -2,11 +2,11 @@
 //!
 //! Decides: shapes on the wire, nothing else.
 
-use super::Life;
+use super::Incarnation;
 
 /// "I live, I hold these, renew them."
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct Beat {
+pub struct Heartbeat {
     /// Sender's CLOCK_BOOTTIME when it was sent, ns: the lease counts from here.
     #[prost(uint64, tag = "1")]
     pub sent_ns: u64,
@@ -26,22 +26,22 @@ pub struct Beat {
     /// Log index applied.
     #[prost(uint64, tag = "8")]
     pub applied: u64,
-    /// Number of the sender's life.
+    /// Number of the sender's incarnation.
     #[prost(uint64, tag = "9")]
-    pub life: u64,
+    pub incarnation: u64,
     /// Nodes whose flows the sender does not have yet.
     #[prost(uint64, repeated, tag = "10")]
     pub behind: Vec<u64>,
-    /// The life before the sender's, if it ran on this machine since it booted: it has ended, and
+    /// The incarnation before the sender's, if it ran on this machine since it booted: it has ended, and
     /// the sender's kernel holds whatever it answered for.
     #[prost(uint64, tag = "40")]
     pub heir_of: u64,
-    /// Nodes of which the sender hears two lives at once.
+    /// Nodes of which the sender hears two incarnations at once.
     #[prost(uint64, repeated, tag = "41")]
     pub double: Vec<u64>,
     /// Lives from moved state directories that the sender would let count.
     #[prost(message, repeated, tag = "42")]
-    pub confirmed: Vec<Life>,
+    pub confirmed: Vec<Incarnation>,
     /// Nodes that the sender has heard lately.
     #[prost(uint64, repeated, tag = "43")]
     pub hears: Vec<u64>,
@@ -109,23 +109,23 @@ impl Awaits {
     }
 }
 
-/// Answer to a [`Beat`].
+/// Answer to a [`Heartbeat`].
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Ack {
-    /// The beat's `sent_ns`.
+    /// The heartbeat's `sent_ns`.
     #[prost(uint64, tag = "1")]
     pub sent_ns: u64,
-    /// The beat's `lease_ms`.
+    /// The heartbeat's `lease_ms`.
     #[prost(uint64, tag = "2")]
     pub lease_ms: u64,
     /// Log index of the newest membership change the sender knows.
     #[prost(uint64, tag = "4")]
     pub membership: u64,
-    /// The beat's `life`: an answer to an earlier life renews nothing, for the voter may have
+    /// The heartbeat's `incarnation`: an answer to an earlier incarnation renews nothing, for the voter may have
     /// forgotten since what it promised then.
     #[prost(uint64, tag = "5")]
-    pub life: u64,
-    /// How long the answer waited for a beat to travel with, ns.
+    pub incarnation: u64,
+    /// How long the answer waited for a heartbeat to travel with, ns.
     #[prost(uint64, tag = "6")]
     pub waited_ns: u64,
     /// The furthest that the receiver's log has shown itself to be: term.
@@ -134,7 +134,7 @@ pub struct Ack {
     /// And entry.
     #[prost(uint64, tag = "31")]
     pub acked: u64,
-    /// Name of the beat's set: its VIPs are renewed, but for those refused. Zero: nothing is.
+    /// Name of the heartbeat's set: its VIPs are renewed, but for those refused. Zero: nothing is.
     #[prost(fixed64, tag = "50")]
     pub set_a: u64,
     /// The other half.
@@ -143,7 +143,7 @@ pub struct Ack {
     /// VIPs of the set that are not renewed: one bit each, by address.
     #[prost(bytes = "vec", tag = "52")]
     pub refused: Vec<u8>,
-    /// The voter does not know what the beat's set contains.
+    /// The voter does not know what the heartbeat's set contains.
     #[prost(bool, tag = "53")]
     pub unknown: bool,
 }
@@ -163,7 +163,7 @@ pub struct SetPart {
     /// Of how many.
     #[prost(uint32, tag = "4")]
     pub of: u32,
-    /// VIPs and tokens, as [`crate::held::pack_all`] packs them.
+    /// VIPs and tokens, as [`crate::vip_set::pack_all`] packs them.
     #[prost(bytes = "vec", tag = "5")]
     pub contents: Vec<u8>,
 }

@@ -8,9 +8,10 @@ use prost::Message as _;
 use super::Node;
 use crate::{
     action::Action,
+    batch,
     consensus::Committed,
-    many, snapshot,
-    wire::{Command, Persist, Snapshot, Story, Told, command::Kind},
+    snapshot,
+    wire::{Command, LogEvent, LogEvents, Persist, Snapshot, command::Kind},
 };
 
 /// The log is replaced by a snapshot after so many entries; a slow follower may lag by so many.
@@ -21,14 +22,14 @@ const COMPACT_TAIL: u64 = 512;
 pub(super) const COMPACT_BYTES: usize = 24 << 20;
 const COMPACT_TAIL_OF_LARGE: u64 = 4;
 /// Of what happened, in one entry.
-const STORY_BYTES: usize = 900;
+const EVENTS_BYTES: usize = 900;
 
 impl Node {
     /// The newest config in the log, in force or about to be: after a start entries are applied only
     /// once a majority is heard. For what is made before that, such as room in tables.
     pub fn newest_config(&self) -> Arc<Spec> {
         let mut at = self.state.following();
-        let mut configs = self.ahead.configs.clone();
+        let mut configs = self.read_ahead.configs.clone();
         for (_, command) in self.consensus.tail() {
             at.follow(&command, |text| configs.get(text));
         }
@@ -69,16 +70,16 @@ impl Node {
             if let Some(snapshot) = batch.snapshot {
                 self.install(&snapshot);
             }
-            self.ahead.entries.extend(batch.committed);
+            self.read_ahead.entries.extend(batch.committed);
         }
         let grown = self.apply_committed(now);
         // A node that joins is given a snapshot only if that names it as member.
-        let large = self.ahead.bytes > COMPACT_BYTES;
+        let large = self.read_ahead.bytes > COMPACT_BYTES;
         if grown || large || self.consensus.log_length() > COMPACT_AFTER {
             let tail = if large { COMPACT_TAIL_OF_LARGE } else { COMPACT_TAIL };
             let snapshot = self.consensus.compact(snapshot::encode(&self.state), tail);
             if large {
-                self.ahead.bytes = 0;
+                self.read_ahead.bytes = 0;
             }
             // Number 0 acknowledges nothing: the library does not wait for this.
             let long_promise = self.bound_of_promises(now, self.lease());
@@ -90,10 +91,10 @@ impl Node {
 
     fn install(&mut self, snapshot: &Snapshot) {
         // What waits is older than this.
-        self.ahead.entries.clear();
-        match snapshot::decode(&snapshot.data, &mut self.ahead.configs) {
+        self.read_ahead.entries.clear();
+        match snapshot::decode(&snapshot.data, &mut self.read_ahead.configs) {
             Some(state) => {
-                self.ahead.configs.in_force(&state.text);
+                self.read_ahead.configs.in_force(&state.text);
                 self.state = state;
                 self.state.applied = snapshot.index;
             }
@@ -117,7 +118,7 @@ impl Node {
             entry.index,
             entry.changes_member(),
             &entry.command,
-            &mut self.ahead.configs,
+            &mut self.read_ahead.configs,
         );
         self.lease_kept();
         self.consensus.applied(entry.index);
@@ -134,14 +135,14 @@ impl Node {
     /// Notes what an applied command may have changed, so that nothing else is looked at.
     fn note_changes(&mut self, kind: Option<&Kind>) {
         match kind {
-            None | Some(Kind::Story(_)) => return,
+            None | Some(Kind::LogEvents(_)) => return,
             Some(Kind::Apply(_)) => self.all_vips_changed(),
-            Some(kind @ (Kind::Give(_) | Kind::Move(_) | Kind::Released(_) | Kind::Many(_))) => {
-                for vip in many::vips(kind) {
+            Some(kind @ (Kind::Give(_) | Kind::Move(_) | Kind::Released(_) | Kind::Batch(_))) => {
+                for vip in batch::vips(kind) {
                     self.vip_changed(vip);
                 }
                 // Others are waited for as long as they may take.
-                for vip in many::given(kind) {
+                for vip in batch::given(kind) {
                     self.proposed.remove(&vip);
                 }
                 self.decided += 1;
@@ -154,7 +155,7 @@ impl Node {
     }
 
     /// Puts what is untold and what this node knows about itself into the log.
-    pub(super) fn speak(&mut self, now: Time) {
+    pub(super) fn flush_proposals(&mut self, now: Time) {
         if self.consensus.leader() == 0 {
             return;
         }
@@ -163,22 +164,22 @@ impl Node {
                 self.unwritten.push(command);
             }
         }
-        if !self.untold.is_empty() && now >= self.untold_after {
-            self.untold_after = now.plus(Millis(20));
+        if !self.unrecorded.is_empty() && now >= self.unrecorded_after {
+            self.unrecorded_after = now.plus(Millis(20));
             // In entries that fit a datagram each: leases do not hang on TCP, nor does the log.
-            while !self.untold.is_empty() {
+            while !self.unrecorded.is_empty() {
                 let mut size = 0;
-                let fits = |told: &&Told| {
+                let fits = |told: &&LogEvent| {
                     size += told.encoded_len() + 3;
-                    size <= STORY_BYTES
+                    size <= EVENTS_BYTES
                 };
-                let count = self.untold.iter().take_while(fits).count().max(1);
-                let told = self.untold[..count].to_vec();
-                if !self.propose_own(now, Kind::Story(Story { told }), String::new()) {
-                    self.untold_after = now.plus(Millis(200));
+                let count = self.unrecorded.iter().take_while(fits).count().max(1);
+                let told = self.unrecorded[..count].to_vec();
+                if !self.propose_own(now, Kind::LogEvents(LogEvents { told }), String::new()) {
+                    self.unrecorded_after = now.plus(Millis(200));
                     break;
                 }
-                self.untold.drain(..count);
+                self.unrecorded.drain(..count);
             }
         }
         let known = self.state.facts.get(&self.config.name);

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// What the disk knows of promises.
-pub(super) struct Bound {
+pub(super) struct PromiseBound {
     /// Until when longer promises may be given: asked of the disk.
     pub(super) asked: Time,
     /// And on it.
@@ -26,7 +26,7 @@ pub(super) struct Bound {
     installing: u64,
 }
 
-impl Bound {
+impl PromiseBound {
     pub(super) fn new(until: Time, lease: Millis) -> Self {
         Self { asked: until, kept: until, lease, installing: 0 }
     }
@@ -46,37 +46,37 @@ pub(super) fn kept_until(config: &Config, now: Time, kept: &LongPromise, restart
 impl Node {
     /// Whether a promise of this length binds longer than a voter waits that starts.
     pub(super) fn is_long(&self, length: Millis) -> bool {
-        length > self.lease().min(self.bound.lease)
+        length > self.lease().min(self.promise_bound.lease)
     }
 
     /// An entry that is on the disk was applied; perhaps it has changed the lease.
     pub(super) fn lease_kept(&mut self) {
-        if self.bound.installing == 0 {
-            self.bound.lease = self.lease();
+        if self.promise_bound.installing == 0 {
+            self.promise_bound.lease = self.lease();
         }
     }
 
     /// A state of another node was taken over, which this write brings to the disk.
     pub(super) fn installs(&mut self, number: u64) {
-        self.bound.installing = number;
+        self.promise_bound.installing = number;
     }
 
     /// A write of the log is on disk.
     pub(super) fn state_kept(&mut self, number: u64) {
-        if self.bound.installing != 0 && number >= self.bound.installing {
-            self.bound.installing = 0;
-            self.bound.lease = self.lease();
+        if self.promise_bound.installing != 0 && number >= self.promise_bound.installing {
+            self.promise_bound.installing = 0;
+            self.promise_bound.lease = self.lease();
         }
     }
 
-    /// Whether the disk knows of a promise so long; if not it is told, and the next beat asks again.
+    /// Whether the disk knows of a promise so long; if not it is told, and the next heartbeat asks again.
     pub(super) fn may_promise_long(&mut self, now: Time, length: Millis) -> bool {
         let until = Time(now.0 + lease::promise_ns(length));
-        if self.bound.kept >= until {
+        if self.promise_bound.kept >= until {
             return true;
         }
-        if self.bound.asked < until {
-            // Some more, so that the beats of the next half second need no write.
+        if self.promise_bound.asked < until {
+            // Some more, so that the heartbeats of the next half second need no write.
             let until = until.plus(Millis(500));
             let long_promise = Some(self.bind(now, until));
             self.keep(Persist { long_promise, ..Persist::default() });
@@ -85,7 +85,7 @@ impl Node {
     }
 
     fn bind(&mut self, now: Time, until: Time) -> LongPromise {
-        self.bound.asked = until;
+        self.promise_bound.asked = until;
         let machine_boot = self.config.machine_boot;
         LongPromise { until_ns: until.0, machine_boot, length_ns: until.since(now) }
     }
@@ -95,6 +95,6 @@ impl Node {
     pub(super) fn bound_of_promises(&mut self, now: Time, named: Millis) -> Option<LongPromise> {
         let until = self.promises.latest();
         let waits = Time(now.0 + promise_ns(named));
-        (until > waits.max(self.bound.asked)).then(|| self.bind(now, until))
+        (until > waits.max(self.promise_bound.asked)).then(|| self.bind(now, until))
     }
 }

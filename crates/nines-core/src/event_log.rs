@@ -2,61 +2,61 @@
 
 use std::collections::VecDeque;
 
-use crate::wire::Told;
+use crate::wire::LogEvent;
 
 /// Events kept.
 pub const KEPT_MAX: usize = 10_000;
 
 /// One event.
 #[derive(Clone, Debug, PartialEq)]
-pub struct StoryEvent {
+pub struct LoggedEvent {
     /// "57.0": log index and place in the entry.
     pub id: String,
     /// What.
-    pub told: Told,
+    pub told: LogEvent,
 }
 
 /// All of them, oldest first.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Chronicle {
-    events: VecDeque<StoryEvent>,
+pub struct EventLog {
+    events: VecDeque<LoggedEvent>,
 }
 
-impl Chronicle {
+impl EventLog {
     /// Adds one.
-    pub fn push(&mut self, index: u64, place: usize, told: Told) {
+    pub fn push(&mut self, index: u64, place: usize, told: LogEvent) {
         if self.events.len() == KEPT_MAX {
             self.events.pop_front();
         }
-        self.events.push_back(StoryEvent { id: format!("{index}.{place}"), told });
+        self.events.push_back(LoggedEvent { id: format!("{index}.{place}"), told });
     }
 
     /// Adds one that comes with its id.
-    pub fn restore(&mut self, event: StoryEvent) {
+    pub fn restore(&mut self, event: LoggedEvent) {
         self.events.push_back(event);
     }
 
     /// Oldest first.
-    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &StoryEvent> {
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &LoggedEvent> {
         self.events.iter()
     }
 
     /// The event with this id.
-    pub fn find(&self, id: &str) -> Option<&StoryEvent> {
+    pub fn find(&self, id: &str) -> Option<&LoggedEvent> {
         self.events.iter().rev().find(|e| e.id == id)
     }
 
     /// The newest event of one of these kinds about a subject.
-    pub fn newest(&self, kinds: &[&str], subject: &str) -> Option<&StoryEvent> {
+    pub fn newest(&self, kinds: &[&str], subject: &str) -> Option<&LoggedEvent> {
         let wanted =
-            |e: &&StoryEvent| e.told.subject == subject && kinds.contains(&e.told.kind.as_str());
+            |e: &&LoggedEvent| e.told.subject == subject && kinds.contains(&e.told.kind.as_str());
         self.events.iter().rev().find(wanted)
     }
 
     /// The event with this id and what led to it, the first cause first. Bounded, because a cause
     /// always came before.
-    pub fn path(&self, id: &str) -> Vec<&StoryEvent> {
-        let mut path: Vec<&StoryEvent> = Vec::new();
+    pub fn path(&self, id: &str) -> Vec<&LoggedEvent> {
+        let mut path: Vec<&LoggedEvent> = Vec::new();
         let mut next = self.find(id);
         while let Some(event) = next {
             if path.iter().any(|known| known.id == event.id) {
@@ -71,7 +71,7 @@ impl Chronicle {
 
     /// An event with what led to it, and what it led to for these subjects; oldest first. The chain
     /// begins with a command or with what was seen: that has no cause.
-    pub fn around(&self, id: &str, subjects: &[String]) -> Vec<&StoryEvent> {
+    pub fn around(&self, id: &str, subjects: &[String]) -> Vec<&LoggedEvent> {
         let mut chain = self.path(id);
         for event in &self.events {
             let follows = chain.iter().any(|c| c.id == event.told.cause);
@@ -84,8 +84,8 @@ impl Chronicle {
     }
 
     /// The newest event about one of these subjects, with what led to it and what came of it.
-    pub fn why(&self, subjects: &[String]) -> Vec<&StoryEvent> {
-        let about = |e: &&StoryEvent| {
+    pub fn why(&self, subjects: &[String]) -> Vec<&LoggedEvent> {
+        let about = |e: &&LoggedEvent| {
             subjects.contains(&e.told.subject) && !e.told.kind.starts_with("note")
         };
         let newest = self.events.iter().rev().find(about);
@@ -99,19 +99,19 @@ mod tests {
 
     #[test]
     fn why_walks_to_the_first_cause_and_back() {
-        let mut c = Chronicle::default();
-        let told = |subject: &str, cause: &str| Told {
+        let mut c = EventLog::default();
+        let told = |subject: &str, cause: &str| LogEvent {
             subject: subject.into(),
             cause: cause.into(),
             kind: "k".into(),
-            ..Told::default()
+            ..LogEvent::default()
         };
         c.push(1, 0, told("r3", ""));
         c.push(2, 0, told("lb1", ""));
         c.push(3, 0, told("web", "2.0"));
         c.push(4, 0, told("web", "3.0"));
         c.push(5, 0, told("r1", ""));
-        let ids = |chain: Vec<&StoryEvent>| -> Vec<String> {
+        let ids = |chain: Vec<&LoggedEvent>| -> Vec<String> {
             chain.iter().map(|e| e.id.clone()).collect()
         };
         assert_eq!(ids(c.why(&["web".into()])), ["2.0", "3.0", "4.0"]);

@@ -25,7 +25,7 @@ const PATIENCE: Millis = Millis(10_000);
 
 /// What was read and what waits for it.
 #[derive(Default)]
-pub(super) struct Ahead {
+pub(super) struct ReadAhead {
     pub configs: Configs,
     /// Asked of another thread, and when.
     asked: Vec<(Arc<str>, Time)>,
@@ -40,7 +40,7 @@ pub(super) struct Ahead {
     states: Vec<RaftMessage>,
 }
 
-impl Ahead {
+impl ReadAhead {
     /// Whether nobody has to wait for this text. If somebody has, it is asked for.
     fn is_read(&mut self, now: Time, text: &str, actions: &mut Vec<Action>) -> bool {
         if self.configs.known(text).is_some() {
@@ -62,7 +62,7 @@ impl Ahead {
 
     /// Longest lease and restart of any config that this node may have gone by: that of the
     /// snapshot, and those in the log after it. What was promised by earlier ones is on the disk
-    /// beside the snapshot ([`super::bound`]).
+    /// beside the snapshot ([`super::promise_bound`]).
     pub fn longest_timing(&mut self, state: &State, kept: &Persisted) -> (Millis, Millis) {
         let mut at = state.following();
         let mut longest = (at.spec.timing.lease, at.spec.timing.restart);
@@ -120,15 +120,15 @@ pub(super) fn allowance(command: &Command) -> Millis {
 impl Node {
     /// What a text says, if it was read.
     pub fn configs(&self) -> &Configs {
-        &self.ahead.configs
+        &self.read_ahead.configs
     }
 
     /// Another thread has read a config.
     pub(super) fn was_read(&mut self, now: Time, config: Arc<Config>) {
-        self.ahead.asked.retain(|(text, _)| *text != config.text);
-        self.ahead.configs.put(config);
-        self.ahead.first_waits = None;
-        for message in std::mem::take(&mut self.ahead.states) {
+        self.read_ahead.asked.retain(|(text, _)| *text != config.text);
+        self.read_ahead.configs.put(config);
+        self.read_ahead.first_waits = None;
+        for message in std::mem::take(&mut self.read_ahead.states) {
             self.log_message(now, message);
         }
     }
@@ -136,27 +136,28 @@ impl Node {
     /// Has the configs in a message read; gives the message back if it need not wait for that.
     pub(super) fn read_ahead(&mut self, now: Time, message: RaftMessage) -> Option<RaftMessage> {
         for entry in &message.entries {
-            self.ahead.is_next_read(now, &self.state, &entry.data, &mut self.actions);
+            self.read_ahead.is_next_read(now, &self.state, &entry.data, &mut self.actions);
         }
         let Some(state) = &message.snapshot else { return Some(message) };
         let text = peek::config_of_state(&state.data).unwrap_or_default();
-        if self.ahead.is_read(now, text, &mut self.actions) {
+        if self.read_ahead.is_read(now, text, &mut self.actions) {
             return Some(message);
         }
         // One a sender; the newest.
-        self.ahead.states.retain(|waits| waits.from != message.from);
-        self.ahead.states.push(message);
+        self.read_ahead.states.retain(|waits| waits.from != message.from);
+        self.read_ahead.states.push(message);
         None
     }
 
     /// Applies what is committed and read.
     pub(super) fn apply_committed(&mut self, now: Time) -> bool {
         let mut grown = false;
-        while let Some(entry) = self.ahead.next(now, &self.state, &mut self.actions) {
+        while let Some(entry) = self.read_ahead.next(now, &self.state, &mut self.actions) {
             grown |= entry.changes_member().is_some();
             self.apply(&entry);
             let config = peek::applies_config(&entry.command);
-            self.ahead.bytes += if config { self.state.text.len() } else { entry.command.len() };
+            self.read_ahead.bytes +=
+                if config { self.state.text.len() } else { entry.command.len() };
         }
         grown
     }
@@ -241,7 +242,7 @@ mod tests {
         let mut now = Time(1_000_000_000);
         let mut node = Node::new(config(), now, &disk);
         (0..20).for_each(|_| run(&mut node, &mut now, &mut disk));
-        let most = super::super::record::COMPACT_BYTES / first.len() + 1;
+        let most = super::super::log::COMPACT_BYTES / first.len() + 1;
         for n in 1..=3 * most as u32 {
             let (revision, before) = (node.state.revision, Arc::clone(&node.state.text));
             let kind = Some(Kind::Apply(Apply::in_place_of(&before, &text(n), revision)));

@@ -20,7 +20,7 @@ pub type Name = (u64, u64);
 
 /// VIPs and the log entries that gave them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct HeldSet {
+pub struct VipSet {
     tokens: BTreeMap<IpAddr, u64>,
     name: Name,
 }
@@ -42,7 +42,7 @@ fn share(vip: IpAddr, token: u64) -> Name {
     (lane(0x9e37_79b9_7f4a_7c15), lane(0xd1b5_4a32_d192_ed03))
 }
 
-impl HeldSet {
+impl VipSet {
     /// Of these pairs.
     pub fn new(pairs: impl IntoIterator<Item = (IpAddr, u64)>) -> Self {
         let mut set = Self::default();
@@ -167,7 +167,7 @@ pub struct Arriving {
 
 impl Arriving {
     /// Takes a part in; the whole set when it was the last one and the contents bear the name.
-    pub fn take(&mut self, part: &SetPart) -> Option<HeldSet> {
+    pub fn take(&mut self, part: &SetPart) -> Option<VipSet> {
         if part.of == 0 || part.of > PARTS_MAX || part.number >= part.of {
             return None;
         }
@@ -181,7 +181,7 @@ impl Arriving {
             return None;
         }
         let parts = std::mem::take(self).parts;
-        let set = HeldSet::new(parts.into_values().flatten());
+        let set = VipSet::new(parts.into_values().flatten());
         (set.name() == name).then_some(set)
     }
 }
@@ -216,13 +216,13 @@ mod tests {
         IpAddr::from(((0x2001_0db8 << 96) + n).to_be_bytes())
     }
 
-    fn sets() -> Vec<HeldSet> {
+    fn sets() -> Vec<VipSet> {
         vec![
-            HeldSet::default(),
-            HeldSet::new([(v4(7), 12)]),
-            HeldSet::new((0..1_000).map(|n| (v4(n * 3), 5 + u64::from(n) / 200))),
-            HeldSet::new((0..300).map(|n| (v6(n << 64), u64::MAX - n as u64))),
-            HeldSet::new((0..200).map(|n| (if n % 2 == 0 { v4(n) } else { v6(n.into()) }, 9))),
+            VipSet::default(),
+            VipSet::new([(v4(7), 12)]),
+            VipSet::new((0..1_000).map(|n| (v4(n * 3), 5 + u64::from(n) / 200))),
+            VipSet::new((0..300).map(|n| (v6(n << 64), u64::MAX - n as u64))),
+            VipSet::new((0..200).map(|n| (if n % 2 == 0 { v4(n) } else { v6(n.into()) }, 9))),
         ]
     }
 
@@ -245,14 +245,14 @@ mod tests {
 
     #[test]
     fn a_name_follows_from_the_contents_alone() {
-        let mut set = HeldSet::new([(v4(1), 5), (v6(2), 6)]);
+        let mut set = VipSet::new([(v4(1), 5), (v6(2), 6)]);
         let name = set.name();
         assert!(set.insert(v4(3), 7) && set.insert(v4(1), 8) && set.remove(v4(3)));
         assert_ne!(set.name(), name, "another token");
         assert!(!set.remove(v4(3)) && set.insert(v4(1), 5) && !set.insert(v4(1), 5));
         assert_eq!(set.name(), name);
         let names: std::collections::BTreeSet<Name> = (0..1_000)
-            .flat_map(|n| [HeldSet::new([(v4(n), 1)]), HeldSet::new([(v4(1), 2 + u64::from(n))])])
+            .flat_map(|n| [VipSet::new([(v4(n), 1)]), VipSet::new([(v4(1), 2 + u64::from(n))])])
             .map(|set| set.name())
             .collect();
         assert_eq!(names.len(), 2_000);
@@ -263,7 +263,7 @@ mod tests {
         let set = sets().remove(2);
         let mut parts = set.parts();
         let mut arriving = Arriving::default();
-        let other = HeldSet::new([(v4(9), 9)]).parts().remove(0).contents;
+        let other = VipSet::new([(v4(9), 9)]).parts().remove(0).contents;
         parts[1].contents = other;
         assert!(parts.iter().all(|part| arriving.take(part).is_none()));
         for (number, of) in [(0, 0), (1, 1), (0, PARTS_MAX + 1), (u32::MAX, u32::MAX)] {

@@ -1,6 +1,6 @@
 //! What nodes remember of each other's logs.
 //!
-//! Decides: whether a node that starts may vote. Each tells with its beats what its log has shown to
+//! Decides: whether a node that starts may vote. Each tells with its heartbeats what its log has shown to
 //! a leader; the others keep that as long as they run, and give it back with their answers. A node
 //! whose disk has less than it once showed, because an older copy was put back or the file is gone,
 //! has forgotten what others count on: it votes no more, and says so to everybody. A node that has
@@ -19,15 +19,15 @@ use super::Node;
 use crate::{
     action::Action,
     lease::promise_ns,
-    wire::{Ack, Awaits, Beat, Persist},
+    wire::{Ack, Awaits, Heartbeat, Persist},
 };
 
 /// What this node knows of others' logs, and whether others know its own.
 #[derive(Default)]
-pub struct Memory {
+pub struct LostLog {
     /// The furthest that each voter has shown.
     shown: BTreeMap<u64, (u64, u64)>,
-    /// Who has answered this life, and remembers nothing that is missing here.
+    /// Who has answered this incarnation, and remembers nothing that is missing here.
     answered: BTreeSet<u64>,
     /// A majority has.
     vouched: bool,
@@ -38,13 +38,13 @@ pub struct Memory {
 }
 
 impl Node {
-    /// What a beat shows of its sender's log.
-    pub(super) fn remember(&mut self, now: Time, from: u64, beat: &Beat) {
+    /// What a heartbeat shows of its sender's log.
+    pub(super) fn remember(&mut self, now: Time, from: u64, beat: &Heartbeat) {
         let voters = self.consensus.voters();
         // One without a vote may begin anew: nobody counts on what it has.
         // A copy of it may go on with what it never got.
         if voters.contains(&from) && self.may_ask(now, from) {
-            let shown = self.memory.shown.entry(from).or_default();
+            let shown = self.lost_log.shown.entry(from).or_default();
             *shown = (*shown).max((beat.term, beat.acked));
         }
         let me = self.config.id;
@@ -61,7 +61,7 @@ impl Node {
 
     /// Position that an answer to this node gives back.
     pub(super) fn remembered(&self, id: u64) -> (u64, u64) {
-        let shown = self.memory.shown.get(&id).copied().unwrap_or_default();
+        let shown = self.lost_log.shown.get(&id).copied().unwrap_or_default();
         let least = if self.consensus.voters().contains(&id) { (1, 1) } else { (0, 0) };
         shown.max(least)
     }
@@ -73,7 +73,7 @@ impl Node {
         }
         let (term, _, last) = self.consensus.shown();
         if (ack.term, ack.acked) <= (term, last) {
-            self.memory.answered.insert(from);
+            self.lost_log.answered.insert(from);
             return;
         }
         let name = self.name_of(from);
@@ -98,7 +98,7 @@ impl Node {
         let persist = Persist { retired: Some(why.clone()), ..Persist::default() };
         self.actions.push(Action::Persist(0, Box::new(persist)));
         self.broken = Some(why);
-        self.memory.retired = true;
+        self.lost_log.retired = true;
     }
 
     /// What a person can do about a node that votes no more for good.
@@ -112,7 +112,7 @@ impl Node {
 
     /// Whether a restart cannot mend what keeps this node from voting.
     pub fn is_retired(&self) -> bool {
-        self.memory.retired
+        self.lost_log.retired
     }
 
     /// Whether this node may vote and renew leases: a majority has answered since it started, and
@@ -120,16 +120,16 @@ impl Node {
     pub(super) fn may_vote(&mut self, now: Time) -> bool {
         // The members are those at the end of what is known to be committed.
         let read = self.consensus.applied_index() >= self.consensus.committed();
-        if !self.memory.vouched && read {
+        if !self.lost_log.vouched && read {
             let (voters, me) = (self.consensus.voters(), self.config.id);
-            let answered = |id: &&u64| **id == me || self.memory.answered.contains(id);
+            let answered = |id: &&u64| **id == me || self.lost_log.answered.contains(id);
             let majority = voters.iter().filter(answered).count() * 2 > voters.len();
             // Who needs no answer listens first: somebody may have joined after its log ended.
             let listened = now.since(self.started) >= promise_ns(self.lease());
-            self.memory.vouched =
+            self.lost_log.vouched =
                 voters.contains(&me) && majority && (voters.len() > 1 || listened);
         }
-        self.memory.vouched
+        self.lost_log.vouched
     }
 
     /// Whether messages of another node may change this node's log: not before others have said
@@ -138,7 +138,7 @@ impl Node {
         if self.consensus.voters().contains(&self.config.id) {
             self.may_vote(now)
         } else {
-            self.memory.answered.contains(&from)
+            self.lost_log.answered.contains(&from)
         }
     }
 
@@ -176,11 +176,11 @@ impl Node {
     pub(super) fn tell_broken(&mut self, now: Time) {
         let broken = |id: &u64| self.broken_of(*id).is_some();
         let all: BTreeSet<u64> = self.state.members.keys().copied().filter(broken).collect();
-        let new: Vec<u64> = all.difference(&self.memory.told).copied().collect();
+        let new: Vec<u64> = all.difference(&self.lost_log.told).copied().collect();
         if !new.is_empty() && !self.consensus.leads() {
             return;
         }
-        self.memory.told = all;
+        self.lost_log.told = all;
         for id in new {
             let name = self.name_of(id);
             // The leader before may have told it.
@@ -190,7 +190,7 @@ impl Node {
             }
             let why = self.broken_of(id).unwrap_or_default();
             let text = format!("{name} votes no more and holds no VIP: {why}");
-            self.tell(now, "no-vote", name, text, "auto", String::new());
+            self.record_event(now, "no-vote", name, text, "auto", String::new());
         }
     }
 }

@@ -5,7 +5,7 @@
 //! and was written from the rules below, not from the planner:
 //!
 //! 1. A VIP stays where it is while its holder is alive and fit (no failback).
-//! 2. A wish (`nines move`) goes before preference, preference before evenness.
+//! 2. A move request (`nines move`) goes before preference, preference before evenness.
 //! 3. Nobody is given a VIP who is not alive, ready, fit and a director.
 //! 4. A living holder is asked to release; only a silent one is overruled, and the lease rule
 //!    makes that wait (in nines-core).
@@ -58,7 +58,7 @@ pub struct Observed {
     /// VIPs that somebody holds.
     pub vips: BTreeMap<IpAddr, Held>,
     /// Moves that operators asked for.
-    pub wishes: BTreeMap<IpAddr, String>,
+    pub move_requests: BTreeMap<IpAddr, String>,
 }
 
 /// One thing to do.
@@ -254,11 +254,11 @@ fn best<'a>(
     but: Option<&str>,
 ) -> Option<&'a str> {
     let prefer = &spec.vips[&vip].prefer;
-    let wish = observed.wishes.get(&vip);
+    let move_request = observed.move_requests.get(&vip);
     let fit = spec.directors().filter(|n| Some(*n) != but);
     fit.filter(|n| refusal(spec, observed, vip, n).is_none()).min_by_key(|n| {
         let behind = but.is_some_and(|from| is_behind(observed, n, from));
-        let wished = wish.is_none_or(|w| w != n);
+        let wished = move_request.is_none_or(|w| w != n);
         let place = prefer.iter().position(|p| p == n).unwrap_or(prefer.len());
         (behind, wished, place, load.get(n).copied().unwrap_or(0), *n)
     })
@@ -306,8 +306,8 @@ fn leave(
     vip: IpAddr,
     node: &str,
 ) -> Option<(Step, String)> {
-    let wish = observed.wishes.get(&vip).filter(|w| w.as_str() != node);
-    if let Some(to) = wish.filter(|w| refusal(spec, observed, vip, w).is_none()) {
+    let move_request = observed.move_requests.get(&vip).filter(|w| w.as_str() != node);
+    if let Some(to) = move_request.filter(|w| refusal(spec, observed, vip, w).is_none()) {
         if is_behind(observed, to, node) && must_leave(spec, observed, vip, node).is_none() {
             let why = format!("{to} has not got all connections of {node} yet");
             return Some((Step::Blocked(vip), why));
@@ -360,7 +360,7 @@ pub fn check(spec: &Spec, observed: &Observed, plan: &Plan) -> Result<(), String
                 return Err(format!("rule 5: {to} has not got the flows of {from}"));
             }
             Step::Move(_, from, to) => {
-                let wished = observed.wishes.get(vip) == Some(to);
+                let wished = observed.move_requests.get(vip) == Some(to);
                 let unfit = observed.nodes[from].standby
                     || observed.nodes[from].leaving
                     || observed.nodes[from].joining
@@ -375,14 +375,15 @@ pub fn check(spec: &Spec, observed: &Observed, plan: &Plan) -> Result<(), String
                 let waits = |n: &str| {
                     let stays = |h: &str| may_stay(spec, observed, *vip, h);
                     let has = |h: &String| stays(h) && observed.nodes[n].behind.contains(h);
-                    holder.is_some_and(has) && observed.wishes.get(vip).is_some_and(|w| w == n)
+                    holder.is_some_and(has)
+                        && observed.move_requests.get(vip).is_some_and(|w| w == n)
                 };
                 let follows = spec.vips.get(vip).is_some_and(|v| v.with.is_some());
                 let allowed = |n: &str| !follows || led.is_some_and(|led| led == n);
                 let could =
                     |n: &&str| fit(n) && allowed(n) && holder.is_none_or(|h| h != n) && !waits(n);
                 if let Some(n) = spec.directors().find(could)
-                    && !observed.wishes.get(vip).is_some_and(|w| waits(w))
+                    && !observed.move_requests.get(vip).is_some_and(|w| waits(w))
                 {
                     return Err(format!("{vip} is called blocked, but {n} could take it"));
                 }

@@ -1,14 +1,14 @@
 //! The shape of a command about many VIPs.
 //!
-//! Decides: shapes in the log, nothing else. What it means is in `crates/nines-core/src/many.rs`.
+//! Decides: shapes in the log, nothing else. What it means is in `crates/nines-core/src/batch.rs`.
 
 /// What [`super::Give`], [`super::Move`] and a release say of one VIP, for many at once.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct Many {
+pub struct Batch {
     /// 0: given; 1: to be moved; 2: released.
     #[prost(uint32, tag = "1")]
     pub what: u32,
-    /// VIPs with tokens, as [`crate::held::pack_all`] packs them; a token counts in a release only.
+    /// VIPs with tokens, as [`crate::vip_set::pack_all`] packs them; a token counts in a release only.
     #[prost(bytes = "vec", tag = "2")]
     pub vips: Vec<u8>,
     /// Next holder.
@@ -25,5 +25,5 @@ pub struct Many {
     pub silent_ms: u64,
     /// As in a release.
     #[prost(uint64, tag = "7")]
-    pub life: u64,
+    pub incarnation: u64,
 }

@@ -16,7 +16,7 @@ const NAMED_EVERY: Millis = Millis(10_000);
 
 /// What the gate remembers.
 #[derive(Default)]
-pub struct Gate {
+pub struct AppendGate {
     /// When each sender was last named, and how many of its messages were refused since.
     named: BTreeMap<u64, (Time, u64)>,
 }
@@ -68,7 +68,7 @@ impl Node {
         self.consensus.admits(message)?;
         if let Some(state) = consensus::brings_state(message) {
             // Written by a version whose config this one cannot read: never guess (S27).
-            if snapshot::decode(&state.data, &mut self.ahead.configs).is_none() {
+            if snapshot::decode(&state.data, &mut self.read_ahead.configs).is_none() {
                 return Err("this version cannot read its state: update this node".into());
             }
         }
@@ -76,12 +76,12 @@ impl Node {
     }
 
     fn refuse(&mut self, now: Time, from: u64, why: &str) {
-        let (at, count) = self.gate.named.get(&from).copied().unwrap_or_default();
+        let (at, count) = self.append_gate.named.get(&from).copied().unwrap_or_default();
         if at != Time(0) && now.since(at) < NAMED_EVERY.ns() {
-            self.gate.named.insert(from, (at, count + 1));
+            self.append_gate.named.insert(from, (at, count + 1));
             return;
         }
-        self.gate.named.insert(from, (now, 0));
+        self.append_gate.named.insert(from, (now, 0));
         let more = if count > 0 { format!(" ({count} more since)") } else { String::new() };
         let name = self.name_of(from);
         self.log(format!("a consensus message of {name} is refused: {why}{more}"));

@@ -10,7 +10,7 @@ use nines_model::{Millis, Time};
 use super::Node;
 
 impl Node {
-    /// Nodes that this one has heard lately, for its beats. Two beats less than a lease: when a node
+    /// Nodes that this one has heard lately, for its heartbeats. Two heartbeats less than a lease: when a node
     /// has died, nobody still says that it is heard by the time the leader misses it.
     pub(super) fn hears(&self, now: Time) -> Vec<u64> {
         let timing = &self.state.spec.timing;

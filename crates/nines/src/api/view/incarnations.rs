@@ -5,7 +5,7 @@ use nines_model::Time;
 
 use super::super::types::{ProblemLine, Status};
 
-/// How a node is shown whose life does not count; `None`: it counts.
+/// How a node is shown whose incarnation does not count; `None`: it counts.
 pub fn word(node: &Node, now: Time, id: u64) -> Option<&'static str> {
     if node.double(now).contains(&id) {
         return Some("running twice");
@@ -14,7 +14,7 @@ pub fn word(node: &Node, now: Time, id: u64) -> Option<&'static str> {
     moved.then_some("waiting for confirmation")
 }
 
-/// What is wrong with lives, and what to do.
+/// What is wrong with incarnations, and what to do.
 pub fn problems(node: &Node, now: Time, status: &mut Status) {
     for id in node.double(now) {
         let name = node.state().members.get(&id).map_or_else(|| id.to_string(), |m| m.name.clone());

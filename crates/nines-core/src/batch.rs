@@ -7,8 +7,8 @@
 use std::net::IpAddr;
 
 use crate::{
-    held::{PART_BYTES, pack_all, unpack_all},
-    wire::{self, Give, Many, Move, Token, command::Kind},
+    vip_set::{PART_BYTES, pack_all, unpack_all},
+    wire::{self, Batch, Give, Move, Token, command::Kind},
 };
 
 const GIVEN: u32 = 0;
@@ -16,19 +16,19 @@ const MOVED: u32 = 1;
 const RELEASED: u32 = 2;
 
 /// What all of one entry have in common.
-fn common(kind: &Kind) -> Option<(Many, (IpAddr, u64))> {
+fn common(kind: &Kind) -> Option<(Batch, (IpAddr, u64))> {
     let (many, vip, token) = match kind {
         Kind::Give(Give { vip, to, from, why, silent_ms, .. }) => {
             let (to, from, why) = (to.clone(), from.clone(), why.clone());
             let silent_ms = *silent_ms;
-            (Many { what: GIVEN, to, from, why, silent_ms, ..Many::default() }, vip, 0)
+            (Batch { what: GIVEN, to, from, why, silent_ms, ..Batch::default() }, vip, 0)
         }
         Kind::Move(Move { vip, from, to, why }) => {
             let (to, from, why) = (to.clone(), from.clone(), why.clone());
-            (Many { what: MOVED, to, from, why, ..Many::default() }, vip, 0)
+            (Batch { what: MOVED, to, from, why, ..Batch::default() }, vip, 0)
         }
-        Kind::Released(Token { vip, index, life }) => {
-            (Many { what: RELEASED, life: *life, ..Many::default() }, vip, *index)
+        Kind::Released(Token { vip, index, incarnation }) => {
+            (Batch { what: RELEASED, incarnation: *incarnation, ..Batch::default() }, vip, *index)
         }
         _ => return None,
     };
@@ -37,7 +37,7 @@ fn common(kind: &Kind) -> Option<(Many, (IpAddr, u64))> {
 
 /// Puts commands together that say the same of several VIPs; others stay as they are.
 pub fn together(kinds: Vec<Kind>) -> Vec<Kind> {
-    let mut groups: Vec<(Many, Vec<(IpAddr, u64)>, Kind)> = Vec::new();
+    let mut groups: Vec<(Batch, Vec<(IpAddr, u64)>, Kind)> = Vec::new();
     let mut out = Vec::new();
     for kind in kinds {
         let Some((many, pair)) = common(&kind) else {
@@ -58,22 +58,22 @@ pub fn together(kinds: Vec<Kind>) -> Vec<Kind> {
         let words = many.to.len() + many.from.len() + many.why.len();
         let room = PART_BYTES.saturating_sub(words).max(100);
         let pieces = pack_all(pairs.into_iter(), room);
-        out.extend(pieces.into_iter().map(|vips| Kind::Many(Many { vips, ..many.clone() })));
+        out.extend(pieces.into_iter().map(|vips| Kind::Batch(Batch { vips, ..many.clone() })));
     }
     out
 }
 
 /// A command as commands about one VIP each.
 pub fn singly(kind: Kind) -> Vec<Kind> {
-    let Kind::Many(many) = kind else { return vec![kind] };
-    let Many { what, to, from, why, silent_ms, life, vips } = many;
+    let Kind::Batch(many) = kind else { return vec![kind] };
+    let Batch { what, to, from, why, silent_ms, incarnation, vips } = many;
     let one = |(vip, index): (IpAddr, u64)| {
         let vip = wire::pack(vip);
         let (to, from, why) = (to.clone(), from.clone(), why.clone());
         match what {
             GIVEN => Kind::Give(Give { vip, to, from, why, silent_ms, ..Give::default() }),
             MOVED => Kind::Move(Move { vip, from, to, why }),
-            _ => Kind::Released(Token { vip, index, life }),
+            _ => Kind::Released(Token { vip, index, incarnation }),
         }
     };
     // What makes no sense says nothing, on every node alike.
@@ -88,7 +88,7 @@ pub fn singly(kind: Kind) -> Vec<Kind> {
 /// The VIPs that a command gives, moves or releases.
 pub fn vips(kind: &Kind) -> Vec<IpAddr> {
     match kind {
-        Kind::Many(many) => {
+        Kind::Batch(many) => {
             unpack_all(&many.vips).unwrap_or_default().into_iter().map(|(vip, _)| vip).collect()
         }
         other => common(other).map(|(_, (vip, _))| vip).into_iter().collect(),
@@ -97,13 +97,13 @@ pub fn vips(kind: &Kind) -> Vec<IpAddr> {
 
 /// Those that a command gives, not by a release.
 pub fn given(kind: &Kind) -> Vec<IpAddr> {
-    let gives = matches!(kind, Kind::Give(_)) || matches!(kind, Kind::Many(m) if m.what == GIVEN);
+    let gives = matches!(kind, Kind::Give(_)) || matches!(kind, Kind::Batch(m) if m.what == GIVEN);
     if gives { vips(kind) } else { Vec::new() }
 }
 
 /// Those whose holder, if any, holds them no more once the command is in force.
 pub fn gives(kind: &Kind) -> Vec<IpAddr> {
-    let moves = matches!(kind, Kind::Move(_)) || matches!(kind, Kind::Many(m) if m.what == MOVED);
+    let moves = matches!(kind, Kind::Move(_)) || matches!(kind, Kind::Batch(m) if m.what == MOVED);
     if moves { Vec::new() } else { vips(kind) }
 }
 
@@ -125,7 +125,8 @@ mod tests {
             Kind::Give(Give { vip: vip(n), to, from, why, silent_ms: 140, ..Give::default() })
         };
         let mut kinds: Vec<Kind> = (0..1_000).map(give).collect();
-        let released = |n| Kind::Released(Token { vip: vip(n), index: 7 + u64::from(n), life: 3 });
+        let released =
+            |n| Kind::Released(Token { vip: vip(n), index: 7 + u64::from(n), incarnation: 3 });
         kinds.extend((0..500).map(released));
         let alone = Move { vip: vip(9), from: "lb2".into(), to: "lb1".into(), why: why.clone() };
         kinds.push(Kind::Move(alone));
@@ -144,7 +145,7 @@ mod tests {
     fn one_stays_one_and_nonsense_says_nothing() {
         let one = vec![Kind::Give(Give { vip: vip(1), ..Give::default() })];
         assert_eq!(together(one.clone()), one);
-        let strange = |what, vips| singly(Kind::Many(Many { what, vips, ..Many::default() }));
+        let strange = |what, vips| singly(Kind::Batch(Batch { what, vips, ..Batch::default() }));
         assert_eq!(strange(GIVEN, vec![1, 2, 3]), []);
         let real = pack_all([(IpAddr::from([10, 0, 0, 1]), 1)].into_iter(), 900).remove(0);
         assert_eq!(strange(9, real), []);

@@ -1,4 +1,4 @@
-//! Beats and their answers: who lives, and the renewal of leases.
+//! Heartbeats and their answers: who lives, and the renewal of leases.
 
 use std::collections::BTreeMap;
 
@@ -8,10 +8,10 @@ use prost::Message as _;
 use super::{Node, bulk::Way, leases::Granted};
 use crate::{
     action::Action,
-    consensus, held,
-    lives::Standing,
-    many, peek,
-    wire::{self, Beat, Command, Frame, RaftMessage, SetPart, Token, command::Kind, frame},
+    batch, consensus,
+    incarnations::Standing,
+    peek, vip_set,
+    wire::{self, Command, Frame, Heartbeat, RaftMessage, SetPart, Token, command::Kind, frame},
 };
 
 /// When the parts of a set are sent again to a peer that does not know it yet.
@@ -42,8 +42,9 @@ impl Node {
     }
 
     fn framed(&self, kind: frame::Kind) -> Frame {
-        let (life, starts, moved) = (self.config.boot, self.life.starts, self.life.moved);
-        Frame { kind: Some(kind), rest: Vec::new(), life, starts, moved }
+        let (incarnation, starts, moved) =
+            (self.config.boot, self.incarnation.starts, self.incarnation.moved);
+        Frame { kind: Some(kind), rest: Vec::new(), incarnation, starts, moved }
     }
 
     fn send_frame(&mut self, to: u64, frame: &Frame) {
@@ -56,19 +57,19 @@ impl Node {
         self.actions.push(Action::Send { to, bytes, bulk });
     }
 
-    /// Sends with the next beat. Half of what an idle cluster says can wait so long, and a
+    /// Sends with the next heartbeat. Half of what an idle cluster says can wait so long, and a
     /// datagram costs more than what is in it.
     fn send_later(&mut self, to: u64, kind: frame::Kind) {
         let waiting = self.with_beat.entry(to).or_default();
-        // A peer that is no longer one of the others gets no beat.
+        // A peer that is no longer one of the others gets no heartbeat.
         if waiting.len() < 8 {
-            // Its life is that of the beat.
+            // Its incarnation is that of the heartbeat.
             waiting.push(Frame { kind: Some(kind), ..Frame::default() });
         }
     }
 
     pub(super) fn send_raft(&mut self, now: Time, messages: Vec<RaftMessage>) {
-        if self.broken.is_some() || self.life.moved {
+        if self.broken.is_some() || self.incarnation.moved {
             return;
         }
         for message in messages {
@@ -101,7 +102,7 @@ impl Node {
         };
         let (term, acked, _) = self.consensus.shown();
         let shortened = self.restart.is_none() && self.guards_end_by(now.plus(length));
-        let beat = Beat {
+        let beat = Heartbeat {
             sent_ns: sent.0,
             lease_ms: length.0,
             ready: self.ready,
@@ -111,8 +112,8 @@ impl Node {
             revision: self.state.revision,
             shortened,
             applied: self.state.applied,
-            life: self.config.boot,
-            heir_of: self.life.heir_of,
+            incarnation: self.config.boot,
+            heir_of: self.incarnation.heir_of,
             double: self.hears_double(now),
             confirmed: self.confirmed_lives(),
             hears: self.hears(now),
@@ -141,8 +142,8 @@ impl Node {
             }
             let mut beat = beat.clone();
             self.tell_set(now, to, &mut beat, &mut parts);
-            let mut frame = self.framed(frame::Kind::Beat(beat));
-            // A beat must fit a datagram, which goes over every link; what does not, goes alone.
+            let mut frame = self.framed(frame::Kind::Heartbeat(beat));
+            // A heartbeat must fit a datagram, which goes over every link; what does not, goes alone.
             for more in rest {
                 if frame.encoded_len() + more.encoded_len() + 8 > DATAGRAM_MAX {
                     self.send(to, more.kind.expect("made by send_later"));
@@ -160,12 +161,12 @@ impl Node {
         if self.duty.unable.is_empty() {
             return Vec::new();
         }
-        held::marks(self.state.spec.vips.keys().copied(), |vip| self.duty.unable.contains(&vip))
+        vip_set::marks(self.state.spec.vips.keys().copied(), |vip| self.duty.unable.contains(&vip))
     }
 
-    /// Tells a peer that hears us what the set of our beats contains, until it says that it knows:
-    /// in the beat itself where it is little, else in datagrams before it.
-    fn tell_set(&mut self, now: Time, to: u64, beat: &mut Beat, parts: &mut Vec<SetPart>) {
+    /// Tells a peer that hears us what the set of our heartbeats contains, until it says that it knows:
+    /// in the heartbeat itself where it is little, else in datagrams before it.
+    fn tell_set(&mut self, now: Time, to: u64, beat: &mut Heartbeat, parts: &mut Vec<SetPart>) {
         let (held, lease) = (&self.duty.held, self.lease());
         let told = self.duty.told.entry(to).or_default();
         if held.is_empty()
@@ -197,7 +198,7 @@ impl Node {
             return false;
         };
         let standing = self.standing(now, from, &frame);
-        let beat = matches!(kind, frame::Kind::Beat(_));
+        let beat = matches!(kind, frame::Kind::Heartbeat(_));
         match standing {
             Standing::Ended => return false,
             // It is heard, and nothing that it says decides.
@@ -221,27 +222,27 @@ impl Node {
     fn take(&mut self, now: Time, from: u64, link: usize, kind: frame::Kind) -> bool {
         if self.broken.is_some() {
             // It still says so to everybody it hears of.
-            if let frame::Kind::Beat(beat) = kind {
-                self.membership.heard(now, from, link, Beat { part: None, ..beat });
+            if let frame::Kind::Heartbeat(beat) = kind {
+                self.membership.heard(now, from, link, Heartbeat { part: None, ..beat });
             }
             return false;
         }
         match kind {
-            frame::Kind::Beat(beat) => {
+            frame::Kind::Heartbeat(beat) => {
                 let peer = self.membership.peer(from);
-                let new_life = peer.is_none_or(|p| p.beat.life != beat.life);
+                let new_life = peer.is_none_or(|p| p.beat.incarnation != beat.incarnation);
                 self.remember(now, from, &beat);
-                let bare = Beat { part: None, ..beat.clone() };
+                let bare = Heartbeat { part: None, ..beat.clone() };
                 let same = self.membership.peer(from).is_some_and(|p| {
-                    p.was_alive && p.beat == Beat { sent_ns: p.beat.sent_ns, ..bare.clone() }
+                    p.was_alive && p.beat == Heartbeat { sent_ns: p.beat.sent_ns, ..bare.clone() }
                 });
-                // Nodes beat together: one wake-up hears and answers. Whose beat comes first leads;
+                // Nodes heartbeat together: one wake-up hears and answers. Whose heartbeat comes first leads;
                 // others pull theirs forward, never back.
                 let half = self.state.spec.timing.beat.ns() / 2;
                 if self.next_beat.0.saturating_sub(now.0) <= half {
                     self.next_beat = self.next_beat.min(now);
                 }
-                // A beat that renews nothing is answered now and then, for the round trip.
+                // A heartbeat that renews nothing is answered now and then, for the round trip.
                 // One that has just started waits for the answer.
                 let answer =
                     beat.set_size != 0 || new_life || self.membership.owes_answer(now, from);
@@ -257,8 +258,8 @@ impl Node {
                 !same
             }
             frame::Kind::Ack(ack) => {
-                // Sent by this life of this node and not in the future.
-                if ack.life != self.config.boot || ack.sent_ns > self.duty.sent.0 {
+                // Sent by this incarnation of this node and not in the future.
+                if ack.incarnation != self.config.boot || ack.sent_ns > self.duty.sent.0 {
                     return false;
                 }
                 let trip = now.0.saturating_sub(ack.sent_ns).saturating_sub(ack.waited_ns);
@@ -270,7 +271,7 @@ impl Node {
                 self.learn(from, &part);
                 false
             }
-            frame::Kind::Raft(_) if self.life.moved => false,
+            frame::Kind::Raft(_) if self.incarnation.moved => false,
             frame::Kind::Raft(message) if message.from == from => {
                 self.log_message(now, message);
                 true
@@ -285,14 +286,14 @@ impl Node {
             return None;
         }
         let kind = Command::decode(command).ok()?.kind?;
-        many::singly(kind).iter().filter_map(|kind| self.one_must_wait(now, index, kind)).max()
+        batch::singly(kind).iter().filter_map(|kind| self.one_must_wait(now, index, kind)).max()
     }
 
     fn one_must_wait(&self, now: Time, index: u64, kind: &Kind) -> Option<Time> {
         let give = match kind {
             Kind::Give(give) => give,
-            Kind::Released(Token { vip, index: token, life }) => {
-                return self.promises.hold_release(now, wire::unpack(vip)?, *token, *life);
+            Kind::Released(Token { vip, index: token, incarnation }) => {
+                return self.promises.hold_release(now, wire::unpack(vip)?, *token, *incarnation);
             }
             _ => return None,
         };
@@ -342,7 +343,7 @@ impl Node {
             };
             // The entry that gives its VIPs away tells the silence of a holder.
             if self.consensus.leads() && (alive || !holds) {
-                self.tell(now, kind, name, text, "auto", String::new());
+                self.record_event(now, kind, name, text, "auto", String::new());
             } else {
                 self.log(text);
             }
@@ -350,7 +351,7 @@ impl Node {
         self.tell_broken(now);
     }
 
-    /// Beats of a peer by link: up or not.
+    /// Heartbeats of a peer by link: up or not.
     pub fn links(&self, now: Time, id: u64) -> BTreeMap<usize, bool> {
         let heard = self.membership.peer(id).map(|p| p.heard.keys().copied().collect::<Vec<_>>());
         heard

@@ -7,13 +7,14 @@ use std::{
 };
 
 use nines_model::{Millis, Time};
-use nines_placement::{Held, NodeView, Observed, Step, plan};
+use nines_planner::{Held, NodeView, Observed, Step, plan};
 
 use super::Node;
 use crate::{
-    held, many,
+    batch,
+    event_log::LoggedEvent,
     state::Holding,
-    story::StoryEvent,
+    vip_set,
     wire::{Act, Give, Move, command::Kind, pack},
 };
 
@@ -75,7 +76,7 @@ impl Node {
             }
         }
         for (cause, kinds) in kinds {
-            for kind in many::together(kinds) {
+            for kind in batch::together(kinds) {
                 self.propose_own(now, kind, cause.clone());
             }
         }
@@ -93,7 +94,7 @@ impl Node {
             Holding::Releasing { node, to, .. } => Held::Releasing(node.clone(), to.clone()),
         };
         let vips = self.state.vips.iter().map(|(vip, holding)| (*vip, held(holding))).collect();
-        Observed { nodes, vips, wishes: self.state.wishes.clone() }
+        Observed { nodes, vips, move_requests: self.state.move_requests.clone() }
     }
 
     /// The nodes as the planner sees them. A node in limbo, neither heard lately nor silent for long
@@ -129,7 +130,7 @@ impl Node {
                 view.behind = names(&mut peer.beat.behind.iter().copied());
                 if !peer.beat.unable.is_empty() {
                     let all = self.state.spec.vips.keys().copied();
-                    let unable = held::marked(all, &peer.beat.unable).into_iter();
+                    let unable = vip_set::marked(all, &peer.beat.unable).into_iter();
                     view.unable = unable.map(|addr| (addr, FAILED.to_owned())).collect();
                     if peer.beat.revision != self.state.revision {
                         // It counts in another config: nothing is given to it and nothing taken.
@@ -200,7 +201,7 @@ impl Node {
     /// one the step's own reason is all there is.
     fn cause_of_step(&self, vip: IpAddr, kind: &Kind) -> String {
         let story = &self.state.story;
-        let id = |event: Option<&StoryEvent>| event.map_or_else(String::new, |e| e.id.clone());
+        let id = |event: Option<&LoggedEvent>| event.map_or_else(String::new, |e| e.id.clone());
         let (from, to) = match kind {
             Kind::Move(Move { from, to, .. }) => (from, to),
             Kind::Give(Give { from, .. }) if from.is_empty() => return String::new(),
@@ -214,7 +215,7 @@ impl Node {
         if let Some(with) = spec.vips.get(&vip).and_then(|wanted| wanted.with) {
             return self.state.failovers.get(&with).map_or_else(String::new, |f| f.event.clone());
         }
-        if self.state.wishes.get(&vip) == Some(to) {
+        if self.state.move_requests.get(&vip) == Some(to) {
             id(story.newest(&["wish"], &spec.vip_name(vip)))
         } else if self.state.standbys.contains_key(from) {
             id(story.newest(&["standby"], from))

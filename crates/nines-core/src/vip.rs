@@ -75,7 +75,7 @@ pub struct Vip {
     pub phase: Phase,
     /// Token of the lease; 0: none.
     pub token: u64,
-    /// When the first beat that named it was sent.
+    /// When the first heartbeat that named it was sent.
     pub named: Time,
     /// Who renewed it, as long as it does not go by the renewals of all.
     pub renewals: Renewals,
@@ -92,7 +92,7 @@ pub struct Vip {
     /// Not tried again before, after a failed start.
     pub unable_until: Time,
     /// What the kernel holds is known: this process has put it there or taken it away. An earlier
-    /// life may have left the address, and a deadline that still lasts.
+    /// incarnation may have left the address, and a deadline that still lasts.
     pub known: bool,
     /// Next announcements.
     pub announce: Vec<Time>,
@@ -120,7 +120,7 @@ impl Vip {
             }
             Want::Nothing => self.let_go(&mut todo),
             Want::Wait => {
-                // No beat names it any more: it keeps the deadline it has, and gets no other.
+                // No heartbeat names it any more: it keeps the deadline it has, and gets no other.
                 if self.follows {
                     self.own_guard(deadline.max(self.guard), &mut todo);
                 }

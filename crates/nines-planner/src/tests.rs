@@ -106,9 +106,9 @@ fn plans_read_aloud() {
         told(&seen("lb1 lb2+", &[(100, "lb1>lb2"), (101, "lb2")])),
         ["give 10.0.0.100 to lb2: lb1 is silent"]
     );
-    let mut wish = seen("lb1+ lb2+ lb3+", &both_on_1);
-    wish.wishes.insert(vip(100), "lb3".into());
-    assert_eq!(told(&wish), ["move 10.0.0.100 lb1>lb3: an operator asked for it"]);
+    let mut move_request = seen("lb1+ lb2+ lb3+", &both_on_1);
+    move_request.move_requests.insert(vip(100), "lb3".into());
+    assert_eq!(told(&move_request), ["move 10.0.0.100 lb1>lb3: an operator asked for it"]);
 }
 
 #[test]
@@ -132,11 +132,11 @@ fn a_source_goes_where_its_vip_goes() {
             "give 10.0.0.102 to lb2: 10.0.0.100 is on lb2",
         ]
     );
-    let mut wish = seen("lb1+ lb2+ lb3+", &all_on_1);
-    wish.wishes.insert(vip(100), "lb3".into());
-    wish.wishes.insert(vip(102), "lb2".into());
+    let mut move_request = seen("lb1+ lb2+ lb3+", &all_on_1);
+    move_request.move_requests.insert(vip(100), "lb3".into());
+    move_request.move_requests.insert(vip(102), "lb2".into());
     assert_eq!(
-        told(&wish),
+        told(&move_request),
         [
             "move 10.0.0.100 lb1>lb3: an operator asked for it",
             "move 10.0.0.102 lb1>lb3: 10.0.0.100 is on lb3",
@@ -190,7 +190,7 @@ fn the_checker_finds_bad_plans() {
 fn a_move_waits_for_flows_and_a_takeover_does_not() {
     let both_on_1 = [(100, "lb1"), (101, "lb1")];
     let mut observed = seen("lb1+ lb2+b lb3+", &both_on_1);
-    observed.wishes.insert(vip(101), "lb2".into());
+    observed.move_requests.insert(vip(101), "lb2".into());
     assert_eq!(told(&observed), ["blocked 10.0.0.101: lb2 has not got all connections of lb1 yet"]);
     observed.nodes.get_mut("lb2").unwrap().behind.clear();
     assert_eq!(told(&observed), ["move 10.0.0.101 lb1>lb2: an operator asked for it"]);
@@ -241,7 +241,7 @@ proptest! {
     fn every_plan_passes_the_checker(
         views in prop::collection::vec(node(), 4),
         held in prop::collection::btree_map(100u8..103, (0usize..4, 0usize..4, any::<bool>()), 0..4),
-        wish in prop::option::of((100u8..103, 0usize..4)),
+        move_request in prop::option::of((100u8..103, 0usize..4)),
     ) {
         let names = ["lb1", "lb2", "lb3", "wit"];
         let nodes = names.iter().map(|n| (*n).to_owned()).zip(views).collect();
@@ -251,8 +251,8 @@ proptest! {
             let held = if releasing { Held::Releasing(a, names[b].into()) } else { Held::By(a) };
             observed.vips.insert(vip(n), held);
         }
-        if let Some((of, wish)) = wish {
-            observed.wishes.insert(vip(of), names[wish].into());
+        if let Some((of, move_request)) = move_request {
+            observed.move_requests.insert(vip(of), names[move_request].into());
         }
         for spec in [spec(), with_source()] {
             let made = plan(&spec, &observed);
