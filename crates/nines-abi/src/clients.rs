@@ -20,12 +20,12 @@ pub const SOURCE_DENIED: u32 = 2;
 /// Prefixes of all services.
 pub const SOURCES_MAX: u32 = 1 << 16;
 
-/// Clients whose rate is known at most (map `PACES`, keys are [`crate::TemplateKey`], values the
+/// Clients whose rate is known at most (map `RATE_USED`, keys are [`crate::TemplateKey`], values the
 /// time before which nothing is saved up, ns); who was heard of longest ago begins anew.
-pub const PACES_MAX: u32 = 1 << 16;
-/// Clients that have shown a cookie at most (map `PROVEN`, values the time in the units of
+pub const RATE_USED_MAX: u32 = 1 << 16;
+/// Clients that have shown a cookie at most (map `COOKIE_CLIENTS`, values the time in the units of
 /// [`crate::seen_of`]).
-pub const PROVEN_MAX: u32 = 1 << 16;
+pub const COOKIE_CLIENTS_MAX: u32 = 1 << 16;
 /// How long they need not show another, in the units of [`crate::seen_of`]: 300 s.
 pub const PROVEN_UNITS: u32 = crate::idle_units(300);
 /// A cookie is good in the time it was made in and in the next: [`cookie_time`] shifts ns by it,

@@ -230,14 +230,14 @@ pub struct Entry {
     pub tail: Tail,
 }
 
-/// Flows that one run of `nines_learn` may be given: entries of map `LEARNED`, a power of two. An
+/// Flows that one run of `nines_learn` may be given: entries of map `SYNC_IMPORT`, a power of two. An
 /// entry is a flow as another director knows it, with slot and generation of this one.
-pub const LEARN_MAX: u32 = 1_024;
+pub const SYNC_IMPORT_MAX: u32 = 1_024;
 
-/// Bytes of ring buffer `BELLS`. Word `BELL` is 1 from a change in map `CHANGED` (a bit a bucket)
+/// Bytes of ring buffer `SYNC_EVENTS`. Word `SYNC_PENDING` is 1 from a change in map `SYNC_CHANGED` (a bit a bucket)
 /// until whoever passes flows on has begun to look; the change that sets it also writes an entry to
 /// the ring, which wakes him.
-pub const BELLS_BYTES: u32 = 4_096;
+pub const SYNC_EVENTS_BYTES: u32 = 4_096;
 
 /// The other end as a client of a translated flow knows it, where the server's own `vip` and
 /// `vip_port` do not say it because its service has many addresses or ports.
@@ -269,7 +269,7 @@ impl Via {
     }
 }
 
-/// In an entry of map `LEARNED` that names a client only, this is what [`crate::TemplateKey::call`]
+/// In an entry of map `SYNC_IMPORT` that names a client only, this is what [`crate::TemplateKey::call`]
 /// becomes.
 #[must_use]
 pub const fn via_of_call(call: u64) -> Via {

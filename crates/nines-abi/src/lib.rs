@@ -20,7 +20,7 @@ pub use services::*;
 
 /// Version of everything in this crate, of [`hash_of`] and of the tables that its values are places
 /// in. Raise it with any change of layout or meaning.
-pub const ABI: u32 = 17;
+pub const ABI: u32 = 18;
 
 /// An address as IPv6; IPv4 is mapped (`::ffff:a.b.c.d`, RFC 4291 section 2.5.5.2).
 pub type Addr = [u8; 16];
@@ -38,13 +38,13 @@ pub const SERVICES: u32 = 1_024;
 /// one service.
 pub const SERVERS: u32 = 8_192;
 /// Picks of all services and of one update, unless the loader makes more room.
-pub const PICKS: u32 = 1 << 22;
+pub const LOOKUP: u32 = 1 << 22;
 /// Places of the table of guarded addresses.
 pub const GUARDS: u32 = 2_048;
 /// Guarded addresses a node holds at most.
 pub const GUARDS_MAX: u32 = 1_024;
 /// Places of the table of addresses that matter, per service that the loader makes room for.
-pub const PLACES_PER_SERVICE: u32 = 16;
+pub const ADDRESSES_PER_SERVICE: u32 = 16;
 /// Places looked at for one address, in the tables of guards and of addresses that matter.
 pub const PROBES: u32 = 16;
 /// Other directors whose forwarded packets a real server on a director accepts.
@@ -56,8 +56,8 @@ pub const TEMPLATES_MAX: u32 = 1 << 16;
 /// Destinations remembered by lblc and lblcr at most (ip_vs_lblc.c: 1,024 buckets of 16).
 pub const LOCALITIES_MAX: u32 = 1 << 14;
 
-/// Entries of map `SERVED` of a real server: VIPs and ports of tunnels.
-pub const SERVED_MAX: u32 = 1_024;
+/// Entries of map `DECAP_ADDRESSES` of a real server: VIPs and ports of tunnels.
+pub const DECAP_ADDRESSES_MAX: u32 = 1_024;
 
 /// Entries of the arrays of programs: what goes on where the entry program ends. A stack and the
 /// verifier's patience of their own are what each of them gains. New flows.
@@ -69,27 +69,27 @@ pub const PROGRAM_REFUSE: u32 = 2;
 /// Packets whose server is chosen.
 pub const PROGRAM_DELIVER: u32 = 3;
 /// New flows of schedulers that weigh their servers.
-pub const PROGRAM_WEIGH: u32 = 4;
+pub const PROGRAM_SCHEDULE_LOAD: u32 = 4;
 /// New flows of schedulers that remember destinations.
-pub const PROGRAM_REMEMBER: u32 = 5;
+pub const PROGRAM_SCHEDULE_LOCALITY: u32 = 5;
 /// New flows whose server is chosen.
-pub const PROGRAM_KEEP: u32 = 6;
+pub const PROGRAM_INSERT: u32 = 6;
 /// New flows of the scheduler that draws lots.
-pub const PROGRAM_CHANCE: u32 = 7;
+pub const PROGRAM_SCHEDULE_RANDOM: u32 = 7;
 /// Fragments without ports.
 pub const PROGRAM_FRAGMENT: u32 = 8;
 /// Packets that change source and destination, in both directions.
-pub const PROGRAM_FULL: u32 = 9;
+pub const PROGRAM_FULL_NAT: u32 = 9;
 /// New flows by full NAT whose server is chosen.
-pub const PROGRAM_KEEP_FULL: u32 = 10;
+pub const PROGRAM_INSERT_FULL_NAT: u32 = 10;
 /// Packets of flows by full NAT that both of their entries must know.
-pub const PROGRAM_TELL_FULL: u32 = 11;
+pub const PROGRAM_UPDATE_FULL_NAT: u32 = 11;
 /// The same of flows by NAT.
-pub const PROGRAM_TELL: u32 = 12;
+pub const PROGRAM_UPDATE_NAT: u32 = 12;
 /// Answers by NAT, on their way after that.
 pub const PROGRAM_REPLY: u32 = 13;
 /// Flows by full NAT whose answers have no entry.
-pub const PROGRAM_PUT_FULL: u32 = 14;
+pub const PROGRAM_INSERT_REPLY: u32 = 14;
 /// New flows of services that do not let everybody begin as many as he likes.
 pub const PROGRAM_ADMIT: u32 = 15;
 /// SYNs that are answered by a cookie, and what comes of it.
@@ -101,13 +101,13 @@ pub const PROGRAM_PROXY: u32 = 18;
 /// Datagrams that may be of a call.
 pub const PROGRAM_SIP: u32 = 19;
 /// New flows by full NAT that get a source from a pool.
-pub const PROGRAM_SOURCE: u32 = 20;
+pub const PROGRAM_SOURCE_ADDRESS: u32 = 20;
 /// New flows by full NAT that get a port; once for each one tried.
-pub const PROGRAM_PORT: u32 = 21;
+pub const PROGRAM_SOURCE_PORT: u32 = 21;
 /// New flows by NAT whose server is chosen, at tc.
-pub const PROGRAM_KEEP_NAT: u32 = 22;
+pub const PROGRAM_INSERT_NAT: u32 = 22;
 /// New flows by hash, where another server than that of the hash may take them.
-pub const PROGRAM_FALLBACK: u32 = 23;
+pub const PROGRAM_SCHEDULE_FALLBACK: u32 = 23;
 /// Room for them.
 pub const PROGRAMS_MAX: u32 = 24;
 
@@ -166,7 +166,7 @@ pub const DETOUR_MAC: [u8; 6] = [0x02, b'n', b'i', b'n', b'e', b's'];
 
 /// At least one service goes by the packet's mark.
 pub const SETTING_MARKS: u32 = 2;
-/// At least one has many addresses or a range of ports: map `SPREAD`.
+/// At least one has many addresses or a range of ports: map `SERVICE_RANGES`.
 pub const SETTING_SPREAD: u32 = 4;
 
 /// Entry of array `GUARD_TABLE`, an open-addressed table ([`place_of`]): until when this node may
@@ -184,7 +184,7 @@ pub struct Guard {
     pub pad: u32,
 }
 
-/// Entry of array `PLACES`, an open-addressed table ([`place_of`]): an address that matters.
+/// Entry of array `ADDRESSES`, an open-addressed table ([`place_of`]): an address that matters.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Place {
@@ -213,7 +213,7 @@ pub const fn halves(words: [u32; 4]) -> [u64; 2] {
     [words[0] as u64 | (words[1] as u64) << 32, words[2] as u64 | (words[3] as u64) << 32]
 }
 
-/// Key of map `TEMPLATES`: a client of a service with persistence. Of map `PACES`: a client of a
+/// Key of map `TEMPLATES`: a client of a service with persistence. Of map `RATE_USED`: a client of a
 /// service with a rate. Of map `LOCALITIES`: a destination.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -330,7 +330,7 @@ pub struct Stats {
 pub struct Settings {
     /// `SETTING_*`.
     pub flags: u32,
-    /// [`named_bit`] of every address in `PLACES`.
+    /// [`named_bit`] of every address in `ADDRESSES`.
     pub named: u32,
     /// Idle limits by state, in the units of [`seen_of`]; the last four are zero.
     pub idle: [u32; 16],
@@ -340,7 +340,7 @@ pub struct Settings {
     pub flow_key: u64,
 }
 
-/// One of 32 bits for an address, as [`halves`] gives it: most addresses that `PLACES` has not are
+/// One of 32 bits for an address, as [`halves`] gives it: most addresses that `ADDRESSES` has not are
 /// told from those it has by one look at all bits.
 #[must_use]
 #[inline(always)]
@@ -415,7 +415,7 @@ const _: () = {
     assert!(core::mem::size_of::<Fragment>() == 40);
     assert!(core::mem::size_of::<Hop>() == 32);
     assert!(core::mem::size_of::<ServiceKey>() == 20);
-    assert!(core::mem::size_of::<SpreadKey>() == 24);
+    assert!(core::mem::size_of::<ServiceRangeKey>() == 24);
     assert!(core::mem::size_of::<QuicKey>() == 16);
     assert!(core::mem::size_of::<Place>() == 24);
     assert!(core::mem::size_of::<Service>() == 240);

@@ -158,7 +158,7 @@ pub const FRAGMENTS_MAX: u32 = 1 << 12;
 /// How long (`ipfrag_time`), in the units of [`crate::seen_of`]: 30 s.
 pub const FRAGMENT_UNITS: u32 = 1_788;
 
-/// Value of per-CPU map `HOPS`, indexed by slot: the way to a server as XDP last found it. Looking
+/// Value of per-CPU map `NEXT_HOPS`, indexed by slot: the way to a server as XDP last found it. Looking
 /// it up costs as much as all the rest.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]

@@ -30,7 +30,7 @@ pub const KEY_ADDRESS: u8 = 0;
 pub const KEY_MARK_V4: u8 = 1;
 /// The same for IPv6 packets.
 pub const KEY_MARK_V6: u8 = 2;
-/// A range of ports, of which it has the first: no packet is looked up by it, map `SPREAD` leads to
+/// A range of ports, of which it has the first: no packet is looked up by it, map `SERVICE_RANGES` leads to
 /// the service.
 pub const KEY_RANGE: u8 = 3;
 /// The same of many addresses, and one port or all.
@@ -50,11 +50,11 @@ pub struct ServiceKey {
     pub kind: u8,
 }
 
-/// Data of a key of map `SPREAD`, a trie of prefixes: the protocol and the address whole, and the
+/// Data of a key of map `SERVICE_RANGES`, a trie of prefixes: the protocol and the address whole, and the
 /// leading bits of the port, or all of it and `pad`. The value is the id of the service.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct SpreadKey {
+pub struct ServiceRangeKey {
     /// IP protocol number.
     pub proto: u32,
     /// A VIP.
@@ -65,17 +65,17 @@ pub struct SpreadKey {
     pub pad: u16,
 }
 
-/// Bits of a [`SpreadKey`] before the port.
+/// Bits of a [`ServiceRangeKey`] before the port.
 pub const SPREAD_BITS: u32 = 32 + 128;
 /// Prefixes of all services.
-pub const SPREAD_MAX: u32 = 1 << 16;
+pub const SERVICE_RANGES_MAX: u32 = 1 << 16;
 
 /// Value of array `SERVICES`, indexed by id. The first word switches the service to another pick
 /// table.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Service {
-    /// First entry in `PICKS` in the upper half, number of entries in the lower; 0 entries mean
+    /// First entry in `LOOKUP` in the upper half, number of entries in the lower; 0 entries mean
     /// that no server takes a new flow.
     pub table: u64,
     /// `SCHED_*`.
@@ -114,10 +114,10 @@ pub struct Service {
     pub pool: [Addr; POOL_MAX],
 }
 
-/// Entries of array `FOUND`, a power of two: ids of services, each where the last packet for its
+/// Entries of array `SERVICE_CACHE`, a power of two: ids of services, each where the last packet for its
 /// address, protocol and port left it. Whoever reads one looks whether [`Service::key`] is the
 /// packet's, and whether the service is live.
-pub const FOUND_MAX: u32 = 256;
+pub const SERVICE_CACHE_MAX: u32 = 256;
 
 /// Addresses of a [`Service::pool`].
 pub const POOL_MAX: usize = 8;
@@ -133,7 +133,7 @@ pub const fn source_at(place: u32, addr: [u32; 4]) -> u16 {
 }
 
 impl Service {
-    /// First entry in `PICKS`.
+    /// First entry in `LOOKUP`.
     #[must_use]
     #[inline(always)]
     pub const fn table_base(&self) -> u32 {

@@ -12,10 +12,10 @@ use nines_abi::{
 
 use crate::{
     atomic,
-    begin::opens,
+    new_flow::opens,
     clock,
-    decide::{bytes, Verdict},
-    maps::{COOKIE_PACES, PACES, PROVEN, SERVICES, SOURCES},
+    pipeline::{bytes, Verdict},
+    maps::{COOKIE_RATE_USED, RATE_USED, COOKIE_CLIENTS, SERVICES, SOURCES},
     packet::{RST, TCP, UDP},
 };
 
@@ -68,7 +68,7 @@ pub fn is_denied(packet: &Packet, service: u32) -> bool {
 
 #[inline(always)]
 fn is_proven(packet: &Packet) -> bool {
-    let shown = unsafe { PROVEN.get(&packet.src) };
+    let shown = unsafe { COOKIE_CLIENTS.get(&packet.src) };
     // Another processor's reading of the clock may be a little ahead.
     shown.is_some_and(|when| packet.clock.wrapping_add(2).wrapping_sub(*when) <= PROVEN_UNITS + 2)
 }
@@ -76,7 +76,7 @@ fn is_proven(packet: &Packet) -> bool {
 /// Whether this service still takes those who have shown nothing.
 #[inline(always)]
 fn may_strangers(id: u32, service: &Service, now: u64) -> bool {
-    match COOKIE_PACES.get_ptr_mut(id) {
+    match COOKIE_RATE_USED.get_ptr_mut(id) {
         Some(pace) => passes(pace, now, service.cookies_every, SECOND),
         None => true,
     }
@@ -101,10 +101,10 @@ pub fn may_hear(packet: &Packet, now: u64) -> bool {
 
 #[inline(always)]
 fn paced(key: &TemplateKey, now: u64, every: u64, burst: u64) -> bool {
-    if let Some(pace) = PACES.get_ptr_mut(key) {
+    if let Some(pace) = RATE_USED.get_ptr_mut(key) {
         return passes(pace, now, every, burst);
     }
-    let _ = PACES.insert(key, &(now + every), 0);
+    let _ = RATE_USED.insert(key, &(now + every), 0);
     true
 }
 

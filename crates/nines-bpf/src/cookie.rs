@@ -21,15 +21,15 @@ use nines_abi::{
 
 use crate::{
     clock,
-    decide::Verdict,
-    express::{difference, follow, L4_MAX},
-    maps::{count_drop, PROVEN, SETTINGS},
+    pipeline::Verdict,
+    xdp_forward::{difference, follow, L4_MAX},
+    maps::{count_drop, COOKIE_CLIENTS, SETTINGS},
     packet::{halves_of, ACK, RST},
     rewrite::{drop, ETH_LEN},
 };
 
 /// Hops that the answer may go.
-const HOPS: u8 = 64;
+const NEXT_HOPS: u8 = 64;
 
 /// What becomes of the packet.
 enum Say {
@@ -60,7 +60,7 @@ fn judge(packet: &Packet, words: &Words) -> Say {
     if words[0] != at(time) && words[0] != at(time.wrapping_sub(1)) {
         return Say::Nothing;
     }
-    let _ = PROVEN.insert(&packet.src, &packet.clock, 0);
+    let _ = COOKIE_CLIENTS.insert(&packet.src, &packet.clock, 0);
     Say::Shown
 }
 
@@ -101,13 +101,13 @@ fn turn_skb(ctx: &TcContext, packet: &Packet, old: &Words, new: &Words) -> Optio
     skb.store(l4 + 4, new, 0).ok()?;
     skb.store(l4, &[packet.dport, packet.sport], 0).ok()?;
     if packet.v6 != 0 {
-        skb.store(ETH_LEN + 7, &HOPS, 0).ok()?;
+        skb.store(ETH_LEN + 7, &NEXT_HOPS, 0).ok()?;
         skb.store(ETH_LEN + 8, &packet.dst, 0).ok()?;
         skb.store(ETH_LEN + 24, &packet.src, 0).ok()?;
     } else {
-        let (old, new) = (u64::from(packet.ttl as u8), u64::from(HOPS));
+        let (old, new) = (u64::from(packet.ttl as u8), u64::from(NEXT_HOPS));
         skb.l3_csum_replace(ETH_LEN + 10, old, new, 2).ok()?;
-        skb.store(ETH_LEN + 8, &HOPS, 0).ok()?;
+        skb.store(ETH_LEN + 8, &NEXT_HOPS, 0).ok()?;
         skb.store(ETH_LEN + 12, &[packet.dst[3], packet.src[3]], 0).ok()?;
     }
     let macs: [u16; 6] = skb.load(0).ok()?;
@@ -140,13 +140,13 @@ pub fn xdp(ctx: &XdpContext, packet: &Packet) -> Result<u32, Verdict> {
                 *(l4 as *mut [u16; 2]) = [packet.dport, packet.sport];
                 let ip = data + ETH_LEN;
                 if packet.v6 != 0 {
-                    *((ip + 7) as *mut u8) = HOPS;
+                    *((ip + 7) as *mut u8) = NEXT_HOPS;
                     *((ip + 8) as *mut [u32; 4]) = packet.dst;
                     *((ip + 24) as *mut [u32; 4]) = packet.src;
                 } else {
                     let sum = (ip + 10) as *mut u16;
-                    *sum = follow(sum, difference(packet.ttl, u32::from(HOPS)));
-                    *((ip + 8) as *mut u8) = HOPS;
+                    *sum = follow(sum, difference(packet.ttl, u32::from(NEXT_HOPS)));
+                    *((ip + 8) as *mut u8) = NEXT_HOPS;
                     *((ip + 12) as *mut [u32; 2]) = [packet.dst[3], packet.src[3]];
                 }
                 let macs = data as *mut [u16; 6];

@@ -13,10 +13,10 @@ use nines_abi::{Packet, DETOUR_MAC, PLACE_VIP};
 use crate::{
     admit::may_hear,
     clock,
-    full::Ends,
-    maps::REFUSED,
+    full_nat::Ends,
+    maps::ICMP_RATE_USED,
     packet::{halves_of, ICMPV6, RST},
-    places,
+    addresses,
     rewrite::{ETH_LEN, F_PSEUDO_HDR},
 };
 
@@ -107,13 +107,13 @@ const BURST: u64 = 50;
 /// Whether one more may be said now.
 #[inline(always)]
 pub fn may_say() -> bool {
-    REFUSED.get(0).is_some_and(|until| *until <= clock::exact() + BURST * EVERY_NS)
+    ICMP_RATE_USED.get(0).is_some_and(|until| *until <= clock::exact() + BURST * EVERY_NS)
 }
 
 /// Says one more.
 #[inline(always)]
 fn say() -> bool {
-    let Some(until) = REFUSED.get_ptr_mut(0) else {
+    let Some(until) = ICMP_RATE_USED.get_ptr_mut(0) else {
         return false;
     };
     let (until, now) = (unsafe { &mut *until }, clock::exact());
@@ -156,7 +156,7 @@ fn is_ours(packet: &Packet) -> bool {
     let [low, high] = halves_of(&packet.dst);
     let [a, b, c, d, e, f] = DETOUR_MAC;
     let detour = u64::from_ne_bytes([a, b, c, d, e, f, 0, 0]);
-    packet.mac != detour && places::flags_of(low, high) & PLACE_VIP != 0
+    packet.mac != detour && addresses::flags_of(low, high) & PLACE_VIP != 0
 }
 
 /// Type and code of what is said, and the word after the checksum.

@@ -6,16 +6,16 @@
 
 use nines_abi::{
     Fragment, FragmentKey, Packet, Server, Via, DROP_FRAGMENT, DROP_GUARD, FRAGMENT_FIRST,
-    FRAGMENT_UNITS, PIECES, PROGRAM_FULL,
+    FRAGMENT_UNITS, PIECES, PROGRAM_FULL_NAT,
 };
 
 use crate::{
-    decide::{self, Verdict},
-    full,
+    pipeline::{self, Verdict},
+    full_nat,
     maps::{count, FRAGMENTS, SERVERS},
     nat::known_as,
     packet::halves_of,
-    places,
+    addresses,
 };
 
 #[inline(always)]
@@ -37,7 +37,7 @@ pub fn note(packet: &Packet, slot: u32, server: &Server, reply: Option<&Via>) {
 fn remember(packet: &Packet, slot: u32, server: &Server, reply: Option<&Via>) {
     let via = match reply {
         Some(via) => *via,
-        None if full::is(server) => packet.via,
+        None if full_nat::is(server) => packet.via,
         None => Via { addr: packet.dst[3], port: packet.dport, source: 0 },
     };
     let (reply, generation) = (reply.is_some() as u32, server.generation);
@@ -105,19 +105,19 @@ pub fn follow(packet: &mut Packet, now: u64) -> Verdict {
     if is_new(&mut first.pieces, packet.piece) == 0 {
         return Verdict::Drop(DROP_FRAGMENT);
     }
-    if full::is(server) {
+    if full_nat::is(server) {
         (packet.chosen, packet.via, packet.answer) = (first.server, first.via, first.reply);
         packet.proxied = 0;
     }
     if first.reply == 0 {
-        return decide::deliver_to(packet, first.server, true);
+        return pipeline::deliver_to(packet, first.server, true);
     }
-    if full::is(server) {
+    if full_nat::is(server) {
         count(first.server, server.service, packet.bytes, true);
-        return Verdict::Go(PROGRAM_FULL);
+        return Verdict::Go(PROGRAM_FULL_NAT);
     }
     let via = first.via;
-    if places::silent(nines_abi::halves(known_as(server, &via).0), now) {
+    if addresses::silent(nines_abi::halves(known_as(server, &via).0), now) {
         return Verdict::Drop(DROP_GUARD);
     }
     count(first.server, server.service, packet.bytes, true);

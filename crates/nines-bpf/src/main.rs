@@ -1,9 +1,9 @@
 //! The nines kernel program: two entry points at ingress (tc, and XDP in `xdp.rs`), one at egress
 //! (tc), one core.
 //!
-//! Decides: how a [`decide::Verdict`] becomes a kernel return code, one match a hook. The entry
+//! Decides: how a [`pipeline::Verdict`] becomes a kernel return code, one match a hook. The entry
 //! programs know flows; what is rarer goes on in another program by a tail call.
-//! What happens to a packet is decided in `decide.rs`; how headers are read in `packet.rs`; how they
+//! What happens to a packet is decided in `pipeline.rs`; how headers are read in `packet.rs`; how they
 //! are changed in `rewrite.rs`.
 //!
 //! Programs are always inlined into what the kernel calls: a tail call may not lie in a function
@@ -14,23 +14,23 @@
 
 mod admit;
 mod atomic;
-mod begin;
+mod new_flow;
 mod clock;
 mod cookie;
-mod decide;
+mod pipeline;
 mod errors;
-mod express;
-mod flows;
+mod xdp_forward;
+mod flow_table;
 mod fragments;
-mod full;
-mod learn;
+mod full_nat;
+mod flow_sync;
 mod maps;
 mod martian;
-mod memory;
+mod persistence;
 mod nat;
-mod numbers;
+mod tcp_sequence;
 mod packet;
-mod places;
+mod addresses;
 mod proxy;
 mod quic;
 mod rewrite;
@@ -40,7 +40,7 @@ mod services;
 mod sip;
 mod states;
 mod tunnel;
-mod unwrap;
+mod decap;
 mod vlan;
 mod xdp;
 
@@ -50,10 +50,10 @@ use aya_ebpf::{
 
 use nines_abi::{
     Packet, DROP_MANGLED, DROP_NO_SERVER, PROGRAM_DELIVER, PROGRAM_ERROR, PROGRAM_FRAGMENT,
-    PROGRAM_FULL, PROGRAM_NEW, PROGRAM_REFUSE,
+    PROGRAM_FULL_NAT, PROGRAM_NEW, PROGRAM_REFUSE,
 };
 
-use crate::{decide::Verdict, martian::Door, rewrite::Change};
+use crate::{pipeline::Verdict, martian::Door, rewrite::Change};
 
 /// TC_ACT_UNSPEC: with tcx "next program", with clsact "next filter, else up the stack".
 const NEXT: i32 = TC_ACT_UNSPEC;
@@ -68,7 +68,7 @@ pub fn nines_tc_ingress(ctx: TcContext) -> i32 {
     let Some(packet) = rewrite::parse_skb(&ctx) else {
         return NEXT;
     };
-    match decide::ingress(packet, true) {
+    match pipeline::ingress(packet, true) {
         Verdict::Tunnel(slot, _) => go_to(&ctx, packet, slot),
         Verdict::New => go_on(&ctx, PROGRAM_NEW),
         Verdict::Error => go_on(&ctx, PROGRAM_ERROR),
@@ -81,7 +81,7 @@ pub fn nines_tc_ingress(ctx: TcContext) -> i32 {
 #[classifier]
 #[inline(always)]
 pub fn nines_tc_new(ctx: TcContext) -> i32 {
-    tc_stage(&ctx, |packet| begin::new(packet, mark(&ctx), || door(&ctx), true))
+    tc_stage(&ctx, |packet| new_flow::new(packet, mark(&ctx), || door(&ctx), true))
 }
 
 /// Its service does not let everybody begin as many as he likes.
@@ -124,66 +124,66 @@ pub fn nines_tc_sip(ctx: TcContext) -> i32 {
 /// The scheduler goes by hash, and on from there.
 #[classifier]
 #[inline(always)]
-pub fn nines_tc_fallback(ctx: TcContext) -> i32 {
-    tc_stage(&ctx, begin::fall_back)
+pub fn nines_tc_schedule_fallback(ctx: TcContext) -> i32 {
+    tc_stage(&ctx, new_flow::fall_back)
 }
 
 /// The scheduler weighs its servers.
 #[classifier]
 #[inline(always)]
-pub fn nines_tc_weigh(ctx: TcContext) -> i32 {
-    tc_stage(&ctx, begin::weigh)
+pub fn nines_tc_schedule_load(ctx: TcContext) -> i32 {
+    tc_stage(&ctx, new_flow::weigh)
 }
 
 /// The scheduler remembers destinations.
 #[classifier]
 #[inline(always)]
-pub fn nines_tc_remember(ctx: TcContext) -> i32 {
-    tc_stage(&ctx, begin::remember)
+pub fn nines_tc_schedule_locality(ctx: TcContext) -> i32 {
+    tc_stage(&ctx, new_flow::remember)
 }
 
 /// The scheduler draws lots.
 #[classifier]
 #[inline(always)]
-pub fn nines_tc_chance(ctx: TcContext) -> i32 {
-    tc_stage(&ctx, begin::chance)
+pub fn nines_tc_schedule_random(ctx: TcContext) -> i32 {
+    tc_stage(&ctx, new_flow::chance)
 }
 
 /// The flow becomes known.
 #[classifier]
 #[inline(always)]
-pub fn nines_tc_keep(ctx: TcContext) -> i32 {
-    tc_stage(&ctx, |packet| decide::keep(packet, true))
+pub fn nines_tc_insert(ctx: TcContext) -> i32 {
+    tc_stage(&ctx, |packet| pipeline::keep(packet, true))
 }
 
 /// The same by NAT.
 #[classifier]
 #[inline(always)]
-pub fn nines_tc_keep_nat(ctx: TcContext) -> i32 {
-    tc_stage(&ctx, |packet| decide::keep_nat(packet))
+pub fn nines_tc_insert_nat(ctx: TcContext) -> i32 {
+    tc_stage(&ctx, |packet| pipeline::keep_nat(packet))
 }
 
 /// By full NAT it gets a source.
 #[classifier]
 #[inline(always)]
-pub fn nines_tc_source(ctx: TcContext) -> i32 {
-    tc_stage(&ctx, full::choose_source)
+pub fn nines_tc_source_address(ctx: TcContext) -> i32 {
+    tc_stage(&ctx, full_nat::choose_source)
 }
 
 /// And a port.
 #[classifier]
 #[inline(always)]
-pub fn nines_tc_port(ctx: TcContext) -> i32 {
-    tc_stage(&ctx, full::choose_port)
+pub fn nines_tc_source_port(ctx: TcContext) -> i32 {
+    tc_stage(&ctx, full_nat::choose_port)
 }
 
 /// The same by full NAT.
 #[classifier]
 #[inline(always)]
-pub fn nines_tc_keep_full(ctx: TcContext) -> i32 {
+pub fn nines_tc_insert_full_nat(ctx: TcContext) -> i32 {
     let number =
         |packet: &Packet| u32::from_be(ctx.skb.load(packet.l4 as usize + 4).unwrap_or_default());
-    tc_stage(&ctx, |packet| decide::keep_full(packet, number))
+    tc_stage(&ctx, |packet| pipeline::keep_full(packet, number))
 }
 
 #[inline(always)]
@@ -211,7 +211,7 @@ pub fn nines_tc_deliver(ctx: TcContext) -> i32 {
     let Some(packet) = packet::parsed() else {
         return NEXT;
     };
-    match decide::deliver_to(packet, packet.chosen, packet.kind != packet::ERROR) {
+    match pipeline::deliver_to(packet, packet.chosen, packet.kind != packet::ERROR) {
         Verdict::Tunnel(_, server) => tunnel::tc(&ctx, packet, server),
         verdict => tc_act(&ctx, packet, verdict, rewrite::mangle),
     }
@@ -224,7 +224,7 @@ pub fn nines_tc_error(ctx: TcContext) -> i32 {
     let Some(packet) = packet::parsed() else {
         return NEXT;
     };
-    match decide::error(packet, mark(&ctx)) {
+    match pipeline::error(packet, mark(&ctx)) {
         Verdict::Tunnel(slot, _) => go_to(&ctx, packet, slot),
         verdict => tc_act(&ctx, packet, verdict, errors::translate),
     }
@@ -256,21 +256,21 @@ pub fn nines_tc_refuse(ctx: TcContext) -> i32 {
 /// Both entries of a flow by full NAT must know of the packet.
 #[classifier]
 #[inline(always)]
-pub fn nines_tc_tell_full(ctx: TcContext) -> i32 {
-    tc_stage(&ctx, |packet| full::tell(packet, true))
+pub fn nines_tc_update_full_nat(ctx: TcContext) -> i32 {
+    tc_stage(&ctx, |packet| full_nat::tell(packet, true))
 }
 
 /// The answers of a flow by full NAT have no entry.
 #[classifier]
 #[inline(always)]
-pub fn nines_tc_put_full(ctx: TcContext) -> i32 {
-    tc_stage(&ctx, |packet| full::put(packet))
+pub fn nines_tc_insert_reply(ctx: TcContext) -> i32 {
+    tc_stage(&ctx, |packet| full_nat::put(packet))
 }
 
 /// Both entries of a flow by NAT.
 #[classifier]
 #[inline(always)]
-pub fn nines_tc_tell(ctx: TcContext) -> i32 {
+pub fn nines_tc_update_nat(ctx: TcContext) -> i32 {
     tc_stage(&ctx, |packet| nat::tell(packet, true))
 }
 
@@ -290,16 +290,16 @@ pub fn nines_tc_reply(ctx: TcContext) -> i32 {
 /// Full NAT, both ways.
 #[classifier]
 #[inline(always)]
-pub fn nines_tc_full(ctx: TcContext) -> i32 {
+pub fn nines_tc_full_nat(ctx: TcContext) -> i32 {
     let Some(packet) = packet::parsed() else {
         return NEXT;
     };
     let Some(server) = maps::SERVERS.get(packet.chosen) else {
         return NEXT;
     };
-    match full::ends(packet, server) {
+    match full_nat::ends(packet, server) {
         Some(ends) => rewrite::tc_full(&ctx, packet, server, &ends),
-        None => tc_stage(&ctx, full::lost),
+        None => tc_stage(&ctx, full_nat::lost),
     }
 }
 
@@ -311,7 +311,7 @@ pub fn nines_tc_proxy(ctx: TcContext) -> i32 {
         return NEXT;
     };
     match proxy::tc(&ctx, packet) {
-        proxy::Next::Full => go_on(&ctx, PROGRAM_FULL),
+        proxy::Next::Full => go_on(&ctx, PROGRAM_FULL_NAT),
         proxy::Next::New => go_on(&ctx, PROGRAM_NEW),
         proxy::Next::Drop => rewrite::drop(DROP_MANGLED),
     }
@@ -365,28 +365,28 @@ pub fn nines_tc_egress(ctx: TcContext) -> i32 {
     let Some(packet) = packet::parse_leaving(vlan::behind_tag(&ctx), ctx.data_end()) else {
         return NEXT;
     };
-    match decide::egress(packet) {
+    match pipeline::egress(packet) {
         Verdict::Drop(reason) => rewrite::drop(reason),
         _ => NEXT,
     }
 }
 
-/// Once for each flow in map `LEARNED`, by BPF_PROG_TEST_RUN; the packet is nobody's.
+/// Once for each flow in map `SYNC_IMPORT`, by BPF_PROG_TEST_RUN; the packet is nobody's.
 #[classifier]
 #[inline(always)]
-pub fn nines_learn(_ctx: TcContext) -> i32 {
-    learn::next();
+pub fn nines_flow_import(_ctx: TcContext) -> i32 {
+    flow_sync::next();
     NEXT
 }
 
 /// On a real server: what came through a tunnel.
 #[classifier]
 #[inline(always)]
-pub fn nines_unwrap(ctx: TcContext) -> i32 {
-    match unwrap::unwrap(&ctx) {
-        unwrap::Done::Nothing | unwrap::Done::Unwrapped => NEXT,
-        unwrap::Done::Again(code) => code,
-        unwrap::Done::Failed => rewrite::drop(DROP_MANGLED),
+pub fn nines_decap(ctx: TcContext) -> i32 {
+    match decap::unwrap(&ctx) {
+        decap::Done::Nothing | decap::Done::Unwrapped => NEXT,
+        decap::Done::Again(code) => code,
+        decap::Done::Failed => rewrite::drop(DROP_MANGLED),
     }
 }
 
@@ -395,7 +395,7 @@ pub fn nines_unwrap(ctx: TcContext) -> i32 {
 #[inline(always)]
 pub fn nines_clamp(ctx: TcContext) -> i32 {
     // What is no SYN is as it was.
-    let _ = unwrap::clamp(&ctx);
+    let _ = decap::clamp(&ctx);
     NEXT
 }
 

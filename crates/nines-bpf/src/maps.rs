@@ -8,11 +8,11 @@ use aya_ebpf::{
 };
 use nines_abi::{
     Addr, Bucket, Entry, Fragment, FragmentKey, Guard, Hop, Load, Locality, Packet, Place, QuicKey,
-    Server, Service, ServiceKey, Settings, SourceKey, SpreadKey, Stats, Template, TemplateKey,
-    BELLS_BYTES, BUCKETS, BYTES_LEN, DROPS, FOUND_MAX, FRAGMENTS_MAX, GUARDS, LEARN_MAX,
-    LOCALITIES_MAX, PACES_MAX, PEERS_MAX, PICKS as PICKS_LEN, PLACES_PER_SERVICE, PROGRAMS_MAX,
-    PROVEN_MAX, SERVED_MAX, SERVERS as SERVERS_LEN, SERVICES as SERVICES_LEN, SOURCES_MAX,
-    SPREAD_MAX, TEMPLATES_MAX, XDP_OUT_MAX,
+    Server, Service, ServiceKey, Settings, SourceKey, ServiceRangeKey, Stats, Template, TemplateKey,
+    SYNC_EVENTS_BYTES, BUCKETS, BYTES_LEN, DROPS, SERVICE_CACHE_MAX, FRAGMENTS_MAX, GUARDS, SYNC_IMPORT_MAX,
+    LOCALITIES_MAX, RATE_USED_MAX, PEERS_MAX, LOOKUP as LOOKUP_LEN, ADDRESSES_PER_SERVICE, PROGRAMS_MAX,
+    COOKIE_CLIENTS_MAX, DECAP_ADDRESSES_MAX, SERVERS as SERVERS_LEN, SERVICES as SERVICES_LEN, SOURCES_MAX,
+    SERVICE_RANGES_MAX, TEMPLATES_MAX, XDP_OUT_MAX,
 };
 
 /// BPF_F_MMAPABLE (Linux 5.5): user space reads and writes such a map as memory.
@@ -26,7 +26,7 @@ const NO_PREALLOC: u32 = 1;
 #[no_mangle]
 static BUCKETS_MASK: u32 = BUCKETS - 1;
 #[no_mangle]
-static PLACES_MASK: u32 = SERVICES_LEN * PLACES_PER_SERVICE - 1;
+static ADDRESSES_MASK: u32 = SERVICES_LEN * ADDRESSES_PER_SERVICE - 1;
 
 /// Drawn for the tables of this machine ([`nines_abi::Settings::flow_key`]).
 #[no_mangle]
@@ -44,7 +44,7 @@ pub fn buckets_mask() -> u32 {
 
 #[inline(always)]
 pub fn places_mask() -> u32 {
-    unsafe { core::ptr::read_volatile(&PLACES_MASK) }
+    unsafe { core::ptr::read_volatile(&ADDRESSES_MASK) }
 }
 
 #[map]
@@ -52,38 +52,38 @@ pub static GUARD_TABLE: Array<Guard> = Array::pinned(GUARDS, MAPPED);
 #[map]
 pub static PEERS: HashMap<[u8; 8], u64> = HashMap::pinned(PEERS_MAX, 0);
 #[map]
-pub static PLACES: Array<Place> = Array::pinned(SERVICES_LEN * PLACES_PER_SERVICE, MAPPED);
+pub static ADDRESSES: Array<Place> = Array::pinned(SERVICES_LEN * ADDRESSES_PER_SERVICE, MAPPED);
 #[map]
 pub static SERVICE_KEYS: HashMap<ServiceKey, u32> = HashMap::pinned(SERVICES_LEN, 0);
 #[map]
 pub static SERVICES: Array<Service> = Array::pinned(SERVICES_LEN, MAPPED);
 /// Which service was found last, by address, protocol and port mixed.
 #[map]
-pub static FOUND: Array<u32> = Array::pinned(FOUND_MAX, 0);
+pub static SERVICE_CACHE: Array<u32> = Array::pinned(SERVICE_CACHE_MAX, 0);
 /// Two picks an entry: the kernel rounds values up to eight bytes anyway.
 #[map]
-pub static PICKS: Array<u64> = Array::pinned(PICKS_LEN / 2, MAPPED);
+pub static LOOKUP: Array<u64> = Array::pinned(LOOKUP_LEN / 2, MAPPED);
 #[map]
 pub static SERVERS: Array<Server> = Array::pinned(SERVERS_LEN, MAPPED);
 #[map]
 pub static LOADS: Array<Load> = Array::pinned(SERVERS_LEN, MAPPED);
 #[map]
-pub static TURNS: Array<u64> = Array::pinned(SERVICES_LEN, MAPPED);
+pub static RR_CURSOR: Array<u64> = Array::pinned(SERVICES_LEN, MAPPED);
 #[map]
 pub static FLOWS: Array<Bucket> = Array::pinned(BUCKETS, MAPPED);
 /// Buckets whose flows changed in a way that other directors want to know: a bit each.
 #[map]
-pub static CHANGED: Array<u64> = Array::pinned(BUCKETS / 64, MAPPED);
+pub static SYNC_CHANGED: Array<u64> = Array::pinned(BUCKETS / 64, MAPPED);
 /// Whether somebody was told so.
 #[map]
-pub static BELL: Array<u64> = Array::pinned(1, MAPPED);
+pub static SYNC_PENDING: Array<u64> = Array::pinned(1, MAPPED);
 #[map]
-pub static BELLS: RingBuf = RingBuf::pinned(BELLS_BYTES, 0);
+pub static SYNC_EVENTS: RingBuf = RingBuf::pinned(SYNC_EVENTS_BYTES, 0);
 /// Flows that other directors told of, and the next one to learn.
 #[map]
-pub static LEARNED: Array<Entry> = Array::pinned(LEARN_MAX, MAPPED);
+pub static SYNC_IMPORT: Array<Entry> = Array::pinned(SYNC_IMPORT_MAX, MAPPED);
 #[map]
-pub static LEARNT: Array<u64> = Array::pinned(1, MAPPED);
+pub static SYNC_CURSOR: Array<u64> = Array::pinned(1, MAPPED);
 /// Next bucket to sweep.
 #[map]
 pub static SWEEP: Array<u64> = Array::pinned(1, 0);
@@ -103,7 +103,7 @@ pub static DROPS_SEEN: PerCpuArray<u64> = PerCpuArray::pinned(DROPS, 0);
 /// On a real server: addresses whose packets are taken out of tunnels, and UDP ports of tunnels in
 /// the last two bytes of an address that is zero before.
 #[map]
-pub static SERVED: HashMap<Addr, u32> = HashMap::pinned(SERVED_MAX, 0);
+pub static DECAP_ADDRESSES: HashMap<Addr, u32> = HashMap::pinned(DECAP_ADDRESSES_MAX, 0);
 
 /// Programs that go on where another one ends: `PROGRAM_*`.
 #[map]
@@ -117,16 +117,16 @@ pub static XDP_PROGRAMS: ProgramArray = ProgramArray::pinned(PROGRAMS_MAX, 0);
 pub static SOURCES: LpmTrie<SourceKey, u32> = LpmTrie::pinned(SOURCES_MAX, NO_PREALLOC);
 /// Services of many addresses and ports.
 #[map]
-pub static SPREAD: LpmTrie<SpreadKey, u32> = LpmTrie::pinned(SPREAD_MAX, NO_PREALLOC);
+pub static SERVICE_RANGES: LpmTrie<ServiceRangeKey, u32> = LpmTrie::pinned(SERVICE_RANGES_MAX, NO_PREALLOC);
 /// Until when what a client may begin is used up, ns.
 #[map]
-pub static PACES: LruHashMap<TemplateKey, u64> = LruHashMap::pinned(PACES_MAX, 0);
+pub static RATE_USED: LruHashMap<TemplateKey, u64> = LruHashMap::pinned(RATE_USED_MAX, 0);
 /// The same of a service's clients without a cookie.
 #[map]
-pub static COOKIE_PACES: Array<u64> = Array::pinned(SERVICES_LEN, 0);
+pub static COOKIE_RATE_USED: Array<u64> = Array::pinned(SERVICES_LEN, 0);
 /// Clients that have shown a cookie, and when.
 #[map]
-pub static PROVEN: LruHashMap<[u32; 4], u32> = LruHashMap::pinned(PROVEN_MAX, 0);
+pub static COOKIE_CLIENTS: LruHashMap<[u32; 4], u32> = LruHashMap::pinned(COOKIE_CLIENTS_MAX, 0);
 /// Servers by what connection ids say.
 #[map]
 pub static QUIC_IDS: HashMap<QuicKey, u32> = HashMap::pinned(SERVERS_LEN, NO_PREALLOC);
@@ -137,10 +137,10 @@ pub static FRAGMENTS: LruHashMap<FragmentKey, Fragment> = LruHashMap::pinned(FRA
 #[map]
 pub static XDP_OUT: HashMap<u32, u32> = HashMap::pinned(XDP_OUT_MAX, 0);
 #[map]
-pub static HOPS: PerCpuArray<Hop> = PerCpuArray::pinned(SERVERS_LEN, 0);
+pub static NEXT_HOPS: PerCpuArray<Hop> = PerCpuArray::pinned(SERVERS_LEN, 0);
 /// Until when what this processor may say to clients that nobody serves is used up, ns.
 #[map]
-pub static REFUSED: PerCpuArray<u64> = PerCpuArray::pinned(1, 0);
+pub static ICMP_RATE_USED: PerCpuArray<u64> = PerCpuArray::pinned(1, 0);
 /// Parts of packets, and what is being done with them.
 #[map]
 pub static BYTES: PerCpuArray<[u8; BYTES_LEN]> = PerCpuArray::pinned(1, 0);
@@ -151,7 +151,7 @@ pub static PACKETS: PerCpuArray<Packet> = PerCpuArray::pinned(2, 0);
 /// An entry of the pick tables.
 #[inline(always)]
 pub fn pick(index: u32) -> Option<u32> {
-    let pair = *PICKS.get(index >> 1)?;
+    let pair = *LOOKUP.get(index >> 1)?;
     Some((pair >> ((index & 1) * 32)) as u32)
 }
 

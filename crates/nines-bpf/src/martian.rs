@@ -13,7 +13,7 @@ use crate::{
     clock,
     maps::SETTINGS,
     packet::halves_of,
-    places,
+    addresses,
     rewrite::{Fib, FIB_NO_NEIGH, FIB_SUCCESS},
 };
 
@@ -39,7 +39,7 @@ pub fn is(packet: &Packet, door: impl FnOnce() -> Door) -> bool {
     if !SETTINGS.get(0).is_some_and(|s| s.named & named_bit(src) != 0) {
         return false;
     }
-    let place = places::flags_of(src[0], src[1]);
+    let place = addresses::flags_of(src[0], src[1]);
     place & (PLACE_VIP | PLACE_SERVER | PLACE_REAL) != 0
         && is_out_of_place(packet, place, &door()) != 0
 }
@@ -54,7 +54,7 @@ fn is_out_of_place(packet: &Packet, place: u32, door: &Door) -> u32 {
     }
     // A VIP that another director holds may be a client behind full NAT.
     if place & PLACE_VIP != 0 {
-        return !places::silent(halves_of(&packet.src), clock::exact()) as u32;
+        return !addresses::silent(halves_of(&packet.src), clock::exact()) as u32;
     }
     came_wrong(packet, door) as u32
 }

@@ -4,18 +4,18 @@
 
 use nines_abi::{
     halves, state_of, Flow, Packet, Server, Tail, Via, DROP_GUARD, PROGRAM_DELIVER, PROGRAM_REPLY,
-    PROGRAM_TELL, STATE_ESTABLISHED, UNPLACED, WORD_EARNED, WORD_MIDDLE, WORD_REPLY,
+    PROGRAM_UPDATE_NAT, STATE_ESTABLISHED, UNPLACED, WORD_EARNED, WORD_MIDDLE, WORD_REPLY,
 };
 
 use crate::{
     clock,
-    decide::{goes_on, key, words, Verdict},
-    flows::{self, New, Seen, ALREADY},
+    pipeline::{goes_on, key, words, Verdict},
+    flow_table::{self, New, Seen, ALREADY},
     fragments,
     maps::{count, count_drop, SERVERS},
-    numbers,
+    tcp_sequence,
     packet::{FIN, RST, SYN, UDP},
-    places, states,
+    addresses, states,
 };
 
 /// What the client calls the other end of a translated flow.
@@ -76,20 +76,20 @@ pub fn learn_reply(key: &Flow, server: &Server, flow: &mut New) {
 
 #[inline(always)]
 fn remember_half(half: Flow, new: &mut New) {
-    let hash = flows::hash_of(&half);
+    let hash = flow_table::hash_of(&half);
     // In place: the stack has no room for another.
     (new.hash, new.tells) = (hash, 0);
     new.word |= WORD_REPLY as u32;
     // In its second bucket an insertion into the first would not see it.
     let mut placed = ALREADY;
-    if !flows::has_spilled(hash) {
-        placed = flows::insert(&half, new);
+    if !flow_table::has_spilled(hash) {
+        placed = flow_table::insert(&half, new);
     }
     if placed == ALREADY {
-        if let Some((tail, seen)) = flows::look_up(&half, hash) {
-            flows::retire(tail, seen);
+        if let Some((tail, seen)) = flow_table::look_up(&half, hash) {
+            flow_table::retire(tail, seen);
         }
-        placed = flows::insert(&half, new);
+        placed = flow_table::insert(&half, new);
     }
     if placed == 0 {
         count_drop(UNPLACED);
@@ -108,14 +108,14 @@ pub fn keep_other_half(
 ) {
     let half = other_half(packet, server, answer);
     let kept = seen.word & (WORD_EARNED | WORD_MIDDLE) | seen.earn;
-    let hash = flows::hash_of(&half);
-    if let Some((tail, other)) = flows::look_up(&half, hash) {
+    let hash = flow_table::hash_of(&half);
+    if let Some((tail, other)) = flow_table::look_up(&half, hash) {
         // A late answer of the server that had this port before says nothing of its successor's.
         if (other.server, other.generation) == (seen.server, seen.generation) {
             let side = if answer.is_some() { states::ANSWER } else { states::BOTH };
             let state = states::next(packet, side, state_of(other.word));
             let earn = seen.earn & !other.word;
-            flows::touch(tail, Seen { earn, ..other }, state, clock);
+            flow_table::touch(tail, Seen { earn, ..other }, state, clock);
         }
     } else if had_two(packet, seen, answer) {
         // It had to give way; one without the other leads nowhere.
@@ -127,7 +127,7 @@ pub fn keep_other_half(
         let word = u32::from(state) | (!seen.word & WORD_REPLY | kept) as u32;
         let (server, generation) = (seen.server, seen.generation);
         let new = New { hash, server, generation, seen: clock, word, now: clock, tells: 0, via };
-        flows::insert(&half, &new);
+        flow_table::insert(&half, &new);
     }
 }
 
@@ -143,7 +143,7 @@ fn had_two(packet: &Packet, seen: &Seen, answer: Option<&Via>) -> bool {
 pub fn matters(packet: &Packet, seen: &Seen, state: u8, clock: u32) -> bool {
     state != state_of(seen.word)
         || packet.flags & (SYN | FIN | RST) != 0
-        || flows::stale(seen.word, clock)
+        || flow_table::stale(seen.word, clock)
 }
 
 /// Whether an answer says that the server talks to its client: anything but a part of the handshake,
@@ -164,8 +164,8 @@ fn sender(tail: *mut Tail, seen: &Seen, now: u64) -> Result<(&'static Server, Vi
     if seen.generation != server.generation {
         return Err(Verdict::Pass);
     }
-    let via = flows::via(tail, seen).ok_or(Verdict::Pass)?;
-    if places::silent(halves(known_as(server, &via).0), now) {
+    let via = flow_table::via(tail, seen).ok_or(Verdict::Pass)?;
+    if addresses::silent(halves(known_as(server, &via).0), now) {
         return Err(Verdict::Drop(DROP_GUARD));
     }
     Ok((server, via))
@@ -174,12 +174,12 @@ fn sender(tail: *mut Tail, seen: &Seen, now: u64) -> Result<(&'static Server, Vi
 /// An answer of a real server behind NAT.
 #[inline(always)]
 pub fn reply(packet: &mut Packet, tail: *mut Tail, seen: &Seen, now: u64, counts: bool) -> Verdict {
-    if flows::expired(seen.word, packet.clock) {
+    if flow_table::expired(seen.word, packet.clock) {
         return Verdict::Pass;
     }
     let state = states::next(packet, states::ANSWER, state_of(seen.word));
     if matters(packet, seen, state, packet.clock) || earns(packet, seen) != 0 {
-        return Verdict::Go(PROGRAM_TELL);
+        return Verdict::Go(PROGRAM_UPDATE_NAT);
     }
     let (server, via) = match sender(tail, seen, now) {
         Ok(found) => found,
@@ -202,7 +202,7 @@ pub fn count_answer(packet: &Packet, server: &Server, via: &Via) {
 /// A packet that both entries must know, of either side. Another program sends it.
 #[inline(always)]
 pub fn tell(packet: &mut Packet, counts: bool) -> Verdict {
-    let Some((tail, mut seen)) = flows::look_up(&key(packet), packet.hash) else {
+    let Some((tail, mut seen)) = flow_table::look_up(&key(packet), packet.hash) else {
         return Verdict::Pass;
     };
     let clock = packet.clock;
@@ -215,14 +215,14 @@ pub fn tell(packet: &mut Packet, counts: bool) -> Verdict {
         };
         if packet.flags & (FIN | RST) != 0 {
             let client = other_half(packet, server, Some(&via));
-            if let Some((client, _)) = flows::look_up(&client, flows::hash_of(&client)) {
-                numbers::judge_server(packet, client);
+            if let Some((client, _)) = flow_table::look_up(&client, flow_table::hash_of(&client)) {
+                tcp_sequence::judge_server(packet, client);
             }
         }
         seen.earn = earns(packet, &seen);
         let state = states::next(packet, states::ANSWER, state_of(seen.word));
         keep_other_half(packet, &seen, server, Some(&via), clock);
-        flows::touch(tail, seen, state, clock);
+        flow_table::touch(tail, seen, state, clock);
         if counts {
             count_answer(packet, server, &via);
         }
@@ -233,7 +233,7 @@ pub fn tell(packet: &mut Packet, counts: bool) -> Verdict {
         return Verdict::Pass;
     };
     if packet.flags != 0 {
-        numbers::judge(packet, tail, seen.word);
+        tcp_sequence::judge(packet, tail, seen.word);
     }
     let state = states::next(packet, states::BOTH, state_of(seen.word));
     keep_other_half(packet, &seen, server, None, clock);
@@ -244,7 +244,7 @@ pub fn tell(packet: &mut Packet, counts: bool) -> Verdict {
 /// An error about a packet that the server was sent.
 #[inline(always)]
 pub fn error(packet: &Packet, tail: *mut Tail, seen: &Seen, now: u64) -> Verdict {
-    if flows::expired(seen.word, packet.clock) {
+    if flow_table::expired(seen.word, packet.clock) {
         return Verdict::Pass;
     }
     match sender(tail, seen, now) {

@@ -22,10 +22,10 @@ use self::{header::carry, selective::selective};
 
 use crate::{
     atomic::opaque,
-    decide::key,
-    express::{self, difference, follow, L4_MAX},
-    flows::{self, Seen},
-    full::Ends,
+    pipeline::key,
+    xdp_forward::{self, difference, follow, L4_MAX},
+    flow_table::{self, Seen},
+    full_nat::Ends,
     packet::{ACK, RST, SYN, TCP, TRANSPORT},
     rewrite::ETH_LEN,
 };
@@ -167,7 +167,7 @@ pub fn tc(ctx: &TcContext, packet: &mut Packet) -> Next {
     let done = if packet.answer != 0 {
         tc_answer(ctx, packet, &words)
     } else {
-        let Some((tail, seen)) = flows::look_up(&key(packet), packet.hash) else {
+        let Some((tail, seen)) = flow_table::look_up(&key(packet), packet.hash) else {
             return Next::New;
         };
         let number = u32::from_be(words[0]);
@@ -175,18 +175,18 @@ pub fn tc(ctx: &TcContext, packet: &mut Packet) -> Next {
             Onward::Same => Some(()),
             Onward::Later => {
                 if number == packet.via.addr.wrapping_add(1) && seen.word & WORD_SHOWN == 0 {
-                    flows::add_bits(tail, &seen, WORD_DATA);
+                    flow_table::add_bits(tail, &seen, WORD_DATA);
                 }
                 let later = number.wrapping_add(length(packet));
                 replace(ctx, at + 12, at, words[0], later.to_be(), 0)
             }
             Onward::Carries => {
-                flows::add_bits(tail, &seen, WORD_SENT);
+                flow_table::add_bits(tail, &seen, WORD_SENT);
                 carry(ctx, packet, &words, true)
             }
             Onward::Bare => carry(ctx, packet, &words, false),
             Onward::New => {
-                flows::retire(tail, seen);
+                flow_table::retire(tail, seen);
                 packet.asked = 0;
                 return Next::New;
             }
@@ -226,15 +226,15 @@ fn tc_answer(ctx: &TcContext, packet: &Packet, words: &Words) -> Option<()> {
     let number = u32::from_be(words[1]);
     if is_of_another(packet, number, first) {
         // The client sends its SYN again, and both begin anew.
-        if let Some((tail, seen)) = flows::look_up(&key(packet), packet.hash) {
-            flows::retire(tail, seen);
+        if let Some((tail, seen)) = flow_table::look_up(&key(packet), packet.hash) {
+            flow_table::retire(tail, seen);
         }
         return None;
     }
     let mut shown = seen.word & WORD_SHOWN != 0;
     if let Some(new) = acknowledged(packet, number, first, shown) {
         if !shown {
-            flows::show(tail, &seen);
+            flow_table::show(tail, &seen);
         }
         shown = true;
         replace(ctx, at + 12, at + 4, words[1], new.to_be(), 0)?;
@@ -248,8 +248,8 @@ fn tc_answer(ctx: &TcContext, packet: &Packet, words: &Words) -> Option<()> {
 /// The client's first number, and its entry.
 #[inline(always)]
 fn client_of(packet: &Packet) -> Option<(u32, (*mut nines_abi::Tail, Seen))> {
-    let (tail, seen) = flows::client_of(packet.via.addr, packet.via.name(), packet.chosen)?;
-    let first = flows::via(tail, &seen)?.addr;
+    let (tail, seen) = flow_table::client_of(packet.via.addr, packet.via.name(), packet.chosen)?;
+    let first = flow_table::via(tail, &seen)?.addr;
     Some((first, (tail, seen)))
 }
 
@@ -280,7 +280,7 @@ pub fn xdp(ctx: &XdpContext, packet: &Packet, server: &Server, ends: &Ends) -> u
         let shown = seen.word & WORD_SHOWN != 0;
         let new = acknowledged(packet, number, first, shown);
         if new.is_some() && !shown {
-            flows::show(tail, &seen);
+            flow_table::show(tail, &seen);
         }
         at = 8;
         (words[1], new.unwrap_or(number).to_be())
@@ -295,7 +295,7 @@ pub fn xdp(ctx: &XdpContext, packet: &Packet, server: &Server, ends: &Ends) -> u
             _ => return PASS,
         }
     };
-    let sent = express::full(ctx, packet, server, ends);
+    let sent = xdp_forward::full(ctx, packet, server, ends);
     if sent == PASS {
         return PASS;
     }

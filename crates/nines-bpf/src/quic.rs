@@ -7,10 +7,10 @@
 //!
 //! Decides: which server a payload names, and that it gets the flow as long as it is not down.
 
-use nines_abi::{Packet, QuicKey, NAMED, PROGRAM_KEEP, PROGRAM_NEW, QUIC_ID_MAX, SERVER_DOWN};
+use nines_abi::{Packet, QuicKey, NAMED, PROGRAM_INSERT, PROGRAM_NEW, QUIC_ID_MAX, SERVER_DOWN};
 
 use crate::{
-    decide::Verdict,
+    pipeline::Verdict,
     maps::{QUIC_IDS, SERVERS, SERVICES},
 };
 
@@ -39,7 +39,7 @@ pub fn route(packet: &mut Packet, payload: &[u8; LOOKED_AT]) -> Verdict {
     if let Some(slot) = slot {
         packet.chosen = slot;
         packet.asked = NAMED;
-        return Verdict::Go(PROGRAM_KEEP);
+        return Verdict::Go(PROGRAM_INSERT);
     }
     Verdict::Go(PROGRAM_NEW)
 }

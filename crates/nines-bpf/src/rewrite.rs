@@ -1,5 +1,5 @@
 //! Changes headers and sends packets on: TTL, NAT with checksums, next hop. XDP's part is in
-//! `express.rs`, outer headers are in `tunnel.rs`, what routers say of packets in `errors.rs`.
+//! `xdp_forward.rs`, outer headers are in `tunnel.rs`, what routers say of packets in `errors.rs`.
 //!
 //! The neighbour is left to the kernel (`bpf_redirect_neigh`, 5.10).
 
@@ -14,9 +14,9 @@ use aya_ebpf::{
 use nines_abi::{Packet, Server, Via, DETOUR_MAC, DROP_MANGLED, DROP_NO_ROUTE, DROP_TTL};
 
 use crate::{
-    decide::{self, words},
+    pipeline::{self, words},
     errors,
-    full::Ends,
+    full_nat::Ends,
     maps::count_drop,
     nat::{known_as, port_of},
     packet::{self, SCTP, TCP},
@@ -109,7 +109,7 @@ pub fn tc_direct(ctx: &TcContext, packet: &Packet, server: &Server) -> i32 {
 pub fn tc_home(ctx: &TcContext, packet: &Packet, slot: u32, server: &Server) -> i32 {
     const INGRESS: u64 = 1;
     if unsafe { (*ctx.skb.skb).ifindex } == server.ifindex {
-        decide::arrived(packet, slot, server);
+        pipeline::arrived(packet, slot, server);
         return NEXT;
     }
     if ctx.skb.store(0, &DETOUR_MAC, 0).is_err() {

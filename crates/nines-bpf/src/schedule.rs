@@ -2,7 +2,7 @@
 //!
 //! Decides: the pick by turn, by hash, or by what the servers carry at this moment. Definitions are
 //! IPVS's (net/netfilter/ipvs/ip_vs_*.c); tables of picks are made in user space. What clients and
-//! destinations had before is in `memory.rs`.
+//! destinations had before is in `persistence.rs`.
 
 use core::mem::offset_of;
 
@@ -14,8 +14,8 @@ use nines_abi::{
 
 use crate::{
     atomic,
-    decide::key,
-    maps::{pick, LOADS, SERVERS, TURNS},
+    pipeline::key,
+    maps::{pick, LOADS, SERVERS, RR_CURSOR},
 };
 
 pub const NOBODY: u32 = u32::MAX;
@@ -147,7 +147,7 @@ fn known(slot: u32) -> Option<(&'static Server, &'static Load)> {
 
 #[inline(never)]
 fn by_turn(base: u32, len: u32, id: u32) -> u32 {
-    let Some(turns) = TURNS.get_ptr_mut(id) else {
+    let Some(turns) = RR_CURSOR.get_ptr_mut(id) else {
         return NOBODY;
     };
     if len == 0 {

@@ -5,13 +5,13 @@
 
 use aya_ebpf::maps::lpm_trie::Key;
 use nines_abi::{
-    Packet, Service, ServiceKey, SpreadKey, FOUND_MAX, KEY_ADDRESS, KEY_MARK_V4, KEY_MARK_V6,
+    Packet, Service, ServiceKey, ServiceRangeKey, SERVICE_CACHE_MAX, KEY_ADDRESS, KEY_MARK_V4, KEY_MARK_V6,
     SERVICE_LIVE, SETTING_MARKS, SETTING_SPREAD, SPREAD_BITS,
 };
 
 use crate::{
-    decide::bytes,
-    maps::{FOUND, SERVICES, SERVICE_KEYS, SETTINGS, SPREAD},
+    pipeline::bytes,
+    maps::{SERVICE_CACHE, SERVICES, SERVICE_KEYS, SETTINGS, SERVICE_RANGES},
     schedule::Of,
 };
 
@@ -33,7 +33,7 @@ fn find_service(packet: &Packet, mark: u32) -> u32 {
             return id;
         }
     }
-    let found = FOUND.get_ptr_mut(mixed(packet));
+    let found = SERVICE_CACHE.get_ptr_mut(mixed(packet));
     if let Some(found) = found {
         let id = unsafe { *found };
         if SERVICES.get(id).is_some_and(|service| is_of(service, packet)) {
@@ -54,8 +54,8 @@ fn find_service(packet: &Packet, mark: u32) -> u32 {
     }
     if SETTINGS.get(0).is_some_and(|s| s.flags & SETTING_SPREAD != 0) {
         let (proto, addr, port) = (u32::from(packet.proto), key.addr, packet.dport);
-        let data = SpreadKey { proto, addr, port, pad: 0 };
-        if let Some(id) = there(SPREAD.get(Key::new(SPREAD_BITS + 32, data))) {
+        let data = ServiceRangeKey { proto, addr, port, pad: 0 };
+        if let Some(id) = there(SERVICE_RANGES.get(Key::new(SPREAD_BITS + 32, data))) {
             return id;
         }
     }
@@ -70,11 +70,11 @@ fn there(id: Option<&u32>) -> Option<u32> {
     SERVICES.get(id).is_some_and(is_live).then_some(id)
 }
 
-/// Most packets are for few services: where map FOUND has that of an address, protocol and port.
+/// Most packets are for few services: where map SERVICE_CACHE has that of an address, protocol and port.
 #[inline(always)]
 fn mixed(packet: &Packet) -> u32 {
     let mixed = packet.dst[3] ^ packet.dst[3] >> 16 ^ u32::from(packet.dport);
-    (mixed ^ mixed >> 8 ^ u32::from(packet.proto)) & (FOUND_MAX - 1)
+    (mixed ^ mixed >> 8 ^ u32::from(packet.proto)) & (SERVICE_CACHE_MAX - 1)
 }
 
 /// Whether it is there still: user space says so here before its key leaves the map.

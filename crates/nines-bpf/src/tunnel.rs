@@ -20,9 +20,9 @@ use nines_abi::{
 
 use crate::{
     atomic::opaque,
-    decide::words,
+    pipeline::words,
     errors::fold,
-    express,
+    xdp_forward,
     maps::PROGRAMS,
     packet::{TCP, UDP},
     rewrite::{age, drop, redirect, ETH_LEN},
@@ -257,7 +257,7 @@ pub fn xdp(ctx: &XdpContext, packet: &Packet, slot: u32, server: &Server) -> u32
     if packet.ttl <= 1 || packet.bytes + overhead(server) > u32::from(server.mtu) {
         return PASS;
     }
-    let Some(hop) = express::hop(ctx, packet.clock, slot, server, &words(&server.source)) else {
+    let Some(hop) = xdp_forward::hop(ctx, packet.clock, slot, server, &words(&server.source)) else {
         return PASS;
     };
     let Some((first, checked)) = look(ctx.data(), ctx.data_end(), packet) else {
@@ -277,7 +277,7 @@ pub fn xdp(ctx: &XdpContext, packet: &Packet, slot: u32, server: &Server) -> u32
         return xdp_action::XDP_DROP;
     }
     unsafe {
-        express::put_macs(data, &hop.macs);
+        xdp_forward::put_macs(data, &hop.macs);
         *((data + 12) as *mut u16) =
             if server.v6 != 0 { 0x86ddu16.to_be() } else { 0x0800u16.to_be() };
     }
@@ -288,5 +288,5 @@ pub fn xdp(ctx: &XdpContext, packet: &Packet, slot: u32, server: &Server) -> u32
         }
         unsafe { *(at as *mut [u16; 2]) = core::mem::transmute::<u32, [u16; 2]>(outer.words[i]) };
     }
-    express::send(hop.ifindex, hop.came_in)
+    xdp_forward::send(hop.ifindex, hop.came_in)
 }

@@ -7,9 +7,9 @@ use aya_ebpf::{
 use nines_abi::{Packet, Server, Via, DROP_NO_SERVER, PROGRAM_DELIVER, PROGRAM_NEW};
 
 use crate::{
-    admit, begin, cookie,
-    decide::{self, Verdict},
-    errors, express, full, maps,
+    admit, new_flow, cookie,
+    pipeline::{self, Verdict},
+    errors, xdp_forward, full_nat, maps,
     martian::Door,
     nat, packet, proxy, quic, services, tunnel,
 };
@@ -23,23 +23,23 @@ pub fn nines_xdp(ctx: XdpContext) -> u32 {
     let Some(packet) = packet::parse(ctx.data(), ctx.data_end()) else {
         return xdp_action::XDP_PASS;
     };
-    if !decide::xdp_takes(packet) {
+    if !pipeline::xdp_takes(packet) {
         return xdp_action::XDP_PASS;
     }
-    match decide::ingress(packet, false) {
+    match pipeline::ingress(packet, false) {
         Verdict::Drop(reason) => {
             maps::count_drop(reason);
             xdp_action::XDP_DROP
         }
         Verdict::Direct(slot, server) => {
-            xdp_count(slot, server, packet, express::direct(&ctx, packet, slot, server))
+            xdp_count(slot, server, packet, xdp_forward::direct(&ctx, packet, slot, server))
         }
-        Verdict::Tunnel(slot, server) if express::is_ipip(packet, server) => {
-            xdp_count(slot, server, packet, express::ipip(&ctx, packet, slot, server))
+        Verdict::Tunnel(slot, server) if xdp_forward::is_ipip(packet, server) => {
+            xdp_count(slot, server, packet, xdp_forward::ipip(&ctx, packet, slot, server))
         }
         Verdict::Tunnel(slot, _) => xdp_go_to(&ctx, packet, slot),
         Verdict::Nat(slot, server) => {
-            xdp_count(slot, server, packet, express::nat(&ctx, packet, slot, server))
+            xdp_count(slot, server, packet, xdp_forward::nat(&ctx, packet, slot, server))
         }
         Verdict::Reply(server, via) => xdp_reply(&ctx, packet, server, &via),
         Verdict::Go(program) => xdp_go_on(&ctx, program),
@@ -58,7 +58,7 @@ pub fn nines_xdp_new(ctx: XdpContext) -> u32 {
         unsafe { bpf_xdp_load_bytes(ctx.ctx, 0, mac.as_mut_ptr().cast(), 6) };
         Door { ctx: ctx.as_ptr(), ifindex: unsafe { (*ctx.ctx).ingress_ifindex }, mac }
     };
-    xdp_stage(&ctx, |packet| begin::new(packet, 0, door, false))
+    xdp_stage(&ctx, |packet| new_flow::new(packet, 0, door, false))
 }
 
 /// Its service does not let everybody begin as many as he likes.
@@ -98,63 +98,63 @@ pub fn nines_xdp_quic(ctx: XdpContext) -> u32 {
 /// The scheduler goes by hash, and on from there.
 #[xdp]
 #[inline(always)]
-pub fn nines_xdp_fallback(ctx: XdpContext) -> u32 {
-    xdp_stage(&ctx, begin::fall_back)
+pub fn nines_xdp_schedule_fallback(ctx: XdpContext) -> u32 {
+    xdp_stage(&ctx, new_flow::fall_back)
 }
 
 /// The scheduler weighs its servers.
 #[xdp]
 #[inline(always)]
-pub fn nines_xdp_weigh(ctx: XdpContext) -> u32 {
-    xdp_stage(&ctx, begin::weigh)
+pub fn nines_xdp_schedule_load(ctx: XdpContext) -> u32 {
+    xdp_stage(&ctx, new_flow::weigh)
 }
 
 /// The scheduler remembers destinations.
 #[xdp]
 #[inline(always)]
-pub fn nines_xdp_remember(ctx: XdpContext) -> u32 {
-    xdp_stage(&ctx, begin::remember)
+pub fn nines_xdp_schedule_locality(ctx: XdpContext) -> u32 {
+    xdp_stage(&ctx, new_flow::remember)
 }
 
 /// The scheduler draws lots.
 #[xdp]
 #[inline(always)]
-pub fn nines_xdp_chance(ctx: XdpContext) -> u32 {
-    xdp_stage(&ctx, begin::chance)
+pub fn nines_xdp_schedule_random(ctx: XdpContext) -> u32 {
+    xdp_stage(&ctx, new_flow::chance)
 }
 
 /// The flow becomes known.
 #[xdp]
 #[inline(always)]
-pub fn nines_xdp_keep(ctx: XdpContext) -> u32 {
-    xdp_stage(&ctx, |packet| decide::keep(packet, false))
+pub fn nines_xdp_insert(ctx: XdpContext) -> u32 {
+    xdp_stage(&ctx, |packet| pipeline::keep(packet, false))
 }
 
 /// By full NAT it gets a source.
 #[xdp]
 #[inline(always)]
-pub fn nines_xdp_source(ctx: XdpContext) -> u32 {
-    xdp_stage(&ctx, full::choose_source)
+pub fn nines_xdp_source_address(ctx: XdpContext) -> u32 {
+    xdp_stage(&ctx, full_nat::choose_source)
 }
 
 /// And a port.
 #[xdp]
 #[inline(always)]
-pub fn nines_xdp_port(ctx: XdpContext) -> u32 {
-    xdp_stage(&ctx, full::choose_port)
+pub fn nines_xdp_source_port(ctx: XdpContext) -> u32 {
+    xdp_stage(&ctx, full_nat::choose_port)
 }
 
 /// The same by full NAT.
 #[xdp]
 #[inline(always)]
-pub fn nines_xdp_keep_full(ctx: XdpContext) -> u32 {
+pub fn nines_xdp_insert_full_nat(ctx: XdpContext) -> u32 {
     let number = |packet: &Packet| {
         let mut number = 0u32;
         let to = (&mut number as *mut u32).cast();
         unsafe { bpf_xdp_load_bytes(ctx.ctx, packet.l4 + 4, to, 4) };
         u32::from_be(number)
     };
-    xdp_stage(&ctx, |packet| decide::keep_full(packet, number))
+    xdp_stage(&ctx, |packet| pipeline::keep_full(packet, number))
 }
 
 #[inline(always)]
@@ -185,16 +185,16 @@ pub fn nines_xdp_deliver(ctx: XdpContext) -> u32 {
     let Some(packet) = packet::parsed() else {
         return xdp_action::XDP_PASS;
     };
-    match decide::deliver_to(packet, packet.chosen, false) {
+    match pipeline::deliver_to(packet, packet.chosen, false) {
         Verdict::Direct(slot, server) => {
-            xdp_count(slot, server, packet, express::direct(&ctx, packet, slot, server))
+            xdp_count(slot, server, packet, xdp_forward::direct(&ctx, packet, slot, server))
         }
         Verdict::Nat(slot, server) => {
-            xdp_count(slot, server, packet, express::nat(&ctx, packet, slot, server))
+            xdp_count(slot, server, packet, xdp_forward::nat(&ctx, packet, slot, server))
         }
         Verdict::Tunnel(slot, server) => {
-            let sent = if express::is_ipip(packet, server) {
-                express::ipip(&ctx, packet, slot, server)
+            let sent = if xdp_forward::is_ipip(packet, server) {
+                xdp_forward::ipip(&ctx, packet, slot, server)
             } else {
                 tunnel::xdp(&ctx, packet, slot, server)
             };
@@ -208,21 +208,21 @@ pub fn nines_xdp_deliver(ctx: XdpContext) -> u32 {
 /// Both entries of a flow by full NAT must know of the packet.
 #[xdp]
 #[inline(always)]
-pub fn nines_xdp_tell_full(ctx: XdpContext) -> u32 {
-    xdp_stage(&ctx, |packet| full::tell(packet, false))
+pub fn nines_xdp_update_full_nat(ctx: XdpContext) -> u32 {
+    xdp_stage(&ctx, |packet| full_nat::tell(packet, false))
 }
 
 /// The answers of a flow by full NAT have no entry.
 #[xdp]
 #[inline(always)]
-pub fn nines_xdp_put_full(ctx: XdpContext) -> u32 {
-    xdp_stage(&ctx, |packet| full::put(packet))
+pub fn nines_xdp_insert_reply(ctx: XdpContext) -> u32 {
+    xdp_stage(&ctx, |packet| full_nat::put(packet))
 }
 
 /// Both entries of a flow by NAT.
 #[xdp]
 #[inline(always)]
-pub fn nines_xdp_tell(ctx: XdpContext) -> u32 {
+pub fn nines_xdp_update_nat(ctx: XdpContext) -> u32 {
     xdp_stage(&ctx, |packet| nat::tell(packet, false))
 }
 
@@ -241,7 +241,7 @@ pub fn nines_xdp_reply(ctx: XdpContext) -> u32 {
 
 #[inline(always)]
 fn xdp_reply(ctx: &XdpContext, packet: &Packet, server: &Server, via: &Via) -> u32 {
-    let sent = express::reply(ctx, packet, server, via);
+    let sent = xdp_forward::reply(ctx, packet, server, via);
     if sent != xdp_action::XDP_PASS {
         maps::count(packet.chosen, server.service, packet.bytes, true);
     }
@@ -251,8 +251,8 @@ fn xdp_reply(ctx: &XdpContext, packet: &Packet, server: &Server, via: &Via) -> u
 /// Full NAT, both ways.
 #[xdp]
 #[inline(always)]
-pub fn nines_xdp_full(ctx: XdpContext) -> u32 {
-    xdp_full(&ctx, express::full)
+pub fn nines_xdp_full_nat(ctx: XdpContext) -> u32 {
+    xdp_full(&ctx, xdp_forward::full)
 }
 
 /// The same where the server is told who its client is.
@@ -265,7 +265,7 @@ pub fn nines_xdp_proxy(ctx: XdpContext) -> u32 {
 #[inline(always)]
 fn xdp_full(
     ctx: &XdpContext,
-    change: impl FnOnce(&XdpContext, &Packet, &Server, &full::Ends) -> u32,
+    change: impl FnOnce(&XdpContext, &Packet, &Server, &full_nat::Ends) -> u32,
 ) -> u32 {
     let Some(packet) = packet::parsed() else {
         return xdp_action::XDP_PASS;
@@ -273,7 +273,7 @@ fn xdp_full(
     let Some(server) = maps::SERVERS.get(packet.chosen) else {
         return xdp_action::XDP_PASS;
     };
-    let Some(ends) = full::ends(packet, server) else {
+    let Some(ends) = full_nat::ends(packet, server) else {
         return xdp_action::XDP_PASS;
     };
     let sent = change(ctx, packet, server, &ends);

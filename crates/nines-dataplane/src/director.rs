@@ -49,7 +49,7 @@ impl Director {
 /// Servers that get new clients by what an earlier process left in the kernel.
 pub fn serving(ebpf: &mut EbpfPlane) -> BTreeSet<(Traffic, SocketAddr)> {
     let mut serving = BTreeSet::new();
-    for service in ebpf::reading::table(ebpf.tables().installed()).services.into_values() {
+    for service in ebpf::readback::table(ebpf.tables().installed()).services.into_values() {
         let servers = service.servers.into_values();
         let up = servers.filter(|s| s.state == ServerState::Up && s.weight > 0);
         serving.extend(up.map(|server| (service.traffic, server.addr)));

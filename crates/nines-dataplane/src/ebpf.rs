@@ -18,12 +18,12 @@ use nines_abi::{ABI, DETOUR_MAC};
 use nines_model::{Counters, ForwardingTable};
 
 pub use self::{
-    exchange::{FlowsIn, FlowsOut},
+    flow_sync::{FlowExport, FlowImport},
     guard::{EbpfGuard, deadline_of, release_all},
     hook::Hooks,
     pins::pin_directory,
     programs::suffice,
-    reading::{Claim, claim},
+    readback::{Claim, claim},
     sizes::{Sizes, can_hold},
     tables::Tables,
 };
@@ -32,29 +32,29 @@ use self::{
     pins::{WHOSE, other_layouts, own_directory},
     tables::pinned,
 };
-use crate::{DataPlane, Error, Result, address, detour, newcomers, sysctl};
+use crate::{DataPlane, Error, Result, address, detour, new_interfaces, sysctl};
 
+mod addresses;
 mod attach;
 mod card;
-mod exchange;
+pub mod decap;
 mod extents;
+mod flow_sync;
 mod grow;
 mod guard;
 mod hook;
 mod installed;
 mod key;
+pub mod lookup_tables;
 pub mod object;
-pub mod picks;
 mod pins;
-mod places;
 mod programs;
-pub mod reading;
+pub mod readback;
+mod rr_cursor;
 mod shared;
 mod sizes;
 pub mod tables;
 pub mod testrun;
-mod turns;
-pub mod unwrap;
 pub mod wrap;
 pub mod writes;
 
@@ -153,7 +153,7 @@ fn load(object: &[u8], pins: &Path, sizes: Sizes) -> Result<Ebpf> {
     let mut loader = EbpfLoader::new();
     loader.default_map_pin_directory(pins);
     loader.override_global("BUCKETS_MASK", &buckets_mask, true);
-    loader.override_global("PLACES_MASK", &places_mask, true);
+    loader.override_global("ADDRESSES_MASK", &places_mask, true);
     let flow_key = key::of(pins)?;
     loader.override_global("FLOW_KEY", &flow_key, true);
     for (map, entries) in sizes.of_maps() {
@@ -277,7 +277,7 @@ impl EbpfPlane {
             }
         }
         self.guarded = others;
-        newcomers::guarded(all.iter().filter(|i| self.attached.contains_key(&i.name)));
+        new_interfaces::guarded(all.iter().filter(|i| self.attached.contains_key(&i.name)));
         // An interface that is no longer ours, also one that an earlier process took.
         let pinned = fs::read_dir(&self.pins).map_err(|e| Error::new("cannot list pins", e))?;
         let mut old: BTreeSet<String> = self.attached.keys().cloned().collect();
@@ -440,7 +440,7 @@ pub fn director_macs() -> Result<Vec<[u8; 6]>> {
 pub fn remove_pins() -> Result<()> {
     let pins = pin_directory()?;
     let namespace = pins.parent().unwrap_or(&pins);
-    newcomers::restore()?;
+    new_interfaces::restore()?;
     detour::lead(&detour::Marks::new())?;
     for interface in address::interfaces()? {
         attach::detach(&pins, &interface.name);

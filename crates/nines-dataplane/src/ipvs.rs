@@ -9,15 +9,15 @@ use std::{collections::BTreeMap, fs, net::SocketAddr, path::Path};
 use nines_model::{Counters, ForwardingTable, IdleLimits, Traffic};
 
 pub use self::{
+    convert::{Dest, Held, Service, State, held},
     kernel::{Ipvs as Kernel, Role, SyncDaemon},
-    reading::{Counts, connections, shown},
-    words::{Dest, Held, Service, State, held},
+    readback::{Counts, connections, shown},
 };
 use crate::{DataPlane, Error, Result};
 
+mod convert;
 mod kernel;
-mod reading;
-mod words;
+mod readback;
 
 /// One change of IPVS's tables.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,7 +123,7 @@ pub fn can_be() -> bool {
 
 /// Why a table is none that IPVS can hold, whatever the kernel.
 pub fn can_hold(table: &ForwardingTable) -> Result<()> {
-    words::state(table).map(drop)
+    convert::state(table).map(drop)
 }
 
 impl IpvsPlane<Kernel> {
@@ -173,7 +173,7 @@ impl<T: Tables> IpvsPlane<T> {
 
 impl<T: Tables> DataPlane for IpvsPlane<T> {
     fn apply(&mut self, table: &ForwardingTable) -> Result<()> {
-        let want = words::state(table)?;
+        let want = convert::state(table)?;
         let have = self.tables.list()?;
         self.tables.prepare(table.idle)?;
         self.carry_out(changes(&have, &want))?;
@@ -182,7 +182,7 @@ impl<T: Tables> DataPlane for IpvsPlane<T> {
     }
 
     fn observe(&mut self) -> Result<Vec<String>> {
-        let changes = changes(&self.tables.list()?, &words::state(&self.wanted)?);
+        let changes = changes(&self.tables.list()?, &convert::state(&self.wanted)?);
         Ok(changes
             .iter()
             .map(|(change, _)| format!("IPVS was changed by someone else ({change})"))
@@ -197,7 +197,7 @@ impl<T: Tables> DataPlane for IpvsPlane<T> {
             let mut whole = found.service.tally.0;
             (whole.active, whole.inactive) = (0, 0);
             for (server, wanted) in &service.servers {
-                let at = words::at(service, wanted);
+                let at = convert::at(service, wanted);
                 let Some(dest) = found.dests.iter().find(|d| d.at == at) else { continue };
                 whole.active += dest.tally.0.active;
                 whole.inactive += dest.tally.0.inactive;

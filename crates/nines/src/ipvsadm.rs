@@ -8,7 +8,7 @@ use std::{io::BufRead as _, process::ExitCode, time::Duration};
 
 use nines_dataplane::{
     detour, director,
-    ebpf::{self, EbpfPlane, Hooks, Sizes, Tables, reading},
+    ebpf::{self, EbpfPlane, Hooks, Sizes, Tables, readback},
     sysctl,
 };
 use nines_model::ForwardingTable;
@@ -158,7 +158,7 @@ impl Target {
 /// The tables of this namespace, opened when they are needed.
 struct Kernel {
     /// Nobody else changes them.
-    claim: Option<reading::Claim>,
+    claim: Option<readback::Claim>,
     tables: Option<Tables>,
     plane: Option<EbpfPlane>,
     /// Whether interfaces that appear later were seen to, and for any service.
@@ -191,7 +191,7 @@ impl Kernel {
             self.claim = claim;
             self.tables = None;
         }
-        let ready = self.plane.is_some() || reading::is_everywhere().map_err(failed)?;
+        let ready = self.plane.is_some() || readback::is_everywhere().map_err(failed)?;
         if !ready || self.tables()?.is_none() {
             self.open(Sizes::default())?;
         }
@@ -284,13 +284,13 @@ impl Kernel {
     /// As it is, read while nobody else changes it.
     fn table(&mut self) -> Result<ForwardingTable, Refused> {
         let tables = self.writable()?;
-        Ok(reading::table(tables.installed()))
+        Ok(readback::table(tables.installed()))
     }
 
     fn list(&mut self, ask: &Ask) -> Result<String, Refused> {
         let Some(tables) = self.tables()? else {
             return Ok(if ask.has("timeout") {
-                timeouts(nines_dataplane::ebpf::reading::TIMEOUTS)
+                timeouts(nines_dataplane::ebpf::readback::TIMEOUTS)
             } else if ask.has("daemon") {
                 String::new()
             } else if ask.has("connection") {

@@ -131,7 +131,7 @@ struct Side<'a> {
 
 /// Programs of a real server, and where they are.
 const OF_SERVER: [(&str, TcAttachType); 2] =
-    [("nines_unwrap", TcAttachType::Ingress), ("nines_clamp", TcAttachType::Egress)];
+    [("nines_decap", TcAttachType::Ingress), ("nines_clamp", TcAttachType::Egress)];
 
 /// Loads them, once.
 pub fn load_server(ebpf: &mut Ebpf) -> Result<()> {

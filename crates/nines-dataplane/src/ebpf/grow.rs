@@ -9,7 +9,7 @@ use std::{fs, path::Path};
 use aya::maps::{HashMap, Map, MapData, PerCpuArray};
 use nines_abi::{Load, Place, QuicKey, Server, Service, ServiceKey, Stats};
 
-use super::{Raw, map_error, places, shared::Shared, wrong};
+use super::{Raw, addresses, map_error, shared::Shared, wrong};
 use crate::{Error, Result};
 
 /// Maps that were too small, as they were.
@@ -43,10 +43,10 @@ impl Smaller {
             let id = old.info().map_err(failed)?.id();
             let old = MapData::from_id(id).map_err(failed)?;
             match *name {
-                "PLACES" => addresses(old, new)?,
+                "ADDRESSES" => addresses(old, new)?,
                 "SERVICES" => copy::<Service>(old, new)?,
                 "SERVERS" => copy::<Server>(old, new)?,
-                "PICKS" | "TURNS" => copy::<u64>(old, new)?,
+                "LOOKUP" | "RR_CURSOR" => copy::<u64>(old, new)?,
                 "LOADS" if !flows => copy::<Load>(old, new)?,
                 "SERVICE_KEYS" => keys::<ServiceKey>(old, new)?,
                 "QUIC_IDS" => keys::<QuicKey>(old, new)?,
@@ -85,8 +85,8 @@ fn addresses(old: MapData, new: MapData) -> Result<()> {
     let (old, new) = (Shared::<Place>::new(old), Shared::<Place>::new(new));
     let (from, to) = (old.view()?, new.view()?);
     // Those that do not fit are put again with the next table, or that one is refused.
-    for place in places::all(&from) {
-        let _ = places::put(&to, place);
+    for place in addresses::all(&from) {
+        let _ = addresses::put(&to, place);
     }
     Ok(())
 }

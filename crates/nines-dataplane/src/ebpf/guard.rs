@@ -14,7 +14,7 @@ use nines_abi::{Addr, GUARD_SERVES, GUARDS_MAX};
 use nines_model::Time;
 
 use super::{
-    Raw, other_layouts, pin_directory, places,
+    Raw, addresses, other_layouts, pin_directory,
     shared::{Shared, View},
 };
 use crate::{Error, Guard, Result, address};
@@ -38,16 +38,17 @@ struct OldGuard {
 /// address that is not in the table is not silent.
 fn inherit(pins: &Path, table: &View<nines_abi::Guard>) {
     let take = |addr: Addr, deadline_ns: u64, flags: u32| {
-        if places::find(table, addr).is_none() {
+        if addresses::find(table, addr).is_none() {
             let flags = flags & GUARD_SERVES;
-            places::put(table, nines_abi::Guard { addr, deadline_ns, flags, pad: 0 });
+            addresses::put(table, nines_abi::Guard { addr, deadline_ns, flags, pad: 0 });
         }
     };
     for other in other_layouts(pins) {
         if let Ok(data) = MapData::from_pin(other.join(TABLE))
             && let Ok(old) = Shared::new(data).view()
         {
-            places::all(&old).for_each(|g: nines_abi::Guard| take(g.addr, g.deadline_ns, g.flags));
+            addresses::all(&old)
+                .for_each(|g: nines_abi::Guard| take(g.addr, g.deadline_ns, g.flags));
         }
         let Ok(data) = MapData::from_pin(other.join("GUARD")) else { continue };
         let Ok(old) =
@@ -64,7 +65,7 @@ fn inherit(pins: &Path, table: &View<nines_abi::Guard>) {
 pub fn deadline_of(vip: IpAddr) -> Option<Time> {
     let data = MapData::from_pin(pin_directory().ok()?.join(TABLE)).ok()?;
     let view: View<nines_abi::Guard> = Shared::new(data).view().ok()?;
-    places::find(&view, address::mapped(vip)).map(|at| Time(view.get(at).deadline_ns))
+    addresses::find(&view, address::mapped(vip)).map(|at| Time(view.get(at).deadline_ns))
 }
 
 /// Takes every guarded address off this machine's interfaces, then ends the guard. For a machine
@@ -102,7 +103,7 @@ impl EbpfGuard {
         let flags = if serves { GUARD_SERVES } else { 0 };
         let addr = address::mapped(vip);
         let entry = nines_abi::Guard { addr, deadline_ns: deadline.0, flags, pad: 0 };
-        if places::put(&self.table, entry) {
+        if addresses::put(&self.table, entry) {
             return Ok(());
         }
         Err(Error::new(
@@ -113,7 +114,7 @@ impl EbpfGuard {
 
     /// The deadline in the kernel.
     pub fn deadline(&self, vip: IpAddr) -> Option<Time> {
-        let at = places::find(&self.table, address::mapped(vip))?;
+        let at = addresses::find(&self.table, address::mapped(vip))?;
         Some(Time(self.table.get(at).deadline_ns))
     }
 }
@@ -126,7 +127,7 @@ impl Guard for EbpfGuard {
 
     fn follow(&mut self, vip: IpAddr, deadline: Time) -> Result<()> {
         self.put(vip, deadline)?;
-        if let Some(at) = places::find(&self.table, address::mapped(vip)) {
+        if let Some(at) = addresses::find(&self.table, address::mapped(vip)) {
             self.follow.insert(vip, at);
         }
         Ok(())
@@ -139,7 +140,7 @@ impl Guard for EbpfGuard {
             let addr = address::mapped(*vip);
             // One that made room for another lies elsewhere.
             if self.table.get(*at).addr != addr {
-                let Some(now_at) = places::find(&self.table, addr) else { continue };
+                let Some(now_at) = addresses::find(&self.table, addr) else { continue };
                 *at = now_at;
             }
             self.table.set_word(*at, DEADLINE_WORD, deadline.0);
@@ -162,7 +163,7 @@ impl Guard for EbpfGuard {
             return Err(Error::new("cannot guard the VIPs", why));
         }
         self.serves = vips.iter().copied().collect();
-        let have: Vec<Addr> = places::all(&self.table).map(|g| g.addr).collect();
+        let have: Vec<Addr> = addresses::all(&self.table).map(|g| g.addr).collect();
         for addr in have {
             let vip = address::unmapped(addr);
             if !self.serves.contains_key(&vip) {
@@ -173,7 +174,7 @@ impl Guard for EbpfGuard {
                     }
                 }
                 self.follow.remove(&vip);
-                places::remove(&self.table, addr);
+                addresses::remove(&self.table, addr);
             }
         }
         for (vip, _) in vips {

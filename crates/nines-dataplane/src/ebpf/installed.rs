@@ -7,8 +7,8 @@ use std::{
 
 use nines_abi::{
     self as abi, Addr, KEY_ADDRESS, KEY_MARK_V4, KEY_MARK_V6, KEY_NETWORK, KEY_RANGE, NO_SERVICE,
-    QuicKey, SERVER_DOWN, SERVICE_LIVE, SPREAD_BITS, Server, Service, ServiceKey, Settings,
-    SpreadKey,
+    QuicKey, SERVER_DOWN, SERVICE_LIVE, SPREAD_BITS, Server, Service, ServiceKey, ServiceRangeKey,
+    Settings,
 };
 use nines_model::{Scheduler, Traffic};
 
@@ -33,7 +33,7 @@ pub struct Installed {
     /// Which clients may begin flows, by id of the service, address and prefix length.
     pub sources: BTreeMap<(u32, Addr, u8), u32>,
     /// Services of many addresses or ports: their ids by key and length of its prefix.
-    pub spread: BTreeMap<(SpreadKey, u8), u32>,
+    pub spread: BTreeMap<(ServiceRangeKey, u8), u32>,
     /// Slots by what QUIC connection ids hold.
     pub quic: BTreeMap<QuicKey, u32>,
     /// Map SETTINGS.
@@ -57,7 +57,7 @@ pub enum Write {
     /// with this id; 0 takes it away.
     Source(u32, Addr, u8, u32),
     /// The service with this id has these addresses and ports; `None`: nobody has.
-    Spread(SpreadKey, u8, Option<u32>),
+    Spread(ServiceRangeKey, u8, Option<u32>),
     /// The server in this slot has this id; `None`: nobody has.
     Quic(QuicKey, Option<u32>),
     /// SETTINGS.
@@ -85,9 +85,9 @@ pub fn key(traffic: Traffic) -> ServiceKey {
     }
 }
 
-/// Where map SPREAD names a service: keys and lengths of their prefixes; nowhere if it goes by one
+/// Where map SERVICE_RANGES names a service: keys and lengths of their prefixes; nowhere if it goes by one
 /// address and port, or by a mark.
-pub fn spread(traffic: Traffic) -> Vec<(SpreadKey, u8)> {
+pub fn spread(traffic: Traffic) -> Vec<(ServiceRangeKey, u8)> {
     let Traffic::To(listen) = traffic else { return Vec::new() };
     if listen.is_one() {
         return Vec::new();
@@ -102,7 +102,8 @@ pub fn spread(traffic: Traffic) -> Vec<(SpreadKey, u8)> {
     for vip in listen.vips() {
         all.extend(ports.iter().map(|(port, bits)| {
             let proto = listen.proto.number().into();
-            let key = SpreadKey { proto, addr: address::mapped(vip), port: port.to_be(), pad: 0 };
+            let key =
+                ServiceRangeKey { proto, addr: address::mapped(vip), port: port.to_be(), pad: 0 };
             (key, SPREAD_BITS as u8 + bits)
         }));
     }

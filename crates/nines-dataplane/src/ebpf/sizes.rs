@@ -27,7 +27,7 @@ pub struct Sizes {
 impl Default for Sizes {
     fn default() -> Self {
         let (services, servers) = (nines_abi::SERVICES, nines_abi::SERVERS);
-        Self { services, servers, picks: nines_abi::PICKS, buckets: nines_abi::BUCKETS }
+        Self { services, servers, picks: nines_abi::LOOKUP, buckets: nines_abi::BUCKETS }
     }
 }
 
@@ -48,27 +48,27 @@ impl Sizes {
 
     /// Places for addresses: VIPs, and servers reached by NAT; a power of two.
     pub(super) fn places(self) -> u32 {
-        let by_service = self.services * nines_abi::PLACES_PER_SERVICE;
+        let by_service = self.services * nines_abi::ADDRESSES_PER_SERVICE;
         by_service.max((self.servers * 2).next_power_of_two())
     }
 
-    /// Entries of each map by this; PICKS has two picks in one.
+    /// Entries of each map by this; LOOKUP has two picks in one.
     pub(super) fn of_maps(self) -> [(&'static str, u32); 14] {
         [
             ("SERVICES", self.services),
             ("SERVICE_KEYS", self.services),
             ("SERVICE_STATS", self.services),
-            ("TURNS", self.services),
-            ("COOKIE_PACES", self.services),
-            ("PLACES", self.places()),
+            ("RR_CURSOR", self.services),
+            ("COOKIE_RATE_USED", self.services),
+            ("ADDRESSES", self.places()),
             ("SERVERS", self.servers),
             ("LOADS", self.servers),
-            ("HOPS", self.servers),
+            ("NEXT_HOPS", self.servers),
             ("QUIC_IDS", self.servers),
             ("SERVER_STATS", self.servers),
-            ("PICKS", self.picks.div_ceil(2)),
+            ("LOOKUP", self.picks.div_ceil(2)),
             ("FLOWS", self.buckets),
-            ("CHANGED", self.buckets.div_ceil(64)),
+            ("SYNC_CHANGED", self.buckets.div_ceil(64)),
         ]
     }
 
@@ -81,7 +81,7 @@ impl Sizes {
         Some(Self {
             services: entries("SERVICES")?,
             servers: entries("SERVERS")?,
-            picks: entries("PICKS")? * 2,
+            picks: entries("LOOKUP")? * 2,
             buckets: entries("FLOWS")?,
         })
     }
@@ -134,7 +134,8 @@ pub fn can_hold(services: impl Iterator<Item = (Traffic, usize)>) -> Result<()> 
     let refuse = |why: String, next: &str| {
         Err(Error::new("no director has room for these services", why).next(next))
     };
-    let (most, half) = (nines_abi::SOURCES_MAX as usize, nines_abi::SPREAD_MAX as usize / 2);
+    let (most, half) =
+        (nines_abi::SOURCES_MAX as usize, nines_abi::SERVICE_RANGES_MAX as usize / 2);
     if names > half {
         let why =
             format!("their ranges of addresses and ports have {names} prefixes; {half} at most");

@@ -15,18 +15,18 @@ use aya::maps::{
     lpm_trie::{self, LpmTrie},
 };
 use nines_abi::{
-    DROP_NAMES, Load, Place, QuicKey, Server, Service, ServiceKey, Settings, SourceKey, SpreadKey,
-    Stats,
+    DROP_NAMES, Load, Place, QuicKey, Server, Service, ServiceKey, ServiceRangeKey, Settings,
+    SourceKey, Stats,
 };
 use nines_model::{Counters, ForwardingTable, Tally};
 
 use super::{
-    Raw,
+    Raw, addresses,
     installed::{dead, is_free},
-    map_error, places,
+    map_error,
+    rr_cursor::{self, Next},
     shared::{Shared, View},
     sizes::Sizes,
-    turns::{self, Next},
     writes::{self, Installed, Write},
     wrong,
 };
@@ -38,25 +38,25 @@ use crate::{
 
 /// The maps that [`Tables`] opens, and those it looks into.
 const NAMES: [&str; 16] = [
-    "SPREAD",
+    "SERVICE_RANGES",
     "QUIC_IDS",
     "SOURCES",
     "SERVICE_KEYS",
     "SERVICES",
-    "PLACES",
+    "ADDRESSES",
     "SERVERS",
-    "PICKS",
+    "LOOKUP",
     "LOADS",
     "SETTINGS",
     "SERVICE_STATS",
     "SERVER_STATS",
     "DROPS_SEEN",
-    "TURNS",
+    "RR_CURSOR",
     "FLOWS",
     "TEMPLATES",
 ];
 
-mod look;
+mod drift;
 
 /// The tables of one network namespace.
 pub struct Tables {
@@ -72,7 +72,7 @@ pub struct Tables {
     turned: BTreeMap<u32, Next>,
     settings: Array<MapData, Raw<Settings>>,
     sources: LpmTrie<MapData, Raw<SourceKey>, u32>,
-    spread: LpmTrie<MapData, Raw<SpreadKey>, u32>,
+    spread: LpmTrie<MapData, Raw<ServiceRangeKey>, u32>,
     quic: HashMap<MapData, Raw<QuicKey>, u32>,
     pub(super) service_stats: PerCpuArray<MapData, Raw<Stats>>,
     pub(super) server_stats: PerCpuArray<MapData, Raw<Stats>>,
@@ -116,15 +116,15 @@ impl Tables {
             sizes,
             service_keys: HashMap::try_from(take("SERVICE_KEYS")?).map_err(wrong)?,
             services: shared(take("SERVICES")?)?,
-            places: shared(take("PLACES")?)?,
+            places: shared(take("ADDRESSES")?)?,
             servers: shared(take("SERVERS")?)?,
-            picks: shared(take("PICKS")?)?,
+            picks: shared(take("LOOKUP")?)?,
             loads: shared(take("LOADS")?)?,
-            turns: shared(take("TURNS")?)?,
+            turns: shared(take("RR_CURSOR")?)?,
             turned: BTreeMap::new(),
             settings: Array::try_from(take("SETTINGS")?).map_err(wrong)?,
             sources: LpmTrie::try_from(take("SOURCES")?).map_err(wrong)?,
-            spread: LpmTrie::try_from(take("SPREAD")?).map_err(wrong)?,
+            spread: LpmTrie::try_from(take("SERVICE_RANGES")?).map_err(wrong)?,
             quic: HashMap::try_from(take("QUIC_IDS")?).map_err(wrong)?,
             service_stats: PerCpuArray::try_from(take("SERVICE_STATS")?).map_err(wrong)?,
             server_stats: PerCpuArray::try_from(take("SERVER_STATS")?).map_err(wrong)?,
@@ -243,8 +243,8 @@ impl Tables {
             Write::Place(addr, flags) => {
                 let view = &views.places;
                 if *flags == 0 {
-                    places::remove(view, *addr);
-                } else if !places::put(view, Place { addr: *addr, flags: *flags, pad: 0 }) {
+                    addresses::remove(view, *addr);
+                } else if !addresses::put(view, Place { addr: *addr, flags: *flags, pad: 0 }) {
                     let vip = address::unmapped(*addr);
                     let why = "the table of addresses has no room where it belongs";
                     return Err(Error::new(format!("{vip} cannot be served"), why));
@@ -279,7 +279,7 @@ impl Tables {
     /// A table of turns that takes another's place goes on where that one was.
     fn turn(&mut self, views: &Views, key: &ServiceKey, id: u32, service: &Service) {
         let (now, said) = (views.turns.get(id), self.turned.get(&id).copied());
-        if let Some(next) = turns::of_change(&self.installed, key, service, now, said) {
+        if let Some(next) = rr_cursor::of_change(&self.installed, key, service, now, said) {
             self.turned.insert(id, next);
             views.turns.set_word(id, 0, next.turn);
         }

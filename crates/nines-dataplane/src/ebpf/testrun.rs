@@ -76,7 +76,7 @@ impl EbpfPlane {
     /// Loads every program there is of a director, also what no service needs.
     pub fn load_everything(&mut self) -> Result<()> {
         super::programs::load_everything(&mut self.ebpf)?;
-        super::programs::load_alone(&mut self.ebpf, super::exchange::PROGRAM)
+        super::programs::load_alone(&mut self.ebpf, super::flow_sync::PROGRAM)
     }
 
     /// Loads the XDP programs without attaching them; they may send to every interface.
@@ -90,7 +90,7 @@ impl EbpfPlane {
     /// takes tunnels on these UDP ports.
     pub fn load_server(&mut self, vips: &[IpAddr], ports: &[u16]) -> Result<()> {
         super::attach::load_server(&mut self.ebpf)?;
-        super::unwrap::put(&mut self.ebpf, vips, ports)
+        super::decap::put(&mut self.ebpf, vips, ports)
     }
 
     /// XDP sends nothing into this interface, as if its driver took no frames.

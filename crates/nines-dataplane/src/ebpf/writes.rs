@@ -14,7 +14,7 @@ use std::{
 
 use nines_abi::{
     self as abi, SERVER_DOWN, SERVER_DRAIN, SERVER_UP, SETTING_MARKS, SETTING_NAT, SETTING_SPREAD,
-    Server, Service, ServiceKey, Settings, SpreadKey,
+    Server, Service, ServiceKey, ServiceRangeKey, Settings,
 };
 use nines_model::{
     Forward, ForwardingTable, IdleLimits, ServerState, TableServer, TableService, Traffic,
@@ -27,7 +27,7 @@ use super::{
     Sizes,
     extents::Free,
     installed::{freed, is_free},
-    picks::{self, Candidate},
+    lookup_tables::{self, Candidate},
 };
 use crate::{
     Error, Result,
@@ -69,8 +69,8 @@ pub fn plan_and_names(ask: Ask<'_>) -> Result<(Vec<Write>, Vec<String>)> {
         return Err(no_room("services", &why));
     }
     let spread: usize = table.services.values().map(|s| spread(s.traffic).len()).sum();
-    if spread * 2 > abi::SPREAD_MAX as usize {
-        let why = format!("{spread} prefixes of ports; {} at most", abi::SPREAD_MAX / 2);
+    if spread * 2 > abi::SERVICE_RANGES_MAX as usize {
+        let why = format!("{spread} prefixes of ports; {} at most", abi::SERVICE_RANGES_MAX / 2);
         return Err(no_room("services", &why));
     }
     let (changed, gone) = differences(ask);
@@ -171,7 +171,7 @@ struct Planner<'a> {
     /// Room for picks that was free before this plan.
     room: Option<Free>,
     /// What becomes of names of many addresses and ports: whoever gets one has it at once.
-    spread: BTreeMap<(SpreadKey, u8), Option<u32>>,
+    spread: BTreeMap<(ServiceRangeKey, u8), Option<u32>>,
     /// `SETTING_*`, if they were looked at.
     flags: Option<u32>,
     /// [`Settings::named`], if addresses were looked at.
@@ -287,7 +287,8 @@ impl<'a> Planner<'a> {
             let (slot, last_weight) =
                 self.server(wanted.traffic, id, server, have.get(&server.addr), order as u32)?;
             slots.insert(server.addr, slot);
-            let stays = picks::keeps_places(wanted.scheduler) && server.state == ServerState::Up;
+            let stays =
+                lookup_tables::keeps_places(wanted.scheduler) && server.state == ServerState::Up;
             if server.takes_new() || stays {
                 let (addr, weight) = (server.addr, server.weight);
                 candidates.push(Candidate { slot, addr, weight, last_weight });
@@ -308,7 +309,7 @@ impl<'a> Planner<'a> {
             key,
             id,
             old.map(|(_, s)| s),
-            picks::table(wanted.scheduler, &candidates, picks::maglev_len(wanted)),
+            lookup_tables::table(wanted.scheduler, &candidates, lookup_tables::maglev_len(wanted)),
             wanted,
         )
     }

@@ -10,13 +10,14 @@ use netlink_sys::protocols::NETLINK_GENERIC;
 use nines_model::{IdleLimits, Listen, Proto, Tally, Traffic};
 
 use super::{
-    Change, Tables, Uncompared, refused,
-    words::{Dest, HASHED, Held, Service, State, inet},
+    Change, Tables, Uncompared,
+    convert::{Dest, HASHED, Held, Service, State, inet},
+    refused,
 };
 use crate::{Result, address::privileged, netlink};
 
 mod daemon;
-mod orders;
+mod requests;
 
 pub use daemon::{Role, SyncDaemon};
 

@@ -86,7 +86,7 @@ fn what_ipvs_has_not_is_refused_by_its_name() {
         service.servers.insert("r1".into(), server);
         how(&mut service);
         let services = [("web".to_owned(), service)].into();
-        words::state(&ForwardingTable { services, ..ForwardingTable::default() })
+        convert::state(&ForwardingTable { services, ..ForwardingTable::default() })
     };
     assert!(with(&|_| ()).is_ok());
     let id = QuicId::parse("0a01");
@@ -149,7 +149,7 @@ proptest! {
         let mut plane = IpvsPlane::over(Fake::default());
         for table in &tables {
             plane.apply(table).unwrap();
-            prop_assert_eq!(sorted(&plane.tables.state), sorted(&words::state(table).unwrap()));
+            prop_assert_eq!(sorted(&plane.tables.state), sorted(&convert::state(table).unwrap()));
             prop_assert_eq!(plane.observe().unwrap(), Vec::<String>::new());
         }
         plane.remove().unwrap();
@@ -164,7 +164,7 @@ proptest! {
         let result = plane.apply(&after);
         plane.tables.refuses = None;
         let holds = if result.is_ok() { &after } else { &before };
-        prop_assert_eq!(sorted(&plane.tables.state), sorted(&words::state(holds).unwrap()));
+        prop_assert_eq!(sorted(&plane.tables.state), sorted(&convert::state(holds).unwrap()));
     }
 }
 
@@ -176,10 +176,10 @@ fn a_server_of_another_family_is_refused_but_by_tunnel() {
     service.servers.insert("r1".into(), TableServer::new(at, Forward::Dr));
     let mut table = ForwardingTable::default();
     table.services.insert("web".into(), service);
-    let told = words::state(&table).unwrap_err();
+    let told = convert::state(&table).unwrap_err();
     assert!(told.why.contains("tunnels only"), "{told}");
     let ipip = Tunnel { kind: TunnelKind::Ipip, port: 0, checksum: TunnelChecksum::None };
     table.services.get_mut("web").unwrap().servers.get_mut("r1").unwrap().forward =
         Forward::Tunnel(ipip);
-    assert!(words::state(&table).is_ok());
+    assert!(convert::state(&table).is_ok());
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use nines_dataplane::{
     DataPlane as _,
     ipvs::{self, Change, Counts, IpvsPlane, Kernel, Tables as _},
-    shown::{Connection, Shown},
+    listing::{Connection, Shown},
 };
 use nines_model::{
     Forward, ForwardingTable, IdleLimits, Limit, Millis, Persist, Proto, Scheduler, TableServer,

@@ -6,7 +6,7 @@ use std::{fs::File, net::SocketAddr, os::fd::AsRawFd as _};
 use nines_dataplane::{
     DataPlane as _,
     ipvs::{self, IpvsPlane, Kernel, Role, SyncDaemon, Tables as _},
-    shown::Connection,
+    listing::Connection,
 };
 use nines_model::{Forward, Proto, Scheduler, Traffic};
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use nines_dataplane::{DataPlane as _, Guard as _, flows::Batch, process::boot_time};
+use nines_dataplane::{DataPlane as _, Guard as _, flow_sync::Batch, process::boot_time};
 use nines_model::{Forward, ForwardingTable, Millis, Proto, Scheduler};
 
 use super::{Bench, NEXT, REDIRECT, SHOT, bench, both_hooks, build::*, service, table, ways::*};

@@ -1,7 +1,7 @@
 //! The server is told who its client is: the header, the numbers on both sides, what is lost and
 //! comes again; at both hooks.
 
-use nines_dataplane::{DataPlane as _, flows::Told};
+use nines_dataplane::{DataPlane as _, flow_sync::Told};
 use nines_model::{Forward, ForwardingTable, Proto, Scheduler};
 
 use super::{Bench, REDIRECT, SHOT, both_hooks, build::*, service, table, ways::*};

@@ -32,7 +32,7 @@ impl Bench {
     fn served(&self, frame: &[u8]) -> (i32, Vec<u8>) {
         let mut frame = frame.to_vec();
         frame[..6].fill(0);
-        let out = self.plane.test_run("nines_unwrap", &frame, 1).unwrap();
+        let out = self.plane.test_run("nines_decap", &frame, 1).unwrap();
         (out.verdict, out.packet)
     }
 
@@ -87,7 +87,7 @@ fn what_a_director_wraps_a_server_unwraps() {
 fn what_is_not_for_this_server_is_left_alone() {
     each(|b, what, kind, wrapped| {
         // Others' frames that a switch floods.
-        let out = b.plane.test_run("nines_unwrap", &wrapped, 1).unwrap();
+        let out = b.plane.test_run("nines_decap", &wrapped, 1).unwrap();
         assert_eq!((out.verdict, &out.packet), (NEXT, &wrapped), "{what}");
         let at = headers(&wrapped);
         let changed = |offset: usize, byte: u8| {

@@ -1,6 +1,6 @@
 //! Persistence by SIP's calls (persistence engine sip), and how they are told.
 
-use nines_dataplane::{DataPlane as _, flows::Batch};
+use nines_dataplane::{DataPlane as _, flow_sync::Batch};
 use nines_model::{Forward, ForwardingTable, Millis, Persist, Proto, Scheduler};
 
 use super::{Bench, bench, build::*, service, table, ways::*};

@@ -44,7 +44,8 @@ fn loaded(plane: &EbpfPlane) -> Vec<String> {
 #[test]
 fn a_program_waits_for_a_service_that_needs_it() {
     let Some(mut b) = both_hooks() else { return };
-    let of_full_nat = ["nines_tc_full", "nines_xdp_full", "nines_tc_put_full"].map(String::from);
+    let of_full_nat =
+        ["nines_tc_full_nat", "nines_xdp_full_nat", "nines_tc_insert_reply"].map(String::from);
     let has = |plane: &EbpfPlane| of_full_nat.iter().filter(|n| loaded(plane).contains(n)).count();
     b.plane.apply(&web(Scheduler::Maglev)).unwrap();
     let few = loaded(&b.plane);

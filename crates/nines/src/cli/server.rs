@@ -3,10 +3,7 @@
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
-use nines_dataplane::{
-    ebpf,
-    realserver::{self, Keeper},
-};
+use nines_dataplane::{ebpf, real_server::Keeper};
 use nines_model::Duty;
 
 use super::Context;
@@ -139,9 +136,9 @@ fn undo(context: &Context) -> Outcome<()> {
             return Err(Failure::new(Kind::Unsafe, why, "it runs on this machine")
                 .next("take this director out of the services' servers, and apply"));
         };
-        gone.extend(realserver::undo(&serves)?);
+        gone.extend(nines_dataplane::real_server::undo(&serves)?);
     }
-    gone.extend(realserver::undo(&memory(context))?);
+    gone.extend(nines_dataplane::real_server::undo(&memory(context))?);
     if server {
         forget(&home)?;
     }

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use nines_dataplane::{address, director::Director, listen, newcomers, sysctl, watch::Watch};
+use nines_dataplane::{address, director::Director, listen, new_interfaces, sysctl, watch::Watch};
 
 use super::{
     Shown,
@@ -57,7 +57,7 @@ pub fn ready_kernel(log: &Logger) -> Outcome<()> {
     if all.map(|of| of.file_name().to_string_lossy().into_owned()).any(strict) {
         sysctl::write(&name("all"), "2")?;
     }
-    if let Err(why) = newcomers::silence() {
+    if let Err(why) = new_interfaces::silence() {
         log.line(&format!(
             "an interface that appears while this agent is frozen may answer for VIPs: {why}"
         ));
@@ -70,7 +70,7 @@ pub fn leave_kernel(places: &Places, log: &Logger) {
     let vips = places.lock().expect("nobody panics with it").clone();
     let left = address::interfaces().unwrap_or_default();
     let held = left.iter().any(|i| i.addresses.iter().any(|(a, _)| vips.contains_key(a)));
-    if !held && let Err(why) = newcomers::restore() {
+    if !held && let Err(why) = new_interfaces::restore() {
         log.line(&why.to_string());
     }
 }

@@ -20,8 +20,8 @@ use mio::{Events, Interest, Poll, Token, Waker, unix::SourceFd};
 use nines_core::Event;
 use nines_dataplane::{
     Result,
-    ebpf::{EbpfPlane, FlowsIn, FlowsOut},
-    flows::Batch,
+    ebpf::{EbpfPlane, FlowExport, FlowImport},
+    flow_sync::Batch,
 };
 use nines_model::Role;
 use tokio::sync::{mpsc as line, oneshot, watch};
@@ -54,7 +54,7 @@ enum Taken {
     /// What another director told, and where goes how many of it are of servers that are not here.
     Batch(Batch, oneshot::Sender<u32>),
     /// The kernel tables, or others in the place of those before.
-    Tables(Box<FlowsIn>),
+    Tables(Box<FlowImport>),
     /// Nothing can be learned now.
     Failed,
 }
@@ -67,7 +67,7 @@ enum Ask {
     /// The table changed: flows that needed no telling may need it now.
     Table,
     /// Other kernel tables have taken the place of those before.
-    Tables(Box<FlowsOut>),
+    Tables(Box<FlowExport>),
 }
 
 /// Handle of both threads.
@@ -86,7 +86,7 @@ impl Flows {
     /// Starts both threads. `wanted`: another director told of flows, and [`Flows::learn`] is to be
     /// called.
     pub fn start(
-        out: FlowsOut,
+        out: FlowExport,
         wanted: impl Fn() + Send + 'static,
         log: &Logger,
     ) -> std::io::Result<Self> {
@@ -180,7 +180,7 @@ impl Flows {
 }
 
 /// Wakes the thread when flows change.
-fn listen(poll: &Poll, out: &FlowsOut) -> std::io::Result<()> {
+fn listen(poll: &Poll, out: &FlowExport) -> std::io::Result<()> {
     let fd = out.as_fd().as_raw_fd();
     poll.registry().register(&mut SourceFd(&fd), BELL, Interest::READABLE)
 }
@@ -237,7 +237,7 @@ impl Line {
 }
 
 struct Teller {
-    out: FlowsOut,
+    out: FlowExport,
     lines: Vec<Line>,
     again: Instant,
     clients: Instant,

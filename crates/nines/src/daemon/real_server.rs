@@ -13,7 +13,7 @@ use std::{
 
 use nines_dataplane::{
     address,
-    realserver::{Done, Keeper},
+    real_server::{Done, Keeper},
 };
 use nines_model::Duty;
 use serde::{Deserialize, Serialize};

@@ -15,7 +15,7 @@ use std::{
 
 use nines_dataplane::{
     address,
-    realserver::{self, Done, Keeper},
+    real_server::{self, Done, Keeper},
 };
 use nines_model::Duty;
 
@@ -66,7 +66,7 @@ fn see_to(keeper: &mut Keeper, duty: &Duty, memory: &Path) -> nines_dataplane::R
     if *duty != Duty::default() {
         return keeper.keep(duty, &held.beyond(duty));
     }
-    let gone = realserver::undo(memory)?.into_iter();
+    let gone = real_server::undo(memory)?.into_iter();
     let done = gone.map(|vip| format!("{vip} is no longer on lo")).collect();
     Ok(Done { done, ..Done::default() })
 }

@@ -7,7 +7,7 @@ use std::io;
 
 use nines_dataplane::{
     Error,
-    ebpf::{self, reading::Claim},
+    ebpf::{self, readback::Claim},
     ipvs::{self, Change, Counts, Kernel, SyncDaemon, Tables as _},
 };
 use nines_model::{
@@ -250,7 +250,7 @@ mod tests {
     #[test]
     fn connections_are_listed_as_those_of_nines() {
         let at = |text: &str| text.parse().unwrap();
-        let one = nines_dataplane::shown::Connection {
+        let one = nines_dataplane::listing::Connection {
             proto: 6,
             state: "ESTABLISHED".into(),
             left: std::time::Duration::from_secs(890),

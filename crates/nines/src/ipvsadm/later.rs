@@ -16,7 +16,7 @@ use std::{
 
 use nines_dataplane::{
     Error, Result,
-    ebpf::{self, Hooks, Sizes, reading},
+    ebpf::{self, Hooks, Sizes, readback},
     watch::Watch,
 };
 
@@ -84,7 +84,7 @@ pub fn follow() -> Result<()> {
 
 /// Puts the programs on interfaces that have none; false: an agent does.
 fn serve_all() -> Result<bool> {
-    if reading::is_everywhere()? {
+    if readback::is_everywhere()? {
         return Ok(true);
     }
     let Some(_claim) = ebpf::claim(super::PATIENCE)? else { return Ok(false) };

@@ -7,7 +7,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use nines_dataplane::{address, ebpf::reading};
+use nines_dataplane::{address, ebpf::readback};
 use nines_model::{Forward, ForwardingTable, ServerState, TableServer, TableService, Traffic};
 
 use super::{
@@ -113,7 +113,7 @@ fn change_server(
             // The newest goes first.
             let old = std::mem::take(&mut service.servers);
             let all = std::iter::once(server).chain(old.into_values());
-            service.servers = (0..).map(reading::place_name).zip(all).collect();
+            service.servers = (0..).map(readback::place_name).zip(all).collect();
             Ok(())
         }
         (_, None) => kernel_says("No such destination"),
@@ -127,7 +127,7 @@ fn change_server(
         (_, Some(name)) => {
             service.servers.remove(&name);
             let left: BTreeMap<String, TableServer> = (0..)
-                .map(reading::place_name)
+                .map(readback::place_name)
                 .zip(std::mem::take(&mut service.servers).into_values())
                 .collect();
             service.servers = left;

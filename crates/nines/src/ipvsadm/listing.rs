@@ -3,9 +3,9 @@
 use std::{cmp::Ordering, collections::BTreeMap, fmt::Write as _, net::SocketAddr};
 
 use nines_dataplane::{
-    ebpf::{Tables, reading},
+    ebpf::{Tables, readback},
     ipvs::SyncDaemon,
-    shown::Connection,
+    listing::Connection,
 };
 use nines_model::{
     Forward, Proto, Scheduler, TableServer, TableService, Tally, Traffic, TunnelChecksum,
@@ -16,7 +16,7 @@ use super::{
     grammar::{Ask, Refused},
     kernel_says, names,
 };
-pub use nines_dataplane::shown::Shown;
+pub use nines_dataplane::listing::Shown;
 
 /// The version that ipvsadm and kernel state: it tells scripts what they may use.
 const BANNER: &str = "IP Virtual Server version 1.2.1 (size=4096)\n";
@@ -53,7 +53,7 @@ pub fn collect(tables: &Tables, sorted: bool) -> nines_dataplane::Result<Vec<Sho
     let installed = tables.installed();
     let remembered = tables.remembered_by_slot()?;
     let mut all = Vec::new();
-    let table = reading::table(installed);
+    let table = readback::table(installed);
     // ipvsadm has no words for ranges and networks.
     let one = |s: &TableService| !matches!(s.traffic, Traffic::To(l) if !l.is_one());
     for service in table.services.into_values().filter(one) {

@@ -10,7 +10,7 @@ use nines_model::{Forward, Scheduler, TableService, Traffic, TunnelChecksum, Tun
 
 use crate::{
     Error, Result, address,
-    ebpf::{installed::scheduler_word, picks},
+    ebpf::{installed::scheduler_word, lookup_tables},
 };
 
 /// The leading bits of a client's address of the service's family, as four words on the wire.
@@ -27,7 +27,7 @@ pub(super) fn prefix_mask(v6: bool, prefix: u8) -> [u32; 4] {
 pub fn picks_of(service: &TableService) -> u64 {
     let each = service.servers.len() as u64;
     u64::from(match service.scheduler {
-        Scheduler::Maglev => picks::maglev_len(service) + 1,
+        Scheduler::Maglev => lookup_tables::maglev_len(service) + 1,
         Scheduler::Mh => abi::MH_TABLE_LEN + 1,
         Scheduler::Sh | Scheduler::Dh => abi::HASH_TABLE_LEN,
         Scheduler::Wrr => {

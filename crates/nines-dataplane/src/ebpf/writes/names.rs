@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr};
 use nines_abi::{self as abi, Addr, PLACE_REAL, PLACE_SERVER, PLACE_VIP, QuicKey};
 use nines_model::{Forward, TableService};
 
-use super::{super::places::halves_of, Planner, Write};
+use super::{super::addresses::halves_of, Planner, Write};
 use crate::address;
 
 impl Planner<'_> {

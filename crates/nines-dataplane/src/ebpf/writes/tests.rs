@@ -75,7 +75,7 @@ fn no_hole(at: &Installed) {
             let server = at.servers[slot];
             assert_eq!((server.service, server.vip), (*id, key.addr));
             // These tables name servers that take nothing; the kernel looks.
-            let kept = picks::keeps_places(scheduler_of(service.scheduler));
+            let kept = lookup_tables::keeps_places(scheduler_of(service.scheduler));
             assert!(server.state == SERVER_UP || kept, "slot {slot}");
             if server.forward == abi::FORWARD_NAT {
                 assert_eq!(at.places[&server.addr] & abi::PLACE_SERVER, abi::PLACE_SERVER);
@@ -178,7 +178,7 @@ proptest! {
             for service in table.services.values() {
                 let (_, in_kernel) = kernel.services[&key(service.traffic)];
                 let takes = service.servers.values().filter(|s| s.takes_new()).count();
-                let kept = picks::keeps_places(service.scheduler);
+                let kept = lookup_tables::keeps_places(service.scheduler);
                 let listed = in_kernel.flags & nines_abi::SERVICE_SOURCES != 0;
                 prop_assert_eq!(listed, !service.sources.is_empty());
                 prop_assert!(in_kernel.table_len() > 0 || takes == 0);
@@ -233,7 +233,7 @@ fn a_slot_used_again_ends_the_flows_of_the_server_before() {
 
 /// The service that packets to a port of the VIP are of: the longest prefix says.
 fn service_at(at: &Installed, port: u16) -> Option<u32> {
-    let holds = |(key, len): &(SpreadKey, u8)| {
+    let holds = |(key, len): &(ServiceRangeKey, u8)| {
         let bits = u32::from(*len) - abi::SPREAD_BITS;
         let differs = (u16::from_be(key.port) ^ port).checked_shr(16u32.saturating_sub(bits));
         differs.unwrap_or(0) == 0

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use nines_dataplane::flows::{self, Batch, SharedFlow};
+use nines_dataplane::flow_sync::{self, Batch, SharedFlow};
 use nines_model::{Listen, Proto, Traffic};
 use prost::Message as _;
 
@@ -159,7 +159,7 @@ impl Flow {
             earned: flow.earned,
             own_port: flow.own_port.into(),
             own_addr: flow.own_addr.map_or_else(Vec::new, pack),
-            proxy: flow.told.map(|flows::Told { first, sent, data, shown }| Proxy {
+            proxy: flow.told.map(|flow_sync::Told { first, sent, data, shown }| Proxy {
                 first,
                 sent,
                 data,
@@ -187,7 +187,7 @@ impl Flow {
             earned: self.earned,
             own_port: u16::try_from(self.own_port).ok()?,
             own_addr,
-            told: self.proxy.map(|Proxy { first, sent, data, shown }| flows::Told {
+            told: self.proxy.map(|Proxy { first, sent, data, shown }| flow_sync::Told {
                 first,
                 sent,
                 data,
@@ -260,7 +260,7 @@ mod tests {
                 earned: numbers.0 & 1 != 0,
                 own_port: numbers.0,
                 own_addr: (state % 3 == 0).then(|| ip.into()),
-                told: (state % 2 == 0).then_some(flows::Told {
+                told: (state % 2 == 0).then_some(flow_sync::Told {
                     first: numbers.3,
                     sent: state % 3 != 0,
                     data: state % 4 == 0,

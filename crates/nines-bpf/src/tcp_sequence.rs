@@ -9,7 +9,7 @@ use nines_abi::{state_of, Packet, Tail, Via, STATE_ESTABLISHED, WORD_FULL, WORD_
 
 use crate::{
     atomic,
-    flows::{self, Seen},
+    flow_table::{self, Seen},
     packet::{FIN, RST, SYN},
 };
 
@@ -41,7 +41,7 @@ fn since(packet: &Packet, known: u32) -> u32 {
 /// A client's packet of a known flow: what ends it and is not plausible ends nothing.
 #[inline(always)]
 pub fn follow(packet: &mut Packet, tail: *mut Tail, seen: &Seen) {
-    let known = unsafe { core::ptr::read_volatile(flows::numbers_of(tail)) } as u32;
+    let known = unsafe { core::ptr::read_volatile(flow_table::numbers_of(tail)) } as u32;
     let moved = since(packet, known);
     if moved >= 2 * STEP || packet.flags & (FIN | RST) != 0 {
         judge(packet, tail, seen.word);
@@ -55,7 +55,7 @@ pub fn judge(packet: &mut Packet, tail: *mut Tail, word: u64) -> u32 {
     if word & WORD_PROXY != 0 {
         return 0;
     }
-    let at = flows::numbers_of(tail);
+    let at = flow_table::numbers_of(tail);
     let old = unsafe { core::ptr::read_volatile(at) };
     let moved = since(packet, old as u32);
     let unknown = old as u32 == 0;
@@ -83,7 +83,7 @@ pub fn judge(packet: &mut Packet, tail: *mut Tail, word: u64) -> u32 {
 /// A server's packet, beside the entry of its client.
 #[inline(always)]
 pub fn judge_server(packet: &mut Packet, client: *mut Tail) {
-    let known = (unsafe { core::ptr::read_volatile(flows::numbers_of(client)) } >> 32) as u32;
+    let known = (unsafe { core::ptr::read_volatile(flow_table::numbers_of(client)) } >> 32) as u32;
     let moved = since(packet, known);
     if known != 0 && moved >= STEP + SERVER_END {
         packet.flags &= !(FIN | RST);

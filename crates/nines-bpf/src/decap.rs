@@ -5,7 +5,7 @@
 //! come through it, this machine's answers do not.
 //!
 //! Decides: what is a tunnel for us: IP in IP, GUE (variant 0, no flags), GRE (version 0), any family
-//! in any, around a packet to an address in map `SERVED`. Everything else goes up the stack as it came.
+//! in any, around a packet to an address in map `DECAP_ADDRESSES`. Everything else goes up the stack as it came.
 
 use aya_ebpf::{
     helpers::generated::{bpf_redirect, bpf_skb_adjust_room, bpf_skb_change_proto},
@@ -15,8 +15,8 @@ use nines_abi::Addr;
 
 use crate::{
     atomic::opaque,
-    decide::bytes,
-    maps::SERVED,
+    pipeline::bytes,
+    maps::DECAP_ADDRESSES,
     packet::{SYN, TCP},
     rewrite::ETH_LEN,
 };
@@ -31,7 +31,7 @@ const V6_TO_V4: i32 = 20;
 
 #[inline(always)]
 fn is_served(key: &Addr) -> bool {
-    unsafe { SERVED.get(key) }.is_some()
+    unsafe { DECAP_ADDRESSES.get(key) }.is_some()
 }
 
 /// A UDP port of tunnels as a key: no address looks so.
@@ -40,7 +40,7 @@ fn port_key(port: u16) -> Addr {
     bytes([0, 0, 0, u32::from(port)])
 }
 
-/// What [`unwrap`] did.
+/// What [`decap`] did.
 pub enum Done {
     /// Nothing: not for us.
     Nothing,
@@ -172,7 +172,7 @@ pub fn clamp(ctx: &TcContext) -> Option<()> {
     } else {
         ctx.skb.load::<[u32; 4]>(ETH_LEN + 8).ok()?
     };
-    let takes = *unsafe { SERVED.get(&bytes(from)) }? as u16;
+    let takes = *unsafe { DECAP_ADDRESSES.get(&bytes(from)) }? as u16;
     let [kind, size]: [u16; 2] = ctx.skb.load(at + 20).ok()?;
     let asked = u16::from_be(size);
     if kind != u16::from_ne_bytes([2, 4]) || asked <= takes {

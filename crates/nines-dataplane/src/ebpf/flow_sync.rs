@@ -3,7 +3,7 @@
 //! Decides: which flows need telling. Those that every director sends to the same server by hash
 //! alone need not be: direct routing or a tunnel by scheduler maglev, with the pool as it was.
 //!
-//! The kernel program marks a changed flow's bucket and rings once ([`nines_abi::BELLS_BYTES`]);
+//! The kernel program marks a changed flow's bucket and rings once ([`nines_abi::SYNC_EVENTS_BYTES`]);
 //! marks cannot overflow, and many changes of one flow are told as one. What is told is learned by
 //! the kernel program too, one run a flow, so that only one writer's rules hold in the table.
 
@@ -23,27 +23,27 @@ use nines_abi::{
 };
 use nines_model::{Time, Traffic};
 
-pub use self::learn::FlowsIn;
+pub use self::import::FlowImport;
 use super::{
-    EbpfPlane, Raw, installed, map_error, pin_directory, places,
+    EbpfPlane, Raw, addresses, installed, map_error, pin_directory,
     programs::load_alone,
-    reading,
+    readback,
     shared::{Shared, View},
     tables::{pinned, shared},
 };
 use crate::{
     Error, Result, address,
-    flows::{Batch, SharedFlow, Told},
+    flow_sync::{Batch, SharedFlow, Told},
     process::boot_time,
 };
 
-mod learn;
+mod import;
 
 /// Flows of one [`Batch`] at most.
 const BATCH: usize = 512;
 
 /// The program that learns.
-pub(super) const PROGRAM: &str = "nines_learn";
+pub(super) const PROGRAM: &str = "nines_flow_import";
 
 fn ms_of_units(units: u32) -> u32 {
     u32::try_from((u64::from(units) << IDLE_SHIFT) / 1_000_000).unwrap_or(u32::MAX)
@@ -56,7 +56,7 @@ struct Pinned {
     services: Shared<Service>,
     picks: Shared<u64>,
     guard: Shared<Guard>,
-    /// See [`FlowsOut::tell_all`].
+    /// See [`FlowExport::tell_all`].
     all: bool,
 }
 
@@ -67,7 +67,7 @@ impl Pinned {
             flows: shared(pinned(&pins, "FLOWS")?)?,
             servers: shared(pinned(&pins, "SERVERS")?)?,
             services: shared(pinned(&pins, "SERVICES")?)?,
-            picks: shared(pinned(&pins, "PICKS")?)?,
+            picks: shared(pinned(&pins, "LOOKUP")?)?,
             guard: shared(pinned(&pins, super::guard::TABLE)?)?,
             all: false,
         })
@@ -111,7 +111,7 @@ impl Look {
     fn source(&self, slot: u32, addr: Option<IpAddr>) -> Option<u16> {
         let Some(addr) = addr else { return Some(0) };
         let (_, service) = self.server(slot, self.servers.get(slot).generation)?;
-        reading::pool(&service).find(|(_, a)| *a == addr).map(|(source, _)| source)
+        readback::pool(&service).find(|(_, a)| *a == addr).map(|(source, _)| source)
     }
 
     /// Every director would send it there without being told.
@@ -137,8 +137,8 @@ impl Look {
 
     /// Whether packets to this address come here: nobody guards it, or this node holds it.
     fn comes_here(&self, dst: [u32; 4]) -> bool {
-        let addr = address::mapped(reading::addr_of(dst));
-        places::find(&self.guard, addr)
+        let addr = address::mapped(readback::addr_of(dst));
+        addresses::find(&self.guard, addr)
             .is_none_or(|at| Time(self.guard.get(at).deadline_ns) > self.now)
     }
 
@@ -161,10 +161,10 @@ impl Look {
         if self.is_plain(&entry.key, entry.tail.server, &server, &service) {
             return;
         }
-        let (key, name) = (&entry.key, (reading::traffic(&service), installed::identity(&server)));
+        let (key, name) = (&entry.key, (readback::traffic(&service), installed::identity(&server)));
         let mut own_addr = None;
         if word & WORD_FULL != 0 && entry.via.source != 0 {
-            let mut pool = reading::pool(&service);
+            let mut pool = readback::pool(&service);
             // It ends with its source.
             let Some((_, addr)) = pool.find(|(source, _)| *source == entry.via.source) else {
                 return;
@@ -173,8 +173,8 @@ impl Look {
         }
         let server = into.server(name);
         into.flows.push(SharedFlow {
-            client: SocketAddr::new(reading::addr_of(key.src), u16::from_be(key.sport)),
-            asked: SocketAddr::new(reading::addr_of(key.dst), u16::from_be(key.dport)),
+            client: SocketAddr::new(readback::addr_of(key.src), u16::from_be(key.sport)),
+            asked: SocketAddr::new(readback::addr_of(key.dst), u16::from_be(key.dport)),
             proto: key.proto as u8,
             state: state_of(word),
             idle_ms: self.idle_ms(seen_of(word)),
@@ -203,7 +203,7 @@ impl Look {
         if !all && key.call == 0 && service.flags & abi::SERVICE_ONE_PACKET == 0 {
             return;
         }
-        let traffic = reading::traffic(&service);
+        let traffic = readback::traffic(&service);
         let asked = match traffic {
             Traffic::To(listen) => listen.addr,
             Traffic::Marked { v6: false, .. } => SocketAddr::new([0, 0, 0, 0].into(), 0),
@@ -211,7 +211,7 @@ impl Look {
         };
         let server = into.server((traffic, installed::identity(&server)));
         into.flows.push(SharedFlow {
-            client: SocketAddr::new(reading::addr_of(key.client), 0),
+            client: SocketAddr::new(readback::addr_of(key.client), 0),
             asked,
             proto: service.key.proto,
             state: STATE_NONE,
@@ -227,29 +227,29 @@ impl Look {
 }
 
 /// This director's flows, for others. Only one of them looks at a time.
-pub struct FlowsOut {
+pub struct FlowExport {
     tables: Pinned,
     changed: Shared<u64>,
     bell: View<u64>,
     bells: RingBuf<MapData>,
 }
 
-impl AsFd for FlowsOut {
-    /// Readable when flows have changed since the last [`FlowsOut::changed`].
+impl AsFd for FlowExport {
+    /// Readable when flows have changed since the last [`FlowExport::changed`].
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.bells.as_fd()
     }
 }
 
-impl FlowsOut {
+impl FlowExport {
     fn open() -> Result<Self> {
         let pins = pin_directory()?;
-        let bells = match pinned(&pins, "BELLS")? {
+        let bells = match pinned(&pins, "SYNC_EVENTS")? {
             map @ Map::RingBuf(_) => RingBuf::try_from(map).map_err(map_error)?,
             _ => return Err(Error::new("a pinned map is not ours", "it is no ring")),
         };
-        let bell: Shared<u64> = shared(pinned(&pins, "BELL")?)?;
-        let changed = shared(pinned(&pins, "CHANGED")?)?;
+        let bell: Shared<u64> = shared(pinned(&pins, "SYNC_PENDING")?)?;
+        let changed = shared(pinned(&pins, "SYNC_CHANGED")?)?;
         Ok(Self { tables: Pinned::open()?, changed, bell: bell.view()?, bells })
     }
 
@@ -287,7 +287,7 @@ impl FlowsOut {
         Ok(())
     }
 
-    /// Buckets of the flow table, which [`FlowsOut::some`] walks.
+    /// Buckets of the flow table, which [`FlowExport::some`] walks.
     pub fn buckets(&self) -> Result<u32> {
         Ok(self.tables.flows.view()?.len())
     }
@@ -379,18 +379,18 @@ fn flush(batch: &mut Batch, from: usize, each: &mut dyn FnMut(Batch)) {
 
 impl EbpfPlane {
     /// Both ends of telling flows to other directors.
-    pub fn exchange(&mut self) -> Result<(FlowsOut, FlowsIn)> {
+    pub fn exchange(&mut self) -> Result<(FlowExport, FlowImport)> {
         Ok((self.flows_out()?, self.flows_in()?))
     }
 
     /// The end that tells.
-    pub fn flows_out(&self) -> Result<FlowsOut> {
-        FlowsOut::open()
+    pub fn flows_out(&self) -> Result<FlowExport> {
+        FlowExport::open()
     }
 
     /// The end that learns. The first time this loads the largest program of all.
-    pub fn flows_in(&mut self) -> Result<FlowsIn> {
+    pub fn flows_in(&mut self) -> Result<FlowImport> {
         load_alone(&mut self.ebpf, PROGRAM)?;
-        FlowsIn::open(self.program(PROGRAM)?)
+        FlowImport::open(self.program(PROGRAM)?)
     }
 }

@@ -4,13 +4,13 @@
 
 use nines_abi::{
     seen_of, state_of, Flow, Packet, Search, DROP_NO_PORT, EVICTED, FULL_NAT_PORTS,
-    PROGRAM_KEEP_FULL, PROGRAM_PORT, STATE_ESTABLISHED, WORD_EARNED, WORD_MIDDLE,
+    PROGRAM_INSERT_FULL_NAT, PROGRAM_SOURCE_PORT, STATE_ESTABLISHED, WORD_EARNED, WORD_MIDDLE,
 };
 
 use super::{answers_of, seen_as};
 use crate::{
-    decide::{again, key, Verdict},
-    flows::{self, hash_of},
+    pipeline::{again, key, Verdict},
+    flow_table::{self, hash_of},
     maps::{count_drop, SERVERS},
 };
 
@@ -22,14 +22,14 @@ const TRIES: u32 = 16;
 /// all; then what was silent for long. [`OVER`] and more: its time is over; [`NOBODYS`]: there is none.
 #[inline(always)]
 fn in_the_way(answers: &Flow, clock: u32) -> u32 {
-    let Some((_, seen)) = flows::look_up(answers, hash_of(answers)) else {
+    let Some((_, seen)) = flow_table::look_up(answers, hash_of(answers)) else {
         return NOBODYS;
     };
     let silent = clock.wrapping_sub(seen_of(seen.word)) & 0x0fff_ffff;
     let unearned = seen.word & WORD_EARNED == 0;
     let passing = state_of(seen.word) & 7 != STATE_ESTABLISHED;
     let idle = unearned && seen.word & WORD_MIDDLE != 0;
-    let over = flows::expired(seen.word, clock);
+    let over = flow_table::expired(seen.word, clock);
     let less = u32::from(unearned) | u32::from(passing) << 1;
     silent | less << 28 | u32::from(idle) << 30 | u32::from(over) << 31
 }
@@ -45,7 +45,7 @@ const NOBODYS: u32 = u32::MAX;
 #[inline(always)]
 pub fn search(packet: &mut Packet) -> Verdict {
     packet.search = Search { best: 0, draw: (packet.hash >> 16) as u32, left: TRIES };
-    Verdict::Go(PROGRAM_PORT)
+    Verdict::Go(PROGRAM_SOURCE_PORT)
 }
 
 /// Tries a port beside the source for a new flow: it gets one that is nobody's, else of those tried
@@ -72,7 +72,7 @@ pub fn choose_port(packet: &mut Packet) -> Verdict {
     let next = draw.wrapping_mul(0x9e37_79b1).wrapping_add(0x7f4a_7c15);
     if worth < OVER && left > 1 {
         packet.search = Search { best, draw: next, left: left - 1 };
-        return Verdict::Go(PROGRAM_PORT);
+        return Verdict::Go(PROGRAM_SOURCE_PORT);
     }
     let (worth, port) = ((best >> 16) as u32, best as u16);
     packet.via.port = port;
@@ -81,19 +81,19 @@ pub fn choose_port(packet: &mut Packet) -> Verdict {
     }
     if worth != NOBODYS {
         let answers = answers_of(&flow, server, port);
-        if let Some((tail, seen)) = flows::look_up(&answers, hash_of(&answers)) {
-            if !flows::retire(tail, seen) {
+        if let Some((tail, seen)) = flow_table::look_up(&answers, hash_of(&answers)) {
+            if !flow_table::retire(tail, seen) {
                 // Another processor has it.
                 if left <= 1 {
                     return Verdict::Drop(DROP_NO_PORT);
                 }
                 packet.search = Search { best: 0, draw: next, left: left - 1 };
-                return Verdict::Go(PROGRAM_PORT);
+                return Verdict::Go(PROGRAM_SOURCE_PORT);
             }
             if worth < OVER {
                 count_drop(EVICTED);
             }
         }
     }
-    Verdict::Go(PROGRAM_KEEP_FULL)
+    Verdict::Go(PROGRAM_INSERT_FULL_NAT)
 }

@@ -4,13 +4,13 @@
 //! on, up to the first that was never used.
 
 use nines_abi::{
-    Addr, GUARD_USED, GUARDS, Guard, PLACE_USED, PLACES_PER_SERVICE, PROBES, Place, halves,
+    ADDRESSES_PER_SERVICE, Addr, GUARD_USED, GUARDS, Guard, PLACE_USED, PROBES, Place, halves,
     place_of,
 };
 
 use super::shared::View;
 
-const _: () = assert!(GUARDS.is_power_of_two() && PLACES_PER_SERVICE.is_power_of_two());
+const _: () = assert!(GUARDS.is_power_of_two() && ADDRESSES_PER_SERVICE.is_power_of_two());
 
 /// What lies in such a table.
 pub trait Entry: Copy + Default {
@@ -103,13 +103,13 @@ pub fn all<T: Entry>(view: &View<T>) -> impl Iterator<Item = T> + '_ {
 
 #[cfg(test)]
 mod tests {
-    use nines_abi::{PLACES_PER_SERVICE, PROBES, mapped, place_of};
+    use nines_abi::{ADDRESSES_PER_SERVICE, PROBES, mapped, place_of};
 
     /// As many addresses as a table may hold: each has a place within reach, most at once.
     #[test]
     fn neighbouring_addresses_do_not_crowd() {
         const SERVICES: u32 = 1_024;
-        let mask = SERVICES * PLACES_PER_SERVICE - 1;
+        let mask = SERVICES * ADDRESSES_PER_SERVICE - 1;
         for address in [
             |n: u32| mapped((0x0a00_0000 + n).to_be_bytes()),
             |n: u32| mapped((0x0a00_0000 + (n << 8)).to_be_bytes()),

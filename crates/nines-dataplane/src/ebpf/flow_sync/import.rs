@@ -1,7 +1,7 @@
 //! Other directors' flows come into this one's table.
 //!
 //! Decides: which server here a flow told elsewhere means, by service and address; and how it lies
-//! in map `LEARNED`. Whether it is believed the kernel program decides, one run a flow.
+//! in map `SYNC_IMPORT`. Whether it is believed the kernel program decides, one run a flow.
 
 use std::{
     collections::BTreeMap,
@@ -10,8 +10,8 @@ use std::{
 };
 
 use nines_abi::{
-    self as abi, Entry, Flow, IDLE_SHIFT, LEARN_MAX, STATE_NONE, ServiceKey, Tail, Via, WORD_DATA,
-    WORD_EARNED, WORD_PROXY, WORD_SENT, WORD_SHOWN,
+    self as abi, Entry, Flow, IDLE_SHIFT, STATE_NONE, SYNC_IMPORT_MAX, ServiceKey, Tail, Via,
+    WORD_DATA, WORD_EARNED, WORD_PROXY, WORD_SENT, WORD_SHOWN,
 };
 use nines_model::Traffic;
 
@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     Result, address,
-    flows::{Batch, Told},
+    flow_sync::{Batch, Told},
 };
 
 fn units_of_ms(ms: u32) -> u32 {
@@ -39,7 +39,7 @@ fn bits(told: Told) -> u64 {
 }
 
 /// Other directors' flows, for this one's table.
-pub struct FlowsIn {
+pub struct FlowImport {
     tables: Pinned,
     learned: View<Entry>,
     learnt: View<u64>,
@@ -47,11 +47,11 @@ pub struct FlowsIn {
     slots: BTreeMap<(ServiceKey, SocketAddr), u32>,
 }
 
-impl FlowsIn {
+impl FlowImport {
     pub(super) fn open(program: OwnedFd) -> Result<Self> {
         let pins = pin_directory()?;
-        let learned: Shared<Entry> = shared(pinned(&pins, "LEARNED")?)?;
-        let learnt: Shared<u64> = shared(pinned(&pins, "LEARNT")?)?;
+        let learned: Shared<Entry> = shared(pinned(&pins, "SYNC_IMPORT")?)?;
+        let learnt: Shared<u64> = shared(pinned(&pins, "SYNC_CURSOR")?)?;
         let (learned, learnt) = (learned.view()?, learnt.view()?);
         Ok(Self { tables: Pinned::open()?, learned, learnt, program, slots: BTreeMap::new() })
     }
@@ -102,7 +102,7 @@ impl FlowsIn {
                 },
             );
             filled += 1;
-            if filled == LEARN_MAX {
+            if filled == SYNC_IMPORT_MAX {
                 self.run(filled)?;
                 filled = 0;
             }

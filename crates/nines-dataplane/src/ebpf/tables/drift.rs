@@ -10,8 +10,9 @@ use super::Tables;
 use crate::{
     Result,
     ebpf::{
+        addresses,
         installed::{Installed, dead},
-        map_error, places,
+        map_error,
     },
 };
 
@@ -83,7 +84,7 @@ impl Tables {
             found.quic.insert(key.0, slot);
         }
         found.settings = self.settings.get(&0, 0).map_err(map_error)?.0;
-        for place in places::all(&self.places.view()?) {
+        for place in addresses::all(&self.places.view()?) {
             found.places.insert(place.addr, place.flags & !nines_abi::PLACE_USED);
         }
         for (_, service) in found.services.values().filter(|(_, s)| s.table_len() > 0) {

@@ -26,7 +26,7 @@ use super::{
     tables::{Tables, pinned, shared},
     writes::{self, Installed},
 };
-use crate::{Result, address, process::boot_time, shown::Connection};
+use crate::{Result, address, listing::Connection, process::boot_time};
 
 /// Idle limits where nobody set others, seconds: established TCP, TCP after a FIN, UDP.
 pub const TIMEOUTS: [u32; 3] = [

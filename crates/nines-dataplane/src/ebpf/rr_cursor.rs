@@ -12,14 +12,14 @@ use super::installed::{Installed, scheduler_of};
 
 /// A table of turns.
 #[derive(Clone, Copy)]
-struct Turns<'a> {
+struct RrCursors<'a> {
     /// Slots.
     picks: &'a [u32],
     /// Place of a slot's server in its service's list, and its weight.
     server: &'a dyn Fn(u32) -> (u32, u32),
 }
 
-impl Turns<'_> {
+impl RrCursors<'_> {
     fn place(&self, index: usize) -> u32 {
         (self.server)(self.picks[index]).0
     }
@@ -79,7 +79,7 @@ pub fn of_change(
         let picks = installed.picks.get(&s.table_base()).filter(|_| s.table_len() > 0);
         picks.map_or(&[][..], Vec::as_slice)
     };
-    let turns = |picks| Turns { picks, server: &server };
+    let turns = |picks| RrCursors { picks, server: &server };
     Some(match old {
         None => begin(scheduler, turns(picks(service))),
         Some(old) if old.scheduler != service.scheduler => restart(turns(picks(service))),
@@ -88,12 +88,12 @@ pub fn of_change(
 }
 
 /// The first turn, under another scheduler than before.
-fn restart(new: Turns<'_>) -> Next {
+fn restart(new: RrCursors<'_>) -> Next {
     Next { step: new.step(), ..Next::default() }
 }
 
 /// The next turn of a service that is new.
-fn begin(scheduler: Scheduler, new: Turns<'_>) -> Next {
+fn begin(scheduler: Scheduler, new: RrCursors<'_>) -> Next {
     match scheduler {
         Scheduler::Wrr => pass_at(1, new),
         _ => Next::default(),
@@ -104,10 +104,10 @@ fn begin(scheduler: Scheduler, new: Turns<'_>) -> Next {
 /// written.
 fn go_on(
     scheduler: Scheduler,
-    old: Turns<'_>,
+    old: RrCursors<'_>,
     turn: u64,
     said: Option<Next>,
-    new: Turns<'_>,
+    new: RrCursors<'_>,
 ) -> Next {
     let still = said.filter(|next| next.turn == turn);
     if old.picks.is_empty() || new.picks.is_empty() {
@@ -136,7 +136,7 @@ fn go_on(
 }
 
 /// The beginning of the pass with this current weight, or of the first.
-fn pass_at(weight: u32, new: Turns<'_>) -> Next {
+fn pass_at(weight: u32, new: RrCursors<'_>) -> Next {
     let (passes, step) = (new.passes(), new.step());
     if passes.is_empty() {
         return Next { turn: 0, weight, step };
@@ -160,7 +160,7 @@ mod tests {
     /// Slots are places; weights as given.
     fn next(scheduler: Scheduler, old: &[u32], turn: u64, new: &[u32], weights: &[u32]) -> u64 {
         let server = |slot: u32| (slot, weights[slot as usize]);
-        let turns = |picks| Turns { picks, server: &server };
+        let turns = |picks| RrCursors { picks, server: &server };
         go_on(scheduler, turns(old), turn, None, turns(new)).turn
     }
 
@@ -178,7 +178,7 @@ mod tests {
         // Weights 3 and 1: passes at 3, 2 and 1.
         let (old, weights) = ([0, 0, 0, 1], [3, 1, 2]);
         let server = |slot: u32| (slot, weights[slot as usize]);
-        let turns = |picks| Turns { picks, server: &server };
+        let turns = |picks| RrCursors { picks, server: &server };
         assert_eq!(begin(Scheduler::Wrr, turns(&old)), Next { turn: 2, weight: 1, step: 1 });
         // The last turn was the second pass, at 2; weights 3, 1, 2 then.
         assert_eq!(next(Scheduler::Wrr, &old, 2, &[0, 0, 2, 0, 1, 2], &weights), 1);
@@ -187,13 +187,13 @@ mod tests {
         // Weights 4 and 2 have a step of 2; the current weight goes to one of its own.
         let weights = [4, 2];
         let server = |slot: u32| (slot, weights[slot as usize]);
-        let turns = |picks| Turns { picks, server: &server };
+        let turns = |picks| RrCursors { picks, server: &server };
         assert_eq!(begin(Scheduler::Wrr, turns(&[0, 0, 1])), Next { turn: 1, weight: 1, step: 2 });
         assert_eq!(turns(&[0, 0, 1]).weight_at(0, 2), 3);
         // 4 and 2 become 4 and 3 after the first pass: still at 3 (ip_vs_wrr.c), of passes at 4 to 1.
         let weights = [4, 3];
         let server = |slot: u32| (slot, weights[slot as usize]);
-        let turns = |picks| Turns { picks, server: &server };
+        let turns = |picks| RrCursors { picks, server: &server };
         let said = Some(Next { turn: 0, weight: 3, step: 2 });
         let next = go_on(Scheduler::Wrr, turns(&[0, 0, 1]), 1, said, turns(&[0, 0, 1, 0, 1, 0, 1]));
         assert_eq!((next.turn, next.weight), (1, 3));

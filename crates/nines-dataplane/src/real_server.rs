@@ -16,7 +16,7 @@ use nines_model::Duty;
 use crate::{
     Error, Result,
     address::{self, Interface},
-    ebpf::unwrap,
+    ebpf::decap,
     sysctl,
 };
 
@@ -166,7 +166,7 @@ impl Keeper {
     fn unwrap(&mut self, wanted: &Duty, before: &Duty, interfaces: &[Interface]) -> Result<()> {
         if wanted.tunnels.is_empty() {
             self.unwrapped = None;
-            return if before.tunnels.is_empty() { Ok(()) } else { unwrap::stop() };
+            return if before.tunnels.is_empty() { Ok(()) } else { decap::stop() };
         }
         let on = interfaces.iter().filter(|i| i.ethernet).map(|i| i.index).collect();
         let wanted = (wanted.clone(), on);
@@ -175,7 +175,7 @@ impl Keeper {
         }
         let vips: Vec<IpAddr> = wanted.0.vips.iter().copied().collect();
         let ports: Vec<u16> = wanted.0.tunnels.iter().copied().filter(|port| *port != 0).collect();
-        unwrap::serve(&vips, &ports)?;
+        decap::serve(&vips, &ports)?;
         self.unwrapped = Some(wanted);
         Ok(())
     }
@@ -188,7 +188,7 @@ pub fn undo(file: &Path) -> Result<Vec<IpAddr>> {
         return Ok(Vec::new());
     }
     if !memory.put.tunnels.is_empty() {
-        unwrap::stop()?;
+        decap::stop()?;
     }
     let interfaces = address::interfaces()?;
     let lo = lo(&interfaces)?;

@@ -6,18 +6,18 @@
 
 use nines_abi::{
     halves, seen_of, source_at, state_of, Flow, Packet, Server, Tail, Via, DROP_GUARD,
-    FORWARD_FULL_NAT, POOL_MAX, PROGRAM_DELIVER, PROGRAM_FULL, PROGRAM_PROXY, PROGRAM_PUT_FULL,
-    PROGRAM_TELL_FULL, WORDS_PROXY, WORD_EARNED, WORD_FULL, WORD_MIDDLE, WORD_PROXY, WORD_REPLY,
+    FORWARD_FULL_NAT, POOL_MAX, PROGRAM_DELIVER, PROGRAM_FULL_NAT, PROGRAM_PROXY, PROGRAM_INSERT_REPLY,
+    PROGRAM_UPDATE_FULL_NAT, WORDS_PROXY, WORD_EARNED, WORD_FULL, WORD_MIDDLE, WORD_PROXY, WORD_REPLY,
 };
 
 use crate::{
     atomic::opaque,
-    decide::{again, deliver, goes_on, key, words, Verdict},
-    flows::{self, hash_of, New, Seen},
+    pipeline::{again, deliver, goes_on, key, words, Verdict},
+    flow_table::{self, hash_of, New, Seen},
     maps::{BYTES, SERVERS, SERVICES},
     nat::{count_answer, earns, matters, port_of},
     packet::{halves_of, ERROR, TRANSPORT},
-    places, proxy, states,
+    addresses, proxy, states,
 };
 
 pub use self::port::{choose_port, search};
@@ -110,7 +110,7 @@ fn source_for(packet: &Packet) -> Option<u16> {
 #[inline(always)]
 fn has(addr: &[u32; 4], now: u64) -> bool {
     let [low, high] = halves(*addr);
-    low | high != 0 && !places::silent([low, high], now)
+    low | high != 0 && !addresses::silent([low, high], now)
 }
 
 /// Whether packets may go on from the source they have: [`GONE`], [`ELSEWHERE`] or 0.
@@ -125,13 +125,13 @@ fn trouble(server: &Server, via: &Via, now: u64) -> u32 {
 /// Whether the VIP of a flow is elsewhere; an answer to a source of the pool does not say it.
 #[inline(never)]
 fn may_not_answer(via: &Via, server: u32, now: u64) -> u32 {
-    let Some((tail, seen)) = flows::client_of(via.addr, via.name(), server) else {
+    let Some((tail, seen)) = flow_table::client_of(via.addr, via.name(), server) else {
         return 0;
     };
-    let Some(flow) = flows::key_of(tail, &seen) else {
+    let Some(flow) = flow_table::key_of(tail, &seen) else {
         return 0;
     };
-    places::silent(halves(flow.dst), now) as u32
+    addresses::silent(halves(flow.dst), now) as u32
 }
 
 const GONE: u32 = 1;
@@ -158,7 +158,7 @@ pub fn begin(flow: &Flow, server: &Server, new: &mut New) -> bool {
     if server.proxy != 0 {
         new.word |= WORD_PROXY as u32;
     }
-    flows::insert(flow, new) != 0
+    flow_table::insert(flow, new) != 0
 }
 
 /// The entry of answers to the flow at `tail`, whose port `new` has.
@@ -167,38 +167,38 @@ fn put_answers(key: &Flow, new: &mut New, tail: *mut Tail) -> u32 {
     new.hash = hash_of(key);
     new.word |= (WORD_FULL | WORD_REPLY) as u32;
     new.tells = 0;
-    new.via.addr = flows::place_of(tail);
-    (flows::insert(key, new) == 1) as u32
+    new.via.addr = flow_table::place_of(tail);
+    (flow_table::insert(key, new) == 1) as u32
 }
 
 /// The same of a flow that another director told of and whose client's entry is there. Who has its
 /// port here keeps it if he was heard of later.
 #[inline(always)]
 pub fn learn(flow: &Flow, server: &Server, new: &mut New) {
-    let Some((client, known)) = flows::look_up(flow, new.hash) else {
+    let Some((client, known)) = flow_table::look_up(flow, new.hash) else {
         return;
     };
     let mut answers = answers_of(flow, server, new.via.port);
     if !seen_as(server, &new.via, &mut answers.dst) {
-        flows::retire(client, known);
+        flow_table::retire(client, known);
         return;
     }
     new.word &= !(WORDS_PROXY ^ WORD_PROXY) as u32;
-    if let Some((tail, seen)) = flows::look_up(&answers, hash_of(&answers)) {
+    if let Some((tail, seen)) = flow_table::look_up(&answers, hash_of(&answers)) {
         if is_of(tail, &seen, client) {
             if (seen.word ^ u64::from(new.word)) & WORD_PROXY == 0 {
-                flows::change(tail, seen, new.word as u8, new.seen);
+                flow_table::change(tail, seen, new.word as u8, new.seen);
                 return;
             }
             // They are an earlier connection's, whose server was told or was not.
-            flows::end(tail, &seen);
+            flow_table::end(tail, &seen);
         } else {
             let later = new.seen.wrapping_sub(seen_of(seen.word)) as i32 > 0;
-            if !later && !flows::expired(seen.word, new.now) {
-                flows::retire(client, known);
+            if !later && !flow_table::expired(seen.word, new.now) {
+                flow_table::retire(client, known);
                 return;
             }
-            flows::retire(tail, seen);
+            flow_table::retire(tail, seen);
         }
     }
     put_answers(&answers, new, client);
@@ -210,14 +210,14 @@ pub fn is_same(tail: *mut Tail, seen: &Seen, word: u64, via: &Via) -> bool {
     let differs = (seen.word ^ word) & WORD_PROXY;
     // Else it is what the client said last, here.
     let first = |via: &Via| if word & WORD_PROXY != 0 { via.addr } else { 0 };
-    flows::via(tail, seen)
+    flow_table::via(tail, seen)
         .is_some_and(|known| (first(&known), known.name(), differs) == (first(via), via.name(), 0))
 }
 
 /// Whether these answers are of the flow whose client's entry is there.
 #[inline(always)]
 fn is_of(tail: *mut Tail, seen: &Seen, client: *mut Tail) -> bool {
-    flows::via(tail, seen).is_some_and(|via| via.addr == flows::place_of(client))
+    flow_table::via(tail, seen).is_some_and(|via| via.addr == flow_table::place_of(client))
 }
 
 /// A packet of a known flow, from the client.
@@ -229,7 +229,7 @@ pub fn onward(
     server: &'static Server,
     counts: bool,
 ) -> Verdict {
-    let Some(via) = flows::via(tail, seen) else {
+    let Some(via) = flow_table::via(tail, seen) else {
         return Verdict::Pass;
     };
     if via.source != 0 {
@@ -237,7 +237,7 @@ pub fn onward(
             0 => {}
             ELSEWHERE => return Verdict::Drop(DROP_GUARD),
             _ => {
-                flows::retire(tail, *seen);
+                flow_table::retire(tail, *seen);
                 packet.asked = 0;
                 return Verdict::New;
             }
@@ -245,7 +245,7 @@ pub fn onward(
     }
     let state = states::next(packet, states::BOTH, state_of(seen.word));
     if matters(packet, seen, state, packet.clock) {
-        return Verdict::Go(PROGRAM_TELL_FULL);
+        return Verdict::Go(PROGRAM_UPDATE_FULL_NAT);
     }
     belongs(packet, seen, via, 0);
     deliver(packet, seen.server, server, counts)
@@ -255,10 +255,10 @@ pub fn onward(
 #[inline(always)]
 pub fn tell(packet: &mut Packet, counts: bool) -> Verdict {
     packet.asked = 0;
-    let Some((tail, mut seen)) = flows::look_up(&key(packet), packet.hash) else {
+    let Some((tail, mut seen)) = flow_table::look_up(&key(packet), packet.hash) else {
         return Verdict::Pass;
     };
-    let (Some(via), Some(server)) = (flows::via(tail, &seen), SERVERS.get(seen.server)) else {
+    let (Some(via), Some(server)) = (flow_table::via(tail, &seen), SERVERS.get(seen.server)) else {
         return Verdict::Pass;
     };
     let clock = packet.clock;
@@ -269,7 +269,7 @@ pub fn tell(packet: &mut Packet, counts: bool) -> Verdict {
     if answer {
         seen.earn = earns(packet, &seen);
         keep_client(packet, &via, &seen, clock);
-        flows::touch(tail, seen, state, clock);
+        flow_table::touch(tail, seen, state, clock);
         if counts {
             count_answer(packet, server, &via);
         }
@@ -277,19 +277,19 @@ pub fn tell(packet: &mut Packet, counts: bool) -> Verdict {
     }
     let mut key = answers_to(packet, server, via.port);
     if !seen_as(server, &via, &mut key.dst) {
-        flows::retire(tail, seen);
+        flow_table::retire(tail, seen);
         return Verdict::New;
     }
-    let Some((there, other)) = flows::look_up(&key, hash_of(&key)) else {
-        return Verdict::Go(PROGRAM_PUT_FULL);
+    let Some((there, other)) = flow_table::look_up(&key, hash_of(&key)) else {
+        return Verdict::Go(PROGRAM_INSERT_REPLY);
     };
     if !is_of(there, &other, tail) {
         // Its port is another flow's by now.
-        flows::retire(tail, seen);
+        flow_table::retire(tail, seen);
         return Verdict::New;
     }
     let theirs = states::next(packet, states::BOTH, state_of(other.word));
-    flows::touch(there, other, theirs, clock);
+    flow_table::touch(there, other, theirs, clock);
     goes_on(packet, tail, &seen, state, clock);
     Verdict::Go(PROGRAM_DELIVER)
 }
@@ -297,10 +297,10 @@ pub fn tell(packet: &mut Packet, counts: bool) -> Verdict {
 /// The answers' entry of a flow that has none: it is new, or the entry had to give way.
 #[inline(always)]
 pub fn put(packet: &mut Packet) -> Verdict {
-    let Some((tail, seen)) = flows::look_up(&key(packet), packet.hash) else {
+    let Some((tail, seen)) = flow_table::look_up(&key(packet), packet.hash) else {
         return Verdict::Pass;
     };
-    let (Some(via), Some(server)) = (flows::via(tail, &seen), SERVERS.get(seen.server)) else {
+    let (Some(via), Some(server)) = (flow_table::via(tail, &seen), SERVERS.get(seen.server)) else {
         return Verdict::Pass;
     };
     let mut new = New {
@@ -316,14 +316,14 @@ pub fn put(packet: &mut Packet) -> Verdict {
     };
     let mut key = answers_to(packet, server, via.port);
     if !seen_as(server, &via, &mut key.dst) {
-        flows::retire(tail, seen);
+        flow_table::retire(tail, seen);
         return again(packet);
     }
     if put_answers(&key, &mut new, tail) == 0 {
         // A packet of the same flow on another processor may have put it there.
-        let found = flows::look_up(&key, hash_of(&key));
+        let found = flow_table::look_up(&key, hash_of(&key));
         if !found.is_some_and(|(there, other)| is_of(there, &other, tail)) {
-            flows::retire(tail, seen);
+            flow_table::retire(tail, seen);
             return again(packet);
         }
     }
@@ -343,10 +343,10 @@ pub fn answer(packet: &mut Packet, tail: *mut Tail, seen: &Seen, counts: bool) -
     let Some(server) = SERVERS.get(seen.server) else {
         return Verdict::Pass;
     };
-    if seen.generation != server.generation || flows::expired(seen.word, packet.clock) {
+    if seen.generation != server.generation || flow_table::expired(seen.word, packet.clock) {
         return Verdict::Pass;
     }
-    let Some(via) = flows::via(tail, seen) else {
+    let Some(via) = flow_table::via(tail, seen) else {
         return Verdict::Pass;
     };
     if via.source != 0 && may_not_answer(&via, seen.server, packet.read.now) != 0 {
@@ -356,7 +356,7 @@ pub fn answer(packet: &mut Packet, tail: *mut Tail, seen: &Seen, counts: bool) -
     if packet.kind != ERROR {
         let state = states::next(packet, states::ANSWER, state_of(seen.word));
         if matters(packet, seen, state, packet.clock) || earns(packet, seen) != 0 {
-            return Verdict::Go(PROGRAM_TELL_FULL);
+            return Verdict::Go(PROGRAM_UPDATE_FULL_NAT);
         }
         if counts {
             count_answer(packet, server, &via);
@@ -379,17 +379,17 @@ pub fn changer(packet: &Packet) -> u32 {
     if packet.proxied != 0 && proxy::concerns(packet) {
         PROGRAM_PROXY
     } else {
-        PROGRAM_FULL
+        PROGRAM_FULL_NAT
     }
 }
 
 /// The state that counts (the client's entry has it) follows what the server says.
 #[inline(always)]
 fn keep_client(packet: &Packet, via: &Via, answer: &Seen, clock: u32) {
-    if let Some((tail, seen)) = flows::client_of(via.addr, via.name(), answer.server) {
+    if let Some((tail, seen)) = flow_table::client_of(via.addr, via.name(), answer.server) {
         let state = states::next(packet, states::ANSWER, state_of(seen.word));
         let earn = answer.earn & !seen.word;
-        flows::touch(tail, Seen { earn, ..seen }, state, clock);
+        flow_table::touch(tail, Seen { earn, ..seen }, state, clock);
     }
 }
 
@@ -399,8 +399,8 @@ pub fn lost(packet: &mut Packet) -> Verdict {
     if packet.answer != 0 || packet.kind != TRANSPORT {
         return Verdict::Pass;
     }
-    if let Some((tail, seen)) = flows::look_up(&key(packet), packet.hash) {
-        flows::retire(tail, seen);
+    if let Some((tail, seen)) = flow_table::look_up(&key(packet), packet.hash) {
+        flow_table::retire(tail, seen);
     }
     packet.asked = 0;
     Verdict::New
@@ -417,8 +417,8 @@ pub fn ends(packet: &Packet, server: &Server) -> Option<Ends> {
             dport: port_of(server, packet.dport),
         });
     }
-    let (tail, seen) = flows::client_of(packet.via.addr, packet.via.name(), packet.chosen)?;
-    let flow = flows::key_of(tail, &seen)?;
+    let (tail, seen) = flow_table::client_of(packet.via.addr, packet.via.name(), packet.chosen)?;
+    let flow = flow_table::key_of(tail, &seen)?;
     // That is what the server answered to: another flow has the place otherwise.
     let source = source_of(server, &packet.via, flow.dst)?;
     let (asked, came) = (halves(source), halves_of(&packet.dst));

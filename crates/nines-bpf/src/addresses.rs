@@ -10,7 +10,7 @@ use nines_abi::{
 
 use crate::{
     clock,
-    maps::{places_mask, GUARD_TABLE, PEERS, PLACES},
+    maps::{places_mask, GUARD_TABLE, PEERS, ADDRESSES},
 };
 
 /// One branch instead of two.
@@ -60,7 +60,7 @@ pub fn flags_of(low: u64, high: u64) -> u32 {
 
 #[inline(always)]
 fn place(index: u32) -> Option<&'static Place> {
-    PLACES.get(index & places_mask())
+    ADDRESSES.get(index & places_mask())
 }
 
 /// [`stance`]: another node answers for the address, if any does.

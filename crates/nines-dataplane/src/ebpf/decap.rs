@@ -5,7 +5,7 @@
 use std::{fs, net::IpAddr, path::PathBuf};
 
 use aya::{Ebpf, EbpfLoader, maps::HashMap};
-use nines_abi::{Addr, SERVED_MAX};
+use nines_abi::{Addr, DECAP_ADDRESSES_MAX};
 
 use super::{Raw, attach, map_error, object, own_directory, wrong};
 use crate::{Error, Result, address};
@@ -37,9 +37,9 @@ pub fn serve(vips: &[IpAddr], ports: &[u16]) -> Result<()> {
         "LOCALITIES",
         "FRAGMENTS",
         "SOURCES",
-        "SPREAD",
-        "PACES",
-        "PROVEN",
+        "SERVICE_RANGES",
+        "RATE_USED",
+        "COOKIE_CLIENTS",
         "GUARD_TABLE",
         "PEERS",
     ];
@@ -55,7 +55,7 @@ pub fn serve(vips: &[IpAddr], ports: &[u16]) -> Result<()> {
     // Only this one is used; the rest would only lie there.
     for entry in fs::read_dir(&pins).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        if !name.starts_with("link-") && name != "SERVED" {
+        if !name.starts_with("link-") && name != "DECAP_ADDRESSES" {
             let _ = fs::remove_file(entry.path());
         }
     }
@@ -65,8 +65,8 @@ pub fn serve(vips: &[IpAddr], ports: &[u16]) -> Result<()> {
 /// Says what is served, to programs of this object.
 pub(super) fn put(ebpf: &mut Ebpf, vips: &[IpAddr], ports: &[u16]) -> Result<()> {
     let map = ebpf
-        .map_mut("SERVED")
-        .ok_or_else(|| Error::new("the kernel object is damaged", "no map SERVED"))?;
+        .map_mut("DECAP_ADDRESSES")
+        .ok_or_else(|| Error::new("the kernel object is damaged", "no map DECAP_ADDRESSES"))?;
     let mut served: HashMap<_, Raw<Addr>, u32> = HashMap::try_from(map).map_err(wrong)?;
     let mut wanted: Vec<Addr> = vips.iter().map(|vip| address::mapped(*vip)).collect();
     for port in ports {
@@ -74,8 +74,11 @@ pub(super) fn put(ebpf: &mut Ebpf, vips: &[IpAddr], ports: &[u16]) -> Result<()>
         key[12..14].copy_from_slice(&port.to_be_bytes());
         wanted.push(key);
     }
-    if wanted.len() > SERVED_MAX as usize {
-        let why = format!("{} addresses and ports; there is room for {SERVED_MAX}", wanted.len());
+    if wanted.len() > DECAP_ADDRESSES_MAX as usize {
+        let why = format!(
+            "{} addresses and ports; there is room for {DECAP_ADDRESSES_MAX}",
+            wanted.len()
+        );
         return Err(Error::new("cannot serve through tunnels", why));
     }
     let have: Vec<Addr> = served.keys().flatten().map(|key| key.0).collect();

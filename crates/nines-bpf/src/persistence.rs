@@ -10,7 +10,7 @@ use nines_abi::{
 
 use crate::{
     atomic,
-    flows::Seen,
+    flow_table::Seen,
     maps::{pick, LOADS, LOCALITIES, SERVERS, TEMPLATES},
     schedule::{hindrance, least, overhead, Of, Table, NOBODY},
 };

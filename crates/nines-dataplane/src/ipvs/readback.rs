@@ -14,11 +14,11 @@ use nines_model::{
 
 use super::{
     Dest, Service, State,
-    words::{LOCAL, MASQUERADE, ONE_PACKET, PERSISTENT, SCHED_1, SCHED_2, TUNNEL},
+    convert::{LOCAL, MASQUERADE, ONE_PACKET, PERSISTENT, SCHED_1, SCHED_2, TUNNEL},
 };
 use crate::{
     Error, Result,
-    shown::{Connection, Shown},
+    listing::{Connection, Shown},
 };
 
 /// Which numbers a listing has.

@@ -8,27 +8,27 @@ use nines_abi::{
     clock_of, halves, state_of, Addr, Flow, Packet, Server, Tail, Via, ASKED, DROP_FRAGMENT,
     DROP_GUARD, DROP_MARTIAN, DROP_MIDDLE, DROP_NO_PORT, DROP_NO_ROUTE, DROP_NO_SERVER,
     DROP_SOURCE_ROUTE, FORWARD_DR, FORWARD_FULL_NAT, FORWARD_IPIP, FORWARD_LOCAL, FORWARD_NAT,
-    NAMED, PLACE_SERVER, PLACE_VIP, PROGRAM_DELIVER, PROGRAM_KEEP_NAT, PROGRAM_PUT_FULL, PROGRAM_SOURCE,
-    PROGRAM_TELL, SERVER_DOWN, SERVER_UP, SERVICE_ONE_PACKET, SERVICE_POOL, STATE_ESTABLISHED,
+    NAMED, PLACE_SERVER, PLACE_VIP, PROGRAM_DELIVER, PROGRAM_INSERT_NAT, PROGRAM_INSERT_REPLY, PROGRAM_SOURCE_ADDRESS,
+    PROGRAM_UPDATE_NAT, SERVER_DOWN, SERVER_UP, SERVICE_ONE_PACKET, SERVICE_POOL, STATE_ESTABLISHED,
     STATE_FIN_WAIT, STATE_SYN_ACK, STATE_TIME_WAIT, UNPLACED, WORD_EARNED, WORD_FULL, WORD_MIDDLE,
     WORD_REPLY,
 };
 
 use crate::{
     atomic::opaque,
-    begin::{begins, opens},
+    new_flow::{begins, opens},
     clock,
-    flows::{self, New, Seen},
-    fragments, full,
+    flow_table::{self, New, Seen},
+    fragments, full_nat,
     maps::{count, count_connection, count_drop, SERVERS, SERVICES},
-    martian, memory,
+    martian, persistence,
     nat::{self, matters, remember_reply, reply},
-    numbers,
+    tcp_sequence,
     packet::{
         halves_of, ARP, ERROR, FRAGMENT, MARTIAN, ND_ADVERT, NEIGHBOUR, ROUTED, RST, SYN, TCP,
         TRANSPORT, UDP,
     },
-    places,
+    addresses,
     schedule::{self, Of, Table},
     services::{has_marks, service_of},
     states,
@@ -50,7 +50,7 @@ pub enum Verdict {
     Nat(u32, &'static Server),
     /// From the server to the client, source rewritten to what the client knows.
     Reply(&'static Server, Via),
-    /// Of no flow that is known: see [`crate::begin`].
+    /// Of no flow that is known: see [`crate::new_flow`].
     New,
     /// Another program says the rest: `PROGRAM_*`.
     Go(u32),
@@ -68,25 +68,25 @@ pub fn ingress(packet: &mut Packet, counts: bool) -> Verdict {
     let now = if packet.kind <= NEIGHBOUR { clock::exact() } else { clock::recent(packet) };
     packet.clock = clock_of(now);
     let [low, high] = halves_of(&packet.dst);
-    let stance = places::stance(low, high, now, packet.mac);
-    if stance & (places::SILENT | places::SERVES) != 0 && !is_advert(packet) {
+    let stance = addresses::stance(low, high, now, packet.mac);
+    if stance & (addresses::SILENT | addresses::SERVES) != 0 && !is_advert(packet) {
         // The director has chosen this machine; here it would choose once more, perhaps another.
         return match stance {
-            places::SERVES => Verdict::Pass,
+            addresses::SERVES => Verdict::Pass,
             _ => Verdict::Drop(DROP_GUARD),
         };
     }
     if packet.kind != TRANSPORT {
         return untransported(packet);
     }
-    if stance != places::ANSWERS && is_strange(packet) {
+    if stance != addresses::ANSWERS && is_strange(packet) {
         return Verdict::Pass;
     }
     let flow = key(packet);
-    packet.hash = flows::hash_of(&flow);
-    if let Some((tail, mut seen)) = flows::find(&flow, packet.hash) {
+    packet.hash = flow_table::hash_of(&flow);
+    if let Some((tail, mut seen)) = flow_table::find(&flow, packet.hash) {
         if seen.word & (WORD_REPLY | WORD_FULL) == WORD_REPLY | WORD_FULL {
-            return full::answer(packet, tail, &seen, counts);
+            return full_nat::answer(packet, tail, &seen, counts);
         }
         if seen.word & WORD_REPLY != 0 {
             return reply(packet, tail, &seen, now, counts);
@@ -95,15 +95,15 @@ pub fn ingress(packet: &mut Packet, counts: bool) -> Verdict {
             let clock = packet.clock;
             if stays(packet, &seen, server, clock) {
                 if packet.flags != 0 {
-                    numbers::follow(packet, tail, &seen);
+                    tcp_sequence::follow(packet, tail, &seen);
                 }
-                if full::is(server) {
-                    return full::onward(packet, tail, &seen, server, counts);
+                if full_nat::is(server) {
+                    return full_nat::onward(packet, tail, &seen, server, counts);
                 }
                 let state = states::next(packet, direction(server), state_of(seen.word));
                 if server.forward == FORWARD_NAT {
                     if matters(packet, &seen, state, clock) {
-                        return Verdict::Go(PROGRAM_TELL);
+                        return Verdict::Go(PROGRAM_UPDATE_NAT);
                     }
                 } else {
                     // Its server's answers go past: a client that comes again later has got one.
@@ -115,7 +115,7 @@ pub fn ingress(packet: &mut Packet, counts: bool) -> Verdict {
                 return deliver(packet, seen.server, server, counts);
             }
         }
-        flows::retire(tail, seen);
+        flow_table::retire(tail, seen);
     }
     packet.asked = 0;
     Verdict::New
@@ -146,7 +146,7 @@ fn earns(packet: &Packet, seen: &Seen, state: u8, clock: u32) -> u64 {
     let (before, flags) = (state_of(seen.word), packet.flags & (SYN | RST));
     let lacks = (state ^ before) | (state & 7 ^ STATE_ESTABLISHED) | flags;
     // No branch: the verifier would walk what follows twice.
-    let lacks = u64::from(lacks) | flows::fresh(seen.word, clock);
+    let lacks = u64::from(lacks) | flow_table::fresh(seen.word, clock);
     let all = opaque(lacks.wrapping_sub(1) >> 63).wrapping_neg();
     WORD_EARNED & !seen.word & all
 }
@@ -158,7 +158,7 @@ fn earns(packet: &Packet, seen: &Seen, state: u8, clock: u32) -> u64 {
 fn is_strange(packet: &Packet) -> bool {
     let flags_of = |addr: &[u32; 4]| {
         let [low, high] = halves_of(addr);
-        places::flags_of(low, high)
+        addresses::flags_of(low, high)
     };
     flags_of(&packet.dst) & PLACE_VIP == 0
         && flags_of(&packet.src) & PLACE_SERVER == 0
@@ -185,20 +185,20 @@ pub fn error(packet: &mut Packet, mark: u32) -> Verdict {
         return Verdict::Drop(DROP_MARTIAN);
     }
     let flow = key(packet);
-    let hash = flows::hash_of(&flow);
-    if let Some((tail, seen)) = flows::find(&flow, hash) {
+    let hash = flow_table::hash_of(&flow);
+    if let Some((tail, seen)) = flow_table::find(&flow, hash) {
         if seen.word & (WORD_REPLY | WORD_FULL) == WORD_REPLY | WORD_FULL {
-            return full::answer(packet, tail, &seen, true);
+            return full_nat::answer(packet, tail, &seen, true);
         }
         if seen.word & WORD_REPLY != 0 {
             return nat::error(packet, tail, &seen, now);
         }
         if let Some(server) = server(seen.server) {
             if stays(packet, &seen, server, packet.clock) {
-                let Some(via) = flows::via(tail, &seen) else {
+                let Some(via) = flow_table::via(tail, &seen) else {
                     return Verdict::Pass;
                 };
-                full::belongs(packet, &seen, via, 0);
+                full_nat::belongs(packet, &seen, via, 0);
                 packet.proxied = 0;
                 return deliver(packet, seen.server, server, true);
             }
@@ -211,7 +211,7 @@ pub fn error(packet: &mut Packet, mark: u32) -> Verdict {
     let table = Table::of(of.service);
     let slot = schedule::by_turn_or_hash(packet, of, table, false);
     match server(slot) {
-        Some(server) if server.service == of.id && !full::is(server) => {
+        Some(server) if server.service == of.id && !full_nat::is(server) => {
             deliver(packet, slot, server, true)
         }
         _ => Verdict::Pass,
@@ -221,15 +221,15 @@ pub fn error(packet: &mut Packet, mark: u32) -> Verdict {
 /// A packet of a flow that is known.
 #[inline(always)]
 pub fn goes_on(packet: &Packet, tail: *mut Tail, seen: &Seen, state: u8, clock: u32) {
-    if flows::stale(seen.word, clock) {
+    if flow_table::stale(seen.word, clock) {
         // As long as a flow lives its client stays (IPVS: a template lives while it controls
         // connections).
         let id = server(seen.server).map_or(u32::MAX, |server| server.service);
         if let Some(service) = SERVICES.get(id) {
-            memory::renew(packet, Of { id, service }, seen, clock);
+            persistence::renew(packet, Of { id, service }, seen, clock);
         }
     }
-    flows::touch(tail, *seen, state, clock);
+    flow_table::touch(tail, *seen, state, clock);
 }
 
 /// A packet that goes out: speaks it for a silent address?
@@ -242,7 +242,7 @@ pub fn egress(packet: &Packet) -> Verdict {
     };
     let now = clock::exact();
     let claims = packet.kind == ARP || packet.kind == NEIGHBOUR;
-    if places::may_not_speak(halves(speaks_for), now, claims) {
+    if addresses::may_not_speak(halves(speaks_for), now, claims) {
         return Verdict::Drop(DROP_GUARD);
     }
     Verdict::Pass
@@ -287,7 +287,7 @@ fn server(slot: u32) -> Option<&'static Server> {
 /// Which packets of a flow through this server pass here.
 #[inline(always)]
 fn direction(server: &Server) -> usize {
-    if server.forward == FORWARD_NAT || full::is(server) {
+    if server.forward == FORWARD_NAT || full_nat::is(server) {
         states::BOTH
     } else {
         states::ONE_WAY
@@ -297,7 +297,7 @@ fn direction(server: &Server) -> usize {
 /// Whether a known flow keeps its server for this packet.
 #[inline(always)]
 fn stays(packet: &Packet, seen: &Seen, server: &Server, now: u32) -> bool {
-    if seen.generation != server.generation || flows::expired(seen.word, now) {
+    if seen.generation != server.generation || flow_table::expired(seen.word, now) {
         return false;
     }
     let opens = opens(packet);
@@ -335,16 +335,16 @@ pub fn keep(packet: &mut Packet, apart: bool) -> Verdict {
     if owner != of.id || (!takes && begins(packet)) {
         return again(packet);
     }
-    if full::is(server) {
+    if full_nat::is(server) {
         if of.service.flags & SERVICE_POOL != 0 {
-            return Verdict::Go(PROGRAM_SOURCE);
+            return Verdict::Go(PROGRAM_SOURCE_ADDRESS);
         }
         packet.via.source = 0;
-        return full::search(packet);
+        return full_nat::search(packet);
     }
     let by_nat = server.forward == FORWARD_NAT;
     if apart && by_nat {
-        return Verdict::Go(PROGRAM_KEEP_NAT);
+        return Verdict::Go(PROGRAM_INSERT_NAT);
     }
     enter(packet, of, server, generation, !apart && by_nat)
 }
@@ -381,19 +381,19 @@ fn enter(
         now: clock,
         tells: 0,
         word: u32::from(states::first(packet, direction(server))),
-        via: numbers::first(packet),
+        via: tcp_sequence::first(packet),
     };
     // One that has shown nothing: it takes no other's place, and nobody is told of it.
     let middle = packet.middle & 1;
     (new.word, new.tells) = (new.word | middle * WORD_MIDDLE as u32, 1 - middle);
     if packet.middle == 0 {
-        memory::hold(packet, of, slot, generation, clock);
+        persistence::hold(packet, of, slot, generation, clock);
     } else if packet.flags & RST != 0 {
         // Nothing follows.
         return Verdict::Go(PROGRAM_DELIVER);
     }
     let one_packet = of.service.flags & SERVICE_ONE_PACKET != 0 && packet.proto == UDP;
-    if !one_packet && flows::insert(&flow, &new) == 0 {
+    if !one_packet && flow_table::insert(&flow, &new) == 0 {
         // Its next packet is scheduled again; by hash that gives the same server.
         count_drop(UNPLACED);
     }
@@ -401,7 +401,7 @@ fn enter(
         new.via = Via { addr: packet.dst[3], port: packet.dport, source: 0 };
         remember_reply(packet, server, &mut new);
     }
-    flows::sweep(clock);
+    flow_table::sweep(clock);
     count_connection(slot, server.service);
     Verdict::Go(PROGRAM_DELIVER)
 }
@@ -426,7 +426,7 @@ pub fn keep_full(packet: &mut Packet, number: impl FnOnce(&Packet) -> u32) -> Ve
         now: clock,
         tells: 0,
         word: u32::from(states::first(packet, states::BOTH)),
-        via: Via { addr: numbers::first(packet).addr, ..packet.via },
+        via: Via { addr: tcp_sequence::first(packet).addr, ..packet.via },
     };
     let middle = packet.middle & 1;
     (new.word, new.tells) = (new.word | middle * WORD_MIDDLE as u32, 1 - middle);
@@ -437,16 +437,16 @@ pub fn keep_full(packet: &mut Packet, number: impl FnOnce(&Packet) -> u32) -> Ve
         }
         new.via.addr = number(packet);
     }
-    if !full::begin(&key(packet), server, &mut new) {
+    if !full_nat::begin(&key(packet), server, &mut new) {
         return Verdict::Drop(DROP_NO_PORT);
     }
     if packet.middle == 0 {
         let of = Of { id: packet.service, service };
-        memory::hold(packet, of, packet.chosen, generation, clock);
+        persistence::hold(packet, of, packet.chosen, generation, clock);
     }
-    flows::sweep(clock);
+    flow_table::sweep(clock);
     count_connection(packet.chosen, server.service);
-    Verdict::Go(PROGRAM_PUT_FULL)
+    Verdict::Go(PROGRAM_INSERT_REPLY)
 }
 
 /// A packet goes to this server, and its fragments after it.
@@ -473,7 +473,7 @@ pub fn deliver(packet: &Packet, slot: u32, server: &'static Server, counts: bool
     match server.forward {
         FORWARD_DR => Verdict::Direct(slot, server),
         FORWARD_NAT => Verdict::Nat(slot, server),
-        FORWARD_FULL_NAT => Verdict::Go(full::changer(packet)),
+        FORWARD_FULL_NAT => Verdict::Go(full_nat::changer(packet)),
         _ => Verdict::Tunnel(slot, server),
     }
 }

@@ -11,7 +11,7 @@
 
 use core::mem::{offset_of, size_of};
 
-pub use self::put::{insert, sweep, New, ALREADY};
+pub use self::insert::{insert, sweep, New, ALREADY};
 use nines_abi::{
     is_active, limited, seen_of, state_of, Bucket, Entry, Flow, Tail, Via, WAYS, WORD_EARNED,
     WORD_FULL, WORD_LIVE, WORD_MIDDLE, WORD_REPLY, WORD_SHOWN,
@@ -19,10 +19,10 @@ use nines_abi::{
 
 use crate::{
     atomic::{self, opaque},
-    maps::{flow_key, buckets_mask, BELL, BELLS, CHANGED, FLOWS, LOADS, SERVERS, SETTINGS},
+    maps::{flow_key, buckets_mask, SYNC_PENDING, SYNC_EVENTS, SYNC_CHANGED, FLOWS, LOADS, SERVERS, SETTINGS},
 };
 
-mod put;
+mod insert;
 
 /// Where a flow lies. The key is each machine's own: directors tell one another flows by their
 /// addresses, and choose servers by [`nines_abi::hash_of`].
@@ -402,7 +402,7 @@ fn tell_of(tail: *mut Tail) -> u32 {
 /// before the bell: who clears the bell and then the bits misses none.
 #[inline(always)]
 fn tell(index: u32) -> u32 {
-    let Some(word) = CHANGED.get_ptr_mut(index >> 6) else {
+    let Some(word) = SYNC_CHANGED.get_ptr_mut(index >> 6) else {
         return 0;
     };
     let bit = 1u64 << (index & 63);
@@ -410,12 +410,12 @@ fn tell(index: u32) -> u32 {
         return 0;
     }
     atomic::set_bits(word, bit);
-    let Some(bell) = BELL.get_ptr_mut(0) else {
+    let Some(bell) = SYNC_PENDING.get_ptr_mut(0) else {
         return 0;
     };
     if unsafe { core::ptr::read_volatile(bell) } == 0 && atomic::swap_if(bell, 0, 1) {
         // A full ring wakes whoever reads it as well.
-        let _ = BELLS.output::<u64>(&1, 0);
+        let _ = SYNC_EVENTS.output::<u64>(&1, 0);
     }
     0
 }

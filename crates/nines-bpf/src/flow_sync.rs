@@ -5,25 +5,25 @@
 
 use nines_abi::{
     call_of, clock_of, seen_of, state_of, Entry, Template, TemplateKey, Via, FORWARD_NAT,
-    LEARN_MAX, SERVICE_SIP, WORDS_PROXY, WORD_EARNED, WORD_FULL, WORD_MIDDLE, WORD_REPLY,
+    SYNC_IMPORT_MAX, SERVICE_SIP, WORDS_PROXY, WORD_EARNED, WORD_FULL, WORD_MIDDLE, WORD_REPLY,
 };
 
 use crate::{
     atomic, clock,
-    flows::{self, New, Seen},
-    full,
-    maps::{LEARNED, LEARNT, SERVERS, SERVICES, TEMPLATES},
+    flow_table::{self, New, Seen},
+    full_nat,
+    maps::{SYNC_IMPORT, SYNC_CURSOR, SERVERS, SERVICES, TEMPLATES},
     nat,
 };
 
-/// Takes the next entry of map `LEARNED`.
+/// Takes the next entry of map `SYNC_IMPORT`.
 #[inline(always)]
 pub fn next() {
-    let Some(at) = LEARNT.get_ptr_mut(0) else {
+    let Some(at) = SYNC_CURSOR.get_ptr_mut(0) else {
         return;
     };
-    let at = atomic::fetch_add(at, 1) as u32 & (LEARN_MAX - 1);
-    if let Some(entry) = LEARNED.get(at) {
+    let at = atomic::fetch_add(at, 1) as u32 & (SYNC_IMPORT_MAX - 1);
+    if let Some(entry) = SYNC_IMPORT.get(at) {
         take(entry);
     }
 }
@@ -44,9 +44,9 @@ fn take(entry: &Entry) {
     if state == 0 {
         return;
     }
-    let hash = flows::hash_of(&entry.key);
+    let hash = flow_table::hash_of(&entry.key);
     let mut word = u32::from(state) | (told.word & (WORD_EARNED | WORD_MIDDLE)) as u32;
-    if full::is(server) {
+    if full_nat::is(server) {
         word |= (WORD_FULL | told.word & WORDS_PROXY) as u32;
     }
     let mut new = New {
@@ -60,38 +60,38 @@ fn take(entry: &Entry) {
         via: entry.via,
     };
     // What the client said last nobody told. No branch: the verifier would walk the rest twice.
-    let kept = atomic::opaque(full::is(server) as u64).wrapping_neg();
+    let kept = atomic::opaque(full_nat::is(server) as u64).wrapping_neg();
     new.via = unsafe {
         core::mem::transmute::<u64, Via>(core::mem::transmute::<Via, u64>(new.via) & kept)
     };
-    if let Some((tail, known)) = flows::look_up(&entry.key, hash) {
+    if let Some((tail, known)) = flow_table::look_up(&entry.key, hash) {
         let later = seen.wrapping_sub(seen_of(known.word)) as i32 > 0;
         if known.word & WORD_REPLY != 0 {
             return;
         }
         let same = (known.server, known.generation) == (told.server, told.generation)
-            && (!full::is(server) || full::is_same(tail, &known, told.word, &new.via));
+            && (!full_nat::is(server) || full_nat::is_same(tail, &known, told.word, &new.via));
         if same {
             // What was done is done, however late the word of it.
-            flows::add_bits(tail, &known, told.word & WORDS_PROXY);
+            flow_table::add_bits(tail, &known, told.word & WORDS_PROXY);
         }
         if !later {
             return;
         }
         if same {
-            if let Some(known) = flows::read(tail) {
+            if let Some(known) = flow_table::read(tail) {
                 let earn = told.word & WORD_EARNED & !known.word;
-                flows::change(tail, Seen { earn, ..known }, state, seen);
+                flow_table::change(tail, Seen { earn, ..known }, state, seen);
             }
         } else {
-            flows::retire(tail, known);
-            flows::insert(&entry.key, &new);
+            flow_table::retire(tail, known);
+            flow_table::insert(&entry.key, &new);
         }
     } else {
-        flows::insert(&entry.key, &new);
+        flow_table::insert(&entry.key, &new);
     }
-    if full::is(server) {
-        full::learn(&entry.key, server, &mut new);
+    if full_nat::is(server) {
+        full_nat::learn(&entry.key, server, &mut new);
     }
     if server.forward == FORWARD_NAT {
         new.via = entry.via;

@@ -105,7 +105,7 @@ fn is_taken(bucket: *mut Bucket, number: usize) -> bool {
     word & WORD_LIVE != 0
 }
 
-/// What [`put`] says of a flow that is there already.
+/// What [`insert`] says of a flow that is there already.
 pub const ALREADY: u32 = 2;
 
 /// Rank of ways that hold nothing.

@@ -3,23 +3,23 @@
 //! Decides: which service a packet is of, whether it may come, and by which scheduler it goes on.
 
 use nines_abi::{
-    Packet, Service, DROP_DENIED, DROP_MARTIAN, DROP_NO_SERVER, PROGRAM_ADMIT, PROGRAM_CHANCE, PROGRAM_FALLBACK,
-    PROGRAM_KEEP, PROGRAM_REMEMBER, PROGRAM_WEIGH, SCHED_DH, SCHED_LBLC, SCHED_LBLCR, SCHED_LC, SCHED_TWOS,
+    Packet, Service, DROP_DENIED, DROP_MARTIAN, DROP_NO_SERVER, PROGRAM_ADMIT, PROGRAM_SCHEDULE_RANDOM, PROGRAM_SCHEDULE_FALLBACK,
+    PROGRAM_INSERT, PROGRAM_SCHEDULE_LOCALITY, PROGRAM_SCHEDULE_LOAD, SCHED_DH, SCHED_LBLC, SCHED_LBLCR, SCHED_LC, SCHED_TWOS,
     SERVICE_FALLBACK, SERVICE_ONE_PACKET, SERVICE_SIP, SERVICE_SOURCES,
 };
 
 use crate::{
     admit::{is_denied, ASKS},
-    decide::Verdict,
+    pipeline::Verdict,
     maps::SERVICES,
     martian::{self, Door},
-    memory,
+    persistence,
     packet::{ACK, RST, SYN, TRANSPORT, UDP},
     schedule::{self, Table},
     services::service_of,
 };
 
-/// A packet that [`crate::decide::ingress`] knew no flow for: its service, and who chooses its server.
+/// A packet that [`crate::pipeline::ingress`] knew no flow for: its service, and who chooses its server.
 #[inline(always)]
 pub fn new(
     packet: &mut Packet,
@@ -51,20 +51,20 @@ pub fn new(
     if of.service.flags & ASKS != 0 && packet.asked == 0 {
         return Verdict::Go(PROGRAM_ADMIT);
     }
-    if let Some((slot, _)) = memory::held(packet, of, packet.clock) {
+    if let Some((slot, _)) = persistence::held(packet, of, packet.clock) {
         packet.chosen = slot;
-        return Verdict::Go(PROGRAM_KEEP);
+        return Verdict::Go(PROGRAM_INSERT);
     }
     let how = of.service.scheduler;
     if begins && how >= SCHED_LC && how <= SCHED_TWOS {
         return Verdict::Go(match how {
-            SCHED_TWOS => PROGRAM_CHANCE,
-            SCHED_LBLC | SCHED_LBLCR => PROGRAM_REMEMBER,
-            _ => PROGRAM_WEIGH,
+            SCHED_TWOS => PROGRAM_SCHEDULE_RANDOM,
+            SCHED_LBLC | SCHED_LBLCR => PROGRAM_SCHEDULE_LOCALITY,
+            _ => PROGRAM_SCHEDULE_LOAD,
         });
     }
     if begins && how >= SCHED_DH && of.service.flags & SERVICE_FALLBACK != 0 {
-        return Verdict::Go(PROGRAM_FALLBACK);
+        return Verdict::Go(PROGRAM_SCHEDULE_FALLBACK);
     }
     let table = Table::noted(of.service, packet);
     let slot = schedule::by_turn_or_hash(packet, of, table, begins);
@@ -80,7 +80,7 @@ pub fn weigh(packet: &mut Packet) -> Verdict {
 /// Those that remember destinations.
 #[inline(always)]
 pub fn remember(packet: &mut Packet) -> Verdict {
-    by(packet, memory::by_destination)
+    by(packet, persistence::by_destination)
 }
 
 /// Those by hash, with fallback.
@@ -116,7 +116,7 @@ fn take(packet: &mut Packet, service: &Service, slot: u32) -> Verdict {
         return Verdict::Drop(DROP_NO_SERVER);
     }
     packet.chosen = slot;
-    Verdict::Go(PROGRAM_KEEP)
+    Verdict::Go(PROGRAM_INSERT)
 }
 
 /// Whether a packet of no known flow begins one; else it comes in the middle of one that this

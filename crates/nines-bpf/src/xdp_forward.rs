@@ -12,10 +12,10 @@ use nines_abi::{Hop, Packet, Server, Via, FORWARD_IPIP, HOP_UNITS};
 
 use crate::{
     atomic::opaque,
-    decide::words,
+    pipeline::words,
     errors::fold,
-    full::Ends,
-    maps::{HOPS, XDP_OUT},
+    full_nat::Ends,
+    maps::{NEXT_HOPS, XDP_OUT},
     nat::{known_as, port_of},
     packet::{SCTP, TCP, UDP},
     rewrite::{age, Fib, ETH_LEN, FIB_SUCCESS},
@@ -38,7 +38,7 @@ pub fn hop(
     server: &Server,
     src: &[u32; 4],
 ) -> Option<&'static Hop> {
-    let hop = unsafe { &mut *HOPS.get_ptr_mut(slot)? };
+    let hop = unsafe { &mut *NEXT_HOPS.get_ptr_mut(slot)? };
     let came_in = ctx.ingress_ifindex() as u32;
     let same = (hop.generation ^ server.generation) | (hop.came_in ^ came_in) | (hop.known ^ 1);
     if same == 0 && now.wrapping_sub(hop.found) <= HOP_UNITS {

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, os::fd::AsFd as _, time::Duration};
 
-use nines_dataplane::{DataPlane as _, ebpf::FlowsOut, flows::Batch};
+use nines_dataplane::{DataPlane as _, ebpf::FlowExport, flow_sync::Batch};
 use nines_model::{ClientRate, Forward, ForwardingTable, Millis, Persist, Proto, Rate, Scheduler};
 
 use super::{Bench, NEXT, REDIRECT, bench, build::*, service, table};
@@ -41,11 +41,11 @@ fn gathered(look: impl FnOnce(&mut dyn FnMut(Batch)) -> nines_dataplane::Result<
     all
 }
 
-fn changed(out: &mut FlowsOut) -> Vec<Batch> {
+fn changed(out: &mut FlowExport) -> Vec<Batch> {
     gathered(|each| out.changed(each))
 }
 
-fn all_of(out: &mut FlowsOut) -> Vec<Batch> {
+fn all_of(out: &mut FlowExport) -> Vec<Batch> {
     let (buckets, middle) = (out.buckets().unwrap(), 20_000);
     gathered(|each| {
         out.some(0..middle, each)?;
@@ -58,7 +58,7 @@ fn flows(batches: &[Batch]) -> usize {
     batches.iter().map(|b| b.flows.len()).sum()
 }
 
-fn rings(out: &FlowsOut) -> bool {
+fn rings(out: &FlowExport) -> bool {
     let fd = std::os::fd::AsRawFd::as_raw_fd(&out.as_fd());
     let mut wait = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
     // SAFETY: one live structure.
