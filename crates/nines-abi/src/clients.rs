@@ -20,8 +20,8 @@ pub const SOURCE_DENIED: u32 = 2;
 /// Prefixes of all services.
 pub const SOURCES_MAX: u32 = 1 << 16;
 
-/// Clients whose rate is known at most (map `RATE_USED`, keys are [`crate::TemplateKey`], values the
-/// time before which nothing is saved up, ns); who was heard of longest ago begins anew.
+/// Clients whose rate is known at most (map `RATE_USED`, keys are [`crate::TemplateKey`], values
+/// the time before which nothing is saved up, ns); who was heard of longest ago begins anew.
 pub const RATE_USED_MAX: u32 = 1 << 16;
 /// Clients that have shown a cookie at most (map `COOKIE_CLIENTS`, values the time in the units of
 /// [`crate::seen_of`]).

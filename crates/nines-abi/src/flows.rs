@@ -140,8 +140,8 @@ pub const fn hash_of(key: &Flow) -> u64 {
     place_hash(key, 0)
 }
 
-/// The same under a key that only this machine knows: where a flow lies in its table, so that nobody
-/// can send what lies in few buckets only.
+/// The same under a key that only this machine knows: where a flow lies in its table, so that
+/// nobody can send what lies in few buckets only.
 #[must_use]
 #[inline(always)]
 pub const fn place_hash(key: &Flow, secret: u64) -> u64 {
@@ -230,13 +230,13 @@ pub struct Entry {
     pub tail: Tail,
 }
 
-/// Flows that one run of `nines_learn` may be given: entries of map `SYNC_IMPORT`, a power of two. An
-/// entry is a flow as another director knows it, with slot and generation of this one.
+/// Flows that one run of `nines_learn` may be given: entries of map `SYNC_IMPORT`, a power of two.
+/// An entry is a flow as another director knows it, with slot and generation of this one.
 pub const SYNC_IMPORT_MAX: u32 = 1_024;
 
-/// Bytes of ring buffer `SYNC_EVENTS`. Word `SYNC_PENDING` is 1 from a change in map `SYNC_CHANGED` (a bit a bucket)
-/// until whoever passes flows on has begun to look; the change that sets it also writes an entry to
-/// the ring, which wakes him.
+/// Bytes of ring buffer `SYNC_EVENTS`. Word `SYNC_PENDING` is 1 from a change in map `SYNC_CHANGED`
+/// (a bit a bucket) until whoever passes flows on has begun to look; the change that sets it also
+/// writes an entry to the ring, which wakes him.
 pub const SYNC_EVENTS_BYTES: u32 = 4_096;
 
 /// The other end as a client of a translated flow knows it, where the server's own `vip` and
@@ -245,9 +245,9 @@ pub const SYNC_EVENTS_BYTES: u32 = 4_096;
 /// In the client's entry, whose key says that, what the client said last, if anything is known: the
 /// sequence and the acknowledgement number as on the wire.
 ///
-/// With full NAT: the port that the server sees beside the VIP or a source, and, in the entry of the answers,
-/// which entry is the client's; in the client's, with [`WORD_PROXY`], the sequence number of its
-/// SYN.
+/// With full NAT: the port that the server sees beside the VIP or a source, and, in the entry of
+/// the answers, which entry is the client's; in the client's, with [`WORD_PROXY`], the sequence
+/// number of its SYN.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Via {
@@ -269,8 +269,8 @@ impl Via {
     }
 }
 
-/// In an entry of map `SYNC_IMPORT` that names a client only, this is what [`crate::TemplateKey::call`]
-/// becomes.
+/// In an entry of map `SYNC_IMPORT` that names a client only, this is what
+/// [`crate::TemplateKey::call`] becomes.
 #[must_use]
 pub const fn via_of_call(call: u64) -> Via {
     Via { addr: call as u32, port: (call >> 32) as u16, source: (call >> 48) as u16 }

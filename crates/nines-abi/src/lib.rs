@@ -1,9 +1,9 @@
 //! The words the kernel program and its loader share: every map key and value.
 //!
-//! Decides: the binary layout of the pinned maps; of flows in `flows.rs`. Does not decide: what is written in them.
-//! Every struct is `repr(C)`, has a fixed size, no enum, bool, Option or implicit padding, and its
-//! size is asserted below at compile time, for both targets. [`ABI`] names the layout; it is part
-//! of the pin path, so a binary never opens maps that another layout wrote.
+//! Decides: the binary layout of the pinned maps; of flows in `flows.rs`. Does not decide: what is
+//! written in them. Every struct is `repr(C)`, has a fixed size, no enum, bool, Option or implicit
+//! padding, and its size is asserted below at compile time, for both targets. [`ABI`] names the
+//! layout; it is part of the pin path, so a binary never opens maps that another layout wrote.
 #![no_std]
 
 mod clients;
@@ -213,8 +213,8 @@ pub const fn halves(words: [u32; 4]) -> [u64; 2] {
     [words[0] as u64 | (words[1] as u64) << 32, words[2] as u64 | (words[3] as u64) << 32]
 }
 
-/// Key of map `TEMPLATES`: a client of a service with persistence. Of map `RATE_USED`: a client of a
-/// service with a rate. Of map `LOCALITIES`: a destination.
+/// Key of map `TEMPLATES`: a client of a service with persistence. Of map `RATE_USED`: a client of
+/// a service with a rate. Of map `LOCALITIES`: a destination.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TemplateKey {
@@ -265,8 +265,8 @@ pub struct Server {
     pub generation: u32,
     /// Id of its service.
     pub service: u32,
-    /// Interface towards the next hop; 0 means no route. Of this machine as a server of a service by
-    /// mark: the device by which its packets come in; 0: any.
+    /// Interface towards the next hop; 0 means no route. Of this machine as a server of a service
+    /// by mark: the device by which its packets come in; 0: any.
     pub ifindex: u32,
     /// Share of new flows.
     pub weight: u32,
@@ -340,8 +340,8 @@ pub struct Settings {
     pub flow_key: u64,
 }
 
-/// One of 32 bits for an address, as [`halves`] gives it: most addresses that `ADDRESSES` has not are
-/// told from those it has by one look at all bits.
+/// One of 32 bits for an address, as [`halves`] gives it: most addresses that `ADDRESSES` has not
+/// are told from those it has by one look at all bits.
 #[must_use]
 #[inline(always)]
 pub const fn named_bit([low, high]: [u64; 2]) -> u32 {

@@ -2,9 +2,9 @@
 
 use crate::Via;
 
-/// Value of per-CPU map `PACKETS`: where things are in a packet and what they say. Entry 0 is of the
-/// packet that comes in, 1 of the one that leaves. Addresses as four words as on the wire; IPv4 is
-/// mapped as in [`crate::Addr`].
+/// Value of per-CPU map `PACKETS`: where things are in a packet and what they say. Entry 0 is of
+/// the packet that comes in, 1 of the one that leaves. Addresses as four words as on the wire; IPv4
+/// is mapped as in [`crate::Addr`].
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug)]
 pub struct Packet {
@@ -158,8 +158,8 @@ pub const FRAGMENTS_MAX: u32 = 1 << 12;
 /// How long (`ipfrag_time`), in the units of [`crate::seen_of`]: 30 s.
 pub const FRAGMENT_UNITS: u32 = 1_788;
 
-/// Value of per-CPU map `NEXT_HOPS`, indexed by slot: the way to a server as XDP last found it. Looking
-/// it up costs as much as all the rest.
+/// Value of per-CPU map `NEXT_HOPS`, indexed by slot: the way to a server as XDP last found it.
+/// Looking it up costs as much as all the rest.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Hop {

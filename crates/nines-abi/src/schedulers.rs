@@ -1,7 +1,7 @@
 //! How the kernel program chooses: words of schedulers, and what two of them compute.
 
-/// Schedulers, [`crate::Service::scheduler`]. Definitions: net/netfilter/ipvs/ip_vs_*.c. These two take
-/// the next entry of the pick table for each new flow.
+/// Schedulers, [`crate::Service::scheduler`]. Definitions: net/netfilter/ipvs/ip_vs_*.c. These two
+/// take the next entry of the pick table for each new flow.
 pub const SCHED_RR: u32 = 0;
 /// In turn, as often as the weight.
 pub const SCHED_WRR: u32 = 1;

@@ -30,8 +30,8 @@ pub const KEY_ADDRESS: u8 = 0;
 pub const KEY_MARK_V4: u8 = 1;
 /// The same for IPv6 packets.
 pub const KEY_MARK_V6: u8 = 2;
-/// A range of ports, of which it has the first: no packet is looked up by it, map `SERVICE_RANGES` leads to
-/// the service.
+/// A range of ports, of which it has the first: no packet is looked up by it, map `SERVICE_RANGES`
+/// leads to the service.
 pub const KEY_RANGE: u8 = 3;
 /// The same of many addresses, and one port or all.
 pub const KEY_NETWORK: u8 = 4;
@@ -50,8 +50,8 @@ pub struct ServiceKey {
     pub kind: u8,
 }
 
-/// Data of a key of map `SERVICE_RANGES`, a trie of prefixes: the protocol and the address whole, and the
-/// leading bits of the port, or all of it and `pad`. The value is the id of the service.
+/// Data of a key of map `SERVICE_RANGES`, a trie of prefixes: the protocol and the address whole,
+/// and the leading bits of the port, or all of it and `pad`. The value is the id of the service.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ServiceRangeKey {
@@ -114,16 +114,16 @@ pub struct Service {
     pub pool: [Addr; POOL_MAX],
 }
 
-/// Entries of array `SERVICE_CACHE`, a power of two: ids of services, each where the last packet for its
-/// address, protocol and port left it. Whoever reads one looks whether [`Service::key`] is the
-/// packet's, and whether the service is live.
+/// Entries of array `SERVICE_CACHE`, a power of two: ids of services, each where the last packet
+/// for its address, protocol and port left it. Whoever reads one looks whether [`Service::key`] is
+/// the packet's, and whether the service is live.
 pub const SERVICE_CACHE_MAX: u32 = 256;
 
 /// Addresses of a [`Service::pool`].
 pub const POOL_MAX: usize = 8;
 
-/// [`crate::Via::source`] for the address at a place of the pool: the place from 1 on, and a part of
-/// the address, so that another one there is not taken for it.
+/// [`crate::Via::source`] for the address at a place of the pool: the place from 1 on, and a part
+/// of the address, so that another one there is not taken for it.
 #[must_use]
 #[inline(always)]
 pub const fn source_at(place: u32, addr: [u32; 4]) -> u16 {

@@ -24,8 +24,8 @@ pub const ASKS: u32 = SERVICE_RATE | SERVICE_COOKIES | SERVICE_QUIC | SERVICE_SI
 /// What strangers may save up, ns.
 const SECOND: u64 = 1_000_000_000;
 
-/// A packet of no known flow, to a service that asks. One from the middle of a flow counts as one that
-/// begins: it may be forged as well.
+/// A packet of no known flow, to a service that asks. One from the middle of a flow counts as one
+/// that begins: it may be forged as well.
 #[inline(always)]
 pub fn admit(packet: &mut Packet) -> Verdict {
     packet.asked = ASKED;

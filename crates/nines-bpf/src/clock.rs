@@ -1,9 +1,9 @@
 //! The time, as exactly as a packet needs it.
 //!
 //! Decides: when the clock is read. Reading it (CLOCK_BOOTTIME, which goes on while the machine
-//! sleeps) costs as much as deciding on a packet; the count of timer ticks costs nothing, but stands
-//! still with the machine. So what was read holds for a few packets of the same tick, and nothing
-//! that lies as near as [`TICKS`] is decided by it: ADR 8.
+//! sleeps) costs as much as deciding on a packet; the count of timer ticks costs nothing, but
+//! stands still with the machine. So what was read holds for a few packets of the same tick, and
+//! nothing that lies as near as [`TICKS`] is decided by it: ADR 8.
 
 use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_boot_ns};
 use nines_abi::Packet;

@@ -4,8 +4,9 @@
 //! The other way, it asks clients for segments that fit into the tunnel: their packets to the VIP
 //! come through it, this machine's answers do not.
 //!
-//! Decides: what is a tunnel for us: IP in IP, GUE (variant 0, no flags), GRE (version 0), any family
-//! in any, around a packet to an address in map `DECAP_ADDRESSES`. Everything else goes up the stack as it came.
+//! Decides: what is a tunnel for us: IP in IP, GUE (variant 0, no flags), GRE (version 0), any
+//! family in any, around a packet to an address in map `DECAP_ADDRESSES`. Everything else goes up
+//! the stack as it came.
 
 use aya_ebpf::{
     helpers::generated::{bpf_redirect, bpf_skb_adjust_room, bpf_skb_change_proto},
@@ -79,7 +80,8 @@ fn inner(ctx: &TcContext, at: usize, proto: u8) -> Option<(usize, u16)> {
         47 => {
             let [flags, kind]: [u16; 2] = ctx.skb.load(at).ok()?;
             let flags = u16::from_be(flags);
-            // Checksum, key and sequence number are four bytes each; routing (RFC 1701) is not ours.
+            // Checksum, key and sequence number are four bytes each; routing (RFC 1701) is not
+            // ours.
             if flags & 0x4fff != 0 {
                 return None;
             }
@@ -154,8 +156,8 @@ pub fn unwrap(ctx: &TcContext) -> Done {
     Done::Again(unsafe { bpf_redirect((*skb).ifindex, F_INGRESS) as i32 })
 }
 
-/// Lowers the maximum segment size that a SYN or SYN-ACK from a served address asks for, by what the
-/// tunnel takes. Linux has that option first.
+/// Lowers the maximum segment size that a SYN or SYN-ACK from a served address asks for, by what
+/// the tunnel takes. Linux has that option first.
 #[inline(always)]
 pub fn clamp(ctx: &TcContext) -> Option<()> {
     let ether = u16::from_be(ctx.skb.load::<u16>(12).ok()?);

@@ -126,8 +126,8 @@ fn say() -> bool {
 }
 
 /// Tells who sent the packet, in the name of the VIP, why it goes no further, and drops it: it is
-/// larger than the limit that stands where a server would (RFC 1191, RFC 8201), or [`NOBODY`] serves
-/// (port unreachable, as ip_vs_leave in net/netfilter/ipvs/ip_vs_core.c).
+/// larger than the limit that stands where a server would (RFC 1191, RFC 8201), or [`NOBODY`]
+/// serves (port unreachable, as ip_vs_leave in net/netfilter/ipvs/ip_vs_core.c).
 #[inline(always)]
 pub fn refuse(ctx: &TcContext, packet: &Packet) -> i32 {
     let limit = packet.chosen;

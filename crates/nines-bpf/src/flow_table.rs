@@ -297,8 +297,8 @@ fn weigh(slot: u32, generation: u32, state: u8, by: u64) -> u32 {
 
 const LESS: u64 = u64::MAX;
 
-/// Whether an entry is one of those that servers carry: a client's, of a flow that began here or has
-/// shown that it is one.
+/// Whether an entry is one of those that servers carry: a client's, of a flow that began here or
+/// has shown that it is one.
 #[inline(always)]
 pub fn counts(word: u64) -> bool {
     word & WORD_REPLY == 0 && word & (WORD_MIDDLE | WORD_EARNED) != WORD_MIDDLE

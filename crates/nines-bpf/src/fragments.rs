@@ -1,8 +1,9 @@
 //! Packets in fragments: those without ports go where the first one went.
 //!
 //! Decides: what is remembered of a first fragment, and for how long; that no byte of a packet goes
-//! to its server twice (RFC 5722): where fragments overlap, one of them lies about what filters saw. A
-//! fragment that comes before its first one goes up the stack, as those of packets that are nobody's.
+//! to its server twice (RFC 5722): where fragments overlap, one of them lies about what filters
+//! saw. A fragment that comes before its first one goes up the stack, as those of packets that are
+//! nobody's.
 
 use nines_abi::{
     Fragment, FragmentKey, Packet, Server, Via, DROP_FRAGMENT, DROP_GUARD, FRAGMENT_FIRST,

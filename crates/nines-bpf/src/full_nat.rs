@@ -75,8 +75,8 @@ fn in_pool(service: u32, place: u32) -> Option<[u32; 4]> {
 }
 
 /// Gives a new flow a source, of those in the pool that are this director's now, by hash; none: the
-/// VIP. A program of its own, with its counts in memory that the verifier knows nothing of: it walks
-/// each place once.
+/// VIP. A program of its own, with its counts in memory that the verifier knows nothing of: it
+/// walks each place once.
 #[inline(always)]
 pub fn choose_source(packet: &mut Packet) -> Verdict {
     packet.via.source = source_for(packet).unwrap_or(0);
@@ -150,8 +150,8 @@ fn answers_of(flow: &Flow, server: &Server, port: u16) -> Flow {
     answers(server, flow.dst, flow.dport, flow.proto, port)
 }
 
-/// A new flow that has a port: the client's entry; false: it found no place. [`put`] makes the other
-/// one.
+/// A new flow that has a port: the client's entry; false: it found no place. [`put`] makes the
+/// other one.
 #[inline(always)]
 pub fn begin(flow: &Flow, server: &Server, new: &mut New) -> bool {
     new.word |= WORD_FULL as u32;

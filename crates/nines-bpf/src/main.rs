@@ -3,8 +3,8 @@
 //!
 //! Decides: how a [`pipeline::Verdict`] becomes a kernel return code, one match a hook. The entry
 //! programs know flows; what is rarer goes on in another program by a tail call.
-//! What happens to a packet is decided in `pipeline.rs`; how headers are read in `packet.rs`; how they
-//! are changed in `rewrite.rs`.
+//! What happens to a packet is decided in `pipeline.rs`; how headers are read in `packet.rs`; how
+//! they are changed in `rewrite.rs`.
 //!
 //! Programs are always inlined into what the kernel calls: a tail call may not lie in a function
 //! (without type information).

@@ -2,8 +2,8 @@
 //!
 //! Decides: that nobody begins a flow from an address that is no host's, from this director's own,
 //! or from that of a real server behind another device than the packet came in by (as the kernel's
-//! strict reverse path filter would say, for these addresses only). On the way that leads to it a real
-//! server may be a client like any other.
+//! strict reverse path filter would say, for these addresses only). On the way that leads to it a
+//! real server may be a client like any other.
 
 use core::ffi::c_void;
 

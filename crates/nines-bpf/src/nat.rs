@@ -146,8 +146,8 @@ pub fn matters(packet: &Packet, seen: &Seen, state: u8, clock: u32) -> bool {
         || flow_table::stale(seen.word, clock)
 }
 
-/// Whether an answer says that the server talks to its client: anything but a part of the handshake,
-/// or a reset, which a server sends to strangers.
+/// Whether an answer says that the server talks to its client: anything but a part of the
+/// handshake, or a reset, which a server sends to strangers.
 #[inline(always)]
 pub fn earns(packet: &Packet, seen: &Seen) -> u64 {
     if packet.flags & (SYN | RST) == 0 {

@@ -19,7 +19,8 @@ use crate::{
     services::service_of,
 };
 
-/// A packet that [`crate::pipeline::ingress`] knew no flow for: its service, and who chooses its server.
+/// A packet that [`crate::pipeline::ingress`] knew no flow for: its service, and who chooses its
+/// server.
 #[inline(always)]
 pub fn new(
     packet: &mut Packet,

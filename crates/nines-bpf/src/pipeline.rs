@@ -321,8 +321,8 @@ pub fn again(packet: &mut Packet) -> Verdict {
 }
 
 /// A packet for which a server is chosen, and of whose flow nobody knows yet. `apart`: by NAT
-/// [`keep_nat`] goes on, for two entries are much for the verifier to walk. At XDP the packet counts
-/// more.
+/// [`keep_nat`] goes on, for two entries are much for the verifier to walk. At XDP the packet
+/// counts more.
 #[inline(always)]
 pub fn keep(packet: &mut Packet, apart: bool) -> Verdict {
     let (Some(server), Some(service)) = (server(packet.chosen), SERVICES.get(packet.service))

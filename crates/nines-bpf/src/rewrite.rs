@@ -195,8 +195,8 @@ fn replace(ctx: &TcContext, packet: &Packet, ends: &Ends) -> Option<()> {
     }
 }
 
-/// How the addresses of a packet are replaced: [`mangle`], or [`crate::errors::translate`] in an ICMP
-/// error. Each program knows which, and has the code of one only.
+/// How the addresses of a packet are replaced: [`mangle`], or [`crate::errors::translate`] in an
+/// ICMP error. Each program knows which, and has the code of one only.
 pub type Change = fn(&TcContext, &Packet, bool, [u32; 4], u16) -> Option<()>;
 
 /// Replaces source or destination address and port; checksums follow by difference, which is

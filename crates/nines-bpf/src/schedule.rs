@@ -44,8 +44,8 @@ impl Table {
         Self(unsafe { core::ptr::read_volatile(&service.table) })
     }
 
-    /// For a packet, which notes it: what a program keeps at hand while it walks through servers the
-    /// verifier would tell apart for each of them.
+    /// For a packet, which notes it: what a program keeps at hand while it walks through servers
+    /// the verifier would tell apart for each of them.
     #[inline(always)]
     pub fn noted(service: &Service, packet: &mut Packet) -> Self {
         let table = Self::of(service);
@@ -131,8 +131,8 @@ pub fn hindrance(server: &Server, load: &Load, id: u32) -> u64 {
     u64::from(server.service ^ id) | u64::from(server.state) | load.overloaded
 }
 
-/// Under which generation a server has its slot, and of which service it is: one load, as user space
-/// writes them, or a flow could begin under the generation that says that the server left.
+/// Under which generation a server has its slot, and of which service it is: one load, as user
+/// space writes them, or a flow could begin under the generation that says that the server left.
 #[inline(always)]
 pub fn owner(server: &Server) -> (u32, u32) {
     const _: () = assert!(offset_of!(Server, generation) == 0 && offset_of!(Server, service) == 4);

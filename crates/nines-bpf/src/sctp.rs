@@ -1,6 +1,6 @@
-//! SCTP's checksum when a port changes: a CRC32c (RFC 9260 section 6.8) of the whole packet, of which
-//! the packet itself need not be read again. CRCs are linear: what a changed bit changes in them
-//! depends on nothing but how many bytes follow.
+//! SCTP's checksum when a port changes: a CRC32c (RFC 9260 section 6.8) of the whole packet, of
+//! which the packet itself need not be read again. CRCs are linear: what a changed bit changes in
+//! them depends on nothing but how many bytes follow.
 
 use nines_abi::Packet;
 
@@ -9,8 +9,8 @@ use crate::{atomic::opaque, rewrite::ETH_LEN};
 /// Castagnoli's polynomial, its bits reflected as everything here is: the highest is x^0.
 const POLYNOMIAL: u32 = 0x82f6_3b78;
 /// What 1, 2, 4, 8, ... bytes more make of a word, by its hexadecimal digits from the lowest on: a
-/// byte is a factor of x^8. A table, or the verifier would walk 32 steps for each of them, wherever a
-/// port is changed.
+/// byte is a factor of x^8. A table, or the verifier would walk 32 steps for each of them, wherever
+/// a port is changed.
 static BYTES: [[[u32; 16]; 8]; 16] = bytes();
 
 const fn bytes() -> [[[u32; 16]; 8]; 16] {

@@ -70,7 +70,8 @@ fn there(id: Option<&u32>) -> Option<u32> {
     SERVICES.get(id).is_some_and(is_live).then_some(id)
 }
 
-/// Most packets are for few services: where map SERVICE_CACHE has that of an address, protocol and port.
+/// Most packets are for few services: where map SERVICE_CACHE has that of an address, protocol and
+/// port.
 #[inline(always)]
 fn mixed(packet: &Packet) -> u32 {
     let mixed = packet.dst[3] ^ packet.dst[3] >> 16 ^ u32::from(packet.dport);

@@ -1,6 +1,7 @@
 //! SIP: what belongs to one call goes to one server, whichever datagram brings it.
 //!
-//! Decides: which call a datagram is of, by its Call-ID (RFC 3261 section 20.8; `i` for short, section
+//! Decides: which call a datagram is of, by its Call-ID (RFC 3261 section 20.8; `i` for short,
+//! section
 //! 7.3.3). Who asks counts too, as in net/netfilter/ipvs/ip_vs_pe_sip.c; a datagram without that
 //! header is of no call.
 
@@ -11,8 +12,8 @@ use crate::{atomic::opaque, pipeline::Verdict, maps::BYTES, rewrite::ETH_LEN};
 
 /// Bytes of a datagram that are looked at: as many as a wire of 1,500 carries.
 const LOOKED_AT: u32 = 1_472;
-/// Where the reader's own state is kept, in memory that the verifier knows nothing of: it then walks
-/// each byte once, and not once for every way there.
+/// Where the reader's own state is kept, in memory that the verifier knows nothing of: it then
+/// walks each byte once, and not once for every way there.
 const STATE: usize = BYTES_LEN - 16;
 
 const NAME: [u8; 7] = *b"call-id";

@@ -1,9 +1,9 @@
 //! What ends a flow must be plausible: whoever does not see it cannot say its sequence numbers.
 //!
 //! Decides: whether a FIN or RST is believed. The client's entry keeps what its client said last:
-//! exactly enough when a flow moves, in steps, so that a packet seldom writes. The packet goes on in
-//! any case; who gets it knows better. Of SCTP the tag stands in the place of the number (RFC 9260
-//! section 8.5), and is the same all along.
+//! exactly enough when a flow moves, in steps, so that a packet seldom writes. The packet goes on
+//! in any case; who gets it knows better. Of SCTP the tag stands in the place of the number (RFC
+//! 9260 section 8.5), and is the same all along.
 
 use nines_abi::{state_of, Packet, Tail, Via, STATE_ESTABLISHED, WORD_FULL, WORD_PROXY};
 

@@ -1,9 +1,9 @@
 //! VLAN tags: beside a packet when it comes in (the kernel or the card has taken it off the frame),
 //! beside it or in the frame when it leaves.
 //!
-//! Decides: a packet of a VLAN is the VLAN's own device's, and programs on the device below leave it
-//! alone. There it would be forwarded with the tag it came with, and from VLANs that this host is
-//! not in.
+//! Decides: a packet of a VLAN is the VLAN's own device's, and programs on the device below leave
+//! it alone. There it would be forwarded with the tag it came with, and from VLANs that this host
+//! is not in.
 
 use aya_ebpf::{helpers::generated::bpf_skb_vlan_pop, programs::TcContext};
 

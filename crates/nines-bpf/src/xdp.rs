@@ -1,4 +1,5 @@
-//! The programs at XDP: those of `main.rs` once more, with XDP's return codes and its way of sending.
+//! The programs at XDP: those of `main.rs` once more, with XDP's return codes and its way of
+//! sending.
 
 use aya_ebpf::{
     bindings::xdp_action, helpers::generated::bpf_xdp_load_bytes, macros::xdp,

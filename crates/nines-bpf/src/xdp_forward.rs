@@ -244,8 +244,8 @@ fn translate(
     Some(())
 }
 
-/// The port alone; SCTP's checksum covers no address. It is there: [`crate::packet`] has read a chunk
-/// behind it, and XDP takes no fragments.
+/// The port alone; SCTP's checksum covers no address. It is there: [`crate::packet`] has read a
+/// chunk behind it, and XDP takes no fragments.
 #[inline(always)]
 fn sctp_port(l4: usize, end: usize, packet: &Packet, source: bool, port: u16) -> Option<()> {
     if l4 + 12 > end {

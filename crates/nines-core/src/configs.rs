@@ -2,8 +2,8 @@
 //!
 //! Decides: which texts have been read. Ten thousand services take a tenth of a second to read:
 //! too long for the thread that keeps leases. It leaves a text to another thread
-//! ([`crate::Action::Read`]) and goes on when it was read ([`crate::Event::Read`]). What a text says
-//! depends on nothing else, so it makes no difference which thread read it, or when.
+//! ([`crate::Action::Read`]) and goes on when it was read ([`crate::Event::Read`]). What a text
+//! says depends on nothing else, so it makes no difference which thread read it, or when.
 
 use std::{collections::VecDeque, sync::Arc};
 

@@ -134,8 +134,8 @@ impl Consensus {
 
     /// [`TICK_MS`] passed.
     pub fn tick(&mut self) {
-        // A node whose disk lags does not ask for votes: alone it would lead at once, and the library
-        // stops a leader whose log is not on disk.
+        // A node whose disk lags does not ask for votes: alone it would lead at once, and the
+        // library stops a leader whose log is not on disk.
         if self.is_leader() || self.is_durable() {
             self.raw.tick();
         }

@@ -23,7 +23,8 @@ pub enum Event {
     },
     /// [`crate::Action::Persist`] is on disk.
     Persisted(u64),
-    /// [`crate::Action::Persist`] failed: this node acknowledges nothing more in this incarnation (S26).
+    /// [`crate::Action::Persist`] failed: this node acknowledges nothing more in this incarnation
+    /// (S26).
     PersistFailed(String),
     /// [`crate::Action::Address`] was carried out, or not.
     Performed {

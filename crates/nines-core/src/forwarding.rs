@@ -10,7 +10,8 @@ use std::{
 };
 
 use nines_model::{
-    Duty, Forward, ForwardingTable, ServerState, ServiceSpec, Spec, TableServer, TableService,
+    Forward, ForwardingTable, RealServerRole, ServerState, ServiceSpec, Spec, TableServer,
+    TableService,
 };
 
 use crate::{action::CheckTask, health::Health};
@@ -45,8 +46,8 @@ impl Wanted {
     }
 
     /// What this node must have as a real server of other directors.
-    pub fn duty(&self) -> Duty {
-        Duty::of(&self.spec, &self.here())
+    pub fn duty(&self) -> RealServerRole {
+        RealServerRole::of(&self.spec, &self.here())
     }
 
     /// The table without its services.
@@ -309,7 +310,7 @@ mod tests {
         assert_eq!(cache.traffic, nines_model::Traffic::Marked { mark: 7, v6: false });
         assert_eq!(cache.servers["s"].forward, Forward::Local);
         assert_eq!(cache.servers["s"].state, ServerState::Up);
-        assert_eq!(table.duty, Duty::default(), "no other director sends packets to it");
+        assert_eq!(table.duty, RealServerRole::default(), "no other director sends packets to it");
         assert_eq!(checks(&spec).len(), 1, "where they go from here is nobody's to ask");
     }
 

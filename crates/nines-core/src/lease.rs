@@ -20,15 +20,16 @@
 //! ```text
 //! holder                                voter
 //!   parts {name, (VIP, token), ...} ---> keeps the set, if the contents bear the name
-//!   heartbeat {sent = s, T, name} ----------> knows no set of that name?  say so: nothing is renewed
+//! heartbeat {sent = s, T, name} ----------> knows no set of that name?  say so: nothing is renewed
+//!
 //!                                        log names a newer holder of some?  these are refused
 //!                           <----------- the others: promised, all until the same time; ack {s,
 //!                                        name, refused}
 //! ```
 //!
-//! The rule stays one about each VIP and its token. An ack counts for a VIP only if the heartbeat at s
-//! named a set with that VIP and token in it and the ack does not refuse it. What is the same is
-//! kept once: the promise to a set ([`Promises::renew`]), and the deadline of all VIPs whose
+//! The rule stays one about each VIP and its token. An ack counts for a VIP only if the heartbeat
+//! at s named a set with that VIP and token in it and the ack does not refuse it. What is the same
+//! is kept once: the promise to a set ([`Promises::renew`]), and the deadline of all VIPs whose
 //! renewals cannot differ ([`Renewals::may_go_by`]). A VIP that leaves the set keeps what it was
 //! promised, and its own deadline in the kernel is written before the common one is renewed.
 //!
@@ -93,11 +94,11 @@ impl Promises {
         set.map_or(promise.until, |set| promise.until.max(set.until))
     }
 
-    /// Promises these VIPs (by these tokens) to `holder`, who holds them in this `incarnation`: its set
-    /// from now on. What else it was promised stays so for as long as it was, and no longer.
-    /// `shortened`: longer promises given before may be forgotten. Gives those that are not promised:
-    /// another incarnation of the holder was promised them, and may still answer for them, unless this incarnation
-    /// is its heir on the same machine.
+    /// Promises these VIPs (by these tokens) to `holder`, who holds them in this `incarnation`: its
+    /// set from now on. What else it was promised stays so for as long as it was, and no longer.
+    /// `shortened`: longer promises given before may be forgotten. Gives those that are not
+    /// promised: another incarnation of the holder was promised them, and may still answer for
+    /// them, unless this incarnation is its heir on the same machine.
     pub fn give(
         &mut self,
         now: Time,
@@ -164,8 +165,8 @@ impl Promises {
     }
 
     /// Until when this voter may not append that the holder by `token` has let go; `None`: it may
-    /// now. Who lets go does not ask again in this incarnation; but a holder that starts anew may know an
-    /// older log, and hold again by the same token what it has let go.
+    /// now. Who lets go does not ask again in this incarnation; but a holder that starts anew may
+    /// know an older log, and hold again by the same token what it has let go.
     pub fn hold_release(
         &self,
         now: Time,
@@ -190,8 +191,8 @@ impl Promises {
 /// The holder's side of one VIP.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Renewals {
-    /// The voter's incarnation and the newest deadline it renewed to: the heartbeat's sent time and the length
-    /// it asked for.
+    /// The voter's incarnation and the newest deadline it renewed to: the heartbeat's sent time and
+    /// the length it asked for.
     by_voter: BTreeMap<u64, (u64, Time)>,
 }
 
@@ -383,7 +384,8 @@ mod tests {
         let long = of(&[(1, 200), (2, 200), (3, 5_000)]);
         assert!(!of(&[(1, 200), (2, 200)]).may_go_by(&long, &voters), "3 granted it nothing");
         assert!(!of(&[(1, 210), (2, 210)]).may_go_by(&joint, &voters), "it has more by itself");
-        // By trial: whatever voters renew from then on, the joint deadline is not above the own one.
+        // By trial: whatever voters renew from then on, the joint deadline is not above the own
+        // one.
         for seed in 0..4_000u64 {
             let roll = |n: u64| seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(n as u32) % 8;
             let mut own = of(&[(1, roll(1)), (2, roll(9)), (3, roll(17))]);

@@ -1,7 +1,7 @@
 //! Who is heard: heartbeats by peer and link.
 //!
-//! Decides: when a peer counts as silent. A peer is alive while any link brought a heartbeat within a
-//! lease; after this node itself was not running for a while it first listens again, so that its
+//! Decides: when a peer counts as silent. A peer is alive while any link brought a heartbeat within
+//! a lease; after this node itself was not running for a while it first listens again, so that its
 //! own pause is not taken for everybody's death.
 
 use std::collections::BTreeMap;
@@ -46,8 +46,9 @@ impl Membership {
         self.ran_at = now;
     }
 
-    /// A heartbeat came; false if it is older than one already heard. Only a newer heartbeat is a sign of
-    /// incarnation. Times of two incarnations are not compared: the boot clock starts anew with the machine.
+    /// A heartbeat came; false if it is older than one already heard. Only a newer heartbeat is a
+    /// sign of incarnation. Times of two incarnations are not compared: the boot clock starts anew
+    /// with the machine.
     pub fn heard(&mut self, now: Time, from: u64, link: usize, beat: Heartbeat) -> bool {
         let peer = self.peers.entry(from).or_default();
         let first = peer.at == Time(0) || beat.incarnation != peer.beat.incarnation;
@@ -77,8 +78,8 @@ impl Membership {
         self.peers.keys().copied()
     }
 
-    /// Whether a heartbeat that renews nothing should be answered: five times a second, for the round
-    /// trip. Renewals are always answered.
+    /// Whether a heartbeat that renews nothing should be answered: five times a second, for the
+    /// round trip. Renewals are always answered.
     pub fn owes_answer(&mut self, now: Time, from: u64) -> bool {
         let peer = self.peers.entry(from).or_default();
         let owes = now.since(peer.answered) >= Millis(200).ns();

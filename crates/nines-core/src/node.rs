@@ -292,7 +292,8 @@ impl Node {
 
     /// Lets every machine move on as far as it can.
     fn advance(&mut self, now: Time) {
-        // The tick that comes next shares the heartbeat's wake-up; the clock of ticks goes on as it was.
+        // The tick that comes next shares the heartbeat's wake-up; the clock of ticks goes on as it
+        // was.
         let early = if now >= self.next_beat { Millis(TICK_MS).ns() - 1 } else { 0 };
         self.ticks(Time(now.0 + early));
         self.release_held(now);
@@ -307,7 +308,8 @@ impl Node {
         self.run_vips(now);
         if now >= self.next_beat {
             self.beat(now);
-            // On schedule, so that heartbeats and ticks share their wake-ups; after a pause from now.
+            // On schedule, so that heartbeats and ticks share their wake-ups; after a pause from
+            // now.
             let beat = self.state.spec.timing.beat;
             let next = self.next_beat.plus(beat);
             self.next_beat = if next > now { next } else { now.plus(beat) };

@@ -166,8 +166,8 @@ impl State {
     }
 
     /// Applies the entry at `index`; `member`: the node whose membership the entry changes. The
-    /// proposer gets the outcome. A command that is refused changes nothing but `applied`. `configs`
-    /// have been read already.
+    /// proposer gets the outcome. A command that is refused changes nothing but `applied`.
+    /// `configs` have been read already.
     pub fn apply(
         &mut self,
         index: u64,
@@ -233,8 +233,8 @@ impl State {
     ) -> Outcome {
         let (config, spec) =
             self.following().accepts(&Edit::of(apply), |text| configs.get(text))?;
-        // Its holder must say that it has stopped before the VIP is forgotten: added again later, it
-        // would else be given away while the old lease still runs.
+        // Its holder must say that it has stopped before the VIP is forgotten: added again later,
+        // it would else be given away while the old lease still runs.
         for (vip, holding) in &mut self.vips {
             if !spec.vips.contains_key(vip) {
                 let (node, token) = (holding.node().to_owned(), holding.token());

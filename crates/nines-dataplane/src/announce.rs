@@ -45,8 +45,8 @@ impl Link {
         Ok(Self { fd })
     }
 
-    /// Hears only frames that this classic BPF program lets through: on a busy link the others would
-    /// push the wanted ones out.
+    /// Hears only frames that this classic BPF program lets through: on a busy link the others
+    /// would push the wanted ones out.
     pub fn filter(&self, code: &[libc::sock_filter]) -> Result<()> {
         let len = u16::try_from(code.len()).unwrap_or(u16::MAX);
         let program = libc::sock_fprog { len, filter: code.as_ptr().cast_mut() };

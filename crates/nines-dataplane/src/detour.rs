@@ -1,14 +1,14 @@
 //! The way of packets that netfilter marks.
 //!
 //! nines' hook comes before netfilter's, so the first packet of a flow is not marked yet when it
-//! comes in. It goes up the stack, and a rule of policy routing leads what has a service's mark into
-//! one end of a pair of devices; at the other end it comes in again, with its mark. Packets of known
-//! flows need no mark and take the short way; those of this host itself, as a real server, are put
-//! into the second end, for the rule would lead them away from their sockets.
+//! comes in. It goes up the stack, and a rule of policy routing leads what has a service's mark
+//! into one end of a pair of devices; at the other end it comes in again, with its mark. Packets of
+//! known flows need no mark and take the short way; those of this host itself, as a real server,
+//! are put into the second end, for the rule would lead them away from their sockets.
 //!
-//! Decides: these rules, which go before the one for local addresses (a VIP may be one): that one is
-//! moved from preference 0 to 2 meanwhile. Everything bears routing protocol 109 and is taken away
-//! with the last service by mark.
+//! Decides: these rules, which go before the one for local addresses (a VIP may be one): that one
+//! is moved from preference 0 to 2 meanwhile. Everything bears routing protocol 109 and is taken
+//! away with the last service by mark.
 
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
@@ -78,7 +78,8 @@ pub fn build() -> Result<bool> {
         address::add(inner.index, ADDRESS.into(), 32)?;
     }
     for name in [OUTER, INNER] {
-        // No IPv6 address of its own, so it never speaks. Where there is no IPv6 there is no setting.
+        // No IPv6 address of its own, so it never speaks. Where there is no IPv6 there is no
+        // setting.
         let _ = sysctl::write(&format!("net/ipv6/conf/{name}/addr_gen_mode"), "1");
         let mut up = LinkMessage::default();
         up.header.flags = LinkFlags::Up;
@@ -223,7 +224,8 @@ fn priority(rule: &RuleMessage) -> u32 {
     rule.attributes.iter().find_map(of).unwrap_or(0)
 }
 
-/// A rule that sends all packets to the table of local addresses: it has no word that leaves any out.
+/// A rule that sends all packets to the table of local addresses: it has no word that leaves any
+/// out.
 fn is_local(rule: &RuleMessage) -> bool {
     let head = &rule.header;
     let plain = |word: &RuleAttribute| {

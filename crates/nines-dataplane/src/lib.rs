@@ -4,8 +4,8 @@
 //! not decide: what is forwarded, or who may answer for an address.
 //!
 //! [`DataPlane`] has four back ends: [`ebpf`] and [`ipvs`] (both behind [`director`]), [`fake`]
-//! (memory, for tests and the simulator) and [`faulty`] (any other, failing by a seed). All `unsafe`
-//! of nines is in this crate.
+//! (memory, for tests and the simulator) and [`faulty`] (any other, failing by a seed). All
+//! `unsafe` of nines is in this crate.
 
 use std::{collections::BTreeSet, fmt, net::IpAddr};
 

@@ -1,5 +1,5 @@
-//! Sockets on addresses that may come later: an agent starts before its network card has its address,
-//! and goes on when an address goes and comes back.
+//! Sockets on addresses that may come later: an agent starts before its network card has its
+//! address, and goes on when an address goes and comes back.
 //!
 //! Decides: `IP_FREEBIND` for all of them. What such a socket receives and sends begins with the
 //! address.

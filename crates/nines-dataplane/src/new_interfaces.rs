@@ -1,14 +1,15 @@
 //! Interfaces that appear while no agent looks: frozen, dead, or not started yet.
 //!
-//! The guard is on every interface there is, and an agent that runs puts it on each new one. One that
-//! appears while the agent is frozen has no guard, and the kernel answers ARP for any address of the
-//! machine on any interface (`arp_ignore` 0). So while an agent keeps VIPs, what the kernel gives to
-//! new interfaces is 1 (answer for the interface's own addresses only), and `arp_announce` 2 (ask with
-//! these only); once the guard is on such an interface it gets the value that was the default before.
-//! For IPv6 the kernel answers for an interface's own addresses only, always.
+//! The guard is on every interface there is, and an agent that runs puts it on each new one. One
+//! that appears while the agent is frozen has no guard, and the kernel answers ARP for any address
+//! of the machine on any interface (`arp_ignore` 0). So while an agent keeps VIPs, what the kernel
+//! gives to new interfaces is 1 (answer for the interface's own addresses only), and `arp_announce`
+//! 2 (ask with these only); once the guard is on such an interface it gets the value that was the
+//! default before. For IPv6 the kernel answers for an interface's own addresses only, always.
 //!
-//! Decides: these two defaults, and that interfaces which were there before keep their values. What the
-//! defaults were is remembered beside the tables, as names of directories, so it ends with the boot.
+//! Decides: these two defaults, and that interfaces which were there before keep their values. What
+//! the defaults were is remembered beside the tables, as names of directories, so it ends with the
+//! boot.
 
 use std::{fs, io, path::PathBuf};
 
@@ -25,8 +26,8 @@ fn setting(of: &str, name: &str) -> String {
     format!("net/ipv4/conf/{of}/{name}")
 }
 
-/// Writes also what is there already: from then on the interface has a value of its own, and changes of
-/// the default pass it by (`devinet_copy_dflt_conf` in net/ipv4/devinet.c).
+/// Writes also what is there already: from then on the interface has a value of its own, and
+/// changes of the default pass it by (`devinet_copy_dflt_conf` in net/ipv4/devinet.c).
 fn pin_value(interface: &str, name: &str) -> io::Result<()> {
     let path = PathBuf::from("/proc/sys").join(setting(interface, name));
     let value = fs::read_to_string(&path)?;

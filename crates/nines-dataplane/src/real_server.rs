@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nines_model::Duty;
+use nines_model::RealServerRole;
 
 use crate::{
     Error, Result,
@@ -31,7 +31,7 @@ const SETTINGS: [(&str, &str); 3] = [
 struct Memory {
     /// Settings as they were.
     settings: Vec<(String, String)>,
-    put: Duty,
+    put: RealServerRole,
 }
 
 impl Memory {
@@ -76,7 +76,7 @@ impl Memory {
 pub struct Keeper {
     file: PathBuf,
     /// For whom packets were last taken out of tunnels, and on which interfaces.
-    unwrapped: Option<(Duty, Vec<u32>)>,
+    unwrapped: Option<(RealServerRole, Vec<u32>)>,
 }
 
 /// What [`Keeper::keep`] did, and what it could not do.
@@ -104,16 +104,16 @@ impl Keeper {
     }
 
     /// What was put there and not taken away again, by whomever.
-    pub fn held(&self) -> Result<Duty> {
+    pub fn held(&self) -> Result<RealServerRole> {
         Ok(Memory::read(&self.file)?.put)
     }
 
     /// Puts there what `duty` asks for and is missing, takes away what is `gone`, and leaves alone
     /// what else was put there before. Cheap where nothing is to be done.
-    pub fn keep(&mut self, duty: &Duty, gone: &Duty) -> Result<Done> {
+    pub fn keep(&mut self, duty: &RealServerRole, gone: &RealServerRole) -> Result<Done> {
         let mut all = Done::default();
         let before = Memory::read(&self.file)?;
-        let nothing = Duty::default();
+        let nothing = RealServerRole::default();
         if (&before.put, duty) == (&nothing, &nothing) {
             return Ok(all);
         }
@@ -163,7 +163,12 @@ impl Keeper {
         Ok(all)
     }
 
-    fn unwrap(&mut self, wanted: &Duty, before: &Duty, interfaces: &[Interface]) -> Result<()> {
+    fn unwrap(
+        &mut self,
+        wanted: &RealServerRole,
+        before: &RealServerRole,
+        interfaces: &[Interface],
+    ) -> Result<()> {
         if wanted.tunnels.is_empty() {
             self.unwrapped = None;
             return if before.tunnels.is_empty() { Ok(()) } else { decap::stop() };

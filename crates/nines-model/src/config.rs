@@ -12,11 +12,11 @@ use crate::{
     time::Millis,
 };
 
-mod again;
 mod broken;
 mod checks;
 mod clients;
 mod conflicts;
+mod incremental;
 pub mod keys;
 mod listen;
 mod pool;
@@ -24,7 +24,7 @@ mod reader;
 pub mod schema;
 mod services;
 
-pub use self::again::parse_after;
+pub use self::incremental::parse_after;
 
 /// One thing wrong with a file.
 #[derive(Clone, Debug, PartialEq, Eq)]

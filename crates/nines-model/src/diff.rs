@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    sense::unserved,
+    sanity::unserved,
     spec::{Check, CheckKind, Limit, NodeSpec, ServerSpec, ServiceSpec, Spec, Vip},
 };
 

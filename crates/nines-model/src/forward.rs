@@ -9,8 +9,8 @@ pub enum Forward {
     Dr,
     /// Destination rewritten; replies come back through the director.
     Nat,
-    /// The same, and the source rewritten to the VIP: replies come back whatever the server's routes
-    /// are.
+    /// The same, and the source rewritten to the VIP: replies come back whatever the server's
+    /// routes are.
     FullNat,
     /// The director itself is the server.
     Local,

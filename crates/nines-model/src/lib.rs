@@ -7,21 +7,21 @@
 pub mod clients;
 pub mod config;
 pub mod diff;
-pub mod duty;
 pub mod forward;
 pub mod listen;
 pub mod names;
-pub mod sense;
-pub mod shown;
+pub mod printable;
+pub mod real_server;
+pub mod sanity;
 pub mod spec;
 pub mod suggest;
 pub mod table;
 pub mod time;
 
 pub use clients::{ClientRate, QuicId, Rate, Sources};
-pub use duty::Duty;
 pub use forward::{Forward, Tunnel, TunnelChecksum, TunnelKind};
 pub use listen::{Listen, Proto, network};
+pub use real_server::RealServerRole;
 pub use spec::{
     Backend, Check, CheckKind, IdleLimits, Limit, NodeSpec, Persist, Role, Scheduler,
     SchedulerFlags, ServerSpec, ServiceSpec, Spec, Timing, Vip,

@@ -115,7 +115,8 @@ impl Spec {
         named.map(|(addr, _)| *addr).into_iter().collect()
     }
 
-    /// Real servers called `word` ("r2" in every service, or "web/r2" in one), as (service, server).
+    /// Real servers called `word` ("r2" in every service, or "web/r2" in one), as (service,
+    /// server).
     pub fn find_servers(&self, word: &str) -> BTreeSet<(String, String)> {
         let (service, server) = match word.split_once('/') {
             Some((service, server)) => (Some(service), server),

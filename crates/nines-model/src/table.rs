@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    Backend, ClientRate, Duty, Forward, IdleLimits, Limit, Listen, Persist, QuicId, Rate,
+    Backend, ClientRate, Forward, IdleLimits, Limit, Listen, Persist, QuicId, Rate, RealServerRole,
     Scheduler, SchedulerFlags, Sources,
 };
 
@@ -17,7 +17,7 @@ pub struct ForwardingTable {
     /// By name; names are unique.
     pub services: BTreeMap<String, TableService>,
     /// What this very node must have as a real server of other directors.
-    pub duty: Duty,
+    pub duty: RealServerRole,
     /// MAC addresses of the other directors.
     pub director_macs: Vec<[u8; 6]>,
     /// Who forwards.

@@ -121,8 +121,8 @@ pub fn plan(spec: &Spec, observed: &Observed) -> Plan {
     plan
 }
 
-/// One that goes with another goes nowhere else: there nobody has use for it, and where it could not
-/// start it is tried again.
+/// One that goes with another goes nowhere else: there nobody has use for it, and where it could
+/// not start it is tried again.
 fn follow_to(
     spec: &Spec,
     observed: &Observed,

@@ -28,8 +28,8 @@ fn vip(n: u8) -> IpAddr {
     IpAddr::from([10, 0, 0, n])
 }
 
-/// "lb1+ lb2" reads: lb1 alive and ready, lb2 silent; flags: s standby, u unable, l leaving, n not ready,
-/// b without lb1's flows, j joining, v without a vote for good.
+/// "lb1+ lb2" reads: lb1 alive and ready, lb2 silent; flags: s standby, u unable, l leaving, n not
+/// ready, b without lb1's flows, j joining, v without a vote for good.
 fn seen(nodes: &str, held: &[(u8, &str)]) -> Observed {
     let mut observed = Observed::default();
     for word in nodes.split(' ') {

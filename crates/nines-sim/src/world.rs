@@ -44,7 +44,8 @@ pub enum Sabotage {
     PromisesForgotten,
     /// A copy of a state directory looks like the original.
     CopiesUnknown,
-    /// Other nodes promise one VIP less than a heartbeat names, and say that they promised them all.
+    /// Other nodes promise one VIP less than a heartbeat names, and say that they promised them
+    /// all.
     SetsMisread,
 }
 

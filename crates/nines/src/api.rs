@@ -21,7 +21,7 @@ use nines_core::{
     action::Refusal,
     wire::{Act, Apply, Command, Give, command::Kind as What, pack},
 };
-use nines_model::{Backend, Spec, Time, config, diff, shown::clean};
+use nines_model::{Backend, Spec, Time, config, diff, printable::clean};
 use serde::Deserialize;
 use utoipa::OpenApi as _;
 
@@ -197,7 +197,7 @@ fn refused(refusal: &Refusal) -> Failure {
 }
 
 async fn propose(agent: &Agent, caller: Caller, kind: What) -> Outcome<Json<Done>> {
-    let actor = caller.actor(&agent.papers.identity.me.name);
+    let actor = caller.actor(&agent.credentials.identity.me.name);
     let command = Command { actor, kind: Some(kind), ..Command::default() };
     let (index, text) = agent.core.propose(command).await.map_err(|e| refused(&e))?;
     Ok(Json(Done { index, text }))
@@ -338,7 +338,8 @@ pub fn no_table_holds(spec: &Spec) -> Outcome<()> {
 
 /// A config against the cluster and its machines as they are: what changes, and what cannot work.
 async fn compared(agent: &Agent, spec: Arc<Spec>) -> Outcome<Plan> {
-    let mut cluster = agent.core.inspect(view::fits::Cluster::of).await.ok_or_else(stopping)?;
+    let mut cluster =
+        agent.core.inspect(view::feasibility::Cluster::of).await.ok_or_else(stopping)?;
     if agent.forwarding.is_none() {
         cluster.told_down(seen(agent).await?.0.told.useless());
     }
@@ -353,7 +354,7 @@ async fn compared(agent: &Agent, spec: Arc<Spec>) -> Outcome<Plan> {
 }
 
 /// Refuses what cannot work on the machines as they are.
-fn possible(cluster: &view::fits::Cluster, spec: &Spec) -> Outcome<()> {
+fn possible(cluster: &view::feasibility::Cluster, spec: &Spec) -> Outcome<()> {
     no_table_holds(spec)?;
     cluster.impossible(spec).into_iter().next().map_or(Ok(()), Err)
 }
@@ -390,7 +391,7 @@ async fn post_apply(
 ) -> Outcome<Json<Done>> {
     let (text, spec) = read(&agent, request.text).await?;
     let in_force = |node: &Node, now: Time| {
-        (view::fits::Cluster::of(node, now), Arc::clone(&node.state().text))
+        (view::feasibility::Cluster::of(node, now), Arc::clone(&node.state().text))
     };
     let (cluster, before) = agent.core.inspect(in_force).await.ok_or_else(stopping)?;
     let apply = elsewhere(move || -> Outcome<Apply> {

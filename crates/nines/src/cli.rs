@@ -5,7 +5,7 @@
 use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
 use clap::{FromArgMatches as _, Parser, Subcommand, ValueEnum};
-use nines_model::shown::clean_lines;
+use nines_model::printable::clean_lines;
 
 use crate::{
     api::client::Client,

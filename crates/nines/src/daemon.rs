@@ -25,34 +25,34 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use self::{
     core_thread::{CoreThread, Handle, Input, Work},
+    datagram::DatagramCipher,
     logger::Logger,
-    seal::Seals,
     worker::{AddressWork, ForwardWork, News, Places, Workers},
 };
 use crate::{
     api,
     failure::{Failure, Kind, Outcome},
     health::{Checks, shortage::Shortages},
-    identity::{self, Home, Papers},
+    identity::{self, Credentials, StateDir},
     proof,
 };
 
+pub mod connection_limits;
+mod copied_state;
 pub mod core_thread;
+pub mod datagram;
 pub mod descriptors;
 mod devices;
 mod facts;
-pub mod flows;
-pub mod gate;
-mod kept;
+pub mod flow_sync;
+pub mod local_server;
 pub mod logger;
 pub mod own_log;
 pub mod peer_port;
-mod place;
 pub mod real_server;
-pub mod seal;
-pub mod serves;
 mod session;
 pub mod store;
+mod vip_addresses;
 mod worker;
 pub use self::worker::ForwardWork as ForwardQuestion;
 
@@ -85,7 +85,7 @@ pub struct Shown {
     /// A program that takes VIPs away again and again; empty: none.
     pub fight: String,
     /// VIPs that it could not serve now, by reason.
-    pub unfit: kept::Unfit,
+    pub unfit: vip_addresses::Unfit,
     /// It is a witness.
     pub witness: bool,
     /// The cluster it is a member of, also before it has the log.
@@ -119,15 +119,15 @@ pub struct Agent {
     /// The node.
     pub core: Handle,
     /// State directory.
-    pub home: Home,
+    pub home: StateDir,
     /// Papers of this node.
-    pub papers: Arc<Papers>,
+    pub credentials: Arc<Credentials>,
     /// Questions to the data plane; a witness has none.
     pub forwarding: Option<mpsc::Sender<ForwardWork>>,
     /// How this node forwards.
     pub shown: Arc<Mutex<Shown>>,
     /// Flows told to other directors and taken from them; a witness has none.
-    pub flows: Option<Arc<flows::Flows>>,
+    pub flows: Option<Arc<flow_sync::Flows>>,
     /// Config in force here.
     pub revision: Arc<AtomicU64>,
     /// That config as it was last looked at for a real server.
@@ -153,15 +153,15 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) {
 pub fn run(options: &Options) -> Outcome<()> {
     let log = Logger::stderr();
     let home = identity::home(&options.state);
-    let papers = Arc::new(home.papers()?);
+    let credentials = Arc::new(home.credentials()?);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|e| Failure::new(Kind::Io, "cannot start", e))?;
-    let ended = if papers.identity.server {
-        runtime.block_on(real_server::serve(home, papers, &log))
+    let ended = if credentials.identity.server {
+        runtime.block_on(real_server::serve(home, credentials, &log))
     } else {
-        runtime.block_on(serve(options, home, papers, &log))
+        runtime.block_on(serve(options, home, credentials, &log))
     };
     match ended {
         Ok(End::Stopped) => Ok(()),
@@ -190,33 +190,38 @@ pub enum End {
     Replace,
 }
 
-async fn serve(options: &Options, home: Home, papers: Arc<Papers>, log: &Logger) -> Outcome<End> {
+async fn serve(
+    options: &Options,
+    home: StateDir,
+    credentials: Arc<Credentials>,
+    log: &Logger,
+) -> Outcome<End> {
     let listener = api::listen(&options.socket)?;
-    let ended = serve_with_socket(options, home, papers, log, listener).await;
+    let ended = serve_with_socket(options, home, credentials, log, listener).await;
     let _ = std::fs::remove_file(&options.socket);
     ended
 }
 
 async fn serve_with_socket(
     options: &Options,
-    home: Home,
-    papers: Arc<Papers>,
+    home: StateDir,
+    credentials: Arc<Credentials>,
     log: &Logger,
     listener: tokio::net::UnixListener,
 ) -> Outcome<End> {
-    let me = papers.identity.me.clone();
-    let (store, kept) = own_log::open_or_restart(&home, &papers.identity, || drop(replace()))?;
+    let me = credentials.identity.me.clone();
+    let (store, kept) = own_log::open_or_restart(&home, &credentials.identity, || drop(replace()))?;
     let boot = u64::from_be_bytes(identity::random::<8>()) >> 2;
     let config = Config {
         id: me.id,
         name: me.name.clone(),
         boot,
-        machine_boot: place::machine_boot(),
-        place: place::of(&home, own_log::FILE),
-        seeds: papers.identity.peers.iter().map(|p| p.id).collect(),
+        machine_boot: copied_state::machine_boot(),
+        place: copied_state::of(&home, own_log::FILE),
+        seeds: credentials.identity.peers.iter().map(|p| p.id).collect(),
     };
     let mut node = Node::new(config, boot_time(), &kept);
-    let witness = papers.identity.witness;
+    let witness = credentials.identity.witness;
 
     let sockets = devices::bind(&me)?;
     let tcp = devices::bind_tcp(std::net::SocketAddr::new(me.addresses[0], me.port))?;
@@ -226,7 +231,7 @@ async fn serve_with_socket(
     let places: Places = Places::default();
     remember_places(&places, &node);
     let path = if witness { "none (witness)" } else { "starting" }.to_owned();
-    let cluster = papers.identity.cluster.clone();
+    let cluster = credentials.identity.cluster.clone();
     let shown = Shown { path, witness, cluster, ..Shown::default() };
     let shown = Arc::new(Mutex::new(shown));
     let (elsewhere, mut others) = tokio::sync::mpsc::unbounded_channel();
@@ -255,7 +260,7 @@ async fn serve_with_socket(
         let (send, work) = mpsc::channel();
         let learn = send.clone();
         let wanted = move || drop(learn.send(ForwardWork::Learn));
-        let told = flows::Flows::start(plane.flows_out()?, wanted, log);
+        let told = flow_sync::Flows::start(plane.flows_out()?, wanted, log);
         let told = Arc::new(told.map_err(|e| Failure::new(Kind::Io, "cannot start", e))?);
         shared_flows = Some(Arc::clone(&told));
         guard = Some(Box::new(kernel_guard));
@@ -266,8 +271,8 @@ async fn serve_with_socket(
         let (duties, duty) = mpsc::channel();
         {
             let (memory, core, log, shown) =
-                (home.file(serves::MEMORY), core.clone(), log.clone(), Arc::clone(&shown));
-            spawn("serves", move || serves::keep(&duty, &memory, &core, &shown, &log));
+                (home.file(local_server::MEMORY), core.clone(), log.clone(), Arc::clone(&shown));
+            spawn("serves", move || local_server::keep(&duty, &memory, &core, &shown, &log));
         }
         spawn("forwarding", move || {
             let mut plane = Director::new(plane);
@@ -302,7 +307,7 @@ async fn serve_with_socket(
         let (core, log, places) = (core.clone(), log.clone(), Arc::clone(&places));
         let (shown, news) = (Arc::clone(&shown), Arc::clone(&news));
         spawn("addresses", move || {
-            let kept = kept::Kept::new(witness);
+            let kept = vip_addresses::VipAddresses::new(witness);
             worker::addresses(kept, address_work, &places, &shown, &news, &core, &log);
         });
     }
@@ -323,8 +328,8 @@ async fn serve_with_socket(
         watched: true,
     };
     {
-        let (core, home, papers) = (core.clone(), home.clone(), Arc::clone(&papers));
-        let first = move || papers.identity.note_log(&home);
+        let (core, home, credentials) = (core.clone(), home.clone(), Arc::clone(&credentials));
+        let first = move || credentials.identity.note_log(&home);
         spawn("disk", move || worker::disk(store, disk_work, first, &core));
     }
     {
@@ -332,19 +337,19 @@ async fn serve_with_socket(
         spawn("configs", move || worker::configs(unread, &core));
     }
     let beat_key = data_encoding::HEXLOWER
-        .decode(papers.identity.beat_key.as_bytes())
+        .decode(credentials.identity.beat_key.as_bytes())
         .map_err(|e| Failure::new(Kind::Io, "identity.json is damaged", e))?;
     let configured = Arc::clone(&places);
     let revision = Arc::new(AtomicU64::new(node.state().revision));
     let in_force = Arc::clone(&revision);
-    let seals = Seals::new(&beat_key, me.id, identity::random());
+    let seals = DatagramCipher::new(&beat_key, me.id, identity::random());
     let thread = CoreThread::new(
         poll,
         inputs,
         node,
         sockets,
         seals,
-        &papers.identity.peers,
+        &credentials.identity.peers,
         guard,
         Box::new(move |work| workers.take(work)),
         Box::new(move |node| {
@@ -366,7 +371,7 @@ async fn serve_with_socket(
     let unusable = Mutex::default();
     #[rustfmt::skip]
     let agent = Agent {
-        core, home, papers, forwarding, shown, flows, revision, config, unusable, log, shares,
+        core, home, credentials, forwarding, shown, flows, revision, config, unusable, log, shares,
         shortages,
     };
     let agent = Arc::new(agent);
@@ -375,17 +380,17 @@ async fn serve_with_socket(
     if let Some(listener) = metrics {
         tokio::spawn(api::serve_metrics(listener, Arc::clone(&agent)));
     }
-    tokio::spawn(peer_port::serve(tcp, Arc::clone(&agent.papers), Arc::clone(&agent)));
+    tokio::spawn(peer_port::serve(tcp, Arc::clone(&agent.credentials), Arc::clone(&agent)));
     if agent.flows.is_some() {
         tokio::spawn(proof::keep(Arc::clone(&agent)));
-        tokio::spawn(flows::ask_all(Arc::clone(&agent)));
+        tokio::spawn(flow_sync::ask_all(Arc::clone(&agent)));
     }
     tokio::spawn(facts::tell(Arc::clone(&agent), Arc::clone(&places), news, changes));
     agent.log.line(&format!(
         "nines {} runs as {} in cluster {}",
         env!("CARGO_PKG_VERSION"),
         me.name,
-        agent.papers.identity.cluster
+        agent.credentials.identity.cluster
     ));
     let end = until_the_end(&agent, &mut others, &agent.log).await;
     agent.core.put(Input::End);
@@ -420,7 +425,7 @@ async fn until_the_end(
     let shortages = Arc::clone(&agent.shortages);
     let mut checks = Checks::new(core, log_of_checks, shortages, agent.shares.checks);
     let mut bulk =
-        peer_port::bulk::Bulk::new(Arc::clone(&agent.papers), agent.core.clone(), log.clone());
+        peer_port::bulk::Bulk::new(Arc::clone(&agent.credentials), agent.core.clone(), log.clone());
     let mut stop_at: Option<tokio::time::Instant> = None;
     loop {
         tokio::select! {

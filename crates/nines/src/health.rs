@@ -137,8 +137,8 @@ struct KeptLine {
     room: Option<OwnedSemaphorePermit>,
 }
 
-/// What a server that wants to be told of clients is told of a check: there is none (PROXY protocol,
-/// version 2, command LOCAL).
+/// What a server that wants to be told of clients is told of a check: there is none (PROXY
+/// protocol, version 2, command LOCAL).
 const LOCAL: [u8; 16] = *b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
 
 async fn check(

@@ -1,8 +1,8 @@
 //! Who this machine is in its cluster: names, numbers, keys, certificates, on disk.
 //!
 //! Decides: the layout of the state directory and how trust is made. One certificate authority a
-//! cluster; each node has a certificate for its name; heartbeats are sealed with a key that all share.
-//! Secrets are files of mode 0600; none is ever printed but the join code.
+//! cluster; each node has a certificate for its name; heartbeats are sealed with a key that all
+//! share. Secrets are files of mode 0600; none is ever printed but the join code.
 
 use std::{
     fs,
@@ -69,13 +69,13 @@ pub struct Identity {
 
 impl Identity {
     /// Whether this node has ever had a log.
-    pub fn has_log(&self, home: &Home) -> bool {
+    pub fn has_log(&self, home: &StateDir) -> bool {
         // Another thread may have noted it since this was read.
         self.founding || self.has_log || home.identity().is_ok_and(|now| now.has_log)
     }
 
     /// Notes that it has one.
-    pub fn note_log(&self, home: &Home) -> Outcome<()> {
+    pub fn note_log(&self, home: &StateDir) -> Outcome<()> {
         if self.has_log(home) {
             return Ok(());
         }
@@ -87,7 +87,7 @@ impl Identity {
 
 /// The secrets of a cluster, as they are handed to a node that joins.
 #[derive(Clone, Serialize, Deserialize)]
-pub struct Papers {
+pub struct Credentials {
     /// Who it is.
     pub identity: Identity,
     /// Authority's certificate, PEM.
@@ -102,7 +102,7 @@ pub struct Papers {
 
 /// A state directory.
 #[derive(Clone, Debug)]
-pub struct Home(pub PathBuf);
+pub struct StateDir(pub PathBuf);
 
 fn disk(what: impl Into<String>, why: impl std::fmt::Display) -> Failure {
     Failure::new(Kind::Io, what, why).next("see whether the disk is full and the directory yours")
@@ -115,7 +115,7 @@ pub fn random<const N: usize>() -> [u8; N] {
     bytes
 }
 
-impl Home {
+impl StateDir {
     /// A file in it.
     pub fn file(&self, name: &str) -> PathBuf {
         self.0.join(name)
@@ -169,9 +169,9 @@ impl Home {
         serde_json::from_str(&text).map_err(|e| disk("identity.json is damaged", e))
     }
 
-    /// All papers of this node.
-    pub fn papers(&self) -> Outcome<Papers> {
-        Ok(Papers {
+    /// All credentials of this node.
+    pub fn credentials(&self) -> Outcome<Credentials> {
+        Ok(Credentials {
             identity: self.identity()?,
             ca_pem: self.read("ca.pem")?,
             ca_key: self.read("ca.key")?,
@@ -180,16 +180,16 @@ impl Home {
         })
     }
 
-    /// Keeps papers; `identity.json` comes last: before it this machine is no member, so a disk
-    /// that fills up on the way leaves no half member.
-    pub fn keep(&self, papers: &Papers) -> Outcome<()> {
+    /// Keeps credentials; `identity.json` comes last: before it this machine is no member, so a
+    /// disk that fills up on the way leaves no half member.
+    pub fn keep(&self, credentials: &Credentials) -> Outcome<()> {
         fs::create_dir_all(&self.0)
             .map_err(|e| disk(format!("cannot make {}", self.0.display()), e))?;
-        self.write("ca.pem", &papers.ca_pem)?;
-        self.write("ca.key", &papers.ca_key)?;
-        self.write("node.pem", &papers.cert_pem)?;
-        self.write("node.key", &papers.key_pem)?;
-        let text = serde_json::to_string_pretty(&papers.identity).expect("plain data");
+        self.write("ca.pem", &credentials.ca_pem)?;
+        self.write("ca.key", &credentials.ca_key)?;
+        self.write("node.pem", &credentials.cert_pem)?;
+        self.write("node.key", &credentials.key_pem)?;
+        let text = serde_json::to_string_pretty(&credentials.identity).expect("plain data");
         self.write("identity.json", &text)
     }
 
@@ -255,8 +255,8 @@ pub fn number_of_tls_name(name: &str) -> Option<u64> {
     name.strip_prefix('n')?.strip_suffix(".nines-number")?.parse().ok()
 }
 
-/// A certificate and key for these TLS names; `guest`: it opens no port that others could take for a
-/// member's.
+/// A certificate and key for these TLS names; `guest`: it opens no port that others could take for
+/// a member's.
 fn certificate(
     cluster: &str,
     ca_key: &str,
@@ -314,8 +314,12 @@ pub fn read_code(code: &str) -> Option<(String, [u8; 10])> {
     (bytes.len() == 20).then(|| (data_encoding::HEXLOWER.encode(&bytes[..10]), print))
 }
 
-/// Makes the papers of founding members who start together, and the log they start from.
-pub fn found(text: &str, spec: &nines_model::Spec, port: u16) -> Outcome<(Vec<Papers>, Persisted)> {
+/// Makes the credentials of founding members who start together, and the log they start from.
+pub fn found(
+    text: &str,
+    spec: &nines_model::Spec,
+    port: u16,
+) -> Outcome<(Vec<Credentials>, Persisted)> {
     let (ca_pem, ca_key) = authority(&spec.name)?;
     let beat_key = data_encoding::HEXLOWER.encode(&random::<32>());
     let peers: Vec<Peer> = spec
@@ -329,7 +333,7 @@ pub fn found(text: &str, spec: &nines_model::Spec, port: u16) -> Outcome<(Vec<Pa
             port,
         })
         .collect();
-    let mut papers = Vec::new();
+    let mut credentials = Vec::new();
     for me in &peers {
         let names = vec![tls_name(&me.name), number_tls_name(me.id)];
         let (cert_pem, key_pem) = certificate(&spec.name, &ca_key, names, false)?;
@@ -344,7 +348,7 @@ pub fn found(text: &str, spec: &nines_model::Spec, port: u16) -> Outcome<(Vec<Pa
             server: false,
         };
         let (ca_pem, ca_key) = (ca_pem.clone(), ca_key.clone());
-        papers.push(Papers { identity, ca_pem, ca_key, cert_pem, key_pem });
+        credentials.push(Credentials { identity, ca_pem, ca_key, cert_pem, key_pem });
     }
     let mut state = State {
         text: text.into(),
@@ -364,7 +368,7 @@ pub fn found(text: &str, spec: &nines_model::Spec, port: u16) -> Outcome<(Vec<Pa
         snapshot: Snapshot { index: 1, term: 1, voters, learners: Vec::new(), data },
         ..Persisted::default()
     };
-    Ok((papers, kept))
+    Ok((credentials, kept))
 }
 
 /// A peer as the log knows it.
@@ -379,7 +383,12 @@ pub fn member(peer: &Peer, witness: bool) -> Member {
 }
 
 /// Papers for a node that joins.
-pub fn admit(mine: &Papers, peers: Vec<Peer>, newcomer: Peer, witness: bool) -> Outcome<Papers> {
+pub fn admit(
+    mine: &Credentials,
+    peers: Vec<Peer>,
+    newcomer: Peer,
+    witness: bool,
+) -> Outcome<Credentials> {
     let names = vec![tls_name(&newcomer.name), number_tls_name(newcomer.id)];
     let (cert_pem, key_pem) = certificate(&mine.identity.cluster, &mine.ca_key, names, false)?;
     let identity = Identity {
@@ -393,11 +402,11 @@ pub fn admit(mine: &Papers, peers: Vec<Peer>, newcomer: Peer, witness: bool) -> 
         server: false,
     };
     let (ca_pem, ca_key) = (mine.ca_pem.clone(), mine.ca_key.clone());
-    Ok(Papers { identity, ca_pem, ca_key, cert_pem, key_pem })
+    Ok(Credentials { identity, ca_pem, ca_key, cert_pem, key_pem })
 }
 
 /// Papers for a real server: a web server that is broken into gives no key of the cluster away.
-pub fn admit_server(mine: &Papers, peers: Vec<Peer>, newcomer: Peer) -> Outcome<Papers> {
+pub fn admit_server(mine: &Credentials, peers: Vec<Peer>, newcomer: Peer) -> Outcome<Credentials> {
     let cluster = mine.identity.cluster.clone();
     let names = vec![server_tls_name(&newcomer.name)];
     let (cert_pem, key_pem) = certificate(&cluster, &mine.ca_key, names, true)?;
@@ -412,12 +421,12 @@ pub fn admit_server(mine: &Papers, peers: Vec<Peer>, newcomer: Peer) -> Outcome<
         server: true,
     };
     let ca_pem = mine.ca_pem.clone();
-    Ok(Papers { identity, ca_pem, ca_key: String::new(), cert_pem, key_pem })
+    Ok(Credentials { identity, ca_pem, ca_key: String::new(), cert_pem, key_pem })
 }
 
 /// The state directory, made private.
-pub fn home(path: &Path) -> Home {
-    Home(path.to_owned())
+pub fn home(path: &Path) -> StateDir {
+    StateDir(path.to_owned())
 }
 
 #[cfg(test)]
@@ -440,23 +449,27 @@ mod tests {
     fn a_real_server_is_no_node_of_its_name() {
         let text = "[cluster]\nname = \"t\"\n[nodes]\nlb1 = \"10.0.0.2\"\n";
         let spec = nines_model::config::parse(text).unwrap();
-        let (papers, _) = found(text, &spec, PORT).unwrap();
-        let named = |papers: &Papers, name: String| {
-            crate::trust::names(&der(&papers.cert_pem).into(), &name)
+        let (credentials, _) = found(text, &spec, PORT).unwrap();
+        let named = |credentials: &Credentials, name: String| {
+            crate::trust::names(&der(&credentials.cert_pem).into(), &name)
         };
-        assert!(named(&papers[0], tls_name("lb1")) && named(&papers[0], number_tls_name(1)));
-        assert_eq!(crate::trust::number(&der(&papers[0].cert_pem).into()), Some(1));
+        assert!(
+            named(&credentials[0], tls_name("lb1")) && named(&credentials[0], number_tls_name(1))
+        );
+        assert_eq!(crate::trust::number(&der(&credentials[0].cert_pem).into()), Some(1));
         let peer = Peer { id: 0, name: "lb1".into(), addresses: Vec::new(), port: PORT };
-        let server = admit_server(&papers[0], Vec::new(), peer).unwrap();
+        let server = admit_server(&credentials[0], Vec::new(), peer).unwrap();
         assert_eq!(crate::trust::number(&der(&server.cert_pem).into()), None);
         assert!(named(&server, server_tls_name("lb1")));
-        assert!(!named(&server, tls_name("lb1")) && !named(&papers[0], server_tls_name("lb1")));
+        assert!(
+            !named(&server, tls_name("lb1")) && !named(&credentials[0], server_tls_name("lb1"))
+        );
         assert!(server.ca_key.is_empty() && server.identity.beat_key.is_empty());
         // Nobody who joins takes it for a member's, whatever name it listens by.
         let anchor = der(&server.ca_pem).into();
         let anchor = webpki::anchor_from_trusted_cert(&anchor).unwrap();
-        let passes = |papers: &Papers| {
-            let cert = der(&papers.cert_pem).into();
+        let passes = |credentials: &Credentials| {
+            let cert = der(&credentials.cert_pem).into();
             let cert = webpki::EndEntityCert::try_from(&cert).unwrap();
             let provider = rustls::crypto::ring::default_provider();
             let algorithms = provider.signature_verification_algorithms.all;
@@ -472,10 +485,10 @@ mod tests {
             );
             done.is_ok()
         };
-        assert!(passes(&papers[0]) && !passes(&server));
+        assert!(passes(&credentials[0]) && !passes(&server));
         for name in ["web 1", "*", ""] {
             let peer = Peer { id: 0, name: name.into(), addresses: Vec::new(), port: PORT };
-            assert!(admit_server(&papers[0], Vec::new(), peer).is_err(), "{name}");
+            assert!(admit_server(&credentials[0], Vec::new(), peer).is_err(), "{name}");
         }
     }
 }

@@ -1,8 +1,10 @@
-//! `nines ipvsadm`, also when called as `ipvsadm`: LVS's tool on nines' tables. It needs no daemon: it
-//! works on the pinned tables of the network namespace it is called in, or on the kernel's IPVS there.
+//! `nines ipvsadm`, also when called as `ipvsadm`: LVS's tool on nines' tables. It needs no daemon:
+//! it works on the pinned tables of the network namespace it is called in, or on the kernel's IPVS
+//! there.
 //!
-//! Decides: which of the two; what a line does to nines' tables, in IPVS's order of servers (the newest
-//! first). `ipvs.rs` has what it does to IPVS, `grammar.rs` its grammar, `listing.rs` its output.
+//! Decides: which of the two; what a line does to nines' tables, in IPVS's order of servers (the
+//! newest first). `ipvs.rs` has what it does to IPVS, `grammar.rs` its grammar, `listing.rs` its
+//! output.
 
 use std::{io::BufRead as _, process::ExitCode, time::Duration};
 
@@ -14,19 +16,19 @@ use nines_dataplane::{
 use nines_model::ForwardingTable;
 
 use self::{
+    commands::Command,
     grammar::{Ask, Refused},
     lines::Lines,
     listing::Form,
-    words::Command,
 };
 
+mod commands;
+mod follow_devices;
 mod grammar;
 mod ipvs;
-mod later;
 mod lines;
 mod listing;
 mod names;
-mod words;
 
 const VERSION: &str = "ipvsadm v1.31 2019/12/24 (compiled with popt and IPVS v1.2.1)";
 /// Another ipvsadm is done by then.
@@ -43,9 +45,9 @@ pub fn main(words: &[String]) -> ExitCode {
 /// Runs one line, or with `-R` those of the standard input; gives the exit code.
 pub fn run(words: &[String]) -> u8 {
     if let [word] = words
-        && word == later::WORD
+        && word == follow_devices::WORD
     {
-        return u8::from(later::follow().is_err());
+        return u8::from(follow_devices::follow().is_err());
     }
     let done = grammar::read(words).and_then(|ask| match ask.command {
         Command::Restore => restore(),
@@ -259,7 +261,7 @@ impl Kernel {
         self.writable()?.apply(table).map_err(failed)?;
         let any = !table.services.is_empty();
         if self.followed != Some(any) {
-            later::see_to_it(any).map_err(failed)?;
+            follow_devices::see_to_it(any).map_err(failed)?;
             self.followed = Some(any);
         }
         if lines.marks {

@@ -18,7 +18,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem:
 
 use crate::{
     failure::{Failure, Kind, Outcome},
-    identity::{self, Papers},
+    identity::{self, Credentials},
 };
 
 fn trouble(e: impl std::fmt::Display) -> Failure {
@@ -30,22 +30,27 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(default_provider())
 }
 
-fn chain(papers: &Papers) -> (Vec<CertificateDer<'static>>, Outcome<PrivateKeyDer<'static>>) {
+fn chain(
+    credentials: &Credentials,
+) -> (Vec<CertificateDer<'static>>, Outcome<PrivateKeyDer<'static>>) {
     // The authority goes along: a joining node compares its fingerprint.
-    let certs = vec![identity::der(&papers.cert_pem).into(), identity::der(&papers.ca_pem).into()];
-    (certs, PrivateKeyDer::from_pem_slice(papers.key_pem.as_bytes()).map_err(trouble))
+    let certs = vec![
+        identity::der(&credentials.cert_pem).into(),
+        identity::der(&credentials.ca_pem).into(),
+    ];
+    (certs, PrivateKeyDer::from_pem_slice(credentials.key_pem.as_bytes()).map_err(trouble))
 }
 
-fn roots(papers: &Papers) -> Outcome<Arc<RootCertStore>> {
+fn roots(credentials: &Credentials) -> Outcome<Arc<RootCertStore>> {
     let mut roots = RootCertStore::empty();
-    roots.add(identity::der(&papers.ca_pem).into()).map_err(trouble)?;
+    roots.add(identity::der(&credentials.ca_pem).into()).map_err(trouble)?;
     Ok(Arc::new(roots))
 }
 
 /// For the port that members, and nodes that want to join, connect to.
-pub fn server(papers: &Papers) -> Outcome<Arc<ServerConfig>> {
-    let (certs, key) = chain(papers);
-    let verifier = WebPkiClientVerifier::builder_with_provider(roots(papers)?, provider())
+pub fn server(credentials: &Credentials) -> Outcome<Arc<ServerConfig>> {
+    let (certs, key) = chain(credentials);
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots(credentials)?, provider())
         .allow_unauthenticated()
         .build()
         .map_err(trouble)?;
@@ -59,12 +64,12 @@ pub fn server(papers: &Papers) -> Outcome<Arc<ServerConfig>> {
 }
 
 /// For connections to members.
-pub fn client(papers: &Papers) -> Outcome<Arc<ClientConfig>> {
-    let (certs, key) = chain(papers);
+pub fn client(credentials: &Credentials) -> Outcome<Arc<ClientConfig>> {
+    let (certs, key) = chain(credentials);
     let config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(trouble)?
-        .with_root_certificates(roots(papers)?)
+        .with_root_certificates(roots(credentials)?)
         .with_client_auth_cert(certs, key?)
         .map_err(trouble)?;
     Ok(Arc::new(config))

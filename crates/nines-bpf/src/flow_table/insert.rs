@@ -56,11 +56,11 @@ fn first_by(bucket: *mut Bucket, now: u32, rank: impl Fn(u64, u64, u64) -> u64) 
     (best as usize & 7, best >> 3)
 }
 
-/// What a new flow may take: nothing's place, then, with `force`, that of one which came in the middle
-/// and has shown nothing since; of one which is not established, or no more (so whoever sends SYNs by
-/// the million takes his own places); of one that has not earned its place; of datagrams; then whose
-/// silence is longest. Of TCP that has not earned its place it is the shortest: where answers go past,
-/// who has been there for long is the less likely forged.
+/// What a new flow may take: nothing's place, then, with `force`, that of one which came in the
+/// middle and has shown nothing since; of one which is not established, or no more (so whoever
+/// sends SYNs by the million takes his own places); of one that has not earned its place; of
+/// datagrams; then whose silence is longest. Of TCP that has not earned its place it is the
+/// shortest: where answers go past, who has been there for long is the less likely forged.
 #[inline(always)]
 fn to_reuse(bucket: *mut Bucket, now: u32, force: u32) -> (usize, u64) {
     const _: () = assert!(STATE_ESTABLISHED == 1 && STATE_UDP == 9 && STATE_LISTEN & 7 != 1);

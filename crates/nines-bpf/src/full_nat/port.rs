@@ -19,7 +19,8 @@ use crate::{
 const TRIES: u32 = 16;
 
 /// How little the flow that has these answers is worth: not established, or no more, is less than
-/// all; then what was silent for long. [`OVER`] and more: its time is over; [`NOBODYS`]: there is none.
+/// all; then what was silent for long. [`OVER`] and more: its time is over; [`NOBODYS`]: there is
+/// none.
 #[inline(always)]
 fn in_the_way(answers: &Flow, clock: u32) -> u32 {
     let Some((_, seen)) = flow_table::look_up(answers, hash_of(answers)) else {
@@ -49,8 +50,8 @@ pub fn search(packet: &mut Packet) -> Verdict {
 }
 
 /// Tries a port beside the source for a new flow: it gets one that is nobody's, else of those tried
-/// the one that is worth least, whose flow ends. A program that calls itself: the verifier walks one
-/// try, and not all of them.
+/// the one that is worth least, whose flow ends. A program that calls itself: the verifier walks
+/// one try, and not all of them.
 #[inline(always)]
 pub fn choose_port(packet: &mut Packet) -> Verdict {
     const PORTS: u32 = 65_536 - FULL_NAT_PORTS as u32;

@@ -1,9 +1,9 @@
 //! Which messages of other nodes the consensus library may see.
 //!
-//! Decides: whether a message can be true, given this node's own log. The library trusts its peers: it
-//! stops the process at a message that contradicts its log. No member can send one that passes here
-//! and does that. An honest member sends one that is refused only if this node has lost a part of
-//! its log.
+//! Decides: whether a message can be true, given this node's own log. The library trusts its peers:
+//! it stops the process at a message that contradicts its log. No member can send one that passes
+//! here and does that. An honest member sends one that is refused only if this node has lost a part
+//! of its log.
 
 use super::{
     codec,

@@ -1,7 +1,7 @@
 //! The library's messages and entries as ours, and back.
 //!
-//! Decides: which kinds of message a network may bring at all; [`super::admission`] decides which of
-//! them can be true.
+//! Decides: which kinds of message a network may bring at all; [`super::admission`] decides which
+//! of them can be true.
 
 use raft::eraftpb::{
     ConfChange, ConfChangeType, Entry, EntryType, Message, MessageType, Snapshot as RaftSnapshot,

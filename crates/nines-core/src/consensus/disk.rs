@@ -1,8 +1,8 @@
 //! What a disk gives back at the start of a node.
 //!
 //! Decides: whether it can be the log of a node at all. The library believes its log and stops the
-//! process where two parts of it contradict each other; a node that guessed would vote by a log that
-//! nobody wrote.
+//! process where two parts of it contradict each other; a node that guessed would vote by a log
+//! that nobody wrote.
 
 use crate::wire::Persisted;
 
@@ -130,8 +130,8 @@ mod tests {
     }
 
     /// Of five nodes 1 and 3 have entries 4 to 9 of term 2. The others have committed entries of
-    /// term 3 in their place; the state at 6 comes to node 1. It takes that in and starts anew. Then
-    /// node 3, which has none of term 3, asks for its vote.
+    /// term 3 in their place; the state at 6 comes to node 1. It takes that in and starts anew.
+    /// Then node 3, which has none of term 3, asks for its vote.
     fn votes_for_one_that_lacks_what_is_committed(by_rule: bool) -> bool {
         let old: Vec<(u64, u64)> = (4..=9).map(|i| (i, 2)).collect();
         let mut disk = kept(&old, 3);

@@ -1,8 +1,8 @@
 //! Consensus messages on their way in.
 //!
-//! Decides: which are refused, which wait. What cannot be true names its sender in our log and goes no
-//! further; a state that cannot be read is not taken in; an entry that gives a promised VIP away waits
-//! for the end of the promise.
+//! Decides: which are refused, which wait. What cannot be true names its sender in our log and goes
+//! no further; a state that cannot be read is not taken in; an entry that gives a promised VIP away
+//! waits for the end of the promise.
 
 use std::collections::BTreeMap;
 

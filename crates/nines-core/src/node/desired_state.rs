@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use nines_model::{Duty, Millis, Time, Traffic};
+use nines_model::{Millis, RealServerRole, Time, Traffic};
 
 use super::Node;
 use crate::{
@@ -35,7 +35,7 @@ pub(super) struct DesiredState {
     cover: Vec<(IpAddr, bool)>,
     checks: Arc<Vec<CheckTask>>,
     wanted: Wanted,
-    duty: Duty,
+    duty: RealServerRole,
     settled: bool,
 }
 

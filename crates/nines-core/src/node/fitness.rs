@@ -1,8 +1,8 @@
 //! What a node says of the cards that its VIPs are on.
 //!
-//! Decides: for which VIPs a node is unfit, by what it said of itself in the log, and what is told of
-//! that to people. Which node then holds them is the planner's; a holder that is unfit keeps what no
-//! other can serve.
+//! Decides: for which VIPs a node is unfit, by what it said of itself in the log, and what is told
+//! of that to people. Which node then holds them is the planner's; a holder that is unfit keeps
+//! what no other can serve.
 
 use std::{collections::BTreeMap, net::IpAddr};
 

@@ -143,7 +143,8 @@ impl Node {
             let mut beat = beat.clone();
             self.tell_set(now, to, &mut beat, &mut parts);
             let mut frame = self.framed(frame::Kind::Heartbeat(beat));
-            // A heartbeat must fit a datagram, which goes over every link; what does not, goes alone.
+            // A heartbeat must fit a datagram, which goes over every link; what does not, goes
+            // alone.
             for more in rest {
                 if frame.encoded_len() + more.encoded_len() + 8 > DATAGRAM_MAX {
                     self.send(to, more.kind.expect("made by send_later"));
@@ -164,8 +165,8 @@ impl Node {
         vip_set::marks(self.state.spec.vips.keys().copied(), |vip| self.duty.unable.contains(&vip))
     }
 
-    /// Tells a peer that hears us what the set of our heartbeats contains, until it says that it knows:
-    /// in the heartbeat itself where it is little, else in datagrams before it.
+    /// Tells a peer that hears us what the set of our heartbeats contains, until it says that it
+    /// knows: in the heartbeat itself where it is little, else in datagrams before it.
     fn tell_set(&mut self, now: Time, to: u64, beat: &mut Heartbeat, parts: &mut Vec<SetPart>) {
         let (held, lease) = (&self.duty.held, self.lease());
         let told = self.duty.told.entry(to).or_default();
@@ -236,8 +237,8 @@ impl Node {
                 let same = self.membership.peer(from).is_some_and(|p| {
                     p.was_alive && p.beat == Heartbeat { sent_ns: p.beat.sent_ns, ..bare.clone() }
                 });
-                // Nodes heartbeat together: one wake-up hears and answers. Whose heartbeat comes first leads;
-                // others pull theirs forward, never back.
+                // Nodes heartbeat together: one wake-up hears and answers. Whose heartbeat comes
+                // first leads; others pull theirs forward, never back.
                 let half = self.state.spec.timing.beat.ns() / 2;
                 if self.next_beat.0.saturating_sub(now.0) <= half {
                     self.next_beat = self.next_beat.min(now);

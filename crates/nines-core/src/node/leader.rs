@@ -97,8 +97,8 @@ impl Node {
         Observed { nodes, vips, move_requests: self.state.move_requests.clone() }
     }
 
-    /// The nodes as the planner sees them. A node in limbo, neither heard lately nor silent for long
-    /// enough, is alive and not ready: nothing is taken from it and nothing given.
+    /// The nodes as the planner sees them. A node in limbo, neither heard lately nor silent for
+    /// long enough, is alive and not ready: nothing is taken from it and nothing given.
     fn views(&self, now: Time) -> BTreeMap<String, NodeView> {
         let lease = self.lease();
         let mut views = BTreeMap::new();

@@ -25,8 +25,8 @@ const COMPACT_TAIL_OF_LARGE: u64 = 4;
 const EVENTS_BYTES: usize = 900;
 
 impl Node {
-    /// The newest config in the log, in force or about to be: after a start entries are applied only
-    /// once a majority is heard. For what is made before that, such as room in tables.
+    /// The newest config in the log, in force or about to be: after a start entries are applied
+    /// only once a majority is heard. For what is made before that, such as room in tables.
     pub fn newest_config(&self) -> Arc<Spec> {
         let mut at = self.state.following();
         let mut configs = self.read_ahead.configs.clone();

@@ -1,10 +1,11 @@
 //! What nodes remember of each other's logs.
 //!
-//! Decides: whether a node that starts may vote. Each tells with its heartbeats what its log has shown to
-//! a leader; the others keep that as long as they run, and give it back with their answers. A node
-//! whose disk has less than it once showed, because an older copy was put back or the file is gone,
-//! has forgotten what others count on: it votes no more, and says so to everybody. A node that has
-//! just started waits for such answers before it votes: with its own word those of a majority.
+//! Decides: whether a node that starts may vote. Each tells with its heartbeats what its log has
+//! shown to a leader; the others keep that as long as they run, and give it back with their
+//! answers. A node whose disk has less than it once showed, because an older copy was put back or
+//! the file is gone, has forgotten what others count on: it votes no more, and says so to
+//! everybody. A node that has just started waits for such answers before it votes: with its own
+//! word those of a majority.
 //!
 //! Positions are (term, index): within a term what was acknowledged to its leader never leaves a
 //! log, and terms never go back. So less is a loss, and nothing but a loss. Two losses show without

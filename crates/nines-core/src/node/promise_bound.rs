@@ -69,7 +69,8 @@ impl Node {
         }
     }
 
-    /// Whether the disk knows of a promise so long; if not it is told, and the next heartbeat asks again.
+    /// Whether the disk knows of a promise so long; if not it is told, and the next heartbeat asks
+    /// again.
     pub(super) fn may_promise_long(&mut self, now: Time, length: Millis) -> bool {
         let until = Time(now.0 + lease::promise_ns(length));
         if self.promise_bound.kept >= until {
@@ -90,8 +91,8 @@ impl Node {
         LongPromise { until_ns: until.0, machine_boot, length_ns: until.since(now) }
     }
 
-    /// What the disk must know together with a state that replaces the log: a voter that starts from
-    /// it waits only for the lease that it names.
+    /// What the disk must know together with a state that replaces the log: a voter that starts
+    /// from it waits only for the lease that it names.
     pub(super) fn bound_of_promises(&mut self, now: Time, named: Millis) -> Option<LongPromise> {
         let until = self.promises.latest();
         let waits = Time(now.0 + promise_ns(named));

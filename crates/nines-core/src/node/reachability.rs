@@ -10,8 +10,8 @@ use nines_model::{Millis, Time};
 use super::Node;
 
 impl Node {
-    /// Nodes that this one has heard lately, for its heartbeats. Two heartbeats less than a lease: when a node
-    /// has died, nobody still says that it is heard by the time the leader misses it.
+    /// Nodes that this one has heard lately, for its heartbeats. Two heartbeats less than a lease:
+    /// when a node has died, nobody still says that it is heard by the time the leader misses it.
     pub(super) fn hears(&self, now: Time) -> Vec<u64> {
         let timing = &self.state.spec.timing;
         let lately = timing.lease.0.saturating_sub(2 * timing.beat.0).max(timing.beat.0);

@@ -207,7 +207,8 @@ mod tests {
         }
     }
 
-    /// Thousands of small changes of a large config would else be read one by one at the next start.
+    /// Thousands of small changes of a large config would else be read one by one at the next
+    /// start.
     #[test]
     fn a_start_reads_no_more_configs_than_fit_the_bound() {
         let text = |n: u32| -> String {

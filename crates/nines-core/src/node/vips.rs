@@ -166,9 +166,9 @@ impl Node {
         }
     }
 
-    /// Whether clients that come are forwarded, and the guard is on every card. Where the address is
-    /// on without that, this machine itself answers clients, and refuses them. One that an earlier
-    /// process left on stays on meanwhile, under the guard and the tables of that process.
+    /// Whether clients that come are forwarded, and the guard is on every card. Where the address
+    /// is on without that, this machine itself answers clients, and refuses them. One that an
+    /// earlier process left on stays on meanwhile, under the guard and the tables of that process.
     fn may_come_up(&self, vip: IpAddr) -> bool {
         self.forwards.as_ref().is_some_and(|spec| spec.vips.contains_key(&vip))
     }
@@ -239,7 +239,8 @@ impl Node {
         }
     }
 
-    /// A voter renewed what the heartbeat sent at `sent` named, but for `refused`. True if it matters.
+    /// A voter renewed what the heartbeat sent at `sent` named, but for `refused`. True if it
+    /// matters.
     pub(super) fn renewed(
         &mut self,
         (voter, incarnation): (u64, u64),

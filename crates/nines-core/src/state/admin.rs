@@ -83,8 +83,8 @@ impl State {
         Ok(format!("{} {what}", names.join(", ")))
     }
 
-    /// A move request moves its VIP and all of `more`, or none. A VIP that goes with another of them goes
-    /// there without a move request of its own.
+    /// A move request moves its VIP and all of `more`, or none. A VIP that goes with another of
+    /// them goes there without a move request of its own.
     pub(super) fn move_request(
         &mut self,
         index: u64,

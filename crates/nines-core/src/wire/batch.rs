@@ -8,7 +8,8 @@ pub struct Batch {
     /// 0: given; 1: to be moved; 2: released.
     #[prost(uint32, tag = "1")]
     pub what: u32,
-    /// VIPs with tokens, as [`crate::vip_set::pack_all`] packs them; a token counts in a release only.
+    /// VIPs with tokens, as [`crate::vip_set::pack_all`] packs them; a token counts in a release
+    /// only.
     #[prost(bytes = "vec", tag = "2")]
     pub vips: Vec<u8>,
     /// Next holder.

@@ -32,8 +32,8 @@ pub struct Heartbeat {
     /// Nodes whose flows the sender does not have yet.
     #[prost(uint64, repeated, tag = "10")]
     pub behind: Vec<u64>,
-    /// The incarnation before the sender's, if it ran on this machine since it booted: it has ended, and
-    /// the sender's kernel holds whatever it answered for.
+    /// The incarnation before the sender's, if it ran on this machine since it booted: it has
+    /// ended, and the sender's kernel holds whatever it answered for.
     #[prost(uint64, tag = "40")]
     pub heir_of: u64,
     /// Nodes of which the sender hears two incarnations at once.
@@ -121,8 +121,8 @@ pub struct Ack {
     /// Log index of the newest membership change the sender knows.
     #[prost(uint64, tag = "4")]
     pub membership: u64,
-    /// The heartbeat's `incarnation`: an answer to an earlier incarnation renews nothing, for the voter may have
-    /// forgotten since what it promised then.
+    /// The heartbeat's `incarnation`: an answer to an earlier incarnation renews nothing, for the
+    /// voter may have forgotten since what it promised then.
     #[prost(uint64, tag = "5")]
     pub incarnation: u64,
     /// How long the answer waited for a heartbeat to travel with, ns.

@@ -3,9 +3,10 @@
 //! Decides: which flows need telling. Those that every director sends to the same server by hash
 //! alone need not be: direct routing or a tunnel by scheduler maglev, with the pool as it was.
 //!
-//! The kernel program marks a changed flow's bucket and rings once ([`nines_abi::SYNC_EVENTS_BYTES`]);
-//! marks cannot overflow, and many changes of one flow are told as one. What is told is learned by
-//! the kernel program too, one run a flow, so that only one writer's rules hold in the table.
+//! The kernel program marks a changed flow's bucket and rings once
+//! ([`nines_abi::SYNC_EVENTS_BYTES`]); marks cannot overflow, and many changes of one flow are told
+//! as one. What is told is learned by the kernel program too, one run a flow, so that only one
+//! writer's rules hold in the table.
 
 use std::{
     collections::BTreeMap,
@@ -117,8 +118,8 @@ impl Look {
     /// Every director would send it there without being told.
     fn is_plain(&self, key: &Flow, slot: u32, server: &Server, service: &Service) -> bool {
         let (base, len) = (service.table_base(), service.table_len());
-        // Who is on no list any more would have to begin anew elsewhere, and be counted again; there
-        // all clients at once would be too many strangers.
+        // Who is on no list any more would have to begin anew elsewhere, and be counted again;
+        // there all clients at once would be too many strangers.
         let asks = abi::SERVICE_SOURCES | abi::SERVICE_RATE | abi::SERVICE_COOKIES;
         if self.all
             || service.flags & asks != 0

@@ -70,8 +70,8 @@ pub fn words(attached: &BTreeMap<String, Hook>) -> String {
     alike.into_iter().map(one).collect::<Vec<_>>().join("; ")
 }
 
-/// What a device gets beside tc's programs. `attach` puts XDP's there; its failure is the reason why
-/// they are not, unless they have been asked for.
+/// What a device gets beside tc's programs. `attach` puts XDP's there; its failure is the reason
+/// why they are not, unless they have been asked for.
 pub fn choose(
     hooks: Hooks,
     device: &Device<'_>,

@@ -85,8 +85,8 @@ pub fn key(traffic: Traffic) -> ServiceKey {
     }
 }
 
-/// Where map SERVICE_RANGES names a service: keys and lengths of their prefixes; nowhere if it goes by one
-/// address and port, or by a mark.
+/// Where map SERVICE_RANGES names a service: keys and lengths of their prefixes; nowhere if it goes
+/// by one address and port, or by a mark.
 pub fn spread(traffic: Traffic) -> Vec<(ServiceRangeKey, u8)> {
     let Traffic::To(listen) = traffic else { return Vec::new() };
     if listen.is_one() {

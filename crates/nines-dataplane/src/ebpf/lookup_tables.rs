@@ -1,8 +1,8 @@
 //! The pick table of one service: which server the next flow, or a hash, gets.
 //!
-//! Decides: rr, wrr, Maglev, sh, dh and mh as sequences of server slots; one mechanism in the kernel
-//! (index into a table) serves all of them. For the schedulers that weigh flows at the moment the
-//! sequence is the list of servers.
+//! Decides: rr, wrr, Maglev, sh, dh and mh as sequences of server slots; one mechanism in the
+//! kernel (index into a table) serves all of them. For the schedulers that weigh flows at the
+//! moment the sequence is the list of servers.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -33,8 +33,8 @@ pub const fn keeps_places(scheduler: Scheduler) -> bool {
     matches!(scheduler, Scheduler::Sh | Scheduler::Dh | Scheduler::Mh)
 }
 
-/// Entries of the Maglev table of a service: a hundred for each share of each server. It goes by all
-/// servers and never by their health, which each director judges for itself: tables of two
+/// Entries of the Maglev table of a service: a hundred for each share of each server. It goes by
+/// all servers and never by their health, which each director judges for itself: tables of two
 /// directors differ only where their candidates do.
 pub fn maglev_len(service: &TableService) -> u32 {
     let weights = || service.servers.values().map(|s| s.weight).filter(|w| *w > 0);

@@ -1,10 +1,10 @@
 //! Where the tables of a network namespace are pinned.
 //!
-//! Decides: the file system, and the directory in it. Tables belong to the network namespace and not
-//! to the caller's mounts: `ip netns exec` gives each command a /sys of its own, and a BPF file system
-//! mounted there ends with the command. So it is that of the process with the lowest number, of those
-//! with the caller's root directory: process 1, as a rule, or the first that the caller may look into.
-//! Where there is none but the caller, it is told so and nothing is done.
+//! Decides: the file system, and the directory in it. Tables belong to the network namespace and
+//! not to the caller's mounts: `ip netns exec` gives each command a /sys of its own, and a BPF file
+//! system mounted there ends with the command. So it is that of the process with the lowest number,
+//! of those with the caller's root directory: process 1, as a rule, or the first that the caller
+//! may look into. Where there is none but the caller, it is told so and nothing is done.
 
 use std::{
     ffi::CString,

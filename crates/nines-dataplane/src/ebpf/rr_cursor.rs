@@ -100,8 +100,8 @@ fn begin(scheduler: Scheduler, new: RrCursors<'_>) -> Next {
     }
 }
 
-/// The next turn where the last was `turn - 1` in the old table. `said`: what was said when that was
-/// written.
+/// The next turn where the last was `turn - 1` in the old table. `said`: what was said when that
+/// was written.
 fn go_on(
     scheduler: Scheduler,
     old: RrCursors<'_>,
@@ -190,7 +190,8 @@ mod tests {
         let turns = |picks| RrCursors { picks, server: &server };
         assert_eq!(begin(Scheduler::Wrr, turns(&[0, 0, 1])), Next { turn: 1, weight: 1, step: 2 });
         assert_eq!(turns(&[0, 0, 1]).weight_at(0, 2), 3);
-        // 4 and 2 become 4 and 3 after the first pass: still at 3 (ip_vs_wrr.c), of passes at 4 to 1.
+        // 4 and 2 become 4 and 3 after the first pass: still at 3 (ip_vs_wrr.c), of passes at 4 to
+        // 1.
         let weights = [4, 3];
         let server = |slot: u32| (slot, weights[slot as usize]);
         let turns = |picks| RrCursors { picks, server: &server };

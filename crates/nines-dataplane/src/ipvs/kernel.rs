@@ -245,8 +245,8 @@ fn dest(dest: &Dest) -> DefaultNla {
     )
 }
 
-/// IPVS_STATS_ATTR_CONNS and IPVS_STATS_ATTR_CPS, each with the four behind it: counts, and the same
-/// a second.
+/// IPVS_STATS_ATTR_CONNS and IPVS_STATS_ATTR_CPS, each with the four behind it: counts, and the
+/// same a second.
 fn tallies(stats: Option<&[u8]>) -> (Tally, Tally) {
     let stats = Attributes::of(stats.unwrap_or_default());
     let from = |first| Tally {
@@ -347,8 +347,8 @@ impl Ipvs {
 }
 
 /// So that it does as nines' own programs do (Documentation/networking/ipvs-sysctl.rst): clients
-/// leave a server that takes none; connections of one that is gone end; TCP in mid-flow is taken up,
-/// for another director had it before.
+/// leave a server that takes none; connections of one that is gone end; TCP in mid-flow is taken
+/// up, for another director had it before.
 const SETTINGS: [&str; 3] = ["expire_quiescent_template", "expire_nodest_conn", "sloppy_tcp"];
 
 impl Tables for Ipvs {

@@ -107,8 +107,8 @@ pub fn connections() -> Result<Vec<Connection>> {
     }
 }
 
-/// `TCP 0A00001E 03E8 0A000064 0050 0A00000B 0050 ESTABLISHED     890`: hexadecimal but for the time;
-/// IPv6 as eight groups.
+/// `TCP 0A00001E 03E8 0A000064 0050 0A00000B 0050 ESTABLISHED     890`: hexadecimal but for the
+/// time; IPv6 as eight groups.
 fn connection(line: &str) -> Option<Connection> {
     let words: Vec<&str> = line.split_whitespace().collect();
     let &[proto, client, cport, vip, vport, server, port, state, left, ..] = &words[..] else {

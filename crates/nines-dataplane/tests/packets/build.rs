@@ -239,8 +239,8 @@ pub fn error(sender: &str, kind: u8, code: u8, about: &[u8]) -> Vec<u8> {
     outer.around(icmp)
 }
 
-/// What an ICMP error says, checksums verified: sender, receiver, type and code, the last 16 bits of
-/// its header, and source and destination of the packet it is about.
+/// What an ICMP error says, checksums verified: sender, receiver, type and code, the last 16 bits
+/// of its header, and source and destination of the packet it is about.
 pub type Said = (IpAddr, IpAddr, [u8; 2], u16, (IpAddr, u16), (IpAddr, u16));
 
 pub fn read_error(frame: &[u8]) -> Said {

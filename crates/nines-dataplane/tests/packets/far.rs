@@ -1,5 +1,5 @@
-//! The far end of a wire: frames go in there as a neighbour sends them and are read as he gets them,
-//! each with its VLAN's tag.
+//! The far end of a wire: frames go in there as a neighbour sends them and are read as he gets
+//! them, each with its VLAN's tag.
 
 use std::{
     io, mem,

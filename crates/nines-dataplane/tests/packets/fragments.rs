@@ -5,7 +5,8 @@ use nines_model::{Forward, ForwardingTable, Proto, Scheduler, TunnelChecksum, Tu
 
 use super::{NEXT, REDIRECT, SHOT, bench, both_hooks, build::*, service, table, ways::*};
 
-/// A packet in pieces of `size` bytes of what follows its IP header (RFC 791; RFC 8200 section 4.5).
+/// A packet in pieces of `size` bytes of what follows its IP header (RFC 791; RFC 8200 section
+/// 4.5).
 fn pieces(whole: &[u8], id: u16, size: usize) -> Vec<Vec<u8>> {
     let v4 = whole[12] == 8;
     let header = if v4 { 34 } else { 54 };

@@ -1,5 +1,6 @@
-//! Packets that lie: cut off, stretched, with bits turned, pieces of one in another. Whatever comes,
-//! a packet is left as it is, dropped, or goes to a server of its service as a director may change it.
+//! Packets that lie: cut off, stretched, with bits turned, pieces of one in another. Whatever
+//! comes, a packet is left as it is, dropped, or goes to a server of its service as a director may
+//! change it.
 //!
 //! `NINES_FUZZ=packets[,seed]` tries more than the few thousand that every test run does.
 

@@ -118,8 +118,8 @@ fn a_director_that_is_a_real_server_takes_packets_from_directors_only() {
     assert_eq!(b.tc(&from_client.bytes()).0, NEXT, "the holder serves itself");
 }
 
-/// Two directors that are each other's real servers: who has the VIP chooses, by whatever scheduler.
-/// Choosing again would send packets to and fro until they die.
+/// Two directors that are each other's real servers: who has the VIP chooses, by whatever
+/// scheduler. Choosing again would send packets to and fro until they die.
 #[test]
 fn what_another_director_chose_is_not_chosen_again() {
     let Some(mut b) = both_hooks() else { return };

@@ -1,4 +1,5 @@
-//! What `nines ipvsadm` shows and orders on kernel IPVS: one change at a time, listings, counts, times.
+//! What `nines ipvsadm` shows and orders on kernel IPVS: one change at a time, listings, counts,
+//! times.
 
 use std::time::Duration;
 
@@ -140,7 +141,8 @@ fn ipvs_is_listed_as_it_was_told() {
     }
     assert_eq!(kernel.zero(Some(nowhere)).unwrap_err().raw_os_error(), Some(libc::ESRCH));
 
-    // A service may have no scheduler at all; nines has no word for that, and shows it all the same.
+    // A service may have no scheduler at all; nines has no word for that, and shows it all the
+    // same.
     let bare = ipvs::Service { scheduler: "none".into(), ..held.service };
     kernel.tell(&Change::Add(nowhere, bare)).unwrap();
     let found = shown(&mut kernel, Counts::Sums);

@@ -1,5 +1,5 @@
-//! IPVS's sync protocol between a director of nines on kernel IPVS and a machine that has plain IPVS
-//! with the daemons that ipvsadm starts.
+//! IPVS's sync protocol between a director of nines on kernel IPVS and a machine that has plain
+//! IPVS with the daemons that ipvsadm starts.
 
 use std::{fs::File, net::SocketAddr, os::fd::AsRawFd as _};
 

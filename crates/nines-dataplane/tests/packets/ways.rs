@@ -1,5 +1,5 @@
-//! Ways to real servers: tunnels of every kind and family, ICMP errors along each way, SCTP, services
-//! by mark or on every port, single datagrams.
+//! Ways to real servers: tunnels of every kind and family, ICMP errors along each way, SCTP,
+//! services by mark or on every port, single datagrams.
 
 use std::collections::BTreeSet;
 
@@ -218,8 +218,8 @@ fn sctp_goes_there_and_back() {
     assert_eq!((tally(&mut b).active, tally(&mut b).inactive), (0, 1), "COOKIE ECHO, ABORT");
 }
 
-/// Packets of many lengths have a checksum that is right again; one that a device has yet to compute
-/// stays as it is.
+/// Packets of many lengths have a checksum that is right again; one that a device has yet to
+/// compute stays as it is.
 #[test]
 fn the_checksum_of_sctp_follows_its_ports() {
     let Some(mut b) = bench() else { return };

@@ -7,8 +7,8 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use super::reader::{Reader, Table};
 use crate::{
-    duty::Duty,
     forward::Forward,
+    real_server::RealServerRole,
     spec::{Backend, ServiceSpec, Spec},
 };
 
@@ -28,7 +28,7 @@ pub fn conflicts(r: &mut Reader, root: &Table<'_>, spec: &Spec) {
             r.error(at("servers"), why, Some(help));
         }
     }
-    let chosen_twice = duties.iter().find(|(_, _, duty)| *duty != Duty::default());
+    let chosen_twice = duties.iter().find(|(_, _, duty)| *duty != RealServerRole::default());
     if let (Backend::Ipvs, Some((director, _, _))) = (spec.backend, chosen_twice) {
         let span = r.table(root, "forwarding").and_then(|t| t.get("dataplane")).map(|v| v.span);
         let why = format!(
@@ -40,13 +40,13 @@ pub fn conflicts(r: &mut Reader, root: &Table<'_>, spec: &Spec) {
 }
 
 /// What each director must have as a real server of the others; none where it is alone.
-fn duties(spec: &Spec) -> Vec<(&str, BTreeSet<IpAddr>, Duty)> {
+fn duties(spec: &Spec) -> Vec<(&str, BTreeSet<IpAddr>, RealServerRole)> {
     if spec.directors().nth(1).is_none() {
         return Vec::new();
     }
     let one = |name| {
         let here: BTreeSet<IpAddr> = spec.nodes[name].addresses.iter().copied().collect();
-        let duty = Duty::of(spec, &here);
+        let duty = RealServerRole::of(spec, &here);
         (name, here, duty)
     };
     spec.directors().map(one).collect()
@@ -66,14 +66,14 @@ fn unseen_mark(spec: &Spec, service: &ServiceSpec) -> Option<(String, String)> {
 
 /// A director takes what comes from an address that it has itself, on lo, for a forgery.
 fn director_as_its_own_client(
-    duties: &[(&str, BTreeSet<IpAddr>, Duty)],
+    duties: &[(&str, BTreeSet<IpAddr>, RealServerRole)],
     service: &ServiceSpec,
 ) -> Option<(String, String)> {
     let sees_vip = |ip: &IpAddr| {
         let full = |s: &&crate::ServerSpec| service.forward_of(s) == Forward::FullNat;
         service.pool.is_empty() && service.servers.values().filter(full).any(|s| s.addr.ip() == *ip)
     };
-    let has = |duty: &Duty| service.listen.vips().find(|vip| duty.vips.contains(vip));
+    let has = |duty: &RealServerRole| service.listen.vips().find(|vip| duty.vips.contains(vip));
     let (director, vip) = duties.iter().find_map(|(name, here, duty)| {
         Some((name, has(duty).filter(|_| here.iter().any(sees_vip))?))
     })?;

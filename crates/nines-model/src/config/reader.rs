@@ -10,7 +10,7 @@ use toml::{
 };
 
 use super::{Diagnostic, broken, keys::Key};
-use crate::{names::is_name, shown::clean, suggest::closest};
+use crate::{names::is_name, printable::clean, suggest::closest};
 
 /// A key with its place.
 pub(super) struct Name {

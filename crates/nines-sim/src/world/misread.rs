@@ -1,5 +1,5 @@
-//! Voters that promise something else than what a heartbeat names: the last VIP of its set is missing.
-//! A voter that did not compare a set's contents with its name would do this.
+//! Voters that promise something else than what a heartbeat names: the last VIP of its set is
+//! missing. A voter that did not compare a set's contents with its name would do this.
 
 use nines_core::{
     vip_set::{Name, VipSet, unpack_all},

@@ -6,7 +6,7 @@
 
 use std::fs;
 
-use nines_model::shown::clean;
+use nines_model::printable::clean;
 use tokio::net::UnixStream;
 
 /// The user database of this machine; users from elsewhere (LDAP) are known by number.

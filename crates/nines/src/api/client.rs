@@ -5,7 +5,7 @@ use std::path::Path;
 use http_body_util::{BodyExt as _, Full};
 use hyper::{Method, Request, body::Bytes};
 use hyper_util::rt::TokioIo;
-use nines_model::shown::clean_json;
+use nines_model::printable::clean_json;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::types::Problem;

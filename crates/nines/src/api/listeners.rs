@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use super::caller::Caller;
-use crate::daemon::gate::{Gate, Guest, origin};
+use crate::daemon::connection_limits::{Gate, Guest, origin};
 
 /// The head of a request must be whole after so long; an idle connection ends, too.
 const HEAD: Duration = Duration::from_secs(5);

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
-use nines_model::shown::clean;
+use nines_model::printable::clean;
 
 use super::types::{ServerStatus, ServiceStatus, Status, Verdict};
 

@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use nines_core::Node;
-use nines_model::{Time, shown::clean};
+use nines_model::{Time, printable::clean};
 use tokio::time::Instant;
 
 use super::{one_line, stopping, types::Status, view};
@@ -51,7 +51,7 @@ async fn answers(agent: &Agent, active: &[u64]) -> Answers {
     let mut answers = Answers::new();
     // One second is all a person waits for, so a frozen peer gets less.
     let patience = Duration::from_millis(150);
-    for id in active.iter().filter(|id| **id != agent.papers.identity.me.id) {
+    for id in active.iter().filter(|id| **id != agent.credentials.identity.me.id) {
         answers.insert(*id, crate::daemon::peer_port::ask_counters(agent, *id, patience).await);
     }
     answers

@@ -71,7 +71,8 @@ pub struct Status {
     pub drops: std::collections::BTreeMap<String, u64>,
     /// What is wrong now, each with the next command.
     pub problems: Vec<ProblemLine>,
-    /// What people have set and not undone (drains, standbys), each with the command that undoes it.
+    /// What people have set and not undone (drains, standbys), each with the command that undoes
+    /// it.
     #[serde(default)]
     pub notices: Vec<ProblemLine>,
     /// Last change of holder, newest of all VIPs.

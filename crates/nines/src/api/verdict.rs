@@ -9,7 +9,7 @@ use super::{
     types::{NodeStatus, ProblemLine, ServerStatus, ServiceStatus, Status, Verdict, VipStatus},
     view::{
         count,
-        part::{JOINING, NO_VOTE},
+        outside::{JOINING, NO_VOTE},
     },
 };
 

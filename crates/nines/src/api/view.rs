@@ -10,7 +10,7 @@ use nines_model::{Role, Time};
 
 pub use self::{
     acts::{cannot_take, cannot_take_of, harm_of_drain, harm_of_standby},
-    told::{Told, fill_traffic, merge, own_traffic, traffic},
+    node_counts::{Told, fill_traffic, merge, own_traffic, traffic},
     why::{Seen, events, last_failover as events_of_last_failover, why},
 };
 use self::{problems::problems, spare::Spares};
@@ -18,14 +18,14 @@ use super::types::{Failover, NodeStatus, ProblemLine, SCHEMA, Status, VipStatus}
 use crate::daemon::Shown;
 
 mod acts;
-pub mod fits;
+pub mod feasibility;
 mod incarnations;
 pub mod names;
-pub mod part;
+mod node_counts;
+pub mod outside;
 mod problems;
 pub mod services;
 mod spare;
-mod told;
 mod why;
 
 /// RFC 3339 in UTC.
@@ -140,10 +140,10 @@ fn nodes(node: &Node, now: Time, shown: &Shown, spares: &Spares<'_>) -> Vec<Node
             .filter_map(|id| state.members.get(id).map(|m| m.name.clone()))
             .collect();
         let double = incarnations::word(node, now, *id);
-        let outside = part::outside(node, now, *id, name);
-        let no_vote = outside.as_ref().is_some_and(|o| o.word == part::NO_VOTE);
+        let outside = outside::outside(node, now, *id, name);
+        let no_vote = outside.as_ref().is_some_and(|o| o.word == outside::NO_VOTE);
         let word = match role {
-            _ if no_vote => part::NO_VOTE,
+            _ if no_vote => outside::NO_VOTE,
             _ if double.is_some() => double.unwrap_or_default(),
             _ if outside.is_some() => outside.as_ref().map_or("", |o| o.word),
             _ if !alive => "silent",
@@ -188,7 +188,7 @@ fn nodes(node: &Node, now: Time, shown: &Shown, spares: &Spares<'_>) -> Vec<Node
             macs: facts.map_or_else(Vec::new, |f| f.macs.iter().map(|mac| mac_text(mac)).collect()),
         });
     }
-    all.extend(part::newcomer(node, now, shown));
+    all.extend(outside::newcomer(node, now, shown));
     for (name, spec) in &state.spec.nodes {
         if state.member(name).is_none() {
             all.push(NodeStatus {

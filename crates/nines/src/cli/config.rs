@@ -10,14 +10,14 @@ use clap::{Args, Subcommand};
 use nines_model::{
     Spec,
     config::{Diagnostic, parse, schema},
-    sense,
-    shown::clean_lines,
+    printable::clean_lines,
+    sanity,
 };
 
 use super::Context;
 use crate::{
     api::types::{Applied, Checked, ConfigText, Done, FileError, Plan, SCHEMA},
-    api::view::{count, fits},
+    api::view::{count, feasibility},
     failure::{Failure, Kind, Outcome},
     identity,
 };
@@ -103,7 +103,7 @@ pub fn checked(context: &Context, file: &Path) -> Outcome<(String, Spec)> {
 fn understood(context: &Context, file: &Path, text: &str) -> Outcome<Spec> {
     let found = match parse(text) {
         Ok(spec) => {
-            return match fits::senseless(&spec).into_iter().next() {
+            return match feasibility::senseless(&spec).into_iter().next() {
                 Some(failure) => Err(failure),
                 None => Ok(spec),
             };
@@ -240,7 +240,7 @@ pub fn run(context: &Context, args: &ConfigArgs) -> Outcome<u8> {
             // A member knows its cluster without an agent.
             let home = identity::home(&context.state);
             let own = if home.is_member() { home.identity()?.cluster } else { String::new() };
-            if let Some(failure) = fits::other_cluster(&own, &spec) {
+            if let Some(failure) = feasibility::other_cluster(&own, &spec) {
                 return Err(failure);
             }
             check(context, file, &spec);
@@ -258,7 +258,7 @@ fn check(context: &Context, file: &Path, spec: &Spec) {
         services: spec.services.len(),
         vips: spec.vips.len(),
         errors: Vec::new(),
-        warnings: sense::odd(spec).into_iter().map(|finding| finding.what).collect(),
+        warnings: sanity::odd(spec).into_iter().map(|finding| finding.what).collect(),
     };
     if context.json() {
         super::print_json(&result);

@@ -22,7 +22,7 @@ use crate::{
         types::{ConfigText, Status},
         view::{
             mac_text,
-            part::{JOINING, NO_VOTE},
+            outside::{JOINING, NO_VOTE},
         },
     },
     failure::{Failure, Kind, Outcome},

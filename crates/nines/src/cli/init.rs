@@ -9,7 +9,7 @@ use super::Context;
 use crate::{
     daemon::{own_log, store::Store},
     failure::{Failure, Kind, Outcome},
-    identity::{self, Home, PORT},
+    identity::{self, PORT, StateDir},
 };
 
 /// Make a cluster of this machine.
@@ -79,7 +79,7 @@ pub fn addresses(given: &[IpAddr]) -> Outcome<Vec<IpAddr>> {
     Ok(addresses)
 }
 
-fn fresh(home: &Home) -> Outcome<()> {
+fn fresh(home: &StateDir) -> Outcome<()> {
     if home.is_member() {
         let identity = home.identity()?;
         return Err(Failure::new(
@@ -93,7 +93,7 @@ fn fresh(home: &Home) -> Outcome<()> {
 }
 
 /// A log without an identity is one of another incarnation in another cluster, or the rest of it.
-pub fn no_log_of_another(home: &Home) -> Outcome<()> {
+pub fn no_log_of_another(home: &StateDir) -> Outcome<()> {
     let log = home.file(own_log::FILE);
     if !log.exists() {
         return Ok(());
@@ -120,8 +120,8 @@ pub fn run(context: &Context, args: &InitArgs) -> Outcome<u8> {
         format!("[cluster]\nname = \"{name}\"\n\n[nodes]\n{node} = [{}]\n", listed.join(", "));
     let spec = config::parse(&text)
         .map_err(|found| Failure::new(Kind::Usage, "no cluster made", &found[0].message))?;
-    let (papers, kept) = identity::found(&text, &spec, args.port)?;
-    make(&home, &papers[0], &kept)?;
+    let (credentials, kept) = identity::found(&text, &spec, args.port)?;
+    make(&home, &credentials[0], &kept)?;
     if !context.json() {
         outln!("{node} is the first node of cluster {name}. Start it:  systemctl start nines");
     }
@@ -129,7 +129,11 @@ pub fn run(context: &Context, args: &InitArgs) -> Outcome<u8> {
     Ok(0)
 }
 
-fn make(home: &Home, papers: &identity::Papers, kept: &nines_core::wire::Persisted) -> Outcome<()> {
+fn make(
+    home: &StateDir,
+    credentials: &identity::Credentials,
+    kept: &nines_core::wire::Persisted,
+) -> Outcome<()> {
     let began = !home.0.exists();
     let done = std::fs::create_dir_all(&home.0)
         .map_err(|e| {
@@ -142,7 +146,7 @@ fn make(home: &Home, papers: &identity::Papers, kept: &nines_core::wire::Persist
                 .next("run as root, or choose --state")
         })
         .and_then(|()| Store::open(&home.file(own_log::FILE))?.found(kept))
-        .and_then(|()| home.keep(papers));
+        .and_then(|()| home.keep(credentials));
     if done.is_err() && began {
         // No half state: the directory was made by this very command.
         let _ = std::fs::remove_dir_all(&home.0);
@@ -152,12 +156,12 @@ fn make(home: &Home, papers: &identity::Papers, kept: &nines_core::wire::Persist
 
 fn all(context: &Context, file: &std::path::Path, port: u16) -> Outcome<u8> {
     let (text, spec) = super::config::checked(context, file)?;
-    let (papers, kept) = identity::found(&text, &spec, port)?;
+    let (credentials, kept) = identity::found(&text, &spec, port)?;
     let mut made = Vec::new();
-    for papers in &papers {
-        let home = identity::home(&context.state.join(&papers.identity.me.name));
+    for credentials in &credentials {
+        let home = identity::home(&context.state.join(&credentials.identity.me.name));
         fresh(&home)?;
-        make(&home, papers, &kept)?;
+        make(&home, credentials, &kept)?;
         made.push(home.0.display().to_string());
     }
     if context.json() {
@@ -170,17 +174,17 @@ fn all(context: &Context, file: &std::path::Path, port: u16) -> Outcome<u8> {
     Ok(0)
 }
 
-fn print_code(context: &Context, home: &Home, server: bool) -> Outcome<()> {
-    let papers = home.papers()?;
+fn print_code(context: &Context, home: &StateDir, server: bool) -> Outcome<()> {
+    let credentials = home.credentials()?;
     let secret = identity::random::<10>();
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let until = since.map_or(0, |d| d.as_secs()) + 86_400;
     home.keep_code(&data_encoding::HEXLOWER.encode(&secret), until, server)?;
-    let code = identity::join_code(&secret, &identity::der(&papers.ca_pem));
-    let me = &papers.identity.me;
+    let code = identity::join_code(&secret, &identity::der(&credentials.ca_pem));
+    let me = &credentials.identity.me;
     let port = if me.port == PORT { String::new() } else { format!(":{}", me.port) };
     if context.json() {
-        let cluster = &papers.identity.cluster;
+        let cluster = &credentials.identity.cluster;
         let (node, address) = (&me.name, format!("{}{port}", me.addresses[0]));
         outln!(
             "{}",

@@ -21,8 +21,8 @@ pub struct JoinArgs {
     /// As witness: votes and carries nothing.
     #[arg(long)]
     witness: bool,
-    /// Not as a node but as a real server: the agent configures the VIPs from cluster.toml and keeps
-    /// them in place.
+    /// Not as a node but as a real server: the agent configures the VIPs from cluster.toml and
+    /// keeps them in place.
     #[arg(long, conflicts_with_all = ["witness", "own", "port"])]
     server: bool,
     /// This node's name; its host name if not given.
@@ -79,7 +79,7 @@ pub fn run(context: &Context, args: &JoinArgs) -> Outcome<u8> {
         .enable_all()
         .build()
         .map_err(|e| Failure::new(Kind::Io, "cannot start", e))?;
-    let papers = runtime.block_on(peer_port::join(to, fingerprint, &request))?;
+    let credentials = runtime.block_on(peer_port::join(to, fingerprint, &request))?;
     std::fs::create_dir_all(&home.0).map_err(|e| {
         Failure::new(Kind::Io, format!("cannot make {}", home.0.display()), e).next("run as root")
     })?;
@@ -88,14 +88,14 @@ pub fn run(context: &Context, args: &JoinArgs) -> Outcome<u8> {
     }
     // What another cluster once told this machine.
     let _ = std::fs::remove_file(home.file(SAID));
-    home.keep(&papers)?;
+    home.keep(&credentials)?;
     let part = match (args.server, args.witness) {
         (true, _) => "real server",
         (_, true) => "witness",
         _ => "director",
     };
     if context.json() {
-        let cluster = &papers.identity.cluster;
+        let cluster = &credentials.identity.cluster;
         outln!(
             "{}",
             serde_json::json!({ "schema": 1, "cluster": cluster, "node": name, "role": part })
@@ -104,7 +104,7 @@ pub fn run(context: &Context, args: &JoinArgs) -> Outcome<u8> {
     }
     outln!(
         "{name} joined cluster {} as {part}. Start it:  systemctl start nines",
-        papers.identity.cluster
+        credentials.identity.cluster
     );
     Ok(0)
 }

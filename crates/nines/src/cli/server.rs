@@ -4,16 +4,16 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 use nines_dataplane::{ebpf, real_server::Keeper};
-use nines_model::Duty;
+use nines_model::RealServerRole;
 
 use super::Context;
 use crate::{
     daemon::{
+        local_server,
         real_server::{self, Said},
-        serves,
     },
     failure::{Failure, Kind, Outcome},
-    identity::{self, Home},
+    identity::{self, StateDir},
 };
 
 /// Real servers for direct routing and tunnels.
@@ -57,11 +57,11 @@ fn words<T: ToString>(all: impl IntoIterator<Item = T>) -> String {
 pub fn run(context: &Context, args: &ServerArgs) -> Outcome<u8> {
     match &args.what {
         What::Prepare { vips, tunnel, tunnel_port } => {
-            let duty = Duty {
+            let duty = RealServerRole {
                 vips: vips.iter().copied().collect(),
                 tunnels: tunnel.then_some(*tunnel_port).into_iter().collect(),
             };
-            let done = Keeper::new(&memory(context)).keep(&duty, &Duty::default())?;
+            let done = Keeper::new(&memory(context)).keep(&duty, &RealServerRole::default())?;
             if let Some(why) = done.trouble.into_iter().next() {
                 return Err(why.into());
             }
@@ -126,7 +126,7 @@ fn undo(context: &Context) -> Outcome<()> {
         )
         .next("systemctl disable --now nines"));
     }
-    let serves = home.file(serves::MEMORY);
+    let serves = home.file(local_server::MEMORY);
     let mut gone = Vec::new();
     // What came later goes first: it remembers what the earlier one had set.
     if serves.exists() {
@@ -159,9 +159,9 @@ fn undone(gone: &[IpAddr]) -> String {
 }
 
 /// The name goes first: half a forgotten machine is none.
-fn forget(home: &Home) -> Outcome<()> {
-    let papers = ["identity.json", "node.key", "node.pem", "ca.key", "ca.pem"];
-    for name in papers.into_iter().chain([real_server::SAID, real_server::LOCK]) {
+fn forget(home: &StateDir) -> Outcome<()> {
+    let credentials = ["identity.json", "node.key", "node.pem", "ca.key", "ca.pem"];
+    for name in credentials.into_iter().chain([real_server::SAID, real_server::LOCK]) {
         let path = home.file(name);
         match std::fs::remove_file(&path) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {

@@ -21,8 +21,8 @@ use nines_dataplane::{Guard, process::boot_time};
 use nines_model::Time;
 
 use super::{
+    datagram::{DatagramCipher, Opened},
     logger::Logger,
-    seal::{Opened, Seals},
 };
 use crate::identity::Peer;
 
@@ -33,7 +33,7 @@ pub enum Input {
     /// Look at the node and answer over a channel of your own.
     Inspect(Box<dyn FnOnce(&Node, Time) + Send>),
     /// Ask for something in the log; the answer goes there.
-    Propose(Box<nines_core::wire::Command>, Sender2),
+    Propose(Box<nines_core::wire::Command>, ProposalReply),
     /// VIPs that this machine has on `lo`, as a real server of other directors.
     Serving(BTreeSet<IpAddr>),
     /// End the thread.
@@ -41,7 +41,8 @@ pub enum Input {
 }
 
 /// Where the answer to a proposal goes.
-pub type Sender2 = tokio::sync::oneshot::Sender<Result<(u64, String), nines_core::action::Refusal>>;
+pub type ProposalReply =
+    tokio::sync::oneshot::Sender<Result<(u64, String), nines_core::action::Refusal>>;
 
 /// What other threads do.
 pub enum Work {
@@ -116,7 +117,7 @@ pub struct CoreThread {
     inputs: Receiver<Input>,
     node: Node,
     sockets: Vec<UdpSocket>,
-    seals: Seals,
+    seals: DatagramCipher,
     peers: BTreeMap<u64, Vec<SocketAddr>>,
     membership: u64,
     guard: Option<Box<dyn Guard>>,
@@ -124,7 +125,7 @@ pub struct CoreThread {
     /// Told of each new config before any work that follows from it.
     configured: Box<dyn Fn(&Node) + Send>,
     revision: u64,
-    waiting: BTreeMap<u64, Sender2>,
+    waiting: BTreeMap<u64, ProposalReply>,
     next_request: u64,
     log: Logger,
 }
@@ -151,7 +152,7 @@ impl CoreThread {
         inputs: Receiver<Input>,
         node: Node,
         mut sockets: Vec<UdpSocket>,
-        seals: Seals,
+        seals: DatagramCipher,
         seed: &[Peer],
         guard: Option<Box<dyn Guard>>,
         work: Box<dyn Fn(Work) + Send>,
@@ -254,7 +255,7 @@ impl CoreThread {
         }
     }
 
-    /// Whether this node's log does not say yet who this is, and its papers do not either.
+    /// Whether this node's log does not say yet who this is, and its credentials do not either.
     fn is_unknown(&self, id: u64) -> bool {
         let seed = self.node.state().members.is_empty() && self.node.config().seeds.contains(&id);
         self.node.may_be_newer(id) && !seed

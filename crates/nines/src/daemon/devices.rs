@@ -1,7 +1,7 @@
 //! Interfaces and addresses of this machine, as the agent needs them.
 //!
 //! Decides: on which interfaces the programs go, where the agent listens, and which of its own
-//! addresses it waits for. `kept.rs` keeps VIPs where they are.
+//! addresses it waits for. `vip_addresses.rs` keeps VIPs where they are.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -75,8 +75,8 @@ pub fn leave_kernel(places: &Places, log: &Logger) {
     }
 }
 
-/// Interfaces that need all programs: those of this node's addresses and of VIPs. The guard alone is
-/// on every other, too.
+/// Interfaces that need all programs: those of this node's addresses and of VIPs. The guard alone
+/// is on every other, too.
 pub fn cover(plane: &mut Director, own: &[IpAddr], places: &Places) -> Vec<String> {
     let mut notes = Vec::new();
     let mut names = Vec::new();

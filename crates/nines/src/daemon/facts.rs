@@ -34,7 +34,8 @@ fn names(all: &[Interface]) -> Vec<String> {
 /// How often interfaces are looked at although the kernel told of no change.
 const RARELY: Duration = Duration::from_secs(10);
 
-/// Tells the core what this machine is, whenever that changes. `changes` counts those of interfaces.
+/// Tells the core what this machine is, whenever that changes. `changes` counts those of
+/// interfaces.
 pub async fn tell(
     agent: Arc<Agent>,
     places: Places,
@@ -56,7 +57,7 @@ pub async fn tell(
             None => (shown.worst().to_owned(), shown.worst_next()),
         };
         let mut facts = Facts {
-            node: agent.papers.identity.me.name.clone(),
+            node: agent.credentials.identity.me.name.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             trouble,
             path: shown.path,

@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use nines_model::shown::clean;
+use nines_model::printable::clean;
 
 /// A cheap handle.
 #[derive(Clone)]
@@ -44,7 +44,8 @@ impl Logger {
         Self::start(std::io::stderr())
     }
 
-    /// One line, whatever is in it (names, reasons, answers of others); lost if a thousand wait already.
+    /// One line, whatever is in it (names, reasons, answers of others); lost if a thousand wait
+    /// already.
     pub fn line(&self, line: &str) {
         if self.lines.try_send(clean(line).into_owned()).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);

@@ -11,7 +11,7 @@ use nines_core::wire::Persisted;
 use super::store::{Opened, Store};
 use crate::{
     failure::Outcome,
-    identity::{Home, Identity},
+    identity::{Identity, StateDir},
 };
 
 /// The file.
@@ -22,7 +22,7 @@ const NOTE: &str = "log.damaged";
 /// The log to write to, and what it had. The library stops the process at some damaged files: the
 /// agent then starts anew, once, with a note of that.
 pub fn open_or_restart(
-    home: &Home,
+    home: &StateDir,
     identity: &Identity,
     restart: impl Fn() + Send + Sync + 'static,
 ) -> Outcome<(Store, Persisted)> {
@@ -41,24 +41,24 @@ pub fn open_or_restart(
 }
 
 /// Which file it is, in which state.
-fn stamp(home: &Home) -> Option<String> {
+fn stamp(home: &StateDir) -> Option<String> {
     let meta = std::fs::metadata(home.file(FILE)).ok()?;
     Some(format!("{} {} {}.{}", meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec()))
 }
 
-fn note(home: &Home, why: &str) -> Outcome<()> {
+fn note(home: &StateDir, why: &str) -> Outcome<()> {
     let stamp = stamp(home).unwrap_or_default();
-    home.write(NOTE, &format!("{stamp}\n{}", nines_model::shown::clean(why)))
+    home.write(NOTE, &format!("{stamp}\n{}", nines_model::printable::clean(why)))
 }
 
 /// What was noted of the file that is there now.
-fn noted(home: &Home) -> Option<String> {
+fn noted(home: &StateDir) -> Option<String> {
     let text = home.read(NOTE).ok()?;
     let (of, why) = text.split_once('\n')?;
     (stamp(home).as_deref() == Some(of)).then(|| why.to_owned())
 }
 
-fn open(home: &Home, identity: &Identity) -> Outcome<(Store, Persisted)> {
+fn open(home: &StateDir, identity: &Identity) -> Outcome<(Store, Persisted)> {
     let path = home.file(FILE);
     let unreadable = |why: String| {
         let retired = format!("its log {} cannot be read: {why}", path.display());
@@ -92,22 +92,22 @@ mod tests {
     use crate::identity::{self, PORT};
 
     /// A state directory of a node that founded a cluster, or joined one.
-    fn member(name: &str, founding: bool) -> (Home, Identity) {
+    fn member(name: &str, founding: bool) -> (StateDir, Identity) {
         let folder = std::env::temp_dir().join(format!("nines-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&folder);
-        let home = Home(folder);
+        let home = StateDir(folder);
         let text = "[cluster]\nname = \"t\"\n[nodes]\nlb1 = \"10.0.0.2\"\n";
         let spec = nines_model::config::parse(text).unwrap();
-        let (mut papers, kept) = identity::found(text, &spec, PORT).unwrap();
-        papers[0].identity.founding = founding;
-        home.keep(&papers[0]).unwrap();
+        let (mut credentials, kept) = identity::found(text, &spec, PORT).unwrap();
+        credentials[0].identity.founding = founding;
+        home.keep(&credentials[0]).unwrap();
         if founding {
             Store::open(&home.file(FILE)).unwrap().found(&kept).unwrap();
         }
-        (home, papers.remove(0).identity)
+        (home, credentials.remove(0).identity)
     }
 
-    fn retired(home: &Home) -> String {
+    fn retired(home: &StateDir) -> String {
         open(home, &home.identity().unwrap()).unwrap().1.retired
     }
 

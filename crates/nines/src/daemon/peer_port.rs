@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! frame: length u32 | kind u8 | bytes       kinds: 0 who I am, 1 consensus, 2 question, 3 answer,
-//!                                                  4 join, 5 papers, 6 refused,
+//!                                                  4 join, 5 credentials, 6 refused,
 //!                                                  7 tell me your flows, 8 flows, 9 taken,
 //!                                                  10 what is my duty, 11 join as real server
 //! ```
@@ -13,7 +13,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use nines_core::Event;
-use nines_model::shown::clean;
+use nines_model::printable::clean;
 use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -23,22 +23,22 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
 
-use self::door::{Guesses, Visit};
+use self::strangers::{Guesses, Visit};
 use super::{Agent, core_thread::Handle};
 use crate::{
     api,
     failure::{Failure, Kind, Outcome},
-    identity::{self, Papers, Peer},
+    identity::{self, Credentials, Peer},
     trust,
 };
 
 pub mod bulk;
-mod door;
-pub mod duties;
-mod letting_in;
-mod lines;
-use self::letting_in::{admit, peers};
-pub use lines::ask as ask_flows;
+mod flow_stream;
+mod join;
+pub mod real_servers;
+mod strangers;
+use self::join::{admit, peers};
+pub use flow_stream::ask as ask_flows;
 
 const FRAME_MAX: usize = 64 * 1024 * 1024;
 /// Real servers say which addresses they have.
@@ -112,17 +112,27 @@ async fn get(from: &mut (impl AsyncRead + Unpin), max: usize) -> std::io::Result
 }
 
 /// Serves the port until the process ends.
-pub async fn serve(listener: TcpListener, papers: Arc<Papers>, agent: Arc<Agent>) -> Outcome<()> {
-    let acceptor = TlsAcceptor::from(trust::server(&papers)?);
+pub async fn serve(
+    listener: TcpListener,
+    credentials: Arc<Credentials>,
+    agent: Arc<Agent>,
+) -> Outcome<()> {
+    let acceptor = TlsAcceptor::from(trust::server(&credentials)?);
     let (shares, guesses) = (agent.shares, Arc::new(Guesses::default()));
-    let talk =
-        move |visit| talk(visit, Arc::clone(&papers), Arc::clone(&agent), Arc::clone(&guesses));
-    door::keep(listener, acceptor, shares, talk).await;
+    let talk = move |visit| {
+        talk(visit, Arc::clone(&credentials), Arc::clone(&agent), Arc::clone(&guesses))
+    };
+    strangers::keep(listener, acceptor, shares, talk).await;
     Ok(())
 }
 
 /// Talks with one that came in, until it has nothing more to say.
-async fn talk(visit: Visit, papers: Arc<Papers>, agent: Arc<Agent>, guesses: Arc<Guesses>) {
+async fn talk(
+    visit: Visit,
+    credentials: Arc<Credentials>,
+    agent: Arc<Agent>,
+    guesses: Arc<Guesses>,
+) {
     let Visit { mut stream, cert, from: origin, mut until } = visit;
     let mut from = 0;
     let max = |from| match (from, &cert) {
@@ -145,9 +155,9 @@ async fn talk(visit: Visit, papers: Arc<Papers>, agent: Arc<Agent>, guesses: Arc
                 let answer = api::counters_json(&agent).await;
                 say(&mut stream, kind::ANSWER, &answer).await
             }
-            kind::DUTY => match serde_json::from_slice::<duties::Question>(&bytes) {
+            kind::DUTY => match serde_json::from_slice::<real_servers::Question>(&bytes) {
                 Ok(question) if is_named(&identity::server_tls_name(&question.name)) => {
-                    match duties::answer(&agent, &question).await {
+                    match real_servers::answer(&agent, &question).await {
                         Some(answer) => {
                             let bytes = serde_json::to_vec(&answer).expect("plain data");
                             say(&mut stream, kind::ANSWER, &bytes).await
@@ -158,17 +168,18 @@ async fn talk(visit: Visit, papers: Arc<Papers>, agent: Arc<Agent>, guesses: Arc
                 _ => false,
             },
             kind::SUBSCRIBE if from != 0 => {
-                lines::tell(&agent, from, &bytes, stream).await;
+                flow_stream::tell(&agent, from, &bytes, stream).await;
                 return;
             }
             kind::JOIN | kind::JOIN_SERVER => {
                 let server = what == kind::JOIN_SERVER;
-                let (what, bytes) = match admit(&agent, &papers, &bytes, server, (origin, &guesses))
-                    .await
-                {
-                    Ok(papers) => (kind::PAPERS, serde_json::to_vec(&papers).expect("plain data")),
-                    Err(why) => (kind::REFUSED, why.to_string().into_bytes()),
-                };
+                let (what, bytes) =
+                    match admit(&agent, &credentials, &bytes, server, (origin, &guesses)).await {
+                        Ok(credentials) => {
+                            (kind::PAPERS, serde_json::to_vec(&credentials).expect("plain data"))
+                        }
+                        Err(why) => (kind::REFUSED, why.to_string().into_bytes()),
+                    };
                 let _ = say(&mut stream, what, &bytes).await;
                 let _ = stream.shutdown().await;
                 false
@@ -198,23 +209,23 @@ async fn speaker(agent: &Agent, hello: &[u8], cert: Option<&CertificateDer<'_>>)
 
 /// Connects as a member.
 async fn connect(
-    papers: &Papers,
+    credentials: &Credentials,
     peer: &str,
     to: SocketAddr,
 ) -> std::io::Result<TlsStream<TcpStream>> {
-    let mut stream = open(papers, peer, to).await?;
-    put(&mut stream, kind::HELLO, papers.identity.me.name.as_bytes()).await?;
+    let mut stream = open(credentials, peer, to).await?;
+    put(&mut stream, kind::HELLO, credentials.identity.me.name.as_bytes()).await?;
     Ok(stream)
 }
 
 /// A line to a member that has said nothing yet.
 async fn open(
-    papers: &Papers,
+    credentials: &Credentials,
     peer: &str,
     to: SocketAddr,
 ) -> std::io::Result<TlsStream<TcpStream>> {
     let other = |e: &dyn std::fmt::Display| std::io::Error::other(e.to_string());
-    let connector = TlsConnector::from(trust::client(papers).map_err(|e| other(&e))?);
+    let connector = TlsConnector::from(trust::client(credentials).map_err(|e| other(&e))?);
     let name =
         rustls_pki_types::ServerName::try_from(identity::tls_name(peer)).map_err(|e| other(&e))?;
     let stream = TcpStream::connect(to).await?;
@@ -241,10 +252,10 @@ async fn find(core: &Handle, seed: &[Peer], id: u64) -> Option<(String, Vec<Sock
 
 /// What another node counts, as JSON; `None`: no answer in time.
 pub async fn ask_counters(agent: &Agent, id: u64, limit: Duration) -> Option<Vec<u8>> {
-    let papers = Arc::clone(&agent.papers);
+    let credentials = Arc::clone(&agent.credentials);
     let ask = async {
-        let (name, addresses) = find(&agent.core, &papers.identity.peers, id).await?;
-        let mut stream = connect(&papers, &name, *addresses.first()?).await.ok()?;
+        let (name, addresses) = find(&agent.core, &credentials.identity.peers, id).await?;
+        let mut stream = connect(&credentials, &name, *addresses.first()?).await.ok()?;
         put(&mut stream, kind::QUESTION, b"counters").await.ok()?;
         match get(&mut stream, FRAME_MAX).await.ok()? {
             (kind::ANSWER, bytes) => Some(bytes),
@@ -255,7 +266,11 @@ pub async fn ask_counters(agent: &Agent, id: u64, limit: Duration) -> Option<Vec
 }
 
 /// Asks the member at `to` to let this machine in.
-pub async fn join(to: SocketAddr, fingerprint: [u8; 10], request: &JoinRequest) -> Outcome<Papers> {
+pub async fn join(
+    to: SocketAddr,
+    fingerprint: [u8; 10],
+    request: &JoinRequest,
+) -> Outcome<Credentials> {
     let what = format!("cannot join by {to}");
     let unreachable = |why: String| {
         Failure::new(Kind::Unreachable, what.clone(), why).next(format!(

@@ -15,7 +15,7 @@ use nines_dataplane::{
     address,
     real_server::{Done, Keeper},
 };
-use nines_model::Duty;
+use nines_model::RealServerRole;
 use serde::{Deserialize, Serialize};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -24,13 +24,12 @@ use tokio::{
 };
 
 use super::{
-    End, Logger,
-    peer_port::duties::{Answer, Line, Question},
-    serves,
+    End, Logger, local_server,
+    peer_port::real_servers::{Answer, Line, Question},
 };
 use crate::{
     failure::{Failure, Kind, Outcome},
-    identity::{Home, Papers, Peer},
+    identity::{Credentials, Peer, StateDir},
 };
 
 /// File of what members last said.
@@ -41,7 +40,8 @@ pub const MEMORY: &str = "realserver";
 pub const LOCK: &str = "real-server.lock";
 /// How often it is seen to that all is there.
 const LOOK: Duration = Duration::from_secs(5);
-/// A member is asked so often, then the next one: one that is cut off from the others hears nothing.
+/// A member is asked so often, then the next one: one that is cut off from the others hears
+/// nothing.
 const ASKED: usize = 6;
 
 /// What members last said, as it is on disk.
@@ -61,7 +61,7 @@ struct Put {
 
 impl Said {
     /// Nothing, if members have said nothing yet.
-    pub fn read(home: &Home) -> Outcome<Self> {
+    pub fn read(home: &StateDir) -> Outcome<Self> {
         if !home.file(SAID).exists() {
             return Ok(Self::default());
         }
@@ -74,7 +74,7 @@ impl Said {
 
 struct RealServer {
     name: String,
-    home: Home,
+    home: StateDir,
     keeper: Keeper,
     said: Said,
     /// All addresses of the machine when last looked.
@@ -84,7 +84,7 @@ struct RealServer {
 }
 
 impl RealServer {
-    fn new(home: Home, name: String, log: &Logger) -> Outcome<Self> {
+    fn new(home: StateDir, name: String, log: &Logger) -> Outcome<Self> {
         let (said, keeper) = (Said::read(&home)?, Keeper::new(&home.file(MEMORY)));
         let (addresses, trouble) = (BTreeSet::new(), String::new());
         Ok(Self { name, home, keeper, said, addresses, trouble, log: log.clone() })
@@ -93,21 +93,21 @@ impl RealServer {
     /// Does what was said; trouble is told once.
     fn keep(&mut self) {
         let Said { answer, put } = &self.said;
-        let duty = Duty { vips: answer.vips.clone(), tunnels: answer.tunnels.clone() };
-        let put = Duty { vips: put.vips.clone(), tunnels: put.tunnels.clone() };
+        let duty = RealServerRole { vips: answer.vips.clone(), tunnels: answer.tunnels.clone() };
+        let put = RealServerRole { vips: put.vips.clone(), tunnels: put.tunnels.clone() };
         let gone = put.beyond(&duty);
         let all = self
             .keeper
             .keep(&duty, &gone)
             .unwrap_or_else(|why| Done { trouble: vec![why], ..Done::default() });
-        if gone != Duty::default()
+        if gone != RealServerRole::default()
             && let Ok(held) = self.keeper.held()
         {
             self.said.put.vips.retain(|vip| held.vips.contains(vip));
             self.said.put.tunnels.retain(|port| held.tunnels.contains(port));
             self.write();
         }
-        serves::tell(&all, &mut self.trouble, &self.log);
+        local_server::tell(&all, &mut self.trouble, &self.log);
     }
 
     fn write(&self) {
@@ -173,7 +173,7 @@ fn believed(known: &Answer, mut answer: Answer) -> Option<Answer> {
 }
 
 /// The lock; `None`: somebody else has it.
-pub fn lock(home: &Home) -> Outcome<Option<File>> {
+pub fn lock(home: &StateDir) -> Outcome<Option<File>> {
     let failed = |e: std::io::Error| Failure::new(Kind::Io, format!("cannot lock {LOCK}"), e);
     let file = File::options().create(true).append(true).open(home.file(LOCK)).map_err(failed)?;
     match file.try_lock() {
@@ -184,7 +184,7 @@ pub fn lock(home: &Home) -> Outcome<Option<File>> {
 }
 
 /// Runs until stopped.
-pub async fn serve(home: Home, papers: Arc<Papers>, log: &Logger) -> Outcome<End> {
+pub async fn serve(home: StateDir, credentials: Arc<Credentials>, log: &Logger) -> Outcome<End> {
     let listen = |kind| signal(kind).map_err(|e| Failure::new(Kind::Io, "cannot start", e));
     let (mut term, mut int, mut hup) = (
         listen(SignalKind::terminate())?,
@@ -195,12 +195,12 @@ pub async fn serve(home: Home, papers: Arc<Papers>, log: &Logger) -> Outcome<End
         return Err(Failure::new(Kind::Unsafe, "another agent of this real server runs", "")
             .next("systemctl status nines"));
     };
-    let mut server = RealServer::new(home, papers.identity.me.name.clone(), log)?;
+    let mut server = RealServer::new(home, credentials.identity.me.name.clone(), log)?;
     log.line(&format!(
         "nines {} runs on real server {} of cluster {}",
         env!("CARGO_PKG_VERSION"),
         server.name,
-        papers.identity.cluster
+        credentials.identity.cluster
     ));
     // After a boot it serves before anybody answers.
     server.keep();
@@ -209,7 +209,7 @@ pub async fn serve(home: Home, papers: Arc<Papers>, log: &Logger) -> Outcome<End
     let (questions, question) = watch::channel(first);
     let (answers, mut heard) = mpsc::channel(1);
     let members = server.said.answer.members.clone();
-    tokio::spawn(ask_on(Arc::clone(&papers), members, question, answers));
+    tokio::spawn(ask_on(Arc::clone(&credentials), members, question, answers));
     let (mut look, mut alive) = (interval(LOOK), interval(Duration::from_secs(1)));
     let (mut by, mut silent) = (None, false);
     loop {
@@ -252,18 +252,18 @@ enum Heard {
 
 /// Asks one member after the other.
 async fn ask_on(
-    papers: Arc<Papers>,
+    credentials: Arc<Credentials>,
     mut members: Vec<Peer>,
     mut question: watch::Receiver<Question>,
     answers: mpsc::Sender<Heard>,
 ) {
     loop {
-        let seeds = papers.identity.peers.iter();
+        let seeds = credentials.identity.peers.iter();
         let others = seeds.filter(|seed| members.iter().all(|m| m.id != seed.id));
         let all: Vec<Peer> = members.iter().chain(others).cloned().collect();
         let (mut heard, mut why) = (false, "it knows none".to_owned());
         for member in all {
-            let asked = ask(&papers, &member, &mut question, &answers, &mut members).await;
+            let asked = ask(&credentials, &member, &mut question, &answers, &mut members).await;
             match asked {
                 Ok(true) => heard = true,
                 Ok(false) => why = format!("{} knows less than another did", member.name),
@@ -281,13 +281,13 @@ async fn ask_on(
 
 /// Asks a member some times; whether it answered with something new enough.
 async fn ask(
-    papers: &Papers,
+    credentials: &Credentials,
     member: &Peer,
     question: &mut watch::Receiver<Question>,
     answers: &mpsc::Sender<Heard>,
     members: &mut Vec<Peer>,
 ) -> std::io::Result<bool> {
-    let mut line = Line::to(papers, member).await?;
+    let mut line = Line::to(credentials, member).await?;
     for n in 0..ASKED {
         let asked = question.borrow_and_update().clone();
         let answer = match line.ask(&asked).await {

@@ -3,10 +3,10 @@
 //! Every datagram carries a challenge of its sender and echoes of challenges that the sender heard
 //! from the receiver. A challenge is valid for two [`Sessions::pace`] intervals at most, so a
 //! datagram that echoes a valid one was made a moment ago: no recording is ever fresh, whatever
-//! its incarnation, its link or its receiver. A new incarnation (a new salt) is first a candidate; it becomes the
-//! session when it echoes a valid challenge. Of the incarnation before it only datagrams made after that
-//! pass from then on: they prove that two agents run under one id, which the node must see. Older
-//! lives are retired, and never candidates again.
+//! its incarnation, its link or its receiver. A new incarnation (a new salt) is first a candidate;
+//! it becomes the session when it echoes a valid challenge. Of the incarnation before it only
+//! datagrams made after that pass from then on: they prove that two agents run under one id, which
+//! the node must see. Older lives are retired, and never candidates again.
 //!
 //! Decides: what is fresh. Memory per peer is constant; only a holder of the cluster key can make
 //! an entry.
@@ -21,8 +21,8 @@ pub type Challenge = [u8; 8];
 /// The random beginning of each datagram of a incarnation.
 pub type Salt = [u8; 16];
 
-/// New incarnations of a peer that may prove themselves at the same time. Recordings of several old incarnations
-/// take places here, too.
+/// New incarnations of a peer that may prove themselves at the same time. Recordings of several old
+/// incarnations take places here, too.
 const CANDIDATES: usize = 4;
 /// Ended incarnations of a peer that are remembered.
 const RETIRED: usize = 32;
@@ -136,7 +136,8 @@ impl Sessions {
         valid.find(|(_, _, value)| echoes.contains(value)).map(|(number, ..)| *number)
     }
 
-    /// What to echo to a peer: its session's challenge, and in turn those of its other incarnations.
+    /// What to echo to a peer: its session's challenge, and in turn those of its other
+    /// incarnations.
     pub fn echoes(&mut self, to: u64) -> [Challenge; 2] {
         let Some(peer) = self.peers.get_mut(&to) else { return Default::default() };
         peer.turn = peer.turn.wrapping_add(1);

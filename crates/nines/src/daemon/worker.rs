@@ -25,9 +25,9 @@ use nines_model::{Counters, ForwardingTable};
 use super::{
     Shown,
     core_thread::{Handle, Work},
-    kept::Kept,
     logger::Logger,
     store::Store,
+    vip_addresses::VipAddresses,
 };
 use crate::failure::Outcome;
 
@@ -129,7 +129,7 @@ pub type Places = Arc<Mutex<BTreeMap<IpAddr, (u8, Option<String>)>>>;
 
 /// Adds, removes and announces addresses in order; puts back what other programs take away.
 pub fn addresses(
-    mut kept: Kept,
+    mut kept: VipAddresses,
     work: Receiver<AddressWork>,
     places: &Places,
     shown: &Mutex<Shown>,

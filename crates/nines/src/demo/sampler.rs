@@ -1,8 +1,8 @@
 //! Who answers for the VIP, asked on the wire.
 //!
-//! Decides: nothing; it asks each director over each of its cables, at the switch's end, every 5 ms.
-//! So it also hears a director that is cut off from everybody else, and what it hears is the kernel,
-//! not anybody's belief.
+//! Decides: nothing; it asks each director over each of its cables, at the switch's end, every 5
+//! ms. So it also hears a director that is cut off from everybody else, and what it hears is the
+//! kernel, not anybody's belief.
 
 use std::{
     collections::BTreeMap,

@@ -315,10 +315,10 @@ impl Drop for Stage {
 /// What `nines init --all` does, in this process.
 fn prepare_nodes(home: &Path) -> Outcome<()> {
     let spec = config::parse(CONFIG).expect("the config above is right");
-    let (papers, kept) = identity::found(CONFIG, &spec, PORT)?;
-    for papers in &papers {
-        let home = identity::home(&home.join(&papers.identity.me.name));
-        home.keep(papers)?;
+    let (credentials, kept) = identity::found(CONFIG, &spec, PORT)?;
+    for credentials in &credentials {
+        let home = identity::home(&home.join(&credentials.identity.me.name));
+        home.keep(credentials)?;
         Store::open(&home.file(own_log::FILE))?.found(&kept)?;
     }
     Ok(())

@@ -16,8 +16,8 @@ use nines_model::{
 };
 
 use super::{
+    commands::{Command, PLAIN, SHORT, VALUED},
     names,
-    words::{Command, PLAIN, SHORT, VALUED},
 };
 
 mod checks;

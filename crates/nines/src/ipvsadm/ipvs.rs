@@ -15,13 +15,14 @@ use nines_model::{
 };
 
 use super::{
-    AGENT_KEEPS, PATIENCE, failed,
+    AGENT_KEEPS, PATIENCE,
+    commands::Command,
+    failed,
     grammar::{Ask, Refused},
     kernel_says,
     lines::service,
     listing::{self, Form},
     timeouts,
-    words::Command,
 };
 
 /// IPVS of this namespace.

@@ -11,9 +11,9 @@ use nines_dataplane::{address, ebpf::readback};
 use nines_model::{Forward, ForwardingTable, ServerState, TableServer, TableService, Traffic};
 
 use super::{
+    commands::Command,
     grammar::{Ask, Refused},
     kernel_says,
-    words::Command,
 };
 
 /// A table that lines change.

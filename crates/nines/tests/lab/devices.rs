@@ -1,5 +1,5 @@
-//! Interfaces and addresses that come, go and are more than one: second cards, cables that are pulled,
-//! programs that take addresses away, agents that start before their address.
+//! Interfaces and addresses that come, go and are more than one: second cards, cables that are
+//! pulled, programs that take addresses away, agents that start before their address.
 
 use std::{
     collections::BTreeSet,
@@ -92,7 +92,8 @@ fn no_card_of_a_frozen_director_answers_for_its_vip_not_even_one_that_comes_late
         all.iter().filter(|i| i.ethernet).map(|i| i.mac).collect::<BTreeSet<_>>()
     };
     assert!(answers(&net, "client", "10.97.0.100").is_subset(&cards(&net, "lb1")));
-    // One that comes while the agent runs is as it would be without an agent, once it has the guard.
+    // One that comes while the agent runs is as it would be without an agent, once it has the
+    // guard.
     plug(&net, "lb1", 3, "br0", "10.97.0.18/24");
     let arp_ignore = |n: &Net, host: &str, interface: &str| {
         let name = format!("net/ipv4/conf/{interface}/arp_ignore");

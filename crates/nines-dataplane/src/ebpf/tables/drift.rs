@@ -96,8 +96,8 @@ impl Tables {
         Ok(found)
     }
 
-    /// Ends services that no key names, for packets may know them: whoever took the key away by hand,
-    /// or died in the middle, has left them alive.
+    /// Ends services that no key names, for packets may know them: whoever took the key away by
+    /// hand, or died in the middle, has left them alive.
     pub(super) fn bury(&self) -> Result<()> {
         let named: BTreeSet<u32> = self.installed.services.values().map(|(id, _)| *id).collect();
         let services = self.services.view()?;

@@ -85,8 +85,8 @@ fn no_hole(at: &Installed) {
     }
 }
 
-/// Whom a packet could have been given before an update, it finds as he was, or as he is to be: what
-/// sends it reads the slot after what chose it.
+/// Whom a packet could have been given before an update, it finds as he was, or as he is to be:
+/// what sends it reads the slot after what chose it.
 fn still_reached(before: &Installed, at: &Installed) {
     for (slot, old) in before.servers.iter().filter(|(_, old)| !is_free(old)) {
         let now = at.servers[slot];

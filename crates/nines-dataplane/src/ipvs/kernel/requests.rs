@@ -1,5 +1,5 @@
-//! What ipvsadm orders beyond the difference of two tables: one change by itself, counts, idle limits.
-//! Errors are the kernel's numbers: who asks has words for them.
+//! What ipvsadm orders beyond the difference of two tables: one change by itself, counts, idle
+//! limits. Errors are the kernel's numbers: who asks has words for them.
 
 use std::io;
 

@@ -9,7 +9,7 @@ use nines_core::Node;
 use nines_model::Time;
 use nines_planner::{Observed, Unfit, unfit};
 
-use super::{super::types::Status, super::verdict::may_take, incarnations, part};
+use super::{super::types::Status, super::verdict::may_take, incarnations, outside};
 use crate::failure::{Failure, Kind};
 
 /// Why a node cannot take this VIP now, or any at all; `None`: it can.
@@ -42,8 +42,8 @@ pub fn cannot_take_of(
         let why = "it has not joined".to_owned();
         return refuse(Kind::Unsafe, why, "nines code   prints the join command".into());
     };
-    if let Some(outside) = part::outside(node, now, member.id, name) {
-        let joining = if outside.word == part::JOINING { "is joining: it " } else { "" };
+    if let Some(outside) = outside::outside(node, now, member.id, name) {
+        let joining = if outside.word == outside::JOINING { "is joining: it " } else { "" };
         let why = format!("it {joining}{}", outside.why);
         return refuse(Kind::Unsafe, why, outside.next);
     }

@@ -2,7 +2,7 @@
 
 use super::{
     super::types::{ProblemLine, Status},
-    part::{JOINING, NO_VOTE},
+    outside::{JOINING, NO_VOTE},
 };
 
 /// Fills in what is wrong now.

@@ -1,8 +1,8 @@
 //! Which directors could take a VIP over now, if its holder died.
 //!
-//! Decides: what "ready to take over" means. The planner says who is fit (alive, table in place, not
-//! on standby, not leaving, able); this adds what only matters when the holder is gone: a vote, the
-//! log, the connections, and a majority of votes without the holder.
+//! Decides: what "ready to take over" means. The planner says who is fit (alive, table in place,
+//! not on standby, not leaving, able); this adds what only matters when the holder is gone: a vote,
+//! the log, the connections, and a majority of votes without the holder.
 
 use std::{collections::BTreeSet, net::IpAddr};
 

@@ -10,7 +10,7 @@ use nines_model::{Spec, Time};
 
 use super::{
     super::types::{Event, NodeStatus, ServerStatus, Status, Why},
-    Told, ago, cannot_take_of, part, rfc3339, set_text,
+    Told, ago, cannot_take_of, outside, rfc3339, set_text,
 };
 use crate::failure::{Failure, Kind, Outcome};
 
@@ -169,8 +169,10 @@ fn of_node(node: &Node, now: Time, seen: &Seen, why: &mut Why) {
     }
     let lines = seen.status.problems.iter().filter(|p| p.subject == format!("node {name}"));
     let lines = lines.filter(|line| line.text != "silent" && !line.next.is_empty());
-    if let Some(n) = found.filter(|n| [part::JOINING, part::NO_VOTE].contains(&n.state.as_str())) {
-        let joining = if n.state == part::JOINING { " is joining: it" } else { "" };
+    if let Some(n) =
+        found.filter(|n| [outside::JOINING, outside::NO_VOTE].contains(&n.state.as_str()))
+    {
+        let joining = if n.state == outside::JOINING { " is joining: it" } else { "" };
         why.now = format!("{name}{joining} {}.", n.trouble);
         why.next.push(n.next.clone());
     } else {

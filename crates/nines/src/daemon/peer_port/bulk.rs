@@ -16,7 +16,7 @@ use tokio::{
 use super::{FRAME_MAX, connect, find, kind};
 use crate::{
     daemon::{core_thread::Handle, logger::Logger},
-    identity::Papers,
+    identity::Credentials,
 };
 
 /// Frames that may wait for a peer.
@@ -30,7 +30,7 @@ const AGAIN: Duration = Duration::from_millis(200);
 
 /// Sends large frames to peers.
 pub struct Bulk {
-    papers: Arc<Papers>,
+    credentials: Arc<Credentials>,
     core: Handle,
     log: Logger,
     lines: BTreeMap<u64, mpsc::Sender<Vec<u8>>>,
@@ -38,8 +38,8 @@ pub struct Bulk {
 
 impl Bulk {
     /// Nothing is connected yet.
-    pub fn new(papers: Arc<Papers>, core: Handle, log: Logger) -> Self {
-        Self { papers, core, log, lines: BTreeMap::new() }
+    pub fn new(credentials: Arc<Credentials>, core: Handle, log: Logger) -> Self {
+        Self { credentials, core, log, lines: BTreeMap::new() }
     }
 
     /// Sends; a frame that is lost is told, and the consensus sends what is missing again.
@@ -54,7 +54,7 @@ impl Bulk {
         }
         let line = self.lines.entry(to).or_insert_with(|| {
             let (line, frames) = mpsc::channel(WAITING_MAX);
-            tokio::spawn(keep_line(to, frames, Arc::clone(&self.papers), self.core.clone()));
+            tokio::spawn(keep_line(to, frames, Arc::clone(&self.credentials), self.core.clone()));
             line
         });
         if line.try_send(frame).is_err() {
@@ -66,16 +66,17 @@ impl Bulk {
 async fn keep_line(
     to: u64,
     mut frames: mpsc::Receiver<Vec<u8>>,
-    papers: Arc<Papers>,
+    credentials: Arc<Credentials>,
     core: Handle,
 ) {
     let mut open = None;
     while let Some(frame) = frames.recv().await {
         if open.is_none() {
-            let seed = papers.identity.peers.clone();
+            let seed = credentials.identity.peers.clone();
             let (name, addresses) = find(&core, &seed, to).await.unwrap_or_default();
             for address in addresses {
-                let attempt = timeout(Duration::from_secs(1), connect(&papers, &name, address));
+                let attempt =
+                    timeout(Duration::from_secs(1), connect(&credentials, &name, address));
                 if let Ok(Ok(stream)) = attempt.await {
                     open = Some(stream);
                     break;

@@ -5,7 +5,7 @@ use nines_model::{
 };
 
 use super::{Reader, Refused, usage};
-use crate::ipvsadm::words::Command;
+use crate::ipvsadm::commands::Command;
 
 impl Reader {
     pub(super) fn forwarding(&self, forward: Forward) -> Result<Forward, Refused> {

@@ -18,8 +18,8 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::daemon::{
+    connection_limits::{Gate, origin},
     descriptors::Shares,
-    gate::{Gate, origin},
 };
 
 /// How long a stranger has.

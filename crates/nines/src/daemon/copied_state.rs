@@ -6,10 +6,10 @@
 
 use std::os::unix::fs::MetadataExt as _;
 
-use crate::identity::Home;
+use crate::identity::StateDir;
 
 /// The number; never 0. Things that cannot be read count as empty.
-pub fn of(home: &Home, log: &str) -> u64 {
+pub fn of(home: &StateDir, log: &str) -> u64 {
     let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let mut parts = text("/etc/machine-id") + &text("/sys/class/dmi/id/product_uuid");
     if let Ok(meta) = std::fs::metadata(home.file(log)) {
@@ -35,7 +35,7 @@ mod tests {
     fn a_copy_has_another_place_and_a_write_changes_nothing() {
         let folder = std::env::temp_dir().join(format!("nines-place-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
-        let home = Home(folder.clone());
+        let home = StateDir(folder.clone());
         std::fs::write(home.file("log"), "a").unwrap();
         let before = of(&home, "log");
         std::fs::write(home.file("log"), "more").unwrap();

@@ -1,8 +1,8 @@
 //! A director that is a real server of the other directors, too.
 //!
-//! Decides: nothing; the table says which VIPs. They are on `lo` whoever holds them: what the holder
-//! sends here must go up this stack, and what the guard lets nobody claim is nobody's but the
-//! holder's.
+//! Decides: nothing; the table says which VIPs. They are on `lo` whoever holds them: what the
+//! holder sends here must go up this stack, and what the guard lets nobody claim is nobody's but
+//! the holder's.
 
 use std::{
     path::Path,
@@ -17,7 +17,7 @@ use nines_dataplane::{
     address,
     real_server::{self, Done, Keeper},
 };
-use nines_model::Duty;
+use nines_model::RealServerRole;
 
 use super::{
     Shown,
@@ -32,7 +32,7 @@ const LOOK: Duration = Duration::from_secs(5);
 
 /// Does what it was last told, until nobody is left to tell.
 pub fn keep(
-    told: &Receiver<Duty>,
+    told: &Receiver<RealServerRole>,
     memory: &Path,
     core: &Handle,
     shown: &Mutex<Shown>,
@@ -61,9 +61,13 @@ pub fn keep(
     }
 }
 
-fn see_to(keeper: &mut Keeper, duty: &Duty, memory: &Path) -> nines_dataplane::Result<Done> {
+fn see_to(
+    keeper: &mut Keeper,
+    duty: &RealServerRole,
+    memory: &Path,
+) -> nines_dataplane::Result<Done> {
     let held = keeper.held()?;
-    if *duty != Duty::default() {
+    if *duty != RealServerRole::default() {
         return keeper.keep(duty, &held.beyond(duty));
     }
     let gone = real_server::undo(memory)?.into_iter();

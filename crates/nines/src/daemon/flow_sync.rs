@@ -27,9 +27,9 @@ use nines_model::Role;
 use tokio::sync::{mpsc as line, oneshot, watch};
 
 use super::{Agent, core_thread::Handle, logger::Logger};
-pub use wire::{decode, encode};
+pub use codec::{decode, encode};
 
-mod wire;
+mod codec;
 
 /// Messages that wait for a subscriber; one more cuts its line.
 const LINE: usize = 256;
@@ -61,8 +61,8 @@ enum Taken {
 
 /// What the thread is asked.
 enum Ask {
-    /// Everything from now on, into this line; also what needs no telling, if the other's hashes may
-    /// be others.
+    /// Everything from now on, into this line; also what needs no telling, if the other's hashes
+    /// may be others.
     Subscribe(line::Sender<Bytes>, bool),
     /// The table changed: flows that needed no telling may need it now.
     Table,
@@ -130,8 +130,8 @@ impl Flows {
         receive
     }
 
-    /// The kernel has another table; `larger`: in larger tables, which have taken the place of those
-    /// before, also for what is learned if that has begun.
+    /// The kernel has another table; `larger`: in larger tables, which have taken the place of
+    /// those before, also for what is learned if that has begun.
     pub fn table_changed(&self, larger: Option<&mut EbpfPlane>, learns: bool) -> Result<()> {
         let mut followed = Ok(());
         if let Some(plane) = larger {

@@ -1,8 +1,9 @@
 //! VIPs stay where this agent put them, and it knows which of them it could not serve.
 //!
-//! Other programs take addresses off interfaces (`ip addr flush`, a network manager that reloads), and
-//! the kernel takes them when an interface goes. Decides: when a VIP is put back and how often at most,
-//! and for which VIPs this machine is unfit because the card is down, without carrier or gone.
+//! Other programs take addresses off interfaces (`ip addr flush`, a network manager that reloads),
+//! and the kernel takes them when an interface goes. Decides: when a VIP is put back and how often
+//! at most, and for which VIPs this machine is unfit because the card is down, without carrier or
+//! gone.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -164,7 +165,7 @@ pub struct Found {
 
 /// Everything put on by this process.
 #[derive(Default)]
-pub struct Kept {
+pub struct VipAddresses {
     /// A witness has no VIPs to be fit for.
     witness: bool,
     here: BTreeMap<IpAddr, Placed>,
@@ -177,7 +178,7 @@ pub struct Kept {
     listed: Option<(Instant, Vec<Interface>)>,
 }
 
-impl Kept {
+impl VipAddresses {
     /// Nothing yet.
     pub fn new(witness: bool) -> Self {
         Self { witness, ..Self::default() }

@@ -1,9 +1,10 @@
 //! Interfaces that appear after the first service: they are served like the others, as by IPVS.
 //!
-//! nines' programs are on interfaces, and `ipvsadm` has no daemon that could put them on a new one. So
-//! the first service starts a process that waits for the kernel's word of new interfaces and does only
-//! that. Decides: that there is one for each network namespace, and that it ends by itself when there is
-//! no service left, an agent takes the tables over, or nobody else is left in the namespace.
+//! nines' programs are on interfaces, and `ipvsadm` has no daemon that could put them on a new one.
+//! So the first service starts a process that waits for the kernel's word of new interfaces and
+//! does only that. Decides: that there is one for each network namespace, and that it ends by
+//! itself when there is no service left, an agent takes the tables over, or nobody else is left in
+//! the namespace.
 
 use std::{
     fs::{self, File},

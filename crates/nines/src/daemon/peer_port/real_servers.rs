@@ -1,7 +1,8 @@
-//! What real servers ask of members: which VIPs are theirs. A question is answered when the answer is
-//! another than last time, or after a while.
+//! What real servers ask of members: which VIPs are theirs. A question is answered when the answer
+//! is another than last time, or after a while.
 //!
-//! Decides: how long a question waits, and that no question costs the thread that keeps leases much.
+//! Decides: how long a question waits, and that no question costs the thread that keeps leases
+//! much.
 
 use std::{
     collections::BTreeSet,
@@ -10,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use nines_model::{Duty, Spec};
+use nines_model::{RealServerRole, Spec};
 use serde::{Deserialize, Serialize};
 use tokio::{
     net::TcpStream,
@@ -21,7 +22,7 @@ use tokio_rustls::client::TlsStream;
 use super::{FRAME_MAX, get, kind, open, put};
 use crate::{
     daemon::Agent,
-    identity::{Papers, Peer},
+    identity::{Credentials, Peer},
 };
 
 /// How long a question may wait for a change.
@@ -60,14 +61,14 @@ pub struct Answer {
 /// A member's side; `None`: this agent is stopping.
 pub async fn answer(agent: &Agent, question: &Question) -> Option<Answer> {
     let until = Instant::now() + WAIT;
-    let (revision, Duty { vips, tunnels }) = loop {
+    let (revision, RealServerRole { vips, tunnels }) = loop {
         sleep(LOOK).await;
         let config = config(agent).await?;
         let (revision, spec) = &*config;
         let newer = *revision > question.revision;
         let late = Instant::now() > until;
         if newer || late || *revision == question.revision {
-            let duty = Duty::of(spec, &question.addresses);
+            let duty = RealServerRole::of(spec, &question.addresses);
             let known =
                 duty.vips.is_subset(&question.vips) && duty.tunnels.is_subset(&question.tunnels);
             if newer || late || !known {
@@ -98,11 +99,11 @@ pub struct Line(TlsStream<TcpStream>);
 
 impl Line {
     /// To one of its addresses.
-    pub async fn to(papers: &Papers, member: &Peer) -> std::io::Result<Self> {
+    pub async fn to(credentials: &Credentials, member: &Peer) -> std::io::Result<Self> {
         let mut why = std::io::Error::other("it has no address");
         for address in &member.addresses {
             let at = SocketAddr::new(*address, member.port);
-            match timeout(Duration::from_secs(2), open(papers, &member.name, at)).await {
+            match timeout(Duration::from_secs(2), open(credentials, &member.name, at)).await {
                 Ok(Ok(stream)) => return Ok(Self(stream)),
                 Ok(Err(e)) => why = e,
                 Err(_) => why = std::io::ErrorKind::TimedOut.into(),

@@ -10,7 +10,7 @@ use tokio::{
 use super::{FRAME_MAX, connect, find, get, kind, put};
 use crate::daemon::{
     Agent,
-    flows::{Behind, Unanswered, decode},
+    flow_sync::{Behind, Unanswered, decode},
 };
 
 /// A line on which nothing is told says that it lives.
@@ -68,11 +68,11 @@ pub async fn ask(agent: Arc<Agent>, of: u64, behind: Arc<Behind>) {
 
 async fn take(agent: &Arc<Agent>, of: u64, behind: &Behind) -> Option<()> {
     let flows = agent.flows.as_ref()?;
-    let papers = &agent.papers;
-    let (name, addresses) = find(&agent.core, &papers.identity.peers, of).await?;
+    let credentials = &agent.credentials;
+    let (name, addresses) = find(&agent.core, &credentials.identity.peers, of).await?;
     let mut stream = None;
     for address in addresses {
-        let attempt = timeout(Duration::from_millis(500), connect(papers, &name, address));
+        let attempt = timeout(Duration::from_millis(500), connect(credentials, &name, address));
         if let Ok(Ok(open)) = attempt.await {
             stream = Some(open);
             break;

@@ -1,7 +1,7 @@
 //! Whether a config fits the cluster and its machines as they are.
 //!
 //! Decides: what of it is refused, what is warned about, and what clients would lose. The same for
-//! `nines plan` and `nines apply`; what the config alone shows is in `nines_model::sense`.
+//! `nines plan` and `nines apply`; what the config alone shows is in `nines_model::sanity`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +14,7 @@ use nines_core::{
     forwarding::{self, Known},
     wire::Facts,
 };
-use nines_model::{Backend, Forward, Role, ServerState, Spec, Time, diff::Change, sense};
+use nines_model::{Backend, Forward, Role, ServerState, Spec, Time, diff::Change, sanity};
 
 use super::cannot_take_of;
 use crate::failure::{Failure, Kind};
@@ -34,11 +34,12 @@ pub fn other_cluster(own: &str, spec: &Spec) -> Option<Failure> {
 
 /// What the config alone makes impossible.
 pub fn senseless(spec: &Spec) -> Vec<Failure> {
-    let one = |f: sense::Finding| Failure::new(Kind::Usage, f.what, "").next(f.next);
-    sense::refused(spec).into_iter().map(one).collect()
+    let one = |f: sanity::Finding| Failure::new(Kind::Usage, f.what, "").next(f.next);
+    sanity::refused(spec).into_iter().map(one).collect()
 }
 
-/// What of the cluster a config is compared with: taken out of the core at once, looked at elsewhere.
+/// What of the cluster a config is compared with: taken out of the core at once, looked at
+/// elsewhere.
 #[derive(Default)]
 pub struct Cluster {
     /// Config in force.
@@ -126,7 +127,7 @@ impl Cluster {
     /// What in a new spec is allowed but odd.
     pub fn warnings(&self, spec: &Spec) -> Vec<String> {
         let machines = &self.machines;
-        let mut found: Vec<String> = sense::odd(spec).into_iter().map(|f| f.what).collect();
+        let mut found: Vec<String> = sanity::odd(spec).into_iter().map(|f| f.what).collect();
         found.extend(some_without_interface(machines, spec));
         found.extend(far_servers(machines, spec));
         for name in spec.nodes.keys().filter(|n| !self.members.contains(*n)) {
@@ -146,7 +147,8 @@ impl Cluster {
         found
     }
 
-    /// What clients would lose by the state of servers and nodes, which the two configs do not show.
+    /// What clients would lose by the state of servers and nodes, which the two configs do not
+    /// show.
     pub fn losses(&self, spec: &Spec) -> Vec<Change> {
         let mut found = Vec::new();
         let lose = |subject: String, text: String, felt: &str| Change {
@@ -167,7 +169,7 @@ impl Cluster {
             self.spec.services.get(name).is_some_and(|before| Arc::ptr_eq(before, service))
         };
         for (name, service) in spec.services.iter().filter(|(name, s)| !same(name, s)) {
-            let told = sense::unserved(service).is_some();
+            let told = sanity::unserved(service).is_some();
             if !told && takes(&self.spec, name) && !takes(spec, name) {
                 let text =
                     "no server is left that takes new connections: all others are down or drain";

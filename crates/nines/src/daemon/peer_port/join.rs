@@ -1,7 +1,7 @@
 //! Machines that ask to be let in.
 //!
-//! Decides: which name and number a newcomer gets, and what is tried again. Members are let in by any
-//! member, two at once too: the log says which came first.
+//! Decides: which name and number a newcomer gets, and what is tried again. Members are let in by
+//! any member, two at once too: the log says which came first.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -12,21 +12,21 @@ use nines_core::{
 use nines_model::names;
 use tokio::time::Instant;
 
-use super::{JoinRequest, door::Guesses};
+use super::{JoinRequest, strangers::Guesses};
 use crate::{
     api,
     daemon::Agent,
     failure::{Failure, Kind, Outcome},
-    identity::{self, Papers, Peer},
+    identity::{self, Credentials, Peer},
 };
 
 pub(super) async fn admit(
     agent: &Agent,
-    papers: &Papers,
+    credentials: &Credentials,
     bytes: &[u8],
     server: bool,
     (origin, guesses): (IpAddr, &Guesses),
-) -> Outcome<Papers> {
+) -> Outcome<Credentials> {
     let refuse = |why: &str| Failure::new(Kind::Denied, "refused", why);
     let request: JoinRequest =
         serde_json::from_slice(bytes).map_err(|_| refuse("the request cannot be read"))?;
@@ -46,7 +46,7 @@ pub(super) async fn admit(
     let mut tries = 4;
     loop {
         tries -= 1;
-        match admit_once(agent, papers, &request, server).await {
+        match admit_once(agent, credentials, &request, server).await {
             // Another machine was let in at the same time, by another member perhaps.
             Err(Refused::Changed(_)) if tries > 0 => {}
             Err(Refused::Changed(why) | Refused::Final(why)) => return Err(refuse(&why)),
@@ -70,10 +70,10 @@ impl From<Failure> for Refused {
 
 async fn admit_once(
     agent: &Agent,
-    papers: &Papers,
+    credentials: &Credentials,
     request: &JoinRequest,
     server: bool,
-) -> Result<Papers, Refused> {
+) -> Result<Credentials, Refused> {
     let refused = |why: &str| Refused::Final(why.to_owned());
     let asked = request.name.clone();
     let look = move |node: &nines_core::Node, _| {
@@ -91,7 +91,7 @@ async fn admit_once(
     let (addresses, port) = (request.addresses.clone(), request.port);
     let newcomer = |id| Peer { id, name: name.clone(), addresses, port };
     if server {
-        let made = identity::admit_server(papers, peers, newcomer(0))?;
+        let made = identity::admit_server(credentials, peers, newcomer(0))?;
         agent.log.line(&format!("{name} joined as real server"));
         return Ok(made);
     }
@@ -119,7 +119,7 @@ async fn admit_once(
             Err(why) => refused(&api::refusal_text(&why)),
         });
     }
-    // One that never had the log lost its papers on the way: it gets others.
+    // One that never had the log lost its credentials on the way: it gets others.
     if known.is_some_and(|m| voters.contains(&m.id) || m.witness != request.witness) {
         return Err(refused(&format!("there is a member {name} already; choose another --node")));
     }
@@ -134,7 +134,7 @@ async fn admit_once(
     let newcomer = newcomer(known.map_or(highest + 1, |m| m.id));
     let kind = command::Kind::Join(identity::member(&newcomer, request.witness));
     let command = Command { actor: format!("join@{name}"), kind: Some(kind), ..Command::default() };
-    let made = identity::admit(papers, peers, newcomer, request.witness)?;
+    let made = identity::admit(credentials, peers, newcomer, request.witness)?;
     match agent.core.propose(command).await {
         Ok(_) => Ok(made),
         Err(why @ Refusal::Changed(_)) => Err(Refused::Changed(api::refusal_text(&why))),

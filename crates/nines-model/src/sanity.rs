@@ -1,7 +1,7 @@
 //! What a config says that is well formed and still cannot be meant.
 //!
-//! Decides: which of that is refused and which is only warned about, from the config alone. What the
-//! machines know about themselves (interfaces, subnets) is asked by the API.
+//! Decides: which of that is refused and which is only warned about, from the config alone. What
+//! the machines know about themselves (interfaces, subnets) is asked by the API.
 
 use crate::{ServiceSpec, Spec};
 

@@ -205,8 +205,8 @@ pub fn encode(batch: &Batch, whole: bool) -> Vec<u8> {
     Told { servers, flows, whole }.encode_to_vec()
 }
 
-/// And back, with whether everything has come; `None`: no message of ours. A flow that means nothing
-/// here is left out.
+/// And back, with whether everything has come; `None`: no message of ours. A flow that means
+/// nothing here is left out.
 pub fn decode(bytes: &[u8]) -> Option<(Batch, bool)> {
     let message = Told::decode(bytes).ok()?;
     let servers: Option<Vec<_>> = message.servers.iter().map(Server::name).collect();

@@ -12,14 +12,14 @@ use crate::{
 /// What the real server at some addresses must have, so that packets by direct routing and tunnels
 /// are its own; NAT needs nothing of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Duty {
+pub struct RealServerRole {
     /// On `lo`, ARP quiet about them.
     pub vips: BTreeSet<IpAddr>,
     /// Packets come in tunnels: UDP ports of GUE, and 0 for the other kinds.
     pub tunnels: BTreeSet<u16>,
 }
 
-impl Duty {
+impl RealServerRole {
     /// What of this another one does not ask for.
     pub fn beyond(&self, other: &Self) -> Self {
         Self {
@@ -69,7 +69,8 @@ mod tests {
         )
         .unwrap();
         let of = |here: &[&str]| {
-            let duty = Duty::of(&spec, &here.iter().map(|a| a.parse().unwrap()).collect());
+            let duty =
+                RealServerRole::of(&spec, &here.iter().map(|a| a.parse().unwrap()).collect());
             let vips: Vec<String> = duty.vips.iter().map(ToString::to_string).collect();
             (vips, duty.tunnels.into_iter().collect::<Vec<_>>())
         };

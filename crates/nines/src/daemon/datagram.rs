@@ -4,10 +4,10 @@
 //! "N9" | version 2 | link | sender u16 | salt 16 | sequence u64
 //!      | sealed { challenge 8 | echo 8 | echo 8 | frame } | tag
 //! ```
-//! Each incarnation of a node has a random salt; its key is HKDF-SHA256(cluster key, salt), its nonce is
-//! (link, sequence): never used twice. Only a datagram that echoes a challenge which this very incarnation
-//! of the receiver told a moment ago counts, so a recording never does (S28); `session.rs` has the
-//! rule. ChaCha20-Poly1305, RFC 8439.
+//! Each incarnation of a node has a random salt; its key is HKDF-SHA256(cluster key, salt), its
+//! nonce is (link, sequence): never used twice. Only a datagram that echoes a challenge which this
+//! very incarnation of the receiver told a moment ago counts, so a recording never does (S28);
+//! `session.rs` has the rule. ChaCha20-Poly1305, RFC 8439.
 //!
 //! Decides: what is authentic and fresh. Memory per peer is constant.
 
@@ -24,7 +24,7 @@ const WORDS: usize = 24;
 pub const OVERHEAD: usize = HEADER + WORDS + 16;
 
 /// Keys of this node and its peers.
-pub struct Seals {
+pub struct DatagramCipher {
     cluster: hkdf::Prk,
     me: u16,
     salt: Salt,
@@ -77,7 +77,7 @@ fn nonce(link: u8, sequence: u64) -> aead::Nonce {
     aead::Nonce::assume_unique_for_key(bytes)
 }
 
-impl Seals {
+impl DatagramCipher {
     /// Keys of a new incarnation.
     pub fn new(cluster_key: &[u8], me: u64, salt: Salt) -> Self {
         let cluster = hkdf::Salt::new(hkdf::HKDF_SHA256, b"nines").extract(cluster_key);
@@ -87,7 +87,8 @@ impl Seals {
         Self { cluster, me: me as u16, salt, key, sequence: 0, sessions }
     }
 
-    /// How far apart this node's heartbeats are: peers cannot echo a newer challenge than the last one.
+    /// How far apart this node's heartbeats are: peers cannot echo a newer challenge than the last
+    /// one.
     pub fn set_beat(&mut self, beat: Millis) {
         self.sessions.set_beat(beat);
     }
@@ -156,12 +157,12 @@ mod tests {
     const KEY: &[u8] = b"a cluster key of 32 bytes length";
     const T: Time = Time(1_000_000_000);
 
-    fn incarnation(id: u64, salt: u8) -> Seals {
-        Seals::new(KEY, id, [salt; 16])
+    fn incarnation(id: u64, salt: u8) -> DatagramCipher {
+        DatagramCipher::new(KEY, id, [salt; 16])
     }
 
     /// `to` hears one datagram of `from`.
-    fn say(now: Time, from: &mut Seals, to: &mut Seals) -> Opened {
+    fn say(now: Time, from: &mut DatagramCipher, to: &mut DatagramCipher) -> Opened {
         let sealed = from.seal(now, u64::from(to.me), 0, b"beat");
         to.open(now, &sealed)
     }
@@ -171,7 +172,7 @@ mod tests {
     }
 
     /// Two that have heard each other.
-    fn meet(now: Time, a: &mut Seals, b: &mut Seals) {
+    fn meet(now: Time, a: &mut DatagramCipher, b: &mut DatagramCipher) {
         let mut heard = false;
         for _ in 0..6 {
             heard |= say(now, a, b) == beat(u64::from(a.me));
@@ -182,7 +183,7 @@ mod tests {
         panic!("they do not hear each other");
     }
 
-    fn pair() -> (Seals, Seals) {
+    fn pair() -> (DatagramCipher, DatagramCipher) {
         let (mut a, mut b) = (incarnation(1, 1), incarnation(2, 2));
         meet(T, &mut a, &mut b);
         (a, b)
@@ -211,7 +212,7 @@ mod tests {
     #[test]
     fn another_cluster_is_not_heard() {
         let (_, mut b) = pair();
-        let mut stranger = Seals::new(b"another key of 32 bytes, really!", 1, [1; 16]);
+        let mut stranger = DatagramCipher::new(b"another key of 32 bytes, really!", 1, [1; 16]);
         assert_eq!(b.open(T, &stranger.seal(T, 2, 0, b"beat")), Opened::Nothing);
     }
 
