@@ -1,19 +1,19 @@
 //! The words the kernel program and its loader share: every map key and value.
 //!
-//! Decides: the binary layout of the pinned maps; of flows in `flows.rs`. Does not decide: what is
+//! Decides: the binary layout of the pinned maps; of flows in `flow_key.rs`. Does not decide: what is
 //! written in them. Every struct is `repr(C)`, has a fixed size, no enum, bool, Option or implicit
 //! padding, and its size is asserted below at compile time, for both targets. [`ABI`] names the
 //! layout; it is part of the pin path, so a binary never opens maps that another layout wrote.
 #![no_std]
 
 mod clients;
-mod flows;
+mod flow_key;
 mod packet;
 mod schedulers;
 mod services;
 
 pub use clients::*;
-pub use flows::*;
+pub use flow_key::*;
 pub use packet::*;
 pub use schedulers::*;
 pub use services::*;

@@ -20,9 +20,9 @@ use crate::{
     addresses, proxy, states,
 };
 
-pub use self::port::{choose_port, search};
+pub use self::snat_port::{choose_port, search};
 
-mod port;
+mod snat_port;
 
 /// What a packet gets in place of its addresses and ports.
 pub struct Ends {
@@ -80,7 +80,7 @@ fn in_pool(service: u32, place: u32) -> Option<[u32; 4]> {
 #[inline(always)]
 pub fn choose_source(packet: &mut Packet) -> Verdict {
     packet.via.source = source_for(packet).unwrap_or(0);
-    port::search(packet)
+    snat_port::search(packet)
 }
 
 #[inline(always)]

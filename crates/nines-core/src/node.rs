@@ -2,7 +2,7 @@
 //!
 //! Decides: what each event means for which machine, and the order of effects. `node/heartbeat.rs`
 //! speaks to peers, `node/log.rs` to the log, `node/vips.rs` to the VIPs, `node/leases.rs` keeps
-//! promises, `node/leader.rs` holds what only a leader does.
+//! promises, `node/failover.rs` holds what only a leader does.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,11 +28,11 @@ use crate::{
 mod append_gate;
 mod bulk;
 mod desired_state;
+mod failover;
 mod fitness;
 mod heartbeat;
 mod incarnation;
 mod joining;
-mod leader;
 mod leases;
 mod log;
 mod lost_log;
@@ -101,7 +101,7 @@ pub struct Node {
     held: Vec<(Time, RaftMessage)>,
     /// Raised when what waits there changes.
     held_changes: u64,
-    planned: leader::Planned,
+    planned: failover::Planned,
     /// Raised by each applied entry that decides anything about VIPs and nodes.
     decided: u64,
     /// Raised by each that what is outside depends on: table, checks, guard.
@@ -194,7 +194,7 @@ impl Node {
             lost_log: lost_log::LostLog::default(),
             held: Vec::new(),
             held_changes: 0,
-            planned: leader::Planned::default(),
+            planned: failover::Planned::default(),
             decided: 0,
             outside: 0,
             pending: BTreeMap::new(),

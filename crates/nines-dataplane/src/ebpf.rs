@@ -50,13 +50,13 @@ pub mod object;
 mod pins;
 mod programs;
 pub mod readback;
+pub mod reconcile;
 mod rr_cursor;
 mod shared;
 mod sizes;
 pub mod tables;
 pub mod testrun;
 pub mod wrap;
-pub mod writes;
 
 /// A value as the kernel has it.
 #[repr(transparent)]

@@ -12,13 +12,13 @@ use std::{collections::BTreeSet, fmt, net::IpAddr};
 use nines_model::{Counters, ForwardingTable, Time};
 
 pub mod address;
-pub mod announce;
 pub mod detour;
 pub mod director;
 pub mod ebpf;
 pub mod fake;
 pub mod faulty;
 pub mod flow_sync;
+pub mod gratuitous_arp;
 pub mod ipvs;
 pub mod listen;
 pub mod listing;

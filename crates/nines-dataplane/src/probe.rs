@@ -18,7 +18,7 @@ use nines_model::{Forward, Tunnel, TunnelChecksum, TunnelKind};
 
 use crate::{
     Result, address,
-    announce::{self, Link},
+    gratuitous_arp::{self, Link},
     netlink::request,
 };
 
@@ -244,14 +244,14 @@ pub fn who_answers(
     patience: Duration,
 ) -> Result<Vec<[u8; 6]>> {
     let question = match addr {
-        IpAddr::V4(addr) => announce::who_has(addr, out.mac),
+        IpAddr::V4(addr) => gratuitous_arp::who_has(addr, out.mac),
         IpAddr::V6(addr) => {
             let own = out.addresses.iter().find_map(|(own, _)| match own {
                 IpAddr::V6(own) if *own != addr => Some(*own),
                 _ => None,
             });
             let Some(own) = own else { return Ok(Vec::new()) };
-            announce::solicitation(addr, own, out.mac)
+            gratuitous_arp::solicitation(addr, own, out.mac)
         }
     };
     let link = Link::open(out.index, true)?;
@@ -268,7 +268,7 @@ pub fn who_answers(
         match link.receive(&mut buffer) {
             Some((_, true)) => {}
             Some((len, false)) => {
-                let mac = announce::answers_for(&buffer[..len], addr);
+                let mac = gratuitous_arp::answers_for(&buffer[..len], addr);
                 found.extend(mac.filter(|mac| !found.contains(mac)));
             }
             None => std::thread::sleep(Duration::from_millis(2)),

@@ -50,7 +50,7 @@ pub mod logger;
 pub mod own_log;
 pub mod peer_port;
 pub mod real_server;
-mod session;
+mod replay;
 pub mod store;
 mod vip_addresses;
 mod worker;

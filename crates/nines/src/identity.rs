@@ -18,14 +18,20 @@ use nines_core::{
     state::State,
     wire::{HardState, Member, Persisted, Snapshot},
 };
-use nines_model::names;
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-};
 use ring::rand::SecureRandom as _;
 use serde::{Deserialize, Serialize};
 
+use self::certificate::{authority, certificate};
+pub use self::{
+    certificate::{
+        der, fingerprint, number_of_tls_name, number_tls_name, server_tls_name, tls_name,
+    },
+    join_code::{join_code, read_code},
+};
 use crate::failure::{Failure, Kind, Outcome};
+
+mod certificate;
+mod join_code;
 
 /// Port for heartbeats (UDP) and TLS (TCP) unless chosen otherwise.
 pub const PORT: u16 = 9119;
@@ -192,130 +198,10 @@ impl StateDir {
         let text = serde_json::to_string_pretty(&credentials.identity).expect("plain data");
         self.write("identity.json", &text)
     }
-
-    /// Keeps the secret of the join code, with the end of its life in seconds since 1970; `server`:
-    /// of the one that lets real servers in and no node.
-    pub fn keep_code(&self, secret: &str, until: u64, server: bool) -> Outcome<()> {
-        self.write(Self::code_file(server), &format!("{until} {secret}"))
-    }
-
-    fn code_file(server: bool) -> &'static str {
-        if server { "join-code-server" } else { "join-code" }
-    }
-
-    /// Whether `secret` is that of a living join code.
-    pub fn code_is(&self, secret: &str, now: u64, server: bool) -> bool {
-        let Ok(text) = self.read(Self::code_file(server)) else { return false };
-        let Some((until, kept)) = text.split_once(' ') else { return false };
-        let alive = until.parse::<u64>().is_ok_and(|until| now < until);
-        let digest = |s: &str| ring::digest::digest(&ring::digest::SHA256, s.as_bytes());
-        // Digests, so that the time of comparing tells nothing about the secret.
-        alive && digest(kept).as_ref() == digest(secret).as_ref()
-    }
-}
-
-fn trouble(e: impl std::fmt::Display) -> Failure {
-    Failure::new(Kind::Io, "cannot make a certificate", e)
-}
-
-/// What the authority's certificate says; the same whenever it signs.
-fn authority_params(cluster: &str) -> CertificateParams {
-    let mut params = CertificateParams::default();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, format!("nines cluster {cluster}"));
-    params
-}
-
-/// A new authority: certificate and key, PEM.
-fn authority(cluster: &str) -> Outcome<(String, String)> {
-    let key = KeyPair::generate().map_err(trouble)?;
-    let cert = authority_params(cluster).self_signed(&key).map_err(trouble)?;
-    Ok((cert.pem(), key.serialize_pem()))
-}
-
-/// The name in a node's certificate.
-pub fn tls_name(node: &str) -> String {
-    format!("{}.nines", names::in_certificate(node))
-}
-
-/// The name in a real server's: no node has it, whatever it is called.
-pub fn server_tls_name(server: &str) -> String {
-    format!("{}.server", tls_name(server))
-}
-
-/// The number in a node's certificate, as a name that no node can be called: a member that has not
-/// got the log yet knows by it who speaks.
-pub fn number_tls_name(id: u64) -> String {
-    format!("n{id}.nines-number")
-}
-
-/// Back.
-pub fn number_of_tls_name(name: &str) -> Option<u64> {
-    name.strip_prefix('n')?.strip_suffix(".nines-number")?.parse().ok()
-}
-
-/// A certificate and key for these TLS names; `guest`: it opens no port that others could take for
-/// a member's.
-fn certificate(
-    cluster: &str,
-    ca_key: &str,
-    names: Vec<String>,
-    guest: bool,
-) -> Outcome<(String, String)> {
-    let unfit = |name: &&String| rustls_pki_types::ServerName::try_from(name.as_str()).is_err();
-    if let Some(name) = names.iter().find(unfit) {
-        return Err(Failure::new(
-            Kind::Usage,
-            format!("{name} is not a valid name for a certificate"),
-            "",
-        )
-        .next("choose another --node: letters, digits, dots and dashes"));
-    }
-    let issuer_key = KeyPair::from_pem(ca_key).map_err(trouble)?;
-    let issuer = Issuer::new(authority_params(cluster), issuer_key);
-    let key = KeyPair::generate().map_err(trouble)?;
-    let mut params = CertificateParams::new(names).map_err(trouble)?;
-    if guest {
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-    }
-    let cert = params.signed_by(&key, &issuer).map_err(trouble)?;
-    Ok((cert.pem(), key.serialize_pem()))
-}
-
-/// The bytes of the first certificate in PEM text.
-pub fn der(pem: &str) -> Vec<u8> {
-    use rustls_pki_types::pem::PemObject as _;
-    rustls_pki_types::CertificateDer::from_pem_slice(pem.as_bytes())
-        .map(|d| d.to_vec())
-        .unwrap_or_default()
-}
-
-/// First 10 bytes of the SHA-256 of the authority's certificate: enough to name it, short to type.
-pub fn fingerprint(ca_der: &[u8]) -> [u8; 10] {
-    let digest = ring::digest::digest(&ring::digest::SHA256, ca_der);
-    digest.as_ref()[..10].try_into().expect("SHA-256 has 32 bytes")
-}
-
-/// Secret and fingerprint as one word for people.
-pub fn join_code(secret: &[u8; 10], ca_der: &[u8]) -> String {
-    let mut bytes = secret.to_vec();
-    bytes.extend(fingerprint(ca_der));
-    let text = data_encoding::BASE32_NOPAD.encode(&bytes).to_lowercase();
-    let groups: Vec<&str> = (0..text.len()).step_by(8).map(|i| &text[i..i + 8]).collect();
-    groups.join("-")
-}
-
-/// Back: secret (as text) and fingerprint; `None`: no join code.
-pub fn read_code(code: &str) -> Option<(String, [u8; 10])> {
-    let text: String = code.chars().filter(|c| *c != '-').collect::<String>().to_uppercase();
-    let bytes = data_encoding::BASE32_NOPAD.decode(text.as_bytes()).ok()?;
-    let print = bytes.get(10..20)?.try_into().ok()?;
-    (bytes.len() == 20).then(|| (data_encoding::HEXLOWER.encode(&bytes[..10]), print))
 }
 
 /// Makes the credentials of founding members who start together, and the log they start from.
-pub fn found(
+pub fn bootstrap(
     text: &str,
     spec: &nines_model::Spec,
     port: u16,
@@ -382,7 +268,7 @@ pub fn member(peer: &Peer, witness: bool) -> Member {
     }
 }
 
-/// Papers for a node that joins.
+/// Credentials for a node that joins.
 pub fn admit(
     mine: &Credentials,
     peers: Vec<Peer>,
@@ -405,7 +291,7 @@ pub fn admit(
     Ok(Credentials { identity, ca_pem, ca_key, cert_pem, key_pem })
 }
 
-/// Papers for a real server: a web server that is broken into gives no key of the cluster away.
+/// Credentials for a real server: a web server that is broken into gives no key of the cluster away.
 pub fn admit_server(mine: &Credentials, peers: Vec<Peer>, newcomer: Peer) -> Outcome<Credentials> {
     let cluster = mine.identity.cluster.clone();
     let names = vec![server_tls_name(&newcomer.name)];
@@ -434,22 +320,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_join_code_reads_back_and_a_wrong_one_does_not() {
-        let secret = random::<10>();
-        let code = join_code(&secret, b"certificate");
-        assert_eq!(code.len(), 35, "{code}");
-        let (read, print) = read_code(&code).unwrap();
-        assert_eq!(read, data_encoding::HEXLOWER.encode(&secret));
-        assert_eq!(print, fingerprint(b"certificate"));
-        assert!(read_code(&code[1..]).is_none());
-        assert!(read_code("hello").is_none());
-    }
-
-    #[test]
     fn a_real_server_is_no_node_of_its_name() {
         let text = "[cluster]\nname = \"t\"\n[nodes]\nlb1 = \"10.0.0.2\"\n";
         let spec = nines_model::config::parse(text).unwrap();
-        let (credentials, _) = found(text, &spec, PORT).unwrap();
+        let (credentials, _) = bootstrap(text, &spec, PORT).unwrap();
         let named = |credentials: &Credentials, name: String| {
             crate::trust::names(&der(&credentials.cert_pem).into(), &name)
         };

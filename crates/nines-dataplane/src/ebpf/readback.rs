@@ -22,9 +22,9 @@ use super::{
     Raw, attach,
     installed::is_free,
     map_error,
+    reconcile::{self, Installed},
     shared::View,
     tables::{Tables, pinned, shared},
-    writes::{self, Installed},
 };
 use crate::{Result, address, listing::Connection, process::boot_time};
 
@@ -134,7 +134,7 @@ fn service(service: &Service) -> TableService {
             prefix: prefix as u8,
         }),
         pool: pool(service).map(|(_, addr)| addr).collect(),
-        ..TableService::new(traffic, writes::scheduler_of(service.scheduler))
+        ..TableService::new(traffic, reconcile::scheduler_of(service.scheduler))
     }
 }
 
@@ -149,7 +149,7 @@ fn server(server: &Server) -> TableServer {
         state,
         limit: Limit { upper: server.upper, lower: server.lower },
         proxy: server.proxy != 0,
-        ..TableServer::new(writes::identity(server), forward(server))
+        ..TableServer::new(reconcile::identity(server), forward(server))
     }
 }
 
@@ -222,7 +222,7 @@ impl Tables {
                     continue;
                 }
                 let asked = u16::from_be(entry.key.dport);
-                let at = writes::identity(server);
+                let at = reconcile::identity(server);
                 let port = if at.port() == 0 { asked } else { at.port() };
                 found.push(Connection {
                     proto: entry.key.proto as u8,
@@ -278,7 +278,7 @@ impl Tables {
                 left: units(service.persist - idle),
                 client: SocketAddr::new(addr_of(key.client), 0),
                 virtual_service: vip,
-                server: writes::identity(server),
+                server: reconcile::identity(server),
             });
         }
         Ok(found)
@@ -299,7 +299,7 @@ impl Tables {
 
     /// Starts the counts of a service, or of all, again from zero.
     pub fn zero(&mut self, only: Option<Traffic>) -> Result<()> {
-        let only = only.map(writes::key);
+        let only = only.map(reconcile::key);
         let chosen: Vec<u32> = self
             .installed()
             .services
@@ -341,6 +341,6 @@ impl Tables {
         for (state, seconds) in abi::IDLE_SET.into_iter().zip(seconds).filter(|(_, s)| *s != 0) {
             settings.idle[usize::from(state)] = abi::idle_units(seconds);
         }
-        self.commit(&[writes::Write::Settings(settings)])
+        self.commit(&[reconcile::Write::Settings(settings)])
     }
 }

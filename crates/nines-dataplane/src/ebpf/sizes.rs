@@ -8,7 +8,7 @@ use aya::maps::MapData;
 use nines_abi::WAYS;
 use nines_model::{ForwardingTable, Traffic};
 
-use super::{grow::Smaller, writes};
+use super::{grow::Smaller, reconcile};
 use crate::{Error, Result};
 
 /// Room in the kernel tables. It is made when they are; a binary that wants more makes new ones.
@@ -37,7 +37,7 @@ impl Sizes {
         let least = Self::default();
         let services = table.services.len() as u32;
         let servers: usize = table.services.values().map(|s| s.servers.len()).sum();
-        let picks: u64 = table.services.values().map(writes::picks_of).sum();
+        let picks: u64 = table.services.values().map(reconcile::picks_of).sum();
         Self {
             services: (services * 2).next_power_of_two().max(least.services),
             servers: (servers as u32 * 2).max(least.servers),
@@ -110,7 +110,7 @@ impl Sizes {
     /// Whether this table does not fit tables of these sizes.
     pub fn lacks_room(self, table: &ForwardingTable) -> bool {
         let servers: usize = table.services.values().map(|s| s.servers.len()).sum();
-        let picks: u64 = table.services.values().map(writes::picks_of).sum();
+        let picks: u64 = table.services.values().map(reconcile::picks_of).sum();
         table.services.len() > self.services as usize
             || servers > self.servers as usize
             || picks > u64::from(self.picks)
@@ -128,7 +128,7 @@ impl Sizes {
 pub fn can_hold(services: impl Iterator<Item = (Traffic, usize)>) -> Result<()> {
     let (mut names, mut clients) = (0, 0);
     for (traffic, sources) in services {
-        names += writes::spread(traffic).len();
+        names += reconcile::spread(traffic).len();
         clients += sources;
     }
     let refuse = |why: String, next: &str| {

@@ -24,10 +24,10 @@ use super::{
     Raw, addresses,
     installed::{dead, is_free},
     map_error,
+    reconcile::{self, Installed, Write},
     rr_cursor::{self, Next},
     shared::{Shared, View},
     sizes::Sizes,
-    writes::{self, Installed, Write},
     wrong,
 };
 use crate::{
@@ -302,7 +302,7 @@ impl Tables {
                 Some(Way { mtu: way.mtu.or_else(|| mtus.get(&way.ifindex).copied()), ..way })
             })
         };
-        writes::plan_and_names(writes::Ask {
+        reconcile::plan_and_names(reconcile::Ask {
             installed,
             before,
             table,
@@ -373,7 +373,8 @@ impl Tables {
         // Services that counted anything: what counts for a server counts for its service, too.
         let mut counted = BTreeSet::new();
         for (name, service) in &self.table.services {
-            let Some((id, _)) = self.installed.services.get(&writes::key(service.traffic)) else {
+            let Some((id, _)) = self.installed.services.get(&reconcile::key(service.traffic))
+            else {
                 continue;
             };
             let whole = sum(self.service_stats.get(id, 0).map_err(map_error)?);
@@ -388,7 +389,7 @@ impl Tables {
             let load = loads.get(*slot);
             if all || load.active | load.inactive != 0 || counted.contains(&server.service) {
                 worth_a_look.insert(server.service);
-                slots.insert((server.service, writes::identity(server)), *slot);
+                slots.insert((server.service, reconcile::identity(server)), *slot);
             }
         }
         for (name, service, id, mut whole) in services {

@@ -120,7 +120,7 @@ pub fn run(context: &Context, args: &InitArgs) -> Outcome<u8> {
         format!("[cluster]\nname = \"{name}\"\n\n[nodes]\n{node} = [{}]\n", listed.join(", "));
     let spec = config::parse(&text)
         .map_err(|found| Failure::new(Kind::Usage, "no cluster made", &found[0].message))?;
-    let (credentials, kept) = identity::found(&text, &spec, args.port)?;
+    let (credentials, kept) = identity::bootstrap(&text, &spec, args.port)?;
     make(&home, &credentials[0], &kept)?;
     if !context.json() {
         outln!("{node} is the first node of cluster {name}. Start it:  systemctl start nines");
@@ -156,7 +156,7 @@ fn make(
 
 fn all(context: &Context, file: &std::path::Path, port: u16) -> Outcome<u8> {
     let (text, spec) = super::config::checked(context, file)?;
-    let (credentials, kept) = identity::found(&text, &spec, port)?;
+    let (credentials, kept) = identity::bootstrap(&text, &spec, port)?;
     let mut made = Vec::new();
     for credentials in &credentials {
         let home = identity::home(&context.state.join(&credentials.identity.me.name));

@@ -7,14 +7,14 @@
 //! Each incarnation of a node has a random salt; its key is HKDF-SHA256(cluster key, salt), its
 //! nonce is (link, sequence): never used twice. Only a datagram that echoes a challenge which this
 //! very incarnation of the receiver told a moment ago counts, so a recording never does (S28);
-//! `session.rs` has the rule. ChaCha20-Poly1305, RFC 8439.
+//! `replay.rs` has the rule. ChaCha20-Poly1305, RFC 8439.
 //!
 //! Decides: what is authentic and fresh. Memory per peer is constant.
 
 use nines_model::{Millis, Time};
 use ring::{aead, hkdf, hmac};
 
-use super::session::{Challenge, Heard, Salt, Session, Sessions};
+use super::replay::{Challenge, Heard, Salt, Session, Sessions};
 
 const MAGIC: [u8; 3] = [b'N', b'9', 2];
 const HEADER: usize = 30;

@@ -98,7 +98,7 @@ mod tests {
         let home = StateDir(folder);
         let text = "[cluster]\nname = \"t\"\n[nodes]\nlb1 = \"10.0.0.2\"\n";
         let spec = nines_model::config::parse(text).unwrap();
-        let (mut credentials, kept) = identity::found(text, &spec, PORT).unwrap();
+        let (mut credentials, kept) = identity::bootstrap(text, &spec, PORT).unwrap();
         credentials[0].identity.founding = founding;
         home.keep(&credentials[0]).unwrap();
         if founding {

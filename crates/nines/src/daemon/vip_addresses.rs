@@ -15,7 +15,7 @@ use std::{
 use nines_core::Event;
 use nines_dataplane::{
     address::{self, Interface},
-    announce::{self, Link},
+    gratuitous_arp::{self, Link},
 };
 
 use super::{core_thread::Handle, logger::Logger, worker::Places};
@@ -220,7 +220,7 @@ impl VipAddresses {
     /// Tells the neighbours, once.
     pub fn announce(&self, vip: IpAddr, log: &Logger) {
         let Some(Placed { link: Some(link), mac, .. }) = self.here.get(&vip) else { return };
-        if let Err(why) = link.send(&announce::frame(vip, *mac)) {
+        if let Err(why) = link.send(&gratuitous_arp::frame(vip, *mac)) {
             log.line(&format!("{vip} could not be announced: {why}"));
         }
     }

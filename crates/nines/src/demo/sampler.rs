@@ -16,7 +16,7 @@ use std::{
 
 use nines_dataplane::{
     address,
-    announce::{Link, answers_for, who_has},
+    gratuitous_arp::{Link, answers_for, who_has},
 };
 use nines_lab::Lab;
 

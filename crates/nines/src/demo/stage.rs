@@ -315,7 +315,7 @@ impl Drop for Stage {
 /// What `nines init --all` does, in this process.
 fn prepare_nodes(home: &Path) -> Outcome<()> {
     let spec = config::parse(CONFIG).expect("the config above is right");
-    let (credentials, kept) = identity::found(CONFIG, &spec, PORT)?;
+    let (credentials, kept) = identity::bootstrap(CONFIG, &spec, PORT)?;
     for credentials in &credentials {
         let home = identity::home(&home.join(&credentials.identity.me.name));
         home.keep(credentials)?;

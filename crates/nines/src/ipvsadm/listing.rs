@@ -57,7 +57,7 @@ pub fn collect(tables: &Tables, sorted: bool) -> nines_dataplane::Result<Vec<Sho
     // ipvsadm has no words for ranges and networks.
     let one = |s: &TableService| !matches!(s.traffic, Traffic::To(l) if !l.is_one());
     for service in table.services.into_values().filter(one) {
-        let key = nines_dataplane::ebpf::writes::key(service.traffic);
+        let key = nines_dataplane::ebpf::reconcile::key(service.traffic);
         let Some((id, _)) = installed.services.get(&key) else { continue };
         let slots: BTreeMap<u32, u32> =
             installed.servers_of(*id).map(|(slot, s)| (s.order, slot)).collect();

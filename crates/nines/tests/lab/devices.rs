@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nines_dataplane::announce::{Link, answers_for, who_has};
+use nines_dataplane::gratuitous_arp::{Link, answers_for, who_has};
 
 use super::{
     BINARY, Net, can_run,
