@@ -13,7 +13,7 @@ pub const STATE_SYN_RECV: u8 = 3;
 pub const STATE_FIN_WAIT: u8 = 4;
 /// Both sides did.
 pub const STATE_TIME_WAIT: u8 = 5;
-/// RST.
+/// One side sent RST (IP_VS_TCP_S_CLOSE).
 pub const STATE_CLOSE: u8 = 6;
 /// The client said FIN and the server's answers are seen.
 pub const STATE_CLOSE_WAIT: u8 = 7;
@@ -65,8 +65,7 @@ pub const WORD_SHOWN: u64 = 1 << 14;
 /// The server has answered, or the client has come again: see [`WORD_MIDDLE`].
 pub const WORD_EARNED: u64 = 1 << 15;
 /// The flow was first seen in the middle. Until it is [`WORD_EARNED`], such a flow counts for
-/// nothing: it has no weight, other directors do not hear of it, and every other flow may have its
-/// place.
+/// nothing: it has no weight, other directors do not hear of it, and any other flow may replace it.
 pub const WORD_MIDDLE: u64 = 1 << 16;
 /// All of the PROXY protocol.
 pub const WORDS_PROXY: u64 = WORD_PROXY | WORD_SENT | WORD_DATA | WORD_SHOWN;
@@ -100,7 +99,7 @@ pub struct Load {
     pub inactive: u64,
     /// 1 from reaching [`crate::Server::upper`] until below [`crate::Server::lower`].
     pub overloaded: u64,
-    /// Zero.
+    /// Padding to 32 bytes; always 0.
     pub pad: u64,
 }
 
@@ -212,9 +211,9 @@ pub struct Bucket {
     pub spilled: u64,
     /// Upper hash bits by way, the first of eight being unused.
     pub tags: [u16; 8],
-    /// Zero.
+    /// Padding to a cache line of 64 bytes; always 0.
     pub pad: [u64; 4],
-    /// Flows.
+    /// Flow entries; a free one has 0 in [`Tail::word`].
     pub ways: [Entry; WAYS],
 }
 
@@ -222,11 +221,11 @@ pub struct Bucket {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Entry {
-    /// Whose.
+    /// Addresses, ports and protocol of the flow.
     pub key: Flow,
     /// What the client calls the other end.
     pub via: Via,
-    /// What.
+    /// State, time of the last packet and real server of the flow.
     pub tail: Tail,
 }
 

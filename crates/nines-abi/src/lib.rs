@@ -1,9 +1,10 @@
 //! The words the kernel program and its loader share: every map key and value.
 //!
-//! Decides: the binary layout of the pinned maps; of flows in `flow_key.rs`. Does not decide: what is
-//! written in them. Every struct is `repr(C)`, has a fixed size, no enum, bool, Option or implicit
-//! padding, and its size is asserted below at compile time, for both targets. [`ABI`] names the
-//! layout; it is part of the pin path, so a binary never opens maps that another layout wrote.
+//! Decides: the binary layout of the pinned maps; of flows in `flow_key.rs`. Does not decide: what
+//! is written in them. Every struct is `repr(C)`, has a fixed size, no enum, bool, Option or
+//! implicit padding, and its size is asserted below at compile time, for both targets. [`ABI`]
+//! names the layout; it is part of the pin path, so a binary never opens maps that another layout
+//! wrote.
 #![no_std]
 
 mod clients;
@@ -180,7 +181,7 @@ pub struct Guard {
     pub deadline_ns: u64,
     /// `GUARD_*`.
     pub flags: u32,
-    /// Zero.
+    /// Padding to 32 bytes; always 0.
     pub pad: u32,
 }
 
@@ -192,7 +193,7 @@ pub struct Place {
     pub addr: Addr,
     /// `PLACE_*`.
     pub flags: u32,
-    /// Zero.
+    /// Padding to 24 bytes; always 0.
     pub pad: u32,
 }
 
@@ -224,7 +225,7 @@ pub struct TemplateKey {
     pub call: u64,
     /// Id of the service.
     pub service: u32,
-    /// Zero.
+    /// Padding to 32 bytes; always 0.
     pub pad: u32,
 }
 
@@ -238,7 +239,7 @@ pub struct Template {
     pub generation: u32,
     /// Time of the client's last packet, in the units of [`seen_of`], within half a second.
     pub seen: u32,
-    /// Zero.
+    /// Padding to 16 bytes; always 0.
     pub pad: u32,
 }
 
@@ -304,7 +305,7 @@ pub struct Server {
     pub vip: Addr,
     /// This machine's address on the way there, the source of tunnels.
     pub source: Addr,
-    /// Zero.
+    /// Padding to 128 bytes; always 0.
     pub rest: [u64; 2],
 }
 

@@ -21,9 +21,9 @@ pub struct Packet {
     pub sport: u16,
     /// Network byte order.
     pub dport: u16,
-    /// Source.
+    /// Source address; of an ICMP error, the destination of the packet it is about.
     pub src: [u32; 4],
-    /// Destination.
+    /// Destination address.
     pub dst: [u32; 4],
     /// Offset of the transport header; of an ICMP error, of the ICMP header.
     pub l4: u32,
@@ -115,9 +115,9 @@ pub const FRAGMENT_LATER: u32 = 2;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FragmentKey {
-    /// Source.
+    /// Source address, as in [`Packet::src`].
     pub src: [u32; 4],
-    /// Destination.
+    /// Destination address, as in [`Packet::dst`].
     pub dst: [u32; 4],
     /// Identification (RFC 791, RFC 8200 section 4.5), as in the packet.
     pub id: u32,

@@ -36,8 +36,7 @@ pub const SCHED_MAGLEV: u32 = 14;
 /// Servers that the kernel weighs for one new flow at most.
 pub const SCAN_MAX: u32 = 64;
 
-/// Keys of scheduler mh (net/netfilter/ipvs/ip_vs_mh.c): of the position of a client and of a
-/// server.
+/// Keys of scheduler mh (net/netfilter/ipvs/ip_vs_mh.c): of the position of a client or server.
 pub const MH_KEY_1: u64 = 2_654_435_761;
 /// Of a server's step.
 pub const MH_KEY_2: u64 = 2_654_446_892;

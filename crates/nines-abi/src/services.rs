@@ -61,7 +61,7 @@ pub struct ServiceRangeKey {
     pub addr: Addr,
     /// Network byte order.
     pub port: u16,
-    /// Zero.
+    /// Padding to 24 bytes; always 0.
     pub pad: u16,
 }
 
@@ -70,8 +70,8 @@ pub const SPREAD_BITS: u32 = 32 + 128;
 /// Prefixes of all services.
 pub const SERVICE_RANGES_MAX: u32 = 1 << 16;
 
-/// Value of array `SERVICES`, indexed by id. The first word switches the service to another pick
-/// table.
+/// Value of array `SERVICES`, indexed by id. The first word switches the service to another
+/// lookup table.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Service {
@@ -97,7 +97,7 @@ pub struct Service {
     pub last: u16,
     /// Leading bits of `key.addr` (as IPv6) that its addresses share; 0 with a mark.
     pub prefix: u8,
-    /// Zero.
+    /// Padding in front of `quic_bytes`; always 0.
     pub pad: u8,
     /// Bytes of a server's id in QUIC connection ids; 0: they name none.
     pub quic_bytes: u32,
@@ -156,7 +156,7 @@ pub struct QuicKey {
     pub id: u64,
     /// Id of the service.
     pub service: u32,
-    /// Zero.
+    /// Padding to 16 bytes; always 0.
     pub pad: u32,
 }
 

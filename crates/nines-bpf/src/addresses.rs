@@ -10,7 +10,7 @@ use nines_abi::{
 
 use crate::{
     clock,
-    maps::{places_mask, GUARD_TABLE, PEERS, ADDRESSES},
+    maps::{places_mask, ADDRESSES, GUARD_TABLE, PEERS},
 };
 
 /// One branch instead of two.

@@ -11,12 +11,11 @@ use nines_abi::{
 };
 
 use crate::{
-    atomic,
+    atomic, clock,
+    maps::{COOKIE_CLIENTS, COOKIE_RATE_USED, RATE_USED, SERVICES, SOURCES},
     new_flow::opens,
-    clock,
-    pipeline::{bytes, Verdict},
-    maps::{COOKIE_RATE_USED, RATE_USED, COOKIE_CLIENTS, SERVICES, SOURCES},
     packet::{RST, TCP, UDP},
+    pipeline::{bytes, Verdict},
 };
 
 /// Flags of services whose new flows come here.

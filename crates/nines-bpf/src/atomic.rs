@@ -32,7 +32,7 @@ pub fn set_bits(at: *mut u64, bits: u64) {
     let _ = taken;
 }
 
-/// Adds.
+/// Adds `value` to the word at `at` in one atomic step.
 #[inline(always)]
 pub fn add(at: *mut u64, value: u64) {
     unsafe {

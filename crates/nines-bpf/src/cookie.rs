@@ -21,11 +21,11 @@ use nines_abi::{
 
 use crate::{
     clock,
-    pipeline::Verdict,
-    xdp_forward::{difference, follow, L4_MAX},
     maps::{count_drop, COOKIE_CLIENTS, SETTINGS},
     packet::{halves_of, ACK, RST},
+    pipeline::Verdict,
     rewrite::{drop, ETH_LEN},
+    xdp_forward::{difference, follow, L4_MAX},
 };
 
 /// Hops that the answer may go.

@@ -16,9 +16,9 @@ use nines_abi::Addr;
 
 use crate::{
     atomic::opaque,
-    pipeline::bytes,
     maps::DECAP_ADDRESSES,
     packet::{SYN, TCP},
+    pipeline::bytes,
     rewrite::ETH_LEN,
 };
 

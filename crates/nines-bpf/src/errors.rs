@@ -11,12 +11,12 @@ use aya_ebpf::{
 use nines_abi::{Packet, DETOUR_MAC, PLACE_VIP};
 
 use crate::{
+    addresses,
     admit::may_hear,
     clock,
     full_nat::Ends,
     maps::ICMP_RATE_USED,
     packet::{halves_of, ICMPV6, RST},
-    addresses,
     rewrite::{ETH_LEN, F_PSEUDO_HDR},
 };
 

@@ -1,18 +1,18 @@
-//! Flows that other directors told of.
+//! Connection sync, the receiving side: flows that another director has sent.
 //!
-//! Decides: what is believed. Whoever saw the flow's later packet is; a server that this director
-//! has no longer, or has anew, is nobody's.
+//! Decides: which of two copies of a flow counts: the one with the later packet. A flow to a server
+//! that this director does not have, or has added again since, is not taken.
 
 use nines_abi::{
     call_of, clock_of, seen_of, state_of, Entry, Template, TemplateKey, Via, FORWARD_NAT,
-    SYNC_IMPORT_MAX, SERVICE_SIP, WORDS_PROXY, WORD_EARNED, WORD_FULL, WORD_MIDDLE, WORD_REPLY,
+    SERVICE_SIP, SYNC_IMPORT_MAX, WORDS_PROXY, WORD_EARNED, WORD_FULL, WORD_MIDDLE, WORD_REPLY,
 };
 
 use crate::{
     atomic, clock,
     flow_table::{self, New, Seen},
     full_nat,
-    maps::{SYNC_IMPORT, SYNC_CURSOR, SERVERS, SERVICES, TEMPLATES},
+    maps::{SERVERS, SERVICES, SYNC_CURSOR, SYNC_IMPORT, TEMPLATES},
     nat,
 };
 

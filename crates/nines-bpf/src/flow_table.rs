@@ -19,7 +19,10 @@ use nines_abi::{
 
 use crate::{
     atomic::{self, opaque},
-    maps::{flow_key, buckets_mask, SYNC_PENDING, SYNC_EVENTS, SYNC_CHANGED, FLOWS, LOADS, SERVERS, SETTINGS},
+    maps::{
+        buckets_mask, flow_key, FLOWS, LOADS, SERVERS, SETTINGS, SYNC_CHANGED, SYNC_EVENTS,
+        SYNC_PENDING,
+    },
 };
 
 mod insert;

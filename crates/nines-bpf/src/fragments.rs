@@ -11,12 +11,11 @@ use nines_abi::{
 };
 
 use crate::{
-    pipeline::{self, Verdict},
-    full_nat,
+    addresses, full_nat,
     maps::{count, FRAGMENTS, SERVERS},
     nat::known_as,
     packet::halves_of,
-    addresses,
+    pipeline::{self, Verdict},
 };
 
 #[inline(always)]

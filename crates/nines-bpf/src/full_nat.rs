@@ -6,18 +6,20 @@
 
 use nines_abi::{
     halves, seen_of, source_at, state_of, Flow, Packet, Server, Tail, Via, DROP_GUARD,
-    FORWARD_FULL_NAT, POOL_MAX, PROGRAM_DELIVER, PROGRAM_FULL_NAT, PROGRAM_PROXY, PROGRAM_INSERT_REPLY,
-    PROGRAM_UPDATE_FULL_NAT, WORDS_PROXY, WORD_EARNED, WORD_FULL, WORD_MIDDLE, WORD_PROXY, WORD_REPLY,
+    FORWARD_FULL_NAT, POOL_MAX, PROGRAM_DELIVER, PROGRAM_FULL_NAT, PROGRAM_INSERT_REPLY,
+    PROGRAM_PROXY, PROGRAM_UPDATE_FULL_NAT, WORDS_PROXY, WORD_EARNED, WORD_FULL, WORD_MIDDLE,
+    WORD_PROXY, WORD_REPLY,
 };
 
 use crate::{
+    addresses,
     atomic::opaque,
-    pipeline::{again, deliver, goes_on, key, words, Verdict},
     flow_table::{self, hash_of, New, Seen},
     maps::{BYTES, SERVERS, SERVICES},
     nat::{count_answer, earns, matters, port_of},
     packet::{halves_of, ERROR, TRANSPORT},
-    addresses, proxy, states,
+    pipeline::{again, deliver, goes_on, key, words, Verdict},
+    proxy, states,
 };
 
 pub use self::snat_port::{choose_port, search};

@@ -12,25 +12,24 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod addresses;
 mod admit;
 mod atomic;
-mod new_flow;
 mod clock;
 mod cookie;
-mod pipeline;
+mod decap;
 mod errors;
-mod xdp_forward;
+mod flow_sync;
 mod flow_table;
 mod fragments;
 mod full_nat;
-mod flow_sync;
 mod maps;
 mod martian;
-mod persistence;
 mod nat;
-mod tcp_sequence;
+mod new_flow;
 mod packet;
-mod addresses;
+mod persistence;
+mod pipeline;
 mod proxy;
 mod quic;
 mod rewrite;
@@ -39,10 +38,11 @@ mod sctp;
 mod services;
 mod sip;
 mod states;
+mod tcp_sequence;
 mod tunnel;
-mod decap;
 mod vlan;
 mod xdp;
+mod xdp_forward;
 
 use aya_ebpf::{
     bindings::TC_ACT_UNSPEC, macros::classifier, programs::TcContext, EbpfContext as _,
@@ -53,7 +53,7 @@ use nines_abi::{
     PROGRAM_FULL_NAT, PROGRAM_NEW, PROGRAM_REFUSE,
 };
 
-use crate::{pipeline::Verdict, martian::Door, rewrite::Change};
+use crate::{martian::Door, pipeline::Verdict, rewrite::Change};
 
 /// TC_ACT_UNSPEC: with tcx "next program", with clsact "next filter, else up the stack".
 const NEXT: i32 = TC_ACT_UNSPEC;

@@ -8,11 +8,12 @@ use aya_ebpf::{
 };
 use nines_abi::{
     Addr, Bucket, Entry, Fragment, FragmentKey, Guard, Hop, Load, Locality, Packet, Place, QuicKey,
-    Server, Service, ServiceKey, Settings, SourceKey, ServiceRangeKey, Stats, Template, TemplateKey,
-    SYNC_EVENTS_BYTES, BUCKETS, BYTES_LEN, DROPS, SERVICE_CACHE_MAX, FRAGMENTS_MAX, GUARDS, SYNC_IMPORT_MAX,
-    LOCALITIES_MAX, RATE_USED_MAX, PEERS_MAX, LOOKUP as LOOKUP_LEN, ADDRESSES_PER_SERVICE, PROGRAMS_MAX,
-    COOKIE_CLIENTS_MAX, DECAP_ADDRESSES_MAX, SERVERS as SERVERS_LEN, SERVICES as SERVICES_LEN, SOURCES_MAX,
-    SERVICE_RANGES_MAX, TEMPLATES_MAX, XDP_OUT_MAX,
+    Server, Service, ServiceKey, ServiceRangeKey, Settings, SourceKey, Stats, Template,
+    TemplateKey, ADDRESSES_PER_SERVICE, BUCKETS, BYTES_LEN, COOKIE_CLIENTS_MAX,
+    DECAP_ADDRESSES_MAX, DROPS, FRAGMENTS_MAX, GUARDS, LOCALITIES_MAX, LOOKUP as LOOKUP_LEN,
+    PEERS_MAX, PROGRAMS_MAX, RATE_USED_MAX, SERVERS as SERVERS_LEN, SERVICES as SERVICES_LEN,
+    SERVICE_CACHE_MAX, SERVICE_RANGES_MAX, SOURCES_MAX, SYNC_EVENTS_BYTES, SYNC_IMPORT_MAX,
+    TEMPLATES_MAX, XDP_OUT_MAX,
 };
 
 /// BPF_F_MMAPABLE (Linux 5.5): user space reads and writes such a map as memory.
@@ -117,7 +118,8 @@ pub static XDP_PROGRAMS: ProgramArray = ProgramArray::pinned(PROGRAMS_MAX, 0);
 pub static SOURCES: LpmTrie<SourceKey, u32> = LpmTrie::pinned(SOURCES_MAX, NO_PREALLOC);
 /// Services of many addresses and ports.
 #[map]
-pub static SERVICE_RANGES: LpmTrie<ServiceRangeKey, u32> = LpmTrie::pinned(SERVICE_RANGES_MAX, NO_PREALLOC);
+pub static SERVICE_RANGES: LpmTrie<ServiceRangeKey, u32> =
+    LpmTrie::pinned(SERVICE_RANGES_MAX, NO_PREALLOC);
 /// Until when what a client may begin is used up, ns.
 #[map]
 pub static RATE_USED: LruHashMap<TemplateKey, u64> = LruHashMap::pinned(RATE_USED_MAX, 0);

@@ -10,10 +10,9 @@ use core::ffi::c_void;
 use nines_abi::{named_bit, Packet, PLACE_REAL, PLACE_SERVER, PLACE_VIP};
 
 use crate::{
-    clock,
+    addresses, clock,
     maps::SETTINGS,
     packet::halves_of,
-    addresses,
     rewrite::{Fib, FIB_NO_NEIGH, FIB_SUCCESS},
 };
 

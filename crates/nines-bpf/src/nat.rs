@@ -8,14 +8,13 @@ use nines_abi::{
 };
 
 use crate::{
-    clock,
-    pipeline::{goes_on, key, words, Verdict},
+    addresses, clock,
     flow_table::{self, New, Seen, ALREADY},
     fragments,
     maps::{count, count_drop, SERVERS},
-    tcp_sequence,
     packet::{FIN, RST, SYN, UDP},
-    addresses, states,
+    pipeline::{goes_on, key, words, Verdict},
+    states, tcp_sequence,
 };
 
 /// What the client calls the other end of a translated flow.

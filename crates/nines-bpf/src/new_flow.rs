@@ -3,31 +3,27 @@
 //! Decides: which service a packet is of, whether it may come, and by which scheduler it goes on.
 
 use nines_abi::{
-    Packet, Service, DROP_DENIED, DROP_MARTIAN, DROP_NO_SERVER, PROGRAM_ADMIT, PROGRAM_SCHEDULE_RANDOM, PROGRAM_SCHEDULE_FALLBACK,
-    PROGRAM_INSERT, PROGRAM_SCHEDULE_LOCALITY, PROGRAM_SCHEDULE_LOAD, SCHED_DH, SCHED_LBLC, SCHED_LBLCR, SCHED_LC, SCHED_TWOS,
+    Packet, Service, DROP_DENIED, DROP_MARTIAN, DROP_NO_SERVER, PROGRAM_ADMIT, PROGRAM_INSERT,
+    PROGRAM_SCHEDULE_FALLBACK, PROGRAM_SCHEDULE_LOAD, PROGRAM_SCHEDULE_LOCALITY,
+    PROGRAM_SCHEDULE_RANDOM, SCHED_DH, SCHED_LBLC, SCHED_LBLCR, SCHED_LC, SCHED_TWOS,
     SERVICE_FALLBACK, SERVICE_ONE_PACKET, SERVICE_SIP, SERVICE_SOURCES,
 };
 
 use crate::{
     admit::{is_denied, ASKS},
-    pipeline::Verdict,
     maps::SERVICES,
     martian::{self, Door},
-    persistence,
     packet::{ACK, RST, SYN, TRANSPORT, UDP},
+    persistence,
+    pipeline::Verdict,
     schedule::{self, Table},
     services::service_of,
 };
 
-/// A packet that [`crate::pipeline::ingress`] knew no flow for: its service, and who chooses its
-/// server.
+/// A packet that [`crate::pipeline::ingress`] knew no flow for: finds its service and the program
+/// that selects its server.
 #[inline(always)]
-pub fn new(
-    packet: &mut Packet,
-    mark: u32,
-    door: impl FnOnce() -> Door,
-    at_tc: bool,
-) -> Verdict {
+pub fn new(packet: &mut Packet, mark: u32, door: impl FnOnce() -> Door, at_tc: bool) -> Verdict {
     let Some(of) = service_of(packet, mark) else {
         return Verdict::Pass;
     };

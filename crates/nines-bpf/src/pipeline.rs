@@ -8,30 +8,30 @@ use nines_abi::{
     clock_of, halves, state_of, Addr, Flow, Packet, Server, Tail, Via, ASKED, DROP_FRAGMENT,
     DROP_GUARD, DROP_MARTIAN, DROP_MIDDLE, DROP_NO_PORT, DROP_NO_ROUTE, DROP_NO_SERVER,
     DROP_SOURCE_ROUTE, FORWARD_DR, FORWARD_FULL_NAT, FORWARD_IPIP, FORWARD_LOCAL, FORWARD_NAT,
-    NAMED, PLACE_SERVER, PLACE_VIP, PROGRAM_DELIVER, PROGRAM_INSERT_NAT, PROGRAM_INSERT_REPLY, PROGRAM_SOURCE_ADDRESS,
-    PROGRAM_UPDATE_NAT, SERVER_DOWN, SERVER_UP, SERVICE_ONE_PACKET, SERVICE_POOL, STATE_ESTABLISHED,
-    STATE_FIN_WAIT, STATE_SYN_ACK, STATE_TIME_WAIT, UNPLACED, WORD_EARNED, WORD_FULL, WORD_MIDDLE,
-    WORD_REPLY,
+    NAMED, PLACE_SERVER, PLACE_VIP, PROGRAM_DELIVER, PROGRAM_INSERT_NAT, PROGRAM_INSERT_REPLY,
+    PROGRAM_SOURCE_ADDRESS, PROGRAM_UPDATE_NAT, SERVER_DOWN, SERVER_UP, SERVICE_ONE_PACKET,
+    SERVICE_POOL, STATE_ESTABLISHED, STATE_FIN_WAIT, STATE_SYN_ACK, STATE_TIME_WAIT, UNPLACED,
+    WORD_EARNED, WORD_FULL, WORD_MIDDLE, WORD_REPLY,
 };
 
 use crate::{
+    addresses,
     atomic::opaque,
-    new_flow::{begins, opens},
     clock,
     flow_table::{self, New, Seen},
     fragments, full_nat,
     maps::{count, count_connection, count_drop, SERVERS, SERVICES},
-    martian, persistence,
+    martian,
     nat::{self, matters, remember_reply, reply},
-    tcp_sequence,
+    new_flow::{begins, opens},
     packet::{
         halves_of, ARP, ERROR, FRAGMENT, MARTIAN, ND_ADVERT, NEIGHBOUR, ROUTED, RST, SYN, TCP,
         TRANSPORT, UDP,
     },
-    addresses,
+    persistence,
     schedule::{self, Of, Table},
     services::{has_marks, service_of},
-    states,
+    states, tcp_sequence,
 };
 
 /// What happens to a packet.
@@ -365,13 +365,7 @@ pub fn keep_nat(packet: &mut Packet) -> Verdict {
 
 /// The flow is in the table from now on; with `answers`, that of its server's answers, too.
 #[inline(always)]
-fn enter(
-    packet: &mut Packet,
-    of: Of,
-    server: &Server,
-    generation: u32,
-    answers: bool,
-) -> Verdict {
+fn enter(packet: &mut Packet, of: Of, server: &Server, generation: u32, answers: bool) -> Verdict {
     let (clock, slot, flow) = (packet.clock, packet.chosen, key(packet));
     let mut new = New {
         hash: packet.hash,

@@ -22,12 +22,12 @@ use self::{header::carry, selective::selective};
 
 use crate::{
     atomic::opaque,
-    pipeline::key,
-    xdp_forward::{self, difference, follow, L4_MAX},
     flow_table::{self, Seen},
     full_nat::Ends,
     packet::{ACK, RST, SYN, TCP, TRANSPORT},
+    pipeline::key,
     rewrite::ETH_LEN,
+    xdp_forward::{self, difference, follow, L4_MAX},
 };
 
 mod header;

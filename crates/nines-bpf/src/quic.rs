@@ -10,8 +10,8 @@
 use nines_abi::{Packet, QuicKey, NAMED, PROGRAM_INSERT, PROGRAM_NEW, QUIC_ID_MAX, SERVER_DOWN};
 
 use crate::{
-    pipeline::Verdict,
     maps::{QUIC_IDS, SERVERS, SERVICES},
+    pipeline::Verdict,
 };
 
 /// What is looked at: up to the end of the longest id, in a long header.

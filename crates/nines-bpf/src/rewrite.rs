@@ -14,12 +14,12 @@ use aya_ebpf::{
 use nines_abi::{Packet, Server, Via, DETOUR_MAC, DROP_MANGLED, DROP_NO_ROUTE, DROP_TTL};
 
 use crate::{
-    pipeline::{self, words},
     errors,
     full_nat::Ends,
     maps::count_drop,
     nat::{known_as, port_of},
     packet::{self, SCTP, TCP},
+    pipeline::{self, words},
     sctp, NEXT,
 };
 

@@ -8,14 +8,14 @@ use core::mem::offset_of;
 
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use nines_abi::{
-    hash_of, Load, Packet, Server, Service, SCAN_MAX, SCHED_DH, SCHED_MH, SCHED_SH, SCHED_WLC, SERVER_UP,
-    SERVICE_LIVE, SERVICE_PORT,
+    hash_of, Load, Packet, Server, Service, SCAN_MAX, SCHED_DH, SCHED_MH, SCHED_SH, SCHED_WLC,
+    SERVER_UP, SERVICE_LIVE, SERVICE_PORT,
 };
 
 use crate::{
     atomic,
+    maps::{pick, LOADS, RR_CURSOR, SERVERS},
     pipeline::key,
-    maps::{pick, LOADS, SERVERS, RR_CURSOR},
 };
 
 pub const NOBODY: u32 = u32::MAX;
@@ -94,11 +94,8 @@ pub fn by_turn_or_hash(packet: &Packet, of: Of, table: Table, fresh: bool) -> u3
 /// What a packet's server is chosen by.
 #[inline(always)]
 fn value_of(packet: &Packet, service: &Service) -> u32 {
-    let port = if service.flags & SERVICE_PORT != 0 {
-        u32::from(u16::from_be(packet.sport))
-    } else {
-        0
-    };
+    let port =
+        if service.flags & SERVICE_PORT != 0 { u32::from(u16::from_be(packet.sport)) } else { 0 };
     match service.scheduler {
         SCHED_DH => fold(&packet.dst),
         SCHED_SH | SCHED_MH => fold(&packet.src).wrapping_add(port),

@@ -5,13 +5,13 @@
 
 use aya_ebpf::maps::lpm_trie::Key;
 use nines_abi::{
-    Packet, Service, ServiceKey, ServiceRangeKey, SERVICE_CACHE_MAX, KEY_ADDRESS, KEY_MARK_V4, KEY_MARK_V6,
-    SERVICE_LIVE, SETTING_MARKS, SETTING_SPREAD, SPREAD_BITS,
+    Packet, Service, ServiceKey, ServiceRangeKey, KEY_ADDRESS, KEY_MARK_V4, KEY_MARK_V6,
+    SERVICE_CACHE_MAX, SERVICE_LIVE, SETTING_MARKS, SETTING_SPREAD, SPREAD_BITS,
 };
 
 use crate::{
+    maps::{SERVICES, SERVICE_CACHE, SERVICE_KEYS, SERVICE_RANGES, SETTINGS},
     pipeline::bytes,
-    maps::{SERVICE_CACHE, SERVICES, SERVICE_KEYS, SETTINGS, SERVICE_RANGES},
     schedule::Of,
 };
 
@@ -70,8 +70,8 @@ fn there(id: Option<&u32>) -> Option<u32> {
     SERVICES.get(id).is_some_and(is_live).then_some(id)
 }
 
-/// Most packets are for few services: where map SERVICE_CACHE has that of an address, protocol and
-/// port.
+/// Index into map SERVICE_CACHE for the address, protocol and port of a packet: most packets are
+/// for few services.
 #[inline(always)]
 fn mixed(packet: &Packet) -> u32 {
     let mixed = packet.dst[3] ^ packet.dst[3] >> 16 ^ u32::from(packet.dport);

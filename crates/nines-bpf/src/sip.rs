@@ -8,7 +8,7 @@
 use aya_ebpf::{helpers::generated::bpf_skb_load_bytes, programs::TcContext};
 use nines_abi::{Packet, BYTES_LEN, PROGRAM_NEW};
 
-use crate::{atomic::opaque, pipeline::Verdict, maps::BYTES, rewrite::ETH_LEN};
+use crate::{atomic::opaque, maps::BYTES, pipeline::Verdict, rewrite::ETH_LEN};
 
 /// Bytes of a datagram that are looked at: as many as a wire of 1,500 carries.
 const LOOKED_AT: u32 = 1_472;

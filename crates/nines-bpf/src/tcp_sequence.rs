@@ -31,8 +31,8 @@ pub fn first(packet: &Packet) -> Via {
     unsafe { core::mem::transmute::<[u32; 2], Via>(packet.numbers) }
 }
 
-/// How far a packet lies ahead of this number, both as on the wire; up to a step behind it is 0 or
-/// more.
+/// How far a packet lies ahead of this number, both as on the wire, plus [`STEP`]: the result is
+/// at most [`STEP`] for packets up to a step behind.
 #[inline(always)]
 fn since(packet: &Packet, known: u32) -> u32 {
     u32::from_be(packet.numbers[0]).wrapping_sub(u32::from_be(known)).wrapping_add(STEP)

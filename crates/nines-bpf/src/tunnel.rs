@@ -20,12 +20,12 @@ use nines_abi::{
 
 use crate::{
     atomic::opaque,
-    pipeline::words,
     errors::fold,
-    xdp_forward,
     maps::PROGRAMS,
     packet::{TCP, UDP},
+    pipeline::words,
     rewrite::{age, drop, redirect, ETH_LEN},
+    xdp_forward,
 };
 
 const ADJ_ROOM_MAC: u32 = 1;
@@ -257,7 +257,8 @@ pub fn xdp(ctx: &XdpContext, packet: &Packet, slot: u32, server: &Server) -> u32
     if packet.ttl <= 1 || packet.bytes + overhead(server) > u32::from(server.mtu) {
         return PASS;
     }
-    let Some(hop) = xdp_forward::hop(ctx, packet.clock, slot, server, &words(&server.source)) else {
+    let Some(hop) = xdp_forward::hop(ctx, packet.clock, slot, server, &words(&server.source))
+    else {
         return PASS;
     };
     let Some((first, checked)) = look(ctx.data(), ctx.data_end(), packet) else {

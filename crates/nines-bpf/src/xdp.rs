@@ -8,16 +8,15 @@ use aya_ebpf::{
 use nines_abi::{Packet, Server, Via, DROP_NO_SERVER, PROGRAM_DELIVER, PROGRAM_NEW};
 
 use crate::{
-    admit, new_flow, cookie,
-    pipeline::{self, Verdict},
-    errors, xdp_forward, full_nat, maps,
+    admit, cookie, errors, full_nat, maps,
     martian::Door,
-    nat, packet, proxy, quic, services, tunnel,
+    nat, new_flow, packet,
+    pipeline::{self, Verdict},
+    proxy, quic, services, tunnel, xdp_forward,
 };
 
 /// The fast path. What it cannot do (an unresolved neighbour, a device that takes no frames from
-/// XDP) goes up to [`nines_tc_ingress`], which decides the same way because the flow is in the same
-/// table.
+/// XDP) goes up to [`nines_tc_ingress`], which decides alike because both use one flow table.
 #[xdp]
 #[inline(always)]
 pub fn nines_xdp(ctx: XdpContext) -> u32 {

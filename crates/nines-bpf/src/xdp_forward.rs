@@ -12,20 +12,20 @@ use nines_abi::{Hop, Packet, Server, Via, FORWARD_IPIP, HOP_UNITS};
 
 use crate::{
     atomic::opaque,
-    pipeline::words,
     errors::fold,
     full_nat::Ends,
     maps::{NEXT_HOPS, XDP_OUT},
     nat::{known_as, port_of},
     packet::{SCTP, TCP, UDP},
+    pipeline::words,
     rewrite::{age, Fib, ETH_LEN, FIB_SUCCESS},
     sctp,
     tunnel::spread,
 };
 
 const PASS: u32 = xdp_action::XDP_PASS;
-/// Transport headers that begin later go up to tc: a place that varies more the verifier does not
-/// admit.
+/// Transport headers that begin later go up to tc: the verifier does not accept a
+/// larger range of offsets.
 pub const L4_MAX: u32 = 127;
 
 /// The way to the server in this slot, from `src`: as found a moment ago, or looked up now. `None`:

@@ -15,7 +15,7 @@ pub enum Action {
     Persist(u64, Box<Persist>),
     /// Send to a node over every link; `bulk` frames are too large for a datagram.
     Send {
-        /// Receiver.
+        /// Number of the receiving node in the consensus.
         to: u64,
         /// `wire::Frame`.
         bytes: Vec<u8>,
@@ -34,7 +34,7 @@ pub enum Action {
     Address {
         /// Id of the answer.
         id: u64,
-        /// Which.
+        /// VIP to put on its interface or to take off.
         vip: IpAddr,
         /// On or off.
         up: bool,
@@ -65,11 +65,11 @@ pub enum Action {
 /// A server to check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckTask {
-    /// Service.
+    /// Name of the virtual service.
     pub service: String,
-    /// Server.
+    /// Name of the real server in that service.
     pub server: String,
-    /// Where.
+    /// Address and port to check; the port is the check's own if it has one.
     pub addr: std::net::SocketAddr,
     /// What clients ask, for the Host header and what is asked as they do.
     pub listen: std::net::SocketAddr,
@@ -77,7 +77,7 @@ pub struct CheckTask {
     pub forward: nines_model::Forward,
     /// The server wants to be told who asks (PROXY protocol, version 2).
     pub proxy: bool,
-    /// How.
+    /// Kind, interval, timeout and thresholds of the check.
     pub check: nines_model::Check,
 }
 

@@ -39,7 +39,7 @@ pub enum Change {
 /// An entry that a majority has.
 #[derive(Clone, Debug)]
 pub struct Committed {
-    /// Index.
+    /// Index of the entry in the log.
     pub index: u64,
     /// Command, encoded; of a membership change the command in its context.
     pub command: Vec<u8>,
@@ -378,8 +378,8 @@ impl Consensus {
         entries.iter().map(|e| (e.index, e.get_data().to_vec())).collect()
     }
 
-    /// Whether this node leads and has applied an entry of its own term: only then its picture is
-    /// complete.
+    /// Whether this node leads and has applied an entry of its own term; only then its
+    /// picture is complete.
     pub fn leads(&self) -> bool {
         let raft = &self.raw.raft;
         raft.state == StateRole::Leader
@@ -396,7 +396,7 @@ impl Consensus {
         self.raw.raft.leader_id
     }
 
-    /// Term.
+    /// Raft term that this node is in.
     pub fn term(&self) -> u64 {
         self.raw.raft.term
     }
@@ -417,12 +417,12 @@ impl Consensus {
         (log.last_index(), log.last_term())
     }
 
-    /// Voters.
+    /// Numbers of the nodes that vote.
     pub fn voters(&self) -> Vec<u64> {
         self.raw.store().conf.get_voters().to_vec()
     }
 
-    /// Learners.
+    /// Numbers of the nodes that get the log and have no vote yet.
     pub fn learners(&self) -> Vec<u64> {
         self.raw.store().conf.get_learners().to_vec()
     }

@@ -53,8 +53,8 @@ impl<'a> Edit<'a> {
 }
 
 impl Apply {
-    /// The command that puts `text` in force in place of `before`, which is in force at this
-    /// revision.
+    /// The command that puts `text` in force in place of `before`, the config in force at this
+    /// `revision`.
     pub fn in_place_of(before: &str, text: &str, revision: u64) -> Self {
         let same = |pair: &(u8, u8)| pair.0 == pair.1;
         let mut head = before.bytes().zip(text.bytes()).take_while(same).count();

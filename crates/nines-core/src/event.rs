@@ -39,9 +39,9 @@ pub enum Event {
     Read(Arc<configs::Config>),
     /// A health check ended.
     Checked {
-        /// Service.
+        /// Name of the virtual service.
         service: String,
-        /// Server.
+        /// Name of the real server that was checked.
         server: String,
         /// Good: what it said ("200 in 4 ms"). Bad: why ("503, wanted 200").
         outcome: Result<String, String>,
@@ -49,7 +49,7 @@ pub enum Event {
     /// Another program took these VIPs away, or they went with their interface; they are back. How:
     /// "taken off eth0 by another program".
     Restored {
-        /// Which.
+        /// VIPs that were gone and are back.
         vips: Vec<IpAddr>,
         /// What had become of them.
         how: String,

@@ -12,7 +12,7 @@ pub const KEPT_MAX: usize = 10_000;
 pub struct LoggedEvent {
     /// "57.0": log index and place in the entry.
     pub id: String,
-    /// What.
+    /// What happened, when, to what and why.
     pub told: LogEvent,
 }
 

@@ -136,7 +136,7 @@ impl Following {
         &self.table
     }
 
-    /// Follows.
+    /// Makes the table that `next` wants and returns it.
     pub fn follow(&mut self, next: Wanted) -> &ForwardingTable {
         let before = std::mem::replace(&mut self.wanted, next);
         let next = &self.wanted;

@@ -62,9 +62,9 @@ impl Holding {
 /// What an operator set, and why.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Set {
-    /// Who.
+    /// Operator, "alice@lb1".
     pub actor: String,
-    /// Why.
+    /// Reason in the operator's words; empty: none given.
     pub reason: String,
     /// When, ms since 1970.
     pub at_ms: u64,
@@ -77,7 +77,7 @@ pub struct Set {
 pub struct Failover {
     /// From; empty: nobody.
     pub from: String,
-    /// To.
+    /// Name of the node that got the VIP.
     pub to: String,
     /// Ms since 1970.
     pub at_ms: u64,

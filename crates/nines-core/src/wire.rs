@@ -46,7 +46,7 @@ pub mod frame {
         /// I heard your heartbeat.
         #[prost(message, tag = "2")]
         Ack(super::Ack),
-        /// Consensus.
+        /// A message of the consensus (Raft).
         #[prost(message, tag = "3")]
         Raft(super::RaftMessage),
         /// What a set of VIPs contains.
@@ -58,7 +58,7 @@ pub mod frame {
 /// A VIP and the log index of the entry that gave it.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Token {
-    /// Address.
+    /// VIP, 16 bytes as [`pack`] makes them.
     #[prost(bytes = "vec", tag = "1")]
     pub vip: Vec<u8>,
     /// Log index.
@@ -117,10 +117,10 @@ pub struct LogEntry {
     /// 0: a command; 1: a change of membership.
     #[prost(int32, tag = "1")]
     pub kind: i32,
-    /// Term.
+    /// Raft term of the leader that added the entry.
     #[prost(uint64, tag = "2")]
     pub term: u64,
-    /// Index.
+    /// Index of the entry in the log.
     #[prost(uint64, tag = "3")]
     pub index: u64,
     /// [`Command`], or the library's conf change as [`ConfChange`].
@@ -134,16 +134,16 @@ pub struct LogEntry {
 /// State at an index, in place of the entries up to it.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Snapshot {
-    /// Index.
+    /// Log index of the last entry that the state includes.
     #[prost(uint64, tag = "1")]
     pub index: u64,
-    /// Term.
+    /// Raft term of that entry.
     #[prost(uint64, tag = "2")]
     pub term: u64,
-    /// Voters.
+    /// Numbers of the nodes that vote.
     #[prost(uint64, repeated, tag = "3")]
     pub voters: Vec<u64>,
-    /// Learners.
+    /// Numbers of the nodes that get the log and have no vote yet.
     #[prost(uint64, repeated, tag = "4")]
     pub learners: Vec<u64>,
     /// Encoded state.
@@ -164,7 +164,7 @@ pub struct Persist {
     pub received: bool,
     /// Replaces the one before.
     pub long_promise: Option<LongPromise>,
-    /// Likewise.
+    /// The newest incarnation that took part; replaces the one before.
     pub incarnation: Option<KeptIncarnation>,
     /// Why this node votes no more, whoever asks: a restart does not mend it.
     pub retired: Option<String>,
@@ -200,7 +200,7 @@ pub struct Persisted {
 /// What a vote rests on (S3).
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct HardState {
-    /// Term.
+    /// Raft term that the node is in.
     #[prost(uint64, tag = "1")]
     pub term: u64,
     /// Vote in it.
@@ -229,7 +229,7 @@ pub struct Command {
     /// Id of the event that led to it.
     #[prost(string, tag = "5")]
     pub cause: String,
-    /// What.
+    /// What the command does.
     #[prost(oneof = "command::Kind", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 50")]
     pub kind: Option<command::Kind>,
 }
@@ -295,7 +295,7 @@ pub struct Apply {
 /// A VIP to a node.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Give {
-    /// Address.
+    /// VIP, 16 bytes as [`pack`] makes them.
     #[prost(bytes = "vec", tag = "1")]
     pub vip: Vec<u8>,
     /// Node's name.
@@ -304,7 +304,7 @@ pub struct Give {
     /// Who held it, if anybody: voters that promised it something make this wait.
     #[prost(string, tag = "3")]
     pub from: String,
-    /// Why.
+    /// Reason for the choice of this node, for the event log.
     #[prost(string, tag = "4")]
     pub why: String,
     /// From the last heartbeat of `from` to this proposal, ms.
@@ -318,16 +318,16 @@ pub struct Give {
 /// A VIP from a living holder to another node.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Move {
-    /// Address.
+    /// VIP, 16 bytes as [`pack`] makes them.
     #[prost(bytes = "vec", tag = "1")]
     pub vip: Vec<u8>,
-    /// Holder.
+    /// Name of the node that holds the VIP.
     #[prost(string, tag = "2")]
     pub from: String,
     /// Next holder.
     #[prost(string, tag = "3")]
     pub to: String,
-    /// Why.
+    /// Reason for the move, for the event log.
     #[prost(string, tag = "4")]
     pub why: String,
 }
@@ -389,7 +389,7 @@ pub struct Member {
     /// Number in the consensus; never used again.
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    /// Name.
+    /// Node's name.
     #[prost(string, tag = "2")]
     pub name: String,
     /// Votes and carries nothing.

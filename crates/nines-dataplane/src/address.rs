@@ -142,8 +142,7 @@ fn local_address(message: &AddressMessage) -> Option<IpAddr> {
     addr
 }
 
-/// The Ethernet interface that should carry `vip`: the named one, else the one whose subnet holds
-/// it.
+/// The Ethernet interface that should carry `vip`: the named one, else the one with its subnet.
 pub fn place(vip: IpAddr, named: Option<&str>) -> Result<Interface> {
     place_in(&interfaces()?, vip, named).cloned()
 }
@@ -241,7 +240,7 @@ pub(crate) fn privileged(what: String, error: &std::io::Error) -> Error {
 /// How packets to an address leave this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Way {
-    /// Interface.
+    /// Index of the interface that the packets leave by.
     pub ifindex: u32,
     /// The neighbour to ask for; the address itself when it is on link.
     pub nexthop: IpAddr,

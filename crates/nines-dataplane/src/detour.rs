@@ -224,8 +224,8 @@ fn priority(rule: &RuleMessage) -> u32 {
     rule.attributes.iter().find_map(of).unwrap_or(0)
 }
 
-/// A rule that sends all packets to the table of local addresses: it has no word that leaves any
-/// out.
+/// Whether a rule sends all packets to the table of local addresses: it has no condition that
+/// excludes any packet.
 fn is_local(rule: &RuleMessage) -> bool {
     let head = &rule.header;
     let plain = |word: &RuleAttribute| {

@@ -103,8 +103,8 @@ fn guard_only(table: &ForwardingTable) -> ForwardingTable {
     }
 }
 
-/// Whether servers are of another family than their service: IPVS then tells no other director of
-/// connections.
+/// Whether servers are of another family than their service: IPVS then has no
+/// connection sync.
 fn mixes(table: &ForwardingTable) -> bool {
     table.services.values().any(|service| {
         let v6 = service.traffic.is_ipv6();

@@ -11,7 +11,7 @@ pub struct Batch {
     /// Real servers that [`SharedFlow::server`] points at: a service's traffic, and the server's
     /// address as its table has it (port 0: the port that the client asked for).
     pub servers: Vec<(Traffic, SocketAddr)>,
-    /// Flows.
+    /// Flows that the others are told of.
     pub flows: Vec<SharedFlow>,
 }
 

@@ -88,8 +88,8 @@ pub trait DataPlane: Send {
     /// Counts since the tables were made.
     fn counters(&mut self) -> Result<Counters>;
 
-    /// The same without servers that counted nothing: of a hundred thousand the names alone take a
-    /// second.
+    /// The same without servers that counted nothing: the names alone of a hundred
+    /// thousand servers take a second.
     fn busy(&mut self) -> Result<Counters> {
         self.counters()
     }

@@ -54,7 +54,7 @@ impl fmt::Display for Forward {
 /// The header that packets to a real server travel in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tunnel {
-    /// Which.
+    /// Encapsulation: IP in IP, GUE or GRE.
     pub kind: TunnelKind,
     /// UDP port (GUE).
     pub port: u16,
@@ -105,7 +105,7 @@ pub enum TunnelKind {
 /// Checksum of the outer header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TunnelChecksum {
-    /// None.
+    /// The outer header has no checksum.
     None,
     /// Filled in.
     Full,

@@ -8,11 +8,11 @@ use std::{
 /// Transport protocol of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Proto {
-    /// TCP.
+    /// TCP, IP protocol 6 (RFC 9293).
     Tcp,
-    /// UDP.
+    /// UDP, IP protocol 17 (RFC 768).
     Udp,
-    /// SCTP.
+    /// SCTP, IP protocol 132 (RFC 9260).
     Sctp,
 }
 
@@ -61,7 +61,7 @@ pub struct Listen {
     pub last: u16,
     /// Leading bits that the VIPs share: 32 of IPv4, 128 of IPv6 are one VIP.
     pub prefix: u8,
-    /// Protocol.
+    /// Transport protocol.
     pub proto: Proto,
 }
 

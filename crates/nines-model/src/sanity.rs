@@ -8,7 +8,7 @@ use crate::{ServiceSpec, Spec};
 /// One thing that makes no sense.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// What.
+    /// What makes no sense, in a sentence.
     pub what: String,
     /// What to write instead.
     pub next: String,

@@ -39,7 +39,7 @@ pub struct IdleLimits {
     pub tcp: u32,
     /// TCP after a FIN.
     pub fin: u32,
-    /// UDP.
+    /// UDP, since the last packet.
     pub udp: u32,
 }
 
@@ -302,8 +302,8 @@ impl ServiceSpec {
         }
     }
 
-    /// Whether this server of it is checked: nobody asks where packets with a mark go on their own
-    /// way.
+    /// Whether this server of it is checked: nobody checks where packets with a mark go on
+    /// their own way.
     pub fn is_checked(&self, server: &ServerSpec) -> bool {
         let own_way = self.mark.is_some() && server.addr.ip().is_loopback();
         self.check.kind != CheckKind::None && !own_way

@@ -91,7 +91,7 @@ impl Traffic {
         }
     }
 
-    /// IPv6.
+    /// Whether the packets are IPv6; else they are IPv4.
     pub fn is_ipv6(self) -> bool {
         match self {
             Self::To(listen) => listen.addr.is_ipv6(),
@@ -122,7 +122,7 @@ pub struct TableServer {
 /// Whether a server takes new flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ServerState {
-    /// Yes.
+    /// Yes; it passes its check or has none.
     Up,
     /// No; old flows live on.
     Draining,

@@ -240,7 +240,11 @@ proptest! {
     #[test]
     fn every_plan_passes_the_checker(
         views in prop::collection::vec(node(), 4),
-        held in prop::collection::btree_map(100u8..103, (0usize..4, 0usize..4, any::<bool>()), 0..4),
+        held in prop::collection::btree_map(
+            100u8..103,
+            (0usize..4, 0usize..4, any::<bool>()),
+            0..4,
+        ),
         move_request in prop::option::of((100u8..103, 0usize..4)),
     ) {
         let names = ["lb1", "lb2", "lb3", "wit"];

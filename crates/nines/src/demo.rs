@@ -54,7 +54,7 @@ pub struct PartArgs {
 enum Part {
     /// A small web server.
     Web {
-        /// Where.
+        /// Address and port to listen on.
         listen: std::net::SocketAddr,
         /// What it says.
         name: String,

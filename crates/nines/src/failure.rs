@@ -91,11 +91,11 @@ impl Kind {
 /// A failure.
 #[derive(Clone, Debug)]
 pub struct Failure {
-    /// Kind.
+    /// Kind of the failure; it decides the exit code.
     pub kind: Kind,
     /// What failed.
     pub what: String,
-    /// Why.
+    /// Why it failed; empty: `what` says it.
     pub why: String,
     /// The next command.
     pub next: Option<String>,

@@ -39,13 +39,13 @@ pub const PORT: u16 = 9119;
 /// A member as a joining node must know it before it has the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Peer {
-    /// Number.
+    /// Number of the member in the consensus.
     pub id: u64,
-    /// Name.
+    /// Node's name.
     pub name: String,
     /// One a link.
     pub addresses: Vec<IpAddr>,
-    /// Port.
+    /// UDP and TCP port that the member listens on for other nodes.
     pub port: u16,
 }
 
@@ -291,7 +291,8 @@ pub fn admit(
     Ok(Credentials { identity, ca_pem, ca_key, cert_pem, key_pem })
 }
 
-/// Credentials for a real server: a web server that is broken into gives no key of the cluster away.
+/// Credentials for a real server: a web server that is broken into gives no key of the cluster
+/// away.
 pub fn admit_server(mine: &Credentials, peers: Vec<Peer>, newcomer: Peer) -> Outcome<Credentials> {
     let cluster = mine.identity.cluster.clone();
     let names = vec![server_tls_name(&newcomer.name)];

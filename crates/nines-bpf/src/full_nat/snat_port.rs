@@ -9,9 +9,9 @@ use nines_abi::{
 
 use super::{answers_of, seen_as};
 use crate::{
-    pipeline::{again, key, Verdict},
     flow_table::{self, hash_of},
     maps::{count_drop, SERVERS},
+    pipeline::{again, key, Verdict},
 };
 
 /// Ports tried for a flow. The kernel lets 33 programs follow one another (MAX_TAIL_CALL_CNT), each
@@ -19,8 +19,8 @@ use crate::{
 const TRIES: u32 = 16;
 
 /// How little the flow that has these answers is worth: not established, or no more, is less than
-/// all; then what was silent for long. [`OVER`] and more: its time is over; [`NOBODYS`]: there is
-/// none.
+/// all; then what was silent for long. [`OVER`] and more: its time is over; [`NOBODYS`]: no flow
+/// has them.
 #[inline(always)]
 fn in_the_way(answers: &Flow, clock: u32) -> u32 {
     let Some((_, seen)) = flow_table::look_up(answers, hash_of(answers)) else {

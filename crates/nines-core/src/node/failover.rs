@@ -1,5 +1,5 @@
-//! What only a leader does: plan, give VIPs to nodes, promote learners, end what has an end, and
-//! step aside for a node that holds no VIP.
+//! Failover, and the other work of the leader: it plans, gives VIPs to nodes, promotes learners,
+//! ends drains whose time is over, and steps aside for a node that holds no VIP.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -69,8 +69,8 @@ impl Node {
         }
     }
 
-    /// Whether the disk knows of a promise so long; if not it is told, and the next heartbeat asks
-    /// again.
+    /// Whether the disk knows of a promise that lasts this long; if not, this begins to write it,
+    /// and the next heartbeat asks again.
     pub(super) fn may_promise_long(&mut self, now: Time, length: Millis) -> bool {
         let until = Time(now.0 + lease::promise_ns(length));
         if self.promise_bound.kept >= until {

@@ -207,8 +207,8 @@ mod tests {
         }
     }
 
-    /// Thousands of small changes of a large config would else be read one by one at the next
-    /// start.
+    /// Without the bound, the next start would read thousands of small changes of a large
+    /// config one by one.
     #[test]
     fn a_start_reads_no_more_configs_than_fit_the_bound() {
         let text = |n: u32| -> String {

@@ -239,8 +239,8 @@ impl Node {
         }
     }
 
-    /// A voter renewed what the heartbeat sent at `sent` named, but for `refused`. True if it
-    /// matters.
+    /// A voter renewed the VIPs that the heartbeat sent at `sent` named, but for `refused`. True if
+    /// this may change a deadline or the state of a VIP.
     pub(super) fn renewed(
         &mut self,
         (voter, incarnation): (u64, u64),

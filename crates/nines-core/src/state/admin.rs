@@ -119,7 +119,8 @@ impl State {
         };
         let all = names(&vips);
         // Those that are there stay there, whatever was wished before.
-        let is_there = |vip: &IpAddr| matches!(self.vips.get(vip), Some(Holding::Held { node, .. }) if node == to);
+        let holds = |held: &Holding| matches!(held, Holding::Held { node, .. } if node == to);
+        let is_there = |vip: &IpAddr| self.vips.get(vip).is_some_and(holds);
         self.move_requests.retain(|vip, _| !(vips.contains_key(vip) && is_there(vip)));
         vips.retain(|vip, _| !is_there(vip));
         if vips.is_empty() {

@@ -8,17 +8,16 @@ pub struct Batch {
     /// 0: given; 1: to be moved; 2: released.
     #[prost(uint32, tag = "1")]
     pub what: u32,
-    /// VIPs with tokens, as [`crate::vip_set::pack_all`] packs them; a token counts in a release
-    /// only.
+    /// VIPs with tokens, as [`crate::vip_set::pack_all`] packs them; tokens count in releases.
     #[prost(bytes = "vec", tag = "2")]
     pub vips: Vec<u8>,
     /// Next holder.
     #[prost(string, tag = "3")]
     pub to: String,
-    /// Holder.
+    /// Name of the holder before; empty in a release, and if nobody held them.
     #[prost(string, tag = "4")]
     pub from: String,
-    /// Why.
+    /// Reason, for the event log; empty in a release.
     #[prost(string, tag = "5")]
     pub why: String,
     /// As in [`super::Give`].

@@ -5,7 +5,7 @@
 /// What a node knows about itself.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Facts {
-    /// Name.
+    /// Name of this node.
     #[prost(string, tag = "1")]
     pub node: String,
     /// Version of the binary.
@@ -43,7 +43,7 @@ pub struct Unfit {
     /// "eth1 has no carrier".
     #[prost(string, tag = "1")]
     pub why: String,
-    /// Which.
+    /// The VIPs, 16 bytes each as [`super::pack`] makes them.
     #[prost(bytes = "vec", repeated, tag = "2")]
     pub vips: Vec<Vec<u8>>,
 }

@@ -16,7 +16,7 @@ pub struct Heartbeat {
     /// The data plane holds the current table.
     #[prost(bool, tag = "4")]
     pub ready: bool,
-    /// Stopping.
+    /// The sender is stopping: it gets no VIP any more.
     #[prost(bool, tag = "5")]
     pub leaving: bool,
     /// The sender's kernel answers for no VIP of its set longer than this renewal asks: a longer

@@ -5,10 +5,10 @@
 /// A run of an agent.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Incarnation {
-    /// Node.
+    /// Number of the node in the consensus.
     #[prost(uint64, tag = "1")]
     pub node: u64,
-    /// Number.
+    /// Number of the incarnation.
     #[prost(uint64, tag = "2")]
     pub incarnation: u64,
 }

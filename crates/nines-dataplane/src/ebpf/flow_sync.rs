@@ -1,12 +1,13 @@
-//! What other directors want to know of this one's flows, and what they tell.
+//! Connection sync between the kernel's flow table and the agent, in both directions.
 //!
-//! Decides: which flows need telling. Those that every director sends to the same server by hash
-//! alone need not be: direct routing or a tunnel by scheduler maglev, with the pool as it was.
+//! Decides: which flows other directors need. They need none that every director sends to the same
+//! server by hash alone: direct routing or a tunnel with scheduler maglev, while the servers stay
+//! the same.
 //!
-//! The kernel program marks a changed flow's bucket and rings once
-//! ([`nines_abi::SYNC_EVENTS_BYTES`]); marks cannot overflow, and many changes of one flow are told
-//! as one. What is told is learned by the kernel program too, one run a flow, so that only one
-//! writer's rules hold in the table.
+//! The kernel program marks the bucket of a changed flow and wakes the agent once
+//! ([`nines_abi::SYNC_EVENTS_BYTES`]). Marks cannot overflow, and many changes of one flow are sent
+//! as one. A kernel program also stores the flows that arrive, one run for each flow, so that the
+//! rules of the table are in one place.
 
 use std::{
     collections::BTreeMap,

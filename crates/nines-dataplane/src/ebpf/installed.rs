@@ -60,7 +60,7 @@ pub enum Write {
     Spread(ServiceRangeKey, u8, Option<u32>),
     /// The server in this slot has this id; `None`: nobody has.
     Quic(QuicKey, Option<u32>),
-    /// SETTINGS.
+    /// The only entry of map SETTINGS.
     Settings(Settings),
 }
 

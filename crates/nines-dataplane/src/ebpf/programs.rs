@@ -33,7 +33,7 @@ use crate::{Error, Result};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Need {
     Always,
-    /// NAT.
+    /// Real servers that are reached by NAT.
     Nat,
     /// Full NAT, also of flows that began when their server was still told who its client is.
     Full,

@@ -63,8 +63,8 @@ pub fn claim(patience: Duration) -> Result<Option<Claim>> {
     }
 }
 
-/// Whether the programs are on every Ethernet interface of this namespace that is no part of
-/// another.
+/// Whether the programs are on every Ethernet interface of this namespace, but for interfaces that
+/// are part of another.
 pub fn is_everywhere() -> Result<bool> {
     let pins = super::pin_directory()?;
     let all = address::interfaces()?;

@@ -47,7 +47,7 @@ pub struct Ask<'a> {
     pub before: Option<&'a ForwardingTable>,
     /// The wanted one.
     pub table: &'a ForwardingTable,
-    /// Room.
+    /// Room that the kernel tables have.
     pub sizes: Sizes,
     /// Where packets to a server go.
     pub route: Route<'a>,

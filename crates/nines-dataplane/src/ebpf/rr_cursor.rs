@@ -13,7 +13,7 @@ use super::installed::{Installed, scheduler_of};
 /// A table of turns.
 #[derive(Clone, Copy)]
 struct RrCursors<'a> {
-    /// Slots.
+    /// Slot of each turn's server in map SERVERS, in order of the turns.
     picks: &'a [u32],
     /// Place of a slot's server in its service's list, and its weight.
     server: &'a dyn Fn(u32) -> (u32, u32),

@@ -46,7 +46,7 @@ pub struct Service {
     pub prefix: u32,
     /// Persistence engine.
     pub engine: String,
-    /// Counts.
+    /// Connections, packets and bytes of the service, counted by IPVS.
     pub tally: Uncompared<Tally>,
     /// The same a second, as IPVS estimates it.
     pub rate: Uncompared<Tally>,
@@ -61,13 +61,13 @@ pub struct Dest {
     pub method: u32,
     /// Share; 0: no new connections.
     pub weight: u32,
-    /// Thresholds.
+    /// No new connection at so many connections or more; 0: no limit.
     pub upper: u32,
     /// See `upper`.
     pub lower: u32,
     /// Tunnel: 0 IP in IP, 1 GUE, 2 GRE; port; flags (1: checksum, 2: remote checksum).
     pub tunnel: (u8, u16, u16),
-    /// Counts.
+    /// Connections, packets and bytes of the server, counted by IPVS.
     pub tally: Uncompared<Tally>,
     /// The same a second, as IPVS estimates it.
     pub rate: Uncompared<Tally>,

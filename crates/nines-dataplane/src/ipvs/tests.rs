@@ -157,7 +157,11 @@ proptest! {
     }
 
     #[test]
-    fn a_change_that_fails_leaves_the_old_table(before in table(), after in table(), at in 0usize..12) {
+    fn a_change_that_fails_leaves_the_old_table(
+        before in table(),
+        after in table(),
+        at in 0usize..12,
+    ) {
         let mut plane = IpvsPlane::over(Fake::default());
         plane.apply(&before).unwrap();
         plane.tables.refuses = Some(at);

@@ -281,8 +281,7 @@ fn who_may_begin_flows_lists_say() {
     assert!(passes(&b, "192.0.2.9:1", SYN));
 }
 
-/// Whoever begins connections by the hundred thousand and never goes on takes the places of his
-/// own.
+/// Connections that begin by the hundred thousand and never go on replace only each other.
 #[test]
 fn a_flood_of_syns_leaves_established_flows_alone() {
     let Some(mut b) = bench() else { return };

@@ -170,8 +170,8 @@ fn a_flood_takes_no_port_of_an_established_flow() {
     }
 }
 
-/// Whose answers' entry had to give way has no port any more: it begins anew, never in another's
-/// name.
+/// A flow loses its port with the entry of its answers: it begins anew, never as if it
+/// were another flow.
 #[test]
 fn a_flow_whose_port_went_to_another_begins_anew() {
     if is_emulated() {

@@ -8,9 +8,8 @@ use nines_model::{Forward, Proto, Scheduler};
 
 use super::{bench, both_hooks, service, table, web};
 
-/// Instructions of what a director with one service of this kind loads at tc, a little above what
-/// is on Linux 6.1 and 6.18, whichever walks more: a change that makes directors start later is
-/// seen.
+/// Instructions of what a director with one service of this kind loads at tc, a little above the
+/// larger count of Linux 6.1 and 6.18: the test finds a change that makes directors start later.
 const STARTS: [(Forward, u64); 3] =
     [(Forward::Dr, 360_000), (Forward::Nat, 545_000), (Forward::FullNat, 430_000)];
 /// Of one program: the slowest one is what the start waits for when others are loaded beside it.

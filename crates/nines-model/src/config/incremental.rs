@@ -114,8 +114,8 @@ fn sections(text: &str) -> Option<Vec<Section<'_>>> {
     Some(all)
 }
 
-/// What stands in `[...]` at the start of a line, if it is bare words and nothing but a comment
-/// follows.
+/// What stands in `[...]` at the start of a line; `None`: it is not bare words, or more than a
+/// comment follows.
 fn header(line: &str) -> Option<&str> {
     let (words, rest) = line.strip_prefix('[')?.split_once(']')?;
     let bare = |word: &str| {
@@ -264,7 +264,8 @@ mod tests {
         /// Whatever is done to a text: it is read as a whole would be, or left to the whole.
         #[test]
         fn it_says_what_the_whole_says(
-            first in prop::collection::vec(edits(), 0..3), then in prop::collection::vec(edits(), 1..3)
+            first in prop::collection::vec(edits(), 0..3),
+            then in prop::collection::vec(edits(), 1..3),
         ) {
             let before = edited(&text(6), &first);
             let Ok(spec) = parse(&before) else { return Ok(()) };

@@ -86,14 +86,14 @@ impl Client<'_> {
         self.block(0, self.call(Method::GET, path, Vec::new()))
     }
 
-    /// GET.
+    /// Sends a GET request for `path` and decodes the agent's JSON answer.
     pub fn get<T: DeserializeOwned>(&self, path: &str) -> Outcome<T> {
         let bytes = self.get_raw(path)?;
         // The config is a file: its lines and tabs are its own.
         if path == "/v1/config" { Self::decode(&bytes) } else { Self::read(&bytes) }
     }
 
-    /// POST.
+    /// Sends `body` as JSON in a POST request and decodes the agent's JSON answer.
     pub fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Outcome<T> {
         let bytes = serde_json::to_vec(body).expect("plain data");
         let answer = self.block(bytes.len(), self.call(Method::POST, path, bytes))?;

@@ -39,7 +39,7 @@ impl std::fmt::Display for Verdict {
 /// `GET /v1/status`
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct Status {
-    /// 1.
+    /// Version of this JSON form, now 1.
     pub schema: u32,
     /// Cluster's name.
     pub cluster: String,
@@ -53,26 +53,24 @@ pub struct Status {
     pub leader: String,
     /// Voters heard, this node included.
     pub votes: usize,
-    /// Voters.
+    /// Voters in the cluster, heard or not.
     pub voters: usize,
     /// Whether a majority is heard.
     pub quorate: bool,
     /// Config revision.
     pub revision: u64,
-    /// Nodes.
+    /// Nodes of the cluster: directors and witnesses.
     pub nodes: Vec<NodeStatus>,
     /// Guarded addresses.
     pub vips: Vec<VipStatus>,
     /// Virtual services.
     pub services: Vec<ServiceStatus>,
     /// Packets that the directors which answered dropped, by reason, and flows that a full table
-    /// gave up ("evicted") or never held ("unplaced"), since their tables were made; zeros are left
-    /// out.
+    /// gave up ("evicted") or never held ("unplaced"), since their tables were made; without zeros.
     pub drops: std::collections::BTreeMap<String, u64>,
     /// What is wrong now, each with the next command.
     pub problems: Vec<ProblemLine>,
-    /// What people have set and not undone (drains, standbys), each with the command that undoes
-    /// it.
+    /// What people have set and not undone (drains, standbys), each with the command that ends it.
     #[serde(default)]
     pub notices: Vec<ProblemLine>,
     /// Last change of holder, newest of all VIPs.
@@ -87,7 +85,7 @@ pub struct NodeStatus {
     /// Number in the consensus; 0: it has not joined.
     #[serde(default)]
     pub id: u64,
-    /// Name.
+    /// Name of the node.
     pub name: String,
     /// "director" or "witness".
     pub role: String,
@@ -130,9 +128,9 @@ pub struct NodeStatus {
 /// One guarded address.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct VipStatus {
-    /// Address.
+    /// The VIP, "10.0.0.100".
     pub address: String,
-    /// Name.
+    /// The VIP's own name, else the name of a service on it, else the address.
     pub name: String,
     /// Holder by the log; empty: nobody.
     pub node: String,
@@ -155,7 +153,7 @@ pub struct VipStatus {
 /// One virtual service.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct ServiceStatus {
-    /// Name.
+    /// Name of the virtual service in the config.
     pub name: String,
     /// "10.0.0.100:80/tcp".
     pub listen: String,
@@ -184,7 +182,7 @@ pub struct ServiceStatus {
     pub of: usize,
     /// Real servers, where they were asked for.
     pub servers: Vec<ServerStatus>,
-    /// Counts.
+    /// Flows, packets and bytes of the service.
     pub traffic: Traffic,
     /// How servers are checked.
     pub check: String,
@@ -193,7 +191,7 @@ pub struct ServiceStatus {
 /// One real server.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct ServerStatus {
-    /// Name.
+    /// Name of the real server in the config.
     pub name: String,
     /// Address and port.
     pub address: String,
@@ -203,11 +201,11 @@ pub struct ServerStatus {
     /// Takes new flows only while no other server of the service does.
     #[serde(default)]
     pub sorry: bool,
-    /// Share.
+    /// Share of new flows; 0: no new flow.
     pub weight: u32,
     /// Who set it to drain, why, until when; empty: nobody.
     pub drain: String,
-    /// Counts.
+    /// Flows, packets and bytes of the server.
     pub traffic: Traffic,
 }
 
@@ -235,7 +233,7 @@ pub struct Traffic {
 pub struct ProblemLine {
     /// "node lb1".
     pub subject: String,
-    /// What.
+    /// What is wrong with it or was set on it, in a sentence.
     pub text: String,
     /// The next command.
     pub next: String,
@@ -248,7 +246,7 @@ pub struct Failover {
     pub vip: String,
     /// From; empty: nobody.
     pub from: String,
-    /// To.
+    /// Name of the node that got the VIP.
     pub to: String,
     /// RFC 3339.
     pub at: String,
@@ -312,7 +310,7 @@ pub struct ConfigText {
 /// `nines apply -o json`: the same fields, whether or not anything changed.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Applied {
-    /// 1.
+    /// Version of this JSON form, now 1.
     pub schema: u32,
     /// False: nothing was to change.
     pub changed: bool,
@@ -329,7 +327,7 @@ pub struct Applied {
 /// `nines config check -o json` of a file without errors.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Checked {
-    /// 1.
+    /// Version of this JSON form, now 1.
     pub schema: u32,
     /// The file.
     pub file: String,
@@ -387,7 +385,7 @@ pub struct ActRequest {
     pub verb: String,
     /// "r2", "web/r2", "lb1".
     pub subjects: Vec<String>,
-    /// Why.
+    /// Reason in the operator's words; empty: none given.
     #[serde(default)]
     pub reason: String,
     /// Until, ms since 1970; 0: until undone.
@@ -403,11 +401,11 @@ pub struct ActRequest {
 pub struct MoveRequest {
     /// Service, VIP's name or address.
     pub vip: String,
-    /// Node.
+    /// Name of the node that shall hold the VIP.
     pub to: String,
 }
 
-/// Done.
+/// The answer to a request that changed the cluster.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct Done {
     /// Log index.
@@ -423,7 +421,7 @@ pub struct Problem {
     pub r#type: String,
     /// What failed.
     pub title: String,
-    /// Why.
+    /// Why it failed; empty: the title says it.
     pub detail: String,
     /// The next command.
     pub next: Option<String>,

@@ -45,7 +45,7 @@ pub struct ApplyArgs {
     revision: Option<u64>,
 }
 
-/// Configs.
+/// Show or check configs; print their schema.
 #[derive(Args)]
 pub struct ConfigArgs {
     #[command(subcommand)]
@@ -91,8 +91,8 @@ fn read(file: &Path) -> Outcome<String> {
     })
 }
 
-/// Reads and checks a file. All its errors are told: as text with place and line, as JSON in the
-/// failure.
+/// Reads and checks a file. Tells all its errors: as text with place and line, as JSON in the
+/// [`Failure`].
 pub fn checked(context: &Context, file: &Path) -> Outcome<(String, Spec)> {
     let text = read(file)?;
     let spec = understood(context, file, &text)?;

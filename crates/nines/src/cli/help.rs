@@ -30,7 +30,7 @@ enum About {
     },
     /// Manual pages, into a directory.
     Man {
-        /// Directory.
+        /// Directory to write to.
         to: PathBuf,
     },
     /// The OpenAPI document.

@@ -15,7 +15,7 @@ use crate::{
 pub struct MoveArgs {
     /// Service, VIP's name or address.
     vip: String,
-    /// Node.
+    /// Node to move it to.
     #[arg(long)]
     to: String,
     /// Do not wait for it.

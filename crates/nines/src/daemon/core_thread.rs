@@ -62,7 +62,7 @@ pub enum Work {
     Bulk(u64, Vec<u8>),
     /// Replace the process.
     Restart,
-    /// Stop.
+    /// Stop the agent: this node holds no VIP any more.
     Stop,
 }
 

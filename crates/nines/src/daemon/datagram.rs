@@ -87,8 +87,8 @@ impl DatagramCipher {
         Self { cluster, me: me as u16, salt, key, sequence: 0, sessions }
     }
 
-    /// How far apart this node's heartbeats are: peers cannot echo a newer challenge than the last
-    /// one.
+    /// Sets the time between this node's heartbeats: peers cannot echo a newer challenge than
+    /// that of the last heartbeat.
     pub fn set_beat(&mut self, beat: Millis) {
         self.sessions.set_beat(beat);
     }

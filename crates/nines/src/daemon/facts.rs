@@ -34,8 +34,8 @@ fn names(all: &[Interface]) -> Vec<String> {
 /// How often interfaces are looked at although the kernel told of no change.
 const RARELY: Duration = Duration::from_secs(10);
 
-/// Tells the core what this machine is, whenever that changes. `changes` counts those of
-/// interfaces.
+/// Tells the core what this machine is, whenever that changes. `changes` counts how often the
+/// interfaces changed.
 pub async fn tell(
     agent: Arc<Agent>,
     places: Places,

@@ -1,13 +1,14 @@
-//! Directors tell each other of their flows, so that whoever takes a VIP over goes on with its
-//! connections.
+//! Connection sync: directors send each other their flows, so that the next holder of a VIP
+//! continues its connections.
 //!
 //! ```text
-//! kernel -> thread "flows-out" -> a line a subscriber -> TLS -> thread "flows-in" -> kernel
+//! kernel -> thread "flows-out" -> a stream a director -> TLS -> thread "flows-in" -> kernel
 //! ```
-//! Decides: when what is told. Each director asks each other one (mutual TLS, the peer port): first
-//! comes everything, piece by piece, beside it what changes from then on; every 30 s what lives. An
-//! answer to each message says that it is in the table. A line that cannot keep up is cut, and asks
-//! for everything again; a director that has not got everything yet says so in its heartbeats.
+//! Decides: what is sent when. Each director asks each other one (mutual TLS, the peer port). The
+//! answer begins with all flows, piece by piece. Beside them go the changes from then on, and every
+//! 30 s all flows that are alive. The receiver acknowledges each message once it is in the table. A
+//! stream that cannot keep up is closed; its receiver asks for everything again. A director that
+//! has not received everything yet says so in its heartbeats.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -83,8 +84,8 @@ pub struct Flows {
 const BELL: Token = Token(0);
 
 impl Flows {
-    /// Starts both threads. `wanted`: another director told of flows, and [`Flows::learn`] is to be
-    /// called.
+    /// Starts both threads. They call `wanted` when another director told of flows: the caller then
+    /// calls [`Flows::learn`].
     pub fn start(
         out: FlowExport,
         wanted: impl Fn() + Send + 'static,

@@ -44,8 +44,8 @@ impl Logger {
         Self::start(std::io::stderr())
     }
 
-    /// One line, whatever is in it (names, reasons, answers of others); lost if a thousand wait
-    /// already.
+    /// One line, whatever is in it (names, reasons, answers of others). It is lost if a
+    /// thousand lines wait already.
     pub fn line(&self, line: &str) {
         if self.lines.try_send(clean(line).into_owned()).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);

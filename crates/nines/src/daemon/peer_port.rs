@@ -75,7 +75,7 @@ pub struct JoinRequest {
     pub name: String,
     /// One a link.
     pub addresses: Vec<std::net::IpAddr>,
-    /// Port.
+    /// UDP and TCP port that the node listens on for other nodes.
     pub port: u16,
     /// Votes and carries nothing.
     pub witness: bool,

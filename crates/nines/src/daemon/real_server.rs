@@ -40,8 +40,8 @@ pub const MEMORY: &str = "realserver";
 pub const LOCK: &str = "real-server.lock";
 /// How often it is seen to that all is there.
 const LOOK: Duration = Duration::from_secs(5);
-/// A member is asked so often, then the next one: one that is cut off from the others hears
-/// nothing.
+/// Questions to one member before the next member is asked: a member that is cut off from
+/// the others hears nothing new.
 const ASKED: usize = 6;
 
 /// What members last said, as it is on disk.

@@ -136,8 +136,8 @@ impl Sessions {
         valid.find(|(_, _, value)| echoes.contains(value)).map(|(number, ..)| *number)
     }
 
-    /// What to echo to a peer: its session's challenge, and in turn those of its other
-    /// incarnations.
+    /// What to echo to a peer: its session's challenge, and in turn those of
+    /// its other incarnations.
     pub fn echoes(&mut self, to: u64) -> [Challenge; 2] {
         let Some(peer) = self.peers.get_mut(&to) else { return Default::default() };
         peer.turn = peer.turn.wrapping_add(1);

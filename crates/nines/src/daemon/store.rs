@@ -1,7 +1,7 @@
-//! The log on disk, in redb: entries by index, and a few words beside them.
+//! The log on disk, in redb: entries by index, and a few values beside them.
 //!
-//! Decides: nothing but layout. A write that returns has been synced; an error ends this node's
-//! votes (the core is told and acknowledges nothing more).
+//! Decides: the layout. A write returns after fsync. An error ends this node's votes: the core
+//! hears of it and acknowledges nothing more.
 
 use std::path::Path;
 

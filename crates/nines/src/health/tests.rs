@@ -94,8 +94,8 @@ fn https_is_asked_with_the_hosts_name() {
     });
 }
 
-/// A server that sends these pieces, and then closes or holds the connection; tells what it was
-/// asked.
+/// A server that sends these pieces, and then closes or holds the connection; the channel
+/// gets each request.
 async fn says(host: &str, pieces: Vec<Vec<u8>>, holds: bool) -> (SocketAddr, Asked) {
     let listener = tokio::net::TcpListener::bind(host).await.unwrap();
     let addr = listener.local_addr().unwrap();

@@ -45,7 +45,7 @@ pub fn number_tls_name(id: u64) -> String {
     format!("n{id}.nines-number")
 }
 
-/// Back.
+/// The number in a name that [`number_tls_name`] made; `None`: any other name.
 pub fn number_of_tls_name(name: &str) -> Option<u64> {
     name.strip_prefix('n')?.strip_suffix(".nines-number")?.parse().ok()
 }

@@ -1,4 +1,5 @@
-//! The join code: a secret, and the fingerprint of the cluster's certificate authority, as one word.
+//! The join code: a secret, and the fingerprint of the cluster's certificate authority, as one
+//! word.
 //!
 //! Decides: its form, and whether a secret is that of a valid code.
 
@@ -6,8 +7,8 @@ use super::{StateDir, fingerprint};
 use crate::failure::Outcome;
 
 impl StateDir {
-    /// Keeps the secret of the join code, with the time it ends at, in seconds since 1970; `server`:
-    /// of the one that lets real servers in and no node.
+    /// Keeps the secret of the join code, with the time it ends at, in seconds since 1970;
+    /// `server`: of the one that lets real servers in and no node.
     pub fn keep_code(&self, secret: &str, until: u64, server: bool) -> Outcome<()> {
         self.write(Self::code_file(server), &format!("{until} {secret}"))
     }

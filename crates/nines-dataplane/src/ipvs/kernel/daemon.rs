@@ -28,9 +28,9 @@ mod of {
 /// What a daemon does: IP_VS_STATE_*.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Tells.
+    /// Sends the connections of this director (IP_VS_STATE_MASTER).
     Master,
-    /// Listens.
+    /// Receives the connections of other directors (IP_VS_STATE_BACKUP).
     Backup,
 }
 
@@ -60,7 +60,7 @@ impl fmt::Display for Role {
 pub struct SyncDaemon {
     /// What it does.
     pub role: Role,
-    /// Where.
+    /// Name of the interface that the messages go through.
     pub interface: String,
     /// Whose connections; 0: anybody's.
     pub sync_id: u32,

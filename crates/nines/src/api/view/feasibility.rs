@@ -38,8 +38,8 @@ pub fn senseless(spec: &Spec) -> Vec<Failure> {
     sanity::refused(spec).into_iter().map(one).collect()
 }
 
-/// What of the cluster a config is compared with: taken out of the core at once, looked at
-/// elsewhere.
+/// What of the cluster a config is compared with: a copy from the core, so that the comparison runs
+/// outside of it.
 #[derive(Default)]
 pub struct Cluster {
     /// Config in force.
@@ -147,8 +147,7 @@ impl Cluster {
         found
     }
 
-    /// What clients would lose by the state of servers and nodes, which the two configs do not
-    /// show.
+    /// What clients would lose by the state of servers and nodes; the two configs do not show it.
     pub fn losses(&self, spec: &Spec) -> Vec<Change> {
         let mut found = Vec::new();
         let lose = |subject: String, text: String, felt: &str| Change {
