@@ -132,6 +132,12 @@ impl Consensus {
         }
     }
 
+    /// Ticks of a silent leader after which this node asks for votes.
+    #[cfg(test)]
+    pub(crate) fn election_ticks(&self) -> usize {
+        self.raw.raft.randomized_election_timeout()
+    }
+
     /// [`TICK_MS`] passed.
     pub fn tick(&mut self) {
         // A node whose disk lags does not ask for votes: alone it would lead at once, and the
@@ -141,10 +147,12 @@ impl Consensus {
         }
     }
 
-    /// Whether the disk has the whole log.
+    /// Whether the disk has the whole log, and the state in its place if one was received.
     fn is_durable(&self) -> bool {
         let log = &self.raw.raft.raft_log;
         log.persisted == log.last_index()
+            && log.unstable_snapshot().is_none()
+            && self.waiting.iter().all(|write| write.snapshot.is_none())
     }
 
     /// Whether a message of another node can be true; an error says why not.

@@ -134,6 +134,14 @@ pub struct Node {
     actions: Vec<Action>,
 }
 
+/// The consensus of a node that starts.
+fn consensus(config: &Config, state: &State, kept: &Persisted) -> Consensus {
+    let place = state.members.keys().position(|id| *id == config.id);
+    // A node that joins does not know the others yet; ids are given in their order.
+    let rank = place.map_or(config.id.saturating_sub(1), |place| place as u64);
+    Consensus::new(config.id, rank, state.spec.timing.election.0, kept)
+}
+
 impl Node {
     /// A node that starts from what the disk kept.
     pub fn new(config: Config, now: Time, kept: &Persisted) -> Self {
@@ -157,10 +165,7 @@ impl Node {
         };
         let state = decoded.unwrap_or_default();
         let (lease, restart) = read_ahead.longest_timing(&state, kept);
-        let ids: Vec<u64> = state.members.keys().copied().collect();
-        let rank = ids.iter().position(|id| *id == config.id).unwrap_or(0) as u64;
-        let election = state.spec.timing.election.0;
-        let consensus = Consensus::new(config.id, rank, election, kept);
+        let consensus = consensus(&config, &state, kept);
         let until = promise_bound::kept_until(&config, now, &kept.long_promise, restart);
         let incarnation = incarnation::OwnIncarnation::new(&config, kept);
         let promises = Promises::after_restart(now, lease, until);

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use crate::{
     config::reader::{Reader, Table, Value},
     names,
-    spec::{Backend, IdleLimits, NodeSpec, Role, Spec, Timing, Vip},
+    spec::{Backend, IdleLimits, NodeSpec, Role, Spec, Vip},
     time::Millis,
 };
 
@@ -23,6 +23,7 @@ mod pool;
 mod reader;
 pub mod schema;
 mod services;
+mod timing;
 
 pub use self::incremental::parse_after;
 
@@ -73,7 +74,7 @@ pub fn parse(text: &str) -> Result<Spec, Vec<Diagnostic>> {
 
 fn read(r: &mut Reader, root: &Table<'_>) -> Spec {
     r.known(root, keys::ROOT);
-    let mut spec = Spec { timing: timing(r, root), ..Spec::default() };
+    let mut spec = Spec { timing: timing::read(r, root), ..Spec::default() };
     match r.table(root, "cluster") {
         Some(cluster) => {
             r.known(&cluster, keys::CLUSTER);
@@ -134,43 +135,6 @@ fn idle(r: &mut Reader, table: &Table<'_>) -> IdleLimits {
         }
     }
     limits
-}
-
-fn timing(r: &mut Reader, root: &Table<'_>) -> Timing {
-    let mut timing = Timing::default();
-    let Some(table) = r.table(root, "timing") else {
-        return timing;
-    };
-    r.known(&table, keys::TIMING);
-    for (key, field) in [
-        ("beat", &mut timing.beat),
-        ("lease", &mut timing.lease),
-        ("election", &mut timing.election),
-        ("restart", &mut timing.restart),
-    ] {
-        if let Some(ms) = r.millis(&table, key) {
-            *field = ms;
-        }
-    }
-    let span = table.span.clone();
-    if timing.beat.0 < 5 {
-        r.error(span.clone(), "beat is under 5ms", Some("use \"20ms\" or more".into()));
-    }
-    if timing.lease.0 < timing.beat.0 * 4 {
-        r.error(
-            span.clone(),
-            format!("lease {} is shorter than four beats of {}", timing.lease, timing.beat),
-            Some("a lease must outlive a few lost beats; the default is seven".into()),
-        );
-    }
-    if timing.election.0 < timing.beat.0 * 5 {
-        r.error(
-            span,
-            format!("election {} is shorter than five beats of {}", timing.election, timing.beat),
-            Some("a leader would be replaced for one late packet".into()),
-        );
-    }
-    timing
 }
 
 fn node(r: &mut Reader, value: &Value<'_>) -> Option<NodeSpec> {

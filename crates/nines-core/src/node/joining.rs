@@ -56,3 +56,25 @@ impl Node {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use nines_model::Time;
+
+    use super::super::{Config, Node};
+    use crate::wire::Persisted;
+
+    /// Two that ask for votes at the same time get half of them each, and ask again together.
+    #[test]
+    fn nodes_that_joined_ask_for_votes_at_different_times() {
+        let ticks = |id: u64| {
+            let name = format!("n{id}");
+            let config = Config { id, name, boot: 7, machine_boot: 1, place: 1, seeds: vec![1] };
+            Node::new(config, Time(1), &Persisted::default()).consensus.election_ticks()
+        };
+        let all: BTreeSet<usize> = (1..=8).map(ticks).collect();
+        assert_eq!(all.len(), 8, "{all:?}");
+    }
+}
