@@ -103,7 +103,7 @@ pub fn no_log_of_another(home: &StateDir) -> Outcome<()> {
         format!("{} is the log of another member", log.display()),
         "there is no identity.json beside it",
     )
-    .next(format!("move {} away to begin anew", home.0.display())))
+    .next(format!("move {} away to start over", home.0.display())))
 }
 
 /// Runs `init`.
