@@ -1,11 +1,11 @@
 //! Which incarnation of each node counts.
 //!
-//! A incarnation is one run of an agent; every frame names its sender's. A new incarnation replaces
-//! the one before, and what is replaced never counts again. When frames of a replaced incarnation
-//! go on coming, two agents run under one id: neither of them counts until that has ended. A
-//! incarnation that started from a state directory which was copied or moved does not replace one
-//! that still speaks, and counts only after every other voter has confirmed that it hears no other
-//! incarnation of that id.
+//! An incarnation is one run of an agent; every frame names its sender's. A new incarnation
+//! replaces the one before, and a replaced one never counts again. When frames of a replaced
+//! incarnation go on coming, two agents run under one id: neither of them counts until that has
+//! ended. An incarnation that started from a copied or moved state directory does not replace one
+//! that still sends heartbeats. It counts only after every other voter has confirmed that it hears
+//! no other incarnation of that id.
 //!
 //! Decides: whose frames count, and who is double. Knows no socket and no disk.
 

@@ -47,7 +47,7 @@ impl Membership {
     }
 
     /// A heartbeat came; false if it is older than one already heard. Only a newer heartbeat is a
-    /// sign of incarnation. Times of two incarnations are not compared: the boot clock starts anew
+    /// sign of life. Times of two incarnations are not compared: the boot clock starts anew
     /// with the machine.
     pub fn heard(&mut self, now: Time, from: u64, link: usize, beat: Heartbeat) -> bool {
         let peer = self.peers.entry(from).or_default();

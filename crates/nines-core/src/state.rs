@@ -179,7 +179,7 @@ impl State {
         let mut command = Command::decode(bytes).ok()?;
         let kind = command.kind.take()?;
         let changes = matches!(kind, Kind::Join(_) | Kind::Remove(_));
-        // One that lost its papers on the way gets others, perhaps for another address.
+        // One that lost its credentials on the way gets others, perhaps for another address.
         let known = match &kind {
             Kind::Join(m) => self.members.get(&m.id).is_some_and(|known| known.name == m.name),
             _ => false,

@@ -220,8 +220,8 @@ impl EbpfPlane {
         }
     }
 
-    /// Interfaces on which guarded addresses, beats or clients are; programs go there, and where
-    /// routes to servers lead.
+    /// Interfaces on which guarded addresses, heartbeats or clients are; programs go there, and to
+    /// those that routes to servers lead to.
     pub fn on(&mut self, interfaces: impl IntoIterator<Item = String>) {
         self.wanted = interfaces.into_iter().collect();
     }

@@ -120,7 +120,7 @@ pub struct Agent {
     pub core: Handle,
     /// State directory.
     pub home: StateDir,
-    /// Papers of this node.
+    /// Credentials of this node.
     pub credentials: Arc<Credentials>,
     /// Questions to the data plane; a witness has none.
     pub forwarding: Option<mpsc::Sender<ForwardWork>>,

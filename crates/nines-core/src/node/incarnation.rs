@@ -1,6 +1,6 @@
-//! Lives: whose frames this node counts, and whether its own incarnation may take part.
+//! Incarnations: whose frames this node counts, and whether its own incarnation may take part.
 //!
-//! A incarnation that starts where the newest one on this disk ran takes part at once. One that
+//! An incarnation that starts where the newest one on this disk ran takes part at once. One that
 //! starts elsewhere started from a copy, or the disk has moved: it votes for nothing, promises
 //! nothing and holds nothing until every other voter has confirmed that no other incarnation of
 //! this node speaks.

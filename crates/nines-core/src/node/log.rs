@@ -43,7 +43,7 @@ impl Node {
             return false;
         }
         match &command.kind {
-            // One that is in the log and lost its papers on the way gets others.
+            // One that is in the log and lost its credentials on the way gets others.
             Some(Kind::Join(member)) if !self.state.members.contains_key(&member.id) => {
                 self.consensus.propose_member(member.id, false, bytes)
             }

@@ -18,7 +18,7 @@ use ring::{aead, hmac};
 
 /// A value that only its maker can have chosen a moment ago.
 pub type Challenge = [u8; 8];
-/// The random beginning of each datagram of a incarnation.
+/// The random beginning of each datagram of an incarnation.
 pub type Salt = [u8; 16];
 
 /// New incarnations of a peer that may prove themselves at the same time. Recordings of several old
@@ -44,7 +44,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// A incarnation that is heard for the first time.
+    /// An incarnation that is heard for the first time.
     pub fn new(salt: Salt, key: aead::LessSafeKey) -> Self {
         let (newest, told) = (BTreeMap::new(), Challenge::default());
         Self { salt, key, newest, top: 0, told, grew: Time(0) }
@@ -189,7 +189,7 @@ impl Sessions {
         session.hear(now, heard.link, heard.sequence, heard.told);
         if proof.is_none() {
             if peer.candidates.len() >= CANDIDATES {
-                // A recording ends; a incarnation goes on.
+                // A recording ends; an incarnation goes on.
                 let stalest = (0..CANDIDATES).min_by_key(|i| peer.candidates[*i].grew);
                 peer.candidates.swap_remove(stalest.unwrap_or(0));
             }
