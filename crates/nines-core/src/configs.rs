@@ -87,22 +87,21 @@ impl Configs {
 
     /// What this text says, or what it takes to read it.
     pub fn find(&self, text: &Arc<str>) -> Result<Arc<Config>, Unread> {
-        self.known(text).ok_or_else(|| {
-            let right = |config: &&Arc<Config>| config.spec.is_ok();
-            let before = self.read.iter().rev().find(right).cloned();
-            Unread { text: Arc::clone(text), before }
-        })
+        self.known(text).ok_or_else(|| self.unread(Arc::clone(text)))
+    }
+
+    /// A text that nobody has read, beside the last good config.
+    fn unread(&self, text: Arc<str>) -> Unread {
+        let right = |config: &&Arc<Config>| config.spec.is_ok();
+        Unread { text, before: self.read.iter().rev().find(right).cloned() }
     }
 
     /// What this text says. Reads it here and now if nobody has.
     pub fn get(&mut self, text: &str) -> Arc<Config> {
-        self.known(text).unwrap_or_else(|| match self.find(&text.into()) {
-            Ok(known) => known,
-            Err(unread) => {
-                let config = Arc::new(unread.read());
-                self.put(Arc::clone(&config));
-                config
-            }
+        self.known(text).unwrap_or_else(|| {
+            let config = Arc::new(self.unread(text.into()).read());
+            self.put(Arc::clone(&config));
+            config
         })
     }
 

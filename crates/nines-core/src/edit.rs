@@ -70,6 +70,11 @@ impl Apply {
         Self { text, expected: revision, head: head as u64, tail: tail as u64 }
     }
 
+    /// Bytes of the config that it puts in force.
+    pub fn size(&self) -> u64 {
+        (self.text.len() as u64).saturating_add(self.head).saturating_add(self.tail)
+    }
+
     /// The command that puts `text` in force, whatever is; `expected` as in [`Apply`].
     pub fn whole(text: String, expected: u64) -> Self {
         Self { text, expected, ..Self::default() }

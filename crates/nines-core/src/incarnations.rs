@@ -51,7 +51,7 @@ pub enum Standing {
     Ended,
 }
 
-/// Lives of one node.
+/// Incarnations of one node.
 #[derive(Clone, Debug, Default)]
 struct One {
     current: u64,
@@ -85,7 +85,7 @@ impl One {
     }
 }
 
-/// Lives of all peers.
+/// Incarnations of all peers.
 #[derive(Clone, Debug, Default)]
 pub struct Incarnations {
     by_id: BTreeMap<u64, One>,

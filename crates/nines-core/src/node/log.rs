@@ -1,4 +1,4 @@
-//! The log: what is proposed, what is applied, what is told.
+//! The log: what is proposed, what is applied, which events are recorded.
 
 use std::sync::Arc;
 
@@ -154,7 +154,7 @@ impl Node {
         self.outside += 1;
     }
 
-    /// Puts what is untold and what this node knows about itself into the log.
+    /// Puts events that are not recorded yet, and what this node knows about itself, into the log.
     pub(super) fn flush_proposals(&mut self, now: Time) {
         if self.consensus.leader() == 0 {
             return;

@@ -108,13 +108,14 @@ impl ReadAhead {
     }
 }
 
-/// How long a proposer waits for its command: the more it carries the longer.
+/// How long a proposer waits for its command: the longer the config is that others have to read for
+/// it, and be it for one piece.
 pub(super) fn allowance(command: &Command) -> Millis {
     let size = match &command.kind {
-        Some(Kind::Apply(apply)) => apply.text.len(),
+        Some(Kind::Apply(apply)) => apply.size(),
         _ => 0,
     };
-    Millis(5_000 + size as u64 / 1_000)
+    Millis(5_000 + size / 1_000)
 }
 
 impl Node {
@@ -205,6 +206,16 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn one_piece_of_a_large_config_gets_as_much_time_as_the_whole() {
+        let (before, after) = ("x".repeat(8 << 20), "x".repeat(4 << 20) + &"y".repeat(4 << 20));
+        let kind = |apply| Command { kind: Some(Kind::Apply(apply)), ..Command::default() };
+        let whole = allowance(&kind(Apply::whole(after.clone(), 0)));
+        assert!(whole > Millis(13_000), "{whole}");
+        assert_eq!(allowance(&kind(Apply::in_place_of(&before, &after, 3))), whole);
+        assert_eq!(allowance(&Command::default()), Millis(5_000));
     }
 
     /// Without the bound, the next start would read thousands of small changes of a large
