@@ -3,9 +3,9 @@
 //! Decides: how a [`ForwardingTable`] and guard deadlines get into the kernel and stay there. Does
 //! not decide: what is forwarded, or who may answer for an address.
 //!
-//! [`DataPlane`] has four back ends: [`ebpf`] and [`ipvs`] (both behind [`director`]), [`fake`]
-//! (memory, for tests and the simulator) and [`faulty`] (any other, failing by a seed). All
-//! `unsafe` of nines is in this crate.
+//! [`DataPlane`] has three back ends: [`ebpf`] and [`ipvs`] (both behind [`director`]), and
+//! [`fake`] (memory, for tests of the agent's threads). All `unsafe` code outside the kernel
+//! programs is in this crate.
 
 use std::{collections::BTreeSet, fmt, net::IpAddr};
 
@@ -16,7 +16,6 @@ pub mod detour;
 pub mod director;
 pub mod ebpf;
 pub mod fake;
-pub mod faulty;
 pub mod flow_sync;
 pub mod gratuitous_arp;
 pub mod ipvs;
