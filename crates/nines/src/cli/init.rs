@@ -92,7 +92,7 @@ fn fresh(home: &StateDir) -> Outcome<()> {
     no_log_of_another(home)
 }
 
-/// A log without an identity is one of another incarnation in another cluster, or the rest of it.
+/// A log without an identity is left from an earlier membership, perhaps in another cluster.
 pub fn no_log_of_another(home: &StateDir) -> Outcome<()> {
     let log = home.file(own_log::FILE);
     if !log.exists() {

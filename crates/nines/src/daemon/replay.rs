@@ -6,7 +6,7 @@
 //! its incarnation, its link or its receiver. A new incarnation (a new salt) is first a candidate;
 //! it becomes the session when it echoes a valid challenge. Of the incarnation before it only
 //! datagrams made after that pass from then on: they prove that two agents run under one id, which
-//! the node must see. Older lives are retired, and never candidates again.
+//! the node must see. Older incarnations are retired, and never candidates again.
 //!
 //! Decides: what is fresh. Memory per peer is constant; only a holder of the cluster key can make
 //! an entry.
@@ -72,7 +72,7 @@ struct Peer {
     /// The session before, and the first challenge that was made after its end.
     older: Option<(Session, u64)>,
     candidates: Vec<Session>,
-    /// Lives before that, likewise.
+    /// Incarnations before that, each with such a challenge.
     retired: VecDeque<(Salt, u64)>,
     turn: usize,
 }
@@ -104,7 +104,8 @@ impl Sessions {
         Self { maker, salt, pace: Millis(500), challenges, peers }
     }
 
-    /// Peers hear this node's challenge with each of its heartbeats; `heartbeat` apart.
+    /// Peers hear this node's challenge with each of its heartbeats, one `beat` after
+    /// the other.
     pub fn set_beat(&mut self, beat: Millis) {
         self.pace = Millis(beat.0.saturating_mul(8)).max(Millis(500));
     }
