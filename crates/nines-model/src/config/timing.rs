@@ -24,28 +24,32 @@ pub(super) fn read(r: &mut Reader, root: &Table<'_>) -> Timing {
             *field = ms;
         }
     }
-    let span = table.span.clone();
-    if timing.beat.0 < 5 {
-        r.error(span.clone(), "beat is under 5ms", Some("use \"20ms\" or more".into()));
+    // An interval that is not written has its default: the heartbeat's does not fit it then.
+    let at = |key: &str| {
+        let value = table.get(key).or_else(|| table.get("beat"));
+        value.map_or_else(|| table.span.clone(), |value| value.span)
+    };
+    let Timing { beat, lease, election, .. } = timing;
+    if beat.0 < 5 {
+        r.error(at("beat"), "beat is under 5ms", Some("use \"20ms\" or more".into()));
     }
-    if timing.lease.0 < timing.beat.0 * 4 {
+    if lease.0 < beat.0 * 4 {
         r.error(
-            span.clone(),
-            format!("lease {} is shorter than four beats of {}", timing.lease, timing.beat),
+            at("lease"),
+            format!("lease {lease} is shorter than four beats of {beat}"),
             Some("a lease must outlive a few lost beats; the default is seven".into()),
         );
     }
-    if timing.election.0 < 100 {
+    if election.0 < 100 {
         r.error(
-            span.clone(),
-            format!("election {} is under 100ms", timing.election),
+            at("election"),
+            format!("election {election} is under 100ms"),
             Some("nodes count it in steps of 20ms, five at least: use \"100ms\" or more".into()),
         );
-    }
-    if timing.election.0 < timing.beat.0 * 5 {
+    } else if election.0 < beat.0 * 5 {
         r.error(
-            span,
-            format!("election {} is shorter than five beats of {}", timing.election, timing.beat),
+            at("election"),
+            format!("election {election} is shorter than five beats of {beat}"),
             Some("a leader would be replaced for one late packet".into()),
         );
     }
@@ -58,17 +62,24 @@ mod tests {
 
     #[test]
     fn intervals_that_cannot_work_are_refused_with_what_can() {
+        // Each mistake is told once, where it is written.
         let told = |timing: &str| {
             let text = format!("[cluster]\nname = \"t\"\n[timing]\n{timing}\n");
-            parse(&text).map_or_else(|found| found[0].message.clone(), |_| String::new())
+            let Err(found) = parse(&text) else { return String::new() };
+            let all = found.iter().map(|one| (&text[one.span.clone()], one.message.as_str()));
+            all.map(|(at, message)| format!("{at} {message}")).collect::<Vec<_>>().join("; ")
         };
         for (timing, message) in [
-            ("beat = \"4ms\"", "beat is under 5ms"),
-            ("lease = \"79ms\"", "lease 79ms is shorter than four beats of 20ms"),
-            ("beat = \"5ms\"\nelection = \"99ms\"", "election 99ms is under 100ms"),
-            ("beat = \"30ms\"\nelection = \"149ms\"", "election 149ms is shorter than five beats"),
+            ("beat = \"4ms\"", "\"4ms\" beat is under 5ms"),
+            ("lease = \"79ms\"", "\"79ms\" lease 79ms is shorter than four beats of 20ms"),
+            ("beat = \"36ms\"", "\"36ms\" lease 140ms is shorter than four beats of 36ms"),
+            ("election = \"60ms\"", "\"60ms\" election 60ms is under 100ms"),
+            (
+                "beat = \"30ms\"\nelection = \"149ms\"",
+                "\"149ms\" election 149ms is shorter than five beats of 30ms",
+            ),
         ] {
-            assert!(told(timing).starts_with(message), "{timing}: {}", told(timing));
+            assert_eq!(told(timing), message, "{timing}");
         }
         for timing in ["", "beat = \"5ms\"\nlease = \"20ms\"\nelection = \"100ms\""] {
             assert_eq!(told(timing), "");
