@@ -10,7 +10,6 @@
 pub mod action;
 pub mod batch;
 pub mod configs;
-pub mod consensus;
 pub mod edit;
 pub mod event;
 pub mod event_log;
@@ -25,6 +24,7 @@ pub mod snapshot;
 pub mod state;
 pub mod vip;
 pub mod vip_set;
+pub mod voter;
 pub mod wire;
 
 pub use action::Action;

@@ -14,18 +14,16 @@ use nines_model::{Millis, Role, Spec, Time};
 
 use crate::{
     action::{Action, Refusal},
-    consensus::{Consensus, TICK_MS, disk},
     event::Event,
     forwarding,
-    lease::Promises,
     membership::Membership,
     snapshot,
     state::State,
     vip::{Phase, Vip},
-    wire::{Command, LogEvent, Persisted, RaftMessage, command::Kind},
+    voter::{self, Voter, consensus::TICK_MS},
+    wire::{Command, LogEvent, Persisted, command::Kind},
 };
 
-mod append_gate;
 mod bulk;
 mod desired_state;
 mod failover;
@@ -33,18 +31,13 @@ mod fitness;
 mod heartbeat;
 mod incarnation;
 mod joining;
-mod leases;
 mod log;
 mod lost_log;
-mod promise_bound;
 mod reachability;
 mod read_ahead;
 pub mod results;
 mod views;
 mod vips;
-
-/// Disk writes that the consensus does not wait for have numbers from here on.
-const LONG_PROMISE: u64 = 1 << 62;
 
 /// Who this node is.
 #[derive(Clone, Debug)]
@@ -63,20 +56,29 @@ pub struct Config {
     pub seeds: Vec<u64>,
 }
 
+impl Config {
+    fn identity(&self) -> voter::Identity {
+        voter::Identity {
+            id: self.id,
+            name: self.name.clone(),
+            incarnation: self.boot,
+            machine_boot: self.machine_boot,
+            place: self.place,
+        }
+    }
+}
+
 /// A node.
 pub struct Node {
     config: Config,
     state: State,
-    consensus: Consensus,
+    voter: Voter,
     read_ahead: read_ahead::ReadAhead,
     under_way: BTreeMap<u64, bulk::UnderWay>,
     membership: Membership,
-    incarnation: incarnation::OwnIncarnation,
-    promises: Promises,
-    promise_bound: promise_bound::PromiseBound,
+    incarnation: incarnation::HeardIncarnations,
     vips: BTreeMap<IpAddr, Vip>,
     duty: vips::OwnVips,
-    voter: leases::Voter,
     known: forwarding::Known,
     results: results::Results,
     /// Raised when a server's state by its checks changes.
@@ -95,12 +97,7 @@ pub struct Node {
     with_beat: BTreeMap<u64, Vec<crate::wire::Frame>>,
     /// States on their way to followers.
     sent: joining::Sent,
-    append_gate: append_gate::AppendGate,
-    lost_log: lost_log::LostLog,
-    /// Log messages that wait for a promise to end.
-    held: Vec<(Time, RaftMessage)>,
-    /// Raised when what waits there changes.
-    held_changes: u64,
+    told_broken: lost_log::ToldBroken,
     planned: failover::Planned,
     /// Raised by each applied entry that decides anything about VIPs and nodes.
     decided: u64,
@@ -118,28 +115,17 @@ pub struct Node {
     facts_after: Time,
     covered: Vec<(IpAddr, bool)>,
     checked: Arc<Vec<crate::action::CheckTask>>,
-    next_long: u64,
     next_number: u64,
     next_action: u64,
     next_beat: Time,
-    next_tick: Time,
     lead_after: Time,
     wall_offset: i128,
     restart: Option<(Millis, Time)>,
     stopping: bool,
-    broken: Option<String>,
     started: Time,
     /// The log of this incarnation has been read as far as a leader knows it.
     caught_up: bool,
     actions: Vec<Action>,
-}
-
-/// The consensus of a node that starts.
-fn consensus(config: &Config, state: &State, kept: &Persisted) -> Consensus {
-    let place = state.members.keys().position(|id| *id == config.id);
-    // A node that joins does not know the others yet; ids are given in their order.
-    let rank = place.map_or(config.id.saturating_sub(1), |place| place as u64);
-    Consensus::new(config.id, rank, state.spec.timing.election.0, kept)
 }
 
 impl Node {
@@ -156,7 +142,7 @@ impl Node {
             broken = Some(kept.retired.clone());
         }
         let empty = Persisted::default();
-        let kept = match disk::sound(kept) {
+        let kept = match Voter::sound(kept) {
             Ok(()) => kept,
             Err(why) => {
                 broken = Some(format!("the log on disk is damaged: {why}"));
@@ -164,25 +150,19 @@ impl Node {
             }
         };
         let state = decoded.unwrap_or_default();
-        let (lease, restart) = read_ahead.longest_timing(&state, kept);
-        let consensus = consensus(&config, &state, kept);
-        let until = promise_bound::kept_until(&config, now, &kept.long_promise, restart);
-        let incarnation = incarnation::OwnIncarnation::new(&config, kept);
-        let promises = Promises::after_restart(now, lease, until);
+        let longest = read_ahead.longest_timing(&state, kept);
+        let voter = Voter::new(config.identity(), now, kept, &state, longest, broken);
         let mut node = Self {
             next_number: config.boot,
             config,
             state,
-            consensus,
+            voter,
             read_ahead,
             under_way: BTreeMap::new(),
             membership: Membership::default(),
-            incarnation,
-            promises,
-            promise_bound: promise_bound::PromiseBound::new(until, lease),
+            incarnation: incarnation::HeardIncarnations::default(),
             vips: BTreeMap::new(),
             duty: vips::OwnVips::default(),
-            voter: leases::Voter::default(),
             known: BTreeMap::new(),
             results: results::Results::default(),
             with_beat: BTreeMap::new(),
@@ -195,10 +175,7 @@ impl Node {
             table_retry: Time(0),
             ready: false,
             sent: joining::Sent::default(),
-            append_gate: append_gate::AppendGate::default(),
-            lost_log: lost_log::LostLog::default(),
-            held: Vec::new(),
-            held_changes: 0,
+            told_broken: lost_log::ToldBroken::default(),
             planned: failover::Planned::default(),
             decided: 0,
             outside: 0,
@@ -213,22 +190,18 @@ impl Node {
             facts_after: Time(0),
             covered: Vec::new(),
             checked: Arc::default(),
-            next_long: LONG_PROMISE,
             next_action: 1,
             next_beat: now,
-            next_tick: now,
             lead_after: Time(0),
             wall_offset: 0,
             restart: None,
             stopping: false,
-            broken,
             started: now,
             caught_up: false,
             actions: Vec::new(),
         };
-        node.lost_log.retired = node.broken.is_some();
-        if !node.incarnation.moved {
-            node.keep_life();
+        if !node.voter.is_moved() {
+            node.voter.keep_incarnation(&mut node.actions);
         }
         node.all_vips_changed();
         node
@@ -246,15 +219,14 @@ impl Node {
                     return;
                 }
             }
-            Event::Persisted(number) if number >= LONG_PROMISE => self.kept(number),
             Event::Persisted(number) => {
-                self.state_kept(number);
-                let messages = self.consensus.persisted(number);
+                let (voter, mut cx) = self.voter(now);
+                let messages = voter.persisted(&mut cx, number);
                 self.send_raft(now, messages);
             }
             Event::PersistFailed(why) => {
                 self.log(format!("the log cannot be written: {why}; this node votes no more"));
-                self.broken = Some(why);
+                self.voter.breaks(why);
                 self.all_vips_changed();
             }
             Event::Performed { id, result } => self.performed(now, id, &result),
@@ -283,10 +255,7 @@ impl Node {
 
     /// When to call `handle(_, Event::Tick)` at the latest.
     pub fn next_deadline(&self) -> Time {
-        let mut next = self.next_tick.min(self.next_beat);
-        for (until, _) in &self.held {
-            next = next.min(*until);
-        }
+        let next = self.voter.next_deadline().min(self.next_beat);
         self.duty.next().map_or(next, |at| next.min(at))
     }
 
@@ -300,13 +269,16 @@ impl Node {
         // The tick that comes next shares the heartbeat's wake-up; the clock of ticks goes on as it
         // was.
         let early = if now >= self.next_beat { Millis(TICK_MS).ns() - 1 } else { 0 };
-        self.ticks(Time(now.0 + early));
-        self.release_held(now);
+        let (voter, mut cx) = self.voter(now);
+        voter.tick(&mut cx, Time(now.0 + early));
+        for message in self.voter.due(now) {
+            self.log_message(now, message);
+        }
         self.pump(now);
         // Half a second with a leader: its heartbeats have told what is committed.
-        let told = self.consensus.leader() != 0 && now.since(self.started) > Millis(500).ns();
+        let told = self.voter.consensus().leader() != 0 && now.since(self.started) > Millis(500).ns();
         let read = told && self.read_ahead.entries.is_empty();
-        if !self.caught_up && (self.consensus.leads() || read) {
+        if !self.caught_up && (self.voter.consensus().leads() || read) {
             self.caught_up = true;
             self.all_vips_changed();
         }
@@ -322,7 +294,7 @@ impl Node {
         self.watch_peers(now);
         self.tell_double(now);
         self.confirm(now);
-        if self.consensus.leads() && now >= self.lead_after {
+        if self.voter.consensus().leads() && now >= self.lead_after {
             self.lead(now);
         }
         self.run_vips(now);
@@ -334,20 +306,10 @@ impl Node {
         self.expire_pending(now);
     }
 
-    fn ticks(&mut self, now: Time) {
-        // After a pause a few ticks are made up for, not hours of them.
-        let mut made_up = 0;
-        while now >= self.next_tick {
-            self.next_tick = self.next_tick.plus(Millis(TICK_MS));
-            let votes = self.broken.is_none() && !self.incarnation.moved && self.may_vote(now);
-            if votes && made_up < 3 {
-                self.consensus.tick();
-            }
-            made_up += 1;
-            if made_up > 100 {
-                self.next_tick = now.plus(Millis(TICK_MS));
-            }
-        }
+    /// The voter, and what it goes by.
+    fn voter(&mut self, now: Time) -> (&mut Voter, voter::Context<'_>) {
+        let (state, out) = (&self.state, &mut self.actions);
+        (&mut self.voter, voter::Context { now, state, out })
     }
 
     fn lease(&self) -> Millis {

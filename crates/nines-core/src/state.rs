@@ -16,7 +16,7 @@ use crate::{
     action::Refusal,
     batch,
     configs::Configs,
-    consensus::Change,
+    voter::consensus::Change,
     edit::{Edit, Following},
     event_log::EventLog,
     wire::{self, Command, Facts, LogEvent, Member, Move, command::Kind},

@@ -9,7 +9,7 @@ use nines_model::{Millis, Time};
 
 use super::Node;
 use crate::{
-    consensus,
+    voter::consensus,
     wire::{LogEntry, RaftMessage},
 };
 
@@ -65,11 +65,11 @@ impl UnderWay {
 impl Node {
     /// How a message of the consensus is to go.
     pub(super) fn way(&mut self, now: Time, message: &RaftMessage, most: usize) -> Way {
-        if !consensus::brings_entries(message) || !self.consensus.is_leader() {
+        if !consensus::brings_entries(message) || !self.voter.consensus().is_leader() {
             return Way::Any;
         }
-        let behind = self.consensus.lag(message.to).unwrap_or(0);
-        let matched = self.consensus.last().0.saturating_sub(behind);
+        let behind = self.voter.consensus().lag(message.to).unwrap_or(0);
+        let matched = self.voter.consensus().last().0.saturating_sub(behind);
         self.under_way.entry(message.to).or_default().way(now, message, matched, most)
     }
 }

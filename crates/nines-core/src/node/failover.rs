@@ -42,7 +42,7 @@ impl Node {
             let id = self.id_of(name);
             let leaving = self.membership.peer(id).is_some_and(|peer| peer.beat.leaving);
             let alive = id != 0 && self.membership.alive(now, id, self.lease());
-            let votes = self.consensus.voters().contains(&id);
+            let votes = self.voter.consensus().voters().contains(&id);
             alive && votes && !leaving && !self.state.standbys.contains_key(name)
         })
     }
@@ -105,7 +105,7 @@ impl Node {
         let names = |ids: &mut dyn Iterator<Item = u64>| {
             ids.filter_map(|id| self.state.members.get(&id)).map(|m| m.name.clone()).collect()
         };
-        let voters = self.consensus.voters();
+        let voters = self.voter.consensus().voters();
         for (id, member) in &self.state.members {
             let mut view = NodeView {
                 joining: !voters.contains(id),
@@ -169,7 +169,7 @@ impl Node {
             Step::Give(_, to) => {
                 // This node is a voter, too: its own promise binds it as the others' bind them.
                 let from = self.state.vips.get(&vip).map_or("", |h| h.node()).to_owned();
-                let own = self.promises.hold(now, vip, self.id_of(&to), u64::MAX);
+                let own = self.voter.forbids(now, vip, self.id_of(&to));
                 if let Some(until) = own.filter(|_| !from.is_empty()) {
                     self.planned.again = self.planned.again.min(until);
                     return None;
@@ -245,13 +245,13 @@ impl Node {
 
     /// A node that joined gets a vote when it has the log.
     fn promote_learners(&mut self, now: Time) {
-        for id in self.consensus.learners() {
-            let near = self.consensus.lag(id).is_some_and(|lag| lag <= 8);
+        for id in self.voter.consensus().learners() {
+            let near = self.voter.consensus().lag(id).is_some_and(|lag| lag <= 8);
             // It says itself that it has applied what the log says.
             let has_state =
                 self.membership.peer(id).is_some_and(|p| p.beat.applied >= self.state.membership);
             if near && has_state && self.membership.alive(now, id, self.lease()) {
-                self.consensus.propose_member(id, true, Vec::new());
+                self.voter.promote(id);
                 self.lead_after = now.plus(Millis(100));
                 return;
             }
@@ -261,7 +261,7 @@ impl Node {
     /// The leader should not hold a VIP: then the death of the holder needs no election.
     fn step_aside(&mut self, now: Time) {
         if let Some(to) = self.hears_more(now) {
-            self.consensus.transfer(to);
+            self.voter.transfer(to);
             self.lead_after = now.plus(Millis(500));
             return;
         }
@@ -269,20 +269,20 @@ impl Node {
         if !holds(&self.config.name) {
             return;
         }
-        let voters = self.consensus.voters();
+        let voters = self.voter.consensus().voters();
         let fit = |id: &u64| {
             let name = self.name_of(*id);
             *id != self.config.id
                 && self.may_ask(now, *id)
                 && self.membership.alive(now, *id, self.lease())
-                && self.consensus.lag(*id).is_some_and(|lag| lag <= 8)
+                && self.voter.consensus().lag(*id).is_some_and(|lag| lag <= 8)
                 && !holds(&name)
         };
         // A director first: it then takes over without asking anybody.
         let witness = |id: &u64| self.state.members.get(id).is_some_and(|m| m.witness);
         let best = voters.iter().filter(|id| fit(id)).min_by_key(|id| (witness(id), **id));
         if let Some(to) = best.copied() {
-            self.consensus.transfer(to);
+            self.voter.transfer(to);
             self.lead_after = now.plus(Millis(500));
         }
     }

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use nines_model::{Millis, Time};
 use prost::Message as _;
 
-use super::{Node, bulk::Way, leases::Granted};
+use super::{Node, bulk::Way};
 use crate::{
     action::Action,
-    batch, consensus,
     incarnations::Standing,
-    peek, vip_set,
-    wire::{self, Command, Frame, Heartbeat, RaftMessage, SetPart, Token, command::Kind, frame},
+    vip_set::{self, Name},
+    voter::{Context, Granted, consensus},
+    wire::{Ack, Frame, Heartbeat, RaftMessage, SetPart, frame},
 };
 
 /// When the parts of a set are sent again to a peer that does not know it yet.
@@ -42,9 +42,7 @@ impl Node {
     }
 
     fn framed(&self, kind: frame::Kind) -> Frame {
-        let (incarnation, starts, moved) =
-            (self.config.boot, self.incarnation.starts, self.incarnation.moved);
-        Frame { kind: Some(kind), rest: Vec::new(), incarnation, starts, moved }
+        self.voter.frame(kind)
     }
 
     fn send_frame(&mut self, to: u64, frame: &Frame) {
@@ -69,7 +67,7 @@ impl Node {
     }
 
     pub(super) fn send_raft(&mut self, now: Time, messages: Vec<RaftMessage>) {
-        if self.broken.is_some() || self.incarnation.moved {
+        if !self.voter.takes_part() {
             return;
         }
         for message in messages {
@@ -96,11 +94,11 @@ impl Node {
             }
         }
         // One that votes no more holds nothing, whatever its set still names.
-        let (name, size) = match self.broken {
+        let (name, size) = match self.broken() {
             None => (self.duty.held.name(), self.duty.held.len()),
             Some(_) => ((0, 0), 0),
         };
-        let (term, acked, _) = self.consensus.shown();
+        let (term, acked, _) = self.voter.consensus().shown();
         let shortened = self.restart.is_none() && self.guards_end_by(now.plus(length));
         let beat = Heartbeat {
             sent_ns: sent.0,
@@ -113,7 +111,7 @@ impl Node {
             shortened,
             applied: self.state.applied,
             incarnation: self.config.boot,
-            heir_of: self.incarnation.heir_of,
+            heir_of: self.voter.heir_of(),
             double: self.hears_double(now),
             confirmed: self.confirmed_lives(),
             hears: self.hears(now),
@@ -124,11 +122,13 @@ impl Node {
             awaits: self.awaits(now).into(),
             term,
             acked,
-            broken: self.broken.clone().unwrap_or_default(),
+            broken: self.broken().unwrap_or_default().to_owned(),
             retired: self.is_retired(),
         };
-        self.learn_own();
-        if let Granted::But { refused, .. } = self.grant(now, self.config.id, &beat) {
+        self.voter.learn_own(&self.duty.held);
+        let id = self.config.id;
+        let (voter, mut cx) = self.voter(now);
+        if let Granted::But { refused, .. } = voter.grant(&mut cx, id, &beat) {
             let me = (self.config.id, self.config.boot);
             self.renewed(me, sent, sent.plus(length), &refused);
         }
@@ -168,10 +168,10 @@ impl Node {
     /// Tells a peer that hears us what the set of our heartbeats contains, until it says that it
     /// knows: in the heartbeat itself where it is little, else in datagrams before it.
     fn tell_set(&mut self, now: Time, to: u64, beat: &mut Heartbeat, parts: &mut Vec<SetPart>) {
-        let (held, lease) = (&self.duty.held, self.lease());
+        let (held, lease, broken) = (&self.duty.held, self.lease(), self.voter.broken().is_some());
         let told = self.duty.told.entry(to).or_default();
         if held.is_empty()
-            || self.broken.is_some()
+            || broken
             || told.known == Some(held.name())
             || !self.membership.alive(now, to, lease)
         {
@@ -221,7 +221,7 @@ impl Node {
     }
 
     fn take(&mut self, now: Time, from: u64, link: usize, kind: frame::Kind) -> bool {
-        if self.broken.is_some() {
+        if self.broken().is_some() {
             // It still says so to everybody it hears of.
             if let frame::Kind::Heartbeat(beat) = kind {
                 self.membership.heard(now, from, link, Heartbeat { part: None, ..beat });
@@ -248,7 +248,9 @@ impl Node {
                 let answer =
                     beat.set_size != 0 || new_life || self.membership.owes_answer(now, from);
                 if self.membership.heard(now, from, link, bare) && answer {
-                    let (mut ack, urgent) = self.answer(now, from, &beat);
+                    let may = self.may_ask(now, from);
+                    let (voter, mut cx) = self.voter(now);
+                    let (mut ack, urgent) = voter.answer(&mut cx, from, &beat, may);
                     if urgent || new_life {
                         self.send(from, frame::Kind::Ack(ack));
                     } else {
@@ -269,10 +271,10 @@ impl Node {
                 ack.membership <= self.state.membership && self.acked(from, &ack)
             }
             frame::Kind::Part(part) => {
-                self.learn(from, &part);
+                self.voter.learn(from, &part);
                 false
             }
-            frame::Kind::Raft(_) if self.incarnation.moved => false,
+            frame::Kind::Raft(_) if self.voter.is_moved() => false,
             frame::Kind::Raft(message) if message.from == from => {
                 self.log_message(now, message);
                 true
@@ -281,44 +283,42 @@ impl Node {
         }
     }
 
-    /// Until when an entry may not be appended here.
-    pub(super) fn must_wait(&self, now: Time, index: u64, command: &[u8]) -> Option<Time> {
-        if peek::applies_config(command) {
-            return None;
+    /// What an ack of this node's heartbeat renews. True if it matters.
+    fn acked(&mut self, voter: u64, ack: &Ack) -> bool {
+        let name: Name = (ack.set_a, ack.set_b);
+        if ack.unknown {
+            self.duty.told.remove(&voter);
+            return false;
         }
-        let kind = Command::decode(command).ok()?.kind?;
-        batch::singly(kind).iter().filter_map(|kind| self.one_must_wait(now, index, kind)).max()
-    }
-
-    fn one_must_wait(&self, now: Time, index: u64, kind: &Kind) -> Option<Time> {
-        let give = match kind {
-            Kind::Give(give) => give,
-            Kind::Released(Token { vip, index: token, incarnation }) => {
-                return self.promises.hold_release(now, wire::unpack(vip)?, *token, *incarnation);
-            }
-            _ => return None,
+        if name == (0, 0) {
+            return false;
+        }
+        let held = &self.duty.held;
+        let refused = if ack.refused.is_empty() {
+            Vec::new()
+        } else if name == held.name() {
+            vip_set::marked(held.iter().map(|(vip, _)| vip), &ack.refused)
+        } else {
+            // Which are refused cannot be told any more; the next ack says it again.
+            return false;
         };
-        if give.from.is_empty() {
-            // Nobody held it, by the log: its last holder, if any, has said that it stopped.
-            return None;
-        }
-        let vip = wire::unpack(&give.vip)?;
-        self.promises.hold(now, vip, self.id_of(&give.to), index)
+        self.duty.told.entry(voter).or_default().known = Some(name);
+        let sent = Time(ack.sent_ns);
+        let incarnation = self.incarnation.current(voter);
+        self.renewed((voter, incarnation), sent, sent.plus(Millis(ack.lease_ms)), &refused)
     }
 
-    pub(super) fn release_held(&mut self, now: Time) {
-        let mut due = Vec::new();
-        self.held.retain(|(until, message)| {
-            if *until <= now {
-                due.push(message.clone());
-            }
-            *until > now
-        });
-        self.held_changes += due.len() as u64;
-        for message in due {
-            // A newer promise may have been given meanwhile.
-            self.log_message(now, message);
+    /// A consensus message.
+    pub(super) fn log_message(&mut self, now: Time, message: RaftMessage) {
+        let newer = self.may_be_newer(message.sender());
+        let (voter, mut cx) = self.voter(now);
+        if !voter.screen(&mut cx, &message, newer) {
+            return;
         }
+        let Some(message) = self.read_ahead(now, message) else { return };
+        let (state, out) = (&self.state, &mut self.actions);
+        let mut cx = Context { now, state, out };
+        self.voter.receive(&mut cx, message, &mut self.read_ahead.configs);
     }
 
     pub(super) fn watch_peers(&mut self, now: Time) {
@@ -343,7 +343,7 @@ impl Node {
                 ("beat-lost", format!("{me} heard nothing from {name} for {ms} ms on {links}"))
             };
             // The entry that gives its VIPs away tells the silence of a holder.
-            if self.consensus.leads() && (alive || !holds) {
+            if self.voter.consensus().leads() && (alive || !holds) {
                 self.record_event(now, kind, name, text, "auto", String::new());
             } else {
                 self.log(text);

@@ -1,53 +1,37 @@
-//! Incarnations: whose frames this node counts, and whether its own incarnation may take part.
+//! Incarnations: which frames of a node count, and what a node tells of two that run at once.
 //!
-//! An incarnation that starts where the newest one on this disk ran takes part at once. One that
-//! starts elsewhere started from a copy, or the disk has moved: it votes for nothing, promises
-//! nothing and holds nothing until every other voter has confirmed that no other incarnation of
-//! this node speaks.
-//!
-//! Decides: what moves, what is double, and what that forbids. The rule is in `incarnations.rs`.
+//! Decides: which nodes are double, and what that forbids. The rule is in `incarnations.rs`; what
+//! this node's own incarnation may do is in `voter/own_incarnation.rs`.
 
 use std::collections::BTreeSet;
 
 use nines_model::Time;
 
-use super::{Config, Node};
+use super::Node;
 use crate::{
-    action::Action,
     incarnations::{Incarnations, Sender, Standing},
-    wire::{Frame, Incarnation, KeptIncarnation, Persist, Persisted},
+    wire::{Frame, Incarnation},
 };
 
-/// This node's own incarnation, and those it hears.
+/// The incarnations that this node hears.
 #[derive(Default)]
-pub(super) struct OwnIncarnation {
-    pub(super) heard: Incarnations,
-    /// The incarnation before, if it ended on this machine since it booted.
-    pub(super) heir_of: u64,
-    /// How often agents have started from this disk, this incarnation included.
-    pub(super) starts: u64,
-    /// This incarnation is not confirmed by everybody yet.
-    pub(super) moved: bool,
-    /// The disk write after which it takes part; 0: none was asked for.
-    confirming: u64,
+pub(super) struct HeardIncarnations {
+    heard: Incarnations,
     /// Nodes that are double, when the leader last told it.
     told: BTreeSet<u64>,
 }
 
-impl OwnIncarnation {
-    pub(super) fn new(config: &Config, kept: &Persisted) -> Self {
-        let before = &kept.incarnation;
-        let moved = before.place != 0 && before.place != config.place;
-        let here = !moved && before.machine_boot == config.machine_boot;
-        let heir_of = if here { before.incarnation } else { 0 };
-        Self { heir_of, moved, starts: before.starts + 1, ..Self::default() }
+impl HeardIncarnations {
+    /// The incarnation of a node that counts.
+    pub(super) fn current(&self, id: u64) -> u64 {
+        self.heard.current(id)
     }
 }
 
 impl Node {
     /// This incarnation takes no part: it started from a copied or moved state directory.
     pub fn is_moved(&self) -> bool {
-        self.incarnation.moved
+        self.voter.is_moved()
     }
 
     /// Nodes of which two incarnations run at once, as far as this node or those it hears know.
@@ -96,26 +80,9 @@ impl Node {
         self.incarnation.heard.hear(now, from, Sender { incarnation, starts, moved }, listening)
     }
 
-    /// Puts this incarnation on the disk where it has the right to be there.
-    pub(super) fn keep_life(&mut self) -> u64 {
-        let config = &self.config;
-        let (incarnation, machine_boot, place) = (config.boot, config.machine_boot, config.place);
-        let starts = self.incarnation.starts;
-        let incarnation = Some(KeptIncarnation { incarnation, machine_boot, place, starts });
-        self.keep(Persist { incarnation, ..Persist::default() })
-    }
-
-    /// Asks the disk for something that the consensus does not wait for.
-    pub(super) fn keep(&mut self, persist: Persist) -> u64 {
-        let number = self.next_long;
-        self.next_long += 1;
-        self.actions.push(Action::Persist(number, Box::new(persist)));
-        number
-    }
-
     /// A moved incarnation takes part once all other voters have confirmed it, and the disk knows.
     pub(super) fn confirm(&mut self, now: Time) {
-        if !self.incarnation.moved || self.incarnation.confirming != 0 || self.broken.is_some() {
+        if !self.voter.awaits_confirmation() {
             return;
         }
         let (me, incarnation, lease) = (self.config.id, self.config.boot, self.lease());
@@ -125,35 +92,16 @@ impl Node {
             self.membership.alive(now, *id, lease)
                 && beat.is_some_and(|b| b.confirmed.contains(&mine))
         };
-        let voters = self.consensus.voters();
+        let voters = self.voter.consensus().voters();
         if !voters.is_empty() && voters.iter().filter(|id| **id != me).all(confirms) {
-            self.incarnation.confirming = self.keep_life();
-        }
-    }
-
-    /// A write beside the log is on disk.
-    pub(super) fn kept(&mut self, number: u64) {
-        // In order: the newest is on disk when the last number asked for is.
-        if number + 1 == self.next_long {
-            self.promise_bound.kept = self.promise_bound.asked;
-        }
-        if self.incarnation.confirming != 0
-            && number >= self.incarnation.confirming
-            && self.incarnation.moved
-        {
-            self.incarnation.moved = false;
-            self.log(
-                "every other voter has confirmed that no other agent runs as this node; \
-                      it takes part from now on"
-                    .into(),
-            );
+            self.voter.confirmed(&mut self.actions);
         }
     }
 
     /// The leader tells, once, that a node is double.
     pub(super) fn tell_double(&mut self, now: Time) {
         let double = self.double(now);
-        if double == self.incarnation.told || (!self.consensus.leads() && !double.is_empty()) {
+        if double == self.incarnation.told || (!self.voter.consensus().leads() && !double.is_empty()) {
             return;
         }
         let new: Vec<u64> = double.difference(&self.incarnation.told).copied().collect();

@@ -27,7 +27,7 @@ impl Node {
 
     /// Whom this node speaks to though its log does not name them.
     pub(super) fn unnamed(&self) -> Vec<u64> {
-        let mut ids = self.consensus.learners();
+        let mut ids = self.voter.consensus().learners();
         // Before it has the log: those it joined by.
         if self.state.members.is_empty() {
             ids.extend(&self.config.seeds);
@@ -39,12 +39,12 @@ impl Node {
     /// A line to this node broke with frames on it.
     pub(super) fn undelivered(&mut self, id: u64) {
         self.sent.0.remove(&id);
-        self.consensus.lost(id);
+        self.voter.lost(id);
     }
 
     /// The leader's part: a state that did not arrive is sent again.
     pub(super) fn send_states_again(&mut self, now: Time) {
-        let waiting = self.consensus.awaits_state();
+        let waiting = self.voter.consensus().awaits_state();
         self.sent.0.retain(|id, _| waiting.contains(id));
         for id in waiting {
             let incarnation = self.membership.peer(id).map_or(0, |p| p.beat.incarnation);
@@ -72,7 +72,7 @@ mod tests {
         let ticks = |id: u64| {
             let name = format!("n{id}");
             let config = Config { id, name, boot: 7, machine_boot: 1, place: 1, seeds: vec![1] };
-            Node::new(config, Time(1), &Persisted::default()).consensus.election_ticks()
+            Node::new(config, Time(1), &Persisted::default()).voter.consensus().election_ticks()
         };
         let all: BTreeSet<usize> = (1..=8).map(ticks).collect();
         assert_eq!(all.len(), 8, "{all:?}");

@@ -9,9 +9,9 @@ use super::Node;
 use crate::{
     action::Action,
     batch,
-    consensus::Committed,
     snapshot,
-    wire::{Command, LogEvent, LogEvents, Persist, Snapshot, command::Kind},
+    voter::consensus::Committed,
+    wire::{Command, LogEvent, LogEvents, Snapshot, command::Kind},
 };
 
 /// The log is replaced by a snapshot after so many entries; a slow follower may lag by so many.
@@ -30,42 +30,22 @@ impl Node {
     pub fn newest_config(&self) -> Arc<Spec> {
         let mut at = self.state.following();
         let mut configs = self.read_ahead.configs.clone();
-        for (_, command) in self.consensus.tail() {
+        for (_, command) in self.voter.consensus().tail() {
             at.follow(&command, |text| configs.get(text));
         }
         at.spec
     }
 
-    /// Writes a command; membership changes take the library's own way. False: nobody leads.
+    /// Writes a command. False: nobody leads.
     pub(super) fn write(&mut self, command: &Command) -> bool {
-        let bytes = command.encode_to_vec();
-        if self.broken.is_some() {
-            return false;
-        }
-        match &command.kind {
-            // One that is in the log and lost its credentials on the way gets others.
-            Some(Kind::Join(member)) if !self.state.members.contains_key(&member.id) => {
-                self.consensus.propose_member(member.id, false, bytes)
-            }
-            Some(Kind::Remove(name)) => {
-                let id = self.id_of(name);
-                id != 0 && self.consensus.propose_removal(id, bytes)
-            }
-            _ => self.consensus.propose(bytes),
-        }
+        self.voter.write(&self.state, command)
     }
 
     /// Takes everything out of the consensus: messages leave, the disk is asked, entries applied.
     pub(super) fn pump(&mut self, now: Time) {
-        while let Some(batch) = self.consensus.take() {
-            if let Some((number, mut persist)) = batch.persist {
-                if persist.snapshot.is_some() {
-                    self.installs(number);
-                    // What lease it names is not known yet.
-                    persist.long_promise = self.bound_of_promises(now, Millis(0));
-                }
-                self.actions.push(Action::Persist(number, Box::new(persist)));
-            }
+        loop {
+            let (voter, mut cx) = self.voter(now);
+            let Some(batch) = voter.take(&mut cx) else { break };
             self.send_raft(now, batch.messages);
             if let Some(snapshot) = batch.snapshot {
                 self.install(&snapshot);
@@ -75,17 +55,14 @@ impl Node {
         let grown = self.apply_committed(now);
         // A node that joins is given a snapshot only if that names it as member.
         let large = self.read_ahead.bytes > COMPACT_BYTES;
-        if grown || large || self.consensus.log_length() > COMPACT_AFTER {
+        if grown || large || self.voter.consensus().log_length() > COMPACT_AFTER {
             let tail = if large { COMPACT_TAIL_OF_LARGE } else { COMPACT_TAIL };
-            let snapshot = self.consensus.compact(snapshot::encode(&self.state), tail);
             if large {
                 self.read_ahead.bytes = 0;
             }
-            // Number 0 acknowledges nothing: the library does not wait for this.
-            let long_promise = self.bound_of_promises(now, self.lease());
-            let snapshot = Some(snapshot);
-            let persist = Persist { snapshot, long_promise, ..Persist::default() };
-            self.actions.push(Action::Persist(0, Box::new(persist)));
+            let (voter, mut cx) = self.voter(now);
+            let data = snapshot::encode(cx.state);
+            voter.compact(&mut cx, data, tail);
         }
     }
 
@@ -99,17 +76,17 @@ impl Node {
                 self.state.applied = snapshot.index;
             }
             // Written by a version whose config this one cannot read: never guess (S27).
-            None => self.broken = Some("a snapshot that this version cannot read".into()),
+            None => self.voter.breaks("a snapshot that this version cannot read".into()),
         }
         self.decided += 1;
         self.outside += 1;
         self.all_vips_changed();
     }
 
-    pub(super) fn apply(&mut self, entry: &Committed) {
+    pub(super) fn apply(&mut self, now: Time, entry: &Committed) {
         if let Some(change) = entry.changes_member() {
             let valid = self.state.may_join(change, &entry.command);
-            self.consensus.apply_change(entry, valid);
+            self.voter.apply_change(entry, valid);
             if valid {
                 self.state.membership = entry.index;
             }
@@ -120,8 +97,8 @@ impl Node {
             &entry.command,
             &mut self.read_ahead.configs,
         );
-        self.lease_kept();
-        self.consensus.applied(entry.index);
+        let (voter, cx) = self.voter(now);
+        voter.applied(&cx, entry.index);
         let Some((command, outcome)) = applied else { return };
         self.note_changes(command.kind.as_ref());
         if command.node == self.config.id
@@ -156,7 +133,7 @@ impl Node {
 
     /// Puts events that are not recorded yet, and what this node knows about itself, into the log.
     pub(super) fn flush_proposals(&mut self, now: Time) {
-        if self.consensus.leader() == 0 {
+        if self.voter.consensus().leader() == 0 {
             return;
         }
         for command in std::mem::take(&mut self.unwritten) {

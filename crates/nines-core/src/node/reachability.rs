@@ -25,7 +25,7 @@ impl Node {
 
     /// Silent here, and heard by so many others that it can hold what it holds.
     pub(super) fn is_heard_elsewhere(&self, now: Time, id: u64) -> bool {
-        let voters = self.consensus.voters();
+        let voters = self.voter.consensus().voters();
         let hears = |voter: &&u64| {
             **voter == id
                 || (self.membership.alive(now, **voter, self.lease())
@@ -52,11 +52,11 @@ impl Node {
             let hears = self.membership.peer(**voter).map(|p| &p.beat.hears);
             here.contains(voter)
                 && self.may_ask(now, **voter)
-                && self.consensus.lag(**voter).is_some_and(|lag| lag <= 8)
+                && self.voter.consensus().lag(**voter).is_some_and(|lag| lag <= 8)
                 && hears.is_some_and(|hears| {
                     here.iter().chain(&missed).all(|id| id == *voter || hears.contains(id))
                 })
         };
-        self.consensus.voters().iter().find(sees_all).copied()
+        self.voter.consensus().voters().iter().find(sees_all).copied()
     }
 }

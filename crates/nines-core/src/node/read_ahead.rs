@@ -13,10 +13,10 @@ use super::Node;
 use crate::{
     action::Action,
     configs::{Config, Configs},
-    consensus::Committed,
     edit::Edit,
     peek,
     state::State,
+    voter::consensus::Committed,
     wire::{Command, Persisted, RaftMessage, command::Kind},
 };
 
@@ -62,7 +62,7 @@ impl ReadAhead {
 
     /// Longest lease and restart of any config that this node may have gone by: that of the
     /// snapshot, and those in the log after it. What was promised by earlier ones is on the disk
-    /// beside the snapshot ([`super::promise_bound`]).
+    /// beside the snapshot (`voter/promise_bound.rs`).
     pub fn longest_timing(&mut self, state: &State, kept: &Persisted) -> (Millis, Millis) {
         let mut at = state.following();
         let mut longest = (at.spec.timing.lease, at.spec.timing.restart);
@@ -155,7 +155,7 @@ impl Node {
         let mut grown = false;
         while let Some(entry) = self.read_ahead.next(now, &self.state, &mut self.actions) {
             grown |= entry.changes_member().is_some();
-            self.apply(&entry);
+            self.apply(now, &entry);
             let config = peek::applies_config(&entry.command);
             self.read_ahead.bytes +=
                 if config { self.state.text.len() } else { entry.command.len() };

@@ -4,7 +4,12 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use super::{Config, Node};
 use crate::{
-    consensus::Consensus, forwarding, membership::Membership, state::State, vip::Vip, wire::Facts,
+    forwarding,
+    membership::Membership,
+    state::State,
+    vip::Vip,
+    voter::consensus::Consensus,
+    wire::Facts,
 };
 
 impl Node {
@@ -15,7 +20,7 @@ impl Node {
 
     /// Consensus, for views.
     pub fn consensus(&self) -> &Consensus {
-        &self.consensus
+        self.voter.consensus()
     }
 
     /// Peers, for views.
@@ -40,7 +45,7 @@ impl Node {
 
     /// Log messages that wait for a promise to end, for people who debug.
     pub fn waiting(&self) -> usize {
-        self.held.len()
+        self.voter.waiting()
     }
 
     /// Who this is.
@@ -60,6 +65,6 @@ impl Node {
 
     /// Why this node votes no more, if so.
     pub fn broken(&self) -> Option<&str> {
-        self.broken.as_deref()
+        self.voter.broken()
     }
 }

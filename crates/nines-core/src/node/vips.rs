@@ -103,8 +103,8 @@ impl Node {
     /// What the log wants of this node for a VIP.
     pub(super) fn want(&self, now: Time, vip: IpAddr) -> Want {
         match self.state.vips.get(&vip) {
-            _ if self.broken.is_some() || self.is_double(now, self.config.id) => Want::Nothing,
-            _ if self.incarnation.moved => Want::Wait,
+            _ if self.broken().is_some() || self.is_double(now, self.config.id) => Want::Nothing,
+            _ if self.voter.is_moved() => Want::Wait,
             Some(Holding::Held { node, token }) if *node == self.config.name => Want::Hold(*token),
             _ if !self.caught_up => Want::Wait,
             Some(Holding::Releasing { node, token, .. }) if *node == self.config.name => {
@@ -128,12 +128,12 @@ impl Node {
 
     pub(super) fn run_vips(&mut self, now: Time) {
         let double = self.is_double(now, self.config.id);
-        let incarnation = (double, self.incarnation.moved, self.broken.is_some());
+        let incarnation = (double, self.voter.is_moved(), self.broken().is_some());
         if incarnation != self.duty.incarnation {
             self.duty.incarnation = incarnation;
             self.all_vips_changed();
         }
-        let voters = self.consensus.voters();
+        let voters = self.voter.consensus().voters();
         if voters != self.duty.voters {
             self.duty.voters.clone_from(&voters);
             self.duty.changed.extend(self.duty.held.iter().map(|(vip, _)| vip));
@@ -156,7 +156,7 @@ impl Node {
             (self.duty.guard, self.duty.longest) = (joint, joint);
             self.actions.push(Action::Renew(joint));
         }
-        if !self.duty.unnamed.is_empty() && self.broken.is_none() {
+        if !self.duty.unnamed.is_empty() && self.broken().is_none() {
             // A new lease: ask for it at once.
             self.beat(now);
             self.next_beat = now.plus(self.state.spec.timing.beat);

@@ -8,18 +8,22 @@
 
 use nines_model::{Millis, Time};
 
-use super::{Config, Node};
+use super::{Context, Identity, Voter};
 use crate::{
-    lease::{self, promise_ns},
+    lease::promise_ns,
     wire::{LongPromise, Persist},
 };
+
+/// The disk is told of so much more than is asked for, so that the heartbeats of the next half
+/// second need no write.
+const KEPT_AHEAD: Millis = Millis(500);
 
 /// What the disk knows of promises.
 pub(super) struct PromiseBound {
     /// Until when longer promises may be given: asked of the disk.
-    pub(super) asked: Time,
+    asked: Time,
     /// And on it.
-    pub(super) kept: Time,
+    kept: Time,
     /// The lease that the disk knows: a voter that starts from it waits so long.
     lease: Millis,
     /// The write that brings the state of another node, with its lease; 0: none is awaited.
@@ -30,64 +34,67 @@ impl PromiseBound {
     pub(super) fn new(until: Time, lease: Millis) -> Self {
         Self { asked: until, kept: until, lease, installing: 0 }
     }
+
+    /// Everything that the disk was asked for is there.
+    pub(super) fn all_kept(&mut self) {
+        self.kept = self.asked;
+    }
 }
 
 /// Until when a promise that the disk knows of may still hold.
-pub(super) fn kept_until(config: &Config, now: Time, kept: &LongPromise, restart: Millis) -> Time {
+pub(super) fn kept_until(identity: &Identity, now: Time, kept: &LongPromise, restart: Millis) -> Time {
     match kept.until_ns {
         0 => Time(0),
-        until if kept.machine_boot == config.machine_boot => Time(until),
+        until if kept.machine_boot == identity.machine_boot => Time(until),
         // Another boot's clock: wait as long as it can have been at most.
         _ if kept.length_ns > 0 => Time(now.0 + kept.length_ns),
         _ => Time(now.0 + promise_ns(restart)),
     }
 }
 
-impl Node {
+impl Voter {
     /// Whether a promise of this length binds longer than a voter waits that starts.
-    pub(super) fn is_long(&self, length: Millis) -> bool {
-        length > self.lease().min(self.promise_bound.lease)
+    pub(super) fn is_long(&self, cx: &Context<'_>, length: Millis) -> bool {
+        length > cx.lease().min(self.bound.lease)
     }
 
     /// An entry that is on the disk was applied; perhaps it has changed the lease.
-    pub(super) fn lease_kept(&mut self) {
-        if self.promise_bound.installing == 0 {
-            self.promise_bound.lease = self.lease();
+    pub(super) fn lease_kept(&mut self, cx: &Context<'_>) {
+        if self.bound.installing == 0 {
+            self.bound.lease = cx.lease();
         }
     }
 
     /// A state of another node was taken over, which this write brings to the disk.
     pub(super) fn installs(&mut self, number: u64) {
-        self.promise_bound.installing = number;
+        self.bound.installing = number;
     }
 
     /// A write of the log is on disk.
-    pub(super) fn state_kept(&mut self, number: u64) {
-        if self.promise_bound.installing != 0 && number >= self.promise_bound.installing {
-            self.promise_bound.installing = 0;
-            self.promise_bound.lease = self.lease();
+    pub(super) fn state_kept(&mut self, cx: &Context<'_>, number: u64) {
+        if self.bound.installing != 0 && number >= self.bound.installing {
+            self.bound.installing = 0;
+            self.bound.lease = cx.lease();
         }
     }
 
     /// Whether the disk knows of a promise that lasts this long; if not, this begins to write it,
     /// and the next heartbeat asks again.
-    pub(super) fn may_promise_long(&mut self, now: Time, length: Millis) -> bool {
-        let until = Time(now.0 + lease::promise_ns(length));
-        if self.promise_bound.kept >= until {
+    pub(super) fn may_promise_long(&mut self, cx: &mut Context<'_>, length: Millis) -> bool {
+        let until = Time(cx.now.0 + promise_ns(length));
+        if self.bound.kept >= until {
             return true;
         }
-        if self.promise_bound.asked < until {
-            // Some more, so that the heartbeats of the next half second need no write.
-            let until = until.plus(Millis(500));
-            let long_promise = Some(self.bind(now, until));
-            self.keep(Persist { long_promise, ..Persist::default() });
+        if self.bound.asked < until {
+            let long_promise = Some(self.bind(cx.now, until.plus(KEPT_AHEAD)));
+            self.keep_beside(cx.out, Persist { long_promise, ..Persist::default() });
         }
         false
     }
 
     fn bind(&mut self, now: Time, until: Time) -> LongPromise {
-        self.promise_bound.asked = until;
-        let machine_boot = self.config.machine_boot;
+        self.bound.asked = until;
+        let machine_boot = self.identity.machine_boot;
         LongPromise { until_ns: until.0, machine_boot, length_ns: until.since(now) }
     }
 
@@ -96,6 +103,6 @@ impl Node {
     pub(super) fn bound_of_promises(&mut self, now: Time, named: Millis) -> Option<LongPromise> {
         let until = self.promises.latest();
         let waits = Time(now.0 + promise_ns(named));
-        (until > waits.max(self.promise_bound.asked)).then(|| self.bind(now, until))
+        (until > waits.max(self.bound.asked)).then(|| self.bind(now, until))
     }
 }

@@ -8,13 +8,13 @@ use std::{
     net::IpAddr,
 };
 
-use nines_model::{Millis, Time};
+use nines_model::Millis;
 use prost::Message as _;
 
-use super::Node;
+use super::{Context, Voter};
 use crate::{
     batch, peek,
-    vip_set::{self, Arriving, Name, VipSet},
+    vip_set::{self, Arriving, VipSet},
     wire::{Ack, Command, Heartbeat, SetPart},
 };
 
@@ -33,38 +33,43 @@ struct Known {
 
 /// What a voter knows of holders' sets.
 #[derive(Default)]
-pub(super) struct Voter {
+pub(super) struct HolderSets {
     known: BTreeMap<u64, Known>,
     arriving: BTreeMap<u64, Arriving>,
 }
 
 /// The answer to a heartbeat's request to renew.
-pub(super) enum Granted {
+pub enum Granted {
     /// Nothing is renewed.
     Nothing,
     /// Nothing, for it is not known what the set contains.
     Unknown,
-    /// All of the set but these; `first`: the first time in this incarnation of the holder.
-    But { refused: Vec<IpAddr>, first: bool },
+    /// All of the set but some.
+    But {
+        /// VIPs of the set that are not renewed.
+        refused: Vec<IpAddr>,
+        /// The answer is the first one in this incarnation of the holder.
+        first: bool,
+    },
 }
 
-impl Node {
+impl Voter {
     /// Some of what a holder's set contains.
-    pub(super) fn learn(&mut self, from: u64, part: &SetPart) {
+    pub fn learn(&mut self, from: u64, part: &SetPart) {
         let name = (part.name_a, part.name_b);
-        if self.voter.known.get(&from).is_some_and(|known| known.set.name() == name) {
+        if self.sets.known.get(&from).is_some_and(|known| known.set.name() == name) {
             return;
         }
-        if let Some(set) = self.voter.arriving.entry(from).or_default().take(part) {
-            self.voter.known.insert(from, Known { set, ..Known::default() });
+        if let Some(set) = self.sets.arriving.entry(from).or_default().take(part) {
+            self.sets.known.insert(from, Known { set, ..Known::default() });
         }
     }
 
     /// This node knows its own set without being told.
-    pub(super) fn learn_own(&mut self) {
-        let (me, set) = (self.config.id, &self.duty.held);
-        if self.voter.known.get(&me).is_none_or(|known| known.set.name() != set.name()) {
-            self.voter.known.insert(me, Known { set: set.clone(), ..Known::default() });
+    pub fn learn_own(&mut self, set: &VipSet) {
+        let me = self.identity.id;
+        if self.sets.known.get(&me).is_none_or(|known| known.set.name() != set.name()) {
+            self.sets.known.insert(me, Known { set: set.clone(), ..Known::default() });
         }
     }
 
@@ -85,39 +90,35 @@ impl Node {
         for (index, bytes) in self.consensus.tail() {
             take(index, &bytes);
         }
-        for entry in self.held.iter().flat_map(|(_, message)| &message.entries) {
+        for entry in self.gate.entries() {
             take(entry.index, &entry.data);
         }
         newest
     }
 
-    fn basis(&self) -> Basis {
-        let (state, last) = (self.state.applied, self.consensus.last());
-        (state, last, self.held_changes, self.promises.changes())
+    fn basis(&self, cx: &Context<'_>) -> Basis {
+        let (state, last) = (cx.state.applied, self.consensus.last());
+        (state, last, self.gate.changes(), self.promises.changes())
     }
 
     /// The voter's part of the lease rule: which of the VIPs a heartbeat names are renewed.
-    pub(super) fn grant(&mut self, now: Time, from: u64, beat: &Heartbeat) -> Granted {
-        if beat.set_size == 0
-            || self.broken.is_some()
-            || self.incarnation.moved
-            || !self.may_vote(now)
-        {
+    pub fn grant(&mut self, cx: &mut Context<'_>, from: u64, beat: &Heartbeat) -> Granted {
+        if beat.set_size == 0 || !self.takes_part() || !self.may_vote(cx) {
             return Granted::Nothing;
         }
         // No promise is longer than what the config allows a restart to take.
-        let longest = self.state.spec.timing.restart.max(self.lease());
+        let longest = cx.state.spec.timing.restart.max(cx.lease());
         let length = Millis(beat.lease_ms);
-        if length > longest || (self.is_long(length) && !self.may_promise_long(now, length)) {
+        if length > longest || (self.is_long(cx, length) && !self.may_promise_long(cx, length)) {
             return Granted::Nothing;
         }
-        let basis = self.basis();
-        let known = self.voter.known.get_mut(&from);
+        let basis = self.basis(cx);
+        let known = self.sets.known.get_mut(&from);
         let Some(known) = known.filter(|k| k.set.name() == (beat.set_a, beat.set_b)) else {
             return Granted::Unknown;
         };
         if known.incarnation == beat.incarnation && known.basis == Some(basis) {
-            self.promises.renew(now, from, length, beat.shortened);
+            self.promises.renew(cx.now, from, length, beat.shortened);
             return Granted::But { refused: known.refused.iter().copied().collect(), first: false };
         }
         let mut known = std::mem::take(known);
@@ -128,7 +129,7 @@ impl Node {
             // holder that let go and starts anew with an older log is not renewed. And a holder
             // with a newer token is known from its own renewals also where the log is behind;
             // without that, a late node would renew itself over it.
-            let applied = self.state.vips.get(vip).map_or(self.state.applied, |h| h.token());
+            let applied = cx.state.vips.get(vip).map_or(cx.state.applied, |h| h.token());
             let after = newest.get(vip).copied().unwrap_or(0);
             applied.max(after).max(self.promises.token(*vip)) > *token
         };
@@ -136,34 +137,40 @@ impl Node {
         known.incarnation = beat.incarnation;
         let granted = known.set.iter().filter(|(vip, _)| !known.refused.contains(vip));
         let holder = (from, beat.incarnation, beat.heir_of);
-        let not_yet = self.promises.give(now, holder, granted, length, beat.shortened);
+        let not_yet = self.promises.give(cx.now, holder, granted, length, beat.shortened);
         // Those are asked about again with each heartbeat: what holds them back ends by itself.
-        known.basis = Some(self.basis()).filter(|_| not_yet.is_empty());
+        known.basis = Some(self.basis(cx)).filter(|_| not_yet.is_empty());
         known.refused.extend(not_yet);
         let refused = known.refused.iter().copied().collect();
-        self.voter.known.insert(from, known);
+        self.sets.known.insert(from, known);
         Granted::But { refused, first }
     }
 
-    /// The ack of a heartbeat, and whether it should not wait for the next heartbeat.
-    pub(super) fn answer(&mut self, now: Time, from: u64, beat: &Heartbeat) -> (Ack, bool) {
+    /// The ack of a heartbeat, and whether it should not wait for the next heartbeat. Nothing is
+    /// granted where the sender `may` not ask.
+    pub fn answer(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: u64,
+        beat: &Heartbeat,
+        may: bool,
+    ) -> (Ack, bool) {
         if let Some(part) = &beat.part {
             self.learn(from, part);
         }
-        let may = self.may_ask(now, from);
-        let granted = if may { self.grant(now, from, beat) } else { Granted::Nothing };
+        let granted = if may { self.grant(cx, from, beat) } else { Granted::Nothing };
         let (term, acked) = self.remembered(from);
         let mut ack = Ack {
             term,
             acked,
             sent_ns: beat.sent_ns,
             lease_ms: beat.lease_ms,
-            membership: self.state.membership,
+            membership: cx.state.membership,
             incarnation: beat.incarnation,
             ..Ack::default()
         };
         // The first renewal decides when a VIP comes up; later ones have a lease's time.
-        let mut urgent = beat.lease_ms != self.lease().0;
+        let mut urgent = beat.lease_ms != cx.lease().0;
         match granted {
             Granted::Nothing => {}
             Granted::Unknown => (ack.unknown, urgent) = (true, true),
@@ -171,7 +178,7 @@ impl Node {
                 (ack.set_a, ack.set_b) = (beat.set_a, beat.set_b);
                 urgent |= first;
                 if !refused.is_empty()
-                    && let Some(known) = self.voter.known.get(&from)
+                    && let Some(known) = self.sets.known.get(&from)
                 {
                     let all = known.set.iter().map(|(vip, _)| vip);
                     ack.refused = vip_set::marks(all, |vip| known.refused.contains(&vip));
@@ -179,30 +186,5 @@ impl Node {
             }
         }
         (ack, urgent)
-    }
-
-    /// What an ack of this node's heartbeat renews. True if it matters.
-    pub(super) fn acked(&mut self, voter: u64, ack: &Ack) -> bool {
-        let name: Name = (ack.set_a, ack.set_b);
-        if ack.unknown {
-            self.duty.told.remove(&voter);
-            return false;
-        }
-        if name == (0, 0) {
-            return false;
-        }
-        let held = &self.duty.held;
-        let refused = if ack.refused.is_empty() {
-            Vec::new()
-        } else if name == held.name() {
-            vip_set::marked(held.iter().map(|(vip, _)| vip), &ack.refused)
-        } else {
-            // Which are refused cannot be told any more; the next ack says it again.
-            return false;
-        };
-        self.duty.told.entry(voter).or_default().known = Some(name);
-        let sent = Time(ack.sent_ns);
-        let incarnation = self.incarnation.heard.current(voter);
-        self.renewed((voter, incarnation), sent, sent.plus(Millis(ack.lease_ms)), &refused)
     }
 }

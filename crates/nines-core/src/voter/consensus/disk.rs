@@ -65,7 +65,7 @@ pub fn members(voters: &[u64], learners: &[u64]) -> Result<(), String> {
 mod tests {
     use super::*;
     use crate::{
-        consensus::Consensus,
+        voter::consensus::Consensus,
         wire::{HardState, LogEntry, Persist, RaftMessage, Snapshot},
     };
 

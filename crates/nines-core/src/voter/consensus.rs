@@ -430,6 +430,11 @@ impl Consensus {
         self.raw.store().conf.get_voters().to_vec()
     }
 
+    /// Whether this node votes.
+    pub fn is_voter(&self, id: u64) -> bool {
+        self.raw.store().conf.get_voters().contains(&id)
+    }
+
     /// Numbers of the nodes that get the log and have no vote yet.
     pub fn learners(&self) -> Vec<u64> {
         self.raw.store().conf.get_learners().to_vec()

@@ -174,7 +174,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        consensus::Consensus,
+        voter::consensus::Consensus,
         wire::{HardState, Persisted},
     };
 
@@ -336,7 +336,7 @@ mod tests {
                 Step::Disk => machine.write(),
                 Step::Restart => {
                     machine.unwritten.clear();
-                    assert_eq!(crate::consensus::disk::sound(&machine.disk), Ok(()));
+                    assert_eq!(crate::voter::consensus::disk::sound(&machine.disk), Ok(()));
                     machine.node = Consensus::new(1, 0, 100, &machine.disk);
                 }
             }

@@ -1,0 +1,134 @@
+//! What voters remember of each other's logs.
+//!
+//! Decides: whether a node that starts may vote. Each tells with its heartbeats what its log has
+//! shown to a leader; the others keep that as long as they run, and give it back with their
+//! answers. A node whose disk has less than it once showed, because an older copy was put back or
+//! the file is gone, has forgotten what others count on: it votes no more, and says so to
+//! everybody. A node that has just started waits for such answers before it votes: with its own
+//! word those of a majority.
+//!
+//! Positions are (term, index): within a term what was acknowledged to its leader never leaves a
+//! log, and terms never go back. So less is a loss, and nothing but a loss. Two losses show without
+//! anybody's memory: a voter without a log, since it got its vote with the log; and a node that is
+//! the only voter by its log, while another speaks that joined later.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Context, Voter};
+use crate::{action::Action, lease::promise_ns, wire::Persist};
+
+/// What this node knows of others' logs, and whether others know its own.
+#[derive(Debug, Default)]
+pub(super) struct LostLog {
+    /// The furthest that each voter has shown.
+    shown: BTreeMap<u64, (u64, u64)>,
+    /// Nodes that have answered this incarnation, and remember nothing that is missing here.
+    answered: BTreeSet<u64>,
+    /// A majority has.
+    vouched: bool,
+    /// This node votes no more, restarted or not.
+    retired: bool,
+}
+
+impl LostLog {
+    pub(super) fn new(retired: bool) -> Self {
+        Self { retired, ..Self::default() }
+    }
+}
+
+/// What a person can do about a node that votes no more for good.
+pub fn rebuild(name: &str) -> String {
+    format!(
+        "put the newest copy of the state directory of {name} back; if there is none: on {name} \
+         stop the agent, move the directory away, and join it again as {name} (nines code, on \
+         another node)"
+    )
+}
+
+impl Voter {
+    /// A heartbeat shows a position of its sender's log. Of a node without a vote nothing is
+    /// remembered: it may begin anew, nobody counts on what it has.
+    pub fn remember(&mut self, from: u64, position: (u64, u64)) {
+        if self.consensus.is_voter(from) {
+            let shown = self.memory.shown.entry(from).or_default();
+            *shown = (*shown).max(position);
+        }
+    }
+
+    /// Whether this node is the only voter by its log.
+    pub fn is_alone(&self) -> bool {
+        self.consensus.voters() == [self.identity.id]
+    }
+
+    /// The position that an answer to this node gives back.
+    pub fn remembered(&self, id: u64) -> (u64, u64) {
+        let shown = self.memory.shown.get(&id).copied().unwrap_or_default();
+        let least = if self.consensus.is_voter(id) { (1, 1) } else { (0, 0) };
+        shown.max(least)
+    }
+
+    /// Another node gives back the position that this one has shown before.
+    pub fn reminded(&mut self, cx: &mut Context<'_>, from: u64, position: (u64, u64)) {
+        let (term, _, last) = self.consensus.shown();
+        if position <= (term, last) {
+            self.memory.answered.insert(from);
+            return;
+        }
+        let (of, entry) = position;
+        let name = cx.name_of(from);
+        let why = if last == 0 {
+            format!("its log is gone, and {name} remembers that it had one")
+        } else {
+            format!(
+                "its log is older than what it acknowledged: it ends at entry {last} of term \
+                 {term}, and {name} remembers entry {entry} of term {of}"
+            )
+        };
+        self.retire(cx, why);
+    }
+
+    /// Votes no more, also after a restart.
+    pub fn retire(&mut self, cx: &mut Context<'_>, why: String) {
+        if self.broken.is_some() {
+            return;
+        }
+        let next = rebuild(&self.identity.name);
+        cx.log(format!("this node votes no more: {why}; {next}"));
+        let persist = Persist { retired: Some(why.clone()), ..Persist::default() };
+        cx.out.push(Action::Persist(0, Box::new(persist)));
+        self.broken = Some(why);
+        self.memory.retired = true;
+    }
+
+    /// Whether a restart cannot mend what keeps this node from voting.
+    pub fn is_retired(&self) -> bool {
+        self.memory.retired
+    }
+
+    /// Whether this node may vote and renew leases: a majority has answered since it started, and
+    /// nobody remembers more of its log than it has.
+    pub fn may_vote(&mut self, cx: &Context<'_>) -> bool {
+        // The members are those at the end of what is known to be committed.
+        let read = self.consensus.applied_index() >= self.consensus.committed();
+        if !self.memory.vouched && read {
+            let (voters, me) = (self.consensus.voters(), self.identity.id);
+            let answered = |id: &&u64| **id == me || self.memory.answered.contains(id);
+            let majority = voters.iter().filter(answered).count() * 2 > voters.len();
+            // One that needs no answer listens first: another may have joined after its log ended.
+            let listened = cx.now.since(self.started) >= promise_ns(cx.lease());
+            self.memory.vouched =
+                voters.contains(&me) && majority && (voters.len() > 1 || listened);
+        }
+        self.memory.vouched
+    }
+
+    /// Whether messages of another node may change this node's log: not before others have said
+    /// what it must have. One without a vote asks the sender alone.
+    pub(super) fn may_learn(&mut self, cx: &Context<'_>, from: u64) -> bool {
+        if self.consensus.is_voter(self.identity.id) {
+            self.may_vote(cx)
+        } else {
+            self.memory.answered.contains(&from)
+        }
+    }
+}

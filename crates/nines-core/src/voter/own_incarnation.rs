@@ -1,0 +1,93 @@
+//! This node's own incarnation: whether it may take part.
+//!
+//! An incarnation that starts where the newest one on this disk ran takes part at once. One that
+//! starts elsewhere started from a copy, or the disk has moved: it votes for nothing, promises
+//! nothing and holds nothing until every other voter has confirmed that no other incarnation of
+//! this node speaks.
+//!
+//! Decides: what counts as moved, and from when such an incarnation takes part.
+
+use super::{Context, Identity, Voter};
+use crate::{
+    action::Action,
+    wire::{Frame, KeptIncarnation, Persist, Persisted, frame},
+};
+
+/// This run of the agent.
+#[derive(Debug)]
+pub(super) struct OwnIncarnation {
+    /// The incarnation before, if it ended on this machine since it booted.
+    heir_of: u64,
+    /// How often agents have started from this disk, this incarnation included.
+    starts: u64,
+    /// This incarnation is not confirmed by everybody yet.
+    moved: bool,
+    /// The disk write after which it takes part; 0: none was asked for.
+    confirming: u64,
+}
+
+impl OwnIncarnation {
+    pub(super) fn new(identity: &Identity, kept: &Persisted) -> Self {
+        let before = &kept.incarnation;
+        let moved = before.place != 0 && before.place != identity.place;
+        let here = !moved && before.machine_boot == identity.machine_boot;
+        let heir_of = if here { before.incarnation } else { 0 };
+        Self { heir_of, moved, starts: before.starts + 1, confirming: 0 }
+    }
+
+    pub(super) fn moved(&self) -> bool {
+        self.moved
+    }
+}
+
+impl Voter {
+    /// Whether this incarnation started from a copied or moved state directory, and is not
+    /// confirmed yet: it takes no part.
+    pub fn is_moved(&self) -> bool {
+        self.own.moved
+    }
+
+    /// The incarnation before this one, if it ended on this machine since it booted; 0: none.
+    pub fn heir_of(&self) -> u64 {
+        self.own.heir_of
+    }
+
+    /// A frame of this incarnation.
+    pub fn frame(&self, kind: frame::Kind) -> Frame {
+        let (starts, moved) = (self.own.starts, self.own.moved);
+        let incarnation = self.identity.incarnation;
+        Frame { kind: Some(kind), rest: Vec::new(), incarnation, starts, moved }
+    }
+
+    /// Puts this incarnation on the disk where it has the right to be there.
+    pub fn keep_incarnation(&mut self, out: &mut Vec<Action>) -> u64 {
+        let Identity { incarnation, machine_boot, place, .. } = self.identity;
+        let starts = self.own.starts;
+        let incarnation = Some(KeptIncarnation { incarnation, machine_boot, place, starts });
+        self.keep_beside(out, Persist { incarnation, ..Persist::default() })
+    }
+
+    /// Whether a moved incarnation still waits to be confirmed.
+    pub fn awaits_confirmation(&self) -> bool {
+        self.own.moved && self.own.confirming == 0 && self.broken.is_none()
+    }
+
+    /// Every other voter has confirmed that no other incarnation of this node speaks: it takes part
+    /// once the disk knows.
+    pub fn confirmed(&mut self, out: &mut Vec<Action>) {
+        self.own.confirming = self.keep_incarnation(out);
+    }
+
+    /// A write beside the log is on disk.
+    pub(super) fn incarnation_kept(&mut self, cx: &mut Context<'_>, number: u64) {
+        let own = &mut self.own;
+        if own.confirming != 0 && number >= own.confirming && own.moved {
+            own.moved = false;
+            cx.log(
+                "every other voter has confirmed that no other agent runs as this node; \
+                 it takes part from now on"
+                    .into(),
+            );
+        }
+    }
+}
