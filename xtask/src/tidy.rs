@@ -19,7 +19,6 @@ const LINE_CHARS_MAX: usize = 100;
 const TEXT_CHARS_MAX: usize = 120;
 /// Functions that were longer when this was written, with their lines; each may only shrink.
 const LONGER_FUNCTIONS: &[(&str, usize)] = &[
-    ("crates/nines-core/src/node.rs new", 89),
     ("crates/nines-dataplane/src/ebpf/reconcile.rs server", 73),
     ("crates/nines-dataplane/src/ebpf/tables.rs write", 92),
     ("crates/nines-dataplane/src/ebpf/wrap.rs code", 73),

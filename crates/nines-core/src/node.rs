@@ -1,127 +1,83 @@
-//! The node: wires the small machines together.
+//! The node: routes each event to the subsystem that it concerns, and lets all of them go on.
 //!
-//! Decides: what each event means for which machine, and the order of effects. `node/heartbeat.rs`
-//! speaks to peers, `node/log.rs` to the log, `node/vips.rs` to the VIPs, `node/leases.rs` keeps
-//! promises, `node/failover.rs` holds what only a leader does.
+//! The subsystems are in `node/`, each with its own state. They do their work in this order, after
+//! each event ([`Node::advance`]):
+//!
+//! 1. The clock of the consensus ticks, if heartbeats have told that this node may vote.
+//! 2. Messages whose promise has ended enter the consensus (`voter/append_gate.rs`).
+//! 3. The log: messages leave, the disk is asked, committed entries are applied (`log.rs`).
+//! 4. VIPs follow the state (`vips.rs`); what leaves the common deadline leaves it first.
+//! 5. The heartbeat, when it is due (`heartbeat.rs`); it asks for renewals.
+//! 6. Peers that are silent, back, or run twice are told of (`heartbeat.rs`, `incarnation.rs`).
+//! 7. A leader plans (`failover.rs`).
+//! 8. VIPs again: a heartbeat may have renewed them.
+//! 9. Guard, checks and forwarding table follow the state (`desired_state.rs`, `checks.rs`).
+//! 10. What waits for the log is written (`proposals.rs`, `event_log.rs`, `fitness.rs`), and 3. and
+//!     4. are done again: a node alone commits at once.
+//! 11. The end of the process (`leaving.rs`), and proposers that waited too long (`proposals.rs`).
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::collections::BTreeMap;
 
-use nines_model::{Millis, Role, Spec, Time};
+use nines_model::{Millis, Time};
 
 use crate::{
-    action::{Action, Refusal},
+    action::Action,
     event::Event,
-    forwarding,
     membership::Membership,
-    snapshot,
     state::State,
-    vip::{Phase, Vip},
     voter::{self, Voter, consensus::TICK_MS},
-    wire::{Command, LogEvent, Persisted, command::Kind},
 };
 
 mod bulk;
+mod checks;
 mod desired_state;
+mod event_log;
 mod failover;
 mod fitness;
 mod heartbeat;
 mod incarnation;
 mod joining;
+mod leaving;
 mod log;
 mod lost_log;
+mod proposals;
 mod reachability;
 mod read_ahead;
 pub mod results;
+mod start;
 mod views;
 mod vips;
 
-/// Who this node is.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Its number.
-    pub id: u64,
-    /// Its name.
-    pub name: String,
-    /// Unlike any number of an earlier incarnation: command numbers start here.
-    pub boot: u64,
-    /// Which boot of the machine this is: a boot clock means nothing in another.
-    pub machine_boot: u64,
-    /// Number of the machine and of the file that holds the log: a copy has another; 0: not known.
-    pub place: u64,
-    /// Members known from joining: spoken to until the log names them.
-    pub seeds: Vec<u64>,
-}
+pub use start::Config;
 
-impl Config {
-    fn identity(&self) -> voter::Identity {
-        voter::Identity {
-            id: self.id,
-            name: self.name.clone(),
-            incarnation: self.boot,
-            machine_boot: self.machine_boot,
-            place: self.place,
-        }
-    }
-}
+/// A leader is heard so long before this node believes to know what is committed: its heartbeats
+/// have told by then.
+const CAUGHT_UP: Millis = Millis(500);
 
 /// A node.
 pub struct Node {
     config: Config,
     state: State,
+    changes: log::Changes,
     voter: Voter,
     read_ahead: read_ahead::ReadAhead,
-    under_way: BTreeMap<u64, bulk::UnderWay>,
+    proposals: proposals::Proposals,
+    unrecorded: event_log::Unrecorded,
+    facts: fitness::OwnFacts,
     membership: Membership,
     incarnation: incarnation::HeardIncarnations,
-    vips: BTreeMap<IpAddr, Vip>,
-    duty: vips::OwnVips,
-    known: forwarding::Known,
-    results: results::Results,
-    /// Raised when a server's state by its checks changes.
-    known_changes: u64,
-    first_results: desired_state::FirstResults,
-    desired_state: desired_state::DesiredState,
-    /// The table the data plane was last asked to hold, and whether its answer is awaited.
-    table: Option<forwarding::Wanted>,
-    table_asked: bool,
-    /// The spec of the last table by which the data plane forwards.
-    forwards: Option<Arc<Spec>>,
-    table_retry: Time,
-    /// The data plane holds the table.
-    ready: bool,
-    /// What the next heartbeat takes along, by peer.
-    with_beat: BTreeMap<u64, Vec<crate::wire::Frame>>,
-    /// States on their way to followers.
-    sent: joining::Sent,
+    mail: heartbeat::Mail,
+    under_way: BTreeMap<u64, bulk::UnderWay>,
+    states_sent: joining::Sent,
     told_broken: lost_log::ToldBroken,
-    planned: failover::Planned,
-    /// Raised by each applied entry that decides anything about VIPs and nodes.
-    decided: u64,
-    /// Raised by each that what is outside depends on: table, checks, guard.
-    outside: u64,
-    pending: BTreeMap<u64, (u64, Time)>,
-    proposed: BTreeMap<IpAddr, Time>,
-    blocked: BTreeMap<IpAddr, String>,
-    /// Commands that wait for a leader, as long as their proposers wait.
-    unwritten: Vec<Command>,
-    unrecorded: Vec<LogEvent>,
-    unrecorded_after: Time,
-    facts: Option<crate::wire::Facts>,
-    behind: BTreeSet<u64>,
-    facts_after: Time,
-    covered: Vec<(IpAddr, bool)>,
-    checked: Arc<Vec<crate::action::CheckTask>>,
-    next_number: u64,
-    next_action: u64,
-    next_beat: Time,
-    lead_after: Time,
+    own_vips: vips::OwnVips,
+    checks: checks::Checks,
+    desired_state: desired_state::DesiredState,
+    requested: desired_state::Requested,
+    leading: failover::Leading,
+    leaving: leaving::Leaving,
+    /// What must be added to the boot clock to get the wall clock, ns.
     wall_offset: i128,
-    restart: Option<(Millis, Time)>,
-    stopping: bool,
     started: Time,
     /// The log of this incarnation has been read as far as a leader knows it.
     caught_up: bool,
@@ -129,84 +85,6 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node that starts from what the disk kept.
-    pub fn new(config: Config, now: Time, kept: &Persisted) -> Self {
-        let mut read_ahead = read_ahead::ReadAhead::default();
-        let decoded = snapshot::decode(&kept.snapshot.data, &mut read_ahead.configs);
-        // Never guess: a voter with an empty state would renew anybody's lease (S27).
-        let mut broken = match &decoded {
-            Some(_) => None,
-            None => Some("a snapshot that this version cannot read".to_owned()),
-        };
-        if !kept.retired.is_empty() {
-            broken = Some(kept.retired.clone());
-        }
-        let empty = Persisted::default();
-        let kept = match Voter::sound(kept) {
-            Ok(()) => kept,
-            Err(why) => {
-                broken = Some(format!("the log on disk is damaged: {why}"));
-                &empty
-            }
-        };
-        let state = decoded.unwrap_or_default();
-        let longest = read_ahead.longest_timing(&state, kept);
-        let voter = Voter::new(config.identity(), now, kept, &state, longest, broken);
-        let mut node = Self {
-            next_number: config.boot,
-            config,
-            state,
-            voter,
-            read_ahead,
-            under_way: BTreeMap::new(),
-            membership: Membership::default(),
-            incarnation: incarnation::HeardIncarnations::default(),
-            vips: BTreeMap::new(),
-            duty: vips::OwnVips::default(),
-            known: BTreeMap::new(),
-            results: results::Results::default(),
-            with_beat: BTreeMap::new(),
-            known_changes: 0,
-            first_results: desired_state::FirstResults::default(),
-            desired_state: desired_state::DesiredState::default(),
-            table: None,
-            table_asked: false,
-            forwards: None,
-            table_retry: Time(0),
-            ready: false,
-            sent: joining::Sent::default(),
-            told_broken: lost_log::ToldBroken::default(),
-            planned: failover::Planned::default(),
-            decided: 0,
-            outside: 0,
-            pending: BTreeMap::new(),
-            proposed: BTreeMap::new(),
-            blocked: BTreeMap::new(),
-            unwritten: Vec::new(),
-            unrecorded: Vec::new(),
-            unrecorded_after: Time(0),
-            facts: None,
-            behind: BTreeSet::new(),
-            facts_after: Time(0),
-            covered: Vec::new(),
-            checked: Arc::default(),
-            next_action: 1,
-            next_beat: now,
-            lead_after: Time(0),
-            wall_offset: 0,
-            restart: None,
-            stopping: false,
-            started: now,
-            caught_up: false,
-            actions: Vec::new(),
-        };
-        if !node.voter.is_moved() {
-            node.voter.keep_incarnation(&mut node.actions);
-        }
-        node.all_vips_changed();
-        node
-    }
-
     /// Takes one event in.
     pub fn handle(&mut self, now: Time, event: Event) {
         self.membership.running(now, self.lease());
@@ -238,15 +116,15 @@ impl Node {
             Event::Propose { request, command } => self.propose(now, request, command),
             Event::Facts(facts) => self.facts_changed(now, facts),
             Event::Restored { vips, how } => self.restored(now, &vips, &how),
-            Event::Behind(nodes) => self.behind = nodes,
+            Event::Behind(nodes) => self.facts.behind_of(nodes),
             Event::Undelivered(id) => self.undelivered(id),
             Event::Restart(ms) => {
-                self.restart = Some((Millis(ms), now));
-                self.next_beat = now;
+                self.leaving.restart(now, Millis(ms));
+                self.mail.beat_next(now);
             }
             Event::Stop => {
-                self.stopping = true;
-                self.next_beat = now;
+                self.leaving.stop();
+                self.mail.beat_next(now);
             }
             Event::FirstPacket(vip) => self.first_packet(now, vip),
         }
@@ -255,8 +133,8 @@ impl Node {
 
     /// When to call `handle(_, Event::Tick)` at the latest.
     pub fn next_deadline(&self) -> Time {
-        let next = self.voter.next_deadline().min(self.next_beat);
-        self.duty.next().map_or(next, |at| next.min(at))
+        let next = self.voter.next_deadline().min(self.mail.next_beat());
+        self.own_vips.next().map_or(next, |at| next.min(at))
     }
 
     /// What to do, in this order.
@@ -264,46 +142,55 @@ impl Node {
         std::mem::take(&mut self.actions)
     }
 
-    /// Lets every machine move on as far as it can.
+    /// Lets every subsystem go on as far as it can, in the order of the list above.
     fn advance(&mut self, now: Time) {
-        // The tick that comes next shares the heartbeat's wake-up; the clock of ticks goes on as it
-        // was.
-        let early = if now >= self.next_beat { Millis(TICK_MS).ns() - 1 } else { 0 };
-        let (voter, mut cx) = self.voter(now);
-        voter.tick(&mut cx, Time(now.0 + early));
+        self.tick(now);
         for message in self.voter.due(now) {
             self.log_message(now, message);
         }
         self.pump(now);
-        // Half a second with a leader: its heartbeats have told what is committed.
-        let told = self.voter.consensus().leader() != 0 && now.since(self.started) > Millis(500).ns();
-        let read = told && self.read_ahead.entries.is_empty();
-        if !self.caught_up && (self.voter.consensus().leads() || read) {
-            self.caught_up = true;
-            self.all_vips_changed();
-        }
+        self.catch_up(now);
         self.run_vips(now);
-        if now >= self.next_beat {
+        if now >= self.mail.next_beat() {
             self.beat(now);
-            // On schedule, so that heartbeats and ticks share their wake-ups; after a pause from
-            // now.
-            let beat = self.state.spec.timing.beat;
-            let next = self.next_beat.plus(beat);
-            self.next_beat = if next > now { next } else { now.plus(beat) };
+            self.mail.beaten(now, self.state.spec.timing.beat);
         }
         self.watch_peers(now);
         self.tell_double(now);
         self.confirm(now);
-        if self.voter.consensus().leads() && now >= self.lead_after {
+        if self.voter.consensus().leads() && self.leading.is_due(now) {
             self.lead(now);
         }
         self.run_vips(now);
         self.refresh_desired_state(now);
-        self.flush_proposals(now);
+        if self.voter.consensus().leader() != 0 {
+            self.write_waiting();
+            self.flush_events(now);
+            self.flush_facts(now);
+        }
         self.pump(now);
         self.run_vips(now);
         self.finish_restart_or_stop(now);
         self.expire_pending(now);
+    }
+
+    fn tick(&mut self, now: Time) {
+        // The tick that comes next shares the heartbeat's wake-up; the clock of ticks goes on as it
+        // was.
+        let early = if now >= self.mail.next_beat() { Millis(TICK_MS).ns() - 1 } else { 0 };
+        let (voter, mut cx) = self.voter(now);
+        voter.tick(&mut cx, Time(now.0 + early));
+    }
+
+    /// Notes when the log of this incarnation has been read as far as a leader knows it.
+    fn catch_up(&mut self, now: Time) {
+        let consensus = self.voter.consensus();
+        let told = consensus.leader() != 0 && now.since(self.started) > CAUGHT_UP.ns();
+        let read = told && self.read_ahead.entries.is_empty();
+        if !self.caught_up && (consensus.leads() || read) {
+            self.caught_up = true;
+            self.all_vips_changed();
+        }
     }
 
     /// The voter, and what it goes by.
@@ -312,115 +199,7 @@ impl Node {
         (&mut self.voter, voter::Context { now, state, out })
     }
 
-    fn lease(&self) -> Millis {
-        self.state.spec.timing.lease
-    }
-
-    fn id_of(&self, name: &str) -> u64 {
-        self.state.member(name).map_or(0, |m| m.id)
-    }
-
-    fn name_of(&self, id: u64) -> String {
-        self.state.members.get(&id).map_or_else(|| format!("node {id}"), |m| m.name.clone())
-    }
-
-    fn is_director(&self) -> bool {
-        self.state.spec.nodes.get(&self.config.name).is_some_and(|n| n.role == Role::Director)
-    }
-
     fn log(&mut self, line: String) {
         self.actions.push(Action::Log(line));
-    }
-
-    /// Ms since 1970, for people.
-    pub fn wall_ms(&self, now: Time) -> u64 {
-        ((i128::from(now.0) + self.wall_offset) / 1_000_000).max(0) as u64
-    }
-
-    fn record_vip_event(&mut self, now: Time, vip: IpAddr, kind: &str, text: String) {
-        let subject = self.state.spec.vip_name(vip);
-        let cause = self.cause_of(vip);
-        self.record_event(now, kind, subject, text, "auto", cause);
-    }
-
-    fn record_event(
-        &mut self,
-        now: Time,
-        kind: &str,
-        subject: String,
-        text: String,
-        actor: &str,
-        cause: String,
-    ) {
-        self.log(text.clone());
-        if self.unrecorded.len() < 200 {
-            self.unrecorded.push(LogEvent {
-                at_ms: self.wall_ms(now),
-                node: self.config.name.clone(),
-                kind: kind.into(),
-                subject,
-                text,
-                actor: actor.into(),
-                cause,
-            });
-        }
-    }
-
-    fn finish_restart_or_stop(&mut self, now: Time) {
-        if let Some((length, asked)) = self.restart {
-            let enough = now.0 + length.ns() / 5 * 4;
-            if self.renewed_until().0 >= enough || now.since(asked) > 1_000_000_000 {
-                self.restart = None;
-                self.actions.push(Action::RestartReady);
-            }
-        }
-        let idle = || self.vips.values().all(|v| v.phase == Phase::Off);
-        let owes = || self.state.vips.values().any(|h| h.node() == self.config.name);
-        if self.stopping && ((idle() && !owes()) || self.nobody_can_take_over(now)) {
-            self.stopping = false;
-            self.actions.push(Action::StopReady);
-        }
-    }
-
-    fn expire_pending(&mut self, now: Time) {
-        let late: Vec<u64> =
-            self.pending.iter().filter(|(_, (_, at))| *at <= now).map(|(n, _)| *n).collect();
-        for number in late {
-            let (request, _) = self.pending.remove(&number).expect("listed a moment ago");
-            let unwritten = self.unwritten.iter().position(|c| c.number == number);
-            let why = if let Some(at) = unwritten {
-                self.unwritten.remove(at);
-                "no leader: fewer than a majority of nodes can be reached".to_owned()
-            } else {
-                "no majority answered in time; it may still be done later".to_owned()
-            };
-            self.actions.push(Action::Reply { request, result: Err(Refusal::NoQuorum(why)) });
-        }
-    }
-
-    fn propose(&mut self, now: Time, request: u64, mut command: Command) {
-        command.node = self.config.id;
-        command.number = self.next_number;
-        command.at_ms = self.wall_ms(now);
-        self.next_number += 1;
-        let limit = read_ahead::allowance(&command);
-        self.pending.insert(command.number, (request, now.plus(limit)));
-        if !self.write(&command) {
-            // An election takes a moment; it is written when somebody leads.
-            self.unwritten.push(command);
-        }
-    }
-
-    fn propose_own(&mut self, now: Time, kind: Kind, cause: String) -> bool {
-        let command = Command {
-            node: self.config.id,
-            number: self.next_number,
-            at_ms: self.wall_ms(now),
-            actor: "auto".into(),
-            cause,
-            kind: Some(kind),
-        };
-        self.next_number += 1;
-        self.write(&command)
     }
 }

@@ -16,9 +16,9 @@ use crate::{
     action::Refusal,
     batch,
     configs::Configs,
-    voter::consensus::Change,
     edit::{Edit, Following},
     event_log::EventLog,
+    voter::consensus::Change,
     wire::{self, Command, Facts, LogEvent, Member, Move, command::Kind},
 };
 

@@ -38,6 +38,8 @@ mod grants;
 mod lost_log;
 mod own_incarnation;
 mod promise_bound;
+#[cfg(test)]
+mod tests;
 
 pub use self::{grants::Granted, lost_log::rebuild};
 

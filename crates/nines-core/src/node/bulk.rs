@@ -35,9 +35,16 @@ pub(super) enum Way {
     None,
 }
 
+/// Milliseconds for a large entry whatever its size: the TLS connection is made first, and the
+/// acknowledgement comes with a heartbeat.
+const ALLOWANCE_MS: u64 = 1_000;
+/// Bytes per millisecond: the network and the disk of the peer take 10 MB a second each, one after
+/// the other.
+const BYTES_PER_MS: u64 = 5_000;
+
 /// Time for so many bytes: a link of 10 MB/s and a disk of the same speed.
 fn allowance(bytes: usize) -> Millis {
-    Millis(1_000 + bytes as u64 / 5_000)
+    Millis(ALLOWANCE_MS + bytes as u64 / BYTES_PER_MS)
 }
 
 fn size(entries: &[LogEntry]) -> usize {

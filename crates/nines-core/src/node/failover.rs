@@ -22,10 +22,19 @@ use crate::{
 const FAILED: &str = "could not take it";
 /// When a command that had no effect is written again.
 const PROPOSED_AGAIN: Millis = Millis(300);
+/// Time for a command of the leader's own to be committed and applied: it would be written twice if
+/// the leader looked again at once.
+const LEAD_AGAIN: Millis = Millis(100);
+/// Time for a transfer of leadership. The leader does nothing else meanwhile, and tries again if it
+/// still leads then.
+const TRANSFER: Millis = Millis(500);
+/// Entries that a node's log may lag behind the leader's when it gets a vote or the lead: as many
+/// as are under way in a cluster at work. A node further behind would hold up every decision.
+pub(super) const NEAR_LAG_MAX: u64 = 8;
 
 /// The last plan, and what it was made from: until that changes it needs no other.
 #[derive(Default)]
-pub(super) struct Planned {
+struct Planned {
     decided: Option<u64>,
     nodes: BTreeMap<String, NodeView>,
     /// Something of it is to be tried then.
@@ -34,7 +43,35 @@ pub(super) struct Planned {
     holders: BTreeSet<String>,
 }
 
+/// What only a leader remembers.
+#[derive(Default)]
+pub(super) struct Leading {
+    planned: Planned,
+    /// When a command about each VIP was last written.
+    proposed: BTreeMap<IpAddr, Time>,
+    /// VIPs that nobody can take, and why.
+    blocked: BTreeMap<IpAddr, String>,
+    /// The leader's work waits until then for what it has begun.
+    after: Time,
+}
+
+impl Leading {
+    pub(super) fn is_due(&self, now: Time) -> bool {
+        now >= self.after
+    }
+
+    /// The state has followed a command about this VIP: the next one need not wait.
+    pub(super) fn followed(&mut self, vip: IpAddr) {
+        self.proposed.remove(&vip);
+    }
+}
+
 impl Node {
+    /// VIPs that nobody can take, and why; filled on the leader.
+    pub fn blocked(&self) -> &BTreeMap<IpAddr, String> {
+        &self.leading.blocked
+    }
+
     /// Whether no other director could take VIPs over now: nobody is there to wait for.
     pub(super) fn nobody_can_take_over(&self, now: Time) -> bool {
         let mut others = self.state.spec.directors().filter(|name| *name != self.config.name);
@@ -49,8 +86,11 @@ impl Node {
 
     pub(super) fn lead(&mut self, now: Time) {
         let nodes = self.views(now);
-        let planned = &self.planned;
-        if planned.decided != Some(self.decided) || planned.nodes != nodes || now >= planned.again {
+        let planned = &self.leading.planned;
+        if planned.decided != Some(self.changes.decided)
+            || planned.nodes != nodes
+            || now >= planned.again
+        {
             self.plan(now, nodes);
         }
         self.end_what_is_over(now);
@@ -61,13 +101,13 @@ impl Node {
 
     fn plan(&mut self, now: Time, nodes: BTreeMap<String, NodeView>) {
         let observed = self.observed_with(nodes);
-        self.planned = Planned {
-            decided: Some(self.decided),
+        self.leading.planned = Planned {
+            decided: Some(self.changes.decided),
             again: Time(u64::MAX),
             holders: self.state.vips.values().map(|h| h.node().to_owned()).collect(),
             ..Planned::default()
         };
-        self.blocked.clear();
+        self.leading.blocked.clear();
         let mut kinds = BTreeMap::new();
         for (step, why) in plan(&self.state.spec, &observed).steps {
             if let Some((kind, cause)) = self.carry_out(now, step, why) {
@@ -80,7 +120,7 @@ impl Node {
                 self.propose_own(now, kind, cause.clone());
             }
         }
-        self.planned.nodes = observed.nodes;
+        self.leading.planned.nodes = observed.nodes;
     }
 
     /// What the planner sees.
@@ -115,10 +155,10 @@ impl Node {
             };
             if *id == self.config.id {
                 view.alive = true;
-                view.ready = self.ready;
-                view.behind = names(&mut self.behind.iter().copied());
-                view.leaving = self.stopping;
-                let unable = self.duty.unable.iter();
+                view.ready = self.is_ready();
+                view.behind = names(&mut self.behind().iter().copied());
+                view.leaving = self.leaving.stops();
+                let unable = self.own_vips.unable.iter();
                 view.unable = unable.map(|addr| (*addr, FAILED.to_owned())).collect();
             } else if let Some(peer) = self.membership.peer(*id) {
                 view.alive =
@@ -156,14 +196,14 @@ impl Node {
     fn carry_out(&mut self, now: Time, step: Step, why: String) -> Option<(Kind, String)> {
         let (Step::Give(vip, _) | Step::Move(vip, ..) | Step::Blocked(vip)) = &step;
         let vip = *vip;
-        let proposed = self.proposed.get(&vip).map(|at| at.plus(PROPOSED_AGAIN));
+        let proposed = self.leading.proposed.get(&vip).map(|at| at.plus(PROPOSED_AGAIN));
         if let Some(again) = proposed.filter(|again| now < *again) {
-            self.planned.again = self.planned.again.min(again);
+            self.leading.planned.again = self.leading.planned.again.min(again);
             return None;
         }
         let kind = match step {
             Step::Blocked(_) => {
-                self.blocked.insert(vip, why);
+                self.leading.blocked.insert(vip, why);
                 return None;
             }
             Step::Give(_, to) => {
@@ -171,7 +211,7 @@ impl Node {
                 let from = self.state.vips.get(&vip).map_or("", |h| h.node()).to_owned();
                 let own = self.voter.forbids(now, vip, self.id_of(&to));
                 if let Some(until) = own.filter(|_| !from.is_empty()) {
-                    self.planned.again = self.planned.again.min(until);
+                    self.leading.planned.again = self.leading.planned.again.min(until);
                     return None;
                 }
                 let last = self.membership.peer(self.id_of(&from)).map(|p| p.at);
@@ -180,8 +220,8 @@ impl Node {
             }
             Step::Move(_, from, to) => Kind::Move(Move { vip: pack(vip), from, to, why }),
         };
-        self.proposed.insert(vip, now);
-        self.planned.again = self.planned.again.min(now.plus(PROPOSED_AGAIN));
+        self.leading.proposed.insert(vip, now);
+        self.leading.planned.again = self.leading.planned.again.min(now.plus(PROPOSED_AGAIN));
         let cause = self.cause_of_step(vip, &kind);
         Some((kind, cause))
     }
@@ -238,7 +278,7 @@ impl Node {
                 let reason = "its time is over".to_owned();
                 let act = Act { verb: verb.into(), subjects, reason, until_ms: 0 };
                 self.propose_own(now, Kind::Act(act), String::new());
-                self.lead_after = now.plus(Millis(100));
+                self.leading.after = now.plus(LEAD_AGAIN);
             }
         }
     }
@@ -246,13 +286,13 @@ impl Node {
     /// A node that joined gets a vote when it has the log.
     fn promote_learners(&mut self, now: Time) {
         for id in self.voter.consensus().learners() {
-            let near = self.voter.consensus().lag(id).is_some_and(|lag| lag <= 8);
+            let near = self.voter.consensus().lag(id).is_some_and(|lag| lag <= NEAR_LAG_MAX);
             // It says itself that it has applied what the log says.
             let has_state =
                 self.membership.peer(id).is_some_and(|p| p.beat.applied >= self.state.membership);
             if near && has_state && self.membership.alive(now, id, self.lease()) {
                 self.voter.promote(id);
-                self.lead_after = now.plus(Millis(100));
+                self.leading.after = now.plus(LEAD_AGAIN);
                 return;
             }
         }
@@ -262,10 +302,10 @@ impl Node {
     fn step_aside(&mut self, now: Time) {
         if let Some(to) = self.hears_more(now) {
             self.voter.transfer(to);
-            self.lead_after = now.plus(Millis(500));
+            self.leading.after = now.plus(TRANSFER);
             return;
         }
-        let holds = |name: &str| self.planned.holders.contains(name);
+        let holds = |name: &str| self.leading.planned.holders.contains(name);
         if !holds(&self.config.name) {
             return;
         }
@@ -275,7 +315,7 @@ impl Node {
             *id != self.config.id
                 && self.may_ask(now, *id)
                 && self.membership.alive(now, *id, self.lease())
-                && self.voter.consensus().lag(*id).is_some_and(|lag| lag <= 8)
+                && self.voter.consensus().lag(*id).is_some_and(|lag| lag <= NEAR_LAG_MAX)
                 && !holds(&name)
         };
         // A director first: it then takes over without asking anybody.
@@ -283,7 +323,7 @@ impl Node {
         let best = voters.iter().filter(|id| fit(id)).min_by_key(|id| (witness(id), **id));
         if let Some(to) = best.copied() {
             self.voter.transfer(to);
-            self.lead_after = now.plus(Millis(500));
+            self.leading.after = now.plus(TRANSFER);
         }
     }
 }

@@ -4,12 +4,15 @@
 //! of that to people. Which node then holds them is the planner's; a holder that is unfit keeps
 //! what no other can serve.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
-use nines_model::Time;
+use nines_model::{Millis, Time};
 
 use super::Node;
-use crate::wire::{Facts, Unfit, unpack};
+use crate::wire::{Facts, Unfit, command::Kind, unpack};
 
 /// More VIPs than these are told together.
 const ONE_BY_ONE: usize = 3;
@@ -29,7 +32,50 @@ fn reasons(unfit: &[Unfit]) -> BTreeMap<IpAddr, &str> {
     unfit.iter().flat_map(|one| of(one).into_iter().map(|vip| (vip, one.why.as_str()))).collect()
 }
 
+/// How often facts are written that changed.
+const WRITTEN_EVERY: Millis = Millis(1_000);
+
+/// What this node knows about its machine.
+#[derive(Default)]
+pub(super) struct OwnFacts {
+    facts: Option<Facts>,
+    /// They are not written to the log before.
+    after: Time,
+    /// Directors whose flows are not all in this node's tables yet.
+    behind: BTreeSet<u64>,
+}
+
+impl OwnFacts {
+    pub(super) fn behind_of(&mut self, nodes: BTreeSet<u64>) {
+        self.behind = nodes;
+    }
+}
+
 impl Node {
+    /// What this node knows about its machine, in the log or not yet.
+    pub fn facts(&self) -> Option<&Facts> {
+        self.facts.facts.as_ref()
+    }
+
+    /// Nodes whose flows this one does not have yet.
+    pub fn behind(&self) -> &BTreeSet<u64> {
+        &self.facts.behind
+    }
+
+    /// Writes what this node knows about its machine to the log, where the log says otherwise.
+    pub(super) fn flush_facts(&mut self, now: Time) {
+        let known = self.state.facts.get(&self.config.name);
+        if now >= self.facts.after
+            && self.facts().is_some()
+            && self.facts() != known
+            && self.state.members.contains_key(&self.config.id)
+        {
+            self.facts.after = now.plus(WRITTEN_EVERY);
+            let facts = self.facts().cloned().expect("seen above");
+            self.propose_own(now, Kind::Facts(facts), String::new());
+        }
+    }
+
     /// VIPs that a node cannot serve, in the planner's words.
     pub(super) fn unfit_by_its_cards(&self, node: &str) -> BTreeMap<IpAddr, String> {
         let unfit = self.state.facts.get(node).map_or(&[][..], |f| &f.unfit);
@@ -39,9 +85,9 @@ impl Node {
 
     /// What this node learned about itself.
     pub(super) fn facts_changed(&mut self, now: Time, facts: Facts) {
-        let before = self.facts.replace(facts);
+        let before = self.facts.facts.replace(facts);
         let before = before.map(|f| f.unfit).unwrap_or_default();
-        let after = self.facts.as_ref().map(|f| f.unfit.clone()).unwrap_or_default();
+        let after = self.facts().map(|f| f.unfit.clone()).unwrap_or_default();
         if before == after {
             return;
         }
@@ -67,9 +113,7 @@ impl Node {
     pub(super) fn restored(&mut self, now: Time, vips: &[IpAddr], how: &str) {
         let me = self.config.name.clone();
         for vip in vips {
-            if let Some(vip) = self.vips.get_mut(vip) {
-                vip.announce_from(now);
-            }
+            self.own_vips.announce(now, *vip);
         }
         if vips.len() > ONE_BY_ONE {
             let text = format!("{} on {me} were {how}; put back", names(vips));

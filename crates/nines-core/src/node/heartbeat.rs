@@ -20,12 +20,52 @@ const PARTS_AGAIN: Millis = Millis(40);
 /// Frames larger than this do not fit a datagram on a 1500-byte link with our seal around them.
 const DATAGRAM_MAX: usize = 1_350;
 
-impl Node {
-    /// Nodes whose flows this one does not have yet.
-    pub fn behind(&self) -> &std::collections::BTreeSet<u64> {
-        &self.behind
+/// Frames that wait for the next heartbeat to one peer: some more than the heartbeats and answers of
+/// consensus between two of ours. What is dropped comes again with the next ones.
+const ALONG_MAX: usize = 8;
+
+/// Bytes that the encoding adds to a frame within a frame, at most: its tag and its length.
+const FRAME_OVERHEAD: usize = 8;
+
+/// Frames on their way to peers.
+pub(super) struct Mail {
+    /// The next heartbeat is sent then.
+    next_beat: Time,
+    /// What it takes along, by peer.
+    along: BTreeMap<u64, Vec<Frame>>,
+}
+
+impl Mail {
+    pub(super) fn new(now: Time) -> Self {
+        Self { next_beat: now, along: BTreeMap::new() }
     }
 
+    pub(super) fn next_beat(&self) -> Time {
+        self.next_beat
+    }
+
+    /// The next heartbeat is sent at that time.
+    pub(super) fn beat_next(&mut self, at: Time) {
+        self.next_beat = at;
+    }
+
+    /// A heartbeat was sent. The next one follows on schedule, so that heartbeats and ticks share
+    /// their wake-ups; after a pause it counts from now.
+    pub(super) fn beaten(&mut self, now: Time, beat: Millis) {
+        let next = self.next_beat.plus(beat);
+        self.next_beat = if next > now { next } else { now.plus(beat) };
+    }
+
+    /// Nodes send their heartbeats together: one wake-up hears and answers. The first heartbeat
+    /// leads; others pull theirs forward, never back.
+    fn pull_forward(&mut self, now: Time, beat: Millis) {
+        if self.next_beat.0.saturating_sub(now.0) <= beat.ns() / 2 {
+            self.next_beat = self.next_beat.min(now);
+        }
+    }
+}
+
+impl Node {
     fn others(&self) -> Vec<u64> {
         let me = self.config.id;
         let mut ids: Vec<u64> = self.state.members.keys().copied().collect();
@@ -58,9 +98,9 @@ impl Node {
     /// Sends with the next heartbeat. Half of what an idle cluster says can wait so long, and a
     /// datagram costs more than what is in it.
     fn send_later(&mut self, to: u64, kind: frame::Kind) {
-        let waiting = self.with_beat.entry(to).or_default();
+        let waiting = self.mail.along.entry(to).or_default();
         // A peer that is no longer one of the others gets no heartbeat.
-        if waiting.len() < 8 {
+        if waiting.len() < ALONG_MAX {
             // Its incarnation is that of the heartbeat.
             waiting.push(Frame { kind: Some(kind), ..Frame::default() });
         }
@@ -85,27 +125,22 @@ impl Node {
 
     /// Tells everybody that this node lives, and renews what it holds, here first of all.
     pub(super) fn beat(&mut self, now: Time) {
-        let length = self.restart.map_or(self.lease(), |(ms, _)| ms);
-        let sent = now.max(Time(self.duty.sent.0 + 1));
-        self.duty.sent = sent;
-        for addr in std::mem::take(&mut self.duty.unnamed) {
-            if let Some(vip) = self.vips.get_mut(&addr).filter(|_| self.duty.held.contains(addr)) {
-                vip.named = sent;
-            }
-        }
+        let length = self.leaving.restarts().unwrap_or_else(|| self.lease());
+        let sent = now.max(Time(self.own_vips.sent.0 + 1));
+        self.own_vips.named(sent);
         // One that votes no more holds nothing, whatever its set still names.
         let (name, size) = match self.broken() {
-            None => (self.duty.held.name(), self.duty.held.len()),
+            None => (self.own_vips.held.name(), self.own_vips.held.len()),
             Some(_) => ((0, 0), 0),
         };
         let (term, acked, _) = self.voter.consensus().shown();
-        let shortened = self.restart.is_none() && self.guards_end_by(now.plus(length));
+        let shortened = self.leaving.restarts().is_none() && self.guards_end_by(now.plus(length));
         let beat = Heartbeat {
             sent_ns: sent.0,
             lease_ms: length.0,
-            ready: self.ready,
-            behind: self.behind.iter().copied().collect(),
-            leaving: self.stopping,
+            ready: self.is_ready(),
+            behind: self.behind().iter().copied().collect(),
+            leaving: self.leaving.stops(),
             unable: self.unable_bits(),
             revision: self.state.revision,
             shortened,
@@ -125,7 +160,7 @@ impl Node {
             broken: self.broken().unwrap_or_default().to_owned(),
             retired: self.is_retired(),
         };
-        self.voter.learn_own(&self.duty.held);
+        self.voter.learn_own(&self.own_vips.held);
         let id = self.config.id;
         let (voter, mut cx) = self.voter(now);
         if let Granted::But { refused, .. } = voter.grant(&mut cx, id, &beat) {
@@ -134,7 +169,7 @@ impl Node {
         }
         let mut parts = Vec::new();
         for to in self.others() {
-            let mut rest = self.with_beat.remove(&to).unwrap_or_default();
+            let mut rest = self.mail.along.remove(&to).unwrap_or_default();
             for frame in &mut rest {
                 if let Some(frame::Kind::Ack(ack)) = &mut frame.kind {
                     ack.waited_ns = now.0.saturating_sub(ack.waited_ns);
@@ -146,7 +181,7 @@ impl Node {
             // A heartbeat must fit a datagram, which goes over every link; what does not, goes
             // alone.
             for more in rest {
-                if frame.encoded_len() + more.encoded_len() + 8 > DATAGRAM_MAX {
+                if frame.encoded_len() + more.encoded_len() + FRAME_OVERHEAD > DATAGRAM_MAX {
                     self.send(to, more.kind.expect("made by send_later"));
                 } else {
                     frame.rest.push(more);
@@ -154,22 +189,25 @@ impl Node {
             }
             self.send_frame(to, &frame);
         }
-        self.with_beat.clear();
+        self.mail.along.clear();
     }
 
     /// What this node could not start, by the VIPs of the config.
     fn unable_bits(&self) -> Vec<u8> {
-        if self.duty.unable.is_empty() {
+        if self.own_vips.unable.is_empty() {
             return Vec::new();
         }
-        vip_set::marks(self.state.spec.vips.keys().copied(), |vip| self.duty.unable.contains(&vip))
+        vip_set::marks(self.state.spec.vips.keys().copied(), |vip| {
+            self.own_vips.unable.contains(&vip)
+        })
     }
 
     /// Tells a peer that hears us what the set of our heartbeats contains, until it says that it
     /// knows: in the heartbeat itself where it is little, else in datagrams before it.
     fn tell_set(&mut self, now: Time, to: u64, beat: &mut Heartbeat, parts: &mut Vec<SetPart>) {
-        let (held, lease, broken) = (&self.duty.held, self.lease(), self.voter.broken().is_some());
-        let told = self.duty.told.entry(to).or_default();
+        let (held, lease, broken) =
+            (&self.own_vips.held, self.lease(), self.voter.broken().is_some());
+        let told = self.own_vips.told.entry(to).or_default();
         if held.is_empty()
             || broken
             || told.known == Some(held.name())
@@ -237,12 +275,7 @@ impl Node {
                 let same = self.membership.peer(from).is_some_and(|p| {
                     p.was_alive && p.beat == Heartbeat { sent_ns: p.beat.sent_ns, ..bare.clone() }
                 });
-                // Nodes heartbeat together: one wake-up hears and answers. Whose heartbeat comes
-                // first leads; others pull theirs forward, never back.
-                let half = self.state.spec.timing.beat.ns() / 2;
-                if self.next_beat.0.saturating_sub(now.0) <= half {
-                    self.next_beat = self.next_beat.min(now);
-                }
+                self.mail.pull_forward(now, self.state.spec.timing.beat);
                 // A heartbeat that renews nothing is answered now and then, for the round trip.
                 // One that has just started waits for the answer.
                 let answer =
@@ -262,7 +295,7 @@ impl Node {
             }
             frame::Kind::Ack(ack) => {
                 // Sent by this incarnation of this node and not in the future.
-                if ack.incarnation != self.config.boot || ack.sent_ns > self.duty.sent.0 {
+                if ack.incarnation != self.config.boot || ack.sent_ns > self.own_vips.sent.0 {
                     return false;
                 }
                 let trip = now.0.saturating_sub(ack.sent_ns).saturating_sub(ack.waited_ns);
@@ -287,13 +320,13 @@ impl Node {
     fn acked(&mut self, voter: u64, ack: &Ack) -> bool {
         let name: Name = (ack.set_a, ack.set_b);
         if ack.unknown {
-            self.duty.told.remove(&voter);
+            self.own_vips.told.remove(&voter);
             return false;
         }
         if name == (0, 0) {
             return false;
         }
-        let held = &self.duty.held;
+        let held = &self.own_vips.held;
         let refused = if ack.refused.is_empty() {
             Vec::new()
         } else if name == held.name() {
@@ -302,7 +335,7 @@ impl Node {
             // Which are refused cannot be told any more; the next ack says it again.
             return false;
         };
-        self.duty.told.entry(voter).or_default().known = Some(name);
+        self.own_vips.told.entry(voter).or_default().known = Some(name);
         let sent = Time(ack.sent_ns);
         let incarnation = self.incarnation.current(voter);
         self.renewed((voter, incarnation), sent, sent.plus(Millis(ack.lease_ms)), &refused)

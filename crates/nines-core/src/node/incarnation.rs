@@ -101,7 +101,9 @@ impl Node {
     /// The leader tells, once, that a node is double.
     pub(super) fn tell_double(&mut self, now: Time) {
         let double = self.double(now);
-        if double == self.incarnation.told || (!self.voter.consensus().leads() && !double.is_empty()) {
+        if double == self.incarnation.told
+            || (!self.voter.consensus().leads() && !double.is_empty())
+        {
             return;
         }
         let new: Vec<u64> = double.difference(&self.incarnation.told).copied().collect();

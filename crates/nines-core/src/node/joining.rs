@@ -38,17 +38,17 @@ impl Node {
 
     /// A line to this node broke with frames on it.
     pub(super) fn undelivered(&mut self, id: u64) {
-        self.sent.0.remove(&id);
+        self.states_sent.0.remove(&id);
         self.voter.lost(id);
     }
 
     /// The leader's part: a state that did not arrive is sent again.
     pub(super) fn send_states_again(&mut self, now: Time) {
         let waiting = self.voter.consensus().awaits_state();
-        self.sent.0.retain(|id, _| waiting.contains(id));
+        self.states_sent.0.retain(|id, _| waiting.contains(id));
         for id in waiting {
             let incarnation = self.membership.peer(id).map_or(0, |p| p.beat.incarnation);
-            let (at, to) = *self.sent.0.entry(id).or_insert((now, incarnation));
+            let (at, to) = *self.states_sent.0.entry(id).or_insert((now, incarnation));
             // A process that started since has forgotten what was on its way to the one before.
             if to != incarnation || now.since(at) > STATE_AGAIN.ns() {
                 self.undelivered(id);

@@ -1,17 +1,15 @@
-//! The log: what is proposed, what is applied, which events are recorded.
+//! The log: what comes out of the consensus is applied, and the log is cut.
 
 use std::sync::Arc;
 
-use nines_model::{Millis, Spec, Time};
-use prost::Message as _;
+use nines_model::{Spec, Time};
 
 use super::Node;
 use crate::{
     action::Action,
-    batch,
-    snapshot,
+    batch, snapshot,
     voter::consensus::Committed,
-    wire::{Command, LogEvent, LogEvents, Snapshot, command::Kind},
+    wire::{Command, Snapshot, command::Kind},
 };
 
 /// The log is replaced by a snapshot after so many entries; a slow follower may lag by so many.
@@ -21,8 +19,15 @@ const COMPACT_TAIL: u64 = 512;
 /// with its whole text, though only a piece of it is in the log: a start reads each of them.
 pub(super) const COMPACT_BYTES: usize = 24 << 20;
 const COMPACT_TAIL_OF_LARGE: u64 = 4;
-/// Of what happened, in one entry.
-const EVENTS_BYTES: usize = 900;
+
+/// Counts what applied entries have changed, so that nothing else is looked at.
+#[derive(Default)]
+pub(super) struct Changes {
+    /// Raised by each that decides anything about VIPs and nodes.
+    pub(super) decided: u64,
+    /// Raised by each that what is outside depends on: table, checks, guard.
+    pub(super) outside: u64,
+}
 
 impl Node {
     /// The newest config in the log, in force or about to be: after a start entries are applied
@@ -78,8 +83,8 @@ impl Node {
             // Written by a version whose config this one cannot read: never guess (S27).
             None => self.voter.breaks("a snapshot that this version cannot read".into()),
         }
-        self.decided += 1;
-        self.outside += 1;
+        self.changes.decided += 1;
+        self.changes.outside += 1;
         self.all_vips_changed();
     }
 
@@ -102,7 +107,7 @@ impl Node {
         let Some((command, outcome)) = applied else { return };
         self.note_changes(command.kind.as_ref());
         if command.node == self.config.id
-            && let Some((request, _)) = self.pending.remove(&command.number)
+            && let Some(request) = self.proposals.answered(command.number)
         {
             let result = outcome.map(|done| (entry.index, done));
             self.actions.push(Action::Reply { request, result });
@@ -120,54 +125,14 @@ impl Node {
                 }
                 // Others are waited for as long as they may take.
                 for vip in batch::given(kind) {
-                    self.proposed.remove(&vip);
+                    self.leading.followed(vip);
                 }
-                self.decided += 1;
+                self.changes.decided += 1;
                 return;
             }
             Some(_) => {}
         }
-        self.decided += 1;
-        self.outside += 1;
-    }
-
-    /// Puts events that are not recorded yet, and what this node knows about itself, into the log.
-    pub(super) fn flush_proposals(&mut self, now: Time) {
-        if self.voter.consensus().leader() == 0 {
-            return;
-        }
-        for command in std::mem::take(&mut self.unwritten) {
-            if !self.write(&command) {
-                self.unwritten.push(command);
-            }
-        }
-        if !self.unrecorded.is_empty() && now >= self.unrecorded_after {
-            self.unrecorded_after = now.plus(Millis(20));
-            // In entries that fit a datagram each: leases do not hang on TCP, nor does the log.
-            while !self.unrecorded.is_empty() {
-                let mut size = 0;
-                let fits = |told: &&LogEvent| {
-                    size += told.encoded_len() + 3;
-                    size <= EVENTS_BYTES
-                };
-                let count = self.unrecorded.iter().take_while(fits).count().max(1);
-                let told = self.unrecorded[..count].to_vec();
-                if !self.propose_own(now, Kind::LogEvents(LogEvents { told }), String::new()) {
-                    self.unrecorded_after = now.plus(Millis(200));
-                    break;
-                }
-                self.unrecorded.drain(..count);
-            }
-        }
-        let known = self.state.facts.get(&self.config.name);
-        if now >= self.facts_after
-            && self.facts.is_some()
-            && self.facts.as_ref() != known
-            && self.state.members.contains_key(&self.config.id)
-        {
-            self.facts_after = now.plus(Millis(1_000));
-            let facts = self.facts.clone().expect("seen above");
-            self.propose_own(now, Kind::Facts(facts), String::new());
-        }
+        self.changes.decided += 1;
+        self.changes.outside += 1;
     }
 }

@@ -7,7 +7,7 @@
 
 use nines_model::{Millis, Time};
 
-use super::Node;
+use super::{Node, failover::NEAR_LAG_MAX};
 
 impl Node {
     /// Nodes that this one has heard lately, for its heartbeats. Two heartbeats less than a lease:
@@ -52,7 +52,7 @@ impl Node {
             let hears = self.membership.peer(**voter).map(|p| &p.beat.hears);
             here.contains(voter)
                 && self.may_ask(now, **voter)
-                && self.voter.consensus().lag(**voter).is_some_and(|lag| lag <= 8)
+                && self.voter.consensus().lag(**voter).is_some_and(|lag| lag <= NEAR_LAG_MAX)
                 && hears.is_some_and(|hears| {
                     here.iter().chain(&missed).all(|id| id == *voter || hears.contains(id))
                 })

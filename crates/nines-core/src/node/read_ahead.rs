@@ -17,7 +17,7 @@ use crate::{
     peek,
     state::State,
     voter::consensus::Committed,
-    wire::{Command, Persisted, RaftMessage, command::Kind},
+    wire::{Persisted, RaftMessage},
 };
 
 /// Nobody reads for so long: then it is read here.
@@ -108,16 +108,6 @@ impl ReadAhead {
     }
 }
 
-/// How long a proposer waits for its command: the longer the config is that others have to read for
-/// it, and be it for one piece.
-pub(super) fn allowance(command: &Command) -> Millis {
-    let size = match &command.kind {
-        Some(Kind::Apply(apply)) => apply.size(),
-        _ => 0,
-    };
-    Millis(5_000 + size / 1_000)
-}
-
 impl Node {
     /// What a text says, if it was read.
     pub fn configs(&self) -> &Configs {
@@ -173,7 +163,7 @@ mod tests {
         Event,
         node::Config as NodeConfig,
         snapshot,
-        wire::{Apply, HardState, Member, Snapshot},
+        wire::{Apply, Command, HardState, Member, Snapshot, command::Kind},
     };
 
     /// What a node asked of its disk, and its only voter's answers to all it asks.
@@ -206,16 +196,6 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn one_piece_of_a_large_config_gets_as_much_time_as_the_whole() {
-        let (before, after) = ("x".repeat(8 << 20), "x".repeat(4 << 20) + &"y".repeat(4 << 20));
-        let kind = |apply| Command { kind: Some(Kind::Apply(apply)), ..Command::default() };
-        let whole = allowance(&kind(Apply::whole(after.clone(), 0)));
-        assert!(whole > Millis(13_000), "{whole}");
-        assert_eq!(allowance(&kind(Apply::in_place_of(&before, &after, 3))), whole);
-        assert_eq!(allowance(&Command::default()), Millis(5_000));
     }
 
     /// Without the bound, the next start would read thousands of small changes of a large

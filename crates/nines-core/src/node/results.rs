@@ -21,7 +21,7 @@ pub type Results = BTreeMap<(String, String), CheckResult>;
 impl super::Node {
     /// Results of checks by (service, server), for views.
     pub fn results(&self) -> &Results {
-        &self.results
+        self.checks.results()
     }
 }
 

@@ -2,14 +2,11 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
+use nines_model::{Millis, Role, Time};
+
 use super::{Config, Node};
 use crate::{
-    forwarding,
-    membership::Membership,
-    state::State,
-    vip::Vip,
-    voter::consensus::Consensus,
-    wire::Facts,
+    forwarding, membership::Membership, state::State, vip::Vip, voter::consensus::Consensus,
 };
 
 impl Node {
@@ -30,17 +27,12 @@ impl Node {
 
     /// VIPs on this node, for views.
     pub fn vips(&self) -> &BTreeMap<IpAddr, Vip> {
-        &self.vips
+        self.own_vips.all()
     }
 
     /// Health by (service, server), for views.
     pub fn health(&self) -> &forwarding::Known {
-        &self.known
-    }
-
-    /// VIPs that nobody can take, and why; filled on the leader.
-    pub fn blocked(&self) -> &BTreeMap<IpAddr, String> {
-        &self.blocked
+        self.checks.known()
     }
 
     /// Log messages that wait for a promise to end, for people who debug.
@@ -55,16 +47,32 @@ impl Node {
 
     /// Whether the data plane holds the current table.
     pub fn is_ready(&self) -> bool {
-        self.ready
-    }
-
-    /// What this node knows about its machine, in the log or not yet.
-    pub fn facts(&self) -> Option<&Facts> {
-        self.facts.as_ref()
+        self.requested.is_ready()
     }
 
     /// Why this node votes no more, if so.
     pub fn broken(&self) -> Option<&str> {
         self.voter.broken()
+    }
+
+    pub(super) fn lease(&self) -> Millis {
+        self.state.spec.timing.lease
+    }
+
+    pub(super) fn id_of(&self, name: &str) -> u64 {
+        self.state.member(name).map_or(0, |m| m.id)
+    }
+
+    pub(super) fn name_of(&self, id: u64) -> String {
+        self.state.members.get(&id).map_or_else(|| format!("node {id}"), |m| m.name.clone())
+    }
+
+    pub(super) fn is_director(&self) -> bool {
+        self.state.spec.nodes.get(&self.config.name).is_some_and(|n| n.role == Role::Director)
+    }
+
+    /// Ms since 1970, for people.
+    pub fn wall_ms(&self, now: Time) -> u64 {
+        ((i128::from(now.0) + self.wall_offset) / 1_000_000).max(0) as u64
     }
 }

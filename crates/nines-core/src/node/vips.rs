@@ -39,12 +39,15 @@ pub(super) struct OwnVips {
     /// To be looked at then.
     timers: BTreeSet<(Time, IpAddr)>,
     timer_of: BTreeMap<IpAddr, Time>,
+    vips: BTreeMap<IpAddr, Vip>,
     /// Address changes under way.
     actions: BTreeMap<u64, IpAddr>,
+    /// Numbers of address changes given so far.
+    numbered: u64,
     /// What the log wants this node to hold: what its heartbeats name.
     pub(super) held: VipSet,
     /// Those that no heartbeat has named yet.
-    pub(super) unnamed: Vec<IpAddr>,
+    unnamed: Vec<IpAddr>,
     /// Held, and not by the common deadline.
     apart: BTreeSet<IpAddr>,
     /// Could not be started a moment ago.
@@ -72,6 +75,33 @@ impl OwnVips {
     /// When a VIP is to be looked at next.
     pub(super) fn next(&self) -> Option<Time> {
         self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Every VIP on this node.
+    pub(super) fn all(&self) -> &BTreeMap<IpAddr, Vip> {
+        &self.vips
+    }
+
+    /// Whether no address is on, nor about to be.
+    pub(super) fn all_off(&self) -> bool {
+        self.vips.values().all(|vip| vip.phase == Phase::Off)
+    }
+
+    /// The neighbours are told of this VIP again.
+    pub(super) fn announce(&mut self, now: Time, vip: IpAddr) {
+        if let Some(vip) = self.vips.get_mut(&vip) {
+            vip.announce_from(now);
+        }
+    }
+
+    /// The heartbeat sent at `sent` is the first that names these.
+    pub(super) fn named(&mut self, sent: Time) {
+        self.sent = sent;
+        for addr in std::mem::take(&mut self.unnamed) {
+            if let Some(vip) = self.vips.get_mut(&addr).filter(|_| self.held.contains(addr)) {
+                vip.named = sent;
+            }
+        }
     }
 
     fn timer(&mut self, vip: IpAddr, at: Option<Time>) {
@@ -116,51 +146,54 @@ impl Node {
 
     /// Something happened that one VIP depends on.
     pub(super) fn vip_changed(&mut self, vip: IpAddr) {
-        self.duty.changed.insert(vip);
+        self.own_vips.changed.insert(vip);
     }
 
     /// Something happened that every VIP depends on.
     pub(super) fn all_vips_changed(&mut self) {
-        let (state, duty) = (&self.state, &mut self.duty);
-        let all = self.vips.keys().chain(state.spec.vips.keys()).chain(state.vips.keys());
-        duty.changed.extend(all);
+        let (state, own) = (&self.state, &mut self.own_vips);
+        let all = own.vips.keys().chain(state.spec.vips.keys()).chain(state.vips.keys());
+        own.changed.extend(all);
     }
 
     pub(super) fn run_vips(&mut self, now: Time) {
         let double = self.is_double(now, self.config.id);
         let incarnation = (double, self.voter.is_moved(), self.broken().is_some());
-        if incarnation != self.duty.incarnation {
-            self.duty.incarnation = incarnation;
+        if incarnation != self.own_vips.incarnation {
+            self.own_vips.incarnation = incarnation;
             self.all_vips_changed();
         }
         let voters = self.voter.consensus().voters();
-        if voters != self.duty.voters {
-            self.duty.voters.clone_from(&voters);
-            self.duty.changed.extend(self.duty.held.iter().map(|(vip, _)| vip));
+        if voters != self.own_vips.voters {
+            self.own_vips.voters.clone_from(&voters);
+            self.own_vips.changed.extend(self.own_vips.held.iter().map(|(vip, _)| vip));
         }
-        let joint = self.duty.joint.deadline(&voters);
-        if (now >= joint) != self.duty.lapsed {
-            self.duty.lapsed = now >= joint;
-            self.duty.changed.extend(self.duty.held.iter().map(|(vip, _)| vip));
+        let joint = self.own_vips.joint.deadline(&voters);
+        if (now >= joint) != self.own_vips.lapsed {
+            self.own_vips.lapsed = now >= joint;
+            self.own_vips.changed.extend(self.own_vips.held.iter().map(|(vip, _)| vip));
         }
-        self.duty.due(now);
+        self.own_vips.due(now);
         let mut released = Vec::new();
-        for addr in std::mem::take(&mut self.duty.changed) {
+        for addr in std::mem::take(&mut self.own_vips.changed) {
             self.run_vip(now, addr, joint, &mut released);
         }
         if !released.is_empty() {
             self.tell_released(now, released);
         }
         // Only now: every VIP that no heartbeat names any more, or that a voter refused, has left.
-        if joint > self.duty.guard && joint > now && self.duty.held.len() > self.duty.apart.len() {
-            (self.duty.guard, self.duty.longest) = (joint, joint);
+        if joint > self.own_vips.guard
+            && joint > now
+            && self.own_vips.held.len() > self.own_vips.apart.len()
+        {
+            (self.own_vips.guard, self.own_vips.longest) = (joint, joint);
             self.actions.push(Action::Renew(joint));
         }
-        if !self.duty.unnamed.is_empty() && self.broken().is_none() {
+        if !self.own_vips.unnamed.is_empty() && self.broken().is_none() {
             // A new lease: ask for it at once.
             self.beat(now);
-            self.next_beat = now.plus(self.state.spec.timing.beat);
-            if !self.duty.changed.is_empty() {
+            self.mail.beat_next(now.plus(self.state.spec.timing.beat));
+            if !self.own_vips.changed.is_empty() {
                 self.run_vips(now);
             }
         }
@@ -170,36 +203,36 @@ impl Node {
     /// is on without that, this machine itself answers clients, and refuses them. One that an
     /// earlier process left on stays on meanwhile, under the guard and the tables of that process.
     fn may_come_up(&self, vip: IpAddr) -> bool {
-        self.forwards.as_ref().is_some_and(|spec| spec.vips.contains_key(&vip))
+        self.requested.forwards(vip)
     }
 
     fn run_vip(&mut self, now: Time, addr: IpAddr, joint: Time, released: &mut Vec<Kind>) {
         let want = self.want(now, addr);
         let may = self.may_come_up(addr);
-        let duty = &mut self.duty;
-        let vip = self.vips.entry(addr).or_default();
+        let own = &mut self.own_vips;
+        let vip = own.vips.entry(addr).or_default();
         if want == Want::Hold(vip.token)
             && !(vip.joint || vip.refused)
-            && vip.renewals.may_go_by(&duty.joint, &duty.voters)
+            && vip.renewals.may_go_by(&own.joint, &own.voters)
         {
             vip.joint = true;
-            duty.since = duty.since.max(vip.named);
+            own.since = own.since.max(vip.named);
         }
-        let deadline = if vip.joint { joint } else { vip.renewals.deadline(&duty.voters) };
+        let deadline = if vip.joint { joint } else { vip.renewals.deadline(&own.voters) };
         for todo in vip.step(now, want, deadline) {
             match todo {
                 Do::Guard(until) => self.actions.push(Action::Guard(addr, until)),
                 Do::Follow(until) => {
-                    duty.longest = duty.longest.max(until);
+                    own.longest = own.longest.max(until);
                     self.actions.push(Action::Follow(addr, until));
                 }
                 Do::Announce => self.actions.push(Action::Announce(addr)),
                 Do::Up if !may => {}
                 Do::Up | Do::Down => {
-                    let (id, up) = (self.next_action, todo == Do::Up);
-                    self.next_action += 1;
+                    own.numbered += 1;
+                    let (id, up) = (own.numbered, todo == Do::Up);
                     vip.began(up, id);
-                    duty.actions.insert(id, addr);
+                    own.actions.insert(id, addr);
                     self.actions.push(Action::Address { id, vip: addr, up });
                 }
                 Do::Released(index) => {
@@ -209,21 +242,22 @@ impl Node {
             }
         }
         match want {
-            Want::Hold(token) if duty.held.insert(addr, token) => duty.unnamed.push(addr),
+            Want::Hold(token) if own.held.insert(addr, token) => own.unnamed.push(addr),
             Want::Hold(_) => {}
-            _ => drop(duty.held.remove(addr)),
+            _ => drop(own.held.remove(addr)),
         }
         let keep = |set: &mut BTreeSet<IpAddr>, is: bool| {
             let _ = if is { set.insert(addr) } else { set.remove(&addr) };
         };
         let in_config = self.state.spec.vips.contains_key(&addr);
-        keep(&mut duty.apart, matches!(want, Want::Hold(_)) && !vip.follows);
-        keep(&mut duty.unable, vip.unable_until != Time(0));
-        keep(&mut duty.foreign, vip.phase != Phase::Off && !in_config);
+        keep(&mut own.apart, matches!(want, Want::Hold(_)) && !vip.follows);
+        keep(&mut own.unable, vip.unable_until != Time(0));
+        keep(&mut own.foreign, vip.phase != Phase::Off && !in_config);
         let over = want == Want::Nothing && vip.known && vip.phase == Phase::Off && !in_config;
-        duty.timer(addr, if over { None } else { vip.next(want, deadline) });
+        let next = if over { None } else { vip.next(want, deadline) };
+        own.timer(addr, next);
         if over {
-            self.vips.remove(&addr);
+            own.vips.remove(&addr);
         }
     }
 
@@ -248,23 +282,23 @@ impl Node {
         until: Time,
         refused: &[IpAddr],
     ) -> bool {
-        let duty = &mut self.duty;
+        let own = &mut self.own_vips;
         for addr in refused {
-            if let Some(vip) = self.vips.get_mut(addr) {
-                vip.refuse(&duty.joint);
-                duty.changed.insert(*addr);
+            if let Some(vip) = own.vips.get_mut(addr) {
+                vip.refuse(&own.joint);
+                own.changed.insert(*addr);
             }
         }
-        let before = duty.joint.deadline(&duty.voters);
-        if sent >= duty.since {
-            duty.joint.acked(voter, incarnation, until);
+        let before = own.joint.deadline(&own.voters);
+        if sent >= own.since {
+            own.joint.acked(voter, incarnation, until);
         }
-        let mut news = !refused.is_empty() || duty.joint.deadline(&duty.voters) != before;
-        for addr in &duty.apart {
-            let Some(vip) = self.vips.get_mut(addr).filter(|vip| !vip.joint) else { continue };
+        let mut news = !refused.is_empty() || own.joint.deadline(&own.voters) != before;
+        for addr in &own.apart {
+            let Some(vip) = own.vips.get_mut(addr).filter(|vip| !vip.joint) else { continue };
             if vip.named <= sent && !refused.contains(addr) {
                 vip.renewals.acked(voter, incarnation, until);
-                duty.changed.insert(*addr);
+                own.changed.insert(*addr);
                 news = true;
             }
         }
@@ -274,44 +308,45 @@ impl Node {
 
     /// Whether no VIP held here has a longer deadline in the kernel than until then.
     pub(super) fn guards_end_by(&self, until: Time) -> bool {
-        let duty = &self.duty;
-        let together = duty.held.len() > duty.apart.len();
-        let guard = |addr| self.vips.get(addr).map_or(Time(0), |vip: &Vip| vip.guard);
+        let own = &self.own_vips;
+        let together = own.held.len() > own.apart.len();
+        let guard = |addr| own.vips.get(addr).map_or(Time(0), |vip: &Vip| vip.guard);
         // Only what this process has set since it started is known.
-        (!together || duty.longest <= until)
-            && duty.apart.iter().map(guard).all(|guard| guard != Time(0) && guard <= until)
+        (!together || own.longest <= until)
+            && own.apart.iter().map(guard).all(|guard| guard != Time(0) && guard <= until)
     }
 
     /// Until when every VIP held here is renewed.
     pub(super) fn renewed_until(&self) -> Time {
-        let duty = &self.duty;
+        let own = &self.own_vips;
         let alone = |vip: &Vip| {
-            let renewals = if vip.joint { &duty.joint } else { &vip.renewals };
-            renewals.deadline(&duty.voters)
+            let renewals = if vip.joint { &own.joint } else { &vip.renewals };
+            renewals.deadline(&own.voters)
         };
-        let held = duty.held.iter().filter_map(|(addr, _)| self.vips.get(&addr));
+        let held = own.held.iter().filter_map(|(addr, _)| own.vips.get(&addr));
         held.map(alone).min().unwrap_or(Time(u64::MAX))
     }
 
     /// Whether a VIP answers here now, as far as this node knows.
     pub fn answers(&self, vip: IpAddr, now: Time) -> bool {
-        let guard = |v: &Vip| if v.follows { self.duty.guard.max(v.guard) } else { v.guard };
-        self.vips.get(&vip).is_some_and(|v| v.phase == Phase::On && now < guard(v))
+        let guard = |v: &Vip| if v.follows { self.own_vips.guard.max(v.guard) } else { v.guard };
+        self.own_vips.vips.get(&vip).is_some_and(|v| v.phase == Phase::On && now < guard(v))
     }
 
     /// A peer may have missed our announcements; after a cut its whole side has.
     pub(super) fn announce_all(&mut self, now: Time) {
-        let on: Vec<IpAddr> = self.vips.keys().copied().filter(|v| self.answers(*v, now)).collect();
+        let on: Vec<IpAddr> =
+            self.own_vips.vips.keys().copied().filter(|v| self.answers(*v, now)).collect();
         for addr in on {
-            self.vips.get_mut(&addr).expect("listed a moment ago").announce_from(now);
-            self.duty.changed.insert(addr);
+            self.own_vips.vips.get_mut(&addr).expect("listed a moment ago").announce_from(now);
+            self.own_vips.changed.insert(addr);
         }
     }
 
     pub(super) fn performed(&mut self, now: Time, id: u64, result: &Result<(), String>) {
-        let Some(addr) = self.duty.actions.remove(&id) else { return };
-        self.duty.changed.insert(addr);
-        let Some(vip) = self.vips.get_mut(&addr) else { return };
+        let Some(addr) = self.own_vips.actions.remove(&id) else { return };
+        self.own_vips.changed.insert(addr);
+        let Some(vip) = self.own_vips.vips.get_mut(&addr) else { return };
         let (was, known) = (vip.phase, vip.known);
         if !vip.performed(now, id, result.is_ok()) {
             return;
@@ -379,10 +414,10 @@ mod tests {
         let now = Time(1_000_000_000);
         let mut node = holder(now);
         node.handle(now, Event::Tick);
-        let named = node.vips[&vip(100)].named;
-        assert_eq!((node.duty.held.len(), named), (2, node.duty.sent));
+        let named = node.own_vips.vips[&vip(100)].named;
+        assert_eq!((node.own_vips.held.len(), named), (2, node.own_vips.sent));
         let until = Time(named.0 + 100_000_000);
-        let deadline = |node: &Node| node.vips[&vip(100)].renewals.deadline(&[1, 2, 3]);
+        let deadline = |node: &Node| node.own_vips.vips[&vip(100)].renewals.deadline(&[1, 2, 3]);
         // Its own vote does not count before others have answered it.
         for voter in [2, 3] {
             node.renewed((voter, 1), Time(named.0 - 1), until, &[]);
@@ -392,7 +427,7 @@ mod tests {
             node.renewed((voter, 1), named, until, &[vip(101)]);
         }
         assert_eq!(deadline(&node), until);
-        assert_eq!(node.vips[&vip(101)].renewals.deadline(&[1, 2, 3]), Time(0), "refused");
+        assert_eq!(node.own_vips.vips[&vip(101)].renewals.deadline(&[1, 2, 3]), Time(0), "refused");
     }
 
     /// A machine that has the address and no table answers clients itself, and refuses them.
@@ -400,13 +435,14 @@ mod tests {
     fn a_vip_comes_up_once_its_packets_are_forwarded() {
         let now = Time(1_000_000_000);
         let mut node = holder(now);
-        let forwards = |text: &str| Some(nines_model::config::parse(text).unwrap().into());
+        let forwards = |text: &str| nines_model::config::parse(text).unwrap().into();
         assert!(!node.may_come_up(vip(100)), "there is no table yet");
-        node.forwards = forwards(&TEXT.replace("[vip.b]\naddress = \"10.0.0.101\"\n", ""));
+        node.requested
+            .set_forwards(forwards(&TEXT.replace("[vip.b]\naddress = \"10.0.0.101\"\n", "")));
         node.handle(now, Event::Tick);
         let until = Time(now.0 + 100_000_000);
         for voter in [2, 3] {
-            node.renewed((voter, 1), node.duty.sent, until, &[]);
+            node.renewed((voter, 1), node.own_vips.sent, until, &[]);
         }
         let ups = |node: &mut Node| -> Vec<IpAddr> {
             node.run_vips(now.plus(nines_model::Millis(1)));
@@ -418,7 +454,7 @@ mod tests {
         };
         node.all_vips_changed();
         assert_eq!(ups(&mut node), [vip(100)]);
-        node.forwards = forwards(TEXT);
+        node.requested.set_forwards(forwards(TEXT));
         node.all_vips_changed();
         assert_eq!(ups(&mut node), [vip(101)]);
     }

@@ -60,6 +60,9 @@ impl Voter {
     /// may be a member that joined after the end of what is known here.
     pub fn screen(&mut self, cx: &mut Context<'_>, message: &RaftMessage, newer: bool) -> bool {
         let from = message.sender();
+        if !self.takes_part() {
+            return false;
+        }
         // Not before others have said what this node's log must have.
         if !self.may_learn(cx, from) {
             return false;

@@ -42,7 +42,12 @@ impl PromiseBound {
 }
 
 /// Until when a promise that the disk knows of may still hold.
-pub(super) fn kept_until(identity: &Identity, now: Time, kept: &LongPromise, restart: Millis) -> Time {
+pub(super) fn kept_until(
+    identity: &Identity,
+    now: Time,
+    kept: &LongPromise,
+    restart: Millis,
+) -> Time {
     match kept.until_ns {
         0 => Time(0),
         until if kept.machine_boot == identity.machine_boot => Time(until),

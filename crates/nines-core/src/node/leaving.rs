@@ -1,0 +1,58 @@
+//! The end of this process: replaced in place, or stopped.
+//!
+//! Decides: when leases last long enough for a restart, and when nothing is held any more.
+
+use nines_model::{Millis, Time};
+
+use super::Node;
+use crate::action::Action;
+
+/// A restart waits no longer than this for leases that span it.
+const PATIENCE: Millis = Millis(1_000);
+
+/// What was asked of this process.
+#[derive(Default)]
+pub(super) struct Leaving {
+    /// Leases of this length are wanted for a restart, and since when.
+    restart: Option<(Millis, Time)>,
+    stopping: bool,
+}
+
+impl Leaving {
+    /// A restart was asked for, for which leases must last so long.
+    pub(super) fn restart(&mut self, now: Time, length: Millis) {
+        self.restart = Some((length, now));
+    }
+
+    pub(super) fn stop(&mut self) {
+        self.stopping = true;
+    }
+
+    /// Length of the leases that a restart wants.
+    pub(super) fn restarts(&self) -> Option<Millis> {
+        self.restart.map(|(length, _)| length)
+    }
+
+    pub(super) fn stops(&self) -> bool {
+        self.stopping
+    }
+}
+
+impl Node {
+    /// Says that the process may end, once it may.
+    pub(super) fn finish_restart_or_stop(&mut self, now: Time) {
+        if let Some((length, asked)) = self.leaving.restart {
+            let enough = now.0 + length.ns() / 5 * 4;
+            if self.renewed_until().0 >= enough || now.since(asked) > PATIENCE.ns() {
+                self.leaving.restart = None;
+                self.actions.push(Action::RestartReady);
+            }
+        }
+        let idle = || self.own_vips.all_off();
+        let owes = || self.state.vips.values().any(|h| h.node() == self.config.name);
+        if self.leaving.stopping && ((idle() && !owes()) || self.nobody_can_take_over(now)) {
+            self.leaving.stopping = false;
+            self.actions.push(Action::StopReady);
+        }
+    }
+}

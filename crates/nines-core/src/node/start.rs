@@ -1,0 +1,112 @@
+//! A node that starts from what its disk kept.
+//!
+//! Decides: what of the disk is believed. A node never guesses: one that cannot read its own state
+//! votes no more.
+
+use nines_model::Time;
+
+use super::{Node, checks, desired_state, event_log, failover, fitness, heartbeat, incarnation};
+use super::{joining, leaving, log, lost_log, proposals, read_ahead, vips};
+use crate::{
+    membership::Membership,
+    snapshot,
+    state::State,
+    voter::{self, Voter},
+    wire::Persisted,
+};
+
+/// Who this node is.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Its number.
+    pub id: u64,
+    /// Its name.
+    pub name: String,
+    /// Unlike any number of an earlier incarnation: command numbers start here.
+    pub boot: u64,
+    /// Which boot of the machine this is: a boot clock means nothing in another.
+    pub machine_boot: u64,
+    /// Number of the machine and of the file that holds the log: a copy has another; 0: not known.
+    pub place: u64,
+    /// Members known from joining: spoken to until the log names them.
+    pub seeds: Vec<u64>,
+}
+
+impl Config {
+    fn identity(&self) -> voter::Identity {
+        voter::Identity {
+            id: self.id,
+            name: self.name.clone(),
+            incarnation: self.boot,
+            machine_boot: self.machine_boot,
+            place: self.place,
+        }
+    }
+}
+
+/// What the disk says, as far as it can be believed, and why this node must not vote, if so.
+fn believed<'a>(
+    kept: &'a Persisted,
+    empty: &'a Persisted,
+    read_ahead: &mut read_ahead::ReadAhead,
+) -> (&'a Persisted, State, Option<String>) {
+    let decoded = snapshot::decode(&kept.snapshot.data, &mut read_ahead.configs);
+    // Never guess: a voter with an empty state would renew anybody's lease (S27).
+    let mut broken = match &decoded {
+        Some(_) => None,
+        None => Some("a snapshot that this version cannot read".to_owned()),
+    };
+    if !kept.retired.is_empty() {
+        broken = Some(kept.retired.clone());
+    }
+    let kept = match Voter::sound(kept) {
+        Ok(()) => kept,
+        Err(why) => {
+            broken = Some(format!("the log on disk is damaged: {why}"));
+            empty
+        }
+    };
+    (kept, decoded.unwrap_or_default(), broken)
+}
+
+impl Node {
+    /// A node that starts from what the disk kept.
+    pub fn new(config: Config, now: Time, kept: &Persisted) -> Self {
+        let mut read_ahead = read_ahead::ReadAhead::default();
+        let empty = Persisted::default();
+        let (kept, state, broken) = believed(kept, &empty, &mut read_ahead);
+        let longest = read_ahead.longest_timing(&state, kept);
+        let voter = Voter::new(config.identity(), now, kept, &state, longest, broken);
+        let mut node = Self {
+            proposals: proposals::Proposals::new(config.boot),
+            config,
+            state,
+            changes: log::Changes::default(),
+            voter,
+            read_ahead,
+            unrecorded: event_log::Unrecorded::default(),
+            facts: fitness::OwnFacts::default(),
+            membership: Membership::default(),
+            incarnation: incarnation::HeardIncarnations::default(),
+            mail: heartbeat::Mail::new(now),
+            under_way: std::collections::BTreeMap::new(),
+            states_sent: joining::Sent::default(),
+            told_broken: lost_log::ToldBroken::default(),
+            own_vips: vips::OwnVips::default(),
+            checks: checks::Checks::default(),
+            desired_state: desired_state::DesiredState::default(),
+            requested: desired_state::Requested::default(),
+            leading: failover::Leading::default(),
+            leaving: leaving::Leaving::default(),
+            wall_offset: 0,
+            started: now,
+            caught_up: false,
+            actions: Vec::new(),
+        };
+        if !node.voter.is_moved() {
+            node.voter.keep_incarnation(&mut node.actions);
+        }
+        node.all_vips_changed();
+        node
+    }
+}

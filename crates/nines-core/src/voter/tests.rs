@@ -1,0 +1,317 @@
+//! Voters without nodes: three of them agree, promise, and keep what they promised.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use nines_model::{Millis, Time};
+use prost::Message as _;
+
+use super::{Context, Granted, Identity, Voter};
+use crate::{
+    action::Action,
+    configs::Configs,
+    snapshot,
+    state::State,
+    vip_set::VipSet,
+    wire::{
+        Command, Give, HardState, Heartbeat, Member, Persist, Persisted, Snapshot, command::Kind,
+        frame, pack,
+    },
+};
+
+const TEXT: &str = "[cluster]\nname = \"x\"\n[nodes]\nlb1 = \"10.0.0.1\"\nlb2 = \"10.0.0.2\"\n\
+    wit = { addresses = \"10.0.0.3\", role = \"witness\" }\n[vip.a]\naddress = \"10.0.0.100\"\n";
+const STEP: Millis = Millis(20);
+
+fn vip() -> IpAddr {
+    IpAddr::from([10, 0, 0, 100])
+}
+
+/// What the cluster has agreed on when a test starts: three members and a config.
+fn agreed() -> Persisted {
+    let spec = Arc::new(nines_model::config::parse(TEXT).expect("it is right"));
+    let mut state = State { text: TEXT.into(), spec, revision: 1, applied: 1, ..State::default() };
+    for (id, name) in (1..).zip(["lb1", "lb2", "wit"]) {
+        state.members.insert(id, Member { id, name: name.into(), ..Member::default() });
+    }
+    let data = snapshot::encode(&state);
+    Persisted {
+        hard_state: HardState { term: 1, vote: 0, commit: 1 },
+        snapshot: Snapshot { index: 1, term: 1, voters: vec![1, 2, 3], learners: vec![], data },
+        ..Persisted::default()
+    }
+}
+
+/// A voter with its disk and the state that its log makes.
+struct Seat {
+    voter: Voter,
+    state: State,
+    configs: Configs,
+    disk: Persisted,
+    actions: Vec<Action>,
+}
+
+impl Seat {
+    fn new(id: u64, incarnation: u64, now: Time, disk: Persisted) -> Self {
+        let mut configs = Configs::default();
+        let state = snapshot::decode(&disk.snapshot.data, &mut configs).expect("it was encoded");
+        let identity =
+            Identity { id, name: format!("n{id}"), incarnation, machine_boot: 1, place: id };
+        let timing = (state.spec.timing.lease, state.spec.timing.restart);
+        let voter = Voter::new(identity, now, &disk, &state, timing, None);
+        Self { voter, state, configs, disk, actions: Vec::new() }
+    }
+
+    fn with<T>(&mut self, now: Time, f: impl FnOnce(&mut Voter, &mut Context<'_>) -> T) -> T {
+        let mut cx = Context { now, state: &self.state, out: &mut self.actions };
+        f(&mut self.voter, &mut cx)
+    }
+
+    fn keep(&mut self, persist: Persist) {
+        if let Some(state) = persist.hard_state {
+            self.disk.hard_state = state;
+        }
+        if let Some(first) = persist.entries.first().map(|entry| entry.index) {
+            self.disk.entries.retain(|entry| entry.index < first);
+        }
+        self.disk.entries.extend(persist.entries);
+        if let Some(promise) = persist.long_promise {
+            self.disk.long_promise = promise;
+        }
+    }
+
+    /// Lets the voter do all it can; gives what it says to others.
+    fn settle(&mut self, now: Time) -> Vec<(u64, crate::wire::RaftMessage)> {
+        let mut said = Vec::new();
+        loop {
+            while let Some(ready) = self.with(now, Voter::take) {
+                said.extend(ready.messages.into_iter().map(|message| (message.to, message)));
+                for entry in ready.committed {
+                    let change = entry.changes_member();
+                    self.voter.apply_change(&entry, change.is_some());
+                    self.state.apply(entry.index, change, &entry.command, &mut self.configs);
+                    self.with(now, |voter, cx| voter.applied(cx, entry.index));
+                }
+            }
+            let actions = std::mem::take(&mut self.actions);
+            let writes = actions.into_iter().filter_map(|action| match action {
+                Action::Persist(number, persist) => Some((number, persist)),
+                _ => None,
+            });
+            let mut wrote = false;
+            for (number, persist) in writes.collect::<Vec<_>>() {
+                self.keep(*persist);
+                let messages = self.with(now, |voter, cx| voter.persisted(cx, number));
+                said.extend(messages.into_iter().map(|message| (message.to, message)));
+                wrote = true;
+            }
+            if !wrote {
+                return said;
+            }
+        }
+    }
+}
+
+/// Voters with a network that loses nothing.
+struct Table {
+    now: Time,
+    seats: BTreeMap<u64, Seat>,
+}
+
+impl Table {
+    fn new() -> Self {
+        let now = Time(1_000_000_000);
+        let seats = (1..=3).map(|id| (id, Seat::new(id, id, now, agreed()))).collect();
+        let mut table = Self { now, seats };
+        for id in 1..=3 {
+            table.hear_all(id);
+        }
+        table
+    }
+
+    /// The others tell a voter that they remember nothing that it has lost.
+    fn hear_all(&mut self, id: u64) {
+        let (now, seat) = (self.now, self.seats.get_mut(&id).expect("it sits here"));
+        for from in (1..=3).filter(|from| *from != id) {
+            seat.with(now, |voter, cx| voter.reminded(cx, from, (1, 1)));
+        }
+    }
+
+    fn step(&mut self) {
+        self.now = self.now.plus(STEP);
+        let now = self.now;
+        let mut said = Vec::new();
+        for seat in self.seats.values_mut() {
+            seat.with(now, |voter, cx| voter.tick(cx, now));
+            let mut due = seat.voter.due(now);
+            due.retain(|message| seat.with(now, |voter, cx| voter.screen(cx, message, false)));
+            for message in due {
+                let mut cx = Context { now, state: &seat.state, out: &mut seat.actions };
+                seat.voter.receive(&mut cx, message, &mut seat.configs);
+            }
+            said.extend(seat.settle(now));
+        }
+        while let Some((to, message)) = said.pop() {
+            let Some(seat) = self.seats.get_mut(&to) else { continue };
+            if seat.with(now, |voter, cx| voter.screen(cx, &message, false)) {
+                let mut cx = Context { now, state: &seat.state, out: &mut seat.actions };
+                seat.voter.receive(&mut cx, message, &mut seat.configs);
+            }
+            said.extend(seat.settle(now));
+        }
+    }
+
+    fn leader(&mut self) -> u64 {
+        for _ in 0..500 {
+            let leads = |(id, seat): (&u64, &Seat)| seat.voter.consensus().leads().then_some(*id);
+            if let Some(id) = self.seats.iter().find_map(leads) {
+                return id;
+            }
+            self.step();
+        }
+        panic!("three voters that hear each other elect nobody");
+    }
+
+    fn write(&mut self, from: &str, to: &str) {
+        let give = Give { vip: pack(vip()), from: from.into(), to: to.into(), ..Give::default() };
+        let command = Command { kind: Some(Kind::Give(give)), ..Command::default() };
+        let leader = self.leader();
+        let seat = self.seats.get_mut(&leader).expect("it leads");
+        assert!(seat.voter.write(&seat.state, &command), "the leader writes");
+    }
+
+    fn holders(&self) -> Vec<Option<String>> {
+        let holder = |seat: &Seat| seat.state.vips.get(&vip()).map(|h| h.node().to_owned());
+        self.seats.values().map(holder).collect()
+    }
+
+    /// lb1 asks a voter to renew what it holds.
+    fn ask(&mut self, voter: u64, lease: Millis) -> Granted {
+        let (now, seat) = (self.now, self.seats.get_mut(&voter).expect("it sits here"));
+        let token = seat.state.vips[&vip()].token();
+        let set = VipSet::new([(vip(), token)]);
+        let (set_a, set_b) = set.name();
+        for part in set.parts() {
+            seat.voter.learn(1, &part);
+        }
+        let beat = Heartbeat {
+            sent_ns: now.0,
+            lease_ms: lease.0,
+            incarnation: 1,
+            set_a,
+            set_b,
+            set_size: 1,
+            ..Heartbeat::default()
+        };
+        seat.with(now, |voter, cx| voter.grant(cx, 1, &beat))
+    }
+
+    fn run(&mut self, ms: u64) {
+        let until = self.now.plus(Millis(ms));
+        while self.now < until {
+            self.step();
+        }
+    }
+}
+
+fn renews(granted: &Granted) -> bool {
+    matches!(granted, Granted::But { refused, .. } if refused.is_empty())
+}
+
+#[test]
+fn three_voters_agree_on_who_holds_a_vip() {
+    let mut table = Table::new();
+    table.write("", "lb1");
+    table.run(500);
+    assert_eq!(table.holders(), vec![Some("lb1".to_owned()); 3]);
+}
+
+#[test]
+fn a_promised_vip_goes_to_nobody_else_until_the_promise_has_ended() {
+    let mut table = Table::new();
+    table.write("", "lb1");
+    table.run(500);
+    for voter in 1..=3 {
+        assert!(renews(&table.ask(voter, Millis(100))));
+    }
+    let asked = table.now;
+    table.write("lb1", "lb2");
+    while table.now < asked.plus(Millis(80)) {
+        table.step();
+        assert_eq!(table.holders(), vec![Some("lb1".to_owned()); 3]);
+    }
+    assert!(table.seats.values().any(|seat| seat.voter.waiting() > 0), "the entry waits");
+    table.run(500);
+    assert_eq!(table.holders(), vec![Some("lb2".to_owned()); 3]);
+    let newer = table.ask(2, Millis(100));
+    assert!(renews(&newer), "by the token of the new holder: a voter judges tokens, not names");
+}
+
+#[test]
+fn an_older_token_is_not_renewed() {
+    let mut table = Table::new();
+    table.write("", "lb1");
+    table.run(500);
+    let old = VipSet::new([(vip(), 1)]);
+    let (now, seat) = (table.now, table.seats.get_mut(&2).unwrap());
+    for part in old.parts() {
+        seat.voter.learn(1, &part);
+    }
+    let (set_a, set_b) = old.name();
+    let beat = Heartbeat {
+        lease_ms: 100,
+        incarnation: 1,
+        set_a,
+        set_b,
+        set_size: 1,
+        ..Heartbeat::default()
+    };
+    let granted = seat.with(now, |voter, cx| voter.grant(cx, 1, &beat));
+    assert!(matches!(granted, Granted::But { refused, .. } if refused == [vip()]));
+}
+
+#[test]
+fn a_voter_that_starts_waits_for_answers_and_for_what_its_disk_promised() {
+    let mut table = Table::new();
+    table.write("", "lb1");
+    table.run(500);
+    // Longer than the lease in force: on the disk first, given with the next heartbeat.
+    let long = Millis(2_000);
+    assert!(matches!(table.ask(3, long), Granted::Nothing));
+    table.step();
+    assert!(renews(&table.ask(3, long)));
+    let (now, disk) = (table.now, table.seats[&3].disk.clone());
+    assert!(disk.long_promise.until_ns > now.plus(long).0);
+    table.seats.insert(3, Seat::new(3, 30, now, disk));
+    table.seats.get_mut(&3).unwrap().settle(now);
+    assert!(matches!(table.ask(3, Millis(100)), Granted::Nothing), "nobody has vouched for it");
+    table.hear_all(3);
+    // It gives nothing away that the process before it may have promised.
+    let forbids = |table: &Table| table.seats[&3].voter.forbids(table.now, vip(), 2);
+    assert!(forbids(&table).is_some_and(|until| until.0 >= now.plus(long).0));
+    table.run(2_600);
+    assert_eq!(forbids(&table), None);
+}
+
+#[test]
+fn a_voter_that_lost_its_log_votes_no_more() {
+    let mut table = Table::new();
+    let now = table.now;
+    let seat = table.seats.get_mut(&2).unwrap();
+    seat.with(now, |voter, cx| voter.reminded(cx, 1, (7, 90)));
+    assert!(seat.voter.is_retired() && !seat.voter.takes_part());
+    let told = |action: &Action| matches!(action, Action::Persist(_, p) if p.retired.is_some());
+    assert!(seat.actions.iter().any(told), "its disk knows, too");
+    // Two of three still decide.
+    table.write("", "lb1");
+    table.run(500);
+    assert_eq!(table.holders()[0].as_deref(), Some("lb1"));
+    assert_eq!(table.holders()[1], None);
+}
+
+#[test]
+fn frames_carry_the_incarnation() {
+    let table = Table::new();
+    let frame = table.seats[&2].voter.frame(frame::Kind::Heartbeat(Heartbeat::default()));
+    assert_eq!((frame.incarnation, frame.starts, frame.moved), (2, 1, false));
+    assert!(frame.encoded_len() > 0);
+}
