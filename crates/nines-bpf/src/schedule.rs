@@ -1,10 +1,11 @@
 //! Which server a new flow gets.
 //!
 //! Decides: the pick by turn, by hash, or by what the servers carry at this moment. Definitions are
-//! IPVS's (net/netfilter/ipvs/ip_vs_*.c); tables of picks are made in user space. What clients and
-//! destinations had before is in `persistence.rs`.
+//! IPVS's (net/netfilter/ipvs/ip_vs_*.c); tables of picks are made in user space. What clients had
+//! before is in `schedule/persistence.rs`, what destinations had in `schedule/locality.rs`.
 
-use core::mem::offset_of;
+pub mod locality;
+pub mod persistence;
 
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use nines_abi::{
@@ -15,7 +16,8 @@ use nines_abi::{
 use crate::{
     atomic,
     maps::{pick, LOADS, RR_CURSOR, SERVERS},
-    pipeline::key,
+    parse::packet::key,
+    service::ServiceRef,
 };
 
 pub const NOBODY: u32 = u32::MAX;
@@ -25,13 +27,6 @@ const TURN_TRIES: u32 = 64;
 const FAR_TRIES: u32 = 16;
 /// Entries that sh and mh look at with fallback (ip_vs_sh.c looks at all of its 256).
 const FALLBACK_TRIES: u32 = 64;
-
-/// A service and its number.
-#[derive(Clone, Copy)]
-pub struct Of {
-    pub id: u32,
-    pub service: &'static Service,
-}
 
 /// A service's table of picks as one look sees it: [`Service::table`].
 #[derive(Clone, Copy)]
@@ -76,7 +71,7 @@ impl Table {
 /// TCP packet in mid-flow goes by hash, whatever the scheduler (this director took over, or the
 /// entry was evicted): all directors agree.
 #[inline(always)]
-pub fn by_turn_or_hash(packet: &Packet, of: Of, table: Table, fresh: bool) -> u32 {
+pub fn by_turn_or_hash(packet: &Packet, of: ServiceRef, table: Table, fresh: bool) -> u32 {
     let service = of.service;
     let (base, len, how) = (table.base(), table.len(), service.scheduler);
     if len == 0 {
@@ -126,15 +121,6 @@ pub fn by_weighing(service: &Service, table: Table) -> u32 {
 pub fn hindrance(server: &Server, load: &Load, id: u32) -> u64 {
     const _: () = assert!(SERVER_UP == 0);
     u64::from(server.service ^ id) | u64::from(server.state) | load.overloaded
-}
-
-/// Under which generation a server has its slot, and of which service it is: one load, as user
-/// space writes them, or a flow could begin under the generation that says that the server left.
-#[inline(always)]
-pub fn owner(server: &Server) -> (u32, u32) {
-    const _: () = assert!(offset_of!(Server, generation) == 0 && offset_of!(Server, service) == 4);
-    let word = unsafe { core::ptr::read_volatile((server as *const Server).cast::<u64>()) };
-    (word as u32, (word >> 32) as u32)
 }
 
 #[inline(always)]

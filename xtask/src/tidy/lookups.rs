@@ -15,7 +15,7 @@ const LOOKUPS: &[(&str, &str, &[&str])] = &[
     ("replay", "replay", &["crates/nines/src/daemon/"]),
     ("connection sync", "connection_sync", &["crates/nines-bpf/src/flow_sync.rs"]),
     ("persistence", "persistence", &["crates/nines-bpf/"]),
-    ("SNAT", "snat", &["crates/nines-bpf/src/full_nat/"]),
+    ("SNAT", "snat", &["crates/nines-bpf/src/nat/full_nat/"]),
     ("failover", "failover", &["crates/nines-core/src/node/"]),
     ("event log", "event_log", &["crates/nines-core/"]),
     ("fsync", "fsync", &["crates/nines/src/daemon/store.rs"]),
