@@ -59,6 +59,8 @@ impl Fib {
     #[inline(always)]
     pub fn look(&mut self, ctx: *mut core::ffi::c_void) -> i64 {
         let params = (self as *mut Self).cast();
+        // SAFETY: `ctx` is the program's own, of its hook's kind; the kernel reads and writes as
+        // many bytes as `self` has, which is laid out as its struct (asserted above).
         unsafe { bpf_fib_lookup(ctx, params, size_of::<Self>() as i32, 0) }
     }
 }

@@ -9,13 +9,14 @@ use nines_abi::{
 };
 
 use crate::{
-    atomic, clock,
+    atomic::{opaque, Word},
+    clock,
     flow::{
-        entry::{self, Seen},
+        entry::Seen,
         insert::{insert, New},
         table,
     },
-    maps::{SERVERS, SERVICES, SYNC_CURSOR, SYNC_IMPORT, TEMPLATES},
+    maps::{find_lru, SERVERS, SERVICES, SYNC_CURSOR, SYNC_IMPORT, TEMPLATES},
     nat::{self, full_nat},
     service::server::is_full_nat,
 };
@@ -23,10 +24,10 @@ use crate::{
 /// Takes the next entry of map `SYNC_IMPORT`.
 #[inline(always)]
 pub fn import_next() {
-    let Some(at) = SYNC_CURSOR.get_ptr_mut(0) else {
+    let Some(cursor) = Word::in_array(&SYNC_CURSOR, 0) else {
         return;
     };
-    let at = atomic::fetch_add(at, 1) as u32 & (SYNC_IMPORT_MAX - 1);
+    let at = cursor.fetch_add(1) as u32 & (SYNC_IMPORT_MAX - 1);
     if let Some(entry) = SYNC_IMPORT.get(at) {
         import(entry);
     }
@@ -64,7 +65,8 @@ fn import(entry: &Entry) {
         via: entry.via,
     };
     // What the client said last nobody told. No branch: the verifier would walk the rest twice.
-    let kept = atomic::opaque(is_full_nat(server) as u64).wrapping_neg();
+    let kept = opaque(is_full_nat(server) as u64).wrapping_neg();
+    // SAFETY: a `Via` is eight bytes of integers, for which any bits do.
     new.via = unsafe {
         core::mem::transmute::<u64, Via>(core::mem::transmute::<Via, u64>(new.via) & kept)
     };
@@ -83,7 +85,7 @@ fn import(entry: &Entry) {
             return;
         }
         if same {
-            if let Some(known) = entry::read(tail) {
+            if let Some(known) = tail.read() {
                 let earn = told.word & WORD_EARNED & !known.word;
                 table::change(tail, Seen { earn, ..known }, state, seen);
             }
@@ -119,7 +121,7 @@ fn remember_client(entry: &Entry, service: u32, seen: u32) -> u32 {
     let client = [a[0] & m[0], a[1] & m[1], a[2] & m[2], a[3] & m[3]];
     let call = if told { call_of(&entry.via) } else { 0 };
     let key = TemplateKey { client, service, call, pad: 0 };
-    if let Some(known) = unsafe { TEMPLATES.get(&key) } {
+    if let Some(known) = find_lru(&TEMPLATES, &key) {
         let generation = SERVERS.get(known.server).map_or(0, |server| server.generation);
         let later = seen.wrapping_sub(known.seen) as i32 > 0;
         // Of a server that has gone anything is later.

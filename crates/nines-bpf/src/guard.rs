@@ -13,7 +13,7 @@ use nines_abi::{place_of, Guard, GUARDS, GUARD_SERVES, GUARD_USED, PROBES};
 use self::addresses::same;
 use crate::{
     clock,
-    maps::{GUARD_TABLE, PEERS},
+    maps::{find, GUARD_TABLE, PEERS},
 };
 
 #[inline(always)]
@@ -54,7 +54,7 @@ pub fn guard_verdict(low: u64, high: u64, now: u64, mac: u64) -> u32 {
     if now.wrapping_add(clock::TICKS) < guard.deadline_ns || clock::exact() < guard.deadline_ns {
         return ANSWERS;
     }
-    if guard.flags & GUARD_SERVES != 0 && unsafe { PEERS.get(mac.to_ne_bytes()) }.is_some() {
+    if guard.flags & GUARD_SERVES != 0 && find(&PEERS, &mac.to_ne_bytes()).is_some() {
         return SERVES;
     }
     SILENT

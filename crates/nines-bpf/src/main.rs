@@ -2,8 +2,10 @@
 //!
 //! Decides: nothing. The programs are in `entry`; they ask `pipeline` for a verdict and carry it
 //! out.
-//! Each module uses only those before it in this list: atomic, clock, maps, fib, verdict, parse,
-//! guard, service, flow, schedule, forward, nat, tunnel, reply, pipeline, flow_sync, entry.
+//!
+//! Each module uses only those before it in this list: atomic, kernel, clock, maps, frame, fib,
+//! verdict, parse, guard, service, flow, schedule, forward, nat, tunnel, reply, pipeline,
+//! flow_sync, entry.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
@@ -15,7 +17,9 @@ mod fib;
 mod flow;
 mod flow_sync;
 mod forward;
+mod frame;
 mod guard;
+mod kernel;
 mod maps;
 mod nat;
 mod parse;

@@ -6,14 +6,14 @@ pub mod full_nat;
 pub mod proxy_protocol;
 
 use nines_abi::{
-    halves, state_of, Flow, Packet, Server, Tail, Via, DROP_GUARD, PROGRAM_DELIVER, PROGRAM_REPLY,
+    halves, state_of, Flow, Packet, Server, Via, DROP_GUARD, PROGRAM_DELIVER, PROGRAM_REPLY,
     PROGRAM_UPDATE_NAT, STATE_ESTABLISHED, UNPLACED, WORD_EARNED, WORD_MIDDLE, WORD_REPLY,
 };
 
 use crate::{
     clock,
     flow::{
-        entry::{self, Seen},
+        entry::{EntryRef, Seen},
         fragments,
         insert::{insert, New, ALREADY},
         state, table, tcp_sequence,
@@ -72,8 +72,8 @@ fn remember_half(half: Flow, new: &mut New) {
         placed = insert(&half, new);
     }
     if placed == ALREADY {
-        if let Some((tail, seen)) = table::look_up(&half, hash) {
-            table::retire(tail, seen);
+        if let Some((entry, seen)) = table::look_up(&half, hash) {
+            table::retire(entry, seen);
         }
         placed = insert(&half, new);
     }
@@ -95,13 +95,13 @@ pub fn keep_other_half(
     let half = other_half(packet, server, answer);
     let kept = seen.word & (WORD_EARNED | WORD_MIDDLE) | seen.earn;
     let hash = table::hash_of(&half);
-    if let Some((tail, other)) = table::look_up(&half, hash) {
+    if let Some((entry, other)) = table::look_up(&half, hash) {
         // A late answer of the server that had this port before says nothing of its successor's.
         if (other.server, other.generation) == (seen.server, seen.generation) {
             let side = if answer.is_some() { state::ANSWER } else { state::BOTH };
             let state = state::next(packet, side, state_of(other.word));
             let earn = seen.earn & !other.word;
-            table::touch(tail, Seen { earn, ..other }, state, clock);
+            table::touch(entry, Seen { earn, ..other }, state, clock);
         }
     } else if had_two(packet, seen, answer) {
         // It had to give way; one without the other leads nowhere.
@@ -145,12 +145,12 @@ pub fn earns(packet: &Packet, seen: &Seen) -> u64 {
 
 /// The server that sent an answer, and what its client calls it; or what becomes of the packet.
 #[inline(always)]
-fn sender(tail: *mut Tail, seen: &Seen, now: u64) -> Result<(&'static Server, Via), Verdict> {
+fn sender(entry: EntryRef, seen: &Seen, now: u64) -> Result<(&'static Server, Via), Verdict> {
     let server = SERVERS.get(seen.server).ok_or(Verdict::Pass)?;
     if seen.generation != server.generation {
         return Err(Verdict::Pass);
     }
-    let via = entry::via(tail, seen).ok_or(Verdict::Pass)?;
+    let via = entry.via(seen).ok_or(Verdict::Pass)?;
     if guard::silent(halves(known_as(server, &via).0), now) {
         return Err(Verdict::Drop(DROP_GUARD));
     }
@@ -159,7 +159,7 @@ fn sender(tail: *mut Tail, seen: &Seen, now: u64) -> Result<(&'static Server, Vi
 
 /// An answer of a real server behind NAT.
 #[inline(always)]
-pub fn reply(packet: &mut Packet, tail: *mut Tail, seen: &Seen, now: u64, counts: bool) -> Verdict {
+pub fn reply(packet: &mut Packet, entry: EntryRef, seen: &Seen, now: u64, counts: bool) -> Verdict {
     if table::expired(seen.word, packet.clock) {
         return Verdict::Pass;
     }
@@ -167,7 +167,7 @@ pub fn reply(packet: &mut Packet, tail: *mut Tail, seen: &Seen, now: u64, counts
     if matters(packet, seen, state, packet.clock) || earns(packet, seen) != 0 {
         return Verdict::Go(PROGRAM_UPDATE_NAT);
     }
-    let (server, via) = match sender(tail, seen, now) {
+    let (server, via) = match sender(entry, seen, now) {
         Ok(found) => found,
         Err(instead) => return instead,
     };
@@ -188,14 +188,14 @@ pub fn count_answer(packet: &Packet, server: &Server, via: &Via) {
 /// A packet that both entries must know, of either side. Another program sends it.
 #[inline(always)]
 pub fn update(packet: &mut Packet, counts: bool) -> Verdict {
-    let Some((tail, mut seen)) = table::look_up(&key(packet), packet.hash) else {
+    let Some((entry, mut seen)) = table::look_up(&key(packet), packet.hash) else {
         return Verdict::Pass;
     };
     let clock = packet.clock;
     packet.chosen = seen.server;
     if seen.word & WORD_REPLY != 0 {
         let now = clock::recent(packet);
-        let (server, via) = match sender(tail, &seen, now) {
+        let (server, via) = match sender(entry, &seen, now) {
             Ok(found) => found,
             Err(instead) => return instead,
         };
@@ -208,7 +208,7 @@ pub fn update(packet: &mut Packet, counts: bool) -> Verdict {
         seen.earn = earns(packet, &seen);
         let state = state::next(packet, state::ANSWER, state_of(seen.word));
         keep_other_half(packet, &seen, server, Some(&via), clock);
-        table::touch(tail, seen, state, clock);
+        table::touch(entry, seen, state, clock);
         if counts {
             count_answer(packet, server, &via);
         }
@@ -219,21 +219,21 @@ pub fn update(packet: &mut Packet, counts: bool) -> Verdict {
         return Verdict::Pass;
     };
     if packet.flags != 0 {
-        tcp_sequence::judge(packet, tail, seen.word);
+        tcp_sequence::judge(packet, entry, seen.word);
     }
     let state = state::next(packet, state::BOTH, state_of(seen.word));
     keep_other_half(packet, &seen, server, None, clock);
-    goes_on(packet, tail, &seen, state, clock);
+    goes_on(packet, entry, &seen, state, clock);
     Verdict::Go(PROGRAM_DELIVER)
 }
 
 /// An error about a packet that the server was sent.
 #[inline(always)]
-pub fn error(packet: &Packet, tail: *mut Tail, seen: &Seen, now: u64) -> Verdict {
+pub fn error(packet: &Packet, entry: EntryRef, seen: &Seen, now: u64) -> Verdict {
     if table::expired(seen.word, packet.clock) {
         return Verdict::Pass;
     }
-    match sender(tail, seen, now) {
+    match sender(entry, seen, now) {
         Ok((server, via)) => Verdict::Reply(server, via),
         Err(instead) => instead,
     }

@@ -18,10 +18,7 @@ use nines_abi::{
 use crate::{
     atomic::opaque,
     clock,
-    flow::{
-        entry::{self, Seen},
-        state, table, tcp_sequence,
-    },
+    flow::{entry::Seen, state, table, tcp_sequence},
     forward::deliver::deliver,
     guard::{self, addresses, martian},
     nat::{self, full_nat, matters, reply},
@@ -62,21 +59,21 @@ pub fn ingress(packet: &mut Packet, counts: bool) -> Verdict {
     }
     let flow = key(packet);
     packet.hash = table::hash_of(&flow);
-    if let Some((tail, mut seen)) = table::find(&flow, packet.hash) {
+    if let Some((entry, mut seen)) = table::find(&flow, packet.hash) {
         if seen.word & (WORD_REPLY | WORD_FULL) == WORD_REPLY | WORD_FULL {
-            return full_nat::answer(packet, tail, &seen, counts);
+            return full_nat::answer(packet, entry, &seen, counts);
         }
         if seen.word & WORD_REPLY != 0 {
-            return reply(packet, tail, &seen, now, counts);
+            return reply(packet, entry, &seen, now, counts);
         }
         if let Some(server) = server(seen.server) {
             let clock = packet.clock;
             if stays(packet, &seen, server, clock) {
                 if packet.flags != 0 {
-                    tcp_sequence::follow(packet, tail, &seen);
+                    tcp_sequence::follow(packet, entry, &seen);
                 }
                 if is_full_nat(server) {
-                    return full_nat::onward(packet, tail, &seen, server, counts);
+                    return full_nat::onward(packet, entry, &seen, server, counts);
                 }
                 let state = state::next(packet, state::direction(server), state_of(seen.word));
                 if server.forward == FORWARD_NAT {
@@ -86,14 +83,14 @@ pub fn ingress(packet: &mut Packet, counts: bool) -> Verdict {
                 } else {
                     // Its server's answers go past: a client that comes again later has got one.
                     seen.earn = earns(packet, &seen, state, clock);
-                    goes_on(packet, tail, &seen, state, clock);
+                    goes_on(packet, entry, &seen, state, clock);
                 }
                 // Who sends it through a tunnel counts it.
                 let counts = counts && server.forward < FORWARD_IPIP;
                 return deliver(packet, seen.server, server, counts);
             }
         }
-        table::retire(tail, seen);
+        table::retire(entry, seen);
     }
     packet.asked = 0;
     Verdict::New
@@ -155,16 +152,16 @@ pub fn error(packet: &mut Packet, mark: u32) -> Verdict {
     }
     let flow = key(packet);
     let hash = table::hash_of(&flow);
-    if let Some((tail, seen)) = table::find(&flow, hash) {
+    if let Some((entry, seen)) = table::find(&flow, hash) {
         if seen.word & (WORD_REPLY | WORD_FULL) == WORD_REPLY | WORD_FULL {
-            return full_nat::answer(packet, tail, &seen, true);
+            return full_nat::answer(packet, entry, &seen, true);
         }
         if seen.word & WORD_REPLY != 0 {
-            return nat::error(packet, tail, &seen, now);
+            return nat::error(packet, entry, &seen, now);
         }
         if let Some(server) = server(seen.server) {
             if stays(packet, &seen, server, packet.clock) {
-                let Some(via) = entry::via(tail, &seen) else {
+                let Some(via) = entry.via(&seen) else {
                     return Verdict::Pass;
                 };
                 full_nat::belongs(packet, &seen, via, 0);

@@ -7,14 +7,14 @@
 pub mod locality;
 pub mod persistence;
 
-use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use nines_abi::{
     hash_of, Load, Packet, Server, Service, SCAN_MAX, SCHED_DH, SCHED_MH, SCHED_SH, SCHED_WLC,
     SERVER_UP, SERVICE_LIVE, SERVICE_PORT,
 };
 
 use crate::{
-    atomic,
+    atomic::{opaque, read_once, write_once, Word},
+    kernel,
     maps::{pick, LOADS, RR_CURSOR, SERVERS},
     parse::packet::key,
     service::ServiceRef,
@@ -36,7 +36,7 @@ impl Table {
     /// One load: halves of two tables would be no table.
     #[inline(always)]
     pub fn of(service: &Service) -> Self {
-        Self(unsafe { core::ptr::read_volatile(&service.table) })
+        Self(read_once(&service.table))
     }
 
     /// For a packet, which notes it: what a program keeps at hand while it walks through servers
@@ -44,15 +44,14 @@ impl Table {
     #[inline(always)]
     pub fn noted(service: &Service, packet: &mut Packet) -> Self {
         let table = Self::of(service);
-        unsafe { core::ptr::write_volatile(&mut packet.table, table.0) };
+        write_once(&mut packet.table, table.0);
         table
     }
 
     /// Whether the service has another one than the packet noted, or has left.
     #[inline(always)]
     pub fn is_replaced(service: &Service, packet: &Packet) -> bool {
-        let flags = unsafe { core::ptr::read_volatile(&service.flags) };
-        let noted = unsafe { core::ptr::read_volatile(&packet.table) };
+        let (flags, noted) = (read_once(&service.flags), read_once(&packet.table));
         Self::of(service).0 != noted || flags & SERVICE_LIVE == 0
     }
 
@@ -130,13 +129,13 @@ fn known(slot: u32) -> Option<(&'static Server, &'static Load)> {
 
 #[inline(never)]
 fn by_turn(base: u32, len: u32, id: u32) -> u32 {
-    let Some(turns) = RR_CURSOR.get_ptr_mut(id) else {
+    let Some(turns) = Word::in_array(&RR_CURSOR, id) else {
         return NOBODY;
     };
     if len == 0 {
         return NOBODY;
     }
-    let turn = atomic::fetch_add(turns, 1);
+    let turn = turns.fetch_add(1);
     for i in 0..TURN_TRIES + FAR_TRIES {
         // Far ahead at last, for a heavy server has long runs of entries.
         let far = i.saturating_sub(TURN_TRIES) * (len / FAR_TRIES + 1);
@@ -150,13 +149,13 @@ fn by_turn(base: u32, len: u32, id: u32) -> u32 {
         };
         if hindrance(server, load, id) == 0 {
             if passed > 0 {
-                atomic::fetch_add(turns, passed);
+                turns.fetch_add(passed);
             }
             return slot;
         }
     }
     // Nothing was taken: the turn stays where it was, as there.
-    atomic::fetch_add(turns, u64::MAX);
+    turns.fetch_add(u64::MAX);
     NOBODY
 }
 
@@ -257,7 +256,7 @@ pub fn overhead(load: &Load) -> u64 {
 fn scan(table: Table, how: u32) -> u32 {
     let (base, len) = (table.base(), table.len());
     let [over, one_more, lacks, by_weight, idle_first, no_overflow] =
-        WEIGHS[(atomic::opaque(u64::from(how)) & 7) as usize];
+        WEIGHS[(opaque(u64::from(how)) & 7) as usize];
     let (mut best, mut least, mut share) = (NOBODY, 0u64, 0u64);
     for i in 0..SCAN_MAX {
         if i >= len {
@@ -280,7 +279,7 @@ fn scan(table: Table, how: u32) -> u32 {
             + one_more * (load.active + 1)
             + lacks * (u64::from(u32::MAX) - weight);
         // No branch: see WEIGHS.
-        cost *= 1 - atomic::opaque(idle_first & (load.active == 0) as u64);
+        cost *= 1 - opaque(idle_first & (load.active == 0) as u64);
         let by = 1 + by_weight * (weight - 1);
         if best == NOBODY || cost * share < least * by {
             (best, least, share) = (slot, cost, by);
@@ -332,9 +331,9 @@ fn draw_two(table: Table) -> u64 {
         total += share;
         // No branch: see WEIGHS. Weights of 32 bits and as many servers leave 24 for the draw.
         let takes = || {
-            let random = u64::from(unsafe { bpf_get_prandom_u32() } as u32) >> 8;
+            let random = u64::from(kernel::random()) >> 8;
             let ahead = (random.wrapping_mul(total) >> 24).wrapping_sub(share);
-            atomic::opaque((ahead as i64 >> 63) as u64)
+            opaque((ahead as i64 >> 63) as u64)
         };
         let replaced = takes() >> 32 | takes() << 32;
         drawn = drawn & !replaced | (u64::from(slot) << 32 | u64::from(slot)) & replaced;

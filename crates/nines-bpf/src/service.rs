@@ -13,8 +13,9 @@ use nines_abi::{
 };
 
 use crate::{
-    maps::{SERVICES, SERVICE_CACHE, SERVICE_KEYS, SERVICE_RANGES, SETTINGS},
-    parse::packet::bytes,
+    atomic::read_once,
+    maps::{find, shared, SERVICES, SERVICE_CACHE, SERVICE_KEYS, SERVICE_RANGES, SETTINGS},
+    parse::packet::{bytes, halves_of},
 };
 
 /// A service and its number.
@@ -38,13 +39,13 @@ fn find_service(packet: &Packet, mark: u32) -> u32 {
         let kind = if packet.v6 != 0 { KEY_MARK_V6 } else { KEY_MARK_V4 };
         let addr = bytes([0, 0, 0, mark.to_be()]);
         let key = ServiceKey { addr, port: 0, proto: 0, kind };
-        if let Some(id) = there(unsafe { SERVICE_KEYS.get(&key) }) {
+        if let Some(id) = there(find(&SERVICE_KEYS, &key)) {
             return id;
         }
     }
-    let found = SERVICE_CACHE.get_ptr_mut(mixed(packet));
-    if let Some(found) = found {
-        let id = unsafe { *found };
+    let mut found = shared(&SERVICE_CACHE, mixed(packet));
+    if let Some(found) = &found {
+        let id = **found;
         if SERVICES.get(id).is_some_and(|service| is_of(service, packet)) {
             return id;
         }
@@ -55,9 +56,9 @@ fn find_service(packet: &Packet, mark: u32) -> u32 {
         proto: packet.proto,
         kind: KEY_ADDRESS,
     };
-    if let Some(id) = there(unsafe { SERVICE_KEYS.get(&key) }) {
-        if let Some(found) = found {
-            unsafe { *found = id };
+    if let Some(id) = there(find(&SERVICE_KEYS, &key)) {
+        if let Some(found) = &mut found {
+            **found = id;
         }
         return id;
     }
@@ -69,7 +70,7 @@ fn find_service(packet: &Packet, mark: u32) -> u32 {
         }
     }
     key.port = 0;
-    unsafe { SERVICE_KEYS.get(&key) }.map_or(u32::MAX, |id| *id)
+    find(&SERVICE_KEYS, &key).map_or(u32::MAX, |id| *id)
 }
 
 /// The packets of a service that is leaving are others' already.
@@ -90,7 +91,7 @@ fn mixed(packet: &Packet) -> u32 {
 /// Whether it is there still: user space says so here before its key leaves the map.
 #[inline(always)]
 fn is_live(service: &Service) -> bool {
-    unsafe { core::ptr::read_volatile(&service.flags) & SERVICE_LIVE != 0 }
+    read_once(&service.flags) & SERVICE_LIVE != 0
 }
 
 /// Whether a service goes by this packet's address and port, and is there still.
@@ -100,14 +101,17 @@ fn is_of(service: &Service, packet: &Packet) -> bool {
     if !is_live(service) {
         return false;
     }
-    let (have, want) = (core::ptr::addr_of!(service.key), core::ptr::addr_of!(packet.dst));
-    let differs = |i: usize| unsafe {
-        have.cast::<u64>().add(i).read_volatile() ^ *want.cast::<u64>().add(i)
-    };
+    let [low, high] = halves_of(&packet.dst);
     let names = u32::from(packet.dport) | u32::from(packet.proto) << 16;
-    let named = unsafe { have.cast::<u32>().add(4).read_volatile() };
+    let key = core::ptr::from_ref(&service.key).cast::<u64>();
+    // SAFETY: a key is an address of two words, then four bytes of port, protocol and kind. It lies
+    // at a multiple of eight in a `Service` (asserted below), and so in map `SERVICES`. Volatile,
+    // for user space may be replacing it.
+    let (have_low, have_high, have_names) = unsafe {
+        (key.read_volatile(), key.add(1).read_volatile(), key.add(2).cast::<u32>().read_volatile())
+    };
     const _: () = assert!(KEY_ADDRESS == 0 && core::mem::offset_of!(Service, key) % 8 == 0);
-    differs(0) | differs(1) | u64::from(named ^ names) == 0
+    (have_low ^ low) | (have_high ^ high) | u64::from(have_names ^ names) == 0
 }
 
 #[inline(always)]

@@ -16,7 +16,7 @@ use crate::{
         tc::{self, drop, NEXT},
     },
     guard::martian::Door,
-    maps,
+    kernel, maps,
     nat::{
         self,
         full_nat::{self, snat_port},
@@ -296,13 +296,13 @@ pub fn nines_tc_proxy(ctx: TcContext) -> i32 {
 /// The device that a packet came in by. What has a mark was here before, and came in once more.
 #[inline(always)]
 fn door(ctx: &TcContext) -> Door {
-    let ifindex = if mark(ctx) == 0 { unsafe { (*ctx.skb.skb).ifindex } } else { 0 };
+    let ifindex = if mark(ctx) == 0 { kernel::skb(ctx).ifindex } else { 0 };
     Door { ctx: ctx.as_ptr(), ifindex, mac: ctx.skb.load(0).unwrap_or_default() }
 }
 
 #[inline(always)]
 fn mark(ctx: &TcContext) -> u32 {
-    unsafe { (*ctx.skb.skb).mark }
+    kernel::skb(ctx).mark
 }
 
 #[inline(always)]
@@ -328,7 +328,7 @@ fn go_to(ctx: &TcContext, packet: &mut Packet, slot: u32) -> i32 {
 /// The next program decides; user space has loaded it before a table needs it.
 #[inline(always)]
 fn go_on(ctx: &TcContext, program: u32) -> i32 {
-    let _ = unsafe { maps::PROGRAMS.tail_call(ctx, program) };
+    kernel::tail_call(&maps::PROGRAMS, ctx, program);
     // The kernel lets so many follow one another (MAX_TAIL_CALL_CNT): whose server leaves again and
     // again comes here.
     drop(DROP_NO_SERVER)
@@ -338,7 +338,7 @@ fn go_on(ctx: &TcContext, program: u32) -> i32 {
 #[classifier]
 #[inline(always)]
 pub fn nines_tc_egress(ctx: TcContext) -> i32 {
-    let Some(packet) = headers::parse_leaving(vlan::behind_tag(&ctx), ctx.data_end()) else {
+    let Some(packet) = headers::parse_leaving(vlan::behind_tag(&ctx)) else {
         return NEXT;
     };
     match pipeline::egress(packet) {

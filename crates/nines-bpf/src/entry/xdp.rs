@@ -1,15 +1,13 @@
 //! The programs at XDP: those of `tc.rs` once more, with XDP's return codes and its way of sending.
 
-use aya_ebpf::{
-    bindings::xdp_action, helpers::generated::bpf_xdp_load_bytes, macros::xdp,
-    programs::XdpContext, EbpfContext as _,
-};
+use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext, EbpfContext as _};
 use nines_abi::{Packet, Server, Via, DROP_NO_SERVER, PROGRAM_DELIVER, PROGRAM_NEW};
 
 use crate::{
     forward::{deliver::deliver_to, xdp},
+    frame::Frame,
     guard::martian::Door,
-    maps,
+    kernel, maps,
     nat::{
         self,
         full_nat::{self, snat_port},
@@ -32,7 +30,7 @@ use crate::{
 #[xdp]
 #[inline(always)]
 pub fn nines_xdp(ctx: XdpContext) -> u32 {
-    let Some(packet) = headers::parse(ctx.data(), ctx.data_end()) else {
+    let Some(packet) = headers::parse(Frame::of_xdp(&ctx)) else {
         return xdp_action::XDP_PASS;
     };
     if !packet::xdp_takes(packet) {
@@ -66,9 +64,8 @@ pub fn nines_xdp(ctx: XdpContext) -> u32 {
 #[inline(always)]
 pub fn nines_xdp_new(ctx: XdpContext) -> u32 {
     let door = || {
-        let mut mac = [0; 6];
-        unsafe { bpf_xdp_load_bytes(ctx.ctx, 0, mac.as_mut_ptr().cast(), 6) };
-        Door { ctx: ctx.as_ptr(), ifindex: unsafe { (*ctx.ctx).ingress_ifindex }, mac }
+        let mac = kernel::xdp_load(&ctx, 0).unwrap_or_default();
+        Door { ctx: ctx.as_ptr(), ifindex: ctx.ingress_ifindex() as u32, mac }
     };
     xdp_stage(&ctx, |packet| new_flow::new(packet, 0, door, false))
 }
@@ -97,13 +94,9 @@ pub fn nines_xdp_cookie(ctx: XdpContext) -> u32 {
 #[xdp]
 #[inline(always)]
 pub fn nines_xdp_quic(ctx: XdpContext) -> u32 {
-    xdp_stage(&ctx, |packet| {
-        let mut payload = [0; quic::LOOKED_AT];
-        let (to, len) = (payload.as_mut_ptr().cast(), quic::LOOKED_AT as u32);
-        match unsafe { bpf_xdp_load_bytes(ctx.ctx, quic::payload(packet), to, len) } {
-            0 => quic::route(packet, &payload),
-            _ => Verdict::Go(PROGRAM_NEW),
-        }
+    xdp_stage(&ctx, |packet| match kernel::xdp_load(&ctx, quic::payload(packet)) {
+        Some(payload) => quic::route(packet, &payload),
+        None => Verdict::Go(PROGRAM_NEW),
     })
 }
 
@@ -160,12 +153,8 @@ pub fn nines_xdp_source_port(ctx: XdpContext) -> u32 {
 #[xdp]
 #[inline(always)]
 pub fn nines_xdp_insert_full_nat(ctx: XdpContext) -> u32 {
-    let number = |packet: &Packet| {
-        let mut number = 0u32;
-        let to = (&mut number as *mut u32).cast();
-        unsafe { bpf_xdp_load_bytes(ctx.ctx, packet.l4 + 4, to, 4) };
-        u32::from_be(number)
-    };
+    let number =
+        |packet: &Packet| u32::from_be(kernel::xdp_load(&ctx, packet.l4 + 4).unwrap_or_default());
     xdp_stage(&ctx, |packet| insert::insert_full_nat(packet, number))
 }
 
@@ -312,6 +301,6 @@ fn xdp_go_to(ctx: &XdpContext, packet: &mut Packet, slot: u32) -> u32 {
 
 #[inline(always)]
 fn xdp_go_on(ctx: &XdpContext, program: u32) -> u32 {
-    let _ = unsafe { maps::XDP_PROGRAMS.tail_call(ctx, program) };
+    kernel::tail_call(&maps::XDP_PROGRAMS, ctx, program);
     xdp_action::XDP_PASS
 }

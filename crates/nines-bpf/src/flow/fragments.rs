@@ -11,6 +11,8 @@ use crate::{maps::FRAGMENTS, parse::packet::halves_of, service::server::is_full_
 pub fn key(packet: &Packet) -> FragmentKey {
     let ([a, b], [c, d]) = (halves_of(&packet.src), halves_of(&packet.dst));
     let words = [a, b, c, d, u64::from(packet.id) | u64::from(packet.proto) << 32];
+    // SAFETY: a `FragmentKey` is 40 bytes of integers without padding: `nines-abi` asserts its
+    // size.
     unsafe { core::mem::transmute::<[u64; 5], FragmentKey>(words) }
 }
 

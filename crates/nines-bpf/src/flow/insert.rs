@@ -2,19 +2,17 @@
 //!
 //! Decides: which place a new one gets, and who gives way for it.
 
-use core::mem::size_of;
-
 use nines_abi::{
-    seen_of, Bucket, Entry, Flow, Via, EVICTED, STATE_ESTABLISHED, STATE_LISTEN, STATE_UDP, WAYS,
-    WORD_EARNED, WORD_LIVE, WORD_MIDDLE,
+    seen_of, Flow, Via, EVICTED, STATE_ESTABLISHED, STATE_LISTEN, STATE_UDP, WAYS, WORD_EARNED,
+    WORD_LIVE, WORD_MIDDLE,
 };
 
 use super::{
-    entry::{bucket, read, tail_of, way, VERSION, VERSION_STEP},
+    entry::{BucketRef, VERSION, VERSION_STEP},
     table::{counts, expired, in_bucket, mark_changed, preferred, retire, second, tag_of, weigh},
 };
 use crate::{
-    atomic::{self, opaque},
+    atomic::{opaque, Word},
     maps::{buckets_mask, count_drop, SWEEP},
 };
 
@@ -41,12 +39,12 @@ const AHEAD: u32 = 60;
 /// The way that ranks first, and its rank (at most 60 bits), by word, time silent and all ones
 /// where nothing lives. No branch: the verifier would walk each combination.
 #[inline(always)]
-fn first_by(bucket: *mut Bucket, now: u32, rank: impl Fn(u64, u64, u64) -> u64) -> (usize, u64) {
+fn first_by(bucket: BucketRef, now: u32, rank: impl Fn(u64, u64, u64) -> u64) -> (usize, u64) {
     // Rank and way in one number, and the greatest of them.
     let mut best = 0u64;
     let now = now.wrapping_add(AHEAD);
     for number in 1..=WAYS {
-        let word = unsafe { core::ptr::read_volatile(&(*tail_of(way(bucket, number))).word) };
+        let word = bucket.entry(number).word().read();
         let silent = u64::from(now.wrapping_sub(seen_of(word)));
         let dead = opaque((word >> 8 & 1).wrapping_sub(1));
         let this = rank(word, silent, dead) << 3 | number as u64;
@@ -62,7 +60,7 @@ fn first_by(bucket: *mut Bucket, now: u32, rank: impl Fn(u64, u64, u64) -> u64) 
 /// datagrams; then whose silence is longest. Of TCP that has not earned its place it is the
 /// shortest: where answers go past, who has been there for long is the less likely forged.
 #[inline(always)]
-fn to_reuse(bucket: *mut Bucket, now: u32, force: u32) -> (usize, u64) {
+fn to_reuse(bucket: BucketRef, now: u32, force: u32) -> (usize, u64) {
     const _: () = assert!(STATE_ESTABLISHED == 1 && STATE_UDP == 9 && STATE_LISTEN & 7 != 1);
     const _: () = assert!(WORD_EARNED == 1 << 15 && WORD_MIDDLE == 1 << 16);
     // The verifier knows which of them it is, and walks one.
@@ -82,12 +80,12 @@ fn to_reuse(bucket: *mut Bucket, now: u32, force: u32) -> (usize, u64) {
 
 /// The flow that was silent longest; if none lives, a way that holds nothing.
 #[inline(always)]
-fn to_end(bucket: *mut Bucket, now: u32) -> usize {
+fn to_end(bucket: BucketRef, now: u32) -> usize {
     // Time silent and way in one number; what is below the time in a word moves it by one at most.
     let now = u64::from(now.wrapping_add(AHEAD)) << 32;
     let mut best = 1;
     for number in 1..=WAYS {
-        let word = unsafe { core::ptr::read_volatile(&(*tail_of(way(bucket, number))).word) };
+        let word = bucket.entry(number).word().read();
         if word & WORD_LIVE != 0 {
             let this = now.wrapping_sub(word) & !7 | number as u64;
             if this > best {
@@ -100,8 +98,8 @@ fn to_end(bucket: *mut Bucket, now: u32) -> usize {
 
 /// Whether a flow lives there.
 #[inline(always)]
-fn is_taken(bucket: *mut Bucket, number: usize) -> bool {
-    let word = unsafe { core::ptr::read_volatile(&(*tail_of(way(bucket, number))).word) };
+fn is_taken(bucket: BucketRef, number: usize) -> bool {
+    let word = bucket.entry(number).word().read();
     word & WORD_LIVE != 0
 }
 
@@ -115,12 +113,12 @@ const FREE: u64 = (1 << 40) - 1;
 /// silent longest.
 #[inline(never)]
 fn put(index: u32, key: &Flow, new: &New, force: u32) -> u32 {
-    let Some(bucket) = bucket(index) else {
+    let Some(bucket) = BucketRef::at(index) else {
         return 0;
     };
-    let lock = unsafe { core::ptr::addr_of_mut!((*bucket).lock) };
+    let lock = bucket.lock();
     let mut tries = 0;
-    while !atomic::swap_if(lock, 0, 1) {
+    while !lock.swap_if(0, 1) {
         tries += 1;
         if tries == 8 {
             return 0;
@@ -132,45 +130,35 @@ fn put(index: u32, key: &Flow, new: &New, force: u32) -> u32 {
     if let Some((before, word)) = in_bucket(bucket, tag_of(new.hash), key) {
         if word & WORD_LIVE != 0 {
             // Another processor was faster.
-            atomic::publish(lock, 0);
+            lock.publish(0);
             return ALREADY;
         }
-        number = (before as usize - bucket as usize) / size_of::<Entry>();
+        number = bucket.number_of(before);
     } else if is_taken(bucket, number) {
         (number, rank) = to_reuse(bucket, new.now, force);
     }
-    let entry = way(bucket, number);
-    let tail = tail_of(entry);
+    let entry = bucket.entry(number);
     let mut may = rank == FREE;
     if !may {
-        if let Some(seen) = read(tail) {
+        if let Some(seen) = entry.read() {
             let over = expired(seen.word, new.now);
             // What comes in the middle takes a place of its own kind only: it may be forged.
             let lent = opaque((!u64::from(new.word) >> 16 | rank >> 36) & u64::from(force) & 1);
-            may = (over || lent != 0) && retire(tail, seen);
+            may = (over || lent != 0) && retire(entry, seen);
             if may && !over {
                 count_drop(EVICTED);
             }
         }
     }
     if may {
-        unsafe {
-            let version = core::ptr::read_volatile(&(*tail).word).wrapping_add(VERSION_STEP);
-            core::ptr::write_volatile(core::ptr::addr_of_mut!((*entry).key), *key);
-            core::ptr::write_volatile(core::ptr::addr_of_mut!((*entry).via), new.via);
-            core::ptr::write_volatile(core::ptr::addr_of_mut!((*tail).server), new.server);
-            core::ptr::write_volatile(core::ptr::addr_of_mut!((*tail).generation), new.generation);
-            let tags = core::ptr::addr_of_mut!((*bucket).tags).cast::<u16>();
-            core::ptr::write_volatile(
-                tags.add(opaque(number as u64) as usize & 7),
-                tag_of(new.hash) as u16,
-            );
-            let word =
-                u64::from(new.seen) << 32 | (version & VERSION) | u64::from(new.word) | WORD_LIVE;
-            atomic::publish(core::ptr::addr_of_mut!((*tail).word), word);
-        }
+        let version = entry.word().read().wrapping_add(VERSION_STEP);
+        entry.fill(key, new.via, new.server, new.generation);
+        bucket.set_tag(number, tag_of(new.hash) as u16);
+        let word =
+            u64::from(new.seen) << 32 | (version & VERSION) | u64::from(new.word) | WORD_LIVE;
+        entry.word().publish(word);
     }
-    atomic::publish(lock, 0);
+    lock.publish(0);
     if may && new.syncs != 0 {
         mark_changed(index & buckets_mask());
     }
@@ -184,8 +172,8 @@ pub fn insert(key: &Flow, new: &New) -> u32 {
     let mut placed = put(first, key, new, 0);
     if placed == 0 {
         // Told before it is there: whoever looks for it then looks there too.
-        if let Some(first) = bucket(first) {
-            unsafe { core::ptr::write_volatile(core::ptr::addr_of_mut!((*first).spilled), 1) };
+        if let Some(first) = BucketRef::at(first) {
+            first.spill();
         }
         placed = put(other, key, new, 1);
     }
@@ -199,16 +187,16 @@ pub fn insert(key: &Flow, new: &New) -> u32 {
 /// the counts of flows follow the more closely the more depends on them.
 #[inline(never)]
 pub fn sweep(now: u32) -> u32 {
-    let Some(cursor) = SWEEP.get_ptr_mut(0) else {
+    let Some(cursor) = Word::in_array(&SWEEP, 0) else {
         return 0;
     };
-    let Some(bucket) = bucket(atomic::fetch_add(cursor, 1) as u32) else {
+    let Some(bucket) = BucketRef::at(cursor.fetch_add(1) as u32) else {
         return 0;
     };
-    let tail = tail_of(way(bucket, to_end(bucket, now)));
-    if let Some(seen) = read(tail) {
+    let entry = bucket.entry(to_end(bucket, now));
+    if let Some(seen) = entry.read() {
         if expired(seen.word, now) {
-            retire(tail, seen);
+            retire(entry, seen);
         }
     }
     0

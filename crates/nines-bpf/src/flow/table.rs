@@ -10,16 +10,14 @@
 //! being replaced sees another version and has a miss.
 
 use nines_abi::{
-    is_active, limited, seen_of, state_of, Bucket, Entry, Flow, Tail, WAYS, WORD_EARNED, WORD_FULL,
-    WORD_LIVE, WORD_MIDDLE, WORD_REPLY, WORD_SHOWN,
+    is_active, limited, seen_of, state_of, Flow, WAYS, WORD_EARNED, WORD_FULL, WORD_LIVE,
+    WORD_MIDDLE, WORD_REPLY, WORD_SHOWN,
 };
 
-use super::entry::{
-    at, bucket, entry_at, place_of, read, read_from, same, tail_of, via, via_of, way, Seen, VERSION,
-};
+use super::entry::{BucketRef, EntryRef, Seen, VERSION};
 use crate::{
-    atomic,
-    maps::{flow_key, FLOWS, LOADS, SERVERS, SETTINGS, SYNC_CHANGED, SYNC_EVENTS, SYNC_PENDING},
+    atomic::Word,
+    maps::{flow_key, shared, LOADS, SERVERS, SETTINGS, SYNC_CHANGED, SYNC_EVENTS, SYNC_PENDING},
 };
 
 /// Where a flow lies. The key is each machine's own: directors tell one another flows by their
@@ -28,6 +26,7 @@ use crate::{
 pub fn hash_of(key: &Flow) -> u64 {
     nines_abi::place_hash(key, flow_key())
 }
+
 /// Half a second, in units of `IDLE_SHIFT`.
 const STALE: u32 = 30;
 /// Idle for less, in units of `IDLE_SHIFT`: alive whatever its state (8.4 s; the shortest limit but
@@ -55,16 +54,16 @@ pub fn second(hash: u64) -> u32 {
 /// its top bit (and perhaps, after a true one, a false one, which the key's comparison finds out).
 /// No branches: each would double what the verifier walks.
 #[inline(always)]
-fn matching(bucket: *const Bucket, tag: u64) -> u64 {
+fn matching(bucket: BucketRef, tag: u64) -> u64 {
     const LOW: u64 = 0x0001_0001_0001_0001;
     const TOP: u64 = 0x8000_8000_8000_8000;
-    let tags = unsafe { core::ptr::addr_of!((*bucket).tags) }.cast::<u64>();
+    let [low, high] = bucket.tags();
     let wanted = tag.wrapping_mul(LOW);
     let zero = |word: u64| {
         let x = word ^ wanted;
         x.wrapping_sub(LOW) & !x & TOP
     };
-    unsafe { (zero(*tags) >> 15 | zero(*tags.add(1)) >> 7) & !1 }
+    (zero(low) >> 15 | zero(high) >> 7) & !1
 }
 
 /// Number of the way that the lowest bit stands for.
@@ -76,16 +75,16 @@ fn lowest(mask: u64) -> usize {
 }
 
 #[inline(always)]
-pub fn in_bucket(bucket: *mut Bucket, tag: u64, key: &Flow) -> Option<(*mut Entry, u64)> {
+pub fn in_bucket(bucket: BucketRef, tag: u64, key: &Flow) -> Option<(EntryRef, u64)> {
     let mut mask = matching(bucket, tag);
     for _ in 0..2 {
         if mask == 0 {
             return None;
         }
-        let entry = way(bucket, lowest(mask));
-        // The word before the key: see [`read_from`].
-        let word = unsafe { core::ptr::read_volatile(&(*tail_of(entry)).word) };
-        if same(entry, key) {
+        let entry = bucket.entry(lowest(mask));
+        // The word before the key: see [`EntryRef::read_from`].
+        let word = entry.word().read();
+        if entry.has(key) {
             return Some((entry, word));
         }
         mask &= mask - 1;
@@ -96,43 +95,42 @@ pub fn in_bucket(bucket: *mut Bucket, tag: u64, key: &Flow) -> Option<(*mut Entr
 /// Whether flows that belong into this one's bucket lie in their second one.
 #[inline(always)]
 pub fn has_spilled(hash: u64) -> bool {
-    bucket(hash as u32).is_none_or(|bucket| unsafe { (*bucket).spilled } != 0)
+    BucketRef::at(hash as u32).is_none_or(BucketRef::has_spilled)
 }
 
 /// A flow that lives, and what is known of it.
 #[inline(always)]
-pub fn find(key: &Flow, hash: u64) -> Option<(*mut Tail, Seen)> {
+pub fn find(key: &Flow, hash: u64) -> Option<(EntryRef, Seen)> {
     let (entry, word) = entry_of(key, hash)?;
-    let tail = tail_of(entry);
-    Some((tail, read_from(tail, word)?))
+    Some((entry, entry.read_from(word)?))
 }
 
 /// The same, for programs that few packets need: the verifier forgets on return in which of its
 /// places the search ended, and walks what follows once.
 #[inline(always)]
-pub fn look_up(key: &Flow, hash: u64) -> Option<(*mut Tail, Seen)> {
-    let tail = at(place_by(key, hash))?;
-    let word = unsafe { core::ptr::read_volatile(core::ptr::addr_of!((*tail).word)) };
+pub fn look_up(key: &Flow, hash: u64) -> Option<(EntryRef, Seen)> {
+    let entry = EntryRef::at(place_by(key, hash))?;
+    let word = entry.word().read();
     // Another processor may have replaced it since.
-    if !same(entry_at(tail), key) {
+    if !entry.has(key) {
         return None;
     }
-    Some((tail, read_from(tail, word)?))
+    Some((entry, entry.read_from(word)?))
 }
 
 #[inline(never)]
 fn place_by(key: &Flow, hash: u64) -> u32 {
-    entry_of(key, hash).map_or(0, |(entry, _)| place_of(tail_of(entry)))
+    entry_of(key, hash).map_or(0, |(entry, _)| entry.place())
 }
 
 #[inline(always)]
-fn entry_of(key: &Flow, hash: u64) -> Option<(*mut Entry, u64)> {
+fn entry_of(key: &Flow, hash: u64) -> Option<(EntryRef, u64)> {
     let tag = tag_of(hash);
-    let first = bucket(hash as u32)?;
+    let first = BucketRef::at(hash as u32)?;
     // Most lie where they would like to: one line of memory, and no tags.
-    let entry = way(first, preferred(hash));
-    let word = unsafe { core::ptr::read_volatile(&(*tail_of(entry)).word) };
-    if word & WORD_LIVE != 0 && same(entry, key) {
+    let entry = first.entry(preferred(hash));
+    let word = entry.word().read();
+    if word & WORD_LIVE != 0 && entry.has(key) {
         return Some((entry, word));
     }
     if let Some((entry, word)) = in_bucket(first, tag, key) {
@@ -141,10 +139,10 @@ fn entry_of(key: &Flow, hash: u64) -> Option<(*mut Entry, u64)> {
             return Some((entry, word));
         }
     }
-    if unsafe { (*first).spilled } == 0 {
+    if !first.has_spilled() {
         return None;
     }
-    in_bucket(bucket(second(hash))?, tag, key)
+    in_bucket(BucketRef::at(second(hash))?, tag, key)
 }
 
 /// Whether a flow was silent for longer than its state allows.
@@ -166,22 +164,16 @@ pub fn expired(word: u64, now: u32) -> bool {
 /// follows once for each outcome.
 #[inline(never)]
 pub fn weigh(slot: u32, generation: u32, state: u8, by: u64) -> u32 {
-    let (Some(server), Some(load)) = (SERVERS.get(slot), LOADS.get_ptr_mut(slot)) else {
+    let (Some(server), Some(load)) = (SERVERS.get(slot), shared(&LOADS, slot)) else {
         return 0;
     };
     if server.generation != generation {
         return 0;
     }
-    let at = unsafe {
-        if is_active(state) {
-            core::ptr::addr_of_mut!((*load).active)
-        } else {
-            core::ptr::addr_of_mut!((*load).inactive)
-        }
-    };
-    atomic::add(at, by);
+    let at = if is_active(state) { &raw mut load.active } else { &raw mut load.inactive };
+    // SAFETY: a field of an array's value, of eight bytes at a multiple of eight.
+    unsafe { Word::new(at) }.add(by);
     if server.upper != 0 {
-        let load = unsafe { &mut *load };
         load.overloaded = limited(load, server.upper, server.lower);
     }
     0
@@ -198,10 +190,10 @@ pub fn counts(word: u64) -> bool {
 
 /// Ends a flow; false if another processor changed it meanwhile.
 #[inline(always)]
-pub fn retire(tail: *mut Tail, seen: Seen) -> bool {
+pub fn retire(entry: EntryRef, seen: Seen) -> bool {
     // Read before it ends: then it is this flow's.
-    let via = unsafe { core::ptr::read_volatile(via_of(tail)) };
-    let ended = end(tail, &seen);
+    let via = entry.via_now();
+    let ended = end(entry, &seen);
     // By full NAT without its answers' entry another may be given its port.
     if ended && seen.word & (WORD_FULL | WORD_REPLY) == WORD_FULL | WORD_REPLY {
         end_client(via.addr, via.name(), seen.server);
@@ -211,10 +203,9 @@ pub fn retire(tail: *mut Tail, seen: Seen) -> bool {
 
 /// The same of this entry only.
 #[inline(always)]
-pub fn end(tail: *mut Tail, seen: &Seen) -> bool {
-    let at = unsafe { core::ptr::addr_of_mut!((*tail).word) };
+pub fn end(entry: EntryRef, seen: &Seen) -> bool {
     // What remains is the version: the next user of this place raises it.
-    let ended = atomic::swap_if(at, seen.word, seen.word & VERSION);
+    let ended = entry.word().swap_if(seen.word, seen.word & VERSION);
     if ended && counts(seen.word) {
         weigh(seen.server, seen.generation, state_of(seen.word), LESS);
     }
@@ -224,17 +215,17 @@ pub fn end(tail: *mut Tail, seen: &Seen) -> bool {
 /// Ends the client's entry of a flow by full NAT.
 #[inline(never)]
 fn end_client(place: u32, name: u32, server: u32) -> u32 {
-    client_of(place, name, server).is_some_and(|(tail, seen)| end(tail, &seen)) as u32
+    client_of(place, name, server).is_some_and(|(entry, seen)| end(entry, &seen)) as u32
 }
 
 /// The client's entry of a flow by full NAT to this server, if the place is still its own. `name`:
 /// [`Via::name`].
 #[inline(always)]
-pub fn client_of(place: u32, name: u32, server: u32) -> Option<(*mut Tail, Seen)> {
-    let tail = at(place)?;
-    let seen = read(tail)?;
-    let same = via(tail, &seen)?.name() == name && seen.server == server;
-    (same && seen.word & (WORD_FULL | WORD_REPLY) == WORD_FULL).then_some((tail, seen))
+pub fn client_of(place: u32, name: u32, server: u32) -> Option<(EntryRef, Seen)> {
+    let entry = EntryRef::at(place)?;
+    let seen = entry.read()?;
+    let same = entry.via(&seen)?.name() == name && seen.server == server;
+    (same && seen.word & (WORD_FULL | WORD_REPLY) == WORD_FULL).then_some((entry, seen))
 }
 
 /// Whether the time of the last packet is to be written again: at most every half second, for a
@@ -252,49 +243,46 @@ pub fn fresh(word: u64, now: u32) -> u64 {
 
 /// A packet of a known flow: its state, and that it was seen.
 #[inline(always)]
-pub fn touch(tail: *mut Tail, seen: Seen, state: u8, now: u32) {
+pub fn touch(entry: EntryRef, seen: Seen, state: u8, now: u32) {
     let before = state_of(seen.word);
     if state == before && !stale(seen.word, now) && seen.earn == 0 {
         return;
     }
-    if !change(tail, seen, state, now) && state != before {
+    if !change(entry, seen, state, now) && state != before {
         // A refresh on another processor came between; what a FIN or RST says must not be lost.
-        if let Some(again) = read(tail) {
+        if let Some(again) = entry.read() {
             if (again.word ^ seen.word) & VERSION == 0 {
-                change(tail, Seen { earn: seen.earn, ..again }, state, now);
+                change(entry, Seen { earn: seen.earn, ..again }, state, now);
             }
         }
     }
     if counts(seen.word | seen.earn) && (state != before || !counts(seen.word)) {
-        mark_changed_of(tail);
+        mark_changed_of(entry);
     }
 }
 
 /// Other directors want to know of this flow.
 #[inline(never)]
-fn mark_changed_of(tail: *mut Tail) -> u32 {
-    let Some(base) = FLOWS.get_ptr_mut(0) else {
-        return 0;
-    };
-    mark_changed((tail as u64 - base as u64) as u32 / size_of::<Bucket>() as u32)
+fn mark_changed_of(entry: EntryRef) -> u32 {
+    entry.bucket_index().map_or(0, mark_changed)
 }
 
 /// Other directors want to know of a flow in this bucket. The flow is there before its bit, the bit
 /// before the bell: who clears the bell and then the bits misses none.
 #[inline(always)]
 pub fn mark_changed(index: u32) -> u32 {
-    let Some(word) = SYNC_CHANGED.get_ptr_mut(index >> 6) else {
+    let Some(word) = Word::in_array(&SYNC_CHANGED, index >> 6) else {
         return 0;
     };
     let bit = 1u64 << (index & 63);
-    if unsafe { core::ptr::read_volatile(word) } & bit != 0 {
+    if word.read() & bit != 0 {
         return 0;
     }
-    atomic::set_bits(word, bit);
-    let Some(bell) = SYNC_PENDING.get_ptr_mut(0) else {
+    word.set_bits(bit);
+    let Some(bell) = Word::in_array(&SYNC_PENDING, 0) else {
         return 0;
     };
-    if unsafe { core::ptr::read_volatile(bell) } == 0 && atomic::swap_if(bell, 0, 1) {
+    if bell.read() == 0 && bell.swap_if(0, 1) {
         // A full ring wakes whoever reads it as well.
         let _ = SYNC_EVENTS.output::<u64>(&1, 0);
     }
@@ -303,14 +291,14 @@ pub fn mark_changed(index: u32) -> u32 {
 
 /// Sets bits of a flow's word that nobody takes away again; whether they are set.
 #[inline(always)]
-pub fn add_bits(tail: *mut Tail, seen: &Seen, bits: u64) -> bool {
-    let at = unsafe { core::ptr::addr_of_mut!((*tail).word) };
+pub fn add_bits(entry: EntryRef, seen: &Seen, bits: u64) -> bool {
+    let at = entry.word();
     let mut word = seen.word;
     for _ in 0..2 {
-        if word & bits == bits || atomic::swap_if(at, word, word | bits) {
+        if word & bits == bits || at.swap_if(word, word | bits) {
             return true;
         }
-        match read(tail) {
+        match entry.read() {
             Some(again) if (again.word ^ seen.word) & VERSION == 0 => word = again.word,
             _ => return false,
         }
@@ -320,19 +308,18 @@ pub fn add_bits(tail: *mut Tail, seen: &Seen, bits: u64) -> bool {
 
 /// The server knows who the client is; other directors want to know that.
 #[inline(always)]
-pub fn show(tail: *mut Tail, seen: &Seen) {
-    if add_bits(tail, seen, WORD_SHOWN) {
-        mark_changed_of(tail);
+pub fn show(entry: EntryRef, seen: &Seen) {
+    if add_bits(entry, seen, WORD_SHOWN) {
+        mark_changed_of(entry);
     }
 }
 
 /// The same without telling anybody.
 #[inline(always)]
-pub fn change(tail: *mut Tail, seen: Seen, state: u8, now: u32) -> bool {
+pub fn change(entry: EntryRef, seen: Seen, state: u8, now: u32) -> bool {
     let before = state_of(seen.word);
     let word = u64::from(now) << 32 | (seen.word & 0xffff_ff00) | seen.earn | u64::from(state);
-    let at = unsafe { core::ptr::addr_of_mut!((*tail).word) };
-    let changed = atomic::swap_if(at, seen.word, word);
+    let changed = entry.word().swap_if(seen.word, word);
     let counted = counts(seen.word);
     if changed && counts(word) && !(counted && is_active(before) == is_active(state)) {
         if counted {

@@ -5,13 +5,10 @@
 //! in any case; who gets it knows better. Of SCTP the tag stands in the place of the number (RFC
 //! 9260 section 8.5), and is the same all along.
 
-use nines_abi::{state_of, Packet, Tail, Via, STATE_ESTABLISHED, WORD_FULL, WORD_PROXY};
+use nines_abi::{state_of, Packet, Via, STATE_ESTABLISHED, WORD_FULL, WORD_PROXY};
 
-use super::entry::{self, Seen};
-use crate::{
-    atomic,
-    parse::packet::{FIN, RST, SYN},
-};
+use super::entry::{EntryRef, Seen};
+use crate::parse::packet::{FIN, RST, SYN};
 
 /// Steps in which numbers are followed, and how far an older packet may lie behind.
 const STEP: u32 = 1 << 16;
@@ -28,6 +25,7 @@ pub fn first(packet: &Packet) -> Via {
     if packet.flags == 0 {
         return Via { addr: 0, port: 0, source: 0 };
     }
+    // SAFETY: eight bytes of integers either way.
     unsafe { core::mem::transmute::<[u32; 2], Via>(packet.numbers) }
 }
 
@@ -40,23 +38,23 @@ fn since(packet: &Packet, known: u32) -> u32 {
 
 /// A client's packet of a known flow: what ends it and is not plausible ends nothing.
 #[inline(always)]
-pub fn follow(packet: &mut Packet, tail: *mut Tail, seen: &Seen) {
-    let known = unsafe { core::ptr::read_volatile(entry::numbers_of(tail)) } as u32;
+pub fn follow(packet: &mut Packet, entry: EntryRef, seen: &Seen) {
+    let known = entry.numbers().read() as u32;
     let moved = since(packet, known);
     if moved >= 2 * STEP || packet.flags & (FIN | RST) != 0 {
-        judge(packet, tail, seen.word);
+        judge(packet, entry, seen.word);
     }
 }
 
 /// The same of a packet that is to be noted in any case. A function of its own: few come here.
 #[inline(never)]
-pub fn judge(packet: &mut Packet, tail: *mut Tail, word: u64) -> u32 {
+pub fn judge(packet: &mut Packet, entry: EntryRef, word: u64) -> u32 {
     // There the place holds the number of the SYN.
     if word & WORD_PROXY != 0 {
         return 0;
     }
-    let at = entry::numbers_of(tail);
-    let old = unsafe { core::ptr::read_volatile(at) };
+    let numbers = entry.numbers();
+    let old = numbers.read();
     let moved = since(packet, old as u32);
     let unknown = old as u32 == 0;
     if packet.flags & (FIN | RST) != 0 {
@@ -75,15 +73,15 @@ pub fn judge(packet: &mut Packet, tail: *mut Tail, word: u64) -> u32 {
         };
         let new = u64::from(sequence) | rest;
         // Whoever replaced the entry meanwhile has other numbers there.
-        atomic::swap_if(at, old, new);
+        numbers.swap_if(old, new);
     }
     0
 }
 
 /// A server's packet, beside the entry of its client.
 #[inline(always)]
-pub fn judge_server(packet: &mut Packet, client: *mut Tail) {
-    let known = (unsafe { core::ptr::read_volatile(entry::numbers_of(client)) } >> 32) as u32;
+pub fn judge_server(packet: &mut Packet, client: EntryRef) {
+    let known = (client.numbers().read() >> 32) as u32;
     let moved = since(packet, known);
     if known != 0 && moved >= STEP + SERVER_END {
         packet.flags &= !(FIN | RST);

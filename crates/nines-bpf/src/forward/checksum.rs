@@ -12,8 +12,8 @@ pub fn fold(sum: u64) -> u16 {
 
 /// A checksum that follows by difference (RFC 1624): `by` is what was added to the words it covers.
 #[inline(always)]
-pub fn follow(sum: *mut u16, by: u64) -> u16 {
-    unsafe { fold(u64::from(!*sum) + by) }
+pub fn follow(sum: u16, by: u64) -> u16 {
+    fold(u64::from(!sum) + by)
 }
 
 /// What replacing `old` by `new` adds, in words of 16 bits that are not folded.

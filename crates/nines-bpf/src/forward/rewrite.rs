@@ -7,32 +7,29 @@ use aya_ebpf::programs::TcContext;
 use nines_abi::Packet;
 
 use super::sctp_checksum;
-use crate::parse::packet::{ETH_LEN, SCTP, TCP};
+use crate::{
+    frame::{Frame, Window},
+    parse::packet::{ETH_LEN, SCTP, TCP},
+};
 
 pub const F_PSEUDO_HDR: u64 = 1 << 4;
 const F_MARK_MANGLED_0: u64 = 1 << 5;
 
-/// Lowers TTL or hop limit in place; the caller has seen that it is above 1.
+/// Lowers TTL or hop limit in place; the caller has seen that it is above 1. Gives the Ethernet and
+/// IPv4 header, or as much of IPv6; `None`: they are not there.
 #[inline(always)]
-pub fn age(data: usize, end: usize, packet: &Packet) -> bool {
+pub fn age(frame: Frame, packet: &Packet) -> Option<Window<{ ETH_LEN + 20 }>> {
     if packet.v6 != 0 {
-        if data + ETH_LEN + 40 > end {
-            return false;
-        }
-        unsafe { *((data + ETH_LEN + 7) as *mut u8) = (packet.ttl - 1) as u8 };
-        return true;
+        let headers = frame.window::<{ ETH_LEN + 40 }>(0)?;
+        headers.put::<u8, { ETH_LEN + 7 }>((packet.ttl - 1) as u8);
+        return Some(headers.part::<{ ETH_LEN + 20 }, 0>());
     }
-    if data + ETH_LEN + 20 > end {
-        return false;
-    }
+    let headers = frame.window::<{ ETH_LEN + 20 }>(0)?;
     // RFC 1624, as the kernel's ip_decrease_ttl: TTL is the high byte of its word.
-    let sum = (data + ETH_LEN + 10) as *mut u16;
-    unsafe {
-        let raised = u32::from(*sum) + u32::from(0x0100u16.to_be());
-        *sum = (raised + (raised >= 0xffff) as u32) as u16;
-        *((data + ETH_LEN + 8) as *mut u8) = (packet.ttl - 1) as u8;
-    }
-    true
+    let raised = u32::from(headers.get::<u16, { ETH_LEN + 10 }>()) + u32::from(0x0100u16.to_be());
+    headers.put::<u16, { ETH_LEN + 10 }>((raised + (raised >= 0xffff) as u32) as u16);
+    headers.put::<u8, { ETH_LEN + 8 }>((packet.ttl - 1) as u8);
+    Some(headers)
 }
 
 /// How the addresses of a packet are replaced: [`mangle`], or in an ICMP error

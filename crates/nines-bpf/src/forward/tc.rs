@@ -7,7 +7,7 @@ use core::mem::size_of;
 
 use aya_ebpf::{
     bindings::{bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1, TC_ACT_SHOT, TC_ACT_UNSPEC},
-    helpers::generated::{bpf_redirect, bpf_redirect_neigh},
+    helpers::generated::bpf_redirect_neigh,
     programs::TcContext,
     EbpfContext as _,
 };
@@ -20,6 +20,8 @@ use super::{
 };
 use crate::{
     fib::{Fib, AF_INET, AF_INET6, FIB_NO_NEIGH, FIB_SUCCESS},
+    frame::Frame,
+    kernel,
     maps::count_drop,
     parse::packet::{words, Ends, ERROR, FRAGMENT},
     service::server::{known_as, port_of},
@@ -48,6 +50,7 @@ pub fn redirect(ifindex: u32, nexthop: [u32; 4], v6: bool) -> i32 {
             __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: [nexthop[3], 0, 0, 0] },
         }
     };
+    // SAFETY: the kernel reads as many bytes as `to` has.
     unsafe { bpf_redirect_neigh(ifindex, &mut to, size_of::<bpf_redir_neigh>() as i32, 0) as i32 }
 }
 
@@ -56,7 +59,7 @@ pub fn tc_direct(ctx: &TcContext, packet: &Packet, server: &Server) -> i32 {
     if packet.ttl <= 1 {
         return drop(DROP_TTL);
     }
-    if !age(ctx.data(), ctx.data_end(), packet) {
+    if age(Frame::of_skb(ctx), packet).is_none() {
         return drop(DROP_MANGLED);
     }
     redirect(server.ifindex, words(&server.nexthop), packet.v6 != 0)
@@ -67,14 +70,14 @@ pub fn tc_direct(ctx: &TcContext, packet: &Packet, server: &Server) -> i32 {
 #[inline(always)]
 pub fn tc_home(ctx: &TcContext, packet: &Packet, slot: u32, server: &Server) -> i32 {
     const INGRESS: u64 = 1;
-    if unsafe { (*ctx.skb.skb).ifindex } == server.ifindex {
+    if kernel::skb(ctx).ifindex == server.ifindex {
         arrived(packet, slot, server);
         return NEXT;
     }
     if ctx.skb.store(0, &DETOUR_MAC, 0).is_err() {
         return drop(DROP_MANGLED);
     }
-    unsafe { bpf_redirect(server.ifindex, INGRESS) as i32 }
+    kernel::redirect(server.ifindex, INGRESS) as i32
 }
 
 #[inline(always)]
@@ -83,7 +86,7 @@ pub fn tc_nat(ctx: &TcContext, packet: &Packet, server: &Server, change: Change)
         return drop(DROP_TTL);
     }
     let (to, port) = (words(&server.addr), port_of(server, packet.dport));
-    if !age(ctx.data(), ctx.data_end(), packet) || change(ctx, packet, false, to, port).is_none() {
+    if age(Frame::of_skb(ctx), packet).is_none() || change(ctx, packet, false, to, port).is_none() {
         return drop(DROP_MANGLED);
     }
     redirect(server.ifindex, words(&server.nexthop), packet.v6 != 0)
@@ -104,12 +107,13 @@ pub fn tc_reply(
     }
     let (from, port) = known_as(server, via);
     let mut fib = Fib::towards(packet, from);
-    fib.ifindex = unsafe { (*ctx.skb.skb).ifindex };
+    fib.ifindex = kernel::skb(ctx).ifindex;
     let found = fib.look(ctx.as_ptr());
     if found != FIB_SUCCESS && found != FIB_NO_NEIGH {
         return drop(DROP_NO_ROUTE);
     }
-    if !age(ctx.data(), ctx.data_end(), packet) || change(ctx, packet, true, from, port).is_none() {
+    if age(Frame::of_skb(ctx), packet).is_none() || change(ctx, packet, true, from, port).is_none()
+    {
         return drop(DROP_MANGLED);
     }
     let nexthop = if packet.v6 != 0 { fib.dst } else { [0, 0, 0, fib.dst[0]] };
@@ -125,7 +129,7 @@ pub fn tc_full(ctx: &TcContext, packet: &Packet, server: &Server, ends: &Ends) -
     let (mut ifindex, mut nexthop) = (server.ifindex, words(&server.nexthop));
     if packet.answer != 0 {
         let mut fib = Fib::new(packet.v6 != 0, packet.proto, ends.src, ends.dst);
-        fib.ifindex = unsafe { (*ctx.skb.skb).ifindex };
+        fib.ifindex = kernel::skb(ctx).ifindex;
         let found = fib.look(ctx.as_ptr());
         if found != FIB_SUCCESS && found != FIB_NO_NEIGH {
             return drop(DROP_NO_ROUTE);
@@ -133,7 +137,7 @@ pub fn tc_full(ctx: &TcContext, packet: &Packet, server: &Server, ends: &Ends) -
         ifindex = fib.ifindex;
         nexthop = if packet.v6 != 0 { fib.dst } else { [0, 0, 0, fib.dst[0]] };
     }
-    if !age(ctx.data(), ctx.data_end(), packet) || replace(ctx, packet, ends).is_none() {
+    if age(Frame::of_skb(ctx), packet).is_none() || replace(ctx, packet, ends).is_none() {
         return drop(DROP_MANGLED);
     }
     redirect(ifindex, nexthop, packet.v6 != 0)

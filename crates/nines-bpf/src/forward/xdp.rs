@@ -3,9 +3,9 @@
 //! Decides: which packets XDP can send: those with a neighbour that `bpf_fib_lookup` has at hand,
 //! over a device that takes frames from XDP. Every other packet goes up to tc, unchanged.
 
-use aya_ebpf::{
-    bindings::xdp_action, helpers::generated::bpf_redirect, programs::XdpContext, EbpfContext as _,
-};
+use core::mem::offset_of;
+
+use aya_ebpf::{bindings::xdp_action, programs::XdpContext, EbpfContext as _};
 use nines_abi::{Hop, Packet, Server, Via, HOP_UNITS};
 
 use super::{
@@ -16,7 +16,9 @@ use super::{
 use crate::{
     atomic::opaque,
     fib::{Fib, FIB_SUCCESS},
-    maps::{NEXT_HOPS, XDP_OUT},
+    frame::{Frame, Window},
+    kernel,
+    maps::{find, own, NEXT_HOPS, XDP_OUT},
     parse::packet::{words, Ends, ETH_LEN, SCTP, TCP, UDP},
     service::server::{known_as, port_of},
 };
@@ -36,7 +38,7 @@ pub fn hop(
     server: &Server,
     src: &[u32; 4],
 ) -> Option<&'static Hop> {
-    let hop = unsafe { &mut *NEXT_HOPS.get_ptr_mut(slot)? };
+    let hop = own(&NEXT_HOPS, slot)?;
     let came_in = ctx.ingress_ifindex() as u32;
     let same = (hop.generation ^ server.generation) | (hop.came_in ^ came_in) | (hop.known ^ 1);
     if same == 0 && now.wrapping_sub(hop.found) <= HOP_UNITS {
@@ -63,7 +65,7 @@ fn look(ctx: &XdpContext, fib: &mut Fib) -> bool {
     if fib.look(ctx.as_ptr()) != FIB_SUCCESS {
         return false;
     }
-    fib.ifindex == came_in || unsafe { XDP_OUT.get(fib.ifindex) }.is_some()
+    fib.ifindex == came_in || find(&XDP_OUT, &fib.ifindex).is_some()
 }
 
 /// Destination and source as a frame begins.
@@ -74,16 +76,16 @@ fn macs(fib: &Fib) -> [u16; 6] {
     [pair(to, 0), pair(to, 1), pair(to, 2), pair(from, 0), pair(from, 1), pair(from, 2)]
 }
 
-/// Writes both; the caller has seen that there is room.
+/// Writes both into a frame that begins with these bytes.
 #[inline(always)]
-pub fn put_macs(data: usize, macs: &[u16; 6]) {
-    // Aligned to eight bytes in their map; in the packet it does not matter.
-    let from = macs.as_ptr();
-    unsafe {
-        *(data as *mut u64) = *from.cast::<u64>();
-        *((data + 8) as *mut u32) = *from.add(4).cast::<u32>();
-    }
+pub fn put_macs(hop: &Hop, frame: Window<12>) {
+    let from = hop.macs.as_ptr();
+    // SAFETY: 12 bytes in map `NEXT_HOPS`, which are aligned to eight there (asserted below).
+    let (first, last) = unsafe { (*from.cast::<u64>(), *from.add(4).cast::<u32>()) };
+    frame.put::<u64, 0>(first);
+    frame.put::<u32, 8>(last);
 }
+const _: () = assert!(offset_of!(Hop, macs) % 8 == 0);
 
 #[inline(always)]
 pub fn direct(ctx: &XdpContext, packet: &Packet, slot: u32, server: &Server) -> u32 {
@@ -93,11 +95,10 @@ pub fn direct(ctx: &XdpContext, packet: &Packet, slot: u32, server: &Server) -> 
     let Some(hop) = hop(ctx, packet.clock, slot, server, &packet.src) else {
         return PASS;
     };
-    let (data, end) = (ctx.data(), ctx.data_end());
-    if !age(data, end, packet) {
+    let Some(headers) = age(Frame::of_xdp(ctx), packet) else {
         return PASS;
-    }
-    put_macs(data, &hop.macs);
+    };
+    put_macs(hop, headers.part::<12, 0>());
     send(hop.ifindex, hop.came_in)
 }
 
@@ -110,12 +111,15 @@ pub fn nat(ctx: &XdpContext, packet: &Packet, slot: u32, server: &Server) -> u32
     let Some(hop) = hop(ctx, packet.clock, slot, server, &packet.src) else {
         return PASS;
     };
-    let (data, end) = (ctx.data(), ctx.data_end());
+    let frame = Frame::of_xdp(ctx);
     let (to, port) = (words(&server.addr), port_of(server, packet.dport));
-    if translate(data, end, packet, false, to, port).is_none() || !age(data, end, packet) {
+    if translate(frame, packet, false, to, port).is_none() {
         return PASS;
     }
-    put_macs(data, &hop.macs);
+    let Some(headers) = age(frame, packet) else {
+        return PASS;
+    };
+    put_macs(hop, headers.part::<12, 0>());
     send(hop.ifindex, hop.came_in)
 }
 
@@ -130,13 +134,15 @@ pub fn reply(ctx: &XdpContext, packet: &Packet, server: &Server, via: &Via) -> u
     if !look(ctx, &mut fib) {
         return PASS;
     }
-    let (data, end) = (ctx.data(), ctx.data_end());
-    if translate(data, end, packet, true, from, port).is_none() || !age(data, end, packet) {
+    let frame = Frame::of_xdp(ctx);
+    if translate(frame, packet, true, from, port).is_none() {
         return PASS;
     }
-    let macs = macs(&fib);
+    let Some(headers) = age(frame, packet) else {
+        return PASS;
+    };
     // On the stack, where no eight bytes may be read at once.
-    unsafe { *(data as *mut [u16; 6]) = macs };
+    headers.put::<[u16; 6], 0>(macs(&fib));
     send(fib.ifindex, ctx.ingress_ifindex() as u32)
 }
 
@@ -159,29 +165,24 @@ pub fn full(ctx: &XdpContext, packet: &Packet, server: &Server, ends: &Ends) -> 
         }
         (macs(&fib), fib.ifindex)
     };
-    let (data, end) = (ctx.data(), ctx.data_end());
+    let frame = Frame::of_xdp(ctx);
     // What can be done once can be done twice.
-    if translate(data, end, packet, false, ends.dst, ends.dport).is_none()
-        || translate(data, end, packet, true, ends.src, ends.sport).is_none()
-        || !age(data, end, packet)
+    if translate(frame, packet, false, ends.dst, ends.dport).is_none()
+        || translate(frame, packet, true, ends.src, ends.sport).is_none()
     {
         return PASS;
     }
+    let Some(headers) = age(frame, packet) else {
+        return PASS;
+    };
     // On the stack, where no eight bytes may be read at once.
-    unsafe { *(data as *mut [u16; 6]) = macs };
+    headers.put::<[u16; 6], 0>(macs);
     send(ifindex, came_in)
 }
 
 /// Replaces source or destination address and port, with checksums; `None`: nothing is changed.
 #[inline(always)]
-fn translate(
-    data: usize,
-    end: usize,
-    packet: &Packet,
-    source: bool,
-    to: [u32; 4],
-    port: u16,
-) -> Option<()> {
+fn translate(frame: Frame, packet: &Packet, source: bool, to: [u32; 4], port: u16) -> Option<()> {
     let (old, old_port) =
         if source { (&packet.src, packet.sport) } else { (&packet.dst, packet.dport) };
     let v6 = packet.v6 != 0;
@@ -189,60 +190,54 @@ fn translate(
         return None;
     }
     // The compiler knows the bound and would leave the mask out; the verifier may have lost it.
-    let l4 = data + (opaque(u64::from(packet.l4)) as u32 & L4_MAX) as usize;
-    let sum_at = l4 + if packet.proto == TCP { 16 } else { 6 };
-    if sum_at + 2 > end {
-        return None;
-    }
+    let transport = frame.behind((opaque(u64::from(packet.l4)) as u32 & L4_MAX) as usize);
+    let sum = transport.window::<2>(if packet.proto == TCP { 16 } else { 6 })?;
     let mut by = difference(old[3], to[3]);
     if v6 {
-        if data + ETH_LEN + 40 > end {
-            return None;
-        }
+        let ip = frame.window::<40>(ETH_LEN)?;
         by += difference(old[0], to[0]) + difference(old[1], to[1]) + difference(old[2], to[2]);
-        let at = data + ETH_LEN + if source { 8 } else { 24 };
-        unsafe { *(at as *mut [u32; 4]) = to };
-    } else {
-        if data + ETH_LEN + 20 > end {
-            return None;
+        if source {
+            ip.put::<[u32; 4], 8>(to);
+        } else {
+            ip.put::<[u32; 4], 24>(to);
         }
-        let sum = (data + ETH_LEN + 10) as *mut u16;
-        let at = data + ETH_LEN + if source { 12 } else { 16 };
-        unsafe {
-            *sum = follow(sum, by);
-            *(at as *mut u32) = to[3];
+    } else {
+        let ip = frame.window::<20>(ETH_LEN)?;
+        ip.put::<u16, 10>(follow(ip.get::<u16, 10>(), by));
+        if source {
+            ip.put::<u32, 12>(to[3]);
+        } else {
+            ip.put::<u32, 16>(to[3]);
         }
     }
     if packet.proto == SCTP {
-        return sctp_port(l4, end, packet, source, port);
+        return sctp_port(transport, packet, source, port);
     }
     by += u64::from(!old_port) + u64::from(port);
-    let sum = sum_at as *mut u16;
-    unsafe {
-        // A UDP checksum of 0 means "none", and stays so.
-        let udp = packet.proto == UDP;
-        if !udp || *sum != 0 {
-            let new = follow(sum, by);
-            *sum = if udp && new == 0 { 0xffff } else { new };
-        }
-        *((l4 + if source { 0 } else { 2 }) as *mut u16) = port;
+    // A UDP checksum of 0 means "none", and stays so.
+    let udp = packet.proto == UDP;
+    if !udp || sum.get::<u16, 0>() != 0 {
+        let new = follow(sum.get::<u16, 0>(), by);
+        sum.put::<u16, 0>(if udp && new == 0 { 0xffff } else { new });
     }
+    // SAFETY: both ports lie before the checksum, which is within the frame.
+    unsafe { transport.put(if source { 0 } else { 2 }, port) };
     Some(())
 }
 
 /// The port alone; SCTP's checksum covers no address. It is there: [`crate::parse::headers`] has
 /// read a chunk behind it, and XDP takes no fragments.
 #[inline(always)]
-fn sctp_port(l4: usize, end: usize, packet: &Packet, source: bool, port: u16) -> Option<()> {
-    if l4 + 12 > end {
-        return None;
-    }
+fn sctp_port(transport: Frame, packet: &Packet, source: bool, port: u16) -> Option<()> {
+    let header = transport.window::<12>(0)?;
     let old = if source { packet.sport } else { packet.dport };
     if old != port {
-        let sum = (l4 + 8) as *mut u32;
-        unsafe {
-            *sum = sctp_checksum::follow(packet, source, port, *sum)?;
-            *((l4 + if source { 0 } else { 2 }) as *mut u16) = port;
+        let sum = sctp_checksum::follow(packet, source, port, header.get::<u32, 8>())?;
+        header.put::<u32, 8>(sum);
+        if source {
+            header.put::<u16, 0>(port);
+        } else {
+            header.put::<u16, 2>(port);
         }
     }
     Some(())
@@ -254,5 +249,5 @@ pub fn send(ifindex: u32, came_in: u32) -> u32 {
     if ifindex == came_in {
         return xdp_action::XDP_TX;
     }
-    unsafe { bpf_redirect(ifindex, 0) as u32 }
+    kernel::redirect(ifindex, 0) as u32
 }

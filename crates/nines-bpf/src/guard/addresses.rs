@@ -12,6 +12,7 @@ use crate::maps::{places_mask, ADDRESSES};
 pub fn same(addr: &Addr, [low, high]: [u64; 2]) -> bool {
     // Entries of both tables are aligned to eight bytes, and begin with the address.
     let have = addr.as_ptr().cast::<u64>();
+    // SAFETY: 16 bytes, which are there and aligned.
     unsafe { (*have ^ low) | (*have.add(1) ^ high) == 0 }
 }
 

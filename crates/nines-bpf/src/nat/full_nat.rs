@@ -9,7 +9,7 @@ pub mod snat_port;
 pub mod source;
 
 use nines_abi::{
-    halves, seen_of, state_of, Flow, Packet, Server, Tail, Via, DROP_GUARD, PROGRAM_DELIVER,
+    halves, seen_of, state_of, Flow, Packet, Server, Via, DROP_GUARD, PROGRAM_DELIVER,
     PROGRAM_INSERT_REPLY, PROGRAM_UPDATE_FULL_NAT, WORDS_PROXY, WORD_EARNED, WORD_FULL,
     WORD_MIDDLE, WORD_PROXY, WORD_REPLY,
 };
@@ -18,7 +18,7 @@ use self::source::{answers_of, answers_to, seen_as, source_of, trouble, ELSEWHER
 use super::{count_answer, earns, matters};
 use crate::{
     flow::{
-        entry::{self, Seen},
+        entry::{EntryRef, Seen},
         insert::{insert, New},
         state, table,
         table::hash_of,
@@ -35,10 +35,10 @@ use crate::{
 /// Whether the VIP of a flow is elsewhere; an answer to a source of the pool does not say it.
 #[inline(never)]
 fn may_not_answer(via: &Via, server: u32, now: u64) -> u32 {
-    let Some((tail, seen)) = table::client_of(via.addr, via.name(), server) else {
+    let Some((entry, seen)) = table::client_of(via.addr, via.name(), server) else {
         return 0;
     };
-    let Some(flow) = entry::key_of(tail, &seen) else {
+    let Some(flow) = entry.key(&seen) else {
         return 0;
     };
     guard::silent(halves(flow.dst), now) as u32
@@ -55,13 +55,13 @@ pub fn begin(flow: &Flow, server: &Server, new: &mut New) -> bool {
     insert(flow, new) != 0
 }
 
-/// The entry of answers to the flow at `tail`, whose port `new` has.
+/// The entry of answers to the flow at `entry`, whose port `new` has.
 #[inline(always)]
-fn put_answers(key: &Flow, new: &mut New, tail: *mut Tail) -> u32 {
+fn put_answers(key: &Flow, new: &mut New, entry: EntryRef) -> u32 {
     new.hash = hash_of(key);
     new.word |= (WORD_FULL | WORD_REPLY) as u32;
     new.syncs = 0;
-    new.via.addr = entry::place_of(tail);
+    new.via.addr = entry.place();
     (insert(key, new) == 1) as u32
 }
 
@@ -78,21 +78,21 @@ pub fn import(flow: &Flow, server: &Server, new: &mut New) {
         return;
     }
     new.word &= !(WORDS_PROXY ^ WORD_PROXY) as u32;
-    if let Some((tail, seen)) = table::look_up(&answers, hash_of(&answers)) {
-        if is_of(tail, &seen, client) {
+    if let Some((entry, seen)) = table::look_up(&answers, hash_of(&answers)) {
+        if is_of(entry, &seen, client) {
             if (seen.word ^ u64::from(new.word)) & WORD_PROXY == 0 {
-                table::change(tail, seen, new.word as u8, new.seen);
+                table::change(entry, seen, new.word as u8, new.seen);
                 return;
             }
             // They are an earlier connection's, whose server was told or was not.
-            table::end(tail, &seen);
+            table::end(entry, &seen);
         } else {
             let later = new.seen.wrapping_sub(seen_of(seen.word)) as i32 > 0;
             if !later && !table::expired(seen.word, new.now) {
                 table::retire(client, known);
                 return;
             }
-            table::retire(tail, seen);
+            table::retire(entry, seen);
         }
     }
     put_answers(&answers, new, client);
@@ -100,30 +100,31 @@ pub fn import(flow: &Flow, server: &Server, new: &mut New) {
 
 /// Whether a client's entry is of the connection that has this port and began like this.
 #[inline(always)]
-pub fn is_same(tail: *mut Tail, seen: &Seen, word: u64, via: &Via) -> bool {
+pub fn is_same(entry: EntryRef, seen: &Seen, word: u64, via: &Via) -> bool {
     let differs = (seen.word ^ word) & WORD_PROXY;
     // Else it is what the client said last, here.
     let first = |via: &Via| if word & WORD_PROXY != 0 { via.addr } else { 0 };
-    entry::via(tail, seen)
+    entry
+        .via(seen)
         .is_some_and(|known| (first(&known), known.name(), differs) == (first(via), via.name(), 0))
 }
 
 /// Whether these answers are of the flow whose client's entry is there.
 #[inline(always)]
-fn is_of(tail: *mut Tail, seen: &Seen, client: *mut Tail) -> bool {
-    entry::via(tail, seen).is_some_and(|via| via.addr == entry::place_of(client))
+fn is_of(entry: EntryRef, seen: &Seen, client: EntryRef) -> bool {
+    entry.via(seen).is_some_and(|via| via.addr == client.place())
 }
 
 /// A packet of a known flow, from the client.
 #[inline(always)]
 pub fn onward(
     packet: &mut Packet,
-    tail: *mut Tail,
+    entry: EntryRef,
     seen: &Seen,
     server: &'static Server,
     counts: bool,
 ) -> Verdict {
-    let Some(via) = entry::via(tail, seen) else {
+    let Some(via) = entry.via(seen) else {
         return Verdict::Pass;
     };
     if via.source != 0 {
@@ -131,7 +132,7 @@ pub fn onward(
             0 => {}
             ELSEWHERE => return Verdict::Drop(DROP_GUARD),
             _ => {
-                table::retire(tail, *seen);
+                table::retire(entry, *seen);
                 packet.asked = 0;
                 return Verdict::New;
             }
@@ -149,10 +150,10 @@ pub fn onward(
 #[inline(always)]
 pub fn update(packet: &mut Packet, counts: bool) -> Verdict {
     packet.asked = 0;
-    let Some((tail, mut seen)) = table::look_up(&key(packet), packet.hash) else {
+    let Some((entry, mut seen)) = table::look_up(&key(packet), packet.hash) else {
         return Verdict::Pass;
     };
-    let (Some(via), Some(server)) = (entry::via(tail, &seen), SERVERS.get(seen.server)) else {
+    let (Some(via), Some(server)) = (entry.via(&seen), SERVERS.get(seen.server)) else {
         return Verdict::Pass;
     };
     let clock = packet.clock;
@@ -163,7 +164,7 @@ pub fn update(packet: &mut Packet, counts: bool) -> Verdict {
     if answer {
         seen.earn = earns(packet, &seen);
         keep_client(packet, &via, &seen, clock);
-        table::touch(tail, seen, state, clock);
+        table::touch(entry, seen, state, clock);
         if counts {
             count_answer(packet, server, &via);
         }
@@ -171,30 +172,30 @@ pub fn update(packet: &mut Packet, counts: bool) -> Verdict {
     }
     let mut key = answers_to(packet, server, via.port);
     if !seen_as(server, &via, &mut key.dst) {
-        table::retire(tail, seen);
+        table::retire(entry, seen);
         return Verdict::New;
     }
     let Some((there, other)) = table::look_up(&key, hash_of(&key)) else {
         return Verdict::Go(PROGRAM_INSERT_REPLY);
     };
-    if !is_of(there, &other, tail) {
+    if !is_of(there, &other, entry) {
         // Its port is another flow's by now.
-        table::retire(tail, seen);
+        table::retire(entry, seen);
         return Verdict::New;
     }
     let theirs = state::next(packet, state::BOTH, state_of(other.word));
     table::touch(there, other, theirs, clock);
-    goes_on(packet, tail, &seen, state, clock);
+    goes_on(packet, entry, &seen, state, clock);
     Verdict::Go(PROGRAM_DELIVER)
 }
 
 /// The answers' entry of a flow that has none: it is new, or the entry had to give way.
 #[inline(always)]
 pub fn insert_reply(packet: &mut Packet) -> Verdict {
-    let Some((tail, seen)) = table::look_up(&key(packet), packet.hash) else {
+    let Some((entry, seen)) = table::look_up(&key(packet), packet.hash) else {
         return Verdict::Pass;
     };
-    let (Some(via), Some(server)) = (entry::via(tail, &seen), SERVERS.get(seen.server)) else {
+    let (Some(via), Some(server)) = (entry.via(&seen), SERVERS.get(seen.server)) else {
         return Verdict::Pass;
     };
     let mut new = New {
@@ -210,14 +211,14 @@ pub fn insert_reply(packet: &mut Packet) -> Verdict {
     };
     let mut key = answers_to(packet, server, via.port);
     if !seen_as(server, &via, &mut key.dst) {
-        table::retire(tail, seen);
+        table::retire(entry, seen);
         return again(packet);
     }
-    if put_answers(&key, &mut new, tail) == 0 {
+    if put_answers(&key, &mut new, entry) == 0 {
         // A packet of the same flow on another processor may have put it there.
         let found = table::look_up(&key, hash_of(&key));
-        if !found.is_some_and(|(there, other)| is_of(there, &other, tail)) {
-            table::retire(tail, seen);
+        if !found.is_some_and(|(there, other)| is_of(there, &other, entry)) {
+            table::retire(entry, seen);
             return again(packet);
         }
     }
@@ -227,14 +228,14 @@ pub fn insert_reply(packet: &mut Packet) -> Verdict {
 
 /// An answer of a server, or an error about a packet that the server was sent.
 #[inline(always)]
-pub fn answer(packet: &mut Packet, tail: *mut Tail, seen: &Seen, counts: bool) -> Verdict {
+pub fn answer(packet: &mut Packet, entry: EntryRef, seen: &Seen, counts: bool) -> Verdict {
     let Some(server) = SERVERS.get(seen.server) else {
         return Verdict::Pass;
     };
     if seen.generation != server.generation || table::expired(seen.word, packet.clock) {
         return Verdict::Pass;
     }
-    let Some(via) = entry::via(tail, seen) else {
+    let Some(via) = entry.via(seen) else {
         return Verdict::Pass;
     };
     if via.source != 0 && may_not_answer(&via, seen.server, packet.read.now) != 0 {
@@ -264,10 +265,10 @@ pub fn belongs(packet: &mut Packet, seen: &Seen, via: Via, answer: u32) {
 /// The state that counts (the client's entry has it) follows what the server says.
 #[inline(always)]
 fn keep_client(packet: &Packet, via: &Via, answer: &Seen, clock: u32) {
-    if let Some((tail, seen)) = table::client_of(via.addr, via.name(), answer.server) {
+    if let Some((entry, seen)) = table::client_of(via.addr, via.name(), answer.server) {
         let state = state::next(packet, state::ANSWER, state_of(seen.word));
         let earn = answer.earn & !seen.word;
-        table::touch(tail, Seen { earn, ..seen }, state, clock);
+        table::touch(entry, Seen { earn, ..seen }, state, clock);
     }
 }
 
@@ -277,8 +278,8 @@ pub fn lost(packet: &mut Packet) -> Verdict {
     if packet.answer != 0 || packet.kind != TRANSPORT {
         return Verdict::Pass;
     }
-    if let Some((tail, seen)) = table::look_up(&key(packet), packet.hash) {
-        table::retire(tail, seen);
+    if let Some((entry, seen)) = table::look_up(&key(packet), packet.hash) {
+        table::retire(entry, seen);
     }
     packet.asked = 0;
     Verdict::New
@@ -295,8 +296,8 @@ pub fn ends(packet: &Packet, server: &Server) -> Option<Ends> {
             dport: port_of(server, packet.dport),
         });
     }
-    let (tail, seen) = table::client_of(packet.via.addr, packet.via.name(), packet.chosen)?;
-    let flow = entry::key_of(tail, &seen)?;
+    let (entry, seen) = table::client_of(packet.via.addr, packet.via.name(), packet.chosen)?;
+    let flow = entry.key(&seen)?;
     // That is what the server answered to: another flow has the place otherwise.
     let source = source_of(server, &packet.via, flow.dst)?;
     let (asked, came) = (halves(source), halves_of(&packet.dst));

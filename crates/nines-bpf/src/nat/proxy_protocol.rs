@@ -17,12 +17,9 @@ mod selective;
 
 use aya_ebpf::{
     bindings::xdp_action,
-    helpers::generated::bpf_xdp_load_bytes,
     programs::{TcContext, XdpContext},
 };
-use nines_abi::{
-    state_of, Packet, Server, Tail, STATE_ESTABLISHED, WORD_DATA, WORD_SENT, WORD_SHOWN,
-};
+use nines_abi::{state_of, Packet, Server, STATE_ESTABLISHED, WORD_DATA, WORD_SENT, WORD_SHOWN};
 
 use self::{
     header::carry,
@@ -32,13 +29,15 @@ use self::{
 use crate::{
     atomic::opaque,
     flow::{
-        entry::{self, Seen},
+        entry::{EntryRef, Seen},
         table,
     },
     forward::{
         checksum::{difference, follow},
         xdp::{self, L4_MAX},
     },
+    frame::Frame,
+    kernel,
     parse::packet::{key, Ends, ACK, RST, SYN},
 };
 
@@ -129,7 +128,7 @@ pub fn tc(ctx: &TcContext, packet: &mut Packet) -> Next {
     let done = if packet.answer != 0 {
         tc_answer(ctx, packet, &words)
     } else {
-        let Some((tail, seen)) = table::look_up(&key(packet), packet.hash) else {
+        let Some((entry, seen)) = table::look_up(&key(packet), packet.hash) else {
             return Next::New;
         };
         let number = u32::from_be(words[0]);
@@ -137,18 +136,18 @@ pub fn tc(ctx: &TcContext, packet: &mut Packet) -> Next {
             Onward::Same => Some(()),
             Onward::Later => {
                 if number == packet.via.addr.wrapping_add(1) && seen.word & WORD_SHOWN == 0 {
-                    table::add_bits(tail, &seen, WORD_DATA);
+                    table::add_bits(entry, &seen, WORD_DATA);
                 }
                 let later = number.wrapping_add(length(packet));
                 replace(ctx, at + 12, at, words[0], later.to_be(), 0)
             }
             Onward::Carries => {
-                table::add_bits(tail, &seen, WORD_SENT);
+                table::add_bits(entry, &seen, WORD_SENT);
                 carry(ctx, packet, &words, true)
             }
             Onward::Bare => carry(ctx, packet, &words, false),
             Onward::New => {
-                table::retire(tail, seen);
+                table::retire(entry, seen);
                 packet.asked = 0;
                 return Next::New;
             }
@@ -165,22 +164,22 @@ pub fn tc(ctx: &TcContext, packet: &mut Packet) -> Next {
 #[inline(always)]
 fn tc_answer(ctx: &TcContext, packet: &Packet, words: &Words) -> Option<()> {
     // Of a flow that has just ended: the next program sees that, too.
-    let Some((first, (tail, seen))) = client_of(packet) else {
+    let Some((first, (entry, seen))) = client_of(packet) else {
         return Some(());
     };
     let at = packet.l4 as usize + 4;
     let number = u32::from_be(words[1]);
     if is_of_another(packet, number, first) {
         // The client sends its SYN again, and both begin anew.
-        if let Some((tail, seen)) = table::look_up(&key(packet), packet.hash) {
-            table::retire(tail, seen);
+        if let Some((entry, seen)) = table::look_up(&key(packet), packet.hash) {
+            table::retire(entry, seen);
         }
         return None;
     }
     let mut shown = seen.word & WORD_SHOWN != 0;
     if let Some(new) = acknowledged(packet, number, first, shown) {
         if !shown {
-            table::show(tail, &seen);
+            table::show(entry, &seen);
         }
         shown = true;
         replace(ctx, at + 12, at + 4, words[1], new.to_be(), 0)?;
@@ -193,27 +192,24 @@ fn tc_answer(ctx: &TcContext, packet: &Packet, words: &Words) -> Option<()> {
 
 /// The client's first number, and its entry.
 #[inline(always)]
-fn client_of(packet: &Packet) -> Option<(u32, (*mut Tail, Seen))> {
-    let (tail, seen) = table::client_of(packet.via.addr, packet.via.name(), packet.chosen)?;
-    let first = entry::via(tail, &seen)?.addr;
-    Some((first, (tail, seen)))
+fn client_of(packet: &Packet) -> Option<(u32, (EntryRef, Seen))> {
+    let (entry, seen) = table::client_of(packet.via.addr, packet.via.name(), packet.chosen)?;
+    let first = entry.via(&seen)?.addr;
+    Some((first, (entry, seen)))
 }
 
 /// The same at XDP, which sends the packet on, too, or leaves it as it is.
 #[inline(always)]
 pub fn xdp(ctx: &XdpContext, packet: &Packet, server: &Server, ends: &Ends) -> u32 {
     const PASS: u32 = xdp_action::XDP_PASS;
-    let mut words: Words = [0; 3];
-    let (to, len) = (words.as_mut_ptr().cast(), 12);
-    if unsafe { bpf_xdp_load_bytes(ctx.ctx, packet.l4 + 4, to, len) } != 0 {
+    let Some(words) = kernel::xdp_load::<Words>(ctx, packet.l4 + 4) else {
         return PASS;
-    }
+    };
     if !is_whole(packet, &words) {
         return PASS;
     }
-    let mut at = 4;
     let (old, new) = if packet.answer != 0 {
-        let Some((first, (tail, seen))) = client_of(packet) else {
+        let Some((first, (entry, seen))) = client_of(packet) else {
             return PASS;
         };
         if !is_plain(ctx, packet, &words) {
@@ -226,9 +222,8 @@ pub fn xdp(ctx: &XdpContext, packet: &Packet, server: &Server, ends: &Ends) -> u
         let shown = seen.word & WORD_SHOWN != 0;
         let new = acknowledged(packet, number, first, shown);
         if new.is_some() && !shown {
-            table::show(tail, &seen);
+            table::show(entry, &seen);
         }
-        at = 8;
         (words[1], new.unwrap_or(number).to_be())
     } else {
         match onward(packet, &words, u64::from(packet.proxied)) {
@@ -245,16 +240,16 @@ pub fn xdp(ctx: &XdpContext, packet: &Packet, server: &Server, ends: &Ends) -> u
     if sent == PASS {
         return PASS;
     }
-    let (data, end) = (ctx.data(), ctx.data_end());
-    // Who sent it on has seen that it is no more.
-    let l4 = data + (opaque(u64::from(packet.l4)) as u32 & L4_MAX) as usize;
-    if l4 + 20 > end {
+    // The code that sent it on has seen that it is no more.
+    let l4 = (opaque(u64::from(packet.l4)) as u32 & L4_MAX) as usize;
+    let Some(tcp) = Frame::of_xdp(ctx).window::<20>(l4) else {
         return xdp_action::XDP_DROP;
-    }
-    unsafe {
-        let sum = (l4 + 16) as *mut u16;
-        *sum = follow(sum, difference(old, new));
-        *((l4 + at) as *mut u32) = new;
+    };
+    tcp.put::<u16, 16>(follow(tcp.get::<u16, 16>(), difference(old, new)));
+    if packet.answer != 0 {
+        tcp.put::<u32, 8>(new);
+    } else {
+        tcp.put::<u32, 4>(new);
     }
     sent
 }
@@ -263,11 +258,7 @@ pub fn xdp(ctx: &XdpContext, packet: &Packet, server: &Server, ends: &Ends) -> u
 #[inline(always)]
 fn is_plain(ctx: &XdpContext, packet: &Packet, words: &Words) -> bool {
     let len = tcp_length(words);
-    let mut option = 0u32;
-    let to = (&mut option as *mut u32).cast();
     len == 20
-        || (len == 32
-            && unsafe { bpf_xdp_load_bytes(ctx.ctx, packet.l4 + 20, to, 4) } == 0
-            && option == TIMESTAMP)
+        || (len == 32 && kernel::xdp_load(ctx, packet.l4 + 20) == Some(TIMESTAMP))
         || packet.flags & SYN != 0
 }

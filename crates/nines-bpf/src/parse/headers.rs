@@ -2,10 +2,6 @@
 //! headers.
 //!
 //! Decides: what a packet is. Does not decide: what happens to it.
-//! Loads are plain, not `read_unaligned`: for this target the compiler would turn those into one
-//! load a byte, and the verifier admits unaligned packet loads where the CPU does.
-
-use core::mem::size_of;
 
 use aya_ebpf::programs::TcContext;
 use nines_abi::{piece, Packet, FRAGMENT_FIRST, FRAGMENT_LATER};
@@ -14,7 +10,11 @@ use super::packet::{
     halves_of, ACK, ARP, ERROR, ETH_LEN, FIN, FRAGMENT, ICMP, ICMPV6, MARTIAN, ND_ADVERT,
     ND_SOLICIT, NEIGHBOUR, OTHER, ROUTED, RST, SCTP, SYN, TCP, TORN, TRANSPORT, UDP,
 };
-use crate::{atomic::opaque, maps::PACKETS};
+use crate::{
+    atomic::opaque,
+    frame::Frame,
+    maps::{own, PACKETS},
+};
 
 /// Ethernet, the longest IPv4 header or IPv6 with one extension, a TCP header.
 const HEADERS: u32 = 14 + 60 + 20;
@@ -22,28 +22,21 @@ const HEADERS: u32 = 14 + 60 + 20;
 /// Parses an skb whose headers may lie outside its linear part.
 #[inline(always)]
 pub fn parse_skb(ctx: &TcContext) -> Option<&'static mut Packet> {
-    if let Some(packet) = parse(ctx.data(), ctx.data_end()) {
+    let frame = Frame::of_skb(ctx);
+    if let Some(packet) = parse(frame) {
         return Some(packet);
     }
-    if ctx.data() + HEADERS as usize <= ctx.data_end() {
+    if frame.has(HEADERS as usize) {
         return None;
     }
     let want = if ctx.len() < HEADERS { ctx.len() } else { HEADERS };
     ctx.skb.pull_data(want).ok()?;
-    parse(ctx.data(), ctx.data_end())
+    parse(Frame::of_skb(ctx))
 }
 
 const ETH_ARP: u16 = 0x0806u16.to_be();
 const ETH_V4: u16 = 0x0800u16.to_be();
 const ETH_V6: u16 = 0x86ddu16.to_be();
-
-#[inline(always)]
-fn at<T: Copy>(data: usize, end: usize, offset: usize) -> Option<T> {
-    if data + offset + size_of::<T>() > end {
-        return None;
-    }
-    Some(unsafe { *((data + offset) as *const T) })
-}
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -98,6 +91,7 @@ struct Head {
 #[inline(always)]
 fn put_mapped(at: &mut [u32; 4], v4: u32) {
     let halves = [0, u64::from(0xffffu32.to_be()) | u64::from(v4) << 32];
+    // SAFETY: `at` is an address in a `Packet`, and so aligned to eight bytes: see `halves_of`.
     unsafe { *at.as_mut_ptr().cast::<[u64; 2]>() = halves };
 }
 
@@ -109,22 +103,21 @@ fn mapped(v4: u32) -> [u32; 4] {
 /// Reads a packet into this processor's [`Packet`]; `None` for anything that is neither ARP nor IP
 /// on plain Ethernet, and for cut-off headers.
 #[inline(always)]
-pub fn parse(data: usize, end: usize) -> Option<&'static mut Packet> {
-    read(data, end, PACKETS.get_ptr_mut(0)?)
+pub fn parse(frame: Frame) -> Option<&'static mut Packet> {
+    read(frame, own(&PACKETS, 0)?)
 }
 
 /// The same for a packet that leaves: it may do so while another one is being decided. Behind a tag
 /// ([`super::vlan`]) its MAC address is not read right; nobody asks for it there.
 #[inline(always)]
-pub fn parse_leaving(data: usize, end: usize) -> Option<&'static mut Packet> {
-    read(data, end, PACKETS.get_ptr_mut(1)?)
+pub fn parse_leaving(frame: Frame) -> Option<&'static mut Packet> {
+    read(frame, own(&PACKETS, 1)?)
 }
 
 #[inline(always)]
-fn read(data: usize, end: usize, packet: *mut Packet) -> Option<&'static mut Packet> {
-    let packet = unsafe { &mut *packet };
-    let ether: u16 = at(data, end, 12)?;
-    let low: [u16; 3] = at(data, end, 6)?;
+fn read(frame: Frame, packet: &'static mut Packet) -> Option<&'static mut Packet> {
+    let ether: u16 = frame.read(12)?;
+    let low: [u16; 3] = frame.read(6)?;
     packet.kind = OTHER;
     packet.v6 = 0;
     packet.flags = 0;
@@ -133,10 +126,10 @@ fn read(data: usize, end: usize, packet: *mut Packet) -> Option<&'static mut Pac
     packet.fragment = 0;
     packet.mac = u64::from(low[0]) | u64::from(low[1]) << 16 | u64::from(low[2]) << 32;
     match ether {
-        ETH_V4 => v4(data, end, packet)?,
-        ETH_V6 => v6(data, end, packet)?,
+        ETH_V4 => v4(frame, packet)?,
+        ETH_V6 => v6(frame, packet)?,
         ETH_ARP => {
-            let arp: Arp = at(data, end, ETH_LEN)?;
+            let arp: Arp = frame.read(ETH_LEN)?;
             packet.kind = ARP;
             packet.src = mapped(word(arp.sender));
             packet.dst = mapped(word(arp.target));
@@ -152,8 +145,8 @@ fn word(halves: [u16; 2]) -> u32 {
 }
 
 #[inline(always)]
-fn v4(data: usize, end: usize, packet: &mut Packet) -> Option<()> {
-    let ip: V4 = at(data, end, ETH_LEN)?;
+fn v4(frame: Frame, packet: &mut Packet) -> Option<()> {
+    let ip: V4 = frame.read(ETH_LEN)?;
     put_mapped(&mut packet.src, ip.src);
     put_mapped(&mut packet.dst, ip.dst);
     packet.proto = ip.proto;
@@ -166,10 +159,10 @@ fn v4(data: usize, end: usize, packet: &mut Packet) -> Option<()> {
         return Some(());
     }
     if header > 20 {
-        if data + ETH_LEN + header > end {
+        if !frame.has(ETH_LEN + header) {
             return None;
         }
-        if prescribes(data, end, ETH_LEN + header) != 0 {
+        if prescribes(frame, ETH_LEN + header) != 0 {
             packet.kind = ROUTED;
             return Some(());
         }
@@ -182,9 +175,9 @@ fn v4(data: usize, end: usize, packet: &mut Packet) -> Option<()> {
         }
     }
     if packet.proto == ICMP {
-        return error_v4(data, end, ETH_LEN + header, packet);
+        return error_v4(frame, ETH_LEN + header, packet);
     }
-    transport(data, end, ETH_LEN + header, packet)
+    transport(frame, ETH_LEN + header, packet)
 }
 
 /// Notes a fragment that begins at this byte; whether it says no more than that.
@@ -212,15 +205,14 @@ fn fragment(packet: &mut Packet, from: u32, before: u32) -> bool {
 /// Whether there is a loose or strict source route (RFC 791 section 3.1) among the options, which
 /// end at `stop`. A function of its own: the verifier forgets on return where the search ended.
 #[inline(never)]
-fn prescribes(data: usize, end: usize, stop: usize) -> u32 {
+fn prescribes(frame: Frame, stop: usize) -> u32 {
     let mut offset = ETH_LEN + 20;
     for _ in 0..40 {
         if offset >= stop {
             break;
         }
         // Or the compiler would take two from `end`, which the verifier forbids.
-        let end = opaque(end as u64) as usize;
-        let Some([kind, length]) = at::<[u8; 2]>(data, end, offset) else {
+        let Some([kind, length]) = frame.with_opaque_end().read::<[u8; 2]>(offset) else {
             break;
         };
         if kind == 131 || kind == 137 {
@@ -239,19 +231,18 @@ fn prescribes(data: usize, end: usize, stop: usize) -> u32 {
 /// Destination unreachable, source quench, time exceeded, parameter problem (RFC 792), which hold
 /// the header of the packet they are about and eight bytes more.
 #[inline(always)]
-fn error_v4(data: usize, end: usize, offset: usize, packet: &mut Packet) -> Option<()> {
-    let [kind, _code]: [u8; 2] = at(data, end, offset)?;
+fn error_v4(frame: Frame, offset: usize, packet: &mut Packet) -> Option<()> {
+    let [kind, _code]: [u8; 2] = frame.read(offset)?;
     if kind != 3 && kind != 4 && kind != 11 && kind != 12 {
         return Some(());
     }
-    let about: V4 = at(data, end, offset + 8)?;
+    let about: V4 = frame.read(offset + 8)?;
     let header = usize::from(about.version_ihl & 15) * 4;
     if header < 20 || about.fragment & 0x1fffu16.to_be() != 0 {
         return Some(());
     }
     error(
-        data,
-        end,
+        frame,
         [offset, offset + 8 + header],
         packet,
         about.proto,
@@ -262,8 +253,7 @@ fn error_v4(data: usize, end: usize, offset: usize, packet: &mut Packet) -> Opti
 
 #[inline(always)]
 fn error(
-    data: usize,
-    end: usize,
+    frame: Frame,
     [icmp, l4]: [usize; 2],
     packet: &mut Packet,
     proto: u8,
@@ -274,7 +264,7 @@ fn error(
     if src != packet.dst || (proto != TCP && proto != UDP && proto != SCTP) {
         return Some(());
     }
-    let ports: [u16; 2] = at(data, end, l4)?;
+    let ports: [u16; 2] = frame.read(l4)?;
     packet.kind = ERROR;
     packet.proto = proto;
     packet.from = packet.src;
@@ -287,8 +277,8 @@ fn error(
 }
 
 #[inline(always)]
-fn v6(data: usize, end: usize, packet: &mut Packet) -> Option<()> {
-    let ip: V6 = at(data, end, ETH_LEN)?;
+fn v6(frame: Frame, packet: &mut Packet) -> Option<()> {
+    let ip: V6 = frame.read(ETH_LEN)?;
     packet.v6 = 1;
     packet.src = ip.src;
     packet.dst = ip.dst;
@@ -304,7 +294,7 @@ fn v6(data: usize, end: usize, packet: &mut Packet) -> Option<()> {
         if next != 0 && next != 43 && next != 60 {
             break;
         }
-        let head: [u8; 4] = at(data, end, offset)?;
+        let head: [u8; 4] = frame.read(offset)?;
         // Where it leads on, and the type that is deprecated because it leads anywhere (RFC 5095).
         if next == 43 && (head[2] == 0 || head[3] != 0) {
             packet.kind = ROUTED;
@@ -315,7 +305,7 @@ fn v6(data: usize, end: usize, packet: &mut Packet) -> Option<()> {
     }
     if next == 44 {
         // RFC 8200 section 4.5; options behind it are rare, and the stack's.
-        let head: [u16; 4] = at(data, end, offset)?;
+        let head: [u16; 4] = frame.read(offset)?;
         next = head[0] as u8;
         offset += 8;
         packet.proto = next;
@@ -328,33 +318,25 @@ fn v6(data: usize, end: usize, packet: &mut Packet) -> Option<()> {
     packet.proto = next;
     if next == ICMPV6 {
         // Two bytes: of one byte at a variable offset the verifier keeps no range.
-        let [kind, _code]: [u8; 2] = at(data, end, offset)?;
+        let [kind, _code]: [u8; 2] = frame.read(offset)?;
         if kind == ND_SOLICIT || kind == ND_ADVERT {
             packet.kind = NEIGHBOUR;
             packet.flags = kind;
-            packet.dst = at(data, end, offset + 8)?;
+            packet.dst = frame.read(offset + 8)?;
         } else if kind >= 1 && kind <= 4 {
             // RFC 4443 section 3: unreachable, too big, time exceeded, parameter problem.
-            let about: V6 = at(data, end, offset + 8)?;
+            let about: V6 = frame.read(offset + 8)?;
             if is_nobodys(packet) {
                 return Some(());
             }
-            return error(
-                data,
-                end,
-                [offset, offset + 48],
-                packet,
-                about.next,
-                about.src,
-                about.dst,
-            );
+            return error(frame, [offset, offset + 48], packet, about.next, about.src, about.dst);
         }
         return Some(());
     }
     if is_nobodys(packet) {
         return Some(());
     }
-    transport(data, end, offset, packet)
+    transport(frame, offset, packet)
 }
 
 /// Notes IPv6 addresses that no packet on a wire may have: the unspecified one, the loopback's, and
@@ -369,11 +351,11 @@ fn is_nobodys(packet: &mut Packet) -> bool {
 }
 
 #[inline(always)]
-fn transport(data: usize, end: usize, offset: usize, packet: &mut Packet) -> Option<()> {
+fn transport(frame: Frame, offset: usize, packet: &mut Packet) -> Option<()> {
     let ports = match packet.proto {
-        UDP => at(data, end, offset)?,
+        UDP => frame.read(offset)?,
         TCP | SCTP => {
-            let head: Head = at(data, end, offset)?;
+            let head: Head = frame.read(offset)?;
             let [chunk, flags] = head.bytes;
             packet.flags = if packet.proto == TCP { flags } else { sctp_flags(chunk) };
             packet.numbers = head.numbers;

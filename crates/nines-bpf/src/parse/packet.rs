@@ -7,9 +7,11 @@
 //! verifier forgets it, else it would walk everything once for IPv4 and once for IPv6, for TCP and
 //! for UDP.
 
+use core::mem::offset_of;
+
 use nines_abi::{Addr, Flow, Packet};
 
-use crate::maps::PACKETS;
+use crate::maps::{own, PACKETS};
 
 /// ARP, request or reply: `src` is the sender's address, `dst` the target's.
 pub const ARP: u8 = 0;
@@ -62,23 +64,28 @@ pub struct Ends {
 /// What [`super::headers::parse`] read, for the program that goes on.
 #[inline(always)]
 pub fn parsed() -> Option<&'static mut Packet> {
-    PACKETS.get_ptr_mut(0).map(|packet| unsafe { &mut *packet })
+    own(&PACKETS, 0)
 }
 
 /// An address of a packet as two words. Its place is aligned to eight bytes, which the compiler
 /// does not see by itself.
 #[inline(always)]
 pub fn halves_of(addr: &[u32; 4]) -> [u64; 2] {
+    // SAFETY: all callers' addresses are fields of a `Packet`, which has them at multiples of eight
+    // bytes (asserted below) and is itself aligned to eight.
     unsafe { *addr.as_ptr().cast::<[u64; 2]>() }
 }
+const _: () = assert!(offset_of!(Packet, src) % 8 == 0 && offset_of!(Packet, dst) % 8 == 0);
 
 #[inline(always)]
 pub fn bytes(words: [u32; 4]) -> Addr {
+    // SAFETY: 16 bytes either way, for which any bits do.
     unsafe { core::mem::transmute::<[u32; 4], Addr>(words) }
 }
 
 #[inline(always)]
 pub fn words(addr: &Addr) -> [u32; 4] {
+    // SAFETY: as in `bytes`; by value, so the bytes' alignment does not matter.
     unsafe { core::mem::transmute::<Addr, [u32; 4]>(*addr) }
 }
 
@@ -88,6 +95,7 @@ pub fn key(packet: &Packet) -> Flow {
     let ports = u64::from(packet.sport) | u64::from(packet.dport) << 16;
     // The fields in their order.
     let words = [a, b, c, d, ports | u64::from(packet.proto) << 32];
+    // SAFETY: a `Flow` is 40 bytes of integers without padding; `nines-abi` asserts its size.
     unsafe { core::mem::transmute::<[u64; 5], Flow>(words) }
 }
 

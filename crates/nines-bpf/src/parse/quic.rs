@@ -10,7 +10,7 @@
 use nines_abi::{Packet, QuicKey, NAMED, PROGRAM_INSERT, PROGRAM_NEW, QUIC_ID_MAX, SERVER_DOWN};
 
 use crate::{
-    maps::{QUIC_IDS, SERVERS, SERVICES},
+    maps::{find, QUIC_IDS, SERVERS, SERVICES},
     verdict::Verdict,
 };
 
@@ -63,7 +63,7 @@ fn named(service: u32, bytes: u32, payload: &[u8; LOOKED_AT]) -> Option<u32> {
             id = id << 8 | u64::from(if from == 1 { payload[2 + i] } else { payload[7 + i] });
         }
     }
-    let slot = *unsafe { QUIC_IDS.get(&QuicKey { id, service, pad: 0 }) }?;
+    let slot = *find(&QUIC_IDS, &QuicKey { id, service, pad: 0 })?;
     let server = SERVERS.get(slot)?;
     (server.service == service && server.state != SERVER_DOWN).then_some(slot)
 }

@@ -4,17 +4,20 @@
 //! section 7.3.3). Who asks counts too, as in net/netfilter/ipvs/ip_vs_pe_sip.c; a datagram without
 //! that header is of no call.
 
-use aya_ebpf::{helpers::generated::bpf_skb_load_bytes, programs::TcContext};
+use aya_ebpf::programs::TcContext;
 use nines_abi::{Packet, BYTES_LEN, PROGRAM_NEW};
 
 use super::packet::ETH_LEN;
-use crate::{atomic::opaque, maps::BYTES, verdict::Verdict};
+use crate::{
+    atomic::{opaque, read_once, write_once},
+    kernel,
+    maps::scratch,
+    verdict::Verdict,
+};
 
 /// Bytes of a datagram that are looked at: as many as a wire of 1,500 carries.
 const LOOKED_AT: u32 = 1_472;
-/// Where the reader's own state is kept, in memory that the verifier knows nothing of: it then
-/// walks each byte once, and not once for every way there.
-const STATE: usize = BYTES_LEN - 16;
+const _: () = assert!(LOOKED_AT as usize <= BYTES_LEN - 16);
 
 const NAME: [u8; 7] = *b"call-id";
 /// States below are those of a line's beginning: so many letters of the name have been read. All of
@@ -74,7 +77,7 @@ pub fn tc(ctx: &TcContext, packet: &mut Packet) -> Verdict {
 
 #[inline(always)]
 fn call(ctx: &TcContext, packet: &Packet) -> Option<u64> {
-    let bytes = unsafe { BYTES.get_ptr_mut(0)?.as_mut()? };
+    let (bytes, state) = scratch()?;
     let from = packet.l4 + 8;
     let there = (packet.bytes + ETH_LEN as u32).checked_sub(from)?;
     if there == 0 || there > u32::from(u16::MAX) {
@@ -83,35 +86,30 @@ fn call(ctx: &TcContext, packet: &Packet) -> Option<u64> {
     let len = if there < LOOKED_AT { there } else { LOOKED_AT };
     // Its bounds must be in sight of the verifier where it is used.
     let len = 1 + (opaque(u64::from(len - 1)) as u32 & (BYTES_LEN as u32 / 2 - 1));
-    let to = bytes.as_mut_ptr().cast();
-    if unsafe { bpf_skb_load_bytes(ctx.skb.skb.cast(), from, to, len) } != 0 {
-        return None;
-    }
-    let state = unsafe { bytes.as_mut_ptr().add(STATE) }.cast::<[u64; 2]>();
-    unsafe { state.write_volatile([0, BASIS]) };
-    let base = bytes.as_ptr();
+    kernel::load_bytes(ctx, from, bytes, len)?;
+    write_once(state, [0, BASIS]);
     for i in 0..LOOKED_AT {
         if i >= len {
             break;
         }
-        let byte = unsafe { base.add(i as usize).read_volatile() };
+        let byte = read_once(&bytes[i as usize]);
         if read_byte(state, byte) == READ.into() {
             break;
         }
     }
-    let [last, hash] = unsafe { state.read_volatile() };
+    let [last, hash] = read_once(state);
     // 0 is of no call.
     (last == READ.into()).then_some(hash | 1)
 }
 
 /// Reads one byte; gives the state after it.
 #[inline(always)]
-fn read_byte(at: *mut [u64; 2], byte: u8) -> u64 {
-    let [before, hash] = unsafe { at.read_volatile() };
+fn read_byte(at: &mut [u64; 2], byte: u8) -> u64 {
+    let [before, hash] = read_once(at);
     let row = opaque(before) as usize & (STATES - 1);
     let step = opaque(u64::from(AFTER[row][byte as usize]));
     let (after, takes) = (step & (STATES as u64 - 1), (step >> 7).wrapping_neg());
     let more = (hash ^ u64::from(byte)).wrapping_mul(PRIME);
-    unsafe { at.write_volatile([after, hash ^ (hash ^ more) & takes]) };
+    write_once(at, [after, hash ^ (hash ^ more) & takes]);
     after
 }

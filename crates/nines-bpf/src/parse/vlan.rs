@@ -5,7 +5,9 @@
 //! it alone. There it would be forwarded with the tag it came with, and from VLANs that this host
 //! is not in.
 
-use aya_ebpf::{helpers::generated::bpf_skb_vlan_pop, programs::TcContext};
+use aya_ebpf::programs::TcContext;
+
+use crate::{frame::Frame, kernel};
 
 /// Number of the VLAN in a tag (IEEE 802.1Q clause 9.6).
 const NUMBER: u32 = 0xfff;
@@ -19,29 +21,24 @@ const TYPE_AT: usize = 12;
 /// the stack takes it off, and the packet is this device's.
 #[inline(always)]
 pub fn is_elsewhere(ctx: &TcContext) -> bool {
-    let skb = ctx.skb.skb;
     // Without a tag, Linux 6.1 leaves what was in `vlan_tci`.
-    if unsafe { (*skb).vlan_present } == 0 {
+    if kernel::skb(ctx).vlan_present == 0 {
         return false;
     }
-    if unsafe { (*skb).vlan_tci } & NUMBER != 0 {
+    if kernel::skb(ctx).vlan_tci & NUMBER != 0 {
         return true;
     }
     // Behind a priority there may be a VLAN, whose tag the kernel then puts in that one's place.
-    unsafe { bpf_skb_vlan_pop(skb) != 0 || (*skb).vlan_present != 0 }
+    kernel::vlan_pop(ctx).is_none() || kernel::skb(ctx).vlan_present != 0
 }
 
 /// Where a packet that leaves would begin if it had no tag in its frame: VLAN devices put one there
 /// when told so (`reorder_hdr off`), and whoever claims an address does it by any frame.
 #[inline(always)]
-pub fn behind_tag(ctx: &TcContext) -> usize {
-    let (data, end) = (ctx.data(), ctx.data_end());
-    if data + TYPE_AT + 2 > end {
-        return data;
+pub fn behind_tag(ctx: &TcContext) -> Frame {
+    let frame = Frame::of_skb(ctx);
+    match frame.read::<u16>(TYPE_AT) {
+        Some(ETH_VLAN | ETH_PROVIDER) => frame.behind(TAG_LEN),
+        _ => frame,
     }
-    let ether = unsafe { *((data + TYPE_AT) as *const u16) };
-    if ether == ETH_VLAN || ether == ETH_PROVIDER {
-        return data + TAG_LEN;
-    }
-    data
 }

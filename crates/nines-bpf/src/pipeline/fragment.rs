@@ -9,7 +9,7 @@ use crate::{
     flow::fragments::{is_new, key},
     forward::deliver::deliver_to,
     guard,
-    maps::{count, FRAGMENTS, SERVERS},
+    maps::{count, shared_lru, FRAGMENTS, SERVERS},
     service::server::{is_full_nat, known_as},
     verdict::Verdict,
 };
@@ -17,10 +17,9 @@ use crate::{
 /// A fragment without ports.
 #[inline(always)]
 pub fn follow(packet: &mut Packet, now: u64) -> Verdict {
-    let Some(first) = FRAGMENTS.get_ptr_mut(key(packet)) else {
+    let Some(first) = shared_lru(&FRAGMENTS, &key(packet)) else {
         return Verdict::Pass;
     };
-    let first = unsafe { &mut *first };
     let Some(server) = SERVERS.get(first.server) else {
         return Verdict::Pass;
     };

@@ -12,7 +12,6 @@
 
 use aya_ebpf::{
     bindings::xdp_action,
-    helpers::generated::bpf_redirect,
     programs::{TcContext, XdpContext},
 };
 use nines_abi::{
@@ -26,13 +25,15 @@ use crate::{
         tc::drop,
         xdp::L4_MAX,
     },
+    frame::{Frame, Window},
+    kernel,
     maps::{count_drop, COOKIE_CLIENTS, SETTINGS},
     parse::packet::{halves_of, ACK, ETH_LEN, RST},
     verdict::Verdict,
 };
 
 /// Hops that the answer may go.
-const NEXT_HOPS: u8 = 64;
+const TTL: u8 = 64;
 
 /// What becomes of the packet.
 enum Say {
@@ -89,7 +90,7 @@ pub fn tc(ctx: &TcContext, packet: &Packet) -> Result<i32, Verdict> {
                 return Ok(drop(DROP_MANGLED));
             }
             count_drop(DROP_CHALLENGED);
-            Ok(unsafe { bpf_redirect((*ctx.skb.skb).ifindex, 0) as i32 })
+            Ok(kernel::redirect(kernel::skb(ctx).ifindex, 0) as i32)
         }
     }
 }
@@ -104,13 +105,13 @@ fn turn_skb(ctx: &TcContext, packet: &Packet, old: &Words, new: &Words) -> Optio
     skb.store(l4 + 4, new, 0).ok()?;
     skb.store(l4, &[packet.dport, packet.sport], 0).ok()?;
     if packet.v6 != 0 {
-        skb.store(ETH_LEN + 7, &NEXT_HOPS, 0).ok()?;
+        skb.store(ETH_LEN + 7, &TTL, 0).ok()?;
         skb.store(ETH_LEN + 8, &packet.dst, 0).ok()?;
         skb.store(ETH_LEN + 24, &packet.src, 0).ok()?;
     } else {
-        let (old, new) = (u64::from(packet.ttl as u8), u64::from(NEXT_HOPS));
+        let (old, new) = (u64::from(packet.ttl as u8), u64::from(TTL));
         skb.l3_csum_replace(ETH_LEN + 10, old, new, 2).ok()?;
-        skb.store(ETH_LEN + 8, &NEXT_HOPS, 0).ok()?;
+        skb.store(ETH_LEN + 8, &TTL, 0).ok()?;
         skb.store(ETH_LEN + 12, &[packet.dst[3], packet.src[3]], 0).ok()?;
     }
     let macs: [u16; 6] = skb.load(0).ok()?;
@@ -120,13 +121,10 @@ fn turn_skb(ctx: &TcContext, packet: &Packet, old: &Words, new: &Words) -> Optio
 /// The same at XDP.
 #[inline(always)]
 pub fn xdp(ctx: &XdpContext, packet: &Packet) -> Result<u32, Verdict> {
-    let (data, end) = (ctx.data(), ctx.data_end());
-    let header = if packet.v6 != 0 { 40 } else { 20 };
-    let l4 = data + (packet.l4 & L4_MAX) as usize;
-    if packet.l4 > L4_MAX || data + ETH_LEN + header > end || l4 + 20 > end {
+    let Some(headers) = Headers::of(ctx, packet) else {
         return Err(Verdict::Pass);
-    }
-    let words = unsafe { *((l4 + 4) as *const Words) };
+    };
+    let words = headers.tcp.get::<Words, 4>();
     match judge(packet, &words) {
         Say::Nothing => Err(Verdict::Go(PROGRAM_NEW)),
         Say::Shown => {
@@ -134,30 +132,54 @@ pub fn xdp(ctx: &XdpContext, packet: &Packet) -> Result<u32, Verdict> {
             Ok(xdp_action::XDP_DROP)
         }
         Say::Ask(cookie) => {
-            let new = answer(&words, cookie);
-            let by = (0..3).fold(0, |by, i| by + difference(words[i], new[i]));
-            unsafe {
-                let sum = (l4 + 16) as *mut u16;
-                *sum = follow(sum, by);
-                *((l4 + 4) as *mut Words) = new;
-                *(l4 as *mut [u16; 2]) = [packet.dport, packet.sport];
-                let ip = data + ETH_LEN;
-                if packet.v6 != 0 {
-                    *((ip + 7) as *mut u8) = NEXT_HOPS;
-                    *((ip + 8) as *mut [u32; 4]) = packet.dst;
-                    *((ip + 24) as *mut [u32; 4]) = packet.src;
-                } else {
-                    let sum = (ip + 10) as *mut u16;
-                    *sum = follow(sum, difference(packet.ttl, u32::from(NEXT_HOPS)));
-                    *((ip + 8) as *mut u8) = NEXT_HOPS;
-                    *((ip + 12) as *mut [u32; 2]) = [packet.dst[3], packet.src[3]];
-                }
-                let macs = data as *mut [u16; 6];
-                let m = *macs;
-                *macs = [m[3], m[4], m[5], m[0], m[1], m[2]];
-            }
+            headers.turn(packet, &words, answer(&words, cookie));
             count_drop(DROP_CHALLENGED);
             Ok(xdp_action::XDP_TX)
         }
+    }
+}
+
+/// What of a frame changes.
+struct Headers {
+    /// Ethernet and IPv4, or as much of IPv6.
+    v4: Window<{ ETH_LEN + 20 }>,
+    /// Ethernet and IPv6.
+    v6: Option<Window<{ ETH_LEN + 40 }>>,
+    /// TCP without options.
+    tcp: Window<20>,
+}
+
+impl Headers {
+    #[inline(always)]
+    fn of(ctx: &XdpContext, packet: &Packet) -> Option<Self> {
+        if packet.l4 > L4_MAX {
+            return None;
+        }
+        let frame = Frame::of_xdp(ctx);
+        let tcp = frame.window::<20>((packet.l4 & L4_MAX) as usize)?;
+        let v6 = if packet.v6 != 0 { Some(frame.window::<{ ETH_LEN + 40 }>(0)?) } else { None };
+        Some(Self { v4: frame.window::<{ ETH_LEN + 20 }>(0)?, v6, tcp })
+    }
+
+    /// As [`turn_skb`].
+    #[inline(always)]
+    fn turn(&self, packet: &Packet, old: &Words, new: Words) {
+        let by = (0..3).fold(0, |by, i| by + difference(old[i], new[i]));
+        self.tcp.put::<u16, 16>(follow(self.tcp.get::<u16, 16>(), by));
+        self.tcp.put::<Words, 4>(new);
+        self.tcp.put::<[u16; 2], 0>([packet.dport, packet.sport]);
+        if let Some(v6) = self.v6 {
+            v6.put::<u8, { ETH_LEN + 7 }>(TTL);
+            v6.put::<[u32; 4], { ETH_LEN + 8 }>(packet.dst);
+            v6.put::<[u32; 4], { ETH_LEN + 24 }>(packet.src);
+        } else {
+            let by = difference(packet.ttl, u32::from(TTL));
+            self.v4
+                .put::<u16, { ETH_LEN + 10 }>(follow(self.v4.get::<u16, { ETH_LEN + 10 }>(), by));
+            self.v4.put::<u8, { ETH_LEN + 8 }>(TTL);
+            self.v4.put::<[u32; 2], { ETH_LEN + 12 }>([packet.dst[3], packet.src[3]]);
+        }
+        let m = self.v4.get::<[u16; 6], 0>();
+        self.v4.put::<[u16; 6], 0>([m[3], m[4], m[5], m[0], m[1], m[2]]);
     }
 }

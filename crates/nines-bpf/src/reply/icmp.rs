@@ -2,20 +2,15 @@
 //!
 //! Decides: who is told, how often, and in whose name.
 
-use aya_ebpf::{
-    bindings::TC_ACT_SHOT,
-    helpers::generated::{
-        bpf_csum_diff, bpf_redirect, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
-    },
-    programs::TcContext,
-};
+use aya_ebpf::{bindings::TC_ACT_SHOT, programs::TcContext};
 use nines_abi::{Packet, DETOUR_MAC, PLACE_VIP};
 
 use crate::{
     clock,
     forward::checksum::fold,
     guard::addresses,
-    maps::ICMP_RATE_USED,
+    kernel,
+    maps::{own, ICMP_RATE_USED},
     parse::packet::{halves_of, ETH_LEN, ICMPV6, RST},
     service::admit::may_hear,
 };
@@ -44,10 +39,10 @@ pub fn may_say() -> bool {
 /// Says one more.
 #[inline(always)]
 fn say() -> bool {
-    let Some(until) = ICMP_RATE_USED.get_ptr_mut(0) else {
+    let Some(until) = own(&ICMP_RATE_USED, 0) else {
         return false;
     };
-    let (until, now) = (unsafe { &mut *until }, clock::exact());
+    let now = clock::exact();
     let from = if *until > now { *until } else { now };
     let may = from < now + BURST * EVERY_NS;
     if may {
@@ -98,26 +93,8 @@ fn said(limit: u32, too_big: [u8; 2], nobody: [u8; 2]) -> [u32; 2] {
 }
 
 #[inline(always)]
-fn load<const N: usize>(ctx: &TcContext, from: usize, to: &mut [u32; N]) -> Option<()> {
-    let rc = unsafe {
-        bpf_skb_load_bytes(ctx.skb.skb.cast(), from as u32, to.as_mut_ptr().cast(), (N * 4) as u32)
-    };
-    (rc == 0).then_some(())
-}
-
-#[inline(always)]
-fn store<const N: usize>(ctx: &TcContext, at: usize, from: &[u32; N]) -> Option<()> {
-    let rc = unsafe {
-        bpf_skb_store_bytes(ctx.skb.skb.cast(), at as u32, from.as_ptr().cast(), (N * 4) as u32, 0)
-    };
-    (rc == 0).then_some(())
-}
-
-#[inline(always)]
 fn sum<const N: usize>(words: &mut [u32; N], seed: u32) -> u32 {
-    unsafe {
-        bpf_csum_diff(core::ptr::null_mut(), 0, words.as_mut_ptr(), (N * 4) as u32, seed) as u32
-    }
+    kernel::sum_with(words, seed) as u32
 }
 
 /// Sends the packet back where it came from, cut to `len`.
@@ -125,10 +102,7 @@ fn sum<const N: usize>(words: &mut [u32; N], seed: u32) -> u32 {
 fn send_back(ctx: &TcContext, len: usize) -> Option<()> {
     let mut macs = [0u16; 6];
     macs = ctx.skb.load::<[u16; 6]>(0).ok().unwrap_or(macs);
-    let rc = unsafe { bpf_skb_change_tail(ctx.skb.skb.cast(), len as u32, 0) };
-    if rc != 0 {
-        return None;
-    }
+    kernel::change_tail(ctx, len as u32)?;
     let swapped = [macs[3], macs[4], macs[5], macs[0], macs[1], macs[2]];
     ctx.skb.store(0, &swapped, 0).ok()
 }
@@ -141,7 +115,7 @@ fn answer_v4<const Q: usize, const I: usize>(
 ) -> Option<i32> {
     let mut icmp = [0u32; I];
     let mut quoted = [0u32; Q];
-    load(ctx, ETH_LEN, &mut quoted)?;
+    kernel::load_into(ctx, ETH_LEN as u32, &mut quoted)?;
     for (to, from) in icmp[2..].iter_mut().zip(quoted) {
         *to = from;
     }
@@ -160,9 +134,9 @@ fn answer_v4<const Q: usize, const I: usize>(
     let check = fold(u64::from(sum(&mut ip, 0)));
     ip[2] |= u32::from(check) << 16;
     send_back(ctx, ETH_LEN + usize::from(len))?;
-    store(ctx, ETH_LEN, &ip)?;
-    store(ctx, ETH_LEN + 20, &icmp)?;
-    Some(unsafe { bpf_redirect((*ctx.skb.skb).ifindex, 0) as i32 })
+    kernel::store(ctx, ETH_LEN as u32, &ip)?;
+    kernel::store(ctx, (ETH_LEN + 20) as u32, &icmp)?;
+    Some(kernel::redirect(kernel::skb(ctx).ifindex, 0) as i32)
 }
 
 #[inline(always)]
@@ -173,7 +147,7 @@ fn answer_v6<const Q: usize, const I: usize>(
 ) -> Option<i32> {
     let mut icmp = [0u32; I];
     let mut quoted = [0u32; Q];
-    load(ctx, ETH_LEN, &mut quoted)?;
+    kernel::load_into(ctx, ETH_LEN as u32, &mut quoted)?;
     for (to, from) in icmp[2..].iter_mut().zip(quoted) {
         *to = from;
     }
@@ -200,7 +174,7 @@ fn answer_v6<const Q: usize, const I: usize>(
         d[3],
     ];
     send_back(ctx, ETH_LEN + 40 + len as usize)?;
-    store(ctx, ETH_LEN, &ip)?;
-    store(ctx, ETH_LEN + 40, &icmp)?;
-    Some(unsafe { bpf_redirect((*ctx.skb.skb).ifindex, 0) as i32 })
+    kernel::store(ctx, ETH_LEN as u32, &ip)?;
+    kernel::store(ctx, (ETH_LEN + 40) as u32, &icmp)?;
+    Some(kernel::redirect(kernel::skb(ctx).ifindex, 0) as i32)
 }

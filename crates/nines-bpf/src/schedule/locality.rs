@@ -9,8 +9,8 @@ use nines_abi::{
 
 use super::{hindrance, least, overhead, Table, NOBODY};
 use crate::{
-    atomic,
-    maps::{pick, LOADS, LOCALITIES, SERVERS},
+    atomic::opaque,
+    maps::{pick, shared_lru, LOADS, LOCALITIES, SERVERS},
 };
 
 /// lblcr gives up the most loaded server of a set that did not change for so long
@@ -47,9 +47,9 @@ pub fn by_destination(packet: &Packet, service: &Service, table: Table) -> u32 {
     let (id, now) = (packet.service, packet.clock);
     let key = TemplateKey { client: packet.dst, service: id, call: 0, pad: 0 };
     let mut slot = NOBODY;
-    if let Some(known) = LOCALITIES.get_ptr_mut(&key) {
+    if let Some(known) = shared_lru(&LOCALITIES, &key) {
         let shrinks = u32::from(service.scheduler != SCHED_LBLC);
-        slot = lightest(unsafe { &mut *known }, id, shrinks, now);
+        slot = lightest(known, id, shrinks, now);
     }
     if slot != NOBODY && !crowded(slot, table) {
         return slot;
@@ -67,13 +67,12 @@ const _: () = assert!(LOCALITY_SET == 8);
 #[inline(never)]
 fn remember(key: &TemplateKey, slot: u32, only: u32, now: u32) -> u32 {
     let generation = SERVERS.get(slot).map_or(0, |server| server.generation);
-    let Some(known) = LOCALITIES.get_ptr_mut(key) else {
+    let Some(known) = shared_lru(&LOCALITIES, key) else {
         let mut new = Locality { servers: [[NOBODY, 0]; LOCALITY_SET], changed: now, count: 1 };
         new.servers[0] = [slot, generation];
         let _ = LOCALITIES.insert(key, &new, 0);
         return 0;
     };
-    let known = unsafe { &mut *known };
     if only == 0 {
         // One that is there already stays where it is, and the set is as it was.
         let mut there = 0;
@@ -86,7 +85,7 @@ fn remember(key: &TemplateKey, slot: u32, only: u32, now: u32) -> u32 {
         }
     }
     let at = if only != 0 { 0 } else { known.count };
-    known.servers[(atomic::opaque(u64::from(at)) & 7) as usize] = [slot, generation];
+    known.servers[(opaque(u64::from(at)) & 7) as usize] = [slot, generation];
     known.count = at + 1;
     known.changed = now;
     0
@@ -100,7 +99,7 @@ fn lightest(known: &mut Locality, id: u32, shrinks: u32, now: u32) -> u32 {
     // The newest first: of equals it wins (IPVS puts it at the head of its list).
     for i in 0..LOCALITY_SET as u32 {
         let at = known.count.wrapping_sub(1).wrapping_sub(i);
-        let [slot, generation] = known.servers[(atomic::opaque(u64::from(at)) & 7) as usize];
+        let [slot, generation] = known.servers[(opaque(u64::from(at)) & 7) as usize];
         let (Some(server), Some(load)) = (SERVERS.get(slot), LOADS.get(slot)) else {
             continue;
         };
@@ -131,7 +130,7 @@ fn shrink(known: &mut Locality, now: u32) -> u32 {
             most = if cost > most { cost } else { most };
         }
     }
-    known.servers[(atomic::opaque(most) & 7) as usize] = [NOBODY, 0];
+    known.servers[(opaque(most) & 7) as usize] = [NOBODY, 0];
     known.changed = now;
     0
 }

@@ -3,11 +3,14 @@
 //! Decides: how long a client stays with its server, and that it stays as long as one of its flows
 //! lives.
 
-use nines_abi::{Packet, Server, Tail, Template, TemplateKey, SERVER_UP, SERVICE_SIP};
+use nines_abi::{Packet, Server, Template, TemplateKey, SERVER_UP, SERVICE_SIP};
 
 use crate::{
-    flow::{entry::Seen, table},
-    maps::{SERVERS, SERVICES, TEMPLATES},
+    flow::{
+        entry::{EntryRef, Seen},
+        table,
+    },
+    maps::{find_lru, shared_lru, SERVERS, SERVICES, TEMPLATES},
     service::{server::server, ServiceRef},
 };
 
@@ -29,7 +32,7 @@ pub fn held(packet: &Packet, of: ServiceRef, now: u32) -> Option<(u32, &'static 
     if of.service.persist == 0 {
         return None;
     }
-    let template = unsafe { TEMPLATES.get(&template_of(packet, of, true)) }?;
+    let template = find_lru(&TEMPLATES, &template_of(packet, of, true))?;
     let server = SERVERS.get(template.server)?;
     let valid = template.generation == server.generation
         && server.service == of.id
@@ -46,8 +49,7 @@ pub fn renew(packet: &Packet, of: ServiceRef, flow: &Seen, now: u32) {
     if of.service.persist == 0 {
         return;
     }
-    if let Some(template) = TEMPLATES.get_ptr_mut(&template_of(packet, of, false)) {
-        let template = unsafe { &mut *template };
+    if let Some(template) = shared_lru(&TEMPLATES, &template_of(packet, of, false)) {
         if (template.server, template.generation) == (flow.server, flow.generation) {
             template.seen = now;
         }
@@ -66,7 +68,7 @@ pub fn hold(packet: &Packet, of: ServiceRef, server: u32, generation: u32, now: 
 
 /// A packet of a flow that is known.
 #[inline(always)]
-pub fn goes_on(packet: &Packet, tail: *mut Tail, seen: &Seen, state: u8, clock: u32) {
+pub fn goes_on(packet: &Packet, entry: EntryRef, seen: &Seen, state: u8, clock: u32) {
     if table::stale(seen.word, clock) {
         // As long as a flow lives its client stays (IPVS: a template lives while it controls
         // connections).
@@ -75,5 +77,5 @@ pub fn goes_on(packet: &Packet, tail: *mut Tail, seen: &Seen, state: u8, clock: 
             renew(packet, ServiceRef { id, service }, seen, clock);
         }
     }
-    table::touch(tail, *seen, state, clock);
+    table::touch(entry, *seen, state, clock);
 }

@@ -11,8 +11,9 @@ use nines_abi::{
 };
 
 use crate::{
-    atomic, clock,
-    maps::{COOKIE_CLIENTS, COOKIE_RATE_USED, RATE_USED, SERVICES, SOURCES},
+    atomic::Word,
+    clock,
+    maps::{find_lru, shared_lru, COOKIE_CLIENTS, COOKIE_RATE_USED, RATE_USED, SERVICES, SOURCES},
     parse::packet::{bytes, opens, RST, TCP, UDP},
     verdict::Verdict,
 };
@@ -66,7 +67,7 @@ pub fn is_denied(packet: &Packet, service: u32) -> bool {
 
 #[inline(always)]
 fn is_proven(packet: &Packet) -> bool {
-    let shown = unsafe { COOKIE_CLIENTS.get(&packet.src) };
+    let shown = find_lru(&COOKIE_CLIENTS, &packet.src);
     // Another processor's reading of the clock may be a little ahead.
     shown.is_some_and(|when| packet.clock.wrapping_add(2).wrapping_sub(*when) <= PROVEN_UNITS + 2)
 }
@@ -74,7 +75,7 @@ fn is_proven(packet: &Packet) -> bool {
 /// Whether this service still takes those who have shown nothing.
 #[inline(always)]
 fn may_strangers(id: u32, service: &Service, now: u64) -> bool {
-    match COOKIE_RATE_USED.get_ptr_mut(id) {
+    match Word::in_array(&COOKIE_RATE_USED, id) {
         Some(pace) => passes(pace, now, service.cookies_every, SECOND),
         None => true,
     }
@@ -99,8 +100,8 @@ pub fn may_hear(packet: &Packet, now: u64) -> bool {
 
 #[inline(always)]
 fn paced(key: &TemplateKey, now: u64, every: u64, burst: u64) -> bool {
-    if let Some(pace) = RATE_USED.get_ptr_mut(key) {
-        return passes(pace, now, every, burst);
+    if let Some(pace) = shared_lru(&RATE_USED, key) {
+        return passes(Word::of(pace), now, every, burst);
     }
     let _ = RATE_USED.insert(key, &(now + every), 0);
     true
@@ -109,17 +110,17 @@ fn paced(key: &TemplateKey, now: u64, every: u64, burst: u64) -> bool {
 /// The generic cell rate algorithm (ITU-T I.371): one more every so many ns, and `burst` ns of them
 /// at once.
 #[inline(always)]
-fn passes(pace: *mut u64, now: u64, every: u64, burst: u64) -> bool {
+fn passes(pace: Word, now: u64, every: u64, burst: u64) -> bool {
     // Whoever loses to another processor twice is not counted.
     for _ in 0..2 {
-        let used = unsafe { core::ptr::read_volatile(pace) };
+        let used = pace.read();
         // What lies further ahead was used up by another rate.
         let ours = used > now && used - now <= burst + every + SECOND;
         let from = if ours { used } else { now };
         if from - now > burst {
             return false;
         }
-        if atomic::swap_if(pace, used, from + every) {
+        if pace.swap_if(used, from + every) {
             break;
         }
     }

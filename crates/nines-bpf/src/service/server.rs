@@ -23,7 +23,9 @@ pub fn is_full_nat(server: &Server) -> bool {
 #[inline(always)]
 pub fn owner(server: &Server) -> (u32, u32) {
     const _: () = assert!(offset_of!(Server, generation) == 0 && offset_of!(Server, service) == 4);
-    let word = unsafe { core::ptr::read_volatile((server as *const Server).cast::<u64>()) };
+    // SAFETY: a `Server` begins with these two words of four bytes, and entries of map `SERVERS`
+    // are aligned to eight.
+    let word = unsafe { core::ptr::from_ref(server).cast::<u64>().read_volatile() };
     (word as u32, (word >> 32) as u32)
 }
 

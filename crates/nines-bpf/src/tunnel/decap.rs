@@ -8,15 +8,13 @@
 //! family in any, around a packet to an address in map `DECAP_ADDRESSES`. Everything else goes up
 //! the stack as it came.
 
-use aya_ebpf::{
-    helpers::generated::{bpf_redirect, bpf_skb_adjust_room, bpf_skb_change_proto},
-    programs::TcContext,
-};
+use aya_ebpf::programs::TcContext;
 use nines_abi::Addr;
 
 use crate::{
     atomic::opaque,
-    maps::DECAP_ADDRESSES,
+    kernel,
+    maps::{find, DECAP_ADDRESSES},
     parse::packet::{bytes, ETH_LEN, SYN, TCP},
 };
 
@@ -30,7 +28,7 @@ const V6_TO_V4: i32 = 20;
 
 #[inline(always)]
 fn is_served(key: &Addr) -> bool {
-    unsafe { DECAP_ADDRESSES.get(key) }.is_some()
+    find(&DECAP_ADDRESSES, key).is_some()
 }
 
 /// A UDP port of tunnels as a key: no address looks so.
@@ -106,7 +104,7 @@ fn inner(ctx: &TcContext, at: usize, proto: u8) -> Option<(usize, u16)> {
 #[inline(always)]
 pub fn unwrap(ctx: &TcContext) -> Done {
     // PACKET_HOST: others' are not ours to open.
-    if unsafe { (*ctx.skb.skb).pkt_type } != 0 {
+    if kernel::skb(ctx).pkt_type != 0 {
         return Done::Nothing;
     }
     let Ok(ether) = ctx.skb.load::<u16>(12) else {
@@ -133,15 +131,14 @@ pub fn unwrap(ctx: &TcContext) -> Done {
         return Done::Nothing;
     }
     let mut less = opaque((at - ETH_LEN) as u64) as i32 & 127;
-    let skb = ctx.skb.skb;
     if ether == V6 && family == V4 && ctx.skb.len() < at as u32 + V6_LEN {
         // The kernel leaves no less than a header of the outer family; as IPv4 it may be shorter.
-        if unsafe { bpf_skb_change_proto(skb.cast(), V4.to_be(), 0) } != 0 {
+        if ctx.skb.change_proto(V4.to_be(), 0).is_err() {
             return Done::Failed;
         }
         less -= V6_TO_V4;
     }
-    if unsafe { bpf_skb_adjust_room(skb.cast(), -less, ADJ_ROOM_MAC, 0) } != 0 {
+    if ctx.skb.adjust_room(-less, ADJ_ROOM_MAC, 0).is_err() {
         return Done::Failed;
     }
     if family == ether {
@@ -151,7 +148,7 @@ pub fn unwrap(ctx: &TcContext) -> Done {
     if ctx.skb.store(12, &family.to_be(), 0).is_err() {
         return Done::Failed;
     }
-    Done::Again(unsafe { bpf_redirect((*skb).ifindex, F_INGRESS) as i32 })
+    Done::Again(kernel::redirect(kernel::skb(ctx).ifindex, F_INGRESS) as i32)
 }
 
 /// Lowers the maximum segment size that a SYN or SYN-ACK from a served address asks for, by what
@@ -172,7 +169,7 @@ pub fn clamp(ctx: &TcContext) -> Option<()> {
     } else {
         ctx.skb.load::<[u32; 4]>(ETH_LEN + 8).ok()?
     };
-    let takes = *unsafe { DECAP_ADDRESSES.get(&bytes(from)) }? as u16;
+    let takes = *find(&DECAP_ADDRESSES, &bytes(from))? as u16;
     let [kind, size]: [u16; 2] = ctx.skb.load(at + 20).ok()?;
     let asked = u16::from_be(size);
     if kind != u16::from_ne_bytes([2, 4]) || asked <= takes {

@@ -6,11 +6,8 @@
 //! add up to the complement of its pseudo header, whatever its bytes
 //! (Documentation/networking/checksum-offloads.rst, local checksum offload).
 
-use core::mem::size_of;
-
 use aya_ebpf::{
     bindings::xdp_action,
-    helpers::generated::{bpf_skb_adjust_room, bpf_skb_store_bytes, bpf_xdp_adjust_head},
     programs::{TcContext, XdpContext},
 };
 use nines_abi::{
@@ -26,6 +23,8 @@ use crate::{
         tc::{drop, redirect},
         xdp::{hop, put_macs, send},
     },
+    frame::Frame,
+    kernel,
     maps::PROGRAMS,
     parse::packet::{words, ETH_LEN, TCP, UDP},
 };
@@ -191,18 +190,11 @@ pub fn spread(packet: &Packet) -> u32 {
 
 /// First word of the inner IP header, and whether the transport checksum is there.
 #[inline(always)]
-fn look(data: usize, end: usize, packet: &Packet) -> Option<(u32, bool)> {
-    if data + ETH_LEN + 4 > end {
-        return None;
-    }
-    let first = unsafe { *((data + ETH_LEN) as *const u32) };
+fn look(frame: Frame, packet: &Packet) -> Option<(u32, bool)> {
+    let first = frame.read::<u32>(ETH_LEN)?;
     let mut checked = packet.proto == TCP;
     if packet.proto == UDP && packet.fragment == 0 {
-        let at = data + (packet.l4 & 0xff) as usize + 6;
-        if at + 2 > end {
-            return None;
-        }
-        checked = unsafe { *(at as *const u16) } != 0;
+        checked = frame.read::<u16>((packet.l4 & 0xff) as usize + 6)? != 0;
     }
     Some((first, checked))
 }
@@ -212,8 +204,7 @@ pub fn tc(ctx: &TcContext, packet: &mut Packet, server: &Server) -> i32 {
     if packet.ttl <= 1 {
         return drop(DROP_TTL);
     }
-    let skb = ctx.skb.skb;
-    let gso = unsafe { (*skb).gso_size } != 0;
+    let gso = kernel::skb(ctx).gso_size != 0;
     let room = u32::from(server.mtu) - overhead(server);
     if !gso && packet.bytes > room {
         if packet.fragment == FRAGMENT_LATER {
@@ -222,10 +213,10 @@ pub fn tc(ctx: &TcContext, packet: &mut Packet, server: &Server) -> i32 {
         }
         packet.chosen = room;
         let shot = drop(DROP_TOO_BIG);
-        let _ = unsafe { PROGRAMS.tail_call(ctx, PROGRAM_REFUSE) };
+        kernel::tail_call(&PROGRAMS, ctx, PROGRAM_REFUSE);
         return shot;
     }
-    let Some((first, checked)) = look(ctx.data(), ctx.data_end(), packet) else {
+    let Some((first, checked)) = look(Frame::of_skb(ctx), packet) else {
         return drop(DROP_MANGLED);
     };
     // Segments of one checksum each are made later: theirs cannot be known here. A fragment's
@@ -237,16 +228,13 @@ pub fn tc(ctx: &TcContext, packet: &mut Packet, server: &Server) -> i32 {
             FORWARD_GRE => F_ENCAP_L4_GRE,
             _ => 0,
         };
-    if !age(ctx.data(), ctx.data_end(), packet) {
+    if age(Frame::of_skb(ctx), packet).is_none() {
         return drop(DROP_MANGLED);
     }
     let ether: u16 = if server.v6 != 0 { 0x86ddu16.to_be() } else { 0x0800u16.to_be() };
-    let sent = unsafe {
-        let len = opaque(u64::from(outer.len)) as u32 & 63;
-        bpf_skb_adjust_room(skb.cast(), len as i32, ADJ_ROOM_MAC, flags) == 0
-            && bpf_skb_store_bytes(skb.cast(), ETH_LEN as u32, outer.words.as_ptr().cast(), len, 0)
-                == 0
-    };
+    let len = opaque(u64::from(outer.len)) as u32 & 63;
+    let sent = ctx.skb.adjust_room(len as i32, ADJ_ROOM_MAC, flags).is_ok()
+        && kernel::store_part(ctx, ETH_LEN as u32, &outer.words, len).is_some();
     if !sent || ctx.skb.store(12, &ether, 0).is_err() {
         return drop(DROP_MANGLED);
     }
@@ -262,33 +250,31 @@ pub fn xdp(ctx: &XdpContext, packet: &Packet, slot: u32, server: &Server) -> u32
     let Some(hop) = hop(ctx, packet.clock, slot, server, &words(&server.source)) else {
         return PASS;
     };
-    let Some((first, checked)) = look(ctx.data(), ctx.data_end(), packet) else {
+    let Some((first, checked)) = look(Frame::of_xdp(ctx), packet) else {
         return PASS;
     };
     let outer = outer(packet, server, first, checked);
-    if !age(ctx.data(), ctx.data_end(), packet) {
+    if age(Frame::of_xdp(ctx), packet).is_none() {
         return PASS;
     }
     let len = opaque(u64::from(outer.len)) as u32 & 63;
-    if unsafe { bpf_xdp_adjust_head(ctx.ctx, -(len as i32)) } != 0 {
+    if kernel::xdp_make_room(ctx, len).is_none() {
         // The packet is as it was but for its age; the stack would take one hop more.
         return xdp_action::XDP_DROP;
     }
-    let (data, end) = (ctx.data(), ctx.data_end());
-    if data + ETH_LEN + 20 > end {
+    let frame = Frame::of_xdp(ctx);
+    let Some(headers) = frame.window::<{ ETH_LEN + 20 }>(0) else {
         return xdp_action::XDP_DROP;
-    }
-    unsafe {
-        put_macs(data, &hop.macs);
-        *((data + 12) as *mut u16) =
-            if server.v6 != 0 { 0x86ddu16.to_be() } else { 0x0800u16.to_be() };
-    }
+    };
+    put_macs(hop, headers.part::<12, 0>());
+    headers.put::<u16, 12>(if server.v6 != 0 { 0x86ddu16.to_be() } else { 0x0800u16.to_be() });
     for i in 0..13 {
-        let at = data + ETH_LEN + 4 * i;
-        if (4 * i) as u32 >= len || at + size_of::<u32>() > end {
-            break;
-        }
-        unsafe { *(at as *mut [u16; 2]) = core::mem::transmute::<u32, [u16; 2]>(outer.words[i]) };
+        let part = match frame.window::<4>(ETH_LEN + 4 * i) {
+            Some(part) if ((4 * i) as u32) < len => part,
+            _ => break,
+        };
+        let [a, b, c, d] = outer.words[i].to_ne_bytes();
+        part.put::<[u16; 2], 0>([u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d])]);
     }
     send(hop.ifindex, hop.came_in)
 }

@@ -19,6 +19,11 @@ use crate::{
 /// try is one, and a flow begins and ends with others.
 const TRIES: u32 = 16;
 
+/// Worth of a flow whose time is over, or more; see [`in_the_way`].
+const OVER: u32 = 1 << 31;
+/// Worth of a port that no flow has.
+const NOBODYS: u32 = u32::MAX;
+
 /// How little the flow that has these answers is worth: not established, or no more, is less than
 /// all; then what was silent for long. [`OVER`] and more: its time is over; [`NOBODYS`]: no flow
 /// has them.
@@ -41,8 +46,6 @@ fn in_the_way(answers: &Flow, clock: u32) -> u32 {
 fn keeps(packet: &Packet, worth: u32) -> bool {
     packet.middle != 0 && worth < OVER && worth >> 30 == 0
 }
-const OVER: u32 = 1 << 31;
-const NOBODYS: u32 = u32::MAX;
 
 /// Gives a new flow a source, of those in the pool that are this director's now, by hash; none: the
 /// VIP. A program of its own, with its counts in memory that the verifier knows nothing of: it
@@ -93,8 +96,8 @@ pub fn choose_port(packet: &mut Packet) -> Verdict {
     }
     if worth != NOBODYS {
         let answers = answers_of(&flow, server, port);
-        if let Some((tail, seen)) = table::look_up(&answers, hash_of(&answers)) {
-            if !table::retire(tail, seen) {
+        if let Some((entry, seen)) = table::look_up(&answers, hash_of(&answers)) {
+            if !table::retire(entry, seen) {
                 // Another processor has it.
                 if left <= 1 {
                     return Verdict::Drop(DROP_NO_PORT);

@@ -6,9 +6,9 @@
 use nines_abi::{halves, source_at, Flow, Packet, Server, Via, POOL_MAX};
 
 use crate::{
-    atomic::opaque,
+    atomic::{opaque, read_once, write_once},
     guard,
-    maps::{BYTES, SERVICES},
+    maps::{scratch, SERVICES},
     parse::packet::words,
     service::server::port_of,
 };
@@ -24,7 +24,8 @@ pub fn source_of(server: &Server, via: &Via, vip: [u32; 4]) -> Option<[u32; 4]> 
     (source_at(place, addr) == via.source).then_some(addr)
 }
 
-/// Puts it in place of the VIP, if there is one to put; false: there is none any more.
+/// Puts the flow's source in place of the VIP, if it has one from the pool; false: that address is
+/// no longer in the pool.
 #[inline(always)]
 pub fn seen_as(server: &Server, via: &Via, vip: &mut [u32; 4]) -> bool {
     via.source == 0 || put_source(server, via, vip) != 0
@@ -42,6 +43,7 @@ fn put_source(server: &Server, via: &Via, vip: &mut [u32; 4]) -> u32 {
     }
 }
 
+/// An address of a service's pool.
 #[inline(always)]
 fn in_pool(service: u32, place: u32) -> Option<[u32; 4]> {
     let service = SERVICES.get(service)?;
@@ -50,18 +52,20 @@ fn in_pool(service: u32, place: u32) -> Option<[u32; 4]> {
     Some(words(&service.pool[place]))
 }
 
+/// The source of a new flow, as [`Via::source`]; `None`: no address of the pool is this director's
+/// now.
 #[inline(always)]
 pub fn source_for(packet: &Packet) -> Option<u16> {
     let (service, now) = (packet.service, packet.read.now);
-    let notes = BYTES.get_ptr_mut(0)?.cast::<[u64; 2]>();
-    unsafe { notes.write_volatile([0; 2]) };
+    let (_, notes) = scratch()?;
+    write_once(notes, [0; 2]);
     for place in 0..POOL_MAX as u32 {
         if has(&in_pool(service, place)?, now) {
-            let [here, count] = unsafe { notes.read_volatile() };
-            unsafe { notes.write_volatile([here | 1 << place, count + 1]) };
+            let [here, count] = read_once(notes);
+            write_once(notes, [here | 1 << place, count + 1]);
         }
     }
-    let [here, count] = unsafe { notes.read_volatile() };
+    let [here, count] = read_once(notes);
     let mut left = (packet.hash >> 32 & 0xffff) * count >> 16;
     for place in 0..POOL_MAX as u32 {
         let one = here >> place & 1;
@@ -90,7 +94,9 @@ pub fn trouble(server: &Server, via: &Via, now: u64) -> u32 {
     }
 }
 
+/// [`trouble`]: the address is no longer in the pool.
 const GONE: u32 = 1;
+/// [`trouble`]: another director speaks for the address.
 pub const ELSEWHERE: u32 = 2;
 
 /// Key of the answers to a flow that asks for `dport` and has this source and port.
@@ -100,13 +106,13 @@ fn answers(server: &Server, source: [u32; 4], dport: u16, proto: u32, port: u16)
     Flow { src: words(&server.addr), dst: source, sport, dport: port, proto }
 }
 
-/// The same by its own key, which has the source as its destination.
+/// Key of the answers to a flow whose key has the source as its destination.
 #[inline(always)]
 pub fn answers_of(flow: &Flow, server: &Server, port: u16) -> Flow {
     answers(server, flow.dst, flow.dport, flow.proto, port)
 }
 
-/// The same by a packet of its client.
+/// Key of the answers to a client's packet, with the VIP as source.
 #[inline(always)]
 pub fn answers_to(packet: &Packet, server: &Server, port: u16) -> Flow {
     answers(server, packet.dst, packet.dport, u32::from(packet.proto), port)

@@ -2,16 +2,14 @@
 //!
 //! Decides: what the header says, and that the packet which carries it carries nothing else.
 
-use aya_ebpf::{
-    helpers::generated::{bpf_csum_diff, bpf_skb_change_tail, bpf_skb_load_bytes},
-    programs::TcContext,
-};
+use aya_ebpf::programs::TcContext;
 use nines_abi::{Packet, BYTES_LEN};
 
 use super::segment::{at_least_one, length, payload, replace, tcp_length, Words};
 use crate::{
     forward::rewrite::F_PSEUDO_HDR,
-    maps::BYTES,
+    kernel,
+    maps::{own, BYTES},
     parse::packet::{ETH_LEN, FIN},
 };
 
@@ -61,13 +59,10 @@ pub fn carry(ctx: &TcContext, packet: &Packet, words: &Words, with: bool) -> Opt
     let mut sum = 0;
     // In what was put together of several packets the device finishes the sum; so do the helpers
     // below, where it is left to the device otherwise.
-    if old != 0 && unsafe { (*ctx.skb.skb).gso_size } == 0 {
+    if old != 0 && kernel::skb(ctx).gso_size == 0 {
         sum = sum_of_payload(ctx, begins as u32, old)?;
     }
-    let skb = ctx.skb.skb;
-    if unsafe { bpf_skb_change_tail(skb.cast(), l4 + tcp + new, 0) } != 0 {
-        return None;
-    }
+    kernel::change_tail(ctx, l4 + tcp + new)?;
     if with {
         let mut header = header(packet);
         if packet.v6 != 0 {
@@ -77,8 +72,7 @@ pub fn carry(ctx: &TcContext, packet: &Packet, words: &Words, with: bool) -> Opt
                 [header[0], header[1], header[2], header[3], header[4], header[5], header[6]];
             ctx.skb.store(begins, &short, 0).ok()?;
         }
-        let from = core::ptr::null_mut();
-        sum = unsafe { bpf_csum_diff(from, 0, header.as_mut_ptr(), 52, sum as u32) };
+        sum = kernel::sum_with(&mut header, sum as u32);
     }
     let at = l4 as usize + 16;
     ctx.skb.l4_csum_replace(at, 0, u64::from(sum as u32), 0).ok()?;
@@ -111,25 +105,20 @@ fn sum_of_payload(ctx: &TcContext, from: u32, len: u32) -> Option<i64> {
     if len > CHUNK * CHUNKS {
         return None;
     }
-    let bytes = unsafe { BYTES.get_ptr_mut(0)?.as_mut()? };
-    let (skb, mut sum, mut at) = (ctx.skb.skb, 0, 0);
+    let bytes = own(&BYTES, 0)?;
+    let (mut sum, mut at) = (0, 0);
     for _ in 0..CHUNKS {
         if at >= len {
             break;
         }
         let left = len - at;
         let n = if left < CHUNK { at_least_one(left, CHUNK - 1) } else { CHUNK };
-        let to = bytes.as_mut_ptr();
-        if unsafe { bpf_skb_load_bytes(skb.cast(), from + at, to.cast(), n) } != 0 {
-            return None;
-        }
+        kernel::load_bytes(ctx, from + at, bytes, n)?;
         // Zeros up to a whole word.
         for i in 0..3 {
             bytes[(n + i) as usize & (BYTES_LEN - 1)] = 0;
         }
-        let (whole, none) = ((n + 3) & 0x3fc, core::ptr::null_mut());
-        let to = bytes.as_mut_ptr();
-        sum = unsafe { bpf_csum_diff(to.cast(), whole, none, 0, sum as u32) };
+        sum = kernel::sum_without(bytes, (n + 3) & 0x3fc, sum as u32);
         at += n;
     }
     (at == len).then_some(sum)

@@ -2,11 +2,15 @@
 //!
 //! Decides: which of their numbers count the header.
 
-use aya_ebpf::{helpers::generated::bpf_skb_load_bytes, programs::TcContext};
+use aya_ebpf::programs::TcContext;
 use nines_abi::Packet;
 
 use super::segment::{at_least_one, counts, length, replace};
-use crate::maps::BYTES;
+use crate::{
+    atomic::{read_once, write_once},
+    kernel,
+    maps::{own, BYTES},
+};
 
 /// Options that are looked at, and blocks of one that acknowledges selectively (RFC 2018).
 const OPTIONS: u32 = 16;
@@ -24,17 +28,13 @@ pub fn selective(
     first: u32,
     shown: bool,
 ) -> Option<()> {
-    let bytes = unsafe { BYTES.get_ptr_mut(0)?.as_mut()? };
+    let bytes = own(&BYTES, 0)?;
     let len = at_least_one(len, 63);
     let from = packet.l4 + 20;
-    if unsafe { bpf_skb_load_bytes(ctx.skb.skb.cast(), from, bytes.as_mut_ptr().cast(), len) } != 0
-    {
-        return None;
-    }
-    let place = &mut bytes[PLACE] as *mut u8;
-    unsafe { core::ptr::write_volatile(place, 0) };
+    kernel::load_bytes(ctx, from, bytes, len)?;
+    write_once(&mut bytes[PLACE], 0);
     for _ in 0..OPTIONS {
-        let at = u32::from(unsafe { core::ptr::read_volatile(place) });
+        let at = u32::from(read_once(&bytes[PLACE]));
         if at + 1 >= len || at >= 40 {
             return Some(());
         }
@@ -46,7 +46,7 @@ pub fn selective(
             return Some(());
         }
         let next = if kind == 1 { at + 1 } else { at + size };
-        unsafe { core::ptr::write_volatile(place, next as u8) };
+        write_once(&mut bytes[PLACE], next as u8);
         if next > 40 {
             return Some(());
         }
