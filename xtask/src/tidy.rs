@@ -1,5 +1,6 @@
 //! Habits that a test can hold: sizes of files, functions and lines, headers, the words of file
-//! names, what depends on what, and that ARCHITECTURE.md and the glossary name what is there.
+//! names, what depends on what, reasons of `unsafe`, and that ARCHITECTURE.md and the glossary name
+//! what is there.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,7 +8,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+mod floors;
 mod lookups;
+mod unsafe_blocks;
 
 /// Lines a file may have.
 const FILE_LINES_MAX: usize = 500;
@@ -97,7 +100,9 @@ pub fn check(root: &Path) -> Vec<String> {
     wrong.extend(paths(root, "ARCHITECTURE.md"));
     wrong.extend(paths(root, "docs/glossary.md"));
     wrong.extend(crates(root));
+    wrong.extend(floors::check(&files));
     wrong.extend(lookups::check(&files));
+    wrong.extend(unsafe_blocks::check(&files));
     wrong
 }
 
