@@ -13,8 +13,15 @@ use axum::{
     Extension, Json, Router,
     extract::{DefaultBodyLimit, Query, State as Shared},
     http::StatusCode,
-    response::{IntoResponse, Response},
+    response::{IntoResponse as _, Response},
     routing::{get, post},
+};
+use nines_api::{
+    failure::{Failure, Kind, Outcome},
+    types::{
+        ActRequest, Change, ConfigText, Done, Event, FileError, MoveRequest, Plan, Problem, Status,
+        Verdict, Why,
+    },
 };
 use nines_core::{
     Event as CoreEvent, Node,
@@ -25,23 +32,13 @@ use nines_model::{Backend, Spec, Time, config, diff, printable::clean};
 use serde::Deserialize;
 use utoipa::OpenApi as _;
 
-use self::{
-    caller::Caller,
-    types::{
-        ActRequest, ConfigText, Done, Event, MoveRequest, Plan, Problem, Status, Verdict, Why,
-    },
-};
-use crate::{
-    daemon::Agent,
-    failure::{Failure, Kind, Outcome},
-};
+use self::caller::Caller;
+use crate::{convert::Answer, daemon::Agent};
 
 mod caller;
-pub mod client;
 mod listeners;
 mod metrics;
 mod seen;
-pub mod types;
 mod verdict;
 pub mod view;
 
@@ -132,7 +129,7 @@ pub async fn serve_metrics(listener: tokio::net::TcpListener, agent: Arc<Agent>)
 }
 
 /// `GET /metrics`: Prometheus' text, this node's own counts.
-async fn get_metrics(Shared(agent): Shared<Arc<Agent>>) -> Outcome<Response> {
+async fn get_metrics(Shared(agent): Shared<Arc<Agent>>) -> Answer<Response> {
     let (view::Seen { mut status, .. }, own) = seen(&agent).await?;
     view::own_traffic(&mut status, &own);
     let names = |node: &Node, _: Time| {
@@ -147,27 +144,13 @@ async fn get_metrics(Shared(agent): Shared<Arc<Agent>>) -> Outcome<Response> {
 }
 
 /// `GET /readyz`: 200 with the verdict while clients are served, 503 with it while they are not.
-async fn get_readyz(Shared(agent): Shared<Arc<Agent>>) -> Outcome<Response> {
+async fn get_readyz(Shared(agent): Shared<Arc<Agent>>) -> Answer<Response> {
     let status = seen(&agent).await?.0.status;
     let code = match status.verdict {
         Verdict::Down => StatusCode::SERVICE_UNAVAILABLE,
         Verdict::Healthy | Verdict::Degraded => StatusCode::OK,
     };
     Ok((code, format!("{}\n", one_line(&status))).into_response())
-}
-
-impl IntoResponse for Failure {
-    fn into_response(self) -> Response {
-        let status = match self.kind {
-            Kind::Usage | Kind::No => StatusCode::UNPROCESSABLE_ENTITY,
-            Kind::Unreachable | Kind::TimedOut => StatusCode::SERVICE_UNAVAILABLE,
-            Kind::Unsafe | Kind::Changed => StatusCode::CONFLICT,
-            Kind::NotFound => StatusCode::NOT_FOUND,
-            Kind::Denied => StatusCode::FORBIDDEN,
-            Kind::Io => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        (status, Json(self.problem())).into_response()
-    }
 }
 
 fn stopping() -> Failure {
@@ -219,7 +202,7 @@ struct StatusQuery {
 async fn get_status(
     Shared(agent): Shared<Arc<Agent>>,
     Query(query): Query<StatusQuery>,
-) -> Outcome<Json<Status>> {
+) -> Answer<Json<Status>> {
     let mut status = seen(&agent).await?.0.status;
     if query.servers == Some(false) {
         status.services.iter_mut().for_each(|service| service.servers.clear());
@@ -247,7 +230,7 @@ struct EventsQuery {
 async fn get_events(
     Shared(agent): Shared<Arc<Agent>>,
     Query(query): Query<EventsQuery>,
-) -> Outcome<Json<Vec<Event>>> {
+) -> Answer<Json<Vec<Event>>> {
     let limit = query.limit.unwrap_or(100);
     let last = query.last_failover.unwrap_or(false);
     let look = move |node: &Node, _: Time| {
@@ -257,7 +240,7 @@ async fn get_events(
             view::events(node, query.about.as_deref(), limit)
         }
     };
-    agent.core.inspect(look).await.map(Json).ok_or_else(stopping)
+    Ok(Json(agent.core.inspect(look).await.ok_or_else(stopping)?))
 }
 
 /// About what.
@@ -276,14 +259,14 @@ struct WhyQuery {
 async fn get_why(
     Shared(agent): Shared<Arc<Agent>>,
     Query(query): Query<WhyQuery>,
-) -> Outcome<Json<Why>> {
+) -> Answer<Json<Why>> {
     let seen = seen(&agent).await?.0;
     let look = move |node: &Node, now: Time| view::why(node, now, &query.subject, &seen);
-    agent.core.inspect(look).await.ok_or_else(stopping)?.map(Json)
+    Ok(Json(agent.core.inspect(look).await.ok_or_else(stopping)??))
 }
 
 #[utoipa::path(get, path = "/v1/config", responses((status = 200, body = ConfigText)))]
-async fn get_config(Shared(agent): Shared<Arc<Agent>>) -> Outcome<Json<ConfigText>> {
+async fn get_config(Shared(agent): Shared<Arc<Agent>>) -> Answer<Json<ConfigText>> {
     let look = |node: &Node, _: Time| {
         let state = node.state();
         (Arc::clone(&state.text), state.revision)
@@ -313,7 +296,7 @@ async fn read(agent: &Agent, text: String) -> Outcome<(Arc<str>, Arc<Spec>)> {
         let (line, col) = first.line_col(&text);
         (format!("line {line}, column {col}"), first.message.clone())
     });
-    let errors = found.iter().map(|one| types::FileError::new(&text, one)).collect();
+    let errors = found.iter().map(|one| FileError::new(&text, one)).collect();
     let failure = Failure::new(Kind::Usage, place, why)
         .next("nines config check   with this file shows all its errors");
     Err(Failure { errors, ..failure })
@@ -347,7 +330,7 @@ async fn compared(agent: &Agent, spec: Arc<Spec>) -> Outcome<Plan> {
         possible(&cluster, &spec)?;
         let mut changes = diff::diff(&cluster.spec, &spec);
         changes.extend(cluster.losses(&spec));
-        let changes = changes.iter().map(types::Change::from).collect();
+        let changes = changes.iter().map(Change::from).collect();
         Ok(Plan { revision: cluster.revision, changes, warnings: cluster.warnings(&spec) })
     })
     .await?
@@ -374,8 +357,8 @@ async fn planned(agent: &Agent, text: String) -> Outcome<Plan> {
 async fn post_plan(
     Shared(agent): Shared<Arc<Agent>>,
     Json(request): Json<ConfigText>,
-) -> Outcome<Json<Plan>> {
-    planned(&agent, request.text).await.map(Json)
+) -> Answer<Json<Plan>> {
+    Ok(Json(planned(&agent, request.text).await?))
 }
 
 #[utoipa::path(
@@ -388,7 +371,7 @@ async fn post_apply(
     Shared(agent): Shared<Arc<Agent>>,
     Extension(caller): Extension<Caller>,
     Json(request): Json<ConfigText>,
-) -> Outcome<Json<Done>> {
+) -> Answer<Json<Done>> {
     let (text, spec) = read(&agent, request.text).await?;
     let in_force = |node: &Node, now: Time| {
         (view::feasibility::Cluster::of(node, now), Arc::clone(&node.state().text))
@@ -404,7 +387,7 @@ async fn post_apply(
         })
     });
     let apply = apply.await??;
-    propose(&agent, caller, What::Apply(apply)).await
+    Ok(propose(&agent, caller, What::Apply(apply)).await?)
 }
 
 #[utoipa::path(
@@ -417,7 +400,7 @@ async fn post_act(
     Shared(agent): Shared<Arc<Agent>>,
     Extension(caller): Extension<Caller>,
     Json(request): Json<ActRequest>,
-) -> Outcome<Json<Done>> {
+) -> Answer<Json<Done>> {
     let ActRequest { verb, subjects, reason, until_ms, force } = request;
     let reason = clean(&reason).into_owned();
     let (check, names) = (verb.clone(), subjects.clone());
@@ -439,9 +422,10 @@ async fn post_act(
         && force.as_deref() != Some(harm.rule)
     {
         return Err(Failure::new(Kind::Unsafe, "refused", harm.why)
-            .next(format!("add --force={} if that is what you want", harm.rule)));
+            .next(format!("add --force={} if that is what you want", harm.rule))
+            .into());
     }
-    propose(&agent, caller, What::Act(Act { verb, subjects, reason, until_ms })).await
+    Ok(propose(&agent, caller, What::Act(Act { verb, subjects, reason, until_ms })).await?)
 }
 
 #[utoipa::path(
@@ -454,7 +438,7 @@ async fn post_move(
     Shared(agent): Shared<Arc<Agent>>,
     Extension(caller): Extension<Caller>,
     Json(request): Json<MoveRequest>,
-) -> Outcome<Json<Done>> {
+) -> Answer<Json<Done>> {
     let word = request.vip.clone();
     let find = move |node: &Node, _: Time| {
         let spec = &node.state().spec;
@@ -462,18 +446,18 @@ async fn post_move(
     };
     let (vips, not_movable) = agent.core.inspect(find).await.ok_or_else(stopping)?;
     if let Some(failure) = not_movable {
-        return Err(failure);
+        return Err(failure.into());
     }
-    let Some((last, others)) = vips.split_last() else { return Err(stopping()) };
+    let Some((last, others)) = vips.split_last() else { return Err(stopping().into()) };
     let (to, all) = (request.to.clone(), vips.clone());
     let look = move |node: &Node, now: Time| {
         all.iter().find_map(|vip| view::cannot_take(node, now, Some(*vip), &to))
     };
     if let Some(why) = agent.core.inspect(look).await.ok_or_else(stopping)? {
-        return Err(why);
+        return Err(why.into());
     }
     // One command for all: none moves where another may not.
     let more = others.iter().copied().map(pack).collect();
     let move_request = Give { vip: pack(*last), to: request.to.clone(), more, ..Give::default() };
-    propose(&agent, caller, What::MoveRequest(move_request)).await
+    Ok(propose(&agent, caller, What::MoveRequest(move_request)).await?)
 }

@@ -5,13 +5,13 @@
 use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
 use clap::{FromArgMatches as _, Parser, Subcommand, ValueEnum};
+use nines_api::{
+    client::Client,
+    failure::{Failure, Kind, Outcome},
+};
 use nines_model::printable::clean_lines;
 
-use crate::{
-    api::client::Client,
-    failure::{Failure, Kind, Outcome},
-    identity, output,
-};
+use crate::{identity, output};
 
 mod act;
 mod agent;

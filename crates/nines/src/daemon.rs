@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use nines_api::failure::{Failure, Kind, Outcome};
 use nines_core::{Config, Event, Node, forwarding::Wanted};
 use nines_dataplane::{
     director::{self, Director},
@@ -31,7 +32,7 @@ use self::{
 };
 use crate::{
     api,
-    failure::{Failure, Kind, Outcome},
+    convert::kernel_failure,
     health::{Checks, shortage::Shortages},
     identity::{self, Credentials, StateDir},
     proof,
@@ -222,7 +223,6 @@ async fn serve_with_socket(
     };
     let mut node = Node::new(config, boot_time(), &kept);
     let witness = credentials.identity.witness;
-
     let sockets = devices::bind(&me)?;
     let tcp = devices::bind_tcp(std::net::SocketAddr::new(me.addresses[0], me.port))?;
     let metrics = options.metrics.map(devices::bind_tcp).transpose()?;
@@ -243,7 +243,7 @@ async fn serve_with_socket(
     let mut shared_flows = None;
     let mut claim = None;
     if !witness {
-        claim = ebpf::claim(Duration::from_secs(5))?;
+        claim = ebpf::claim(Duration::from_secs(5)).map_err(kernel_failure)?;
         if claim.is_none() {
             let why = "somebody else holds the forwarding tables of this network namespace";
             return Err(Failure::new(Kind::Io, "cannot start", why).next(
@@ -254,13 +254,14 @@ async fn serve_with_socket(
         let flows = spec.flows;
         let table = Wanted { spec, ..Wanted::default() }.table();
         let sizes = ebpf::Sizes::holding(&table, flows);
-        let (mut plane, kernel_guard) = ebpf::open(ebpf::object::BYTES, options.hooks, sizes)?;
+        let (mut plane, kernel_guard) =
+            ebpf::open(ebpf::object::BYTES, options.hooks, sizes).map_err(kernel_failure)?;
         node.inherit(director::serving(&mut plane));
         devices::ready_kernel(log)?;
         let (send, work) = mpsc::channel();
         let learn = send.clone();
         let wanted = move || drop(learn.send(ForwardWork::Learn));
-        let told = flow_sync::Flows::start(plane.flows_out()?, wanted, log);
+        let told = flow_sync::Flows::start(plane.flows_out().map_err(kernel_failure)?, wanted, log);
         let told = Arc::new(told.map_err(|e| Failure::new(Kind::Io, "cannot start", e))?);
         shared_flows = Some(Arc::clone(&told));
         guard = Some(Box::new(kernel_guard));

@@ -5,12 +5,10 @@
 use std::{io::IsTerminal as _, path::PathBuf, process::Command};
 
 use clap::{Args, Subcommand};
+use nines_api::failure::{Failure, Kind, Outcome};
 
 use self::stage::Stage;
-use crate::{
-    cli::Context,
-    failure::{Failure, Kind, Outcome},
-};
+use crate::cli::Context;
 
 mod compare;
 mod faults;

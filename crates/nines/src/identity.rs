@@ -13,6 +13,7 @@ use std::{
     sync::Arc,
 };
 
+use nines_api::failure::{Failure, Kind, Outcome};
 use nines_core::{
     snapshot,
     state::State,
@@ -22,13 +23,13 @@ use ring::rand::SecureRandom as _;
 use serde::{Deserialize, Serialize};
 
 use self::certificate::{authority, certificate};
+
 pub use self::{
     certificate::{
         der, fingerprint, number_of_tls_name, number_tls_name, server_tls_name, tls_name,
     },
     join_code::{join_code, read_code},
 };
-use crate::failure::{Failure, Kind, Outcome};
 
 mod certificate;
 mod join_code;

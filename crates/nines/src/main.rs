@@ -6,9 +6,9 @@ mod output;
 
 mod api;
 mod cli;
+mod convert;
 mod daemon;
 mod demo;
-mod failure;
 mod health;
 mod identity;
 mod ipvsadm;

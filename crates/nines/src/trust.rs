@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use nines_api::failure::{Failure, Kind, Outcome};
 use rustls::{
     ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -16,10 +17,7 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _};
 
-use crate::{
-    failure::{Failure, Kind, Outcome},
-    identity::{self, Credentials},
-};
+use crate::identity::{self, Credentials};
 
 fn trouble(e: impl std::fmt::Display) -> Failure {
     Failure::new(Kind::Io, "this node's certificates cannot be used", e)

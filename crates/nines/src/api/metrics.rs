@@ -5,9 +5,8 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
+use nines_api::types::{ServerStatus, ServiceStatus, Status, Traffic, Verdict};
 use nines_model::printable::clean;
-
-use super::types::{ServerStatus, ServiceStatus, Status, Verdict};
 
 /// Content type of the format.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -41,7 +40,7 @@ impl Page {
 }
 
 /// A count of a service or server: its name behind the prefix, help, and where it is.
-type Count = (&'static str, &'static str, fn(&super::types::Traffic) -> u64);
+type Count = (&'static str, &'static str, fn(&Traffic) -> u64);
 
 const COUNTS: [Count; 5] = [
     ("connections_total", "Connections made.", |t| t.connections),
@@ -182,7 +181,9 @@ pub fn text(status: &Status, lag: &BTreeMap<String, Duration>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::types::NodeStatus, *};
+    use nines_api::types::NodeStatus;
+
+    use super::*;
 
     #[test]
     fn every_sample_belongs_to_the_family_before_it_and_labels_are_escaped() {

@@ -4,12 +4,13 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use nines_api::{failure::Outcome, types::Status};
 use nines_core::Node;
 use nines_model::{Time, printable::clean};
 use tokio::time::Instant;
 
-use super::{one_line, stopping, types::Status, view};
-use crate::{daemon::Agent, failure::Outcome};
+use super::{one_line, stopping, view};
+use crate::daemon::Agent;
 
 /// What the local data plane counts.
 async fn local_counters(agent: &Agent) -> nines_model::Counters {

@@ -5,11 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{
-    types::{NodeStatus, ProblemLine, ServerStatus, ServiceStatus, Status, Verdict, VipStatus},
-    view::{
-        count,
-        outside::{JOINING, NO_VOTE},
+use nines_api::{
+    text::count,
+    types::{
+        JOINING, NO_VOTE, NodeStatus, ProblemLine, ServerStatus, ServiceStatus, Status, Verdict,
+        VipStatus,
     },
 };
 
@@ -279,7 +279,9 @@ fn who_could(status: &Status) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::types::*, *};
+    use nines_api::types::*;
+
+    use super::*;
 
     fn server(name: &str, state: &str) -> ServerStatus {
         ServerStatus {

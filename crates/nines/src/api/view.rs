@@ -5,17 +5,21 @@
 
 use std::collections::BTreeSet;
 
+use nines_api::{
+    text::{mac_text, rfc3339},
+    types::{Failover, NO_VOTE, NodeStatus, ProblemLine, SCHEMA, Status, VipStatus},
+};
 use nines_core::{Node, state::State};
 use nines_model::{Role, Time};
+
+use self::{problems::problems, spare::Spares};
+use crate::daemon::Shown;
 
 pub use self::{
     acts::{cannot_take, cannot_take_of, harm_of_drain, harm_of_standby},
     node_counts::{Told, fill_traffic, merge, own_traffic, traffic},
     why::{Seen, events, last_failover as events_of_last_failover, why},
 };
-use self::{problems::problems, spare::Spares};
-use super::types::{Failover, NodeStatus, ProblemLine, SCHEMA, Status, VipStatus};
-use crate::daemon::Shown;
 
 mod acts;
 pub mod feasibility;
@@ -27,33 +31,6 @@ mod problems;
 pub mod services;
 mod spare;
 mod why;
-
-/// RFC 3339 in UTC.
-pub fn rfc3339(ms: u64) -> String {
-    jiff::Timestamp::from_millisecond(ms as i64)
-        .map_or_else(|_| String::new(), |t| format!("{t:.3}"))
-}
-
-/// "3 m 10 s"
-pub fn ago(seconds: u64) -> String {
-    match seconds {
-        s if s < 60 => format!("{s} s"),
-        s if s < 3_600 => format!("{} m {} s", s / 60, s % 60),
-        s if s < 86_400 => format!("{} h {} m", s / 3_600, s % 3_600 / 60),
-        s => format!("{} d", s / 86_400),
-    }
-}
-
-/// "1 service", "2 services"
-pub fn count(n: u64, what: &str) -> String {
-    let plural = if n == 1 { "" } else { "s" };
-    format!("{n} {what}{plural}")
-}
-
-/// "02:00:00:00:00:07"
-pub fn mac_text(mac: &[u8]) -> String {
-    mac.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":")
-}
 
 fn member_alive(node: &Node, now: Time, id: u64) -> bool {
     if id == node.config().id {
@@ -141,9 +118,9 @@ fn nodes(node: &Node, now: Time, shown: &Shown, spares: &Spares<'_>) -> Vec<Node
             .collect();
         let double = incarnations::word(node, now, *id);
         let outside = outside::outside(node, now, *id, name);
-        let no_vote = outside.as_ref().is_some_and(|o| o.word == outside::NO_VOTE);
+        let no_vote = outside.as_ref().is_some_and(|o| o.word == NO_VOTE);
         let word = match role {
-            _ if no_vote => outside::NO_VOTE,
+            _ if no_vote => NO_VOTE,
             _ if double.is_some() => double.unwrap_or_default(),
             _ if outside.is_some() => outside.as_ref().map_or("", |o| o.word),
             _ if !alive => "silent",

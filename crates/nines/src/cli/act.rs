@@ -3,13 +3,13 @@
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use nines_api::{
+    failure::{Failure, Kind, Outcome},
+    types::{ActRequest, Done, Status},
+};
 use nines_model::Millis;
 
 use super::Context;
-use crate::{
-    api::types::{ActRequest, Done, Status},
-    failure::{Failure, Kind, Outcome},
-};
 
 /// Set something, until it is undone.
 #[derive(Args)]

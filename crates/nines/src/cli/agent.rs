@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use nines_api::failure::{Failure, Kind, Outcome};
 use nines_dataplane::ebpf::{self, Hooks};
 
 use super::Context;
 use crate::{
+    convert::kernel_failure,
     daemon::{self, Options},
-    failure::{Failure, Kind, Outcome},
 };
 
 /// Run the agent.
@@ -52,12 +53,12 @@ pub fn run(context: &Context, args: &AgentArgs) -> Outcome<u8> {
 }
 
 fn remove_programs() -> Outcome<u8> {
-    let Some(_claim) = ebpf::claim(Duration::from_secs(5))? else {
+    let Some(_claim) = ebpf::claim(Duration::from_secs(5)).map_err(kernel_failure)? else {
         let why = "an agent or ipvsadm of this machine is using them";
         return Err(Failure::new(Kind::Unsafe, "programs and tables stay", why)
             .next("systemctl stop nines"));
     };
-    ebpf::release_all()?;
-    ebpf::remove_pins()?;
+    ebpf::release_all().map_err(kernel_failure)?;
+    ebpf::remove_pins().map_err(kernel_failure)?;
     Ok(0)
 }

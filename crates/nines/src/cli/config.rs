@@ -7,6 +7,11 @@ use std::{
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use clap::{Args, Subcommand};
+use nines_api::{
+    failure::{Failure, Kind, Outcome},
+    text::count,
+    types::{Applied, Checked, ConfigText, Done, FileError, Plan, SCHEMA},
+};
 use nines_model::{
     Spec,
     config::{Diagnostic, parse, schema},
@@ -15,12 +20,7 @@ use nines_model::{
 };
 
 use super::Context;
-use crate::{
-    api::types::{Applied, Checked, ConfigText, Done, FileError, Plan, SCHEMA},
-    api::view::{count, feasibility},
-    failure::{Failure, Kind, Outcome},
-    identity,
-};
+use crate::{api::view::feasibility, identity};
 
 /// What a config would change.
 #[derive(Args)]

@@ -9,6 +9,11 @@ use std::{
     time::Duration,
 };
 
+use nines_api::{
+    failure::{Failure, Kind, Outcome},
+    text::mac_text,
+    types::{ConfigText, JOINING, NO_VOTE, Status},
+};
 use nines_dataplane::{
     address::{self, Interface},
     probe, sysctl,
@@ -18,14 +23,7 @@ use serde::Serialize;
 
 use super::Context;
 use crate::{
-    api::{
-        types::{ConfigText, Status},
-        view::{
-            mac_text,
-            outside::{JOINING, NO_VOTE},
-        },
-    },
-    failure::{Failure, Kind, Outcome},
+    convert::kernel_failure,
     proof::{self, Meaning, by_hand},
 };
 
@@ -107,7 +105,8 @@ fn answers(spec: &Spec, status: &Status, interfaces: &[Interface]) -> Outcome<Ve
         let address = vip.to_string();
         let holder = status.vips.iter().find(|v| v.address == address).map_or("", |v| &v.node);
         for interface in interfaces.iter().filter(|i| i.ethernet && links.contains(&i.index)) {
-            let answers = probe::who_answers(*vip, interface, ARP_PATIENCE)?;
+            let answers =
+                probe::who_answers(*vip, interface, ARP_PATIENCE).map_err(kernel_failure)?;
             let subject = format!("VIP {vip} on {}", interface.name);
             let own = if holder == status.node { interfaces } else { &[] };
             let own: Vec<[u8; 6]> = own.iter().map(|i| i.mac).collect();
@@ -159,7 +158,7 @@ fn judged(
 /// The MAC address of a machine on a link of this one.
 fn mac_of(addr: IpAddr) -> Outcome<Option<[u8; 6]>> {
     let Some(way) = address::route(addr).filter(|way| way.nexthop == addr) else { return Ok(None) };
-    Ok(probe::neighbour(addr, way.ifindex)?)
+    probe::neighbour(addr, way.ifindex).map_err(kernel_failure)
 }
 
 /// Whether each real server answers for its VIP, asked as the director's packets go.
@@ -185,7 +184,7 @@ fn servers(spec: &Spec, interfaces: &[Interface]) -> Outcome<Vec<Finding>> {
         }
     }
     let asked = proof::questions(spec, |_| true, &here);
-    for (asked, answer) in asked.iter().zip(proof::ask(&asked)?) {
+    for (asked, answer) in asked.iter().zip(proof::ask(&asked).map_err(kernel_failure)?) {
         let ((name, server), question) = (&asked.subject, &asked.question);
         let subject = format!("server {name}/{server} {} {}", question.server, question.forward);
         found.push(match answer.meaning {
@@ -245,7 +244,7 @@ pub fn run(context: &Context) -> Outcome<u8> {
             "this binary is older than the agent",
         )
     })?;
-    let interfaces = address::interfaces()?;
+    let interfaces = address::interfaces().map_err(kernel_failure)?;
     found.extend(director(&spec));
     found.extend(answers(&spec, &status, &interfaces)?);
     found.extend(servers(&spec, &interfaces)?);

@@ -1,12 +1,12 @@
 //! `nines events`
 
 use clap::Args;
+use nines_api::{
+    failure::{Failure, Kind, Outcome},
+    types::Event,
+};
 
 use super::{Context, columns};
-use crate::{
-    api::types::Event,
-    failure::{Failure, Kind, Outcome},
-};
 
 /// What happened.
 #[derive(Args)]

@@ -5,9 +5,9 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Command, CommandFactory as _, Subcommand};
+use nines_api::failure::{EXIT_CODES, Failure, Kind, Outcome};
 
 use super::{Cli, Context};
-use crate::failure::{EXIT_CODES, Failure, Kind, Outcome};
 
 /// More help.
 #[derive(Args)]

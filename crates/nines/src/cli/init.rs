@@ -3,12 +3,13 @@
 use std::{net::IpAddr, path::PathBuf};
 
 use clap::Args;
+use nines_api::failure::{Failure, Kind, Outcome};
 use nines_model::config;
 
 use super::Context;
 use crate::{
+    convert::kernel_failure,
     daemon::{own_log, store::Store},
-    failure::{Failure, Kind, Outcome},
     identity::{self, PORT, StateDir},
 };
 
@@ -50,7 +51,7 @@ pub fn name(given: Option<&String>) -> String {
 
 /// This node's addresses, given or found.
 pub fn addresses(given: &[IpAddr]) -> Outcome<Vec<IpAddr>> {
-    let here = nines_dataplane::address::interfaces()?;
+    let here = nines_dataplane::address::interfaces().map_err(kernel_failure)?;
     let all = || here.iter().flat_map(|i| i.addresses.iter().map(move |(a, _)| (i, *a)));
     if let Some(missing) = given.iter().find(|a| all().all(|(_, b)| b != **a)) {
         return Err(Failure::new(

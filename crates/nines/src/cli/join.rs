@@ -3,11 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 
 use clap::Args;
+use nines_api::failure::{Failure, Kind, Outcome};
 
 use super::Context;
 use crate::{
     daemon::{own_log, peer_port, real_server::SAID, store::Store},
-    failure::{Failure, Kind, Outcome},
     identity::{self, PORT},
 };
 

@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use nines_api::{
+    failure::{Failure, Kind, Outcome},
+    types::{Done, MoveRequest, Status},
+};
 
 use super::Context;
-use crate::{
-    api::types::{Done, MoveRequest, Status},
-    failure::{Failure, Kind, Outcome},
-};
 
 /// Move a service's VIP to a node, planned.
 #[derive(Args)]

@@ -3,16 +3,17 @@
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
+use nines_api::failure::{Failure, Kind, Outcome};
 use nines_dataplane::{ebpf, real_server::Keeper};
 use nines_model::RealServerRole;
 
 use super::Context;
 use crate::{
+    convert::kernel_failure,
     daemon::{
         local_server,
         real_server::{self, Said},
     },
-    failure::{Failure, Kind, Outcome},
     identity::{self, StateDir},
 };
 
@@ -61,9 +62,11 @@ pub fn run(context: &Context, args: &ServerArgs) -> Outcome<u8> {
                 vips: vips.iter().copied().collect(),
                 tunnels: tunnel.then_some(*tunnel_port).into_iter().collect(),
             };
-            let done = Keeper::new(&memory(context)).keep(&duty, &RealServerRole::default())?;
+            let done = Keeper::new(&memory(context))
+                .keep(&duty, &RealServerRole::default())
+                .map_err(kernel_failure)?;
             if let Some(why) = done.trouble.into_iter().next() {
-                return Err(why.into());
+                return Err(kernel_failure(why));
             }
             let how =
                 if *tunnel { "through tunnels and by direct routing" } else { "by direct routing" };
@@ -131,14 +134,14 @@ fn undo(context: &Context) -> Outcome<()> {
     // What came later goes first: it remembers what the earlier one had set.
     if serves.exists() {
         // A director's agent has the claim while it runs.
-        let Some(_claim) = ebpf::claim(Duration::ZERO)? else {
+        let Some(_claim) = ebpf::claim(Duration::ZERO).map_err(kernel_failure)? else {
             let why = "the agent would put everything there again";
             return Err(Failure::new(Kind::Unsafe, why, "it runs on this machine")
                 .next("take this director out of the services' servers, and apply"));
         };
-        gone.extend(nines_dataplane::real_server::undo(&serves)?);
+        gone.extend(nines_dataplane::real_server::undo(&serves).map_err(kernel_failure)?);
     }
-    gone.extend(nines_dataplane::real_server::undo(&memory(context))?);
+    gone.extend(nines_dataplane::real_server::undo(&memory(context)).map_err(kernel_failure)?);
     if server {
         forget(&home)?;
     }

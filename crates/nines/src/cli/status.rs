@@ -3,15 +3,13 @@
 use std::collections::BTreeMap;
 
 use clap::Args;
+use nines_api::{
+    failure::Outcome,
+    text::ago,
+    types::{Failover, ProblemLine, ServiceStatus, Status},
+};
 
 use super::{Context, bold, columns};
-use crate::{
-    api::{
-        types::{Failover, ProblemLine, ServiceStatus, Status},
-        view::ago,
-    },
-    failure::Outcome,
-};
 
 /// Who serves what, whether a spare is ready, what is wrong now.
 #[derive(Args)]

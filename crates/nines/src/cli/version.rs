@@ -1,7 +1,8 @@
 //! `nines version`
 
+use nines_api::{failure::Outcome, types::Status};
+
 use super::Context;
-use crate::{api::types::Status, failure::Outcome};
 
 /// Runs it.
 pub fn run(context: &Context) -> Outcome<u8> {

@@ -1,9 +1,9 @@
 //! `nines why`
 
 use clap::Args;
+use nines_api::{failure::Outcome, types::Why};
 
 use super::{Context, columns};
-use crate::{api::types::Why, failure::Outcome};
 
 /// Why something is where and as it is.
 #[derive(Args)]

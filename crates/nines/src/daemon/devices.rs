@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use nines_api::failure::{Failure, Kind, Outcome};
 use nines_dataplane::{address, director::Director, listen, new_interfaces, sysctl, watch::Watch};
 
 use super::{
@@ -20,10 +21,7 @@ use super::{
     logger::Logger,
     worker::{AddressWork, ForwardWork, Places},
 };
-use crate::{
-    failure::{Failure, Kind, Outcome},
-    identity,
-};
+use crate::{convert::kernel_failure, identity};
 
 /// Binds heartbeats on each own address, also on one that is not there yet.
 pub fn bind(me: &identity::Peer) -> Outcome<Vec<mio::net::UdpSocket>> {
@@ -55,7 +53,7 @@ pub fn ready_kernel(log: &Logger) -> Outcome<()> {
     let name = |of: &str| format!("net/ipv4/conf/{of}/rp_filter");
     let strict = |of: String| sysctl::read(&name(&of)).is_ok_and(|value| value == "1");
     if all.map(|of| of.file_name().to_string_lossy().into_owned()).any(strict) {
-        sysctl::write(&name("all"), "2")?;
+        sysctl::write(&name("all"), "2").map_err(kernel_failure)?;
     }
     if let Err(why) = new_interfaces::silence() {
         log.line(&format!(

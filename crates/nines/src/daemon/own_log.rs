@@ -6,13 +6,11 @@
 
 use std::os::unix::fs::MetadataExt as _;
 
+use nines_api::failure::Outcome;
 use nines_core::wire::Persisted;
 
 use super::store::{Opened, Store};
-use crate::{
-    failure::Outcome,
-    identity::{Identity, StateDir},
-};
+use crate::identity::{Identity, StateDir};
 
 /// The file.
 pub const FILE: &str = "log.redb";

@@ -12,6 +12,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use nines_api::failure::{Failure, Kind, Outcome};
 use nines_core::Event;
 use nines_model::printable::clean;
 use rustls_pki_types::CertificateDer;
@@ -27,7 +28,6 @@ use self::strangers::{Guesses, Visit};
 use super::{Agent, core_thread::Handle};
 use crate::{
     api,
-    failure::{Failure, Kind, Outcome},
     identity::{self, Credentials, Peer},
     trust,
 };

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use nines_api::failure::{Failure, Kind, Outcome};
 use nines_dataplane::{
     address,
     real_server::{Done, Keeper},
@@ -27,10 +28,7 @@ use super::{
     End, Logger, local_server,
     peer_port::real_servers::{Answer, Line, Question},
 };
-use crate::{
-    failure::{Failure, Kind, Outcome},
-    identity::{Credentials, Peer, StateDir},
-};
+use crate::identity::{Credentials, Peer, StateDir};
 
 /// File of what members last said.
 pub const SAID: &str = "duty.json";

@@ -5,13 +5,12 @@
 
 use std::path::Path;
 
+use nines_api::failure::{Failure, Kind, Outcome};
 use nines_core::wire::{
     HardState, KeptIncarnation, LogEntry, LongPromise, Persist, Persisted, Snapshot,
 };
 use prost::Message as _;
 use redb::{Database, ReadableDatabase as _, TableDefinition};
-
-use crate::failure::{Failure, Kind, Outcome};
 
 const ENTRIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("entries");
 const WORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("words");

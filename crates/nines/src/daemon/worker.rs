@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nines_api::failure::Outcome;
 use nines_core::{
     Event,
     configs::Unread,
@@ -29,7 +30,6 @@ use super::{
     store::Store,
     vip_addresses::VipAddresses,
 };
-use crate::failure::Outcome;
 
 /// All of them, by what they are asked.
 pub struct Workers {

@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nines_api::failure::{Failure, Kind, Outcome};
 use nines_lab::Lab;
 
 use super::{
@@ -19,10 +20,7 @@ use super::{
     sampler::Heard,
     stage::{self, CLEANUP, DIRECTORS, Stage, VIP, lab_failure},
 };
-use crate::{
-    cli::Context,
-    failure::{Failure, Kind, Outcome},
-};
+use crate::cli::Context;
 
 const FAULTS: [&str; 3] = ["kill-active", "cut-active", "planned-move"];
 

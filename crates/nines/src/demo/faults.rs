@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use nines_api::failure::{Failure, Kind, Outcome};
 use serde::Serialize;
 
 use super::{
@@ -11,7 +12,6 @@ use super::{
     probe::{HELD, Seen},
     stage::{NODES, SERVERS, Stage, lab_failure},
 };
-use crate::failure::{Failure, Kind, Outcome};
 
 /// One fault's story, as JSON prints it.
 #[derive(Clone, Debug, Serialize)]

@@ -7,6 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nines_api::{
+    failure::{Failure, Kind, Outcome},
+    types::Status,
+};
 use ratatui::{
     DefaultTerminal, Frame,
     crossterm::event::{self, Event, KeyCode, KeyEventKind},
@@ -19,10 +23,6 @@ use ratatui::{
 use super::{
     faults,
     stage::{DIRECTORS, NODES, SERVERS, Stage},
-};
-use crate::{
-    api::types::Status,
-    failure::{Failure, Kind, Outcome},
 };
 
 /// One bar of the curves.
@@ -268,8 +268,8 @@ fn tell(stage: &mut Stage, view: &mut View) {
             continue;
         }
         let socket = stage.socket(node);
-        let client = crate::api::client::Client { socket: &socket };
-        let Ok(events) = client.get::<Vec<crate::api::types::Event>>("/v1/events?limit=12") else {
+        let client = nines_api::client::Client { socket: &socket };
+        let Ok(events) = client.get::<Vec<nines_api::types::Event>>("/v1/events?limit=12") else {
             continue;
         };
         let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);

@@ -11,14 +11,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nines_api::{
+    client::Client,
+    failure::{Failure, Kind, Outcome},
+    types::Status,
+};
 use nines_lab::{Lab, Wire};
 use nines_model::config;
 
 use super::{probe::Probe, sampler::Heard};
 use crate::{
-    api::{client::Client, types::Status},
     daemon::{own_log, store::Store},
-    failure::{Failure, Kind, Outcome},
     identity::{self, PORT},
 };
 

@@ -2,12 +2,11 @@
 //!
 //! Decides: the names in certificates, and what each kind of certificate may be used for.
 
+use nines_api::failure::{Failure, Kind, Outcome};
 use nines_model::names;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
 };
-
-use crate::failure::{Failure, Kind, Outcome};
 
 fn trouble(e: impl std::fmt::Display) -> Failure {
     Failure::new(Kind::Io, "cannot make a certificate", e)

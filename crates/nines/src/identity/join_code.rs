@@ -3,8 +3,9 @@
 //!
 //! Decides: its form, and whether a secret is that of a valid code.
 
+use nines_api::failure::Outcome;
+
 use super::{StateDir, fingerprint};
-use crate::failure::Outcome;
 
 impl StateDir {
     /// Keeps the secret of the join code, with the time it ends at, in seconds since 1970;
@@ -47,7 +48,8 @@ pub fn read_code(code: &str) -> Option<(String, [u8; 10])> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::random, *};
+    use super::*;
+    use crate::identity::random;
 
     #[test]
     fn a_join_code_reads_back_and_a_wrong_one_does_not() {

@@ -5,12 +5,16 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
+use nines_api::{
+    failure::{Failure, Kind},
+    types::{JOINING, Status},
+};
 use nines_core::Node;
 use nines_model::Time;
 use nines_planner::{Observed, Unfit, unfit};
 
-use super::{super::types::Status, super::verdict::may_take, incarnations, outside};
-use crate::failure::{Failure, Kind};
+use super::{incarnations, outside};
+use crate::api::verdict::may_take;
 
 /// Why a node cannot take this VIP now, or any at all; `None`: it can.
 pub fn cannot_take(node: &Node, now: Time, vip: Option<IpAddr>, name: &str) -> Option<Failure> {
@@ -43,7 +47,7 @@ pub fn cannot_take_of(
         return refuse(Kind::Unsafe, why, "nines code   prints the join command".into());
     };
     if let Some(outside) = outside::outside(node, now, member.id, name) {
-        let joining = if outside.word == outside::JOINING { "is joining: it " } else { "" };
+        let joining = if outside.word == JOINING { "is joining: it " } else { "" };
         let why = format!("it {joining}{}", outside.why);
         return refuse(Kind::Unsafe, why, outside.next);
     }
@@ -108,10 +112,9 @@ pub fn harm_of_standby(node: &Node, now: Time, nodes: &[String]) -> Option<Harm>
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::super::types::{ServerStatus, ServiceStatus},
-        *,
-    };
+    use nines_api::types::{ServerStatus, ServiceStatus};
+
+    use super::*;
 
     #[test]
     fn the_last_server_is_judged_by_what_all_nodes_told() {

@@ -9,6 +9,7 @@ use std::{
     sync::Arc,
 };
 
+use nines_api::failure::{Failure, Kind};
 use nines_core::{
     Node,
     forwarding::{self, Known},
@@ -17,7 +18,6 @@ use nines_core::{
 use nines_model::{Backend, Forward, Role, ServerState, Spec, Time, diff::Change, sanity};
 
 use super::cannot_take_of;
-use crate::failure::{Failure, Kind};
 
 /// What nodes know about their machines, by name.
 pub type Machines = BTreeMap<String, Facts>;

@@ -1,9 +1,8 @@
 //! Nodes that run twice, and a node whose state directory was copied or moved.
 
+use nines_api::types::{ProblemLine, Status};
 use nines_core::Node;
 use nines_model::Time;
-
-use super::super::types::{ProblemLine, Status};
 
 /// How a node is shown whose incarnation does not count; `None`: it counts.
 pub fn word(node: &Node, now: Time, id: u64) -> Option<&'static str> {

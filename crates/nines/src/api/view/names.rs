@@ -2,9 +2,8 @@
 //!
 //! Decides: words only; a name that fits is nobody's business here.
 
+use nines_api::failure::{Failure, Kind};
 use nines_model::{Spec, suggest};
-
-use crate::failure::{Failure, Kind};
 
 /// What a name in the config names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,18 +4,18 @@
 
 use std::collections::BTreeMap;
 
+use nines_api::{
+    text::{count, rfc3339},
+    types::{ProblemLine, Status, Traffic},
+};
 use nines_core::node::results::Results;
 use nines_model::{Counters, ServerState};
 use serde::{Deserialize, Serialize};
 
-use super::{
-    super::{
-        types::{ProblemLine, Status, Traffic},
-        verdict::{judge, takes},
-    },
-    count, rfc3339,
+use crate::{
+    api::verdict::{judge, takes},
+    proof::{AllUnusable, Unusable},
 };
-use crate::proof::{AllUnusable, Unusable};
 
 /// Counts and health of one node, as nodes tell each other.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

@@ -2,16 +2,11 @@
 //!
 //! Decides: the word for such a node, what it waits for or why it votes no more, and the next step.
 
+use nines_api::types::{JOINING, NO_VOTE, NodeStatus};
 use nines_core::{Node, wire::Awaits};
 use nines_model::{Role, Time};
 
-use super::super::types::NodeStatus;
 use crate::daemon::{Shown, role_word};
-
-/// It waits for the log, or for its vote.
-pub const JOINING: &str = "joining";
-/// It has less on disk than others count on, or cannot write.
-pub const NO_VOTE: &str = "no vote";
 
 /// Why a node takes no part, in words.
 pub struct Outside {

@@ -1,9 +1,6 @@
 //! What is wrong now, and what people have set, each line with the next command.
 
-use super::{
-    super::types::{ProblemLine, Status},
-    outside::{JOINING, NO_VOTE},
-};
+use nines_api::types::{JOINING, NO_VOTE, ProblemLine, Status};
 
 /// Fills in what is wrong now.
 pub fn problems(status: &mut Status) {

@@ -9,13 +9,11 @@ use std::{
     sync::Arc,
 };
 
+use nines_api::types::{ServerStatus, ServiceStatus, Status, Traffic, VipStatus};
 use nines_core::state::{Set, State};
 use nines_model::Spec;
 
-use super::{
-    super::types::{ServerStatus, ServiceStatus, Status, Traffic, VipStatus},
-    set_text,
-};
+use super::set_text;
 
 /// What services and servers are shown by.
 pub struct Services {

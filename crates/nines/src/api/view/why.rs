@@ -5,14 +5,15 @@
 
 use std::collections::BTreeSet;
 
+use nines_api::{
+    failure::{Failure, Kind, Outcome},
+    text::{ago, rfc3339},
+    types::{Event, JOINING, NO_VOTE, NodeStatus, ServerStatus, Status, Why},
+};
 use nines_core::{Node, event_log::LoggedEvent, node::results::CheckResult, wire::LogEvent};
 use nines_model::{Spec, Time};
 
-use super::{
-    super::types::{Event, NodeStatus, ServerStatus, Status, Why},
-    Told, ago, cannot_take_of, outside, rfc3339, set_text,
-};
-use crate::failure::{Failure, Kind, Outcome};
+use super::{Told, cannot_take_of, set_text};
 
 /// What was seen when somebody asked: the status, and what directors that serve told.
 pub struct Seen {
@@ -169,10 +170,8 @@ fn of_node(node: &Node, now: Time, seen: &Seen, why: &mut Why) {
     }
     let lines = seen.status.problems.iter().filter(|p| p.subject == format!("node {name}"));
     let lines = lines.filter(|line| line.text != "silent" && !line.next.is_empty());
-    if let Some(n) =
-        found.filter(|n| [outside::JOINING, outside::NO_VOTE].contains(&n.state.as_str()))
-    {
-        let joining = if n.state == outside::JOINING { " is joining: it" } else { "" };
+    if let Some(n) = found.filter(|n| [JOINING, NO_VOTE].contains(&n.state.as_str())) {
+        let joining = if n.state == JOINING { " is joining: it" } else { "" };
         why.now = format!("{name}{joining} {}.", n.trouble);
         why.next.push(n.next.clone());
     } else {

@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
+use nines_api::failure::{Failure, Kind, Outcome};
 use nines_core::{
     action::Refusal,
     wire::{Command, command},
@@ -16,7 +17,6 @@ use super::{JoinRequest, strangers::Guesses};
 use crate::{
     api,
     daemon::Agent,
-    failure::{Failure, Kind, Outcome},
     identity::{self, Credentials, Peer},
 };
 

@@ -6,6 +6,11 @@ use utoipa::ToSchema;
 /// Schema of [`Status`].
 pub const SCHEMA: u32 = 1;
 
+/// State of a node that waits for the log, or for its vote.
+pub const JOINING: &str = "joining";
+/// State of a node that has less on disk than others count on, or cannot write.
+pub const NO_VOTE: &str = "no vote";
+
 /// How well clients are served. The order is from good to bad.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::api::types::{FileError, Problem};
+use crate::types::{FileError, Problem};
 
 /// What kind of failure; each has one exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,7 +103,7 @@ pub struct Failure {
     pub errors: Vec<FileError>,
 }
 
-/// `Result` of this crate.
+/// `Result` with a [`Failure`].
 pub type Outcome<T> = Result<T, Failure>;
 
 impl Failure {
@@ -137,13 +137,5 @@ impl fmt::Display for Failure {
             write!(f, ": {}", self.why)?;
         }
         Ok(())
-    }
-}
-
-impl From<nines_dataplane::Error> for Failure {
-    fn from(e: nines_dataplane::Error) -> Self {
-        let denied = e.why.contains("os error 1)") || e.why.contains("os error 13)");
-        let kind = if denied { Kind::Denied } else { Kind::Io };
-        Self { kind, what: e.what, why: e.why, next: e.next, errors: Vec::new() }
     }
 }
