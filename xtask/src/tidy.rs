@@ -25,14 +25,14 @@ const LONGER_FUNCTIONS: &[(&str, usize)] = &[
     ("crates/nines-dataplane/src/ebpf/wrap.rs code", 73),
     ("crates/nines-model/src/config/services.rs service", 83),
     ("crates/nines-planner/src/lib.rs check", 81),
-    ("crates/nines/src/api/view.rs nodes", 94),
-    ("crates/nines/src/api/view/problems.rs problems", 71),
-    ("crates/nines/src/cli/join.rs run", 71),
-    ("crates/nines/src/daemon.rs serve_with_socket", 199),
-    ("crates/nines/src/daemon/peer_port/join.rs admit_once", 73),
-    ("crates/nines/src/daemon/vip_addresses.rs put_back", 84),
-    ("crates/nines/src/daemon/worker.rs forwarding", 85),
-    ("crates/nines/src/ipvsadm/grammar.rs option", 87),
+    ("crates/nines-agent/src/http/view.rs nodes", 94),
+    ("crates/nines-agent/src/http/view/problems.rs problems", 71),
+    ("crates/nines/src/local/join.rs run", 71),
+    ("crates/nines-agent/src/daemon.rs serve_with_socket", 199),
+    ("crates/nines-agent/src/transport/peer_port/join.rs admit_once", 73),
+    ("crates/nines-agent/src/executors/vip_addresses.rs put_back", 84),
+    ("crates/nines-agent/src/executors.rs forwarding", 85),
+    ("crates/nines/src/local/ipvsadm/grammar.rs option", 87),
 ];
 /// Words that say nothing.
 const EMPTY_NAMES: &[&str] = &["util", "utils", "helper", "helpers", "common", "misc", "manager"];

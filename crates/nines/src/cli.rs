@@ -11,18 +11,16 @@ use nines_api::{
 };
 use nines_model::printable::clean_lines;
 
-use crate::{identity, output};
+use crate::{
+    local::{self, agent, doctor, init, join, server},
+    output,
+};
 
 mod act;
-mod agent;
-mod config;
-mod doctor;
+pub mod config;
 mod events;
 mod help;
-mod init;
-mod join;
 mod migrate;
-mod server;
 mod status;
 mod version;
 mod why;
@@ -139,7 +137,8 @@ enum Commands {
 
 /// What every command gets.
 pub struct Context {
-    socket: PathBuf,
+    /// API socket of the agent.
+    pub socket: PathBuf,
     /// State directory.
     pub state: PathBuf,
     output: Output,
@@ -200,7 +199,7 @@ pub fn main() -> ExitCode {
     match run(&context, cli.command) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
-            let failure = of_real_server(&context, failure);
+            let failure = local::of_real_server(&context.state, failure);
             report(&context, &failure);
             ExitCode::from(failure.kind.code())
         }
@@ -228,21 +227,6 @@ fn wants_json(words: &[String]) -> bool {
     let pair = |w: &[String]| matches!(w[0].as_str(), "-o" | "--output") && w[1] == "json";
     let one = |w: &String| matches!(w.as_str(), "-ojson" | "-o=json" | "--output=json");
     words.windows(2).any(pair) || words.iter().any(one)
-}
-
-/// A real server has no view of the cluster: members that have one are named.
-fn of_real_server(context: &Context, failure: Failure) -> Failure {
-    let home = identity::home(&context.state);
-    match home.identity() {
-        Ok(who) if who.server && failure.kind == Kind::Unreachable && home.is_member() => {
-            let members = who.peers.iter().map(|p| p.name.clone()).collect::<Vec<_>>().join(", ");
-            let cluster = &who.cluster;
-            let why = format!("this machine is a real server of cluster {cluster}, not a node");
-            let next = format!("nines server show   here; everything else on {members}");
-            Failure { next: Some(next), ..Failure::new(Kind::Unreachable, failure.what, why) }
-        }
-        _ => failure,
-    }
 }
 
 fn report(context: &Context, failure: &Failure) {
@@ -285,7 +269,7 @@ fn run(context: &Context, command: Commands) -> Outcome<u8> {
         Commands::Doctor => doctor::run(context),
         Commands::Config(args) => config::run(context, &args),
         Commands::Agent(args) => agent::run(context, &args),
-        Commands::Ipvsadm { words } => Ok(crate::ipvsadm::run(&words)),
+        Commands::Ipvsadm { words } => Ok(local::ipvsadm::run(&words)),
         Commands::Demo(args) => crate::demo::run(context, &args),
         Commands::DemoPart(args) => crate::demo::part(&args),
         Commands::Version => version::run(context),

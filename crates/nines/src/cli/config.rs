@@ -20,7 +20,7 @@ use nines_model::{
 };
 
 use super::Context;
-use crate::{api::view::feasibility, identity};
+use crate::local;
 
 /// What a config would change.
 #[derive(Args)]
@@ -103,7 +103,7 @@ pub fn checked(context: &Context, file: &Path) -> Outcome<(String, Spec)> {
 fn understood(context: &Context, file: &Path, text: &str) -> Outcome<Spec> {
     let found = match parse(text) {
         Ok(spec) => {
-            return match feasibility::senseless(&spec).into_iter().next() {
+            return match local::senseless(&spec) {
                 Some(failure) => Err(failure),
                 None => Ok(spec),
             };
@@ -236,13 +236,8 @@ pub fn run(context: &Context, args: &ConfigArgs) -> Outcome<u8> {
         }
         What::Check { file } => {
             let (_, spec) = checked(context, file)?;
-            crate::api::no_table_holds(&spec)?;
             // A member knows its cluster without an agent.
-            let home = identity::home(&context.state);
-            let own = if home.is_member() { home.identity()?.cluster } else { String::new() };
-            if let Some(failure) = feasibility::other_cluster(&own, &spec) {
-                return Err(failure);
-            }
+            local::refused_here(&context.state, &spec)?;
             check(context, file, &spec);
         }
         What::Schema => out!("{}", schema::json()),

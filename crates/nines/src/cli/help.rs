@@ -113,7 +113,7 @@ pub fn run(context: &Context, args: HelpArgs) -> Outcome<u8> {
                 super::print_json(&serde_json::json!({ "schema": 1, "text": said }));
             }
         }
-        Some(About::Api) => outln!("{}", crate::api::openapi()),
+        Some(About::Api) => outln!("{}", crate::local::openapi()),
     }
     Ok(0)
 }
@@ -141,7 +141,7 @@ fn exit_codes(context: &Context) {
 /// The help of the command that these words name.
 fn of_command(path: &[String]) -> Outcome<String> {
     if path.first().is_some_and(|word| word == "ipvsadm") {
-        return Ok(crate::ipvsadm::HELP.to_owned());
+        return Ok(crate::local::ipvsadm::HELP.to_owned());
     }
     let mut root = grammar();
     root.build();

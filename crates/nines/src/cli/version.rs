@@ -3,6 +3,7 @@
 use nines_api::{failure::Outcome, types::Status};
 
 use super::Context;
+use crate::local::TABLES_VERSION;
 
 /// Runs it.
 pub fn run(context: &Context) -> Outcome<u8> {
@@ -14,20 +15,16 @@ pub fn run(context: &Context) -> Outcome<u8> {
             "schema": 1,
             "version": mine,
             "api": 1,
-            "abi": nines_abi_version(),
+            "abi": TABLES_VERSION,
             "agent": here.map(|n| n.version.clone()),
             "path": here.map(|n| n.path.clone()),
         }));
         return Ok(0);
     }
-    outln!("nines {mine} (API 1, kernel tables {})", nines_abi_version());
+    outln!("nines {mine} (API 1, kernel tables {})", TABLES_VERSION);
     match here {
         Some(n) => outln!("agent {} as {}, {}", n.version, n.name, n.path),
         None => outln!("no agent answers here"),
     }
     Ok(0)
-}
-
-fn nines_abi_version() -> u32 {
-    nines_dataplane::ebpf::ABI_VERSION
 }

@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -20,10 +20,7 @@ use nines_lab::{Lab, Wire};
 use nines_model::config;
 
 use super::{probe::Probe, sampler::Heard};
-use crate::{
-    daemon::{own_log, store::Store},
-    identity::{self, PORT},
-};
+use crate::local::init::{self, PORT};
 
 /// What is shown, as a user would write it.
 pub const CONFIG: &str = r#"[cluster]
@@ -124,7 +121,8 @@ impl Stage {
         let home = TempHome(PathBuf::from("/tmp").join(lab.namespace("state")));
         fs::create_dir_all(&home.0)
             .map_err(|e| Failure::new(Kind::Io, format!("cannot make {}", home.0.display()), e))?;
-        prepare_nodes(&home.0)?;
+        let spec = config::parse(CONFIG).expect("the config above is right");
+        init::make_nodes(&home.0, CONFIG, &spec, PORT)?;
         let probe = Probe::default();
         let heard = Heard::start(&lab, &DIRECTORS, VIP).map_err(lab_failure)?;
         let mut stage = Self {
@@ -313,18 +311,6 @@ impl Drop for Stage {
             nines_lab::kill(&mut child);
         }
     }
-}
-
-/// What `nines init --all` does, in this process.
-fn prepare_nodes(home: &Path) -> Outcome<()> {
-    let spec = config::parse(CONFIG).expect("the config above is right");
-    let (credentials, kept) = identity::bootstrap(CONFIG, &spec, PORT)?;
-    for credentials in &credentials {
-        let home = identity::home(&home.join(&credentials.identity.me.name));
-        home.keep(credentials)?;
-        Store::open(&home.file(own_log::FILE))?.found(&kept)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
