@@ -8,6 +8,7 @@ use std::{
 };
 
 mod lookups;
+mod walls;
 
 /// Lines a file may have.
 const FILE_LINES_MAX: usize = 500;
@@ -98,6 +99,7 @@ pub fn check(root: &Path) -> Vec<String> {
     wrong.extend(paths(root, "docs/glossary.md"));
     wrong.extend(crates(root));
     wrong.extend(lookups::check(&files));
+    wrong.extend(walls::check(root, &files));
     wrong
 }
 
