@@ -28,7 +28,7 @@ use self::{
     http::Stage,
     shortage::{Shortages, Trouble},
 };
-use crate::{core_thread::Handle, identity::trust, logger::Logger};
+use crate::{core_thread::CoreHandle, identity::trust, logger::Logger};
 
 mod http;
 pub mod proof;
@@ -37,7 +37,7 @@ mod udp;
 
 /// What all checks share.
 struct Desk {
-    core: Handle,
+    core: CoreHandle,
     log: Logger,
     shortages: Arc<Shortages>,
     /// Tries that may run at once: each has a descriptor.
@@ -54,7 +54,7 @@ pub struct Checks {
 
 impl Checks {
     /// None yet. At most `room` descriptors are used at once.
-    pub fn new(core: Handle, log: Logger, shortages: Arc<Shortages>, room: usize) -> Self {
+    pub fn new(core: CoreHandle, log: Logger, shortages: Arc<Shortages>, room: usize) -> Self {
         let kept = Arc::new(Semaphore::new(room / 2));
         let desk = Desk { core, log, shortages, room: Semaphore::new(room - room / 2), kept };
         Self { desk: Arc::new(desk), running: HashMap::new() }

@@ -8,12 +8,24 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use nines_api::failure::{Failure, Kind};
+use nines_core::action::Refusal;
 
 /// A refusal of the kernel, as a failure with its exit code.
 pub fn kernel_failure(e: nines_dataplane::Error) -> Failure {
     let denied = e.why.contains("os error 1)") || e.why.contains("os error 13)");
     let kind = if denied { Kind::Denied } else { Kind::Io };
     Failure { kind, what: e.what, why: e.why, next: e.next, errors: Vec::new() }
+}
+
+/// A refusal in words.
+pub fn refusal_text(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::NoQuorum(why)
+        | Refusal::Changed(why)
+        | Refusal::NotFound(why)
+        | Refusal::Unsafe(why)
+        | Refusal::Invalid(why) => why.clone(),
+    }
 }
 
 /// A failure as HTTP answers it.

@@ -68,12 +68,12 @@ pub enum Work {
 
 /// A handle for everybody else.
 #[derive(Clone)]
-pub struct Handle {
+pub struct CoreHandle {
     inputs: Sender<Input>,
     waker: std::sync::Arc<Waker>,
 }
 
-impl Handle {
+impl CoreHandle {
     /// Hands something in. A thread that has ended takes nothing, silently: the process ends too.
     pub fn put(&self, input: Input) {
         if self.inputs.send(input).is_ok() {
@@ -133,11 +133,11 @@ pub struct CoreThread {
 const WAKE: Token = Token(usize::MAX);
 
 /// Makes the channel and the poll that the thread sleeps in.
-pub fn channel() -> std::io::Result<(Poll, Handle, Receiver<Input>)> {
+pub fn channel() -> std::io::Result<(Poll, CoreHandle, Receiver<Input>)> {
     let poll = Poll::new()?;
     let waker = std::sync::Arc::new(Waker::new(poll.registry(), WAKE)?);
     let (inputs, received) = std::sync::mpsc::channel();
-    Ok((poll, Handle { inputs, waker }, received))
+    Ok((poll, CoreHandle { inputs, waker }, received))
 }
 
 fn socket_addresses(addresses: &[IpAddr], port: u16) -> Vec<SocketAddr> {

@@ -27,17 +27,23 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::{
     checks::{Checks, proof, shortage::Shortages},
     convert::kernel_failure,
-    core_thread::{self, CoreThread, Handle, Input, Work},
+    core_thread::{self, CoreHandle, CoreThread, Input, Work},
     descriptors,
     executors::{
-        self, AddressWork, ForwardWork, News, Places, Workers, devices, local_server, vip_addresses,
+        self, AddressWork, DataplaneHandle, ForwardWork, News, Places, Workers, devices,
+        local_server, vip_addresses,
     },
-    facts, flow_sync, http,
+    facts,
+    flow_sync::{self, Asker},
+    http::{self, Api, Sight},
     identity::{self, Credentials, StateDir, copied_state},
     logger::Logger,
     real_server,
     storage::own_log,
-    transport::{datagram::DatagramCipher, peer_port},
+    transport::{
+        datagram::DatagramCipher,
+        peer_port::{self, BoxedBytes, PeerPort, bulk::Bulk},
+    },
 };
 
 /// How the agent was started.
@@ -96,34 +102,6 @@ impl Shown {
                 .into()
         }
     }
-}
-
-/// What the API and the peer port work on.
-pub struct Agent {
-    /// The node.
-    pub core: Handle,
-    /// State directory.
-    pub home: StateDir,
-    /// Credentials of this node.
-    pub credentials: Arc<Credentials>,
-    /// Questions to the data plane; a witness has none.
-    pub forwarding: Option<mpsc::Sender<ForwardWork>>,
-    /// How this node forwards.
-    pub shown: Arc<Mutex<Shown>>,
-    /// Flows told to other directors and taken from them; a witness has none.
-    pub flows: Option<Arc<flow_sync::Flows>>,
-    /// Config in force here.
-    pub revision: Arc<AtomicU64>,
-    /// That config as it was last looked at for a real server.
-    pub config: tokio::sync::Mutex<Option<Arc<(u64, Arc<nines_model::Spec>)>>>,
-    /// Servers that this holder found not to serve the VIP.
-    pub unusable: Mutex<proof::AllUnusable>,
-    /// Where it says what happens.
-    pub log: Logger,
-    /// How many descriptors there are for what.
-    pub shares: descriptors::Shares,
-    /// What this node was short of lately.
-    pub shortages: Arc<Shortages>,
 }
 
 /// Starts a thread of the agent.
@@ -242,9 +220,11 @@ async fn serve_with_socket(
             ebpf::open(ebpf::object::BYTES, options.hooks, sizes).map_err(kernel_failure)?;
         node.inherit(director::serving(&mut plane));
         devices::ready_kernel(log)?;
-        let (send, work) = mpsc::channel();
+        let (send, work) = DataplaneHandle::new();
         let learn = send.clone();
-        let wanted = move || drop(learn.send(ForwardWork::Learn));
+        let wanted = move || {
+            learn.ask(ForwardWork::Learn);
+        };
         let told = flow_sync::Flows::start(plane.flows_out().map_err(kernel_failure)?, wanted, log);
         let told = Arc::new(told.map_err(|e| Failure::new(Kind::Io, "cannot start", e))?);
         shared_flows = Some(Arc::clone(&told));
@@ -350,38 +330,52 @@ async fn serve_with_socket(
         .spawn(move || thread.run())
         .map_err(|e| Failure::new(Kind::Io, "cannot start", e))?;
 
-    let (flows, log) = (shared_flows, log.clone());
-    let config = tokio::sync::Mutex::default();
-    let (shares, shortages) = (descriptors::Shares::of_this_process(), Arc::default());
-    let unusable = Mutex::default();
-    #[rustfmt::skip]
-    let agent = Agent {
-        core, home, credentials, forwarding, shown, flows, revision, config, unusable, log, shares,
-        shortages,
+    let shares = descriptors::Shares::of_this_process();
+    let (shortages, unusable) = (Arc::<Shortages>::default(), Arc::default());
+    let (flows, dataplane) = (shared_flows, forwarding);
+    let sight = Sight {
+        core: core.clone(),
+        credentials: Arc::clone(&credentials),
+        dataplane,
+        shown: Arc::clone(&shown),
+        unusable: Arc::clone(&unusable),
     };
-    let agent = Arc::new(agent);
-    tokio::spawn(http::serve(listener, Arc::clone(&agent)));
-    tokio::spawn(http::tell_systemd(Arc::clone(&agent)));
+    let api = Api { sight: sight.clone(), flows: flows.clone() };
+    tokio::spawn(http::serve(listener, api.clone(), shares.api));
+    tokio::spawn(http::tell_systemd(sight.clone()));
     if let Some(listener) = metrics {
-        tokio::spawn(http::serve_metrics(listener, Arc::clone(&agent)));
+        tokio::spawn(http::serve_metrics(listener, api, shares.metrics));
     }
-    tokio::spawn(peer_port::serve(tcp, Arc::clone(&agent.credentials), Arc::clone(&agent)));
-    if agent.flows.is_some() {
-        tokio::spawn(proof::keep(Arc::clone(&agent)));
-        tokio::spawn(flow_sync::ask_all(Arc::clone(&agent)));
+    let counters = Box::new(move || Box::pin(http::counters_json(sight.clone())) as BoxedBytes);
+    let port = PeerPort::new(&core, &credentials, home, revision, flows.clone(), counters, log);
+    tokio::spawn(peer_port::serve(tcp, port, shares));
+    if let Some(flows) = flows {
+        tokio::spawn(proof::keep(core.clone(), unusable));
+        let credentials = Arc::clone(&credentials);
+        tokio::spawn(flow_sync::ask_all(Asker { core: core.clone(), credentials, flows }));
     }
-    tokio::spawn(facts::tell(Arc::clone(&agent), Arc::clone(&places), news, changes));
-    agent.log.line(&format!(
+    tokio::spawn(facts::tell(facts::Teller {
+        core: core.clone(),
+        node: me.name.clone(),
+        shown,
+        shortages: Arc::clone(&shortages),
+        places: Arc::clone(&places),
+        news,
+        changes,
+    }));
+    log.line(&format!(
         "nines {} runs as {} in cluster {}",
         env!("CARGO_PKG_VERSION"),
         me.name,
-        agent.credentials.identity.cluster
+        credentials.identity.cluster
     ));
-    let end = until_the_end(&agent, &mut others, &agent.log).await;
-    agent.core.put(Input::End);
+    let checks = Checks::new(core.clone(), log.clone(), shortages, shares.checks);
+    let bulk = Bulk::new(credentials, core.clone(), log.clone());
+    let end = until_the_end(&core, &mut others, checks, bulk, log).await;
+    core.put(Input::End);
     let _ = joined.join();
     if let (Some(_), Ok(End::Stopped)) = (&claim, &end) {
-        devices::leave_kernel(&places, &agent.log);
+        devices::leave_kernel(&places, log);
     }
     drop(claim);
     end
@@ -394,8 +388,10 @@ fn remember_places(places: &Places, node: &Node) {
 }
 
 async fn until_the_end(
-    agent: &Arc<Agent>,
+    core: &CoreHandle,
     others: &mut tokio::sync::mpsc::UnboundedReceiver<Work>,
+    mut checks: Checks,
+    mut bulk: Bulk,
     log: &Logger,
 ) -> Outcome<End> {
     let listen = |kind| signal(kind).map_err(|e| Failure::new(Kind::Io, "cannot start", e));
@@ -406,34 +402,29 @@ async fn until_the_end(
     );
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let mut alive = tokio::time::interval(Duration::from_secs(1));
-    let (core, log_of_checks) = (agent.core.clone(), agent.log.clone());
-    let shortages = Arc::clone(&agent.shortages);
-    let mut checks = Checks::new(core, log_of_checks, shortages, agent.shares.checks);
-    let mut bulk =
-        peer_port::bulk::Bulk::new(Arc::clone(&agent.credentials), agent.core.clone(), log.clone());
     let mut stop_at: Option<tokio::time::Instant> = None;
     loop {
         tokio::select! {
             work = others.recv() => match work {
                 Some(Work::Check(tasks)) => checks.set(Arc::unwrap_or_clone(tasks)),
                 Some(Work::Bulk(to, bytes)) => bulk.send(to, bytes),
-                Some(Work::Forward(_)) => agent.core.event(Event::Forwarded(Ok(()))),
+                Some(Work::Forward(_)) => core.event(Event::Forwarded(Ok(()))),
                 Some(Work::Restart) => return Ok(End::Replace),
                 Some(Work::Stop) | None => return Ok(End::Stopped),
                 Some(_) => {}
             },
             _ = hup.recv() => {
-                let restart = agent.core.inspect(|n, _| n.state().spec.timing.restart.0).await;
+                let restart = core.inspect(|n, _| n.state().spec.timing.restart.0).await;
                 let _ = sd_notify::notify(&[sd_notify::NotifyState::Reloading]);
-                agent.core.event(Event::Restart(restart.unwrap_or(5_000)));
+                core.event(Event::Restart(restart.unwrap_or(5_000)));
             }
-            _ = term.recv() => stop(agent, &mut stop_at, log),
-            _ = int.recv() => stop(agent, &mut stop_at, log),
+            _ = term.recv() => stop(core, &mut stop_at, log),
+            _ = int.recv() => stop(core, &mut stop_at, log),
             _ = alive.tick() => {
                 // Fed only while the core thread answers: a stuck core is a dead agent.
                 let look = |n: &Node, _| n.broken().is_some() && !n.is_retired();
                 if let Ok(Some(false)) =
-                    tokio::time::timeout(Duration::from_secs(1), agent.core.inspect(look)).await
+                    tokio::time::timeout(Duration::from_secs(1), core.inspect(look)).await
                 {
                     let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
                 }
@@ -446,11 +437,11 @@ async fn until_the_end(
     }
 }
 
-fn stop(agent: &Agent, stop_at: &mut Option<tokio::time::Instant>, log: &Logger) {
+fn stop(core: &CoreHandle, stop_at: &mut Option<tokio::time::Instant>, log: &Logger) {
     if stop_at.is_none() {
         log.line("stopping: VIPs move first");
         *stop_at = Some(tokio::time::Instant::now() + Duration::from_secs(5));
-        agent.core.event(Event::Stop);
+        core.event(Event::Stop);
     }
 }
 

@@ -25,7 +25,7 @@ use nines_model::{Counters, ForwardingTable};
 
 use self::vip_addresses::VipAddresses;
 use crate::{
-    core_thread::{Handle, Work},
+    core_thread::{CoreHandle, Work},
     daemon::Shown,
     logger::Logger,
     storage::store::Store,
@@ -44,7 +44,7 @@ pub struct Workers {
     /// Reads configs.
     pub configs: mpsc::Sender<Unread>,
     /// Keeps the kernel's tables; a witness has none.
-    pub forwarding: Option<mpsc::Sender<ForwardWork>>,
+    pub forwarding: Option<DataplaneHandle>,
     /// What the main task does.
     pub elsewhere: tokio::sync::mpsc::UnboundedSender<Work>,
     /// The first packet after a takeover is told.
@@ -59,7 +59,7 @@ impl Workers {
             Work::Persist(number, persist) => drop(self.disk.send((number, persist))),
             Work::Address(id, vip, up) => {
                 if let Some(forwarding) = self.forwarding.as_ref().filter(|_| up && self.watched) {
-                    let _ = forwarding.send(ForwardWork::Watch(vip));
+                    forwarding.ask(ForwardWork::Watch(vip));
                 }
                 drop(self.addresses.send(AddressWork::Change(id, vip, up)));
             }
@@ -67,7 +67,7 @@ impl Workers {
             Work::Read(unread) => drop(self.configs.send(unread)),
             Work::Forward(wanted) => {
                 if let Some(forwarding) = &self.forwarding {
-                    let _ = forwarding.send(ForwardWork::Wanted(wanted));
+                    forwarding.ask(ForwardWork::Wanted(wanted));
                 } else {
                     let _ = self.elsewhere.send(Work::Forward(wanted));
                 }
@@ -82,7 +82,7 @@ pub fn disk(
     store: Store,
     work: Receiver<(u64, Box<Persist>)>,
     first: impl Fn() -> Outcome<()>,
-    core: &Handle,
+    core: &CoreHandle,
 ) {
     let mut told = false;
     for (number, persist) in work {
@@ -107,7 +107,7 @@ pub fn disk(
 const LARGE: usize = 1 << 20;
 
 /// Reads configs, so that the core thread need not.
-pub fn configs(work: Receiver<Unread>, core: &Handle) {
+pub fn configs(work: Receiver<Unread>, core: &CoreHandle) {
     for unread in work {
         let config = Arc::new(unread.read());
         let large = config.text.len() > LARGE;
@@ -138,7 +138,7 @@ pub fn addresses(
     places: &Places,
     shown: &Mutex<Shown>,
     facts: &tokio::sync::Notify,
-    core: &Handle,
+    core: &CoreHandle,
     log: &Logger,
 ) {
     let mut again = Some(Instant::now());
@@ -187,6 +187,35 @@ pub enum ForwardWork {
     Learn,
 }
 
+/// A handle of the forwarding thread.
+#[derive(Clone)]
+pub struct DataplaneHandle {
+    work: mpsc::Sender<ForwardWork>,
+}
+
+impl DataplaneHandle {
+    /// A handle, and what the thread receives.
+    pub fn new() -> (Self, Receiver<ForwardWork>) {
+        let (work, received) = mpsc::channel();
+        (Self { work }, received)
+    }
+
+    /// Hands work to the thread; false: it has ended.
+    pub fn ask(&self, work: ForwardWork) -> bool {
+        self.work.send(work).is_ok()
+    }
+
+    /// What the data plane counts; nothing if the thread does not answer within half a second.
+    pub async fn counters(&self) -> Counters {
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        if !self.ask(ForwardWork::Counters(answer)) {
+            return Counters::default();
+        }
+        let answered = tokio::time::timeout(Duration::from_millis(500), answered).await;
+        answered.ok().and_then(Result::ok).unwrap_or_default()
+    }
+}
+
 /// What others are told of the data plane.
 pub enum News<'a> {
     /// Packets go by this table.
@@ -214,7 +243,7 @@ pub fn forwarding<D: DataPlane>(
     mut tell: impl FnMut(&mut D, News<'_>),
     work: Receiver<ForwardWork>,
     shown: &Mutex<Shown>,
-    core: &Handle,
+    core: &CoreHandle,
     log: &Logger,
 ) {
     // Until the first one is in, what an earlier process left goes on as it is.

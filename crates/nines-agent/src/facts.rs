@@ -5,7 +5,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -20,7 +20,9 @@ use nines_dataplane::{
     detour, ipvs,
 };
 
-use crate::{daemon::Agent, executors::Places};
+use crate::{
+    checks::shortage::Shortages, core_thread::CoreHandle, daemon::Shown, executors::Places,
+};
 
 /// Interfaces that a VIP could be on. Beyond 64 (a host of containers) none are told: facts are
 /// replicated, and what is not told is not judged.
@@ -34,14 +36,27 @@ fn names(all: &[Interface]) -> Vec<String> {
 /// How often interfaces are looked at although the kernel told of no change.
 const RARELY: Duration = Duration::from_secs(10);
 
-/// Tells the core what this machine is, whenever that changes. `changes` counts how often the
-/// interfaces changed.
-pub async fn tell(
-    agent: Arc<Agent>,
-    places: Places,
-    news: Arc<tokio::sync::Notify>,
-    changes: Arc<AtomicU64>,
-) {
+/// What the facts are made from, and where they go.
+pub struct Teller {
+    /// Hears them.
+    pub core: CoreHandle,
+    /// Name of this node.
+    pub node: String,
+    /// How it forwards.
+    pub shown: Arc<Mutex<Shown>>,
+    /// What it was short of lately.
+    pub shortages: Arc<Shortages>,
+    /// Where VIPs belong.
+    pub places: Places,
+    /// Rings when there may be other facts.
+    pub news: Arc<tokio::sync::Notify>,
+    /// How often the interfaces changed.
+    pub changes: Arc<AtomicU64>,
+}
+
+/// Tells the core what this machine is, whenever that changes.
+pub async fn tell(told_by: Teller) {
+    let Teller { core, node, shown, shortages, places, news, changes } = told_by;
     let could_have_ipvs = ipvs::can_be();
     let (mut all, mut seen, mut told) = (Vec::new(), None, None);
     loop {
@@ -50,14 +65,14 @@ pub async fn tell(
             all = address::interfaces().unwrap_or_default();
             seen = Some((Instant::now(), now));
         }
-        let shown = agent.shown.lock().expect("nobody panics with it").clone();
-        let own = agent.shortages.shown(Instant::now());
+        let shown = shown.lock().expect("nobody panics with it").clone();
+        let own = shortages.shown(Instant::now());
         let (trouble, next) = match own.filter(|_| shown.worst().is_empty()) {
             Some((why, next)) => (why, next.to_owned()),
             None => (shown.worst().to_owned(), shown.worst_next()),
         };
         let mut facts = Facts {
-            node: agent.credentials.identity.me.name.clone(),
+            node: node.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             trouble,
             path: shown.path,
@@ -81,7 +96,7 @@ pub async fn tell(
         facts.interfaces = names(&all);
         if told.as_ref() != Some(&facts) {
             told = Some(facts.clone());
-            agent.core.event(Event::Facts(facts));
+            core.event(Event::Facts(facts));
         }
         let _ = tokio::time::timeout(Duration::from_secs(1), news.notified()).await;
     }

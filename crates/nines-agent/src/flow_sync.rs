@@ -27,7 +27,9 @@ use nines_dataplane::{
 use nines_model::Role;
 use tokio::sync::{mpsc as line, oneshot, watch};
 
-use crate::{core_thread::Handle, daemon::Agent, logger::Logger};
+use crate::{
+    core_thread::CoreHandle, identity::Credentials, logger::Logger, transport::peer_port::ask_flows,
+};
 
 pub use codec::{decode, encode};
 
@@ -353,13 +355,13 @@ impl Unanswered {
 
 /// Which directors' flows this node does not have yet; the core is told of each change.
 pub struct Behind {
-    core: Handle,
+    core: CoreHandle,
     of: Mutex<BTreeSet<u64>>,
 }
 
 impl Behind {
     /// Nothing is known yet.
-    pub fn new(core: Handle) -> Arc<Self> {
+    pub fn new(core: CoreHandle) -> Arc<Self> {
         Arc::new(Self { core, of: Mutex::default() })
     }
 
@@ -372,12 +374,24 @@ impl Behind {
     }
 }
 
+/// What is needed to ask other directors for their flows.
+#[derive(Clone)]
+pub struct Asker {
+    /// Knows the members.
+    pub core: CoreHandle,
+    /// Credentials with which they are asked.
+    pub credentials: Arc<Credentials>,
+    /// Takes what they tell.
+    pub flows: Arc<Flows>,
+}
+
 /// Asks every other director for its flows, for as long as it is one.
-pub async fn ask_all(agent: Arc<Agent>) {
-    let behind = Behind::new(agent.core.clone());
+pub async fn ask_all(asker: Asker) {
+    let core = asker.core.clone();
+    let behind = Behind::new(core.clone());
     let mut lines: BTreeMap<u64, tokio::task::JoinHandle<()>> = BTreeMap::new();
     loop {
-        let directors = agent.core.inspect(|node, _| {
+        let directors = core.inspect(|node, _| {
             let (state, me) = (node.state(), node.config().id);
             let others = state.members.values().filter(|m| m.id != me && !m.witness);
             let role = |m: &&nines_core::wire::Member| {
@@ -389,11 +403,7 @@ pub async fn ask_all(agent: Arc<Agent>) {
         for id in &directors {
             if !lines.contains_key(id) {
                 behind.set(*id, true);
-                let task = crate::transport::peer_port::ask_flows(
-                    Arc::clone(&agent),
-                    *id,
-                    Arc::clone(&behind),
-                );
+                let task = ask_flows(asker.clone(), *id, Arc::clone(&behind));
                 lines.insert(*id, tokio::spawn(task));
             }
         }

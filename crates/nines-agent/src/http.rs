@@ -11,7 +11,7 @@ use std::{
 
 use axum::{
     Extension, Json, Router,
-    extract::{DefaultBodyLimit, Query, State as Shared},
+    extract::{DefaultBodyLimit, FromRef, Query, State as Shared},
     http::StatusCode,
     response::{IntoResponse as _, Response},
     routing::{get, post},
@@ -33,7 +33,11 @@ use serde::Deserialize;
 use utoipa::OpenApi as _;
 
 use self::caller::Caller;
-use crate::{convert::Answer, daemon::Agent};
+use crate::{
+    convert::{Answer, refusal_text},
+    core_thread::CoreHandle,
+    flow_sync::Flows,
+};
 
 mod caller;
 mod listeners;
@@ -43,7 +47,7 @@ mod verdict;
 pub mod view;
 
 use self::seen::seen;
-pub use self::seen::{counters_json, tell_systemd};
+pub use self::seen::{Sight, counters_json, tell_systemd};
 pub use view::one_line;
 
 /// Everything the API offers, as OpenAPI.
@@ -95,9 +99,44 @@ pub fn listen(path: &Path) -> Outcome<tokio::net::UnixListener> {
     Ok(listener)
 }
 
-/// Serves until the process ends.
-pub async fn serve(listener: tokio::net::UnixListener, agent: Arc<Agent>) {
-    let room = agent.shares.api;
+/// What the API works on. Each request takes the part that it needs.
+#[derive(Clone)]
+pub struct Api {
+    /// What the status is made from.
+    pub sight: Sight,
+    /// Flows told to other directors; a witness has none.
+    pub flows: Option<Arc<Flows>>,
+}
+
+/// What changes the cluster.
+#[derive(Clone)]
+struct Commands {
+    core: CoreHandle,
+    /// Name of this node: commands come from its users.
+    node: String,
+}
+
+impl FromRef<Api> for Sight {
+    fn from_ref(api: &Api) -> Self {
+        api.sight.clone()
+    }
+}
+
+impl FromRef<Api> for CoreHandle {
+    fn from_ref(api: &Api) -> Self {
+        api.sight.core.clone()
+    }
+}
+
+impl FromRef<Api> for Commands {
+    fn from_ref(api: &Api) -> Self {
+        let node = api.sight.credentials.identity.me.name.clone();
+        Self { core: api.sight.core.clone(), node }
+    }
+}
+
+/// Serves until the process ends; `room`: connections at once.
+pub async fn serve(listener: tokio::net::UnixListener, api: Api, room: usize) {
     let router = Router::new()
         .route("/v1/status", get(get_status))
         .route("/v1/events", get(get_events))
@@ -111,41 +150,41 @@ pub async fn serve(listener: tokio::net::UnixListener, agent: Arc<Agent>) {
         .route("/metrics", get(get_metrics))
         .route("/readyz", get(get_readyz))
         .layer(DefaultBodyLimit::max(BODY_MAX))
-        .with_state(agent);
+        .with_state(api);
     listeners::api(listener, router, room).await;
 }
 
 /// A config as a JSON string: quotes and line ends take two bytes each.
 const BODY_MAX: usize = 2 * config::TEXT_MAX + 4_096;
 
-/// Serves only the metrics and `/readyz`, to everybody who reaches the port.
-pub async fn serve_metrics(listener: tokio::net::TcpListener, agent: Arc<Agent>) {
-    let room = agent.shares.metrics;
+/// Serves only the metrics and `/readyz`, to everybody who reaches the port; `room`: connections at
+/// once.
+pub async fn serve_metrics(listener: tokio::net::TcpListener, api: Api, room: usize) {
     let router = Router::new()
         .route("/metrics", get(get_metrics))
         .route("/readyz", get(get_readyz))
-        .with_state(agent);
+        .with_state(api);
     listeners::metrics(listener, router, room).await;
 }
 
 /// `GET /metrics`: Prometheus' text, this node's own counts.
-async fn get_metrics(Shared(agent): Shared<Arc<Agent>>) -> Answer<Response> {
-    let (view::Seen { mut status, .. }, own) = seen(&agent).await?;
+async fn get_metrics(Shared(api): Shared<Api>) -> Answer<Response> {
+    let (view::Seen { mut status, .. }, own) = seen(&api.sight).await?;
     view::own_traffic(&mut status, &own);
     let names = |node: &Node, _: Time| {
         let names = node.state().members.values().map(|m| (m.id, m.name.clone()));
         names.collect::<BTreeMap<u64, String>>()
     };
-    let names = agent.core.inspect(names).await.ok_or_else(stopping)?;
-    let told = agent.flows.as_ref().map(|flows| flows.lag()).unwrap_or_default();
+    let names = api.sight.core.inspect(names).await.ok_or_else(stopping)?;
+    let told = api.flows.as_ref().map(|flows| flows.lag()).unwrap_or_default();
     let named = told.into_iter().filter_map(|(id, lag)| Some((names.get(&id)?.clone(), lag)));
     let text = metrics::text(&status, &named.collect());
     Ok(([(axum::http::header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }
 
 /// `GET /readyz`: 200 with the verdict while clients are served, 503 with it while they are not.
-async fn get_readyz(Shared(agent): Shared<Arc<Agent>>) -> Answer<Response> {
-    let status = seen(&agent).await?.0.status;
+async fn get_readyz(Shared(sight): Shared<Sight>) -> Answer<Response> {
+    let status = seen(&sight).await?.0.status;
     let code = match status.verdict {
         Verdict::Down => StatusCode::SERVICE_UNAVAILABLE,
         Verdict::Healthy | Verdict::Degraded => StatusCode::OK,
@@ -155,17 +194,6 @@ async fn get_readyz(Shared(agent): Shared<Arc<Agent>>) -> Answer<Response> {
 
 fn stopping() -> Failure {
     Failure::new(Kind::Unreachable, "no answer", "the agent is stopping")
-}
-
-/// A refusal in words.
-pub fn refusal_text(refusal: &Refusal) -> String {
-    match refusal {
-        Refusal::NoQuorum(why)
-        | Refusal::Changed(why)
-        | Refusal::NotFound(why)
-        | Refusal::Unsafe(why)
-        | Refusal::Invalid(why) => why.clone(),
-    }
 }
 
 fn refused(refusal: &Refusal) -> Failure {
@@ -179,10 +207,10 @@ fn refused(refusal: &Refusal) -> Failure {
     Failure::new(kind, "not done", refusal_text(refusal)).next(next)
 }
 
-async fn propose(agent: &Agent, caller: Caller, kind: What) -> Outcome<Json<Done>> {
-    let actor = caller.actor(&agent.credentials.identity.me.name);
+async fn propose(commands: &Commands, caller: Caller, kind: What) -> Outcome<Json<Done>> {
+    let actor = caller.actor(&commands.node);
     let command = Command { actor, kind: Some(kind), ..Command::default() };
-    let (index, text) = agent.core.propose(command).await.map_err(|e| refused(&e))?;
+    let (index, text) = commands.core.propose(command).await.map_err(|e| refused(&e))?;
     Ok(Json(Done { index, text }))
 }
 
@@ -200,10 +228,10 @@ struct StatusQuery {
     responses((status = 200, body = Status))
 )]
 async fn get_status(
-    Shared(agent): Shared<Arc<Agent>>,
+    Shared(sight): Shared<Sight>,
     Query(query): Query<StatusQuery>,
 ) -> Answer<Json<Status>> {
-    let mut status = seen(&agent).await?.0.status;
+    let mut status = seen(&sight).await?.0.status;
     if query.servers == Some(false) {
         status.services.iter_mut().for_each(|service| service.servers.clear());
     }
@@ -228,7 +256,7 @@ struct EventsQuery {
     responses((status = 200, body = Vec<Event>))
 )]
 async fn get_events(
-    Shared(agent): Shared<Arc<Agent>>,
+    Shared(core): Shared<CoreHandle>,
     Query(query): Query<EventsQuery>,
 ) -> Answer<Json<Vec<Event>>> {
     let limit = query.limit.unwrap_or(100);
@@ -240,7 +268,7 @@ async fn get_events(
             view::events(node, query.about.as_deref(), limit)
         }
     };
-    Ok(Json(agent.core.inspect(look).await.ok_or_else(stopping)?))
+    Ok(Json(core.inspect(look).await.ok_or_else(stopping)?))
 }
 
 /// About what.
@@ -256,35 +284,32 @@ struct WhyQuery {
     params(WhyQuery),
     responses((status = 200, body = Why), (status = 404, body = Problem))
 )]
-async fn get_why(
-    Shared(agent): Shared<Arc<Agent>>,
-    Query(query): Query<WhyQuery>,
-) -> Answer<Json<Why>> {
-    let seen = seen(&agent).await?.0;
+async fn get_why(Shared(sight): Shared<Sight>, Query(query): Query<WhyQuery>) -> Answer<Json<Why>> {
+    let seen = seen(&sight).await?.0;
     let look = move |node: &Node, now: Time| view::why(node, now, &query.subject, &seen);
-    Ok(Json(agent.core.inspect(look).await.ok_or_else(stopping)??))
+    Ok(Json(sight.core.inspect(look).await.ok_or_else(stopping)??))
 }
 
 #[utoipa::path(get, path = "/v1/config", responses((status = 200, body = ConfigText)))]
-async fn get_config(Shared(agent): Shared<Arc<Agent>>) -> Answer<Json<ConfigText>> {
+async fn get_config(Shared(core): Shared<CoreHandle>) -> Answer<Json<ConfigText>> {
     let look = |node: &Node, _: Time| {
         let state = node.state();
         (Arc::clone(&state.text), state.revision)
     };
-    let (text, revision) = agent.core.inspect(look).await.ok_or_else(stopping)?;
+    let (text, revision) = core.inspect(look).await.ok_or_else(stopping)?;
     Ok(Json(ConfigText { text: text.to_string(), revision }))
 }
 
 /// What a text says. It is read on another thread, and the core need not read it again.
-async fn read(agent: &Agent, text: String) -> Outcome<(Arc<str>, Arc<Spec>)> {
+async fn read(core: &CoreHandle, text: String) -> Outcome<(Arc<str>, Arc<Spec>)> {
     let text: Arc<str> = text.into();
     let asked = Arc::clone(&text);
     let known = move |node: &Node, _: Time| node.configs().find(&asked);
-    let config = match agent.core.inspect(known).await.ok_or_else(stopping)? {
+    let config = match core.inspect(known).await.ok_or_else(stopping)? {
         Ok(config) => config,
         Err(unread) => {
             let config = elsewhere(move || Arc::new(unread.read())).await?;
-            agent.core.event(CoreEvent::Read(Arc::clone(&config)));
+            core.event(CoreEvent::Read(Arc::clone(&config)));
             config
         }
     };
@@ -320,11 +345,11 @@ pub fn no_table_holds(spec: &Spec) -> Outcome<()> {
 }
 
 /// A config against the cluster and its machines as they are: what changes, and what cannot work.
-async fn compared(agent: &Agent, spec: Arc<Spec>) -> Outcome<Plan> {
+async fn compared(sight: &Sight, spec: Arc<Spec>) -> Outcome<Plan> {
     let mut cluster =
-        agent.core.inspect(view::feasibility::Cluster::of).await.ok_or_else(stopping)?;
-    if agent.forwarding.is_none() {
-        cluster.told_down(seen(agent).await?.0.told.useless());
+        sight.core.inspect(view::feasibility::Cluster::of).await.ok_or_else(stopping)?;
+    if sight.dataplane.is_none() {
+        cluster.told_down(seen(sight).await?.0.told.useless());
     }
     elsewhere(move || {
         possible(&cluster, &spec)?;
@@ -343,9 +368,9 @@ fn possible(cluster: &view::feasibility::Cluster, spec: &Spec) -> Outcome<()> {
 }
 
 /// Reads a file against the cluster as it is: what changes, and what cannot work.
-async fn planned(agent: &Agent, text: String) -> Outcome<Plan> {
-    let (_, spec) = read(agent, text).await?;
-    compared(agent, spec).await
+async fn planned(sight: &Sight, text: String) -> Outcome<Plan> {
+    let (_, spec) = read(&sight.core, text).await?;
+    compared(sight, spec).await
 }
 
 #[utoipa::path(
@@ -355,10 +380,10 @@ async fn planned(agent: &Agent, text: String) -> Outcome<Plan> {
     responses((status = 200, body = Plan), (status = 422, body = Problem))
 )]
 async fn post_plan(
-    Shared(agent): Shared<Arc<Agent>>,
+    Shared(sight): Shared<Sight>,
     Json(request): Json<ConfigText>,
 ) -> Answer<Json<Plan>> {
-    Ok(Json(planned(&agent, request.text).await?))
+    Ok(Json(planned(&sight, request.text).await?))
 }
 
 #[utoipa::path(
@@ -368,15 +393,15 @@ async fn post_plan(
     responses((status = 200, body = Done), (status = 409, body = Problem))
 )]
 async fn post_apply(
-    Shared(agent): Shared<Arc<Agent>>,
+    Shared(commands): Shared<Commands>,
     Extension(caller): Extension<Caller>,
     Json(request): Json<ConfigText>,
 ) -> Answer<Json<Done>> {
-    let (text, spec) = read(&agent, request.text).await?;
+    let (text, spec) = read(&commands.core, request.text).await?;
     let in_force = |node: &Node, now: Time| {
         (view::feasibility::Cluster::of(node, now), Arc::clone(&node.state().text))
     };
-    let (cluster, before) = agent.core.inspect(in_force).await.ok_or_else(stopping)?;
+    let (cluster, before) = commands.core.inspect(in_force).await.ok_or_else(stopping)?;
     let apply = elsewhere(move || -> Outcome<Apply> {
         possible(&cluster, &spec)?;
         Ok(match request.revision {
@@ -387,7 +412,7 @@ async fn post_apply(
         })
     });
     let apply = apply.await??;
-    Ok(propose(&agent, caller, What::Apply(apply)).await?)
+    Ok(propose(&commands, caller, What::Apply(apply)).await?)
 }
 
 #[utoipa::path(
@@ -397,7 +422,8 @@ async fn post_apply(
     responses((status = 200, body = Done), (status = 404, body = Problem))
 )]
 async fn post_act(
-    Shared(agent): Shared<Arc<Agent>>,
+    Shared(commands): Shared<Commands>,
+    Shared(sight): Shared<Sight>,
     Extension(caller): Extension<Caller>,
     Json(request): Json<ActRequest>,
 ) -> Answer<Json<Done>> {
@@ -414,9 +440,9 @@ async fn post_act(
         let drained: BTreeSet<_> = servers.flat_map(|name| spec.find_servers(name)).collect();
         Ok((standby.flatten(), drained))
     };
-    let (mut harm, drained) = agent.core.inspect(look).await.ok_or_else(stopping)??;
+    let (mut harm, drained) = commands.core.inspect(look).await.ok_or_else(stopping)??;
     if !drained.is_empty() {
-        harm = view::harm_of_drain(&seen(&agent).await?.0.status, &drained);
+        harm = view::harm_of_drain(&seen(&sight).await?.0.status, &drained);
     }
     if let Some(harm) = harm
         && force.as_deref() != Some(harm.rule)
@@ -425,7 +451,7 @@ async fn post_act(
             .next(format!("add --force={} if that is what you want", harm.rule))
             .into());
     }
-    Ok(propose(&agent, caller, What::Act(Act { verb, subjects, reason, until_ms })).await?)
+    Ok(propose(&commands, caller, What::Act(Act { verb, subjects, reason, until_ms })).await?)
 }
 
 #[utoipa::path(
@@ -435,7 +461,7 @@ async fn post_act(
     responses((status = 200, body = Done), (status = 404, body = Problem))
 )]
 async fn post_move(
-    Shared(agent): Shared<Arc<Agent>>,
+    Shared(commands): Shared<Commands>,
     Extension(caller): Extension<Caller>,
     Json(request): Json<MoveRequest>,
 ) -> Answer<Json<Done>> {
@@ -444,7 +470,7 @@ async fn post_move(
         let spec = &node.state().spec;
         (spec.find_vips(&word), view::names::not_movable(spec, &word))
     };
-    let (vips, not_movable) = agent.core.inspect(find).await.ok_or_else(stopping)?;
+    let (vips, not_movable) = commands.core.inspect(find).await.ok_or_else(stopping)?;
     if let Some(failure) = not_movable {
         return Err(failure.into());
     }
@@ -453,11 +479,11 @@ async fn post_move(
     let look = move |node: &Node, now: Time| {
         all.iter().find_map(|vip| view::cannot_take(node, now, Some(*vip), &to))
     };
-    if let Some(why) = agent.core.inspect(look).await.ok_or_else(stopping)? {
+    if let Some(why) = commands.core.inspect(look).await.ok_or_else(stopping)? {
         return Err(why.into());
     }
     // One command for all: none moves where another may not.
     let more = others.iter().copied().map(pack).collect();
     let move_request = Give { vip: pack(*last), to: request.to.clone(), more, ..Give::default() };
-    Ok(propose(&agent, caller, What::MoveRequest(move_request)).await?)
+    Ok(propose(&commands, caller, What::MoveRequest(move_request)).await?)
 }

@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -20,7 +20,7 @@ use nines_model::{Forward, Proto, Spec, Time};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::daemon::Agent;
+use crate::core_thread::CoreHandle;
 
 /// How long answers may take.
 const PATIENCE: Duration = Duration::from_millis(1_000);
@@ -238,11 +238,11 @@ fn round(cause: &Cause, from: usize) -> nines_dataplane::Result<(Vec<Asked>, usi
 
 /// Proves again and again, as long as the agent runs: soon after a config, a takeover or a server
 /// that came back, then now and then.
-pub async fn keep(agent: Arc<Agent>) {
+pub async fn keep(core: CoreHandle, unusable: Arc<Mutex<AllUnusable>>) {
     let (mut last, mut next, mut from): (Option<Cause>, _, _) = (None, Instant::now(), 0);
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let Some(cause) = agent.core.inspect(cause).await else { return };
+        let Some(cause) = core.inspect(cause).await else { return };
         let changed = last.as_ref().is_none_or(|last| !last.is(&cause));
         if !changed && Instant::now() < next {
             continue;
@@ -257,7 +257,7 @@ pub async fn keep(agent: Arc<Agent>) {
             continue;
         };
         let troubled = {
-            let mut known = agent.unusable.lock().expect("nobody panics with it");
+            let mut known = unusable.lock().expect("nobody panics with it");
             take(&mut known, &asked, &asked[from.min(asked.len())..][..count], found);
             !known.is_empty()
         };

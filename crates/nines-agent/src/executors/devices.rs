@@ -16,7 +16,7 @@ use std::{
 use nines_api::failure::{Failure, Kind, Outcome};
 use nines_dataplane::{address, director::Director, listen, new_interfaces, sysctl, watch::Watch};
 
-use super::{AddressWork, ForwardWork, Places};
+use super::{AddressWork, DataplaneHandle, ForwardWork, Places};
 use crate::{convert::kernel_failure, daemon::Shown, identity, logger::Logger};
 
 /// Binds heartbeats on each own address, also on one that is not there yet.
@@ -117,7 +117,7 @@ fn words(absent: &[IpAddr]) -> String {
 /// those changes, and says which of this node's own addresses it waits for.
 pub fn watch(
     own: &[IpAddr],
-    forwarding: Option<&mpsc::Sender<ForwardWork>>,
+    forwarding: Option<&DataplaneHandle>,
     addresses: &mpsc::Sender<AddressWork>,
     changes: &AtomicU64,
     shown: &Mutex<Shown>,
@@ -147,7 +147,7 @@ pub fn watch(
             Err(_) => std::thread::sleep(Duration::from_secs(1)),
         }
         changes.fetch_add(1, Ordering::Relaxed);
-        let told = forwarding.is_none_or(|f| f.send(ForwardWork::Devices).is_ok());
+        let told = forwarding.is_none_or(|f| f.ask(ForwardWork::Devices));
         if !told || addresses.send(AddressWork::Look).is_err() {
             return;
         }

@@ -20,7 +20,7 @@ use nines_dataplane::{
 use nines_model::RealServerRole;
 
 use crate::{
-    core_thread::{Handle, Input},
+    core_thread::{CoreHandle, Input},
     daemon::Shown,
     logger::Logger,
 };
@@ -34,7 +34,7 @@ const LOOK: Duration = Duration::from_secs(5);
 pub fn keep(
     told: &Receiver<RealServerRole>,
     memory: &Path,
-    core: &Handle,
+    core: &CoreHandle,
     shown: &Mutex<Shown>,
     log: &Logger,
 ) {

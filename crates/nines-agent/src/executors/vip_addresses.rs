@@ -19,7 +19,7 @@ use nines_dataplane::{
 };
 
 use super::Places;
-use crate::{core_thread::Handle, logger::Logger};
+use crate::{core_thread::CoreHandle, logger::Logger};
 
 /// `ip addr flush` goes on until it finds nothing: what is put back meanwhile it takes again.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -227,7 +227,7 @@ impl VipAddresses {
     }
 
     /// Looks at all interfaces; puts back what is missing.
-    pub fn look(&mut self, places: &Places, core: &Handle, log: &Logger) -> Found {
+    pub fn look(&mut self, places: &Places, core: &CoreHandle, log: &Logger) -> Found {
         let now = Instant::now();
         let all = match address::interfaces() {
             Ok(all) => all,
@@ -251,7 +251,7 @@ impl VipAddresses {
         all: &[Interface],
         places: &BTreeMap<IpAddr, (u8, Option<String>)>,
         found: &mut Found,
-        core: &Handle,
+        core: &CoreHandle,
         log: &Logger,
     ) {
         let mut back: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();

@@ -10,7 +10,12 @@
 //! Decides: who may say what. A member may say everything, a real server only ask for its duty, a
 //! stranger only ask to join, with a code.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use nines_api::failure::{Failure, Kind, Outcome};
 use nines_core::Event;
@@ -24,12 +29,17 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
 
-use self::strangers::{Guesses, Visit};
+use self::{
+    join::{Door, admit, peers},
+    real_servers::Desk,
+    strangers::{Guesses, Visit},
+};
 use crate::{
-    core_thread::Handle,
-    daemon::Agent,
-    http,
-    identity::{self, Credentials, Peer, trust},
+    core_thread::CoreHandle,
+    descriptors::Shares,
+    flow_sync::Flows,
+    identity::{self, Credentials, Peer, StateDir, trust},
+    logger::Logger,
 };
 
 pub mod bulk;
@@ -37,7 +47,6 @@ mod flow_stream;
 mod join;
 pub mod real_servers;
 mod strangers;
-use self::join::{admit, peers};
 pub use flow_stream::ask as ask_flows;
 
 const FRAME_MAX: usize = 64 * 1024 * 1024;
@@ -111,28 +120,51 @@ async fn get(from: &mut (impl AsyncRead + Unpin), max: usize) -> std::io::Result
     Ok((head[4], bytes))
 }
 
+/// Makes the answer to a member that asks what this node counts.
+pub type CountersAnswer = Box<dyn Fn() -> BoxedBytes + Send + Sync>;
+/// Bytes that come later.
+pub type BoxedBytes = Pin<Box<dyn Future<Output = Vec<u8>> + Send>>;
+
+/// What visitors are served from.
+pub struct PeerPort {
+    core: CoreHandle,
+    door: Door,
+    desk: Desk,
+    /// Flows told to other directors; a witness has none.
+    flows: Option<Arc<Flows>>,
+    counters: CountersAnswer,
+}
+
+impl PeerPort {
+    /// All parts put together. `revision`: of the config in force here.
+    pub fn new(
+        core: &CoreHandle,
+        credentials: &Arc<Credentials>,
+        home: StateDir,
+        revision: Arc<AtomicU64>,
+        flows: Option<Arc<Flows>>,
+        counters: CountersAnswer,
+        log: &Logger,
+    ) -> Self {
+        let (credentials, guesses, log) =
+            (Arc::clone(credentials), Guesses::default(), log.clone());
+        let door = Door { core: core.clone(), home, credentials, guesses, log };
+        let desk = Desk { core: core.clone(), revision, config: tokio::sync::Mutex::default() };
+        Self { core: core.clone(), door, desk, flows, counters }
+    }
+}
+
 /// Serves the port until the process ends.
-pub async fn serve(
-    listener: TcpListener,
-    credentials: Arc<Credentials>,
-    agent: Arc<Agent>,
-) -> Outcome<()> {
-    let acceptor = TlsAcceptor::from(trust::server(&credentials)?);
-    let (shares, guesses) = (agent.shares, Arc::new(Guesses::default()));
-    let talk = move |visit| {
-        talk(visit, Arc::clone(&credentials), Arc::clone(&agent), Arc::clone(&guesses))
-    };
+pub async fn serve(listener: TcpListener, port: PeerPort, shares: Shares) -> Outcome<()> {
+    let acceptor = TlsAcceptor::from(trust::server(&port.door.credentials)?);
+    let port = Arc::new(port);
+    let talk = move |visit| talk(visit, Arc::clone(&port));
     strangers::keep(listener, acceptor, shares, talk).await;
     Ok(())
 }
 
 /// Talks with one that came in, until it has nothing more to say.
-async fn talk(
-    visit: Visit,
-    credentials: Arc<Credentials>,
-    agent: Arc<Agent>,
-    guesses: Arc<Guesses>,
-) {
+async fn talk(visit: Visit, port: Arc<PeerPort>) {
     let Visit { mut stream, cert, from: origin, mut until } = visit;
     let mut from = 0;
     let max = |from| match (from, &cert) {
@@ -144,20 +176,20 @@ async fn talk(
     while let Ok(Ok((what, bytes))) = timeout_at(until, get(&mut stream, max(from))).await {
         let done = match what {
             kind::HELLO => {
-                from = speaker(&agent, &bytes, cert.as_ref()).await;
+                from = speaker(&port.core, &bytes, cert.as_ref()).await;
                 from != 0
             }
             kind::RAFT if from != 0 => {
-                agent.core.event(Event::Frame { from, link: 0, bytes });
+                port.core.event(Event::Frame { from, link: 0, bytes });
                 true
             }
             kind::QUESTION if from != 0 => {
-                let answer = http::counters_json(&agent).await;
+                let answer = (port.counters)().await;
                 say(&mut stream, kind::ANSWER, &answer).await
             }
             kind::DUTY => match serde_json::from_slice::<real_servers::Question>(&bytes) {
                 Ok(question) if is_named(&identity::server_tls_name(&question.name)) => {
-                    match real_servers::answer(&agent, &question).await {
+                    match real_servers::answer(&port.desk, &question).await {
                         Some(answer) => {
                             let bytes = serde_json::to_vec(&answer).expect("plain data");
                             say(&mut stream, kind::ANSWER, &bytes).await
@@ -168,18 +200,19 @@ async fn talk(
                 _ => false,
             },
             kind::SUBSCRIBE if from != 0 => {
-                flow_stream::tell(&agent, from, &bytes, stream).await;
+                if let Some(flows) = &port.flows {
+                    flow_stream::tell(flows, from, &bytes, stream).await;
+                }
                 return;
             }
             kind::JOIN | kind::JOIN_SERVER => {
                 let server = what == kind::JOIN_SERVER;
-                let (what, bytes) =
-                    match admit(&agent, &credentials, &bytes, server, (origin, &guesses)).await {
-                        Ok(credentials) => {
-                            (kind::PAPERS, serde_json::to_vec(&credentials).expect("plain data"))
-                        }
-                        Err(why) => (kind::REFUSED, why.to_string().into_bytes()),
-                    };
+                let (what, bytes) = match admit(&port.door, &bytes, server, origin).await {
+                    Ok(credentials) => {
+                        (kind::PAPERS, serde_json::to_vec(&credentials).expect("plain data"))
+                    }
+                    Err(why) => (kind::REFUSED, why.to_string().into_bytes()),
+                };
                 let _ = say(&mut stream, what, &bytes).await;
                 let _ = stream.shutdown().await;
                 false
@@ -196,7 +229,7 @@ async fn talk(
 
 /// The member that says hello, by its certificate: a node that joins has no log yet that could say
 /// who is a member, and the log comes by this door. 0: none. What the log does say holds, too.
-async fn speaker(agent: &Agent, hello: &[u8], cert: Option<&CertificateDer<'_>>) -> u64 {
+async fn speaker(core: &CoreHandle, hello: &[u8], cert: Option<&CertificateDer<'_>>) -> u64 {
     let name = String::from_utf8_lossy(hello).into_owned();
     let named = cert.filter(|c| trust::names(c, &identity::tls_name(&name)));
     let Some(id) = named.and_then(trust::number) else { return 0 };
@@ -204,7 +237,7 @@ async fn speaker(agent: &Agent, hello: &[u8], cert: Option<&CertificateDer<'_>>)
         Some(member) => member.name == name,
         None => node.may_be_newer(id),
     };
-    if agent.core.inspect(known).await == Some(true) { id } else { 0 }
+    if core.inspect(known).await == Some(true) { id } else { 0 }
 }
 
 /// Connects as a member.
@@ -232,7 +265,7 @@ async fn open(
     connector.connect(name, stream).await
 }
 
-async fn find(core: &Handle, seed: &[Peer], id: u64) -> Option<(String, Vec<SocketAddr>)> {
+async fn find(core: &CoreHandle, seed: &[Peer], id: u64) -> Option<(String, Vec<SocketAddr>)> {
     let known = core
         .inspect(move |node, _| {
             node.state().members.get(&id).map(|m| {
@@ -251,11 +284,15 @@ async fn find(core: &Handle, seed: &[Peer], id: u64) -> Option<(String, Vec<Sock
 }
 
 /// What another node counts, as JSON; `None`: no answer in time.
-pub async fn ask_counters(agent: &Agent, id: u64, limit: Duration) -> Option<Vec<u8>> {
-    let credentials = Arc::clone(&agent.credentials);
+pub async fn ask_counters(
+    core: &CoreHandle,
+    credentials: &Credentials,
+    id: u64,
+    limit: Duration,
+) -> Option<Vec<u8>> {
     let ask = async {
-        let (name, addresses) = find(&agent.core, &credentials.identity.peers, id).await?;
-        let mut stream = connect(&credentials, &name, *addresses.first()?).await.ok()?;
+        let (name, addresses) = find(core, &credentials.identity.peers, id).await?;
+        let mut stream = connect(credentials, &name, *addresses.first()?).await.ok()?;
         put(&mut stream, kind::QUESTION, b"counters").await.ok()?;
         match get(&mut stream, FRAME_MAX).await.ok()? {
             (kind::ANSWER, bytes) => Some(bytes),

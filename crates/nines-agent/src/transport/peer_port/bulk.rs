@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{FRAME_MAX, connect, find, kind};
-use crate::{core_thread::Handle, identity::Credentials, logger::Logger};
+use crate::{core_thread::CoreHandle, identity::Credentials, logger::Logger};
 
 /// Frames that may wait for a peer.
 const WAITING_MAX: usize = 64;
@@ -28,14 +28,14 @@ const AGAIN: Duration = Duration::from_millis(200);
 /// Sends large frames to peers.
 pub struct Bulk {
     credentials: Arc<Credentials>,
-    core: Handle,
+    core: CoreHandle,
     log: Logger,
     lines: BTreeMap<u64, mpsc::Sender<Vec<u8>>>,
 }
 
 impl Bulk {
     /// Nothing is connected yet.
-    pub fn new(credentials: Arc<Credentials>, core: Handle, log: Logger) -> Self {
+    pub fn new(credentials: Arc<Credentials>, core: CoreHandle, log: Logger) -> Self {
         Self { credentials, core, log, lines: BTreeMap::new() }
     }
 
@@ -64,7 +64,7 @@ async fn keep_line(
     to: u64,
     mut frames: mpsc::Receiver<Vec<u8>>,
     credentials: Arc<Credentials>,
-    core: Handle,
+    core: CoreHandle,
 ) {
     let mut open = None;
     while let Some(frame) = frames.recv().await {

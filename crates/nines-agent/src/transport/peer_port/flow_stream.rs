@@ -8,10 +8,7 @@ use tokio::{
 };
 
 use super::{FRAME_MAX, connect, find, get, kind, put};
-use crate::{
-    daemon::Agent,
-    flow_sync::{Behind, Unanswered, decode},
-};
+use crate::flow_sync::{Asker, Behind, Flows, Unanswered, decode};
 
 /// A line on which nothing is told says that it lives.
 const ALIVE: Duration = Duration::from_secs(2);
@@ -21,22 +18,21 @@ const DEAD: Duration = Duration::from_secs(7);
 /// Tells this director's flows to the member `to` until the line breaks. `subscription`: the layout
 /// of its kernel tables, four bytes.
 pub async fn tell(
-    agent: &Arc<Agent>,
+    flows: &Arc<Flows>,
     to: u64,
     subscription: &[u8],
     stream: impl AsyncRead + AsyncWrite + Send + 'static,
 ) {
-    let Some(flows) = &agent.flows else { return };
     let layout = subscription.first_chunk().map(|word| u32::from_be_bytes(*word));
     let mut messages = flows.subscribe(layout);
     let (mut from, mut into) = tokio::io::split(stream);
     let unanswered = Arc::new(Unanswered::default());
     let answers = {
-        let (agent, unanswered) = (Arc::clone(agent), Arc::clone(&unanswered));
+        let (flows, unanswered) = (Arc::clone(flows), Arc::clone(&unanswered));
         tokio::spawn(async move {
             while let Ok((kind::TAKEN, _)) = get(&mut from, FRAME_MAX).await {
                 let Some(lag) = unanswered.answered() else { return };
-                agent.flows.iter().for_each(|flows| flows.answered(to, lag));
+                flows.answered(to, lag);
             }
         })
     };
@@ -57,19 +53,18 @@ pub async fn tell(
 }
 
 /// Keeps asking the member `of` for its flows.
-pub async fn ask(agent: Arc<Agent>, of: u64, behind: Arc<Behind>) {
+pub async fn ask(asker: Asker, of: u64, behind: Arc<Behind>) {
     loop {
         behind.set(of, true);
         // Why it ended shows in status: the node is behind.
-        let _ = take(&agent, of, &behind).await;
+        let _ = take(&asker, of, &behind).await;
         sleep(Duration::from_millis(500)).await;
     }
 }
 
-async fn take(agent: &Arc<Agent>, of: u64, behind: &Behind) -> Option<()> {
-    let flows = agent.flows.as_ref()?;
-    let credentials = &agent.credentials;
-    let (name, addresses) = find(&agent.core, &credentials.identity.peers, of).await?;
+async fn take(asker: &Asker, of: u64, behind: &Behind) -> Option<()> {
+    let Asker { core, credentials, flows } = asker;
+    let (name, addresses) = find(core, &credentials.identity.peers, of).await?;
     let mut stream = None;
     for address in addresses {
         let attempt = timeout(Duration::from_millis(500), connect(credentials, &name, address));

@@ -3,40 +3,56 @@
 //! Decides: which name and number a newcomer gets, and what is tried again. Members are let in by
 //! any member, two at once too: the log says which came first.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use nines_api::failure::{Failure, Kind, Outcome};
 use nines_core::{
+    Node,
     action::Refusal,
-    wire::{Command, command},
+    wire::{Command, Member, command},
 };
-use nines_model::names;
+use nines_model::{Role, Spec, names};
 use tokio::time::Instant;
 
 use super::{JoinRequest, strangers::Guesses};
 use crate::{
-    daemon::Agent,
-    http,
-    identity::{self, Credentials, Peer},
+    convert::refusal_text,
+    core_thread::CoreHandle,
+    identity::{self, Credentials, Peer, StateDir},
+    logger::Logger,
 };
 
+/// What newcomers are let in with.
+pub(super) struct Door {
+    /// The node.
+    pub core: CoreHandle,
+    /// The state directory: join codes.
+    pub home: StateDir,
+    /// Credentials that sign those of newcomers.
+    pub credentials: Arc<Credentials>,
+    /// Wrong codes by address.
+    pub guesses: Guesses,
+    /// Where it says who came.
+    pub log: Logger,
+}
+
+/// Lets in a machine that sent `bytes` from `origin`, as a real server or as a node.
 pub(super) async fn admit(
-    agent: &Agent,
-    credentials: &Credentials,
+    door: &Door,
     bytes: &[u8],
     server: bool,
-    (origin, guesses): (IpAddr, &Guesses),
+    origin: IpAddr,
 ) -> Outcome<Credentials> {
     let refuse = |why: &str| Failure::new(Kind::Denied, "refused", why);
     let request: JoinRequest =
         serde_json::from_slice(bytes).map_err(|_| refuse("the request cannot be read"))?;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    if !guesses.may(origin, Instant::now()) {
+    if !door.guesses.may(origin, Instant::now()) {
         return Err(refuse("too many wrong join codes came from there; wait a minute"));
     }
-    if !agent.home.code_is(&request.secret, now.map_or(0, |d| d.as_secs()), server) {
-        guesses.wrong(origin, Instant::now());
-        agent.log.line(&format!("a wrong join code came from {origin}"));
+    if !door.home.code_is(&request.secret, now.map_or(0, |d| d.as_secs()), server) {
+        door.guesses.wrong(origin, Instant::now());
+        door.log.line(&format!("a wrong join code came from {origin}"));
         return Err(refuse("the join code is wrong or too old"));
     }
     if !names::is_name(&request.name) {
@@ -46,7 +62,7 @@ pub(super) async fn admit(
     let mut tries = 4;
     loop {
         tries -= 1;
-        match admit_once(agent, credentials, &request, server).await {
+        match admit_once(door, &request, server).await {
             // Another machine was let in at the same time, by another member perhaps.
             Err(Refused::Changed(_)) if tries > 0 => {}
             Err(Refused::Changed(why) | Refused::Final(why)) => return Err(refuse(&why)),
@@ -68,83 +84,121 @@ impl From<Failure> for Refused {
     }
 }
 
+/// What the log says of a newcomer, and of everybody else.
+struct Known {
+    members: BTreeMap<u64, Member>,
+    /// Highest number that a member ever had.
+    highest: u64,
+    spec: Arc<Spec>,
+    voters: Vec<u64>,
+    /// A voter of its name has lost its log, and has said so.
+    lost: bool,
+    /// A VIP is assigned to its name.
+    holds: bool,
+}
+
+impl Known {
+    fn of(node: &Node, name: &str) -> Self {
+        let state = node.state();
+        let lost = state.member(name).map(|m| m.id).filter(|id| node.is_retired_of(*id));
+        let voters = node.consensus().voters();
+        Self {
+            members: state.members.clone(),
+            highest: state.highest,
+            spec: state.spec.clone(),
+            lost: lost.is_some_and(|id| voters.contains(&id)),
+            holds: state.vips.values().any(|h| h.node() == name),
+            voters,
+        }
+    }
+
+    /// The member that certificates cannot tell from this name.
+    fn same(&self, name: &str) -> Option<&Member> {
+        let folded = names::in_certificate(name);
+        self.members.values().find(|m| names::in_certificate(&m.name) == folded)
+    }
+
+    /// Why a node of this name may not join; empty: it may.
+    fn refuses(&self, name: &str, witness: bool) -> String {
+        let known = self.same(name);
+        if self.members.is_empty() {
+            return "this node waits for the log itself; join by another member".into();
+        }
+        if let Some(other) = known.filter(|m| m.name != *name) {
+            let other = &other.name;
+            return format!(
+                "certificates cannot tell {name} from the member {other}; choose another --node"
+            );
+        }
+        if self.lost {
+            let holds = format!("{name} still holds a VIP by the log; wait a moment");
+            return if self.holds { holds } else { String::new() };
+        }
+        // One that never had the log lost its credentials on the way: it gets others.
+        if known.is_some_and(|m| self.voters.contains(&m.id) || m.witness != witness) {
+            return format!("there is a member {name} already; choose another --node");
+        }
+        let folded = names::in_certificate(name);
+        let same = |other: &&String| *other != name && names::in_certificate(other) == folded;
+        if let Some(other) = self.spec.nodes.keys().find(same) {
+            return format!("cluster.toml calls this node {other}: add --node {other}");
+        }
+        match self.spec.nodes.get(name) {
+            Some(spec) if (spec.role == Role::Witness) != witness => {
+                format!("cluster.toml says that {name} is a {}", spec.role)
+            }
+            _ => String::new(),
+        }
+    }
+}
+
 async fn admit_once(
-    agent: &Agent,
-    credentials: &Credentials,
+    door: &Door,
     request: &JoinRequest,
     server: bool,
 ) -> Result<Credentials, Refused> {
-    let refused = |why: &str| Refused::Final(why.to_owned());
-    let asked = request.name.clone();
-    let look = move |node: &nines_core::Node, _| {
-        let state = node.state();
-        let lost = state.member(&asked).map(|m| m.id).filter(|id| node.is_retired_of(*id));
-        let holds = state.vips.values().any(|h| h.node() == asked);
-        let voters = node.consensus().voters();
-        let lost = lost.is_some_and(|id| voters.contains(&id));
-        (state.members.clone(), state.highest, state.spec.clone(), voters, lost, holds)
+    let Door { core, credentials, .. } = door;
+    let (name, witness) = (&request.name, request.witness);
+    let asked = name.clone();
+    let Some(known) = core.inspect(move |node, _| Known::of(node, &asked)).await else {
+        return Err(Refused::Final("this agent is stopping".into()));
     };
-    let Some((members, highest, spec, voters, lost, holds)) = agent.core.inspect(look).await else {
-        return Err(refused("this agent is stopping"));
-    };
-    let (name, peers) = (&request.name, peers(&members));
+    let peers = peers(&known.members);
     let (addresses, port) = (request.addresses.clone(), request.port);
     let newcomer = |id| Peer { id, name: name.clone(), addresses, port };
     if server {
         let made = identity::admit_server(credentials, peers, newcomer(0))?;
-        agent.log.line(&format!("{name} joined as real server"));
+        door.log.line(&format!("{name} joined as real server"));
         return Ok(made);
     }
-    if members.is_empty() {
-        return Err(refused("this node waits for the log itself; join by another member"));
+    let refused = known.refuses(name, witness);
+    if !refused.is_empty() {
+        return Err(Refused::Final(refused));
     }
-    let folded = names::in_certificate(name);
-    let same = |name: &&String| names::in_certificate(name) == folded;
-    let known = members.values().find(|m| same(&&m.name));
-    if let Some(other) = known.filter(|m| m.name != *name) {
-        let other = &other.name;
-        return Err(refused(&format!(
-            "certificates cannot tell {name} from the member {other}; choose another --node"
-        )));
-    }
+    let command = |kind| {
+        let actor = format!("join@{name}");
+        Command { actor, kind: Some(kind), ..Command::default() }
+    };
     // It has lost its log, and has said so: it begins anew, under another number.
-    if lost && holds {
-        return Err(refused(&format!("{name} still holds a VIP by the log; wait a moment")));
-    }
-    if lost {
-        let kind = Some(command::Kind::Remove(name.clone()));
-        let command = Command { actor: format!("join@{name}"), kind, ..Command::default() };
-        return Err(match agent.core.propose(command).await {
+    if known.lost {
+        return Err(match core.propose(command(command::Kind::Remove(name.clone()))).await {
             Ok(_) | Err(Refusal::Changed(_)) => Refused::Changed("the members changed".into()),
-            Err(why) => refused(&http::refusal_text(&why)),
+            Err(why) => Refused::Final(refusal_text(&why)),
         });
     }
-    // One that never had the log lost its credentials on the way: it gets others.
-    if known.is_some_and(|m| voters.contains(&m.id) || m.witness != request.witness) {
-        return Err(refused(&format!("there is a member {name} already; choose another --node")));
-    }
-    if let Some(other) = spec.nodes.keys().find(|other| *other != name && same(other)) {
-        return Err(refused(&format!("cluster.toml calls this node {other}: add --node {other}")));
-    }
-    if let Some(spec) = spec.nodes.get(name)
-        && (spec.role == nines_model::Role::Witness) != request.witness
-    {
-        return Err(refused(&format!("cluster.toml says that {name} is a {}", spec.role)));
-    }
-    let newcomer = newcomer(known.map_or(highest + 1, |m| m.id));
-    let kind = command::Kind::Join(identity::member(&newcomer, request.witness));
-    let command = Command { actor: format!("join@{name}"), kind: Some(kind), ..Command::default() };
-    let made = identity::admit(credentials, peers, newcomer, request.witness)?;
-    match agent.core.propose(command).await {
+    let newcomer = newcomer(known.same(name).map_or(known.highest + 1, |m| m.id));
+    let kind = command::Kind::Join(identity::member(&newcomer, witness));
+    let made = identity::admit(credentials, peers, newcomer, witness)?;
+    match core.propose(command(kind)).await {
         Ok(_) => Ok(made),
-        Err(why @ Refusal::Changed(_)) => Err(Refused::Changed(http::refusal_text(&why))),
-        Err(why) => Err(refused(&http::refusal_text(&why))),
+        Err(why @ Refusal::Changed(_)) => Err(Refused::Changed(refusal_text(&why))),
+        Err(why) => Err(Refused::Final(refusal_text(&why))),
     }
 }
 
 /// Members as others know them before they have the log.
-pub(super) fn peers(members: &BTreeMap<u64, nines_core::wire::Member>) -> Vec<Peer> {
-    let one = |m: &nines_core::wire::Member| Peer {
+pub(super) fn peers(members: &BTreeMap<u64, Member>) -> Vec<Peer> {
+    let one = |m: &Member| Peer {
         id: m.id,
         name: m.name.clone(),
         addresses: m.addresses.iter().filter_map(|a| a.parse().ok()).collect(),

@@ -7,7 +7,10 @@
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -21,7 +24,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::{FRAME_MAX, get, kind, open, put};
 use crate::{
-    daemon::Agent,
+    core_thread::CoreHandle,
     identity::{Credentials, Peer},
 };
 
@@ -58,12 +61,22 @@ pub struct Answer {
     pub members: Vec<Peer>,
 }
 
+/// What a member answers from.
+pub struct Desk {
+    /// The node.
+    pub core: CoreHandle,
+    /// Revision of the config in force here.
+    pub revision: Arc<AtomicU64>,
+    /// That config as it was last looked at.
+    pub config: tokio::sync::Mutex<Option<Arc<(u64, Arc<Spec>)>>>,
+}
+
 /// A member's side; `None`: this agent is stopping.
-pub async fn answer(agent: &Agent, question: &Question) -> Option<Answer> {
+pub async fn answer(desk: &Desk, question: &Question) -> Option<Answer> {
     let until = Instant::now() + WAIT;
     let (revision, RealServerRole { vips, tunnels }) = loop {
         sleep(LOOK).await;
-        let config = config(agent).await?;
+        let config = config(desk).await?;
         let (revision, spec) = &*config;
         let newer = *revision > question.revision;
         let late = Instant::now() > until;
@@ -75,21 +88,21 @@ pub async fn answer(agent: &Agent, question: &Question) -> Option<Answer> {
                 break (*revision, duty);
             }
         }
-        while agent.revision.load(Ordering::Relaxed) == *revision && Instant::now() < until {
+        while desk.revision.load(Ordering::Relaxed) == *revision && Instant::now() < until {
             sleep(LOOK).await;
         }
     };
-    let members = agent.core.inspect(|node, _| super::peers(&node.state().members)).await?;
+    let members = desk.core.inspect(|node, _| super::peers(&node.state().members)).await?;
     Some(Answer { revision, vips, tunnels, members })
 }
 
 /// The config in force. The thread that keeps leases is asked once for each, whoever asks here.
-async fn config(agent: &Agent) -> Option<Arc<(u64, Arc<Spec>)>> {
-    let mut kept = agent.config.lock().await;
-    let now = agent.revision.load(Ordering::Relaxed);
+async fn config(desk: &Desk) -> Option<Arc<(u64, Arc<Spec>)>> {
+    let mut kept = desk.config.lock().await;
+    let now = desk.revision.load(Ordering::Relaxed);
     if kept.as_ref().is_none_or(|config| config.0 != now) {
         let look = |node: &nines_core::Node, _| (node.state().revision, node.state().spec.clone());
-        *kept = Some(Arc::new(agent.core.inspect(look).await?));
+        *kept = Some(Arc::new(desk.core.inspect(look).await?));
     }
     kept.clone()
 }
