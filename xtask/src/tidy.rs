@@ -28,10 +28,6 @@ const LONGER_FUNCTIONS: &[(&str, usize)] = &[
     ("crates/nines-planner/src/lib.rs check", 81),
     ("crates/nines-agent/src/http/view.rs nodes", 94),
     ("crates/nines-agent/src/http/view/problems.rs problems", 71),
-    ("crates/nines/src/local/join.rs run", 71),
-    ("crates/nines-agent/src/daemon.rs serve_with_socket", 215),
-    ("crates/nines-agent/src/executors/vip_addresses.rs put_back", 84),
-    ("crates/nines-agent/src/executors.rs forwarding", 85),
     ("crates/nines/src/local/ipvsadm/grammar.rs option", 87),
 ];
 /// Words that say nothing.

@@ -125,7 +125,7 @@ async fn attempt(task: &CheckTask, desk: &Desk, line: &mut Option<KeptLine>) {
         }
     }
     let (service, server) = (task.service.clone(), task.server.clone());
-    desk.core.event(Event::Checked { service, server, outcome });
+    desk.core.offer(Event::Checked { service, server, outcome });
 }
 
 /// A line that stays open between tries, and its place among those.

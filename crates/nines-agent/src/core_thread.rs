@@ -8,7 +8,8 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{
         Arc,
-        mpsc::{Receiver, Sender},
+        atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, SyncSender, sync_channel},
     },
     time::Duration,
 };
@@ -23,6 +24,7 @@ use nines_model::Time;
 use crate::{
     identity::Peer,
     logger::Logger,
+    threads,
     transport::datagram::{DatagramCipher, Opened},
 };
 
@@ -66,18 +68,38 @@ pub enum Work {
     Stop,
 }
 
+/// Takes the work that the core asks for. It never waits.
+pub trait Executors: Send {
+    /// Hands work to the thread that does it; an event if its outcome is known at once.
+    fn take(&mut self, work: Work) -> Option<Event>;
+    /// Sends what found no room before.
+    fn retry(&mut self);
+}
+
 /// A handle for everybody else.
 #[derive(Clone)]
 pub struct CoreHandle {
-    inputs: Sender<Input>,
-    waker: std::sync::Arc<Waker>,
+    inputs: SyncSender<Input>,
+    waker: Arc<Waker>,
+    /// Inputs that a full queue has cost since the last line about it.
+    dropped: Arc<AtomicU64>,
 }
 
 impl CoreHandle {
-    /// Hands something in. A thread that has ended takes nothing, silently: the process ends too.
+    /// Hands something in, and waits while the queue is full; the thread itself must not call this.
+    /// A thread that has ended takes nothing, silently: the process ends too.
     pub fn put(&self, input: Input) {
         if self.inputs.send(input).is_ok() {
             let _ = self.waker.wake();
+        }
+    }
+
+    /// An event that may be lost: the same comes again. It is dropped, and counted, if the queue is
+    /// full.
+    pub fn offer(&self, event: Event) {
+        match self.inputs.try_send(Input::Event(event)) {
+            Ok(()) => drop(self.waker.wake()),
+            Err(_) => drop(self.dropped.fetch_add(1, Ordering::Relaxed)),
         }
     }
 
@@ -114,14 +136,14 @@ impl CoreHandle {
 /// Everything the thread owns.
 pub struct CoreThread {
     poll: Poll,
-    inputs: Receiver<Input>,
+    inbox: Inbox,
     node: Node,
     sockets: Vec<UdpSocket>,
     seals: DatagramCipher,
     peers: BTreeMap<u64, Vec<SocketAddr>>,
     membership: u64,
     guard: Option<Box<dyn Guard>>,
-    work: Box<dyn Fn(Work) + Send>,
+    executors: Box<dyn Executors>,
     /// Told of each new config before any work that follows from it.
     configured: Box<dyn Fn(&Node) + Send>,
     revision: u64,
@@ -132,12 +154,24 @@ pub struct CoreThread {
 
 const WAKE: Token = Token(usize::MAX);
 
+/// The thread's end of the handles.
+pub struct Inbox {
+    inputs: Receiver<Input>,
+    dropped: Arc<AtomicU64>,
+}
+
 /// Makes the channel and the poll that the thread sleeps in.
-pub fn channel() -> std::io::Result<(Poll, CoreHandle, Receiver<Input>)> {
+pub fn channel() -> std::io::Result<(Poll, CoreHandle, Inbox)> {
+    of_length(threads::CORE)
+}
+
+fn of_length(length: usize) -> std::io::Result<(Poll, CoreHandle, Inbox)> {
     let poll = Poll::new()?;
-    let waker = std::sync::Arc::new(Waker::new(poll.registry(), WAKE)?);
-    let (inputs, received) = std::sync::mpsc::channel();
-    Ok((poll, CoreHandle { inputs, waker }, received))
+    let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
+    let (inputs, received) = sync_channel(length);
+    let dropped = Arc::new(AtomicU64::new(0));
+    let inbox = Inbox { inputs: received, dropped: Arc::clone(&dropped) };
+    Ok((poll, CoreHandle { inputs, waker, dropped }, inbox))
 }
 
 fn socket_addresses(addresses: &[IpAddr], port: u16) -> Vec<SocketAddr> {
@@ -149,13 +183,13 @@ impl CoreThread {
     #[expect(clippy::too_many_arguments, reason = "made once, in one place")]
     pub fn new(
         poll: Poll,
-        inputs: Receiver<Input>,
+        inbox: Inbox,
         node: Node,
         mut sockets: Vec<UdpSocket>,
         seals: DatagramCipher,
         seed: &[Peer],
         guard: Option<Box<dyn Guard>>,
-        work: Box<dyn Fn(Work) + Send>,
+        executors: Box<dyn Executors>,
         configured: Box<dyn Fn(&Node) + Send>,
         log: Logger,
     ) -> std::io::Result<Self> {
@@ -165,14 +199,14 @@ impl CoreThread {
         let peers = seed.iter().map(|p| (p.id, socket_addresses(&p.addresses, p.port))).collect();
         Ok(Self {
             poll,
-            inputs,
+            inbox,
             node,
             sockets,
             seals,
             peers,
             membership: u64::MAX,
             guard,
-            work,
+            executors,
             configured,
             revision: u64::MAX,
             waiting: BTreeMap::new(),
@@ -192,6 +226,7 @@ impl CoreThread {
             let now = boot_time();
             if now.since(wall_at) > 10_000_000_000 || wall_at == Time(0) {
                 wall_at = now;
+                self.tell_dropped();
                 let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
                 self.node.handle(now, Event::WallClock(wall.map_or(0, |w| w.as_nanos() as u64)));
                 self.carry_out();
@@ -210,26 +245,46 @@ impl CoreThread {
             for link in 0..self.sockets.len() {
                 self.receive(link);
             }
-            while let Ok(input) = self.inputs.try_recv() {
-                match input {
-                    Input::Event(event) => self.node.handle(boot_time(), event),
-                    Input::Inspect(look) => look(&self.node, boot_time()),
-                    Input::Propose(command, answer) => {
-                        let request = self.next_request;
-                        self.next_request += 1;
-                        self.waiting.insert(request, answer);
-                        let event = Event::Propose { request, command: *command };
-                        self.node.handle(boot_time(), event);
-                    }
-                    Input::Serving(on_lo) => self.guarded(|g| g.serve(&on_lo)),
-                    Input::End => return,
-                }
-                self.carry_out();
+            if !self.take_inputs() {
+                return;
             }
+            self.executors.retry();
             if self.node.next_deadline() <= boot_time() {
                 self.node.handle(boot_time(), Event::Tick);
                 self.carry_out();
             }
+        }
+    }
+
+    /// Takes what waits, a queue's length at most, so that nobody keeps the thread from its
+    /// deadlines. False: the thread is to end.
+    fn take_inputs(&mut self) -> bool {
+        for _ in 0..threads::CORE {
+            let Ok(input) = self.inbox.inputs.try_recv() else { return true };
+            match input {
+                Input::Event(event) => self.node.handle(boot_time(), event),
+                Input::Inspect(look) => look(&self.node, boot_time()),
+                Input::Propose(command, answer) => {
+                    let request = self.next_request;
+                    self.next_request += 1;
+                    self.waiting.insert(request, answer);
+                    let event = Event::Propose { request, command: *command };
+                    self.node.handle(boot_time(), event);
+                }
+                Input::Serving(on_lo) => self.guarded(|g| g.serve(&on_lo)),
+                Input::End => return false,
+            }
+            self.carry_out();
+        }
+        true
+    }
+
+    fn tell_dropped(&self) {
+        let dropped = self.inbox.dropped.swap(0, Ordering::Relaxed);
+        if dropped > 0 {
+            self.log.line(&format!(
+                "{dropped} results of checks or frames of nodes were dropped: this node cannot keep up"
+            ));
         }
     }
 
@@ -276,30 +331,67 @@ impl CoreThread {
                 self.peers.insert(member.id, socket_addresses(&addresses, member.port as u16));
             }
         }
+        let known = self.act();
+        if known.is_empty() {
+            return;
+        }
+        for event in known {
+            self.node.handle(boot_time(), event);
+        }
+        // What these lead to is known with the next event at the latest: no loop without end.
+        for event in self.act() {
+            self.node.handle(boot_time(), event);
+        }
+    }
+
+    /// Carries out what the node asks for; events whose outcome is known at once.
+    fn act(&mut self) -> Vec<Event> {
+        let mut known = Vec::new();
         for action in self.node.take_actions() {
-            match action {
-                Action::Send { to, bytes, bulk: false } => self.send(to, &bytes),
-                Action::Send { to, bytes, bulk: true } => (self.work)(Work::Bulk(to, bytes)),
-                Action::Guard(vip, deadline) => self.guarded(|g| g.set(vip, deadline)),
-                Action::Follow(vip, deadline) => self.guarded(|g| g.follow(vip, deadline)),
-                Action::Renew(deadline) => self.guarded(|g| g.renew(deadline)),
-                Action::Cover(vips) => self.guarded(|g| g.cover(&vips)),
-                Action::Persist(number, persist) => (self.work)(Work::Persist(number, persist)),
-                Action::Address { id, vip, up } => (self.work)(Work::Address(id, vip, up)),
-                Action::Announce(vip) => (self.work)(Work::Announce(vip)),
-                Action::Read(unread) => (self.work)(Work::Read(unread)),
-                Action::Forward(wanted) => (self.work)(Work::Forward(wanted)),
-                Action::Check(tasks) => (self.work)(Work::Check(tasks)),
-                Action::RestartReady => (self.work)(Work::Restart),
-                Action::StopReady => (self.work)(Work::Stop),
+            let work = match action {
+                Action::Send { to, bytes, bulk: false } => {
+                    self.send(to, &bytes);
+                    continue;
+                }
+                Action::Guard(vip, deadline) => {
+                    self.guarded(|g| g.set(vip, deadline));
+                    continue;
+                }
+                Action::Follow(vip, deadline) => {
+                    self.guarded(|g| g.follow(vip, deadline));
+                    continue;
+                }
+                Action::Renew(deadline) => {
+                    self.guarded(|g| g.renew(deadline));
+                    continue;
+                }
+                Action::Cover(vips) => {
+                    self.guarded(|g| g.cover(&vips));
+                    continue;
+                }
                 Action::Reply { request, result } => {
                     if let Some(answer) = self.waiting.remove(&request) {
                         let _ = answer.send(result);
                     }
+                    continue;
                 }
-                Action::Log(line) => self.log.line(&line),
-            }
+                Action::Log(line) => {
+                    self.log.line(&line);
+                    continue;
+                }
+                Action::Send { to, bytes, bulk: true } => Work::Bulk(to, bytes),
+                Action::Persist(number, persist) => Work::Persist(number, persist),
+                Action::Address { id, vip, up } => Work::Address(id, vip, up),
+                Action::Announce(vip) => Work::Announce(vip),
+                Action::Read(unread) => Work::Read(unread),
+                Action::Forward(wanted) => Work::Forward(wanted),
+                Action::Check(tasks) => Work::Check(tasks),
+                Action::RestartReady => Work::Restart,
+                Action::StopReady => Work::Stop,
+            };
+            known.extend(self.executors.take(work));
         }
+        known
     }
 
     fn guarded(&mut self, set: impl FnOnce(&mut dyn Guard) -> nines_dataplane::Result<()>) {
@@ -320,5 +412,33 @@ impl CoreThread {
             // A full buffer or a link that is down is a lost packet.
             let _ = socket.send_to(&sealed, *address);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_inbox_drops_what_comes_again_and_makes_others_wait() {
+        let (_poll, core, inbox) = of_length(1).unwrap();
+        core.event(Event::Tick);
+        (0..3).for_each(|_| core.offer(Event::Tick));
+        assert_eq!(inbox.dropped.load(Ordering::Relaxed), 3);
+        // What must not be lost waits for room, and is there then.
+        let waits = std::thread::spawn(move || core.event(Event::Stop));
+        assert!(matches!(inbox.inputs.recv(), Ok(Input::Event(Event::Tick))));
+        assert!(matches!(inbox.inputs.recv(), Ok(Input::Event(Event::Stop))));
+        waits.join().unwrap();
+    }
+
+    #[test]
+    fn nobody_waits_for_a_thread_that_has_ended() {
+        let (_poll, core, inbox) = of_length(1).unwrap();
+        core.event(Event::Tick);
+        drop(inbox);
+        core.event(Event::Stop);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        assert_eq!(runtime.block_on(core.inspect(|_, now| now)), None);
     }
 }

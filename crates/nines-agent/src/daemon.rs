@@ -6,44 +6,32 @@
 use std::{
     os::unix::process::CommandExt as _,
     path::PathBuf,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
-        mpsc,
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use nines_api::failure::{Failure, Kind, Outcome};
-use nines_core::{Config, Event, Node, forwarding::Wanted};
-use nines_dataplane::{
-    director::{self, Director},
-    ebpf,
-    process::boot_time,
-};
+use nines_core::{Config, Event, Node};
+use nines_dataplane::{ebpf, process::boot_time};
 use nines_model::Role;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    checks::{Checks, proof, shortage::Shortages},
-    convert::kernel_failure,
-    core_thread::{self, CoreHandle, CoreThread, Input, Work},
+    checks::Checks,
+    core_thread::{self, CoreHandle, CoreThread, Input},
     descriptors,
-    executors::{
-        self, AddressWork, DataplaneHandle, ForwardWork, News, Places, Workers, devices,
-        local_server, vip_addresses,
-    },
-    facts,
-    flow_sync::{self, Asker},
-    http::{self, Api, Sight},
+    executors::{Orders, Workers, devices, vip_addresses},
+    http,
     identity::{self, Credentials, StateDir, copied_state},
     logger::Logger,
     real_server,
-    storage::own_log,
-    transport::{
-        datagram::DatagramCipher,
-        peer_port::{self, BoxedBytes, PeerPort, bulk::Bulk},
+    start::{
+        Plane, Shared, cannot_start, remember_places, start_address_threads, start_dataplane,
+        start_disk_and_configs, start_tasks,
     },
+    storage::own_log,
+    threads,
+    transport::{datagram::DatagramCipher, peer_port::bulk::Bulk},
 };
 
 /// How the agent was started.
@@ -102,14 +90,6 @@ impl Shown {
                 .into()
         }
     }
-}
-
-/// Starts a thread of the agent.
-pub fn spawn(name: &str, work: impl FnOnce() + Send + 'static) {
-    std::thread::Builder::new()
-        .name(name.into())
-        .spawn(work)
-        .expect("a process that starts can make threads");
 }
 
 /// Runs until stopped.
@@ -172,229 +152,109 @@ async fn serve_with_socket(
     log: &Logger,
     listener: tokio::net::UnixListener,
 ) -> Outcome<End> {
-    let me = credentials.identity.me.clone();
     let (store, kept) = own_log::open_or_restart(&home, &credentials.identity, || drop(replace()))?;
-    let boot = u64::from_be_bytes(identity::random::<8>()) >> 2;
-    let config = Config {
-        id: me.id,
-        name: me.name.clone(),
-        boot,
-        machine_boot: copied_state::machine_boot(),
-        place: copied_state::of(&home, own_log::FILE),
-        seeds: credentials.identity.peers.iter().map(|p| p.id).collect(),
+    let mut node = Node::new(node_config(&home, &credentials), boot_time(), &kept);
+    let ports = Ports::bind(options, &credentials, listener)?;
+    let (poll, core, inbox) = core_thread::channel().map_err(cannot_start)?;
+    let shared = Shared::new(core, home, credentials, &node, log);
+    let plane = if shared.credentials.identity.witness {
+        Plane::default()
+    } else {
+        start_dataplane(&shared, options.hooks, &mut node)?
     };
-    let mut node = Node::new(config, boot_time(), &kept);
-    let witness = credentials.identity.witness;
-    let sockets = devices::bind(&me)?;
-    let tcp = devices::bind_tcp(std::net::SocketAddr::new(me.addresses[0], me.port))?;
-    let metrics = options.metrics.map(devices::bind_tcp).transpose()?;
-    let (poll, core, inputs) =
-        core_thread::channel().map_err(|e| Failure::new(Kind::Io, "cannot start", e))?;
-    let places: Places = Places::default();
-    remember_places(&places, &node);
-    let path = if witness { "none (witness)" } else { "starting" }.to_owned();
-    let cluster = credentials.identity.cluster.clone();
-    let shown = Shown { path, witness, cluster, ..Shown::default() };
-    let shown = Arc::new(Mutex::new(shown));
-    let (elsewhere, mut others) = tokio::sync::mpsc::unbounded_channel();
-    let (disk, disk_work) = mpsc::channel();
-    let (addresses, address_work) = mpsc::channel();
-    let (configs, unread) = mpsc::channel();
-    let mut guard: Option<Box<dyn nines_dataplane::Guard>> = None;
-    let mut forwarding = None;
-    let mut shared_flows = None;
-    let mut claim = None;
-    if !witness {
-        claim = ebpf::claim(Duration::from_secs(5)).map_err(kernel_failure)?;
-        if claim.is_none() {
-            let why = "somebody else holds the forwarding tables of this network namespace";
-            return Err(Failure::new(Kind::Io, "cannot start", why).next(
-                "see who: fuser /sys/fs/bpf/nines/*; another agent, or an ipvsadm that hangs",
-            ));
-        }
-        let spec = node.newest_config();
-        let flows = spec.flows;
-        let table = Wanted { spec, ..Wanted::default() }.table();
-        let sizes = ebpf::Sizes::holding(&table, flows);
-        let (mut plane, kernel_guard) =
-            ebpf::open(ebpf::object::BYTES, options.hooks, sizes).map_err(kernel_failure)?;
-        node.inherit(director::serving(&mut plane));
-        devices::ready_kernel(log)?;
-        let (send, work) = DataplaneHandle::new();
-        let learn = send.clone();
-        let wanted = move || {
-            learn.ask(ForwardWork::Learn);
-        };
-        let told = flow_sync::Flows::start(plane.flows_out().map_err(kernel_failure)?, wanted, log);
-        let told = Arc::new(told.map_err(|e| Failure::new(Kind::Io, "cannot start", e))?);
-        shared_flows = Some(Arc::clone(&told));
-        guard = Some(Box::new(kernel_guard));
-        forwarding = Some(send);
-        let (core, shown, log, places) =
-            (core.clone(), Arc::clone(&shown), log.clone(), Arc::clone(&places));
-        let own = me.addresses.clone();
-        let (duties, duty) = mpsc::channel();
-        {
-            let (memory, core, log, shown) =
-                (home.file(local_server::MEMORY), core.clone(), log.clone(), Arc::clone(&shown));
-            spawn("serves", move || local_server::keep(&duty, &memory, &core, &shown, &log));
-        }
-        spawn("forwarding", move || {
-            let mut plane = Director::new(plane);
-            // This takes longest of all at a start: the cluster agrees on who leads meanwhile. What
-            // fails is tried again, and told, with the first table.
-            let _ = plane.ebpf().provide(&table);
-            let cover = move |plane: &mut Director| devices::cover(plane, &own, &places);
-            let notes = log.clone();
-            let mut learns = false;
-            let tell = |plane: &mut Director, news: News<'_>| {
-                let followed = match news {
-                    News::Table { table, larger } => {
-                        let _ = duties.send(table.duty.clone());
-                        told.table_changed(larger.then(|| plane.ebpf()), learns)
-                    }
-                    News::Learn => {
-                        learns = true;
-                        told.learn(plane.ebpf())
-                    }
-                };
-                if let Err(why) = followed {
-                    notes.line(&why.to_string());
-                }
-            };
-            executors::forwarding(plane, cover, tell, work, &shown, &core, &log);
-        });
-    }
-    let look = addresses.clone();
-    let changes = Arc::new(AtomicU64::new(0));
-    let news = Arc::new(tokio::sync::Notify::new());
-    {
-        let (core, log, places) = (core.clone(), log.clone(), Arc::clone(&places));
-        let (shown, news) = (Arc::clone(&shown), Arc::clone(&news));
-        spawn("addresses", move || {
-            let kept = vip_addresses::VipAddresses::new(witness);
-            executors::addresses(kept, address_work, &places, &shown, &news, &core, &log);
-        });
-    }
-    {
-        let (own, forwarding, addresses) =
-            (me.addresses.clone(), forwarding.clone(), addresses.clone());
-        let (shown, changed, log) = (Arc::clone(&shown), Arc::clone(&changes), log.clone());
-        spawn("devices", move || {
-            devices::watch(&own, forwarding.as_ref(), &addresses, &changed, &shown, &log);
-        });
-    }
-    let workers = Workers {
-        disk,
-        addresses,
-        configs,
-        forwarding: forwarding.clone(),
-        elsewhere,
-        watched: true,
-    };
-    {
-        let (core, home, credentials) = (core.clone(), home.clone(), Arc::clone(&credentials));
-        let first = move || credentials.identity.note_log(&home);
-        spawn("disk", move || executors::disk(store, disk_work, first, &core));
-    }
-    {
-        let core = core.clone();
-        spawn("configs", move || executors::configs(unread, &core));
-    }
-    let beat_key = data_encoding::HEXLOWER
-        .decode(credentials.identity.beat_key.as_bytes())
-        .map_err(|e| Failure::new(Kind::Io, "identity.json is damaged", e))?;
-    let configured = Arc::clone(&places);
-    let revision = Arc::new(AtomicU64::new(node.state().revision));
-    let in_force = Arc::clone(&revision);
-    let seals = DatagramCipher::new(&beat_key, me.id, identity::random());
+    let addresses = start_address_threads(&shared, plane.handle.as_ref())?;
+    let (disk, configs) = start_disk_and_configs(&shared, store)?;
+    let (workers, orders) = Workers::new(disk, addresses.changes(), configs, plane.handle.as_ref());
+    let (places, in_force) = (Arc::clone(&shared.places), Arc::clone(&shared.revision));
     let thread = CoreThread::new(
         poll,
-        inputs,
+        inbox,
         node,
-        sockets,
-        seals,
-        &credentials.identity.peers,
-        guard,
-        Box::new(move |work| workers.take(work)),
+        ports.udp,
+        datagram_cipher(&shared.credentials)?,
+        &shared.credentials.identity.peers,
+        plane.guard,
+        Box::new(workers),
         Box::new(move |node| {
-            remember_places(&configured, node);
-            let _ = look.send(AddressWork::Look);
+            remember_places(&places, node);
+            addresses.look();
             in_force.store(node.state().revision, Ordering::Relaxed);
         }),
         log.clone(),
     )
-    .map_err(|e| Failure::new(Kind::Io, "cannot start", e))?;
-    let joined = std::thread::Builder::new()
-        .name("core".into())
-        .spawn(move || thread.run())
-        .map_err(|e| Failure::new(Kind::Io, "cannot start", e))?;
+    .map_err(cannot_start)?;
+    let joined = threads::spawn("core", move || thread.run())?;
 
     let shares = descriptors::Shares::of_this_process();
-    let (shortages, unusable) = (Arc::<Shortages>::default(), Arc::default());
-    let (flows, dataplane) = (shared_flows, forwarding);
-    let sight = Sight {
-        core: core.clone(),
-        credentials: Arc::clone(&credentials),
-        dataplane,
-        shown: Arc::clone(&shown),
-        unusable: Arc::clone(&unusable),
-    };
-    let api = Api { sight: sight.clone(), flows: flows.clone() };
-    tokio::spawn(http::serve(listener, api.clone(), shares.api));
-    tokio::spawn(http::tell_systemd(sight.clone()));
-    if let Some(listener) = metrics {
-        tokio::spawn(http::serve_metrics(listener, api, shares.metrics));
-    }
-    let counters = Box::new(move || Box::pin(http::counters_json(sight.clone())) as BoxedBytes);
-    let port = PeerPort::new(&core, &credentials, home, revision, flows.clone(), counters, log);
-    tokio::spawn(peer_port::serve(tcp, port, shares));
-    if let Some(flows) = flows {
-        tokio::spawn(proof::keep(core.clone(), unusable));
-        let credentials = Arc::clone(&credentials);
-        tokio::spawn(flow_sync::ask_all(Asker { core: core.clone(), credentials, flows }));
-    }
-    tokio::spawn(facts::tell(facts::Teller {
-        core: core.clone(),
-        node: me.name.clone(),
-        shown,
-        shortages: Arc::clone(&shortages),
-        places: Arc::clone(&places),
-        news,
-        changes,
-    }));
-    log.line(&format!(
-        "nines {} runs as {} in cluster {}",
-        env!("CARGO_PKG_VERSION"),
-        me.name,
-        credentials.identity.cluster
-    ));
-    let checks = Checks::new(core.clone(), log.clone(), shortages, shares.checks);
-    let bulk = Bulk::new(credentials, core.clone(), log.clone());
-    let end = until_the_end(&core, &mut others, checks, bulk, log).await;
-    core.put(Input::End);
+    let tcp = (ports.api, ports.metrics, ports.peers);
+    start_tasks(&shared, shares, tcp, plane.handle, plane.flows);
+    let (me, cluster) =
+        (&shared.credentials.identity.me.name, &shared.credentials.identity.cluster);
+    log.line(&format!("nines {} runs as {me} in cluster {cluster}", env!("CARGO_PKG_VERSION")));
+    let end = until_the_end(&shared, orders, shares).await;
+    shared.core.put(Input::End);
     let _ = joined.join();
-    if let (Some(_), Ok(End::Stopped)) = (&claim, &end) {
-        devices::leave_kernel(&places, log);
+    if let (Some(_), Ok(End::Stopped)) = (&plane.claim, &end) {
+        devices::leave_kernel(&shared.places, log);
     }
-    drop(claim);
+    drop(plane.claim);
     end
 }
 
-fn remember_places(places: &Places, node: &Node) {
-    let vips = node.state().spec.vips.iter();
-    *places.lock().expect("nobody panics with it") =
-        vips.map(|(addr, v)| (*addr, (v.prefix, v.interface.clone()))).collect();
+fn node_config(home: &StateDir, credentials: &Credentials) -> Config {
+    let me = &credentials.identity.me;
+    Config {
+        id: me.id,
+        name: me.name.clone(),
+        boot: u64::from_be_bytes(identity::random::<8>()) >> 2,
+        machine_boot: copied_state::machine_boot(),
+        place: copied_state::of(home, own_log::FILE),
+        seeds: credentials.identity.peers.iter().map(|p| p.id).collect(),
+    }
 }
 
+fn datagram_cipher(credentials: &Credentials) -> Outcome<DatagramCipher> {
+    let beat_key = data_encoding::HEXLOWER
+        .decode(credentials.identity.beat_key.as_bytes())
+        .map_err(|e| Failure::new(Kind::Io, "identity.json is damaged", e))?;
+    Ok(DatagramCipher::new(&beat_key, credentials.identity.me.id, identity::random()))
+}
+
+/// All that the agent listens on.
+struct Ports {
+    udp: Vec<mio::net::UdpSocket>,
+    peers: tokio::net::TcpListener,
+    api: tokio::net::UnixListener,
+    metrics: Option<tokio::net::TcpListener>,
+}
+
+impl Ports {
+    fn bind(
+        options: &Options,
+        credentials: &Credentials,
+        api: tokio::net::UnixListener,
+    ) -> Outcome<Self> {
+        let me = &credentials.identity.me;
+        Ok(Self {
+            udp: devices::bind(me)?,
+            peers: devices::bind_tcp(std::net::SocketAddr::new(me.addresses[0], me.port))?,
+            api,
+            metrics: options.metrics.map(devices::bind_tcp).transpose()?,
+        })
+    }
+}
+
+/// The main task: runs checks, hands large frames to their lines, and waits for the end.
 async fn until_the_end(
-    core: &CoreHandle,
-    others: &mut tokio::sync::mpsc::UnboundedReceiver<Work>,
-    mut checks: Checks,
-    mut bulk: Bulk,
-    log: &Logger,
+    shared: &Shared,
+    mut orders: Orders,
+    shares: descriptors::Shares,
 ) -> Outcome<End> {
-    let listen = |kind| signal(kind).map_err(|e| Failure::new(Kind::Io, "cannot start", e));
+    let (core, log) = (&shared.core, &shared.log);
+    let shortages = Arc::clone(&shared.shortages);
+    let mut checks = Checks::new(core.clone(), log.clone(), shortages, shares.checks);
+    let mut bulk = Bulk::new(Arc::clone(&shared.credentials), core.clone(), log.clone());
+    let listen = |kind| signal(kind).map_err(cannot_start);
     let (mut term, mut int, mut hup) = (
         listen(SignalKind::terminate())?,
         listen(SignalKind::interrupt())?,
@@ -405,14 +265,9 @@ async fn until_the_end(
     let mut stop_at: Option<tokio::time::Instant> = None;
     loop {
         tokio::select! {
-            work = others.recv() => match work {
-                Some(Work::Check(tasks)) => checks.set(Arc::unwrap_or_clone(tasks)),
-                Some(Work::Bulk(to, bytes)) => bulk.send(to, bytes),
-                Some(Work::Forward(_)) => core.event(Event::Forwarded(Ok(()))),
-                Some(Work::Restart) => return Ok(End::Replace),
-                Some(Work::Stop) | None => return Ok(End::Stopped),
-                Some(_) => {}
-            },
+            end = orders.ends.recv() => return Ok(end.unwrap_or(End::Stopped)),
+            Some(tasks) = orders.checks.recv() => checks.set(Arc::unwrap_or_clone(tasks)),
+            Some((to, bytes)) = orders.bulk.recv() => bulk.send(to, bytes),
             _ = hup.recv() => {
                 let restart = core.inspect(|n, _| n.state().spec.timing.restart.0).await;
                 let _ = sd_notify::notify(&[sd_notify::NotifyState::Reloading]);

@@ -21,7 +21,8 @@ use nines_dataplane::{
 };
 
 use crate::{
-    checks::shortage::Shortages, core_thread::CoreHandle, daemon::Shown, executors::Places,
+    checks::shortage::Shortages, core_thread::CoreHandle, daemon::Shown,
+    executors::addresses::Places,
 };
 
 /// Interfaces that a VIP could be on. Beyond 64 (a host of containers) none are told: facts are

@@ -18,6 +18,7 @@ use std::{
 };
 
 use mio::{Events, Interest, Poll, Token, Waker, unix::SourceFd};
+use nines_api::failure::{Failure, Kind, Outcome};
 use nines_core::Event;
 use nines_dataplane::{
     Result,
@@ -28,7 +29,12 @@ use nines_model::Role;
 use tokio::sync::{mpsc as line, oneshot, watch};
 
 use crate::{
-    core_thread::CoreHandle, identity::Credentials, logger::Logger, transport::peer_port::ask_flows,
+    core_thread::CoreHandle,
+    identity::Credentials,
+    logger::Logger,
+    queue::{Bell, Offer as _},
+    threads,
+    transport::peer_port::ask_flows,
 };
 
 pub use codec::{decode, encode};
@@ -57,28 +63,50 @@ type Bytes = Arc<Vec<u8>>;
 enum Taken {
     /// What another director told, and where goes how many of it are of servers that are not here.
     Batch(Batch, oneshot::Sender<u32>),
-    /// The kernel tables, or others in the place of those before.
-    Tables(Box<FlowImport>),
+    /// Other tables wait for it.
+    Wake,
+}
+
+/// The kernel tables that are learned into.
+enum Tables {
+    /// These, or these in the place of those before.
+    These(Box<FlowImport>),
     /// Nothing can be learned now.
     Failed,
 }
 
-/// What the thread is asked.
-enum Ask {
-    /// Everything from now on, into this line; also what needs no telling, if the other's hashes
-    /// may be others.
-    Subscribe(line::Sender<Bytes>, bool),
+/// The newest of something, until it is taken.
+type Slot<T> = Arc<Mutex<Option<T>>>;
+
+fn put<T>(slot: &Mutex<Option<T>>, item: T) {
+    *slot.lock().expect("nobody panics with it") = Some(item);
+}
+
+fn take<T>(slot: &Mutex<Option<T>>) -> Option<T> {
+    slot.lock().expect("nobody panics with it").take()
+}
+
+/// Everything from now on, into this line; also what needs no telling, if the other's hashes may
+/// be others.
+type Subscription = (line::Sender<Bytes>, bool);
+
+/// What the thread that tells is asked.
+struct Asked {
+    subscriptions: mpsc::Receiver<Subscription>,
     /// The table changed: flows that needed no telling may need it now.
-    Table,
-    /// Other kernel tables have taken the place of those before.
-    Tables(Box<FlowExport>),
+    table: Bell,
+    /// Kernel tables that have taken the place of those before.
+    tables: Slot<FlowExport>,
 }
 
 /// Handle of both threads.
 pub struct Flows {
-    out: mpsc::Sender<Ask>,
+    subscriptions: mpsc::SyncSender<Subscription>,
+    changed: Bell,
+    tables_out: Slot<FlowExport>,
     waker: Arc<Waker>,
-    taken: mpsc::Sender<Taken>,
+    taken: mpsc::SyncSender<Taken>,
+    tables_in: Slot<Tables>,
     table: watch::Sender<u64>,
     lag: Mutex<BTreeMap<u64, Duration>>,
 }
@@ -93,44 +121,40 @@ impl Flows {
         out: FlowExport,
         wanted: impl Fn() + Send + 'static,
         log: &Logger,
-    ) -> std::io::Result<Self> {
-        let poll = Poll::new()?;
-        let waker = Arc::new(Waker::new(poll.registry(), Token(1))?);
-        listen(&poll, &out)?;
-        let (asks, asked) = mpsc::channel();
-        let (taken, take) = mpsc::channel();
-        {
-            let log = log.clone();
-            crate::daemon::spawn("flows-out", move || {
-                let mut teller = Teller {
-                    out,
-                    lines: Vec::new(),
-                    again: Instant::now() + AGAIN,
-                    clients: Instant::now(),
-                };
-                if let Err(why) = teller.run(poll, &asked) {
-                    log.line(&format!("flows are no longer told to other directors: {why}"));
-                }
-            });
-        }
-        let log = log.clone();
-        crate::daemon::spawn("flows-in", move || learn(&take, &wanted, &log));
-        Ok(Self { out: asks, waker, taken, table: watch::Sender::new(0), lag: Mutex::default() })
-    }
-
-    fn ask(&self, ask: Ask) {
-        // A thread that has ended has said why.
-        if self.out.send(ask).is_ok() {
-            let _ = self.waker.wake();
-        }
+    ) -> Outcome<Self> {
+        let failed = |e: std::io::Error| Failure::new(Kind::Io, "cannot start", e);
+        let poll = Poll::new().map_err(failed)?;
+        let waker = Arc::new(Waker::new(poll.registry(), Token(1)).map_err(failed)?);
+        listen(&poll, &out).map_err(failed)?;
+        let (subscriptions, asked) = mpsc::sync_channel(threads::FLOWS_OUT);
+        let (changed, tables_out) = (Bell::default(), Slot::default());
+        let (taken, told) = mpsc::sync_channel(threads::FLOWS_IN);
+        let tables_in = Slot::default();
+        let asked =
+            Asked { subscriptions: asked, table: changed.clone(), tables: Arc::clone(&tables_out) };
+        let notes = log.clone();
+        threads::spawn("flows-out", move || {
+            let (again, clients) = (Instant::now() + AGAIN, Instant::now());
+            let mut teller = Teller { out, lines: Vec::new(), again, clients };
+            if let Err(why) = teller.run(poll, &asked) {
+                notes.line(&format!("flows are no longer told to other directors: {why}"));
+            }
+        })?;
+        let (tables, notes) = (Arc::clone(&tables_in), log.clone());
+        threads::spawn("flows-in", move || learn(&told, &tables, &wanted, &notes))?;
+        let (table, lag) = (watch::Sender::new(0), Mutex::default());
+        Ok(Self { subscriptions, changed, tables_out, waker, taken, tables_in, table, lag })
     }
 
     /// A line on which everything comes. `layout`: the other director's kernel tables are of this
-    /// one; of another one they may hash otherwise.
+    /// one; of another one they may hash otherwise. The line ends at once if too many others were
+    /// asked for just now.
     pub fn subscribe(&self, layout: Option<u32>) -> line::Receiver<Bytes> {
         let (send, receive) = line::channel(LINE);
         let other = layout != Some(nines_dataplane::ebpf::ABI_VERSION);
-        self.ask(Ask::Subscribe(send, other));
+        // A thread that has ended has said why.
+        let _ = self.subscriptions.offer((send, other));
+        let _ = self.waker.wake();
         receive
     }
 
@@ -139,23 +163,26 @@ impl Flows {
     pub fn table_changed(&self, larger: Option<&mut EbpfPlane>, learns: bool) -> Result<()> {
         let mut followed = Ok(());
         if let Some(plane) = larger {
-            followed = plane.flows_out().map(|out| self.ask(Ask::Tables(Box::new(out))));
+            followed = plane.flows_out().map(|out| put(&self.tables_out, out));
             if learns {
                 followed = followed.and(self.learn(plane));
             }
         }
         self.table.send_modify(|n| *n += 1);
-        self.ask(Ask::Table);
+        self.changed.ring();
+        let _ = self.waker.wake();
         followed
     }
 
     /// Learns from now on, into the tables that are there now.
     pub fn learn(&self, plane: &mut EbpfPlane) -> Result<()> {
-        let (taken, done) = match plane.flows_in() {
-            Ok(into) => (Taken::Tables(Box::new(into)), Ok(())),
-            Err(why) => (Taken::Failed, Err(why)),
+        let (tables, done) = match plane.flows_in() {
+            Ok(into) => (Tables::These(Box::new(into)), Ok(())),
+            Err(why) => (Tables::Failed, Err(why)),
         };
-        let _ = self.taken.send(taken);
+        put(&self.tables_in, tables);
+        // A full queue wakes the thread anyway.
+        let _ = self.taken.offer(Taken::Wake);
         done
     }
 
@@ -165,10 +192,10 @@ impl Flows {
     }
 
     /// Takes what another director told into the table; gives how many flows are of servers that
-    /// are not in it.
+    /// are not in it. `None`: too much waits, and the other director is asked for everything again.
     pub async fn take(&self, batch: Batch) -> Option<u32> {
         let (answer, answered) = oneshot::channel();
-        self.taken.send(Taken::Batch(batch, answer)).ok()?;
+        self.taken.offer(Taken::Batch(batch, answer)).ok()?;
         answered.await.ok()
     }
 
@@ -189,38 +216,50 @@ fn listen(poll: &Poll, out: &FlowExport) -> std::io::Result<()> {
     poll.registry().register(&mut SourceFd(&fd), BELL, Interest::READABLE)
 }
 
-fn learn(work: &mpsc::Receiver<Taken>, wanted: &dyn Fn(), log: &Logger) {
+fn learn(
+    work: &mpsc::Receiver<Taken>,
+    tables: &Mutex<Option<Tables>>,
+    wanted: &dyn Fn(),
+    log: &Logger,
+) {
     // The program that learns is loaded for the first flow; what comes meanwhile waits.
     let mut early = Vec::new();
     let mut into = loop {
         match work.recv() {
-            Ok(Taken::Tables(into)) => break *into,
-            // Without an answer the lines end and ask again. A kernel that refuses the program once
-            // may do so for ever, and takes long over it.
-            Ok(Taken::Failed) => {
-                std::thread::sleep(TRY_AGAIN);
-                early.clear();
-            }
             Ok(Taken::Batch(batch, answer)) if batch.flows.is_empty() && early.is_empty() => {
                 let _ = answer.send(0);
             }
-            Ok(batch) => {
+            Ok(Taken::Batch(batch, answer)) if early.len() < threads::FLOWS_IN => {
                 if early.is_empty() {
                     wanted();
                 }
-                early.push(batch);
+                early.push((batch, answer));
             }
+            // Without an answer the line ends and asks again.
+            Ok(Taken::Batch(..) | Taken::Wake) => {}
             Err(_) => return,
         }
+        match take(tables) {
+            Some(Tables::These(into)) => break *into,
+            // A kernel that refuses the program once may do so for ever, and takes long over it.
+            Some(Tables::Failed) => {
+                std::thread::sleep(TRY_AGAIN);
+                early.clear();
+            }
+            None => {}
+        }
     };
-    for taken in early.into_iter().chain(work) {
-        match taken {
-            Taken::Tables(other) => into = *other,
-            Taken::Failed => {}
-            Taken::Batch(batch, answer) => match into.learn(&batch) {
-                Ok(unknown) => drop(answer.send(unknown)),
-                Err(why) => log.line(&why.to_string()),
-            },
+    let later = work.iter().filter_map(|taken| match taken {
+        Taken::Batch(batch, answer) => Some((batch, answer)),
+        Taken::Wake => None,
+    });
+    for (batch, answer) in early.into_iter().chain(later) {
+        if let Some(Tables::These(other)) = take(tables) {
+            into = *other;
+        }
+        match into.learn(&batch) {
+            Ok(unknown) => drop(answer.send(unknown)),
+            Err(why) => log.line(&why.to_string()),
         }
     }
 }
@@ -248,7 +287,7 @@ struct Teller {
 }
 
 impl Teller {
-    fn run(&mut self, mut poll: Poll, asked: &mpsc::Receiver<Ask>) -> Result<()> {
+    fn run(&mut self, mut poll: Poll, asked: &Asked) -> Result<()> {
         let mut events = Events::with_capacity(4);
         loop {
             let catching_up = self.lines.iter().any(|l| l.from.is_some());
@@ -266,22 +305,8 @@ impl Teller {
             {
                 return Err(nines_dataplane::Error::new("cannot wait for flows", e));
             }
-            loop {
-                match asked.try_recv() {
-                    Ok(Ask::Subscribe(to, other)) => {
-                        self.lines.push(Line { to, from: Some(0), other });
-                    }
-                    Ok(Ask::Tables(out)) => {
-                        let before = self.out.as_fd().as_raw_fd();
-                        let _ = poll.registry().deregister(&mut SourceFd(&before));
-                        self.out = *out;
-                        listen(&poll, &self.out)
-                            .map_err(|e| nines_dataplane::Error::new("cannot wait for flows", e))?;
-                    }
-                    Ok(Ask::Table) => self.lines.iter_mut().for_each(|l| l.from = Some(0)),
-                    Err(mpsc::TryRecvError::Empty) => break,
-                    Err(mpsc::TryRecvError::Disconnected) => return Ok(()),
-                }
+            if !self.take(&poll, asked)? {
+                return Ok(());
             }
             self.lines.retain(|l| !l.to.is_closed());
             if self.lines.is_empty() {
@@ -304,6 +329,27 @@ impl Teller {
                 self.out.clients_alone(within, &mut |b| tell(lines, &b))?;
             }
             self.next_piece()?;
+        }
+    }
+
+    /// Takes what it is asked; false: nobody is left to ask.
+    fn take(&mut self, poll: &Poll, asked: &Asked) -> Result<bool> {
+        if let Some(out) = take(&asked.tables) {
+            let before = self.out.as_fd().as_raw_fd();
+            let _ = poll.registry().deregister(&mut SourceFd(&before));
+            self.out = out;
+            listen(poll, &self.out)
+                .map_err(|e| nines_dataplane::Error::new("cannot wait for flows", e))?;
+        }
+        if asked.table.rung() {
+            self.lines.iter_mut().for_each(|line| line.from = Some(0));
+        }
+        loop {
+            match asked.subscriptions.try_recv() {
+                Ok((to, other)) => self.lines.push(Line { to, from: Some(0), other }),
+                Err(mpsc::TryRecvError::Empty) => return Ok(true),
+                Err(mpsc::TryRecvError::Disconnected) => return Ok(false),
+            }
         }
     }
 

@@ -17,8 +17,11 @@ mod flow_sync;
 mod http;
 pub mod identity;
 mod logger;
+mod queue;
 pub mod real_server;
+mod start;
 pub mod storage;
+mod threads;
 mod transport;
 
 pub use self::{

@@ -12,6 +12,8 @@ use std::{
 
 use nines_model::printable::clean;
 
+use crate::threads;
+
 /// A cheap handle.
 #[derive(Clone)]
 pub struct Logger {
@@ -22,7 +24,7 @@ pub struct Logger {
 impl Logger {
     /// Starts the thread that writes to `out`.
     pub fn start(mut out: impl std::io::Write + Send + 'static) -> Self {
-        let (lines, received) = sync_channel::<String>(1_024);
+        let (lines, received) = sync_channel::<String>(threads::LOG);
         let lost = Arc::new(AtomicU64::new(0));
         let seen = Arc::clone(&lost);
         let write = move || {
@@ -35,7 +37,8 @@ impl Logger {
                 let _ = out.flush();
             }
         };
-        let _ = std::thread::Builder::new().name("log".into()).spawn(write);
+        // Without the thread lines are lost, and counted.
+        let _ = threads::spawn("log", write);
         Self { lines, lost }
     }
 

@@ -8,7 +8,6 @@ use std::{
     sync::{
         Mutex,
         atomic::{AtomicU64, Ordering},
-        mpsc,
     },
     time::Duration,
 };
@@ -16,7 +15,10 @@ use std::{
 use nines_api::failure::{Failure, Kind, Outcome};
 use nines_dataplane::{address, director::Director, listen, new_interfaces, sysctl, watch::Watch};
 
-use super::{AddressWork, DataplaneHandle, ForwardWork, Places};
+use super::{
+    addresses::{AddressHandle, Places},
+    forwarding::DataplaneHandle,
+};
 use crate::{convert::kernel_failure, daemon::Shown, identity, logger::Logger};
 
 /// Binds heartbeats on each own address, also on one that is not there yet.
@@ -117,8 +119,8 @@ fn words(absent: &[IpAddr]) -> String {
 /// those changes, and says which of this node's own addresses it waits for.
 pub fn watch(
     own: &[IpAddr],
-    forwarding: Option<&DataplaneHandle>,
-    addresses: &mpsc::Sender<AddressWork>,
+    dataplane: Option<&DataplaneHandle>,
+    addresses: &AddressHandle,
     changes: &AtomicU64,
     shown: &Mutex<Shown>,
     log: &Logger,
@@ -147,8 +149,8 @@ pub fn watch(
             Err(_) => std::thread::sleep(Duration::from_secs(1)),
         }
         changes.fetch_add(1, Ordering::Relaxed);
-        let told = forwarding.is_none_or(|f| f.ask(ForwardWork::Devices));
-        if !told || addresses.send(AddressWork::Look).is_err() {
+        let told = dataplane.is_none_or(DataplaneHandle::devices_changed);
+        if !told || !addresses.look() {
             return;
         }
     }

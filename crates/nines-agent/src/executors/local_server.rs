@@ -6,10 +6,7 @@
 
 use std::{
     path::Path,
-    sync::{
-        Mutex,
-        mpsc::{Receiver, RecvTimeoutError},
-    },
+    sync::{Mutex, mpsc::RecvTimeoutError},
     time::Duration,
 };
 
@@ -23,6 +20,7 @@ use crate::{
     core_thread::{CoreHandle, Input},
     daemon::Shown,
     logger::Logger,
+    queue::SlotReceiver,
 };
 
 /// File of what this machine was before.
@@ -32,7 +30,7 @@ const LOOK: Duration = Duration::from_secs(5);
 
 /// Does what it was last told, until nobody is left to tell.
 pub fn keep(
-    told: &Receiver<RealServerRole>,
+    told: &SlotReceiver<RealServerRole>,
     memory: &Path,
     core: &CoreHandle,
     shown: &Mutex<Shown>,

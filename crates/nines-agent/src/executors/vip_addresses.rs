@@ -18,7 +18,7 @@ use nines_dataplane::{
     gratuitous_arp::{self, Link},
 };
 
-use super::Places;
+use super::addresses::Places;
 use crate::{core_thread::CoreHandle, logger::Logger};
 
 /// `ip addr flush` goes on until it finds nothing: what is put back meanwhile it takes again.
@@ -164,6 +164,13 @@ pub struct Found {
     pub again: Option<Instant>,
 }
 
+impl Found {
+    /// Look again then, or sooner.
+    fn look_at(&mut self, at: Instant) {
+        self.again = Some(self.again.map_or(at, |again| again.min(at)));
+    }
+}
+
 /// Everything put on by this process.
 #[derive(Default)]
 pub struct VipAddresses {
@@ -254,63 +261,90 @@ impl VipAddresses {
         core: &CoreHandle,
         log: &Logger,
     ) {
-        let mut back: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
         // A thousand VIPs are on one card.
         let there: BTreeSet<(u32, IpAddr)> =
             all.iter().flat_map(|i| i.addresses.iter().map(|(a, _)| (i.index, *a))).collect();
-        for (vip, placed) in &mut self.here {
-            let same = all.iter().find(|i| i.index == placed.index);
-            if there.contains(&(placed.index, *vip)) {
-                if let Some(taken) = self.taken.get_mut(vip) {
-                    (taken.missing, taken.told) = (None, false);
-                }
-                continue;
+        let mut missing = Vec::new();
+        for (vip, placed) in &self.here {
+            if !there.contains(&(placed.index, *vip)) {
+                missing.push(*vip);
+            } else if let Some(taken) = self.taken.get_mut(vip) {
+                (taken.missing, taken.told) = (None, false);
             }
-            let named = places.get(vip).and_then(|(_, interface)| interface.as_deref());
-            let named = named.or(Some(placed.name.as_str()));
-            let by_name = all.iter().find(|i| Some(i.name.as_str()) == named);
-            let Some(interface) = same.or(by_name) else {
-                let taken = self.taken.entry(*vip).or_default();
-                taken.missing.get_or_insert(now);
-                if !std::mem::replace(&mut taken.told, true) {
-                    log.line(&format!("{} has gone, and {vip} with it", placed.name));
-                }
-                continue;
-            };
-            // The kernel takes IPv6 addresses off an interface that is set down.
-            if vip.is_ipv6() && !interface.up {
-                continue;
-            }
-            let taken = self.taken.entry(*vip).or_default();
-            if let Err(at) = taken.may(now) {
-                found.again = Some(found.again.map_or(at, |again| again.min(at)));
-                continue;
-            }
-            if let Err(why) = address::add(interface.index, *vip, placed.prefix) {
-                if !std::mem::replace(&mut taken.told, true) {
-                    log.line(&format!("{vip} could not be put back: {why}"));
-                }
-                found.again = Some(found.again.map_or(now + TRUCE, |a| a.min(now + TRUCE)));
-                continue;
-            }
-            let how = if same.is_none() {
-                format!("lost with {}, which was made again", placed.name)
-            } else {
-                format!("taken off {} by another program", interface.name)
-            };
-            if same.is_none() {
-                self.links.by_index.remove(&interface.index);
-                *placed = Placed::on(interface, placed.prefix, &mut self.links);
-            }
-            (taken.missing, taken.told) = (None, false);
-            taken.back.push(now);
+        }
+        let mut back: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
+        for vip in missing {
+            let named = places.get(&vip).and_then(|(_, interface)| interface.as_deref());
+            let Some(how) = self.restore(now, all, vip, named, found, log) else { continue };
             // In a fight the first ones tell it all.
-            if taken.back.len() <= FIGHT {
-                back.entry(how).or_default().push(*vip);
+            if self.taken.get(&vip).is_none_or(|taken| taken.back.len() <= FIGHT) {
+                back.entry(how).or_default().push(vip);
             } else {
                 log.line(&format!("{vip} was {how} again; put back"));
             }
         }
+        self.note_fights(now, found);
+        for (how, vips) in back {
+            vips.iter().for_each(|vip| self.announce(*vip, log));
+            core.event(Event::Restored { vips, how });
+        }
+    }
+
+    /// Puts back one VIP that is missing, on the interface that it was on or the one `named`; how
+    /// it was lost. `None`: not yet.
+    fn restore(
+        &mut self,
+        now: Instant,
+        all: &[Interface],
+        vip: IpAddr,
+        named: Option<&str>,
+        found: &mut Found,
+        log: &Logger,
+    ) -> Option<String> {
+        let placed = self.here.get_mut(&vip)?;
+        let same = all.iter().find(|i| i.index == placed.index);
+        let named = named.unwrap_or(&placed.name);
+        let by_name = all.iter().find(|i| i.name == named);
+        let Some(interface) = same.or(by_name) else {
+            let taken = self.taken.entry(vip).or_default();
+            taken.missing.get_or_insert(now);
+            if !std::mem::replace(&mut taken.told, true) {
+                log.line(&format!("{} has gone, and {vip} with it", placed.name));
+            }
+            return None;
+        };
+        // The kernel takes IPv6 addresses off an interface that is set down.
+        if vip.is_ipv6() && !interface.up {
+            return None;
+        }
+        let taken = self.taken.entry(vip).or_default();
+        if let Err(at) = taken.may(now) {
+            found.look_at(at);
+            return None;
+        }
+        if let Err(why) = address::add(interface.index, vip, placed.prefix) {
+            if !std::mem::replace(&mut taken.told, true) {
+                log.line(&format!("{vip} could not be put back: {why}"));
+            }
+            found.look_at(now + TRUCE);
+            return None;
+        }
+        let how = if same.is_none() {
+            format!("lost with {}, which was made again", placed.name)
+        } else {
+            format!("taken off {} by another program", interface.name)
+        };
+        if same.is_none() {
+            self.links.by_index.remove(&interface.index);
+            *placed = Placed::on(interface, placed.prefix, &mut self.links);
+        }
+        (taken.missing, taken.told) = (None, false);
+        taken.back.push(now);
+        Some(how)
+    }
+
+    /// Which VIP another program takes away again and again.
+    fn note_fights(&self, now: Instant, found: &mut Found) {
         for (vip, taken) in &self.taken {
             let often = taken.back.iter().filter(|at| now.duration_since(**at) < RECENT).count();
             if often >= FIGHT {
@@ -320,13 +354,8 @@ impl VipAddresses {
                     RECENT.as_secs()
                 );
                 // When it is over that is to be seen.
-                let over = now + GOOD;
-                found.again = Some(found.again.map_or(over, |again| again.min(over)));
+                found.look_at(now + GOOD);
             }
-        }
-        for (how, vips) in back {
-            vips.iter().for_each(|vip| self.announce(*vip, log));
-            core.event(Event::Restored { vips, how });
         }
     }
 
@@ -362,7 +391,7 @@ impl VipAddresses {
             };
             let fitness = self.fitness.entry(*vip).or_default();
             if let Some(at) = fitness.see(now, seen) {
-                found.again = Some(found.again.map_or(at, |again| again.min(at)));
+                found.look_at(at);
             }
         }
         for (vip, fitness) in &self.fitness {

@@ -15,8 +15,9 @@ use tokio::time::Instant;
 
 use super::{one_line, stopping, view};
 use crate::{
-    checks::proof::AllUnusable, core_thread::CoreHandle, daemon::Shown, executors::DataplaneHandle,
-    identity::Credentials, transport::peer_port::ask_counters,
+    checks::proof::AllUnusable, core_thread::CoreHandle, daemon::Shown,
+    executors::forwarding::DataplaneHandle, identity::Credentials,
+    transport::peer_port::ask_counters,
 };
 
 /// What the status is made from.

@@ -180,7 +180,7 @@ async fn talk(visit: Visit, port: Arc<PeerPort>) {
                 from != 0
             }
             kind::RAFT if from != 0 => {
-                port.core.event(Event::Frame { from, link: 0, bytes });
+                port.core.offer(Event::Frame { from, link: 0, bytes });
                 true
             }
             kind::QUESTION if from != 0 => {

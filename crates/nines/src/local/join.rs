@@ -37,24 +37,31 @@ pub struct JoinArgs {
     port: u16,
 }
 
-/// Runs it.
-pub fn run(context: &Context, args: &JoinArgs) -> Outcome<u8> {
-    let to = args
-        .address
-        .parse::<SocketAddr>()
-        .or_else(|_| args.address.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, PORT)))
-        .map_err(|_| {
-            Failure::new(Kind::Usage, format!("\"{}\" is not a valid address", args.address), "")
-                .next("copy the whole command that nines init printed")
-        })?;
-    let (secret, fingerprint) = identity::read_code(&args.code).ok_or_else(|| {
+/// Where the member listens: an address with a port, or with the usual one.
+fn member_address(text: &str) -> Outcome<SocketAddr> {
+    let usual = |_| text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, PORT));
+    text.parse::<SocketAddr>().or_else(usual).map_err(|_| {
+        Failure::new(Kind::Usage, format!("\"{text}\" is not a valid address"), "")
+            .next("copy the whole command that nines init printed")
+    })
+}
+
+/// The secret of a join code and the fingerprint of the cluster's certificate authority.
+fn join_code(text: &str) -> Outcome<(String, [u8; 10])> {
+    identity::read_code(text).ok_or_else(|| {
         Failure::new(
             Kind::Usage,
-            format!("\"{}\" is not a valid join code", args.code),
+            format!("\"{text}\" is not a valid join code"),
             "a join code has four groups of eight letters and digits",
         )
         .next("copy the whole command that nines init printed")
-    })?;
+    })
+}
+
+/// Runs it.
+pub fn run(context: &Context, args: &JoinArgs) -> Outcome<u8> {
+    let to = member_address(&args.address)?;
+    let (secret, fingerprint) = join_code(&args.code)?;
     let home = identity::home(&context.state);
     if home.is_member() {
         let cluster = home.identity()?.cluster;
