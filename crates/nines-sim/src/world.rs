@@ -168,17 +168,15 @@ fn fnv(hash: u64, bytes: &[u8]) -> u64 {
 }
 
 fn founding(text: &str) -> Persisted {
-    let mut state = State {
-        text: text.into(),
-        spec: nines_model::config::parse(text).expect("the spec above is right").into(),
-        revision: 1,
-        ..State::default()
+    let spec = nines_model::config::parse(text).expect("the spec above is right").into();
+    let member = |(id, name): (u64, &str)| Member {
+        id,
+        name: name.into(),
+        witness: name == "wit",
+        ..Member::default()
     };
-    for (id, name) in (1..=FOUNDERS).zip(NAMES) {
-        let member = Member { id, name: name.into(), witness: name == "wit", ..Member::default() };
-        state.members.insert(id, member);
-    }
-    state.applied = 1;
+    let members = (1..=FOUNDERS).zip(NAMES).map(member);
+    let state = State::founded(text.into(), spec, members);
     let data = snapshot::encode(&state);
     Persisted {
         hard_state: HardState { term: 1, vote: 0, commit: 1 },

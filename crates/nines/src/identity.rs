@@ -236,17 +236,11 @@ pub fn bootstrap(
         let (ca_pem, ca_key) = (ca_pem.clone(), ca_key.clone());
         credentials.push(Credentials { identity, ca_pem, ca_key, cert_pem, key_pem });
     }
-    let mut state = State {
-        text: text.into(),
-        spec: Arc::new(spec.clone()),
-        revision: 1,
-        applied: 1,
-        ..State::default()
-    };
-    for peer in &peers {
+    let members = peers.iter().map(|peer| {
         let witness = spec.nodes[&peer.name].role == nines_model::Role::Witness;
-        state.members.insert(peer.id, member(peer, witness));
-    }
+        member(peer, witness)
+    });
+    let state = State::founded(text.into(), Arc::new(spec.clone()), members);
     let voters: Vec<u64> = peers.iter().map(|p| p.id).collect();
     let data = snapshot::encode(&state);
     let kept = Persisted {

@@ -203,7 +203,8 @@ impl Node {
         }
         let spec = Arc::clone(&self.state.spec);
         let own = spec.nodes.get(&self.config.name).map_or_else(Vec::new, |n| n.addresses.clone());
-        let others = self.state.facts.iter().filter(|(name, _)| **name != self.config.name);
+        let others =
+            self.state.members.facts().iter().filter(|(name, _)| **name != self.config.name);
         let macs = others.flat_map(|(_, f)| f.macs.iter());
         let macs = macs.filter_map(|m| m.as_slice().try_into().ok()).collect();
         let checks = self.read_ahead.configs.known(&self.state.text).map(|c| Arc::clone(&c.checks));

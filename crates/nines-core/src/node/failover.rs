@@ -43,7 +43,7 @@ impl Node {
             let leaving = self.membership.peer(id).is_some_and(|peer| peer.beat.leaving);
             let alive = id != 0 && self.membership.alive(now, id, self.lease());
             let votes = self.consensus.voters().contains(&id);
-            alive && votes && !leaving && !self.state.standbys.contains_key(name)
+            alive && votes && !leaving && !self.state.admin.standbys().contains_key(name)
         })
     }
 
@@ -94,7 +94,7 @@ impl Node {
             Holding::Releasing { node, to, .. } => Held::Releasing(node.clone(), to.clone()),
         };
         let vips = self.state.vips.iter().map(|(vip, holding)| (*vip, held(holding))).collect();
-        Observed { nodes, vips, move_requests: self.state.move_requests.clone() }
+        Observed { nodes, vips, move_requests: self.state.admin.move_requests().clone() }
     }
 
     /// The nodes as the planner sees them. A node in limbo, neither heard lately nor silent for
@@ -110,7 +110,7 @@ impl Node {
             let mut view = NodeView {
                 joining: !voters.contains(id),
                 no_vote: self.broken_of(*id).is_some(),
-                standby: self.state.standbys.contains_key(&member.name),
+                standby: self.state.admin.standbys().contains_key(&member.name),
                 ..NodeView::default()
             };
             if *id == self.config.id {
@@ -191,7 +191,7 @@ impl Node {
     pub(super) fn cause_of(&self, vip: IpAddr) -> String {
         match self.state.vips.get(&vip) {
             Some(Holding::Releasing { node, .. }) if *node != self.config.name => {
-                self.state.failovers.get(&vip).map_or_else(String::new, |f| f.event.clone())
+                self.state.vips.failovers().get(&vip).map_or_else(String::new, |f| f.event.clone())
             }
             _ => self.state.cause_of(vip),
         }
@@ -213,11 +213,12 @@ impl Node {
         };
         let spec = &self.state.spec;
         if let Some(with) = spec.vips.get(&vip).and_then(|wanted| wanted.with) {
-            return self.state.failovers.get(&with).map_or_else(String::new, |f| f.event.clone());
+            let failover = self.state.vips.failovers().get(&with);
+            return failover.map_or_else(String::new, |f| f.event.clone());
         }
-        if self.state.move_requests.get(&vip) == Some(to) {
+        if self.state.admin.move_requests().get(&vip) == Some(to) {
             id(story.newest(&["wish"], &spec.vip_name(vip)))
-        } else if self.state.standbys.contains_key(from) {
+        } else if self.state.admin.standbys().contains_key(from) {
             id(story.newest(&["standby"], from))
         } else if spec.directors().all(|director| director != from) {
             id(story.newest(&["config"], "config"))
@@ -229,9 +230,9 @@ impl Node {
     fn end_what_is_over(&mut self, now: Time) {
         let wall = self.wall_ms(now);
         let over = |until: u64| until != 0 && until <= wall;
-        let drains = self.state.drains.iter().filter(|(_, s)| over(s.until_ms));
+        let drains = self.state.admin.drains().iter().filter(|(_, s)| over(s.until_ms));
         let drains: Vec<String> = drains.map(|((a, b), _)| format!("{a}/{b}")).collect();
-        let standbys = self.state.standbys.iter().filter(|(_, s)| over(s.until_ms));
+        let standbys = self.state.admin.standbys().iter().filter(|(_, s)| over(s.until_ms));
         let standbys: Vec<String> = standbys.map(|(node, _)| node.clone()).collect();
         for (verb, subjects) in [("undrain", drains), ("ready", standbys)] {
             if !subjects.is_empty() {
@@ -248,8 +249,8 @@ impl Node {
         for id in self.consensus.learners() {
             let near = self.consensus.lag(id).is_some_and(|lag| lag <= 8);
             // It says itself that it has applied what the log says.
-            let has_state =
-                self.membership.peer(id).is_some_and(|p| p.beat.applied >= self.state.membership);
+            let newest = self.state.members.newest_change();
+            let has_state = self.membership.peer(id).is_some_and(|p| p.beat.applied >= newest);
             if near && has_state && self.membership.alive(now, id, self.lease()) {
                 self.consensus.propose_member(id, true, Vec::new());
                 self.lead_after = now.plus(Millis(100));

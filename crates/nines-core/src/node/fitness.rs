@@ -32,7 +32,7 @@ fn reasons(unfit: &[Unfit]) -> BTreeMap<IpAddr, &str> {
 impl Node {
     /// VIPs that a node cannot serve, in the planner's words.
     pub(super) fn unfit_by_its_cards(&self, node: &str) -> BTreeMap<IpAddr, String> {
-        let unfit = self.state.facts.get(node).map_or(&[][..], |f| &f.unfit);
+        let unfit = self.state.members.facts().get(node).map_or(&[][..], |f| &f.unfit);
         let told = reasons(unfit).into_iter();
         told.map(|(vip, why)| (vip, format!("cannot serve it: {why}"))).collect()
     }

@@ -266,7 +266,7 @@ impl Node {
                 let trip = now.0.saturating_sub(ack.sent_ns).saturating_sub(ack.waited_ns);
                 self.membership.round_trip(from, trip);
                 self.reminded(now, from, &ack);
-                ack.membership <= self.state.membership && self.acked(from, &ack)
+                ack.membership <= self.state.members.newest_change() && self.acked(from, &ack)
             }
             frame::Kind::Part(part) => {
                 self.learn(from, &part);

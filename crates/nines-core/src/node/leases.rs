@@ -158,7 +158,7 @@ impl Node {
             acked,
             sent_ns: beat.sent_ns,
             lease_ms: beat.lease_ms,
-            membership: self.state.membership,
+            membership: self.state.members.newest_change(),
             incarnation: beat.incarnation,
             ..Ack::default()
         };

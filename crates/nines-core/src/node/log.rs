@@ -110,9 +110,6 @@ impl Node {
         if let Some(change) = entry.changes_member() {
             let valid = self.state.may_join(change, &entry.command);
             self.consensus.apply_change(entry, valid);
-            if valid {
-                self.state.membership = entry.index;
-            }
         }
         let applied = self.state.apply(
             entry.index,
@@ -182,7 +179,7 @@ impl Node {
                 self.unrecorded.drain(..count);
             }
         }
-        let known = self.state.facts.get(&self.config.name);
+        let known = self.state.members.facts().get(&self.config.name);
         if now >= self.facts_after
             && self.facts.is_some()
             && self.facts.as_ref() != known

@@ -232,15 +232,8 @@ mod tests {
         };
         let (first, mut configs) = (text(0), Configs::default());
         let spec = configs.get(&first).spec.clone().unwrap();
-        let mut state = State {
-            text: first.as_str().into(),
-            spec,
-            revision: 1,
-            applied: 1,
-            ..State::default()
-        };
         let member = Member { id: 1, name: "lb1".into(), ..Member::default() };
-        state.members.insert(1, member);
+        let state = State::founded(first.as_str().into(), spec, [member]);
         let data = snapshot::encode(&state);
         let mut disk = Persisted {
             hard_state: HardState { term: 1, vote: 0, commit: 1 },

@@ -339,7 +339,7 @@ mod tests {
         Event,
         node::Config,
         snapshot,
-        state::State,
+        state::{State, Vips},
         wire::{HardState, Member, Persisted, Snapshot},
     };
 
@@ -350,15 +350,14 @@ mod tests {
     /// lb1, which the log has given both VIPs.
     fn holder(now: Time) -> Node {
         let spec = nines_model::config::parse(TEXT).expect("it is right").into();
-        let mut state =
-            State { text: TEXT.into(), spec, revision: 1, applied: 5, ..State::default() };
-        for (id, name) in (1..).zip(["lb1", "lb2", "wit"]) {
-            let member = Member { id, name: name.into(), ..Member::default() };
-            state.members.insert(id, member);
-        }
-        for (vip, token) in [(vip(100), 4), (vip(101), 5)] {
-            state.vips.insert(vip, Holding::Held { node: "lb1".into(), token });
-        }
+        let member =
+            |(id, name): (u64, &str)| Member { id, name: name.into(), ..Member::default() };
+        let members = (1..).zip(["lb1", "lb2", "wit"]).map(member);
+        let held = |token| Holding::Held { node: "lb1".into(), token };
+        let holdings = [(vip(100), held(4)), (vip(101), held(5))];
+        let mut state = State::founded(TEXT.into(), spec, members);
+        state.vips = Vips::restored(holdings.into(), BTreeMap::new());
+        state.applied = 5;
         let data = snapshot::encode(&state);
         let kept = Persisted {
             hard_state: HardState { term: 1, vote: 0, commit: 5 },

@@ -128,7 +128,7 @@ fn nodes(node: &Node, now: Time, shown: &Shown, spares: &Spares<'_>) -> Vec<Node
             .nodes
             .get(name)
             .map_or(if member.witness { Role::Witness } else { Role::Director }, |n| n.role);
-        let standby = state.standbys.get(name);
+        let standby = state.admin.standbys().get(name);
         let missing: Vec<u64> = match peer {
             _ if me => node.behind().iter().copied().collect(),
             Some(peer) => peer.beat.behind.clone(),
@@ -155,7 +155,7 @@ fn nodes(node: &Node, now: Time, shown: &Shown, spares: &Spares<'_>) -> Vec<Node
             Role::Director if ready => "ready",
             Role::Director => "not ready",
         };
-        let facts = state.facts.get(name);
+        let facts = state.members.facts().get(name);
         let told = || Shown {
             path: facts.map_or_else(String::new, |f| f.path.clone()),
             trouble: facts.map_or_else(String::new, |f| f.trouble.clone()),
@@ -240,7 +240,7 @@ fn vips(node: &Node, now: Time, spares: &Spares<'_>) -> Vec<VipStatus> {
 }
 
 fn last_failover(state: &State, wall: u64) -> Option<Failover> {
-    let (vip, last) = state.failovers.iter().max_by_key(|(_, f)| f.at_ms)?;
+    let (vip, last) = state.vips.failovers().iter().max_by_key(|(_, f)| f.at_ms)?;
     Some(Failover {
         vip: state.spec.vip_name(*vip),
         from: last.from.clone(),

@@ -268,8 +268,8 @@ impl CoreThread {
             self.seals.set_beat(state.spec.timing.beat);
             (self.configured)(&self.node);
         }
-        if state.membership != self.membership {
-            self.membership = state.membership;
+        if state.members.newest_change() != self.membership {
+            self.membership = state.members.newest_change();
             for member in state.members.values() {
                 let addresses: Vec<IpAddr> =
                     member.addresses.iter().filter_map(|a| a.parse().ok()).collect();

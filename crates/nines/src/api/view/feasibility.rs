@@ -59,7 +59,7 @@ impl Cluster {
     /// As `node` knows it.
     pub fn of(node: &Node, now: Time) -> Self {
         let state = node.state();
-        let mut machines = state.facts.clone();
+        let mut machines = state.members.facts().clone();
         // What this node knows of itself may not be in the log yet.
         machines.extend(node.facts().map(|own| (own.node.clone(), own.clone())));
         let down = node.health().iter().filter(|(_, h)| h.state() == ServerState::Down);

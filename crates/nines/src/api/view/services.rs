@@ -31,7 +31,7 @@ impl Services {
         let holders = state.vips.iter().map(|(vip, held)| (*vip, held.node().to_owned()));
         Self {
             spec: Arc::clone(&state.spec),
-            drains: state.drains.clone(),
+            drains: state.admin.drains().clone(),
             holders: holders.collect(),
         }
     }

@@ -54,7 +54,7 @@ pub fn events(node: &Node, about: Option<&str>, limit: usize) -> Vec<Event> {
 /// The events of the newest change of a holder, and of no other.
 pub fn last_failover(node: &Node) -> Vec<Event> {
     let state = node.state();
-    let Some((vip, last)) = state.failovers.iter().max_by_key(|(_, f)| f.at_ms) else {
+    let Some((vip, last)) = state.vips.failovers().iter().max_by_key(|(_, f)| f.at_ms) else {
         return Vec::new();
     };
     let subjects = [state.spec.vip_name(*vip)];
@@ -105,13 +105,13 @@ fn of_service(node: &Node, now: Time, seen: &Seen, why: &mut Why) {
         let blocked = node.blocked().get(&vip).map_or_else(String::new, |b| format!(": {b}"));
         format!("No director holds {name}{blocked}.")
     } else {
-        let since = state.failovers.get(&vip);
+        let since = state.vips.failovers().get(&vip);
         let since = since.map_or_else(String::new, |f| format!(" since {}", rfc3339(f.at_ms)));
         format!("{holder} holds {name}{since}.")
     };
     if let Some(nines_core::state::Holding::Releasing { to, .. }) = state.vips.get(&vip) {
         why.now.push_str(&format!(" It is being handed over to {to}."));
-    } else if let Some(to) = state.move_requests.get(&vip) {
+    } else if let Some(to) = state.admin.move_requests().get(&vip) {
         why.now.push_str(&format!(" A move to {to} was asked for and waits."));
     }
     for service in spec.services_on(vip).map(|(service, _)| service) {
@@ -150,7 +150,7 @@ fn of_service(node: &Node, now: Time, seen: &Seen, why: &mut Why) {
     }
     let subjects = [why.subject.clone(), name];
     // The change that made the present holder; what came later and changed nothing is not why.
-    let path = match state.failovers.get(&vip) {
+    let path = match state.vips.failovers().get(&vip) {
         Some(last) if state.story.find(&last.event).is_some() => {
             state.story.around(&last.event, &subjects)
         }
@@ -163,7 +163,7 @@ fn of_node(node: &Node, now: Time, seen: &Seen, why: &mut Why) {
     let (state, name) = (node.state(), why.subject.clone());
     let found = seen.status.nodes.iter().find(|n| n.name == name);
     why.now = found.map_or_else(String::new, state_of_node);
-    if let Some(set) = state.standbys.get(&name) {
+    if let Some(set) = state.admin.standbys().get(&name) {
         why.now.push_str(&format!(" On standby {}.", set_text(set)));
         why.next.push(format!("nines ready {name}"));
     }
@@ -185,10 +185,11 @@ fn of_node(node: &Node, now: Time, seen: &Seen, why: &mut Why) {
     if found.is_some_and(|n| n.state == "silent") {
         why.now = lost(node, now, &name);
         // What took its VIPs away tells its silence.
-        let taken = state.failovers.values().filter(|f| f.from == name && f.silent_ms > 0);
+        let taken = state.vips.failovers().values().filter(|f| f.from == name && f.silent_ms > 0);
         let newest = taken.map(|f| f.at_ms).max().unwrap_or(0);
         let events = state
-            .failovers
+            .vips
+            .failovers()
             .iter()
             .filter(|(_, f)| f.from == name && f.silent_ms > 0 && newest - f.at_ms < 60_000);
         let mut moves = Vec::new();
@@ -254,7 +255,7 @@ fn lost(node: &Node, now: Time, name: &str) -> String {
             holder => format!("now on {holder}"),
         }
     };
-    let taken = state.failovers.iter().filter(|(_, f)| f.from == name).map(|(vip, _)| vip);
+    let taken = state.vips.failovers().iter().filter(|(_, f)| f.from == name).map(|(vip, _)| vip);
     let still = state.vips.iter().filter(|(_, h)| h.node() == name).map(|(vip, _)| vip);
     let mut all: Vec<_> = still.chain(taken).collect();
     all.sort_unstable();
@@ -311,7 +312,7 @@ fn of_server(node: &Node, now: Time, seen: &Seen, why: &mut Why) {
     let servers = state.spec.find_servers(&why.subject);
     let mut told = Vec::new();
     for key in &servers {
-        if let Some(set) = state.drains.get(key) {
+        if let Some(set) = state.admin.drains().get(key) {
             told.push(format!("{}/{} drains {}", key.0, key.1, set_text(set)));
             why.next.push(format!("nines undrain {}/{}", key.0, key.1));
         }

@@ -82,7 +82,7 @@ async fn admit_once(
         let holds = state.vips.values().any(|h| h.node() == asked);
         let voters = node.consensus().voters();
         let lost = lost.is_some_and(|id| voters.contains(&id));
-        (state.members.clone(), state.highest, state.spec.clone(), voters, lost, holds)
+        ((*state.members).clone(), state.members.highest(), state.spec.clone(), voters, lost, holds)
     };
     let Some((members, highest, spec, voters, lost, holds)) = agent.core.inspect(look).await else {
         return Err(refused("this agent is stopping"));
