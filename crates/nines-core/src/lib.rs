@@ -14,6 +14,7 @@ pub mod consensus;
 pub mod edit;
 pub mod event;
 pub mod event_log;
+pub mod feature_level;
 pub mod forwarding;
 pub mod health;
 pub mod incarnations;

@@ -29,6 +29,7 @@ mod append_gate;
 mod bulk;
 mod desired_state;
 mod failover;
+mod feature_level;
 mod fitness;
 mod heartbeat;
 mod incarnation;
@@ -148,10 +149,8 @@ impl Node {
         let mut read_ahead = read_ahead::ReadAhead::default();
         let decoded = snapshot::decode(&kept.snapshot.data, &mut read_ahead.configs);
         // Never guess: a voter with an empty state would renew anybody's lease (S27).
-        let mut broken = match &decoded {
-            Some(_) => None,
-            None => Some("a snapshot that this version cannot read".to_owned()),
-        };
+        let unread = "a snapshot that this version cannot read";
+        let mut broken = decoded.is_none().then(|| unread.to_owned());
         if !kept.retired.is_empty() {
             broken = Some(kept.retired.clone());
         }
@@ -227,6 +226,7 @@ impl Node {
             actions: Vec::new(),
         };
         node.lost_log.retired = node.broken.is_some();
+        node.read_from_disk(kept);
         if !node.incarnation.moved {
             node.keep_life();
         }
@@ -436,7 +436,8 @@ impl Node {
         }
     }
 
-    fn propose(&mut self, now: Time, request: u64, mut command: Command) {
+    fn propose(&mut self, now: Time, request: u64, command: Command) {
+        let Some(mut command) = self.in_readable_form(now, request, command) else { return };
         command.node = self.config.id;
         command.number = self.next_number;
         command.at_ms = self.wall_ms(now);

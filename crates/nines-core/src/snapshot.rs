@@ -33,6 +33,8 @@ struct Kept {
     applied: u64,
     #[prost(uint64, tag = "30")]
     highest: u64,
+    #[prost(uint32, tag = "31")]
+    feature_level: u32,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -142,6 +144,7 @@ pub fn encode(state: &State) -> Vec<u8> {
         membership: state.members.newest_change(),
         applied: state.applied,
         highest: state.members.highest(),
+        feature_level: state.members.feature_level(),
     }
     .encode_to_vec()
 }
@@ -180,12 +183,12 @@ pub fn decode(bytes: &[u8], configs: &mut Configs) -> Option<State> {
             drains.insert((s.service, s.subject), set);
         }
     }
-    let Kept { revision, members, facts, membership, highest, applied, .. } = kept;
+    let Kept { revision, members, facts, membership, highest, feature_level, applied, .. } = kept;
     let mut state = State {
         text: std::sync::Arc::clone(&config.text),
         spec: std::sync::Arc::clone(spec),
         revision,
-        members: Members::restored(members, facts, highest, membership),
+        members: Members::restored(members, facts, (highest, membership), feature_level),
         vips: Vips::restored(holdings, failovers),
         admin: Admin::restored(drains, standbys, moves),
         story: EventLog::default(),
@@ -220,7 +223,7 @@ mod tests {
         let mut state = State {
             revision: 3,
             applied: 9,
-            members: Members::restored(vec![member], vec![facts], 7, 4),
+            members: Members::restored(vec![member], vec![facts], (7, 4), 3),
             vips: Vips::restored(holdings.into(), failovers.into()),
             admin: Admin::restored(drains.into(), standbys.into(), [(vip(4), to)].into()),
             ..State::default()

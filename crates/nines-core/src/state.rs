@@ -70,7 +70,8 @@ struct Entry<'a> {
 }
 
 impl State {
-    /// The state of a cluster that begins with this config and these members.
+    /// The state of a cluster that begins with this config and these members, at this build's own
+    /// feature level.
     pub fn founded(
         text: Arc<str>,
         spec: Arc<Spec>,
@@ -159,7 +160,7 @@ impl State {
                 let change = Admin::validate_move(&self.spec, &self.vips, actor, request)?;
                 Ok(self.commit_admin(entry, change))
             }
-            Kind::Join(_) | Kind::Remove(_) | Kind::Facts(_) => {
+            Kind::Join(_) | Kind::Remove(_) | Kind::Facts(_) | Kind::FeatureLevel(_) => {
                 let change = self.members.validate(member, kind)?;
                 Ok(self.commit_member(entry, change))
             }

@@ -11,7 +11,7 @@ mod heartbeat;
 mod incarnation;
 
 pub use batch::Batch;
-pub use facts::{Facts, Unfit};
+pub use facts::{Facts, FeatureLevel, Unfit};
 pub use heartbeat::{Ack, Awaits, Heartbeat, SetPart};
 pub use incarnation::{Incarnation, KeptIncarnation, LongPromise};
 
@@ -85,13 +85,15 @@ pub struct RaftMessage {
     #[prost(uint64, tag = "6")]
     pub(crate) index: u64,
     #[prost(message, repeated, tag = "7")]
-    pub(crate) entries: Vec<LogEntry>,
+    /// Entries that the message brings.
+    pub entries: Vec<LogEntry>,
     #[prost(uint64, tag = "8")]
     pub(crate) commit: u64,
     #[prost(uint64, tag = "9")]
     pub(crate) commit_term: u64,
     #[prost(message, optional, tag = "10")]
-    pub(crate) snapshot: Option<Snapshot>,
+    /// State that the message brings.
+    pub snapshot: Option<Snapshot>,
     #[prost(uint64, tag = "11")]
     pub(crate) request_snapshot: u64,
     #[prost(bool, tag = "12")]
@@ -129,6 +131,13 @@ pub struct LogEntry {
     /// [`Command`] of a membership change.
     #[prost(bytes = "vec", tag = "5")]
     pub context: Vec<u8>,
+}
+
+impl LogEntry {
+    /// The encoded [`Command`]; empty: the entry has none.
+    pub fn command(&self) -> &[u8] {
+        if self.kind == 0 { &self.data } else { &self.context }
+    }
 }
 
 /// State at an index, in place of the entries up to it.
@@ -230,7 +239,7 @@ pub struct Command {
     #[prost(string, tag = "5")]
     pub cause: String,
     /// What the command does.
-    #[prost(oneof = "command::Kind", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 50")]
+    #[prost(oneof = "command::Kind", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 50")]
     pub kind: Option<command::Kind>,
 }
 
@@ -269,6 +278,9 @@ pub mod command {
         /// A node leaves for good.
         #[prost(string, tag = "19")]
         Remove(String),
+        /// The cluster's feature level rises.
+        #[prost(message, tag = "20")]
+        FeatureLevel(super::FeatureLevel),
         /// The same for many VIPs.
         #[prost(message, tag = "50")]
         Batch(super::Batch),
@@ -401,6 +413,9 @@ pub struct Member {
     /// Port for heartbeats (UDP) and TLS (TCP).
     #[prost(uint32, tag = "5")]
     pub port: u32,
+    /// In a join command: the highest feature level that its build reads.
+    #[prost(uint32, tag = "6")]
+    pub feature_level: u32,
 }
 
 /// An address as it is on the wire.

@@ -20,6 +20,7 @@ use crate::{
 
 mod copies;
 mod disk;
+mod feature_level;
 mod joining;
 mod judge;
 mod kernel;
@@ -47,6 +48,8 @@ pub enum Sabotage {
     /// Other nodes promise one VIP less than a heartbeat names, and say that they promised
     /// all of them.
     SetsMisread,
+    /// Builds from before feature levels say that they read the newest one.
+    LevelOverstated,
 }
 
 const SPEC: &str = "[cluster]\nname = \"sim\"\n[nodes]\nlb1 = \"10.0.0.1\"\nlb2 = \"10.0.0.2\"\n\
@@ -140,6 +143,8 @@ pub struct World {
     pub removable: Vec<String>,
     /// What misread sets are called, and what they were called by who sent them.
     misread: BTreeMap<Name, Name>,
+    /// Machines with a build from before feature levels.
+    older: feature_level::OlderBuilds,
     /// Whether operators change it.
     pub changes_config: bool,
     /// Whether machines are copied.
@@ -217,6 +222,7 @@ impl World {
             vips: spec.vips.keys().copied().collect(),
             removable: vec![operators::SECOND_VIP.to_owned()],
             misread: BTreeMap::new(),
+            older: feature_level::OlderBuilds::default(),
             // Every other seed: the rest go on as they did before there was this.
             changes_config: seed.is_multiple_of(2),
             copies_machines: seed % 8 == 5 || sabotage == Sabotage::CopiesUnknown,
@@ -283,6 +289,9 @@ impl World {
         machine.wake = u64::MAX;
         machine.replaced_in_place = false;
         self.feed(id, Event::WallClock(1_700_000_000_000_000_000 + self.now));
+        if self.older.mixed {
+            self.tell_facts(id);
+        }
     }
 
     /// Starts whatever is down.

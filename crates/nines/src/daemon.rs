@@ -446,7 +446,7 @@ async fn until_the_end(
             _ = int.recv() => stop(agent, &mut stop_at, log),
             _ = alive.tick() => {
                 // Fed only while the core thread answers: a stuck core is a dead agent.
-                let look = |n: &Node, _| n.broken().is_some() && !n.is_retired();
+                let look = |n: &Node, _| n.is_mended_by_restart();
                 if let Ok(Some(false)) =
                     tokio::time::timeout(Duration::from_secs(1), agent.core.inspect(look)).await
                 {

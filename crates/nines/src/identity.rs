@@ -259,6 +259,7 @@ pub fn member(peer: &Peer, witness: bool) -> Member {
         witness,
         addresses: peer.addresses.iter().map(ToString::to_string).collect(),
         port: u32::from(peer.port),
+        ..Member::default()
     }
 }
 

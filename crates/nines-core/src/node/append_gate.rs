@@ -19,6 +19,8 @@ const NAMED_EVERY: Millis = Millis(10_000);
 pub struct AppendGate {
     /// When each sender was last named, and how many of its messages were refused since.
     named: BTreeMap<u64, (Time, u64)>,
+    /// This build does not read what the log says.
+    pub(super) outdated: bool,
 }
 
 impl Node {
@@ -37,6 +39,9 @@ impl Node {
         }
         if let Err(why) = self.consensus.admits(&message) {
             self.refuse(now, from, &why);
+            return;
+        }
+        if self.brings_unreadable(&message) {
             return;
         }
         let Some(message) = self.read_ahead(now, message) else { return };

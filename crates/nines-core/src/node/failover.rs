@@ -56,6 +56,7 @@ impl Node {
         self.end_what_is_over(now);
         self.send_states_again(now);
         self.promote_learners(now);
+        self.raise_feature_level(now);
         self.step_aside(now);
     }
 

@@ -124,8 +124,7 @@ impl Node {
             awaits: self.awaits(now).into(),
             term,
             acked,
-            broken: self.broken.clone().unwrap_or_default(),
-            retired: self.is_retired(),
+            ..self.own_build_and_vote()
         };
         self.learn_own();
         if let Granted::But { refused, .. } = self.grant(now, self.config.id, &beat) {
@@ -155,6 +154,17 @@ impl Node {
             self.send_frame(to, &frame);
         }
         self.with_beat.clear();
+    }
+
+    /// What a heartbeat says of the sender's build, and why it votes no more.
+    fn own_build_and_vote(&self) -> Heartbeat {
+        Heartbeat {
+            broken: self.broken.clone().unwrap_or_default(),
+            retired: self.is_retired(),
+            feature_level: crate::feature_level::BUILD,
+            outdated: self.append_gate.outdated,
+            ..Heartbeat::default()
+        }
     }
 
     /// What this node could not start, by the VIPs of the config.

@@ -153,7 +153,7 @@ impl Node {
     /// Applies what is committed and read.
     pub(super) fn apply_committed(&mut self, now: Time) -> bool {
         let mut grown = false;
-        while let Some(entry) = self.read_ahead.next(now, &self.state, &mut self.actions) {
+        while let Some(entry) = self.next_readable(now) {
             grown |= entry.changes_member().is_some();
             self.apply(&entry);
             let config = peek::applies_config(&entry.command);

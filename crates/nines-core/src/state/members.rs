@@ -1,15 +1,16 @@
 //! Members of the cluster, and what each said about itself.
 //!
-//! Decides: which change of membership is valid. A number is given once; a name belongs to one
-//! member at a time; nobody begins with a vote.
+//! Decides: which change of membership is valid, and when the feature level may rise. A number is
+//! given once; a name belongs to one member at a time; nobody begins with a vote; nobody joins
+//! whose build cannot read the level in force.
 
 use std::{collections::BTreeMap, ops::Deref};
 
 use super::{Entry, State, events::Event};
 use crate::{
     action::Refusal,
-    consensus,
-    wire::{Facts, Member, command::Kind},
+    consensus, feature_level,
+    wire::{Facts, FeatureLevel, Member, command::Kind},
 };
 
 /// Members by number; read like a map, changed by commands only.
@@ -20,6 +21,7 @@ pub struct Members {
     facts: BTreeMap<String, Facts>,
     highest: u64,
     newest_change: u64,
+    feature_level: u32,
 }
 
 /// A valid change of the members or of what is known about one.
@@ -30,6 +32,8 @@ pub(super) enum Change {
     Leaves(u64, String),
     /// A node's facts.
     Facts(Facts),
+    /// The feature level that is in force from now on.
+    Level(u32),
 }
 
 impl Deref for Members {
@@ -53,20 +57,20 @@ impl Members {
     /// The members that a cluster begins with.
     pub(super) fn founded(members: impl IntoIterator<Item = Member>) -> Self {
         let by_id = members.into_iter().map(|member| (member.id, member)).collect();
-        Self { by_id, ..Self::default() }
+        Self { by_id, feature_level: feature_level::BUILD, ..Self::default() }
     }
 
     /// As a snapshot has them. One from before `highest` was kept has 0 there.
     pub(crate) fn restored(
         members: Vec<Member>,
         facts: Vec<Facts>,
-        highest: u64,
-        newest_change: u64,
+        (highest, newest_change): (u64, u64),
+        feature_level: u32,
     ) -> Self {
         let Self { by_id, .. } = Self::founded(members);
         let highest = highest.max(by_id.keys().max().copied().unwrap_or(0));
         let facts = facts.into_iter().map(|facts| (facts.node.clone(), facts)).collect();
-        Self { by_id, facts, highest, newest_change }
+        Self { by_id, facts, highest, newest_change, feature_level }
     }
 
     /// A member by name.
@@ -89,6 +93,16 @@ impl Members {
         self.newest_change
     }
 
+    /// Feature level in force ([`crate::feature_level`]).
+    pub fn feature_level(&self) -> u32 {
+        self.feature_level
+    }
+
+    /// Whether a newcomer, or a member that gets other credentials, can read the level in force.
+    fn reads(&self, member: &Member) -> bool {
+        member.feature_level >= self.feature_level
+    }
+
     /// Whether the command of an entry fits the membership change that the entry makes.
     pub(super) fn may_change(
         &self,
@@ -101,6 +115,7 @@ impl Members {
                     && member.id == id
                     && id > self.highest
                     && self.named(&member.name).is_none()
+                    && self.reads(member)
             }
             Some(Kind::Remove(name)) => {
                 change == consensus::Change::Leaves
@@ -123,14 +138,20 @@ impl Members {
         kind: &Kind,
     ) -> Result<Change, Refusal> {
         let valid = match (entry, kind) {
-            (_, Kind::Facts(_)) => true,
             (Some(change), kind) => self.may_change(change, Some(kind)),
             // One that lost its credentials on the way gets others, perhaps for another address.
-            (None, Kind::Join(m)) => self.by_id.get(&m.id).is_some_and(|old| old.name == m.name),
+            (None, Kind::Join(m)) => {
+                self.by_id.get(&m.id).is_some_and(|old| old.name == m.name) && self.reads(m)
+            }
             (None, _) => false,
         };
         match kind {
             Kind::Facts(facts) => Ok(Change::Facts(facts.clone())),
+            Kind::FeatureLevel(raise) => self.validate_level(raise),
+            Kind::Join(member) if !self.reads(member) => Err(Refusal::Unsafe(format!(
+                "the build of {} reads feature level {}, and the cluster is at {}",
+                member.name, member.feature_level, self.feature_level
+            ))),
             Kind::Join(member) if valid => Ok(Change::Joins(member.clone())),
             Kind::Remove(name) if valid => match self.named(name) {
                 Some(member) => Ok(Change::Leaves(member.id, name.clone())),
@@ -143,12 +164,25 @@ impl Members {
         }
     }
 
+    fn validate_level(&self, raise: &FeatureLevel) -> Result<Change, Refusal> {
+        let FeatureLevel { level, membership } = *raise;
+        if level <= self.feature_level {
+            let why = format!("feature level {} is in force", self.feature_level);
+            return Err(Refusal::Changed(why));
+        }
+        if membership != self.newest_change {
+            return Err(Refusal::Changed("the members have changed since".into()));
+        }
+        Ok(Change::Level(level))
+    }
+
     fn commit(&mut self, index: u64, change: Change) {
         match change {
             Change::Joins(member) => {
                 self.highest = self.highest.max(member.id);
                 self.newest_change = index;
-                self.by_id.insert(member.id, member);
+                // Older builds keep no level of a member: all have the same state.
+                self.by_id.insert(member.id, Member { feature_level: 0, ..member });
             }
             Change::Leaves(id, name) => {
                 self.by_id.remove(&id);
@@ -156,6 +190,12 @@ impl Members {
             }
             Change::Facts(facts) => {
                 self.facts.insert(facts.node.clone(), facts);
+            }
+            Change::Level(level) => {
+                self.feature_level = level;
+                // An older build that made a snapshot has dropped what some nodes said of theirs.
+                // Now all of them read this one; whose build reads more says so again.
+                self.facts.values_mut().for_each(|facts| facts.feature_level = level);
             }
         }
     }
@@ -177,6 +217,11 @@ impl State {
                 (Some(event), format!("{name} left"))
             }
             Change::Facts(_) => (None, String::new()),
+            Change::Level(level) => {
+                let text = format!("the cluster is at feature level {level} from now on");
+                let subject = "cluster".to_owned();
+                (Some(Event { kind: "feature-level", subject, text: text.clone() }), text)
+            }
         };
         self.members.commit(entry.index, change);
         if let Some(event) = event {
@@ -242,6 +287,58 @@ mod tests {
         };
         assert_eq!(promoted(&mut state, 26, 5), 26);
         assert_eq!(promoted(&mut state, 27, 2), 26, "it has left");
+    }
+
+    /// A level that is in force, a raise, and the newest membership change that it was made for.
+    #[test]
+    fn the_level_rises_for_the_members_it_was_made_for_and_never_falls() {
+        for level in 0..=2 {
+            for raised in 0..=3 {
+                for membership in [2, 3, 4] {
+                    let mut state = state();
+                    state.members.feature_level = level;
+                    let facts = |feature_level, node: &str| {
+                        Kind::Facts(Facts { node: node.into(), feature_level, ..Facts::default() })
+                    };
+                    for (index, reads, node) in [(20, 0, "lb1"), (21, 9, "lb2")] {
+                        assert!(tried(&mut state, index, None, facts(reads, node)).is_ok());
+                    }
+                    let raise = Kind::FeatureLevel(FeatureLevel { level: raised, membership });
+                    let wanted = raised > level && membership == 3;
+                    assert_eq!(tried(&mut state, 22, None, raise).is_ok(), wanted);
+                    let after = if wanted { raised } else { level };
+                    assert_eq!(state.members.feature_level(), after);
+                    let known: Vec<u32> =
+                        state.members.facts().values().map(|f| f.feature_level).collect();
+                    assert_eq!(known, if wanted { [raised, raised] } else { [0, 9] });
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nobody_joins_who_cannot_read_the_level_in_force() {
+        let with =
+            |id, name, feature_level| Kind::Join(Member { feature_level, ..member(id, name) });
+        for level in 0..=2 {
+            for reads in 0..=3 {
+                for (entry, id, name) in [(Some((4, Learns)), 4, "lb4"), (None, 2, "lb2")] {
+                    let mut state = state();
+                    state.members.feature_level = level;
+                    let outcome = tried(&mut state, 20, entry, with(id, name, reads));
+                    assert_eq!(outcome.is_ok(), reads >= level, "{level} {reads} {name}");
+                    if let Err(why) = outcome {
+                        let says = format!(
+                            "the build of {name} reads feature level {reads}, and the cluster is \
+                             at {level}"
+                        );
+                        assert_eq!(why, Refusal::Unsafe(says));
+                    } else {
+                        assert_eq!(state.members[&id].feature_level, 0, "as older builds have it");
+                    }
+                }
+            }
+        }
     }
 
     #[test]

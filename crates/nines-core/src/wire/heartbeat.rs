@@ -60,6 +60,12 @@ pub struct Heartbeat {
     /// And a restart does not mend that.
     #[prost(bool, tag = "34")]
     pub retired: bool,
+    /// Highest feature level that the sender's build reads.
+    #[prost(uint32, tag = "35")]
+    pub feature_level: u32,
+    /// The sender votes no more because its build does not read what the log says.
+    #[prost(bool, tag = "36")]
+    pub outdated: bool,
     /// Name of the set of VIPs held, in two halves.
     #[prost(fixed64, tag = "50")]
     pub set_a: u64,

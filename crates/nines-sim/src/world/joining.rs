@@ -1,7 +1,7 @@
 //! Machines that join while the cluster runs, and what large frames meet on their way.
 
 use nines_core::{
-    Event,
+    Event, feature_level,
     wire::{Apply, Command, LogEvent, LogEvents, Member, Persisted, command},
 };
 
@@ -26,11 +26,17 @@ impl World {
 
     /// A new machine asks the member `by` to let it in. It is not started yet.
     pub fn join(&mut self, id: u64, by: u64) {
+        self.join_reading(id, by, feature_level::BUILD);
+    }
+
+    /// The same, with a build that reads feature levels up to this one.
+    pub fn join_reading(&mut self, id: u64, by: u64, feature_level: u32) {
         let machine = Machine::new(&mut self.random, id, Persisted::default());
         self.machines.insert(id, machine);
         self.seeds = vec![by];
         let name = NAMES[id as usize - 1].to_owned();
-        self.command(by, command::Kind::Join(Member { id, name, ..Member::default() }));
+        let member = Member { id, name, feature_level, ..Member::default() };
+        self.command(by, command::Kind::Join(member));
     }
 
     /// What a node's disk has now.
@@ -93,7 +99,8 @@ impl World {
     }
 
     /// TLS over TCP: in order and whole, or lost; the sender of what is lost is told.
-    pub(super) fn send_bulk(&mut self, from: u64, to: u64, bytes: Vec<u8>) {
+    pub(super) fn send_bulk(&mut self, from: u64, to: u64, mut bytes: Vec<u8>) {
+        self.as_sent(from, &mut bytes);
         let there: Vec<u64> =
             self.machines.iter().filter(|(_, m)| m.identity == to).map(|(id, _)| *id).collect();
         let sender = self.machines[&from].identity;
@@ -106,7 +113,9 @@ impl World {
             if broken {
                 self.schedule(delay, from, Happening::Deliver(Event::Undelivered(to)));
             } else {
-                let event = Event::Frame { from: sender, link: 0, bytes: bytes.clone() };
+                let mut bytes = bytes.clone();
+                self.as_received(machine, &mut bytes);
+                let event = Event::Frame { from: sender, link: 0, bytes };
                 self.schedule(delay, machine, Happening::Deliver(event));
             }
         }

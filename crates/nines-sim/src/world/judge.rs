@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use nines_core::{snapshot, state::State};
 
-use super::{FOUNDERS, NAMES, Sabotage, World, fnv};
+use super::{FOUNDERS, NAMES, Sabotage, World};
 use crate::observation::{NodeFacts, Observation};
 
 impl World {
@@ -45,7 +45,7 @@ impl World {
             if let Some(node) = &machine.node
                 && node.state().applied != machine.state_seen.0
             {
-                let hash = fnv(7, &snapshot::encode(node.state()));
+                let hash = self.older.hash_of_state(&snapshot::encode(node.state()));
                 machine.state_seen = (node.state().applied, hash);
             }
             let node = machine.node.as_ref();

@@ -25,6 +25,7 @@ impl World {
         if self.sabotage == Sabotage::SetsMisread {
             self.misread(&mut bytes);
         }
+        self.as_sent(from, &mut bytes);
         let there = self.machines.iter().filter(|(_, m)| m.identity == to);
         let there = there.map(|(machine, _)| *machine);
         let there: Vec<u64> = there.filter(|m| !self.cut.contains(&(from, *m))).collect();
@@ -34,6 +35,8 @@ impl World {
     }
 
     fn send_to(&mut self, from: u64, to: u64, bytes: &[u8]) {
+        let mut bytes = bytes.to_vec();
+        self.as_received(to, &mut bytes);
         let identity = self.machines[&from].identity;
         let copies = 1 + u64::from(self.random.chance(10));
         for _ in 0..copies {
@@ -43,7 +46,7 @@ impl World {
             // Mostly under a millisecond, sometimes late enough to be overtaken.
             let late = if self.random.chance(20) { DELAY_MAX_NS } else { 1_000_000 };
             let delay = 50_000 + self.random.below(late - 50_000);
-            let event = Event::Frame { from: identity, link: 0, bytes: bytes.to_vec() };
+            let event = Event::Frame { from: identity, link: 0, bytes: bytes.clone() };
             self.schedule(delay, to, Happening::Deliver(event));
         }
     }

@@ -59,6 +59,13 @@ pub struct Status {
     pub quorate: bool,
     /// Config revision.
     pub revision: u64,
+    /// Feature level in force: what the nodes may write into the log.
+    #[serde(default)]
+    pub feature_level: u32,
+    /// Which nodes keep it below what the build of the answering node can do, or cannot read it,
+    /// and what to do; empty: none.
+    #[serde(default)]
+    pub feature_level_held_back: String,
     /// Nodes of the cluster: directors and witnesses.
     pub nodes: Vec<NodeStatus>,
     /// Guarded addresses.

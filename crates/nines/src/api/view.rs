@@ -97,6 +97,8 @@ pub fn status(node: &Node, now: Time, shown: &Shown) -> (Status, services::Servi
         voters: voters.len(),
         quorate,
         revision: state.revision,
+        feature_level: state.members.feature_level(),
+        feature_level_held_back: node.level_held_back(now).unwrap_or_default(),
         nodes: nodes(node, now, shown, &spares),
         vips: vips(node, now, &spares),
         last_failover: last_failover(state, wall),

@@ -36,6 +36,25 @@ pub struct JoinArgs {
     port: u16,
 }
 
+/// What this machine says to the member that it joins by.
+fn request(
+    args: &JoinArgs,
+    secret: String,
+    name: String,
+    addresses: Vec<IpAddr>,
+) -> peer_port::JoinRequest {
+    peer_port::JoinRequest {
+        secret,
+        name,
+        addresses,
+        port: args.port,
+        witness: args.witness,
+        version: env!("CARGO_PKG_VERSION").into(),
+        feature_level: nines_core::feature_level::BUILD,
+        server: args.server,
+    }
+}
+
 /// Runs it.
 pub fn run(context: &Context, args: &JoinArgs) -> Outcome<u8> {
     let to = args
@@ -67,14 +86,7 @@ pub fn run(context: &Context, args: &JoinArgs) -> Outcome<u8> {
     super::init::no_log_of_another(&home)?;
     let name = super::init::name(args.node.as_ref());
     let addresses = if args.server { Vec::new() } else { super::init::addresses(&args.own)? };
-    let request = peer_port::JoinRequest {
-        secret,
-        name: name.clone(),
-        addresses,
-        port: args.port,
-        witness: args.witness,
-        server: args.server,
-    };
+    let request = request(args, secret, name.clone(), addresses);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -61,6 +61,9 @@ fn text(status: &Status, wide: bool) -> String {
     let most = if wide { usize::MAX } else { LINES_MAX };
     out.push_str(&lines("WRONG NOW", "NEXT STEP", &status.problems, most));
     out.push_str(&lines("SET BY PEOPLE", "UNDO", &status.notices, most));
+    if !status.feature_level_held_back.is_empty() {
+        out.push_str(&format!("\n{}.\n", sentence(&status.feature_level_held_back)));
+    }
     out.push('\n');
     let mut rows = vec![head(&["NODE", "ROLE", "STATE", "ADDRESSES HELD", "VERSION", "PATH"])];
     for n in &status.nodes {
@@ -112,6 +115,12 @@ fn text(status: &Status, wide: bool) -> String {
         out.push_str("\nNo action needed.\n");
     }
     out
+}
+
+/// "Cluster feature level 0, held back by lb2 (0.1.0)": it begins with a capital letter.
+pub fn sentence(text: &str) -> String {
+    let (first, rest) = text.split_at(text.chars().next().map_or(0, char::len_utf8));
+    first.to_uppercase() + rest
 }
 
 /// How a VIP came to its holder: "web lb1 -> lb2, by root@lb1".
@@ -197,6 +206,16 @@ mod tests {
         let told = |quorate| text(&Status { quorate, ..Status::default() }, false);
         assert!(told(true).contains("Next: describe services"));
         assert!(!told(false).contains("Next: describe services"));
+    }
+
+    #[test]
+    fn a_level_that_is_held_back_is_told_with_who_holds_it() {
+        let told = |held: &str| {
+            text(&Status { feature_level_held_back: held.into(), ..Status::default() }, false)
+        };
+        let held = "cluster feature level 0, held back by lb2 (0.1.0): install nines there";
+        assert!(told(held).contains("\nCluster feature level 0, held back by lb2 (0.1.0): inst"));
+        assert!(!told("").contains("feature level"));
     }
 
     #[test]

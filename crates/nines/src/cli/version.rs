@@ -16,6 +16,7 @@ pub fn run(context: &Context) -> Outcome<u8> {
             "abi": nines_abi_version(),
             "agent": here.map(|n| n.version.clone()),
             "path": here.map(|n| n.path.clone()),
+            "feature_level": status.as_ref().map(|s| s.feature_level),
         }));
         return Ok(0);
     }
@@ -23,6 +24,9 @@ pub fn run(context: &Context) -> Outcome<u8> {
     match here {
         Some(n) => outln!("agent {} as {}, {}", n.version, n.name, n.path),
         None => outln!("no agent answers here"),
+    }
+    if let Some(held) = status.map(|s| s.feature_level_held_back).filter(|t| !t.is_empty()) {
+        outln!("{}", super::status::sentence(&held));
     }
     Ok(0)
 }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use nines_core::{
-    Event,
+    Event, feature_level,
     wire::{Facts, Unfit, pack},
 };
 use nines_dataplane::{
@@ -59,6 +59,7 @@ pub async fn tell(
         let mut facts = Facts {
             node: agent.credentials.identity.me.name.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
+            feature_level: feature_level::BUILD,
             trouble,
             path: shown.path,
             next,

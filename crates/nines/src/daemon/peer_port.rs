@@ -79,6 +79,12 @@ pub struct JoinRequest {
     pub port: u16,
     /// Votes and carries nothing.
     pub witness: bool,
+    /// Version of its nines; empty: older than this field.
+    #[serde(default)]
+    pub version: String,
+    /// Highest feature level that it reads.
+    #[serde(default)]
+    pub feature_level: u32,
     /// No node but a real server: a kind of frame of its own, which older members do not take for
     /// a node's.
     #[serde(skip)]

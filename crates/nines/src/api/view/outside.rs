@@ -29,7 +29,9 @@ pub fn outside(node: &Node, now: Time, id: u64, name: &str) -> Option<Outside> {
     let peer = node.membership().peer(id);
     let speaks = me || node.membership().speaks(now, id, node.state().spec.timing.lease);
     if let Some(why) = node.broken_of(id).filter(|_| speaks) {
-        let next = if node.is_retired_of(id) {
+        let next = if node.is_outdated(id) {
+            format!("install the newest nines on {name}, then on it: systemctl restart nines")
+        } else if node.is_retired_of(id) {
             Node::rebuild(name)
         } else {
             format!("free the disk of {name}, then on it: systemctl restart nines")

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use nines_core::{
     action::Refusal,
-    wire::{Command, command},
+    wire::{Command, Member, command},
 };
 use nines_model::names;
 use tokio::time::Instant;
@@ -43,6 +43,10 @@ pub(super) async fn admit(
         let why = "a name has 1 to 63 letters, digits, dots, dashes and _; a letter or digit first";
         return Err(refuse(why));
     }
+    let level = agent.core.inspect(|node, _| node.state().members.feature_level()).await;
+    if let Some(why) = outdated(&request, level.unwrap_or_default()).filter(|_| !server) {
+        return Err(refuse(&why));
+    }
     let mut tries = 4;
     loop {
         tries -= 1;
@@ -53,6 +57,19 @@ pub(super) async fn admit(
             Ok(made) => return Ok(made),
         }
     }
+}
+
+/// Why the build of a machine is too old for the cluster; `None`: it is not.
+fn outdated(request: &JoinRequest, level: u32) -> Option<String> {
+    let JoinRequest { name, version, feature_level: reads, .. } = request;
+    let version = if version.is_empty() { "an older nines" } else { &format!("nines {version}") };
+    (*reads < level).then(|| {
+        format!(
+            "{name} has {version}, which reads feature level {reads}, and the cluster is at level \
+             {level}; install nines {} on {name}",
+            env!("CARGO_PKG_VERSION")
+        )
+    })
 }
 
 /// Why a machine was not let in.
@@ -132,8 +149,8 @@ async fn admit_once(
         return Err(refused(&format!("cluster.toml says that {name} is a {}", spec.role)));
     }
     let newcomer = newcomer(known.map_or(highest + 1, |m| m.id));
-    let kind = command::Kind::Join(identity::member(&newcomer, request.witness));
-    let command = Command { actor: format!("join@{name}"), kind: Some(kind), ..Command::default() };
+    let kind = Some(joins(&newcomer, request));
+    let command = Command { actor: format!("join@{name}"), kind, ..Command::default() };
     let made = identity::admit(credentials, peers, newcomer, request.witness)?;
     match agent.core.propose(command).await {
         Ok(_) => Ok(made),
@@ -142,13 +159,43 @@ async fn admit_once(
     }
 }
 
+fn joins(newcomer: &Peer, request: &JoinRequest) -> command::Kind {
+    let member = identity::member(newcomer, request.witness);
+    command::Kind::Join(Member { feature_level: request.feature_level, ..member })
+}
+
 /// Members as others know them before they have the log.
-pub(super) fn peers(members: &BTreeMap<u64, nines_core::wire::Member>) -> Vec<Peer> {
-    let one = |m: &nines_core::wire::Member| Peer {
+pub(super) fn peers(members: &BTreeMap<u64, Member>) -> Vec<Peer> {
+    let one = |m: &Member| Peer {
         id: m.id,
         name: m.name.clone(),
         addresses: m.addresses.iter().filter_map(|a| a.parse().ok()).collect(),
         port: m.port as u16,
     };
     members.values().map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_with_an_older_build_is_refused_by_name_and_version() {
+        let request = |feature_level, version: &str| JoinRequest {
+            secret: String::new(),
+            name: "lb3".into(),
+            addresses: Vec::new(),
+            port: 9119,
+            witness: false,
+            version: version.into(),
+            feature_level,
+            server: false,
+        };
+        assert_eq!(outdated(&request(0, ""), 0), None);
+        assert_eq!(outdated(&request(2, "0.2.0"), 1), None);
+        let why = outdated(&request(1, "0.2.0"), 2).unwrap();
+        assert!(why.starts_with("lb3 has nines 0.2.0, which reads feature level 1"), "{why}");
+        let why = outdated(&request(0, ""), 1).unwrap();
+        assert!(why.contains("lb3 has an older nines") && why.contains("at level 1"), "{why}");
+    }
 }
