@@ -10,12 +10,13 @@ use std::{
     sync::Arc,
 };
 
-use nines_model::{Millis, Role, Spec, Time};
+use nines_model::{Codes as _, Millis, Role, Spec, Time};
 
 use crate::{
     action::{Action, Refusal},
     consensus::{Consensus, TICK_MS, disk},
     event::Event,
+    event_log::EventKind,
     forwarding,
     lease::Promises,
     membership::Membership,
@@ -375,7 +376,7 @@ impl Node {
         ((i128::from(now.0) + self.wall_offset) / 1_000_000).max(0) as u64
     }
 
-    fn record_vip_event(&mut self, now: Time, vip: IpAddr, kind: &str, text: String) {
+    fn record_vip_event(&mut self, now: Time, vip: IpAddr, kind: EventKind, text: String) {
         let subject = self.state.spec.vip_name(vip);
         let cause = self.cause_of(vip);
         self.record_event(now, kind, subject, text, "auto", cause);
@@ -384,7 +385,7 @@ impl Node {
     fn record_event(
         &mut self,
         now: Time,
-        kind: &str,
+        kind: EventKind,
         subject: String,
         text: String,
         actor: &str,
@@ -395,7 +396,7 @@ impl Node {
             self.unrecorded.push(LogEvent {
                 at_ms: self.wall_ms(now),
                 node: self.config.name.clone(),
-                kind: kind.into(),
+                kind: kind.code().into(),
                 subject,
                 text,
                 actor: actor.into(),

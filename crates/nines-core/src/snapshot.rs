@@ -125,7 +125,7 @@ pub fn encode(state: &State) -> Vec<u8> {
     };
     let drains = state.drains.iter().map(|((service, server), s)| set(service, server, s));
     let standbys = state.standbys.iter().map(|(node, s)| set("", node, s));
-    let event = |e: &LoggedEvent| KeptEvent { id: e.id.clone(), told: Some(e.told.clone()) };
+    let event = |e: &LoggedEvent| KeptEvent { id: e.id.clone(), told: Some(e.into()) };
     let addresses: std::collections::BTreeSet<_> =
         state.vips.keys().chain(state.move_requests.keys()).chain(state.failovers.keys()).collect();
     Kept {
@@ -188,7 +188,7 @@ pub fn decode(bytes: &[u8], configs: &mut Configs) -> Option<State> {
         }
     }
     for e in kept.story {
-        state.story.restore(LoggedEvent { id: e.id, told: e.told? });
+        state.story.restore(LoggedEvent::read(e.id, e.told?));
     }
     Some(state)
 }
@@ -212,6 +212,7 @@ mod tests {
         state.drains.insert(("web".into(), "r1".into()), Set { at_ms: 5, ..Set::default() });
         state.standbys.insert("lb1".into(), Set { until_ms: 6, ..Set::default() });
         state.story.push(4, 1, LogEvent { text: "x".into(), ..LogEvent::default() });
+        state.story.push(4, 2, LogEvent { kind: "wish".into(), ..LogEvent::default() });
         let bytes = encode(&state);
         let mut configs = Configs::default();
         let back = decode(&bytes, &mut configs).unwrap();

@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use nines_model::Spec;
+use nines_model::{Codes as _, Spec};
 use prost::Message as _;
 
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
     configs::Configs,
     consensus::Change,
     edit::{Edit, Following},
-    event_log::EventLog,
+    event_log::{EventKind, EventLog},
     wire::{self, Command, Facts, LogEvent, Member, Move, command::Kind},
 };
 
@@ -145,7 +145,7 @@ impl State {
         index: u64,
         place: usize,
         command: &Command,
-        kind: &str,
+        kind: EventKind,
         subject: &str,
         text: String,
     ) {
@@ -156,7 +156,7 @@ impl State {
             LogEvent {
                 at_ms: command.at_ms,
                 node,
-                kind: kind.into(),
+                kind: kind.code().into(),
                 subject: subject.into(),
                 text,
                 actor: command.actor.clone(),
@@ -252,7 +252,7 @@ impl State {
         configs.in_force(&self.text);
         self.revision += 1;
         let text = format!("config {} applied", self.revision);
-        self.record_event(index, 0, command, "config", "config", text.clone());
+        self.record_event(index, 0, command, EventKind::Config, "config", text.clone());
         Ok(text)
     }
 
@@ -270,7 +270,7 @@ impl State {
         } else {
             format!("{name}: {vip} moves {} -> {}: {}", give.from, give.to, give.why)
         };
-        self.record_event(index, place, command, "failover", &name, text);
+        self.record_event(index, place, command, EventKind::Failover, &name, text);
         self.failovers.insert(
             vip,
             Failover {
@@ -298,7 +298,7 @@ impl State {
         let name = self.spec.vip_name(vip);
         let text =
             format!("{name}: {} is asked to hand {vip} to {}: {}", moved.from, moved.to, moved.why);
-        self.record_event(index, place, command, "move", &name, text);
+        self.record_event(index, place, command, EventKind::Move, &name, text);
         Ok(String::new())
     }
 
@@ -325,9 +325,9 @@ impl State {
         self.move_requests.remove(&vip);
         let name = self.spec.vip_name(vip);
         let text = format!("{name}: {node} has stopped; {vip} goes to {to}");
-        self.record_event(index, place, command, "moved", &name, text);
+        self.record_event(index, place, command, EventKind::Moved, &name, text);
         // The person whose command led to it, if one did.
-        let first = self.story.path(&command.cause).first().map(|event| event.told.actor.clone());
+        let first = self.story.path(&command.cause).first().map(|event| event.actor.clone());
         self.failovers.insert(
             vip,
             Failover {
@@ -346,7 +346,7 @@ impl State {
     /// holder does, else the change that made its present holder.
     pub fn cause_of(&self, vip: IpAddr) -> String {
         if let Some(Holding::Releasing { .. }) = self.vips.get(&vip)
-            && let Some(asked) = self.story.newest(&["move"], &self.spec.vip_name(vip))
+            && let Some(asked) = self.story.newest(&[EventKind::Move], &self.spec.vip_name(vip))
         {
             return asked.id.clone();
         }
@@ -403,7 +403,8 @@ impl State {
         self.highest = self.highest.max(member.id);
         self.membership = index;
         self.members.insert(member.id, member);
-        self.record_event(index, 0, command, "join", &name, format!("{name} joined as {part}"));
+        let text = format!("{name} joined as {part}");
+        self.record_event(index, 0, command, EventKind::Join, &name, text);
         Ok(format!("{name} joined"))
     }
 
@@ -413,7 +414,8 @@ impl State {
         };
         self.members.remove(&id);
         self.facts.remove(name);
-        self.record_event(index, 0, command, "leave", name, format!("{name} left for good"));
+        let text = format!("{name} left for good");
+        self.record_event(index, 0, command, EventKind::Leave, name, text);
         Ok(format!("{name} left"))
     }
 }

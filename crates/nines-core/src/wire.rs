@@ -366,7 +366,7 @@ pub struct LogEvent {
     /// Node that saw it.
     #[prost(string, tag = "2")]
     pub node: String,
-    /// "heartbeat-lost", "check-down", ...
+    /// Code of an [`EventKind`](crate::event_log::EventKind).
     #[prost(string, tag = "3")]
     pub kind: String,
     /// What it is about.

@@ -5,6 +5,7 @@
 //! file and no serde: text comes in as `&str`, time as a number.
 
 pub mod clients;
+pub mod codes;
 pub mod config;
 pub mod diff;
 pub mod forward;
@@ -19,6 +20,7 @@ pub mod table;
 pub mod time;
 
 pub use clients::{ClientRate, QuicId, Rate, Sources};
+pub use codes::{Coded, Codes};
 pub use forward::{Forward, Tunnel, TunnelChecksum, TunnelKind};
 pub use listen::{Listen, Proto, network};
 pub use real_server::RealServerRole;

@@ -14,6 +14,7 @@ use nines_model::{Millis, RealServerRole, Time, Traffic};
 use super::Node;
 use crate::{
     action::{Action, CheckTask},
+    event_log::EventKind,
     forwarding::{self, Wanted},
     health::Health,
     vip::Want,
@@ -143,7 +144,7 @@ impl Node {
     pub(super) fn first_packet(&mut self, now: Time, vip: IpAddr) {
         let name = self.state.spec.vip_name(vip);
         let text = format!("first client packet for {name} forwarded by {}", self.config.name);
-        self.record_vip_event(now, vip, "first-packet", text);
+        self.record_vip_event(now, vip, EventKind::FirstPacket, text);
     }
 
     pub(super) fn checked(
@@ -179,8 +180,8 @@ impl Node {
             return;
         }
         let (kind, text) = match &outcome {
-            Ok(said) => ("check-up", format!("{server} is up for {service}: {said}")),
-            Err(why) => ("check-down", format!("{server} failed {service}: {why}")),
+            Ok(said) => (EventKind::CheckUp, format!("{server} is up for {service}: {said}")),
+            Err(why) => (EventKind::CheckDown, format!("{server} failed {service}: {why}")),
         };
         // Each director checks; the one that serves (of many VIPs the first) tells.
         if matches!(self.want(now, vip), Want::Hold(_)) {

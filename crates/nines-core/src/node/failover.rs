@@ -12,7 +12,7 @@ use nines_planner::{Held, NodeView, Observed, Step, plan};
 use super::Node;
 use crate::{
     batch,
-    event_log::LoggedEvent,
+    event_log::{EventKind, LoggedEvent},
     state::Holding,
     vip_set,
     wire::{Act, Give, Move, command::Kind, pack},
@@ -206,8 +206,9 @@ impl Node {
             Kind::Move(Move { from, to, .. }) => (from, to),
             Kind::Give(Give { from, .. }) if from.is_empty() => return String::new(),
             Kind::Give(Give { from, .. }) => {
-                let seen = story.newest(&["beat-lost", "beat-back"], from);
-                return id(seen.filter(|event| event.told.kind == "beat-lost"));
+                let seen =
+                    story.newest(&[EventKind::HeartbeatLost, EventKind::HeartbeatBack], from);
+                return id(seen.filter(|event| event.kind.is(EventKind::HeartbeatLost)));
             }
             _ => return String::new(),
         };
@@ -216,11 +217,11 @@ impl Node {
             return self.state.failovers.get(&with).map_or_else(String::new, |f| f.event.clone());
         }
         if self.state.move_requests.get(&vip) == Some(to) {
-            id(story.newest(&["wish"], &spec.vip_name(vip)))
+            id(story.newest(&[EventKind::MoveRequest], &spec.vip_name(vip)))
         } else if self.state.standbys.contains_key(from) {
-            id(story.newest(&["standby"], from))
+            id(story.newest(&[EventKind::Standby], from))
         } else if spec.directors().all(|director| director != from) {
-            id(story.newest(&["config"], "config"))
+            id(story.newest(&[EventKind::Config], "config"))
         } else {
             String::new()
         }

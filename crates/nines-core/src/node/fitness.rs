@@ -9,7 +9,10 @@ use std::{collections::BTreeMap, net::IpAddr};
 use nines_model::Time;
 
 use super::Node;
-use crate::wire::{Facts, Unfit, unpack};
+use crate::{
+    event_log::EventKind,
+    wire::{Facts, Unfit, unpack},
+};
 
 /// More VIPs than these are told together.
 const ONE_BY_ONE: usize = 3;
@@ -55,11 +58,11 @@ impl Node {
         let me = self.config.name.clone();
         for (why, vips) in lost {
             let text = format!("{me} cannot serve {}: {why}", names(&vips));
-            self.record_event(now, "card-down", me.clone(), text, "auto", String::new());
+            self.record_event(now, EventKind::CardDown, me.clone(), text, "auto", String::new());
         }
         if !good.is_empty() {
             let text = format!("{me} can serve {} again", names(&good));
-            self.record_event(now, "card-up", me, text, "auto", String::new());
+            self.record_event(now, EventKind::CardUp, me, text, "auto", String::new());
         }
     }
 
@@ -73,12 +76,12 @@ impl Node {
         }
         if vips.len() > ONE_BY_ONE {
             let text = format!("{} on {me} were {how}; put back", names(vips));
-            self.record_event(now, "address-restored", me, text, "auto", String::new());
+            self.record_event(now, EventKind::AddressRestored, me, text, "auto", String::new());
             return;
         }
         for vip in vips {
             let text = format!("{vip} on {me} was {how}; put back");
-            self.record_vip_event(now, *vip, "address-restored", text);
+            self.record_vip_event(now, *vip, EventKind::AddressRestored, text);
         }
     }
 }

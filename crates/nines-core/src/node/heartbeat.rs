@@ -9,6 +9,7 @@ use super::{Node, bulk::Way, leases::Granted};
 use crate::{
     action::Action,
     batch, consensus,
+    event_log::EventKind,
     incarnations::Standing,
     peek, vip_set,
     wire::{self, Command, Frame, Heartbeat, RaftMessage, SetPart, Token, command::Kind, frame},
@@ -335,12 +336,15 @@ impl Node {
             let holds = self.state.vips.values().any(|h| h.node() == name);
             let me = &self.config.name;
             let (kind, text) = if alive {
-                ("beat-back", format!("{me} hears {name} again"))
+                (EventKind::HeartbeatBack, format!("{me} hears {name} again"))
             } else {
                 let ms = self.membership.peer(id).map_or(0, |p| now.since(p.at) / 1_000_000);
                 let links = self.membership.peer(id).map_or(0, |p| p.heard.len());
                 let links = if links == 1 { "1 link".into() } else { format!("{links} links") };
-                ("beat-lost", format!("{me} heard nothing from {name} for {ms} ms on {links}"))
+                (
+                    EventKind::HeartbeatLost,
+                    format!("{me} heard nothing from {name} for {ms} ms on {links}"),
+                )
             };
             // The entry that gives its VIPs away tells the silence of a holder.
             if self.consensus.leads() && (alive || !holds) {

@@ -14,6 +14,7 @@ use nines_model::Time;
 use super::{Config, Node};
 use crate::{
     action::Action,
+    event_log::EventKind,
     incarnations::{Incarnations, Sender, Standing},
     wire::{Frame, Incarnation, KeptIncarnation, Persist, Persisted},
 };
@@ -163,7 +164,7 @@ impl Node {
             let text = format!(
                 "two agents run as {name}: neither counts as a voter and neither holds a VIP"
             );
-            self.record_event(now, "two-lives", name, text, "auto", String::new());
+            self.record_event(now, EventKind::TwoIncarnations, name, text, "auto", String::new());
         }
     }
 }

@@ -19,6 +19,7 @@ use nines_model::Time;
 use super::Node;
 use crate::{
     action::Action,
+    event_log::EventKind::{HeartbeatBack, Join, NoVote},
     lease::promise_ns,
     wire::{Ack, Awaits, Heartbeat, Persist},
 };
@@ -185,13 +186,13 @@ impl Node {
         for id in new {
             let name = self.name_of(id);
             // The leader before may have told it.
-            let last = self.state.story.newest(&["no-vote", "beat-back", "join"], &name);
-            if last.is_some_and(|event| event.told.kind == "no-vote") {
+            let last = self.state.story.newest(&[NoVote, HeartbeatBack, Join], &name);
+            if last.is_some_and(|event| event.kind.is(NoVote)) {
                 continue;
             }
             let why = self.broken_of(id).unwrap_or_default();
             let text = format!("{name} votes no more and holds no VIP: {why}");
-            self.record_event(now, "no-vote", name, text, "auto", String::new());
+            self.record_event(now, NoVote, name, text, "auto", String::new());
         }
     }
 }

@@ -15,6 +15,7 @@ use super::Node;
 use crate::{
     action::Action,
     batch,
+    event_log::EventKind,
     lease::Renewals,
     state::Holding,
     vip::{Do, Phase, Vip, Want},
@@ -323,10 +324,16 @@ impl Node {
             return;
         }
         let (kind, text) = match (starting, result) {
-            (true, Ok(())) => ("address-added", format!("{addr} added on {me} and announced")),
-            (true, Err(why)) => ("address-failed", format!("{me} could not add {addr}: {why}")),
-            (false, Ok(())) => ("address-removed", format!("{addr} removed from {me}")),
-            (false, Err(why)) => ("address-failed", format!("{me} could not remove {addr}: {why}")),
+            (true, Ok(())) => {
+                (EventKind::AddressAdded, format!("{addr} added on {me} and announced"))
+            }
+            (true, Err(why)) => {
+                (EventKind::AddressFailed, format!("{me} could not add {addr}: {why}"))
+            }
+            (false, Ok(())) => (EventKind::AddressRemoved, format!("{addr} removed from {me}")),
+            (false, Err(why)) => {
+                (EventKind::AddressFailed, format!("{me} could not remove {addr}: {why}"))
+            }
         };
         self.record_vip_event(now, addr, kind, text);
     }

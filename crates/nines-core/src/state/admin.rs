@@ -13,15 +13,16 @@ use nines_model::Role;
 use super::{Holding, Outcome, Set, State};
 use crate::{
     action::Refusal,
+    event_log::EventKind,
     wire::{self, Act, Command},
 };
 
 /// What the verbs of [`Act`] say of their subjects once they have taken effect.
-const VERBS: [(&str, &str); 4] = [
-    ("drain", "set to drain"),
-    ("undrain", "takes new connections again"),
-    ("standby", "set to standby"),
-    ("ready", "ready for work again"),
+const VERBS: [(&str, EventKind, &str); 4] = [
+    ("drain", EventKind::Drain, "set to drain"),
+    ("undrain", EventKind::Undrain, "takes new connections again"),
+    ("standby", EventKind::Standby, "set to standby"),
+    ("ready", EventKind::Ready, "ready for work again"),
 ];
 
 fn invalid<T>(why: impl Into<String>) -> Result<T, Refusal> {
@@ -31,7 +32,7 @@ fn invalid<T>(why: impl Into<String>) -> Result<T, Refusal> {
 impl State {
     pub(super) fn act(&mut self, index: u64, command: &Command, act: &Act) -> Outcome {
         let verb = act.verb.as_str();
-        let Some((_, what)) = VERBS.iter().find(|(known, _)| *known == verb) else {
+        let Some((_, kind, what)) = VERBS.iter().find(|(known, ..)| *known == verb) else {
             return invalid(format!("unknown act {verb}"));
         };
         let of_servers = matches!(verb, "drain" | "undrain");
@@ -75,7 +76,7 @@ impl State {
             if act.reason.is_empty() { String::new() } else { format!(": {}", act.reason) };
         for (place, subject) in subjects.iter().enumerate() {
             let text = format!("{subject} {what}{reason}");
-            self.record_event(index, place, command, verb, subject, text);
+            self.record_event(index, place, command, *kind, subject, text);
         }
         let names: Vec<&str> = subjects.iter().map(|s| s.as_str()).collect();
         let what =
@@ -129,7 +130,7 @@ impl State {
         for (place, (vip, name)) in vips.iter().enumerate() {
             self.move_requests.insert(*vip, to.clone());
             let text = format!("{} asked to move {name} to {to}", command.actor);
-            self.record_event(index, place, command, "wish", name, text);
+            self.record_event(index, place, command, EventKind::MoveRequest, name, text);
         }
         Ok(format!("{} should move to {to}", names(&vips)))
     }

@@ -2,8 +2,10 @@
 
 use nines_core::{
     Event,
+    event_log::EventKind,
     wire::{Apply, Command, LogEvent, LogEvents, Member, Persisted, command},
 };
+use nines_model::Codes as _;
 
 use super::{DELAY_MAX_NS, Happening, Machine, NAMES, World};
 
@@ -18,8 +20,11 @@ impl World {
         let line = format!("# {}\n", "x".repeat(97));
         let text = format!("{}{}", self.text, line.repeat(bytes / line.len()));
         self.command(1, command::Kind::Apply(Apply::whole(text, 0)));
-        let one =
-            |i| LogEvent { kind: "note".into(), text: format!("event {i}"), ..LogEvent::default() };
+        let one = |i| LogEvent {
+            kind: EventKind::Note.code().into(),
+            text: format!("event {i}"),
+            ..LogEvent::default()
+        };
         let told = (0..events).map(one).collect();
         self.command(1, command::Kind::LogEvents(LogEvents { told }));
     }

@@ -5,7 +5,11 @@
 
 use std::collections::BTreeSet;
 
-use nines_core::{Node, event_log::LoggedEvent, node::results::CheckResult, wire::LogEvent};
+use nines_core::{
+    Node,
+    event_log::{EventKind, LoggedEvent},
+    node::results::CheckResult,
+};
 use nines_model::{Spec, Time};
 
 use super::{
@@ -23,17 +27,16 @@ pub struct Seen {
 }
 
 fn event(e: &LoggedEvent) -> Event {
-    let told: &LogEvent = &e.told;
     Event {
         id: e.id.clone(),
-        at: rfc3339(told.at_ms),
-        at_ms: told.at_ms,
-        node: told.node.clone(),
-        kind: told.kind.clone(),
-        subject: told.subject.clone(),
-        text: told.text.clone(),
-        actor: told.actor.clone(),
-        cause: told.cause.clone(),
+        at: rfc3339(e.at_ms),
+        at_ms: e.at_ms,
+        node: e.node.clone(),
+        kind: e.kind.to_string(),
+        subject: e.subject.clone(),
+        text: e.text.clone(),
+        actor: e.actor.clone(),
+        cause: e.cause.clone(),
     }
 }
 
@@ -44,7 +47,7 @@ fn is_about(subject: &str, name: &str) -> bool {
 
 /// The newest events, oldest first.
 pub fn events(node: &Node, about: Option<&str>, limit: usize) -> Vec<Event> {
-    let wanted = |e: &&LoggedEvent| about.is_none_or(|a| is_about(&e.told.subject, a));
+    let wanted = |e: &&LoggedEvent| about.is_none_or(|a| is_about(&e.subject, a));
     let mut found: Vec<Event> =
         node.state().story.iter().rev().filter(wanted).take(limit).map(event).collect();
     found.reverse();
@@ -196,10 +199,10 @@ fn of_node(node: &Node, now: Time, seen: &Seen, why: &mut Why) {
             moves.extend(state.story.around(&failover.event, &[state.spec.vip_name(*vip)]));
         }
         if !moves.is_empty() {
-            let since = moves.iter().map(|e| e.told.at_ms).min().unwrap_or(0);
-            chain.retain(|e| e.told.kind == "beat-lost" && e.told.at_ms + 60_000 > since);
+            let since = moves.iter().map(|e| e.at_ms).min().unwrap_or(0);
+            chain.retain(|e| e.kind.is(EventKind::HeartbeatLost) && e.at_ms + 60_000 > since);
             chain.extend(moves);
-            chain.sort_by_key(|e| (e.told.at_ms, e.id.clone()));
+            chain.sort_by_key(|e| (e.at_ms, e.id.clone()));
             chain.dedup_by(|a, b| a.id == b.id);
         }
         why.next.push(format!("start {name}, or on it: systemctl status nines"));
