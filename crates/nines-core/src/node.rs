@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use nines_model::{Codes as _, Millis, Role, Spec, Time};
+use nines_model::{Codes as _, Millis, Role, Spec, Time, Why};
 
 use crate::{
     action::{Action, Refusal},
@@ -109,7 +109,7 @@ pub struct Node {
     outside: u64,
     pending: BTreeMap<u64, (u64, Time)>,
     proposed: BTreeMap<IpAddr, Time>,
-    blocked: BTreeMap<IpAddr, String>,
+    blocked: BTreeMap<IpAddr, Why>,
     /// Commands that wait for a leader, as long as their proposers wait.
     unwritten: Vec<Command>,
     unrecorded: Vec<LogEvent>,

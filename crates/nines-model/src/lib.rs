@@ -13,6 +13,7 @@ pub mod listen;
 pub mod names;
 pub mod printable;
 pub mod real_server;
+pub mod reason;
 pub mod sanity;
 pub mod spec;
 pub mod suggest;
@@ -24,6 +25,7 @@ pub use codes::{Coded, Codes};
 pub use forward::{Forward, Tunnel, TunnelChecksum, TunnelKind};
 pub use listen::{Listen, Proto, network};
 pub use real_server::RealServerRole;
+pub use reason::{Refusals, Unfit, Why};
 pub use spec::{
     Backend, Check, CheckKind, IdleLimits, Limit, NodeSpec, Persist, Role, Scheduler,
     SchedulerFlags, ServerSpec, ServiceSpec, Spec, Timing, Vip,

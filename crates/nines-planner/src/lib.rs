@@ -18,7 +18,7 @@ use std::{
     net::IpAddr,
 };
 
-use nines_model::{Role, Spec};
+use nines_model::{Refusals, Role, Spec, Unfit, Why};
 
 /// A node as the planner sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,8 +35,8 @@ pub struct NodeView {
     pub standby: bool,
     /// It is stopping.
     pub leaving: bool,
-    /// VIPs that it cannot serve, and why: "cannot serve it: eth1 has no carrier".
-    pub unable: BTreeMap<IpAddr, String>,
+    /// VIPs that it cannot serve, and why.
+    pub unable: BTreeMap<IpAddr, Unfit>,
     /// Nodes whose flows it does not have yet: connections through them would be lost on it.
     pub behind: BTreeSet<String>,
 }
@@ -72,11 +72,11 @@ pub enum Step {
     Blocked(IpAddr),
 }
 
-/// Steps, each with its reason in words for people.
+/// Steps, each with its reason.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// At most one a VIP.
-    pub steps: Vec<(Step, String)>,
+    pub steps: Vec<(Step, Why)>,
 }
 
 /// What should be done next.
@@ -129,29 +129,27 @@ fn follow_to(
     vip: IpAddr,
     with: IpAddr,
     goal: Option<&str>,
-) -> Option<(Step, String)> {
-    let fit = goal.filter(|goal| refusal(spec, observed, vip, goal).is_none());
+) -> Option<(Step, Why)> {
+    let unfit = goal.and_then(|goal| refusal(spec, observed, vip, goal));
     let living = match observed.vips.get(&vip) {
         Some(Held::Releasing(from, _)) if alive(observed, from) => return None,
         Some(Held::By(node)) if alive(observed, node) => Some(node),
         _ => None,
     };
-    match (living, fit, goal) {
-        (Some(node), Some(goal), _) if goal != node => {
+    let follows = |goal: &str| Why::Follows(with, goal.to_owned());
+    match (living, goal, unfit) {
+        (Some(node), Some(goal), None) if goal != node => {
             let stays = must_leave(spec, observed, vip, node).is_none();
             let waits = stays && is_behind(observed, goal, node);
             let step = Step::Move(vip, node.clone(), goal.to_owned());
-            (!waits).then(|| (step, format!("{with} is on {goal}")))
+            (!waits).then(|| (step, follows(goal)))
         }
         (Some(_), ..) => None,
-        (None, Some(goal), _) => {
-            Some((Step::Give(vip, goal.to_owned()), format!("{with} is on {goal}")))
+        (None, Some(goal), None) => Some((Step::Give(vip, goal.to_owned()), follows(goal))),
+        (None, Some(goal), Some(unfit)) => {
+            Some((Step::Blocked(vip), Why::CannotFollow(with, goal.to_owned(), unfit)))
         }
-        (None, None, Some(goal)) => {
-            let why = refusal(spec, observed, vip, goal).map_or("cannot".into(), |u| u.to_string());
-            Some((Step::Blocked(vip), format!("{with} is on {goal}, which {why}")))
-        }
-        (None, None, None) => Some((Step::Blocked(vip), format!("no director holds {with}"))),
+        (None, None, _) => Some((Step::Blocked(vip), Why::NothingToFollow(with))),
     }
 }
 
@@ -164,53 +162,9 @@ fn is_behind(observed: &Observed, node: &str, from: &str) -> bool {
     observed.nodes.get(node).is_some_and(|view| view.behind.contains(from))
 }
 
-/// Why a node cannot take a VIP; its words follow the node's name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unfit<'a> {
-    /// The config does not name it.
-    Unknown,
-    /// It votes and carries nothing.
-    Witness,
-    /// It votes no more.
-    NoVote,
-    /// It has no vote yet.
-    Joining,
-    /// Not heard from within its lease.
-    Silent,
-    /// An operator set it aside.
-    Standby,
-    /// It is stopping.
-    Leaving,
-    /// It cannot serve this VIP, as it says itself.
-    Unable(&'a str),
-    /// Its data plane does not hold the current table.
-    NotReady,
-}
-
-impl std::fmt::Display for Unfit<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Unknown => "is not in the cluster's file",
-            Self::Witness => "is a witness",
-            Self::NoVote => "votes no more",
-            Self::Joining => "is joining, it has no vote yet",
-            Self::Silent => "is silent",
-            Self::Standby => "is on standby",
-            Self::Leaving => "is stopping",
-            Self::Unable(why) => why,
-            Self::NotReady => "is not ready",
-        })
-    }
-}
-
 /// Why a node cannot take a VIP; `None`: it can. Without a VIP: why it can take none at all.
-pub fn unfit<'a>(
-    spec: &Spec,
-    observed: &'a Observed,
-    vip: Option<IpAddr>,
-    node: &str,
-) -> Option<Unfit<'a>> {
-    let Some(known) = spec.nodes.get(node) else { return Some(Unfit::Unknown) };
+pub fn unfit(spec: &Spec, observed: &Observed, vip: Option<IpAddr>, node: &str) -> Option<Unfit> {
+    let Some(known) = spec.nodes.get(node) else { return Some(Unfit::NotInConfig) };
     if known.role == Role::Witness {
         return Some(Unfit::Witness);
     }
@@ -225,24 +179,19 @@ pub fn unfit<'a>(
     match vip.and_then(|vip| view.unable.get(&vip)) {
         _ if view.standby => Some(Unfit::Standby),
         _ if view.leaving => Some(Unfit::Leaving),
-        Some(why) => Some(Unfit::Unable(why)),
+        Some(why) => Some(why.clone()),
         None => (!view.ready).then_some(Unfit::NotReady),
     }
 }
 
 /// The same for one VIP.
-fn refusal<'a>(spec: &Spec, observed: &'a Observed, vip: IpAddr, node: &str) -> Option<Unfit<'a>> {
+fn refusal(spec: &Spec, observed: &Observed, vip: IpAddr, node: &str) -> Option<Unfit> {
     unfit(spec, observed, Some(vip), node)
 }
 
 /// Why a VIP cannot stay on a node that lives. Not being ready for a moment (a table is being
 /// applied) is no reason.
-fn must_leave<'a>(
-    spec: &Spec,
-    observed: &'a Observed,
-    vip: IpAddr,
-    node: &str,
-) -> Option<Unfit<'a>> {
+fn must_leave(spec: &Spec, observed: &Observed, vip: IpAddr, node: &str) -> Option<Unfit> {
     refusal(spec, observed, vip, node).filter(|why| *why != Unfit::NotReady)
 }
 
@@ -264,13 +213,18 @@ fn best<'a>(
     })
 }
 
-fn refusals(spec: &Spec, observed: &Observed, vip: IpAddr, but: Option<&str>) -> String {
-    let told: Vec<String> = spec
-        .directors()
-        .filter(|n| Some(*n) != but)
-        .filter_map(|n| refusal(spec, observed, vip, n).map(|why| format!("{n} {why}")))
-        .collect();
-    if told.is_empty() { "there is no other director".into() } else { told.join(", ") }
+/// Blocked for this reason, and for what each director lacks.
+fn blocked(
+    spec: &Spec,
+    observed: &Observed,
+    vip: IpAddr,
+    but: Option<&str>,
+    why: Why,
+) -> (Step, Why) {
+    let others = spec.directors().filter(|n| Some(*n) != but);
+    let told = |n: &str| Some((n.to_owned(), refusal(spec, observed, vip, n)?));
+    let others = Refusals(others.filter_map(told).collect());
+    (Step::Blocked(vip), Why::NoTaker(Box::new(why), others))
 }
 
 fn give(
@@ -279,23 +233,20 @@ fn give(
     load: &BTreeMap<&str, usize>,
     vip: IpAddr,
     silent: Option<(&str, Option<&String>)>,
-) -> Option<(Step, String)> {
+) -> Option<(Step, Why)> {
     let before = silent.map(|(node, _)| node);
     let meant = silent
         .and_then(|(_, to)| to)
         .filter(|to| refusal(spec, observed, vip, to).is_none())
         .map(String::as_str);
     let why = match before {
-        Some(node) => format!("{node} is silent"),
-        None => "no director held it".to_owned(),
+        Some(node) => Why::HolderSilent(node.to_owned()),
+        None => Why::Unheld,
     };
-    match meant.or_else(|| best(spec, observed, load, vip, before)) {
-        Some(to) => Some((Step::Give(vip, to.to_owned()), why)),
-        None => {
-            let others = refusals(spec, observed, vip, before);
-            Some((Step::Blocked(vip), format!("{why}, and {others}")))
-        }
-    }
+    Some(match meant.or_else(|| best(spec, observed, load, vip, before)) {
+        Some(to) => (Step::Give(vip, to.to_owned()), why),
+        None => blocked(spec, observed, vip, before, why),
+    })
 }
 
 /// Whether a VIP should leave a living holder.
@@ -305,37 +256,29 @@ fn leave(
     load: &BTreeMap<&str, usize>,
     vip: IpAddr,
     node: &str,
-) -> Option<(Step, String)> {
+) -> Option<(Step, Why)> {
     let move_request = observed.move_requests.get(&vip).filter(|w| w.as_str() != node);
     if let Some(to) = move_request.filter(|w| refusal(spec, observed, vip, w).is_none()) {
         if is_behind(observed, to, node) && must_leave(spec, observed, vip, node).is_none() {
-            let why = format!("{to} has not got all connections of {node} yet");
-            return Some((Step::Blocked(vip), why));
+            return Some((Step::Blocked(vip), Why::Waits(to.clone(), node.to_owned())));
         }
         let step = Step::Move(vip, node.to_owned(), to.clone());
-        return Some((step, "an operator asked for it".to_owned()));
+        return Some((step, Why::Asked));
     }
-    let why = must_leave(spec, observed, vip, node)?;
-    let why = format!("{node} {why}");
-    match best(spec, observed, load, vip, Some(node)) {
-        Some(to) => Some((Step::Move(vip, node.to_owned(), to.to_owned()), why)),
-        None => {
-            let others = refusals(spec, observed, vip, Some(node));
-            Some((Step::Blocked(vip), format!("{why}, but {others}")))
-        }
-    }
+    let why = Why::HolderUnfit(node.to_owned(), must_leave(spec, observed, vip, node)?);
+    Some(match best(spec, observed, load, vip, Some(node)) {
+        Some(to) => (Step::Move(vip, node.to_owned(), to.to_owned()), why),
+        None => blocked(spec, observed, vip, Some(node), why),
+    })
 }
 
 /// Judges a plan by the rules in the header of this file. An error names the broken rule.
 pub fn check(spec: &Spec, observed: &Observed, plan: &Plan) -> Result<(), String> {
     let mut seen = BTreeSet::new();
-    for (step, why) in &plan.steps {
+    for (step, _) in &plan.steps {
         let (Step::Give(vip, _) | Step::Move(vip, ..) | Step::Blocked(vip)) = step;
         if !seen.insert(*vip) {
             return Err(format!("two steps for {vip}"));
-        }
-        if why.is_empty() {
-            return Err(format!("no reason for {step:?}"));
         }
         let lives = |n: &str| observed.nodes.get(n).is_some_and(|v| v.alive);
         let fit = |n: &str| is_fit(spec, observed, *vip, n);

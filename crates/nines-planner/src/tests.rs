@@ -20,8 +20,8 @@ fn with_source() -> Spec {
     spec
 }
 
-fn failed(vip: IpAddr) -> (IpAddr, String) {
-    (vip, "could not take it".to_owned())
+fn failed(vip: IpAddr) -> (IpAddr, Unfit) {
+    (vip, Unfit::Failed)
 }
 
 fn vip(n: u8) -> IpAddr {
@@ -176,7 +176,7 @@ fn a_source_goes_where_its_vip_goes() {
 fn the_checker_finds_bad_plans() {
     let observed = seen("lb1+ lb2+s", &[(100, "lb1")]);
     let bad = |step: Step| {
-        let steps = vec![(step, "because".to_owned())];
+        let steps = vec![(step, Why::Asked)];
         check(&spec(), &observed, &Plan { steps }).unwrap_err()
     };
     assert!(bad(Step::Give(vip(100), "lb1".into())).contains("rule 4"));

@@ -6,7 +6,7 @@ use std::{
     net::IpAddr,
 };
 
-use nines_model::{Millis, Time};
+use nines_model::{Millis, Time, Unfit, Why};
 use nines_planner::{Held, NodeView, Observed, Step, plan};
 
 use super::Node;
@@ -18,8 +18,6 @@ use crate::{
     wire::{Act, Give, Move, command::Kind, pack},
 };
 
-/// Why a node that tried does not get a VIP.
-const FAILED: &str = "could not take it";
 /// When a command that had no effect is written again.
 const PROPOSED_AGAIN: Millis = Millis(300);
 
@@ -119,7 +117,7 @@ impl Node {
                 view.behind = names(&mut self.behind.iter().copied());
                 view.leaving = self.stopping;
                 let unable = self.duty.unable.iter();
-                view.unable = unable.map(|addr| (*addr, FAILED.to_owned())).collect();
+                view.unable = unable.map(|addr| (*addr, Unfit::Failed)).collect();
             } else if let Some(peer) = self.membership.peer(*id) {
                 view.alive =
                     !self.membership.silent(now, *id, lease) || self.is_heard_elsewhere(now, *id);
@@ -131,7 +129,7 @@ impl Node {
                 if !peer.beat.unable.is_empty() {
                     let all = self.state.spec.vips.keys().copied();
                     let unable = vip_set::marked(all, &peer.beat.unable).into_iter();
-                    view.unable = unable.map(|addr| (addr, FAILED.to_owned())).collect();
+                    view.unable = unable.map(|addr| (addr, Unfit::Failed)).collect();
                     if peer.beat.revision != self.state.revision {
                         // It counts in another config: nothing is given to it and nothing taken.
                         (view.ready, view.unable) = (false, BTreeMap::new());
@@ -153,7 +151,7 @@ impl Node {
 
     /// The command that a step needs now, and the event that led to it; what has to wait is looked
     /// at again then.
-    fn carry_out(&mut self, now: Time, step: Step, why: String) -> Option<(Kind, String)> {
+    fn carry_out(&mut self, now: Time, step: Step, why: Why) -> Option<(Kind, String)> {
         let (Step::Give(vip, _) | Step::Move(vip, ..) | Step::Blocked(vip)) = &step;
         let vip = *vip;
         let proposed = self.proposed.get(&vip).map(|at| at.plus(PROPOSED_AGAIN));
@@ -174,11 +172,14 @@ impl Node {
                     self.planned.again = self.planned.again.min(until);
                     return None;
                 }
+                let why = why.to_string();
                 let last = self.membership.peer(self.id_of(&from)).map(|p| p.at);
                 let silent_ms = last.map_or(0, |at| now.since(at) / 1_000_000);
                 Kind::Give(Give { vip: pack(vip), to, from, why, silent_ms, ..Give::default() })
             }
-            Step::Move(_, from, to) => Kind::Move(Move { vip: pack(vip), from, to, why }),
+            Step::Move(_, from, to) => {
+                Kind::Move(Move { vip: pack(vip), from, to, why: why.to_string() })
+            }
         };
         self.proposed.insert(vip, now);
         self.planned.again = self.planned.again.min(now.plus(PROPOSED_AGAIN));

@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use nines_model::Time;
+use nines_model::{Time, reason};
 
 use super::Node;
 use crate::{
@@ -33,11 +33,11 @@ fn reasons(unfit: &[Unfit]) -> BTreeMap<IpAddr, &str> {
 }
 
 impl Node {
-    /// VIPs that a node cannot serve, in the planner's words.
-    pub(super) fn unfit_by_its_cards(&self, node: &str) -> BTreeMap<IpAddr, String> {
+    /// VIPs that a node cannot serve, and why.
+    pub(super) fn unfit_by_its_cards(&self, node: &str) -> BTreeMap<IpAddr, reason::Unfit> {
         let unfit = self.state.facts.get(node).map_or(&[][..], |f| &f.unfit);
         let told = reasons(unfit).into_iter();
-        told.map(|(vip, why)| (vip, format!("cannot serve it: {why}"))).collect()
+        told.map(|(vip, why)| (vip, reason::Unfit::CannotServe(why.to_owned()))).collect()
     }
 
     /// What this node learned about itself.

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
+use nines_model::Why;
+
 use super::{Config, Node};
 use crate::{
     consensus::Consensus, forwarding, membership::Membership, state::State, vip::Vip, wire::Facts,
@@ -34,7 +36,7 @@ impl Node {
     }
 
     /// VIPs that nobody can take, and why; filled on the leader.
-    pub fn blocked(&self) -> &BTreeMap<IpAddr, String> {
+    pub fn blocked(&self) -> &BTreeMap<IpAddr, Why> {
         &self.blocked
     }
 

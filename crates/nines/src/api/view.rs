@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use nines_core::{Node, state::State};
-use nines_model::{Role, Time};
+use nines_model::{Role, Time, Why};
 
 pub use self::{
     acts::{cannot_take, cannot_take_of, harm_of_drain, harm_of_standby},
@@ -233,7 +233,7 @@ fn vips(node: &Node, now: Time, spares: &Spares<'_>) -> Vec<VipStatus> {
                 token: state.vips.get(vip).map_or(0, |h| h.token()),
                 answers_here: node.answers(*vip, now),
                 lease_left_ms: here.map_or(0, |v| v.guard.since(now) / 1_000_000),
-                blocked: node.blocked().get(vip).cloned().unwrap_or_default(),
+                blocked: node.blocked().get(vip).map_or_else(String::new, Why::to_string),
             }
         })
         .collect()

@@ -6,8 +6,8 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use nines_core::Node;
-use nines_model::Time;
-use nines_planner::{Observed, Unfit, unfit};
+use nines_model::{Time, Unfit};
+use nines_planner::{Observed, unfit};
 
 use super::{super::types::Status, super::verdict::may_take, incarnations, outside};
 use crate::failure::{Failure, Kind};
@@ -27,7 +27,7 @@ pub fn cannot_take_of(
 ) -> Option<Failure> {
     let state = node.state();
     let why = unfit(&state.spec, observed, vip, name)?;
-    if why == Unfit::Unknown {
+    if why == Unfit::NotInConfig {
         let known = state.spec.nodes.keys().map(String::as_str);
         let meant = nines_model::suggest::closest(name, known);
         let next =
@@ -58,14 +58,20 @@ pub fn cannot_take_of(
         Unfit::Standby => {
             refuse(Kind::Unsafe, "it is on standby".into(), format!("nines ready {name}"))
         }
-        Unfit::Unable(why) => refuse(Kind::Unsafe, format!("{name} {why}"), look),
+        Unfit::Failed | Unfit::CannotServe(_) => {
+            refuse(Kind::Unsafe, format!("{name} {why}"), look)
+        }
         Unfit::NotReady => {
             let why = "its forwarding table is not in place".to_owned();
             refuse(Kind::Unsafe, why, "nines status   says why".into())
         }
-        Unfit::Silent | Unfit::Leaving | Unfit::Unknown | Unfit::NoVote | Unfit::Joining => {
-            refuse(Kind::Unsafe, format!("it {why}"), look)
-        }
+        Unfit::Silent
+        | Unfit::Leaving
+        | Unfit::NotInConfig
+        | Unfit::NoVote
+        | Unfit::Joining
+        | Unfit::OldLog
+        | Unfit::Behind(_) => refuse(Kind::Unsafe, format!("it {why}"), look),
     }
 }
 

@@ -7,7 +7,7 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use nines_core::Node;
-use nines_model::Time;
+use nines_model::{Refusals, Time, Unfit};
 use nines_planner::{Observed, unfit};
 
 use super::votes;
@@ -44,21 +44,19 @@ impl<'a> Spares<'a> {
     }
 
     /// Why `name` could not take `vip` over now; `None`: it could, given a majority.
-    fn unfit(&self, vip: IpAddr, name: &str) -> Option<String> {
+    fn unfit(&self, vip: IpAddr, name: &str) -> Option<Unfit> {
         let state = self.node.state();
         if let Some(why) = unfit(&state.spec, &self.observed, Some(vip), name) {
-            return Some(why.to_string());
+            return Some(why);
         }
         let id = self.id(name)?;
         let applied = self.node.membership().peer(id).map_or(state.applied, |p| p.beat.applied);
         if applied.saturating_add(LAG_MAX) < state.applied {
-            return Some("has not got the newest log entries".into());
+            return Some(Unfit::OldLog);
         }
         let behind = self.observed.nodes.get(name).map(|view| &view.behind);
         let alive = |other: &&String| self.observed.nodes.get(*other).is_some_and(|n| n.alive);
-        behind
-            .and_then(|all| all.iter().find(alive))
-            .map(|other| format!("has not got all connections of {other} yet"))
+        behind.and_then(|all| all.iter().find(alive)).map(|other| Unfit::Behind(other.clone()))
     }
 
     /// Whether a fit director would get a majority if one of the holders died.
@@ -75,18 +73,14 @@ impl<'a> Spares<'a> {
         if let Some(why) = self.no_majority_without(holder) {
             return (Vec::new(), why);
         }
-        let (mut fit, mut whys) = (Vec::new(), Vec::new());
+        let (mut fit, mut unfit) = (Vec::new(), Vec::new());
         for name in spec.directors().filter(|name| *name != holder) {
             match self.unfit(vip, name) {
                 None => fit.push(name.to_owned()),
-                Some(why) => whys.push(format!("{name} {why}")),
+                Some(why) => unfit.push((name.to_owned(), why)),
             }
         }
-        let why = match () {
-            () if !fit.is_empty() => String::new(),
-            () if whys.is_empty() => "there is no other director".into(),
-            () => whys.join(", "),
-        };
+        let why = if fit.is_empty() { Refusals(unfit).to_string() } else { String::new() };
         (fit, why)
     }
 }
