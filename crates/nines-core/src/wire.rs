@@ -335,7 +335,7 @@ pub struct Move {
 /// What an operator wants of a server or node.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Act {
-    /// "drain", "undrain", "standby", "ready".
+    /// Code of an [`AdminCommand`](nines_model::AdminCommand).
     #[prost(string, tag = "1")]
     pub verb: String,
     /// "web/r2" or "lb1".

@@ -21,7 +21,9 @@ use nines_core::{
     action::Refusal,
     wire::{Act, Apply, Command, Give, command::Kind as What, pack},
 };
-use nines_model::{Backend, Spec, Time, config, diff, printable::clean};
+use nines_model::{
+    AdminCommand, Backend, Codes as _, SafetyRule, Spec, Time, config, diff, printable::clean,
+};
 use serde::Deserialize;
 use utoipa::OpenApi as _;
 
@@ -419,15 +421,19 @@ async fn post_act(
     Json(request): Json<ActRequest>,
 ) -> Outcome<Json<Done>> {
     let ActRequest { verb, subjects, reason, until_ms, force } = request;
+    let Some(admin) = AdminCommand::from_code(&verb) else {
+        return Err(refused(&Refusal::Invalid(format!("unknown act {verb}"))));
+    };
     let reason = clean(&reason).into_owned();
-    let (check, names) = (verb.clone(), subjects.clone());
+    let names = subjects.clone();
     let look = move |node: &Node, now: Time| {
         let spec = &node.state().spec;
-        if let Some(failure) = view::names::misnamed(spec, &check, &names) {
+        if let Some(failure) = view::names::misnamed(spec, admin, &names) {
             return Err(failure);
         }
-        let standby = (check == "standby").then(|| view::harm_of_standby(node, now, &names));
-        let servers = names.iter().filter(|_| check == "drain");
+        let standby =
+            (admin == AdminCommand::Standby).then(|| view::harm_of_standby(node, now, &names));
+        let servers = names.iter().filter(|_| admin == AdminCommand::Drain);
         let drained: BTreeSet<_> = servers.flat_map(|name| spec.find_servers(name)).collect();
         Ok((standby.flatten(), drained))
     };
@@ -436,7 +442,7 @@ async fn post_act(
         harm = view::harm_of_drain(&seen(&agent).await?.0.status, &drained);
     }
     if let Some(harm) = harm
-        && force.as_deref() != Some(harm.rule)
+        && force.as_deref().and_then(SafetyRule::from_code) != Some(harm.rule)
     {
         return Err(Failure::new(Kind::Unsafe, "refused", harm.why)
             .next(format!("add --force={} if that is what you want", harm.rule)));

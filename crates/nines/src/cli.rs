@@ -5,7 +5,7 @@
 use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
 use clap::{FromArgMatches as _, Parser, Subcommand, ValueEnum};
-use nines_model::printable::clean_lines;
+use nines_model::{AdminCommand, printable::clean_lines};
 
 use crate::{
     api::client::Client,
@@ -273,10 +273,10 @@ fn run(context: &Context, command: Commands) -> Outcome<u8> {
         }
         Commands::Plan(args) => config::plan(context, &args),
         Commands::Apply(args) => config::apply(context, &args),
-        Commands::Drain(args) => act::set(context, "drain", &args),
-        Commands::Undrain(args) => act::unset(context, "undrain", &args),
-        Commands::Standby(args) => act::set(context, "standby", &args),
-        Commands::Ready(args) => act::unset(context, "ready", &args),
+        Commands::Drain(args) => act::set(context, AdminCommand::Drain, &args),
+        Commands::Undrain(args) => act::unset(context, AdminCommand::Undrain, &args),
+        Commands::Standby(args) => act::set(context, AdminCommand::Standby, &args),
+        Commands::Ready(args) => act::unset(context, AdminCommand::Ready, &args),
         Commands::Move(args) => migrate::run(context, &args),
         Commands::Init(args) => init::run(context, &args),
         Commands::Code(args) => init::code(context, &args),

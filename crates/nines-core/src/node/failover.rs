@@ -6,7 +6,7 @@ use std::{
     net::IpAddr,
 };
 
-use nines_model::{Millis, Time, Unfit, Why};
+use nines_model::{AdminCommand, Codes as _, Millis, Time, Unfit, Why};
 use nines_planner::{Held, NodeView, Observed, Step, plan};
 
 use super::Node;
@@ -235,10 +235,11 @@ impl Node {
         let drains: Vec<String> = drains.map(|((a, b), _)| format!("{a}/{b}")).collect();
         let standbys = self.state.standbys.iter().filter(|(_, s)| over(s.until_ms));
         let standbys: Vec<String> = standbys.map(|(node, _)| node.clone()).collect();
-        for (verb, subjects) in [("undrain", drains), ("ready", standbys)] {
+        for (admin, subjects) in [(AdminCommand::Undrain, drains), (AdminCommand::Ready, standbys)]
+        {
             if !subjects.is_empty() {
                 let reason = "its time is over".to_owned();
-                let act = Act { verb: verb.into(), subjects, reason, until_ms: 0 };
+                let act = Act { verb: admin.code().into(), subjects, reason, until_ms: 0 };
                 self.propose_own(now, Kind::Act(act), String::new());
                 self.lead_after = now.plus(Millis(100));
             }

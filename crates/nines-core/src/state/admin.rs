@@ -8,7 +8,7 @@ use std::{
     net::IpAddr,
 };
 
-use nines_model::Role;
+use nines_model::{AdminCommand, Codes as _, Role};
 
 use super::{Holding, Outcome, Set, State};
 use crate::{
@@ -17,13 +17,15 @@ use crate::{
     wire::{self, Act, Command},
 };
 
-/// What the verbs of [`Act`] say of their subjects once they have taken effect.
-const VERBS: [(&str, EventKind, &str); 4] = [
-    ("drain", EventKind::Drain, "set to drain"),
-    ("undrain", EventKind::Undrain, "takes new connections again"),
-    ("standby", EventKind::Standby, "set to standby"),
-    ("ready", EventKind::Ready, "ready for work again"),
-];
+/// The event of a command that has taken effect, and what it says of its subjects.
+fn event_of(admin: AdminCommand) -> (EventKind, &'static str) {
+    match admin {
+        AdminCommand::Drain => (EventKind::Drain, "set to drain"),
+        AdminCommand::Undrain => (EventKind::Undrain, "takes new connections again"),
+        AdminCommand::Standby => (EventKind::Standby, "set to standby"),
+        AdminCommand::Ready => (EventKind::Ready, "ready for work again"),
+    }
+}
 
 fn invalid<T>(why: impl Into<String>) -> Result<T, Refusal> {
     Err(Refusal::Invalid(why.into()))
@@ -31,14 +33,14 @@ fn invalid<T>(why: impl Into<String>) -> Result<T, Refusal> {
 
 impl State {
     pub(super) fn act(&mut self, index: u64, command: &Command, act: &Act) -> Outcome {
-        let verb = act.verb.as_str();
-        let Some((_, kind, what)) = VERBS.iter().find(|(known, ..)| *known == verb) else {
-            return invalid(format!("unknown act {verb}"));
+        let Some(admin) = AdminCommand::from_code(&act.verb) else {
+            return invalid(format!("unknown act {}", act.verb));
         };
-        let of_servers = matches!(verb, "drain" | "undrain");
+        let (event, what) = event_of(admin);
+        let of_servers = admin.is_of_servers();
         if act.subjects.is_empty() {
             let kind = if of_servers { "server" } else { "node" };
-            return invalid(format!("{verb} needs the name of a {kind}"));
+            return invalid(format!("{admin} needs the name of a {kind}"));
         }
         // Named twice is named once.
         let mut subjects: Vec<&String> = Vec::new();
@@ -64,23 +66,24 @@ impl State {
             at_ms: command.at_ms,
             until_ms: act.until_ms,
         };
-        match verb {
-            "drain" => self.drains.extend(servers.into_iter().map(|s| (s, set.clone()))),
-            "undrain" => self.drains.retain(|server, _| !servers.contains(server)),
-            "standby" => {
+        match admin {
+            AdminCommand::Drain => {
+                self.drains.extend(servers.into_iter().map(|s| (s, set.clone())));
+            }
+            AdminCommand::Undrain => self.drains.retain(|server, _| !servers.contains(server)),
+            AdminCommand::Standby => {
                 self.standbys.extend(subjects.iter().map(|s| ((*s).clone(), set.clone())));
             }
-            _ => self.standbys.retain(|node, _| !subjects.contains(&node)),
+            AdminCommand::Ready => self.standbys.retain(|node, _| !subjects.contains(&node)),
         }
         let reason =
             if act.reason.is_empty() { String::new() } else { format!(": {}", act.reason) };
         for (place, subject) in subjects.iter().enumerate() {
             let text = format!("{subject} {what}{reason}");
-            self.record_event(index, place, command, *kind, subject, text);
+            self.record_event(index, place, command, event, subject, text);
         }
         let names: Vec<&str> = subjects.iter().map(|s| s.as_str()).collect();
-        let what =
-            if names.len() == 1 { (*what).to_owned() } else { what.replace("takes", "take") };
+        let what = if names.len() == 1 { what.to_owned() } else { what.replace("takes", "take") };
         Ok(format!("{} {what}", names.join(", ")))
     }
 

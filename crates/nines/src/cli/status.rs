@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use clap::Args;
+use nines_model::admin::is_operator;
 
 use super::{Context, bold, columns};
 use crate::{
@@ -117,11 +118,13 @@ fn text(status: &Status, wide: bool) -> String {
 /// How a VIP came to its holder: "web lb1 -> lb2, by root@lb1".
 fn changed(last: &Failover) -> String {
     let Failover { vip, from, to, .. } = last;
-    match (last.actor.as_str(), last.silent_ms) {
+    match last.silent_ms {
         _ if from.is_empty() => format!("{vip} to {to}, no director held it before"),
-        ("" | "auto", 0) => format!("{vip} {from} -> {to}, handed over"),
-        (who, 0) => format!("{vip} {from} -> {to}, handed over, by {who}"),
-        (_, ms) => format!("{vip} {from} -> {to}, automatic, after {ms} ms of silence"),
+        0 if is_operator(&last.actor) => {
+            format!("{vip} {from} -> {to}, handed over, by {}", last.actor)
+        }
+        0 => format!("{vip} {from} -> {to}, handed over"),
+        ms => format!("{vip} {from} -> {to}, automatic, after {ms} ms of silence"),
     }
 }
 

@@ -6,7 +6,7 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use nines_core::Node;
-use nines_model::{Time, Unfit};
+use nines_model::{SafetyRule, Time, Unfit};
 use nines_planner::{Observed, unfit};
 
 use super::{super::types::Status, super::verdict::may_take, incarnations, outside};
@@ -78,7 +78,7 @@ pub fn cannot_take_of(
 /// A safety rule that an act would break.
 pub struct Harm {
     /// Its name, for `--force=`.
-    pub rule: &'static str,
+    pub rule: SafetyRule,
     /// What would happen.
     pub why: String,
 }
@@ -93,7 +93,7 @@ pub fn harm_of_drain(status: &Status, drained: &BTreeSet<(String, String)>) -> O
         touched && !left().any(|server| !server.sorry && may_take(server))
     });
     last.map(|service| Harm {
-        rule: "last-server",
+        rule: SafetyRule::LastServer,
         why: format!("no server would take new connections of {}", service.name),
     })
 }
@@ -107,7 +107,7 @@ pub fn harm_of_standby(node: &Node, now: Time, nodes: &[String]) -> Option<Harm>
     });
     let holds = state.vips.values().any(|h| leaves(h.node()));
     (holds && !others).then(|| Harm {
-        rule: "last-director",
+        rule: SafetyRule::LastDirector,
         why: "no other director could take its VIPs; they would stay where they are".into(),
     })
 }
@@ -141,8 +141,8 @@ mod tests {
         // A witness checks nothing: as long as nobody told it, a server is not held to be down.
         assert_eq!(harm(["up", "unknown"], [1, 1]), None);
         for other in ["DOWN", "draining", "unusable"] {
-            assert_eq!(harm(["up", other], [1, 1]), Some("last-server"), "{other}");
+            assert_eq!(harm(["up", other], [1, 1]), Some(SafetyRule::LastServer), "{other}");
         }
-        assert_eq!(harm(["up", "up"], [1, 0]), Some("last-server"), "a weight of 0");
+        assert_eq!(harm(["up", "up"], [1, 0]), Some(SafetyRule::LastServer), "a weight of 0");
     }
 }

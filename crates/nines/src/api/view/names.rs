@@ -2,7 +2,7 @@
 //!
 //! Decides: words only; a name that fits is nobody's business here.
 
-use nines_model::{Spec, suggest};
+use nines_model::{AdminCommand, Spec, suggest};
 
 use crate::failure::{Failure, Kind};
 
@@ -32,12 +32,12 @@ fn named(spec: &Spec, name: &str) -> Named {
 
 /// The failure of `nines drain NAME` and its kind, if the name is none that the command takes.
 /// The first such name of several is told.
-pub fn misnamed(spec: &Spec, verb: &str, subjects: &[String]) -> Option<Failure> {
-    subjects.iter().find_map(|name| match verb {
-        "drain" | "undrain" => no_server(spec, verb, name),
-        "standby" | "ready" => no_node(spec, verb, name),
-        _ => None,
-    })
+pub fn misnamed(spec: &Spec, admin: AdminCommand, subjects: &[String]) -> Option<Failure> {
+    let of_servers = admin.is_of_servers();
+    let no = |name: &String| {
+        if of_servers { no_server(spec, admin, name) } else { no_node(spec, admin, name) }
+    };
+    subjects.iter().find_map(no)
 }
 
 /// The failure of `nines move NAME`, if the name is no service and no VIP.
@@ -66,24 +66,26 @@ fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> 
     Failure::new(Kind::NotFound, format!("unknown {what}"), "").next(next)
 }
 
-fn no_server(spec: &Spec, verb: &str, name: &str) -> Option<Failure> {
+fn no_server(spec: &Spec, admin: AdminCommand, name: &str) -> Option<Failure> {
     if !spec.find_servers(name).is_empty() {
         return None;
     }
     let failure =
-        |what: String| Failure::new(Kind::NotFound, what, format!("nines {verb} takes servers"));
+        |what: String| Failure::new(Kind::NotFound, what, format!("nines {admin} takes servers"));
     Some(match named(spec, name) {
         Named::Node => {
-            let other = if verb == "drain" { "standby" } else { "ready" };
-            let does = if verb == "drain" { "moves its VIPs away" } else { "gives it VIPs again" };
+            let does = match admin {
+                AdminCommand::Drain => "moves its VIPs away",
+                _ => "gives it VIPs again",
+            };
             failure(format!("{name} is a node, not a real server"))
-                .next(format!("nines {other} {name}   {does}"))
+                .next(format!("nines {} {name}   {does}", admin.counterpart()))
         }
         Named::Service => {
             let servers = spec.services[name].servers.keys().take(3);
             let servers: Vec<String> = servers.map(|s| format!("{name}/{s}")).collect();
             failure(format!("{name} is a service, not a real server"))
-                .next(format!("name its servers: nines {verb} {}", servers.join(" ")))
+                .next(format!("name its servers: nines {admin} {}", servers.join(" ")))
         }
         Named::Vip => failure(format!("{name} is a VIP, not a real server"))
             .next("nines status --wide   lists the servers"),
@@ -94,16 +96,13 @@ fn no_server(spec: &Spec, verb: &str, name: &str) -> Option<Failure> {
     })
 }
 
-fn no_node(spec: &Spec, verb: &str, name: &str) -> Option<Failure> {
+fn no_node(spec: &Spec, admin: AdminCommand, name: &str) -> Option<Failure> {
     let failure =
-        |what: String| Failure::new(Kind::NotFound, what, format!("nines {verb} takes nodes"));
+        |what: String| Failure::new(Kind::NotFound, what, format!("nines {admin} takes nodes"));
     Some(match named(spec, name) {
         Named::Node => return None,
-        Named::Server => {
-            let other = if verb == "standby" { "drain" } else { "undrain" };
-            failure(format!("{name} is a real server, not a node"))
-                .next(format!("nines {other} {name}"))
-        }
+        Named::Server => failure(format!("{name} is a real server, not a node"))
+            .next(format!("nines {} {name}", admin.counterpart())),
         Named::Service | Named::Vip => {
             let kind = if named(spec, name) == Named::Vip { "VIP" } else { "service" };
             failure(format!("{name} is a {kind}, not a node"))
@@ -127,19 +126,19 @@ mod tests {
 
     #[test]
     fn a_name_of_another_kind_is_explained() {
-        let told = |verb: &str, name: &str| {
-            let failure = misnamed(&spec(), verb, &["r1".to_owned(), name.to_owned()]);
+        let told = |admin, name: &str| {
+            let failure = misnamed(&spec(), admin, &["r1".to_owned(), name.to_owned()]);
             failure.map(|f| format!("{f} | {}", f.next.clone().unwrap_or_default()))
         };
-        let node = told("drain", "lb1").unwrap();
+        let node = told(AdminCommand::Drain, "lb1").unwrap();
         assert!(node.contains("lb1 is a node") && node.contains("nines standby lb1"), "{node}");
-        let service = told("drain", "web").unwrap();
+        let service = told(AdminCommand::Drain, "web").unwrap();
         assert!(service.contains("nines drain web/r1"), "{service}");
-        assert!(told("drain", "r2").unwrap().contains("did you mean r1?"));
-        assert_eq!(told("drain", "web/r1"), None);
-        let standby = misnamed(&spec(), "standby", &["r1".into()]).unwrap();
+        assert!(told(AdminCommand::Drain, "r2").unwrap().contains("did you mean r1?"));
+        assert_eq!(told(AdminCommand::Drain, "web/r1"), None);
+        let standby = misnamed(&spec(), AdminCommand::Standby, &["r1".into()]).unwrap();
         assert_eq!(standby.next.as_deref(), Some("nines drain r1"));
-        assert!(misnamed(&spec(), "standby", &["lb1".into()]).is_none());
+        assert!(misnamed(&spec(), AdminCommand::Standby, &["lb1".into()]).is_none());
         assert!(not_movable(&spec(), "lb1").unwrap().next.unwrap().starts_with("nines standby"));
         assert!(not_movable(&spec(), "web").is_none());
         assert!(not_movable(&spec(), "10.0.0.9").is_none());
