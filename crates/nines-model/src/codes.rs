@@ -43,9 +43,30 @@ impl<T: Codes> Coded<T> {
         }
     }
 
+    /// The word; `None`: this version does not know the code.
+    pub const fn known(&self) -> Option<T> {
+        match self {
+            Self::Known(word) => Some(*word),
+            Self::Newer(_) => None,
+        }
+    }
+
     /// Whether the word is this one.
     pub fn is(&self, word: T) -> bool {
         matches!(self, Self::Known(known) if *known == word)
+    }
+}
+
+impl<T: Codes> From<T> for Coded<T> {
+    fn from(word: T) -> Self {
+        Self::Known(word)
+    }
+}
+
+/// No code.
+impl<T> Default for Coded<T> {
+    fn default() -> Self {
+        Self::Newer(String::new())
     }
 }
 
@@ -66,7 +87,7 @@ macro_rules! codes {
         }
     ) => {
         $(#[$meta])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         $vis enum $name {
             $($(#[$word_meta])* $word,)+
         }

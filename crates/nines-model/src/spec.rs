@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::{ClientRate, Forward, Listen, QuicId, Rate, Sources, Traffic, time::Millis};
+use crate::{ClientRate, Forward, Listen, QuicId, Rate, Sources, Traffic, codes, time::Millis};
 
 /// A whole cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -131,21 +131,13 @@ impl Spec {
     }
 }
 
-/// What a machine does in the cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Role {
-    /// May hold VIPs and forward.
-    Director,
-    /// Votes, carries nothing.
-    Witness,
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Director => "director",
-            Self::Witness => "witness",
-        })
+codes! {
+    /// What a machine does in the cluster.
+    pub enum Role {
+        /// May hold VIPs and forward.
+        Director = "director",
+        /// Votes, carries nothing.
+        Witness = "witness",
     }
 }
 

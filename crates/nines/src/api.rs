@@ -43,6 +43,7 @@ pub mod client;
 mod listeners;
 mod metrics;
 mod seen;
+pub mod states;
 pub mod types;
 mod verdict;
 pub mod view;

@@ -20,7 +20,6 @@ use nines_dataplane::{
     ebpf,
     process::boot_time,
 };
-use nines_model::Role;
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::{
@@ -466,13 +465,5 @@ fn stop(agent: &Agent, stop_at: &mut Option<tokio::time::Instant>, log: &Logger)
         log.line("stopping: VIPs move first");
         *stop_at = Some(tokio::time::Instant::now() + Duration::from_secs(5));
         agent.core.event(Event::Stop);
-    }
-}
-
-/// Role of a node by the spec, in words.
-pub fn role_word(role: Role) -> &'static str {
-    match role {
-        Role::Director => "director",
-        Role::Witness => "witness",
     }
 }

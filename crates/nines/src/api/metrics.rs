@@ -7,7 +7,10 @@ use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
 use nines_model::printable::clean;
 
-use super::types::{ServerStatus, ServiceStatus, Status, Verdict};
+use super::{
+    states::{NodeState, ServerState},
+    types::{ServerStatus, ServiceStatus, Status, Verdict},
+};
 
 /// Content type of the format.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -96,10 +99,12 @@ fn per_server(page: &mut Page, services: &[ServiceStatus]) {
             page.sample(name, &of, value(server));
         }
     };
-    gauge("nines_server_up", "1 unless its check failed.", &|s| u64::from(s.state != "DOWN"));
+    gauge("nines_server_up", "1 unless its check failed.", &|s| {
+        u64::from(!s.is(ServerState::Down))
+    });
     gauge("nines_server_weight", "Share of new connections.", &|s| s.weight.into());
     gauge("nines_server_draining", "1 while it takes no new connections by wish.", &|s| {
-        u64::from(s.state == "draining")
+        u64::from(s.is(ServerState::Draining))
     });
     page.family("nines_server_connections", "gauge", "Connections now, as schedulers weigh them.");
     for (service, server) in &all {
@@ -122,11 +127,11 @@ fn per_server(page: &mut Page, services: &[ServiceStatus]) {
 fn per_node(page: &mut Page, status: &Status) {
     page.family("nines_node_up", "gauge", "1 while the node is heard.");
     for n in &status.nodes {
-        page.sample("nines_node_up", &[("node", &n.name)], u8::from(n.state != "silent"));
+        page.sample("nines_node_up", &[("node", &n.name)], u8::from(!n.is(NodeState::Silent)));
     }
     page.family("nines_node_state", "gauge", "1 with the word that nines status has for a node.");
     for n in &status.nodes {
-        let of = [("node", n.name.as_str()), ("role", &n.role), ("state", &n.state)];
+        let of = [("node", n.name.as_str()), ("role", n.role.code()), ("state", n.state.code())];
         page.sample("nines_node_state", &of, 1);
     }
     // A node is not its own peer.

@@ -1,7 +1,10 @@
 //! What the API says, version 1. Fields are only ever added.
 
+use nines_model::{Coded, Role};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+use super::states::{NodeState, ServerState, Subject, code};
 
 /// Schema of [`Status`].
 pub const SCHEMA: u32 = 1;
@@ -88,13 +91,17 @@ pub struct NodeStatus {
     /// Name of the node.
     pub name: String,
     /// "director" or "witness".
-    pub role: String,
+    #[serde(with = "code")]
+    #[schema(value_type = String)]
+    pub role: Coded<Role>,
     /// "active", "ready" (could take over now), "idle" (without the holder there would be no
     /// majority), "catching up", "ok", "standby", "silent", "not ready", "no answer", "not joined",
     /// "running twice", "waiting for confirmation" (its state directory was copied or moved),
     /// "joining" (it waits for the log or for its vote), "no vote" (its log is older than what it
     /// acknowledged, or gone, or cannot be written): `trouble` says what it waits for, or why.
-    pub state: String,
+    #[serde(with = "code")]
+    #[schema(value_type = String)]
+    pub state: Coded<NodeState>,
     /// VIPs it holds, by the log.
     pub holds: Vec<String>,
     /// Version of its binary.
@@ -123,6 +130,18 @@ pub struct NodeStatus {
     /// MAC addresses of its Ethernet interfaces, "02:00:00:00:00:07".
     #[serde(default)]
     pub macs: Vec<String>,
+}
+
+impl NodeStatus {
+    /// Whether it is in this state.
+    pub fn is(&self, state: NodeState) -> bool {
+        self.state.is(state)
+    }
+
+    /// Whether it waits for the log, or votes no more: what it knows of the others is old.
+    pub fn takes_no_part(&self) -> bool {
+        self.state.known().is_some_and(NodeState::takes_no_part)
+    }
 }
 
 /// One guarded address.
@@ -197,7 +216,9 @@ pub struct ServerStatus {
     pub address: String,
     /// "up", "spare" (a sorry server that nobody needs), "draining", "DOWN", "unknown", "unusable"
     /// (its check succeeds, and it does not serve the VIP).
-    pub state: String,
+    #[serde(with = "code")]
+    #[schema(value_type = String)]
+    pub state: Coded<ServerState>,
     /// Takes new flows only while no other server of the service does.
     #[serde(default)]
     pub sorry: bool,
@@ -207,6 +228,13 @@ pub struct ServerStatus {
     pub drain: String,
     /// Flows, packets and bytes of the server.
     pub traffic: Traffic,
+}
+
+impl ServerStatus {
+    /// Whether it is in this state.
+    pub fn is(&self, state: ServerState) -> bool {
+        self.state.is(state)
+    }
 }
 
 /// Counts since the tables were made, on the node that serves.
@@ -232,7 +260,8 @@ pub struct Traffic {
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct ProblemLine {
     /// "node lb1".
-    pub subject: String,
+    #[schema(value_type = String)]
+    pub subject: Subject,
     /// What is wrong with it or was set on it, in a sentence.
     pub text: String,
     /// The next command.

@@ -5,12 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use nines_model::Role;
+
 use super::{
+    states::{NodeState, ServerState, Subject},
     types::{NodeStatus, ProblemLine, ServerStatus, ServiceStatus, Status, Verdict, VipStatus},
-    view::{
-        count,
-        outside::{JOINING, NO_VOTE},
-    },
+    view::count,
 };
 
 /// Names listed in a sentence before it counts the rest.
@@ -18,12 +18,12 @@ const NAMES_MAX: usize = 8;
 
 /// Takes new connections now, as far as its check and the people in charge say.
 pub fn takes(server: &ServerStatus) -> bool {
-    matches!(server.state.as_str(), "up" | "spare") && server.weight > 0
+    (server.is(ServerState::Up) || server.is(ServerState::Spare)) && server.weight > 0
 }
 
 /// The same, or it is not known here what its check says.
 pub fn may_take(server: &ServerStatus) -> bool {
-    takes(server) || (server.state == "unknown" && server.weight > 0)
+    takes(server) || (server.is(ServerState::Unknown) && server.weight > 0)
 }
 
 /// Reasons told in a sentence before it counts the rest: each of a thousand VIPs may have its own.
@@ -57,16 +57,14 @@ pub fn judge(status: &mut Status) {
 
 /// The line of the node that tells, if it takes no part: what it knows of the others is old.
 fn takes_no_part(status: &Status) -> Option<&NodeStatus> {
-    let outside = |n: &&NodeStatus| [JOINING, NO_VOTE].contains(&n.state.as_str());
-    status.nodes.iter().find(|n| n.name == status.node).filter(outside)
+    status.nodes.iter().find(|n| n.name == status.node).filter(|n| n.takes_no_part())
 }
 
 /// VIPs whose clients get no answer, and why, by address.
 type Gaps = BTreeMap<String, String>;
 
 fn gaps(status: &Status) -> Gaps {
-    let is =
-        |name: &str, state: &str| status.nodes.iter().any(|n| n.name == name && n.state == state);
+    let is = |name: &str, state| status.nodes.iter().any(|n| n.name == name && n.is(state));
     let gap = |vip: &VipStatus| {
         let (address, holder) = (&vip.address, &vip.node);
         if !status.quorate {
@@ -75,9 +73,9 @@ fn gaps(status: &Status) -> Gaps {
             Some(format!("no director holds {address}"))
         } else if holder.is_empty() {
             Some(format!("no director holds {address}: {}", vip.blocked))
-        } else if is(holder, "silent") {
+        } else if is(holder, NodeState::Silent) {
             Some(format!("{holder} holds {address} and is silent"))
-        } else if is(holder, NO_VOTE) {
+        } else if is(holder, NodeState::NoVote) {
             Some(format!("{holder} held {address} and votes no more"))
         } else if *holder == status.node && !vip.answers_here {
             Some(format!("{holder} has no lease for {address}"))
@@ -94,24 +92,25 @@ fn of_service(gaps: &Gaps, spared: bool, service: &ServiceStatus) -> (Verdict, S
         return (Verdict::Down, why.clone());
     }
     let servers = || service.servers.iter().filter(|server| !server.sorry);
-    let is = |state: &'static str| servers().filter(move |server| server.state == state).count();
+    let is = |state| servers().filter(|server| server.is(state)).count();
     if !servers().any(takes) {
         if service.servers.iter().any(takes) {
             return (Verdict::Degraded, "only the sorry server takes new connections".into());
         }
         let why = match () {
             () if service.servers.is_empty() => "it has no server",
-            () if is("unknown") > 0 => {
+            () if is(ServerState::Unknown) > 0 => {
                 return (Verdict::Degraded, "checks of its servers are not known here yet".into());
             }
-            () if is("unusable") > 0 => "no server accepts packets for its VIP",
-            () if is("DOWN") == servers().count() => "none of its servers is up",
+            () if is(ServerState::Unusable) > 0 => "no server accepts packets for its VIP",
+            () if is(ServerState::Down) == servers().count() => "none of its servers is up",
             () if servers().all(|server| server.weight == 0) => "all weights are 0",
             () => "no server takes new connections",
         };
         return (Verdict::Down, why.into());
     }
-    let (down, unusable, all) = (is("DOWN"), is("unusable"), servers().count());
+    let (down, unusable, all) =
+        (is(ServerState::Down), is(ServerState::Unusable), servers().count());
     if down + unusable > 0 {
         let bad = down + unusable;
         let why = match (bad, unusable) {
@@ -129,7 +128,7 @@ fn of_service(gaps: &Gaps, spared: bool, service: &ServiceStatus) -> (Verdict, S
 }
 
 fn has_other_directors(status: &Status) -> bool {
-    status.nodes.iter().filter(|node| node.role == "director").count() > 1
+    status.nodes.iter().filter(|node| node.role.is(Role::Director)).count() > 1
 }
 
 /// Problem lines of services that are down for want of servers, not of a holder.
@@ -137,7 +136,7 @@ fn without_servers(status: &Status, gaps: &Gaps) -> Vec<ProblemLine> {
     let held = |service: &&ServiceStatus| !service.vips.iter().any(|vip| gaps.contains_key(vip));
     let down = status.services.iter().filter(|service| service.verdict == Verdict::Down);
     let line = |service: &ServiceStatus| ProblemLine {
-        subject: format!("service {}", service.name),
+        subject: Subject::Service(service.name.clone()),
         text: format!("DOWN: {}", service.why),
         next: format!("nines why {}", service.name),
     };
@@ -150,16 +149,15 @@ fn lone_spare(status: &Status) -> Option<ProblemLine> {
     // Without a quorum that is what is wrong.
     let told = status.quorate && has_other_directors(status);
     let vip = status.vips.iter().find(alone).filter(|_| told)?;
-    let silent = status.nodes.iter().filter(|node| node.state == "silent");
+    let silent = status.nodes.iter().filter(|node| node.is(NodeState::Silent));
     let silent: Vec<&str> = silent.map(|node| node.name.as_str()).collect();
-    let outside = |n: &&NodeStatus| [JOINING, NO_VOTE].contains(&n.state.as_str());
-    let witness = status.nodes.iter().any(|node| node.role == "witness");
+    let witness = status.nodes.iter().any(|node| node.role.is(Role::Witness));
     // Without the holder's own vote.
     let majority = (status.votes.saturating_sub(1)) * 2 > status.voters;
-    let standby = status.nodes.iter().find(|node| node.state == "standby");
+    let standby = status.nodes.iter().find(|node| node.is(NodeState::Standby));
     let next = if !silent.is_empty() {
         format!("start {}; there: systemctl status nines", names(&silent))
-    } else if let Some(node) = status.nodes.iter().find(outside) {
+    } else if let Some(node) = status.nodes.iter().find(|node| node.takes_no_part()) {
         // A vote that is missing is the other problem, and the one to solve.
         format!("nines why {}", node.name)
     } else if let Some(node) = standby.filter(|_| majority) {
@@ -169,7 +167,7 @@ fn lone_spare(status: &Status) -> Option<ProblemLine> {
     } else {
         format!("nines why {}", vip.name)
     };
-    Some(ProblemLine { subject: "spare".into(), text: vip.no_spare.clone(), next })
+    Some(ProblemLine { subject: Subject::Spare, text: vip.no_spare.clone(), next })
 }
 
 /// "a, b, c and 4 more"
@@ -184,7 +182,7 @@ fn names(all: &[&str]) -> String {
 fn sentence(status: &Status, gaps: &Gaps) -> String {
     if let Some(node) = takes_no_part(status) {
         let (name, why) = (&node.name, &node.trouble);
-        let joining = if node.state == JOINING { " is joining: it" } else { "" };
+        let joining = if node.is(NodeState::Joining) { " is joining: it" } else { "" };
         return format!("{name}{joining} {why}. Only the other nodes know what is served.");
     }
     let mut parts = Vec::new();
@@ -255,7 +253,7 @@ fn who_could(status: &Status) -> Option<String> {
     }
     let held: Vec<_> = status.vips.iter().filter(|vip| !vip.node.is_empty()).collect();
     let ready: BTreeSet<&str> = if held.is_empty() {
-        let ready = status.nodes.iter().filter(|node| node.state == "ready");
+        let ready = status.nodes.iter().filter(|node| node.is(NodeState::Ready));
         ready.map(|node| node.name.as_str()).collect()
     } else {
         held.iter().flat_map(|vip| vip.spare.iter().map(String::as_str)).collect()
@@ -279,9 +277,9 @@ fn who_could(status: &Status) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::types::*, *};
+    use super::{super::types::*, ServerState::*, *};
 
-    fn server(name: &str, state: &str) -> ServerStatus {
+    fn server(name: &str, state: ServerState) -> ServerStatus {
         ServerStatus {
             name: name.into(),
             state: state.into(),
@@ -291,10 +289,10 @@ mod tests {
     }
 
     /// lb1 holds the VIP of web, whose servers have these states; lb2 is spare.
-    fn cluster(servers: &[&str]) -> Status {
-        let node = |name: &str, state: &str| NodeStatus {
+    fn cluster(servers: &[ServerState]) -> Status {
+        let node = |name: &str, state: NodeState| NodeStatus {
             name: name.into(),
-            role: "director".into(),
+            role: Role::Director.into(),
             state: state.into(),
             ..NodeStatus::default()
         };
@@ -305,7 +303,7 @@ mod tests {
             spare: vec!["lb2".into()],
             ..VipStatus::default()
         };
-        let servers = servers.iter().enumerate().map(|(i, s)| server(&format!("r{i}"), s));
+        let servers = servers.iter().enumerate().map(|(i, s)| server(&format!("r{i}"), *s));
         let web = ServiceStatus {
             name: "web".into(),
             vips: vec!["10.0.0.9".into()],
@@ -319,7 +317,7 @@ mod tests {
             votes: 3,
             voters: 3,
             quorate: true,
-            nodes: vec![node("lb1", "active"), node("lb2", "ready")],
+            nodes: vec![node("lb1", NodeState::Active), node("lb2", NodeState::Ready)],
             vips: vec![vip],
             services: vec![web],
             ..Status::default()
@@ -334,43 +332,43 @@ mod tests {
     #[test]
     fn words_follow_from_what_clients_get() {
         let ready = "lb2 is ready to take over.";
-        assert_eq!(told(cluster(&["up", "up"])), format!("HEALTHY: lb1 serves web. {ready}"));
-        assert_eq!(told(cluster(&["up", "draining"])), format!("HEALTHY: lb1 serves web. {ready}"));
-        assert_eq!(told(cluster(&["up", "DOWN"])), format!("DEGRADED: lb1 serves web. {ready}"));
+        assert_eq!(told(cluster(&[Up, Up])), format!("HEALTHY: lb1 serves web. {ready}"));
+        assert_eq!(told(cluster(&[Up, Draining])), format!("HEALTHY: lb1 serves web. {ready}"));
+        assert_eq!(told(cluster(&[Up, Down])), format!("DEGRADED: lb1 serves web. {ready}"));
         let none = "DOWN: web is DOWN: none of its servers is up.";
-        assert_eq!(told(cluster(&["DOWN", "DOWN"])), format!("{none} {ready}"));
+        assert_eq!(told(cluster(&[Down, Down])), format!("{none} {ready}"));
         let none = "DOWN: web is DOWN: no server takes new connections.";
-        assert_eq!(told(cluster(&["DOWN", "draining"])), format!("{none} {ready}"));
+        assert_eq!(told(cluster(&[Down, Draining])), format!("{none} {ready}"));
         let none = "DOWN: web is DOWN: no server accepts packets for its VIP.";
-        assert_eq!(told(cluster(&["unusable", "DOWN"])), format!("{none} {ready}"));
-        assert!(told(cluster(&["unusable", "up"])).starts_with("DEGRADED: lb1 serves web."));
+        assert_eq!(told(cluster(&[Unusable, Down])), format!("{none} {ready}"));
+        assert!(told(cluster(&[Unusable, Up])).starts_with("DEGRADED: lb1 serves web."));
         assert!(told(cluster(&[])).starts_with("DOWN: web is DOWN: it has no server."));
     }
 
     #[test]
     fn weights_of_zero_serve_nobody_and_a_sorry_server_is_no_server() {
-        let mut status = cluster(&["up"]);
+        let mut status = cluster(&[Up]);
         status.services[0].servers[0].weight = 0;
         assert!(told(status).contains("web is DOWN: all weights are 0."));
-        let mut status = cluster(&["DOWN", "up"]);
+        let mut status = cluster(&[Down, Up]);
         status.services[0].servers[1].sorry = true;
         assert!(told(status).starts_with("DEGRADED: lb1 serves web."));
     }
 
     #[test]
     fn without_a_quorum_or_a_holder_nobody_serves() {
-        let mut status = cluster(&["up"]);
+        let mut status = cluster(&[Up]);
         (status.quorate, status.votes) = (false, 1);
         let line = told(status);
         assert!(line.starts_with("DOWN: NO QUORUM: 1 of 3 votes"), "{line}");
         assert!(!line.contains("lb1 serves"), "{line}");
-        let mut status = cluster(&["up"]);
+        let mut status = cluster(&[Up]);
         status.vips[0].node.clear();
         assert!(told(status).starts_with("DOWN: web is DOWN: no director holds 10.0.0.9."));
-        let mut status = cluster(&["up"]);
-        status.nodes[0].state = "silent".into();
+        let mut status = cluster(&[Up]);
+        status.nodes[0].state = NodeState::Silent.into();
         assert!(told(status).contains("lb1 holds 10.0.0.9 and is silent"));
-        let mut status = cluster(&["up"]);
+        let mut status = cluster(&[Up]);
         status.node = "lb1".into();
         assert!(told(status).contains("lb1 has no lease for 10.0.0.9"));
     }
@@ -383,7 +381,7 @@ mod tests {
 
     #[test]
     fn a_spare_that_could_not_get_a_majority_is_none() {
-        let mut status = cluster(&["up"]);
+        let mut status = cluster(&[Up]);
         status.vips[0].spare.clear();
         status.services[0].spare.clear();
         status.vips[0].no_spare = "without lb1, 1 of 2 votes would be left, no majority".into();
@@ -396,8 +394,8 @@ mod tests {
         // Where a node is only silent, no other is needed.
         let wit1 = NodeStatus {
             name: "wit1".into(),
-            role: "witness".into(),
-            state: "silent".into(),
+            role: Role::Witness.into(),
+            state: NodeState::Silent.into(),
             ..NodeStatus::default()
         };
         started.nodes.push(wit1);
@@ -408,33 +406,33 @@ mod tests {
 
     #[test]
     fn a_node_that_takes_no_part_tells_that_and_nothing_else() {
-        let told_by = |state: &str, trouble: &str| {
-            let mut status = cluster(&["DOWN"]);
+        let told_by = |state: NodeState, trouble: &str| {
+            let mut status = cluster(&[Down]);
             (status.quorate, status.votes, status.voters) = (false, 0, 0);
             (status.nodes[1].state, status.nodes[1].trouble) = (state.into(), trouble.into());
             told(status)
         };
-        let line = told_by(JOINING, "waits for the log");
+        let line = told_by(NodeState::Joining, "waits for the log");
         assert!(line.starts_with("DEGRADED: lb2 is joining: it waits for the log."), "{line}");
-        let line = told_by(NO_VOTE, "votes no more: its log is gone");
+        let line = told_by(NodeState::NoVote, "votes no more: its log is gone");
         assert!(line.starts_with("DEGRADED: lb2 votes no more: its log is gone."), "{line}");
         assert!(!line.contains("serves web"), "{line}");
         // On another node it is one problem among others, and never a spare.
-        let mut status = cluster(&["up"]);
+        let mut status = cluster(&[Up]);
         status.node = "lb1".into();
         status.vips[0].answers_here = true;
-        (status.nodes[1].state, status.vips[0].spare) = (JOINING.into(), Vec::new());
+        (status.nodes[1].state, status.vips[0].spare) = (NodeState::Joining.into(), Vec::new());
         status.vips[0].no_spare = "lb2 is joining, it has no vote yet".into();
         let line = told(status);
         assert!(line.contains("could take over: lb2 is joining"), "{line}");
-        let mut status = cluster(&["up"]);
-        status.nodes[0].state = NO_VOTE.into();
+        let mut status = cluster(&[Up]);
+        status.nodes[0].state = NodeState::NoVote.into();
         assert!(told(status).contains("lb1 held 10.0.0.9 and votes no more"));
     }
 
     #[test]
     fn one_director_alone_is_no_fault_and_long_lists_are_cut() {
-        let mut status = cluster(&["up"]);
+        let mut status = cluster(&[Up]);
         status.nodes.pop();
         status.vips[0].spare.clear();
         status.services[0].spare.clear();
@@ -447,7 +445,7 @@ mod tests {
     fn a_new_cluster_has_nothing_to_take_over() {
         let mut status = cluster(&[]);
         (status.vips, status.services) = (Vec::new(), Vec::new());
-        status.nodes.iter_mut().for_each(|node| node.state = "ready".into());
+        status.nodes.iter_mut().for_each(|node| node.state = NodeState::Ready.into());
         let line = told(status.clone());
         assert_eq!(line, "HEALTHY: No service or VIP is configured yet. lb1, lb2 are ready.");
         status.nodes.pop();
@@ -457,7 +455,7 @@ mod tests {
 
     #[test]
     fn a_thousand_services_without_a_holder_fit_a_sentence() {
-        let mut status = cluster(&["up"]);
+        let mut status = cluster(&[Up]);
         let (vip, web) = (status.vips.remove(0), status.services.remove(0));
         for i in 0..1_000 {
             let (address, name) = (format!("10.1.{}.{}", i / 250, i % 250), format!("s{i}"));
@@ -476,10 +474,10 @@ mod tests {
 
     #[test]
     fn the_cluster_is_as_bad_as_its_worst_service() {
-        let mut status = cluster(&["up"]);
+        let mut status = cluster(&[Up]);
         let mut dns = status.services[0].clone();
         dns.name = "dns".into();
-        dns.servers[0].state = "DOWN".into();
+        dns.servers[0].state = Down.into();
         status.services.push(dns);
         let line = told(status);
         assert!(line.starts_with("DOWN: dns is DOWN: none of its servers is up. lb1 serves web."));

@@ -14,7 +14,10 @@ pub use self::{
     why::{Seen, events, last_failover as events_of_last_failover, why},
 };
 use self::{problems::problems, spare::Spares};
-use super::types::{Failover, NodeStatus, ProblemLine, SCHEMA, Status, VipStatus};
+use super::{
+    states::{NodeState, Subject},
+    types::{Failover, NodeStatus, ProblemLine, SCHEMA, Status, VipStatus},
+};
 use crate::daemon::Shown;
 
 mod acts;
@@ -75,7 +78,7 @@ pub fn active(node: &Node) -> Vec<u64> {
 /// Voters that are heard and whose incarnation counts, this node among them.
 fn votes(node: &Node, now: Time) -> BTreeSet<u64> {
     let counts =
-        |id: &u64| member_alive(node, now, *id) && incarnations::word(node, now, *id).is_none();
+        |id: &u64| member_alive(node, now, *id) && incarnations::state(node, now, *id).is_none();
     node.consensus().voters().into_iter().filter(counts).collect()
 }
 
@@ -139,21 +142,21 @@ fn nodes(node: &Node, now: Time, shown: &Shown, spares: &Spares<'_>) -> Vec<Node
             .filter(|id| member_alive(node, now, **id))
             .filter_map(|id| state.members.get(id).map(|m| m.name.clone()))
             .collect();
-        let double = incarnations::word(node, now, *id);
+        let double = incarnations::state(node, now, *id);
         let outside = outside::outside(node, now, *id, name);
-        let no_vote = outside.as_ref().is_some_and(|o| o.word == outside::NO_VOTE);
-        let word = match role {
-            _ if no_vote => outside::NO_VOTE,
-            _ if double.is_some() => double.unwrap_or_default(),
-            _ if outside.is_some() => outside.as_ref().map_or("", |o| o.word),
-            _ if !alive => "silent",
-            Role::Witness => "ok",
-            Role::Director if standby.is_some() => "standby",
-            Role::Director if !holds.is_empty() => "active",
-            Role::Director if ready && !behind.is_empty() => "catching up",
-            Role::Director if ready && !spares.has_majority(name) => "idle",
-            Role::Director if ready => "ready",
-            Role::Director => "not ready",
+        let no_part = outside.as_ref().map(|outside| outside.state);
+        let state_now = match (no_part, double, role) {
+            (Some(NodeState::NoVote), ..) => NodeState::NoVote,
+            (_, Some(double), _) => double,
+            (Some(no_part), ..) => no_part,
+            _ if !alive => NodeState::Silent,
+            (.., Role::Witness) => NodeState::Ok,
+            _ if standby.is_some() => NodeState::Standby,
+            _ if !holds.is_empty() => NodeState::Active,
+            _ if ready && !behind.is_empty() => NodeState::CatchingUp,
+            _ if ready && !spares.has_majority(name) => NodeState::Idle,
+            _ if ready => NodeState::Ready,
+            _ => NodeState::NotReady,
         };
         let facts = state.facts.get(name);
         let told = || Shown {
@@ -172,8 +175,8 @@ fn nodes(node: &Node, now: Time, shown: &Shown, spares: &Spares<'_>) -> Vec<Node
         all.push(NodeStatus {
             id: *id,
             name: name.clone(),
-            role: crate::daemon::role_word(role).into(),
-            state: word.into(),
+            role: role.into(),
+            state: state_now.into(),
             holds,
             version: facts.map_or_else(String::new, |f| f.version.clone()),
             path: shown.path.clone(),
@@ -193,13 +196,13 @@ fn nodes(node: &Node, now: Time, shown: &Shown, spares: &Spares<'_>) -> Vec<Node
         if state.member(name).is_none() {
             all.push(NodeStatus {
                 name: name.clone(),
-                role: crate::daemon::role_word(spec.role).into(),
-                state: "not joined".into(),
+                role: spec.role.into(),
+                state: NodeState::NotJoined.into(),
                 ..NodeStatus::default()
             });
         }
     }
-    all.sort_by_key(|n| (n.role != "director", n.name.clone()));
+    all.sort_by_key(|n| (!n.role.is(Role::Director), n.name.clone()));
     all
 }
 
@@ -260,12 +263,12 @@ pub fn one_line(status: &Status) -> String {
 
 /// A node that serves did not answer in time.
 pub fn no_answer(status: &mut Status, id: u64) {
-    let Some(n) = status.nodes.iter_mut().find(|n| n.id == id && n.state == "active") else {
+    let Some(n) = status.nodes.iter_mut().find(|n| n.id == id && n.is(NodeState::Active)) else {
         return;
     };
-    n.state = "no answer".into();
+    n.state = NodeState::NoAnswer.into();
     status.problems.push(ProblemLine {
-        subject: format!("node {}", n.name),
+        subject: Subject::Node(n.name.clone()),
         text: "gives no answer over TCP: its counts and checks are not known here".into(),
         next: format!("journalctl -u nines on {}", n.name),
     });

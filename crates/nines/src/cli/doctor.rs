@@ -19,11 +19,9 @@ use serde::Serialize;
 use super::Context;
 use crate::{
     api::{
+        states::NodeState,
         types::{ConfigText, Status},
-        view::{
-            mac_text,
-            outside::{JOINING, NO_VOTE},
-        },
+        view::mac_text,
     },
     failure::{Failure, Kind, Outcome},
     proof::{self, Meaning, by_hand},
@@ -223,9 +221,9 @@ fn director(spec: &Spec) -> Vec<Finding> {
 
 /// Nodes that take no part: they look alive from everywhere.
 fn outside(status: &Status) -> impl Iterator<Item = Finding> {
-    let all = status.nodes.iter().filter(|n| [JOINING, NO_VOTE].contains(&n.state.as_str()));
+    let all = status.nodes.iter().filter(|n| n.takes_no_part());
     all.map(|n| {
-        let joining = if n.state == JOINING { "joining: it " } else { "" };
+        let joining = if n.is(NodeState::Joining) { "joining: it " } else { "" };
         let text = format!("{joining}{}", n.trouble);
         Finding::bad(format!("node {}", n.name), text, vec![n.next.clone()])
     })

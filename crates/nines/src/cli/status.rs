@@ -69,8 +69,8 @@ fn text(status: &Status, wide: bool) -> String {
         let leads = if n.leads { "*" } else { "" };
         rows.push(vec![
             format!("{}{leads}", n.name),
-            n.role.clone(),
-            n.state.clone(),
+            n.role.to_string(),
+            n.state.to_string(),
             holds,
             or_dash(&n.version),
             // Last: with reasons it may be long.
@@ -91,7 +91,7 @@ fn text(status: &Status, wide: bool) -> String {
                     let t = &server.traffic;
                     vec![
                         format!("  {}", server.name),
-                        server.state.clone(),
+                        server.state.to_string(),
                         server.address.clone(),
                         String::new(),
                         String::new(),
@@ -184,6 +184,7 @@ fn or_dash(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::states::Subject;
 
     #[test]
     fn what_was_not_forwarded_is_said() {
@@ -204,7 +205,8 @@ mod tests {
 
     #[test]
     fn many_lines_are_counted() {
-        let line = ProblemLine { subject: "server web/r1".into(), ..ProblemLine::default() };
+        let line =
+            ProblemLine { subject: Subject::Server("web/r1".into()), ..ProblemLine::default() };
         let told = |n: usize, most| lines("WRONG NOW", "NEXT STEP", &vec![line.clone(); n], most);
         assert!(!told(20, LINES_MAX).contains("more"));
         let many = told(5_000, LINES_MAX);

@@ -9,7 +9,10 @@ use nines_core::Node;
 use nines_model::{SafetyRule, Time, Unfit};
 use nines_planner::{Observed, unfit};
 
-use super::{super::types::Status, super::verdict::may_take, incarnations, outside};
+use super::{
+    super::{states::NodeState, types::Status, verdict::may_take},
+    incarnations, outside,
+};
 use crate::failure::{Failure, Kind};
 
 /// Why a node cannot take this VIP now, or any at all; `None`: it can.
@@ -43,12 +46,12 @@ pub fn cannot_take_of(
         return refuse(Kind::Unsafe, why, "nines code   prints the join command".into());
     };
     if let Some(outside) = outside::outside(node, now, member.id, name) {
-        let joining = if outside.word == outside::JOINING { "is joining: it " } else { "" };
+        let joining = if outside.state == NodeState::Joining { "is joining: it " } else { "" };
         let why = format!("it {joining}{}", outside.why);
         return refuse(Kind::Unsafe, why, outside.next);
     }
-    if let Some(word) = incarnations::word(node, now, member.id) {
-        return refuse(Kind::Unsafe, format!("it is {word}"), look);
+    if let Some(state) = incarnations::state(node, now, member.id) {
+        return refuse(Kind::Unsafe, format!("it is {state}"), look);
     }
     match why {
         Unfit::Witness => {
@@ -115,13 +118,16 @@ pub fn harm_of_standby(node: &Node, now: Time, nodes: &[String]) -> Option<Harm>
 #[cfg(test)]
 mod tests {
     use super::{
-        super::super::types::{ServerStatus, ServiceStatus},
+        super::super::{
+            states::ServerState::{self, Down, Draining, Unknown, Unusable, Up},
+            types::{ServerStatus, ServiceStatus},
+        },
         *,
     };
 
     #[test]
     fn the_last_server_is_judged_by_what_all_nodes_told() {
-        let harm = |states: [&str; 2], weights: [u32; 2]| {
+        let harm = |states: [ServerState; 2], weights: [u32; 2]| {
             let server = |i: usize| ServerStatus {
                 name: format!("r{i}"),
                 state: states[i].into(),
@@ -137,12 +143,12 @@ mod tests {
             let r0 = [("web".to_owned(), "r0".to_owned())].into();
             harm_of_drain(&status, &r0).map(|harm| harm.rule)
         };
-        assert_eq!(harm(["up", "up"], [1, 1]), None);
+        assert_eq!(harm([Up, Up], [1, 1]), None);
         // A witness checks nothing: as long as nobody told it, a server is not held to be down.
-        assert_eq!(harm(["up", "unknown"], [1, 1]), None);
-        for other in ["DOWN", "draining", "unusable"] {
-            assert_eq!(harm(["up", other], [1, 1]), Some(SafetyRule::LastServer), "{other}");
+        assert_eq!(harm([Up, Unknown], [1, 1]), None);
+        for other in [Down, Draining, Unusable] {
+            assert_eq!(harm([Up, other], [1, 1]), Some(SafetyRule::LastServer), "{other}");
         }
-        assert_eq!(harm(["up", "up"], [1, 0]), Some(SafetyRule::LastServer), "a weight of 0");
+        assert_eq!(harm([Up, Up], [1, 0]), Some(SafetyRule::LastServer), "a weight of 0");
     }
 }

@@ -3,15 +3,18 @@
 use nines_core::Node;
 use nines_model::Time;
 
-use super::super::types::{ProblemLine, Status};
+use super::super::{
+    states::{NodeState, Subject},
+    types::{ProblemLine, Status},
+};
 
 /// How a node is shown whose incarnation does not count; `None`: it counts.
-pub fn word(node: &Node, now: Time, id: u64) -> Option<&'static str> {
+pub fn state(node: &Node, now: Time, id: u64) -> Option<NodeState> {
     if node.double(now).contains(&id) {
-        return Some("running twice");
+        return Some(NodeState::RunningTwice);
     }
     let moved = !node.may_ask(now, id) || (id == node.config().id && node.is_moved());
-    moved.then_some("waiting for confirmation")
+    moved.then_some(NodeState::Unconfirmed)
 }
 
 /// What is wrong with incarnations, and what to do.
@@ -19,7 +22,7 @@ pub fn problems(node: &Node, now: Time, status: &mut Status) {
     for id in node.double(now) {
         let name = node.state().members.get(&id).map_or_else(|| id.to_string(), |m| m.name.clone());
         status.problems.push(ProblemLine {
-            subject: format!("node {name}"),
+            subject: Subject::Node(name.clone()),
             text: format!("two agents run as {name}: its votes do not count and it holds no VIP"),
             next: format!(
                 "stop the copy of {name}, then on {name} itself: systemctl restart nines"
@@ -29,7 +32,7 @@ pub fn problems(node: &Node, now: Time, status: &mut Status) {
     if node.is_moved() {
         let name = &node.config().name;
         status.problems.push(ProblemLine {
-            subject: format!("node {name}"),
+            subject: Subject::Node(name.clone()),
             text: "its state directory was copied or moved here: it takes no part until all other \
                    nodes have heard no other agent of this name for 10 s"
                 .into(),

@@ -5,12 +5,13 @@
 use std::collections::BTreeMap;
 
 use nines_core::node::results::Results;
-use nines_model::{Counters, ServerState};
+use nines_model::Counters;
 use serde::{Deserialize, Serialize};
 
 use super::{
     super::{
-        types::{ProblemLine, Status, Traffic},
+        states::{ServerState, Subject},
+        types::{ProblemLine, ServerStatus, Status, Traffic},
         verdict::{judge, takes},
     },
     count, rfc3339,
@@ -93,7 +94,10 @@ pub fn traffic(
         unusable,
         drops: counters.drops.clone(),
         full: (counters.taken * 100).checked_div(counters.places).unwrap_or(0),
-        down: health.iter().map(|(n, h)| (name(n), h.state() == ServerState::Down)).collect(),
+        down: health
+            .iter()
+            .map(|(n, h)| (name(n), h.state() == nines_model::ServerState::Down))
+            .collect(),
     }
 }
 
@@ -140,7 +144,7 @@ pub fn own_traffic(status: &mut Status, own: &Told) {
 
 fn unusable_line(server: &str, name: &str, found: &Unusable) -> ProblemLine {
     ProblemLine {
-        subject: format!("server {name}"),
+        subject: Subject::Server(name.to_owned()),
         text: format!("its check succeeds, but {server} {}", found.text),
         next: found.next.clone(),
     }
@@ -151,7 +155,7 @@ pub fn fill_traffic(status: &mut Status, told: &Told) {
     status.drops.extend(told.drops.iter().filter(|(_, n)| **n > 0).map(|(w, n)| (w.clone(), *n)));
     if told.full >= FULL {
         status.problems.push(ProblemLine {
-            subject: "flow table".into(),
+            subject: Subject::FlowTable,
             text: format!("{} % full: connections that are not established give way", told.full),
             next: "raise flows in [forwarding] of cluster.toml, apply it, then: systemctl reload nines"
                 .into(),
@@ -164,24 +168,24 @@ pub fn fill_traffic(status: &mut Status, told: &Told) {
             name.clear();
             name.extend([service.name.as_str(), "/", server.name.as_str()]);
             server.traffic = told.servers.get(&name).copied().unwrap_or_default();
-            if server.state == "draining" {
+            if server.is(ServerState::Draining) {
                 continue;
             }
             server.state = match told.down.get(&name) {
-                Some(true) => "DOWN",
-                Some(false) => "up",
-                None if server.state == "up" => "up",
+                Some(true) => ServerState::Down,
+                Some(false) => ServerState::Up,
+                None if server.is(ServerState::Up) => ServerState::Up,
                 None => continue,
             }
             .into();
-            if server.state == "DOWN" {
+            if server.is(ServerState::Down) {
                 let failing = told.failing.get(&name);
                 let text = failing.map_or("fails its check".into(), |f| {
                     format!("{}, since {}", f.text, rfc3339(f.since_ms))
                 });
                 down.push((name.clone(), text));
             } else if let Some(found) = told.unusable.get(&name) {
-                server.state = "unusable".into();
+                server.state = ServerState::Unusable.into();
                 status.problems.push(unusable_line(&server.name, &name, found));
             }
         }
@@ -191,27 +195,28 @@ pub fn fill_traffic(status: &mut Status, told: &Told) {
         let (up, spare) = (service.up, taking().find(|s| s.sorry));
         if let (0, Some(sorry)) = (up, spare) {
             status.problems.push(ProblemLine {
-                subject: format!("service {}", service.name),
+                subject: Subject::Service(service.name.clone()),
                 text: format!("only sorry server {} takes new connections", sorry.name),
                 next: format!("nines why {}", service.name),
             });
         }
-        for server in service.servers.iter_mut().filter(|s| up > 0 && s.sorry && s.state == "up") {
-            server.state = "spare".into();
+        let idle = |s: &&mut ServerStatus| up > 0 && s.sorry && s.is(ServerState::Up);
+        for server in service.servers.iter_mut().filter(idle) {
+            server.state = ServerState::Spare.into();
         }
-        for server in service.servers.iter().filter(|s| s.state == "draining") {
+        for server in service.servers.iter().filter(|s| s.is(ServerState::Draining)) {
             let open = server.traffic.active;
             status.notices.push(ProblemLine {
-                subject: format!("server {}/{}", service.name, server.name),
+                subject: Subject::Server(format!("{}/{}", service.name, server.name)),
                 text: format!("drained {}; {} left", server.drain, count(open, "connection")),
                 next: format!("nines undrain {}/{}", service.name, server.name),
             });
         }
     }
     let lines = down.into_iter().map(|(server, text)| ProblemLine {
-        subject: format!("server {server}"),
-        text,
         next: format!("nines why {server}"),
+        subject: Subject::Server(server),
+        text,
     });
     status.problems.extend(lines);
     judge(status);

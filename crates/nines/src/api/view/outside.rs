@@ -1,22 +1,17 @@
 //! Nodes that take no part: those that wait for the log, and those that have lost it.
 //!
-//! Decides: the word for such a node, what it waits for or why it votes no more, and the next step.
+//! Decides: the state of such a node, what it waits for or why it votes no more, and the next step.
 
 use nines_core::{Node, wire::Awaits};
 use nines_model::{Role, Time};
 
-use super::super::types::NodeStatus;
-use crate::daemon::{Shown, role_word};
-
-/// It waits for the log, or for its vote.
-pub const JOINING: &str = "joining";
-/// It has less on disk than others count on, or cannot write.
-pub const NO_VOTE: &str = "no vote";
+use super::super::{states::NodeState, types::NodeStatus};
+use crate::daemon::Shown;
 
 /// Why a node takes no part, in words.
 pub struct Outside {
-    /// [`JOINING`] or [`NO_VOTE`].
-    pub word: &'static str,
+    /// [`NodeState::Joining`] or [`NodeState::NoVote`].
+    pub state: NodeState,
     /// What it waits for, or why it votes no more.
     pub why: String,
     /// What a person can do.
@@ -34,7 +29,11 @@ pub fn outside(node: &Node, now: Time, id: u64, name: &str) -> Option<Outside> {
         } else {
             format!("free the disk of {name}, then on it: systemctl restart nines")
         };
-        return Some(Outside { word: NO_VOTE, why: format!("votes no more: {why}"), next });
+        return Some(Outside {
+            state: NodeState::NoVote,
+            why: format!("votes no more: {why}"),
+            next,
+        });
     }
     if node.consensus().voters().contains(&id) {
         return None;
@@ -60,7 +59,7 @@ pub fn outside(node: &Node, now: Time, id: u64, name: &str) -> Option<Outside> {
         }
     };
     let why = why.to_owned();
-    Some(Outside { word: JOINING, why, next })
+    Some(Outside { state: NodeState::Joining, why, next })
 }
 
 /// This node's own line while no log names it.
@@ -74,8 +73,8 @@ pub fn newcomer(node: &Node, now: Time, shown: &Shown) -> Option<NodeStatus> {
     Some(NodeStatus {
         id: config.id,
         name: config.name.clone(),
-        role: role_word(role).into(),
-        state: outside.word.into(),
+        role: role.into(),
+        state: outside.state.into(),
         version: env!("CARGO_PKG_VERSION").into(),
         path: shown.path.clone(),
         trouble: outside.why,

@@ -13,7 +13,10 @@ use nines_core::state::{Set, State};
 use nines_model::Spec;
 
 use super::{
-    super::types::{ServerStatus, ServiceStatus, Status, Traffic, VipStatus},
+    super::{
+        states::ServerState,
+        types::{ServerStatus, ServiceStatus, Status, Traffic, VipStatus},
+    },
     set_text,
 };
 
@@ -51,9 +54,9 @@ impl Services {
                     name: server.clone(),
                     address: wanted.addr.to_string(),
                     state: match drain {
-                        Some(_) => "draining",
-                        None if service.is_checked(wanted) => "unknown",
-                        None => "up",
+                        Some(_) => ServerState::Draining,
+                        None if service.is_checked(wanted) => ServerState::Unknown,
+                        None => ServerState::Up,
                     }
                     .into(),
                     sorry: wanted.sorry,

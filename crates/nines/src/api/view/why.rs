@@ -13,8 +13,11 @@ use nines_core::{
 use nines_model::{Spec, Time};
 
 use super::{
-    super::types::{Event, NodeStatus, ServerStatus, Status, Why},
-    Told, ago, cannot_take_of, outside, rfc3339, set_text,
+    super::{
+        states::{NodeState, ServerState, Subject},
+        types::{Event, NodeStatus, ServerStatus, Status, Why},
+    },
+    Told, ago, cannot_take_of, rfc3339, set_text,
 };
 use crate::failure::{Failure, Kind, Outcome};
 
@@ -122,7 +125,9 @@ fn of_service(node: &Node, now: Time, seen: &Seen, why: &mut Why) {
         if !found.why.is_empty() {
             why.now.push_str(&format!(" {service} is {}: {}.", found.verdict, found.why));
         }
-        let bad = |server: &&ServerStatus| matches!(server.state.as_str(), "DOWN" | "unusable");
+        let bad = |server: &&ServerStatus| {
+            server.is(ServerState::Down) || server.is(ServerState::Unusable)
+        };
         for server in found.servers.iter().filter(bad).take(8) {
             let key = (service.to_owned(), server.name.clone());
             why.now.push_str(&format!(" {}.", checked(node, now, seen, &key)));
@@ -135,7 +140,7 @@ fn of_service(node: &Node, now: Time, seen: &Seen, why: &mut Why) {
             "Without a majority no director can take it: {} of {} votes are heard by {}.",
             status.votes, status.voters, status.node
         ));
-        let quorum = status.problems.iter().filter(|line| line.subject == "quorum");
+        let quorum = status.problems.iter().filter(|line| line.subject == Subject::Quorum);
         why.next.extend(quorum.map(|line| line.next.clone()));
     }
     let observed = node.observed(now);
@@ -170,12 +175,13 @@ fn of_node(node: &Node, now: Time, seen: &Seen, why: &mut Why) {
         why.now.push_str(&format!(" On standby {}.", set_text(set)));
         why.next.push(format!("nines ready {name}"));
     }
-    let lines = seen.status.problems.iter().filter(|p| p.subject == format!("node {name}"));
-    let lines = lines.filter(|line| line.text != "silent" && !line.next.is_empty());
-    if let Some(n) =
-        found.filter(|n| [outside::JOINING, outside::NO_VOTE].contains(&n.state.as_str()))
-    {
-        let joining = if n.state == outside::JOINING { " is joining: it" } else { "" };
+    let subject = Subject::Node(name.clone());
+    let silent = found.is_some_and(|n| n.is(NodeState::Silent));
+    // That a node is silent sends people here.
+    let lines = seen.status.problems.iter().filter(|p| p.subject == subject && !silent);
+    let lines = lines.filter(|line| !line.next.is_empty());
+    if let Some(n) = found.filter(|n| n.takes_no_part()) {
+        let joining = if n.is(NodeState::Joining) { " is joining: it" } else { "" };
         why.now = format!("{name}{joining} {}.", n.trouble);
         why.next.push(n.next.clone());
     } else {
@@ -185,7 +191,7 @@ fn of_node(node: &Node, now: Time, seen: &Seen, why: &mut Why) {
         }
     }
     let mut chain = state.story.why(std::slice::from_ref(&name));
-    if found.is_some_and(|n| n.state == "silent") {
+    if silent {
         why.now = lost(node, now, &name);
         // What took its VIPs away tells its silence.
         let taken = state.failovers.values().filter(|f| f.from == name && f.silent_ms > 0);
@@ -213,12 +219,14 @@ fn of_node(node: &Node, now: Time, seen: &Seen, why: &mut Why) {
 /// "lb1 is active: it holds web, dns."
 fn state_of_node(node: &NodeStatus) -> String {
     let (name, state) = (&node.name, &node.state);
-    let means = match state.as_str() {
+    let means = match state.known() {
         _ if !node.holds.is_empty() => format!("it holds {}", node.holds.join(", ")),
-        "ready" => "it holds no VIP and could take one over now".into(),
-        "idle" => "it holds no VIP; without the holder there would be no majority".into(),
-        "ok" => "it votes; a witness holds no VIP".into(),
-        "silent" | "not joined" => return format!("{name} is {state}."),
+        Some(NodeState::Ready) => "it holds no VIP and could take one over now".into(),
+        Some(NodeState::Idle) => {
+            "it holds no VIP; without the holder there would be no majority".into()
+        }
+        Some(NodeState::Ok) => "it votes; a witness holds no VIP".into(),
+        Some(NodeState::Silent | NodeState::NotJoined) => return format!("{name} is {state}."),
         _ => "it holds no VIP".into(),
     };
     format!("{name} is {state}: {means}.")
