@@ -12,8 +12,14 @@ pub enum Unfit {
     NotInConfig,
     /// It votes and carries nothing.
     Witness,
+    /// No log names it yet.
+    NotJoined,
     /// It votes no more.
     NoVote,
+    /// Two agents run under its identity.
+    RunsTwice,
+    /// Its state directory was copied or moved, and the other nodes have not confirmed it.
+    Unconfirmed,
     /// It has no vote yet.
     Joining,
     /// Not heard from within its lease.
@@ -26,6 +32,8 @@ pub enum Unfit {
     Failed,
     /// It cannot serve this VIP, and says why itself: "eth1 has no carrier".
     CannotServe(String),
+    /// Not heard just now, and not silent for long enough to be held dead.
+    Unheard,
     /// Its data plane does not hold the current table.
     NotReady,
     /// Its log lags too far behind.
@@ -40,13 +48,17 @@ impl Unfit {
         match self {
             Self::NotInConfig => "not-in-config",
             Self::Witness => "witness",
+            Self::NotJoined => "not-joined",
             Self::NoVote => "no-vote",
+            Self::RunsTwice => "runs-twice",
+            Self::Unconfirmed => "unconfirmed",
             Self::Joining => "joining",
             Self::Silent => "silent",
             Self::Standby => "standby",
             Self::Leaving => "leaving",
             Self::Failed => "failed",
             Self::CannotServe(_) => "cannot-serve",
+            Self::Unheard => "unheard",
             Self::NotReady => "not-ready",
             Self::OldLog => "old-log",
             Self::Behind(_) => "behind",
@@ -59,13 +71,17 @@ impl fmt::Display for Unfit {
         match self {
             Self::NotInConfig => f.write_str("is not in the cluster's file"),
             Self::Witness => f.write_str("is a witness"),
+            Self::NotJoined => f.write_str("has not joined"),
             Self::NoVote => f.write_str("votes no more"),
+            Self::RunsTwice => f.write_str("is running twice"),
+            Self::Unconfirmed => f.write_str("is waiting for confirmation"),
             Self::Joining => f.write_str("is joining, it has no vote yet"),
             Self::Silent => f.write_str("is silent"),
             Self::Standby => f.write_str("is on standby"),
             Self::Leaving => f.write_str("is stopping"),
             Self::Failed => f.write_str("could not take it"),
             Self::CannotServe(why) => write!(f, "cannot serve it: {why}"),
+            Self::Unheard => f.write_str("is not heard at the moment"),
             Self::NotReady => f.write_str("is not ready"),
             Self::OldLog => f.write_str("has not got the newest log entries"),
             Self::Behind(node) => write!(f, "has not got all connections of {node} yet"),

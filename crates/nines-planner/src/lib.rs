@@ -23,8 +23,13 @@ use nines_model::{Refusals, Role, Spec, Unfit, Why};
 /// A node as the planner sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeView {
-    /// Heard from within its lease.
+    /// Not silent for so long that another node may take its VIPs.
     pub alive: bool,
+    /// Heard within its lease. A node that lives and is not heard keeps what it holds and gets
+    /// nothing.
+    pub heard: bool,
+    /// Why its incarnation does not count; it is not alive then.
+    pub doubt: Option<Doubt>,
     /// It has no vote yet: it waits for the log.
     pub joining: bool,
     /// It votes no more, and holds nothing.
@@ -39,6 +44,35 @@ pub struct NodeView {
     pub unable: BTreeMap<IpAddr, Unfit>,
     /// Nodes whose flows it does not have yet: connections through them would be lost on it.
     pub behind: BTreeSet<String>,
+}
+
+/// Why the incarnation of a node does not count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// Two agents run under its identity.
+    RunsTwice,
+    /// Its state directory was copied or moved, and the other nodes have not confirmed it.
+    Unconfirmed,
+}
+
+impl NodeView {
+    /// Why the node cannot take this VIP, or any VIP at all; `None`: it can. Whether the config
+    /// makes it a director is not asked: [`unfit`] does.
+    pub fn unfit(&self, vip: Option<IpAddr>) -> Option<Unfit> {
+        match (vip.and_then(|vip| self.unable.get(&vip)), self.doubt) {
+            _ if self.no_vote => Some(Unfit::NoVote),
+            (_, Some(Doubt::RunsTwice)) => Some(Unfit::RunsTwice),
+            (_, Some(Doubt::Unconfirmed)) => Some(Unfit::Unconfirmed),
+            _ if self.joining => Some(Unfit::Joining),
+            _ if !self.alive => Some(Unfit::Silent),
+            _ if self.standby => Some(Unfit::Standby),
+            _ if self.leaving => Some(Unfit::Leaving),
+            (Some(why), _) => Some(why.clone()),
+            _ if self.ready => None,
+            _ if self.heard => Some(Unfit::NotReady),
+            _ => Some(Unfit::Unheard),
+        }
+    }
 }
 
 /// Who holds a VIP, by the log.
@@ -162,26 +196,14 @@ fn is_behind(observed: &Observed, node: &str, from: &str) -> bool {
     observed.nodes.get(node).is_some_and(|view| view.behind.contains(from))
 }
 
-/// Why a node cannot take a VIP; `None`: it can. Without a VIP: why it can take none at all.
+/// Why a node cannot take a VIP; `None`: it can. Without a VIP: why it can take none at all. The
+/// only place that decides this: plans, status and refused commands all go by it.
 pub fn unfit(spec: &Spec, observed: &Observed, vip: Option<IpAddr>, node: &str) -> Option<Unfit> {
     let Some(known) = spec.nodes.get(node) else { return Some(Unfit::NotInConfig) };
     if known.role == Role::Witness {
         return Some(Unfit::Witness);
     }
-    let seen = observed.nodes.get(node);
-    if seen.is_some_and(|view| view.no_vote) {
-        return Some(Unfit::NoVote);
-    }
-    if seen.is_some_and(|view| view.joining) {
-        return Some(Unfit::Joining);
-    }
-    let Some(view) = seen.filter(|view| view.alive) else { return Some(Unfit::Silent) };
-    match vip.and_then(|vip| view.unable.get(&vip)) {
-        _ if view.standby => Some(Unfit::Standby),
-        _ if view.leaving => Some(Unfit::Leaving),
-        Some(why) => Some(why.clone()),
-        None => (!view.ready).then_some(Unfit::NotReady),
-    }
+    observed.nodes.get(node).map_or(Some(Unfit::NotJoined), |view| view.unfit(vip))
 }
 
 /// The same for one VIP.
@@ -189,10 +211,11 @@ fn refusal(spec: &Spec, observed: &Observed, vip: IpAddr, node: &str) -> Option<
     unfit(spec, observed, Some(vip), node)
 }
 
-/// Why a VIP cannot stay on a node that lives. Not being ready for a moment (a table is being
-/// applied) is no reason.
+/// Why a VIP cannot stay on a node that lives. Not being ready (a table is being applied) or heard
+/// for a moment is no reason.
 fn must_leave(spec: &Spec, observed: &Observed, vip: IpAddr, node: &str) -> Option<Unfit> {
-    refusal(spec, observed, vip, node).filter(|why| *why != Unfit::NotReady)
+    refusal(spec, observed, vip, node)
+        .filter(|why| !matches!(why, Unfit::NotReady | Unfit::Unheard))
 }
 
 fn best<'a>(
@@ -308,6 +331,7 @@ pub fn check(spec: &Spec, observed: &Observed, plan: &Plan) -> Result<(), String
                     || observed.nodes[from].leaving
                     || observed.nodes[from].joining
                     || observed.nodes[from].no_vote
+                    || observed.nodes[from].doubt.is_some()
                     || observed.nodes[from].unable.contains_key(vip)
                     || spec.nodes.get(from).is_none_or(|n| n.role == Role::Witness);
                 if !wished && !unfit && led != Some(to) {
@@ -357,7 +381,12 @@ fn may_stay(spec: &Spec, observed: &Observed, vip: IpAddr, node: &str) -> bool {
     spec.nodes.get(node).is_some_and(|s| s.role == Role::Director)
         && observed.nodes.get(node).is_some_and(|v| {
             let votes = !v.joining && !v.no_vote;
-            v.alive && votes && !v.standby && !v.leaving && !v.unable.contains_key(&vip)
+            v.alive
+                && votes
+                && v.doubt.is_none()
+                && !v.standby
+                && !v.leaving
+                && !v.unable.contains_key(&vip)
         })
 }
 

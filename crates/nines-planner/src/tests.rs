@@ -29,16 +29,19 @@ fn vip(n: u8) -> IpAddr {
 }
 
 /// "lb1+ lb2" reads: lb1 alive and ready, lb2 silent; flags: s standby, u unable, l leaving, n not
-/// ready, b without lb1's flows, j joining, v without a vote for good.
+/// ready, b without lb1's flows, j joining, v without a vote for good, d running twice, h not heard
+/// just now.
 fn seen(nodes: &str, held: &[(u8, &str)]) -> Observed {
     let mut observed = Observed::default();
     for word in nodes.split(' ') {
         let (name, flags) = word.split_at(3);
         let view = NodeView {
             alive: flags.contains('+'),
+            heard: flags.contains('+') && !flags.contains('h'),
+            doubt: flags.contains('d').then_some(Doubt::RunsTwice),
             joining: flags.contains('j'),
             no_vote: flags.contains('v'),
-            ready: !flags.contains('n'),
+            ready: !flags.contains(['n', 'h']),
             standby: flags.contains('s'),
             leaving: flags.contains('l'),
             unable: if flags.contains('u') {
@@ -204,20 +207,25 @@ fn a_move_waits_for_flows_and_a_takeover_does_not() {
 
 #[test]
 fn what_has_no_vote_gets_nothing() {
-    for outside in ["j", "v"] {
+    for outside in ["j", "v", "d"] {
         let two = told(&seen(&format!("lb1 lb2+{outside} lb3+"), &[(100, "lb1")]));
         assert!(two[0].starts_with("give 10.0.0.100 to lb3"), "{two:?}");
         let none = told(&seen(&format!("lb1 lb2+{outside} lb3+{outside}"), &[(100, "lb1")]));
         assert!(!none.iter().any(|step| step.contains("give")), "{none:?}");
-        let why = if outside == "j" { "is joining" } else { "votes no more" };
+        let why = [("j", "is joining"), ("v", "votes no more"), ("d", "is running twice")];
+        let (_, why) = why.iter().find(|(flag, _)| *flag == outside).unwrap();
         assert!(none[0].contains(&format!("lb2 {why}")), "{none:?}");
     }
+    let none = told(&seen("lb1 lb2+h", &[(100, "lb1"), (101, "lb2")]));
+    let why =
+        "blocked 10.0.0.100: lb1 is silent, and lb2 is not heard at the moment, lb3 has not joined";
+    assert_eq!(none, [why], "and what lb2 holds stays there");
 }
 
 fn node() -> impl Strategy<Value = NodeView> {
     (
         any::<bool>(),
-        any::<[bool; 2]>(),
+        any::<[bool; 4]>(),
         any::<bool>(),
         any::<bool>(),
         any::<bool>(),
@@ -228,6 +236,8 @@ fn node() -> impl Strategy<Value = NodeView> {
             alive,
             joining: outside[0],
             no_vote: outside[1],
+            doubt: (outside[2] && outside[3]).then_some(Doubt::Unconfirmed),
+            heard: outside[3],
             ready,
             standby,
             leaving,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use nines_model::{AdminCommand, Codes as _, Millis, Time, Unfit, Why};
-use nines_planner::{Held, NodeView, Observed, Step, plan};
+use nines_planner::{Held, NodeView, Observed, Step, plan, unfit};
 
 use super::Node;
 use crate::{
@@ -35,13 +35,12 @@ pub(super) struct Planned {
 impl Node {
     /// Whether no other director could take VIPs over now: nobody is there to wait for.
     pub(super) fn nobody_can_take_over(&self, now: Time) -> bool {
+        let observed = self.observed(now);
         let mut others = self.state.spec.directors().filter(|name| *name != self.config.name);
-        !others.any(|name| {
-            let id = self.id_of(name);
-            let leaving = self.membership.peer(id).is_some_and(|peer| peer.beat.leaving);
-            let alive = id != 0 && self.membership.alive(now, id, self.lease());
-            let votes = self.consensus.voters().contains(&id);
-            alive && votes && !leaving && !self.state.standbys.contains_key(name)
+        // One whose table is not in place now may have it in a moment.
+        others.all(|name| {
+            let why = unfit(&self.state.spec, &observed, None, name);
+            why.is_some_and(|why| why != Unfit::NotReady)
         })
     }
 
@@ -108,11 +107,12 @@ impl Node {
             let mut view = NodeView {
                 joining: !voters.contains(id),
                 no_vote: self.broken_of(*id).is_some(),
+                doubt: self.doubt(now, *id),
                 standby: self.state.standbys.contains_key(&member.name),
                 ..NodeView::default()
             };
             if *id == self.config.id {
-                view.alive = true;
+                (view.alive, view.heard) = (true, true);
                 view.ready = self.ready;
                 view.behind = names(&mut self.behind.iter().copied());
                 view.leaving = self.stopping;
@@ -122,6 +122,7 @@ impl Node {
                 view.alive =
                     !self.membership.silent(now, *id, lease) || self.is_heard_elsewhere(now, *id);
                 let heard = self.membership.alive(now, *id, lease);
+                view.heard = self.membership.speaks(now, *id, lease);
                 // A table is applied before a VIP is taken: a node that is behind is not ready.
                 view.ready = heard && peer.beat.ready;
                 view.leaving = peer.beat.leaving;
@@ -139,7 +140,7 @@ impl Node {
                 view.alive =
                     !self.membership.silent(now, *id, lease) || self.is_heard_elsewhere(now, *id);
             }
-            if view.no_vote || !self.may_ask(now, *id) {
+            if view.no_vote || view.doubt.is_some() {
                 // Promises to it run out, and another node takes over.
                 (view.alive, view.ready) = (false, false);
             }

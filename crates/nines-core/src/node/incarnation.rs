@@ -10,6 +10,7 @@
 use std::collections::BTreeSet;
 
 use nines_model::Time;
+use nines_planner::Doubt;
 
 use super::{Config, Node};
 use crate::{
@@ -77,6 +78,15 @@ impl Node {
     /// Whether what the current incarnation of a node asks for is granted.
     pub fn may_ask(&self, now: Time, id: u64) -> bool {
         !self.incarnation.heard.is_moved(id) && !self.is_double(now, id)
+    }
+
+    /// Why the current incarnation of a node does not count; `None`: it counts.
+    pub fn doubt(&self, now: Time, id: u64) -> Option<Doubt> {
+        if self.is_double(now, id) {
+            return Some(Doubt::RunsTwice);
+        }
+        let own = id == self.config.id && self.is_moved();
+        (own || self.incarnation.heard.is_moved(id)).then_some(Doubt::Unconfirmed)
     }
 
     /// Nodes of which this node itself hears two incarnations, for its heartbeats.

@@ -22,6 +22,8 @@ codes! {
         Ok = "ok",
         /// An operator set it aside.
         Standby = "standby",
+        /// Its agent is stopping.
+        Stopping = "stopping",
         /// It is not heard.
         Silent = "silent",
         /// It cannot take a VIP.
@@ -179,6 +181,7 @@ mod tests {
             "catching up",
             "ok",
             "standby",
+            "stopping",
             "silent",
             "not ready",
             "no answer",

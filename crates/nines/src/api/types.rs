@@ -95,10 +95,11 @@ pub struct NodeStatus {
     #[schema(value_type = String)]
     pub role: Coded<Role>,
     /// "active", "ready" (could take over now), "idle" (without the holder there would be no
-    /// majority), "catching up", "ok", "standby", "silent", "not ready", "no answer", "not joined",
-    /// "running twice", "waiting for confirmation" (its state directory was copied or moved),
-    /// "joining" (it waits for the log or for its vote), "no vote" (its log is older than what it
-    /// acknowledged, or gone, or cannot be written): `trouble` says what it waits for, or why.
+    /// majority), "catching up", "ok", "standby", "stopping", "silent", "not ready", "no answer",
+    /// "not joined", "running twice", "waiting for confirmation" (its state directory was copied or
+    /// moved), "joining" (it waits for the log or for its vote), "no vote" (its log is older than
+    /// what it acknowledged, or gone, or cannot be written): `trouble` says what it waits for, or
+    /// why.
     #[serde(with = "code")]
     #[schema(value_type = String)]
     pub state: Coded<NodeState>,

@@ -6,7 +6,8 @@
 use std::collections::BTreeSet;
 
 use nines_core::{Node, state::State};
-use nines_model::{Role, Time, Why};
+use nines_model::{Role, Time, Unfit, Why};
+use nines_planner::NodeView;
 
 pub use self::{
     acts::{cannot_take, cannot_take_of, harm_of_drain, harm_of_standby},
@@ -77,8 +78,7 @@ pub fn active(node: &Node) -> Vec<u64> {
 
 /// Voters that are heard and whose incarnation counts, this node among them.
 fn votes(node: &Node, now: Time) -> BTreeSet<u64> {
-    let counts =
-        |id: &u64| member_alive(node, now, *id) && incarnations::state(node, now, *id).is_none();
+    let counts = |id: &u64| member_alive(node, now, *id) && node.doubt(now, *id).is_none();
     node.consensus().voters().into_iter().filter(counts).collect()
 }
 
@@ -111,6 +111,25 @@ pub fn status(node: &Node, now: Time, shown: &Shown) -> (Status, services::Servi
     (status, services::Services::of(state))
 }
 
+/// How a node is: what keeps it from taking VIPs, else what it does.
+fn state_of(seen: Option<&NodeView>, role: Role, at_work: NodeState) -> NodeState {
+    let Some(seen) = seen else { return NodeState::NotJoined };
+    match seen.unfit(None) {
+        Some(Unfit::NoVote) if seen.heard => NodeState::NoVote,
+        Some(Unfit::RunsTwice) => NodeState::RunningTwice,
+        Some(Unfit::Unconfirmed) => NodeState::Unconfirmed,
+        _ if seen.joining => NodeState::Joining,
+        _ if !seen.heard => NodeState::Silent,
+        _ if role == Role::Witness => NodeState::Ok,
+        Some(Unfit::Standby) => NodeState::Standby,
+        // What it holds it keeps while its table is being applied, or until another takes it.
+        _ if at_work == NodeState::Active => at_work,
+        Some(Unfit::Leaving) => NodeState::Stopping,
+        Some(_) => NodeState::NotReady,
+        None => at_work,
+    }
+}
+
 fn nodes(node: &Node, now: Time, shown: &Shown, spares: &Spares<'_>) -> Vec<NodeStatus> {
     let state = node.state();
     let mut all = Vec::new();
@@ -125,7 +144,6 @@ fn nodes(node: &Node, now: Time, shown: &Shown, spares: &Spares<'_>) -> Vec<Node
             .collect();
         let peer = node.membership().peer(*id);
         let me = *id == node.config().id;
-        let ready = if me { node.is_ready() } else { peer.is_some_and(|p| p.beat.ready) };
         let role = state
             .spec
             .nodes
@@ -142,22 +160,14 @@ fn nodes(node: &Node, now: Time, shown: &Shown, spares: &Spares<'_>) -> Vec<Node
             .filter(|id| member_alive(node, now, **id))
             .filter_map(|id| state.members.get(id).map(|m| m.name.clone()))
             .collect();
-        let double = incarnations::state(node, now, *id);
         let outside = outside::outside(node, now, *id, name);
-        let no_part = outside.as_ref().map(|outside| outside.state);
-        let state_now = match (no_part, double, role) {
-            (Some(NodeState::NoVote), ..) => NodeState::NoVote,
-            (_, Some(double), _) => double,
-            (Some(no_part), ..) => no_part,
-            _ if !alive => NodeState::Silent,
-            (.., Role::Witness) => NodeState::Ok,
-            _ if standby.is_some() => NodeState::Standby,
-            _ if !holds.is_empty() => NodeState::Active,
-            _ if ready && !behind.is_empty() => NodeState::CatchingUp,
-            _ if ready && !spares.has_majority(name) => NodeState::Idle,
-            _ if ready => NodeState::Ready,
-            _ => NodeState::NotReady,
+        let at_work = match () {
+            () if !holds.is_empty() => NodeState::Active,
+            () if !behind.is_empty() => NodeState::CatchingUp,
+            () if !spares.has_majority(name) => NodeState::Idle,
+            () => NodeState::Ready,
         };
+        let state_now = state_of(spares.member(name), role, at_work);
         let facts = state.facts.get(name);
         let told = || Shown {
             path: facts.map_or_else(String::new, |f| f.path.clone()),

@@ -11,7 +11,7 @@ use nines_planner::{Observed, unfit};
 
 use super::{
     super::{states::NodeState, types::Status, verdict::may_take},
-    incarnations, outside,
+    outside,
 };
 use crate::failure::{Failure, Kind};
 
@@ -30,6 +30,7 @@ pub fn cannot_take_of(
 ) -> Option<Failure> {
     let state = node.state();
     let why = unfit(&state.spec, observed, vip, name)?;
+    let look = format!("nines why {name}");
     if why == Unfit::NotInConfig {
         let known = state.spec.nodes.keys().map(String::as_str);
         let meant = nines_model::suggest::closest(name, known);
@@ -37,45 +38,32 @@ pub fn cannot_take_of(
             meant.map_or("nines status   lists them".into(), |m| format!("did you mean {m}?"));
         return Some(Failure::new(Kind::NotFound, format!("unknown node {name}"), "").next(next));
     }
-    let refuse = |kind, why: String, next: String| {
-        Some(Failure::new(kind, format!("{name} cannot take it"), why).next(next))
-    };
-    let look = format!("nines why {name}");
-    let Some(member) = state.member(name) else {
-        let why = "it has not joined".to_owned();
-        return refuse(Kind::Unsafe, why, "nines code   prints the join command".into());
-    };
-    if let Some(outside) = outside::outside(node, now, member.id, name) {
-        let joining = if outside.state == NodeState::Joining { "is joining: it " } else { "" };
-        let why = format!("it {joining}{}", outside.why);
-        return refuse(Kind::Unsafe, why, outside.next);
-    }
-    if let Some(state) = incarnations::state(node, now, member.id) {
-        return refuse(Kind::Unsafe, format!("it is {state}"), look);
-    }
-    match why {
-        Unfit::Witness => {
+    let outside = state.member(name).and_then(|m| outside::outside(node, now, m.id, name));
+    let (kind, why, next) = match (why, outside) {
+        (Unfit::Joining | Unfit::NoVote, Some(outside)) => {
+            let joining = if outside.state == NodeState::Joining { "is joining: it " } else { "" };
+            (Kind::Unsafe, format!("it {joining}{}", outside.why), outside.next)
+        }
+        (why @ Unfit::Witness, _) => {
             let next = "nines status   shows which nodes are directors";
-            refuse(Kind::Usage, "it is a witness".into(), next.into())
+            (Kind::Usage, format!("it {why}"), next.into())
         }
-        Unfit::Standby => {
-            refuse(Kind::Unsafe, "it is on standby".into(), format!("nines ready {name}"))
+        (why @ Unfit::NotJoined, _) => {
+            (Kind::Unsafe, format!("it {why}"), "nines code   prints the join command".into())
         }
-        Unfit::Failed | Unfit::CannotServe(_) => {
-            refuse(Kind::Unsafe, format!("{name} {why}"), look)
+        (why @ Unfit::Standby, _) => {
+            (Kind::Unsafe, format!("it {why}"), format!("nines ready {name}"))
         }
-        Unfit::NotReady => {
+        (why @ (Unfit::Failed | Unfit::CannotServe(_)), _) => {
+            (Kind::Unsafe, format!("{name} {why}"), look)
+        }
+        (Unfit::NotReady, _) => {
             let why = "its forwarding table is not in place".to_owned();
-            refuse(Kind::Unsafe, why, "nines status   says why".into())
+            (Kind::Unsafe, why, "nines status   says why".into())
         }
-        Unfit::Silent
-        | Unfit::Leaving
-        | Unfit::NotInConfig
-        | Unfit::NoVote
-        | Unfit::Joining
-        | Unfit::OldLog
-        | Unfit::Behind(_) => refuse(Kind::Unsafe, format!("it {why}"), look),
-    }
+        (why, _) => (Kind::Unsafe, format!("it {why}"), look),
+    };
+    Some(Failure::new(kind, format!("{name} cannot take it"), why).next(next))
 }
 
 /// A safety rule that an act would break.
@@ -106,7 +94,7 @@ pub fn harm_of_standby(node: &Node, now: Time, nodes: &[String]) -> Option<Harm>
     let (state, observed) = (node.state(), node.observed(now));
     let leaves = |name: &str| nodes.iter().any(|s| s == name);
     let others = state.spec.directors().any(|director| {
-        !leaves(director) && cannot_take_of(node, now, &observed, None, director).is_none()
+        !leaves(director) && unfit(&state.spec, &observed, None, director).is_none()
     });
     let holds = state.vips.values().any(|h| leaves(h.node()));
     (holds && !others).then(|| Harm {

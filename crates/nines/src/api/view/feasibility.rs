@@ -15,8 +15,9 @@ use nines_core::{
     wire::Facts,
 };
 use nines_model::{Backend, Forward, Role, ServerState, Spec, Time, diff::Change, sanity};
+use nines_planner::unfit;
 
-use super::cannot_take_of;
+
 use crate::failure::{Failure, Kind};
 
 /// What nodes know about their machines, by name.
@@ -64,7 +65,7 @@ impl Cluster {
         machines.extend(node.facts().map(|own| (own.node.clone(), own.clone())));
         let down = node.health().iter().filter(|(_, h)| h.state() == ServerState::Down);
         let observed = node.observed(now);
-        let fit = |d: &&str| cannot_take_of(node, now, &observed, None, d).is_none();
+        let fit = |d: &&str| unfit(&state.spec, &observed, None, d).is_none();
         let fit = state.spec.directors().filter(fit);
         Self {
             spec: Arc::clone(&state.spec),

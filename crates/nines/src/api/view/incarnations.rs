@@ -4,18 +4,9 @@ use nines_core::Node;
 use nines_model::Time;
 
 use super::super::{
-    states::{NodeState, Subject},
+    states::Subject,
     types::{ProblemLine, Status},
 };
-
-/// How a node is shown whose incarnation does not count; `None`: it counts.
-pub fn state(node: &Node, now: Time, id: u64) -> Option<NodeState> {
-    if node.double(now).contains(&id) {
-        return Some(NodeState::RunningTwice);
-    }
-    let moved = !node.may_ask(now, id) || (id == node.config().id && node.is_moved());
-    moved.then_some(NodeState::Unconfirmed)
-}
 
 /// What is wrong with incarnations, and what to do.
 pub fn problems(node: &Node, now: Time, status: &mut Status) {

@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use nines_core::Node;
 use nines_model::{Refusals, Time, Unfit};
-use nines_planner::{Observed, unfit};
+use nines_planner::{NodeView, Observed, unfit};
 
 use super::votes;
 
@@ -28,6 +28,11 @@ impl<'a> Spares<'a> {
     pub fn new(node: &'a Node, now: Time) -> Self {
         let (voters, living) = (node.consensus().voters(), votes(node, now));
         Self { node, observed: node.observed(now), voters, living }
+    }
+
+    /// What this node knows of a member; `None`: it is none.
+    pub fn member(&self, name: &str) -> Option<&NodeView> {
+        self.observed.nodes.get(name)
     }
 
     fn id(&self, name: &str) -> Option<u64> {
