@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+mod codes;
 mod lookups;
 
 /// Lines a file may have.
@@ -96,6 +97,7 @@ pub fn check(root: &Path) -> Vec<String> {
     wrong.extend(paths(root, "ARCHITECTURE.md"));
     wrong.extend(paths(root, "docs/glossary.md"));
     wrong.extend(crates(root));
+    wrong.extend(codes::check(&files));
     wrong.extend(lookups::check(&files));
     wrong
 }

@@ -117,8 +117,8 @@ pub fn run(context: &Context, args: &DemoArgs) -> Outcome<u8> {
         }
     }
     let _end_cleanly = end_on_signals();
-    if let Some(peer) = &args.compare {
-        return compare::run(context, peer, args.repeat);
+    if args.compare.is_some() {
+        return compare::run(context, args.repeat);
     }
     let stage = Stage::build(&args.path, args.busy)?;
     match scripts {

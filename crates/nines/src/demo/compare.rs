@@ -31,15 +31,7 @@ const FAULTS: [Fault; 3] = [Fault::KillActive, Fault::CutActive, Fault::PlannedM
 type Row = (f64, f64, f64, u64);
 
 /// Runs it.
-pub fn run(context: &Context, peer: &str, repeat: u32) -> Outcome<u8> {
-    if peer != "keepalived" {
-        return Err(Failure::new(
-            Kind::Usage,
-            format!("unknown program {peer}"),
-            "nines can only compare with keepalived",
-        )
-        .next("nines demo --compare keepalived"));
-    }
+pub fn run(context: &Context, repeat: u32) -> Outcome<u8> {
     if Command::new("keepalived").arg("-v").output().is_err() {
         return Err(Failure::new(Kind::NotFound, "keepalived is not installed", "")
             .next("apt-get install keepalived"));
@@ -127,7 +119,8 @@ impl Pair {
         let advert_length = Duration::from_secs_f64(advert.parse().unwrap_or(1.0));
         let mut pair =
             Self { lab, children: BTreeMap::new(), probe, heard, home, advert: advert_length };
-        for (node, priority) in [("lb1", 150), ("lb2", 100)] {
+        // The first becomes master before the second is there.
+        for (node, priority, patience) in [("lb1", 150, 4_500), ("lb2", 100, 500)] {
             let config = format!(
                 "global_defs {{\n vrrp_version 3\n}}\nvrrp_instance web {{\n state BACKUP\n \
                  interface eth0\n virtual_router_id 51\n priority {priority}\n advert_int {advert}\n \
@@ -142,8 +135,7 @@ impl Pair {
             let web = pair.lab.spawn(node, web).map_err(lab_failure)?;
             pair.children.insert(node.into(), vec![web]);
             pair.start(node)?;
-            // The first becomes master before the second is there.
-            std::thread::sleep(Duration::from_millis(if node == "lb1" { 4_500 } else { 500 }));
+            std::thread::sleep(Duration::from_millis(patience));
         }
         let probing = pair.probe.clone();
         let to = std::net::SocketAddr::new(VIP.into(), 80);

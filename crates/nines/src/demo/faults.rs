@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::{
     SCRIPTS,
     probe::{HELD, Seen},
-    stage::{NODES, SERVERS, Stage, lab_failure},
+    stage::{DIRECTORS, NODES, SERVERS, Stage, lab_failure},
 };
 use crate::{
     api::{states::NodeState, types::NodeStatus},
@@ -113,7 +113,8 @@ pub fn calm(stage: &mut Stage) -> Outcome<String> {
 }
 
 fn other(active: &str) -> &'static str {
-    if active == "lb1" { "lb2" } else { "lb1" }
+    let [first, second] = DIRECTORS;
+    if active == first { second } else { first }
 }
 
 /// Makes a fault.

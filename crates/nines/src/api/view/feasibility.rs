@@ -17,7 +17,6 @@ use nines_core::{
 use nines_model::{Backend, Forward, Role, ServerState, Spec, Time, diff::Change, sanity};
 use nines_planner::unfit;
 
-
 use crate::failure::{Failure, Kind};
 
 /// What nodes know about their machines, by name.
