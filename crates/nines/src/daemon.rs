@@ -59,9 +59,9 @@ pub use self::worker::ForwardWork as ForwardQuestion;
 /// How the agent was started.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// State directory.
+    /// State directory of the agent.
     pub state: PathBuf,
-    /// API socket.
+    /// Path of the API's socket.
     pub socket: PathBuf,
     /// Which hooks packets take.
     pub hooks: ebpf::Hooks,
@@ -116,9 +116,9 @@ impl Shown {
 
 /// What the API and the peer port work on.
 pub struct Agent {
-    /// The node.
+    /// Handle of the core thread, which has the node.
     pub core: Handle,
-    /// State directory.
+    /// State directory of the agent.
     pub home: StateDir,
     /// Credentials of this node.
     pub credentials: Arc<Credentials>,
@@ -245,7 +245,7 @@ async fn serve_with_socket(
     if !witness {
         claim = ebpf::claim(Duration::from_secs(5))?;
         if claim.is_none() {
-            let why = "somebody else holds the forwarding tables of this network namespace";
+            let why = "another process holds the forwarding tables of this network namespace";
             return Err(Failure::new(Kind::Io, "cannot start", why).next(
                 "see who: fuser /sys/fs/bpf/nines/*; another agent, or an ipvsadm that hangs",
             ));

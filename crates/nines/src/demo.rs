@@ -20,22 +20,22 @@ mod sampler;
 mod screen;
 mod stage;
 
-/// A whole cluster on this machine, in network namespaces.
+/// Run a whole cluster on this machine, in network namespaces.
 #[derive(Args)]
 pub struct DemoArgs {
-    /// Run faults unattended: a built-in name, "all", or a file with one name a line.
+    /// Run faults unattended: a built-in name, "all", or a file with one name on each line.
     #[arg(long, value_name = "NAME|FILE")]
     script: Option<String>,
-    /// Each fault so many times.
+    /// Number of times that each fault runs.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     repeat: u32,
-    /// Write the config of what is shown to this file, and end.
+    /// Write the demo's config to this file, and end.
     #[arg(long, value_name = "FILE")]
     export: Option<PathBuf>,
-    /// The same faults on a real keepalived, side by side.
+    /// Run the same faults on a real keepalived, too, and compare the two.
     #[arg(long, value_name = "PEER", value_parser = ["keepalived"])]
     compare: Option<String>,
-    /// So many busy loops on this machine meanwhile.
+    /// Number of busy loops that run on this machine meanwhile.
     #[arg(long, default_value_t = 0)]
     busy: u32,
     /// Packet path of the directors.
@@ -81,7 +81,7 @@ pub const SCRIPTS: [&str; 9] = [
 /// No fault: watches what goes wrong by itself. Not in "all"; with `--busy 4 --repeat 120` a soak.
 const NOTHING: &str = "nothing";
 
-/// Runs it.
+/// Runs `nines demo`.
 pub fn run(context: &Context, args: &DemoArgs) -> Outcome<u8> {
     if let Some(file) = &args.export {
         std::fs::write(file, stage::CONFIG)

@@ -102,7 +102,7 @@ impl State {
         let leader = |vip: &IpAddr| self.spec.vips[vip].with;
         for vip in vips.keys() {
             if let Some(with) = leader(vip).filter(|with| !vips.contains_key(with)) {
-                return invalid(format!("{vip} goes where {with} goes: move that one"));
+                return invalid(format!("{vip} follows {with}: move that VIP"));
             }
         }
         vips.retain(|vip, _| leader(vip).is_none());

@@ -23,6 +23,11 @@ use crate::{
 /// What a node guards at most.
 const VIPS_MAX: usize = 1_024;
 
+/// The key of the forwarding method, and what it names.
+const FORWARD: (&str, &str) = ("forward", "forwarding method");
+/// The key of the scheduler, and what it names.
+const SCHEDULER: (&str, &str) = ("scheduler", "scheduler");
+
 /// What LVS's tools and other balancers call ways to a server.
 const FORWARD_ELSEWHERE: &[(&str, &str)] = &[
     ("masq", "nat"),
@@ -119,12 +124,12 @@ pub(super) fn service(
     let listen = listen_value.as_ref().and_then(|v| listen(r, v));
     let forward = match table.get("forward") {
         None => Some(Forward::Dr),
-        Some(v) => r.choice_of(&v, "forwarding method", &Forward::ALL, FORWARD_ELSEWHERE),
+        Some(v) => r.choice_of(&v, FORWARD, &Forward::ALL, FORWARD_ELSEWHERE),
     };
     let tunnel = tunnel(r, table);
     let scheduler = match table.get("scheduler") {
         None => Some(Scheduler::Maglev),
-        Some(v) => r.choice_of(&v, "scheduler", &Scheduler::ALL, SCHEDULER_ELSEWHERE),
+        Some(v) => r.choice_of(&v, SCHEDULER, &Scheduler::ALL, SCHEDULER_ELSEWHERE),
     };
     let persist = listen.and_then(|l| clients::persist(r, table, l));
     let rate = listen.and_then(|l| clients::rate(r, table, l));
@@ -317,9 +322,9 @@ fn servers(
             Some(inner) => {
                 r.known(&inner, keys::SERVER);
                 weight = r.number(&inner, "weight", 0..=65_535).unwrap_or(1);
-                own = inner.get("forward").and_then(|v| {
-                    r.choice_of(&v, "forwarding method", &Forward::ALL, FORWARD_ELSEWHERE)
-                });
+                own = inner
+                    .get("forward")
+                    .and_then(|v| r.choice_of(&v, FORWARD, &Forward::ALL, FORWARD_ELSEWHERE));
                 limit = self::limit(r, &inner);
                 quic = quic_id(r, &inner, listen, &servers);
                 let roles = [("real", false), ("sorry", true)];

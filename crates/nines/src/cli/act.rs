@@ -14,27 +14,28 @@ use crate::{
 /// Set something, until it is undone.
 #[derive(Args)]
 pub struct SetArgs {
-    /// Real servers ("r2" in every service, "web/r2" in one); of standby and ready: nodes.
+    /// Real servers: "r2" is the server of that name in every service, "web/r2" the one in web. For
+    /// standby: directors.
     #[arg(required = true)]
     subjects: Vec<String>,
-    /// Why; shown to everybody.
+    /// Reason in your words; every node shows it.
     #[arg(long, default_value = "")]
     reason: String,
-    /// For so long ("2h"), then it ends by itself.
+    /// Time after which it ends by itself, such as "2h".
     #[arg(long)]
     until: Option<String>,
     /// Wait until no connection is left (drain) or no VIP (standby).
     #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "60s")]
     wait: Option<String>,
-    /// Break this safety rule.
+    /// Do it although this safety rule forbids it.
     #[arg(long, value_name = "RULE", value_parser = ["last-server", "last-director"])]
     force: Option<String>,
 }
 
-/// Undo it.
+/// End a drain or a standby.
 #[derive(Args)]
 pub struct UnsetArgs {
-    /// As they were set.
+    /// Real servers, or for ready directors: named as when they were drained or set on standby.
     #[arg(required = true)]
     subjects: Vec<String>,
 }

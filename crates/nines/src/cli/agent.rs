@@ -14,29 +14,30 @@ use crate::{
 /// Run the agent.
 #[derive(Args)]
 pub struct AgentArgs {
-    /// Which way packets take: XDP where the driver carries finished packets, else tc.
+    /// Packet path: XDP where the driver supports it and gives whole packets, otherwise tc.
     #[arg(long, value_enum, default_value_t = Path::Auto)]
     path: Path,
-    /// Also answer `GET /metrics` (Prometheus) there, ADDRESS:PORT; the API's socket always does.
+    /// Also serve `GET /metrics` (Prometheus) at this ADDRESS:PORT; the API's socket always does.
     #[arg(long, env = "NINES_METRICS", hide_env = true)]
     metrics: Option<std::net::SocketAddr>,
-    /// Run nothing: remove the director's programs and tables from this machine's kernel. They
-    /// outlive the agent, and drop packets for VIPs whose lease has ended, whoever configured them.
+    /// Do not run, but remove the director's programs and tables from this machine's kernel. They
+    /// outlive the agent and drop packets for VIPs whose lease has ended, whichever program
+    /// configured the addresses.
     #[arg(long, conflicts_with_all = ["path", "metrics"])]
     remove_programs: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Path {
-    /// XDP where the driver has it, else tc.
+    /// XDP where the driver supports it, otherwise tc.
     Auto,
-    /// tc only.
+    /// tc, never XDP.
     Tc,
-    /// XDP everywhere, also on veth.
+    /// XDP on every device, also on veth.
     Xdp,
 }
 
-/// Runs it.
+/// Runs `nines agent`.
 pub fn run(context: &Context, args: &AgentArgs) -> Outcome<u8> {
     if args.remove_programs {
         return remove_programs();

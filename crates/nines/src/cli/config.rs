@@ -22,12 +22,12 @@ use crate::{
     identity,
 };
 
-/// What a config would change.
+/// Show what a config would change.
 #[derive(Args)]
 pub struct PlanArgs {
     /// The file, or - for standard input.
     file: PathBuf,
-    /// 0: nothing changes; 1: something would.
+    /// Exit with 1 if the config would change something, and with 0 if not.
     #[arg(long)]
     exit_code: bool,
 }
@@ -37,10 +37,10 @@ pub struct PlanArgs {
 pub struct ApplyArgs {
     /// The file, or - for standard input.
     file: PathBuf,
-    /// Do not ask.
+    /// Apply without asking.
     #[arg(short, long)]
     yes: bool,
-    /// Only if this revision is in force.
+    /// Apply only if this revision is in force.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     revision: Option<u64>,
 }
@@ -54,14 +54,14 @@ pub struct ConfigArgs {
 
 #[derive(Subcommand)]
 enum What {
-    /// The config in force.
+    /// Print the config in force.
     Show,
-    /// Check a file; no agent is needed.
+    /// Check a file; this needs no agent.
     Check {
         /// The file, or - for standard input.
         file: PathBuf,
     },
-    /// The JSON Schema of the file, for editors.
+    /// Print the JSON Schema of the file, for editors.
     Schema,
 }
 
@@ -86,7 +86,7 @@ fn read(file: &Path) -> Outcome<String> {
         let lines: Vec<&[u8]> = good.split(|byte| *byte == b'\n').collect();
         let byte = lines.last().map_or(0, |line| line.len()) + 1;
         let at = format!("{name}, line {}, byte {byte}: not UTF-8", lines.len());
-        Failure::new(Kind::Usage, at, "config files are UTF-8")
+        Failure::new(Kind::Usage, at, "config files must be UTF-8")
             .next(format!("iconv -f latin1 -t utf8 {name} >new.toml   (if it is Latin-1)"))
     })
 }
@@ -162,7 +162,7 @@ fn planned(context: &Context, file: &Path) -> Outcome<(String, Plan)> {
     }
 }
 
-/// `nines plan`
+/// Runs `nines plan`.
 pub fn plan(context: &Context, args: &PlanArgs) -> Outcome<u8> {
     let (_, plan) = planned(context, &args.file)?;
     if context.json() {
@@ -173,7 +173,7 @@ pub fn plan(context: &Context, args: &PlanArgs) -> Outcome<u8> {
     Ok(u8::from(args.exit_code && !plan.changes.is_empty()))
 }
 
-/// `nines apply`
+/// Runs `nines apply`.
 pub fn apply(context: &Context, args: &ApplyArgs) -> Outcome<u8> {
     use std::io::IsTerminal as _;
     let (text, plan) = planned(context, &args.file)?;
@@ -186,10 +186,10 @@ pub fn apply(context: &Context, args: &ApplyArgs) -> Outcome<u8> {
     let hurts = plan.changes.iter().any(|c| !c.felt.is_empty());
     if hurts && !args.yes {
         if !std::io::stdin().is_terminal() {
-            return Err(Failure::new(Kind::Unsafe, "not applied", "clients would feel it")
+            return Err(Failure::new(Kind::Unsafe, "not applied", "clients would notice it")
                 .next("add --yes if that is what you want"));
         }
-        crate::output::remark(format_args!("Clients would feel this. Apply? [y/N] "));
+        crate::output::remark(format_args!("Clients would notice this. Apply? [y/N] "));
         let mut answer = String::new();
         let _ = std::io::stdin().read_line(&mut answer);
         if !answer.trim().eq_ignore_ascii_case("y") {
@@ -221,7 +221,7 @@ fn applied(context: &Context, plan: Plan, done: Option<Done>) -> u8 {
     0
 }
 
-/// `nines config`
+/// Runs `nines config`.
 pub fn run(context: &Context, args: &ConfigArgs) -> Outcome<u8> {
     match &args.what {
         What::Show => {

@@ -12,23 +12,23 @@ use crate::{
     identity::{self, PORT, StateDir},
 };
 
-/// Make a cluster of this machine.
+/// Make this machine the first node of a new cluster.
 #[derive(Args)]
 pub struct InitArgs {
     /// Name of the cluster.
     #[arg(required_unless_present = "all")]
     name: Option<String>,
-    /// This node's name; its host name if not given.
+    /// Name of this node; by default its host name up to the first dot.
     #[arg(long)]
     node: Option<String>,
-    /// This node's addresses, one a link; the first found if not given.
+    /// Address of this node, once for each link; by default the first address found.
     #[arg(long)]
     address: Vec<IpAddr>,
     /// Port for heartbeats (UDP) and TLS (TCP).
     #[arg(long, default_value_t = PORT, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
-    /// Make the state of every node of this file at once, for tools that place files: below
-    /// --state, a directory a node.
+    /// Make the state directories of all nodes of this file, for tools that place files: one for
+    /// each node, below --state.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["name", "node", "address"])]
     all: Option<PathBuf>,
 }
@@ -36,7 +36,7 @@ pub struct InitArgs {
 /// Print a new join command.
 #[derive(Args)]
 pub struct CodeArgs {
-    /// A code for real servers; with it no node can join.
+    /// Print a code for real servers; a node cannot join with it.
     #[arg(long)]
     server: bool,
 }
@@ -106,7 +106,7 @@ pub fn no_log_of_another(home: &StateDir) -> Outcome<()> {
     .next(format!("move {} away to start over", home.0.display())))
 }
 
-/// Runs `init`.
+/// Runs `nines init`.
 pub fn run(context: &Context, args: &InitArgs) -> Outcome<u8> {
     if let Some(file) = &args.all {
         return all(context, file, args.port);
@@ -205,7 +205,7 @@ fn print_code(context: &Context, home: &StateDir, server: bool) -> Outcome<()> {
     Ok(())
 }
 
-/// Runs `code`.
+/// Runs `nines code`.
 pub fn code(context: &Context, args: &CodeArgs) -> Outcome<u8> {
     let home = identity::home(&context.state);
     if home.identity()?.server {

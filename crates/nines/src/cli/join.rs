@@ -14,29 +14,29 @@ use crate::{
 /// Join a cluster.
 #[derive(Args)]
 pub struct JoinArgs {
-    /// A member: address, or address:port.
+    /// Address of a member, or its address:port.
     address: String,
     /// The code that `nines init` or `nines code` printed.
     code: String,
-    /// As witness: votes and carries nothing.
+    /// Join as a witness, which votes and carries no VIP.
     #[arg(long)]
     witness: bool,
-    /// Not as a node but as a real server: the agent configures the VIPs from cluster.toml and
+    /// Join as a real server, not as a node: the agent configures the VIPs from cluster.toml and
     /// keeps them in place.
     #[arg(long, conflicts_with_all = ["witness", "own", "port"])]
     server: bool,
-    /// This node's name; its host name if not given.
+    /// Name of this node; by default its host name up to the first dot.
     #[arg(long)]
     node: Option<String>,
-    /// This node's addresses, one a link; the first found if not given.
+    /// Address of this node, once for each link; by default the first address found.
     #[arg(long = "address", id = "own", value_name = "ADDRESS")]
     own: Vec<IpAddr>,
-    /// This node's port for heartbeats (UDP) and TLS (TCP).
+    /// Port of this node for heartbeats (UDP) and TLS (TCP).
     #[arg(long, default_value_t = PORT, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
 }
 
-/// Runs it.
+/// Runs `nines join`.
 pub fn run(context: &Context, args: &JoinArgs) -> Outcome<u8> {
     let to = args
         .address

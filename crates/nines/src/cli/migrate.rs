@@ -10,20 +10,20 @@ use crate::{
     failure::{Failure, Kind, Outcome},
 };
 
-/// Move a service's VIP to a node, planned.
+/// Move a service's VIP to another director.
 #[derive(Args)]
 pub struct MoveArgs {
-    /// Service, VIP's name or address.
+    /// Service, name of a VIP, or address.
     vip: String,
-    /// Node to move it to.
+    /// Director to move it to.
     #[arg(long)]
     to: String,
-    /// Do not wait for it.
+    /// Do not wait until the VIP has moved.
     #[arg(long)]
     no_wait: bool,
 }
 
-/// Runs it.
+/// Runs `nines move`.
 pub fn run(context: &Context, args: &MoveArgs) -> Outcome<u8> {
     let request = MoveRequest { vip: args.vip.clone(), to: args.to.clone() };
     let done: Done = context.client().post("/v1/move", &request)?;

@@ -16,7 +16,7 @@ use crate::{
     identity::{self, StateDir},
 };
 
-/// Real servers for direct routing and tunnels.
+/// Prepare this machine as a real server for direct routing and tunnels, or undo that.
 #[derive(Args)]
 pub struct ServerArgs {
     #[command(subcommand)]
@@ -25,22 +25,22 @@ pub struct ServerArgs {
 
 #[derive(Subcommand)]
 enum What {
-    /// Put VIPs on lo and keep ARP quiet about them; unwrap tunnels. By hand: a machine that joined
-    /// with --server does it by itself.
+    /// Configure VIPs on lo, keep ARP silent about them, and unpack tunnelled packets. A machine
+    /// that joined with --server does this by itself.
     Prepare {
-        /// The VIPs.
+        /// VIPs to configure.
         #[arg(required = true)]
         vips: Vec<IpAddr>,
-        /// Packets come through a tunnel (ipip, gue, gre): nines takes them out of it.
+        /// Also unpack packets that arrive in a tunnel (ipip, gue, gre).
         #[arg(long)]
         tunnel: bool,
-        /// UDP port of gue.
+        /// UDP port that receives gue.
         #[arg(long, default_value_t = nines_model::Tunnel::GUE_PORT, requires = "tunnel")]
         tunnel_port: u16,
     },
-    /// What the cluster told this machine to have.
+    /// List the VIPs and tunnels that the cluster told this machine to have.
     Show,
-    /// Put everything back as it was; a machine that joined with --server leaves the cluster.
+    /// Undo all of it; a machine that joined with --server leaves the cluster.
     Undo,
 }
 
@@ -53,7 +53,7 @@ fn words<T: ToString>(all: impl IntoIterator<Item = T>) -> String {
     if words.is_empty() { "nothing".into() } else { words.join(" ") }
 }
 
-/// Runs it.
+/// Runs `nines server`.
 pub fn run(context: &Context, args: &ServerArgs) -> Outcome<u8> {
     match &args.what {
         What::Prepare { vips, tunnel, tunnel_port } => {

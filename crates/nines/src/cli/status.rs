@@ -13,15 +13,15 @@ use crate::{
     failure::Outcome,
 };
 
-/// Who serves what, whether a spare is ready, what is wrong now.
+/// Show which director serves what, whether a spare is ready, and what is wrong now.
 #[derive(Args)]
 pub struct StatusArgs {
-    /// Also every real server, and every line of what is wrong.
+    /// Also list every real server, and everything that is wrong.
     #[arg(short, long)]
     wide: bool,
 }
 
-/// Runs it.
+/// Runs `nines status`.
 pub fn run(context: &Context, args: &StatusArgs) -> Outcome<u8> {
     // A hundred thousand servers that nobody looks at take a second.
     let servers = args.wide || context.json();
@@ -34,7 +34,7 @@ pub fn run(context: &Context, args: &StatusArgs) -> Outcome<u8> {
     Ok(0)
 }
 
-/// "48.2 MB"
+/// A number of bytes with its unit, such as "48.2 MB".
 pub fn bytes(n: u64) -> String {
     let mut value = n as f64;
     for unit in ["B", "kB", "MB", "GB"] {

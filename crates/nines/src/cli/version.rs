@@ -3,7 +3,7 @@
 use super::Context;
 use crate::{api::types::Status, failure::Outcome};
 
-/// Runs it.
+/// Runs `nines version`.
 pub fn run(context: &Context) -> Outcome<u8> {
     let mine = env!("CARGO_PKG_VERSION");
     let status = context.client().get::<Status>("/v1/status").ok();

@@ -5,7 +5,7 @@ use clap::Args;
 use super::{Context, columns};
 use crate::{api::types::Why, failure::Outcome};
 
-/// Why something is where and as it is.
+/// Tell why a service, VIP, node or server is where and as it is.
 #[derive(Args)]
 pub struct WhyArgs {
     /// A service, VIP, node or real server.
@@ -29,7 +29,7 @@ fn is_person(actor: &str) -> bool {
     !matches!(actor, "" | "auto" | "check")
 }
 
-/// Runs it.
+/// Runs `nines why`.
 pub fn run(context: &Context, args: &WhyArgs) -> Outcome<u8> {
     let path = format!("/v1/why?subject={}", encode(&args.subject));
     let why: Why = context.client().get(&path)?;

@@ -152,7 +152,7 @@ pub fn fill_traffic(status: &mut Status, told: &Told) {
     if told.full >= FULL {
         status.problems.push(ProblemLine {
             subject: "flow table".into(),
-            text: format!("{} % full: connections that are not established give way", told.full),
+            text: format!("{} % full: half-open and closed connections are removed first", told.full),
             next: "raise flows in [forwarding] of cluster.toml, apply it, then: systemctl reload nines"
                 .into(),
         });
