@@ -1,5 +1,6 @@
-//! Habits that a test can hold: sizes of files, functions and lines, headers, the words of file
-//! names, what depends on what, and that ARCHITECTURE.md and the glossary name what is there.
+//! Habits that a test can hold: sizes of files, functions and lines, headers, doc comments, the
+//! words of file names, what depends on what, and that ARCHITECTURE.md and the glossary name what
+//! is there.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -91,6 +92,7 @@ pub fn check(root: &Path) -> Vec<String> {
         lines(file, &mut wrong);
         if !file.is_test() {
             functions(file, &mut wrong);
+            doc_comments(file, &mut wrong);
         }
         stem(file, &words, &mut wrong);
     }
@@ -155,6 +157,30 @@ fn functions(file: &File, wrong: &mut Vec<String>) {
         if length > most {
             wrong.push(format!("{known}: {length} lines, {most} allowed"));
         }
+    }
+}
+
+/// A doc comment of one word repeats the name below it: noun, unit and errors are missing.
+/// Sources of the kernel object change together with the object, not for a comment.
+fn doc_comments(file: &File, wrong: &mut Vec<String>) {
+    if file.name.starts_with("crates/nines-abi/") {
+        return;
+    }
+    let doc = |line: &str| line.trim_start().strip_prefix("///").map(str::to_owned);
+    let mut before = None;
+    let mut lines = file.text.lines().enumerate().peekable();
+    while let Some((i, line)) = lines.next() {
+        if line == "mod tests {" {
+            return;
+        }
+        let this = doc(line);
+        let goes_on = lines.peek().is_some_and(|(_, next)| doc(next).is_some());
+        if let (Some(text), None, false) = (&this, &before, goes_on)
+            && text.split_whitespace().count() < 2
+        {
+            wrong.push(format!("{}:{}: a doc comment of one word", file.name, i + 1));
+        }
+        before = this;
     }
 }
 
@@ -304,6 +330,26 @@ mod tests {
         ] {
             assert!(wrong.iter().any(|w| w.contains(part)), "{part}: {wrong:?}");
         }
+    }
+
+    #[test]
+    fn doc_comments_of_one_word_are_found() {
+        let told = |text: &str| {
+            let mut wrong = Vec::new();
+            doc_comments(&File { name: "a.rs".into(), text: text.into() }, &mut wrong);
+            wrong.join("; ")
+        };
+        assert_eq!(
+            told("struct A {\n    /// Name.\n    a: u8,\n}\n"),
+            "a.rs:2: a doc comment of one word"
+        );
+        assert_eq!(told("/// `identity.json`\nstruct A;\n"), "a.rs:1: a doc comment of one word");
+        assert_eq!(told("///\nstruct A;\n"), "a.rs:1: a doc comment of one word");
+        // More words, more lines, no doc comment, and what only tests have.
+        assert_eq!(told("/// Name of the node.\na: u8,\n"), "");
+        assert_eq!(told("/// A text that goes on\n/// here.\nstruct A;\n"), "");
+        assert_eq!(told("/// One\n///\n/// Two\nstruct A;\n"), "");
+        assert_eq!(told("// Name\na: u8,\nmod tests {\n/// Name\n"), "");
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub enum Action {
     Send {
         /// Number of the receiving node in the consensus.
         to: u64,
-        /// `wire::Frame`.
+        /// The frame, a `wire::Frame` as protobuf.
         bytes: Vec<u8>,
         /// Over TLS instead.
         bulk: bool,

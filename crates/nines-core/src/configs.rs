@@ -14,7 +14,7 @@ use crate::{action::CheckTask, forwarding};
 /// A text and what it says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// As written.
+    /// The text of the file, as written.
     pub text: Arc<str>,
     /// As read; or what is wrong with it first.
     pub spec: Result<Arc<Spec>, String>,
@@ -30,7 +30,7 @@ pub struct Unread {
 }
 
 impl Unread {
-    /// Reads it.
+    /// Reads the text; of a text that differs little from the config before, only the difference.
     pub fn read(self) -> Config {
         let before = self.before.as_ref().and_then(|b| Some((&b.text, b.spec.as_ref().ok()?)));
         let after = before.and_then(|(text, spec)| config::parse_after(text, spec, &self.text));
@@ -68,7 +68,7 @@ pub struct Configs {
 const KEPT: usize = 3;
 
 impl Configs {
-    /// Remembers one.
+    /// Remembers a config that was read, in place of the oldest one.
     pub fn put(&mut self, config: Arc<Config>) {
         if self.known(&config.text).is_none() {
             self.read.push_back(config);

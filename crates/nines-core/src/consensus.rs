@@ -138,7 +138,7 @@ impl Consensus {
         self.raw.raft.randomized_election_timeout()
     }
 
-    /// [`TICK_MS`] passed.
+    /// Counts one tick of the consensus: [`TICK_MS`] have passed.
     pub fn tick(&mut self) {
         // A node whose disk lags does not ask for votes: alone it would lead at once, and the
         // library stops a leader whose log is not on disk.
@@ -409,12 +409,12 @@ impl Consensus {
         self.raw.raft.term
     }
 
-    /// Commit index.
+    /// Index of the newest log entry that is known to be committed.
     pub fn committed(&self) -> u64 {
         self.raw.raft.raft_log.committed
     }
 
-    /// Applied index.
+    /// Index of the newest log entry that was applied to the state.
     pub fn applied_index(&self) -> u64 {
         self.applied
     }

@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use crate::{configs, wire::Command};
 
-/// What happened.
+/// One thing that happened to a node.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// Time passed: `next_deadline()` was reached, or nothing else happened for a while.
@@ -18,7 +18,7 @@ pub enum Event {
         from: u64,
         /// Which of our links.
         link: usize,
-        /// `wire::Frame`.
+        /// The frame, a `wire::Frame` as protobuf.
         bytes: Vec<u8>,
     },
     /// [`crate::Action::Persist`] is on disk.

@@ -4,10 +4,10 @@ use std::collections::VecDeque;
 
 use crate::wire::LogEvent;
 
-/// Events kept.
+/// Number of events that the log keeps; the oldest go first.
 pub const KEPT_MAX: usize = 10_000;
 
-/// One event.
+/// One event of the log, with its id.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoggedEvent {
     /// "57.0": log index and place in the entry.
@@ -23,7 +23,7 @@ pub struct EventLog {
 }
 
 impl EventLog {
-    /// Adds one.
+    /// Adds an event of the log entry `index`, `place` being its place in that entry.
     pub fn push(&mut self, index: u64, place: usize, told: LogEvent) {
         if self.events.len() == KEPT_MAX {
             self.events.pop_front();
@@ -36,7 +36,7 @@ impl EventLog {
         self.events.push_back(event);
     }
 
-    /// Oldest first.
+    /// All events, the oldest first.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &LoggedEvent> {
         self.events.iter()
     }

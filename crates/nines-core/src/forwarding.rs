@@ -28,7 +28,7 @@ pub type Servers = BTreeSet<(String, String)>;
 pub struct Wanted {
     /// Config in force; the default forwards nothing.
     pub spec: Arc<Spec>,
-    /// Drained servers.
+    /// Servers that an operator has drained.
     pub drained: Servers,
     /// Checked servers that failed, or whose first check has not ended yet.
     pub down: Servers,

@@ -13,7 +13,7 @@ use nines_model::ServerState;
 /// What is known of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Health {
-    /// Never checked.
+    /// The server was never checked.
     Unknown,
     /// Not checked by this process; the one before it sent clients there.
     Inherited,

@@ -41,7 +41,7 @@ pub struct Sender {
 /// What a frame's incarnation is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// It counts.
+    /// The incarnation counts.
     Counts,
     /// It counts from now on, in place of the one before, if any.
     New,

@@ -29,7 +29,7 @@ pub struct Peer {
     pub was_alive: bool,
 }
 
-/// All peers.
+/// What this node has heard of each of its peers.
 #[derive(Clone, Debug, Default)]
 pub struct Membership {
     peers: BTreeMap<u64, Peer>,

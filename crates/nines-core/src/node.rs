@@ -49,9 +49,9 @@ const LONG_PROMISE: u64 = 1 << 62;
 /// Who this node is.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Its number.
+    /// Number of the node in the consensus.
     pub id: u64,
-    /// Its name.
+    /// Name of the node.
     pub name: String,
     /// Unlike any number of an earlier incarnation: command numbers start here.
     pub boot: u64,
@@ -63,7 +63,7 @@ pub struct Config {
     pub seeds: Vec<u64>,
 }
 
-/// A node.
+/// One node of the cluster as a state machine.
 pub struct Node {
     config: Config,
     state: State,

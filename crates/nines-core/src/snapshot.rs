@@ -103,7 +103,7 @@ fn set(service: &str, subject: &str, set: &Set) -> KeptSet {
     }
 }
 
-/// To bytes.
+/// The state as the bytes of a snapshot.
 pub fn encode(state: &State) -> Vec<u8> {
     let vip = |addr: &std::net::IpAddr| {
         let (node, token, releasing_to) = match state.vips.get(addr) {

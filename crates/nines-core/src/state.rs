@@ -25,18 +25,18 @@ use crate::{
 /// Who holds a VIP. `token` is the index of the entry that gave it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Holding {
-    /// This node.
+    /// The node holds the VIP.
     Held {
-        /// Node's name.
+        /// Name of the node that holds the VIP.
         node: String,
-        /// Log index.
+        /// Log index of the entry that gave the VIP to the node.
         token: u64,
     },
     /// This node was asked to release it.
     Releasing {
-        /// Node's name.
+        /// Name of the node that still holds the VIP.
         node: String,
-        /// Its token.
+        /// Log index of the entry that gave the VIP to the node.
         token: u64,
         /// Next holder; empty: nobody, the VIP is to be forgotten.
         to: String,
@@ -62,7 +62,7 @@ impl Holding {
 /// What an operator set, and why.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Set {
-    /// Operator, "alice@lb1".
+    /// Operator and node that received the command, such as "alice@lb1".
     pub actor: String,
     /// Reason in the operator's words; empty: none given.
     pub reason: String,
@@ -85,7 +85,7 @@ pub struct Failover {
     pub actor: String,
     /// How long the old holder was silent when it was decided, ms; 0 for a planned move.
     pub silent_ms: u64,
-    /// Event id.
+    /// Id of the event that tells of the change.
     pub event: String,
 }
 
@@ -96,15 +96,15 @@ pub struct State {
     pub text: Arc<str>,
     /// And as read.
     pub spec: Arc<Spec>,
-    /// Counts configs.
+    /// Revision: the number of configs that were applied.
     pub revision: u64,
-    /// By id.
+    /// Members of the cluster by their numbers.
     pub members: BTreeMap<u64, Member>,
     /// By node name.
     pub facts: BTreeMap<String, Facts>,
     /// VIPs that somebody holds.
     pub vips: BTreeMap<IpAddr, Holding>,
-    /// Drained servers.
+    /// Drained servers, by (service, server).
     pub drains: BTreeMap<(String, String), Set>,
     /// Nodes on standby.
     pub standbys: BTreeMap<String, Set>,
@@ -112,13 +112,13 @@ pub struct State {
     pub move_requests: BTreeMap<IpAddr, String>,
     /// Last change of holder.
     pub failovers: BTreeMap<IpAddr, Failover>,
-    /// What happened.
+    /// The event log.
     pub story: EventLog,
     /// Highest number that a member ever had: none is given twice.
     pub highest: u64,
     /// Index of the newest membership change.
     pub membership: u64,
-    /// Index applied.
+    /// Index of the newest log entry that was applied.
     pub applied: u64,
 }
 
@@ -135,7 +135,7 @@ impl State {
         self.members.values().find(|m| m.name == name)
     }
 
-    /// Drained servers.
+    /// Drained servers, as (service, server).
     pub fn drained(&self) -> BTreeSet<(String, String)> {
         self.drains.keys().cloned().collect()
     }

@@ -37,7 +37,7 @@ pub enum Want {
     Hold(u64),
     /// Let go and say so, by this token.
     Release(u64),
-    /// Not ours.
+    /// The VIP is not this node's.
     Nothing,
     /// The log of this node may be behind: leave everything as it is.
     Wait,
@@ -52,7 +52,7 @@ pub enum Do {
     Follow(Time),
     /// Add the address; the id is to be given by [`Vip::began`].
     Up,
-    /// Remove it.
+    /// Remove the address.
     Down,
     /// Tell the neighbours.
     Announce,
@@ -94,7 +94,7 @@ pub struct Vip {
     /// What the kernel holds is known: this process has put it there or taken it away. An earlier
     /// incarnation may have left the address, and a deadline that still lasts.
     pub known: bool,
-    /// Next announcements.
+    /// Times at which the next announcements are due.
     pub announce: Vec<Time>,
     told_release: Time,
 }

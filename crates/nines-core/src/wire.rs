@@ -40,7 +40,7 @@ pub mod frame {
     /// One of these.
     #[derive(Clone, PartialEq, prost::Oneof)]
     pub enum Kind {
-        /// I live.
+        /// The sender is alive and asks for its lease.
         #[prost(message, tag = "1")]
         Heartbeat(super::Heartbeat),
         /// I heard your heartbeat.
@@ -61,7 +61,7 @@ pub struct Token {
     /// VIP, 16 bytes as [`pack`] makes them.
     #[prost(bytes = "vec", tag = "1")]
     pub vip: Vec<u8>,
-    /// Log index.
+    /// Log index of the entry that gave the VIP.
     #[prost(uint64, tag = "2")]
     pub index: u64,
     /// In a release: the incarnation of the holder that let go; 0: not said.
@@ -146,7 +146,7 @@ pub struct Snapshot {
     /// Numbers of the nodes that get the log and have no vote yet.
     #[prost(uint64, repeated, tag = "4")]
     pub learners: Vec<u64>,
-    /// Encoded state.
+    /// The state as `snapshot::encode` makes it.
     #[prost(bytes = "vec", tag = "5")]
     pub data: Vec<u8>,
 }
@@ -185,7 +185,7 @@ impl Persist {
 pub struct Persisted {
     /// Term, vote, commit.
     pub hard_state: HardState,
-    /// Newest snapshot.
+    /// The newest snapshot on disk.
     pub snapshot: Snapshot,
     /// Entries after it, without a gap.
     pub entries: Vec<LogEntry>,
@@ -206,7 +206,7 @@ pub struct HardState {
     /// Vote in it.
     #[prost(uint64, tag = "2")]
     pub vote: u64,
-    /// Known committed.
+    /// Index of the newest entry that the node knows to be committed.
     #[prost(uint64, tag = "3")]
     pub commit: u64,
 }
@@ -298,7 +298,7 @@ pub struct Give {
     /// VIP, 16 bytes as [`pack`] makes them.
     #[prost(bytes = "vec", tag = "1")]
     pub vip: Vec<u8>,
-    /// Node's name.
+    /// Name of the node that gets the VIP.
     #[prost(string, tag = "2")]
     pub to: String,
     /// Who held it, if anybody: voters that promised it something make this wait.
@@ -324,7 +324,7 @@ pub struct Move {
     /// Name of the node that holds the VIP.
     #[prost(string, tag = "2")]
     pub from: String,
-    /// Next holder.
+    /// Name of the node that holds the VIP next.
     #[prost(string, tag = "3")]
     pub to: String,
     /// Reason for the move, for the event log.
@@ -352,7 +352,7 @@ pub struct Act {
 /// Things that happened.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct LogEvents {
-    /// In order.
+    /// The events, in their order.
     #[prost(message, repeated, tag = "1")]
     pub told: Vec<LogEvent>,
 }
@@ -372,7 +372,7 @@ pub struct LogEvent {
     /// What it is about.
     #[prost(string, tag = "4")]
     pub subject: String,
-    /// A sentence.
+    /// What happened, in a sentence.
     #[prost(string, tag = "5")]
     pub text: String,
     /// "auto", "check", "alice@lb1".
@@ -383,13 +383,13 @@ pub struct LogEvent {
     pub cause: String,
 }
 
-/// A member.
+/// A node as the log names it.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Member {
     /// Number in the consensus; never used again.
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    /// Node's name.
+    /// Name of the node.
     #[prost(string, tag = "2")]
     pub name: String,
     /// Votes and carries nothing.

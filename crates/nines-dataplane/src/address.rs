@@ -26,9 +26,9 @@ use crate::{
 /// A network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
-    /// Kernel's number.
+    /// Number that the kernel gives to the interface.
     pub index: u32,
-    /// As "eth0".
+    /// Name of the interface, such as "eth0".
     pub name: String,
     /// MAC address; zero where there is none.
     pub mac: [u8; 6],
@@ -38,7 +38,7 @@ pub struct Interface {
     pub kind: String,
     /// Number of the device that a VLAN is on (of a veth: its peer); 0: none.
     pub below: u32,
-    /// Set up.
+    /// Whether the interface is set up (IFF_UP).
     pub up: bool,
     /// It has a carrier, and so has what it rests on.
     pub carrier: bool,
@@ -291,7 +291,7 @@ pub fn route(addr: IpAddr) -> Option<Way> {
     (way.ifindex != 0).then_some(way)
 }
 
-/// As `nines_abi::Addr`.
+/// The 16 bytes of `nines_abi::Addr`: IPv4 addresses are mapped into IPv6.
 pub fn mapped(addr: IpAddr) -> [u8; 16] {
     match addr {
         IpAddr::V4(a) => nines_abi::mapped(a.octets()),

@@ -41,7 +41,7 @@ const OURS: RouteProtocol = RouteProtocol::Other(109);
 const MARKED: u32 = 1;
 /// and of the one for local addresses while there are any.
 const LOCAL: u32 = 2;
-/// linux/rtnetlink.h.
+/// Number of the table of local routes, RT_TABLE_LOCAL of linux/rtnetlink.h.
 const TABLE_LOCAL: u8 = 255;
 
 /// What has a service; the rest of what is marked goes its own way.

@@ -15,7 +15,7 @@ use crate::{DataPlane, Guard, Result};
 pub struct Held {
     /// The table in force.
     pub table: ForwardingTable,
-    /// Guard deadlines.
+    /// Deadline until which each address may answer.
     pub guards: BTreeMap<IpAddr, Time>,
     /// Whose deadlines are renewed together.
     pub follow: BTreeSet<IpAddr>,

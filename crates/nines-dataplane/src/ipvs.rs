@@ -24,7 +24,7 @@ mod readback;
 pub enum Change {
     /// A service without servers.
     Add(Traffic, Service),
-    /// Its words.
+    /// Another scheduler, time or flag of a service.
     Set(Traffic, Service),
     /// A service that has no servers left.
     Remove(Traffic),
@@ -44,7 +44,7 @@ pub trait Tables: Send {
     fn prepare(&mut self, _idle: Option<IdleLimits>) -> Result<()> {
         Ok(())
     }
-    /// One change.
+    /// Carries one change out.
     fn carry_out(&mut self, change: &Change) -> Result<()>;
 }
 
@@ -132,7 +132,7 @@ impl IpvsPlane<Kernel> {
         Ok(Self::over(Kernel::open()?))
     }
 
-    /// [`Kernel::synchronise`]
+    /// Starts or stops the kernel's sync daemons, as [`Kernel::synchronise`] does.
     pub fn synchronise(&self, on: Option<&str>) -> Result<()> {
         self.tables.synchronise(on)
     }

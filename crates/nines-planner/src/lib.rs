@@ -44,7 +44,7 @@ pub struct NodeView {
 /// Who holds a VIP, by the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Held {
-    /// This node.
+    /// The node that holds it.
     By(String),
     /// This node was asked to release it to the other.
     Releasing(String, String),

@@ -31,7 +31,7 @@ pub struct NodeFacts {
 pub struct Observation {
     /// True time, ns.
     pub now: u64,
-    /// By id.
+    /// Facts of each node by its number.
     pub nodes: BTreeMap<u64, NodeFacts>,
     /// Lease in force, ns.
     pub lease_ns: u64,

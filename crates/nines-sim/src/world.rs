@@ -124,7 +124,7 @@ enum Happening {
     Done(u64, IpAddr, bool),
 }
 
-/// The world.
+/// Nodes, disks, networks and clocks of one simulated cluster.
 pub struct World {
     now: u64,
     /// Random numbers of this seed.

@@ -227,7 +227,7 @@ async fn get_status(
     Ok(Json(status))
 }
 
-/// Which events.
+/// Which events a request asks for.
 #[derive(Deserialize, utoipa::IntoParams)]
 struct EventsQuery {
     /// Only about this subject.
@@ -260,7 +260,7 @@ async fn get_events(
     agent.core.inspect(look).await.map(Json).ok_or_else(stopping)
 }
 
-/// About what.
+/// What a request for the reason is about.
 #[derive(Deserialize, utoipa::IntoParams)]
 struct WhyQuery {
     /// A service, VIP, node or server.

@@ -21,7 +21,7 @@ pub enum Kind {
     Changed,
     /// Waited long enough.
     TimedOut,
-    /// Not allowed.
+    /// The user or process may not do that.
     Denied,
     /// The machine: disk, kernel, network.
     Io,
@@ -88,12 +88,12 @@ impl Kind {
     }
 }
 
-/// A failure.
+/// Why a command or request failed.
 #[derive(Clone, Debug)]
 pub struct Failure {
     /// Kind of the failure; it decides the exit code.
     pub kind: Kind,
-    /// What failed.
+    /// What failed, in a few words.
     pub what: String,
     /// Why it failed; empty: `what` says it.
     pub why: String,

@@ -41,7 +41,7 @@ pub const PORT: u16 = 9119;
 pub struct Peer {
     /// Number of the member in the consensus.
     pub id: u64,
-    /// Node's name.
+    /// Name of the member.
     pub name: String,
     /// One a link.
     pub addresses: Vec<IpAddr>,
@@ -49,12 +49,12 @@ pub struct Peer {
     pub port: u16,
 }
 
-/// `identity.json`.
+/// What the file `identity.json` of a state directory says.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Identity {
-    /// Cluster's name.
+    /// Name of the cluster.
     pub cluster: String,
-    /// This node.
+    /// This machine as a member.
     pub me: Peer,
     /// Members known when it joined.
     pub peers: Vec<Peer>,

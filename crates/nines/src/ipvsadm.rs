@@ -37,7 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const AGENT_KEEPS: &str = "the nines agent of this machine keeps these tables\n  \
     next: change cluster.toml and `nines apply` it; listings are free";
 
-/// For `main`.
+/// Runs ipvsadm as a program of that name.
 pub fn main(words: &[String]) -> ExitCode {
     ExitCode::from(run(words))
 }

@@ -46,7 +46,7 @@ pub enum Meaning {
 pub struct Asked {
     /// Service and server.
     pub subject: (String, String),
-    /// The question.
+    /// The probe that answers it.
     pub question: Question,
     /// The service's protocol: only TCP always answers.
     pub proto: Proto,
@@ -55,7 +55,7 @@ pub struct Asked {
 /// What came of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// For status.
+    /// What the result means for the server's state.
     pub meaning: Meaning,
     /// In words, without the server's name.
     pub text: String,

@@ -23,7 +23,7 @@ fn names(vips: &[IpAddr]) -> String {
     }
 }
 
-/// By VIP.
+/// The reason of each VIP that a node cannot serve.
 fn reasons(unfit: &[Unfit]) -> BTreeMap<IpAddr, &str> {
     let of = |one: &'_ Unfit| one.vips.iter().filter_map(|v| unpack(v)).collect::<Vec<_>>();
     unfit.iter().flat_map(|one| of(one).into_iter().map(|vip| (vip, one.why.as_str()))).collect()

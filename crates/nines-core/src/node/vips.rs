@@ -62,7 +62,7 @@ pub(super) struct OwnVips {
     voters: Vec<u64>,
     /// Another incarnation of this node runs; this one takes no part yet; it votes no more.
     incarnation: (bool, bool, bool),
-    /// By peer.
+    /// What each peer knows of this node's VIPs, by number of the peer.
     pub(super) told: BTreeMap<u64, PeerKnowledge>,
     /// When the last heartbeat was sent. No two have the same time, by which acks name them.
     pub(super) sent: Time,

@@ -131,7 +131,7 @@ pub struct Ack {
     /// The furthest that the receiver's log has shown itself to be: term.
     #[prost(uint64, tag = "30")]
     pub term: u64,
-    /// And entry.
+    /// The furthest that the receiver's log has shown itself to be: index of the entry.
     #[prost(uint64, tag = "31")]
     pub acked: u64,
     /// Name of the heartbeat's set: its VIPs are renewed, but for those refused. Zero: nothing is.

@@ -58,7 +58,7 @@ struct Pinned {
     services: Shared<Service>,
     picks: Shared<u64>,
     guard: Shared<Guard>,
-    /// See [`FlowExport::tell_all`].
+    /// Whether flows that every director finds by itself are sent, too: [`FlowExport::tell_all`].
     all: bool,
 }
 

@@ -19,7 +19,7 @@ const FLOW: i16 = 80;
 const V6: i16 = 88;
 const MEMORY: usize = 96;
 
-/// uapi/linux/bpf.h
+/// Commands of the system call bpf, from linux/bpf.h.
 const MAP_CREATE: libc::c_long = 0;
 const MAP_UPDATE: libc::c_long = 2;
 const PROG_LOAD: libc::c_long = 5;
@@ -202,7 +202,7 @@ pub fn pinned(path: &str) -> Result<OwnedFd> {
     bpf(OBJ_GET, &attr).map(owned).map_err(|why| Error { what: path.to_owned(), ..why })
 }
 
-/// The wrapper.
+/// The program that puts packets back and calls another one, with its maps.
 #[derive(Debug)]
 pub struct Wrapper {
     memory: OwnedFd,
@@ -211,7 +211,7 @@ pub struct Wrapper {
 }
 
 impl Wrapper {
-    /// Loads it.
+    /// Loads the program and makes its maps.
     pub fn new() -> Result<Self> {
         let (memory, targets) = (map(ARRAY, MEMORY as u64)?, map(PROG_ARRAY, 4)?);
         let program = load(&code(memory.as_raw_fd(), targets.as_raw_fd()))?;

@@ -36,16 +36,16 @@ impl std::fmt::Display for Verdict {
     }
 }
 
-/// `GET /v1/status`
+/// Answer of `GET /v1/status`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct Status {
     /// Version of this JSON form, now 1.
     pub schema: u32,
-    /// Cluster's name.
+    /// Name of the cluster.
     pub cluster: String,
     /// As bad as the worst service.
     pub verdict: Verdict,
-    /// A sentence or two: who serves what, who could take over.
+    /// A sentence or two: which director serves what, and which could take over.
     pub summary: String,
     /// Node that answered.
     pub node: String,
@@ -57,13 +57,13 @@ pub struct Status {
     pub voters: usize,
     /// Whether a majority is heard.
     pub quorate: bool,
-    /// Config revision.
+    /// Revision of the config in force.
     pub revision: u64,
     /// Nodes of the cluster: directors and witnesses.
     pub nodes: Vec<NodeStatus>,
-    /// Guarded addresses.
+    /// VIPs of the cluster, those of services included.
     pub vips: Vec<VipStatus>,
-    /// Virtual services.
+    /// Virtual services of the cluster.
     pub services: Vec<ServiceStatus>,
     /// Packets that the directors which answered dropped, by reason, and flows that a full table
     /// gave up ("evicted") or never held ("unplaced"), since their tables were made; without zeros.
@@ -79,7 +79,7 @@ pub struct Status {
     pub at: String,
 }
 
-/// One node.
+/// One node of the cluster.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct NodeStatus {
     /// Number in the consensus; 0: it has not joined.
@@ -155,7 +155,7 @@ pub struct VipStatus {
 pub struct ServiceStatus {
     /// Name of the virtual service in the config.
     pub name: String,
-    /// "10.0.0.100:80/tcp".
+    /// Address, ports and protocol of the service, such as "10.0.0.100:80/tcp".
     pub listen: String,
     /// The addresses of that.
     #[serde(default)]
@@ -212,7 +212,7 @@ pub struct ServerStatus {
 /// Counts since the tables were made, on the node that serves.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct Traffic {
-    /// Flows made.
+    /// Number of flows that began.
     pub connections: u64,
     /// Flows now between their first SYN and their first FIN or RST.
     pub active: u64,
@@ -231,7 +231,7 @@ pub struct Traffic {
 /// One thing that is wrong.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct ProblemLine {
-    /// "node lb1".
+    /// What the line is about, such as "node lb1".
     pub subject: String,
     /// What is wrong with it or was set on it, in a sentence.
     pub text: String,
@@ -242,28 +242,28 @@ pub struct ProblemLine {
 /// A change of holder.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct Failover {
-    /// VIP's name.
+    /// Name of the VIP.
     pub vip: String,
     /// From; empty: nobody.
     pub from: String,
     /// Name of the node that got the VIP.
     pub to: String,
-    /// RFC 3339.
+    /// When it happened, RFC 3339.
     pub at: String,
-    /// Seconds ago.
+    /// Time since then, in seconds.
     pub ago_s: u64,
     /// "auto" or an operator.
     pub actor: String,
     /// From the last heartbeat of the old holder to the decision, ms; 0: planned.
     pub silent_ms: u64,
-    /// Event id.
+    /// Id of the event that tells of it.
     pub event: String,
 }
 
-/// One event.
+/// One entry of the event log.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct Event {
-    /// "57.0".
+    /// Id of the event: log index and place in the log entry, such as "57.0".
     pub id: String,
     /// RFC 3339, ms.
     pub at: String,
@@ -275,7 +275,7 @@ pub struct Event {
     pub kind: String,
     /// What it is about.
     pub subject: String,
-    /// A sentence.
+    /// What happened, in a sentence.
     pub text: String,
     /// "auto", "check", "alice@lb1".
     pub actor: String,
@@ -283,7 +283,7 @@ pub struct Event {
     pub cause: String,
 }
 
-/// `GET /v1/why`
+/// Answer of `GET /v1/why`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct Why {
     /// What was asked.
@@ -301,7 +301,7 @@ pub struct Why {
 /// A config, and its revision.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct ConfigText {
-    /// As written.
+    /// Text of the file, as written.
     pub text: String,
     /// In force, or expected to be in force; 0 in a request: any.
     pub revision: u64,
@@ -318,7 +318,7 @@ pub struct Applied {
     pub index: u64,
     /// What was done.
     pub text: String,
-    /// What changed.
+    /// Differences from the config before.
     pub changes: Vec<Change>,
     /// What is allowed but odd.
     pub warnings: Vec<String>,
@@ -329,7 +329,7 @@ pub struct Applied {
 pub struct Checked {
     /// Version of this JSON form, now 1.
     pub schema: u32,
-    /// The file.
+    /// Path of the file.
     pub file: String,
     /// Nodes in it.
     pub nodes: usize,
@@ -343,27 +343,27 @@ pub struct Checked {
     pub warnings: Vec<String>,
 }
 
-/// `POST /v1/plan`
+/// Answer of `POST /v1/plan`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct Plan {
     /// Revision it was compared with.
     pub revision: u64,
-    /// What changes.
+    /// Differences from the config in force.
     pub changes: Vec<Change>,
     /// What is allowed but odd.
     pub warnings: Vec<String>,
 }
 
-/// One difference.
+/// One difference between two configs.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct Change {
     /// "+", "-", "~".
     pub sign: String,
-    /// "server web/r2".
+    /// What changes, such as "server web/r2".
     pub subject: String,
     /// Before and after.
     pub text: String,
-    /// What clients feel; empty: nothing.
+    /// What clients notice, in words; empty: nothing.
     pub felt: String,
 }
 
@@ -378,7 +378,7 @@ impl From<&nines_model::diff::Change> for Change {
     }
 }
 
-/// `POST /v1/act`
+/// Body of `POST /v1/act`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct ActRequest {
     /// "drain", "undrain", "standby", "ready".
@@ -396,7 +396,7 @@ pub struct ActRequest {
     pub force: Option<String>,
 }
 
-/// `POST /v1/move`
+/// Body of `POST /v1/move`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct MoveRequest {
     /// Service, VIP's name or address.
@@ -408,7 +408,7 @@ pub struct MoveRequest {
 /// The answer to a request that changed the cluster.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct Done {
-    /// Log index.
+    /// Log index of the command.
     pub index: u64,
     /// What was done.
     pub text: String,
@@ -417,9 +417,9 @@ pub struct Done {
 /// What went wrong (RFC 9457, `application/problem+json` members).
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
-    /// "urn:nines:not-found".
+    /// Kind of the problem as a URN, such as "urn:nines:not-found".
     pub r#type: String,
-    /// What failed.
+    /// What failed, in a few words.
     pub title: String,
     /// Why it failed; empty: the title says it.
     pub detail: String,

@@ -50,7 +50,7 @@ pub fn count(n: u64, what: &str) -> String {
     format!("{n} {what}{plural}")
 }
 
-/// "02:00:00:00:00:07"
+/// A MAC address as text, such as "02:00:00:00:00:07".
 pub fn mac_text(mac: &[u8]) -> String {
     mac.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":")
 }

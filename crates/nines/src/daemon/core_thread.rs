@@ -28,7 +28,7 @@ use crate::identity::Peer;
 
 /// What comes into the thread besides datagrams.
 pub enum Input {
-    /// Something happened.
+    /// Something happened to the node.
     Event(Event),
     /// Look at the node and answer over a channel of your own.
     Inspect(Box<dyn FnOnce(&Node, Time) + Send>),
@@ -54,7 +54,7 @@ pub enum Work {
     Announce(IpAddr),
     /// Put the table into the kernel.
     Forward(Box<Wanted>),
-    /// Check these.
+    /// Make these health checks from now on, and no others.
     Check(Arc<Vec<CheckTask>>),
     /// Read this config, then say [`Event::Read`].
     Read(Unread),
@@ -81,7 +81,7 @@ impl Handle {
         }
     }
 
-    /// An event.
+    /// Hands an event to the node.
     pub fn event(&self, event: Event) {
         self.put(Input::Event(event));
     }

@@ -339,7 +339,7 @@ fn tell(lines: &mut Vec<Line>, batch: &Batch) {
 pub struct Unanswered(Mutex<VecDeque<Instant>>);
 
 impl Unanswered {
-    /// One more.
+    /// Notes that one more message was sent.
     pub fn sent(&self) {
         self.0.lock().expect("nobody panics with it").push_back(Instant::now());
     }

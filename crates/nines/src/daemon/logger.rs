@@ -39,7 +39,7 @@ impl Logger {
         Self { lines, lost }
     }
 
-    /// To stderr.
+    /// A logger that writes to stderr.
     pub fn stderr() -> Self {
         Self::start(std::io::stderr())
     }

@@ -14,7 +14,7 @@ use crate::{
     identity::{Identity, StateDir},
 };
 
-/// The file.
+/// Name of the log's file in the state directory.
 pub const FILE: &str = "log.redb";
 /// What is known of a file that the library stopped at: which one it was, and why.
 const NOTE: &str = "log.damaged";

@@ -71,7 +71,7 @@ mod kind {
 pub struct JoinRequest {
     /// Secret of the join code.
     pub secret: String,
-    /// Its name.
+    /// Name that the node wants to have.
     pub name: String,
     /// One a link.
     pub addresses: Vec<std::net::IpAddr>,

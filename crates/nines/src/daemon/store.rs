@@ -23,7 +23,7 @@ pub struct Store {
 
 /// What there is at a path.
 pub enum Opened {
-    /// A log.
+    /// A log that can be read.
     Store(Store),
     /// Something that is no log, or was one: why it cannot be read.
     Damaged(String),
@@ -82,7 +82,7 @@ impl Store {
         Ok(store)
     }
 
-    /// Everything kept.
+    /// Everything that the file keeps. Fails if it cannot be read.
     pub fn read(&self) -> Outcome<Persisted> {
         let tables = self.database.begin_read().map_err(failed)?;
         let words = tables.open_table(WORDS).map_err(failed)?;

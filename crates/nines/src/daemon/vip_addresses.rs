@@ -112,7 +112,7 @@ struct Fitness {
     /// What was last seen: why not, if not.
     seen: Option<String>,
     since: Option<Instant>,
-    /// What counts.
+    /// What the core was told last: why not, if not.
     told: Option<String>,
     lost: Option<Instant>,
 }
@@ -179,7 +179,7 @@ pub struct VipAddresses {
 }
 
 impl VipAddresses {
-    /// Nothing yet.
+    /// No VIP yet; a witness never has one.
     pub fn new(witness: bool) -> Self {
         Self { witness, ..Self::default() }
     }

@@ -37,7 +37,7 @@ pub struct Workers {
     pub disk: mpsc::Sender<(u64, Box<Persist>)>,
     /// Adds and removes addresses.
     pub addresses: mpsc::Sender<AddressWork>,
-    /// Reads configs.
+    /// Reads the texts of configs.
     pub configs: mpsc::Sender<Unread>,
     /// Keeps the kernel's tables; a witness has none.
     pub forwarding: Option<mpsc::Sender<ForwardWork>>,

@@ -29,7 +29,7 @@ const FAULTS: [&str; 3] = ["kill-active", "cut-active", "planned-move"];
 /// Median outage and heal, worst outage, two masters, ms.
 type Row = (f64, f64, f64, u64);
 
-/// Runs it.
+/// Runs `nines demo --compare`.
 pub fn run(context: &Context, peer: &str, repeat: u32) -> Outcome<u8> {
     if peer != "keepalived" {
         return Err(Failure::new(

@@ -32,9 +32,9 @@ pub struct Report {
     pub established_survived: usize,
     /// Both directors answered for the VIP, ms.
     pub dual_master_ms: u64,
-    /// Holder before.
+    /// Director that held the VIP before the fault.
     pub active_before: String,
-    /// Holder after.
+    /// Director that held the VIP after the fault.
     pub active_after: String,
     /// Votes during the fault, "2/3".
     pub quorum: String,
@@ -127,7 +127,7 @@ pub fn inject(stage: &mut Stage, fault: &str, active: &str) -> Outcome<()> {
     Ok(())
 }
 
-/// Mends it.
+/// Ends a fault that [`inject`] made.
 pub fn mend(stage: &mut Stage, fault: &str, active: &str) -> Outcome<()> {
     let lab = |r: nines_lab::Result<()>| r.map_err(lab_failure);
     match fault {

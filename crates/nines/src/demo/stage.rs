@@ -43,19 +43,19 @@ address = "10.99.0.100"
 prefer = ["lb1"]
 "#;
 
-/// The VIP.
+/// VIP of the demo's service.
 pub const VIP: std::net::Ipv4Addr = std::net::Ipv4Addr::new(10, 99, 0, 100);
 /// Directors, in the sampler's order.
 pub const DIRECTORS: [&str; 2] = ["lb1", "lb2"];
 /// Nodes with an agent.
 pub const NODES: [&str; 3] = ["lb1", "lb2", "wit1"];
-/// Real servers.
+/// Names of the real servers.
 pub const SERVERS: [&str; 3] = ["r1", "r2", "r3"];
 /// Shell lines by which the lab's janitor takes out what agents pinned.
 pub const CLEANUP: &str = "rm -rf /sys/fs/bpf/nines/$inode; \
     rmdir /sys/fs/bpf/nines 2>/dev/null; rm -rf /tmp/nines-$id-state";
 
-/// The stage.
+/// The demo's hosts and all that runs on them.
 pub struct Stage {
     /// The network. Dropped last but one: it ends what runs in it.
     pub lab: Lab,
@@ -63,9 +63,9 @@ pub struct Stage {
     pub agents: BTreeMap<String, Option<Child>>,
     /// Web servers by real server.
     pub servers: BTreeMap<String, Option<Child>>,
-    /// The client.
+    /// The client that sends requests to the VIP.
     pub probe: Probe,
-    /// Who answers.
+    /// Which directors answer for the VIP.
     pub heard: Heard,
     /// From the start of the agents to the first good answer.
     pub cold_start: Duration,

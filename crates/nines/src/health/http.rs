@@ -50,9 +50,9 @@ impl Stage {
 pub struct Question<'a> {
     /// Path and query.
     pub path: &'a str,
-    /// Host header.
+    /// Value of the `Host` header.
     pub host: &'a str,
-    /// Wanted status.
+    /// Status code that the answer must have.
     pub status: u16,
     /// Text that the body must contain.
     pub contains: Option<&'a str>,

@@ -44,7 +44,7 @@ async fn open(addr: SocketAddr) -> io::Result<UdpSocket> {
 }
 
 impl Line {
-    /// Asks once.
+    /// Sends one empty datagram. Fails if an ICMP error comes back within `limit`.
     pub async fn ask(&mut self, addr: SocketAddr, limit: Duration) -> Result<String, Trouble> {
         match self.try_once(addr, limit).await {
             Ok(true) => {

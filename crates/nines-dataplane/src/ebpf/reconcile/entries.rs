@@ -103,7 +103,7 @@ pub(super) fn pool(old: &[Addr; POOL_MAX], wanted: &TableService) -> [Addr; POOL
     pool
 }
 
-/// `FORWARD_*`.
+/// The kernel's number of a forwarding method: one of the constants `FORWARD_*`.
 pub(super) const fn forward_word(forward: Forward) -> u8 {
     match forward {
         Forward::Dr => FORWARD_DR,

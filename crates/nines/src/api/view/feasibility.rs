@@ -44,7 +44,7 @@ pub fn senseless(spec: &Spec) -> Vec<Failure> {
 pub struct Cluster {
     /// Config in force.
     pub spec: Arc<Spec>,
-    /// Its revision.
+    /// Revision of the config in force.
     pub revision: u64,
     machines: Machines,
     members: BTreeSet<String>,

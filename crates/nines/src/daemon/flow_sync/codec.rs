@@ -7,7 +7,7 @@ use nines_dataplane::flow_sync::{self, Batch, SharedFlow};
 use nines_model::{Listen, Proto, Traffic};
 use prost::Message as _;
 
-/// One message.
+/// One message of connection sync.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Told {
     #[prost(message, repeated, tag = "1")]
@@ -198,7 +198,7 @@ impl Flow {
     }
 }
 
-/// As bytes.
+/// A batch as the bytes of a message; `whole` marks the last one of an answer with all flows.
 pub fn encode(batch: &Batch, whole: bool) -> Vec<u8> {
     let servers = batch.servers.iter().map(Server::of).collect();
     let flows = batch.flows.iter().map(Flow::of).collect();

@@ -30,18 +30,18 @@ const STRANGERS_EACH: usize = 32;
 const LINES_EACH: usize = 64;
 /// Wrong join codes from one address in one minute.
 const GUESSES: u32 = 10;
-/// See there.
+/// The time in which [`GUESSES`] are counted.
 const MINUTE: Duration = Duration::from_secs(60);
 /// Addresses whose wrong codes are counted.
 const GUESSERS: usize = 4_096;
 
 /// One that came in.
 pub struct Visit {
-    /// The connection.
+    /// The connection after its TLS handshake.
     pub stream: TlsStream<TcpStream>,
     /// Its certificate, signed by the cluster's authority; `None`: a stranger.
     pub cert: Option<CertificateDer<'static>>,
-    /// From where.
+    /// Address of the other end.
     pub from: IpAddr,
     /// Until when the first frame must be here.
     pub until: Instant,
