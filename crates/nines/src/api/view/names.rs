@@ -83,15 +83,32 @@ fn no_server(spec: &Spec, verb: &str, name: &str) -> Option<Failure> {
             let servers = spec.services[name].servers.keys().take(3);
             let servers: Vec<String> = servers.map(|s| format!("{name}/{s}")).collect();
             failure(format!("{name} is a service, not a real server"))
-                .next(format!("name its servers: nines {verb} {}", servers.join(" ")))
+                .next(format!("nines {verb} {}   (its servers)", servers.join(" ")))
         }
         Named::Vip => failure(format!("{name} is a VIP, not a real server"))
             .next("nines status --wide   lists the servers"),
         Named::Server | Named::Nothing => {
+            let found = at_address(spec, name);
+            if let Some(server) = found.first() {
+                return Some(
+                    failure(format!("{name} is server {server}"))
+                        .next(format!("nines {verb} {}", found.join(" "))),
+                );
+            }
             let known = spec.services.values().flat_map(|s| s.servers.keys().map(String::as_str));
             unknown(&format!("server {name}"), name, known)
         }
     })
+}
+
+/// Servers, as "web/r1", that have this address.
+fn at_address(spec: &Spec, address: &str) -> Vec<String> {
+    let Ok(address) = address.parse::<std::net::IpAddr>() else { return Vec::new() };
+    let all =
+        spec.services.iter().flat_map(|(service, s)| s.servers.iter().map(move |s| (service, s)));
+    all.filter(|(_, (_, server))| server.addr.ip() == address)
+        .map(|(service, (name, _))| format!("{service}/{name}"))
+        .collect()
 }
 
 fn no_node(spec: &Spec, verb: &str, name: &str) -> Option<Failure> {
@@ -134,7 +151,10 @@ mod tests {
         let node = told("drain", "lb1").unwrap();
         assert!(node.contains("lb1 is a node") && node.contains("nines standby lb1"), "{node}");
         let service = told("drain", "web").unwrap();
-        assert!(service.contains("nines drain web/r1"), "{service}");
+        assert!(service.contains("nines drain web/r1   (its servers)"), "{service}");
+        let address = told("drain", "10.0.0.1").unwrap();
+        assert!(address.starts_with("10.0.0.1 is server web/r1"), "{address}");
+        assert!(address.ends_with(" | nines drain web/r1"), "{address}");
         assert!(told("drain", "r2").unwrap().contains("did you mean r1?"));
         assert_eq!(told("drain", "web/r1"), None);
         let standby = misnamed(&spec(), "standby", &["r1".into()]).unwrap();
