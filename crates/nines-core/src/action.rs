@@ -86,7 +86,7 @@ pub struct CheckTask {
 pub enum Refusal {
     /// No leader, or no answer in time: maybe done later, ask again.
     NoQuorum(String),
-    /// Somebody changed it first.
+    /// Another command changed it first.
     Changed(String),
     /// There is no such thing.
     NotFound(String),

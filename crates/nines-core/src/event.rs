@@ -54,7 +54,7 @@ pub enum Event {
         /// What had become of them.
         how: String,
     },
-    /// Somebody wants something written in the log; answered by [`crate::Action::Reply`].
+    /// A command to be written in the log; answered by [`crate::Action::Reply`].
     Propose {
         /// The caller's number for it.
         request: u64,

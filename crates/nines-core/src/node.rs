@@ -46,7 +46,7 @@ mod vips;
 /// Disk writes that the consensus does not wait for have numbers from here on.
 const LONG_PROMISE: u64 = 1 << 62;
 
-/// Who this node is.
+/// Name and numbers of this node.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Number of the node in the consensus.

@@ -22,7 +22,7 @@ use crate::{
     wire::{self, Command, Facts, LogEvent, Member, Move, command::Kind},
 };
 
-/// Who holds a VIP. `token` is the index of the entry that gave it.
+/// The holder of a VIP. `token` is the index of the entry that gave it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Holding {
     /// The node holds the VIP.
@@ -102,7 +102,7 @@ pub struct State {
     pub members: BTreeMap<u64, Member>,
     /// By node name.
     pub facts: BTreeMap<String, Facts>,
-    /// VIPs that somebody holds.
+    /// VIPs that a node holds.
     pub vips: BTreeMap<IpAddr, Holding>,
     /// Drained servers, by (service, server).
     pub drains: BTreeMap<(String, String), Set>,

@@ -166,7 +166,7 @@ pub struct Persist {
     pub long_promise: Option<LongPromise>,
     /// The newest incarnation that took part; replaces the one before.
     pub incarnation: Option<KeptIncarnation>,
-    /// Why this node votes no more, whoever asks: a restart does not mend it.
+    /// Why this node votes no more; a restart does not fix it.
     pub retired: Option<String>,
 }
 
@@ -223,7 +223,7 @@ pub struct Command {
     /// Wall clock of the proposer, ms since 1970.
     #[prost(uint64, tag = "3")]
     pub at_ms: u64,
-    /// Who wants it: "alice@lb1", "auto", "check".
+    /// Origin of the command: "alice@lb1", "auto", "check".
     #[prost(string, tag = "4")]
     pub actor: String,
     /// Id of the event that led to it.
@@ -301,7 +301,7 @@ pub struct Give {
     /// Name of the node that gets the VIP.
     #[prost(string, tag = "2")]
     pub to: String,
-    /// Who held it, if anybody: voters that promised it something make this wait.
+    /// Name of the last holder; empty: none. Voters that promised it something make this wait.
     #[prost(string, tag = "3")]
     pub from: String,
     /// Reason for the choice of this node, for the event log.

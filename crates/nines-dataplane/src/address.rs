@@ -66,7 +66,7 @@ impl Interface {
     }
 }
 
-/// Addresses on `lo`, whoever put them there.
+/// Addresses on `lo`, whichever program put them there.
 pub fn on_lo() -> Result<BTreeSet<IpAddr>> {
     let lo = interfaces()?.into_iter().filter(|i| i.name == "lo");
     Ok(lo.flat_map(|lo| lo.addresses).map(|(addr, _)| addr).collect())

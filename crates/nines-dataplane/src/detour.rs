@@ -35,7 +35,7 @@ const MTU: u32 = 65_535;
 
 /// The routing table with the one route.
 const TABLE: u32 = 9_909;
-/// Who made the rules and the route.
+/// Protocol number that marks rules and route as ours.
 const OURS: RouteProtocol = RouteProtocol::Other(109);
 /// Preference of rules by mark,
 const MARKED: u32 = 1;

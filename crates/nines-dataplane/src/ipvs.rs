@@ -1,8 +1,8 @@
 //! The kernel's own IPVS as a back end, over generic netlink (include/uapi/linux/ip_vs.h).
 //!
 //! Decides: which changes lead from what the kernel holds to a table, and that a failed update is
-//! taken back. The whole table of the network namespace is ours: what somebody else put there goes.
-//! IPVS does not know the VIP guard; the director's programs keep it ([`crate::director`]).
+//! taken back. The whole table of the network namespace is ours: what other programs put there
+//! goes. IPVS does not know the VIP guard; the director's programs keep it ([`crate::director`]).
 
 use std::{collections::BTreeMap, fs, net::SocketAddr, path::Path};
 
@@ -36,7 +36,7 @@ pub enum Change {
     RemoveDest(Traffic, Dest),
 }
 
-/// Who carries changes out.
+/// The tables of IPVS, where changes are carried out.
 pub trait Tables: Send {
     /// What is there.
     fn list(&mut self) -> Result<State>;

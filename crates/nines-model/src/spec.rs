@@ -26,7 +26,7 @@ pub struct Spec {
     pub timing: Timing,
     /// Flows that a director holds at least; 0: as many as it does by itself.
     pub flows: u32,
-    /// Who forwards packets on directors.
+    /// Data plane that forwards packets on directors.
     pub backend: Backend,
     /// How long silent connections are known.
     pub idle: IdleLimits,
@@ -56,7 +56,7 @@ impl fmt::Display for IdleLimits {
     }
 }
 
-/// Who forwards packets.
+/// The data planes that can forward packets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Backend {
     /// nines' own programs.

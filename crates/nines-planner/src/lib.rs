@@ -41,7 +41,7 @@ pub struct NodeView {
     pub behind: BTreeSet<String>,
 }
 
-/// Who holds a VIP, by the log.
+/// The holder of a VIP, by the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Held {
     /// The node that holds it.
@@ -55,7 +55,7 @@ pub enum Held {
 pub struct Observed {
     /// By name; a node that is not here is not alive.
     pub nodes: BTreeMap<String, NodeView>,
-    /// VIPs that somebody holds.
+    /// VIPs that a node holds.
     pub vips: BTreeMap<IpAddr, Held>,
     /// Moves that operators asked for.
     pub move_requests: BTreeMap<IpAddr, String>,
@@ -64,7 +64,7 @@ pub struct Observed {
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Nobody alive holds it: give it to this node.
+    /// No node that is alive holds it: give it to this node.
     Give(IpAddr, String),
     /// A living node holds it: ask it to release it to the other.
     Move(IpAddr, String, String),

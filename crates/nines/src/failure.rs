@@ -17,7 +17,7 @@ pub enum Kind {
     Unsafe,
     /// No such thing.
     NotFound,
-    /// Somebody else changed it.
+    /// Another operator changed it meanwhile.
     Changed,
     /// Waited long enough.
     TimedOut,

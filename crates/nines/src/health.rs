@@ -152,7 +152,7 @@ async fn check(
         return Ok(said);
     }
     let (vip, server, forward) = (task.listen, task.addr.ip(), task.forward);
-    // Whoever waits for the whole check hears why it failed.
+    // The caller that waits for the whole check hears why it failed.
     let patience = Duration::from_millis(task.check.timeout.0 / 2);
     let ask = move || forwarded(Question { vip, server, forward }, patience);
     let asked = tokio::task::spawn_blocking(ask).await;

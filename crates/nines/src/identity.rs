@@ -94,7 +94,7 @@ impl Identity {
 /// The secrets of a cluster, as they are handed to a node that joins.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Credentials {
-    /// Who it is.
+    /// The machine's identity.
     pub identity: Identity,
     /// Authority's certificate, PEM.
     pub ca_pem: String,
@@ -159,7 +159,7 @@ impl StateDir {
         self.file("identity.json").exists()
     }
 
-    /// Who this machine is.
+    /// The identity of this machine.
     pub fn identity(&self) -> Outcome<Identity> {
         if !self.is_member() {
             return Err(Failure::new(

@@ -159,7 +159,7 @@ impl Target {
 
 /// The tables of this namespace, opened when they are needed.
 struct Kernel {
-    /// Nobody else changes them.
+    /// No other process changes them.
     claim: Option<readback::Claim>,
     tables: Option<Tables>,
     plane: Option<EbpfPlane>,

@@ -111,7 +111,7 @@ impl Node {
         )
     }
 
-    /// Whether a restart cannot mend what keeps this node from voting.
+    /// Whether a restart cannot fix what keeps this node from voting.
     pub fn is_retired(&self) -> bool {
         self.lost_log.retired
     }

@@ -43,7 +43,7 @@ impl Node {
         self.held.len()
     }
 
-    /// Who this is.
+    /// Name and numbers of this node.
     pub fn config(&self) -> &Config {
         &self.config
     }

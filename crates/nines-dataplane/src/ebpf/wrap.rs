@@ -194,7 +194,7 @@ pub fn empty(verdict: i32) -> Result<OwnedFd> {
     load(&[word(0xb7, 0, 0, 0, verdict), word(0x95, 0, 0, 0, 0)])
 }
 
-/// An XDP program that somebody pinned.
+/// An XDP program that is pinned.
 pub fn pinned(path: &str) -> Result<OwnedFd> {
     let name = std::ffi::CString::new(path).map_err(|e| Error::new(path, e))?;
     let mut attr = [0; 16];

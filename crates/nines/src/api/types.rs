@@ -140,7 +140,7 @@ pub struct VipStatus {
     pub answers_here: bool,
     /// On the holder: ms until its guard deadline.
     pub lease_left_ms: u64,
-    /// Why nobody can take it; empty: somebody holds it or will.
+    /// Why no director can take it; empty: a director holds it or will.
     pub blocked: String,
     /// Directors that could take it over now, if its holder died.
     #[serde(default)]
@@ -203,7 +203,7 @@ pub struct ServerStatus {
     pub sorry: bool,
     /// Share of new flows; 0: no new flow.
     pub weight: u32,
-    /// Who set it to drain, why, until when; empty: nobody.
+    /// Operator, reason and end of its drain; empty: it is not drained.
     pub drain: String,
     /// Flows, packets and bytes of the server.
     pub traffic: Traffic,

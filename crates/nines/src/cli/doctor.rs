@@ -90,7 +90,7 @@ fn servers_of(spec: &Spec, vip: IpAddr) -> impl Iterator<Item = (&String, IpAddr
     services.flat_map(|s| &s.servers).map(|(name, server)| (name, server.addr.ip()))
 }
 
-/// Who answers ARP or neighbour solicitations for each VIP: only its holder may.
+/// Machines that answer ARP or neighbour solicitations for each VIP: only its holder may.
 fn answers(spec: &Spec, status: &Status, interfaces: &[Interface]) -> Outcome<Vec<Finding>> {
     let mut found = Vec::new();
     let mut machines = nodes(spec, status)?;

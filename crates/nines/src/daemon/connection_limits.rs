@@ -58,7 +58,7 @@ impl<K: Clone + Eq + Hash> Inside<K> {
 }
 
 impl<K: Clone + Eq + Hash> Gate<K> {
-    /// Nobody is inside yet.
+    /// No connection is open yet.
     pub fn new(room: usize, each: usize) -> Arc<Self> {
         let (guests, count) = (BTreeMap::new(), HashMap::new());
         Arc::new(Self { room, each, inside: Mutex::new(Inside { next: 0, guests, count }) })
@@ -68,7 +68,7 @@ impl<K: Clone + Eq + Hash> Gate<K> {
         self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a place; somebody else gives way if there is none.
+    /// Takes a place; another connection is closed if there is none.
     pub fn enter(self: &Arc<Self>, key: K) -> Guest<K> {
         let mut inside = self.inside();
         let leaving = if inside.count.get(&key).is_some_and(|count| *count >= self.each) {

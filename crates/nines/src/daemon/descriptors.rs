@@ -1,4 +1,4 @@
-//! Who may use how many of the process's file descriptors.
+//! How the process's file descriptors are divided.
 //!
 //! Decides: shares that add up to less than the limit, so that strangers never take what checks,
 //! members and the kernel tables need, whatever the limit is.

@@ -70,7 +70,7 @@ pub async fn tell(
         }
         let vips = places.lock().expect("nobody panics with it").clone();
         for interface in &all {
-            // Nobody else sends from there.
+            // No other program sends from there.
             let inside = [detour::INNER, detour::OUTER].contains(&interface.name.as_str());
             if interface.ethernet && !inside {
                 facts.macs.push(interface.mac.to_vec());

@@ -50,7 +50,7 @@ pub fn keep(
         let all = see_to(&mut keeper, duty, memory)
             .unwrap_or_else(|why| Done { trouble: vec![why], ..Done::default() });
         tell(&all, &mut trouble, log);
-        // Who cannot look says nothing: what was there stays.
+        // Without a look at the interfaces nothing is reported: what was there stays.
         if let Ok(there) = address::on_lo()
             && said.as_ref() != Some(&there)
         {

@@ -1,5 +1,5 @@
-//! Lines to stderr (the journal, under systemd) without ever blocking whoever writes them: a full
-//! disk or a stuck reader costs lines, never heartbeats.
+//! Lines to stderr (the journal, under systemd) without ever blocking the thread that writes them:
+//! a full disk or a stuck reader costs lines, never heartbeats.
 
 use std::{
     io::Write as _,

@@ -172,7 +172,7 @@ fn believed(known: &Answer, mut answer: Answer) -> Option<Answer> {
     (answer.revision >= known.revision).then_some(answer)
 }
 
-/// The lock; `None`: somebody else has it.
+/// The lock; `None`: another process has it.
 pub fn lock(home: &StateDir) -> Outcome<Option<File>> {
     let failed = |e: std::io::Error| Failure::new(Kind::Io, format!("cannot lock {LOCK}"), e);
     let file = File::options().create(true).append(true).open(home.file(LOCK)).map_err(failed)?;

@@ -372,7 +372,7 @@ mod tests {
             let none = Wanted::default().table();
             send.send(ForwardWork::Wanted(Box::default())).unwrap();
             wait(&none);
-            // From then on what somebody changes is put back.
+            // From then on changes of other programs are put back.
             fake.held.lock().unwrap().table = inherited.clone();
             wait(&none);
             drop(send);

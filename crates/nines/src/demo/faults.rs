@@ -161,7 +161,7 @@ pub fn mend(stage: &mut Stage, fault: &str, active: &str) -> Outcome<()> {
     Ok(())
 }
 
-/// Makes one fault, measures, mends it, measures again.
+/// Makes one fault, measures, ends it, measures again.
 pub fn measure(stage: &mut Stage, fault: &str) -> Outcome<Report> {
     let active_before = calm(stage)?;
     let established = stage.probe.open();

@@ -1,4 +1,4 @@
-//! Who answers for the VIP, asked on the wire.
+//! Which director answers for the VIP, asked on the wire.
 //!
 //! Decides: nothing; it asks each director over each of its cables, at the switch's end, every 5
 //! ms. So it also hears a director that is cut off from everybody else, and what it hears is the
@@ -90,7 +90,7 @@ impl Heard {
         total.as_millis() as u64
     }
 
-    /// Who answered last.
+    /// Whether each director answered the last request, in the order of the demo's directors.
     pub fn now(&self) -> Vec<bool> {
         let rounds = self.0.lock().expect("nobody panics with it");
         rounds.last().map_or_else(Vec::new, |(_, answered)| answered.clone())

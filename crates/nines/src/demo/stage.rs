@@ -283,7 +283,7 @@ impl Stage {
         Client { socket: &self.socket(node) }.get("/v1/status").ok()
     }
 
-    /// Who holds the VIP, by the first node that knows and has quorum.
+    /// Holder of the VIP, by the first node that knows and has quorum.
     pub fn active(&self) -> Option<(String, Status)> {
         for node in ["wit1", "lb2", "lb1"] {
             let runs = self.agents.get(node).is_some_and(Option::is_some);

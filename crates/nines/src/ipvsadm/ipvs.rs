@@ -28,7 +28,7 @@ use super::{
 /// IPVS of this namespace.
 pub struct Ipvs {
     kernel: Kernel,
-    /// Nobody else of nines changes it.
+    /// No other process of nines changes it.
     claim: Option<Claim>,
 }
 
