@@ -5,6 +5,7 @@
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
 };
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE};
@@ -18,8 +19,9 @@ use netlink_packet_route::{
 };
 
 use crate::{
-    Error, Result,
+    Addresses, Announcer, Error, Result,
     detour::{INNER, OUTER},
+    gratuitous_arp::Link,
     netlink::request,
 };
 
@@ -63,6 +65,28 @@ impl Interface {
     /// Whether this machine may answer for an address there.
     pub fn may_answer(&self) -> bool {
         self.ethernet && !self.is_part && ![INNER, OUTER].contains(&self.name.as_str())
+    }
+}
+
+/// The machine that this process runs on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Kernel;
+
+impl Addresses for Kernel {
+    fn interfaces(&mut self) -> Result<Vec<Interface>> {
+        interfaces()
+    }
+
+    fn add(&mut self, index: u32, addr: IpAddr, prefix: u8) -> Result<()> {
+        add(index, addr, prefix)
+    }
+
+    fn remove(&mut self, index: u32, addr: IpAddr, prefix: u8) -> Result<()> {
+        remove(index, addr, prefix)
+    }
+
+    fn announcer(&mut self, index: u32) -> Result<Arc<dyn Announcer>> {
+        Ok(Arc::new(Link::open(index, false)?))
     }
 }
 

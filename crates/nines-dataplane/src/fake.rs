@@ -10,6 +10,8 @@ use nines_model::{Counters, ForwardingTable, Time};
 
 use crate::{DataPlane, Guard, Result};
 
+pub mod addresses;
+
 /// What a fake kernel holds; tests look at it and change it behind the product's back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Held {

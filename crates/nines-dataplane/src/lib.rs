@@ -4,10 +4,10 @@
 //! not decide: what is forwarded, or who may answer for an address.
 //!
 //! [`DataPlane`] has three back ends: [`ebpf`] and [`ipvs`] (both behind [`director`]), and
-//! [`fake`] (memory, for tests of the agent's threads). All `unsafe` code outside the kernel
-//! programs is in this crate.
+//! [`fake`] (memory, for tests of the agent's threads). [`Addresses`] has two: [`address::Kernel`]
+//! and [`fake::addresses`]. All `unsafe` code outside the kernel programs is in this crate.
 
-use std::{collections::BTreeSet, fmt, net::IpAddr};
+use std::{collections::BTreeSet, fmt, net::IpAddr, sync::Arc};
 
 use nines_model::{Counters, ForwardingTable, Time};
 
@@ -103,6 +103,28 @@ pub trait DataPlane: Send {
 
     /// Takes everything out of the kernel.
     fn remove(&mut self) -> Result<()>;
+}
+
+/// The interfaces of a machine and the addresses on them.
+pub trait Addresses: Send {
+    /// All interfaces with their addresses.
+    fn interfaces(&mut self) -> Result<Vec<address::Interface>>;
+
+    /// Puts `addr` on the interface with this number; there already is success.
+    fn add(&mut self, index: u32, addr: IpAddr, prefix: u8) -> Result<()>;
+
+    /// Takes `addr` off the interface with this number; not there is success.
+    fn remove(&mut self, index: u32, addr: IpAddr, prefix: u8) -> Result<()>;
+
+    /// Opens the interface with this number for announcements. Of an interface that is made again a
+    /// new one is needed.
+    fn announcer(&mut self, index: u32) -> Result<Arc<dyn Announcer>>;
+}
+
+/// An interface that is open for announcements.
+pub trait Announcer: Send + Sync {
+    /// Tells the neighbours once that `addr` is at this MAC address.
+    fn announce(&self, addr: IpAddr, mac: [u8; 6]) -> Result<()>;
 }
 
 /// The deadlines until which this node may answer for addresses. Setting one is a single map

@@ -14,8 +14,8 @@ use std::{
 
 use nines_core::Event;
 use nines_dataplane::{
+    Addresses, Announcer,
     address::{self, Interface},
-    gratuitous_arp::{self, Link},
 };
 
 use super::{core_thread::Handle, logger::Logger, worker::Places};
@@ -45,37 +45,46 @@ struct Placed {
     name: String,
     prefix: u8,
     mac: [u8; 6],
-    link: Option<Arc<Link>>,
+    link: Option<Arc<dyn Announcer>>,
 }
 
 /// One packet socket for each interface, however many VIPs are on it.
 #[derive(Default)]
 struct Links {
-    by_index: BTreeMap<u32, Arc<Link>>,
+    by_index: BTreeMap<u32, Arc<dyn Announcer>>,
 }
 
 impl Links {
-    fn on(&mut self, interface: &Interface) -> Option<Arc<Link>> {
+    fn on(
+        &mut self,
+        interface: &Interface,
+        machine: &mut dyn Addresses,
+    ) -> Option<Arc<dyn Announcer>> {
         if !interface.ethernet {
             return None;
         }
         if let Some(link) = self.by_index.get(&interface.index) {
             return Some(Arc::clone(link));
         }
-        let link = Arc::new(Link::open(interface.index, false).ok()?);
+        let link = machine.announcer(interface.index).ok()?;
         self.by_index.insert(interface.index, Arc::clone(&link));
         Some(link)
     }
 }
 
 impl Placed {
-    fn on(interface: &Interface, prefix: u8, links: &mut Links) -> Self {
+    fn on(
+        interface: &Interface,
+        prefix: u8,
+        links: &mut Links,
+        machine: &mut dyn Addresses,
+    ) -> Self {
         Self {
             index: interface.index,
             name: interface.name.clone(),
             prefix,
             mac: interface.mac,
-            link: links.on(interface),
+            link: links.on(interface, machine),
         }
     }
 }
@@ -164,8 +173,9 @@ pub struct Found {
 }
 
 /// Everything put on by this process.
-#[derive(Default)]
 pub struct VipAddresses {
+    /// Where.
+    machine: Box<dyn Addresses>,
     /// A witness has no VIPs to be fit for.
     witness: bool,
     here: BTreeMap<IpAddr, Placed>,
@@ -181,7 +191,21 @@ pub struct VipAddresses {
 impl VipAddresses {
     /// Nothing yet.
     pub fn new(witness: bool) -> Self {
-        Self { witness, ..Self::default() }
+        Self::on(Box::new(address::Kernel), witness)
+    }
+
+    /// The same on another machine than this one.
+    pub fn on(machine: Box<dyn Addresses>, witness: bool) -> Self {
+        Self {
+            machine,
+            witness,
+            here: BTreeMap::new(),
+            taken: BTreeMap::new(),
+            fitness: BTreeMap::new(),
+            cards: BTreeMap::new(),
+            links: Links::default(),
+            listed: None,
+        }
     }
 
     /// Puts it on.
@@ -200,17 +224,22 @@ impl VipAddresses {
     }
 
     fn put_on(&mut self, vip: IpAddr, prefix: u8, named: Option<&str>) -> Result<Placed, String> {
-        let all = listed(&mut self.listed)?;
+        let machine = self.machine.as_mut();
+        let all = listed(&mut self.listed, machine)?;
         let interface = address::place_in(all, vip, named).map_err(|e| e.to_string())?;
-        address::add(interface.index, vip, prefix).map_err(|e| e.to_string())?;
-        Ok(Placed::on(interface, prefix, &mut self.links))
+        machine.add(interface.index, vip, prefix).map_err(|e| e.to_string())?;
+        Ok(Placed::on(interface, prefix, &mut self.links, machine))
     }
 
     /// Takes it off.
     pub fn down(&mut self, vip: IpAddr) -> Result<(), String> {
+        let machine = self.machine.as_mut();
         match self.here.get(&vip) {
-            Some(p) => address::remove(p.index, vip, p.prefix).map_err(|e| e.to_string())?,
-            None => left_behind(vip, listed(&mut self.listed)?)?,
+            Some(p) => machine.remove(p.index, vip, p.prefix).map_err(|e| e.to_string())?,
+            None => {
+                let all = listed(&mut self.listed, machine)?;
+                left_behind(vip, all, machine)?;
+            }
         }
         self.here.remove(&vip);
         self.taken.remove(&vip);
@@ -220,7 +249,7 @@ impl VipAddresses {
     /// Tells the neighbours, once.
     pub fn announce(&self, vip: IpAddr, log: &Logger) {
         let Some(Placed { link: Some(link), mac, .. }) = self.here.get(&vip) else { return };
-        if let Err(why) = link.send(&gratuitous_arp::frame(vip, *mac)) {
+        if let Err(why) = link.announce(vip, *mac) {
             log.line(&format!("{vip} could not be announced: {why}"));
         }
     }
@@ -228,7 +257,7 @@ impl VipAddresses {
     /// Looks at all interfaces; puts back what is missing.
     pub fn look(&mut self, places: &Places, core: &Handle, log: &Logger) -> Found {
         let now = Instant::now();
-        let all = match address::interfaces() {
+        let all = match self.machine.interfaces() {
             Ok(all) => all,
             Err(why) => {
                 log.line(&why.to_string());
@@ -285,7 +314,7 @@ impl VipAddresses {
                 found.again = Some(found.again.map_or(at, |again| again.min(at)));
                 continue;
             }
-            if let Err(why) = address::add(interface.index, *vip, placed.prefix) {
+            if let Err(why) = self.machine.add(interface.index, *vip, placed.prefix) {
                 if !std::mem::replace(&mut taken.told, true) {
                     log.line(&format!("{vip} could not be put back: {why}"));
                 }
@@ -299,7 +328,7 @@ impl VipAddresses {
             };
             if same.is_none() {
                 self.links.by_index.remove(&interface.index);
-                *placed = Placed::on(interface, placed.prefix, &mut self.links);
+                *placed = Placed::on(interface, placed.prefix, &mut self.links, &mut *self.machine);
             }
             (taken.missing, taken.told) = (None, false);
             taken.back.push(now);
@@ -374,20 +403,23 @@ impl VipAddresses {
 }
 
 /// All interfaces, listed again after a moment.
-fn listed(kept: &mut Option<(Instant, Vec<Interface>)>) -> Result<&[Interface], String> {
+fn listed<'a>(
+    kept: &'a mut Option<(Instant, Vec<Interface>)>,
+    machine: &mut dyn Addresses,
+) -> Result<&'a [Interface], String> {
     if kept.as_ref().is_none_or(|(at, _)| at.elapsed() > LISTED) {
-        let all = address::interfaces().map_err(|e| e.to_string())?;
+        let all = machine.interfaces().map_err(|e| e.to_string())?;
         *kept = Some((Instant::now(), all));
     }
     Ok(kept.as_ref().map_or(&[][..], |(_, all)| all))
 }
 
 /// Takes off an address that an earlier incarnation of this agent left, wherever it is.
-fn left_behind(vip: IpAddr, all: &[Interface]) -> Result<(), String> {
+fn left_behind(vip: IpAddr, all: &[Interface], machine: &mut dyn Addresses) -> Result<(), String> {
     for interface in all {
         for (_, prefix) in interface.addresses.iter().filter(|(a, _)| *a == vip) {
             if interface.ethernet {
-                address::remove(interface.index, vip, *prefix).map_err(|e| e.to_string())?;
+                machine.remove(interface.index, vip, *prefix).map_err(|e| e.to_string())?;
             }
         }
     }
@@ -395,68 +427,4 @@ fn left_behind(vip: IpAddr, all: &[Interface]) -> Result<(), String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn ms(n: u64) -> Duration {
-        Duration::from_millis(n)
-    }
-
-    #[test]
-    fn a_vip_is_back_within_a_second_and_a_fight_is_slowed_down() {
-        let (start, mut taken) = (Instant::now(), Taken::default());
-        assert_eq!(taken.may(start), Err(start + PAUSE), "a flush goes on");
-        assert_eq!(taken.may(start + PAUSE), Ok(()));
-        // Taken again at once, ten times a second and more.
-        let (mut now, mut puts) = (start + PAUSE, 0);
-        while now < start + ms(9_000) {
-            if taken.may(now).is_ok() {
-                puts += 1;
-                taken.back.push(now);
-                taken.missing = None;
-            }
-            now += ms(10);
-        }
-        assert!((17..=22).contains(&puts), "{puts} times in 9 s");
-        assert!(taken.is_fight());
-        // Whatever came before, a second is enough.
-        taken.missing = None;
-        let _ = taken.may(now);
-        assert_eq!(taken.may(now + ms(999)), Ok(()));
-        taken.missing = None;
-        let _ = taken.may(now + 2 * RECENT);
-        assert!(!taken.is_fight(), "it is over");
-    }
-
-    #[test]
-    fn a_flicker_is_no_loss_and_a_loose_cable_no_recovery() {
-        let start = Instant::now();
-        let down = || Some("eth1 has no carrier".to_owned());
-        let mut card = Fitness::default();
-        assert_eq!(card.see(start, None), None);
-        assert_eq!(card.see(start + ms(1_000), down()), Some(start + ms(1_200)));
-        assert_eq!(card.see(start + ms(1_100), None), None);
-        assert_eq!(card.told, None, "a flicker");
-        card.see(start + ms(2_000), down());
-        card.see(start + ms(2_100), Some("eth1 is down".to_owned()));
-        assert_eq!(card.see(start + ms(2_200), Some("eth1 is down".to_owned())), None);
-        assert_eq!(card.told.as_deref(), Some("eth1 is down"));
-        // The first time a second of carrier is enough.
-        assert_eq!(card.see(start + ms(3_000), None), Some(start + ms(4_000)));
-        assert_eq!(card.see(start + ms(4_000), None), None);
-        assert_eq!(card.told, None);
-        // Then ten.
-        card.see(start + ms(5_000), down());
-        card.see(start + ms(5_200), down());
-        assert!(card.told.is_some());
-        assert_eq!(card.see(start + ms(6_000), None), Some(start + ms(16_000)));
-        assert!(card.told.is_some());
-    }
-
-    #[test]
-    fn an_agent_that_starts_knows_at_once() {
-        let mut card = Fitness::default();
-        card.see(Instant::now(), Some("eth1 is down".to_owned()));
-        assert_eq!(card.told.as_deref(), Some("eth1 is down"));
-    }
-}
+mod tests;
