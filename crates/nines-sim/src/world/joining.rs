@@ -5,7 +5,8 @@ use nines_core::{
     wire::{Apply, Command, LogEvent, LogEvents, Member, Persisted, command},
 };
 
-use super::{DELAY_MAX_NS, Happening, Machine, NAMES, World};
+use super::{Happening, Machine, World, disk::Kept};
+use crate::timing::DELAY_MAX_NS;
 
 impl World {
     fn command(&mut self, by: u64, kind: command::Kind) {
@@ -16,7 +17,7 @@ impl World {
     /// Makes the state as large as that: a config of `bytes`, and so many events.
     pub fn grow(&mut self, bytes: usize, events: usize) {
         let line = format!("# {}\n", "x".repeat(97));
-        let text = format!("{}{}", self.text, line.repeat(bytes / line.len()));
+        let text = format!("{}{}", self.scenario.text, line.repeat(bytes / line.len()));
         self.command(1, command::Kind::Apply(Apply::whole(text, 0)));
         let one =
             |i| LogEvent { kind: "note".into(), text: format!("event {i}"), ..LogEvent::default() };
@@ -29,19 +30,19 @@ impl World {
         let machine = Machine::new(&mut self.random, id, Persisted::default());
         self.machines.insert(id, machine);
         self.seeds = vec![by];
-        let name = NAMES[id as usize - 1].to_owned();
+        let name = self.name(id);
         self.command(by, command::Kind::Join(Member { id, name, ..Member::default() }));
     }
 
     /// What a node's disk has now.
     pub fn copy_of_disk(&self, id: u64) -> Persisted {
-        self.machines[&id].disk.clone()
+        self.machines[&id].disk.get().clone()
     }
 
     /// The process is killed, and the disk is as it was once, or empty.
     pub fn put_back(&mut self, id: u64, disk: Persisted) {
         self.kill(id);
-        self.machines.get_mut(&id).expect("it was killed").disk = disk;
+        self.machines.get_mut(&id).expect("it was killed").disk = Kept::new(disk);
     }
 
     /// All other processes end and start with their disks as they are.
@@ -99,8 +100,7 @@ impl World {
         let sender = self.machines[&from].identity;
         for machine in there {
             let broken = self.machines[&machine].node.is_none()
-                || self.cut.contains(&(from, machine))
-                || self.cut.contains(&(machine, from))
+                || !self.connects(from, machine)
                 || self.random.chance(self.bulk_loss_permille);
             let delay = 200_000 + self.random.below(DELAY_MAX_NS);
             if broken {

@@ -8,7 +8,8 @@ use super::World;
 
 impl World {
     pub(super) fn guard(&mut self, id: u64, vip: IpAddr, deadline: Time, follows: bool) {
-        let machine = self.machines.get_mut(&id).expect("three machines");
+        self.changed = true;
+        let machine = self.machines.get_mut(&id).expect("a machine");
         let held = machine.node.as_ref().and_then(|n| n.vips().get(&vip));
         let token = held.map_or(0, |v| v.token);
         machine.kernel.guards.insert(vip, deadline);
@@ -22,7 +23,8 @@ impl World {
 
     /// Every VIP that follows gets this deadline.
     pub(super) fn renew_guards(&mut self, id: u64, deadline: Time) {
-        let kernel = &mut self.machines.get_mut(&id).expect("three machines").kernel;
+        self.changed = true;
+        let kernel = &mut self.machines.get_mut(&id).expect("a machine").kernel;
         for vip in &kernel.follow {
             kernel.guards.insert(*vip, deadline);
         }
