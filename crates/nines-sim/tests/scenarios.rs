@@ -22,36 +22,36 @@ fn survive(count: u64, scenario: impl Fn(u64) -> Scenario) -> u64 {
 
 #[test]
 fn a_node_alone_goes_on_alone() {
-    survive(10, |_| Scenario::sized(1, 0, 2, 1));
+    survive(5, |_| Scenario::sized(1, 0, 2, 1));
 }
 
 #[test]
 fn two_directors_without_a_witness_are_safe_and_heal() {
-    let moves = survive(30, |_| Scenario::sized(2, 0, 2, 1));
-    assert!(moves > 30, "hardly any VIP moved: {moves}");
+    let moves = survive(12, |_| Scenario::sized(2, 0, 2, 1));
+    assert!(moves > 6, "hardly any VIP moved: {moves}");
 }
 
 #[test]
 fn three_directors_and_two_witnesses_are_safe_and_heal() {
-    let moves = survive(30, |_| Scenario::sized(3, 2, 4, 1));
-    assert!(moves > 60, "hardly any VIP moved: {moves}");
+    let moves = survive(10, |_| Scenario::sized(3, 2, 4, 1));
+    assert!(moves > 10, "hardly any VIP moved: {moves}");
 }
 
 #[test]
 fn five_directors_with_many_vips_are_safe_and_heal() {
-    let moves = survive(10, |_| Scenario::sized(5, 0, 12, 1));
-    assert!(moves > 60, "hardly any VIP moved: {moves}");
+    let moves = survive(5, |_| Scenario::sized(5, 0, 12, 1));
+    assert!(moves > 20, "hardly any VIP moved: {moves}");
 }
 
 #[test]
 fn two_cards_are_safe_and_heal() {
-    let moves = survive(30, |_| Scenario::sized(2, 1, 2, 2));
-    assert!(moves > 30, "hardly any VIP moved: {moves}");
+    let moves = survive(12, |_| Scenario::sized(2, 1, 2, 2));
+    assert!(moves > 6, "hardly any VIP moved: {moves}");
 }
 
 #[test]
 fn three_cards_of_five_nodes_are_safe_and_heal() {
-    survive(10, |_| Scenario::sized(3, 2, 3, 3));
+    survive(4, |_| Scenario::sized(3, 2, 3, 3));
 }
 
 #[test]
@@ -62,7 +62,7 @@ fn thirty_nodes_are_safe_and_heal() {
 
 #[test]
 fn a_slow_disk_of_one_node_and_copies_of_machines_are_safe_and_heal() {
-    survive(20, |seed| {
+    survive(10, |seed| {
         let mut scenario = Scenario::sized(3, 0, 2, 1);
         scenario.copies_machines = seed % 2 == 1;
         let slow = Disk { write_ns_min: 30_000_000, write_ns_spread: 90_000_000 };
