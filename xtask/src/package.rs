@@ -26,7 +26,7 @@ const COMPLETIONS: &[(&str, &str)] = &[
     ("zsh", "usr/share/zsh/vendor-completions/_nines"),
     ("fish", "usr/share/fish/vendor_completions.d/nines.fish"),
 ];
-/// Maintainer scripts.
+/// Names of the package's maintainer scripts.
 const SCRIPTS: &[&str] = &["postinst", "prerm", "postrm"];
 
 type Done<T = ()> = Result<T, String>;

@@ -5,8 +5,9 @@
 //! stands still with the machine. So what was read holds for a few packets of the same tick, and
 //! nothing that lies as near as [`TICKS`] is decided by it: ADR 8.
 
-use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_boot_ns};
 use nines_abi::Packet;
+
+use crate::kernel;
 
 /// Longer than ticks stand still unnoticed on a running machine, ns: one of the longest (CONFIG_HZ
 /// 100), or five where the processor that counts them is away.
@@ -17,14 +18,14 @@ const PACKETS: u64 = 16;
 /// Now, ns.
 #[inline(always)]
 pub fn exact() -> u64 {
-    unsafe { bpf_ktime_get_boot_ns() }
+    kernel::boot_ns()
 }
 
 /// Now or up to a tick ago; longer ago only if the machine itself stood still, and then for the
 /// next few packets of this processor at most.
 #[inline(always)]
 pub fn recent(packet: &mut Packet) -> u64 {
-    let ticks = unsafe { bpf_jiffies64() };
+    let ticks = kernel::ticks();
     if packet.read.ticks == ticks && packet.read.left != 0 {
         packet.read.left -= 1;
         return packet.read.now;

@@ -9,27 +9,32 @@ use nines_abi::{
 };
 
 use crate::{
-    atomic, clock,
-    flow_table::{self, New, Seen},
-    full_nat,
-    maps::{SERVERS, SERVICES, SYNC_CURSOR, SYNC_IMPORT, TEMPLATES},
-    nat,
+    atomic::{opaque, Word},
+    clock,
+    flow::{
+        entry::Seen,
+        insert::{insert, New},
+        table,
+    },
+    maps::{find_lru, SERVERS, SERVICES, SYNC_CURSOR, SYNC_IMPORT, TEMPLATES},
+    nat::{self, full_nat},
+    service::server::is_full_nat,
 };
 
 /// Takes the next entry of map `SYNC_IMPORT`.
 #[inline(always)]
-pub fn next() {
-    let Some(at) = SYNC_CURSOR.get_ptr_mut(0) else {
+pub fn import_next() {
+    let Some(cursor) = Word::in_array(&SYNC_CURSOR, 0) else {
         return;
     };
-    let at = atomic::fetch_add(at, 1) as u32 & (SYNC_IMPORT_MAX - 1);
+    let at = cursor.fetch_add(1) as u32 & (SYNC_IMPORT_MAX - 1);
     if let Some(entry) = SYNC_IMPORT.get(at) {
-        take(entry);
+        import(entry);
     }
 }
 
 #[inline(always)]
-fn take(entry: &Entry) {
+fn import(entry: &Entry) {
     let told = &entry.tail;
     let Some(server) = SERVERS.get(told.server) else {
         return;
@@ -44,9 +49,9 @@ fn take(entry: &Entry) {
     if state == 0 {
         return;
     }
-    let hash = flow_table::hash_of(&entry.key);
+    let hash = table::hash_of(&entry.key);
     let mut word = u32::from(state) | (told.word & (WORD_EARNED | WORD_MIDDLE)) as u32;
-    if full_nat::is(server) {
+    if is_full_nat(server) {
         word |= (WORD_FULL | told.word & WORDS_PROXY) as u32;
     }
     let mut new = New {
@@ -56,46 +61,47 @@ fn take(entry: &Entry) {
         seen,
         now,
         word,
-        tells: 0,
+        syncs: 0,
         via: entry.via,
     };
     // What the client said last nobody told. No branch: the verifier would walk the rest twice.
-    let kept = atomic::opaque(full_nat::is(server) as u64).wrapping_neg();
+    let kept = opaque(is_full_nat(server) as u64).wrapping_neg();
+    // SAFETY: a `Via` is eight bytes of integers, for which any bits do.
     new.via = unsafe {
         core::mem::transmute::<u64, Via>(core::mem::transmute::<Via, u64>(new.via) & kept)
     };
-    if let Some((tail, known)) = flow_table::look_up(&entry.key, hash) {
+    if let Some((tail, known)) = table::look_up(&entry.key, hash) {
         let later = seen.wrapping_sub(seen_of(known.word)) as i32 > 0;
         if known.word & WORD_REPLY != 0 {
             return;
         }
         let same = (known.server, known.generation) == (told.server, told.generation)
-            && (!full_nat::is(server) || full_nat::is_same(tail, &known, told.word, &new.via));
+            && (!is_full_nat(server) || full_nat::is_same(tail, &known, told.word, &new.via));
         if same {
             // What was done is done, however late the word of it.
-            flow_table::add_bits(tail, &known, told.word & WORDS_PROXY);
+            table::add_bits(tail, &known, told.word & WORDS_PROXY);
         }
         if !later {
             return;
         }
         if same {
-            if let Some(known) = flow_table::read(tail) {
+            if let Some(known) = tail.read() {
                 let earn = told.word & WORD_EARNED & !known.word;
-                flow_table::change(tail, Seen { earn, ..known }, state, seen);
+                table::change(tail, Seen { earn, ..known }, state, seen);
             }
         } else {
-            flow_table::retire(tail, known);
-            flow_table::insert(&entry.key, &new);
+            table::retire(tail, known);
+            insert(&entry.key, &new);
         }
     } else {
-        flow_table::insert(&entry.key, &new);
+        insert(&entry.key, &new);
     }
-    if full_nat::is(server) {
-        full_nat::learn(&entry.key, server, &mut new);
+    if is_full_nat(server) {
+        full_nat::import(&entry.key, server, &mut new);
     }
     if server.forward == FORWARD_NAT {
         new.via = entry.via;
-        nat::learn_reply(&entry.key, server, &mut new);
+        nat::import_reply(&entry.key, server, &mut new);
     }
 }
 
@@ -115,7 +121,7 @@ fn remember_client(entry: &Entry, service: u32, seen: u32) -> u32 {
     let client = [a[0] & m[0], a[1] & m[1], a[2] & m[2], a[3] & m[3]];
     let call = if told { call_of(&entry.via) } else { 0 };
     let key = TemplateKey { client, service, call, pad: 0 };
-    if let Some(known) = unsafe { TEMPLATES.get(&key) } {
+    if let Some(known) = find_lru(&TEMPLATES, &key) {
         let generation = SERVERS.get(known.server).map_or(0, |server| server.generation);
         let later = seen.wrapping_sub(known.seen) as i32 > 0;
         // Of a server that has gone anything is later.

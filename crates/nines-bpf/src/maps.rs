@@ -16,6 +16,8 @@ use nines_abi::{
     TEMPLATES_MAX, XDP_OUT_MAX,
 };
 
+use crate::atomic::read_once;
+
 /// BPF_F_MMAPABLE (Linux 5.5): user space reads and writes such a map as memory.
 const MAPPED: u32 = 1 << 10;
 
@@ -35,17 +37,17 @@ static FLOW_KEY: u64 = 0;
 
 #[inline(always)]
 pub fn flow_key() -> u64 {
-    unsafe { core::ptr::read_volatile(&FLOW_KEY) }
+    read_once(&FLOW_KEY)
 }
 
 #[inline(always)]
 pub fn buckets_mask() -> u32 {
-    unsafe { core::ptr::read_volatile(&BUCKETS_MASK) }
+    read_once(&BUCKETS_MASK)
 }
 
 #[inline(always)]
 pub fn places_mask() -> u32 {
-    unsafe { core::ptr::read_volatile(&ADDRESSES_MASK) }
+    read_once(&ADDRESSES_MASK)
 }
 
 #[map]
@@ -150,6 +152,57 @@ pub static BYTES: PerCpuArray<[u8; BYTES_LEN]> = PerCpuArray::pinned(1, 0);
 #[map]
 pub static PACKETS: PerCpuArray<Packet> = PerCpuArray::pinned(2, 0);
 
+/// This processor's value in a map, to be changed.
+#[inline(always)]
+pub fn own<T>(map: &'static PerCpuArray<T>, index: u32) -> Option<&'static mut T> {
+    // SAFETY: no other processor has this value. Programs for packets run with softirqs off, so
+    // none interrupts another one; a packet that leaves while another is being decided has an entry
+    // of its own in `PACKETS`.
+    map.get_ptr_mut(index).map(|value| unsafe { &mut *value })
+}
+
+/// Map `BYTES` of this processor: room for a packet's bytes, and two words. What a loop keeps in
+/// those the verifier knows nothing of: it then walks each turn once, and not once for every way
+/// there.
+#[inline(always)]
+pub fn scratch() -> Option<(&'static mut [u8; BYTES_LEN - 16], &'static mut [u64; 2])> {
+    let bytes = BYTES.get_ptr_mut(0)?.cast::<u8>();
+    // SAFETY: this processor's value, as in `own`, in two parts; the second begins at a multiple of
+    // eight (asserted below) of a value that is aligned to eight.
+    Some(unsafe { (&mut *bytes.cast(), &mut *bytes.add(BYTES_LEN - 16).cast()) })
+}
+const _: () = assert!(BYTES_LEN % 8 == 0);
+
+/// The value of a key.
+#[inline(always)]
+pub fn find<K, V>(map: &'static HashMap<K, V>, key: &K) -> Option<&'static V> {
+    // SAFETY: a deleted value's memory stays until the program ends (RCU). The kernel may give it
+    // to another key meanwhile; values are integers, for which any bits do.
+    unsafe { map.get(key) }
+}
+
+/// The value of a key that may be forgotten.
+#[inline(always)]
+pub fn find_lru<K, V>(map: &'static LruHashMap<K, V>, key: &K) -> Option<&'static V> {
+    // SAFETY: as in `find`. Readers compare what the value says with the server that is there now.
+    unsafe { map.get(key) }
+}
+
+/// The same, to be changed. Another processor may change it at the same time: one of them counts.
+#[inline(always)]
+pub fn shared_lru<K, V>(map: &'static LruHashMap<K, V>, key: &K) -> Option<&'static mut V> {
+    // SAFETY: as in `find`. Fields are integers, each written by one instruction, and every
+    // mixture of two processors' fields is one that the readers' comparisons find out or allow.
+    map.get_ptr_mut(key).map(|value| unsafe { &mut *value })
+}
+
+/// An entry of an array, to be changed. Others may change it at the same time, too.
+#[inline(always)]
+pub fn shared<T>(map: &'static Array<T>, index: u32) -> Option<&'static mut T> {
+    // SAFETY: an array's values stay as long as the map. Others may change them: see `shared_lru`.
+    map.get_ptr_mut(index).map(|value| unsafe { &mut *value })
+}
+
 /// An entry of the pick tables.
 #[inline(always)]
 pub fn pick(index: u32) -> Option<u32> {
@@ -159,17 +212,16 @@ pub fn pick(index: u32) -> Option<u32> {
 
 #[inline(always)]
 pub fn count_drop(reason: u32) {
-    if let Some(count) = DROPS_SEEN.get_ptr_mut(reason) {
-        unsafe { *count += 1 };
+    if let Some(count) = own(&DROPS_SEEN, reason) {
+        *count += 1;
     }
 }
 
 /// Adds one packet to the counters of a server and its service.
 #[inline(always)]
 pub fn count(slot: u32, service: u32, bytes: u32, out: bool) {
-    for stats in [SERVER_STATS.get_ptr_mut(slot), SERVICE_STATS.get_ptr_mut(service)] {
+    for stats in [own(&SERVER_STATS, slot), own(&SERVICE_STATS, service)] {
         if let Some(stats) = stats {
-            let stats = unsafe { &mut *stats };
             if out {
                 stats.packets_out += 1;
                 stats.bytes_out += u64::from(bytes);
@@ -184,9 +236,9 @@ pub fn count(slot: u32, service: u32, bytes: u32, out: bool) {
 /// Adds one new flow.
 #[inline(always)]
 pub fn count_connection(slot: u32, service: u32) {
-    for stats in [SERVER_STATS.get_ptr_mut(slot), SERVICE_STATS.get_ptr_mut(service)] {
+    for stats in [own(&SERVER_STATS, slot), own(&SERVICE_STATS, service)] {
         if let Some(stats) = stats {
-            unsafe { (*stats).connections += 1 };
+            stats.connections += 1;
         }
     }
 }

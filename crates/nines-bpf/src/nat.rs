@@ -2,42 +2,29 @@
 //!
 //! Decides: which half belongs to which, and what an answer is.
 
+pub mod full_nat;
+pub mod proxy_protocol;
+
 use nines_abi::{
-    halves, state_of, Flow, Packet, Server, Tail, Via, DROP_GUARD, PROGRAM_DELIVER, PROGRAM_REPLY,
+    halves, state_of, Flow, Packet, Server, Via, DROP_GUARD, PROGRAM_DELIVER, PROGRAM_REPLY,
     PROGRAM_UPDATE_NAT, STATE_ESTABLISHED, UNPLACED, WORD_EARNED, WORD_MIDDLE, WORD_REPLY,
 };
 
 use crate::{
-    addresses, clock,
-    flow_table::{self, New, Seen, ALREADY},
-    fragments,
+    clock,
+    flow::{
+        entry::{EntryRef, Seen},
+        fragments,
+        insert::{insert, New, ALREADY},
+        state, table, tcp_sequence,
+    },
+    guard,
     maps::{count, count_drop, SERVERS},
-    packet::{FIN, RST, SYN, UDP},
-    pipeline::{goes_on, key, words, Verdict},
-    states, tcp_sequence,
+    parse::packet::{key, words, FIN, RST, SYN, UDP},
+    schedule::persistence::goes_on,
+    service::server::{known_as, port_of},
+    verdict::Verdict,
 };
-
-/// What the client calls the other end of a translated flow.
-#[inline(always)]
-pub fn known_as(server: &Server, via: &Via) -> ([u32; 4], u16) {
-    let vip = words(&server.vip);
-    let port = if server.vip_port != 0 { server.vip_port } else { via.port };
-    if vip == [0; 4] {
-        // Services of many addresses translate IPv4 only.
-        return ([0, 0, 0xffffu32.to_be(), via.addr], port);
-    }
-    (vip, port)
-}
-
-/// Port that the server gets.
-#[inline(always)]
-pub fn port_of(server: &Server, asked: u16) -> u16 {
-    if server.port != 0 {
-        server.port
-    } else {
-        asked
-    }
-}
 
 /// The other half of a translated flow: answers, for a packet from the client; the client's
 /// packets, for an answer.
@@ -68,27 +55,27 @@ pub fn remember_reply(packet: &Packet, server: &Server, flow: &mut New) {
 
 /// The same of a flow that another director told of.
 #[inline(always)]
-pub fn learn_reply(key: &Flow, server: &Server, flow: &mut New) {
+pub fn import_reply(key: &Flow, server: &Server, flow: &mut New) {
     let (sport, dst, dport) = (port_of(server, key.dport), key.src, key.sport);
     remember_half(Flow { src: words(&server.addr), sport, dst, dport, proto: key.proto }, flow);
 }
 
 #[inline(always)]
 fn remember_half(half: Flow, new: &mut New) {
-    let hash = flow_table::hash_of(&half);
+    let hash = table::hash_of(&half);
     // In place: the stack has no room for another.
-    (new.hash, new.tells) = (hash, 0);
+    (new.hash, new.syncs) = (hash, 0);
     new.word |= WORD_REPLY as u32;
     // In its second bucket an insertion into the first would not see it.
     let mut placed = ALREADY;
-    if !flow_table::has_spilled(hash) {
-        placed = flow_table::insert(&half, new);
+    if !table::has_spilled(hash) {
+        placed = insert(&half, new);
     }
     if placed == ALREADY {
-        if let Some((tail, seen)) = flow_table::look_up(&half, hash) {
-            flow_table::retire(tail, seen);
+        if let Some((entry, seen)) = table::look_up(&half, hash) {
+            table::retire(entry, seen);
         }
-        placed = flow_table::insert(&half, new);
+        placed = insert(&half, new);
     }
     if placed == 0 {
         count_drop(UNPLACED);
@@ -107,26 +94,26 @@ pub fn keep_other_half(
 ) {
     let half = other_half(packet, server, answer);
     let kept = seen.word & (WORD_EARNED | WORD_MIDDLE) | seen.earn;
-    let hash = flow_table::hash_of(&half);
-    if let Some((tail, other)) = flow_table::look_up(&half, hash) {
+    let hash = table::hash_of(&half);
+    if let Some((entry, other)) = table::look_up(&half, hash) {
         // A late answer of the server that had this port before says nothing of its successor's.
         if (other.server, other.generation) == (seen.server, seen.generation) {
-            let side = if answer.is_some() { states::ANSWER } else { states::BOTH };
-            let state = states::next(packet, side, state_of(other.word));
+            let side = if answer.is_some() { state::ANSWER } else { state::BOTH };
+            let state = state::next(packet, side, state_of(other.word));
             let earn = seen.earn & !other.word;
-            flow_table::touch(tail, Seen { earn, ..other }, state, clock);
+            table::touch(entry, Seen { earn, ..other }, state, clock);
         }
     } else if had_two(packet, seen, answer) {
         // It had to give way; one without the other leads nowhere.
-        let side = if answer.is_some() { states::ANSWER } else { states::BOTH };
-        let state = states::next(packet, side, state_of(seen.word));
+        let side = if answer.is_some() { state::ANSWER } else { state::BOTH };
+        let state = state::next(packet, side, state_of(seen.word));
         let here = Via { addr: packet.dst[3], port: packet.dport, source: 0 };
         // What the client said is in its own entry, and not known any more.
         let via = if answer.is_some() { Via { addr: 0, port: 0, source: 0 } } else { here };
         let word = u32::from(state) | (!seen.word & WORD_REPLY | kept) as u32;
         let (server, generation) = (seen.server, seen.generation);
-        let new = New { hash, server, generation, seen: clock, word, now: clock, tells: 0, via };
-        flow_table::insert(&half, &new);
+        let new = New { hash, server, generation, seen: clock, word, now: clock, syncs: 0, via };
+        insert(&half, &new);
     }
 }
 
@@ -142,7 +129,7 @@ fn had_two(packet: &Packet, seen: &Seen, answer: Option<&Via>) -> bool {
 pub fn matters(packet: &Packet, seen: &Seen, state: u8, clock: u32) -> bool {
     state != state_of(seen.word)
         || packet.flags & (SYN | FIN | RST) != 0
-        || flow_table::stale(seen.word, clock)
+        || table::stale(seen.word, clock)
 }
 
 /// Whether an answer says that the server talks to its client: anything but a part of the
@@ -158,13 +145,13 @@ pub fn earns(packet: &Packet, seen: &Seen) -> u64 {
 
 /// The server that sent an answer, and what its client calls it; or what becomes of the packet.
 #[inline(always)]
-fn sender(tail: *mut Tail, seen: &Seen, now: u64) -> Result<(&'static Server, Via), Verdict> {
+fn sender(entry: EntryRef, seen: &Seen, now: u64) -> Result<(&'static Server, Via), Verdict> {
     let server = SERVERS.get(seen.server).ok_or(Verdict::Pass)?;
     if seen.generation != server.generation {
         return Err(Verdict::Pass);
     }
-    let via = flow_table::via(tail, seen).ok_or(Verdict::Pass)?;
-    if addresses::silent(halves(known_as(server, &via).0), now) {
+    let via = entry.via(seen).ok_or(Verdict::Pass)?;
+    if guard::silent(halves(known_as(server, &via).0), now) {
         return Err(Verdict::Drop(DROP_GUARD));
     }
     Ok((server, via))
@@ -172,15 +159,15 @@ fn sender(tail: *mut Tail, seen: &Seen, now: u64) -> Result<(&'static Server, Vi
 
 /// An answer of a real server behind NAT.
 #[inline(always)]
-pub fn reply(packet: &mut Packet, tail: *mut Tail, seen: &Seen, now: u64, counts: bool) -> Verdict {
-    if flow_table::expired(seen.word, packet.clock) {
+pub fn reply(packet: &mut Packet, entry: EntryRef, seen: &Seen, now: u64, counts: bool) -> Verdict {
+    if table::expired(seen.word, packet.clock) {
         return Verdict::Pass;
     }
-    let state = states::next(packet, states::ANSWER, state_of(seen.word));
+    let state = state::next(packet, state::ANSWER, state_of(seen.word));
     if matters(packet, seen, state, packet.clock) || earns(packet, seen) != 0 {
         return Verdict::Go(PROGRAM_UPDATE_NAT);
     }
-    let (server, via) = match sender(tail, seen, now) {
+    let (server, via) = match sender(entry, seen, now) {
         Ok(found) => found,
         Err(instead) => return instead,
     };
@@ -200,28 +187,28 @@ pub fn count_answer(packet: &Packet, server: &Server, via: &Via) {
 
 /// A packet that both entries must know, of either side. Another program sends it.
 #[inline(always)]
-pub fn tell(packet: &mut Packet, counts: bool) -> Verdict {
-    let Some((tail, mut seen)) = flow_table::look_up(&key(packet), packet.hash) else {
+pub fn update(packet: &mut Packet, counts: bool) -> Verdict {
+    let Some((entry, mut seen)) = table::look_up(&key(packet), packet.hash) else {
         return Verdict::Pass;
     };
     let clock = packet.clock;
     packet.chosen = seen.server;
     if seen.word & WORD_REPLY != 0 {
         let now = clock::recent(packet);
-        let (server, via) = match sender(tail, &seen, now) {
+        let (server, via) = match sender(entry, &seen, now) {
             Ok(found) => found,
             Err(instead) => return instead,
         };
         if packet.flags & (FIN | RST) != 0 {
             let client = other_half(packet, server, Some(&via));
-            if let Some((client, _)) = flow_table::look_up(&client, flow_table::hash_of(&client)) {
+            if let Some((client, _)) = table::look_up(&client, table::hash_of(&client)) {
                 tcp_sequence::judge_server(packet, client);
             }
         }
         seen.earn = earns(packet, &seen);
-        let state = states::next(packet, states::ANSWER, state_of(seen.word));
+        let state = state::next(packet, state::ANSWER, state_of(seen.word));
         keep_other_half(packet, &seen, server, Some(&via), clock);
-        flow_table::touch(tail, seen, state, clock);
+        table::touch(entry, seen, state, clock);
         if counts {
             count_answer(packet, server, &via);
         }
@@ -232,21 +219,21 @@ pub fn tell(packet: &mut Packet, counts: bool) -> Verdict {
         return Verdict::Pass;
     };
     if packet.flags != 0 {
-        tcp_sequence::judge(packet, tail, seen.word);
+        tcp_sequence::judge(packet, entry, seen.word);
     }
-    let state = states::next(packet, states::BOTH, state_of(seen.word));
+    let state = state::next(packet, state::BOTH, state_of(seen.word));
     keep_other_half(packet, &seen, server, None, clock);
-    goes_on(packet, tail, &seen, state, clock);
+    goes_on(packet, entry, &seen, state, clock);
     Verdict::Go(PROGRAM_DELIVER)
 }
 
 /// An error about a packet that the server was sent.
 #[inline(always)]
-pub fn error(packet: &Packet, tail: *mut Tail, seen: &Seen, now: u64) -> Verdict {
-    if flow_table::expired(seen.word, packet.clock) {
+pub fn error(packet: &Packet, entry: EntryRef, seen: &Seen, now: u64) -> Verdict {
+    if table::expired(seen.word, packet.clock) {
         return Verdict::Pass;
     }
-    match sender(tail, seen, now) {
+    match sender(entry, seen, now) {
         Ok((server, via)) => Verdict::Reply(server, via),
         Err(instead) => instead,
     }

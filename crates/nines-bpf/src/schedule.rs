@@ -1,21 +1,23 @@
 //! Which server a new flow gets.
 //!
 //! Decides: the pick by turn, by hash, or by what the servers carry at this moment. Definitions are
-//! IPVS's (net/netfilter/ipvs/ip_vs_*.c); tables of picks are made in user space. What clients and
-//! destinations had before is in `persistence.rs`.
+//! IPVS's (net/netfilter/ipvs/ip_vs_*.c); tables of picks are made in user space. What clients had
+//! before is in `schedule/persistence.rs`, what destinations had in `schedule/locality.rs`.
 
-use core::mem::offset_of;
+pub mod locality;
+pub mod persistence;
 
-use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use nines_abi::{
     hash_of, Load, Packet, Server, Service, SCAN_MAX, SCHED_DH, SCHED_MH, SCHED_SH, SCHED_WLC,
     SERVER_UP, SERVICE_LIVE, SERVICE_PORT,
 };
 
 use crate::{
-    atomic,
+    atomic::{opaque, read_once, write_once, Word},
+    kernel,
     maps::{pick, LOADS, RR_CURSOR, SERVERS},
-    pipeline::key,
+    parse::packet::key,
+    service::ServiceRef,
 };
 
 pub const NOBODY: u32 = u32::MAX;
@@ -26,13 +28,6 @@ const FAR_TRIES: u32 = 16;
 /// Entries that sh and mh look at with fallback (ip_vs_sh.c looks at all of its 256).
 const FALLBACK_TRIES: u32 = 64;
 
-/// A service and its number.
-#[derive(Clone, Copy)]
-pub struct Of {
-    pub id: u32,
-    pub service: &'static Service,
-}
-
 /// A service's table of picks as one look sees it: [`Service::table`].
 #[derive(Clone, Copy)]
 pub struct Table(u64);
@@ -41,7 +36,7 @@ impl Table {
     /// One load: halves of two tables would be no table.
     #[inline(always)]
     pub fn of(service: &Service) -> Self {
-        Self(unsafe { core::ptr::read_volatile(&service.table) })
+        Self(read_once(&service.table))
     }
 
     /// For a packet, which notes it: what a program keeps at hand while it walks through servers
@@ -49,15 +44,14 @@ impl Table {
     #[inline(always)]
     pub fn noted(service: &Service, packet: &mut Packet) -> Self {
         let table = Self::of(service);
-        unsafe { core::ptr::write_volatile(&mut packet.table, table.0) };
+        write_once(&mut packet.table, table.0);
         table
     }
 
     /// Whether the service has another one than the packet noted, or has left.
     #[inline(always)]
     pub fn is_replaced(service: &Service, packet: &Packet) -> bool {
-        let flags = unsafe { core::ptr::read_volatile(&service.flags) };
-        let noted = unsafe { core::ptr::read_volatile(&packet.table) };
+        let (flags, noted) = (read_once(&service.flags), read_once(&packet.table));
         Self::of(service).0 != noted || flags & SERVICE_LIVE == 0
     }
 
@@ -76,7 +70,7 @@ impl Table {
 /// TCP packet in mid-flow goes by hash, whatever the scheduler (this director took over, or the
 /// entry was evicted): all directors agree.
 #[inline(always)]
-pub fn by_turn_or_hash(packet: &Packet, of: Of, table: Table, fresh: bool) -> u32 {
+pub fn by_turn_or_hash(packet: &Packet, of: ServiceRef, table: Table, fresh: bool) -> u32 {
     let service = of.service;
     let (base, len, how) = (table.base(), table.len(), service.scheduler);
     if len == 0 {
@@ -128,15 +122,6 @@ pub fn hindrance(server: &Server, load: &Load, id: u32) -> u64 {
     u64::from(server.service ^ id) | u64::from(server.state) | load.overloaded
 }
 
-/// Under which generation a server has its slot, and of which service it is: one load, as user
-/// space writes them, or a flow could begin under the generation that says that the server left.
-#[inline(always)]
-pub fn owner(server: &Server) -> (u32, u32) {
-    const _: () = assert!(offset_of!(Server, generation) == 0 && offset_of!(Server, service) == 4);
-    let word = unsafe { core::ptr::read_volatile((server as *const Server).cast::<u64>()) };
-    (word as u32, (word >> 32) as u32)
-}
-
 #[inline(always)]
 fn known(slot: u32) -> Option<(&'static Server, &'static Load)> {
     Some((SERVERS.get(slot)?, LOADS.get(slot)?))
@@ -144,13 +129,13 @@ fn known(slot: u32) -> Option<(&'static Server, &'static Load)> {
 
 #[inline(never)]
 fn by_turn(base: u32, len: u32, id: u32) -> u32 {
-    let Some(turns) = RR_CURSOR.get_ptr_mut(id) else {
+    let Some(turns) = Word::in_array(&RR_CURSOR, id) else {
         return NOBODY;
     };
     if len == 0 {
         return NOBODY;
     }
-    let turn = atomic::fetch_add(turns, 1);
+    let turn = turns.fetch_add(1);
     for i in 0..TURN_TRIES + FAR_TRIES {
         // Far ahead at last, for a heavy server has long runs of entries.
         let far = i.saturating_sub(TURN_TRIES) * (len / FAR_TRIES + 1);
@@ -164,13 +149,13 @@ fn by_turn(base: u32, len: u32, id: u32) -> u32 {
         };
         if hindrance(server, load, id) == 0 {
             if passed > 0 {
-                atomic::fetch_add(turns, passed);
+                turns.fetch_add(passed);
             }
             return slot;
         }
     }
     // Nothing was taken: the turn stays where it was, as there.
-    atomic::fetch_add(turns, u64::MAX);
+    turns.fetch_add(u64::MAX);
     NOBODY
 }
 
@@ -271,7 +256,7 @@ pub fn overhead(load: &Load) -> u64 {
 fn scan(table: Table, how: u32) -> u32 {
     let (base, len) = (table.base(), table.len());
     let [over, one_more, lacks, by_weight, idle_first, no_overflow] =
-        WEIGHS[(atomic::opaque(u64::from(how)) & 7) as usize];
+        WEIGHS[(opaque(u64::from(how)) & 7) as usize];
     let (mut best, mut least, mut share) = (NOBODY, 0u64, 0u64);
     for i in 0..SCAN_MAX {
         if i >= len {
@@ -294,7 +279,7 @@ fn scan(table: Table, how: u32) -> u32 {
             + one_more * (load.active + 1)
             + lacks * (u64::from(u32::MAX) - weight);
         // No branch: see WEIGHS.
-        cost *= 1 - atomic::opaque(idle_first & (load.active == 0) as u64);
+        cost *= 1 - opaque(idle_first & (load.active == 0) as u64);
         let by = 1 + by_weight * (weight - 1);
         if best == NOBODY || cost * share < least * by {
             (best, least, share) = (slot, cost, by);
@@ -346,9 +331,9 @@ fn draw_two(table: Table) -> u64 {
         total += share;
         // No branch: see WEIGHS. Weights of 32 bits and as many servers leave 24 for the draw.
         let takes = || {
-            let random = u64::from(unsafe { bpf_get_prandom_u32() } as u32) >> 8;
+            let random = u64::from(kernel::random()) >> 8;
             let ahead = (random.wrapping_mul(total) >> 24).wrapping_sub(share);
-            atomic::opaque((ahead as i64 >> 63) as u64)
+            opaque((ahead as i64 >> 63) as u64)
         };
         let replaced = takes() >> 32 | takes() << 32;
         drawn = drawn & !replaced | (u64::from(slot) << 32 | u64::from(slot)) & replaced;

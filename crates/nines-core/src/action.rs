@@ -2,11 +2,11 @@
 //! carried out in the order given; what waits for the disk is given only after
 //! [`crate::Event::Persisted`].
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use nines_model::Time;
 
-use crate::{configs::Unread, forwarding::Wanted, wire::Persist};
+use crate::{configs::Unread, forwarding::Wanted, health::CheckTask, wire::Persist};
 
 /// What is asked.
 #[derive(Clone, Debug)]
@@ -17,32 +17,18 @@ pub enum Action {
     Send {
         /// Number of the receiving node in the consensus.
         to: u64,
-        /// `wire::Frame`.
+        /// The frame, a `wire::Frame` as protobuf.
         bytes: Vec<u8>,
         /// Over TLS instead.
         bulk: bool,
     },
-    /// Let the kernel answer for the VIP until then, and not longer, whatever becomes of others.
-    Guard(IpAddr, Time),
-    /// Let it answer until then, and renew that with all others that follow.
-    Follow(IpAddr, Time),
-    /// Let the kernel answer until then for every VIP that follows.
-    Renew(Time),
-    /// Guard exactly these; `true`: a real server on this node serves it too.
-    Cover(Vec<(IpAddr, bool)>),
-    /// Put the address on, or take it off; say [`crate::Event::Performed`].
-    Address {
-        /// Id of the answer.
+    /// Carry this out, then say [`crate::Event::Done`] with the id, also if it failed.
+    Perform {
+        /// Id of the answer; no two operations of a node have the same.
         id: u64,
-        /// VIP to put on its interface or to take off.
-        vip: IpAddr,
-        /// On or off.
-        up: bool,
+        /// What to do.
+        operation: Operation,
     },
-    /// Tell the neighbours, once.
-    Announce(IpAddr),
-    /// Forward as this wants from now on; say [`crate::Event::Forwarded`].
-    Forward(Box<Wanted>),
     /// Check exactly these servers from now on.
     Check(Arc<Vec<CheckTask>>),
     /// Read this config on another thread, then say [`crate::Event::Read`].
@@ -62,23 +48,33 @@ pub enum Action {
     Log(String),
 }
 
-/// A server to check.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CheckTask {
-    /// Name of the virtual service.
-    pub service: String,
-    /// Name of the real server in that service.
-    pub server: String,
-    /// Address and port to check; the port is the check's own if it has one.
-    pub addr: std::net::SocketAddr,
-    /// What clients ask, for the Host header and what is asked as they do.
-    pub listen: std::net::SocketAddr,
-    /// How clients' packets get there.
-    pub forward: nines_model::Forward,
-    /// The server wants to be told who asks (PROXY protocol, version 2).
-    pub proxy: bool,
-    /// Kind, interval, timeout and thresholds of the check.
-    pub check: nines_model::Check,
+/// What a node asks of its kernel. Each may fail, and comes back.
+#[derive(Clone, Debug)]
+pub enum Operation {
+    /// Let the kernel answer for the VIP until then, and not longer, whatever becomes of others.
+    Guard(IpAddr, Time),
+    /// Let it answer until then, and renew that with all others that follow.
+    Follow(IpAddr, Time),
+    /// Let the kernel answer until then for every VIP that follows.
+    Renew(Time),
+    /// Guard exactly these; `true`: a real server on this node serves it too.
+    Cover(Vec<(IpAddr, bool)>),
+    /// These VIPs are on the loopback interface: as a real server, this machine takes packets of
+    /// other directors for them.
+    Serve(BTreeSet<IpAddr>),
+    /// Put the address on, or take it off.
+    Address {
+        /// VIP to put on its interface or to take off.
+        vip: IpAddr,
+        /// On or off.
+        up: bool,
+    },
+    /// Tell the neighbours, once.
+    Announce(IpAddr),
+    /// Say [`crate::Event::FirstPacket`] when the data plane forwards the next packet for the VIP.
+    Watch(IpAddr),
+    /// Forward as this wants from now on.
+    Forward(Box<Wanted>),
 }
 
 /// Why something was not done.
@@ -86,7 +82,7 @@ pub struct CheckTask {
 pub enum Refusal {
     /// No leader, or no answer in time: maybe done later, ask again.
     NoQuorum(String),
-    /// Somebody changed it first.
+    /// Another command changed it first.
     Changed(String),
     /// There is no such thing.
     NotFound(String),

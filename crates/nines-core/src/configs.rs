@@ -9,12 +9,12 @@ use std::{collections::VecDeque, sync::Arc};
 
 use nines_model::{Spec, config};
 
-use crate::{action::CheckTask, forwarding};
+use crate::health::{self, CheckTask};
 
 /// A text and what it says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// As written.
+    /// The text of the file, as written.
     pub text: Arc<str>,
     /// As read; or what is wrong with it first.
     pub spec: Result<Arc<Spec>, String>,
@@ -30,7 +30,7 @@ pub struct Unread {
 }
 
 impl Unread {
-    /// Reads it.
+    /// Reads the text; of a text that differs little from the config before, only the difference.
     pub fn read(self) -> Config {
         let before = self.before.as_ref().and_then(|b| Some((&b.text, b.spec.as_ref().ok()?)));
         let after = before.and_then(|(text, spec)| config::parse_after(text, spec, &self.text));
@@ -53,7 +53,7 @@ impl Config {
     }
 
     fn new(text: Arc<str>, spec: Result<Arc<Spec>, String>) -> Self {
-        let checks = spec.as_ref().map_or_else(|_| Vec::new(), |spec| forwarding::checks(spec));
+        let checks = spec.as_ref().map_or_else(|_| Vec::new(), |spec| health::checks(spec));
         Self { text, spec, checks: Arc::new(checks) }
     }
 }
@@ -68,7 +68,7 @@ pub struct Configs {
 const KEPT: usize = 3;
 
 impl Configs {
-    /// Remembers one.
+    /// Remembers a config that was read, in place of the oldest one.
     pub fn put(&mut self, config: Arc<Config>) {
         if self.known(&config.text).is_none() {
             self.read.push_back(config);

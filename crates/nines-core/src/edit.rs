@@ -75,6 +75,11 @@ impl Apply {
         (self.text.len() as u64).saturating_add(self.head).saturating_add(self.tail)
     }
 
+    /// Whether it has the whole text, not a piece of it.
+    pub fn is_whole(&self) -> bool {
+        self.head == 0 && self.tail == 0
+    }
+
     /// The command that puts `text` in force, whatever is; `expected` as in [`Apply`].
     pub fn whole(text: String, expected: u64) -> Self {
         Self { text, expected, ..Self::default() }

@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use crate::{configs, wire::Command};
 
-/// What happened.
+/// One thing that happened to a node.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// Time passed: `next_deadline()` was reached, or nothing else happened for a while.
@@ -18,7 +18,7 @@ pub enum Event {
         from: u64,
         /// Which of our links.
         link: usize,
-        /// `wire::Frame`.
+        /// The frame, a `wire::Frame` as protobuf.
         bytes: Vec<u8>,
     },
     /// [`crate::Action::Persist`] is on disk.
@@ -26,15 +26,15 @@ pub enum Event {
     /// [`crate::Action::Persist`] failed: this node acknowledges nothing more in this incarnation
     /// (S26).
     PersistFailed(String),
-    /// [`crate::Action::Address`] was carried out, or not.
-    Performed {
+    /// [`crate::Action::Perform`] was carried out, or not.
+    Done {
         /// The action's id.
         id: u64,
         /// What went wrong.
         result: Result<(), String>,
     },
-    /// [`crate::Action::Forward`] was carried out, or not.
-    Forwarded(Result<(), String>),
+    /// VIPs that this machine has on its loopback interface, as a real server of other directors.
+    OnLoopback(std::collections::BTreeSet<IpAddr>),
     /// A config was read, as [`crate::Action::Read`] asked or before that.
     Read(Arc<configs::Config>),
     /// A health check ended.
@@ -54,7 +54,7 @@ pub enum Event {
         /// What had become of them.
         how: String,
     },
-    /// Somebody wants something written in the log; answered by [`crate::Action::Reply`].
+    /// A command to be written in the log; answered by [`crate::Action::Reply`].
     Propose {
         /// The caller's number for it.
         request: u64,

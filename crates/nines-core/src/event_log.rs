@@ -1,19 +1,117 @@
 //! What happened, for people: a bounded list, the same on all nodes, each entry with its cause.
+//!
+//! Decides: the kinds of events, and which of them belong to a question.
 
 use std::collections::VecDeque;
 
+use nines_model::{Coded, codes};
+
 use crate::wire::LogEvent;
 
-/// Events kept.
+/// Number of events that the log keeps; the oldest go first.
 pub const KEPT_MAX: usize = 10_000;
+
+codes! {
+    /// What kind of thing happened. Log and snapshot hold its code.
+    pub enum EventKind {
+        /// A config came into force.
+        Config = "config",
+        /// A VIP was given to a node; nobody alive held it.
+        Failover = "failover",
+        /// The holder of a VIP was asked to hand it to another node.
+        Move = "move",
+        /// The holder has stopped, and the VIP is the next node's.
+        Moved = "moved",
+        /// An operator asked for a move.
+        MoveRequest = "wish",
+        /// A node joined the cluster.
+        Join = "join",
+        /// A node left the cluster for good.
+        Leave = "leave",
+        /// The feature level of the cluster was raised.
+        FeatureLevel = "feature-level",
+        /// A server was set to drain.
+        Drain = "drain",
+        /// A drain was ended.
+        Undrain = "undrain",
+        /// A node was set to standby.
+        Standby = "standby",
+        /// A standby was ended.
+        Ready = "ready",
+        /// The leader hears a node no more.
+        HeartbeatLost = "beat-lost",
+        /// The leader hears a node again.
+        HeartbeatBack = "beat-back",
+        /// A node votes no more.
+        NoVote = "no-vote",
+        /// Two agents run under one identity.
+        TwoIncarnations = "two-lives",
+        /// A card cannot serve VIPs.
+        CardDown = "card-down",
+        /// A card can serve its VIPs again.
+        CardUp = "card-up",
+        /// The holder has added and announced the address of a VIP.
+        AddressAdded = "address-added",
+        /// The address of a VIP was removed.
+        AddressRemoved = "address-removed",
+        /// The address of a VIP could not be added or removed.
+        AddressFailed = "address-failed",
+        /// The address of a VIP was gone and was put back.
+        AddressRestored = "address-restored",
+        /// The deadline of a VIP could not be written to the kernel.
+        GuardFailed = "guard-failed",
+        /// The first packet of a client after a takeover was forwarded.
+        FirstPacket = "first-packet",
+        /// A server is up by its check.
+        CheckUp = "check-up",
+        /// A server is down by its check.
+        CheckDown = "check-down",
+        /// A remark that explains nothing.
+        Note = "note",
+    }
+}
 
 /// One event.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoggedEvent {
     /// "57.0": log index and place in the entry.
     pub id: String,
-    /// What happened, when, to what and why.
-    pub told: LogEvent,
+    /// Wall clock, ms since 1970.
+    pub at_ms: u64,
+    /// Node that saw it.
+    pub node: String,
+    /// What kind of thing happened.
+    pub kind: Coded<EventKind>,
+    /// What it is about.
+    pub subject: String,
+    /// A sentence.
+    pub text: String,
+    /// "auto", "check", "alice@lb1".
+    pub actor: String,
+    /// Id of the event that led to it; empty: none known.
+    pub cause: String,
+}
+
+impl LoggedEvent {
+    /// The event with this id, as the log has it.
+    pub fn read(id: String, event: LogEvent) -> Self {
+        let LogEvent { at_ms, node, kind, subject, text, actor, cause } = event;
+        Self { id, at_ms, node, kind: Coded::read(kind), subject, text, actor, cause }
+    }
+}
+
+impl From<&LoggedEvent> for LogEvent {
+    fn from(event: &LoggedEvent) -> Self {
+        Self {
+            at_ms: event.at_ms,
+            node: event.node.clone(),
+            kind: event.kind.code().to_owned(),
+            subject: event.subject.clone(),
+            text: event.text.clone(),
+            actor: event.actor.clone(),
+            cause: event.cause.clone(),
+        }
+    }
 }
 
 /// All of them, oldest first.
@@ -24,11 +122,11 @@ pub struct EventLog {
 
 impl EventLog {
     /// Adds one.
-    pub fn push(&mut self, index: u64, place: usize, told: LogEvent) {
+    pub fn push(&mut self, index: u64, place: usize, event: LogEvent) {
         if self.events.len() == KEPT_MAX {
             self.events.pop_front();
         }
-        self.events.push_back(LoggedEvent { id: format!("{index}.{place}"), told });
+        self.events.push_back(LoggedEvent::read(format!("{index}.{place}"), event));
     }
 
     /// Adds one that comes with its id.
@@ -36,7 +134,7 @@ impl EventLog {
         self.events.push_back(event);
     }
 
-    /// Oldest first.
+    /// All events, the oldest first.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &LoggedEvent> {
         self.events.iter()
     }
@@ -47,9 +145,9 @@ impl EventLog {
     }
 
     /// The newest event of one of these kinds about a subject.
-    pub fn newest(&self, kinds: &[&str], subject: &str) -> Option<&LoggedEvent> {
+    pub fn newest(&self, kinds: &[EventKind], subject: &str) -> Option<&LoggedEvent> {
         let wanted =
-            |e: &&LoggedEvent| e.told.subject == subject && kinds.contains(&e.told.kind.as_str());
+            |e: &&LoggedEvent| e.subject == subject && kinds.iter().any(|kind| e.kind.is(*kind));
         self.events.iter().rev().find(wanted)
     }
 
@@ -63,7 +161,7 @@ impl EventLog {
                 break;
             }
             path.push(event);
-            next = self.find(&event.told.cause);
+            next = self.find(&event.cause);
         }
         path.reverse();
         path
@@ -74,9 +172,9 @@ impl EventLog {
     pub fn around(&self, id: &str, subjects: &[String]) -> Vec<&LoggedEvent> {
         let mut chain = self.path(id);
         for event in &self.events {
-            let follows = chain.iter().any(|c| c.id == event.told.cause);
+            let follows = chain.iter().any(|c| c.id == event.cause);
             let known = chain.iter().any(|c| c.id == event.id);
-            if follows && !known && subjects.contains(&event.told.subject) {
+            if follows && !known && subjects.contains(&event.subject) {
                 chain.push(event);
             }
         }
@@ -85,9 +183,7 @@ impl EventLog {
 
     /// The newest event about one of these subjects, with what led to it and what came of it.
     pub fn why(&self, subjects: &[String]) -> Vec<&LoggedEvent> {
-        let about = |e: &&LoggedEvent| {
-            subjects.contains(&e.told.subject) && !e.told.kind.starts_with("note")
-        };
+        let about = |e: &&LoggedEvent| subjects.contains(&e.subject) && !e.kind.is(EventKind::Note);
         let newest = self.events.iter().rev().find(about);
         newest.map_or_else(Vec::new, |event| self.around(&event.id, subjects))
     }
@@ -95,6 +191,8 @@ impl EventLog {
 
 #[cfg(test)]
 mod tests {
+    use nines_model::Codes as _;
+
     use super::*;
 
     #[test]
@@ -103,7 +201,7 @@ mod tests {
         let told = |subject: &str, cause: &str| LogEvent {
             subject: subject.into(),
             cause: cause.into(),
-            kind: "k".into(),
+            kind: EventKind::Failover.code().into(),
             ..LogEvent::default()
         };
         c.push(1, 0, told("r3", ""));
@@ -120,7 +218,24 @@ mod tests {
         c.push(6, 0, told("dns", "2.0"));
         assert_eq!(ids(c.why(&["web".into()])), ["2.0", "3.0", "4.0"]);
         assert_eq!(ids(c.path("4.0")), ["2.0", "3.0", "4.0"]);
-        assert_eq!(c.newest(&["k"], "web").unwrap().id, "4.0");
+        assert_eq!(c.newest(&[EventKind::Failover], "web").unwrap().id, "4.0");
         assert!(c.why(&["nobody".into()]).is_empty());
+        // A remark is no answer; what a newer version tells is one.
+        let of = |kind: &str| LogEvent { kind: kind.into(), ..told("web", "") };
+        c.push(7, 0, of("note"));
+        assert_eq!(ids(c.why(&["web".into()])), ["2.0", "3.0", "4.0"]);
+        c.push(8, 0, of("note-of-a-newer-version"));
+        assert_eq!(ids(c.why(&["web".into()])), ["8.0"]);
+        assert_eq!(LogEvent::from(c.find("8.0").unwrap()).kind, "note-of-a-newer-version");
+    }
+
+    #[test]
+    fn codes_of_kinds_stay_as_logs_have_them() {
+        let codes: Vec<&str> = EventKind::ALL.iter().map(|kind| kind.code()).collect();
+        let words = "config failover move moved wish join leave feature-level drain undrain standby ready \
+                     beat-lost beat-back no-vote two-lives card-down card-up address-added \
+                     address-removed address-failed address-restored guard-failed first-packet check-up \
+                     check-down note";
+        assert_eq!(codes.join(" "), words);
     }
 }

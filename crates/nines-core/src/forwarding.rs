@@ -14,7 +14,7 @@ use nines_model::{
     TableService,
 };
 
-use crate::{action::CheckTask, health::Health};
+use crate::health::{CheckTask, Health, checks};
 
 /// Health by (service, server).
 pub type Known = BTreeMap<(String, String), Health>;
@@ -28,7 +28,7 @@ pub type Servers = BTreeSet<(String, String)>;
 pub struct Wanted {
     /// Config in force; the default forwards nothing.
     pub spec: Arc<Spec>,
-    /// Drained servers.
+    /// Servers that an operator has drained.
     pub drained: Servers,
     /// Checked servers that failed, or whose first check has not ended yet.
     pub down: Servers,
@@ -193,34 +193,6 @@ pub fn down(known: &Known, checks: &[CheckTask]) -> Servers {
     };
     let down = checks.iter().filter(|check| !up(check));
     down.map(|check| (check.service.clone(), check.server.clone())).collect()
-}
-
-/// The checks that go with a spec.
-pub fn checks(spec: &Spec) -> Vec<CheckTask> {
-    let mut tasks = Vec::new();
-    for (name, service) in &spec.services {
-        for (server, wanted) in service.servers.iter().filter(|(_, s)| service.is_checked(s)) {
-            let mut addr = wanted.addr;
-            if let Some(port) = service.check.port {
-                addr.set_port(port);
-            }
-            let mut listen = service.listen.addr;
-            if service.listen.one_port().is_none() {
-                listen.set_port(addr.port());
-            }
-            tasks.push(CheckTask {
-                service: name.clone(),
-                server: server.clone(),
-                addr,
-                listen,
-                forward: wanted.forward.unwrap_or(service.forward),
-                // Another port than the clients' speaks a language of its own.
-                proxy: service.tells(wanted) && service.check.port.is_none(),
-                check: service.check.clone(),
-            });
-        }
-    }
-    tasks
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Rise and fall of one checked server.
+//! Health checks: which servers are checked, and the rise and fall of one of them.
 //!
 //! ```text
 //! unknown --first good--> up     up   --`fall` bad in a row--> down
@@ -8,12 +8,14 @@
 //! uses a server that lives. Until then a server gets no clients, unless the process before this
 //! one sent it some: a restarted agent takes nobody's server away.
 
-use nines_model::ServerState;
+use std::net::SocketAddr;
+
+use nines_model::{Check, Forward, ServerState, Spec};
 
 /// What is known of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Health {
-    /// Never checked.
+    /// The server was never checked.
     Unknown,
     /// Not checked by this process; the one before it sent clients there.
     Inherited,
@@ -50,6 +52,53 @@ impl Health {
     pub fn is_unchecked(self) -> bool {
         matches!(self, Self::Unknown | Self::Inherited)
     }
+}
+
+/// A server to check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckTask {
+    /// Name of the virtual service.
+    pub service: String,
+    /// Name of the real server in that service.
+    pub server: String,
+    /// Address and port to check; the port is the check's own if it has one.
+    pub addr: SocketAddr,
+    /// What clients ask, for the Host header and what is asked as they do.
+    pub listen: SocketAddr,
+    /// How clients' packets get there.
+    pub forward: Forward,
+    /// The server wants to be told who asks (PROXY protocol, version 2).
+    pub proxy: bool,
+    /// Kind, interval, timeout and thresholds of the check.
+    pub check: Check,
+}
+
+/// The checks that go with a spec.
+pub fn checks(spec: &Spec) -> Vec<CheckTask> {
+    let mut tasks = Vec::new();
+    for (name, service) in &spec.services {
+        for (server, wanted) in service.servers.iter().filter(|(_, s)| service.is_checked(s)) {
+            let mut addr = wanted.addr;
+            if let Some(port) = service.check.port {
+                addr.set_port(port);
+            }
+            let mut listen = service.listen.addr;
+            if service.listen.one_port().is_none() {
+                listen.set_port(addr.port());
+            }
+            tasks.push(CheckTask {
+                service: name.clone(),
+                server: server.clone(),
+                addr,
+                listen,
+                forward: wanted.forward.unwrap_or(service.forward),
+                // Another port than the clients' speaks a language of its own.
+                proxy: service.tells(wanted) && service.check.port.is_none(),
+                check: service.check.clone(),
+            });
+        }
+    }
+    tasks
 }
 
 #[cfg(test)]

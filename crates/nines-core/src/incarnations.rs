@@ -27,7 +27,7 @@ const REPLACED: usize = 32;
 /// Frames of an earlier start may come for so long after a later one was first heard.
 const LATE: Millis = Millis(5_000);
 
-/// Who sent a frame, as the frame says.
+/// The sender of a frame, as the frame says.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sender {
     /// Number of the incarnation.
@@ -41,7 +41,7 @@ pub struct Sender {
 /// What a frame's incarnation is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// It counts.
+    /// The incarnation counts.
     Counts,
     /// It counts from now on, in place of the one before, if any.
     New,

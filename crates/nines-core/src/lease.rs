@@ -165,8 +165,8 @@ impl Promises {
     }
 
     /// Until when this voter may not append that the holder by `token` has let go; `None`: it may
-    /// now. Who lets go does not ask again in this incarnation; but a holder that starts anew may
-    /// know an older log, and hold again by the same token what it has let go.
+    /// now. A holder that let go does not ask again in this incarnation; but one that starts over
+    /// may know an older log, and hold again by the same token what it has let go.
     pub fn hold_release(
         &self,
         now: Time,

@@ -13,6 +13,7 @@ pub mod configs;
 pub mod edit;
 pub mod event;
 pub mod event_log;
+pub mod feature_level;
 pub mod forwarding;
 pub mod health;
 pub mod incarnations;

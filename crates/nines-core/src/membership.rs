@@ -1,4 +1,4 @@
-//! Who is heard: heartbeats by peer and link.
+//! Which peers are heard: heartbeats by peer and link.
 //!
 //! Decides: when a peer counts as silent. A peer is alive while any link brought a heartbeat within
 //! a lease; after this node itself was not running for a while it first listens again, so that its
@@ -29,7 +29,7 @@ pub struct Peer {
     pub was_alive: bool,
 }
 
-/// All peers.
+/// What this node has heard of each of its peers.
 #[derive(Clone, Debug, Default)]
 pub struct Membership {
     peers: BTreeMap<u64, Peer>,
@@ -113,7 +113,8 @@ impl Membership {
         })
     }
 
-    /// Silent for a lease, while this node was listening all that time.
+    /// No heartbeat for one lease, and this node itself ran for all of it: so the silence is the
+    /// peer's.
     pub fn silent(&self, now: Time, id: u64, lease: Millis) -> bool {
         !self.alive(now, id, lease) && now.since(self.listened_since) >= promise_ns(lease)
     }

@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use nines_model::{Millis, Time};
 
 use crate::{
-    action::Action,
+    action::{Action, Operation},
     event::Event,
     membership::Membership,
     state::State,
@@ -33,6 +33,7 @@ mod checks;
 mod desired_state;
 mod event_log;
 mod failover;
+mod feature_level;
 mod fitness;
 mod heartbeat;
 mod incarnation;
@@ -40,6 +41,7 @@ mod joining;
 mod leaving;
 mod log;
 mod lost_log;
+mod operations;
 mod proposals;
 mod reachability;
 mod read_ahead;
@@ -54,7 +56,7 @@ pub use start::Config;
 /// have told by then.
 const CAUGHT_UP: Millis = Millis(500);
 
-/// A node.
+/// One node of the cluster as a state machine.
 pub struct Node {
     config: Config,
     state: State,
@@ -70,6 +72,9 @@ pub struct Node {
     under_way: BTreeMap<u64, bulk::UnderWay>,
     states_sent: joining::Sent,
     told_broken: lost_log::ToldBroken,
+    /// This build does not read what the log says.
+    outdated: bool,
+    operations: operations::Operations,
     own_vips: vips::OwnVips,
     checks: checks::Checks,
     desired_state: desired_state::DesiredState,
@@ -107,9 +112,13 @@ impl Node {
                 self.voter.breaks(why);
                 self.all_vips_changed();
             }
-            Event::Performed { id, result } => self.performed(now, id, &result),
+            Event::Done { id, result } => {
+                if !self.done(now, id, result) {
+                    return;
+                }
+            }
+            Event::OnLoopback(vips) => drop(self.perform(Operation::Serve(vips))),
             Event::Read(config) => self.was_read(now, config),
-            Event::Forwarded(result) => self.forwarded(now, result),
             Event::Checked { service, server, outcome } => {
                 self.checked(now, service, server, outcome);
             }

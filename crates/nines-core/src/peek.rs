@@ -5,16 +5,22 @@
 /// The contents of the first field of this number that has a length; `None`: there is none, or
 /// the bytes are no message.
 pub fn field(bytes: &[u8], number: u64) -> Option<&[u8]> {
-    find(bytes, number << 3 | 2)
+    find(bytes, |tag| tag == number << 3 | 2)
+}
+
+/// Whether a message has a field of one of these numbers. Not beyond what is no message.
+pub fn has_any(bytes: &[u8], numbers: &[u64]) -> bool {
+    find(bytes, |tag| numbers.contains(&(tag >> 3))).is_some()
 }
 
 /// The same of a field that is a number, which is 0 where it is not written.
 pub fn number(bytes: &[u8], number: u64) -> Option<u64> {
-    Some(varint(find(bytes, number << 3)?)?.0)
+    Some(varint(find(bytes, |tag| tag == number << 3)?)?.0)
 }
 
-/// Contents of the first field with this tag: its number, and its kind in the lowest three bits.
-fn find(mut bytes: &[u8], wanted: u64) -> Option<&[u8]> {
+/// Contents of the first field whose tag is wanted: its number, and its kind in the lowest three
+/// bits.
+fn find(mut bytes: &[u8], wanted: impl Fn(u64) -> bool) -> Option<&[u8]> {
     while !bytes.is_empty() {
         let (tag, rest) = varint(bytes)?;
         let (rest, size) = match tag & 7 {
@@ -28,7 +34,7 @@ fn find(mut bytes: &[u8], wanted: u64) -> Option<&[u8]> {
             _ => return None,
         };
         let (contents, rest) = rest.split_at_checked(size)?;
-        if tag == wanted {
+        if wanted(tag) {
             return Some(contents);
         }
         bytes = rest;
@@ -85,6 +91,8 @@ mod tests {
         let state = State { text: text.as_str().into(), revision: 1, ..State::default() };
         assert_eq!(config_of_state(&snapshot::encode(&state)), Some(text.as_str()));
         assert_eq!(config_of_state(&[]), None);
+        assert!(has_any(&bytes, &[11, 10]) && has_any(&bytes, &[2]) && !has_any(&bytes, &[1, 11]));
+        assert!(!has_any(&[0xff; 12], &[10]));
         assert!(!applies_config(&[0xff; 12]));
         assert_eq!(number(&[0xff; 12], 1), None);
     }

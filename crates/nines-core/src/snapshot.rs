@@ -1,11 +1,13 @@
 //! The replicated state as bytes, and back. Equal states give equal bytes (S2).
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use prost::Message;
 
 use crate::{
     configs::Configs,
-    event_log::LoggedEvent,
-    state::{Failover, Holding, Set, State},
+    event_log::{EventLog, LoggedEvent},
+    state::{Admin, Failover, Holding, Members, Set, State, Vips},
     wire::{Facts, LogEvent, Member, pack, unpack},
 };
 
@@ -31,6 +33,8 @@ struct Kept {
     applied: u64,
     #[prost(uint64, tag = "30")]
     highest: u64,
+    #[prost(uint32, tag = "31")]
+    feature_level: u32,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -103,7 +107,7 @@ fn set(service: &str, subject: &str, set: &Set) -> KeptSet {
     }
 }
 
-/// To bytes.
+/// The state as the bytes of a snapshot.
 pub fn encode(state: &State) -> Vec<u8> {
     let vip = |addr: &std::net::IpAddr| {
         let (node, token, releasing_to) = match state.vips.get(addr) {
@@ -112,7 +116,7 @@ pub fn encode(state: &State) -> Vec<u8> {
             None => (String::new(), 0, String::new()),
         };
         let releasing = matches!(state.vips.get(addr), Some(Holding::Releasing { .. }));
-        let failover = state.failovers.get(addr).map(|f| KeptFailover {
+        let failover = state.vips.failovers().get(addr).map(|f| KeptFailover {
             from: f.from.clone(),
             to: f.to.clone(),
             at_ms: f.at_ms,
@@ -120,25 +124,27 @@ pub fn encode(state: &State) -> Vec<u8> {
             silent_ms: f.silent_ms,
             event: f.event.clone(),
         });
-        let move_request = state.move_requests.get(addr).cloned().unwrap_or_default();
+        let move_request = state.admin.move_requests().get(addr).cloned().unwrap_or_default();
         KeptVip { vip: pack(*addr), node, token, releasing_to, move_request, failover, releasing }
     };
-    let drains = state.drains.iter().map(|((service, server), s)| set(service, server, s));
-    let standbys = state.standbys.iter().map(|(node, s)| set("", node, s));
-    let event = |e: &LoggedEvent| KeptEvent { id: e.id.clone(), told: Some(e.told.clone()) };
-    let addresses: std::collections::BTreeSet<_> =
-        state.vips.keys().chain(state.move_requests.keys()).chain(state.failovers.keys()).collect();
+    let drains = state.admin.drains().iter().map(|((service, server), s)| set(service, server, s));
+    let standbys = state.admin.standbys().iter().map(|(node, s)| set("", node, s));
+    let event = |e: &LoggedEvent| KeptEvent { id: e.id.clone(), told: Some(e.into()) };
+    let (moves, failovers) = (state.admin.move_requests(), state.vips.failovers());
+    let addresses: BTreeSet<_> =
+        state.vips.keys().chain(moves.keys()).chain(failovers.keys()).collect();
     Kept {
         text: state.text.to_string(),
         revision: state.revision,
         members: state.members.values().cloned().collect(),
-        facts: state.facts.values().cloned().collect(),
+        facts: state.members.facts().values().cloned().collect(),
         vips: addresses.into_iter().map(vip).collect(),
         sets: drains.chain(standbys).collect(),
         story: state.story.iter().map(event).collect(),
-        membership: state.membership,
+        membership: state.members.newest_change(),
         applied: state.applied,
-        highest: state.highest,
+        highest: state.members.highest(),
+        feature_level: state.members.feature_level(),
     }
     .encode_to_vec()
 }
@@ -148,18 +154,8 @@ pub fn decode(bytes: &[u8], configs: &mut Configs) -> Option<State> {
     let kept = Kept::decode(bytes).ok()?;
     let config = configs.get(&kept.text);
     let spec = config.spec.as_ref().ok()?;
-    let mut state = State {
-        text: std::sync::Arc::clone(&config.text),
-        spec: std::sync::Arc::clone(spec),
-        revision: kept.revision,
-        members: kept.members.into_iter().map(|m| (m.id, m)).collect(),
-        facts: kept.facts.into_iter().map(|f| (f.node.clone(), f)).collect(),
-        membership: kept.membership,
-        applied: kept.applied,
-        highest: kept.highest,
-        ..State::default()
-    };
-    state.highest = state.highest.max(state.members.keys().max().copied().unwrap_or(0));
+    let (mut holdings, mut failovers) = (BTreeMap::new(), BTreeMap::new());
+    let (mut drains, mut standbys, mut moves) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     for v in kept.vips {
         let vip = unpack(&v.vip)?;
         let (node, token, to) = (v.node, v.token, v.releasing_to);
@@ -169,26 +165,37 @@ pub fn decode(bytes: &[u8], configs: &mut Configs) -> Option<State> {
             } else {
                 Holding::Held { node, token }
             };
-            state.vips.insert(vip, holding);
+            holdings.insert(vip, holding);
         }
         if !v.move_request.is_empty() {
-            state.move_requests.insert(vip, v.move_request);
+            moves.insert(vip, v.move_request);
         }
         if let Some(f) = v.failover {
             let KeptFailover { from, to, at_ms, actor, silent_ms, event } = f;
-            state.failovers.insert(vip, Failover { from, to, at_ms, actor, silent_ms, event });
+            failovers.insert(vip, Failover { from, to, at_ms, actor, silent_ms, event });
         }
     }
     for s in kept.sets {
         let set = Set { actor: s.actor, reason: s.reason, at_ms: s.at_ms, until_ms: s.until_ms };
         if s.service.is_empty() {
-            state.standbys.insert(s.subject, set);
+            standbys.insert(s.subject, set);
         } else {
-            state.drains.insert((s.service, s.subject), set);
+            drains.insert((s.service, s.subject), set);
         }
     }
+    let Kept { revision, members, facts, membership, highest, feature_level, applied, .. } = kept;
+    let mut state = State {
+        text: std::sync::Arc::clone(&config.text),
+        spec: std::sync::Arc::clone(spec),
+        revision,
+        members: Members::restored(members, facts, (highest, membership), feature_level),
+        vips: Vips::restored(holdings, failovers),
+        admin: Admin::restored(drains, standbys, moves),
+        story: EventLog::default(),
+        applied,
+    };
     for e in kept.story {
-        state.story.restore(LoggedEvent { id: e.id, told: e.told? });
+        state.story.restore(LoggedEvent::read(e.id, e.told?));
     }
     Some(state)
 }
@@ -199,19 +206,30 @@ mod tests {
 
     #[test]
     fn every_state_reads_back_as_it_was() {
-        let mut state = State { revision: 3, applied: 9, membership: 4, ..State::default() };
         let vip = |n: u8| std::net::IpAddr::from([10, 0, 0, n]);
         let node = || "lb1".to_owned();
-        state.vips.insert(vip(1), Holding::Held { node: node(), token: 7 });
         let to = "lb2".to_owned();
-        state.vips.insert(vip(2), Holding::Releasing { node: node(), token: 8, to });
         let nobody = String::new();
-        state.vips.insert(vip(3), Holding::Releasing { node: node(), token: 9, to: nobody });
-        state.move_requests.insert(vip(4), "lb2".into());
-        state.failovers.insert(vip(5), Failover { to: "lb2".into(), ..Failover::default() });
-        state.drains.insert(("web".into(), "r1".into()), Set { at_ms: 5, ..Set::default() });
-        state.standbys.insert("lb1".into(), Set { until_ms: 6, ..Set::default() });
+        let holdings = [
+            (vip(1), Holding::Held { node: node(), token: 7 }),
+            (vip(2), Holding::Releasing { node: node(), token: 8, to: to.clone() }),
+            (vip(3), Holding::Releasing { node: node(), token: 9, to: nobody }),
+        ];
+        let failovers = [(vip(5), Failover { to: to.clone(), ..Failover::default() })];
+        let drains = [(("web".to_owned(), "r1".to_owned()), Set { at_ms: 5, ..Set::default() })];
+        let standbys = [(node(), Set { until_ms: 6, ..Set::default() })];
+        let member = Member { id: 2, name: to.clone(), ..Member::default() };
+        let facts = Facts { node: to.clone(), no_ipvs: true, ..Facts::default() };
+        let mut state = State {
+            revision: 3,
+            applied: 9,
+            members: Members::restored(vec![member], vec![facts], (7, 4), 3),
+            vips: Vips::restored(holdings.into(), failovers.into()),
+            admin: Admin::restored(drains.into(), standbys.into(), [(vip(4), to)].into()),
+            ..State::default()
+        };
         state.story.push(4, 1, LogEvent { text: "x".into(), ..LogEvent::default() });
+        state.story.push(4, 2, LogEvent { kind: "wish".into(), ..LogEvent::default() });
         let bytes = encode(&state);
         let mut configs = Configs::default();
         let back = decode(&bytes, &mut configs).unwrap();

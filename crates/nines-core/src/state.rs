@@ -1,13 +1,11 @@
 //! The replicated state: what the log says, applied in order, the same on every node.
 //!
-//! Decides: which command is valid in which state. Uses nothing but the commands, so equal logs
-//! give equal states (S2).
+//! Decides: which subject a command belongs to, and in which order its parts take effect. A
+//! subject first says what a command would change (`validate`, which changes nothing) and then
+//! changes it (`commit`, which cannot fail): a command that is refused changes nothing. Uses
+//! nothing but the commands, so equal logs give equal states (S2).
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use nines_model::Spec;
 use prost::Message as _;
@@ -16,78 +14,25 @@ use crate::{
     action::Refusal,
     batch,
     configs::Configs,
-    edit::{Edit, Following},
-    event_log::EventLog,
+    edit::Following,
+    event_log::{EventKind, EventLog},
     voter::consensus::Change,
-    wire::{self, Command, Facts, LogEvent, Member, Move, command::Kind},
+    wire::{self, Command, Member, command::Kind},
 };
 
-/// Who holds a VIP. `token` is the index of the entry that gave it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Holding {
-    /// This node.
-    Held {
-        /// Node's name.
-        node: String,
-        /// Log index.
-        token: u64,
-    },
-    /// This node was asked to release it.
-    Releasing {
-        /// Node's name.
-        node: String,
-        /// Its token.
-        token: u64,
-        /// Next holder; empty: nobody, the VIP is to be forgotten.
-        to: String,
-    },
-}
+pub use self::{
+    admin::{Admin, Set},
+    members::Members,
+    vips::{Failover, Holding, Vips},
+};
 
-impl Holding {
-    /// The node that holds or still holds it.
-    pub fn node(&self) -> &str {
-        match self {
-            Self::Held { node, .. } | Self::Releasing { node, .. } => node,
-        }
-    }
-
-    /// Index of the entry that gave it.
-    pub fn token(&self) -> u64 {
-        match self {
-            Self::Held { token, .. } | Self::Releasing { token, .. } => *token,
-        }
-    }
-}
-
-/// What an operator set, and why.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Set {
-    /// Operator, "alice@lb1".
-    pub actor: String,
-    /// Reason in the operator's words; empty: none given.
-    pub reason: String,
-    /// When, ms since 1970.
-    pub at_ms: u64,
-    /// Until, ms since 1970; 0: until undone.
-    pub until_ms: u64,
-}
-
-/// The last change of holder of a VIP.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Failover {
-    /// From; empty: nobody.
-    pub from: String,
-    /// Name of the node that got the VIP.
-    pub to: String,
-    /// Ms since 1970.
-    pub at_ms: u64,
-    /// "auto" or an operator.
-    pub actor: String,
-    /// How long the old holder was silent when it was decided, ms; 0 for a planned move.
-    pub silent_ms: u64,
-    /// Event id.
-    pub event: String,
-}
+mod admin;
+mod config;
+mod events;
+mod members;
+#[cfg(test)]
+mod tests;
+mod vips;
 
 /// Everything the log says.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -96,28 +41,16 @@ pub struct State {
     pub text: Arc<str>,
     /// And as read.
     pub spec: Arc<Spec>,
-    /// Counts configs.
+    /// Revision: the number of configs that were applied.
     pub revision: u64,
-    /// By id.
-    pub members: BTreeMap<u64, Member>,
-    /// By node name.
-    pub facts: BTreeMap<String, Facts>,
-    /// VIPs that somebody holds.
-    pub vips: BTreeMap<IpAddr, Holding>,
-    /// Drained servers.
-    pub drains: BTreeMap<(String, String), Set>,
-    /// Nodes on standby.
-    pub standbys: BTreeMap<String, Set>,
-    /// Moves asked for.
-    pub move_requests: BTreeMap<IpAddr, String>,
-    /// Last change of holder.
-    pub failovers: BTreeMap<IpAddr, Failover>,
+    /// Members by number, and what each said about itself.
+    pub members: Members,
+    /// VIPs that somebody holds, and the last change of holder of each.
+    pub vips: Vips,
+    /// What operators have set and asked for.
+    pub admin: Admin,
     /// What happened.
     pub story: EventLog,
-    /// Highest number that a member ever had: none is given twice.
-    pub highest: u64,
-    /// Index of the newest membership change.
-    pub membership: u64,
     /// Index applied.
     pub applied: u64,
 }
@@ -125,44 +58,60 @@ pub struct State {
 /// What a command came to.
 pub type Outcome = Result<String, Refusal>;
 
-mod admin;
-#[cfg(test)]
-mod tests;
+/// A command that is carried out: where in the log it stands, and who wants it.
+#[derive(Clone, Copy)]
+struct Entry<'a> {
+    /// Index in the log.
+    index: u64,
+    /// Place in a batch; 0: it is alone.
+    place: usize,
+    /// Proposer, time, actor and cause; what it does was taken out.
+    command: &'a Command,
+}
 
 impl State {
-    /// Id of a member by name.
+    /// The state of a cluster that begins with this config and these members, at this build's own
+    /// feature level.
+    pub fn founded(
+        text: Arc<str>,
+        spec: Arc<Spec>,
+        members: impl IntoIterator<Item = Member>,
+    ) -> Self {
+        let members = Members::founded(members);
+        Self { text, spec, revision: 1, members, applied: 1, ..Self::default() }
+    }
+
+    /// A member by name.
     pub fn member(&self, name: &str) -> Option<&Member> {
-        self.members.values().find(|m| m.name == name)
+        self.members.named(name)
     }
 
-    /// Drained servers.
+    /// Drained servers, as (service, server).
     pub fn drained(&self) -> BTreeSet<(String, String)> {
-        self.drains.keys().cloned().collect()
+        self.admin.drains().keys().cloned().collect()
     }
 
-    fn record_event(
-        &mut self,
-        index: u64,
-        place: usize,
-        command: &Command,
-        kind: &str,
-        subject: &str,
-        text: String,
-    ) {
-        let node = self.members.get(&command.node).map_or_else(String::new, |m| m.name.clone());
-        self.story.push(
-            index,
-            place,
-            LogEvent {
-                at_ms: command.at_ms,
-                node,
-                kind: kind.into(),
-                subject: subject.into(),
-                text,
-                actor: command.actor.clone(),
-                cause: command.cause.clone(),
-            },
-        );
+    /// The config in force, for whoever looks at what may follow it.
+    pub fn following(&self) -> Following {
+        let (text, spec) = (Arc::clone(&self.text), Arc::clone(&self.spec));
+        Following { revision: self.revision, text, spec }
+    }
+
+    /// Event that led to what happens to the VIP where it is: the request to hand it over while its
+    /// holder does, else the change that made its present holder.
+    pub fn cause_of(&self, vip: IpAddr) -> String {
+        if let Some(Holding::Releasing { .. }) = self.vips.get(&vip)
+            && let Some(asked) = self.story.newest(&[EventKind::Move], &self.spec.vip_name(vip))
+        {
+            return asked.id.clone();
+        }
+        self.vips.failovers().get(&vip).map_or_else(String::new, |f| f.event.clone())
+    }
+
+    /// Whether a membership change may take effect. Asked before [`State::apply`].
+    pub fn may_join(&self, change: (u64, Change), bytes: &[u8]) -> bool {
+        let kind = Command::decode(bytes).ok().and_then(|command| command.kind);
+        self.members.may_change(change, kind.as_ref())
     }
 
     /// Applies the entry at `index`; `member`: the node whose membership the entry changes. The
@@ -176,244 +125,79 @@ impl State {
         configs: &mut Configs,
     ) -> Option<(Command, Outcome)> {
         self.applied = index;
-        let mut command = Command::decode(bytes).ok()?;
-        let kind = command.kind.take()?;
-        let changes = matches!(kind, Kind::Join(_) | Kind::Remove(_));
-        // One that lost its credentials on the way gets others, perhaps for another address.
-        let known = match &kind {
-            Kind::Join(m) => self.members.get(&m.id).is_some_and(|known| known.name == m.name),
-            _ => false,
-        };
-        let valid = match member {
-            Some(change) => self.may_change(change, Some(&kind)),
-            None => known,
-        };
-        if changes && !valid {
-            command.kind = Some(kind);
-            let why = "the name or number of this member is taken, or it is no member";
-            return Some((command, Err(Refusal::Changed(why.into()))));
+        let mut command = Command::decode(bytes).unwrap_or_default();
+        let kind = command.kind.take();
+        if member.is_some_and(|change| self.members.may_change(change, kind.as_ref())) {
+            self.members.changed(index);
         }
-        let outcome = match kind.clone() {
-            Kind::Apply(apply) => self.config(index, &command, &apply, configs),
-            Kind::Give(give) => self.give(index, 0, &command, &give),
-            Kind::Move(moved) => self.start_move(index, 0, &command, &moved),
-            Kind::Released(token) => self.released(index, 0, &command, &token),
-            kind @ Kind::Batch(_) => self.many(index, &command, kind),
-            Kind::Act(act) => self.act(index, &command, &act),
-            Kind::LogEvents(story) => {
-                for (place, told) in story.told.into_iter().enumerate() {
-                    self.story.push(index, place, told);
-                }
-                Ok(String::new())
-            }
-            Kind::Join(member) => self.join(index, &command, member),
-            Kind::Facts(facts) => {
-                self.facts.insert(facts.node.clone(), facts);
-                Ok(String::new())
-            }
-            Kind::MoveRequest(move_request) => self.move_request(index, &command, &move_request),
-            Kind::Remove(name) => self.remove(index, &command, &name),
-        };
+        let kind = kind?;
+        let entry = Entry { index, place: 0, command: &command };
+        let outcome = self.carry_out(entry, member, &kind, configs);
         command.kind = Some(kind);
         Some((command, outcome))
     }
 
-    /// The config in force, for whoever looks at what may follow it.
-    pub fn following(&self) -> Following {
-        let (text, spec) = (Arc::clone(&self.text), Arc::clone(&self.spec));
-        Following { revision: self.revision, text, spec }
-    }
-
-    fn config(
+    fn carry_out(
         &mut self,
-        index: u64,
-        command: &Command,
-        apply: &wire::Apply,
+        entry: Entry<'_>,
+        member: Option<(u64, Change)>,
+        kind: &Kind,
         configs: &mut Configs,
     ) -> Outcome {
-        let (config, spec) =
-            self.following().accepts(&Edit::of(apply), |text| configs.get(text))?;
-        // Its holder must say that it has stopped before the VIP is forgotten: added again later,
-        // it would else be given away while the old lease still runs.
-        for (vip, holding) in &mut self.vips {
-            if !spec.vips.contains_key(vip) {
-                let (node, token) = (holding.node().to_owned(), holding.token());
-                *holding = Holding::Releasing { node, token, to: String::new() };
+        match kind {
+            Kind::Apply(apply) => {
+                let change = self.validate_config(apply, configs)?;
+                Ok(self.commit_config(entry, change, configs))
+            }
+            Kind::Give(_) | Kind::Move(_) | Kind::Released(_) => self.one_vip(entry, kind),
+            Kind::Batch(_) => self.many_vips(entry, kind.clone()),
+            Kind::Act(act) => {
+                let change = Admin::validate(&self.spec, entry.command, act)?;
+                Ok(self.commit_admin(entry, change))
+            }
+            Kind::MoveRequest(request) => {
+                let actor = &entry.command.actor;
+                let change = Admin::validate_move(&self.spec, &self.vips, actor, request)?;
+                Ok(self.commit_admin(entry, change))
+            }
+            Kind::Join(_) | Kind::Remove(_) | Kind::Facts(_) | Kind::FeatureLevel(_) => {
+                let change = self.members.validate(member, kind)?;
+                Ok(self.commit_member(entry, change))
+            }
+            Kind::LogEvents(events) => {
+                self.commit_events(entry, events);
+                Ok(String::new())
             }
         }
-        // One that goes with another has no move requests of its own.
-        self.move_requests.retain(|vip, _| spec.vips.get(vip).is_some_and(|v| v.with.is_none()));
-        self.drains.retain(|(service, server), _| {
-            spec.services.get(service).is_some_and(|s| s.servers.contains_key(server))
-        });
-        self.standbys.retain(|node, _| spec.nodes.contains_key(node));
-        self.spec = spec;
-        self.text = Arc::clone(&config.text);
-        configs.in_force(&self.text);
-        self.revision += 1;
-        let text = format!("config {} applied", self.revision);
-        self.record_event(index, 0, command, "config", "config", text.clone());
-        Ok(text)
     }
 
-    fn give(&mut self, index: u64, place: usize, command: &Command, give: &wire::Give) -> Outcome {
-        let vip = wire::unpack(&give.vip).ok_or(Refusal::Invalid("no address".into()))?;
-        let holder = self.vips.get(&vip).map_or("", |h| h.node());
-        if holder != give.from || !self.spec.vips.contains_key(&vip) {
-            return Err(Refusal::Changed(format!("{vip} is held by \"{holder}\"")));
-        }
-        let name = self.spec.vip_name(vip);
-        self.vips.insert(vip, Holding::Held { node: give.to.clone(), token: index });
-        self.move_requests.remove(&vip);
-        let text = if give.from.is_empty() {
-            format!("{name}: {vip} given to {}: {}", give.to, give.why)
-        } else {
-            format!("{name}: {vip} moves {} -> {}: {}", give.from, give.to, give.why)
-        };
-        self.record_event(index, place, command, "failover", &name, text);
-        self.failovers.insert(
-            vip,
-            Failover {
-                from: give.from.clone(),
-                to: give.to.clone(),
-                at_ms: command.at_ms,
-                actor: command.actor.clone(),
-                silent_ms: give.silent_ms,
-                event: format!("{index}.{place}"),
-            },
-        );
+    /// A command about one VIP.
+    fn one_vip(&mut self, entry: Entry<'_>, kind: &Kind) -> Outcome {
+        let change = self.vips.validate(&self.spec, kind)?;
+        self.commit_vip(entry, change);
         Ok(String::new())
     }
 
-    fn start_move(&mut self, index: u64, place: usize, command: &Command, moved: &Move) -> Outcome {
-        let vip = wire::unpack(&moved.vip).ok_or(Refusal::Invalid("no address".into()))?;
-        match self.vips.get(&vip) {
-            Some(Holding::Held { node, token }) if *node == moved.from => {
-                let (node, token) = (node.clone(), *token);
-                let to = moved.to.clone();
-                self.vips.insert(vip, Holding::Releasing { node, token, to });
-            }
-            _ => return Err(Refusal::Changed(format!("{} does not hold {vip}", moved.from))),
-        }
-        let name = self.spec.vip_name(vip);
-        let text =
-            format!("{name}: {} is asked to hand {vip} to {}: {}", moved.from, moved.to, moved.why);
-        self.record_event(index, place, command, "move", &name, text);
-        Ok(String::new())
-    }
-
-    fn released(
-        &mut self,
-        index: u64,
-        place: usize,
-        command: &Command,
-        token: &wire::Token,
-    ) -> Outcome {
-        let vip = wire::unpack(&token.vip).ok_or(Refusal::Invalid("no address".into()))?;
-        let Some(Holding::Releasing { node, token: held, to }) = self.vips.get(&vip).cloned()
-        else {
-            return Err(Refusal::Changed("nothing to release".into()));
-        };
-        if held != token.index {
-            return Err(Refusal::Changed("an older token".into()));
-        }
-        if to.is_empty() {
-            self.vips.remove(&vip);
-            return Ok(String::new());
-        }
-        self.vips.insert(vip, Holding::Held { node: to.clone(), token: index });
-        self.move_requests.remove(&vip);
-        let name = self.spec.vip_name(vip);
-        let text = format!("{name}: {node} has stopped; {vip} goes to {to}");
-        self.record_event(index, place, command, "moved", &name, text);
-        // The person whose command led to it, if one did.
-        let first = self.story.path(&command.cause).first().map(|event| event.told.actor.clone());
-        self.failovers.insert(
-            vip,
-            Failover {
-                from: node,
-                to,
-                at_ms: command.at_ms,
-                actor: first.unwrap_or_else(|| command.actor.clone()),
-                silent_ms: 0,
-                event: format!("{index}.{place}"),
-            },
-        );
-        Ok(String::new())
-    }
-
-    /// Event that led to what happens to the VIP where it is: the request to hand it over while its
-    /// holder does, else the change that made its present holder.
-    pub fn cause_of(&self, vip: IpAddr) -> String {
-        if let Some(Holding::Releasing { .. }) = self.vips.get(&vip)
-            && let Some(asked) = self.story.newest(&["move"], &self.spec.vip_name(vip))
-        {
-            return asked.id.clone();
-        }
-        self.failovers.get(&vip).map_or_else(String::new, |f| f.event.clone())
-    }
-
-    /// The same for many VIPs, one after the other: each by itself is valid or not.
-    fn many(&mut self, index: u64, command: &Command, kind: Kind) -> Outcome {
-        let mut refused = Ok(String::new());
-        for (place, kind) in batch::singly(kind).into_iter().enumerate() {
-            let outcome = match kind {
-                Kind::Give(give) => self.give(index, place, command, &give),
-                Kind::Move(moved) => self.start_move(index, place, command, &moved),
+    /// A batch is several commands, one after the other: each by itself is refused or done. It is
+    /// refused as a whole only where nothing of it is done.
+    fn many_vips(&mut self, entry: Entry<'_>, batch: Kind) -> Outcome {
+        let (mut done, mut refused) = (false, Ok(String::new()));
+        for (place, kind) in batch::singly(batch).into_iter().enumerate() {
+            let outcome = match &kind {
                 Kind::Released(token) => {
                     // Each has a cause of its own.
                     let vip = wire::unpack(&token.vip);
                     let cause = vip.map_or_else(String::new, |vip| self.cause_of(vip));
-                    let command = Command { cause, ..command.clone() };
-                    self.released(index, place, &command, &token)
+                    let command = Command { cause, ..entry.command.clone() };
+                    self.one_vip(Entry { place, command: &command, ..entry }, &kind)
                 }
-                _ => continue,
+                _ => self.one_vip(Entry { place, ..entry }, &kind),
             };
-            if outcome.is_err() {
-                refused = outcome;
+            match outcome {
+                Ok(_) => done = true,
+                Err(why) => refused = Err(why),
             }
         }
-        refused
-    }
-
-    /// Whether a membership change may take effect. Asked before [`State::apply`].
-    pub fn may_join(&self, change: (u64, Change), bytes: &[u8]) -> bool {
-        self.may_change(change, Command::decode(bytes).ok().and_then(|c| c.kind).as_ref())
-    }
-
-    fn may_change(&self, (id, change): (u64, Change), kind: Option<&Kind>) -> bool {
-        match kind {
-            Some(Kind::Join(member)) => {
-                change == Change::Learns
-                    && member.id == id
-                    && id > self.highest
-                    && self.member(&member.name).is_none()
-            }
-            Some(Kind::Remove(name)) => {
-                change == Change::Leaves && self.members.get(&id).is_some_and(|m| m.name == *name)
-            }
-            // A promotion from learner to voter carries no command.
-            _ => change == Change::Votes && self.members.contains_key(&id),
-        }
-    }
-
-    fn join(&mut self, index: u64, command: &Command, member: Member) -> Outcome {
-        let name = member.name.clone();
-        let part = if member.witness { "witness" } else { "director" };
-        self.highest = self.highest.max(member.id);
-        self.membership = index;
-        self.members.insert(member.id, member);
-        self.record_event(index, 0, command, "join", &name, format!("{name} joined as {part}"));
-        Ok(format!("{name} joined"))
-    }
-
-    fn remove(&mut self, index: u64, command: &Command, name: &str) -> Outcome {
-        let Some(id) = self.member(name).map(|m| m.id) else {
-            return Err(Refusal::NotFound(format!("unknown member {name}")));
-        };
-        self.members.remove(&id);
-        self.facts.remove(name);
-        self.record_event(index, 0, command, "leave", name, format!("{name} left for good"));
-        Ok(format!("{name} left"))
+        if done { Ok(String::new()) } else { refused }
     }
 }

@@ -37,7 +37,7 @@ pub enum Want {
     Hold(u64),
     /// Let go and say so, by this token.
     Release(u64),
-    /// Not ours.
+    /// The VIP is not this node's.
     Nothing,
     /// The log of this node may be behind: leave everything as it is.
     Wait,
@@ -52,7 +52,7 @@ pub enum Do {
     Follow(Time),
     /// Add the address; the id is to be given by [`Vip::began`].
     Up,
-    /// Remove it.
+    /// Remove the address.
     Down,
     /// Tell the neighbours.
     Announce,
@@ -65,6 +65,8 @@ pub enum Do {
 const GRACE: Millis = Millis(1_000);
 /// When the log is told again that a VIP was released, if it does not say so.
 const TOLD_AGAIN: Millis = Millis(300);
+/// When neighbours are told again after an announcement that failed.
+const ANNOUNCE_AGAIN: Millis = Millis(5_000);
 /// When neighbours are told again: caches may miss the first.
 const ANNOUNCE_AFTER_MS: [u64; 6] = [0, 50, 150, 500, 1_500, 5_000];
 
@@ -94,8 +96,16 @@ pub struct Vip {
     /// What the kernel holds is known: this process has put it there or taken it away. An earlier
     /// incarnation may have left the address, and a deadline that still lasts.
     pub known: bool,
-    /// Next announcements.
+    /// Times at which the next announcements are due.
     pub announce: Vec<Time>,
+    /// The newest write of its own deadline; 0: none.
+    guard_write: u64,
+    /// What that write says is not in the kernel, or not known to be there.
+    unwritten: bool,
+    /// It failed, and is tried again then.
+    guard_again: Option<Time>,
+    /// The last write that ended has failed.
+    guard_failed: bool,
     told_release: Time,
 }
 
@@ -106,12 +116,18 @@ impl Vip {
         if now >= self.unable_until {
             self.unable_until = Time(0);
         }
+        if self.guard_again.take_if(|at| now >= *at).is_some() {
+            let deadline = self.guard;
+            todo.push(if self.follows { Do::Follow(deadline) } else { Do::Guard(deadline) });
+        }
         match want {
             Want::Hold(token) => self.hold(now, token, deadline, &mut todo),
             Want::Release(token) => {
                 self.let_go(&mut todo);
+                // Not before the kernel is known to be silent.
                 if self.phase == Phase::Off
                     && self.known
+                    && !self.unwritten
                     && now.since(self.told_release) > TOLD_AGAIN.ns()
                 {
                     self.told_release = now;
@@ -148,6 +164,7 @@ impl Vip {
         if self.unable_until != Time(0) {
             at(self.unable_until);
         }
+        self.guard_again.into_iter().for_each(&mut at);
         match want {
             // The node looks at the deadline that all have.
             Want::Hold(_) if !self.lapsed && self.follows => {}
@@ -155,7 +172,7 @@ impl Vip {
             Want::Hold(_) if self.phase == Phase::On => {
                 at(Time(deadline.max(self.guard).plus(GRACE).0 + 1));
             }
-            Want::Release(_) if self.phase == Phase::Off && self.known => {
+            Want::Release(_) if self.phase == Phase::Off && self.known && !self.unwritten => {
                 at(Time(self.told_release.plus(TOLD_AGAIN).0 + 1));
             }
             _ => {}
@@ -237,6 +254,38 @@ impl Vip {
         }
     }
 
+    /// The write of its deadline was given this id.
+    pub fn guards(&mut self, id: u64) {
+        (self.guard_write, self.unwritten, self.guard_again) = (id, true, None);
+    }
+
+    /// The write of its deadline ended, or is tried again then; true if it is the newest.
+    pub fn guard_done(&mut self, id: u64, again: Option<Time>) -> bool {
+        let newest = self.guard_write == id;
+        if newest {
+            (self.unwritten, self.guard_failed) = (again.is_some(), again.is_some());
+            self.guard_again = again;
+        }
+        newest
+    }
+
+    /// Whether the last write of its deadline has failed.
+    pub fn guard_trouble(&self) -> bool {
+        self.guard_failed
+    }
+
+    /// An announcement failed: one more follows.
+    pub fn not_announced(&mut self, now: Time) {
+        if self.announce.is_empty() {
+            self.announce.push(now.plus(ANNOUNCE_AGAIN));
+        }
+    }
+
+    /// Whether the kernel has the deadline that this process has asked for last.
+    pub fn is_guarded(&self) -> bool {
+        !self.unwritten
+    }
+
     /// The address action was given this id.
     pub fn began(&mut self, up: bool, id: u64) {
         self.phase = if up { Phase::Starting(id) } else { Phase::Stopping(id) };
@@ -278,6 +327,7 @@ mod tests {
 
     const T: Time = Time(1_000_000_000);
 
+    /// A step after which the kernel has what was asked of it.
     fn step(vip: &mut Vip, now: Time, want: Want, voters: &[u64]) -> Vec<Do> {
         let deadline = vip.renewals.deadline(voters);
         vip.step(now, want, deadline)
@@ -288,6 +338,34 @@ mod tests {
         vip.renewals.acked(1, 1, until);
         vip.renewals.acked(2, 1, until);
         vip
+    }
+
+    #[test]
+    fn a_deadline_that_could_not_be_written_is_written_again() {
+        let mut vip = Vip { phase: Phase::On, token: 7, known: true, ..Vip::default() };
+        vip.guards(1);
+        assert!(!vip.is_guarded());
+        assert!(!vip.guard_done(9, None), "an older write says nothing");
+        assert!(vip.guard_done(1, Some(Time(500))));
+        assert_eq!(vip.next(Want::Nothing, Time(0)), Some(Time(500)));
+        assert_eq!(vip.step(Time(499), Want::Wait, Time(0)), []);
+        vip.guard = Time(9_000);
+        assert!(vip.step(Time(500), Want::Wait, Time(0)).contains(&Do::Guard(Time(9_000))));
+        vip.guards(2);
+        assert!(vip.guard_done(2, None) && vip.is_guarded());
+    }
+
+    #[test]
+    fn a_release_is_not_told_while_the_kernel_may_answer() {
+        let mut vip = Vip { known: true, ..Vip::default() };
+        vip.guards(1);
+        let now = Time(10_000_000_000);
+        assert_eq!(vip.step(now, Want::Release(3), Time(0)), []);
+        assert!(vip.guard_done(1, Some(now)));
+        assert!(!vip.step(now, Want::Release(3), Time(0)).contains(&Do::Released(3)));
+        vip.guards(2);
+        assert!(vip.guard_done(2, None));
+        assert_eq!(vip.step(now, Want::Release(3), Time(0)), [Do::Released(3)]);
     }
 
     #[test]

@@ -111,9 +111,9 @@ pub struct Voter {
 }
 
 impl Voter {
-    /// A voter that starts. `state` is what the snapshot on its disk says; `lease` and `restart` are
-    /// the longest of any config that this node may have gone by; `broken` says why it must not
-    /// vote, if that is known already.
+    /// A voter that starts. `state` is what the snapshot on its disk says; `lease` and `restart`
+    /// are the longest of any config that this node may have gone by; `broken` says why it must
+    /// not vote, if that is known already.
     pub fn new(
         identity: Identity,
         now: Time,

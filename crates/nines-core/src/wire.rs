@@ -11,7 +11,7 @@ mod heartbeat;
 mod incarnation;
 
 pub use batch::Batch;
-pub use facts::{Facts, Unfit};
+pub use facts::{Facts, FeatureLevel, Unfit};
 pub use heartbeat::{Ack, Awaits, Heartbeat, SetPart};
 pub use incarnation::{Incarnation, KeptIncarnation, LongPromise};
 
@@ -40,7 +40,7 @@ pub mod frame {
     /// One of these.
     #[derive(Clone, PartialEq, prost::Oneof)]
     pub enum Kind {
-        /// I live.
+        /// The sender is alive and asks for its lease.
         #[prost(message, tag = "1")]
         Heartbeat(super::Heartbeat),
         /// I heard your heartbeat.
@@ -61,7 +61,7 @@ pub struct Token {
     /// VIP, 16 bytes as [`pack`] makes them.
     #[prost(bytes = "vec", tag = "1")]
     pub vip: Vec<u8>,
-    /// Log index.
+    /// Log index of the entry that gave the VIP.
     #[prost(uint64, tag = "2")]
     pub index: u64,
     /// In a release: the incarnation of the holder that let go; 0: not said.
@@ -85,13 +85,15 @@ pub struct RaftMessage {
     #[prost(uint64, tag = "6")]
     pub(crate) index: u64,
     #[prost(message, repeated, tag = "7")]
-    pub(crate) entries: Vec<LogEntry>,
+    /// Entries that the message brings.
+    pub entries: Vec<LogEntry>,
     #[prost(uint64, tag = "8")]
     pub(crate) commit: u64,
     #[prost(uint64, tag = "9")]
     pub(crate) commit_term: u64,
     #[prost(message, optional, tag = "10")]
-    pub(crate) snapshot: Option<Snapshot>,
+    /// State that the message brings.
+    pub snapshot: Option<Snapshot>,
     #[prost(uint64, tag = "11")]
     pub(crate) request_snapshot: u64,
     #[prost(bool, tag = "12")]
@@ -131,6 +133,13 @@ pub struct LogEntry {
     pub context: Vec<u8>,
 }
 
+impl LogEntry {
+    /// The encoded [`Command`]; empty: the entry has none.
+    pub fn command(&self) -> &[u8] {
+        if self.kind == 0 { &self.data } else { &self.context }
+    }
+}
+
 /// State at an index, in place of the entries up to it.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Snapshot {
@@ -146,7 +155,7 @@ pub struct Snapshot {
     /// Numbers of the nodes that get the log and have no vote yet.
     #[prost(uint64, repeated, tag = "4")]
     pub learners: Vec<u64>,
-    /// Encoded state.
+    /// The state as `snapshot::encode` makes it.
     #[prost(bytes = "vec", tag = "5")]
     pub data: Vec<u8>,
 }
@@ -166,7 +175,7 @@ pub struct Persist {
     pub long_promise: Option<LongPromise>,
     /// The newest incarnation that took part; replaces the one before.
     pub incarnation: Option<KeptIncarnation>,
-    /// Why this node votes no more, whoever asks: a restart does not mend it.
+    /// Why this node votes no more; a restart does not fix it.
     pub retired: Option<String>,
 }
 
@@ -185,7 +194,7 @@ impl Persist {
 pub struct Persisted {
     /// Term, vote, commit.
     pub hard_state: HardState,
-    /// Newest snapshot.
+    /// The newest snapshot on disk.
     pub snapshot: Snapshot,
     /// Entries after it, without a gap.
     pub entries: Vec<LogEntry>,
@@ -206,7 +215,7 @@ pub struct HardState {
     /// Vote in it.
     #[prost(uint64, tag = "2")]
     pub vote: u64,
-    /// Known committed.
+    /// Index of the newest entry that the node knows to be committed.
     #[prost(uint64, tag = "3")]
     pub commit: u64,
 }
@@ -223,14 +232,14 @@ pub struct Command {
     /// Wall clock of the proposer, ms since 1970.
     #[prost(uint64, tag = "3")]
     pub at_ms: u64,
-    /// Who wants it: "alice@lb1", "auto", "check".
+    /// Origin of the command: "alice@lb1", "auto", "check".
     #[prost(string, tag = "4")]
     pub actor: String,
     /// Id of the event that led to it.
     #[prost(string, tag = "5")]
     pub cause: String,
     /// What the command does.
-    #[prost(oneof = "command::Kind", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 50")]
+    #[prost(oneof = "command::Kind", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 50")]
     pub kind: Option<command::Kind>,
 }
 
@@ -269,6 +278,9 @@ pub mod command {
         /// A node leaves for good.
         #[prost(string, tag = "19")]
         Remove(String),
+        /// The cluster's feature level rises.
+        #[prost(message, tag = "20")]
+        FeatureLevel(super::FeatureLevel),
         /// The same for many VIPs.
         #[prost(message, tag = "50")]
         Batch(super::Batch),
@@ -298,10 +310,10 @@ pub struct Give {
     /// VIP, 16 bytes as [`pack`] makes them.
     #[prost(bytes = "vec", tag = "1")]
     pub vip: Vec<u8>,
-    /// Node's name.
+    /// Name of the node that gets the VIP.
     #[prost(string, tag = "2")]
     pub to: String,
-    /// Who held it, if anybody: voters that promised it something make this wait.
+    /// Name of the last holder; empty: none. Voters that promised it something make this wait.
     #[prost(string, tag = "3")]
     pub from: String,
     /// Reason for the choice of this node, for the event log.
@@ -324,7 +336,7 @@ pub struct Move {
     /// Name of the node that holds the VIP.
     #[prost(string, tag = "2")]
     pub from: String,
-    /// Next holder.
+    /// Name of the node that holds the VIP next.
     #[prost(string, tag = "3")]
     pub to: String,
     /// Reason for the move, for the event log.
@@ -335,7 +347,7 @@ pub struct Move {
 /// What an operator wants of a server or node.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Act {
-    /// "drain", "undrain", "standby", "ready".
+    /// Code of an [`AdminCommand`](nines_model::AdminCommand).
     #[prost(string, tag = "1")]
     pub verb: String,
     /// "web/r2" or "lb1".
@@ -352,7 +364,7 @@ pub struct Act {
 /// Things that happened.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct LogEvents {
-    /// In order.
+    /// The events, in their order.
     #[prost(message, repeated, tag = "1")]
     pub told: Vec<LogEvent>,
 }
@@ -366,13 +378,13 @@ pub struct LogEvent {
     /// Node that saw it.
     #[prost(string, tag = "2")]
     pub node: String,
-    /// "heartbeat-lost", "check-down", ...
+    /// Code of an [`EventKind`](crate::event_log::EventKind).
     #[prost(string, tag = "3")]
     pub kind: String,
     /// What it is about.
     #[prost(string, tag = "4")]
     pub subject: String,
-    /// A sentence.
+    /// What happened, in a sentence.
     #[prost(string, tag = "5")]
     pub text: String,
     /// "auto", "check", "alice@lb1".
@@ -383,13 +395,13 @@ pub struct LogEvent {
     pub cause: String,
 }
 
-/// A member.
+/// A node as the log names it.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Member {
     /// Number in the consensus; never used again.
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    /// Node's name.
+    /// Name of the node.
     #[prost(string, tag = "2")]
     pub name: String,
     /// Votes and carries nothing.
@@ -401,6 +413,9 @@ pub struct Member {
     /// Port for heartbeats (UDP) and TLS (TCP).
     #[prost(uint32, tag = "5")]
     pub port: u32,
+    /// In a join command: the highest feature level that its build reads.
+    #[prost(uint32, tag = "6")]
+    pub feature_level: u32,
 }
 
 /// An address as it is on the wire.

@@ -5,6 +5,7 @@
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
 };
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE};
@@ -17,18 +18,19 @@ use netlink_packet_route::{
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric},
 };
 
-use crate::{
-    Error, Result,
-    detour::{INNER, OUTER},
-    netlink::request,
-};
+use crate::{Addresses, Announcer, Error, Result, gratuitous_arp::Link, netlink::request};
+
+/// Name of the device into which marked packets are routed (`detour.rs`).
+pub const DETOUR_OUTER: &str = "nines-mark";
+/// Name of the device by which they come in again. No address is answered for on either.
+pub const DETOUR_INNER: &str = "nines-mark-in";
 
 /// A network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
-    /// Kernel's number.
+    /// Number that the kernel gives to the interface.
     pub index: u32,
-    /// As "eth0".
+    /// Name of the interface, such as "eth0".
     pub name: String,
     /// MAC address; zero where there is none.
     pub mac: [u8; 6],
@@ -38,7 +40,7 @@ pub struct Interface {
     pub kind: String,
     /// Number of the device that a VLAN is on (of a veth: its peer); 0: none.
     pub below: u32,
-    /// Set up.
+    /// Whether the interface is set up (IFF_UP).
     pub up: bool,
     /// It has a carrier, and so has what it rests on.
     pub carrier: bool,
@@ -62,11 +64,35 @@ impl Interface {
 
     /// Whether this machine may answer for an address there.
     pub fn may_answer(&self) -> bool {
-        self.ethernet && !self.is_part && ![INNER, OUTER].contains(&self.name.as_str())
+        self.ethernet
+            && !self.is_part
+            && ![DETOUR_INNER, DETOUR_OUTER].contains(&self.name.as_str())
     }
 }
 
-/// Addresses on `lo`, whoever put them there.
+/// The machine that this process runs on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Kernel;
+
+impl Addresses for Kernel {
+    fn interfaces(&mut self) -> Result<Vec<Interface>> {
+        interfaces()
+    }
+
+    fn add(&mut self, index: u32, addr: IpAddr, prefix: u8) -> Result<()> {
+        add(index, addr, prefix)
+    }
+
+    fn remove(&mut self, index: u32, addr: IpAddr, prefix: u8) -> Result<()> {
+        remove(index, addr, prefix)
+    }
+
+    fn announcer(&mut self, index: u32) -> Result<Arc<dyn Announcer>> {
+        Ok(Arc::new(Link::open(index, false)?))
+    }
+}
+
+/// Addresses on `lo`, whichever program put them there.
 pub fn on_lo() -> Result<BTreeSet<IpAddr>> {
     let lo = interfaces()?.into_iter().filter(|i| i.name == "lo");
     Ok(lo.flat_map(|lo| lo.addresses).map(|(addr, _)| addr).collect())
@@ -215,7 +241,7 @@ pub fn add(index: u32, addr: IpAddr, prefix: u8) -> Result<()> {
     }
     request(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE)
         .map(drop)
-        .map_err(|e| privileged(format!("cannot add {addr} to interface {index}"), &e))
+        .map_err(|e| crate::privileged(format!("cannot add {addr} to interface {index}"), &e))
 }
 
 /// Takes `addr` off the interface; not there is success.
@@ -224,17 +250,10 @@ pub fn remove(index: u32, addr: IpAddr, prefix: u8) -> Result<()> {
         Ok(_) => Ok(()),
         Err(e) if e.raw_os_error() == Some(libc::EADDRNOTAVAIL) => Ok(()),
         Err(e) if e.raw_os_error() == Some(libc::ENODEV) => Ok(()),
-        Err(e) => Err(privileged(format!("cannot remove {addr} from interface {index}"), &e)),
+        Err(e) => {
+            Err(crate::privileged(format!("cannot remove {addr} from interface {index}"), &e))
+        }
     }
-}
-
-/// `error`, with the remedy when it is a lack of rights.
-pub(crate) fn privileged(what: String, error: &std::io::Error) -> Error {
-    let told = Error::new(what, error);
-    if error.raw_os_error() == Some(libc::EPERM) || error.raw_os_error() == Some(libc::EACCES) {
-        return told.next("run as root, or with CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF");
-    }
-    told
 }
 
 /// How packets to an address leave this machine.
@@ -291,7 +310,7 @@ pub fn route(addr: IpAddr) -> Option<Way> {
     (way.ifindex != 0).then_some(way)
 }
 
-/// As `nines_abi::Addr`.
+/// The 16 bytes of `nines_abi::Addr`: IPv4 addresses are mapped into IPv6.
 pub fn mapped(addr: IpAddr) -> [u8; 16] {
     match addr {
         IpAddr::V4(a) => nines_abi::mapped(a.octets()),

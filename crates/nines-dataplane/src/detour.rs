@@ -22,26 +22,27 @@ use netlink_packet_route::{
 use nines_abi::DETOUR_MAC;
 use nines_model::{ForwardingTable, Traffic};
 
-use crate::{Error, Result, address, netlink::request, sysctl};
+use crate::{
+    Error, Result,
+    address::{self, DETOUR_INNER, DETOUR_OUTER},
+    netlink::request,
+    sysctl,
+};
 
-/// Packets are routed into this end,
-pub const OUTER: &str = "nines-mark";
-/// and come in again by this one.
-pub const INNER: &str = "nines-mark-in";
-/// Of [`INNER`]; this host has all of 127/8 anyway.
+/// Of [`DETOUR_INNER`]; this host has all of 127/8 anyway.
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 109);
 /// No packet is too big for it.
 const MTU: u32 = 65_535;
 
 /// The routing table with the one route.
 const TABLE: u32 = 9_909;
-/// Who made the rules and the route.
+/// Protocol number that marks rules and route as ours.
 const OURS: RouteProtocol = RouteProtocol::Other(109);
 /// Preference of rules by mark,
 const MARKED: u32 = 1;
 /// and of the one for local addresses while there are any.
 const LOCAL: u32 = 2;
-/// linux/rtnetlink.h.
+/// Number of the table of local routes, RT_TABLE_LOCAL of linux/rtnetlink.h.
 const TABLE_LOCAL: u8 = 255;
 
 /// What has a service; the rest of what is marked goes its own way.
@@ -60,7 +61,7 @@ pub fn marks_of(table: &ForwardingTable) -> Marks {
 }
 
 fn failed(what: &str, e: &std::io::Error) -> Error {
-    address::privileged(format!("cannot {what} for services by mark"), e)
+    crate::privileged(format!("cannot {what} for services by mark"), e)
 }
 
 /// Makes the devices, or what of them is missing; whether they were not there.
@@ -72,12 +73,12 @@ pub fn build() -> Result<bool> {
     // What is for this host after all comes from clients, who are not behind this device: loose,
     // which is also more than strict everywhere, but wants any address there
     // (net/ipv4/fib_frontend.c).
-    sysctl::write(&format!("net/ipv4/conf/{INNER}/rp_filter"), "2")?;
+    sysctl::write(&format!("net/ipv4/conf/{DETOUR_INNER}/rp_filter"), "2")?;
     let all = address::interfaces()?;
-    if let Some(inner) = all.iter().find(|i| i.name == INNER) {
+    if let Some(inner) = all.iter().find(|i| i.name == DETOUR_INNER) {
         address::add(inner.index, ADDRESS.into(), 32)?;
     }
-    for name in [OUTER, INNER] {
+    for name in [DETOUR_OUTER, DETOUR_INNER] {
         // No IPv6 address of its own, so it never speaks. Where there is no IPv6 there is no
         // setting.
         let _ = sysctl::write(&format!("net/ipv6/conf/{name}/addr_gen_mode"), "1");
@@ -103,10 +104,10 @@ fn make() -> Result<()> {
         ];
         link
     };
-    let mut pair = end(OUTER);
+    let mut pair = end(DETOUR_OUTER);
     pair.attributes.push(LinkAttribute::LinkInfo(vec![
         LinkInfo::Kind(InfoKind::Veth),
-        LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(end(INNER)))),
+        LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(end(DETOUR_INNER)))),
     ]));
     request(RouteNetlinkMessage::NewLink(pair), NLM_F_CREATE | NLM_F_EXCL)
         .map(drop)
@@ -114,11 +115,11 @@ fn make() -> Result<()> {
 }
 
 fn exists() -> Result<bool> {
-    Ok(address::interfaces()?.iter().any(|i| i.name == OUTER))
+    Ok(address::interfaces()?.iter().any(|i| i.name == DETOUR_OUTER))
 }
 
 /// Leads packets with exactly these marks through the devices; without any, takes all away.
-/// [`build`] was called before, and the programs are on [`INNER`].
+/// [`build`] was called before, and the programs are on [`DETOUR_INNER`].
 pub fn lead(marks: &Marks) -> Result<()> {
     for v6 in [false, true] {
         let of: BTreeSet<u32> =
@@ -132,7 +133,7 @@ pub fn lead(marks: &Marks) -> Result<()> {
     }
     if marks.is_empty() && exists()? {
         let mut gone = LinkMessage::default();
-        gone.attributes = vec![LinkAttribute::IfName(OUTER.into())];
+        gone.attributes = vec![LinkAttribute::IfName(DETOUR_OUTER.into())];
         request(RouteNetlinkMessage::DelLink(gone), 0)
             .map_err(|e| failed("take away the devices", &e))?;
     }
@@ -148,7 +149,7 @@ fn lead_family(v6: bool, marks: &BTreeSet<u32>) -> std::io::Result<()> {
         wanted.push(rule(v6, LOCAL, RuleAction::ToTable, &[RuleAttribute::Table(255)]));
         // What comes in by it goes on; and this host's own packets, some of which have a mark given
         // back to them (CONNMARK), are no client's.
-        for skipped in [INNER, "lo"] {
+        for skipped in [DETOUR_INNER, "lo"] {
             let skip = [RuleAttribute::Iifname(skipped.into()), RuleAttribute::Goto(LOCAL)];
             wanted.push(rule(v6, MARKED, RuleAction::Goto, &skip));
         }
@@ -246,9 +247,10 @@ fn is_local(rule: &RuleMessage) -> bool {
 
 /// Everything into the one end.
 fn route(v6: bool) -> std::io::Result<()> {
-    let missing = || std::io::Error::new(std::io::ErrorKind::NotFound, format!("no {OUTER}"));
+    let missing =
+        || std::io::Error::new(std::io::ErrorKind::NotFound, format!("no {DETOUR_OUTER}"));
     let all = address::interfaces().map_err(|e| std::io::Error::other(e.to_string()))?;
-    let outer = all.iter().find(|i| i.name == OUTER).ok_or_else(missing)?;
+    let outer = all.iter().find(|i| i.name == DETOUR_OUTER).ok_or_else(missing)?;
     let mut route = RouteMessage::default();
     route.header.address_family = family(v6);
     route.header.protocol = OURS;

@@ -11,6 +11,7 @@ use crate::{
     DataPlane, Error, Result,
     ebpf::{self, EbpfPlane},
     ipvs::{self, IpvsPlane, Kernel},
+    pins,
 };
 
 /// Both back ends; IPVS is opened when a table asks for it.
@@ -65,7 +66,7 @@ pub fn serving(ebpf: &mut EbpfPlane) -> BTreeSet<(Traffic, SocketAddr)> {
 /// A directory that is there while IPVS may hold a table of ours in this namespace. It goes where
 /// that table goes, with the machine's start, and stays when the process dies.
 fn in_use() -> Result<PathBuf> {
-    Ok(ebpf::pin_directory()?.with_file_name("ipvs"))
+    Ok(pins::pin_directory()?.with_file_name("ipvs"))
 }
 
 /// Whether IPVS may hold a table of ours in this namespace, whether or not an agent runs.

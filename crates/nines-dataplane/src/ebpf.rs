@@ -21,18 +21,17 @@ pub use self::{
     flow_sync::{FlowExport, FlowImport},
     guard::{EbpfGuard, deadline_of, release_all},
     hook::Hooks,
-    pins::pin_directory,
     programs::suffice,
     readback::{Claim, claim},
     sizes::{Sizes, can_hold},
     tables::Tables,
 };
-use self::{
-    hook::Hook,
-    pins::{WHOSE, other_layouts, own_directory},
-    tables::pinned,
+use self::{hook::Hook, tables::pinned};
+use crate::{
+    DataPlane, Error, Result, address, detour, new_interfaces,
+    pins::{self, WHOSE, other_layouts, own_directory, pin_directory},
+    sysctl,
 };
-use crate::{DataPlane, Error, Result, address, detour, new_interfaces, sysctl};
 
 mod addresses;
 mod attach;
@@ -47,7 +46,6 @@ mod installed;
 mod key;
 pub mod lookup_tables;
 pub mod object;
-mod pins;
 mod programs;
 pub mod readback;
 pub mod reconcile;
@@ -115,7 +113,7 @@ fn open_plane(
     pins::ensure()?;
     let pins = pin_directory()?;
     pins::make(&pins)
-        .map_err(|e| address::privileged(format!("cannot make {}", pins.display()), &e))?;
+        .map_err(|e| crate::privileged(format!("cannot make {}", pins.display()), &e))?;
     // Now there is a directory to say whose it is.
     own_directory()?;
     let (sizes, smaller) = sizes.settle(&pins);
@@ -236,7 +234,7 @@ impl EbpfPlane {
     fn attach_all(&mut self) -> Result<()> {
         let mut names = self.wanted.clone();
         if self.tables.installed().settings.flags & nines_abi::SETTING_MARKS != 0 {
-            names.insert(detour::INNER.into());
+            names.insert(address::DETOUR_INNER.into());
         }
         let indices = self.tables.installed().interfaces.clone();
         let asked = names.clone();

@@ -10,12 +10,14 @@ use nines_model::{Counters, ForwardingTable, Time};
 
 use crate::{DataPlane, Guard, Result};
 
+pub mod addresses;
+
 /// What a fake kernel holds; tests look at it and change it behind the product's back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Held {
     /// The table in force.
     pub table: ForwardingTable,
-    /// Guard deadlines.
+    /// Deadline until which each address may answer.
     pub guards: BTreeMap<IpAddr, Time>,
     /// Whose deadlines are renewed together.
     pub follow: BTreeSet<IpAddr>,

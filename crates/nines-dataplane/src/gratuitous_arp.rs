@@ -9,7 +9,7 @@ use std::{
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
 };
 
-use crate::{Error, Result, address::privileged};
+use crate::{Announcer, Error, Result, privileged};
 
 /// A raw Ethernet socket on one interface.
 pub struct Link {
@@ -95,6 +95,12 @@ impl Link {
             )
         };
         (got >= 0).then_some((got as usize, from.sll_pkttype == libc::PACKET_OUTGOING))
+    }
+}
+
+impl Announcer for Link {
+    fn announce(&self, addr: IpAddr, mac: [u8; 6]) -> Result<()> {
+        self.send(&frame(addr, mac))
     }
 }
 

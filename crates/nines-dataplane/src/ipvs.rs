@@ -1,8 +1,8 @@
 //! The kernel's own IPVS as a back end, over generic netlink (include/uapi/linux/ip_vs.h).
 //!
 //! Decides: which changes lead from what the kernel holds to a table, and that a failed update is
-//! taken back. The whole table of the network namespace is ours: what somebody else put there goes.
-//! IPVS does not know the VIP guard; the director's programs keep it ([`crate::director`]).
+//! taken back. The whole table of the network namespace is ours: what other programs put there
+//! goes. IPVS does not know the VIP guard; the director's programs keep it ([`crate::director`]).
 
 use std::{collections::BTreeMap, fs, net::SocketAddr, path::Path};
 
@@ -24,7 +24,7 @@ mod readback;
 pub enum Change {
     /// A service without servers.
     Add(Traffic, Service),
-    /// Its words.
+    /// Another scheduler, time or flag of a service.
     Set(Traffic, Service),
     /// A service that has no servers left.
     Remove(Traffic),
@@ -36,7 +36,7 @@ pub enum Change {
     RemoveDest(Traffic, Dest),
 }
 
-/// Who carries changes out.
+/// The tables of IPVS, where changes are carried out.
 pub trait Tables: Send {
     /// What is there.
     fn list(&mut self) -> Result<State>;
@@ -44,7 +44,7 @@ pub trait Tables: Send {
     fn prepare(&mut self, _idle: Option<IdleLimits>) -> Result<()> {
         Ok(())
     }
-    /// One change.
+    /// Carries one change out.
     fn carry_out(&mut self, change: &Change) -> Result<()>;
 }
 
@@ -132,7 +132,7 @@ impl IpvsPlane<Kernel> {
         Ok(Self::over(Kernel::open()?))
     }
 
-    /// [`Kernel::synchronise`]
+    /// Starts or stops the kernel's sync daemons, as [`Kernel::synchronise`] does.
     pub fn synchronise(&self, on: Option<&str>) -> Result<()> {
         self.tables.synchronise(on)
     }

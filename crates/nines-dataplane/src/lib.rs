@@ -4,10 +4,11 @@
 //! not decide: what is forwarded, or who may answer for an address.
 //!
 //! [`DataPlane`] has three back ends: [`ebpf`] and [`ipvs`] (both behind [`director`]), and
-//! [`fake`] (memory, for tests of the agent's threads). All `unsafe` code outside the kernel
-//! programs is in this crate.
+//! [`fake`] (memory, for tests of the agent's threads). [`Addresses`] has two: [`address::Kernel`]
+//! and [`fake::addresses`]. All `unsafe` code outside the kernel programs is in this crate, but for
+//! what nines-exec does before a child becomes its program.
 
-use std::{collections::BTreeSet, fmt, net::IpAddr};
+use std::{collections::BTreeSet, fmt, net::IpAddr, sync::Arc};
 
 use nines_model::{Counters, ForwardingTable, Time};
 
@@ -23,6 +24,7 @@ pub mod listen;
 pub mod listing;
 mod netlink;
 pub mod new_interfaces;
+pub mod pins;
 pub mod probe;
 pub mod process;
 pub mod real_server;
@@ -60,6 +62,15 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+/// `error`, with the remedy when it is a lack of rights.
+pub(crate) fn privileged(what: String, error: &std::io::Error) -> Error {
+    let told = Error::new(what, error);
+    if error.raw_os_error() == Some(libc::EPERM) || error.raw_os_error() == Some(libc::EACCES) {
+        return told.next("run as root, or with CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF");
+    }
+    told
+}
 
 /// `Result` of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -103,6 +114,28 @@ pub trait DataPlane: Send {
 
     /// Takes everything out of the kernel.
     fn remove(&mut self) -> Result<()>;
+}
+
+/// The interfaces of a machine and the addresses on them.
+pub trait Addresses: Send {
+    /// All interfaces with their addresses.
+    fn interfaces(&mut self) -> Result<Vec<address::Interface>>;
+
+    /// Puts `addr` on the interface with this number; there already is success.
+    fn add(&mut self, index: u32, addr: IpAddr, prefix: u8) -> Result<()>;
+
+    /// Takes `addr` off the interface with this number; not there is success.
+    fn remove(&mut self, index: u32, addr: IpAddr, prefix: u8) -> Result<()>;
+
+    /// Opens the interface with this number for announcements. Of an interface that is made again a
+    /// new one is needed.
+    fn announcer(&mut self, index: u32) -> Result<Arc<dyn Announcer>>;
+}
+
+/// An interface that is open for announcements.
+pub trait Announcer: Send + Sync {
+    /// Tells the neighbours once that `addr` is at this MAC address.
+    fn announce(&self, addr: IpAddr, mac: [u8; 6]) -> Result<()>;
 }
 
 /// The deadlines until which this node may answer for addresses. Setting one is a single map

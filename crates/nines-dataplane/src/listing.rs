@@ -11,13 +11,13 @@ pub struct Shown {
     pub service: TableService,
     /// What its scheduler is called there, if nines has one of that name or not.
     pub scheduler: String,
-    /// Its counts.
+    /// What was counted of the service.
     pub tally: Tally,
     /// Each server with its counts and the clients that are remembered to be its.
     pub servers: Vec<(TableServer, Tally, u64)>,
 }
 
-/// A connection.
+/// A connection in the flow table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connection {
     /// IP protocol number.
@@ -30,6 +30,6 @@ pub struct Connection {
     pub client: SocketAddr,
     /// What it asked.
     pub virtual_service: SocketAddr,
-    /// Who answers.
+    /// Address and port of the server that the connection goes to.
     pub server: SocketAddr,
 }

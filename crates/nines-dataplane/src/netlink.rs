@@ -7,7 +7,7 @@ use netlink_packet_core::{
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
-/// Of rtnetlink.
+/// Sends a message to rtnetlink; gives the messages of the answer, or the kernel's error.
 pub fn request(
     message: RouteNetlinkMessage,
     flags: u16,

@@ -13,13 +13,13 @@
 
 use std::{fs, io, path::PathBuf};
 
-use crate::{Error, Result, address, ebpf, sysctl};
+use crate::{Error, Result, address, pins, sysctl};
 
 /// Settings, and their values for an interface without the guard.
 const GUARDED: [(&str, u32); 2] = [("arp_ignore", 1), ("arp_announce", 2)];
 
 fn memory() -> Result<PathBuf> {
-    Ok(ebpf::pin_directory()?.with_file_name("newcomers"))
+    Ok(pins::pin_directory()?.with_file_name("newcomers"))
 }
 
 fn setting(of: &str, name: &str) -> String {

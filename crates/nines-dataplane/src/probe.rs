@@ -69,7 +69,7 @@ pub enum Answer {
     Refuses,
 }
 
-/// A question.
+/// What a probe of one server is to find out.
 #[derive(Clone, Debug)]
 pub struct Question {
     /// The virtual service.

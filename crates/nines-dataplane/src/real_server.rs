@@ -82,7 +82,7 @@ pub struct Keeper {
 /// What [`Keeper::keep`] did, and what it could not do.
 #[derive(Default)]
 pub struct Done {
-    /// In words.
+    /// What was done, a sentence each.
     pub done: Vec<String>,
     /// One thing that fails keeps no other from being done.
     pub trouble: Vec<Error>,

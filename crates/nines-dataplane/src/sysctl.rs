@@ -8,7 +8,7 @@ fn path(name: &str) -> PathBuf {
     PathBuf::from("/proc/sys").join(name)
 }
 
-/// Reads "net/ipv4/ip_forward".
+/// Value of a kernel setting named as "net/ipv4/ip_forward", without the newline.
 pub fn read(name: &str) -> Result<String> {
     std::fs::read_to_string(path(name))
         .map(|text| text.trim().to_owned())

@@ -50,7 +50,7 @@ impl Wire {
     }
 }
 
-/// A lab.
+/// A network of hosts that is gone when this is dropped.
 pub struct Lab {
     id: String,
     hosts: BTreeMap<String, Vec<Wire>>,

@@ -7,7 +7,7 @@ use crate::{
     spec::{Check, CheckKind, Limit, NodeSpec, ServerSpec, ServiceSpec, Spec, Vip},
 };
 
-/// One difference.
+/// One difference between two configs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     /// What changes, as "service web" or "server web/r2".
@@ -16,7 +16,7 @@ pub struct Change {
     pub sign: char,
     /// Before and after, or what is added or removed.
     pub text: String,
-    /// What clients feel; empty when nothing.
+    /// What clients notice, in words; empty when nothing.
     pub felt: String,
 }
 

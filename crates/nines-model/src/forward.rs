@@ -29,7 +29,7 @@ impl Forward {
         ("gue", Self::Tunnel(Tunnel::new(TunnelKind::Gue))),
         ("gre", Self::Tunnel(Tunnel::new(TunnelKind::Gre))),
     ];
-    /// Their names.
+    /// Names of all methods, as the config writes them.
     pub const NAMES: [&'static str; 7] = ["dr", "nat", "full-nat", "local", "ipip", "gue", "gre"];
 
     /// Replies come through the director, which knows them by their addresses.
@@ -66,7 +66,7 @@ impl Tunnel {
     /// UDP port of GUE (IANA).
     pub const GUE_PORT: u16 = 6_080;
 
-    /// With defaults.
+    /// A tunnel of this kind with the default port and without a checksum.
     pub const fn new(kind: TunnelKind) -> Self {
         let port = if matches!(kind, TunnelKind::Gue) { Self::GUE_PORT } else { 0 };
         Self { kind, port, checksum: TunnelChecksum::None }
@@ -107,7 +107,7 @@ pub enum TunnelKind {
 pub enum TunnelChecksum {
     /// The outer header has no checksum.
     None,
-    /// Filled in.
+    /// The outer header has its checksum.
     Full,
     /// Remote checksum offload; known to ipvsadm, forwarded as [`TunnelChecksum::None`].
     Remote,

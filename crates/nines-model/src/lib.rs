@@ -4,7 +4,9 @@
 //! two ([`diff`]), what a director forwards ([`ForwardingTable`]). Knows no clock, no socket, no
 //! file and no serde: text comes in as `&str`, time as a number.
 
+pub mod admin;
 pub mod clients;
+pub mod codes;
 pub mod config;
 pub mod diff;
 pub mod forward;
@@ -12,16 +14,20 @@ pub mod listen;
 pub mod names;
 pub mod printable;
 pub mod real_server;
+pub mod reason;
 pub mod sanity;
 pub mod spec;
 pub mod suggest;
 pub mod table;
 pub mod time;
 
+pub use admin::{AdminCommand, SafetyRule};
 pub use clients::{ClientRate, QuicId, Rate, Sources};
+pub use codes::{Coded, Codes};
 pub use forward::{Forward, Tunnel, TunnelChecksum, TunnelKind};
 pub use listen::{Listen, Proto, network};
 pub use real_server::RealServerRole;
+pub use reason::{Refusals, Unfit, Why};
 pub use spec::{
     Backend, Check, CheckKind, IdleLimits, Limit, NodeSpec, Persist, Role, Scheduler,
     SchedulerFlags, ServerSpec, ServiceSpec, Spec, Timing, Vip,

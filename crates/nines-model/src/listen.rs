@@ -61,7 +61,7 @@ pub struct Listen {
     pub last: u16,
     /// Leading bits that the VIPs share: 32 of IPv4, 128 of IPv6 are one VIP.
     pub prefix: u8,
-    /// Transport protocol.
+    /// Transport protocol of the service.
     pub proto: Proto,
 }
 
@@ -80,7 +80,7 @@ impl Listen {
         *self == Self::new(self.addr, self.proto)
     }
 
-    /// Every port.
+    /// Whether the service takes every port.
     pub fn is_every_port(&self) -> bool {
         self.addr.port() == 0
     }
@@ -90,7 +90,7 @@ impl Listen {
         (self.last == self.addr.port() && !self.is_every_port()).then_some(self.last)
     }
 
-    /// All VIPs.
+    /// All addresses of the service, from the first on.
     pub fn vips(&self) -> impl Iterator<Item = IpAddr> + use<> {
         let (first, prefix) = (self.addr.ip(), u32::from(self.prefix));
         let more = if first.is_ipv4() { 32 } else { 128 } - prefix;

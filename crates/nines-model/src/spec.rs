@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::{ClientRate, Forward, Listen, QuicId, Rate, Sources, Traffic, time::Millis};
+use crate::{ClientRate, Forward, Listen, QuicId, Rate, Sources, Traffic, codes, time::Millis};
 
 /// A whole cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -22,11 +22,11 @@ pub struct Spec {
     pub vips: BTreeMap<IpAddr, Vip>,
     /// Virtual services by name. Most stay the same from config to config.
     pub services: BTreeMap<String, Arc<ServiceSpec>>,
-    /// Beats, leases.
+    /// Intervals of heartbeats, leases, elections and restarts.
     pub timing: Timing,
     /// Flows that a director holds at least; 0: as many as it does by itself.
     pub flows: u32,
-    /// Who forwards packets on directors.
+    /// Data plane that forwards packets on directors.
     pub backend: Backend,
     /// How long silent connections are known.
     pub idle: IdleLimits,
@@ -56,7 +56,7 @@ impl fmt::Display for IdleLimits {
     }
 }
 
-/// Who forwards packets.
+/// The data planes that can forward packets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Backend {
     /// nines' own programs.
@@ -69,7 +69,7 @@ pub enum Backend {
 impl Backend {
     /// All, by the name that configs use.
     pub const ALL: [(&'static str, Self); 2] = [("ebpf", Self::Ebpf), ("ipvs", Self::Ipvs)];
-    /// Their names.
+    /// Names of the data planes, as the config writes them.
     pub const NAMES: [&'static str; 2] = ["ebpf", "ipvs"];
 }
 
@@ -131,28 +131,20 @@ impl Spec {
     }
 }
 
-/// What a machine does in the cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Role {
-    /// May hold VIPs and forward.
-    Director,
-    /// Votes, carries nothing.
-    Witness,
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Director => "director",
-            Self::Witness => "witness",
-        })
+codes! {
+    /// What a machine does in the cluster.
+    pub enum Role {
+        /// May hold VIPs and forward.
+        Director = "director",
+        /// Votes, carries nothing.
+        Witness = "witness",
     }
 }
 
-/// One machine.
+/// One node of the config.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeSpec {
-    /// Its part.
+    /// Director or witness.
     pub role: Role,
     /// One address a link; beats go over all of them.
     pub addresses: Vec<IpAddr>,
@@ -177,7 +169,7 @@ pub struct Vip {
 /// (net/netfilter/ipvs/ip_vs_*.c).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scheduler {
-    /// In turn.
+    /// Round robin: the servers in turn.
     Rr,
     /// In turn, as often as its weight.
     Wrr,
@@ -257,7 +249,7 @@ pub struct ServiceSpec {
     pub listen: Listen,
     /// Packets of that VIP's family that carry this mark, instead of those to it. Not 0.
     pub mark: Option<u32>,
-    /// Default forwarding.
+    /// Forwarding method of the servers that have none of their own.
     pub forward: Forward,
     /// Choice of server.
     pub scheduler: Scheduler,
@@ -271,7 +263,7 @@ pub struct ServiceSpec {
     pub by_call: bool,
     /// Which clients may begin flows.
     pub sources: Sources,
-    /// How many.
+    /// New flows that each client may begin; `None`: no limit.
     pub rate: Option<ClientRate>,
     /// Beyond so many of all clients they are asked for a cookie (TCP).
     pub cookies: Option<Rate>,
@@ -413,7 +405,7 @@ pub enum CheckKind {
         path: String,
         /// Host header; the VIP when `None`.
         host: Option<String>,
-        /// Wanted status.
+        /// Status code that the answer must have.
         status: u16,
         /// Text the body must contain.
         contains: Option<String>,

@@ -20,7 +20,7 @@ pub struct ForwardingTable {
     pub duty: RealServerRole,
     /// MAC addresses of the other directors.
     pub director_macs: Vec<[u8; 6]>,
-    /// Who forwards.
+    /// Data plane that forwards the packets.
     pub backend: Backend,
     /// How long silent connections are known; `None`: as long as they are now.
     pub idle: Option<IdleLimits>,
@@ -45,11 +45,11 @@ pub struct TableService {
     pub pool: Vec<IpAddr>,
     /// Which clients may begin flows.
     pub sources: Sources,
-    /// How many.
+    /// New flows that each client may begin; `None`: no limit.
     pub rate: Option<ClientRate>,
     /// Beyond so many of all clients they are asked for a cookie (TCP).
     pub cookies: Option<Rate>,
-    /// By name.
+    /// Real servers of the service by name.
     pub servers: BTreeMap<String, TableServer>,
 }
 
@@ -60,7 +60,7 @@ pub enum Traffic {
     To(Listen),
     /// Those that carry this mark.
     Marked {
-        /// Not 0.
+        /// The mark that packets carry, never 0.
         mark: u32,
         /// IPv6 packets; else IPv4.
         v6: bool,
@@ -172,7 +172,7 @@ impl TableServer {
 /// Counts of one service or server since the tables were made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Flows made.
+    /// Number of flows that began.
     pub connections: u64,
     /// Packets from clients.
     pub packets_in: u64,
@@ -192,7 +192,7 @@ pub struct Tally {
 /// What a data plane counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// By service.
+    /// Counts of each service by its name.
     pub services: BTreeMap<String, Tally>,
     /// By (service, server).
     pub servers: BTreeMap<(String, String), Tally>,

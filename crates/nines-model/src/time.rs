@@ -25,7 +25,7 @@ impl Time {
 pub struct Millis(pub u64);
 
 impl Millis {
-    /// In ns.
+    /// The length in nanoseconds.
     pub const fn ns(self) -> u64 {
         self.0 * 1_000_000
     }

@@ -18,13 +18,22 @@ use std::{
     net::IpAddr,
 };
 
-use nines_model::{Role, Spec};
+use nines_model::{Refusals, Role, Spec, Unfit, Why};
+
+pub use self::check::check;
+
+mod check;
 
 /// A node as the planner sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeView {
-    /// Heard from within its lease.
+    /// Not silent for so long that another node may take its VIPs.
     pub alive: bool,
+    /// Heard within its lease. A node that lives and is not heard keeps what it holds and gets
+    /// nothing.
+    pub heard: bool,
+    /// Why its incarnation does not count; it is not alive then.
+    pub doubt: Option<Doubt>,
     /// It has no vote yet: it waits for the log.
     pub joining: bool,
     /// It votes no more, and holds nothing.
@@ -35,16 +44,45 @@ pub struct NodeView {
     pub standby: bool,
     /// It is stopping.
     pub leaving: bool,
-    /// VIPs that it cannot serve, and why: "cannot serve it: eth1 has no carrier".
-    pub unable: BTreeMap<IpAddr, String>,
+    /// VIPs that it cannot serve, and why.
+    pub unable: BTreeMap<IpAddr, Unfit>,
     /// Nodes whose flows it does not have yet: connections through them would be lost on it.
     pub behind: BTreeSet<String>,
+}
+
+/// Why the incarnation of a node does not count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// Two agents run under its identity.
+    RunsTwice,
+    /// Its state directory was copied or moved, and the other nodes have not confirmed it.
+    Unconfirmed,
+}
+
+impl NodeView {
+    /// Why the node cannot take this VIP, or any VIP at all; `None`: it can. Whether the config
+    /// makes it a director is not asked: [`unfit`] does.
+    pub fn unfit(&self, vip: Option<IpAddr>) -> Option<Unfit> {
+        match (vip.and_then(|vip| self.unable.get(&vip)), self.doubt) {
+            _ if self.no_vote => Some(Unfit::NoVote),
+            (_, Some(Doubt::RunsTwice)) => Some(Unfit::RunsTwice),
+            (_, Some(Doubt::Unconfirmed)) => Some(Unfit::Unconfirmed),
+            _ if self.joining => Some(Unfit::Joining),
+            _ if !self.alive => Some(Unfit::Silent),
+            _ if self.standby => Some(Unfit::Standby),
+            _ if self.leaving => Some(Unfit::Leaving),
+            (Some(why), _) => Some(why.clone()),
+            _ if self.ready => None,
+            _ if self.heard => Some(Unfit::NotReady),
+            _ => Some(Unfit::Unheard),
+        }
+    }
 }
 
 /// Who holds a VIP, by the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Held {
-    /// This node.
+    /// The node that holds it.
     By(String),
     /// This node was asked to release it to the other.
     Releasing(String, String),
@@ -55,7 +93,7 @@ pub enum Held {
 pub struct Observed {
     /// By name; a node that is not here is not alive.
     pub nodes: BTreeMap<String, NodeView>,
-    /// VIPs that somebody holds.
+    /// VIPs that a node holds.
     pub vips: BTreeMap<IpAddr, Held>,
     /// Moves that operators asked for.
     pub move_requests: BTreeMap<IpAddr, String>,
@@ -64,7 +102,7 @@ pub struct Observed {
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Nobody alive holds it: give it to this node.
+    /// No node that is alive holds it: give it to this node.
     Give(IpAddr, String),
     /// A living node holds it: ask it to release it to the other.
     Move(IpAddr, String, String),
@@ -72,11 +110,11 @@ pub enum Step {
     Blocked(IpAddr),
 }
 
-/// Steps, each with its reason in words for people.
+/// Steps, each with its reason.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// At most one a VIP.
-    pub steps: Vec<(Step, String)>,
+    pub steps: Vec<(Step, Why)>,
 }
 
 /// What should be done next.
@@ -129,29 +167,27 @@ fn follow_to(
     vip: IpAddr,
     with: IpAddr,
     goal: Option<&str>,
-) -> Option<(Step, String)> {
-    let fit = goal.filter(|goal| refusal(spec, observed, vip, goal).is_none());
+) -> Option<(Step, Why)> {
+    let unfit = goal.and_then(|goal| refusal(spec, observed, vip, goal));
     let living = match observed.vips.get(&vip) {
         Some(Held::Releasing(from, _)) if alive(observed, from) => return None,
         Some(Held::By(node)) if alive(observed, node) => Some(node),
         _ => None,
     };
-    match (living, fit, goal) {
-        (Some(node), Some(goal), _) if goal != node => {
+    let follows = |goal: &str| Why::Follows(with, goal.to_owned());
+    match (living, goal, unfit) {
+        (Some(node), Some(goal), None) if goal != node => {
             let stays = must_leave(spec, observed, vip, node).is_none();
             let waits = stays && is_behind(observed, goal, node);
             let step = Step::Move(vip, node.clone(), goal.to_owned());
-            (!waits).then(|| (step, format!("{with} is on {goal}")))
+            (!waits).then(|| (step, follows(goal)))
         }
         (Some(_), ..) => None,
-        (None, Some(goal), _) => {
-            Some((Step::Give(vip, goal.to_owned()), format!("{with} is on {goal}")))
+        (None, Some(goal), None) => Some((Step::Give(vip, goal.to_owned()), follows(goal))),
+        (None, Some(goal), Some(unfit)) => {
+            Some((Step::Blocked(vip), Why::CannotFollow(with, goal.to_owned(), unfit)))
         }
-        (None, None, Some(goal)) => {
-            let why = refusal(spec, observed, vip, goal).map_or("cannot".into(), |u| u.to_string());
-            Some((Step::Blocked(vip), format!("{with} is on {goal}, which {why}")))
-        }
-        (None, None, None) => Some((Step::Blocked(vip), format!("no director holds {with}"))),
+        (None, None, _) => Some((Step::Blocked(vip), Why::NothingToFollow(with))),
     }
 }
 
@@ -164,86 +200,26 @@ fn is_behind(observed: &Observed, node: &str, from: &str) -> bool {
     observed.nodes.get(node).is_some_and(|view| view.behind.contains(from))
 }
 
-/// Why a node cannot take a VIP; its words follow the node's name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unfit<'a> {
-    /// The config does not name it.
-    Unknown,
-    /// It votes and carries nothing.
-    Witness,
-    /// It votes no more.
-    NoVote,
-    /// It has no vote yet.
-    Joining,
-    /// Not heard from within its lease.
-    Silent,
-    /// An operator set it aside.
-    Standby,
-    /// It is stopping.
-    Leaving,
-    /// It cannot serve this VIP, as it says itself.
-    Unable(&'a str),
-    /// Its data plane does not hold the current table.
-    NotReady,
-}
-
-impl std::fmt::Display for Unfit<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Unknown => "is not in the cluster's file",
-            Self::Witness => "is a witness",
-            Self::NoVote => "votes no more",
-            Self::Joining => "is joining, it has no vote yet",
-            Self::Silent => "is silent",
-            Self::Standby => "is on standby",
-            Self::Leaving => "is stopping",
-            Self::Unable(why) => why,
-            Self::NotReady => "is not ready",
-        })
-    }
-}
-
-/// Why a node cannot take a VIP; `None`: it can. Without a VIP: why it can take none at all.
-pub fn unfit<'a>(
-    spec: &Spec,
-    observed: &'a Observed,
-    vip: Option<IpAddr>,
-    node: &str,
-) -> Option<Unfit<'a>> {
-    let Some(known) = spec.nodes.get(node) else { return Some(Unfit::Unknown) };
+/// Why a node cannot take a VIP; `None`: it can. Without a VIP: why it can take none at all. The
+/// only place that decides this: plans, status and refused commands all go by it.
+pub fn unfit(spec: &Spec, observed: &Observed, vip: Option<IpAddr>, node: &str) -> Option<Unfit> {
+    let Some(known) = spec.nodes.get(node) else { return Some(Unfit::NotInConfig) };
     if known.role == Role::Witness {
         return Some(Unfit::Witness);
     }
-    let seen = observed.nodes.get(node);
-    if seen.is_some_and(|view| view.no_vote) {
-        return Some(Unfit::NoVote);
-    }
-    if seen.is_some_and(|view| view.joining) {
-        return Some(Unfit::Joining);
-    }
-    let Some(view) = seen.filter(|view| view.alive) else { return Some(Unfit::Silent) };
-    match vip.and_then(|vip| view.unable.get(&vip)) {
-        _ if view.standby => Some(Unfit::Standby),
-        _ if view.leaving => Some(Unfit::Leaving),
-        Some(why) => Some(Unfit::Unable(why)),
-        None => (!view.ready).then_some(Unfit::NotReady),
-    }
+    observed.nodes.get(node).map_or(Some(Unfit::NotJoined), |view| view.unfit(vip))
 }
 
 /// The same for one VIP.
-fn refusal<'a>(spec: &Spec, observed: &'a Observed, vip: IpAddr, node: &str) -> Option<Unfit<'a>> {
+fn refusal(spec: &Spec, observed: &Observed, vip: IpAddr, node: &str) -> Option<Unfit> {
     unfit(spec, observed, Some(vip), node)
 }
 
-/// Why a VIP cannot stay on a node that lives. Not being ready for a moment (a table is being
-/// applied) is no reason.
-fn must_leave<'a>(
-    spec: &Spec,
-    observed: &'a Observed,
-    vip: IpAddr,
-    node: &str,
-) -> Option<Unfit<'a>> {
-    refusal(spec, observed, vip, node).filter(|why| *why != Unfit::NotReady)
+/// Why a VIP cannot stay on a node that lives. Not being ready (a table is being applied) or heard
+/// for a moment is no reason.
+fn must_leave(spec: &Spec, observed: &Observed, vip: IpAddr, node: &str) -> Option<Unfit> {
+    refusal(spec, observed, vip, node)
+        .filter(|why| !matches!(why, Unfit::NotReady | Unfit::Unheard))
 }
 
 fn best<'a>(
@@ -264,13 +240,18 @@ fn best<'a>(
     })
 }
 
-fn refusals(spec: &Spec, observed: &Observed, vip: IpAddr, but: Option<&str>) -> String {
-    let told: Vec<String> = spec
-        .directors()
-        .filter(|n| Some(*n) != but)
-        .filter_map(|n| refusal(spec, observed, vip, n).map(|why| format!("{n} {why}")))
-        .collect();
-    if told.is_empty() { "there is no other director".into() } else { told.join(", ") }
+/// Blocked for this reason, and for what each director lacks.
+fn blocked(
+    spec: &Spec,
+    observed: &Observed,
+    vip: IpAddr,
+    but: Option<&str>,
+    why: Why,
+) -> (Step, Why) {
+    let others = spec.directors().filter(|n| Some(*n) != but);
+    let told = |n: &str| Some((n.to_owned(), refusal(spec, observed, vip, n)?));
+    let others = Refusals(others.filter_map(told).collect());
+    (Step::Blocked(vip), Why::NoTaker(Box::new(why), others))
 }
 
 fn give(
@@ -279,23 +260,20 @@ fn give(
     load: &BTreeMap<&str, usize>,
     vip: IpAddr,
     silent: Option<(&str, Option<&String>)>,
-) -> Option<(Step, String)> {
+) -> Option<(Step, Why)> {
     let before = silent.map(|(node, _)| node);
     let meant = silent
         .and_then(|(_, to)| to)
         .filter(|to| refusal(spec, observed, vip, to).is_none())
         .map(String::as_str);
     let why = match before {
-        Some(node) => format!("{node} is silent"),
-        None => "no director held it".to_owned(),
+        Some(node) => Why::HolderSilent(node.to_owned()),
+        None => Why::Unheld,
     };
-    match meant.or_else(|| best(spec, observed, load, vip, before)) {
-        Some(to) => Some((Step::Give(vip, to.to_owned()), why)),
-        None => {
-            let others = refusals(spec, observed, vip, before);
-            Some((Step::Blocked(vip), format!("{why}, and {others}")))
-        }
-    }
+    Some(match meant.or_else(|| best(spec, observed, load, vip, before)) {
+        Some(to) => (Step::Give(vip, to.to_owned()), why),
+        None => blocked(spec, observed, vip, before, why),
+    })
 }
 
 /// Whether a VIP should leave a living holder.
@@ -305,131 +283,20 @@ fn leave(
     load: &BTreeMap<&str, usize>,
     vip: IpAddr,
     node: &str,
-) -> Option<(Step, String)> {
+) -> Option<(Step, Why)> {
     let move_request = observed.move_requests.get(&vip).filter(|w| w.as_str() != node);
     if let Some(to) = move_request.filter(|w| refusal(spec, observed, vip, w).is_none()) {
         if is_behind(observed, to, node) && must_leave(spec, observed, vip, node).is_none() {
-            let why = format!("{to} has not got all connections of {node} yet");
-            return Some((Step::Blocked(vip), why));
+            return Some((Step::Blocked(vip), Why::Waits(to.clone(), node.to_owned())));
         }
         let step = Step::Move(vip, node.to_owned(), to.clone());
-        return Some((step, "an operator asked for it".to_owned()));
+        return Some((step, Why::Asked));
     }
-    let why = must_leave(spec, observed, vip, node)?;
-    let why = format!("{node} {why}");
-    match best(spec, observed, load, vip, Some(node)) {
-        Some(to) => Some((Step::Move(vip, node.to_owned(), to.to_owned()), why)),
-        None => {
-            let others = refusals(spec, observed, vip, Some(node));
-            Some((Step::Blocked(vip), format!("{why}, but {others}")))
-        }
-    }
-}
-
-/// Judges a plan by the rules in the header of this file. An error names the broken rule.
-pub fn check(spec: &Spec, observed: &Observed, plan: &Plan) -> Result<(), String> {
-    let mut seen = BTreeSet::new();
-    for (step, why) in &plan.steps {
-        let (Step::Give(vip, _) | Step::Move(vip, ..) | Step::Blocked(vip)) = step;
-        if !seen.insert(*vip) {
-            return Err(format!("two steps for {vip}"));
-        }
-        if why.is_empty() {
-            return Err(format!("no reason for {step:?}"));
-        }
-        let lives = |n: &str| observed.nodes.get(n).is_some_and(|v| v.alive);
-        let fit = |n: &str| is_fit(spec, observed, *vip, n);
-        let holder = observed.vips.get(vip).map(|(Held::By(n) | Held::Releasing(n, _))| n);
-        let led = spec.vips.get(vip).and_then(|v| v.with).and_then(|w| place(observed, plan, w));
-        match step {
-            Step::Give(_, to) if !fit(to) => return Err(format!("rule 3: {to} is not fit")),
-            Step::Give(_, to) if spec.vips[vip].with.is_some() && led != Some(to) => {
-                return Err(format!("rule 6: {vip} is given to {to}, what it goes with is not"));
-            }
-            Step::Give(..) if holder.is_some_and(|n| lives(n)) => {
-                return Err(format!("rule 4: {vip} is taken from a living node"));
-            }
-            Step::Move(_, _, to) if !fit(to) => return Err(format!("rule 3: {to} is not fit")),
-            Step::Move(_, from, _) if holder != Some(from) || !lives(from) => {
-                return Err(format!("rule 4: {from} cannot release {vip}"));
-            }
-            Step::Move(_, from, to)
-                if may_stay(spec, observed, *vip, from)
-                    && observed.nodes[to].behind.contains(from) =>
-            {
-                return Err(format!("rule 5: {to} has not got the flows of {from}"));
-            }
-            Step::Move(_, from, to) => {
-                let wished = observed.move_requests.get(vip) == Some(to);
-                let unfit = observed.nodes[from].standby
-                    || observed.nodes[from].leaving
-                    || observed.nodes[from].joining
-                    || observed.nodes[from].no_vote
-                    || observed.nodes[from].unable.contains_key(vip)
-                    || spec.nodes.get(from).is_none_or(|n| n.role == Role::Witness);
-                if !wished && !unfit && led != Some(to) {
-                    return Err(format!("rule 1: {vip} leaves {from} without need"));
-                }
-            }
-            Step::Blocked(_) => {
-                let waits = |n: &str| {
-                    let stays = |h: &str| may_stay(spec, observed, *vip, h);
-                    let has = |h: &String| stays(h) && observed.nodes[n].behind.contains(h);
-                    holder.is_some_and(has)
-                        && observed.move_requests.get(vip).is_some_and(|w| w == n)
-                };
-                let follows = spec.vips.get(vip).is_some_and(|v| v.with.is_some());
-                let allowed = |n: &str| !follows || led.is_some_and(|led| led == n);
-                let could =
-                    |n: &&str| fit(n) && allowed(n) && holder.is_none_or(|h| h != n) && !waits(n);
-                if let Some(n) = spec.directors().find(could)
-                    && !observed.move_requests.get(vip).is_some_and(|w| waits(w))
-                {
-                    return Err(format!("{vip} is called blocked, but {n} could take it"));
-                }
-            }
-            Step::Give(..) => {}
-        }
-    }
-    for (vip, wanted) in &spec.vips {
-        if let Some(Held::By(holder)) = observed.vips.get(vip)
-            && let Some(led) = wanted.with.and_then(|with| place(observed, plan, with))
-            && led != holder
-            && place(observed, plan, *vip) != Some(led)
-            && is_fit(spec, observed, *vip, led)
-            && observed.nodes.get(holder).is_some_and(|n| n.alive)
-            && !observed.nodes[led].behind.contains(holder)
-        {
-            return Err(format!("rule 6: {vip} stays on {holder}, what it goes with is on {led}"));
-        }
-        if !observed.vips.contains_key(vip) && !seen.contains(vip) {
-            return Err(format!("nobody holds {vip} and the plan is silent"));
-        }
-    }
-    Ok(())
-}
-
-/// Fit, but for being ready.
-fn may_stay(spec: &Spec, observed: &Observed, vip: IpAddr, node: &str) -> bool {
-    spec.nodes.get(node).is_some_and(|s| s.role == Role::Director)
-        && observed.nodes.get(node).is_some_and(|v| {
-            let votes = !v.joining && !v.no_vote;
-            v.alive && votes && !v.standby && !v.leaving && !v.unable.contains_key(&vip)
-        })
-}
-
-fn is_fit(spec: &Spec, observed: &Observed, vip: IpAddr, node: &str) -> bool {
-    may_stay(spec, observed, vip, node) && observed.nodes.get(node).is_some_and(|v| v.ready)
-}
-
-/// Where a VIP is once the plan is carried out.
-fn place<'a>(observed: &'a Observed, plan: &'a Plan, vip: IpAddr) -> Option<&'a String> {
-    let stepped = plan.steps.iter().find_map(|(step, _)| match step {
-        Step::Give(v, to) | Step::Move(v, _, to) if *v == vip => Some(to),
-        _ => None,
-    });
-    let held = observed.vips.get(&vip).map(|(Held::By(n) | Held::Releasing(_, n))| n);
-    stepped.or(held)
+    let why = Why::HolderUnfit(node.to_owned(), must_leave(spec, observed, vip, node)?);
+    Some(match best(spec, observed, load, vip, Some(node)) {
+        Some(to) => (Step::Move(vip, node.to_owned(), to.to_owned()), why),
+        None => blocked(spec, observed, vip, Some(node), why),
+    })
 }
 
 #[cfg(test)]

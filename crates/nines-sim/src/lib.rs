@@ -1,6 +1,7 @@
 //! Ring 2: a seeded world around the real nines-core.
 //!
 //! Decides: what the world does to nodes (network, disks, clocks, crashes) and what is true in it.
+//! What it is made of is a [`Scenario`].
 //! Ground truth is the simulated kernel (address and guard), never the cluster's belief. After
 //! every event all [`invariants`] are asked. Same seed, same trace hash.
 
@@ -8,10 +9,13 @@ pub mod faults;
 pub mod invariants;
 pub mod observation;
 pub mod random;
+pub mod scenario;
+pub mod timing;
 pub mod world;
 
 use nines_model::Millis;
 
+pub use scenario::Scenario;
 pub use world::{Sabotage, World};
 
 /// What came of a run.
@@ -33,12 +37,19 @@ pub fn run(seed: u64, safety: Millis, sabotage: Sabotage) -> Outcome {
     run_world(World::new(seed, sabotage), safety)
 }
 
+/// The same with the machines of a scenario, and with its safety phase.
+pub fn run_scenario(scenario: Scenario, seed: u64) -> Outcome {
+    let length = scenario.length;
+    run_world(World::of(scenario, seed, Sabotage::None), length)
+}
+
 /// The same in a world that was made already, in which nothing runs yet.
 pub fn run_world(mut world: World, safety: Millis) -> Outcome {
     world.start_all();
     let mut violation = world.run_for(Millis(2_000)).err();
-    let until = world.now() + safety.ns();
-    while violation.is_none() && world.now() < until {
+    let since = world.now();
+    while violation.is_none() && world.now() < since + safety.ns() {
+        world.operators_follow(Millis((world.now() - since) / 1_000_000));
         faults::next(&mut world);
         let pause = 20 + world.random.below(600);
         violation = world.run_for(Millis(pause)).err();
@@ -47,7 +58,7 @@ pub fn run_world(mut world: World, safety: Millis) -> Outcome {
     if violation.is_none() {
         violation = world.run_for(Millis(6_000)).err();
     }
-    if world.changes_config {
+    if world.scenario.changes_config {
         world.operator_applies_all();
     }
     if violation.is_none() {

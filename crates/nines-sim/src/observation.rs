@@ -1,6 +1,6 @@
 //! What an invariant sees: plain facts about one instant, taken from the world.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 /// One node at one instant.
 #[derive(Clone, Debug, Default)]
@@ -12,17 +12,17 @@ pub struct NodeFacts {
     /// Index applied, and hash of the state then; `None`: down.
     pub applied: Option<(u64, u64)>,
     /// What is durable: term of each entry by index.
-    pub durable: BTreeMap<u64, u64>,
+    pub durable: Arc<BTreeMap<u64, u64>>,
     /// Index up to which the durable snapshot stands in for entries.
     pub durable_snapshot: u64,
-    /// One of the first three.
+    /// One of the first members.
     pub founder: bool,
     /// VIPs its kernel answers for now, with the token its process last acted on.
     pub answers: BTreeMap<IpAddr, u64>,
     /// By its applied state: the entry each VIP stands at, and the node that holds it; for a VIP
     /// that nobody holds, the applied index.
-    pub holdings: BTreeMap<IpAddr, (u64, Option<u64>)>,
-    /// For how long, ns of true time, it has not run or has been cut off from both others.
+    pub holdings: Arc<BTreeMap<IpAddr, (u64, Option<u64>)>>,
+    /// For how long, ns of true time, it has not run or has heard too few others for a majority.
     pub alone_ns: u64,
 }
 
@@ -31,7 +31,7 @@ pub struct NodeFacts {
 pub struct Observation {
     /// True time, ns.
     pub now: u64,
-    /// By id.
+    /// Facts of each node by its number.
     pub nodes: BTreeMap<u64, NodeFacts>,
     /// Lease in force, ns.
     pub lease_ns: u64,
@@ -41,7 +41,7 @@ pub struct Observation {
 
 impl Observation {
     /// Whether a majority has the entry at `index` on disk (as entry or inside a snapshot): of the
-    /// first three, or of those and all that joined since.
+    /// first members, or of those and all that joined since.
     pub fn on_majority(&self, index: u64) -> bool {
         self.on_majority_of(index, |n| n.founder) || self.on_majority_of(index, |_| true)
     }

@@ -1,4 +1,4 @@
-//! The world: an event queue, three nodes with clocks, disks and kernels, and directed links.
+//! The world: an event queue, nodes with clocks, disks and kernels, and directed links.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,23 +11,23 @@ use nines_core::{
     vip_set::Name,
     wire::{HardState, Member, Persist, Persisted, Snapshot},
 };
-use nines_model::{Millis, Time};
+use nines_model::{Millis, Role, Spec, Time};
 
 use crate::{
     invariants::{self, Invariant},
     random::Random,
+    scenario::Scenario,
 };
 
 mod copies;
 mod disk;
+mod feature_level;
 mod joining;
 mod judge;
 mod kernel;
 mod links;
 mod misread;
 mod operators;
-
-pub use links::DELAY_MAX_NS;
 
 /// How the world lies, to show that an invariant notices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,17 +47,9 @@ pub enum Sabotage {
     /// Other nodes promise one VIP less than a heartbeat names, and say that they promised
     /// all of them.
     SetsMisread,
+    /// Builds from before feature levels say that they read the newest one.
+    LevelOverstated,
 }
-
-const SPEC: &str = "[cluster]\nname = \"sim\"\n[nodes]\nlb1 = \"10.0.0.1\"\nlb2 = \"10.0.0.2\"\n\
-    wit = { addresses = \"10.0.0.3\", role = \"witness\" }\n\
-    [vip.a]\naddress = \"10.0.0.100\"\n[vip.b]\naddress = \"10.0.0.101\"\n";
-/// In some seeds a third address, which goes where the first one goes.
-const SOURCES: &str = "[service.web]\nlisten = \"10.0.0.100:80\"\nforward = \"full-nat\"\n\
-    check = \"none\"\nservers = { r1 = \"10.0.0.11\" }\nsource-pool = [\"10.0.0.102\"]\n";
-/// Founders, and those that may join later: the fourth machine is for copies.
-const NAMES: [&str; 6] = ["lb1", "lb2", "wit", "", "lb5", "lb6"];
-const FOUNDERS: u64 = 3;
 
 /// What the simulated kernel holds; it outlives the process, not the power.
 #[derive(Clone, Debug, Default)]
@@ -76,7 +68,7 @@ struct Machine {
     place: u64,
     node: Option<Node>,
     kernel: Kernel,
-    disk: Persisted,
+    disk: disk::Kept,
     incarnation: u64,
     /// Counts boots of the machine.
     power: u64,
@@ -89,7 +81,7 @@ struct Machine {
     backlog: Vec<Event>,
     alone_since: Option<u64>,
     wake: u64,
-    state_seen: (u64, u64),
+    state_seen: judge::StateSeen,
     replaced_in_place: bool,
 }
 
@@ -100,7 +92,7 @@ impl Machine {
             place: id,
             node: None,
             kernel: Kernel::default(),
-            disk,
+            disk: disk::Kept::new(disk),
             incarnation: 0,
             power: 1,
             paused_until: 0,
@@ -110,7 +102,7 @@ impl Machine {
             backlog: Vec::new(),
             alone_since: None,
             wake: u64::MAX,
-            state_seen: (0, 0),
+            state_seen: judge::StateSeen::default(),
             replaced_in_place: false,
         }
     }
@@ -124,7 +116,7 @@ enum Happening {
     Done(u64, IpAddr, bool),
 }
 
-/// The world.
+/// Nodes, disks, networks and clocks of one simulated cluster.
 pub struct World {
     now: u64,
     /// Random numbers of this seed.
@@ -132,18 +124,21 @@ pub struct World {
     machines: BTreeMap<u64, Machine>,
     queue: BTreeMap<(u64, u64), (u64, u64, Happening)>,
     sequence: u64,
-    cut: BTreeSet<(u64, u64)>,
-    /// The config, whole, and its VIPs.
-    text: String,
+    /// What does not pass: receiver, sender, card.
+    cut: BTreeSet<(u64, u64, usize)>,
+    /// What it is made of.
+    pub scenario: Scenario,
+    /// Directors of the config at the beginning, its VIPs, and those that operators may move: a
+    /// source of full NAT goes with its VIP.
+    directors: Vec<String>,
     vips: Vec<IpAddr>,
-    /// What operators take out of the config, and put back.
-    pub removable: Vec<String>,
+    movable: Vec<IpAddr>,
+    /// Commands of the scenario that operators have given.
+    commands_given: usize,
     /// What misread sets are called, and what they were called by who sent them.
     misread: BTreeMap<Name, Name>,
-    /// Whether operators change it.
-    pub changes_config: bool,
-    /// Whether machines are copied.
-    pub copies_machines: bool,
+    /// Machines with a build from before feature levels.
+    older: feature_level::OlderBuilds,
     /// Longest lease of any config.
     lease: Millis,
     /// Messages lost of a thousand.
@@ -151,6 +146,9 @@ pub struct World {
     /// Extra time of each disk write at most.
     pub slow_disk_ns: u64,
     invariants: Vec<Box<dyn Invariant>>,
+    /// When the invariants were last asked, and whether something has changed since.
+    judged: u64,
+    changed: bool,
     sabotage: Sabotage,
     trace: u64,
     moves: u64,
@@ -167,47 +165,44 @@ fn fnv(hash: u64, bytes: &[u8]) -> u64 {
     bytes.iter().fold(hash, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
 }
 
-fn founding(text: &str) -> Persisted {
-    let mut state = State {
-        text: text.into(),
-        spec: nines_model::config::parse(text).expect("the spec above is right").into(),
-        revision: 1,
-        ..State::default()
+/// The disk of each of the first members.
+fn founding(scenario: &Scenario, spec: Spec) -> Persisted {
+    let member = |(id, name): (u64, &String)| {
+        let witness = spec.nodes.get(name).is_some_and(|n| n.role == Role::Witness);
+        Member { id, name: name.clone(), witness, ..Member::default() }
     };
-    for (id, name) in (1..=FOUNDERS).zip(NAMES) {
-        let member = Member { id, name: name.into(), witness: name == "wit", ..Member::default() };
-        state.members.insert(id, member);
-    }
-    state.applied = 1;
+    let members: Vec<Member> = (1..).zip(&scenario.nodes).map(member).collect();
+    let state = State::founded(scenario.text.as_str().into(), spec.into(), members);
     let data = snapshot::encode(&state);
+    let voters = (1..=scenario.nodes.len() as u64).collect();
     Persisted {
         hard_state: HardState { term: 1, vote: 0, commit: 1 },
-        snapshot: Snapshot { index: 1, term: 1, voters: vec![1, 2, 3], learners: Vec::new(), data },
+        snapshot: Snapshot { index: 1, term: 1, voters, learners: Vec::new(), data },
         ..Persisted::default()
     }
 }
 
 impl World {
-    /// A world in which nothing runs yet.
+    /// The world of [`Scenario::of_seed`], in which nothing runs yet.
     pub fn new(seed: u64, sabotage: Sabotage) -> Self {
-        Self::with_config(seed, sabotage, "")
+        Self::of(Scenario::of_seed(seed), seed, sabotage)
     }
 
-    /// The same, with more in the config.
-    pub fn with_config(seed: u64, sabotage: Sabotage, more: &str) -> Self {
+    /// The world of a scenario, in which nothing runs yet.
+    pub fn of(mut scenario: Scenario, seed: u64, sabotage: Sabotage) -> Self {
         let mut random = Random::new(seed);
-        // Two of four seeds, for the same reason.
-        let text = if seed % 4 < 2 { SPEC.to_owned() } else { format!("{SPEC}{SOURCES}") };
-        let text = text + more;
-        let spec = nines_model::config::parse(&text).expect("the spec above is right");
+        let spec = scenario.spec();
+        scenario.copies_machines |= sabotage == Sabotage::CopiesUnknown;
+        let disk = founding(&scenario, spec.clone());
         let mut machines = BTreeMap::new();
-        for id in 1..=FOUNDERS {
-            let mut machine = Machine::new(&mut random, id, founding(&text));
+        for id in 1..=scenario.nodes.len() as u64 {
+            let mut machine = Machine::new(&mut random, id, disk.clone());
             if sabotage == Sabotage::ClockTooSlow && id == 1 {
                 machine.rate_ppm = 700_000;
             }
             machines.insert(id, machine);
         }
+        let movable = spec.vips.iter().filter(|(_, vip)| vip.with.is_none());
         Self {
             now: 0,
             random,
@@ -215,17 +210,19 @@ impl World {
             queue: BTreeMap::new(),
             sequence: 0,
             cut: BTreeSet::new(),
-            text,
+            directors: scenario.directors(&spec),
+            movable: movable.map(|(vip, _)| *vip).collect(),
+            scenario,
             vips: spec.vips.keys().copied().collect(),
-            removable: vec![operators::SECOND_VIP.to_owned()],
+            commands_given: 0,
             misread: BTreeMap::new(),
-            // Every other seed: the rest go on as they did before there was this.
-            changes_config: seed.is_multiple_of(2),
-            copies_machines: seed % 8 == 5 || sabotage == Sabotage::CopiesUnknown,
+            older: feature_level::OlderBuilds::default(),
             lease: spec.timing.lease,
             loss_permille: 0,
             slow_disk_ns: 0,
             invariants: invariants::all(),
+            judged: 0,
+            changed: false,
             sabotage,
             trace: 0xcbf2_9ce4_8422_2325,
             moves: 0,
@@ -234,6 +231,27 @@ impl World {
             bulk_loss_permille: 0,
             verbose: std::env::var_os("NINES_SIM_LOG").is_some(),
         }
+    }
+
+    /// Numbers of the first members.
+    pub fn founders(&self) -> std::ops::RangeInclusive<u64> {
+        1..=self.scenario.nodes.len() as u64
+    }
+
+    /// One of the first members, by chance.
+    pub fn draw_founder(&mut self) -> u64 {
+        1 + self.random.below(self.scenario.nodes.len() as u64)
+    }
+
+    /// The number of the machine that copies run on; machines that join have higher ones.
+    fn copy_id(&self) -> u64 {
+        self.scenario.nodes.len() as u64 + 1
+    }
+
+    /// The name of a node.
+    fn name(&self, id: u64) -> String {
+        let founder = self.scenario.nodes.get(id as usize - 1);
+        founder.cloned().unwrap_or_else(|| format!("lb{id}"))
     }
 
     /// True time, ns.
@@ -269,22 +287,26 @@ impl World {
             return;
         }
         let now = self.local(id);
-        let machine = self.machines.get_mut(&id).expect("three machines");
+        let name = self.name(self.machines[&id].identity);
+        let seeds = if self.founders().contains(&id) { Vec::new() } else { self.seeds.clone() };
+        let machine = self.machines.get_mut(&id).expect("a machine");
         machine.incarnation += 1;
         let identity = machine.identity;
-        let name = NAMES[identity as usize - 1].to_owned();
         let machine_boot = machine.power;
-        let seeds = if id > FOUNDERS { self.seeds.clone() } else { Vec::new() };
         let place = machine.place;
         let boot = (machine.incarnation << 32) + id;
         let config = Config { id: identity, name, boot, machine_boot, place, seeds };
-        machine.node = Some(Node::new(config, now, &machine.disk));
+        machine.node = Some(Node::new(config, now, machine.disk.get()));
         // Which VIPs follow is known to the process, not to the kernel.
         machine.kernel.follow.clear();
         machine.backlog.clear();
         machine.wake = u64::MAX;
         machine.replaced_in_place = false;
+        machine.state_seen = judge::StateSeen::default();
         self.feed(id, Event::WallClock(1_700_000_000_000_000_000 + self.now));
+        if self.older.mixed {
+            self.tell_facts(id);
+        }
     }
 
     /// Starts whatever is down.
@@ -304,11 +326,11 @@ impl World {
     /// kill -9: the process is gone, the kernel stays, unsynced writes are lost.
     pub fn kill(&mut self, id: u64) {
         let forgets = self.sabotage == Sabotage::DiskForgets;
-        let machine = self.machines.get_mut(&id).expect("three machines");
+        let machine = self.machines.get_mut(&id).expect("a machine");
         machine.node = None;
         machine.incarnation += 1;
         if forgets {
-            machine.disk = founding(&self.text);
+            machine.disk = disk::Kept::new(founding(&self.scenario, self.scenario.spec()));
             // The others would remember: their processes end, too.
             self.forget_others(id);
         }
@@ -317,7 +339,7 @@ impl World {
     /// Power: the kernel is gone too.
     pub fn power_off(&mut self, id: u64) {
         self.kill(id);
-        let machine = self.machines.get_mut(&id).expect("three machines");
+        let machine = self.machines.get_mut(&id).expect("a machine");
         machine.kernel = Kernel::default();
         machine.power += 1;
         // The boot clock starts anew.
@@ -328,7 +350,7 @@ impl World {
     /// SIGSTOP for a while.
     pub fn pause(&mut self, id: u64, length: Millis) {
         let until = self.now + length.ns();
-        self.machines.get_mut(&id).expect("three machines").paused_until = until;
+        self.machines.get_mut(&id).expect("a machine").paused_until = until;
         self.schedule(length.ns(), id, Happening::Wake);
     }
 
@@ -345,7 +367,7 @@ impl World {
                 continue;
             }
             self.happen(id, what);
-            self.judge()?;
+            self.judge_if_due()?;
         }
         self.now = until;
         self.judge()
@@ -358,7 +380,7 @@ impl World {
         self.trace = fnv(self.trace, text.as_bytes());
         match what {
             Happening::Wake => {
-                let machine = self.machines.get_mut(&id).expect("three machines");
+                let machine = self.machines.get_mut(&id).expect("a machine");
                 if machine.wake <= self.now {
                     machine.wake = u64::MAX;
                 }
@@ -366,22 +388,20 @@ impl World {
             }
             Happening::Deliver(event) => self.feed(id, event),
             Happening::Written(number, persist) => {
+                self.changed = true;
                 let forgets = self.sabotage == Sabotage::PromisesForgotten;
-                disk::keep(
-                    &mut self.machines.get_mut(&id).expect("it is up").disk,
-                    *persist,
-                    forgets,
-                );
+                self.machines.get_mut(&id).expect("it is up").disk.keep(*persist, forgets);
                 self.feed(id, Event::Persisted(number));
             }
             Happening::Done(action, vip, up) => {
-                let kernel = &mut self.machines.get_mut(&id).expect("three machines").kernel;
+                self.changed = true;
+                let kernel = &mut self.machines.get_mut(&id).expect("a machine").kernel;
                 if up {
                     kernel.addresses.insert(vip);
                 } else {
                     kernel.addresses.remove(&vip);
                 }
-                self.feed(id, Event::Performed { id: action, result: Ok(()) });
+                self.feed(id, Event::Done { id: action, result: Ok(()) });
             }
         }
     }
@@ -390,7 +410,7 @@ impl World {
     fn feed(&mut self, id: u64, event: Event) {
         let now = self.local(id);
         let paused = self.machines[&id].paused_until > self.now;
-        let machine = self.machines.get_mut(&id).expect("three machines");
+        let machine = self.machines.get_mut(&id).expect("a machine");
         if machine.node.is_none() {
             return;
         }
@@ -407,58 +427,52 @@ impl World {
             let Some(node) = self.machines.get_mut(&id).and_then(|m| m.node.as_mut()) else {
                 return;
             };
+            let before = judge::knowledge(node);
             node.handle(now, event);
-            let actions = node.take_actions();
-            self.carry_out(id, actions);
+            self.changed |= judge::knowledge(node) != before;
+            self.carry_all_out(id, now);
         }
         let Some(node) = self.machines[&id].node.as_ref() else { return };
         let local_wait = node.next_deadline().since(now);
         let rate = self.machines[&id].rate_ppm;
         let wait = (u128::from(local_wait) * 1_000_000 / u128::from(rate)) as u64 + 1_000;
         if self.now + wait < self.machines[&id].wake {
-            self.machines.get_mut(&id).expect("three machines").wake = self.now + wait;
+            self.machines.get_mut(&id).expect("a machine").wake = self.now + wait;
             self.schedule(wait, id, Happening::Wake);
         }
     }
 
-    fn carry_out(&mut self, id: u64, actions: Vec<Action>) {
+    /// Carries actions out; gives the operations that have ended already.
+    fn carry_out(&mut self, id: u64, actions: Vec<Action>) -> Vec<u64> {
+        let mut ended = Vec::new();
         for action in actions {
             match action {
+                Action::Perform { id: number, operation } => {
+                    ended.extend(self.perform(id, number, operation));
+                }
                 Action::Persist(number, persist) => {
                     let slow = self.random.below(self.slow_disk_ns + 1);
-                    let time = 200_000 + self.random.below(2_000_000) + slow;
+                    let disk = self.disk_times(id);
+                    let time = disk.write_ns_min + self.random.below(disk.write_ns_spread) + slow;
                     let time = self.after_earlier_writes(id, time);
                     self.schedule(time, id, Happening::Written(number, persist));
                 }
                 Action::Send { to, bytes, bulk: true } => self.send_bulk(id, to, bytes),
                 Action::Send { to, bytes, bulk: false } => self.send(id, to, bytes),
-                Action::Guard(vip, deadline) => self.guard(id, vip, deadline, false),
-                Action::Follow(vip, deadline) => self.guard(id, vip, deadline, true),
-                Action::Renew(deadline) => self.renew_guards(id, deadline),
-                Action::Address { id: action, vip, up } => {
-                    let time = 100_000 + self.random.below(900_000);
-                    self.schedule(time, id, Happening::Done(action, vip, up));
-                }
-                Action::Forward(_) => {
-                    self.schedule(50_000, id, Happening::Deliver(Event::Forwarded(Ok(()))));
-                }
                 Action::Read(unread) => {
                     let event = Event::Read(std::sync::Arc::new(unread.read()));
                     let time = 100_000 + self.random.below(40_000_000);
                     self.schedule(time, id, Happening::Deliver(event));
                 }
                 Action::RestartReady => {
+                    self.changed = true;
                     self.kill(id);
-                    let machine = self.machines.get_mut(&id).expect("three machines");
+                    let machine = self.machines.get_mut(&id).expect("a machine");
                     machine.replaced_in_place = true;
                     self.start(id);
-                    return;
+                    return Vec::new();
                 }
-                Action::Cover(_)
-                | Action::Announce(_)
-                | Action::Check(_)
-                | Action::Reply { .. }
-                | Action::StopReady => {}
+                Action::Check(_) | Action::Reply { .. } | Action::StopReady => {}
                 Action::Log(line) => {
                     if self.verbose {
                         eprintln!("{:>9.3} ms {id}: {line}", self.now as f64 / 1e6);
@@ -466,5 +480,6 @@ impl World {
                 }
             }
         }
+        ended
     }
 }

@@ -1,7 +1,7 @@
 //! Lives of nodes: promises outlast the agents that gave them, and copies take no part.
 
 use nines_model::Millis;
-use nines_sim::{Sabotage, World, run};
+use nines_sim::{Sabotage, Scenario, World, run};
 
 use nines_core::wire::{Apply, Member, command::Kind};
 
@@ -10,7 +10,9 @@ const LONG: &str = "[timing]\nlease = \"10s\"\n";
 /// Lease 10 s, the holder freezes, the lease is shortened, a node joins (which replaces the log by
 /// a snapshot), and the other agents restart: what they promised under the long lease still binds.
 fn shorten_and_restart(sabotage: Sabotage) -> Result<(), String> {
-    let mut world = World::with_config(4, sabotage, LONG);
+    let mut scenario = Scenario::of_seed(4);
+    scenario.text.push_str(LONG);
+    let mut world = World::of(scenario, 4, sabotage);
     world.start_all();
     world.run_for(Millis(13_000))?;
     assert!(world.serves_everything(), "it starts");

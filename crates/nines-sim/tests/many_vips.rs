@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use nines_model::Millis;
-use nines_sim::{Sabotage, World, run_world};
+use nines_sim::{Sabotage, Scenario, World, run_world};
 
 /// Addresses that have nothing in common, so that few of them fill a datagram.
 fn vips(count: u64) -> String {
@@ -24,8 +24,10 @@ fn many_vips_are_safe_and_heal() {
     let mut moves = 0;
     for (seed, count) in (0..12).zip([60, 130].into_iter().cycle()) {
         let more = vips(count);
-        let mut world = World::with_config(seed, Sabotage::None, &more);
-        world.removable.push(more);
+        let mut scenario = Scenario::of_seed(seed);
+        scenario.text.push_str(&more);
+        scenario.removable.push(more);
+        let world = World::of(scenario, seed, Sabotage::None);
         let outcome = run_world(world, Millis(8_000));
         assert_eq!(outcome.violation, None, "seed {seed}");
         assert!(outcome.healed, "seed {seed} did not heal: {outcome:?}");

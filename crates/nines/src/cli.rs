@@ -5,24 +5,22 @@
 use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
 use clap::{FromArgMatches as _, Parser, Subcommand, ValueEnum};
-use nines_model::printable::clean_lines;
+use nines_api::{
+    client::Client,
+    failure::{Failure, Kind, Outcome},
+};
+use nines_model::{AdminCommand, printable::clean_lines};
 
 use crate::{
-    api::client::Client,
-    failure::{Failure, Kind, Outcome},
-    identity, output,
+    local::{self, agent, doctor, init, join, server},
+    output,
 };
 
 mod act;
-mod agent;
-mod config;
-mod doctor;
+pub mod config;
 mod events;
 mod help;
-mod init;
-mod join;
 mod migrate;
-mod server;
 mod status;
 mod version;
 mod why;
@@ -35,7 +33,7 @@ const EVERYWHERE: &str = "Options of every command";
 /// First steps:
 ///   nines demo         a whole cluster on this machine, in a minute
 ///   nines init NAME    a new cluster; prints the command for the next machine
-///   nines status       who serves what, who is ready, what is wrong
+///   nines status       which director serves what, whether a spare is ready, what is wrong
 #[derive(Parser)]
 #[command(
     name = "nines",
@@ -74,63 +72,63 @@ pub struct Cli {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum Output {
-    /// For people.
+    /// A table, for people.
     #[default]
     Table,
-    /// The API's own object.
+    /// JSON, for programs: the API's own objects.
     Json,
 }
 
 #[derive(Subcommand)]
 enum Commands {
-    /// Who serves what, whether a spare is ready, what is wrong now.
+    /// Show which director serves what, whether a spare is ready, and what is wrong now.
     Status(status::StatusArgs),
-    /// Why something is where and as it is, from the first cause on.
+    /// Tell why a service, VIP, node or server is where and as it is, from the first cause on.
     Why(why::WhyArgs),
-    /// What happened.
+    /// List what happened in the cluster.
     Events(events::EventsArgs),
-    /// Counts and states of this node as Prometheus reads them.
+    /// Print counters and states of this node in the format of Prometheus.
     Metrics,
-    /// What a config would change, and what clients would feel.
+    /// Show what a config would change, and what clients would notice.
     Plan(config::PlanArgs),
     /// Make the cluster follow a config.
     Apply(config::ApplyArgs),
-    /// No new connections to a server; established ones go on.
+    /// Send no new connections to a server; established ones go on.
     Drain(act::SetArgs),
-    /// New connections to a server again.
+    /// Send new connections to a drained server again.
     Undrain(act::UnsetArgs),
-    /// Set a node aside: its VIPs move away, and it takes none.
+    /// Move all VIPs off a director, and give it none until `nines ready`.
     Standby(act::SetArgs),
-    /// Let a node take VIPs again.
+    /// Let a director on standby take VIPs again.
     Ready(act::UnsetArgs),
-    /// Move a service's VIP to a node, planned.
+    /// Move a service's VIP to another director.
     Move(migrate::MoveArgs),
-    /// Make a cluster of this machine; prints the join command.
+    /// Make this machine the first node of a new cluster; prints the join command.
     Init(init::InitArgs),
     /// Print a new join command.
     Code(init::CodeArgs),
     /// Join a cluster.
     Join(join::JoinArgs),
-    /// Prepare this machine as a real server for direct routing, or undo it.
+    /// Prepare this machine as a real server for direct routing and tunnels, or undo that.
     Server(server::ServerArgs),
-    /// Prove from this director that real servers answer for the VIPs, and no other machine does.
+    /// Verify from this director that real servers answer for the VIPs and no other machine does.
     Doctor,
     /// Show or check configs; print their schema.
     Config(config::ConfigArgs),
     /// Run the agent (systemd does this).
     Agent(agent::AgentArgs),
-    /// LVS's ipvsadm on nines' tables, without an agent (`nines ipvsadm --help`).
+    /// LVS's ipvsadm on the tables of nines; it needs no agent (`nines ipvsadm --help`).
     #[command(disable_help_flag = true)]
     Ipvsadm {
-        /// As ipvsadm takes them.
+        /// Arguments of ipvsadm.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<String>,
     },
-    /// A whole cluster on this machine, in network namespaces.
+    /// Run a whole cluster on this machine, in network namespaces.
     Demo(crate::demo::DemoArgs),
-    /// Version, data path and API of this binary and the agent.
+    /// Print versions, API and kernel tables of this binary and of the agent.
     Version,
-    /// More help: exit-codes, completions, manual pages, the API.
+    /// More help: keys of the config, exit codes, completions, manual pages, the API.
     Help(help::HelpArgs),
     /// Parts of the demo that run inside its hosts.
     #[command(hide = true)]
@@ -139,7 +137,8 @@ enum Commands {
 
 /// What every command gets.
 pub struct Context {
-    socket: PathBuf,
+    /// API socket of the agent.
+    pub socket: PathBuf,
     /// State directory.
     pub state: PathBuf,
     output: Output,
@@ -200,7 +199,7 @@ pub fn main() -> ExitCode {
     match run(&context, cli.command) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
-            let failure = of_real_server(&context, failure);
+            let failure = local::of_real_server(&context.state, failure);
             report(&context, &failure);
             ExitCode::from(failure.kind.code())
         }
@@ -228,21 +227,6 @@ fn wants_json(words: &[String]) -> bool {
     let pair = |w: &[String]| matches!(w[0].as_str(), "-o" | "--output") && w[1] == "json";
     let one = |w: &String| matches!(w.as_str(), "-ojson" | "-o=json" | "--output=json");
     words.windows(2).any(pair) || words.iter().any(one)
-}
-
-/// A real server has no view of the cluster: members that have one are named.
-fn of_real_server(context: &Context, failure: Failure) -> Failure {
-    let home = identity::home(&context.state);
-    match home.identity() {
-        Ok(who) if who.server && failure.kind == Kind::Unreachable && home.is_member() => {
-            let members = who.peers.iter().map(|p| p.name.clone()).collect::<Vec<_>>().join(", ");
-            let cluster = &who.cluster;
-            let why = format!("this machine is a real server of cluster {cluster}, not a node");
-            let next = format!("nines server show   here; everything else on {members}");
-            Failure { next: Some(next), ..Failure::new(Kind::Unreachable, failure.what, why) }
-        }
-        _ => failure,
-    }
 }
 
 fn report(context: &Context, failure: &Failure) {
@@ -273,10 +257,10 @@ fn run(context: &Context, command: Commands) -> Outcome<u8> {
         }
         Commands::Plan(args) => config::plan(context, &args),
         Commands::Apply(args) => config::apply(context, &args),
-        Commands::Drain(args) => act::set(context, "drain", &args),
-        Commands::Undrain(args) => act::unset(context, "undrain", &args),
-        Commands::Standby(args) => act::set(context, "standby", &args),
-        Commands::Ready(args) => act::unset(context, "ready", &args),
+        Commands::Drain(args) => act::set(context, AdminCommand::Drain, &args),
+        Commands::Undrain(args) => act::unset(context, AdminCommand::Undrain, &args),
+        Commands::Standby(args) => act::set(context, AdminCommand::Standby, &args),
+        Commands::Ready(args) => act::unset(context, AdminCommand::Ready, &args),
         Commands::Move(args) => migrate::run(context, &args),
         Commands::Init(args) => init::run(context, &args),
         Commands::Code(args) => init::code(context, &args),
@@ -285,7 +269,7 @@ fn run(context: &Context, command: Commands) -> Outcome<u8> {
         Commands::Doctor => doctor::run(context),
         Commands::Config(args) => config::run(context, &args),
         Commands::Agent(args) => agent::run(context, &args),
-        Commands::Ipvsadm { words } => Ok(crate::ipvsadm::run(&words)),
+        Commands::Ipvsadm { words } => Ok(local::ipvsadm::run(&words)),
         Commands::Demo(args) => crate::demo::run(context, &args),
         Commands::DemoPart(args) => crate::demo::part(&args),
         Commands::Version => version::run(context),

@@ -5,12 +5,11 @@
 use std::{io::IsTerminal as _, path::PathBuf, process::Command};
 
 use clap::{Args, Subcommand};
+use nines_api::failure::{Failure, Kind, Outcome};
+use nines_model::Codes as _;
 
-use self::stage::Stage;
-use crate::{
-    cli::Context,
-    failure::{Failure, Kind, Outcome},
-};
+use self::{faults::Fault, stage::Stage};
+use crate::cli::Context;
 
 mod compare;
 mod faults;
@@ -20,22 +19,22 @@ mod sampler;
 mod screen;
 mod stage;
 
-/// A whole cluster on this machine, in network namespaces.
+/// Run a whole cluster on this machine, in network namespaces.
 #[derive(Args)]
 pub struct DemoArgs {
-    /// Run faults unattended: a built-in name, "all", or a file with one name a line.
+    /// Run faults unattended: a built-in name, "all", or a file with one name on each line.
     #[arg(long, value_name = "NAME|FILE")]
     script: Option<String>,
-    /// Each fault so many times.
+    /// Number of times that each fault runs.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     repeat: u32,
-    /// Write the config of what is shown to this file, and end.
+    /// Write the demo's config to this file, and end.
     #[arg(long, value_name = "FILE")]
     export: Option<PathBuf>,
-    /// The same faults on a real keepalived, side by side.
+    /// Run the same faults on a real keepalived, too, and compare the two.
     #[arg(long, value_name = "PEER", value_parser = ["keepalived"])]
     compare: Option<String>,
-    /// So many busy loops on this machine meanwhile.
+    /// Number of busy loops that run on this machine meanwhile.
     #[arg(long, default_value_t = 0)]
     busy: u32,
     /// Packet path of the directors.
@@ -65,23 +64,26 @@ enum Part {
     Busy,
 }
 
-/// Names of the built-in scripts, in the order of "all".
-pub const SCRIPTS: [&str; 9] = [
-    "kill-active",
-    "freeze-active",
-    "cut-active",
-    "planned-move",
-    "kill-server",
-    "drain-server",
-    "split",
-    "kill-witness",
-    "restart-agent",
+/// The built-in scripts, in the order of "all".
+const SCRIPTS: [Fault; 9] = [
+    Fault::KillActive,
+    Fault::FreezeActive,
+    Fault::CutActive,
+    Fault::PlannedMove,
+    Fault::KillServer,
+    Fault::DrainServer,
+    Fault::Split,
+    Fault::KillWitness,
+    Fault::RestartAgent,
 ];
 
-/// No fault: watches what goes wrong by itself. Not in "all"; with `--busy 4 --repeat 120` a soak.
-const NOTHING: &str = "nothing";
+/// A script that has this name; "nothing" is one, and not in "all".
+fn script_named(name: &str) -> Option<Fault> {
+    let known = |fault: &Fault| *fault == Fault::Nothing || SCRIPTS.contains(fault);
+    Fault::from_code(name).filter(known)
+}
 
-/// Runs it.
+/// Runs `nines demo`.
 pub fn run(context: &Context, args: &DemoArgs) -> Outcome<u8> {
     if let Some(file) = &args.export {
         std::fs::write(file, stage::CONFIG)
@@ -113,8 +115,8 @@ pub fn run(context: &Context, args: &DemoArgs) -> Outcome<u8> {
         }
     }
     let _end_cleanly = end_on_signals();
-    if let Some(peer) = &args.compare {
-        return compare::run(context, peer, args.repeat);
+    if args.compare.is_some() {
+        return compare::run(context, args.repeat);
     }
     let stage = Stage::build(&args.path, args.busy)?;
     match scripts {
@@ -139,31 +141,27 @@ fn end_on_signals() -> std::io::Result<()> {
     Ok(())
 }
 
-fn script(word: &str) -> Outcome<Vec<String>> {
+/// The faults that `--script` asks for.
+fn script(word: &str) -> Outcome<Vec<Fault>> {
     if word == "all" {
-        return Ok(SCRIPTS.iter().map(|s| (*s).to_owned()).collect());
+        return Ok(SCRIPTS.to_vec());
     }
-    let known = |name: &str| name == NOTHING || SCRIPTS.contains(&name);
-    let words = if known(word) {
-        word.to_owned()
-    } else {
-        std::fs::read_to_string(word).map_err(|_| {
-            let meant = nines_model::suggest::closest(word, SCRIPTS);
-            let next = meant.map_or_else(|| SCRIPTS.join(", "), |m| format!("did you mean {m}?"));
-            Failure::new(Kind::NotFound, format!("unknown script or file {word}"), "").next(next)
-        })?
+    if let Some(fault) = script_named(word) {
+        return Ok(vec![fault]);
+    }
+    let codes = SCRIPTS.map(Fault::code);
+    let words = std::fs::read_to_string(word).map_err(|_| {
+        let meant = nines_model::suggest::closest(word, codes);
+        let next = meant.map_or_else(|| codes.join(", "), |m| format!("did you mean {m}?"));
+        Failure::new(Kind::NotFound, format!("unknown script or file {word}"), "").next(next)
+    })?;
+    let usage = |what: String| {
+        Failure::new(Kind::Usage, what, "").next(format!("known: {}", codes.join(", ")))
     };
     let names = words.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#'));
-    let names: Vec<String> = names.map(str::to_owned).collect();
-    if names.is_empty() {
-        return Err(Failure::new(Kind::Usage, format!("{word} names no fault"), "")
-            .next(format!("known: {}", SCRIPTS.join(", "))));
-    }
-    match names.iter().find(|n| !known(n)) {
-        Some(bad) => Err(Failure::new(Kind::Usage, format!("unknown fault {bad}"), "")
-            .next(format!("known: {}", SCRIPTS.join(", ")))),
-        None => Ok(names),
-    }
+    let read = |name| script_named(name).ok_or_else(|| usage(format!("unknown fault {name}")));
+    let faults: Vec<Fault> = names.map(read).collect::<Outcome<_>>()?;
+    if faults.is_empty() { Err(usage(format!("{word} names no fault"))) } else { Ok(faults) }
 }
 
 /// Runs a part.

@@ -4,26 +4,19 @@
 #[macro_use]
 mod output;
 
-mod api;
 mod cli;
-mod daemon;
 mod demo;
-mod failure;
-mod health;
-mod identity;
-mod ipvsadm;
-mod proof;
-mod trust;
+mod local;
 
 fn main() -> std::process::ExitCode {
     let words: Vec<String> = std::env::args().collect();
     let is = |i: usize, name: &str| words.get(i).and_then(|w| w.rsplit('/').next()) == Some(name);
     // Its options are not ours: `-o` means something else there.
     if is(0, "ipvsadm") {
-        return ipvsadm::main(&words[1..]);
+        return local::ipvsadm::main(&words[1..]);
     }
     if is(1, "ipvsadm") {
-        return ipvsadm::main(&words[2..]);
+        return local::ipvsadm::main(&words[2..]);
     }
     cli::main()
 }

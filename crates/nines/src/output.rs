@@ -42,7 +42,7 @@ pub fn ended(written: io::Result<()>) {
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => end(),
         Err(e) => {
             remark(format_args!("nines: the result cannot be written: {e}\n"));
-            std::process::exit(crate::failure::Kind::Io.code().into());
+            std::process::exit(nines_api::failure::Kind::Io.code().into());
         }
     }
 }

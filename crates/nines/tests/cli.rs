@@ -106,6 +106,7 @@ fn help_always_works() {
         &["--help"][..],
         &["help", "exit-codes"],
         &["help", "api"],
+        &["help", "keys"],
         &["config", "schema"],
         &["help", "completions", "bash"],
         &["drain", "--help"],

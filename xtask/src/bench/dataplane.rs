@@ -223,7 +223,7 @@ fn measure(
     Ok(rows.into_iter().map(|row| (row.name, row.ns, row.verdict)).collect())
 }
 
-/// Runs it.
+/// Runs `cargo xtask bench dataplane`. Fails if a part of it does.
 pub fn dataplane(words: &[&str]) -> Result<(), String> {
     let json = words.contains(&"json");
     let only = words.windows(2).find(|pair| pair[0] == "--only").map_or("", |pair| pair[1]);

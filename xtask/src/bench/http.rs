@@ -232,7 +232,7 @@ fn director(b: &mut Bench, nines: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Runs it.
+/// Runs `cargo xtask bench http`. Fails if a part of it does.
 pub fn http(json: bool) -> Result<(), String> {
     installed(&["nginx", "wrk", "haproxy", "nft"], PACKAGES)?;
     if !Path::new(STREAM).exists() {

@@ -39,7 +39,7 @@ fn table(scheduler: Scheduler) -> ForwardingTable {
     table
 }
 
-/// Runs it.
+/// Runs `cargo xtask bench tables`. Fails if a part of it does.
 pub fn tables(json: bool) -> Result<(), String> {
     let wires = vec![Wire::new("br0", "10.0.0.2/8")];
     let b = Bench::build(BTreeMap::from([("lb1".to_owned(), wires)]))?;

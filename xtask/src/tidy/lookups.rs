@@ -1,7 +1,7 @@
 //! Words that a newcomer searches for, and the files that must be found by them.
 //!
 //! Decides: what "found" means. The word, or its parts joined by "_", stands in the path of the
-//! right file; or the right file is the first one that has the word in it.
+//! right file; or the right file is the first one, tests aside, that has the word in it.
 
 use super::File;
 
@@ -9,19 +9,23 @@ use super::File;
 const LOOKUPS: &[(&str, &str, &[&str])] = &[
     ("gratuitous ARP", "gratuitous_arp", &["crates/nines-dataplane/"]),
     ("scheduler", "scheduler", &["crates/nines-bpf/src/schedule.rs", "crates/nines-abi/"]),
-    ("join code", "join_code", &["crates/nines/src/identity/"]),
+    ("join code", "join_code", &["crates/nines-agent/src/identity/"]),
     ("flow key", "flow_key", &["crates/nines-abi/"]),
     ("heartbeat", "heartbeat", &["crates/nines-core/src/node/"]),
-    ("replay", "replay", &["crates/nines/src/daemon/"]),
-    ("connection sync", "connection_sync", &["crates/nines-bpf/src/flow_sync.rs"]),
+    ("replay", "replay", &["crates/nines-agent/src/transport/"]),
+    (
+        "connection sync",
+        "connection_sync",
+        &["crates/nines-agent/src/flow_sync.rs", "crates/nines-bpf/src/flow_sync.rs"],
+    ),
     ("persistence", "persistence", &["crates/nines-bpf/"]),
-    ("SNAT", "snat", &["crates/nines-bpf/src/full_nat/"]),
+    ("SNAT", "snat", &["crates/nines-bpf/src/nat/full_nat/"]),
     ("failover", "failover", &["crates/nines-core/src/node/"]),
     ("event log", "event_log", &["crates/nines-core/"]),
-    ("fsync", "fsync", &["crates/nines/src/daemon/store.rs"]),
+    ("fsync", "fsync", &["crates/nines-agent/src/storage/store.rs"]),
     ("guard", "guard", &["crates/nines-dataplane/src/ebpf/"]),
     ("rise", "rise", &["crates/nines-core/src/health.rs"]),
-    ("certificate", "certificate", &["crates/nines/src/identity/"]),
+    ("certificate", "certificate", &["crates/nines-agent/src/identity/"]),
     ("arp_ignore", "arp_ignore", &["crates/nines-dataplane/src/real_server.rs"]),
     ("reconcile", "reconcile", &["crates/nines-dataplane/src/ebpf/"]),
 ];
@@ -52,7 +56,7 @@ fn is_found(files: &[File], word: &str, form: &str, right: &[&str]) -> bool {
         path.iter().any(|part| part.contains(form))
     });
     let word = word.to_lowercase();
-    let mut ours = files.iter().filter(|file| file.name.starts_with("crates/"));
+    let mut ours = files.iter().filter(|file| file.name.starts_with("crates/") && !file.is_test());
     in_path || ours.find(|f| f.text.to_lowercase().contains(&word)).is_some_and(|f| is_right(&f))
 }
 

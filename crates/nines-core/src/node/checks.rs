@@ -13,9 +13,10 @@ use nines_model::{Millis, Time, Traffic};
 
 use super::{Node, results};
 use crate::{
-    action::{Action, CheckTask},
+    action::Action,
+    event_log::EventKind,
     forwarding,
-    health::Health,
+    health::{CheckTask, Health},
     vip::Want,
 };
 
@@ -176,8 +177,8 @@ impl Node {
             return;
         }
         let (kind, text) = match &outcome {
-            Ok(said) => ("check-up", format!("{server} is up for {service}: {said}")),
-            Err(why) => ("check-down", format!("{server} failed {service}: {why}")),
+            Ok(said) => (EventKind::CheckUp, format!("{server} is up for {service}: {said}")),
+            Err(why) => (EventKind::CheckDown, format!("{server} failed {service}: {why}")),
         };
         // Each director checks; the one that serves (of many VIPs the first) tells.
         if matches!(self.want(now, vip), Want::Hold(_)) {

@@ -9,8 +9,10 @@ use nines_model::{Millis, RealServerRole, Spec, Time};
 
 use super::Node;
 use crate::{
-    action::{Action, CheckTask},
+    action::Operation,
+    event_log::EventKind,
     forwarding::{self, Wanted},
+    health::{self, CheckTask},
 };
 
 /// Everything that the wanted world is computed from.
@@ -40,7 +42,7 @@ impl DesiredState {
     }
 }
 
-/// When a table that could not be applied is tried again.
+/// When a table or a set of guarded VIPs that could not be applied is tried again.
 const TABLE_AGAIN: Millis = Millis(1_000);
 
 /// What was asked of the data plane.
@@ -57,6 +59,8 @@ pub(super) struct Requested {
     ready: bool,
     /// VIPs it guards; `true`: a real server on this node serves it too.
     covered: Vec<(IpAddr, bool)>,
+    /// A set that could not be written is not tried again before.
+    cover_again: Time,
 }
 
 impl Requested {
@@ -111,10 +115,17 @@ impl Node {
         }
     }
 
+    /// The set of guarded VIPs could not be written.
+    pub(super) fn not_covered(&mut self, now: Time) {
+        self.requested.covered.clear();
+        self.requested.cover_again = now.plus(TABLE_AGAIN);
+        self.desired_state.settled = false;
+    }
+
     pub(super) fn first_packet(&mut self, now: Time, vip: IpAddr) {
         let name = self.state.spec.vip_name(vip);
         let text = format!("first client packet for {name} forwarded by {}", self.config.name);
-        self.record_vip_event(now, vip, "first-packet", text);
+        self.record_vip_event(now, vip, EventKind::FirstPacket, text);
     }
 
     fn compute_desired_state(&self, causes: Causes) -> DesiredState {
@@ -123,11 +134,12 @@ impl Node {
         }
         let spec = Arc::clone(&self.state.spec);
         let own = spec.nodes.get(&self.config.name).map_or_else(Vec::new, |n| n.addresses.clone());
-        let others = self.state.facts.iter().filter(|(name, _)| **name != self.config.name);
+        let others =
+            self.state.members.facts().iter().filter(|(name, _)| **name != self.config.name);
         let macs = others.flat_map(|(_, f)| f.macs.iter());
         let macs = macs.filter_map(|m| m.as_slice().try_into().ok()).collect();
         let checks = self.read_ahead.configs.known(&self.state.text).map(|c| Arc::clone(&c.checks));
-        let checks = checks.unwrap_or_else(|| Arc::new(forwarding::checks(&spec)));
+        let checks = checks.unwrap_or_else(|| Arc::new(health::checks(&spec)));
         let down = forwarding::down(self.checks.known(), &checks);
         let wanted = Wanted { spec, drained: self.state.drained(), down, own, macs };
         let before = &self.desired_state;
@@ -155,9 +167,10 @@ impl Node {
             return;
         }
         // Before that, entries of an earlier incarnation stay: an address must not lose its guard.
-        if self.desired_state.cover != self.requested.covered && self.caught_up {
+        let cover = self.desired_state.cover != self.requested.covered;
+        if cover && self.caught_up && now >= self.requested.cover_again {
             self.requested.covered.clone_from(&self.desired_state.cover);
-            self.actions.push(Action::Cover(self.requested.covered.clone()));
+            self.perform(Operation::Cover(self.requested.covered.clone()));
         }
         if self.checks.differ(&self.desired_state.checks) {
             self.checks_changed(now);
@@ -167,7 +180,7 @@ impl Node {
         if !self.requested.awaited && may && now >= self.requested.retry && !asked {
             self.requested.table = Some(self.desired_state.wanted.clone());
             self.requested.awaited = true;
-            self.actions.push(Action::Forward(Box::new(self.desired_state.wanted.clone())));
+            self.perform(Operation::Forward(Box::new(self.desired_state.wanted.clone())));
         }
         self.desired_state.settled = self.desired_state.cover == self.requested.covered
             && self.requested.table.as_ref() == Some(&self.desired_state.wanted);

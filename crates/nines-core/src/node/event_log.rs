@@ -4,11 +4,14 @@
 
 use std::net::IpAddr;
 
-use nines_model::{Millis, Time};
+use nines_model::{Codes as _, Millis, Time};
 use prost::Message as _;
 
 use super::Node;
-use crate::wire::{LogEvent, LogEvents, command::Kind};
+use crate::{
+    event_log::EventKind,
+    wire::{LogEvent, LogEvents, command::Kind},
+};
 
 /// Bytes of events in one entry: it must fit a datagram. Leases do not hang on TCP, nor does the
 /// log.
@@ -30,7 +33,13 @@ pub(super) struct Unrecorded {
 
 impl Node {
     /// Records an event about a VIP, caused by what last happened to that.
-    pub(super) fn record_vip_event(&mut self, now: Time, vip: IpAddr, kind: &str, text: String) {
+    pub(super) fn record_vip_event(
+        &mut self,
+        now: Time,
+        vip: IpAddr,
+        kind: EventKind,
+        text: String,
+    ) {
         let subject = self.state.spec.vip_name(vip);
         let cause = self.cause_of(vip);
         self.record_event(now, kind, subject, text, "auto", cause);
@@ -40,7 +49,7 @@ impl Node {
     pub(super) fn record_event(
         &mut self,
         now: Time,
-        kind: &str,
+        kind: EventKind,
         subject: String,
         text: String,
         actor: &str,
@@ -51,7 +60,7 @@ impl Node {
             self.unrecorded.events.push(LogEvent {
                 at_ms: self.wall_ms(now),
                 node: self.config.name.clone(),
-                kind: kind.into(),
+                kind: kind.code().into(),
                 subject,
                 text,
                 actor: actor.into(),

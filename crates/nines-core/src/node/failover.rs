@@ -6,25 +6,23 @@ use std::{
     net::IpAddr,
 };
 
-use nines_model::{Millis, Time};
-use nines_planner::{Held, NodeView, Observed, Step, plan};
+use nines_model::{AdminCommand, Codes as _, Millis, Time, Unfit, Why};
+use nines_planner::{Held, NodeView, Observed, Step, plan, unfit};
 
 use super::Node;
 use crate::{
     batch,
-    event_log::LoggedEvent,
+    event_log::{EventKind, LoggedEvent},
     state::Holding,
     vip_set,
     wire::{Act, Give, Move, command::Kind, pack},
 };
 
-/// Why a node that tried does not get a VIP.
-const FAILED: &str = "could not take it";
 /// When a command that had no effect is written again.
 const PROPOSED_AGAIN: Millis = Millis(300);
 /// Time for a command of the leader's own to be committed and applied: it would be written twice if
 /// the leader looked again at once.
-const LEAD_AGAIN: Millis = Millis(100);
+pub(super) const LEAD_AGAIN: Millis = Millis(100);
 /// Time for a transfer of leadership. The leader does nothing else meanwhile, and tries again if it
 /// still leads then.
 const TRANSFER: Millis = Millis(500);
@@ -50,12 +48,17 @@ pub(super) struct Leading {
     /// When a command about each VIP was last written.
     proposed: BTreeMap<IpAddr, Time>,
     /// VIPs that nobody can take, and why.
-    blocked: BTreeMap<IpAddr, String>,
+    blocked: BTreeMap<IpAddr, Why>,
     /// The leader's work waits until then for what it has begun.
     after: Time,
 }
 
 impl Leading {
+    /// The leader does nothing until then.
+    pub(super) fn wait(&mut self, until: Time) {
+        self.after = until;
+    }
+
     pub(super) fn is_due(&self, now: Time) -> bool {
         now >= self.after
     }
@@ -68,19 +71,18 @@ impl Leading {
 
 impl Node {
     /// VIPs that nobody can take, and why; filled on the leader.
-    pub fn blocked(&self) -> &BTreeMap<IpAddr, String> {
+    pub fn blocked(&self) -> &BTreeMap<IpAddr, Why> {
         &self.leading.blocked
     }
 
     /// Whether no other director could take VIPs over now: nobody is there to wait for.
     pub(super) fn nobody_can_take_over(&self, now: Time) -> bool {
+        let observed = self.observed(now);
         let mut others = self.state.spec.directors().filter(|name| *name != self.config.name);
-        !others.any(|name| {
-            let id = self.id_of(name);
-            let leaving = self.membership.peer(id).is_some_and(|peer| peer.beat.leaving);
-            let alive = id != 0 && self.membership.alive(now, id, self.lease());
-            let votes = self.voter.consensus().voters().contains(&id);
-            alive && votes && !leaving && !self.state.standbys.contains_key(name)
+        // One whose table is not in place now may have it in a moment.
+        others.all(|name| {
+            let why = unfit(&self.state.spec, &observed, None, name);
+            why.is_some_and(|why| why != Unfit::NotReady)
         })
     }
 
@@ -96,6 +98,7 @@ impl Node {
         self.end_what_is_over(now);
         self.send_states_again(now);
         self.promote_learners(now);
+        self.raise_feature_level(now);
         self.step_aside(now);
     }
 
@@ -134,7 +137,7 @@ impl Node {
             Holding::Releasing { node, to, .. } => Held::Releasing(node.clone(), to.clone()),
         };
         let vips = self.state.vips.iter().map(|(vip, holding)| (*vip, held(holding))).collect();
-        Observed { nodes, vips, move_requests: self.state.move_requests.clone() }
+        Observed { nodes, vips, move_requests: self.state.admin.move_requests().clone() }
     }
 
     /// The nodes as the planner sees them. A node in limbo, neither heard lately nor silent for
@@ -150,20 +153,22 @@ impl Node {
             let mut view = NodeView {
                 joining: !voters.contains(id),
                 no_vote: self.broken_of(*id).is_some(),
-                standby: self.state.standbys.contains_key(&member.name),
+                doubt: self.doubt(now, *id),
+                standby: self.state.admin.standbys().contains_key(&member.name),
                 ..NodeView::default()
             };
             if *id == self.config.id {
-                view.alive = true;
+                (view.alive, view.heard) = (true, true);
                 view.ready = self.is_ready();
                 view.behind = names(&mut self.behind().iter().copied());
                 view.leaving = self.leaving.stops();
                 let unable = self.own_vips.unable.iter();
-                view.unable = unable.map(|addr| (*addr, FAILED.to_owned())).collect();
+                view.unable = unable.map(|addr| (*addr, Unfit::Failed)).collect();
             } else if let Some(peer) = self.membership.peer(*id) {
                 view.alive =
                     !self.membership.silent(now, *id, lease) || self.is_heard_elsewhere(now, *id);
                 let heard = self.membership.alive(now, *id, lease);
+                view.heard = self.membership.speaks(now, *id, lease);
                 // A table is applied before a VIP is taken: a node that is behind is not ready.
                 view.ready = heard && peer.beat.ready;
                 view.leaving = peer.beat.leaving;
@@ -171,7 +176,7 @@ impl Node {
                 if !peer.beat.unable.is_empty() {
                     let all = self.state.spec.vips.keys().copied();
                     let unable = vip_set::marked(all, &peer.beat.unable).into_iter();
-                    view.unable = unable.map(|addr| (addr, FAILED.to_owned())).collect();
+                    view.unable = unable.map(|addr| (addr, Unfit::Failed)).collect();
                     if peer.beat.revision != self.state.revision {
                         // It counts in another config: nothing is given to it and nothing taken.
                         (view.ready, view.unable) = (false, BTreeMap::new());
@@ -181,7 +186,7 @@ impl Node {
                 view.alive =
                     !self.membership.silent(now, *id, lease) || self.is_heard_elsewhere(now, *id);
             }
-            if view.no_vote || !self.may_ask(now, *id) {
+            if view.no_vote || view.doubt.is_some() {
                 // Promises to it run out, and another node takes over.
                 (view.alive, view.ready) = (false, false);
             }
@@ -193,7 +198,7 @@ impl Node {
 
     /// The command that a step needs now, and the event that led to it; what has to wait is looked
     /// at again then.
-    fn carry_out(&mut self, now: Time, step: Step, why: String) -> Option<(Kind, String)> {
+    fn carry_out(&mut self, now: Time, step: Step, why: Why) -> Option<(Kind, String)> {
         let (Step::Give(vip, _) | Step::Move(vip, ..) | Step::Blocked(vip)) = &step;
         let vip = *vip;
         let proposed = self.leading.proposed.get(&vip).map(|at| at.plus(PROPOSED_AGAIN));
@@ -214,11 +219,14 @@ impl Node {
                     self.leading.planned.again = self.leading.planned.again.min(until);
                     return None;
                 }
+                let why = why.to_string();
                 let last = self.membership.peer(self.id_of(&from)).map(|p| p.at);
                 let silent_ms = last.map_or(0, |at| now.since(at) / 1_000_000);
                 Kind::Give(Give { vip: pack(vip), to, from, why, silent_ms, ..Give::default() })
             }
-            Step::Move(_, from, to) => Kind::Move(Move { vip: pack(vip), from, to, why }),
+            Step::Move(_, from, to) => {
+                Kind::Move(Move { vip: pack(vip), from, to, why: why.to_string() })
+            }
         };
         self.leading.proposed.insert(vip, now);
         self.leading.planned.again = self.leading.planned.again.min(now.plus(PROPOSED_AGAIN));
@@ -231,7 +239,7 @@ impl Node {
     pub(super) fn cause_of(&self, vip: IpAddr) -> String {
         match self.state.vips.get(&vip) {
             Some(Holding::Releasing { node, .. }) if *node != self.config.name => {
-                self.state.failovers.get(&vip).map_or_else(String::new, |f| f.event.clone())
+                self.state.vips.failovers().get(&vip).map_or_else(String::new, |f| f.event.clone())
             }
             _ => self.state.cause_of(vip),
         }
@@ -246,21 +254,23 @@ impl Node {
             Kind::Move(Move { from, to, .. }) => (from, to),
             Kind::Give(Give { from, .. }) if from.is_empty() => return String::new(),
             Kind::Give(Give { from, .. }) => {
-                let seen = story.newest(&["beat-lost", "beat-back"], from);
-                return id(seen.filter(|event| event.told.kind == "beat-lost"));
+                let seen =
+                    story.newest(&[EventKind::HeartbeatLost, EventKind::HeartbeatBack], from);
+                return id(seen.filter(|event| event.kind.is(EventKind::HeartbeatLost)));
             }
             _ => return String::new(),
         };
         let spec = &self.state.spec;
         if let Some(with) = spec.vips.get(&vip).and_then(|wanted| wanted.with) {
-            return self.state.failovers.get(&with).map_or_else(String::new, |f| f.event.clone());
+            let failover = self.state.vips.failovers().get(&with);
+            return failover.map_or_else(String::new, |f| f.event.clone());
         }
-        if self.state.move_requests.get(&vip) == Some(to) {
-            id(story.newest(&["wish"], &spec.vip_name(vip)))
-        } else if self.state.standbys.contains_key(from) {
-            id(story.newest(&["standby"], from))
+        if self.state.admin.move_requests().get(&vip) == Some(to) {
+            id(story.newest(&[EventKind::MoveRequest], &spec.vip_name(vip)))
+        } else if self.state.admin.standbys().contains_key(from) {
+            id(story.newest(&[EventKind::Standby], from))
         } else if spec.directors().all(|director| director != from) {
-            id(story.newest(&["config"], "config"))
+            id(story.newest(&[EventKind::Config], "config"))
         } else {
             String::new()
         }
@@ -269,14 +279,15 @@ impl Node {
     fn end_what_is_over(&mut self, now: Time) {
         let wall = self.wall_ms(now);
         let over = |until: u64| until != 0 && until <= wall;
-        let drains = self.state.drains.iter().filter(|(_, s)| over(s.until_ms));
+        let drains = self.state.admin.drains().iter().filter(|(_, s)| over(s.until_ms));
         let drains: Vec<String> = drains.map(|((a, b), _)| format!("{a}/{b}")).collect();
-        let standbys = self.state.standbys.iter().filter(|(_, s)| over(s.until_ms));
+        let standbys = self.state.admin.standbys().iter().filter(|(_, s)| over(s.until_ms));
         let standbys: Vec<String> = standbys.map(|(node, _)| node.clone()).collect();
-        for (verb, subjects) in [("undrain", drains), ("ready", standbys)] {
+        for (admin, subjects) in [(AdminCommand::Undrain, drains), (AdminCommand::Ready, standbys)]
+        {
             if !subjects.is_empty() {
                 let reason = "its time is over".to_owned();
-                let act = Act { verb: verb.into(), subjects, reason, until_ms: 0 };
+                let act = Act { verb: admin.code().into(), subjects, reason, until_ms: 0 };
                 self.propose_own(now, Kind::Act(act), String::new());
                 self.leading.after = now.plus(LEAD_AGAIN);
             }
@@ -288,8 +299,8 @@ impl Node {
         for id in self.voter.consensus().learners() {
             let near = self.voter.consensus().lag(id).is_some_and(|lag| lag <= NEAR_LAG_MAX);
             // It says itself that it has applied what the log says.
-            let has_state =
-                self.membership.peer(id).is_some_and(|p| p.beat.applied >= self.state.membership);
+            let newest = self.state.members.newest_change();
+            let has_state = self.membership.peer(id).is_some_and(|p| p.beat.applied >= newest);
             if near && has_state && self.membership.alive(now, id, self.lease()) {
                 self.voter.promote(id);
                 self.leading.after = now.plus(LEAD_AGAIN);

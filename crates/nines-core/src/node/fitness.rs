@@ -9,10 +9,13 @@ use std::{
     net::IpAddr,
 };
 
-use nines_model::{Millis, Time};
+use nines_model::{Millis, Time, reason};
 
 use super::Node;
-use crate::wire::{Facts, Unfit, command::Kind, unpack};
+use crate::{
+    event_log::EventKind,
+    wire::{Facts, Unfit, command::Kind, unpack},
+};
 
 /// More VIPs than these are told together.
 const ONE_BY_ONE: usize = 3;
@@ -26,7 +29,7 @@ fn names(vips: &[IpAddr]) -> String {
     }
 }
 
-/// By VIP.
+/// The reason of each VIP that a node cannot serve.
 fn reasons(unfit: &[Unfit]) -> BTreeMap<IpAddr, &str> {
     let of = |one: &'_ Unfit| one.vips.iter().filter_map(|v| unpack(v)).collect::<Vec<_>>();
     unfit.iter().flat_map(|one| of(one).into_iter().map(|vip| (vip, one.why.as_str()))).collect()
@@ -64,7 +67,7 @@ impl Node {
 
     /// Writes what this node knows about its machine to the log, where the log says otherwise.
     pub(super) fn flush_facts(&mut self, now: Time) {
-        let known = self.state.facts.get(&self.config.name);
+        let known = self.state.members.facts().get(&self.config.name);
         if now >= self.facts.after
             && self.facts().is_some()
             && self.facts() != known
@@ -76,11 +79,11 @@ impl Node {
         }
     }
 
-    /// VIPs that a node cannot serve, in the planner's words.
-    pub(super) fn unfit_by_its_cards(&self, node: &str) -> BTreeMap<IpAddr, String> {
-        let unfit = self.state.facts.get(node).map_or(&[][..], |f| &f.unfit);
+    /// VIPs that a node cannot serve, and why.
+    pub(super) fn unfit_by_its_cards(&self, node: &str) -> BTreeMap<IpAddr, reason::Unfit> {
+        let unfit = self.state.members.facts().get(node).map_or(&[][..], |f| &f.unfit);
         let told = reasons(unfit).into_iter();
-        told.map(|(vip, why)| (vip, format!("cannot serve it: {why}"))).collect()
+        told.map(|(vip, why)| (vip, reason::Unfit::CannotServe(why.to_owned()))).collect()
     }
 
     /// What this node learned about itself.
@@ -101,11 +104,11 @@ impl Node {
         let me = self.config.name.clone();
         for (why, vips) in lost {
             let text = format!("{me} cannot serve {}: {why}", names(&vips));
-            self.record_event(now, "card-down", me.clone(), text, "auto", String::new());
+            self.record_event(now, EventKind::CardDown, me.clone(), text, "auto", String::new());
         }
         if !good.is_empty() {
             let text = format!("{me} can serve {} again", names(&good));
-            self.record_event(now, "card-up", me, text, "auto", String::new());
+            self.record_event(now, EventKind::CardUp, me, text, "auto", String::new());
         }
     }
 
@@ -117,12 +120,12 @@ impl Node {
         }
         if vips.len() > ONE_BY_ONE {
             let text = format!("{} on {me} were {how}; put back", names(vips));
-            self.record_event(now, "address-restored", me, text, "auto", String::new());
+            self.record_event(now, EventKind::AddressRestored, me, text, "auto", String::new());
             return;
         }
         for vip in vips {
             let text = format!("{vip} on {me} was {how}; put back");
-            self.record_vip_event(now, *vip, "address-restored", text);
+            self.record_vip_event(now, *vip, EventKind::AddressRestored, text);
         }
     }
 }

@@ -8,6 +8,7 @@ use prost::Message as _;
 use super::{Node, bulk::Way};
 use crate::{
     action::Action,
+    event_log::EventKind,
     incarnations::Standing,
     vip_set::{self, Name},
     voter::{Context, Granted, consensus},
@@ -20,8 +21,8 @@ const PARTS_AGAIN: Millis = Millis(40);
 /// Frames larger than this do not fit a datagram on a 1500-byte link with our seal around them.
 const DATAGRAM_MAX: usize = 1_350;
 
-/// Frames that wait for the next heartbeat to one peer: some more than the heartbeats and answers of
-/// consensus between two of ours. What is dropped comes again with the next ones.
+/// Frames that wait for the next heartbeat to one peer: some more than the heartbeats and answers
+/// of consensus between two of ours. What is dropped comes again with the next ones.
 const ALONG_MAX: usize = 8;
 
 /// Bytes that the encoding adds to a frame within a frame, at most: its tag and its length.
@@ -157,8 +158,7 @@ impl Node {
             awaits: self.awaits(now).into(),
             term,
             acked,
-            broken: self.broken().unwrap_or_default().to_owned(),
-            retired: self.is_retired(),
+            ..self.own_build_and_vote()
         };
         self.voter.learn_own(&self.own_vips.held);
         let id = self.config.id;
@@ -190,6 +190,17 @@ impl Node {
             self.send_frame(to, &frame);
         }
         self.mail.along.clear();
+    }
+
+    /// What a heartbeat says of the sender's build, and why it votes no more.
+    fn own_build_and_vote(&self) -> Heartbeat {
+        Heartbeat {
+            broken: self.broken().unwrap_or_default().to_owned(),
+            retired: self.is_retired(),
+            feature_level: crate::feature_level::BUILD,
+            outdated: self.outdated,
+            ..Heartbeat::default()
+        }
     }
 
     /// What this node could not start, by the VIPs of the config.
@@ -301,7 +312,7 @@ impl Node {
                 let trip = now.0.saturating_sub(ack.sent_ns).saturating_sub(ack.waited_ns);
                 self.membership.round_trip(from, trip);
                 self.reminded(now, from, &ack);
-                ack.membership <= self.state.membership && self.acked(from, &ack)
+                ack.membership <= self.state.members.newest_change() && self.acked(from, &ack)
             }
             frame::Kind::Part(part) => {
                 self.voter.learn(from, &part);
@@ -348,6 +359,9 @@ impl Node {
         if !voter.screen(&mut cx, &message, newer) {
             return;
         }
+        if self.brings_unreadable(&message) {
+            return;
+        }
         let Some(message) = self.read_ahead(now, message) else { return };
         let (state, out) = (&self.state, &mut self.actions);
         let mut cx = Context { now, state, out };
@@ -368,12 +382,15 @@ impl Node {
             let holds = self.state.vips.values().any(|h| h.node() == name);
             let me = &self.config.name;
             let (kind, text) = if alive {
-                ("beat-back", format!("{me} hears {name} again"))
+                (EventKind::HeartbeatBack, format!("{me} hears {name} again"))
             } else {
                 let ms = self.membership.peer(id).map_or(0, |p| now.since(p.at) / 1_000_000);
                 let links = self.membership.peer(id).map_or(0, |p| p.heard.len());
                 let links = if links == 1 { "1 link".into() } else { format!("{links} links") };
-                ("beat-lost", format!("{me} heard nothing from {name} for {ms} ms on {links}"))
+                (
+                    EventKind::HeartbeatLost,
+                    format!("{me} heard nothing from {name} for {ms} ms on {links}"),
+                )
             };
             // The entry that gives its VIPs away tells the silence of a holder.
             if self.voter.consensus().leads() && (alive || !holds) {

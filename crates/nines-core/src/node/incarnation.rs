@@ -6,9 +6,11 @@
 use std::collections::BTreeSet;
 
 use nines_model::Time;
+use nines_planner::Doubt;
 
 use super::Node;
 use crate::{
+    event_log::EventKind,
     incarnations::{Incarnations, Sender, Standing},
     wire::{Frame, Incarnation},
 };
@@ -62,6 +64,15 @@ impl Node {
         !self.incarnation.heard.is_moved(id) && !self.is_double(now, id)
     }
 
+    /// Why the current incarnation of a node does not count; `None`: it counts.
+    pub fn doubt(&self, now: Time, id: u64) -> Option<Doubt> {
+        if self.is_double(now, id) {
+            return Some(Doubt::RunsTwice);
+        }
+        let own = id == self.config.id && self.is_moved();
+        (own || self.incarnation.heard.is_moved(id)).then_some(Doubt::Unconfirmed)
+    }
+
     /// Nodes of which this node itself hears two incarnations, for its heartbeats.
     pub(super) fn hears_double(&self, now: Time) -> Vec<u64> {
         self.incarnation.heard.double(now).into_iter().collect()
@@ -113,7 +124,7 @@ impl Node {
             let text = format!(
                 "two agents run as {name}: neither counts as a voter and neither holds a VIP"
             );
-            self.record_event(now, "two-lives", name, text, "auto", String::new());
+            self.record_event(now, EventKind::TwoIncarnations, name, text, "auto", String::new());
         }
     }
 }

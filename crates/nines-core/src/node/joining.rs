@@ -22,7 +22,7 @@ impl Node {
     /// the leader, from whom the rest of the log comes. A number that is known to be given is that
     /// of a member, or of one that left for good.
     pub fn may_be_newer(&self, id: u64) -> bool {
-        id > self.state.highest && !self.state.members.contains_key(&id)
+        id > self.state.members.highest() && !self.state.members.contains_key(&id)
     }
 
     /// Whom this node speaks to though its log does not name them.

@@ -92,9 +92,6 @@ impl Node {
         if let Some(change) = entry.changes_member() {
             let valid = self.state.may_join(change, &entry.command);
             self.voter.apply_change(entry, valid);
-            if valid {
-                self.state.membership = entry.index;
-            }
         }
         let applied = self.state.apply(
             entry.index,

@@ -10,6 +10,7 @@ use nines_model::Time;
 
 use super::Node;
 use crate::{
+    event_log::EventKind::{HeartbeatBack, Join, NoVote},
     voter,
     wire::{Ack, Awaits, Heartbeat},
 };
@@ -52,7 +53,7 @@ impl Node {
         voter::rebuild(name)
     }
 
-    /// Whether a restart cannot mend what keeps this node from voting.
+    /// Whether a restart cannot fix what keeps this node from voting.
     pub fn is_retired(&self) -> bool {
         self.voter.is_retired()
     }
@@ -99,13 +100,13 @@ impl Node {
         for id in new {
             let name = self.name_of(id);
             // The leader before may have told it.
-            let last = self.state.story.newest(&["no-vote", "beat-back", "join"], &name);
-            if last.is_some_and(|event| event.told.kind == "no-vote") {
+            let last = self.state.story.newest(&[NoVote, HeartbeatBack, Join], &name);
+            if last.is_some_and(|event| event.kind.is(NoVote)) {
                 continue;
             }
             let why = self.broken_of(id).unwrap_or_default();
             let text = format!("{name} votes no more and holds no VIP: {why}");
-            self.record_event(now, "no-vote", name, text, "auto", String::new());
+            self.record_event(now, NoVote, name, text, "auto", String::new());
         }
     }
 }

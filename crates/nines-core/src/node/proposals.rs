@@ -55,7 +55,8 @@ fn allowance(command: &Command) -> Millis {
 
 impl Node {
     /// Writes a command of somebody who waits for the answer.
-    pub(super) fn propose(&mut self, now: Time, request: u64, mut command: Command) {
+    pub(super) fn propose(&mut self, now: Time, request: u64, command: Command) {
+        let Some(mut command) = self.in_readable_form(now, request, command) else { return };
         command.node = self.config.id;
         command.number = self.proposals.number();
         command.at_ms = self.wall_ms(now);

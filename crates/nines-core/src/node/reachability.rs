@@ -1,4 +1,4 @@
-//! Who hears whom: a node that the leader does not hear may be heard by others.
+//! Which nodes hear each other: a node that the leader does not hear may be heard by others.
 //!
 //! A holder keeps its lease while a majority of voters renews it. A leader that is cut off from the
 //! holder alone must not take the VIP away from it; another voter that hears both leads better.

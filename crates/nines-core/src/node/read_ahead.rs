@@ -143,7 +143,7 @@ impl Node {
     /// Applies what is committed and read.
     pub(super) fn apply_committed(&mut self, now: Time) -> bool {
         let mut grown = false;
-        while let Some(entry) = self.read_ahead.next(now, &self.state, &mut self.actions) {
+        while let Some(entry) = self.next_readable(now) {
             grown |= entry.changes_member().is_some();
             self.apply(now, &entry);
             let config = peek::applies_config(&entry.command);
@@ -212,15 +212,8 @@ mod tests {
         };
         let (first, mut configs) = (text(0), Configs::default());
         let spec = configs.get(&first).spec.clone().unwrap();
-        let mut state = State {
-            text: first.as_str().into(),
-            spec,
-            revision: 1,
-            applied: 1,
-            ..State::default()
-        };
         let member = Member { id: 1, name: "lb1".into(), ..Member::default() };
-        state.members.insert(1, member);
+        let state = State::founded(first.as_str().into(), spec, [member]);
         let data = snapshot::encode(&state);
         let mut disk = Persisted {
             hard_state: HardState { term: 1, vote: 0, commit: 1 },

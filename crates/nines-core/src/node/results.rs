@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 /// What a check got last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckResult {
-    /// It succeeded.
+    /// Whether the check succeeded.
     pub ok: bool,
     /// What it got, in words.
     pub text: String,

@@ -6,7 +6,7 @@
 use nines_model::Time;
 
 use super::{Node, checks, desired_state, event_log, failover, fitness, heartbeat, incarnation};
-use super::{joining, leaving, log, lost_log, proposals, read_ahead, vips};
+use super::{joining, leaving, log, lost_log, operations, proposals, read_ahead, vips};
 use crate::{
     membership::Membership,
     snapshot,
@@ -92,6 +92,8 @@ impl Node {
             under_way: std::collections::BTreeMap::new(),
             states_sent: joining::Sent::default(),
             told_broken: lost_log::ToldBroken::default(),
+            outdated: false,
+            operations: operations::Operations::default(),
             own_vips: vips::OwnVips::default(),
             checks: checks::Checks::default(),
             desired_state: desired_state::DesiredState::default(),
@@ -103,6 +105,7 @@ impl Node {
             caught_up: false,
             actions: Vec::new(),
         };
+        node.read_from_disk(kept);
         if !node.voter.is_moved() {
             node.voter.keep_incarnation(&mut node.actions);
         }

@@ -40,7 +40,7 @@ impl Node {
         self.voter.waiting()
     }
 
-    /// Who this is.
+    /// Name and numbers of this node.
     pub fn config(&self) -> &Config {
         &self.config
     }

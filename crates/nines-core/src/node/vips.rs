@@ -13,8 +13,9 @@ use nines_model::Time;
 
 use super::Node;
 use crate::{
-    action::Action,
+    action::Operation,
     batch,
+    event_log::EventKind,
     lease::Renewals,
     state::Holding,
     vip::{Do, Phase, Vip, Want},
@@ -40,10 +41,6 @@ pub(super) struct OwnVips {
     timers: BTreeSet<(Time, IpAddr)>,
     timer_of: BTreeMap<IpAddr, Time>,
     vips: BTreeMap<IpAddr, Vip>,
-    /// Address changes under way.
-    actions: BTreeMap<u64, IpAddr>,
-    /// Numbers of address changes given so far.
-    numbered: u64,
     /// What the log wants this node to hold: what its heartbeats name.
     pub(super) held: VipSet,
     /// Those that no heartbeat has named yet.
@@ -61,11 +58,13 @@ pub(super) struct OwnVips {
     /// The common deadline as the kernel has it, and the longest of any VIP that goes by it.
     guard: Time,
     longest: Time,
+    /// The newest common deadline could not be written: the kernel has an older one.
+    not_renewed: bool,
     lapsed: bool,
     voters: Vec<u64>,
     /// Another incarnation of this node runs; this one takes no part yet; it votes no more.
     incarnation: (bool, bool, bool),
-    /// By peer.
+    /// What each peer knows of this node's VIPs, by number of the peer.
     pub(super) told: BTreeMap<u64, PeerKnowledge>,
     /// When the last heartbeat was sent. No two have the same time, by which acks name them.
     pub(super) sent: Time,
@@ -91,6 +90,48 @@ impl OwnVips {
     pub(super) fn announce(&mut self, now: Time, vip: IpAddr) {
         if let Some(vip) = self.vips.get_mut(&vip) {
             vip.announce_from(now);
+        }
+    }
+
+    /// The write of a VIP's deadline ended well; true if it had failed before.
+    pub(super) fn guarded(&mut self, vip: IpAddr, id: u64) -> bool {
+        let Some(own) = self.vips.get_mut(&vip) else { return false };
+        let failed = own.guard_trouble();
+        let over = own.guard_done(id, None) && failed;
+        if over {
+            self.changed.insert(vip);
+        }
+        over
+    }
+
+    /// The write of a VIP's deadline failed, and is tried again then; true if that is news.
+    pub(super) fn not_guarded(&mut self, again: Time, vip: IpAddr, id: u64) -> bool {
+        let Some(own) = self.vips.get_mut(&vip) else { return false };
+        let failed = own.guard_trouble();
+        let newest = own.guard_done(id, Some(again));
+        self.changed.insert(vip);
+        newest && !failed
+    }
+
+    fn with(&mut self, vip: IpAddr, change: impl FnOnce(&mut Vip)) {
+        change(self.vips.entry(vip).or_default());
+    }
+
+    /// The write of the common deadline ended.
+    pub(super) fn renew_done(&mut self) {
+        self.not_renewed = false;
+    }
+
+    /// It failed; true if that is news. The next heartbeat asks for a later one.
+    pub(super) fn not_renewed(&mut self) -> bool {
+        !std::mem::replace(&mut self.not_renewed, true)
+    }
+
+    /// The neighbours could not be told.
+    pub(super) fn not_announced(&mut self, now: Time, vip: IpAddr) {
+        if let Some(own) = self.vips.get_mut(&vip) {
+            own.not_announced(now);
+            self.changed.insert(vip);
         }
     }
 
@@ -187,7 +228,7 @@ impl Node {
             && self.own_vips.held.len() > self.own_vips.apart.len()
         {
             (self.own_vips.guard, self.own_vips.longest) = (joint, joint);
-            self.actions.push(Action::Renew(joint));
+            self.perform(Operation::Renew(joint));
         }
         if !self.own_vips.unnamed.is_empty() && self.broken().is_none() {
             // A new lease: ask for it at once.
@@ -219,28 +260,12 @@ impl Node {
             own.since = own.since.max(vip.named);
         }
         let deadline = if vip.joint { joint } else { vip.renewals.deadline(&own.voters) };
-        for todo in vip.step(now, want, deadline) {
-            match todo {
-                Do::Guard(until) => self.actions.push(Action::Guard(addr, until)),
-                Do::Follow(until) => {
-                    own.longest = own.longest.max(until);
-                    self.actions.push(Action::Follow(addr, until));
-                }
-                Do::Announce => self.actions.push(Action::Announce(addr)),
-                Do::Up if !may => {}
-                Do::Up | Do::Down => {
-                    own.numbered += 1;
-                    let (id, up) = (own.numbered, todo == Do::Up);
-                    vip.began(up, id);
-                    own.actions.insert(id, addr);
-                    self.actions.push(Action::Address { id, vip: addr, up });
-                }
-                Do::Released(index) => {
-                    let incarnation = self.config.boot;
-                    released.push(Kind::Released(Token { vip: pack(addr), index, incarnation }));
-                }
-            }
+        let todo = vip.step(now, want, deadline);
+        for todo in todo {
+            self.carry_out_vip(addr, todo, may, released);
         }
+        let own = &mut self.own_vips;
+        let vip = own.vips.entry(addr).or_default();
         match want {
             Want::Hold(token) if own.held.insert(addr, token) => own.unnamed.push(addr),
             Want::Hold(_) => {}
@@ -258,6 +283,35 @@ impl Node {
         own.timer(addr, next);
         if over {
             own.vips.remove(&addr);
+        }
+    }
+
+    /// Does one thing for a VIP. It comes up only if it `may`.
+    fn carry_out_vip(&mut self, addr: IpAddr, todo: Do, may: bool, released: &mut Vec<Kind>) {
+        match todo {
+            Do::Guard(until) => {
+                let id = self.perform(Operation::Guard(addr, until));
+                self.own_vips.with(addr, |vip| vip.guards(id));
+            }
+            Do::Follow(until) => {
+                self.own_vips.longest = self.own_vips.longest.max(until);
+                let id = self.perform(Operation::Follow(addr, until));
+                self.own_vips.with(addr, |vip| vip.guards(id));
+            }
+            Do::Announce => drop(self.perform(Operation::Announce(addr))),
+            Do::Up if !may => {}
+            Do::Up | Do::Down => {
+                let up = todo == Do::Up;
+                if up {
+                    self.perform(Operation::Watch(addr));
+                }
+                let id = self.perform(Operation::Address { vip: addr, up });
+                self.own_vips.with(addr, |vip| vip.began(up, id));
+            }
+            Do::Released(index) => {
+                let incarnation = self.config.boot;
+                released.push(Kind::Released(Token { vip: pack(addr), index, incarnation }));
+            }
         }
     }
 
@@ -330,7 +384,9 @@ impl Node {
     /// Whether a VIP answers here now, as far as this node knows.
     pub fn answers(&self, vip: IpAddr, now: Time) -> bool {
         let guard = |v: &Vip| if v.follows { self.own_vips.guard.max(v.guard) } else { v.guard };
-        self.own_vips.vips.get(&vip).is_some_and(|v| v.phase == Phase::On && now < guard(v))
+        let written = |v: &Vip| !(v.guard_trouble() || v.follows && self.own_vips.not_renewed);
+        let on = |v: &Vip| v.phase == Phase::On && now < guard(v) && written(v);
+        self.own_vips.vips.get(&vip).is_some_and(on)
     }
 
     /// A peer may have missed our announcements; after a cut its whole side has.
@@ -343,8 +399,14 @@ impl Node {
         }
     }
 
-    pub(super) fn performed(&mut self, now: Time, id: u64, result: &Result<(), String>) {
-        let Some(addr) = self.own_vips.actions.remove(&id) else { return };
+    /// An address was put on or taken off, or not.
+    pub(super) fn address_done(
+        &mut self,
+        now: Time,
+        addr: IpAddr,
+        id: u64,
+        result: &Result<(), String>,
+    ) {
         self.own_vips.changed.insert(addr);
         let Some(vip) = self.own_vips.vips.get_mut(&addr) else { return };
         let (was, known) = (vip.phase, vip.known);
@@ -358,104 +420,20 @@ impl Node {
             return;
         }
         let (kind, text) = match (starting, result) {
-            (true, Ok(())) => ("address-added", format!("{addr} added on {me} and announced")),
-            (true, Err(why)) => ("address-failed", format!("{me} could not add {addr}: {why}")),
-            (false, Ok(())) => ("address-removed", format!("{addr} removed from {me}")),
-            (false, Err(why)) => ("address-failed", format!("{me} could not remove {addr}: {why}")),
+            (true, Ok(())) => {
+                (EventKind::AddressAdded, format!("{addr} added on {me} and announced"))
+            }
+            (true, Err(why)) => {
+                (EventKind::AddressFailed, format!("{me} could not add {addr}: {why}"))
+            }
+            (false, Ok(())) => (EventKind::AddressRemoved, format!("{addr} removed from {me}")),
+            (false, Err(why)) => {
+                (EventKind::AddressFailed, format!("{me} could not remove {addr}: {why}"))
+            }
         };
         self.record_vip_event(now, addr, kind, text);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        Event,
-        node::Config,
-        snapshot,
-        state::State,
-        wire::{HardState, Member, Persisted, Snapshot},
-    };
-
-    const TEXT: &str = "[cluster]\nname = \"x\"\n[nodes]\nlb1 = \"10.0.0.1\"\nlb2 = \"10.0.0.2\"\n\
-        wit = { addresses = \"10.0.0.3\", role = \"witness\" }\n\
-        [vip.a]\naddress = \"10.0.0.100\"\n[vip.b]\naddress = \"10.0.0.101\"\n";
-
-    /// lb1, which the log has given both VIPs.
-    fn holder(now: Time) -> Node {
-        let spec = nines_model::config::parse(TEXT).expect("it is right").into();
-        let mut state =
-            State { text: TEXT.into(), spec, revision: 1, applied: 5, ..State::default() };
-        for (id, name) in (1..).zip(["lb1", "lb2", "wit"]) {
-            let member = Member { id, name: name.into(), ..Member::default() };
-            state.members.insert(id, member);
-        }
-        for (vip, token) in [(vip(100), 4), (vip(101), 5)] {
-            state.vips.insert(vip, Holding::Held { node: "lb1".into(), token });
-        }
-        let data = snapshot::encode(&state);
-        let kept = Persisted {
-            hard_state: HardState { term: 1, vote: 0, commit: 5 },
-            snapshot: Snapshot { index: 5, term: 1, voters: vec![1, 2, 3], learners: vec![], data },
-            ..Persisted::default()
-        };
-        let (id, name) = (1, "lb1".to_owned());
-        let config = Config { id, name, boot: 7, machine_boot: 1, place: 1, seeds: vec![] };
-        Node::new(config, now, &kept)
-    }
-
-    fn vip(last: u8) -> IpAddr {
-        IpAddr::from([10, 0, 0, last])
-    }
-
-    #[test]
-    fn acks_of_beats_before_a_vip_was_named_renew_nothing() {
-        let now = Time(1_000_000_000);
-        let mut node = holder(now);
-        node.handle(now, Event::Tick);
-        let named = node.own_vips.vips[&vip(100)].named;
-        assert_eq!((node.own_vips.held.len(), named), (2, node.own_vips.sent));
-        let until = Time(named.0 + 100_000_000);
-        let deadline = |node: &Node| node.own_vips.vips[&vip(100)].renewals.deadline(&[1, 2, 3]);
-        // Its own vote does not count before others have answered it.
-        for voter in [2, 3] {
-            node.renewed((voter, 1), Time(named.0 - 1), until, &[]);
-        }
-        assert_eq!(deadline(&node), Time(0), "the voter knew of another set");
-        for voter in [2, 3] {
-            node.renewed((voter, 1), named, until, &[vip(101)]);
-        }
-        assert_eq!(deadline(&node), until);
-        assert_eq!(node.own_vips.vips[&vip(101)].renewals.deadline(&[1, 2, 3]), Time(0), "refused");
-    }
-
-    /// A machine that has the address and no table answers clients itself, and refuses them.
-    #[test]
-    fn a_vip_comes_up_once_its_packets_are_forwarded() {
-        let now = Time(1_000_000_000);
-        let mut node = holder(now);
-        let forwards = |text: &str| nines_model::config::parse(text).unwrap().into();
-        assert!(!node.may_come_up(vip(100)), "there is no table yet");
-        node.requested
-            .set_forwards(forwards(&TEXT.replace("[vip.b]\naddress = \"10.0.0.101\"\n", "")));
-        node.handle(now, Event::Tick);
-        let until = Time(now.0 + 100_000_000);
-        for voter in [2, 3] {
-            node.renewed((voter, 1), node.own_vips.sent, until, &[]);
-        }
-        let ups = |node: &mut Node| -> Vec<IpAddr> {
-            node.run_vips(now.plus(nines_model::Millis(1)));
-            let up = |action| match action {
-                Action::Address { vip, up: true, .. } => Some(vip),
-                _ => None,
-            };
-            node.take_actions().into_iter().filter_map(up).collect()
-        };
-        node.all_vips_changed();
-        assert_eq!(ups(&mut node), [vip(100)]);
-        node.requested.set_forwards(forwards(TEXT));
-        node.all_vips_changed();
-        assert_eq!(ups(&mut node), [vip(101)]);
-    }
-}
+mod tests;

@@ -1,136 +1,345 @@
 //! What operators want of servers, nodes and VIPs.
 //!
-//! Decides: that a command with several subjects takes effect for all of them or for none. Every
-//! subject is looked up before the first one is changed.
+//! Decides: that a command with several subjects takes effect for all of them or for none.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
 };
 
-use nines_model::Role;
+use nines_model::{AdminCommand, Codes as _, Role, Spec};
 
-use super::{Holding, Outcome, Set, State};
+use super::{Entry, Holding, State, Vips, events::Event};
 use crate::{
     action::Refusal,
-    wire::{self, Act, Command},
+    event_log::EventKind,
+    wire::{self, Act, Command, Give},
 };
 
-/// What the verbs of [`Act`] say of their subjects once they have taken effect.
-const VERBS: [(&str, &str); 4] = [
-    ("drain", "set to drain"),
-    ("undrain", "takes new connections again"),
-    ("standby", "set to standby"),
-    ("ready", "ready for work again"),
-];
+/// The event of a command that has taken effect, and what it says of its subjects.
+fn event_of(admin: AdminCommand) -> (EventKind, &'static str) {
+    match admin {
+        AdminCommand::Drain => (EventKind::Drain, "set to drain"),
+        AdminCommand::Undrain => (EventKind::Undrain, "takes new connections again"),
+        AdminCommand::Standby => (EventKind::Standby, "set to standby"),
+        AdminCommand::Ready => (EventKind::Ready, "ready for work again"),
+    }
+}
+
+/// What an operator set, and why.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Set {
+    /// Operator, "alice@lb1".
+    pub actor: String,
+    /// Reason in the operator's words; empty: none given.
+    pub reason: String,
+    /// When, ms since 1970.
+    pub at_ms: u64,
+    /// Until, ms since 1970; 0: until undone.
+    pub until_ms: u64,
+}
+
+/// What operators have set and asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Admin {
+    drains: BTreeMap<(String, String), Set>,
+    standbys: BTreeMap<String, Set>,
+    move_requests: BTreeMap<IpAddr, String>,
+}
+
+/// A valid command of an operator.
+pub(super) struct Change {
+    what: What,
+    /// One for each subject.
+    events: Vec<Event>,
+    /// Answer to the operator.
+    answer: String,
+}
+
+enum What {
+    /// These servers, as (service, server), get no new connections.
+    Drain(BTreeSet<(String, String)>, Set),
+    Undrain(BTreeSet<(String, String)>),
+    /// These nodes hold no VIP.
+    Standby(Vec<String>, Set),
+    Ready(Vec<String>),
+    /// These VIPs should move to the node; the others are there and stay.
+    Move {
+        to: String,
+        moves: Vec<IpAddr>,
+        stays: Vec<IpAddr>,
+    },
+}
 
 fn invalid<T>(why: impl Into<String>) -> Result<T, Refusal> {
     Err(Refusal::Invalid(why.into()))
 }
 
-impl State {
-    pub(super) fn act(&mut self, index: u64, command: &Command, act: &Act) -> Outcome {
-        let verb = act.verb.as_str();
-        let Some((_, what)) = VERBS.iter().find(|(known, _)| *known == verb) else {
-            return invalid(format!("unknown act {verb}"));
+impl Admin {
+    /// As a snapshot has it.
+    pub(crate) fn restored(
+        drains: BTreeMap<(String, String), Set>,
+        standbys: BTreeMap<String, Set>,
+        move_requests: BTreeMap<IpAddr, String>,
+    ) -> Self {
+        Self { drains, standbys, move_requests }
+    }
+
+    /// Drained servers, by (service, server).
+    pub fn drains(&self) -> &BTreeMap<(String, String), Set> {
+        &self.drains
+    }
+
+    /// Nodes on standby, by name.
+    pub fn standbys(&self) -> &BTreeMap<String, Set> {
+        &self.standbys
+    }
+
+    /// Moves asked for: VIP and name of the next holder.
+    pub fn move_requests(&self) -> &BTreeMap<IpAddr, String> {
+        &self.move_requests
+    }
+
+    /// What a command about servers or nodes would change; an error: it names none, or one that the
+    /// config does not have.
+    pub(super) fn validate(spec: &Spec, command: &Command, act: &Act) -> Result<Change, Refusal> {
+        let Some(admin) = AdminCommand::from_code(&act.verb) else {
+            return invalid(format!("unknown act {}", act.verb));
         };
-        let of_servers = matches!(verb, "drain" | "undrain");
+        let (kind, says) = event_of(admin);
+        let of_servers = admin.is_of_servers();
         if act.subjects.is_empty() {
-            let kind = if of_servers { "server" } else { "node" };
-            return invalid(format!("{verb} needs the name of a {kind}"));
+            let of = if of_servers { "server" } else { "node" };
+            return invalid(format!("{admin} needs the name of a {of}"));
         }
         // Named twice is named once.
-        let mut subjects: Vec<&String> = Vec::new();
+        let mut subjects: Vec<String> = Vec::new();
         let mut servers = BTreeSet::new();
         for subject in &act.subjects {
-            if subjects.contains(&subject) {
+            if subjects.contains(subject) {
                 continue;
             }
             if of_servers {
-                let found = self.spec.find_servers(subject);
+                let found = spec.find_servers(subject);
                 if found.is_empty() {
                     return Err(Refusal::NotFound(format!("unknown server {subject}")));
                 }
                 servers.extend(found);
-            } else if !self.spec.nodes.contains_key(subject) {
+            } else if !spec.nodes.contains_key(subject) {
                 return Err(Refusal::NotFound(format!("unknown node {subject}")));
             }
-            subjects.push(subject);
+            subjects.push(subject.clone());
         }
+        let reason =
+            if act.reason.is_empty() { String::new() } else { format!(": {}", act.reason) };
+        let event = |subject: &String| {
+            let text = format!("{subject} {says}{reason}");
+            Event { kind, subject: subject.clone(), text }
+        };
+        let events = subjects.iter().map(event).collect();
+        let says =
+            if subjects.len() == 1 { says.to_owned() } else { says.replace("takes", "take") };
+        let answer = format!("{} {says}", subjects.join(", "));
         let set = Set {
             actor: command.actor.clone(),
             reason: act.reason.clone(),
             at_ms: command.at_ms,
             until_ms: act.until_ms,
         };
-        match verb {
-            "drain" => self.drains.extend(servers.into_iter().map(|s| (s, set.clone()))),
-            "undrain" => self.drains.retain(|server, _| !servers.contains(server)),
-            "standby" => {
-                self.standbys.extend(subjects.iter().map(|s| ((*s).clone(), set.clone())));
-            }
-            _ => self.standbys.retain(|node, _| !subjects.contains(&node)),
-        }
-        let reason =
-            if act.reason.is_empty() { String::new() } else { format!(": {}", act.reason) };
-        for (place, subject) in subjects.iter().enumerate() {
-            let text = format!("{subject} {what}{reason}");
-            self.record_event(index, place, command, verb, subject, text);
-        }
-        let names: Vec<&str> = subjects.iter().map(|s| s.as_str()).collect();
-        let what =
-            if names.len() == 1 { (*what).to_owned() } else { what.replace("takes", "take") };
-        Ok(format!("{} {what}", names.join(", ")))
+        let what = match admin {
+            AdminCommand::Drain => What::Drain(servers, set),
+            AdminCommand::Undrain => What::Undrain(servers),
+            AdminCommand::Standby => What::Standby(subjects, set),
+            AdminCommand::Ready => What::Ready(subjects),
+        };
+        Ok(Change { what, events, answer })
     }
 
-    /// A move request moves its VIP and all of `more`, or none. A VIP that goes with another of
-    /// them goes there without a move request of its own.
-    pub(super) fn move_request(
-        &mut self,
-        index: u64,
-        command: &Command,
-        move_request: &wire::Give,
-    ) -> Outcome {
+    /// What a move request would change. It moves its VIP and all of `more`, or none. A VIP that
+    /// goes with another of them goes there without a move request of its own.
+    pub(super) fn validate_move(
+        spec: &Spec,
+        held: &Vips,
+        actor: &str,
+        request: &Give,
+    ) -> Result<Change, Refusal> {
         let mut vips: BTreeMap<IpAddr, String> = BTreeMap::new();
-        for packed in std::iter::once(&move_request.vip).chain(&move_request.more) {
+        for packed in std::iter::once(&request.vip).chain(&request.more) {
             let vip = wire::unpack(packed).ok_or(Refusal::Invalid("no address".into()))?;
-            if !self.spec.vips.contains_key(&vip) {
+            if !spec.vips.contains_key(&vip) {
                 return Err(Refusal::NotFound(format!("unknown VIP {vip}")));
             }
-            vips.insert(vip, self.spec.vip_name(vip));
+            vips.insert(vip, spec.vip_name(vip));
         }
-        let leader = |vip: &IpAddr| self.spec.vips[vip].with;
+        let leader = |vip: &IpAddr| spec.vips[vip].with;
         for vip in vips.keys() {
             if let Some(with) = leader(vip).filter(|with| !vips.contains_key(with)) {
-                return invalid(format!("{vip} goes where {with} goes: move that one"));
+                return invalid(format!("{vip} follows {with}: move that VIP"));
             }
         }
         vips.retain(|vip, _| leader(vip).is_none());
-        match self.spec.nodes.get(&move_request.to) {
+        let to = &request.to;
+        match spec.nodes.get(to) {
             Some(node) if node.role == Role::Director => {}
-            Some(_) => return invalid(format!("{} is a witness", move_request.to)),
-            None => return Err(Refusal::NotFound(format!("unknown node {}", move_request.to))),
+            Some(_) => return invalid(format!("{to} is a witness")),
+            None => return Err(Refusal::NotFound(format!("unknown node {to}"))),
         }
-        let to = &move_request.to;
         let names = |of: &BTreeMap<IpAddr, String>| {
             let mut names: Vec<&str> = of.values().map(String::as_str).collect();
             names.dedup();
             names.join(", ")
         };
-        let all = names(&vips);
         // Those that are there stay there, whatever was wished before.
         let holds = |held: &Holding| matches!(held, Holding::Held { node, .. } if node == to);
-        let is_there = |vip: &IpAddr| self.vips.get(vip).is_some_and(holds);
-        self.move_requests.retain(|vip, _| !(vips.contains_key(vip) && is_there(vip)));
-        vips.retain(|vip, _| !is_there(vip));
-        if vips.is_empty() {
-            return Ok(format!("{all} is on {to} already"));
+        let is_there = |vip: &IpAddr| held.get(vip).is_some_and(holds);
+        let (stay, go): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            vips.into_iter().partition(|(vip, _)| is_there(vip));
+        let answer = if go.is_empty() {
+            format!("{} is on {to} already", names(&stay))
+        } else {
+            format!("{} should move to {to}", names(&go))
+        };
+        let event = |name: &String| {
+            let text = format!("{actor} asked to move {name} to {to}");
+            Event { kind: EventKind::MoveRequest, subject: name.clone(), text }
+        };
+        let events = go.values().map(event).collect();
+        let (moves, stays) = (go.into_keys().collect(), stay.into_keys().collect());
+        let what = What::Move { to: to.clone(), moves, stays };
+        Ok(Change { what, events, answer })
+    }
+
+    fn commit(&mut self, what: What) {
+        match what {
+            What::Drain(servers, set) => {
+                self.drains.extend(servers.into_iter().map(|server| (server, set.clone())));
+            }
+            What::Undrain(servers) => self.drains.retain(|server, _| !servers.contains(server)),
+            What::Standby(nodes, set) => {
+                self.standbys.extend(nodes.into_iter().map(|node| (node, set.clone())));
+            }
+            What::Ready(nodes) => self.standbys.retain(|node, _| !nodes.contains(node)),
+            What::Move { to, moves, stays } => {
+                self.move_requests.retain(|vip, _| !stays.contains(vip));
+                self.move_requests.extend(moves.into_iter().map(|vip| (vip, to.clone())));
+            }
         }
-        for (place, (vip, name)) in vips.iter().enumerate() {
-            self.move_requests.insert(*vip, to.clone());
-            let text = format!("{} asked to move {name} to {to}", command.actor);
-            self.record_event(index, place, command, "wish", name, text);
+    }
+
+    /// A VIP has another holder: what was asked of it is done, or overtaken.
+    pub(super) fn moved(&mut self, vip: IpAddr) {
+        self.move_requests.remove(&vip);
+    }
+
+    /// Forgets what a new config does not name. A VIP that goes with another has no move requests
+    /// of its own.
+    pub(super) fn forget_unnamed(&mut self, spec: &Spec) {
+        self.move_requests.retain(|vip, _| spec.vips.get(vip).is_some_and(|v| v.with.is_none()));
+        self.drains.retain(|(service, server), _| {
+            spec.services.get(service).is_some_and(|s| s.servers.contains_key(server))
+        });
+        self.standbys.retain(|node, _| spec.nodes.contains_key(node));
+    }
+}
+
+impl State {
+    /// Carries a valid command out; gives the answer to the operator.
+    pub(super) fn commit_admin(&mut self, entry: Entry<'_>, change: Change) -> String {
+        let Change { what, events, answer } = change;
+        self.admin.commit(what);
+        for (place, event) in events.into_iter().enumerate() {
+            self.commit_event(Entry { place, ..entry }, event);
         }
-        Ok(format!("{} should move to {to}", names(&vips)))
+        answer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        state::tests::{act, state, tried, vip},
+        wire::{command::Kind, pack},
+    };
+
+    #[test]
+    fn a_command_of_several_subjects_is_done_whole_or_not_at_all() {
+        for (verb, good, bad) in [
+            ("drain", vec!["r1", "web/r2"], vec!["r1", "nosuch"]),
+            ("drain", vec!["r1", "r1", "web/r1"], vec!["nosuch", "r1"]),
+            ("undrain", vec!["web/r2", "r3"], vec!["web/r2", "web6/r2"]),
+            ("standby", vec!["lb1", "lb2"], vec!["lb1", "lb3", "lb2"]),
+            ("ready", vec!["lb1", "lb1"], vec!["lb1", ""]),
+            ("drain", vec!["web6/r3"], vec![]),
+            ("standby", vec!["w"], vec![]),
+            ("ready", vec!["lb1"], vec!["web"]),
+        ] {
+            let mut state = state();
+            assert!(tried(&mut state, 20, None, act("standby", &["lb1"])).is_ok());
+            assert!(tried(&mut state, 21, None, act(verb, &bad)).is_err(), "{verb} {bad:?}");
+            assert!(tried(&mut state, 22, None, act(verb, &good)).is_ok(), "{verb} {good:?}");
+        }
+        let mut state = state();
+        assert!(tried(&mut state, 20, None, act("dance", &[])).is_err());
+        assert!(tried(&mut state, 21, None, act("dance", &["lb1"])).is_err());
+        let done = tried(&mut state, 22, None, act("drain", &["r1", "r1"]));
+        assert_eq!(done, Ok("r1 set to drain".into()));
+        let all = [("web", "r1"), ("web", "r2"), ("web6", "r1")];
+        let all = all.map(|(service, server)| (service.to_owned(), server.to_owned()));
+        assert_eq!(state.drained(), all.into());
+    }
+
+    /// Each verb on a subject that is set and on one that is not: the state after it, and what the
+    /// operator reads.
+    #[test]
+    fn each_verb_sets_or_ends_what_it_names() {
+        let (r1, r2) = (("web", "r1"), ("web", "r2"));
+        let table = [
+            ("drain", "web/r1", vec![r1, r2], vec!["w"], "web/r1 set to drain"),
+            ("drain", "web/r2", vec![r2], vec!["w"], "web/r2 set to drain"),
+            ("undrain", "web/r1", vec![r2], vec!["w"], "web/r1 takes new connections again"),
+            ("undrain", "web/r2", vec![], vec!["w"], "web/r2 takes new connections again"),
+            ("standby", "lb1", vec![r2], vec!["lb1", "w"], "lb1 set to standby"),
+            ("standby", "w", vec![r2], vec!["w"], "w set to standby"),
+            ("ready", "lb1", vec![r2], vec!["w"], "lb1 ready for work again"),
+            ("ready", "w", vec![r2], vec![], "w ready for work again"),
+        ];
+        for (verb, subject, drains, standbys, says) in table {
+            let mut state = state();
+            assert!(tried(&mut state, 20, None, act("standby", &["w"])).is_ok());
+            let done = tried(&mut state, 21, None, act(verb, &[subject]));
+            assert_eq!(done.as_deref(), Ok(says));
+            let drained = state.admin.drains().keys();
+            let drained: Vec<_> = drained.map(|(a, b)| (a.as_str(), b.as_str())).collect();
+            assert_eq!(drained, drains, "{verb} {subject}");
+            let on_standby: Vec<_> = state.admin.standbys().keys().map(String::as_str).collect();
+            assert_eq!(on_standby, standbys, "{verb} {subject}");
+            let event = state.story.iter().next_back().unwrap();
+            assert_eq!((event.id.as_str(), event.kind.to_string()), ("21.0", verb.to_owned()));
+        }
+        let mut state = state();
+        let done = tried(&mut state, 20, None, act("undrain", &["web/r2", "r1"]));
+        assert_eq!(done.as_deref(), Ok("web/r2, r1 take new connections again"));
+    }
+
+    #[test]
+    fn a_move_request_moves_all_of_its_vips_or_none() {
+        let move_request = |vips: &[usize], to: &str| {
+            let packed: Vec<Vec<u8>> = vips.iter().map(|n| pack(vip(*n))).collect();
+            let (more, to) = (packed[1..].to_vec(), to.to_owned());
+            Kind::MoveRequest(Give { vip: packed[0].clone(), to, more, ..Give::default() })
+        };
+        let mut state = state();
+        assert!(tried(&mut state, 20, None, move_request(&[0, 2], "lb2")).is_err());
+        assert!(tried(&mut state, 21, None, move_request(&[2, 0], "lb2")).is_err());
+        assert!(tried(&mut state, 22, None, move_request(&[0, 1], "w")).is_err());
+        assert!(tried(&mut state, 23, None, move_request(&[0, 1], "lb3")).is_err());
+        assert!(state.admin.move_requests().is_empty());
+        assert!(tried(&mut state, 24, None, move_request(&[0, 1], "lb2")).is_ok());
+        assert_eq!(state.admin.move_requests().len(), 2);
+        // The holder is asked to stay: nothing is left of the earlier move request.
+        let done = tried(&mut state, 25, None, move_request(&[0], "lb1"));
+        assert_eq!(done.as_deref(), Ok("web is on lb1 already"));
+        assert_eq!(state.admin.move_requests().keys().copied().collect::<Vec<_>>(), [vip(1)]);
     }
 }

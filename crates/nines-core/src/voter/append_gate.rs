@@ -56,8 +56,8 @@ impl Voter {
         self.gate.held.len()
     }
 
-    /// Whether a message can be true, and its sender may change this node's log. `newer`: the sender
-    /// may be a member that joined after the end of what is known here.
+    /// Whether a message can be true, and its sender may change this node's log. `newer`: the
+    /// sender may be a member that joined after the end of what is known here.
     pub fn screen(&mut self, cx: &mut Context<'_>, message: &RaftMessage, newer: bool) -> bool {
         let from = message.sender();
         if !self.takes_part() {
@@ -105,8 +105,8 @@ impl Voter {
         }
     }
 
-    /// Messages that have waited long enough. They are screened again: a newer promise may have been
-    /// given meanwhile.
+    /// Messages that have waited long enough. They are screened again: a newer promise may have
+    /// been given meanwhile.
     pub fn due(&mut self, now: Time) -> Vec<RaftMessage> {
         let mut due = Vec::new();
         self.gate.held.retain(|(until, message)| {
@@ -119,7 +119,8 @@ impl Voter {
         due
     }
 
-    /// Until when this voter's own promise forbids that `vip` is given to `to`; `None`: it does not.
+    /// Until when this voter's own promise forbids that `vip` is given to `to`; `None`: it does
+    /// not.
     pub fn forbids(&self, now: Time, vip: std::net::IpAddr, to: u64) -> Option<Time> {
         self.promises.hold(now, vip, to, u64::MAX)
     }

@@ -12,7 +12,7 @@ use raft::{
     },
 };
 
-pub use self::codec::{brings_entries, brings_state, may_wait};
+pub use self::codec::{asks_to_write, brings_entries, brings_state, may_wait};
 use self::codec::{committed, from_entry, from_message, from_raft_snapshot, to_entry, to_message};
 use self::log::Log;
 use crate::wire::{HardState, Persist, Persisted, RaftMessage, Snapshot};
@@ -138,7 +138,7 @@ impl Consensus {
         self.raw.raft.randomized_election_timeout()
     }
 
-    /// [`TICK_MS`] passed.
+    /// Counts one tick of the consensus: [`TICK_MS`] have passed.
     pub fn tick(&mut self) {
         // A node whose disk lags does not ask for votes: alone it would lead at once, and the
         // library stops a leader whose log is not on disk.
@@ -409,12 +409,12 @@ impl Consensus {
         self.raw.raft.term
     }
 
-    /// Commit index.
+    /// Index of the newest log entry that is known to be committed.
     pub fn committed(&self) -> u64 {
         self.raw.raft.raft_log.committed
     }
 
-    /// Applied index.
+    /// Index of the newest log entry that was applied to the state.
     pub fn applied_index(&self) -> u64 {
         self.applied
     }

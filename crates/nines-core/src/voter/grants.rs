@@ -165,7 +165,7 @@ impl Voter {
             acked,
             sent_ns: beat.sent_ns,
             lease_ms: beat.lease_ms,
-            membership: cx.state.membership,
+            membership: cx.state.members.newest_change(),
             incarnation: beat.incarnation,
             ..Ack::default()
         };

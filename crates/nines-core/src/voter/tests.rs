@@ -29,10 +29,9 @@ fn vip() -> IpAddr {
 /// What the cluster has agreed on when a test starts: three members and a config.
 fn agreed() -> Persisted {
     let spec = Arc::new(nines_model::config::parse(TEXT).expect("it is right"));
-    let mut state = State { text: TEXT.into(), spec, revision: 1, applied: 1, ..State::default() };
-    for (id, name) in (1..).zip(["lb1", "lb2", "wit"]) {
-        state.members.insert(id, Member { id, name: name.into(), ..Member::default() });
-    }
+    let member = |(id, name): (u64, &str)| Member { id, name: name.into(), ..Member::default() };
+    let members = (1..).zip(["lb1", "lb2", "wit"]).map(member);
+    let state = State::founded(TEXT.into(), spec, members);
     let data = snapshot::encode(&state);
     Persisted {
         hard_state: HardState { term: 1, vote: 0, commit: 1 },
@@ -186,8 +185,8 @@ impl Table {
 
     /// lb1 asks a voter to renew what it holds.
     fn ask(&mut self, voter: u64, lease: Millis) -> Granted {
+        let token = self.seats[&1].state.vips[&vip()].token();
         let (now, seat) = (self.now, self.seats.get_mut(&voter).expect("it sits here"));
-        let token = seat.state.vips[&vip()].token();
         let set = VipSet::new([(vip(), token)]);
         let (set_a, set_b) = set.name();
         for part in set.parts() {

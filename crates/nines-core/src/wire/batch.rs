@@ -11,7 +11,7 @@ pub struct Batch {
     /// VIPs with tokens, as [`crate::vip_set::pack_all`] packs them; tokens count in releases.
     #[prost(bytes = "vec", tag = "2")]
     pub vips: Vec<u8>,
-    /// Next holder.
+    /// Name of the node that holds the VIPs next.
     #[prost(string, tag = "3")]
     pub to: String,
     /// Name of the holder before; empty in a release, and if nobody held them.

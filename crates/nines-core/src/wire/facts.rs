@@ -35,6 +35,21 @@ pub struct Facts {
     /// Names of its interfaces; empty: not known.
     #[prost(string, repeated, tag = "90")]
     pub interfaces: Vec<String>,
+    /// Highest feature level that its build reads.
+    #[prost(uint32, tag = "91")]
+    pub feature_level: u32,
+}
+
+/// The cluster's feature level rises: every member can read this one.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct FeatureLevel {
+    /// The level in force from here on.
+    #[prost(uint32, tag = "1")]
+    pub level: u32,
+    /// Log index of the newest membership change that the leader knew: whoever has joined since
+    /// was not asked.
+    #[prost(uint64, tag = "2")]
+    pub membership: u64,
 }
 
 /// VIPs that a node cannot serve for the same reason.

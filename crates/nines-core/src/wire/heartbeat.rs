@@ -60,6 +60,12 @@ pub struct Heartbeat {
     /// And a restart does not mend that.
     #[prost(bool, tag = "34")]
     pub retired: bool,
+    /// Highest feature level that the sender's build reads.
+    #[prost(uint32, tag = "35")]
+    pub feature_level: u32,
+    /// The sender votes no more because its build does not read what the log says.
+    #[prost(bool, tag = "36")]
+    pub outdated: bool,
     /// Name of the set of VIPs held, in two halves.
     #[prost(fixed64, tag = "50")]
     pub set_a: u64,
@@ -131,7 +137,7 @@ pub struct Ack {
     /// The furthest that the receiver's log has shown itself to be: term.
     #[prost(uint64, tag = "30")]
     pub term: u64,
-    /// And entry.
+    /// The furthest that the receiver's log has shown itself to be: index of the entry.
     #[prost(uint64, tag = "31")]
     pub acked: u64,
     /// Name of the heartbeat's set: its VIPs are renewed, but for those refused. Zero: nothing is.

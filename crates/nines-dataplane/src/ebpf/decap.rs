@@ -7,8 +7,11 @@ use std::{fs, net::IpAddr, path::PathBuf};
 use aya::{Ebpf, EbpfLoader, maps::HashMap};
 use nines_abi::{Addr, DECAP_ADDRESSES_MAX};
 
-use super::{Raw, attach, map_error, object, own_directory, wrong};
-use crate::{Error, Result, address};
+use super::{Raw, attach, map_error, object, wrong};
+use crate::{
+    Error, Result, address,
+    pins::{self, own_directory},
+};
 
 /// What the largest of our outer headers takes: IPv6, UDP, GUE.
 const HEADERS: u32 = 52;
@@ -19,10 +22,10 @@ fn directory() -> Result<PathBuf> {
 
 /// Packets to these addresses are taken out of tunnels; GUE comes in on these UDP ports.
 pub fn serve(vips: &[IpAddr], ports: &[u16]) -> Result<()> {
-    super::pins::ensure()?;
+    pins::ensure()?;
     let pins = directory()?;
-    super::pins::make(&pins)
-        .map_err(|e| address::privileged(format!("cannot make {}", pins.display()), &e))?;
+    pins::make(&pins)
+        .map_err(|e| crate::privileged(format!("cannot make {}", pins.display()), &e))?;
     own_directory()?;
     let failed = |e: &dyn std::fmt::Display| {
         Error::new("the kernel refused the programs of a real server", e)

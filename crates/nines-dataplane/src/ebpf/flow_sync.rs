@@ -27,8 +27,8 @@ use nines_model::{Time, Traffic};
 
 pub use self::import::FlowImport;
 use super::{
-    EbpfPlane, Raw, addresses, installed, map_error, pin_directory,
-    programs::load_alone,
+    EbpfPlane, Raw, addresses, installed, map_error,
+    programs::{FLOW_IMPORT, load_alone},
     readback,
     shared::{Shared, View},
     tables::{pinned, shared},
@@ -36,6 +36,7 @@ use super::{
 use crate::{
     Error, Result, address,
     flow_sync::{Batch, SharedFlow, Told},
+    pins::pin_directory,
     process::boot_time,
 };
 
@@ -43,9 +44,6 @@ mod import;
 
 /// Flows of one [`Batch`] at most.
 const BATCH: usize = 512;
-
-/// The program that learns.
-pub(super) const PROGRAM: &str = "nines_flow_import";
 
 fn ms_of_units(units: u32) -> u32 {
     u32::try_from((u64::from(units) << IDLE_SHIFT) / 1_000_000).unwrap_or(u32::MAX)
@@ -58,7 +56,7 @@ struct Pinned {
     services: Shared<Service>,
     picks: Shared<u64>,
     guard: Shared<Guard>,
-    /// See [`FlowExport::tell_all`].
+    /// Whether flows that every director finds by itself are sent, too: [`FlowExport::tell_all`].
     all: bool,
 }
 
@@ -392,7 +390,7 @@ impl EbpfPlane {
 
     /// The end that learns. The first time this loads the largest program of all.
     pub fn flows_in(&mut self) -> Result<FlowImport> {
-        load_alone(&mut self.ebpf, PROGRAM)?;
-        FlowImport::open(self.program(PROGRAM)?)
+        load_alone(&mut self.ebpf, FLOW_IMPORT)?;
+        FlowImport::open(self.program(FLOW_IMPORT)?)
     }
 }

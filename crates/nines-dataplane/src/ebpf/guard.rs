@@ -14,10 +14,13 @@ use nines_abi::{Addr, GUARD_SERVES, GUARDS_MAX};
 use nines_model::Time;
 
 use super::{
-    Raw, addresses, other_layouts, pin_directory,
+    Raw, addresses,
     shared::{Shared, View},
 };
-use crate::{Error, Guard, Result, address};
+use crate::{
+    Error, Guard, Result, address,
+    pins::{other_layouts, pin_directory},
+};
 
 /// Name of the array.
 pub(super) const TABLE: &str = "GUARD_TABLE";

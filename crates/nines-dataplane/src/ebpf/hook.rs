@@ -12,7 +12,7 @@ use crate::{Error, Result};
 pub enum Hooks {
     /// XDP on drivers that have it natively and carry finished packets (not veth), else tc.
     Auto,
-    /// tc only.
+    /// Never XDP.
     Tc,
     /// XDP also on veth; senders must not leave checksums to the device.
     Xdp,

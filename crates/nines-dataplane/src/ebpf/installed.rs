@@ -24,7 +24,7 @@ pub struct Installed {
     /// Slots by service, and interfaces that lead to servers: kept beside `servers` by
     /// [`Installed::place`]; an interface stays until everything is read again.
     pub slots: BTreeMap<u32, BTreeSet<u32>>,
-    /// See `slots`.
+    /// Numbers of the interfaces that lead to servers, kept as `slots` are.
     pub interfaces: BTreeSet<u32>,
     /// Pick tables in use, by their beginning.
     pub picks: BTreeMap<u32, Vec<u32>>,
@@ -36,7 +36,7 @@ pub struct Installed {
     pub spread: BTreeMap<(ServiceRangeKey, u8), u32>,
     /// Slots by what QUIC connection ids hold.
     pub quic: BTreeMap<QuicKey, u32>,
-    /// Map SETTINGS.
+    /// The entry of map SETTINGS.
     pub settings: Settings,
     /// End of the pick table written last.
     pub cursor: u32,
@@ -299,7 +299,7 @@ pub(super) fn scheduler_word(scheduler: Scheduler) -> u32 {
     SCHEDULERS.iter().find(|(s, _)| *s == scheduler).map_or(abi::SCHED_MAGLEV, |(_, word)| *word)
 }
 
-/// And back.
+/// The scheduler of a word in the kernel; Maglev for an unknown word.
 pub fn scheduler_of(word: u32) -> Scheduler {
     SCHEDULERS.iter().find(|(_, w)| *w == word).map_or(Scheduler::Maglev, |(s, _)| *s)
 }

@@ -26,8 +26,11 @@ use nines_abi::{
 };
 use nines_model::{Backend, Forward, ForwardingTable, Scheduler, TableServer, TableService};
 
-use super::{INSTALL, NEEDS, pins::pin_directory, tables::pinned};
-use crate::{Error, Result};
+use super::{INSTALL, NEEDS, tables::pinned};
+use crate::{Error, Result, pins::pin_directory};
+
+/// The program that puts other directors' flows into the table.
+pub(super) const FLOW_IMPORT: &str = "nines_flow_import";
 
 /// What a table has that a program is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

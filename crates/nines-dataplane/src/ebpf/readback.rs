@@ -26,7 +26,7 @@ use super::{
     shared::View,
     tables::{Tables, pinned, shared},
 };
-use crate::{Result, address, listing::Connection, process::boot_time};
+use crate::{Result, address, listing::Connection, pins, process::boot_time};
 
 /// Idle limits where nobody set others, seconds: established TCP, TCP after a FIN, UDP.
 pub const TIMEOUTS: [u32; 3] = [
@@ -43,12 +43,12 @@ pub struct Claim {
 
 /// Claims the tables; waits for another claim to end, but not longer than this. `None`: it did not.
 pub fn claim(patience: Duration) -> Result<Option<Claim>> {
-    super::pins::ensure()?;
+    pins::ensure()?;
     // Of the namespace, whatever layout: another binary's agent keeps its own.
-    let pins = super::own_directory()?;
+    let pins = pins::own_directory()?;
     let failed =
-        |e: std::io::Error| address::privileged(format!("cannot claim {}", pins.display()), &e);
-    super::pins::make(&pins).map_err(failed)?;
+        |e: std::io::Error| crate::privileged(format!("cannot claim {}", pins.display()), &e);
+    pins::make(&pins).map_err(failed)?;
     let directory = File::open(&pins).map_err(failed)?;
     let until = Instant::now() + patience;
     loop {
@@ -66,7 +66,7 @@ pub fn claim(patience: Duration) -> Result<Option<Claim>> {
 /// Whether the programs are on every Ethernet interface of this namespace, but for interfaces that
 /// are part of another.
 pub fn is_everywhere() -> Result<bool> {
-    let pins = super::pin_directory()?;
+    let pins = pins::pin_directory()?;
     let all = address::interfaces()?;
     Ok(all.iter().filter(|i| i.ethernet && !i.is_part).all(|i| attach::is_on(&pins, i)))
 }
@@ -204,7 +204,7 @@ impl Tables {
         let now = abi::clock_of(boot_time().0);
         let installed = self.installed();
         let mut found = self.remembered(now)?;
-        let pins = super::pin_directory()?;
+        let pins = pins::pin_directory()?;
         let flows = shared::<Bucket>(pinned(&pins, "FLOWS")?)?;
         let view: View<Bucket> = flows.view()?;
         for index in 0..view.len() {
@@ -238,7 +238,7 @@ impl Tables {
     }
 
     fn templates(&self) -> Result<Vec<(TemplateKey, Template)>> {
-        let pins = super::pin_directory()?;
+        let pins = pins::pin_directory()?;
         let map: HashMap<MapData, Raw<TemplateKey>, Raw<Template>> =
             HashMap::try_from(pinned(&pins, "TEMPLATES")?).map_err(map_error)?;
         Ok(map.iter().flatten().map(|(key, value)| (key.0, value.0)).collect())

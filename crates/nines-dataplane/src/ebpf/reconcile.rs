@@ -13,15 +13,15 @@ use std::{
 };
 
 use nines_abi::{
-    self as abi, SERVER_DOWN, SERVER_DRAIN, SERVER_UP, SETTING_MARKS, SETTING_NAT, SETTING_SPREAD,
-    Server, Service, ServiceKey, ServiceRangeKey, Settings,
+    self as abi, SERVER_UP, SETTING_MARKS, SETTING_NAT, SETTING_SPREAD, Server, Service,
+    ServiceKey, ServiceRangeKey, Settings,
 };
 use nines_model::{
     Forward, ForwardingTable, IdleLimits, ServerState, TableServer, TableService, Traffic,
 };
 
 pub use self::entries::picks_of;
-use self::entries::{check, service_of, set_forward};
+use self::entries::{check, service_of};
 pub use super::installed::{Installed, Write, identity, key, scheduler_of, spread};
 use super::{
     Sizes,
@@ -29,10 +29,7 @@ use super::{
     installed::{freed, is_free},
     lookup_tables::{self, Candidate},
 };
-use crate::{
-    Error, Result,
-    address::{self, Way},
-};
+use crate::{Error, Result, address::Way};
 
 /// Where packets to a server go.
 pub type Route<'a> = &'a dyn Fn(IpAddr) -> Option<Way>;
@@ -322,70 +319,55 @@ impl<'a> Planner<'a> {
         have: Option<&(u32, Server)>,
         order: u32,
     ) -> Result<(u32, u32)> {
-        let translation = entries::translation(entries::forward_word(wanted.forward));
-        let (slot, generation) = match have {
-            // Flows that were not translated have no way for answers, or another: they end.
-            Some((slot, old)) if entries::translation(old.forward) != translation => {
-                (*slot, old.generation.wrapping_add(1))
-            }
-            Some((slot, server)) => (*slot, server.generation),
-            None => self.free_slot().ok_or_else(|| {
-                no_room("servers", &format!("there is room for {}", self.ask.sizes.servers))
-            })?,
-        };
-        let ip = wanted.addr.ip();
+        let (slot, generation) = self.slot_of(wanted, have)?;
         let way = match wanted.forward {
             Forward::Local => None,
-            _ => (self.ask.route)(ip),
+            _ => (self.ask.route)(wanted.addr.ip()),
         };
-        // What a mark led away from this host must come to it the same way again.
-        let marked = matches!(traffic, Traffic::Marked { .. });
-        let home = if marked && wanted.forward == Forward::Local { self.ask.detour } else { 0 };
-        let mut server = Server {
-            addr: address::mapped(ip),
-            nexthop: address::mapped(way.map_or(ip, |w| w.nexthop)),
-            source: way.and_then(|w| w.source).map_or([0; 16], address::mapped),
-            ifindex: way.map_or(home, |w| w.ifindex),
-            mtu: way.and_then(|w| w.mtu).map_or(1_500, |mtu| mtu.min(65_535) as u16),
-            generation,
-            service: id,
-            port: wanted.addr.port().to_be(),
-            proxy: wanted.proxy.into(),
-            v6: ip.is_ipv6().into(),
-            state: match wanted.state {
-                ServerState::Down => SERVER_DOWN,
-                _ if wanted.takes_new() => SERVER_UP,
-                _ => SERVER_DRAIN,
-            },
-            weight: wanted.weight,
-            last_weight: match have {
-                Some((_, old)) if wanted.weight == 0 => old.last_weight,
-                _ => wanted.weight,
-            },
-            upper: wanted.limit.upper,
-            lower: wanted.limit.lower,
-            order,
-            ..Server::default()
+        let last_weight = match have {
+            Some((_, old)) if wanted.weight == 0 => old.last_weight,
+            _ => wanted.weight,
         };
-        // What is the same for all packets of the service.
-        if let Some(vip) = traffic.vip() {
-            server.vip = address::mapped(vip);
-        }
-        server.vip_port = traffic.one_port().unwrap_or(0).to_be();
-        set_forward(&mut server, wanted.forward);
+        let entry = entries::server_of(traffic, wanted, way, self.ask.detour);
+        let server = Server { generation, service: id, last_weight, order, ..entry };
+        self.update_server(slot, server, have.map(|(_, old)| *old));
+        Ok((slot, last_weight))
+    }
+
+    /// The slot of a server, and the generation that it gets there.
+    fn slot_of(
+        &mut self,
+        wanted: &TableServer,
+        have: Option<&(u32, Server)>,
+    ) -> Result<(u32, u32)> {
+        let translation = entries::translation(entries::forward_word(wanted.forward));
         match have {
-            Some((_, old)) if *old == server => {}
+            // Flows that were not translated have no way for answers, or another: they end.
+            Some((slot, old)) if entries::translation(old.forward) != translation => {
+                Ok((*slot, old.generation.wrapping_add(1)))
+            }
+            Some((slot, server)) => Ok((*slot, server.generation)),
+            None => self.free_slot().ok_or_else(|| {
+                no_room("servers", &format!("there is room for {}", self.ask.sizes.servers))
+            }),
+        }
+    }
+
+    /// The updates of one slot, in an order in which no service points at a server that takes no
+    /// new flows.
+    fn update_server(&mut self, slot: u32, server: Server, have: Option<Server>) {
+        match have {
+            Some(old) if old == server => {}
             // It leaves the table first and its state follows; its route is mended at once.
-            Some((_, old)) if server.state != SERVER_UP && old.state == SERVER_UP => {
+            Some(old) if server.state != SERVER_UP && old.state == SERVER_UP => {
                 let mended = Server { state: old.state, ..server };
-                if mended != *old {
+                if mended != old {
                     self.before.push(Write::Server(slot, mended));
                 }
                 self.after.push(Write::Server(slot, server));
             }
             _ => self.before.push(Write::Server(slot, server)),
         }
-        Ok((slot, server.last_weight))
     }
 
     fn picks(

@@ -15,7 +15,7 @@ use aya::maps::{
     lpm_trie::{self, LpmTrie},
 };
 use nines_abi::{
-    DROP_NAMES, Load, Place, QuicKey, Server, Service, ServiceKey, ServiceRangeKey, Settings,
+    Addr, DROP_NAMES, Load, Place, QuicKey, Server, Service, ServiceKey, ServiceRangeKey, Settings,
     SourceKey, Stats,
 };
 use nines_model::{Counters, ForwardingTable, Tally};
@@ -33,7 +33,7 @@ use super::{
 use crate::{
     Error, Result,
     address::{self, Way},
-    detour,
+    pins,
 };
 
 /// The maps that [`Tables`] opens, and those it looks into.
@@ -94,6 +94,34 @@ struct Views {
     turns: View<u64>,
 }
 
+impl Views {
+    fn write_picks(&self, base: u32, picks: &[u32]) {
+        for (index, pair) in (base / 2..).zip(picks.chunks(2)) {
+            let second = pair.get(1).copied().unwrap_or(0);
+            self.picks.set(index, u64::from(pair[0]) | u64::from(second) << 32);
+        }
+    }
+
+    fn write_place(&self, addr: Addr, flags: u32) -> Result<()> {
+        if flags == 0 {
+            addresses::remove(&self.places, addr);
+        } else if !addresses::put(&self.places, Place { addr, flags, pad: 0 }) {
+            let vip = address::unmapped(addr);
+            let why = "the table of addresses has no room where it belongs";
+            return Err(Error::new(format!("{vip} cannot be served"), why));
+        }
+        Ok(())
+    }
+}
+
+/// What came of a removal: a key that is not there is gone, too.
+fn gone(result: std::result::Result<(), aya::maps::MapError>) -> Result<()> {
+    match result {
+        Err(aya::maps::MapError::KeyNotFound) => Ok(()),
+        other => other.map_err(map_error),
+    }
+}
+
 /// First entry and number of entries that hold all these stretches; one if there are none.
 fn span(stretches: impl Iterator<Item = (u32, u32)>) -> (u32, u32) {
     let ends = stretches.map(|(first, count)| (first, first + count));
@@ -140,7 +168,7 @@ impl Tables {
     /// Those of this namespace, without loading anything; `None`: there are none, or somebody is
     /// just making them.
     pub fn pinned() -> Result<Option<Self>> {
-        let pins = super::pin_directory()?;
+        let pins = pins::pin_directory()?;
         if !NAMES.iter().all(|name| pins.join(name).exists()) {
             return Ok(None);
         }
@@ -182,75 +210,19 @@ impl Tables {
         Ok(())
     }
 
-    /// `undo`: a service that comes back has its counts and its turn.
+    /// One update. `undo`: a service that comes back has its counts and its turn.
     fn write(&mut self, views: &Views, write: &Write, undo: bool) -> Result<()> {
         match write {
-            Write::Server(slot, server) => {
-                let servers = &views.servers;
-                // Another server in this slot, and not a freed one that an undo brings back.
-                let old = servers.get(*slot);
-                let next = old.generation.wrapping_add(1);
-                let loads = &views.loads;
-                if server.generation == next && !is_free(server) {
-                    loads.set(*slot, Load::default());
-                    self.server_stats.set(*slot, zeros()?, 0).map_err(map_error)?;
-                } else if (server.upper, server.lower) != (old.upper, old.lower) {
-                    let load = loads.get(*slot);
-                    let overloaded = nines_abi::limited(&load, server.upper, server.lower);
-                    loads.set_word(*slot, 2, overloaded);
-                }
-                servers.set(*slot, *server);
-                Ok(())
-            }
+            Write::Server(slot, server) => self.write_server(views, *slot, server),
             Write::Picks(base, picks) => {
-                let pairs = &views.picks;
-                for (index, pair) in (base / 2..).zip(picks.chunks(2)) {
-                    let second = pair.get(1).copied().unwrap_or(0);
-                    pairs.set(index, u64::from(pair[0]) | u64::from(second) << 32);
-                }
+                views.write_picks(*base, picks);
                 Ok(())
             }
             Write::Service(key, Some((id, service))) => {
-                let old = self.installed.services.get(key).map(|(_, old)| *old);
-                if old.is_none() && !undo {
-                    self.service_stats.set(*id, zeros()?, 0).map_err(map_error)?;
-                }
-                if !undo || old.is_some() {
-                    self.turn(views, key, *id, service);
-                }
-                views.services.set(*id, *service);
-                self.service_keys.insert(Raw(*key), id, 0).inspect_err(|_| {
-                    views.services.set(*id, old.unwrap_or(dead(*service)));
-                })
+                self.write_service(views, key, *id, service, undo)
             }
-            Write::Service(key, None) => {
-                // Packets may find it without its key: that goes last.
-                let id = self.installed.services.get(key).map(|(id, _)| *id);
-                let there = id.map(|id| (id, views.services.get(id)));
-                let there = there.filter(|(_, service)| service.key == *key);
-                if let Some((id, service)) = there {
-                    views.services.set(id, dead(service));
-                }
-                match self.service_keys.remove(&Raw(*key)) {
-                    Err(aya::maps::MapError::KeyNotFound) => Ok(()),
-                    other => other.inspect_err(|_| {
-                        if let Some((id, service)) = there {
-                            views.services.set(id, service);
-                        }
-                    }),
-                }
-            }
-            Write::Place(addr, flags) => {
-                let view = &views.places;
-                if *flags == 0 {
-                    addresses::remove(view, *addr);
-                } else if !addresses::put(view, Place { addr: *addr, flags: *flags, pad: 0 }) {
-                    let vip = address::unmapped(*addr);
-                    let why = "the table of addresses has no room where it belongs";
-                    return Err(Error::new(format!("{vip} cannot be served"), why));
-                }
-                Ok(())
-            }
+            Write::Service(key, None) => self.remove_service(views, key),
+            Write::Place(addr, flags) => views.write_place(*addr, *flags),
             Write::Source(service, addr, prefix, said) => {
                 let data = Raw(SourceKey { service: *service, addr: *addr });
                 let key = lpm_trie::Key::new(32 + u32::from(*prefix), data);
@@ -258,6 +230,7 @@ impl Tables {
                     0 => self.sources.remove(&key),
                     said => self.sources.insert(&key, said, 0),
                 }
+                .map_err(map_error)
             }
             Write::Spread(key, len, id) => {
                 let key = lpm_trie::Key::new((*len).into(), Raw(*key));
@@ -265,15 +238,66 @@ impl Tables {
                     Some(id) => self.spread.insert(&key, id, 0),
                     None => self.spread.remove(&key),
                 }
+                .map_err(map_error)
             }
-            Write::Quic(key, Some(slot)) => self.quic.insert(Raw(*key), slot, 0),
-            Write::Quic(key, None) => match self.quic.remove(&Raw(*key)) {
-                Err(aya::maps::MapError::KeyNotFound) => Ok(()),
-                other => other,
-            },
-            Write::Settings(settings) => self.settings.set(0, Raw(*settings), 0),
+            Write::Quic(key, Some(slot)) => self.quic.insert(Raw(*key), slot, 0).map_err(map_error),
+            Write::Quic(key, None) => gone(self.quic.remove(&Raw(*key))),
+            Write::Settings(settings) => self.settings.set(0, Raw(*settings), 0).map_err(map_error),
         }
-        .map_err(map_error)
+    }
+
+    fn write_server(&mut self, views: &Views, slot: u32, server: &Server) -> Result<()> {
+        // Another server in this slot, and not a freed one that an undo brings back.
+        let old = views.servers.get(slot);
+        let next = old.generation.wrapping_add(1);
+        let loads = &views.loads;
+        if server.generation == next && !is_free(server) {
+            loads.set(slot, Load::default());
+            self.server_stats.set(slot, zeros()?, 0).map_err(map_error)?;
+        } else if (server.upper, server.lower) != (old.upper, old.lower) {
+            let load = loads.get(slot);
+            let overloaded = nines_abi::limited(&load, server.upper, server.lower);
+            loads.set_word(slot, 2, overloaded);
+        }
+        views.servers.set(slot, *server);
+        Ok(())
+    }
+
+    fn write_service(
+        &mut self,
+        views: &Views,
+        key: &ServiceKey,
+        id: u32,
+        service: &Service,
+        undo: bool,
+    ) -> Result<()> {
+        let old = self.installed.services.get(key).map(|(_, old)| *old);
+        if old.is_none() && !undo {
+            self.service_stats.set(id, zeros()?, 0).map_err(map_error)?;
+        }
+        if !undo || old.is_some() {
+            self.turn(views, key, id, service);
+        }
+        views.services.set(id, *service);
+        self.service_keys.insert(Raw(*key), id, 0).map_err(|why| {
+            views.services.set(id, old.unwrap_or(dead(*service)));
+            map_error(why)
+        })
+    }
+
+    fn remove_service(&mut self, views: &Views, key: &ServiceKey) -> Result<()> {
+        // Packets may find it without its key: that goes last.
+        let id = self.installed.services.get(key).map(|(id, _)| *id);
+        let there = id.map(|id| (id, views.services.get(id)));
+        let there = there.filter(|(_, service)| service.key == *key);
+        if let Some((id, service)) = there {
+            views.services.set(id, dead(service));
+        }
+        gone(self.service_keys.remove(&Raw(*key))).inspect_err(|_| {
+            if let Some((id, service)) = there {
+                views.services.set(id, service);
+            }
+        })
     }
 
     /// A table of turns that takes another's place goes on where that one was.
@@ -294,7 +318,7 @@ impl Tables {
     ) -> Result<(Vec<Write>, Vec<String>)> {
         let interfaces = address::interfaces()?;
         let mtus: BTreeMap<u32, u32> = interfaces.iter().map(|i| (i.index, i.mtu)).collect();
-        let detour = interfaces.iter().find(|i| i.name == detour::INNER);
+        let detour = interfaces.iter().find(|i| i.name == address::DETOUR_INNER);
         let known: RefCell<BTreeMap<IpAddr, Option<Way>>> = RefCell::default();
         let route = |addr: IpAddr| {
             *known.borrow_mut().entry(addr).or_insert_with(|| {

@@ -76,7 +76,7 @@ impl EbpfPlane {
     /// Loads every program there is of a director, also what no service needs.
     pub fn load_everything(&mut self) -> Result<()> {
         super::programs::load_everything(&mut self.ebpf)?;
-        super::programs::load_alone(&mut self.ebpf, super::flow_sync::PROGRAM)
+        super::programs::load_alone(&mut self.ebpf, super::programs::FLOW_IMPORT)
     }
 
     /// Loads the XDP programs without attaching them; they may send to every interface.

@@ -19,7 +19,7 @@ const FLOW: i16 = 80;
 const V6: i16 = 88;
 const MEMORY: usize = 96;
 
-/// uapi/linux/bpf.h
+/// Commands of the system call bpf, from linux/bpf.h.
 const MAP_CREATE: libc::c_long = 0;
 const MAP_UPDATE: libc::c_long = 2;
 const PROG_LOAD: libc::c_long = 5;
@@ -98,78 +98,113 @@ impl Code {
     }
 }
 
+/// Operation codes of instructions. Registers hold, all along: r6 the context, r7 the first byte of
+/// the packet, r8 the one behind the last, r9 the wrapper's memory.
+const MOVE: u8 = 0xbf;
+const MOVE_VALUE: u8 = 0xb7;
+const ADD_VALUE: u8 = 0x07;
+const SUBTRACT: u8 = 0x1f;
+const AND_VALUE: u8 = 0x57;
+const SHIFT_RIGHT: u8 = 0x77;
+const BIG_ENDIAN: u8 = 0xdc;
+const LOAD_POINTER: u8 = 0x18;
+const LOAD4: u8 = 0x61;
+const LOAD8: u8 = 0x79;
+const STORE8: u8 = 0x7b;
+const STORE2: u8 = 0x6b;
+const JUMP: u8 = 0x05;
+const JUMP_EQUAL_VALUE: u8 = 0x15;
+const JUMP_UNEQUAL_VALUE: u8 = 0x55;
+const JUMP_GREATER: u8 = 0x2d;
+const JUMP_LESS: u8 = 0xad;
+const CALL: u8 = 0x85;
+const EXIT: u8 = 0x95;
+/// Functions of the kernel, by number.
+const TAIL_CALL: i32 = 12;
+const ADJUST_HEAD: i32 = 44;
+
+/// The wrapper: `memory` and `targets` are its maps, by descriptor.
 fn code(memory: i32, targets: i32) -> Vec<u64> {
-    // r6: context, r7: first byte, r8: behind the last, r9: memory.
-    const MOV: u8 = 0xbf;
-    const MOVE_VALUE: u8 = 0xb7;
-    const ADD_VALUE: u8 = 0x07;
-    const LOAD_POINTER: u8 = 0x18;
-    const LOAD4: u8 = 0x61;
-    const LOAD8: u8 = 0x79;
-    const STORE8: u8 = 0x7b;
-    const STORE2: u8 = 0x6b;
-    const CALL: u8 = 0x85;
     let mut c = Code::default();
-    let ends = |c: &mut Code| {
-        c.put(LOAD4, 7, 6, 0, 0);
-        c.put(LOAD4, 8, 6, 4, 0);
-    };
-    c.put(MOV, 6, 1, 0, 0);
-    c.put(LOAD_POINTER, 9, 2, 0, memory);
-    c.put(0, 0, 0, 0, 0);
-    ends(&mut c);
-    // As long as it was: what was put before it goes (bpf_xdp_adjust_head).
-    c.put(MOV, 2, 8, 0, 0);
-    c.put(0x1f, 2, 7, 0, 0);
-    c.put(LOAD8, 1, 9, LENGTH, 0);
-    c.put(0x1f, 2, 1, 0, 0);
-    c.jump(0x15, 2, 0, 0, "whole");
-    c.put(MOV, 1, 6, 0, 0);
-    c.put(CALL, 0, 0, 0, 44);
-    c.jump(0x55, 0, 0, 0, "end");
-    ends(&mut c);
-    c.here("whole");
-    c.put(MOV, 1, 7, 0, 0);
-    c.put(ADD_VALUE, 1, 0, 0, KEPT as i32);
-    c.jump(0x2d, 1, 8, 0, "end");
-    for at in (0..KEPT as i16).step_by(8) {
-        c.put(LOAD8, 1, 9, at, 0);
-        c.put(STORE8, 7, 1, at, 0);
-    }
-    // The next of so many flows: port 1024 to 33791, then the next address.
-    c.put(LOAD8, 1, 9, FLOWS, 0);
-    c.jump(0x15, 1, 0, 0, "call");
-    c.put(LOAD8, 2, 9, FLOW, 0);
-    c.put(ADD_VALUE, 2, 0, 0, 1);
-    c.jump(0xad, 2, 1, 0, "counted");
-    c.put(MOVE_VALUE, 2, 0, 0, 0);
-    c.here("counted");
-    c.put(STORE8, 9, 2, FLOW, 0);
-    c.put(MOV, 3, 2, 0, 0);
-    c.put(0x57, 3, 0, 0, 0x7fff);
-    c.put(ADD_VALUE, 3, 0, 0, 1_024);
-    c.put(0xdc, 3, 0, 0, 16);
-    c.put(0x77, 2, 0, 0, 15);
-    c.put(ADD_VALUE, 2, 0, 0, 257);
-    c.put(0xdc, 2, 0, 0, 16);
-    c.put(LOAD8, 5, 9, V6, 0);
-    c.jump(0x55, 5, 0, 0, "six");
-    c.put(STORE2, 7, 3, 34, 0);
-    c.put(STORE2, 7, 2, 28, 0);
-    c.jump(0x05, 0, 0, 0, "call");
-    c.here("six");
-    c.put(STORE2, 7, 3, 54, 0);
-    c.put(STORE2, 7, 2, 36, 0);
+    c.put(MOVE, 6, 1, 0, 0);
+    c.pointer(9, 2, memory);
+    c.packet_ends();
+    c.put_length_back();
+    c.put_bytes_back();
+    c.next_flow();
     c.here("call");
-    c.put(MOV, 1, 6, 0, 0);
-    c.put(LOAD_POINTER, 2, 1, 0, targets);
-    c.put(0, 0, 0, 0, 0);
+    c.put(MOVE, 1, 6, 0, 0);
+    c.pointer(2, 1, targets);
     c.put(MOVE_VALUE, 3, 0, 0, 0);
-    c.put(CALL, 0, 0, 0, 12);
+    c.put(CALL, 0, 0, 0, TAIL_CALL);
     c.here("end");
     c.put(MOVE_VALUE, 0, 0, 0, 0);
-    c.put(0x95, 0, 0, 0, 0);
+    c.put(EXIT, 0, 0, 0, 0);
     c.done()
+}
+
+impl Code {
+    /// Address of a map, or of its value, which takes two instructions.
+    fn pointer(&mut self, dst: u8, kind: u8, descriptor: i32) {
+        self.put(LOAD_POINTER, dst, kind, 0, descriptor);
+        self.put(0, 0, 0, 0, 0);
+    }
+
+    fn packet_ends(&mut self) {
+        self.put(LOAD4, 7, 6, 0, 0);
+        self.put(LOAD4, 8, 6, 4, 0);
+    }
+
+    /// As long as it was: what was put before it goes (bpf_xdp_adjust_head).
+    fn put_length_back(&mut self) {
+        self.put(MOVE, 2, 8, 0, 0);
+        self.put(SUBTRACT, 2, 7, 0, 0);
+        self.put(LOAD8, 1, 9, LENGTH, 0);
+        self.put(SUBTRACT, 2, 1, 0, 0);
+        self.jump(JUMP_EQUAL_VALUE, 2, 0, 0, "whole");
+        self.put(MOVE, 1, 6, 0, 0);
+        self.put(CALL, 0, 0, 0, ADJUST_HEAD);
+        self.jump(JUMP_UNEQUAL_VALUE, 0, 0, 0, "end");
+        self.packet_ends();
+        self.here("whole");
+    }
+
+    fn put_bytes_back(&mut self) {
+        self.put(MOVE, 1, 7, 0, 0);
+        self.put(ADD_VALUE, 1, 0, 0, KEPT as i32);
+        self.jump(JUMP_GREATER, 1, 8, 0, "end");
+        for at in (0..KEPT as i16).step_by(8) {
+            self.put(LOAD8, 1, 9, at, 0);
+            self.put(STORE8, 7, 1, at, 0);
+        }
+    }
+
+    /// The next of so many flows: port 1024 to 33791, then the next address.
+    fn next_flow(&mut self) {
+        self.put(LOAD8, 1, 9, FLOWS, 0);
+        self.jump(JUMP_EQUAL_VALUE, 1, 0, 0, "call");
+        self.put(LOAD8, 2, 9, FLOW, 0);
+        self.put(ADD_VALUE, 2, 0, 0, 1);
+        self.jump(JUMP_LESS, 2, 1, 0, "counted");
+        self.put(MOVE_VALUE, 2, 0, 0, 0);
+        self.here("counted");
+        self.put(STORE8, 9, 2, FLOW, 0);
+        self.put(MOVE, 3, 2, 0, 0);
+        self.put(AND_VALUE, 3, 0, 0, 0x7fff);
+        self.put(ADD_VALUE, 3, 0, 0, 1_024);
+        self.put(BIG_ENDIAN, 3, 0, 0, 16);
+        self.put(SHIFT_RIGHT, 2, 0, 0, 15);
+        self.put(ADD_VALUE, 2, 0, 0, 257);
+        self.put(BIG_ENDIAN, 2, 0, 0, 16);
+        self.put(LOAD8, 5, 9, V6, 0);
+        self.jump(JUMP_UNEQUAL_VALUE, 5, 0, 0, "six");
+        self.put(STORE2, 7, 3, 34, 0);
+        self.put(STORE2, 7, 2, 28, 0);
+        self.jump(JUMP, 0, 0, 0, "call");
+        self.here("six");
+        self.put(STORE2, 7, 3, 54, 0);
+        self.put(STORE2, 7, 2, 36, 0);
+    }
 }
 
 fn load(code: &[u64]) -> Result<OwnedFd> {
@@ -191,10 +226,10 @@ fn load(code: &[u64]) -> Result<OwnedFd> {
 
 /// A program that returns this at once: what the wrapper itself costs.
 pub fn empty(verdict: i32) -> Result<OwnedFd> {
-    load(&[word(0xb7, 0, 0, 0, verdict), word(0x95, 0, 0, 0, 0)])
+    load(&[word(MOVE_VALUE, 0, 0, 0, verdict), word(EXIT, 0, 0, 0, 0)])
 }
 
-/// An XDP program that somebody pinned.
+/// An XDP program that is pinned.
 pub fn pinned(path: &str) -> Result<OwnedFd> {
     let name = std::ffi::CString::new(path).map_err(|e| Error::new(path, e))?;
     let mut attr = [0; 16];
@@ -202,7 +237,7 @@ pub fn pinned(path: &str) -> Result<OwnedFd> {
     bpf(OBJ_GET, &attr).map(owned).map_err(|why| Error { what: path.to_owned(), ..why })
 }
 
-/// The wrapper.
+/// The program that puts packets back and calls another one, with its maps.
 #[derive(Debug)]
 pub struct Wrapper {
     memory: OwnedFd,
@@ -211,7 +246,7 @@ pub struct Wrapper {
 }
 
 impl Wrapper {
-    /// Loads it.
+    /// Loads the program and makes its maps.
     pub fn new() -> Result<Self> {
         let (memory, targets) = (map(ARRAY, MEMORY as u64)?, map(PROG_ARRAY, 4)?);
         let program = load(&code(memory.as_raw_fd(), targets.as_raw_fd()))?;

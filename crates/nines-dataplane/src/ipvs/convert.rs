@@ -28,9 +28,9 @@ pub(super) const SCHED_2: u32 = 16;
 pub const MASQUERADE: u32 = 0;
 /// This very machine; the kernel finds out by itself and is never told.
 pub const LOCAL: u32 = 1;
-/// By tunnel.
+/// Tunnel: the packet travels inside another one.
 pub const TUNNEL: u32 = 2;
-/// Direct routing.
+/// Direct routing: only Ethernet addresses change.
 pub const DIRECT: u32 = 3;
 
 /// A service without its name.
@@ -44,7 +44,7 @@ pub struct Service {
     pub timeout: u32,
     /// Leading bits of a client's address.
     pub prefix: u32,
-    /// Persistence engine.
+    /// Name of the persistence engine, "sip" for example; empty: none.
     pub engine: String,
     /// Connections, packets and bytes of the service, counted by IPVS.
     pub tally: Uncompared<Tally>,
@@ -55,7 +55,7 @@ pub struct Service {
 /// A real server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dest {
-    /// Its name.
+    /// Address and port of the server, which are its name in IPVS.
     pub at: SocketAddr,
     /// [`MASQUERADE`], [`TUNNEL`] or [`DIRECT`].
     pub method: u32,
@@ -63,7 +63,7 @@ pub struct Dest {
     pub weight: u32,
     /// No new connection at so many connections or more; 0: no limit.
     pub upper: u32,
-    /// See `upper`.
+    /// New connections again below so many connections.
     pub lower: u32,
     /// Tunnel: 0 IP in IP, 1 GUE, 2 GRE; port; flags (1: checksum, 2: remote checksum).
     pub tunnel: (u8, u16, u16),
@@ -78,9 +78,9 @@ pub struct Dest {
 /// One service with its servers, in the order in which the kernel is told of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {
-    /// The service.
+    /// The service itself.
     pub service: Service,
-    /// Its servers.
+    /// Real servers of the service.
     pub dests: Vec<Dest>,
 }
 

@@ -14,7 +14,7 @@ use super::{
     convert::{Dest, HASHED, Held, Service, State, inet},
     refused,
 };
-use crate::{Result, address::privileged, netlink};
+use crate::{Result, netlink, privileged};
 
 mod daemon;
 mod requests;
@@ -27,7 +27,7 @@ struct Generic {
     family: u16,
     command: u8,
     attributes: Vec<DefaultNla>,
-    /// As received.
+    /// The message after its header, as received.
     bytes: Vec<u8>,
 }
 
@@ -117,7 +117,7 @@ impl<'a> Attributes<'a> {
 const AF_INET: u16 = libc::AF_INET as u16;
 const AF_INET6: u16 = libc::AF_INET6 as u16;
 
-/// IPVS_CMD_*.
+/// Commands of IPVS's netlink family: IPVS_CMD_* of linux/ip_vs.h.
 mod command {
     pub const NEW_SERVICE: u8 = 1;
     pub const SET_SERVICE: u8 = 2;
@@ -136,14 +136,14 @@ mod command {
     pub const FLUSH: u8 = 17;
 }
 
-/// IPVS_CMD_ATTR_*.
+/// Attributes of a command: IPVS_CMD_ATTR_* of linux/ip_vs.h.
 const SERVICE: u16 = 1;
 const DEST: u16 = 2;
 const DAEMON: u16 = 3;
 /// Of TCP; after a FIN and of UDP are the next two.
 const TIMEOUTS: u16 = 4;
 
-/// IPVS_SVC_ATTR_*.
+/// Attributes of a service: IPVS_SVC_ATTR_* of linux/ip_vs.h.
 mod svc {
     pub const AF: u16 = 1;
     pub const PROTOCOL: u16 = 2;
@@ -158,7 +158,7 @@ mod svc {
     pub const STATS64: u16 = 12;
 }
 
-/// IPVS_DEST_ATTR_*.
+/// Attributes of a server: IPVS_DEST_ATTR_* of linux/ip_vs.h.
 mod dst {
     pub const ADDR: u16 = 1;
     pub const PORT: u16 = 2;

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use nines_dataplane::{
     DataPlane as _, Guard as _,
     ebpf::{self, Hooks, Sizes},
+    pins,
     process::boot_time,
 };
 use nines_model::{
@@ -159,7 +160,7 @@ fn another_layout_inherits_the_guard() {
     let vip: IpAddr = "10.0.0.101".parse().unwrap();
     b.guard.cover(&[(vip, false)]).unwrap();
     b.guard.set(vip, Time(7)).unwrap();
-    let pins = ebpf::pin_directory().unwrap();
+    let pins = pins::pin_directory().unwrap();
     std::fs::rename(&pins, pins.with_file_name("v0")).unwrap();
     let (mut next, guard) = ebpf::open(ebpf::object::BYTES, Hooks::Tc, Sizes::default()).unwrap();
     assert_eq!(guard.deadline(vip), Some(Time(7)), "before anybody covers it again");

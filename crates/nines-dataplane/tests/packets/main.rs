@@ -11,6 +11,7 @@ use aya::maps::{Map, MapData};
 use nines_dataplane::{
     DataPlane as _, Guard as _,
     ebpf::{self, EbpfGuard, EbpfPlane, Hooks, Sizes},
+    pins,
     process::boot_time,
 };
 use nines_model::{
@@ -128,7 +129,7 @@ fn bench_with(hooks: Hooks, sizes: Sizes) -> Option<Bench> {
 
 /// A map of this namespace's tables, for whoever changes it by hand.
 fn map(name: &str) -> Map {
-    let pin = ebpf::pin_directory().unwrap().join(name);
+    let pin = pins::pin_directory().unwrap().join(name);
     Map::from_map_data(MapData::from_pin(pin).unwrap()).unwrap()
 }
 

@@ -66,10 +66,15 @@ fn twice(text: &str, span: &Range<usize>, line: &Range<usize>, header: bool) -> 
     });
     let first = first.filter(|(_, other)| same(other)).map(|(at, _)| number_of_line(text, at));
     let again = number_of_line(text, line.start);
-    let what = if header { own.clone() } else { format!("\"{key}\"") };
+    let service = own.strip_prefix("[service.").and_then(|rest| rest.strip_suffix(']'));
+    let what = match service {
+        Some(name) if header && !name.contains('.') => format!("service \"{name}\""),
+        _ if header => own.clone(),
+        _ => format!("\"{key}\""),
+    };
     let message = match first.last() {
-        Some(first) => format!("{what} is there twice: line {first} and line {again}"),
-        None => format!("{what} is there twice"),
+        Some(first) => format!("{what} is defined twice: line {first} and line {again}"),
+        None => format!("{what} is defined twice"),
     };
     let help = if header { "rename one of them, or merge them" } else { "remove one of them" };
     Diagnostic { span: span.clone(), message, help: Some(help.into()) }
@@ -86,11 +91,12 @@ fn unquoted(text: &str, at: usize, line: &Range<usize>) -> Option<Diagnostic> {
     let start = equals + 1 + (after.len() - value.len());
     let value = value.split([',', '}', ']', '#']).next().unwrap_or_default().trim_end();
     let plain = !value.starts_with(['"', '\'', '[', '{']) && !value.contains('"');
+    let protocol = if key == "listen" && !value.contains('/') { "/tcp" } else { "" };
     let other = value.parse::<f64>().is_ok() || matches!(value, "" | "true" | "false");
     (plain && !other && !key.is_empty()).then(|| Diagnostic {
         span: start..start + value.len(),
         message: format!("missing quotes around {value}"),
-        help: Some(format!("write {key} = \"{value}\"")),
+        help: Some(format!("write {key} = \"{value}{protocol}\"")),
     })
 }
 
@@ -118,7 +124,7 @@ mod tests {
                 "\"10.0.0.9:80\"",
                 "10.0.0.9:80",
                 "missing quotes around 10.0.0.9:80",
-                "listen = \"10",
+                "listen = \"10.0.0.9:80/tcp\"",
             ),
             ("\"10.0.0.1\"", "10.0.0.1", "missing quotes around 10.0.0.1", "r = \"10.0.0.1\""),
             ("\"10.0.0.1\"", "fd00::1", "missing quotes around fd00::1", "r = \"fd00::1\""),
@@ -127,10 +133,20 @@ mod tests {
                 "servers",
                 "forward = \"masq\"\nservers",
                 "forwarding method \"masq\"",
-                "write \"nat\"",
+                "write forward = \"nat\"",
             ),
-            ("servers", "scheduler = \"WLC\"\nservers", "scheduler \"WLC\"", "write \"wlc\""),
-            ("servers", "scheduler = \"roundrobin\"\nservers", "scheduler", "write \"rr\""),
+            (
+                "servers",
+                "scheduler = \"WLC\"\nservers",
+                "scheduler \"WLC\"",
+                "write scheduler = \"wlc\"",
+            ),
+            (
+                "servers",
+                "scheduler = \"roundrobin\"\nservers",
+                "scheduler",
+                "write scheduler = \"rr\"",
+            ),
             ("{ r = \"10.0.0.1\" }", "[\"10.0.0.1\"]", "needs a name", "{ r1 = \"10.0.0.1\" }"),
             ("servers", "check = { every = 5 }\nservers", "needs a unit", "every = \"5s\""),
             ("servers", "listen = \"10.0.0.8:80\"\nservers", "line 6 and line 7", "remove one"),
@@ -143,7 +159,7 @@ mod tests {
         }
         // A whole section twice, with all its keys; what follows is still read.
         let two = told(&format!("{base}{good}\n{good}[vip.v]\naddress = 10.0.0.9\n"));
-        assert!(two[0].contains("[service.a] is there twice: line 5 and line 9"), "{two:?}");
+        assert!(two[0].contains("service \"a\" is defined twice: line 5 and line 9"), "{two:?}");
         assert!(two[1].contains("missing quotes around 10.0.0.9"), "{two:?}");
         assert_eq!(two.len(), 2, "{two:?}");
     }

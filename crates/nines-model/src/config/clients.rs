@@ -103,7 +103,7 @@ pub fn rate(r: &mut Reader, table: &Table<'_>, listen: Listen) -> Option<ClientR
     })
 }
 
-/// `syn-cookies`.
+/// Reads `syn-cookies`: the rate of new connections above which clients need a cookie.
 pub fn cookies(r: &mut Reader, table: &Table<'_>, listen: Listen) -> Option<Rate> {
     let rate = pace(r, table, "syn-cookies")?;
     if listen.proto != Proto::Tcp {

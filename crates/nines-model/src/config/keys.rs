@@ -1,33 +1,59 @@
-//! Every key of `cluster.toml`, once: the reader refuses others, the schema and the manual list
-//! these.
+//! Every key of `cluster.toml`, once: the reader refuses all others, and the JSON Schema, the
+//! manual's page of keys and `nines help keys` are made from this table.
+//!
+//! Decides: names, texts, what a value may be. How a value is read is in the readers beside this
+//! file; a test writes every example, default and wrong value of the table to a file and reads it.
 
-use crate::{Backend, Forward, Scheduler, SchedulerFlags};
+mod listing;
+mod service;
 
-/// One key.
+pub use self::{
+    listing::page,
+    service::{CHECK, SERVER, SERVICE},
+};
+use crate::Backend;
+
+/// One key of a section.
+#[derive(Clone, Copy)]
 pub struct Key {
-    /// As written.
+    /// The word before the equals sign.
     pub name: &'static str,
-    /// What a value looks like.
+    /// What the value may be.
     pub shape: Shape,
-    /// Must it be there?
+    /// Whether the section is refused without this key.
     pub required: bool,
-    /// One line for people; ends with the default.
+    /// What the value means, with its unit, in sentences for the manual.
     pub doc: &'static str,
+    /// What applies without the key; nothing is said of required keys and of sections.
+    pub absent: Absent,
+    /// Lines of the section that show the key, valid as they stand.
+    pub example: &'static str,
 }
 
-/// What a value looks like.
+/// What applies where a key is not written.
+#[derive(Clone, Copy)]
+pub enum Absent {
+    /// Nothing that the manual could name.
+    Unsaid,
+    /// The same as with this value, in TOML.
+    Is(&'static str),
+    /// What these words say.
+    Means(&'static str),
+}
+
+/// What a value may be.
 #[derive(Clone, Copy)]
 pub enum Shape {
-    /// Any string.
-    Text,
+    /// A string that holds what these words say.
+    Text(&'static str),
     /// A string such as "250ms".
     Duration,
-    /// A whole number.
+    /// A whole number between these two, both included.
     Number(u32, u32),
-    /// A list of strings.
-    Texts,
-    /// A string, or a list of strings.
-    TextOrTexts,
+    /// A list of strings, each of which holds one of what these words say.
+    Texts(&'static str),
+    /// A string, or a list of strings, with what these words say.
+    TextOrTexts(&'static str),
     /// One of these strings.
     Choice(&'static [&'static str]),
     /// A list of these strings.
@@ -37,240 +63,194 @@ pub enum Shape {
     /// A table whose keys are names and whose values have this shape.
     Named(&'static Shape),
     /// A string, a list of strings, or a table with these keys.
-    TextsOrTable(&'static [Key]),
+    TextsOrTable(&'static str, &'static [Key]),
     /// A string, or a table with these keys.
-    TextOrTable(&'static [Key]),
+    TextOrTable(&'static str, &'static [Key]),
     /// One of these strings, or a table with these keys.
     ChoiceOrTable(&'static [&'static str], &'static [Key]),
 }
 
+/// A key that may be left out.
 const fn key(name: &'static str, shape: Shape, doc: &'static str) -> Key {
-    Key { name, shape, required: false, doc }
+    Key { name, shape, required: false, doc, absent: Absent::Unsaid, example: "" }
 }
 
+/// A key that its section must have.
 const fn must(name: &'static str, shape: Shape, doc: &'static str) -> Key {
-    Key { name, shape, required: true, doc }
+    Key { required: true, ..key(name, shape, doc) }
 }
 
-/// The whole file.
+impl Key {
+    /// Sets a default that could be written as a value.
+    const fn is(self, value: &'static str) -> Self {
+        Self { absent: Absent::Is(value), ..self }
+    }
+
+    /// Says in words what applies without the key.
+    const fn means(self, words: &'static str) -> Self {
+        Self { absent: Absent::Means(words), ..self }
+    }
+
+    /// Sets the example.
+    const fn like(self, example: &'static str) -> Self {
+        Self { example, ..self }
+    }
+}
+
+/// The sections of the file.
 pub const ROOT: &[Key] = &[
-    must("cluster", Shape::Table(CLUSTER), "The cluster itself."),
-    key("nodes", Shape::Named(&Shape::TextsOrTable(NODE)), "Machines by name."),
-    key("service", Shape::Named(&Shape::Table(SERVICE)), "Virtual services by name."),
+    must("cluster", Shape::Table(CLUSTER), "The cluster as a whole.")
+        .like("[cluster]\nname = \"shop\""),
+    key(
+        "nodes",
+        Shape::Named(&Shape::TextsOrTable(
+            "its address, or a list of its addresses, one of each link",
+            NODE,
+        )),
+        "The nodes of the cluster by name: directors and witnesses.",
+    )
+    .like(
+        "[nodes]\nlb1  = \"10.0.0.2\"\nlb2  = [\"10.0.0.3\", \"10.1.0.3\"]\n\
+         wit1 = { addresses = \"10.0.0.4\", role = \"witness\" }",
+    ),
+    key("service", Shape::Named(&Shape::Table(SERVICE)), "The virtual services by name.").like(
+        "[service.web]\nlisten  = \"10.0.0.100:80/tcp\"\n\
+         servers = { r1 = \"10.0.0.11\", r2 = \"10.0.0.12\" }",
+    ),
     key(
         "vip",
         Shape::Named(&Shape::Table(VIP)),
-        "Guarded addresses that need more than a service.",
-    ),
-    key("timing", Shape::Table(TIMING), "Beats and leases."),
-    key("forwarding", Shape::Table(FORWARDING), "Room of the forwarding tables."),
+        "VIPs by name: addresses that belong to no service, or options of a service's address.",
+    )
+    .like("[vip.inner]\naddress = \"10.0.0.1/24\"\nprefer  = [\"lb1\", \"lb2\"]"),
+    key("timing", Shape::Table(TIMING), "Intervals of heartbeats, leases and elections.")
+        .like("[timing]\nbeat  = \"50ms\"\nlease = \"350ms\""),
+    key("forwarding", Shape::Table(FORWARDING), "The data plane and the flow table.")
+        .like("[forwarding]\nflows = 1000000"),
 ];
 
-/// `[forwarding]`
+/// Keys of the section `[cluster]`.
+pub const CLUSTER: &[Key] = &[must(
+    "name",
+    Shape::Text("a name"),
+    "Name of the cluster. `nines init` sets it for the life of the cluster: a file with another \
+     name is refused.",
+)
+.like("name = \"shop\"")];
+
+/// One of `[nodes]`
+pub const NODE: &[Key] = &[
+    must(
+        "addresses",
+        Shape::TextOrTexts("an address"),
+        "Addresses of the node itself, one of each link. Nodes send heartbeats over all of them.",
+    )
+    .like("lb2 = { addresses = [\"10.0.0.3\", \"10.1.0.3\"] }"),
+    key(
+        "role",
+        Shape::Choice(&["director", "witness"]),
+        "A director may hold VIPs and forwards packets. A witness only votes.",
+    )
+    .is("\"director\"")
+    .like("wit1 = { addresses = \"10.0.0.4\", role = \"witness\" }"),
+];
+
+/// Keys of a section `[vip.NAME]`.
+pub const VIP: &[Key] = &[
+    must(
+        "address",
+        Shape::Text("an address, with or without `/` and a prefix length"),
+        "The virtual address. Without a prefix length it is a host route (/32, or /128 for IPv6).",
+    )
+    .like("address = \"10.0.0.100/24\""),
+    key(
+        "interface",
+        Shape::Text("the name of an interface"),
+        "Interface of the directors that gets the VIP.",
+    )
+    .means("the interface whose subnet contains the address")
+    .like("interface = \"eth0\""),
+    key(
+        "prefer",
+        Shape::Texts("names of directors"),
+        "Directors in order of preference: where the VIP starts, and which director takes it over.",
+    )
+    .means("no preference")
+    .like("prefer = [\"lb1\", \"lb2\"]"),
+];
+
+/// Keys of the section `[timing]`.
+pub const TIMING: &[Key] = &[
+    key(
+        "beat",
+        Shape::Duration,
+        "Time between two heartbeats on each link, at least 5 ms. A lease and an election must be \
+         several times as long.",
+    )
+    .is("\"20ms\"")
+    .like("beat = \"10ms\""),
+    key(
+        "lease",
+        Shape::Duration,
+        "Time for which a director may answer for its VIPs after the last renewal, at least four \
+         times `beat`.",
+    )
+    .is("\"140ms\"")
+    .like("lease = \"200ms\""),
+    key(
+        "election",
+        Shape::Duration,
+        "Silence of the leader after which the other nodes elect a new one, at least 100 ms and \
+         five times `beat`.",
+    )
+    .is("\"250ms\"")
+    .like("election = \"500ms\""),
+    key(
+        "restart",
+        Shape::Duration,
+        "Length of the lease that an agent requests before it replaces itself (`systemctl reload \
+         nines`): the time that it has for that.",
+    )
+    .is("\"5s\"")
+    .like("restart = \"10s\""),
+];
+
+/// Keys of the section `[forwarding]`.
 pub const FORWARDING: &[Key] = &[
     key(
         "dataplane",
         Shape::Choice(&Backend::NAMES),
-        "Who forwards: nines' own programs, or the kernel's IPVS. Default \"ebpf\".",
-    ),
+        "What forwards packets: the programs of nines (`ebpf`), or the kernel's IPVS (`ipvs`).",
+    )
+    .is("\"ebpf\"")
+    .like("dataplane = \"ipvs\""),
     key(
         "flows",
         Shape::Number(1, 64_000_000),
-        "Flows that a director holds, 73 bytes each; from its next start. Default 229376.",
-    ),
+        "Maximum number of flows in a director's flow table. A flow takes 73 bytes. A change takes \
+         effect at the agent's next start.",
+    )
+    .means("229376")
+    .like("flows = 1000000"),
     key(
         "tcp-timeout",
-        Shape::Text,
-        "A TCP or SCTP connection that is silent for so long is forgotten. Default 900s.",
-    ),
-    key("fin-timeout", Shape::Text, "The same of TCP after a FIN. Default 120s."),
-    key("udp-timeout", Shape::Text, "The same of UDP. Default 300s."),
-];
-
-/// `[cluster]`
-pub const CLUSTER: &[Key] = &[must("name", Shape::Text, "Name of the cluster.")];
-
-/// One of `[nodes]`
-pub const NODE: &[Key] = &[
-    must("addresses", Shape::TextOrTexts, "Own addresses, one a link; beats use all of them."),
-    key(
-        "role",
-        Shape::Choice(&["director", "witness"]),
-        "A witness votes and carries nothing. Default \"director\".",
-    ),
-];
-
-/// `[service.NAME]`
-pub const SERVICE: &[Key] = &[
-    must(
-        "listen",
-        Shape::Text,
-        "VIP, port and protocol: \"10.0.0.100:80/tcp\"; ports may be a range (\"8000-8999\"), or * for \
-         every port without a service; VIPs a network (\"10.0.0.96/28:80\").",
-    ),
-    key(
-        "mark",
-        Shape::Number(1, u32::MAX),
-        "Packets to which nftables or iptables gives this mark, whatever port and protocol they are \
-         for; listen then says *. Default: those to the VIP.",
-    ),
-    must("servers", Shape::Named(&Shape::TextOrTable(SERVER)), "Real servers by name."),
-    key(
-        "forward",
-        Shape::Choice(&Forward::NAMES),
-        "Direct routing, NAT, full NAT, the director itself, or a tunnel. Default \"dr\".",
-    ),
-    key("tunnel-port", Shape::Number(1, 65_535), "UDP port of gue. Default 6080."),
-    key(
-        "tunnel-checksum",
-        Shape::Choice(&["none", "full"]),
-        "Of the outer header of gue and gre. Default \"none\".",
-    ),
-    key("scheduler", Shape::Choice(&Scheduler::NAMES), "Who gets a new flow. Default \"maglev\"."),
-    key(
-        "scheduler-flags",
-        Shape::Choices(&SchedulerFlags::NAMES),
-        "sh and mh: take another server where theirs takes none; hash the client's port too.",
-    ),
-    key(
-        "datagrams",
-        Shape::Choice(&["flows", "single"]),
-        "UDP: whether each datagram is scheduled by itself. Default \"flows\".",
-    ),
-    key(
-        "persist",
         Shape::Duration,
-        "New flows of a client go where its last one went, for so long after it. Default: not.",
-    ),
+        "Idle time after which an established TCP connection or SCTP association is removed from \
+         the flow table. 9 s to 31 days, in whole seconds, like the next two.",
+    )
+    .is("\"900s\"")
+    .like("tcp-timeout = \"2h\""),
     key(
-        "persist-prefix",
-        Shape::Number(1, 128),
-        "Clients whose addresses share so many leading bits are one. Default: single addresses.",
-    ),
-    key(
-        "persist-by",
-        Shape::Choice(&["client", "sip-call"]),
-        "What persist goes by: the client, or (UDP) the client and the Call-ID of SIP. Default \"client\".",
-    ),
-    key("allow", Shape::Texts, "Networks whose clients may connect; others then may not."),
-    key("deny", Shape::Texts, "Networks whose clients may not; the longest prefix decides."),
-    key(
-        "rate",
-        Shape::Text,
-        "New connections that a client may make: \"20/s\" or \"300/m\". Default: any number.",
-    ),
-    key(
-        "rate-burst",
-        Shape::Number(1, 1_000_000),
-        "So many of them at once. Default: what rate says, 20 of \"20/s\".",
-    ),
-    key(
-        "rate-prefix",
-        Shape::Number(1, 128),
-        "Clients whose addresses share so many leading bits are one. Default: single addresses.",
-    ),
-    key(
-        "syn-cookies",
-        Shape::Text,
-        "TCP: beyond so many new connections (\"1000/s\") clients must show that they get what is \
-         sent to them. Default: never.",
-    ),
-    key(
-        "source-pool",
-        Shape::Texts,
-        "full-nat: addresses that servers see in place of the VIP, 8 at most; they go where it goes. \
-         Default: the VIP.",
-    ),
-    key(
-        "proxy-protocol",
-        Shape::Choice(&["v2"]),
-        "TCP by full-nat: servers are told who their client is, in front of its first byte. \
-         Default: not.",
-    ),
-    key(
-        "check",
-        Shape::ChoiceOrTable(&["tcp", "udp", "none"], CHECK),
-        "How servers prove that they live. Default: \"tcp\"; of a UDP service \"udp\", of an SCTP \
-         service \"none\".",
-    ),
-];
-
-/// One of `servers`
-pub const SERVER: &[Key] = &[
-    must(
-        "address",
-        Shape::Text,
-        "Address; with NAT also address:port. A loopback address is each director itself.",
-    ),
-    key("weight", Shape::Number(0, 65_535), "Share of new flows; 0 takes none. Default 1."),
-    key("forward", Shape::Choice(&Forward::NAMES), "If not as the service says."),
-    key("upper", Shape::Number(1, 4_000_000_000), "No new flow at so many. Default: no limit."),
-    key(
-        "lower",
-        Shape::Number(1, 4_000_000_000),
-        "And again below so many. Default: 3/4 of upper.",
-    ),
-    key(
-        "quic-id",
-        Shape::Text,
-        "UDP: packets whose QUIC connection id holds this id (hexadecimal) are its. Default: none.",
-    ),
-    key(
-        "role",
-        Shape::Choice(&["real", "sorry"]),
-        "A sorry server takes new flows only while no other server does. Default \"real\".",
-    ),
-];
-
-/// `check`
-pub const CHECK: &[Key] = &[
-    key("http", Shape::Text, "GET this path over HTTP."),
-    key("https", Shape::Text, "GET this path over TLS (certificate not verified)."),
-    key("host", Shape::Text, "Host header. Default: the VIP."),
-    key("status", Shape::Number(200, 599), "Wanted status. Default 200."),
-    key("contains", Shape::Text, "Text the body must contain."),
-    key("port", Shape::Number(1, 65_535), "Port asked. Default: the server's."),
-    key(
-        "proto",
-        Shape::Choice(&["tcp", "udp"]),
-        "tcp: a connection must open. udp: no \"port unreachable\" comes back for an empty \
-         datagram. Default: the service's own.",
-    ),
-    key("every", Shape::Duration, "Pause between tries. Default \"2s\"."),
-    key("timeout", Shape::Duration, "A slower try has failed. Default \"1s\", at most every."),
-    key(
-        "way",
-        Shape::Choice(&["direct", "forwarded"]),
-        "forwarded: beside that the server must answer as the VIP to what comes the way of clients' \
-         packets (direct routing, tunnels; TCP). Default \"direct\".",
-    ),
-    key("rise", Shape::Number(1, 100), "Good tries in a row that bring a server up. Default 2."),
-    key("fall", Shape::Number(1, 100), "Bad tries in a row that take it down. Default 2."),
-];
-
-/// `[vip.NAME]`
-pub const VIP: &[Key] = &[
-    must("address", Shape::Text, "Address, with prefix length if not a host route."),
-    key("interface", Shape::Text, "Interface. Default: the one whose subnet holds the address."),
-    key("prefer", Shape::Texts, "Directors in order of preference."),
-];
-
-/// `[timing]`
-pub const TIMING: &[Key] = &[
-    key("beat", Shape::Duration, "From one beat to the next on each link. Default \"20ms\"."),
-    key(
-        "lease",
+        "fin-timeout",
         Shape::Duration,
-        "How long a director may answer after its last renewal. Default \"140ms\".",
-    ),
-    key(
-        "election",
-        Shape::Duration,
-        "Silence of the leader before an election. Default \"250ms\".",
-    ),
-    key(
-        "restart",
-        Shape::Duration,
-        "How long an agent's planned restart may take. Default \"5s\".",
-    ),
+        "Idle time after which a TCP connection is removed that has had a FIN.",
+    )
+    .is("\"120s\"")
+    .like("fin-timeout = \"30s\""),
+    key("udp-timeout", Shape::Duration, "Idle time after which a UDP flow is removed.")
+        .is("\"300s\"")
+        .like("udp-timeout = \"60s\""),
 ];
+
+#[cfg(test)]
+mod tests;

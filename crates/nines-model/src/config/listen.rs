@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
+    ops::Range,
 };
 
 use super::reader::{Reader, Value};
@@ -13,9 +14,20 @@ pub fn listen(r: &mut Reader, value: &Value<'_>) -> Option<Listen> {
     match read(&text) {
         Ok(listen) => Some(listen),
         Err((why, help)) => {
-            r.error(value.span.clone(), why, help);
+            let part = why.strip_prefix("port ").and_then(|rest| rest.split(' ').next());
+            r.error(place_of(value, &text, part.unwrap_or_default()), why, help);
             None
         }
+    }
+}
+
+/// Where a part of a string stands in the file: the last one, or the whole string where it has
+/// escapes.
+fn place_of(value: &Value<'_>, text: &str, part: &str) -> Range<usize> {
+    let whole = value.span.clone();
+    match text.rfind(part).filter(|_| !part.is_empty() && whole.len() == text.len() + 2) {
+        Some(at) => whole.start + 1 + at..whole.start + 1 + at + part.len(),
+        None => whole,
     }
 }
 

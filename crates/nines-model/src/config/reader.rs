@@ -218,14 +218,14 @@ impl Reader {
     }
 
     pub fn choice<T: Clone>(&mut self, value: &Value<'_>, options: &[(&str, T)]) -> Option<T> {
-        self.choice_of(value, "word", options, &[])
+        self.choice_of(value, ("", "word"), options, &[])
     }
 
-    /// The same of a `what`; `others`: what other programs call some of the options.
+    /// The same of a key and what it names; `others`: what other programs call some of the options.
     pub fn choice_of<T: Clone>(
         &mut self,
         value: &Value<'_>,
-        what: &str,
+        (key, what): (&str, &str),
         options: &[(&str, T)],
         others: &[(&str, &str)],
     ) -> Option<T> {
@@ -235,10 +235,14 @@ impl Reader {
             return Some(meant.clone());
         }
         let lower = word.to_ascii_lowercase();
+        let line = |word: &str| match key {
+            "" => format!("\"{word}\""),
+            key => format!("{key} = \"{word}\""),
+        };
         let help = if named(&lower).is_some() {
-            format!("write \"{lower}\": names are lower case")
+            format!("write {}   (names are lower case)", line(&lower))
         } else if let Some((theirs, ours)) = others.iter().find(|(theirs, _)| *theirs == lower) {
-            format!("write \"{ours}\", which other programs call {theirs}")
+            format!("write {}   (other programs call it {theirs})", line(ours))
         } else {
             let known = options.iter().map(|(name, _)| *name);
             self.unknown_word(value.span.clone(), what, &word, known);

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::keys::{Key, ROOT, Shape};
+use super::keys::{Absent, Key, ROOT, Shape};
 
 /// The schema as JSON text, with a final newline.
 pub fn json() -> String {
@@ -23,6 +23,14 @@ fn list(words: &[&str]) -> String {
     words.iter().map(|w| quoted(w)).collect::<Vec<_>>().join(", ")
 }
 
+/// What the key means, and what applies without it.
+fn description(key: &Key) -> String {
+    match key.absent {
+        Absent::Unsaid => key.doc.to_owned(),
+        Absent::Is(words) | Absent::Means(words) => format!("{} Default: {words}.", key.doc),
+    }
+}
+
 /// The inside of an object schema, indented by `depth`.
 fn fields(keys: &[Key], depth: usize) -> String {
     let pad = "  ".repeat(depth);
@@ -35,7 +43,7 @@ fn fields(keys: &[Key], depth: usize) -> String {
     let inner: Vec<String> = keys
         .iter()
         .map(|k| {
-            let doc = quoted(k.doc);
+            let doc = quoted(&description(k));
             let shape = shape(&k.shape, depth + 2);
             format!(
                 "{pad}  {}: {{\n{pad}    \"description\": {doc},\n{shape}\n{pad}  }}",
@@ -55,7 +63,7 @@ fn shape(shape: &Shape, depth: usize) -> String {
     let line = |json: &str| format!("{pad}  {json}");
     let object = |keys: &[Key]| format!("{pad}  {{\n{}\n{pad}  }}", fields(keys, depth + 2));
     match shape {
-        Shape::Text => format!("{pad}\"type\": \"string\""),
+        Shape::Text(_) => format!("{pad}\"type\": \"string\""),
         Shape::Duration => {
             format!("{pad}\"type\": \"string\",\n{pad}\"pattern\": \"^[0-9]+(ms|s|m|h|d)$\"")
         }
@@ -64,10 +72,10 @@ fn shape(shape: &Shape, depth: usize) -> String {
                 "{pad}\"type\": \"integer\",\n{pad}\"minimum\": {low},\n{pad}\"maximum\": {high}"
             )
         }
-        Shape::Texts => {
+        Shape::Texts(_) => {
             format!("{pad}\"type\": \"array\",\n{pad}\"items\": {text}")
         }
-        Shape::TextOrTexts => any(&[line(text), line(texts)]),
+        Shape::TextOrTexts(_) => any(&[line(text), line(texts)]),
         Shape::Choice(words) => format!("{pad}\"enum\": [{}]", list(words)),
         Shape::Choices(words) => {
             let item = format!("{{ \"enum\": [{}] }}", list(words));
@@ -80,8 +88,8 @@ fn shape(shape: &Shape, depth: usize) -> String {
                 "{pad}\"type\": \"object\",\n{pad}\"additionalProperties\": {{\n{inner}\n{pad}}}"
             )
         }
-        Shape::TextsOrTable(keys) => any(&[line(text), line(texts), object(keys)]),
-        Shape::TextOrTable(keys) => any(&[line(text), object(keys)]),
+        Shape::TextsOrTable(_, keys) => any(&[line(text), line(texts), object(keys)]),
+        Shape::TextOrTable(_, keys) => any(&[line(text), object(keys)]),
         Shape::ChoiceOrTable(words, keys) => {
             any(&[line(&format!("{{ \"enum\": [{}] }}", list(words))), object(keys)])
         }

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
+    ops::Range,
     sync::Arc,
 };
 
@@ -17,11 +18,18 @@ use crate::{
     clients::QuicId,
     forward::{Forward, Tunnel, TunnelChecksum, TunnelKind},
     listen::{Listen, Proto},
-    spec::{CheckKind, Limit, Scheduler, SchedulerFlags, ServerSpec, ServiceSpec, Spec, Vip},
+    spec::{
+        Check, CheckKind, Limit, Scheduler, SchedulerFlags, ServerSpec, ServiceSpec, Spec, Vip,
+    },
 };
 
 /// What a node guards at most.
 const VIPS_MAX: usize = 1_024;
+
+/// The key of the forwarding method, and what it names.
+const FORWARD: (&str, &str) = ("forward", "forwarding method");
+/// The key of the scheduler, and what it names.
+const SCHEDULER: (&str, &str) = ("scheduler", "scheduler");
 
 /// What LVS's tools and other balancers call ways to a server.
 const FORWARD_ELSEWHERE: &[(&str, &str)] = &[
@@ -110,21 +118,18 @@ fn add_vip(r: &mut Reader, spec: &mut Spec, vip: IpAddr, value: &Value<'_>) {
 }
 
 /// One of them, and where its `listen` stands.
-pub(super) fn service(
-    r: &mut Reader,
-    table: &Table<'_>,
-) -> Option<(ServiceSpec, std::ops::Range<usize>)> {
+pub(super) fn service(r: &mut Reader, table: &Table<'_>) -> Option<(ServiceSpec, Range<usize>)> {
     r.known(table, keys::SERVICE);
     let listen_value = r.required(table, "listen");
     let listen = listen_value.as_ref().and_then(|v| listen(r, v));
     let forward = match table.get("forward") {
         None => Some(Forward::Dr),
-        Some(v) => r.choice_of(&v, "forwarding method", &Forward::ALL, FORWARD_ELSEWHERE),
+        Some(v) => r.choice_of(&v, FORWARD, &Forward::ALL, FORWARD_ELSEWHERE),
     };
     let tunnel = tunnel(r, table);
     let scheduler = match table.get("scheduler") {
         None => Some(Scheduler::Maglev),
-        Some(v) => r.choice_of(&v, "scheduler", &Scheduler::ALL, SCHEDULER_ELSEWHERE),
+        Some(v) => r.choice_of(&v, SCHEDULER, &Scheduler::ALL, SCHEDULER_ELSEWHERE),
     };
     let persist = listen.and_then(|l| clients::persist(r, table, l));
     let rate = listen.and_then(|l| clients::rate(r, table, l));
@@ -134,25 +139,12 @@ pub(super) fn service(
     let check = check(r, table, listen.map_or(Proto::Tcp, |l| l.proto));
     let servers_value = r.required(table, "servers");
     let (listen, forward, scheduler) = (listen?, tunnel.of(forward?), scheduler?);
-    if check.forwarded && listen.proto != Proto::Tcp {
-        let span = table.get("check").map_or(0..0, |v| v.span);
-        let help = Some("remove way = \"forwarded\"".into());
-        r.error(
-            span,
-            format!("way = \"forwarded\" asks over TCP; this service is {}", listen.proto),
-            help,
-        );
-    }
+    let at = listen_value.map_or(0..0, |v| v.span);
     if listen.is_every_port() && persist.is_none() && mark.is_none() {
-        let span = listen_value.as_ref().map_or(0..0, |v| v.span.clone());
         let help = "add persist = \"300s\": a client's connections to all ports go to one server";
-        r.error(span, "a service on every port needs persistence", Some(help.into()));
+        r.error(at.clone(), "a service on every port needs persistence", Some(help.into()));
     }
-    if listen.one_port().is_none() && check.port.is_none() && check.kind != CheckKind::None {
-        let span = table.get("check").or(listen_value.clone()).map_or(0..0, |v| v.span);
-        let help = Some("add check = { port = 80 }, or check = \"none\"".into());
-        r.error(span, "a service on many ports does not say which one is checked", help);
-    }
+    refuse_check(r, table, listen, &check, &at);
     let proxy = proxy(r, table, listen);
     let pool = pool::pool(r, table, listen);
     let flags = flags(r, table, scheduler);
@@ -179,19 +171,37 @@ pub(super) fn service(
         servers,
         check,
     };
-    if let Some(span) = proxy
-        && !service.servers.values().any(|s| service.tells(s))
-    {
-        let why = "proxy-protocol needs full NAT: otherwise servers see the client's own address";
+    let tells = service.servers.values().any(|s| service.tells(s));
+    let full_nat = service.servers.values().any(|s| service.forward_of(s) == Forward::FullNat);
+    let proxy = proxy.filter(|_| !tells).map(|span| ("proxy-protocol", span));
+    let pool = pool.filter(|_| !full_nat).map(|(_, span)| ("source-pool", span));
+    for (key, span) in proxy.into_iter().chain(pool) {
+        let why = format!("{key} needs full NAT: otherwise servers see the client's own address");
         r.error(span, why, Some("remove it, or set forward = \"full-nat\"".into()));
     }
-    if let Some((_, span)) = pool
-        && !service.servers.values().any(|s| service.forward_of(s) == Forward::FullNat)
-    {
-        let why = "source-pool needs full NAT: otherwise servers see the client's own address";
-        r.error(span, why, Some("remove it, or set forward = \"full-nat\"".into()));
+    Some((service, at))
+}
+
+/// Says what the check of a service cannot do where the service listens. `at`: where that is
+/// written.
+fn refuse_check(
+    r: &mut Reader,
+    table: &Table<'_>,
+    listen: Listen,
+    check: &Check,
+    at: &Range<usize>,
+) {
+    let span = table.get("check").map(|v| v.span);
+    if check.forwarded && listen.proto != Proto::Tcp {
+        let why = format!("way = \"forwarded\" asks over TCP; this service is {}", listen.proto);
+        let help = Some("remove way = \"forwarded\"".into());
+        r.error(span.clone().unwrap_or(0..0), why, help);
     }
-    Some((service, listen_value.map_or(0..0, |v| v.span)))
+    if listen.one_port().is_none() && check.port.is_none() && check.kind != CheckKind::None {
+        let help = Some("add check = { port = 80 }, or check = \"none\"".into());
+        let why = "a service on many ports does not say which one is checked";
+        r.error(span.unwrap_or_else(|| at.clone()), why, help);
+    }
 }
 
 /// What a service says of its tunnels.
@@ -239,7 +249,7 @@ fn flags(r: &mut Reader, table: &Table<'_>, scheduler: Scheduler) -> SchedulerFl
 }
 
 /// Where `proxy-protocol` stands, if it does.
-fn proxy(r: &mut Reader, table: &Table<'_>, listen: Listen) -> Option<std::ops::Range<usize>> {
+fn proxy(r: &mut Reader, table: &Table<'_>, listen: Listen) -> Option<Range<usize>> {
     let value = table.get("proxy-protocol")?;
     r.choice(&value, &[("v2", ())])?;
     if listen.proto != Proto::Tcp {
@@ -317,9 +327,9 @@ fn servers(
             Some(inner) => {
                 r.known(&inner, keys::SERVER);
                 weight = r.number(&inner, "weight", 0..=65_535).unwrap_or(1);
-                own = inner.get("forward").and_then(|v| {
-                    r.choice_of(&v, "forwarding method", &Forward::ALL, FORWARD_ELSEWHERE)
-                });
+                own = inner
+                    .get("forward")
+                    .and_then(|v| r.choice_of(&v, FORWARD, &Forward::ALL, FORWARD_ELSEWHERE));
                 limit = self::limit(r, &inner);
                 quic = quic_id(r, &inner, listen, &servers);
                 let roles = [("real", false), ("sorry", true)];

@@ -32,6 +32,8 @@ impl Invariant for OneLeader {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::observation::NodeFacts;
 
@@ -39,7 +41,7 @@ mod tests {
         NodeFacts {
             leads: Some(term),
             committed,
-            durable: (1..=committed).map(|i| (i, 1)).collect(),
+            durable: Arc::new((1..=committed).map(|i| (i, 1)).collect()),
             ..NodeFacts::default()
         }
     }

@@ -34,6 +34,8 @@ impl Invariant for NoMinorityStart {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::observation::NodeFacts;
 
@@ -42,13 +44,13 @@ mod tests {
         let vip: IpAddr = "10.0.0.100".parse().unwrap();
         let mut seen = Observation::default();
         for id in 1..=3 {
-            let durable = BTreeMap::from([(4, 1)]);
+            let durable = Arc::new(BTreeMap::from([(4, 1)]));
             seen.nodes.insert(id, NodeFacts { durable, ..NodeFacts::default() });
         }
         seen.nodes.get_mut(&1).unwrap().answers.insert(vip, 4);
         assert_eq!(NoMinorityStart::default().check(&seen), Ok(()));
         seen.nodes.get_mut(&1).unwrap().answers.insert(vip, 5);
-        seen.nodes.get_mut(&1).unwrap().durable.insert(5, 1);
+        Arc::make_mut(&mut seen.nodes.get_mut(&1).unwrap().durable).insert(5, 1);
         assert!(NoMinorityStart::default().check(&seen).unwrap_err().starts_with("S8"));
     }
 }

@@ -14,7 +14,7 @@ pub struct NewestToken {
 
 impl Invariant for NewestToken {
     fn check(&mut self, seen: &Observation) -> Result<(), String> {
-        for (vip, holding) in seen.nodes.values().flat_map(|n| &n.holdings) {
+        for (vip, holding) in seen.nodes.values().flat_map(|n| n.holdings.iter()) {
             let newest = self.newest.entry(*vip).or_insert(*holding);
             if newest.0 < holding.0 {
                 *newest = *holding;
@@ -36,6 +36,8 @@ impl Invariant for NewestToken {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::observation::NodeFacts;
 
@@ -47,7 +49,7 @@ mod tests {
         seen.nodes.insert(1, NodeFacts { answers, ..NodeFacts::default() });
         let mut s13 = NewestToken::default();
         let mut say = |holding| {
-            let holdings = [(vip, holding)].into();
+            let holdings = Arc::new([(vip, holding)].into());
             seen.nodes.insert(2, NodeFacts { holdings, ..NodeFacts::default() });
             s13.check(&seen)
         };

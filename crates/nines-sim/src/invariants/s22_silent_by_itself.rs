@@ -1,8 +1,8 @@
-//! S22: a director that does not run, or hears nobody, is silent within a lease, by its kernel
-//! alone.
+//! S22: a director that does not run, or hears too few others for a majority, is silent within a
+//! lease, by its kernel alone.
 
 use super::Invariant;
-use crate::observation::Observation;
+use crate::{observation::Observation, timing::DELAY_MAX_NS};
 
 /// Needs no memory.
 pub struct SilentByItself;
@@ -10,7 +10,7 @@ pub struct SilentByItself;
 impl Invariant for SilentByItself {
     fn check(&mut self, seen: &Observation) -> Result<(), String> {
         // Clocks may run 2000 ppm slow; messages that were under way may still renew.
-        let limit = seen.lease_ns + seen.lease_ns / 250 + crate::world::DELAY_MAX_NS;
+        let limit = seen.lease_ns + seen.lease_ns / 250 + DELAY_MAX_NS;
         for (id, node) in &seen.nodes {
             if node.alone_ns > limit && !node.answers.is_empty() {
                 return Err(format!(

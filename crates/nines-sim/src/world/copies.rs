@@ -2,10 +2,8 @@
 
 use nines_model::Millis;
 
-use super::{Kernel, Machine, Sabotage, World};
+use super::{Kernel, Machine, Sabotage, World, disk::Kept, judge::StateSeen};
 
-/// The machine that a copy runs on.
-pub const COPY: u64 = 4;
 /// No copy runs for so long that everybody could confirm it while its original is off: its disk is
 /// older than what the original has acknowledged, which is another fault.
 const AT_MOST: Millis = Millis(8_000);
@@ -13,17 +11,18 @@ const AT_MOST: Millis = Millis(8_000);
 impl World {
     /// A copy of a node's disk starts on another machine, as that node. `cut_off`: from these.
     pub fn copy(&mut self, id: u64, cut_off: &[u64]) {
-        if self.machines.contains_key(&COPY) {
+        let copy = self.copy_id();
+        if self.machines.contains_key(&copy) {
             return;
         }
-        let place = if self.sabotage == Sabotage::CopiesUnknown { id } else { COPY };
-        let (disk, rate_ppm) = (self.machines[&id].disk.clone(), self.machines[&id].rate_ppm);
+        let place = if self.sabotage == Sabotage::CopiesUnknown { id } else { copy };
+        let (disk, rate_ppm) = (self.machines[&id].disk.get().clone(), self.machines[&id].rate_ppm);
         let machine = Machine {
             identity: id,
             place,
             node: None,
             kernel: Kernel::default(),
-            disk,
+            disk: Kept::new(disk),
             incarnation: self.sequence + 1,
             power: 1_000,
             paused_until: 0,
@@ -33,27 +32,28 @@ impl World {
             backlog: Vec::new(),
             alone_since: None,
             wake: u64::MAX,
-            state_seen: (0, 0),
+            state_seen: StateSeen::default(),
             replaced_in_place: false,
         };
-        self.machines.insert(COPY, machine);
+        self.machines.insert(copy, machine);
         for other in cut_off {
-            self.cut(COPY, *other, true);
+            self.cut(copy, *other, true);
         }
-        self.start(COPY);
+        self.start(copy);
     }
 
     /// A node is copied; the copy is cut off from some of the others.
     pub fn copy_somebody(&mut self) {
-        let id = 1 + self.random.below(3);
-        let cut_off: Vec<u64> = (1..=3).filter(|_| self.random.chance(400)).collect();
+        let id = self.draw_founder();
+        let cut_off: Vec<u64> = self.founders().filter(|_| self.random.chance(400)).collect();
         self.copy(id, &cut_off);
     }
 
     /// Who copied it stops the copy, and restarts the original.
     pub fn remove_copy(&mut self) {
-        let Some(copy) = self.machines.remove(&COPY) else { return };
-        self.cut.retain(|(from, to)| *from != COPY && *to != COPY);
+        let id = self.copy_id();
+        let Some(copy) = self.machines.remove(&id) else { return };
+        self.cut.retain(|(to, from, _)| *from != id && *to != id);
         self.kill(copy.identity);
         self.start(copy.identity);
     }
@@ -61,19 +61,20 @@ impl World {
     /// The disk of a node goes on in another machine, which boots.
     pub fn move_disk(&mut self, id: u64) {
         self.power_off(id);
-        self.machines.get_mut(&id).expect("three machines").place += 100;
+        self.machines.get_mut(&id).expect("a machine").place += 100;
         self.start(id);
     }
 
     /// The copy has run for long enough.
     pub fn copy_is_old(&self) -> bool {
-        let copy = self.machines.get(&COPY);
+        let copy = self.machines.get(&self.copy_id());
         copy.is_some_and(|m| self.now - m.booted > AT_MOST.ns())
     }
 
     /// What a copy answers for, and what it believes.
     pub fn copy_holds(&self) -> bool {
-        self.machines.contains_key(&COPY) && !self.answers(COPY).is_empty()
+        let copy = self.copy_id();
+        self.machines.contains_key(&copy) && !self.answers(copy).is_empty()
     }
 
     /// Every node that runs knows that two agents run as this one.

@@ -1,8 +1,18 @@
 //! Disks: what a write leaves, and in which order writes end.
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use nines_core::wire::{LogEntry, Persist, Persisted};
 
 use super::{Happening, World};
+use crate::scenario::Disk;
+
+/// What a disk holds.
+pub(super) struct Kept {
+    kept: Persisted,
+    /// Term of each entry by index; who judges the world asks for it after each event.
+    terms: Arc<BTreeMap<u64, u64>>,
+}
 
 impl World {
     /// A disk keeps order: a write ends after those before it.
@@ -19,28 +29,63 @@ impl World {
 
     /// Entries on a node's disk, for tests.
     pub fn disk(&self, id: u64) -> &[LogEntry] {
-        &self.machines[&id].disk.entries
+        &self.machines[&id].disk.kept.entries
+    }
+
+    /// How long writes of a node take.
+    pub(super) fn disk_times(&self, id: u64) -> Disk {
+        self.scenario.disk(&self.name(self.machines[&id].identity))
     }
 }
 
-/// What a disk does with a write.
-pub(super) fn keep(disk: &mut Persisted, persist: Persist, forgets_promises: bool) {
-    let stay = persist.keeps();
-    disk.entries.retain(|e| stay.contains(&e.index));
-    if let Some(snapshot) = persist.snapshot {
-        disk.snapshot = snapshot;
+impl Kept {
+    /// A disk with this on it.
+    pub(super) fn new(kept: Persisted) -> Self {
+        let mut disk = Self { kept, terms: Arc::default() };
+        disk.changed();
+        disk
     }
-    disk.entries.extend(persist.entries);
-    if let Some(promise) = persist.long_promise.filter(|_| !forgets_promises) {
-        disk.long_promise = promise;
+
+    /// What is on it.
+    pub(super) fn get(&self) -> &Persisted {
+        &self.kept
     }
-    if let Some(incarnation) = persist.incarnation {
-        disk.incarnation = incarnation;
+
+    /// Changes what is on it, past the node.
+    pub(super) fn change(&mut self, change: impl FnOnce(&mut Persisted)) {
+        change(&mut self.kept);
+        self.changed();
     }
-    if let Some(why) = persist.retired {
-        disk.retired = why;
+
+    /// Term of each entry by index.
+    pub(super) fn terms(&self) -> Arc<BTreeMap<u64, u64>> {
+        Arc::clone(&self.terms)
     }
-    if let Some(hard_state) = persist.hard_state {
-        disk.hard_state = hard_state;
+
+    /// What a disk does with a write.
+    pub(super) fn keep(&mut self, persist: Persist, forgets_promises: bool) {
+        let (disk, stay) = (&mut self.kept, persist.keeps());
+        disk.entries.retain(|e| stay.contains(&e.index));
+        if let Some(snapshot) = persist.snapshot {
+            disk.snapshot = snapshot;
+        }
+        disk.entries.extend(persist.entries);
+        if let Some(promise) = persist.long_promise.filter(|_| !forgets_promises) {
+            disk.long_promise = promise;
+        }
+        if let Some(incarnation) = persist.incarnation {
+            disk.incarnation = incarnation;
+        }
+        if let Some(why) = persist.retired {
+            disk.retired = why;
+        }
+        if let Some(hard_state) = persist.hard_state {
+            disk.hard_state = hard_state;
+        }
+        self.changed();
+    }
+
+    fn changed(&mut self) {
+        self.terms = Arc::new(self.kept.entries.iter().map(|e| (e.index, e.term)).collect());
     }
 }

@@ -2,10 +2,14 @@
 
 use nines_core::{
     Event,
+    event_log::EventKind,
+    feature_level,
     wire::{Apply, Command, LogEvent, LogEvents, Member, Persisted, command},
 };
+use nines_model::Codes as _;
 
-use super::{DELAY_MAX_NS, Happening, Machine, NAMES, World};
+use super::{Happening, Machine, World, disk::Kept};
+use crate::timing::DELAY_MAX_NS;
 
 impl World {
     fn command(&mut self, by: u64, kind: command::Kind) {
@@ -16,32 +20,41 @@ impl World {
     /// Makes the state as large as that: a config of `bytes`, and so many events.
     pub fn grow(&mut self, bytes: usize, events: usize) {
         let line = format!("# {}\n", "x".repeat(97));
-        let text = format!("{}{}", self.text, line.repeat(bytes / line.len()));
+        let text = format!("{}{}", self.scenario.text, line.repeat(bytes / line.len()));
         self.command(1, command::Kind::Apply(Apply::whole(text, 0)));
-        let one =
-            |i| LogEvent { kind: "note".into(), text: format!("event {i}"), ..LogEvent::default() };
+        let one = |i| LogEvent {
+            kind: EventKind::Note.code().into(),
+            text: format!("event {i}"),
+            ..LogEvent::default()
+        };
         let told = (0..events).map(one).collect();
         self.command(1, command::Kind::LogEvents(LogEvents { told }));
     }
 
     /// A new machine asks the member `by` to let it in. It is not started yet.
     pub fn join(&mut self, id: u64, by: u64) {
+        self.join_reading(id, by, feature_level::BUILD);
+    }
+
+    /// The same, with a build that reads feature levels up to this one.
+    pub fn join_reading(&mut self, id: u64, by: u64, feature_level: u32) {
         let machine = Machine::new(&mut self.random, id, Persisted::default());
         self.machines.insert(id, machine);
         self.seeds = vec![by];
-        let name = NAMES[id as usize - 1].to_owned();
-        self.command(by, command::Kind::Join(Member { id, name, ..Member::default() }));
+        let name = self.name(id);
+        let member = Member { id, name, feature_level, ..Member::default() };
+        self.command(by, command::Kind::Join(member));
     }
 
     /// What a node's disk has now.
     pub fn copy_of_disk(&self, id: u64) -> Persisted {
-        self.machines[&id].disk.clone()
+        self.machines[&id].disk.get().clone()
     }
 
     /// The process is killed, and the disk is as it was once, or empty.
     pub fn put_back(&mut self, id: u64, disk: Persisted) {
         self.kill(id);
-        self.machines.get_mut(&id).expect("it was killed").disk = disk;
+        self.machines.get_mut(&id).expect("it was killed").disk = Kept::new(disk);
     }
 
     /// All other processes end and start with their disks as they are.
@@ -93,20 +106,22 @@ impl World {
     }
 
     /// TLS over TCP: in order and whole, or lost; the sender of what is lost is told.
-    pub(super) fn send_bulk(&mut self, from: u64, to: u64, bytes: Vec<u8>) {
+    pub(super) fn send_bulk(&mut self, from: u64, to: u64, mut bytes: Vec<u8>) {
+        self.as_sent(from, &mut bytes);
         let there: Vec<u64> =
             self.machines.iter().filter(|(_, m)| m.identity == to).map(|(id, _)| *id).collect();
         let sender = self.machines[&from].identity;
         for machine in there {
             let broken = self.machines[&machine].node.is_none()
-                || self.cut.contains(&(from, machine))
-                || self.cut.contains(&(machine, from))
+                || !self.connects(from, machine)
                 || self.random.chance(self.bulk_loss_permille);
             let delay = 200_000 + self.random.below(DELAY_MAX_NS);
             if broken {
                 self.schedule(delay, from, Happening::Deliver(Event::Undelivered(to)));
             } else {
-                let event = Event::Frame { from: sender, link: 0, bytes: bytes.clone() };
+                let mut bytes = bytes.clone();
+                self.as_received(machine, &mut bytes);
+                let event = Event::Frame { from: sender, link: 0, bytes };
                 self.schedule(delay, machine, Happening::Deliver(event));
             }
         }

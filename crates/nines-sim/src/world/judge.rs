@@ -2,12 +2,30 @@
 //!
 //! Asked of the simulated kernels and disks, never of what a node believes.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use nines_core::{snapshot, state::State};
+use nines_core::{Node, snapshot, state::State};
 
-use super::{FOUNDERS, NAMES, Sabotage, World, fnv};
+use super::{Sabotage, World};
 use crate::observation::{NodeFacts, Observation};
+
+/// In worlds of so many nodes the invariants are asked after each event.
+const EACH_EVENT_NODES_MAX: usize = 8;
+
+/// What invariants look at in a node: its term if it leads, and how far its log is.
+pub(super) fn knowledge(node: &Node) -> (Option<u64>, u64, u64) {
+    let consensus = node.consensus();
+    let leads = consensus.is_leader().then(|| consensus.term());
+    (leads, consensus.committed(), node.state().applied)
+}
+
+/// What a node's state was when it was last looked at: it changes with the applied index only.
+#[derive(Clone, Default)]
+pub(super) struct StateSeen {
+    applied: u64,
+    hash: u64,
+    holdings: Arc<BTreeMap<IpAddr, (u64, Option<u64>)>>,
+}
 
 impl World {
     pub(super) fn answers(&self, id: u64) -> BTreeMap<IpAddr, u64> {
@@ -21,21 +39,27 @@ impl World {
         here.map(|vip| (*vip, kernel.tokens.get(vip).copied().unwrap_or(0))).collect()
     }
 
+    /// Asks the invariants after each event. In a large world most events change nothing that they
+    /// look at but the time: after those they are asked once in a millisecond.
+    pub(super) fn judge_if_due(&mut self) -> Result<(), String> {
+        let each = self.scenario.nodes.len() <= EACH_EVENT_NODES_MAX || self.changed;
+        if each || self.now - self.judged >= 1_000_000 { self.judge() } else { Ok(()) }
+    }
+
     pub(super) fn judge(&mut self) -> Result<(), String> {
+        (self.judged, self.changed) = (self.now, false);
         let mut seen =
             Observation { now: self.now, lease_ns: self.lease.ns(), ..Observation::default() };
-        let all: Vec<u64> =
-            self.machines.keys().copied().filter(|id| *id != super::copies::COPY).collect();
-        for id in all.clone() {
-            let others: Vec<u64> = all.iter().copied().filter(|o| *o != id).collect();
-            let deaf = others.iter().all(|o| {
-                self.cut.contains(&(*o, id))
-                    || self.machines[o].node.is_none()
-                    || self.machines[o].paused_until > self.now
-            });
+        let copy = self.copy_id();
+        let founders = self.founders();
+        let all: Vec<u64> = self.machines.keys().copied().filter(|id| *id != copy).collect();
+        for id in all {
+            // Nodes only join here: a majority has never fewer than this.
+            let deaf = self.hears(id) < self.scenario.nodes.len() / 2;
             let answers = self.answers(id);
             let now = self.now;
-            let machine = self.machines.get_mut(&id).expect("three machines");
+            let names = &self.scenario.nodes;
+            let machine = self.machines.get_mut(&id).expect("a machine");
             let stopped = machine.node.is_none() || machine.paused_until > now;
             if machine.replaced_in_place || !(stopped || deaf) {
                 machine.alone_since = None;
@@ -43,21 +67,25 @@ impl World {
                 machine.alone_since.get_or_insert(now);
             }
             if let Some(node) = &machine.node
-                && node.state().applied != machine.state_seen.0
+                && node.state().applied != machine.state_seen.applied
             {
-                let hash = fnv(7, &snapshot::encode(node.state()));
-                machine.state_seen = (node.state().applied, hash);
+                machine.state_seen = StateSeen {
+                    applied: node.state().applied,
+                    hash: self.older.hash_of_state(&snapshot::encode(node.state())),
+                    holdings: Arc::new(holdings(&self.vips, names, node.state())),
+                };
             }
+            let state_seen = &machine.state_seen;
             let node = machine.node.as_ref();
             let facts = NodeFacts {
                 leads: node.filter(|n| n.consensus().is_leader()).map(|n| n.consensus().term()),
                 committed: node.map_or(0, |n| n.consensus().committed()),
-                applied: node.map(|_| machine.state_seen),
-                durable: machine.disk.entries.iter().map(|e| (e.index, e.term)).collect(),
-                durable_snapshot: machine.disk.snapshot.index,
-                founder: id <= FOUNDERS,
+                applied: node.map(|_| (state_seen.applied, state_seen.hash)),
+                durable: machine.disk.terms(),
+                durable_snapshot: machine.disk.get().snapshot.index,
+                founder: founders.contains(&id),
                 answers,
-                holdings: node.map(|n| holdings(&self.vips, n.state())).unwrap_or_default(),
+                holdings: node.map(|_| Arc::clone(&state_seen.holdings)).unwrap_or_default(),
                 // A long lease for a planned restart is meant to outlast the process.
                 alone_ns: machine
                     .alone_since
@@ -66,8 +94,8 @@ impl World {
             };
             seen.nodes.insert(id, facts);
         }
-        if self.machines.contains_key(&super::copies::COPY) {
-            seen.copy_answers = self.answers(super::copies::COPY);
+        if self.machines.contains_key(&copy) {
+            seen.copy_answers = self.answers(copy);
         }
         for (id, node) in &seen.nodes {
             for vip in node.answers.keys() {
@@ -125,12 +153,12 @@ impl World {
 
     /// Every VIP is answered for by exactly one node, and by the one it goes with another on.
     pub fn serves_everything(&self) -> bool {
-        let spec = nines_model::config::parse(&self.text).expect("it was read before");
+        let spec = nines_model::config::parse(&self.scenario.text).expect("it was read before");
         let all: Vec<(IpAddr, u64)> = self
             .machines
             .keys()
             .copied()
-            .filter(|id| *id != super::copies::COPY)
+            .filter(|id| *id != self.copy_id())
             .flat_map(|id| self.answers(id).into_keys().map(move |vip| (vip, id)))
             .collect();
         let by: BTreeMap<IpAddr, u64> = all.iter().copied().collect();
@@ -142,11 +170,14 @@ impl World {
 }
 
 /// Where each of the world's VIPs stands in a node's state.
-fn holdings(vips: &[IpAddr], state: &State) -> BTreeMap<IpAddr, (u64, Option<u64>)> {
+fn holdings(
+    vips: &[IpAddr],
+    names: &[String],
+    state: &State,
+) -> BTreeMap<IpAddr, (u64, Option<u64>)> {
+    let id = |name: &str| (1..).zip(names).find(|(_, n)| *n == name).map(|(id, _)| id);
     let stands = |vip: &IpAddr| match state.vips.get(vip) {
-        Some(held) => {
-            (held.token(), (1..).zip(NAMES).find(|(_, n)| *n == held.node()).map(|(id, _)| id))
-        }
+        Some(held) => (held.token(), id(held.node())),
         None => (state.applied, None),
     };
     vips.iter().map(|vip| (*vip, stands(vip))).collect()

@@ -1,19 +1,66 @@
 //! Links between machines: what is cut, lost, late or sent twice.
 
+use std::collections::BTreeMap;
+
 use nines_core::Event;
 
 use super::{Happening, Sabotage, World};
-
-/// Slowest message that is not lost.
-pub const DELAY_MAX_NS: u64 = 30_000_000;
+use crate::timing::DELAY_MAX_NS;
 
 impl World {
-    /// Nothing passes from one to the other; `both`: nor back.
+    /// Nothing passes from one to the other, on no card; `both`: nor back.
     pub fn cut(&mut self, from: u64, to: u64, both: bool) {
-        self.cut.insert((from, to));
-        if both {
-            self.cut.insert((to, from));
+        for card in 0..self.scenario.cards {
+            self.cut_card(from, to, card);
+            if both {
+                self.cut_card(to, from, card);
+            }
         }
+    }
+
+    fn cut_card(&mut self, from: u64, to: u64, card: usize) {
+        self.cut.insert((to, from, card));
+    }
+
+    /// This card of a machine sends nothing and receives nothing.
+    pub fn fail_card(&mut self, id: u64, card: usize) {
+        let all: Vec<u64> = self.machines.keys().copied().collect();
+        for other in all {
+            self.cut_card(id, other, card);
+            self.cut_card(other, id, card);
+        }
+    }
+
+    /// One of the cards of a machine, by chance.
+    pub fn draw_card(&mut self) -> usize {
+        self.random.below(self.scenario.cards as u64) as usize
+    }
+
+    /// Whether a message on this card passes.
+    fn passes(&self, from: u64, to: u64, card: usize) -> bool {
+        !self.cut.contains(&(to, from, card))
+    }
+
+    /// Whether a connection over some card can work.
+    pub(super) fn connects(&self, from: u64, to: u64) -> bool {
+        let works = |card| self.passes(from, to, card) && self.passes(to, from, card);
+        (0..self.scenario.cards).any(works)
+    }
+
+    /// How many other machines that run a node hears; copies count for nothing.
+    pub(super) fn hears(&self, id: u64) -> usize {
+        let runs = |o: u64| {
+            let machine = &self.machines[&o];
+            machine.node.is_some() && machine.paused_until <= self.now
+        };
+        let counts = |o: u64| o != id && o != self.copy_id();
+        let mut deaf_to: BTreeMap<u64, usize> = BTreeMap::new();
+        for (_, from, _) in self.cut.range((id, 0, 0)..(id + 1, 0, 0)) {
+            *deaf_to.entry(*from).or_default() += 1;
+        }
+        let heard = |o: &u64| deaf_to.get(o).is_none_or(|cards| *cards < self.scenario.cards);
+        let others = self.machines.keys().copied();
+        others.filter(|o| counts(*o) && runs(*o) && heard(o)).count()
     }
 
     /// All links work again.
@@ -25,15 +72,21 @@ impl World {
         if self.sabotage == Sabotage::SetsMisread {
             self.misread(&mut bytes);
         }
+        self.as_sent(from, &mut bytes);
         let there = self.machines.iter().filter(|(_, m)| m.identity == to);
-        let there = there.map(|(machine, _)| *machine);
-        let there: Vec<u64> = there.filter(|m| !self.cut.contains(&(from, *m))).collect();
+        let there: Vec<u64> = there.map(|(machine, _)| *machine).collect();
         for machine in there {
-            self.send_to(from, machine, &bytes);
+            for card in 0..self.scenario.cards {
+                if self.passes(from, machine, card) {
+                    self.send_to(from, machine, card, &bytes);
+                }
+            }
         }
     }
 
-    fn send_to(&mut self, from: u64, to: u64, bytes: &[u8]) {
+    fn send_to(&mut self, from: u64, to: u64, card: usize, bytes: &[u8]) {
+        let mut bytes = bytes.to_vec();
+        self.as_received(to, &mut bytes);
         let identity = self.machines[&from].identity;
         let copies = 1 + u64::from(self.random.chance(10));
         for _ in 0..copies {
@@ -43,7 +96,7 @@ impl World {
             // Mostly under a millisecond, sometimes late enough to be overtaken.
             let late = if self.random.chance(20) { DELAY_MAX_NS } else { 1_000_000 };
             let delay = 50_000 + self.random.below(late - 50_000);
-            let event = Event::Frame { from: identity, link: 0, bytes: bytes.to_vec() };
+            let event = Event::Frame { from: identity, link: card, bytes: bytes.clone() };
             self.schedule(delay, to, Happening::Deliver(event));
         }
     }

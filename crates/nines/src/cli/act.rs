@@ -3,38 +3,39 @@
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use nines_model::Millis;
+use nines_api::{
+    failure::{Failure, Kind, Outcome},
+    types::{ActRequest, Done, Status},
+};
+use nines_model::{AdminCommand, Codes as _, Millis, SafetyRule};
 
 use super::Context;
-use crate::{
-    api::types::{ActRequest, Done, Status},
-    failure::{Failure, Kind, Outcome},
-};
 
 /// Set something, until it is undone.
 #[derive(Args)]
 pub struct SetArgs {
-    /// Real servers ("r2" in every service, "web/r2" in one); of standby and ready: nodes.
+    /// Real servers: "r2" is the server of that name in every service, "web/r2" the one in web. For
+    /// standby: directors.
     #[arg(required = true)]
     subjects: Vec<String>,
-    /// Why; shown to everybody.
+    /// Reason in your words; every node shows it.
     #[arg(long, default_value = "")]
     reason: String,
-    /// For so long ("2h"), then it ends by itself.
+    /// Time after which it ends by itself, such as "2h".
     #[arg(long)]
     until: Option<String>,
     /// Wait until no connection is left (drain) or no VIP (standby).
     #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "60s")]
     wait: Option<String>,
-    /// Break this safety rule.
+    /// Do it although this safety rule forbids it.
     #[arg(long, value_name = "RULE", value_parser = ["last-server", "last-director"])]
     force: Option<String>,
 }
 
-/// Undo it.
+/// End a drain or a standby.
 #[derive(Args)]
 pub struct UnsetArgs {
-    /// As they were set.
+    /// Real servers, or for ready directors: named as when they were drained or set on standby.
     #[arg(required = true)]
     subjects: Vec<String>,
 }
@@ -68,26 +69,26 @@ fn some_time(option: &str, text: &str) -> Outcome<Millis> {
 }
 
 /// A safety rule that the other command has.
-fn foreign_rule(verb: &str, rule: &str) -> Option<Failure> {
-    let own = if verb == "drain" { "last-server" } else { "last-director" };
-    (rule != own).then(|| {
-        let what = format!("nines {verb} has no rule {rule}");
+fn foreign_rule(admin: AdminCommand, rule: &str) -> Option<Failure> {
+    let own = admin.rule();
+    (SafetyRule::from_code(rule) != Some(own)).then(|| {
+        let what = format!("nines {admin} has no rule {rule}");
         Failure::new(Kind::Usage, what, "").next(format!("its only rule is --force={own}"))
     })
 }
 
 /// `drain` and `standby`
-pub fn set(context: &Context, verb: &str, args: &SetArgs) -> Outcome<u8> {
+pub fn set(context: &Context, admin: AdminCommand, args: &SetArgs) -> Outcome<u8> {
     let until_ms = match &args.until {
         Some(text) => now_ms() + some_time("--until", text)?.0,
         None => 0,
     };
     let wait = args.wait.as_deref().map(|text| some_time("--wait", text)).transpose()?;
-    if let Some(failure) = args.force.as_deref().and_then(|rule| foreign_rule(verb, rule)) {
+    if let Some(failure) = args.force.as_deref().and_then(|rule| foreign_rule(admin, rule)) {
         return Err(failure);
     }
     let request = ActRequest {
-        verb: verb.into(),
+        verb: admin.code().into(),
         subjects: args.subjects.clone(),
         reason: args.reason.clone(),
         until_ms,
@@ -99,7 +100,7 @@ pub fn set(context: &Context, verb: &str, args: &SetArgs) -> Outcome<u8> {
         show(context, &done);
     }
     if let Some(limit) = wait {
-        wait_for(context, verb, &args.subjects, limit)?;
+        wait_for(context, admin, &args.subjects, limit)?;
     }
     if context.json() {
         show(context, &done);
@@ -107,11 +108,16 @@ pub fn set(context: &Context, verb: &str, args: &SetArgs) -> Outcome<u8> {
     Ok(0)
 }
 
-fn wait_for(context: &Context, verb: &str, subjects: &[String], limit: Millis) -> Outcome<()> {
+fn wait_for(
+    context: &Context,
+    admin: AdminCommand,
+    subjects: &[String],
+    limit: Millis,
+) -> Outcome<()> {
     let until = Instant::now() + Duration::from_millis(limit.0);
     loop {
         let status: Status = context.client().get("/v1/status")?;
-        let left = if verb == "drain" {
+        let left = if admin.is_of_servers() {
             let mut open = 0;
             for service in &status.services {
                 for server in &service.servers {
@@ -146,9 +152,12 @@ fn wait_for(context: &Context, verb: &str, subjects: &[String], limit: Millis) -
 }
 
 /// `undrain` and `ready`
-pub fn unset(context: &Context, verb: &str, args: &UnsetArgs) -> Outcome<u8> {
-    let request =
-        ActRequest { verb: verb.into(), subjects: args.subjects.clone(), ..ActRequest::default() };
+pub fn unset(context: &Context, admin: AdminCommand, args: &UnsetArgs) -> Outcome<u8> {
+    let request = ActRequest {
+        verb: admin.code().into(),
+        subjects: args.subjects.clone(),
+        ..ActRequest::default()
+    };
     show(context, &context.client().post("/v1/act", &request)?);
     Ok(0)
 }

@@ -7,6 +7,11 @@ use std::{
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use clap::{Args, Subcommand};
+use nines_api::{
+    failure::{Failure, Kind, Outcome},
+    text::count,
+    types::{Applied, Checked, ConfigText, Done, FileError, Placement, Plan, SCHEMA},
+};
 use nines_model::{
     Spec,
     config::{Diagnostic, parse, schema},
@@ -15,19 +20,14 @@ use nines_model::{
 };
 
 use super::Context;
-use crate::{
-    api::types::{Applied, Checked, ConfigText, Done, FileError, Plan, SCHEMA},
-    api::view::{count, feasibility},
-    failure::{Failure, Kind, Outcome},
-    identity,
-};
+use crate::local;
 
-/// What a config would change.
+/// Show what a config would change.
 #[derive(Args)]
 pub struct PlanArgs {
     /// The file, or - for standard input.
     file: PathBuf,
-    /// 0: nothing changes; 1: something would.
+    /// Exit with 1 if the config would change something, and with 0 if not.
     #[arg(long)]
     exit_code: bool,
 }
@@ -37,10 +37,10 @@ pub struct PlanArgs {
 pub struct ApplyArgs {
     /// The file, or - for standard input.
     file: PathBuf,
-    /// Do not ask.
+    /// Apply without asking.
     #[arg(short, long)]
     yes: bool,
-    /// Only if this revision is in force.
+    /// Apply only if this revision is in force.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     revision: Option<u64>,
 }
@@ -54,14 +54,14 @@ pub struct ConfigArgs {
 
 #[derive(Subcommand)]
 enum What {
-    /// The config in force.
+    /// Print the config in force.
     Show,
-    /// Check a file; no agent is needed.
+    /// Check a file; this needs no agent.
     Check {
         /// The file, or - for standard input.
         file: PathBuf,
     },
-    /// The JSON Schema of the file, for editors.
+    /// Print the JSON Schema of the file, for editors.
     Schema,
 }
 
@@ -86,7 +86,7 @@ fn read(file: &Path) -> Outcome<String> {
         let lines: Vec<&[u8]> = good.split(|byte| *byte == b'\n').collect();
         let byte = lines.last().map_or(0, |line| line.len()) + 1;
         let at = format!("{name}, line {}, byte {byte}: not UTF-8", lines.len());
-        Failure::new(Kind::Usage, at, "config files are UTF-8")
+        Failure::new(Kind::Usage, at, "config files must be UTF-8")
             .next(format!("iconv -f latin1 -t utf8 {name} >new.toml   (if it is Latin-1)"))
     })
 }
@@ -103,7 +103,7 @@ pub fn checked(context: &Context, file: &Path) -> Outcome<(String, Spec)> {
 fn understood(context: &Context, file: &Path, text: &str) -> Outcome<Spec> {
     let found = match parse(text) {
         Ok(spec) => {
-            return match feasibility::senseless(&spec).into_iter().next() {
+            return match local::senseless(&spec) {
                 Some(failure) => Err(failure),
                 None => Ok(spec),
             };
@@ -138,11 +138,38 @@ fn render(file: &str, text: &str, diagnostic: &Diagnostic) -> String {
     Renderer::plain().render(&groups)
 }
 
+/// VIPs that are named in a line; of more the number is told.
+const VIPS_NAMED: usize = 5;
+
+/// Where VIPs would go, and why, in a line.
+fn placement_line(placement: &Placement) -> String {
+    let Placement { vips, from, to, why } = placement;
+    let named = vips.iter().take(VIPS_NAMED).cloned().collect::<Vec<_>>().join(", ");
+    let more = match vips.len().saturating_sub(VIPS_NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let one = vips.len() == 1;
+    let subject = format!("{} {named}{more}", if one { "VIP" } else { "VIPs" });
+    let verb = |one_vip: &'static str, many: &'static str| if one { one_vip } else { many };
+    match (from.as_str(), to.as_str()) {
+        ("", "") => format!("> {subject}: no node could take {}: {why}", verb("it", "them")),
+        (from, "") => {
+            format!("> {subject}: no node could take {} from {from}: {why}", verb("it", "them"))
+        }
+        ("", to) => format!("> {subject} {} to {to}: {why}", verb("goes", "go")),
+        (from, to) => format!("> {subject} {} from {from} to {to}: {why}", verb("moves", "move")),
+    }
+}
+
 fn show(plan: &Plan) {
     for change in &plan.changes {
         let felt =
             if change.felt.is_empty() { String::new() } else { format!("   ({})", change.felt) };
         outln!("{} {}: {}{felt}", change.sign, change.subject, change.text);
+    }
+    for placement in &plan.placements {
+        outln!("{}", placement_line(placement));
     }
     for warning in &plan.warnings {
         errln!("note: {warning}");
@@ -162,7 +189,7 @@ fn planned(context: &Context, file: &Path) -> Outcome<(String, Plan)> {
     }
 }
 
-/// `nines plan`
+/// Runs `nines plan`.
 pub fn plan(context: &Context, args: &PlanArgs) -> Outcome<u8> {
     let (_, plan) = planned(context, &args.file)?;
     if context.json() {
@@ -173,7 +200,7 @@ pub fn plan(context: &Context, args: &PlanArgs) -> Outcome<u8> {
     Ok(u8::from(args.exit_code && !plan.changes.is_empty()))
 }
 
-/// `nines apply`
+/// Runs `nines apply`.
 pub fn apply(context: &Context, args: &ApplyArgs) -> Outcome<u8> {
     use std::io::IsTerminal as _;
     let (text, plan) = planned(context, &args.file)?;
@@ -186,10 +213,10 @@ pub fn apply(context: &Context, args: &ApplyArgs) -> Outcome<u8> {
     let hurts = plan.changes.iter().any(|c| !c.felt.is_empty());
     if hurts && !args.yes {
         if !std::io::stdin().is_terminal() {
-            return Err(Failure::new(Kind::Unsafe, "not applied", "clients would feel it")
+            return Err(Failure::new(Kind::Unsafe, "not applied", "clients would notice it")
                 .next("add --yes if that is what you want"));
         }
-        crate::output::remark(format_args!("Clients would feel this. Apply? [y/N] "));
+        crate::output::remark(format_args!("Clients would notice this. Apply? [y/N] "));
         let mut answer = String::new();
         let _ = std::io::stdin().read_line(&mut answer);
         if !answer.trim().eq_ignore_ascii_case("y") {
@@ -215,13 +242,14 @@ fn applied(context: &Context, plan: Plan, done: Option<Done>) -> u8 {
             index: done.as_ref().map_or(0, |done| done.index),
             text: done.map_or_else(nothing, |done| done.text),
             changes: plan.changes,
+            placements: plan.placements,
             warnings: plan.warnings,
         });
     }
     0
 }
 
-/// `nines config`
+/// Runs `nines config`.
 pub fn run(context: &Context, args: &ConfigArgs) -> Outcome<u8> {
     match &args.what {
         What::Show => {
@@ -236,13 +264,8 @@ pub fn run(context: &Context, args: &ConfigArgs) -> Outcome<u8> {
         }
         What::Check { file } => {
             let (_, spec) = checked(context, file)?;
-            crate::api::no_table_holds(&spec)?;
             // A member knows its cluster without an agent.
-            let home = identity::home(&context.state);
-            let own = if home.is_member() { home.identity()?.cluster } else { String::new() };
-            if let Some(failure) = feasibility::other_cluster(&own, &spec) {
-                return Err(failure);
-            }
+            local::refused_here(&context.state, &spec)?;
             check(context, file, &spec);
         }
         What::Schema => out!("{}", schema::json()),
@@ -269,4 +292,24 @@ fn check(context: &Context, file: &Path, spec: &Spec) {
     let [nodes, services, vips] = [(nodes, "node"), (services, "service"), (vips, "VIP")]
         .map(|(n, what)| count(n as u64, what));
     outln!("{file}: {nodes}, {services}, {vips}; no errors");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_where_vips_go_and_why() {
+        let line = |vips: usize, from: &str, to: &str| {
+            let vips = (1..=vips).map(|n| format!("v{n}")).collect();
+            let (from, to, why) = (from.to_owned(), to.to_owned(), "because".to_owned());
+            placement_line(&Placement { vips, from, to, why })
+        };
+        assert_eq!(line(1, "lb1", "lb2"), "> VIP v1 moves from lb1 to lb2: because");
+        assert_eq!(line(2, "", "lb2"), "> VIPs v1, v2 go to lb2: because");
+        assert_eq!(line(1, "", ""), "> VIP v1: no node could take it: because");
+        assert_eq!(line(1, "lb1", ""), "> VIP v1: no node could take it from lb1: because");
+        let many = line(8, "lb1", "lb2");
+        assert_eq!(many, "> VIPs v1, v2, v3, v4, v5 and 3 more move from lb1 to lb2: because");
+    }
 }

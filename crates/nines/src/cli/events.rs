@@ -1,30 +1,30 @@
 //! `nines events`
 
 use clap::Args;
-
-use super::{Context, columns};
-use crate::{
-    api::types::Event,
+use nines_api::{
     failure::{Failure, Kind, Outcome},
+    types::Event,
 };
 
-/// What happened.
+use super::{Context, columns};
+
+/// List what happened in the cluster.
 #[derive(Args)]
 pub struct EventsArgs {
-    /// Only about this service, node or server.
+    /// List only events about this service, node or server.
     #[arg(long)]
     about: Option<String>,
-    /// At most so many, the newest.
+    /// Maximum number of events; the newest are listed.
     #[arg(short = 'n', long, default_value_t = 50, value_parser = at_least_one)]
     limit: usize,
-    /// Only the last change of holder, with what led to it.
+    /// List only the last change of holder and what led to it.
     #[arg(long)]
     last_failover: bool,
 }
 
 fn at_least_one(word: &str) -> Result<usize, String> {
     match word.parse() {
-        Ok(0) => Err("0 events are none: write 1 or more".into()),
+        Ok(0) => Err("write 1 or more".into()),
         Ok(n) => Ok(n),
         Err(_) => Err("not a number".into()),
     }
@@ -38,7 +38,7 @@ pub fn clock(at_ms: u64) -> String {
     )
 }
 
-/// Runs it.
+/// Runs `nines events`.
 pub fn run(context: &Context, args: &EventsArgs) -> Outcome<u8> {
     let client = context.client();
     let events: Vec<Event> = if args.last_failover {

@@ -5,11 +5,11 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Command, CommandFactory as _, Subcommand};
+use nines_api::failure::{EXIT_CODES, Failure, Kind, Outcome};
 
 use super::{Cli, Context};
-use crate::failure::{EXIT_CODES, Failure, Kind, Outcome};
 
-/// More help.
+/// Print more help.
 #[derive(Args)]
 pub struct HelpArgs {
     #[command(subcommand)]
@@ -21,19 +21,21 @@ pub struct HelpArgs {
 
 #[derive(Subcommand)]
 enum About {
-    /// What each exit code means.
+    /// Print what each exit code means.
     ExitCodes,
-    /// A completion script.
+    /// Print every key of cluster.toml with its meaning, values, default and an example.
+    Keys,
+    /// Print a completion script.
     Completions {
-        /// For this shell.
+        /// Shell that the script is for.
         shell: clap_complete::Shell,
     },
-    /// Manual pages, into a directory.
+    /// Write manual pages into a directory.
     Man {
         /// Directory to write to.
         to: PathBuf,
     },
-    /// The OpenAPI document.
+    /// Print the OpenAPI document of the agent's API.
     Api,
 }
 
@@ -71,6 +73,7 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("version", "nines version"),
     ("help", "nines help drain\nnines help exit-codes"),
     ("help exit-codes", "nines help exit-codes"),
+    ("help keys", "nines help keys"),
     ("help completions", "nines help completions bash >/etc/bash_completion.d/nines"),
     ("help man", "nines help man /usr/local/share/man/man1"),
     ("help api", "nines help api >openapi.json"),
@@ -98,6 +101,7 @@ pub fn run(context: &Context, args: HelpArgs) -> Outcome<u8> {
         None if !args.command.is_empty() => text(context, &of_command(&args.command)?),
         None => text(context, &grammar().render_long_help().to_string()),
         Some(About::ExitCodes) => exit_codes(context),
+        Some(About::Keys) => text(context, &nines_model::config::keys::page()),
         Some(About::Completions { shell }) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut grammar(), "nines", &mut script);
@@ -113,7 +117,7 @@ pub fn run(context: &Context, args: HelpArgs) -> Outcome<u8> {
                 super::print_json(&serde_json::json!({ "schema": 1, "text": said }));
             }
         }
-        Some(About::Api) => outln!("{}", crate::api::openapi()),
+        Some(About::Api) => outln!("{}", crate::local::openapi()),
     }
     Ok(0)
 }
@@ -141,7 +145,7 @@ fn exit_codes(context: &Context) {
 /// The help of the command that these words name.
 fn of_command(path: &[String]) -> Outcome<String> {
     if path.first().is_some_and(|word| word == "ipvsadm") {
-        return Ok(crate::ipvsadm::HELP.to_owned());
+        return Ok(crate::local::ipvsadm::HELP.to_owned());
     }
     let mut root = grammar();
     root.build();
@@ -190,23 +194,124 @@ mod tests {
         grammar().debug_assert();
     }
 
+    /// Words of a line as a shell splits them, without what follows the command.
+    fn words(line: &str) -> Vec<String> {
+        let mut words = Vec::new();
+        for (i, part) in line.split('"').enumerate() {
+            if i % 2 == 1 {
+                words.push(part.to_owned());
+            } else {
+                words.extend(part.split_whitespace().map(str::to_owned));
+            }
+        }
+        let end = |word: &String| word == "#" || word.starts_with('>') || word == "|";
+        let command = words.iter().position(end).unwrap_or(words.len());
+        words.truncate(command);
+        words
+    }
+
     #[test]
     fn every_example_is_understood() {
         for line in EXAMPLES.iter().flat_map(|(_, text)| text.lines()) {
-            let line = line.trim_start_matches("sudo ").split(" >").next().unwrap();
-            // Quoted words are one word for a shell.
-            let mut words = Vec::new();
-            for (i, part) in line.split('"').enumerate() {
-                if i % 2 == 1 {
-                    words.push(part.to_owned());
-                } else {
-                    words.extend(part.split_whitespace().map(str::to_owned));
-                }
-            }
+            let words = words(line.trim_start_matches("sudo "));
             if let Err(e) = grammar().try_get_matches_from(&words) {
                 panic!("{line}: {e}");
             }
         }
+    }
+
+    /// Pages of the manual and the README, with their texts.
+    fn pages() -> Vec<(String, String)> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let mut paths = vec![root.join("README.md")];
+        for folder in ["docs/manual", "docs/manual/forwarding"] {
+            let entries = std::fs::read_dir(root.join(folder)).unwrap();
+            let pages = entries.map(|entry| entry.unwrap().path());
+            paths.extend(pages.filter(|path| path.extension().is_some_and(|e| e == "md")));
+        }
+        let read = |path: &PathBuf| std::fs::read_to_string(path).unwrap();
+        paths.iter().map(|path| (path.display().to_string(), read(path))).collect()
+    }
+
+    /// Commands of nines in a page: parts of lines in its shell blocks, and what stands between
+    /// backquotes.
+    fn commands(page: &str) -> Vec<String> {
+        let (mut found, mut language) = (Vec::new(), None);
+        let mut of_line = |line: &str, split: &[&str]| {
+            let mut parts = vec![line];
+            for separator in split {
+                parts = parts.iter().flat_map(|part| part.split(separator)).collect();
+            }
+            for part in parts {
+                let part = part.trim().trim_start_matches("sudo ");
+                let part = part.trim_start_matches("NINES_DATAPLANE=ipvs ");
+                if let Some(rest) = part.strip_prefix("./target/release/nines ") {
+                    found.push(format!("nines {rest}"));
+                } else if part.starts_with("nines ") {
+                    found.push(part.to_owned());
+                }
+            }
+        };
+        for line in page.lines() {
+            match (line.strip_prefix("```"), language) {
+                (Some(_), Some(_)) => language = None,
+                (Some(named), None) => language = Some(named),
+                (None, Some("sh" | "console")) => {
+                    let after_prompt = line.split_once("# ").filter(|(host, _)| {
+                        host.chars().all(char::is_alphanumeric) && !host.is_empty()
+                    });
+                    of_line(after_prompt.map_or(line, |(_, command)| command), &[" && ", "; "]);
+                }
+                (None, Some(_)) => {}
+                (None, None) => {
+                    for span in line.split('`').skip(1).step_by(2) {
+                        of_line(span, &[" && "]);
+                    }
+                }
+            }
+        }
+        found
+    }
+
+    /// Whether a sentence names a command, or an option of it, without what it needs.
+    fn names_only(words: &[String], kind: clap::error::ErrorKind) -> bool {
+        use clap::error::ErrorKind as Kind;
+        let option = words.last().is_some_and(|word| word.starts_with("--"));
+        let names = words.iter().all(|word| word.chars().all(|c| c.is_lowercase() || c == '-'));
+        match kind {
+            Kind::MissingRequiredArgument
+            | Kind::MissingSubcommand
+            | Kind::DisplayHelpOnMissingArgumentOrSubcommand => names,
+            Kind::InvalidValue => names && option,
+            _ => false,
+        }
+    }
+
+    #[test]
+    fn every_command_of_the_manual_is_understood() {
+        let example = [
+            ("ADDRESS:PORT", "10.0.0.2:9590"),
+            ("ADDRESS", "10.0.0.2"),
+            ("ADDR", "10.0.0.2"),
+            ("abcd...", "CODE"),
+            ("--revision N", "--revision 12"),
+            ("PORT", "6081"),
+        ];
+        let mut seen = 0;
+        for (page, text) in pages() {
+            for command in commands(&text) {
+                let line = example.iter().fold(command.clone(), |line, (a, b)| line.replace(a, b));
+                let words = words(&line);
+                seen += 1;
+                if let Err(e) = grammar().try_get_matches_from(&words)
+                    && e.use_stderr()
+                    && !names_only(&words, e.kind())
+                {
+                    panic!("{page}: {command}: {e}");
+                }
+            }
+        }
+        assert!(seen > 100, "{seen} commands");
     }
 
     #[test]

@@ -3,27 +3,27 @@
 use std::time::{Duration, Instant};
 
 use clap::Args;
-
-use super::Context;
-use crate::{
-    api::types::{Done, MoveRequest, Status},
+use nines_api::{
     failure::{Failure, Kind, Outcome},
+    types::{Done, MoveRequest, Status},
 };
 
-/// Move a service's VIP to a node, planned.
+use super::Context;
+
+/// Move a service's VIP to another director.
 #[derive(Args)]
 pub struct MoveArgs {
-    /// Service, VIP's name or address.
+    /// Service, name of a VIP, or address.
     vip: String,
-    /// Node to move it to.
+    /// Director to move it to.
     #[arg(long)]
     to: String,
-    /// Do not wait for it.
+    /// Do not wait until the VIP has moved.
     #[arg(long)]
     no_wait: bool,
 }
 
-/// Runs it.
+/// Runs `nines move`.
 pub fn run(context: &Context, args: &MoveArgs) -> Outcome<u8> {
     let request = MoveRequest { vip: args.vip.clone(), to: args.to.clone() };
     let done: Done = context.client().post("/v1/move", &request)?;

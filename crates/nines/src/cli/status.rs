@@ -3,25 +3,25 @@
 use std::collections::BTreeMap;
 
 use clap::Args;
-
-use super::{Context, bold, columns};
-use crate::{
-    api::{
-        types::{Failover, ProblemLine, ServiceStatus, Status},
-        view::ago,
-    },
+use nines_api::{
     failure::Outcome,
+    text::ago,
+    types::{Failover, ProblemLine, ServiceStatus, Status},
 };
 
-/// Who serves what, whether a spare is ready, what is wrong now.
+use nines_model::admin::is_operator;
+
+use super::{Context, bold, columns};
+
+/// Show which director serves what, whether a spare is ready, and what is wrong now.
 #[derive(Args)]
 pub struct StatusArgs {
-    /// Also every real server, and every line of what is wrong.
+    /// Also list every real server, and everything that is wrong.
     #[arg(short, long)]
     wide: bool,
 }
 
-/// Runs it.
+/// Runs `nines status`.
 pub fn run(context: &Context, args: &StatusArgs) -> Outcome<u8> {
     // A hundred thousand servers that nobody looks at take a second.
     let servers = args.wide || context.json();
@@ -34,7 +34,7 @@ pub fn run(context: &Context, args: &StatusArgs) -> Outcome<u8> {
     Ok(0)
 }
 
-/// "48.2 MB"
+/// A number of bytes with its unit, such as "48.2 MB".
 pub fn bytes(n: u64) -> String {
     let mut value = n as f64;
     for unit in ["B", "kB", "MB", "GB"] {
@@ -61,6 +61,9 @@ fn text(status: &Status, wide: bool) -> String {
     let most = if wide { usize::MAX } else { LINES_MAX };
     out.push_str(&lines("WRONG NOW", "NEXT STEP", &status.problems, most));
     out.push_str(&lines("SET BY PEOPLE", "UNDO", &status.notices, most));
+    if !status.feature_level_held_back.is_empty() {
+        out.push_str(&format!("\n{}.\n", sentence(&status.feature_level_held_back)));
+    }
     out.push('\n');
     let mut rows = vec![head(&["NODE", "ROLE", "STATE", "ADDRESSES HELD", "VERSION", "PATH"])];
     for n in &status.nodes {
@@ -68,8 +71,8 @@ fn text(status: &Status, wide: bool) -> String {
         let leads = if n.leads { "*" } else { "" };
         rows.push(vec![
             format!("{}{leads}", n.name),
-            n.role.clone(),
-            n.state.clone(),
+            n.role.to_string(),
+            n.state.to_string(),
             holds,
             or_dash(&n.version),
             // Last: with reasons it may be long.
@@ -90,7 +93,7 @@ fn text(status: &Status, wide: bool) -> String {
                     let t = &server.traffic;
                     vec![
                         format!("  {}", server.name),
-                        server.state.clone(),
+                        server.state.to_string(),
                         server.address.clone(),
                         String::new(),
                         String::new(),
@@ -114,14 +117,22 @@ fn text(status: &Status, wide: bool) -> String {
     out
 }
 
+/// "Cluster feature level 0, held back by lb2 (0.1.0)": it begins with a capital letter.
+pub fn sentence(text: &str) -> String {
+    let (first, rest) = text.split_at(text.chars().next().map_or(0, char::len_utf8));
+    first.to_uppercase() + rest
+}
+
 /// How a VIP came to its holder: "web lb1 -> lb2, by root@lb1".
 fn changed(last: &Failover) -> String {
     let Failover { vip, from, to, .. } = last;
-    match (last.actor.as_str(), last.silent_ms) {
+    match last.silent_ms {
         _ if from.is_empty() => format!("{vip} to {to}, no director held it before"),
-        ("" | "auto", 0) => format!("{vip} {from} -> {to}, handed over"),
-        (who, 0) => format!("{vip} {from} -> {to}, handed over, by {who}"),
-        (_, ms) => format!("{vip} {from} -> {to}, automatic, after {ms} ms of silence"),
+        0 if is_operator(&last.actor) => {
+            format!("{vip} {from} -> {to}, handed over, by {}", last.actor)
+        }
+        0 => format!("{vip} {from} -> {to}, handed over"),
+        ms => format!("{vip} {from} -> {to}, automatic, after {ms} ms of silence"),
     }
 }
 
@@ -181,6 +192,7 @@ fn or_dash(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nines_api::states::Subject;
 
     #[test]
     fn what_was_not_forwarded_is_said() {
@@ -200,8 +212,19 @@ mod tests {
     }
 
     #[test]
+    fn a_level_that_is_held_back_is_told_with_who_holds_it() {
+        let told = |held: &str| {
+            text(&Status { feature_level_held_back: held.into(), ..Status::default() }, false)
+        };
+        let held = "cluster feature level 0, held back by lb2 (0.1.0): install nines there";
+        assert!(told(held).contains("\nCluster feature level 0, held back by lb2 (0.1.0): inst"));
+        assert!(!told("").contains("feature level"));
+    }
+
+    #[test]
     fn many_lines_are_counted() {
-        let line = ProblemLine { subject: "server web/r1".into(), ..ProblemLine::default() };
+        let line =
+            ProblemLine { subject: Subject::Server("web/r1".into()), ..ProblemLine::default() };
         let told = |n: usize, most| lines("WRONG NOW", "NEXT STEP", &vec![line.clone(); n], most);
         assert!(!told(20, LINES_MAX).contains("more"));
         let many = told(5_000, LINES_MAX);

@@ -1,9 +1,11 @@
 //! `nines version`
 
-use super::Context;
-use crate::{api::types::Status, failure::Outcome};
+use nines_api::{failure::Outcome, types::Status};
 
-/// Runs it.
+use super::Context;
+use crate::local::TABLES_VERSION;
+
+/// Runs `nines version`.
 pub fn run(context: &Context) -> Outcome<u8> {
     let mine = env!("CARGO_PKG_VERSION");
     let status = context.client().get::<Status>("/v1/status").ok();
@@ -13,20 +15,20 @@ pub fn run(context: &Context) -> Outcome<u8> {
             "schema": 1,
             "version": mine,
             "api": 1,
-            "abi": nines_abi_version(),
+            "abi": TABLES_VERSION,
             "agent": here.map(|n| n.version.clone()),
             "path": here.map(|n| n.path.clone()),
+            "feature_level": status.as_ref().map(|s| s.feature_level),
         }));
         return Ok(0);
     }
-    outln!("nines {mine} (API 1, kernel tables {})", nines_abi_version());
+    outln!("nines {mine} (API 1, kernel tables {})", TABLES_VERSION);
     match here {
         Some(n) => outln!("agent {} as {}, {}", n.version, n.name, n.path),
         None => outln!("no agent answers here"),
     }
+    if let Some(held) = status.map(|s| s.feature_level_held_back).filter(|t| !t.is_empty()) {
+        outln!("{}", super::status::sentence(&held));
+    }
     Ok(0)
-}
-
-fn nines_abi_version() -> u32 {
-    nines_dataplane::ebpf::ABI_VERSION
 }

@@ -1,11 +1,12 @@
 //! `nines why`
 
 use clap::Args;
+use nines_api::{failure::Outcome, types::Why};
+use nines_model::admin::is_operator;
 
 use super::{Context, columns};
-use crate::{api::types::Why, failure::Outcome};
 
-/// Why something is where and as it is.
+/// Tell why a service, VIP, node or server is where and as it is.
 #[derive(Args)]
 pub struct WhyArgs {
     /// A service, VIP, node or real server.
@@ -24,12 +25,7 @@ pub fn encode(text: &str) -> String {
         .collect()
 }
 
-/// Whether a person did it, not the cluster by itself.
-fn is_person(actor: &str) -> bool {
-    !matches!(actor, "" | "auto" | "check")
-}
-
-/// Runs it.
+/// Runs `nines why`.
 pub fn run(context: &Context, args: &WhyArgs) -> Outcome<u8> {
     let path = format!("/v1/why?subject={}", encode(&args.subject));
     let why: Why = context.client().get(&path)?;
@@ -42,7 +38,7 @@ pub fn run(context: &Context, args: &WhyArgs) -> Outcome<u8> {
         .chain
         .iter()
         .map(|e| {
-            let by = if is_person(&e.actor) { format!("by {}", e.actor) } else { String::new() };
+            let by = if is_operator(&e.actor) { format!("by {}", e.actor) } else { String::new() };
             let at = format!("  {}", super::events::clock(e.at_ms));
             vec![at, e.text.clone(), e.node.clone(), by]
         })

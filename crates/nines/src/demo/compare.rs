@@ -11,34 +11,25 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nines_api::failure::{Failure, Kind, Outcome};
 use nines_lab::Lab;
+use nines_model::Codes as _;
 
 use super::{
-    faults,
+    faults::{self, Fault},
     probe::Probe,
     sampler::Heard,
     stage::{self, CLEANUP, DIRECTORS, Stage, VIP, lab_failure},
 };
-use crate::{
-    cli::Context,
-    failure::{Failure, Kind, Outcome},
-};
+use crate::cli::Context;
 
-const FAULTS: [&str; 3] = ["kill-active", "cut-active", "planned-move"];
+const FAULTS: [Fault; 3] = [Fault::KillActive, Fault::CutActive, Fault::PlannedMove];
 
 /// Median outage and heal, worst outage, two masters, ms.
 type Row = (f64, f64, f64, u64);
 
-/// Runs it.
-pub fn run(context: &Context, peer: &str, repeat: u32) -> Outcome<u8> {
-    if peer != "keepalived" {
-        return Err(Failure::new(
-            Kind::Usage,
-            format!("unknown program {peer}"),
-            "nines can only compare with keepalived",
-        )
-        .next("nines demo --compare keepalived"));
-    }
+/// Runs `nines demo --compare`.
+pub fn run(context: &Context, repeat: u32) -> Outcome<u8> {
     if Command::new("keepalived").arg("-v").output().is_err() {
         return Err(Failure::new(Kind::NotFound, "keepalived is not installed", "")
             .next("apt-get install keepalived"));
@@ -48,7 +39,7 @@ pub fn run(context: &Context, peer: &str, repeat: u32) -> Outcome<u8> {
     for (i, fault) in FAULTS.iter().enumerate() {
         let mut seen = Vec::new();
         for _ in 0..repeat {
-            let r = faults::measure(&mut stage, fault)?;
+            let r = faults::measure(&mut stage, *fault)?;
             seen.push((r.outage_ms, r.heal_outage_ms, r.dual_master_ms));
         }
         rows.insert((i, "nines"), summary(&seen));
@@ -59,7 +50,7 @@ pub fn run(context: &Context, peer: &str, repeat: u32) -> Outcome<u8> {
             let mut seen = Vec::new();
             for _ in 0..repeat {
                 let mut pair = Pair::build(advert)?;
-                seen.push(pair.measure(fault)?);
+                seen.push(pair.measure(*fault)?);
             }
             rows.insert((i, name), summary(&seen));
         }
@@ -71,7 +62,7 @@ pub fn run(context: &Context, peer: &str, repeat: u32) -> Outcome<u8> {
         if context.json() {
             outln!(
                 "{}",
-                serde_json::json!({"fault": FAULTS[i], "who": who, "outage_ms_median": median,
+                serde_json::json!({"fault": FAULTS[i].code(), "who": who, "outage_ms_median": median,
                     "outage_ms_worst": worst, "heal_outage_ms_median": heal, "dual_master_ms_worst": two})
             );
         } else {
@@ -126,7 +117,8 @@ impl Pair {
         let advert_length = Duration::from_secs_f64(advert.parse().unwrap_or(1.0));
         let mut pair =
             Self { lab, children: BTreeMap::new(), probe, heard, home, advert: advert_length };
-        for (node, priority) in [("lb1", 150), ("lb2", 100)] {
+        // The first becomes master before the second is there.
+        for (node, priority, patience) in [("lb1", 150, 4_500), ("lb2", 100, 500)] {
             let config = format!(
                 "global_defs {{\n vrrp_version 3\n}}\nvrrp_instance web {{\n state BACKUP\n \
                  interface eth0\n virtual_router_id 51\n priority {priority}\n advert_int {advert}\n \
@@ -141,8 +133,7 @@ impl Pair {
             let web = pair.lab.spawn(node, web).map_err(lab_failure)?;
             pair.children.insert(node.into(), vec![web]);
             pair.start(node)?;
-            // The first becomes master before the second is there.
-            std::thread::sleep(Duration::from_millis(if node == "lb1" { 4_500 } else { 500 }));
+            std::thread::sleep(Duration::from_millis(patience));
         }
         let probing = pair.probe.clone();
         let to = std::net::SocketAddr::new(VIP.into(), 80);
@@ -177,19 +168,19 @@ impl Pair {
         Ok(())
     }
 
-    fn measure(&mut self, fault: &str) -> Outcome<(f64, f64, u64)> {
+    fn measure(&mut self, fault: Fault) -> Outcome<(f64, f64, u64)> {
         let lab = |r: nines_lab::Result<()>| r.map_err(lab_failure);
         let hold = Duration::from_secs(4).max(self.advert * 6);
         std::thread::sleep(Duration::from_secs(1));
         let began = Instant::now();
         match fault {
-            "kill-active" => {
+            Fault::KillActive => {
                 lab(self.lab.links("lb1", false))?;
                 for child in self.children.get_mut("lb1").into_iter().flatten().skip(1) {
                     nines_lab::kill(child);
                 }
             }
-            "cut-active" => lab(self.lab.cut("lb1"))?,
+            Fault::CutActive => lab(self.lab.cut("lb1"))?,
             _ => {
                 // keepalived has no move: its master is asked to stop.
                 for child in self.children.get_mut("lb1").into_iter().flatten().skip(1) {
@@ -201,12 +192,12 @@ impl Pair {
         let mended = Instant::now();
         let outage = self.probe.seen(began, mended).outage_ms;
         match fault {
-            "kill-active" => {
+            Fault::KillActive => {
                 let _ = self.lab.ip("lb1", "addr del 10.99.0.100/32 dev eth0");
                 lab(self.lab.links("lb1", true))?;
                 self.start("lb1")?;
             }
-            "cut-active" => lab(self.lab.mend("lb1"))?,
+            Fault::CutActive => lab(self.lab.mend("lb1"))?,
             _ => self.start("lb1")?,
         }
         std::thread::sleep(hold);

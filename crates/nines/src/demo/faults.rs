@@ -4,14 +4,53 @@
 
 use std::time::{Duration, Instant};
 
+use nines_api::{
+    failure::{Failure, Kind, Outcome},
+    states::NodeState,
+    types::NodeStatus,
+};
+use nines_model::{Codes as _, codes};
 use serde::Serialize;
 
 use super::{
     SCRIPTS,
     probe::{HELD, Seen},
-    stage::{NODES, SERVERS, Stage, lab_failure},
+    stage::{DIRECTORS, NODES, SERVERS, Stage, lab_failure},
 };
-use crate::failure::{Failure, Kind, Outcome};
+codes! {
+    /// What goes wrong in the demo.
+    pub enum Fault {
+        /// The director that holds the VIP loses its power.
+        KillActive = "kill-active",
+        /// Its agent is frozen; its kernel goes on.
+        FreezeActive = "freeze-active",
+        /// Its cable is pulled.
+        CutActive = "cut-active",
+        /// An operator moves the VIP.
+        PlannedMove = "planned-move",
+        /// A real server loses its power.
+        KillServer = "kill-server",
+        /// A real server answers 500.
+        BrokenServer = "broken-server",
+        /// An operator drains a real server.
+        DrainServer = "drain-server",
+        /// The active director and the other nodes no longer hear each other.
+        Split = "split",
+        /// The agent of the witness ends.
+        KillWitness = "kill-witness",
+        /// The agent of the active director is replaced in place.
+        RestartAgent = "restart-agent",
+        /// No fault: shows what goes wrong by itself. With `--busy 4 --repeat 120` a soak.
+        Nothing = "nothing",
+    }
+}
+
+impl Fault {
+    /// Whether it stays until it is mended.
+    pub const fn lasts(self) -> bool {
+        !matches!(self, Self::PlannedMove | Self::RestartAgent | Self::Nothing)
+    }
+}
 
 /// One fault's story, as JSON prints it.
 #[derive(Clone, Debug, Serialize)]
@@ -32,9 +71,9 @@ pub struct Report {
     pub established_survived: usize,
     /// Both directors answered for the VIP, ms.
     pub dual_master_ms: u64,
-    /// Holder before.
+    /// Director that held the VIP before the fault.
     pub active_before: String,
-    /// Holder after.
+    /// Director that held the VIP after the fault.
     pub active_after: String,
     /// Votes during the fault, "2/3".
     pub quorum: String,
@@ -54,7 +93,8 @@ pub fn calm(stage: &mut Stage) -> Outcome<String> {
     loop {
         stage.probe.fill();
         let well = stage.active().filter(|(_, s)| {
-            let nodes = s.nodes.iter().all(|n| n.state != "silent" && n.state != "not ready");
+            let away = |n: &NodeStatus| n.is(NodeState::Silent) || n.is(NodeState::NotReady);
+            let nodes = !s.nodes.iter().any(away);
             let servers = s.services.iter().all(|s| s.up == SERVERS.len());
             nodes && servers && stage.probe.open() == HELD
         });
@@ -73,35 +113,36 @@ pub fn calm(stage: &mut Stage) -> Outcome<String> {
 }
 
 fn other(active: &str) -> &'static str {
-    if active == "lb1" { "lb2" } else { "lb1" }
+    let [first, second] = DIRECTORS;
+    if active == first { second } else { first }
 }
 
 /// Makes a fault.
-pub fn inject(stage: &mut Stage, fault: &str, active: &str) -> Outcome<()> {
+pub fn inject(stage: &mut Stage, fault: Fault, active: &str) -> Outcome<()> {
     let lab = |r: nines_lab::Result<()>| r.map_err(lab_failure);
     match fault {
-        "kill-active" => {
+        Fault::KillActive => {
             // As a power cut: the links go first, or the kernel of the dead host would go on.
             lab(stage.lab.links(active, false))?;
             stage.kill_agent(active);
         }
-        "freeze-active" => {
+        Fault::FreezeActive => {
             if let Some(agent) = stage.agent(active) {
                 nines_lab::freeze(agent).map_err(lab_failure)?;
             }
         }
-        "cut-active" => lab(stage.lab.cut(active))?,
-        "planned-move" => {
+        Fault::CutActive => lab(stage.lab.cut(active))?,
+        Fault::PlannedMove => {
             stage.nines("wit1", &["move", "web", "--to", other(active)])?;
         }
-        "kill-server" => {
+        Fault::KillServer => {
             stage.lab.links("r2", false).map_err(lab_failure)?;
             stage.kill_server("r2");
         }
-        "drain-server" => {
+        Fault::DrainServer => {
             stage.nines("wit1", &["drain", "r2", "--reason", "demo"])?;
         }
-        "split" => {
+        Fault::Split => {
             // The active director on one side, the other and the witness on the other; clients
             // and servers reach both.
             let cluster = |n: &&str| *n != active;
@@ -115,54 +156,59 @@ pub fn inject(stage: &mut Stage, fault: &str, active: &str) -> Outcome<()> {
                 lab(stage.lab.drop_one_way(node, &[ip(active)]))?;
             }
         }
-        "kill-witness" => stage.kill_agent("wit1"),
-        "restart-agent" => {
+        Fault::KillWitness => stage.kill_agent("wit1"),
+        Fault::RestartAgent => {
             if let Some(agent) = stage.agent(active) {
                 nines_lab::hang_up(agent).map_err(lab_failure)?;
             }
         }
-        super::NOTHING => {}
-        other => return Err(Failure::new(Kind::Usage, format!("unknown fault {other}"), "")),
+        Fault::BrokenServer => {
+            let _ = std::fs::write(stage.broken("r2"), "");
+        }
+        Fault::Nothing => {}
     }
     Ok(())
 }
 
-/// Mends it.
-pub fn mend(stage: &mut Stage, fault: &str, active: &str) -> Outcome<()> {
+/// Ends a fault that [`inject`] made.
+pub fn mend(stage: &mut Stage, fault: Fault, active: &str) -> Outcome<()> {
     let lab = |r: nines_lab::Result<()>| r.map_err(lab_failure);
     match fault {
-        "kill-active" => {
+        Fault::KillActive => {
             // The address that the dead kernel held went with its power.
             let _ = stage.lab.ip(active, "addr del 10.99.0.100/32 dev eth0");
             lab(stage.lab.links(active, true))?;
             stage.start_agent(active)?;
         }
-        "freeze-active" => {
+        Fault::FreezeActive => {
             if let Some(agent) = stage.agent(active) {
                 nines_lab::thaw(agent).map_err(lab_failure)?;
             }
         }
-        "cut-active" => lab(stage.lab.mend(active))?,
-        "kill-server" => {
+        Fault::CutActive => lab(stage.lab.mend(active))?,
+        Fault::KillServer => {
             lab(stage.lab.links("r2", true))?;
             stage.start_server("r2")?;
         }
-        "drain-server" => {
+        Fault::DrainServer => {
             stage.nines("wit1", &["undrain", "r2"])?;
         }
-        "split" => {
+        Fault::Split => {
             for node in NODES {
                 lab(stage.lab.pass_again(node))?;
             }
         }
-        "kill-witness" => stage.start_agent("wit1")?,
-        _ => {}
+        Fault::KillWitness => stage.start_agent("wit1")?,
+        Fault::BrokenServer => {
+            let _ = std::fs::remove_file(stage.broken("r2"));
+        }
+        Fault::PlannedMove | Fault::RestartAgent | Fault::Nothing => {}
     }
     Ok(())
 }
 
 /// Makes one fault, measures, mends it, measures again.
-pub fn measure(stage: &mut Stage, fault: &str) -> Outcome<Report> {
+pub fn measure(stage: &mut Stage, fault: Fault) -> Outcome<Report> {
     let active_before = calm(stage)?;
     let established = stage.probe.open();
     let began = Instant::now();
@@ -180,7 +226,7 @@ pub fn measure(stage: &mut Stage, fault: &str) -> Outcome<Report> {
     };
     let (fault_seen, heal_seen) = seen;
     Ok(Report {
-        fault: fault.to_owned(),
+        fault: fault.code().to_owned(),
         outage_ms: round(fault_seen.outage_ms),
         longest_wait_ms: round(fault_seen.longest_wait_ms),
         requests_ok: fault_seen.ok,
@@ -207,7 +253,7 @@ fn round(ms: f64) -> f64 {
 }
 
 /// Runs faults and prints a line, or a JSON object, for each.
-pub fn unattended(mut stage: Stage, names: &[String], repeat: u32, json: bool) -> Outcome<u8> {
+pub fn unattended(mut stage: Stage, faults: &[Fault], repeat: u32, json: bool) -> Outcome<u8> {
     if !json {
         outln!(
             "hosts built in {:.0} ms; agents started to first answer in {:.0} ms",
@@ -218,9 +264,9 @@ pub fn unattended(mut stage: Stage, names: &[String], repeat: u32, json: bool) -
             "fault            outage    longest  ok     failed  held     two masters  active       quorum  heal"
         );
     }
-    for name in names {
+    for fault in faults {
         for _ in 0..repeat {
-            let r = measure(&mut stage, name)?;
+            let r = measure(&mut stage, *fault)?;
             if json {
                 outln!("{}", serde_json::to_string(&r).expect("plain data"));
             } else {
@@ -257,6 +303,6 @@ pub fn tour(stage: Stage) -> Outcome<u8> {
         "No terminal here, so it shows three faults by itself; --script all shows {}.",
         SCRIPTS.len()
     );
-    let names = ["kill-active", "split", "drain-server"].map(str::to_owned);
-    unattended(stage, &names, 1, false)
+    let faults = [Fault::KillActive, Fault::Split, Fault::DrainServer];
+    unattended(stage, &faults, 1, false)
 }

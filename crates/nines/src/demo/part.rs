@@ -3,8 +3,7 @@
 use std::path::Path;
 
 use axum::{Router, http::StatusCode};
-
-use crate::failure::{Failure, Kind, Outcome};
+use nines_api::failure::{Failure, Kind, Outcome};
 
 /// A web server that says its name.
 pub fn web(listen: std::net::SocketAddr, name: &str, broken: &Path) -> Outcome<u8> {

@@ -52,9 +52,9 @@ pub struct Seen {
     pub outage_ms: f64,
     /// Longest single request, ms.
     pub longest_wait_ms: f64,
-    /// Good answers.
+    /// Number of requests with a good answer.
     pub ok: usize,
-    /// Failed requests.
+    /// Number of requests without a good answer.
     pub failed: usize,
     /// Median latency, ms.
     pub p50_ms: f64,
@@ -149,7 +149,7 @@ impl Probe {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Ends it.
+    /// Ends the client's threads.
     pub fn end(&self) {
         self.stop.store(true, Ordering::Relaxed);
     }

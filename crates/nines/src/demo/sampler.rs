@@ -1,11 +1,10 @@
-//! Who answers for the VIP, asked on the wire.
+//! Which director answers for the VIP, asked on the wire.
 //!
 //! Decides: nothing; it asks each director over each of its cables, at the switch's end, every 5
 //! ms. So it also hears a director that is cut off from everybody else, and what it hears is the
 //! kernel, not anybody's belief.
 
 use std::{
-    collections::BTreeMap,
     net::Ipv4Addr,
     sync::{
         Arc, Mutex,
@@ -14,11 +13,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nines_dataplane::{
-    address,
-    gratuitous_arp::{Link, answers_for, who_has},
-};
 use nines_lab::Lab;
+
+use crate::local::arp::Askers;
 
 /// From one question to the next.
 pub const PERIOD: Duration = Duration::from_millis(5);
@@ -38,33 +35,12 @@ impl Heard {
         let (rounds, stop) = (Arc::clone(&heard.0), Arc::clone(&heard.1));
         let ports: Vec<Vec<String>> = directors.iter().map(|d| lab.ports(d)).collect();
         lab.thread_at_switch(move || {
-            let all = address::interfaces().unwrap_or_default();
-            let index: BTreeMap<&str, u32> =
-                all.iter().map(|i| (i.name.as_str(), i.index)).collect();
-            let open = |p: &String| Link::open(*index.get(p.as_str())?, true).ok();
-            let cards: Vec<(usize, Link)> = ports
-                .iter()
-                .enumerate()
-                .flat_map(|(of, ports)| ports.iter().filter_map(open).map(move |l| (of, l)))
-                .collect();
-            let question = who_has(vip, [0x02, 0x9e, 0, 0, 0, 1]);
-            let mut buffer = [0; 2_048];
+            let askers = Askers::open(&ports, vip);
             while !stop.load(Ordering::Relaxed) {
                 let began = Instant::now();
-                for (_, link) in &cards {
-                    let _ = link.send(&question);
-                }
+                askers.ask();
                 std::thread::sleep(PERIOD);
-                let mut answered = vec![false; ports.len()];
-                for (of, link) in &cards {
-                    // Bounded: data also passes here.
-                    for _ in 0..4_096 {
-                        let Some((length, outgoing)) = link.receive(&mut buffer) else { break };
-                        if !outgoing && answers_for(&buffer[..length], vip.into()).is_some() {
-                            answered[*of] = true;
-                        }
-                    }
-                }
+                let answered = askers.answered();
                 let mut rounds = rounds.lock().expect("nobody panics with it");
                 rounds.push((began, answered));
                 if rounds.len() > 100_000 {
@@ -90,7 +66,7 @@ impl Heard {
         total.as_millis() as u64
     }
 
-    /// Who answered last.
+    /// Whether each director answered the last request, in the order of the demo's directors.
     pub fn now(&self) -> Vec<bool> {
         let rounds = self.0.lock().expect("nobody panics with it");
         rounds.last().map_or_else(Vec::new, |(_, answered)| answered.clone())

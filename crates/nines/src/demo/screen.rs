@@ -7,6 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nines_api::{
+    failure::{Failure, Kind, Outcome},
+    states::NodeState,
+    types::Status,
+};
+use nines_model::Coded;
 use ratatui::{
     DefaultTerminal, Frame,
     crossterm::event::{self, Event, KeyCode, KeyEventKind},
@@ -17,12 +23,8 @@ use ratatui::{
 };
 
 use super::{
-    faults,
+    faults::{self, Fault},
     stage::{DIRECTORS, NODES, SERVERS, Stage},
-};
-use crate::{
-    api::types::Status,
-    failure::{Failure, Kind, Outcome},
 };
 
 /// One bar of the curves.
@@ -30,7 +32,7 @@ const BAR: Duration = Duration::from_millis(250);
 
 /// A fault that lasts until `r` ends it.
 struct Broken {
-    fault: String,
+    fault: Fault,
     node: String,
 }
 
@@ -156,20 +158,15 @@ fn press(stage: &mut Stage, view: &mut View, key: char) {
         .and_then(|s| s.vips.first())
         .map_or_else(|| "lb1".to_owned(), |v| v.node.clone());
     let fault = match key {
-        '1' => "kill-active",
-        '2' => "cut-active",
-        '3' => "freeze-active",
-        '4' => "kill-server",
-        '6' => "split",
-        '7' => "drain-server",
-        '8' => "planned-move",
-        '9' => "restart-agent",
-        '5' => {
-            let _ = std::fs::write(stage.broken("r2"), "");
-            begin(view, "r2 answers 500 from now on");
-            view.broken.push(Broken { fault: "broken-server".into(), node: "r2".into() });
-            return;
-        }
+        '1' => Fault::KillActive,
+        '2' => Fault::CutActive,
+        '3' => Fault::FreezeActive,
+        '4' => Fault::KillServer,
+        '6' => Fault::Split,
+        '7' => Fault::DrainServer,
+        '8' => Fault::PlannedMove,
+        '9' => Fault::RestartAgent,
+        '5' => Fault::BrokenServer,
         'x' => {
             view.shell = true;
             return;
@@ -177,24 +174,30 @@ fn press(stage: &mut Stage, view: &mut View, key: char) {
         'r' => return mend(stage, view),
         _ => return,
     };
-    let lasts = !matches!(fault, "planned-move" | "restart-agent");
-    if lasts && !view.broken.is_empty() {
+    // A server may be broken beside another fault.
+    let waits = fault.lasts() && fault != Fault::BrokenServer;
+    if waits && !view.broken.is_empty() {
         view.story.push("  something is broken already: press r to fix it first".into());
         return;
     }
     let told = match fault {
-        "kill-active" => format!("you killed {active}"),
-        "cut-active" => format!("you pulled {active}'s cable"),
-        "freeze-active" => format!("you froze {active}'s agent; its kernel goes on"),
-        "kill-server" => "you killed r2".into(),
-        "split" => format!("{active} and the others no longer hear each other; clients reach both"),
-        "drain-server" => "nines drain r2".into(),
-        "planned-move" => "nines move web".into(),
-        _ => format!("{active}'s agent is replaced in place"),
+        Fault::KillActive => format!("you killed {active}"),
+        Fault::CutActive => format!("you pulled {active}'s cable"),
+        Fault::FreezeActive => format!("you froze {active}'s agent; its kernel goes on"),
+        Fault::KillServer => "you killed r2".into(),
+        Fault::Split => {
+            format!("{active} and the others no longer hear each other; clients reach both")
+        }
+        Fault::DrainServer => "nines drain r2".into(),
+        Fault::PlannedMove => "nines move web".into(),
+        Fault::BrokenServer => "r2 answers 500 from now on".into(),
+        Fault::KillWitness => "you killed the witness's agent".into(),
+        Fault::RestartAgent => format!("{active}'s agent is replaced in place"),
+        Fault::Nothing => "nothing".into(),
     };
     begin(view, &told);
     match faults::inject(stage, fault, &active) {
-        Ok(()) if lasts => view.broken.push(Broken { fault: fault.into(), node: active }),
+        Ok(()) if fault.lasts() => view.broken.push(Broken { fault, node: active }),
         Ok(()) => {}
         Err(why) => view.story.push(format!("  {why}")),
     }
@@ -208,9 +211,7 @@ fn begin(view: &mut View, told: &str) {
 
 fn mend(stage: &mut Stage, view: &mut View) {
     for broken in std::mem::take(&mut view.broken) {
-        if broken.fault == "broken-server" {
-            let _ = std::fs::remove_file(stage.broken(&broken.node));
-        } else if let Err(why) = faults::mend(stage, &broken.fault, &broken.node) {
+        if let Err(why) = faults::mend(stage, broken.fault, &broken.node) {
             view.story.push(format!("  {why}"));
         }
     }
@@ -268,8 +269,8 @@ fn tell(stage: &mut Stage, view: &mut View) {
             continue;
         }
         let socket = stage.socket(node);
-        let client = crate::api::client::Client { socket: &socket };
-        let Ok(events) = client.get::<Vec<crate::api::types::Event>>("/v1/events?limit=12") else {
+        let client = nines_api::client::Client { socket: &socket };
+        let Ok(events) = client.get::<Vec<nines_api::types::Event>>("/v1/events?limit=12") else {
             continue;
         };
         let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
@@ -298,9 +299,9 @@ fn tell(stage: &mut Stage, view: &mut View) {
     view.story.drain(..extra);
 }
 
-fn state_of<'a>(view: &'a View, node: &str) -> &'a str {
+fn state_of<'a>(view: &'a View, node: &str) -> Option<&'a Coded<NodeState>> {
     let status = view.status.as_ref();
-    status.and_then(|s| s.nodes.iter().find(|n| n.name == node)).map_or("?", |n| n.state.as_str())
+    status.and_then(|s| s.nodes.iter().find(|n| n.name == node)).map(|n| &n.state)
 }
 
 fn draw(frame: &mut Frame<'_>, view: &View) {
@@ -355,12 +356,13 @@ fn drawing<'a>(view: &View) -> Vec<Line<'a>> {
         let name = DIRECTORS[i];
         let dead = dead.contains(&name);
         let here = answers.get(i).copied().unwrap_or(false);
-        let (word, colour) = match state_of(view, name) {
+        let (word, colour) = match state_of(view, name).and_then(Coded::known) {
             _ if here => ("ACTIVE", Color::Green),
             _ if dead => ("OFF", Color::Red),
-            "silent" => ("silent", Color::Red),
-            "ready" => ("ready", Color::Cyan),
-            other => (if other == "active" { "takes over" } else { "..." }, Color::Yellow),
+            Some(NodeState::Silent) => ("silent", Color::Red),
+            Some(NodeState::Ready) => ("ready", Color::Cyan),
+            Some(NodeState::Active) => ("takes over", Color::Yellow),
+            _ => ("...", Color::Yellow),
         };
         (format!("{name} {word:<10}"), Style::new().fg(colour).add_modifier(Modifier::BOLD), here)
     };
@@ -374,7 +376,7 @@ fn drawing<'a>(view: &View) -> Vec<Line<'a>> {
     let quorum = view.status.as_ref().map_or_else(String::new, |s| {
         format!("{}   quorum {} of {}", s.verdict, s.votes, s.voters)
     });
-    let witness = state_of(view, NODES[2]);
+    let witness = state_of(view, NODES[2]).map_or("?", Coded::code);
     vec![
         Line::raw("  ┌───────────┐    10.99.0.100:80    ┌────────────────┐       ┌─────────────┐"),
         Line::from(vec![

@@ -6,21 +6,21 @@
 use std::{
     collections::BTreeMap,
     fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
+use nines_api::{
+    client::Client,
+    failure::{Failure, Kind, Outcome},
+    types::Status,
+};
 use nines_lab::{Lab, Wire};
 use nines_model::config;
 
 use super::{probe::Probe, sampler::Heard};
-use crate::{
-    api::{client::Client, types::Status},
-    daemon::{own_log, store::Store},
-    failure::{Failure, Kind, Outcome},
-    identity::{self, PORT},
-};
+use crate::local::init::{self, PORT};
 
 /// What is shown, as a user would write it.
 pub const CONFIG: &str = r#"[cluster]
@@ -43,19 +43,19 @@ address = "10.99.0.100"
 prefer = ["lb1"]
 "#;
 
-/// The VIP.
+/// VIP of the demo's service.
 pub const VIP: std::net::Ipv4Addr = std::net::Ipv4Addr::new(10, 99, 0, 100);
 /// Directors, in the sampler's order.
 pub const DIRECTORS: [&str; 2] = ["lb1", "lb2"];
 /// Nodes with an agent.
 pub const NODES: [&str; 3] = ["lb1", "lb2", "wit1"];
-/// Real servers.
+/// Names of the real servers.
 pub const SERVERS: [&str; 3] = ["r1", "r2", "r3"];
 /// Shell lines by which the lab's janitor takes out what agents pinned.
 pub const CLEANUP: &str = "rm -rf /sys/fs/bpf/nines/$inode; \
     rmdir /sys/fs/bpf/nines 2>/dev/null; rm -rf /tmp/nines-$id-state";
 
-/// The stage.
+/// The demo's hosts and all that runs on them.
 pub struct Stage {
     /// The network. Dropped last but one: it ends what runs in it.
     pub lab: Lab,
@@ -63,9 +63,9 @@ pub struct Stage {
     pub agents: BTreeMap<String, Option<Child>>,
     /// Web servers by real server.
     pub servers: BTreeMap<String, Option<Child>>,
-    /// The client.
+    /// The client that sends requests to the VIP.
     pub probe: Probe,
-    /// Who answers.
+    /// Which directors answer for the VIP.
     pub heard: Heard,
     /// From the start of the agents to the first good answer.
     pub cold_start: Duration,
@@ -121,7 +121,8 @@ impl Stage {
         let home = TempHome(PathBuf::from("/tmp").join(lab.namespace("state")));
         fs::create_dir_all(&home.0)
             .map_err(|e| Failure::new(Kind::Io, format!("cannot make {}", home.0.display()), e))?;
-        prepare_nodes(&home.0)?;
+        let spec = config::parse(CONFIG).expect("the config above is right");
+        init::make_nodes(&home.0, CONFIG, &spec, PORT)?;
         let probe = Probe::default();
         let heard = Heard::start(&lab, &DIRECTORS, VIP).map_err(lab_failure)?;
         let mut stage = Self {
@@ -283,7 +284,7 @@ impl Stage {
         Client { socket: &self.socket(node) }.get("/v1/status").ok()
     }
 
-    /// Who holds the VIP, by the first node that knows and has quorum.
+    /// Holder of the VIP, by the first node that knows and has quorum.
     pub fn active(&self) -> Option<(String, Status)> {
         for node in ["wit1", "lb2", "lb1"] {
             let runs = self.agents.get(node).is_some_and(Option::is_some);
@@ -310,18 +311,6 @@ impl Drop for Stage {
             nines_lab::kill(&mut child);
         }
     }
-}
-
-/// What `nines init --all` does, in this process.
-fn prepare_nodes(home: &Path) -> Outcome<()> {
-    let spec = config::parse(CONFIG).expect("the config above is right");
-    let (credentials, kept) = identity::bootstrap(CONFIG, &spec, PORT)?;
-    for credentials in &credentials {
-        let home = identity::home(&home.join(&credentials.identity.me.name));
-        home.keep(credentials)?;
-        Store::open(&home.file(own_log::FILE))?.found(&kept)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -149,7 +149,7 @@ fn a_director_dies_and_comes_back_and_no_connection_is_lost() {
         assert!(peers(&net, host).contains(source), "{host} sees {source}");
     }
     let told = net.fails("wit1", &["move", "10.97.1.151", "--to", "lb2"], 2);
-    assert!(told.contains("10.97.1.151 goes where 10.97.0.101 goes"), "{told}");
+    assert!(told.contains("10.97.1.151 follows 10.97.0.101"), "{told}");
 
     let metrics = net.ok("lb1", &["metrics"]);
     for line in [

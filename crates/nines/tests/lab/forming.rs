@@ -117,6 +117,7 @@ fn daily_acts(net: &mut Net) {
     net.fails("lb1", &["why", "wbe"], 5);
     let holder = net.holder("wit1");
     let other = if holder == "lb1" { "lb2" } else { "lb1" };
+    a_plan_says_where_vips_would_go(net, &holder, other);
     net.ok("wit1", &["standby", &holder, "--wait"]);
     assert_eq!(net.holder("wit1"), other);
     net.fails("wit1", &["move", "web", "--to", &holder], 4);
@@ -124,6 +125,20 @@ fn daily_acts(net: &mut Net) {
     net.ok("wit1", &["ready", &holder]);
     net.ok("wit1", &["move", "web", "--to", &holder]);
     assert_eq!(net.holder("lb1"), holder);
+}
+
+/// The cluster's own planner says it, and nothing where they stay.
+fn a_plan_says_where_vips_would_go(net: &Net, holder: &str, other: &str) {
+    let address = if holder == "lb1" { "10.97.0.2" } else { "10.97.0.3" };
+    let witness = format!("{holder} = {{ addresses = \"{address}\", role = \"witness\" }}");
+    let config = CONFIG.replace(&format!("{holder} = \"{address}\""), &witness);
+    let told = net.ok("wit1", &["plan", &net.write("witness.toml", &config)]);
+    let line = format!("> VIP web moves from {holder} to {other}: {holder} is a witness");
+    assert!(told.contains(&line), "{told}");
+    let slower =
+        net.write("slower.toml", &CONFIG.replace("every = \"100ms\"", "every = \"200ms\""));
+    let told = net.ok("wit1", &["plan", &slower]);
+    assert!(told.contains("service web") && !told.contains("> VIP"), "{told}");
 }
 
 fn the_story_survives_its_teller(net: &mut Net) {

@@ -17,6 +17,7 @@ mod forming;
 mod interfaces;
 mod ipvsadm;
 mod lost_log;
+mod manual;
 mod marks;
 mod packets;
 mod proxy;

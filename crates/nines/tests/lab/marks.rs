@@ -203,7 +203,7 @@ fn tables_of_a_namespace_that_had_this_number_are_not_ours() {
     let net = routed();
     ipvsadm(&net, "lb1", "-A -t 10.97.0.100:80");
     assert!(ipvsadm(&net, "lb1", "-Ln").contains("10.97.0.100:80"));
-    let pins = net.lab.within("lb1", nines_dataplane::ebpf::pin_directory).unwrap().unwrap();
+    let pins = net.lab.within("lb1", nines_dataplane::pins::pin_directory).unwrap().unwrap();
     let entries = || std::fs::read_dir(pins.parent().unwrap()).unwrap().flatten();
     let whose = entries().find(|e| e.file_name().to_string_lossy().starts_with("of-")).unwrap();
     std::fs::rename(whose.path(), pins.with_file_name("of-1234567")).unwrap();

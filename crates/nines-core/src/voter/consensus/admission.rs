@@ -17,15 +17,15 @@ const TERMS_AHEAD: u64 = 1 << 32;
 
 /// What this node has.
 pub struct Own<'a> {
-    /// Its number.
+    /// Number of this node in the consensus.
     pub id: u64,
-    /// Its term.
+    /// Raft term that this node is in.
     pub term: u64,
     /// The leader of that term as far as known; 0: none.
     pub leader: u64,
-    /// Known committed.
+    /// Index of the newest entry that this node knows to be committed.
     pub committed: u64,
-    /// Last entry.
+    /// Index of the last entry of this node's log.
     pub last: u64,
     /// The disk has the whole log.
     pub durable: bool,
@@ -159,7 +159,8 @@ fn append(own: &Own<'_>, m: &RaftMessage) -> Result<(), String> {
 
 fn state(m: &RaftMessage, snapshot: &Snapshot) -> Result<(), String> {
     members(&snapshot.voters, &snapshot.learners)?;
-    if snapshot.index == 0 || snapshot.index >= NUMBER_MAX {
+    // What follows a state has numbers, too.
+    if snapshot.index == 0 || snapshot.index >= NUMBER_MAX / 2 {
         return refuse(format!("a state at entry {}", snapshot.index));
     }
     if snapshot.term == 0 || snapshot.term > m.term {

@@ -148,6 +148,11 @@ pub fn brings_entries(message: &RaftMessage) -> bool {
     message.kind == APPEND || message.kind == PROPOSE
 }
 
+/// Whether a message asks the leader to write entries.
+pub fn asks_to_write(message: &RaftMessage) -> bool {
+    message.kind == PROPOSE
+}
+
 /// Whether a message asks the leader to write a change of membership.
 pub fn changes_members(message: &RaftMessage) -> bool {
     message.kind == PROPOSE && message.entries.iter().any(|e| e.kind != 0)

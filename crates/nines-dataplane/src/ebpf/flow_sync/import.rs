@@ -17,16 +17,18 @@ use nines_model::Traffic;
 
 use super::{
     super::{
-        installed, pin_directory,
+        installed,
+        programs::FLOW_IMPORT,
         shared::{Shared, View},
         tables::{pinned, shared},
         testrun,
     },
-    Look, PROGRAM, Pinned,
+    Look, Pinned,
 };
 use crate::{
     Result, address,
     flow_sync::{Batch, Told},
+    pins::pin_directory,
 };
 
 fn units_of_ms(ms: u32) -> u32 {
@@ -115,7 +117,7 @@ impl FlowImport {
         self.learnt.set(0, 0);
         let (packet, mut done) = ([0; 64], 0);
         while done < count {
-            let ran = testrun::run(PROGRAM, self.program.as_raw_fd(), &packet, count - done, 0);
+            let ran = testrun::run(FLOW_IMPORT, self.program.as_raw_fd(), &packet, count - done, 0);
             let before = std::mem::replace(&mut done, self.learnt.get(0) as u32);
             // A signal ends a run early; it goes on from there.
             if let Err(why) = ran

@@ -2,14 +2,17 @@
 
 use nines_abi::{
     self as abi, Addr, FORWARD_DR, FORWARD_FULL_NAT, FORWARD_GRE, FORWARD_GUE, FORWARD_IPIP,
-    FORWARD_LOCAL, FORWARD_NAT, POOL_MAX, SERVICE_COOKIES, SERVICE_FALLBACK, SERVICE_LIVE,
-    SERVICE_ONE_PACKET, SERVICE_POOL, SERVICE_PORT, SERVICE_QUIC, SERVICE_RATE, SERVICE_SIP,
-    SERVICE_SOURCES, Server, Service, ServiceKey,
+    FORWARD_LOCAL, FORWARD_NAT, POOL_MAX, SERVER_DOWN, SERVER_DRAIN, SERVER_UP, SERVICE_COOKIES,
+    SERVICE_FALLBACK, SERVICE_LIVE, SERVICE_ONE_PACKET, SERVICE_POOL, SERVICE_PORT, SERVICE_QUIC,
+    SERVICE_RATE, SERVICE_SIP, SERVICE_SOURCES, Server, Service, ServiceKey,
 };
-use nines_model::{Forward, Scheduler, TableService, Traffic, TunnelChecksum, TunnelKind};
+use nines_model::{
+    Forward, Scheduler, ServerState, TableServer, TableService, Traffic, TunnelChecksum, TunnelKind,
+};
 
 use crate::{
-    Error, Result, address,
+    Error, Result,
+    address::{self, Way},
     ebpf::{installed::scheduler_word, lookup_tables},
 };
 
@@ -103,7 +106,7 @@ pub(super) fn pool(old: &[Addr; POOL_MAX], wanted: &TableService) -> [Addr; POOL
     pool
 }
 
-/// `FORWARD_*`.
+/// The kernel's number of a forwarding method: one of the constants `FORWARD_*`.
 pub(super) const fn forward_word(forward: Forward) -> u8 {
     match forward {
         Forward::Dr => FORWARD_DR,
@@ -123,8 +126,47 @@ pub(super) fn translation(forward: u8) -> Option<u8> {
     matches!(forward, FORWARD_NAT | FORWARD_FULL_NAT).then_some(forward)
 }
 
+/// The kernel's entry of a server, but for what depends on the entry before it: generation, last
+/// weight, service and order. `way`: where packets to it go; `detour`: interface where marked
+/// packets come in again.
+pub(super) fn server_of(
+    traffic: Traffic,
+    wanted: &TableServer,
+    way: Option<Way>,
+    detour: u32,
+) -> Server {
+    let ip = wanted.addr.ip();
+    // What a mark led away from this host must come to it the same way again.
+    let marked = matches!(traffic, Traffic::Marked { .. });
+    let home = if marked && wanted.forward == Forward::Local { detour } else { 0 };
+    let mut server = Server {
+        addr: address::mapped(ip),
+        nexthop: address::mapped(way.map_or(ip, |w| w.nexthop)),
+        source: way.and_then(|w| w.source).map_or([0; 16], address::mapped),
+        ifindex: way.map_or(home, |w| w.ifindex),
+        mtu: way.and_then(|w| w.mtu).map_or(1_500, |mtu| mtu.min(65_535) as u16),
+        port: wanted.addr.port().to_be(),
+        proxy: wanted.proxy.into(),
+        v6: ip.is_ipv6().into(),
+        state: match wanted.state {
+            ServerState::Down => SERVER_DOWN,
+            _ if wanted.takes_new() => SERVER_UP,
+            _ => SERVER_DRAIN,
+        },
+        weight: wanted.weight,
+        upper: wanted.limit.upper,
+        lower: wanted.limit.lower,
+        // What is the same for all packets of the service.
+        vip: traffic.vip().map_or([0; 16], address::mapped),
+        vip_port: traffic.one_port().unwrap_or(0).to_be(),
+        ..Server::default()
+    };
+    set_forward(&mut server, wanted.forward);
+    server
+}
+
 /// How packets get to a server.
-pub(super) fn set_forward(server: &mut Server, forward: Forward) {
+fn set_forward(server: &mut Server, forward: Forward) {
     server.forward = forward_word(forward);
     if let Forward::Tunnel(tunnel) = forward {
         server.tunnel_port = tunnel.port.to_be();

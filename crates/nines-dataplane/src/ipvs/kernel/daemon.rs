@@ -11,9 +11,9 @@ use std::{
 use netlink_packet_core::NLM_F_DUMP;
 
 use super::{AF_INET, AF_INET6, Attributes, DAEMON, Ipvs, command, nested, nla};
-use crate::{Result, address::privileged};
+use crate::{Result, privileged};
 
-/// IPVS_DAEMON_ATTR_*.
+/// Attributes of a sync daemon: IPVS_DAEMON_ATTR_* of linux/ip_vs.h.
 mod of {
     pub const STATE: u16 = 1;
     pub const INTERFACE: u16 = 2;
@@ -66,9 +66,9 @@ pub struct SyncDaemon {
     pub sync_id: u32,
     /// Bytes of a message.
     pub len_max: u16,
-    /// Multicast group.
+    /// Multicast group that messages go to; `None`: the kernel's default.
     pub group: Option<IpAddr>,
-    /// UDP port.
+    /// UDP port that messages go to; 0: the kernel's default.
     pub port: u16,
     /// Routers that may be between.
     pub ttl: u8,
@@ -105,7 +105,7 @@ impl Ipvs {
         Ok(found.iter().filter_map(one).collect())
     }
 
-    /// Starts one.
+    /// Starts a sync daemon. Fails if one with this role runs.
     pub fn start_daemon(&self, daemon: &SyncDaemon) -> io::Result<()> {
         let mut all = vec![
             nla(of::STATE, daemon.role.number().to_ne_bytes()),
@@ -129,7 +129,7 @@ impl Ipvs {
         self.ask(command::NEW_DAEMON, vec![nested(DAEMON, &all)], 0).map(drop)
     }
 
-    /// Ends one.
+    /// Ends the sync daemon with this role. Fails if none runs.
     pub fn stop_daemon(&self, role: Role) -> io::Result<()> {
         let state = nla(of::STATE, role.number().to_ne_bytes());
         self.ask(command::DEL_DAEMON, vec![nested(DAEMON, &[state])], 0).map(drop)

@@ -1,0 +1,500 @@
+//! The thread that runs the node: sockets in, actions out, guard deadlines by itself.
+//!
+//! Decides: nothing; it moves bytes. It runs in real time, never blocks on a disk, a lock or a
+//! log: what may block (disk, netlink, checks) is other threads' work, reached by channels.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    },
+    time::Duration,
+};
+
+use mio::{Events, Interest, Poll, Token, Waker, net::UdpSocket};
+use nines_core::{
+    Action, Event, Node, action::Operation, configs::Unread, forwarding::Wanted, health::CheckTask,
+    wire::Persist,
+};
+use nines_dataplane::{Guard, process::boot_time};
+use nines_model::Time;
+
+use crate::{
+    identity::Peer,
+    logger::Logger,
+    threads,
+    transport::datagram::{DatagramCipher, Opened},
+};
+
+/// What comes into the thread besides datagrams.
+pub enum Input {
+    /// Something happened to the node.
+    Event(Event),
+    /// Look at the node and answer over a channel of your own.
+    Inspect(Box<dyn FnOnce(&Node, Time) + Send>),
+    /// Ask for something in the log; the answer goes there.
+    Propose(Box<nines_core::wire::Command>, ProposalReply),
+    /// End the thread.
+    End,
+}
+
+/// Where the answer to a proposal goes.
+pub type ProposalReply =
+    tokio::sync::oneshot::Sender<Result<(u64, String), nines_core::action::Refusal>>;
+
+/// What other threads do.
+pub enum Work {
+    /// Write and sync, then say [`Event::Persisted`].
+    Persist(u64, Box<Persist>),
+    /// Address on or off.
+    Address(u64, IpAddr, bool),
+    /// Tell the neighbours.
+    Announce(u64, IpAddr),
+    /// Watch for the first packet of a VIP.
+    Watch(IpAddr),
+    /// Put the table into the kernel.
+    Forward(u64, Box<Wanted>),
+    /// Check these.
+    Check(Arc<Vec<CheckTask>>),
+    /// Read this config, then say [`Event::Read`].
+    Read(Unread),
+    /// Send over TLS.
+    Bulk(u64, Vec<u8>),
+    /// Replace the process.
+    Restart,
+    /// Stop the agent: this node holds no VIP any more.
+    Stop,
+}
+
+/// Takes the work that the core asks for. It never waits.
+pub trait Executors: Send {
+    /// Hands work to the thread that does it; an event if its outcome is known at once.
+    fn take(&mut self, work: Work) -> Option<Event>;
+    /// Sends what found no room before.
+    fn retry(&mut self);
+}
+
+/// A handle for everybody else.
+#[derive(Clone)]
+pub struct CoreHandle {
+    inputs: SyncSender<Input>,
+    waker: Arc<Waker>,
+    /// Inputs that a full queue has cost since the last line about it.
+    dropped: Arc<AtomicU64>,
+}
+
+impl CoreHandle {
+    /// Hands something in, and waits while the queue is full; the thread itself must not call this.
+    /// A thread that has ended takes nothing, silently: the process ends too.
+    pub fn put(&self, input: Input) {
+        if self.inputs.send(input).is_ok() {
+            let _ = self.waker.wake();
+        }
+    }
+
+    /// Hands something in. A task waits while the queue is full, and others run meanwhile.
+    async fn deliver(&self, mut input: Input) {
+        while let Err(TrySendError::Full(back)) = self.inputs.try_send(input) {
+            input = back;
+            tokio::time::sleep(FULL).await;
+        }
+        let _ = self.waker.wake();
+    }
+
+    /// A frame that came over TLS. Its line is not read on while the queue is full: the sender sees
+    /// that it stands still.
+    pub async fn frame(&self, from: u64, bytes: Vec<u8>) {
+        self.deliver(Input::Event(Event::Frame { from, link: 0, bytes })).await;
+    }
+
+    /// An event that may be lost: the same comes again. It is dropped, and counted, if the queue is
+    /// full.
+    pub fn offer(&self, event: Event) {
+        match self.inputs.try_send(Input::Event(event)) {
+            Ok(()) => drop(self.waker.wake()),
+            Err(_) => drop(self.dropped.fetch_add(1, Ordering::Relaxed)),
+        }
+    }
+
+    /// An event.
+    pub fn event(&self, event: Event) {
+        self.put(Input::Event(event));
+    }
+
+    /// What `look` sees of the node.
+    pub async fn inspect<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Node, Time) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        let look = move |node: &Node, now| {
+            let _ = answer.send(look(node, now));
+        };
+        self.deliver(Input::Inspect(Box::new(look))).await;
+        answered.await.ok()
+    }
+
+    /// Proposes and waits for the outcome.
+    pub async fn propose(
+        &self,
+        command: nines_core::wire::Command,
+    ) -> Result<(u64, String), nines_core::action::Refusal> {
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        self.deliver(Input::Propose(Box::new(command), answer)).await;
+        answered.await.unwrap_or_else(|_| {
+            Err(nines_core::action::Refusal::NoQuorum("the agent is stopping".into()))
+        })
+    }
+}
+
+/// Everything the thread owns.
+pub struct CoreThread {
+    poll: Poll,
+    inbox: Inbox,
+    node: Node,
+    sockets: Vec<UdpSocket>,
+    seals: DatagramCipher,
+    peers: BTreeMap<u64, Vec<SocketAddr>>,
+    membership: u64,
+    guard: Option<Box<dyn Guard>>,
+    executors: Box<dyn Executors>,
+    /// Told of each new config before any work that follows from it.
+    configured: Box<dyn Fn(&Node) + Send>,
+    revision: u64,
+    waiting: BTreeMap<u64, ProposalReply>,
+    next_request: u64,
+    log: Logger,
+}
+
+/// How long a task waits before it looks for room in a full queue again.
+const FULL: Duration = Duration::from_millis(5);
+
+const WAKE: Token = Token(usize::MAX);
+
+/// The thread's end of the handles.
+pub struct Inbox {
+    inputs: Receiver<Input>,
+    dropped: Arc<AtomicU64>,
+}
+
+#[cfg(test)]
+impl Inbox {
+    /// The next event that comes within so long.
+    pub(crate) fn event(&self, patience: Duration) -> Option<Event> {
+        match self.inputs.recv_timeout(patience) {
+            Ok(Input::Event(event)) => Some(event),
+            _ => None,
+        }
+    }
+}
+
+/// Makes the channel and the poll that the thread sleeps in.
+pub fn channel() -> std::io::Result<(Poll, CoreHandle, Inbox)> {
+    of_length(threads::CORE)
+}
+
+fn of_length(length: usize) -> std::io::Result<(Poll, CoreHandle, Inbox)> {
+    let poll = Poll::new()?;
+    let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
+    let (inputs, received) = sync_channel(length);
+    let dropped = Arc::new(AtomicU64::new(0));
+    let inbox = Inbox { inputs: received, dropped: Arc::clone(&dropped) };
+    Ok((poll, CoreHandle { inputs, waker, dropped }, inbox))
+}
+
+fn socket_addresses(addresses: &[IpAddr], port: u16) -> Vec<SocketAddr> {
+    addresses.iter().map(|a| SocketAddr::new(*a, port)).collect()
+}
+
+impl CoreThread {
+    /// All parts put together.
+    #[expect(clippy::too_many_arguments, reason = "made once, in one place")]
+    pub fn new(
+        poll: Poll,
+        inbox: Inbox,
+        node: Node,
+        mut sockets: Vec<UdpSocket>,
+        seals: DatagramCipher,
+        seed: &[Peer],
+        guard: Option<Box<dyn Guard>>,
+        executors: Box<dyn Executors>,
+        configured: Box<dyn Fn(&Node) + Send>,
+        log: Logger,
+    ) -> std::io::Result<Self> {
+        for (i, socket) in sockets.iter_mut().enumerate() {
+            poll.registry().register(socket, Token(i), Interest::READABLE)?;
+        }
+        let peers = seed.iter().map(|p| (p.id, socket_addresses(&p.addresses, p.port))).collect();
+        Ok(Self {
+            poll,
+            inbox,
+            node,
+            sockets,
+            seals,
+            peers,
+            membership: u64::MAX,
+            guard,
+            executors,
+            configured,
+            revision: u64::MAX,
+            waiting: BTreeMap::new(),
+            next_request: 1,
+            log,
+        })
+    }
+
+    /// Runs until [`Input::End`].
+    pub fn run(mut self) {
+        if let Err(why) = nines_dataplane::process::run_in_real_time() {
+            self.log.line(&format!("{why}; {}", why.next.as_deref().unwrap_or_default()));
+        }
+        let mut events = Events::with_capacity(64);
+        let mut wall_at = Time(0);
+        loop {
+            let now = boot_time();
+            if now.since(wall_at) > 10_000_000_000 || wall_at == Time(0) {
+                wall_at = now;
+                self.tell_dropped();
+                let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+                self.node.handle(now, Event::WallClock(wall.map_or(0, |w| w.as_nanos() as u64)));
+                self.carry_out();
+            }
+            let wait = self.node.next_deadline().since(boot_time());
+            // poll(2) rounds down to ms; the node takes a late tick as well as one in time.
+            // Never 0: a node that asked for the past must not take the CPU from everybody else.
+            let wait = Duration::from_nanos(wait.clamp(200_000, 1_000_000_000));
+            if let Err(e) = self.poll.poll(&mut events, Some(wait)) {
+                if e.kind() == std::io::ErrorKind::Interrupted {
+                    continue;
+                }
+                self.log.line(&format!("poll failed: {e}"));
+                return;
+            }
+            for link in 0..self.sockets.len() {
+                self.receive(link);
+            }
+            if !self.take_inputs() {
+                return;
+            }
+            self.executors.retry();
+            if self.node.next_deadline() <= boot_time() {
+                self.node.handle(boot_time(), Event::Tick);
+                self.carry_out();
+            }
+        }
+    }
+
+    /// Takes what waits, a queue's length at most, so that nobody keeps the thread from its
+    /// deadlines. False: the thread is to end.
+    fn take_inputs(&mut self) -> bool {
+        for _ in 0..threads::CORE {
+            let Ok(input) = self.inbox.inputs.try_recv() else { return true };
+            match input {
+                Input::Event(event) => self.node.handle(boot_time(), event),
+                Input::Inspect(look) => look(&self.node, boot_time()),
+                Input::Propose(command, answer) => {
+                    let request = self.next_request;
+                    self.next_request += 1;
+                    self.waiting.insert(request, answer);
+                    let event = Event::Propose { request, command: *command };
+                    self.node.handle(boot_time(), event);
+                }
+                Input::End => return false,
+            }
+            self.carry_out();
+        }
+        true
+    }
+
+    fn tell_dropped(&self) {
+        let dropped = self.inbox.dropped.swap(0, Ordering::Relaxed);
+        if dropped > 0 {
+            self.log.line(&format!(
+                "{dropped} results of checks were dropped: this node cannot keep up"
+            ));
+        }
+    }
+
+    fn receive(&mut self, link: usize) {
+        let mut buffer = [0; 2_048];
+        // Bounded, so that a flood cannot keep the thread from its deadlines.
+        for _ in 0..256 {
+            let Ok((length, sender)) = self.sockets[link].recv_from(&mut buffer) else { return };
+            let now = boot_time();
+            match self.seals.open(now, &buffer[..length]) {
+                Opened::Frame(from, bytes) if !bytes.is_empty() => {
+                    self.node.handle(now, Event::Frame { from, link, bytes });
+                    self.carry_out();
+                }
+                Opened::Greeting(from) if self.is_unknown(from) => {
+                    // It joined after what this node has of the log: perhaps it is the leader,
+                    // from whom the rest comes.
+                    self.peers.insert(from, vec![sender]);
+                    self.send(from, &[]);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether this node's log does not say yet who this is, and its credentials do not either.
+    fn is_unknown(&self, id: u64) -> bool {
+        let seed = self.node.state().members.is_empty() && self.node.config().seeds.contains(&id);
+        self.node.may_be_newer(id) && !seed
+    }
+
+    fn carry_out(&mut self) {
+        let state = self.node.state();
+        if state.revision != self.revision {
+            self.revision = state.revision;
+            self.seals.set_beat(state.spec.timing.beat);
+            (self.configured)(&self.node);
+        }
+        if state.members.newest_change() != self.membership {
+            self.membership = state.members.newest_change();
+            for member in state.members.values() {
+                let addresses: Vec<IpAddr> =
+                    member.addresses.iter().filter_map(|a| a.parse().ok()).collect();
+                self.peers.insert(member.id, socket_addresses(&addresses, member.port as u16));
+            }
+        }
+        let known = self.act();
+        if known.is_empty() {
+            return;
+        }
+        for event in known {
+            self.node.handle(boot_time(), event);
+        }
+        // What these lead to is known with the next event at the latest: no loop without end.
+        for event in self.act() {
+            self.node.handle(boot_time(), event);
+        }
+    }
+
+    /// Carries out what the node asks for; events whose outcome is known at once.
+    fn act(&mut self) -> Vec<Event> {
+        let mut known = Vec::new();
+        for action in self.node.take_actions() {
+            let work = match action {
+                Action::Send { to, bytes, bulk: false } => {
+                    self.send(to, &bytes);
+                    continue;
+                }
+                Action::Perform { id, operation } => {
+                    known.extend(self.perform(id, operation));
+                    continue;
+                }
+                Action::Reply { request, result } => {
+                    if let Some(answer) = self.waiting.remove(&request) {
+                        let _ = answer.send(result);
+                    }
+                    continue;
+                }
+                Action::Log(line) => {
+                    self.log.line(&line);
+                    continue;
+                }
+                Action::Send { to, bytes, bulk: true } => Work::Bulk(to, bytes),
+                Action::Persist(number, persist) => Work::Persist(number, persist),
+                Action::Read(unread) => Work::Read(unread),
+                Action::Check(tasks) => Work::Check(tasks),
+                Action::RestartReady => Work::Restart,
+                Action::StopReady => Work::Stop,
+            };
+            known.extend(self.executors.take(work));
+        }
+        known
+    }
+
+    /// Carries an operation out, or has another thread do it; an event if its outcome is known at
+    /// once.
+    fn perform(&mut self, id: u64, operation: Operation) -> Option<Event> {
+        let result = match operation {
+            Operation::Guard(vip, deadline) => self.guarded(|g| g.set(vip, deadline)),
+            Operation::Follow(vip, deadline) => self.guarded(|g| g.follow(vip, deadline)),
+            Operation::Renew(deadline) => self.guarded(|g| g.renew(deadline)),
+            Operation::Cover(vips) => self.guarded(|g| g.cover(&vips)),
+            Operation::Serve(vips) => self.guarded(|g| g.serve(&vips)),
+            Operation::Watch(vip) => {
+                self.executors.take(Work::Watch(vip));
+                Ok(())
+            }
+            Operation::Address { vip, up } => {
+                return self.executors.take(Work::Address(id, vip, up));
+            }
+            Operation::Announce(vip) => return self.executors.take(Work::Announce(id, vip)),
+            Operation::Forward(wanted) => return self.executors.take(Work::Forward(id, wanted)),
+        };
+        Some(Event::Done { id, result })
+    }
+
+    /// A witness has no guard, and nothing to guard.
+    fn guarded(
+        &mut self,
+        set: impl FnOnce(&mut dyn Guard) -> nines_dataplane::Result<()>,
+    ) -> Result<(), String> {
+        let guard = self.guard.as_mut();
+        guard.map_or(Ok(()), |guard| set(guard.as_mut()).map_err(|why| why.to_string()))
+    }
+
+    /// Over every link: a peer hears one of them.
+    fn send(&mut self, to: u64, bytes: &[u8]) {
+        let Some(addresses) = self.peers.get(&to) else { return };
+        let now = boot_time();
+        for (link, socket) in self.sockets.iter().enumerate() {
+            let Some(address) = addresses.get(link.min(addresses.len().saturating_sub(1))) else {
+                continue;
+            };
+            let sealed = self.seals.seal(now, to, link as u8, bytes);
+            // A full buffer or a link that is down is a lost packet.
+            let _ = socket.send_to(&sealed, *address);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_inbox_drops_what_comes_again_and_makes_others_wait() {
+        let (_poll, core, inbox) = of_length(1).unwrap();
+        core.event(Event::Tick);
+        (0..3).for_each(|_| core.offer(Event::Tick));
+        assert_eq!(inbox.dropped.load(Ordering::Relaxed), 3);
+        // What must not be lost waits for room, and is there then.
+        let waits = std::thread::spawn(move || core.event(Event::Stop));
+        assert!(matches!(inbox.inputs.recv(), Ok(Input::Event(Event::Tick))));
+        assert!(matches!(inbox.inputs.recv(), Ok(Input::Event(Event::Stop))));
+        waits.join().unwrap();
+    }
+
+    #[test]
+    fn a_frame_waits_for_room_and_is_not_lost() {
+        let (_poll, core, inbox) = of_length(1).unwrap();
+        core.event(Event::Tick);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async move {
+            let sent = tokio::spawn(async move { core.frame(2, vec![7]).await });
+            tokio::time::sleep(FULL * 3).await;
+            assert!(!sent.is_finished(), "the queue is full, and other tasks run");
+            assert!(matches!(inbox.inputs.try_recv(), Ok(Input::Event(Event::Tick))));
+            sent.await.unwrap();
+            let there = inbox.inputs.try_recv();
+            assert!(matches!(there, Ok(Input::Event(Event::Frame { from: 2, .. }))));
+        });
+    }
+
+    #[test]
+    fn nobody_waits_for_a_thread_that_has_ended() {
+        let (_poll, core, inbox) = of_length(1).unwrap();
+        core.event(Event::Tick);
+        drop(inbox);
+        core.event(Event::Stop);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        assert_eq!(runtime.block_on(core.inspect(|_, now| now)), None);
+    }
+}

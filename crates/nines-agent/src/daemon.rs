@@ -1,0 +1,300 @@
+//! The agent: puts the core, the kernel, the disk and the API together.
+//!
+//! Decides: what is started, in which order, and how it ends. A stop hands VIPs over first; a
+//! restart asks for a long lease and replaces the process in place, so no packet is lost.
+
+use std::{
+    os::unix::process::CommandExt as _,
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use nines_api::failure::{Failure, Kind, Outcome};
+use nines_core::{Config, Event, Node};
+use nines_dataplane::{ebpf, process::boot_time};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{
+    checks::Checks,
+    core_thread::{self, CoreHandle, CoreThread, Input},
+    descriptors,
+    executors::{Orders, Workers, devices, vip_addresses},
+    http,
+    identity::{self, Credentials, StateDir, copied_state},
+    logger::Logger,
+    real_server,
+    start::{
+        Plane, Shared, cannot_start, remember_places, start_address_threads, start_dataplane,
+        start_disk_and_configs, start_tasks,
+    },
+    storage::own_log,
+    threads,
+    transport::{datagram::DatagramCipher, peer_port::bulk::Bulk},
+};
+
+/// How the agent was started.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// State directory.
+    pub state: PathBuf,
+    /// API socket.
+    pub socket: PathBuf,
+    /// Which hooks packets take.
+    pub hooks: ebpf::Hooks,
+    /// Where metrics are told over TCP.
+    pub metrics: Option<std::net::SocketAddr>,
+}
+
+/// How this node forwards, for people.
+#[derive(Clone, Debug, Default)]
+pub struct Shown {
+    /// The packet path.
+    pub path: String,
+    /// What keeps it from forwarding as the config asks; empty: nothing.
+    pub trouble: String,
+    /// What a person can do about that.
+    pub next: String,
+    /// What keeps it from being a real server of the other directors; empty: nothing.
+    pub serving: String,
+    /// Which of its own addresses it waits for; empty: none.
+    pub absent: String,
+    /// A program that takes VIPs away again and again; empty: none.
+    pub fight: String,
+    /// VIPs that it could not serve now, by reason.
+    pub unfit: vip_addresses::Unfit,
+    /// It is a witness.
+    pub witness: bool,
+    /// The cluster it is a member of, also before it has the log.
+    pub cluster: String,
+}
+
+impl Shown {
+    /// What people hear first of what is wrong.
+    pub fn worst(&self) -> &str {
+        let all = [&self.absent, &self.trouble, &self.fight, &self.serving];
+        all.into_iter().find(|one| !one.is_empty()).map_or("", String::as_str)
+    }
+
+    /// What a person can do about that.
+    pub fn worst_next(&self) -> String {
+        let worst = self.worst();
+        if worst.is_empty() || worst == self.trouble || worst == self.serving {
+            self.next.clone()
+        } else if worst == self.absent {
+            "ip -brief address; the agent goes on by itself when the address is there".into()
+        } else {
+            "see what changes it: ip monitor address; a network manager keeps what its own \
+             configuration names"
+                .into()
+        }
+    }
+}
+
+/// Runs until stopped.
+pub fn run(options: &Options) -> Outcome<()> {
+    let log = Logger::stderr();
+    let home = identity::home(&options.state);
+    let credentials = Arc::new(home.credentials()?);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::new(Kind::Io, "cannot start", e))?;
+    let ended = if credentials.identity.server {
+        runtime.block_on(real_server::serve(home, credentials, &log))
+    } else {
+        runtime.block_on(serve(options, home, credentials, &log))
+    };
+    match ended {
+        Ok(End::Stopped) => Ok(()),
+        Ok(End::Replace) => {
+            drop(runtime);
+            Err(Failure::new(Kind::Io, "cannot restart in place", replace()))
+        }
+        Err(why) => Err(why),
+    }
+}
+
+/// Starts this program anew in its own place; returns only if that cannot be.
+fn replace() -> std::io::Error {
+    let me = match std::env::current_exe() {
+        Ok(me) => me,
+        Err(why) => return why,
+    };
+    // An upgraded binary has the same path; the kernel calls the old one "(deleted)".
+    let me = PathBuf::from(me.to_string_lossy().trim_end_matches(" (deleted)").to_owned());
+    std::process::Command::new(me).args(std::env::args_os().skip(1)).exec()
+}
+
+/// How an agent ends.
+pub enum End {
+    Stopped,
+    Replace,
+}
+
+async fn serve(
+    options: &Options,
+    home: StateDir,
+    credentials: Arc<Credentials>,
+    log: &Logger,
+) -> Outcome<End> {
+    let listener = http::listen(&options.socket)?;
+    let ended = serve_with_socket(options, home, credentials, log, listener).await;
+    let _ = std::fs::remove_file(&options.socket);
+    ended
+}
+
+async fn serve_with_socket(
+    options: &Options,
+    home: StateDir,
+    credentials: Arc<Credentials>,
+    log: &Logger,
+    listener: tokio::net::UnixListener,
+) -> Outcome<End> {
+    let (store, kept) = own_log::open_or_restart(&home, &credentials.identity, || drop(replace()))?;
+    let mut node = Node::new(node_config(&home, &credentials), boot_time(), &kept);
+    let ports = Ports::bind(options, &credentials, listener)?;
+    let (poll, core, inbox) = core_thread::channel().map_err(cannot_start)?;
+    let shared = Shared::new(core, home, credentials, &node, log);
+    let plane = if shared.credentials.identity.witness {
+        Plane::default()
+    } else {
+        start_dataplane(&shared, options.hooks, &mut node)?
+    };
+    let addresses = start_address_threads(&shared, plane.handle.as_ref())?;
+    let (disk, configs) = start_disk_and_configs(&shared, store)?;
+    let (workers, orders) = Workers::new(disk, addresses.changes(), configs, plane.handle.as_ref());
+    let (places, in_force) = (Arc::clone(&shared.places), Arc::clone(&shared.revision));
+    let thread = CoreThread::new(
+        poll,
+        inbox,
+        node,
+        ports.udp,
+        datagram_cipher(&shared.credentials)?,
+        &shared.credentials.identity.peers,
+        plane.guard,
+        Box::new(workers),
+        Box::new(move |node| {
+            remember_places(&places, node);
+            addresses.look();
+            in_force.store(node.state().revision, Ordering::Relaxed);
+        }),
+        log.clone(),
+    )
+    .map_err(cannot_start)?;
+    let joined = threads::spawn("core", move || thread.run())?;
+
+    let shares = descriptors::Shares::of_this_process();
+    let tcp = (ports.api, ports.metrics, ports.peers);
+    start_tasks(&shared, shares, tcp, plane.handle, plane.flows);
+    let (me, cluster) =
+        (&shared.credentials.identity.me.name, &shared.credentials.identity.cluster);
+    log.line(&format!("nines {} runs as {me} in cluster {cluster}", env!("CARGO_PKG_VERSION")));
+    let end = until_the_end(&shared, orders, shares).await;
+    shared.core.put(Input::End);
+    let _ = joined.join();
+    if let (Some(_), Ok(End::Stopped)) = (&plane.claim, &end) {
+        devices::leave_kernel(&shared.places, log);
+    }
+    drop(plane.claim);
+    end
+}
+
+fn node_config(home: &StateDir, credentials: &Credentials) -> Config {
+    let me = &credentials.identity.me;
+    Config {
+        id: me.id,
+        name: me.name.clone(),
+        boot: u64::from_be_bytes(identity::random::<8>()) >> 2,
+        machine_boot: copied_state::machine_boot(),
+        place: copied_state::of(home, own_log::FILE),
+        seeds: credentials.identity.peers.iter().map(|p| p.id).collect(),
+    }
+}
+
+fn datagram_cipher(credentials: &Credentials) -> Outcome<DatagramCipher> {
+    let beat_key = data_encoding::HEXLOWER
+        .decode(credentials.identity.beat_key.as_bytes())
+        .map_err(|e| Failure::new(Kind::Io, "identity.json is damaged", e))?;
+    Ok(DatagramCipher::new(&beat_key, credentials.identity.me.id, identity::random()))
+}
+
+/// All that the agent listens on.
+struct Ports {
+    udp: Vec<mio::net::UdpSocket>,
+    peers: tokio::net::TcpListener,
+    api: tokio::net::UnixListener,
+    metrics: Option<tokio::net::TcpListener>,
+}
+
+impl Ports {
+    fn bind(
+        options: &Options,
+        credentials: &Credentials,
+        api: tokio::net::UnixListener,
+    ) -> Outcome<Self> {
+        let me = &credentials.identity.me;
+        Ok(Self {
+            udp: devices::bind(me)?,
+            peers: devices::bind_tcp(std::net::SocketAddr::new(me.addresses[0], me.port))?,
+            api,
+            metrics: options.metrics.map(devices::bind_tcp).transpose()?,
+        })
+    }
+}
+
+/// The main task: runs checks, hands large frames to their lines, and waits for the end.
+async fn until_the_end(
+    shared: &Shared,
+    mut orders: Orders,
+    shares: descriptors::Shares,
+) -> Outcome<End> {
+    let (core, log) = (&shared.core, &shared.log);
+    let shortages = Arc::clone(&shared.shortages);
+    let mut checks = Checks::new(core.clone(), log.clone(), shortages, shares.checks);
+    let mut bulk = Bulk::new(Arc::clone(&shared.credentials), core.clone(), log.clone());
+    let listen = |kind| signal(kind).map_err(cannot_start);
+    let (mut term, mut int, mut hup) = (
+        listen(SignalKind::terminate())?,
+        listen(SignalKind::interrupt())?,
+        listen(SignalKind::hangup())?,
+    );
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    let mut alive = tokio::time::interval(Duration::from_secs(1));
+    let mut stop_at: Option<tokio::time::Instant> = None;
+    loop {
+        tokio::select! {
+            end = orders.ends.recv() => return Ok(end.unwrap_or(End::Stopped)),
+            Some(tasks) = orders.checks.recv() => checks.set(Arc::unwrap_or_clone(tasks)),
+            Some((to, bytes)) = orders.bulk.recv() => bulk.send(to, bytes),
+            _ = hup.recv() => {
+                let restart = core.inspect(|n, _| n.state().spec.timing.restart.0).await;
+                let _ = sd_notify::notify(&[sd_notify::NotifyState::Reloading]);
+                core.event(Event::Restart(restart.unwrap_or(5_000)));
+            }
+            _ = term.recv() => stop(core, &mut stop_at, log),
+            _ = int.recv() => stop(core, &mut stop_at, log),
+            _ = alive.tick() => {
+                // Fed only while the core thread answers: a stuck core is a dead agent.
+                let look = |n: &Node, _| n.is_mended_by_restart();
+                if let Ok(Some(false)) =
+                    tokio::time::timeout(Duration::from_secs(1), core.inspect(look)).await
+                {
+                    let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+                }
+                if stop_at.is_some_and(|at| at <= tokio::time::Instant::now()) {
+                    log.line("no director took the VIPs over in time; stopping anyway");
+                    return Ok(End::Stopped);
+                }
+            }
+        }
+    }
+}
+
+fn stop(core: &CoreHandle, stop_at: &mut Option<tokio::time::Instant>, log: &Logger) {
+    if stop_at.is_none() {
+        log.line("stopping: VIPs move first");
+        *stop_at = Some(tokio::time::Instant::now() + Duration::from_secs(5));
+        core.event(Event::Stop);
+    }
+}

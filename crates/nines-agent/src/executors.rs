@@ -1,0 +1,255 @@
+//! The threads that may block: the disk, addresses, forwarding, configs.
+//!
+//! Decides: order. Each kind of work has its own thread and keeps its order; a slow table or a
+//! slow disk delays neither a takeover nor a heartbeat.
+
+use std::sync::{
+    Arc,
+    mpsc::{Receiver, SyncSender},
+};
+
+use nines_api::failure::Outcome;
+use nines_core::{Event, configs::Unread, health::CheckTask, wire::Persist};
+use nines_dataplane::process;
+use tokio::sync::mpsc;
+
+use self::{
+    addresses::AddressChanges,
+    forwarding::{DataplaneHandle, Numbered},
+};
+use crate::{
+    core_thread::{CoreHandle, Executors, Work},
+    daemon::End,
+    queue::{Newest, Offer, Refused},
+    storage::store::Store,
+    threads,
+};
+
+pub mod addresses;
+pub mod devices;
+pub mod forwarding;
+pub mod local_server;
+pub mod vip_addresses;
+
+/// A write with its number.
+pub type DiskWork = (u64, Box<Persist>);
+
+/// The queue of the disk. A write that does not fit ends all writing, for the log must have no gap.
+pub struct DiskQueue {
+    to: SyncSender<DiskWork>,
+    refused: bool,
+}
+
+impl DiskQueue {
+    /// In front of this queue.
+    pub fn new(to: SyncSender<DiskWork>) -> Self {
+        Self { to, refused: false }
+    }
+
+    /// Hands the write over; an event if the disk counts as failed from now on.
+    fn put(&mut self, work: DiskWork) -> Option<Event> {
+        if self.refused {
+            return None;
+        }
+        let Err(Refused::Full(_)) = self.to.offer(work) else { return None };
+        self.refused = true;
+        let most = threads::DISK;
+        Some(Event::PersistFailed(format!("the disk is too slow: {most} writes wait for it")))
+    }
+}
+
+/// What the main task receives from the core.
+pub struct Orders {
+    /// Checks to run from now on.
+    pub checks: mpsc::Receiver<Arc<Vec<CheckTask>>>,
+    /// Large frames, each with the node that it is for.
+    pub bulk: mpsc::Receiver<(u64, Vec<u8>)>,
+    /// How the agent is to end.
+    pub ends: mpsc::Receiver<End>,
+}
+
+/// The queues of all of them, by what they are asked.
+pub struct Workers {
+    disk: DiskQueue,
+    addresses: AddressChanges,
+    configs: SyncSender<Unread>,
+    /// A witness has none.
+    dataplane: Option<(DataplaneHandle, Newest<Numbered, DataplaneHandle>)>,
+    checks: Newest<Arc<Vec<CheckTask>>, mpsc::Sender<Arc<Vec<CheckTask>>>>,
+    bulk: mpsc::Sender<(u64, Vec<u8>)>,
+    ends: mpsc::Sender<End>,
+}
+
+impl Workers {
+    /// The queues given, and those of the main task.
+    pub fn new(
+        disk: SyncSender<DiskWork>,
+        addresses: AddressChanges,
+        configs: SyncSender<Unread>,
+        dataplane: Option<&DataplaneHandle>,
+    ) -> (Self, Orders) {
+        let (checks, checks_asked) = mpsc::channel(1);
+        let (bulk, bulk_asked) = mpsc::channel(threads::BULK);
+        let (ends, ends_asked) = mpsc::channel(1);
+        let workers = Self {
+            disk: DiskQueue::new(disk),
+            addresses,
+            configs,
+            dataplane: dataplane.map(|handle| (handle.clone(), Newest::new(handle.clone()))),
+            checks: Newest::new(checks),
+            bulk,
+            ends,
+        };
+        (workers, Orders { checks: checks_asked, bulk: bulk_asked, ends: ends_asked })
+    }
+}
+
+impl Executors for Workers {
+    fn take(&mut self, work: Work) -> Option<Event> {
+        // A worker that has ended ends the process; what it is sent then no longer matters.
+        match work {
+            Work::Persist(number, persist) => return self.disk.put((number, persist)),
+            Work::Watch(vip) => {
+                if let Some((dataplane, _)) = &self.dataplane {
+                    dataplane.watch(vip);
+                }
+            }
+            Work::Address(id, vip, up) => return self.addresses.change(id, vip, up),
+            Work::Announce(id, vip) => return self.addresses.announce(id, vip),
+            // The core reads a config itself that nobody has read after a moment.
+            Work::Read(unread) => drop(self.configs.offer(unread)),
+            // The core asks for one at a time.
+            Work::Forward(id, wanted) => match &mut self.dataplane {
+                Some((_, newest)) => newest.put((id, wanted)),
+                None => return Some(Event::Done { id, result: Ok(()) }),
+            },
+            Work::Check(tasks) => self.checks.put(tasks),
+            Work::Bulk(to, bytes) => {
+                let full = matches!(self.bulk.offer((to, bytes)), Err(Refused::Full(_)));
+                return full.then_some(Event::Undelivered(to));
+            }
+            // The first end is the end.
+            Work::Restart => drop(self.ends.offer(End::Replace)),
+            Work::Stop => drop(self.ends.offer(End::Stopped)),
+        }
+        None
+    }
+
+    fn retry(&mut self) {
+        self.addresses.retry();
+        self.checks.retry();
+        if let Some((_, newest)) = &mut self.dataplane {
+            newest.retry();
+        }
+    }
+}
+
+/// Writes the log in order; `first` is told of the first state that came.
+pub fn disk(
+    store: Store,
+    work: Receiver<(u64, Box<Persist>)>,
+    first: impl Fn() -> Outcome<()>,
+    core: &CoreHandle,
+) {
+    let mut told = false;
+    for (number, persist) in work {
+        let mut done = store.write(&persist);
+        if persist.snapshot.is_some() && !told {
+            // Before anybody counts on it.
+            done = done.and_then(|()| first());
+            told = done.is_ok();
+        }
+        match done {
+            Ok(()) if number > 0 => core.event(Event::Persisted(number)),
+            Ok(()) => {}
+            Err(why) => {
+                core.event(Event::PersistFailed(why.to_string()));
+                return;
+            }
+        }
+    }
+}
+
+/// Bytes of a config that takes much memory to be read.
+const LARGE: usize = 1 << 20;
+
+/// Reads configs, so that the core thread need not.
+pub fn configs(work: Receiver<Unread>, core: &CoreHandle) {
+    for unread in work {
+        let config = Arc::new(unread.read());
+        let large = config.text.len() > LARGE;
+        core.event(Event::Read(config));
+        if large {
+            process::give_memory_back();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::sync_channel;
+
+    use super::*;
+
+    fn write() -> Box<Persist> {
+        Box::default()
+    }
+
+    #[test]
+    fn a_write_that_does_not_fit_is_the_last_one_and_is_told_once() {
+        let (to, received) = sync_channel(2);
+        let mut disk = DiskQueue::new(to);
+        assert!(disk.put((1, write())).is_none() && disk.put((2, write())).is_none());
+        assert!(matches!(disk.put((3, write())), Some(Event::PersistFailed(_))));
+        assert!(matches!(received.try_recv(), Ok((1, _))));
+        // There is room again, but the third write is missing.
+        assert!(disk.put((4, write())).is_none());
+        assert!(matches!(received.try_recv(), Ok((2, _))));
+        assert!(received.try_recv().is_err(), "no gap in the log");
+    }
+
+    /// Workers of a witness whose queues have `room`, and all receiving ends.
+    fn workers() -> (Workers, Orders, Receiver<DiskWork>, Receiver<Unread>) {
+        let (disk, writes) = sync_channel(1);
+        let (configs, unread) = sync_channel(1);
+        let (handle, _) = addresses::channel();
+        let (workers, orders) = Workers::new(disk, handle.changes(), configs, None);
+        (workers, orders, writes, unread)
+    }
+
+    #[test]
+    fn a_frame_that_does_not_fit_is_reported_as_undelivered() {
+        let (mut workers, mut orders, ..) = workers();
+        for _ in 0..threads::BULK {
+            assert!(workers.take(Work::Bulk(2, Vec::new())).is_none());
+        }
+        assert!(matches!(workers.take(Work::Bulk(3, Vec::new())), Some(Event::Undelivered(3))));
+        orders.bulk.try_recv().unwrap();
+        assert!(workers.take(Work::Bulk(3, Vec::new())).is_none());
+    }
+
+    #[test]
+    fn the_newest_checks_count_the_first_end_and_a_witness_forwards_at_once() {
+        let (mut workers, mut orders, ..) = workers();
+        let check = CheckTask {
+            service: "web".into(),
+            server: "r1".into(),
+            addr: "10.0.0.11:80".parse().unwrap(),
+            listen: "10.0.0.100:80".parse().unwrap(),
+            forward: nines_model::Forward::Dr,
+            proxy: false,
+            check: nines_model::Check::default(),
+        };
+        for tasks in [vec![], vec![check.clone()], vec![check.clone(), check]] {
+            assert!(workers.take(Work::Check(Arc::new(tasks))).is_none());
+        }
+        assert_eq!(orders.checks.try_recv().unwrap().len(), 0);
+        workers.retry();
+        assert_eq!(orders.checks.try_recv().unwrap().len(), 2);
+        assert!(workers.take(Work::Restart).is_none() && workers.take(Work::Stop).is_none());
+        assert!(matches!(orders.ends.try_recv(), Ok(End::Replace)));
+        assert!(orders.ends.try_recv().is_err());
+        let forwarded = workers.take(Work::Forward(9, Box::default()));
+        assert!(matches!(forwarded, Some(Event::Done { id: 9, result: Ok(()) })));
+    }
+}

@@ -1,0 +1,500 @@
+//! API v1 over the unix socket: JSON, described by `GET /v1/openapi.json`.
+//!
+//! Decides: which requests there are, and how each act becomes a proposal. The CLI uses nothing
+//! else. What a view shows is in `view.rs`, what other nodes tell for it in `seen.rs`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+};
+
+use axum::{
+    Extension, Json, Router,
+    extract::{DefaultBodyLimit, FromRef, Query, State as Shared},
+    http::StatusCode,
+    response::{IntoResponse as _, Response},
+    routing::{get, post},
+};
+use nines_api::{
+    failure::{Failure, Kind, Outcome},
+    types::{
+        ActRequest, Change, ConfigText, Done, Event, FileError, MoveRequest, Plan, Problem, Status,
+        Verdict, Why,
+    },
+};
+use nines_core::{
+    Event as CoreEvent, Node,
+    action::Refusal,
+    wire::{Act, Apply, Command, Give, command::Kind as What, pack},
+};
+use nines_model::{
+    AdminCommand, Backend, Codes as _, SafetyRule, Spec, Time, config, diff, printable::clean,
+};
+use serde::Deserialize;
+use utoipa::OpenApi as _;
+
+use self::caller::Caller;
+use crate::{
+    convert::{Answer, refusal_text},
+    core_thread::CoreHandle,
+    flow_sync::Flows,
+};
+
+mod caller;
+mod listeners;
+mod metrics;
+mod seen;
+mod verdict;
+pub mod view;
+
+use self::seen::seen;
+pub use self::seen::{Sight, counters_json, tell_systemd};
+pub use view::one_line;
+
+/// Everything the API offers, as OpenAPI.
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    info(title = "nines API", version = "1", description = "Over the unix socket of the agent."),
+    paths(get_status, get_events, get_why, get_config, post_plan, post_apply, post_act, post_move),
+    components(schemas(
+        Status,
+        Event,
+        Why,
+        Plan,
+        Done,
+        Problem,
+        ActRequest,
+        MoveRequest,
+        ConfigText
+    ))
+)]
+pub struct Document;
+
+/// The OpenAPI document as JSON.
+pub fn openapi() -> String {
+    Document::openapi().to_pretty_json().expect("made from types")
+}
+
+/// Binds the socket; a second agent on the same one is refused, a dead one's is replaced.
+pub fn listen(path: &Path) -> Outcome<tokio::net::UnixListener> {
+    let failed = |e: &dyn std::fmt::Display| {
+        Failure::new(Kind::Io, format!("cannot listen on {}", path.display()), e)
+            .next("see that its directory exists and is yours, or choose --socket")
+    };
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(Failure::new(
+            Kind::Unsafe,
+            format!("an agent already listens on {}", path.display()),
+            "two agents on one socket would hide each other",
+        )
+        .next("systemctl status nines, or choose another --socket"));
+    }
+    let _ = std::fs::remove_file(path);
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(|e| failed(&e))?;
+    }
+    let listener = tokio::net::UnixListener::bind(path).map_err(|e| failed(&e))?;
+    // Members of the group may act; systemd's unit sets the group.
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o660);
+    std::fs::set_permissions(path, mode).map_err(|e| failed(&e))?;
+    Ok(listener)
+}
+
+/// What the API works on. Each request takes the part that it needs.
+#[derive(Clone)]
+pub struct Api {
+    /// What the status is made from.
+    pub sight: Sight,
+    /// Flows told to other directors; a witness has none.
+    pub flows: Option<Arc<Flows>>,
+}
+
+/// What changes the cluster.
+#[derive(Clone)]
+struct Commands {
+    core: CoreHandle,
+    /// Name of this node: commands come from its users.
+    node: String,
+}
+
+impl FromRef<Api> for Sight {
+    fn from_ref(api: &Api) -> Self {
+        api.sight.clone()
+    }
+}
+
+impl FromRef<Api> for CoreHandle {
+    fn from_ref(api: &Api) -> Self {
+        api.sight.core.clone()
+    }
+}
+
+impl FromRef<Api> for Commands {
+    fn from_ref(api: &Api) -> Self {
+        let node = api.sight.credentials.identity.me.name.clone();
+        Self { core: api.sight.core.clone(), node }
+    }
+}
+
+/// Serves until the process ends; `room`: connections at once.
+pub async fn serve(listener: tokio::net::UnixListener, api: Api, room: usize) {
+    let router = Router::new()
+        .route("/v1/status", get(get_status))
+        .route("/v1/events", get(get_events))
+        .route("/v1/why", get(get_why))
+        .route("/v1/config", get(get_config))
+        .route("/v1/plan", post(post_plan))
+        .route("/v1/apply", post(post_apply))
+        .route("/v1/act", post(post_act))
+        .route("/v1/move", post(post_move))
+        .route("/v1/openapi.json", get(|| async { openapi() }))
+        .route("/metrics", get(get_metrics))
+        .route("/readyz", get(get_readyz))
+        .layer(DefaultBodyLimit::max(BODY_MAX))
+        .with_state(api);
+    listeners::api(listener, router, room).await;
+}
+
+/// A config as a JSON string: quotes and line ends take two bytes each.
+const BODY_MAX: usize = 2 * config::TEXT_MAX + 4_096;
+
+/// Serves only the metrics and `/readyz`, to everybody who reaches the port; `room`: connections at
+/// once.
+pub async fn serve_metrics(listener: tokio::net::TcpListener, api: Api, room: usize) {
+    let router = Router::new()
+        .route("/metrics", get(get_metrics))
+        .route("/readyz", get(get_readyz))
+        .with_state(api);
+    listeners::metrics(listener, router, room).await;
+}
+
+/// `GET /metrics`: Prometheus' text, this node's own counts.
+async fn get_metrics(Shared(api): Shared<Api>) -> Answer<Response> {
+    let (view::Seen { mut status, .. }, own) = seen(&api.sight).await?;
+    view::own_traffic(&mut status, &own);
+    let names = |node: &Node, _: Time| {
+        let names = node.state().members.values().map(|m| (m.id, m.name.clone()));
+        names.collect::<BTreeMap<u64, String>>()
+    };
+    let names = api.sight.core.inspect(names).await.ok_or_else(stopping)?;
+    let told = api.flows.as_ref().map(|flows| flows.lag()).unwrap_or_default();
+    let named = told.into_iter().filter_map(|(id, lag)| Some((names.get(&id)?.clone(), lag)));
+    let text = metrics::text(&status, &named.collect());
+    Ok(([(axum::http::header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
+}
+
+/// `GET /readyz`: 200 with the verdict while clients are served, 503 with it while they are not.
+async fn get_readyz(Shared(sight): Shared<Sight>) -> Answer<Response> {
+    let status = seen(&sight).await?.0.status;
+    let code = match status.verdict {
+        Verdict::Down => StatusCode::SERVICE_UNAVAILABLE,
+        Verdict::Healthy | Verdict::Degraded => StatusCode::OK,
+    };
+    Ok((code, format!("{}\n", one_line(&status))).into_response())
+}
+
+fn stopping() -> Failure {
+    Failure::new(Kind::Unreachable, "no answer", "the agent is stopping")
+}
+
+fn refused(refusal: &Refusal) -> Failure {
+    let (kind, next) = match refusal {
+        Refusal::NoQuorum(_) => (Kind::Unreachable, "nines status   shows who is missing"),
+        Refusal::Changed(_) => (Kind::Changed, "look again: nines status"),
+        Refusal::NotFound(_) => (Kind::NotFound, "nines status   lists what there is"),
+        Refusal::Unsafe(_) => (Kind::Unsafe, "nines status"),
+        Refusal::Invalid(_) => (Kind::Usage, "nines status"),
+    };
+    Failure::new(kind, "not done", refusal_text(refusal)).next(next)
+}
+
+async fn propose(commands: &Commands, caller: Caller, kind: What) -> Outcome<Json<Done>> {
+    let actor = caller.actor(&commands.node);
+    let command = Command { actor, kind: Some(kind), ..Command::default() };
+    let (index, text) = commands.core.propose(command).await.map_err(|e| refused(&e))?;
+    Ok(Json(Done { index, text }))
+}
+
+/// How much of the status.
+#[derive(Deserialize, utoipa::IntoParams)]
+struct StatusQuery {
+    /// With real servers; without it: yes.
+    servers: Option<bool>,
+}
+
+#[utoipa::path(
+    get,
+    path = "/v1/status",
+    params(StatusQuery),
+    responses((status = 200, body = Status))
+)]
+async fn get_status(
+    Shared(sight): Shared<Sight>,
+    Query(query): Query<StatusQuery>,
+) -> Answer<Json<Status>> {
+    let mut status = seen(&sight).await?.0.status;
+    if query.servers == Some(false) {
+        status.services.iter_mut().for_each(|service| service.servers.clear());
+    }
+    Ok(Json(status))
+}
+
+/// Which events a request asks for.
+#[derive(Deserialize, utoipa::IntoParams)]
+struct EventsQuery {
+    /// Only about this subject.
+    about: Option<String>,
+    /// At most so many, the newest.
+    limit: Option<usize>,
+    /// Only those of the newest change of a holder.
+    last_failover: Option<bool>,
+}
+
+#[utoipa::path(
+    get,
+    path = "/v1/events",
+    params(EventsQuery),
+    responses((status = 200, body = Vec<Event>))
+)]
+async fn get_events(
+    Shared(core): Shared<CoreHandle>,
+    Query(query): Query<EventsQuery>,
+) -> Answer<Json<Vec<Event>>> {
+    let limit = query.limit.unwrap_or(100);
+    let last = query.last_failover.unwrap_or(false);
+    let look = move |node: &Node, _: Time| {
+        if last {
+            view::events_of_last_failover(node)
+        } else {
+            view::events(node, query.about.as_deref(), limit)
+        }
+    };
+    Ok(Json(core.inspect(look).await.ok_or_else(stopping)?))
+}
+
+/// What a request for the reason is about.
+#[derive(Deserialize, utoipa::IntoParams)]
+struct WhyQuery {
+    /// A service, VIP, node or server.
+    subject: String,
+}
+
+#[utoipa::path(
+    get,
+    path = "/v1/why",
+    params(WhyQuery),
+    responses((status = 200, body = Why), (status = 404, body = Problem))
+)]
+async fn get_why(Shared(sight): Shared<Sight>, Query(query): Query<WhyQuery>) -> Answer<Json<Why>> {
+    let seen = seen(&sight).await?.0;
+    let look = move |node: &Node, now: Time| view::why(node, now, &query.subject, &seen);
+    Ok(Json(sight.core.inspect(look).await.ok_or_else(stopping)??))
+}
+
+#[utoipa::path(get, path = "/v1/config", responses((status = 200, body = ConfigText)))]
+async fn get_config(Shared(core): Shared<CoreHandle>) -> Answer<Json<ConfigText>> {
+    let look = |node: &Node, _: Time| {
+        let state = node.state();
+        (Arc::clone(&state.text), state.revision)
+    };
+    let (text, revision) = core.inspect(look).await.ok_or_else(stopping)?;
+    Ok(Json(ConfigText { text: text.to_string(), revision }))
+}
+
+/// What a text says. It is read on another thread, and the core need not read it again.
+async fn read(core: &CoreHandle, text: String) -> Outcome<(Arc<str>, Arc<Spec>)> {
+    let text: Arc<str> = text.into();
+    let asked = Arc::clone(&text);
+    let known = move |node: &Node, _: Time| node.configs().find(&asked);
+    let config = match core.inspect(known).await.ok_or_else(stopping)? {
+        Ok(config) => config,
+        Err(unread) => {
+            let config = elsewhere(move || Arc::new(unread.read())).await?;
+            core.event(CoreEvent::Read(Arc::clone(&config)));
+            config
+        }
+    };
+    if let Ok(spec) = &config.spec {
+        return Ok((text, Arc::clone(spec)));
+    }
+    let found = config::parse(&text).err().unwrap_or_default();
+    let (place, why) = found.first().map_or_else(Default::default, |first| {
+        let (line, col) = first.line_col(&text);
+        (format!("line {line}, column {col}"), first.message.clone())
+    });
+    let errors = found.iter().map(|one| FileError::new(&text, one)).collect();
+    let failure = Failure::new(Kind::Usage, place, why)
+        .next("nines config check   with this file shows all its errors");
+    Err(Failure { errors, ..failure })
+}
+
+/// Long work, while this thread goes on with others'.
+async fn elsewhere<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Outcome<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| stopping())
+}
+
+/// Refuses what the tables of no director have room for.
+pub fn no_table_holds(spec: &Spec) -> Outcome<()> {
+    if spec.backend != Backend::Ebpf {
+        return Ok(());
+    }
+    let services = spec.services.values().map(|s| (s.traffic(), s.sources.len()));
+    nines_dataplane::ebpf::can_hold(services).map_err(|why| {
+        let next = why.next.clone().unwrap_or_default();
+        Failure::new(Kind::Usage, why.what, why.why).next(next)
+    })
+}
+
+/// A config against the cluster and its machines as they are: what changes, and what cannot work.
+async fn compared(sight: &Sight, spec: Arc<Spec>) -> Outcome<Plan> {
+    let mut cluster =
+        sight.core.inspect(view::feasibility::Cluster::of).await.ok_or_else(stopping)?;
+    if sight.dataplane.is_none() {
+        cluster.told_down(seen(sight).await?.0.told.useless());
+    }
+    elsewhere(move || {
+        possible(&cluster, &spec)?;
+        let mut changes = diff::diff(&cluster.spec, &spec);
+        changes.extend(cluster.losses(&spec));
+        let changes = changes.iter().map(Change::from).collect();
+        Ok(Plan {
+            revision: cluster.revision,
+            changes,
+            placements: cluster.placements(&spec),
+            warnings: cluster.warnings(&spec),
+        })
+    })
+    .await?
+}
+
+/// Refuses what cannot work on the machines as they are.
+fn possible(cluster: &view::feasibility::Cluster, spec: &Spec) -> Outcome<()> {
+    no_table_holds(spec)?;
+    cluster.impossible(spec).into_iter().next().map_or(Ok(()), Err)
+}
+
+/// Reads a file against the cluster as it is: what changes, and what cannot work.
+async fn planned(sight: &Sight, text: String) -> Outcome<Plan> {
+    let (_, spec) = read(&sight.core, text).await?;
+    compared(sight, spec).await
+}
+
+#[utoipa::path(
+    post,
+    path = "/v1/plan",
+    request_body = ConfigText,
+    responses((status = 200, body = Plan), (status = 422, body = Problem))
+)]
+async fn post_plan(
+    Shared(sight): Shared<Sight>,
+    Json(request): Json<ConfigText>,
+) -> Answer<Json<Plan>> {
+    Ok(Json(planned(&sight, request.text).await?))
+}
+
+#[utoipa::path(
+    post,
+    path = "/v1/apply",
+    request_body = ConfigText,
+    responses((status = 200, body = Done), (status = 409, body = Problem))
+)]
+async fn post_apply(
+    Shared(commands): Shared<Commands>,
+    Extension(caller): Extension<Caller>,
+    Json(request): Json<ConfigText>,
+) -> Answer<Json<Done>> {
+    let (text, spec) = read(&commands.core, request.text).await?;
+    let in_force = |node: &Node, now: Time| {
+        (view::feasibility::Cluster::of(node, now), Arc::clone(&node.state().text))
+    };
+    let (cluster, before) = commands.core.inspect(in_force).await.ok_or_else(stopping)?;
+    let apply = elsewhere(move || -> Outcome<Apply> {
+        possible(&cluster, &spec)?;
+        Ok(match request.revision {
+            expected if expected == cluster.revision => {
+                Apply::in_place_of(&before, &text, expected)
+            }
+            expected => Apply::whole(text.to_string(), expected),
+        })
+    });
+    let apply = apply.await??;
+    Ok(propose(&commands, caller, What::Apply(apply)).await?)
+}
+
+#[utoipa::path(
+    post,
+    path = "/v1/act",
+    request_body = ActRequest,
+    responses((status = 200, body = Done), (status = 404, body = Problem))
+)]
+async fn post_act(
+    Shared(commands): Shared<Commands>,
+    Shared(sight): Shared<Sight>,
+    Extension(caller): Extension<Caller>,
+    Json(request): Json<ActRequest>,
+) -> Answer<Json<Done>> {
+    let ActRequest { verb, subjects, reason, until_ms, force } = request;
+    let Some(admin) = AdminCommand::from_code(&verb) else {
+        return Err(refused(&Refusal::Invalid(format!("unknown act {verb}"))).into());
+    };
+    let reason = clean(&reason).into_owned();
+    let names = subjects.clone();
+    let look = move |node: &Node, now: Time| {
+        let spec = &node.state().spec;
+        if let Some(failure) = view::names::misnamed(spec, admin, &names) {
+            return Err(failure);
+        }
+        let standby =
+            (admin == AdminCommand::Standby).then(|| view::harm_of_standby(node, now, &names));
+        let servers = names.iter().filter(|_| admin == AdminCommand::Drain);
+        let drained: BTreeSet<_> = servers.flat_map(|name| spec.find_servers(name)).collect();
+        Ok((standby.flatten(), drained))
+    };
+    let (mut harm, drained) = commands.core.inspect(look).await.ok_or_else(stopping)??;
+    if !drained.is_empty() {
+        harm = view::harm_of_drain(&seen(&sight).await?.0.status, &drained);
+    }
+    if let Some(harm) = harm
+        && force.as_deref().and_then(SafetyRule::from_code) != Some(harm.rule)
+    {
+        return Err(Failure::new(Kind::Unsafe, "refused", harm.why)
+            .next(format!("add --force={} if that is what you want", harm.rule))
+            .into());
+    }
+    Ok(propose(&commands, caller, What::Act(Act { verb, subjects, reason, until_ms })).await?)
+}
+
+#[utoipa::path(
+    post,
+    path = "/v1/move",
+    request_body = MoveRequest,
+    responses((status = 200, body = Done), (status = 404, body = Problem))
+)]
+async fn post_move(
+    Shared(commands): Shared<Commands>,
+    Extension(caller): Extension<Caller>,
+    Json(request): Json<MoveRequest>,
+) -> Answer<Json<Done>> {
+    let word = request.vip.clone();
+    let find = move |node: &Node, _: Time| {
+        let spec = &node.state().spec;
+        (spec.find_vips(&word), view::names::not_movable(spec, &word))
+    };
+    let (vips, not_movable) = commands.core.inspect(find).await.ok_or_else(stopping)?;
+    if let Some(failure) = not_movable {
+        return Err(failure.into());
+    }
+    let Some((last, others)) = vips.split_last() else { return Err(stopping().into()) };
+    let (to, all) = (request.to.clone(), vips.clone());
+    let look = move |node: &Node, now: Time| {
+        all.iter().find_map(|vip| view::cannot_take(node, now, Some(*vip), &to))
+    };
+    if let Some(why) = commands.core.inspect(look).await.ok_or_else(stopping)? {
+        return Err(why.into());
+    }
+    // One command for all: none moves where another may not.
+    let more = others.iter().copied().map(pack).collect();
+    let move_request = Give { vip: pack(*last), to: request.to.clone(), more, ..Give::default() };
+    Ok(propose(&commands, caller, What::MoveRequest(move_request)).await?)
+}

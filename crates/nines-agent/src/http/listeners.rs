@@ -1,0 +1,123 @@
+//! The listeners of the API: the unix socket, and the TCP port that tells metrics.
+//!
+//! Decides: how many connections there are, of whom, and how long each may take. A request that is
+//! not whole after some seconds, and a reader that does not read, end; an answer is never waited
+//! for by others.
+
+use std::{hash::Hash, time::Duration};
+
+use axum::{Extension, Router};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, UnixListener},
+    time::{sleep, timeout},
+};
+
+use super::caller::Caller;
+use crate::connection_limits::{Gate, Guest, origin};
+
+/// The head of a request must be whole after so long; an idle connection ends, too.
+const HEAD: Duration = Duration::from_secs(5);
+/// A connection to the port for metrics, with its one request.
+const METRICS: Duration = Duration::from_secs(20);
+/// A connection to the API's socket. Commands wait 10 s at most.
+const API: Duration = Duration::from_secs(120);
+/// Connections from one address to the port for metrics.
+const EACH: usize = 16;
+
+/// Serves one connection, and ends it when its time is over.
+fn serve<K: Clone + Eq + Hash + Send + Sync + 'static>(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    router: Router,
+    guest: Guest<K>,
+    limit: Duration,
+    keep_alive: bool,
+) {
+    tokio::spawn(async move {
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD)
+            .keep_alive(keep_alive)
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        let _ = guest.unless_shed(timeout(limit, connection)).await;
+    });
+}
+
+/// The API, until the process ends. Each request carries its [`Caller`].
+pub async fn api(listener: UnixListener, router: Router, room: usize) {
+    let gate = Gate::new(room, room / 2);
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let caller = Caller::of(&stream);
+        let guest = gate.enter(caller.uid());
+        serve(stream, router.clone().layer(Extension(caller)), guest, API, true);
+    }
+}
+
+/// The port for metrics, until the process ends.
+pub async fn metrics(listener: TcpListener, router: Router, room: usize) {
+    let gate = Gate::new(room, EACH.min(room));
+    loop {
+        let Ok((stream, from)) = listener.accept().await else {
+            sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        serve(stream, router.clone(), gate.enter(origin(from)), METRICS, false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpStream,
+    };
+
+    use super::*;
+
+    fn block<T>(work: impl Future<Output = T>) -> T {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().build().unwrap().block_on(work)
+    }
+
+    async fn served(room: usize) -> std::net::SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let router = Router::new().route("/metrics", get(|| async { "fine" }));
+        tokio::spawn(metrics(listener, router, room));
+        addr
+    }
+
+    #[test]
+    fn half_a_request_ends_and_a_whole_one_is_answered_beside_many() {
+        block(async {
+            let addr = served(8).await;
+            let mut halves = Vec::new();
+            for _ in 0..50 {
+                let mut half = TcpStream::connect(addr).await.unwrap();
+                half.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n").await.unwrap();
+                halves.push(half);
+            }
+            let mut whole = TcpStream::connect(addr).await.unwrap();
+            whole.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+            let mut answer = String::new();
+            whole.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.ends_with("fine"), "{answer}");
+            // A bound for hangs only: all of them end by themselves.
+            for mut half in halves {
+                let mut rest = Vec::new();
+                let end = timeout(Duration::from_secs(60), half.read_to_end(&mut rest)).await;
+                assert!(end.is_ok(), "a half request is kept");
+            }
+        });
+    }
+}

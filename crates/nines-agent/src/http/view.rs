@@ -1,0 +1,265 @@
+//! What a node shows of itself and its cluster.
+//!
+//! Decides: the verdict and the words. Everything comes from the replicated state and this node's
+//! own ears; what is not known is said to be unknown.
+
+use std::collections::BTreeSet;
+
+use nines_api::{
+    states::{NodeState, Subject},
+    text::{mac_text, rfc3339},
+    types::{Failover, NodeStatus, ProblemLine, SCHEMA, Status, VipStatus},
+};
+use nines_core::{Node, state::State, wire::Member};
+use nines_model::{Role, Time, Unfit, Why};
+use nines_planner::NodeView;
+
+use self::{problems::problems, spare::Spares};
+use crate::daemon::Shown;
+
+pub use self::{
+    acts::{cannot_take, cannot_take_of, harm_of_drain, harm_of_standby},
+    node_counts::{Told, fill_traffic, merge, own_traffic, traffic},
+    why::{Seen, events, last_failover as events_of_last_failover, why},
+};
+
+mod acts;
+pub mod feasibility;
+mod incarnations;
+pub mod names;
+mod node_counts;
+pub mod outside;
+mod placement;
+mod problems;
+pub mod services;
+mod spare;
+mod why;
+
+fn member_alive(node: &Node, now: Time, id: u64) -> bool {
+    if id == node.config().id {
+        return node.broken().is_none();
+    }
+    node.membership().alive(now, id, node.state().spec.timing.lease)
+}
+
+/// Ids of nodes that hold a VIP.
+pub fn active(node: &Node) -> Vec<u64> {
+    let state = node.state();
+    let mut ids: Vec<u64> =
+        state.vips.values().filter_map(|h| state.member(h.node()).map(|m| m.id)).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    ids
+}
+
+/// Voters that are heard and whose incarnation counts, this node among them.
+fn votes(node: &Node, now: Time) -> BTreeSet<u64> {
+    let counts = |id: &u64| member_alive(node, now, *id) && node.doubt(now, *id).is_none();
+    node.consensus().voters().into_iter().filter(counts).collect()
+}
+
+/// The whole view but for services, which are to be added outside the core.
+pub fn status(node: &Node, now: Time, shown: &Shown) -> (Status, services::Services) {
+    let state = node.state();
+    let voters = node.consensus().voters();
+    let votes = votes(node, now).len();
+    let quorate = votes * 2 > voters.len();
+    let wall = node.wall_ms(now);
+    let leader = node.consensus().leader();
+    let spares = Spares::new(node, now);
+    let mut status = Status {
+        schema: SCHEMA,
+        cluster: if state.spec.name.is_empty() { &shown.cluster } else { &state.spec.name }.clone(),
+        node: node.config().name.clone(),
+        leader: state.members.get(&leader).map_or_else(String::new, |m| m.name.clone()),
+        votes,
+        voters: voters.len(),
+        quorate,
+        revision: state.revision,
+        feature_level: state.members.feature_level(),
+        feature_level_held_back: node.level_held_back(now).unwrap_or_default(),
+        nodes: nodes(node, now, shown, &spares),
+        vips: vips(node, now, &spares),
+        last_failover: last_failover(state, wall),
+        at: rfc3339(wall),
+        ..Status::default()
+    };
+    incarnations::problems(node, now, &mut status);
+    problems(&mut status);
+    (status, services::Services::of(state))
+}
+
+/// How a node is: what keeps it from taking VIPs, else what it does.
+fn state_of(seen: Option<&NodeView>, role: Role, at_work: NodeState) -> NodeState {
+    let Some(seen) = seen else { return NodeState::NotJoined };
+    match seen.unfit(None) {
+        Some(Unfit::NoVote) if seen.heard => NodeState::NoVote,
+        Some(Unfit::RunsTwice) => NodeState::RunningTwice,
+        Some(Unfit::Unconfirmed) => NodeState::Unconfirmed,
+        _ if seen.joining => NodeState::Joining,
+        _ if !seen.heard => NodeState::Silent,
+        _ if role == Role::Witness => NodeState::Ok,
+        Some(Unfit::Standby) => NodeState::Standby,
+        // What it holds it keeps while its table is being applied, or until another takes it.
+        _ if at_work == NodeState::Active => at_work,
+        Some(Unfit::Leaving) => NodeState::Stopping,
+        Some(_) => NodeState::NotReady,
+        None => at_work,
+    }
+}
+
+fn nodes(node: &Node, now: Time, shown: &Shown, spares: &Spares<'_>) -> Vec<NodeStatus> {
+    let state = node.state();
+    let mut all: Vec<NodeStatus> =
+        state.members.iter().map(|(id, m)| member(node, now, (*id, m), shown, spares)).collect();
+    all.extend(outside::newcomer(node, now, shown));
+    let not_joined = state.spec.nodes.iter().filter(|(name, _)| state.member(name).is_none());
+    all.extend(not_joined.map(|(name, spec)| NodeStatus {
+        name: name.clone(),
+        role: spec.role.into(),
+        state: NodeState::NotJoined.into(),
+        ..NodeStatus::default()
+    }));
+    all.sort_by_key(|n| (!n.role.is(Role::Director), n.name.clone()));
+    all
+}
+
+/// One node that the log names. `shown`: what this node says of itself.
+fn member(
+    node: &Node,
+    now: Time,
+    (id, member): (u64, &Member),
+    shown: &Shown,
+    spares: &Spares<'_>,
+) -> NodeStatus {
+    let state = node.state();
+    let name = &member.name;
+    let holds = state.vips.iter().filter(|(_, h)| h.node() == name);
+    let holds: Vec<String> = holds.map(|(vip, _)| vip.to_string()).collect();
+    let peer = node.membership().peer(id);
+    let role = match state.spec.nodes.get(name) {
+        Some(spec) => spec.role,
+        None if member.witness => Role::Witness,
+        None => Role::Director,
+    };
+    let behind = behind(node, now, id);
+    let outside = outside::outside(node, now, id, name);
+    let at_work = match () {
+        () if !holds.is_empty() => NodeState::Active,
+        () if !behind.is_empty() => NodeState::CatchingUp,
+        () if !spares.has_majority(name) => NodeState::Idle,
+        () => NodeState::Ready,
+    };
+    let state_now = state_of(spares.member(name), role, at_work);
+    let facts = state.members.facts().get(name);
+    let told = || Shown {
+        path: facts.map_or_else(String::new, |f| f.path.clone()),
+        trouble: facts.map_or_else(String::new, |f| f.trouble.clone()),
+        next: facts.map_or_else(String::new, |f| f.next.clone()),
+        ..Shown::default()
+    };
+    let shown = if id == node.config().id { shown.clone() } else { told() };
+    let (trouble, next) = match outside {
+        Some(outside) => (outside.why, outside.next),
+        None if member_alive(node, now, id) => (shown.worst().to_owned(), shown.worst_next()),
+        None => (String::new(), shown.worst_next()),
+    };
+    let links = node.links(now, id);
+    NodeStatus {
+        id,
+        name: name.clone(),
+        role: role.into(),
+        state: state_now.into(),
+        holds,
+        version: facts.map_or_else(String::new, |f| f.version.clone()),
+        path: shown.path.clone(),
+        trouble,
+        next,
+        rtt_us: peer.map_or(0, |p| p.rtt_ns / 1_000),
+        links_up: links.values().filter(|up| **up).count(),
+        links: links.len(),
+        leads: node.consensus().leader() == id,
+        standby: state.admin.standbys().get(name).map_or_else(String::new, set_text),
+        behind,
+        macs: facts.map_or_else(Vec::new, |f| f.macs.iter().map(|mac| mac_text(mac)).collect()),
+    }
+}
+
+/// Living nodes whose connections a node has not got yet, as far as it says.
+fn behind(node: &Node, now: Time, id: u64) -> Vec<String> {
+    let missing: Vec<u64> = match node.membership().peer(id) {
+        _ if id == node.config().id => node.behind().iter().copied().collect(),
+        Some(peer) => peer.beat.behind.clone(),
+        None => Vec::new(),
+    };
+    let living = missing.iter().filter(|id| member_alive(node, now, **id));
+    living.filter_map(|id| node.state().members.get(id).map(|m| m.name.clone())).collect()
+}
+
+fn set_text(set: &nines_core::state::Set) -> String {
+    let mut text = format!("by {}", set.actor);
+    if !set.reason.is_empty() {
+        text.push_str(&format!(": {}", set.reason));
+    }
+    if set.until_ms > 0 {
+        text.push_str(&format!(", until {}", rfc3339(set.until_ms)));
+    }
+    text
+}
+
+fn vips(node: &Node, now: Time, spares: &Spares<'_>) -> Vec<VipStatus> {
+    let state = node.state();
+    state
+        .spec
+        .vips
+        .keys()
+        .map(|vip| {
+            let here = node.vips().get(vip);
+            let holder = state.vips.get(vip).map(|h| h.node());
+            let (spare, no_spare) = holder.map(|h| spares.of(*vip, h)).unwrap_or_default();
+            VipStatus {
+                spare,
+                no_spare,
+                address: vip.to_string(),
+                name: state.spec.vip_name(*vip),
+                node: state.vips.get(vip).map_or_else(String::new, |h| h.node().to_owned()),
+                token: state.vips.get(vip).map_or(0, |h| h.token()),
+                answers_here: node.answers(*vip, now),
+                lease_left_ms: here.map_or(0, |v| v.guard.since(now) / 1_000_000),
+                blocked: node.blocked().get(vip).map_or_else(String::new, Why::to_string),
+            }
+        })
+        .collect()
+}
+
+fn last_failover(state: &State, wall: u64) -> Option<Failover> {
+    let (vip, last) = state.vips.failovers().iter().max_by_key(|(_, f)| f.at_ms)?;
+    Some(Failover {
+        vip: state.spec.vip_name(*vip),
+        from: last.from.clone(),
+        to: last.to.clone(),
+        at: rfc3339(last.at_ms),
+        ago_s: wall.saturating_sub(last.at_ms) / 1_000,
+        actor: last.actor.clone(),
+        silent_ms: last.silent_ms,
+        event: last.event.clone(),
+    })
+}
+
+/// One line for `systemctl status` and `/readyz`.
+pub fn one_line(status: &Status) -> String {
+    format!("{}: {}", status.verdict, status.summary)
+}
+
+/// A node that serves did not answer in time.
+pub fn no_answer(status: &mut Status, id: u64) {
+    let Some(n) = status.nodes.iter_mut().find(|n| n.id == id && n.is(NodeState::Active)) else {
+        return;
+    };
+    n.state = NodeState::NoAnswer.into();
+    status.problems.push(ProblemLine {
+        subject: Subject::Node(n.name.clone()),
+        text: "gives no answer over TCP: its counts and checks are not known here".into(),
+        next: format!("journalctl -u nines on {}", n.name),
+    });
+}

@@ -1,0 +1,86 @@
+//! Nodes that take no part: those that wait for the log, and those that have lost it.
+//!
+//! Decides: the state of such a node, what it waits for or why it votes no more, and the next step.
+
+use nines_api::{states::NodeState, types::NodeStatus};
+use nines_core::{Node, wire::Awaits};
+use nines_model::{Role, Time};
+
+use crate::daemon::Shown;
+
+/// Why a node takes no part, in words.
+pub struct Outside {
+    /// [`NodeState::Joining`] or [`NodeState::NoVote`].
+    pub state: NodeState,
+    /// What it waits for, or why it votes no more.
+    pub why: String,
+    /// What a person can do.
+    pub next: String,
+}
+
+/// `None`: it takes part, or is silent.
+pub fn outside(node: &Node, now: Time, id: u64, name: &str) -> Option<Outside> {
+    let me = id == node.config().id;
+    let peer = node.membership().peer(id);
+    let speaks = me || node.membership().speaks(now, id, node.state().spec.timing.lease);
+    if let Some(why) = node.broken_of(id).filter(|_| speaks) {
+        let next = if node.is_outdated(id) {
+            format!("install the newest nines on {name}, then on it: systemctl restart nines")
+        } else if node.is_retired_of(id) {
+            Node::rebuild(name)
+        } else {
+            format!("free the disk of {name}, then on it: systemctl restart nines")
+        };
+        return Some(Outside {
+            state: NodeState::NoVote,
+            why: format!("votes no more: {why}"),
+            next,
+        });
+    }
+    if node.consensus().voters().contains(&id) {
+        return None;
+    }
+    let awaits = match peer {
+        _ if me => node.awaits(now),
+        Some(peer) => peer.beat.awaits(),
+        None => Awaits::Nothing,
+    };
+    let look = || format!("wait; if it stays: nines why {name}");
+    let (why, next) = match awaits {
+        _ if !speaks => (
+            "waits for its agent, which is not heard",
+            format!("on {name}: systemctl start nines; then see that UDP reaches it"),
+        ),
+        // It has said nothing yet.
+        Awaits::Nothing => ("waits for its vote", look()),
+        Awaits::Vote | Awaits::Newest => (awaits.words(), look()),
+        Awaits::Member => (awaits.words(), "see that UDP reaches the other nodes".into()),
+        Awaits::Log => {
+            let next = format!("see that TCP reaches {name}: journalctl -u nines on the leader");
+            (awaits.words(), next)
+        }
+    };
+    let why = why.to_owned();
+    Some(Outside { state: NodeState::Joining, why, next })
+}
+
+/// This node's own line while no log names it.
+pub fn newcomer(node: &Node, now: Time, shown: &Shown) -> Option<NodeStatus> {
+    let config = node.config();
+    if node.state().members.contains_key(&config.id) {
+        return None;
+    }
+    let outside = outside(node, now, config.id, &config.name)?;
+    let role = if shown.witness { Role::Witness } else { Role::Director };
+    Some(NodeStatus {
+        id: config.id,
+        name: config.name.clone(),
+        role: role.into(),
+        state: outside.state.into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        path: shown.path.clone(),
+        trouble: outside.why,
+        next: outside.next,
+        ..NodeStatus::default()
+    })
+}

@@ -1,0 +1,167 @@
+//! TLS between nodes: whom this machine believes.
+//!
+//! Decides: a peer is a member if its certificate comes from our authority; which member, its
+//! certificate's name says. A node that joins knows the authority only by the fingerprint in its
+//! join code.
+
+use std::sync::Arc;
+
+use nines_api::failure::{Failure, Kind, Outcome};
+use rustls::{
+    ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{
+        CryptoProvider, ring::default_provider, verify_tls12_signature, verify_tls13_signature,
+    },
+    server::WebPkiClientVerifier,
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _};
+
+use crate::identity::{self, Credentials};
+
+fn trouble(e: impl std::fmt::Display) -> Failure {
+    Failure::new(Kind::Io, "this node's certificates cannot be used", e)
+        .next("remove the state directory and join again")
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(default_provider())
+}
+
+fn chain(
+    credentials: &Credentials,
+) -> (Vec<CertificateDer<'static>>, Outcome<PrivateKeyDer<'static>>) {
+    // The authority goes along: a joining node compares its fingerprint.
+    let certs = vec![
+        identity::der(&credentials.cert_pem).into(),
+        identity::der(&credentials.ca_pem).into(),
+    ];
+    (certs, PrivateKeyDer::from_pem_slice(credentials.key_pem.as_bytes()).map_err(trouble))
+}
+
+fn roots(credentials: &Credentials) -> Outcome<Arc<RootCertStore>> {
+    let mut roots = RootCertStore::empty();
+    roots.add(identity::der(&credentials.ca_pem).into()).map_err(trouble)?;
+    Ok(Arc::new(roots))
+}
+
+/// For the port that members, and nodes that want to join, connect to.
+pub fn server(credentials: &Credentials) -> Outcome<Arc<ServerConfig>> {
+    let (certs, key) = chain(credentials);
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots(credentials)?, provider())
+        .allow_unauthenticated()
+        .build()
+        .map_err(trouble)?;
+    let config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(trouble)?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(certs, key?)
+        .map_err(trouble)?;
+    Ok(Arc::new(config))
+}
+
+/// For connections to members.
+pub fn client(credentials: &Credentials) -> Outcome<Arc<ClientConfig>> {
+    let (certs, key) = chain(credentials);
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(trouble)?
+        .with_root_certificates(roots(credentials)?)
+        .with_client_auth_cert(certs, key?)
+        .map_err(trouble)?;
+    Ok(Arc::new(config))
+}
+
+/// Whether a certificate has this TLS name.
+pub fn names(cert: &CertificateDer<'_>, name: &str) -> bool {
+    let Ok(name) = ServerName::try_from(name) else { return false };
+    webpki::EndEntityCert::try_from(cert)
+        .is_ok_and(|c| c.verify_is_valid_for_subject_name(&name).is_ok())
+}
+
+/// The member's number in a certificate; `None`: it is not a member's.
+pub fn number(cert: &CertificateDer<'_>) -> Option<u64> {
+    let cert = webpki::EndEntityCert::try_from(cert).ok()?;
+    let mut found = cert.valid_dns_names().filter_map(identity::number_of_tls_name);
+    found.next()
+}
+
+/// Believes whoever shows an authority with this fingerprint and a certificate signed by it;
+/// `None`: believes everybody (health checks, which name servers by address).
+#[derive(Debug)]
+struct ByFingerprint(Option<[u8; 10]>, Arc<CryptoProvider>);
+
+impl ServerCertVerifier for ByFingerprint {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let Some(wanted) = self.0 else { return Ok(ServerCertVerified::assertion()) };
+        let bad = |why: &str| Error::General(why.into());
+        let authority = intermediates
+            .iter()
+            .find(|c| identity::fingerprint(c) == wanted)
+            .ok_or_else(|| bad("the code is of another cluster"))?;
+        let anchor = webpki::anchor_from_trusted_cert(authority)
+            .map_err(|_| bad("the CA certificate is not valid"))?;
+        let cert = webpki::EndEntityCert::try_from(end_entity)
+            .map_err(|_| bad("its certificate cannot be read"))?;
+        cert.verify_for_usage(
+            self.1.signature_verification_algorithms.all,
+            &[anchor],
+            &[],
+            now,
+            webpki::KeyUsage::server_auth(),
+            None,
+            None,
+        )
+        .map_err(|_| bad("its certificate is not of that cluster"))?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, cert, dss, &self.1.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &self.1.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.1.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+fn special(fingerprint: Option<[u8; 10]>) -> ClientConfig {
+    ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .expect("ring has them all")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(ByFingerprint(fingerprint, provider())))
+        .with_no_client_auth()
+}
+
+/// For a node that joins, which knows a fingerprint.
+pub fn joining_client(fingerprint: [u8; 10]) -> ClientConfig {
+    special(Some(fingerprint))
+}
+
+/// For health checks over TLS.
+pub fn unverified_client() -> ClientConfig {
+    special(None)
+}

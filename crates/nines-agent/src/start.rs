@@ -1,0 +1,275 @@
+//! The threads and tasks of an agent, started in their order, each with its queue.
+//!
+//! Decides: who hears whom. What each thread may do, and how long its queue is, says `threads.rs`.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::AtomicU64,
+        mpsc::{SyncSender, sync_channel},
+    },
+    time::Duration,
+};
+
+use nines_api::failure::{Failure, Kind, Outcome};
+use nines_core::{Node, configs::Unread, forwarding::Wanted};
+use nines_dataplane::{
+    director::{self, Director},
+    ebpf,
+};
+use nines_model::RealServerRole;
+
+use crate::{
+    checks::{proof, shortage::Shortages},
+    convert::kernel_failure,
+    core_thread::CoreHandle,
+    daemon::Shown,
+    descriptors,
+    executors::{
+        self, DiskWork,
+        addresses::{self, AddressHandle, Places},
+        devices,
+        forwarding::{self, DataplaneHandle, Forwarding, News},
+        local_server, vip_addresses,
+    },
+    facts,
+    flow_sync::{self, Asker},
+    http::{self, Api, Sight},
+    identity::{Credentials, StateDir},
+    logger::Logger,
+    queue::{self, SlotSender},
+    storage::store::Store,
+    threads,
+    transport::peer_port::{self, BoxedBytes, PeerPort},
+};
+
+/// What several threads and tasks of one agent share.
+pub struct Shared {
+    /// The node.
+    pub core: CoreHandle,
+    /// State directory.
+    pub home: StateDir,
+    /// Credentials of this node.
+    pub credentials: Arc<Credentials>,
+    /// How this node forwards, for people.
+    pub shown: Arc<Mutex<Shown>>,
+    /// Where VIPs belong.
+    pub places: Places,
+    /// Revision of the config in force here.
+    pub revision: Arc<AtomicU64>,
+    /// How often interfaces changed.
+    pub changes: Arc<AtomicU64>,
+    /// Rings when there may be other facts.
+    pub news: Arc<tokio::sync::Notify>,
+    /// What this node was short of lately.
+    pub shortages: Arc<Shortages>,
+    /// Where it says what happens.
+    pub log: Logger,
+}
+
+impl Shared {
+    /// What the node's state directory says of it.
+    pub fn new(
+        core: CoreHandle,
+        home: StateDir,
+        credentials: Arc<Credentials>,
+        node: &Node,
+        log: &Logger,
+    ) -> Self {
+        let witness = credentials.identity.witness;
+        let path = if witness { "none (witness)" } else { "starting" }.to_owned();
+        let cluster = credentials.identity.cluster.clone();
+        let shown = Shown { path, witness, cluster, ..Shown::default() };
+        let places = Places::default();
+        remember_places(&places, node);
+        Self {
+            core,
+            home,
+            credentials,
+            shown: Arc::new(Mutex::new(shown)),
+            places,
+            revision: Arc::new(AtomicU64::new(node.state().revision)),
+            changes: Arc::default(),
+            news: Arc::default(),
+            shortages: Arc::default(),
+            log: log.clone(),
+        }
+    }
+}
+
+/// The data plane as others have it; a witness has none.
+#[derive(Default)]
+pub struct Plane {
+    /// Questions to it.
+    pub handle: Option<DataplaneHandle>,
+    /// Flows told to other directors and taken from them.
+    pub flows: Option<Arc<flow_sync::Flows>>,
+    /// Deadlines of VIPs in the kernel.
+    pub guard: Option<Box<dyn nines_dataplane::Guard>>,
+    /// Keeps other processes from the forwarding tables.
+    pub claim: Option<ebpf::Claim>,
+}
+
+/// Opens the data plane and starts its threads: "forwarding", "serves", "flows-out", "flows-in".
+pub fn start_dataplane(shared: &Shared, hooks: ebpf::Hooks, node: &mut Node) -> Outcome<Plane> {
+    let Some(claim) = ebpf::claim(Duration::from_secs(5)).map_err(kernel_failure)? else {
+        let why = "somebody else holds the forwarding tables of this network namespace";
+        return Err(Failure::new(Kind::Io, "cannot start", why)
+            .next("see who: fuser /sys/fs/bpf/nines/*; another agent, or an ipvsadm that hangs"));
+    };
+    let spec = node.newest_config();
+    let flows = spec.flows;
+    let table = Wanted { spec, ..Wanted::default() }.table();
+    let sizes = ebpf::Sizes::holding(&table, flows);
+    let (mut plane, guard) =
+        ebpf::open(ebpf::object::BYTES, hooks, sizes).map_err(kernel_failure)?;
+    node.inherit(director::serving(&mut plane));
+    devices::ready_kernel(&shared.log)?;
+    let (handle, inbox) = forwarding::channel();
+    let learn = handle.clone();
+    let out = plane.flows_out().map_err(kernel_failure)?;
+    let flows = Arc::new(flow_sync::Flows::start(out, move || learn.learn(), &shared.log)?);
+    let duties = start_local_server(shared)?;
+    let (core, shown, log) = (shared.core.clone(), Arc::clone(&shared.shown), shared.log.clone());
+    let (places, own) =
+        (Arc::clone(&shared.places), shared.credentials.identity.me.addresses.clone());
+    let told = Arc::clone(&flows);
+    threads::spawn("forwarding", move || {
+        let mut plane = Director::new(plane);
+        // This takes longest of all at a start: the cluster agrees on who leads meanwhile. What
+        // fails is tried again, and told, with the first table.
+        let _ = plane.ebpf().provide(&table);
+        let cover = |plane: &mut Director| devices::cover(plane, &own, &places);
+        let mut learns = false;
+        let tell = |plane: &mut Director, news: News<'_>| {
+            let followed = match news {
+                News::Table { table, larger } => {
+                    duties.put(table.duty.clone());
+                    told.table_changed(larger.then(|| plane.ebpf()), learns)
+                }
+                News::Learn => {
+                    learns = true;
+                    told.learn(plane.ebpf())
+                }
+            };
+            if let Err(why) = followed {
+                log.line(&why.to_string());
+            }
+        };
+        Forwarding::new(plane, cover, tell, &shown, &core, &log).run(&inbox);
+    })?;
+    let guard: Option<Box<dyn nines_dataplane::Guard>> = Some(Box::new(guard));
+    Ok(Plane { handle: Some(handle), flows: Some(flows), guard, claim: Some(claim) })
+}
+
+/// Starts the thread "serves"; gives where it hears its newest role.
+fn start_local_server(shared: &Shared) -> Outcome<SlotSender<RealServerRole>> {
+    let (duties, duty) = queue::slot();
+    let memory = shared.home.file(local_server::MEMORY);
+    let (core, shown, log) = (shared.core.clone(), Arc::clone(&shared.shown), shared.log.clone());
+    threads::spawn("serves", move || local_server::keep(&duty, &memory, &core, &shown, &log))?;
+    Ok(duties)
+}
+
+/// Starts the threads "addresses" and "devices".
+pub fn start_address_threads(
+    shared: &Shared,
+    dataplane: Option<&DataplaneHandle>,
+) -> Outcome<AddressHandle> {
+    let (handle, inbox) = addresses::channel();
+    {
+        let witness = shared.credentials.identity.witness;
+        let (core, log) = (shared.core.clone(), shared.log.clone());
+        let (shown, places) = (Arc::clone(&shared.shown), Arc::clone(&shared.places));
+        let news = Arc::clone(&shared.news);
+        threads::spawn("addresses", move || {
+            let kept = vip_addresses::VipAddresses::new(witness);
+            addresses::run(kept, &inbox, &places, &shown, &news, &core, &log);
+        })?;
+    }
+    let own = shared.credentials.identity.me.addresses.clone();
+    let (dataplane, look) = (dataplane.cloned(), handle.clone());
+    let (shown, changes, log) =
+        (Arc::clone(&shared.shown), Arc::clone(&shared.changes), shared.log.clone());
+    threads::spawn("devices", move || {
+        devices::watch(&own, dataplane.as_ref(), &look, &changes, &shown, &log);
+    })?;
+    Ok(handle)
+}
+
+/// Starts the threads "disk" and "configs".
+pub fn start_disk_and_configs(
+    shared: &Shared,
+    store: Store,
+) -> Outcome<(SyncSender<DiskWork>, SyncSender<Unread>)> {
+    let (disk, writes) = sync_channel(threads::DISK);
+    let (configs, unread) = sync_channel(threads::CONFIGS);
+    let (core, home) = (shared.core.clone(), shared.home.clone());
+    let credentials = Arc::clone(&shared.credentials);
+    let first = move || credentials.identity.note_log(&home);
+    threads::spawn("disk", move || executors::disk(store, writes, first, &core))?;
+    let core = shared.core.clone();
+    threads::spawn("configs", move || executors::configs(unread, &core))?;
+    Ok((disk, configs))
+}
+
+/// Starts the tasks: the API, the port for metrics, the peer port, and those that tell and ask.
+pub fn start_tasks(
+    shared: &Shared,
+    shares: descriptors::Shares,
+    (api_at, metrics_at, peers_at): (
+        tokio::net::UnixListener,
+        Option<tokio::net::TcpListener>,
+        tokio::net::TcpListener,
+    ),
+    dataplane: Option<DataplaneHandle>,
+    flows: Option<Arc<flow_sync::Flows>>,
+) {
+    let (core, credentials) = (&shared.core, &shared.credentials);
+    let unusable = Arc::default();
+    let sight = Sight {
+        core: core.clone(),
+        credentials: Arc::clone(credentials),
+        dataplane,
+        shown: Arc::clone(&shared.shown),
+        unusable: Arc::clone(&unusable),
+    };
+    let api = Api { sight: sight.clone(), flows: flows.clone() };
+    threads::task("api", http::serve(api_at, api.clone(), shares.api));
+    threads::task("systemd", http::tell_systemd(sight.clone()));
+    if let Some(listener) = metrics_at {
+        threads::task("metrics", http::serve_metrics(listener, api, shares.metrics));
+    }
+    let counters = Box::new(move || Box::pin(http::counters_json(sight.clone())) as BoxedBytes);
+    let (home, revision) = (shared.home.clone(), Arc::clone(&shared.revision));
+    let port =
+        PeerPort::new(core, credentials, home, revision, flows.clone(), counters, &shared.log);
+    threads::task("peer-port", peer_port::serve(peers_at, port, shares));
+    if let Some(flows) = flows {
+        threads::task("proof", proof::keep(core.clone(), unusable));
+        let asker = Asker { core: core.clone(), credentials: Arc::clone(credentials), flows };
+        threads::task("flows-ask", flow_sync::ask_all(asker));
+    }
+    let teller = facts::Teller {
+        core: core.clone(),
+        node: credentials.identity.me.name.clone(),
+        shown: Arc::clone(&shared.shown),
+        shortages: Arc::clone(&shared.shortages),
+        places: Arc::clone(&shared.places),
+        news: Arc::clone(&shared.news),
+        changes: Arc::clone(&shared.changes),
+    };
+    threads::task("facts", facts::tell(teller));
+}
+
+/// Notes where the VIPs of the node's config belong.
+pub fn remember_places(places: &Places, node: &Node) {
+    let vips = node.state().spec.vips.iter();
+    *places.lock().expect("nobody panics with it") =
+        vips.map(|(addr, v)| (*addr, (v.prefix, v.interface.clone()))).collect();
+}
+
+/// The failure of a start.
+pub fn cannot_start(e: std::io::Error) -> Failure {
+    Failure::new(Kind::Io, "cannot start", e)
+}

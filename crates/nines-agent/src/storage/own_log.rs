@@ -1,0 +1,181 @@
+//! What a node finds of its own log when it starts.
+//!
+//! Decides: whether that is less than it once had. A log that is gone, empty or unreadable makes a
+//! node that votes no more and says so to everybody. An older copy looks whole from here: other
+//! nodes remember what it lacks.
+
+use std::os::unix::fs::MetadataExt as _;
+
+use nines_api::failure::Outcome;
+use nines_core::wire::Persisted;
+
+use super::store::{Opened, Store};
+use crate::identity::{Identity, StateDir};
+
+/// Name of the log's file in the state directory.
+pub const FILE: &str = "log.redb";
+/// What is known of a file that the library stopped at: which one it was, and why.
+const NOTE: &str = "log.damaged";
+
+/// The log to write to, and what it had. The library stops the process at some damaged files: the
+/// agent then starts anew, once, with a note of that.
+pub fn open_or_restart(
+    home: &StateDir,
+    identity: &Identity,
+    restart: impl Fn() + Send + Sync + 'static,
+) -> Outcome<(Store, Persisted)> {
+    let before = std::panic::take_hook();
+    let of = home.clone();
+    std::panic::set_hook(Box::new(move |what| {
+        let said = what.payload_as_str().unwrap_or("it contradicts itself");
+        // Without the note it would stop there for ever.
+        if note(&of, said).is_ok() {
+            restart();
+        }
+    }));
+    let opened = open(home, identity);
+    std::panic::set_hook(before);
+    opened
+}
+
+/// Which file it is, in which state.
+fn stamp(home: &StateDir) -> Option<String> {
+    let meta = std::fs::metadata(home.file(FILE)).ok()?;
+    Some(format!("{} {} {}.{}", meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec()))
+}
+
+fn note(home: &StateDir, why: &str) -> Outcome<()> {
+    let stamp = stamp(home).unwrap_or_default();
+    home.write(NOTE, &format!("{stamp}\n{}", nines_model::printable::clean(why)))
+}
+
+/// What was noted of the file that is there now.
+fn noted(home: &StateDir) -> Option<String> {
+    let text = home.read(NOTE).ok()?;
+    let (of, why) = text.split_once('\n')?;
+    (stamp(home).as_deref() == Some(of)).then(|| why.to_owned())
+}
+
+fn open(home: &StateDir, identity: &Identity) -> Outcome<(Store, Persisted)> {
+    let path = home.file(FILE);
+    let unreadable = |why: String| {
+        let retired = format!("its log {} cannot be read: {why}", path.display());
+        Ok((Store::in_memory()?, Persisted { retired, ..Persisted::default() }))
+    };
+    if let Some(why) = noted(home) {
+        return unreadable(why);
+    }
+    let store = match Store::look(&path)? {
+        Opened::Store(store) => store,
+        Opened::Damaged(why) => return unreadable(why),
+    };
+    let mut kept = match store.read() {
+        Ok(kept) => kept,
+        Err(why) => return unreadable(why.why),
+    };
+    let empty = kept.snapshot.index == 0 && kept.entries.is_empty();
+    if !empty {
+        identity.note_log(home)?;
+    } else if identity.has_log(home) && kept.retired.is_empty() {
+        kept.retired = format!("its log is gone: {} has nothing in it", path.display());
+    }
+    Ok((store, kept))
+}
+
+#[cfg(test)]
+mod tests {
+    use nines_core::wire::{HardState, Persist, Snapshot};
+
+    use super::*;
+    use crate::identity::{self, PORT};
+
+    /// A state directory of a node that founded a cluster, or joined one.
+    fn member(name: &str, founding: bool) -> (StateDir, Identity) {
+        let folder = std::env::temp_dir().join(format!("nines-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&folder);
+        let home = StateDir(folder);
+        let text = "[cluster]\nname = \"t\"\n[nodes]\nlb1 = \"10.0.0.2\"\n";
+        let spec = nines_model::config::parse(text).unwrap();
+        let (mut credentials, kept) = identity::bootstrap(text, &spec, PORT).unwrap();
+        credentials[0].identity.founding = founding;
+        home.keep(&credentials[0]).unwrap();
+        if founding {
+            Store::open(&home.file(FILE)).unwrap().found(&kept).unwrap();
+        }
+        (home, credentials.remove(0).identity)
+    }
+
+    fn retired(home: &StateDir) -> String {
+        open(home, &home.identity().unwrap()).unwrap().1.retired
+    }
+
+    #[test]
+    fn a_founder_without_its_log_knows_it() {
+        let (home, _) = member("founder", true);
+        assert_eq!(retired(&home), "");
+        std::fs::remove_file(home.file(FILE)).unwrap();
+        assert!(retired(&home).contains("its log is gone"));
+        assert!(retired(&home).contains("its log is gone"), "also the next time");
+        std::fs::write(home.file(FILE), "").unwrap();
+        assert!(retired(&home).contains("its log is gone"));
+        std::fs::remove_dir_all(&home.0).unwrap();
+    }
+
+    #[test]
+    fn one_that_joined_has_no_log_at_first_and_then_must_have_it() {
+        let (home, identity) = member("joined", false);
+        assert_eq!(retired(&home), "");
+        assert_eq!(retired(&home), "", "restarted before the log came");
+        {
+            let (store, _) = open(&home, &identity).unwrap();
+            let snapshot = Snapshot { index: 7, term: 2, ..Snapshot::default() };
+            let hard_state = HardState { term: 2, vote: 0, commit: 7 };
+            let (snapshot, hard_state) = (Some(snapshot), Some(hard_state));
+            store.write(&Persist { snapshot, hard_state, ..Persist::default() }).unwrap();
+        }
+        identity.note_log(&home).unwrap();
+        assert_eq!(retired(&home), "");
+        std::fs::remove_file(home.file(FILE)).unwrap();
+        assert!(retired(&home).contains("its log is gone"));
+        std::fs::remove_dir_all(&home.0).unwrap();
+    }
+
+    /// Cut off anywhere, or with other bytes anywhere: it is read, or it is said that it cannot be.
+    #[test]
+    fn a_damaged_file_stops_no_agent_twice() {
+        let (home, _) = member("damaged", true);
+        let whole = std::fs::read(home.file(FILE)).unwrap();
+        let mut damaged: Vec<Vec<u8>> = Vec::new();
+        for cut in [1, 100, 4_095, 4_096, 10_000, whole.len() / 2, whole.len() - 1] {
+            damaged.push(whole[..cut.min(whole.len() - 1)].to_vec());
+        }
+        for (place, byte) in (0..whole.len().min(40_000)).step_by(613).zip(1..) {
+            let mut other = whole.clone();
+            other[place..(place + 40).min(whole.len())].fill(byte);
+            damaged.push(other);
+        }
+        damaged.push(vec![0; 8_192]);
+        damaged.push(b"this is no log".to_vec());
+        let mut unread = 0;
+        for bytes in damaged {
+            std::fs::write(home.file(FILE), &bytes).unwrap();
+            let identity = home.identity().unwrap();
+            let look = || open(&home, &identity).map(|(_, kept)| kept.retired);
+            // In the agent the hook does this.
+            let said = std::panic::catch_unwind(std::panic::AssertUnwindSafe(look))
+                .unwrap_or_else(|_| {
+                    note(&home, "the library stopped").unwrap();
+                    look()
+                })
+                .unwrap();
+            if said.contains("cannot be read") {
+                unread += 1;
+                assert!(said.contains(FILE));
+            }
+        }
+        assert!(unread > 8, "{unread}");
+        std::fs::write(home.file(FILE), &whole).unwrap();
+        assert_eq!(retired(&home), "", "its newest copy was put back");
+        std::fs::remove_dir_all(&home.0).unwrap();
+    }
+}

@@ -1,0 +1,255 @@
+//! Machines that ask to be let in.
+//!
+//! Decides: which name and number a newcomer gets, and what is tried again. Members are let in by
+//! any member, two at once too: the log says which came first.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use nines_api::failure::{Failure, Kind, Outcome};
+use nines_core::{
+    Node,
+    action::Refusal,
+    wire::{Command, Member, command},
+};
+use nines_model::{Role, Spec, names};
+use tokio::time::Instant;
+
+use super::{JoinRequest, strangers::Guesses};
+use crate::{
+    convert::refusal_text,
+    core_thread::CoreHandle,
+    identity::{self, Credentials, Peer, StateDir},
+    logger::Logger,
+};
+
+/// What newcomers are let in with.
+pub(super) struct Door {
+    /// The node.
+    pub core: CoreHandle,
+    /// The state directory: join codes.
+    pub home: StateDir,
+    /// Credentials that sign those of newcomers.
+    pub credentials: Arc<Credentials>,
+    /// Wrong codes by address.
+    pub guesses: Guesses,
+    /// Where it says who came.
+    pub log: Logger,
+}
+
+/// Lets in a machine that sent `bytes` from `origin`, as a real server or as a node.
+pub(super) async fn admit(
+    door: &Door,
+    bytes: &[u8],
+    server: bool,
+    origin: IpAddr,
+) -> Outcome<Credentials> {
+    let refuse = |why: &str| Failure::new(Kind::Denied, "refused", why);
+    let request: JoinRequest =
+        serde_json::from_slice(bytes).map_err(|_| refuse("the request cannot be read"))?;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    if !door.guesses.may(origin, Instant::now()) {
+        return Err(refuse("too many wrong join codes came from there; wait a minute"));
+    }
+    if !door.home.code_is(&request.secret, now.map_or(0, |d| d.as_secs()), server) {
+        door.guesses.wrong(origin, Instant::now());
+        door.log.line(&format!("a wrong join code came from {origin}"));
+        return Err(refuse("the join code is wrong or too old"));
+    }
+    if !names::is_name(&request.name) {
+        let why = "a name has 1 to 63 letters, digits, dots, dashes and _; a letter or digit first";
+        return Err(refuse(why));
+    }
+    let level = door.core.inspect(|node, _| node.state().members.feature_level()).await;
+    if let Some(why) = outdated(&request, level.unwrap_or_default()).filter(|_| !server) {
+        return Err(refuse(&why));
+    }
+    let mut tries = 4;
+    loop {
+        tries -= 1;
+        match admit_once(door, &request, server).await {
+            // Another machine was let in at the same time, by another member perhaps.
+            Err(Refused::Changed(_)) if tries > 0 => {}
+            Err(Refused::Changed(why) | Refused::Final(why)) => return Err(refuse(&why)),
+            Ok(made) => return Ok(made),
+        }
+    }
+}
+
+/// Why the build of a machine is too old for the cluster; `None`: it is not.
+fn outdated(request: &JoinRequest, level: u32) -> Option<String> {
+    let JoinRequest { name, version, feature_level: reads, .. } = request;
+    let version = if version.is_empty() { "an older nines" } else { &format!("nines {version}") };
+    (*reads < level).then(|| {
+        format!(
+            "{name} has {version}, which reads feature level {reads}, and the cluster is at level \
+             {level}; install nines {} on {name}",
+            env!("CARGO_PKG_VERSION")
+        )
+    })
+}
+
+/// Why a machine was not let in.
+enum Refused {
+    /// The members changed meanwhile: it can be tried again.
+    Changed(String),
+    Final(String),
+}
+
+impl From<Failure> for Refused {
+    fn from(why: Failure) -> Self {
+        Self::Final(why.to_string())
+    }
+}
+
+/// What the log says of a newcomer, and of everybody else.
+struct Known {
+    members: BTreeMap<u64, Member>,
+    /// Highest number that a member ever had.
+    highest: u64,
+    spec: Arc<Spec>,
+    voters: Vec<u64>,
+    /// A voter of its name has lost its log, and has said so.
+    lost: bool,
+    /// A VIP is assigned to its name.
+    holds: bool,
+}
+
+impl Known {
+    fn of(node: &Node, name: &str) -> Self {
+        let state = node.state();
+        let lost = state.member(name).map(|m| m.id).filter(|id| node.is_retired_of(*id));
+        let voters = node.consensus().voters();
+        Self {
+            members: (*state.members).clone(),
+            highest: state.members.highest(),
+            spec: state.spec.clone(),
+            lost: lost.is_some_and(|id| voters.contains(&id)),
+            holds: state.vips.values().any(|h| h.node() == name),
+            voters,
+        }
+    }
+
+    /// The member that certificates cannot tell from this name.
+    fn same(&self, name: &str) -> Option<&Member> {
+        let folded = names::in_certificate(name);
+        self.members.values().find(|m| names::in_certificate(&m.name) == folded)
+    }
+
+    /// Why a node of this name may not join; empty: it may.
+    fn refuses(&self, name: &str, witness: bool) -> String {
+        let known = self.same(name);
+        if self.members.is_empty() {
+            return "this node waits for the log itself; join by another member".into();
+        }
+        if let Some(other) = known.filter(|m| m.name != *name) {
+            let other = &other.name;
+            return format!(
+                "certificates cannot tell {name} from the member {other}; choose another --node"
+            );
+        }
+        if self.lost {
+            let holds = format!("{name} still holds a VIP by the log; wait a moment");
+            return if self.holds { holds } else { String::new() };
+        }
+        // One that never had the log lost its credentials on the way: it gets others.
+        if known.is_some_and(|m| self.voters.contains(&m.id) || m.witness != witness) {
+            return format!("there is a member {name} already; choose another --node");
+        }
+        let folded = names::in_certificate(name);
+        let same = |other: &&String| *other != name && names::in_certificate(other) == folded;
+        if let Some(other) = self.spec.nodes.keys().find(same) {
+            return format!("cluster.toml calls this node {other}: add --node {other}");
+        }
+        match self.spec.nodes.get(name) {
+            Some(spec) if (spec.role == Role::Witness) != witness => {
+                format!("cluster.toml says that {name} is a {}", spec.role)
+            }
+            _ => String::new(),
+        }
+    }
+}
+
+async fn admit_once(
+    door: &Door,
+    request: &JoinRequest,
+    server: bool,
+) -> Result<Credentials, Refused> {
+    let Door { core, credentials, .. } = door;
+    let (name, witness) = (&request.name, request.witness);
+    let asked = name.clone();
+    let Some(known) = core.inspect(move |node, _| Known::of(node, &asked)).await else {
+        return Err(Refused::Final("this agent is stopping".into()));
+    };
+    let peers = peers(&known.members);
+    let (addresses, port) = (request.addresses.clone(), request.port);
+    let newcomer = |id| Peer { id, name: name.clone(), addresses, port };
+    if server {
+        let made = identity::admit_server(credentials, peers, newcomer(0))?;
+        door.log.line(&format!("{name} joined as real server"));
+        return Ok(made);
+    }
+    let refused = known.refuses(name, witness);
+    if !refused.is_empty() {
+        return Err(Refused::Final(refused));
+    }
+    let command = |kind| {
+        let actor = format!("join@{name}");
+        Command { actor, kind: Some(kind), ..Command::default() }
+    };
+    // It has lost its log, and has said so: it begins anew, under another number.
+    if known.lost {
+        return Err(match core.propose(command(command::Kind::Remove(name.clone()))).await {
+            Ok(_) | Err(Refusal::Changed(_)) => Refused::Changed("the members changed".into()),
+            Err(why) => Refused::Final(refusal_text(&why)),
+        });
+    }
+    let newcomer = newcomer(known.same(name).map_or(known.highest + 1, |m| m.id));
+    let kind = joins(&newcomer, request);
+    let made = identity::admit(credentials, peers, newcomer, witness)?;
+    match core.propose(command(kind)).await {
+        Ok(_) => Ok(made),
+        Err(why @ Refusal::Changed(_)) => Err(Refused::Changed(refusal_text(&why))),
+        Err(why) => Err(Refused::Final(refusal_text(&why))),
+    }
+}
+
+fn joins(newcomer: &Peer, request: &JoinRequest) -> command::Kind {
+    let member = identity::member(newcomer, request.witness);
+    command::Kind::Join(Member { feature_level: request.feature_level, ..member })
+}
+
+/// Members as others know them before they have the log.
+pub(super) fn peers(members: &BTreeMap<u64, Member>) -> Vec<Peer> {
+    let one = |m: &Member| Peer {
+        id: m.id,
+        name: m.name.clone(),
+        addresses: m.addresses.iter().filter_map(|a| a.parse().ok()).collect(),
+        port: m.port as u16,
+    };
+    members.values().map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_with_an_older_build_is_refused_by_name_and_version() {
+        let request = |feature_level, version: &str| JoinRequest {
+            secret: String::new(),
+            name: "lb3".into(),
+            addresses: Vec::new(),
+            port: 9119,
+            witness: false,
+            version: version.into(),
+            feature_level,
+            server: false,
+        };
+        assert_eq!(outdated(&request(0, ""), 0), None);
+        assert_eq!(outdated(&request(2, "0.2.0"), 1), None);
+        let why = outdated(&request(1, "0.2.0"), 2).unwrap();
+        assert!(why.starts_with("lb3 has nines 0.2.0, which reads feature level 1"), "{why}");
+        let why = outdated(&request(0, ""), 1).unwrap();
+        assert!(why.contains("lb3 has an older nines") && why.contains("at level 1"), "{why}");
+    }
+}

@@ -1,0 +1,331 @@
+//! The feature level: what a proposer may write, when the leader raises it, and when a node whose
+//! build is too old stops.
+//!
+//! Decides: what each member can read, by its heartbeats while it is heard and else by its last
+//! facts. The levels themselves are in `crates/nines-core/src/feature_level.rs`.
+
+use nines_model::Time;
+
+use super::{Node, failover::LEAD_AGAIN};
+use crate::{
+    action::{Action, Refusal},
+    feature_level::{self, BUILD},
+    voter::consensus::{self, Committed},
+    wire::{Command, FeatureLevel, Persisted, RaftMessage, command::Kind},
+};
+
+impl Node {
+    /// Highest level that a member can read; `None`: it has never said, so it is 0.
+    fn readable_by(&self, now: Time, id: u64, name: &str) -> Option<u32> {
+        if id == self.config.id {
+            return Some(BUILD);
+        }
+        let heard = self.membership.peer(id).map(|peer| peer.beat.feature_level);
+        let facts = || self.state.members.facts().get(name).map(|facts| facts.feature_level);
+        heard.filter(|_| self.membership.alive(now, id, self.lease())).or_else(facts)
+    }
+
+    /// The leader raises the level as soon as every member can read the next one: voters, those
+    /// without a vote yet, and those that are away.
+    pub(super) fn raise_feature_level(&mut self, now: Time) {
+        let members = &self.state.members;
+        let readable = |(id, member): (&u64, &crate::wire::Member)| {
+            self.readable_by(now, *id, &member.name).unwrap_or(0)
+        };
+        let level = members.iter().map(readable).min().unwrap_or(0).min(BUILD);
+        if level > members.feature_level() {
+            // Whoever joins meanwhile has perhaps an older build: then it is written again.
+            let membership = members.newest_change();
+            let raise = Kind::FeatureLevel(FeatureLevel { level, membership });
+            self.propose_own(now, raise, String::new());
+            self.leading.wait(now.plus(LEAD_AGAIN));
+        }
+    }
+
+    /// A proposer's command in a form that every member reads. `None`: there is none, and the
+    /// proposer has its answer.
+    pub(super) fn in_readable_form(
+        &mut self,
+        now: Time,
+        request: u64,
+        mut command: Command,
+    ) -> Option<Command> {
+        let level = self.state.members.feature_level();
+        let new = |kind: &Kind| feature_level::needed(kind) > level;
+        if !command.kind.as_ref().is_some_and(new) {
+            return Some(command);
+        }
+        let kind = command.kind.take().expect("seen above");
+        match feature_level::older_form(&kind, &self.state.following()) {
+            Ok(Some(older)) => command.kind = Some(older),
+            Ok(None) => {
+                let needed = feature_level::needed(&kind);
+                let more = self.level_held_back(now).map_or_else(String::new, |t| format!("; {t}"));
+                let why = format!("this needs feature level {needed}, which is not in force{more}");
+                self.actions.push(Action::Reply { request, result: Err(Refusal::Unsafe(why)) });
+                return None;
+            }
+            Err(why) => {
+                self.actions.push(Action::Reply { request, result: Err(why) });
+                return None;
+            }
+        }
+        Some(command)
+    }
+
+    /// What keeps the cluster from using all that this build can do, or which members the level in
+    /// force is beyond: "cluster feature level 0, held back by lb2 (0.1.0)".
+    pub fn level_held_back(&self, now: Time) -> Option<String> {
+        let members = &self.state.members;
+        let level = members.feature_level();
+        let mut behind = Vec::new();
+        for (id, member) in members {
+            let reads = self.readable_by(now, *id, &member.name);
+            // One that never started has said nothing, and a new cluster is at its own level.
+            let unknown = if level < BUILD { 0 } else { level };
+            if reads.unwrap_or(unknown) < level.max(BUILD) {
+                let facts = members.facts().get(&member.name);
+                let version = facts.map_or("version not known", |facts| facts.version.as_str());
+                behind.push(format!("{} ({version})", member.name));
+            }
+        }
+        let next = "install the newest nines there";
+        match behind.join(", ") {
+            none if none.is_empty() => None,
+            names if level < BUILD => {
+                Some(format!("cluster feature level {level}, held back by {names}: {next}"))
+            }
+            names => Some(format!("cluster feature level {level}, not read by {names}: {next}")),
+        }
+    }
+
+    /// Whether a node votes no more because its build does not read what the log says.
+    pub fn is_outdated(&self, id: u64) -> bool {
+        let said = self.membership.peer(id).is_some_and(|peer| peer.beat.outdated);
+        if id == self.config.id { self.outdated } else { said }
+    }
+
+    /// Whether this node votes no more, and would vote again after a restart.
+    pub fn is_mended_by_restart(&self) -> bool {
+        self.broken().is_some() && !self.is_retired() && !self.outdated
+    }
+
+    /// The next committed entry, if it may be applied and this build reads it. Nothing that follows
+    /// one that it does not read is applied either.
+    pub(super) fn next_readable(&mut self, now: Time) -> Option<Committed> {
+        let first = self.read_ahead.entries.front();
+        let why = feature_level::beyond(self.state.members.feature_level())
+            .or_else(|| first.and_then(|entry| feature_level::unreadable(&entry.command)));
+        match why {
+            Some(why) => {
+                self.stop_as_outdated(why);
+                None
+            }
+            None => self.read_ahead.next(now, &self.state, &mut self.actions),
+        }
+    }
+
+    /// Whether a message brings an entry that this build does not read. It is not acknowledged: a
+    /// voter that cannot tell what an entry gives away cannot say that no promise forbids it.
+    pub(super) fn brings_unreadable(&mut self, message: &RaftMessage) -> bool {
+        let entries = message.entries.iter().filter(|_| consensus::brings_entries(message));
+        let Some(why) = entries.map(|e| e.command()).find_map(feature_level::unreadable) else {
+            return false;
+        };
+        if consensus::asks_to_write(message) {
+            let from = self.name_of(message.sender());
+            self.log(format!("{from} asks to write what this build does not know; it is refused"));
+        } else {
+            self.stop_as_outdated(why);
+        }
+        true
+    }
+
+    /// A node that starts: what is on its disk may be newer than its build.
+    pub(super) fn read_from_disk(&mut self, kept: &Persisted) {
+        let mut entries = kept.entries.iter().map(|entry| entry.command());
+        let why = feature_level::beyond(self.state.members.feature_level());
+        if let Some(why) = why.or_else(|| entries.find_map(feature_level::unreadable)) {
+            self.stop_as_outdated(why);
+        }
+    }
+
+    /// Votes no more, holds nothing and applies nothing, until another build is started.
+    fn stop_as_outdated(&mut self, why: String) {
+        if self.broken().is_some() {
+            return;
+        }
+        self.log(format!("this node votes no more: {why}"));
+        self.voter.breaks(why);
+        self.outdated = true;
+        self.all_vips_changed();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use prost::Message as _;
+
+    use super::*;
+    use crate::{
+        Event,
+        node::Config,
+        snapshot,
+        state::State,
+        wire::{Apply, Facts, Frame, HardState, Heartbeat, LogEntry, Member, Snapshot, frame},
+    };
+
+    /// The first of three nodes, whose log ends with these commands, at this level.
+    fn node(now: Time, level: u32, commands: &[Vec<u8>]) -> Node {
+        let names = ["lb1", "lb2", "wit"];
+        let member =
+            |(id, name): (u64, &str)| Member { id, name: name.into(), ..Member::default() };
+        let members = (1..).zip(names).map(member);
+        let facts = |name: &str| {
+            let (node, version) = (name.to_owned(), "0.1.0".to_owned());
+            Facts { node, version, feature_level: level, ..Facts::default() }
+        };
+        let mut state = State::founded("".into(), Arc::default(), []);
+        state.members = crate::state::Members::restored(
+            members.collect(),
+            names[1..].iter().map(|name| facts(name)).collect(),
+            (3, 1),
+            level,
+        );
+        let data = snapshot::encode(&state);
+        let entry = |(index, data): (u64, &Vec<u8>)| LogEntry {
+            term: 1,
+            index,
+            data: data.clone(),
+            ..LogEntry::default()
+        };
+        let kept = Persisted {
+            hard_state: HardState { term: 1, vote: 0, commit: 1 },
+            snapshot: Snapshot { index: 1, term: 1, voters: vec![1, 2, 3], learners: vec![], data },
+            entries: (2..).zip(commands).map(entry).collect(),
+            ..Persisted::default()
+        };
+        let (id, name) = (1, "lb1".to_owned());
+        let config = Config { id, name, boot: 7, machine_boot: 1, place: 1, seeds: vec![] };
+        Node::new(config, now, &kept)
+    }
+
+    fn command(kind: Kind) -> Command {
+        Command { kind: Some(kind), ..Command::default() }
+    }
+
+    /// A command with field 21, which no build of today writes.
+    const UNKNOWN: [u8; 5] = [0x08, 1, 0xaa, 1, 0];
+
+    #[test]
+    fn a_node_that_starts_with_what_it_cannot_read_votes_no_more() {
+        let now = Time(1_000_000_000);
+        let known = command(Kind::Remove("x".into())).encode_to_vec();
+        let raise = |level| {
+            command(Kind::FeatureLevel(FeatureLevel { level, membership: 1 })).encode_to_vec()
+        };
+        let table: [(bool, u32, Vec<Vec<u8>>); 5] = [
+            (true, BUILD, vec![]),
+            (true, 0, vec![known.clone(), vec![], raise(BUILD)]),
+            (false, BUILD + 1, vec![]),
+            (false, 0, vec![known.clone(), raise(BUILD + 1)]),
+            (false, 0, vec![known, UNKNOWN.to_vec()]),
+        ];
+        for (reads, level, commands) in table {
+            let node = node(now, level, &commands);
+            assert_eq!(node.broken().is_none(), reads, "{:?}", node.broken());
+            assert_eq!(node.is_outdated(1), !reads);
+            assert!(!node.is_retired(), "another build mends it");
+            assert!(!node.is_mended_by_restart(), "and nothing else does");
+        }
+    }
+
+    #[test]
+    fn an_entry_that_it_cannot_read_is_not_acknowledged() {
+        let now = Time(1_000_000_000);
+        let append = |kind, data: &[u8]| {
+            let entry = LogEntry { term: 1, index: 2, data: data.to_vec(), ..LogEntry::default() };
+            RaftMessage { kind, entries: vec![entry], ..RaftMessage::default() }
+        };
+        let known = command(Kind::Remove("x".into())).encode_to_vec();
+        // Kinds of the consensus library: 3 appends, 2 asks the leader to write.
+        for (kind, data, unreadable, stops) in [
+            (3, &known[..], false, false),
+            (2, &known[..], false, false),
+            (2, &UNKNOWN[..], true, false),
+            (3, &UNKNOWN[..], true, true),
+        ] {
+            let mut node = node(now, BUILD, &[]);
+            assert_eq!(node.brings_unreadable(&append(kind, data)), unreadable, "{kind} {data:?}");
+            assert_eq!(node.broken().is_some(), stops, "{kind} {data:?}");
+        }
+    }
+
+    /// What a node proposes, as it stands in the log; or the answer that the proposer gets.
+    fn proposed(level: u32, kind: Kind) -> Result<Kind, Refusal> {
+        let now = Time(1_000_000_000);
+        let mut node = node(now, level, &[]);
+        match node.in_readable_form(now, 9, command(kind)) {
+            Some(command) => Ok(command.kind.unwrap()),
+            None => match node.take_actions().pop() {
+                Some(Action::Reply { request: 9, result: Err(why) }) => Err(why),
+                other => panic!("{other:?}"),
+            },
+        }
+    }
+
+    #[test]
+    fn a_piece_is_written_whole_until_every_member_reads_pieces() {
+        let text = "[cluster]\nname = \"c\"\n";
+        let piece = |expected| {
+            let apply = Apply::in_place_of("", text, expected);
+            Apply { head: 0, tail: 0, ..apply }
+        };
+        // Nothing of an empty text stays: the piece is the whole.
+        assert!(piece(1).is_whole());
+        let mut cut = piece(1);
+        cut.tail = 1;
+        assert_eq!(proposed(BUILD, Kind::Apply(cut.clone())), Ok(Kind::Apply(cut.clone())));
+        assert!(matches!(proposed(0, Kind::Apply(cut)), Err(Refusal::Changed(_))));
+        for level in [0, BUILD] {
+            assert_eq!(proposed(level, Kind::Apply(piece(1))), Ok(Kind::Apply(piece(1))));
+        }
+    }
+
+    #[test]
+    fn who_asks_for_more_than_the_level_is_told_who_holds_it_back() {
+        let raise = Kind::FeatureLevel(FeatureLevel { level: 1, membership: 1 });
+        let Err(Refusal::Unsafe(why)) = proposed(0, raise) else { panic!("it is refused") };
+        assert_eq!(
+            why,
+            "this needs feature level 1, which is not in force; cluster feature level 0, held \
+             back by lb2 (0.1.0), wit (0.1.0): install the newest nines there"
+        );
+    }
+
+    #[test]
+    fn a_member_counts_by_its_heartbeats_while_it_is_heard_and_else_by_its_facts() {
+        let now = Time(1_000_000_000);
+        let held = |level, says: &[(u64, u32)]| {
+            let mut node = node(now, level, &[]);
+            for (from, feature_level) in says {
+                let beat =
+                    Heartbeat { sent_ns: 1, feature_level: *feature_level, ..Default::default() };
+                let kind = Some(frame::Kind::Heartbeat(beat));
+                let bytes = Frame { kind, incarnation: 1, ..Frame::default() }.encode_to_vec();
+                node.handle(now, Event::Frame { from: *from, link: 0, bytes });
+            }
+            node.level_held_back(now)
+        };
+        assert_eq!(held(BUILD, &[]), None);
+        assert_eq!(held(0, &[(2, BUILD), (3, BUILD)]), None);
+        let wit =
+            "cluster feature level 0, held back by wit (0.1.0): install the newest nines there";
+        assert_eq!(held(0, &[(2, BUILD)]).as_deref(), Some(wit));
+        let lb2 =
+            "cluster feature level 1, not read by lb2 (0.1.0): install the newest nines there";
+        assert_eq!(held(BUILD, &[(2, 0), (3, BUILD)]).as_deref(), Some(lb2));
+    }
+}

@@ -1,0 +1,130 @@
+//! VIPs of a node follow the log, and believe what their kernel says.
+
+use super::*;
+use crate::{
+    Action, Event,
+    node::Config,
+    snapshot,
+    state::{State, Vips},
+    wire::{HardState, Member, Persisted, Snapshot},
+};
+
+const TEXT: &str = "[cluster]\nname = \"x\"\n[nodes]\nlb1 = \"10.0.0.1\"\nlb2 = \"10.0.0.2\"\n\
+    wit = { addresses = \"10.0.0.3\", role = \"witness\" }\n\
+    [vip.a]\naddress = \"10.0.0.100\"\n[vip.b]\naddress = \"10.0.0.101\"\n";
+
+/// lb1, which the log has given both VIPs.
+fn holder(now: Time) -> Node {
+    let spec = nines_model::config::parse(TEXT).expect("it is right").into();
+    let member = |(id, name): (u64, &str)| Member { id, name: name.into(), ..Member::default() };
+    let members = (1..).zip(["lb1", "lb2", "wit"]).map(member);
+    let held = |token| Holding::Held { node: "lb1".into(), token };
+    let holdings = [(vip(100), held(4)), (vip(101), held(5))];
+    let mut state = State::founded(TEXT.into(), spec, members);
+    state.vips = Vips::restored(holdings.into(), BTreeMap::new());
+    state.applied = 5;
+    let data = snapshot::encode(&state);
+    let kept = Persisted {
+        hard_state: HardState { term: 1, vote: 0, commit: 5 },
+        snapshot: Snapshot { index: 5, term: 1, voters: vec![1, 2, 3], learners: vec![], data },
+        ..Persisted::default()
+    };
+    let (id, name) = (1, "lb1".to_owned());
+    let config = Config { id, name, boot: 7, machine_boot: 1, place: 1, seeds: vec![] };
+    Node::new(config, now, &kept)
+}
+
+fn vip(last: u8) -> IpAddr {
+    IpAddr::from([10, 0, 0, last])
+}
+
+#[test]
+fn acks_of_beats_before_a_vip_was_named_renew_nothing() {
+    let now = Time(1_000_000_000);
+    let mut node = holder(now);
+    node.handle(now, Event::Tick);
+    let named = node.own_vips.vips[&vip(100)].named;
+    assert_eq!((node.own_vips.held.len(), named), (2, node.own_vips.sent));
+    let until = Time(named.0 + 100_000_000);
+    let deadline = |node: &Node| node.own_vips.vips[&vip(100)].renewals.deadline(&[1, 2, 3]);
+    // Its own vote does not count before others have answered it.
+    for voter in [2, 3] {
+        node.renewed((voter, 1), Time(named.0 - 1), until, &[]);
+    }
+    assert_eq!(deadline(&node), Time(0), "the voter knew of another set");
+    for voter in [2, 3] {
+        node.renewed((voter, 1), named, until, &[vip(101)]);
+    }
+    assert_eq!(deadline(&node), until);
+    assert_eq!(node.own_vips.vips[&vip(101)].renewals.deadline(&[1, 2, 3]), Time(0), "refused");
+}
+
+/// A machine that has the address and no table answers clients itself, and refuses them.
+#[test]
+fn a_vip_comes_up_once_its_packets_are_forwarded() {
+    let now = Time(1_000_000_000);
+    let mut node = holder(now);
+    let forwards = |text: &str| nines_model::config::parse(text).unwrap().into();
+    assert!(!node.may_come_up(vip(100)), "there is no table yet");
+    node.requested.set_forwards(forwards(&TEXT.replace("[vip.b]\naddress = \"10.0.0.101\"\n", "")));
+    node.handle(now, Event::Tick);
+    let until = Time(now.0 + 100_000_000);
+    for voter in [2, 3] {
+        node.renewed((voter, 1), node.own_vips.sent, until, &[]);
+    }
+    let ups = |node: &mut Node| -> Vec<IpAddr> {
+        node.run_vips(now.plus(nines_model::Millis(1)));
+        let up = |action| match action {
+            Action::Perform { operation: Operation::Address { vip, up: true }, .. } => Some(vip),
+            _ => None,
+        };
+        node.take_actions().into_iter().filter_map(up).collect()
+    };
+    node.all_vips_changed();
+    assert_eq!(ups(&mut node), [vip(100)]);
+    node.requested.set_forwards(forwards(TEXT));
+    node.all_vips_changed();
+    assert_eq!(ups(&mut node), [vip(101)]);
+}
+
+/// The ids of deadlines that the node asks its kernel to write, for one VIP.
+fn guards(node: &mut Node, of: IpAddr) -> Vec<(u64, Time)> {
+    let guard = |action| match action {
+        Action::Perform {
+            id,
+            operation: Operation::Guard(vip, until) | Operation::Follow(vip, until),
+        } if vip == of => Some((id, until)),
+        _ => None,
+    };
+    node.take_actions().into_iter().filter_map(guard).collect()
+}
+
+#[test]
+fn a_deadline_that_the_kernel_did_not_take_is_no_answer_and_is_written_again() {
+    let now = Time(1_000_000_000);
+    let mut node = holder(now);
+    node.requested.set_forwards(nines_model::config::parse(TEXT).unwrap().into());
+    node.handle(now, Event::Tick);
+    let until = Time(now.0 + 100_000_000);
+    for voter in [2, 3] {
+        node.renewed((voter, 1), node.own_vips.sent, until, &[]);
+    }
+    node.run_vips(now);
+    let (id, wanted) = *guards(&mut node, vip(100)).last().expect("a deadline");
+    assert_eq!(wanted, until);
+    let on = |node: &mut Node| node.own_vips.with(vip(100), |own| own.phase = Phase::On);
+    on(&mut node);
+    let failed = |id| Event::Done { id, result: Err("no room".into()) };
+    node.handle(now, failed(id));
+    assert!(!node.answers(vip(100), now), "the kernel does not answer");
+    let again = now.plus(nines_model::Millis(20));
+    node.handle(again, Event::Tick);
+    let (second, same) = *guards(&mut node, vip(100)).last().expect("once more");
+    assert_eq!(same, until);
+    node.handle(again, failed(second));
+    let third = again.plus(nines_model::Millis(20));
+    node.handle(third, Event::Tick);
+    let (id, _) = *guards(&mut node, vip(100)).last().expect("and once more");
+    node.handle(third, Event::Done { id, result: Ok(()) });
+    assert!(node.answers(vip(100), third));
+}

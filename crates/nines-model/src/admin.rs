@@ -1,0 +1,92 @@
+//! What an operator can ask of servers and nodes, and what acts without one.
+//!
+//! Decides: the commands and their codes in the log and in the API; which actors are operators.
+
+use crate::{Codes as _, codes};
+
+codes! {
+    /// What an operator asks of servers or of nodes.
+    pub enum AdminCommand {
+        /// Servers get no new connections.
+        Drain = "drain",
+        /// A drain ends.
+        Undrain = "undrain",
+        /// Nodes hand their VIPs to others and get none.
+        Standby = "standby",
+        /// A standby ends.
+        Ready = "ready",
+    }
+}
+
+codes! {
+    /// A rule that keeps clients served; an operator can break it by its name.
+    pub enum SafetyRule {
+        /// A service keeps a server that takes new connections.
+        LastServer = "last-server",
+        /// VIPs keep a director that can hold them.
+        LastDirector = "last-director",
+    }
+}
+
+codes! {
+    /// An actor that is no operator.
+    pub enum Automatic {
+        /// The cluster itself.
+        Cluster = "auto",
+        /// A health check.
+        Check = "check",
+    }
+}
+
+/// Whether an actor, as the log names it, is an operator ("alice@lb1"). Nothing is none.
+pub fn is_operator(actor: &str) -> bool {
+    !actor.is_empty() && Automatic::from_code(actor).is_none()
+}
+
+impl AdminCommand {
+    /// Whether its subjects are servers; those of the others are nodes.
+    pub const fn is_of_servers(self) -> bool {
+        matches!(self, Self::Drain | Self::Undrain)
+    }
+
+    /// The rule that the command can break.
+    pub const fn rule(self) -> SafetyRule {
+        if self.is_of_servers() { SafetyRule::LastServer } else { SafetyRule::LastDirector }
+    }
+
+    /// The command that does the same with nodes in place of servers, and the reverse.
+    pub const fn counterpart(self) -> Self {
+        match self {
+            Self::Drain => Self::Standby,
+            Self::Undrain => Self::Ready,
+            Self::Standby => Self::Drain,
+            Self::Ready => Self::Undrain,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_of_commands_stay_as_logs_have_them() {
+        let codes: Vec<&str> = AdminCommand::ALL.iter().map(|command| command.code()).collect();
+        assert_eq!(codes, ["drain", "undrain", "standby", "ready"]);
+    }
+
+    #[test]
+    fn operators_are_told_from_what_acts_by_itself() {
+        assert!(is_operator("alice@lb1"));
+        assert!(["", "auto", "check"].iter().all(|actor| !is_operator(actor)));
+    }
+
+    #[test]
+    fn a_counterpart_takes_the_other_kind_of_subject() {
+        for command in AdminCommand::ALL {
+            let other = command.counterpart();
+            assert_eq!(other.counterpart(), *command);
+            assert_ne!(other.is_of_servers(), command.is_of_servers());
+        }
+    }
+}

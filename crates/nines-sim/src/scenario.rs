@@ -1,0 +1,135 @@
+//! What a simulated world is made of, as data: machines, cards, disks, config, operators, faults.
+//!
+//! Decides: the scenario of a seed that names none, and ready-made other ones. A scenario holds no
+//! random number; together with a seed it decides everything that happens.
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use nines_core::wire::command;
+use nines_model::{Millis, Role, Spec, config};
+
+use crate::faults::Fault;
+
+/// What a simulated world is made of.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// Names of the first members; the number of a node is its place here, from 1. Their roles are
+    /// those of the config.
+    pub nodes: Vec<String>,
+    /// Cards of each machine. Card 0 of all machines is on one network, card 1 on another, ...
+    pub cards: usize,
+    /// How slow the disks of some nodes are, by name; others are as the default.
+    pub disks: BTreeMap<String, Disk>,
+    /// The config when the world begins.
+    pub text: String,
+    /// Parts of the config that operators take out and put back.
+    pub removable: Vec<String>,
+    /// What operators ask for, and when: time since the safety phase began, number of the node that
+    /// is asked, command. Sorted by time.
+    pub commands: Vec<(Millis, u64, command::Kind)>,
+    /// Length of the safety phase, in which faults happen.
+    pub length: Millis,
+    /// What goes wrong: each entry is as likely as any other.
+    pub faults: Vec<Fault>,
+    /// Whether operators change the config; it is then applied whole before the world must heal.
+    pub changes_config: bool,
+    /// Whether machines are copied.
+    pub copies_machines: bool,
+}
+
+/// How long a disk takes for a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// Shortest time of a write, in ns.
+    pub write_ns_min: u64,
+    /// Random time of a write beyond that, below this many ns.
+    pub write_ns_spread: u64,
+}
+
+impl Default for Disk {
+    fn default() -> Self {
+        Self { write_ns_min: 200_000, write_ns_spread: 2_000_000 }
+    }
+}
+
+const THREE: &str = "[cluster]\nname = \"sim\"\n[nodes]\nlb1 = \"10.0.0.1\"\nlb2 = \"10.0.0.2\"\n\
+    wit = { addresses = \"10.0.0.3\", role = \"witness\" }\n\
+    [vip.a]\naddress = \"10.0.0.100\"\n[vip.b]\naddress = \"10.0.0.101\"\n";
+/// In some seeds a third address, which goes where the first one goes.
+const SOURCES: &str = "[service.web]\nlisten = \"10.0.0.100:80\"\nforward = \"full-nat\"\n\
+    check = \"none\"\nservers = { r1 = \"10.0.0.11\" }\nsource-pool = [\"10.0.0.102\"]\n";
+/// The part of both configs that operators take away and put back.
+const SECOND_VIP: &str = "[vip.b]\naddress = \"10.0.0.101\"\n";
+
+impl Scenario {
+    /// Two directors and a witness, one network. The seed selects what else there is: a third
+    /// address in half of the seeds, operators that change the config in every other one, copies
+    /// of machines in every eighth.
+    pub fn of_seed(seed: u64) -> Self {
+        let changes_config = seed.is_multiple_of(2);
+        Self {
+            nodes: ["lb1", "lb2", "wit"].map(str::to_owned).into(),
+            cards: 1,
+            disks: BTreeMap::new(),
+            text: if seed % 4 < 2 { THREE.to_owned() } else { format!("{THREE}{SOURCES}") },
+            removable: vec![SECOND_VIP.to_owned()],
+            commands: Vec::new(),
+            length: Millis(20_000),
+            faults: Fault::mix(changes_config),
+            changes_config,
+            copies_machines: seed % 8 == 5,
+        }
+    }
+
+    /// So many directors and witnesses, with so many VIPs and cards each. Operators change the
+    /// config: they take the second VIP out and put it back.
+    pub fn sized(directors: u8, witnesses: u8, vips: u8, cards: usize) -> Self {
+        let mut text = "[cluster]\nname = \"sim\"\n[nodes]\n".to_owned();
+        let mut nodes = Vec::new();
+        for n in 1..=directors + witnesses {
+            let addresses: Vec<String> =
+                (0..cards).map(|card| format!("\"10.{card}.0.{n}\"")).collect();
+            let (name, role) = match n.checked_sub(directors + 1) {
+                None => (format!("lb{n}"), "director"),
+                Some(after) => (format!("wit{}", after + 1), "witness"),
+            };
+            let addresses = addresses.join(", ");
+            writeln!(text, "{name} = {{ addresses = [{addresses}], role = \"{role}\" }}")
+                .expect("strings take everything");
+            nodes.push(name);
+        }
+        let vip = |n: u8| format!("[vip.v{n}]\naddress = \"10.0.1.{n}\"\n");
+        (1..=vips).for_each(|n| text.push_str(&vip(n)));
+        let removable = if vips > 1 { vec![vip(2)] } else { Vec::new() };
+        let mut faults = Fault::mix(!removable.is_empty());
+        if cards > 1 {
+            faults.extend(Fault::of_cards());
+        }
+        Self {
+            nodes,
+            cards,
+            text,
+            changes_config: !removable.is_empty(),
+            removable,
+            faults,
+            copies_machines: false,
+            ..Self::of_seed(0)
+        }
+    }
+
+    /// The config when the world begins.
+    pub(crate) fn spec(&self) -> Spec {
+        config::parse(&self.text).expect("the config of a scenario is right")
+    }
+
+    /// Names of the first members that are directors by this config.
+    pub(crate) fn directors(&self, spec: &Spec) -> Vec<String> {
+        let is = |name: &&String| spec.nodes.get(*name).is_some_and(|n| n.role == Role::Director);
+        self.nodes.iter().filter(is).cloned().collect()
+    }
+
+    /// The disk of a node.
+    pub(crate) fn disk(&self, name: &str) -> Disk {
+        self.disks.get(name).copied().unwrap_or_default()
+    }
+}

@@ -1,0 +1,201 @@
+//! Machines with a build from before feature levels, and their upgrade one by one.
+//!
+//! Decides: what such a build does not know. Its node runs the same code; what reaches it loses the
+//! fields that it would skip: then it takes the piece of a config for a whole one, as that build
+//! did. What it sends has them again, because a log keeps its entries as bytes, whoever reads them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use nines_core::{
+    Event, feature_level, snapshot,
+    wire::{Command, Facts, Frame, LogEntry, LogEvents, Snapshot, command::Kind, frame},
+};
+use prost::Message as _;
+
+use super::{Sabotage, World, fnv};
+
+/// The machines with an older build.
+#[derive(Default)]
+pub(super) struct OlderBuilds {
+    /// There was one in this world.
+    pub mixed: bool,
+    machines: BTreeSet<u64>,
+    /// Commands as they were written, by what an older build keeps of them.
+    written: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+/// A replicated state ([`nines_core::snapshot`]) as an older build has it: the other fields are
+/// skipped.
+#[derive(Clone, PartialEq, prost::Message)]
+struct OlderState {
+    #[prost(string, tag = "1")]
+    text: String,
+    #[prost(uint64, tag = "2")]
+    revision: u64,
+    #[prost(bytes = "vec", repeated, tag = "3")]
+    members: Vec<Vec<u8>>,
+    #[prost(message, repeated, tag = "4")]
+    facts: Vec<Facts>,
+    #[prost(bytes = "vec", repeated, tag = "5")]
+    vips: Vec<Vec<u8>>,
+    #[prost(bytes = "vec", repeated, tag = "6")]
+    sets: Vec<Vec<u8>>,
+    #[prost(bytes = "vec", repeated, tag = "7")]
+    story: Vec<Vec<u8>>,
+    #[prost(uint64, tag = "8")]
+    membership: u64,
+    #[prost(uint64, tag = "9")]
+    applied: u64,
+    #[prost(uint64, tag = "30")]
+    highest: u64,
+}
+
+/// What an older build has of a state.
+fn older_state(bytes: &[u8]) -> OlderState {
+    let mut state = OlderState::decode(bytes).expect("it was encoded a moment ago");
+    state.facts.iter_mut().for_each(|facts| facts.feature_level = 0);
+    state
+}
+
+/// What an older build reads in a command.
+fn older_command(bytes: &[u8]) -> Vec<u8> {
+    let Ok(mut command) = Command::decode(bytes) else { return bytes.to_vec() };
+    match &mut command.kind {
+        Some(Kind::Apply(apply)) => (apply.head, apply.tail) = (0, 0),
+        Some(Kind::Facts(facts)) => facts.feature_level = 0,
+        Some(Kind::Join(member)) => member.feature_level = 0,
+        // It ignores what it does not know; so no events at all stand there.
+        kind @ Some(Kind::FeatureLevel(_)) => *kind = Some(Kind::LogEvents(LogEvents::default())),
+        _ => return bytes.to_vec(),
+    }
+    command.encode_to_vec()
+}
+
+impl OlderBuilds {
+    /// An entry on its way to a machine with an older build.
+    fn received(&mut self, entry: &mut LogEntry) {
+        let command = if entry.kind == 0 { &mut entry.data } else { &mut entry.context };
+        let older = older_command(command);
+        if older != *command {
+            let whole = std::mem::replace(command, older.clone());
+            self.written.insert(older, whole);
+        }
+    }
+
+    /// Name of a state by which nodes are compared: where builds differ, of what all of them keep.
+    pub fn hash_of_state(&self, bytes: &[u8]) -> u64 {
+        if !self.mixed {
+            return fnv(7, bytes);
+        }
+        let mut state = older_state(bytes);
+        // Only builds that know of levels tell of one.
+        let of_level = |event: &Vec<u8>| event.windows(13).any(|word| word == b"feature-level");
+        state.story.retain(|event| !of_level(event));
+        fnv(7, &state.encode_to_vec())
+    }
+
+    /// An entry as everybody else has it.
+    fn restored(&self, entry: &mut LogEntry) {
+        let command = if entry.kind == 0 { &mut entry.data } else { &mut entry.context };
+        if let Some(whole) = self.written.get(command) {
+            command.clone_from(whole);
+        }
+    }
+}
+
+impl World {
+    /// All founders have the older build, and the cluster began with it.
+    pub fn with_older_builds(&mut self) {
+        self.older.mixed = true;
+        self.older.machines = (1..=self.scenario.nodes.len() as u64).collect();
+        for machine in self.machines.values_mut() {
+            machine.disk.change(|disk| {
+                let data = &mut disk.snapshot.data;
+                *data = older_state(data).encode_to_vec();
+            });
+        }
+    }
+
+    /// Whether a machine has the older build.
+    pub fn is_older(&self, id: u64) -> bool {
+        self.older.machines.contains(&id)
+    }
+
+    /// The process is killed, and the new build is started.
+    pub fn upgrade(&mut self, id: u64) {
+        self.kill(id);
+        self.older.machines.remove(&id);
+        let disk = &mut self.machines.get_mut(&id).expect("it was killed").disk;
+        let older = &self.older;
+        disk.change(|disk| disk.entries.iter_mut().for_each(|entry| older.restored(entry)));
+        self.start(id);
+    }
+
+    /// A node that starts tells what its build can read.
+    pub(super) fn tell_facts(&mut self, id: u64) {
+        let older = self.is_older(id) && self.sabotage != Sabotage::LevelOverstated;
+        let facts = Facts {
+            node: self.name(self.machines[&id].identity),
+            version: if self.is_older(id) { "0.1.0" } else { "0.2.0" }.into(),
+            feature_level: if older { 0 } else { feature_level::BUILD },
+            ..Facts::default()
+        };
+        self.feed(id, Event::Facts(facts));
+    }
+
+    /// A frame as the machine `from` sends it.
+    pub(super) fn as_sent(&mut self, from: u64, bytes: &mut Vec<u8>) {
+        if !self.is_older(from) {
+            return;
+        }
+        let overstates = self.sabotage == Sabotage::LevelOverstated;
+        self.rewrite(bytes, |older, kind| match kind {
+            frame::Kind::Heartbeat(beat) if !overstates => beat.feature_level = 0,
+            frame::Kind::Raft(message) => {
+                message.entries.iter_mut().for_each(|entry| older.restored(entry));
+            }
+            _ => {}
+        });
+    }
+
+    /// A frame as the machine `to` reads it.
+    pub(super) fn as_received(&mut self, to: u64, bytes: &mut Vec<u8>) {
+        if !self.is_older(to) {
+            return;
+        }
+        self.rewrite(bytes, |older, kind| match kind {
+            frame::Kind::Heartbeat(beat) => beat.feature_level = 0,
+            frame::Kind::Raft(message) => {
+                message.entries.iter_mut().for_each(|entry| older.received(entry));
+                if let Some(Snapshot { data, .. }) = &mut message.snapshot {
+                    *data = older_state(data).encode_to_vec();
+                }
+            }
+            _ => {}
+        });
+    }
+
+    fn rewrite(
+        &mut self,
+        bytes: &mut Vec<u8>,
+        mut change: impl FnMut(&mut OlderBuilds, &mut frame::Kind),
+    ) {
+        let Ok(mut frame) = Frame::decode(bytes.as_slice()) else { return };
+        for kind in frame.kind.iter_mut().chain(frame.rest.iter_mut().flat_map(|f| &mut f.kind)) {
+            change(&mut self.older, kind);
+        }
+        *bytes = frame.encode_to_vec();
+    }
+
+    /// The feature levels in force by the states of the running nodes.
+    pub fn feature_levels(&self) -> BTreeSet<u32> {
+        let nodes = self.machines.values().filter_map(|machine| machine.node.as_ref());
+        nodes.map(|node| node.state().members.feature_level()).collect()
+    }
+
+    /// The states of the running nodes, whole.
+    pub fn states(&self) -> BTreeSet<Vec<u8>> {
+        let nodes = self.machines.values().filter_map(|machine| machine.node.as_ref());
+        nodes.map(|node| snapshot::encode(node.state())).collect()
+    }
+}

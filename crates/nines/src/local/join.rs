@@ -1,0 +1,120 @@
+//! `nines join`
+
+use std::net::{IpAddr, SocketAddr};
+
+use clap::Args;
+use nines_agent::{
+    identity::{self, PORT},
+    real_server::SAID,
+    storage::{own_log, store::Store},
+};
+use nines_api::failure::{Failure, Kind, Outcome};
+
+use crate::cli::Context;
+
+/// Join a cluster.
+#[derive(Args)]
+pub struct JoinArgs {
+    /// Address of a member, or its address:port.
+    address: String,
+    /// The code that `nines init` or `nines code` printed.
+    code: String,
+    /// Join as a witness, which votes and carries no VIP.
+    #[arg(long)]
+    witness: bool,
+    /// Join as a real server, not as a node: the agent configures the VIPs from cluster.toml and
+    /// keeps them in place.
+    #[arg(long, conflicts_with_all = ["witness", "own", "port"])]
+    server: bool,
+    /// Name of this node; by default its host name up to the first dot.
+    #[arg(long)]
+    node: Option<String>,
+    /// Address of this node, once for each link; by default the first address found.
+    #[arg(long = "address", id = "own", value_name = "ADDRESS")]
+    own: Vec<IpAddr>,
+    /// Port of this node for heartbeats (UDP) and TLS (TCP).
+    #[arg(long, default_value_t = PORT, value_parser = clap::value_parser!(u16).range(1..))]
+    port: u16,
+}
+
+/// Where the member listens: an address with a port, or with the usual one.
+fn member_address(text: &str) -> Outcome<SocketAddr> {
+    let usual = |_| text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, PORT));
+    text.parse::<SocketAddr>().or_else(usual).map_err(|_| {
+        Failure::new(Kind::Usage, format!("\"{text}\" is not a valid address"), "")
+            .next("copy the whole command that nines init printed")
+    })
+}
+
+/// The secret of a join code and the fingerprint of the cluster's certificate authority.
+fn join_code(text: &str) -> Outcome<(String, [u8; 10])> {
+    identity::read_code(text).ok_or_else(|| {
+        Failure::new(
+            Kind::Usage,
+            format!("\"{text}\" is not a valid join code"),
+            "a join code has four groups of eight letters and digits",
+        )
+        .next("copy the whole command that nines init printed")
+    })
+}
+
+/// Runs it.
+pub fn run(context: &Context, args: &JoinArgs) -> Outcome<u8> {
+    let to = member_address(&args.address)?;
+    let (secret, fingerprint) = join_code(&args.code)?;
+    let home = identity::home(&context.state);
+    if home.is_member() {
+        let cluster = home.identity()?.cluster;
+        return Err(Failure::new(
+            Kind::Unsafe,
+            format!("this machine is in cluster {cluster} already"),
+            "",
+        )
+        .next(format!("stop the agent and remove {} to start over", home.0.display())));
+    }
+    super::init::no_log_of_another(&home)?;
+    let name = super::init::name(args.node.as_ref());
+    let addresses = if args.server { Vec::new() } else { super::init::addresses(&args.own)? };
+    let request = nines_agent::JoinRequest {
+        secret,
+        name: name.clone(),
+        addresses,
+        port: args.port,
+        witness: args.witness,
+        version: env!("CARGO_PKG_VERSION").into(),
+        feature_level: nines_agent::FEATURE_LEVEL,
+        server: args.server,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::new(Kind::Io, "cannot start", e))?;
+    let credentials = runtime.block_on(nines_agent::join(to, fingerprint, &request))?;
+    std::fs::create_dir_all(&home.0).map_err(|e| {
+        Failure::new(Kind::Io, format!("cannot make {}", home.0.display()), e).next("run as root")
+    })?;
+    if !args.server {
+        Store::open(&home.file(own_log::FILE))?;
+    }
+    // What another cluster once told this machine.
+    let _ = std::fs::remove_file(home.file(SAID));
+    home.keep(&credentials)?;
+    let part = match (args.server, args.witness) {
+        (true, _) => "real server",
+        (_, true) => "witness",
+        _ => "director",
+    };
+    if context.json() {
+        let cluster = &credentials.identity.cluster;
+        outln!(
+            "{}",
+            serde_json::json!({ "schema": 1, "cluster": cluster, "node": name, "role": part })
+        );
+        return Ok(0);
+    }
+    outln!(
+        "{name} joined cluster {} as {part}. Start it:  systemctl start nines",
+        credentials.identity.cluster
+    );
+    Ok(0)
+}
