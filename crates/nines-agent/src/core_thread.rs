@@ -1,4 +1,4 @@
-//! The thread that runs the node: sockets in, actions out, guard deadlines by itself.
+//! The thread that runs the node: sockets in, actions out. It writes the guard's deadlines itself.
 //!
 //! Decides: nothing; it moves bytes. It runs in real time, never blocks on a disk, a lock or a
 //! log: what may block (disk, netlink, checks) is other threads' work, reached by channels.
@@ -45,7 +45,7 @@ pub enum Input {
 pub type ProposalReply =
     tokio::sync::oneshot::Sender<Result<(u64, String), nines_core::action::Refusal>>;
 
-/// What other threads do.
+/// Work that the core hands to another thread.
 pub enum Work {
     /// Write and sync, then say [`Event::Persisted`].
     Persist(u64, Box<Persist>),

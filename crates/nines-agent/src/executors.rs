@@ -41,7 +41,7 @@ pub struct DiskQueue {
 }
 
 impl DiskQueue {
-    /// In front of this queue.
+    /// The end that sends into this queue.
     pub fn new(to: SyncSender<DiskWork>) -> Self {
         Self { to, refused: false }
     }
@@ -68,7 +68,7 @@ pub struct Orders {
     pub ends: mpsc::Receiver<End>,
 }
 
-/// The queues of all of them, by what they are asked.
+/// The queues of all worker threads, by what they are asked.
 pub struct Workers {
     disk: DiskQueue,
     addresses: AddressChanges,

@@ -55,7 +55,7 @@ pub struct Newest<T, Q> {
 }
 
 impl<T, Q: Offer<T>> Newest<T, Q> {
-    /// In front of this queue.
+    /// The end that sends into this queue.
     pub fn new(to: Q) -> Self {
         Self { to, waiting: None }
     }

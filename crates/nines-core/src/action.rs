@@ -53,7 +53,8 @@ pub enum Action {
 pub enum Operation {
     /// Let the kernel answer for the VIP until then, and not longer, whatever becomes of others.
     Guard(IpAddr, Time),
-    /// Let it answer until then, and renew that with all others that follow.
+    /// Let it answer until then; from now on it goes by the common deadline, which
+    /// [`Operation::Renew`] moves.
     Follow(IpAddr, Time),
     /// Let the kernel answer until then for every VIP that follows.
     Renew(Time),

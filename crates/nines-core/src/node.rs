@@ -5,7 +5,8 @@
 //!
 //! 1. The clock of the consensus ticks, if heartbeats have told that this node may vote.
 //! 2. Messages whose promise has ended enter the consensus (`voter/append_gate.rs`).
-//! 3. The log: messages leave, the disk is asked, committed entries are applied (`log.rs`).
+//! 3. The log: messages leave, the disk is asked (`log.rs`), committed entries are applied when
+//!    their configs have been read (`read_ahead.rs`).
 //! 4. VIPs follow the state (`vips.rs`); what leaves the common deadline leaves it first.
 //! 5. The heartbeat, when it is due (`heartbeat.rs`); it asks for renewals.
 //! 6. Peers that are silent, back, or run twice are told of (`heartbeat.rs`, `incarnation.rs`).

@@ -28,6 +28,8 @@ const LOOKUPS: &[(&str, &str, &[&str])] = &[
     ("certificate", "certificate", &["crates/nines-agent/src/identity/"]),
     ("arp_ignore", "arp_ignore", &["crates/nines-dataplane/src/real_server.rs"]),
     ("reconcile", "reconcile", &["crates/nines-dataplane/src/ebpf/"]),
+    ("voter", "voter", &["crates/nines-core/src/"]),
+    ("feature level", "feature_level", &["crates/nines-core/src/"]),
 ];
 /// How many of them may miss.
 const MISSES_MAX: usize = 1;

@@ -41,7 +41,7 @@ pub struct AddressHandle {
     look: Bell,
 }
 
-/// The thread's end of that.
+/// The receiving end of [`AddressHandle`].
 pub struct AddressInbox {
     work: Receiver<AddressWork>,
     look: Bell,

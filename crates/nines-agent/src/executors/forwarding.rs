@@ -49,7 +49,7 @@ pub struct DataplaneHandle {
     learn: Bell,
 }
 
-/// The thread's end of that.
+/// The receiving end of [`DataplaneHandle`].
 pub struct ForwardInbox {
     work: Receiver<ForwardWork>,
     devices: Bell,

@@ -1,4 +1,4 @@
-//! Sessions of heartbeat streams: which incarnation of a peer is heard, and whether it lives now.
+//! Replay protection: which incarnation of a peer is heard, and whether a datagram is fresh.
 //!
 //! Every datagram carries a challenge of its sender and echoes of challenges that the sender heard
 //! from the receiver. A challenge is valid for two [`Sessions::pace`] intervals at most, so a

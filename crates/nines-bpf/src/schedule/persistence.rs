@@ -14,7 +14,7 @@ use crate::{
     service::{server::server, ServiceRef},
 };
 
-/// ServiceRef a packet that begins a flow its call was read; of others it is not known.
+/// The template's key. SIP's call was read only for packets that begin a flow; for others it is 0.
 #[inline(always)]
 fn template_of(packet: &Packet, of: ServiceRef, begins: bool) -> TemplateKey {
     let (a, m) = (&packet.src, &of.service.mask);

@@ -85,7 +85,8 @@ impl Requested {
 }
 
 impl Node {
-    /// The state of servers has changed by what is checked, not by what was found.
+    /// Other servers are checked now, so that what is known of servers has changed although no
+    /// check has ended: computes the desired state again.
     pub(super) fn results_changed(&mut self) {
         self.desired_state = self.compute_desired_state(Causes {
             known_changes: self.checks.changes(),

@@ -87,7 +87,7 @@ impl Node {
     }
 
     pub(super) fn lead(&mut self, now: Time) {
-        let nodes = self.views(now);
+        let nodes = self.node_views(now);
         let planned = &self.leading.planned;
         if planned.decided != Some(self.changes.decided)
             || planned.nodes != nodes
@@ -128,7 +128,7 @@ impl Node {
 
     /// What the planner sees.
     pub fn observed(&self, now: Time) -> Observed {
-        self.observed_with(self.views(now))
+        self.observed_with(self.node_views(now))
     }
 
     fn observed_with(&self, nodes: BTreeMap<String, NodeView>) -> Observed {
@@ -142,7 +142,7 @@ impl Node {
 
     /// The nodes as the planner sees them. A node in limbo, neither heard lately nor silent for
     /// long enough, is alive and not ready: nothing is taken from it and nothing given.
-    fn views(&self, now: Time) -> BTreeMap<String, NodeView> {
+    fn node_views(&self, now: Time) -> BTreeMap<String, NodeView> {
         let lease = self.lease();
         let mut views = BTreeMap::new();
         let names = |ids: &mut dyn Iterator<Item = u64>| {

@@ -20,12 +20,12 @@ const COMPACT_TAIL: u64 = 512;
 pub(super) const COMPACT_BYTES: usize = 24 << 20;
 const COMPACT_TAIL_OF_LARGE: u64 = 4;
 
-/// Counts what applied entries have changed, so that nothing else is looked at.
+/// Counts of applied entries by what they have changed, so that nothing else is looked at.
 #[derive(Default)]
 pub(super) struct Changes {
-    /// Raised by each that decides anything about VIPs and nodes.
+    /// Entries that decided anything about VIPs and nodes.
     pub(super) decided: u64,
-    /// Raised by each that what is outside depends on: table, checks, guard.
+    /// Entries that the table, the checks or the guard depend on.
     pub(super) outside: u64,
 }
 

@@ -1,4 +1,4 @@
-//! What others see of a node: nothing here changes it.
+//! Accessors: what other crates read of a node. Nothing here changes it.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
