@@ -9,7 +9,7 @@ use crate::Addr;
 pub struct SourceKey {
     /// Id of the service.
     pub service: u32,
-    /// The client.
+    /// Leading bits of the clients' address.
     pub addr: Addr,
 }
 

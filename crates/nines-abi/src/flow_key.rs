@@ -95,7 +95,7 @@ pub const fn limited(load: &Load, upper: u32, lower: u32) -> u64 {
 pub struct Load {
     /// TCP between the handshake's start and the first FIN or RST.
     pub active: u64,
-    /// All others.
+    /// All other flows of the server.
     pub inactive: u64,
     /// 1 from reaching [`crate::Server::upper`] until below [`crate::Server::lower`].
     pub overloaded: u64,
@@ -275,7 +275,7 @@ pub const fn via_of_call(call: u64) -> Via {
     Via { addr: call as u32, port: (call >> 32) as u16, source: (call >> 48) as u16 }
 }
 
-/// And back.
+/// The [`crate::TemplateKey::call`] that [`via_of_call`] packed.
 #[must_use]
 #[inline(always)]
 pub const fn call_of(via: &Via) -> u64 {

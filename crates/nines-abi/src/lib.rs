@@ -63,7 +63,7 @@ pub const DECAP_ADDRESSES_MAX: u32 = 1_024;
 /// Entries of the arrays of programs: what goes on where the entry program ends. A stack and the
 /// verifier's patience of their own are what each of them gains. New flows.
 pub const PROGRAM_NEW: u32 = 0;
-/// ICMP errors.
+/// Program for ICMP errors.
 pub const PROGRAM_ERROR: u32 = 1;
 /// Packets that go nowhere, and whose sender hears why.
 pub const PROGRAM_REFUSE: u32 = 2;
@@ -179,7 +179,7 @@ pub struct Guard {
     pub addr: Addr,
     /// CLOCK_BOOTTIME, ns; at or after it the address is silent. 0 is always past.
     pub deadline_ns: u64,
-    /// `GUARD_*`.
+    /// Bits that say how the guard treats the address: constants `GUARD_*`.
     pub flags: u32,
     /// Padding to 32 bytes; always 0.
     pub pad: u32,
@@ -191,7 +191,7 @@ pub struct Guard {
 pub struct Place {
     /// Zero where there is none.
     pub addr: Addr,
-    /// `PLACE_*`.
+    /// Bits that say what the address is: constants `PLACE_*`.
     pub flags: u32,
     /// Padding to 24 bytes; always 0.
     pub pad: u32,
@@ -275,13 +275,13 @@ pub struct Server {
     pub port: u16,
     /// The VIP's port, network byte order; 0: of many.
     pub vip_port: u16,
-    /// `FORWARD_*`.
+    /// Forwarding method: one of the constants `FORWARD_*`.
     pub forward: u8,
-    /// `SERVER_*`.
+    /// Whether the server takes new flows: one of the constants `SERVER_*`.
     pub state: u8,
     /// 1: `addr` is IPv6.
     pub v6: u8,
-    /// `CHECKSUM_*`.
+    /// Checksum of the tunnel's outer header: one of the constants `CHECKSUM_*`.
     pub checksum: u8,
     /// UDP port of the tunnel, network byte order.
     pub tunnel_port: u16,
@@ -313,7 +313,7 @@ pub struct Server {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Flows made.
+    /// Number of flows that began.
     pub connections: u64,
     /// Packets from clients.
     pub packets_in: u64,
@@ -329,7 +329,7 @@ pub struct Stats {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// `SETTING_*`.
+    /// Bits that say what the tables contain: constants `SETTING_*`.
     pub flags: u32,
     /// [`named_bit`] of every address in `ADDRESSES`.
     pub named: u32,

@@ -10,7 +10,7 @@ use crate::Via;
 pub struct Packet {
     /// Kinds are the kernel program's own.
     pub kind: u8,
-    /// 1: IPv6.
+    /// Whether the packet is IPv6: 1, or 0 for IPv4.
     pub v6: u8,
     /// IP protocol; of an ICMP error, of the packet it is about.
     pub proto: u8,
@@ -23,7 +23,7 @@ pub struct Packet {
     pub dport: u16,
     /// Source address; of an ICMP error, the destination of the packet it is about.
     pub src: [u32; 4],
-    /// Destination address.
+    /// Destination address; of an ICMP error, the source of the packet it is about.
     pub dst: [u32; 4],
     /// Offset of the transport header; of an ICMP error, of the ICMP header.
     pub l4: u32,
@@ -100,7 +100,7 @@ pub const NAMED: u64 = 2;
 pub struct Clock {
     /// Timer ticks then.
     pub ticks: u64,
-    /// CLOCK_BOOTTIME, ns.
+    /// Time of the reading: CLOCK_BOOTTIME in ns.
     pub now: u64,
     /// Packets that it is good for.
     pub left: u64,
@@ -108,7 +108,7 @@ pub struct Clock {
 
 /// [`Packet::fragment`]: the one with the ports.
 pub const FRAGMENT_FIRST: u32 = 1;
-/// One without.
+/// [`Packet::fragment`]: a fragment without ports.
 pub const FRAGMENT_LATER: u32 = 2;
 
 /// Key of map `FRAGMENTS` (least recently used ones go): a packet whose first fragment was seen.
@@ -121,7 +121,7 @@ pub struct FragmentKey {
     pub dst: [u32; 4],
     /// Identification (RFC 791, RFC 8200 section 4.5), as in the packet.
     pub id: u32,
-    /// IP protocol.
+    /// IP protocol number of the packet.
     pub proto: u32,
 }
 
@@ -131,13 +131,13 @@ pub struct FragmentKey {
 pub struct Fragment {
     /// Slot of its server.
     pub server: u32,
-    /// [`crate::Server::generation`] then.
+    /// [`crate::Server::generation`] of the server when the first fragment went there.
     pub generation: u32,
     /// When, in the units of [`crate::seen_of`].
     pub clock: u32,
     /// 1: an answer, from the server to the client.
     pub reply: u32,
-    /// See [`Packet::via`].
+    /// Source of full NAT, as in [`Packet::via`].
     pub via: Via,
     /// Which bytes went there, as [`piece`]s that do not touch; 0: none.
     pub pieces: [u32; PIECES],

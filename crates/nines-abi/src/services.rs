@@ -40,13 +40,13 @@ pub const KEY_NETWORK: u8 = 4;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ServiceKey {
-    /// The VIP.
+    /// VIP of the service.
     pub addr: Addr,
     /// Network byte order.
     pub port: u16,
     /// IP protocol number: 6, 17 or 132; 0 with a mark.
     pub proto: u8,
-    /// `KEY_*`.
+    /// What the key stands for: one of the constants `KEY_*`.
     pub kind: u8,
 }
 
@@ -57,7 +57,7 @@ pub struct ServiceKey {
 pub struct ServiceRangeKey {
     /// IP protocol number.
     pub proto: u32,
-    /// A VIP.
+    /// One VIP of the service.
     pub addr: Addr,
     /// Network byte order.
     pub port: u16,
@@ -78,9 +78,9 @@ pub struct Service {
     /// First entry in `LOOKUP` in the upper half, number of entries in the lower; 0 entries mean
     /// that no server takes a new flow.
     pub table: u64,
-    /// `SCHED_*`.
+    /// Scheduler of the service: one of the constants `SCHED_*`.
     pub scheduler: u32,
-    /// `SERVICE_*`.
+    /// Options of the service: bits of the constants `SERVICE_*`.
     pub flags: u32,
     /// A client's new flows go where its last one went, for so long after it, in the units of
     /// [`seen_of`]; 0: they do not.
