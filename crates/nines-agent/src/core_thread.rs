@@ -361,16 +361,15 @@ impl CoreThread {
                 self.peers.insert(member.id, socket_addresses(&addresses, member.port as u16));
             }
         }
-        let known = self.act();
-        if known.is_empty() {
-            return;
-        }
-        for event in known {
-            self.node.handle(boot_time(), event);
-        }
-        // What these lead to is known with the next event at the latest: no loop without end.
-        for event in self.act() {
-            self.node.handle(boot_time(), event);
+        // What is left after four rounds is done with the next event: no loop without end.
+        for _ in 0..4 {
+            let known = self.act();
+            if known.is_empty() {
+                return;
+            }
+            for event in known {
+                self.node.handle(boot_time(), event);
+            }
         }
     }
 

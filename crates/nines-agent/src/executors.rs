@@ -3,9 +3,12 @@
 //! Decides: order. Each kind of work has its own thread and keeps its order; a slow table or a
 //! slow disk delays neither a takeover nor a heartbeat.
 
-use std::sync::{
-    Arc,
-    mpsc::{Receiver, SyncSender},
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        mpsc::{Receiver, SyncSender},
+    },
 };
 
 use nines_api::failure::Outcome;
@@ -73,6 +76,8 @@ pub struct Workers {
     disk: DiskQueue,
     addresses: AddressChanges,
     configs: SyncSender<Unread>,
+    /// Texts that found no room there; the core asks for each text once.
+    unread: VecDeque<Unread>,
     /// A witness has none.
     dataplane: Option<(DataplaneHandle, Newest<Numbered, DataplaneHandle>)>,
     checks: Newest<Arc<Vec<CheckTask>>, mpsc::Sender<Arc<Vec<CheckTask>>>>,
@@ -95,12 +100,25 @@ impl Workers {
             disk: DiskQueue::new(disk),
             addresses,
             configs,
+            unread: VecDeque::new(),
             dataplane: dataplane.map(|handle| (handle.clone(), Newest::new(handle.clone()))),
             checks: Newest::new(checks),
             bulk,
             ends,
         };
         (workers, Orders { checks: checks_asked, bulk: bulk_asked, ends: ends_asked })
+    }
+}
+
+impl Workers {
+    /// Has the texts read that wait, in their order.
+    fn read_waiting(&mut self) {
+        while let Some(first) = self.unread.pop_front() {
+            if let Err(Refused::Full(first)) = self.configs.offer(first) {
+                self.unread.push_front(first);
+                return;
+            }
+        }
     }
 }
 
@@ -116,8 +134,10 @@ impl Executors for Workers {
             }
             Work::Address(id, vip, up) => return self.addresses.change(id, vip, up),
             Work::Announce(id, vip) => return self.addresses.announce(id, vip),
-            // The core reads a config itself that nobody has read after a moment.
-            Work::Read(unread) => drop(self.configs.offer(unread)),
+            Work::Read(unread) => {
+                self.unread.push_back(unread);
+                self.read_waiting();
+            }
             // The core asks for one at a time.
             Work::Forward(id, wanted) => match &mut self.dataplane {
                 Some((_, newest)) => newest.put((id, wanted)),
@@ -138,6 +158,7 @@ impl Executors for Workers {
     fn retry(&mut self) {
         self.addresses.retry();
         self.checks.retry();
+        self.read_waiting();
         if let Some((_, newest)) = &mut self.dataplane {
             newest.retry();
         }
@@ -251,5 +272,21 @@ mod tests {
         assert!(orders.ends.try_recv().is_err());
         let forwarded = workers.take(Work::Forward(9, Box::default()));
         assert!(matches!(forwarded, Some(Event::Done { id: 9, result: Ok(()) })));
+    }
+
+    /// A text that was lost would keep a node from its log for seconds.
+    #[test]
+    fn texts_of_configs_wait_and_none_is_lost() {
+        let (mut workers, _orders, _writes, unread) = workers();
+        let text = |n: u8| Arc::from(format!("[cluster]\nname = \"c{n}\"\n"));
+        for n in 0..5 {
+            let asked = nines_core::configs::Configs::default().find(&text(n)).unwrap_err();
+            assert!(workers.take(Work::Read(asked)).is_none());
+        }
+        for n in 0..5 {
+            assert_eq!(unread.try_recv().unwrap().read().text, text(n));
+            workers.retry();
+        }
+        assert!(unread.try_recv().is_err());
     }
 }

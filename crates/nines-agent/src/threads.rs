@@ -88,7 +88,7 @@ pub const TABLE: &[Row] = &[
         "the newest table replaces the one that waits; a question gets no answer",
     ),
     row("configs", Runs::Thread, "texts of configs", "Read")
-        .queue(CONFIGS, "the text is dropped: the core reads it itself after a moment"),
+        .queue(CONFIGS, "the text waits with the core"),
     row("devices", Runs::Thread, "netlink's news", "rings for addresses and forwarding"),
     row("serves", Runs::Thread, "the newest role of this machine as real server", "OnLoopback")
         .queue(1, "the newest role replaces the one that waits"),

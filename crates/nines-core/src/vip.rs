@@ -63,6 +63,8 @@ pub enum Do {
 /// How long an address stays on after its lease ran out, so that a short silence of everybody (a
 /// paused hypervisor) costs no address change.
 const GRACE: Millis = Millis(1_000);
+/// A start that failed is tried again after so long.
+const UNABLE: Millis = Millis(30_000);
 /// When the log is told again that a VIP was released, if it does not say so.
 const TOLD_AGAIN: Millis = Millis(300);
 /// When neighbours are told again after an announcement that failed.
@@ -106,6 +108,8 @@ pub struct Vip {
     guard_again: Option<Time>,
     /// The last write that ended has failed.
     guard_failed: bool,
+    /// The last announcement has failed.
+    unannounced: bool,
     told_release: Time,
 }
 
@@ -125,7 +129,8 @@ impl Vip {
             Want::Release(token) => {
                 self.let_go(&mut todo);
                 // Not before the kernel is known to be silent.
-                if self.phase == Phase::Off
+                if todo.is_empty()
+                    && self.phase == Phase::Off
                     && self.known
                     && !self.unwritten
                     && now.since(self.told_release) > TOLD_AGAIN.ns()
@@ -274,11 +279,12 @@ impl Vip {
         self.guard_failed
     }
 
-    /// An announcement failed: one more follows.
-    pub fn not_announced(&mut self, now: Time) {
-        if self.announce.is_empty() {
+    /// An announcement ended. After one that failed another follows; true if that is news.
+    pub fn announced(&mut self, now: Time, ok: bool) -> bool {
+        if !ok && self.announce.is_empty() {
             self.announce.push(now.plus(ANNOUNCE_AGAIN));
         }
+        !std::mem::replace(&mut self.unannounced, !ok) && !ok
     }
 
     /// Whether the kernel has the deadline that this process has asked for last.
@@ -301,7 +307,7 @@ impl Vip {
                     self.announce_from(now);
                 } else {
                     self.phase = Phase::Off;
-                    self.unable_until = now.plus(Millis(30_000));
+                    self.cannot_start(now);
                 }
                 true
             }
@@ -313,6 +319,11 @@ impl Vip {
             }
             _ => false,
         }
+    }
+
+    /// It cannot be started here: another node may try.
+    pub fn cannot_start(&mut self, now: Time) {
+        self.unable_until = now.plus(UNABLE);
     }
 
     /// Tell the neighbours from now on.
@@ -366,6 +377,13 @@ mod tests {
         vip.guards(2);
         assert!(vip.guard_done(2, None));
         assert_eq!(vip.step(now, Want::Release(3), Time(0)), [Do::Released(3)]);
+        // Nor beside the write that silences it; then again and again, until the log has it.
+        let mut vip = Vip { known: true, token: 7, ..Vip::default() };
+        assert_eq!(vip.step(now, Want::Release(7), Time(0)), [Do::Guard(Time(0))]);
+        vip.guards(1);
+        assert!(vip.guard_done(1, None));
+        assert_eq!(vip.step(now, Want::Release(7), Time(0)), [Do::Released(7)]);
+        assert_eq!(vip.next(Want::Release(7), Time(0)), Some(Time(now.plus(TOLD_AGAIN).0 + 1)));
     }
 
     #[test]

@@ -352,7 +352,9 @@ impl Watched {
                 let patience = if to_the_end { left } else { Duration::ZERO };
                 let mut watched = [PollFd::new(pipe, PollFlags::IN)];
                 let timeout = Timespec::try_from(patience).ok();
-                if !matches!(poll(&mut watched, timeout.as_ref()), Ok(1..)) {
+                // One that writes without end would keep this from ever ending.
+                let late = Instant::now() >= until;
+                if late || !matches!(poll(&mut watched, timeout.as_ref()), Ok(1..)) {
                     break;
                 }
                 stream.read(buffer, self.run.output_bytes_max);

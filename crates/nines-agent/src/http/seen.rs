@@ -103,7 +103,7 @@ const TOLD: Duration = Duration::from_secs(2);
 /// How often other nodes are asked for that: each answer is a TLS connection.
 const ASKED: Duration = Duration::from_secs(10);
 
-/// Tells systemd the verdict, where systemd started this sight.
+/// Tells systemd the verdict, where systemd started this agent.
 pub async fn tell_systemd(sight: Sight) {
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
         return;

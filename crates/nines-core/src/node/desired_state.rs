@@ -59,8 +59,8 @@ pub(super) struct Requested {
     ready: bool,
     /// VIPs it guards; `true`: a real server on this node serves it too.
     covered: Vec<(IpAddr, bool)>,
-    /// A set that could not be written is not tried again before.
-    cover_again: Time,
+    /// The last set could not be written, and is not tried again before.
+    cover_again: Option<Time>,
 }
 
 impl Requested {
@@ -118,8 +118,7 @@ impl Node {
 
     /// The set of guarded VIPs could not be written.
     pub(super) fn not_covered(&mut self, now: Time) {
-        self.requested.covered.clear();
-        self.requested.cover_again = now.plus(TABLE_AGAIN);
+        self.requested.cover_again = Some(now.plus(TABLE_AGAIN));
         self.desired_state.settled = false;
     }
 
@@ -168,8 +167,10 @@ impl Node {
             return;
         }
         // Before that, entries of an earlier incarnation stay: an address must not lose its guard.
-        let cover = self.desired_state.cover != self.requested.covered;
-        if cover && self.caught_up && now >= self.requested.cover_again {
+        let again = self.requested.cover_again;
+        let cover = again.is_some() || self.desired_state.cover != self.requested.covered;
+        if cover && self.caught_up && again.is_none_or(|at| now >= at) {
+            self.requested.cover_again = None;
             self.requested.covered.clone_from(&self.desired_state.cover);
             self.perform(Operation::Cover(self.requested.covered.clone()));
         }
@@ -183,7 +184,8 @@ impl Node {
             self.requested.awaited = true;
             self.perform(Operation::Forward(Box::new(self.desired_state.wanted.clone())));
         }
-        self.desired_state.settled = self.desired_state.cover == self.requested.covered
+        self.desired_state.settled = self.requested.cover_again.is_none()
+            && self.desired_state.cover == self.requested.covered
             && self.requested.table.as_ref() == Some(&self.desired_state.wanted);
     }
 }

@@ -20,6 +20,10 @@ impl Node {
         if id == self.config.id {
             return Some(BUILD);
         }
+        // Two agents may run as it, of different builds.
+        if self.doubt(now, id).is_some() {
+            return Some(0);
+        }
         let heard = self.membership.peer(id).map(|peer| peer.beat.feature_level);
         let facts = || self.state.members.facts().get(name).map(|facts| facts.feature_level);
         heard.filter(|_| self.membership.alive(now, id, self.lease())).or_else(facts)

@@ -80,6 +80,7 @@ impl Node {
                 self.own_vips.renew_done();
                 return false;
             }
+            (Begun::Announce(vip), Ok(())) => return self.own_vips.announced(now, vip, true),
             (_, Ok(())) => return false,
             (Begun::Guard(vip), Err(why)) => {
                 if self.own_vips.not_guarded(now.plus(GUARD_AGAIN), vip, id) {
@@ -104,8 +105,9 @@ impl Node {
                 self.log(format!("the VIPs on this real server could not be written: {why}"));
             }
             (Begun::Announce(vip), Err(why)) => {
-                self.own_vips.not_announced(now, vip);
-                self.log(format!("{vip} could not be announced: {why}"));
+                if self.own_vips.announced(now, vip, false) {
+                    self.log(format!("{vip} could not be announced: {why}"));
+                }
             }
             (Begun::Watch(vip), Err(why)) => {
                 self.log(format!("the first packet of {vip} is not watched for: {why}"));

@@ -93,11 +93,13 @@ impl OwnVips {
         }
     }
 
-    /// The write of a VIP's deadline ended well; true if it had failed before.
+    /// The write of a VIP's deadline ended well; true if something waits for that.
     pub(super) fn guarded(&mut self, vip: IpAddr, id: u64) -> bool {
         let Some(own) = self.vips.get_mut(&vip) else { return false };
         let failed = own.guard_trouble();
-        let over = own.guard_done(id, None) && failed;
+        // It may come up now, or be told to have stopped.
+        let awaited = own.guard == Time(0) || own.phase == Phase::Off;
+        let over = own.guard_done(id, None) && (failed || awaited);
         if over {
             self.changed.insert(vip);
         }
@@ -109,8 +111,15 @@ impl OwnVips {
         let Some(own) = self.vips.get_mut(&vip) else { return false };
         let failed = own.guard_trouble();
         let newest = own.guard_done(id, Some(again));
+        if newest && own.phase == Phase::Off && own.guard != Time(0) {
+            own.cannot_start(again);
+        }
         self.changed.insert(vip);
         newest && !failed
+    }
+
+    fn is_guarded(&self, vip: IpAddr) -> bool {
+        self.vips.get(&vip).is_some_and(Vip::is_guarded)
     }
 
     fn with(&mut self, vip: IpAddr, change: impl FnOnce(&mut Vip)) {
@@ -127,12 +136,13 @@ impl OwnVips {
         !std::mem::replace(&mut self.not_renewed, true)
     }
 
-    /// The neighbours could not be told.
-    pub(super) fn not_announced(&mut self, now: Time, vip: IpAddr) {
-        if let Some(own) = self.vips.get_mut(&vip) {
-            own.not_announced(now);
+    /// The neighbours were told, or could not be; true if that they could not is news.
+    pub(super) fn announced(&mut self, now: Time, vip: IpAddr, ok: bool) -> bool {
+        let Some(own) = self.vips.get_mut(&vip) else { return false };
+        if !ok {
             self.changed.insert(vip);
         }
+        own.announced(now, ok)
     }
 
     /// The heartbeat sent at `sent` is the first that names these.
@@ -299,7 +309,8 @@ impl Node {
                 self.own_vips.with(addr, |vip| vip.guards(id));
             }
             Do::Announce => drop(self.perform(Operation::Announce(addr))),
-            Do::Up if !may => {}
+            // Never without the guard: the kernel would answer for ever.
+            Do::Up if !(may && self.own_vips.is_guarded(addr)) => {}
             Do::Up | Do::Down => {
                 let up = todo == Do::Up;
                 if up {

@@ -98,7 +98,7 @@ impl Voter {
             }
             Some(_) => {}
             None => {
-                if let Err(why) = self.let_in(&message, configs) {
+                if let Err(why) = self.let_in(cx, &message, configs) {
                     self.refuse(cx, message.sender(), &why);
                 }
             }
@@ -151,12 +151,22 @@ impl Voter {
         self.promises.hold(cx.now, vip, cx.id_of(&give.to), index)
     }
 
-    fn let_in(&mut self, message: &RaftMessage, configs: &mut Configs) -> Result<(), String> {
+    fn let_in(
+        &mut self,
+        cx: &Context<'_>,
+        message: &RaftMessage,
+        configs: &mut Configs,
+    ) -> Result<(), String> {
         self.consensus.admits(message)?;
         if let Some(state) = consensus::brings_state(message) {
             // Written by a version whose config this one cannot read: never guess (S27).
-            if snapshot::decode(&state.data, configs).is_none() {
+            let Some(read) = snapshot::decode(&state.data, configs) else {
                 return Err("this version cannot read its state: update this node".into());
+            };
+            // A build that skips what it does not know has dropped the level from it.
+            let (here, there) = (cx.state.members.feature_level(), read.members.feature_level());
+            if there < here {
+                return Err(format!("its state is at feature level {there}, this node at {here}"));
             }
         }
         self.consensus.step(message)

@@ -73,12 +73,27 @@ fn a_vip_comes_up_once_its_packets_are_forwarded() {
         node.renewed((voter, 1), node.own_vips.sent, until, &[]);
     }
     let ups = |node: &mut Node| -> Vec<IpAddr> {
-        node.run_vips(now.plus(nines_model::Millis(1)));
-        let up = |action| match action {
-            Action::Perform { operation: Operation::Address { vip, up: true }, .. } => Some(vip),
-            _ => None,
-        };
-        node.take_actions().into_iter().filter_map(up).collect()
+        let (at, mut ups) = (now.plus(nines_model::Millis(1)), Vec::new());
+        node.run_vips(at);
+        // The guard first; its write comes back at once.
+        loop {
+            let actions = node.take_actions();
+            if actions.is_empty() {
+                return ups;
+            }
+            for action in actions {
+                match action {
+                    Action::Perform { operation: Operation::Address { vip, up: true }, .. } => {
+                        ups.push(vip);
+                    }
+                    Action::Perform {
+                        id,
+                        operation: Operation::Guard(..) | Operation::Follow(..),
+                    } => node.handle(at, Event::Done { id, result: Ok(()) }),
+                    _ => {}
+                }
+            }
+        }
     };
     node.all_vips_changed();
     assert_eq!(ups(&mut node), [vip(100)]);
@@ -127,4 +142,36 @@ fn a_deadline_that_the_kernel_did_not_take_is_no_answer_and_is_written_again() {
     let (id, _) = *guards(&mut node, vip(100)).last().expect("and once more");
     node.handle(third, Event::Done { id, result: Ok(()) });
     assert!(node.answers(vip(100), third));
+}
+
+#[test]
+fn an_address_is_not_put_on_without_its_guard() {
+    let now = Time(1_000_000_000);
+    let mut node = holder(now);
+    node.requested.set_forwards(nines_model::config::parse(TEXT).unwrap().into());
+    node.handle(now, Event::Tick);
+    let until = Time(now.0 + 100_000_000);
+    for voter in [2, 3] {
+        node.renewed((voter, 1), node.own_vips.sent, until, &[]);
+    }
+    node.run_vips(now);
+    let is_up = |action: &Action| {
+        matches!(action, Action::Perform { operation: Operation::Address { up: true, .. }, .. })
+    };
+    let actions = node.take_actions();
+    assert!(!actions.iter().any(is_up), "the guards are not written yet");
+    let ids: Vec<u64> = actions
+        .iter()
+        .filter_map(|action| match action {
+            Action::Perform {
+                id,
+                operation: Operation::Guard(vip, _) | Operation::Follow(vip, _),
+            } if *vip == self::vip(100) => Some(*id),
+            _ => None,
+        })
+        .collect();
+    let id = *ids.last().expect("a guard first");
+    node.handle(now, Event::Done { id, result: Err("no room".into()) });
+    assert!(!node.take_actions().iter().any(is_up));
+    assert!(node.own_vips.unable.contains(&vip(100)), "another director may try");
 }
