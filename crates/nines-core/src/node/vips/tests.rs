@@ -102,21 +102,8 @@ fn a_vip_comes_up_once_its_packets_are_forwarded() {
     assert_eq!(ups(&mut node), [vip(101)]);
 }
 
-/// The ids of deadlines that the node asks its kernel to write, for one VIP.
-fn guards(node: &mut Node, of: IpAddr) -> Vec<(u64, Time)> {
-    let guard = |action| match action {
-        Action::Perform {
-            id,
-            operation: Operation::Guard(vip, until) | Operation::Follow(vip, until),
-        } if vip == of => Some((id, until)),
-        _ => None,
-    };
-    node.take_actions().into_iter().filter_map(guard).collect()
-}
-
-#[test]
-fn a_deadline_that_the_kernel_did_not_take_is_no_answer_and_is_written_again() {
-    let now = Time(1_000_000_000);
+/// A holder whose packets are forwarded, with leases that last until then.
+fn leased(now: Time) -> (Node, Time) {
     let mut node = holder(now);
     node.requested.set_forwards(nines_model::config::parse(TEXT).unwrap().into());
     node.handle(now, Event::Tick);
@@ -125,7 +112,26 @@ fn a_deadline_that_the_kernel_did_not_take_is_no_answer_and_is_written_again() {
         node.renewed((voter, 1), node.own_vips.sent, until, &[]);
     }
     node.run_vips(now);
-    let (id, wanted) = *guards(&mut node, vip(100)).last().expect("a deadline");
+    (node, until)
+}
+
+/// The newest deadline among these actions that the kernel is to have for a VIP, with its id.
+fn guard(actions: &[Action], of: IpAddr) -> (u64, Time) {
+    let guard = |action: &Action| match action {
+        Action::Perform {
+            id,
+            operation: Operation::Guard(vip, until) | Operation::Follow(vip, until),
+        } if *vip == of => Some((*id, *until)),
+        _ => None,
+    };
+    actions.iter().rev().find_map(guard).expect("a deadline")
+}
+
+#[test]
+fn a_deadline_that_the_kernel_did_not_take_is_no_answer_and_is_written_again() {
+    let now = Time(1_000_000_000);
+    let (mut node, until) = leased(now);
+    let (id, wanted) = guard(&node.take_actions(), vip(100));
     assert_eq!(wanted, until);
     let on = |node: &mut Node| node.own_vips.with(vip(100), |own| own.phase = Phase::On);
     on(&mut node);
@@ -134,12 +140,12 @@ fn a_deadline_that_the_kernel_did_not_take_is_no_answer_and_is_written_again() {
     assert!(!node.answers(vip(100), now), "the kernel does not answer");
     let again = now.plus(nines_model::Millis(20));
     node.handle(again, Event::Tick);
-    let (second, same) = *guards(&mut node, vip(100)).last().expect("once more");
+    let (second, same) = guard(&node.take_actions(), vip(100));
     assert_eq!(same, until);
     node.handle(again, failed(second));
     let third = again.plus(nines_model::Millis(20));
     node.handle(third, Event::Tick);
-    let (id, _) = *guards(&mut node, vip(100)).last().expect("and once more");
+    let (id, _) = guard(&node.take_actions(), vip(100));
     node.handle(third, Event::Done { id, result: Ok(()) });
     assert!(node.answers(vip(100), third));
 }
@@ -147,30 +153,13 @@ fn a_deadline_that_the_kernel_did_not_take_is_no_answer_and_is_written_again() {
 #[test]
 fn an_address_is_not_put_on_without_its_guard() {
     let now = Time(1_000_000_000);
-    let mut node = holder(now);
-    node.requested.set_forwards(nines_model::config::parse(TEXT).unwrap().into());
-    node.handle(now, Event::Tick);
-    let until = Time(now.0 + 100_000_000);
-    for voter in [2, 3] {
-        node.renewed((voter, 1), node.own_vips.sent, until, &[]);
-    }
-    node.run_vips(now);
+    let (mut node, _) = leased(now);
     let is_up = |action: &Action| {
         matches!(action, Action::Perform { operation: Operation::Address { up: true, .. }, .. })
     };
     let actions = node.take_actions();
     assert!(!actions.iter().any(is_up), "the guards are not written yet");
-    let ids: Vec<u64> = actions
-        .iter()
-        .filter_map(|action| match action {
-            Action::Perform {
-                id,
-                operation: Operation::Guard(vip, _) | Operation::Follow(vip, _),
-            } if *vip == self::vip(100) => Some(*id),
-            _ => None,
-        })
-        .collect();
-    let id = *ids.last().expect("a guard first");
+    let (id, _) = guard(&actions, vip(100));
     node.handle(now, Event::Done { id, result: Err("no room".into()) });
     assert!(!node.take_actions().iter().any(is_up));
     assert!(node.own_vips.unable.contains(&vip(100)), "another director may try");
