@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use nines_core::{Event, health::CheckTask};
+use nines_core::{
+    Event,
+    health::{CheckTask, CheckTasks},
+};
 use nines_dataplane::{
     address,
     probe::{self, Answer, Question},
@@ -61,15 +64,15 @@ impl Checks {
     }
 
     /// Exactly these from now on; those that stay keep their rhythm.
-    pub fn set(&mut self, tasks: Vec<CheckTask>) {
+    pub fn set(&mut self, tasks: &CheckTasks) {
         let mut before = std::mem::take(&mut self.running);
-        for task in tasks {
+        for task in tasks.iter() {
             let key = (task.service.clone(), task.server.clone());
             let running = match before.remove(&key) {
-                Some(same) if *same.0 == task => same,
+                Some(same) if *same.0 == *task => same,
                 other => {
                     other.into_iter().for_each(|(_, handle)| handle.abort());
-                    let task = Arc::new(task);
+                    let task = Arc::new(task.clone());
                     let handle = tokio::spawn(repeat(Arc::clone(&task), Arc::clone(&self.desk)));
                     (task, handle)
                 }

@@ -24,7 +24,8 @@ pub fn refusal_text(refusal: &Refusal) -> String {
         | Refusal::Changed(why)
         | Refusal::NotFound(why)
         | Refusal::Unsafe(why)
-        | Refusal::Invalid(why) => why.clone(),
+        | Refusal::Invalid(why)
+        | Refusal::Differs(why) => why.clone(),
     }
 }
 

@@ -16,8 +16,7 @@ use std::{
 
 use mio::{Events, Interest, Poll, Token, Waker, net::UdpSocket};
 use nines_core::{
-    Action, Event, Node, action::Operation, configs::Unread, forwarding::Wanted, health::CheckTask,
-    wire::Persist,
+    Action, Event, Node, action::Operation, forwarding::Wanted, health::CheckTasks, wire::Persist,
 };
 use nines_dataplane::{Guard, process::boot_time};
 use nines_model::Time;
@@ -58,9 +57,7 @@ pub enum Work {
     /// Put the table into the kernel.
     Forward(u64, Box<Wanted>),
     /// Check these.
-    Check(Arc<Vec<CheckTask>>),
-    /// Read this config, then say [`Event::Read`].
-    Read(Unread),
+    Check(CheckTasks),
     /// Send over TLS.
     Bulk(u64, Vec<u8>),
     /// Replace the process.
@@ -398,7 +395,6 @@ impl CoreThread {
                 }
                 Action::Send { to, bytes, bulk: true } => Work::Bulk(to, bytes),
                 Action::Persist(number, persist) => Work::Persist(number, persist),
-                Action::Read(unread) => Work::Read(unread),
                 Action::Check(tasks) => Work::Check(tasks),
                 Action::RestartReady => Work::Restart,
                 Action::StopReady => Work::Stop,

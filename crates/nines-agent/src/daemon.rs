@@ -26,7 +26,7 @@ use crate::{
     real_server,
     start::{
         Plane, Shared, cannot_start, remember_places, start_address_threads, start_dataplane,
-        start_disk_and_configs, start_tasks,
+        start_disk, start_tasks,
     },
     storage::own_log,
     threads,
@@ -162,8 +162,8 @@ async fn serve_with_socket(
         start_dataplane(&shared, options.hooks, &mut node)?
     };
     let addresses = start_address_threads(&shared, plane.handle.as_ref())?;
-    let (disk, configs) = start_disk_and_configs(&shared, store)?;
-    let (workers, orders) = Workers::new(disk, addresses.changes(), configs, plane.handle.as_ref());
+    let disk = start_disk(&shared, store)?;
+    let (workers, orders) = Workers::new(disk, addresses.changes(), plane.handle.as_ref());
     let (places, in_force) = (Arc::clone(&shared.places), Arc::clone(&shared.revision));
     let thread = CoreThread::new(
         poll,
@@ -265,7 +265,7 @@ async fn until_the_end(
     loop {
         tokio::select! {
             end = orders.ends.recv() => return Ok(end.unwrap_or(End::Stopped)),
-            Some(tasks) = orders.checks.recv() => checks.set(Arc::unwrap_or_clone(tasks)),
+            Some(tasks) = orders.checks.recv() => checks.set(&tasks),
             Some((to, bytes)) = orders.bulk.recv() => bulk.send(to, bytes),
             _ = hup.recv() => {
                 let restart = core.inspect(|n, _| n.state().spec.timing.restart.0).await;

@@ -1,19 +1,12 @@
-//! The threads that may block: the disk, addresses, forwarding, configs.
+//! The threads that may block: the disk, addresses, forwarding.
 //!
 //! Decides: order. Each kind of work has its own thread and keeps its order; a slow table or a
 //! slow disk delays neither a takeover nor a heartbeat.
 
-use std::{
-    collections::VecDeque,
-    sync::{
-        Arc,
-        mpsc::{Receiver, SyncSender},
-    },
-};
+use std::sync::mpsc::{Receiver, SyncSender};
 
 use nines_api::failure::Outcome;
-use nines_core::{Event, configs::Unread, health::CheckTask, wire::Persist};
-use nines_dataplane::process;
+use nines_core::{Event, health::CheckTasks, wire::Persist};
 use tokio::sync::mpsc;
 
 use self::{
@@ -64,7 +57,7 @@ impl DiskQueue {
 /// What the main task receives from the core.
 pub struct Orders {
     /// Checks to run from now on.
-    pub checks: mpsc::Receiver<Arc<Vec<CheckTask>>>,
+    pub checks: mpsc::Receiver<CheckTasks>,
     /// Large frames, each with the node that it is for.
     pub bulk: mpsc::Receiver<(u64, Vec<u8>)>,
     /// How the agent is to end.
@@ -75,12 +68,9 @@ pub struct Orders {
 pub struct Workers {
     disk: DiskQueue,
     addresses: AddressChanges,
-    configs: SyncSender<Unread>,
-    /// Texts that found no room there; the core asks for each text once.
-    unread: VecDeque<Unread>,
     /// A witness has none.
     dataplane: Option<(DataplaneHandle, Newest<Numbered, DataplaneHandle>)>,
-    checks: Newest<Arc<Vec<CheckTask>>, mpsc::Sender<Arc<Vec<CheckTask>>>>,
+    checks: Newest<CheckTasks, mpsc::Sender<CheckTasks>>,
     bulk: mpsc::Sender<(u64, Vec<u8>)>,
     ends: mpsc::Sender<End>,
 }
@@ -90,7 +80,6 @@ impl Workers {
     pub fn new(
         disk: SyncSender<DiskWork>,
         addresses: AddressChanges,
-        configs: SyncSender<Unread>,
         dataplane: Option<&DataplaneHandle>,
     ) -> (Self, Orders) {
         let (checks, checks_asked) = mpsc::channel(1);
@@ -99,26 +88,12 @@ impl Workers {
         let workers = Self {
             disk: DiskQueue::new(disk),
             addresses,
-            configs,
-            unread: VecDeque::new(),
             dataplane: dataplane.map(|handle| (handle.clone(), Newest::new(handle.clone()))),
             checks: Newest::new(checks),
             bulk,
             ends,
         };
         (workers, Orders { checks: checks_asked, bulk: bulk_asked, ends: ends_asked })
-    }
-}
-
-impl Workers {
-    /// Has the texts read that wait, in their order.
-    fn read_waiting(&mut self) {
-        while let Some(first) = self.unread.pop_front() {
-            if let Err(Refused::Full(first)) = self.configs.offer(first) {
-                self.unread.push_front(first);
-                return;
-            }
-        }
     }
 }
 
@@ -134,10 +109,6 @@ impl Executors for Workers {
             }
             Work::Address(id, vip, up) => return self.addresses.change(id, vip, up),
             Work::Announce(id, vip) => return self.addresses.announce(id, vip),
-            Work::Read(unread) => {
-                self.unread.push_back(unread);
-                self.read_waiting();
-            }
             // The core asks for one at a time.
             Work::Forward(id, wanted) => match &mut self.dataplane {
                 Some((_, newest)) => newest.put((id, wanted)),
@@ -158,7 +129,6 @@ impl Executors for Workers {
     fn retry(&mut self) {
         self.addresses.retry();
         self.checks.retry();
-        self.read_waiting();
         if let Some((_, newest)) = &mut self.dataplane {
             newest.retry();
         }
@@ -191,21 +161,6 @@ pub fn disk(
     }
 }
 
-/// Bytes of a config that takes much memory to be read.
-const LARGE: usize = 1 << 20;
-
-/// Reads configs, so that the core thread need not.
-pub fn configs(work: Receiver<Unread>, core: &CoreHandle) {
-    for unread in work {
-        let config = Arc::new(unread.read());
-        let large = config.text.len() > LARGE;
-        core.event(Event::Read(config));
-        if large {
-            process::give_memory_back();
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::sync_channel;
@@ -230,12 +185,11 @@ mod tests {
     }
 
     /// Workers of a witness whose queues have `room`, and all receiving ends.
-    fn workers() -> (Workers, Orders, Receiver<DiskWork>, Receiver<Unread>) {
+    fn workers() -> (Workers, Orders, Receiver<DiskWork>) {
         let (disk, writes) = sync_channel(1);
-        let (configs, unread) = sync_channel(1);
         let (handle, _) = addresses::channel();
-        let (workers, orders) = Workers::new(disk, handle.changes(), configs, None);
-        (workers, orders, writes, unread)
+        let (workers, orders) = Workers::new(disk, handle.changes(), None);
+        (workers, orders, writes)
     }
 
     #[test]
@@ -252,41 +206,23 @@ mod tests {
     #[test]
     fn the_newest_checks_count_the_first_end_and_a_witness_forwards_at_once() {
         let (mut workers, mut orders, ..) = workers();
-        let check = CheckTask {
-            service: "web".into(),
-            server: "r1".into(),
-            addr: "10.0.0.11:80".parse().unwrap(),
-            listen: "10.0.0.100:80".parse().unwrap(),
-            forward: nines_model::Forward::Dr,
-            proxy: false,
-            check: nines_model::Check::default(),
+        let checks = |servers: &str| {
+            let head = "[cluster]\nname = \"c\"\n[nodes]\nlb1 = \"10.0.0.2\"\n";
+            let service = "[service.web]\nlisten = \"10.0.0.100:80\"\n";
+            let text = format!("{head}{service}servers = {{ {servers} }}\n");
+            CheckTasks::of(&nines_model::config::parse(&text).unwrap())
         };
-        for tasks in [vec![], vec![check.clone()], vec![check.clone(), check]] {
-            assert!(workers.take(Work::Check(Arc::new(tasks))).is_none());
+        let [r1, r2] = ["r1 = \"10.0.0.11\"", "r2 = \"10.0.0.12\""];
+        for tasks in [CheckTasks::default(), checks(r1), checks(&format!("{r1}, {r2}"))] {
+            assert!(workers.take(Work::Check(tasks)).is_none());
         }
-        assert_eq!(orders.checks.try_recv().unwrap().len(), 0);
+        assert_eq!(orders.checks.try_recv().unwrap().iter().count(), 0);
         workers.retry();
-        assert_eq!(orders.checks.try_recv().unwrap().len(), 2);
+        assert_eq!(orders.checks.try_recv().unwrap().iter().count(), 2);
         assert!(workers.take(Work::Restart).is_none() && workers.take(Work::Stop).is_none());
         assert!(matches!(orders.ends.try_recv(), Ok(End::Replace)));
         assert!(orders.ends.try_recv().is_err());
         let forwarded = workers.take(Work::Forward(9, Box::default()));
         assert!(matches!(forwarded, Some(Event::Done { id: 9, result: Ok(()) })));
-    }
-
-    /// A text that was lost would keep a node from its log for seconds.
-    #[test]
-    fn texts_of_configs_wait_and_none_is_lost() {
-        let (mut workers, _orders, _writes, unread) = workers();
-        let text = |n: u8| Arc::from(format!("[cluster]\nname = \"c{n}\"\n"));
-        for n in 0..5 {
-            let asked = nines_core::configs::Configs::default().find(&text(n)).unwrap_err();
-            assert!(workers.take(Work::Read(asked)).is_none());
-        }
-        for n in 0..5 {
-            assert_eq!(unread.try_recv().unwrap().read().text, text(n));
-            workers.retry();
-        }
-        assert!(unread.try_recv().is_err());
     }
 }

@@ -24,9 +24,10 @@ use nines_api::{
     },
 };
 use nines_core::{
-    Event as CoreEvent, Node,
+    Node,
     action::Refusal,
-    wire::{Act, Apply, Command, Give, command::Kind as What, pack},
+    edit::Following,
+    wire::{Act, ApplySpec, Command, Give, command::Kind as What, pack},
 };
 use nines_model::{
     AdminCommand, Backend, Codes as _, SafetyRule, Spec, Time, config, diff, printable::clean,
@@ -205,6 +206,7 @@ fn refused(refusal: &Refusal) -> Failure {
         Refusal::NotFound(_) => (Kind::NotFound, "nines status   lists what there is"),
         Refusal::Unsafe(_) => (Kind::Unsafe, "nines status"),
         Refusal::Invalid(_) => (Kind::Usage, "nines status"),
+        Refusal::Differs(_) => (Kind::Unsafe, "ask another node, and compare: nines config show"),
     };
     Failure::new(kind, "not done", refusal_text(refusal)).next(next)
 }
@@ -302,23 +304,29 @@ async fn get_config(Shared(core): Shared<CoreHandle>) -> Answer<Json<ConfigText>
     Ok(Json(ConfigText { text: text.to_string(), revision }))
 }
 
-/// What a text says. It is read on another thread, and the core need not read it again.
-async fn read(core: &CoreHandle, text: String) -> Outcome<(Arc<str>, Arc<Spec>)> {
-    let text: Arc<str> = text.into();
-    let asked = Arc::clone(&text);
-    let known = move |node: &Node, _: Time| node.configs().find(&asked);
-    let config = match core.inspect(known).await.ok_or_else(stopping)? {
-        Ok(config) => config,
-        Err(unread) => {
-            let config = elsewhere(move || Arc::new(unread.read())).await?;
-            core.event(CoreEvent::Read(Arc::clone(&config)));
-            config
+/// The config in force, for whoever looks at what may follow it.
+fn in_force(node: &Node, _: Time) -> Following {
+    node.state().following()
+}
+
+/// Bytes of a config that takes much memory to be read.
+const LARGE: usize = 1 << 20;
+
+/// What a text says. It is read on another thread.
+async fn read(core: &CoreHandle, text: String) -> Outcome<(String, Arc<Spec>)> {
+    let before = core.inspect(in_force).await.ok_or_else(stopping)?;
+    let read = elsewhere(move || {
+        let read = before.read(&text).map(Arc::new);
+        let found = if read.is_err() { config::parse(&text).err() } else { None };
+        if text.len() > LARGE {
+            nines_dataplane::process::give_memory_back();
         }
-    };
-    if let Ok(spec) = &config.spec {
-        return Ok((text, Arc::clone(spec)));
+        (text, read, found.unwrap_or_default())
+    });
+    let (text, read, found) = read.await?;
+    if let Ok(spec) = read {
+        return Ok((text, spec));
     }
-    let found = config::parse(&text).err().unwrap_or_default();
     let (place, why) = found.first().map_or_else(Default::default, |first| {
         let (line, col) = first.line_col(&text);
         (format!("line {line}, column {col}"), first.message.clone())
@@ -405,21 +413,20 @@ async fn post_apply(
     Json(request): Json<ConfigText>,
 ) -> Answer<Json<Done>> {
     let (text, spec) = read(&commands.core, request.text).await?;
-    let in_force = |node: &Node, now: Time| {
-        (view::feasibility::Cluster::of(node, now), Arc::clone(&node.state().text))
-    };
-    let (cluster, before) = commands.core.inspect(in_force).await.ok_or_else(stopping)?;
-    let apply = elsewhere(move || -> Outcome<Apply> {
+    let look =
+        |node: &Node, now: Time| (view::feasibility::Cluster::of(node, now), in_force(node, now));
+    let (cluster, before) = commands.core.inspect(look).await.ok_or_else(stopping)?;
+    let apply = elsewhere(move || -> Outcome<ApplySpec> {
         possible(&cluster, &spec)?;
-        Ok(match request.revision {
-            expected if expected == cluster.revision => {
-                Apply::in_place_of(&before, &text, expected)
-            }
-            expected => Apply::whole(text.to_string(), expected),
-        })
+        let apply = match request.revision {
+            expected if expected == before.revision => before.change_to(&text, &spec),
+            expected => ApplySpec::whole(text, &spec, expected),
+        };
+        let why = "the log of the cluster has no form for something in it";
+        apply.ok_or_else(|| Failure::new(Kind::Usage, "config", why).next("nines version"))
     });
     let apply = apply.await??;
-    Ok(propose(&commands, caller, What::Apply(apply)).await?)
+    Ok(propose(&commands, caller, What::ApplySpec(apply)).await?)
 }
 
 #[utoipa::path(

@@ -12,7 +12,7 @@ use std::{
 };
 
 use nines_api::failure::{Failure, Kind, Outcome};
-use nines_core::{Node, configs::Unread, forwarding::Wanted};
+use nines_core::{Node, forwarding::Wanted};
 use nines_dataplane::{
     director::{self, Director},
     ebpf,
@@ -197,20 +197,14 @@ pub fn start_address_threads(
     Ok(handle)
 }
 
-/// Starts the threads "disk" and "configs".
-pub fn start_disk_and_configs(
-    shared: &Shared,
-    store: Store,
-) -> Outcome<(SyncSender<DiskWork>, SyncSender<Unread>)> {
+/// Starts the thread "disk".
+pub fn start_disk(shared: &Shared, store: Store) -> Outcome<SyncSender<DiskWork>> {
     let (disk, writes) = sync_channel(threads::DISK);
-    let (configs, unread) = sync_channel(threads::CONFIGS);
     let (core, home) = (shared.core.clone(), shared.home.clone());
     let credentials = Arc::clone(&shared.credentials);
     let first = move || credentials.identity.note_log(&home);
     threads::spawn("disk", move || executors::disk(store, writes, first, &core))?;
-    let core = shared.core.clone();
-    threads::spawn("configs", move || executors::configs(unread, &core))?;
-    Ok((disk, configs))
+    Ok(disk)
 }
 
 /// Starts the tasks: the API, the port for metrics, the peer port, and those that tell and ask.

@@ -16,8 +16,6 @@ pub const DISK: usize = 1_024;
 pub const ADDRESSES: usize = 256;
 /// Questions and tables that may wait for the forwarding thread.
 pub const FORWARDING: usize = 64;
-/// Configs that may wait to be read.
-pub const CONFIGS: usize = 16;
 /// Subscriptions that may wait for the thread that tells flows.
 pub const FLOWS_OUT: usize = 64;
 /// Messages of other directors that may wait for the kernel's flow table: each line has one.
@@ -87,8 +85,6 @@ pub const TABLE: &[Row] = &[
         FORWARDING,
         "the newest table replaces the one that waits; a question gets no answer",
     ),
-    row("configs", Runs::Thread, "texts of configs", "Read")
-        .queue(CONFIGS, "the text waits with the core"),
     row("devices", Runs::Thread, "netlink's news", "rings for addresses and forwarding"),
     row("serves", Runs::Thread, "the newest role of this machine as real server", "OnLoopback")
         .queue(1, "the newest role replaces the one that waits"),

@@ -2,11 +2,11 @@
 //! carried out in the order given; what waits for the disk is given only after
 //! [`crate::Event::Persisted`].
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr};
 
 use nines_model::Time;
 
-use crate::{configs::Unread, forwarding::Wanted, health::CheckTask, wire::Persist};
+use crate::{forwarding::Wanted, health::CheckTasks, wire::Persist};
 
 /// What is asked.
 #[derive(Clone, Debug)]
@@ -30,9 +30,7 @@ pub enum Action {
         operation: Operation,
     },
     /// Check exactly these servers from now on.
-    Check(Arc<Vec<CheckTask>>),
-    /// Read this config on another thread, then say [`crate::Event::Read`].
-    Read(Unread),
+    Check(CheckTasks),
     /// The answer to [`crate::Event::Propose`].
     Reply {
         /// The caller's number.
@@ -91,4 +89,6 @@ pub enum Refusal {
     Unsafe(String),
     /// It makes no sense.
     Invalid(String),
+    /// This node would come to another config than the node that proposed it.
+    Differs(String),
 }

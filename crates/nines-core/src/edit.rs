@@ -1,56 +1,18 @@
-//! A config as the piece by which it differs from the one in force.
+//! A config's text as the piece by which it differs from the one in force.
 //!
-//! Decides: what an `Apply` command says. One weight among a hundred thousand servers is some sixty
-//! bytes of six megabytes: only those go to the disks and to the other nodes.
+//! Decides: which config may follow the one in force. One weight among a hundred thousand servers
+//! is some sixty bytes of six megabytes of text: only those go to the disks and to the other nodes.
 
 use std::{borrow::Cow, sync::Arc};
 
-use nines_model::Spec;
+use nines_model::{Spec, config};
+use prost::Message as _;
 
-use crate::{action::Refusal, configs::Config, peek, wire::Apply};
-
-/// A piece of text in place of another one. It borrows from the command.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Edit<'a> {
-    /// The new piece.
-    piece: &'a str,
-    /// Revision of the config that it changes; 0: any, and the piece is the whole text.
-    expected: u64,
-    /// Bytes of the text in force before the piece.
-    head: u64,
-    /// Bytes of it after the piece.
-    tail: u64,
-}
-
-impl<'a> Edit<'a> {
-    /// The edit in an encoded [`crate::wire::Command`], if that applies a config.
-    pub fn of_command(bytes: &'a [u8]) -> Option<Self> {
-        let apply = peek::field(bytes, 10)?;
-        let piece = std::str::from_utf8(peek::field(apply, 1).unwrap_or_default()).ok()?;
-        let [expected, head, tail] = [2, 3, 4].map(|n| peek::number(apply, n).unwrap_or_default());
-        Some(Self { piece, expected, head, tail })
-    }
-
-    /// The edit in a decoded command.
-    pub fn of(apply: &'a Apply) -> Self {
-        let Apply { text, expected, head, tail } = apply;
-        Self { piece: text, expected: *expected, head: *head, tail: *tail }
-    }
-
-    /// The whole new text, by the one in force; `None`: the piece does not fit into that one.
-    pub fn whole(&self, revision: u64, text: &str) -> Option<Cow<'a, str>> {
-        if self.head == 0 && self.tail == 0 {
-            return Some(Cow::Borrowed(self.piece));
-        }
-        if self.expected != revision {
-            return None;
-        }
-        let (head, tail) = (usize::try_from(self.head).ok()?, usize::try_from(self.tail).ok()?);
-        let end = text.len().checked_sub(tail).filter(|end| head <= *end)?;
-        let (head, tail) = (text.get(..head)?, text.get(end..)?);
-        Some(Cow::Owned([head, self.piece, tail].concat()))
-    }
-}
+use crate::{
+    action::Refusal,
+    peek, spec_edit,
+    wire::{Apply, ApplySpec, Command, command::Kind},
+};
 
 impl Apply {
     /// The command that puts `text` in force in place of `before`, the config in force at this
@@ -70,6 +32,20 @@ impl Apply {
         Self { text, expected: revision, head: head as u64, tail: tail as u64 }
     }
 
+    /// The whole new text, by the one in force; `None`: the piece does not fit into that one.
+    pub fn text_after(&self, revision: u64, before: &str) -> Option<Cow<'_, str>> {
+        if self.is_whole() {
+            return Some(Cow::Borrowed(&self.text));
+        }
+        if self.expected != revision {
+            return None;
+        }
+        let (head, tail) = (usize::try_from(self.head).ok()?, usize::try_from(self.tail).ok()?);
+        let end = before.len().checked_sub(tail).filter(|end| head <= *end)?;
+        let (head, tail) = (before.get(..head)?, before.get(end..)?);
+        Some(Cow::Owned([head, &self.text, tail].concat()))
+    }
+
     /// Bytes of the config that it puts in force.
     pub fn size(&self) -> u64 {
         (self.text.len() as u64).saturating_add(self.head).saturating_add(self.tail)
@@ -86,7 +62,8 @@ impl Apply {
     }
 }
 
-/// The config in force after each `Apply` command of a log, as far as one is accepted.
+/// A config in force, and those that may follow it.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Following {
     /// How many were applied.
     pub revision: u64,
@@ -94,39 +71,90 @@ pub struct Following {
     pub text: Arc<str>,
     /// And what it says.
     pub spec: Arc<Spec>,
+    /// The digest of that ([`spec_edit::digest`]).
+    pub digest: u64,
 }
 
 impl Following {
-    /// The config that this command puts in force, or why it is refused. `read` reads a text.
-    pub fn accepts(
-        &self,
-        edit: &Edit<'_>,
-        read: impl FnOnce(&str) -> Arc<Config>,
-    ) -> Result<(Arc<Config>, Arc<Spec>), Refusal> {
+    /// The config that this command puts in force; `None`: it puts none.
+    pub fn after(&self, kind: &Kind) -> Option<Result<Self, Refusal>> {
+        match kind {
+            Kind::Apply(text) => Some(self.accepts(text, |text| self.read(text))),
+            Kind::ApplySpec(apply) => Some(self.after_spec(apply)),
+            _ => None,
+        }
+    }
+
+    fn after_spec(&self, ApplySpec { text, edit, digest }: &ApplySpec) -> Result<Self, Refusal> {
+        if text.expected == 0 && !edit.whole {
+            let why = "a change of no certain revision".to_owned();
+            return Err(Refusal::Invalid(why));
+        }
+        let values = |_: &str| {
+            edit.applied_to(&self.spec).ok_or_else(|| self.differs("cannot be made from it"))
+        };
+        let next = self.accepts(text, values)?;
+        if next.digest != *digest {
+            return Err(self.differs("is another one here than on the node that proposed it"));
+        }
+        Ok(next)
+    }
+
+    /// The command that puts another config in force in its place. `None`: it has something for
+    /// which the log has no form.
+    pub fn change_to(&self, text: &str, spec: &Spec) -> Option<ApplySpec> {
+        ApplySpec::in_place_of((&self.text, &self.spec), (text, spec), self.revision)
+    }
+
+    fn differs(&self, how: &str) -> Refusal {
         let revision = self.revision;
-        if edit.expected != 0 && edit.expected != revision {
-            let expected = edit.expected;
+        Refusal::Differs(format!("the config that follows revision {revision} {how}"))
+    }
+
+    /// What a text says; of one that differs little from the text in force, only the difference is
+    /// read.
+    pub fn read(&self, text: &str) -> Result<Spec, Refusal> {
+        // A cluster without a config yet.
+        if text.is_empty() {
+            return Ok(Spec::default());
+        }
+        if let Some(spec) = config::parse_after(&self.text, &self.spec, text) {
+            return Ok(spec);
+        }
+        config::parse(text).map_err(|found| Refusal::Invalid(found[0].message.clone()))
+    }
+
+    fn accepts(
+        &self,
+        apply: &Apply,
+        read: impl FnOnce(&str) -> Result<Spec, Refusal>,
+    ) -> Result<Self, Refusal> {
+        let (revision, expected) = (self.revision, apply.expected);
+        if expected != 0 && expected != revision {
             let why = format!("revision {revision} is in force, not {expected}");
             return Err(Refusal::Changed(why));
         }
-        let text = edit.whole(revision, &self.text).ok_or_else(|| {
+        let text = apply.text_after(revision, &self.text).ok_or_else(|| {
             Refusal::Invalid(format!("the change does not fit the text of revision {revision}"))
         })?;
-        let config = read(&text);
-        let spec = Arc::clone(config.spec.as_ref().map_err(|why| Refusal::Invalid(why.clone()))?);
+        let spec = read(&text)?;
         let (here, named) = (&self.spec.name, &spec.name);
         if !here.is_empty() && here != named {
             let why = format!("this is the cluster {here}, the file is for {named}");
             return Err(Refusal::Unsafe(why));
         }
-        Ok((config, spec))
+        let digest = spec_edit::digest_after(&self.spec, self.digest, &spec);
+        Ok(Self { revision: revision + 1, text: text.into(), spec: Arc::new(spec), digest })
     }
 
     /// Goes on to the config that this encoded command puts in force, if it does.
-    pub fn follow(&mut self, command: &[u8], read: impl FnOnce(&str) -> Arc<Config>) -> bool {
-        let Some(edit) = Edit::of_command(command) else { return false };
-        let Ok((config, spec)) = self.accepts(&edit, read) else { return false };
-        (self.revision, self.text, self.spec) = (self.revision + 1, Arc::clone(&config.text), spec);
+    pub fn follow(&mut self, command: &[u8]) -> bool {
+        if !peek::applies_config(command) {
+            return false;
+        }
+        let kind = Command::decode(command).ok().and_then(|command| command.kind);
+        let Some(Ok(next)) = kind.and_then(|kind| self.after(&kind)) else { return false };
+        *self = next;
         true
     }
 }
@@ -134,13 +162,11 @@ impl Following {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use prost::Message as _;
 
     use super::*;
-    use crate::wire::{Command, command::Kind};
 
-    fn encoded(apply: Apply) -> Vec<u8> {
-        Command { number: 7, kind: Some(Kind::Apply(apply)), ..Command::default() }.encode_to_vec()
+    fn encoded(kind: Kind) -> Vec<u8> {
+        Command { number: 7, kind: Some(kind), ..Command::default() }.encode_to_vec()
     }
 
     #[test]
@@ -149,37 +175,79 @@ mod tests {
         let after = before.replace("= 1", "= 25");
         let apply = Apply::in_place_of(&before, &after, 4);
         assert_eq!((apply.text.as_str(), apply.expected), ("25", 4));
-        let edit = Edit::of(&apply);
-        assert_eq!(edit.whole(4, &before).as_deref(), Some(after.as_str()));
-        assert_eq!(edit.whole(5, &before), None, "of another revision");
-        assert_eq!(edit.whole(4, &before[..before.len() / 2]), None, "too short");
-        let bytes = encoded(apply.clone());
-        assert!(bytes.len() < 30, "{}", bytes.len());
-        assert_eq!(Edit::of_command(&bytes), Some(edit));
+        assert_eq!(apply.text_after(4, &before).as_deref(), Some(after.as_str()));
+        assert_eq!(apply.text_after(5, &before), None, "of another revision");
+        assert_eq!(apply.text_after(4, &before[..before.len() / 2]), None, "too short");
+        assert!(encoded(Kind::Apply(apply.clone())).len() < 30);
         let beyond = [(u64::MAX, 1), (1, u64::MAX), (u64::MAX, u64::MAX)];
         for (head, tail) in beyond {
-            assert_eq!(Edit::of(&Apply { head, tail, ..apply.clone() }).whole(4, &before), None);
+            assert_eq!(Apply { head, tail, ..apply.clone() }.text_after(4, &before), None);
         }
         // The middle of a character is no place.
         let cut = Apply { head: 1, expected: 4, ..Apply::default() };
-        assert_eq!(Edit::of(&cut).whole(4, "ß"), None);
+        assert_eq!(cut.text_after(4, "ß"), None);
+    }
+
+    fn text(name: &str, comment: u8) -> String {
+        format!("[cluster]\nname = \"{name}\"\n# {comment}\n")
     }
 
     #[test]
     fn a_log_is_followed_through_what_is_refused() {
-        let text = |name: &str, weight: u8| {
-            format!("[cluster]\nname = \"{name}\"\n# {weight}\n").as_str().into()
+        let (one, two) = (text("c", 1), text("c", 2));
+        let mut at = Following::default();
+        let spec = |text: &str| config::parse(text).unwrap();
+        let apply = |kind| encoded(Kind::Apply(kind));
+        assert!(at.follow(&apply(Apply::whole(one.clone(), 0))));
+        let change = apply(Apply::in_place_of(&one, &two, 1));
+        assert!(!at.follow(&apply(Apply::in_place_of(&one, &text("d", 1), 1))), "another");
+        assert!(!at.follow(&apply(Apply::in_place_of(&one, "nonsense", 1))));
+        assert!(at.follow(&change));
+        assert!(!at.follow(&change), "a second time");
+        assert_eq!((at.revision, &*at.text), (2, two.as_str()));
+
+        // The same with what the proposer read, after a text as after a spec.
+        let three = text("c", 3) + "[nodes]\nlb1 = \"10.0.0.2\"\n";
+        for before in [two.clone(), three.clone()] {
+            let after = (three.as_str(), &spec(&three));
+            let next = ApplySpec::in_place_of((&before, &spec(&before)), after, at.revision);
+            let change = encoded(Kind::ApplySpec(next.unwrap()));
+            assert!(at.follow(&change));
+            assert!(!at.follow(&change), "a second time");
+        }
+        assert_eq!((at.revision, &*at.text, &*at.spec), (4, three.as_str(), &spec(&three)));
+        assert_eq!(at.digest, spec_edit::digest(&at.spec));
+    }
+
+    #[test]
+    fn a_node_that_would_come_to_another_config_says_so() {
+        let (one, two) = (text("c", 1), text("c", 2) + "[nodes]\nlb1 = \"10.0.0.2\"\n");
+        let spec = |text: &str| config::parse(text).unwrap();
+        let mut at = Following::default();
+        assert!(at.follow(&encoded(Kind::Apply(Apply::whole(one.clone(), 0)))));
+        let good = ApplySpec::in_place_of((&one, &spec(&one)), (&two, &spec(&two)), 1).unwrap();
+        let differs = |at: &Following, apply: &ApplySpec| {
+            let next = at.after(&Kind::ApplySpec(apply.clone())).unwrap();
+            matches!(next, Err(Refusal::Differs(_)))
         };
-        let (one, two): (Arc<str>, Arc<str>) = (text("c", 1), text("c", 2));
-        let read = |text: &str| Arc::new(Config::read(text.into()));
-        let mut at = Following { revision: 0, text: "".into(), spec: Arc::default() };
-        assert!(at.follow(&encoded(Apply::whole(one.to_string(), 0)), read));
-        let change = encoded(Apply::in_place_of(&one, &two, 1));
-        assert!(!at.follow(&encoded(Apply::in_place_of(&one, &text("d", 1), 1)), read), "another");
-        assert!(!at.follow(&encoded(Apply::in_place_of(&one, "nonsense", 1)), read));
-        assert!(at.follow(&change, read));
-        assert!(!at.follow(&change, read), "a second time");
-        assert_eq!((at.revision, &at.text), (2, &two));
+        assert!(!differs(&at, &good));
+        // Its own config is another one, though of the same revision.
+        let mut other = (*at.spec).clone();
+        other.flows += 1;
+        let digest = spec_edit::digest(&other);
+        let other = Following { spec: Arc::new(other), digest, ..at.clone() };
+        assert!(differs(&other, &good));
+        // What is to go is not there.
+        let mut gone = good.clone();
+        gone.edit.nodes_gone.push("lb9".into());
+        assert!(differs(&at, &gone));
+        // Refused everywhere, for the same reason: it was made from another revision, or from none.
+        for expected in [0, 2] {
+            let mut stale = good.clone();
+            stale.text.expected = expected;
+            let next = at.after(&Kind::ApplySpec(stale)).unwrap();
+            assert!(matches!(next, Err(Refusal::Invalid(_) | Refusal::Changed(_))), "{next:?}");
+        }
     }
 
     proptest! {
@@ -191,10 +259,7 @@ mod tests {
             let before = format!("{}{}{}", parts[0], parts[1], parts[2]);
             let after = format!("{}{}{}", parts[0], parts[3], parts[2]);
             let apply = Apply::in_place_of(&before, &after, revision);
-            let bytes = encoded(apply.clone());
-            let edit = Edit::of_command(&bytes).unwrap();
-            prop_assert_eq!(edit, Edit::of(&apply));
-            prop_assert_eq!(edit.whole(revision, &before).unwrap(), after);
+            prop_assert_eq!(apply.text_after(revision, &before).unwrap(), after);
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Everything that can happen to a node. Closed: a new kind of event is a new variant here.
 
-use std::{net::IpAddr, sync::Arc};
+use std::net::IpAddr;
 
-use crate::{configs, wire::Command};
+use crate::wire::Command;
 
 /// One thing that happened to a node.
 #[derive(Clone, Debug)]
@@ -35,8 +35,6 @@ pub enum Event {
     },
     /// VIPs that this machine has on its loopback interface, as a real server of other directors.
     OnLoopback(std::collections::BTreeSet<IpAddr>),
-    /// A config was read, as [`crate::Action::Read`] asked or before that.
-    Read(Arc<configs::Config>),
     /// A health check ended.
     Checked {
         /// Name of the virtual service.

@@ -9,19 +9,22 @@
 
 use crate::{
     action::Refusal,
-    edit::{Edit, Following},
-    peek,
+    edit::Following,
+    peek, spec_edit,
     wire::{Apply, command::Kind},
 };
 
 /// From this level on an [`Apply`] command may hold just the piece of the config that changed.
 pub const PIECES: u32 = 1;
+/// From this level on a new config is written as its proposer read it
+/// ([`crate::wire::ApplySpec`]), not only as text.
+pub const VALUES: u32 = 2;
 
 /// Highest level that this build reads and writes.
-pub const BUILD: u32 = 1;
+pub const BUILD: u32 = 2;
 
 /// Fields of [`crate::wire::Command`] that say what it does, by number.
-const KINDS: [u64; 12] = [10, 11, 12, 13, 14, 15, 16, 17, 18, 19, RAISES, 50];
+const KINDS: [u64; 13] = [10, 11, 12, 13, 14, 15, 16, 17, 18, 19, RAISES, 21, 50];
 /// The one that raises the level.
 const RAISES: u64 = 20;
 
@@ -29,20 +32,31 @@ const RAISES: u64 = 20;
 pub fn needed(kind: &Kind) -> u32 {
     match kind {
         Kind::Apply(apply) if !apply.is_whole() => PIECES,
+        Kind::ApplySpec(_) => VALUES,
         Kind::FeatureLevel(raise) => raise.level,
         _ => 0,
     }
 }
 
-/// The form of a command that builds at level 0 read as well. `Ok(None)`: it has none. An error:
-/// the command does not fit `following`, the config that its proposer knows to be in force.
-pub fn older_form(kind: &Kind, following: &Following) -> Result<Option<Kind>, Refusal> {
-    let Kind::Apply(apply) = kind else { return Ok(None) };
-    let Following { revision, text, .. } = following;
-    match Edit::of(apply).whole(*revision, text) {
-        Some(whole) => Ok(Some(Kind::Apply(Apply::whole(whole.into_owned(), apply.expected)))),
+/// The form of a command that every build reads at this `level`. `Ok(None)`: it has none. An
+/// error: the command does not fit `following`, the config that its proposer knows to be in force.
+pub fn form_at(level: u32, kind: Kind, following: &Following) -> Result<Option<Kind>, Refusal> {
+    if needed(&kind) <= level {
+        return Ok(Some(kind));
+    }
+    let text = match kind {
+        Kind::Apply(text) => text,
+        Kind::ApplySpec(apply) if level >= needed(&Kind::Apply(apply.text.clone())) => {
+            return Ok(Some(Kind::Apply(apply.text)));
+        }
+        Kind::ApplySpec(apply) => apply.text,
+        _ => return Ok(None),
+    };
+    let Following { revision, text: before, .. } = following;
+    let expected = text.expected;
+    match text.text_after(*revision, before) {
+        Some(whole) => Ok(Some(Kind::Apply(Apply::whole(whole.into_owned(), expected)))),
         None => {
-            let expected = apply.expected;
             let why = format!("revision {revision} is in force, not {expected}");
             Err(Refusal::Changed(why))
         }
@@ -55,12 +69,18 @@ pub fn unreadable(command: &[u8]) -> Option<String> {
     if command.is_empty() {
         return None;
     }
-    if !peek::has_any(command, &KINDS) {
-        return Some(format!(
-            "the log has a command that this build (nines {}, feature level {BUILD}) does not \
-             know; install the version of the other nodes",
+    let unknown = |what: &str| {
+        format!(
+            "the log has {what} that this build (nines {}, feature level {BUILD}) does not know; \
+             install the version of the other nodes",
             env!("CARGO_PKG_VERSION")
-        ));
+        )
+    };
+    if !peek::has_any(command, &KINDS) {
+        return Some(unknown("a command"));
+    }
+    if !spec_edit::is_read_whole(command) {
+        return Some(unknown("a config with something in it"));
     }
     let raised = peek::field(command, RAISES).and_then(|raise| peek::number(raise, 1));
     raised.and_then(|level| beyond(u32::try_from(level).unwrap_or(u32::MAX)))
@@ -79,15 +99,21 @@ pub fn beyond(level: u32) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use prost::Message as _;
 
     use super::*;
-    use crate::wire::{self, Act, Batch, Command, Facts, FeatureLevel, Give, LogEvents, Member};
+    use crate::wire::{
+        self, Act, ApplySpec, Batch, Command, Facts, FeatureLevel, Give, LogEvents, Member,
+    };
 
     fn following(text: &str) -> Following {
-        Following { revision: 3, text: text.into(), spec: Arc::default() }
+        Following { revision: 3, text: text.into(), ..Following::default() }
+    }
+
+    fn values() -> ApplySpec {
+        let text = "[cluster]\nname = \"c\"\n[nodes]\nlb1 = \"10.0.0.2\"\n";
+        let spec = nines_model::config::parse(text).unwrap();
+        ApplySpec::in_place_of(("", &nines_model::Spec::default()), (text, &spec), 3).unwrap()
     }
 
     /// One command of each kind, with the level that it needs.
@@ -96,6 +122,7 @@ mod tests {
         vec![
             (Kind::Apply(Apply::whole("a".into(), 3)), 0),
             (Kind::Apply(piece), PIECES),
+            (Kind::ApplySpec(values()), VALUES),
             (Kind::Give(Give::default()), 0),
             (Kind::Move(wire::Move::default()), 0),
             (Kind::Released(wire::Token::default()), 0),
@@ -119,8 +146,8 @@ mod tests {
             assert_eq!(unreadable(&command.encode_to_vec()), None, "{command:?}");
         }
         assert_eq!(unreadable(&[]), None);
-        // Field 21 of a command, with two bytes; a command of no kind at all; no command.
-        for bytes in [&[0x08, 1, 0xaa, 1, 2, 8, 1][..], &[0x08, 1], &[0xff; 3]] {
+        // Field 22 of a command, with two bytes; a command of no kind at all; no command.
+        for bytes in [&[0x08, 1, 0xb2, 1, 2, 8, 1][..], &[0x08, 1], &[0xff; 3]] {
             assert!(unreadable(bytes).unwrap().contains("does not know"), "{bytes:?}");
         }
     }
@@ -133,19 +160,44 @@ mod tests {
         };
         assert_eq!(raise(BUILD), None);
         let why = raise(BUILD + 1).unwrap();
-        assert!(why.contains("at feature level 2") && why.contains("reads up to 1"), "{why}");
+        assert!(why.contains("at feature level 3") && why.contains("reads up to 2"), "{why}");
     }
 
     #[test]
-    fn a_piece_is_written_as_the_whole_text_where_some_build_reads_no_pieces() {
+    fn a_config_is_written_in_a_form_that_every_build_reads() {
         let (before, after) = ("a\nb\nc\n", "a\nd\nc\n");
         let piece = Kind::Apply(Apply::in_place_of(before, after, 3));
         let whole = Kind::Apply(Apply::whole(after.into(), 3));
-        assert_eq!(older_form(&piece, &following(before)), Ok(Some(whole.clone())));
+        let form = |level, kind: &Kind, revision| {
+            let at = Following { revision, ..following(before) };
+            form_at(level, kind.clone(), &at)
+        };
+        for (level, written) in [(0, &whole), (PIECES, &piece), (VALUES, &piece)] {
+            assert_eq!(form(level, &piece, 3), Ok(Some(written.clone())), "{level}");
+        }
         assert_eq!(needed(&whole), 0);
-        let other = Following { revision: 4, ..following(before) };
-        assert!(matches!(older_form(&piece, &other), Err(Refusal::Changed(_))));
+        assert!(matches!(form(0, &piece, 4), Err(Refusal::Changed(_))));
+        // What its proposer read is left out where some build knows only texts.
+        let text = Apply::in_place_of(before, after, 3);
+        let spec = Kind::ApplySpec(ApplySpec { text, ..values() });
+        for (level, written) in [(0, &whole), (PIECES, &piece), (VALUES, &spec)] {
+            assert_eq!(form(level, &spec, 3), Ok(Some(written.clone())), "{level}");
+        }
+        assert!(matches!(form(0, &spec, 4), Err(Refusal::Changed(_))));
         let raise = Kind::FeatureLevel(FeatureLevel { level: 2, membership: 7 });
-        assert_eq!(older_form(&raise, &following(before)), Ok(None));
+        assert_eq!(form(1, &raise, 3), Ok(None));
+    }
+
+    #[test]
+    fn a_config_with_a_word_of_a_newer_build_is_not_read() {
+        let command = |apply| {
+            let kind = Some(Kind::ApplySpec(apply));
+            Command { kind, ..Command::default() }.encode_to_vec()
+        };
+        assert_eq!(unreadable(&command(values())), None);
+        let mut newer = values();
+        newer.edit.nodes[0].role = "arbiter".into();
+        let why = unreadable(&command(newer)).unwrap();
+        assert!(why.contains("a config with something in it that this build"), "{why}");
     }
 }

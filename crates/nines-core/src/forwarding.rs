@@ -14,7 +14,7 @@ use nines_model::{
     TableService,
 };
 
-use crate::health::{CheckTask, Health, checks};
+use crate::health::{CheckTask, CheckTasks, Health};
 
 /// Health by (service, server).
 pub type Known = BTreeMap<(String, String), Health>;
@@ -175,12 +175,12 @@ pub fn table(
     macs: Vec<[u8; 6]>,
 ) -> ForwardingTable {
     let (spec, drained, down) =
-        (Arc::new(spec.clone()), drained.clone(), down(known, &checks(spec)));
+        (Arc::new(spec.clone()), drained.clone(), down(known, &CheckTasks::of(spec)));
     Wanted { spec, drained, down, own: own.to_vec(), macs }.table()
 }
 
 /// Those of the checked servers that get no clients: they failed, or no check has ended yet.
-pub fn down(known: &Known, checks: &[CheckTask]) -> Servers {
+pub fn down(known: &Known, checks: &CheckTasks) -> Servers {
     // Both in order of names: one walk along the two.
     let mut known = known.iter().peekable();
     let mut up = |check: &&CheckTask| {
@@ -264,7 +264,7 @@ mod tests {
         assert_eq!(seen("b"), (ServerState::Down, Forward::Dr));
         assert_eq!(seen("c"), (ServerState::Draining, Forward::Dr));
         assert_eq!(table.duty.vips, BTreeSet::from(["10.0.0.100".parse().unwrap()]));
-        assert_eq!(checks(&spec).len(), 3);
+        assert_eq!(CheckTasks::of(&spec).count(), 3);
     }
 
     #[test]
@@ -283,7 +283,7 @@ mod tests {
         assert_eq!(cache.servers["s"].forward, Forward::Local);
         assert_eq!(cache.servers["s"].state, ServerState::Up);
         assert_eq!(table.duty, RealServerRole::default(), "no other director sends packets to it");
-        assert_eq!(checks(&spec).len(), 1, "where they go from here is nobody's to ask");
+        assert_eq!(CheckTasks::of(&spec).count(), 1, "where they go from here is nobody's to ask");
     }
 
     #[test]

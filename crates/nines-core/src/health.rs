@@ -8,9 +8,9 @@
 //! uses a server that lives. Until then a server gets no clients, unless the process before this
 //! one sent it some: a restarted agent takes nobody's server away.
 
-use std::net::SocketAddr;
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
-use nines_model::{Check, Forward, ServerState, Spec};
+use nines_model::{Check, Forward, ServerState, ServiceSpec, Spec};
 
 /// What is known of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,37 +73,127 @@ pub struct CheckTask {
     pub check: Check,
 }
 
-/// The checks that go with a spec.
-pub fn checks(spec: &Spec) -> Vec<CheckTask> {
+/// The checks that go with a config, service by service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CheckTasks(Arc<BTreeMap<String, OfService>>);
+
+/// What a service says, and the checks that follow from it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct OfService {
+    spec: Arc<ServiceSpec>,
+    tasks: Arc<Vec<CheckTask>>,
+}
+
+impl CheckTasks {
+    /// Of a config.
+    pub fn of(spec: &Spec) -> Self {
+        Self::default().after(spec)
+    }
+
+    /// Of the config that comes next. Services that it shares with the one before are not looked
+    /// at.
+    #[must_use]
+    pub fn after(&self, spec: &Spec) -> Self {
+        let of = |(name, spec): (&String, &Arc<ServiceSpec>)| {
+            let old = self.0.get(name);
+            if let Some(same) = old.filter(|old| Arc::ptr_eq(&old.spec, spec)) {
+                return Some((name.clone(), same.clone()));
+            }
+            let new = tasks_of(name, spec);
+            // Another weight changes no check.
+            let tasks = match old.filter(|old| *old.tasks == new) {
+                Some(old) => Arc::clone(&old.tasks),
+                None => Arc::new(new),
+            };
+            (!tasks.is_empty()).then(|| (name.clone(), OfService { spec: Arc::clone(spec), tasks }))
+        };
+        Self(Arc::new(spec.services.iter().filter_map(of).collect()))
+    }
+
+    /// In order of services and servers.
+    pub fn iter(&self) -> impl Iterator<Item = &CheckTask> {
+        self.0.values().flat_map(|of| of.tasks.iter())
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.0.values().map(|of| of.tasks.len()).sum()
+    }
+
+    /// Whether both ask for the same checks. Of services that share theirs none is looked at.
+    pub(crate) fn are_same(&self, other: &Self) -> bool {
+        let alike = |(a, b): ((&String, &OfService), (&String, &OfService))| {
+            a.0 == b.0 && (Arc::ptr_eq(&a.1.tasks, &b.1.tasks) || a.1.tasks == b.1.tasks)
+        };
+        Arc::ptr_eq(&self.0, &other.0)
+            || (self.0.len() == other.0.len() && self.0.iter().zip(&*other.0).all(alike))
+    }
+}
+
+fn tasks_of(name: &str, service: &ServiceSpec) -> Vec<CheckTask> {
     let mut tasks = Vec::new();
-    for (name, service) in &spec.services {
-        for (server, wanted) in service.servers.iter().filter(|(_, s)| service.is_checked(s)) {
-            let mut addr = wanted.addr;
-            if let Some(port) = service.check.port {
-                addr.set_port(port);
-            }
-            let mut listen = service.listen.addr;
-            if service.listen.one_port().is_none() {
-                listen.set_port(addr.port());
-            }
-            tasks.push(CheckTask {
-                service: name.clone(),
-                server: server.clone(),
-                addr,
-                listen,
-                forward: wanted.forward.unwrap_or(service.forward),
-                // Another port than the clients' speaks a language of its own.
-                proxy: service.tells(wanted) && service.check.port.is_none(),
-                check: service.check.clone(),
-            });
+    for (server, wanted) in service.servers.iter().filter(|(_, s)| service.is_checked(s)) {
+        let mut addr = wanted.addr;
+        if let Some(port) = service.check.port {
+            addr.set_port(port);
         }
+        let mut listen = service.listen.addr;
+        if service.listen.one_port().is_none() {
+            listen.set_port(addr.port());
+        }
+        tasks.push(CheckTask {
+            service: name.to_owned(),
+            server: server.clone(),
+            addr,
+            listen,
+            forward: wanted.forward.unwrap_or(service.forward),
+            // Another port than the clients' speaks a language of its own.
+            proxy: service.tells(wanted) && service.check.port.is_none(),
+            check: service.check.clone(),
+        });
     }
     tasks
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Health::{self, Down, Inherited, Unknown, Up};
+    use std::sync::Arc;
+
+    use super::{
+        CheckTasks,
+        Health::{self, Down, Inherited, Unknown, Up},
+    };
+
+    #[test]
+    fn checks_of_services_that_stay_are_shared() {
+        let spec = |weight: u8, port: u16| {
+            let head = "[cluster]\nname = \"t\"\n[nodes]\nlb1 = \"10.0.0.2\"\n";
+            let web = format!(
+                "[service.web]\nlisten = \"10.0.0.100:80\"\nservers = {{ r1 = {{ address = \
+                 \"10.0.0.11\", weight = {weight} }}, r2 = \"10.0.0.12\" }}\n"
+            );
+            let none = "[service.none]\nlisten = \"10.0.0.100:81\"\ncheck = \"none\"\n\
+                servers = { r1 = \"10.0.0.11\" }\n";
+            let mail = format!(
+                "[service.mail]\nlisten = \"10.0.0.100:{port}\"\n\
+                 servers = {{ r1 = \"10.0.0.11\" }}\n"
+            );
+            nines_model::config::parse(&format!("{head}{web}{none}{mail}")).unwrap()
+        };
+        let before = CheckTasks::of(&spec(1, 25));
+        let names = before.iter().map(|task| (task.service.as_str(), task.server.as_str()));
+        assert_eq!(names.collect::<Vec<_>>(), [("mail", "r1"), ("web", "r1"), ("web", "r2")]);
+        assert_eq!(before.count(), 3);
+        let shared = |after: &CheckTasks, name: &str| {
+            Arc::ptr_eq(&before.0[name].tasks, &after.0[name].tasks)
+        };
+        let weight = before.after(&spec(2, 25));
+        assert!(weight.are_same(&before) && shared(&weight, "web") && shared(&weight, "mail"));
+        let port = before.after(&spec(1, 26));
+        assert!(!port.are_same(&before) && shared(&port, "web") && !shared(&port, "mail"));
+        assert_eq!(port, CheckTasks::of(&spec(1, 26)));
+        assert!(!CheckTasks::default().are_same(&before));
+    }
 
     #[test]
     fn every_transition() {

@@ -9,7 +9,6 @@
 
 pub mod action;
 pub mod batch;
-pub mod configs;
 pub mod edit;
 pub mod event;
 pub mod event_log;
@@ -22,6 +21,7 @@ pub mod membership;
 pub mod node;
 pub mod peek;
 pub mod snapshot;
+pub mod spec_edit;
 pub mod state;
 pub mod vip;
 pub mod vip_set;

@@ -5,8 +5,7 @@
 //!
 //! 1. The clock of the consensus ticks, if heartbeats have told that this node may vote.
 //! 2. Messages whose promise has ended enter the consensus (`voter/append_gate.rs`).
-//! 3. The log: messages leave, the disk is asked (`log.rs`), committed entries are applied when
-//!    their configs have been read (`read_ahead.rs`).
+//! 3. The log: messages leave, the disk is asked, committed entries are applied (`log.rs`).
 //! 4. VIPs follow the state (`vips.rs`); what leaves the common deadline leaves it first.
 //! 5. The heartbeat, when it is due (`heartbeat.rs`); it asks for renewals.
 //! 6. Peers that are silent, back, or run twice are told of (`heartbeat.rs`, `incarnation.rs`).
@@ -45,7 +44,6 @@ mod lost_log;
 mod operations;
 mod proposals;
 mod reachability;
-mod read_ahead;
 pub mod results;
 mod start;
 mod views;
@@ -63,7 +61,8 @@ pub struct Node {
     state: State,
     changes: log::Changes,
     voter: Voter,
-    read_ahead: read_ahead::ReadAhead,
+    /// Bytes of commands applied since the log was cut for its size.
+    applied_bytes: usize,
     proposals: proposals::Proposals,
     unrecorded: event_log::Unrecorded,
     facts: fitness::OwnFacts,
@@ -119,7 +118,6 @@ impl Node {
                 }
             }
             Event::OnLoopback(vips) => drop(self.perform(Operation::Serve(vips))),
-            Event::Read(config) => self.was_read(now, config),
             Event::Checked { service, server, outcome } => {
                 self.checked(now, service, server, outcome);
             }
@@ -196,7 +194,7 @@ impl Node {
     fn catch_up(&mut self, now: Time) {
         let consensus = self.voter.consensus();
         let told = consensus.leader() != 0 && now.since(self.started) > CAUGHT_UP.ns();
-        let read = told && self.read_ahead.entries.is_empty();
+        let read = told && !self.outdated;
         if !self.caught_up && (consensus.leads() || read) {
             self.caught_up = true;
             self.all_vips_changed();

@@ -53,14 +53,13 @@ fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
     None
 }
 
+/// Fields of [`crate::wire::Command`] that put a config in force: as text, and as values.
+const APPLIES_TEXT: u64 = 10;
+pub(crate) const APPLIES_SPEC: u64 = 21;
+
 /// Whether this encoded [`crate::wire::Command`] applies a config: then it does nothing else.
 pub fn applies_config(bytes: &[u8]) -> bool {
-    field(bytes, 10).is_some()
-}
-
-/// The text of the config of this encoded state ([`crate::snapshot`]).
-pub fn config_of_state(bytes: &[u8]) -> Option<&str> {
-    std::str::from_utf8(field(bytes, 1)?).ok()
+    has_any(bytes, &[APPLIES_TEXT, APPLIES_SPEC])
 }
 
 #[cfg(test)]
@@ -68,14 +67,10 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
-    use crate::{
-        snapshot,
-        state::State,
-        wire::{Apply, Command, command::Kind},
-    };
+    use crate::wire::{Apply, Command, command::Kind};
 
     #[test]
-    fn a_config_is_found_in_a_command_and_in_a_state() {
+    fn a_config_is_found_in_a_command() {
         let command = |kind| Command { number: 300, at_ms: 1 << 40, kind, ..Command::default() };
         let text = "x".repeat(70_000);
         let apply = Apply { text: text.clone(), expected: 3, head: 1 << 30, tail: 0 };
@@ -88,9 +83,6 @@ mod tests {
         }
         let other = command(Some(Kind::Remove(text.clone()))).encode_to_vec();
         assert!(!applies_config(&other));
-        let state = State { text: text.as_str().into(), revision: 1, ..State::default() };
-        assert_eq!(config_of_state(&snapshot::encode(&state)), Some(text.as_str()));
-        assert_eq!(config_of_state(&[]), None);
         assert!(has_any(&bytes, &[11, 10]) && has_any(&bytes, &[2]) && !has_any(&bytes, &[1, 11]));
         assert!(!has_any(&[0xff; 12], &[10]));
         assert!(!applies_config(&[0xff; 12]));

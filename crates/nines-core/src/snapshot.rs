@@ -1,14 +1,19 @@
 //! The replicated state as bytes, and back. Equal states give equal bytes (S2).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
+use nines_model::Spec;
 use prost::Message;
 
 use crate::{
-    configs::Configs,
+    edit::Following,
     event_log::{EventLog, LoggedEvent},
+    spec_edit,
     state::{Admin, Failover, Holding, Members, Set, State, Vips},
-    wire::{Facts, LogEvent, Member, pack, unpack},
+    wire::{Facts, LogEvent, Member, SpecEdit, pack, unpack},
 };
 
 #[derive(Clone, PartialEq, Message)]
@@ -35,6 +40,9 @@ struct Kept {
     highest: u64,
     #[prost(uint32, tag = "31")]
     feature_level: u32,
+    /// What the text says; none in states of builds below feature level 2.
+    #[prost(message, optional, tag = "32")]
+    spec: Option<SpecEdit>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -145,15 +153,18 @@ pub fn encode(state: &State) -> Vec<u8> {
         applied: state.applied,
         highest: state.members.highest(),
         feature_level: state.members.feature_level(),
+        spec: Some(SpecEdit::whole(&state.spec)),
     }
     .encode_to_vec()
 }
 
 /// From bytes; `None`: not ours. Empty bytes are the empty state.
-pub fn decode(bytes: &[u8], configs: &mut Configs) -> Option<State> {
+pub fn decode(bytes: &[u8]) -> Option<State> {
     let kept = Kept::decode(bytes).ok()?;
-    let config = configs.get(&kept.text);
-    let spec = config.spec.as_ref().ok()?;
+    let spec = match &kept.spec {
+        Some(spec) => spec.applied_to(&Spec::default())?,
+        None => Following::default().read(&kept.text).ok()?,
+    };
     let (mut holdings, mut failovers) = (BTreeMap::new(), BTreeMap::new());
     let (mut drains, mut standbys, mut moves) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     for v in kept.vips {
@@ -185,8 +196,9 @@ pub fn decode(bytes: &[u8], configs: &mut Configs) -> Option<State> {
     }
     let Kept { revision, members, facts, membership, highest, feature_level, applied, .. } = kept;
     let mut state = State {
-        text: std::sync::Arc::clone(&config.text),
-        spec: std::sync::Arc::clone(spec),
+        text: kept.text.into(),
+        digest: spec_edit::digest(&spec),
+        spec: Arc::new(spec),
         revision,
         members: Members::restored(members, facts, (highest, membership), feature_level),
         vips: Vips::restored(holdings, failovers),
@@ -231,10 +243,9 @@ mod tests {
         state.story.push(4, 1, LogEvent { text: "x".into(), ..LogEvent::default() });
         state.story.push(4, 2, LogEvent { kind: "wish".into(), ..LogEvent::default() });
         let bytes = encode(&state);
-        let mut configs = Configs::default();
-        let back = decode(&bytes, &mut configs).unwrap();
+        let back = decode(&bytes).unwrap();
         assert_eq!(back, state);
         assert_eq!(encode(&back), bytes);
-        assert!(decode(b"\xff\xff", &mut configs).is_none());
+        assert!(decode(b"\xff\xff").is_none());
     }
 }

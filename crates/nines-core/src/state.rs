@@ -13,9 +13,9 @@ use prost::Message as _;
 use crate::{
     action::Refusal,
     batch,
-    configs::Configs,
     edit::Following,
     event_log::{EventKind, EventLog},
+    spec_edit,
     voter::consensus::Change,
     wire::{self, Command, Member, command::Kind},
 };
@@ -41,6 +41,8 @@ pub struct State {
     pub text: Arc<str>,
     /// And as read.
     pub spec: Arc<Spec>,
+    /// Its digest ([`crate::spec_edit::digest`]).
+    pub digest: u64,
     /// Revision: the number of configs that were applied.
     pub revision: u64,
     /// Members by number, and what each said about itself.
@@ -77,8 +79,8 @@ impl State {
         spec: Arc<Spec>,
         members: impl IntoIterator<Item = Member>,
     ) -> Self {
-        let members = Members::founded(members);
-        Self { text, spec, revision: 1, members, applied: 1, ..Self::default() }
+        let (members, digest) = (Members::founded(members), spec_edit::digest(&spec));
+        Self { text, spec, digest, revision: 1, members, applied: 1, ..Self::default() }
     }
 
     /// A member by name.
@@ -94,7 +96,7 @@ impl State {
     /// The config in force, for whoever looks at what may follow it.
     pub fn following(&self) -> Following {
         let (text, spec) = (Arc::clone(&self.text), Arc::clone(&self.spec));
-        Following { revision: self.revision, text, spec }
+        Following { revision: self.revision, text, spec, digest: self.digest }
     }
 
     /// Event that led to what happens to the VIP where it is: the request to hand it over while its
@@ -116,13 +118,11 @@ impl State {
 
     /// Applies the entry at `index`; `member`: the node whose membership the entry changes. The
     /// proposer gets the outcome. A command that is refused changes nothing but `applied`.
-    /// `configs` have been read already.
     pub fn apply(
         &mut self,
         index: u64,
         member: Option<(u64, Change)>,
         bytes: &[u8],
-        configs: &mut Configs,
     ) -> Option<(Command, Outcome)> {
         self.applied = index;
         let mut command = Command::decode(bytes).unwrap_or_default();
@@ -132,7 +132,7 @@ impl State {
         }
         let kind = kind?;
         let entry = Entry { index, place: 0, command: &command };
-        let outcome = self.carry_out(entry, member, &kind, configs);
+        let outcome = self.carry_out(entry, member, &kind);
         command.kind = Some(kind);
         Some((command, outcome))
     }
@@ -142,12 +142,11 @@ impl State {
         entry: Entry<'_>,
         member: Option<(u64, Change)>,
         kind: &Kind,
-        configs: &mut Configs,
     ) -> Outcome {
         match kind {
-            Kind::Apply(apply) => {
-                let change = self.validate_config(apply, configs)?;
-                Ok(self.commit_config(entry, change, configs))
+            Kind::Apply(_) | Kind::ApplySpec(_) => {
+                let next = self.validate_config(kind)?;
+                Ok(self.commit_config(entry, next))
             }
             Kind::Give(_) | Kind::Move(_) | Kind::Released(_) => self.one_vip(entry, kind),
             Kind::Batch(_) => self.many_vips(entry, kind.clone()),

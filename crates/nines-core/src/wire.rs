@@ -9,11 +9,16 @@ mod batch;
 mod facts;
 mod heartbeat;
 mod incarnation;
+mod spec;
 
 pub use batch::Batch;
 pub use facts::{Facts, FeatureLevel, Unfit};
 pub use heartbeat::{Ack, Awaits, Heartbeat, SetPart};
 pub use incarnation::{Incarnation, KeptIncarnation, LongPromise};
+pub use spec::{
+    CheckEntry, ForwardEntry, General, NodeEntry, RateEntry, ServerEntry, ServiceEntry, Socket,
+    SourceEntry, SpecEdit, VipEntry,
+};
 
 /// One datagram, or one frame of a TLS stream, after decryption.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -239,7 +244,7 @@ pub struct Command {
     #[prost(string, tag = "5")]
     pub cause: String,
     /// What the command does.
-    #[prost(oneof = "command::Kind", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 50")]
+    #[prost(oneof = "command::Kind", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 50")]
     pub kind: Option<command::Kind>,
 }
 
@@ -248,7 +253,7 @@ pub mod command {
     /// One of these.
     #[derive(Clone, PartialEq, prost::Oneof)]
     pub enum Kind {
-        /// A new config.
+        /// A new config as text, which each node reads: for builds below feature level 2.
         #[prost(message, tag = "10")]
         Apply(super::Apply),
         /// A VIP to a node; nobody alive holds it.
@@ -281,6 +286,9 @@ pub mod command {
         /// The cluster's feature level rises.
         #[prost(message, tag = "20")]
         FeatureLevel(super::FeatureLevel),
+        /// A new config, as its proposer read it.
+        #[prost(message, tag = "21")]
+        ApplySpec(super::ApplySpec),
         /// The same for many VIPs.
         #[prost(message, tag = "50")]
         Batch(super::Batch),
@@ -302,6 +310,20 @@ pub struct Apply {
     /// Bytes of the text in force that stay after the piece.
     #[prost(uint64, tag = "4")]
     pub tail: u64,
+}
+
+/// A new config ([`crate::spec_edit`]): the text for people, and what it says for nodes.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ApplySpec {
+    /// The text, and the revision that all of this was made from.
+    #[prost(message, required, tag = "1")]
+    pub text: Apply,
+    /// What differs from the config in force.
+    #[prost(message, required, tag = "2")]
+    pub edit: SpecEdit,
+    /// Digest of the config that comes into force.
+    #[prost(fixed64, tag = "3")]
+    pub digest: u64,
 }
 
 /// A VIP to a node.

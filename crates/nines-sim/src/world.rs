@@ -459,11 +459,6 @@ impl World {
                 }
                 Action::Send { to, bytes, bulk: true } => self.send_bulk(id, to, bytes),
                 Action::Send { to, bytes, bulk: false } => self.send(id, to, bytes),
-                Action::Read(unread) => {
-                    let event = Event::Read(std::sync::Arc::new(unread.read()));
-                    let time = 100_000 + self.random.below(40_000_000);
-                    self.schedule(time, id, Happening::Deliver(event));
-                }
                 Action::RestartReady => {
                     self.changed = true;
                     self.kill(id);

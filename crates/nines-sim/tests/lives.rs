@@ -3,7 +3,7 @@
 use nines_model::Millis;
 use nines_sim::{Sabotage, Scenario, World, run};
 
-use nines_core::wire::{Apply, Member, command::Kind};
+use nines_core::wire::{Member, command::Kind};
 
 const LONG: &str = "[timing]\nlease = \"10s\"\n";
 
@@ -21,7 +21,7 @@ fn shorten_and_restart(sabotage: Sabotage) -> Result<(), String> {
     world.pause(holder, Millis(60_000));
     world.run_for(Millis(1_000))?;
     let text = world.text().replace(LONG, "");
-    world.operator_asks(others[0], Kind::Apply(Apply::whole(text, 0)));
+    world.operator_asks(others[0], World::whole_config(text));
     world.run_for(Millis(500))?;
     let joins = Member { id: 9, name: "late".into(), ..Member::default() };
     world.operator_asks(others[0], Kind::Join(joins));

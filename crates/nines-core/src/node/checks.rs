@@ -6,7 +6,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
-    sync::Arc,
 };
 
 use nines_model::{Millis, Time, Traffic};
@@ -16,7 +15,7 @@ use crate::{
     action::Action,
     event_log::EventKind,
     forwarding,
-    health::{CheckTask, Health},
+    health::{CheckTask, CheckTasks, Health},
     vip::Want,
 };
 
@@ -31,7 +30,7 @@ const CHECKS_PER_MS: u64 = 20;
 #[derive(Default)]
 pub(super) struct Checks {
     /// The checks that the agent makes.
-    tasks: Arc<Vec<CheckTask>>,
+    tasks: CheckTasks,
     known: forwarding::Known,
     results: results::Results,
     /// Raised when a server's state by its checks changes.
@@ -56,8 +55,8 @@ impl Checks {
     }
 
     /// Whether the agent makes other checks than these.
-    pub(super) fn differ(&self, tasks: &Arc<Vec<CheckTask>>) -> bool {
-        self.tasks != *tasks
+    pub(super) fn differ(&self, tasks: &CheckTasks) -> bool {
+        !self.tasks.are_same(tasks)
     }
 
     /// Whether the first table need not wait for more results.
@@ -73,7 +72,7 @@ impl Checks {
     /// First results enter the table when the last one is there, or some after a moment. `first`:
     /// no table was made yet.
     pub(super) fn take_first_results(&mut self, now: Time, first: bool) {
-        let patience = Millis(MORE_RESULTS.0 + self.tasks.len() as u64 / CHECKS_PER_MS).ns();
+        let patience = Millis(MORE_RESULTS.0 + self.tasks.count() as u64 / CHECKS_PER_MS).ns();
         let at_once = self.first.missing == 0 || (first && self.waited(now));
         let over = |since: Time| at_once || now.since(since) >= patience;
         if self.first.since.is_some_and(over) {
@@ -107,7 +106,7 @@ impl Node {
     pub(super) fn checks_changed(&mut self, now: Time) {
         let key = |c: &CheckTask| (c.service.clone(), c.server.clone());
         let before: BTreeMap<_, _> = self.checks.tasks.iter().map(|c| (key(c), c.addr)).collect();
-        self.checks.tasks = Arc::clone(self.desired_state.checks());
+        self.checks.tasks = self.desired_state.checks().clone();
         let present: BTreeMap<_, _> = self.checks.tasks.iter().map(|c| (key(c), c.addr)).collect();
         let count = self.checks.known.len();
         // At another address it is another server.
@@ -140,7 +139,7 @@ impl Node {
             self.results_changed();
         }
         self.checks.first.checks_since = Some(now);
-        self.actions.push(Action::Check(Arc::clone(&self.checks.tasks)));
+        self.actions.push(Action::Check(self.checks.tasks.clone()));
     }
 
     /// A health check has ended.

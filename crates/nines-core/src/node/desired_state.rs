@@ -12,7 +12,7 @@ use crate::{
     action::Operation,
     event_log::EventKind,
     forwarding::{self, Wanted},
-    health::{self, CheckTask},
+    health::CheckTasks,
 };
 
 /// Everything that the wanted world is computed from.
@@ -29,7 +29,7 @@ struct Causes {
 pub(super) struct DesiredState {
     causes: Option<Causes>,
     cover: Vec<(IpAddr, bool)>,
-    checks: Arc<Vec<CheckTask>>,
+    checks: CheckTasks,
     wanted: Wanted,
     duty: RealServerRole,
     settled: bool,
@@ -37,7 +37,7 @@ pub(super) struct DesiredState {
 
 impl DesiredState {
     /// The checks that go with the config in force.
-    pub(super) fn checks(&self) -> &Arc<Vec<CheckTask>> {
+    pub(super) fn checks(&self) -> &CheckTasks {
         &self.checks
     }
 }
@@ -138,8 +138,7 @@ impl Node {
             self.state.members.facts().iter().filter(|(name, _)| **name != self.config.name);
         let macs = others.flat_map(|(_, f)| f.macs.iter());
         let macs = macs.filter_map(|m| m.as_slice().try_into().ok()).collect();
-        let checks = self.read_ahead.configs.known(&self.state.text).map(|c| Arc::clone(&c.checks));
-        let checks = checks.unwrap_or_else(|| Arc::new(health::checks(&spec)));
+        let checks = self.desired_state.checks.after(&spec);
         let down = forwarding::down(self.checks.known(), &checks);
         let wanted = Wanted { spec, drained: self.state.drained(), down, own, macs };
         let before = &self.desired_state;

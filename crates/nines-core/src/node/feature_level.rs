@@ -5,13 +5,15 @@
 //! facts. The levels themselves are in `crates/nines-core/src/feature_level.rs`.
 
 use nines_model::Time;
+use prost::Message as _;
 
 use super::{Node, failover::LEAD_AGAIN};
 use crate::{
     action::{Action, Refusal},
     feature_level::{self, BUILD},
-    voter::consensus::{self, Committed},
-    wire::{Command, FeatureLevel, Persisted, RaftMessage, command::Kind},
+    peek,
+    voter::consensus,
+    wire::{self, Command, FeatureLevel, Persisted, RaftMessage, command::Kind},
 };
 
 impl Node {
@@ -55,26 +57,24 @@ impl Node {
         mut command: Command,
     ) -> Option<Command> {
         let level = self.state.members.feature_level();
-        let new = |kind: &Kind| feature_level::needed(kind) > level;
-        if !command.kind.as_ref().is_some_and(new) {
-            return Some(command);
-        }
-        let kind = command.kind.take().expect("seen above");
-        match feature_level::older_form(&kind, &self.state.following()) {
-            Ok(Some(older)) => command.kind = Some(older),
+        let following = self.state.following();
+        let kind = command.kind.take()?;
+        let needed = feature_level::needed(&kind);
+        let why = match feature_level::form_at(level, kind, &following) {
+            Ok(Some(form)) => match following.after(&form) {
+                // This node is not the one to say what the others must come to.
+                Some(Err(why @ Refusal::Differs(_))) => why,
+                _ => return Some(Command { kind: Some(form), ..command }),
+            },
             Ok(None) => {
-                let needed = feature_level::needed(&kind);
                 let more = self.level_held_back(now).map_or_else(String::new, |t| format!("; {t}"));
                 let why = format!("this needs feature level {needed}, which is not in force{more}");
-                self.actions.push(Action::Reply { request, result: Err(Refusal::Unsafe(why)) });
-                return None;
+                Refusal::Unsafe(why)
             }
-            Err(why) => {
-                self.actions.push(Action::Reply { request, result: Err(why) });
-                return None;
-            }
-        }
-        Some(command)
+            Err(why) => why,
+        };
+        self.actions.push(Action::Reply { request, result: Err(why) });
+        None
     }
 
     /// What keeps the cluster from using all that this build can do, or which members the level in
@@ -114,35 +114,52 @@ impl Node {
         self.broken().is_some() && !self.is_retired() && !self.outdated
     }
 
-    /// The next committed entry, if it may be applied and this build reads it. Nothing that follows
-    /// one that it does not read is applied either.
-    pub(super) fn next_readable(&mut self, now: Time) -> Option<Committed> {
-        let first = self.read_ahead.entries.front();
-        let why = feature_level::beyond(self.state.members.feature_level())
-            .or_else(|| first.and_then(|entry| feature_level::unreadable(&entry.command)));
-        match why {
-            Some(why) => {
-                self.stop_as_outdated(why);
-                None
-            }
-            None => self.read_ahead.next(now, &self.state, &mut self.actions),
+    /// Whether this build reads a committed command. If not, this node stops: nothing that follows
+    /// may be applied either.
+    pub(super) fn reads_on(&mut self, command: &[u8]) -> bool {
+        if self.outdated {
+            return false;
         }
+        let why = feature_level::beyond(self.state.members.feature_level())
+            .or_else(|| feature_level::unreadable(command));
+        match why {
+            Some(why) => self.stop_as_outdated(why),
+            None => return true,
+        }
+        false
     }
 
     /// Whether a message brings an entry that this build does not read. It is not acknowledged: a
     /// voter that cannot tell what an entry gives away cannot say that no promise forbids it.
     pub(super) fn brings_unreadable(&mut self, message: &RaftMessage) -> bool {
         let entries = message.entries.iter().filter(|_| consensus::brings_entries(message));
-        let Some(why) = entries.map(|e| e.command()).find_map(feature_level::unreadable) else {
-            return false;
-        };
-        if consensus::asks_to_write(message) {
+        let commands: Vec<&[u8]> = entries.map(wire::LogEntry::command).collect();
+        let asks = consensus::asks_to_write(message);
+        let mut why = commands.iter().find_map(|command| feature_level::unreadable(command));
+        if asks && why.is_none() {
+            // A node whose config is another one must not make all others stop.
+            why = commands.iter().find_map(|command| self.differs_by(command));
+        }
+        let Some(why) = why else { return false };
+        if asks {
             let from = self.name_of(message.sender());
-            self.log(format!("{from} asks to write what this build does not know; it is refused"));
+            self.log(format!("a command of {from} is not written: {why}"));
         } else {
             self.stop_as_outdated(why);
         }
         true
+    }
+
+    /// Why this node would come to another config than the node that proposes it.
+    fn differs_by(&self, command: &[u8]) -> Option<String> {
+        if !peek::applies_config(command) {
+            return None;
+        }
+        let kind = Command::decode(command).ok()?.kind?;
+        match self.state.following().after(&kind)? {
+            Err(Refusal::Differs(why)) => Some(why),
+            _ => None,
+        }
     }
 
     /// A node that starts: what is on its disk may be newer than its build.
@@ -155,13 +172,13 @@ impl Node {
     }
 
     /// Votes no more, holds nothing and applies nothing, until another build is started.
-    fn stop_as_outdated(&mut self, why: String) {
+    pub(super) fn stop_as_outdated(&mut self, why: String) {
+        self.outdated = true;
         if self.broken().is_some() {
             return;
         }
         self.log(format!("this node votes no more: {why}"));
         self.voter.breaks(why);
-        self.outdated = true;
         self.all_vips_changed();
     }
 }
@@ -170,7 +187,7 @@ impl Node {
 mod tests {
     use std::sync::Arc;
 
-    use prost::Message as _;
+    use nines_model::Spec;
 
     use super::*;
     use crate::{
@@ -178,7 +195,9 @@ mod tests {
         node::Config,
         snapshot,
         state::State,
-        wire::{Apply, Facts, Frame, HardState, Heartbeat, LogEntry, Member, Snapshot, frame},
+        wire::{
+            Apply, ApplySpec, Facts, Frame, HardState, Heartbeat, LogEntry, Member, Snapshot, frame,
+        },
     };
 
     /// The first of three nodes, whose log ends with these commands, at this level.
@@ -206,7 +225,7 @@ mod tests {
             ..LogEntry::default()
         };
         let kept = Persisted {
-            hard_state: HardState { term: 1, vote: 0, commit: 1 },
+            hard_state: HardState { term: 1, vote: 0, commit: 1 + commands.len() as u64 },
             snapshot: Snapshot { index: 1, term: 1, voters: vec![1, 2, 3], learners: vec![], data },
             entries: (2..).zip(commands).map(entry).collect(),
             ..Persisted::default()
@@ -220,8 +239,8 @@ mod tests {
         Command { kind: Some(kind), ..Command::default() }
     }
 
-    /// A command with field 21, which no build of today writes.
-    const UNKNOWN: [u8; 5] = [0x08, 1, 0xaa, 1, 0];
+    /// A command with field 22, which no build of today writes.
+    const UNKNOWN: [u8; 5] = [0x08, 1, 0xb2, 1, 0];
 
     #[test]
     fn a_node_that_starts_with_what_it_cannot_read_votes_no_more() {
@@ -281,21 +300,53 @@ mod tests {
     }
 
     #[test]
-    fn a_piece_is_written_whole_until_every_member_reads_pieces() {
+    fn a_config_is_written_as_the_oldest_member_reads_it() {
         let text = "[cluster]\nname = \"c\"\n";
-        let piece = |expected| {
-            let apply = Apply::in_place_of("", text, expected);
-            Apply { head: 0, tail: 0, ..apply }
-        };
+        let piece = Apply::in_place_of("", text, 1);
         // Nothing of an empty text stays: the piece is the whole.
-        assert!(piece(1).is_whole());
-        let mut cut = piece(1);
-        cut.tail = 1;
-        assert_eq!(proposed(BUILD, Kind::Apply(cut.clone())), Ok(Kind::Apply(cut.clone())));
-        assert!(matches!(proposed(0, Kind::Apply(cut)), Err(Refusal::Changed(_))));
-        for level in [0, BUILD] {
-            assert_eq!(proposed(level, Kind::Apply(piece(1))), Ok(Kind::Apply(piece(1))));
+        assert!(piece.is_whole());
+        let cut = Kind::Apply(Apply { tail: 1, ..piece.clone() });
+        assert_eq!(proposed(BUILD, cut.clone()), Ok(cut.clone()));
+        assert!(matches!(proposed(0, cut), Err(Refusal::Changed(_))));
+        let spec = nines_model::config::parse(text).unwrap();
+        let values = ApplySpec::in_place_of(("", &Spec::default()), (text, &spec), 1).unwrap();
+        for level in [0, 1, BUILD] {
+            assert_eq!(proposed(level, Kind::Apply(piece.clone())), Ok(Kind::Apply(piece.clone())));
+            let written = if level < feature_level::VALUES {
+                Kind::Apply(piece.clone())
+            } else {
+                Kind::ApplySpec(values.clone())
+            };
+            assert_eq!(proposed(level, Kind::ApplySpec(values.clone())), Ok(written));
         }
+    }
+
+    /// Its config would not be the proposer's: it neither writes the command, nor asks for it, nor
+    /// goes on after it, and what it stands at replaces no log.
+    #[test]
+    fn a_node_that_comes_to_another_config_stops_and_stops_no_other() {
+        let now = Time(1_000_000_000);
+        let text = "[cluster]\nname = \"c\"\n";
+        let spec = nines_model::config::parse(text).unwrap();
+        let mut values = ApplySpec::in_place_of(("", &Spec::default()), (text, &spec), 1).unwrap();
+        values.digest ^= 1;
+        let kind = Kind::ApplySpec(values);
+        assert!(matches!(proposed(BUILD, kind.clone()), Err(Refusal::Differs(_))));
+        let data = command(kind).encode_to_vec();
+        let append = |kind| {
+            let entry = LogEntry { term: 1, index: 2, data: data.clone(), ..LogEntry::default() };
+            RaftMessage { kind, entries: vec![entry], ..RaftMessage::default() }
+        };
+        // As above: 2 asks the leader to write, 3 appends.
+        let mut leader = node(now, BUILD, &[]);
+        assert!(leader.brings_unreadable(&append(2)) && leader.broken().is_none());
+        let mut follower = node(now, BUILD, &[]);
+        assert!(!follower.brings_unreadable(&append(3)), "it may stand behind another command");
+        let mut follower = node(now, BUILD, std::slice::from_ref(&data));
+        follower.handle(now, Event::Tick);
+        assert!(follower.broken().unwrap().contains("is another one here"));
+        assert!(follower.is_outdated(1) && follower.state.revision == 1);
+        assert!(!follower.reads_on(&command(Kind::Remove("x".into())).encode_to_vec()));
     }
 
     #[test]
@@ -329,7 +380,7 @@ mod tests {
             "cluster feature level 0, held back by wit (0.1.0): install the newest nines there";
         assert_eq!(held(0, &[(2, BUILD)]).as_deref(), Some(wit));
         let lb2 =
-            "cluster feature level 1, not read by lb2 (0.1.0): install the newest nines there";
+            "cluster feature level 2, not read by lb2 (0.1.0): install the newest nines there";
         assert_eq!(held(BUILD, &[(2, 0), (3, BUILD)]).as_deref(), Some(lb2));
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     event_log::EventKind,
     incarnations::Standing,
     vip_set::{self, Name},
-    voter::{Context, Granted, consensus},
+    voter::{Granted, consensus},
     wire::{Ack, Frame, Heartbeat, RaftMessage, SetPart, frame},
 };
 
@@ -362,10 +362,8 @@ impl Node {
         if self.brings_unreadable(&message) {
             return;
         }
-        let Some(message) = self.read_ahead(now, message) else { return };
-        let (state, out) = (&self.state, &mut self.actions);
-        let mut cx = Context { now, state, out };
-        self.voter.receive(&mut cx, message, &mut self.read_ahead.configs);
+        let (voter, mut cx) = self.voter(now);
+        voter.receive(&mut cx, message);
     }
 
     pub(super) fn watch_peers(&mut self, now: Time) {

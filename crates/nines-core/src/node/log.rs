@@ -6,7 +6,7 @@ use nines_model::{Spec, Time};
 
 use super::Node;
 use crate::{
-    action::Action,
+    action::{Action, Refusal},
     batch, snapshot,
     voter::consensus::Committed,
     wire::{Command, Snapshot, command::Kind},
@@ -15,8 +15,8 @@ use crate::{
 /// The log is replaced by a snapshot after so many entries; a slow follower may lag by so many.
 const COMPACT_AFTER: usize = 4_096;
 const COMPACT_TAIL: u64 = 512;
-/// Or after so many bytes of configs and of other commands; then few of them stay. A config counts
-/// with its whole text, though only a piece of it is in the log: a start reads each of them.
+/// Or after so many bytes of commands; then few of them stay. A config in an old form counts with
+/// its whole text, though only a piece of it is in the log: a start reads each of them.
 pub(super) const COMPACT_BYTES: usize = 24 << 20;
 const COMPACT_TAIL_OF_LARGE: u64 = 4;
 
@@ -34,9 +34,8 @@ impl Node {
     /// only once a majority is heard. For what is made before that, such as room in tables.
     pub fn newest_config(&self) -> Arc<Spec> {
         let mut at = self.state.following();
-        let mut configs = self.read_ahead.configs.clone();
         for (_, command) in self.voter.consensus().tail() {
-            at.follow(&command, |text| configs.get(text));
+            at.follow(&command);
         }
         at.spec
     }
@@ -48,6 +47,7 @@ impl Node {
 
     /// Takes everything out of the consensus: messages leave, the disk is asked, entries applied.
     pub(super) fn pump(&mut self, now: Time) {
+        let mut grown = false;
         loop {
             let (voter, mut cx) = self.voter(now);
             let Some(batch) = voter.take(&mut cx) else { break };
@@ -55,15 +55,24 @@ impl Node {
             if let Some(snapshot) = batch.snapshot {
                 self.install(&snapshot);
             }
-            self.read_ahead.entries.extend(batch.committed);
+            for entry in batch.committed {
+                // Nothing that follows what this build does not read is applied either.
+                if self.reads_on(&entry.command) {
+                    grown |= entry.changes_member().is_some();
+                    self.apply(now, &entry);
+                }
+            }
         }
-        let grown = self.apply_committed(now);
+        // What it stands at is not what the log says.
+        if self.outdated {
+            return;
+        }
         // A node that joins is given a snapshot only if that names it as member.
-        let large = self.read_ahead.bytes > COMPACT_BYTES;
+        let large = self.applied_bytes > COMPACT_BYTES;
         if grown || large || self.voter.consensus().log_length() > COMPACT_AFTER {
             let tail = if large { COMPACT_TAIL_OF_LARGE } else { COMPACT_TAIL };
             if large {
-                self.read_ahead.bytes = 0;
+                self.applied_bytes = 0;
             }
             let (voter, mut cx) = self.voter(now);
             let data = snapshot::encode(cx.state);
@@ -72,11 +81,8 @@ impl Node {
     }
 
     fn install(&mut self, snapshot: &Snapshot) {
-        // What waits is older than this.
-        self.read_ahead.entries.clear();
-        match snapshot::decode(&snapshot.data, &mut self.read_ahead.configs) {
+        match snapshot::decode(&snapshot.data) {
             Some(state) => {
-                self.read_ahead.configs.in_force(&state.text);
                 self.state = state;
                 self.state.applied = snapshot.index;
             }
@@ -93,15 +99,17 @@ impl Node {
             let valid = self.state.may_join(change, &entry.command);
             self.voter.apply_change(entry, valid);
         }
-        let applied = self.state.apply(
-            entry.index,
-            entry.changes_member(),
-            &entry.command,
-            &mut self.read_ahead.configs,
-        );
+        let applied = self.state.apply(entry.index, entry.changes_member(), &entry.command);
+        self.applied_bytes += entry.command.len();
         let (voter, cx) = self.voter(now);
         voter.applied(&cx, entry.index);
         let Some((command, outcome)) = applied else { return };
+        if let Some(Kind::Apply(_)) = command.kind {
+            self.applied_bytes += self.state.text.len();
+        }
+        if let Err(Refusal::Differs(why)) = &outcome {
+            self.stop_as_outdated(why.clone());
+        }
         self.note_changes(command.kind.as_ref());
         if command.node == self.config.id
             && let Some(request) = self.proposals.answered(command.number)
@@ -115,7 +123,7 @@ impl Node {
     fn note_changes(&mut self, kind: Option<&Kind>) {
         match kind {
             None | Some(Kind::LogEvents(_)) => return,
-            Some(Kind::Apply(_)) => self.all_vips_changed(),
+            Some(Kind::Apply(_) | Kind::ApplySpec(_)) => self.all_vips_changed(),
             Some(kind @ (Kind::Give(_) | Kind::Move(_) | Kind::Released(_) | Kind::Batch(_))) => {
                 for vip in batch::vips(kind) {
                     self.vip_changed(vip);

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use nines_model::{Millis, Time};
+use prost::Message as _;
 
 use super::Node;
 use crate::{
@@ -14,7 +15,7 @@ use crate::{
 
 /// Least time that a proposer waits for its command.
 const PATIENCE: Millis = Millis(5_000);
-/// Bytes of a config that others read, send and write in a millisecond, at the least.
+/// Bytes of a config that others take in, send and write in a millisecond, at the least.
 const CONFIG_BYTES_PER_MS: u64 = 1_000;
 
 /// Commands that wait for their place in the log.
@@ -43,11 +44,12 @@ impl Proposals {
     }
 }
 
-/// How long a proposer waits for its command: the longer the config is that others have to read for
-/// it, and be it for one piece.
+/// How long a proposer waits for its command: the longer the config is that others have to take in
+/// for it, and where they read text, be it for one piece.
 fn allowance(command: &Command) -> Millis {
     let size = match &command.kind {
         Some(Kind::Apply(apply)) => apply.size(),
+        Some(Kind::ApplySpec(apply)) => apply.encoded_len() as u64,
         _ => 0,
     };
     Millis(PATIENCE.0 + size / CONFIG_BYTES_PER_MS)

@@ -3,10 +3,10 @@
 //! Decides: what of the disk is believed. A node never guesses: one that cannot read its own state
 //! votes no more.
 
-use nines_model::Time;
+use nines_model::{Millis, Time};
 
 use super::{Node, checks, desired_state, event_log, failover, fitness, heartbeat, incarnation};
-use super::{joining, leaving, log, lost_log, operations, proposals, read_ahead, vips};
+use super::{joining, leaving, log, lost_log, operations, proposals, vips};
 use crate::{
     membership::Membership,
     snapshot,
@@ -48,9 +48,8 @@ impl Config {
 fn believed<'a>(
     kept: &'a Persisted,
     empty: &'a Persisted,
-    read_ahead: &mut read_ahead::ReadAhead,
 ) -> (&'a Persisted, State, Option<String>) {
-    let decoded = snapshot::decode(&kept.snapshot.data, &mut read_ahead.configs);
+    let decoded = snapshot::decode(&kept.snapshot.data);
     // Never guess: a voter with an empty state would renew anybody's lease (S27).
     let mut broken = match &decoded {
         Some(_) => None,
@@ -69,13 +68,27 @@ fn believed<'a>(
     (kept, decoded.unwrap_or_default(), broken)
 }
 
+/// Longest lease and restart of any config that this node may have gone by: that of the snapshot,
+/// and those in the log after it. What was promised by earlier ones is on the disk beside the
+/// snapshot (`voter/promise_bound.rs`).
+fn longest_timing(state: &State, kept: &Persisted) -> (Millis, Millis) {
+    let mut at = state.following();
+    let mut longest = (at.spec.timing.lease, at.spec.timing.restart);
+    for entry in kept.entries.iter().filter(|entry| entry.index > kept.snapshot.index) {
+        if at.follow(&entry.data) {
+            longest.0 = longest.0.max(at.spec.timing.lease);
+            longest.1 = longest.1.max(at.spec.timing.restart);
+        }
+    }
+    longest
+}
+
 impl Node {
     /// A node that starts from what the disk kept.
     pub fn new(config: Config, now: Time, kept: &Persisted) -> Self {
-        let mut read_ahead = read_ahead::ReadAhead::default();
         let empty = Persisted::default();
-        let (kept, state, broken) = believed(kept, &empty, &mut read_ahead);
-        let longest = read_ahead.longest_timing(&state, kept);
+        let (kept, state, broken) = believed(kept, &empty);
+        let longest = longest_timing(&state, kept);
         let voter = Voter::new(config.identity(), now, kept, &state, longest, broken);
         let mut node = Self {
             proposals: proposals::Proposals::new(config.boot),
@@ -83,7 +96,7 @@ impl Node {
             state,
             changes: log::Changes::default(),
             voter,
-            read_ahead,
+            applied_bytes: 0,
             unrecorded: event_log::Unrecorded::default(),
             facts: fitness::OwnFacts::default(),
             membership: Membership::default(),

@@ -3,52 +3,23 @@
 //! Decides: which config may follow the one in force (by [`crate::edit`]), and what an applied
 //! config means for VIPs, drains, standbys and move requests that it no longer names.
 
-use std::sync::Arc;
-
-use nines_model::Spec;
-
 use super::{Entry, State, events::Event};
-use crate::{
-    action::Refusal,
-    configs::{Config, Configs},
-    edit::Edit,
-    event_log::EventKind,
-    wire::Apply,
-};
-
-/// A config that may follow the one in force.
-pub(super) struct Change {
-    config: Arc<Config>,
-    spec: Arc<Spec>,
-}
+use crate::{action::Refusal, edit::Following, event_log::EventKind, wire::command::Kind};
 
 impl State {
     /// The config that a command puts in force. An error: it was made from another revision, its
-    /// text is wrong, or it is for another cluster.
-    pub(super) fn validate_config(
-        &self,
-        apply: &Apply,
-        configs: &mut Configs,
-    ) -> Result<Change, Refusal> {
-        let (config, spec) =
-            self.following().accepts(&Edit::of(apply), |text| configs.get(text))?;
-        Ok(Change { config, spec })
+    /// text is wrong, it is for another cluster, or this node would read it otherwise.
+    pub(super) fn validate_config(&self, kind: &Kind) -> Result<Following, Refusal> {
+        let none = || Err(Refusal::Invalid("no config".into()));
+        self.following().after(kind).unwrap_or_else(none)
     }
 
     /// Puts it in force.
-    pub(super) fn commit_config(
-        &mut self,
-        entry: Entry<'_>,
-        change: Change,
-        configs: &mut Configs,
-    ) -> String {
-        let Change { config, spec } = change;
+    pub(super) fn commit_config(&mut self, entry: Entry<'_>, next: Following) -> String {
+        let Following { revision, text, spec, digest } = next;
         self.vips.release_unnamed(&spec);
         self.admin.forget_unnamed(&spec);
-        self.spec = spec;
-        self.text = Arc::clone(&config.text);
-        configs.in_force(&self.text);
-        self.revision += 1;
+        (self.spec, self.text, self.digest, self.revision) = (spec, text, digest, revision);
         let text = format!("config {} applied", self.revision);
         let subject = "config".to_owned();
         self.commit_event(entry, Event { kind: EventKind::Config, subject, text: text.clone() });
@@ -66,7 +37,7 @@ mod tests {
             Holding,
             tests::{CONFIG, act, command, state, tried, vip},
         },
-        wire::{self, command::Kind},
+        wire::{self, Apply, ApplySpec},
     };
 
     fn apply(text: &str, expected: u64) -> Kind {
@@ -78,7 +49,14 @@ mod tests {
         let (good, other) = (CONFIG.replace("r2", "r5"), CONFIG.replace("\"t\"", "\"u\""));
         let piece =
             |expected, head, tail| Kind::Apply(Apply { text: String::new(), expected, head, tail });
-        let table: [(Kind, Result<(), fn(&Refusal) -> bool>); 8] = [
+        let read = |text: &str| nines_model::config::parse(text).unwrap();
+        let spec = ApplySpec::in_place_of((CONFIG, &read(CONFIG)), (&good, &read(&good)), 1);
+        let whole = ApplySpec::whole(good.clone(), &read(&good), 0);
+        let elsewhere = ApplySpec::whole(other.clone(), &read(&other), 0);
+        let table: [(Kind, Result<(), fn(&Refusal) -> bool>); 11] = [
+            (Kind::ApplySpec(spec.unwrap()), Ok(())),
+            (Kind::ApplySpec(whole.unwrap()), Ok(())),
+            (Kind::ApplySpec(elsewhere.unwrap()), Err(|why| matches!(why, Refusal::Unsafe(_)))),
             (apply(&good, 0), Ok(())),
             (apply(&good, 1), Ok(())),
             (Kind::Apply(Apply::in_place_of(CONFIG, &good, 1)), Ok(())),
@@ -95,6 +73,7 @@ mod tests {
                 Ok(()) => {
                     assert_eq!(outcome, Ok("config 2 applied".into()), "{kind:?}");
                     assert_eq!((&*state.text, state.revision), (good.as_str(), 2));
+                    assert_eq!(state.digest, crate::spec_edit::digest(&state.spec));
                 }
                 Err(fits) => assert!(fits(&outcome.clone().unwrap_err()), "{kind:?}: {outcome:?}"),
             }
@@ -127,7 +106,7 @@ mod tests {
         let mut again = state.clone();
         let bytes = command(apply(without, 0));
         for state in [&mut state, &mut again] {
-            state.apply(23, None, &bytes, &mut Configs::default());
+            state.apply(23, None, &bytes);
         }
         assert!(state == again && state.revision == 3);
     }

@@ -284,7 +284,7 @@ mod tests {
         assert_eq!(state.members.keys().copied().collect::<Vec<_>>(), [1, 3, 4, 5]);
         assert_eq!((state.members.highest(), state.members.newest_change()), (5, 25));
         let promoted = |state: &mut State, index, id| {
-            state.apply(index, Some((id, Votes)), &[], &mut crate::configs::Configs::default());
+            state.apply(index, Some((id, Votes)), &[]);
             state.members.newest_change()
         };
         assert_eq!(promoted(&mut state, 26, 5), 26);

@@ -38,14 +38,9 @@ pub(super) fn vip(n: usize) -> IpAddr {
 /// Three members, both VIPs held by lb1, one being handed over.
 pub(super) fn state() -> State {
     let mut state = State::default();
-    let configs = &mut Configs::default();
     for (id, name) in [(1, "lb1"), (2, "lb2"), (3, "w")] {
-        let done = state.apply(
-            id,
-            Some((id, Change::Learns)),
-            &command(Kind::Join(member(id, name))),
-            configs,
-        );
+        let join = command(Kind::Join(member(id, name)));
+        let done = state.apply(id, Some((id, Change::Learns)), &join);
         assert!(done.unwrap().1.is_ok());
     }
     let text = CONFIG.to_owned();
@@ -58,7 +53,7 @@ pub(super) fn state() -> State {
         Move { vip: pack(vip(1)), from: "lb1".into(), to: "lb2".into(), why: String::new() };
     let all = [apply, give(0), give(1), Kind::Move(moved), act("drain", &["web/r2"])];
     for (index, kind) in (4..).zip(all) {
-        let done = state.apply(index, None, &command(kind.clone()), configs).unwrap().1;
+        let done = state.apply(index, None, &command(kind.clone())).unwrap().1;
         assert!(done.is_ok(), "{kind:?}: {done:?}");
     }
     state
@@ -72,12 +67,12 @@ pub(super) fn tried(
     kind: Kind,
 ) -> Outcome {
     let mut before = State { applied: index, ..state.clone() };
-    let (bytes, configs) = (command(kind.clone()), &mut Configs::default());
+    let bytes = command(kind.clone());
     if member.is_some_and(|change| state.may_join(change, &bytes)) {
         // A promotion takes effect whatever its entry says besides.
         before.members.changed(index);
     }
-    let done = state.apply(index, member, &bytes, configs);
+    let done = state.apply(index, member, &bytes);
     let (_, outcome) = done.expect("a command");
     if outcome.is_err() {
         assert!(*state == before, "{kind:?} was refused and took effect");

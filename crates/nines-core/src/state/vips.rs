@@ -258,7 +258,6 @@ impl State {
 mod tests {
     use super::*;
     use crate::{
-        configs::Configs,
         state::tests::{state, tried, vip},
         vip_set,
         wire::{Batch, pack},
@@ -340,7 +339,7 @@ mod tests {
             ..Default::default()
         };
         let bytes = prost::Message::encode_to_vec(&command);
-        assert!(state.apply(20, None, &bytes, &mut Configs::default()).unwrap().1.is_ok());
+        assert!(state.apply(20, None, &bytes).unwrap().1.is_ok());
         let failover = &state.vips.failovers()[&vip(1)];
         assert_eq!((failover.actor.as_str(), failover.event.as_str()), ("a", "20.0"));
     }

@@ -11,9 +11,7 @@ use prost::Message as _;
 
 use super::{Context, Voter, consensus};
 use crate::{
-    batch,
-    configs::Configs,
-    peek, snapshot,
+    batch, peek, snapshot,
     wire::{self, Command, RaftMessage, Token, command::Kind},
 };
 
@@ -81,7 +79,7 @@ impl Voter {
 
     /// Takes a screened message in. One that brings an entry which gives a promised VIP away waits
     /// until the promise has ended: to the consensus that is a slow network, nothing more.
-    pub fn receive(&mut self, cx: &mut Context<'_>, message: RaftMessage, configs: &mut Configs) {
+    pub fn receive(&mut self, cx: &mut Context<'_>, message: RaftMessage) {
         let mut until = None;
         if consensus::brings_entries(&message) {
             for entry in &message.entries {
@@ -98,7 +96,7 @@ impl Voter {
             }
             Some(_) => {}
             None => {
-                if let Err(why) = self.let_in(cx, &message, configs) {
+                if let Err(why) = self.let_in(cx, &message) {
                     self.refuse(cx, message.sender(), &why);
                 }
             }
@@ -151,16 +149,11 @@ impl Voter {
         self.promises.hold(cx.now, vip, cx.id_of(&give.to), index)
     }
 
-    fn let_in(
-        &mut self,
-        cx: &Context<'_>,
-        message: &RaftMessage,
-        configs: &mut Configs,
-    ) -> Result<(), String> {
+    fn let_in(&mut self, cx: &Context<'_>, message: &RaftMessage) -> Result<(), String> {
         self.consensus.admits(message)?;
         if let Some(state) = consensus::brings_state(message) {
             // Written by a version whose config this one cannot read: never guess (S27).
-            let Some(read) = snapshot::decode(&state.data, configs) else {
+            let Some(read) = snapshot::decode(&state.data) else {
                 return Err("this version cannot read its state: update this node".into());
             };
             // A build that skips what it does not know has dropped the level from it.

@@ -8,7 +8,6 @@ use prost::Message as _;
 use super::{Context, Granted, Identity, Voter};
 use crate::{
     action::Action,
-    configs::Configs,
     snapshot,
     state::State,
     vip_set::VipSet,
@@ -44,20 +43,18 @@ fn agreed() -> Persisted {
 struct Seat {
     voter: Voter,
     state: State,
-    configs: Configs,
     disk: Persisted,
     actions: Vec<Action>,
 }
 
 impl Seat {
     fn new(id: u64, incarnation: u64, now: Time, disk: Persisted) -> Self {
-        let mut configs = Configs::default();
-        let state = snapshot::decode(&disk.snapshot.data, &mut configs).expect("it was encoded");
+        let state = snapshot::decode(&disk.snapshot.data).expect("it was encoded");
         let identity =
             Identity { id, name: format!("n{id}"), incarnation, machine_boot: 1, place: id };
         let timing = (state.spec.timing.lease, state.spec.timing.restart);
         let voter = Voter::new(identity, now, &disk, &state, timing, None);
-        Self { voter, state, configs, disk, actions: Vec::new() }
+        Self { voter, state, disk, actions: Vec::new() }
     }
 
     fn with<T>(&mut self, now: Time, f: impl FnOnce(&mut Voter, &mut Context<'_>) -> T) -> T {
@@ -87,7 +84,7 @@ impl Seat {
                 for entry in ready.committed {
                     let change = entry.changes_member();
                     self.voter.apply_change(&entry, change.is_some());
-                    self.state.apply(entry.index, change, &entry.command, &mut self.configs);
+                    self.state.apply(entry.index, change, &entry.command);
                     self.with(now, |voter, cx| voter.applied(cx, entry.index));
                 }
             }
@@ -145,7 +142,7 @@ impl Table {
             due.retain(|message| seat.with(now, |voter, cx| voter.screen(cx, message, false)));
             for message in due {
                 let mut cx = Context { now, state: &seat.state, out: &mut seat.actions };
-                seat.voter.receive(&mut cx, message, &mut seat.configs);
+                seat.voter.receive(&mut cx, message);
             }
             said.extend(seat.settle(now));
         }
@@ -153,7 +150,7 @@ impl Table {
             let Some(seat) = self.seats.get_mut(&to) else { continue };
             if seat.with(now, |voter, cx| voter.screen(cx, &message, false)) {
                 let mut cx = Context { now, state: &seat.state, out: &mut seat.actions };
-                seat.voter.receive(&mut cx, message, &mut seat.configs);
+                seat.voter.receive(&mut cx, message);
             }
             said.extend(seat.settle(now));
         }

@@ -235,10 +235,6 @@ impl Network {
             Action::Perform { id: number, operation } => {
                 return self.perform(id, number, operation);
             }
-            Action::Read(unread) => {
-                let event = Event::Read(std::sync::Arc::new(unread.read()));
-                self.schedule(soon, id, Happening::Deliver(event));
-            }
             _ => {}
         }
         None
@@ -359,7 +355,6 @@ impl Network {
                 let way = if *bulk { " by TCP" } else { "" };
                 format!("sends {kinds} to {}{way}", self.names[*to as usize - 1])
             }
-            Action::Read(_) => "reads a config".into(),
         };
         self.tell(id, &what);
     }

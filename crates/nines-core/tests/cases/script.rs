@@ -2,7 +2,7 @@
 
 use nines_core::{
     Event,
-    wire::{Act, Apply, Command, Give, command::Kind, pack},
+    wire::{Act, ApplySpec, Command, Give, command::Kind, pack},
 };
 
 use super::network::{MS, Network};
@@ -94,7 +94,9 @@ fn ask(network: &mut Network, name: &str, words: &[&str]) {
         ["apply", "the", "config", "without", "services"] => {
             let text = network.config();
             let end = text.find("[service").expect("it has services");
-            Kind::Apply(Apply::whole(text[..end].to_owned(), 0))
+            let text = &text[..end];
+            let spec = nines_model::config::parse(text).expect("it is right");
+            Kind::ApplySpec(ApplySpec::whole(text.to_owned(), &spec, 0).expect("it has a form"))
         }
         _ => panic!("not understood: {words:?}"),
     };

@@ -1,8 +1,9 @@
-//! Machines with a build from before feature levels, and their upgrade one by one.
+//! Machines with an older build, and their upgrade one by one.
 //!
 //! Decides: what such a build does not know. Its node runs the same code; what reaches it loses the
-//! fields that it would skip: then it takes the piece of a config for a whole one, as that build
-//! did. What it sends has them again, because a log keeps its entries as bytes, whoever reads them.
+//! fields that it would skip. A build from before feature levels takes the piece of a config for a
+//! whole one; one of level 1 reads pieces, but configs only as text. What it sends has all fields
+//! again, because a log keeps its entries as bytes, whoever reads them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,6 +20,8 @@ use super::{Sabotage, World, fnv};
 pub(super) struct OlderBuilds {
     /// There was one in this world.
     pub mixed: bool,
+    /// Highest feature level that they read; 0: they know of none.
+    level: u32,
     machines: BTreeSet<u64>,
     /// Commands as they were written, by what an older build keeps of them.
     written: BTreeMap<Vec<u8>, Vec<u8>>,
@@ -48,24 +51,41 @@ struct OlderState {
     applied: u64,
     #[prost(uint64, tag = "30")]
     highest: u64,
+    #[prost(uint32, tag = "31")]
+    feature_level: u32,
 }
 
-/// What an older build has of a state.
-fn older_state(bytes: &[u8]) -> OlderState {
+/// What a build that reads up to this level has of a state.
+fn older_state(level: u32, bytes: &[u8]) -> OlderState {
     let mut state = OlderState::decode(bytes).expect("it was encoded a moment ago");
-    state.facts.iter_mut().for_each(|facts| facts.feature_level = 0);
+    if level == 0 {
+        state.facts.iter_mut().for_each(|facts| facts.feature_level = 0);
+        state.feature_level = 0;
+    }
     state
 }
 
-/// What an older build reads in a command.
-fn older_command(bytes: &[u8]) -> Vec<u8> {
+/// The state that builds of this level begin with.
+fn older_founders(level: u32, bytes: &[u8]) -> Vec<u8> {
+    OlderState { feature_level: level, ..older_state(level, bytes) }.encode_to_vec()
+}
+
+/// What a build that reads up to this level finds in a command.
+fn older_command(level: u32, bytes: &[u8]) -> Vec<u8> {
     let Ok(mut command) = Command::decode(bytes) else { return bytes.to_vec() };
     match &mut command.kind {
+        Some(Kind::Apply(_) | Kind::Facts(_) | Kind::Join(_) | Kind::FeatureLevel(_))
+            if level > 0 =>
+        {
+            return bytes.to_vec();
+        }
         Some(Kind::Apply(apply)) => (apply.head, apply.tail) = (0, 0),
         Some(Kind::Facts(facts)) => facts.feature_level = 0,
         Some(Kind::Join(member)) => member.feature_level = 0,
         // It ignores what it does not know; so no events at all stand there.
-        kind @ Some(Kind::FeatureLevel(_)) => *kind = Some(Kind::LogEvents(LogEvents::default())),
+        kind @ Some(Kind::FeatureLevel(_) | Kind::ApplySpec(_)) => {
+            *kind = Some(Kind::LogEvents(LogEvents::default()));
+        }
         _ => return bytes.to_vec(),
     }
     command.encode_to_vec()
@@ -75,7 +95,7 @@ impl OlderBuilds {
     /// An entry on its way to a machine with an older build.
     fn received(&mut self, entry: &mut LogEntry) {
         let command = if entry.kind == 0 { &mut entry.data } else { &mut entry.context };
-        let older = older_command(command);
+        let older = older_command(self.level, command);
         if older != *command {
             let whole = std::mem::replace(command, older.clone());
             self.written.insert(older, whole);
@@ -87,7 +107,7 @@ impl OlderBuilds {
         if !self.mixed {
             return fnv(7, bytes);
         }
-        let mut state = older_state(bytes);
+        let mut state = older_state(self.level, bytes);
         // Only builds that know of levels tell of one.
         let of_level = |event: &Vec<u8>| event.windows(13).any(|word| word == b"feature-level");
         state.story.retain(|event| !of_level(event));
@@ -104,14 +124,15 @@ impl OlderBuilds {
 }
 
 impl World {
-    /// All founders have the older build, and the cluster began with it.
-    pub fn with_older_builds(&mut self) {
-        self.older.mixed = true;
+    /// All founders have an older build, which reads up to this level, and the cluster began with
+    /// it.
+    pub fn with_older_builds(&mut self, level: u32) {
+        (self.older.mixed, self.older.level) = (true, level);
         self.older.machines = (1..=self.scenario.nodes.len() as u64).collect();
         for machine in self.machines.values_mut() {
             machine.disk.change(|disk| {
                 let data = &mut disk.snapshot.data;
-                *data = older_state(data).encode_to_vec();
+                *data = older_founders(level, data);
             });
         }
     }
@@ -137,7 +158,7 @@ impl World {
         let facts = Facts {
             node: self.name(self.machines[&id].identity),
             version: if self.is_older(id) { "0.1.0" } else { "0.2.0" }.into(),
-            feature_level: if older { 0 } else { feature_level::BUILD },
+            feature_level: if older { self.older.level } else { feature_level::BUILD },
             ..Facts::default()
         };
         self.feed(id, Event::Facts(facts));
@@ -150,7 +171,7 @@ impl World {
         }
         let overstates = self.sabotage == Sabotage::LevelOverstated;
         self.rewrite(bytes, |older, kind| match kind {
-            frame::Kind::Heartbeat(beat) if !overstates => beat.feature_level = 0,
+            frame::Kind::Heartbeat(beat) if !overstates => beat.feature_level = older.level,
             frame::Kind::Raft(message) => {
                 message.entries.iter_mut().for_each(|entry| older.restored(entry));
             }
@@ -164,11 +185,11 @@ impl World {
             return;
         }
         self.rewrite(bytes, |older, kind| match kind {
-            frame::Kind::Heartbeat(beat) => beat.feature_level = 0,
+            frame::Kind::Heartbeat(beat) if older.level == 0 => beat.feature_level = 0,
             frame::Kind::Raft(message) => {
                 message.entries.iter_mut().for_each(|entry| older.received(entry));
                 if let Some(Snapshot { data, .. }) = &mut message.snapshot {
-                    *data = older_state(data).encode_to_vec();
+                    *data = older_state(older.level, data).encode_to_vec();
                 }
             }
             _ => {}

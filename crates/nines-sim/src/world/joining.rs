@@ -4,7 +4,7 @@ use nines_core::{
     Event,
     event_log::EventKind,
     feature_level,
-    wire::{Apply, Command, LogEvent, LogEvents, Member, Persisted, command},
+    wire::{Command, LogEvent, LogEvents, Member, Persisted, command},
 };
 use nines_model::Codes as _;
 
@@ -21,7 +21,7 @@ impl World {
     pub fn grow(&mut self, bytes: usize, events: usize) {
         let line = format!("# {}\n", "x".repeat(97));
         let text = format!("{}{}", self.scenario.text, line.repeat(bytes / line.len()));
-        self.command(1, command::Kind::Apply(Apply::whole(text, 0)));
+        self.command(1, Self::whole_config(text));
         let one = |i| LogEvent {
             kind: EventKind::Note.code().into(),
             text: format!("event {i}"),

@@ -2,13 +2,20 @@
 
 use nines_core::{
     Event,
-    wire::{Apply, Command, Give, command, pack},
+    wire::{ApplySpec, Command, Give, command, pack},
 };
 use nines_model::Millis;
 
 use super::World;
 
 impl World {
+    /// The command that puts this config in force, whatever is.
+    pub fn whole_config(text: String) -> command::Kind {
+        let spec = nines_model::config::parse(&text).expect("the scenario's config is right");
+        let apply = ApplySpec::whole(text, &spec, 0).expect("the log has a form for it");
+        command::Kind::ApplySpec(apply)
+    }
+
     /// Somebody wants a VIP elsewhere.
     pub fn operator_moves(&mut self) {
         let to = self.directors[self.random.below(self.directors.len() as u64) as usize].clone();
@@ -23,8 +30,8 @@ impl World {
     /// Somebody puts all VIPs into the config, whatever is in force.
     pub fn operator_applies_all(&mut self) {
         let id = self.draw_founder();
-        let apply = Apply::whole(self.scenario.text.clone(), 0);
-        self.operator_asks(id, command::Kind::Apply(apply));
+        let text = self.scenario.text.clone();
+        self.operator_asks(id, Self::whole_config(text));
     }
 
     /// Somebody takes a VIP out of the config, or puts it back: by the config that the asked node
@@ -36,10 +43,10 @@ impl World {
         }
         let id = self.draw_founder();
         let node = self.machines[&id].node.as_ref();
-        let known = node.map(|node| (node.state().revision, node.state().text.clone()));
-        let Some((revision, before)) = known else { return };
-        let apply = Apply::in_place_of(&before, &text, revision);
-        self.operator_asks(id, command::Kind::Apply(apply));
+        let Some(known) = node.map(|node| node.state().following()) else { return };
+        let spec = known.read(&text).expect("the scenario's config is right");
+        let change = known.change_to(&text, &spec).expect("the log has a form for it");
+        self.operator_asks(id, command::Kind::ApplySpec(change));
     }
 
     /// Somebody asks for what the scenario says by this time since the safety phase began.

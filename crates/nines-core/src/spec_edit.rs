@@ -1,0 +1,172 @@
+//! A config as what its proposer read: the nodes, VIPs and services by which it differs from the
+//! one in force.
+//!
+//! Decides: what an `ApplySpec` command says, and when a node must not go by it. Only the proposer
+//! reads the text. All others take its values, so that builds whose readers differ come to the same
+//! config, and a change of one weight among ten thousand services costs each of them that service.
+
+use std::{net::IpAddr, sync::Arc};
+
+use nines_model::{ServiceSpec, Spec};
+use prost::Message;
+
+use crate::{
+    peek,
+    vip_set::mix,
+    wire::{Apply, ApplySpec, SpecEdit},
+};
+
+mod encoding;
+
+impl ApplySpec {
+    /// The command that puts this config in force in place of `before`, the one in force at this
+    /// `revision`. `None`: it has something for which the log has no form.
+    pub fn in_place_of(before: (&str, &Spec), after: (&str, &Spec), revision: u64) -> Option<Self> {
+        let text = Apply::in_place_of(before.0, after.0, revision);
+        Self::new(text, SpecEdit::between(before.1, after.1), before.1, after.1)
+    }
+
+    /// The command that puts this config in force, whatever is; `expected` as in [`Apply`].
+    pub fn whole(text: String, spec: &Spec, expected: u64) -> Option<Self> {
+        let text = Apply::whole(text, expected);
+        Self::new(text, SpecEdit::whole(spec), &Spec::default(), spec)
+    }
+
+    fn new(text: Apply, edit: SpecEdit, before: &Spec, after: &Spec) -> Option<Self> {
+        let same = edit.applied_to(before).as_ref() == Some(after);
+        same.then(|| Self { text, edit, digest: digest(after) })
+    }
+}
+
+impl SpecEdit {
+    /// How `after` differs from `before`.
+    pub fn between(before: &Spec, after: &Spec) -> Self {
+        let mut edit = Self::default();
+        let general = encoding::general(after);
+        if encoding::general(before) != general {
+            edit.general = Some(general);
+        }
+        for (name, node) in &after.nodes {
+            if before.nodes.get(name) != Some(node) {
+                edit.nodes.push(encoding::node(name, node));
+            }
+        }
+        for (addr, vip) in &after.vips {
+            if before.vips.get(addr) != Some(vip) {
+                edit.vips.push(encoding::vip(*addr, vip));
+            }
+        }
+        for (name, service) in &after.services {
+            if before.services.get(name) != Some(service) {
+                edit.services.push(encoding::service(name, service));
+            }
+        }
+        let gone = |name: &&String| !after.nodes.contains_key(*name);
+        edit.nodes_gone = before.nodes.keys().filter(gone).cloned().collect();
+        let gone = |addr: &&IpAddr| !after.vips.contains_key(*addr);
+        edit.vips_gone =
+            before.vips.keys().filter(gone).map(|addr| encoding::octets(*addr)).collect();
+        let gone = |name: &&String| !after.services.contains_key(*name);
+        edit.services_gone = before.services.keys().filter(gone).cloned().collect();
+        edit
+    }
+
+    /// All of a config.
+    pub fn whole(spec: &Spec) -> Self {
+        let general = Some(encoding::general(spec));
+        Self { whole: true, general, ..Self::between(&Spec::default(), spec) }
+    }
+
+    /// The config that it makes of `before`; `None`: it has something that this build cannot read,
+    /// or it was made from another config.
+    pub fn applied_to(&self, before: &Spec) -> Option<Spec> {
+        let mut spec = if self.whole { Spec::default() } else { before.clone() };
+        if let Some(general) = &self.general {
+            encoding::read_general(general, &mut spec)?;
+        }
+        for name in &self.nodes_gone {
+            spec.nodes.remove(name)?;
+        }
+        for octets in &self.vips_gone {
+            spec.vips.remove(&encoding::addr(octets)?)?;
+        }
+        for name in &self.services_gone {
+            spec.services.remove(name)?;
+        }
+        for node in &self.nodes {
+            spec.nodes.insert(node.name.clone(), encoding::read_node(node)?);
+        }
+        for vip in &self.vips {
+            let (addr, vip) = encoding::read_vip(vip)?;
+            spec.vips.insert(addr, vip);
+        }
+        for service in &self.services {
+            spec.services.insert(service.name.clone(), encoding::read_service(service)?);
+        }
+        Some(spec)
+    }
+}
+
+/// Whether this build reads all that an encoded [`crate::wire::Command`] says of a config. A field
+/// that it does not know would be skipped, and a word that it does not know has no meaning here.
+pub fn is_read_whole(command: &[u8]) -> bool {
+    let Some(apply) = peek::field(command, peek::APPLIES_SPEC) else { return true };
+    let Ok(decoded) = ApplySpec::decode(apply) else { return false };
+    // What was skipped is missing in what is written again.
+    let read = decoded.encoded_len() == apply.len() && decoded.encode_to_vec() == apply;
+    let parts = SpecEdit {
+        nodes_gone: Vec::new(),
+        vips_gone: Vec::new(),
+        services_gone: Vec::new(),
+        ..decoded.edit
+    };
+    read && parts.applied_to(&Spec::default()).is_some()
+}
+
+/// What one part of a config adds to its digest.
+fn share(kind: u64, part: &impl Message) -> u64 {
+    let bytes = part.encode_to_vec();
+    let word = |chunk: &[u8]| {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        u64::from_le_bytes(word)
+    };
+    let seed = mix(kind ^ (bytes.len() as u64) << 8);
+    bytes.chunks(8).map(word).fold(seed, |hash, word| mix(hash.wrapping_add(mix(word))))
+}
+
+fn general_share(spec: &Spec) -> u64 {
+    share(1, &encoding::general(spec))
+}
+
+fn service_share(name: &str, service: &ServiceSpec) -> u64 {
+    share(4, &encoding::service(name, service))
+}
+
+/// Says whether two nodes have the same config: 64 bits to which each part of it adds its share.
+/// That of an empty config is 0.
+pub fn digest(spec: &Spec) -> u64 {
+    digest_after(&Spec::default(), 0, spec)
+}
+
+/// The digest of `after`, by that of `before`. Parts that they share are not looked at.
+pub fn digest_after(before: &Spec, digest: u64, after: &Spec) -> u64 {
+    let mut digest = digest.wrapping_sub(general_share(before)).wrapping_add(general_share(after));
+    for (spec, other, sign) in [(before, after, u64::MAX), (after, before, 1)] {
+        let mut count = |share: u64| digest = digest.wrapping_add(share.wrapping_mul(sign));
+        for (name, node) in spec.nodes.iter().filter(|(n, one)| other.nodes.get(*n) != Some(one)) {
+            count(share(2, &encoding::node(name, node)));
+        }
+        for (addr, vip) in spec.vips.iter().filter(|(a, one)| other.vips.get(a) != Some(one)) {
+            count(share(3, &encoding::vip(*addr, vip)));
+        }
+        let same = |name: &str, one: &Arc<ServiceSpec>| other.services.get(name) == Some(one);
+        for (name, service) in spec.services.iter().filter(|(name, one)| !same(name, one)) {
+            count(service_share(name, service));
+        }
+    }
+    digest
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,189 @@
+use nines_model::config;
+use proptest::prelude::*;
+
+use super::*;
+use crate::wire::{Command, command::Kind};
+
+/// A config with every kind of thing that the log has a form for.
+const ALL: &str = r#"
+[cluster]
+name = "t"
+timing = { beat = "10ms", lease = "80ms" }
+[forwarding]
+flows = 131072
+idle = { tcp = "600s" }
+[nodes]
+lb1 = "10.0.0.2"
+lb2 = ["10.0.0.3", "10.1.0.3"]
+wit = { address = "10.0.0.4", role = "witness" }
+[vip.front]
+address = "10.0.0.100/24"
+interface = "eth0"
+prefer = ["lb2", "lb1"]
+[service.web]
+listen = "10.0.0.100:80"
+forward = "full-nat"
+pool = ["10.0.0.50", "10.0.0.51"]
+proxy = true
+scheduler = "wlc"
+persist = "300s"
+check = { http = "/health?a=1", host = "a.example", status = 204, contains = "ok", port = 8080 }
+servers = { r1 = { address = "10.0.0.11:8080", weight = 25, limit = 100 }, r2 = "10.0.0.12:8080" }
+[service.dns]
+listen = "10.0.0.100:53/udp"
+one-packet = true
+check = "udp"
+servers = { r1 = "10.0.0.11", s = { address = "10.0.0.13", role = "sorry" } }
+[service.six]
+listen = "[fd00::100]:443"
+scheduler = "sh"
+allow = ["fd00::/64"]
+rate = "10/s"
+servers = { r1 = "fd00::11" }
+"#;
+
+fn all() -> Spec {
+    config::parse(ALL).unwrap_or_else(|why| panic!("{why:?}"))
+}
+
+fn service(listen: &str, rest: &str) -> Spec {
+    let head = "[cluster]\nname = \"t\"\n[nodes]\nlb1 = \"10.0.0.2\"\n";
+    let text = format!("{head}[service.s]\nlisten = \"{listen}\"\n{rest}\n");
+    config::parse(&text).unwrap_or_else(|why| panic!("{text}: {why:?}"))
+}
+
+fn encoded(apply: ApplySpec) -> Vec<u8> {
+    Command { number: 7, kind: Some(Kind::ApplySpec(apply)), ..Command::default() }.encode_to_vec()
+}
+
+#[test]
+fn every_part_of_a_config_comes_back_as_it_was() {
+    let servers = "servers = { r = \"10.0.0.11\" }";
+    let specs = [
+        Spec::default(),
+        all(),
+        service("10.0.0.100:80", &format!("check = \"none\"\n{servers}")),
+        service("10.0.0.100:8000-8010", &format!("forward = \"dr\"\n{servers}")),
+        service("10.0.0.100:80", &format!("forward = \"gue\"\n{servers}")),
+        service("10.0.0.100:80", &format!("cookies = \"100/s\"\n{servers}")),
+        service("10.0.0.100:80/sctp", &format!("check = \"none\"\n{servers}")),
+    ];
+    for spec in &specs {
+        let edit = SpecEdit::whole(spec);
+        let bytes = edit.encode_to_vec();
+        let read = SpecEdit::decode(&bytes[..]).unwrap();
+        assert_eq!(read.applied_to(&all()).as_ref(), Some(spec), "whatever was before");
+    }
+    for before in &specs {
+        for after in &specs {
+            let edit = SpecEdit::between(before, after);
+            assert_eq!(edit.applied_to(before).as_ref(), Some(after));
+            let by_steps = digest_after(before, digest(before), after);
+            assert_eq!(by_steps, digest(after));
+            assert_eq!(digest(before) == digest(after), before == after);
+        }
+    }
+    assert_eq!(digest(&Spec::default()), 0);
+}
+
+#[test]
+fn one_weight_costs_its_service_and_nothing_else() {
+    let services = |weight: u32| {
+        let mut spec = all();
+        let web = spec.services["web"].clone();
+        for n in 0..1_000 {
+            spec.services.insert(format!("s{n}"), Arc::clone(&web));
+        }
+        let mut changed = (*web).clone();
+        changed.servers.get_mut("r1").unwrap().weight = weight;
+        spec.services.insert("web".into(), Arc::new(changed));
+        spec
+    };
+    let (before, after) = (services(25), services(26));
+    let edit = SpecEdit::between(&before, &after);
+    assert_eq!((edit.services.len(), edit.general.is_none()), (1, true));
+    assert!(edit.encoded_len() < 300, "{}", edit.encoded_len());
+    let applied = edit.applied_to(&before).unwrap();
+    assert_eq!(applied, after);
+    let shared = |name: &str| Arc::ptr_eq(&before.services[name], &applied.services[name]);
+    assert!(shared("s7") && !shared("web"));
+}
+
+#[test]
+fn what_this_build_does_not_know_is_never_skipped() {
+    let apply = |edit| ApplySpec { text: Apply::whole("x".into(), 0), edit, digest: 1 };
+    let whole = || SpecEdit::whole(&all());
+    assert!(is_read_whole(&encoded(apply(whole()))));
+    assert!(is_read_whole(&encoded(apply(SpecEdit::between(&all(), &Spec::default())))));
+    assert!(is_read_whole(&Command::default().encode_to_vec()), "no config");
+
+    let unknown: [fn(&mut SpecEdit); 7] = [
+        |edit| edit.services[0].scheduler = "newest".into(),
+        |edit| edit.services[0].check.as_mut().unwrap().kind = "smtp".into(),
+        |edit| edit.services[0].forward.as_mut().unwrap().way = "vxlan".into(),
+        |edit| edit.services[0].proto = 33,
+        |edit| edit.services[0].listen = None,
+        |edit| edit.nodes[0].role = "arbiter".into(),
+        |edit| edit.vips[0].addr.truncate(3),
+    ];
+    for change in unknown {
+        let mut edit = whole();
+        change(&mut edit);
+        assert_eq!(edit.applied_to(&Spec::default()), None);
+        assert!(!is_read_whole(&encoded(apply(edit))));
+    }
+
+    // A field that a newer build has added to a service: number 900, a text.
+    let entry = encoding::service("web", &all().services["web"]).encode_to_vec();
+    let newer = [&entry[..], &[0xa2, 0x38, 2, b'h', b'i']].concat();
+    let field = |tag: u8, bytes: &[u8]| {
+        let mut out = vec![tag << 3 | 2];
+        prost::encoding::encode_varint(bytes.len() as u64, &mut out);
+        [&out[..], bytes].concat()
+    };
+    let command = |service: &[u8]| {
+        let edit = field(7, service);
+        let text = field(1, &Apply::whole("x".into(), 0).encode_to_vec());
+        let apply = [text, field(2, &edit)].concat();
+        let mut tag = Vec::new();
+        prost::encoding::encode_varint(peek::APPLIES_SPEC << 3 | 2, &mut tag);
+        prost::encoding::encode_varint(apply.len() as u64, &mut tag);
+        [tag, apply].concat()
+    };
+    assert!(is_read_whole(&command(&entry)));
+    assert!(!is_read_whole(&command(&newer)));
+    assert!(!is_read_whole(&command(&[0xff])));
+}
+
+#[test]
+fn an_edit_of_another_config_does_not_fit() {
+    let none = Spec::default();
+    for after in [all(), service("10.0.0.100:80", "servers = { r = \"10.0.0.11\" }")] {
+        let away = SpecEdit::between(&after, &none);
+        assert_eq!(away.applied_to(&none), None, "what is to go is not there");
+    }
+    // What the text cannot say, as an address of an interface, has no form in the log either.
+    let mut odd = all();
+    let scoped = std::net::SocketAddrV6::new([0xfe80, 0, 0, 0, 0, 0, 0, 1].into(), 443, 0, 3);
+    let mut six = (*odd.services["six"]).clone();
+    six.listen.addr = scoped.into();
+    odd.services.insert("six".into(), Arc::new(six));
+    assert_eq!(ApplySpec::whole("x".into(), &odd, 0), None);
+}
+
+proptest! {
+    #[test]
+    fn a_damaged_edit_is_refused_or_read_whole(
+        at in 0..usize::MAX,
+        bit in 0..8_u32,
+    ) {
+        let mut bytes = encoded(ApplySpec::whole(ALL.into(), &all(), 0).unwrap());
+        let at = at % bytes.len();
+        bytes[at] ^= 1 << bit;
+        // Never a panic; and what is taken is what stands there.
+        if is_read_whole(&bytes) && let Some(apply) = peek::field(&bytes, peek::APPLIES_SPEC) {
+            let read = ApplySpec::decode(apply).unwrap();
+            prop_assert_eq!(read.encode_to_vec(), apply);
+        }
+    }
+}
