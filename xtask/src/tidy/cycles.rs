@@ -39,7 +39,6 @@ const LEFT: &[Entry] = &[
         "crates/nines-agent/src/",
         &["flow_sync", "transport/peer_port", "transport/peer_port/flow_stream"],
     ),
-    ("crates/nines-sim/src/", &["faults", "scenario", "world", "world/disk"]),
     (
         "crates/nines/src/",
         &[
