@@ -25,10 +25,10 @@ use tokio::{
 };
 
 use crate::{
-    daemon::End,
     executors::local_server,
     identity::{Credentials, Peer, StateDir},
     logger::Logger,
+    stop::End,
     transport::peer_port::real_servers::{Answer, Line, Question},
 };
 

@@ -17,26 +17,6 @@ type Entry = (&'static str, &'static [&'static str]);
 const LEFT: &[Entry] = &[
     (
         "crates/nines-agent/src/",
-        &[
-            "daemon",
-            "executors",
-            "executors/addresses",
-            "executors/devices",
-            "executors/forwarding",
-            "executors/local_server",
-            "executors/vip_addresses",
-            "facts",
-            "http",
-            "http/seen",
-            "http/view",
-            "http/view/acts",
-            "http/view/outside",
-            "real_server",
-            "start",
-        ],
-    ),
-    (
-        "crates/nines-agent/src/",
         &["flow_sync", "transport/peer_port", "transport/peer_port/flow_stream"],
     ),
     (
