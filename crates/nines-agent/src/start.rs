@@ -40,7 +40,7 @@ use crate::{
     queue::{self, SlotSender},
     storage::store::Store,
     threads,
-    transport::peer_port::{self, BoxedBytes, PeerPort},
+    transport::peer_port::{self, Asker, BoxedBytes, PeerPort},
 };
 
 /// What several threads and tasks of one agent share.
@@ -248,7 +248,7 @@ pub fn start_tasks(
     if let Some(flows) = flows {
         threads::task("proof", proof::keep(core.clone(), unusable));
         let asker = Asker { core: core.clone(), credentials: Arc::clone(credentials), flows };
-        threads::task("flows-ask", flow_sync::ask_all(asker));
+        threads::task("flows-ask", peer_port::ask_flows(asker));
     }
     let teller = facts::Teller {
         core: core.clone(),
