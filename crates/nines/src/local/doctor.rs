@@ -26,7 +26,7 @@ use nines_dataplane::{
 use nines_model::{Forward, Spec, config::parse};
 use serde::Serialize;
 
-use crate::cli::{self, Context};
+use crate::{context::Context, output::print_json};
 
 /// How long answers to ARP and neighbour solicitations may take, for each VIP.
 const ARP_PATIENCE: Duration = Duration::from_millis(400);
@@ -251,7 +251,7 @@ pub fn run(context: &Context) -> Outcome<u8> {
     found.extend(servers(&spec, &interfaces)?);
     let bad = found.iter().filter(|f| f.verdict == "BAD").count();
     if context.json() {
-        cli::print_json(&found);
+        print_json(&found);
         return Ok(u8::from(bad > 0));
     }
     for Finding { verdict, subject, text, next } in &found {

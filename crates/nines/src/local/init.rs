@@ -14,7 +14,7 @@ use nines_agent::{
 use nines_api::failure::{Failure, Kind, Outcome};
 use nines_model::{Spec, config};
 
-use crate::cli::{self, Context};
+use crate::{cli::config::checked, context::Context, output::print_json};
 
 pub use nines_agent::identity::PORT;
 
@@ -170,11 +170,11 @@ pub fn make_nodes(parent: &Path, text: &str, spec: &Spec, port: u16) -> Outcome<
 }
 
 fn all(context: &Context, file: &Path, port: u16) -> Outcome<u8> {
-    let (text, spec) = cli::config::checked(context, file)?;
+    let (text, spec) = checked(context, file)?;
     let made = make_nodes(&context.state, &text, &spec, port)?;
     let made: Vec<String> = made.iter().map(|path| path.display().to_string()).collect();
     if context.json() {
-        cli::print_json(&serde_json::json!({
+        print_json(&serde_json::json!({
             "schema": 1, "cluster": spec.name, "directories": made,
         }));
     } else {

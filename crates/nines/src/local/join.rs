@@ -10,7 +10,7 @@ use nines_agent::{
 };
 use nines_api::failure::{Failure, Kind, Outcome};
 
-use crate::cli::Context;
+use crate::context::Context;
 
 /// Join a cluster.
 #[derive(Args)]

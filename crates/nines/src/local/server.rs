@@ -12,7 +12,7 @@ use nines_api::failure::{Failure, Kind, Outcome};
 use nines_dataplane::{ebpf, real_server::Keeper};
 use nines_model::RealServerRole;
 
-use crate::cli::{self, Context};
+use crate::{context::Context, output::print_json};
 
 /// Prepare this machine as a real server for direct routing and tunnels, or undo that.
 #[derive(Args)]
@@ -70,7 +70,7 @@ pub fn run(context: &Context, args: &ServerArgs) -> Outcome<u8> {
             let text =
                 format!("ready to serve {} {how}; undo with: nines server undo", words(vips));
             if context.json() {
-                cli::print_json(&serde_json::json!({ "schema": 1, "vips": vips, "text": text }));
+                print_json(&serde_json::json!({ "schema": 1, "vips": vips, "text": text }));
             } else {
                 outln!("{text}");
             }
@@ -94,7 +94,7 @@ fn show(context: &Context) -> Outcome<()> {
     }
     let Said { answer, .. } = Said::read(&home)?;
     if context.json() {
-        cli::print_json(&serde_json::json!({
+        print_json(&serde_json::json!({
             "schema": 1, "cluster": who.cluster, "server": who.me.name,
             "revision": answer.revision, "vips": answer.vips, "tunnels": answer.tunnels,
         }));
@@ -143,7 +143,7 @@ fn undo(context: &Context) -> Outcome<()> {
         forget(&home)?;
     }
     if context.json() {
-        cli::print_json(&serde_json::json!({ "schema": 1, "vips": gone, "left": server }));
+        print_json(&serde_json::json!({ "schema": 1, "vips": gone, "left": server }));
         return Ok(());
     }
     outln!("{}", undone(&gone));
