@@ -49,7 +49,7 @@ pub struct Options {
 /// Runs until stopped.
 pub fn run(options: &Options) -> Outcome<()> {
     let log = Logger::stderr();
-    let home = identity::home(&options.state);
+    let home = StateDir::at(&options.state);
     let credentials = Arc::new(home.credentials()?);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
