@@ -4,7 +4,6 @@
 //! restart asks for a long lease and replaces the process in place, so no packet is lost.
 
 use std::{
-    os::unix::process::CommandExt as _,
     path::PathBuf,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -19,7 +18,7 @@ use crate::{
     checks::Checks,
     core_thread::{self, CoreHandle, CoreThread, Input},
     descriptors,
-    executors::{Orders, Workers, devices, vip_addresses},
+    executors::{Orders, Workers, devices},
     http,
     identity::{self, Credentials, StateDir, copied_state},
     logger::Logger,
@@ -28,6 +27,7 @@ use crate::{
         Plane, Shared, cannot_start, remember_places, start_address_threads, start_dataplane,
         start_disk, start_tasks,
     },
+    stop::{End, replace},
     storage::own_log,
     threads,
     transport::{datagram::DatagramCipher, peer_port::bulk::Bulk},
@@ -46,55 +46,10 @@ pub struct Options {
     pub metrics: Option<std::net::SocketAddr>,
 }
 
-/// How this node forwards, for people.
-#[derive(Clone, Debug, Default)]
-pub struct Shown {
-    /// The packet path.
-    pub path: String,
-    /// What keeps it from forwarding as the config asks; empty: nothing.
-    pub trouble: String,
-    /// What a person can do about that.
-    pub next: String,
-    /// What keeps it from being a real server of the other directors; empty: nothing.
-    pub serving: String,
-    /// Which of its own addresses it waits for; empty: none.
-    pub absent: String,
-    /// A program that takes VIPs away again and again; empty: none.
-    pub fight: String,
-    /// VIPs that it could not serve now, by reason.
-    pub unfit: vip_addresses::Unfit,
-    /// It is a witness.
-    pub witness: bool,
-    /// The cluster it is a member of, also before it has the log.
-    pub cluster: String,
-}
-
-impl Shown {
-    /// What people hear first of what is wrong.
-    pub fn worst(&self) -> &str {
-        let all = [&self.absent, &self.trouble, &self.fight, &self.serving];
-        all.into_iter().find(|one| !one.is_empty()).map_or("", String::as_str)
-    }
-
-    /// What a person can do about that.
-    pub fn worst_next(&self) -> String {
-        let worst = self.worst();
-        if worst.is_empty() || worst == self.trouble || worst == self.serving {
-            self.next.clone()
-        } else if worst == self.absent {
-            "ip -brief address; the agent goes on by itself when the address is there".into()
-        } else {
-            "see what changes it: ip monitor address; a network manager keeps what its own \
-             configuration names"
-                .into()
-        }
-    }
-}
-
 /// Runs until stopped.
 pub fn run(options: &Options) -> Outcome<()> {
     let log = Logger::stderr();
-    let home = identity::home(&options.state);
+    let home = StateDir::at(&options.state);
     let credentials = Arc::new(home.credentials()?);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -113,23 +68,6 @@ pub fn run(options: &Options) -> Outcome<()> {
         }
         Err(why) => Err(why),
     }
-}
-
-/// Starts this program anew in its own place; returns only if that cannot be.
-fn replace() -> std::io::Error {
-    let me = match std::env::current_exe() {
-        Ok(me) => me,
-        Err(why) => return why,
-    };
-    // An upgraded binary has the same path; the kernel calls the old one "(deleted)".
-    let me = PathBuf::from(me.to_string_lossy().trim_end_matches(" (deleted)").to_owned());
-    std::process::Command::new(me).args(std::env::args_os().skip(1)).exec()
-}
-
-/// How an agent ends.
-pub enum End {
-    Stopped,
-    Replace,
 }
 
 async fn serve(

@@ -15,8 +15,8 @@ use self::{
 };
 use crate::{
     core_thread::{CoreHandle, Executors, Work},
-    daemon::End,
     queue::{Newest, Offer, Refused},
+    stop::End,
     storage::store::Store,
     threads,
 };

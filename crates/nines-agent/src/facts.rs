@@ -21,8 +21,8 @@ use nines_dataplane::{
 };
 
 use crate::{
-    checks::shortage::Shortages, core_thread::CoreHandle, daemon::Shown,
-    executors::addresses::Places,
+    checks::shortage::Shortages, core_thread::CoreHandle, executors::vip_addresses::Places,
+    own_status::OwnStatus,
 };
 
 /// Interfaces that a VIP could be on. Beyond 64 (a host of containers) none are told: facts are
@@ -44,7 +44,7 @@ pub struct Teller {
     /// Name of this node.
     pub node: String,
     /// How it forwards.
-    pub shown: Arc<Mutex<Shown>>,
+    pub shown: Arc<Mutex<OwnStatus>>,
     /// What it was short of lately.
     pub shortages: Arc<Shortages>,
     /// Where VIPs belong.

@@ -4,14 +4,14 @@
 //! ```text
 //! kernel -> thread "flows-out" -> a stream a director -> TLS -> thread "flows-in" -> kernel
 //! ```
-//! Decides: what is sent when. Each director asks each other one (mutual TLS, the peer port). The
-//! answer begins with all flows, piece by piece. Beside them go the changes from then on, and every
-//! 30 s all flows that are alive. The receiver acknowledges each message once it is in the table. A
-//! stream that cannot keep up is closed; its receiver asks for everything again. A director that
-//! has not received everything yet says so in its heartbeats.
+//! Decides: what is sent when. Each director asks each other one (mutual TLS, the peer port:
+//! `flow_stream.rs`). The answer begins with all flows, piece by piece. Beside them go the changes
+//! from then on, and every 30 s all flows that are alive. The receiver acknowledges each message
+//! once it is in the table. A stream that cannot keep up is closed; its receiver asks for everything
+//! again. A director that has not received everything yet says so in its heartbeats.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::BTreeMap,
     os::fd::{AsFd as _, AsRawFd as _},
     sync::{Arc, Mutex, mpsc},
     time::{Duration, Instant},
@@ -19,22 +19,17 @@ use std::{
 
 use mio::{Events, Interest, Poll, Token, Waker, unix::SourceFd};
 use nines_api::failure::{Failure, Kind, Outcome};
-use nines_core::Event;
 use nines_dataplane::{
     Result,
     ebpf::{EbpfPlane, FlowExport, FlowImport},
     flow_sync::Batch,
 };
-use nines_model::Role;
 use tokio::sync::{mpsc as line, oneshot, watch};
 
 use crate::{
-    core_thread::CoreHandle,
-    identity::Credentials,
     logger::Logger,
     queue::{Bell, Offer as _},
     threads,
-    transport::peer_port::ask_flows,
 };
 
 pub use codec::{decode, encode};
@@ -381,86 +376,4 @@ impl Teller {
 fn tell(lines: &mut Vec<Line>, batch: &Batch) {
     let message = Arc::new(encode(batch, false));
     lines.retain(|line| line.put(&message));
-}
-
-/// Messages sent and not yet answered, oldest first.
-#[derive(Default)]
-pub struct Unanswered(Mutex<VecDeque<Instant>>);
-
-impl Unanswered {
-    /// Notes that one more message was sent.
-    pub fn sent(&self) {
-        self.0.lock().expect("nobody panics with it").push_back(Instant::now());
-    }
-
-    /// The oldest was answered; how long that took.
-    pub fn answered(&self) -> Option<Duration> {
-        self.0.lock().expect("nobody panics with it").pop_front().map(|at| at.elapsed())
-    }
-}
-
-/// Which directors' flows this node does not have yet; the core is told of each change.
-pub struct Behind {
-    core: CoreHandle,
-    of: Mutex<BTreeSet<u64>>,
-}
-
-impl Behind {
-    /// Nothing is known yet.
-    pub fn new(core: CoreHandle) -> Arc<Self> {
-        Arc::new(Self { core, of: Mutex::default() })
-    }
-
-    /// Has, or has not, the flows of this one.
-    pub fn set(&self, of: u64, behind: bool) {
-        let mut set = self.of.lock().expect("nobody panics with it");
-        if if behind { set.insert(of) } else { set.remove(&of) } {
-            self.core.event(Event::Behind(set.clone()));
-        }
-    }
-}
-
-/// What is needed to ask other directors for their flows.
-#[derive(Clone)]
-pub struct Asker {
-    /// Knows the members.
-    pub core: CoreHandle,
-    /// Credentials with which they are asked.
-    pub credentials: Arc<Credentials>,
-    /// Takes what they tell.
-    pub flows: Arc<Flows>,
-}
-
-/// Asks every other director for its flows, for as long as it is one.
-pub async fn ask_all(asker: Asker) {
-    let core = asker.core.clone();
-    let behind = Behind::new(core.clone());
-    let mut lines: BTreeMap<u64, tokio::task::JoinHandle<()>> = BTreeMap::new();
-    loop {
-        let directors = core.inspect(|node, _| {
-            let (state, me) = (node.state(), node.config().id);
-            let others = state.members.values().filter(|m| m.id != me && !m.witness);
-            let role = |m: &&nines_core::wire::Member| {
-                state.spec.nodes.get(&m.name).is_none_or(|n| n.role == Role::Director)
-            };
-            others.filter(role).map(|m| m.id).collect::<BTreeSet<u64>>()
-        });
-        let Some(directors) = directors.await else { return };
-        for id in &directors {
-            if !lines.contains_key(id) {
-                behind.set(*id, true);
-                let task = ask_flows(asker.clone(), *id, Arc::clone(&behind));
-                lines.insert(*id, tokio::spawn(task));
-            }
-        }
-        lines.retain(|id, task| {
-            let stays = directors.contains(id);
-            if !stays {
-                task.abort();
-                behind.set(*id, false);
-            }
-            stays
-        });
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
 }

@@ -140,7 +140,7 @@ impl FromRef<Api> for Commands {
 
 /// Serves until the process ends; `room`: connections at once.
 pub async fn serve(listener: tokio::net::UnixListener, api: Api, room: usize) {
-    let router = Router::new()
+    let router = observed()
         .route("/v1/status", get(get_status))
         .route("/v1/events", get(get_events))
         .route("/v1/why", get(get_why))
@@ -150,8 +150,6 @@ pub async fn serve(listener: tokio::net::UnixListener, api: Api, room: usize) {
         .route("/v1/act", post(post_act))
         .route("/v1/move", post(post_move))
         .route("/v1/openapi.json", get(|| async { openapi() }))
-        .route("/metrics", get(get_metrics))
-        .route("/readyz", get(get_readyz))
         .layer(DefaultBodyLimit::max(BODY_MAX))
         .with_state(api);
     listeners::api(listener, router, room).await;
@@ -163,11 +161,12 @@ const BODY_MAX: usize = 2 * config::TEXT_MAX + 4_096;
 /// Serves only the metrics and `/readyz`, to everybody who reaches the port; `room`: connections at
 /// once.
 pub async fn serve_metrics(listener: tokio::net::TcpListener, api: Api, room: usize) {
-    let router = Router::new()
-        .route("/metrics", get(get_metrics))
-        .route("/readyz", get(get_readyz))
-        .with_state(api);
-    listeners::metrics(listener, router, room).await;
+    listeners::metrics(listener, observed().with_state(api), room).await;
+}
+
+/// What monitoring asks for, over the socket and at the port for metrics.
+fn observed() -> Router<Api> {
+    Router::new().route("/metrics", get(get_metrics)).route("/readyz", get(get_readyz))
 }
 
 /// `GET /metrics`: Prometheus' text, this node's own counts.
@@ -382,12 +381,6 @@ fn possible(cluster: &view::feasibility::Cluster, spec: &Spec) -> Outcome<()> {
     cluster.impossible(spec).into_iter().next().map_or(Ok(()), Err)
 }
 
-/// Reads a file against the cluster as it is: what changes, and what cannot work.
-async fn planned(sight: &Sight, text: String) -> Outcome<Plan> {
-    let (_, spec) = read(&sight.core, text).await?;
-    compared(sight, spec).await
-}
-
 #[utoipa::path(
     post,
     path = "/v1/plan",
@@ -398,7 +391,8 @@ async fn post_plan(
     Shared(sight): Shared<Sight>,
     Json(request): Json<ConfigText>,
 ) -> Answer<Json<Plan>> {
-    Ok(Json(planned(&sight, request.text).await?))
+    let (_, spec) = read(&sight.core, request.text).await?;
+    Ok(Json(compared(&sight, spec).await?))
 }
 
 #[utoipa::path(

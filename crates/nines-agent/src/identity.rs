@@ -28,7 +28,7 @@ pub use self::{
     certificate::{
         der, fingerprint, number_of_tls_name, number_tls_name, server_tls_name, tls_name,
     },
-    join_code::{join_code, read_code},
+    join_code::read_code,
 };
 
 mod certificate;
@@ -125,6 +125,11 @@ pub fn random<const N: usize>() -> [u8; N] {
 }
 
 impl StateDir {
+    /// The state directory of this path.
+    pub fn at(path: &Path) -> Self {
+        Self(path.to_owned())
+    }
+
     /// A file in it.
     pub fn file(&self, name: &str) -> PathBuf {
         self.0.join(name)
@@ -307,16 +312,6 @@ pub fn admit_server(mine: &Credentials, peers: Vec<Peer>, newcomer: Peer) -> Out
     };
     let ca_pem = mine.ca_pem.clone();
     Ok(Credentials { identity, ca_pem, ca_key: String::new(), cert_pem, key_pem })
-}
-
-/// Bytes as lowercase hexadecimal text.
-pub fn hex(bytes: &[u8]) -> String {
-    data_encoding::HEXLOWER.encode(bytes)
-}
-
-/// The state directory, made private.
-pub fn home(path: &Path) -> StateDir {
-    StateDir(path.to_owned())
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! The daemon as a library: `nines agent` is [`run`].
 //!
 //! Decides: what of the agent the binary may use. That is the entry, and what the commands need
-//! that work on the state directory of this machine without an agent. Everything else is private;
-//! clients of a running agent use `nines-api`.
+//! that work on this machine without an agent: mostly its state directory, [`StateDir`]. Everything
+//! else is private; clients of a running agent use `nines-api`.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod checks;
@@ -15,20 +15,31 @@ mod executors;
 mod facts;
 mod flow_sync;
 mod http;
-pub mod identity;
+mod identity;
 mod logger;
+mod own_status;
 mod queue;
-pub mod real_server;
+mod real_server;
 mod start;
-pub mod storage;
+mod stop;
+mod storage;
 mod threads;
 mod transport;
 
 pub use self::{
-    checks::proof,
     convert::kernel_failure,
     daemon::{Options, run},
-    executors::local_server,
-    http::{no_table_holds, openapi, view::feasibility},
+    executors::local_server::MEMORY as LOCAL_SERVER_MEMORY,
+    http::{
+        no_table_holds, openapi,
+        view::feasibility::{other_cluster, senseless},
+    },
+    identity::{PORT, StateDir, bootstrap, read_code},
+    real_server::MEMORY as REAL_SERVER_MEMORY,
     transport::peer_port::{FEATURE_LEVEL, JoinRequest, join},
 };
+
+/// Whether real servers accept packets for the VIPs, asked from this machine.
+pub mod proof {
+    pub use crate::checks::proof::{Meaning, ask, by_hand, questions};
+}

@@ -5,7 +5,8 @@
 
 use std::{
     collections::BTreeSet,
-    fs::{File, TryLockError},
+    fs::{self, File, TryLockError},
+    io::ErrorKind,
     net::IpAddr,
     sync::Arc,
     time::Duration,
@@ -25,19 +26,19 @@ use tokio::{
 };
 
 use crate::{
-    daemon::End,
     executors::local_server,
     identity::{Credentials, Peer, StateDir},
     logger::Logger,
+    stop::End,
     transport::peer_port::real_servers::{Answer, Line, Question},
 };
 
 /// File of what members last said.
-pub const SAID: &str = "duty.json";
+const SAID: &str = "duty.json";
 /// File of what this machine was before.
 pub const MEMORY: &str = "realserver";
 /// Locked by the agent as long as it runs, and by who undoes what it did.
-pub const LOCK: &str = "real-server.lock";
+const LOCK: &str = "real-server.lock";
 /// How often it is seen to that all is there.
 const LOOK: Duration = Duration::from_secs(5);
 /// Questions to one member before the next member is asked: a member that is cut off from
@@ -59,16 +60,50 @@ struct Put {
     tunnels: BTreeSet<u16>,
 }
 
-impl Said {
-    /// Nothing, if members have said nothing yet.
-    pub fn read(home: &StateDir) -> Outcome<Self> {
-        if !home.file(SAID).exists() {
-            return Ok(Self::default());
+impl StateDir {
+    /// What members last said to this real server; nothing, if they have said nothing yet.
+    pub fn said(&self) -> Outcome<Said> {
+        if !self.file(SAID).exists() {
+            return Ok(Said::default());
         }
-        serde_json::from_str(&home.read(SAID)?).map_err(|e| {
+        serde_json::from_str(&self.read(SAID)?).map_err(|e| {
             Failure::new(Kind::Io, format!("{SAID} is damaged"), e)
-                .next(format!("remove {}; the cluster says it again", home.file(SAID).display()))
+                .next(format!("remove {}; the cluster says it again", self.file(SAID).display()))
         })
+    }
+
+    /// Forgets what members of another cluster once said.
+    pub fn forget_said(&self) {
+        let _ = fs::remove_file(self.file(SAID));
+    }
+
+    /// Forgets the cluster of this real server. The name goes first: half a forgotten machine is
+    /// none.
+    pub fn forget_cluster(&self) -> Outcome<()> {
+        let credentials = ["identity.json", "node.key", "node.pem", "ca.key", "ca.pem"];
+        for name in credentials.into_iter().chain([SAID, LOCK]) {
+            let path = self.file(name);
+            match fs::remove_file(&path) {
+                Err(e) if e.kind() != ErrorKind::NotFound => {
+                    let what = format!("cannot remove {}", path.display());
+                    return Err(Failure::new(Kind::Io, what, e).next("remove it by hand"));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The lock of a real server's agent; `None`: another process has it.
+    pub fn lock_real_server(&self) -> Outcome<Option<File>> {
+        let failed = |e: std::io::Error| Failure::new(Kind::Io, format!("cannot lock {LOCK}"), e);
+        let open = File::options().create(true).append(true).open(self.file(LOCK));
+        let file = open.map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(file)),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(e)) => Err(failed(e)),
+        }
     }
 }
 
@@ -85,7 +120,7 @@ struct RealServer {
 
 impl RealServer {
     fn new(home: StateDir, name: String, log: &Logger) -> Outcome<Self> {
-        let (said, keeper) = (Said::read(&home)?, Keeper::new(&home.file(MEMORY)));
+        let (said, keeper) = (home.said()?, Keeper::new(&home.file(MEMORY)));
         let (addresses, trouble) = (BTreeSet::new(), String::new());
         Ok(Self { name, home, keeper, said, addresses, trouble, log: log.clone() })
     }
@@ -172,17 +207,6 @@ fn believed(known: &Answer, mut answer: Answer) -> Option<Answer> {
     (answer.revision >= known.revision).then_some(answer)
 }
 
-/// The lock; `None`: another process has it.
-pub fn lock(home: &StateDir) -> Outcome<Option<File>> {
-    let failed = |e: std::io::Error| Failure::new(Kind::Io, format!("cannot lock {LOCK}"), e);
-    let file = File::options().create(true).append(true).open(home.file(LOCK)).map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(e)) => Err(failed(e)),
-    }
-}
-
 /// Runs until stopped.
 pub async fn serve(home: StateDir, credentials: Arc<Credentials>, log: &Logger) -> Outcome<End> {
     let listen = |kind| signal(kind).map_err(|e| Failure::new(Kind::Io, "cannot start", e));
@@ -191,7 +215,7 @@ pub async fn serve(home: StateDir, credentials: Arc<Credentials>, log: &Logger) 
         listen(SignalKind::interrupt())?,
         listen(SignalKind::hangup())?,
     );
-    let Some(_lock) = lock(&home)? else {
+    let Some(_lock) = home.lock_real_server()? else {
         return Err(Failure::new(Kind::Unsafe, "another agent of this real server runs", "")
             .next("systemctl status nines"));
     };

@@ -23,24 +23,24 @@ use crate::{
     checks::{proof, shortage::Shortages},
     convert::kernel_failure,
     core_thread::CoreHandle,
-    daemon::Shown,
     descriptors,
     executors::{
         self, DiskWork,
-        addresses::{self, AddressHandle, Places},
+        addresses::{self, AddressHandle},
         devices,
         forwarding::{self, DataplaneHandle, Forwarding, News},
-        local_server, vip_addresses,
+        local_server,
+        vip_addresses::{self, Places},
     },
-    facts,
-    flow_sync::{self, Asker},
+    facts, flow_sync,
     http::{self, Api, Sight},
     identity::{Credentials, StateDir},
     logger::Logger,
+    own_status::OwnStatus,
     queue::{self, SlotSender},
     storage::store::Store,
     threads,
-    transport::peer_port::{self, BoxedBytes, PeerPort},
+    transport::peer_port::{self, Asker, BoxedBytes, PeerPort},
 };
 
 /// What several threads and tasks of one agent share.
@@ -52,7 +52,7 @@ pub struct Shared {
     /// Credentials of this node.
     pub credentials: Arc<Credentials>,
     /// How this node forwards, for people.
-    pub shown: Arc<Mutex<Shown>>,
+    pub shown: Arc<Mutex<OwnStatus>>,
     /// Where VIPs belong.
     pub places: Places,
     /// Revision of the config in force here.
@@ -79,7 +79,7 @@ impl Shared {
         let witness = credentials.identity.witness;
         let path = if witness { "none (witness)" } else { "starting" }.to_owned();
         let cluster = credentials.identity.cluster.clone();
-        let shown = Shown { path, witness, cluster, ..Shown::default() };
+        let shown = OwnStatus { path, witness, cluster, ..OwnStatus::default() };
         let places = Places::default();
         remember_places(&places, node);
         Self {
@@ -242,7 +242,7 @@ pub fn start_tasks(
     if let Some(flows) = flows {
         threads::task("proof", proof::keep(core.clone(), unusable));
         let asker = Asker { core: core.clone(), credentials: Arc::clone(credentials), flows };
-        threads::task("flows-ask", flow_sync::ask_all(asker));
+        threads::task("flows-ask", peer_port::ask_flows(asker));
     }
     let teller = facts::Teller {
         core: core.clone(),

@@ -112,3 +112,15 @@ impl Client<'_> {
         })
     }
 }
+
+/// A value of a query, with all bytes percent-encoded that could mean something else there.
+pub fn percent_encoded(text: &str) -> String {
+    text.bytes()
+        .map(|b| match b {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' => {
+                char::from(b).to_string()
+            }
+            _ => format!("%{b:02X}"),
+        })
+        .collect()
+}

@@ -8,8 +8,6 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use nines_core::wire::command;
 use nines_model::{Millis, Role, Spec, config};
 
-use crate::faults::Fault;
-
 /// What a simulated world is made of.
 #[derive(Clone, Debug)]
 pub struct Scenario {
@@ -49,6 +47,78 @@ pub struct Disk {
 impl Default for Disk {
     fn default() -> Self {
         Self { write_ns_min: 200_000, write_ns_spread: 2_000_000 }
+    }
+}
+
+/// One kind of fault, or the end of some.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The process of a node is killed.
+    Kill,
+    /// A machine loses its power.
+    PowerOff,
+    /// A process stands still for up to 3 s.
+    Pause,
+    /// Two machines hear each other no more.
+    CutBoth,
+    /// One machine does not hear another.
+    CutOne,
+    /// A machine hears nobody and is heard by nobody.
+    Isolate,
+    /// One card of a machine fails.
+    CardFails,
+    /// The switch between all cards of one network fails.
+    NetworkFails,
+    /// Up to 30 % of all messages are lost.
+    Loss,
+    /// Disks take up to 200 ms more for a write.
+    SlowDisks,
+    /// Somebody wants a VIP elsewhere.
+    MoveRequest,
+    /// A process asks for a long lease and is replaced.
+    PlannedRestart,
+    /// Somebody takes a part out of the config.
+    TakeOut,
+    /// Somebody puts the whole config back.
+    PutBack,
+    /// All links, cards and disks work again, and up to two nodes start. Ends come as often as
+    /// faults, so that the cluster also works in between.
+    End,
+}
+
+impl Fault {
+    /// What happens in every world, and with operators that change the config.
+    pub fn mix(changes_config: bool) -> Vec<Self> {
+        use Fault::{
+            CutBoth, CutOne, End, Isolate, Kill, Loss, MoveRequest, Pause, PlannedRestart,
+            PowerOff, PutBack, SlowDisks, TakeOut,
+        };
+        // The order is part of what a seed means.
+        let mut mix = vec![
+            Kill,
+            PowerOff,
+            Pause,
+            Pause,
+            CutBoth,
+            CutOne,
+            Isolate,
+            Loss,
+            SlowDisks,
+            MoveRequest,
+            PlannedRestart,
+            End,
+            End,
+            End,
+        ];
+        if changes_config {
+            mix.extend([TakeOut, PutBack]);
+        }
+        mix
+    }
+
+    /// What happens besides where machines have several cards.
+    pub fn of_cards() -> [Self; 4] {
+        [Self::CardFails, Self::CardFails, Self::CardFails, Self::NetworkFails]
     }
 }
 

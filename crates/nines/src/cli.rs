@@ -2,18 +2,16 @@
 //!
 //! Decides: grammar, output rules (stdout is data, stderr is talk) and exit codes.
 
-use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode};
 
-use clap::{FromArgMatches as _, Parser, Subcommand, ValueEnum};
-use nines_api::{
-    client::Client,
-    failure::{Failure, Kind, Outcome},
-};
+use clap::{FromArgMatches as _, Parser, Subcommand};
+use nines_api::failure::{Failure, Kind, Outcome};
 use nines_model::{AdminCommand, printable::clean_lines};
 
 use crate::{
+    context::{Context, Output},
     local::{self, agent, doctor, init, join, server},
-    output,
+    output::{self, print_json},
 };
 
 mod act;
@@ -70,15 +68,6 @@ pub struct Cli {
     command: Commands,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Output {
-    /// A table, for people.
-    #[default]
-    Table,
-    /// JSON, for programs: the API's own objects.
-    Json,
-}
-
 #[derive(Subcommand)]
 enum Commands {
     /// Show which director serves what, whether a spare is ready, and what is wrong now.
@@ -133,59 +122,6 @@ enum Commands {
     /// Parts of the demo that run inside its hosts.
     #[command(hide = true)]
     DemoPart(crate::demo::PartArgs),
-}
-
-/// What every command gets.
-pub struct Context {
-    /// API socket of the agent.
-    pub socket: PathBuf,
-    /// State directory.
-    pub state: PathBuf,
-    output: Output,
-}
-
-impl Context {
-    /// The agent's API.
-    pub fn client(&self) -> Client<'_> {
-        Client { socket: &self.socket }
-    }
-
-    /// Whether a program reads.
-    pub fn json(&self) -> bool {
-        self.output == Output::Json
-    }
-}
-
-/// Bold on a terminal that wants it.
-pub fn bold(text: &str) -> String {
-    let plain = std::env::var_os("NO_COLOR").is_some()
-        || std::env::var("TERM").is_ok_and(|t| t == "dumb")
-        || !std::io::stdout().is_terminal();
-    if plain { text.to_owned() } else { format!("\x1b[1m{text}\x1b[0m") }
-}
-
-/// Columns with two blanks between, as wide as their widest cell.
-pub fn columns(rows: &[Vec<String>]) -> String {
-    let width = |i: usize| {
-        rows.iter().filter_map(|r| r.get(i)).map(|c| c.chars().count()).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..rows.first().map_or(0, Vec::len)).map(width).collect();
-    let mut out = String::new();
-    for row in rows {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(&widths) {
-            line.push_str(cell);
-            line.push_str(&" ".repeat(width - cell.chars().count() + 2));
-        }
-        out.push_str(line.trim_end());
-        out.push('\n');
-    }
-    out
-}
-
-/// JSON of a value, as every `-o json` prints it.
-pub fn print_json(value: &impl serde::Serialize) {
-    outln!("{}", serde_json::to_string_pretty(value).expect("plain data"));
 }
 
 /// Runs the command line of this process.
@@ -302,11 +238,5 @@ mod tests {
             |line: &str| wants_json(&line.split(' ').map(str::to_owned).collect::<Vec<_>>());
         assert!(wants("nines -o json bogus") && wants("nines bogus --output=json"));
         assert!(wants("nines bogus -ojson") && !wants("nines bogus -o table"));
-    }
-
-    #[test]
-    fn columns_line_up() {
-        let rows = vec![vec!["A".into(), "B".into()], vec!["long".into(), "x".into()]];
-        assert_eq!(columns(&rows), "A     B\nlong  x\n");
     }
 }

@@ -9,7 +9,7 @@ use nines_api::failure::{Failure, Kind, Outcome};
 use nines_model::Codes as _;
 
 use self::{faults::Fault, stage::Stage};
-use crate::cli::Context;
+use crate::{context::Context, output::print_json};
 
 mod compare;
 mod faults;
@@ -89,7 +89,7 @@ pub fn run(context: &Context, args: &DemoArgs) -> Outcome<u8> {
         std::fs::write(file, stage::CONFIG)
             .map_err(|e| Failure::new(Kind::Io, format!("cannot write {}", file.display()), e))?;
         if context.json() {
-            crate::cli::print_json(&serde_json::json!({ "schema": 1, "wrote": file }));
+            print_json(&serde_json::json!({ "schema": 1, "wrote": file }));
         } else {
             outln!("wrote {}", file.display());
         }

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use nines_agent::{feasibility, identity};
+use nines_agent::StateDir;
 use nines_api::failure::{Failure, Kind, Outcome};
 use nines_model::Spec;
 
@@ -24,21 +24,21 @@ pub const TABLES_VERSION: u32 = nines_dataplane::ebpf::ABI_VERSION;
 
 /// What a config makes impossible on any machine.
 pub fn senseless(spec: &Spec) -> Option<Failure> {
-    feasibility::senseless(spec).into_iter().next()
+    nines_agent::senseless(spec).into_iter().next()
 }
 
 /// Refuses a config that no director's tables hold, or that is for another cluster than the one
 /// this machine is a member of by its state directory.
 pub fn refused_here(state: &Path, spec: &Spec) -> Outcome<()> {
     nines_agent::no_table_holds(spec)?;
-    let home = identity::home(state);
+    let home = StateDir::at(state);
     let own = if home.is_member() { home.identity()?.cluster } else { String::new() };
-    feasibility::other_cluster(&own, spec).map_or(Ok(()), Err)
+    nines_agent::other_cluster(&own, spec).map_or(Ok(()), Err)
 }
 
 /// A real server has no view of the cluster: members that have one are named.
 pub fn of_real_server(state: &Path, failure: Failure) -> Failure {
-    let home = identity::home(state);
+    let home = StateDir::at(state);
     match home.identity() {
         Ok(who) if who.server && failure.kind == Kind::Unreachable && home.is_member() => {
             let members = who.peers.iter().map(|p| p.name.clone()).collect::<Vec<_>>().join(", ");

@@ -5,6 +5,7 @@
 mod output;
 
 mod cli;
+mod context;
 mod demo;
 mod local;
 

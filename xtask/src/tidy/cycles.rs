@@ -3,88 +3,21 @@
 //! Decides: what counts as an import. It is a path that begins with `crate`, `super` or `self` and
 //! names something of another file, in a `use` or anywhere else; and the name of a child module in
 //! its parent. What a file takes from those above it (`foo.rs` above `foo/bar.rs`) does not count:
-//! the two are one room. Tests, comments and texts do not count either.
+//! the two are one room. Tests, comments and texts do not count either. A cycle is opened by moving
+//! what both sides need to a file of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::File;
 
-/// A folder, and the names of files in it that may import each other, without their ending.
-type Entry = (&'static str, &'static [&'static str]);
-
-/// Cycles that were there when this was written, to be opened one by one. An entry only shrinks: a
-/// file that is in no cycle any more is to be taken off.
-const LEFT: &[Entry] = &[
-    (
-        "crates/nines-agent/src/",
-        &[
-            "daemon",
-            "executors",
-            "executors/addresses",
-            "executors/devices",
-            "executors/forwarding",
-            "executors/local_server",
-            "executors/vip_addresses",
-            "facts",
-            "http",
-            "http/seen",
-            "http/view",
-            "http/view/acts",
-            "http/view/outside",
-            "real_server",
-            "start",
-        ],
-    ),
-    (
-        "crates/nines-agent/src/",
-        &["flow_sync", "transport/peer_port", "transport/peer_port/flow_stream"],
-    ),
-    ("crates/nines-sim/src/", &["faults", "scenario", "world", "world/disk"]),
-    (
-        "crates/nines/src/",
-        &[
-            "cli",
-            "demo",
-            "demo/compare",
-            "demo/faults",
-            "demo/screen",
-            "demo/stage",
-            "local/agent",
-            "local/doctor",
-            "local/init",
-            "local/join",
-            "local/server",
-        ],
-    ),
-    ("crates/nines/src/", &["cli/events", "cli/why"]),
-];
-
 /// What one file takes from another: the names, by the other's name.
 type Imports<'a> = BTreeMap<&'a str, BTreeSet<String>>;
 
-/// Cycles that no entry allows, and what entries name too much.
+/// The cycles, each with its arrows.
 pub fn check(files: &[File]) -> Vec<String> {
-    against(files, LEFT)
-}
-
-fn against(files: &[File], left: &[Entry]) -> Vec<String> {
-    let whole =
-        |of: &str, names: &[&str]| names.iter().map(|name| format!("{of}{name}.rs")).collect();
-    let left: Vec<Vec<String>> = left.iter().map(|(of, names)| whole(of, names)).collect();
     let imports = imports(files);
-    let cycles = cycles(&imports);
-    let mut wrong = Vec::new();
-    for cycle in &cycles {
-        let allows = |entry: &Vec<String>| cycle.iter().all(|file| entry.iter().any(|e| e == file));
-        if !left.iter().any(allows) {
-            wrong.push(format!("files import each other: {}", tell(cycle, &imports)));
-        }
-    }
-    let circular: BTreeSet<&str> = cycles.into_iter().flatten().collect();
-    for file in left.iter().flatten().filter(|file| !circular.contains(file.as_str())) {
-        wrong.push(format!("{file} is in no cycle any more: take it off this list"));
-    }
-    wrong
+    let cycles = cycles(&imports).into_iter();
+    cycles.map(|cycle| format!("files import each other: {}", tell(&cycle, &imports))).collect()
 }
 
 /// The arrows between files of a cycle, with the names that they are there for.
@@ -292,7 +225,7 @@ mod tests {
             file("c", "use crate::{a::A, d};"),
             file("d", ""),
         ];
-        let wrong = against(&files, &[]);
+        let wrong = check(&files);
         assert_eq!(wrong.len(), 1, "{wrong:?}");
         assert!(wrong[0].contains("crates/x/src/b.rs -> crates/x/src/c.rs: C, make"), "{wrong:?}");
         assert!(!wrong[0].contains("d.rs"), "{wrong:?}");
@@ -305,18 +238,7 @@ mod tests {
             file("a/in_a", "use crate::b::B;\nuse super::A;"),
             file("b", "use crate::a::X;"),
         ];
-        assert_eq!(against(&files, &[]).len(), 1);
-        assert!(against(&files[..2], &[]).is_empty(), "a file and its folder are one room");
-    }
-
-    #[test]
-    fn what_is_left_may_stay_and_only_shrink() {
-        let files = [file("a", "use crate::b::B;"), file("b", "use crate::a::A;"), file("c", "")];
-        let of = "crates/x/src/";
-        assert!(against(&files, &[(of, &["a", "b"])]).is_empty());
-        let wrong = against(&files, &[(of, &["a", "b", "c"])]);
-        assert_eq!(wrong, ["crates/x/src/c.rs is in no cycle any more: take it off this list"]);
-        let wrong = against(&files, &[(of, &["a", "c"])]);
-        assert_eq!(wrong.len(), 2, "the cycle is new, and c is in none: {wrong:?}");
+        assert_eq!(check(&files).len(), 1);
+        assert!(check(&files[..2]).is_empty(), "a file and its folder are one room");
     }
 }

@@ -74,7 +74,7 @@ const WALLS: &[Wall] = &[
         within: &["crates/"],
         except: &[
             ("crates/nines-exec/", "it is the door to child processes"),
-            ("crates/nines-agent/src/daemon.rs", "a restart replaces the agent in its own process"),
+            ("crates/nines-agent/src/stop.rs", "a restart replaces the agent in its own process"),
             ("crates/nines-lab/", "hosts are made by ip and nft, and ended by a shell"),
             ("crates/nines/src/demo", "it starts the agents, servers and peers that it shows"),
             (

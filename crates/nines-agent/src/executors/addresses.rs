@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     net::IpAddr,
     sync::{
-        Arc, Mutex,
+        Mutex,
         mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     },
     time::{Duration, Instant},
@@ -15,11 +15,11 @@ use std::{
 
 use nines_core::Event;
 
-use super::vip_addresses::VipAddresses;
+use super::vip_addresses::{Places, VipAddresses};
 use crate::{
     core_thread::CoreHandle,
-    daemon::Shown,
     logger::Logger,
+    own_status::OwnStatus,
     queue::{Bell, Offer, Refused},
     threads,
 };
@@ -130,15 +130,12 @@ fn ended(id: u64) -> Option<Event> {
     Some(Event::Done { id, result: Ok(()) })
 }
 
-/// Where VIPs belong: prefix length and interface from the spec.
-pub type Places = Arc<Mutex<BTreeMap<IpAddr, (u8, Option<String>)>>>;
-
 /// Adds, removes and announces addresses in order; puts back what other programs take away.
 pub fn run(
     mut kept: VipAddresses,
     inbox: &AddressInbox,
     places: &Places,
-    shown: &Mutex<Shown>,
+    shown: &Mutex<OwnStatus>,
     facts: &tokio::sync::Notify,
     core: &CoreHandle,
     log: &Logger,

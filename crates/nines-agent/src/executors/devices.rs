@@ -15,11 +15,8 @@ use std::{
 use nines_api::failure::{Failure, Kind, Outcome};
 use nines_dataplane::{address, director::Director, listen, new_interfaces, sysctl, watch::Watch};
 
-use super::{
-    addresses::{AddressHandle, Places},
-    forwarding::DataplaneHandle,
-};
-use crate::{convert::kernel_failure, daemon::Shown, identity, logger::Logger};
+use super::{addresses::AddressHandle, forwarding::DataplaneHandle, vip_addresses::Places};
+use crate::{convert::kernel_failure, identity, logger::Logger, own_status::OwnStatus};
 
 /// Binds heartbeats on each own address, also on one that is not there yet.
 pub fn bind(me: &identity::Peer) -> Outcome<Vec<mio::net::UdpSocket>> {
@@ -122,7 +119,7 @@ pub fn watch(
     dataplane: Option<&DataplaneHandle>,
     addresses: &AddressHandle,
     changes: &AtomicU64,
-    shown: &Mutex<Shown>,
+    shown: &Mutex<OwnStatus>,
     log: &Logger,
 ) {
     let watch = Watch::open();

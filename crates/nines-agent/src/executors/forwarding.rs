@@ -23,8 +23,8 @@ use nines_model::{Counters, ForwardingTable};
 
 use crate::{
     core_thread::CoreHandle,
-    daemon::Shown,
     logger::Logger,
+    own_status::OwnStatus,
     queue::{Bell, Offer, Refused},
     threads,
 };
@@ -139,7 +139,7 @@ pub struct Forwarding<'a, D, C, T> {
     cover: C,
     /// Is told the news.
     tell: T,
-    shown: &'a Mutex<Shown>,
+    shown: &'a Mutex<OwnStatus>,
     core: &'a CoreHandle,
     log: &'a Logger,
     /// Until the first table is in, what an earlier process left goes on as it is.
@@ -162,7 +162,7 @@ impl<'a, D: DataPlane, C: Fn(&mut D) -> Vec<String>, T: FnMut(&mut D, News<'_>)>
         plane: D,
         cover: C,
         tell: T,
-        shown: &'a Mutex<Shown>,
+        shown: &'a Mutex<OwnStatus>,
         core: &'a CoreHandle,
         log: &'a Logger,
     ) -> Self {
@@ -298,7 +298,7 @@ fn apply<D: DataPlane>(
 fn show<D: DataPlane>(
     plane: &D,
     failed: Option<nines_dataplane::Error>,
-    shown: &Mutex<Shown>,
+    shown: &Mutex<OwnStatus>,
     log: &Logger,
 ) {
     let mut shown = shown.lock().expect("nobody panics with it");
@@ -310,7 +310,7 @@ fn show<D: DataPlane>(
         log.line(&format!("not forwarding as the config asks: {trouble}"));
         log.line(&format!("  next: {next}"));
     }
-    *shown = Shown { path: plane.describe(), trouble, next, ..shown.clone() };
+    *shown = OwnStatus { path: plane.describe(), trouble, next, ..shown.clone() };
 }
 
 /// Packets so far to a VIP; `None`: no service is told by it (by a mark, say).

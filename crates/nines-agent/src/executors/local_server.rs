@@ -17,7 +17,7 @@ use nines_dataplane::{
 };
 use nines_model::RealServerRole;
 
-use crate::{core_thread::CoreHandle, daemon::Shown, logger::Logger, queue::SlotReceiver};
+use crate::{core_thread::CoreHandle, logger::Logger, own_status::OwnStatus, queue::SlotReceiver};
 
 /// File of what this machine was before.
 pub const MEMORY: &str = "serves";
@@ -29,7 +29,7 @@ pub fn keep(
     told: &SlotReceiver<RealServerRole>,
     memory: &Path,
     core: &CoreHandle,
-    shown: &Mutex<Shown>,
+    shown: &Mutex<OwnStatus>,
     log: &Logger,
 ) {
     let (mut keeper, mut duty, mut trouble) = (Keeper::new(memory), None, String::new());

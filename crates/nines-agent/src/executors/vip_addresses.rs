@@ -8,7 +8,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -18,8 +18,7 @@ use nines_dataplane::{
     address::{self, Interface},
 };
 
-use super::addresses::Places;
-use crate::{core_thread::CoreHandle, logger::Logger};
+use crate::{core_thread::CoreHandle, logger::Logger, own_status::Unfit};
 
 /// `ip addr flush` goes on until it finds nothing: what is put back meanwhile it takes again.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -39,6 +38,9 @@ const LOST: Duration = Duration::from_millis(200);
 const GOOD: Duration = Duration::from_secs(1);
 /// or so long, if it was lost before within a minute: a VIP is not to follow a loose cable.
 const GOOD_AGAIN: Duration = Duration::from_secs(10);
+
+/// Where VIPs belong: prefix length and interface from the spec.
+pub type Places = Arc<Mutex<BTreeMap<IpAddr, (u8, Option<String>)>>>;
 
 /// A VIP on an interface.
 struct Placed {
@@ -158,9 +160,6 @@ impl Fitness {
         None
     }
 }
-
-/// VIPs that this machine cannot serve, by reason.
-pub type Unfit = Vec<(String, Vec<IpAddr>)>;
 
 /// What a look found.
 #[derive(Default)]

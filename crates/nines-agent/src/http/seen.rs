@@ -15,9 +15,8 @@ use tokio::time::Instant;
 
 use super::{one_line, stopping, view};
 use crate::{
-    checks::proof::AllUnusable, core_thread::CoreHandle, daemon::Shown,
-    executors::forwarding::DataplaneHandle, identity::Credentials,
-    transport::peer_port::ask_counters,
+    checks::proof::AllUnusable, core_thread::CoreHandle, executors::forwarding::DataplaneHandle,
+    identity::Credentials, own_status::OwnStatus, transport::peer_port::ask_counters,
 };
 
 /// What the status is made from.
@@ -30,7 +29,7 @@ pub struct Sight {
     /// This node's data plane; a witness has none.
     pub dataplane: Option<DataplaneHandle>,
     /// How this node forwards.
-    pub shown: Arc<Mutex<Shown>>,
+    pub shown: Arc<Mutex<OwnStatus>>,
     /// Servers that this holder found not to serve the VIP.
     pub unusable: Arc<Mutex<AllUnusable>>,
 }

@@ -15,7 +15,7 @@ use nines_model::{Role, Time, Unfit, Why};
 use nines_planner::NodeView;
 
 use self::{problems::problems, spare::Spares};
-use crate::daemon::Shown;
+use crate::own_status::OwnStatus;
 
 pub use self::{
     acts::{cannot_take, cannot_take_of, harm_of_drain, harm_of_standby},
@@ -59,7 +59,7 @@ fn votes(node: &Node, now: Time) -> BTreeSet<u64> {
 }
 
 /// The whole view but for services, which are to be added outside the core.
-pub fn status(node: &Node, now: Time, shown: &Shown) -> (Status, services::Services) {
+pub fn status(node: &Node, now: Time, shown: &OwnStatus) -> (Status, services::Services) {
     let state = node.state();
     let voters = node.consensus().voters();
     let votes = votes(node, now).len();
@@ -108,7 +108,7 @@ fn state_of(seen: Option<&NodeView>, role: Role, at_work: NodeState) -> NodeStat
     }
 }
 
-fn nodes(node: &Node, now: Time, shown: &Shown, spares: &Spares<'_>) -> Vec<NodeStatus> {
+fn nodes(node: &Node, now: Time, shown: &OwnStatus, spares: &Spares<'_>) -> Vec<NodeStatus> {
     let state = node.state();
     let mut all: Vec<NodeStatus> =
         state.members.iter().map(|(id, m)| member(node, now, (*id, m), shown, spares)).collect();
@@ -129,7 +129,7 @@ fn member(
     node: &Node,
     now: Time,
     (id, member): (u64, &Member),
-    shown: &Shown,
+    shown: &OwnStatus,
     spares: &Spares<'_>,
 ) -> NodeStatus {
     let state = node.state();
@@ -152,11 +152,11 @@ fn member(
     };
     let state_now = state_of(spares.member(name), role, at_work);
     let facts = state.members.facts().get(name);
-    let told = || Shown {
+    let told = || OwnStatus {
         path: facts.map_or_else(String::new, |f| f.path.clone()),
         trouble: facts.map_or_else(String::new, |f| f.trouble.clone()),
         next: facts.map_or_else(String::new, |f| f.next.clone()),
-        ..Shown::default()
+        ..OwnStatus::default()
     };
     let shown = if id == node.config().id { shown.clone() } else { told() };
     let (trouble, next) = match outside {

@@ -3,15 +3,26 @@
 //!
 //! Decides: its form, and whether a secret is that of a valid code.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use nines_api::failure::Outcome;
 
-use super::{StateDir, fingerprint};
+use super::{StateDir, der, fingerprint, random};
+
+/// How long a join code is valid, in seconds.
+const VALID: u64 = 86_400;
 
 impl StateDir {
-    /// Keeps the secret of the join code, with the time it ends at, in seconds since 1970;
-    /// `server`: of the one that lets real servers in and no node.
-    pub fn keep_code(&self, secret: &str, until: u64, server: bool) -> Outcome<()> {
-        self.write(Self::code_file(server), &format!("{until} {secret}"))
+    /// Makes a join code in the place of the one before; gives it, and the time it ends at, in
+    /// seconds since 1970. `server`: one that lets real servers in and no node.
+    pub fn new_code(&self, server: bool) -> Outcome<(String, u64)> {
+        let ca_pem = self.read("ca.pem")?;
+        let secret = random::<10>();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        let until = now + VALID;
+        let kept = data_encoding::HEXLOWER.encode(&secret);
+        self.write(Self::code_file(server), &format!("{until} {kept}"))?;
+        Ok((join_code(&secret, &der(&ca_pem)), until))
     }
 
     fn code_file(server: bool) -> &'static str {
@@ -30,7 +41,7 @@ impl StateDir {
 }
 
 /// Secret and fingerprint as one word for people.
-pub fn join_code(secret: &[u8; 10], ca_der: &[u8]) -> String {
+fn join_code(secret: &[u8; 10], ca_der: &[u8]) -> String {
     let mut bytes = secret.to_vec();
     bytes.extend(fingerprint(ca_der));
     let text = data_encoding::BASE32_NOPAD.encode(&bytes).to_lowercase();

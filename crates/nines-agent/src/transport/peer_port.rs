@@ -46,7 +46,7 @@ mod flow_stream;
 mod join;
 pub mod real_servers;
 mod strangers;
-pub use flow_stream::ask as ask_flows;
+pub use flow_stream::{Asker, ask_all as ask_flows};
 
 const FRAME_MAX: usize = 64 * 1024 * 1024;
 /// Real servers say which addresses they have.

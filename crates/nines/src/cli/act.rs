@@ -9,7 +9,7 @@ use nines_api::{
 };
 use nines_model::{AdminCommand, Codes as _, Millis, SafetyRule};
 
-use super::Context;
+use crate::{context::Context, output::print_json};
 
 /// Set something, until it is undone.
 #[derive(Args)]
@@ -51,7 +51,7 @@ fn now_ms() -> u64 {
 
 fn show(context: &Context, done: &Done) {
     if context.json() {
-        super::print_json(done);
+        print_json(done);
     } else {
         outln!("{}", done.text);
     }

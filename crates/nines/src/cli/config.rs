@@ -19,8 +19,7 @@ use nines_model::{
     sanity,
 };
 
-use super::Context;
-use crate::local;
+use crate::{context::Context, local, output::print_json};
 
 /// Show what a config would change.
 #[derive(Args)]
@@ -193,7 +192,7 @@ fn planned(context: &Context, file: &Path) -> Outcome<(String, Plan)> {
 pub fn plan(context: &Context, args: &PlanArgs) -> Outcome<u8> {
     let (_, plan) = planned(context, &args.file)?;
     if context.json() {
-        super::print_json(&plan);
+        print_json(&plan);
     } else {
         show(&plan);
     }
@@ -236,7 +235,7 @@ pub fn apply(context: &Context, args: &ApplyArgs) -> Outcome<u8> {
 fn applied(context: &Context, plan: Plan, done: Option<Done>) -> u8 {
     if context.json() {
         let nothing = || format!("nothing changes (revision {})", plan.revision);
-        super::print_json(&Applied {
+        print_json(&Applied {
             schema: SCHEMA,
             changed: done.is_some(),
             index: done.as_ref().map_or(0, |done| done.index),
@@ -255,7 +254,7 @@ pub fn run(context: &Context, args: &ConfigArgs) -> Outcome<u8> {
         What::Show => {
             let config: ConfigText = context.client().get("/v1/config")?;
             if context.json() {
-                super::print_json(&config);
+                print_json(&config);
             } else {
                 let terminal = std::io::IsTerminal::is_terminal(&std::io::stdout());
                 let text = if terminal { clean_lines(&config.text) } else { config.text };
@@ -284,7 +283,7 @@ fn check(context: &Context, file: &Path, spec: &Spec) {
         warnings: sanity::odd(spec).into_iter().map(|finding| finding.what).collect(),
     };
     if context.json() {
-        super::print_json(&result);
+        print_json(&result);
         return;
     }
     let Checked { file, nodes, services, vips, warnings, .. } = result;

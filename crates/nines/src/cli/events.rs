@@ -2,11 +2,15 @@
 
 use clap::Args;
 use nines_api::{
+    client::percent_encoded,
     failure::{Failure, Kind, Outcome},
     types::Event,
 };
 
-use super::{Context, columns};
+use crate::{
+    context::Context,
+    output::{columns, print_json},
+};
 
 /// List what happened in the cluster.
 #[derive(Args)]
@@ -52,11 +56,11 @@ pub fn run(context: &Context, args: &EventsArgs) -> Outcome<u8> {
         let about = args
             .about
             .as_deref()
-            .map_or_else(String::new, |a| format!("&about={}", super::why::encode(a)));
+            .map_or_else(String::new, |a| format!("&about={}", percent_encoded(a)));
         client.get(&format!("/v1/events?limit={}{about}", args.limit))?
     };
     if context.json() {
-        super::print_json(&events);
+        print_json(&events);
         return Ok(0);
     }
     let row = |e: &Event| {

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Command, CommandFactory as _, Subcommand};
 use nines_api::failure::{EXIT_CODES, Failure, Kind, Outcome};
 
-use super::{Cli, Context};
+use super::Cli;
+use crate::{context::Context, output::print_json};
 
 /// Print more help.
 #[derive(Args)]
@@ -114,7 +115,7 @@ pub fn run(context: &Context, args: HelpArgs) -> Outcome<u8> {
             })?;
             let said = format!("manual pages are in {}", to.display());
             if context.json() {
-                super::print_json(&serde_json::json!({ "schema": 1, "text": said }));
+                print_json(&serde_json::json!({ "schema": 1, "text": said }));
             }
         }
         Some(About::Api) => outln!("{}", crate::local::openapi()),
@@ -124,7 +125,7 @@ pub fn run(context: &Context, args: HelpArgs) -> Outcome<u8> {
 
 fn text(context: &Context, text: &str) {
     if context.json() {
-        super::print_json(&serde_json::json!({ "schema": 1, "text": text }));
+        print_json(&serde_json::json!({ "schema": 1, "text": text }));
     } else {
         out!("{text}");
     }
@@ -134,7 +135,7 @@ fn exit_codes(context: &Context) {
     if context.json() {
         let one =
             |(code, meaning): &(u8, &str)| serde_json::json!({ "code": code, "meaning": meaning });
-        super::print_json(&EXIT_CODES.iter().map(one).collect::<Vec<_>>());
+        print_json(&EXIT_CODES.iter().map(one).collect::<Vec<_>>());
         return;
     }
     for (code, meaning) in EXIT_CODES {

@@ -8,7 +8,7 @@ use nines_api::{
     types::{Done, MoveRequest, Status},
 };
 
-use super::Context;
+use crate::{context::Context, output::print_json};
 
 /// Move a service's VIP to another director.
 #[derive(Args)]
@@ -32,7 +32,7 @@ pub fn run(context: &Context, args: &MoveArgs) -> Outcome<u8> {
         arrived(context, args, until)?;
     }
     if context.json() {
-        super::print_json(&done);
+        print_json(&done);
     } else if args.no_wait {
         outln!("{}", done.text);
     } else {

@@ -11,7 +11,10 @@ use nines_api::{
 
 use nines_model::admin::is_operator;
 
-use super::{Context, bold, columns};
+use crate::{
+    context::Context,
+    output::{bold, columns, print_json},
+};
 
 /// Show which director serves what, whether a spare is ready, and what is wrong now.
 #[derive(Args)]
@@ -27,7 +30,7 @@ pub fn run(context: &Context, args: &StatusArgs) -> Outcome<u8> {
     let servers = args.wide || context.json();
     let status: Status = context.client().get(&format!("/v1/status?servers={servers}"))?;
     if context.json() {
-        super::print_json(&status);
+        print_json(&status);
     } else {
         out!("{}", text(&status, args.wide));
     }

@@ -2,8 +2,7 @@
 
 use nines_api::{failure::Outcome, types::Status};
 
-use super::Context;
-use crate::local::TABLES_VERSION;
+use crate::{context::Context, local::TABLES_VERSION, output::print_json};
 
 /// Runs `nines version`.
 pub fn run(context: &Context) -> Outcome<u8> {
@@ -11,7 +10,7 @@ pub fn run(context: &Context) -> Outcome<u8> {
     let status = context.client().get::<Status>("/v1/status").ok();
     let here = status.as_ref().and_then(|s| s.nodes.iter().find(|n| n.name == s.node));
     if context.json() {
-        super::print_json(&serde_json::json!({
+        print_json(&serde_json::json!({
             "schema": 1,
             "version": mine,
             "api": 1,

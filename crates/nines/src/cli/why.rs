@@ -1,10 +1,13 @@
 //! `nines why`
 
 use clap::Args;
-use nines_api::{failure::Outcome, types::Why};
+use nines_api::{client::percent_encoded, failure::Outcome, types::Why};
 use nines_model::admin::is_operator;
 
-use super::{Context, columns};
+use crate::{
+    context::Context,
+    output::{columns, print_json},
+};
 
 /// Tell why a service, VIP, node or server is where and as it is.
 #[derive(Args)]
@@ -13,24 +16,12 @@ pub struct WhyArgs {
     subject: String,
 }
 
-/// Percent-encodes a query value.
-pub fn encode(text: &str) -> String {
-    text.bytes()
-        .map(|b| match b {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' => {
-                char::from(b).to_string()
-            }
-            _ => format!("%{b:02X}"),
-        })
-        .collect()
-}
-
 /// Runs `nines why`.
 pub fn run(context: &Context, args: &WhyArgs) -> Outcome<u8> {
-    let path = format!("/v1/why?subject={}", encode(&args.subject));
+    let path = format!("/v1/why?subject={}", percent_encoded(&args.subject));
     let why: Why = context.client().get(&path)?;
     if context.json() {
-        super::print_json(&why);
+        print_json(&why);
         return Ok(0);
     }
     outln!("{}\n", why.now);

@@ -21,7 +21,7 @@ use super::{
     sampler::Heard,
     stage::{self, CLEANUP, DIRECTORS, Stage, VIP, lab_failure},
 };
-use crate::cli::Context;
+use crate::context::Context;
 
 const FAULTS: [Fault; 3] = [Fault::KillActive, Fault::CutActive, Fault::PlannedMove];
 

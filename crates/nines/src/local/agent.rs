@@ -7,7 +7,7 @@ use nines_agent::{Options, kernel_failure};
 use nines_api::failure::{Failure, Kind, Outcome};
 use nines_dataplane::ebpf::{self, Hooks};
 
-use crate::cli::Context;
+use crate::context::Context;
 
 /// Run the agent.
 #[derive(Args)]

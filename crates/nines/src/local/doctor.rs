@@ -26,7 +26,7 @@ use nines_dataplane::{
 use nines_model::{Forward, Spec, config::parse};
 use serde::Serialize;
 
-use crate::cli::{self, Context};
+use crate::{context::Context, output::print_json};
 
 /// How long answers to ARP and neighbour solicitations may take, for each VIP.
 const ARP_PATIENCE: Duration = Duration::from_millis(400);
@@ -34,7 +34,7 @@ const ARP_PATIENCE: Duration = Duration::from_millis(400);
 /// One thing that was looked at.
 #[derive(Serialize)]
 struct Finding {
-    /// "ok", "BAD" or "note" (cannot be proved from here).
+    /// "ok", "BAD" or "note" (cannot be proved from here, or need not be wrong).
     verdict: &'static str,
     subject: String,
     text: String,
@@ -231,11 +231,27 @@ fn outside(status: &Status) -> impl Iterator<Item = Finding> {
     })
 }
 
+/// The cluster's feature level, and which nodes hold it back. `None`: this node has no log yet.
+fn feature_level(status: &Status) -> Option<Finding> {
+    if status.voters == 0 {
+        return None;
+    }
+    let subject = "versions".to_owned();
+    Some(match &status.feature_level_held_back {
+        held if held.is_empty() => {
+            let text = format!("cluster feature level {}, read by all nodes", status.feature_level);
+            Finding::ok(subject, text)
+        }
+        // As in the middle of an upgrade.
+        held => Finding::note(subject, held.clone()),
+    })
+}
+
 /// Runs it: 0 if nothing is wrong, 1 otherwise.
 pub fn run(context: &Context) -> Outcome<u8> {
     let text = context.client().get::<ConfigText>("/v1/config")?.text;
     let status: Status = context.client().get("/v1/status")?;
-    let mut found: Vec<Finding> = outside(&status).collect();
+    let mut found: Vec<Finding> = outside(&status).chain(feature_level(&status)).collect();
     // A node that has no log yet has no config.
     let spec = if text.is_empty() { Ok(Spec::default()) } else { parse(&text) };
     let spec = spec.map_err(|_| {
@@ -251,7 +267,7 @@ pub fn run(context: &Context) -> Outcome<u8> {
     found.extend(servers(&spec, &interfaces)?);
     let bad = found.iter().filter(|f| f.verdict == "BAD").count();
     if context.json() {
-        cli::print_json(&found);
+        print_json(&found);
         return Ok(u8::from(bad > 0));
     }
     for Finding { verdict, subject, text, next } in &found {
@@ -289,5 +305,23 @@ mod tests {
             assert!(told(vip, &[far], &[]).contains("a machine that nines does not know"));
         }
         assert_eq!(mac_from(&mac_text(&far)), Some(far));
+    }
+
+    #[test]
+    fn the_feature_level_is_told_with_who_holds_it_back() {
+        let told = |voters, held: &str| {
+            let status = Status {
+                voters,
+                feature_level: 1,
+                feature_level_held_back: held.into(),
+                ..Status::default()
+            };
+            feature_level(&status).map(|f| format!("{} {}: {}", f.verdict, f.subject, f.text))
+        };
+        let all = "ok versions: cluster feature level 1, read by all nodes";
+        assert_eq!(told(3, "").as_deref(), Some(all));
+        let held = "cluster feature level 1, held back by lb2 (0.1.0): install nines there";
+        assert_eq!(told(3, held), Some(format!("note versions: {held}")));
+        assert_eq!(told(0, ""), None, "a node without the log knows no level");
     }
 }

@@ -6,17 +6,13 @@ use std::{
 };
 
 use clap::Args;
-use nines_agent::{
-    identity::{self, StateDir},
-    kernel_failure,
-    storage::{self, own_log},
-};
+use nines_agent::{StateDir, bootstrap, kernel_failure};
 use nines_api::failure::{Failure, Kind, Outcome};
 use nines_model::{Spec, config};
 
-use crate::cli::{self, Context};
+use crate::{cli::config::checked, context::Context, output::print_json};
 
-pub use nines_agent::identity::PORT;
+pub use nines_agent::PORT;
 
 /// Make this machine the first node of a new cluster.
 #[derive(Args)]
@@ -100,7 +96,7 @@ fn fresh(home: &StateDir) -> Outcome<()> {
 
 /// A log without an identity is left from an earlier membership, perhaps in another cluster.
 pub fn no_log_of_another(home: &StateDir) -> Outcome<()> {
-    let log = home.file(own_log::FILE);
+    let log = home.log();
     if !log.exists() {
         return Ok(());
     }
@@ -117,7 +113,7 @@ pub fn run(context: &Context, args: &InitArgs) -> Outcome<u8> {
     if let Some(file) = &args.all {
         return all(context, file, args.port);
     }
-    let home = identity::home(&context.state);
+    let home = StateDir::at(&context.state);
     fresh(&home)?;
     let (node, addresses) = (name(args.node.as_ref()), addresses(&args.address)?);
     let name = args.name.clone().unwrap_or_default();
@@ -126,8 +122,8 @@ pub fn run(context: &Context, args: &InitArgs) -> Outcome<u8> {
         format!("[cluster]\nname = \"{name}\"\n\n[nodes]\n{node} = [{}]\n", listed.join(", "));
     let spec = config::parse(&text)
         .map_err(|found| Failure::new(Kind::Usage, "no cluster made", &found[0].message))?;
-    let (credentials, kept) = identity::bootstrap(&text, &spec, args.port)?;
-    make(&home, || storage::found(&home, &credentials[0], &kept))?;
+    let (credentials, kept) = bootstrap(&text, &spec, args.port)?;
+    make(&home, || home.found(&credentials[0], &kept))?;
     if !context.json() {
         outln!("{node} is the first node of cluster {name}. Start it:  systemctl start nines");
     }
@@ -158,23 +154,23 @@ fn make(home: &StateDir, founded: impl FnOnce() -> Outcome<()>) -> Outcome<()> {
 
 /// Makes the state directories of all nodes of a config below `parent`, one named after each node.
 pub fn make_nodes(parent: &Path, text: &str, spec: &Spec, port: u16) -> Outcome<Vec<PathBuf>> {
-    let (credentials, kept) = identity::bootstrap(text, spec, port)?;
+    let (credentials, kept) = bootstrap(text, spec, port)?;
     let mut made = Vec::new();
     for credentials in &credentials {
-        let home = identity::home(&parent.join(&credentials.identity.me.name));
+        let home = StateDir::at(&parent.join(&credentials.identity.me.name));
         fresh(&home)?;
-        make(&home, || storage::found(&home, credentials, &kept))?;
+        make(&home, || home.found(credentials, &kept))?;
         made.push(home.0);
     }
     Ok(made)
 }
 
 fn all(context: &Context, file: &Path, port: u16) -> Outcome<u8> {
-    let (text, spec) = cli::config::checked(context, file)?;
+    let (text, spec) = checked(context, file)?;
     let made = make_nodes(&context.state, &text, &spec, port)?;
     let made: Vec<String> = made.iter().map(|path| path.display().to_string()).collect();
     if context.json() {
-        cli::print_json(&serde_json::json!({
+        print_json(&serde_json::json!({
             "schema": 1, "cluster": spec.name, "directories": made,
         }));
     } else {
@@ -184,16 +180,12 @@ fn all(context: &Context, file: &Path, port: u16) -> Outcome<u8> {
 }
 
 fn print_code(context: &Context, home: &StateDir, server: bool) -> Outcome<()> {
-    let credentials = home.credentials()?;
-    let secret = identity::random::<10>();
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let until = since.map_or(0, |d| d.as_secs()) + 86_400;
-    home.keep_code(&identity::hex(&secret), until, server)?;
-    let code = identity::join_code(&secret, &identity::der(&credentials.ca_pem));
-    let me = &credentials.identity.me;
+    let identity = home.identity()?;
+    let (code, until) = home.new_code(server)?;
+    let me = &identity.me;
     let port = if me.port == PORT { String::new() } else { format!(":{}", me.port) };
     if context.json() {
-        let cluster = &credentials.identity.cluster;
+        let cluster = &identity.cluster;
         let (node, address) = (&me.name, format!("{}{port}", me.addresses[0]));
         outln!(
             "{}",
@@ -216,7 +208,7 @@ fn print_code(context: &Context, home: &StateDir, server: bool) -> Outcome<()> {
 
 /// Runs `nines code`.
 pub fn code(context: &Context, args: &CodeArgs) -> Outcome<u8> {
-    let home = identity::home(&context.state);
+    let home = StateDir::at(&context.state);
     if home.identity()?.server {
         return Err(Failure::new(
             Kind::Usage,

@@ -3,14 +3,10 @@
 use std::net::{IpAddr, SocketAddr};
 
 use clap::Args;
-use nines_agent::{
-    identity::{self, PORT},
-    real_server::SAID,
-    storage::{own_log, store::Store},
-};
+use nines_agent::{PORT, StateDir, read_code};
 use nines_api::failure::{Failure, Kind, Outcome};
 
-use crate::cli::Context;
+use crate::context::Context;
 
 /// Join a cluster.
 #[derive(Args)]
@@ -48,7 +44,7 @@ fn member_address(text: &str) -> Outcome<SocketAddr> {
 
 /// The secret of a join code and the fingerprint of the cluster's certificate authority.
 fn join_code(text: &str) -> Outcome<(String, [u8; 10])> {
-    identity::read_code(text).ok_or_else(|| {
+    read_code(text).ok_or_else(|| {
         Failure::new(
             Kind::Usage,
             format!("\"{text}\" is not a valid join code"),
@@ -62,7 +58,7 @@ fn join_code(text: &str) -> Outcome<(String, [u8; 10])> {
 pub fn run(context: &Context, args: &JoinArgs) -> Outcome<u8> {
     let to = member_address(&args.address)?;
     let (secret, fingerprint) = join_code(&args.code)?;
-    let home = identity::home(&context.state);
+    let home = StateDir::at(&context.state);
     if home.is_member() {
         let cluster = home.identity()?.cluster;
         return Err(Failure::new(
@@ -94,10 +90,9 @@ pub fn run(context: &Context, args: &JoinArgs) -> Outcome<u8> {
         Failure::new(Kind::Io, format!("cannot make {}", home.0.display()), e).next("run as root")
     })?;
     if !args.server {
-        Store::open(&home.file(own_log::FILE))?;
+        home.make_log()?;
     }
-    // What another cluster once told this machine.
-    let _ = std::fs::remove_file(home.file(SAID));
+    home.forget_said();
     home.keep(&credentials)?;
     let part = match (args.server, args.witness) {
         (true, _) => "real server",

@@ -3,16 +3,12 @@
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
-use nines_agent::{
-    identity::{self, StateDir},
-    kernel_failure, local_server,
-    real_server::{self, Said},
-};
+use nines_agent::{LOCAL_SERVER_MEMORY, REAL_SERVER_MEMORY, StateDir, kernel_failure};
 use nines_api::failure::{Failure, Kind, Outcome};
 use nines_dataplane::{ebpf, real_server::Keeper};
 use nines_model::RealServerRole;
 
-use crate::cli::{self, Context};
+use crate::{context::Context, output::print_json};
 
 /// Prepare this machine as a real server for direct routing and tunnels, or undo that.
 #[derive(Args)]
@@ -43,7 +39,7 @@ enum What {
 }
 
 fn memory(context: &Context) -> PathBuf {
-    context.state.join(real_server::MEMORY)
+    context.state.join(REAL_SERVER_MEMORY)
 }
 
 fn words<T: ToString>(all: impl IntoIterator<Item = T>) -> String {
@@ -70,7 +66,7 @@ pub fn run(context: &Context, args: &ServerArgs) -> Outcome<u8> {
             let text =
                 format!("ready to serve {} {how}; undo with: nines server undo", words(vips));
             if context.json() {
-                cli::print_json(&serde_json::json!({ "schema": 1, "vips": vips, "text": text }));
+                print_json(&serde_json::json!({ "schema": 1, "vips": vips, "text": text }));
             } else {
                 outln!("{text}");
             }
@@ -82,7 +78,7 @@ pub fn run(context: &Context, args: &ServerArgs) -> Outcome<u8> {
 }
 
 fn show(context: &Context) -> Outcome<()> {
-    let home = identity::home(&context.state);
+    let home = StateDir::at(&context.state);
     let who = home.identity()?;
     if !who.server {
         return Err(Failure::new(
@@ -92,9 +88,9 @@ fn show(context: &Context) -> Outcome<()> {
         )
         .next("nines status"));
     }
-    let Said { answer, .. } = Said::read(&home)?;
+    let answer = home.said()?.answer;
     if context.json() {
-        cli::print_json(&serde_json::json!({
+        print_json(&serde_json::json!({
             "schema": 1, "cluster": who.cluster, "server": who.me.name,
             "revision": answer.revision, "vips": answer.vips, "tunnels": answer.tunnels,
         }));
@@ -115,9 +111,9 @@ fn show(context: &Context) -> Outcome<()> {
 }
 
 fn undo(context: &Context) -> Outcome<()> {
-    let home = identity::home(&context.state);
+    let home = StateDir::at(&context.state);
     let server = home.is_member() && home.identity()?.server;
-    let lock = if server { real_server::lock(&home)? } else { None };
+    let lock = if server { home.lock_real_server()? } else { None };
     if server && lock.is_none() {
         return Err(Failure::new(
             Kind::Unsafe,
@@ -126,7 +122,7 @@ fn undo(context: &Context) -> Outcome<()> {
         )
         .next("systemctl disable --now nines"));
     }
-    let serves = home.file(local_server::MEMORY);
+    let serves = home.file(LOCAL_SERVER_MEMORY);
     let mut gone = Vec::new();
     // What came later goes first: it remembers what the earlier one had set.
     if serves.exists() {
@@ -140,10 +136,10 @@ fn undo(context: &Context) -> Outcome<()> {
     }
     gone.extend(nines_dataplane::real_server::undo(&memory(context)).map_err(kernel_failure)?);
     if server {
-        forget(&home)?;
+        home.forget_cluster()?;
     }
     if context.json() {
-        cli::print_json(&serde_json::json!({ "schema": 1, "vips": gone, "left": server }));
+        print_json(&serde_json::json!({ "schema": 1, "vips": gone, "left": server }));
         return Ok(());
     }
     outln!("{}", undone(&gone));
@@ -156,20 +152,4 @@ fn undo(context: &Context) -> Outcome<()> {
 /// What was taken back.
 fn undone(gone: &[IpAddr]) -> String {
     if gone.is_empty() { "nothing to undo".into() } else { format!("removed: {}", words(gone)) }
-}
-
-/// The name goes first: half a forgotten machine is none.
-fn forget(home: &StateDir) -> Outcome<()> {
-    let credentials = ["identity.json", "node.key", "node.pem", "ca.key", "ca.pem"];
-    for name in credentials.into_iter().chain([real_server::SAID, real_server::LOCK]) {
-        let path = home.file(name);
-        match std::fs::remove_file(&path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                let what = format!("cannot remove {}", path.display());
-                return Err(Failure::new(Kind::Io, what, e).next("remove it by hand"));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
 }

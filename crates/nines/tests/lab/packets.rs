@@ -300,6 +300,7 @@ fn doctor_finds_the_servers_that_are_not_ready() {
     let told = super::text(&out.stdout);
     assert_eq!(out.status.code(), Some(1), "{told}");
     for line in [
+        "ok    versions: cluster feature level ",
         "ok    server web/r1 10.97.0.11 dr: answers as 10.97.0.100:80",
         "BAD   server web/r2 10.97.0.12 dr: does not accept packets for 10.97.0.100",
         "ok    server web/r3 10.97.0.13 dr: answers as",

@@ -8,8 +8,8 @@ use tokio::sync::Notify;
 use super::*;
 use crate::{
     core_thread::{self, Inbox},
-    daemon::Shown,
     executors::addresses::{self, AddressChanges, AddressHandle},
+    own_status::OwnStatus,
 };
 
 fn ms(n: u64) -> Duration {
@@ -173,13 +173,13 @@ struct Thread {
     handle: AddressHandle,
     changes: AddressChanges,
     core: Inbox,
-    shown: Arc<Mutex<Shown>>,
+    shown: Arc<Mutex<OwnStatus>>,
     _poll: mio::Poll,
 }
 
 impl Thread {
     fn start(witness: bool) -> Self {
-        let (fake, shown) = (machine(), Arc::new(Mutex::new(Shown::default())));
+        let (fake, shown) = (machine(), Arc::new(Mutex::new(OwnStatus::default())));
         let (poll, core, events) = core_thread::channel().unwrap();
         let (handle, asked) = addresses::channel();
         let (kept, showing) =

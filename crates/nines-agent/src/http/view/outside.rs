@@ -6,7 +6,7 @@ use nines_api::{states::NodeState, types::NodeStatus};
 use nines_core::{Node, wire::Awaits};
 use nines_model::{Role, Time};
 
-use crate::daemon::Shown;
+use crate::own_status::OwnStatus;
 
 /// Why a node takes no part, in words.
 pub struct Outside {
@@ -65,7 +65,7 @@ pub fn outside(node: &Node, now: Time, id: u64, name: &str) -> Option<Outside> {
 }
 
 /// This node's own line while no log names it.
-pub fn newcomer(node: &Node, now: Time, shown: &Shown) -> Option<NodeStatus> {
+pub fn newcomer(node: &Node, now: Time, shown: &OwnStatus) -> Option<NodeStatus> {
     let config = node.config();
     if node.state().members.contains_key(&config.id) {
         return None;

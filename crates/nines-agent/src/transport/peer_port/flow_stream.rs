@@ -1,19 +1,50 @@
 //! Lines on which flows go from one director to another: one is asked for, the other tells.
+//!
+//! Decides: who is asked, and when this node is behind. Each director asks every other one, again
+//! after each line that has ended. It is behind until it has received everything, and while some of
+//! it is of servers that are not in its own table yet. What is told says `flow_sync.rs`.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
 
+use nines_core::{Event, wire::Member};
+use nines_model::Role;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
+    task::JoinHandle,
     time::{interval, sleep, timeout},
 };
 
 use super::{FRAME_MAX, connect, find, get, kind, put};
-use crate::flow_sync::{Asker, Behind, Flows, Unanswered, decode};
+use crate::{
+    core_thread::CoreHandle,
+    flow_sync::{Flows, decode},
+    identity::Credentials,
+};
 
 /// A line on which nothing is told says that it lives.
 const ALIVE: Duration = Duration::from_secs(2);
 /// One that says nothing for so long is dead.
 const DEAD: Duration = Duration::from_secs(7);
+
+/// Messages sent and not yet answered, oldest first.
+#[derive(Default)]
+struct Unanswered(Mutex<VecDeque<Instant>>);
+
+impl Unanswered {
+    /// Notes that one more message was sent.
+    fn sent(&self) {
+        self.0.lock().expect("nobody panics with it").push_back(Instant::now());
+    }
+
+    /// The oldest was answered; how long that took.
+    fn answered(&self) -> Option<Duration> {
+        self.0.lock().expect("nobody panics with it").pop_front().map(|at| at.elapsed())
+    }
+}
 
 /// Tells this director's flows to the member `to` until the line breaks. `subscription`: the layout
 /// of its kernel tables, four bytes.
@@ -52,8 +83,74 @@ pub async fn tell(
     answers.abort();
 }
 
+/// Which directors' flows this node does not have yet; the core is told of each change.
+struct Behind {
+    core: CoreHandle,
+    of: Mutex<BTreeSet<u64>>,
+}
+
+impl Behind {
+    /// Nothing is known yet.
+    fn new(core: CoreHandle) -> Arc<Self> {
+        Arc::new(Self { core, of: Mutex::default() })
+    }
+
+    /// Has, or has not, the flows of this one.
+    fn set(&self, of: u64, behind: bool) {
+        let mut set = self.of.lock().expect("nobody panics with it");
+        if if behind { set.insert(of) } else { set.remove(&of) } {
+            self.core.event(Event::Behind(set.clone()));
+        }
+    }
+}
+
+/// What is needed to ask other directors for their flows.
+#[derive(Clone)]
+pub struct Asker {
+    /// Knows the members.
+    pub core: CoreHandle,
+    /// Credentials with which they are asked.
+    pub credentials: Arc<Credentials>,
+    /// Takes what they tell.
+    pub flows: Arc<Flows>,
+}
+
+/// Asks every other director for its flows, for as long as it is one.
+pub async fn ask_all(asker: Asker) {
+    let core = asker.core.clone();
+    let behind = Behind::new(core.clone());
+    let mut lines: BTreeMap<u64, JoinHandle<()>> = BTreeMap::new();
+    loop {
+        let directors = core.inspect(|node, _| {
+            let (state, me) = (node.state(), node.config().id);
+            let others = state.members.values().filter(|m| m.id != me && !m.witness);
+            let role = |m: &&Member| {
+                state.spec.nodes.get(&m.name).is_none_or(|n| n.role == Role::Director)
+            };
+            others.filter(role).map(|m| m.id).collect::<BTreeSet<u64>>()
+        });
+        let Some(directors) = directors.await else { return };
+        for id in &directors {
+            if !lines.contains_key(id) {
+                behind.set(*id, true);
+                let task = ask(asker.clone(), *id, Arc::clone(&behind));
+                lines.insert(*id, tokio::spawn(task));
+            }
+        }
+        lines.retain(|id, task| {
+            let stays = directors.contains(id);
+            if !stays {
+                task.abort();
+                behind.set(*id, false);
+            }
+            stays
+        });
+        sleep(Duration::from_secs(1)).await;
+    }
+}
+
 /// Keeps asking the member `of` for its flows.
-pub async fn ask(asker: Asker, of: u64, behind: Arc<Behind>) {
+async fn ask(asker: Asker, of: u64, behind: Arc<Behind>) {
     loop {
         behind.set(of, true);
         // Why it ended shows in status: the node is behind.
