@@ -14,6 +14,7 @@ use std::{
 use nines_api::failure::Outcome;
 use nines_core::{Event, configs::Unread, health::CheckTask, wire::Persist};
 use nines_dataplane::process;
+use nines_model::NodeId;
 use tokio::sync::mpsc;
 
 use self::{
@@ -66,7 +67,7 @@ pub struct Orders {
     /// Checks to run from now on.
     pub checks: mpsc::Receiver<Arc<Vec<CheckTask>>>,
     /// Large frames, each with the node that it is for.
-    pub bulk: mpsc::Receiver<(u64, Vec<u8>)>,
+    pub bulk: mpsc::Receiver<(NodeId, Vec<u8>)>,
     /// How the agent is to end.
     pub ends: mpsc::Receiver<End>,
 }
@@ -81,7 +82,7 @@ pub struct Workers {
     /// A witness has none.
     dataplane: Option<(DataplaneHandle, Newest<Numbered, DataplaneHandle>)>,
     checks: Newest<Arc<Vec<CheckTask>>, mpsc::Sender<Arc<Vec<CheckTask>>>>,
-    bulk: mpsc::Sender<(u64, Vec<u8>)>,
+    bulk: mpsc::Sender<(NodeId, Vec<u8>)>,
     ends: mpsc::Sender<End>,
 }
 
@@ -242,11 +243,14 @@ mod tests {
     fn a_frame_that_does_not_fit_is_reported_as_undelivered() {
         let (mut workers, mut orders, ..) = workers();
         for _ in 0..threads::BULK {
-            assert!(workers.take(Work::Bulk(2, Vec::new())).is_none());
+            assert!(workers.take(Work::Bulk(NodeId(2), Vec::new())).is_none());
         }
-        assert!(matches!(workers.take(Work::Bulk(3, Vec::new())), Some(Event::Undelivered(3))));
+        assert!(matches!(
+            workers.take(Work::Bulk(NodeId(3), Vec::new())),
+            Some(Event::Undelivered(NodeId(3)))
+        ));
         orders.bulk.try_recv().unwrap();
-        assert!(workers.take(Work::Bulk(3, Vec::new())).is_none());
+        assert!(workers.take(Work::Bulk(NodeId(3), Vec::new())).is_none());
     }
 
     #[test]

@@ -25,7 +25,7 @@ use nines_dataplane::{
     ebpf::{EbpfPlane, FlowExport, FlowImport},
     flow_sync::Batch,
 };
-use nines_model::Role;
+use nines_model::{NodeId, Role};
 use tokio::sync::{mpsc as line, oneshot, watch};
 
 use crate::{
@@ -402,7 +402,7 @@ impl Unanswered {
 /// Which directors' flows this node does not have yet; the core is told of each change.
 pub struct Behind {
     core: CoreHandle,
-    of: Mutex<BTreeSet<u64>>,
+    of: Mutex<BTreeSet<NodeId>>,
 }
 
 impl Behind {
@@ -412,7 +412,7 @@ impl Behind {
     }
 
     /// Has, or has not, the flows of this one.
-    pub fn set(&self, of: u64, behind: bool) {
+    pub fn set(&self, of: NodeId, behind: bool) {
         let mut set = self.of.lock().expect("nobody panics with it");
         if if behind { set.insert(of) } else { set.remove(&of) } {
             self.core.event(Event::Behind(set.clone()));
@@ -435,15 +435,15 @@ pub struct Asker {
 pub async fn ask_all(asker: Asker) {
     let core = asker.core.clone();
     let behind = Behind::new(core.clone());
-    let mut lines: BTreeMap<u64, tokio::task::JoinHandle<()>> = BTreeMap::new();
+    let mut lines: BTreeMap<NodeId, tokio::task::JoinHandle<()>> = BTreeMap::new();
     loop {
         let directors = core.inspect(|node, _| {
             let (state, me) = (node.state(), node.config().id);
-            let others = state.members.values().filter(|m| m.id != me && !m.witness);
+            let others = state.members.values().filter(|m| m.id() != me && !m.witness);
             let role = |m: &&nines_core::wire::Member| {
                 state.spec.nodes.get(&m.name).is_none_or(|n| n.role == Role::Director)
             };
-            others.filter(role).map(|m| m.id).collect::<BTreeSet<u64>>()
+            others.filter(role).map(|m| m.id()).collect::<BTreeSet<NodeId>>()
         });
         let Some(directors) = directors.await else { return };
         for id in &directors {

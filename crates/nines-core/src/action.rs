@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-use nines_model::Time;
+use nines_model::{NodeId, Time};
 
 use crate::{configs::Unread, forwarding::Wanted, health::CheckTask, wire::Persist};
 
@@ -16,7 +16,7 @@ pub enum Action {
     /// Send to a node over every link; `bulk` frames are too large for a datagram.
     Send {
         /// Number of the receiving node in the consensus.
-        to: u64,
+        to: NodeId,
         /// The frame, a `wire::Frame` as protobuf.
         bytes: Vec<u8>,
         /// Over TLS instead.

@@ -19,7 +19,7 @@
 
 use std::collections::BTreeMap;
 
-use nines_model::{Millis, Time};
+use nines_model::{Millis, NodeId, Time};
 
 use crate::{
     action::{Action, Operation},
@@ -70,7 +70,7 @@ pub struct Node {
     membership: Membership,
     incarnation: incarnation::HeardIncarnations,
     mail: heartbeat::Mail,
-    under_way: BTreeMap<u64, bulk::UnderWay>,
+    under_way: BTreeMap<NodeId, bulk::UnderWay>,
     states_sent: joining::Sent,
     told_broken: lost_log::ToldBroken,
     /// This build does not read what the log says.
@@ -173,7 +173,7 @@ impl Node {
         }
         self.run_vips(now);
         self.refresh_desired_state(now);
-        if self.voter.consensus().leader() != 0 {
+        if self.voter.consensus().leader().is_some() {
             self.write_waiting();
             self.flush_events(now);
             self.flush_facts(now);
@@ -195,7 +195,7 @@ impl Node {
     /// Notes when the log of this incarnation has been read as far as a leader knows it.
     fn catch_up(&mut self, now: Time) {
         let consensus = self.voter.consensus();
-        let told = consensus.leader() != 0 && now.since(self.started) > CAUGHT_UP.ns();
+        let told = consensus.leader().is_some() && now.since(self.started) > CAUGHT_UP.ns();
         let read = told && self.read_ahead.entries.is_empty();
         if !self.caught_up && (consensus.leads() || read) {
             self.caught_up = true;

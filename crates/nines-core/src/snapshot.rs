@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use nines_model::NodeId;
 use prost::Message;
 
 use crate::{
@@ -143,7 +144,7 @@ pub fn encode(state: &State) -> Vec<u8> {
         story: state.story.iter().map(event).collect(),
         membership: state.members.newest_change(),
         applied: state.applied,
-        highest: state.members.highest(),
+        highest: state.members.highest().number(),
         feature_level: state.members.feature_level(),
     }
     .encode_to_vec()
@@ -188,7 +189,7 @@ pub fn decode(bytes: &[u8], configs: &mut Configs) -> Option<State> {
         text: std::sync::Arc::clone(&config.text),
         spec: std::sync::Arc::clone(spec),
         revision,
-        members: Members::restored(members, facts, (highest, membership), feature_level),
+        members: Members::restored(members, facts, (NodeId(highest), membership), feature_level),
         vips: Vips::restored(holdings, failovers),
         admin: Admin::restored(drains, standbys, moves),
         story: EventLog::default(),
@@ -223,7 +224,7 @@ mod tests {
         let mut state = State {
             revision: 3,
             applied: 9,
-            members: Members::restored(vec![member], vec![facts], (7, 4), 3),
+            members: Members::restored(vec![member], vec![facts], (NodeId(7), 4), 3),
             vips: Vips::restored(holdings.into(), failovers.into()),
             admin: Admin::restored(drains.into(), standbys.into(), [(vip(4), to)].into()),
             ..State::default()

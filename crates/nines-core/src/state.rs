@@ -7,7 +7,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-use nines_model::Spec;
+use nines_model::{NodeId, Spec};
 use prost::Message as _;
 
 use crate::{
@@ -109,7 +109,7 @@ impl State {
     }
 
     /// Whether a membership change may take effect. Asked before [`State::apply`].
-    pub fn may_join(&self, change: (u64, Change), bytes: &[u8]) -> bool {
+    pub fn may_join(&self, change: (NodeId, Change), bytes: &[u8]) -> bool {
         let kind = Command::decode(bytes).ok().and_then(|command| command.kind);
         self.members.may_change(change, kind.as_ref())
     }
@@ -120,7 +120,7 @@ impl State {
     pub fn apply(
         &mut self,
         index: u64,
-        member: Option<(u64, Change)>,
+        member: Option<(NodeId, Change)>,
         bytes: &[u8],
         configs: &mut Configs,
     ) -> Option<(Command, Outcome)> {
@@ -140,7 +140,7 @@ impl State {
     fn carry_out(
         &mut self,
         entry: Entry<'_>,
-        member: Option<(u64, Change)>,
+        member: Option<(NodeId, Change)>,
         kind: &Kind,
         configs: &mut Configs,
     ) -> Outcome {

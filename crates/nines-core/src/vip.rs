@@ -334,20 +334,23 @@ impl Vip {
 
 #[cfg(test)]
 mod tests {
+    use nines_model::NodeId;
+
     use super::*;
 
     const T: Time = Time(1_000_000_000);
 
     /// A step after which the kernel has what was asked of it.
     fn step(vip: &mut Vip, now: Time, want: Want, voters: &[u64]) -> Vec<Do> {
-        let deadline = vip.renewals.deadline(voters);
+        let voters: Vec<NodeId> = voters.iter().copied().map(NodeId).collect();
+        let deadline = vip.renewals.deadline(&voters);
         vip.step(now, want, deadline)
     }
 
     fn renewed(until: Time) -> Vip {
         let mut vip = Vip { token: 7, known: true, ..Vip::default() };
-        vip.renewals.acked(1, 1, until);
-        vip.renewals.acked(2, 1, until);
+        vip.renewals.acked(NodeId(1), 1, until);
+        vip.renewals.acked(NodeId(2), 1, until);
         vip
     }
 
@@ -431,8 +434,8 @@ mod tests {
         let mut vip = Vip { phase: Phase::On, ..renewed(T) };
         vip.guard = T;
         assert_eq!(step(&mut vip, T.plus(Millis(200)), Want::Hold(7), &[1, 2]), []);
-        vip.renewals.acked(1, 1, T.plus(Millis(400)));
-        vip.renewals.acked(2, 1, T.plus(Millis(400)));
+        vip.renewals.acked(NodeId(1), 1, T.plus(Millis(400)));
+        vip.renewals.acked(NodeId(2), 1, T.plus(Millis(400)));
         assert_eq!(
             step(&mut vip, T.plus(Millis(300)), Want::Hold(7), &[1, 2]),
             [Do::Guard(T.plus(Millis(400))), Do::Announce]
@@ -468,7 +471,7 @@ mod tests {
     #[test]
     fn a_vip_leaves_the_common_deadline_with_one_of_its_own_first() {
         let joint = renewed(T.plus(Millis(100))).renewals;
-        let until = joint.deadline(&[1, 2]);
+        let until = joint.deadline(&[NodeId(1), NodeId(2)]);
         let follows = || {
             let mut vip = Vip { joint: true, ..renewed(until) };
             assert_eq!(vip.step(T, Want::Hold(7), until), [Do::Follow(until), Do::Up]);

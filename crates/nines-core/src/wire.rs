@@ -5,6 +5,8 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use nines_model::NodeId;
+
 mod batch;
 mod facts;
 mod heartbeat;
@@ -108,8 +110,13 @@ pub struct RaftMessage {
 
 impl RaftMessage {
     /// The node that sent it.
-    pub fn sender(&self) -> u64 {
-        self.from
+    pub fn sender(&self) -> NodeId {
+        NodeId(self.from)
+    }
+
+    /// The node that it is for.
+    pub(crate) fn receiver(&self) -> NodeId {
+        NodeId(self.to)
     }
 }
 
@@ -416,6 +423,25 @@ pub struct Member {
     /// In a join command: the highest feature level that its build reads.
     #[prost(uint32, tag = "6")]
     pub feature_level: u32,
+}
+
+impl Command {
+    /// The node that proposed it.
+    pub(crate) fn node(&self) -> NodeId {
+        NodeId(self.node)
+    }
+}
+
+impl Member {
+    /// Number in the consensus.
+    pub fn id(&self) -> NodeId {
+        NodeId(self.id)
+    }
+}
+
+/// Node numbers as they are on the wire.
+pub(crate) fn numbers(ids: impl IntoIterator<Item = NodeId>) -> Vec<u64> {
+    ids.into_iter().map(NodeId::number).collect()
 }
 
 /// An address as it is on the wire.

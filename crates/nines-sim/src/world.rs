@@ -11,7 +11,7 @@ use nines_core::{
     vip_set::Name,
     wire::{HardState, Member, Persist, Persisted, Snapshot},
 };
-use nines_model::{Millis, Role, Spec, Time};
+use nines_model::{Millis, NodeId, Role, Spec, Time};
 
 use crate::{
     invariants::{self, Invariant},
@@ -289,13 +289,14 @@ impl World {
         let now = self.local(id);
         let name = self.name(self.machines[&id].identity);
         let seeds = if self.founders().contains(&id) { Vec::new() } else { self.seeds.clone() };
+        let seeds = seeds.into_iter().map(NodeId).collect();
         let machine = self.machines.get_mut(&id).expect("a machine");
         machine.incarnation += 1;
         let identity = machine.identity;
         let machine_boot = machine.power;
         let place = machine.place;
         let boot = (machine.incarnation << 32) + id;
-        let config = Config { id: identity, name, boot, machine_boot, place, seeds };
+        let config = Config { id: NodeId(identity), name, boot, machine_boot, place, seeds };
         machine.node = Some(Node::new(config, now, machine.disk.get()));
         // Which VIPs follow is known to the process, not to the kernel.
         machine.kernel.follow.clear();
@@ -457,8 +458,12 @@ impl World {
                     let time = self.after_earlier_writes(id, time);
                     self.schedule(time, id, Happening::Written(number, persist));
                 }
-                Action::Send { to, bytes, bulk: true } => self.send_bulk(id, to, bytes),
-                Action::Send { to, bytes, bulk: false } => self.send(id, to, bytes),
+                Action::Send { to, bytes, bulk: true } => {
+                    self.send_bulk(id, to.number(), bytes);
+                }
+                Action::Send { to, bytes, bulk: false } => {
+                    self.send(id, to.number(), bytes);
+                }
                 Action::Read(unread) => {
                     let event = Event::Read(std::sync::Arc::new(unread.read()));
                     let time = 100_000 + self.random.below(40_000_000);

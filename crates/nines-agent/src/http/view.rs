@@ -11,7 +11,7 @@ use nines_api::{
     types::{Failover, NodeStatus, ProblemLine, SCHEMA, Status, VipStatus},
 };
 use nines_core::{Node, state::State, wire::Member};
-use nines_model::{Role, Time, Unfit, Why};
+use nines_model::{NodeId, Role, Time, Unfit, Why};
 use nines_planner::NodeView;
 
 use self::{problems::problems, spare::Spares};
@@ -35,7 +35,7 @@ pub mod services;
 mod spare;
 mod why;
 
-fn member_alive(node: &Node, now: Time, id: u64) -> bool {
+fn member_alive(node: &Node, now: Time, id: NodeId) -> bool {
     if id == node.config().id {
         return node.broken().is_none();
     }
@@ -43,18 +43,18 @@ fn member_alive(node: &Node, now: Time, id: u64) -> bool {
 }
 
 /// Ids of nodes that hold a VIP.
-pub fn active(node: &Node) -> Vec<u64> {
+pub fn active(node: &Node) -> Vec<NodeId> {
     let state = node.state();
-    let mut ids: Vec<u64> =
-        state.vips.values().filter_map(|h| state.member(h.node()).map(|m| m.id)).collect();
+    let mut ids: Vec<NodeId> =
+        state.vips.values().filter_map(|h| state.member(h.node()).map(Member::id)).collect();
     ids.sort_unstable();
     ids.dedup();
     ids
 }
 
 /// Voters that are heard and whose incarnation counts, this node among them.
-fn votes(node: &Node, now: Time) -> BTreeSet<u64> {
-    let counts = |id: &u64| member_alive(node, now, *id) && node.doubt(now, *id).is_none();
+fn votes(node: &Node, now: Time) -> BTreeSet<NodeId> {
+    let counts = |id: &NodeId| member_alive(node, now, *id) && node.doubt(now, *id).is_none();
     node.consensus().voters().into_iter().filter(counts).collect()
 }
 
@@ -71,7 +71,9 @@ pub fn status(node: &Node, now: Time, shown: &Shown) -> (Status, services::Servi
         schema: SCHEMA,
         cluster: if state.spec.name.is_empty() { &shown.cluster } else { &state.spec.name }.clone(),
         node: node.config().name.clone(),
-        leader: state.members.get(&leader).map_or_else(String::new, |m| m.name.clone()),
+        leader: leader
+            .and_then(|id| state.members.get(&id))
+            .map_or_else(String::new, |m| m.name.clone()),
         votes,
         voters: voters.len(),
         quorate,
@@ -128,7 +130,7 @@ fn nodes(node: &Node, now: Time, shown: &Shown, spares: &Spares<'_>) -> Vec<Node
 fn member(
     node: &Node,
     now: Time,
-    (id, member): (u64, &Member),
+    (id, member): (NodeId, &Member),
     shown: &Shown,
     spares: &Spares<'_>,
 ) -> NodeStatus {
@@ -166,7 +168,7 @@ fn member(
     };
     let links = node.links(now, id);
     NodeStatus {
-        id,
+        id: id.number(),
         name: name.clone(),
         role: role.into(),
         state: state_now.into(),
@@ -178,7 +180,7 @@ fn member(
         rtt_us: peer.map_or(0, |p| p.rtt_ns / 1_000),
         links_up: links.values().filter(|up| **up).count(),
         links: links.len(),
-        leads: node.consensus().leader() == id,
+        leads: node.consensus().leader() == Some(id),
         standby: state.admin.standbys().get(name).map_or_else(String::new, set_text),
         behind,
         macs: facts.map_or_else(Vec::new, |f| f.macs.iter().map(|mac| mac_text(mac)).collect()),
@@ -186,10 +188,10 @@ fn member(
 }
 
 /// Living nodes whose connections a node has not got yet, as far as it says.
-fn behind(node: &Node, now: Time, id: u64) -> Vec<String> {
-    let missing: Vec<u64> = match node.membership().peer(id) {
+fn behind(node: &Node, now: Time, id: NodeId) -> Vec<String> {
+    let missing: Vec<NodeId> = match node.membership().peer(id) {
         _ if id == node.config().id => node.behind().iter().copied().collect(),
-        Some(peer) => peer.beat.behind.clone(),
+        Some(peer) => peer.beat.behind().collect(),
         None => Vec::new(),
     };
     let living = missing.iter().filter(|id| member_alive(node, now, **id));
@@ -252,7 +254,8 @@ pub fn one_line(status: &Status) -> String {
 }
 
 /// A node that serves did not answer in time.
-pub fn no_answer(status: &mut Status, id: u64) {
+pub fn no_answer(status: &mut Status, id: NodeId) {
+    let id = id.number();
     let Some(n) = status.nodes.iter_mut().find(|n| n.id == id && n.is(NodeState::Active)) else {
         return;
     };

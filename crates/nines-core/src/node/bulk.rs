@@ -75,9 +75,9 @@ impl Node {
         if !consensus::brings_entries(message) || !self.voter.consensus().is_leader() {
             return Way::Any;
         }
-        let behind = self.voter.consensus().lag(message.to).unwrap_or(0);
+        let behind = self.voter.consensus().lag(message.receiver()).unwrap_or(0);
         let matched = self.voter.consensus().last().0.saturating_sub(behind);
-        self.under_way.entry(message.to).or_default().way(now, message, matched, most)
+        self.under_way.entry(message.receiver()).or_default().way(now, message, matched, most)
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     net::IpAddr,
 };
 
-use nines_model::{AdminCommand, Codes as _, Millis, Time, Unfit, Why};
+use nines_model::{AdminCommand, Codes as _, Millis, NodeId, Time, Unfit, Why};
 use nines_planner::{Held, NodeView, Observed, Step, plan, unfit};
 
 use super::Node;
@@ -145,7 +145,7 @@ impl Node {
     fn node_views(&self, now: Time) -> BTreeMap<String, NodeView> {
         let lease = self.lease();
         let mut views = BTreeMap::new();
-        let names = |ids: &mut dyn Iterator<Item = u64>| {
+        let names = |ids: &mut dyn Iterator<Item = NodeId>| {
             ids.filter_map(|id| self.state.members.get(&id)).map(|m| m.name.clone()).collect()
         };
         let voters = self.voter.consensus().voters();
@@ -172,7 +172,7 @@ impl Node {
                 // A table is applied before a VIP is taken: a node that is behind is not ready.
                 view.ready = heard && peer.beat.ready;
                 view.leaving = peer.beat.leaving;
-                view.behind = names(&mut peer.beat.behind.iter().copied());
+                view.behind = names(&mut peer.beat.behind());
                 if !peer.beat.unable.is_empty() {
                     let all = self.state.spec.vips.keys().copied();
                     let unable = vip_set::marked(all, &peer.beat.unable).into_iter();
@@ -220,7 +220,7 @@ impl Node {
                     return None;
                 }
                 let why = why.to_string();
-                let last = self.membership.peer(self.id_of(&from)).map(|p| p.at);
+                let last = self.id_of(&from).and_then(|id| self.membership.peer(id)).map(|p| p.at);
                 let silent_ms = last.map_or(0, |at| now.since(at) / 1_000_000);
                 Kind::Give(Give { vip: pack(vip), to, from, why, silent_ms, ..Give::default() })
             }
@@ -321,7 +321,7 @@ impl Node {
             return;
         }
         let voters = self.voter.consensus().voters();
-        let fit = |id: &u64| {
+        let fit = |id: &NodeId| {
             let name = self.name_of(*id);
             *id != self.config.id
                 && self.may_ask(now, *id)
@@ -330,7 +330,7 @@ impl Node {
                 && !holds(&name)
         };
         // A director first: it then takes over without asking anybody.
-        let witness = |id: &u64| self.state.members.get(id).is_some_and(|m| m.witness);
+        let witness = |id: &NodeId| self.state.members.get(id).is_some_and(|m| m.witness);
         let best = voters.iter().filter(|id| fit(id)).min_by_key(|id| (witness(id), **id));
         if let Some(to) = best.copied() {
             self.voter.transfer(to);

@@ -4,7 +4,7 @@
 //! Decides: what each member can read, by its heartbeats while it is heard and else by its last
 //! facts. The levels themselves are in `crates/nines-core/src/feature_level.rs`.
 
-use nines_model::Time;
+use nines_model::{NodeId, Time};
 
 use super::{Node, failover::LEAD_AGAIN};
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
 
 impl Node {
     /// Highest level that a member can read; `None`: it has never said, so it is 0.
-    fn readable_by(&self, now: Time, id: u64, name: &str) -> Option<u32> {
+    fn readable_by(&self, now: Time, id: NodeId, name: &str) -> Option<u32> {
         if id == self.config.id {
             return Some(BUILD);
         }
@@ -33,7 +33,7 @@ impl Node {
     /// without a vote yet, and those that are away.
     pub(super) fn raise_feature_level(&mut self, now: Time) {
         let members = &self.state.members;
-        let readable = |(id, member): (&u64, &crate::wire::Member)| {
+        let readable = |(id, member): (&NodeId, &crate::wire::Member)| {
             self.readable_by(now, *id, &member.name).unwrap_or(0)
         };
         let level = members.iter().map(readable).min().unwrap_or(0).min(BUILD);
@@ -104,7 +104,7 @@ impl Node {
     }
 
     /// Whether a node votes no more because its build does not read what the log says.
-    pub fn is_outdated(&self, id: u64) -> bool {
+    pub fn is_outdated(&self, id: NodeId) -> bool {
         let said = self.membership.peer(id).is_some_and(|peer| peer.beat.outdated);
         if id == self.config.id { self.outdated } else { said }
     }
@@ -195,7 +195,7 @@ mod tests {
         state.members = crate::state::Members::restored(
             members.collect(),
             names[1..].iter().map(|name| facts(name)).collect(),
-            (3, 1),
+            (NodeId(3), 1),
             level,
         );
         let data = snapshot::encode(&state);
@@ -211,7 +211,7 @@ mod tests {
             entries: (2..).zip(commands).map(entry).collect(),
             ..Persisted::default()
         };
-        let (id, name) = (1, "lb1".to_owned());
+        let (id, name) = (NodeId(1), "lb1".to_owned());
         let config = Config { id, name, boot: 7, machine_boot: 1, place: 1, seeds: vec![] };
         Node::new(config, now, &kept)
     }
@@ -240,7 +240,7 @@ mod tests {
         for (reads, level, commands) in table {
             let node = node(now, level, &commands);
             assert_eq!(node.broken().is_none(), reads, "{:?}", node.broken());
-            assert_eq!(node.is_outdated(1), !reads);
+            assert_eq!(node.is_outdated(NodeId(1)), !reads);
             assert!(!node.is_retired(), "another build mends it");
             assert!(!node.is_mended_by_restart(), "and nothing else does");
         }
@@ -319,7 +319,7 @@ mod tests {
                     Heartbeat { sent_ns: 1, feature_level: *feature_level, ..Default::default() };
                 let kind = Some(frame::Kind::Heartbeat(beat));
                 let bytes = Frame { kind, incarnation: 1, ..Frame::default() }.encode_to_vec();
-                node.handle(now, Event::Frame { from: *from, link: 0, bytes });
+                node.handle(now, Event::Frame { from: NodeId(*from), link: 0, bytes });
             }
             node.level_held_back(now)
         };

@@ -103,7 +103,7 @@ impl Node {
         voter.applied(&cx, entry.index);
         let Some((command, outcome)) = applied else { return };
         self.note_changes(command.kind.as_ref());
-        if command.node == self.config.id
+        if command.node() == self.config.id
             && let Some(request) = self.proposals.answered(command.number)
         {
             let result = outcome.map(|done| (entry.index, done));

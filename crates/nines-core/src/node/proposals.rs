@@ -57,7 +57,7 @@ impl Node {
     /// Writes a command of somebody who waits for the answer.
     pub(super) fn propose(&mut self, now: Time, request: u64, command: Command) {
         let Some(mut command) = self.in_readable_form(now, request, command) else { return };
-        command.node = self.config.id;
+        command.node = self.config.id.number();
         command.number = self.proposals.number();
         command.at_ms = self.wall_ms(now);
         let limit = allowance(&command);
@@ -71,7 +71,7 @@ impl Node {
     /// Writes a command of this node itself. False: nobody leads.
     pub(super) fn propose_own(&mut self, now: Time, kind: Kind, cause: String) -> bool {
         let command = Command {
-            node: self.config.id,
+            node: self.config.id.number(),
             number: self.proposals.number(),
             at_ms: self.wall_ms(now),
             actor: "auto".into(),

@@ -156,6 +156,7 @@ impl Node {
 
 #[cfg(test)]
 mod tests {
+    use nines_model::NodeId;
     use prost::Message as _;
 
     use super::*;
@@ -222,7 +223,7 @@ mod tests {
         };
         let config = || {
             let name = "lb1".to_owned();
-            NodeConfig { id: 1, name, boot: 7, machine_boot: 1, place: 1, seeds: vec![] }
+            NodeConfig { id: NodeId(1), name, boot: 7, machine_boot: 1, place: 1, seeds: vec![] }
         };
         let mut now = Time(1_000_000_000);
         let mut node = Node::new(config(), now, &disk);

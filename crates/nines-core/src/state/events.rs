@@ -25,7 +25,7 @@ impl State {
     /// Adds an event with the time, the node, the actor and the cause of its command.
     pub(super) fn commit_event(&mut self, entry: Entry<'_>, event: Event) {
         let Entry { index, place, command } = entry;
-        let node = self.members.get(&command.node).map_or_else(String::new, |m| m.name.clone());
+        let node = self.members.get(&command.node()).map_or_else(String::new, |m| m.name.clone());
         let told = LogEvent {
             at_ms: command.at_ms,
             node,

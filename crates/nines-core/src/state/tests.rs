@@ -42,7 +42,7 @@ pub(super) fn state() -> State {
     for (id, name) in [(1, "lb1"), (2, "lb2"), (3, "w")] {
         let done = state.apply(
             id,
-            Some((id, Change::Learns)),
+            Some((NodeId(id), Change::Learns)),
             &command(Kind::Join(member(id, name))),
             configs,
         );
@@ -68,7 +68,7 @@ pub(super) fn state() -> State {
 pub(super) fn tried(
     state: &mut State,
     index: u64,
-    member: Option<(u64, Change)>,
+    member: Option<(NodeId, Change)>,
     kind: Kind,
 ) -> Outcome {
     let mut before = State { applied: index, ..state.clone() };
@@ -139,7 +139,7 @@ proptest! {
         let mut state = state();
         for (index, (kind, member)) in (20..).zip(all) {
             let becomes = [Change::Learns, Change::Votes, Change::Leaves][index as usize % 3];
-            let _ = tried(&mut state, index, member.map(|id| (id, becomes)), kind);
+            let _ = tried(&mut state, index, member.map(|id| (NodeId(id), becomes)), kind);
         }
     }
 }

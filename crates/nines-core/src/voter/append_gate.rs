@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use nines_model::{Millis, Time};
+use nines_model::{Millis, NodeId, Time};
 use prost::Message as _;
 
 use super::{Context, Voter, consensus};
@@ -28,7 +28,7 @@ const HELD_MAX: usize = 256;
 #[derive(Default)]
 pub(super) struct AppendGate {
     /// When each sender was last named, and how many of its messages were refused since.
-    named: BTreeMap<u64, (Time, u64)>,
+    named: BTreeMap<NodeId, (Time, u64)>,
     /// Log messages that wait for a promise to end.
     held: Vec<(Time, RaftMessage)>,
     /// Raised when what waits there changes.
@@ -121,7 +121,7 @@ impl Voter {
 
     /// Until when this voter's own promise forbids that `vip` is given to `to`; `None`: it does
     /// not.
-    pub fn forbids(&self, now: Time, vip: std::net::IpAddr, to: u64) -> Option<Time> {
+    pub fn forbids(&self, now: Time, vip: std::net::IpAddr, to: Option<NodeId>) -> Option<Time> {
         self.promises.hold(now, vip, to, u64::MAX)
     }
 
@@ -172,7 +172,7 @@ impl Voter {
         self.consensus.step(message)
     }
 
-    fn refuse(&mut self, cx: &mut Context<'_>, from: u64, why: &str) {
+    fn refuse(&mut self, cx: &mut Context<'_>, from: NodeId, why: &str) {
         let now = cx.now;
         let (at, count) = self.gate.named.get(&from).copied().unwrap_or_default();
         if at != Time(0) && now.since(at) < NAMED_EVERY.ns() {

@@ -8,7 +8,7 @@ use std::{
     net::IpAddr,
 };
 
-use nines_model::Millis;
+use nines_model::{Millis, NodeId};
 use prost::Message as _;
 
 use super::{Context, Voter};
@@ -34,8 +34,8 @@ struct Known {
 /// What a voter knows of holders' sets.
 #[derive(Default)]
 pub(super) struct HolderSets {
-    known: BTreeMap<u64, Known>,
-    arriving: BTreeMap<u64, Arriving>,
+    known: BTreeMap<NodeId, Known>,
+    arriving: BTreeMap<NodeId, Arriving>,
 }
 
 /// The answer to a heartbeat's request to renew.
@@ -55,7 +55,7 @@ pub enum Granted {
 
 impl Voter {
     /// Some of what a holder's set contains.
-    pub fn learn(&mut self, from: u64, part: &SetPart) {
+    pub fn learn(&mut self, from: NodeId, part: &SetPart) {
         let name = (part.name_a, part.name_b);
         if self.sets.known.get(&from).is_some_and(|known| known.set.name() == name) {
             return;
@@ -102,7 +102,7 @@ impl Voter {
     }
 
     /// The voter's part of the lease rule: which of the VIPs a heartbeat names are renewed.
-    pub fn grant(&mut self, cx: &mut Context<'_>, from: u64, beat: &Heartbeat) -> Granted {
+    pub fn grant(&mut self, cx: &mut Context<'_>, from: NodeId, beat: &Heartbeat) -> Granted {
         if beat.set_size == 0 || !self.takes_part() || !self.may_vote(cx) {
             return Granted::Nothing;
         }
@@ -151,7 +151,7 @@ impl Voter {
     pub fn answer(
         &mut self,
         cx: &mut Context<'_>,
-        from: u64,
+        from: NodeId,
         beat: &Heartbeat,
         may: bool,
     ) -> (Ack, bool) {

@@ -2,6 +2,8 @@
 //!
 //! Decides: shapes on the wire, nothing else.
 
+use nines_model::NodeId;
+
 use super::Incarnation;
 
 /// "I live, I hold these, renew them."
@@ -84,6 +86,23 @@ pub struct Heartbeat {
     /// The config that `unable` counts in.
     #[prost(uint64, tag = "55")]
     pub revision: u64,
+}
+
+impl Heartbeat {
+    /// Nodes whose flows the sender does not have yet.
+    pub fn behind(&self) -> impl Iterator<Item = NodeId> {
+        self.behind.iter().copied().map(NodeId)
+    }
+
+    /// Nodes of which the sender hears two incarnations at once.
+    pub(crate) fn double(&self) -> impl Iterator<Item = NodeId> {
+        self.double.iter().copied().map(NodeId)
+    }
+
+    /// Whether the sender has heard this node lately.
+    pub(crate) fn hears(&self, id: NodeId) -> bool {
+        self.hears.contains(&id.number())
+    }
 }
 
 /// What a node waits for before it takes part.

@@ -13,7 +13,7 @@ use nines_core::{
     state::State,
     wire::{Frame, HardState, Member, Persist, Persisted, Snapshot, frame},
 };
-use nines_model::{Role, Time, config};
+use nines_model::{NodeId, Role, Time, config};
 use prost::Message as _;
 
 /// A millisecond, in ns.
@@ -149,7 +149,8 @@ impl Network {
         machine.starts += 1;
         let boot = machine.starts << 32;
         let (name, seeds) = (name.to_owned(), Vec::new());
-        let config = Config { id, name, boot: boot + id, machine_boot: 1, place: id, seeds };
+        let (boot, place) = (boot + id, id);
+        let config = Config { id: NodeId(id), name, boot, machine_boot: 1, place, seeds };
         machine.node = Some(Node::new(config, now, &machine.disk));
         machine.follow.clear();
         self.happen(id, Event::WallClock(1_700_000_000_000 * MS));
@@ -228,9 +229,9 @@ impl Network {
                 };
                 self.schedule(soon, id, what);
             }
-            Action::Send { to, bytes, .. } if !self.cut.contains(&(id, to)) => {
-                let event = Event::Frame { from: id, link: 0, bytes };
-                self.schedule(soon, to, Happening::Deliver(event));
+            Action::Send { to, bytes, .. } if !self.cut.contains(&(id, to.number())) => {
+                let event = Event::Frame { from: NodeId(id), link: 0, bytes };
+                self.schedule(soon, to.number(), Happening::Deliver(event));
             }
             Action::Perform { id: number, operation } => {
                 return self.perform(id, number, operation);
@@ -357,7 +358,7 @@ impl Network {
             Action::Send { to, bytes, bulk } => {
                 let kinds = Frame::decode(bytes.as_slice()).map(|f| kinds(&f)).unwrap_or_default();
                 let way = if *bulk { " by TCP" } else { "" };
-                format!("sends {kinds} to {}{way}", self.names[*to as usize - 1])
+                format!("sends {kinds} to {}{way}", self.names[to.number() as usize - 1])
             }
             Action::Read(_) => "reads a config".into(),
         };

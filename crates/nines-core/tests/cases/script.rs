@@ -4,6 +4,7 @@ use nines_core::{
     Event,
     wire::{Act, Apply, Command, Give, command::Kind, pack},
 };
+use nines_model::NodeId;
 
 use super::network::{MS, Network};
 
@@ -48,7 +49,7 @@ pub fn follow(network: &mut Network, line: &str) {
             checked(network, name, server, Err(after(line, "bad: ")));
         }
         [name, "lacks", "the", "flows", "of", other] => {
-            let behind = [network.id(other)].into();
+            let behind = [NodeId(network.id(other))].into();
             network.event(name, Event::Behind(behind));
         }
         [name, "has", "all", "flows"] => network.event(name, Event::Behind([].into())),

@@ -5,6 +5,7 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use nines_core::{Node, snapshot, state::State};
+use nines_model::NodeId;
 
 use super::{Sabotage, World};
 use crate::observation::{NodeFacts, Observation};
@@ -139,7 +140,7 @@ impl World {
             eprintln!(
                 "{id}: term {} leader {} committed {} applied {} last {:?} waiting {} [{}] holds {:?} answers {:?}",
                 c.term(),
-                c.leader(),
+                c.leader().map_or(0, NodeId::number),
                 c.committed(),
                 c.applied_index(),
                 c.last(),

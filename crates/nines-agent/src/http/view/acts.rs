@@ -40,7 +40,7 @@ pub fn cannot_take_of(
             meant.map_or("nines status   lists them".into(), |m| format!("did you mean {m}?"));
         return Some(Failure::new(Kind::NotFound, format!("unknown node {name}"), "").next(next));
     }
-    let outside = state.member(name).and_then(|m| outside::outside(node, now, m.id, name));
+    let outside = state.member(name).and_then(|m| outside::outside(node, now, m.id(), name));
     let (kind, why, next) = match (why, outside) {
         (Unfit::Joining | Unfit::NoVote, Some(outside)) => {
             let joining = if outside.state == NodeState::Joining { "is joining: it " } else { "" };

@@ -7,7 +7,7 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use nines_core::Node;
-use nines_model::{Refusals, Time, Unfit};
+use nines_model::{NodeId, Refusals, Time, Unfit};
 use nines_planner::{NodeView, Observed, unfit};
 
 use super::votes;
@@ -19,8 +19,8 @@ const LAG_MAX: u64 = 64;
 pub struct Spares<'a> {
     node: &'a Node,
     observed: Observed,
-    voters: Vec<u64>,
-    living: BTreeSet<u64>,
+    voters: Vec<NodeId>,
+    living: BTreeSet<NodeId>,
 }
 
 impl<'a> Spares<'a> {
@@ -35,8 +35,8 @@ impl<'a> Spares<'a> {
         self.observed.nodes.get(name)
     }
 
-    fn id(&self, name: &str) -> Option<u64> {
-        self.node.state().member(name).map(|member| member.id)
+    fn id(&self, name: &str) -> Option<NodeId> {
+        self.node.state().member(name).map(|member| member.id())
     }
 
     /// Why the living votes without those of `holder` are no majority; `None`: they are one.

@@ -236,7 +236,7 @@ fn state_of_node(node: &NodeStatus) -> String {
 fn lost(node: &Node, now: Time, name: &str) -> String {
     let state = node.state();
     let me = &node.config().name;
-    let peer = state.member(name).and_then(|m| node.membership().peer(m.id));
+    let peer = state.member(name).and_then(|m| node.membership().peer(m.id()));
     let peer = peer.filter(|p| p.at != Time(0));
     let mut text = match peer {
         Some(peer) => {

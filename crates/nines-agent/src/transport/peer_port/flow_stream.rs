@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use nines_model::NodeId;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::{interval, sleep, timeout},
@@ -53,7 +54,7 @@ pub async fn tell(
 }
 
 /// Keeps asking the member `of` for its flows.
-pub async fn ask(asker: Asker, of: u64, behind: Arc<Behind>) {
+pub async fn ask(asker: Asker, of: NodeId, behind: Arc<Behind>) {
     loop {
         behind.set(of, true);
         // Why it ended shows in status: the node is behind.
@@ -62,7 +63,7 @@ pub async fn ask(asker: Asker, of: u64, behind: Arc<Behind>) {
     }
 }
 
-async fn take(asker: &Asker, of: u64, behind: &Behind) -> Option<()> {
+async fn take(asker: &Asker, of: NodeId, behind: &Behind) -> Option<()> {
     let Asker { core, credentials, flows } = asker;
     let (name, addresses) = find(core, &credentials.identity.peers, of).await?;
     let mut stream = None;
