@@ -20,7 +20,7 @@ use nines_core::{
     wire::Persist,
 };
 use nines_dataplane::{Guard, process::boot_time};
-use nines_model::{NodeId, Time};
+use nines_model::{LogIndex, NodeId, Time};
 
 use crate::{
     identity::Peer,
@@ -43,7 +43,7 @@ pub enum Input {
 
 /// Where the answer to a proposal goes.
 pub type ProposalReply =
-    tokio::sync::oneshot::Sender<Result<(u64, String), nines_core::action::Refusal>>;
+    tokio::sync::oneshot::Sender<Result<(LogIndex, String), nines_core::action::Refusal>>;
 
 /// Work that the core hands to another thread.
 pub enum Work {
@@ -141,7 +141,7 @@ impl CoreHandle {
     pub async fn propose(
         &self,
         command: nines_core::wire::Command,
-    ) -> Result<(u64, String), nines_core::action::Refusal> {
+    ) -> Result<(LogIndex, String), nines_core::action::Refusal> {
         let (answer, answered) = tokio::sync::oneshot::channel();
         self.deliver(Input::Propose(Box::new(command), answer)).await;
         answered.await.unwrap_or_else(|_| {
@@ -158,7 +158,7 @@ pub struct CoreThread {
     sockets: Vec<UdpSocket>,
     seals: DatagramCipher,
     peers: BTreeMap<u64, Vec<SocketAddr>>,
-    membership: u64,
+    membership: LogIndex,
     guard: Option<Box<dyn Guard>>,
     executors: Box<dyn Executors>,
     /// Told of each new config before any work that follows from it.
@@ -235,7 +235,7 @@ impl CoreThread {
             sockets,
             seals,
             peers,
-            membership: u64::MAX,
+            membership: LogIndex::MAX,
             guard,
             executors,
             configured,

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-use nines_model::{NodeId, Time};
+use nines_model::{LogIndex, NodeId, Time};
 
 use crate::{configs::Unread, forwarding::Wanted, health::CheckTask, wire::Persist};
 
@@ -38,7 +38,7 @@ pub enum Action {
         /// The caller's number.
         request: u64,
         /// Log index, and what was done; or why not.
-        result: Result<(u64, String), Refusal>,
+        result: Result<(LogIndex, String), Refusal>,
     },
     /// Leases last long enough: replace the process now.
     RestartReady,

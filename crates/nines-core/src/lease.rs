@@ -37,7 +37,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use nines_model::{Millis, NodeId, Time};
+use nines_model::{LogIndex, Millis, NodeId, Time};
 
 /// How long a promise lasts at a voter for a lease of `length`: T(1+2e) with e = 2000 ppm.
 pub const fn promise_ns(length: Millis) -> u64 {
@@ -49,7 +49,7 @@ pub const fn promise_ns(length: Millis) -> u64 {
 struct Promise {
     holder: NodeId,
     /// The entry by which it holds: the promise is about later entries only.
-    token: u64,
+    token: LogIndex,
     /// The incarnation of the holder that asked for it.
     incarnation: u64,
     until: Time,
@@ -103,7 +103,7 @@ impl Promises {
         &mut self,
         now: Time,
         (holder, incarnation, heir_of): (NodeId, u64, u64),
-        set: impl Iterator<Item = (IpAddr, u64)>,
+        set: impl Iterator<Item = (IpAddr, LogIndex)>,
         length: Millis,
         shortened: bool,
     ) -> Vec<IpAddr> {
@@ -155,7 +155,13 @@ impl Promises {
 
     /// Until when this voter may not append the entry at `index`, which gives `vip` to `to`, if
     /// that is a member; `None`: it may now.
-    pub fn hold(&self, now: Time, vip: IpAddr, to: Option<NodeId>, index: u64) -> Option<Time> {
+    pub fn hold(
+        &self,
+        now: Time,
+        vip: IpAddr,
+        to: Option<NodeId>,
+        index: LogIndex,
+    ) -> Option<Time> {
         let promised = self
             .by_vip
             .get(&vip)
@@ -171,7 +177,7 @@ impl Promises {
         &self,
         now: Time,
         vip: IpAddr,
-        token: u64,
+        token: LogIndex,
         incarnation: u64,
     ) -> Option<Time> {
         let promised = self
@@ -182,9 +188,9 @@ impl Promises {
         Some(promised.max(self.startup_hold)).filter(|until| *until > now)
     }
 
-    /// The newest entry by which anybody was promised the VIP; 0: none.
-    pub fn token(&self, vip: IpAddr) -> u64 {
-        self.by_vip.get(&vip).map_or(0, |p| p.token)
+    /// The newest entry by which anybody was promised the VIP; zero: none.
+    pub fn token(&self, vip: IpAddr) -> LogIndex {
+        self.by_vip.get(&vip).map_or(LogIndex::ZERO, |p| p.token)
     }
 }
 
@@ -251,7 +257,7 @@ mod tests {
         length: Millis,
         shortened: bool,
     ) -> bool {
-        let set = [(vip(), token)].into_iter();
+        let set = [(vip(), LogIndex(token))].into_iter();
         promises
             .give(now, (NodeId(holder), incarnation, heir_of), set, length, shortened)
             .is_empty()
@@ -296,14 +302,14 @@ mod tests {
         let mut promises = Promises::default();
         give(&mut promises, Time(1_000 * MS), (1, 5, 3, 0), Millis(100), false);
         assert_eq!(
-            promises.hold(Time(1_100 * MS), vip(), OTHER, 9),
+            promises.hold(Time(1_100 * MS), vip(), OTHER, LogIndex(9)),
             Some(Time(1_100 * MS + 400_000))
         );
-        assert_eq!(promises.hold(Time(1_100 * MS + 400_000), vip(), OTHER, 9), None);
-        let older = promises.hold(Time(1_100 * MS), vip(), OTHER, 4);
+        assert_eq!(promises.hold(Time(1_100 * MS + 400_000), vip(), OTHER, LogIndex(9)), None);
+        let older = promises.hold(Time(1_100 * MS), vip(), OTHER, LogIndex(4));
         assert_eq!(older, None, "an entry before the one it holds by is history");
         assert_eq!(
-            promises.hold(Time(1_001 * MS), vip(), Some(NodeId(1)), 9),
+            promises.hold(Time(1_001 * MS), vip(), Some(NodeId(1)), LogIndex(9)),
             None,
             "not against itself"
         );
@@ -314,33 +320,43 @@ mod tests {
         let mut promises = Promises::default();
         give(&mut promises, Time(0), (1, 5, 3, 0), Millis(5_000), false);
         give(&mut promises, Time(10 * MS), (1, 5, 3, 0), Millis(100), false);
-        assert!(promises.hold(Time(4_000 * MS), vip(), OTHER, 9).is_some());
+        assert!(promises.hold(Time(4_000 * MS), vip(), OTHER, LogIndex(9)).is_some());
         give(&mut promises, Time(20 * MS), (1, 5, 3, 0), Millis(100), true);
-        assert!(promises.hold(Time(200 * MS), vip(), OTHER, 9).is_none());
+        assert!(promises.hold(Time(200 * MS), vip(), OTHER, LogIndex(9)).is_none());
     }
 
     #[test]
     fn a_release_waits_for_what_a_later_life_was_promised() {
         let mut promises = Promises::default();
         give(&mut promises, Time(0), (1, 5, 3, 0), Millis(100), false);
-        assert_eq!(promises.hold_release(Time(MS), vip(), 5, 3), None, "it has let go");
+        assert_eq!(promises.hold_release(Time(MS), vip(), LogIndex(5), 3), None, "it has let go");
         give(&mut promises, Time(10 * MS), (1, 5, 4, 3), Millis(100), false);
-        assert!(promises.hold_release(Time(11 * MS), vip(), 5, 3).is_some(), "and began anew");
-        assert_eq!(promises.hold_release(Time(111 * MS), vip(), 5, 3), None);
-        assert_eq!(promises.hold_release(Time(11 * MS), vip(), 5, 4), None);
-        assert_eq!(promises.hold_release(Time(11 * MS), vip(), 4, 3), None, "of an older token");
+        assert!(
+            promises.hold_release(Time(11 * MS), vip(), LogIndex(5), 3).is_some(),
+            "and began anew"
+        );
+        assert_eq!(promises.hold_release(Time(111 * MS), vip(), LogIndex(5), 3), None);
+        assert_eq!(promises.hold_release(Time(11 * MS), vip(), LogIndex(5), 4), None);
+        assert_eq!(
+            promises.hold_release(Time(11 * MS), vip(), LogIndex(4), 3),
+            None,
+            "of an older token"
+        );
         let restarted = Promises::after_restart(Time(0), Millis(100), Time(0));
-        assert!(restarted.hold_release(Time(50 * MS), vip(), 5, 3).is_some(), "it has forgotten");
+        assert!(
+            restarted.hold_release(Time(50 * MS), vip(), LogIndex(5), 3).is_some(),
+            "it has forgotten"
+        );
     }
 
     #[test]
     fn a_restarted_voter_waits_one_lease() {
         let promises = Promises::after_restart(Time(0), Millis(100), Time(0));
-        assert!(promises.hold(Time(100 * MS), vip(), OTHER, 9).is_some());
-        assert!(promises.hold(Time(101 * MS), vip(), OTHER, 9).is_none());
+        assert!(promises.hold(Time(100 * MS), vip(), OTHER, LogIndex(9)).is_some());
+        assert!(promises.hold(Time(101 * MS), vip(), OTHER, LogIndex(9)).is_none());
         let long = Promises::after_restart(Time(0), Millis(100), Time(700 * MS));
         assert!(
-            long.hold(Time(699 * MS), vip(), OTHER, 9).is_some(),
+            long.hold(Time(699 * MS), vip(), OTHER, LogIndex(9)).is_some(),
             "a longer promise is on its disk"
         );
     }
@@ -350,45 +366,72 @@ mod tests {
         let (a, b): (IpAddr, IpAddr) = (vip(), "2001:db8::1".parse().unwrap());
         let mut promises = Promises::default();
         let lease = Millis(100);
-        promises.give(Time(0), (NodeId(1), 3, 0), [(a, 5), (b, 6)].into_iter(), lease, false);
+        promises.give(
+            Time(0),
+            (NodeId(1), 3, 0),
+            [(a, LogIndex(5)), (b, LogIndex(6))].into_iter(),
+            lease,
+            false,
+        );
         promises.renew(Time(50 * MS), NodeId(1), lease, true);
         for vip in [a, b] {
-            assert!(promises.hold(Time(150 * MS), vip, OTHER, 9).is_some(), "renewed as one");
-            assert!(promises.hold(Time(151 * MS), vip, OTHER, 9).is_none());
+            assert!(
+                promises.hold(Time(150 * MS), vip, OTHER, LogIndex(9)).is_some(),
+                "renewed as one"
+            );
+            assert!(promises.hold(Time(151 * MS), vip, OTHER, LogIndex(9)).is_none());
         }
         let changes = promises.changes();
-        promises.give(Time(60 * MS), (NodeId(1), 3, 0), [(b, 6)].into_iter(), lease, true);
+        promises.give(
+            Time(60 * MS),
+            (NodeId(1), 3, 0),
+            [(b, LogIndex(6))].into_iter(),
+            lease,
+            true,
+        );
         promises.renew(Time(90 * MS), NodeId(1), lease, true);
         assert_eq!(promises.changes(), changes, "nobody got anything");
-        assert!(promises.hold(Time(150 * MS), a, OTHER, 9).is_some());
-        assert!(promises.hold(Time(151 * MS), a, OTHER, 9).is_none(), "it left at 60");
-        assert!(promises.hold(Time(190 * MS), b, OTHER, 9).is_some());
-        promises.give(Time(200 * MS), (NodeId(2), 1, 0), [(b, 9)].into_iter(), lease, true);
+        assert!(promises.hold(Time(150 * MS), a, OTHER, LogIndex(9)).is_some());
+        assert!(promises.hold(Time(151 * MS), a, OTHER, LogIndex(9)).is_none(), "it left at 60");
+        assert!(promises.hold(Time(190 * MS), b, OTHER, LogIndex(9)).is_some());
+        promises.give(
+            Time(200 * MS),
+            (NodeId(2), 1, 0),
+            [(b, LogIndex(9))].into_iter(),
+            lease,
+            true,
+        );
         promises.renew(Time(250 * MS), NodeId(1), lease, true);
         assert!(
-            promises.hold(Time(301 * MS), b, Some(NodeId(3)), 10).is_none(),
+            promises.hold(Time(301 * MS), b, Some(NodeId(3)), LogIndex(10)).is_none(),
             "of another holder now"
         );
-        assert_eq!((promises.changes(), promises.token(b)), (changes + 1, 9));
+        assert_eq!((promises.changes(), promises.token(b)), (changes + 1, LogIndex(9)));
     }
 
     #[test]
     fn a_longer_promise_of_one_vip_outlasts_its_set_until_it_is_shortened() {
         let (a, b): (IpAddr, IpAddr) = (vip(), "2001:db8::1".parse().unwrap());
         let mut promises = Promises::default();
-        promises.give(Time(0), (NodeId(1), 3, 0), [(a, 5)].into_iter(), Millis(5_000), false);
+        promises.give(
+            Time(0),
+            (NodeId(1), 3, 0),
+            [(a, LogIndex(5))].into_iter(),
+            Millis(5_000),
+            false,
+        );
         promises.give(
             Time(MS),
             (NodeId(1), 3, 0),
-            [(a, 5), (b, 6)].into_iter(),
+            [(a, LogIndex(5)), (b, LogIndex(6))].into_iter(),
             Millis(100),
             false,
         );
         promises.renew(Time(2 * MS), NodeId(1), Millis(100), false);
-        assert!(promises.hold(Time(4_000 * MS), a, OTHER, 9).is_some());
-        assert!(promises.hold(Time(4_000 * MS), b, OTHER, 9).is_none());
+        assert!(promises.hold(Time(4_000 * MS), a, OTHER, LogIndex(9)).is_some());
+        assert!(promises.hold(Time(4_000 * MS), b, OTHER, LogIndex(9)).is_none());
         promises.renew(Time(3 * MS), NodeId(1), Millis(100), true);
-        assert!(promises.hold(Time(200 * MS), a, OTHER, 9).is_none());
+        assert!(promises.hold(Time(200 * MS), a, OTHER, LogIndex(9)).is_none());
     }
 
     /// A VIP goes by the deadline of all only where no voter is counted for more than it granted.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nines_model::NodeId;
+use nines_model::{LogIndex, NodeId};
 use prost::Message;
 
 use crate::{
@@ -112,8 +112,10 @@ fn set(service: &str, subject: &str, set: &Set) -> KeptSet {
 pub fn encode(state: &State) -> Vec<u8> {
     let vip = |addr: &std::net::IpAddr| {
         let (node, token, releasing_to) = match state.vips.get(addr) {
-            Some(Holding::Held { node, token }) => (node.clone(), *token, String::new()),
-            Some(Holding::Releasing { node, token, to }) => (node.clone(), *token, to.clone()),
+            Some(Holding::Held { node, token }) => (node.clone(), token.number(), String::new()),
+            Some(Holding::Releasing { node, token, to }) => {
+                (node.clone(), token.number(), to.clone())
+            }
             None => (String::new(), 0, String::new()),
         };
         let releasing = matches!(state.vips.get(addr), Some(Holding::Releasing { .. }));
@@ -142,8 +144,8 @@ pub fn encode(state: &State) -> Vec<u8> {
         vips: addresses.into_iter().map(vip).collect(),
         sets: drains.chain(standbys).collect(),
         story: state.story.iter().map(event).collect(),
-        membership: state.members.newest_change(),
-        applied: state.applied,
+        membership: state.members.newest_change().number(),
+        applied: state.applied.number(),
         highest: state.members.highest().number(),
         feature_level: state.members.feature_level(),
     }
@@ -159,7 +161,7 @@ pub fn decode(bytes: &[u8], configs: &mut Configs) -> Option<State> {
     let (mut drains, mut standbys, mut moves) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     for v in kept.vips {
         let vip = unpack(&v.vip)?;
-        let (node, token, to) = (v.node, v.token, v.releasing_to);
+        let (node, token, to) = (v.node, LogIndex(v.token), v.releasing_to);
         if !node.is_empty() {
             let holding = if v.releasing {
                 Holding::Releasing { node, token, to }
@@ -189,11 +191,16 @@ pub fn decode(bytes: &[u8], configs: &mut Configs) -> Option<State> {
         text: std::sync::Arc::clone(&config.text),
         spec: std::sync::Arc::clone(spec),
         revision,
-        members: Members::restored(members, facts, (NodeId(highest), membership), feature_level),
+        members: Members::restored(
+            members,
+            facts,
+            (NodeId(highest), LogIndex(membership)),
+            feature_level,
+        ),
         vips: Vips::restored(holdings, failovers),
         admin: Admin::restored(drains, standbys, moves),
         story: EventLog::default(),
-        applied,
+        applied: LogIndex(applied),
     };
     for e in kept.story {
         state.story.restore(LoggedEvent::read(e.id, e.told?));
@@ -212,9 +219,9 @@ mod tests {
         let to = "lb2".to_owned();
         let nobody = String::new();
         let holdings = [
-            (vip(1), Holding::Held { node: node(), token: 7 }),
-            (vip(2), Holding::Releasing { node: node(), token: 8, to: to.clone() }),
-            (vip(3), Holding::Releasing { node: node(), token: 9, to: nobody }),
+            (vip(1), Holding::Held { node: node(), token: LogIndex(7) }),
+            (vip(2), Holding::Releasing { node: node(), token: LogIndex(8), to: to.clone() }),
+            (vip(3), Holding::Releasing { node: node(), token: LogIndex(9), to: nobody }),
         ];
         let failovers = [(vip(5), Failover { to: to.clone(), ..Failover::default() })];
         let drains = [(("web".to_owned(), "r1".to_owned()), Set { at_ms: 5, ..Set::default() })];
@@ -223,14 +230,14 @@ mod tests {
         let facts = Facts { node: to.clone(), no_ipvs: true, ..Facts::default() };
         let mut state = State {
             revision: 3,
-            applied: 9,
-            members: Members::restored(vec![member], vec![facts], (NodeId(7), 4), 3),
+            applied: LogIndex(9),
+            members: Members::restored(vec![member], vec![facts], (NodeId(7), LogIndex(4)), 3),
             vips: Vips::restored(holdings.into(), failovers.into()),
             admin: Admin::restored(drains.into(), standbys.into(), [(vip(4), to)].into()),
             ..State::default()
         };
-        state.story.push(4, 1, LogEvent { text: "x".into(), ..LogEvent::default() });
-        state.story.push(4, 2, LogEvent { kind: "wish".into(), ..LogEvent::default() });
+        state.story.push(LogIndex(4), 1, LogEvent { text: "x".into(), ..LogEvent::default() });
+        state.story.push(LogIndex(4), 2, LogEvent { kind: "wish".into(), ..LogEvent::default() });
         let bytes = encode(&state);
         let mut configs = Configs::default();
         let back = decode(&bytes, &mut configs).unwrap();

@@ -7,7 +7,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-use nines_model::{NodeId, Spec};
+use nines_model::{LogIndex, NodeId, Spec};
 use prost::Message as _;
 
 use crate::{
@@ -52,7 +52,7 @@ pub struct State {
     /// What happened.
     pub story: EventLog,
     /// Index applied.
-    pub applied: u64,
+    pub applied: LogIndex,
 }
 
 /// What a command came to.
@@ -62,7 +62,7 @@ pub type Outcome = Result<String, Refusal>;
 #[derive(Clone, Copy)]
 struct Entry<'a> {
     /// Index in the log.
-    index: u64,
+    index: LogIndex,
     /// Place in a batch; 0: it is alone.
     place: usize,
     /// Proposer, time, actor and cause; what it does was taken out.
@@ -78,7 +78,7 @@ impl State {
         members: impl IntoIterator<Item = Member>,
     ) -> Self {
         let members = Members::founded(members);
-        Self { text, spec, revision: 1, members, applied: 1, ..Self::default() }
+        Self { text, spec, revision: 1, members, applied: LogIndex(1), ..Self::default() }
     }
 
     /// A member by name.
@@ -119,7 +119,7 @@ impl State {
     /// `configs` have been read already.
     pub fn apply(
         &mut self,
-        index: u64,
+        index: LogIndex,
         member: Option<(NodeId, Change)>,
         bytes: &[u8],
         configs: &mut Configs,

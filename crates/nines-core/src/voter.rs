@@ -14,7 +14,7 @@
 //! and what must be on the disk before a promise is given (`voter/promise_bound.rs`). The order of
 //! the log itself is decided in `voter/consensus.rs`.
 
-use nines_model::{Millis, NodeId, Time};
+use nines_model::{LogIndex, Millis, NodeId, Time};
 use prost::Message as _;
 
 use self::{
@@ -229,7 +229,7 @@ impl Voter {
     }
 
     /// The state has applied the entry at `index`.
-    pub fn applied(&mut self, cx: &Context<'_>, index: u64) {
+    pub fn applied(&mut self, cx: &Context<'_>, index: LogIndex) {
         self.lease_kept(cx);
         self.consensus.applied(index);
     }

@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use nines_model::NodeId;
+use nines_model::{LogIndex, NodeId};
 
 mod batch;
 mod facts;
@@ -71,6 +71,13 @@ pub struct Token {
     pub incarnation: u64,
 }
 
+impl Token {
+    /// Log index of the entry that gave the VIP.
+    pub(crate) fn index(&self) -> LogIndex {
+        LogIndex(self.index)
+    }
+}
+
 /// The consensus library's message, field by field.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct RaftMessage {
@@ -114,6 +121,11 @@ impl RaftMessage {
         NodeId(self.from)
     }
 
+    /// Index of the entry before those that the message brings.
+    pub(crate) fn index(&self) -> LogIndex {
+        LogIndex(self.index)
+    }
+
     /// The node that it is for.
     pub(crate) fn receiver(&self) -> NodeId {
         NodeId(self.to)
@@ -141,6 +153,11 @@ pub struct LogEntry {
 }
 
 impl LogEntry {
+    /// Index of the entry in the log.
+    pub(crate) fn index(&self) -> LogIndex {
+        LogIndex(self.index)
+    }
+
     /// The encoded [`Command`]; empty: the entry has none.
     pub fn command(&self) -> &[u8] {
         if self.kind == 0 { &self.data } else { &self.context }
@@ -165,6 +182,13 @@ pub struct Snapshot {
     /// The state as `snapshot::encode` makes it.
     #[prost(bytes = "vec", tag = "5")]
     pub data: Vec<u8>,
+}
+
+impl Snapshot {
+    /// Log index of the last entry that the state includes.
+    pub(crate) fn index(&self) -> LogIndex {
+        LogIndex(self.index)
+    }
 }
 
 /// What the disk is asked to keep.

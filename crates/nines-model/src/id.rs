@@ -1,6 +1,6 @@
 //! Numbers that stand for things, each of a type of its own.
 //!
-//! Decides: that the number of a node cannot stand where another number is meant. Wire, disk and
+//! Decides: that a number of one kind cannot stand where another kind is meant. Wire, disk and
 //! the consensus library have plain numbers; they get these types where they come in.
 
 use std::fmt;
@@ -39,11 +39,31 @@ macro_rules! number {
 number! {
     /// Number of a node in the consensus. It is given once, from 1 on, and never used again.
     NodeId;
+    /// Place of an entry in the log, from 1 on. The place of the entry that gave a VIP to its
+    /// holder is the holder's token.
+    LogIndex;
 }
 
 impl NodeId {
     /// The number after this one.
     pub const fn next(self) -> Self {
         Self(self.0 + 1)
+    }
+}
+
+impl LogIndex {
+    /// Before the first entry; as a token: none.
+    pub const ZERO: Self = Self(0);
+    /// After every entry.
+    pub const MAX: Self = Self(u64::MAX);
+
+    /// The place that is so many entries earlier.
+    pub const fn minus(self, entries: u64) -> Self {
+        Self(self.0.saturating_sub(entries))
+    }
+
+    /// Entries from `earlier` to here; 0 when that is later.
+    pub const fn since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
     }
 }

@@ -225,7 +225,7 @@ fn vips(node: &Node, now: Time, spares: &Spares<'_>) -> Vec<VipStatus> {
                 address: vip.to_string(),
                 name: state.spec.vip_name(*vip),
                 node: state.vips.get(vip).map_or_else(String::new, |h| h.node().to_owned()),
-                token: state.vips.get(vip).map_or(0, |h| h.token()),
+                token: state.vips.get(vip).map_or(0, |h| h.token().number()),
                 answers_here: node.answers(*vip, now),
                 lease_left_ms: here.map_or(0, |v| v.guard.since(now) / 1_000_000),
                 blocked: node.blocked().get(vip).map_or_else(String::new, Why::to_string),

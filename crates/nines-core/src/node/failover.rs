@@ -300,7 +300,7 @@ impl Node {
             let near = self.voter.consensus().lag(id).is_some_and(|lag| lag <= NEAR_LAG_MAX);
             // It says itself that it has applied what the log says.
             let newest = self.state.members.newest_change();
-            let has_state = self.membership.peer(id).is_some_and(|p| p.beat.applied >= newest);
+            let has_state = self.membership.peer(id).is_some_and(|p| p.beat.applied() >= newest);
             if near && has_state && self.membership.alive(now, id, self.lease()) {
                 self.voter.promote(id);
                 self.leading.after = now.plus(LEAD_AGAIN);

@@ -39,7 +39,7 @@ impl Node {
         let level = members.iter().map(readable).min().unwrap_or(0).min(BUILD);
         if level > members.feature_level() {
             // Whoever joins meanwhile has perhaps an older build: then it is written again.
-            let membership = members.newest_change();
+            let membership = members.newest_change().number();
             let raise = Kind::FeatureLevel(FeatureLevel { level, membership });
             self.propose_own(now, raise, String::new());
             self.leading.wait(now.plus(LEAD_AGAIN));
@@ -170,6 +170,7 @@ impl Node {
 mod tests {
     use std::sync::Arc;
 
+    use nines_model::LogIndex;
     use prost::Message as _;
 
     use super::*;
@@ -195,7 +196,7 @@ mod tests {
         state.members = crate::state::Members::restored(
             members.collect(),
             names[1..].iter().map(|name| facts(name)).collect(),
-            (NodeId(3), 1),
+            (NodeId(3), LogIndex(1)),
             level,
         );
         let data = snapshot::encode(&state);

@@ -145,7 +145,7 @@ impl Node {
             unable: self.unable_bits(),
             revision: self.state.revision,
             shortened,
-            applied: self.state.applied,
+            applied: self.state.applied.number(),
             incarnation: self.config.boot,
             heir_of: self.voter.heir_of(),
             double: numbers(self.hears_double(now)),
@@ -157,7 +157,7 @@ impl Node {
             part: None,
             awaits: self.awaits(now).into(),
             term,
-            acked,
+            acked: acked.number(),
             ..self.own_build_and_vote()
         };
         self.voter.learn_own(&self.own_vips.held);
@@ -312,7 +312,7 @@ impl Node {
                 let trip = now.0.saturating_sub(ack.sent_ns).saturating_sub(ack.waited_ns);
                 self.membership.round_trip(from, trip);
                 self.reminded(now, from, &ack);
-                ack.membership <= self.state.members.newest_change() && self.acked(from, &ack)
+                ack.membership() <= self.state.members.newest_change() && self.acked(from, &ack)
             }
             frame::Kind::Part(part) => {
                 self.voter.learn(from, &part);

@@ -78,7 +78,7 @@ impl Node {
             Some(state) => {
                 self.read_ahead.configs.in_force(&state.text);
                 self.state = state;
-                self.state.applied = snapshot.index;
+                self.state.applied = snapshot.index();
             }
             // Written by a version whose config this one cannot read: never guess (S27).
             None => self.voter.breaks("a snapshot that this version cannot read".into()),

@@ -24,7 +24,7 @@ impl Node {
     pub(super) fn remember(&mut self, now: Time, from: NodeId, beat: &Heartbeat) {
         // A copy of it may go on with what it never got.
         if self.may_ask(now, from) {
-            self.voter.remember(from, (beat.term, beat.acked));
+            self.voter.remember(from, beat.position());
         }
         // The only voter let every newcomer in itself.
         let newer = self.voter.is_alone() && self.may_be_newer(from);
@@ -44,7 +44,7 @@ impl Node {
     pub(super) fn reminded(&mut self, now: Time, from: NodeId, ack: &Ack) {
         if !self.is_double(now, self.config.id) {
             let (voter, mut cx) = self.voter(now);
-            voter.reminded(&mut cx, from, (ack.term, ack.acked));
+            voter.reminded(&mut cx, from, ack.position());
         }
     }
 

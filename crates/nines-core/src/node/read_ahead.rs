@@ -7,7 +7,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use nines_model::{Millis, Time};
+use nines_model::{LogIndex, Millis, Time};
 
 use super::Node;
 use crate::{
@@ -35,7 +35,7 @@ pub(super) struct ReadAhead {
     pub entries: VecDeque<Committed>,
     /// The first of them waits for its config, this long at most: nobody looks into megabytes with
     /// every event to find that out again.
-    first_waits: Option<(u64, Time)>,
+    first_waits: Option<(LogIndex, Time)>,
     /// States in place of a log.
     states: Vec<RaftMessage>,
 }

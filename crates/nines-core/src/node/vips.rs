@@ -321,7 +321,11 @@ impl Node {
             }
             Do::Released(index) => {
                 let incarnation = self.config.boot;
-                released.push(Kind::Released(Token { vip: pack(addr), index, incarnation }));
+                released.push(Kind::Released(Token {
+                    vip: pack(addr),
+                    index: index.number(),
+                    incarnation,
+                }));
             }
         }
     }

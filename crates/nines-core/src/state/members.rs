@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, ops::Deref};
 
-use nines_model::NodeId;
+use nines_model::{LogIndex, NodeId};
 
 use super::{Entry, State, events::Event};
 use crate::{
@@ -24,7 +24,7 @@ pub struct Members {
     /// By node name.
     facts: BTreeMap<String, Facts>,
     highest: NodeId,
-    newest_change: u64,
+    newest_change: LogIndex,
     feature_level: u32,
 }
 
@@ -68,7 +68,7 @@ impl Members {
     pub(crate) fn restored(
         members: Vec<Member>,
         facts: Vec<Facts>,
-        (highest, newest_change): (NodeId, u64),
+        (highest, newest_change): (NodeId, LogIndex),
         feature_level: u32,
     ) -> Self {
         let Self { by_id, .. } = Self::founded(members);
@@ -93,7 +93,7 @@ impl Members {
     }
 
     /// Log index of the newest membership change.
-    pub fn newest_change(&self) -> u64 {
+    pub fn newest_change(&self) -> LogIndex {
         self.newest_change
     }
 
@@ -131,7 +131,7 @@ impl Members {
     }
 
     /// A valid membership change stands at this index.
-    pub(super) fn changed(&mut self, index: u64) {
+    pub(super) fn changed(&mut self, index: LogIndex) {
         self.newest_change = index;
     }
 
@@ -169,18 +169,18 @@ impl Members {
     }
 
     fn validate_level(&self, raise: &FeatureLevel) -> Result<Change, Refusal> {
-        let FeatureLevel { level, membership } = *raise;
+        let level = raise.level;
         if level <= self.feature_level {
             let why = format!("feature level {} is in force", self.feature_level);
             return Err(Refusal::Changed(why));
         }
-        if membership != self.newest_change {
+        if raise.membership() != self.newest_change {
             return Err(Refusal::Changed("the members have changed since".into()));
         }
         Ok(Change::Level(level))
     }
 
-    fn commit(&mut self, index: u64, change: Change) {
+    fn commit(&mut self, index: LogIndex, change: Change) {
         match change {
             Change::Joins(member) => {
                 self.highest = self.highest.max(member.id());
@@ -287,15 +287,14 @@ mod tests {
             "a name may"
         );
         assert_eq!(state.members.keys().copied().collect::<Vec<_>>(), [1, 3, 4, 5].map(NodeId));
-        assert_eq!((state.members.highest(), state.members.newest_change()), (NodeId(5), 25));
+        assert_eq!(
+            (state.members.highest(), state.members.newest_change()),
+            (NodeId(5), LogIndex(25))
+        );
         let promoted = |state: &mut State, index, id| {
-            state.apply(
-                index,
-                Some((NodeId(id), Votes)),
-                &[],
-                &mut crate::configs::Configs::default(),
-            );
-            state.members.newest_change()
+            let (index, change) = (LogIndex(index), Some((NodeId(id), Votes)));
+            state.apply(index, change, &[], &mut crate::configs::Configs::default());
+            state.members.newest_change().number()
         };
         assert_eq!(promoted(&mut state, 26, 5), 26);
         assert_eq!(promoted(&mut state, 27, 2), 26, "it has left");

@@ -41,7 +41,7 @@ pub(super) fn state() -> State {
     let configs = &mut Configs::default();
     for (id, name) in [(1, "lb1"), (2, "lb2"), (3, "w")] {
         let done = state.apply(
-            id,
+            LogIndex(id),
             Some((NodeId(id), Change::Learns)),
             &command(Kind::Join(member(id, name))),
             configs,
@@ -58,7 +58,7 @@ pub(super) fn state() -> State {
         Move { vip: pack(vip(1)), from: "lb1".into(), to: "lb2".into(), why: String::new() };
     let all = [apply, give(0), give(1), Kind::Move(moved), act("drain", &["web/r2"])];
     for (index, kind) in (4..).zip(all) {
-        let done = state.apply(index, None, &command(kind.clone()), configs).unwrap().1;
+        let done = state.apply(LogIndex(index), None, &command(kind.clone()), configs).unwrap().1;
         assert!(done.is_ok(), "{kind:?}: {done:?}");
     }
     state
@@ -71,6 +71,7 @@ pub(super) fn tried(
     member: Option<(NodeId, Change)>,
     kind: Kind,
 ) -> Outcome {
+    let index = LogIndex(index);
     let mut before = State { applied: index, ..state.clone() };
     let (bytes, configs) = (command(kind.clone()), &mut Configs::default());
     if member.is_some_and(|change| state.may_join(change, &bytes)) {
@@ -124,7 +125,7 @@ fn kind() -> impl Strategy<Value = Kind> {
     ]);
     let pairs = prop::collection::vec((0..3_usize, 4..9_u64), 1..4);
     let batches = (0..4_u32, pairs, name(), name()).prop_map(|(what, pairs, from, to)| {
-        let pairs = pairs.into_iter().map(|(n, token)| (vip(n), token));
+        let pairs = pairs.into_iter().map(|(n, token)| (vip(n), LogIndex(token)));
         let vips = vip_set::pack_all(pairs, 900).remove(0);
         Kind::Batch(Batch { what, vips, to, from, ..Batch::default() })
     });

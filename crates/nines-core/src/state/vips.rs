@@ -14,7 +14,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, ops::Deref};
 
-use nines_model::Spec;
+use nines_model::{LogIndex, Spec};
 
 use super::{Entry, State, events::Event};
 use crate::{
@@ -31,14 +31,14 @@ pub enum Holding {
         /// Node's name.
         node: String,
         /// Log index.
-        token: u64,
+        token: LogIndex,
     },
     /// This node was asked to release it.
     Releasing {
         /// Node's name.
         node: String,
         /// Its token.
-        token: u64,
+        token: LogIndex,
         /// Next holder; empty: nobody, the VIP is to be forgotten.
         to: String,
     },
@@ -53,7 +53,7 @@ impl Holding {
     }
 
     /// Index of the entry that gave it.
-    pub fn token(&self) -> u64 {
+    pub fn token(&self) -> LogIndex {
         match self {
             Self::Held { token, .. } | Self::Releasing { token, .. } => *token,
         }
@@ -96,7 +96,7 @@ enum What {
     /// The node `to` holds it from now on.
     Given(Give),
     /// Its holder, which has this token, is asked to release it.
-    Asked(Move, u64),
+    Asked(Move, LogIndex),
     /// `from` has released it, and `to` holds it from now on.
     HandedOver { from: String, to: String },
     /// Its holder has released it, and nobody holds it any more.
@@ -165,7 +165,7 @@ impl Vips {
         let Some(Holding::Releasing { node, token: held, to }) = self.holdings.get(&vip) else {
             return Err(Refusal::Changed("nothing to release".into()));
         };
-        if *held != token.index {
+        if *held != token.index() {
             return Err(Refusal::Changed("an older token".into()));
         }
         if to.is_empty() {
@@ -279,12 +279,12 @@ mod tests {
     }
 
     fn held(node: &str, token: u64) -> Option<Holding> {
-        Some(Holding::Held { node: node.into(), token })
+        Some(Holding::Held { node: node.into(), token: LogIndex(token) })
     }
 
     fn releasing(to: &str) -> Option<Holding> {
         let (node, to) = ("lb1".to_owned(), to.to_owned());
-        Some(Holding::Releasing { node, token: 5, to })
+        Some(Holding::Releasing { node, token: LogIndex(5), to })
     }
 
     /// Every state of a VIP with every kind of command by the right and by a wrong holder or token.
@@ -340,7 +340,9 @@ mod tests {
             ..Default::default()
         };
         let bytes = prost::Message::encode_to_vec(&command);
-        assert!(state.apply(20, None, &bytes, &mut Configs::default()).unwrap().1.is_ok());
+        assert!(
+            state.apply(LogIndex(20), None, &bytes, &mut Configs::default()).unwrap().1.is_ok()
+        );
         let failover = &state.vips.failovers()[&vip(1)];
         assert_eq!((failover.actor.as_str(), failover.event.as_str()), ("a", "20.0"));
     }
@@ -348,7 +350,7 @@ mod tests {
     #[test]
     fn a_batch_is_refused_only_if_nothing_of_it_is_done() {
         let batch = |pairs: &[(usize, u64)]| {
-            let pairs = pairs.iter().map(|(n, token)| (vip(*n), *token));
+            let pairs = pairs.iter().map(|(n, token)| (vip(*n), LogIndex(*token)));
             let vips = vip_set::pack_all(pairs, 900).remove(0);
             Kind::Batch(Batch { what: 2, vips, ..Batch::default() })
         };

@@ -5,7 +5,7 @@
 //! The library's random election timeout is made a constant of the node, so that the same events
 //! give the same run. Its messages pass our own codec: its protobuf parser never sees the network.
 
-use nines_model::NodeId;
+use nines_model::{LogIndex, NodeId};
 use raft::{
     GetEntriesContext, ProgressState, RawNode, SnapshotStatus, StateRole, Storage as _,
     eraftpb::{
@@ -41,7 +41,7 @@ pub enum Change {
 #[derive(Clone, Debug)]
 pub struct Committed {
     /// Index of the entry in the log.
-    pub index: u64,
+    pub index: LogIndex,
     /// Command, encoded; of a membership change the command in its context.
     pub command: Vec<u8>,
     change: Option<(Change, ConfChange)>,
@@ -332,7 +332,7 @@ impl Consensus {
 
     /// What the disk has: the term, the last entry that the leader of this term was told of, and
     /// the last entry.
-    pub fn shown(&self) -> (u64, u64, u64) {
+    pub fn shown(&self) -> (u64, LogIndex, LogIndex) {
         let (term, last) = self.durable;
         let told = match self.told {
             // A leader counts on its own disk, too.
@@ -340,13 +340,13 @@ impl Consensus {
             (of, index) if of == term => index,
             _ => 0,
         };
-        (term, told, last)
+        (term, LogIndex(told), LogIndex(last))
     }
 
     /// The state machine has applied everything up to here.
-    pub fn applied(&mut self, index: u64) {
-        self.applied = index;
-        self.raw.advance_apply_to(index);
+    pub fn applied(&mut self, index: LogIndex) {
+        self.applied = index.number();
+        self.raw.advance_apply_to(index.number());
     }
 
     /// Replaces the log up to `applied` by its state, keeping `tail` entries for slow followers.
@@ -376,7 +376,7 @@ impl Consensus {
     }
 
     /// Commands after what is applied, also those that no majority has yet, oldest first.
-    pub fn tail(&self) -> Vec<(u64, Vec<u8>)> {
+    pub fn tail(&self) -> Vec<(LogIndex, Vec<u8>)> {
         let log = &self.raw.raft.raft_log;
         let (low, high) = (self.applied + 1, log.last_index() + 1);
         if low >= high {
@@ -384,7 +384,7 @@ impl Consensus {
         }
         let context = GetEntriesContext::empty(false);
         let entries = log.slice(low, high, None, context).unwrap_or_default();
-        entries.iter().map(|e| (e.index, e.get_data().to_vec())).collect()
+        entries.iter().map(|e| (LogIndex(e.index), e.get_data().to_vec())).collect()
     }
 
     /// Whether this node leads and has applied an entry of its own term; only then its
@@ -411,19 +411,19 @@ impl Consensus {
     }
 
     /// Index of the newest log entry that is known to be committed.
-    pub fn committed(&self) -> u64 {
-        self.raw.raft.raft_log.committed
+    pub fn committed(&self) -> LogIndex {
+        LogIndex(self.raw.raft.raft_log.committed)
     }
 
     /// Index of the newest log entry that was applied to the state.
-    pub fn applied_index(&self) -> u64 {
-        self.applied
+    pub fn applied_index(&self) -> LogIndex {
+        LogIndex(self.applied)
     }
 
     /// Last index and term, durable or not.
-    pub fn last(&self) -> (u64, u64) {
+    pub fn last(&self) -> (LogIndex, u64) {
         let log = &self.raw.raft.raft_log;
-        (log.last_index(), log.last_term())
+        (LogIndex(log.last_index()), log.last_term())
     }
 
     /// Numbers of the nodes that vote.

@@ -8,7 +8,7 @@ use std::{
     net::IpAddr,
 };
 
-use nines_model::{Millis, NodeId};
+use nines_model::{LogIndex, Millis, NodeId};
 use prost::Message as _;
 
 use super::{Context, Voter};
@@ -20,7 +20,7 @@ use crate::{
 
 /// Everything that decides whether a VIP of a known set is renewed: what is applied, where the log
 /// ends, what waits to be appended, what others were promised.
-type Basis = (u64, (u64, u64), u64, u64);
+type Basis = (LogIndex, (LogIndex, u64), u64, u64);
 
 /// A set of a holder, and what this voter said about it last.
 #[derive(Default)]
@@ -75,9 +75,9 @@ impl Voter {
 
     /// Index of the newest entry after what is applied here, committed or not, that gives each VIP
     /// to anybody. Entries that wait for a promise count: it must run out, not be renewed for ever.
-    fn newest_tokens(&self) -> BTreeMap<IpAddr, u64> {
+    fn newest_tokens(&self) -> BTreeMap<IpAddr, LogIndex> {
         let mut newest = BTreeMap::new();
-        let mut take = |index: u64, bytes: &[u8]| {
+        let mut take = |index: LogIndex, bytes: &[u8]| {
             if peek::applies_config(bytes) {
                 return;
             }
@@ -91,7 +91,7 @@ impl Voter {
             take(index, &bytes);
         }
         for entry in self.gate.entries() {
-            take(entry.index, &entry.data);
+            take(entry.index(), &entry.data);
         }
         newest
     }
@@ -124,13 +124,13 @@ impl Voter {
         let mut known = std::mem::take(known);
         let first = known.basis.is_none() || known.incarnation != beat.incarnation;
         let newest = self.newest_tokens();
-        let refuse = |(vip, token): &(IpAddr, u64)| {
+        let refuse = |(vip, token): &(IpAddr, LogIndex)| {
             // What nobody holds by what is applied here, every entry until then is over for: a
             // holder that let go and starts anew with an older log is not renewed. And a holder
             // with a newer token is known from its own renewals also where the log is behind;
             // without that, a late node would renew itself over it.
             let applied = cx.state.vips.get(vip).map_or(cx.state.applied, |h| h.token());
-            let after = newest.get(vip).copied().unwrap_or(0);
+            let after = newest.get(vip).copied().unwrap_or(LogIndex::ZERO);
             applied.max(after).max(self.promises.token(*vip)) > *token
         };
         known.refused = known.set.iter().filter(refuse).map(|(vip, _)| vip).collect();
@@ -162,10 +162,10 @@ impl Voter {
         let (term, acked) = self.remembered(from);
         let mut ack = Ack {
             term,
-            acked,
+            acked: acked.number(),
             sent_ns: beat.sent_ns,
             lease_ms: beat.lease_ms,
-            membership: cx.state.members.newest_change(),
+            membership: cx.state.members.newest_change().number(),
             incarnation: beat.incarnation,
             ..Ack::default()
         };

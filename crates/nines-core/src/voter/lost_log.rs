@@ -14,7 +14,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nines_model::NodeId;
+use nines_model::{LogIndex, NodeId};
 
 use super::{Context, Voter};
 use crate::{action::Action, lease::promise_ns, wire::Persist};
@@ -23,7 +23,7 @@ use crate::{action::Action, lease::promise_ns, wire::Persist};
 #[derive(Debug, Default)]
 pub(super) struct LostLog {
     /// The furthest that each voter has shown.
-    shown: BTreeMap<NodeId, (u64, u64)>,
+    shown: BTreeMap<NodeId, (u64, LogIndex)>,
     /// Nodes that have answered this incarnation, and remember nothing that is missing here.
     answered: BTreeSet<NodeId>,
     /// A majority has.
@@ -50,7 +50,7 @@ pub fn rebuild(name: &str) -> String {
 impl Voter {
     /// A heartbeat shows a position of its sender's log. Of a node without a vote nothing is
     /// remembered: it may begin anew, nobody counts on what it has.
-    pub fn remember(&mut self, from: NodeId, position: (u64, u64)) {
+    pub fn remember(&mut self, from: NodeId, position: (u64, LogIndex)) {
         if self.consensus.is_voter(from) {
             let shown = self.memory.shown.entry(from).or_default();
             *shown = (*shown).max(position);
@@ -63,14 +63,15 @@ impl Voter {
     }
 
     /// The position that an answer to this node gives back.
-    pub fn remembered(&self, id: NodeId) -> (u64, u64) {
+    pub fn remembered(&self, id: NodeId) -> (u64, LogIndex) {
         let shown = self.memory.shown.get(&id).copied().unwrap_or_default();
-        let least = if self.consensus.is_voter(id) { (1, 1) } else { (0, 0) };
+        let least =
+            if self.consensus.is_voter(id) { (1, LogIndex(1)) } else { (0, LogIndex::ZERO) };
         shown.max(least)
     }
 
     /// Another node gives back the position that this one has shown before.
-    pub fn reminded(&mut self, cx: &mut Context<'_>, from: NodeId, position: (u64, u64)) {
+    pub fn reminded(&mut self, cx: &mut Context<'_>, from: NodeId, position: (u64, LogIndex)) {
         let (term, _, last) = self.consensus.shown();
         if position <= (term, last) {
             self.memory.answered.insert(from);
@@ -78,7 +79,7 @@ impl Voter {
         }
         let (of, entry) = position;
         let name = cx.name_of(from);
-        let why = if last == 0 {
+        let why = if last == LogIndex::ZERO {
             format!("its log is gone, and {name} remembers that it had one")
         } else {
             format!(

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use nines_model::{Millis, NodeId, Time};
+use nines_model::{LogIndex, Millis, NodeId, Time};
 use prost::Message as _;
 
 use super::{Context, Granted, Identity, Voter};
@@ -138,7 +138,7 @@ impl Table {
     fn hear_all(&mut self, id: NodeId) {
         let (now, seat) = (self.now, self.seats.get_mut(&id).expect("it sits here"));
         for from in (1..=3).map(NodeId).filter(|from| *from != id) {
-            seat.with(now, |voter, cx| voter.reminded(cx, from, (1, 1)));
+            seat.with(now, |voter, cx| voter.reminded(cx, from, (1, LogIndex(1))));
         }
     }
 
@@ -258,7 +258,7 @@ fn an_older_token_is_not_renewed() {
     let mut table = Table::new();
     table.write("", "lb1");
     table.run(500);
-    let old = VipSet::new([(vip(), 1)]);
+    let old = VipSet::new([(vip(), LogIndex(1))]);
     let (now, seat) = (table.now, table.seats.get_mut(&NodeId(2)).unwrap());
     for part in old.parts() {
         seat.voter.learn(NodeId(1), &part);
@@ -308,7 +308,7 @@ fn a_voter_that_lost_its_log_votes_no_more() {
     let mut table = Table::new();
     let now = table.now;
     let seat = table.seats.get_mut(&NodeId(2)).unwrap();
-    seat.with(now, |voter, cx| voter.reminded(cx, NodeId(1), (7, 90)));
+    seat.with(now, |voter, cx| voter.reminded(cx, NodeId(1), (7, LogIndex(90))));
     assert!(seat.voter.is_retired() && !seat.voter.takes_part());
     let told = |action: &Action| matches!(action, Action::Persist(_, p) if p.retired.is_some());
     assert!(seat.actions.iter().any(told), "its disk knows, too");

@@ -2,7 +2,7 @@
 //!
 //! Decides: shapes on the wire, nothing else.
 
-use nines_model::NodeId;
+use nines_model::{LogIndex, NodeId};
 
 use super::Incarnation;
 
@@ -89,6 +89,16 @@ pub struct Heartbeat {
 }
 
 impl Heartbeat {
+    /// Log index applied.
+    pub fn applied(&self) -> LogIndex {
+        LogIndex(self.applied)
+    }
+
+    /// Term on the sender's disk, and the last entry that the leader of that term was told of.
+    pub(crate) fn position(&self) -> (u64, LogIndex) {
+        (self.term, LogIndex(self.acked))
+    }
+
     /// Nodes whose flows the sender does not have yet.
     pub fn behind(&self) -> impl Iterator<Item = NodeId> {
         self.behind.iter().copied().map(NodeId)
@@ -171,6 +181,18 @@ pub struct Ack {
     /// The voter does not know what the heartbeat's set contains.
     #[prost(bool, tag = "53")]
     pub unknown: bool,
+}
+
+impl Ack {
+    /// Log index of the newest membership change the sender knows.
+    pub(crate) fn membership(&self) -> LogIndex {
+        LogIndex(self.membership)
+    }
+
+    /// The furthest that the receiver's log has shown itself to be: term and entry.
+    pub(crate) fn position(&self) -> (u64, LogIndex) {
+        (self.term, LogIndex(self.acked))
+    }
 }
 
 /// Some of what a set of VIPs contains.

@@ -89,7 +89,7 @@ impl World {
     /// Whether every running node sees these voters and has the whole log.
     pub fn agrees_on(&self, voters: &[u64]) -> bool {
         let nodes = || self.machines.values().filter_map(|m| m.node.as_ref());
-        let newest = nodes().map(|n| n.consensus().committed()).max().unwrap_or(0);
+        let newest = nodes().map(|n| n.consensus().committed()).max().unwrap_or_default();
         nodes().all(|n| {
             let mut seen = n.consensus().voters();
             seen.sort_unstable();

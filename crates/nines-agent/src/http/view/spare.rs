@@ -55,8 +55,8 @@ impl<'a> Spares<'a> {
             return Some(why);
         }
         let id = self.id(name)?;
-        let applied = self.node.membership().peer(id).map_or(state.applied, |p| p.beat.applied);
-        if applied.saturating_add(LAG_MAX) < state.applied {
+        let applied = self.node.membership().peer(id).map_or(state.applied, |p| p.beat.applied());
+        if state.applied.since(applied) > LAG_MAX {
             return Some(Unfit::OldLog);
         }
         let behind = self.observed.nodes.get(name).map(|view| &view.behind);

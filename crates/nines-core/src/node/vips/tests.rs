@@ -1,5 +1,7 @@
 //! VIPs of a node follow the log, and believe what their kernel says.
 
+use nines_model::LogIndex;
+
 use super::*;
 use crate::{
     Action, Event,
@@ -18,11 +20,11 @@ fn holder(now: Time) -> Node {
     let spec = nines_model::config::parse(TEXT).expect("it is right").into();
     let member = |(id, name): (u64, &str)| Member { id, name: name.into(), ..Member::default() };
     let members = (1..).zip(["lb1", "lb2", "wit"]).map(member);
-    let held = |token| Holding::Held { node: "lb1".into(), token };
+    let held = |token| Holding::Held { node: "lb1".into(), token: LogIndex(token) };
     let holdings = [(vip(100), held(4)), (vip(101), held(5))];
     let mut state = State::founded(TEXT.into(), spec, members);
     state.vips = Vips::restored(holdings.into(), BTreeMap::new());
-    state.applied = 5;
+    state.applied = LogIndex(5);
     let data = snapshot::encode(&state);
     let kept = Persisted {
         hard_state: HardState { term: 1, vote: 0, commit: 5 },

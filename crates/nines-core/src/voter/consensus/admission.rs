@@ -307,7 +307,7 @@ mod tests {
             while let Some(batch) = self.node.take() {
                 self.unwritten.extend(batch.persist);
                 for entry in batch.committed {
-                    self.node.apply_change(&entry, entry.index % 3 != 0);
+                    self.node.apply_change(&entry, entry.index.number() % 3 != 0);
                     self.node.applied(entry.index);
                 }
             }
