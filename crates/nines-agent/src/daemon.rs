@@ -13,7 +13,7 @@ use std::{
 use nines_api::failure::{Failure, Kind, Outcome};
 use nines_core::{Config, Event, Node};
 use nines_dataplane::{ebpf, process::boot_time};
-use nines_model::NodeId;
+use nines_model::{Incarnation, NodeId};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
@@ -206,7 +206,7 @@ fn node_config(home: &StateDir, credentials: &Credentials) -> Config {
     Config {
         id: NodeId(me.id),
         name: me.name.clone(),
-        boot: u64::from_be_bytes(identity::random::<8>()) >> 2,
+        boot: Incarnation(u64::from_be_bytes(identity::random::<8>()) >> 2),
         machine_boot: copied_state::machine_boot(),
         place: copied_state::of(home, own_log::FILE),
         seeds: credentials.identity.peers.iter().map(|p| NodeId(p.id)).collect(),

@@ -23,11 +23,8 @@ fn common(kind: &Kind) -> Option<(Batch, (IpAddr, LogIndex))> {
         Kind::Give(Give { vip, to, from, why, silent_ms, .. }) => {
             let (to, from, why) = (to.clone(), from.clone(), why.clone());
             let silent_ms = *silent_ms;
-            (
-                Batch { what: GIVEN, to, from, why, silent_ms, ..Batch::default() },
-                vip,
-                LogIndex::ZERO,
-            )
+            let many = Batch { what: GIVEN, to, from, why, silent_ms, ..Batch::default() };
+            (many, vip, LogIndex::ZERO)
         }
         Kind::Move(Move { vip, from, to, why }) => {
             let (to, from, why) = (to.clone(), from.clone(), why.clone());

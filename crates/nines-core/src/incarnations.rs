@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use nines_model::{Millis, NodeId, Time};
+use nines_model::{Incarnation, Millis, NodeId, Time};
 
 /// Frames of a replaced incarnation may still be on their way for so long.
 const ON_ITS_WAY: Millis = Millis(100);
@@ -31,7 +31,7 @@ const LATE: Millis = Millis(5_000);
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sender {
     /// Number of the incarnation.
-    pub incarnation: u64,
+    pub incarnation: Incarnation,
     /// How often agents have started from its state directory.
     pub starts: u64,
     /// It started from a state directory that was copied or moved, and is not confirmed.
@@ -54,7 +54,7 @@ pub enum Standing {
 /// Incarnations of one node.
 #[derive(Clone, Debug, Default)]
 struct One {
-    current: u64,
+    current: Incarnation,
     /// The current incarnation is not confirmed by everybody yet.
     moved: bool,
     /// Its start, and when it was first heard.
@@ -62,14 +62,14 @@ struct One {
     since: Time,
     heard: Time,
     /// Replaced incarnations, and when.
-    replaced: VecDeque<(u64, Time)>,
+    replaced: VecDeque<(Incarnation, Time)>,
     /// First and last sign that two live, of those that have not been forgotten.
     double: Option<(Time, Time)>,
 }
 
 impl One {
-    fn replace(&mut self, now: Time, incarnation: u64, starts: u64) {
-        if self.current != 0 {
+    fn replace(&mut self, now: Time, incarnation: Incarnation, starts: u64) {
+        if self.current != Incarnation::NONE {
             self.replaced.push_back((self.current, now));
             if self.replaced.len() > REPLACED {
                 self.replaced.pop_front();
@@ -97,7 +97,7 @@ impl Incarnations {
     pub fn hear(&mut self, now: Time, id: NodeId, sender: Sender, listening: u64) -> Standing {
         let Sender { incarnation, starts, moved } = sender;
         let one = self.by_id.entry(id).or_default();
-        if incarnation == 0 {
+        if incarnation == Incarnation::NONE {
             return Standing::Ended;
         }
         if incarnation == one.current {
@@ -121,9 +121,13 @@ impl Incarnations {
             one.moved = false;
             return Standing::New;
         }
-        let quiet = if one.current == 0 { listening } else { now.since(one.heard).min(listening) };
+        let quiet = if one.current == Incarnation::NONE {
+            listening
+        } else {
+            now.since(one.heard).min(listening)
+        };
         if quiet < QUIET.ns() {
-            if one.current != 0 {
+            if one.current != Incarnation::NONE {
                 one.sign(now);
             }
             return Standing::Ended;
@@ -133,9 +137,9 @@ impl Incarnations {
         Standing::Moved
     }
 
-    /// The incarnation of a node that counts, or will once it is confirmed; 0: none was heard.
-    pub fn current(&self, id: NodeId) -> u64 {
-        self.by_id.get(&id).map_or(0, |one| one.current)
+    /// The incarnation of a node that counts, or will once it is confirmed.
+    pub fn current(&self, id: NodeId) -> Incarnation {
+        self.by_id.get(&id).map_or(Incarnation::NONE, |one| one.current)
     }
 
     /// This incarnation of a node is one that is not confirmed by everybody yet.
@@ -144,7 +148,7 @@ impl Incarnations {
     }
 
     /// Moved incarnations that this node would let count.
-    pub fn confirmed(&self) -> Vec<(NodeId, u64)> {
+    pub fn confirmed(&self) -> Vec<(NodeId, Incarnation)> {
         let moved = self.by_id.iter().filter(|(_, one)| one.moved);
         moved.map(|(id, one)| (*id, one.current)).collect()
     }
@@ -174,13 +178,16 @@ mod tests {
     }
 
     fn sender(incarnation: u64, moved: bool) -> Sender {
-        Sender { incarnation, starts: 1, moved }
+        Sender { incarnation: Incarnation(incarnation), starts: 1, moved }
     }
 
     #[test]
     fn a_late_frame_of_an_earlier_start_ends_no_later_one() {
         let mut incarnations = Incarnations::default();
-        let start = |incarnation, starts| Sender { incarnation, starts, moved: false };
+        let start = |incarnation, starts| {
+            let incarnation = Incarnation(incarnation);
+            Sender { incarnation, starts, moved: false }
+        };
         assert_eq!(incarnations.hear(at(1), PEER, start(8, 4), 0), Standing::New);
         // This node never heard that incarnation: a cut link held its frames back.
         for ms in (2..1_000).step_by(50) {
@@ -248,7 +255,7 @@ mod tests {
         assert!(incarnations.confirmed().is_empty());
         // The first has been off for long: its disk is in another machine.
         assert_eq!(incarnations.hear(at(12_000), PEER, sender(8, true), LONG), Standing::Moved);
-        assert_eq!(incarnations.confirmed(), [(PEER, 8)]);
+        assert_eq!(incarnations.confirmed(), [(PEER, Incarnation(8))]);
         assert_eq!(incarnations.hear(at(12_001), PEER, sender(7, false), LONG), Standing::Ended);
         assert_eq!(incarnations.hear(at(12_002), PEER, sender(8, false), LONG), Standing::Counts);
         assert!(incarnations.confirmed().is_empty(), "everybody has");

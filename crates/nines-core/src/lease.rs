@@ -37,7 +37,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use nines_model::{LogIndex, Millis, NodeId, Time};
+use nines_model::{Incarnation, LogIndex, Millis, NodeId, Time};
 
 /// How long a promise lasts at a voter for a lease of `length`: T(1+2e) with e = 2000 ppm.
 pub const fn promise_ns(length: Millis) -> u64 {
@@ -51,7 +51,7 @@ struct Promise {
     /// The entry by which it holds: the promise is about later entries only.
     token: LogIndex,
     /// The incarnation of the holder that asked for it.
-    incarnation: u64,
+    incarnation: Incarnation,
     until: Time,
     /// In the holder's set: lasts at least as long as what the set was promised.
     in_set: bool,
@@ -102,7 +102,7 @@ impl Promises {
     pub fn give(
         &mut self,
         now: Time,
-        (holder, incarnation, heir_of): (NodeId, u64, u64),
+        (holder, incarnation, heir_of): (NodeId, Incarnation, Incarnation),
         set: impl Iterator<Item = (IpAddr, LogIndex)>,
         length: Millis,
         shortened: bool,
@@ -178,7 +178,7 @@ impl Promises {
         now: Time,
         vip: IpAddr,
         token: LogIndex,
-        incarnation: u64,
+        incarnation: Incarnation,
     ) -> Option<Time> {
         let promised = self
             .by_vip
@@ -199,12 +199,12 @@ impl Promises {
 pub struct Renewals {
     /// The voter's incarnation and the newest deadline it renewed to: the heartbeat's sent time and
     /// the length it asked for.
-    by_voter: BTreeMap<NodeId, (u64, Time)>,
+    by_voter: BTreeMap<NodeId, (Incarnation, Time)>,
 }
 
 impl Renewals {
     /// A voter renewed in this of its incarnations. What it renewed in another counts no more.
-    pub fn acked(&mut self, voter: NodeId, incarnation: u64, deadline: Time) {
+    pub fn acked(&mut self, voter: NodeId, incarnation: Incarnation, deadline: Time) {
         let entry = self.by_voter.entry(voter).or_default();
         let before = if entry.0 == incarnation { entry.1 } else { Time(0) };
         *entry = (incarnation, deadline.max(before));
@@ -258,26 +258,25 @@ mod tests {
         shortened: bool,
     ) -> bool {
         let set = [(vip(), LogIndex(token))].into_iter();
-        promises
-            .give(now, (NodeId(holder), incarnation, heir_of), set, length, shortened)
-            .is_empty()
+        let holder = (NodeId(holder), Incarnation(incarnation), Incarnation(heir_of));
+        promises.give(now, holder, set, length, shortened).is_empty()
     }
 
     #[test]
     fn a_majority_makes_the_deadline() {
         let mut renewals = Renewals::default();
         assert_eq!(renewals.deadline(&ids([1, 2, 3])), Time(0));
-        renewals.acked(NodeId(1), 1, Time(100));
+        renewals.acked(NodeId(1), Incarnation(1), Time(100));
         assert_eq!(renewals.deadline(&ids([1, 2, 3])), Time(0), "one of three");
-        renewals.acked(NodeId(2), 1, Time(90));
+        renewals.acked(NodeId(2), Incarnation(1), Time(90));
         assert_eq!(renewals.deadline(&ids([1, 2, 3])), Time(90), "two of three");
-        renewals.acked(NodeId(2), 1, Time(80));
+        renewals.acked(NodeId(2), Incarnation(1), Time(80));
         assert_eq!(renewals.deadline(&ids([1, 2, 3])), Time(90), "late answers take nothing back");
         assert_eq!(renewals.deadline(&ids([1, 2])), Time(90), "of two, both");
         assert_eq!(renewals.deadline(&ids([1])), Time(100));
         assert_eq!(renewals.deadline(&ids([1, 2, 3, 4])), Time(0), "two of four are no majority");
         assert_eq!(renewals.deadline(&ids([])), Time(0));
-        renewals.acked(NodeId(2), 2, Time(70));
+        renewals.acked(NodeId(2), Incarnation(2), Time(70));
         assert_eq!(renewals.deadline(&ids([1, 2])), Time(70), "its life before counts no more");
     }
 
@@ -329,22 +328,26 @@ mod tests {
     fn a_release_waits_for_what_a_later_life_was_promised() {
         let mut promises = Promises::default();
         give(&mut promises, Time(0), (1, 5, 3, 0), Millis(100), false);
-        assert_eq!(promises.hold_release(Time(MS), vip(), LogIndex(5), 3), None, "it has let go");
+        assert_eq!(
+            promises.hold_release(Time(MS), vip(), LogIndex(5), Incarnation(3)),
+            None,
+            "it has let go"
+        );
         give(&mut promises, Time(10 * MS), (1, 5, 4, 3), Millis(100), false);
         assert!(
-            promises.hold_release(Time(11 * MS), vip(), LogIndex(5), 3).is_some(),
+            promises.hold_release(Time(11 * MS), vip(), LogIndex(5), Incarnation(3)).is_some(),
             "and began anew"
         );
-        assert_eq!(promises.hold_release(Time(111 * MS), vip(), LogIndex(5), 3), None);
-        assert_eq!(promises.hold_release(Time(11 * MS), vip(), LogIndex(5), 4), None);
+        assert_eq!(promises.hold_release(Time(111 * MS), vip(), LogIndex(5), Incarnation(3)), None);
+        assert_eq!(promises.hold_release(Time(11 * MS), vip(), LogIndex(5), Incarnation(4)), None);
         assert_eq!(
-            promises.hold_release(Time(11 * MS), vip(), LogIndex(4), 3),
+            promises.hold_release(Time(11 * MS), vip(), LogIndex(4), Incarnation(3)),
             None,
             "of an older token"
         );
         let restarted = Promises::after_restart(Time(0), Millis(100), Time(0));
         assert!(
-            restarted.hold_release(Time(50 * MS), vip(), LogIndex(5), 3).is_some(),
+            restarted.hold_release(Time(50 * MS), vip(), LogIndex(5), Incarnation(3)).is_some(),
             "it has forgotten"
         );
     }
@@ -368,7 +371,7 @@ mod tests {
         let lease = Millis(100);
         promises.give(
             Time(0),
-            (NodeId(1), 3, 0),
+            (NodeId(1), Incarnation(3), Incarnation(0)),
             [(a, LogIndex(5)), (b, LogIndex(6))].into_iter(),
             lease,
             false,
@@ -384,7 +387,7 @@ mod tests {
         let changes = promises.changes();
         promises.give(
             Time(60 * MS),
-            (NodeId(1), 3, 0),
+            (NodeId(1), Incarnation(3), Incarnation(0)),
             [(b, LogIndex(6))].into_iter(),
             lease,
             true,
@@ -396,7 +399,7 @@ mod tests {
         assert!(promises.hold(Time(190 * MS), b, OTHER, LogIndex(9)).is_some());
         promises.give(
             Time(200 * MS),
-            (NodeId(2), 1, 0),
+            (NodeId(2), Incarnation(1), Incarnation(0)),
             [(b, LogIndex(9))].into_iter(),
             lease,
             true,
@@ -415,14 +418,14 @@ mod tests {
         let mut promises = Promises::default();
         promises.give(
             Time(0),
-            (NodeId(1), 3, 0),
+            (NodeId(1), Incarnation(3), Incarnation(0)),
             [(a, LogIndex(5))].into_iter(),
             Millis(5_000),
             false,
         );
         promises.give(
             Time(MS),
-            (NodeId(1), 3, 0),
+            (NodeId(1), Incarnation(3), Incarnation(0)),
             [(a, LogIndex(5)), (b, LogIndex(6))].into_iter(),
             Millis(100),
             false,
@@ -439,7 +442,9 @@ mod tests {
     fn a_vip_goes_by_the_joint_deadline_when_that_cannot_exceed_its_own() {
         let of = |acks: &[(u64, u64)]| {
             let mut renewals = Renewals::default();
-            acks.iter().for_each(|(voter, until)| renewals.acked(NodeId(*voter), 1, Time(*until)));
+            acks.iter().for_each(|(voter, until)| {
+                renewals.acked(NodeId(*voter), Incarnation(1), Time(*until))
+            });
             renewals
         };
         let voters = ids([1, 2, 3]);
@@ -461,8 +466,8 @@ mod tests {
             }
             for step in 0..4 {
                 let (voter, until) = (NodeId(1 + roll(50 + step) % 3), Time(4 + roll(5 * step)));
-                own.acked(voter, 1, until);
-                joint.acked(voter, 1, until);
+                own.acked(voter, Incarnation(1), until);
+                joint.acked(voter, Incarnation(1), until);
                 assert!(joint.deadline(&voters) <= own.deadline(&voters), "{joint:?} {own:?}");
             }
         }

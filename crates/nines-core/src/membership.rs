@@ -51,7 +51,7 @@ impl Membership {
     /// with the machine.
     pub fn heard(&mut self, now: Time, from: NodeId, link: usize, beat: Heartbeat) -> bool {
         let peer = self.peers.entry(from).or_default();
-        let first = peer.at == Time(0) || beat.incarnation != peer.beat.incarnation;
+        let first = peer.at == Time(0) || beat.incarnation() != peer.beat.incarnation();
         if first {
             peer.sent.clear();
         }

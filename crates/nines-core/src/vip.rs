@@ -334,7 +334,7 @@ impl Vip {
 
 #[cfg(test)]
 mod tests {
-    use nines_model::NodeId;
+    use nines_model::{Incarnation, NodeId};
 
     use super::*;
 
@@ -349,8 +349,8 @@ mod tests {
 
     fn renewed(until: Time) -> Vip {
         let mut vip = Vip { token: LogIndex(7), known: true, ..Vip::default() };
-        vip.renewals.acked(NodeId(1), 1, until);
-        vip.renewals.acked(NodeId(2), 1, until);
+        vip.renewals.acked(NodeId(1), Incarnation(1), until);
+        vip.renewals.acked(NodeId(2), Incarnation(1), until);
         vip
     }
 
@@ -446,8 +446,8 @@ mod tests {
         let mut vip = Vip { phase: Phase::On, ..renewed(T) };
         vip.guard = T;
         assert_eq!(step(&mut vip, T.plus(Millis(200)), Want::Hold(LogIndex(7)), &[1, 2]), []);
-        vip.renewals.acked(NodeId(1), 1, T.plus(Millis(400)));
-        vip.renewals.acked(NodeId(2), 1, T.plus(Millis(400)));
+        vip.renewals.acked(NodeId(1), Incarnation(1), T.plus(Millis(400)));
+        vip.renewals.acked(NodeId(2), Incarnation(1), T.plus(Millis(400)));
         assert_eq!(
             step(&mut vip, T.plus(Millis(300)), Want::Hold(LogIndex(7)), &[1, 2]),
             [Do::Guard(T.plus(Millis(400))), Do::Announce]

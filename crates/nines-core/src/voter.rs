@@ -14,7 +14,7 @@
 //! and what must be on the disk before a promise is given (`voter/promise_bound.rs`). The order of
 //! the log itself is decided in `voter/consensus.rs`.
 
-use nines_model::{LogIndex, Millis, NodeId, Time};
+use nines_model::{Incarnation, LogIndex, Millis, NodeId, Time};
 use prost::Message as _;
 
 use self::{
@@ -58,7 +58,7 @@ pub struct Identity {
     /// Name of the node.
     pub name: String,
     /// Number of this run of the agent; no two runs have the same.
-    pub incarnation: u64,
+    pub incarnation: Incarnation,
     /// Number of this boot of the machine: a boot clock means nothing in another.
     pub machine_boot: u64,
     /// Number of the machine and of the file that holds the log: a copy has another; 0: not known.

@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use nines_model::{LogIndex, NodeId};
+use nines_model::{Incarnation, LogIndex, NodeId};
 
 mod batch;
 mod facts;
@@ -15,7 +15,7 @@ mod incarnation;
 pub use batch::Batch;
 pub use facts::{Facts, FeatureLevel, Unfit};
 pub use heartbeat::{Ack, Awaits, Heartbeat, SetPart};
-pub use incarnation::{Incarnation, KeptIncarnation, LongPromise};
+pub use incarnation::{KeptIncarnation, LongPromise, NodeIncarnation};
 
 /// One datagram, or one frame of a TLS stream, after decryption.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -35,6 +35,13 @@ pub struct Frame {
     /// How often agents have started from the sender's state directory.
     #[prost(uint64, tag = "44")]
     pub starts: u64,
+}
+
+impl Frame {
+    /// The sender's incarnation.
+    pub(crate) fn incarnation(&self) -> Incarnation {
+        Incarnation(self.incarnation)
+    }
 }
 
 /// Kinds of [`Frame`].
@@ -72,6 +79,17 @@ pub struct Token {
 }
 
 impl Token {
+    /// The entry that gave this VIP, and the incarnation of the holder that let go.
+    pub(crate) fn of(vip: IpAddr, index: LogIndex, incarnation: Incarnation) -> Self {
+        let (index, incarnation) = (index.number(), incarnation.number());
+        Self { vip: pack(vip), index, incarnation }
+    }
+
+    /// In a release: the incarnation of the holder that let go.
+    pub(crate) fn incarnation(&self) -> Incarnation {
+        Incarnation(self.incarnation)
+    }
+
     /// Log index of the entry that gave the VIP.
     pub(crate) fn index(&self) -> LogIndex {
         LogIndex(self.index)

@@ -39,6 +39,8 @@ macro_rules! number {
 number! {
     /// Number of a node in the consensus. It is given once, from 1 on, and never used again.
     NodeId;
+    /// Number of one run of the agent of a node. No two runs have the same.
+    Incarnation;
     /// Place of an entry in the log, from 1 on. The place of the entry that gave a VIP to its
     /// holder is the holder's token.
     LogIndex;
@@ -49,6 +51,11 @@ impl NodeId {
     pub const fn next(self) -> Self {
         Self(self.0 + 1)
     }
+}
+
+impl Incarnation {
+    /// None: it was not said, or none was heard.
+    pub const NONE: Self = Self(0);
 }
 
 impl LogIndex {

@@ -11,7 +11,7 @@ use nines_core::{
     vip_set::Name,
     wire::{HardState, Member, Persist, Persisted, Snapshot},
 };
-use nines_model::{Millis, NodeId, Role, Spec, Time};
+use nines_model::{Incarnation, Millis, NodeId, Role, Spec, Time};
 
 use crate::{
     invariants::{self, Invariant},
@@ -295,7 +295,7 @@ impl World {
         let identity = machine.identity;
         let machine_boot = machine.power;
         let place = machine.place;
-        let boot = (machine.incarnation << 32) + id;
+        let boot = Incarnation((machine.incarnation << 32) + id);
         let config = Config { id: NodeId(identity), name, boot, machine_boot, place, seeds };
         machine.node = Some(Node::new(config, now, machine.disk.get()));
         // Which VIPs follow is known to the process, not to the kernel.

@@ -170,7 +170,7 @@ impl Node {
 mod tests {
     use std::sync::Arc;
 
-    use nines_model::LogIndex;
+    use nines_model::{Incarnation, LogIndex};
     use prost::Message as _;
 
     use super::*;
@@ -213,7 +213,8 @@ mod tests {
             ..Persisted::default()
         };
         let (id, name) = (NodeId(1), "lb1".to_owned());
-        let config = Config { id, name, boot: 7, machine_boot: 1, place: 1, seeds: vec![] };
+        let config =
+            Config { id, name, boot: Incarnation(7), machine_boot: 1, place: 1, seeds: vec![] };
         Node::new(config, now, &kept)
     }
 

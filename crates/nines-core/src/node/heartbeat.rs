@@ -146,8 +146,8 @@ impl Node {
             revision: self.state.revision,
             shortened,
             applied: self.state.applied.number(),
-            incarnation: self.config.boot,
-            heir_of: self.voter.heir_of(),
+            incarnation: self.config.boot.number(),
+            heir_of: self.voter.heir_of().number(),
             double: numbers(self.hears_double(now)),
             confirmed: self.confirmed_lives(),
             hears: numbers(self.hears(now)),
@@ -280,7 +280,7 @@ impl Node {
         match kind {
             frame::Kind::Heartbeat(beat) => {
                 let peer = self.membership.peer(from);
-                let new_life = peer.is_none_or(|p| p.beat.incarnation != beat.incarnation);
+                let new_life = peer.is_none_or(|p| p.beat.incarnation() != beat.incarnation());
                 self.remember(now, from, &beat);
                 let bare = Heartbeat { part: None, ..beat.clone() };
                 let same = self.membership.peer(from).is_some_and(|p| {
@@ -306,7 +306,7 @@ impl Node {
             }
             frame::Kind::Ack(ack) => {
                 // Sent by this incarnation of this node and not in the future.
-                if ack.incarnation != self.config.boot || ack.sent_ns > self.own_vips.sent.0 {
+                if ack.incarnation() != self.config.boot || ack.sent_ns > self.own_vips.sent.0 {
                     return false;
                 }
                 let trip = now.0.saturating_sub(ack.sent_ns).saturating_sub(ack.waited_ns);

@@ -5,14 +5,14 @@
 
 use std::collections::BTreeSet;
 
-use nines_model::{NodeId, Time};
+use nines_model::{Incarnation, NodeId, Time};
 use nines_planner::Doubt;
 
 use super::Node;
 use crate::{
     event_log::EventKind,
     incarnations::{Incarnations, Sender, Standing},
-    wire::{Frame, Incarnation},
+    wire::{Frame, NodeIncarnation},
 };
 
 /// The incarnations that this node hears.
@@ -25,7 +25,7 @@ pub(super) struct HeardIncarnations {
 
 impl HeardIncarnations {
     /// The incarnation of a node that counts.
-    pub(super) fn current(&self, id: NodeId) -> u64 {
+    pub(super) fn current(&self, id: NodeId) -> Incarnation {
         self.heard.current(id)
     }
 }
@@ -79,18 +79,17 @@ impl Node {
     }
 
     /// Moved incarnations that this node would let count, for its heartbeats.
-    pub(super) fn confirmed_lives(&self) -> Vec<Incarnation> {
+    pub(super) fn confirmed_lives(&self) -> Vec<NodeIncarnation> {
         let confirmed = self.incarnation.heard.confirmed().into_iter();
-        confirmed
-            .map(|(node, incarnation)| Incarnation { node: node.number(), incarnation })
-            .collect()
+        confirmed.map(|(node, incarnation)| NodeIncarnation::of(node, incarnation)).collect()
     }
 
     /// What the incarnation that sent a frame is.
     pub(super) fn standing(&mut self, now: Time, from: NodeId, frame: &Frame) -> Standing {
         let listening = self.membership.listening(now);
-        let Frame { incarnation, starts, moved, .. } = *frame;
-        self.incarnation.heard.hear(now, from, Sender { incarnation, starts, moved }, listening)
+        let Frame { starts, moved, .. } = *frame;
+        let sender = Sender { incarnation: frame.incarnation(), starts, moved };
+        self.incarnation.heard.hear(now, from, sender, listening)
     }
 
     /// A moved incarnation takes part once all other voters have confirmed it, and the disk knows.
@@ -98,8 +97,8 @@ impl Node {
         if !self.voter.awaits_confirmation() {
             return;
         }
-        let (me, incarnation, lease) = (self.config.id, self.config.boot, self.lease());
-        let mine = Incarnation { node: me.number(), incarnation };
+        let (me, lease) = (self.config.id, self.lease());
+        let mine = NodeIncarnation::of(me, self.config.boot);
         let confirms = |id: &NodeId| {
             let beat = self.membership.peer(*id).map(|p| &p.beat);
             self.membership.alive(now, *id, lease)

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use nines_model::{Millis, NodeId, Time};
+use nines_model::{Incarnation, Millis, NodeId, Time};
 
 use super::Node;
 
@@ -15,7 +15,7 @@ const STATE_AGAIN: Millis = Millis(60_000);
 
 /// States that are on their way: when each was sent, and to which incarnation of the receiver.
 #[derive(Default)]
-pub struct Sent(BTreeMap<NodeId, (Time, u64)>);
+pub struct Sent(BTreeMap<NodeId, (Time, Incarnation)>);
 
 impl Node {
     /// Whether this may be a member that joined later than what this node knows of the log: perhaps
@@ -47,7 +47,8 @@ impl Node {
         let waiting = self.voter.consensus().awaits_state();
         self.states_sent.0.retain(|id, _| waiting.contains(id));
         for id in waiting {
-            let incarnation = self.membership.peer(id).map_or(0, |p| p.beat.incarnation);
+            let incarnation =
+                self.membership.peer(id).map_or(Incarnation::NONE, |p| p.beat.incarnation());
             let (at, to) = *self.states_sent.0.entry(id).or_insert((now, incarnation));
             // A process that started since has forgotten what was on its way to the one before.
             if to != incarnation || now.since(at) > STATE_AGAIN.ns() {
@@ -61,7 +62,7 @@ impl Node {
 mod tests {
     use std::collections::BTreeSet;
 
-    use nines_model::{NodeId, Time};
+    use nines_model::{Incarnation, NodeId, Time};
 
     use super::super::{Config, Node};
     use crate::wire::Persisted;
@@ -71,14 +72,8 @@ mod tests {
     fn nodes_that_joined_ask_for_votes_at_different_times() {
         let ticks = |id: u64| {
             let name = format!("n{id}");
-            let config = Config {
-                id: NodeId(id),
-                name,
-                boot: 7,
-                machine_boot: 1,
-                place: 1,
-                seeds: vec![NodeId(1)],
-            };
+            let (id, boot, seeds) = (NodeId(id), Incarnation(7), vec![NodeId(1)]);
+            let config = Config { id, name, boot, machine_boot: 1, place: 1, seeds };
             Node::new(config, Time(1), &Persisted::default()).voter.consensus().election_ticks()
         };
         let all: BTreeSet<usize> = (1..=8).map(ticks).collect();

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use nines_model::{Millis, Time};
+use nines_model::{Incarnation, Millis, Time};
 
 use super::Node;
 use crate::{
@@ -28,8 +28,8 @@ pub(super) struct Proposals {
 }
 
 impl Proposals {
-    pub(super) fn new(incarnation: u64) -> Self {
-        Self { next_number: incarnation, pending: BTreeMap::new(), unwritten: Vec::new() }
+    pub(super) fn new(incarnation: Incarnation) -> Self {
+        Self { next_number: incarnation.number(), pending: BTreeMap::new(), unwritten: Vec::new() }
     }
 
     fn number(&mut self) -> u64 {

@@ -156,7 +156,7 @@ impl Node {
 
 #[cfg(test)]
 mod tests {
-    use nines_model::NodeId;
+    use nines_model::{Incarnation, NodeId};
     use prost::Message as _;
 
     use super::*;
@@ -223,7 +223,14 @@ mod tests {
         };
         let config = || {
             let name = "lb1".to_owned();
-            NodeConfig { id: NodeId(1), name, boot: 7, machine_boot: 1, place: 1, seeds: vec![] }
+            NodeConfig {
+                id: NodeId(1),
+                name,
+                boot: Incarnation(7),
+                machine_boot: 1,
+                place: 1,
+                seeds: vec![],
+            }
         };
         let mut now = Time(1_000_000_000);
         let mut node = Node::new(config(), now, &disk);

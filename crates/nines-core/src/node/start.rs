@@ -3,7 +3,7 @@
 //! Decides: what of the disk is believed. A node never guesses: one that cannot read its own state
 //! votes no more.
 
-use nines_model::{NodeId, Time};
+use nines_model::{Incarnation, NodeId, Time};
 
 use super::{Node, checks, desired_state, event_log, failover, fitness, heartbeat, incarnation};
 use super::{joining, leaving, log, lost_log, operations, proposals, read_ahead, vips};
@@ -23,7 +23,7 @@ pub struct Config {
     /// Its name.
     pub name: String,
     /// Unlike any number of an earlier incarnation: command numbers start here.
-    pub boot: u64,
+    pub boot: Incarnation,
     /// Which boot of the machine this is: a boot clock means nothing in another.
     pub machine_boot: u64,
     /// Number of the machine and of the file that holds the log: a copy has another; 0: not known.

@@ -9,7 +9,7 @@ use std::{
     net::IpAddr,
 };
 
-use nines_model::{NodeId, Time};
+use nines_model::{Incarnation, NodeId, Time};
 
 use super::Node;
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
     state::Holding,
     vip::{Do, Phase, Vip, Want},
     vip_set::{Name, VipSet},
-    wire::{Token, command::Kind, pack},
+    wire::{Token, command::Kind},
 };
 
 /// What a peer was told of this node's set.
@@ -320,12 +320,7 @@ impl Node {
                 self.own_vips.with(addr, |vip| vip.began(up, id));
             }
             Do::Released(index) => {
-                let incarnation = self.config.boot;
-                released.push(Kind::Released(Token {
-                    vip: pack(addr),
-                    index: index.number(),
-                    incarnation,
-                }));
+                released.push(Kind::Released(Token::of(addr, index, self.config.boot)));
             }
         }
     }
@@ -346,7 +341,7 @@ impl Node {
     /// this may change a deadline or the state of a VIP.
     pub(super) fn renewed(
         &mut self,
-        (voter, incarnation): (NodeId, u64),
+        (voter, incarnation): (NodeId, Incarnation),
         sent: Time,
         until: Time,
         refused: &[IpAddr],

@@ -139,7 +139,7 @@ impl Voter {
             Kind::Give(give) => give,
             Kind::Released(token) => {
                 let (vip, index) = (wire::unpack(&token.vip)?, token.index());
-                return self.promises.hold_release(cx.now, vip, index, token.incarnation);
+                return self.promises.hold_release(cx.now, vip, index, token.incarnation());
             }
             _ => return None,
         };

@@ -8,7 +8,7 @@ use std::{
     net::IpAddr,
 };
 
-use nines_model::{LogIndex, Millis, NodeId};
+use nines_model::{Incarnation, LogIndex, Millis, NodeId};
 use prost::Message as _;
 
 use super::{Context, Voter};
@@ -26,7 +26,7 @@ type Basis = (LogIndex, (LogIndex, u64), u64, u64);
 #[derive(Default)]
 struct Known {
     set: VipSet,
-    incarnation: u64,
+    incarnation: Incarnation,
     refused: BTreeSet<IpAddr>,
     basis: Option<Basis>,
 }
@@ -117,12 +117,12 @@ impl Voter {
         let Some(known) = known.filter(|k| k.set.name() == (beat.set_a, beat.set_b)) else {
             return Granted::Unknown;
         };
-        if known.incarnation == beat.incarnation && known.basis == Some(basis) {
+        if known.incarnation == beat.incarnation() && known.basis == Some(basis) {
             self.promises.renew(cx.now, from, length, beat.shortened);
             return Granted::But { refused: known.refused.iter().copied().collect(), first: false };
         }
         let mut known = std::mem::take(known);
-        let first = known.basis.is_none() || known.incarnation != beat.incarnation;
+        let first = known.basis.is_none() || known.incarnation != beat.incarnation();
         let newest = self.newest_tokens();
         let refuse = |(vip, token): &(IpAddr, LogIndex)| {
             // What nobody holds by what is applied here, every entry until then is over for: a
@@ -134,9 +134,9 @@ impl Voter {
             applied.max(after).max(self.promises.token(*vip)) > *token
         };
         known.refused = known.set.iter().filter(refuse).map(|(vip, _)| vip).collect();
-        known.incarnation = beat.incarnation;
+        known.incarnation = beat.incarnation();
         let granted = known.set.iter().filter(|(vip, _)| !known.refused.contains(vip));
-        let holder = (from, beat.incarnation, beat.heir_of);
+        let holder = (from, beat.incarnation(), beat.heir_of());
         let not_yet = self.promises.give(cx.now, holder, granted, length, beat.shortened);
         // Those are asked about again with each heartbeat: what holds them back ends by itself.
         known.basis = Some(self.basis(cx)).filter(|_| not_yet.is_empty());

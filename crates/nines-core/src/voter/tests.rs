@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use nines_model::{LogIndex, Millis, NodeId, Time};
+use nines_model::{Incarnation, LogIndex, Millis, NodeId, Time};
 use prost::Message as _;
 
 use super::{Context, Granted, Identity, Voter};
@@ -56,7 +56,7 @@ impl Seat {
         let identity = Identity {
             id,
             name: format!("n{id}"),
-            incarnation,
+            incarnation: Incarnation(incarnation),
             machine_boot: 1,
             place: id.number(),
         };

@@ -2,9 +2,9 @@
 //!
 //! Decides: shapes on the wire, nothing else.
 
-use nines_model::{LogIndex, NodeId};
+use nines_model::{Incarnation, LogIndex, NodeId};
 
-use super::Incarnation;
+use super::NodeIncarnation;
 
 /// "I live, I hold these, renew them."
 #[derive(Clone, PartialEq, prost::Message)]
@@ -43,7 +43,7 @@ pub struct Heartbeat {
     pub double: Vec<u64>,
     /// Lives from moved state directories that the sender would let count.
     #[prost(message, repeated, tag = "42")]
-    pub confirmed: Vec<Incarnation>,
+    pub confirmed: Vec<NodeIncarnation>,
     /// Nodes that the sender has heard lately.
     #[prost(uint64, repeated, tag = "43")]
     pub hears: Vec<u64>,
@@ -89,6 +89,16 @@ pub struct Heartbeat {
 }
 
 impl Heartbeat {
+    /// The sender's incarnation.
+    pub(crate) fn incarnation(&self) -> Incarnation {
+        Incarnation(self.incarnation)
+    }
+
+    /// The incarnation before the sender's, if that has ended on the sender's machine.
+    pub(crate) fn heir_of(&self) -> Incarnation {
+        Incarnation(self.heir_of)
+    }
+
     /// Log index applied.
     pub fn applied(&self) -> LogIndex {
         LogIndex(self.applied)
@@ -184,6 +194,11 @@ pub struct Ack {
 }
 
 impl Ack {
+    /// The incarnation that sent the heartbeat.
+    pub(crate) fn incarnation(&self) -> Incarnation {
+        Incarnation(self.incarnation)
+    }
+
     /// Log index of the newest membership change the sender knows.
     pub(crate) fn membership(&self) -> LogIndex {
         LogIndex(self.membership)

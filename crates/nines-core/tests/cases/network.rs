@@ -13,7 +13,7 @@ use nines_core::{
     state::State,
     wire::{Frame, HardState, Member, Persist, Persisted, Snapshot, frame},
 };
-use nines_model::{NodeId, Role, Time, config};
+use nines_model::{Incarnation, NodeId, Role, Time, config};
 use prost::Message as _;
 
 /// A millisecond, in ns.
@@ -149,7 +149,7 @@ impl Network {
         machine.starts += 1;
         let boot = machine.starts << 32;
         let (name, seeds) = (name.to_owned(), Vec::new());
-        let (boot, place) = (boot + id, id);
+        let (boot, place) = (Incarnation(boot + id), id);
         let config = Config { id: NodeId(id), name, boot, machine_boot: 1, place, seeds };
         machine.node = Some(Node::new(config, now, &machine.disk));
         machine.follow.clear();

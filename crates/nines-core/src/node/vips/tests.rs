@@ -32,7 +32,8 @@ fn holder(now: Time) -> Node {
         ..Persisted::default()
     };
     let (id, name) = (NodeId(1), "lb1".to_owned());
-    let config = Config { id, name, boot: 7, machine_boot: 1, place: 1, seeds: vec![] };
+    let config =
+        Config { id, name, boot: Incarnation(7), machine_boot: 1, place: 1, seeds: vec![] };
     Node::new(config, now, &kept)
 }
 
@@ -52,11 +53,11 @@ fn acks_of_beats_before_a_vip_was_named_renew_nothing() {
         |node: &Node| node.own_vips.vips[&vip(100)].renewals.deadline(&[1, 2, 3].map(NodeId));
     // Its own vote does not count before others have answered it.
     for voter in [2, 3] {
-        node.renewed((NodeId(voter), 1), Time(named.0 - 1), until, &[]);
+        node.renewed((NodeId(voter), Incarnation(1)), Time(named.0 - 1), until, &[]);
     }
     assert_eq!(deadline(&node), Time(0), "the voter knew of another set");
     for voter in [2, 3] {
-        node.renewed((NodeId(voter), 1), named, until, &[vip(101)]);
+        node.renewed((NodeId(voter), Incarnation(1)), named, until, &[vip(101)]);
     }
     assert_eq!(deadline(&node), until);
     assert_eq!(
@@ -77,7 +78,7 @@ fn a_vip_comes_up_once_its_packets_are_forwarded() {
     node.handle(now, Event::Tick);
     let until = Time(now.0 + 100_000_000);
     for voter in [2, 3] {
-        node.renewed((NodeId(voter), 1), node.own_vips.sent, until, &[]);
+        node.renewed((NodeId(voter), Incarnation(1)), node.own_vips.sent, until, &[]);
     }
     let ups = |node: &mut Node| -> Vec<IpAddr> {
         let (at, mut ups) = (now.plus(nines_model::Millis(1)), Vec::new());
@@ -116,7 +117,7 @@ fn leased(now: Time) -> (Node, Time) {
     node.handle(now, Event::Tick);
     let until = Time(now.0 + 100_000_000);
     for voter in [2, 3] {
-        node.renewed((NodeId(voter), 1), node.own_vips.sent, until, &[]);
+        node.renewed((NodeId(voter), Incarnation(1)), node.own_vips.sent, until, &[]);
     }
     node.run_vips(now);
     (node, until)
