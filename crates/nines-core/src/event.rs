@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use nines_model::NodeId;
+use nines_model::{NodeId, ServerRef};
 
 use crate::{configs, wire::Command};
 
@@ -41,10 +41,8 @@ pub enum Event {
     Read(Arc<configs::Config>),
     /// A health check ended.
     Checked {
-        /// Name of the virtual service.
-        service: String,
-        /// Name of the real server that was checked.
-        server: String,
+        /// Real server that was checked.
+        server: ServerRef,
         /// Good: what it said ("200 in 4 ms"). Bad: why ("503, wanted 200").
         outcome: Result<String, String>,
     },

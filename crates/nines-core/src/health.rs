@@ -10,7 +10,7 @@
 
 use std::net::SocketAddr;
 
-use nines_model::{Check, Forward, ServerState, Spec};
+use nines_model::{Check, Forward, ServerName, ServerRef, ServerState, ServiceName, Spec};
 
 /// What is known of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,9 +58,9 @@ impl Health {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckTask {
     /// Name of the virtual service.
-    pub service: String,
+    pub service: ServiceName,
     /// Name of the real server in that service.
-    pub server: String,
+    pub server: ServerName,
     /// Address and port to check; the port is the check's own if it has one.
     pub addr: SocketAddr,
     /// What clients ask, for the Host header and what is asked as they do.
@@ -71,6 +71,13 @@ pub struct CheckTask {
     pub proxy: bool,
     /// Kind, interval, timeout and thresholds of the check.
     pub check: Check,
+}
+
+impl CheckTask {
+    /// The server to check.
+    pub fn subject(&self) -> ServerRef {
+        ServerRef::new(self.service.clone(), self.server.clone())
+    }
 }
 
 /// The checks that go with a spec.

@@ -120,9 +120,7 @@ impl Node {
             }
             Event::OnLoopback(vips) => drop(self.perform(Operation::Serve(vips))),
             Event::Read(config) => self.was_read(now, config),
-            Event::Checked { service, server, outcome } => {
-                self.checked(now, service, server, outcome);
-            }
+            Event::Checked { server, outcome } => self.checked(now, server, outcome),
             Event::Propose { request, command } => self.propose(now, request, command),
             Event::Facts(facts) => self.facts_changed(now, facts),
             Event::Restored { vips, how } => self.restored(now, &vips, &how),

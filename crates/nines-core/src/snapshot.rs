@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nines_model::{LogIndex, NodeId};
+use nines_model::{LogIndex, NodeId, ServerRef};
 use prost::Message;
 
 use crate::{
@@ -130,7 +130,11 @@ pub fn encode(state: &State) -> Vec<u8> {
         let move_request = state.admin.move_requests().get(addr).cloned().unwrap_or_default();
         KeptVip { vip: pack(*addr), node, token, releasing_to, move_request, failover, releasing }
     };
-    let drains = state.admin.drains().iter().map(|((service, server), s)| set(service, server, s));
+    let drains = state
+        .admin
+        .drains()
+        .iter()
+        .map(|(server, s)| set(server.service.as_str(), server.server.as_str(), s));
     let standbys = state.admin.standbys().iter().map(|(node, s)| set("", node, s));
     let event = |e: &LoggedEvent| KeptEvent { id: e.id.clone(), told: Some(e.into()) };
     let (moves, failovers) = (state.admin.move_requests(), state.vips.failovers());
@@ -183,7 +187,7 @@ pub fn decode(bytes: &[u8], configs: &mut Configs) -> Option<State> {
         if s.service.is_empty() {
             standbys.insert(s.subject, set);
         } else {
-            drains.insert((s.service, s.subject), set);
+            drains.insert(ServerRef::new(s.service, s.subject), set);
         }
     }
     let Kept { revision, members, facts, membership, highest, feature_level, applied, .. } = kept;
@@ -224,7 +228,7 @@ mod tests {
             (vip(3), Holding::Releasing { node: node(), token: LogIndex(9), to: nobody }),
         ];
         let failovers = [(vip(5), Failover { to: to.clone(), ..Failover::default() })];
-        let drains = [(("web".to_owned(), "r1".to_owned()), Set { at_ms: 5, ..Set::default() })];
+        let drains = [(ServerRef::new("web", "r1"), Set { at_ms: 5, ..Set::default() })];
         let standbys = [(node(), Set { until_ms: 6, ..Set::default() })];
         let member = Member { id: 2, name: to.clone(), ..Member::default() };
         let facts = Facts { node: to.clone(), no_ipvs: true, ..Facts::default() };

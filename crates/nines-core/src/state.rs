@@ -7,7 +7,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-use nines_model::{LogIndex, NodeId, Spec};
+use nines_model::{LogIndex, NodeId, ServerRef, Spec};
 use prost::Message as _;
 
 use crate::{
@@ -86,8 +86,8 @@ impl State {
         self.members.named(name)
     }
 
-    /// Drained servers, as (service, server).
-    pub fn drained(&self) -> BTreeSet<(String, String)> {
+    /// Drained servers.
+    pub fn drained(&self) -> BTreeSet<ServerRef> {
         self.admin.drains().keys().cloned().collect()
     }
 

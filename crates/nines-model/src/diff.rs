@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
+    id::{ServerName, ServiceName},
     sanity::unserved,
     spec::{Check, CheckKind, Limit, NodeSpec, ServerSpec, ServiceSpec, Spec, Vip},
 };
@@ -99,7 +100,7 @@ fn services(out: &mut Vec<Change>, old: &Spec, new: &Spec) {
 
 /// Servers of a service, at most eight by name.
 fn servers_text(service: &ServiceSpec) -> String {
-    let one = |(name, server): (&String, &ServerSpec)| {
+    let one = |(name, server): (&ServerName, &ServerSpec)| {
         format!("{name} {} {}", server.addr, server_text(server))
     };
     let some: Vec<String> = service.servers.iter().take(8).map(one).collect();
@@ -144,7 +145,7 @@ fn keyed<T: PartialEq>(
     }
 }
 
-fn servers(out: &mut Vec<Change>, service: &str, old: &ServiceSpec, new: &ServiceSpec) {
+fn servers(out: &mut Vec<Change>, service: &ServiceName, old: &ServiceSpec, new: &ServiceSpec) {
     for (name, before) in &old.servers {
         if !new.servers.contains_key(name) {
             let subject = format!("server {service}/{name}");

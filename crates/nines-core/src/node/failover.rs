@@ -280,7 +280,7 @@ impl Node {
         let wall = self.wall_ms(now);
         let over = |until: u64| until != 0 && until <= wall;
         let drains = self.state.admin.drains().iter().filter(|(_, s)| over(s.until_ms));
-        let drains: Vec<String> = drains.map(|((a, b), _)| format!("{a}/{b}")).collect();
+        let drains: Vec<String> = drains.map(|(server, _)| server.to_string()).collect();
         let standbys = self.state.admin.standbys().iter().filter(|(_, s)| over(s.until_ms));
         let standbys: Vec<String> = standbys.map(|(node, _)| node.clone()).collect();
         for (admin, subjects) in [(AdminCommand::Undrain, drains), (AdminCommand::Ready, standbys)]

@@ -31,7 +31,7 @@ impl Node {
         self.own_vips.all()
     }
 
-    /// Health by (service, server), for views.
+    /// Health of each server, for views.
     pub fn health(&self) -> &forwarding::Known {
         self.checks.known()
     }

@@ -7,7 +7,7 @@ use std::{
     net::IpAddr,
 };
 
-use nines_model::{AdminCommand, Codes as _, Role, Spec};
+use nines_model::{AdminCommand, Codes as _, Role, ServerRef, Spec};
 
 use super::{Entry, Holding, State, Vips, events::Event};
 use crate::{
@@ -42,7 +42,7 @@ pub struct Set {
 /// What operators have set and asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Admin {
-    drains: BTreeMap<(String, String), Set>,
+    drains: BTreeMap<ServerRef, Set>,
     standbys: BTreeMap<String, Set>,
     move_requests: BTreeMap<IpAddr, String>,
 }
@@ -57,9 +57,9 @@ pub(super) struct Change {
 }
 
 enum What {
-    /// These servers, as (service, server), get no new connections.
-    Drain(BTreeSet<(String, String)>, Set),
-    Undrain(BTreeSet<(String, String)>),
+    /// These servers get no new connections.
+    Drain(BTreeSet<ServerRef>, Set),
+    Undrain(BTreeSet<ServerRef>),
     /// These nodes hold no VIP.
     Standby(Vec<String>, Set),
     Ready(Vec<String>),
@@ -78,15 +78,15 @@ fn invalid<T>(why: impl Into<String>) -> Result<T, Refusal> {
 impl Admin {
     /// As a snapshot has it.
     pub(crate) fn restored(
-        drains: BTreeMap<(String, String), Set>,
+        drains: BTreeMap<ServerRef, Set>,
         standbys: BTreeMap<String, Set>,
         move_requests: BTreeMap<IpAddr, String>,
     ) -> Self {
         Self { drains, standbys, move_requests }
     }
 
-    /// Drained servers, by (service, server).
-    pub fn drains(&self) -> &BTreeMap<(String, String), Set> {
+    /// Drained servers, and who set each.
+    pub fn drains(&self) -> &BTreeMap<ServerRef, Set> {
         &self.drains
     }
 
@@ -235,7 +235,7 @@ impl Admin {
     /// of its own.
     pub(super) fn forget_unnamed(&mut self, spec: &Spec) {
         self.move_requests.retain(|vip, _| spec.vips.get(vip).is_some_and(|v| v.with.is_none()));
-        self.drains.retain(|(service, server), _| {
+        self.drains.retain(|ServerRef { service, server }, _| {
             spec.services.get(service).is_some_and(|s| s.servers.contains_key(server))
         });
         self.standbys.retain(|node, _| spec.nodes.contains_key(node));
@@ -285,7 +285,7 @@ mod tests {
         let done = tried(&mut state, 22, None, act("drain", &["r1", "r1"]));
         assert_eq!(done, Ok("r1 set to drain".into()));
         let all = [("web", "r1"), ("web", "r2"), ("web6", "r1")];
-        let all = all.map(|(service, server)| (service.to_owned(), server.to_owned()));
+        let all = all.map(|(service, server)| ServerRef::new(service, server));
         assert_eq!(state.drained(), all.into());
     }
 
@@ -310,7 +310,8 @@ mod tests {
             let done = tried(&mut state, 21, None, act(verb, &[subject]));
             assert_eq!(done.as_deref(), Ok(says));
             let drained = state.admin.drains().keys();
-            let drained: Vec<_> = drained.map(|(a, b)| (a.as_str(), b.as_str())).collect();
+            let drained: Vec<_> =
+                drained.map(|s| (s.service.as_str(), s.server.as_str())).collect();
             assert_eq!(drained, drains, "{verb} {subject}");
             let on_standby: Vec<_> = state.admin.standbys().keys().map(String::as_str).collect();
             assert_eq!(on_standby, standbys, "{verb} {subject}");

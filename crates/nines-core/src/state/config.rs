@@ -60,7 +60,7 @@ impl State {
 mod tests {
     use std::net::IpAddr;
 
-    use nines_model::LogIndex;
+    use nines_model::{LogIndex, ServerRef};
 
     use super::*;
     use crate::{
@@ -123,7 +123,7 @@ mod tests {
         let all: Vec<(IpAddr, Holding)> =
             state.vips.iter().map(|(vip, holding)| (*vip, holding.clone())).collect();
         assert_eq!(all, [(vip(0), nobody(5)), (vip(1), nobody(6))]);
-        assert_eq!(state.drained(), [("web".to_owned(), "r1".to_owned())].into());
+        assert_eq!(state.drained(), [ServerRef::new("web", "r1")].into());
         assert_eq!(state.admin.standbys().keys().collect::<Vec<_>>(), ["lb2"]);
         assert!(state.admin.move_requests().is_empty());
         let told = state.story.iter().next_back().unwrap();

@@ -13,7 +13,7 @@ use nines_core::{
     state::State,
     wire::{Frame, HardState, Member, Persist, Persisted, Snapshot, frame},
 };
-use nines_model::{Incarnation, NodeId, Role, Time, config};
+use nines_model::{Incarnation, NodeId, Role, ServerRef, Time, config};
 use prost::Message as _;
 
 /// A millisecond, in ns.
@@ -373,7 +373,9 @@ impl Network {
             Operation::Announce(vip) => format!("announces {vip}"),
             Operation::Forward(wanted) => {
                 let servers = wanted.spec.services.iter().flat_map(|(service, spec)| {
-                    spec.servers.keys().map(move |server| (service.clone(), server.clone()))
+                    spec.servers
+                        .keys()
+                        .map(|server| ServerRef::new(service.clone(), server.clone()))
                 });
                 let states = servers.map(|server| {
                     let state = match (wanted.down.contains(&server), &wanted.drained) {
@@ -381,7 +383,7 @@ impl Network {
                         (_, drained) if drained.contains(&server) => "draining",
                         _ => "up",
                     };
-                    format!("{}/{} {state}", server.0, server.1)
+                    format!("{server} {state}")
                 });
                 let states: Vec<String> = states.collect();
                 if states.is_empty() {

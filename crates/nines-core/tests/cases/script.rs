@@ -4,7 +4,7 @@ use nines_core::{
     Event,
     wire::{Act, Apply, Command, Give, command::Kind, pack},
 };
-use nines_model::NodeId;
+use nines_model::{NodeId, ServerRef};
 
 use super::network::{MS, Network};
 
@@ -75,8 +75,8 @@ fn after(line: &str, mark: &str) -> String {
 
 fn checked(network: &mut Network, name: &str, server: &str, outcome: Result<String, String>) {
     let (service, server) = server.split_once('/').expect("service/server");
-    let (service, server) = (service.into(), server.into());
-    network.event(name, Event::Checked { service, server, outcome });
+    let server = ServerRef::new(service, server);
+    network.event(name, Event::Checked { server, outcome });
 }
 
 /// An operator asks a node for something.

@@ -18,7 +18,7 @@ pub fn conflicts(r: &mut Reader, root: &Table<'_>, spec: &Spec) {
     let duties = duties(spec);
     for (name, service) in &spec.services {
         let at = |key| {
-            let table = section.get(name).and_then(|v| v.as_table());
+            let table = section.get(name.as_str()).and_then(|v| v.as_table());
             table.and_then(|t| t.get(key)).map_or(0..0, |v| v.span)
         };
         if let Some((why, help)) = unseen_mark(spec, service) {

@@ -11,7 +11,7 @@ use nines_api::{
     types::Status,
 };
 use nines_core::Node;
-use nines_model::{SafetyRule, Time, Unfit};
+use nines_model::{SafetyRule, ServerRef, Time, Unfit};
 use nines_planner::{Observed, unfit};
 
 use super::outside;
@@ -77,9 +77,9 @@ pub struct Harm {
 }
 
 /// What `nines drain` of these servers would harm, by what all nodes told of them.
-pub fn harm_of_drain(status: &Status, drained: &BTreeSet<(String, String)>) -> Option<Harm> {
+pub fn harm_of_drain(status: &Status, drained: &BTreeSet<ServerRef>) -> Option<Harm> {
     let is_drained =
-        |service: &str, server: &str| drained.contains(&(service.to_owned(), server.to_owned()));
+        |service: &str, server: &str| drained.contains(&ServerRef::new(service, server));
     let last = status.services.iter().find(|service| {
         let touched = service.servers.iter().any(|s| is_drained(&service.name, &s.name));
         let left = || service.servers.iter().filter(|s| !is_drained(&service.name, &s.name));
@@ -129,7 +129,7 @@ mod tests {
                 ..ServiceStatus::default()
             };
             let status = Status { services: vec![web], ..Status::default() };
-            let r0 = [("web".to_owned(), "r0".to_owned())].into();
+            let r0 = [ServerRef::new("web", "r0")].into();
             harm_of_drain(&status, &r0).map(|harm| harm.rule)
         };
         assert_eq!(harm([Up, Up], [1, 1]), None);

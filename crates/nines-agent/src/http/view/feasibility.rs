@@ -18,7 +18,9 @@ use nines_core::{
     forwarding::{self, Known},
     wire::Facts,
 };
-use nines_model::{Backend, Forward, Role, ServerState, Spec, Time, diff::Change, sanity};
+use nines_model::{
+    Backend, Forward, Role, ServerRef, ServerState, ServiceName, Spec, Time, diff::Change, sanity,
+};
 use nines_planner::{Observed, unfit};
 
 use super::placement::placements;
@@ -52,8 +54,8 @@ pub struct Cluster {
     pub revision: u64,
     machines: Machines,
     members: BTreeSet<String>,
-    drained: BTreeSet<(String, String)>,
-    down: BTreeSet<(String, String)>,
+    drained: BTreeSet<ServerRef>,
+    down: BTreeSet<ServerRef>,
     holders: Vec<(IpAddr, String)>,
     /// Directors that can take a VIP now.
     fit: BTreeSet<String>,
@@ -86,7 +88,7 @@ impl Cluster {
     }
 
     /// Adds servers that other nodes found to take no clients: a witness checks none itself.
-    pub fn told_down(&mut self, down: impl IntoIterator<Item = (String, String)>) {
+    pub fn told_down(&mut self, down: impl IntoIterator<Item = ServerRef>) {
         self.down.extend(down);
     }
 
@@ -168,15 +170,15 @@ impl Cluster {
             text,
             felt: felt.into(),
         };
-        let takes = |spec: &Spec, name: &str| {
+        let takes = |spec: &Spec, name: &ServiceName| {
             spec.services.get(name).is_some_and(|service| {
                 service.servers.iter().any(|(server, wanted)| {
-                    let key = (name.to_owned(), server.clone());
+                    let key = ServerRef::new(name.clone(), server.clone());
                     wanted.weight > 0 && !self.down.contains(&key) && !self.drained.contains(&key)
                 })
             })
         };
-        let same = |name: &str, service| {
+        let same = |name: &ServiceName, service| {
             self.spec.services.get(name).is_some_and(|before| Arc::ptr_eq(before, service))
         };
         for (name, service) in spec.services.iter().filter(|(name, s)| !same(name, s)) {

@@ -16,7 +16,7 @@ use nines_core::{
     event_log::{EventKind, LoggedEvent},
     node::results::CheckResult,
 };
-use nines_model::{Spec, Time};
+use nines_model::{ServerName, ServerRef, ServiceName, Spec, Time};
 
 use super::{Told, cannot_take_of, set_text};
 
@@ -91,9 +91,10 @@ fn unknown(spec: &Spec, subject: &str) -> Failure {
     let known = spec
         .services
         .keys()
-        .chain(spec.nodes.keys())
-        .chain(spec.services.values().flat_map(|s| s.servers.keys()));
-    let meant = nines_model::suggest::closest(subject, known.map(String::as_str));
+        .map(ServiceName::as_str)
+        .chain(spec.nodes.keys().map(String::as_str))
+        .chain(spec.services.values().flat_map(|s| s.servers.keys().map(ServerName::as_str)));
+    let meant = nines_model::suggest::closest(subject, known);
     let next = meant
         .map_or("nines status   lists what there is".to_owned(), |m| format!("did you mean {m}?"));
     let what = format!("unknown service, node or server {subject}");
@@ -120,7 +121,9 @@ fn of_service(node: &Node, now: Time, seen: &Seen, why: &mut Why) {
         why.now.push_str(&format!(" A move to {to} was asked for and waits."));
     }
     for service in spec.services_on(vip).map(|(service, _)| service) {
-        let Some(found) = seen.status.services.iter().find(|s| s.name == service) else { continue };
+        let Some(found) = seen.status.services.iter().find(|s| *service == s.name) else {
+            continue;
+        };
         if !found.why.is_empty() {
             why.now.push_str(&format!(" {service} is {}: {}.", found.verdict, found.why));
         }
@@ -128,7 +131,7 @@ fn of_service(node: &Node, now: Time, seen: &Seen, why: &mut Why) {
             server.is(ServerState::Down) || server.is(ServerState::Unusable)
         };
         for server in found.servers.iter().filter(bad).take(8) {
-            let key = (service.to_owned(), server.name.clone());
+            let key = ServerRef::new(service.clone(), server.name.as_str());
             why.now.push_str(&format!(" {}.", checked(node, now, seen, &key)));
             why.next.extend(seen.told.unusable(&key).map(|found| found.next.clone()));
         }
@@ -281,17 +284,20 @@ fn lost(node: &Node, now: Time, name: &str) -> String {
 }
 
 /// What its check says, and what the holder's proof adds to it.
-fn checked(node: &Node, now: Time, seen: &Seen, key: &(String, String)) -> String {
+fn checked(node: &Node, now: Time, seen: &Seen, key: &ServerRef) -> String {
     let mut text = by_check(node, now, seen, key);
     if let Some(found) = seen.told.unusable(key) {
-        text.push_str(&format!("; but {} {}, so clients get no answer from it", key.1, found.text));
+        text.push_str(&format!(
+            "; but {} {}, so clients get no answer from it",
+            key.server, found.text
+        ));
     }
     text
 }
 
 /// "r2 fails its check for web: connection refused, since ... (3 m ago), as lb1 sees it"
-fn by_check(node: &Node, now: Time, seen: &Seen, key: &(String, String)) -> String {
-    let ((service, server), full) = (key, format!("{}/{}", key.0, key.1));
+fn by_check(node: &Node, now: Time, seen: &Seen, key: &ServerRef) -> String {
+    let (ServerRef { service, server }, full) = (key, key.to_string());
     let wall = node.wall_ms(now);
     let told = |result: &CheckResult, by: &str| {
         let state = if result.ok { "is up" } else { "fails its check" };
@@ -323,21 +329,23 @@ fn of_server(node: &Node, now: Time, seen: &Seen, why: &mut Why) {
     let mut told = Vec::new();
     for key in &servers {
         if let Some(set) = state.admin.drains().get(key) {
-            told.push(format!("{}/{} drains {}", key.0, key.1, set_text(set)));
-            why.next.push(format!("nines undrain {}/{}", key.0, key.1));
+            told.push(format!("{key} drains {}", set_text(set)));
+            why.next.push(format!("nines undrain {key}"));
         }
         told.push(checked(node, now, seen, key));
         why.next.extend(seen.told.unusable(key).map(|found| found.next.clone()));
         let failing = node.results().get(key).is_some_and(|r| !r.ok)
-            || seen.told.failing.contains_key(&format!("{}/{}", key.0, key.1));
-        if let Some(wanted) = state.spec.services[&key.0].servers.get(&key.1).filter(|_| failing) {
+            || seen.told.failing.contains_key(&key.to_string());
+        if let Some(wanted) =
+            state.spec.services[&key.service].servers.get(&key.server).filter(|_| failing)
+        {
             let (ip, port) = (wanted.addr.ip(), wanted.addr.port());
             why.next.push(format!("on {ip}: ss -ltnp sport = :{port}"));
         }
     }
     why.now = format!("{}.", told.join("; "));
-    let mut subjects: Vec<String> = servers.iter().map(|(a, b)| format!("{a}/{b}")).collect();
+    let mut subjects: Vec<String> = servers.iter().map(ServerRef::to_string).collect();
     // Somebody may have drained "r2", which is this server and others.
-    subjects.extend(servers.iter().map(|(_, server)| server.clone()));
+    subjects.extend(servers.iter().map(|key| key.server.to_string()));
     why.chain = state.story.why(&subjects).into_iter().map(event).collect();
 }
