@@ -205,7 +205,7 @@ fn node_config(home: &StateDir, credentials: &Credentials) -> Config {
     let me = &credentials.identity.me;
     Config {
         id: NodeId(me.id),
-        name: me.name.clone(),
+        name: me.name.as_str().into(),
         boot: Incarnation(u64::from_be_bytes(identity::random::<8>()) >> 2),
         machine_boot: copied_state::machine_boot(),
         place: copied_state::of(home, own_log::FILE),

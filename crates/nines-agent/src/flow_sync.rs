@@ -441,7 +441,7 @@ pub async fn ask_all(asker: Asker) {
             let (state, me) = (node.state(), node.config().id);
             let others = state.members.values().filter(|m| m.id() != me && !m.witness);
             let role = |m: &&nines_core::wire::Member| {
-                state.spec.nodes.get(&m.name).is_none_or(|n| n.role == Role::Director)
+                state.spec.nodes.get(m.name.as_str()).is_none_or(|n| n.role == Role::Director)
             };
             others.filter(role).map(|m| m.id()).collect::<BTreeSet<NodeId>>()
         });

@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nines_model::{LogIndex, NodeId, ServerRef};
+use nines_model::{LogIndex, NodeId, NodeName, ServerRef};
 use prost::Message;
 
 use crate::{
     configs::Configs,
     event_log::{EventLog, LoggedEvent},
     state::{Admin, Failover, Holding, Members, Set, State, Vips},
-    wire::{Facts, LogEvent, Member, pack, unpack},
+    wire::{Facts, LogEvent, Member, named, pack, unpack},
 };
 
 #[derive(Clone, PartialEq, Message)]
@@ -108,26 +108,34 @@ fn set(service: &str, subject: &str, set: &Set) -> KeptSet {
     }
 }
 
+/// A name as the snapshot has it: empty for nobody.
+fn text(name: Option<&NodeName>) -> String {
+    name.map_or_else(String::new, NodeName::to_string)
+}
+
 /// The state as the bytes of a snapshot.
 pub fn encode(state: &State) -> Vec<u8> {
     let vip = |addr: &std::net::IpAddr| {
         let (node, token, releasing_to) = match state.vips.get(addr) {
-            Some(Holding::Held { node, token }) => (node.clone(), token.number(), String::new()),
+            Some(Holding::Held { node, token }) => {
+                (node.to_string(), token.number(), String::new())
+            }
             Some(Holding::Releasing { node, token, to }) => {
-                (node.clone(), token.number(), to.clone())
+                (node.to_string(), token.number(), text(to.as_ref()))
             }
             None => (String::new(), 0, String::new()),
         };
         let releasing = matches!(state.vips.get(addr), Some(Holding::Releasing { .. }));
         let failover = state.vips.failovers().get(addr).map(|f| KeptFailover {
-            from: f.from.clone(),
-            to: f.to.clone(),
+            from: text(f.from.as_ref()),
+            to: f.to.to_string(),
             at_ms: f.at_ms,
             actor: f.actor.clone(),
             silent_ms: f.silent_ms,
             event: f.event.clone(),
         });
-        let move_request = state.admin.move_requests().get(addr).cloned().unwrap_or_default();
+        let move_request =
+            state.admin.move_requests().get(addr).map_or_else(String::new, NodeName::to_string);
         KeptVip { vip: pack(*addr), node, token, releasing_to, move_request, failover, releasing }
     };
     let drains = state
@@ -135,7 +143,7 @@ pub fn encode(state: &State) -> Vec<u8> {
         .drains()
         .iter()
         .map(|(server, s)| set(server.service.as_str(), server.server.as_str(), s));
-    let standbys = state.admin.standbys().iter().map(|(node, s)| set("", node, s));
+    let standbys = state.admin.standbys().iter().map(|(node, s)| set("", node.as_str(), s));
     let event = |e: &LoggedEvent| KeptEvent { id: e.id.clone(), told: Some(e.into()) };
     let (moves, failovers) = (state.admin.move_requests(), state.vips.failovers());
     let addresses: BTreeSet<_> =
@@ -165,8 +173,8 @@ pub fn decode(bytes: &[u8], configs: &mut Configs) -> Option<State> {
     let (mut drains, mut standbys, mut moves) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     for v in kept.vips {
         let vip = unpack(&v.vip)?;
-        let (node, token, to) = (v.node, LogIndex(v.token), v.releasing_to);
-        if !node.is_empty() {
+        let (node, token, to) = (v.node, LogIndex(v.token), named(v.releasing_to));
+        if let Some(node) = named(node) {
             let holding = if v.releasing {
                 Holding::Releasing { node, token, to }
             } else {
@@ -174,18 +182,19 @@ pub fn decode(bytes: &[u8], configs: &mut Configs) -> Option<State> {
             };
             holdings.insert(vip, holding);
         }
-        if !v.move_request.is_empty() {
-            moves.insert(vip, v.move_request);
+        if let Some(to) = named(v.move_request) {
+            moves.insert(vip, to);
         }
         if let Some(f) = v.failover {
             let KeptFailover { from, to, at_ms, actor, silent_ms, event } = f;
+            let (from, to) = (named(from), to.into());
             failovers.insert(vip, Failover { from, to, at_ms, actor, silent_ms, event });
         }
     }
     for s in kept.sets {
         let set = Set { actor: s.actor, reason: s.reason, at_ms: s.at_ms, until_ms: s.until_ms };
         if s.service.is_empty() {
-            standbys.insert(s.subject, set);
+            standbys.insert(s.subject.into(), set);
         } else {
             drains.insert(ServerRef::new(s.service, s.subject), set);
         }
@@ -219,19 +228,18 @@ mod tests {
     #[test]
     fn every_state_reads_back_as_it_was() {
         let vip = |n: u8| std::net::IpAddr::from([10, 0, 0, n]);
-        let node = || "lb1".to_owned();
-        let to = "lb2".to_owned();
-        let nobody = String::new();
+        let node = || NodeName::from("lb1");
+        let to = NodeName::from("lb2");
         let holdings = [
             (vip(1), Holding::Held { node: node(), token: LogIndex(7) }),
-            (vip(2), Holding::Releasing { node: node(), token: LogIndex(8), to: to.clone() }),
-            (vip(3), Holding::Releasing { node: node(), token: LogIndex(9), to: nobody }),
+            (vip(2), Holding::Releasing { node: node(), token: LogIndex(8), to: Some(to.clone()) }),
+            (vip(3), Holding::Releasing { node: node(), token: LogIndex(9), to: None }),
         ];
         let failovers = [(vip(5), Failover { to: to.clone(), ..Failover::default() })];
         let drains = [(ServerRef::new("web", "r1"), Set { at_ms: 5, ..Set::default() })];
         let standbys = [(node(), Set { until_ms: 6, ..Set::default() })];
-        let member = Member { id: 2, name: to.clone(), ..Member::default() };
-        let facts = Facts { node: to.clone(), no_ipvs: true, ..Facts::default() };
+        let member = Member { id: 2, name: to.to_string(), ..Member::default() };
+        let facts = Facts { node: to.to_string(), no_ipvs: true, ..Facts::default() };
         let mut state = State {
             revision: 3,
             applied: LogIndex(9),

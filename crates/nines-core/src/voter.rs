@@ -14,7 +14,7 @@
 //! and what must be on the disk before a promise is given (`voter/promise_bound.rs`). The order of
 //! the log itself is decided in `voter/consensus.rs`.
 
-use nines_model::{Incarnation, LogIndex, Millis, NodeId, Time};
+use nines_model::{Incarnation, LogIndex, Millis, NodeId, NodeName, Time};
 use prost::Message as _;
 
 use self::{
@@ -56,7 +56,7 @@ pub struct Identity {
     /// Number of the node in the consensus.
     pub id: NodeId,
     /// Name of the node.
-    pub name: String,
+    pub name: NodeName,
     /// Number of this run of the agent; no two runs have the same.
     pub incarnation: Incarnation,
     /// Number of this boot of the machine: a boot clock means nothing in another.

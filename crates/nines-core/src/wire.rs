@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use nines_model::{Incarnation, LogIndex, NodeId};
+use nines_model::{Incarnation, LogIndex, NodeId, NodeName};
 
 mod batch;
 mod facts;
@@ -484,6 +484,11 @@ impl Member {
 /// Node numbers as they are on the wire.
 pub(crate) fn numbers(ids: impl IntoIterator<Item = NodeId>) -> Vec<u64> {
     ids.into_iter().map(NodeId::number).collect()
+}
+
+/// Name of a node as it is on the wire: an empty one is nobody's.
+pub(crate) fn named(name: String) -> Option<NodeName> {
+    Some(name).filter(|name| !name.is_empty()).map(NodeName::from)
 }
 
 /// An address as it is on the wire.

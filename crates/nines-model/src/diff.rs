@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    id::{ServerName, ServiceName},
+    id::{NodeName, ServerName, ServiceName},
     sanity::unserved,
     spec::{Check, CheckKind, Limit, NodeSpec, ServerSpec, ServiceSpec, Spec, Vip},
 };
@@ -123,22 +123,27 @@ fn change(subject: impl Into<String>, sign: char, text: String, felt: &str) -> C
 fn keyed<T: PartialEq>(
     out: &mut Vec<Change>,
     kind: &str,
-    old: &std::collections::BTreeMap<String, T>,
-    new: &std::collections::BTreeMap<String, T>,
+    old: &std::collections::BTreeMap<NodeName, T>,
+    new: &std::collections::BTreeMap<NodeName, T>,
     text: fn(&T) -> String,
     felt: fn(&str, char) -> &'static str,
 ) {
     for (name, before) in old {
         if !new.contains_key(name) {
-            out.push(change(format!("{kind} {name}"), '-', text(before), felt(name, '-')));
+            out.push(change(format!("{kind} {name}"), '-', text(before), felt(name.as_str(), '-')));
         }
     }
     for (name, after) in new {
         match old.get(name) {
-            None => out.push(change(format!("{kind} {name}"), '+', text(after), felt(name, '+'))),
+            None => out.push(change(
+                format!("{kind} {name}"),
+                '+',
+                text(after),
+                felt(name.as_str(), '+'),
+            )),
             Some(before) if before != after && text(before) != text(after) => {
                 let text = format!("{} -> {}", text(before), text(after));
-                out.push(change(format!("{kind} {name}"), '~', text, felt(name, '~')));
+                out.push(change(format!("{kind} {name}"), '~', text, felt(name.as_str(), '~')));
             }
             Some(_) => {}
         }

@@ -145,6 +145,8 @@ macro_rules! name {
 }
 
 name! {
+    /// Name of a node. When a node has left, another may get its name.
+    NodeName;
     /// Name of a virtual service.
     ServiceName;
     /// Name of a real server within its service. Two services may each have an `r1`.

@@ -26,7 +26,7 @@ pub use admin::{AdminCommand, SafetyRule};
 pub use clients::{ClientRate, QuicId, Rate, Sources};
 pub use codes::{Coded, Codes};
 pub use forward::{Forward, Tunnel, TunnelChecksum, TunnelKind};
-pub use id::{Incarnation, LogIndex, NodeId, ServerName, ServerRef, ServiceName};
+pub use id::{Incarnation, LogIndex, NodeId, NodeName, ServerName, ServerRef, ServiceName};
 pub use listen::{Listen, Proto, network};
 pub use real_server::RealServerRole;
 pub use reason::{Refusals, Unfit, Why};

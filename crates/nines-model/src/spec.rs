@@ -10,8 +10,8 @@ use std::{
 };
 
 use crate::{
-    ClientRate, Forward, Listen, QuicId, Rate, ServerName, ServerRef, ServiceName, Sources,
-    Traffic, codes, time::Millis,
+    ClientRate, Forward, Listen, NodeName, QuicId, Rate, ServerName, ServerRef, ServiceName,
+    Sources, Traffic, codes, time::Millis,
 };
 
 /// A whole cluster.
@@ -20,7 +20,7 @@ pub struct Spec {
     /// Name of the cluster, shown everywhere.
     pub name: String,
     /// Machines by name.
-    pub nodes: BTreeMap<String, NodeSpec>,
+    pub nodes: BTreeMap<NodeName, NodeSpec>,
     /// Guarded addresses; each service's address is one.
     pub vips: BTreeMap<IpAddr, Vip>,
     /// Virtual services by name. Most stay the same from config to config.
@@ -84,8 +84,8 @@ impl fmt::Display for Backend {
 
 impl Spec {
     /// Names of all nodes that may hold a VIP.
-    pub fn directors(&self) -> impl Iterator<Item = &str> {
-        self.nodes.iter().filter(|(_, n)| n.role == Role::Director).map(|(name, _)| name.as_str())
+    pub fn directors(&self) -> impl Iterator<Item = &NodeName> {
+        self.nodes.iter().filter(|(_, n)| n.role == Role::Director).map(|(name, _)| name)
     }
 
     /// The name people know a VIP by: its own, else that of the first service on it and on no
@@ -159,7 +159,7 @@ pub struct Vip {
     /// Interface; `None`: the one whose subnet holds the address.
     pub interface: Option<String>,
     /// Directors in order of preference; the others follow by name.
-    pub prefer: Vec<String>,
+    pub prefer: Vec<NodeName>,
     /// The VIP that it goes with: it is a source of its service's pool. That one goes with none.
     pub with: Option<IpAddr>,
 }

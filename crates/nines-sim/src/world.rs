@@ -168,7 +168,7 @@ fn fnv(hash: u64, bytes: &[u8]) -> u64 {
 /// The disk of each of the first members.
 fn founding(scenario: &Scenario, spec: Spec) -> Persisted {
     let member = |(id, name): (u64, &String)| {
-        let witness = spec.nodes.get(name).is_some_and(|n| n.role == Role::Witness);
+        let witness = spec.nodes.get(name.as_str()).is_some_and(|n| n.role == Role::Witness);
         Member { id, name: name.clone(), witness, ..Member::default() }
     };
     let members: Vec<Member> = (1..).zip(&scenario.nodes).map(member).collect();
@@ -287,7 +287,7 @@ impl World {
             return;
         }
         let now = self.local(id);
-        let name = self.name(self.machines[&id].identity);
+        let name = self.name(self.machines[&id].identity).into();
         let seeds = if self.founders().contains(&id) { Vec::new() } else { self.seeds.clone() };
         let seeds = seeds.into_iter().map(NodeId).collect();
         let machine = self.machines.get_mut(&id).expect("a machine");

@@ -11,7 +11,7 @@ use nines_api::{
     types::{Failover, NodeStatus, ProblemLine, SCHEMA, Status, VipStatus},
 };
 use nines_core::{Node, state::State, wire::Member};
-use nines_model::{NodeId, Role, Time, Unfit, Why};
+use nines_model::{NodeId, NodeName, Role, Time, Unfit, Why};
 use nines_planner::NodeView;
 
 use self::{problems::problems, spare::Spares};
@@ -45,8 +45,11 @@ fn member_alive(node: &Node, now: Time, id: NodeId) -> bool {
 /// Ids of nodes that hold a VIP.
 pub fn active(node: &Node) -> Vec<NodeId> {
     let state = node.state();
-    let mut ids: Vec<NodeId> =
-        state.vips.values().filter_map(|h| state.member(h.node()).map(Member::id)).collect();
+    let mut ids: Vec<NodeId> = state
+        .vips
+        .values()
+        .filter_map(|h| state.member(h.node().as_str()).map(Member::id))
+        .collect();
     ids.sort_unstable();
     ids.dedup();
     ids
@@ -70,7 +73,7 @@ pub fn status(node: &Node, now: Time, shown: &Shown) -> (Status, services::Servi
     let mut status = Status {
         schema: SCHEMA,
         cluster: if state.spec.name.is_empty() { &shown.cluster } else { &state.spec.name }.clone(),
-        node: node.config().name.clone(),
+        node: node.config().name.to_string(),
         leader: leader
             .and_then(|id| state.members.get(&id))
             .map_or_else(String::new, |m| m.name.clone()),
@@ -115,9 +118,10 @@ fn nodes(node: &Node, now: Time, shown: &Shown, spares: &Spares<'_>) -> Vec<Node
     let mut all: Vec<NodeStatus> =
         state.members.iter().map(|(id, m)| member(node, now, (*id, m), shown, spares)).collect();
     all.extend(outside::newcomer(node, now, shown));
-    let not_joined = state.spec.nodes.iter().filter(|(name, _)| state.member(name).is_none());
+    let not_joined =
+        state.spec.nodes.iter().filter(|(name, _)| state.member(name.as_str()).is_none());
     all.extend(not_joined.map(|(name, spec)| NodeStatus {
-        name: name.clone(),
+        name: name.to_string(),
         role: spec.role.into(),
         state: NodeState::NotJoined.into(),
         ..NodeStatus::default()
@@ -136,10 +140,10 @@ fn member(
 ) -> NodeStatus {
     let state = node.state();
     let name = &member.name;
-    let holds = state.vips.iter().filter(|(_, h)| h.node() == name);
+    let holds = state.vips.iter().filter(|(_, h)| *h.node() == *name);
     let holds: Vec<String> = holds.map(|(vip, _)| vip.to_string()).collect();
     let peer = node.membership().peer(id);
-    let role = match state.spec.nodes.get(name) {
+    let role = match state.spec.nodes.get(name.as_str()) {
         Some(spec) => spec.role,
         None if member.witness => Role::Witness,
         None => Role::Director,
@@ -153,7 +157,7 @@ fn member(
         () => NodeState::Ready,
     };
     let state_now = state_of(spares.member(name), role, at_work);
-    let facts = state.members.facts().get(name);
+    let facts = state.members.facts().get(name.as_str());
     let told = || Shown {
         path: facts.map_or_else(String::new, |f| f.path.clone()),
         trouble: facts.map_or_else(String::new, |f| f.trouble.clone()),
@@ -181,7 +185,7 @@ fn member(
         links_up: links.values().filter(|up| **up).count(),
         links: links.len(),
         leads: node.consensus().leader() == Some(id),
-        standby: state.admin.standbys().get(name).map_or_else(String::new, set_text),
+        standby: state.admin.standbys().get(name.as_str()).map_or_else(String::new, set_text),
         behind,
         macs: facts.map_or_else(Vec::new, |f| f.macs.iter().map(|mac| mac_text(mac)).collect()),
     }
@@ -224,7 +228,7 @@ fn vips(node: &Node, now: Time, spares: &Spares<'_>) -> Vec<VipStatus> {
                 no_spare,
                 address: vip.to_string(),
                 name: state.spec.vip_name(*vip),
-                node: state.vips.get(vip).map_or_else(String::new, |h| h.node().to_owned()),
+                node: state.vips.get(vip).map_or_else(String::new, |h| h.node().to_string()),
                 token: state.vips.get(vip).map_or(0, |h| h.token().number()),
                 answers_here: node.answers(*vip, now),
                 lease_left_ms: here.map_or(0, |v| v.guard.since(now) / 1_000_000),
@@ -238,8 +242,8 @@ fn last_failover(state: &State, wall: u64) -> Option<Failover> {
     let (vip, last) = state.vips.failovers().iter().max_by_key(|(_, f)| f.at_ms)?;
     Some(Failover {
         vip: state.spec.vip_name(*vip),
-        from: last.from.clone(),
-        to: last.to.clone(),
+        from: last.from.as_ref().map_or_else(String::new, NodeName::to_string),
+        to: last.to.to_string(),
         at: rfc3339(last.at_ms),
         ago_s: wall.saturating_sub(last.at_ms) / 1_000,
         actor: last.actor.clone(),

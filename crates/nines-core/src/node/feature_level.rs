@@ -88,7 +88,7 @@ impl Node {
             // One that never started has said nothing, and a new cluster is at its own level.
             let unknown = if level < BUILD { 0 } else { level };
             if reads.unwrap_or(unknown) < level.max(BUILD) {
-                let facts = members.facts().get(&member.name);
+                let facts = members.facts().get(member.name.as_str());
                 let version = facts.map_or("version not known", |facts| facts.version.as_str());
                 behind.push(format!("{} ({version})", member.name));
             }
@@ -212,7 +212,7 @@ mod tests {
             entries: (2..).zip(commands).map(entry).collect(),
             ..Persisted::default()
         };
-        let (id, name) = (NodeId(1), "lb1".to_owned());
+        let (id, name) = (NodeId(1), "lb1".into());
         let config =
             Config { id, name, boot: Incarnation(7), machine_boot: 1, place: 1, seeds: vec![] };
         Node::new(config, now, &kept)

@@ -101,7 +101,7 @@ impl Node {
         }
         let good = before.keys().filter(|vip| !after.contains_key(vip));
         let good: Vec<IpAddr> = good.copied().collect();
-        let me = self.config.name.clone();
+        let me = self.config.name.to_string();
         for (why, vips) in lost {
             let text = format!("{me} cannot serve {}: {why}", names(&vips));
             self.record_event(now, EventKind::CardDown, me.clone(), text, "auto", String::new());
@@ -114,7 +114,7 @@ impl Node {
 
     /// VIPs that went are back: the neighbours are told again, and people.
     pub(super) fn restored(&mut self, now: Time, vips: &[IpAddr], how: &str) {
-        let me = self.config.name.clone();
+        let me = self.config.name.to_string();
         for vip in vips {
             self.own_vips.announce(now, *vip);
         }

@@ -379,7 +379,7 @@ impl Node {
             if alive {
                 self.announce_all(now);
             }
-            let holds = self.state.vips.values().any(|h| h.node() == name);
+            let holds = self.state.vips.values().any(|h| *h.node() == name);
             let me = &self.config.name;
             let (kind, text) = if alive {
                 (EventKind::HeartbeatBack, format!("{me} hears {name} again"))

@@ -71,7 +71,7 @@ mod tests {
     #[test]
     fn nodes_that_joined_ask_for_votes_at_different_times() {
         let ticks = |id: u64| {
-            let name = format!("n{id}");
+            let name = format!("n{id}").into();
             let (id, boot, seeds) = (NodeId(id), Incarnation(7), vec![NodeId(1)]);
             let config = Config { id, name, boot, machine_boot: 1, place: 1, seeds };
             Node::new(config, Time(1), &Persisted::default()).voter.consensus().election_ticks()

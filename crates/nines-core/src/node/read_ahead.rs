@@ -222,7 +222,7 @@ mod tests {
             ..Persisted::default()
         };
         let config = || {
-            let name = "lb1".to_owned();
+            let name = "lb1".into();
             NodeConfig {
                 id: NodeId(1),
                 name,

@@ -3,7 +3,7 @@
 //! Decides: what of the disk is believed. A node never guesses: one that cannot read its own state
 //! votes no more.
 
-use nines_model::{Incarnation, NodeId, Time};
+use nines_model::{Incarnation, NodeId, NodeName, Time};
 
 use super::{Node, checks, desired_state, event_log, failover, fitness, heartbeat, incarnation};
 use super::{joining, leaving, log, lost_log, operations, proposals, read_ahead, vips};
@@ -21,7 +21,7 @@ pub struct Config {
     /// Its number.
     pub id: NodeId,
     /// Its name.
-    pub name: String,
+    pub name: NodeName,
     /// Unlike any number of an earlier incarnation: command numbers start here.
     pub boot: Incarnation,
     /// Which boot of the machine this is: a boot clock means nothing in another.

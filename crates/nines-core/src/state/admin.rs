@@ -7,7 +7,7 @@ use std::{
     net::IpAddr,
 };
 
-use nines_model::{AdminCommand, Codes as _, Role, ServerRef, Spec};
+use nines_model::{AdminCommand, Codes as _, NodeName, Role, ServerRef, Spec};
 
 use super::{Entry, Holding, State, Vips, events::Event};
 use crate::{
@@ -43,8 +43,8 @@ pub struct Set {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Admin {
     drains: BTreeMap<ServerRef, Set>,
-    standbys: BTreeMap<String, Set>,
-    move_requests: BTreeMap<IpAddr, String>,
+    standbys: BTreeMap<NodeName, Set>,
+    move_requests: BTreeMap<IpAddr, NodeName>,
 }
 
 /// A valid command of an operator.
@@ -61,11 +61,11 @@ enum What {
     Drain(BTreeSet<ServerRef>, Set),
     Undrain(BTreeSet<ServerRef>),
     /// These nodes hold no VIP.
-    Standby(Vec<String>, Set),
-    Ready(Vec<String>),
+    Standby(Vec<NodeName>, Set),
+    Ready(Vec<NodeName>),
     /// These VIPs should move to the node; the others are there and stay.
     Move {
-        to: String,
+        to: NodeName,
         moves: Vec<IpAddr>,
         stays: Vec<IpAddr>,
     },
@@ -79,8 +79,8 @@ impl Admin {
     /// As a snapshot has it.
     pub(crate) fn restored(
         drains: BTreeMap<ServerRef, Set>,
-        standbys: BTreeMap<String, Set>,
-        move_requests: BTreeMap<IpAddr, String>,
+        standbys: BTreeMap<NodeName, Set>,
+        move_requests: BTreeMap<IpAddr, NodeName>,
     ) -> Self {
         Self { drains, standbys, move_requests }
     }
@@ -91,12 +91,12 @@ impl Admin {
     }
 
     /// Nodes on standby, by name.
-    pub fn standbys(&self) -> &BTreeMap<String, Set> {
+    pub fn standbys(&self) -> &BTreeMap<NodeName, Set> {
         &self.standbys
     }
 
     /// Moves asked for: VIP and name of the next holder.
-    pub fn move_requests(&self) -> &BTreeMap<IpAddr, String> {
+    pub fn move_requests(&self) -> &BTreeMap<IpAddr, NodeName> {
         &self.move_requests
     }
 
@@ -125,7 +125,7 @@ impl Admin {
                     return Err(Refusal::NotFound(format!("unknown server {subject}")));
                 }
                 servers.extend(found);
-            } else if !spec.nodes.contains_key(subject) {
+            } else if !spec.nodes.contains_key(subject.as_str()) {
                 return Err(Refusal::NotFound(format!("unknown node {subject}")));
             }
             subjects.push(subject.clone());
@@ -146,11 +146,12 @@ impl Admin {
             at_ms: command.at_ms,
             until_ms: act.until_ms,
         };
+        let nodes = || subjects.iter().map(|name| name.as_str().into()).collect();
         let what = match admin {
             AdminCommand::Drain => What::Drain(servers, set),
             AdminCommand::Undrain => What::Undrain(servers),
-            AdminCommand::Standby => What::Standby(subjects, set),
-            AdminCommand::Ready => What::Ready(subjects),
+            AdminCommand::Standby => What::Standby(nodes(), set),
+            AdminCommand::Ready => What::Ready(nodes()),
         };
         Ok(Change { what, events, answer })
     }
@@ -179,7 +180,7 @@ impl Admin {
         }
         vips.retain(|vip, _| leader(vip).is_none());
         let to = &request.to;
-        match spec.nodes.get(to) {
+        match spec.nodes.get(to.as_str()) {
             Some(node) if node.role == Role::Director => {}
             Some(_) => return invalid(format!("{to} is a witness")),
             None => return Err(Refusal::NotFound(format!("unknown node {to}"))),
@@ -205,7 +206,7 @@ impl Admin {
         };
         let events = go.values().map(event).collect();
         let (moves, stays) = (go.into_keys().collect(), stay.into_keys().collect());
-        let what = What::Move { to: to.clone(), moves, stays };
+        let what = What::Move { to: to.as_str().into(), moves, stays };
         Ok(Change { what, events, answer })
     }
 
@@ -313,7 +314,7 @@ mod tests {
             let drained: Vec<_> =
                 drained.map(|s| (s.service.as_str(), s.server.as_str())).collect();
             assert_eq!(drained, drains, "{verb} {subject}");
-            let on_standby: Vec<_> = state.admin.standbys().keys().map(String::as_str).collect();
+            let on_standby: Vec<_> = state.admin.standbys().keys().map(NodeName::as_str).collect();
             assert_eq!(on_standby, standbys, "{verb} {subject}");
             let event = state.story.iter().next_back().unwrap();
             assert_eq!((event.id.as_str(), event.kind.to_string()), ("21.0", verb.to_owned()));

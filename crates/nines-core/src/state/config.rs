@@ -118,7 +118,7 @@ mod tests {
         assert!(tried(&mut state, 22, None, apply(without, 0)).is_ok());
         let nobody = |token| {
             let token = LogIndex(token);
-            Holding::Releasing { node: "lb1".into(), token, to: String::new() }
+            Holding::Releasing { node: "lb1".into(), token, to: None }
         };
         let all: Vec<(IpAddr, Holding)> =
             state.vips.iter().map(|(vip, holding)| (*vip, holding.clone())).collect();

@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, ops::Deref};
 
-use nines_model::{LogIndex, NodeId};
+use nines_model::{LogIndex, NodeId, NodeName};
 
 use super::{Entry, State, events::Event};
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
 pub struct Members {
     by_id: BTreeMap<NodeId, Member>,
     /// By node name.
-    facts: BTreeMap<String, Facts>,
+    facts: BTreeMap<NodeName, Facts>,
     highest: NodeId,
     newest_change: LogIndex,
     feature_level: u32,
@@ -73,7 +73,7 @@ impl Members {
     ) -> Self {
         let Self { by_id, .. } = Self::founded(members);
         let highest = highest.max(by_id.keys().max().copied().unwrap_or_default());
-        let facts = facts.into_iter().map(|facts| (facts.node.clone(), facts)).collect();
+        let facts = facts.into_iter().map(|facts| (facts.node.as_str().into(), facts)).collect();
         Self { by_id, facts, highest, newest_change, feature_level }
     }
 
@@ -83,7 +83,7 @@ impl Members {
     }
 
     /// What nodes said about themselves, by name.
-    pub fn facts(&self) -> &BTreeMap<String, Facts> {
+    pub fn facts(&self) -> &BTreeMap<NodeName, Facts> {
         &self.facts
     }
 
@@ -190,10 +190,10 @@ impl Members {
             }
             Change::Leaves(id, name) => {
                 self.by_id.remove(&id);
-                self.facts.remove(&name);
+                self.facts.remove(name.as_str());
             }
             Change::Facts(facts) => {
-                self.facts.insert(facts.node.clone(), facts);
+                self.facts.insert(facts.node.as_str().into(), facts);
             }
             Change::Level(level) => {
                 self.feature_level = level;

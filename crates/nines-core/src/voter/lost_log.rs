@@ -95,7 +95,7 @@ impl Voter {
         if self.broken.is_some() {
             return;
         }
-        let next = rebuild(&self.identity.name);
+        let next = rebuild(self.identity.name.as_str());
         cx.log(format!("this node votes no more: {why}; {next}"));
         let persist = Persist { retired: Some(why.clone()), ..Persist::default() };
         cx.out.push(Action::Persist(0, Box::new(persist)));

@@ -55,7 +55,7 @@ impl Seat {
         let state = snapshot::decode(&disk.snapshot.data, &mut configs).expect("it was encoded");
         let identity = Identity {
             id,
-            name: format!("n{id}"),
+            name: format!("n{id}").into(),
             incarnation: Incarnation(incarnation),
             machine_boot: 1,
             place: id.number(),
@@ -187,7 +187,7 @@ impl Table {
     }
 
     fn holders(&self) -> Vec<Option<String>> {
-        let holder = |seat: &Seat| seat.state.vips.get(&vip()).map(|h| h.node().to_owned());
+        let holder = |seat: &Seat| seat.state.vips.get(&vip()).map(|h| h.node().to_string());
         self.seats.values().map(holder).collect()
     }
 

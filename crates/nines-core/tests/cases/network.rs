@@ -71,9 +71,9 @@ impl Network {
     /// All nodes of a config, members already; none runs.
     pub fn new(text: &str) -> Self {
         let spec = config::parse(text).expect("the lines above the first case are a config");
-        let names: Vec<String> = spec.nodes.keys().cloned().collect();
+        let names: Vec<String> = spec.nodes.keys().map(ToString::to_string).collect();
         let member = |(id, name): (u64, &String)| {
-            let witness = spec.nodes[name].role == Role::Witness;
+            let witness = spec.nodes[name.as_str()].role == Role::Witness;
             Member { id, name: name.clone(), witness, ..Member::default() }
         };
         let members: Vec<Member> = (1..).zip(&names).map(member).collect();
@@ -148,7 +148,7 @@ impl Network {
         let machine = self.machine(name);
         machine.starts += 1;
         let boot = machine.starts << 32;
-        let (name, seeds) = (name.to_owned(), Vec::new());
+        let (name, seeds) = (name.into(), Vec::new());
         let (boot, place) = (Incarnation(boot + id), id);
         let config = Config { id: NodeId(id), name, boot, machine_boot: 1, place, seeds };
         machine.node = Some(Node::new(config, now, &machine.disk));

@@ -178,7 +178,7 @@ fn holdings(
 ) -> BTreeMap<IpAddr, (u64, Option<u64>)> {
     let id = |name: &str| (1..).zip(names).find(|(_, n)| *n == name).map(|(id, _)| id);
     let stands = |vip: &IpAddr| match state.vips.get(vip) {
-        Some(held) => (held.token().number(), id(held.node())),
+        Some(held) => (held.token().number(), id(held.node().as_str())),
         None => (state.applied.number(), None),
     };
     vips.iter().map(|vip| (*vip, stands(vip))).collect()

@@ -11,7 +11,7 @@ use nines_api::{
     types::Status,
 };
 use nines_core::Node;
-use nines_model::{SafetyRule, ServerRef, Time, Unfit};
+use nines_model::{NodeName, SafetyRule, ServerRef, Time, Unfit};
 use nines_planner::{Observed, unfit};
 
 use super::outside;
@@ -34,7 +34,7 @@ pub fn cannot_take_of(
     let why = unfit(&state.spec, observed, vip, name)?;
     let look = format!("nines why {name}");
     if why == Unfit::NotInConfig {
-        let known = state.spec.nodes.keys().map(String::as_str);
+        let known = state.spec.nodes.keys().map(NodeName::as_str);
         let meant = nines_model::suggest::closest(name, known);
         let next =
             meant.map_or("nines status   lists them".into(), |m| format!("did you mean {m}?"));
@@ -96,9 +96,10 @@ pub fn harm_of_standby(node: &Node, now: Time, nodes: &[String]) -> Option<Harm>
     let (state, observed) = (node.state(), node.observed(now));
     let leaves = |name: &str| nodes.iter().any(|s| s == name);
     let others = state.spec.directors().any(|director| {
+        let director = director.as_str();
         !leaves(director) && unfit(&state.spec, &observed, None, director).is_none()
     });
-    let holds = state.vips.values().any(|h| leaves(h.node()));
+    let holds = state.vips.values().any(|h| leaves(h.node().as_str()));
     (holds && !others).then(|| Harm {
         rule: SafetyRule::LastDirector,
         why: "no other director could take its VIPs; they would stay where they are".into(),

@@ -3,7 +3,7 @@
 //! Decides: words only; a name that fits is nobody's business here.
 
 use nines_api::failure::{Failure, Kind};
-use nines_model::{AdminCommand, ServerName, ServiceName, Spec, suggest};
+use nines_model::{AdminCommand, NodeName, ServerName, ServiceName, Spec, suggest};
 
 /// What a name in the config names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,7 +126,7 @@ fn no_node(spec: &Spec, admin: AdminCommand, name: &str) -> Option<Failure> {
                 .next(format!("nines move {name} --to NODE   moves its VIP"))
         }
         Named::Nothing => {
-            unknown(&format!("node {name}"), name, spec.nodes.keys().map(String::as_str))
+            unknown(&format!("node {name}"), name, spec.nodes.keys().map(NodeName::as_str))
         }
     })
 }

@@ -70,11 +70,11 @@ pub fn newcomer(node: &Node, now: Time, shown: &Shown) -> Option<NodeStatus> {
     if node.state().members.contains_key(&config.id) {
         return None;
     }
-    let outside = outside(node, now, config.id, &config.name)?;
+    let outside = outside(node, now, config.id, config.name.as_str())?;
     let role = if shown.witness { Role::Witness } else { Role::Director };
     Some(NodeStatus {
         id: config.id.number(),
-        name: config.name.clone(),
+        name: config.name.to_string(),
         role: role.into(),
         state: outside.state.into(),
         version: env!("CARGO_PKG_VERSION").into(),

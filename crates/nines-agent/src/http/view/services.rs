@@ -14,7 +14,7 @@ use nines_api::{
     types::{ServerStatus, ServiceStatus, Status, Traffic, VipStatus},
 };
 use nines_core::state::{Set, State};
-use nines_model::{ServerRef, Spec};
+use nines_model::{NodeName, ServerRef, Spec};
 
 use super::set_text;
 
@@ -23,13 +23,13 @@ pub struct Services {
     spec: Arc<Spec>,
     drains: BTreeMap<ServerRef, Set>,
     /// Nodes that hold VIPs.
-    holders: BTreeMap<IpAddr, String>,
+    holders: BTreeMap<IpAddr, NodeName>,
 }
 
 impl Services {
     /// By this state.
     pub fn of(state: &State) -> Self {
-        let holders = state.vips.iter().map(|(vip, held)| (*vip, held.node().to_owned()));
+        let holders = state.vips.iter().map(|(vip, held)| (*vip, held.node().clone()));
         Self {
             spec: Arc::clone(&state.spec),
             drains: state.admin.drains().clone(),
@@ -64,7 +64,7 @@ impl Services {
                 }
             });
             let holders = service.listen.vips().filter_map(|vip| self.holders.get(&vip));
-            let holders: BTreeSet<&str> = holders.map(String::as_str).collect();
+            let holders: BTreeSet<&str> = holders.map(NodeName::as_str).collect();
             let check = match &service.check.kind {
                 nines_model::CheckKind::None => "none".into(),
                 nines_model::CheckKind::Tcp => format!("tcp {}", service.check.every),

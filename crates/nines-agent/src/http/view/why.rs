@@ -15,8 +15,9 @@ use nines_core::{
     Node,
     event_log::{EventKind, LoggedEvent},
     node::results::CheckResult,
+    state::Failover,
 };
-use nines_model::{ServerName, ServerRef, ServiceName, Spec, Time};
+use nines_model::{NodeName, ServerName, ServerRef, ServiceName, Spec, Time};
 
 use super::{Told, cannot_take_of, set_text};
 
@@ -92,7 +93,7 @@ fn unknown(spec: &Spec, subject: &str) -> Failure {
         .services
         .keys()
         .map(ServiceName::as_str)
-        .chain(spec.nodes.keys().map(String::as_str))
+        .chain(spec.nodes.keys().map(NodeName::as_str))
         .chain(spec.services.values().flat_map(|s| s.servers.keys().map(ServerName::as_str)));
     let meant = nines_model::suggest::closest(subject, known);
     let next = meant
@@ -106,7 +107,7 @@ fn of_service(node: &Node, now: Time, seen: &Seen, why: &mut Why) {
     let spec = &state.spec;
     let Some(vip) = spec.find_vips(&why.subject).first().copied() else { return };
     let name = spec.vip_name(vip);
-    let holder = state.vips.get(&vip).map_or("", |h| h.node());
+    let holder = state.vips.get(&vip).map_or("", |h| h.node().as_str());
     why.now = if holder.is_empty() {
         let blocked = node.blocked().get(&vip).map_or_else(String::new, |b| format!(": {b}"));
         format!("No director holds {name}{blocked}.")
@@ -116,6 +117,7 @@ fn of_service(node: &Node, now: Time, seen: &Seen, why: &mut Why) {
         format!("{holder} holds {name}{since}.")
     };
     if let Some(nines_core::state::Holding::Releasing { to, .. }) = state.vips.get(&vip) {
+        let to = to.as_ref().map_or("", NodeName::as_str);
         why.now.push_str(&format!(" It is being handed over to {to}."));
     } else if let Some(to) = state.admin.move_requests().get(&vip) {
         why.now.push_str(&format!(" A move to {to} was asked for and waits."));
@@ -146,9 +148,10 @@ fn of_service(node: &Node, now: Time, seen: &Seen, why: &mut Why) {
         why.next.extend(quorum.map(|line| line.next.clone()));
     }
     let observed = node.observed(now);
-    let others = spec.directors().filter(|d| *d != holder && status.quorate);
+    let others = spec.directors().filter(|d| **d != *holder && status.quorate);
     for director in others {
-        let (told, next) = match cannot_take_of(node, now, &observed, Some(vip), director) {
+        let (told, next) = match cannot_take_of(node, now, &observed, Some(vip), director.as_str())
+        {
             None => (
                 format!("{director} could take it; VIPs stay where they are (no failback)."),
                 format!("nines move {name} --to {director}"),
@@ -173,7 +176,7 @@ fn of_node(node: &Node, now: Time, seen: &Seen, why: &mut Why) {
     let (state, name) = (node.state(), why.subject.clone());
     let found = seen.status.nodes.iter().find(|n| n.name == name);
     why.now = found.map_or_else(String::new, state_of_node);
-    if let Some(set) = state.admin.standbys().get(&name) {
+    if let Some(set) = state.admin.standbys().get(name.as_str()) {
         why.now.push_str(&format!(" On standby {}.", set_text(set)));
         why.next.push(format!("nines ready {name}"));
     }
@@ -196,13 +199,14 @@ fn of_node(node: &Node, now: Time, seen: &Seen, why: &mut Why) {
     if silent {
         why.now = lost(node, now, &name);
         // What took its VIPs away tells its silence.
-        let taken = state.vips.failovers().values().filter(|f| f.from == name && f.silent_ms > 0);
+        let of_it = |f: &Failover| f.from.as_ref().is_some_and(|from| *from == name);
+        let taken = state.vips.failovers().values().filter(|f| of_it(f) && f.silent_ms > 0);
         let newest = taken.map(|f| f.at_ms).max().unwrap_or(0);
         let events = state
             .vips
             .failovers()
             .iter()
-            .filter(|(_, f)| f.from == name && f.silent_ms > 0 && newest - f.at_ms < 60_000);
+            .filter(|(_, f)| of_it(f) && f.silent_ms > 0 && newest - f.at_ms < 60_000);
         let mut moves = Vec::new();
         for (vip, failover) in events {
             moves.extend(state.story.around(&failover.event, &[state.spec.vip_name(*vip)]));
@@ -261,15 +265,20 @@ fn lost(node: &Node, now: Time, name: &str) -> String {
         None => format!("{name} is silent: {me} has not heard it since {me}'s agent started."),
     };
     let now_on = |vip: &std::net::IpAddr| {
-        let holder = state.vips.get(vip).map_or("", |h| h.node());
+        let holder = state.vips.get(vip).map_or("", |h| h.node().as_str());
         match holder {
             "" => "on no node".to_owned(),
             holder if holder == name => "not taken over yet".to_owned(),
             holder => format!("now on {holder}"),
         }
     };
-    let taken = state.vips.failovers().iter().filter(|(_, f)| f.from == name).map(|(vip, _)| vip);
-    let still = state.vips.iter().filter(|(_, h)| h.node() == name).map(|(vip, _)| vip);
+    let taken = state
+        .vips
+        .failovers()
+        .iter()
+        .filter(|(_, f)| f.from.as_ref().is_some_and(|from| *from == *name))
+        .map(|(vip, _)| vip);
+    let still = state.vips.iter().filter(|(_, h)| *h.node() == *name).map(|(vip, _)| vip);
     let mut all: Vec<_> = still.chain(taken).collect();
     all.sort_unstable();
     all.dedup();
@@ -311,7 +320,7 @@ fn by_check(node: &Node, now: Time, seen: &Seen, key: &ServerRef) -> String {
     let spec = node.state().spec.services.get(service);
     let is_checked = spec.is_some_and(|s| s.servers.get(server).is_some_and(|w| s.is_checked(w)));
     match (node.results().get(key), seen.told.failing.get(&full), seen.told.down.get(&full)) {
-        (Some(result), _, _) => told(result, &node.config().name),
+        (Some(result), _, _) => told(result, node.config().name.as_str()),
         (None, Some(failing), _) => {
             let (text, since_ms) = (failing.text.clone(), failing.since_ms);
             told(&CheckResult { ok: false, text, since_ms }, "the holder")

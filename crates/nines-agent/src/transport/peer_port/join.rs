@@ -11,7 +11,7 @@ use nines_core::{
     action::Refusal,
     wire::{Command, Member, command},
 };
-use nines_model::{NodeId, Role, Spec, names};
+use nines_model::{NodeId, NodeName, Role, Spec, names};
 use tokio::time::Instant;
 
 use super::{JoinRequest, strangers::Guesses};
@@ -124,7 +124,7 @@ impl Known {
             highest: state.members.highest(),
             spec: state.spec.clone(),
             lost: lost.is_some_and(|id| voters.contains(&id)),
-            holds: state.vips.values().any(|h| h.node() == name),
+            holds: state.vips.values().any(|h| *h.node() == *name),
             voters,
         }
     }
@@ -156,7 +156,8 @@ impl Known {
             return format!("there is a member {name} already; choose another --node");
         }
         let folded = names::in_certificate(name);
-        let same = |other: &&String| *other != name && names::in_certificate(other) == folded;
+        let same =
+            |other: &&NodeName| **other != *name && names::in_certificate(other.as_str()) == folded;
         if let Some(other) = self.spec.nodes.keys().find(same) {
             return format!("cluster.toml calls this node {other}: add --node {other}");
         }

@@ -31,7 +31,7 @@ fn holder(now: Time) -> Node {
         snapshot: Snapshot { index: 5, term: 1, voters: vec![1, 2, 3], learners: vec![], data },
         ..Persisted::default()
     };
-    let (id, name) = (NodeId(1), "lb1".to_owned());
+    let (id, name) = (NodeId(1), "lb1".into());
     let config =
         Config { id, name, boot: Incarnation(7), machine_boot: 1, place: 1, seeds: vec![] };
     Node::new(config, now, &kept)
