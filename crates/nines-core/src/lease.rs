@@ -443,7 +443,7 @@ mod tests {
         let of = |acks: &[(u64, u64)]| {
             let mut renewals = Renewals::default();
             acks.iter().for_each(|(voter, until)| {
-                renewals.acked(NodeId(*voter), Incarnation(1), Time(*until))
+                renewals.acked(NodeId(*voter), Incarnation(1), Time(*until));
             });
             renewals
         };

@@ -97,7 +97,7 @@ impl<'a> Judge<'a> {
             self.is_fit(vip, node) && allowed(node) && elsewhere && !waits(node)
         };
         if let Some(node) = self.spec.directors().find(could)
-            && !move_request.is_some_and(|to| waits(to))
+            && !move_request.is_some_and(waits)
         {
             return Err(format!("{vip} is called blocked, but {node} could take it"));
         }

@@ -33,7 +33,7 @@ pub(super) enum Change {
     /// Becomes a member, or gets other credentials.
     Joins(Member),
     /// This member, by number and name, leaves for good.
-    Leaves(NodeId, String),
+    Leaves(NodeId, NodeName),
     /// A node's facts.
     Facts(Facts),
     /// The feature level that is in force from now on.
@@ -158,7 +158,7 @@ impl Members {
             ))),
             Kind::Join(member) if valid => Ok(Change::Joins(member.clone())),
             Kind::Remove(name) if valid => match self.named(name) {
-                Some(member) => Ok(Change::Leaves(member.id(), name.clone())),
+                Some(member) => Ok(Change::Leaves(member.id(), name.as_str().into())),
                 None => Err(Refusal::NotFound(format!("unknown member {name}"))),
             },
             _ => {
@@ -190,7 +190,7 @@ impl Members {
             }
             Change::Leaves(id, name) => {
                 self.by_id.remove(&id);
-                self.facts.remove(name.as_str());
+                self.facts.remove(&name);
             }
             Change::Facts(facts) => {
                 self.facts.insert(facts.node.as_str().into(), facts);
@@ -217,7 +217,7 @@ impl State {
             }
             Change::Leaves(_, name) => {
                 let text = format!("{name} left for good");
-                let event = Event { kind: EventKind::Leave, subject: name.clone(), text };
+                let event = Event { kind: EventKind::Leave, subject: name.to_string(), text };
                 (Some(event), format!("{name} left"))
             }
             Change::Facts(_) => (None, String::new()),
