@@ -18,7 +18,7 @@ use nines_dataplane::{
     address,
     probe::{self, Answer, Question},
 };
-use nines_model::{CheckKind, Forward};
+use nines_model::{CheckKind, Forward, ServerRef};
 use tokio::{
     io::AsyncWriteExt as _,
     net::TcpStream,
@@ -52,7 +52,7 @@ struct Desk {
 /// Runs the checks that the core asked for last.
 pub struct Checks {
     desk: Arc<Desk>,
-    running: HashMap<(String, String), (Arc<CheckTask>, JoinHandle<()>)>,
+    running: HashMap<ServerRef, (Arc<CheckTask>, JoinHandle<()>)>,
 }
 
 impl Checks {
@@ -67,7 +67,7 @@ impl Checks {
     pub fn set(&mut self, tasks: &CheckTasks) {
         let mut before = std::mem::take(&mut self.running);
         for task in tasks.iter() {
-            let key = (task.service.clone(), task.server.clone());
+            let key = task.subject();
             let running = match before.remove(&key) {
                 Some(same) if *same.0 == *task => same,
                 other => {
@@ -127,8 +127,7 @@ async fn attempt(task: &CheckTask, desk: &Desk, line: &mut Option<KeptLine>) {
             *line = None;
         }
     }
-    let (service, server) = (task.service.clone(), task.server.clone());
-    desk.core.offer(Event::Checked { service, server, outcome });
+    desk.core.offer(Event::Checked { server: task.subject(), outcome });
 }
 
 /// A line that stays open between tries, and its place among those.

@@ -19,7 +19,7 @@ use nines_core::{
     Action, Event, Node, action::Operation, forwarding::Wanted, health::CheckTasks, wire::Persist,
 };
 use nines_dataplane::{Guard, process::boot_time};
-use nines_model::Time;
+use nines_model::{LogIndex, NodeId, Time};
 
 use crate::{
     identity::Peer,
@@ -42,7 +42,7 @@ pub enum Input {
 
 /// Where the answer to a proposal goes.
 pub type ProposalReply =
-    tokio::sync::oneshot::Sender<Result<(u64, String), nines_core::action::Refusal>>;
+    tokio::sync::oneshot::Sender<Result<(LogIndex, String), nines_core::action::Refusal>>;
 
 /// Work that the core hands to another thread.
 pub enum Work {
@@ -59,7 +59,7 @@ pub enum Work {
     /// Check these.
     Check(CheckTasks),
     /// Send over TLS.
-    Bulk(u64, Vec<u8>),
+    Bulk(NodeId, Vec<u8>),
     /// Replace the process.
     Restart,
     /// Stop the agent: this node holds no VIP any more.
@@ -103,7 +103,7 @@ impl CoreHandle {
 
     /// A frame that came over TLS. Its line is not read on while the queue is full: the sender sees
     /// that it stands still.
-    pub async fn frame(&self, from: u64, bytes: Vec<u8>) {
+    pub async fn frame(&self, from: NodeId, bytes: Vec<u8>) {
         self.deliver(Input::Event(Event::Frame { from, link: 0, bytes })).await;
     }
 
@@ -138,7 +138,7 @@ impl CoreHandle {
     pub async fn propose(
         &self,
         command: nines_core::wire::Command,
-    ) -> Result<(u64, String), nines_core::action::Refusal> {
+    ) -> Result<(LogIndex, String), nines_core::action::Refusal> {
         let (answer, answered) = tokio::sync::oneshot::channel();
         self.deliver(Input::Propose(Box::new(command), answer)).await;
         answered.await.unwrap_or_else(|_| {
@@ -155,7 +155,7 @@ pub struct CoreThread {
     sockets: Vec<UdpSocket>,
     seals: DatagramCipher,
     peers: BTreeMap<u64, Vec<SocketAddr>>,
-    membership: u64,
+    membership: LogIndex,
     guard: Option<Box<dyn Guard>>,
     executors: Box<dyn Executors>,
     /// Told of each new config before any work that follows from it.
@@ -232,7 +232,7 @@ impl CoreThread {
             sockets,
             seals,
             peers,
-            membership: u64::MAX,
+            membership: LogIndex::MAX,
             guard,
             executors,
             configured,
@@ -323,14 +323,14 @@ impl CoreThread {
             let now = boot_time();
             match self.seals.open(now, &buffer[..length]) {
                 Opened::Frame(from, bytes) if !bytes.is_empty() => {
-                    self.node.handle(now, Event::Frame { from, link, bytes });
+                    self.node.handle(now, Event::Frame { from: NodeId(from), link, bytes });
                     self.carry_out();
                 }
-                Opened::Greeting(from) if self.is_unknown(from) => {
+                Opened::Greeting(from) if self.is_unknown(NodeId(from)) => {
                     // It joined after what this node has of the log: perhaps it is the leader,
                     // from whom the rest comes.
                     self.peers.insert(from, vec![sender]);
-                    self.send(from, &[]);
+                    self.send(NodeId(from), &[]);
                 }
                 _ => {}
             }
@@ -338,7 +338,7 @@ impl CoreThread {
     }
 
     /// Whether this node's log does not say yet who this is, and its credentials do not either.
-    fn is_unknown(&self, id: u64) -> bool {
+    fn is_unknown(&self, id: NodeId) -> bool {
         let seed = self.node.state().members.is_empty() && self.node.config().seeds.contains(&id);
         self.node.may_be_newer(id) && !seed
     }
@@ -436,7 +436,8 @@ impl CoreThread {
     }
 
     /// Over every link: a peer hears one of them.
-    fn send(&mut self, to: u64, bytes: &[u8]) {
+    fn send(&mut self, to: NodeId, bytes: &[u8]) {
+        let to = to.number();
         let Some(addresses) = self.peers.get(&to) else { return };
         let now = boot_time();
         for (link, socket) in self.sockets.iter().enumerate() {
@@ -473,13 +474,13 @@ mod tests {
         core.event(Event::Tick);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(async move {
-            let sent = tokio::spawn(async move { core.frame(2, vec![7]).await });
+            let sent = tokio::spawn(async move { core.frame(NodeId(2), vec![7]).await });
             tokio::time::sleep(FULL * 3).await;
             assert!(!sent.is_finished(), "the queue is full, and other tasks run");
             assert!(matches!(inbox.inputs.try_recv(), Ok(Input::Event(Event::Tick))));
             sent.await.unwrap();
             let there = inbox.inputs.try_recv();
-            assert!(matches!(there, Ok(Input::Event(Event::Frame { from: 2, .. }))));
+            assert!(matches!(there, Ok(Input::Event(Event::Frame { from: NodeId(2), .. }))));
         });
     }
 

@@ -12,6 +12,7 @@ use std::{
 use nines_api::failure::{Failure, Kind, Outcome};
 use nines_core::{Config, Event, Node};
 use nines_dataplane::{ebpf, process::boot_time};
+use nines_model::{Incarnation, NodeId};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
@@ -141,12 +142,12 @@ async fn serve_with_socket(
 fn node_config(home: &StateDir, credentials: &Credentials) -> Config {
     let me = &credentials.identity.me;
     Config {
-        id: me.id,
-        name: me.name.clone(),
-        boot: u64::from_be_bytes(identity::random::<8>()) >> 2,
+        id: NodeId(me.id),
+        name: me.name.as_str().into(),
+        boot: Incarnation(u64::from_be_bytes(identity::random::<8>()) >> 2),
         machine_boot: copied_state::machine_boot(),
         place: copied_state::of(home, own_log::FILE),
-        seeds: credentials.identity.peers.iter().map(|p| p.id).collect(),
+        seeds: credentials.identity.peers.iter().map(|p| NodeId(p.id)).collect(),
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, SyncSender};
 
 use nines_api::failure::Outcome;
 use nines_core::{Event, health::CheckTasks, wire::Persist};
+use nines_model::NodeId;
 use tokio::sync::mpsc;
 
 use self::{
@@ -59,7 +60,7 @@ pub struct Orders {
     /// Checks to run from now on.
     pub checks: mpsc::Receiver<CheckTasks>,
     /// Large frames, each with the node that it is for.
-    pub bulk: mpsc::Receiver<(u64, Vec<u8>)>,
+    pub bulk: mpsc::Receiver<(NodeId, Vec<u8>)>,
     /// How the agent is to end.
     pub ends: mpsc::Receiver<End>,
 }
@@ -71,7 +72,7 @@ pub struct Workers {
     /// A witness has none.
     dataplane: Option<(DataplaneHandle, Newest<Numbered, DataplaneHandle>)>,
     checks: Newest<CheckTasks, mpsc::Sender<CheckTasks>>,
-    bulk: mpsc::Sender<(u64, Vec<u8>)>,
+    bulk: mpsc::Sender<(NodeId, Vec<u8>)>,
     ends: mpsc::Sender<End>,
 }
 
@@ -196,11 +197,14 @@ mod tests {
     fn a_frame_that_does_not_fit_is_reported_as_undelivered() {
         let (mut workers, mut orders, ..) = workers();
         for _ in 0..threads::BULK {
-            assert!(workers.take(Work::Bulk(2, Vec::new())).is_none());
+            assert!(workers.take(Work::Bulk(NodeId(2), Vec::new())).is_none());
         }
-        assert!(matches!(workers.take(Work::Bulk(3, Vec::new())), Some(Event::Undelivered(3))));
+        assert!(matches!(
+            workers.take(Work::Bulk(NodeId(3), Vec::new())),
+            Some(Event::Undelivered(NodeId(3)))
+        ));
         orders.bulk.try_recv().unwrap();
-        assert!(workers.take(Work::Bulk(3, Vec::new())).is_none());
+        assert!(workers.take(Work::Bulk(NodeId(3), Vec::new())).is_none());
     }
 
     #[test]

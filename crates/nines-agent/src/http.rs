@@ -214,7 +214,7 @@ async fn propose(commands: &Commands, caller: Caller, kind: What) -> Outcome<Jso
     let actor = caller.actor(&commands.node);
     let command = Command { actor, kind: Some(kind), ..Command::default() };
     let (index, text) = commands.core.propose(command).await.map_err(|e| refused(&e))?;
-    Ok(Json(Done { index, text }))
+    Ok(Json(Done { index: index.number(), text }))
 }
 
 /// How much of the status.

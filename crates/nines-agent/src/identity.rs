@@ -222,7 +222,7 @@ pub fn bootstrap(
         .enumerate()
         .map(|(i, (name, node))| Peer {
             id: i as u64 + 1,
-            name: name.clone(),
+            name: name.to_string(),
             addresses: node.addresses.clone(),
             port,
         })
@@ -238,14 +238,14 @@ pub fn bootstrap(
             beat_key: beat_key.clone(),
             founding: true,
             has_log: false,
-            witness: spec.nodes[&me.name].role == nines_model::Role::Witness,
+            witness: spec.nodes[me.name.as_str()].role == nines_model::Role::Witness,
             server: false,
         };
         let (ca_pem, ca_key) = (ca_pem.clone(), ca_key.clone());
         credentials.push(Credentials { identity, ca_pem, ca_key, cert_pem, key_pem });
     }
     let members = peers.iter().map(|peer| {
-        let witness = spec.nodes[&peer.name].role == nines_model::Role::Witness;
+        let witness = spec.nodes[peer.name.as_str()].role == nines_model::Role::Witness;
         member(peer, witness)
     });
     let state = State::founded(text.into(), Arc::new(spec.clone()), members);

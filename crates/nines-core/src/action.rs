@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use nines_model::Time;
+use nines_model::{LogIndex, NodeId, Time};
 
 use crate::{forwarding::Wanted, health::CheckTasks, wire::Persist};
 
@@ -16,7 +16,7 @@ pub enum Action {
     /// Send to a node over every link; `bulk` frames are too large for a datagram.
     Send {
         /// Number of the receiving node in the consensus.
-        to: u64,
+        to: NodeId,
         /// The frame, a `wire::Frame` as protobuf.
         bytes: Vec<u8>,
         /// Over TLS instead.
@@ -36,7 +36,7 @@ pub enum Action {
         /// The caller's number.
         request: u64,
         /// Log index, and what was done; or why not.
-        result: Result<(u64, String), Refusal>,
+        result: Result<(LogIndex, String), Refusal>,
     },
     /// Leases last long enough: replace the process now.
     RestartReady,

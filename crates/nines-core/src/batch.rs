@@ -6,6 +6,8 @@
 
 use std::net::IpAddr;
 
+use nines_model::LogIndex;
+
 use crate::{
     vip_set::{PART_BYTES, pack_all, unpack_all},
     wire::{self, Batch, Give, Move, Token, command::Kind},
@@ -16,19 +18,22 @@ const MOVED: u32 = 1;
 const RELEASED: u32 = 2;
 
 /// What all of one entry have in common.
-fn common(kind: &Kind) -> Option<(Batch, (IpAddr, u64))> {
+fn common(kind: &Kind) -> Option<(Batch, (IpAddr, LogIndex))> {
     let (many, vip, token) = match kind {
         Kind::Give(Give { vip, to, from, why, silent_ms, .. }) => {
             let (to, from, why) = (to.clone(), from.clone(), why.clone());
             let silent_ms = *silent_ms;
-            (Batch { what: GIVEN, to, from, why, silent_ms, ..Batch::default() }, vip, 0)
+            let many = Batch { what: GIVEN, to, from, why, silent_ms, ..Batch::default() };
+            (many, vip, LogIndex::ZERO)
         }
         Kind::Move(Move { vip, from, to, why }) => {
             let (to, from, why) = (to.clone(), from.clone(), why.clone());
-            (Batch { what: MOVED, to, from, why, ..Batch::default() }, vip, 0)
+            (Batch { what: MOVED, to, from, why, ..Batch::default() }, vip, LogIndex::ZERO)
         }
-        Kind::Released(Token { vip, index, incarnation }) => {
-            (Batch { what: RELEASED, incarnation: *incarnation, ..Batch::default() }, vip, *index)
+        Kind::Released(token) => {
+            let incarnation = token.incarnation;
+            let many = Batch { what: RELEASED, incarnation, ..Batch::default() };
+            (many, &token.vip, token.index())
         }
         _ => return None,
     };
@@ -37,7 +42,7 @@ fn common(kind: &Kind) -> Option<(Batch, (IpAddr, u64))> {
 
 /// Puts commands together that say the same of several VIPs; others stay as they are.
 pub fn together(kinds: Vec<Kind>) -> Vec<Kind> {
-    let mut groups: Vec<(Batch, Vec<(IpAddr, u64)>, Kind)> = Vec::new();
+    let mut groups: Vec<(Batch, Vec<(IpAddr, LogIndex)>, Kind)> = Vec::new();
     let mut out = Vec::new();
     for kind in kinds {
         let Some((many, pair)) = common(&kind) else {
@@ -67,13 +72,13 @@ pub fn together(kinds: Vec<Kind>) -> Vec<Kind> {
 pub fn singly(kind: Kind) -> Vec<Kind> {
     let Kind::Batch(many) = kind else { return vec![kind] };
     let Batch { what, to, from, why, silent_ms, incarnation, vips } = many;
-    let one = |(vip, index): (IpAddr, u64)| {
+    let one = |(vip, index): (IpAddr, LogIndex)| {
         let vip = wire::pack(vip);
         let (to, from, why) = (to.clone(), from.clone(), why.clone());
         match what {
             GIVEN => Kind::Give(Give { vip, to, from, why, silent_ms, ..Give::default() }),
             MOVED => Kind::Move(Move { vip, from, to, why }),
-            _ => Kind::Released(Token { vip, index, incarnation }),
+            _ => Kind::Released(Token { vip, index: index.number(), incarnation }),
         }
     };
     // What makes no sense says nothing, on every node alike.
@@ -147,7 +152,8 @@ mod tests {
         assert_eq!(together(one.clone()), one);
         let strange = |what, vips| singly(Kind::Batch(Batch { what, vips, ..Batch::default() }));
         assert_eq!(strange(GIVEN, vec![1, 2, 3]), []);
-        let real = pack_all([(IpAddr::from([10, 0, 0, 1]), 1)].into_iter(), 900).remove(0);
+        let real =
+            pack_all([(IpAddr::from([10, 0, 0, 1]), LogIndex(1))].into_iter(), 900).remove(0);
         assert_eq!(strange(9, real), []);
     }
 }

@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use nines_model::{NodeId, ServerRef};
+
 use crate::wire::Command;
 
 /// One thing that happened to a node.
@@ -15,7 +17,7 @@ pub enum Event {
     /// An authenticated frame from another node, over this of our links.
     Frame {
         /// Sender, as its key says.
-        from: u64,
+        from: NodeId,
         /// Which of our links.
         link: usize,
         /// The frame, a `wire::Frame` as protobuf.
@@ -37,10 +39,8 @@ pub enum Event {
     OnLoopback(std::collections::BTreeSet<IpAddr>),
     /// A health check ended.
     Checked {
-        /// Name of the virtual service.
-        service: String,
-        /// Name of the real server that was checked.
-        server: String,
+        /// Real server that was checked.
+        server: ServerRef,
         /// Good: what it said ("200 in 4 ms"). Bad: why ("503, wanted 200").
         outcome: Result<String, String>,
     },
@@ -63,9 +63,9 @@ pub enum Event {
     Facts(crate::wire::Facts),
     /// Other directors whose flows are not all in this node's tables yet: a VIP that they hold does
     /// not come here without need.
-    Behind(std::collections::BTreeSet<u64>),
+    Behind(std::collections::BTreeSet<NodeId>),
     /// A line to this node broke, and a frame for it was lost.
-    Undelivered(u64),
+    Undelivered(NodeId),
     /// The agent is about to be replaced in place: ask for leases that last so long, ms. Answered
     /// by [`crate::Action::RestartReady`].
     Restart(u64),

@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 
-use nines_model::{Coded, codes};
+use nines_model::{Coded, LogIndex, codes};
 
 use crate::wire::LogEvent;
 
@@ -122,7 +122,7 @@ pub struct EventLog {
 
 impl EventLog {
     /// Adds one.
-    pub fn push(&mut self, index: u64, place: usize, event: LogEvent) {
+    pub fn push(&mut self, index: LogIndex, place: usize, event: LogEvent) {
         if self.events.len() == KEPT_MAX {
             self.events.pop_front();
         }
@@ -204,27 +204,27 @@ mod tests {
             kind: EventKind::Failover.code().into(),
             ..LogEvent::default()
         };
-        c.push(1, 0, told("r3", ""));
-        c.push(2, 0, told("lb1", ""));
-        c.push(3, 0, told("web", "2.0"));
-        c.push(4, 0, told("web", "3.0"));
-        c.push(5, 0, told("r1", ""));
+        c.push(LogIndex(1), 0, told("r3", ""));
+        c.push(LogIndex(2), 0, told("lb1", ""));
+        c.push(LogIndex(3), 0, told("web", "2.0"));
+        c.push(LogIndex(4), 0, told("web", "3.0"));
+        c.push(LogIndex(5), 0, told("r1", ""));
         let ids = |chain: Vec<&LoggedEvent>| -> Vec<String> {
             chain.iter().map(|e| e.id.clone()).collect()
         };
         assert_eq!(ids(c.why(&["web".into()])), ["2.0", "3.0", "4.0"]);
         assert_eq!(ids(c.why(&["r3".into()])), ["1.0"]);
         // What lb1's end led to elsewhere is not web's story.
-        c.push(6, 0, told("dns", "2.0"));
+        c.push(LogIndex(6), 0, told("dns", "2.0"));
         assert_eq!(ids(c.why(&["web".into()])), ["2.0", "3.0", "4.0"]);
         assert_eq!(ids(c.path("4.0")), ["2.0", "3.0", "4.0"]);
         assert_eq!(c.newest(&[EventKind::Failover], "web").unwrap().id, "4.0");
         assert!(c.why(&["nobody".into()]).is_empty());
         // A remark is no answer; what a newer version tells is one.
         let of = |kind: &str| LogEvent { kind: kind.into(), ..told("web", "") };
-        c.push(7, 0, of("note"));
+        c.push(LogIndex(7), 0, of("note"));
         assert_eq!(ids(c.why(&["web".into()])), ["2.0", "3.0", "4.0"]);
-        c.push(8, 0, of("note-of-a-newer-version"));
+        c.push(LogIndex(8), 0, of("note-of-a-newer-version"));
         assert_eq!(ids(c.why(&["web".into()])), ["8.0"]);
         assert_eq!(LogEvent::from(c.find("8.0").unwrap()).kind, "note-of-a-newer-version");
     }

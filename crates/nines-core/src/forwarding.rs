@@ -10,17 +10,17 @@ use std::{
 };
 
 use nines_model::{
-    Forward, ForwardingTable, RealServerRole, ServerState, ServiceSpec, Spec, TableServer,
-    TableService,
+    Forward, ForwardingTable, RealServerRole, ServerName, ServerRef, ServerState, ServiceName,
+    ServiceSpec, Spec, TableServer, TableService,
 };
 
 use crate::health::{CheckTask, CheckTasks, Health};
 
-/// Health by (service, server).
-pub type Known = BTreeMap<(String, String), Health>;
+/// What is known of the health of servers.
+pub type Known = BTreeMap<ServerRef, Health>;
 
-/// (service, server) of some servers.
-pub type Servers = BTreeSet<(String, String)>;
+/// Some servers.
+pub type Servers = BTreeSet<ServerRef>;
 
 /// All that a director's table follows from. Cheap to make and to compare: who keeps leases makes
 /// this, another thread the table.
@@ -68,11 +68,10 @@ impl Wanted {
         ForwardingTable { services, ..self.frame() }
     }
 
-    fn service(&self, name: &str, service: &ServiceSpec) -> TableService {
+    fn service(&self, name: &ServiceName, service: &ServiceSpec) -> TableService {
         let mut servers = BTreeMap::new();
-        let mut subject = (name.to_owned(), String::new());
         for (server, wanted) in &service.servers {
-            subject.1.clone_from(server);
+            let subject = ServerRef::new(name.clone(), server.clone());
             let itself = wanted.addr.ip().is_loopback();
             let here = self.own.contains(&wanted.addr.ip());
             let forward = match wanted.forward.unwrap_or(service.forward) {
@@ -100,7 +99,7 @@ impl Wanted {
             servers.insert(server.clone(), wanted);
         }
         // The sorry servers' turn comes when nobody else takes new flows, and ends with that.
-        let regular = |name: &String| !service.servers[name].sorry;
+        let regular = |name: &ServerName| !service.servers[name].sorry;
         if servers.iter().any(|(name, server)| regular(name) && server.takes_new()) {
             let sorry = servers.iter_mut().filter(|(name, _)| !regular(name));
             for (_, server) in sorry.filter(|(_, server)| server.state == ServerState::Up) {
@@ -155,7 +154,8 @@ impl Following {
         }
         let drains = before.drained.symmetric_difference(&next.drained);
         let health = before.down.symmetric_difference(&next.down);
-        let touched: BTreeSet<&String> = drains.chain(health).map(|(service, _)| service).collect();
+        let touched: BTreeSet<&ServiceName> =
+            drains.chain(health).map(|subject| &subject.service).collect();
         for name in touched {
             if let Some(service) = next.spec.services.get(name) {
                 services.insert(name.clone(), next.service(name, service));
@@ -184,15 +184,15 @@ pub fn down(known: &Known, checks: &CheckTasks) -> Servers {
     // Both in order of names: one walk along the two.
     let mut known = known.iter().peekable();
     let mut up = |check: &&CheckTask| {
-        let subject = (check.service.as_str(), check.server.as_str());
-        let name = |known: &(String, String)| (known.0.as_str(), known.1.as_str()).cmp(&subject);
+        let subject = (&check.service, &check.server);
+        let name = |known: &ServerRef| (&known.service, &known.server).cmp(&subject);
         while known.next_if(|(subject, _)| name(subject).is_lt()).is_some() {}
         known.peek().is_some_and(|(subject, health)| {
             name(subject).is_eq() && health.state() == ServerState::Up
         })
     };
     let down = checks.iter().filter(|check| !up(check));
-    down.map(|check| (check.service.clone(), check.server.clone())).collect()
+    down.map(CheckTask::subject).collect()
 }
 
 #[cfg(test)]
@@ -208,7 +208,7 @@ mod tests {
              s = { address = \"10.0.0.13\", role = \"sorry\" } }",
         )
         .unwrap();
-        let key = |s: &str| ("web".to_owned(), s.to_owned());
+        let key = |s: &str| ServerRef::new("web", s);
         let states = |drained: &[&str], down: &[&str]| {
             let drained = drained.iter().map(|s| key(s)).collect();
             let mut known: Known = ["a", "b", "s"].map(|s| (key(s), Health::Up(0))).into();
@@ -234,7 +234,7 @@ mod tests {
             nines_model::config::parse(&text).unwrap()
         };
         let state = |check: &str, health: Option<Health>| {
-            let key = ("web".to_owned(), "a".to_owned());
+            let key = ServerRef::new("web", "a");
             let known = health.map(|h| (key, h)).into_iter().collect();
             let table = table(&spec(check), &BTreeSet::new(), &known, &[], Vec::new());
             table.services["web"].servers["a"].state
@@ -253,7 +253,7 @@ mod tests {
              servers = { a = \"10.0.0.2\", b = \"10.0.0.11\", c = \"10.0.0.12\" }",
         )
         .unwrap();
-        let key = |s: &str| ("web".to_owned(), s.to_owned());
+        let key = |s: &str| ServerRef::new("web", s);
         let mut known = Known::from([(key("b"), Health::Down(0)), (key("c"), Health::Down(0))]);
         known.insert(key("a"), Health::Up(0));
         let own = ["10.0.0.2".parse().unwrap()];
@@ -275,7 +275,7 @@ mod tests {
              servers = { a = \"10.0.0.11\", s = { address = \"127.0.0.1\", role = \"sorry\" } }",
         )
         .unwrap();
-        let key = ("cache".to_owned(), "a".to_owned());
+        let key = ServerRef::new("cache", "a");
         let known = Known::from([(key, Health::Down(0))]);
         let table = table(&spec, &BTreeSet::new(), &known, &[], Vec::new());
         let cache = &table.services["cache"];
@@ -302,7 +302,7 @@ mod tests {
             read(&format!("{head}{services}"))
         };
         let some = |all: &[(&str, &str)]| -> Servers {
-            all.iter().map(|(service, server)| ((*service).into(), (*server).into())).collect()
+            all.iter().map(|(service, server)| ServerRef::new(*service, *server)).collect()
         };
         let own = |n: u8| vec![IpAddr::from([10, 0, 0, n])];
         let first = spec(&[(1, 1), (2, 1), (3, 1)]);

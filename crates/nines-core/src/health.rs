@@ -10,7 +10,9 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
-use nines_model::{Check, Forward, ServerState, ServiceSpec, Spec};
+use nines_model::{
+    Check, Forward, ServerName, ServerRef, ServerState, ServiceName, ServiceSpec, Spec,
+};
 
 /// What is known of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,9 +60,9 @@ impl Health {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckTask {
     /// Name of the virtual service.
-    pub service: String,
+    pub service: ServiceName,
     /// Name of the real server in that service.
-    pub server: String,
+    pub server: ServerName,
     /// Address and port to check; the port is the check's own if it has one.
     pub addr: SocketAddr,
     /// What clients ask, for the Host header and what is asked as they do.
@@ -73,9 +75,16 @@ pub struct CheckTask {
     pub check: Check,
 }
 
+impl CheckTask {
+    /// The server to check.
+    pub fn subject(&self) -> ServerRef {
+        ServerRef::new(self.service.clone(), self.server.clone())
+    }
+}
+
 /// The checks that go with a config, service by service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CheckTasks(Arc<BTreeMap<String, OfService>>);
+pub struct CheckTasks(Arc<BTreeMap<ServiceName, OfService>>);
 
 /// What a service says, and the checks that follow from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,7 +103,7 @@ impl CheckTasks {
     /// at.
     #[must_use]
     pub fn after(&self, spec: &Spec) -> Self {
-        let of = |(name, spec): (&String, &Arc<ServiceSpec>)| {
+        let of = |(name, spec): (&ServiceName, &Arc<ServiceSpec>)| {
             let old = self.0.get(name);
             if let Some(same) = old.filter(|old| Arc::ptr_eq(&old.spec, spec)) {
                 return Some((name.clone(), same.clone()));
@@ -122,7 +131,7 @@ impl CheckTasks {
 
     /// Whether both ask for the same checks. Of services that share theirs none is looked at.
     pub(crate) fn are_same(&self, other: &Self) -> bool {
-        let alike = |(a, b): ((&String, &OfService), (&String, &OfService))| {
+        let alike = |(a, b): ((&ServiceName, &OfService), (&ServiceName, &OfService))| {
             a.0 == b.0 && (Arc::ptr_eq(&a.1.tasks, &b.1.tasks) || a.1.tasks == b.1.tasks)
         };
         Arc::ptr_eq(&self.0, &other.0)
@@ -130,7 +139,7 @@ impl CheckTasks {
     }
 }
 
-fn tasks_of(name: &str, service: &ServiceSpec) -> Vec<CheckTask> {
+fn tasks_of(name: &ServiceName, service: &ServiceSpec) -> Vec<CheckTask> {
     let mut tasks = Vec::new();
     for (server, wanted) in service.servers.iter().filter(|(_, s)| service.is_checked(s)) {
         let mut addr = wanted.addr;

@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use nines_model::{Millis, Time};
+use nines_model::{Incarnation, Millis, NodeId, Time};
 
 /// Frames of a replaced incarnation may still be on their way for so long.
 const ON_ITS_WAY: Millis = Millis(100);
@@ -31,7 +31,7 @@ const LATE: Millis = Millis(5_000);
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sender {
     /// Number of the incarnation.
-    pub incarnation: u64,
+    pub incarnation: Incarnation,
     /// How often agents have started from its state directory.
     pub starts: u64,
     /// It started from a state directory that was copied or moved, and is not confirmed.
@@ -54,7 +54,7 @@ pub enum Standing {
 /// Incarnations of one node.
 #[derive(Clone, Debug, Default)]
 struct One {
-    current: u64,
+    current: Incarnation,
     /// The current incarnation is not confirmed by everybody yet.
     moved: bool,
     /// Its start, and when it was first heard.
@@ -62,14 +62,14 @@ struct One {
     since: Time,
     heard: Time,
     /// Replaced incarnations, and when.
-    replaced: VecDeque<(u64, Time)>,
+    replaced: VecDeque<(Incarnation, Time)>,
     /// First and last sign that two live, of those that have not been forgotten.
     double: Option<(Time, Time)>,
 }
 
 impl One {
-    fn replace(&mut self, now: Time, incarnation: u64, starts: u64) {
-        if self.current != 0 {
+    fn replace(&mut self, now: Time, incarnation: Incarnation, starts: u64) {
+        if self.current != Incarnation::NONE {
             self.replaced.push_back((self.current, now));
             if self.replaced.len() > REPLACED {
                 self.replaced.pop_front();
@@ -88,16 +88,16 @@ impl One {
 /// Incarnations of all peers.
 #[derive(Clone, Debug, Default)]
 pub struct Incarnations {
-    by_id: BTreeMap<u64, One>,
+    by_id: BTreeMap<NodeId, One>,
 }
 
 impl Incarnations {
     /// A frame of a node came. `listening`: for so long, in ns, this node has been able to hear
     /// another incarnation of it.
-    pub fn hear(&mut self, now: Time, id: u64, sender: Sender, listening: u64) -> Standing {
+    pub fn hear(&mut self, now: Time, id: NodeId, sender: Sender, listening: u64) -> Standing {
         let Sender { incarnation, starts, moved } = sender;
         let one = self.by_id.entry(id).or_default();
-        if incarnation == 0 {
+        if incarnation == Incarnation::NONE {
             return Standing::Ended;
         }
         if incarnation == one.current {
@@ -121,9 +121,13 @@ impl Incarnations {
             one.moved = false;
             return Standing::New;
         }
-        let quiet = if one.current == 0 { listening } else { now.since(one.heard).min(listening) };
+        let quiet = if one.current == Incarnation::NONE {
+            listening
+        } else {
+            now.since(one.heard).min(listening)
+        };
         if quiet < QUIET.ns() {
-            if one.current != 0 {
+            if one.current != Incarnation::NONE {
                 one.sign(now);
             }
             return Standing::Ended;
@@ -133,31 +137,31 @@ impl Incarnations {
         Standing::Moved
     }
 
-    /// The incarnation of a node that counts, or will once it is confirmed; 0: none was heard.
-    pub fn current(&self, id: u64) -> u64 {
-        self.by_id.get(&id).map_or(0, |one| one.current)
+    /// The incarnation of a node that counts, or will once it is confirmed.
+    pub fn current(&self, id: NodeId) -> Incarnation {
+        self.by_id.get(&id).map_or(Incarnation::NONE, |one| one.current)
     }
 
     /// This incarnation of a node is one that is not confirmed by everybody yet.
-    pub fn is_moved(&self, id: u64) -> bool {
+    pub fn is_moved(&self, id: NodeId) -> bool {
         self.by_id.get(&id).is_some_and(|one| one.moved)
     }
 
     /// Moved incarnations that this node would let count.
-    pub fn confirmed(&self) -> Vec<(u64, u64)> {
+    pub fn confirmed(&self) -> Vec<(NodeId, Incarnation)> {
         let moved = self.by_id.iter().filter(|(_, one)| one.moved);
         moved.map(|(id, one)| (*id, one.current)).collect()
     }
 
     /// Two incarnations of a node speak at once.
-    pub fn is_double(&self, now: Time, id: u64) -> bool {
+    pub fn is_double(&self, now: Time, id: NodeId) -> bool {
         self.by_id.get(&id).and_then(|one| one.double).is_some_and(|(first, last)| {
             now.since(last) < FORGOTTEN.ns() && last.since(first) >= CERTAIN.ns()
         })
     }
 
     /// Nodes of which two incarnations speak at once.
-    pub fn double(&self, now: Time) -> BTreeSet<u64> {
+    pub fn double(&self, now: Time) -> BTreeSet<NodeId> {
         self.by_id.keys().copied().filter(|id| self.is_double(now, *id)).collect()
     }
 }
@@ -166,6 +170,7 @@ impl Incarnations {
 mod tests {
     use super::*;
 
+    const PEER: NodeId = NodeId(2);
     const LONG: u64 = 60_000_000_000;
 
     fn at(ms: u64) -> Time {
@@ -173,23 +178,26 @@ mod tests {
     }
 
     fn sender(incarnation: u64, moved: bool) -> Sender {
-        Sender { incarnation, starts: 1, moved }
+        Sender { incarnation: Incarnation(incarnation), starts: 1, moved }
     }
 
     #[test]
     fn a_late_frame_of_an_earlier_start_ends_no_later_one() {
         let mut incarnations = Incarnations::default();
-        let start = |incarnation, starts| Sender { incarnation, starts, moved: false };
-        assert_eq!(incarnations.hear(at(1), 2, start(8, 4), 0), Standing::New);
+        let start = |incarnation, starts| {
+            let incarnation = Incarnation(incarnation);
+            Sender { incarnation, starts, moved: false }
+        };
+        assert_eq!(incarnations.hear(at(1), PEER, start(8, 4), 0), Standing::New);
         // This node never heard that incarnation: a cut link held its frames back.
         for ms in (2..1_000).step_by(50) {
-            assert_eq!(incarnations.hear(at(ms), 2, start(7, 3), 0), Standing::Ended);
-            assert_eq!(incarnations.hear(at(ms + 1), 2, start(8, 4), 0), Standing::Counts);
+            assert_eq!(incarnations.hear(at(ms), PEER, start(7, 3), 0), Standing::Ended);
+            assert_eq!(incarnations.hear(at(ms + 1), PEER, start(8, 4), 0), Standing::Counts);
         }
         assert!(incarnations.double(at(1_000)).is_empty());
-        assert_eq!(incarnations.hear(at(1_001), 2, start(9, 5), 0), Standing::New);
+        assert_eq!(incarnations.hear(at(1_001), PEER, start(9, 5), 0), Standing::New);
         assert_eq!(
-            incarnations.hear(at(9_000), 2, start(10, 2), 0),
+            incarnations.hear(at(9_000), PEER, start(10, 2), 0),
             Standing::New,
             "an older copy of it"
         );
@@ -198,16 +206,16 @@ mod tests {
     #[test]
     fn a_restart_replaces_and_what_is_late_is_no_second_life() {
         let mut incarnations = Incarnations::default();
-        assert_eq!(incarnations.hear(at(1), 2, sender(7, false), 0), Standing::New);
-        assert_eq!(incarnations.hear(at(2), 2, sender(7, false), 0), Standing::Counts);
-        assert_eq!(incarnations.hear(at(500), 2, sender(8, false), 0), Standing::New);
-        assert_eq!(incarnations.hear(at(530), 2, sender(7, false), 0), Standing::Ended);
-        assert_eq!(incarnations.hear(at(531), 2, sender(8, false), 0), Standing::Counts);
+        assert_eq!(incarnations.hear(at(1), PEER, sender(7, false), 0), Standing::New);
+        assert_eq!(incarnations.hear(at(2), PEER, sender(7, false), 0), Standing::Counts);
+        assert_eq!(incarnations.hear(at(500), PEER, sender(8, false), 0), Standing::New);
+        assert_eq!(incarnations.hear(at(530), PEER, sender(7, false), 0), Standing::Ended);
+        assert_eq!(incarnations.hear(at(531), PEER, sender(8, false), 0), Standing::Counts);
         // One frame that waited in a stream is no agent.
-        assert_eq!(incarnations.hear(at(900), 2, sender(7, false), 0), Standing::Ended);
+        assert_eq!(incarnations.hear(at(900), PEER, sender(7, false), 0), Standing::Ended);
         assert!(incarnations.double(at(901)).is_empty());
         assert_eq!(
-            incarnations.hear(at(902), 2, sender(0, false), 0),
+            incarnations.hear(at(902), PEER, sender(0, false), 0),
             Standing::Ended,
             "a frame without a life"
         );
@@ -216,20 +224,20 @@ mod tests {
     #[test]
     fn two_lives_at_once_are_noticed_until_one_has_ended() {
         let mut incarnations = Incarnations::default();
-        incarnations.hear(at(0), 2, sender(7, false), 0);
+        incarnations.hear(at(0), PEER, sender(7, false), 0);
         for ms in (10..1_000).step_by(20) {
-            assert_ne!(incarnations.hear(at(ms), 2, sender(8, false), 0), Standing::Ended);
+            assert_ne!(incarnations.hear(at(ms), PEER, sender(8, false), 0), Standing::Ended);
             assert_eq!(
-                incarnations.hear(at(ms), 2, sender(7, false), 0),
+                incarnations.hear(at(ms), PEER, sender(7, false), 0),
                 Standing::Ended,
                 "for good"
             );
         }
-        assert_eq!(incarnations.double(at(1_000)), [2].into());
-        assert_eq!(incarnations.double(at(5_500)), [2].into());
+        assert_eq!(incarnations.double(at(1_000)), [PEER].into());
+        assert_eq!(incarnations.double(at(5_500)), [PEER].into());
         assert!(incarnations.double(at(6_100)).is_empty());
         assert_eq!(
-            incarnations.hear(at(7_000), 2, sender(9, false), 0),
+            incarnations.hear(at(7_000), PEER, sender(9, false), 0),
             Standing::New,
             "a new life may"
         );
@@ -239,25 +247,28 @@ mod tests {
     fn a_copy_does_not_replace_a_life_that_speaks() {
         let mut incarnations = Incarnations::default();
         for ms in (0..1_000).step_by(20) {
-            incarnations.hear(at(ms), 2, sender(7, false), LONG);
-            assert_eq!(incarnations.hear(at(ms), 2, sender(8, true), LONG), Standing::Ended);
+            incarnations.hear(at(ms), PEER, sender(7, false), LONG);
+            assert_eq!(incarnations.hear(at(ms), PEER, sender(8, true), LONG), Standing::Ended);
         }
-        assert_eq!(incarnations.hear(at(1_001), 2, sender(7, false), LONG), Standing::Counts);
-        assert_eq!(incarnations.double(at(1_001)), [2].into());
+        assert_eq!(incarnations.hear(at(1_001), PEER, sender(7, false), LONG), Standing::Counts);
+        assert_eq!(incarnations.double(at(1_001)), [PEER].into());
         assert!(incarnations.confirmed().is_empty());
         // The first has been off for long: its disk is in another machine.
-        assert_eq!(incarnations.hear(at(12_000), 2, sender(8, true), LONG), Standing::Moved);
-        assert_eq!(incarnations.confirmed(), [(2, 8)]);
-        assert_eq!(incarnations.hear(at(12_001), 2, sender(7, false), LONG), Standing::Ended);
-        assert_eq!(incarnations.hear(at(12_002), 2, sender(8, false), LONG), Standing::Counts);
+        assert_eq!(incarnations.hear(at(12_000), PEER, sender(8, true), LONG), Standing::Moved);
+        assert_eq!(incarnations.confirmed(), [(PEER, Incarnation(8))]);
+        assert_eq!(incarnations.hear(at(12_001), PEER, sender(7, false), LONG), Standing::Ended);
+        assert_eq!(incarnations.hear(at(12_002), PEER, sender(8, false), LONG), Standing::Counts);
         assert!(incarnations.confirmed().is_empty(), "everybody has");
     }
 
     #[test]
     fn who_has_just_started_confirms_nobody() {
         let mut incarnations = Incarnations::default();
-        assert_eq!(incarnations.hear(at(1), 2, sender(8, true), 1_000_000), Standing::Ended);
-        assert_eq!(incarnations.hear(at(2), 2, sender(7, false), 2_000_000), Standing::New);
-        assert_eq!(Incarnations::default().hear(at(1), 2, sender(8, true), LONG), Standing::Moved);
+        assert_eq!(incarnations.hear(at(1), PEER, sender(8, true), 1_000_000), Standing::Ended);
+        assert_eq!(incarnations.hear(at(2), PEER, sender(7, false), 2_000_000), Standing::New);
+        assert_eq!(
+            Incarnations::default().hear(at(1), PEER, sender(8, true), LONG),
+            Standing::Moved
+        );
     }
 }

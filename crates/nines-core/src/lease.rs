@@ -37,7 +37,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use nines_model::{Millis, Time};
+use nines_model::{Incarnation, LogIndex, Millis, NodeId, Time};
 
 /// How long a promise lasts at a voter for a lease of `length`: T(1+2e) with e = 2000 ppm.
 pub const fn promise_ns(length: Millis) -> u64 {
@@ -47,11 +47,11 @@ pub const fn promise_ns(length: Millis) -> u64 {
 /// What a voter promised about one VIP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Promise {
-    holder: u64,
+    holder: NodeId,
     /// The entry by which it holds: the promise is about later entries only.
-    token: u64,
+    token: LogIndex,
     /// The incarnation of the holder that asked for it.
-    incarnation: u64,
+    incarnation: Incarnation,
     until: Time,
     /// In the holder's set: lasts at least as long as what the set was promised.
     in_set: bool,
@@ -69,7 +69,7 @@ struct SetPromise {
 #[derive(Clone, Debug, Default)]
 pub struct Promises {
     by_vip: BTreeMap<IpAddr, Promise>,
-    by_holder: BTreeMap<u64, SetPromise>,
+    by_holder: BTreeMap<NodeId, SetPromise>,
     /// Until then nothing is given away: promises of the incarnation before may still hold.
     startup_hold: Time,
     changes: u64,
@@ -102,8 +102,8 @@ impl Promises {
     pub fn give(
         &mut self,
         now: Time,
-        (holder, incarnation, heir_of): (u64, u64, u64),
-        set: impl Iterator<Item = (IpAddr, u64)>,
+        (holder, incarnation, heir_of): (NodeId, Incarnation, Incarnation),
+        set: impl Iterator<Item = (IpAddr, LogIndex)>,
         length: Millis,
         shortened: bool,
     ) -> Vec<IpAddr> {
@@ -137,7 +137,7 @@ impl Promises {
     }
 
     /// Renews what was promised to `holder` about its set, the same for all VIPs in it.
-    pub fn renew(&mut self, now: Time, holder: u64, length: Millis, shortened: bool) {
+    pub fn renew(&mut self, now: Time, holder: NodeId, length: Millis, shortened: bool) {
         let whole = self.by_holder.entry(holder).or_default();
         let until = Time(now.0 + promise_ns(length));
         whole.until = if shortened { until } else { whole.until.max(until) };
@@ -153,13 +153,19 @@ impl Promises {
         self.changes
     }
 
-    /// Until when this voter may not append the entry at `index`, which gives `vip` to `to`;
-    /// `None`: it may now.
-    pub fn hold(&self, now: Time, vip: IpAddr, to: u64, index: u64) -> Option<Time> {
+    /// Until when this voter may not append the entry at `index`, which gives `vip` to `to`, if
+    /// that is a member; `None`: it may now.
+    pub fn hold(
+        &self,
+        now: Time,
+        vip: IpAddr,
+        to: Option<NodeId>,
+        index: LogIndex,
+    ) -> Option<Time> {
         let promised = self
             .by_vip
             .get(&vip)
-            .filter(|p| p.holder != to && p.token < index)
+            .filter(|p| Some(p.holder) != to && p.token < index)
             .map_or(Time(0), |p| self.until(p));
         Some(promised.max(self.startup_hold)).filter(|until| *until > now)
     }
@@ -171,8 +177,8 @@ impl Promises {
         &self,
         now: Time,
         vip: IpAddr,
-        token: u64,
-        incarnation: u64,
+        token: LogIndex,
+        incarnation: Incarnation,
     ) -> Option<Time> {
         let promised = self
             .by_vip
@@ -182,9 +188,9 @@ impl Promises {
         Some(promised.max(self.startup_hold)).filter(|until| *until > now)
     }
 
-    /// The newest entry by which anybody was promised the VIP; 0: none.
-    pub fn token(&self, vip: IpAddr) -> u64 {
-        self.by_vip.get(&vip).map_or(0, |p| p.token)
+    /// The newest entry by which anybody was promised the VIP; zero: none.
+    pub fn token(&self, vip: IpAddr) -> LogIndex {
+        self.by_vip.get(&vip).map_or(LogIndex::ZERO, |p| p.token)
     }
 }
 
@@ -193,12 +199,12 @@ impl Promises {
 pub struct Renewals {
     /// The voter's incarnation and the newest deadline it renewed to: the heartbeat's sent time and
     /// the length it asked for.
-    by_voter: BTreeMap<u64, (u64, Time)>,
+    by_voter: BTreeMap<NodeId, (Incarnation, Time)>,
 }
 
 impl Renewals {
     /// A voter renewed in this of its incarnations. What it renewed in another counts no more.
-    pub fn acked(&mut self, voter: u64, incarnation: u64, deadline: Time) {
+    pub fn acked(&mut self, voter: NodeId, incarnation: Incarnation, deadline: Time) {
         let entry = self.by_voter.entry(voter).or_default();
         let before = if entry.0 == incarnation { entry.1 } else { Time(0) };
         *entry = (incarnation, deadline.max(before));
@@ -208,7 +214,7 @@ impl Renewals {
     /// together with it. What `joint` says of a voter must not be more than that voter granted
     /// this VIP, unless it is no more than the deadline that the VIP has anyway: then it can never
     /// raise a deadline of `joint` above what a majority granted this VIP.
-    pub fn may_go_by(&self, joint: &Self, voters: &[u64]) -> bool {
+    pub fn may_go_by(&self, joint: &Self, voters: &[NodeId]) -> bool {
         let own = self.deadline(voters);
         let granted = |voter, incarnation| match self.by_voter.get(voter) {
             Some((in_life, until)) if *in_life == incarnation => *until,
@@ -221,7 +227,7 @@ impl Renewals {
     }
 
     /// Until when the holder may act: the latest deadline that a majority of `voters` granted.
-    pub fn deadline(&self, voters: &[u64]) -> Time {
+    pub fn deadline(&self, voters: &[NodeId]) -> Time {
         let mut granted: Vec<Time> =
             voters.iter().map(|v| self.by_voter.get(v).map_or(Time(0), |(_, at)| *at)).collect();
         granted.sort_unstable_by(|a, b| b.cmp(a));
@@ -234,6 +240,11 @@ mod tests {
     use super::*;
 
     const MS: u64 = 1_000_000;
+    const OTHER: Option<NodeId> = Some(NodeId(2));
+
+    fn ids<const N: usize>(numbers: [u64; N]) -> [NodeId; N] {
+        numbers.map(NodeId)
+    }
 
     fn vip() -> IpAddr {
         "10.0.0.100".parse().unwrap()
@@ -246,26 +257,27 @@ mod tests {
         length: Millis,
         shortened: bool,
     ) -> bool {
-        let set = [(vip(), token)].into_iter();
-        promises.give(now, (holder, incarnation, heir_of), set, length, shortened).is_empty()
+        let set = [(vip(), LogIndex(token))].into_iter();
+        let holder = (NodeId(holder), Incarnation(incarnation), Incarnation(heir_of));
+        promises.give(now, holder, set, length, shortened).is_empty()
     }
 
     #[test]
     fn a_majority_makes_the_deadline() {
         let mut renewals = Renewals::default();
-        assert_eq!(renewals.deadline(&[1, 2, 3]), Time(0));
-        renewals.acked(1, 1, Time(100));
-        assert_eq!(renewals.deadline(&[1, 2, 3]), Time(0), "one of three");
-        renewals.acked(2, 1, Time(90));
-        assert_eq!(renewals.deadline(&[1, 2, 3]), Time(90), "two of three");
-        renewals.acked(2, 1, Time(80));
-        assert_eq!(renewals.deadline(&[1, 2, 3]), Time(90), "late answers take nothing back");
-        assert_eq!(renewals.deadline(&[1, 2]), Time(90), "of two, both");
-        assert_eq!(renewals.deadline(&[1]), Time(100));
-        assert_eq!(renewals.deadline(&[1, 2, 3, 4]), Time(0), "two of four are no majority");
-        assert_eq!(renewals.deadline(&[]), Time(0));
-        renewals.acked(2, 2, Time(70));
-        assert_eq!(renewals.deadline(&[1, 2]), Time(70), "its life before counts no more");
+        assert_eq!(renewals.deadline(&ids([1, 2, 3])), Time(0));
+        renewals.acked(NodeId(1), Incarnation(1), Time(100));
+        assert_eq!(renewals.deadline(&ids([1, 2, 3])), Time(0), "one of three");
+        renewals.acked(NodeId(2), Incarnation(1), Time(90));
+        assert_eq!(renewals.deadline(&ids([1, 2, 3])), Time(90), "two of three");
+        renewals.acked(NodeId(2), Incarnation(1), Time(80));
+        assert_eq!(renewals.deadline(&ids([1, 2, 3])), Time(90), "late answers take nothing back");
+        assert_eq!(renewals.deadline(&ids([1, 2])), Time(90), "of two, both");
+        assert_eq!(renewals.deadline(&ids([1])), Time(100));
+        assert_eq!(renewals.deadline(&ids([1, 2, 3, 4])), Time(0), "two of four are no majority");
+        assert_eq!(renewals.deadline(&ids([])), Time(0));
+        renewals.acked(NodeId(2), Incarnation(2), Time(70));
+        assert_eq!(renewals.deadline(&ids([1, 2])), Time(70), "its life before counts no more");
     }
 
     #[test]
@@ -288,11 +300,18 @@ mod tests {
     fn a_promise_outlasts_the_lease_by_both_clocks_errors() {
         let mut promises = Promises::default();
         give(&mut promises, Time(1_000 * MS), (1, 5, 3, 0), Millis(100), false);
-        assert_eq!(promises.hold(Time(1_100 * MS), vip(), 2, 9), Some(Time(1_100 * MS + 400_000)));
-        assert_eq!(promises.hold(Time(1_100 * MS + 400_000), vip(), 2, 9), None);
-        let older = promises.hold(Time(1_100 * MS), vip(), 2, 4);
+        assert_eq!(
+            promises.hold(Time(1_100 * MS), vip(), OTHER, LogIndex(9)),
+            Some(Time(1_100 * MS + 400_000))
+        );
+        assert_eq!(promises.hold(Time(1_100 * MS + 400_000), vip(), OTHER, LogIndex(9)), None);
+        let older = promises.hold(Time(1_100 * MS), vip(), OTHER, LogIndex(4));
         assert_eq!(older, None, "an entry before the one it holds by is history");
-        assert_eq!(promises.hold(Time(1_001 * MS), vip(), 1, 9), None, "not against itself");
+        assert_eq!(
+            promises.hold(Time(1_001 * MS), vip(), Some(NodeId(1)), LogIndex(9)),
+            None,
+            "not against itself"
+        );
     }
 
     #[test]
@@ -300,33 +319,47 @@ mod tests {
         let mut promises = Promises::default();
         give(&mut promises, Time(0), (1, 5, 3, 0), Millis(5_000), false);
         give(&mut promises, Time(10 * MS), (1, 5, 3, 0), Millis(100), false);
-        assert!(promises.hold(Time(4_000 * MS), vip(), 2, 9).is_some());
+        assert!(promises.hold(Time(4_000 * MS), vip(), OTHER, LogIndex(9)).is_some());
         give(&mut promises, Time(20 * MS), (1, 5, 3, 0), Millis(100), true);
-        assert!(promises.hold(Time(200 * MS), vip(), 2, 9).is_none());
+        assert!(promises.hold(Time(200 * MS), vip(), OTHER, LogIndex(9)).is_none());
     }
 
     #[test]
     fn a_release_waits_for_what_a_later_life_was_promised() {
         let mut promises = Promises::default();
         give(&mut promises, Time(0), (1, 5, 3, 0), Millis(100), false);
-        assert_eq!(promises.hold_release(Time(MS), vip(), 5, 3), None, "it has let go");
+        assert_eq!(
+            promises.hold_release(Time(MS), vip(), LogIndex(5), Incarnation(3)),
+            None,
+            "it has let go"
+        );
         give(&mut promises, Time(10 * MS), (1, 5, 4, 3), Millis(100), false);
-        assert!(promises.hold_release(Time(11 * MS), vip(), 5, 3).is_some(), "and began anew");
-        assert_eq!(promises.hold_release(Time(111 * MS), vip(), 5, 3), None);
-        assert_eq!(promises.hold_release(Time(11 * MS), vip(), 5, 4), None);
-        assert_eq!(promises.hold_release(Time(11 * MS), vip(), 4, 3), None, "of an older token");
+        assert!(
+            promises.hold_release(Time(11 * MS), vip(), LogIndex(5), Incarnation(3)).is_some(),
+            "and began anew"
+        );
+        assert_eq!(promises.hold_release(Time(111 * MS), vip(), LogIndex(5), Incarnation(3)), None);
+        assert_eq!(promises.hold_release(Time(11 * MS), vip(), LogIndex(5), Incarnation(4)), None);
+        assert_eq!(
+            promises.hold_release(Time(11 * MS), vip(), LogIndex(4), Incarnation(3)),
+            None,
+            "of an older token"
+        );
         let restarted = Promises::after_restart(Time(0), Millis(100), Time(0));
-        assert!(restarted.hold_release(Time(50 * MS), vip(), 5, 3).is_some(), "it has forgotten");
+        assert!(
+            restarted.hold_release(Time(50 * MS), vip(), LogIndex(5), Incarnation(3)).is_some(),
+            "it has forgotten"
+        );
     }
 
     #[test]
     fn a_restarted_voter_waits_one_lease() {
         let promises = Promises::after_restart(Time(0), Millis(100), Time(0));
-        assert!(promises.hold(Time(100 * MS), vip(), 2, 9).is_some());
-        assert!(promises.hold(Time(101 * MS), vip(), 2, 9).is_none());
+        assert!(promises.hold(Time(100 * MS), vip(), OTHER, LogIndex(9)).is_some());
+        assert!(promises.hold(Time(101 * MS), vip(), OTHER, LogIndex(9)).is_none());
         let long = Promises::after_restart(Time(0), Millis(100), Time(700 * MS));
         assert!(
-            long.hold(Time(699 * MS), vip(), 2, 9).is_some(),
+            long.hold(Time(699 * MS), vip(), OTHER, LogIndex(9)).is_some(),
             "a longer promise is on its disk"
         );
     }
@@ -336,36 +369,72 @@ mod tests {
         let (a, b): (IpAddr, IpAddr) = (vip(), "2001:db8::1".parse().unwrap());
         let mut promises = Promises::default();
         let lease = Millis(100);
-        promises.give(Time(0), (1, 3, 0), [(a, 5), (b, 6)].into_iter(), lease, false);
-        promises.renew(Time(50 * MS), 1, lease, true);
+        promises.give(
+            Time(0),
+            (NodeId(1), Incarnation(3), Incarnation(0)),
+            [(a, LogIndex(5)), (b, LogIndex(6))].into_iter(),
+            lease,
+            false,
+        );
+        promises.renew(Time(50 * MS), NodeId(1), lease, true);
         for vip in [a, b] {
-            assert!(promises.hold(Time(150 * MS), vip, 2, 9).is_some(), "renewed as one");
-            assert!(promises.hold(Time(151 * MS), vip, 2, 9).is_none());
+            assert!(
+                promises.hold(Time(150 * MS), vip, OTHER, LogIndex(9)).is_some(),
+                "renewed as one"
+            );
+            assert!(promises.hold(Time(151 * MS), vip, OTHER, LogIndex(9)).is_none());
         }
         let changes = promises.changes();
-        promises.give(Time(60 * MS), (1, 3, 0), [(b, 6)].into_iter(), lease, true);
-        promises.renew(Time(90 * MS), 1, lease, true);
+        promises.give(
+            Time(60 * MS),
+            (NodeId(1), Incarnation(3), Incarnation(0)),
+            [(b, LogIndex(6))].into_iter(),
+            lease,
+            true,
+        );
+        promises.renew(Time(90 * MS), NodeId(1), lease, true);
         assert_eq!(promises.changes(), changes, "nobody got anything");
-        assert!(promises.hold(Time(150 * MS), a, 2, 9).is_some());
-        assert!(promises.hold(Time(151 * MS), a, 2, 9).is_none(), "it left at 60");
-        assert!(promises.hold(Time(190 * MS), b, 2, 9).is_some());
-        promises.give(Time(200 * MS), (2, 1, 0), [(b, 9)].into_iter(), lease, true);
-        promises.renew(Time(250 * MS), 1, lease, true);
-        assert!(promises.hold(Time(301 * MS), b, 3, 10).is_none(), "of another holder now");
-        assert_eq!((promises.changes(), promises.token(b)), (changes + 1, 9));
+        assert!(promises.hold(Time(150 * MS), a, OTHER, LogIndex(9)).is_some());
+        assert!(promises.hold(Time(151 * MS), a, OTHER, LogIndex(9)).is_none(), "it left at 60");
+        assert!(promises.hold(Time(190 * MS), b, OTHER, LogIndex(9)).is_some());
+        promises.give(
+            Time(200 * MS),
+            (NodeId(2), Incarnation(1), Incarnation(0)),
+            [(b, LogIndex(9))].into_iter(),
+            lease,
+            true,
+        );
+        promises.renew(Time(250 * MS), NodeId(1), lease, true);
+        assert!(
+            promises.hold(Time(301 * MS), b, Some(NodeId(3)), LogIndex(10)).is_none(),
+            "of another holder now"
+        );
+        assert_eq!((promises.changes(), promises.token(b)), (changes + 1, LogIndex(9)));
     }
 
     #[test]
     fn a_longer_promise_of_one_vip_outlasts_its_set_until_it_is_shortened() {
         let (a, b): (IpAddr, IpAddr) = (vip(), "2001:db8::1".parse().unwrap());
         let mut promises = Promises::default();
-        promises.give(Time(0), (1, 3, 0), [(a, 5)].into_iter(), Millis(5_000), false);
-        promises.give(Time(MS), (1, 3, 0), [(a, 5), (b, 6)].into_iter(), Millis(100), false);
-        promises.renew(Time(2 * MS), 1, Millis(100), false);
-        assert!(promises.hold(Time(4_000 * MS), a, 2, 9).is_some());
-        assert!(promises.hold(Time(4_000 * MS), b, 2, 9).is_none());
-        promises.renew(Time(3 * MS), 1, Millis(100), true);
-        assert!(promises.hold(Time(200 * MS), a, 2, 9).is_none());
+        promises.give(
+            Time(0),
+            (NodeId(1), Incarnation(3), Incarnation(0)),
+            [(a, LogIndex(5))].into_iter(),
+            Millis(5_000),
+            false,
+        );
+        promises.give(
+            Time(MS),
+            (NodeId(1), Incarnation(3), Incarnation(0)),
+            [(a, LogIndex(5)), (b, LogIndex(6))].into_iter(),
+            Millis(100),
+            false,
+        );
+        promises.renew(Time(2 * MS), NodeId(1), Millis(100), false);
+        assert!(promises.hold(Time(4_000 * MS), a, OTHER, LogIndex(9)).is_some());
+        assert!(promises.hold(Time(4_000 * MS), b, OTHER, LogIndex(9)).is_none());
+        promises.renew(Time(3 * MS), NodeId(1), Millis(100), true);
+        assert!(promises.hold(Time(200 * MS), a, OTHER, LogIndex(9)).is_none());
     }
 
     /// A VIP goes by the deadline of all only where no voter is counted for more than it granted.
@@ -373,10 +442,12 @@ mod tests {
     fn a_vip_goes_by_the_joint_deadline_when_that_cannot_exceed_its_own() {
         let of = |acks: &[(u64, u64)]| {
             let mut renewals = Renewals::default();
-            acks.iter().for_each(|(voter, until)| renewals.acked(*voter, 1, Time(*until)));
+            acks.iter().for_each(|(voter, until)| {
+                renewals.acked(NodeId(*voter), Incarnation(1), Time(*until));
+            });
             renewals
         };
-        let voters = [1, 2, 3];
+        let voters = ids([1, 2, 3]);
         let joint = of(&[(1, 200), (2, 200), (3, 190)]);
         assert!(of(&[(1, 200), (2, 200)]).may_go_by(&joint, &voters), "190 raises nothing");
         assert!(!of(&[(1, 200)]).may_go_by(&joint, &voters), "no majority has granted it");
@@ -394,9 +465,9 @@ mod tests {
                 continue;
             }
             for step in 0..4 {
-                let (voter, until) = (1 + roll(50 + step) % 3, Time(4 + roll(5 * step)));
-                own.acked(voter, 1, until);
-                joint.acked(voter, 1, until);
+                let (voter, until) = (NodeId(1 + roll(50 + step) % 3), Time(4 + roll(5 * step)));
+                own.acked(voter, Incarnation(1), until);
+                joint.acked(voter, Incarnation(1), until);
                 assert!(joint.deadline(&voters) <= own.deadline(&voters), "{joint:?} {own:?}");
             }
         }

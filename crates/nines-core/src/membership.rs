@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use nines_model::{Millis, Time};
+use nines_model::{Millis, NodeId, Time};
 
 use crate::{lease::promise_ns, wire::Heartbeat};
 
@@ -32,7 +32,7 @@ pub struct Peer {
 /// What this node has heard of each of its peers.
 #[derive(Clone, Debug, Default)]
 pub struct Membership {
-    peers: BTreeMap<u64, Peer>,
+    peers: BTreeMap<NodeId, Peer>,
     listened_since: Time,
     ran_at: Time,
 }
@@ -49,9 +49,9 @@ impl Membership {
     /// A heartbeat came; false if it is older than one already heard. Only a newer heartbeat is a
     /// sign of life. Times of two incarnations are not compared: the boot clock starts anew
     /// with the machine.
-    pub fn heard(&mut self, now: Time, from: u64, link: usize, beat: Heartbeat) -> bool {
+    pub fn heard(&mut self, now: Time, from: NodeId, link: usize, beat: Heartbeat) -> bool {
         let peer = self.peers.entry(from).or_default();
-        let first = peer.at == Time(0) || beat.incarnation != peer.beat.incarnation;
+        let first = peer.at == Time(0) || beat.incarnation() != peer.beat.incarnation();
         if first {
             peer.sent.clear();
         }
@@ -74,13 +74,13 @@ impl Membership {
     }
 
     /// Everybody who was ever heard.
-    pub fn ever_heard(&self) -> impl Iterator<Item = u64> {
+    pub fn ever_heard(&self) -> impl Iterator<Item = NodeId> {
         self.peers.keys().copied()
     }
 
     /// Whether a heartbeat that renews nothing should be answered: five times a second, for the
     /// round trip. Renewals are always answered.
-    pub fn owes_answer(&mut self, now: Time, from: u64) -> bool {
+    pub fn owes_answer(&mut self, now: Time, from: NodeId) -> bool {
         let peer = self.peers.entry(from).or_default();
         let owes = now.since(peer.answered) >= Millis(200).ns();
         if owes {
@@ -90,23 +90,23 @@ impl Membership {
     }
 
     /// An acknowledgement told the round trip.
-    pub fn round_trip(&mut self, from: u64, ns: u64) {
+    pub fn round_trip(&mut self, from: NodeId, ns: u64) {
         self.peers.entry(from).or_default().rtt_ns = ns;
     }
 
     /// A peer, if it was ever heard.
-    pub fn peer(&self, id: u64) -> Option<&Peer> {
+    pub fn peer(&self, id: NodeId) -> Option<&Peer> {
         self.peers.get(&id)
     }
 
     /// Heard within the lease it asked for, on any link, and taking part: one that votes no more
     /// still speaks.
-    pub fn alive(&self, now: Time, id: u64, lease: Millis) -> bool {
+    pub fn alive(&self, now: Time, id: NodeId, lease: Millis) -> bool {
         self.speaks(now, id, lease) && self.peers[&id].beat.broken.is_empty()
     }
 
     /// Heard within the lease it asked for, on any link.
-    pub fn speaks(&self, now: Time, id: u64, lease: Millis) -> bool {
+    pub fn speaks(&self, now: Time, id: NodeId, lease: Millis) -> bool {
         self.peers.get(&id).is_some_and(|p| {
             let length = Millis(p.beat.lease_ms).max(lease);
             p.at != Time(0) && now.since(p.at) < promise_ns(length)
@@ -115,19 +115,19 @@ impl Membership {
 
     /// No heartbeat for one lease, and this node itself ran for all of it: so the silence is the
     /// peer's.
-    pub fn silent(&self, now: Time, id: u64, lease: Millis) -> bool {
+    pub fn silent(&self, now: Time, id: NodeId, lease: Millis) -> bool {
         !self.alive(now, id, lease) && now.since(self.listened_since) >= promise_ns(lease)
     }
 
     /// Is the link heard? `None`: never was.
-    pub fn link_up(&self, now: Time, id: u64, link: usize, lease: Millis) -> Option<bool> {
+    pub fn link_up(&self, now: Time, id: NodeId, link: usize, lease: Millis) -> Option<bool> {
         let heard = self.peers.get(&id)?.heard.get(&link)?;
         Some(now.since(*heard) < promise_ns(lease))
     }
 
     /// Peers whose state changed since the last look: (id, alive now).
-    pub fn changes(&mut self, now: Time, lease: Millis) -> Vec<(u64, bool)> {
-        let ids: Vec<u64> = self.peers.keys().copied().collect();
+    pub fn changes(&mut self, now: Time, lease: Millis) -> Vec<(NodeId, bool)> {
+        let ids: Vec<NodeId> = self.peers.keys().copied().collect();
         let mut changed = Vec::new();
         for id in ids {
             let alive = self.alive(now, id, lease);
@@ -147,6 +147,7 @@ mod tests {
     use super::*;
 
     const MS: u64 = 1_000_000;
+    const PEER: NodeId = NodeId(2);
     const LEASE: Millis = Millis(100);
 
     fn beat(ms: u64) -> Heartbeat {
@@ -159,16 +160,16 @@ mod tests {
         for t in 0..50 {
             m.running(Time(t * 10 * MS), LEASE);
         }
-        m.heard(Time(500 * MS), 2, 0, beat(1));
-        m.heard(Time(560 * MS), 2, 1, beat(2));
-        assert_eq!(m.changes(Time(561 * MS), LEASE), [(2, true)]);
+        m.heard(Time(500 * MS), PEER, 0, beat(1));
+        m.heard(Time(560 * MS), PEER, 1, beat(2));
+        assert_eq!(m.changes(Time(561 * MS), LEASE), [(PEER, true)]);
         for t in 50..70 {
             m.running(Time(t * 10 * MS), LEASE);
         }
-        assert!(m.alive(Time(650 * MS), 2, LEASE));
-        assert_eq!(m.link_up(Time(650 * MS), 2, 0, LEASE), Some(false));
-        assert_eq!(m.link_up(Time(650 * MS), 2, 1, LEASE), Some(true));
-        assert_eq!(m.changes(Time(700 * MS), LEASE), [(2, false)]);
+        assert!(m.alive(Time(650 * MS), PEER, LEASE));
+        assert_eq!(m.link_up(Time(650 * MS), PEER, 0, LEASE), Some(false));
+        assert_eq!(m.link_up(Time(650 * MS), PEER, 1, LEASE), Some(true));
+        assert_eq!(m.changes(Time(700 * MS), LEASE), [(PEER, false)]);
         assert_eq!(m.changes(Time(701 * MS), LEASE), []);
     }
 
@@ -176,40 +177,40 @@ mod tests {
     fn an_older_beat_is_no_sign_of_life() {
         let mut m = Membership::default();
         m.running(Time(500 * MS), LEASE);
-        assert!(m.heard(Time(500 * MS), 2, 0, beat(400)));
-        assert!(!m.heard(Time(550 * MS), 2, 0, beat(390)));
-        assert!(m.heard(Time(590 * MS), 2, 0, beat(400)), "the same again, late");
-        assert!(!m.alive(Time(601 * MS), 2, LEASE), "silent since 500 ms");
-        assert_eq!(m.link_up(Time(601 * MS), 2, 0, LEASE), Some(false));
+        assert!(m.heard(Time(500 * MS), PEER, 0, beat(400)));
+        assert!(!m.heard(Time(550 * MS), PEER, 0, beat(390)));
+        assert!(m.heard(Time(590 * MS), PEER, 0, beat(400)), "the same again, late");
+        assert!(!m.alive(Time(601 * MS), PEER, LEASE), "silent since 500 ms");
+        assert_eq!(m.link_up(Time(601 * MS), PEER, 0, LEASE), Some(false));
         // The slower link of two is one that works.
-        assert!(m.heard(Time(610 * MS), 2, 0, beat(420)));
-        assert!(!m.heard(Time(610 * MS), 2, 1, beat(410)));
-        assert_eq!(m.link_up(Time(620 * MS), 2, 1, LEASE), Some(true));
+        assert!(m.heard(Time(610 * MS), PEER, 0, beat(420)));
+        assert!(!m.heard(Time(610 * MS), PEER, 1, beat(410)));
+        assert_eq!(m.link_up(Time(620 * MS), PEER, 1, LEASE), Some(true));
     }
 
     #[test]
     fn a_machine_that_boots_twice_is_heard_at_once() {
         let mut m = Membership::default();
         m.running(Time(90_000 * MS), LEASE);
-        assert!(m.heard(Time(90_000 * MS), 2, 0, Heartbeat { incarnation: 1, ..beat(50_000) }));
-        assert!(m.heard(Time(91_000 * MS), 2, 0, Heartbeat { incarnation: 2, ..beat(30_000) }));
-        assert!(m.alive(Time(91_001 * MS), 2, LEASE));
-        assert_eq!(m.link_up(Time(91_001 * MS), 2, 0, LEASE), Some(true));
-        assert!(m.heard(Time(92_000 * MS), 2, 0, Heartbeat { incarnation: 3, ..beat(40_000) }));
-        assert!(m.alive(Time(92_001 * MS), 2, LEASE));
+        assert!(m.heard(Time(90_000 * MS), PEER, 0, Heartbeat { incarnation: 1, ..beat(50_000) }));
+        assert!(m.heard(Time(91_000 * MS), PEER, 0, Heartbeat { incarnation: 2, ..beat(30_000) }));
+        assert!(m.alive(Time(91_001 * MS), PEER, LEASE));
+        assert_eq!(m.link_up(Time(91_001 * MS), PEER, 0, LEASE), Some(true));
+        assert!(m.heard(Time(92_000 * MS), PEER, 0, Heartbeat { incarnation: 3, ..beat(40_000) }));
+        assert!(m.alive(Time(92_001 * MS), PEER, LEASE));
     }
 
     #[test]
     fn our_own_pause_is_not_their_death() {
         let mut m = Membership::default();
         m.running(Time(10 * MS), LEASE);
-        m.heard(Time(10 * MS), 2, 0, beat(1));
+        m.heard(Time(10 * MS), PEER, 0, beat(1));
         m.changes(Time(10 * MS), LEASE);
         m.running(Time(9_000 * MS), LEASE);
-        assert!(!m.silent(Time(9_000 * MS), 2, LEASE));
+        assert!(!m.silent(Time(9_000 * MS), PEER, LEASE));
         m.running(Time(9_040 * MS), LEASE);
         m.running(Time(9_080 * MS), LEASE);
         m.running(Time(9_101 * MS), LEASE);
-        assert!(m.silent(Time(9_101 * MS), 2, LEASE), "it had its chance");
+        assert!(m.silent(Time(9_101 * MS), PEER, LEASE), "it had its chance");
     }
 }

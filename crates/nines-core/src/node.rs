@@ -18,7 +18,7 @@
 
 use std::collections::BTreeMap;
 
-use nines_model::{Millis, Time};
+use nines_model::{Millis, NodeId, Time};
 
 use crate::{
     action::{Action, Operation},
@@ -69,7 +69,7 @@ pub struct Node {
     membership: Membership,
     incarnation: incarnation::HeardIncarnations,
     mail: heartbeat::Mail,
-    under_way: BTreeMap<u64, bulk::UnderWay>,
+    under_way: BTreeMap<NodeId, bulk::UnderWay>,
     states_sent: joining::Sent,
     told_broken: lost_log::ToldBroken,
     /// This build does not read what the log says.
@@ -118,9 +118,7 @@ impl Node {
                 }
             }
             Event::OnLoopback(vips) => drop(self.perform(Operation::Serve(vips))),
-            Event::Checked { service, server, outcome } => {
-                self.checked(now, service, server, outcome);
-            }
+            Event::Checked { server, outcome } => self.checked(now, server, outcome),
             Event::Propose { request, command } => self.propose(now, request, command),
             Event::Facts(facts) => self.facts_changed(now, facts),
             Event::Restored { vips, how } => self.restored(now, &vips, &how),
@@ -171,7 +169,7 @@ impl Node {
         }
         self.run_vips(now);
         self.refresh_desired_state(now);
-        if self.voter.consensus().leader() != 0 {
+        if self.voter.consensus().leader().is_some() {
             self.write_waiting();
             self.flush_events(now);
             self.flush_facts(now);
@@ -193,7 +191,7 @@ impl Node {
     /// Notes when the log of this incarnation has been read as far as a leader knows it.
     fn catch_up(&mut self, now: Time) {
         let consensus = self.voter.consensus();
-        let told = consensus.leader() != 0 && now.since(self.started) > CAUGHT_UP.ns();
+        let told = consensus.leader().is_some() && now.since(self.started) > CAUGHT_UP.ns();
         let read = told && !self.outdated;
         if !self.caught_up && (consensus.leads() || read) {
             self.caught_up = true;

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use nines_model::Spec;
+use nines_model::{LogIndex, NodeId, NodeName, ServerRef, Spec};
 use prost::Message;
 
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
     event_log::{EventLog, LoggedEvent},
     spec_edit,
     state::{Admin, Failover, Holding, Members, Set, State, Vips},
-    wire::{Facts, LogEvent, Member, SpecEdit, pack, unpack},
+    wire::{Facts, LogEvent, Member, SpecEdit, named, pack, unpack},
 };
 
 #[derive(Clone, PartialEq, Message)]
@@ -115,28 +115,42 @@ fn set(service: &str, subject: &str, set: &Set) -> KeptSet {
     }
 }
 
+/// A name as the snapshot has it: empty for nobody.
+fn text(name: Option<&NodeName>) -> String {
+    name.map_or_else(String::new, NodeName::to_string)
+}
+
 /// The state as the bytes of a snapshot.
 pub fn encode(state: &State) -> Vec<u8> {
     let vip = |addr: &std::net::IpAddr| {
         let (node, token, releasing_to) = match state.vips.get(addr) {
-            Some(Holding::Held { node, token }) => (node.clone(), *token, String::new()),
-            Some(Holding::Releasing { node, token, to }) => (node.clone(), *token, to.clone()),
+            Some(Holding::Held { node, token }) => {
+                (node.to_string(), token.number(), String::new())
+            }
+            Some(Holding::Releasing { node, token, to }) => {
+                (node.to_string(), token.number(), text(to.as_ref()))
+            }
             None => (String::new(), 0, String::new()),
         };
         let releasing = matches!(state.vips.get(addr), Some(Holding::Releasing { .. }));
         let failover = state.vips.failovers().get(addr).map(|f| KeptFailover {
-            from: f.from.clone(),
-            to: f.to.clone(),
+            from: text(f.from.as_ref()),
+            to: f.to.to_string(),
             at_ms: f.at_ms,
             actor: f.actor.clone(),
             silent_ms: f.silent_ms,
             event: f.event.clone(),
         });
-        let move_request = state.admin.move_requests().get(addr).cloned().unwrap_or_default();
+        let move_request =
+            state.admin.move_requests().get(addr).map_or_else(String::new, NodeName::to_string);
         KeptVip { vip: pack(*addr), node, token, releasing_to, move_request, failover, releasing }
     };
-    let drains = state.admin.drains().iter().map(|((service, server), s)| set(service, server, s));
-    let standbys = state.admin.standbys().iter().map(|(node, s)| set("", node, s));
+    let drains = state
+        .admin
+        .drains()
+        .iter()
+        .map(|(server, s)| set(server.service.as_str(), server.server.as_str(), s));
+    let standbys = state.admin.standbys().iter().map(|(node, s)| set("", node.as_str(), s));
     let event = |e: &LoggedEvent| KeptEvent { id: e.id.clone(), told: Some(e.into()) };
     let (moves, failovers) = (state.admin.move_requests(), state.vips.failovers());
     let addresses: BTreeSet<_> =
@@ -149,9 +163,9 @@ pub fn encode(state: &State) -> Vec<u8> {
         vips: addresses.into_iter().map(vip).collect(),
         sets: drains.chain(standbys).collect(),
         story: state.story.iter().map(event).collect(),
-        membership: state.members.newest_change(),
-        applied: state.applied,
-        highest: state.members.highest(),
+        membership: state.members.newest_change().number(),
+        applied: state.applied.number(),
+        highest: state.members.highest().number(),
         feature_level: state.members.feature_level(),
         spec: Some(SpecEdit::whole(&state.spec)),
     }
@@ -169,8 +183,8 @@ pub fn decode(bytes: &[u8]) -> Option<State> {
     let (mut drains, mut standbys, mut moves) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     for v in kept.vips {
         let vip = unpack(&v.vip)?;
-        let (node, token, to) = (v.node, v.token, v.releasing_to);
-        if !node.is_empty() {
+        let (node, token, to) = (v.node, LogIndex(v.token), named(v.releasing_to));
+        if let Some(node) = named(node) {
             let holding = if v.releasing {
                 Holding::Releasing { node, token, to }
             } else {
@@ -178,20 +192,21 @@ pub fn decode(bytes: &[u8]) -> Option<State> {
             };
             holdings.insert(vip, holding);
         }
-        if !v.move_request.is_empty() {
-            moves.insert(vip, v.move_request);
+        if let Some(to) = named(v.move_request) {
+            moves.insert(vip, to);
         }
         if let Some(f) = v.failover {
             let KeptFailover { from, to, at_ms, actor, silent_ms, event } = f;
+            let (from, to) = (named(from), to.into());
             failovers.insert(vip, Failover { from, to, at_ms, actor, silent_ms, event });
         }
     }
     for s in kept.sets {
         let set = Set { actor: s.actor, reason: s.reason, at_ms: s.at_ms, until_ms: s.until_ms };
         if s.service.is_empty() {
-            standbys.insert(s.subject, set);
+            standbys.insert(s.subject.into(), set);
         } else {
-            drains.insert((s.service, s.subject), set);
+            drains.insert(ServerRef::new(s.service, s.subject), set);
         }
     }
     let Kept { revision, members, facts, membership, highest, feature_level, applied, .. } = kept;
@@ -200,11 +215,16 @@ pub fn decode(bytes: &[u8]) -> Option<State> {
         digest: spec_edit::digest(&spec),
         spec: Arc::new(spec),
         revision,
-        members: Members::restored(members, facts, (highest, membership), feature_level),
+        members: Members::restored(
+            members,
+            facts,
+            (NodeId(highest), LogIndex(membership)),
+            feature_level,
+        ),
         vips: Vips::restored(holdings, failovers),
         admin: Admin::restored(drains, standbys, moves),
         story: EventLog::default(),
-        applied,
+        applied: LogIndex(applied),
     };
     for e in kept.story {
         state.story.restore(LoggedEvent::read(e.id, e.told?));
@@ -219,29 +239,28 @@ mod tests {
     #[test]
     fn every_state_reads_back_as_it_was() {
         let vip = |n: u8| std::net::IpAddr::from([10, 0, 0, n]);
-        let node = || "lb1".to_owned();
-        let to = "lb2".to_owned();
-        let nobody = String::new();
+        let node = || NodeName::from("lb1");
+        let to = NodeName::from("lb2");
         let holdings = [
-            (vip(1), Holding::Held { node: node(), token: 7 }),
-            (vip(2), Holding::Releasing { node: node(), token: 8, to: to.clone() }),
-            (vip(3), Holding::Releasing { node: node(), token: 9, to: nobody }),
+            (vip(1), Holding::Held { node: node(), token: LogIndex(7) }),
+            (vip(2), Holding::Releasing { node: node(), token: LogIndex(8), to: Some(to.clone()) }),
+            (vip(3), Holding::Releasing { node: node(), token: LogIndex(9), to: None }),
         ];
         let failovers = [(vip(5), Failover { to: to.clone(), ..Failover::default() })];
-        let drains = [(("web".to_owned(), "r1".to_owned()), Set { at_ms: 5, ..Set::default() })];
+        let drains = [(ServerRef::new("web", "r1"), Set { at_ms: 5, ..Set::default() })];
         let standbys = [(node(), Set { until_ms: 6, ..Set::default() })];
-        let member = Member { id: 2, name: to.clone(), ..Member::default() };
-        let facts = Facts { node: to.clone(), no_ipvs: true, ..Facts::default() };
+        let member = Member { id: 2, name: to.to_string(), ..Member::default() };
+        let facts = Facts { node: to.to_string(), no_ipvs: true, ..Facts::default() };
         let mut state = State {
             revision: 3,
-            applied: 9,
-            members: Members::restored(vec![member], vec![facts], (7, 4), 3),
+            applied: LogIndex(9),
+            members: Members::restored(vec![member], vec![facts], (NodeId(7), LogIndex(4)), 3),
             vips: Vips::restored(holdings.into(), failovers.into()),
             admin: Admin::restored(drains.into(), standbys.into(), [(vip(4), to)].into()),
             ..State::default()
         };
-        state.story.push(4, 1, LogEvent { text: "x".into(), ..LogEvent::default() });
-        state.story.push(4, 2, LogEvent { kind: "wish".into(), ..LogEvent::default() });
+        state.story.push(LogIndex(4), 1, LogEvent { text: "x".into(), ..LogEvent::default() });
+        state.story.push(LogIndex(4), 2, LogEvent { kind: "wish".into(), ..LogEvent::default() });
         let bytes = encode(&state);
         let back = decode(&bytes).unwrap();
         assert_eq!(back, state);

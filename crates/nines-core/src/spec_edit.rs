@@ -7,7 +7,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use nines_model::{ServiceSpec, Spec};
+use nines_model::{NodeName, ServiceName, ServiceSpec, Spec};
 use prost::Message;
 
 use crate::{
@@ -48,7 +48,7 @@ impl SpecEdit {
         }
         for (name, node) in &after.nodes {
             if before.nodes.get(name) != Some(node) {
-                edit.nodes.push(encoding::node(name, node));
+                edit.nodes.push(encoding::node(name.as_str(), node));
             }
         }
         for (addr, vip) in &after.vips {
@@ -58,16 +58,16 @@ impl SpecEdit {
         }
         for (name, service) in &after.services {
             if before.services.get(name) != Some(service) {
-                edit.services.push(encoding::service(name, service));
+                edit.services.push(encoding::service(name.as_str(), service));
             }
         }
-        let gone = |name: &&String| !after.nodes.contains_key(*name);
-        edit.nodes_gone = before.nodes.keys().filter(gone).cloned().collect();
+        let gone = |name: &&NodeName| !after.nodes.contains_key(*name);
+        edit.nodes_gone = before.nodes.keys().filter(gone).map(ToString::to_string).collect();
         let gone = |addr: &&IpAddr| !after.vips.contains_key(*addr);
         edit.vips_gone =
             before.vips.keys().filter(gone).map(|addr| encoding::octets(*addr)).collect();
-        let gone = |name: &&String| !after.services.contains_key(*name);
-        edit.services_gone = before.services.keys().filter(gone).cloned().collect();
+        let gone = |name: &&ServiceName| !after.services.contains_key(*name);
+        edit.services_gone = before.services.keys().filter(gone).map(ToString::to_string).collect();
         edit
     }
 
@@ -85,23 +85,24 @@ impl SpecEdit {
             encoding::read_general(general, &mut spec)?;
         }
         for name in &self.nodes_gone {
-            spec.nodes.remove(name)?;
+            spec.nodes.remove(name.as_str())?;
         }
         for octets in &self.vips_gone {
             spec.vips.remove(&encoding::addr(octets)?)?;
         }
         for name in &self.services_gone {
-            spec.services.remove(name)?;
+            spec.services.remove(name.as_str())?;
         }
         for node in &self.nodes {
-            spec.nodes.insert(node.name.clone(), encoding::read_node(node)?);
+            spec.nodes.insert(node.name.as_str().into(), encoding::read_node(node)?);
         }
         for vip in &self.vips {
             let (addr, vip) = encoding::read_vip(vip)?;
             spec.vips.insert(addr, vip);
         }
         for service in &self.services {
-            spec.services.insert(service.name.clone(), encoding::read_service(service)?);
+            let name = service.name.as_str().into();
+            spec.services.insert(name, encoding::read_service(service)?);
         }
         Some(spec)
     }
@@ -139,10 +140,6 @@ fn general_share(spec: &Spec) -> u64 {
     share(1, &encoding::general(spec))
 }
 
-fn service_share(name: &str, service: &ServiceSpec) -> u64 {
-    share(4, &encoding::service(name, service))
-}
-
 /// Says whether two nodes have the same config: 64 bits to which each part of it adds its share.
 /// That of an empty config is 0.
 pub fn digest(spec: &Spec) -> u64 {
@@ -155,14 +152,15 @@ pub fn digest_after(before: &Spec, digest: u64, after: &Spec) -> u64 {
     for (spec, other, sign) in [(before, after, u64::MAX), (after, before, 1)] {
         let mut count = |share: u64| digest = digest.wrapping_add(share.wrapping_mul(sign));
         for (name, node) in spec.nodes.iter().filter(|(n, one)| other.nodes.get(*n) != Some(one)) {
-            count(share(2, &encoding::node(name, node)));
+            count(share(2, &encoding::node(name.as_str(), node)));
         }
         for (addr, vip) in spec.vips.iter().filter(|(a, one)| other.vips.get(a) != Some(one)) {
             count(share(3, &encoding::vip(*addr, vip)));
         }
-        let same = |name: &str, one: &Arc<ServiceSpec>| other.services.get(name) == Some(one);
+        let same =
+            |name: &ServiceName, one: &Arc<ServiceSpec>| other.services.get(name) == Some(one);
         for (name, service) in spec.services.iter().filter(|(name, one)| !same(name, one)) {
-            count(service_share(name, service));
+            count(share(4, &encoding::service(name.as_str(), service)));
         }
     }
     digest

@@ -7,7 +7,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-use nines_model::Spec;
+use nines_model::{LogIndex, NodeId, ServerRef, Spec};
 use prost::Message as _;
 
 use crate::{
@@ -54,7 +54,7 @@ pub struct State {
     /// What happened.
     pub story: EventLog,
     /// Index applied.
-    pub applied: u64,
+    pub applied: LogIndex,
 }
 
 /// What a command came to.
@@ -64,7 +64,7 @@ pub type Outcome = Result<String, Refusal>;
 #[derive(Clone, Copy)]
 struct Entry<'a> {
     /// Index in the log.
-    index: u64,
+    index: LogIndex,
     /// Place in a batch; 0: it is alone.
     place: usize,
     /// Proposer, time, actor and cause; what it does was taken out.
@@ -80,7 +80,8 @@ impl State {
         members: impl IntoIterator<Item = Member>,
     ) -> Self {
         let (members, digest) = (Members::founded(members), spec_edit::digest(&spec));
-        Self { text, spec, digest, revision: 1, members, applied: 1, ..Self::default() }
+        let applied = LogIndex(1);
+        Self { text, spec, digest, revision: 1, members, applied, ..Self::default() }
     }
 
     /// A member by name.
@@ -88,8 +89,8 @@ impl State {
         self.members.named(name)
     }
 
-    /// Drained servers, as (service, server).
-    pub fn drained(&self) -> BTreeSet<(String, String)> {
+    /// Drained servers.
+    pub fn drained(&self) -> BTreeSet<ServerRef> {
         self.admin.drains().keys().cloned().collect()
     }
 
@@ -111,7 +112,7 @@ impl State {
     }
 
     /// Whether a membership change may take effect. Asked before [`State::apply`].
-    pub fn may_join(&self, change: (u64, Change), bytes: &[u8]) -> bool {
+    pub fn may_join(&self, change: (NodeId, Change), bytes: &[u8]) -> bool {
         let kind = Command::decode(bytes).ok().and_then(|command| command.kind);
         self.members.may_change(change, kind.as_ref())
     }
@@ -120,8 +121,8 @@ impl State {
     /// proposer gets the outcome. A command that is refused changes nothing but `applied`.
     pub fn apply(
         &mut self,
-        index: u64,
-        member: Option<(u64, Change)>,
+        index: LogIndex,
+        member: Option<(NodeId, Change)>,
         bytes: &[u8],
     ) -> Option<(Command, Outcome)> {
         self.applied = index;
@@ -140,7 +141,7 @@ impl State {
     fn carry_out(
         &mut self,
         entry: Entry<'_>,
-        member: Option<(u64, Change)>,
+        member: Option<(NodeId, Change)>,
         kind: &Kind,
     ) -> Outcome {
         match kind {

@@ -12,7 +12,7 @@
 //!
 //! Decides: phases. The lease's arithmetic is in `lease.rs`.
 
-use nines_model::{Millis, Time};
+use nines_model::{LogIndex, Millis, Time};
 
 use crate::lease::Renewals;
 
@@ -34,9 +34,9 @@ pub enum Phase {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Want {
     /// Hold it, by this token.
-    Hold(u64),
+    Hold(LogIndex),
     /// Let go and say so, by this token.
-    Release(u64),
+    Release(LogIndex),
     /// The VIP is not this node's.
     Nothing,
     /// The log of this node may be behind: leave everything as it is.
@@ -57,7 +57,7 @@ pub enum Do {
     /// Tell the neighbours.
     Announce,
     /// Tell the log that it has stopped.
-    Released(u64),
+    Released(LogIndex),
 }
 
 /// How long an address stays on after its lease ran out, so that a short silence of everybody (a
@@ -77,8 +77,8 @@ const ANNOUNCE_AFTER_MS: [u64; 6] = [0, 50, 150, 500, 1_500, 5_000];
 pub struct Vip {
     /// Where it stands.
     pub phase: Phase,
-    /// Token of the lease; 0: none.
-    pub token: u64,
+    /// Token of the lease; zero: none.
+    pub token: LogIndex,
     /// When the first heartbeat that named it was sent.
     pub named: Time,
     /// Who renewed it, as long as it does not go by the renewals of all.
@@ -145,8 +145,8 @@ impl Vip {
                 if self.follows {
                     self.own_guard(deadline.max(self.guard), &mut todo);
                 }
-                if self.token != 0 {
-                    self.anew(0);
+                if self.token != LogIndex::ZERO {
+                    self.anew(LogIndex::ZERO);
                 }
                 self.announce.clear();
                 return todo;
@@ -186,14 +186,14 @@ impl Vip {
     }
 
     /// It has another token, or none: what was renewed before is not of this lease.
-    fn anew(&mut self, token: u64) {
+    fn anew(&mut self, token: LogIndex) {
         self.token = token;
         self.renewals = Renewals::default();
         self.named = Time(u64::MAX);
         (self.joint, self.refused) = (false, false);
     }
 
-    fn hold(&mut self, now: Time, token: u64, deadline: Time, todo: &mut Vec<Do>) {
+    fn hold(&mut self, now: Time, token: LogIndex, deadline: Time, todo: &mut Vec<Do>) {
         let mut deadline = deadline;
         if self.token != token {
             self.anew(token);
@@ -241,8 +241,8 @@ impl Vip {
     fn let_go(&mut self, todo: &mut Vec<Do>) {
         self.announce.clear();
         let unknown = !self.known && self.phase == Phase::Off;
-        if self.guard != Time(0) || self.token != 0 || unknown {
-            self.anew(0);
+        if self.guard != Time(0) || self.token != LogIndex::ZERO || unknown {
+            self.anew(LogIndex::ZERO);
             self.own_guard(Time(0), todo);
         }
         if self.phase == Phase::On || unknown {
@@ -334,26 +334,29 @@ impl Vip {
 
 #[cfg(test)]
 mod tests {
+    use nines_model::{Incarnation, NodeId};
+
     use super::*;
 
     const T: Time = Time(1_000_000_000);
 
     /// A step after which the kernel has what was asked of it.
     fn step(vip: &mut Vip, now: Time, want: Want, voters: &[u64]) -> Vec<Do> {
-        let deadline = vip.renewals.deadline(voters);
+        let voters: Vec<NodeId> = voters.iter().copied().map(NodeId).collect();
+        let deadline = vip.renewals.deadline(&voters);
         vip.step(now, want, deadline)
     }
 
     fn renewed(until: Time) -> Vip {
-        let mut vip = Vip { token: 7, known: true, ..Vip::default() };
-        vip.renewals.acked(1, 1, until);
-        vip.renewals.acked(2, 1, until);
+        let mut vip = Vip { token: LogIndex(7), known: true, ..Vip::default() };
+        vip.renewals.acked(NodeId(1), Incarnation(1), until);
+        vip.renewals.acked(NodeId(2), Incarnation(1), until);
         vip
     }
 
     #[test]
     fn a_deadline_that_could_not_be_written_is_written_again() {
-        let mut vip = Vip { phase: Phase::On, token: 7, known: true, ..Vip::default() };
+        let mut vip = Vip { phase: Phase::On, token: LogIndex(7), known: true, ..Vip::default() };
         vip.guards(1);
         assert!(!vip.is_guarded());
         assert!(!vip.guard_done(9, None), "an older write says nothing");
@@ -371,93 +374,115 @@ mod tests {
         let mut vip = Vip { known: true, ..Vip::default() };
         vip.guards(1);
         let now = Time(10_000_000_000);
-        assert_eq!(vip.step(now, Want::Release(3), Time(0)), []);
+        assert_eq!(vip.step(now, Want::Release(LogIndex(3)), Time(0)), []);
         assert!(vip.guard_done(1, Some(now)));
-        assert!(!vip.step(now, Want::Release(3), Time(0)).contains(&Do::Released(3)));
+        assert!(
+            !vip.step(now, Want::Release(LogIndex(3)), Time(0))
+                .contains(&Do::Released(LogIndex(3)))
+        );
         vip.guards(2);
         assert!(vip.guard_done(2, None));
-        assert_eq!(vip.step(now, Want::Release(3), Time(0)), [Do::Released(3)]);
+        assert_eq!(vip.step(now, Want::Release(LogIndex(3)), Time(0)), [Do::Released(LogIndex(3))]);
         // Nor beside the write that silences it; then again and again, until the log has it.
-        let mut vip = Vip { known: true, token: 7, ..Vip::default() };
-        assert_eq!(vip.step(now, Want::Release(7), Time(0)), [Do::Guard(Time(0))]);
+        let mut vip = Vip { known: true, token: LogIndex(7), ..Vip::default() };
+        assert_eq!(vip.step(now, Want::Release(LogIndex(7)), Time(0)), [Do::Guard(Time(0))]);
         vip.guards(1);
         assert!(vip.guard_done(1, None));
-        assert_eq!(vip.step(now, Want::Release(7), Time(0)), [Do::Released(7)]);
-        assert_eq!(vip.next(Want::Release(7), Time(0)), Some(Time(now.plus(TOLD_AGAIN).0 + 1)));
+        assert_eq!(vip.step(now, Want::Release(LogIndex(7)), Time(0)), [Do::Released(LogIndex(7))]);
+        assert_eq!(
+            vip.next(Want::Release(LogIndex(7)), Time(0)),
+            Some(Time(now.plus(TOLD_AGAIN).0 + 1))
+        );
     }
 
     #[test]
     fn nothing_starts_without_a_lease_and_the_guard_comes_first() {
         let mut vip = Vip::default();
-        assert_eq!(step(&mut vip, T, Want::Hold(7), &[1, 2, 3]), []);
+        assert_eq!(step(&mut vip, T, Want::Hold(LogIndex(7)), &[1, 2, 3]), []);
         let mut vip = renewed(T.plus(Millis(100)));
         assert_eq!(
-            step(&mut vip, T, Want::Hold(7), &[1, 2, 3]),
+            step(&mut vip, T, Want::Hold(LogIndex(7)), &[1, 2, 3]),
             [Do::Guard(T.plus(Millis(100))), Do::Up]
         );
         vip.began(true, 1);
-        assert_eq!(step(&mut vip, T, Want::Hold(7), &[1, 2, 3]), []);
+        assert_eq!(step(&mut vip, T, Want::Hold(LogIndex(7)), &[1, 2, 3]), []);
         assert!(vip.performed(T, 1, true));
-        assert_eq!(step(&mut vip, T, Want::Hold(7), &[1, 2, 3]), [Do::Announce]);
+        assert_eq!(step(&mut vip, T, Want::Hold(LogIndex(7)), &[1, 2, 3]), [Do::Announce]);
         assert_eq!((vip.phase, vip.guard), (Phase::On, T.plus(Millis(100))));
     }
 
     #[test]
     fn another_token_starts_without_old_renewals() {
         let mut vip = renewed(T.plus(Millis(100)));
-        assert_eq!(step(&mut vip, T, Want::Hold(8), &[1, 2, 3]), []);
+        assert_eq!(step(&mut vip, T, Want::Hold(LogIndex(8)), &[1, 2, 3]), []);
     }
 
     #[test]
     fn a_release_is_told_only_when_the_address_is_off() {
         let mut vip = Vip { phase: Phase::On, ..renewed(T.plus(Millis(100))) };
-        assert_eq!(step(&mut vip, T, Want::Release(7), &[1]), [Do::Guard(Time(0)), Do::Down]);
+        assert_eq!(
+            step(&mut vip, T, Want::Release(LogIndex(7)), &[1]),
+            [Do::Guard(Time(0)), Do::Down]
+        );
         vip.began(false, 2);
-        assert_eq!(step(&mut vip, T, Want::Release(7), &[1]), []);
+        assert_eq!(step(&mut vip, T, Want::Release(LogIndex(7)), &[1]), []);
         vip.performed(T, 2, false);
         assert_eq!(
-            step(&mut vip, T, Want::Release(7), &[1]),
+            step(&mut vip, T, Want::Release(LogIndex(7)), &[1]),
             [Do::Down],
             "a failed stop is tried again"
         );
         vip.began(false, 3);
         vip.performed(T, 3, true);
-        assert_eq!(step(&mut vip, T, Want::Release(7), &[1]), [Do::Released(7)]);
-        assert_eq!(step(&mut vip, T, Want::Release(7), &[1]), [], "told once");
+        assert_eq!(
+            step(&mut vip, T, Want::Release(LogIndex(7)), &[1]),
+            [Do::Released(LogIndex(7))]
+        );
+        assert_eq!(step(&mut vip, T, Want::Release(LogIndex(7)), &[1]), [], "told once");
     }
 
     #[test]
     fn a_short_lapse_costs_an_announcement_a_long_one_the_address() {
         let mut vip = Vip { phase: Phase::On, ..renewed(T) };
         vip.guard = T;
-        assert_eq!(step(&mut vip, T.plus(Millis(200)), Want::Hold(7), &[1, 2]), []);
-        vip.renewals.acked(1, 1, T.plus(Millis(400)));
-        vip.renewals.acked(2, 1, T.plus(Millis(400)));
+        assert_eq!(step(&mut vip, T.plus(Millis(200)), Want::Hold(LogIndex(7)), &[1, 2]), []);
+        vip.renewals.acked(NodeId(1), Incarnation(1), T.plus(Millis(400)));
+        vip.renewals.acked(NodeId(2), Incarnation(1), T.plus(Millis(400)));
         assert_eq!(
-            step(&mut vip, T.plus(Millis(300)), Want::Hold(7), &[1, 2]),
+            step(&mut vip, T.plus(Millis(300)), Want::Hold(LogIndex(7)), &[1, 2]),
             [Do::Guard(T.plus(Millis(400))), Do::Announce]
         );
-        assert_eq!(step(&mut vip, T.plus(Millis(1_500)), Want::Hold(7), &[1, 2])[0], Do::Down);
+        assert_eq!(
+            step(&mut vip, T.plus(Millis(1_500)), Want::Hold(LogIndex(7)), &[1, 2])[0],
+            Do::Down
+        );
     }
 
     #[test]
     fn what_an_earlier_life_left_is_taken_away_before_a_release_is_told() {
         let mut vip = Vip::default();
         assert_eq!(step(&mut vip, T, Want::Wait, &[1]), [], "the log may be behind");
-        assert_eq!(step(&mut vip, T, Want::Release(7), &[1]), [Do::Guard(Time(0)), Do::Down]);
+        assert_eq!(
+            step(&mut vip, T, Want::Release(LogIndex(7)), &[1]),
+            [Do::Guard(Time(0)), Do::Down]
+        );
         vip.began(false, 1);
-        assert_eq!(step(&mut vip, T, Want::Release(7), &[1]), []);
+        assert_eq!(step(&mut vip, T, Want::Release(LogIndex(7)), &[1]), []);
         vip.performed(T, 1, true);
-        assert_eq!(step(&mut vip, T, Want::Release(7), &[1]), [Do::Released(7)]);
+        assert_eq!(
+            step(&mut vip, T, Want::Release(LogIndex(7)), &[1]),
+            [Do::Released(LogIndex(7))]
+        );
     }
 
     #[test]
     fn a_failed_start_is_not_tried_again_at_once() {
         let mut vip = renewed(T.plus(Millis(60_000)));
-        step(&mut vip, T, Want::Hold(7), &[1, 2]);
+        step(&mut vip, T, Want::Hold(LogIndex(7)), &[1, 2]);
         vip.began(true, 1);
         vip.performed(T, 1, false);
-        let step = |vip: &mut Vip, ms| step(vip, T.plus(Millis(ms)), Want::Hold(7), &[1, 2]);
+        let step =
+            |vip: &mut Vip, ms| step(vip, T.plus(Millis(ms)), Want::Hold(LogIndex(7)), &[1, 2]);
         // What is not there speaks for nobody.
         assert_eq!(step(&mut vip, 1), [Do::Guard(Time(0))]);
         assert_eq!(step(&mut vip, 2), []);
@@ -468,27 +493,31 @@ mod tests {
     #[test]
     fn a_vip_leaves_the_common_deadline_with_one_of_its_own_first() {
         let joint = renewed(T.plus(Millis(100))).renewals;
-        let until = joint.deadline(&[1, 2]);
+        let until = joint.deadline(&[NodeId(1), NodeId(2)]);
         let follows = || {
             let mut vip = Vip { joint: true, ..renewed(until) };
-            assert_eq!(vip.step(T, Want::Hold(7), until), [Do::Follow(until), Do::Up]);
+            assert_eq!(vip.step(T, Want::Hold(LogIndex(7)), until), [Do::Follow(until), Do::Up]);
             vip.began(true, 1);
             vip.performed(T, 1, true);
-            assert_eq!(vip.step(T, Want::Hold(7), until), [Do::Announce]);
-            assert_eq!(vip.step(T, Want::Hold(7), until.plus(Millis(20))), []);
+            assert_eq!(vip.step(T, Want::Hold(LogIndex(7)), until), [Do::Announce]);
+            assert_eq!(vip.step(T, Want::Hold(LogIndex(7)), until.plus(Millis(20))), []);
             vip
         };
         let mut vip = follows();
         vip.refuse(&joint);
-        assert_eq!(vip.step(T, Want::Hold(7), until), [Do::Guard(until)]);
+        assert_eq!(vip.step(T, Want::Hold(LogIndex(7)), until), [Do::Guard(until)]);
         assert!(!vip.follows && !vip.joint && vip.refused);
         let mut vip = follows();
-        assert_eq!(vip.step(T, Want::Release(7), until), [Do::Guard(Time(0)), Do::Down]);
+        assert_eq!(vip.step(T, Want::Release(LogIndex(7)), until), [Do::Guard(Time(0)), Do::Down]);
         let mut vip = follows();
         assert_eq!(vip.step(T, Want::Wait, until), [Do::Guard(until)]);
-        assert_eq!((vip.token, vip.follows, vip.phase), (0, false, Phase::On));
+        assert_eq!((vip.token, vip.follows, vip.phase), (LogIndex::ZERO, false, Phase::On));
         let mut vip = follows();
-        assert_eq!(vip.step(T, Want::Hold(8), until), [Do::Guard(until)], "another lease");
+        assert_eq!(
+            vip.step(T, Want::Hold(LogIndex(8)), until),
+            [Do::Guard(until)],
+            "another lease"
+        );
         assert!(!vip.joint && vip.named == Time(u64::MAX));
     }
 }

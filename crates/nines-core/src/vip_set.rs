@@ -8,6 +8,8 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
+use nines_model::LogIndex;
+
 use crate::wire::{self, SetPart};
 
 /// Bytes of contents in one part: a datagram has room for them and for a heartbeat.
@@ -21,7 +23,7 @@ pub type Name = (u64, u64);
 /// VIPs and the log entries that gave them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VipSet {
-    tokens: BTreeMap<IpAddr, u64>,
+    tokens: BTreeMap<IpAddr, LogIndex>,
     name: Name,
 }
 
@@ -33,18 +35,20 @@ pub(crate) fn mix(word: u64) -> u64 {
 }
 
 /// What one pair adds to the name of its set.
-fn share(vip: IpAddr, token: u64) -> Name {
+fn share(vip: IpAddr, token: LogIndex) -> Name {
     let bytes = wire::pack(vip);
     let word = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
     let lane = |seed: u64| {
-        [word(0), word(8), token].iter().fold(seed, |hash, word| mix(hash.wrapping_add(mix(*word))))
+        [word(0), word(8), token.number()]
+            .iter()
+            .fold(seed, |hash, word| mix(hash.wrapping_add(mix(*word))))
     };
     (lane(0x9e37_79b9_7f4a_7c15), lane(0xd1b5_4a32_d192_ed03))
 }
 
 impl VipSet {
     /// Of these pairs.
-    pub fn new(pairs: impl IntoIterator<Item = (IpAddr, u64)>) -> Self {
+    pub fn new(pairs: impl IntoIterator<Item = (IpAddr, LogIndex)>) -> Self {
         let mut set = Self::default();
         for (vip, token) in pairs {
             set.insert(vip, token);
@@ -53,7 +57,7 @@ impl VipSet {
     }
 
     /// Adds the VIP, or gives it another token; true if that changed anything.
-    pub fn insert(&mut self, vip: IpAddr, token: u64) -> bool {
+    pub fn insert(&mut self, vip: IpAddr, token: LogIndex) -> bool {
         if self.tokens.get(&vip) == Some(&token) {
             return false;
         }
@@ -93,7 +97,7 @@ impl VipSet {
     }
 
     /// The pairs, by address.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = (IpAddr, u64)> + '_ {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (IpAddr, LogIndex)> + '_ {
         self.tokens.iter().map(|(vip, token)| (*vip, *token))
     }
 
@@ -118,10 +122,11 @@ impl VipSet {
 /// Pairs as compact bytes, in pieces of `most` bytes at most, each readable by itself: how many
 /// leading bytes of an address are those of the one before, the other bytes, and how far its
 /// token is from the one before.
-pub fn pack_all(pairs: impl Iterator<Item = (IpAddr, u64)>, most: usize) -> Vec<Vec<u8>> {
+pub fn pack_all(pairs: impl Iterator<Item = (IpAddr, LogIndex)>, most: usize) -> Vec<Vec<u8>> {
     let mut pieces: Vec<Vec<u8>> = Vec::new();
     let mut before = ([0u8; 16], 0u64);
     for (vip, token) in pairs {
+        let token = token.number();
         let addr: [u8; 16] = wire::pack(vip).try_into().expect("addresses are 16 bytes");
         let one = |(last, last_token): ([u8; 16], u64)| {
             let same = addr.iter().zip(last).take_while(|(a, b)| **a == *b).count();
@@ -142,7 +147,7 @@ pub fn pack_all(pairs: impl Iterator<Item = (IpAddr, u64)>, most: usize) -> Vec<
 }
 
 /// Back from one piece; `None`: it makes no sense.
-pub fn unpack_all(mut bytes: &[u8]) -> Option<Vec<(IpAddr, u64)>> {
+pub fn unpack_all(mut bytes: &[u8]) -> Option<Vec<(IpAddr, LogIndex)>> {
     let mut pairs = Vec::new();
     let (mut addr, mut token) = ([0u8; 16], 0u64);
     while let Some((same, rest)) = bytes.split_first() {
@@ -152,7 +157,7 @@ pub fn unpack_all(mut bytes: &[u8]) -> Option<Vec<(IpAddr, u64)>> {
         bytes = &rest[own.len()..];
         let zigzag = prost::encoding::decode_varint(&mut bytes).ok()?;
         token = token.wrapping_add((zigzag >> 1) ^ (zigzag & 1).wrapping_neg());
-        pairs.push((wire::unpack(&addr)?, token));
+        pairs.push((wire::unpack(&addr)?, LogIndex(token)));
     }
     Some(pairs)
 }
@@ -162,7 +167,7 @@ pub fn unpack_all(mut bytes: &[u8]) -> Option<Vec<(IpAddr, u64)>> {
 pub struct Arriving {
     name: Name,
     of: u32,
-    parts: BTreeMap<u32, Vec<(IpAddr, u64)>>,
+    parts: BTreeMap<u32, Vec<(IpAddr, LogIndex)>>,
 }
 
 impl Arriving {
@@ -219,10 +224,12 @@ mod tests {
     fn sets() -> Vec<VipSet> {
         vec![
             VipSet::default(),
-            VipSet::new([(v4(7), 12)]),
-            VipSet::new((0..1_000).map(|n| (v4(n * 3), 5 + u64::from(n) / 200))),
-            VipSet::new((0..300).map(|n| (v6(n << 64), u64::MAX - n as u64))),
-            VipSet::new((0..200).map(|n| (if n % 2 == 0 { v4(n) } else { v6(n.into()) }, 9))),
+            VipSet::new([(v4(7), LogIndex(12))]),
+            VipSet::new((0..1_000).map(|n| (v4(n * 3), LogIndex(5 + u64::from(n) / 200)))),
+            VipSet::new((0..300).map(|n| (v6(n << 64), LogIndex::MAX.minus(n as u64)))),
+            VipSet::new(
+                (0..200).map(|n| (if n % 2 == 0 { v4(n) } else { v6(n.into()) }, LogIndex(9))),
+            ),
         ]
     }
 
@@ -245,14 +252,23 @@ mod tests {
 
     #[test]
     fn a_name_follows_from_the_contents_alone() {
-        let mut set = VipSet::new([(v4(1), 5), (v6(2), 6)]);
+        let mut set = VipSet::new([(v4(1), LogIndex(5)), (v6(2), LogIndex(6))]);
         let name = set.name();
-        assert!(set.insert(v4(3), 7) && set.insert(v4(1), 8) && set.remove(v4(3)));
+        assert!(
+            set.insert(v4(3), LogIndex(7)) && set.insert(v4(1), LogIndex(8)) && set.remove(v4(3))
+        );
         assert_ne!(set.name(), name, "another token");
-        assert!(!set.remove(v4(3)) && set.insert(v4(1), 5) && !set.insert(v4(1), 5));
+        assert!(
+            !set.remove(v4(3)) && set.insert(v4(1), LogIndex(5)) && !set.insert(v4(1), LogIndex(5))
+        );
         assert_eq!(set.name(), name);
         let names: std::collections::BTreeSet<Name> = (0..1_000)
-            .flat_map(|n| [VipSet::new([(v4(n), 1)]), VipSet::new([(v4(1), 2 + u64::from(n))])])
+            .flat_map(|n| {
+                [
+                    VipSet::new([(v4(n), LogIndex(1))]),
+                    VipSet::new([(v4(1), LogIndex(2 + u64::from(n)))]),
+                ]
+            })
             .map(|set| set.name())
             .collect();
         assert_eq!(names.len(), 2_000);
@@ -263,7 +279,7 @@ mod tests {
         let set = sets().remove(2);
         let mut parts = set.parts();
         let mut arriving = Arriving::default();
-        let other = VipSet::new([(v4(9), 9)]).parts().remove(0).contents;
+        let other = VipSet::new([(v4(9), LogIndex(9))]).parts().remove(0).contents;
         parts[1].contents = other;
         assert!(parts.iter().all(|part| arriving.take(part).is_none()));
         for (number, of) in [(0, 0), (1, 1), (0, PARTS_MAX + 1), (u32::MAX, u32::MAX)] {

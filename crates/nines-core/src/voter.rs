@@ -14,7 +14,7 @@
 //! and what must be on the disk before a promise is given (`voter/promise_bound.rs`). The order of
 //! the log itself is decided in `voter/consensus.rs`.
 
-use nines_model::{Millis, Time};
+use nines_model::{Incarnation, LogIndex, Millis, NodeId, NodeName, Time};
 use prost::Message as _;
 
 use self::{
@@ -29,7 +29,7 @@ use crate::{
     action::Action,
     lease::Promises,
     state::State,
-    wire::{Command, Persist, Persisted, RaftMessage, command::Kind},
+    wire::{Command, Member, Persist, Persisted, RaftMessage, command::Kind},
 };
 
 mod append_gate;
@@ -54,11 +54,11 @@ const TICKS_MISSED_MAX: u32 = 100;
 #[derive(Clone, Debug)]
 pub struct Identity {
     /// Number of the node in the consensus.
-    pub id: u64,
+    pub id: NodeId,
     /// Name of the node.
-    pub name: String,
+    pub name: NodeName,
     /// Number of this run of the agent; no two runs have the same.
-    pub incarnation: u64,
+    pub incarnation: Incarnation,
     /// Number of this boot of the machine: a boot clock means nothing in another.
     pub machine_boot: u64,
     /// Number of the machine and of the file that holds the log: a copy has another; 0: not known.
@@ -80,11 +80,11 @@ impl Context<'_> {
         self.state.spec.timing.lease
     }
 
-    fn id_of(&self, name: &str) -> u64 {
-        self.state.member(name).map_or(0, |m| m.id)
+    fn id_of(&self, name: &str) -> Option<NodeId> {
+        self.state.member(name).map(Member::id)
     }
 
-    fn name_of(&self, id: u64) -> String {
+    fn name_of(&self, id: NodeId) -> String {
         self.state.members.get(&id).map_or_else(|| format!("node {id}"), |m| m.name.clone())
     }
 
@@ -124,7 +124,7 @@ impl Voter {
     ) -> Self {
         let place = state.members.keys().position(|id| *id == identity.id);
         // A node that joins does not know the others yet; ids are given in their order.
-        let rank = place.map_or(identity.id.saturating_sub(1), |place| place as u64);
+        let rank = place.map_or(identity.id.number().saturating_sub(1), |place| place as u64);
         let consensus = Consensus::new(identity.id, rank, state.spec.timing.election.0, kept);
         let until = promise_bound::kept_until(&identity, now, &kept.long_promise, restart);
         Self {
@@ -229,7 +229,7 @@ impl Voter {
     }
 
     /// The state has applied the entry at `index`.
-    pub fn applied(&mut self, cx: &Context<'_>, index: u64) {
+    pub fn applied(&mut self, cx: &Context<'_>, index: LogIndex) {
         self.lease_kept(cx);
         self.consensus.applied(index);
     }
@@ -242,29 +242,29 @@ impl Voter {
         }
         match &command.kind {
             // One that is in the log and lost its credentials on the way gets others.
-            Some(Kind::Join(member)) if !state.members.contains_key(&member.id) => {
-                self.consensus.propose_member(member.id, false, bytes)
+            Some(Kind::Join(member)) if !state.members.contains_key(&member.id()) => {
+                self.consensus.propose_member(member.id(), false, bytes)
             }
             Some(Kind::Remove(name)) => {
-                let id = state.member(name).map_or(0, |member| member.id);
-                id != 0 && self.consensus.propose_removal(id, bytes)
+                let id = state.member(name).map(Member::id);
+                id.is_some_and(|id| self.consensus.propose_removal(id, bytes))
             }
             _ => self.consensus.propose(bytes),
         }
     }
 
     /// Gives a learner its vote.
-    pub fn promote(&mut self, id: u64) {
+    pub fn promote(&mut self, id: NodeId) {
         self.consensus.propose_member(id, true, Vec::new());
     }
 
     /// Hands leadership to another voter.
-    pub fn transfer(&mut self, to: u64) {
+    pub fn transfer(&mut self, to: NodeId) {
         self.consensus.transfer(to);
     }
 
     /// What was sent to this follower was lost.
-    pub fn lost(&mut self, id: u64) {
+    pub fn lost(&mut self, id: NodeId) {
         self.consensus.lost(id);
     }
 

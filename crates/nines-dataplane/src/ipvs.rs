@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, fs, net::SocketAddr, path::Path};
 
-use nines_model::{Counters, ForwardingTable, IdleLimits, Traffic};
+use nines_model::{Counters, ForwardingTable, IdleLimits, ServerRef, Traffic};
 
 pub use self::{
     convert::{Dest, Held, Service, State, held},
@@ -201,7 +201,8 @@ impl<T: Tables> DataPlane for IpvsPlane<T> {
                 let Some(dest) = found.dests.iter().find(|d| d.at == at) else { continue };
                 whole.active += dest.tally.0.active;
                 whole.inactive += dest.tally.0.inactive;
-                counters.servers.insert((name.clone(), server.clone()), dest.tally.0);
+                let server = ServerRef::new(name.clone(), server.clone());
+                counters.servers.insert(server, dest.tally.0);
             }
             counters.services.insert(name.clone(), whole);
         }

@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use crate::{
     config::reader::{Reader, Table, Value},
+    id::NodeName,
     names,
     spec::{Backend, IdleLimits, NodeSpec, Role, Spec, Vip},
     time::Millis,
@@ -91,13 +92,15 @@ fn read(r: &mut Reader, root: &Table<'_>) -> Spec {
         for (name, value) in nodes.entries() {
             r.check_name(&name);
             let folded = names::in_certificate(&name.text);
-            if let Some(other) = spec.nodes.keys().find(|n| names::in_certificate(n) == folded) {
+            if let Some(other) =
+                spec.nodes.keys().find(|n| names::in_certificate(n.as_str()) == folded)
+            {
                 let why = format!("certificates cannot tell node {} from {other}", name.text);
                 let help = "use names that differ by more than case, dots at the end and _ for -";
                 r.error(name.span.clone(), why, Some(help.into()));
             }
             if let Some(node) = node(r, &value) {
-                spec.nodes.insert(name.text.clone(), node);
+                spec.nodes.insert(name.text.as_str().into(), node);
             }
         }
         unique_node_addresses(r, &spec, &nodes);
@@ -159,11 +162,11 @@ fn addresses(r: &mut Reader, value: &Value<'_>) -> Vec<IpAddr> {
 }
 
 fn unique_node_addresses(r: &mut Reader, spec: &Spec, nodes: &Table<'_>) {
-    let mut seen: BTreeMap<IpAddr, &str> = BTreeMap::new();
+    let mut seen: BTreeMap<IpAddr, &NodeName> = BTreeMap::new();
     for (name, node) in &spec.nodes {
         for addr in &node.addresses {
             if let Some(other) = seen.insert(*addr, name) {
-                let span = nodes.get(name).map_or(nodes.span.clone(), |v| v.span.clone());
+                let span = nodes.get(name.as_str()).map_or(nodes.span.clone(), |v| v.span.clone());
                 r.error(span, format!("{addr} belongs to {other} already"), None);
             }
         }
@@ -199,18 +202,18 @@ fn vips(r: &mut Reader, root: &Table<'_>, spec: &mut Spec) {
     }
 }
 
-fn directors(r: &mut Reader, value: &Value<'_>, spec: &Spec) -> Vec<String> {
+fn directors(r: &mut Reader, value: &Value<'_>, spec: &Spec) -> Vec<NodeName> {
     let items = r.strings(value);
     items
         .into_iter()
-        .filter_map(|(name, span)| match spec.nodes.get(&name) {
-            Some(node) if node.role == Role::Director => Some(name),
+        .filter_map(|(name, span)| match spec.nodes.get_key_value(name.as_str()) {
+            Some((name, node)) if node.role == Role::Director => Some(name.clone()),
             Some(_) => {
                 r.error(span, format!("{name} is a witness: it carries no VIP"), None);
                 None
             }
             None => {
-                r.unknown_word(span, "node", &name, spec.nodes.keys().map(String::as_str));
+                r.unknown_word(span, "node", &name, spec.nodes.keys().map(NodeName::as_str));
                 None
             }
         })

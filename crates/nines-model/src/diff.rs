@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
+    id::{NodeName, ServerName, ServiceName},
     sanity::unserved,
     spec::{Check, CheckKind, Limit, NodeSpec, ServerSpec, ServiceSpec, Spec, Vip},
 };
@@ -99,7 +100,7 @@ fn services(out: &mut Vec<Change>, old: &Spec, new: &Spec) {
 
 /// Servers of a service, at most eight by name.
 fn servers_text(service: &ServiceSpec) -> String {
-    let one = |(name, server): (&String, &ServerSpec)| {
+    let one = |(name, server): (&ServerName, &ServerSpec)| {
         format!("{name} {} {}", server.addr, server_text(server))
     };
     let some: Vec<String> = service.servers.iter().take(8).map(one).collect();
@@ -122,29 +123,34 @@ fn change(subject: impl Into<String>, sign: char, text: String, felt: &str) -> C
 fn keyed<T: PartialEq>(
     out: &mut Vec<Change>,
     kind: &str,
-    old: &std::collections::BTreeMap<String, T>,
-    new: &std::collections::BTreeMap<String, T>,
+    old: &std::collections::BTreeMap<NodeName, T>,
+    new: &std::collections::BTreeMap<NodeName, T>,
     text: fn(&T) -> String,
     felt: fn(&str, char) -> &'static str,
 ) {
     for (name, before) in old {
         if !new.contains_key(name) {
-            out.push(change(format!("{kind} {name}"), '-', text(before), felt(name, '-')));
+            out.push(change(format!("{kind} {name}"), '-', text(before), felt(name.as_str(), '-')));
         }
     }
     for (name, after) in new {
         match old.get(name) {
-            None => out.push(change(format!("{kind} {name}"), '+', text(after), felt(name, '+'))),
+            None => out.push(change(
+                format!("{kind} {name}"),
+                '+',
+                text(after),
+                felt(name.as_str(), '+'),
+            )),
             Some(before) if before != after && text(before) != text(after) => {
                 let text = format!("{} -> {}", text(before), text(after));
-                out.push(change(format!("{kind} {name}"), '~', text, felt(name, '~')));
+                out.push(change(format!("{kind} {name}"), '~', text, felt(name.as_str(), '~')));
             }
             Some(_) => {}
         }
     }
 }
 
-fn servers(out: &mut Vec<Change>, service: &str, old: &ServiceSpec, new: &ServiceSpec) {
+fn servers(out: &mut Vec<Change>, service: &ServiceName, old: &ServiceSpec, new: &ServiceSpec) {
     for (name, before) in &old.servers {
         if !new.servers.contains_key(name) {
             let subject = format!("server {service}/{name}");

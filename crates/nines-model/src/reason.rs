@@ -5,6 +5,8 @@
 
 use std::{fmt, net::IpAddr};
 
+use crate::NodeName;
+
 /// Why a node cannot take a VIP. The words follow the node's name: "lb1 is silent".
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unfit {
@@ -39,7 +41,7 @@ pub enum Unfit {
     /// Its log lags too far behind.
     OldLog,
     /// It has not got all connections of this node.
-    Behind(String),
+    Behind(NodeName),
 }
 
 impl Unfit {
@@ -91,7 +93,7 @@ impl fmt::Display for Unfit {
 
 /// Why none of the directors that were asked takes a VIP; by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Refusals(pub Vec<(String, Unfit)>);
+pub struct Refusals(pub Vec<(NodeName, Unfit)>);
 
 impl fmt::Display for Refusals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -111,19 +113,19 @@ pub enum Why {
     /// No director held it.
     Unheld,
     /// Its holder is silent.
-    HolderSilent(String),
+    HolderSilent(NodeName),
     /// Its holder cannot keep it.
-    HolderUnfit(String, Unfit),
+    HolderUnfit(NodeName, Unfit),
     /// An operator asked for the move.
     Asked,
     /// It goes where this VIP is: on this node.
-    Follows(IpAddr, String),
+    Follows(IpAddr, NodeName),
     /// It should go where this VIP is, and that node cannot take it.
-    CannotFollow(IpAddr, String, Unfit),
+    CannotFollow(IpAddr, NodeName, Unfit),
     /// No director holds the VIP that it goes with.
     NothingToFollow(IpAddr),
     /// An operator's move waits: the first node has not got the connections of the second one.
-    Waits(String, String),
+    Waits(NodeName, NodeName),
     /// It should be elsewhere, or somewhere, and no director can take it.
     NoTaker(Box<Why>, Refusals),
 }
@@ -170,7 +172,7 @@ mod tests {
 
     #[test]
     fn reasons_read_aloud() {
-        let lb = |n: u8| format!("lb{n}");
+        let lb = |n: u8| NodeName::from(format!("lb{n}"));
         let vip = IpAddr::from([10, 0, 0, 9]);
         let others = || Refusals(vec![(lb(2), Unfit::NotReady), (lb(3), Unfit::Silent)]);
         let read = |why: Why| format!("{}: {why}", why.code());

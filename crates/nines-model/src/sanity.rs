@@ -34,8 +34,9 @@ pub fn refused(spec: &Spec) -> Vec<Finding> {
         found.push(Finding::new(what, "remove role = \"witness\" from at least one node"));
     }
     for (name, service) in &spec.services {
-        let own =
-            |(_, server): &(&String, &crate::ServerSpec)| spec.vips.contains_key(&server.addr.ip());
+        let own = |(_, server): &(&crate::ServerName, &crate::ServerSpec)| {
+            spec.vips.contains_key(&server.addr.ip())
+        };
         if let Some((server, wanted)) = service.servers.iter().find(own) {
             let what = format!("the address of server {name}/{server}, {}, is a VIP", wanted.addr);
             found.push(Finding::new(what, "write the server's own address"));

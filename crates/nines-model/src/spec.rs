@@ -9,7 +9,10 @@ use std::{
     sync::Arc,
 };
 
-use crate::{ClientRate, Forward, Listen, QuicId, Rate, Sources, Traffic, codes, time::Millis};
+use crate::{
+    ClientRate, Forward, Listen, NodeName, QuicId, Rate, ServerName, ServerRef, ServiceName,
+    Sources, Traffic, codes, time::Millis,
+};
 
 /// A whole cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -17,11 +20,11 @@ pub struct Spec {
     /// Name of the cluster, shown everywhere.
     pub name: String,
     /// Machines by name.
-    pub nodes: BTreeMap<String, NodeSpec>,
+    pub nodes: BTreeMap<NodeName, NodeSpec>,
     /// Guarded addresses; each service's address is one.
     pub vips: BTreeMap<IpAddr, Vip>,
     /// Virtual services by name. Most stay the same from config to config.
-    pub services: BTreeMap<String, Arc<ServiceSpec>>,
+    pub services: BTreeMap<ServiceName, Arc<ServiceSpec>>,
     /// Intervals of heartbeats, leases, elections and restarts.
     pub timing: Timing,
     /// Flows that a director holds at least; 0: as many as it does by itself.
@@ -81,8 +84,8 @@ impl fmt::Display for Backend {
 
 impl Spec {
     /// Names of all nodes that may hold a VIP.
-    pub fn directors(&self) -> impl Iterator<Item = &str> {
-        self.nodes.iter().filter(|(_, n)| n.role == Role::Director).map(|(name, _)| name.as_str())
+    pub fn directors(&self) -> impl Iterator<Item = &NodeName> {
+        self.nodes.iter().filter(|(_, n)| n.role == Role::Director).map(|(name, _)| name)
     }
 
     /// The name people know a VIP by: its own, else that of the first service on it and on no
@@ -92,15 +95,12 @@ impl Spec {
             return name;
         }
         let mut on = self.services_on(vip).filter(|(_, s)| s.listen.vips().nth(1).is_none());
-        on.next().map_or_else(|| vip.to_string(), |(name, _)| name.to_owned())
+        on.next().map_or_else(|| vip.to_string(), |(name, _)| name.to_string())
     }
 
     /// Services that listen on a VIP.
-    pub fn services_on(&self, vip: IpAddr) -> impl Iterator<Item = (&str, &ServiceSpec)> {
-        self.services
-            .iter()
-            .filter(move |(_, s)| s.listen.has(vip))
-            .map(|(name, s)| (name.as_str(), &**s))
+    pub fn services_on(&self, vip: IpAddr) -> impl Iterator<Item = (&ServiceName, &ServiceSpec)> {
+        self.services.iter().filter(move |(_, s)| s.listen.has(vip)).map(|(name, s)| (name, &**s))
     }
 
     /// VIPs by name or address of one, or by name of a service: all of its.
@@ -115,9 +115,8 @@ impl Spec {
         named.map(|(addr, _)| *addr).into_iter().collect()
     }
 
-    /// Real servers called `word` ("r2" in every service, or "web/r2" in one), as (service,
-    /// server).
-    pub fn find_servers(&self, word: &str) -> BTreeSet<(String, String)> {
+    /// Real servers called `word`: "r2" in every service, or "web/r2" in one.
+    pub fn find_servers(&self, word: &str) -> BTreeSet<ServerRef> {
         let (service, server) = match word.split_once('/') {
             Some((service, server)) => (Some(service), server),
             None => (None, word),
@@ -125,8 +124,8 @@ impl Spec {
         self.services
             .iter()
             .filter(|(name, _)| service.is_none_or(|s| s == name.as_str()))
-            .filter(|(_, s)| s.servers.contains_key(server))
-            .map(|(name, _)| (name.clone(), server.to_owned()))
+            .filter_map(|(name, s)| Some((name, s.servers.get_key_value(server)?.0)))
+            .map(|(name, server)| ServerRef::new(name.clone(), server.clone()))
             .collect()
     }
 }
@@ -160,7 +159,7 @@ pub struct Vip {
     /// Interface; `None`: the one whose subnet holds the address.
     pub interface: Option<String>,
     /// Directors in order of preference; the others follow by name.
-    pub prefer: Vec<String>,
+    pub prefer: Vec<NodeName>,
     /// The VIP that it goes with: it is a source of its service's pool. That one goes with none.
     pub with: Option<IpAddr>,
 }
@@ -272,7 +271,7 @@ pub struct ServiceSpec {
     /// Servers behind full NAT are told who their client is (PROXY protocol, version 2).
     pub proxy: bool,
     /// Real servers by name.
-    pub servers: BTreeMap<String, ServerSpec>,
+    pub servers: BTreeMap<ServerName, ServerSpec>,
     /// How servers are checked.
     pub check: Check,
 }

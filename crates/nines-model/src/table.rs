@@ -8,14 +8,14 @@ use std::{
 
 use crate::{
     Backend, ClientRate, Forward, IdleLimits, Limit, Listen, Persist, QuicId, Rate, RealServerRole,
-    Scheduler, SchedulerFlags, Sources,
+    Scheduler, SchedulerFlags, ServerName, ServerRef, ServiceName, Sources,
 };
 
 /// Everything one director's data plane must do, complete: what is not here is not forwarded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ForwardingTable {
     /// By name; names are unique.
-    pub services: BTreeMap<String, TableService>,
+    pub services: BTreeMap<ServiceName, TableService>,
     /// What this very node must have as a real server of other directors.
     pub duty: RealServerRole,
     /// MAC addresses of the other directors.
@@ -50,7 +50,7 @@ pub struct TableService {
     /// Beyond so many of all clients they are asked for a cookie (TCP).
     pub cookies: Option<Rate>,
     /// Real servers of the service by name.
-    pub servers: BTreeMap<String, TableServer>,
+    pub servers: BTreeMap<ServerName, TableServer>,
 }
 
 /// Which packets belong to a service.
@@ -193,9 +193,9 @@ pub struct Tally {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Counts of each service by its name.
-    pub services: BTreeMap<String, Tally>,
-    /// By (service, server).
-    pub servers: BTreeMap<(String, String), Tally>,
+    pub services: BTreeMap<ServiceName, Tally>,
+    /// Counts of each real server.
+    pub servers: BTreeMap<ServerRef, Tally>,
     /// Packets dropped, by reason.
     pub drops: BTreeMap<String, u64>,
     /// Places in the flow table; 0: not nines' own.

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use nines_model::{Role, Spec};
+use nines_model::{NodeName, Role, Spec};
 
 use crate::{Held, Observed, Plan, Step};
 
@@ -42,7 +42,7 @@ struct Judge<'a> {
 
 impl<'a> Judge<'a> {
     /// A VIP that nobody alive holds is given to `to`.
-    fn gift(&self, vip: IpAddr, to: &String) -> Result<(), String> {
+    fn gift(&self, vip: IpAddr, to: &NodeName) -> Result<(), String> {
         if !self.is_fit(vip, to) {
             return Err(format!("rule 3: {to} is not fit"));
         }
@@ -56,7 +56,7 @@ impl<'a> Judge<'a> {
     }
 
     /// A VIP moves between two living nodes.
-    fn transfer(&self, vip: IpAddr, from: &String, to: &String) -> Result<(), String> {
+    fn transfer(&self, vip: IpAddr, from: &NodeName, to: &NodeName) -> Result<(), String> {
         let nodes = &self.observed.nodes;
         if !self.is_fit(vip, to) {
             return Err(format!("rule 3: {to} is not fit"));
@@ -85,19 +85,19 @@ impl<'a> Judge<'a> {
     fn refusal(&self, vip: IpAddr) -> Result<(), String> {
         let move_request = self.observed.move_requests.get(&vip);
         let holder = self.holder(vip);
-        let waits = |node: &str| {
+        let waits = |node: &NodeName| {
             let behind = &self.observed.nodes[node].behind;
-            let lacks = |from: &String| self.may_stay(vip, from) && behind.contains(from);
+            let lacks = |from: &NodeName| self.may_stay(vip, from) && behind.contains(from);
             holder.is_some_and(lacks) && move_request.is_some_and(|to| to == node)
         };
         let follows = self.spec.vips.get(&vip).is_some_and(|v| v.with.is_some());
-        let allowed = |node: &str| !follows || self.led_to(vip).is_some_and(|led| led == node);
-        let could = |node: &&str| {
-            let elsewhere = holder.is_none_or(|h| h != node);
+        let allowed = |node: &NodeName| !follows || self.led_to(vip).is_some_and(|led| led == node);
+        let could = |node: &&NodeName| {
+            let elsewhere = holder.is_none_or(|h| h != *node);
             self.is_fit(vip, node) && allowed(node) && elsewhere && !waits(node)
         };
         if let Some(node) = self.spec.directors().find(could)
-            && !move_request.is_some_and(|to| waits(to))
+            && !move_request.is_some_and(waits)
         {
             return Err(format!("{vip} is called blocked, but {node} could take it"));
         }
@@ -119,12 +119,12 @@ impl<'a> Judge<'a> {
         Ok(())
     }
 
-    fn lives(&self, node: &str) -> bool {
+    fn lives(&self, node: &NodeName) -> bool {
         self.observed.nodes.get(node).is_some_and(|n| n.alive)
     }
 
     /// Fit, but for being ready.
-    fn may_stay(&self, vip: IpAddr, node: &str) -> bool {
+    fn may_stay(&self, vip: IpAddr, node: &NodeName) -> bool {
         self.spec.nodes.get(node).is_some_and(|s| s.role == Role::Director)
             && self.observed.nodes.get(node).is_some_and(|v| {
                 let votes = !v.joining && !v.no_vote && v.doubt.is_none();
@@ -132,27 +132,30 @@ impl<'a> Judge<'a> {
             })
     }
 
-    fn is_fit(&self, vip: IpAddr, node: &str) -> bool {
+    fn is_fit(&self, vip: IpAddr, node: &NodeName) -> bool {
         self.may_stay(vip, node) && self.observed.nodes.get(node).is_some_and(|v| v.ready)
     }
 
     /// The node that has a VIP before the plan is carried out.
-    fn holder(&self, vip: IpAddr) -> Option<&'a String> {
+    fn holder(&self, vip: IpAddr) -> Option<&'a NodeName> {
         self.observed.vips.get(&vip).map(|(Held::By(node) | Held::Releasing(node, _))| node)
     }
 
     /// Where a VIP is once the plan is carried out.
-    fn place(&self, vip: IpAddr) -> Option<&'a String> {
+    fn place(&self, vip: IpAddr) -> Option<&'a NodeName> {
         let stepped = self.plan.steps.iter().find_map(|(step, _)| match step {
             Step::Give(v, to) | Step::Move(v, _, to) if *v == vip => Some(to),
             _ => None,
         });
         let held = self.observed.vips.get(&vip);
-        stepped.or(held.map(|(Held::By(node) | Held::Releasing(_, node))| node))
+        stepped.or_else(|| match held? {
+            Held::By(node) => Some(node),
+            Held::Releasing(_, to) => to.as_ref(),
+        })
     }
 
     /// Where the VIP is then that this one goes with.
-    fn led_to(&self, vip: IpAddr) -> Option<&'a String> {
+    fn led_to(&self, vip: IpAddr) -> Option<&'a NodeName> {
         self.spec.vips.get(&vip).and_then(|v| v.with).and_then(|with| self.place(with))
     }
 }

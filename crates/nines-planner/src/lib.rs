@@ -18,7 +18,7 @@ use std::{
     net::IpAddr,
 };
 
-use nines_model::{Refusals, Role, Spec, Unfit, Why};
+use nines_model::{NodeName, Refusals, Role, Spec, Unfit, Why};
 
 pub use self::check::check;
 
@@ -47,7 +47,7 @@ pub struct NodeView {
     /// VIPs that it cannot serve, and why.
     pub unable: BTreeMap<IpAddr, Unfit>,
     /// Nodes whose flows it does not have yet: connections through them would be lost on it.
-    pub behind: BTreeSet<String>,
+    pub behind: BTreeSet<NodeName>,
 }
 
 /// Why the incarnation of a node does not count.
@@ -83,29 +83,29 @@ impl NodeView {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Held {
     /// The node that holds it.
-    By(String),
-    /// This node was asked to release it to the other.
-    Releasing(String, String),
+    By(NodeName),
+    /// This node was asked to release it to the other, or to nobody.
+    Releasing(NodeName, Option<NodeName>),
 }
 
 /// What is, as far as it is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observed {
     /// By name; a node that is not here is not alive.
-    pub nodes: BTreeMap<String, NodeView>,
+    pub nodes: BTreeMap<NodeName, NodeView>,
     /// VIPs that a node holds.
     pub vips: BTreeMap<IpAddr, Held>,
     /// Moves that operators asked for.
-    pub move_requests: BTreeMap<IpAddr, String>,
+    pub move_requests: BTreeMap<IpAddr, NodeName>,
 }
 
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// No node that is alive holds it: give it to this node.
-    Give(IpAddr, String),
+    Give(IpAddr, NodeName),
     /// A living node holds it: ask it to release it to the other.
-    Move(IpAddr, String, String),
+    Move(IpAddr, NodeName, NodeName),
     /// It should be elsewhere, or somewhere, but nobody can take it.
     Blocked(IpAddr),
 }
@@ -120,13 +120,14 @@ pub struct Plan {
 /// What should be done next.
 pub fn plan(spec: &Spec, observed: &Observed) -> Plan {
     let mut plan = Plan::default();
-    let mut load: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut load: BTreeMap<&NodeName, usize> = BTreeMap::new();
     for held in observed.vips.values() {
-        let (Held::By(node) | Held::Releasing(_, node)) = held;
-        *load.entry(node).or_default() += 1;
+        if let Held::By(node) | Held::Releasing(_, Some(node)) = held {
+            *load.entry(node).or_default() += 1;
+        }
     }
     // Where VIPs that others go with will be.
-    let mut goals: BTreeMap<IpAddr, &str> = BTreeMap::new();
+    let mut goals: BTreeMap<IpAddr, &NodeName> = BTreeMap::new();
     let leads = |vip: &&IpAddr| spec.vips[*vip].with.is_none();
     let follow = spec.vips.keys().filter(|vip| !leads(vip));
     for vip in spec.vips.keys().filter(leads).chain(follow) {
@@ -135,7 +136,7 @@ pub fn plan(spec: &Spec, observed: &Observed) -> Plan {
             (Some(with), _) => follow_to(spec, observed, *vip, with, goals.get(&with).copied()),
             (_, None) => give(spec, observed, &load, *vip, None),
             (_, Some(Held::Releasing(from, to))) if !alive(observed, from) => {
-                give(spec, observed, &load, *vip, Some((from, Some(to))))
+                give(spec, observed, &load, *vip, Some((from, to.as_ref())))
             }
             (_, Some(Held::Releasing(..))) => None,
             (_, Some(Held::By(node))) if !alive(observed, node) => {
@@ -145,7 +146,7 @@ pub fn plan(spec: &Spec, observed: &Observed) -> Plan {
         };
         let there = match (&step, held) {
             (Some((Step::Give(_, to) | Step::Move(_, _, to), _)), _) => Some(to),
-            (_, Some(Held::By(node) | Held::Releasing(_, node))) => Some(node),
+            (_, Some(Held::By(node) | Held::Releasing(_, Some(node)))) => Some(node),
             _ => None,
         };
         if let Some((name, _)) = there.and_then(|node| observed.nodes.get_key_value(node)) {
@@ -166,7 +167,7 @@ fn follow_to(
     observed: &Observed,
     vip: IpAddr,
     with: IpAddr,
-    goal: Option<&str>,
+    goal: Option<&NodeName>,
 ) -> Option<(Step, Why)> {
     let unfit = goal.and_then(|goal| refusal(spec, observed, vip, goal));
     let living = match observed.vips.get(&vip) {
@@ -174,29 +175,29 @@ fn follow_to(
         Some(Held::By(node)) if alive(observed, node) => Some(node),
         _ => None,
     };
-    let follows = |goal: &str| Why::Follows(with, goal.to_owned());
+    let follows = |goal: &NodeName| Why::Follows(with, goal.clone());
     match (living, goal, unfit) {
         (Some(node), Some(goal), None) if goal != node => {
             let stays = must_leave(spec, observed, vip, node).is_none();
             let waits = stays && is_behind(observed, goal, node);
-            let step = Step::Move(vip, node.clone(), goal.to_owned());
+            let step = Step::Move(vip, node.clone(), goal.clone());
             (!waits).then(|| (step, follows(goal)))
         }
         (Some(_), ..) => None,
-        (None, Some(goal), None) => Some((Step::Give(vip, goal.to_owned()), follows(goal))),
+        (None, Some(goal), None) => Some((Step::Give(vip, goal.clone()), follows(goal))),
         (None, Some(goal), Some(unfit)) => {
-            Some((Step::Blocked(vip), Why::CannotFollow(with, goal.to_owned(), unfit)))
+            Some((Step::Blocked(vip), Why::CannotFollow(with, goal.clone(), unfit)))
         }
         (None, None, _) => Some((Step::Blocked(vip), Why::NothingToFollow(with))),
     }
 }
 
-fn alive(observed: &Observed, node: &str) -> bool {
+fn alive(observed: &Observed, node: &NodeName) -> bool {
     observed.nodes.get(node).is_some_and(|n| n.alive)
 }
 
 /// Whether `node` has not got the flows of `from` yet.
-fn is_behind(observed: &Observed, node: &str, from: &str) -> bool {
+fn is_behind(observed: &Observed, node: &NodeName, from: &NodeName) -> bool {
     observed.nodes.get(node).is_some_and(|view| view.behind.contains(from))
 }
 
@@ -211,13 +212,13 @@ pub fn unfit(spec: &Spec, observed: &Observed, vip: Option<IpAddr>, node: &str) 
 }
 
 /// The same for one VIP.
-fn refusal(spec: &Spec, observed: &Observed, vip: IpAddr, node: &str) -> Option<Unfit> {
-    unfit(spec, observed, Some(vip), node)
+fn refusal(spec: &Spec, observed: &Observed, vip: IpAddr, node: &NodeName) -> Option<Unfit> {
+    unfit(spec, observed, Some(vip), node.as_str())
 }
 
 /// Why a VIP cannot stay on a node that lives. Not being ready (a table is being applied) or heard
 /// for a moment is no reason.
-fn must_leave(spec: &Spec, observed: &Observed, vip: IpAddr, node: &str) -> Option<Unfit> {
+fn must_leave(spec: &Spec, observed: &Observed, vip: IpAddr, node: &NodeName) -> Option<Unfit> {
     refusal(spec, observed, vip, node)
         .filter(|why| !matches!(why, Unfit::NotReady | Unfit::Unheard))
 }
@@ -225,17 +226,17 @@ fn must_leave(spec: &Spec, observed: &Observed, vip: IpAddr, node: &str) -> Opti
 fn best<'a>(
     spec: &'a Spec,
     observed: &Observed,
-    load: &BTreeMap<&str, usize>,
+    load: &BTreeMap<&NodeName, usize>,
     vip: IpAddr,
-    but: Option<&str>,
-) -> Option<&'a str> {
+    but: Option<&NodeName>,
+) -> Option<&'a NodeName> {
     let prefer = &spec.vips[&vip].prefer;
     let move_request = observed.move_requests.get(&vip);
     let fit = spec.directors().filter(|n| Some(*n) != but);
     fit.filter(|n| refusal(spec, observed, vip, n).is_none()).min_by_key(|n| {
         let behind = but.is_some_and(|from| is_behind(observed, n, from));
-        let wished = move_request.is_none_or(|w| w != n);
-        let place = prefer.iter().position(|p| p == n).unwrap_or(prefer.len());
+        let wished = move_request.is_none_or(|w| w != *n);
+        let place = prefer.iter().position(|p| p == *n).unwrap_or(prefer.len());
         (behind, wished, place, load.get(n).copied().unwrap_or(0), *n)
     })
 }
@@ -245,11 +246,11 @@ fn blocked(
     spec: &Spec,
     observed: &Observed,
     vip: IpAddr,
-    but: Option<&str>,
+    but: Option<&NodeName>,
     why: Why,
 ) -> (Step, Why) {
     let others = spec.directors().filter(|n| Some(*n) != but);
-    let told = |n: &str| Some((n.to_owned(), refusal(spec, observed, vip, n)?));
+    let told = |n: &NodeName| Some((n.clone(), refusal(spec, observed, vip, n)?));
     let others = Refusals(others.filter_map(told).collect());
     (Step::Blocked(vip), Why::NoTaker(Box::new(why), others))
 }
@@ -257,21 +258,19 @@ fn blocked(
 fn give(
     spec: &Spec,
     observed: &Observed,
-    load: &BTreeMap<&str, usize>,
+    load: &BTreeMap<&NodeName, usize>,
     vip: IpAddr,
-    silent: Option<(&str, Option<&String>)>,
+    silent: Option<(&NodeName, Option<&NodeName>)>,
 ) -> Option<(Step, Why)> {
     let before = silent.map(|(node, _)| node);
-    let meant = silent
-        .and_then(|(_, to)| to)
-        .filter(|to| refusal(spec, observed, vip, to).is_none())
-        .map(String::as_str);
+    let meant =
+        silent.and_then(|(_, to)| to).filter(|to| refusal(spec, observed, vip, to).is_none());
     let why = match before {
-        Some(node) => Why::HolderSilent(node.to_owned()),
+        Some(node) => Why::HolderSilent(node.clone()),
         None => Why::Unheld,
     };
     Some(match meant.or_else(|| best(spec, observed, load, vip, before)) {
-        Some(to) => (Step::Give(vip, to.to_owned()), why),
+        Some(to) => (Step::Give(vip, to.clone()), why),
         None => blocked(spec, observed, vip, before, why),
     })
 }
@@ -280,21 +279,21 @@ fn give(
 fn leave(
     spec: &Spec,
     observed: &Observed,
-    load: &BTreeMap<&str, usize>,
+    load: &BTreeMap<&NodeName, usize>,
     vip: IpAddr,
-    node: &str,
+    node: &NodeName,
 ) -> Option<(Step, Why)> {
-    let move_request = observed.move_requests.get(&vip).filter(|w| w.as_str() != node);
+    let move_request = observed.move_requests.get(&vip).filter(|w| *w != node);
     if let Some(to) = move_request.filter(|w| refusal(spec, observed, vip, w).is_none()) {
         if is_behind(observed, to, node) && must_leave(spec, observed, vip, node).is_none() {
-            return Some((Step::Blocked(vip), Why::Waits(to.clone(), node.to_owned())));
+            return Some((Step::Blocked(vip), Why::Waits(to.clone(), node.clone())));
         }
-        let step = Step::Move(vip, node.to_owned(), to.clone());
+        let step = Step::Move(vip, node.clone(), to.clone());
         return Some((step, Why::Asked));
     }
-    let why = Why::HolderUnfit(node.to_owned(), must_leave(spec, observed, vip, node)?);
+    let why = Why::HolderUnfit(node.clone(), must_leave(spec, observed, vip, node)?);
     Some(match best(spec, observed, load, vip, Some(node)) {
-        Some(to) => (Step::Move(vip, node.to_owned(), to.to_owned()), why),
+        Some(to) => (Step::Move(vip, node.clone(), to.clone()), why),
         None => blocked(spec, observed, vip, Some(node), why),
     })
 }

@@ -50,7 +50,7 @@ fn node() -> impl Strategy<Value = NodeView> {
             standby,
             leaving,
             unable: unable.into_iter().map(vip).map(failed).collect(),
-            behind,
+            behind: behind.into_iter().map(NodeName::from).collect(),
         })
 }
 
@@ -66,11 +66,11 @@ proptest! {
         move_request in prop::option::of((100u8..103, 0usize..4)),
     ) {
         let names = ["lb1", "lb2", "lb3", "wit"];
-        let nodes = names.iter().map(|n| (*n).to_owned()).zip(views).collect();
+        let nodes = names.iter().map(|n| NodeName::from(*n)).zip(views).collect();
         let mut observed = Observed { nodes, ..Observed::default() };
         for (n, (a, b, releasing)) in held {
-            let a = names[a].to_owned();
-            let held = if releasing { Held::Releasing(a, names[b].into()) } else { Held::By(a) };
+            let a = NodeName::from(names[a]);
+            let held = if releasing { Held::Releasing(a, Some(names[b].into())) } else { Held::By(a) };
             observed.vips.insert(vip(n), held);
         }
         if let Some((of, move_request)) = move_request {

@@ -89,7 +89,7 @@ fn note(observed: &mut Observed, line: &str) {
             observed.vips.insert(address(vip), Held::By((*node).into()));
         }
         [vip, "is", "on", "its", "way", "from", from, "to", to] => {
-            let held = Held::Releasing((*from).into(), (*to).into());
+            let held = Held::Releasing((*from).into(), Some((*to).into()));
             observed.vips.insert(address(vip), held);
         }
         [vip, "is", "wanted", "on", node, "by", "an", "operator"] => {

@@ -194,7 +194,9 @@ impl Scenario {
 
     /// Names of the first members that are directors by this config.
     pub(crate) fn directors(&self, spec: &Spec) -> Vec<String> {
-        let is = |name: &&String| spec.nodes.get(*name).is_some_and(|n| n.role == Role::Director);
+        let is = |name: &&String| {
+            spec.nodes.get(name.as_str()).is_some_and(|n| n.role == Role::Director)
+        };
         self.nodes.iter().filter(is).cloned().collect()
     }
 

@@ -11,7 +11,7 @@ use nines_core::{
     vip_set::Name,
     wire::{HardState, Member, Persist, Persisted, Snapshot},
 };
-use nines_model::{Millis, Role, Spec, Time};
+use nines_model::{Incarnation, Millis, NodeId, Role, Spec, Time};
 
 use crate::{
     invariants::{self, Invariant},
@@ -168,7 +168,7 @@ fn fnv(hash: u64, bytes: &[u8]) -> u64 {
 /// The disk of each of the first members.
 fn founding(scenario: &Scenario, spec: Spec) -> Persisted {
     let member = |(id, name): (u64, &String)| {
-        let witness = spec.nodes.get(name).is_some_and(|n| n.role == Role::Witness);
+        let witness = spec.nodes.get(name.as_str()).is_some_and(|n| n.role == Role::Witness);
         Member { id, name: name.clone(), witness, ..Member::default() }
     };
     let members: Vec<Member> = (1..).zip(&scenario.nodes).map(member).collect();
@@ -287,15 +287,16 @@ impl World {
             return;
         }
         let now = self.local(id);
-        let name = self.name(self.machines[&id].identity);
+        let name = self.name(self.machines[&id].identity).into();
         let seeds = if self.founders().contains(&id) { Vec::new() } else { self.seeds.clone() };
+        let seeds = seeds.into_iter().map(NodeId).collect();
         let machine = self.machines.get_mut(&id).expect("a machine");
         machine.incarnation += 1;
         let identity = machine.identity;
         let machine_boot = machine.power;
         let place = machine.place;
-        let boot = (machine.incarnation << 32) + id;
-        let config = Config { id: identity, name, boot, machine_boot, place, seeds };
+        let boot = Incarnation((machine.incarnation << 32) + id);
+        let config = Config { id: NodeId(identity), name, boot, machine_boot, place, seeds };
         machine.node = Some(Node::new(config, now, machine.disk.get()));
         // Which VIPs follow is known to the process, not to the kernel.
         machine.kernel.follow.clear();
@@ -457,8 +458,12 @@ impl World {
                     let time = self.after_earlier_writes(id, time);
                     self.schedule(time, id, Happening::Written(number, persist));
                 }
-                Action::Send { to, bytes, bulk: true } => self.send_bulk(id, to, bytes),
-                Action::Send { to, bytes, bulk: false } => self.send(id, to, bytes),
+                Action::Send { to, bytes, bulk: true } => {
+                    self.send_bulk(id, to.number(), bytes);
+                }
+                Action::Send { to, bytes, bulk: false } => {
+                    self.send(id, to.number(), bytes);
+                }
                 Action::RestartReady => {
                     self.changed = true;
                     self.kill(id);

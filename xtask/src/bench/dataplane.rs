@@ -105,9 +105,9 @@ fn table() -> ForwardingTable {
                 let listen = Listen::new(at(&vip), proto);
                 let mut service = TableService::new(Traffic::To(listen), Scheduler::Maglev);
                 let server =
-                    |n: u8| (format!("r{n}"), TableServer::new(at(&n.to_string()), forward));
+                    |n: u8| (format!("r{n}").into(), TableServer::new(at(&n.to_string()), forward));
                 service.servers = (21..25).map(server).collect();
-                services.insert(format!("{net}{to} {proto}"), service);
+                services.insert(format!("{net}{to} {proto}").into(), service);
             }
         }
     }

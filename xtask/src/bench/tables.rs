@@ -32,9 +32,9 @@ fn table(scheduler: Scheduler) -> ForwardingTable {
             // A thousand machines, each in a hundred services.
             let ip = IpAddr::V4(Ipv4Addr::from(0x0a00_0100 + (n * SERVERS + s) % 1_000));
             let server = TableServer::new(SocketAddr::new(ip, 80), Forward::Dr);
-            service.servers.insert(format!("r{s}"), server);
+            service.servers.insert(format!("r{s}").into(), server);
         }
-        table.services.insert(format!("s{n:05}"), service);
+        table.services.insert(format!("s{n:05}").into(), service);
     }
     table
 }
@@ -57,7 +57,7 @@ pub fn tables(json: bool) -> Result<(), String> {
             let mut ones = Vec::new();
             for n in 0..CHANGES {
                 let name = format!("s{:05}", n * 400 + 7);
-                let service = table.services.get_mut(&name).ok_or("no such service")?;
+                let service = table.services.get_mut(name.as_str()).ok_or("no such service")?;
                 service.servers.get_mut("r3").ok_or("no such server")?.weight = n + 2;
                 let began = Instant::now();
                 plane.apply(&table).map_err(failed)?;

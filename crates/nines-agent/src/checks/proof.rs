@@ -16,7 +16,7 @@ use nines_dataplane::{
     address,
     probe::{self, Answer, Hindrance, Question},
 };
-use nines_model::{Forward, Proto, Spec, Time};
+use nines_model::{Forward, Proto, ServerRef, Spec, Time};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -44,8 +44,8 @@ pub enum Meaning {
 /// One question to one server.
 #[derive(Clone, Debug)]
 pub struct Asked {
-    /// Service and server.
-    pub subject: (String, String),
+    /// The server.
+    pub subject: ServerRef,
     /// The probe that answers it.
     pub question: Question,
     /// The service's protocol: only TCP always answers.
@@ -86,7 +86,7 @@ pub fn questions(spec: &Spec, held: impl Fn(IpAddr) -> bool, here: &[IpAddr]) ->
             for vip in listen.vips().filter(|vip| held(*vip)) {
                 let vip = SocketAddr::new(vip, port);
                 let question = Question { vip, server: wanted.addr.ip(), forward };
-                let subject = (name.clone(), server.clone());
+                let subject = ServerRef::new(name.clone(), server.clone());
                 all.push(Asked { subject, question, proto: listen.proto });
             }
         }
@@ -199,7 +199,7 @@ struct Cause {
     spec: Arc<Spec>,
     held: BTreeSet<IpAddr>,
     /// What its check calls down gets no clients anyway.
-    down: BTreeSet<(String, String)>,
+    down: BTreeSet<ServerRef>,
 }
 
 /// Taken out of the core, which has no time for more.
@@ -273,7 +273,7 @@ pub async fn keep(core: CoreHandle, unusable: Arc<Mutex<AllUnusable>>) {
 /// Takes a round in, a part of all questions. A server with several VIPs is unusable if it is for
 /// one of them.
 fn take(known: &mut AllUnusable, all: &[Asked], round: &[Asked], found: Vec<Found>) {
-    let name = |asked: &Asked| format!("{}/{}", asked.subject.0, asked.subject.1);
+    let name = |asked: &Asked| asked.subject.to_string();
     if !known.is_empty() {
         let still: BTreeSet<String> = all.iter().map(name).collect();
         known.retain(|name, _| still.contains(name));

@@ -237,7 +237,7 @@ fn many_checks_spread_over_their_interval() {
     for number in 0..1_000 {
         let mut task = task(addr, CheckKind::Tcp);
         task.check.every = Millis(2_000);
-        task.server = format!("r{number}");
+        task.server = format!("r{number}").into();
         assert_eq!(phase(&task), phase(&task));
         tenths[(phase(&task) / 200) as usize] += 1;
     }

@@ -333,7 +333,7 @@ mod tests {
     fn what_an_earlier_process_left_goes_on_until_the_first_table() {
         let listen = Listen::new("10.0.0.100:80".parse().unwrap(), Proto::Tcp);
         let web = TableService::new(Traffic::To(listen), Scheduler::Rr);
-        let services = [("web".to_owned(), web)].into();
+        let services = [("web".into(), web)].into();
         let inherited = ForwardingTable { services, ..ForwardingTable::default() };
         let fake = Fake::default();
         let held = || fake.held.lock().unwrap().table.clone();

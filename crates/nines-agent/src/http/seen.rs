@@ -10,7 +10,7 @@ use std::{
 
 use nines_api::{failure::Outcome, types::Status};
 use nines_core::Node;
-use nines_model::{Time, printable::clean};
+use nines_model::{NodeId, Time, printable::clean};
 use tokio::time::Instant;
 
 use super::{one_line, stopping, view};
@@ -56,21 +56,21 @@ pub async fn counters_json(sight: Sight) -> Vec<u8> {
 }
 
 /// What each other node that serves told; `None`: it gave no answer.
-type Answers = BTreeMap<u64, Option<Vec<u8>>>;
+type Answers = BTreeMap<NodeId, Option<Vec<u8>>>;
 
 /// Asks nodes that serve, this one excepted.
-async fn answers(sight: &Sight, active: &[u64]) -> Answers {
+async fn answers(sight: &Sight, active: &[NodeId]) -> Answers {
     let mut answers = Answers::new();
     // One second is all a person waits for, so a frozen peer gets less.
     let patience = Duration::from_millis(150);
-    for id in active.iter().filter(|id| **id != sight.credentials.identity.me.id) {
+    for id in active.iter().filter(|id| id.number() != sight.credentials.identity.me.id) {
         answers.insert(*id, ask_counters(&sight.core, &sight.credentials, *id, patience).await);
     }
     answers
 }
 
 /// The status without what other nodes count and check, and ids of nodes that serve.
-async fn own_view(sight: &Sight) -> Outcome<(Status, Vec<u64>)> {
+async fn own_view(sight: &Sight) -> Outcome<(Status, Vec<NodeId>)> {
     let shown = sight.shown.lock().expect("nobody panics with it").clone();
     let look = move |node: &Node, now: Time| (view::status(node, now, &shown), view::active(node));
     let ((mut status, services), active) = sight.core.inspect(look).await.ok_or_else(stopping)?;

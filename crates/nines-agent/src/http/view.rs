@@ -11,7 +11,7 @@ use nines_api::{
     types::{Failover, NodeStatus, ProblemLine, SCHEMA, Status, VipStatus},
 };
 use nines_core::{Node, state::State, wire::Member};
-use nines_model::{Role, Time, Unfit, Why};
+use nines_model::{NodeId, NodeName, Role, Time, Unfit, Why};
 use nines_planner::NodeView;
 
 use self::{problems::problems, spare::Spares};
@@ -35,7 +35,7 @@ pub mod services;
 mod spare;
 mod why;
 
-fn member_alive(node: &Node, now: Time, id: u64) -> bool {
+fn member_alive(node: &Node, now: Time, id: NodeId) -> bool {
     if id == node.config().id {
         return node.broken().is_none();
     }
@@ -43,18 +43,21 @@ fn member_alive(node: &Node, now: Time, id: u64) -> bool {
 }
 
 /// Ids of nodes that hold a VIP.
-pub fn active(node: &Node) -> Vec<u64> {
+pub fn active(node: &Node) -> Vec<NodeId> {
     let state = node.state();
-    let mut ids: Vec<u64> =
-        state.vips.values().filter_map(|h| state.member(h.node()).map(|m| m.id)).collect();
+    let mut ids: Vec<NodeId> = state
+        .vips
+        .values()
+        .filter_map(|h| state.member(h.node().as_str()).map(Member::id))
+        .collect();
     ids.sort_unstable();
     ids.dedup();
     ids
 }
 
 /// Voters that are heard and whose incarnation counts, this node among them.
-fn votes(node: &Node, now: Time) -> BTreeSet<u64> {
-    let counts = |id: &u64| member_alive(node, now, *id) && node.doubt(now, *id).is_none();
+fn votes(node: &Node, now: Time) -> BTreeSet<NodeId> {
+    let counts = |id: &NodeId| member_alive(node, now, *id) && node.doubt(now, *id).is_none();
     node.consensus().voters().into_iter().filter(counts).collect()
 }
 
@@ -70,8 +73,10 @@ pub fn status(node: &Node, now: Time, shown: &OwnStatus) -> (Status, services::S
     let mut status = Status {
         schema: SCHEMA,
         cluster: if state.spec.name.is_empty() { &shown.cluster } else { &state.spec.name }.clone(),
-        node: node.config().name.clone(),
-        leader: state.members.get(&leader).map_or_else(String::new, |m| m.name.clone()),
+        node: node.config().name.to_string(),
+        leader: leader
+            .and_then(|id| state.members.get(&id))
+            .map_or_else(String::new, |m| m.name.clone()),
         votes,
         voters: voters.len(),
         quorate,
@@ -113,9 +118,10 @@ fn nodes(node: &Node, now: Time, shown: &OwnStatus, spares: &Spares<'_>) -> Vec<
     let mut all: Vec<NodeStatus> =
         state.members.iter().map(|(id, m)| member(node, now, (*id, m), shown, spares)).collect();
     all.extend(outside::newcomer(node, now, shown));
-    let not_joined = state.spec.nodes.iter().filter(|(name, _)| state.member(name).is_none());
+    let not_joined =
+        state.spec.nodes.iter().filter(|(name, _)| state.member(name.as_str()).is_none());
     all.extend(not_joined.map(|(name, spec)| NodeStatus {
-        name: name.clone(),
+        name: name.to_string(),
         role: spec.role.into(),
         state: NodeState::NotJoined.into(),
         ..NodeStatus::default()
@@ -128,16 +134,16 @@ fn nodes(node: &Node, now: Time, shown: &OwnStatus, spares: &Spares<'_>) -> Vec<
 fn member(
     node: &Node,
     now: Time,
-    (id, member): (u64, &Member),
+    (id, member): (NodeId, &Member),
     shown: &OwnStatus,
     spares: &Spares<'_>,
 ) -> NodeStatus {
     let state = node.state();
     let name = &member.name;
-    let holds = state.vips.iter().filter(|(_, h)| h.node() == name);
+    let holds = state.vips.iter().filter(|(_, h)| *h.node() == *name);
     let holds: Vec<String> = holds.map(|(vip, _)| vip.to_string()).collect();
     let peer = node.membership().peer(id);
-    let role = match state.spec.nodes.get(name) {
+    let role = match state.spec.nodes.get(name.as_str()) {
         Some(spec) => spec.role,
         None if member.witness => Role::Witness,
         None => Role::Director,
@@ -151,7 +157,7 @@ fn member(
         () => NodeState::Ready,
     };
     let state_now = state_of(spares.member(name), role, at_work);
-    let facts = state.members.facts().get(name);
+    let facts = state.members.facts().get(name.as_str());
     let told = || OwnStatus {
         path: facts.map_or_else(String::new, |f| f.path.clone()),
         trouble: facts.map_or_else(String::new, |f| f.trouble.clone()),
@@ -166,7 +172,7 @@ fn member(
     };
     let links = node.links(now, id);
     NodeStatus {
-        id,
+        id: id.number(),
         name: name.clone(),
         role: role.into(),
         state: state_now.into(),
@@ -178,18 +184,18 @@ fn member(
         rtt_us: peer.map_or(0, |p| p.rtt_ns / 1_000),
         links_up: links.values().filter(|up| **up).count(),
         links: links.len(),
-        leads: node.consensus().leader() == id,
-        standby: state.admin.standbys().get(name).map_or_else(String::new, set_text),
+        leads: node.consensus().leader() == Some(id),
+        standby: state.admin.standbys().get(name.as_str()).map_or_else(String::new, set_text),
         behind,
         macs: facts.map_or_else(Vec::new, |f| f.macs.iter().map(|mac| mac_text(mac)).collect()),
     }
 }
 
 /// Living nodes whose connections a node has not got yet, as far as it says.
-fn behind(node: &Node, now: Time, id: u64) -> Vec<String> {
-    let missing: Vec<u64> = match node.membership().peer(id) {
+fn behind(node: &Node, now: Time, id: NodeId) -> Vec<String> {
+    let missing: Vec<NodeId> = match node.membership().peer(id) {
         _ if id == node.config().id => node.behind().iter().copied().collect(),
-        Some(peer) => peer.beat.behind.clone(),
+        Some(peer) => peer.beat.behind().collect(),
         None => Vec::new(),
     };
     let living = missing.iter().filter(|id| member_alive(node, now, **id));
@@ -222,8 +228,8 @@ fn vips(node: &Node, now: Time, spares: &Spares<'_>) -> Vec<VipStatus> {
                 no_spare,
                 address: vip.to_string(),
                 name: state.spec.vip_name(*vip),
-                node: state.vips.get(vip).map_or_else(String::new, |h| h.node().to_owned()),
-                token: state.vips.get(vip).map_or(0, |h| h.token()),
+                node: state.vips.get(vip).map_or_else(String::new, |h| h.node().to_string()),
+                token: state.vips.get(vip).map_or(0, |h| h.token().number()),
                 answers_here: node.answers(*vip, now),
                 lease_left_ms: here.map_or(0, |v| v.guard.since(now) / 1_000_000),
                 blocked: node.blocked().get(vip).map_or_else(String::new, Why::to_string),
@@ -236,8 +242,8 @@ fn last_failover(state: &State, wall: u64) -> Option<Failover> {
     let (vip, last) = state.vips.failovers().iter().max_by_key(|(_, f)| f.at_ms)?;
     Some(Failover {
         vip: state.spec.vip_name(*vip),
-        from: last.from.clone(),
-        to: last.to.clone(),
+        from: last.from.as_ref().map_or_else(String::new, NodeName::to_string),
+        to: last.to.to_string(),
         at: rfc3339(last.at_ms),
         ago_s: wall.saturating_sub(last.at_ms) / 1_000,
         actor: last.actor.clone(),
@@ -252,7 +258,8 @@ pub fn one_line(status: &Status) -> String {
 }
 
 /// A node that serves did not answer in time.
-pub fn no_answer(status: &mut Status, id: u64) {
+pub fn no_answer(status: &mut Status, id: NodeId) {
+    let id = id.number();
     let Some(n) = status.nodes.iter_mut().find(|n| n.id == id && n.is(NodeState::Active)) else {
         return;
     };

@@ -18,7 +18,7 @@ use std::{
 };
 
 use nines_api::failure::{Failure, Kind, Outcome};
-use nines_model::printable::clean;
+use nines_model::{NodeId, printable::clean};
 use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -188,7 +188,7 @@ async fn talk(visit: Visit, port: Arc<PeerPort>) {
                 from != 0
             }
             kind::RAFT if from != 0 => {
-                port.core.frame(from, bytes).await;
+                port.core.frame(NodeId(from), bytes).await;
                 true
             }
             kind::QUESTION if from != 0 => {
@@ -241,9 +241,9 @@ async fn speaker(core: &CoreHandle, hello: &[u8], cert: Option<&CertificateDer<'
     let name = String::from_utf8_lossy(hello).into_owned();
     let named = cert.filter(|c| trust::names(c, &identity::tls_name(&name)));
     let Some(id) = named.and_then(trust::number) else { return 0 };
-    let known = move |node: &nines_core::Node, _| match node.state().members.get(&id) {
+    let known = move |node: &nines_core::Node, _| match node.state().members.get(&NodeId(id)) {
         Some(member) => member.name == name,
-        None => node.may_be_newer(id),
+        None => node.may_be_newer(NodeId(id)),
     };
     if core.inspect(known).await == Some(true) { id } else { 0 }
 }
@@ -273,7 +273,7 @@ async fn open(
     connector.connect(name, stream).await
 }
 
-async fn find(core: &CoreHandle, seed: &[Peer], id: u64) -> Option<(String, Vec<SocketAddr>)> {
+async fn find(core: &CoreHandle, seed: &[Peer], id: NodeId) -> Option<(String, Vec<SocketAddr>)> {
     let known = core
         .inspect(move |node, _| {
             node.state().members.get(&id).map(|m| {
@@ -285,7 +285,7 @@ async fn find(core: &CoreHandle, seed: &[Peer], id: u64) -> Option<(String, Vec<
         .await
         .flatten();
     known.or_else(|| {
-        let peer = seed.iter().find(|p| p.id == id)?;
+        let peer = seed.iter().find(|p| p.id == id.number())?;
         let addresses = peer.addresses.iter().map(|a| SocketAddr::new(*a, peer.port));
         Some((peer.name.clone(), addresses.collect()))
     })
@@ -295,7 +295,7 @@ async fn find(core: &CoreHandle, seed: &[Peer], id: u64) -> Option<(String, Vec<
 pub async fn ask_counters(
     core: &CoreHandle,
     credentials: &Credentials,
-    id: u64,
+    id: NodeId,
     limit: Duration,
 ) -> Option<Vec<u8>> {
     let ask = async {

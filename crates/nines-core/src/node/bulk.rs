@@ -5,7 +5,7 @@
 //! of the log goes to that peer the same way, in order; and an entry on its way is not sent again
 //! each time the library would.
 
-use nines_model::{Millis, Time};
+use nines_model::{LogIndex, Millis, Time};
 
 use super::Node;
 use crate::{
@@ -18,8 +18,8 @@ use crate::{
 pub(super) struct UnderWay {
     term: u64,
     /// Index before the first and of the last.
-    after: u64,
-    last: u64,
+    after: LogIndex,
+    last: LogIndex,
     /// Not sent again before.
     until: Time,
 }
@@ -53,16 +53,17 @@ fn size(entries: &[LogEntry]) -> usize {
 
 impl UnderWay {
     /// What to do with entries for a peer that has acknowledged `matched`.
-    pub fn way(&mut self, now: Time, message: &RaftMessage, matched: u64, most: usize) -> Way {
-        let last = message.entries.last().map_or(message.index, |e| e.index);
+    pub fn way(&mut self, now: Time, message: &RaftMessage, matched: LogIndex, most: usize) -> Way {
+        let last = message.entries.last().map_or(message.index(), LogEntry::index);
         let open = self.term == message.term && matched < self.last && now < self.until;
-        if open && !message.entries.is_empty() && message.index == self.after && last <= self.last {
+        if open && !message.entries.is_empty() && message.index() == self.after && last <= self.last
+        {
             return Way::None;
         }
         let size = size(&message.entries);
         if size + 128 > most {
             let until = now.plus(allowance(size));
-            *self = Self { term: message.term, after: message.index, last, until };
+            *self = Self { term: message.term, after: message.index(), last, until };
             return Way::Bulk;
         }
         if open { Way::Bulk } else { Way::Any }
@@ -75,9 +76,9 @@ impl Node {
         if !consensus::brings_entries(message) || !self.voter.consensus().is_leader() {
             return Way::Any;
         }
-        let behind = self.voter.consensus().lag(message.to).unwrap_or(0);
-        let matched = self.voter.consensus().last().0.saturating_sub(behind);
-        self.under_way.entry(message.to).or_default().way(now, message, matched, most)
+        let behind = self.voter.consensus().lag(message.receiver()).unwrap_or(0);
+        let matched = self.voter.consensus().last().0.minus(behind);
+        self.under_way.entry(message.receiver()).or_default().way(now, message, matched, most)
     }
 }
 
@@ -99,7 +100,7 @@ mod tests {
     fn what_follows_a_large_entry_goes_behind_it_until_it_has_arrived() {
         let mut line = UnderWay::default();
         let mut way = |ms: u64, message: &RaftMessage, matched| {
-            line.way(Time(Millis(ms).ns()), message, matched, 1_350)
+            line.way(Time(Millis(ms).ns()), message, LogIndex(matched), 1_350)
         };
         assert_eq!(way(0, &append(9, &[10]), 9), Way::Any);
         let large = append(10, &[5_000_000]);

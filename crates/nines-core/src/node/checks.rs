@@ -8,14 +8,14 @@ use std::{
     net::SocketAddr,
 };
 
-use nines_model::{Millis, Time, Traffic};
+use nines_model::{Millis, ServerRef, Time, Traffic};
 
 use super::{Node, results};
 use crate::{
     action::Action,
     event_log::EventKind,
     forwarding,
-    health::{CheckTask, CheckTasks, Health},
+    health::{CheckTasks, Health},
     vip::Want,
 };
 
@@ -39,12 +39,12 @@ pub(super) struct Checks {
 }
 
 impl Checks {
-    /// Health by (service, server).
+    /// Health of each server.
     pub(super) fn known(&self) -> &forwarding::Known {
         &self.known
     }
 
-    /// Results of checks by (service, server).
+    /// Results of checks of each server.
     pub(super) fn results(&self) -> &results::Results {
         &self.results
     }
@@ -104,10 +104,11 @@ impl Node {
 
     /// Other checks are to be made: what is known of servers that stay is kept.
     pub(super) fn checks_changed(&mut self, now: Time) {
-        let key = |c: &CheckTask| (c.service.clone(), c.server.clone());
-        let before: BTreeMap<_, _> = self.checks.tasks.iter().map(|c| (key(c), c.addr)).collect();
+        let before: BTreeMap<_, _> =
+            self.checks.tasks.iter().map(|c| (c.subject(), c.addr)).collect();
         self.checks.tasks = self.desired_state.checks().clone();
-        let present: BTreeMap<_, _> = self.checks.tasks.iter().map(|c| (key(c), c.addr)).collect();
+        let present: BTreeMap<_, _> =
+            self.checks.tasks.iter().map(|c| (c.subject(), c.addr)).collect();
         let count = self.checks.known.len();
         // At another address it is another server.
         self.checks.known.retain(|subject, _| {
@@ -121,15 +122,15 @@ impl Node {
             let unknown =
                 present.keys().filter(|subject| !self.checks.known.contains_key(*subject));
             for subject in unknown.cloned().collect::<Vec<_>>() {
-                let service = &self.state.spec.services[&subject.0];
-                let server = (service.traffic(), service.servers[&subject.1].addr);
+                let service = &self.state.spec.services[&subject.service];
+                let server = (service.traffic(), service.servers[&subject.server].addr);
                 if self.checks.first.inherited.contains(&server) {
                     self.checks.known.insert(subject, Health::Inherited);
                     changed = true;
                 }
             }
         }
-        let unchecked = |subject: &&(String, String)| {
+        let unchecked = |subject: &&ServerRef| {
             self.checks.known.get(*subject).is_none_or(|health| health.is_unchecked())
         };
         self.checks.first.missing = present.keys().filter(unchecked).count();
@@ -146,21 +147,19 @@ impl Node {
     pub(super) fn checked(
         &mut self,
         now: Time,
-        service: String,
-        server: String,
+        subject: ServerRef,
         outcome: Result<String, String>,
     ) {
-        let Some(spec) = self.state.spec.services.get(&service) else { return };
-        if !spec.servers.contains_key(&server) {
+        let Some(spec) = self.state.spec.services.get(&subject.service) else { return };
+        if !spec.servers.contains_key(&subject.server) {
             return;
         }
         let (rise, fall, vip) = (spec.check.rise, spec.check.fall, spec.listen.addr.ip());
-        let subject = (service.clone(), server.clone());
         let before = self.checks.known.get(&subject).copied().unwrap_or(Health::Unknown);
         let after = before.next(outcome.is_ok(), rise, fall);
         let wall_ms = self.wall_ms(now);
         results::note(&mut self.checks.results, &subject, &outcome, wall_ms);
-        self.checks.known.insert(subject, after);
+        self.checks.known.insert(subject.clone(), after);
         let changes = before.state() != after.state();
         let first = before.is_unchecked();
         if first {
@@ -175,20 +174,14 @@ impl Node {
         if if first { outcome.is_ok() } else { !changes } {
             return;
         }
+        let ServerRef { service, server } = &subject;
         let (kind, text) = match &outcome {
             Ok(said) => (EventKind::CheckUp, format!("{server} is up for {service}: {said}")),
             Err(why) => (EventKind::CheckDown, format!("{server} failed {service}: {why}")),
         };
         // Each director checks; the one that serves (of many VIPs the first) tells.
         if matches!(self.want(now, vip), Want::Hold(_)) {
-            self.record_event(
-                now,
-                kind,
-                format!("{service}/{server}"),
-                text,
-                "check",
-                String::new(),
-            );
+            self.record_event(now, kind, subject.to_string(), text, "check", String::new());
         } else {
             self.log(text);
         }

@@ -59,7 +59,7 @@ impl Node {
         if self.unrecorded.events.len() < WAITING_MAX {
             self.unrecorded.events.push(LogEvent {
                 at_ms: self.wall_ms(now),
-                node: self.config.name.clone(),
+                node: self.config.name.to_string(),
                 kind: kind.code().into(),
                 subject,
                 text,

@@ -6,7 +6,7 @@ use std::{
     net::IpAddr,
 };
 
-use nines_model::{AdminCommand, Codes as _, Millis, Time, Unfit, Why};
+use nines_model::{AdminCommand, Codes as _, Millis, NodeId, NodeName, Time, Unfit, Why};
 use nines_planner::{Held, NodeView, Observed, Step, plan, unfit};
 
 use super::Node;
@@ -34,11 +34,11 @@ pub(super) const NEAR_LAG_MAX: u64 = 8;
 #[derive(Default)]
 struct Planned {
     decided: Option<u64>,
-    nodes: BTreeMap<String, NodeView>,
+    nodes: BTreeMap<NodeName, NodeView>,
     /// Something of it is to be tried then.
     again: Time,
     /// Nodes that hold a VIP.
-    holders: BTreeSet<String>,
+    holders: BTreeSet<NodeName>,
 }
 
 /// What only a leader remembers.
@@ -78,10 +78,10 @@ impl Node {
     /// Whether no other director could take VIPs over now: nobody is there to wait for.
     pub(super) fn nobody_can_take_over(&self, now: Time) -> bool {
         let observed = self.observed(now);
-        let mut others = self.state.spec.directors().filter(|name| *name != self.config.name);
+        let mut others = self.state.spec.directors().filter(|name| **name != self.config.name);
         // One whose table is not in place now may have it in a moment.
         others.all(|name| {
-            let why = unfit(&self.state.spec, &observed, None, name);
+            let why = unfit(&self.state.spec, &observed, None, name.as_str());
             why.is_some_and(|why| why != Unfit::NotReady)
         })
     }
@@ -102,12 +102,12 @@ impl Node {
         self.step_aside(now);
     }
 
-    fn plan(&mut self, now: Time, nodes: BTreeMap<String, NodeView>) {
+    fn plan(&mut self, now: Time, nodes: BTreeMap<NodeName, NodeView>) {
         let observed = self.observed_with(nodes);
         self.leading.planned = Planned {
             decided: Some(self.changes.decided),
             again: Time(u64::MAX),
-            holders: self.state.vips.values().map(|h| h.node().to_owned()).collect(),
+            holders: self.state.vips.values().map(|h| h.node().clone()).collect(),
             ..Planned::default()
         };
         self.leading.blocked.clear();
@@ -131,7 +131,7 @@ impl Node {
         self.observed_with(self.node_views(now))
     }
 
-    fn observed_with(&self, nodes: BTreeMap<String, NodeView>) -> Observed {
+    fn observed_with(&self, nodes: BTreeMap<NodeName, NodeView>) -> Observed {
         let held = |holding: &Holding| match holding {
             Holding::Held { node, .. } => Held::By(node.clone()),
             Holding::Releasing { node, to, .. } => Held::Releasing(node.clone(), to.clone()),
@@ -142,11 +142,13 @@ impl Node {
 
     /// The nodes as the planner sees them. A node in limbo, neither heard lately nor silent for
     /// long enough, is alive and not ready: nothing is taken from it and nothing given.
-    fn node_views(&self, now: Time) -> BTreeMap<String, NodeView> {
+    fn node_views(&self, now: Time) -> BTreeMap<NodeName, NodeView> {
         let lease = self.lease();
         let mut views = BTreeMap::new();
-        let names = |ids: &mut dyn Iterator<Item = u64>| {
-            ids.filter_map(|id| self.state.members.get(&id)).map(|m| m.name.clone()).collect()
+        let names = |ids: &mut dyn Iterator<Item = NodeId>| {
+            ids.filter_map(|id| self.state.members.get(&id))
+                .map(|m| m.name.as_str().into())
+                .collect()
         };
         let voters = self.voter.consensus().voters();
         for (id, member) in &self.state.members {
@@ -154,7 +156,7 @@ impl Node {
                 joining: !voters.contains(id),
                 no_vote: self.broken_of(*id).is_some(),
                 doubt: self.doubt(now, *id),
-                standby: self.state.admin.standbys().contains_key(&member.name),
+                standby: self.state.admin.standbys().contains_key(member.name.as_str()),
                 ..NodeView::default()
             };
             if *id == self.config.id {
@@ -172,7 +174,7 @@ impl Node {
                 // A table is applied before a VIP is taken: a node that is behind is not ready.
                 view.ready = heard && peer.beat.ready;
                 view.leaving = peer.beat.leaving;
-                view.behind = names(&mut peer.beat.behind.iter().copied());
+                view.behind = names(&mut peer.beat.behind());
                 if !peer.beat.unable.is_empty() {
                     let all = self.state.spec.vips.keys().copied();
                     let unable = vip_set::marked(all, &peer.beat.unable).into_iter();
@@ -191,7 +193,7 @@ impl Node {
                 (view.alive, view.ready) = (false, false);
             }
             view.unable.extend(self.unfit_by_its_cards(&member.name));
-            views.insert(member.name.clone(), view);
+            views.insert(member.name.as_str().into(), view);
         }
         views
     }
@@ -213,19 +215,22 @@ impl Node {
             }
             Step::Give(_, to) => {
                 // This node is a voter, too: its own promise binds it as the others' bind them.
-                let from = self.state.vips.get(&vip).map_or("", |h| h.node()).to_owned();
-                let own = self.voter.forbids(now, vip, self.id_of(&to));
+                let from =
+                    self.state.vips.get(&vip).map_or_else(String::new, |h| h.node().to_string());
+                let own = self.voter.forbids(now, vip, self.id_of(to.as_str()));
                 if let Some(until) = own.filter(|_| !from.is_empty()) {
                     self.leading.planned.again = self.leading.planned.again.min(until);
                     return None;
                 }
                 let why = why.to_string();
-                let last = self.membership.peer(self.id_of(&from)).map(|p| p.at);
+                let last = self.id_of(&from).and_then(|id| self.membership.peer(id)).map(|p| p.at);
                 let silent_ms = last.map_or(0, |at| now.since(at) / 1_000_000);
-                Kind::Give(Give { vip: pack(vip), to, from, why, silent_ms, ..Give::default() })
+                let (vip, to) = (pack(vip), to.to_string());
+                Kind::Give(Give { vip, to, from, why, silent_ms, ..Give::default() })
             }
             Step::Move(_, from, to) => {
-                Kind::Move(Move { vip: pack(vip), from, to, why: why.to_string() })
+                let (vip, from, to) = (pack(vip), from.to_string(), to.to_string());
+                Kind::Move(Move { vip, from, to, why: why.to_string() })
             }
         };
         self.leading.proposed.insert(vip, now);
@@ -265,9 +270,9 @@ impl Node {
             let failover = self.state.vips.failovers().get(&with);
             return failover.map_or_else(String::new, |f| f.event.clone());
         }
-        if self.state.admin.move_requests().get(&vip) == Some(to) {
+        if self.state.admin.move_requests().get(&vip).is_some_and(|asked| asked == to) {
             id(story.newest(&[EventKind::MoveRequest], &spec.vip_name(vip)))
-        } else if self.state.admin.standbys().contains_key(from) {
+        } else if self.state.admin.standbys().contains_key(from.as_str()) {
             id(story.newest(&[EventKind::Standby], from))
         } else if spec.directors().all(|director| director != from) {
             id(story.newest(&[EventKind::Config], "config"))
@@ -280,9 +285,9 @@ impl Node {
         let wall = self.wall_ms(now);
         let over = |until: u64| until != 0 && until <= wall;
         let drains = self.state.admin.drains().iter().filter(|(_, s)| over(s.until_ms));
-        let drains: Vec<String> = drains.map(|((a, b), _)| format!("{a}/{b}")).collect();
+        let drains: Vec<String> = drains.map(|(server, _)| server.to_string()).collect();
         let standbys = self.state.admin.standbys().iter().filter(|(_, s)| over(s.until_ms));
-        let standbys: Vec<String> = standbys.map(|(node, _)| node.clone()).collect();
+        let standbys: Vec<String> = standbys.map(|(node, _)| node.to_string()).collect();
         for (admin, subjects) in [(AdminCommand::Undrain, drains), (AdminCommand::Ready, standbys)]
         {
             if !subjects.is_empty() {
@@ -300,7 +305,7 @@ impl Node {
             let near = self.voter.consensus().lag(id).is_some_and(|lag| lag <= NEAR_LAG_MAX);
             // It says itself that it has applied what the log says.
             let newest = self.state.members.newest_change();
-            let has_state = self.membership.peer(id).is_some_and(|p| p.beat.applied >= newest);
+            let has_state = self.membership.peer(id).is_some_and(|p| p.beat.applied() >= newest);
             if near && has_state && self.membership.alive(now, id, self.lease()) {
                 self.voter.promote(id);
                 self.leading.after = now.plus(LEAD_AGAIN);
@@ -317,11 +322,11 @@ impl Node {
             return;
         }
         let holds = |name: &str| self.leading.planned.holders.contains(name);
-        if !holds(&self.config.name) {
+        if !holds(self.config.name.as_str()) {
             return;
         }
         let voters = self.voter.consensus().voters();
-        let fit = |id: &u64| {
+        let fit = |id: &NodeId| {
             let name = self.name_of(*id);
             *id != self.config.id
                 && self.may_ask(now, *id)
@@ -330,7 +335,7 @@ impl Node {
                 && !holds(&name)
         };
         // A director first: it then takes over without asking anybody.
-        let witness = |id: &u64| self.state.members.get(id).is_some_and(|m| m.witness);
+        let witness = |id: &NodeId| self.state.members.get(id).is_some_and(|m| m.witness);
         let best = voters.iter().filter(|id| fit(id)).min_by_key(|id| (witness(id), **id));
         if let Some(to) = best.copied() {
             self.voter.transfer(to);

@@ -4,7 +4,7 @@
 //! Decides: what each member can read, by its heartbeats while it is heard and else by its last
 //! facts. The levels themselves are in `crates/nines-core/src/feature_level.rs`.
 
-use nines_model::Time;
+use nines_model::{NodeId, Time};
 use prost::Message as _;
 
 use super::{Node, failover::LEAD_AGAIN};
@@ -18,7 +18,7 @@ use crate::{
 
 impl Node {
     /// Highest level that a member can read; `None`: it has never said, so it is 0.
-    fn readable_by(&self, now: Time, id: u64, name: &str) -> Option<u32> {
+    fn readable_by(&self, now: Time, id: NodeId, name: &str) -> Option<u32> {
         if id == self.config.id {
             return Some(BUILD);
         }
@@ -35,13 +35,13 @@ impl Node {
     /// without a vote yet, and those that are away.
     pub(super) fn raise_feature_level(&mut self, now: Time) {
         let members = &self.state.members;
-        let readable = |(id, member): (&u64, &crate::wire::Member)| {
+        let readable = |(id, member): (&NodeId, &crate::wire::Member)| {
             self.readable_by(now, *id, &member.name).unwrap_or(0)
         };
         let level = members.iter().map(readable).min().unwrap_or(0).min(BUILD);
         if level > members.feature_level() {
             // Whoever joins meanwhile has perhaps an older build: then it is written again.
-            let membership = members.newest_change();
+            let membership = members.newest_change().number();
             let raise = Kind::FeatureLevel(FeatureLevel { level, membership });
             self.propose_own(now, raise, String::new());
             self.leading.wait(now.plus(LEAD_AGAIN));
@@ -88,7 +88,7 @@ impl Node {
             // One that never started has said nothing, and a new cluster is at its own level.
             let unknown = if level < BUILD { 0 } else { level };
             if reads.unwrap_or(unknown) < level.max(BUILD) {
-                let facts = members.facts().get(&member.name);
+                let facts = members.facts().get(member.name.as_str());
                 let version = facts.map_or("version not known", |facts| facts.version.as_str());
                 behind.push(format!("{} ({version})", member.name));
             }
@@ -104,7 +104,7 @@ impl Node {
     }
 
     /// Whether a node votes no more because its build does not read what the log says.
-    pub fn is_outdated(&self, id: u64) -> bool {
+    pub fn is_outdated(&self, id: NodeId) -> bool {
         let said = self.membership.peer(id).is_some_and(|peer| peer.beat.outdated);
         if id == self.config.id { self.outdated } else { said }
     }
@@ -187,7 +187,7 @@ impl Node {
 mod tests {
     use std::sync::Arc;
 
-    use nines_model::Spec;
+    use nines_model::{Incarnation, LogIndex, Spec};
 
     use super::*;
     use crate::{
@@ -214,7 +214,7 @@ mod tests {
         state.members = crate::state::Members::restored(
             members.collect(),
             names[1..].iter().map(|name| facts(name)).collect(),
-            (3, 1),
+            (NodeId(3), LogIndex(1)),
             level,
         );
         let data = snapshot::encode(&state);
@@ -230,8 +230,9 @@ mod tests {
             entries: (2..).zip(commands).map(entry).collect(),
             ..Persisted::default()
         };
-        let (id, name) = (1, "lb1".to_owned());
-        let config = Config { id, name, boot: 7, machine_boot: 1, place: 1, seeds: vec![] };
+        let (id, name) = (NodeId(1), "lb1".into());
+        let config =
+            Config { id, name, boot: Incarnation(7), machine_boot: 1, place: 1, seeds: vec![] };
         Node::new(config, now, &kept)
     }
 
@@ -259,7 +260,7 @@ mod tests {
         for (reads, level, commands) in table {
             let node = node(now, level, &commands);
             assert_eq!(node.broken().is_none(), reads, "{:?}", node.broken());
-            assert_eq!(node.is_outdated(1), !reads);
+            assert_eq!(node.is_outdated(NodeId(1)), !reads);
             assert!(!node.is_retired(), "another build mends it");
             assert!(!node.is_mended_by_restart(), "and nothing else does");
         }
@@ -345,7 +346,7 @@ mod tests {
         let mut follower = node(now, BUILD, std::slice::from_ref(&data));
         follower.handle(now, Event::Tick);
         assert!(follower.broken().unwrap().contains("is another one here"));
-        assert!(follower.is_outdated(1) && follower.state.revision == 1);
+        assert!(follower.is_outdated(NodeId(1)) && follower.state.revision == 1);
         assert!(!follower.reads_on(&command(Kind::Remove("x".into())).encode_to_vec()));
     }
 
@@ -370,7 +371,7 @@ mod tests {
                     Heartbeat { sent_ns: 1, feature_level: *feature_level, ..Default::default() };
                 let kind = Some(frame::Kind::Heartbeat(beat));
                 let bytes = Frame { kind, incarnation: 1, ..Frame::default() }.encode_to_vec();
-                node.handle(now, Event::Frame { from: *from, link: 0, bytes });
+                node.handle(now, Event::Frame { from: NodeId(*from), link: 0, bytes });
             }
             node.level_held_back(now)
         };

@@ -9,7 +9,7 @@ use std::{
     net::IpAddr,
 };
 
-use nines_model::{Millis, Time, reason};
+use nines_model::{Millis, NodeId, Time, reason};
 
 use super::Node;
 use crate::{
@@ -45,11 +45,11 @@ pub(super) struct OwnFacts {
     /// They are not written to the log before.
     after: Time,
     /// Directors whose flows are not all in this node's tables yet.
-    behind: BTreeSet<u64>,
+    behind: BTreeSet<NodeId>,
 }
 
 impl OwnFacts {
-    pub(super) fn behind_of(&mut self, nodes: BTreeSet<u64>) {
+    pub(super) fn behind_of(&mut self, nodes: BTreeSet<NodeId>) {
         self.behind = nodes;
     }
 }
@@ -61,7 +61,7 @@ impl Node {
     }
 
     /// Nodes whose flows this one does not have yet.
-    pub fn behind(&self) -> &BTreeSet<u64> {
+    pub fn behind(&self) -> &BTreeSet<NodeId> {
         &self.facts.behind
     }
 
@@ -101,7 +101,7 @@ impl Node {
         }
         let good = before.keys().filter(|vip| !after.contains_key(vip));
         let good: Vec<IpAddr> = good.copied().collect();
-        let me = self.config.name.clone();
+        let me = self.config.name.to_string();
         for (why, vips) in lost {
             let text = format!("{me} cannot serve {}: {why}", names(&vips));
             self.record_event(now, EventKind::CardDown, me.clone(), text, "auto", String::new());
@@ -114,7 +114,7 @@ impl Node {
 
     /// VIPs that went are back: the neighbours are told again, and people.
     pub(super) fn restored(&mut self, now: Time, vips: &[IpAddr], how: &str) {
-        let me = self.config.name.clone();
+        let me = self.config.name.to_string();
         for vip in vips {
             self.own_vips.announce(now, *vip);
         }

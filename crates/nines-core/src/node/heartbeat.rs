@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use nines_model::{Millis, Time};
+use nines_model::{Millis, NodeId, Time};
 use prost::Message as _;
 
 use super::{Node, bulk::Way};
@@ -12,7 +12,7 @@ use crate::{
     incarnations::Standing,
     vip_set::{self, Name},
     voter::{Granted, consensus},
-    wire::{Ack, Frame, Heartbeat, RaftMessage, SetPart, frame},
+    wire::{Ack, Frame, Heartbeat, RaftMessage, SetPart, frame, numbers},
 };
 
 /// When the parts of a set are sent again to a peer that does not know it yet.
@@ -33,7 +33,7 @@ pub(super) struct Mail {
     /// The next heartbeat is sent then.
     next_beat: Time,
     /// What it takes along, by peer.
-    along: BTreeMap<u64, Vec<Frame>>,
+    along: BTreeMap<NodeId, Vec<Frame>>,
 }
 
 impl Mail {
@@ -67,9 +67,9 @@ impl Mail {
 }
 
 impl Node {
-    fn others(&self) -> Vec<u64> {
+    fn others(&self) -> Vec<NodeId> {
         let me = self.config.id;
-        let mut ids: Vec<u64> = self.state.members.keys().copied().collect();
+        let mut ids: Vec<NodeId> = self.state.members.keys().copied().collect();
         ids.extend(self.unnamed());
         ids.sort_unstable();
         ids.dedup();
@@ -77,7 +77,7 @@ impl Node {
         ids
     }
 
-    fn send(&mut self, to: u64, kind: frame::Kind) {
+    fn send(&mut self, to: NodeId, kind: frame::Kind) {
         let frame = self.framed(kind);
         self.send_frame(to, &frame);
     }
@@ -86,11 +86,11 @@ impl Node {
         self.voter.frame(kind)
     }
 
-    fn send_frame(&mut self, to: u64, frame: &Frame) {
+    fn send_frame(&mut self, to: NodeId, frame: &Frame) {
         self.send_by(to, frame, false);
     }
 
-    fn send_by(&mut self, to: u64, frame: &Frame, bulk: bool) {
+    fn send_by(&mut self, to: NodeId, frame: &Frame, bulk: bool) {
         let bytes = frame.encode_to_vec();
         let bulk = bulk || bytes.len() > DATAGRAM_MAX;
         self.actions.push(Action::Send { to, bytes, bulk });
@@ -98,7 +98,7 @@ impl Node {
 
     /// Sends with the next heartbeat. Half of what an idle cluster says can wait so long, and a
     /// datagram costs more than what is in it.
-    fn send_later(&mut self, to: u64, kind: frame::Kind) {
+    fn send_later(&mut self, to: NodeId, kind: frame::Kind) {
         let waiting = self.mail.along.entry(to).or_default();
         // A peer that is no longer one of the others gets no heartbeat.
         if waiting.len() < ALONG_MAX {
@@ -113,9 +113,9 @@ impl Node {
         }
         for message in messages {
             if consensus::may_wait(&message) {
-                self.send_later(message.to, frame::Kind::Raft(message));
+                self.send_later(message.receiver(), frame::Kind::Raft(message));
             } else {
-                let (to, way) = (message.to, self.way(now, &message, DATAGRAM_MAX));
+                let (to, way) = (message.receiver(), self.way(now, &message, DATAGRAM_MAX));
                 let frame = self.framed(frame::Kind::Raft(message));
                 if way != Way::None {
                     self.send_by(to, &frame, way == Way::Bulk);
@@ -140,24 +140,24 @@ impl Node {
             sent_ns: sent.0,
             lease_ms: length.0,
             ready: self.is_ready(),
-            behind: self.behind().iter().copied().collect(),
+            behind: numbers(self.behind().iter().copied()),
             leaving: self.leaving.stops(),
             unable: self.unable_bits(),
             revision: self.state.revision,
             shortened,
-            applied: self.state.applied,
-            incarnation: self.config.boot,
-            heir_of: self.voter.heir_of(),
-            double: self.hears_double(now),
+            applied: self.state.applied.number(),
+            incarnation: self.config.boot.number(),
+            heir_of: self.voter.heir_of().number(),
+            double: numbers(self.hears_double(now)),
             confirmed: self.confirmed_lives(),
-            hears: self.hears(now),
+            hears: numbers(self.hears(now)),
             set_a: name.0,
             set_b: name.1,
             set_size: size as u32,
             part: None,
             awaits: self.awaits(now).into(),
             term,
-            acked,
+            acked: acked.number(),
             ..self.own_build_and_vote()
         };
         self.voter.learn_own(&self.own_vips.held);
@@ -215,7 +215,7 @@ impl Node {
 
     /// Tells a peer that hears us what the set of our heartbeats contains, until it says that it
     /// knows: in the heartbeat itself where it is little, else in datagrams before it.
-    fn tell_set(&mut self, now: Time, to: u64, beat: &mut Heartbeat, parts: &mut Vec<SetPart>) {
+    fn tell_set(&mut self, now: Time, to: NodeId, beat: &mut Heartbeat, parts: &mut Vec<SetPart>) {
         let (held, lease, broken) =
             (&self.own_vips.held, self.lease(), self.voter.broken().is_some());
         let told = self.own_vips.told.entry(to).or_default();
@@ -242,7 +242,7 @@ impl Node {
     }
 
     /// Takes a datagram in; false if it changed nothing that anything is decided by.
-    pub(super) fn frame(&mut self, now: Time, from: u64, link: usize, bytes: &[u8]) -> bool {
+    pub(super) fn frame(&mut self, now: Time, from: NodeId, link: usize, bytes: &[u8]) -> bool {
         let Ok(mut frame) = Frame::decode(bytes) else { return false };
         let (Some(kind), rest) = (frame.kind.take(), std::mem::take(&mut frame.rest)) else {
             return false;
@@ -269,7 +269,7 @@ impl Node {
         news
     }
 
-    fn take(&mut self, now: Time, from: u64, link: usize, kind: frame::Kind) -> bool {
+    fn take(&mut self, now: Time, from: NodeId, link: usize, kind: frame::Kind) -> bool {
         if self.broken().is_some() {
             // It still says so to everybody it hears of.
             if let frame::Kind::Heartbeat(beat) = kind {
@@ -280,7 +280,7 @@ impl Node {
         match kind {
             frame::Kind::Heartbeat(beat) => {
                 let peer = self.membership.peer(from);
-                let new_life = peer.is_none_or(|p| p.beat.incarnation != beat.incarnation);
+                let new_life = peer.is_none_or(|p| p.beat.incarnation() != beat.incarnation());
                 self.remember(now, from, &beat);
                 let bare = Heartbeat { part: None, ..beat.clone() };
                 let same = self.membership.peer(from).is_some_and(|p| {
@@ -306,20 +306,20 @@ impl Node {
             }
             frame::Kind::Ack(ack) => {
                 // Sent by this incarnation of this node and not in the future.
-                if ack.incarnation != self.config.boot || ack.sent_ns > self.own_vips.sent.0 {
+                if ack.incarnation() != self.config.boot || ack.sent_ns > self.own_vips.sent.0 {
                     return false;
                 }
                 let trip = now.0.saturating_sub(ack.sent_ns).saturating_sub(ack.waited_ns);
                 self.membership.round_trip(from, trip);
                 self.reminded(now, from, &ack);
-                ack.membership <= self.state.members.newest_change() && self.acked(from, &ack)
+                ack.membership() <= self.state.members.newest_change() && self.acked(from, &ack)
             }
             frame::Kind::Part(part) => {
                 self.voter.learn(from, &part);
                 false
             }
             frame::Kind::Raft(_) if self.voter.is_moved() => false,
-            frame::Kind::Raft(message) if message.from == from => {
+            frame::Kind::Raft(message) if message.sender() == from => {
                 self.log_message(now, message);
                 true
             }
@@ -328,7 +328,7 @@ impl Node {
     }
 
     /// What an ack of this node's heartbeat renews. True if it matters.
-    fn acked(&mut self, voter: u64, ack: &Ack) -> bool {
+    fn acked(&mut self, voter: NodeId, ack: &Ack) -> bool {
         let name: Name = (ack.set_a, ack.set_b);
         if ack.unknown {
             self.own_vips.told.remove(&voter);
@@ -377,7 +377,7 @@ impl Node {
             if alive {
                 self.announce_all(now);
             }
-            let holds = self.state.vips.values().any(|h| h.node() == name);
+            let holds = self.state.vips.values().any(|h| *h.node() == name);
             let me = &self.config.name;
             let (kind, text) = if alive {
                 (EventKind::HeartbeatBack, format!("{me} hears {name} again"))
@@ -401,7 +401,7 @@ impl Node {
     }
 
     /// Heartbeats of a peer by link: up or not.
-    pub fn links(&self, now: Time, id: u64) -> BTreeMap<usize, bool> {
+    pub fn links(&self, now: Time, id: NodeId) -> BTreeMap<usize, bool> {
         let heard = self.membership.peer(id).map(|p| p.heard.keys().copied().collect::<Vec<_>>());
         heard
             .unwrap_or_default()

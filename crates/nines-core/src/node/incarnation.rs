@@ -5,14 +5,14 @@
 
 use std::collections::BTreeSet;
 
-use nines_model::Time;
+use nines_model::{Incarnation, NodeId, Time};
 use nines_planner::Doubt;
 
 use super::Node;
 use crate::{
     event_log::EventKind,
     incarnations::{Incarnations, Sender, Standing},
-    wire::{Frame, Incarnation},
+    wire::{Frame, NodeIncarnation},
 };
 
 /// The incarnations that this node hears.
@@ -20,12 +20,12 @@ use crate::{
 pub(super) struct HeardIncarnations {
     heard: Incarnations,
     /// Nodes that are double, when the leader last told it.
-    told: BTreeSet<u64>,
+    told: BTreeSet<NodeId>,
 }
 
 impl HeardIncarnations {
     /// The incarnation of a node that counts.
-    pub(super) fn current(&self, id: u64) -> u64 {
+    pub(super) fn current(&self, id: NodeId) -> Incarnation {
         self.heard.current(id)
     }
 }
@@ -37,35 +37,35 @@ impl Node {
     }
 
     /// Nodes of which two incarnations run at once, as far as this node or those it hears know.
-    pub fn double(&self, now: Time) -> BTreeSet<u64> {
+    pub fn double(&self, now: Time) -> BTreeSet<NodeId> {
         let mut double = self.incarnation.heard.double(now);
         let lease = self.lease();
         for id in self.membership.ever_heard() {
             if let Some(peer) = self.membership.peer(id).filter(|p| !p.beat.double.is_empty())
                 && self.membership.alive(now, id, lease)
             {
-                double.extend(&peer.beat.double);
+                double.extend(peer.beat.double());
             }
         }
         double
     }
 
     /// Two agents run as this node.
-    pub fn is_double(&self, now: Time, id: u64) -> bool {
-        let says = |peer: u64| {
-            self.membership.peer(peer).is_some_and(|p| p.beat.double.contains(&id))
+    pub fn is_double(&self, now: Time, id: NodeId) -> bool {
+        let says = |peer: NodeId| {
+            self.membership.peer(peer).is_some_and(|p| p.beat.double().any(|node| node == id))
                 && self.membership.alive(now, peer, self.lease())
         };
         self.incarnation.heard.is_double(now, id) || self.membership.ever_heard().any(says)
     }
 
     /// Whether what the current incarnation of a node asks for is granted.
-    pub fn may_ask(&self, now: Time, id: u64) -> bool {
+    pub fn may_ask(&self, now: Time, id: NodeId) -> bool {
         !self.incarnation.heard.is_moved(id) && !self.is_double(now, id)
     }
 
     /// Why the current incarnation of a node does not count; `None`: it counts.
-    pub fn doubt(&self, now: Time, id: u64) -> Option<Doubt> {
+    pub fn doubt(&self, now: Time, id: NodeId) -> Option<Doubt> {
         if self.is_double(now, id) {
             return Some(Doubt::RunsTwice);
         }
@@ -74,21 +74,22 @@ impl Node {
     }
 
     /// Nodes of which this node itself hears two incarnations, for its heartbeats.
-    pub(super) fn hears_double(&self, now: Time) -> Vec<u64> {
-        self.incarnation.heard.double(now).into_iter().collect()
+    pub(super) fn hears_double(&self, now: Time) -> BTreeSet<NodeId> {
+        self.incarnation.heard.double(now)
     }
 
     /// Moved incarnations that this node would let count, for its heartbeats.
-    pub(super) fn confirmed_lives(&self) -> Vec<Incarnation> {
+    pub(super) fn confirmed_lives(&self) -> Vec<NodeIncarnation> {
         let confirmed = self.incarnation.heard.confirmed().into_iter();
-        confirmed.map(|(node, incarnation)| Incarnation { node, incarnation }).collect()
+        confirmed.map(|(node, incarnation)| NodeIncarnation::of(node, incarnation)).collect()
     }
 
     /// What the incarnation that sent a frame is.
-    pub(super) fn standing(&mut self, now: Time, from: u64, frame: &Frame) -> Standing {
+    pub(super) fn standing(&mut self, now: Time, from: NodeId, frame: &Frame) -> Standing {
         let listening = self.membership.listening(now);
-        let Frame { incarnation, starts, moved, .. } = *frame;
-        self.incarnation.heard.hear(now, from, Sender { incarnation, starts, moved }, listening)
+        let Frame { starts, moved, .. } = *frame;
+        let sender = Sender { incarnation: frame.incarnation(), starts, moved };
+        self.incarnation.heard.hear(now, from, sender, listening)
     }
 
     /// A moved incarnation takes part once all other voters have confirmed it, and the disk knows.
@@ -96,9 +97,9 @@ impl Node {
         if !self.voter.awaits_confirmation() {
             return;
         }
-        let (me, incarnation, lease) = (self.config.id, self.config.boot, self.lease());
-        let mine = Incarnation { node: me, incarnation };
-        let confirms = |id: &u64| {
+        let (me, lease) = (self.config.id, self.lease());
+        let mine = NodeIncarnation::of(me, self.config.boot);
+        let confirms = |id: &NodeId| {
             let beat = self.membership.peer(*id).map(|p| &p.beat);
             self.membership.alive(now, *id, lease)
                 && beat.is_some_and(|b| b.confirmed.contains(&mine))
@@ -117,7 +118,7 @@ impl Node {
         {
             return;
         }
-        let new: Vec<u64> = double.difference(&self.incarnation.told).copied().collect();
+        let new: Vec<NodeId> = double.difference(&self.incarnation.told).copied().collect();
         self.incarnation.told = double;
         for id in new {
             let name = self.name_of(id);

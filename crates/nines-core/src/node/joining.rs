@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use nines_model::{Millis, Time};
+use nines_model::{Incarnation, Millis, NodeId, Time};
 
 use super::Node;
 
@@ -15,18 +15,18 @@ const STATE_AGAIN: Millis = Millis(60_000);
 
 /// States that are on their way: when each was sent, and to which incarnation of the receiver.
 #[derive(Default)]
-pub struct Sent(BTreeMap<u64, (Time, u64)>);
+pub struct Sent(BTreeMap<NodeId, (Time, Incarnation)>);
 
 impl Node {
     /// Whether this may be a member that joined later than what this node knows of the log: perhaps
     /// the leader, from whom the rest of the log comes. A number that is known to be given is that
     /// of a member, or of one that left for good.
-    pub fn may_be_newer(&self, id: u64) -> bool {
+    pub fn may_be_newer(&self, id: NodeId) -> bool {
         id > self.state.members.highest() && !self.state.members.contains_key(&id)
     }
 
     /// Whom this node speaks to though its log does not name them.
-    pub(super) fn unnamed(&self) -> Vec<u64> {
+    pub(super) fn unnamed(&self) -> Vec<NodeId> {
         let mut ids = self.voter.consensus().learners();
         // Before it has the log: those it joined by.
         if self.state.members.is_empty() {
@@ -37,7 +37,7 @@ impl Node {
     }
 
     /// A line to this node broke with frames on it.
-    pub(super) fn undelivered(&mut self, id: u64) {
+    pub(super) fn undelivered(&mut self, id: NodeId) {
         self.states_sent.0.remove(&id);
         self.voter.lost(id);
     }
@@ -47,7 +47,8 @@ impl Node {
         let waiting = self.voter.consensus().awaits_state();
         self.states_sent.0.retain(|id, _| waiting.contains(id));
         for id in waiting {
-            let incarnation = self.membership.peer(id).map_or(0, |p| p.beat.incarnation);
+            let incarnation =
+                self.membership.peer(id).map_or(Incarnation::NONE, |p| p.beat.incarnation());
             let (at, to) = *self.states_sent.0.entry(id).or_insert((now, incarnation));
             // A process that started since has forgotten what was on its way to the one before.
             if to != incarnation || now.since(at) > STATE_AGAIN.ns() {
@@ -61,7 +62,7 @@ impl Node {
 mod tests {
     use std::collections::BTreeSet;
 
-    use nines_model::Time;
+    use nines_model::{Incarnation, NodeId, Time};
 
     use super::super::{Config, Node};
     use crate::wire::Persisted;
@@ -70,8 +71,9 @@ mod tests {
     #[test]
     fn nodes_that_joined_ask_for_votes_at_different_times() {
         let ticks = |id: u64| {
-            let name = format!("n{id}");
-            let config = Config { id, name, boot: 7, machine_boot: 1, place: 1, seeds: vec![1] };
+            let name = format!("n{id}").into();
+            let (id, boot, seeds) = (NodeId(id), Incarnation(7), vec![NodeId(1)]);
+            let config = Config { id, name, boot, machine_boot: 1, place: 1, seeds };
             Node::new(config, Time(1), &Persisted::default()).voter.consensus().election_ticks()
         };
         let all: BTreeSet<usize> = (1..=8).map(ticks).collect();

@@ -84,7 +84,7 @@ impl Node {
         match snapshot::decode(&snapshot.data) {
             Some(state) => {
                 self.state = state;
-                self.state.applied = snapshot.index;
+                self.state.applied = snapshot.index();
             }
             // Written by a version whose config this one cannot read: never guess (S27).
             None => self.voter.breaks("a snapshot that this version cannot read".into()),
@@ -111,7 +111,7 @@ impl Node {
             self.stop_as_outdated(why.clone());
         }
         self.note_changes(command.kind.as_ref());
-        if command.node == self.config.id
+        if command.node() == self.config.id
             && let Some(request) = self.proposals.answered(command.number)
         {
             let result = outcome.map(|done| (entry.index, done));

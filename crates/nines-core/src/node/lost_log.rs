@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use nines_model::Time;
+use nines_model::{NodeId, Time};
 
 use super::Node;
 use crate::{
@@ -17,14 +17,14 @@ use crate::{
 
 /// Nodes that vote no more, when the leader last told it.
 #[derive(Default)]
-pub(super) struct ToldBroken(BTreeSet<u64>);
+pub(super) struct ToldBroken(BTreeSet<NodeId>);
 
 impl Node {
     /// What a heartbeat shows of its sender's log.
-    pub(super) fn remember(&mut self, now: Time, from: u64, beat: &Heartbeat) {
+    pub(super) fn remember(&mut self, now: Time, from: NodeId, beat: &Heartbeat) {
         // A copy of it may go on with what it never got.
         if self.may_ask(now, from) {
-            self.voter.remember(from, (beat.term, beat.acked));
+            self.voter.remember(from, beat.position());
         }
         // The only voter let every newcomer in itself.
         let newer = self.voter.is_alone() && self.may_be_newer(from);
@@ -41,10 +41,10 @@ impl Node {
     }
 
     /// Somebody says what this node has shown before.
-    pub(super) fn reminded(&mut self, now: Time, from: u64, ack: &Ack) {
+    pub(super) fn reminded(&mut self, now: Time, from: NodeId, ack: &Ack) {
         if !self.is_double(now, self.config.id) {
             let (voter, mut cx) = self.voter(now);
-            voter.reminded(&mut cx, from, (ack.term, ack.acked));
+            voter.reminded(&mut cx, from, ack.position());
         }
     }
 
@@ -74,7 +74,7 @@ impl Node {
     }
 
     /// Why a node votes no more, by its own word.
-    pub fn broken_of(&self, id: u64) -> Option<&str> {
+    pub fn broken_of(&self, id: NodeId) -> Option<&str> {
         if id == self.config.id {
             return self.broken();
         }
@@ -83,16 +83,16 @@ impl Node {
     }
 
     /// Whether that is for good.
-    pub fn is_retired_of(&self, id: u64) -> bool {
+    pub fn is_retired_of(&self, id: NodeId) -> bool {
         let said = self.membership.peer(id).is_some_and(|p| p.beat.retired);
         if id == self.config.id { self.is_retired() } else { said }
     }
 
     /// The leader tells, once, that a node votes no more.
     pub(super) fn tell_broken(&mut self, now: Time) {
-        let broken = |id: &u64| self.broken_of(*id).is_some();
-        let all: BTreeSet<u64> = self.state.members.keys().copied().filter(broken).collect();
-        let new: Vec<u64> = all.difference(&self.told_broken.0).copied().collect();
+        let broken = |id: &NodeId| self.broken_of(*id).is_some();
+        let all: BTreeSet<NodeId> = self.state.members.keys().copied().filter(broken).collect();
+        let new: Vec<NodeId> = all.difference(&self.told_broken.0).copied().collect();
         if !new.is_empty() && !self.voter.consensus().leads() {
             return;
         }

@@ -91,7 +91,7 @@ impl Node {
             }
             (Begun::Renew, Err(why)) => {
                 if self.own_vips.not_renewed() {
-                    let name = self.config.name.clone();
+                    let name = self.config.name.to_string();
                     let text = format!("{name} could not renew the deadline of its VIPs: {why}");
                     let kind = EventKind::GuardFailed;
                     self.record_event(now, kind, name, text, "auto", String::new());

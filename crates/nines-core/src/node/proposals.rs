@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use nines_model::{Millis, Time};
+use nines_model::{Incarnation, Millis, Time};
 use prost::Message as _;
 
 use super::Node;
@@ -29,8 +29,8 @@ pub(super) struct Proposals {
 }
 
 impl Proposals {
-    pub(super) fn new(incarnation: u64) -> Self {
-        Self { next_number: incarnation, pending: BTreeMap::new(), unwritten: Vec::new() }
+    pub(super) fn new(incarnation: Incarnation) -> Self {
+        Self { next_number: incarnation.number(), pending: BTreeMap::new(), unwritten: Vec::new() }
     }
 
     fn number(&mut self) -> u64 {
@@ -59,7 +59,7 @@ impl Node {
     /// Writes a command of somebody who waits for the answer.
     pub(super) fn propose(&mut self, now: Time, request: u64, command: Command) {
         let Some(mut command) = self.in_readable_form(now, request, command) else { return };
-        command.node = self.config.id;
+        command.node = self.config.id.number();
         command.number = self.proposals.number();
         command.at_ms = self.wall_ms(now);
         let limit = allowance(&command);
@@ -73,7 +73,7 @@ impl Node {
     /// Writes a command of this node itself. False: nobody leads.
     pub(super) fn propose_own(&mut self, now: Time, kind: Kind, cause: String) -> bool {
         let command = Command {
-            node: self.config.id,
+            node: self.config.id.number(),
             number: self.proposals.number(),
             at_ms: self.wall_ms(now),
             actor: "auto".into(),

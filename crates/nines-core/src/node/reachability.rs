@@ -5,18 +5,18 @@
 //!
 //! Decides: whether a node that is silent here counts as alive, and who should lead then.
 
-use nines_model::{Millis, Time};
+use nines_model::{Millis, NodeId, Time};
 
 use super::{Node, failover::NEAR_LAG_MAX};
 
 impl Node {
     /// Nodes that this one has heard lately, for its heartbeats. Two heartbeats less than a lease:
     /// when a node has died, nobody still says that it is heard by the time the leader misses it.
-    pub(super) fn hears(&self, now: Time) -> Vec<u64> {
+    pub(super) fn hears(&self, now: Time) -> Vec<NodeId> {
         let timing = &self.state.spec.timing;
         let lately = timing.lease.0.saturating_sub(2 * timing.beat.0).max(timing.beat.0);
         // One that votes no more holds nothing: what it held goes elsewhere.
-        let heard = |id: &u64| {
+        let heard = |id: &NodeId| {
             let peer = self.membership.peer(*id).filter(|p| p.beat.broken.is_empty());
             peer.is_some_and(|p| now.since(p.at) < Millis(lately).ns())
         };
@@ -24,12 +24,12 @@ impl Node {
     }
 
     /// Silent here, and heard by so many others that it can hold what it holds.
-    pub(super) fn is_heard_elsewhere(&self, now: Time, id: u64) -> bool {
+    pub(super) fn is_heard_elsewhere(&self, now: Time, id: NodeId) -> bool {
         let voters = self.voter.consensus().voters();
-        let hears = |voter: &&u64| {
+        let hears = |voter: &&NodeId| {
             **voter == id
                 || (self.membership.alive(now, **voter, self.lease())
-                    && self.membership.peer(**voter).is_some_and(|p| p.beat.hears.contains(&id)))
+                    && self.membership.peer(**voter).is_some_and(|p| p.beat.hears(id)))
         };
         let heard = voters.iter().filter(hears).count();
         let besides = usize::from(voters.contains(&id));
@@ -37,24 +37,24 @@ impl Node {
     }
 
     /// A voter that hears everybody who lives, if this leader does not.
-    pub(super) fn hears_more(&self, now: Time) -> Option<u64> {
+    pub(super) fn hears_more(&self, now: Time) -> Option<NodeId> {
         let me = self.config.id;
         let lease = self.lease();
-        let alive = |id: &u64| self.membership.alive(now, *id, lease);
+        let alive = |id: &NodeId| self.membership.alive(now, *id, lease);
         let members = self.state.members.keys().copied().filter(|id| *id != me);
-        let (here, not_here): (Vec<u64>, Vec<u64>) = members.partition(alive);
-        let missed: Vec<u64> =
+        let (here, not_here): (Vec<NodeId>, Vec<NodeId>) = members.partition(alive);
+        let missed: Vec<NodeId> =
             not_here.into_iter().filter(|id| self.is_heard_elsewhere(now, *id)).collect();
         if missed.is_empty() {
             return None;
         }
-        let sees_all = |voter: &&u64| {
-            let hears = self.membership.peer(**voter).map(|p| &p.beat.hears);
+        let sees_all = |voter: &&NodeId| {
+            let beat = self.membership.peer(**voter).map(|p| &p.beat);
             here.contains(voter)
                 && self.may_ask(now, **voter)
                 && self.voter.consensus().lag(**voter).is_some_and(|lag| lag <= NEAR_LAG_MAX)
-                && hears.is_some_and(|hears| {
-                    here.iter().chain(&missed).all(|id| id == *voter || hears.contains(id))
+                && beat.is_some_and(|beat| {
+                    here.iter().chain(&missed).all(|id| id == *voter || beat.hears(*id))
                 })
         };
         self.voter.consensus().voters().iter().find(sees_all).copied()

@@ -4,6 +4,8 @@
 
 use std::collections::BTreeMap;
 
+use nines_model::ServerRef;
+
 /// What a check got last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckResult {
@@ -15,11 +17,11 @@ pub struct CheckResult {
     pub since_ms: u64,
 }
 
-/// By (service, server).
-pub type Results = BTreeMap<(String, String), CheckResult>;
+/// What the check of each server got last.
+pub type Results = BTreeMap<ServerRef, CheckResult>;
 
 impl super::Node {
-    /// Results of checks by (service, server), for views.
+    /// Results of checks of each server, for views.
     pub fn results(&self) -> &Results {
         self.checks.results()
     }
@@ -28,7 +30,7 @@ impl super::Node {
 /// Takes a result in.
 pub fn note(
     results: &mut Results,
-    subject: &(String, String),
+    subject: &ServerRef,
     outcome: &Result<String, String>,
     wall_ms: u64,
 ) {
@@ -51,7 +53,7 @@ mod tests {
 
     #[test]
     fn the_newest_text_is_kept_with_the_time_of_the_first_of_its_kind() {
-        let (mut results, r1) = (Results::new(), ("web".to_owned(), "r1".to_owned()));
+        let (mut results, r1) = (Results::new(), ServerRef::new("web", "r1"));
         note(&mut results, &r1, &Err("refused".into()), 10);
         note(&mut results, &r1, &Err("timeout".into()), 20);
         let failed = CheckResult { ok: false, text: "timeout".into(), since_ms: 10 };

@@ -3,7 +3,7 @@
 //! Decides: what of the disk is believed. A node never guesses: one that cannot read its own state
 //! votes no more.
 
-use nines_model::{Millis, Time};
+use nines_model::{Incarnation, Millis, NodeId, NodeName, Time};
 
 use super::{Node, checks, desired_state, event_log, failover, fitness, heartbeat, incarnation};
 use super::{joining, leaving, log, lost_log, operations, proposals, vips};
@@ -19,17 +19,17 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Its number.
-    pub id: u64,
+    pub id: NodeId,
     /// Its name.
-    pub name: String,
+    pub name: NodeName,
     /// Unlike any number of an earlier incarnation: command numbers start here.
-    pub boot: u64,
+    pub boot: Incarnation,
     /// Which boot of the machine this is: a boot clock means nothing in another.
     pub machine_boot: u64,
     /// Number of the machine and of the file that holds the log: a copy has another; 0: not known.
     pub place: u64,
     /// Members known from joining: spoken to until the log names them.
-    pub seeds: Vec<u64>,
+    pub seeds: Vec<NodeId>,
 }
 
 impl Config {

@@ -2,11 +2,12 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use nines_model::{Millis, Role, Time};
+use nines_model::{Millis, NodeId, Role, Time};
 
 use super::{Config, Node};
 use crate::{
     forwarding, membership::Membership, state::State, vip::Vip, voter::consensus::Consensus,
+    wire::Member,
 };
 
 impl Node {
@@ -30,7 +31,7 @@ impl Node {
         self.own_vips.all()
     }
 
-    /// Health by (service, server), for views.
+    /// Health of each server, for views.
     pub fn health(&self) -> &forwarding::Known {
         self.checks.known()
     }
@@ -59,11 +60,11 @@ impl Node {
         self.state.spec.timing.lease
     }
 
-    pub(super) fn id_of(&self, name: &str) -> u64 {
-        self.state.member(name).map_or(0, |m| m.id)
+    pub(super) fn id_of(&self, name: &str) -> Option<NodeId> {
+        self.state.member(name).map(Member::id)
     }
 
-    pub(super) fn name_of(&self, id: u64) -> String {
+    pub(super) fn name_of(&self, id: NodeId) -> String {
         self.state.members.get(&id).map_or_else(|| format!("node {id}"), |m| m.name.clone())
     }
 

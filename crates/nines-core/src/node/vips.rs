@@ -9,7 +9,7 @@ use std::{
     net::IpAddr,
 };
 
-use nines_model::Time;
+use nines_model::{Incarnation, NodeId, Time};
 
 use super::Node;
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
     state::Holding,
     vip::{Do, Phase, Vip, Want},
     vip_set::{Name, VipSet},
-    wire::{Token, command::Kind, pack},
+    wire::{Token, command::Kind},
 };
 
 /// What a peer was told of this node's set.
@@ -61,11 +61,11 @@ pub(super) struct OwnVips {
     /// The newest common deadline could not be written: the kernel has an older one.
     not_renewed: bool,
     lapsed: bool,
-    voters: Vec<u64>,
+    voters: Vec<NodeId>,
     /// Another incarnation of this node runs; this one takes no part yet; it votes no more.
     incarnation: (bool, bool, bool),
     /// What each peer knows of this node's VIPs, by number of the peer.
-    pub(super) told: BTreeMap<u64, PeerKnowledge>,
+    pub(super) told: BTreeMap<NodeId, PeerKnowledge>,
     /// When the last heartbeat was sent. No two have the same time, by which acks name them.
     pub(super) sent: Time,
 }
@@ -320,8 +320,7 @@ impl Node {
                 self.own_vips.with(addr, |vip| vip.began(up, id));
             }
             Do::Released(index) => {
-                let incarnation = self.config.boot;
-                released.push(Kind::Released(Token { vip: pack(addr), index, incarnation }));
+                released.push(Kind::Released(Token::of(addr, index, self.config.boot)));
             }
         }
     }
@@ -342,7 +341,7 @@ impl Node {
     /// this may change a deadline or the state of a VIP.
     pub(super) fn renewed(
         &mut self,
-        (voter, incarnation): (u64, u64),
+        (voter, incarnation): (NodeId, Incarnation),
         sent: Time,
         until: Time,
         refused: &[IpAddr],

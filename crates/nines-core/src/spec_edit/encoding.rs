@@ -11,8 +11,8 @@ use std::{
 
 use nines_model::{
     Backend, Check, CheckKind, ClientRate, Codes as _, Forward, IdleLimits, Limit, Listen, Millis,
-    NodeSpec, Persist, Proto, QuicId, Rate, Role, Scheduler, SchedulerFlags, ServerSpec,
-    ServiceSpec, Spec, Timing, Tunnel, TunnelChecksum, Vip,
+    NodeName, NodeSpec, Persist, Proto, QuicId, Rate, Role, Scheduler, SchedulerFlags, ServerName,
+    ServerSpec, ServiceSpec, Spec, Timing, Tunnel, TunnelChecksum, Vip,
 };
 
 use crate::wire::{
@@ -109,6 +109,7 @@ pub(super) fn read_node(node: &NodeEntry) -> Option<NodeSpec> {
 pub(super) fn vip(addr: IpAddr, vip: &Vip) -> VipEntry {
     let Vip { name, prefix, interface, prefer, with } = vip.clone();
     let (addr, prefix, with) = (octets(addr), prefix.into(), with.map(octets));
+    let prefer = prefer.iter().map(ToString::to_string).collect();
     VipEntry { addr, name, prefix, interface, prefer, with }
 }
 
@@ -119,6 +120,7 @@ pub(super) fn read_vip(vip: &VipEntry) -> Option<(IpAddr, Vip)> {
         None => None,
     };
     let prefix = u8::try_from(prefix).ok()?;
+    let prefer = prefer.into_iter().map(NodeName::from).collect();
     Some((addr(&octets)?, Vip { name, prefix, interface, prefer, with }))
 }
 
@@ -297,7 +299,7 @@ pub(super) fn service(name: &str, service: &ServiceSpec) -> ServiceEntry {
         cookies: cookies.map(rate),
         pool: pool.iter().map(|addr| octets(*addr)).collect(),
         proxy: *proxy,
-        servers: servers.iter().map(|(name, spec)| server(name, spec)).collect(),
+        servers: servers.iter().map(|(name, spec)| server(name.as_str(), spec)).collect(),
         check: Some(check(checked)),
     }
 }
@@ -315,7 +317,7 @@ fn read_listen(entry: &ServiceEntry) -> Option<Listen> {
 pub(super) fn read_service(entry: &ServiceEntry) -> Option<Arc<ServiceSpec>> {
     let mut servers = BTreeMap::new();
     for server in &entry.servers {
-        servers.insert(server.name.clone(), read_server(server)?);
+        servers.insert(ServerName::from(server.name.as_str()), read_server(server)?);
     }
     let mut sources = BTreeMap::new();
     for SourceEntry { addr: octets, prefix, allow } in &entry.sources {

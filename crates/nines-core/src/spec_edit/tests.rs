@@ -92,7 +92,7 @@ fn one_weight_costs_its_service_and_nothing_else() {
         let mut spec = all();
         let web = spec.services["web"].clone();
         for n in 0..1_000 {
-            spec.services.insert(format!("s{n}"), Arc::clone(&web));
+            spec.services.insert(format!("s{n}").into(), Arc::clone(&web));
         }
         let mut changed = (*web).clone();
         changed.servers.get_mut("r1").unwrap().weight = weight;

@@ -7,7 +7,7 @@ use std::{
     net::IpAddr,
 };
 
-use nines_model::{AdminCommand, Codes as _, Role, Spec};
+use nines_model::{AdminCommand, Codes as _, NodeName, Role, ServerRef, Spec};
 
 use super::{Entry, Holding, State, Vips, events::Event};
 use crate::{
@@ -42,9 +42,9 @@ pub struct Set {
 /// What operators have set and asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Admin {
-    drains: BTreeMap<(String, String), Set>,
-    standbys: BTreeMap<String, Set>,
-    move_requests: BTreeMap<IpAddr, String>,
+    drains: BTreeMap<ServerRef, Set>,
+    standbys: BTreeMap<NodeName, Set>,
+    move_requests: BTreeMap<IpAddr, NodeName>,
 }
 
 /// A valid command of an operator.
@@ -57,15 +57,15 @@ pub(super) struct Change {
 }
 
 enum What {
-    /// These servers, as (service, server), get no new connections.
-    Drain(BTreeSet<(String, String)>, Set),
-    Undrain(BTreeSet<(String, String)>),
+    /// These servers get no new connections.
+    Drain(BTreeSet<ServerRef>, Set),
+    Undrain(BTreeSet<ServerRef>),
     /// These nodes hold no VIP.
-    Standby(Vec<String>, Set),
-    Ready(Vec<String>),
+    Standby(Vec<NodeName>, Set),
+    Ready(Vec<NodeName>),
     /// These VIPs should move to the node; the others are there and stay.
     Move {
-        to: String,
+        to: NodeName,
         moves: Vec<IpAddr>,
         stays: Vec<IpAddr>,
     },
@@ -78,25 +78,25 @@ fn invalid<T>(why: impl Into<String>) -> Result<T, Refusal> {
 impl Admin {
     /// As a snapshot has it.
     pub(crate) fn restored(
-        drains: BTreeMap<(String, String), Set>,
-        standbys: BTreeMap<String, Set>,
-        move_requests: BTreeMap<IpAddr, String>,
+        drains: BTreeMap<ServerRef, Set>,
+        standbys: BTreeMap<NodeName, Set>,
+        move_requests: BTreeMap<IpAddr, NodeName>,
     ) -> Self {
         Self { drains, standbys, move_requests }
     }
 
-    /// Drained servers, by (service, server).
-    pub fn drains(&self) -> &BTreeMap<(String, String), Set> {
+    /// Drained servers, and who set each.
+    pub fn drains(&self) -> &BTreeMap<ServerRef, Set> {
         &self.drains
     }
 
     /// Nodes on standby, by name.
-    pub fn standbys(&self) -> &BTreeMap<String, Set> {
+    pub fn standbys(&self) -> &BTreeMap<NodeName, Set> {
         &self.standbys
     }
 
     /// Moves asked for: VIP and name of the next holder.
-    pub fn move_requests(&self) -> &BTreeMap<IpAddr, String> {
+    pub fn move_requests(&self) -> &BTreeMap<IpAddr, NodeName> {
         &self.move_requests
     }
 
@@ -125,7 +125,7 @@ impl Admin {
                     return Err(Refusal::NotFound(format!("unknown server {subject}")));
                 }
                 servers.extend(found);
-            } else if !spec.nodes.contains_key(subject) {
+            } else if !spec.nodes.contains_key(subject.as_str()) {
                 return Err(Refusal::NotFound(format!("unknown node {subject}")));
             }
             subjects.push(subject.clone());
@@ -146,11 +146,12 @@ impl Admin {
             at_ms: command.at_ms,
             until_ms: act.until_ms,
         };
+        let nodes = || subjects.iter().map(|name| name.as_str().into()).collect();
         let what = match admin {
             AdminCommand::Drain => What::Drain(servers, set),
             AdminCommand::Undrain => What::Undrain(servers),
-            AdminCommand::Standby => What::Standby(subjects, set),
-            AdminCommand::Ready => What::Ready(subjects),
+            AdminCommand::Standby => What::Standby(nodes(), set),
+            AdminCommand::Ready => What::Ready(nodes()),
         };
         Ok(Change { what, events, answer })
     }
@@ -179,7 +180,7 @@ impl Admin {
         }
         vips.retain(|vip, _| leader(vip).is_none());
         let to = &request.to;
-        match spec.nodes.get(to) {
+        match spec.nodes.get(to.as_str()) {
             Some(node) if node.role == Role::Director => {}
             Some(_) => return invalid(format!("{to} is a witness")),
             None => return Err(Refusal::NotFound(format!("unknown node {to}"))),
@@ -205,7 +206,7 @@ impl Admin {
         };
         let events = go.values().map(event).collect();
         let (moves, stays) = (go.into_keys().collect(), stay.into_keys().collect());
-        let what = What::Move { to: to.clone(), moves, stays };
+        let what = What::Move { to: to.as_str().into(), moves, stays };
         Ok(Change { what, events, answer })
     }
 
@@ -235,7 +236,7 @@ impl Admin {
     /// of its own.
     pub(super) fn forget_unnamed(&mut self, spec: &Spec) {
         self.move_requests.retain(|vip, _| spec.vips.get(vip).is_some_and(|v| v.with.is_none()));
-        self.drains.retain(|(service, server), _| {
+        self.drains.retain(|ServerRef { service, server }, _| {
             spec.services.get(service).is_some_and(|s| s.servers.contains_key(server))
         });
         self.standbys.retain(|node, _| spec.nodes.contains_key(node));
@@ -285,7 +286,7 @@ mod tests {
         let done = tried(&mut state, 22, None, act("drain", &["r1", "r1"]));
         assert_eq!(done, Ok("r1 set to drain".into()));
         let all = [("web", "r1"), ("web", "r2"), ("web6", "r1")];
-        let all = all.map(|(service, server)| (service.to_owned(), server.to_owned()));
+        let all = all.map(|(service, server)| ServerRef::new(service, server));
         assert_eq!(state.drained(), all.into());
     }
 
@@ -310,9 +311,10 @@ mod tests {
             let done = tried(&mut state, 21, None, act(verb, &[subject]));
             assert_eq!(done.as_deref(), Ok(says));
             let drained = state.admin.drains().keys();
-            let drained: Vec<_> = drained.map(|(a, b)| (a.as_str(), b.as_str())).collect();
+            let drained: Vec<_> =
+                drained.map(|s| (s.service.as_str(), s.server.as_str())).collect();
             assert_eq!(drained, drains, "{verb} {subject}");
-            let on_standby: Vec<_> = state.admin.standbys().keys().map(String::as_str).collect();
+            let on_standby: Vec<_> = state.admin.standbys().keys().map(NodeName::as_str).collect();
             assert_eq!(on_standby, standbys, "{verb} {subject}");
             let event = state.story.iter().next_back().unwrap();
             assert_eq!((event.id.as_str(), event.kind.to_string()), ("21.0", verb.to_owned()));

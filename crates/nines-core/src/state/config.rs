@@ -31,6 +31,8 @@ impl State {
 mod tests {
     use std::net::IpAddr;
 
+    use nines_model::{LogIndex, ServerRef};
+
     use super::*;
     use crate::{
         state::{
@@ -93,11 +95,14 @@ mod tests {
             [service.web]\nlisten = \"10.0.0.200:80\"\ncheck = \"none\"\nforward = \"full-nat\"\n\
             servers = { r1 = \"10.0.0.11\" }\n";
         assert!(tried(&mut state, 22, None, apply(without, 0)).is_ok());
-        let nobody = |token| Holding::Releasing { node: "lb1".into(), token, to: String::new() };
+        let nobody = |token| {
+            let token = LogIndex(token);
+            Holding::Releasing { node: "lb1".into(), token, to: None }
+        };
         let all: Vec<(IpAddr, Holding)> =
             state.vips.iter().map(|(vip, holding)| (*vip, holding.clone())).collect();
         assert_eq!(all, [(vip(0), nobody(5)), (vip(1), nobody(6))]);
-        assert_eq!(state.drained(), [("web".to_owned(), "r1".to_owned())].into());
+        assert_eq!(state.drained(), [ServerRef::new("web", "r1")].into());
         assert_eq!(state.admin.standbys().keys().collect::<Vec<_>>(), ["lb2"]);
         assert!(state.admin.move_requests().is_empty());
         let told = state.story.iter().next_back().unwrap();
@@ -106,7 +111,7 @@ mod tests {
         let mut again = state.clone();
         let bytes = command(apply(without, 0));
         for state in [&mut state, &mut again] {
-            state.apply(23, None, &bytes);
+            state.apply(LogIndex(23), None, &bytes);
         }
         assert!(state == again && state.revision == 3);
     }

@@ -25,7 +25,7 @@ impl State {
     /// Adds an event with the time, the node, the actor and the cause of its command.
     pub(super) fn commit_event(&mut self, entry: Entry<'_>, event: Event) {
         let Entry { index, place, command } = entry;
-        let node = self.members.get(&command.node).map_or_else(String::new, |m| m.name.clone());
+        let node = self.members.get(&command.node()).map_or_else(String::new, |m| m.name.clone());
         let told = LogEvent {
             at_ms: command.at_ms,
             node,
@@ -50,6 +50,8 @@ impl State {
 mod tests {
     use std::sync::Arc;
 
+    use nines_model::LogIndex;
+
     use super::*;
     use crate::wire::{Command, Member};
 
@@ -60,7 +62,7 @@ mod tests {
         for (node, name) in [(2, "lb2"), (7, "")] {
             let (actor, cause) = ("alice@lb1".to_owned(), "3.0".to_owned());
             let command = Command { node, at_ms: 9, actor, cause, ..Command::default() };
-            let entry = Entry { index: 5, place: 1, command: &command };
+            let entry = Entry { index: LogIndex(5), place: 1, command: &command };
             let (subject, text) = ("web".to_owned(), "web moved".to_owned());
             state.commit_event(entry, Event { kind: EventKind::Move, subject, text });
             let event = state.story.iter().next_back().unwrap();
@@ -75,7 +77,7 @@ mod tests {
         let mut state = State::default();
         let told = ["a", "b"].map(|text| LogEvent { text: text.into(), ..LogEvent::default() });
         let command = Command::default();
-        let entry = Entry { index: 8, place: 0, command: &command };
+        let entry = Entry { index: LogIndex(8), place: 0, command: &command };
         state.commit_events(entry, &LogEvents { told: told.to_vec() });
         let ids: Vec<(&str, &str)> =
             state.story.iter().map(|e| (e.id.as_str(), e.text.as_str())).collect();

@@ -6,6 +6,8 @@
 
 use std::{collections::BTreeMap, ops::Deref};
 
+use nines_model::{LogIndex, NodeId, NodeName};
+
 use super::{Entry, State, events::Event};
 use crate::{
     action::Refusal,
@@ -18,11 +20,11 @@ use crate::{
 /// Members by number; read like a map, changed by commands only.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Members {
-    by_id: BTreeMap<u64, Member>,
+    by_id: BTreeMap<NodeId, Member>,
     /// By node name.
-    facts: BTreeMap<String, Facts>,
-    highest: u64,
-    newest_change: u64,
+    facts: BTreeMap<NodeName, Facts>,
+    highest: NodeId,
+    newest_change: LogIndex,
     feature_level: u32,
 }
 
@@ -31,7 +33,7 @@ pub(super) enum Change {
     /// Becomes a member, or gets other credentials.
     Joins(Member),
     /// This member, by number and name, leaves for good.
-    Leaves(u64, String),
+    Leaves(NodeId, NodeName),
     /// A node's facts.
     Facts(Facts),
     /// The feature level that is in force from now on.
@@ -39,7 +41,7 @@ pub(super) enum Change {
 }
 
 impl Deref for Members {
-    type Target = BTreeMap<u64, Member>;
+    type Target = BTreeMap<NodeId, Member>;
 
     fn deref(&self) -> &Self::Target {
         &self.by_id
@@ -47,8 +49,8 @@ impl Deref for Members {
 }
 
 impl<'a> IntoIterator for &'a Members {
-    type Item = (&'a u64, &'a Member);
-    type IntoIter = std::collections::btree_map::Iter<'a, u64, Member>;
+    type Item = (&'a NodeId, &'a Member);
+    type IntoIter = std::collections::btree_map::Iter<'a, NodeId, Member>;
 
     fn into_iter(self) -> Self::IntoIter {
         self.by_id.iter()
@@ -58,7 +60,7 @@ impl<'a> IntoIterator for &'a Members {
 impl Members {
     /// The members that a cluster begins with.
     pub(super) fn founded(members: impl IntoIterator<Item = Member>) -> Self {
-        let by_id = members.into_iter().map(|member| (member.id, member)).collect();
+        let by_id = members.into_iter().map(|member| (member.id(), member)).collect();
         Self { by_id, feature_level: feature_level::BUILD, ..Self::default() }
     }
 
@@ -66,12 +68,12 @@ impl Members {
     pub(crate) fn restored(
         members: Vec<Member>,
         facts: Vec<Facts>,
-        (highest, newest_change): (u64, u64),
+        (highest, newest_change): (NodeId, LogIndex),
         feature_level: u32,
     ) -> Self {
         let Self { by_id, .. } = Self::founded(members);
-        let highest = highest.max(by_id.keys().max().copied().unwrap_or(0));
-        let facts = facts.into_iter().map(|facts| (facts.node.clone(), facts)).collect();
+        let highest = highest.max(by_id.keys().max().copied().unwrap_or_default());
+        let facts = facts.into_iter().map(|facts| (facts.node.as_str().into(), facts)).collect();
         Self { by_id, facts, highest, newest_change, feature_level }
     }
 
@@ -81,17 +83,17 @@ impl Members {
     }
 
     /// What nodes said about themselves, by name.
-    pub fn facts(&self) -> &BTreeMap<String, Facts> {
+    pub fn facts(&self) -> &BTreeMap<NodeName, Facts> {
         &self.facts
     }
 
     /// Highest number that a member ever had: none is given twice.
-    pub fn highest(&self) -> u64 {
+    pub fn highest(&self) -> NodeId {
         self.highest
     }
 
     /// Log index of the newest membership change.
-    pub fn newest_change(&self) -> u64 {
+    pub fn newest_change(&self) -> LogIndex {
         self.newest_change
     }
 
@@ -108,13 +110,13 @@ impl Members {
     /// Whether the command of an entry fits the membership change that the entry makes.
     pub(super) fn may_change(
         &self,
-        (id, change): (u64, consensus::Change),
+        (id, change): (NodeId, consensus::Change),
         kind: Option<&Kind>,
     ) -> bool {
         match kind {
             Some(Kind::Join(member)) => {
                 change == consensus::Change::Learns
-                    && member.id == id
+                    && member.id() == id
                     && id > self.highest
                     && self.named(&member.name).is_none()
                     && self.reads(member)
@@ -129,21 +131,21 @@ impl Members {
     }
 
     /// A valid membership change stands at this index.
-    pub(super) fn changed(&mut self, index: u64) {
+    pub(super) fn changed(&mut self, index: LogIndex) {
         self.newest_change = index;
     }
 
     /// What a command would change; an error: it does not fit the membership change of its entry.
     pub(super) fn validate(
         &self,
-        entry: Option<(u64, consensus::Change)>,
+        entry: Option<(NodeId, consensus::Change)>,
         kind: &Kind,
     ) -> Result<Change, Refusal> {
         let valid = match (entry, kind) {
             (Some(change), kind) => self.may_change(change, Some(kind)),
             // One that lost its credentials on the way gets others, perhaps for another address.
             (None, Kind::Join(m)) => {
-                self.by_id.get(&m.id).is_some_and(|old| old.name == m.name) && self.reads(m)
+                self.by_id.get(&m.id()).is_some_and(|old| old.name == m.name) && self.reads(m)
             }
             (None, _) => false,
         };
@@ -156,7 +158,7 @@ impl Members {
             ))),
             Kind::Join(member) if valid => Ok(Change::Joins(member.clone())),
             Kind::Remove(name) if valid => match self.named(name) {
-                Some(member) => Ok(Change::Leaves(member.id, name.clone())),
+                Some(member) => Ok(Change::Leaves(member.id(), name.as_str().into())),
                 None => Err(Refusal::NotFound(format!("unknown member {name}"))),
             },
             _ => {
@@ -167,31 +169,31 @@ impl Members {
     }
 
     fn validate_level(&self, raise: &FeatureLevel) -> Result<Change, Refusal> {
-        let FeatureLevel { level, membership } = *raise;
+        let level = raise.level;
         if level <= self.feature_level {
             let why = format!("feature level {} is in force", self.feature_level);
             return Err(Refusal::Changed(why));
         }
-        if membership != self.newest_change {
+        if raise.membership() != self.newest_change {
             return Err(Refusal::Changed("the members have changed since".into()));
         }
         Ok(Change::Level(level))
     }
 
-    fn commit(&mut self, index: u64, change: Change) {
+    fn commit(&mut self, index: LogIndex, change: Change) {
         match change {
             Change::Joins(member) => {
-                self.highest = self.highest.max(member.id);
+                self.highest = self.highest.max(member.id());
                 self.newest_change = index;
                 // Older builds keep no level of a member: all have the same state.
-                self.by_id.insert(member.id, Member { feature_level: 0, ..member });
+                self.by_id.insert(member.id(), Member { feature_level: 0, ..member });
             }
             Change::Leaves(id, name) => {
                 self.by_id.remove(&id);
                 self.facts.remove(&name);
             }
             Change::Facts(facts) => {
-                self.facts.insert(facts.node.clone(), facts);
+                self.facts.insert(facts.node.as_str().into(), facts);
             }
             Change::Level(level) => {
                 self.feature_level = level;
@@ -215,7 +217,7 @@ impl State {
             }
             Change::Leaves(_, name) => {
                 let text = format!("{name} left for good");
-                let event = Event { kind: EventKind::Leave, subject: name.clone(), text };
+                let event = Event { kind: EventKind::Leave, subject: name.to_string(), text };
                 (Some(event), format!("{name} left"))
             }
             Change::Facts(_) => (None, String::new()),
@@ -252,13 +254,13 @@ mod tests {
     #[test]
     fn a_membership_command_takes_effect_with_its_change_or_not_at_all() {
         let good = [
-            (Some((4, Learns)), join(4, "lb4")),
+            (Some((NodeId(4), Learns)), join(4, "lb4")),
             (None, join(2, "lb2")),
-            (Some((2, Leaves)), remove("lb2")),
+            (Some((NodeId(2), Leaves)), remove("lb2")),
         ];
         let mut all = Vec::new();
         let changes = [Learns, Votes, Leaves];
-        let entries = [2, 4, 5].into_iter().flat_map(|id| changes.map(|c| Some((id, c))));
+        let entries = [2, 4, 5].into_iter().flat_map(|id| changes.map(|c| Some((NodeId(id), c))));
         for entry in entries.chain([None]) {
             for name in ["lb2", "lb4"] {
                 all.extend([2, 4].map(|id| (entry, join(id, name))));
@@ -276,16 +278,23 @@ mod tests {
     #[test]
     fn a_number_is_given_once_and_a_promotion_needs_a_member() {
         let mut state = state();
-        assert!(tried(&mut state, 21, Some((4, Learns)), join(4, "lb4")).is_ok());
+        assert!(tried(&mut state, 21, Some((NodeId(4), Learns)), join(4, "lb4")).is_ok());
         assert!(tried(&mut state, 22, None, join(4, "lb4")).is_ok(), "other credentials");
-        assert!(tried(&mut state, 23, Some((2, Leaves)), remove("lb2")).is_ok());
-        assert!(tried(&mut state, 24, Some((2, Learns)), join(2, "lb2")).is_err());
-        assert!(tried(&mut state, 25, Some((5, Learns)), join(5, "lb2")).is_ok(), "a name may");
-        assert_eq!(state.members.keys().copied().collect::<Vec<_>>(), [1, 3, 4, 5]);
-        assert_eq!((state.members.highest(), state.members.newest_change()), (5, 25));
+        assert!(tried(&mut state, 23, Some((NodeId(2), Leaves)), remove("lb2")).is_ok());
+        assert!(tried(&mut state, 24, Some((NodeId(2), Learns)), join(2, "lb2")).is_err());
+        assert!(
+            tried(&mut state, 25, Some((NodeId(5), Learns)), join(5, "lb2")).is_ok(),
+            "a name may"
+        );
+        assert_eq!(state.members.keys().copied().collect::<Vec<_>>(), [1, 3, 4, 5].map(NodeId));
+        assert_eq!(
+            (state.members.highest(), state.members.newest_change()),
+            (NodeId(5), LogIndex(25))
+        );
         let promoted = |state: &mut State, index, id| {
-            state.apply(index, Some((id, Votes)), &[]);
-            state.members.newest_change()
+            let (index, change) = (LogIndex(index), Some((NodeId(id), Votes)));
+            state.apply(index, change, &[]);
+            state.members.newest_change().number()
         };
         assert_eq!(promoted(&mut state, 26, 5), 26);
         assert_eq!(promoted(&mut state, 27, 2), 26, "it has left");
@@ -324,7 +333,7 @@ mod tests {
             |id, name, feature_level| Kind::Join(Member { feature_level, ..member(id, name) });
         for level in 0..=2 {
             for reads in 0..=3 {
-                for (entry, id, name) in [(Some((4, Learns)), 4, "lb4"), (None, 2, "lb2")] {
+                for (entry, id, name) in [(Some((NodeId(4), Learns)), 4, "lb4"), (None, 2, "lb2")] {
                     let mut state = state();
                     state.members.feature_level = level;
                     let outcome = tried(&mut state, 20, entry, with(id, name, reads));
@@ -336,7 +345,11 @@ mod tests {
                         );
                         assert_eq!(why, Refusal::Unsafe(says));
                     } else {
-                        assert_eq!(state.members[&id].feature_level, 0, "as older builds have it");
+                        assert_eq!(
+                            state.members[&NodeId(id)].feature_level,
+                            0,
+                            "as older builds have it"
+                        );
                     }
                 }
             }
@@ -354,7 +367,7 @@ mod tests {
             assert_eq!(tried(&mut state, 20, None, facts(version)), Ok(String::new()));
             assert_eq!(state.members.facts()["lb2"].version, version);
         }
-        assert!(tried(&mut state, 21, Some((2, Leaves)), remove("lb2")).is_ok());
+        assert!(tried(&mut state, 21, Some((NodeId(2), Leaves)), remove("lb2")).is_ok());
         assert!(state.members.facts().is_empty());
     }
 }

@@ -40,7 +40,7 @@ pub(super) fn state() -> State {
     let mut state = State::default();
     for (id, name) in [(1, "lb1"), (2, "lb2"), (3, "w")] {
         let join = command(Kind::Join(member(id, name)));
-        let done = state.apply(id, Some((id, Change::Learns)), &join);
+        let done = state.apply(LogIndex(id), Some((NodeId(id), Change::Learns)), &join);
         assert!(done.unwrap().1.is_ok());
     }
     let text = CONFIG.to_owned();
@@ -53,7 +53,7 @@ pub(super) fn state() -> State {
         Move { vip: pack(vip(1)), from: "lb1".into(), to: "lb2".into(), why: String::new() };
     let all = [apply, give(0), give(1), Kind::Move(moved), act("drain", &["web/r2"])];
     for (index, kind) in (4..).zip(all) {
-        let done = state.apply(index, None, &command(kind.clone())).unwrap().1;
+        let done = state.apply(LogIndex(index), None, &command(kind.clone())).unwrap().1;
         assert!(done.is_ok(), "{kind:?}: {done:?}");
     }
     state
@@ -63,9 +63,10 @@ pub(super) fn state() -> State {
 pub(super) fn tried(
     state: &mut State,
     index: u64,
-    member: Option<(u64, Change)>,
+    member: Option<(NodeId, Change)>,
     kind: Kind,
 ) -> Outcome {
+    let index = LogIndex(index);
     let mut before = State { applied: index, ..state.clone() };
     let bytes = command(kind.clone());
     if member.is_some_and(|change| state.may_join(change, &bytes)) {
@@ -119,7 +120,7 @@ fn kind() -> impl Strategy<Value = Kind> {
     ]);
     let pairs = prop::collection::vec((0..3_usize, 4..9_u64), 1..4);
     let batches = (0..4_u32, pairs, name(), name()).prop_map(|(what, pairs, from, to)| {
-        let pairs = pairs.into_iter().map(|(n, token)| (vip(n), token));
+        let pairs = pairs.into_iter().map(|(n, token)| (vip(n), LogIndex(token)));
         let vips = vip_set::pack_all(pairs, 900).remove(0);
         Kind::Batch(Batch { what, vips, to, from, ..Batch::default() })
     });
@@ -134,7 +135,7 @@ proptest! {
         let mut state = state();
         for (index, (kind, member)) in (20..).zip(all) {
             let becomes = [Change::Learns, Change::Votes, Change::Leaves][index as usize % 3];
-            let _ = tried(&mut state, index, member.map(|id| (id, becomes)), kind);
+            let _ = tried(&mut state, index, member.map(|id| (NodeId(id), becomes)), kind);
         }
     }
 }

@@ -14,7 +14,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, ops::Deref};
 
-use nines_model::Spec;
+use nines_model::{LogIndex, NodeName, Spec};
 
 use super::{Entry, State, events::Event};
 use crate::{
@@ -29,31 +29,31 @@ pub enum Holding {
     /// This node.
     Held {
         /// Node's name.
-        node: String,
+        node: NodeName,
         /// Log index.
-        token: u64,
+        token: LogIndex,
     },
     /// This node was asked to release it.
     Releasing {
         /// Node's name.
-        node: String,
+        node: NodeName,
         /// Its token.
-        token: u64,
-        /// Next holder; empty: nobody, the VIP is to be forgotten.
-        to: String,
+        token: LogIndex,
+        /// Next holder; `None`: nobody, the VIP is to be forgotten.
+        to: Option<NodeName>,
     },
 }
 
 impl Holding {
     /// The node that holds or still holds it.
-    pub fn node(&self) -> &str {
+    pub fn node(&self) -> &NodeName {
         match self {
             Self::Held { node, .. } | Self::Releasing { node, .. } => node,
         }
     }
 
     /// Index of the entry that gave it.
-    pub fn token(&self) -> u64 {
+    pub fn token(&self) -> LogIndex {
         match self {
             Self::Held { token, .. } | Self::Releasing { token, .. } => *token,
         }
@@ -63,10 +63,10 @@ impl Holding {
 /// The last change of holder of a VIP.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Failover {
-    /// From; empty: nobody.
-    pub from: String,
+    /// Name of the holder before; `None`: nobody held it.
+    pub from: Option<NodeName>,
     /// Name of the node that got the VIP.
-    pub to: String,
+    pub to: NodeName,
     /// Ms since 1970.
     pub at_ms: u64,
     /// "auto" or an operator.
@@ -96,9 +96,9 @@ enum What {
     /// The node `to` holds it from now on.
     Given(Give),
     /// Its holder, which has this token, is asked to release it.
-    Asked(Move, u64),
+    Asked(Move, LogIndex),
     /// `from` has released it, and `to` holds it from now on.
-    HandedOver { from: String, to: String },
+    HandedOver { from: NodeName, to: NodeName },
     /// Its holder has released it, and nobody holds it any more.
     Forgotten,
 }
@@ -145,7 +145,7 @@ impl Vips {
     }
 
     fn validate_give(&self, spec: &Spec, vip: IpAddr, give: &Give) -> Result<What, Refusal> {
-        let holder = self.holdings.get(&vip).map_or("", |h| h.node());
+        let holder = self.holdings.get(&vip).map_or("", |h| h.node().as_str());
         if holder != give.from || !spec.vips.contains_key(&vip) {
             return Err(Refusal::Changed(format!("{vip} is held by \"{holder}\"")));
         }
@@ -165,12 +165,10 @@ impl Vips {
         let Some(Holding::Releasing { node, token: held, to }) = self.holdings.get(&vip) else {
             return Err(Refusal::Changed("nothing to release".into()));
         };
-        if *held != token.index {
+        if *held != token.index() {
             return Err(Refusal::Changed("an older token".into()));
         }
-        if to.is_empty() {
-            return Ok(What::Forgotten);
-        }
+        let Some(to) = to else { return Ok(What::Forgotten) };
         Ok(What::HandedOver { from: node.clone(), to: to.clone() })
     }
 
@@ -179,7 +177,8 @@ impl Vips {
         let Entry { index, place, command } = entry;
         let (at_ms, event) = (command.at_ms, format!("{index}.{place}"));
         let failover = match change.what {
-            What::Asked(Move { from: node, to, .. }, token) => {
+            What::Asked(Move { from, to, .. }, token) => {
+                let (node, to) = (from.into(), wire::named(to));
                 self.holdings.insert(change.vip, Holding::Releasing { node, token, to });
                 return;
             }
@@ -188,10 +187,11 @@ impl Vips {
                 return;
             }
             What::Given(Give { from, to, silent_ms, .. }) => {
+                let (from, to) = (wire::named(from), to.into());
                 Failover { from, to, at_ms, actor, silent_ms, event }
             }
             What::HandedOver { from, to } => {
-                Failover { from, to, at_ms, actor, silent_ms: 0, event }
+                Failover { from: Some(from), to, at_ms, actor, silent_ms: 0, event }
             }
         };
         let node = failover.to.clone();
@@ -205,8 +205,8 @@ impl Vips {
     pub(super) fn release_unnamed(&mut self, spec: &Spec) {
         for (vip, holding) in &mut self.holdings {
             if !spec.vips.contains_key(vip) {
-                let (node, token) = (holding.node().to_owned(), holding.token());
-                *holding = Holding::Releasing { node, token, to: String::new() };
+                let (node, token) = (holding.node().clone(), holding.token());
+                *holding = Holding::Releasing { node, token, to: None };
             }
         }
     }
@@ -278,12 +278,12 @@ mod tests {
     }
 
     fn held(node: &str, token: u64) -> Option<Holding> {
-        Some(Holding::Held { node: node.into(), token })
+        Some(Holding::Held { node: node.into(), token: LogIndex(token) })
     }
 
     fn releasing(to: &str) -> Option<Holding> {
-        let (node, to) = ("lb1".to_owned(), to.to_owned());
-        Some(Holding::Releasing { node, token: 5, to })
+        let (node, to) = ("lb1".into(), wire::named(to.to_owned()));
+        Some(Holding::Releasing { node, token: LogIndex(5), to })
     }
 
     /// Every state of a VIP with every kind of command by the right and by a wrong holder or token.
@@ -339,7 +339,7 @@ mod tests {
             ..Default::default()
         };
         let bytes = prost::Message::encode_to_vec(&command);
-        assert!(state.apply(20, None, &bytes).unwrap().1.is_ok());
+        assert!(state.apply(LogIndex(20), None, &bytes).unwrap().1.is_ok());
         let failover = &state.vips.failovers()[&vip(1)];
         assert_eq!((failover.actor.as_str(), failover.event.as_str()), ("a", "20.0"));
     }
@@ -347,7 +347,7 @@ mod tests {
     #[test]
     fn a_batch_is_refused_only_if_nothing_of_it_is_done() {
         let batch = |pairs: &[(usize, u64)]| {
-            let pairs = pairs.iter().map(|(n, token)| (vip(*n), *token));
+            let pairs = pairs.iter().map(|(n, token)| (vip(*n), LogIndex(*token)));
             let vips = vip_set::pack_all(pairs, 900).remove(0);
             Kind::Batch(Batch { what: 2, vips, ..Batch::default() })
         };

@@ -6,13 +6,13 @@
 
 use std::collections::BTreeMap;
 
-use nines_model::{Millis, Time};
+use nines_model::{LogIndex, Millis, NodeId, Time};
 use prost::Message as _;
 
 use super::{Context, Voter, consensus};
 use crate::{
     batch, peek, snapshot,
-    wire::{self, Command, RaftMessage, Token, command::Kind},
+    wire::{self, Command, RaftMessage, command::Kind},
 };
 
 /// A sender of refused messages is named in our log so often.
@@ -26,7 +26,7 @@ const HELD_MAX: usize = 256;
 #[derive(Default)]
 pub(super) struct AppendGate {
     /// When each sender was last named, and how many of its messages were refused since.
-    named: BTreeMap<u64, (Time, u64)>,
+    named: BTreeMap<NodeId, (Time, u64)>,
     /// Log messages that wait for a promise to end.
     held: Vec<(Time, RaftMessage)>,
     /// Raised when what waits there changes.
@@ -83,7 +83,7 @@ impl Voter {
         let mut until = None;
         if consensus::brings_entries(&message) {
             for entry in &message.entries {
-                until = until.max(self.must_wait(cx, entry.index, &entry.data));
+                until = until.max(self.must_wait(cx, entry.index(), &entry.data));
             }
         }
         if self.consensus.must_queue(&message) {
@@ -119,12 +119,12 @@ impl Voter {
 
     /// Until when this voter's own promise forbids that `vip` is given to `to`; `None`: it does
     /// not.
-    pub fn forbids(&self, now: Time, vip: std::net::IpAddr, to: u64) -> Option<Time> {
-        self.promises.hold(now, vip, to, u64::MAX)
+    pub fn forbids(&self, now: Time, vip: std::net::IpAddr, to: Option<NodeId>) -> Option<Time> {
+        self.promises.hold(now, vip, to, LogIndex::MAX)
     }
 
     /// Until when an entry may not be appended here.
-    fn must_wait(&self, cx: &Context<'_>, index: u64, command: &[u8]) -> Option<Time> {
+    fn must_wait(&self, cx: &Context<'_>, index: LogIndex, command: &[u8]) -> Option<Time> {
         if peek::applies_config(command) {
             return None;
         }
@@ -132,12 +132,12 @@ impl Voter {
         batch::singly(kind).iter().filter_map(|kind| self.one_must_wait(cx, index, kind)).max()
     }
 
-    fn one_must_wait(&self, cx: &Context<'_>, index: u64, kind: &Kind) -> Option<Time> {
+    fn one_must_wait(&self, cx: &Context<'_>, index: LogIndex, kind: &Kind) -> Option<Time> {
         let give = match kind {
             Kind::Give(give) => give,
-            Kind::Released(Token { vip, index: token, incarnation }) => {
-                let vip = wire::unpack(vip)?;
-                return self.promises.hold_release(cx.now, vip, *token, *incarnation);
+            Kind::Released(token) => {
+                let (vip, index) = (wire::unpack(&token.vip)?, token.index());
+                return self.promises.hold_release(cx.now, vip, index, token.incarnation());
             }
             _ => return None,
         };
@@ -165,7 +165,7 @@ impl Voter {
         self.consensus.step(message)
     }
 
-    fn refuse(&mut self, cx: &mut Context<'_>, from: u64, why: &str) {
+    fn refuse(&mut self, cx: &mut Context<'_>, from: NodeId, why: &str) {
         let now = cx.now;
         let (at, count) = self.gate.named.get(&from).copied().unwrap_or_default();
         if at != Time(0) && now.since(at) < NAMED_EVERY.ns() {

@@ -5,6 +5,7 @@
 //! The library's random election timeout is made a constant of the node, so that the same events
 //! give the same run. Its messages pass our own codec: its protobuf parser never sees the network.
 
+use nines_model::{LogIndex, NodeId};
 use raft::{
     GetEntriesContext, ProgressState, RawNode, SnapshotStatus, StateRole, Storage as _,
     eraftpb::{
@@ -40,7 +41,7 @@ pub enum Change {
 #[derive(Clone, Debug)]
 pub struct Committed {
     /// Index of the entry in the log.
-    pub index: u64,
+    pub index: LogIndex,
     /// Command, encoded; of a membership change the command in its context.
     pub command: Vec<u8>,
     change: Option<(Change, ConfChange)>,
@@ -48,8 +49,8 @@ pub struct Committed {
 
 impl Committed {
     /// The node that a membership change is about; `None` for other entries.
-    pub fn changes_member(&self) -> Option<(u64, Change)> {
-        self.change.as_ref().map(|(kind, c)| (c.node_id, *kind))
+    pub fn changes_member(&self) -> Option<(NodeId, Change)> {
+        self.change.as_ref().map(|(kind, c)| (NodeId(c.node_id), *kind))
     }
 }
 
@@ -90,11 +91,11 @@ pub struct Consensus {
 impl Consensus {
     /// Continues from `kept`. `rank` (0, 1, 2, ...) spreads election timeouts, so that two nodes do
     /// not ask for votes at the same time again and again.
-    pub fn new(id: u64, rank: u64, election_ms: u64, kept: &Persisted) -> Self {
+    pub fn new(id: NodeId, rank: u64, election_ms: u64, kept: &Persisted) -> Self {
         let timeout = (election_ms / TICK_MS).max(5) as usize;
         let mine = timeout + (rank as usize % 8) * (timeout / 3).max(1);
         let config = raft::Config {
-            id,
+            id: id.number(),
             election_tick: timeout,
             heartbeat_tick: (timeout / 5).max(1),
             min_election_tick: mine,
@@ -189,23 +190,23 @@ impl Consensus {
     }
 
     /// Adds a node: as learner first, which gets the log but has no vote.
-    pub fn propose_member(&mut self, id: u64, voter: bool, command: Vec<u8>) -> bool {
+    pub fn propose_member(&mut self, id: NodeId, voter: bool, command: Vec<u8>) -> bool {
         let kind = if voter { ConfChangeType::AddNode } else { ConfChangeType::AddLearnerNode };
         self.change(id, kind, command)
     }
 
     /// Removes a node.
-    pub fn propose_removal(&mut self, id: u64, command: Vec<u8>) -> bool {
+    pub fn propose_removal(&mut self, id: NodeId, command: Vec<u8>) -> bool {
         self.change(id, ConfChangeType::RemoveNode, command)
     }
 
-    fn change(&mut self, id: u64, kind: ConfChangeType, command: Vec<u8>) -> bool {
+    fn change(&mut self, id: NodeId, kind: ConfChangeType, command: Vec<u8>) -> bool {
         // One at a time: the library would write an empty entry in place of a second one.
         if self.is_leader() && self.raw.raft.has_pending_conf() {
             return false;
         }
         let mut change = ConfChange::default();
-        change.set_node_id(id);
+        change.set_node_id(id.number());
         change.set_change_type(kind);
         self.raw.propose_conf_change(command, change).is_ok()
     }
@@ -228,15 +229,15 @@ impl Consensus {
     }
 
     /// Followers that were sent the whole state and have not said that they have it.
-    pub fn awaits_state(&self) -> Vec<u64> {
+    pub fn awaits_state(&self) -> Vec<NodeId> {
         let all = self.raw.raft.prs().iter();
-        all.filter(|(_, p)| p.state == ProgressState::Snapshot).map(|(id, _)| *id).collect()
+        all.filter(|(_, p)| p.state == ProgressState::Snapshot).map(|(id, _)| NodeId(*id)).collect()
     }
 
     /// What was sent to this follower was lost: it is asked where it stands, and gets it again.
-    pub fn lost(&mut self, id: u64) {
-        self.raw.report_unreachable(id);
-        self.raw.report_snapshot(id, SnapshotStatus::Failure);
+    pub fn lost(&mut self, id: NodeId) {
+        self.raw.report_unreachable(id.number());
+        self.raw.report_snapshot(id.number(), SnapshotStatus::Failure);
     }
 
     /// Whether this leader must let a change of membership wait for the one before it: the library
@@ -246,8 +247,8 @@ impl Consensus {
     }
 
     /// Hands leadership to another voter.
-    pub fn transfer(&mut self, to: u64) {
-        self.raw.transfer_leader(to);
+    pub fn transfer(&mut self, to: NodeId) {
+        self.raw.transfer_leader(to.number());
     }
 
     /// Takes out everything that is ready; call until it gives nothing.
@@ -331,7 +332,7 @@ impl Consensus {
 
     /// What the disk has: the term, the last entry that the leader of this term was told of, and
     /// the last entry.
-    pub fn shown(&self) -> (u64, u64, u64) {
+    pub fn shown(&self) -> (u64, LogIndex, LogIndex) {
         let (term, last) = self.durable;
         let told = match self.told {
             // A leader counts on its own disk, too.
@@ -339,13 +340,13 @@ impl Consensus {
             (of, index) if of == term => index,
             _ => 0,
         };
-        (term, told, last)
+        (term, LogIndex(told), LogIndex(last))
     }
 
     /// The state machine has applied everything up to here.
-    pub fn applied(&mut self, index: u64) {
-        self.applied = index;
-        self.raw.advance_apply_to(index);
+    pub fn applied(&mut self, index: LogIndex) {
+        self.applied = index.number();
+        self.raw.advance_apply_to(index.number());
     }
 
     /// Replaces the log up to `applied` by its state, keeping `tail` entries for slow followers.
@@ -375,7 +376,7 @@ impl Consensus {
     }
 
     /// Commands after what is applied, also those that no majority has yet, oldest first.
-    pub fn tail(&self) -> Vec<(u64, Vec<u8>)> {
+    pub fn tail(&self) -> Vec<(LogIndex, Vec<u8>)> {
         let log = &self.raw.raft.raft_log;
         let (low, high) = (self.applied + 1, log.last_index() + 1);
         if low >= high {
@@ -383,7 +384,7 @@ impl Consensus {
         }
         let context = GetEntriesContext::empty(false);
         let entries = log.slice(low, high, None, context).unwrap_or_default();
-        entries.iter().map(|e| (e.index, e.get_data().to_vec())).collect()
+        entries.iter().map(|e| (LogIndex(e.index), e.get_data().to_vec())).collect()
     }
 
     /// Whether this node leads and has applied an entry of its own term; only then its
@@ -399,9 +400,9 @@ impl Consensus {
         self.raw.raft.state == StateRole::Leader
     }
 
-    /// The leader as far as known; 0: none.
-    pub fn leader(&self) -> u64 {
-        self.raw.raft.leader_id
+    /// The leader as far as known.
+    pub fn leader(&self) -> Option<NodeId> {
+        Some(self.raw.raft.leader_id).filter(|id| *id != 0).map(NodeId)
     }
 
     /// Raft term that this node is in.
@@ -410,34 +411,34 @@ impl Consensus {
     }
 
     /// Index of the newest log entry that is known to be committed.
-    pub fn committed(&self) -> u64 {
-        self.raw.raft.raft_log.committed
+    pub fn committed(&self) -> LogIndex {
+        LogIndex(self.raw.raft.raft_log.committed)
     }
 
     /// Index of the newest log entry that was applied to the state.
-    pub fn applied_index(&self) -> u64 {
-        self.applied
+    pub fn applied_index(&self) -> LogIndex {
+        LogIndex(self.applied)
     }
 
     /// Last index and term, durable or not.
-    pub fn last(&self) -> (u64, u64) {
+    pub fn last(&self) -> (LogIndex, u64) {
         let log = &self.raw.raft.raft_log;
-        (log.last_index(), log.last_term())
+        (LogIndex(log.last_index()), log.last_term())
     }
 
     /// Numbers of the nodes that vote.
-    pub fn voters(&self) -> Vec<u64> {
-        self.raw.store().conf.get_voters().to_vec()
+    pub fn voters(&self) -> Vec<NodeId> {
+        self.raw.store().conf.get_voters().iter().copied().map(NodeId).collect()
     }
 
     /// Whether this node votes.
-    pub fn is_voter(&self, id: u64) -> bool {
-        self.raw.store().conf.get_voters().contains(&id)
+    pub fn is_voter(&self, id: NodeId) -> bool {
+        self.raw.store().conf.get_voters().contains(&id.number())
     }
 
     /// Numbers of the nodes that get the log and have no vote yet.
-    pub fn learners(&self) -> Vec<u64> {
-        self.raw.store().conf.get_learners().to_vec()
+    pub fn learners(&self) -> Vec<NodeId> {
+        self.raw.store().conf.get_learners().iter().copied().map(NodeId).collect()
     }
 
     /// Where the leader believes each follower to be, for people who debug.
@@ -456,9 +457,9 @@ impl Consensus {
     }
 
     /// How far behind a node's log is, on the leader.
-    pub fn lag(&self, id: u64) -> Option<u64> {
+    pub fn lag(&self, id: NodeId) -> Option<u64> {
         let raft = &self.raw.raft;
-        raft.prs().get(id).map(|p| raft.raft_log.last_index().saturating_sub(p.matched))
+        raft.prs().get(id.number()).map(|p| raft.raft_log.last_index().saturating_sub(p.matched))
     }
 }
 
@@ -473,13 +474,13 @@ mod tests {
             hard_state: HardState { term: 1, vote: 0, commit: 1 },
             ..Persisted::default()
         };
-        let mut c = Consensus::new(1, 0, 100, &kept);
+        let mut c = Consensus::new(NodeId(1), 0, 100, &kept);
         let mut seen = Vec::new();
         for round in 0..60 {
             c.tick();
             if round == 30 {
                 assert!(c.propose(b"x".to_vec()));
-                assert!(c.propose_member(2, false, b"join".to_vec()));
+                assert!(c.propose_member(NodeId(2), false, b"join".to_vec()));
             }
             while let Some(batch) = c.take() {
                 if let Some((number, _)) = batch.persist {
@@ -493,8 +494,8 @@ mod tests {
             }
         }
         assert!(c.leads());
-        let join = (b"join".to_vec(), Some((2, Change::Learns)));
+        let join = (b"join".to_vec(), Some((NodeId(2), Change::Learns)));
         assert_eq!(seen, [(vec![], None), (b"x".to_vec(), None), join]);
-        assert_eq!((c.voters(), c.learners()), (vec![1], vec![2]));
+        assert_eq!((c.voters(), c.learners()), (vec![NodeId(1)], vec![NodeId(2)]));
     }
 }

@@ -8,7 +8,7 @@ use std::{
     net::IpAddr,
 };
 
-use nines_model::Millis;
+use nines_model::{Incarnation, LogIndex, Millis, NodeId};
 use prost::Message as _;
 
 use super::{Context, Voter};
@@ -20,13 +20,13 @@ use crate::{
 
 /// Everything that decides whether a VIP of a known set is renewed: what is applied, where the log
 /// ends, what waits to be appended, what others were promised.
-type Basis = (u64, (u64, u64), u64, u64);
+type Basis = (LogIndex, (LogIndex, u64), u64, u64);
 
 /// A set of a holder, and what this voter said about it last.
 #[derive(Default)]
 struct Known {
     set: VipSet,
-    incarnation: u64,
+    incarnation: Incarnation,
     refused: BTreeSet<IpAddr>,
     basis: Option<Basis>,
 }
@@ -34,8 +34,8 @@ struct Known {
 /// What a voter knows of holders' sets.
 #[derive(Default)]
 pub(super) struct HolderSets {
-    known: BTreeMap<u64, Known>,
-    arriving: BTreeMap<u64, Arriving>,
+    known: BTreeMap<NodeId, Known>,
+    arriving: BTreeMap<NodeId, Arriving>,
 }
 
 /// The answer to a heartbeat's request to renew.
@@ -55,7 +55,7 @@ pub enum Granted {
 
 impl Voter {
     /// Some of what a holder's set contains.
-    pub fn learn(&mut self, from: u64, part: &SetPart) {
+    pub fn learn(&mut self, from: NodeId, part: &SetPart) {
         let name = (part.name_a, part.name_b);
         if self.sets.known.get(&from).is_some_and(|known| known.set.name() == name) {
             return;
@@ -75,9 +75,9 @@ impl Voter {
 
     /// Index of the newest entry after what is applied here, committed or not, that gives each VIP
     /// to anybody. Entries that wait for a promise count: it must run out, not be renewed for ever.
-    fn newest_tokens(&self) -> BTreeMap<IpAddr, u64> {
+    fn newest_tokens(&self) -> BTreeMap<IpAddr, LogIndex> {
         let mut newest = BTreeMap::new();
-        let mut take = |index: u64, bytes: &[u8]| {
+        let mut take = |index: LogIndex, bytes: &[u8]| {
             if peek::applies_config(bytes) {
                 return;
             }
@@ -91,7 +91,7 @@ impl Voter {
             take(index, &bytes);
         }
         for entry in self.gate.entries() {
-            take(entry.index, &entry.data);
+            take(entry.index(), &entry.data);
         }
         newest
     }
@@ -102,7 +102,7 @@ impl Voter {
     }
 
     /// The voter's part of the lease rule: which of the VIPs a heartbeat names are renewed.
-    pub fn grant(&mut self, cx: &mut Context<'_>, from: u64, beat: &Heartbeat) -> Granted {
+    pub fn grant(&mut self, cx: &mut Context<'_>, from: NodeId, beat: &Heartbeat) -> Granted {
         if beat.set_size == 0 || !self.takes_part() || !self.may_vote(cx) {
             return Granted::Nothing;
         }
@@ -117,26 +117,26 @@ impl Voter {
         let Some(known) = known.filter(|k| k.set.name() == (beat.set_a, beat.set_b)) else {
             return Granted::Unknown;
         };
-        if known.incarnation == beat.incarnation && known.basis == Some(basis) {
+        if known.incarnation == beat.incarnation() && known.basis == Some(basis) {
             self.promises.renew(cx.now, from, length, beat.shortened);
             return Granted::But { refused: known.refused.iter().copied().collect(), first: false };
         }
         let mut known = std::mem::take(known);
-        let first = known.basis.is_none() || known.incarnation != beat.incarnation;
+        let first = known.basis.is_none() || known.incarnation != beat.incarnation();
         let newest = self.newest_tokens();
-        let refuse = |(vip, token): &(IpAddr, u64)| {
+        let refuse = |(vip, token): &(IpAddr, LogIndex)| {
             // What nobody holds by what is applied here, every entry until then is over for: a
             // holder that let go and starts anew with an older log is not renewed. And a holder
             // with a newer token is known from its own renewals also where the log is behind;
             // without that, a late node would renew itself over it.
             let applied = cx.state.vips.get(vip).map_or(cx.state.applied, |h| h.token());
-            let after = newest.get(vip).copied().unwrap_or(0);
+            let after = newest.get(vip).copied().unwrap_or(LogIndex::ZERO);
             applied.max(after).max(self.promises.token(*vip)) > *token
         };
         known.refused = known.set.iter().filter(refuse).map(|(vip, _)| vip).collect();
-        known.incarnation = beat.incarnation;
+        known.incarnation = beat.incarnation();
         let granted = known.set.iter().filter(|(vip, _)| !known.refused.contains(vip));
-        let holder = (from, beat.incarnation, beat.heir_of);
+        let holder = (from, beat.incarnation(), beat.heir_of());
         let not_yet = self.promises.give(cx.now, holder, granted, length, beat.shortened);
         // Those are asked about again with each heartbeat: what holds them back ends by itself.
         known.basis = Some(self.basis(cx)).filter(|_| not_yet.is_empty());
@@ -151,7 +151,7 @@ impl Voter {
     pub fn answer(
         &mut self,
         cx: &mut Context<'_>,
-        from: u64,
+        from: NodeId,
         beat: &Heartbeat,
         may: bool,
     ) -> (Ack, bool) {
@@ -162,10 +162,10 @@ impl Voter {
         let (term, acked) = self.remembered(from);
         let mut ack = Ack {
             term,
-            acked,
+            acked: acked.number(),
             sent_ns: beat.sent_ns,
             lease_ms: beat.lease_ms,
-            membership: cx.state.members.newest_change(),
+            membership: cx.state.members.newest_change().number(),
             incarnation: beat.incarnation,
             ..Ack::default()
         };

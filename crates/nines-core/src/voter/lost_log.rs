@@ -14,6 +14,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use nines_model::{LogIndex, NodeId};
+
 use super::{Context, Voter};
 use crate::{action::Action, lease::promise_ns, wire::Persist};
 
@@ -21,9 +23,9 @@ use crate::{action::Action, lease::promise_ns, wire::Persist};
 #[derive(Debug, Default)]
 pub(super) struct LostLog {
     /// The furthest that each voter has shown.
-    shown: BTreeMap<u64, (u64, u64)>,
+    shown: BTreeMap<NodeId, (u64, LogIndex)>,
     /// Nodes that have answered this incarnation, and remember nothing that is missing here.
-    answered: BTreeSet<u64>,
+    answered: BTreeSet<NodeId>,
     /// A majority has.
     vouched: bool,
     /// This node votes no more, restarted or not.
@@ -48,7 +50,7 @@ pub fn rebuild(name: &str) -> String {
 impl Voter {
     /// A heartbeat shows a position of its sender's log. Of a node without a vote nothing is
     /// remembered: it may begin anew, nobody counts on what it has.
-    pub fn remember(&mut self, from: u64, position: (u64, u64)) {
+    pub fn remember(&mut self, from: NodeId, position: (u64, LogIndex)) {
         if self.consensus.is_voter(from) {
             let shown = self.memory.shown.entry(from).or_default();
             *shown = (*shown).max(position);
@@ -61,14 +63,15 @@ impl Voter {
     }
 
     /// The position that an answer to this node gives back.
-    pub fn remembered(&self, id: u64) -> (u64, u64) {
+    pub fn remembered(&self, id: NodeId) -> (u64, LogIndex) {
         let shown = self.memory.shown.get(&id).copied().unwrap_or_default();
-        let least = if self.consensus.is_voter(id) { (1, 1) } else { (0, 0) };
+        let least =
+            if self.consensus.is_voter(id) { (1, LogIndex(1)) } else { (0, LogIndex::ZERO) };
         shown.max(least)
     }
 
     /// Another node gives back the position that this one has shown before.
-    pub fn reminded(&mut self, cx: &mut Context<'_>, from: u64, position: (u64, u64)) {
+    pub fn reminded(&mut self, cx: &mut Context<'_>, from: NodeId, position: (u64, LogIndex)) {
         let (term, _, last) = self.consensus.shown();
         if position <= (term, last) {
             self.memory.answered.insert(from);
@@ -76,7 +79,7 @@ impl Voter {
         }
         let (of, entry) = position;
         let name = cx.name_of(from);
-        let why = if last == 0 {
+        let why = if last == LogIndex::ZERO {
             format!("its log is gone, and {name} remembers that it had one")
         } else {
             format!(
@@ -92,7 +95,7 @@ impl Voter {
         if self.broken.is_some() {
             return;
         }
-        let next = rebuild(&self.identity.name);
+        let next = rebuild(self.identity.name.as_str());
         cx.log(format!("this node votes no more: {why}; {next}"));
         let persist = Persist { retired: Some(why.clone()), ..Persist::default() };
         cx.out.push(Action::Persist(0, Box::new(persist)));
@@ -112,7 +115,7 @@ impl Voter {
         let read = self.consensus.applied_index() >= self.consensus.committed();
         if !self.memory.vouched && read {
             let (voters, me) = (self.consensus.voters(), self.identity.id);
-            let answered = |id: &&u64| **id == me || self.memory.answered.contains(id);
+            let answered = |id: &&NodeId| **id == me || self.memory.answered.contains(id);
             let majority = voters.iter().filter(answered).count() * 2 > voters.len();
             // One that needs no answer listens first: another may have joined after its log ended.
             let listened = cx.now.since(self.started) >= promise_ns(cx.lease());
@@ -124,7 +127,7 @@ impl Voter {
 
     /// Whether messages of another node may change this node's log: not before others have said
     /// what it must have. One without a vote asks the sender alone.
-    pub(super) fn may_learn(&mut self, cx: &Context<'_>, from: u64) -> bool {
+    pub(super) fn may_learn(&mut self, cx: &Context<'_>, from: NodeId) -> bool {
         if self.consensus.is_voter(self.identity.id) {
             self.may_vote(cx)
         } else {

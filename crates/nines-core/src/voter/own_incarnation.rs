@@ -7,6 +7,8 @@
 //!
 //! Decides: what counts as moved, and from when such an incarnation takes part.
 
+use nines_model::Incarnation;
+
 use super::{Context, Identity, Voter};
 use crate::{
     action::Action,
@@ -17,7 +19,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct OwnIncarnation {
     /// The incarnation before, if it ended on this machine since it booted.
-    heir_of: u64,
+    heir_of: Incarnation,
     /// How often agents have started from this disk, this incarnation included.
     starts: u64,
     /// This incarnation is not confirmed by everybody yet.
@@ -31,7 +33,7 @@ impl OwnIncarnation {
         let before = &kept.incarnation;
         let moved = before.place != 0 && before.place != identity.place;
         let here = !moved && before.machine_boot == identity.machine_boot;
-        let heir_of = if here { before.incarnation } else { 0 };
+        let heir_of = if here { before.incarnation() } else { Incarnation::NONE };
         Self { heir_of, moved, starts: before.starts + 1, confirming: 0 }
     }
 
@@ -47,22 +49,22 @@ impl Voter {
         self.own.moved
     }
 
-    /// The incarnation before this one, if it ended on this machine since it booted; 0: none.
-    pub fn heir_of(&self) -> u64 {
+    /// The incarnation before this one, if it ended on this machine since it booted.
+    pub fn heir_of(&self) -> Incarnation {
         self.own.heir_of
     }
 
     /// A frame of this incarnation.
     pub fn frame(&self, kind: frame::Kind) -> Frame {
         let (starts, moved) = (self.own.starts, self.own.moved);
-        let incarnation = self.identity.incarnation;
+        let incarnation = self.identity.incarnation.number();
         Frame { kind: Some(kind), rest: Vec::new(), incarnation, starts, moved }
     }
 
     /// Puts this incarnation on the disk where it has the right to be there.
     pub fn keep_incarnation(&mut self, out: &mut Vec<Action>) -> u64 {
         let Identity { incarnation, machine_boot, place, .. } = self.identity;
-        let starts = self.own.starts;
+        let (incarnation, starts) = (incarnation.number(), self.own.starts);
         let incarnation = Some(KeptIncarnation { incarnation, machine_boot, place, starts });
         self.keep_beside(out, Persist { incarnation, ..Persist::default() })
     }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use nines_model::{Millis, Time};
+use nines_model::{Incarnation, LogIndex, Millis, NodeId, Time};
 use prost::Message as _;
 
 use super::{Context, Granted, Identity, Voter};
@@ -48,10 +48,15 @@ struct Seat {
 }
 
 impl Seat {
-    fn new(id: u64, incarnation: u64, now: Time, disk: Persisted) -> Self {
+    fn new(id: NodeId, incarnation: u64, now: Time, disk: Persisted) -> Self {
         let state = snapshot::decode(&disk.snapshot.data).expect("it was encoded");
-        let identity =
-            Identity { id, name: format!("n{id}"), incarnation, machine_boot: 1, place: id };
+        let identity = Identity {
+            id,
+            name: format!("n{id}").into(),
+            incarnation: Incarnation(incarnation),
+            machine_boot: 1,
+            place: id.number(),
+        };
         let timing = (state.spec.timing.lease, state.spec.timing.restart);
         let voter = Voter::new(identity, now, &disk, &state, timing, None);
         Self { voter, state, disk, actions: Vec::new() }
@@ -76,11 +81,13 @@ impl Seat {
     }
 
     /// Lets the voter do all it can; gives what it says to others.
-    fn settle(&mut self, now: Time) -> Vec<(u64, crate::wire::RaftMessage)> {
+    fn settle(&mut self, now: Time) -> Vec<(NodeId, crate::wire::RaftMessage)> {
         let mut said = Vec::new();
         loop {
             while let Some(ready) = self.with(now, Voter::take) {
-                said.extend(ready.messages.into_iter().map(|message| (message.to, message)));
+                said.extend(
+                    ready.messages.into_iter().map(|message| (message.receiver(), message)),
+                );
                 for entry in ready.committed {
                     let change = entry.changes_member();
                     self.voter.apply_change(&entry, change.is_some());
@@ -97,7 +104,7 @@ impl Seat {
             for (number, persist) in writes.collect::<Vec<_>>() {
                 self.keep(*persist);
                 let messages = self.with(now, |voter, cx| voter.persisted(cx, number));
-                said.extend(messages.into_iter().map(|message| (message.to, message)));
+                said.extend(messages.into_iter().map(|message| (message.receiver(), message)));
                 wrote = true;
             }
             if !wrote {
@@ -110,25 +117,25 @@ impl Seat {
 /// Voters with a network that loses nothing.
 struct Table {
     now: Time,
-    seats: BTreeMap<u64, Seat>,
+    seats: BTreeMap<NodeId, Seat>,
 }
 
 impl Table {
     fn new() -> Self {
         let now = Time(1_000_000_000);
-        let seats = (1..=3).map(|id| (id, Seat::new(id, id, now, agreed()))).collect();
+        let seats = (1..=3).map(|n| (NodeId(n), Seat::new(NodeId(n), n, now, agreed()))).collect();
         let mut table = Self { now, seats };
         for id in 1..=3 {
-            table.hear_all(id);
+            table.hear_all(NodeId(id));
         }
         table
     }
 
     /// The others tell a voter that they remember nothing that it has lost.
-    fn hear_all(&mut self, id: u64) {
+    fn hear_all(&mut self, id: NodeId) {
         let (now, seat) = (self.now, self.seats.get_mut(&id).expect("it sits here"));
-        for from in (1..=3).filter(|from| *from != id) {
-            seat.with(now, |voter, cx| voter.reminded(cx, from, (1, 1)));
+        for from in (1..=3).map(NodeId).filter(|from| *from != id) {
+            seat.with(now, |voter, cx| voter.reminded(cx, from, (1, LogIndex(1))));
         }
     }
 
@@ -156,9 +163,10 @@ impl Table {
         }
     }
 
-    fn leader(&mut self) -> u64 {
+    fn leader(&mut self) -> NodeId {
         for _ in 0..500 {
-            let leads = |(id, seat): (&u64, &Seat)| seat.voter.consensus().leads().then_some(*id);
+            let leads =
+                |(id, seat): (&NodeId, &Seat)| seat.voter.consensus().leads().then_some(*id);
             if let Some(id) = self.seats.iter().find_map(leads) {
                 return id;
             }
@@ -176,18 +184,18 @@ impl Table {
     }
 
     fn holders(&self) -> Vec<Option<String>> {
-        let holder = |seat: &Seat| seat.state.vips.get(&vip()).map(|h| h.node().to_owned());
+        let holder = |seat: &Seat| seat.state.vips.get(&vip()).map(|h| h.node().to_string());
         self.seats.values().map(holder).collect()
     }
 
     /// lb1 asks a voter to renew what it holds.
-    fn ask(&mut self, voter: u64, lease: Millis) -> Granted {
-        let token = self.seats[&1].state.vips[&vip()].token();
+    fn ask(&mut self, voter: NodeId, lease: Millis) -> Granted {
+        let token = self.seats[&NodeId(1)].state.vips[&vip()].token();
         let (now, seat) = (self.now, self.seats.get_mut(&voter).expect("it sits here"));
         let set = VipSet::new([(vip(), token)]);
         let (set_a, set_b) = set.name();
         for part in set.parts() {
-            seat.voter.learn(1, &part);
+            seat.voter.learn(NodeId(1), &part);
         }
         let beat = Heartbeat {
             sent_ns: now.0,
@@ -198,7 +206,7 @@ impl Table {
             set_size: 1,
             ..Heartbeat::default()
         };
-        seat.with(now, |voter, cx| voter.grant(cx, 1, &beat))
+        seat.with(now, |voter, cx| voter.grant(cx, NodeId(1), &beat))
     }
 
     fn run(&mut self, ms: u64) {
@@ -227,7 +235,7 @@ fn a_promised_vip_goes_to_nobody_else_until_the_promise_has_ended() {
     table.write("", "lb1");
     table.run(500);
     for voter in 1..=3 {
-        assert!(renews(&table.ask(voter, Millis(100))));
+        assert!(renews(&table.ask(NodeId(voter), Millis(100))));
     }
     let asked = table.now;
     table.write("lb1", "lb2");
@@ -238,7 +246,7 @@ fn a_promised_vip_goes_to_nobody_else_until_the_promise_has_ended() {
     assert!(table.seats.values().any(|seat| seat.voter.waiting() > 0), "the entry waits");
     table.run(500);
     assert_eq!(table.holders(), vec![Some("lb2".to_owned()); 3]);
-    let newer = table.ask(2, Millis(100));
+    let newer = table.ask(NodeId(2), Millis(100));
     assert!(renews(&newer), "by the token of the new holder: a voter judges tokens, not names");
 }
 
@@ -247,10 +255,10 @@ fn an_older_token_is_not_renewed() {
     let mut table = Table::new();
     table.write("", "lb1");
     table.run(500);
-    let old = VipSet::new([(vip(), 1)]);
-    let (now, seat) = (table.now, table.seats.get_mut(&2).unwrap());
+    let old = VipSet::new([(vip(), LogIndex(1))]);
+    let (now, seat) = (table.now, table.seats.get_mut(&NodeId(2)).unwrap());
     for part in old.parts() {
-        seat.voter.learn(1, &part);
+        seat.voter.learn(NodeId(1), &part);
     }
     let (set_a, set_b) = old.name();
     let beat = Heartbeat {
@@ -261,7 +269,7 @@ fn an_older_token_is_not_renewed() {
         set_size: 1,
         ..Heartbeat::default()
     };
-    let granted = seat.with(now, |voter, cx| voter.grant(cx, 1, &beat));
+    let granted = seat.with(now, |voter, cx| voter.grant(cx, NodeId(1), &beat));
     assert!(matches!(granted, Granted::But { refused, .. } if refused == [vip()]));
 }
 
@@ -272,17 +280,21 @@ fn a_voter_that_starts_waits_for_answers_and_for_what_its_disk_promised() {
     table.run(500);
     // Longer than the lease in force: on the disk first, given with the next heartbeat.
     let long = Millis(2_000);
-    assert!(matches!(table.ask(3, long), Granted::Nothing));
+    assert!(matches!(table.ask(NodeId(3), long), Granted::Nothing));
     table.step();
-    assert!(renews(&table.ask(3, long)));
-    let (now, disk) = (table.now, table.seats[&3].disk.clone());
+    assert!(renews(&table.ask(NodeId(3), long)));
+    let (now, disk) = (table.now, table.seats[&NodeId(3)].disk.clone());
     assert!(disk.long_promise.until_ns > now.plus(long).0);
-    table.seats.insert(3, Seat::new(3, 30, now, disk));
-    table.seats.get_mut(&3).unwrap().settle(now);
-    assert!(matches!(table.ask(3, Millis(100)), Granted::Nothing), "nobody has vouched for it");
-    table.hear_all(3);
+    table.seats.insert(NodeId(3), Seat::new(NodeId(3), 30, now, disk));
+    table.seats.get_mut(&NodeId(3)).unwrap().settle(now);
+    assert!(
+        matches!(table.ask(NodeId(3), Millis(100)), Granted::Nothing),
+        "nobody has vouched for it"
+    );
+    table.hear_all(NodeId(3));
     // It gives nothing away that the process before it may have promised.
-    let forbids = |table: &Table| table.seats[&3].voter.forbids(table.now, vip(), 2);
+    let forbids =
+        |table: &Table| table.seats[&NodeId(3)].voter.forbids(table.now, vip(), Some(NodeId(2)));
     assert!(forbids(&table).is_some_and(|until| until.0 >= now.plus(long).0));
     table.run(2_600);
     assert_eq!(forbids(&table), None);
@@ -292,8 +304,8 @@ fn a_voter_that_starts_waits_for_answers_and_for_what_its_disk_promised() {
 fn a_voter_that_lost_its_log_votes_no_more() {
     let mut table = Table::new();
     let now = table.now;
-    let seat = table.seats.get_mut(&2).unwrap();
-    seat.with(now, |voter, cx| voter.reminded(cx, 1, (7, 90)));
+    let seat = table.seats.get_mut(&NodeId(2)).unwrap();
+    seat.with(now, |voter, cx| voter.reminded(cx, NodeId(1), (7, LogIndex(90))));
     assert!(seat.voter.is_retired() && !seat.voter.takes_part());
     let told = |action: &Action| matches!(action, Action::Persist(_, p) if p.retired.is_some());
     assert!(seat.actions.iter().any(told), "its disk knows, too");
@@ -307,7 +319,7 @@ fn a_voter_that_lost_its_log_votes_no_more() {
 #[test]
 fn frames_carry_the_incarnation() {
     let table = Table::new();
-    let frame = table.seats[&2].voter.frame(frame::Kind::Heartbeat(Heartbeat::default()));
+    let frame = table.seats[&NodeId(2)].voter.frame(frame::Kind::Heartbeat(Heartbeat::default()));
     assert_eq!((frame.incarnation, frame.starts, frame.moved), (2, 1, false));
     assert!(frame.encoded_len() > 0);
 }

@@ -2,6 +2,8 @@
 //!
 //! Decides: nothing; it is data.
 
+use nines_model::LogIndex;
+
 /// What a node knows about itself.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Facts {
@@ -50,6 +52,13 @@ pub struct FeatureLevel {
     /// was not asked.
     #[prost(uint64, tag = "2")]
     pub membership: u64,
+}
+
+impl FeatureLevel {
+    /// Log index of the newest membership change that the leader knew.
+    pub(crate) fn membership(&self) -> LogIndex {
+        LogIndex(self.membership)
+    }
 }
 
 /// VIPs that a node cannot serve for the same reason.

@@ -2,7 +2,9 @@
 //!
 //! Decides: shapes on the wire, nothing else.
 
-use super::Incarnation;
+use nines_model::{Incarnation, LogIndex, NodeId};
+
+use super::NodeIncarnation;
 
 /// "I live, I hold these, renew them."
 #[derive(Clone, PartialEq, prost::Message)]
@@ -41,7 +43,7 @@ pub struct Heartbeat {
     pub double: Vec<u64>,
     /// Lives from moved state directories that the sender would let count.
     #[prost(message, repeated, tag = "42")]
-    pub confirmed: Vec<Incarnation>,
+    pub confirmed: Vec<NodeIncarnation>,
     /// Nodes that the sender has heard lately.
     #[prost(uint64, repeated, tag = "43")]
     pub hears: Vec<u64>,
@@ -84,6 +86,43 @@ pub struct Heartbeat {
     /// The config that `unable` counts in.
     #[prost(uint64, tag = "55")]
     pub revision: u64,
+}
+
+impl Heartbeat {
+    /// The sender's incarnation.
+    pub(crate) fn incarnation(&self) -> Incarnation {
+        Incarnation(self.incarnation)
+    }
+
+    /// The incarnation before the sender's, if that has ended on the sender's machine.
+    pub(crate) fn heir_of(&self) -> Incarnation {
+        Incarnation(self.heir_of)
+    }
+
+    /// Log index applied.
+    pub fn applied(&self) -> LogIndex {
+        LogIndex(self.applied)
+    }
+
+    /// Term on the sender's disk, and the last entry that the leader of that term was told of.
+    pub(crate) fn position(&self) -> (u64, LogIndex) {
+        (self.term, LogIndex(self.acked))
+    }
+
+    /// Nodes whose flows the sender does not have yet.
+    pub fn behind(&self) -> impl Iterator<Item = NodeId> {
+        self.behind.iter().copied().map(NodeId)
+    }
+
+    /// Nodes of which the sender hears two incarnations at once.
+    pub(crate) fn double(&self) -> impl Iterator<Item = NodeId> {
+        self.double.iter().copied().map(NodeId)
+    }
+
+    /// Whether the sender has heard this node lately.
+    pub(crate) fn hears(&self, id: NodeId) -> bool {
+        self.hears.contains(&id.number())
+    }
 }
 
 /// What a node waits for before it takes part.
@@ -152,6 +191,23 @@ pub struct Ack {
     /// The voter does not know what the heartbeat's set contains.
     #[prost(bool, tag = "53")]
     pub unknown: bool,
+}
+
+impl Ack {
+    /// The incarnation that sent the heartbeat.
+    pub(crate) fn incarnation(&self) -> Incarnation {
+        Incarnation(self.incarnation)
+    }
+
+    /// Log index of the newest membership change the sender knows.
+    pub(crate) fn membership(&self) -> LogIndex {
+        LogIndex(self.membership)
+    }
+
+    /// The furthest that the receiver's log has shown itself to be: term and entry.
+    pub(crate) fn position(&self) -> (u64, LogIndex) {
+        (self.term, LogIndex(self.acked))
+    }
 }
 
 /// Some of what a set of VIPs contains.

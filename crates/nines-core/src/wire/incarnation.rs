@@ -2,15 +2,24 @@
 //!
 //! Decides: shapes on the wire and on disk, nothing else.
 
-/// A run of an agent.
+use nines_model::{Incarnation, NodeId};
+
+/// A run of the agent of a node.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct Incarnation {
+pub struct NodeIncarnation {
     /// Number of the node in the consensus.
     #[prost(uint64, tag = "1")]
     pub node: u64,
     /// Number of the incarnation.
     #[prost(uint64, tag = "2")]
     pub incarnation: u64,
+}
+
+impl NodeIncarnation {
+    /// This incarnation of this node.
+    pub(crate) fn of(node: NodeId, incarnation: Incarnation) -> Self {
+        Self { node: node.number(), incarnation: incarnation.number() }
+    }
 }
 
 /// What the disk knows of the newest incarnation that took part: a copy of it does not start there.
@@ -28,6 +37,13 @@ pub struct KeptIncarnation {
     /// How often agents have started from this disk, this incarnation included.
     #[prost(uint64, tag = "4")]
     pub starts: u64,
+}
+
+impl KeptIncarnation {
+    /// The incarnation.
+    pub(crate) fn incarnation(&self) -> Incarnation {
+        Incarnation(self.incarnation)
+    }
 }
 
 /// Until when this voter has promised more than a lease: known also after it restarted.

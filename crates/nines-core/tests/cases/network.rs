@@ -13,7 +13,7 @@ use nines_core::{
     state::State,
     wire::{Frame, HardState, Member, Persist, Persisted, Snapshot, frame},
 };
-use nines_model::{Role, Time, config};
+use nines_model::{Incarnation, NodeId, Role, ServerRef, Time, config};
 use prost::Message as _;
 
 /// A millisecond, in ns.
@@ -71,9 +71,9 @@ impl Network {
     /// All nodes of a config, members already; none runs.
     pub fn new(text: &str) -> Self {
         let spec = config::parse(text).expect("the lines above the first case are a config");
-        let names: Vec<String> = spec.nodes.keys().cloned().collect();
+        let names: Vec<String> = spec.nodes.keys().map(ToString::to_string).collect();
         let member = |(id, name): (u64, &String)| {
-            let witness = spec.nodes[name].role == Role::Witness;
+            let witness = spec.nodes[name.as_str()].role == Role::Witness;
             Member { id, name: name.clone(), witness, ..Member::default() }
         };
         let members: Vec<Member> = (1..).zip(&names).map(member).collect();
@@ -148,8 +148,9 @@ impl Network {
         let machine = self.machine(name);
         machine.starts += 1;
         let boot = machine.starts << 32;
-        let (name, seeds) = (name.to_owned(), Vec::new());
-        let config = Config { id, name, boot: boot + id, machine_boot: 1, place: id, seeds };
+        let (name, seeds) = (name.into(), Vec::new());
+        let (boot, place) = (Incarnation(boot + id), id);
+        let config = Config { id: NodeId(id), name, boot, machine_boot: 1, place, seeds };
         machine.node = Some(Node::new(config, now, &machine.disk));
         machine.follow.clear();
         self.happen(id, Event::WallClock(1_700_000_000_000 * MS));
@@ -228,9 +229,9 @@ impl Network {
                 };
                 self.schedule(soon, id, what);
             }
-            Action::Send { to, bytes, .. } if !self.cut.contains(&(id, to)) => {
-                let event = Event::Frame { from: id, link: 0, bytes };
-                self.schedule(soon, to, Happening::Deliver(event));
+            Action::Send { to, bytes, .. } if !self.cut.contains(&(id, to.number())) => {
+                let event = Event::Frame { from: NodeId(id), link: 0, bytes };
+                self.schedule(soon, to.number(), Happening::Deliver(event));
             }
             Action::Perform { id: number, operation } => {
                 return self.perform(id, number, operation);
@@ -353,7 +354,7 @@ impl Network {
             Action::Send { to, bytes, bulk } => {
                 let kinds = Frame::decode(bytes.as_slice()).map(|f| kinds(&f)).unwrap_or_default();
                 let way = if *bulk { " by TCP" } else { "" };
-                format!("sends {kinds} to {}{way}", self.names[*to as usize - 1])
+                format!("sends {kinds} to {}{way}", self.names[to.number() as usize - 1])
             }
         };
         self.tell(id, &what);
@@ -367,7 +368,9 @@ impl Network {
             Operation::Announce(vip) => format!("announces {vip}"),
             Operation::Forward(wanted) => {
                 let servers = wanted.spec.services.iter().flat_map(|(service, spec)| {
-                    spec.servers.keys().map(move |server| (service.clone(), server.clone()))
+                    spec.servers
+                        .keys()
+                        .map(|server| ServerRef::new(service.clone(), server.clone()))
                 });
                 let states = servers.map(|server| {
                     let state = match (wanted.down.contains(&server), &wanted.drained) {
@@ -375,7 +378,7 @@ impl Network {
                         (_, drained) if drained.contains(&server) => "draining",
                         _ => "up",
                     };
-                    format!("{}/{} {state}", server.0, server.1)
+                    format!("{server} {state}")
                 });
                 let states: Vec<String> = states.collect();
                 if states.is_empty() {

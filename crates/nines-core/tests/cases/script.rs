@@ -4,6 +4,7 @@ use nines_core::{
     Event,
     wire::{Act, ApplySpec, Command, Give, command::Kind, pack},
 };
+use nines_model::{NodeId, ServerRef};
 
 use super::network::{MS, Network};
 
@@ -48,7 +49,7 @@ pub fn follow(network: &mut Network, line: &str) {
             checked(network, name, server, Err(after(line, "bad: ")));
         }
         [name, "lacks", "the", "flows", "of", other] => {
-            let behind = [network.id(other)].into();
+            let behind = [NodeId(network.id(other))].into();
             network.event(name, Event::Behind(behind));
         }
         [name, "has", "all", "flows"] => network.event(name, Event::Behind([].into())),
@@ -74,8 +75,8 @@ fn after(line: &str, mark: &str) -> String {
 
 fn checked(network: &mut Network, name: &str, server: &str, outcome: Result<String, String>) {
     let (service, server) = server.split_once('/').expect("service/server");
-    let (service, server) = (service.into(), server.into());
-    network.event(name, Event::Checked { service, server, outcome });
+    let server = ServerRef::new(service, server);
+    network.event(name, Event::Checked { server, outcome });
 }
 
 /// An operator asks a node for something.

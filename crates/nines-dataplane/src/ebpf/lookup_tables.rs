@@ -258,7 +258,7 @@ mod tests {
         let mut add = |n: u8, weight: u32| {
             let addr = SocketAddr::from(([10, 0, 0, n], 80));
             let server = TableServer { weight, ..TableServer::new(addr, Forward::Dr) };
-            service.servers.insert(format!("r{n}"), server);
+            service.servers.insert(format!("r{n}").into(), server);
             maglev_len(&service)
         };
         assert_eq!((1..=10).map(|n| add(n, 5)).max(), Some(1_021));

@@ -14,8 +14,8 @@ use nines_abi::{
     WORD_LIVE, WORD_REPLY, seen_of, state_of,
 };
 use nines_model::{
-    Forward, ForwardingTable, Limit, Listen, Millis, Persist, Proto, SchedulerFlags, ServerState,
-    TableServer, TableService, Tally, Traffic, Tunnel, TunnelChecksum, TunnelKind,
+    Forward, ForwardingTable, Limit, Listen, Millis, Persist, Proto, SchedulerFlags, ServerName,
+    ServerState, TableServer, TableService, Tally, Traffic, Tunnel, TunnelChecksum, TunnelKind,
 };
 
 use super::{
@@ -161,14 +161,14 @@ pub fn table(installed: &Installed) -> ForwardingTable {
         for (_, in_kernel) in installed.servers_of(*id) {
             service.servers.insert(place_name(in_kernel.order), server(in_kernel));
         }
-        table.services.insert(format!("{key:?}"), service);
+        table.services.insert(format!("{key:?}").into(), service);
     }
     table
 }
 
 /// The name of the server at a place; in order of places.
-pub fn place_name(place: u32) -> String {
-    format!("{place:010}")
+pub fn place_name(place: u32) -> ServerName {
+    format!("{place:010}").into()
 }
 
 const STATE_NAMES: [&str; abi::STATES] = [

@@ -17,7 +17,8 @@ use nines_abi::{
     ServiceKey, ServiceRangeKey, Settings,
 };
 use nines_model::{
-    Forward, ForwardingTable, IdleLimits, ServerState, TableServer, TableService, Traffic,
+    Forward, ForwardingTable, IdleLimits, ServerState, ServiceName, TableServer, TableService,
+    Traffic,
 };
 
 pub use self::entries::picks_of;
@@ -58,7 +59,7 @@ pub fn plan(ask: Ask<'_>) -> Result<Vec<Write>> {
 }
 
 /// The same, and the names of the services that are not as they were before.
-pub fn plan_and_names(ask: Ask<'_>) -> Result<(Vec<Write>, Vec<String>)> {
+pub fn plan_and_names(ask: Ask<'_>) -> Result<(Vec<Write>, Vec<ServiceName>)> {
     let Ask { table, sizes, .. } = ask;
     if table.services.len() > sizes.services as usize {
         let why =
@@ -76,7 +77,7 @@ pub fn plan_and_names(ask: Ask<'_>) -> Result<(Vec<Write>, Vec<String>)> {
     let addresses = ask.before.is_none_or(|old| {
         let translates = |s: &TableService| s.servers.values().any(|s| s.forward.translates());
         let at = |s: &TableServer| (s.addr.ip(), s.forward == Forward::Local);
-        let plain = |(name, s): &(&String, &TableService)| {
+        let plain = |(name, s): &(&ServiceName, &TableService)| {
             let before = old.services.get(*name);
             let same = before.is_some_and(|b| {
                 let there = b.servers.values().map(at).eq(s.servers.values().map(at));
@@ -104,13 +105,13 @@ pub fn plan_and_names(ask: Ask<'_>) -> Result<(Vec<Write>, Vec<String>)> {
 }
 
 /// Services that are not as the kernel has them, and keys of those that are to go.
-fn differences<'a>(ask: Ask<'a>) -> (Vec<(&'a String, &'a TableService)>, Vec<ServiceKey>) {
+fn differences<'a>(ask: Ask<'a>) -> (Vec<(&'a ServiceName, &'a TableService)>, Vec<ServiceKey>) {
     let Ask { installed, table, .. } = ask;
     let changed: Vec<_> = match ask.before {
         // Both in order of names: one walk along the two.
         Some(old) => {
             let mut left = old.services.iter().peekable();
-            let mut same = |name: &String, s: &TableService| {
+            let mut same = |name: &ServiceName, s: &TableService| {
                 while left.next_if(|(other, _)| *other < name).is_some() {}
                 left.peek().is_some_and(|(other, old)| *other == name && *old == s)
             };

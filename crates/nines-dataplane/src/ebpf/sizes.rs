@@ -161,9 +161,11 @@ mod tests {
             let mut service = TableService::new(traffic, Scheduler::Rr);
             for n in 0..servers {
                 let addr = std::net::SocketAddr::from(([10, 1, (n >> 8) as u8, n as u8], 80));
-                service.servers.insert(format!("r{n}"), TableServer::new(addr, Forward::Nat));
+                service
+                    .servers
+                    .insert(format!("r{n}").into(), TableServer::new(addr, Forward::Nat));
             }
-            (format!("s{port}"), service)
+            (format!("s{port}").into(), service)
         };
         let services = (1..=services).map(one).collect();
         ForwardingTable { services, ..ForwardingTable::default() }

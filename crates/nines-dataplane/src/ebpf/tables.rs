@@ -18,7 +18,7 @@ use nines_abi::{
     Addr, DROP_NAMES, Load, Place, QuicKey, Server, Service, ServiceKey, ServiceRangeKey, Settings,
     SourceKey, Stats,
 };
-use nines_model::{Counters, ForwardingTable, Tally};
+use nines_model::{Counters, ForwardingTable, ServerRef, ServiceName, Tally};
 
 use super::{
     Raw, addresses,
@@ -315,7 +315,7 @@ impl Tables {
         installed: &Installed,
         before: Option<&ForwardingTable>,
         table: &ForwardingTable,
-    ) -> Result<(Vec<Write>, Vec<String>)> {
+    ) -> Result<(Vec<Write>, Vec<ServiceName>)> {
         let interfaces = address::interfaces()?;
         let mtus: BTreeMap<u32, u32> = interfaces.iter().map(|i| (i.index, i.mtu)).collect();
         let detour = interfaces.iter().find(|i| i.name == address::DETOUR_INNER);
@@ -433,7 +433,7 @@ impl Tables {
                 let each = 1 + u64::from(wanted.forward.translates());
                 counters.taken += (tally.active + tally.inactive) * each;
                 if all || tally != Tally::default() {
-                    counters.servers.insert((name.clone(), server.clone()), tally);
+                    counters.servers.insert(ServerRef::new(name.clone(), server.clone()), tally);
                 }
             }
             counters.services.insert(name.clone(), whole);

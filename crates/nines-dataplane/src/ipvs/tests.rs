@@ -85,7 +85,7 @@ fn what_ipvs_has_not_is_refused_by_its_name() {
         let server = TableServer::new(([10, 0, 0, 1], 80).into(), Forward::Dr);
         service.servers.insert("r1".into(), server);
         how(&mut service);
-        let services = [("web".to_owned(), service)].into();
+        let services = [("web".into(), service)].into();
         convert::state(&ForwardingTable { services, ..ForwardingTable::default() })
     };
     assert!(with(&|_| ()).is_ok());
@@ -129,7 +129,7 @@ fn service() -> impl Strategy<Value = TableService> {
             service.persist = persist.map(|s| Persist { time: Millis(s * 1_000), prefix: 24 });
             service.one_packet = udp && port == 81;
             for server in servers {
-                service.servers.insert(server.addr.to_string(), server);
+                service.servers.insert(server.addr.to_string().into(), server);
             }
             service
         },
@@ -138,7 +138,7 @@ fn service() -> impl Strategy<Value = TableService> {
 
 fn table() -> impl Strategy<Value = ForwardingTable> {
     prop::collection::vec(service(), 0..4).prop_map(|services| {
-        let named = services.into_iter().map(|s| (format!("{:?}", s.traffic), s));
+        let named = services.into_iter().map(|s| (format!("{:?}", s.traffic).into(), s));
         ForwardingTable { services: named.collect(), ..ForwardingTable::default() }
     })
 }

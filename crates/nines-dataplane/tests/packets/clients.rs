@@ -2,8 +2,8 @@
 
 use nines_dataplane::DataPlane as _;
 use nines_model::{
-    ClientRate, Forward, ForwardingTable, Listen, Proto, QuicId, Rate, Scheduler, ServerState,
-    Traffic,
+    ClientRate, Forward, ForwardingTable, Listen, Proto, QuicId, Rate, Scheduler, ServerRef,
+    ServerState, Traffic,
 };
 
 use super::{Bench, NEXT, REDIRECT, SHOT, bench, both_hooks, build::*, service, table, ways::*};
@@ -281,9 +281,9 @@ fn quic_packets_find_the_server_that_they_name() {
     }
     let moved = datagram(&from(), quic(&[0x0a, 1], None));
     assert!(XDP_SENT.contains(&b.xdp(&moved.bytes()).0));
-    let tally = b.plane.counters().unwrap().servers[&("s0".to_owned(), "r1".to_owned())];
+    let tally = b.plane.counters().unwrap().servers[&ServerRef::new("s0", "r1")];
     assert_eq!(b.hit(&moved), "r1", "XDP found it, and tc knows");
-    let one_more = b.plane.counters().unwrap().servers[&("s0".to_owned(), "r1".to_owned())];
+    let one_more = b.plane.counters().unwrap().servers[&ServerRef::new("s0", "r1")];
     assert_eq!(tally.connections, one_more.connections, "one flow");
     // Who is drained keeps his connections wherever their clients go; who is down does not.
     b.plane.apply(&pool(ServerState::Draining)).unwrap();

@@ -10,8 +10,8 @@ use nines_dataplane::{
     ebpf::{Hooks, Sizes},
 };
 use nines_model::{
-    Forward, ForwardingTable, IdleLimits, Millis, Persist, Proto, Scheduler, ServerState,
-    TableServer,
+    Forward, ForwardingTable, IdleLimits, Millis, Persist, Proto, Scheduler, ServerRef,
+    ServerState, TableServer, Tally,
 };
 
 use super::{Bench, bench, bench_with, both_hooks, build::*, service, table, web};
@@ -19,7 +19,9 @@ use super::{Bench, bench, bench_with, both_hooks, build::*, service, table, web}
 /// Active and inactive flows by server.
 fn loads(b: &mut Bench) -> BTreeMap<String, (u64, u64)> {
     let servers = b.plane.counters().unwrap().servers;
-    servers.into_iter().map(|((_, name), t)| (name, (t.active, t.inactive))).collect()
+    let one =
+        |(at, tally): (ServerRef, Tally)| (at.server.to_string(), (tally.active, tally.inactive));
+    servers.into_iter().map(one).collect()
 }
 
 /// Who gets each of so many new connections that stay, on a service of this port.

@@ -108,9 +108,7 @@ fn made(plane: &mut dyn DataPlane) -> BTreeMap<String, u64> {
     let servers = plane.counters().unwrap().servers;
     servers
         .into_iter()
-        .map(|((service, name), tally)| {
-            (format!("{service}/{name}"), tally.active + tally.inactive)
-        })
+        .map(|(server, tally)| (server.to_string(), tally.active + tally.inactive))
         .collect()
 }
 

@@ -62,7 +62,7 @@ fn a_service_without_a_key_is_found_no_more() {
         [(format!("a{port}"), one(&listen, "10.0.0.12:80"))]
     };
     let table = |services: &[[(String, TableService); 1]]| ForwardingTable {
-        services: services.iter().flatten().cloned().collect(),
+        services: services.iter().flatten().map(|(n, s)| (n.as_str().into(), s.clone())).collect(),
         ..ForwardingTable::default()
     };
     let goes_to = |b: &Bench, client: u16| {

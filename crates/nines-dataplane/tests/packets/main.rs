@@ -149,7 +149,7 @@ fn service(
     let one = |(i, (addr, forward)): (usize, &(&str, Forward))| {
         let addr: SocketAddr = addr.parse().unwrap();
         let server = TableServer::new(addr, *forward);
-        (format!("r{}", i + 1), server)
+        (format!("r{}", i + 1).into(), server)
     };
     let listen = Listen::new(listen.parse().unwrap(), proto);
     let mut service = TableService::new(Traffic::To(listen), scheduler);
@@ -158,7 +158,8 @@ fn service(
 }
 
 fn table(services: Vec<TableService>) -> ForwardingTable {
-    let services = services.into_iter().enumerate().map(|(i, s)| (format!("s{i}"), s)).collect();
+    let services =
+        services.into_iter().enumerate().map(|(i, s)| (format!("s{i}").into(), s)).collect();
     ForwardingTable { services, ..ForwardingTable::default() }
 }
 
@@ -190,8 +191,8 @@ impl Bench {
     fn hit(&mut self, frame: &Frame) -> String {
         let count = |bench: &mut Self| -> BTreeMap<String, u64> {
             let servers = bench.plane.counters().unwrap().servers;
-            let one = |((service, name), tally): ((String, String), nines_model::Tally)| {
-                (format!("{service}/{name}"), tally.packets_in)
+            let one = |(server, tally): (nines_model::ServerRef, nines_model::Tally)| {
+                (server.to_string(), tally.packets_in)
             };
             servers.into_iter().map(one).collect()
         };
@@ -309,9 +310,10 @@ fn schedulers_and_the_flow_table() {
     let mut pool = web(Scheduler::Rr);
     let servers = &mut pool.services.get_mut("s0").unwrap().servers;
     let first = picked[0].clone();
-    let others: Vec<String> = servers.keys().filter(|n| **n != first).cloned().collect();
-    servers.remove(&others[0]);
-    servers.get_mut(&first).unwrap().weight = 0;
+    let others = servers.keys().filter(|n| **n != first).map(ToString::to_string);
+    let others: Vec<String> = others.collect();
+    servers.remove(others[0].as_str());
+    servers.get_mut(first.as_str()).unwrap().weight = 0;
     b.plane.apply(&pool).unwrap();
     let more = Frame { flags: ACK, ..client(1) };
     assert_eq!(b.hit(&more), first, "weight 0: the old flow lives on");

@@ -61,7 +61,7 @@ fn many(n: u32, forward: Forward) -> ForwardingTable {
     for port in 2_000..2_000 + MANY {
         let listen = format!("10.0.0.100:{port}");
         let one = service(&listen, Proto::Udp, Scheduler::Rr, &[("10.0.0.12:9", Forward::Dr)]);
-        table.services.insert(format!("m{port}"), one);
+        table.services.insert(format!("m{port}").into(), one);
     }
     table
 }
@@ -69,8 +69,8 @@ fn many(n: u32, forward: Forward) -> ForwardingTable {
 /// Packets of each server so far.
 fn by_server(b: &mut Bench) -> BTreeMap<String, u64> {
     let servers = b.plane.counters().unwrap().servers.into_iter();
-    let ours = servers.filter(|((service, _), _)| service == "s0");
-    ours.map(|((_, server), tally)| (server, tally.packets_in)).collect()
+    let ours = servers.filter(|(server, _)| server.service == "s0");
+    ours.map(|(server, tally)| (server.server.to_string(), tally.packets_in)).collect()
 }
 
 /// Sends rounds of all flows while tables change; how many, and how they were shared.

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use nines_dataplane::{DataPlane as _, Guard as _};
 use nines_model::{
-    Forward, ForwardingTable, Limit, Millis, Persist, Proto, Scheduler, TableService, Traffic,
-    Tunnel, TunnelChecksum, TunnelKind,
+    Forward, ForwardingTable, Limit, Millis, Persist, Proto, Scheduler, ServerRef, TableService,
+    Traffic, Tunnel, TunnelChecksum, TunnelKind,
 };
 
 use super::{Bench, NEXT, REDIRECT, SHOT, bench, both_hooks, build::*, service, table, web};
@@ -210,7 +210,7 @@ fn sctp_goes_there_and_back() {
     assert_eq!((verdict, read(&packet)), (REDIRECT, (init.src, at("10.0.0.11:80"), 63)));
     let (verdict, packet) = b.tc(&sctp("10.0.0.11:80", "10.0.0.1:4000", 2).bytes());
     assert_eq!((verdict, read(&packet)), (REDIRECT, (at("10.0.0.100:80"), init.src, 63)));
-    let tally = |b: &mut Bench| b.plane.counters().unwrap().servers[&("s0".into(), "r1".into())];
+    let tally = |b: &mut Bench| b.plane.counters().unwrap().servers[&ServerRef::new("s0", "r1")];
     assert_eq!((tally(&mut b).active, tally(&mut b).inactive), (1, 0));
     for chunk in [10, 6] {
         b.tc(&sctp("10.0.0.1:4000", "10.0.0.100:80", chunk).bytes());
@@ -343,7 +343,7 @@ fn two_choices_are_drawn_by_weight() {
     let counters = b.plane.counters().unwrap();
     // Of the sum and one more, which the first server has (IPVS).
     for (name, share) in [("r1", 3.0), ("r2", 5.0), ("r3", 11.0)] {
-        let taken = counters.servers[&("s0".into(), name.into())].connections as f64;
+        let taken = counters.servers[&ServerRef::new("s0", name)].connections as f64;
         let (wanted, part) = (f64::from(all) * share / 19.0, share / 19.0);
         let deviation = (f64::from(all) * part * (1.0 - part)).sqrt();
         assert!((taken - wanted).abs() < 6.0 * deviation, "{name}: {taken}, expected {wanted}");
@@ -373,7 +373,7 @@ fn of_two_choices_the_emptier_takes_the_flow() {
     b.plane.apply(&pool).unwrap();
     begin(&b, 2_000..2_300);
     let mut taken =
-        |name: &str| b.plane.counters().unwrap().servers[&("s0".into(), name.into())].connections;
+        |name: &str| b.plane.counters().unwrap().servers[&ServerRef::new("s0", name)].connections;
     // It takes one only when it is drawn twice: of 300 that is 31, and 97 by one draw.
     let more = taken("r3") - 400;
     assert!((5..64).contains(&more), "{more}");

@@ -8,6 +8,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 use super::reader::{Reader, Table};
 use crate::{
     forward::Forward,
+    id::NodeName,
     real_server::RealServerRole,
     spec::{Backend, ServiceSpec, Spec},
 };
@@ -18,7 +19,7 @@ pub fn conflicts(r: &mut Reader, root: &Table<'_>, spec: &Spec) {
     let duties = duties(spec);
     for (name, service) in &spec.services {
         let at = |key| {
-            let table = section.get(name).and_then(|v| v.as_table());
+            let table = section.get(name.as_str()).and_then(|v| v.as_table());
             table.and_then(|t| t.get(key)).map_or(0..0, |v| v.span)
         };
         if let Some((why, help)) = unseen_mark(spec, service) {
@@ -40,7 +41,7 @@ pub fn conflicts(r: &mut Reader, root: &Table<'_>, spec: &Spec) {
 }
 
 /// What each director must have as a real server of the others; none where it is alone.
-fn duties(spec: &Spec) -> Vec<(&str, BTreeSet<IpAddr>, RealServerRole)> {
+fn duties(spec: &Spec) -> Vec<(&NodeName, BTreeSet<IpAddr>, RealServerRole)> {
     if spec.directors().nth(1).is_none() {
         return Vec::new();
     }
@@ -66,7 +67,7 @@ fn unseen_mark(spec: &Spec, service: &ServiceSpec) -> Option<(String, String)> {
 
 /// A director takes what comes from an address that it has itself, on lo, for a forgery.
 fn director_as_its_own_client(
-    duties: &[(&str, BTreeSet<IpAddr>, RealServerRole)],
+    duties: &[(&NodeName, BTreeSet<IpAddr>, RealServerRole)],
     service: &ServiceSpec,
 ) -> Option<(String, String)> {
     let sees_vip = |ip: &IpAddr| {

@@ -39,11 +39,11 @@ pub fn parse_after(before: &str, spec: &Spec, text: &str) -> Option<Spec> {
     let mut spec = spec.clone();
     for (name, value) in services {
         let new = read(&mut reader, &value.as_table()?)?;
-        let old = spec.services.get(&name.text)?;
+        let old = spec.services.get(name.text.as_str())?;
         if !stands_alone(&spec, old, &new) {
             return None;
         }
-        spec.services.insert(name.text, Arc::new(new));
+        spec.services.insert(name.text.into(), Arc::new(new));
     }
     Some(spec)
 }

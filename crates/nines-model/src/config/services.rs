@@ -17,6 +17,7 @@ use super::{
 use crate::{
     clients::QuicId,
     forward::{Forward, Tunnel, TunnelChecksum, TunnelKind},
+    id::ServerName,
     listen::{Listen, Proto},
     spec::{
         Check, CheckKind, Limit, Scheduler, SchedulerFlags, ServerSpec, ServiceSpec, Spec, Vip,
@@ -88,7 +89,7 @@ pub fn services(r: &mut Reader, root: &Table<'_>, spec: &mut Spec) {
         if let Some(value) = table.get("source-pool") {
             pools.push((name.text.clone(), value.span));
         }
-        spec.services.insert(name.text.clone(), Arc::new(service));
+        spec.services.insert(name.text.as_str().into(), Arc::new(service));
     }
     for (name, span) in pools {
         pool::lead(r, spec, &name, &span);
@@ -305,8 +306,8 @@ fn servers(
     mark: Option<u32>,
     service_forward: Forward,
     tunnel: &TunnelKeys,
-) -> BTreeMap<String, ServerSpec> {
-    let mut servers: BTreeMap<String, ServerSpec> = BTreeMap::new();
+) -> BTreeMap<ServerName, ServerSpec> {
+    let mut servers: BTreeMap<ServerName, ServerSpec> = BTreeMap::new();
     if let Some(first) = value.as_array().and_then(|all| all.first().cloned()) {
         let address = first.as_text().unwrap_or("10.0.0.11");
         let help = format!("write servers = {{ r1 = \"{address}\" }}");
@@ -353,7 +354,7 @@ fn servers(
             continue;
         }
         let server = ServerSpec { addr, forward: own, weight, limit, quic_id: quic, sorry };
-        servers.insert(name.text.clone(), server);
+        servers.insert(name.text.into(), server);
     }
     if !servers.is_empty() && servers.values().all(|s| s.sorry) {
         let help = Some("remove role where the service's own servers are".into());
@@ -367,7 +368,7 @@ fn quic_id(
     r: &mut Reader,
     server: &Table<'_>,
     listen: Listen,
-    others: &BTreeMap<String, ServerSpec>,
+    others: &BTreeMap<ServerName, ServerSpec>,
 ) -> Option<QuicId> {
     let value = server.get("quic-id")?;
     let text = r.string(&value)?;

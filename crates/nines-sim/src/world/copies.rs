@@ -1,6 +1,6 @@
 //! Copies of machines: the same node twice, in the same world.
 
-use nines_model::Millis;
+use nines_model::{Millis, NodeId};
 
 use super::{Kernel, Machine, Sabotage, World, disk::Kept, judge::StateSeen};
 
@@ -81,7 +81,7 @@ impl World {
     pub fn everybody_knows_double(&self, id: u64) -> bool {
         self.machines.iter().all(|(machine, m)| {
             let now = self.local(*machine);
-            m.node.as_ref().is_none_or(|node| node.double(now).contains(&id))
+            m.node.as_ref().is_none_or(|node| node.double(now).contains(&NodeId(id)))
         })
     }
 

@@ -6,7 +6,7 @@ use nines_core::{
     feature_level,
     wire::{Command, LogEvent, LogEvents, Member, Persisted, command},
 };
-use nines_model::Codes as _;
+use nines_model::{Codes as _, NodeId};
 
 use super::{Happening, Machine, World, disk::Kept};
 use crate::timing::DELAY_MAX_NS;
@@ -72,7 +72,7 @@ impl World {
     /// Whether a node's own log gives it a vote.
     pub fn votes(&self, id: u64) -> bool {
         let node = self.machines[&id].node.as_ref();
-        node.is_some_and(|n| n.consensus().voters().contains(&id))
+        node.is_some_and(|n| n.consensus().voters().contains(&NodeId(id)))
     }
 
     /// Why a node votes no more.
@@ -83,26 +83,27 @@ impl World {
     /// Whether a node has another in its log.
     pub fn knows(&self, id: u64, other: u64) -> bool {
         let node = self.machines[&id].node.as_ref();
-        node.is_some_and(|n| n.state().members.contains_key(&other))
+        node.is_some_and(|n| n.state().members.contains_key(&NodeId(other)))
     }
 
     /// Whether every running node sees these voters and has the whole log.
     pub fn agrees_on(&self, voters: &[u64]) -> bool {
         let nodes = || self.machines.values().filter_map(|m| m.node.as_ref());
-        let newest = nodes().map(|n| n.consensus().committed()).max().unwrap_or(0);
+        let newest = nodes().map(|n| n.consensus().committed()).max().unwrap_or_default();
         nodes().all(|n| {
             let mut seen = n.consensus().voters();
             seen.sort_unstable();
-            seen == voters && n.state().applied == newest && n.consensus().leader() != 0
+            let same = seen.iter().copied().eq(voters.iter().copied().map(NodeId));
+            same && n.state().applied == newest && n.consensus().leader().is_some()
         })
     }
 
     /// The node that leads, as all that run see it.
     pub fn leader(&self) -> Option<u64> {
         let nodes = self.machines.values().filter_map(|m| m.node.as_ref());
-        let mut seen: Vec<u64> = nodes.map(|n| n.consensus().leader()).collect();
+        let mut seen: Vec<Option<NodeId>> = nodes.map(|n| n.consensus().leader()).collect();
         seen.dedup();
-        (seen.len() == 1).then(|| seen[0])
+        (seen.len() == 1).then(|| seen[0]).flatten().map(NodeId::number)
     }
 
     /// TLS over TCP: in order and whole, or lost; the sender of what is lost is told.
@@ -117,11 +118,11 @@ impl World {
                 || self.random.chance(self.bulk_loss_permille);
             let delay = 200_000 + self.random.below(DELAY_MAX_NS);
             if broken {
-                self.schedule(delay, from, Happening::Deliver(Event::Undelivered(to)));
+                self.schedule(delay, from, Happening::Deliver(Event::Undelivered(NodeId(to))));
             } else {
                 let mut bytes = bytes.clone();
                 self.as_received(machine, &mut bytes);
-                let event = Event::Frame { from: sender, link: 0, bytes };
+                let event = Event::Frame { from: NodeId(sender), link: 0, bytes };
                 self.schedule(delay, machine, Happening::Deliver(event));
             }
         }

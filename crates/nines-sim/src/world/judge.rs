@@ -5,6 +5,7 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use nines_core::{Node, snapshot, state::State};
+use nines_model::NodeId;
 
 use super::{Sabotage, World};
 use crate::observation::{NodeFacts, Observation};
@@ -16,7 +17,7 @@ const EACH_EVENT_NODES_MAX: usize = 8;
 pub(super) fn knowledge(node: &Node) -> (Option<u64>, u64, u64) {
     let consensus = node.consensus();
     let leads = consensus.is_leader().then(|| consensus.term());
-    (leads, consensus.committed(), node.state().applied)
+    (leads, consensus.committed().number(), node.state().applied.number())
 }
 
 /// What a node's state was when it was last looked at: it changes with the applied index only.
@@ -67,10 +68,10 @@ impl World {
                 machine.alone_since.get_or_insert(now);
             }
             if let Some(node) = &machine.node
-                && node.state().applied != machine.state_seen.applied
+                && node.state().applied.number() != machine.state_seen.applied
             {
                 machine.state_seen = StateSeen {
-                    applied: node.state().applied,
+                    applied: node.state().applied.number(),
                     hash: self.older.hash_of_state(&snapshot::encode(node.state())),
                     holdings: Arc::new(holdings(&self.vips, names, node.state())),
                 };
@@ -79,7 +80,7 @@ impl World {
             let node = machine.node.as_ref();
             let facts = NodeFacts {
                 leads: node.filter(|n| n.consensus().is_leader()).map(|n| n.consensus().term()),
-                committed: node.map_or(0, |n| n.consensus().committed()),
+                committed: node.map_or(0, |n| n.consensus().committed().number()),
                 applied: node.map(|_| (state_seen.applied, state_seen.hash)),
                 durable: machine.disk.terms(),
                 durable_snapshot: machine.disk.get().snapshot.index,
@@ -139,7 +140,7 @@ impl World {
             eprintln!(
                 "{id}: term {} leader {} committed {} applied {} last {:?} waiting {} [{}] holds {:?} answers {:?}",
                 c.term(),
-                c.leader(),
+                c.leader().map_or(0, NodeId::number),
                 c.committed(),
                 c.applied_index(),
                 c.last(),
@@ -177,8 +178,8 @@ fn holdings(
 ) -> BTreeMap<IpAddr, (u64, Option<u64>)> {
     let id = |name: &str| (1..).zip(names).find(|(_, n)| *n == name).map(|(id, _)| id);
     let stands = |vip: &IpAddr| match state.vips.get(vip) {
-        Some(held) => (held.token(), id(held.node())),
-        None => (state.applied, None),
+        Some(held) => (held.token().number(), id(held.node().as_str())),
+        None => (state.applied.number(), None),
     };
     vips.iter().map(|vip| (*vip, stands(vip))).collect()
 }

@@ -12,7 +12,7 @@ impl World {
         self.changed = true;
         let machine = self.machines.get_mut(&id).expect("a machine");
         let held = machine.node.as_ref().and_then(|n| n.vips().get(&vip));
-        let token = held.map_or(0, |v| v.token);
+        let token = held.map_or(0, |v| v.token.number());
         machine.kernel.guards.insert(vip, deadline);
         machine.kernel.tokens.insert(vip, token);
         if follows {

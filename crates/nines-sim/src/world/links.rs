@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use nines_core::Event;
+use nines_model::NodeId;
 
 use super::{Happening, Sabotage, World};
 use crate::timing::DELAY_MAX_NS;
@@ -96,7 +97,7 @@ impl World {
             // Mostly under a millisecond, sometimes late enough to be overtaken.
             let late = if self.random.chance(20) { DELAY_MAX_NS } else { 1_000_000 };
             let delay = 50_000 + self.random.below(late - 50_000);
-            let event = Event::Frame { from: identity, link: card, bytes: bytes.clone() };
+            let event = Event::Frame { from: NodeId(identity), link: card, bytes: bytes.clone() };
             self.schedule(delay, to, Happening::Deliver(event));
         }
     }

@@ -23,7 +23,7 @@ use nines_dataplane::{
     address::{self, Interface},
     probe, sysctl,
 };
-use nines_model::{Forward, Spec, config::parse};
+use nines_model::{Forward, ServerName, Spec, config::parse};
 use serde::Serialize;
 
 use crate::{context::Context, output::print_json};
@@ -84,7 +84,7 @@ fn mac_from(text: &str) -> Option<[u8; 6]> {
 }
 
 /// Real servers that packets for a VIP go to, by name.
-fn servers_of(spec: &Spec, vip: IpAddr) -> impl Iterator<Item = (&String, IpAddr)> {
+fn servers_of(spec: &Spec, vip: IpAddr) -> impl Iterator<Item = (&ServerName, IpAddr)> {
     let services = spec.services.values().filter(move |service| service.listen.has(vip));
     services.flat_map(|s| &s.servers).map(|(name, server)| (name, server.addr.ip()))
 }
@@ -186,8 +186,8 @@ fn servers(spec: &Spec, interfaces: &[Interface]) -> Outcome<Vec<Finding>> {
     }
     let asked = proof::questions(spec, |_| true, &here);
     for (asked, answer) in asked.iter().zip(proof::ask(&asked).map_err(kernel_failure)?) {
-        let ((name, server), question) = (&asked.subject, &asked.question);
-        let subject = format!("server {name}/{server} {} {}", question.server, question.forward);
+        let (server, question) = (&asked.subject, &asked.question);
+        let subject = format!("server {server} {} {}", question.server, question.forward);
         found.push(match answer.meaning {
             Meaning::Fine => Finding::ok(subject, answer.text),
             Meaning::Unknown => Finding::note(subject, answer.text),

@@ -11,7 +11,7 @@ use nines_api::{
     types::Status,
 };
 use nines_core::Node;
-use nines_model::{SafetyRule, Time, Unfit};
+use nines_model::{NodeName, SafetyRule, ServerRef, Time, Unfit};
 use nines_planner::{Observed, unfit};
 
 use super::outside;
@@ -34,13 +34,13 @@ pub fn cannot_take_of(
     let why = unfit(&state.spec, observed, vip, name)?;
     let look = format!("nines why {name}");
     if why == Unfit::NotInConfig {
-        let known = state.spec.nodes.keys().map(String::as_str);
+        let known = state.spec.nodes.keys().map(NodeName::as_str);
         let meant = nines_model::suggest::closest(name, known);
         let next =
             meant.map_or("nines status   lists them".into(), |m| format!("did you mean {m}?"));
         return Some(Failure::new(Kind::NotFound, format!("unknown node {name}"), "").next(next));
     }
-    let outside = state.member(name).and_then(|m| outside::outside(node, now, m.id, name));
+    let outside = state.member(name).and_then(|m| outside::outside(node, now, m.id(), name));
     let (kind, why, next) = match (why, outside) {
         (Unfit::Joining | Unfit::NoVote, Some(outside)) => {
             let joining = if outside.state == NodeState::Joining { "is joining: it " } else { "" };
@@ -77,9 +77,9 @@ pub struct Harm {
 }
 
 /// What `nines drain` of these servers would harm, by what all nodes told of them.
-pub fn harm_of_drain(status: &Status, drained: &BTreeSet<(String, String)>) -> Option<Harm> {
+pub fn harm_of_drain(status: &Status, drained: &BTreeSet<ServerRef>) -> Option<Harm> {
     let is_drained =
-        |service: &str, server: &str| drained.contains(&(service.to_owned(), server.to_owned()));
+        |service: &str, server: &str| drained.contains(&ServerRef::new(service, server));
     let last = status.services.iter().find(|service| {
         let touched = service.servers.iter().any(|s| is_drained(&service.name, &s.name));
         let left = || service.servers.iter().filter(|s| !is_drained(&service.name, &s.name));
@@ -96,9 +96,10 @@ pub fn harm_of_standby(node: &Node, now: Time, nodes: &[String]) -> Option<Harm>
     let (state, observed) = (node.state(), node.observed(now));
     let leaves = |name: &str| nodes.iter().any(|s| s == name);
     let others = state.spec.directors().any(|director| {
+        let director = director.as_str();
         !leaves(director) && unfit(&state.spec, &observed, None, director).is_none()
     });
-    let holds = state.vips.values().any(|h| leaves(h.node()));
+    let holds = state.vips.values().any(|h| leaves(h.node().as_str()));
     (holds && !others).then(|| Harm {
         rule: SafetyRule::LastDirector,
         why: "no other director could take its VIPs; they would stay where they are".into(),
@@ -129,7 +130,7 @@ mod tests {
                 ..ServiceStatus::default()
             };
             let status = Status { services: vec![web], ..Status::default() };
-            let r0 = [("web".to_owned(), "r0".to_owned())].into();
+            let r0 = [ServerRef::new("web", "r0")].into();
             harm_of_drain(&status, &r0).map(|harm| harm.rule)
         };
         assert_eq!(harm([Up, Up], [1, 1]), None);

@@ -18,13 +18,16 @@ use nines_core::{
     forwarding::{self, Known},
     wire::Facts,
 };
-use nines_model::{Backend, Forward, Role, ServerState, Spec, Time, diff::Change, sanity};
+use nines_model::{
+    Backend, Forward, NodeName, Role, ServerRef, ServerState, ServiceName, Spec, Time,
+    diff::Change, sanity,
+};
 use nines_planner::{Observed, unfit};
 
 use super::placement::placements;
 
 /// What nodes know about their machines, by name.
-pub type Machines = BTreeMap<String, Facts>;
+pub type Machines = BTreeMap<NodeName, Facts>;
 
 /// A file for another cluster: refused by `config check`, `plan` and `apply` alike.
 pub fn other_cluster(own: &str, spec: &Spec) -> Option<Failure> {
@@ -51,12 +54,12 @@ pub struct Cluster {
     /// Revision of the config in force.
     pub revision: u64,
     machines: Machines,
-    members: BTreeSet<String>,
-    drained: BTreeSet<(String, String)>,
-    down: BTreeSet<(String, String)>,
-    holders: Vec<(IpAddr, String)>,
+    members: BTreeSet<NodeName>,
+    drained: BTreeSet<ServerRef>,
+    down: BTreeSet<ServerRef>,
+    holders: Vec<(IpAddr, NodeName)>,
     /// Directors that can take a VIP now.
-    fit: BTreeSet<String>,
+    fit: BTreeSet<NodeName>,
     /// Nodes and VIPs as the planner sees them.
     observed: Observed,
 }
@@ -67,26 +70,26 @@ impl Cluster {
         let state = node.state();
         let mut machines = state.members.facts().clone();
         // What this node knows of itself may not be in the log yet.
-        machines.extend(node.facts().map(|own| (own.node.clone(), own.clone())));
+        machines.extend(node.facts().map(|own| (own.node.as_str().into(), own.clone())));
         let down = node.health().iter().filter(|(_, h)| h.state() == ServerState::Down);
         let observed = node.observed(now);
-        let fit = |d: &&str| unfit(&state.spec, &observed, None, d).is_none();
-        let fit: BTreeSet<String> = state.spec.directors().filter(fit).map(str::to_owned).collect();
+        let fit = |d: &&NodeName| unfit(&state.spec, &observed, None, d.as_str()).is_none();
+        let fit: BTreeSet<NodeName> = state.spec.directors().filter(fit).cloned().collect();
         Self {
             spec: Arc::clone(&state.spec),
             revision: state.revision,
             machines,
-            members: state.members.values().map(|m| m.name.clone()).collect(),
+            members: state.members.values().map(|m| m.name.as_str().into()).collect(),
             drained: state.drained(),
             down: down.map(|(subject, _)| subject.clone()).collect(),
-            holders: state.vips.iter().map(|(vip, h)| (*vip, h.node().to_owned())).collect(),
+            holders: state.vips.iter().map(|(vip, h)| (*vip, h.node().clone())).collect(),
             fit,
             observed,
         }
     }
 
     /// Adds servers that other nodes found to take no clients: a witness checks none itself.
-    pub fn told_down(&mut self, down: impl IntoIterator<Item = (String, String)>) {
+    pub fn told_down(&mut self, down: impl IntoIterator<Item = ServerRef>) {
         self.down.extend(down);
     }
 
@@ -168,15 +171,15 @@ impl Cluster {
             text,
             felt: felt.into(),
         };
-        let takes = |spec: &Spec, name: &str| {
+        let takes = |spec: &Spec, name: &ServiceName| {
             spec.services.get(name).is_some_and(|service| {
                 service.servers.iter().any(|(server, wanted)| {
-                    let key = (name.to_owned(), server.clone());
+                    let key = ServerRef::new(name.clone(), server.clone());
                     wanted.weight > 0 && !self.down.contains(&key) && !self.drained.contains(&key)
                 })
             })
         };
-        let same = |name: &str, service| {
+        let same = |name: &ServiceName, service| {
             self.spec.services.get(name).is_some_and(|before| Arc::ptr_eq(before, service))
         };
         for (name, service) in spec.services.iter().filter(|(name, s)| !same(name, s)) {
@@ -187,8 +190,9 @@ impl Cluster {
                 found.push(lose(format!("service {name}"), text.into(), "clients get no answer"));
             }
         }
-        let stays = |name: &str| spec.nodes.get(name).is_some_and(|n| n.role == Role::Director);
-        let mut left: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        let stays =
+            |name: &NodeName| spec.nodes.get(name).is_some_and(|n| n.role == Role::Director);
+        let mut left: BTreeMap<&NodeName, Vec<String>> = BTreeMap::new();
         for (vip, holder) in self.holders.iter().filter(|(vip, _)| spec.vips.contains_key(vip)) {
             if !stays(holder) {
                 left.entry(holder).or_default().push(spec.vip_name(*vip));
@@ -226,7 +230,7 @@ fn lacking<'a>(machines: &Machines, spec: &'a Spec, interface: &str) -> (Vec<&'a
         if facts.interfaces.iter().any(|name| name == interface) {
             some = true;
         } else if !facts.interfaces.is_empty() {
-            lack.push(director);
+            lack.push(director.as_str());
         }
     }
     (lack, some)
@@ -268,7 +272,7 @@ fn far_servers(machines: &Machines, spec: &Spec) -> Vec<String> {
     let mut found = Vec::new();
     let own: BTreeSet<IpAddr> = spec.nodes.values().flat_map(|n| n.addresses.clone()).collect();
     let known = |d| machines.get(d).map(|facts| (d, subnets(facts)));
-    let directors: Vec<(&str, Vec<(IpAddr, u8)>)> =
+    let directors: Vec<(&NodeName, Vec<(IpAddr, u8)>)> =
         spec.directors().filter_map(known).filter(|(_, subnets)| !subnets.is_empty()).collect();
     for (name, service) in &spec.services {
         for (server, wanted) in &service.servers {
@@ -277,7 +281,7 @@ fn far_servers(machines: &Machines, spec: &Spec) -> Vec<String> {
                 continue;
             }
             let far = directors.iter().filter(|(_, subnets)| !is_near(subnets, addr));
-            let far: Vec<&str> = far.map(|(director, _)| *director).collect();
+            let far: Vec<&str> = far.map(|(director, _)| director.as_str()).collect();
             if !far.is_empty() {
                 found.push(format!(
                     "server {name}/{server}: {addr} is in no subnet of {}, and direct routing \
@@ -313,7 +317,7 @@ mod tests {
                 subnets: vec!["10.0.0.2/24".into(), "fd00::2/64".into()],
                 ..Facts::default()
             };
-            (name.to_owned(), facts)
+            (name.into(), facts)
         };
         [one("lb1", cards[0]), one("lb2", cards[1])].into()
     }

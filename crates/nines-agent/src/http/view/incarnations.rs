@@ -22,7 +22,7 @@ pub fn problems(node: &Node, now: Time, status: &mut Status) {
     if node.is_moved() {
         let name = &node.config().name;
         status.problems.push(ProblemLine {
-            subject: Subject::Node(name.clone()),
+            subject: Subject::Node(name.to_string()),
             text: "its state directory was copied or moved here: it takes no part until all other \
                    nodes have heard no other agent of this name for 10 s"
                 .into(),

@@ -3,7 +3,7 @@
 //! Decides: words only; a name that fits is nobody's business here.
 
 use nines_api::failure::{Failure, Kind};
-use nines_model::{AdminCommand, Spec, suggest};
+use nines_model::{AdminCommand, NodeName, ServerName, ServiceName, Spec, suggest};
 
 /// What a name in the config names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +53,7 @@ pub fn not_movable(spec: &Spec, name: &str) -> Option<Failure> {
                 .next(format!("nines drain {name}   keeps new connections away from it")),
         ),
         _ => {
-            let known = spec.services.keys().map(String::as_str);
+            let known = spec.services.keys().map(ServiceName::as_str);
             Some(unknown(&format!("service or VIP {name}"), name, known))
         }
     }
@@ -96,7 +96,8 @@ fn no_server(spec: &Spec, admin: AdminCommand, name: &str) -> Option<Failure> {
                         .next(format!("nines {admin} {}", found.join(" "))),
                 );
             }
-            let known = spec.services.values().flat_map(|s| s.servers.keys().map(String::as_str));
+            let known =
+                spec.services.values().flat_map(|s| s.servers.keys().map(ServerName::as_str));
             unknown(&format!("server {name}"), name, known)
         }
     })
@@ -125,7 +126,7 @@ fn no_node(spec: &Spec, admin: AdminCommand, name: &str) -> Option<Failure> {
                 .next(format!("nines move {name} --to NODE   moves its VIP"))
         }
         Named::Nothing => {
-            unknown(&format!("node {name}"), name, spec.nodes.keys().map(String::as_str))
+            unknown(&format!("node {name}"), name, spec.nodes.keys().map(NodeName::as_str))
         }
     })
 }

@@ -10,7 +10,7 @@ use nines_api::{
     types::{ProblemLine, ServerStatus, Status, Traffic},
 };
 use nines_core::node::results::Results;
-use nines_model::Counters;
+use nines_model::{Counters, ServerRef};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -38,15 +38,16 @@ pub struct Told {
 
 impl Told {
     /// What the holder found of a server that does not serve the VIP.
-    pub fn unusable(&self, (service, server): &(String, String)) -> Option<&Unusable> {
-        self.unusable.get(&format!("{service}/{server}"))
+    pub fn unusable(&self, server: &ServerRef) -> Option<&Unusable> {
+        self.unusable.get(&server.to_string())
     }
 
     /// Servers that take no clients: their check fails, or they do not serve the VIP.
-    pub fn useless(&self) -> impl Iterator<Item = (String, String)> {
+    pub fn useless(&self) -> impl Iterator<Item = ServerRef> {
         let down = self.down.iter().filter(|(_, down)| **down).map(|(name, _)| name);
         let all = down.chain(self.unusable.keys());
-        all.filter_map(|name| name.split_once('/')).map(|(a, b)| (a.to_owned(), b.to_owned()))
+        all.filter_map(|name| name.split_once('/'))
+            .map(|(service, server)| ServerRef::new(service, server))
     }
 }
 
@@ -78,25 +79,24 @@ pub fn traffic(
         packets_out: t.packets_out,
         bytes_out: t.bytes_out,
     };
-    let name = |(service, server): &(String, String)| format!("{service}/{server}");
     // Of a hundred thousand servers most have nothing to tell.
     let any = |t: &nines_model::Tally| *t != nines_model::Tally::default();
     let services = counters.services.iter().filter(|(_, t)| any(t));
     let servers = counters.servers.iter().filter(|(_, t)| any(t));
     Told {
-        services: services.map(|(n, t)| (n.clone(), one(t))).collect(),
-        servers: servers.map(|(n, t)| (name(n), one(t))).collect(),
+        services: services.map(|(n, t)| (n.to_string(), one(t))).collect(),
+        servers: servers.map(|(n, t)| (n.to_string(), one(t))).collect(),
         failing: results
             .iter()
             .filter(|(_, result)| !result.ok)
-            .map(|(n, r)| (name(n), Failing { text: r.text.clone(), since_ms: r.since_ms }))
+            .map(|(n, r)| (n.to_string(), Failing { text: r.text.clone(), since_ms: r.since_ms }))
             .collect(),
         unusable,
         drops: counters.drops.clone(),
         full: (counters.taken * 100).checked_div(counters.places).unwrap_or(0),
         down: health
             .iter()
-            .map(|(n, h)| (name(n), h.state() == nines_model::ServerState::Down))
+            .map(|(n, h)| (n.to_string(), h.state() == nines_model::ServerState::Down))
             .collect(),
     }
 }

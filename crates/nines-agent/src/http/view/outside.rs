@@ -4,7 +4,7 @@
 
 use nines_api::{states::NodeState, types::NodeStatus};
 use nines_core::{Node, wire::Awaits};
-use nines_model::{Role, Time};
+use nines_model::{NodeId, Role, Time};
 
 use crate::own_status::OwnStatus;
 
@@ -19,7 +19,7 @@ pub struct Outside {
 }
 
 /// `None`: it takes part, or is silent.
-pub fn outside(node: &Node, now: Time, id: u64, name: &str) -> Option<Outside> {
+pub fn outside(node: &Node, now: Time, id: NodeId, name: &str) -> Option<Outside> {
     let me = id == node.config().id;
     let peer = node.membership().peer(id);
     let speaks = me || node.membership().speaks(now, id, node.state().spec.timing.lease);
@@ -70,11 +70,11 @@ pub fn newcomer(node: &Node, now: Time, shown: &OwnStatus) -> Option<NodeStatus>
     if node.state().members.contains_key(&config.id) {
         return None;
     }
-    let outside = outside(node, now, config.id, &config.name)?;
+    let outside = outside(node, now, config.id, config.name.as_str())?;
     let role = if shown.witness { Role::Witness } else { Role::Director };
     Some(NodeStatus {
-        id: config.id,
-        name: config.name.clone(),
+        id: config.id.number(),
+        name: config.name.to_string(),
         role: role.into(),
         state: outside.state.into(),
         version: env!("CARGO_PKG_VERSION").into(),

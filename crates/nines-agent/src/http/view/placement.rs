@@ -28,11 +28,11 @@ pub fn placements(in_force: &Spec, spec: &Spec, observed: &Observed) -> Vec<Plac
             continue;
         }
         let to = match step {
-            Step::Give(_, to) | Step::Move(_, _, to) => to,
+            Step::Give(_, to) | Step::Move(_, _, to) => to.to_string(),
             Step::Blocked(_) => String::new(),
         };
         let from = match observed.vips.get(&vip) {
-            Some(Held::By(node) | Held::Releasing(node, _)) => node.clone(),
+            Some(Held::By(node) | Held::Releasing(node, _)) => node.to_string(),
             None => String::new(),
         };
         let (name, why) = (spec.vip_name(vip), why.to_string());
@@ -64,9 +64,9 @@ mod tests {
     /// Both are alive, and lb1 holds both VIPs.
     fn both() -> Observed {
         let ready = || NodeView { alive: true, ready: true, ..NodeView::default() };
-        let held = |vip: &str| (vip.parse().unwrap(), Held::By("lb1".to_owned()));
+        let held = |vip: &str| (vip.parse().unwrap(), Held::By("lb1".into()));
         Observed {
-            nodes: [("lb1".to_owned(), ready()), ("lb2".to_owned(), ready())].into(),
+            nodes: [("lb1".into(), ready()), ("lb2".into(), ready())].into(),
             vips: [held("10.0.0.100"), held("10.0.0.101")].into(),
             ..Observed::default()
         }

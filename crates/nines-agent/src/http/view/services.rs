@@ -14,22 +14,22 @@ use nines_api::{
     types::{ServerStatus, ServiceStatus, Status, Traffic, VipStatus},
 };
 use nines_core::state::{Set, State};
-use nines_model::Spec;
+use nines_model::{NodeName, ServerRef, Spec};
 
 use super::set_text;
 
 /// What services and servers are shown by.
 pub struct Services {
     spec: Arc<Spec>,
-    drains: BTreeMap<(String, String), Set>,
+    drains: BTreeMap<ServerRef, Set>,
     /// Nodes that hold VIPs.
-    holders: BTreeMap<IpAddr, String>,
+    holders: BTreeMap<IpAddr, NodeName>,
 }
 
 impl Services {
     /// By this state.
     pub fn of(state: &State) -> Self {
-        let holders = state.vips.iter().map(|(vip, held)| (*vip, held.node().to_owned()));
+        let holders = state.vips.iter().map(|(vip, held)| (*vip, held.node().clone()));
         Self {
             spec: Arc::clone(&state.spec),
             drains: state.admin.drains().clone(),
@@ -47,9 +47,9 @@ impl Services {
         let mut all = Vec::new();
         for (name, service) in &self.spec.services {
             let servers = service.servers.iter().map(|(server, wanted)| {
-                let drain = self.drains.get(&(name.clone(), server.clone()));
+                let drain = self.drains.get(&ServerRef::new(name.clone(), server.clone()));
                 ServerStatus {
-                    name: server.clone(),
+                    name: server.to_string(),
                     address: wanted.addr.to_string(),
                     state: match drain {
                         Some(_) => ServerState::Draining,
@@ -64,7 +64,7 @@ impl Services {
                 }
             });
             let holders = service.listen.vips().filter_map(|vip| self.holders.get(&vip));
-            let holders: BTreeSet<&str> = holders.map(String::as_str).collect();
+            let holders: BTreeSet<&str> = holders.map(NodeName::as_str).collect();
             let check = match &service.check.kind {
                 nines_model::CheckKind::None => "none".into(),
                 nines_model::CheckKind::Tcp => format!("tcp {}", service.check.every),
@@ -78,7 +78,7 @@ impl Services {
                 }
             };
             all.push(ServiceStatus {
-                name: name.clone(),
+                name: name.to_string(),
                 listen: service.takes(),
                 vips: service.listen.vips().map(|vip| vip.to_string()).collect(),
                 forward: service.forward.to_string(),

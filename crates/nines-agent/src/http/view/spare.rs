@@ -7,7 +7,7 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use nines_core::Node;
-use nines_model::{Refusals, Time, Unfit};
+use nines_model::{NodeId, NodeName, Refusals, Time, Unfit};
 use nines_planner::{NodeView, Observed, unfit};
 
 use super::votes;
@@ -19,8 +19,8 @@ const LAG_MAX: u64 = 64;
 pub struct Spares<'a> {
     node: &'a Node,
     observed: Observed,
-    voters: Vec<u64>,
-    living: BTreeSet<u64>,
+    voters: Vec<NodeId>,
+    living: BTreeSet<NodeId>,
 }
 
 impl<'a> Spares<'a> {
@@ -35,8 +35,8 @@ impl<'a> Spares<'a> {
         self.observed.nodes.get(name)
     }
 
-    fn id(&self, name: &str) -> Option<u64> {
-        self.node.state().member(name).map(|member| member.id)
+    fn id(&self, name: &str) -> Option<NodeId> {
+        self.node.state().member(name).map(|member| member.id())
     }
 
     /// Why the living votes without those of `holder` are no majority; `None`: they are one.
@@ -55,34 +55,34 @@ impl<'a> Spares<'a> {
             return Some(why);
         }
         let id = self.id(name)?;
-        let applied = self.node.membership().peer(id).map_or(state.applied, |p| p.beat.applied);
-        if applied.saturating_add(LAG_MAX) < state.applied {
+        let applied = self.node.membership().peer(id).map_or(state.applied, |p| p.beat.applied());
+        if state.applied.since(applied) > LAG_MAX {
             return Some(Unfit::OldLog);
         }
         let behind = self.observed.nodes.get(name).map(|view| &view.behind);
-        let alive = |other: &&String| self.observed.nodes.get(*other).is_some_and(|n| n.alive);
+        let alive = |other: &&NodeName| self.observed.nodes.get(*other).is_some_and(|n| n.alive);
         behind.and_then(|all| all.iter().find(alive)).map(|other| Unfit::Behind(other.clone()))
     }
 
     /// Whether a fit director would get a majority if one of the holders died.
     pub fn has_majority(&self, name: &str) -> bool {
-        let holders: BTreeSet<&str> =
-            self.node.state().vips.values().map(|h| h.node()).filter(|h| *h != name).collect();
-        let any = holders.iter().any(|holder| self.no_majority_without(holder).is_none());
+        let holders: BTreeSet<&NodeName> =
+            self.node.state().vips.values().map(|h| h.node()).filter(|h| **h != *name).collect();
+        let any = holders.iter().any(|holder| self.no_majority_without(holder.as_str()).is_none());
         holders.is_empty() || any
     }
 
     /// Directors that could take `vip` over from `holder` now, or why none could.
-    pub fn of(&self, vip: IpAddr, holder: &str) -> (Vec<String>, String) {
+    pub fn of(&self, vip: IpAddr, holder: &NodeName) -> (Vec<String>, String) {
         let spec = &self.node.state().spec;
-        if let Some(why) = self.no_majority_without(holder) {
+        if let Some(why) = self.no_majority_without(holder.as_str()) {
             return (Vec::new(), why);
         }
         let (mut fit, mut unfit) = (Vec::new(), Vec::new());
         for name in spec.directors().filter(|name| *name != holder) {
-            match self.unfit(vip, name) {
-                None => fit.push(name.to_owned()),
-                Some(why) => unfit.push((name.to_owned(), why)),
+            match self.unfit(vip, name.as_str()) {
+                None => fit.push(name.to_string()),
+                Some(why) => unfit.push((name.clone(), why)),
             }
         }
         let why = if fit.is_empty() { Refusals(unfit).to_string() } else { String::new() };

@@ -15,8 +15,9 @@ use nines_core::{
     Node,
     event_log::{EventKind, LoggedEvent},
     node::results::CheckResult,
+    state::Failover,
 };
-use nines_model::{Spec, Time};
+use nines_model::{NodeName, ServerName, ServerRef, ServiceName, Spec, Time};
 
 use super::{Told, cannot_take_of, set_text};
 
@@ -91,9 +92,10 @@ fn unknown(spec: &Spec, subject: &str) -> Failure {
     let known = spec
         .services
         .keys()
-        .chain(spec.nodes.keys())
-        .chain(spec.services.values().flat_map(|s| s.servers.keys()));
-    let meant = nines_model::suggest::closest(subject, known.map(String::as_str));
+        .map(ServiceName::as_str)
+        .chain(spec.nodes.keys().map(NodeName::as_str))
+        .chain(spec.services.values().flat_map(|s| s.servers.keys().map(ServerName::as_str)));
+    let meant = nines_model::suggest::closest(subject, known);
     let next = meant
         .map_or("nines status   lists what there is".to_owned(), |m| format!("did you mean {m}?"));
     let what = format!("unknown service, node or server {subject}");
@@ -105,7 +107,7 @@ fn of_service(node: &Node, now: Time, seen: &Seen, why: &mut Why) {
     let spec = &state.spec;
     let Some(vip) = spec.find_vips(&why.subject).first().copied() else { return };
     let name = spec.vip_name(vip);
-    let holder = state.vips.get(&vip).map_or("", |h| h.node());
+    let holder = state.vips.get(&vip).map_or("", |h| h.node().as_str());
     why.now = if holder.is_empty() {
         let blocked = node.blocked().get(&vip).map_or_else(String::new, |b| format!(": {b}"));
         format!("No director holds {name}{blocked}.")
@@ -115,12 +117,15 @@ fn of_service(node: &Node, now: Time, seen: &Seen, why: &mut Why) {
         format!("{holder} holds {name}{since}.")
     };
     if let Some(nines_core::state::Holding::Releasing { to, .. }) = state.vips.get(&vip) {
+        let to = to.as_ref().map_or("", NodeName::as_str);
         why.now.push_str(&format!(" It is being handed over to {to}."));
     } else if let Some(to) = state.admin.move_requests().get(&vip) {
         why.now.push_str(&format!(" A move to {to} was asked for and waits."));
     }
     for service in spec.services_on(vip).map(|(service, _)| service) {
-        let Some(found) = seen.status.services.iter().find(|s| s.name == service) else { continue };
+        let Some(found) = seen.status.services.iter().find(|s| *service == s.name) else {
+            continue;
+        };
         if !found.why.is_empty() {
             why.now.push_str(&format!(" {service} is {}: {}.", found.verdict, found.why));
         }
@@ -128,7 +133,7 @@ fn of_service(node: &Node, now: Time, seen: &Seen, why: &mut Why) {
             server.is(ServerState::Down) || server.is(ServerState::Unusable)
         };
         for server in found.servers.iter().filter(bad).take(8) {
-            let key = (service.to_owned(), server.name.clone());
+            let key = ServerRef::new(service.clone(), server.name.as_str());
             why.now.push_str(&format!(" {}.", checked(node, now, seen, &key)));
             why.next.extend(seen.told.unusable(&key).map(|found| found.next.clone()));
         }
@@ -143,9 +148,10 @@ fn of_service(node: &Node, now: Time, seen: &Seen, why: &mut Why) {
         why.next.extend(quorum.map(|line| line.next.clone()));
     }
     let observed = node.observed(now);
-    let others = spec.directors().filter(|d| *d != holder && status.quorate);
+    let others = spec.directors().filter(|d| **d != *holder && status.quorate);
     for director in others {
-        let (told, next) = match cannot_take_of(node, now, &observed, Some(vip), director) {
+        let (told, next) = match cannot_take_of(node, now, &observed, Some(vip), director.as_str())
+        {
             None => (
                 format!("{director} could take it; VIPs stay where they are (no failback)."),
                 format!("nines move {name} --to {director}"),
@@ -170,7 +176,7 @@ fn of_node(node: &Node, now: Time, seen: &Seen, why: &mut Why) {
     let (state, name) = (node.state(), why.subject.clone());
     let found = seen.status.nodes.iter().find(|n| n.name == name);
     why.now = found.map_or_else(String::new, state_of_node);
-    if let Some(set) = state.admin.standbys().get(&name) {
+    if let Some(set) = state.admin.standbys().get(name.as_str()) {
         why.now.push_str(&format!(" On standby {}.", set_text(set)));
         why.next.push(format!("nines ready {name}"));
     }
@@ -193,13 +199,14 @@ fn of_node(node: &Node, now: Time, seen: &Seen, why: &mut Why) {
     if silent {
         why.now = lost(node, now, &name);
         // What took its VIPs away tells its silence.
-        let taken = state.vips.failovers().values().filter(|f| f.from == name && f.silent_ms > 0);
+        let of_it = |f: &Failover| f.from.as_ref().is_some_and(|from| *from == name);
+        let taken = state.vips.failovers().values().filter(|f| of_it(f) && f.silent_ms > 0);
         let newest = taken.map(|f| f.at_ms).max().unwrap_or(0);
         let events = state
             .vips
             .failovers()
             .iter()
-            .filter(|(_, f)| f.from == name && f.silent_ms > 0 && newest - f.at_ms < 60_000);
+            .filter(|(_, f)| of_it(f) && f.silent_ms > 0 && newest - f.at_ms < 60_000);
         let mut moves = Vec::new();
         for (vip, failover) in events {
             moves.extend(state.story.around(&failover.event, &[state.spec.vip_name(*vip)]));
@@ -236,7 +243,7 @@ fn state_of_node(node: &NodeStatus) -> String {
 fn lost(node: &Node, now: Time, name: &str) -> String {
     let state = node.state();
     let me = &node.config().name;
-    let peer = state.member(name).and_then(|m| node.membership().peer(m.id));
+    let peer = state.member(name).and_then(|m| node.membership().peer(m.id()));
     let peer = peer.filter(|p| p.at != Time(0));
     let mut text = match peer {
         Some(peer) => {
@@ -258,15 +265,20 @@ fn lost(node: &Node, now: Time, name: &str) -> String {
         None => format!("{name} is silent: {me} has not heard it since {me}'s agent started."),
     };
     let now_on = |vip: &std::net::IpAddr| {
-        let holder = state.vips.get(vip).map_or("", |h| h.node());
+        let holder = state.vips.get(vip).map_or("", |h| h.node().as_str());
         match holder {
             "" => "on no node".to_owned(),
             holder if holder == name => "not taken over yet".to_owned(),
             holder => format!("now on {holder}"),
         }
     };
-    let taken = state.vips.failovers().iter().filter(|(_, f)| f.from == name).map(|(vip, _)| vip);
-    let still = state.vips.iter().filter(|(_, h)| h.node() == name).map(|(vip, _)| vip);
+    let taken = state
+        .vips
+        .failovers()
+        .iter()
+        .filter(|(_, f)| f.from.as_ref().is_some_and(|from| *from == *name))
+        .map(|(vip, _)| vip);
+    let still = state.vips.iter().filter(|(_, h)| *h.node() == *name).map(|(vip, _)| vip);
     let mut all: Vec<_> = still.chain(taken).collect();
     all.sort_unstable();
     all.dedup();
@@ -281,17 +293,20 @@ fn lost(node: &Node, now: Time, name: &str) -> String {
 }
 
 /// What its check says, and what the holder's proof adds to it.
-fn checked(node: &Node, now: Time, seen: &Seen, key: &(String, String)) -> String {
+fn checked(node: &Node, now: Time, seen: &Seen, key: &ServerRef) -> String {
     let mut text = by_check(node, now, seen, key);
     if let Some(found) = seen.told.unusable(key) {
-        text.push_str(&format!("; but {} {}, so clients get no answer from it", key.1, found.text));
+        text.push_str(&format!(
+            "; but {} {}, so clients get no answer from it",
+            key.server, found.text
+        ));
     }
     text
 }
 
 /// "r2 fails its check for web: connection refused, since ... (3 m ago), as lb1 sees it"
-fn by_check(node: &Node, now: Time, seen: &Seen, key: &(String, String)) -> String {
-    let ((service, server), full) = (key, format!("{}/{}", key.0, key.1));
+fn by_check(node: &Node, now: Time, seen: &Seen, key: &ServerRef) -> String {
+    let (ServerRef { service, server }, full) = (key, key.to_string());
     let wall = node.wall_ms(now);
     let told = |result: &CheckResult, by: &str| {
         let state = if result.ok { "is up" } else { "fails its check" };
@@ -305,7 +320,7 @@ fn by_check(node: &Node, now: Time, seen: &Seen, key: &(String, String)) -> Stri
     let spec = node.state().spec.services.get(service);
     let is_checked = spec.is_some_and(|s| s.servers.get(server).is_some_and(|w| s.is_checked(w)));
     match (node.results().get(key), seen.told.failing.get(&full), seen.told.down.get(&full)) {
-        (Some(result), _, _) => told(result, &node.config().name),
+        (Some(result), _, _) => told(result, node.config().name.as_str()),
         (None, Some(failing), _) => {
             let (text, since_ms) = (failing.text.clone(), failing.since_ms);
             told(&CheckResult { ok: false, text, since_ms }, "the holder")
@@ -323,21 +338,23 @@ fn of_server(node: &Node, now: Time, seen: &Seen, why: &mut Why) {
     let mut told = Vec::new();
     for key in &servers {
         if let Some(set) = state.admin.drains().get(key) {
-            told.push(format!("{}/{} drains {}", key.0, key.1, set_text(set)));
-            why.next.push(format!("nines undrain {}/{}", key.0, key.1));
+            told.push(format!("{key} drains {}", set_text(set)));
+            why.next.push(format!("nines undrain {key}"));
         }
         told.push(checked(node, now, seen, key));
         why.next.extend(seen.told.unusable(key).map(|found| found.next.clone()));
         let failing = node.results().get(key).is_some_and(|r| !r.ok)
-            || seen.told.failing.contains_key(&format!("{}/{}", key.0, key.1));
-        if let Some(wanted) = state.spec.services[&key.0].servers.get(&key.1).filter(|_| failing) {
+            || seen.told.failing.contains_key(&key.to_string());
+        if let Some(wanted) =
+            state.spec.services[&key.service].servers.get(&key.server).filter(|_| failing)
+        {
             let (ip, port) = (wanted.addr.ip(), wanted.addr.port());
             why.next.push(format!("on {ip}: ss -ltnp sport = :{port}"));
         }
     }
     why.now = format!("{}.", told.join("; "));
-    let mut subjects: Vec<String> = servers.iter().map(|(a, b)| format!("{a}/{b}")).collect();
+    let mut subjects: Vec<String> = servers.iter().map(ServerRef::to_string).collect();
     // Somebody may have drained "r2", which is this server and others.
-    subjects.extend(servers.iter().map(|(_, server)| server.clone()));
+    subjects.extend(servers.iter().map(|key| key.server.to_string()));
     why.chain = state.story.why(&subjects).into_iter().map(event).collect();
 }

@@ -7,6 +7,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use nines_core::Event;
+use nines_model::NodeId;
 use tokio::{
     io::{AsyncWrite, AsyncWriteExt as _},
     sync::mpsc,
@@ -30,7 +31,7 @@ pub struct Bulk {
     credentials: Arc<Credentials>,
     core: CoreHandle,
     log: Logger,
-    lines: BTreeMap<u64, mpsc::Sender<Vec<u8>>>,
+    lines: BTreeMap<NodeId, mpsc::Sender<Vec<u8>>>,
 }
 
 impl Bulk {
@@ -40,7 +41,7 @@ impl Bulk {
     }
 
     /// Sends; a frame that is lost is told, and the consensus sends what is missing again.
-    pub fn send(&mut self, to: u64, frame: Vec<u8>) {
+    pub fn send(&mut self, to: NodeId, frame: Vec<u8>) {
         if frame.len() > FRAME_MAX {
             let (size, max) = (frame.len() >> 20, FRAME_MAX >> 20);
             self.log.line(&format!(
@@ -61,7 +62,7 @@ impl Bulk {
 }
 
 async fn keep_line(
-    to: u64,
+    to: NodeId,
     mut frames: mpsc::Receiver<Vec<u8>>,
     credentials: Arc<Credentials>,
     core: CoreHandle,

@@ -11,7 +11,7 @@ use std::{
 };
 
 use nines_core::{Event, wire::Member};
-use nines_model::Role;
+use nines_model::{NodeId, Role};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     task::JoinHandle,
@@ -86,7 +86,7 @@ pub async fn tell(
 /// Which directors' flows this node does not have yet; the core is told of each change.
 struct Behind {
     core: CoreHandle,
-    of: Mutex<BTreeSet<u64>>,
+    of: Mutex<BTreeSet<NodeId>>,
 }
 
 impl Behind {
@@ -96,7 +96,7 @@ impl Behind {
     }
 
     /// Has, or has not, the flows of this one.
-    fn set(&self, of: u64, behind: bool) {
+    fn set(&self, of: NodeId, behind: bool) {
         let mut set = self.of.lock().expect("nobody panics with it");
         if if behind { set.insert(of) } else { set.remove(&of) } {
             self.core.event(Event::Behind(set.clone()));
@@ -119,15 +119,15 @@ pub struct Asker {
 pub async fn ask_all(asker: Asker) {
     let core = asker.core.clone();
     let behind = Behind::new(core.clone());
-    let mut lines: BTreeMap<u64, JoinHandle<()>> = BTreeMap::new();
+    let mut lines: BTreeMap<NodeId, JoinHandle<()>> = BTreeMap::new();
     loop {
         let directors = core.inspect(|node, _| {
             let (state, me) = (node.state(), node.config().id);
-            let others = state.members.values().filter(|m| m.id != me && !m.witness);
+            let others = state.members.values().filter(|m| m.id() != me && !m.witness);
             let role = |m: &&Member| {
-                state.spec.nodes.get(&m.name).is_none_or(|n| n.role == Role::Director)
+                state.spec.nodes.get(m.name.as_str()).is_none_or(|n| n.role == Role::Director)
             };
-            others.filter(role).map(|m| m.id).collect::<BTreeSet<u64>>()
+            others.filter(role).map(|m| m.id()).collect::<BTreeSet<NodeId>>()
         });
         let Some(directors) = directors.await else { return };
         for id in &directors {
@@ -150,7 +150,7 @@ pub async fn ask_all(asker: Asker) {
 }
 
 /// Keeps asking the member `of` for its flows.
-async fn ask(asker: Asker, of: u64, behind: Arc<Behind>) {
+async fn ask(asker: Asker, of: NodeId, behind: Arc<Behind>) {
     loop {
         behind.set(of, true);
         // Why it ended shows in status: the node is behind.
@@ -159,7 +159,7 @@ async fn ask(asker: Asker, of: u64, behind: Arc<Behind>) {
     }
 }
 
-async fn take(asker: &Asker, of: u64, behind: &Behind) -> Option<()> {
+async fn take(asker: &Asker, of: NodeId, behind: &Behind) -> Option<()> {
     let Asker { core, credentials, flows } = asker;
     let (name, addresses) = find(core, &credentials.identity.peers, of).await?;
     let mut stream = None;

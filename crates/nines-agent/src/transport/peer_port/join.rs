@@ -11,7 +11,7 @@ use nines_core::{
     action::Refusal,
     wire::{Command, Member, command},
 };
-use nines_model::{Role, Spec, names};
+use nines_model::{NodeId, NodeName, Role, Spec, names};
 use tokio::time::Instant;
 
 use super::{JoinRequest, strangers::Guesses};
@@ -103,11 +103,11 @@ impl From<Failure> for Refused {
 
 /// What the log says of a newcomer, and of everybody else.
 struct Known {
-    members: BTreeMap<u64, Member>,
+    members: BTreeMap<NodeId, Member>,
     /// Highest number that a member ever had.
-    highest: u64,
+    highest: NodeId,
     spec: Arc<Spec>,
-    voters: Vec<u64>,
+    voters: Vec<NodeId>,
     /// A voter of its name has lost its log, and has said so.
     lost: bool,
     /// A VIP is assigned to its name.
@@ -117,14 +117,14 @@ struct Known {
 impl Known {
     fn of(node: &Node, name: &str) -> Self {
         let state = node.state();
-        let lost = state.member(name).map(|m| m.id).filter(|id| node.is_retired_of(*id));
+        let lost = state.member(name).map(Member::id).filter(|id| node.is_retired_of(*id));
         let voters = node.consensus().voters();
         Self {
             members: (*state.members).clone(),
             highest: state.members.highest(),
             spec: state.spec.clone(),
             lost: lost.is_some_and(|id| voters.contains(&id)),
-            holds: state.vips.values().any(|h| h.node() == name),
+            holds: state.vips.values().any(|h| *h.node() == *name),
             voters,
         }
     }
@@ -152,11 +152,12 @@ impl Known {
             return if self.holds { holds } else { String::new() };
         }
         // One that never had the log lost its credentials on the way: it gets others.
-        if known.is_some_and(|m| self.voters.contains(&m.id) || m.witness != witness) {
+        if known.is_some_and(|m| self.voters.contains(&m.id()) || m.witness != witness) {
             return format!("there is a member {name} already; choose another --node");
         }
         let folded = names::in_certificate(name);
-        let same = |other: &&String| *other != name && names::in_certificate(other) == folded;
+        let same =
+            |other: &&NodeName| **other != *name && names::in_certificate(other.as_str()) == folded;
         if let Some(other) = self.spec.nodes.keys().find(same) {
             return format!("cluster.toml calls this node {other}: add --node {other}");
         }
@@ -203,7 +204,7 @@ async fn admit_once(
             Err(why) => Refused::Final(refusal_text(&why)),
         });
     }
-    let newcomer = newcomer(known.same(name).map_or(known.highest + 1, |m| m.id));
+    let newcomer = newcomer(known.same(name).map_or(known.highest.next(), Member::id).number());
     let kind = joins(&newcomer, request);
     let made = identity::admit(credentials, peers, newcomer, witness)?;
     match core.propose(command(kind)).await {
@@ -219,7 +220,7 @@ fn joins(newcomer: &Peer, request: &JoinRequest) -> command::Kind {
 }
 
 /// Members as others know them before they have the log.
-pub(super) fn peers(members: &BTreeMap<u64, Member>) -> Vec<Peer> {
+pub(super) fn peers(members: &BTreeMap<NodeId, Member>) -> Vec<Peer> {
     let one = |m: &Member| Peer {
         id: m.id,
         name: m.name.clone(),

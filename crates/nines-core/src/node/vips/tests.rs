@@ -1,5 +1,7 @@
 //! VIPs of a node follow the log, and believe what their kernel says.
 
+use nines_model::LogIndex;
+
 use super::*;
 use crate::{
     Action, Event,
@@ -18,19 +20,20 @@ fn holder(now: Time) -> Node {
     let spec = nines_model::config::parse(TEXT).expect("it is right").into();
     let member = |(id, name): (u64, &str)| Member { id, name: name.into(), ..Member::default() };
     let members = (1..).zip(["lb1", "lb2", "wit"]).map(member);
-    let held = |token| Holding::Held { node: "lb1".into(), token };
+    let held = |token| Holding::Held { node: "lb1".into(), token: LogIndex(token) };
     let holdings = [(vip(100), held(4)), (vip(101), held(5))];
     let mut state = State::founded(TEXT.into(), spec, members);
     state.vips = Vips::restored(holdings.into(), BTreeMap::new());
-    state.applied = 5;
+    state.applied = LogIndex(5);
     let data = snapshot::encode(&state);
     let kept = Persisted {
         hard_state: HardState { term: 1, vote: 0, commit: 5 },
         snapshot: Snapshot { index: 5, term: 1, voters: vec![1, 2, 3], learners: vec![], data },
         ..Persisted::default()
     };
-    let (id, name) = (1, "lb1".to_owned());
-    let config = Config { id, name, boot: 7, machine_boot: 1, place: 1, seeds: vec![] };
+    let (id, name) = (NodeId(1), "lb1".into());
+    let config =
+        Config { id, name, boot: Incarnation(7), machine_boot: 1, place: 1, seeds: vec![] };
     Node::new(config, now, &kept)
 }
 
@@ -46,17 +49,22 @@ fn acks_of_beats_before_a_vip_was_named_renew_nothing() {
     let named = node.own_vips.vips[&vip(100)].named;
     assert_eq!((node.own_vips.held.len(), named), (2, node.own_vips.sent));
     let until = Time(named.0 + 100_000_000);
-    let deadline = |node: &Node| node.own_vips.vips[&vip(100)].renewals.deadline(&[1, 2, 3]);
+    let deadline =
+        |node: &Node| node.own_vips.vips[&vip(100)].renewals.deadline(&[1, 2, 3].map(NodeId));
     // Its own vote does not count before others have answered it.
     for voter in [2, 3] {
-        node.renewed((voter, 1), Time(named.0 - 1), until, &[]);
+        node.renewed((NodeId(voter), Incarnation(1)), Time(named.0 - 1), until, &[]);
     }
     assert_eq!(deadline(&node), Time(0), "the voter knew of another set");
     for voter in [2, 3] {
-        node.renewed((voter, 1), named, until, &[vip(101)]);
+        node.renewed((NodeId(voter), Incarnation(1)), named, until, &[vip(101)]);
     }
     assert_eq!(deadline(&node), until);
-    assert_eq!(node.own_vips.vips[&vip(101)].renewals.deadline(&[1, 2, 3]), Time(0), "refused");
+    assert_eq!(
+        node.own_vips.vips[&vip(101)].renewals.deadline(&[1, 2, 3].map(NodeId)),
+        Time(0),
+        "refused"
+    );
 }
 
 /// A machine that has the address and no table answers clients itself, and refuses them.
@@ -70,7 +78,7 @@ fn a_vip_comes_up_once_its_packets_are_forwarded() {
     node.handle(now, Event::Tick);
     let until = Time(now.0 + 100_000_000);
     for voter in [2, 3] {
-        node.renewed((voter, 1), node.own_vips.sent, until, &[]);
+        node.renewed((NodeId(voter), Incarnation(1)), node.own_vips.sent, until, &[]);
     }
     let ups = |node: &mut Node| -> Vec<IpAddr> {
         let (at, mut ups) = (now.plus(nines_model::Millis(1)), Vec::new());
@@ -109,7 +117,7 @@ fn leased(now: Time) -> (Node, Time) {
     node.handle(now, Event::Tick);
     let until = Time(now.0 + 100_000_000);
     for voter in [2, 3] {
-        node.renewed((voter, 1), node.own_vips.sent, until, &[]);
+        node.renewed((NodeId(voter), Incarnation(1)), node.own_vips.sent, until, &[]);
     }
     node.run_vips(now);
     (node, until)

@@ -171,6 +171,7 @@ fn state(m: &RaftMessage, snapshot: &Snapshot) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use nines_model::NodeId;
     use proptest::prelude::*;
 
     use super::*;
@@ -306,7 +307,7 @@ mod tests {
             while let Some(batch) = self.node.take() {
                 self.unwritten.extend(batch.persist);
                 for entry in batch.committed {
-                    self.node.apply_change(&entry, entry.index % 3 != 0);
+                    self.node.apply_change(&entry, entry.index.number() % 3 != 0);
                     self.node.applied(entry.index);
                 }
             }
@@ -325,7 +326,7 @@ mod tests {
     }
 
     fn run(steps: Vec<Step>, disk: Persisted) -> usize {
-        let node = Consensus::new(1, 0, 100, &disk);
+        let node = Consensus::new(NodeId(1), 0, 100, &disk);
         let mut machine = Machine { node, disk, unwritten: Vec::new() };
         let mut passed = 0;
         for step in steps {
@@ -338,7 +339,7 @@ mod tests {
                 Step::Restart => {
                     machine.unwritten.clear();
                     assert_eq!(crate::voter::consensus::disk::sound(&machine.disk), Ok(()));
-                    machine.node = Consensus::new(1, 0, 100, &machine.disk);
+                    machine.node = Consensus::new(NodeId(1), 0, 100, &machine.disk);
                 }
             }
             machine.pump();
@@ -371,7 +372,7 @@ mod tests {
 
     #[test]
     fn what_honest_members_send_passes() {
-        let node = Consensus::new(1, 0, 100, &kept());
+        let node = Consensus::new(NodeId(1), 0, 100, &kept());
         let m = |kind, term| RaftMessage { kind, to: 1, from: 2, term, ..RaftMessage::default() };
         let passes = |m: &RaftMessage| node.admits(m).is_ok();
         assert!(passes(&RaftMessage { commit: 6, ..m(codec::HEARTBEAT, 3) }));

@@ -3,6 +3,7 @@
 //! Decides: which kinds of message a network may bring at all; [`super::admission`] decides which
 //! of them can be true.
 
+use nines_model::LogIndex;
 use raft::eraftpb::{
     ConfChange, ConfChangeType, Entry, EntryType, Message, MessageType, Snapshot as RaftSnapshot,
 };
@@ -24,7 +25,7 @@ pub(super) fn committed(entry: &Entry) -> Committed {
         };
         (kind, c)
     });
-    Committed { index: entry.index, command: command.to_vec(), change }
+    Committed { index: LogIndex(entry.index), command: command.to_vec(), change }
 }
 
 /// The library writes its conf change as protobuf into the entry; ours were written by ourselves

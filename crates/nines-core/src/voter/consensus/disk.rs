@@ -63,6 +63,8 @@ pub fn members(voters: &[u64], learners: &[u64]) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use nines_model::NodeId;
+
     use super::*;
     use crate::{
         voter::consensus::Consensus,
@@ -136,13 +138,13 @@ mod tests {
         let old: Vec<(u64, u64)> = (4..=9).map(|i| (i, 2)).collect();
         let mut disk = kept(&old, 3);
         disk.snapshot.voters = vec![1, 2, 3, 4, 5];
-        let mut node = Consensus::new(1, 0, 100, &disk);
+        let mut node = Consensus::new(NodeId(1), 0, 100, &disk);
         let snapshot = Snapshot { index: 6, term: 3, ..disk.snapshot.clone() };
         let to_1 = |kind, from, term| RaftMessage { kind, to: 1, from, term, ..Default::default() };
         let state = RaftMessage { snapshot: Some(snapshot), ..to_1(7, 2, 3) };
         step(&mut node, &mut disk, by_rule, &state);
         assert_eq!(disk.snapshot.index, 6);
-        let mut node = Consensus::new(1, 0, 100, &disk);
+        let mut node = Consensus::new(NodeId(1), 0, 100, &disk);
         let asks = RaftMessage { log_term: 2, index: 9, ..to_1(5, 3, 4) };
         step(&mut node, &mut disk, by_rule, &asks);
         disk.hard_state.vote == 3

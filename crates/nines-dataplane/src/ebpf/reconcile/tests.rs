@@ -15,7 +15,10 @@ fn service(port: u16, scheduler: u8, servers: &[(u8, u8, u32)]) -> TableService 
         };
         let addr = SocketAddr::new(format!("10.0.1.{n}").parse().unwrap(), port);
         let forward = if n % 2 == 0 { Forward::Nat } else { Forward::Dr };
-        (format!("r{n}"), TableServer { weight: *weight, state, ..TableServer::new(addr, forward) })
+        (
+            format!("r{n}").into(),
+            TableServer { weight: *weight, state, ..TableServer::new(addr, forward) },
+        )
     };
     let scheduler = Scheduler::ALL[scheduler as usize % Scheduler::ALL.len()].1;
     let servers = servers.iter().map(server).collect();
@@ -48,7 +51,7 @@ fn tables() -> impl Strategy<Value = ForwardingTable> {
                 if let Traffic::To(listen) = service.traffic {
                     service.traffic = Traffic::To(Listen { last: port + more, ..listen });
                 }
-                (format!("s{port}"), service)
+                (format!("s{port}").into(), service)
             })
             .collect(),
         ..ForwardingTable::default()
@@ -248,7 +251,7 @@ fn a_range_that_changes_keeps_what_stays() {
         let mut wide = service(first, 0, &[(1, 2, 1)]);
         let one = Listen::new(SocketAddr::new("10.0.0.100".parse().unwrap(), first), Proto::Tcp);
         wide.traffic = Traffic::To(Listen { last, ..one });
-        let services = [("wide".to_owned(), wide)].into();
+        let services = [("wide".into(), wide)].into();
         ForwardingTable { services, ..ForwardingTable::default() }
     };
     let mut at = Installed::default();

@@ -117,7 +117,7 @@ fn change(ask: &Ask) -> Result<Change, Refused> {
             let Some(server) = server(ask, traffic)? else {
                 return kernel_says("No such destination");
             };
-            with_one.servers.insert(String::new(), server);
+            with_one.servers.insert("".into(), server);
             let Some(dest) = held(&with_one)?.dests.pop() else {
                 return kernel_says("No such destination");
             };

@@ -8,7 +8,10 @@ use std::{
 };
 
 use nines_dataplane::{address, ebpf::readback};
-use nines_model::{Forward, ForwardingTable, ServerState, TableServer, TableService, Traffic};
+use nines_model::{
+    Forward, ForwardingTable, ServerName, ServerState, ServiceName, TableServer, TableService,
+    Traffic,
+};
 
 use super::{
     commands::Command,
@@ -20,7 +23,7 @@ use super::{
 pub struct Lines {
     table: ForwardingTable,
     /// Names of services by what they take.
-    names: BTreeMap<Traffic, String>,
+    names: BTreeMap<Traffic, ServiceName>,
     /// Addresses of this machine, asked when the first server needs them.
     own: Option<BTreeSet<IpAddr>>,
     /// Marked packets may have to be led another way.
@@ -56,7 +59,7 @@ impl Lines {
                 kernel_says("Scheduler or persistence engine not found")
             }
             Command::Add => {
-                let name = format!("{traffic:?}");
+                let name = ServiceName::from(format!("{traffic:?}"));
                 table.services.insert(name.clone(), service(ask, traffic));
                 self.names.insert(traffic, name);
                 Ok(())
@@ -126,7 +129,7 @@ fn change_server(
         }
         (_, Some(name)) => {
             service.servers.remove(&name);
-            let left: BTreeMap<String, TableServer> = (0..)
+            let left: BTreeMap<ServerName, TableServer> = (0..)
                 .map(readback::place_name)
                 .zip(std::mem::take(&mut service.servers).into_values())
                 .collect();
