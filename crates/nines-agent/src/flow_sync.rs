@@ -7,8 +7,8 @@
 //! Decides: what is sent when. Each director asks each other one (mutual TLS, the peer port:
 //! `flow_stream.rs`). The answer begins with all flows, piece by piece. Beside them go the changes
 //! from then on, and every 30 s all flows that are alive. The receiver acknowledges each message
-//! once it is in the table. A stream that cannot keep up is closed; its receiver asks for everything
-//! again. A director that has not received everything yet says so in its heartbeats.
+//! once it is in the table. A stream that cannot keep up is closed; its receiver asks for
+//! everything again. A director that has not received everything yet says so in its heartbeats.
 
 use std::{
     collections::BTreeMap,

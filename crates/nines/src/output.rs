@@ -1,8 +1,8 @@
 //! What this process writes for its caller: results to stdout, remarks to stderr.
 //!
 //! Decides: what happens when nobody reads any more. A closed pipe ends the process quietly, as
-//! SIGPIPE ends other programs; any other write error is told and ends it with exit code 9. Columns,
-//! bold words and JSON look the same in every command.
+//! SIGPIPE ends other programs; any other write error is told and ends it with exit code 9.
+//! Columns, bold words and JSON look the same in every command.
 
 use std::{
     fmt,
