@@ -50,9 +50,9 @@ const STACK_BYTES: usize = 256 << 10;
 
 /// Real processes.
 ///
-/// A child has three streams, the environment of its run, `/` as its directory, and a session of its
-/// own. Whatever the agent has set for itself, a child has the file mode mask 022, 1024 open files
-/// (the hard limit stays), no signal blocked or ignored, an `oom_score_adj` of 0, and neither
+/// A child has three streams, the environment of its run, `/` as its directory, and a session of
+/// its own. Whatever the agent has set for itself, a child has the file mode mask 022, 1024 open
+/// files (the hard limit stays), no signal blocked or ignored, an `oom_score_adj` of 0, and neither
 /// real-time scheduling nor a higher priority than others.
 #[derive(Debug)]
 pub struct Processes {
@@ -377,8 +377,8 @@ impl Watched {
         Woken { has_ended, is_cancelled }
     }
 
-    /// Takes what the gate says: nothing yet; an errno of `exec`; or its end, which is the program's
-    /// beginning, unless it was stopped on the way there: then nobody knows.
+    /// Takes what the gate says: nothing yet; an errno of `exec`; or its end, which is the
+    /// program's beginning, unless it was stopped on the way there: then nobody knows.
     fn hear_gate(&mut self) {
         let Some(gate) = &self.child.gate else { return };
         let mut errno = [0; size_of::<i32>()];

@@ -18,6 +18,7 @@ pub use self::{
 mod cgroup;
 mod child;
 pub mod fake;
+pub mod fence_agent;
 mod process;
 mod run;
 mod start;

@@ -185,8 +185,8 @@ impl Prepared {
     }
 }
 
-/// Makes this thread fit to fork: an ordinary one, also if a thread in real time has started it, and
-/// deaf to signals, so that no child runs a handler of ours before it has its own.
+/// Makes this thread fit to fork: an ordinary one, also if a thread in real time has started it,
+/// and deaf to signals, so that no child runs a handler of ours before it has its own.
 pub fn prepare_thread() {
     if getpriority_process(None).is_ok_and(|nice| nice < 0) {
         let _ = setpriority_process(None, 0);

@@ -77,8 +77,8 @@ impl Streams {
         }
     }
 
-    /// Reads what is left in the pipes, until `limit` has passed. If all who could write were killed,
-    /// to the end; a process that stays may hold them open for ever.
+    /// Reads what is left in the pipes, until `limit` has passed. If all who could write were
+    /// killed, to the end; a process that stays may hold them open for ever.
     pub fn read_rest(&mut self, to_the_end: bool, limit: Duration) {
         self.stdin = None;
         let until = Instant::now() + limit;
