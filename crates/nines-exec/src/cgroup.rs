@@ -202,6 +202,10 @@ impl Cgroup {
             let text = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
             text.lines().count()
         };
+        let events = fs::read_to_string(self.directory.join("cgroup.events")).unwrap_or_default();
+        if events.lines().any(|line| line == "populated 0") {
+            return 0;
+        }
         let (mut count, mut rooms) = (0, vec![self.directory.clone()]);
         while let Some(room) = rooms.pop() {
             count += in_one(&room);
@@ -245,9 +249,16 @@ fn below(directory: &Path) -> Vec<PathBuf> {
 
 /// Removes a cgroup and those in it, unless a process is in one of them.
 fn remove_tree(directory: &Path) -> io::Result<()> {
-    below(directory).iter().try_for_each(|room| remove_tree(room))?;
     match fs::remove_dir(directory) {
         Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(why) => {
+            let below = below(directory);
+            if below.is_empty() {
+                return Err(why);
+            }
+            below.iter().try_for_each(|room| remove_tree(room))?;
+            fs::remove_dir(directory)
+        }
         removed => removed,
     }
 }

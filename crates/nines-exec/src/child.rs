@@ -1,10 +1,9 @@
 //! Runs as real processes, each watched by a thread of its own.
 //!
 //! ```text
-//! watcher --thread--> start: cgroup, fork; the child waits at its gate
-//!    |  <-- it is there ---
-//!    |  (past the deadline, or cancelled: the gate stays shut, and nothing of the program runs)
-//!    `- opens the gate; input, output, deadline; the end; reaps
+//! watcher --- start: cgroup, fork; the child waits at its gate --- opens it; output; end; reaps
+//!    `-- guard of the start, a thread that waits with it: past the deadline, or cancelled, it
+//!        tells the outcome, and whenever the start is done the gate stays shut
 //! ```
 //! Decides: what the deadline covers (everything, the start too), the order in which a child is
 //! stopped, and that each is reaped: the watcher ends after its child, whoever still wants to know.
@@ -17,7 +16,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    thread::{self, JoinHandle},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -107,34 +106,42 @@ impl Runner for Processes {
             return Handle::new(|| ());
         }
         let place = Place(Arc::clone(&self.running));
-        // Here and in the thread: if there can be no thread, it is called here.
-        let done = Arc::new(Mutex::new(Some(done)));
-        let tell = {
-            let done = Arc::clone(&done);
-            move |outcome| {
-                if let Some(done) = done.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                    done(outcome);
-                }
-            }
-        };
+        let tell = Tell::new(done);
         let parent = self.parent.clone();
         let watch = Watch { run: Arc::new(run), cancel: Arc::clone(&cancel), started };
-        let watch = {
+        let work = {
             let tell = tell.clone();
             move || {
                 start::prepare_thread();
-                watch.carry_out(move |run| start::start(run, &parent), tell);
+                watch.carry_out(|run| start::start(run, &parent), &tell);
                 drop(place);
             }
         };
         let thread = thread::Builder::new().name("child".into()).stack_size(STACK_BYTES);
-        if let Err(why) = thread.spawn(watch) {
-            tell(not_started(&why));
+        if let Err(why) = thread.spawn(work) {
+            tell.once(not_started(&why));
         }
         Handle::new(move || {
             // It cannot be full: each handle writes a few times at most.
             let _ = rustix::io::write(&cancel, &1u64.to_ne_bytes());
         })
+    }
+}
+
+/// Who is to be told, by the first of several that know an outcome.
+#[derive(Clone)]
+struct Tell(Arc<Mutex<Option<Done>>>);
+
+impl Tell {
+    fn new(done: Done) -> Self {
+        Self(Arc::new(Mutex::new(Some(done))))
+    }
+
+    fn once(&self, outcome: Outcome) {
+        let done = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(done) = done {
+            done(outcome);
+        }
     }
 }
 
@@ -165,90 +172,72 @@ fn why_not(why: &io::Error) -> NotStarted {
 }
 
 /// A run, when it began, and what says that nobody wants it any more.
+#[derive(Clone)]
 struct Watch {
     run: Arc<Run>,
     cancel: Arc<OwnedFd>,
     started: Instant,
 }
 
-/// A start under way on a thread of its own: `fork` and the file system of cgroups may take long.
-struct Starting {
-    thread: JoinHandle<Result<Waiting, NotStarted>>,
-    /// Hangs up when the thread is done.
-    ends: OwnedFd,
-}
-
 impl Watch {
     /// Starts and watches a child until it has ended and was reaped; tells the outcome once.
-    fn carry_out(
-        self,
-        start: impl FnOnce(&Run) -> Result<Waiting, NotStarted> + Send + 'static,
-        tell: impl FnOnce(Outcome),
-    ) {
-        let starting = match self.starting(start) {
+    fn carry_out(&self, start: impl FnOnce(&Run) -> Result<Waiting, NotStarted>, tell: &Tell) {
+        let starting = match self.guard_start(tell) {
             Ok(starting) => starting,
-            Err(why) => return tell(not_started(&why)),
+            Err(why) => return tell.once(not_started(&why)),
         };
-        if let Some(reason) = self.stopped_before(&starting) {
-            // Nobody opens the gate: nothing of the program runs, whenever the start is done.
-            let is_done = is_readable(&starting.ends, PATIENCE);
-            let exit = stopped(reason);
-            let outcome = Outcome { has_begun: false, ..Outcome::new(exit, self.elapsed()) };
-            if !is_done {
-                tell(Outcome { lingers: true, ..outcome });
-                return drop(starting.thread.join());
-            }
-            drop(starting.thread.join());
-            return tell(outcome);
+        let made = start(&self.run);
+        drop(starting);
+        if let Some(reason) = self.is_stopped(None, Duration::ZERO) {
+            // Nobody opens its gate: nothing of the program runs.
+            drop(made);
+            return tell.once(self.unbegun(reason));
         }
-        match starting.thread.join() {
-            Ok(Ok(child)) => match Watched::new(&self, child) {
-                Ok(child) => child.watch(tell),
-                Err(why) => tell(not_started(&why)),
-            },
-            Ok(Err(why)) => tell(refused(why)),
-            Err(_) => tell(refused(NotStarted::Refused("its start panicked".into()))),
+        match made.map(|child| Watched::new(self, child)) {
+            Ok(Ok(child)) => child.watch(tell),
+            Ok(Err(why)) => tell.once(not_started(&why)),
+            Err(why) => tell.once(refused(why)),
         }
     }
 
-    fn starting(
-        &self,
-        start: impl FnOnce(&Run) -> Result<Waiting, NotStarted> + Send + 'static,
-    ) -> io::Result<Starting> {
-        let (ends, end) = io::pipe()?;
-        let run = Arc::clone(&self.run);
-        let thread = thread::Builder::new().name("child-start".into()).stack_size(STACK_BYTES);
-        let thread = thread.spawn(move || {
-            let _end = end;
+    /// Has a thread wait with the start, which may hang in `fork` or in the file system of cgroups:
+    /// until what is returned is dropped. If that takes too long the thread tells the outcome.
+    fn guard_start(&self, tell: &Tell) -> io::Result<io::PipeWriter> {
+        let (ends, starting) = io::pipe()?;
+        let (watch, tell, ends) = (self.clone(), tell.clone(), OwnedFd::from(ends));
+        let guard = move || {
             start::prepare_thread();
-            start(&run)
-        })?;
-        Ok(Starting { thread, ends: ends.into() })
+            let deadline = length(watch.run.deadline);
+            let left = deadline.saturating_sub(watch.started.elapsed());
+            if let Some(reason) = watch.is_stopped(Some(&ends), left)
+                && !is_readable(&ends, PATIENCE)
+            {
+                tell.once(Outcome { lingers: true, ..watch.unbegun(reason) });
+            }
+        };
+        let thread = thread::Builder::new().name("child-start".into()).stack_size(STACK_BYTES);
+        thread.spawn(guard)?;
+        Ok(starting)
     }
 
-    /// Waits for the start; why it is not waited for any longer, if it is not.
-    fn stopped_before(&self, starting: &Starting) -> Option<Reason> {
-        let deadline = length(self.run.deadline);
-        loop {
-            let left = deadline.saturating_sub(self.started.elapsed());
-            let mut watched = [
-                PollFd::new(&*self.cancel, PollFlags::IN),
-                PollFd::new(&starting.ends, PollFlags::IN),
-            ];
-            let timeout = Timespec::try_from(left).ok();
-            let _ = poll(&mut watched, timeout.as_ref());
-            let [is_cancelled, is_done] = watched.map(|fd| !fd.revents().is_empty());
-            match (is_cancelled, is_done) {
-                (true, _) => return Some(Reason::Cancelled),
-                _ if self.started.elapsed() >= deadline => return Some(Reason::Deadline),
-                (false, true) => return None,
-                (false, false) => {}
-            }
+    /// Why the run is not wanted any more, if it is not; waits for that so long, or until there is
+    /// something to read from `until`.
+    fn is_stopped(&self, until: Option<&OwnedFd>, patience: Duration) -> Option<Reason> {
+        let mut watched = vec![PollFd::new(&*self.cancel, PollFlags::IN)];
+        watched.extend(until.map(|fd| PollFd::new(fd, PollFlags::IN)));
+        let _ = poll(&mut watched, Timespec::try_from(patience).ok().as_ref());
+        let is_late = self.started.elapsed() >= length(self.run.deadline);
+        if !watched[0].revents().is_empty() {
+            Some(Reason::Cancelled)
+        } else {
+            is_late.then_some(Reason::Deadline)
         }
     }
 
-    fn elapsed(&self) -> Millis {
-        millis(self.started.elapsed())
+    /// The outcome of a run whose program has not begun, and never will.
+    fn unbegun(&self, reason: Reason) -> Outcome {
+        let outcome = Outcome::new(stopped(reason), millis(self.started.elapsed()));
+        Outcome { has_begun: false, ..outcome }
     }
 }
 
@@ -306,9 +295,8 @@ impl Watched {
     }
 
     /// Watches the child until it has ended and was reaped; tells the outcome once.
-    fn watch(mut self, tell: impl FnOnce(Outcome)) {
+    fn watch(mut self, tell: &Tell) {
         let limits = Limits { deadline: length(self.run.deadline), grace: length(self.run.grace) };
-        let mut tell = Some(tell);
         let mut is_cancelled = false;
         loop {
             let due = self.stop.due(limits).map(|due| due.saturating_sub(self.started.elapsed()));
@@ -322,11 +310,7 @@ impl Watched {
             match step {
                 Some(Step::Terminate) => self.terminate(),
                 Some(Step::Kill) => self.kill(),
-                Some(Step::GiveUp) => {
-                    if let Some(tell) = tell.take() {
-                        tell(self.outcome(None, true));
-                    }
-                }
+                Some(Step::GiveUp) => tell.once(self.outcome(None, true)),
                 None => {}
             }
         }
@@ -335,23 +319,20 @@ impl Watched {
             // Its own end came before that of its gate, which another child held for a moment.
             self.begun = Begun::Yes;
         }
-        let leaves = self.run.survivors == Survivors::Kill || self.stop != Stop::Running;
-        if self.stop == Stop::Running {
+        let is_stopped = self.stop != Stop::Running;
+        if !is_stopped {
             self.left_behind = self.others();
         }
-        // Before it is reaped: until then no other process group has its number.
-        if leaves {
-            self.kill();
-        }
+        let leaves = self.run.survivors == Survivors::Kill || is_stopped;
+        // Before it is reaped: until then no other process group, and no session, has its number.
+        let is_alone = self.left_behind == 0 && !is_stopped;
+        let is_gone = !leaves || is_alone || self.end_others();
         self.streams.read_rest(leaves, CLEANUP);
-        let is_gone = !leaves || self.child.cgroup.is_ok() || self.end_session();
         let status = self.child.reap();
         let patience = if leaves { CLEANUP } else { Duration::ZERO };
         let is_removed = self.child.cgroup.as_ref().map(|cgroup| cgroup.remove(patience));
         let lingers = leaves && !(is_gone && is_removed.unwrap_or(true));
-        if let Some(tell) = tell {
-            tell(Outcome { duration: millis(duration), ..self.outcome(status, lingers) });
-        }
+        tell.once(Outcome { duration: millis(duration), ..self.outcome(status, lingers) });
     }
 
     /// Waits for something to happen, for `due` at most, and carries what can be carried.
@@ -420,9 +401,13 @@ impl Watched {
         }
     }
 
-    /// Kills the rest of its session until none is left; `false`: some do not end. Without a cgroup
-    /// one that forks while it is looked for is found the next time.
-    fn end_session(&self) -> bool {
+    /// Kills what it has left behind; `false`: some of its session do not end. Without a cgroup one
+    /// that forks while it is looked for is found the next time.
+    fn end_others(&self) -> bool {
+        self.kill();
+        if self.child.cgroup.is_ok() {
+            return true;
+        }
         let until = Instant::now() + CLEANUP;
         while process::kill_others_of_session(self.child.pid) > 0 {
             if Instant::now() >= until {

@@ -31,7 +31,7 @@ fn a_run_that_was_cancelled_before_its_start_never_becomes_the_program() {
         number.send(child.pid.as_raw_nonzero().get() as u32).unwrap();
         Ok(child)
     };
-    watch.carry_out(start, move |outcome| tell.send(outcome).unwrap());
+    watch.carry_out(start, &Tell::new(Box::new(move |outcome| tell.send(outcome).unwrap())));
     let outcome = told.recv().unwrap();
     assert_eq!((outcome.exit, outcome.has_begun, outcome.lingers), (Exit::Cancelled, false, false));
     let child = child.recv().unwrap();
@@ -55,7 +55,7 @@ fn a_start_that_hangs_is_given_up_and_its_child_never_becomes_the_program() {
     };
     let begun = Instant::now();
     let watcher = thread::spawn(move || {
-        watch.carry_out(start, move |outcome| tell.send(outcome).unwrap());
+        watch.carry_out(start, &Tell::new(Box::new(move |outcome| tell.send(outcome).unwrap())));
     });
     let outcome = told.recv().unwrap();
     let took = begun.elapsed();
@@ -65,6 +65,7 @@ fn a_start_that_hangs_is_given_up_and_its_child_never_becomes_the_program() {
     assert!(took < Duration::from_millis(1_500) + PATIENCE, "{took:?}");
     free.send(()).unwrap();
     watcher.join().unwrap();
+    assert!(told.recv().is_err(), "it is told once");
     let child = child.recv().unwrap();
     assert_eq!(process::Stat::of(child), None, "it came late, has ended and was reaped");
     assert!(!mark.exists());
@@ -75,7 +76,7 @@ fn the_same_run_leaves_its_mark_when_nobody_stops_it() {
     let (run, mark) = marking("runs");
     let (tell, told) = channel();
     let start = |run: &Run| start::start(run, &no_cgroups());
-    watch(run).carry_out(start, move |outcome| tell.send(outcome).unwrap());
+    watch(run).carry_out(start, &Tell::new(Box::new(move |outcome| tell.send(outcome).unwrap())));
     let outcome = told.recv().unwrap();
     assert_eq!((outcome.exit, outcome.has_begun), (Exit::Code(0), true));
     assert!(mark.exists());
