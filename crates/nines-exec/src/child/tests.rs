@@ -1,4 +1,4 @@
-use std::{fs, path::PathBuf, sync::mpsc::channel};
+use std::{fs, io::Read as _, os::unix::net::UnixStream, path::PathBuf, sync::mpsc::channel};
 
 use super::*;
 
@@ -15,6 +15,23 @@ fn watch(run: Run) -> Watch {
     Watch { run: Arc::new(run), cancel, started: Instant::now() }
 }
 
+/// The child of this run, its number, and the end of a gate in place of its own: what comes through
+/// it would let the program run, were it the child's.
+fn with_gate(run: &Run) -> (Waiting, u32, UnixStream) {
+    let mut child = start::start(run, &no_cgroups()).unwrap();
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    child.gate = Some(ours);
+    let number = child.pid.as_raw_nonzero().get() as u32;
+    (child, number, theirs)
+}
+
+/// What has come through a gate, to its end.
+fn through(mut gate: UnixStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    gate.read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
 fn no_cgroups() -> cgroup::Parent {
     Err("not here".into())
 }
@@ -25,16 +42,17 @@ fn a_run_that_was_cancelled_before_its_start_never_becomes_the_program() {
     let watch = watch(run);
     rustix::io::write(&watch.cancel, &1u64.to_ne_bytes()).unwrap();
     let (tell, told) = channel();
-    let (number, child) = channel();
+    let (made, child) = channel();
     let start = move |run: &Run| {
-        let child = start::start(run, &no_cgroups())?;
-        number.send(child.pid.as_raw_nonzero().get() as u32).unwrap();
+        let (child, number, gate) = with_gate(run);
+        made.send((number, gate)).unwrap();
         Ok(child)
     };
     watch.carry_out(start, &Tell::new(Box::new(move |outcome| tell.send(outcome).unwrap())));
     let outcome = told.recv().unwrap();
     assert_eq!((outcome.exit, outcome.has_begun, outcome.lingers), (Exit::Cancelled, false, false));
-    let child = child.recv().unwrap();
+    let (child, gate) = child.recv().unwrap();
+    assert_eq!(through(gate), b"", "it was never opened");
     assert_eq!(process::Stat::of(child), None, "it was made, has ended and was reaped");
     assert!(!mark.exists());
 }
@@ -45,12 +63,12 @@ fn a_start_that_hangs_is_given_up_and_its_child_never_becomes_the_program() {
     let watch = watch(run);
     let (tell, told) = channel();
     let (free, hang) = channel::<()>();
-    let (number, child) = channel();
+    let (made, child) = channel();
     let start = move |run: &Run| {
         // As in `fork` or in the file system of cgroups.
         hang.recv().unwrap();
-        let child = start::start(run, &no_cgroups())?;
-        number.send(child.pid.as_raw_nonzero().get() as u32).unwrap();
+        let (child, number, gate) = with_gate(run);
+        made.send((number, gate)).unwrap();
         Ok(child)
     };
     let begun = Instant::now();
@@ -66,7 +84,8 @@ fn a_start_that_hangs_is_given_up_and_its_child_never_becomes_the_program() {
     free.send(()).unwrap();
     watcher.join().unwrap();
     assert!(told.recv().is_err(), "it is told once");
-    let child = child.recv().unwrap();
+    let (child, gate) = child.recv().unwrap();
+    assert_eq!(through(gate), b"", "it was never opened");
     assert_eq!(process::Stat::of(child), None, "it came late, has ended and was reaped");
     assert!(!mark.exists());
 }
