@@ -75,7 +75,7 @@ fn a_start_that_hangs_is_given_up_and_its_child_never_becomes_the_program() {
     let watcher = thread::spawn(move || {
         watch.carry_out(start, &Tell::new(Box::new(move |outcome| tell.send(outcome).unwrap())));
     });
-    let outcome = told.recv().unwrap();
+    let outcome = told.recv_timeout(PATIENCE * 3).expect("it is told though the start hangs");
     let took = begun.elapsed();
     assert_eq!(outcome.exit, Exit::DeadlineKilled);
     assert_eq!((outcome.has_begun, outcome.lingers), (false, true));
