@@ -22,7 +22,10 @@ use rustix::{
     time::{ClockId, clock_gettime},
 };
 
-use crate::{process, run::Survivors};
+use crate::{
+    process::{self, Stat},
+    run::Survivors,
+};
 
 /// What the names of our cgroups begin with, by what becomes of processes that are left in one.
 const PREFIXES: [(&str, Survivors); 2] =
@@ -126,12 +129,14 @@ fn own_of(cgroups: &str) -> Option<&str> {
 }
 
 /// The name of a cgroup of ours: what becomes of what is left in it, what its caller calls it, the
-/// process that made it, the program that this process was then, and a number. A process that
-/// becomes another program, as a restart in place does, keeps its number, and counts from 0 again.
+/// process that made it and when that was started, the program that this process was then, and a
+/// number. A process that becomes another program, as a restart in place does, keeps its number and
+/// its start, and counts from 0 again.
 #[derive(Debug, PartialEq, Eq)]
 struct Name {
     survivors: Survivors,
     maker: u32,
+    since: u64,
     program: u64,
 }
 
@@ -155,18 +160,22 @@ impl Name {
         let of = |(prefix, survivors): &(&str, Survivors)| {
             let mut parts = name.strip_prefix(prefix)?.rsplit('-').skip(1);
             let program = u64::from_str_radix(parts.next()?, 16).ok()?;
+            let since = parts.next()?.parse().ok()?;
             let maker = parts.next()?.parse().ok()?;
-            Some(Self { survivors: *survivors, maker, program })
+            Some(Self { survivors: *survivors, maker, since, program })
         };
         PREFIXES.iter().find_map(of)
     }
 
     /// Whether its runner is no more.
     fn is_left(&self) -> bool {
-        if self.maker == std::process::id() {
-            return self.program != this_program();
+        let maker = Stat::of(self.maker).filter(|stat| stat.since == self.since);
+        match maker {
+            // Its number may have gone to another process.
+            None => true,
+            Some(_) if self.maker == std::process::id() => self.program != this_program(),
+            Some(_) => false,
         }
-        !Path::new(&format!("/proc/{}", self.maker)).exists()
     }
 }
 
@@ -178,13 +187,15 @@ impl Cgroup {
         let name: String = name.chars().take(NAME_CHARS_MAX).map(plain).collect();
         let prefix = PREFIXES.iter().find(|(_, of)| *of == survivors).map_or("", |(text, _)| text);
         let (maker, program) = (std::process::id(), this_program());
+        let since = Stat::of(maker).map_or(0, |stat| stat.since);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
         if survivors == Survivors::Keep {
             kept.retain(|directory| remove_tree(directory).is_err());
         }
         drop(kept);
-        let directory = parent.join(format!("{prefix}{name}-{maker}-{program:016x}-{number}"));
+        let directory =
+            parent.join(format!("{prefix}{name}-{maker}-{since}-{program:016x}-{number}"));
         fs::create_dir(&directory)?;
         Ok(Self { directory })
     }
@@ -283,17 +294,21 @@ mod tests {
 
     #[test]
     fn a_cgroup_tells_who_made_it_and_what_that_was_then() {
-        let name = Name { survivors: Survivors::Kill, maker: 4_711, program: 0xab };
-        assert_eq!(Name::parse("nines-run-web-server-4711-00000000000000ab-3"), Some(name));
-        let kept = Name::parse("nines-keep-db-4711-00000000000000ab-3").unwrap();
+        let name = Name { survivors: Survivors::Kill, maker: 4_711, since: 98, program: 0xab };
+        assert_eq!(Name::parse("nines-run-web-server-4711-98-00000000000000ab-3"), Some(name));
+        let kept = Name::parse("nines-keep-db-4711-98-00000000000000ab-3").unwrap();
         assert_eq!(kept.survivors, Survivors::Keep);
         assert_eq!(Name::parse("nines.service"), None);
         assert_eq!(Name::parse("nines-run-3"), None);
         let me = std::process::id();
-        let of = |maker, program| Name { survivors: Survivors::Kill, maker, program }.is_left();
-        assert!(!of(me, this_program()), "a run of ours");
-        assert!(of(me, this_program() ^ 1), "of the program that this process was before");
-        assert!(!of(1, 7), "of another one that lives");
-        assert!(of(u32::MAX, 7), "of one that is gone");
+        let since = |pid| Stat::of(pid).unwrap().since;
+        let of = |maker, since, program| {
+            Name { survivors: Survivors::Kill, maker, since, program }.is_left()
+        };
+        assert!(!of(me, since(me), this_program()), "a run of ours");
+        assert!(of(me, since(me), this_program() ^ 1), "of the program that this one was before");
+        assert!(!of(1, since(1), 7), "of another one that lives");
+        assert!(of(1, since(1) + 1, 7), "of one whose number went to another");
+        assert!(of(u32::MAX, 0, 7), "of one that is gone");
     }
 }

@@ -16,6 +16,9 @@ pub struct Stat {
     pub parent: u32,
     /// Number of the process that made its session.
     pub session: u32,
+    /// When it was started, in clock ticks since boot. With its number it names no other process;
+    /// `exec` changes neither.
+    pub since: u64,
 }
 
 impl Stat {
@@ -30,7 +33,8 @@ impl Stat {
         let state = fields.next()?.chars().next()?;
         let parent = fields.next()?.parse().ok()?;
         let session = fields.nth(1)?.parse().ok()?;
-        Some(Self { state, parent, session })
+        let since = fields.nth(15)?.parse().ok()?;
+        Some(Self { state, parent, session, since })
     }
 
     /// Whether it still runs.
@@ -75,9 +79,10 @@ mod tests {
 
     #[test]
     fn a_name_with_brackets_and_spaces_is_no_field() {
-        let line = "4711 (a) b ) S 12 4711 4700 0 -1 4194560 1 2 3\n";
-        assert_eq!(Stat::parse(line), Some(Stat { state: 'S', parent: 12, session: 4_700 }));
+        let line = "4711 (a) b ) S 12 4711 4700 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 98765 9 9\n";
+        let stat = Stat { state: 'S', parent: 12, session: 4_700, since: 98_765 };
+        assert_eq!(Stat::parse(line), Some(stat));
         assert_eq!(Stat::parse("4711 (a"), None);
-        assert!(!Stat { state: 'Z', parent: 1, session: 1 }.lives());
+        assert!(stat.lives() && !Stat { state: 'Z', ..stat }.lives());
     }
 }

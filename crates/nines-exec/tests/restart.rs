@@ -29,7 +29,7 @@ fn sh(script: &str, survivors: Survivors) -> Run {
 /// Starts one run of each kind and restarts while both are under way.
 fn before(room: &str) {
     let runner = Processes::new(10);
-    let script = |name: &str| format!("echo $$ >{room}/{name}; sleep 61");
+    let script = |name: &str| format!("sleep 61 & echo $$ >{room}/{name}; wait");
     let kill = runner.start(sh(&script("kill"), Survivors::Kill), Box::new(|_| ()));
     let keep = runner.start(sh(&script("keep"), Survivors::Keep), Box::new(|_| ()));
     eventually("both run", || pid(room, "kill").is_some() && pid(room, "keep").is_some());
