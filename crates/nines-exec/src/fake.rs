@@ -11,10 +11,13 @@ use std::{
 
 use nines_model::Millis;
 
+pub use self::fence_device::{FenceDevice, OnOff, OnStatus};
 use crate::{
     Done, Handle, Runner,
     run::{Exit, NotStarted, Outcome, Run},
 };
+
+pub mod fence_device;
 
 /// How a run ends.
 #[derive(Clone, Debug)]
@@ -36,6 +39,7 @@ pub struct Fake {
 #[derive(Default)]
 struct State {
     scripts: BTreeMap<PathBuf, VecDeque<Script>>,
+    devices: BTreeMap<PathBuf, FenceDevice>,
     calls: Vec<Run>,
     waiting: BTreeMap<usize, Done>,
 }
@@ -48,9 +52,14 @@ impl std::fmt::Debug for State {
 
 impl Fake {
     /// The next run of this program without a script follows this one. A program whose scripts are
-    /// used up is missing.
+    /// used up is missing, unless it is the agent of a device.
     pub fn script(&self, program: impl Into<PathBuf>, script: Script) {
         self.state().scripts.entry(program.into()).or_default().push_back(script);
+    }
+
+    /// Runs of this program without a script are answered by this device.
+    pub fn device(&self, program: impl Into<PathBuf>, device: &FenceDevice) {
+        self.state().devices.insert(program.into(), device.clone());
     }
 
     /// All that was asked, in order.
@@ -79,6 +88,8 @@ impl Runner for Fake {
         let number = state.calls.len();
         let script = state.scripts.get_mut(&run.program).and_then(VecDeque::pop_front);
         let deadline = run.deadline;
+        let device = state.devices.get(&run.program).filter(|_| script.is_none());
+        let answer = device.map(|device| device.answer(&run));
         state.calls.push(run);
         let outcome = match script {
             Some(Script::Ends(outcome)) => outcome,
@@ -93,7 +104,10 @@ impl Runner for Fake {
                     });
                 });
             }
-            None => Outcome::new(Exit::NotStarted(NotStarted::Missing), Millis(0)),
+            None => {
+                let missing = || Outcome::new(Exit::NotStarted(NotStarted::Missing), Millis(0));
+                answer.unwrap_or_else(missing)
+            }
         };
         // Not while it is locked: who is told may start the next run.
         drop(state);

@@ -10,6 +10,7 @@
 use std::{fmt, sync::mpsc};
 
 pub use self::{
+    cgroup::Leftover,
     child::Processes,
     run::{Containment, Exit, NotStarted, Outcome, Output, Run, Survivors},
 };
@@ -17,7 +18,10 @@ pub use self::{
 mod cgroup;
 mod child;
 pub mod fake;
+pub mod fence_agent;
+mod process;
 mod run;
+mod start;
 mod stop;
 
 /// Is called once with what came of a run: on any thread, and perhaps before `start` returns.

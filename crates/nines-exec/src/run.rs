@@ -16,7 +16,7 @@ const GRACE: Millis = Millis(2_000);
 const OUTPUT_BYTES_MAX: usize = 64 << 10;
 
 /// A program to run, and its bounds.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Run {
     /// Absolute path of the program.
     pub program: PathBuf,
@@ -26,13 +26,14 @@ pub struct Run {
     pub env: BTreeMap<String, String>,
     /// What it reads; it reads `/dev/null` if this is empty.
     pub stdin: Vec<u8>,
-    /// Milliseconds from the start until it is stopped.
+    /// Milliseconds until it is stopped, from the call that starts it: a start that hangs counts.
+    /// The outcome comes then, after `grace` at the latest, or 5 s later if SIGKILL does not work.
     pub deadline: Millis,
     /// Milliseconds from SIGTERM until SIGKILL.
     pub grace: Millis,
     /// Bytes kept of its output, and as many of its errors. The rest is read and thrown away.
     pub output_bytes_max: usize,
-    /// Name in the names of its cgroups, "web-server".
+    /// Name in the name of its cgroup, "web-server".
     pub cgroup: String,
     /// What becomes of processes that it leaves behind when it ends by itself.
     pub survivors: Survivors,
@@ -63,6 +64,20 @@ impl Run {
     }
 }
 
+/// Without what it reads, which may be a password.
+impl fmt::Debug for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Run")
+            .field("program", &self.program)
+            .field("args", &self.args)
+            .field("env", &self.env)
+            .field("stdin", &format_args!("{} bytes", self.stdin.len()))
+            .field("deadline", &self.deadline)
+            .field("survivors", &self.survivors)
+            .finish_non_exhaustive()
+    }
+}
+
 /// What becomes of processes that a program leaves behind. A program that is stopped leaves none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Survivors {
@@ -85,8 +100,14 @@ pub struct Outcome {
     pub duration: Millis,
     /// What held its processes together.
     pub containment: Containment,
-    /// It is still there: SIGKILL has no effect while the kernel waits for a device. It is reaped
-    /// when it ends.
+    /// It was seen to become the program. `false`: it was stopped before, or on the way there, as
+    /// when the program's file system does not answer; or it could not be started.
+    pub has_begun: bool,
+    /// Processes that were still there when it ended by itself; [`Run::survivors`] says what became
+    /// of them. Without a cgroup only those of its session are found.
+    pub left_behind: usize,
+    /// Something of it is still there: SIGKILL has no effect while the kernel waits for a device.
+    /// It is reaped when it ends.
     pub lingers: bool,
 }
 
@@ -94,11 +115,13 @@ impl Outcome {
     /// An end without any output, after `duration`.
     pub fn new(exit: Exit, duration: Millis) -> Self {
         Self {
+            has_begun: !matches!(exit, Exit::NotStarted(_)),
             exit,
             stdout: Output::default(),
             stderr: Output::default(),
             duration,
             containment: Containment::Cgroup,
+            left_behind: 0,
             lingers: false,
         }
     }
@@ -169,8 +192,8 @@ impl Output {
 pub enum Containment {
     /// A cgroup: none can leave it.
     Cgroup,
-    /// A process group only, because there could be no cgroup, for this reason: a process that
-    /// makes a session of its own leaves it and is not stopped.
+    /// A process group and its session only, because there could be no cgroup, for this reason: a
+    /// process that makes a session of its own has left them and is not stopped.
     ProcessGroup(String),
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 /// How long SIGKILL may take. What is still there then waits in the kernel for a device, perhaps
 /// for hours, and nobody should wait with it.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Who asked for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

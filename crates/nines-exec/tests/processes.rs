@@ -229,6 +229,57 @@ fn what_a_program_leaves_is_killed_or_kept_as_its_caller_says() {
 }
 
 #[test]
+fn what_is_left_behind_is_counted() {
+    let left = "sleep 60 & sleep 60 & exit 0";
+    for runner in [runner(), Processes::without_cgroups(1)] {
+        let outcome = runner.run(sh(left));
+        assert_eq!((outcome.exit, outcome.left_behind), (Exit::Code(0), 2));
+        assert!(!outcome.lingers, "both were killed");
+        assert_eq!(runner.run(sh("sleep 0.01; exit 0")).left_behind, 0);
+    }
+}
+
+#[test]
+fn without_a_cgroup_the_jobs_of_a_shell_are_found_in_its_session() {
+    let room = room("jobs");
+    // Job control gives each a process group of its own.
+    let script = format!("set -m; sleep 60 & echo $! >{}/pid; exit 0", room.display());
+    let runner = Processes::without_cgroups(1);
+    let outcome = runner.run(sh(&script));
+    assert_eq!((outcome.exit, outcome.left_behind, outcome.lingers), (Exit::Code(0), 1, false));
+    assert!(!lives(pid_in(&room.join("pid"))), "it was killed before its end was told");
+    fs::remove_dir_all(room).unwrap();
+}
+
+#[test]
+fn a_cgroup_in_the_cgroup_of_a_run_goes_with_it() {
+    if !has_cgroups() {
+        return;
+    }
+    let room = room("nested");
+    let script = format!(
+        "cg=$(sed -n 's/^0:://p' /proc/self/cgroup); \
+         mount=$(sed -n 's/.* \\(\\/[^ ]*\\) [^-]*- cgroup2 .*/\\1/p' /proc/self/mountinfo | head -1); \
+         mkdir $mount/$cg/own && (sleep 60 & echo $! >$mount/$cg/own/cgroup.procs; \
+         echo $! >{}/pid); exit 0",
+        room.display()
+    );
+    let outcome = runner().run(sh(&script));
+    let sleeper = pid_in(&room.join("pid"));
+    assert_eq!((outcome.exit.clone(), outcome.left_behind), (Exit::Code(0), 1), "{outcome:?}");
+    assert!(!lives(sleeper) && !outcome.lingers, "killed, and its cgroup is gone");
+    fs::remove_dir_all(room).unwrap();
+}
+
+#[test]
+fn a_password_that_a_program_reads_is_not_shown() {
+    let run = Run { stdin: b"password=fence12".to_vec(), ..sh("cat") };
+    let shown = format!("{run:?}");
+    assert!(shown.contains("16 bytes") && !shown.contains("fence12"), "{shown}");
+    assert!(!shown.contains("49, 50"), "{shown}");
+}
+
+#[test]
 fn a_kept_process_that_holds_the_output_open_holds_nobody_up() {
     let begun = Instant::now();
     let run = Run { survivors: Survivors::Keep, ..sh("sleep 3 & echo started") };
