@@ -5,17 +5,17 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use nines_model::{Incarnation, LogIndex, NodeId, NodeName};
-
 mod batch;
 mod facts;
 mod heartbeat;
+mod id;
 mod incarnation;
 mod spec;
 
 pub use batch::Batch;
 pub use facts::{Facts, FeatureLevel, Unfit};
 pub use heartbeat::{Ack, Awaits, Heartbeat, SetPart};
+pub(crate) use id::{named, numbers};
 pub use incarnation::{KeptIncarnation, LongPromise, NodeIncarnation};
 pub use spec::{
     CheckEntry, ForwardEntry, General, NodeEntry, RateEntry, ServerEntry, ServiceEntry, Socket,
@@ -40,13 +40,6 @@ pub struct Frame {
     /// How often agents have started from the sender's state directory.
     #[prost(uint64, tag = "44")]
     pub starts: u64,
-}
-
-impl Frame {
-    /// The sender's incarnation.
-    pub(crate) fn incarnation(&self) -> Incarnation {
-        Incarnation(self.incarnation)
-    }
 }
 
 /// Kinds of [`Frame`].
@@ -81,24 +74,6 @@ pub struct Token {
     /// In a release: the incarnation of the holder that let go; 0: not said.
     #[prost(uint64, tag = "3")]
     pub incarnation: u64,
-}
-
-impl Token {
-    /// The entry that gave this VIP, and the incarnation of the holder that let go.
-    pub(crate) fn of(vip: IpAddr, index: LogIndex, incarnation: Incarnation) -> Self {
-        let (index, incarnation) = (index.number(), incarnation.number());
-        Self { vip: pack(vip), index, incarnation }
-    }
-
-    /// In a release: the incarnation of the holder that let go.
-    pub(crate) fn incarnation(&self) -> Incarnation {
-        Incarnation(self.incarnation)
-    }
-
-    /// Log index of the entry that gave the VIP.
-    pub(crate) fn index(&self) -> LogIndex {
-        LogIndex(self.index)
-    }
 }
 
 /// The consensus library's message, field by field.
@@ -138,23 +113,6 @@ pub struct RaftMessage {
     pub(crate) priority: i64,
 }
 
-impl RaftMessage {
-    /// The node that sent it.
-    pub fn sender(&self) -> NodeId {
-        NodeId(self.from)
-    }
-
-    /// Index of the entry before those that the message brings.
-    pub(crate) fn index(&self) -> LogIndex {
-        LogIndex(self.index)
-    }
-
-    /// The node that it is for.
-    pub(crate) fn receiver(&self) -> NodeId {
-        NodeId(self.to)
-    }
-}
-
 /// One entry of the log.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct LogEntry {
@@ -176,11 +134,6 @@ pub struct LogEntry {
 }
 
 impl LogEntry {
-    /// Index of the entry in the log.
-    pub(crate) fn index(&self) -> LogIndex {
-        LogIndex(self.index)
-    }
-
     /// The encoded [`Command`]; empty: the entry has none.
     pub fn command(&self) -> &[u8] {
         if self.kind == 0 { &self.data } else { &self.context }
@@ -205,13 +158,6 @@ pub struct Snapshot {
     /// The state as `snapshot::encode` makes it.
     #[prost(bytes = "vec", tag = "5")]
     pub data: Vec<u8>,
-}
-
-impl Snapshot {
-    /// Log index of the last entry that the state includes.
-    pub(crate) fn index(&self) -> LogIndex {
-        LogIndex(self.index)
-    }
 }
 
 /// What the disk is asked to keep.
@@ -487,30 +433,6 @@ pub struct Member {
     /// In a join command: the highest feature level that its build reads.
     #[prost(uint32, tag = "6")]
     pub feature_level: u32,
-}
-
-impl Command {
-    /// The node that proposed it.
-    pub(crate) fn node(&self) -> NodeId {
-        NodeId(self.node)
-    }
-}
-
-impl Member {
-    /// Number in the consensus.
-    pub fn id(&self) -> NodeId {
-        NodeId(self.id)
-    }
-}
-
-/// Node numbers as they are on the wire.
-pub(crate) fn numbers(ids: impl IntoIterator<Item = NodeId>) -> Vec<u64> {
-    ids.into_iter().map(NodeId::number).collect()
-}
-
-/// Name of a node as it is on the wire: an empty one is nobody's.
-pub(crate) fn named(name: String) -> Option<NodeName> {
-    Some(name).filter(|name| !name.is_empty()).map(NodeName::from)
 }
 
 /// An address as it is on the wire.

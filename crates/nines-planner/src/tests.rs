@@ -70,7 +70,8 @@ proptest! {
         let mut observed = Observed { nodes, ..Observed::default() };
         for (n, (a, b, releasing)) in held {
             let a = NodeName::from(names[a]);
-            let held = if releasing { Held::Releasing(a, Some(names[b].into())) } else { Held::By(a) };
+            let to = Some(names[b].into());
+            let held = if releasing { Held::Releasing(a, to) } else { Held::By(a) };
             observed.vips.insert(vip(n), held);
         }
         if let Some((of, move_request)) = move_request {

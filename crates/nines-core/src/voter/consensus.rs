@@ -387,8 +387,7 @@ impl Consensus {
         entries.iter().map(|e| (LogIndex(e.index), e.get_data().to_vec())).collect()
     }
 
-    /// Whether this node leads and has applied an entry of its own term; only then its
-    /// picture is complete.
+    /// Whether this node leads and has applied an entry of its own term: its picture is complete.
     pub fn leads(&self) -> bool {
         let raft = &self.raw.raft;
         raft.state == StateRole::Leader
