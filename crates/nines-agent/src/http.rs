@@ -416,8 +416,7 @@ async fn post_apply(
             expected if expected == before.revision => before.change_to(&text, &spec),
             expected => ApplySpec::whole(text, &spec, expected),
         };
-        let why = "the log of the cluster has no form for something in it";
-        apply.ok_or_else(|| Failure::new(Kind::Usage, "config", why).next("nines version"))
+        apply.map_err(|why| Failure::new(Kind::Usage, "not done", why).next("nines version"))
     });
     let apply = apply.await??;
     Ok(propose(&commands, caller, What::ApplySpec(apply)).await?)

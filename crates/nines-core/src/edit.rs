@@ -71,8 +71,8 @@ pub struct Following {
     pub text: Arc<str>,
     /// And what it says.
     pub spec: Arc<Spec>,
-    /// The digest of that ([`spec_edit::digest`]).
-    pub digest: u64,
+    /// The digest of its parts ([`spec_edit::parts_digest`]).
+    pub parts: u64,
 }
 
 impl Following {
@@ -93,16 +93,25 @@ impl Following {
         let values = |_: &str| {
             edit.applied_to(&self.spec).ok_or_else(|| self.differs("cannot be made from it"))
         };
+        // A proposer knows no revision that its log does not have.
+        if text.expected > self.revision && !edit.whole {
+            return Err(self.differs("is of a revision that this node never had"));
+        }
         let next = self.accepts(text, values)?;
-        if next.digest != *digest {
+        if next.digest() != *digest {
             return Err(self.differs("is another one here than on the node that proposed it"));
         }
         Ok(next)
     }
 
-    /// The command that puts another config in force in its place. `None`: it has something for
-    /// which the log has no form.
-    pub fn change_to(&self, text: &str, spec: &Spec) -> Option<ApplySpec> {
+    /// Says whether two nodes have the same config ([`spec_edit::digest`]).
+    pub fn digest(&self) -> u64 {
+        spec_edit::digest_of(self.parts, &self.spec)
+    }
+
+    /// The command that puts another config in force in its place. An error: the log has no form
+    /// for it, or no room.
+    pub fn change_to(&self, text: &str, spec: &Spec) -> Result<ApplySpec, String> {
         ApplySpec::in_place_of((&self.text, &self.spec), (text, spec), self.revision)
     }
 
@@ -143,19 +152,18 @@ impl Following {
             let why = format!("this is the cluster {here}, the file is for {named}");
             return Err(Refusal::Unsafe(why));
         }
-        let digest = spec_edit::digest_after(&self.spec, self.digest, &spec);
-        Ok(Self { revision: revision + 1, text: text.into(), spec: Arc::new(spec), digest })
+        let parts = spec_edit::parts_digest_after(&self.spec, self.parts, &spec);
+        Ok(Self { revision: revision + 1, text: text.into(), spec: Arc::new(spec), parts })
     }
 
-    /// Goes on to the config that this encoded command puts in force, if it does.
-    pub fn follow(&mut self, command: &[u8]) -> bool {
+    /// Goes on to the config that this encoded command puts in force, if it does; `None`: it is
+    /// about no config.
+    pub fn follow(&mut self, command: &[u8]) -> Option<Result<(), Refusal>> {
         if !peek::applies_config(command) {
-            return false;
+            return None;
         }
-        let kind = Command::decode(command).ok().and_then(|command| command.kind);
-        let Some(Ok(next)) = kind.and_then(|kind| self.after(&kind)) else { return false };
-        *self = next;
-        true
+        let kind = Command::decode(command).ok()?.kind?;
+        Some(self.after(&kind)?.map(|next| *self = next))
     }
 }
 
@@ -192,18 +200,22 @@ mod tests {
         format!("[cluster]\nname = \"{name}\"\n# {comment}\n")
     }
 
+    fn goes(at: &mut Following, command: &[u8]) -> bool {
+        matches!(at.follow(command), Some(Ok(())))
+    }
+
     #[test]
     fn a_log_is_followed_through_what_is_refused() {
         let (one, two) = (text("c", 1), text("c", 2));
         let mut at = Following::default();
         let spec = |text: &str| config::parse(text).unwrap();
         let apply = |kind| encoded(Kind::Apply(kind));
-        assert!(at.follow(&apply(Apply::whole(one.clone(), 0))));
+        assert!(goes(&mut at, &apply(Apply::whole(one.clone(), 0))));
         let change = apply(Apply::in_place_of(&one, &two, 1));
-        assert!(!at.follow(&apply(Apply::in_place_of(&one, &text("d", 1), 1))), "another");
-        assert!(!at.follow(&apply(Apply::in_place_of(&one, "nonsense", 1))));
-        assert!(at.follow(&change));
-        assert!(!at.follow(&change), "a second time");
+        assert!(!goes(&mut at, &apply(Apply::in_place_of(&one, &text("d", 1), 1))), "another");
+        assert!(!goes(&mut at, &apply(Apply::in_place_of(&one, "nonsense", 1))));
+        assert!(goes(&mut at, &change));
+        assert!(!goes(&mut at, &change), "a second time");
         assert_eq!((at.revision, &*at.text), (2, two.as_str()));
 
         // The same with what the proposer read, after a text as after a spec.
@@ -212,11 +224,11 @@ mod tests {
             let after = (three.as_str(), &spec(&three));
             let next = ApplySpec::in_place_of((&before, &spec(&before)), after, at.revision);
             let change = encoded(Kind::ApplySpec(next.unwrap()));
-            assert!(at.follow(&change));
-            assert!(!at.follow(&change), "a second time");
+            assert!(goes(&mut at, &change));
+            assert!(!goes(&mut at, &change), "a second time");
         }
         assert_eq!((at.revision, &*at.text, &*at.spec), (4, three.as_str(), &spec(&three)));
-        assert_eq!(at.digest, spec_edit::digest(&at.spec));
+        assert_eq!(at.digest(), spec_edit::digest(&at.spec));
     }
 
     #[test]
@@ -224,7 +236,7 @@ mod tests {
         let (one, two) = (text("c", 1), text("c", 2) + "[nodes]\nlb1 = \"10.0.0.2\"\n");
         let spec = |text: &str| config::parse(text).unwrap();
         let mut at = Following::default();
-        assert!(at.follow(&encoded(Kind::Apply(Apply::whole(one.clone(), 0)))));
+        assert!(goes(&mut at, &encoded(Kind::Apply(Apply::whole(one.clone(), 0)))));
         let good = ApplySpec::in_place_of((&one, &spec(&one)), (&two, &spec(&two)), 1).unwrap();
         let differs = |at: &Following, apply: &ApplySpec| {
             let next = at.after(&Kind::ApplySpec(apply.clone())).unwrap();
@@ -234,17 +246,22 @@ mod tests {
         // Its own config is another one, though of the same revision.
         let mut other = (*at.spec).clone();
         other.flows += 1;
-        let digest = spec_edit::digest(&other);
-        let other = Following { spec: Arc::new(other), digest, ..at.clone() };
+        let parts = spec_edit::parts_digest(&other);
+        let other = Following { spec: Arc::new(other), parts, ..at.clone() };
         assert!(differs(&other, &good));
         // What is to go is not there.
         let mut gone = good.clone();
         gone.edit.nodes_gone.push("lb9".into());
         assert!(differs(&at, &gone));
-        // Refused everywhere, for the same reason: it was made from another revision, or from none.
-        for expected in [0, 2] {
-            let mut stale = good.clone();
-            stale.text.expected = expected;
+        // One that it never had.
+        let mut later = good.clone();
+        later.text.expected = 2;
+        assert!(differs(&at, &later));
+        // Refused everywhere, for the same reason: made from an older revision, or from none.
+        let newer = Following { revision: 2, ..at.clone() };
+        let undated =
+            ApplySpec { text: Apply { expected: 0, ..good.text.clone() }, ..good.clone() };
+        for (at, stale) in [(&newer, good), (&at, undated)] {
             let next = at.after(&Kind::ApplySpec(stale)).unwrap();
             assert!(matches!(next, Err(Refusal::Invalid(_) | Refusal::Changed(_))), "{next:?}");
         }

@@ -63,24 +63,34 @@ pub fn form_at(level: u32, kind: Kind, following: &Following) -> Result<Option<K
     }
 }
 
+/// Whether an encoded command raises the level.
+pub fn raises(command: &[u8]) -> bool {
+    peek::has_any(command, &[RAISES])
+}
+
 /// Why this build must not go on with a log that has this encoded command; `None`: it reads it.
 pub fn unreadable(command: &[u8]) -> Option<String> {
+    let unread =
+        || (!spec_edit::is_read_whole(command)).then(|| newer("a config with something in it"));
+    unknown(command).or_else(unread)
+}
+
+fn newer(what: &str) -> String {
+    format!(
+        "the log has {what} that this build (nines {}, feature level {BUILD}) does not know; \
+         install the version of the other nodes",
+        env!("CARGO_PKG_VERSION")
+    )
+}
+
+/// The same, but for what a config says: whoever goes by that finds it out.
+pub fn unknown(command: &[u8]) -> Option<String> {
     // A new leader's first entry and a promotion say nothing.
     if command.is_empty() {
         return None;
     }
-    let unknown = |what: &str| {
-        format!(
-            "the log has {what} that this build (nines {}, feature level {BUILD}) does not know; \
-             install the version of the other nodes",
-            env!("CARGO_PKG_VERSION")
-        )
-    };
     if !peek::has_any(command, &KINDS) {
-        return Some(unknown("a command"));
-    }
-    if !spec_edit::is_read_whole(command) {
-        return Some(unknown("a config with something in it"));
+        return Some(newer("a command"));
     }
     let raised = peek::field(command, RAISES).and_then(|raise| peek::number(raise, 1));
     raised.and_then(|level| beyond(u32::try_from(level).unwrap_or(u32::MAX)))

@@ -8,7 +8,8 @@
 //! 3. The log: messages leave, the disk is asked, committed entries are applied (`log.rs`).
 //! 4. VIPs follow the state (`vips.rs`); what leaves the common deadline leaves it first.
 //! 5. The heartbeat, when it is due (`heartbeat.rs`); it asks for renewals.
-//! 6. Peers that are silent, back, or run twice are told of (`heartbeat.rs`, `incarnation.rs`).
+//! 6. Peers that are silent, back, run twice or have another config are told of (`heartbeat.rs`,
+//!    `incarnation.rs`, `feature_level.rs`).
 //! 7. A leader plans (`failover.rs`).
 //! 8. VIPs again: a heartbeat may have renewed them.
 //! 9. Guard, checks and forwarding table follow the state (`desired_state.rs`, `checks.rs`).
@@ -162,6 +163,7 @@ impl Node {
             self.mail.beaten(now, self.state.spec.timing.beat);
         }
         self.watch_peers(now);
+        self.compare_configs(now);
         self.tell_double(now);
         self.confirm(now);
         if self.voter.consensus().leads() && self.leading.is_due(now) {

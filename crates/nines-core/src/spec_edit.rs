@@ -16,56 +16,77 @@ use crate::{
     wire::{Apply, ApplySpec, SpecEdit},
 };
 
-mod encoding;
+mod forms;
 
 impl ApplySpec {
     /// The command that puts this config in force in place of `before`, the one in force at this
-    /// `revision`. `None`: it has something for which the log has no form.
-    pub fn in_place_of(before: (&str, &Spec), after: (&str, &Spec), revision: u64) -> Option<Self> {
+    /// `revision`. An error: the log has no form for it, or no room.
+    pub fn in_place_of(
+        before: (&str, &Spec),
+        after: (&str, &Spec),
+        revision: u64,
+    ) -> Result<Self, String> {
+        fits(after.0, after.1)?;
         let text = Apply::in_place_of(before.0, after.0, revision);
         Self::new(text, SpecEdit::between(before.1, after.1), before.1, after.1)
     }
 
-    /// The command that puts this config in force, whatever is; `expected` as in [`Apply`].
-    pub fn whole(text: String, spec: &Spec, expected: u64) -> Option<Self> {
+    /// The command that puts this config in force, whatever is; `expected` as in [`Apply`], errors
+    /// as above.
+    pub fn whole(text: String, spec: &Spec, expected: u64) -> Result<Self, String> {
+        fits(&text, spec)?;
         let text = Apply::whole(text, expected);
         Self::new(text, SpecEdit::whole(spec), &Spec::default(), spec)
     }
 
-    fn new(text: Apply, edit: SpecEdit, before: &Spec, after: &Spec) -> Option<Self> {
-        let same = edit.applied_to(before).as_ref() == Some(after);
-        same.then(|| Self { text, edit, digest: digest(after) })
+    fn new(text: Apply, edit: SpecEdit, before: &Spec, after: &Spec) -> Result<Self, String> {
+        if edit.applied_to(before).as_ref() != Some(after) {
+            return Err("the log has no form for something in this config".into());
+        }
+        Ok(Self { text, edit, digest: digest(after) })
     }
+}
+
+/// Bytes that a config may take in a state, text and values: a state travels in one frame.
+const ENCODED_MAX: usize = 48 << 20;
+
+fn fits(text: &str, spec: &Spec) -> Result<(), String> {
+    let size = text.len() + SpecEdit::whole(spec).encoded_len();
+    let mib = |bytes: usize| bytes.div_ceil(1 << 20);
+    if size > ENCODED_MAX {
+        let (size, most) = (mib(size), mib(ENCODED_MAX));
+        return Err(format!("the config takes {size} MiB in the log, of at most {most} MiB"));
+    }
+    Ok(())
 }
 
 impl SpecEdit {
     /// How `after` differs from `before`.
     pub fn between(before: &Spec, after: &Spec) -> Self {
         let mut edit = Self::default();
-        let general = encoding::general(after);
-        if encoding::general(before) != general {
+        let general = forms::general(after);
+        if forms::general(before) != general {
             edit.general = Some(general);
         }
         for (name, node) in &after.nodes {
             if before.nodes.get(name) != Some(node) {
-                edit.nodes.push(encoding::node(name.as_str(), node));
+                edit.nodes.push(forms::node(name.as_str(), node));
             }
         }
         for (addr, vip) in &after.vips {
             if before.vips.get(addr) != Some(vip) {
-                edit.vips.push(encoding::vip(*addr, vip));
+                edit.vips.push(forms::vip(*addr, vip));
             }
         }
         for (name, service) in &after.services {
             if before.services.get(name) != Some(service) {
-                edit.services.push(encoding::service(name.as_str(), service));
+                edit.services.push(forms::service(name.as_str(), service));
             }
         }
         let gone = |name: &&NodeName| !after.nodes.contains_key(*name);
         edit.nodes_gone = before.nodes.keys().filter(gone).map(ToString::to_string).collect();
         let gone = |addr: &&IpAddr| !after.vips.contains_key(*addr);
-        edit.vips_gone =
-            before.vips.keys().filter(gone).map(|addr| encoding::octets(*addr)).collect();
+        edit.vips_gone = before.vips.keys().filter(gone).map(|addr| forms::octets(*addr)).collect();
         let gone = |name: &&ServiceName| !after.services.contains_key(*name);
         edit.services_gone = before.services.keys().filter(gone).map(ToString::to_string).collect();
         edit
@@ -73,7 +94,7 @@ impl SpecEdit {
 
     /// All of a config.
     pub fn whole(spec: &Spec) -> Self {
-        let general = Some(encoding::general(spec));
+        let general = Some(forms::general(spec));
         Self { whole: true, general, ..Self::between(&Spec::default(), spec) }
     }
 
@@ -82,27 +103,27 @@ impl SpecEdit {
     pub fn applied_to(&self, before: &Spec) -> Option<Spec> {
         let mut spec = if self.whole { Spec::default() } else { before.clone() };
         if let Some(general) = &self.general {
-            encoding::read_general(general, &mut spec)?;
+            forms::read_general(general, &mut spec)?;
         }
         for name in &self.nodes_gone {
             spec.nodes.remove(name.as_str())?;
         }
         for octets in &self.vips_gone {
-            spec.vips.remove(&encoding::addr(octets)?)?;
+            spec.vips.remove(&forms::addr(octets)?)?;
         }
         for name in &self.services_gone {
             spec.services.remove(name.as_str())?;
         }
         for node in &self.nodes {
-            spec.nodes.insert(node.name.as_str().into(), encoding::read_node(node)?);
+            spec.nodes.insert(node.name.as_str().into(), forms::read_node(node)?);
         }
         for vip in &self.vips {
-            let (addr, vip) = encoding::read_vip(vip)?;
+            let (addr, vip) = forms::read_vip(vip)?;
             spec.vips.insert(addr, vip);
         }
         for service in &self.services {
             let name = service.name.as_str().into();
-            spec.services.insert(name, encoding::read_service(service)?);
+            spec.services.insert(name, forms::read_service(service)?);
         }
         Some(spec)
     }
@@ -136,31 +157,37 @@ fn share(kind: u64, part: &impl Message) -> u64 {
     bytes.chunks(8).map(word).fold(seed, |hash, word| mix(hash.wrapping_add(mix(word))))
 }
 
-fn general_share(spec: &Spec) -> u64 {
-    share(1, &encoding::general(spec))
+/// What the nodes, VIPs and services of a config add to its digest; of none: 0.
+pub fn parts_digest(spec: &Spec) -> u64 {
+    parts_digest_after(&Spec::default(), 0, spec)
 }
 
 /// Says whether two nodes have the same config: 64 bits to which each part of it adds its share.
-/// That of an empty config is 0.
+/// It goes by what is encoded, and by no default of a build.
 pub fn digest(spec: &Spec) -> u64 {
-    digest_after(&Spec::default(), 0, spec)
+    digest_of(parts_digest(spec), spec)
 }
 
-/// The digest of `after`, by that of `before`. Parts that they share are not looked at.
-pub fn digest_after(before: &Spec, digest: u64, after: &Spec) -> u64 {
-    let mut digest = digest.wrapping_sub(general_share(before)).wrapping_add(general_share(after));
+/// The same by the digest of its parts.
+pub fn digest_of(parts: u64, spec: &Spec) -> u64 {
+    parts.wrapping_add(share(1, &forms::general(spec)))
+}
+
+/// The digest of the parts of `after`, by that of `before`. What they share is not looked at.
+pub fn parts_digest_after(before: &Spec, digest: u64, after: &Spec) -> u64 {
+    let mut digest = digest;
     for (spec, other, sign) in [(before, after, u64::MAX), (after, before, 1)] {
         let mut count = |share: u64| digest = digest.wrapping_add(share.wrapping_mul(sign));
         for (name, node) in spec.nodes.iter().filter(|(n, one)| other.nodes.get(*n) != Some(one)) {
-            count(share(2, &encoding::node(name.as_str(), node)));
+            count(share(2, &forms::node(name.as_str(), node)));
         }
         for (addr, vip) in spec.vips.iter().filter(|(a, one)| other.vips.get(a) != Some(one)) {
-            count(share(3, &encoding::vip(*addr, vip)));
+            count(share(3, &forms::vip(*addr, vip)));
         }
         let same =
             |name: &ServiceName, one: &Arc<ServiceSpec>| other.services.get(name) == Some(one);
         for (name, service) in spec.services.iter().filter(|(name, one)| !same(name, one)) {
-            count(share(4, &encoding::service(name.as_str(), service)));
+            count(share(4, &forms::service(name.as_str(), service)));
         }
     }
     digest

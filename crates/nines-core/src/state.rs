@@ -41,8 +41,8 @@ pub struct State {
     pub text: Arc<str>,
     /// And as read.
     pub spec: Arc<Spec>,
-    /// Its digest ([`crate::spec_edit::digest`]).
-    pub digest: u64,
+    /// The digest of its parts ([`crate::spec_edit::parts_digest`]).
+    pub parts: u64,
     /// Revision: the number of configs that were applied.
     pub revision: u64,
     /// Members by number, and what each said about itself.
@@ -79,9 +79,9 @@ impl State {
         spec: Arc<Spec>,
         members: impl IntoIterator<Item = Member>,
     ) -> Self {
-        let (members, digest) = (Members::founded(members), spec_edit::digest(&spec));
+        let (members, parts) = (Members::founded(members), spec_edit::parts_digest(&spec));
         let applied = LogIndex(1);
-        Self { text, spec, digest, revision: 1, members, applied, ..Self::default() }
+        Self { text, spec, parts, revision: 1, members, applied, ..Self::default() }
     }
 
     /// A member by name.
@@ -97,7 +97,7 @@ impl State {
     /// The config in force, for whoever looks at what may follow it.
     pub fn following(&self) -> Following {
         let (text, spec) = (Arc::clone(&self.text), Arc::clone(&self.spec));
-        Following { revision: self.revision, text, spec, digest: self.digest }
+        Following { revision: self.revision, text, spec, parts: self.parts }
     }
 
     /// Event that led to what happens to the VIP where it is: the request to hand it over while its

@@ -11,8 +11,9 @@ fn seeds() -> u64 {
     std::env::var("NINES_SIM_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(60) / 2
 }
 
-/// A cluster of builds that read up to this level, in which faults of this seed happen, operators change the config at
-/// any node, and one node after the other gets the new build. Then all faults end.
+/// A cluster of builds that read up to this level, in which faults of this seed happen, operators
+/// change the config at any node, and one node after the other gets the new build. Then all faults
+/// end.
 fn upgraded(seed: u64, level: u32, sabotage: Sabotage) -> Result<World, String> {
     let mut world = World::new(seed, sabotage);
     world.with_older_builds(level);

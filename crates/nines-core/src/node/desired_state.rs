@@ -138,10 +138,14 @@ impl Node {
             self.state.members.facts().iter().filter(|(name, _)| **name != self.config.name);
         let macs = others.flat_map(|(_, f)| f.macs.iter());
         let macs = macs.filter_map(|m| m.as_slice().try_into().ok()).collect();
-        let checks = self.desired_state.checks.after(&spec);
+        let before = &self.desired_state;
+        let checks = if Arc::ptr_eq(&before.wanted.spec, &spec) {
+            before.checks.clone()
+        } else {
+            before.checks.after(&spec)
+        };
         let down = forwarding::down(self.checks.known(), &checks);
         let wanted = Wanted { spec, drained: self.state.drained(), down, own, macs };
-        let before = &self.desired_state;
         // Looks at each server there is.
         let same =
             Arc::ptr_eq(&before.wanted.spec, &wanted.spec) && before.wanted.own == wanted.own;

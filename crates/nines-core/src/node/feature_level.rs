@@ -4,6 +4,8 @@
 //! Decides: what each member can read, by its heartbeats while it is heard and else by its last
 //! facts. The levels themselves are in `crates/nines-core/src/feature_level.rs`.
 
+use std::collections::BTreeMap;
+
 use nines_model::{NodeId, Time};
 use prost::Message as _;
 
@@ -61,10 +63,10 @@ impl Node {
         let kind = command.kind.take()?;
         let needed = feature_level::needed(&kind);
         let why = match feature_level::form_at(level, kind, &following) {
-            Ok(Some(form)) => match following.after(&form) {
+            Ok(Some(form)) => match self.differs_by(now, &form) {
                 // This node is not the one to say what the others must come to.
-                Some(Err(why @ Refusal::Differs(_))) => why,
-                _ => return Some(Command { kind: Some(form), ..command }),
+                Some(why) => Refusal::Differs(why),
+                None => return Some(Command { kind: Some(form), ..command }),
             },
             Ok(None) => {
                 let more = self.level_held_back(now).map_or_else(String::new, |t| format!("; {t}"));
@@ -120,8 +122,9 @@ impl Node {
         if self.outdated {
             return false;
         }
+        // What a config says was looked at before the entry was acknowledged.
         let why = feature_level::beyond(self.state.members.feature_level())
-            .or_else(|| feature_level::unreadable(command));
+            .or_else(|| feature_level::unknown(command));
         match why {
             Some(why) => self.stop_as_outdated(why),
             None => return true,
@@ -131,14 +134,16 @@ impl Node {
 
     /// Whether a message brings an entry that this build does not read. It is not acknowledged: a
     /// voter that cannot tell what an entry gives away cannot say that no promise forbids it.
-    pub(super) fn brings_unreadable(&mut self, message: &RaftMessage) -> bool {
+    pub(super) fn brings_unreadable(&mut self, now: Time, message: &RaftMessage) -> bool {
         let entries = message.entries.iter().filter(|_| consensus::brings_entries(message));
         let commands: Vec<&[u8]> = entries.map(wire::LogEntry::command).collect();
         let asks = consensus::asks_to_write(message);
         let mut why = commands.iter().find_map(|command| feature_level::unreadable(command));
         if asks && why.is_none() {
             // A node whose config is another one must not make all others stop.
-            why = commands.iter().find_map(|command| self.differs_by(command));
+            let kinds = commands.iter().filter(|command| peek::applies_config(command));
+            let mut kinds = kinds.filter_map(|command| Command::decode(*command).ok()?.kind);
+            why = kinds.find_map(|kind| self.differs_by(now, &kind));
         }
         let Some(why) = why else { return false };
         if asks {
@@ -150,22 +155,53 @@ impl Node {
         true
     }
 
-    /// Why this node would come to another config than the node that proposes it.
-    fn differs_by(&self, command: &[u8]) -> Option<String> {
-        if !peek::applies_config(command) {
-            return None;
+    /// Why this node should not have others go by what a command makes of its config: it would come
+    /// to another config than the node that proposes it, or has another one than a peer.
+    fn differs_by(&self, now: Time, kind: &Kind) -> Option<String> {
+        let Kind::ApplySpec(_) = kind else { return None };
+        match self.state.following().after(kind)? {
+            Err(Refusal::Differs(why)) => return Some(why),
+            Err(_) => return None,
+            Ok(_) => {}
         }
-        let kind = Command::decode(command).ok()?.kind?;
-        match self.state.following().after(&kind)? {
-            Err(Refusal::Differs(why)) => Some(why),
-            _ => None,
+        let (other, _) = self.other_configs(now).into_iter().next()?;
+        let (revision, name) = (self.state.revision, self.name_of(other));
+        Some(format!("{name} has another config of revision {revision}"))
+    }
+
+    /// Members that are heard and have the same revision, but another config.
+    fn other_configs(&self, now: Time) -> BTreeMap<NodeId, u64> {
+        let (revision, mine) = (self.state.revision, self.state.following().digest());
+        let peer = |id: &NodeId| {
+            let beat = &self.membership.peer(*id)?.beat;
+            let alive = self.membership.alive(now, *id, self.lease());
+            // Builds below feature level 2 say nothing.
+            let differs = beat.config != 0 && beat.config != mine && beat.revision == revision;
+            (alive && differs).then_some((*id, beat.config))
+        };
+        self.state.members.keys().filter_map(peer).collect()
+    }
+
+    /// A node whose config is another one than that of a majority stops: theirs is the cluster's.
+    pub(super) fn compare_configs(&mut self, now: Time) {
+        let voters = self.voter.consensus().voters();
+        let others = self.other_configs(now);
+        let most = |config: &u64| {
+            let same = |voter: &&NodeId| others.get(*voter) == Some(config);
+            voters.iter().filter(same).count() * 2 > voters.len()
+        };
+        if others.values().any(most) {
+            let revision = self.state.revision;
+            self.stop_as_outdated(format!(
+                "its config of revision {revision} is another one than that of most nodes"
+            ));
         }
     }
 
     /// A node that starts: what is on its disk may be newer than its build.
-    pub(super) fn read_from_disk(&mut self, kept: &Persisted) {
+    pub(super) fn read_from_disk(&mut self, kept: &Persisted, differs: Option<String>) {
         let mut entries = kept.entries.iter().map(|entry| entry.command());
-        let why = feature_level::beyond(self.state.members.feature_level());
+        let why = feature_level::beyond(self.state.members.feature_level()).or(differs);
         if let Some(why) = why.or_else(|| entries.find_map(feature_level::unreadable)) {
             self.stop_as_outdated(why);
         }
@@ -282,7 +318,11 @@ mod tests {
             (3, &UNKNOWN[..], true, true),
         ] {
             let mut node = node(now, BUILD, &[]);
-            assert_eq!(node.brings_unreadable(&append(kind, data)), unreadable, "{kind} {data:?}");
+            assert_eq!(
+                node.brings_unreadable(now, &append(kind, data)),
+                unreadable,
+                "{kind} {data:?}"
+            );
             assert_eq!(node.broken().is_some(), stops, "{kind} {data:?}");
         }
     }
@@ -290,7 +330,10 @@ mod tests {
     /// What a node proposes, as it stands in the log; or the answer that the proposer gets.
     fn proposed(level: u32, kind: Kind) -> Result<Kind, Refusal> {
         let now = Time(1_000_000_000);
-        let mut node = node(now, level, &[]);
+        proposed_by(&mut node(now, level, &[]), now, kind)
+    }
+
+    fn proposed_by(node: &mut Node, now: Time, kind: Kind) -> Result<Kind, Refusal> {
         match node.in_readable_form(now, 9, command(kind)) {
             Some(command) => Ok(command.kind.unwrap()),
             None => match node.take_actions().pop() {
@@ -340,14 +383,56 @@ mod tests {
         };
         // As above: 2 asks the leader to write, 3 appends.
         let mut leader = node(now, BUILD, &[]);
-        assert!(leader.brings_unreadable(&append(2)) && leader.broken().is_none());
+        assert!(leader.brings_unreadable(now, &append(2)) && leader.broken().is_none());
         let mut follower = node(now, BUILD, &[]);
-        assert!(!follower.brings_unreadable(&append(3)), "it may stand behind another command");
+        assert!(
+            !follower.brings_unreadable(now, &append(3)),
+            "it may stand behind another command"
+        );
         let mut follower = node(now, BUILD, std::slice::from_ref(&data));
         follower.handle(now, Event::Tick);
         assert!(follower.broken().unwrap().contains("is another one here"));
         assert!(follower.is_outdated(NodeId(1)) && follower.state.revision == 1);
         assert!(!follower.reads_on(&command(Kind::Remove("x".into())).encode_to_vec()));
+    }
+
+    fn hear(node: &mut Node, now: Time, from: u64, beat: Heartbeat) {
+        let kind = Some(frame::Kind::Heartbeat(Heartbeat { sent_ns: 1, ..beat }));
+        let bytes = Frame { kind, incarnation: 1, ..Frame::default() }.encode_to_vec();
+        node.handle(now, Event::Frame { from: NodeId(from), link: 0, bytes });
+    }
+
+    /// By heartbeats: a leader with a wrong config would have all others stop.
+    #[test]
+    fn who_has_another_config_than_a_peer_changes_none_and_stops_before_a_majority() {
+        let now = Time(1_000_000_000);
+        let text = "[cluster]\nname = \"c\"\n";
+        let spec = nines_model::config::parse(text).unwrap();
+        let values = ApplySpec::in_place_of(("", &Spec::default()), (text, &spec), 1).unwrap();
+        let kind = Kind::ApplySpec(values);
+        let mine = node(now, BUILD, &[]).state.following().digest();
+        let beat = |revision, config| {
+            let feature_level = BUILD;
+            Heartbeat { feature_level, revision, config, ..Heartbeat::default() }
+        };
+        // The same config, one of another revision, a build that says nothing.
+        for harmless in [beat(1, mine), beat(2, 7), beat(1, 0)] {
+            let mut node = node(now, BUILD, &[]);
+            (2..4).for_each(|id| hear(&mut node, now, id, harmless.clone()));
+            assert!(proposed_by(&mut node, now, kind.clone()).is_ok() && node.broken().is_none());
+        }
+        let mut node = node(now, BUILD, &[]);
+        hear(&mut node, now, 2, beat(1, 7));
+        let why = proposed_by(&mut node, now, kind.clone()).unwrap_err();
+        assert_eq!(why, Refusal::Differs("lb2 has another config of revision 1".into()));
+        let data = command(kind).encode_to_vec();
+        let entry = LogEntry { term: 1, index: 2, data, ..LogEntry::default() };
+        let asks = RaftMessage { kind: 2, entries: vec![entry], ..RaftMessage::default() };
+        assert!(node.brings_unreadable(now, &asks) && node.broken().is_none());
+        hear(&mut node, now, 3, beat(1, 8));
+        assert!(node.broken().is_none(), "three configs: nobody knows which is the cluster's");
+        hear(&mut node, now, 3, beat(1, 7));
+        assert!(node.broken().unwrap().contains("another one than that of most nodes"));
     }
 
     #[test]

@@ -144,6 +144,7 @@ impl Node {
             leaving: self.leaving.stops(),
             unable: self.unable_bits(),
             revision: self.state.revision,
+            config: self.state.following().digest(),
             shortened,
             applied: self.state.applied.number(),
             incarnation: self.config.boot.number(),
@@ -359,7 +360,7 @@ impl Node {
         if !voter.screen(&mut cx, &message, newer) {
             return;
         }
-        if self.brings_unreadable(&message) {
+        if self.brings_unreadable(now, &message) {
             return;
         }
         let (voter, mut cx) = self.voter(now);

@@ -7,7 +7,7 @@ use nines_model::{Spec, Time};
 use super::Node;
 use crate::{
     action::{Action, Refusal},
-    batch, snapshot,
+    batch, feature_level, snapshot,
     voter::consensus::Committed,
     wire::{Command, Snapshot, command::Kind},
 };
@@ -15,8 +15,8 @@ use crate::{
 /// The log is replaced by a snapshot after so many entries; a slow follower may lag by so many.
 const COMPACT_AFTER: usize = 4_096;
 const COMPACT_TAIL: u64 = 512;
-/// Or after so many bytes of commands; then few of them stay. A config in an old form counts with
-/// its whole text, though only a piece of it is in the log: a start reads each of them.
+/// Or after so many bytes of commands; then few of them stay. A config counts with its whole text,
+/// though only what changed is in the log: a start goes through each of them.
 pub(super) const COMPACT_BYTES: usize = 24 << 20;
 const COMPACT_TAIL_OF_LARGE: u64 = 4;
 
@@ -35,7 +35,7 @@ impl Node {
     pub fn newest_config(&self) -> Arc<Spec> {
         let mut at = self.state.following();
         for (_, command) in self.voter.consensus().tail() {
-            at.follow(&command);
+            let _ = at.follow(&command);
         }
         at.spec
     }
@@ -59,6 +59,9 @@ impl Node {
                 // Nothing that follows what this build does not read is applied either.
                 if self.reads_on(&entry.command) {
                     grown |= entry.changes_member().is_some();
+                    // Texts from before it are not read again: a later build may read them in
+                    // another way.
+                    grown |= feature_level::raises(&entry.command);
                     self.apply(now, &entry);
                 }
             }
@@ -104,7 +107,7 @@ impl Node {
         let (voter, cx) = self.voter(now);
         voter.applied(&cx, entry.index);
         let Some((command, outcome)) = applied else { return };
-        if let Some(Kind::Apply(_)) = command.kind {
+        if let Some(Kind::Apply(_) | Kind::ApplySpec(_)) = command.kind {
             self.applied_bytes += self.state.text.len();
         }
         if let Err(Refusal::Differs(why)) = &outcome {

@@ -8,6 +8,7 @@ use nines_model::{Incarnation, Millis, NodeId, NodeName, Time};
 use super::{Node, checks, desired_state, event_log, failover, fitness, heartbeat, incarnation};
 use super::{joining, leaving, log, lost_log, operations, proposals, vips};
 use crate::{
+    action::Refusal,
     membership::Membership,
     snapshot,
     state::State,
@@ -70,17 +71,24 @@ fn believed<'a>(
 
 /// Longest lease and restart of any config that this node may have gone by: that of the snapshot,
 /// and those in the log after it. What was promised by earlier ones is on the disk beside the
-/// snapshot (`voter/promise_bound.rs`).
-fn longest_timing(state: &State, kept: &Persisted) -> (Millis, Millis) {
-    let mut at = state.following();
+/// snapshot (`voter/promise_bound.rs`). And why it comes to another config than the others, if so.
+fn through_configs(state: &State, kept: &Persisted) -> ((Millis, Millis), Option<String>) {
+    let (mut at, mut differs) = (state.following(), None);
     let mut longest = (at.spec.timing.lease, at.spec.timing.restart);
     for entry in kept.entries.iter().filter(|entry| entry.index > kept.snapshot.index) {
-        if at.follow(&entry.data) {
-            longest.0 = longest.0.max(at.spec.timing.lease);
-            longest.1 = longest.1.max(at.spec.timing.restart);
+        match at.follow(&entry.data) {
+            Some(Ok(())) => {
+                longest.0 = longest.0.max(at.spec.timing.lease);
+                longest.1 = longest.1.max(at.spec.timing.restart);
+            }
+            // What is not committed may still be replaced.
+            Some(Err(Refusal::Differs(why))) if entry.index <= kept.hard_state.commit => {
+                differs = Some(why);
+            }
+            Some(Err(_)) | None => {}
         }
     }
-    longest
+    (longest, differs)
 }
 
 impl Node {
@@ -88,7 +96,7 @@ impl Node {
     pub fn new(config: Config, now: Time, kept: &Persisted) -> Self {
         let empty = Persisted::default();
         let (kept, state, broken) = believed(kept, &empty);
-        let longest = longest_timing(&state, kept);
+        let (longest, differs) = through_configs(&state, kept);
         let voter = Voter::new(config.identity(), now, kept, &state, longest, broken);
         let mut node = Self {
             proposals: proposals::Proposals::new(config.boot),
@@ -118,7 +126,7 @@ impl Node {
             caught_up: false,
             actions: Vec::new(),
         };
-        node.read_from_disk(kept);
+        node.read_from_disk(kept, differs);
         if !node.voter.is_moved() {
             node.voter.keep_incarnation(&mut node.actions);
         }

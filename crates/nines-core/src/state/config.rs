@@ -16,10 +16,10 @@ impl State {
 
     /// Puts it in force.
     pub(super) fn commit_config(&mut self, entry: Entry<'_>, next: Following) -> String {
-        let Following { revision, text, spec, digest } = next;
+        let Following { revision, text, spec, parts } = next;
         self.vips.release_unnamed(&spec);
         self.admin.forget_unnamed(&spec);
-        (self.spec, self.text, self.digest, self.revision) = (spec, text, digest, revision);
+        (self.spec, self.text, self.parts, self.revision) = (spec, text, parts, revision);
         let text = format!("config {} applied", self.revision);
         let subject = "config".to_owned();
         self.commit_event(entry, Event { kind: EventKind::Config, subject, text: text.clone() });
@@ -75,7 +75,7 @@ mod tests {
                 Ok(()) => {
                     assert_eq!(outcome, Ok("config 2 applied".into()), "{kind:?}");
                     assert_eq!((&*state.text, state.revision), (good.as_str(), 2));
-                    assert_eq!(state.digest, crate::spec_edit::digest(&state.spec));
+                    assert_eq!(state.parts, crate::spec_edit::parts_digest(&state.spec));
                 }
                 Err(fits) => assert!(fits(&outcome.clone().unwrap_err()), "{kind:?}: {outcome:?}"),
             }

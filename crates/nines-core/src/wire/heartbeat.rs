@@ -86,6 +86,9 @@ pub struct Heartbeat {
     /// The config that `unable` counts in.
     #[prost(uint64, tag = "55")]
     pub revision: u64,
+    /// The digest of that config; 0: not said.
+    #[prost(fixed64, tag = "56")]
+    pub config: u64,
 }
 
 impl Heartbeat {

@@ -270,7 +270,7 @@ pub struct CheckEntry {
     /// Its own port, if not the server's.
     #[prost(uint32, optional, tag = "2")]
     pub port: Option<u32>,
-    /// Interval.
+    /// Time from one check to the next.
     #[prost(uint64, tag = "3")]
     pub every: u64,
     /// Deadline of one check.

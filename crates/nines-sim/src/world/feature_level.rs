@@ -185,7 +185,10 @@ impl World {
             return;
         }
         self.rewrite(bytes, |older, kind| match kind {
-            frame::Kind::Heartbeat(beat) if older.level == 0 => beat.feature_level = 0,
+            // Its node runs the code of this build, and an older one knows no higher level.
+            frame::Kind::Heartbeat(beat) => {
+                beat.feature_level = beat.feature_level.min(older.level);
+            }
             frame::Kind::Raft(message) => {
                 message.entries.iter_mut().for_each(|entry| older.received(entry));
                 if let Some(Snapshot { data, .. }) = &mut message.snapshot {

@@ -26,6 +26,24 @@ const PROTOCOLS: [Proto; 3] = [Proto::Tcp, Proto::Udp, Proto::Sctp];
 const CHECKSUMS: [TunnelChecksum; 3] =
     [TunnelChecksum::None, TunnelChecksum::Full, TunnelChecksum::Remote];
 
+/// Kinds of health checks, by their name in the log.
+const CHECKS: [(&str, CheckName); 5] = [
+    ("none", CheckName::None),
+    ("tcp", CheckName::Tcp),
+    ("udp", CheckName::Udp),
+    ("http", CheckName::Http { tls: false }),
+    ("https", CheckName::Http { tls: true }),
+];
+
+/// A kind of health check, without what it asks for.
+#[derive(Clone, Copy, PartialEq)]
+enum CheckName {
+    None,
+    Tcp,
+    Udp,
+    Http { tls: bool },
+}
+
 /// The word of this name.
 fn word<T: Copy>(all: &[(&str, T)], name: &str) -> Option<T> {
     all.iter().find(|(known, _)| *known == name).map(|(_, word)| *word)
@@ -198,36 +216,35 @@ fn check(check: &Check) -> CheckEntry {
         ..CheckEntry::default()
     };
     let kind = match kind {
-        CheckKind::None => "none",
-        CheckKind::Tcp => "tcp",
-        CheckKind::Udp => "udp",
+        CheckKind::None => CheckName::None,
+        CheckKind::Tcp => CheckName::Tcp,
+        CheckKind::Udp => CheckName::Udp,
         CheckKind::Http { tls, path, host, status, contains } => {
             entry.path.clone_from(path);
             entry.host.clone_from(host);
             entry.status = (*status).into();
             entry.contains.clone_from(contains);
-            if *tls { "https" } else { "http" }
+            CheckName::Http { tls: *tls }
         }
     };
-    kind.clone_into(&mut entry.kind);
+    entry.kind = name(&CHECKS, &kind);
     entry
 }
 
 fn read_check(entry: &CheckEntry) -> Option<Check> {
     let CheckEntry { kind, port, every, timeout, rise, fall, forwarded, .. } = entry;
     let CheckEntry { path, host, status, contains, .. } = entry;
-    let kind = match kind.as_str() {
-        "none" => CheckKind::None,
-        "tcp" => CheckKind::Tcp,
-        "udp" => CheckKind::Udp,
-        "http" | "https" => CheckKind::Http {
-            tls: kind == "https",
+    let kind = match word(&CHECKS, kind)? {
+        CheckName::None => CheckKind::None,
+        CheckName::Tcp => CheckKind::Tcp,
+        CheckName::Udp => CheckKind::Udp,
+        CheckName::Http { tls } => CheckKind::Http {
+            tls,
             path: path.clone(),
             host: host.clone(),
             status: u16::try_from(*status).ok()?,
             contains: contains.clone(),
         },
-        _ => return None,
     };
     let port = match port {
         Some(port) => Some(port_number(*port)?),
