@@ -5,7 +5,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::Path,
     sync::Arc,
 };
 
@@ -27,6 +26,7 @@ use nines_core::{
     Node,
     action::Refusal,
     edit::Following,
+    spec_edit,
     wire::{Act, ApplySpec, Command, Give, command::Kind as What, pack},
 };
 use nines_model::{
@@ -36,6 +36,7 @@ use serde::Deserialize;
 use utoipa::OpenApi as _;
 
 use self::caller::Caller;
+pub use self::listeners::listen;
 use crate::{
     convert::{Answer, refusal_text},
     core_thread::CoreHandle,
@@ -75,31 +76,6 @@ pub struct Document;
 /// The OpenAPI document as JSON.
 pub fn openapi() -> String {
     Document::openapi().to_pretty_json().expect("made from types")
-}
-
-/// Binds the socket; a second agent on the same one is refused, a dead one's is replaced.
-pub fn listen(path: &Path) -> Outcome<tokio::net::UnixListener> {
-    let failed = |e: &dyn std::fmt::Display| {
-        Failure::new(Kind::Io, format!("cannot listen on {}", path.display()), e)
-            .next("see that its directory exists and is yours, or choose --socket")
-    };
-    if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        return Err(Failure::new(
-            Kind::Unsafe,
-            format!("an agent already listens on {}", path.display()),
-            "two agents on one socket would hide each other",
-        )
-        .next("systemctl status nines, or choose another --socket"));
-    }
-    let _ = std::fs::remove_file(path);
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent).map_err(|e| failed(&e))?;
-    }
-    let listener = tokio::net::UnixListener::bind(path).map_err(|e| failed(&e))?;
-    // Members of the group may act; systemd's unit sets the group.
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o660);
-    std::fs::set_permissions(path, mode).map_err(|e| failed(&e))?;
-    Ok(listener)
 }
 
 /// What the API works on. Each request takes the part that it needs.
@@ -311,18 +287,26 @@ fn in_force(node: &Node, _: Time) -> Following {
 /// Bytes of a config that takes much memory to be read.
 const LARGE: usize = 1 << 20;
 
+/// The log has no room for a config, or no form.
+fn not_written(why: String) -> Failure {
+    Failure::new(Kind::Usage, "not done", why).next("take something out of the file")
+}
+
 /// What a text says. It is read on another thread.
 async fn read(core: &CoreHandle, text: String) -> Outcome<(String, Arc<Spec>)> {
     let before = core.inspect(in_force).await.ok_or_else(stopping)?;
     let read = elsewhere(move || {
         let read = before.read(&text).map(Arc::new);
+        // A config that no state has room for is refused by `plan`, too.
+        let fits = read.as_ref().map_or(Ok(()), |spec| spec_edit::fits(&text, spec));
         let found = if read.is_err() { config::parse(&text).err() } else { None };
         if text.len() > LARGE {
             nines_dataplane::process::give_memory_back();
         }
-        (text, read, found.unwrap_or_default())
+        (text, read, fits, found.unwrap_or_default())
     });
-    let (text, read, found) = read.await?;
+    let (text, read, fits, found) = read.await?;
+    fits.map_err(not_written)?;
     if let Ok(spec) = read {
         return Ok((text, spec));
     }
@@ -416,7 +400,7 @@ async fn post_apply(
             expected if expected == before.revision => before.change_to(&text, &spec),
             expected => ApplySpec::whole(text, &spec, expected),
         };
-        apply.map_err(|why| Failure::new(Kind::Usage, "not done", why).next("nines version"))
+        apply.map_err(not_written)
     });
     let apply = apply.await??;
     Ok(propose(&commands, caller, What::ApplySpec(apply)).await?)

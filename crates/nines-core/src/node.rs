@@ -75,6 +75,8 @@ pub struct Node {
     told_broken: lost_log::ToldBroken,
     /// This build does not read what the log says.
     outdated: bool,
+    /// This node has come to another config than the others.
+    differs: bool,
     operations: operations::Operations,
     own_vips: vips::OwnVips,
     checks: checks::Checks,
@@ -194,7 +196,7 @@ impl Node {
     fn catch_up(&mut self, now: Time) {
         let consensus = self.voter.consensus();
         let told = consensus.leader().is_some() && now.since(self.started) > CAUGHT_UP.ns();
-        let read = told && !self.outdated;
+        let read = told && !self.applies_no_more();
         if !self.caught_up && (consensus.leads() || read) {
             self.caught_up = true;
             self.all_vips_changed();

@@ -50,7 +50,8 @@ impl ApplySpec {
 /// Bytes that a config may take in a state, text and values: a state travels in one frame.
 const ENCODED_MAX: usize = 48 << 20;
 
-fn fits(text: &str, spec: &Spec) -> Result<(), String> {
+/// Whether a state has room for a config; an error says how much it takes.
+pub fn fits(text: &str, spec: &Spec) -> Result<(), String> {
     let size = text.len() + SpecEdit::whole(spec).encoded_len();
     let mib = |bytes: usize| bytes.div_ceil(1 << 20);
     if size > ENCODED_MAX {

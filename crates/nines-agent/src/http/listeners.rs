@@ -4,7 +4,7 @@
 //! not whole after some seconds, and a reader that does not read, end; an answer is never waited
 //! for by others.
 
-use std::{hash::Hash, time::Duration};
+use std::{hash::Hash, path::Path, time::Duration};
 
 use axum::{Extension, Router};
 use hyper::server::conn::http1;
@@ -12,6 +12,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use nines_api::failure::{Failure, Kind, Outcome};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
@@ -29,6 +30,31 @@ const METRICS: Duration = Duration::from_secs(20);
 const API: Duration = Duration::from_secs(120);
 /// Connections from one address to the port for metrics.
 const EACH: usize = 16;
+
+/// Binds the socket; a second agent on the same one is refused, a dead one's is replaced.
+pub fn listen(path: &Path) -> Outcome<UnixListener> {
+    let failed = |e: &dyn std::fmt::Display| {
+        Failure::new(Kind::Io, format!("cannot listen on {}", path.display()), e)
+            .next("see that its directory exists and is yours, or choose --socket")
+    };
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(Failure::new(
+            Kind::Unsafe,
+            format!("an agent already listens on {}", path.display()),
+            "two agents on one socket would hide each other",
+        )
+        .next("systemctl status nines, or choose another --socket"));
+    }
+    let _ = std::fs::remove_file(path);
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(|e| failed(&e))?;
+    }
+    let listener = UnixListener::bind(path).map_err(|e| failed(&e))?;
+    // Members of the group may act; systemd's unit sets the group.
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o660);
+    std::fs::set_permissions(path, mode).map_err(|e| failed(&e))?;
+    Ok(listener)
+}
 
 /// Serves one connection, and ends it when its time is over.
 fn serve<K: Clone + Eq + Hash + Send + Sync + 'static>(

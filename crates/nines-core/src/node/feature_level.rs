@@ -60,7 +60,7 @@ impl Node {
     ) -> Option<Command> {
         let level = self.state.members.feature_level();
         let following = self.state.following();
-        let kind = command.kind.take()?;
+        let Some(kind) = command.kind.take() else { return Some(command) };
         let needed = feature_level::needed(&kind);
         let why = match feature_level::form_at(level, kind, &following) {
             Ok(Some(form)) => match self.differs_by(now, &form) {
@@ -111,15 +111,26 @@ impl Node {
         if id == self.config.id { self.outdated } else { said }
     }
 
+    /// Whether a node votes no more because its config is another one than that of the others.
+    pub fn has_other_config(&self, id: NodeId) -> bool {
+        let said = self.membership.peer(id).is_some_and(|peer| peer.beat.differs);
+        if id == self.config.id { self.differs } else { said }
+    }
+
+    /// Whether this node stands before an entry that it must not apply.
+    pub(super) fn applies_no_more(&self) -> bool {
+        self.outdated || self.differs
+    }
+
     /// Whether this node votes no more, and would vote again after a restart.
     pub fn is_mended_by_restart(&self) -> bool {
-        self.broken().is_some() && !self.is_retired() && !self.outdated
+        self.broken().is_some() && !self.is_retired() && !self.applies_no_more()
     }
 
     /// Whether this build reads a committed command. If not, this node stops: nothing that follows
     /// may be applied either.
     pub(super) fn reads_on(&mut self, command: &[u8]) -> bool {
-        if self.outdated {
+        if self.applies_no_more() {
             return false;
         }
         // What a config says was looked at before the entry was acknowledged.
@@ -169,7 +180,8 @@ impl Node {
         Some(format!("{name} has another config of revision {revision}"))
     }
 
-    /// Members that are heard and have the same revision, but another config.
+    /// Members that are heard and have the same revision, but another config. One that votes no
+    /// more keeps nobody from anything.
     fn other_configs(&self, now: Time) -> BTreeMap<NodeId, u64> {
         let (revision, mine) = (self.state.revision, self.state.following().digest());
         let peer = |id: &NodeId| {
@@ -177,7 +189,7 @@ impl Node {
             let alive = self.membership.alive(now, *id, self.lease());
             // Builds below feature level 2 say nothing.
             let differs = beat.config != 0 && beat.config != mine && beat.revision == revision;
-            (alive && differs).then_some((*id, beat.config))
+            (alive && differs && beat.broken.is_empty()).then_some((*id, beat.config))
         };
         self.state.members.keys().filter_map(peer).collect()
     }
@@ -192,7 +204,7 @@ impl Node {
         };
         if others.values().any(most) {
             let revision = self.state.revision;
-            self.stop_as_outdated(format!(
+            self.stop_as_different(format!(
                 "its config of revision {revision} is another one than that of most nodes"
             ));
         }
@@ -201,15 +213,27 @@ impl Node {
     /// A node that starts: what is on its disk may be newer than its build.
     pub(super) fn read_from_disk(&mut self, kept: &Persisted, differs: Option<String>) {
         let mut entries = kept.entries.iter().map(|entry| entry.command());
-        let why = feature_level::beyond(self.state.members.feature_level()).or(differs);
+        let why = feature_level::beyond(self.state.members.feature_level());
         if let Some(why) = why.or_else(|| entries.find_map(feature_level::unreadable)) {
             self.stop_as_outdated(why);
+        } else if let Some(why) = differs {
+            self.stop_as_different(why);
         }
     }
 
     /// Votes no more, holds nothing and applies nothing, until another build is started.
-    pub(super) fn stop_as_outdated(&mut self, why: String) {
+    fn stop_as_outdated(&mut self, why: String) {
         self.outdated = true;
+        self.stop_voting(why);
+    }
+
+    /// The same, until it begins anew: no build mends that.
+    pub(super) fn stop_as_different(&mut self, why: String) {
+        self.differs = true;
+        self.stop_voting(why);
+    }
+
+    fn stop_voting(&mut self, why: String) {
         if self.broken().is_some() {
             return;
         }
@@ -392,7 +416,8 @@ mod tests {
         let mut follower = node(now, BUILD, std::slice::from_ref(&data));
         follower.handle(now, Event::Tick);
         assert!(follower.broken().unwrap().contains("is another one here"));
-        assert!(follower.is_outdated(NodeId(1)) && follower.state.revision == 1);
+        assert!(follower.has_other_config(NodeId(1)) && !follower.is_outdated(NodeId(1)));
+        assert_eq!(follower.state.revision, 1);
         assert!(!follower.reads_on(&command(Kind::Remove("x".into())).encode_to_vec()));
     }
 
@@ -415,8 +440,10 @@ mod tests {
             let feature_level = BUILD;
             Heartbeat { feature_level, revision, config, ..Heartbeat::default() }
         };
-        // The same config, one of another revision, a build that says nothing.
-        for harmless in [beat(1, mine), beat(2, 7), beat(1, 0)] {
+        // The same config, one of another revision, a build that says nothing, a node that has
+        // stopped for it.
+        let stopped = Heartbeat { broken: "it differs".into(), ..beat(1, 7) };
+        for harmless in [beat(1, mine), beat(2, 7), beat(1, 0), stopped] {
             let mut node = node(now, BUILD, &[]);
             (2..4).for_each(|id| hear(&mut node, now, id, harmless.clone()));
             assert!(proposed_by(&mut node, now, kind.clone()).is_ok() && node.broken().is_none());

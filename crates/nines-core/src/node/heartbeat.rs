@@ -200,6 +200,7 @@ impl Node {
             retired: self.is_retired(),
             feature_level: crate::feature_level::BUILD,
             outdated: self.outdated,
+            differs: self.differs,
             ..Heartbeat::default()
         }
     }

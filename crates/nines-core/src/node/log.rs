@@ -67,7 +67,7 @@ impl Node {
             }
         }
         // What it stands at is not what the log says.
-        if self.outdated {
+        if self.applies_no_more() {
             return;
         }
         // A node that joins is given a snapshot only if that names it as member.
@@ -111,7 +111,7 @@ impl Node {
             self.applied_bytes += self.state.text.len();
         }
         if let Err(Refusal::Differs(why)) = &outcome {
-            self.stop_as_outdated(why.clone());
+            self.stop_as_different(why.clone());
         }
         self.note_changes(command.kind.as_ref());
         if command.node() == self.config.id

@@ -114,6 +114,7 @@ impl Node {
             states_sent: joining::Sent::default(),
             told_broken: lost_log::ToldBroken::default(),
             outdated: false,
+            differs: false,
             operations: operations::Operations::default(),
             own_vips: vips::OwnVips::default(),
             checks: checks::Checks::default(),

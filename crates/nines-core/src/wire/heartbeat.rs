@@ -68,6 +68,9 @@ pub struct Heartbeat {
     /// The sender votes no more because its build does not read what the log says.
     #[prost(bool, tag = "36")]
     pub outdated: bool,
+    /// The sender votes no more because its config is another one than that of the others.
+    #[prost(bool, tag = "37")]
+    pub differs: bool,
     /// Name of the set of VIPs held, in two halves.
     #[prost(fixed64, tag = "50")]
     pub set_a: u64,

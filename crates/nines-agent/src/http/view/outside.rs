@@ -26,7 +26,7 @@ pub fn outside(node: &Node, now: Time, id: NodeId, name: &str) -> Option<Outside
     if let Some(why) = node.broken_of(id).filter(|_| speaks) {
         let next = if node.is_outdated(id) {
             format!("install the newest nines on {name}, then on it: systemctl restart nines")
-        } else if node.is_retired_of(id) {
+        } else if node.is_retired_of(id) || node.has_other_config(id) {
             Node::rebuild(name)
         } else {
             format!("free the disk of {name}, then on it: systemctl restart nines")
