@@ -28,6 +28,10 @@ codes! {
         Join = "join",
         /// A node left the cluster for good.
         Leave = "leave",
+        /// A member is to leave the cluster.
+        Remove = "remove",
+        /// A member that was to leave stays.
+        Keep = "keep",
         /// The feature level of the cluster was raised.
         FeatureLevel = "feature-level",
         /// A server was set to drain.
@@ -232,10 +236,10 @@ mod tests {
     #[test]
     fn codes_of_kinds_stay_as_logs_have_them() {
         let codes: Vec<&str> = EventKind::ALL.iter().map(|kind| kind.code()).collect();
-        let words = "config failover move moved wish join leave feature-level drain undrain standby ready \
-                     beat-lost beat-back no-vote two-lives card-down card-up address-added \
-                     address-removed address-failed address-restored guard-failed first-packet check-up \
-                     check-down note";
+        let words = "config failover move moved wish join leave remove keep feature-level drain \
+                     undrain standby ready beat-lost beat-back no-vote two-lives card-down card-up \
+                     address-added address-removed address-failed address-restored guard-failed \
+                     first-packet check-up check-down note";
         assert_eq!(codes.join(" "), words);
     }
 }

@@ -7,11 +7,13 @@
 //! read the next one (`node/feature_level.rs`), and nothing lowers it. So no build meets a command
 //! that it would take for another one (S27).
 
+use nines_model::{AdminCommand, Codes as _};
+
 use crate::{
     action::Refusal,
     edit::Following,
     peek, spec_edit,
-    wire::{Apply, command::Kind},
+    wire::{Act, Apply, command::Kind},
 };
 
 /// From this level on an [`Apply`] command may hold just the piece of the config that changed.
@@ -20,8 +22,11 @@ pub const PIECES: u32 = 1;
 /// ([`crate::wire::ApplySpec`]), not only as text.
 pub const VALUES: u32 = 2;
 
+/// From this level on an operator's command may say that members leave.
+pub const REMOVALS: u32 = 3;
+
 /// Highest level that this build reads and writes.
-pub const BUILD: u32 = 2;
+pub const BUILD: u32 = 3;
 
 /// Fields of [`crate::wire::Command`] that say what it does, by number.
 const KINDS: [u64; 13] = [10, 11, 12, 13, 14, 15, 16, 17, 18, 19, RAISES, 21, 50];
@@ -33,9 +38,14 @@ pub fn needed(kind: &Kind) -> u32 {
     match kind {
         Kind::Apply(apply) if !apply.is_whole() => PIECES,
         Kind::ApplySpec(_) => VALUES,
+        Kind::Act(act) if is_of_members(act) => REMOVALS,
         Kind::FeatureLevel(raise) => raise.level,
         _ => 0,
     }
+}
+
+fn is_of_members(act: &Act) -> bool {
+    AdminCommand::from_code(&act.verb).is_some_and(AdminCommand::is_of_members)
 }
 
 /// The form of a command that every build reads at this `level`. `Ok(None)`: it has none. An
@@ -113,7 +123,7 @@ mod tests {
 
     use super::*;
     use crate::wire::{
-        self, Act, ApplySpec, Batch, Command, Facts, FeatureLevel, Give, LogEvents, Member,
+        self, ApplySpec, Batch, Command, Facts, FeatureLevel, Give, LogEvents, Member,
     };
 
     fn following(text: &str) -> Following {
@@ -136,7 +146,9 @@ mod tests {
             (Kind::Give(Give::default()), 0),
             (Kind::Move(wire::Move::default()), 0),
             (Kind::Released(wire::Token::default()), 0),
-            (Kind::Act(Act::default()), 0),
+            (Kind::Act(Act { verb: "drain".into(), ..Act::default() }), 0),
+            (Kind::Act(Act { verb: "remove".into(), ..Act::default() }), REMOVALS),
+            (Kind::Act(Act { verb: "keep".into(), ..Act::default() }), REMOVALS),
             (Kind::LogEvents(LogEvents::default()), 0),
             (Kind::Join(Member::default()), 0),
             (Kind::Facts(Facts::default()), 0),
@@ -170,7 +182,7 @@ mod tests {
         };
         assert_eq!(raise(BUILD), None);
         let why = raise(BUILD + 1).unwrap();
-        assert!(why.contains("at feature level 3") && why.contains("reads up to 2"), "{why}");
+        assert!(why.contains("at feature level 4") && why.contains("reads up to 3"), "{why}");
     }
 
     #[test]

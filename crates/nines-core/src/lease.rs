@@ -121,6 +121,12 @@ impl Promises {
         let mut not_yet = Vec::new();
         for (vip, token) in set {
             // Of another holder before: it was overruled in the log, which waited for its promise.
+            let of_another = self.by_vip.get(&vip).filter(|p| p.holder != holder);
+            if of_another.is_some_and(|p| p.token == token && now < self.until(p)) {
+                // By the same entry, under the same name: it was removed, and its lease still runs.
+                not_yet.push(vip);
+                continue;
+            }
             let before = self.by_vip.get(&vip).filter(|p| p.holder == holder);
             let known = |p: &Promise| p.incarnation == incarnation || p.incarnation == heir_of;
             if before.is_some_and(|p| !known(p) && now < p.until) {
@@ -294,6 +300,18 @@ mod tests {
         assert!(!give(&mut promises, 80, 3, 0), "which is final");
         assert!(give(&mut promises, 171, 6, 0), "later anybody may");
         assert_eq!(promises.latest(), Time(271 * MS + 400_000));
+    }
+
+    #[test]
+    fn a_namesake_of_a_holder_that_was_removed_waits_for_its_promise() {
+        let mut promises = Promises::default();
+        assert!(give(&mut promises, Time(0), (1, 5, 3, 0), Millis(100), false));
+        let namesake = |promises: &mut Promises, ms, token| {
+            give(promises, Time(ms * MS), (4, token, 1, 0), Millis(100), false)
+        };
+        assert!(!namesake(&mut promises, 50, 5), "by the same entry");
+        assert!(namesake(&mut promises.clone(), 50, 6), "a later one has waited already");
+        assert!(namesake(&mut promises, 101, 5), "now nobody holds it any more");
     }
 
     #[test]

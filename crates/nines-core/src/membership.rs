@@ -68,6 +68,11 @@ impl Membership {
         true
     }
 
+    /// It is no member any more: its silence is nobody's business.
+    pub fn forget(&mut self, id: NodeId) {
+        self.peers.remove(&id);
+    }
+
     /// How long this node has listened without a gap, ns.
     pub fn listening(&self, now: Time) -> u64 {
         now.since(self.listened_since)

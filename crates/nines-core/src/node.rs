@@ -45,6 +45,7 @@ mod lost_log;
 mod operations;
 mod proposals;
 mod reachability;
+pub mod removal;
 pub mod results;
 mod start;
 mod views;
@@ -73,6 +74,7 @@ pub struct Node {
     under_way: BTreeMap<NodeId, bulk::UnderWay>,
     states_sent: joining::Sent,
     told_broken: lost_log::ToldBroken,
+    farewells: removal::Farewells,
     /// This build does not read what the log says.
     outdated: bool,
     /// This node has come to another config than the others.
@@ -107,7 +109,11 @@ impl Node {
             }
             Event::Persisted(number) => {
                 let (voter, mut cx) = self.voter(now);
+                let spoke = voter.may_speak();
                 let messages = voter.persisted(&mut cx, number);
+                if !spoke && voter.may_speak() {
+                    self.mail.beat_next(now);
+                }
                 self.send_raft(now, messages);
             }
             Event::PersistFailed(why) => {

@@ -46,6 +46,9 @@ struct Kept {
     /// What the text says; none in states of builds below feature level 2.
     #[prost(message, optional, tag = "32")]
     spec: Option<SpecEdit>,
+    /// Members that are to leave; none below feature level 3.
+    #[prost(message, repeated, tag = "33")]
+    removals: Vec<KeptRemoval>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -97,6 +100,15 @@ struct KeptSet {
     at_ms: u64,
     #[prost(uint64, tag = "6")]
     until_ms: u64,
+}
+
+/// A member that is to leave.
+#[derive(Clone, PartialEq, Message)]
+struct KeptRemoval {
+    #[prost(uint64, tag = "1")]
+    id: u64,
+    #[prost(message, required, tag = "2")]
+    wanted: KeptSet,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -154,6 +166,9 @@ pub fn encode(state: &State) -> Vec<u8> {
         .iter()
         .map(|(server, s)| set(server.service.as_str(), server.server.as_str(), s));
     let standbys = state.admin.standbys().iter().map(|(node, s)| set("", node.as_str(), s));
+    let removal =
+        |(id, s): (&NodeId, &Set)| KeptRemoval { id: id.number(), wanted: set("", "", s) };
+    let removals = state.admin.removals().iter().map(removal);
     let event = |e: &LoggedEvent| KeptEvent { id: e.id.clone(), told: Some(e.into()) };
     let (moves, failovers) = (state.admin.move_requests(), state.vips.failovers());
     let addresses: BTreeSet<_> =
@@ -171,6 +186,7 @@ pub fn encode(state: &State) -> Vec<u8> {
         highest: state.members.highest().number(),
         feature_level: state.members.feature_level(),
         spec: Some(SpecEdit::whole(&state.spec)),
+        removals: removals.collect(),
     }
     .encode_to_vec()
 }
@@ -207,8 +223,15 @@ pub fn decode(bytes: &[u8]) -> Option<State> {
             failovers.insert(vip, Failover { from, to, at_ms, actor, silent_ms, event });
         }
     }
+    let read = |s: &KeptSet| Set {
+        actor: s.actor.clone(),
+        reason: s.reason.clone(),
+        at_ms: s.at_ms,
+        until_ms: s.until_ms,
+    };
+    let removals = kept.removals.iter().map(|r| (NodeId(r.id), read(&r.wanted))).collect();
     for s in kept.sets {
-        let set = Set { actor: s.actor, reason: s.reason, at_ms: s.at_ms, until_ms: s.until_ms };
+        let set = read(&s);
         if s.service.is_empty() {
             standbys.insert(s.subject.into(), set);
         } else {
@@ -228,7 +251,7 @@ pub fn decode(bytes: &[u8]) -> Option<State> {
             feature_level,
         ),
         vips: Vips::restored(holdings, failovers),
-        admin: Admin::restored(drains, standbys, moves),
+        admin: Admin::restored(drains, standbys, moves, removals),
         story: EventLog::default(),
         applied: LogIndex(applied),
     };
@@ -262,7 +285,12 @@ mod tests {
             applied: LogIndex(9),
             members: Members::restored(vec![member], vec![facts], (NodeId(7), LogIndex(4)), 3),
             vips: Vips::restored(holdings.into(), failovers.into()),
-            admin: Admin::restored(drains.into(), standbys.into(), [(vip(4), to)].into()),
+            admin: Admin::restored(
+                drains.into(),
+                standbys.into(),
+                [(vip(4), to)].into(),
+                [(NodeId(2), Set { actor: "alice@lb1".into(), ..Set::default() })].into(),
+            ),
             ..State::default()
         };
         state.story.push(LogIndex(4), 1, LogEvent { text: "x".into(), ..LogEvent::default() });

@@ -15,9 +15,9 @@ use crate::{
     batch,
     edit::Following,
     event_log::{EventKind, EventLog},
-    spec_edit,
+    feature_level, spec_edit,
     voter::consensus::Change,
-    wire::{self, Command, Member, command::Kind},
+    wire::{self, Command, Give, Member, Move, command::Kind},
 };
 
 pub use self::{
@@ -114,7 +114,18 @@ impl State {
     /// Whether a membership change may take effect. Asked before [`State::apply`].
     pub fn may_join(&self, change: (NodeId, Change), bytes: &[u8]) -> bool {
         let kind = Command::decode(bytes).ok().and_then(|command| command.kind);
-        self.members.may_change(change, kind.as_ref())
+        self.may_change(change, kind.as_ref())
+    }
+
+    /// Whether the command of an entry fits the membership change that the entry makes, and an
+    /// operator still wants it.
+    fn may_change(&self, (id, change): (NodeId, Change), kind: Option<&Kind>) -> bool {
+        let wanted = || {
+            self.members.feature_level() < feature_level::REMOVALS
+                || self.admin.removals().contains_key(&id)
+        };
+        let removal = matches!(kind, Some(Kind::Remove(_)));
+        self.members.may_change((id, change), kind) && (!removal || wanted())
     }
 
     /// Applies the entry at `index`; `member`: the node whose membership the entry changes. The
@@ -128,7 +139,7 @@ impl State {
         self.applied = index;
         let mut command = Command::decode(bytes).unwrap_or_default();
         let kind = command.kind.take();
-        if member.is_some_and(|change| self.members.may_change(change, kind.as_ref())) {
+        if member.is_some_and(|change| self.may_change(change, kind.as_ref())) {
             self.members.changed(index);
         }
         let kind = kind?;
@@ -152,13 +163,16 @@ impl State {
             Kind::Give(_) | Kind::Move(_) | Kind::Released(_) => self.one_vip(entry, kind),
             Kind::Batch(_) => self.many_vips(entry, kind.clone()),
             Kind::Act(act) => {
-                let change = Admin::validate(&self.spec, entry.command, act)?;
+                let change = Admin::validate(self, entry.command, act)?;
                 Ok(self.commit_admin(entry, change))
             }
             Kind::MoveRequest(request) => {
                 let actor = &entry.command.actor;
                 let change = Admin::validate_move(&self.spec, &self.vips, actor, request)?;
                 Ok(self.commit_admin(entry, change))
+            }
+            Kind::Remove(name) if member.is_none_or(|c| !self.may_change(c, Some(kind))) => {
+                Err(Refusal::Changed(format!("{name} stays, or has left")))
             }
             Kind::Join(_) | Kind::Remove(_) | Kind::Facts(_) | Kind::FeatureLevel(_) => {
                 let change = self.members.validate(member, kind)?;
@@ -173,6 +187,12 @@ impl State {
 
     /// A command about one VIP.
     fn one_vip(&mut self, entry: Entry<'_>, kind: &Kind) -> Outcome {
+        if let Kind::Give(Give { to, .. }) | Kind::Move(Move { to, .. }) = kind
+            && self.members.feature_level() >= feature_level::REMOVALS
+            && self.member(to).is_none()
+        {
+            return Err(Refusal::Changed(format!("{to} is no member")));
+        }
         let change = self.vips.validate(&self.spec, kind)?;
         self.commit_vip(entry, change);
         Ok(String::new())

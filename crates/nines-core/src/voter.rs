@@ -24,6 +24,7 @@ use self::{
     lost_log::LostLog,
     own_incarnation::OwnIncarnation,
     promise_bound::PromiseBound,
+    voters::VoterChanges,
 };
 use crate::{
     action::Action,
@@ -40,6 +41,7 @@ mod own_incarnation;
 mod promise_bound;
 #[cfg(test)]
 mod tests;
+mod voters;
 
 pub use self::{grants::Granted, lost_log::rebuild};
 
@@ -101,10 +103,15 @@ pub struct Voter {
     bound: PromiseBound,
     sets: HolderSets,
     gate: AppendGate,
+    changes: VoterChanges,
     memory: LostLog,
     own: OwnIncarnation,
     /// Why this node votes no more, if so.
     broken: Option<String>,
+    /// The newest state on the disk, and those that it was asked to keep: number of the write, log
+    /// index.
+    kept_state: LogIndex,
+    asked_states: Vec<(u64, LogIndex)>,
     next_beside: u64,
     next_tick: Time,
     started: Time,
@@ -127,15 +134,19 @@ impl Voter {
         let rank = place.map_or(identity.id.number().saturating_sub(1), |place| place as u64);
         let consensus = Consensus::new(identity.id, rank, state.spec.timing.election.0, kept);
         let until = promise_bound::kept_until(&identity, now, &kept.long_promise, restart);
+        let promises = Promises::after_restart(now, lease, until);
         Self {
             own: OwnIncarnation::new(&identity, kept),
+            changes: VoterChanges::new(consensus.voters(), promises.latest()),
             consensus,
-            promises: Promises::after_restart(now, lease, until),
+            promises,
             bound: PromiseBound::new(until, lease),
             sets: HolderSets::default(),
             gate: AppendGate::default(),
-            memory: LostLog::new(broken.is_some()),
+            memory: LostLog::new(broken.is_some(), kept.removed),
             broken,
+            kept_state: LogIndex(kept.snapshot.index),
+            asked_states: Vec::new(),
             next_beside: BESIDE_THE_LOG,
             next_tick: now,
             started: now,
@@ -193,8 +204,12 @@ impl Voter {
     /// is asked here; messages, states and entries are the caller's.
     pub fn take(&mut self, cx: &mut Context<'_>) -> Option<Ready> {
         let mut ready = self.consensus.take()?;
+        if ready.snapshot.is_some() {
+            self.note_voters();
+        }
         if let Some((number, mut persist)) = ready.persist.take() {
-            if persist.snapshot.is_some() {
+            if let Some(snapshot) = &persist.snapshot {
+                self.asked_states.push((number, snapshot.index()));
                 self.installs(number);
                 // What lease it names is not known yet.
                 persist.long_promise = self.bound_of_promises(cx.now, Millis(0));
@@ -206,6 +221,11 @@ impl Voter {
 
     /// A disk write has ended; gives the messages that waited for it.
     pub fn persisted(&mut self, cx: &mut Context<'_>, number: u64) -> Vec<RaftMessage> {
+        let beside = |number| number >= BESIDE_THE_LOG;
+        let done = |asked: &u64| *asked <= number && beside(*asked) == beside(number);
+        for (_, index) in self.asked_states.extract_if(.., |(asked, _)| done(asked)) {
+            self.kept_state = self.kept_state.max(index);
+        }
         if number >= BESIDE_THE_LOG {
             self.kept_beside(cx, number);
             return Vec::new();
@@ -216,16 +236,24 @@ impl Voter {
 
     /// Replaces the log by its state `data`, all but `tail` entries.
     pub fn compact(&mut self, cx: &mut Context<'_>, data: Vec<u8>, tail: u64) {
-        let snapshot = Some(self.consensus.compact(data, tail));
+        let snapshot = self.consensus.compact(data, tail);
+        let index = snapshot.index();
         let long_promise = self.bound_of_promises(cx.now, cx.lease());
-        let persist = Persist { snapshot, long_promise, ..Persist::default() };
-        // Number 0 acknowledges nothing: the library does not wait for this.
-        cx.out.push(Action::Persist(0, Box::new(persist)));
+        let persist = Persist { snapshot: Some(snapshot), long_promise, ..Persist::default() };
+        // The library does not wait for this.
+        let number = self.keep_beside(cx.out, persist);
+        self.asked_states.push((number, index));
+    }
+
+    /// Whether the disk has a state that includes the entry at `index`.
+    pub fn has_kept(&self, index: LogIndex) -> bool {
+        self.kept_state >= index
     }
 
     /// A committed change of membership takes effect; one that is not `valid` has none.
     pub fn apply_change(&mut self, entry: &Committed, valid: bool) {
         self.consensus.apply_change(entry, valid);
+        self.note_voters();
     }
 
     /// The state has applied the entry at `index`.

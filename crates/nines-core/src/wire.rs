@@ -177,6 +177,8 @@ pub struct Persist {
     pub incarnation: Option<KeptIncarnation>,
     /// Why this node votes no more; a restart does not fix it.
     pub retired: Option<String>,
+    /// The reason is that it was removed from the cluster.
+    pub removed: bool,
 }
 
 impl Persist {
@@ -204,6 +206,8 @@ pub struct Persisted {
     pub incarnation: KeptIncarnation,
     /// Why this node votes no more; empty: it does.
     pub retired: String,
+    /// It was removed from the cluster.
+    pub removed: bool,
 }
 
 /// What a vote rests on (S3).

@@ -15,6 +15,10 @@ codes! {
         Standby = "standby",
         /// A standby ends.
         Ready = "ready",
+        /// Members leave the cluster for good.
+        Remove = "remove",
+        /// Members that were to leave stay.
+        Keep = "keep",
     }
 }
 
@@ -54,13 +58,20 @@ impl AdminCommand {
         if self.is_of_servers() { SafetyRule::LastServer } else { SafetyRule::LastDirector }
     }
 
-    /// The command that does the same with nodes in place of servers, and the reverse.
-    pub const fn counterpart(self) -> Self {
+    /// Whether it is about who is a member of the cluster.
+    pub const fn is_of_members(self) -> bool {
+        matches!(self, Self::Remove | Self::Keep)
+    }
+
+    /// The command that does the same with nodes in place of servers, or the reverse, if there is
+    /// one.
+    pub const fn counterpart(self) -> Option<Self> {
         match self {
-            Self::Drain => Self::Standby,
-            Self::Undrain => Self::Ready,
-            Self::Standby => Self::Drain,
-            Self::Ready => Self::Undrain,
+            Self::Drain => Some(Self::Standby),
+            Self::Undrain => Some(Self::Ready),
+            Self::Standby => Some(Self::Drain),
+            Self::Ready => Some(Self::Undrain),
+            Self::Remove | Self::Keep => None,
         }
     }
 }
@@ -72,7 +83,7 @@ mod tests {
     #[test]
     fn codes_of_commands_stay_as_logs_have_them() {
         let codes: Vec<&str> = AdminCommand::ALL.iter().map(|command| command.code()).collect();
-        assert_eq!(codes, ["drain", "undrain", "standby", "ready"]);
+        assert_eq!(codes, ["drain", "undrain", "standby", "ready", "remove", "keep"]);
     }
 
     #[test]
@@ -84,9 +95,11 @@ mod tests {
     #[test]
     fn a_counterpart_takes_the_other_kind_of_subject() {
         for command in AdminCommand::ALL {
-            let other = command.counterpart();
-            assert_eq!(other.counterpart(), *command);
-            assert_ne!(other.is_of_servers(), command.is_of_servers());
+            assert_eq!(command.counterpart().is_none(), command.is_of_members());
+            if let Some(other) = command.counterpart() {
+                assert_eq!(other.counterpart(), Some(*command));
+                assert_ne!(other.is_of_servers(), command.is_of_servers());
+            }
         }
     }
 }

@@ -28,6 +28,8 @@ pub enum Unfit {
     Silent,
     /// An operator set it aside.
     Standby,
+    /// An operator wants it to leave the cluster.
+    Removal,
     /// It is stopping.
     Leaving,
     /// It tried to take this VIP, and failed.
@@ -57,6 +59,7 @@ impl Unfit {
             Self::Joining => "joining",
             Self::Silent => "silent",
             Self::Standby => "standby",
+            Self::Removal => "removal",
             Self::Leaving => "leaving",
             Self::Failed => "failed",
             Self::CannotServe(_) => "cannot-serve",
@@ -80,6 +83,7 @@ impl fmt::Display for Unfit {
             Self::Joining => f.write_str("is joining, it has no vote yet"),
             Self::Silent => f.write_str("is silent"),
             Self::Standby => f.write_str("is on standby"),
+            Self::Removal => f.write_str("is to leave the cluster"),
             Self::Leaving => f.write_str("is stopping"),
             Self::Failed => f.write_str("could not take it"),
             Self::CannotServe(why) => write!(f, "cannot serve it: {why}"),

@@ -69,6 +69,7 @@ impl<'a> Judge<'a> {
         }
         let wished = self.observed.move_requests.get(&vip) == Some(to);
         let unfit = nodes[from].standby
+            || nodes[from].removal
             || nodes[from].leaving
             || nodes[from].joining
             || nodes[from].no_vote
@@ -128,7 +129,8 @@ impl<'a> Judge<'a> {
         self.spec.nodes.get(node).is_some_and(|s| s.role == Role::Director)
             && self.observed.nodes.get(node).is_some_and(|v| {
                 let votes = !v.joining && !v.no_vote && v.doubt.is_none();
-                v.alive && votes && !v.standby && !v.leaving && !v.unable.contains_key(&vip)
+                let goes = v.standby || v.removal || v.leaving;
+                v.alive && votes && !goes && !v.unable.contains_key(&vip)
             })
     }
 

@@ -42,6 +42,8 @@ pub struct NodeView {
     pub ready: bool,
     /// An operator set it aside.
     pub standby: bool,
+    /// An operator wants it to leave the cluster.
+    pub removal: bool,
     /// It is stopping.
     pub leaving: bool,
     /// VIPs that it cannot serve, and why.
@@ -69,6 +71,7 @@ impl NodeView {
             (_, Some(Doubt::Unconfirmed)) => Some(Unfit::Unconfirmed),
             _ if self.joining => Some(Unfit::Joining),
             _ if !self.alive => Some(Unfit::Silent),
+            _ if self.removal => Some(Unfit::Removal),
             _ if self.standby => Some(Unfit::Standby),
             _ if self.leaving => Some(Unfit::Leaving),
             (Some(why), _) => Some(why.clone()),

@@ -36,21 +36,24 @@ fn node() -> impl Strategy<Value = NodeView> {
         any::<[bool; 4]>(),
         any::<bool>(),
         any::<bool>(),
-        any::<bool>(),
+        any::<[bool; 2]>(),
         prop::collection::btree_set(100u8..103, 0..4),
         prop::collection::btree_set("lb[123]", 0..3),
     )
-        .prop_map(|(alive, outside, ready, standby, leaving, unable, behind)| NodeView {
-            alive,
-            joining: outside[0],
-            no_vote: outside[1],
-            doubt: (outside[2] && outside[3]).then_some(Doubt::Unconfirmed),
-            heard: outside[3],
-            ready,
-            standby,
-            leaving,
-            unable: unable.into_iter().map(vip).map(failed).collect(),
-            behind: behind.into_iter().map(NodeName::from).collect(),
+        .prop_map(|(alive, outside, ready, standby, [removal, leaving], unable, behind)| {
+            NodeView {
+                alive,
+                joining: outside[0],
+                no_vote: outside[1],
+                doubt: (outside[2] && outside[3]).then_some(Doubt::Unconfirmed),
+                heard: outside[3],
+                ready,
+                standby,
+                removal,
+                leaving,
+                unable: unable.into_iter().map(vip).map(failed).collect(),
+                behind: behind.into_iter().map(NodeName::from).collect(),
+            }
         })
 }
 

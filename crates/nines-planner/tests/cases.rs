@@ -110,6 +110,7 @@ fn node_view(states: &str) -> NodeView {
             "waiting for confirmation" => view.doubt = Some(Doubt::Unconfirmed),
             "not ready" => view.ready = false,
             "on standby" => view.standby = true,
+            "to leave" => view.removal = true,
             "stopping" => view.leaving = true,
             "joining" => view.joining = true,
             "without a vote for good" => view.no_vote = true,

@@ -1,6 +1,10 @@
 //! What an invariant sees: plain facts about one instant, taken from the world.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 /// One node at one instant.
 #[derive(Clone, Debug, Default)]
@@ -15,8 +19,6 @@ pub struct NodeFacts {
     pub durable: Arc<BTreeMap<u64, u64>>,
     /// Index up to which the durable snapshot stands in for entries.
     pub durable_snapshot: u64,
-    /// One of the first members.
-    pub founder: bool,
     /// VIPs its kernel answers for now, with the token its process last acted on.
     pub answers: BTreeMap<IpAddr, u64>,
     /// By its applied state: the entry each VIP stands at, and the node that holds it; for a VIP
@@ -35,22 +37,32 @@ pub struct Observation {
     pub nodes: BTreeMap<u64, NodeFacts>,
     /// Lease in force, ns.
     pub lease_ns: u64,
+    /// Voters by the log index of the change that made them so, as far as any node knows; empty:
+    /// all nodes.
+    pub voters: Arc<BTreeMap<u64, BTreeSet<u64>>>,
     /// VIPs that a copy of one of the machines answers for.
     pub copy_answers: BTreeMap<IpAddr, u64>,
 }
 
+/// Changes of who votes that may be under way at once, with the voters before and after.
+const VOTERS_AT_ONCE: usize = 3;
+
 impl Observation {
     /// Whether a majority has the entry at `index` on disk (as entry or inside a snapshot): of the
-    /// first members, or of those and all that joined since.
+    /// newest voters that any node knows of, or of those before them.
     pub fn on_majority(&self, index: u64) -> bool {
-        self.on_majority_of(index, |n| n.founder) || self.on_majority_of(index, |_| true)
+        if self.voters.is_empty() {
+            return self.on_majority_of(index, |_| true);
+        }
+        let mut newest = self.voters.values().rev().take(VOTERS_AT_ONCE);
+        newest.any(|voters| self.on_majority_of(index, |id| voters.contains(id)))
     }
 
-    fn on_majority_of(&self, index: u64, votes: impl Fn(&NodeFacts) -> bool) -> bool {
+    fn on_majority_of(&self, index: u64, votes: impl Fn(&u64) -> bool) -> bool {
         let mut by_term: BTreeMap<u64, usize> = BTreeMap::new();
         let mut inside = 0;
         let mut all = 0;
-        for node in self.nodes.values().filter(|n| votes(n)) {
+        for (_, node) in self.nodes.iter().filter(|(id, _)| votes(id)) {
             all += 1;
             if node.durable_snapshot >= index {
                 inside += 1;

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use nines_core::{
@@ -153,6 +154,8 @@ pub struct World {
     trace: u64,
     moves: u64,
     answering: BTreeMap<IpAddr, u64>,
+    /// Voters by the log index of the change that made them so.
+    voters: Arc<BTreeMap<u64, BTreeSet<u64>>>,
     /// Members that were asked when somebody joined.
     seeds: Vec<u64>,
     /// Large frames lost of a thousand; their senders are told.
@@ -202,6 +205,7 @@ impl World {
             }
             machines.insert(id, machine);
         }
+        let founders = machines.keys().copied().collect();
         let movable = spec.vips.iter().filter(|(_, vip)| vip.with.is_none());
         Self {
             now: 0,
@@ -227,6 +231,7 @@ impl World {
             trace: 0xcbf2_9ce4_8422_2325,
             moves: 0,
             answering: BTreeMap::new(),
+            voters: Arc::new([(0, founders)].into()),
             seeds: vec![1],
             bulk_loss_permille: 0,
             verbose: std::env::var_os("NINES_SIM_LOG").is_some(),

@@ -27,6 +27,7 @@ fn upgraded(seed: u64, level: u32, sabotage: Sabotage) -> Result<World, String> 
             if world.random.chance(400) {
                 let both = world.random.chance(500);
                 world.operator_changes(both);
+                world.operator_acts(1, "keep", &["lb2"]);
             }
             let pause = 20 + world.random.below(400);
             world.run_for(Millis(pause))?;
@@ -58,9 +59,9 @@ fn a_rolling_upgrade_keeps_all_nodes_in_the_same_state() {
 }
 
 /// An older build takes the piece of a config for a whole one and refuses it, or passes over what
-/// its proposer read; the others apply it.
+/// its proposer read, or refuses a verb; the others do what it says.
 #[test]
-fn a_config_in_a_form_that_an_older_build_does_not_read_is_noticed() {
+fn a_command_in_a_form_that_an_older_build_does_not_read_is_noticed() {
     for level in 0..feature_level::BUILD {
         let found: Vec<String> = (0..seeds().min(10))
             .filter_map(|seed| upgraded(seed, level, Sabotage::LevelOverstated).err())
@@ -101,4 +102,26 @@ fn a_member_that_is_away_holds_the_level_back() {
     world.upgrade(3);
     world.run_for(Millis(5_000)).unwrap();
     assert_eq!(world.feature_levels(), [feature_level::BUILD].into());
+}
+
+/// One that never comes back is removed, though the command for that needs a higher level.
+#[test]
+fn a_member_that_never_comes_back_is_removed_and_the_level_rises() {
+    for level in 0..feature_level::BUILD {
+        let mut world = World::new(3, Sabotage::None);
+        world.with_older_builds(level);
+        world.start_all();
+        world.run_for(Millis(2_000)).unwrap();
+        world.power_off(3);
+        (1..=2).for_each(|id| world.upgrade(id));
+        world.run_for(Millis(5_000)).unwrap();
+        assert_eq!(world.feature_levels(), [level].into());
+        let dead = world.scenario.nodes[2].clone();
+        for id in 1..=2 {
+            world.operator_acts(id, "remove", &[&dead]);
+        }
+        world.run_for(Millis(5_000)).unwrap();
+        assert!(world.agrees_on(&[1, 2]), "level {level}");
+        assert_eq!(world.feature_levels(), [feature_level::BUILD].into());
+    }
 }

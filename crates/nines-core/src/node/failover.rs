@@ -97,6 +97,8 @@ impl Node {
         }
         self.end_what_is_over(now);
         self.send_states_again(now);
+        self.forget_left_holdings(now);
+        self.remove_members(now);
         self.promote_learners(now);
         self.raise_feature_level(now);
         self.step_aside(now);
@@ -157,6 +159,7 @@ impl Node {
                 no_vote: self.broken_of(*id).is_some(),
                 doubt: self.doubt(now, *id),
                 standby: self.state.admin.standbys().contains_key(member.name.as_str()),
+                removal: self.is_to_leave(*id),
                 ..NodeView::default()
             };
             if *id == self.config.id {
@@ -301,6 +304,9 @@ impl Node {
 
     /// A node that joined gets a vote when it has the log.
     fn promote_learners(&mut self, now: Time) {
+        if !self.voter.may_change_voters(now) {
+            return;
+        }
         for id in self.voter.consensus().learners() {
             let near = self.voter.consensus().lag(id).is_some_and(|lag| lag <= NEAR_LAG_MAX);
             // It says itself that it has applied what the log says.
@@ -317,29 +323,40 @@ impl Node {
     /// The leader should not hold a VIP: then the death of the holder needs no election.
     fn step_aside(&mut self, now: Time) {
         if let Some(to) = self.hears_more(now) {
-            self.voter.transfer(to);
-            self.leading.after = now.plus(TRANSFER);
+            self.hand_over(now, to);
             return;
         }
-        let holds = |name: &str| self.leading.planned.holders.contains(name);
-        if !holds(self.config.name.as_str()) {
+        if !self.holds(self.config.name.as_str()) {
             return;
         }
+        if let Some(to) = self.next_leader(now, |name| !self.holds(name)) {
+            self.hand_over(now, to);
+        }
+    }
+
+    fn holds(&self, name: &str) -> bool {
+        self.leading.planned.holders.contains(name)
+    }
+
+    pub(super) fn hand_over(&mut self, now: Time, to: NodeId) {
+        self.voter.transfer(to);
+        self.leading.after = now.plus(TRANSFER);
+    }
+
+    /// The voter that leads best in place of this node, of those that `may` by their names.
+    pub(super) fn next_leader(&self, now: Time, may: impl Fn(&str) -> bool) -> Option<NodeId> {
         let voters = self.voter.consensus().voters();
         let fit = |id: &NodeId| {
-            let name = self.name_of(*id);
             *id != self.config.id
+                && !self.is_to_leave(*id)
                 && self.may_ask(now, *id)
                 && self.membership.alive(now, *id, self.lease())
                 && self.voter.consensus().lag(*id).is_some_and(|lag| lag <= NEAR_LAG_MAX)
-                && !holds(&name)
+                && may(&self.name_of(*id))
         };
-        // A director first: it then takes over without asking anybody.
+        // One that holds no VIP first. And a director: it takes over without asking anybody.
         let witness = |id: &NodeId| self.state.members.get(id).is_some_and(|m| m.witness);
-        let best = voters.iter().filter(|id| fit(id)).min_by_key(|id| (witness(id), **id));
-        if let Some(to) = best.copied() {
-            self.voter.transfer(to);
-            self.leading.after = now.plus(TRANSFER);
-        }
+        let rank = |id: &NodeId| (self.holds(&self.name_of(*id)), witness(id), *id);
+        voters.into_iter().filter(fit).min_by_key(rank)
     }
 }

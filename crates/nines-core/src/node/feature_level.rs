@@ -61,6 +61,7 @@ impl Node {
         let level = self.state.members.feature_level();
         let following = self.state.following();
         let Some(kind) = command.kind.take() else { return Some(command) };
+        let kind = self.removal_at_once(now, level, &kind).unwrap_or(kind);
         let needed = feature_level::needed(&kind);
         let why = match feature_level::form_at(level, kind, &following) {
             Ok(Some(form)) => match self.differs_by(now, &form) {
@@ -493,7 +494,7 @@ mod tests {
             "cluster feature level 0, held back by wit (0.1.0): install the newest nines there";
         assert_eq!(held(0, &[(2, BUILD)]).as_deref(), Some(wit));
         let lb2 =
-            "cluster feature level 2, not read by lb2 (0.1.0): install the newest nines there";
+            "cluster feature level 3, not read by lb2 (0.1.0): install the newest nines there";
         assert_eq!(held(BUILD, &[(2, 0), (3, BUILD)]).as_deref(), Some(lb2));
     }
 }

@@ -69,6 +69,9 @@ impl Mail {
 impl Node {
     fn others(&self) -> Vec<NodeId> {
         let me = self.config.id;
+        if self.voter.is_removed() {
+            return Vec::new();
+        }
         let mut ids: Vec<NodeId> = self.state.members.keys().copied().collect();
         ids.extend(self.unnamed());
         ids.sort_unstable();
@@ -77,7 +80,7 @@ impl Node {
         ids
     }
 
-    fn send(&mut self, to: NodeId, kind: frame::Kind) {
+    pub(super) fn send(&mut self, to: NodeId, kind: frame::Kind) {
         let frame = self.framed(kind);
         self.send_frame(to, &frame);
     }
@@ -91,6 +94,9 @@ impl Node {
     }
 
     fn send_by(&mut self, to: NodeId, frame: &Frame, bulk: bool) {
+        if !self.voter.may_speak() {
+            return;
+        }
         let bytes = frame.encode_to_vec();
         let bulk = bulk || bytes.len() > DATAGRAM_MAX;
         self.actions.push(Action::Send { to, bytes, bulk });
@@ -249,6 +255,10 @@ impl Node {
         let (Some(kind), rest) = (frame.kind.take(), std::mem::take(&mut frame.rest)) else {
             return false;
         };
+        if self.has_left(from) {
+            self.tell_left(now, from, &kind);
+            return false;
+        }
         let standing = self.standing(now, from, &frame);
         let beat = matches!(kind, frame::Kind::Heartbeat(_));
         match standing {
@@ -310,6 +320,10 @@ impl Node {
                 // Sent by this incarnation of this node and not in the future.
                 if ack.incarnation() != self.config.boot || ack.sent_ns > self.own_vips.sent.0 {
                     return false;
+                }
+                self.told_of_members(now, from, &ack);
+                if ack.left {
+                    return self.voter.is_removed();
                 }
                 let trip = now.0.saturating_sub(ack.sent_ns).saturating_sub(ack.waited_ns);
                 self.membership.round_trip(from, trip);

@@ -104,7 +104,7 @@ impl Node {
             self.membership.alive(now, *id, lease)
                 && beat.is_some_and(|b| b.confirmed.contains(&mine))
         };
-        let voters = self.voter.consensus().voters();
+        let voters = self.voter.newest_voters(&self.state);
         if !voters.is_empty() && voters.iter().filter(|id| **id != me).all(confirms) {
             self.voter.confirmed(&mut self.actions);
         }

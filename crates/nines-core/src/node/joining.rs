@@ -17,6 +17,13 @@ const STATE_AGAIN: Millis = Millis(60_000);
 #[derive(Default)]
 pub struct Sent(BTreeMap<NodeId, (Time, Incarnation)>);
 
+impl Sent {
+    /// A member has left.
+    pub(super) fn forget(&mut self, id: NodeId) {
+        self.0.remove(&id);
+    }
+}
+
 impl Node {
     /// Whether this may be a member that joined later than what this node knows of the log: perhaps
     /// the leader, from whom the rest of the log comes. A number that is known to be given is that

@@ -49,7 +49,11 @@ impl Node {
             }
         }
         let idle = || self.own_vips.all_off();
-        let owes = || self.state.vips.values().any(|h| *h.node() == self.config.name);
+        // One that votes no more hands nothing over: its promises run out.
+        let owes = || {
+            self.broken().is_none()
+                && self.state.vips.values().any(|h| *h.node() == self.config.name)
+        };
         if self.leaving.stopping && ((idle() && !owes()) || self.nobody_can_take_over(now)) {
             self.leaving.stopping = false;
             self.actions.push(Action::StopReady);

@@ -8,7 +8,7 @@ use super::Node;
 use crate::{
     action::{Action, Refusal},
     batch, feature_level, snapshot,
-    voter::consensus::Committed,
+    voter::consensus::{Change, Committed},
     wire::{Command, Snapshot, command::Kind},
 };
 
@@ -109,6 +109,9 @@ impl Node {
         let Some((command, outcome)) = applied else { return };
         if let Some(Kind::Apply(_) | Kind::ApplySpec(_)) = command.kind {
             self.applied_bytes += self.state.text.len();
+        }
+        if let (Some((id, Change::Leaves)), Ok(_)) = (entry.changes_member(), &outcome) {
+            self.forget_member(id);
         }
         if let Err(Refusal::Differs(why)) = &outcome {
             self.stop_as_different(why.clone());

@@ -64,10 +64,18 @@ impl Node {
         command.at_ms = self.wall_ms(now);
         let limit = allowance(&command);
         self.proposals.pending.insert(command.number, (request, now.plus(limit)));
-        if !self.write(&command) {
-            // An election takes a moment; it is written when somebody leads.
-            self.proposals.unwritten.push(command);
+        if self.write(&command) {
+            return;
         }
+        if let Some(Kind::Remove(_)) = command.kind {
+            // What allowed it may have changed by then.
+            self.proposals.answered(command.number);
+            let why = Refusal::Changed("another change of members is under way".into());
+            self.actions.push(Action::Reply { request, result: Err(why) });
+            return;
+        }
+        // An election takes a moment; it is written when somebody leads.
+        self.proposals.unwritten.push(command);
     }
 
     /// Writes a command of this node itself. False: nobody leads.

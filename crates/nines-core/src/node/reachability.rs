@@ -51,6 +51,7 @@ impl Node {
         let sees_all = |voter: &&NodeId| {
             let beat = self.membership.peer(**voter).map(|p| &p.beat);
             here.contains(voter)
+                && !self.is_to_leave(**voter)
                 && self.may_ask(now, **voter)
                 && self.voter.consensus().lag(**voter).is_some_and(|lag| lag <= NEAR_LAG_MAX)
                 && beat.is_some_and(|beat| {

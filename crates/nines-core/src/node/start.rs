@@ -6,7 +6,7 @@
 use nines_model::{Incarnation, Millis, NodeId, NodeName, Time};
 
 use super::{Node, checks, desired_state, event_log, failover, fitness, heartbeat, incarnation};
-use super::{joining, leaving, log, lost_log, operations, proposals, vips};
+use super::{joining, leaving, log, lost_log, operations, proposals, removal, vips};
 use crate::{
     action::Refusal,
     membership::Membership,
@@ -113,6 +113,7 @@ impl Node {
             under_way: std::collections::BTreeMap::new(),
             states_sent: joining::Sent::default(),
             told_broken: lost_log::ToldBroken::default(),
+            farewells: removal::Farewells::default(),
             outdated: false,
             differs: false,
             operations: operations::Operations::default(),

@@ -7,7 +7,7 @@ use std::{
     net::IpAddr,
 };
 
-use nines_model::{AdminCommand, Codes as _, NodeName, Role, ServerRef, Spec};
+use nines_model::{AdminCommand, Codes as _, NodeId, NodeName, Role, ServerRef, Spec};
 
 use super::{Entry, Holding, State, Vips, events::Event};
 use crate::{
@@ -23,7 +23,16 @@ fn event_of(admin: AdminCommand) -> (EventKind, &'static str) {
         AdminCommand::Undrain => (EventKind::Undrain, "takes new connections again"),
         AdminCommand::Standby => (EventKind::Standby, "set to standby"),
         AdminCommand::Ready => (EventKind::Ready, "ready for work again"),
+        AdminCommand::Remove => (EventKind::Remove, "is to leave the cluster"),
+        AdminCommand::Keep => (EventKind::Keep, "stays in the cluster"),
     }
+}
+
+/// The same of several subjects.
+fn of_several(says: &str) -> String {
+    let verbs = [("takes ", "take "), ("stays ", "stay "), ("is ", "are ")];
+    let one = verbs.iter().find_map(|(one, several)| Some((says.strip_prefix(one)?, several)));
+    one.map_or_else(|| says.to_owned(), |(rest, several)| format!("{several}{rest}"))
 }
 
 /// What an operator set, and why.
@@ -45,6 +54,7 @@ pub struct Admin {
     drains: BTreeMap<ServerRef, Set>,
     standbys: BTreeMap<NodeName, Set>,
     move_requests: BTreeMap<IpAddr, NodeName>,
+    removals: BTreeMap<NodeId, Set>,
 }
 
 /// A valid command of an operator.
@@ -63,6 +73,9 @@ enum What {
     /// These nodes hold no VIP.
     Standby(Vec<NodeName>, Set),
     Ready(Vec<NodeName>),
+    /// These members leave when nothing is lost by it.
+    Remove(Vec<NodeId>, Set),
+    Keep(Vec<NodeId>),
     /// These VIPs should move to the node; the others are there and stay.
     Move {
         to: NodeName,
@@ -81,8 +94,9 @@ impl Admin {
         drains: BTreeMap<ServerRef, Set>,
         standbys: BTreeMap<NodeName, Set>,
         move_requests: BTreeMap<IpAddr, NodeName>,
+        removals: BTreeMap<NodeId, Set>,
     ) -> Self {
-        Self { drains, standbys, move_requests }
+        Self { drains, standbys, move_requests, removals }
     }
 
     /// Drained servers, and who set each.
@@ -100,9 +114,15 @@ impl Admin {
         &self.move_requests
     }
 
-    /// What a command about servers or nodes would change; an error: it names none, or one that the
-    /// config does not have.
-    pub(super) fn validate(spec: &Spec, command: &Command, act: &Act) -> Result<Change, Refusal> {
+    /// Members that are to leave the cluster.
+    pub fn removals(&self) -> &BTreeMap<NodeId, Set> {
+        &self.removals
+    }
+
+    /// What a command about servers or nodes would change; an error: it names none, one that the
+    /// config does not have, or one that is no member where it is about members.
+    pub(super) fn validate(state: &State, command: &Command, act: &Act) -> Result<Change, Refusal> {
+        let (spec, members) = (&state.spec, &state.members);
         let Some(admin) = AdminCommand::from_code(&act.verb) else {
             return invalid(format!("unknown act {}", act.verb));
         };
@@ -125,6 +145,10 @@ impl Admin {
                     return Err(Refusal::NotFound(format!("unknown server {subject}")));
                 }
                 servers.extend(found);
+            } else if admin.is_of_members() {
+                if members.named(subject).is_none() {
+                    return Err(Refusal::NotFound(format!("{subject} is no member")));
+                }
             } else if !spec.nodes.contains_key(subject.as_str()) {
                 return Err(Refusal::NotFound(format!("unknown node {subject}")));
             }
@@ -137,8 +161,7 @@ impl Admin {
             Event { kind, subject: subject.clone(), text }
         };
         let events = subjects.iter().map(event).collect();
-        let says =
-            if subjects.len() == 1 { says.to_owned() } else { says.replace("takes", "take") };
+        let says = if subjects.len() == 1 { says.to_owned() } else { of_several(says) };
         let answer = format!("{} {says}", subjects.join(", "));
         let set = Set {
             actor: command.actor.clone(),
@@ -147,11 +170,21 @@ impl Admin {
             until_ms: act.until_ms,
         };
         let nodes = || subjects.iter().map(|name| name.as_str().into()).collect();
+        let ids = || subjects.iter().filter_map(|name| Some(members.named(name)?.id())).collect();
         let what = match admin {
             AdminCommand::Drain => What::Drain(servers, set),
             AdminCommand::Undrain => What::Undrain(servers),
             AdminCommand::Standby => What::Standby(nodes(), set),
             AdminCommand::Ready => What::Ready(nodes()),
+            AdminCommand::Remove => {
+                let leave: Vec<NodeId> = ids();
+                let leaves = |id| leave.contains(id) || state.admin.removals.contains_key(id);
+                if members.keys().all(leaves) {
+                    return Err(Refusal::Unsafe("no member would be left".into()));
+                }
+                What::Remove(leave, set)
+            }
+            AdminCommand::Keep => What::Keep(ids()),
         };
         Ok(Change { what, events, answer })
     }
@@ -220,6 +253,10 @@ impl Admin {
                 self.standbys.extend(nodes.into_iter().map(|node| (node, set.clone())));
             }
             What::Ready(nodes) => self.standbys.retain(|node, _| !nodes.contains(node)),
+            What::Remove(ids, set) => {
+                self.removals.extend(ids.into_iter().map(|id| (id, set.clone())));
+            }
+            What::Keep(ids) => self.removals.retain(|id, _| !ids.contains(id)),
             What::Move { to, moves, stays } => {
                 self.move_requests.retain(|vip, _| !stays.contains(vip));
                 self.move_requests.extend(moves.into_iter().map(|vip| (vip, to.clone())));
@@ -230,6 +267,12 @@ impl Admin {
     /// A VIP has another holder: what was asked of it is done, or overtaken.
     pub(super) fn moved(&mut self, vip: IpAddr) {
         self.move_requests.remove(&vip);
+    }
+
+    /// A member has left: what was wanted of it is done. Another one of its name is another member.
+    pub(super) fn left(&mut self, id: NodeId, name: &NodeName) {
+        self.removals.remove(&id);
+        self.standbys.remove(name);
     }
 
     /// Forgets what a new config does not name. A VIP that goes with another has no move requests

@@ -149,7 +149,11 @@ impl Members {
             }
             (None, _) => false,
         };
+        let removals = self.feature_level >= feature_level::REMOVALS;
         match kind {
+            Kind::Facts(facts) if removals && self.named(&facts.node).is_none() => {
+                Err(Refusal::Changed(format!("{} is no member", facts.node)))
+            }
             Kind::Facts(facts) => Ok(Change::Facts(facts.clone())),
             Kind::FeatureLevel(raise) => self.validate_level(raise),
             Kind::Join(member) if !self.reads(member) => Err(Refusal::Unsafe(format!(
@@ -227,6 +231,13 @@ impl State {
                 (Some(Event { kind: EventKind::FeatureLevel, subject, text: text.clone() }), text)
             }
         };
+        if let Change::Leaves(id, name) = &change
+            && self.members.feature_level() >= feature_level::REMOVALS
+        {
+            // Builds below that level keep what belongs to the name.
+            self.admin.left(*id, name);
+            self.vips.left(name);
+        }
         self.members.commit(entry.index, change);
         if let Some(event) = event {
             self.commit_event(entry, event);
@@ -240,7 +251,13 @@ mod tests {
     use consensus::Change::{Learns, Leaves, Votes};
 
     use super::*;
-    use crate::state::tests::{member, state, tried};
+    use crate::{
+        state::{
+            Holding,
+            tests::{act, member, state, tried, vip},
+        },
+        wire::{Move, pack},
+    };
 
     fn join(id: u64, name: &str) -> Kind {
         Kind::Join(member(id, name))
@@ -369,5 +386,55 @@ mod tests {
         }
         assert!(tried(&mut state, 21, Some((NodeId(2), Leaves)), remove("lb2")).is_ok());
         assert!(state.members.facts().is_empty());
+    }
+
+    /// From [`feature_level::REMOVALS`] on a member leaves only while that is wanted, and takes
+    /// along what was set for it and held by it; before, only its membership ends.
+    #[test]
+    fn who_leaves_takes_along_what_belongs_to_it_and_leaves_only_if_wanted() {
+        for level in [feature_level::REMOVALS - 1, feature_level::REMOVALS] {
+            let removes = level >= feature_level::REMOVALS;
+            let mut state = state();
+            state.members.feature_level = level;
+            let (two, one) = (Some((NodeId(2), Leaves)), Some((NodeId(1), Leaves)));
+            assert!(tried(&mut state, 20, None, act("standby", &["lb2"])).is_ok());
+            assert!(tried(&mut state, 21, None, act("remove", &["lb2"])).is_ok());
+            if removes {
+                assert!(tried(&mut state, 22, None, act("keep", &["lb2"])).is_ok());
+                assert!(tried(&mut state, 23, two, remove("lb2")).is_err(), "it is kept");
+                assert!(tried(&mut state, 24, None, act("remove", &["lb1", "lb2"])).is_ok());
+            }
+            assert!(tried(&mut state, 25, two, remove("lb2")).is_ok());
+            assert_eq!(state.members.newest_change(), LogIndex(25));
+            assert_eq!(state.admin.standbys().is_empty(), removes);
+            // lb1 was to hand it to lb2.
+            let nowhere =
+                |holding: &Holding| matches!(holding, Holding::Releasing { to: None, .. });
+            assert_eq!(nowhere(&state.vips[&vip(1)]), removes);
+            assert!(!nowhere(&state.vips[&vip(0)]));
+            let (from, to) = ("lb1".to_owned(), "lb2".to_owned());
+            let moved = Kind::Move(Move { vip: pack(vip(0)), from, to, ..Move::default() });
+            assert_eq!(tried(&mut state.clone(), 26, None, moved).is_err(), removes);
+            let facts = Facts { node: "lb2".into(), ..Facts::default() };
+            assert_eq!(tried(&mut state, 27, None, Kind::Facts(facts)).is_err(), removes);
+            // And the holder.
+            assert!(tried(&mut state, 28, one, remove("lb1")).is_ok());
+            assert_eq!(nowhere(&state.vips[&vip(0)]), removes);
+            assert_eq!(state.vips[&vip(0)].token(), LogIndex(5));
+            assert!(!removes || state.admin.removals().is_empty());
+        }
+    }
+
+    #[test]
+    fn somebody_always_stays() {
+        let mut state = state();
+        let mut wish = |index, names: &[&str]| tried(&mut state, index, None, act("remove", names));
+        assert!(wish(20, &["lb1", "lb2", "w"]).is_err());
+        let done = wish(21, &["lb1", "lb2"]);
+        assert_eq!(done.as_deref(), Ok("lb1, lb2 are to leave the cluster"));
+        assert!(wish(22, &["w"]).is_err());
+        assert!(wish(23, &["lb9"]).is_err());
+        assert!(tried(&mut state, 24, None, act("keep", &["lb1"])).is_ok());
+        assert!(tried(&mut state, 25, None, act("remove", &["w"])).is_ok());
     }
 }

@@ -199,6 +199,18 @@ impl Vips {
         self.failovers.insert(change.vip, failover);
     }
 
+    /// A member has left for good: what it held is nobody's as soon as its promises have ended, and
+    /// nothing is on its way to it. Another member of its name does not hold it.
+    pub(super) fn left(&mut self, name: &NodeName) {
+        for holding in self.holdings.values_mut() {
+            let (node, token) = (holding.node().clone(), holding.token());
+            let next = matches!(holding, Holding::Releasing { to: Some(to), .. } if to == name);
+            if node == *name || next {
+                *holding = Holding::Releasing { node, token, to: None };
+            }
+        }
+    }
+
     /// The holders of VIPs that a new config does not name must say that they have stopped before
     /// these are forgotten: added again later, a VIP would else be given away while the old lease
     /// still runs.

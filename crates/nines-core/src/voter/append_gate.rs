@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use nines_model::{LogIndex, Millis, NodeId, Time};
+use nines_model::{Incarnation, LogIndex, Millis, NodeId, Time};
 use prost::Message as _;
 
 use super::{Context, Voter, consensus};
@@ -79,7 +79,13 @@ impl Voter {
 
     /// Takes a screened message in. One that brings an entry which gives a promised VIP away waits
     /// until the promise has ended: to the consensus that is a slow network, nothing more.
-    pub fn receive(&mut self, cx: &mut Context<'_>, message: RaftMessage) {
+    pub fn receive(&mut self, cx: &mut Context<'_>, mut message: RaftMessage) {
+        if let Some((until, late)) = self.take_early_change(cx, &mut message) {
+            self.hold(until, late);
+            if message == RaftMessage::default() {
+                return;
+            }
+        }
         let mut until = None;
         if consensus::brings_entries(&message) {
             for entry in &message.entries {
@@ -90,16 +96,19 @@ impl Voter {
             until = until.max(Some(cx.now.plus(QUEUED)));
         }
         match until {
-            Some(until) if self.gate.held.len() < HELD_MAX => {
-                self.gate.held.push((until, message));
-                self.gate.changes += 1;
-            }
-            Some(_) => {}
+            Some(until) => self.hold(until, message),
             None => {
                 if let Err(why) = self.let_in(cx, &message) {
                     self.refuse(cx, message.sender(), &why);
                 }
             }
+        }
+    }
+
+    fn hold(&mut self, until: Time, message: RaftMessage) {
+        if self.gate.held.len() < HELD_MAX {
+            self.gate.held.push((until, message));
+            self.gate.changes += 1;
         }
     }
 
@@ -121,6 +130,17 @@ impl Voter {
     /// not.
     pub fn forbids(&self, now: Time, vip: std::net::IpAddr, to: Option<NodeId>) -> Option<Time> {
         self.promises.hold(now, vip, to, LogIndex::MAX)
+    }
+
+    /// Until when this voter's own promise forbids that the holder by `token` counts as gone;
+    /// `None`: it does not.
+    pub fn forbids_release(
+        &self,
+        now: Time,
+        vip: std::net::IpAddr,
+        token: LogIndex,
+    ) -> Option<Time> {
+        self.promises.hold_release(now, vip, token, Incarnation::NONE)
     }
 
     /// Until when an entry may not be appended here.

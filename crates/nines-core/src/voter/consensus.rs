@@ -7,13 +7,13 @@
 
 use nines_model::{LogIndex, NodeId};
 use raft::{
-    GetEntriesContext, ProgressState, RawNode, SnapshotStatus, StateRole, Storage as _,
+    ProgressState, RawNode, SnapshotStatus, StateRole, Storage as _,
     eraftpb::{
         ConfChange, ConfChangeType, ConfState, HardState as RaftHardState, Snapshot as RaftSnapshot,
     },
 };
 
-pub use self::codec::{asks_to_write, brings_entries, brings_state, may_wait};
+pub use self::codec::{asks_to_write, brings_entries, brings_state, changes_voters, may_wait};
 use self::codec::{committed, from_entry, from_message, from_raft_snapshot, to_entry, to_message};
 use self::log::Log;
 use crate::wire::{HardState, Persist, Persisted, RaftMessage, Snapshot};
@@ -21,6 +21,7 @@ use crate::wire::{HardState, Persist, Persisted, RaftMessage, Snapshot};
 mod admission;
 mod codec;
 pub mod disk;
+mod entries;
 mod log;
 
 /// A clock tick of the library, ms.
@@ -373,18 +374,6 @@ impl Consensus {
     /// Entries kept in memory.
     pub fn log_length(&self) -> usize {
         self.raw.store().entries.len()
-    }
-
-    /// Commands after what is applied, also those that no majority has yet, oldest first.
-    pub fn tail(&self) -> Vec<(LogIndex, Vec<u8>)> {
-        let log = &self.raw.raft.raft_log;
-        let (low, high) = (self.applied + 1, log.last_index() + 1);
-        if low >= high {
-            return Vec::new();
-        }
-        let context = GetEntriesContext::empty(false);
-        let entries = log.slice(low, high, None, context).unwrap_or_default();
-        entries.iter().map(|e| (LogIndex(e.index), e.get_data().to_vec())).collect()
     }
 
     /// Whether this node leads and has applied an entry of its own term: its picture is complete.

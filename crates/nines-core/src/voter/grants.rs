@@ -167,6 +167,7 @@ impl Voter {
             lease_ms: beat.lease_ms,
             membership: cx.state.members.newest_change().number(),
             incarnation: beat.incarnation,
+            voters: self.voters_for(cx, beat.applied()),
             ..Ack::default()
         };
         // The first renewal decides when a VIP comes up; later ones have a lease's time.

@@ -30,11 +30,13 @@ pub(super) struct LostLog {
     vouched: bool,
     /// This node votes no more, restarted or not.
     retired: bool,
+    /// It was removed from the cluster.
+    removed: bool,
 }
 
 impl LostLog {
-    pub(super) fn new(retired: bool) -> Self {
-        Self { retired, ..Self::default() }
+    pub(super) fn new(retired: bool, removed: bool) -> Self {
+        Self { retired, removed, ..Self::default() }
     }
 }
 
@@ -103,6 +105,24 @@ impl Voter {
         self.memory.retired = true;
     }
 
+    /// This node was removed from the cluster: it takes no part for good.
+    pub fn removed(&mut self, cx: &mut Context<'_>) {
+        if self.memory.removed {
+            return;
+        }
+        let why = "it was removed from the cluster".to_owned();
+        cx.log(format!("this node takes no part any more: {why}"));
+        let persist = Persist { retired: Some(why.clone()), removed: true, ..Persist::default() };
+        cx.out.push(Action::Persist(0, Box::new(persist)));
+        self.broken = Some(why);
+        (self.memory.retired, self.memory.removed) = (true, true);
+    }
+
+    /// Whether it was removed from the cluster.
+    pub fn is_removed(&self) -> bool {
+        self.memory.removed
+    }
+
     /// Whether a restart cannot mend what keeps this node from voting.
     pub fn is_retired(&self) -> bool {
         self.memory.retired
@@ -114,7 +134,7 @@ impl Voter {
         // The members are those at the end of what is known to be committed.
         let read = self.consensus.applied_index() >= self.consensus.committed();
         if !self.memory.vouched && read {
-            let (voters, me) = (self.consensus.voters(), self.identity.id);
+            let (voters, me) = (self.newest_voters(cx.state), self.identity.id);
             let answered = |id: &&NodeId| **id == me || self.memory.answered.contains(id);
             let majority = voters.iter().filter(answered).count() * 2 > voters.len();
             // One that needs no answer listens first: another may have joined after its log ended.

@@ -26,6 +26,8 @@ pub(super) struct OwnIncarnation {
     moved: bool,
     /// The disk write after which it takes part; 0: none was asked for.
     confirming: u64,
+    /// The disk knows of it, and counts the next start as a later one.
+    kept: bool,
 }
 
 impl OwnIncarnation {
@@ -34,7 +36,7 @@ impl OwnIncarnation {
         let moved = before.place != 0 && before.place != identity.place;
         let here = !moved && before.machine_boot == identity.machine_boot;
         let heir_of = if here { before.incarnation() } else { Incarnation::NONE };
-        Self { heir_of, moved, starts: before.starts + 1, confirming: 0 }
+        Self { heir_of, moved, starts: before.starts + 1, confirming: 0, kept: false }
     }
 
     pub(super) fn moved(&self) -> bool {
@@ -61,6 +63,13 @@ impl Voter {
         Frame { kind: Some(kind), rest: Vec::new(), incarnation, starts, moved }
     }
 
+    /// Whether frames may leave. If this process died before the disk knows of it, the next one
+    /// would count its start by the same number, and others could take a late frame of this one for
+    /// a newer one. A moved incarnation says that it is one; one that is broken says so.
+    pub fn may_speak(&self) -> bool {
+        self.own.kept || self.own.moved || self.broken.is_some()
+    }
+
     /// Puts this incarnation on the disk where it has the right to be there.
     pub fn keep_incarnation(&mut self, out: &mut Vec<Action>) -> u64 {
         let Identity { incarnation, machine_boot, place, .. } = self.identity;
@@ -83,8 +92,10 @@ impl Voter {
     /// A write beside the log is on disk.
     pub(super) fn incarnation_kept(&mut self, cx: &mut Context<'_>, number: u64) {
         let own = &mut self.own;
+        // The first write beside the log is that of an incarnation that was not moved.
+        own.kept |= !own.moved;
         if own.confirming != 0 && number >= own.confirming && own.moved {
-            own.moved = false;
+            (own.moved, own.kept) = (false, true);
             cx.log(
                 "every other voter has confirmed that no other agent runs as this node; \
                  it takes part from now on"

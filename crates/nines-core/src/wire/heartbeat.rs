@@ -197,6 +197,13 @@ pub struct Ack {
     /// The voter does not know what the heartbeat's set contains.
     #[prost(bool, tag = "53")]
     pub unknown: bool,
+    /// The receiver is no member any more: it was removed.
+    #[prost(bool, tag = "54")]
+    pub left: bool,
+    /// Nodes that vote since the change that `membership` names, for a receiver that has not got
+    /// it.
+    #[prost(uint64, repeated, tag = "55")]
+    pub voters: Vec<u64>,
 }
 
 impl Ack {
@@ -208,6 +215,11 @@ impl Ack {
     /// Log index of the newest membership change the sender knows.
     pub(crate) fn membership(&self) -> LogIndex {
         LogIndex(self.membership)
+    }
+
+    /// Nodes that vote since that change; none: the receiver knows it.
+    pub(crate) fn voters(&self) -> impl Iterator<Item = NodeId> {
+        self.voters.iter().copied().map(NodeId)
     }
 
     /// The furthest that the receiver's log has shown itself to be: term and entry.

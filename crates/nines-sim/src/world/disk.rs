@@ -79,6 +79,7 @@ impl Kept {
         if let Some(why) = persist.retired {
             disk.retired = why;
         }
+        disk.removed |= persist.removed;
         if let Some(hard_state) = persist.hard_state {
             disk.hard_state = hard_state;
         }

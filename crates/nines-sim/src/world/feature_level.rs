@@ -2,8 +2,9 @@
 //!
 //! Decides: what such a build does not know. Its node runs the same code; what reaches it loses the
 //! fields that it would skip. A build from before feature levels takes the piece of a config for a
-//! whole one; one of level 1 reads pieces, but configs only as text. What it sends has all fields
-//! again, because a log keeps its entries as bytes, whoever reads them.
+//! whole one; one of level 1 reads pieces, but configs only as text; one of level 2 removes no
+//! members. What it sends has all fields again, because a log keeps its entries as bytes, whoever
+//! reads them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -79,12 +80,17 @@ fn older_command(level: u32, bytes: &[u8]) -> Vec<u8> {
         {
             return bytes.to_vec();
         }
+        Some(Kind::ApplySpec(_)) if level >= feature_level::VALUES => return bytes.to_vec(),
         Some(Kind::Apply(apply)) => (apply.head, apply.tail) = (0, 0),
         Some(Kind::Facts(facts)) => facts.feature_level = 0,
         Some(Kind::Join(member)) => member.feature_level = 0,
         // It ignores what it does not know; so no events at all stand there.
         kind @ Some(Kind::FeatureLevel(_) | Kind::ApplySpec(_)) => {
             *kind = Some(Kind::LogEvents(LogEvents::default()));
+        }
+        // It refuses a verb that it does not know.
+        Some(kind @ Kind::Act(_)) if feature_level::needed(kind) > level => {
+            *kind = Kind::LogEvents(LogEvents::default());
         }
         _ => return bytes.to_vec(),
     }

@@ -1,9 +1,10 @@
 //! Machines that join while the cluster runs, and what large frames meet on their way.
 
 use nines_core::{
-    Event,
+    Event, Node,
     event_log::EventKind,
     feature_level,
+    node::removal::Waits,
     wire::{Command, LogEvent, LogEvents, Member, Persisted, command},
 };
 use nines_model::{Codes as _, NodeId};
@@ -86,9 +87,31 @@ impl World {
         node.is_some_and(|n| n.state().members.contains_key(&NodeId(other)))
     }
 
-    /// Whether every running node sees these voters and has the whole log.
+    /// Whether a node knows that it was removed from the cluster.
+    pub fn is_removed(&self, id: u64) -> bool {
+        self.machines[&id].node.as_ref().is_some_and(Node::is_removed)
+    }
+
+    /// What the removal of a member waits for, as a node sees it.
+    pub fn removal_waits(&self, id: u64, member: u64) -> Option<Waits> {
+        let node = self.machines[&id].node.as_ref();
+        node.and_then(|node| node.removal_waits(self.local(id), NodeId(member)))
+    }
+
+    /// Members by the newest state that any node has.
+    pub fn members(&self) -> Vec<u64> {
+        let nodes = self.machines.values().filter_map(|m| m.node.as_ref());
+        let newest = nodes.max_by_key(|node| node.state().applied);
+        newest.map_or_else(Vec::new, |n| n.state().members.keys().map(|id| id.number()).collect())
+    }
+
+    /// Whether every running node sees these voters and has the whole log, but for those that were
+    /// removed.
     pub fn agrees_on(&self, voters: &[u64]) -> bool {
-        let nodes = || self.machines.values().filter_map(|m| m.node.as_ref());
+        let nodes = || {
+            let running = self.machines.values().filter_map(|m| m.node.as_ref());
+            running.filter(|node| !node.is_removed())
+        };
         let newest = nodes().map(|n| n.consensus().committed()).max().unwrap_or_default();
         nodes().all(|n| {
             let mut seen = n.consensus().voters();
@@ -98,10 +121,11 @@ impl World {
         })
     }
 
-    /// The node that leads, as all that run see it.
+    /// The node that leads, as all members that run see it.
     pub fn leader(&self) -> Option<u64> {
         let nodes = self.machines.values().filter_map(|m| m.node.as_ref());
-        let mut seen: Vec<Option<NodeId>> = nodes.map(|n| n.consensus().leader()).collect();
+        let members = nodes.filter(|node| !node.is_removed());
+        let mut seen: Vec<Option<NodeId>> = members.map(|n| n.consensus().leader()).collect();
         seen.dedup();
         (seen.len() == 1).then(|| seen[0]).flatten().map(NodeId::number)
     }

@@ -2,7 +2,11 @@
 //!
 //! Asked of the simulated kernels and disks, never of what a node believes.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use nines_core::{Node, snapshot, state::State};
 use nines_model::NodeId;
@@ -52,11 +56,11 @@ impl World {
         let mut seen =
             Observation { now: self.now, lease_ns: self.lease.ns(), ..Observation::default() };
         let copy = self.copy_id();
-        let founders = self.founders();
+        let fewest = self.voters.values().map(BTreeSet::len).min().unwrap_or_default();
         let all: Vec<u64> = self.machines.keys().copied().filter(|id| *id != copy).collect();
         for id in all {
-            // Nodes only join here: a majority has never fewer than this.
-            let deaf = self.hears(id) < self.scenario.nodes.len() / 2;
+            // A majority has never fewer than this.
+            let deaf = self.hears(id) < fewest / 2;
             let answers = self.answers(id);
             let now = self.now;
             let names = &self.scenario.nodes;
@@ -75,6 +79,7 @@ impl World {
                     hash: self.older.hash_of_state(&snapshot::encode(node.state())),
                     holdings: Arc::new(holdings(&self.vips, names, node.state())),
                 };
+                note_voters(&mut self.voters, node);
             }
             let state_seen = &machine.state_seen;
             let node = machine.node.as_ref();
@@ -84,7 +89,6 @@ impl World {
                 applied: node.map(|_| (state_seen.applied, state_seen.hash)),
                 durable: machine.disk.terms(),
                 durable_snapshot: machine.disk.get().snapshot.index,
-                founder: founders.contains(&id),
                 answers,
                 holdings: node.map(|_| Arc::clone(&state_seen.holdings)).unwrap_or_default(),
                 // A long lease for a planned restart is meant to outlast the process.
@@ -95,6 +99,7 @@ impl World {
             };
             seen.nodes.insert(id, facts);
         }
+        seen.voters = Arc::clone(&self.voters);
         if self.machines.contains_key(&copy) {
             seen.copy_answers = self.answers(copy);
         }
@@ -138,7 +143,9 @@ impl World {
             };
             let c = node.consensus();
             eprintln!(
-                "{id}: term {} leader {} committed {} applied {} last {:?} waiting {} [{}] holds {:?} answers {:?}",
+                "{id}: {:?} term {} leader {} committed {} applied {} last {:?} waiting {} [{}] holds {:?} \
+                 answers {:?} hears {:?} doubts {:?} awaits {:?}",
+                node.broken(),
                 c.term(),
                 c.leader().map_or(0, NodeId::number),
                 c.committed(),
@@ -148,8 +155,18 @@ impl World {
                 c.progress(),
                 node.state().vips,
                 self.answers(*id),
+                self.heard_by(node, *id),
+                node.double(self.local(*id)),
+                node.awaits(self.local(*id)),
             );
         }
+    }
+
+    /// For how long a node has not heard each of its peers, in ms.
+    fn heard_by(&self, node: &Node, id: u64) -> Vec<(u64, u64)> {
+        let peers = node.membership().ever_heard();
+        let age = |at| self.local(id).since(at) / 1_000_000;
+        peers.filter_map(|p| Some((p.number(), age(node.membership().peer(p)?.at)))).collect()
     }
 
     /// Every VIP is answered for by exactly one node, and by the one it goes with another on.
@@ -167,6 +184,16 @@ impl World {
             by.contains_key(vip) && wanted.with.is_none_or(|with| by.get(&with) == by.get(vip))
         });
         all.len() == spec.vips.len() && by.len() == spec.vips.len() && together
+    }
+}
+
+/// Notes who votes by a node's log.
+fn note_voters(voters: &mut Arc<BTreeMap<u64, BTreeSet<u64>>>, node: &Node) {
+    let changed = node.state().members.newest_change().number();
+    let now = node.consensus().voters().into_iter().map(NodeId::number).collect();
+    let before = voters.range(..=changed).next_back();
+    if before.is_none_or(|(_, known)| *known != now) {
+        Arc::make_mut(voters).insert(changed, now);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use nines_core::{
     Event,
-    wire::{ApplySpec, Command, Give, command, pack},
+    wire::{Act, ApplySpec, Command, Give, command, pack},
 };
 use nines_model::Millis;
 
@@ -64,6 +64,13 @@ impl World {
     pub fn operator_asks(&mut self, id: u64, kind: command::Kind) {
         let command = Command { actor: "operator".into(), kind: Some(kind), ..Command::default() };
         self.feed(id, Event::Propose { request: self.sequence, command });
+    }
+
+    /// Somebody asks a node for this about these servers, nodes or members.
+    pub fn operator_acts(&mut self, id: u64, verb: &str, subjects: &[&str]) {
+        let subjects = subjects.iter().map(|name| (*name).to_owned()).collect();
+        let act = Act { verb: verb.into(), subjects, ..Act::default() };
+        self.operator_asks(id, command::Kind::Act(act));
     }
 
     /// The config in force when the world began.

@@ -52,6 +52,12 @@ pub(super) fn decode_change(data: &[u8]) -> Option<ConfChange> {
     (change.node_id != 0).then_some(change)
 }
 
+/// Whether an entry changes who votes: not when a node begins to get the log.
+pub fn changes_voters(entry: &LogEntry) -> bool {
+    let change = (entry.kind != 0).then(|| decode_change(&entry.data)).flatten();
+    change.is_some_and(|c| c.get_change_type() != ConfChangeType::AddLearnerNode)
+}
+
 fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
     let mut value = 0u64;
     for (i, byte) in bytes.iter().enumerate().take(10) {
