@@ -337,10 +337,11 @@ impl CoreThread {
         }
     }
 
-    /// Whether this node's log does not say yet who this is, and its credentials do not either.
+    /// Whether this node's log does not say who this is, and its credentials do not either. One
+    /// that has left gets to know that it has.
     fn is_unknown(&self, id: NodeId) -> bool {
         let seed = self.node.state().members.is_empty() && self.node.config().seeds.contains(&id);
-        self.node.may_be_newer(id) && !seed
+        (self.node.may_be_newer(id) || self.node.has_left(id)) && !seed
     }
 
     fn carry_out(&mut self) {

@@ -426,11 +426,16 @@ async fn post_act(
     let names = subjects.clone();
     let look = move |node: &Node, now: Time| {
         let spec = &node.state().spec;
-        if let Some(failure) = view::names::misnamed(spec, admin, &names) {
+        let misnamed = if admin.is_of_members() {
+            view::names::no_member(node.state(), admin, &names)
+        } else {
+            view::names::misnamed(spec, admin, &names)
+        };
+        if let Some(failure) = misnamed {
             return Err(failure);
         }
-        let standby =
-            (admin == AdminCommand::Standby).then(|| view::harm_of_standby(node, now, &names));
+        let leaves = matches!(admin, AdminCommand::Standby | AdminCommand::Remove);
+        let standby = leaves.then(|| view::harm_of_standby(node, now, &names));
         let servers = names.iter().filter(|_| admin == AdminCommand::Drain);
         let drained: BTreeSet<_> = servers.flat_map(|name| spec.find_servers(name)).collect();
         Ok((standby.flatten(), drained))
@@ -438,6 +443,11 @@ async fn post_act(
     let (mut harm, drained) = commands.core.inspect(look).await.ok_or_else(stopping)??;
     if !drained.is_empty() {
         harm = view::harm_of_drain(&seen(&sight).await?.0.status, &drained);
+    }
+    if let Some(harm) = harm.as_ref().filter(|_| admin == AdminCommand::Remove) {
+        return Err(Failure::new(Kind::Unsafe, "refused", harm.why.clone())
+            .next("make another director ready, or take its services out of the config")
+            .into());
     }
     if let Some(harm) = harm
         && force.as_deref().and_then(SafetyRule::from_code) != Some(harm.rule)

@@ -22,6 +22,8 @@ codes! {
         Ok = "ok",
         /// An operator set it aside.
         Standby = "standby",
+        /// An operator wants it to leave the cluster.
+        Leaving = "leaving",
         /// Its agent is stopping.
         Stopping = "stopping",
         /// It is not heard.
@@ -40,13 +42,15 @@ codes! {
         Joining = "joining",
         /// It has less on disk than others count on, or cannot write.
         NoVote = "no vote",
+        /// It was removed from the cluster; only the node itself says so.
+        Removed = "removed",
     }
 }
 
 impl NodeState {
     /// Whether such a node knows of the others only what is old.
     pub const fn takes_no_part(self) -> bool {
-        matches!(self, Self::Joining | Self::NoVote)
+        matches!(self, Self::Joining | Self::NoVote | Self::Removed)
     }
 }
 
@@ -181,6 +185,7 @@ mod tests {
             "catching up",
             "ok",
             "standby",
+            "leaving",
             "stopping",
             "silent",
             "not ready",
@@ -190,6 +195,7 @@ mod tests {
             "waiting for confirmation",
             "joining",
             "no vote",
+            "removed",
         ];
         assert_eq!(codes::<NodeState>(), node);
         let server = ["up", "spare", "draining", "DOWN", "unknown", "unusable"];

@@ -7,6 +7,9 @@ use utoipa::ToSchema;
 use super::states::{NodeState, ServerState, Subject, code};
 
 pub use super::placement::Placement;
+pub use requests::{ActRequest, Done, MoveRequest};
+
+mod requests;
 
 /// Schema of [`Status`].
 pub const SCHEMA: u32 = 1;
@@ -104,11 +107,11 @@ pub struct NodeStatus {
     #[schema(value_type = String)]
     pub role: Coded<Role>,
     /// "active", "ready" (could take over now), "idle" (without the holder there would be no
-    /// majority), "catching up", "ok", "standby", "stopping", "silent", "not ready", "no answer",
-    /// "not joined", "running twice", "waiting for confirmation" (its state directory was copied or
-    /// moved), "joining" (it waits for the log or for its vote), "no vote" (its log is older than
-    /// what it acknowledged, or gone, or cannot be written): `trouble` says what it waits for, or
-    /// why.
+    /// majority), "catching up", "ok", "standby", "leaving" (`removal` says why it is still
+    /// there), "stopping", "silent", "not ready", "no answer", "removed", "not joined", "running
+    /// twice", "waiting for confirmation" (its state directory was copied or moved), "joining" (it
+    /// waits for the log or for its vote), "no vote" (its log is older than what it acknowledged,
+    /// or gone, or cannot be written): `trouble` says what it waits for, or why.
     #[serde(with = "code")]
     #[schema(value_type = String)]
     pub state: Coded<NodeState>,
@@ -134,6 +137,15 @@ pub struct NodeStatus {
     pub leads: bool,
     /// Since when it is on standby and why; empty: it is not.
     pub standby: String,
+    /// Who wants it to leave the cluster, and what that waits for; empty: nobody.
+    #[serde(default)]
+    pub removal: String,
+    /// Has a vote.
+    #[serde(default)]
+    pub votes: bool,
+    /// Addresses for heartbeats, one for each link.
+    #[serde(default)]
+    pub addresses: Vec<String>,
     /// Directors whose connections it has not got yet.
     #[serde(default)]
     pub behind: Vec<String>,
@@ -421,42 +433,6 @@ impl From<&nines_model::diff::Change> for Change {
             felt: c.felt.clone(),
         }
     }
-}
-
-/// Body of `POST /v1/act`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
-pub struct ActRequest {
-    /// "drain", "undrain", "standby", "ready".
-    pub verb: String,
-    /// "r2", "web/r2", "lb1".
-    pub subjects: Vec<String>,
-    /// Reason in the operator's words; empty: none given.
-    #[serde(default)]
-    pub reason: String,
-    /// Until, ms since 1970; 0: until undone.
-    #[serde(default)]
-    pub until_ms: u64,
-    /// The safety rule to break, by name.
-    #[serde(default)]
-    pub force: Option<String>,
-}
-
-/// Body of `POST /v1/move`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
-pub struct MoveRequest {
-    /// Service, VIP's name or address.
-    pub vip: String,
-    /// Name of the node that shall hold the VIP.
-    pub to: String,
-}
-
-/// The answer to a request that changed the cluster.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
-pub struct Done {
-    /// Log index of the command.
-    pub index: u64,
-    /// What was done.
-    pub text: String,
 }
 
 /// What went wrong (RFC 9457, `application/problem+json` members).

@@ -19,6 +19,7 @@ pub mod config;
 mod events;
 mod help;
 mod migrate;
+mod node;
 mod status;
 mod version;
 mod why;
@@ -92,6 +93,8 @@ enum Commands {
     Ready(act::UnsetArgs),
     /// Move a service's VIP to another director.
     Move(migrate::MoveArgs),
+    /// List the members of the cluster; remove or replace some.
+    Node(node::NodeArgs),
     /// Make this machine the first node of a new cluster; prints the join command.
     Init(init::InitArgs),
     /// Print a new join command.
@@ -198,6 +201,7 @@ fn run(context: &Context, command: Commands) -> Outcome<u8> {
         Commands::Standby(args) => act::set(context, AdminCommand::Standby, &args),
         Commands::Ready(args) => act::unset(context, AdminCommand::Ready, &args),
         Commands::Move(args) => migrate::run(context, &args),
+        Commands::Node(args) => node::run(context, &args),
         Commands::Init(args) => init::run(context, &args),
         Commands::Code(args) => init::code(context, &args),
         Commands::Join(args) => join::run(context, &args),

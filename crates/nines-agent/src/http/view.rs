@@ -103,6 +103,7 @@ fn state_of(seen: Option<&NodeView>, role: Role, at_work: NodeState) -> NodeStat
         Some(Unfit::Unconfirmed) => NodeState::Unconfirmed,
         _ if seen.joining => NodeState::Joining,
         _ if !seen.heard => NodeState::Silent,
+        _ if seen.removal => NodeState::Leaving,
         _ if role == Role::Witness => NodeState::Ok,
         Some(Unfit::Standby) => NodeState::Standby,
         // What it holds it keeps while its table is being applied, or until another takes it.
@@ -118,8 +119,11 @@ fn nodes(node: &Node, now: Time, shown: &OwnStatus, spares: &Spares<'_>) -> Vec<
     let mut all: Vec<NodeStatus> =
         state.members.iter().map(|(id, m)| member(node, now, (*id, m), shown, spares)).collect();
     all.extend(outside::newcomer(node, now, shown));
+    // This node's own line says more than that it is no member.
+    let me = &node.config().name;
+    let not_joined = state.spec.nodes.iter();
     let not_joined =
-        state.spec.nodes.iter().filter(|(name, _)| state.member(name.as_str()).is_none());
+        not_joined.filter(|(name, _)| *name != me && state.member(name.as_str()).is_none());
     all.extend(not_joined.map(|(name, spec)| NodeStatus {
         name: name.to_string(),
         role: spec.role.into(),
@@ -156,7 +160,11 @@ fn member(
         () if !spares.has_majority(name) => NodeState::Idle,
         () => NodeState::Ready,
     };
-    let state_now = state_of(spares.member(name), role, at_work);
+    let removed = id == node.config().id && node.is_removed();
+    let state_now = match spares.member(name) {
+        _ if removed => NodeState::Removed,
+        seen => state_of(seen, role, at_work),
+    };
     let facts = state.members.facts().get(name.as_str());
     let told = || OwnStatus {
         path: facts.map_or_else(String::new, |f| f.path.clone()),
@@ -186,9 +194,19 @@ fn member(
         links: links.len(),
         leads: node.consensus().leader() == Some(id),
         standby: state.admin.standbys().get(name.as_str()).map_or_else(String::new, set_text),
+        removal: removal(node, now, id),
+        votes: node.consensus().is_voter(id),
+        addresses: member.addresses.clone(),
         behind,
         macs: facts.map_or_else(Vec::new, |f| f.macs.iter().map(|mac| mac_text(mac)).collect()),
     }
+}
+
+/// Who wants a member to leave, and what that waits for.
+fn removal(node: &Node, now: Time, id: NodeId) -> String {
+    let wanted = node.state().admin.removals().get(&id);
+    let Some((set, waits)) = wanted.zip(node.removal_waits(now, id)) else { return String::new() };
+    format!("{}; waits: {waits}", set_text(set))
 }
 
 /// Living nodes whose connections a node has not got yet, as far as it says.

@@ -94,6 +94,7 @@ impl Store {
         let long_promise = LongPromise::decode(word("long-promise")?.as_slice()).map_err(failed)?;
         let incarnation = KeptIncarnation::decode(word("life")?.as_slice()).map_err(failed)?;
         let retired = String::from_utf8_lossy(&word("retired")?).into_owned();
+        let removed = !word("removed")?.is_empty();
         let mut entries = Vec::new();
         let table = tables.open_table(ENTRIES).map_err(failed)?;
         for item in table.range(snapshot.index + 1..).map_err(failed)? {
@@ -108,7 +109,7 @@ impl Store {
             }
             entries.push(entry);
         }
-        Ok(Persisted { hard_state, snapshot, entries, long_promise, incarnation, retired })
+        Ok(Persisted { hard_state, snapshot, entries, long_promise, incarnation, retired, removed })
     }
 
     /// Writes and syncs.
@@ -129,6 +130,9 @@ impl Store {
             }
             if let Some(why) = &persist.retired {
                 words.insert("retired", why.as_bytes()).map_err(failed)?;
+            }
+            if persist.removed {
+                words.insert("removed", b"yes".as_slice()).map_err(failed)?;
             }
             if let Some(promise) = &persist.long_promise {
                 words.insert("long-promise", promise.encode_to_vec().as_slice()).map_err(failed)?;

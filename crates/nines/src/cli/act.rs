@@ -49,7 +49,8 @@ fn now_ms() -> u64 {
     since.map_or(0, |d| d.as_millis() as u64)
 }
 
-fn show(context: &Context, done: &Done) {
+/// Prints what the cluster answered.
+pub fn show(context: &Context, done: &Done) {
     if context.json() {
         print_json(done);
     } else {
@@ -58,7 +59,7 @@ fn show(context: &Context, done: &Done) {
 }
 
 /// A length of time that is not zero.
-fn some_time(option: &str, text: &str) -> Outcome<Millis> {
+pub fn some_time(option: &str, text: &str) -> Outcome<Millis> {
     match length(text)? {
         Millis(0) => {
             Err(Failure::new(Kind::Usage, format!("{option} {text} is not a valid time"), "")

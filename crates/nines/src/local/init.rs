@@ -127,7 +127,7 @@ pub fn run(context: &Context, args: &InitArgs) -> Outcome<u8> {
     if !context.json() {
         outln!("{node} is the first node of cluster {name}. Start it:  systemctl start nines");
     }
-    print_code(context, &home, false)?;
+    print_code(context, &home, For::Nodes)?;
     Ok(0)
 }
 
@@ -179,9 +179,18 @@ fn all(context: &Context, file: &Path, port: u16) -> Outcome<u8> {
     Ok(0)
 }
 
-fn print_code(context: &Context, home: &StateDir, server: bool) -> Outcome<()> {
+/// Who is to join with a code.
+#[derive(Clone, Copy)]
+enum For<'a> {
+    Nodes,
+    Servers,
+    /// The machine that takes the place of a member: its name, and whether it was a witness.
+    Place(&'a str, bool),
+}
+
+fn print_code(context: &Context, home: &StateDir, whom: For<'_>) -> Outcome<()> {
     let identity = home.identity()?;
-    let (code, until) = home.new_code(server)?;
+    let (code, until) = home.new_code(matches!(whom, For::Servers))?;
     let me = &identity.me;
     let port = if me.port == PORT { String::new() } else { format!(":{}", me.port) };
     if context.json() {
@@ -197,13 +206,27 @@ fn print_code(context: &Context, home: &StateDir, server: bool) -> Outcome<()> {
         return Ok(());
     }
     let command = format!("nines join {}{port} {code}", me.addresses[0]);
-    if server {
-        outln!("On each real server, within a day:\n  {command} --server");
-        return Ok(());
+    match whom {
+        For::Servers => outln!("On each real server, within a day:\n  {command} --server"),
+        For::Place(name, witness) => {
+            let witness = if witness { " --witness" } else { "" };
+            outln!("On the new machine, within a day:\n  {command} --node {name}{witness}");
+        }
+        For::Nodes => {
+            outln!("On each other machine, within a day:\n  {command}");
+            outln!(
+                "A witness adds --witness. Real servers have a code of their own: nines code \
+                 --server"
+            );
+        }
     }
-    outln!("On each other machine, within a day:\n  {command}");
-    outln!("A witness adds --witness. Real servers have a code of their own: nines code --server");
     Ok(())
+}
+
+/// Prints how another machine joins under the name of a member that has left.
+pub fn code_for(context: &Context, name: &str, witness: bool) -> Outcome<u8> {
+    print_code(context, &StateDir::at(&context.state), For::Place(name, witness))?;
+    Ok(0)
 }
 
 /// Runs `nines code`.
@@ -217,6 +240,6 @@ pub fn code(context: &Context, args: &CodeArgs) -> Outcome<u8> {
         )
         .next("nines code   on a director or witness"));
     }
-    print_code(context, &home, args.server)?;
+    print_code(context, &home, if args.server { For::Servers } else { For::Nodes })?;
     Ok(0)
 }

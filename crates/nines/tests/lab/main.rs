@@ -21,6 +21,7 @@ mod manual;
 mod marks;
 mod packets;
 mod proxy;
+mod removal;
 mod servers;
 mod unserved;
 

@@ -482,6 +482,7 @@ fn every_page_with_commands_is_on_the_list() {
         "docs/manual/forwarding/ipvsadm.md",
         "docs/manual/forwarding/marks.md",
         "docs/manual/installation.md",
+        "docs/manual/members.md",
         "docs/manual/real-servers.md",
         "docs/manual/troubleshooting.md",
     ];

@@ -3,6 +3,7 @@
 //! Decides: words only; a name that fits is nobody's business here.
 
 use nines_api::failure::{Failure, Kind};
+use nines_core::state::State;
 use nines_model::{AdminCommand, NodeName, ServerName, ServiceName, Spec, suggest};
 
 /// What a name in the config names.
@@ -37,6 +38,20 @@ pub fn misnamed(spec: &Spec, admin: AdminCommand, subjects: &[String]) -> Option
         if of_servers { no_server(spec, admin, name) } else { no_node(spec, admin, name) }
     };
     subjects.iter().find_map(no)
+}
+
+/// The failure of `nines node remove NAME` and the like, if a name is none of a member.
+pub fn no_member(state: &State, admin: AdminCommand, subjects: &[String]) -> Option<Failure> {
+    let unknown = |name: &&String| state.member(name.as_str()).is_none();
+    let name = subjects.iter().find(unknown)?;
+    if state.spec.nodes.contains_key(name.as_str()) {
+        let why = "the config names it, and it has not joined";
+        return Some(
+            Failure::new(Kind::NotFound, format!("{name} is no member"), why)
+                .next("nines node list   shows the members"),
+        );
+    }
+    no_node(&state.spec, admin, name)
 }
 
 /// The failure of `nines move NAME`, if the name is no service and no VIP.
@@ -77,8 +92,11 @@ fn no_server(spec: &Spec, admin: AdminCommand, name: &str) -> Option<Failure> {
                 AdminCommand::Drain => "moves its VIPs away",
                 _ => "gives it VIPs again",
             };
-            failure(format!("{name} is a node, not a real server"))
-                .next(format!("nines {} {name}   {does}", admin.counterpart()))
+            let failure = failure(format!("{name} is a node, not a real server"));
+            match admin.counterpart() {
+                Some(other) => failure.next(format!("nines {other} {name}   {does}")),
+                None => failure,
+            }
         }
         Named::Service => {
             let servers = spec.services[name].servers.keys().take(3);
@@ -114,12 +132,18 @@ fn at_address(spec: &Spec, address: &str) -> Vec<String> {
 }
 
 fn no_node(spec: &Spec, admin: AdminCommand, name: &str) -> Option<Failure> {
+    let of = if admin.is_of_members() { "node " } else { "" };
     let failure =
-        |what: String| Failure::new(Kind::NotFound, what, format!("nines {admin} takes nodes"));
+        |what: String| Failure::new(Kind::NotFound, what, format!("nines {of}{admin} takes nodes"));
     Some(match named(spec, name) {
         Named::Node => return None,
-        Named::Server => failure(format!("{name} is a real server, not a node"))
-            .next(format!("nines {} {name}", admin.counterpart())),
+        Named::Server => {
+            let failure = failure(format!("{name} is a real server, not a node"));
+            match admin.counterpart() {
+                Some(other) => failure.next(format!("nines {other} {name}")),
+                None => failure.next("nines node list   shows the members"),
+            }
+        }
         Named::Service | Named::Vip => {
             let kind = if named(spec, name) == Named::Vip { "VIP" } else { "service" };
             failure(format!("{name} is a {kind}, not a node"))

@@ -10,7 +10,7 @@ use crate::own_status::OwnStatus;
 
 /// Why a node takes no part, in words.
 pub struct Outside {
-    /// [`NodeState::Joining`] or [`NodeState::NoVote`].
+    /// [`NodeState::Joining`], [`NodeState::NoVote`] or [`NodeState::Removed`].
     pub state: NodeState,
     /// What it waits for, or why it votes no more.
     pub why: String,
@@ -23,6 +23,13 @@ pub fn outside(node: &Node, now: Time, id: NodeId, name: &str) -> Option<Outside
     let me = id == node.config().id;
     let peer = node.membership().peer(id);
     let speaks = me || node.membership().speaks(now, id, node.state().spec.timing.lease);
+    if me && node.is_removed() {
+        return Some(Outside {
+            state: NodeState::Removed,
+            why: "was removed from the cluster".into(),
+            next: Node::join_again(name),
+        });
+    }
     if let Some(why) = node.broken_of(id).filter(|_| speaks) {
         let next = if node.is_outdated(id) {
             format!("install the newest nines on {name}, then on it: systemctl restart nines")

@@ -12,6 +12,7 @@ pub fn problems(status: &mut Status) {
     problems.extend(status.vips.iter().filter_map(vip));
     status.problems.append(&mut problems);
     status.notices.extend(status.nodes.iter().filter_map(standby));
+    status.notices.extend(status.nodes.iter().filter_map(removal));
 }
 
 fn line(subject: Subject, text: impl Into<String>, next: impl Into<String>) -> ProblemLine {
@@ -68,6 +69,12 @@ fn node(n: &NodeStatus) -> Vec<ProblemLine> {
 fn standby(n: &NodeStatus) -> Option<ProblemLine> {
     let (subject, next) = (Subject::Node(n.name.clone()), format!("nines ready {}", n.name));
     (!n.standby.is_empty()).then(|| line(subject, format!("on standby {}", n.standby), next))
+}
+
+fn removal(n: &NodeStatus) -> Option<ProblemLine> {
+    let (subject, next) = (Subject::Node(n.name.clone()), format!("nines node keep {}", n.name));
+    let text = || format!("is to leave the cluster, {}", n.removal);
+    (!n.removal.is_empty()).then(|| line(subject, text(), next))
 }
 
 fn vip(vip: &VipStatus) -> Option<ProblemLine> {

@@ -3,15 +3,16 @@
 //! Decides: which name and number a newcomer gets, and what is tried again. Members are let in by
 //! any member, two at once too: the log says which came first.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use nines_api::failure::{Failure, Kind, Outcome};
 use nines_core::{
     Node,
     action::Refusal,
-    wire::{Command, Member, command},
+    feature_level::REMOVALS,
+    wire::{Act, Command, Member, command},
 };
-use nines_model::{NodeId, NodeName, Role, Spec, names};
+use nines_model::{AdminCommand, Codes as _, NodeId, NodeName, Role, Spec, names};
 use tokio::time::Instant;
 
 use super::{JoinRequest, strangers::Guesses};
@@ -21,6 +22,11 @@ use crate::{
     identity::{self, Credentials, Peer, StateDir},
     logger::Logger,
 };
+
+/// A machine that joins again waits so long until the member that it was is removed.
+const REMOVED: Duration = Duration::from_secs(8);
+/// How often that is looked at.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// What newcomers are let in with.
 pub(super) struct Door {
@@ -110,8 +116,10 @@ struct Known {
     voters: Vec<NodeId>,
     /// A voter of its name has lost its log, and has said so.
     lost: bool,
-    /// A VIP is assigned to its name.
+    /// A VIP of the config is assigned to its name.
     holds: bool,
+    /// Feature level in force.
+    level: u32,
 }
 
 impl Known {
@@ -124,7 +132,11 @@ impl Known {
             highest: state.members.highest(),
             spec: state.spec.clone(),
             lost: lost.is_some_and(|id| voters.contains(&id)),
-            holds: state.vips.values().any(|h| *h.node() == *name),
+            holds: state
+                .vips
+                .iter()
+                .any(|(vip, h)| *h.node() == *name && state.spec.vips.contains_key(vip)),
+            level: state.members.feature_level(),
             voters,
         }
     }
@@ -199,8 +211,15 @@ async fn admit_once(
     };
     // It has lost its log, and has said so: it begins anew, under another number.
     if known.lost {
-        return Err(match core.propose(command(command::Kind::Remove(name.clone()))).await {
-            Ok(_) | Err(Refusal::Changed(_)) => Refused::Changed("the members changed".into()),
+        let removal = if known.level < REMOVALS {
+            command::Kind::Remove(name.clone())
+        } else {
+            let (verb, subjects) = (AdminCommand::Remove.code().into(), vec![name.clone()]);
+            let reason = "it joins again".into();
+            command::Kind::Act(Act { verb, subjects, reason, until_ms: 0 })
+        };
+        return Err(match core.propose(command(removal)).await {
+            Ok(_) | Err(Refusal::Changed(_) | Refusal::NotFound(_)) => gone(core, name).await,
             Err(why) => Refused::Final(refusal_text(&why)),
         });
     }
@@ -211,6 +230,26 @@ async fn admit_once(
         Ok(_) => Ok(made),
         Err(why @ Refusal::Changed(_)) => Err(Refused::Changed(refusal_text(&why))),
         Err(why) => Err(Refused::Final(refusal_text(&why))),
+    }
+}
+
+/// Waits until the leader has removed a member that joins again.
+async fn gone(core: &CoreHandle, name: &str) -> Refused {
+    let until = Instant::now() + REMOVED;
+    loop {
+        let asked = name.to_owned();
+        let look = move |node: &Node, now| {
+            let id = node.state().member(&asked).map(Member::id);
+            id.and_then(|id| node.removal_waits(now, id))
+        };
+        match core.inspect(look).await {
+            None => return Refused::Final("this agent is stopping".into()),
+            Some(None) => return Refused::Changed("the members changed".into()),
+            Some(Some(waits)) if Instant::now() >= until => {
+                return Refused::Final(format!("{name} is still a member: {waits}"));
+            }
+            Some(Some(_)) => tokio::time::sleep(LOOK).await,
+        }
     }
 }
 

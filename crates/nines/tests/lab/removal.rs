@@ -1,0 +1,127 @@
+//! Members that leave for good, and machines that take their places.
+
+use serde_json::Value;
+
+use super::{Net, can_run};
+
+fn node(status: &Value, name: &str) -> Value {
+    let all = status["nodes"].as_array().unwrap();
+    all.iter().find(|n| n["name"] == name).cloned().unwrap_or_default()
+}
+
+fn numbers(net: &Net, by: &str) -> Vec<(String, u64)> {
+    let list: Value = serde_json::from_str(&net.ok(by, &["node", "list", "-o", "json"])).unwrap();
+    let nodes = list["nodes"].as_array().unwrap().iter();
+    nodes.map(|n| (n["name"].as_str().unwrap().into(), n["id"].as_u64().unwrap())).collect()
+}
+
+fn three() -> Net {
+    let mut net = Net::new(&[
+        ("lb1", &[("br0", "10.97.7.2/24")]),
+        ("lb2", &[("br0", "10.97.7.3/24")]),
+        ("wit1", &[("br0", "10.97.7.4/24")]),
+    ]);
+    net.form(&["lb1", "lb2"], "wit1");
+    let file = net.write(
+        "vip.toml",
+        "[cluster]\nname = \"lab\"\n[nodes]\nlb1 = \"10.97.7.2\"\nlb2 = \"10.97.7.3\"\n\
+         wit1 = { addresses = \"10.97.7.4\", role = \"witness\" }\n\
+         [vip.v]\naddress = \"10.97.7.100/24\"\n",
+    );
+    net.ok("lb1", &["apply", "-y", &file]);
+    net.until("one holds the VIP, the other is ready", |n| {
+        n.status("wit1")["verdict"] == "HEALTHY" && n.status("wit1")["votes"] == 3
+    });
+    net
+}
+
+/// The holder leaves; its machine begins anew under its name, with another number.
+#[test]
+fn the_holder_leaves_for_good_and_its_machine_joins_again() {
+    if !can_run() {
+        return;
+    }
+    let mut net = three();
+    let holder = net.holder("wit1");
+    let other = if holder == "lb1" { "lb2" } else { "lb1" };
+    let list = net.ok("wit1", &["node", "list"]);
+    assert!(list.lines().next().unwrap().contains("NUMBER") && list.lines().count() == 4, "{list}");
+    let told = net.fails("wit1", &["node", "remove", "lb7"], 5);
+    assert!(told.contains("unknown node lb7"), "{told}");
+    let told = net.fails("wit1", &["node", "replace", "wit1"], 2);
+    assert!(told.contains("on another member"), "{told}");
+    net.ok("wit1", &["node", "remove", &holder, "--reason", "sold"]);
+    assert_eq!(net.holder("wit1"), other);
+    net.until("two voters are left", |n| {
+        let status = n.status("wit1");
+        status["voters"] == 2
+            && status["votes"] == 2
+            && node(&status, &holder)["state"] == "not joined"
+    });
+    // It knows, also after a restart, and says what can be done.
+    for restarted in [false, true] {
+        if restarted {
+            nines_lab::kill(&mut net.agents.remove(&holder).unwrap());
+            net.start(&holder);
+        }
+        net.until("it says that it was removed", |n| {
+            let own = node(&n.status(&holder), &holder);
+            own["state"] == "removed" && own["next"].as_str().unwrap().contains("join it")
+        });
+    }
+    let own = net.ok(&holder, &["status"]);
+    assert!(own.contains("was removed from the cluster"), "{own}");
+    assert!(net.ok("wit1", &["events"]).contains("is to leave the cluster: sold"));
+    assert!(!net.ok("wit1", &["events"]).contains("heard nothing from node"));
+    nines_lab::kill(&mut net.agents.remove(&holder).unwrap());
+    std::fs::rename(net.home.join(&holder), net.home.join("moved-away")).unwrap();
+    let said = net.ok("wit1", &["code"]);
+    let line = said.lines().find(|l| l.contains("nines join")).unwrap();
+    let words: Vec<&str> = line.split_whitespace().skip(2).take(2).collect();
+    net.ok(&holder, &["join", words[0], words[1], "--node", &holder]);
+    net.start(&holder);
+    net.until("it is back under another number", |n| {
+        let healthy = n.status("wit1")["verdict"] == "HEALTHY" && n.status("wit1")["votes"] == 3;
+        healthy && numbers(n, "wit1").iter().any(|(name, id)| *name == holder && *id == 4)
+    });
+}
+
+/// A dead one is replaced by another machine in one command; a member removes itself.
+#[test]
+fn a_dead_member_is_replaced_and_one_leaves_by_its_own_command() {
+    if !can_run() {
+        return;
+    }
+    let mut net = three();
+    nines_lab::kill(&mut net.agents.remove("wit1").unwrap());
+    net.until("it is silent", |n| node(&n.status("lb1"), "wit1")["state"] == "silent");
+    let told = net.fails("lb1", &["node", "remove", "lb2", "--wait", "2s"], 7);
+    assert!(told.contains("only 1 of the 2 other votes are heard"), "{told}");
+    assert!(told.contains("nines node keep lb2"), "{told}");
+    let status = net.ok("lb2", &["status"]);
+    assert!(status.contains("is to leave the cluster") && status.contains("leaving"), "{status}");
+    net.ok("lb2", &["node", "keep", "lb2"]);
+    let said = net.ok("lb1", &["node", "replace", "wit1"]);
+    let line = said.lines().find(|l| l.contains("nines join")).unwrap();
+    assert!(line.trim_end().ends_with("--node wit1 --witness"), "{line}");
+    std::fs::rename(net.home.join("wit1"), net.home.join("dead")).unwrap();
+    let words: Vec<&str> = line.split_whitespace().skip(1).collect();
+    net.ok("wit1", &words);
+    net.start("wit1");
+    net.until("three vote again", |n| {
+        n.status("lb1")["votes"] == 3 && n.status("lb1")["verdict"] == "HEALTHY"
+    });
+    net.ok("lb1", &["node", "remove", "lb1"]);
+    net.until("the others go on", |n| {
+        let status = n.status("lb2");
+        status["voters"] == 2 && n.holder("lb2") == "lb2"
+    });
+    // The old one comes back from its old disk: it is told, and takes no part.
+    nines_lab::kill(&mut net.agents.remove("wit1").unwrap());
+    std::fs::rename(net.home.join("wit1"), net.home.join("second")).unwrap();
+    std::fs::rename(net.home.join("dead"), net.home.join("wit1")).unwrap();
+    net.start("wit1");
+    net.until("it says that it was removed", |n| {
+        node(&n.status("wit1"), "wit1")["state"] == "removed"
+    });
+}
