@@ -26,6 +26,10 @@ use std::{
 /// One case.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Case {
+    /// The file that it is in.
+    pub file: PathBuf,
+    /// Number of the line there that has its title.
+    pub line: usize,
     /// Lines above the first title of the file, without comments.
     pub given: String,
     /// The sentence after `== `.
@@ -38,9 +42,29 @@ pub struct Case {
     written: String,
 }
 
+impl Case {
+    /// The first case of a text, as if a file of this name had it.
+    pub fn of(file: &str, text: &str) -> Self {
+        let (_, mut cases) = parse(text).expect("it has a case");
+        Self { file: file.into(), ..cases.remove(0) }
+    }
+
+    /// Lines of the input, each with its number in the file; comments and empty lines are left out.
+    pub fn lines(&self) -> impl Iterator<Item = (usize, &str)> {
+        let numbered = (self.line + 1..).zip(self.written.lines());
+        numbered.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+    }
+}
+
 /// Runs all cases below `folder`, and compares what `run` returns for each with its expected
 /// output. Panics with all differences, and names the command that accepts them.
 pub fn walk(folder: &str, run: impl Fn(&Case) -> String) {
+    walk_judged(folder, |case| (run(case), Vec::new()));
+}
+
+/// The same where `run` also returns what is wrong with the case itself, a line each. That fails
+/// whatever output is expected, and when the output is rewritten.
+pub fn walk_judged(folder: &str, run: impl Fn(&Case) -> (String, Vec<String>)) {
     let update = std::env::var_os("UPDATE_CASES").is_some_and(|v| v == "1");
     if let Err(wrong) = walk_with(Path::new(folder), update, &run) {
         let package = std::env::var("CARGO_PKG_NAME").unwrap_or_default();
@@ -51,19 +75,24 @@ pub fn walk(folder: &str, run: impl Fn(&Case) -> String) {
     }
 }
 
-fn walk_with(folder: &Path, update: bool, run: &dyn Fn(&Case) -> String) -> Result<(), String> {
+type Run<'a> = &'a dyn Fn(&Case) -> (String, Vec<String>);
+
+fn walk_with(folder: &Path, update: bool, run: Run) -> Result<(), String> {
     let files = files_below(folder);
     if files.is_empty() {
         return Err(format!("there is no case file (*.txt) below {}", folder.display()));
     }
-    let mut wrong = String::new();
+    let (mut wrong, mut judged) = (String::new(), String::new());
     for path in files {
         let name = path.display();
         let text = fs::read_to_string(&path).map_err(|e| format!("{name}: {e}"))?;
         let (head, cases) = parse(&text).map_err(|why| format!("{name}: {why}"))?;
         let mut written = head;
-        for case in cases {
-            let got = run(&case).trim_end().to_owned();
+        for mut case in cases {
+            case.file.clone_from(&path);
+            let (got, wrong_in_itself) = run(&case);
+            let got = got.trim_end().to_owned();
+            wrong_in_itself.iter().for_each(|line| judged.push_str(&format!("{line}\n")));
             if got.is_empty() || got.lines().any(|line| line.starts_with("== ")) {
                 return Err(format!("{name}: {}: cannot be an output: {got:?}", case.title));
             }
@@ -82,7 +111,11 @@ fn walk_with(folder: &Path, update: bool, run: &dyn Fn(&Case) -> String) -> Resu
             fs::write(&path, written.trim_end().to_owned() + "\n").map_err(|e| e.to_string())?;
         }
     }
-    if wrong.is_empty() || update { Ok(()) } else { Err(wrong) }
+    if update {
+        wrong.clear();
+    }
+    wrong.push_str(&judged);
+    if wrong.is_empty() { Ok(()) } else { Err(wrong) }
 }
 
 /// All case files below a folder, sorted.
@@ -111,7 +144,10 @@ fn parse(text: &str) -> Result<(String, Vec<Case>), String> {
     });
     let head = parts.remove(0);
     let given = without_comments(&head);
+    let mut next = 1 + head.lines().count();
     let case = |part: String| {
+        let line = next;
+        next += part.lines().count();
         let (title, rest) = part.split_once('\n').unwrap_or((&part, ""));
         let (written, expected) = match rest.strip_prefix("----\n") {
             Some(expected) => ("", Some(expected)),
@@ -122,6 +158,8 @@ fn parse(text: &str) -> Result<(String, Vec<Case>), String> {
         };
         let end = if written.is_empty() { "" } else { "\n" };
         Case {
+            file: PathBuf::new(),
+            line,
             given: given.clone(),
             title: title.trim_start_matches("== ").to_owned(),
             input: without_comments(written),
@@ -189,9 +227,13 @@ mod tests {
         if case.input.is_empty() { "C".into() } else { case.input.to_uppercase() }
     }
 
+    fn judged(run: impl Fn(&Case) -> String) -> impl Fn(&Case) -> (String, Vec<String>) {
+        move |case| (run(case), Vec::new())
+    }
+
     fn outcome(name: &str, text: Option<&str>, run: &dyn Fn(&Case) -> String) -> String {
         let folder = folder(name, text);
-        let outcome = walk_with(&folder, false, run);
+        let outcome = walk_with(&folder, false, &judged(run));
         fs::remove_dir_all(folder).unwrap();
         outcome.err().unwrap_or_else(|| "passed".into())
     }
@@ -204,6 +246,8 @@ mod tests {
         assert_eq!((one.given.as_str(), one.title.as_str()), ("given\n\n", "one"));
         assert_eq!((one.input.as_str(), one.expected.as_deref()), ("a\n\nb\n", Some("A\n\nB")));
         assert_eq!((two.input.as_str(), two.expected.as_deref()), ("", Some("C")));
+        assert_eq!(one.lines().collect::<Vec<_>>(), [(6, "a"), (8, "b")]);
+        assert_eq!(FILE.lines().nth(two.line - 1), Some("== two, without input"));
     }
 
     #[test]
@@ -231,10 +275,24 @@ mod tests {
     fn an_update_writes_what_came_and_keeps_the_rest() {
         let text = FILE.replace("\nB\n\n", "\nwrong\n\n") + "\n== three\n\nc\n";
         let folder = folder("update", Some(&text));
-        walk_with(&folder, true, &upper).unwrap();
+        walk_with(&folder, true, &judged(upper)).unwrap();
         let written = fs::read_to_string(folder.join("concept/some.txt")).unwrap();
         assert_eq!(written, format!("{FILE}\n== three\n\nc\n----\n\nC\n"));
-        walk_with(&folder, false, &upper).unwrap();
+        walk_with(&folder, false, &judged(upper)).unwrap();
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn what_is_wrong_in_itself_fails_also_when_the_output_is_rewritten() {
+        let folder = folder("judged", Some(FILE));
+        let run = |case: &Case| {
+            let place = format!("{}:{}: no", case.file.display(), case.line);
+            (upper(case), if case.title == "one" { vec![place] } else { Vec::new() })
+        };
+        for update in [false, true] {
+            let told = walk_with(&folder, update, &run).unwrap_err();
+            assert!(told.ends_with("concept/some.txt:4: no\n"), "{told}");
+        }
         fs::remove_dir_all(folder).unwrap();
     }
 }

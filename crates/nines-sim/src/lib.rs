@@ -10,12 +10,14 @@ pub mod invariants;
 pub mod observation;
 pub mod random;
 pub mod scenario;
+pub mod story;
 pub mod timing;
 pub mod world;
 
 use nines_model::Millis;
 
 pub use scenario::Scenario;
+pub use story::Story;
 pub use world::{Sabotage, World};
 
 /// What came of a run.

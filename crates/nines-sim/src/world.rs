@@ -18,10 +18,12 @@ use crate::{
     invariants::{self, Invariant},
     random::Random,
     scenario::Scenario,
+    story::Story,
 };
 
 mod copies;
 mod disk;
+mod failures;
 mod feature_level;
 mod joining;
 mod judge;
@@ -158,6 +160,9 @@ pub struct World {
     voters: Arc<BTreeMap<u64, BTreeSet<u64>>>,
     /// Members that were asked when somebody joined.
     seeds: Vec<u64>,
+    failures: failures::Failures,
+    /// What happens, where somebody wants to be told.
+    pub story: Option<Story>,
     /// Large frames lost of a thousand; their senders are told.
     pub bulk_loss_permille: u64,
     /// Print what nodes log.
@@ -233,6 +238,8 @@ impl World {
             answering: BTreeMap::new(),
             voters: Arc::new([(0, founders)].into()),
             seeds: vec![1],
+            failures: failures::Failures::default(),
+            story: None,
             bulk_loss_permille: 0,
             verbose: std::env::var_os("NINES_SIM_LOG").is_some(),
         }
@@ -309,7 +316,7 @@ impl World {
         machine.wake = u64::MAX;
         machine.replaced_in_place = false;
         machine.state_seen = judge::StateSeen::default();
-        self.feed(id, Event::WallClock(1_700_000_000_000_000_000 + self.now));
+        self.tell_wall_clock(id);
         if self.older.mixed {
             self.tell_facts(id);
         }
@@ -456,13 +463,7 @@ impl World {
                 Action::Perform { id: number, operation } => {
                     ended.extend(self.perform(id, number, operation));
                 }
-                Action::Persist(number, persist) => {
-                    let slow = self.random.below(self.slow_disk_ns + 1);
-                    let disk = self.disk_times(id);
-                    let time = disk.write_ns_min + self.random.below(disk.write_ns_spread) + slow;
-                    let time = self.after_earlier_writes(id, time);
-                    self.schedule(time, id, Happening::Written(number, persist));
-                }
+                Action::Persist(number, persist) => self.write(id, number, persist),
                 Action::Send { to, bytes, bulk: true } => {
                     self.send_bulk(id, to.number(), bytes);
                 }
@@ -481,6 +482,9 @@ impl World {
                 Action::Log(line) => {
                     if self.verbose {
                         eprintln!("{:>9.3} ms {id}: {line}", self.now as f64 / 1e6);
+                    }
+                    if let Some(story) = &mut self.story {
+                        story.says(self.now, id, line);
                     }
                 }
             }

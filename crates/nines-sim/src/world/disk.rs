@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use nines_core::wire::{LogEntry, Persist, Persisted};
+use nines_core::{
+    Event,
+    wire::{LogEntry, Persist, Persisted},
+};
 
 use super::{Happening, World};
 use crate::scenario::Disk;
@@ -15,8 +18,21 @@ pub(super) struct Kept {
 }
 
 impl World {
+    /// Writes, or fails to.
+    pub(super) fn write(&mut self, id: u64, number: u64, persist: Box<Persist>) {
+        let slow = self.random.below(self.slow_disk_ns + 1);
+        let disk = self.disk_times(id);
+        let time = disk.write_ns_min + self.random.below(disk.write_ns_spread) + slow;
+        let time = self.after_earlier_writes(id, time);
+        let what = match self.disk_error(id) {
+            Some(why) => Happening::Deliver(Event::PersistFailed(why)),
+            None => Happening::Written(number, persist),
+        };
+        self.schedule(time, id, what);
+    }
+
     /// A disk keeps order: a write ends after those before it.
-    pub(super) fn after_earlier_writes(&self, id: u64, time: u64) -> u64 {
+    fn after_earlier_writes(&self, id: u64, time: u64) -> u64 {
         let last = self
             .queue
             .iter()
@@ -33,7 +49,7 @@ impl World {
     }
 
     /// How long writes of a node take.
-    pub(super) fn disk_times(&self, id: u64) -> Disk {
+    fn disk_times(&self, id: u64) -> Disk {
         self.scenario.disk(&self.name(self.machines[&id].identity))
     }
 }

@@ -12,7 +12,10 @@ use nines_core::{Node, snapshot, state::State};
 use nines_model::NodeId;
 
 use super::{Sabotage, World};
-use crate::observation::{NodeFacts, Observation};
+use crate::{
+    observation::{NodeFacts, Observation},
+    scenario::Fault,
+};
 
 /// In worlds of so many nodes the invariants are asked after each event.
 const EACH_EVENT_NODES_MAX: usize = 8;
@@ -110,6 +113,9 @@ impl World {
                 }
             }
         }
+        if let Some(story) = &mut self.story {
+            story.look(&seen);
+        }
         for invariant in &mut self.invariants {
             invariant
                 .check(&seen)
@@ -124,7 +130,7 @@ impl World {
     }
 
     fn restarts_drawn(&self) -> bool {
-        self.sabotage == Sabotage::None
+        self.sabotage == Sabotage::None && self.scenario.faults.contains(&Fault::PlannedRestart)
     }
 
     /// Where every node stands, when `NINES_SIM_LOG` is set.

@@ -19,8 +19,14 @@ impl World {
         }
     }
 
-    fn cut_card(&mut self, from: u64, to: u64, card: usize) {
+    /// Nothing passes from one to the other on this card.
+    pub fn cut_card(&mut self, from: u64, to: u64, card: usize) {
         self.cut.insert((to, from, card));
+    }
+
+    /// Everything passes again from one to the other.
+    pub fn mend(&mut self, from: u64, to: u64) {
+        self.cut.retain(|(at, by, _)| (*at, *by) != (to, from));
     }
 
     /// This card of a machine sends nothing and receives nothing.

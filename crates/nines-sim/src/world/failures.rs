@@ -1,0 +1,64 @@
+//! Failures of one machine that no seed draws: a full disk, a wall clock that jumps, a clock with
+//! another rate.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use nines_core::Event;
+
+use super::World;
+
+/// The wall clock of a machine that is right, when the world begins, ns since 1970.
+const WALL_NS: u64 = 1_700_000_000_000_000_000;
+
+/// What is wrong with machines.
+#[derive(Default)]
+pub(super) struct Failures {
+    full_disks: BTreeSet<u64>,
+    /// How far wall clocks are off, ns.
+    wall: BTreeMap<u64, i64>,
+}
+
+impl World {
+    /// No write of this machine succeeds, or all do again.
+    pub fn fill_disk(&mut self, id: u64, full: bool) {
+        let disks = &mut self.failures.full_disks;
+        if full {
+            disks.insert(id)
+        } else {
+            disks.remove(&id)
+        };
+    }
+
+    /// Why a machine's disk takes nothing, if so.
+    pub(super) fn disk_error(&self, id: u64) -> Option<String> {
+        let full = self.failures.full_disks.contains(&id);
+        full.then(|| "No space left on device (os error 28)".into())
+    }
+
+    /// The wall clock of a machine is set to another time.
+    pub fn jump_wall_clock(&mut self, id: u64, by_ns: i64) {
+        *self.failures.wall.entry(id).or_default() += by_ns;
+        self.tell_wall_clock(id);
+    }
+
+    pub(super) fn tell_wall_clock(&mut self, id: u64) {
+        let off = self.failures.wall.get(&id).copied().unwrap_or_default();
+        self.feed(id, Event::WallClock((WALL_NS + self.now).saturating_add_signed(off)));
+    }
+
+    /// The boot clock of a machine has another rate from now on.
+    pub fn set_clock_rate(&mut self, id: u64, rate_ppm: u64) {
+        let now = self.local(id);
+        let machine = self.machines.get_mut(&id).expect("a machine");
+        (machine.booted, machine.offset) = (self.now, now.0);
+        machine.rate_ppm = rate_ppm;
+        // What it waits for comes at another time.
+        machine.wake = u64::MAX;
+        self.feed(id, Event::Tick);
+    }
+
+    /// Whether the process of a node runs; one that is frozen does.
+    pub fn runs(&self, id: u64) -> bool {
+        self.machines[&id].node.is_some()
+    }
+}
