@@ -5,6 +5,7 @@ use std::{os::unix::process::CommandExt as _, path::PathBuf, process::Command};
 mod bench;
 mod bpf;
 mod package;
+mod scenarios;
 mod tidy;
 
 /// The root of the repository.
@@ -66,6 +67,21 @@ fn package(options: &[&str]) -> Result<(), String> {
     Ok(())
 }
 
+/// Prints the named scenarios with their tests, or writes their page.
+fn scenarios(options: &[&str]) -> Result<(), String> {
+    let all = scenarios::read(&root())?;
+    match options {
+        [] => print!("{}", all.table()),
+        ["-o", "json"] => print!("{}", all.json()),
+        ["--write"] => {
+            let page = root().join(scenarios::PAGE);
+            std::fs::write(&page, all.page()).map_err(|e| format!("{}: {e}", page.display()))?;
+        }
+        other => return Err(format!("{other:?} are no options of scenarios")),
+    }
+    Ok(())
+}
+
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
@@ -76,6 +92,7 @@ fn main() {
             wrong if wrong.is_empty() => Ok(()),
             wrong => Err(wrong.join("\n")),
         },
+        ["scenarios", ref options @ ..] => scenarios(options),
         ["package", ref options @ ..] => package(options),
         // What is measured is what people run.
         ["bench", ..] if std::env::var_os(RELEASE).is_none() => Err(as_release(&words)),
@@ -84,6 +101,7 @@ fn main() {
         ["bench", "tables", ..] => bench::tables::tables(words.contains(&"json")),
         _ => Err(
             "usage: cargo xtask bpf [--out FILE] | tidy | bench http|dataplane|tables [-o json]\n\
+             \x20      cargo xtask scenarios [-o json | --write]\n\
              \x20      cargo xtask package [--binary FILE] [--out DIR] [--version VERSION]"
                 .into(),
         ),

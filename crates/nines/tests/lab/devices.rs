@@ -81,6 +81,7 @@ fn pair() -> Net {
     net
 }
 
+// scenario 31
 #[test]
 fn no_card_of_a_frozen_director_answers_for_its_vip_not_even_one_that_comes_later() {
     if !can_run() {

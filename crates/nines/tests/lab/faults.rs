@@ -36,6 +36,7 @@ fn judge(r: &Value) {
     assert_eq!(r["quorum"], quorum, "{r}");
 }
 
+// scenarios 6, 31
 #[test]
 fn every_fault_keeps_one_master_and_the_connections() {
     if !can_run() {

@@ -125,6 +125,7 @@ fn state_of(net: &Net, node: &str) -> String {
     found.map_or_else(String::new, |n| n["state"].as_str().unwrap_or_default().to_owned())
 }
 
+// scenario 41
 #[test]
 fn a_director_dies_and_comes_back_and_no_connection_is_lost() {
     if !can_run() {

@@ -168,6 +168,7 @@ fn the_story_survives_its_teller(net: &mut Net) {
 }
 
 /// On a full disk a node votes no more, says so, and promises nothing; with room it goes on.
+// scenario 37
 #[test]
 fn a_full_disk_under_the_log_is_told_and_loses_nothing() {
     if !can_run() {
