@@ -14,6 +14,8 @@
 //! and what must be on the disk before a promise is given (`voter/promise_bound.rs`). The order of
 //! the log itself is decided in `voter/consensus.rs`.
 
+use std::collections::VecDeque;
+
 use nines_model::{Incarnation, LogIndex, Millis, NodeId, NodeName, Time};
 use prost::Message as _;
 
@@ -51,6 +53,9 @@ const BESIDE_THE_LOG: u64 = 1 << 62;
 const TICKS_MADE_UP_MAX: u32 = 3;
 /// Ticks that a pause may miss before the clock of ticks starts anew.
 const TICKS_MISSED_MAX: u32 = 100;
+
+/// A leader whose disk takes longer for a write hands over. Stalls of half a second are ordinary.
+const DISK_PATIENCE: Millis = Millis(1_000);
 
 /// Whose vote this is.
 #[derive(Clone, Debug)]
@@ -112,6 +117,8 @@ pub struct Voter {
     /// index.
     kept_state: LogIndex,
     asked_states: Vec<(u64, LogIndex)>,
+    /// Writes of the log that have not ended, each with the time when it was asked for.
+    writes: VecDeque<(u64, Time)>,
     next_beside: u64,
     next_tick: Time,
     started: Time,
@@ -147,6 +154,7 @@ impl Voter {
             broken,
             kept_state: LogIndex(kept.snapshot.index),
             asked_states: Vec::new(),
+            writes: VecDeque::new(),
             next_beside: BESIDE_THE_LOG,
             next_tick: now,
             started: now,
@@ -214,9 +222,16 @@ impl Voter {
                 // What lease it names is not known yet.
                 persist.long_promise = self.bound_of_promises(cx.now, Millis(0));
             }
+            self.writes.push_back((number, cx.now));
             cx.out.push(Action::Persist(number, Box::new(persist)));
         }
         Some(ready)
+    }
+
+    /// Whether the disk has not ended a write of the log for so long that another node should lead:
+    /// a node applies only what its own disk has.
+    pub fn disk_lags(&self, now: Time) -> bool {
+        self.writes.front().is_some_and(|(_, since)| now.since(*since) > DISK_PATIENCE.ns())
     }
 
     /// A disk write has ended; gives the messages that waited for it.
@@ -230,6 +245,7 @@ impl Voter {
             self.kept_beside(cx, number);
             return Vec::new();
         }
+        self.writes.retain(|(write, _)| *write > number);
         self.state_kept(cx, number);
         self.consensus.persisted(number)
     }

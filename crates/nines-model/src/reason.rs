@@ -26,6 +26,8 @@ pub enum Unfit {
     Joining,
     /// Not heard from within its lease.
     Silent,
+    /// It hears too few others to renew what it holds.
+    Deaf,
     /// An operator set it aside.
     Standby,
     /// An operator wants it to leave the cluster.
@@ -58,6 +60,7 @@ impl Unfit {
             Self::Unconfirmed => "unconfirmed",
             Self::Joining => "joining",
             Self::Silent => "silent",
+            Self::Deaf => "deaf",
             Self::Standby => "standby",
             Self::Removal => "removal",
             Self::Leaving => "leaving",
@@ -82,6 +85,7 @@ impl fmt::Display for Unfit {
             Self::Unconfirmed => f.write_str("is waiting for confirmation"),
             Self::Joining => f.write_str("is joining, it has no vote yet"),
             Self::Silent => f.write_str("is silent"),
+            Self::Deaf => f.write_str("hears too few of the others"),
             Self::Standby => f.write_str("is on standby"),
             Self::Removal => f.write_str("is to leave the cluster"),
             Self::Leaving => f.write_str("is stopping"),

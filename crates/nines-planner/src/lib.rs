@@ -38,6 +38,8 @@ pub struct NodeView {
     pub joining: bool,
     /// It votes no more, and holds nothing.
     pub no_vote: bool,
+    /// It is heard and hears too few others to renew what it holds; it is not alive then.
+    pub deaf: bool,
     /// Its data plane holds the current table.
     pub ready: bool,
     /// An operator set it aside.
@@ -70,6 +72,7 @@ impl NodeView {
             (_, Some(Doubt::RunsTwice)) => Some(Unfit::RunsTwice),
             (_, Some(Doubt::Unconfirmed)) => Some(Unfit::Unconfirmed),
             _ if self.joining => Some(Unfit::Joining),
+            _ if self.deaf => Some(Unfit::Deaf),
             _ if !self.alive => Some(Unfit::Silent),
             _ if self.removal => Some(Unfit::Removal),
             _ if self.standby => Some(Unfit::Standby),
@@ -268,7 +271,9 @@ fn give(
     let before = silent.map(|(node, _)| node);
     let meant =
         silent.and_then(|(_, to)| to).filter(|to| refusal(spec, observed, vip, to).is_none());
+    let deaf = |node: &&NodeName| observed.nodes.get(*node).is_some_and(|view| view.deaf);
     let why = match before {
+        Some(node) if deaf(&node) => Why::HolderUnfit(node.clone(), Unfit::Deaf),
         Some(node) => Why::HolderSilent(node.clone()),
         None => Why::Unheld,
     };

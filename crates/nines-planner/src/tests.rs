@@ -42,7 +42,8 @@ fn node() -> impl Strategy<Value = NodeView> {
     )
         .prop_map(|(alive, outside, ready, standby, [removal, leaving], unable, behind)| {
             NodeView {
-                alive,
+                alive: alive && !(standby && leaving),
+                deaf: standby && leaving,
                 joining: outside[0],
                 no_vote: outside[1],
                 doubt: (outside[2] && outside[3]).then_some(Doubt::Unconfirmed),

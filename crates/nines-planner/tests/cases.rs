@@ -109,6 +109,7 @@ fn node_view(states: &str) -> NodeView {
             "running twice" => view.doubt = Some(Doubt::RunsTwice),
             "waiting for confirmation" => view.doubt = Some(Doubt::Unconfirmed),
             "not ready" => view.ready = false,
+            "deaf" => (view.deaf, view.ready) = (true, false),
             "on standby" => view.standby = true,
             "to leave" => view.removal = true,
             "stopping" => view.leaving = true,

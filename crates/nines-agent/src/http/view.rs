@@ -175,6 +175,10 @@ fn member(
     let shown = if id == node.config().id { shown.clone() } else { told() };
     let (trouble, next) = match outside {
         Some(outside) => (outside.why, outside.next),
+        None if spares.member(name).is_some_and(|seen| seen.deaf) => (
+            "is heard, and hears too few of the others".to_owned(),
+            "look at the cables and switches towards it".to_owned(),
+        ),
         None if member_alive(node, now, id) => (shown.worst().to_owned(), shown.worst_next()),
         None => (String::new(), shown.worst_next()),
     };

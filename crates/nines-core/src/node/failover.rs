@@ -47,6 +47,8 @@ pub(super) struct Leading {
     planned: Planned,
     /// When a command about each VIP was last written.
     proposed: BTreeMap<IpAddr, Time>,
+    /// Nodes that speak and hear no majority, each since when.
+    pub(super) deaf: BTreeMap<NodeId, Time>,
     /// VIPs that nobody can take, and why.
     blocked: BTreeMap<IpAddr, Why>,
     /// The leader's work waits until then for what it has begun.
@@ -87,6 +89,10 @@ impl Node {
     }
 
     pub(super) fn lead(&mut self, now: Time) {
+        if !self.hears_majority(now) {
+            return;
+        }
+        self.note_deaf(now);
         let nodes = self.node_views(now);
         let planned = &self.leading.planned;
         if planned.decided != Some(self.changes.decided)
@@ -164,7 +170,7 @@ impl Node {
             };
             if *id == self.config.id {
                 (view.alive, view.heard) = (true, true);
-                view.ready = self.is_ready();
+                view.ready = self.is_ready() && !self.voter.disk_lags(now);
                 view.behind = names(&mut self.behind().iter().copied());
                 view.leaving = self.leaving.stops();
                 let unable = self.own_vips.unable.iter();
@@ -191,7 +197,8 @@ impl Node {
                 view.alive =
                     !self.membership.silent(now, *id, lease) || self.is_heard_elsewhere(now, *id);
             }
-            if view.no_vote || view.doubt.is_some() {
+            view.deaf = self.is_deaf(now, *id);
+            if view.no_vote || view.doubt.is_some() || view.deaf {
                 // Promises to it run out, and another node takes over.
                 (view.alive, view.ready) = (false, false);
             }
@@ -322,6 +329,15 @@ impl Node {
 
     /// The leader should not hold a VIP: then the death of the holder needs no election.
     fn step_aside(&mut self, now: Time) {
+        if self.voter.disk_lags(now) {
+            // Nothing that it decides takes effect. One whose disk lags too says that it is not
+            // ready.
+            let ready = |id: &NodeId| self.membership.peer(*id).is_some_and(|p| p.beat.ready);
+            if let Some(to) = self.next_leader(now, |_| true).filter(ready) {
+                self.hand_over(now, to);
+            }
+            return;
+        }
         if let Some(to) = self.hears_more(now) {
             self.hand_over(now, to);
             return;
@@ -329,7 +345,9 @@ impl Node {
         if !self.holds(self.config.name.as_str()) {
             return;
         }
-        if let Some(to) = self.next_leader(now, |name| !self.holds(name)) {
+        // One that misses a node would hand over again, to one that hears it.
+        let best = self.next_leader(now, |name| !self.holds(name));
+        if let Some(to) = best.filter(|to| self.hears_as_many(now, *to)) {
             self.hand_over(now, to);
         }
     }

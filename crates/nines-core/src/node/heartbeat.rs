@@ -145,7 +145,7 @@ impl Node {
         let beat = Heartbeat {
             sent_ns: sent.0,
             lease_ms: length.0,
-            ready: self.is_ready(),
+            ready: self.is_ready() && !self.voter.disk_lags(now),
             behind: numbers(self.behind().iter().copied()),
             leaving: self.leaving.stops(),
             unable: self.unable_bits(),
@@ -304,7 +304,7 @@ impl Node {
                 let answer =
                     beat.set_size != 0 || new_life || self.membership.owes_answer(now, from);
                 if self.membership.heard(now, from, link, bare) && answer {
-                    let may = self.may_ask(now, from);
+                    let may = self.may_ask(now, from) && !self.is_deaf(now, from);
                     let (voter, mut cx) = self.voter(now);
                     let (mut ack, urgent) = voter.answer(&mut cx, from, &beat, may);
                     if urgent || new_life {

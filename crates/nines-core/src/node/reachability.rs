@@ -8,6 +8,7 @@
 use nines_model::{Millis, NodeId, Time};
 
 use super::{Node, failover::NEAR_LAG_MAX};
+use crate::lease::promise_ns;
 
 impl Node {
     /// Nodes that this one has heard lately, for its heartbeats. Two heartbeats less than a lease:
@@ -21,6 +22,54 @@ impl Node {
             peer.is_some_and(|p| now.since(p.at) < Millis(lately).ns())
         };
         self.state.members.keys().copied().filter(heard).collect()
+    }
+
+    /// Whether this node hears a majority, itself included. A leader that does not orders nothing:
+    /// it may be the one that is cut off, and what it ordered would count once it is back.
+    pub(super) fn hears_majority(&self, now: Time) -> bool {
+        let heard = self.hears(now);
+        self.is_majority(|id| id == self.config.id || heard.contains(&id))
+    }
+
+    /// Whether a peer says that it hears a majority. One that does not cannot renew what it holds,
+    /// though its own heartbeats arrive.
+    fn says_to_hear_majority(&self, id: NodeId) -> bool {
+        let Some(beat) = self.membership.peer(id).map(|p| &p.beat) else { return true };
+        self.is_majority(|voter| voter == id || beat.hears(voter))
+    }
+
+    fn is_majority(&self, counts: impl Fn(NodeId) -> bool) -> bool {
+        let voters = self.voter.consensus().voters();
+        voters.iter().filter(|id| counts(**id)).count() * 2 > voters.len()
+    }
+
+    /// Notes since when peers that speak have heard no majority.
+    pub(super) fn note_deaf(&mut self, now: Time) {
+        let lease = self.lease();
+        let deaf = |id: &NodeId| {
+            *id != self.config.id
+                && self.membership.speaks(now, *id, lease)
+                && !self.says_to_hear_majority(*id)
+        };
+        let deaf: Vec<NodeId> = self.state.members.keys().copied().filter(deaf).collect();
+        self.leading.deaf.retain(|id, _| deaf.contains(id));
+        for id in deaf {
+            self.leading.deaf.entry(id).or_insert(now);
+        }
+    }
+
+    /// Deaf for so long that nothing it held can be renewed any more. One that has just started has
+    /// heard nobody yet.
+    pub(super) fn is_deaf(&self, now: Time, id: NodeId) -> bool {
+        let since = self.leading.deaf.get(&id).filter(|_| self.voter.consensus().leads());
+        since.is_some_and(|since| now.since(*since) >= promise_ns(self.lease()))
+    }
+
+    /// Whether a peer hears every node that this one hears.
+    pub(super) fn hears_as_many(&self, now: Time, id: NodeId) -> bool {
+        let beat = self.membership.peer(id).map(|p| &p.beat);
+        let others = self.hears(now).into_iter().filter(|other| *other != id);
+        beat.is_some_and(|beat| others.into_iter().all(|other| beat.hears(other)))
     }
 
     /// Silent here, and heard by so many others that it can hold what it holds.
