@@ -107,12 +107,6 @@ pub const WITHOUT_CASE: &[(u32, &str, &str, &str)] = &[
         FENCING,
     ),
     (
-        35,
-        "A node is removed and joins again, and late acknowledgements of its first time arrive.",
-        "They count for nothing: a number is never given to a second node.",
-        "removal of members in the simulator",
-    ),
-    (
         41,
         "A director fails while it sends its connections to the others.",
         "Established connections go on with the server that they have.",

@@ -121,6 +121,9 @@ fn of_nodes(text: &str, names: &Names, since: Option<u64>) -> Read {
             let said = run.told(since).find(says);
             so(said.is_some() != nobody, said.map_or("nothing like it".into(), |s| run.line(s)))
         })
+    } else if let Some([node]) = gaps(text, "{} left") {
+        let id = names.node(node)?;
+        check(move |run| so(run.world.is_removed(id), "it does not know of it".into()))
     } else if let Some([node]) = gaps(text, "{} has no vote") {
         let id = names.node(node)?;
         check(move |run| so(run.world.retired(id).is_some(), "it takes part".into()))

@@ -231,6 +231,10 @@ fn people(text: &str, names: &Names) -> Read {
         act("standby", node)?
     } else if let Some([node]) = gaps(what, "ready {}") {
         act("ready", node)?
+    } else if let Some([node]) = gaps(what, "remove {}") {
+        act("remove", node)?
+    } else if let Some([node]) = gaps(what, "keep {}") {
+        act("keep", node)?
     } else if let Some([vip, to]) = gaps(what, "move {} to {}") {
         names.node(to)?;
         Kind::MoveRequest(Give { vip: pack(names.vip(vip)?), to: to.into(), ..Give::default() })
