@@ -2,15 +2,47 @@
 //!
 //! Decides: what each kind of fault does to the world. Which kinds there are says the scenario.
 
-use nines_model::Millis;
+use std::collections::BTreeMap;
+
+use nines_model::{Codes as _, Millis};
 
 use crate::{scenario::Fault, world::World};
+
+/// How often each kind was drawn.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drawn(BTreeMap<Fault, u64>);
+
+impl Default for Drawn {
+    fn default() -> Self {
+        Self(Fault::ALL.iter().map(|fault| (*fault, 0)).collect())
+    }
+}
+
+impl Drawn {
+    /// Counts another one.
+    fn count(&mut self, fault: Fault) {
+        *self.0.entry(fault).or_default() += 1;
+    }
+
+    /// Adds those of another run.
+    pub fn add(&mut self, other: &Self) {
+        other.0.iter().for_each(|(fault, count)| *self.0.entry(*fault).or_default() += count);
+    }
+
+    /// Each kind, with its count.
+    pub fn iter(&self) -> impl Iterator<Item = (Fault, u64)> {
+        self.0.iter().map(|(fault, count)| (*fault, *count))
+    }
+}
 
 /// Draws one fault, or ends some.
 pub fn next(world: &mut World) {
     if world.scenario.copies_machines {
         match world.random.below(8) {
-            0 => world.copy_somebody(),
+            0 => {
+                world.drawn.count(Fault::Copy);
+                world.copy_somebody();
+            }
             1 => world.remove_copy(),
             _ if world.copy_is_old() => world.remove_copy(),
             _ => {}
@@ -19,10 +51,11 @@ pub fn next(world: &mut World) {
     if world.scenario.faults.is_empty() {
         return;
     }
-    let node = world.draw_founder();
-    let other = world.draw_founder();
+    let (node, other) = (world.draw_founder(), world.draw_founder());
     let drawn = world.random.below(world.scenario.faults.len() as u64);
-    match world.scenario.faults[drawn as usize] {
+    let fault = world.scenario.faults[drawn as usize];
+    world.drawn.count(fault);
+    match fault {
         Fault::Kill => world.kill(node),
         Fault::PowerOff => world.power_off(node),
         Fault::Pause => {
@@ -50,6 +83,7 @@ pub fn next(world: &mut World) {
         Fault::PlannedRestart => world.planned_restart(node),
         Fault::TakeOut => world.operator_changes(false),
         Fault::PutBack => world.operator_changes(true),
+        Fault::Copy => world.copy_somebody(),
         Fault::End => {
             world.mend_all_links();
             world.loss_permille = 0;

@@ -11,6 +11,9 @@ pub mod s22_silent_by_itself;
 
 /// One of them.
 pub trait Invariant {
+    /// Its number and what it is about; no two have the same.
+    fn name(&self) -> &'static str;
+
     /// An error names it and tells what is wrong.
     fn check(&mut self, seen: &Observation) -> Result<(), String>;
 }

@@ -16,6 +16,7 @@ pub mod world;
 
 use nines_model::Millis;
 
+use faults::Drawn;
 pub use scenario::Scenario;
 pub use story::Story;
 pub use world::{Sabotage, World};
@@ -31,6 +32,23 @@ pub struct Outcome {
     pub healed: bool,
     /// How often a VIP changed its holder.
     pub moves: u64,
+    /// Time that passed in the world, ns.
+    pub virtual_ns: u64,
+    /// What went wrong in the world.
+    pub drawn: Drawn,
+}
+
+impl Outcome {
+    /// What is wrong with the run: a broken invariant, or that the world did not heal.
+    pub fn wrong(&self) -> Option<String> {
+        let sick = (!self.healed).then(|| {
+            let moves = self.moves;
+            format!(
+                "not healed: without a fault for 15 s, VIPs still move or are not each answered                  for by one node ({moves} moves so far)"
+            )
+        });
+        self.violation.clone().or(sick)
+    }
 }
 
 /// Runs a cluster of three (two directors, a witness) through a safety phase with faults of this
@@ -77,5 +95,7 @@ pub fn run_world(mut world: World, safety: Millis) -> Outcome {
         healed: violation.is_none() && calm && world.serves_everything(),
         moves: world.moves(),
         violation,
+        virtual_ns: world.now(),
+        drawn: world.drawn,
     }
 }

@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use nines_core::wire::command;
-use nines_model::{Millis, Role, Spec, config};
+use nines_model::{Millis, Role, Spec, codes, config};
 
 /// What a simulated world is made of.
 #[derive(Clone, Debug)]
@@ -50,40 +50,43 @@ impl Default for Disk {
     }
 }
 
-/// One kind of fault, or the end of some.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// The process of a node is killed.
-    Kill,
-    /// A machine loses its power.
-    PowerOff,
-    /// A process stands still for up to 3 s.
-    Pause,
-    /// Two machines hear each other no more.
-    CutBoth,
-    /// One machine does not hear another.
-    CutOne,
-    /// A machine hears nobody and is heard by nobody.
-    Isolate,
-    /// One card of a machine fails.
-    CardFails,
-    /// The switch between all cards of one network fails.
-    NetworkFails,
-    /// Up to 30 % of all messages are lost.
-    Loss,
-    /// Disks take up to 200 ms more for a write.
-    SlowDisks,
-    /// Somebody wants a VIP elsewhere.
-    MoveRequest,
-    /// A process asks for a long lease and is replaced.
-    PlannedRestart,
-    /// Somebody takes a part out of the config.
-    TakeOut,
-    /// Somebody puts the whole config back.
-    PutBack,
-    /// All links, cards and disks work again, and up to two nodes start. Ends come as often as
-    /// faults, so that the cluster also works in between.
-    End,
+codes! {
+    /// One kind of fault, or the end of some.
+    pub enum Fault {
+        /// The process of a node is killed.
+        Kill = "kill",
+        /// A machine loses its power.
+        PowerOff = "power-off",
+        /// A process stands still for up to 3 s.
+        Pause = "pause",
+        /// Two machines hear each other no more.
+        CutBoth = "cut-both",
+        /// One machine does not hear another.
+        CutOne = "cut-one",
+        /// A machine hears nobody and is heard by nobody.
+        Isolate = "isolate",
+        /// One card of a machine fails.
+        CardFails = "card-fails",
+        /// The switch between all cards of one network fails.
+        NetworkFails = "network-fails",
+        /// Up to 30 % of all messages are lost.
+        Loss = "loss",
+        /// Disks take up to 200 ms more for a write.
+        SlowDisks = "slow-disks",
+        /// Somebody wants a VIP elsewhere.
+        MoveRequest = "move-request",
+        /// A process asks for a long lease and is replaced.
+        PlannedRestart = "planned-restart",
+        /// Somebody takes a part out of the config.
+        TakeOut = "take-out",
+        /// Somebody puts the whole config back.
+        PutBack = "put-back",
+        /// A machine is copied, and the copy runs besides for some seconds.
+        Copy = "copy",
+        /// All links, cards and disks work again, and up to two nodes start. Ends come as often as
+        /// faults, so that the cluster also works in between.
+        End = "end",
+    }
 }
 
 impl Fault {

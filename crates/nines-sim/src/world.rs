@@ -15,6 +15,7 @@ use nines_core::{
 use nines_model::{Incarnation, Millis, NodeId, Role, Spec, Time};
 
 use crate::{
+    faults::Drawn,
     invariants::{self, Invariant},
     random::Random,
     scenario::Scenario,
@@ -165,6 +166,8 @@ pub struct World {
     pub story: Option<Story>,
     /// Large frames lost of a thousand; their senders are told.
     pub bulk_loss_permille: u64,
+    /// What went wrong so far.
+    pub drawn: Drawn,
     /// Print what nodes log.
     pub verbose: bool,
 }
@@ -241,6 +244,7 @@ impl World {
             failures: failures::Failures::default(),
             story: None,
             bulk_loss_permille: 0,
+            drawn: Drawn::default(),
             verbose: std::env::var_os("NINES_SIM_LOG").is_some(),
         }
     }

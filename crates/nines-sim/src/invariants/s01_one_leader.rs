@@ -12,6 +12,10 @@ pub struct OneLeader {
 }
 
 impl Invariant for OneLeader {
+    fn name(&self) -> &'static str {
+        "S1-one-leader"
+    }
+
     fn check(&mut self, seen: &Observation) -> Result<(), String> {
         for (id, node) in &seen.nodes {
             let Some(term) = node.leads else { continue };

@@ -12,6 +12,10 @@ pub struct SameState {
 }
 
 impl Invariant for SameState {
+    fn name(&self) -> &'static str {
+        "S2-same-state"
+    }
+
     fn check(&mut self, seen: &Observation) -> Result<(), String> {
         for (id, node) in &seen.nodes {
             let Some((index, hash)) = node.applied else { continue };

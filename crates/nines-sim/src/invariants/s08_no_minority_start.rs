@@ -16,6 +16,10 @@ pub struct NoMinorityStart {
 }
 
 impl Invariant for NoMinorityStart {
+    fn name(&self) -> &'static str {
+        "S8-no-minority-start"
+    }
+
     fn check(&mut self, seen: &Observation) -> Result<(), String> {
         for (id, node) in &seen.nodes {
             let now: BTreeSet<(IpAddr, u64)> = node.answers.iter().map(|(v, t)| (*v, *t)).collect();

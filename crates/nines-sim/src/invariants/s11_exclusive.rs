@@ -9,6 +9,10 @@ use crate::observation::Observation;
 pub struct Exclusive;
 
 impl Invariant for Exclusive {
+    fn name(&self) -> &'static str {
+        "S11-exclusive"
+    }
+
     fn check(&mut self, seen: &Observation) -> Result<(), String> {
         let mut owner: BTreeMap<IpAddr, u64> = BTreeMap::new();
         for (id, node) in &seen.nodes {

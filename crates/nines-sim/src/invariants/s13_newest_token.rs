@@ -13,6 +13,10 @@ pub struct NewestToken {
 }
 
 impl Invariant for NewestToken {
+    fn name(&self) -> &'static str {
+        "S13-newest-token"
+    }
+
     fn check(&mut self, seen: &Observation) -> Result<(), String> {
         for (vip, holding) in seen.nodes.values().flat_map(|n| n.holdings.iter()) {
             let newest = self.newest.entry(*vip).or_insert(*holding);

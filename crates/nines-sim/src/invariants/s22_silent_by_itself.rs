@@ -8,6 +8,10 @@ use crate::{observation::Observation, timing::DELAY_MAX_NS};
 pub struct SilentByItself;
 
 impl Invariant for SilentByItself {
+    fn name(&self) -> &'static str {
+        "S22-silent-by-itself"
+    }
+
     fn check(&mut self, seen: &Observation) -> Result<(), String> {
         // Clocks may run 2000 ppm slow; messages that were under way may still renew.
         let limit = seen.lease_ns + seen.lease_ns / 250 + DELAY_MAX_NS;
