@@ -14,6 +14,7 @@ use nines_core::{
 };
 use nines_model::{Incarnation, Millis, NodeId, Role, Spec, Time};
 
+use self::checksum::Trace;
 use crate::{
     faults::Drawn,
     invariants::{self, Invariant},
@@ -22,6 +23,7 @@ use crate::{
     story::Story,
 };
 
+mod checksum;
 mod copies;
 mod disk;
 mod failures;
@@ -154,7 +156,7 @@ pub struct World {
     judged: u64,
     changed: bool,
     sabotage: Sabotage,
-    trace: u64,
+    trace: Trace,
     moves: u64,
     answering: BTreeMap<IpAddr, u64>,
     /// Voters by the log index of the change that made them so.
@@ -170,10 +172,6 @@ pub struct World {
     pub drawn: Drawn,
     /// Print what nodes log.
     pub verbose: bool,
-}
-
-fn fnv(hash: u64, bytes: &[u8]) -> u64 {
-    bytes.iter().fold(hash, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// The disk of each of the first members.
@@ -236,7 +234,7 @@ impl World {
             judged: 0,
             changed: false,
             sabotage,
-            trace: 0xcbf2_9ce4_8422_2325,
+            trace: Trace::new(),
             moves: 0,
             answering: BTreeMap::new(),
             voters: Arc::new([(0, founders)].into()),
@@ -277,7 +275,7 @@ impl World {
 
     /// Hash of everything so far.
     pub fn trace(&self) -> u64 {
-        self.trace
+        self.trace.value()
     }
 
     /// Changes of holder so far.
@@ -391,10 +389,7 @@ impl World {
     }
 
     fn happen(&mut self, id: u64, what: Happening) {
-        // Not the names of types and fields: they change without a change of what happens.
-        let mut text = format!("{} {id} {what:?}", self.now);
-        text.retain(|c| !c.is_ascii_alphabetic() && c != '_');
-        self.trace = fnv(self.trace, text.as_bytes());
+        self.trace.add(self.now, id, &what);
         match what {
             Happening::Wake => {
                 let machine = self.machines.get_mut(&id).expect("a machine");

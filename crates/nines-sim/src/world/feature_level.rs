@@ -14,7 +14,7 @@ use nines_core::{
 };
 use prost::Message as _;
 
-use super::{Sabotage, World, fnv};
+use super::{Sabotage, World, checksum::fnv};
 
 /// The machines with an older build.
 #[derive(Default)]
