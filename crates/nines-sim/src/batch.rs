@@ -14,7 +14,7 @@ use std::{
     thread,
 };
 
-use nines_sim::{Outcome, faults::Drawn};
+use nines_sim::{Outcome, scenario::Drawn};
 
 /// Which seeds are run, and how.
 #[derive(Clone, Debug)]

@@ -2,38 +2,9 @@
 //!
 //! Decides: what each kind of fault does to the world. Which kinds there are says the scenario.
 
-use std::collections::BTreeMap;
-
-use nines_model::{Codes as _, Millis};
+use nines_model::Millis;
 
 use crate::{scenario::Fault, world::World};
-
-/// How often each kind was drawn.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Drawn(BTreeMap<Fault, u64>);
-
-impl Default for Drawn {
-    fn default() -> Self {
-        Self(Fault::ALL.iter().map(|fault| (*fault, 0)).collect())
-    }
-}
-
-impl Drawn {
-    /// Counts another one.
-    fn count(&mut self, fault: Fault) {
-        *self.0.entry(fault).or_default() += 1;
-    }
-
-    /// Adds those of another run.
-    pub fn add(&mut self, other: &Self) {
-        other.0.iter().for_each(|(fault, count)| *self.0.entry(*fault).or_default() += count);
-    }
-
-    /// Each kind, with its count.
-    pub fn iter(&self) -> impl Iterator<Item = (Fault, u64)> {
-        self.0.iter().map(|(fault, count)| (*fault, *count))
-    }
-}
 
 /// Draws one fault, or ends some.
 pub fn next(world: &mut World) {

@@ -16,8 +16,7 @@ pub mod world;
 
 use nines_model::Millis;
 
-use faults::Drawn;
-pub use scenario::Scenario;
+pub use scenario::{Drawn, Scenario};
 pub use story::Story;
 pub use world::{Sabotage, World};
 
@@ -44,7 +43,8 @@ impl Outcome {
         let sick = (!self.healed).then(|| {
             let moves = self.moves;
             format!(
-                "not healed: without a fault for 15 s, VIPs still move or are not each answered                  for by one node ({moves} moves so far)"
+                "not healed: after 15 s without faults a VIP still moves, or is not answered for by \
+                 just one node ({moves} moves so far)"
             )
         });
         self.violation.clone().or(sick)

@@ -6,11 +6,30 @@ use std::{
     sync::Arc,
 };
 
+/// What a disk has of its node's term, vote and commit index.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Newest term.
+    pub term: u64,
+    /// The node that it voted for in that term; 0: none.
+    pub vote: u64,
+    /// Index known to be committed.
+    pub commit: u64,
+    /// Another disk, or an older copy of it, has another number.
+    pub disk: u64,
+}
+
 /// One node at one instant.
 #[derive(Clone, Debug, Default)]
 pub struct NodeFacts {
     /// Believes to lead, in this term.
     pub leads: Option<u64>,
+    /// Its term; 0: down.
+    pub term: u64,
+    /// Term and receiver of the last vote that has left it.
+    pub told_vote: Option<(u64, u64)>,
+    /// What is durable of its term, vote and commit index.
+    pub kept: Kept,
     /// Index it knows committed, with the term of that entry as in its log.
     pub committed: u64,
     /// Index applied, and hash of the state then; `None`: down.
@@ -19,6 +38,8 @@ pub struct NodeFacts {
     pub durable: Arc<BTreeMap<u64, u64>>,
     /// Index up to which the durable snapshot stands in for entries.
     pub durable_snapshot: u64,
+    /// A witness by the config at the beginning.
+    pub witness: bool,
     /// VIPs its kernel answers for now, with the token its process last acted on.
     pub answers: BTreeMap<IpAddr, u64>,
     /// By its applied state: the entry each VIP stands at, and the node that holds it; for a VIP
@@ -26,6 +47,8 @@ pub struct NodeFacts {
     pub holdings: Arc<BTreeMap<IpAddr, (u64, Option<u64>)>>,
     /// For how long, ns of true time, it has not run or has heard too few others for a majority.
     pub alone_ns: u64,
+    /// For how long, ns of true time, it has run and heard too few others for a majority.
+    pub deaf_ns: u64,
 }
 
 /// The whole world at one instant.
@@ -40,6 +63,10 @@ pub struct Observation {
     /// Voters by the log index of the change that made them so, as far as any node knows; empty:
     /// all nodes.
     pub voters: Arc<BTreeMap<u64, BTreeSet<u64>>>,
+    /// Election timeout in force, ns.
+    pub election_ns: u64,
+    /// The longest that anybody may have promised, ns.
+    pub longest_promise_ns: u64,
     /// VIPs that a copy of one of the machines answers for.
     pub copy_answers: BTreeMap<IpAddr, u64>,
 }

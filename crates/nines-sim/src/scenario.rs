@@ -3,10 +3,13 @@
 //! Decides: the scenario of a seed that names none, and ready-made other ones. A scenario holds no
 //! random number; together with a seed it decides everything that happens.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
 
 use nines_core::wire::command;
-use nines_model::{Millis, Role, Spec, codes, config};
+use nines_model::{Codes as _, Millis, Role, Spec, codes, config};
 
 /// What a simulated world is made of.
 #[derive(Clone, Debug)]
@@ -86,6 +89,33 @@ codes! {
         /// All links, cards and disks work again, and up to two nodes start. Ends come as often as
         /// faults, so that the cluster also works in between.
         End = "end",
+    }
+}
+
+/// How often each kind of fault was drawn.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drawn(BTreeMap<Fault, u64>);
+
+impl Default for Drawn {
+    fn default() -> Self {
+        Self(Fault::ALL.iter().map(|fault| (*fault, 0)).collect())
+    }
+}
+
+impl Drawn {
+    /// Counts another one.
+    pub(crate) fn count(&mut self, fault: Fault) {
+        *self.0.entry(fault).or_default() += 1;
+    }
+
+    /// Adds those of another run.
+    pub fn add(&mut self, other: &Self) {
+        other.0.iter().for_each(|(fault, count)| *self.0.entry(*fault).or_default() += count);
+    }
+
+    /// Each kind, with its count.
+    pub fn iter(&self) -> impl Iterator<Item = (Fault, u64)> {
+        self.0.iter().map(|(fault, count)| (*fault, *count))
     }
 }
 
@@ -201,6 +231,12 @@ impl Scenario {
             spec.nodes.get(name.as_str()).is_some_and(|n| n.role == Role::Director)
         };
         self.nodes.iter().filter(is).cloned().collect()
+    }
+
+    /// Numbers of the first members that are witnesses by this config.
+    pub(crate) fn witnesses(&self, spec: &Spec) -> BTreeSet<u64> {
+        let is = |name: &str| spec.nodes.get(name).is_some_and(|n| n.role == Role::Witness);
+        (1..).zip(&self.nodes).filter(|(_, name)| is(name)).map(|(id, _)| id).collect()
     }
 
     /// The disk of a node.

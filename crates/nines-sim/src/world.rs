@@ -16,10 +16,9 @@ use nines_model::{Incarnation, Millis, NodeId, Role, Spec, Time};
 
 use self::checksum::Trace;
 use crate::{
-    faults::Drawn,
     invariants::{self, Invariant},
     random::Random,
-    scenario::Scenario,
+    scenario::{Drawn, Scenario},
     story::Story,
 };
 
@@ -86,6 +85,8 @@ struct Machine {
     rate_ppm: u64,
     backlog: Vec<Event>,
     alone_since: Option<u64>,
+    deaf_since: Option<u64>,
+    told_vote: Option<(u64, u64)>,
     wake: u64,
     state_seen: judge::StateSeen,
     replaced_in_place: bool,
@@ -107,6 +108,8 @@ impl Machine {
             rate_ppm: 998_000 + random.below(4_001),
             backlog: Vec::new(),
             alone_since: None,
+            deaf_since: None,
+            told_vote: None,
             wake: u64::MAX,
             state_seen: judge::StateSeen::default(),
             replaced_in_place: false,
@@ -137,6 +140,8 @@ pub struct World {
     /// Directors of the config at the beginning, its VIPs, and those that operators may move: a
     /// source of full NAT goes with its VIP.
     directors: Vec<String>,
+    /// Numbers of the first members that are witnesses.
+    witnesses: BTreeSet<u64>,
     vips: Vec<IpAddr>,
     movable: Vec<IpAddr>,
     /// Commands of the scenario that operators have given.
@@ -145,8 +150,9 @@ pub struct World {
     misread: BTreeMap<Name, Name>,
     /// Machines with a build from before feature levels.
     older: feature_level::OlderBuilds,
-    /// Longest lease of any config.
+    /// Longest lease and election timeout of any config.
     lease: Millis,
+    election: Millis,
     /// Messages lost of a thousand.
     pub loss_permille: u64,
     /// Extra time of each disk write at most.
@@ -220,6 +226,7 @@ impl World {
             queue: BTreeMap::new(),
             sequence: 0,
             cut: BTreeSet::new(),
+            witnesses: scenario.witnesses(&spec),
             directors: scenario.directors(&spec),
             movable: movable.map(|(vip, _)| *vip).collect(),
             scenario,
@@ -228,6 +235,7 @@ impl World {
             misread: BTreeMap::new(),
             older: feature_level::OlderBuilds::default(),
             lease: spec.timing.lease,
+            election: spec.timing.election,
             loss_permille: 0,
             slow_disk_ns: 0,
             invariants: invariants::all(),

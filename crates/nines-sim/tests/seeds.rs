@@ -65,6 +65,7 @@ fn a_disk_that_lies_is_noticed() {
     assert!(
         found.iter().any(|v| v.contains("S1:")
             || v.contains("S2:")
+            || v.contains("S3:")
             || v.contains("S8")
             || v.contains("stopped")),
         "{found:?}"

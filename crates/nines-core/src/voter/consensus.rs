@@ -13,7 +13,9 @@ use raft::{
     },
 };
 
-pub use self::codec::{asks_to_write, brings_entries, brings_state, changes_voters, may_wait};
+pub use self::codec::{
+    asks_to_write, brings_entries, brings_state, changes_voters, gives_vote, may_wait,
+};
 use self::codec::{committed, from_entry, from_message, from_raft_snapshot, to_entry, to_message};
 use self::log::Log;
 use crate::wire::{HardState, Persist, Persisted, RaftMessage, Snapshot};

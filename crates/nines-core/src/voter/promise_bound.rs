@@ -111,3 +111,30 @@ impl Voter {
         (until > waits.max(self.bound.asked)).then(|| self.bind(now, until))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use nines_model::{Incarnation, NodeId};
+
+    use super::*;
+
+    #[test]
+    fn a_promise_of_another_boot_lasts_as_long_as_it_can_have_been() {
+        let identity = Identity {
+            id: NodeId(1),
+            name: "lb1".into(),
+            incarnation: Incarnation(9),
+            machine_boot: 4,
+            place: 1,
+        };
+        let (now, restart) = (Time(7_000), Millis(5_000));
+        let until = |until_ns, machine_boot, length_ns| {
+            let kept = LongPromise { until_ns, machine_boot, length_ns };
+            kept_until(&identity, now, &kept, restart)
+        };
+        assert_eq!(until(0, 4, 0), Time(0), "none was given");
+        assert_eq!(until(90_000, 4, 50_000), Time(90_000));
+        assert_eq!(until(90_000, 3, 50_000), Time(57_000));
+        assert_eq!(until(90_000, 3, 0), Time(7_000 + promise_ns(restart)), "by an older build");
+    }
+}

@@ -301,6 +301,43 @@ fn a_voter_that_starts_waits_for_answers_and_for_what_its_disk_promised() {
 }
 
 #[test]
+fn who_has_no_vote_renews_nothing() {
+    for learns in [false, true] {
+        let mut table = Table::new();
+        table.write("", "lb1");
+        table.run(500);
+        let (now, mut disk) = (table.now, table.seats[&NodeId(3)].disk.clone());
+        if learns {
+            (disk.snapshot.voters, disk.snapshot.learners) = (vec![1, 2], vec![3]);
+        }
+        table.seats.insert(NodeId(3), Seat::new(NodeId(3), 30, now, disk));
+        table.seats.get_mut(&NodeId(3)).unwrap().settle(now);
+        table.hear_all(NodeId(3));
+        let granted = table.ask(NodeId(3), Millis(100));
+        assert_eq!(matches!(granted, Granted::Nothing), learns);
+    }
+}
+
+#[test]
+fn a_log_is_replaced_as_far_as_it_is_applied() {
+    let mut table = Table::new();
+    table.write("", "lb1");
+    table.run(500);
+    table.write("lb1", "lb2");
+    let (now, leader) = (table.now, table.leader());
+    let seat = table.seats.get_mut(&leader).expect("it leads");
+    let applied = seat.state.applied;
+    assert!(seat.voter.consensus().last().0 > applied, "the last entry waits for the others");
+    let data = snapshot::encode(&seat.state);
+    seat.with(now, |voter, cx| voter.compact(cx, data, 0));
+    let replaced = seat.actions.iter().find_map(|action| match action {
+        Action::Persist(_, persist) => persist.snapshot.as_ref(),
+        _ => None,
+    });
+    assert_eq!(replaced.map(Snapshot::index), Some(applied));
+}
+
+#[test]
 fn a_voter_that_lost_its_log_votes_no_more() {
     let mut table = Table::new();
     let now = table.now;

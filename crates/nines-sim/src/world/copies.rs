@@ -31,6 +31,8 @@ impl World {
             rate_ppm,
             backlog: Vec::new(),
             alone_since: None,
+            deaf_since: None,
+            told_vote: None,
             wake: u64::MAX,
             state_seen: StateSeen::default(),
             replaced_in_place: false,

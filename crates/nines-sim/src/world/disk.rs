@@ -4,17 +4,19 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use nines_core::{
     Event,
-    wire::{LogEntry, Persist, Persisted},
+    wire::{HardState, LogEntry, Persist, Persisted},
 };
 
 use super::{Happening, World};
-use crate::scenario::Disk;
+use crate::{observation, scenario::Disk};
 
 /// What a disk holds.
 pub(super) struct Kept {
-    kept: Persisted,
+    contents: Persisted,
     /// Term of each entry by index; who judges the world asks for it after each event.
     terms: Arc<BTreeMap<u64, u64>>,
+    /// Counts disks that took its place.
+    number: u64,
 }
 
 impl World {
@@ -45,7 +47,7 @@ impl World {
 
     /// Entries on a node's disk, for tests.
     pub fn disk(&self, id: u64) -> &[LogEntry] {
-        &self.machines[&id].disk.kept.entries
+        &self.machines[&id].disk.contents.entries
     }
 
     /// How long writes of a node take.
@@ -56,20 +58,31 @@ impl World {
 
 impl Kept {
     /// A disk with this on it.
-    pub(super) fn new(kept: Persisted) -> Self {
-        let mut disk = Self { kept, terms: Arc::default() };
+    pub(super) fn new(contents: Persisted) -> Self {
+        let mut disk = Self { contents, terms: Arc::default(), number: 0 };
         disk.changed();
         disk
     }
 
     /// What is on it.
     pub(super) fn get(&self) -> &Persisted {
-        &self.kept
+        &self.contents
+    }
+
+    /// Another disk takes its place, with this on it.
+    pub(super) fn replace(&mut self, contents: Persisted) {
+        *self = Self { number: self.number + 1, ..Self::new(contents) };
+    }
+
+    /// What is on it of term, vote and commit index.
+    pub(super) fn kept(&self) -> observation::Kept {
+        let HardState { term, vote, commit } = self.contents.hard_state;
+        observation::Kept { term, vote, commit, disk: self.number }
     }
 
     /// Changes what is on it, past the node.
     pub(super) fn change(&mut self, change: impl FnOnce(&mut Persisted)) {
-        change(&mut self.kept);
+        change(&mut self.contents);
         self.changed();
     }
 
@@ -80,7 +93,7 @@ impl Kept {
 
     /// What a disk does with a write.
     pub(super) fn keep(&mut self, persist: Persist, forgets_promises: bool) {
-        let (disk, stay) = (&mut self.kept, persist.keeps());
+        let (disk, stay) = (&mut self.contents, persist.keeps());
         disk.entries.retain(|e| stay.contains(&e.index));
         if let Some(snapshot) = persist.snapshot {
             disk.snapshot = snapshot;
@@ -103,6 +116,6 @@ impl Kept {
     }
 
     fn changed(&mut self) {
-        self.terms = Arc::new(self.kept.entries.iter().map(|e| (e.index, e.term)).collect());
+        self.terms = Arc::new(self.contents.entries.iter().map(|e| (e.index, e.term)).collect());
     }
 }

@@ -9,7 +9,7 @@ use nines_core::{
 };
 use nines_model::{Codes as _, NodeId};
 
-use super::{Happening, Machine, World, disk::Kept};
+use super::{Happening, Machine, World};
 use crate::timing::DELAY_MAX_NS;
 
 impl World {
@@ -55,7 +55,9 @@ impl World {
     /// The process is killed, and the disk is as it was once, or empty.
     pub fn put_back(&mut self, id: u64, disk: Persisted) {
         self.kill(id);
-        self.machines.get_mut(&id).expect("it was killed").disk = Kept::new(disk);
+        let machine = self.machines.get_mut(&id).expect("it was killed");
+        machine.disk.replace(disk);
+        machine.told_vote = None;
     }
 
     /// All other processes end and start with their disks as they are.

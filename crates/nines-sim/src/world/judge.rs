@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use nines_core::{Node, snapshot, state::State};
+use nines_core::{Node, lease::promise_ns, snapshot, state::State};
 use nines_model::NodeId;
 
 use super::{Sabotage, World};
@@ -19,6 +19,9 @@ use crate::{
 
 /// In worlds of so many nodes the invariants are asked after each event.
 const EACH_EVENT_NODES_MAX: usize = 8;
+
+/// A lease for a planned restart, with what clocks may differ.
+const LONG_LEASE_NS: u64 = 2_100_000_000;
 
 /// What invariants look at in a node: its term if it leads, and how far its log is.
 pub(super) fn knowledge(node: &Node) -> (Option<u64>, u64, u64) {
@@ -56,50 +59,17 @@ impl World {
 
     pub(super) fn judge(&mut self) -> Result<(), String> {
         (self.judged, self.changed) = (self.now, false);
-        let mut seen =
-            Observation { now: self.now, lease_ns: self.lease.ns(), ..Observation::default() };
+        let mut seen = Observation {
+            now: self.now,
+            lease_ns: self.lease.ns(),
+            election_ns: self.election.ns(),
+            longest_promise_ns: promise_ns(self.lease) + LONG_LEASE_NS,
+            ..Observation::default()
+        };
         let copy = self.copy_id();
-        let fewest = self.voters.values().map(BTreeSet::len).min().unwrap_or_default();
         let all: Vec<u64> = self.machines.keys().copied().filter(|id| *id != copy).collect();
         for id in all {
-            // A majority has never fewer than this.
-            let deaf = self.hears(id) < fewest / 2;
-            let answers = self.answers(id);
-            let now = self.now;
-            let names = &self.scenario.nodes;
-            let machine = self.machines.get_mut(&id).expect("a machine");
-            let stopped = machine.node.is_none() || machine.paused_until > now;
-            if machine.replaced_in_place || !(stopped || deaf) {
-                machine.alone_since = None;
-            } else {
-                machine.alone_since.get_or_insert(now);
-            }
-            if let Some(node) = &machine.node
-                && node.state().applied.number() != machine.state_seen.applied
-            {
-                machine.state_seen = StateSeen {
-                    applied: node.state().applied.number(),
-                    hash: self.older.hash_of_state(&snapshot::encode(node.state())),
-                    holdings: Arc::new(holdings(&self.vips, names, node.state())),
-                };
-                note_voters(&mut self.voters, node);
-            }
-            let state_seen = &machine.state_seen;
-            let node = machine.node.as_ref();
-            let facts = NodeFacts {
-                leads: node.filter(|n| n.consensus().is_leader()).map(|n| n.consensus().term()),
-                committed: node.map_or(0, |n| n.consensus().committed().number()),
-                applied: node.map(|_| (state_seen.applied, state_seen.hash)),
-                durable: machine.disk.terms(),
-                durable_snapshot: machine.disk.get().snapshot.index,
-                answers,
-                holdings: node.map(|_| Arc::clone(&state_seen.holdings)).unwrap_or_default(),
-                // A long lease for a planned restart is meant to outlast the process.
-                alone_ns: machine
-                    .alone_since
-                    .map_or(0, |since| now - since)
-                    .saturating_sub(self.long_lease_ns()),
-            };
+            let facts = self.facts(id);
             seen.nodes.insert(id, facts);
         }
         seen.voters = Arc::clone(&self.voters);
@@ -124,9 +94,63 @@ impl World {
         Ok(())
     }
 
+    /// What invariants see of one node.
+    fn facts(&mut self, id: u64) -> NodeFacts {
+        self.note_silence(id);
+        let answers = self.answers(id);
+        let now = self.now;
+        // A long lease for a planned restart is meant to outlast the process.
+        let long_lease_ns = self.long_lease_ns();
+        let names = &self.scenario.nodes;
+        let machine = self.machines.get_mut(&id).expect("a machine");
+        if let Some(node) = &machine.node
+            && node.state().applied.number() != machine.state_seen.applied
+        {
+            machine.state_seen = StateSeen {
+                applied: node.state().applied.number(),
+                hash: self.older.hash_of_state(&snapshot::encode(node.state())),
+                holdings: Arc::new(holdings(&self.vips, names, node.state())),
+            };
+            note_voters(&mut self.voters, node);
+        }
+        let state_seen = &machine.state_seen;
+        let node = machine.node.as_ref();
+        let since = |since: Option<u64>| since.map_or(0, |since| now - since);
+        NodeFacts {
+            leads: node.filter(|n| n.consensus().is_leader()).map(|n| n.consensus().term()),
+            term: node.map_or(0, |n| n.consensus().term()),
+            told_vote: machine.told_vote,
+            kept: machine.disk.kept(),
+            committed: node.map_or(0, |n| n.consensus().committed().number()),
+            applied: node.map(|_| (state_seen.applied, state_seen.hash)),
+            durable: machine.disk.terms(),
+            durable_snapshot: machine.disk.get().snapshot.index,
+            witness: self.witnesses.contains(&id),
+            answers,
+            holdings: node.map(|_| Arc::clone(&state_seen.holdings)).unwrap_or_default(),
+            alone_ns: since(machine.alone_since).saturating_sub(long_lease_ns),
+            deaf_ns: since(machine.deaf_since),
+        }
+    }
+
+    /// Notes since when a machine has not run, or has heard too few others.
+    fn note_silence(&mut self, id: u64) {
+        // A majority has never fewer than this.
+        let fewest = self.voters.values().map(BTreeSet::len).min().unwrap_or_default();
+        let deaf = self.hears(id) < fewest / 2;
+        let now = self.now;
+        let machine = self.machines.get_mut(&id).expect("a machine");
+        let stopped = machine.node.is_none() || machine.paused_until > now;
+        let note = |since: &mut Option<u64>, is: bool| {
+            *since = since.or(Some(now)).filter(|_| is);
+        };
+        note(&mut machine.alone_since, !machine.replaced_in_place && (stopped || deaf));
+        note(&mut machine.deaf_since, deaf && !stopped);
+    }
+
     /// Planned restarts in this world ask for 2 s; while any may be out, silence comes later.
     fn long_lease_ns(&self) -> u64 {
-        if self.restarts_drawn() { 2_100_000_000 } else { 0 }
+        if self.restarts_drawn() { LONG_LEASE_NS } else { 0 }
     }
 
     fn restarts_drawn(&self) -> bool {

@@ -2,11 +2,31 @@
 
 use std::collections::BTreeMap;
 
-use nines_core::Event;
+use nines_core::{
+    Event, peek,
+    voter::consensus,
+    wire::{Frame, frame},
+};
 use nines_model::NodeId;
+use prost::Message as _;
 
 use super::{Happening, Sabotage, World};
 use crate::timing::DELAY_MAX_NS;
+
+/// Field of [`Frame`] with a message of the consensus.
+const RAFT: u64 = 3;
+
+/// The term and the receiver of a vote that a frame brings, in answer or as the candidate's own.
+fn vote(bytes: &[u8]) -> Option<(u64, u64)> {
+    // Most frames are heartbeats.
+    peek::field(bytes, RAFT)?;
+    match Frame::decode(bytes).ok()?.kind? {
+        frame::Kind::Raft(message) => {
+            consensus::gives_vote(&message).map(|(term, to)| (term, to.number()))
+        }
+        _ => None,
+    }
+}
 
 impl World {
     /// Nothing passes from one to the other, on no card; `both`: nor back.
@@ -80,6 +100,9 @@ impl World {
             self.misread(&mut bytes);
         }
         self.as_sent(from, &mut bytes);
+        if let Some(vote) = vote(&bytes) {
+            self.machines.get_mut(&from).expect("it sends").told_vote = Some(vote);
+        }
         let there = self.machines.iter().filter(|(_, m)| m.identity == to);
         let there: Vec<u64> = there.map(|(machine, _)| *machine).collect();
         for machine in there {

@@ -1,6 +1,7 @@
 //! VIPs of a node follow the log, and believe what their kernel says.
 
-use nines_model::LogIndex;
+use nines_model::{LogIndex, Millis};
+use prost::Message as _;
 
 use super::*;
 use crate::{
@@ -8,7 +9,8 @@ use crate::{
     node::Config,
     snapshot,
     state::{State, Vips},
-    wire::{HardState, Member, Persisted, Snapshot},
+    vip_set,
+    wire::{Ack, Frame, HardState, Member, Persisted, Snapshot, frame},
 };
 
 const TEXT: &str = "[cluster]\nname = \"x\"\n[nodes]\nlb1 = \"10.0.0.1\"\nlb2 = \"10.0.0.2\"\n\
@@ -65,6 +67,37 @@ fn acks_of_beats_before_a_vip_was_named_renew_nothing() {
         Time(0),
         "refused"
     );
+}
+
+/// It must be one of a heartbeat of this incarnation, by a voter whose members this node knows too;
+/// and it counts from when the heartbeat was sent, however late it comes.
+#[test]
+fn an_ack_renews_from_when_its_heartbeat_was_sent() {
+    let now = Time(1_000_000_000);
+    let renewed_by = |change: fn(&mut Ack, &Node)| {
+        let mut node = holder(now);
+        node.handle(now, Event::Tick);
+        let (set_a, set_b) = node.own_vips.held.name();
+        let mut ack = Ack { sent_ns: now.0, lease_ms: 100, set_a, set_b, ..Ack::default() };
+        (ack.sent_ns, ack.incarnation) = (node.own_vips.sent.0, 7);
+        change(&mut ack, &node);
+        for from in [2, 3].map(NodeId) {
+            let kind = Some(frame::Kind::Ack(ack.clone()));
+            let frame = Frame { kind, incarnation: 1, starts: 1, ..Frame::default() };
+            let event = Event::Frame { from, link: 0, bytes: frame.encode_to_vec() };
+            node.handle(now.plus(Millis(30)), event);
+        }
+        node.renewed_until().0.saturating_sub(node.own_vips.vips[&vip(100)].named.0)
+    };
+    assert_eq!(renewed_by(|_, _| {}), Millis(100).ns());
+    assert_eq!(renewed_by(|ack, _| ack.incarnation = 6), 0);
+    assert_eq!(renewed_by(|ack, _| ack.sent_ns += Millis(90).ns()), 0, "not sent yet");
+    assert_eq!(renewed_by(|ack, _| ack.membership = 6), 0, "a vote of others may count there");
+    assert_eq!(renewed_by(|ack, _| ack.set_a += 1), Millis(100).ns(), "of a set before");
+    let refuse = |ack: &mut Ack, node: &Node| {
+        ack.refused = vip_set::marks(node.own_vips.held.iter().map(|(vip, _)| vip), |_| true);
+    };
+    assert_eq!(renewed_by(refuse), 0);
 }
 
 /// A machine that has the address and no table answers clients itself, and refuses them.

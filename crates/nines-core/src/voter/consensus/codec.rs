@@ -3,7 +3,7 @@
 //! Decides: which kinds of message a network may bring at all; [`super::admission`] decides which
 //! of them can be true.
 
-use nines_model::LogIndex;
+use nines_model::{LogIndex, NodeId};
 use raft::eraftpb::{
     ConfChange, ConfChangeType, Entry, EntryType, Message, MessageType, Snapshot as RaftSnapshot,
 };
@@ -163,6 +163,15 @@ pub fn asks_to_write(message: &RaftMessage) -> bool {
 /// Whether a message asks the leader to write a change of membership.
 pub fn changes_members(message: &RaftMessage) -> bool {
     message.kind == PROPOSE && message.entries.iter().any(|e| e.kind != 0)
+}
+
+/// The term and the receiver of a vote that a message brings: an answer's, or the candidate's own.
+pub fn gives_vote(message: &RaftMessage) -> Option<(u64, NodeId)> {
+    match message.kind {
+        VOTE => Some((message.term, NodeId(message.from))),
+        VOTE_RESPONSE if !message.reject => Some((message.term, NodeId(message.to))),
+        _ => None,
+    }
 }
 
 /// Term and index of what a message says to be on its sender's disk.
