@@ -7,6 +7,7 @@ mod bpf;
 mod package;
 mod scenarios;
 mod tidy;
+mod zoo;
 
 /// The root of the repository.
 fn root() -> PathBuf {
@@ -20,14 +21,21 @@ fn release() -> PathBuf {
     root().join(target).join("release")
 }
 
+/// What came of a part of a chore; an error says why nothing did.
+type Done<T = ()> = Result<T, String>;
+
+/// The cargo that runs this.
+fn cargo() -> std::ffi::OsString {
+    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+}
+
 /// Set where it is one already.
 const RELEASE: &str = "NINES_XTASK_RELEASE";
 
 /// Builds nines and the chores for release.
 fn build_release() -> Result<(), String> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let build = ["build", "--quiet", "--release", "--package", "nines", "--package", "xtask"];
-    match Command::new(cargo).args(build).current_dir(root()).status() {
+    match Command::new(cargo()).args(build).current_dir(root()).status() {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => Err(format!("cargo build --release, {status}: see above")),
         Err(why) => Err(format!("cargo build --release: {why}")),
@@ -94,6 +102,7 @@ fn main() {
         },
         ["scenarios", ref options @ ..] => scenarios(options),
         ["package", ref options @ ..] => package(options),
+        ["zoo", ref words @ ..] => zoo::zoo(&root(), words),
         // What is measured is what people run.
         ["bench", ..] if std::env::var_os(RELEASE).is_none() => Err(as_release(&words)),
         ["bench", "http", ..] => bench::http::http(words.contains(&"json")),
@@ -102,7 +111,8 @@ fn main() {
         _ => Err(
             "usage: cargo xtask bpf [--out FILE] | tidy | bench http|dataplane|tables [-o json]\n\
              \x20      cargo xtask scenarios [-o json | --write]\n\
-             \x20      cargo xtask package [--binary FILE] [--out DIR] [--version VERSION]"
+             \x20      cargo xtask package [--binary FILE] [--out DIR] [--version VERSION]\n\
+             \x20      cargo xtask zoo [-o json] [NAME...]"
                 .into(),
         ),
     };

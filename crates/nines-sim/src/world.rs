@@ -370,13 +370,6 @@ impl World {
         machine.offset = machine.power % 7 * 1_000_000_000;
     }
 
-    /// SIGSTOP for a while.
-    pub fn pause(&mut self, id: u64, length: Millis) {
-        let until = self.now + length.ns();
-        self.machines.get_mut(&id).expect("a machine").paused_until = until;
-        self.schedule(length.ns(), id, Happening::Wake);
-    }
-
     /// Runs for so long; an error is a broken invariant.
     pub fn run_for(&mut self, length: Millis) -> Result<(), String> {
         let until = self.now + length.ns();

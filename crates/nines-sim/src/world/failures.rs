@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use nines_core::Event;
 
-use super::World;
+use nines_model::Millis;
+
+use super::{Happening, World};
 
 /// The wall clock of a machine that is right, when the world begins, ns since 1970.
 const WALL_NS: u64 = 1_700_000_000_000_000_000;
@@ -19,6 +21,13 @@ pub(super) struct Failures {
 }
 
 impl World {
+    /// SIGSTOP for a while.
+    pub fn pause(&mut self, id: u64, length: Millis) {
+        let until = self.now + length.ns();
+        self.machines.get_mut(&id).expect("a machine").paused_until = until;
+        self.schedule(length.ns(), id, Happening::Wake);
+    }
+
     /// No write of this machine succeeds, or all do again.
     pub fn fill_disk(&mut self, id: u64, full: bool) {
         let disks = &mut self.failures.full_disks;
