@@ -427,6 +427,10 @@ fn the_pages_on_a_cluster_do_what_they_say() {
     shop.until("lb2 votes no more", "lb1", "nines status", "no vote");
     shop.page("docs/manual/failover-and-leases.md", "lb1", false);
     shop.until("lb2 votes again", "lb1", "nines status", "quorum 3 of 3");
+    // It leaves, the witness is replaced, and lb2 joins again.
+    shop.page("docs/manual/members.md", "lb1", false);
+    shop.until("lb2 is a member again", "lb1", "nines status", "quorum 2 of 2");
+    shop.until("wit1 knows that it left", "wit1", "nines status", "was removed from the cluster");
     // The last block of the page on installation removes nines.
     let installation = blocks("docs/manual/installation.md");
     let removal = installation.iter().rfind(|block| block.language == "sh").unwrap();
