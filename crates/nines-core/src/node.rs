@@ -174,8 +174,15 @@ impl Node {
         self.compare_configs(now);
         self.tell_double(now);
         self.confirm(now);
-        if self.voter.consensus().leads() && self.leading.is_due(now) {
-            self.lead(now);
+        if self.voter.consensus().leads() {
+            if self.leading.is_due(now) {
+                self.lead(now);
+            }
+        } else {
+            self.leading.deaf.clear();
+            if self.voter.consensus().is_leader() && self.leading.is_due(now) {
+                self.hand_over_lagging(now);
+            }
         }
         self.run_vips(now);
         self.refresh_desired_state(now);

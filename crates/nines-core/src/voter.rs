@@ -56,6 +56,8 @@ const TICKS_MISSED_MAX: u32 = 100;
 
 /// A leader whose disk takes longer for a write hands over. Stalls of half a second are ordinary.
 const DISK_PATIENCE: Millis = Millis(1_000);
+/// A disk that was so slow counts as slow for so long: the next write may be as slow.
+const SLOW_AGAIN: Millis = Millis(5_000);
 
 /// Whose vote this is.
 #[derive(Clone, Debug)]
@@ -119,6 +121,8 @@ pub struct Voter {
     asked_states: Vec<(u64, LogIndex)>,
     /// Writes of the log that have not ended, each with the time when it was asked for.
     writes: VecDeque<(u64, Time)>,
+    /// The disk counts as slow until then.
+    slow_until: Time,
     next_beside: u64,
     next_tick: Time,
     started: Time,
@@ -155,6 +159,7 @@ impl Voter {
             kept_state: LogIndex(kept.snapshot.index),
             asked_states: Vec::new(),
             writes: VecDeque::new(),
+            slow_until: Time(0),
             next_beside: BESIDE_THE_LOG,
             next_tick: now,
             started: now,
@@ -231,7 +236,8 @@ impl Voter {
     /// Whether the disk has not ended a write of the log for so long that another node should lead:
     /// a node applies only what its own disk has.
     pub fn disk_lags(&self, now: Time) -> bool {
-        self.writes.front().is_some_and(|(_, since)| now.since(*since) > DISK_PATIENCE.ns())
+        let waits = |(_, since): &(u64, Time)| now.since(*since) > DISK_PATIENCE.ns();
+        now < self.slow_until || self.writes.front().is_some_and(waits)
     }
 
     /// A disk write has ended; gives the messages that waited for it.
@@ -244,6 +250,12 @@ impl Voter {
         if number >= BESIDE_THE_LOG {
             self.kept_beside(cx, number);
             return Vec::new();
+        }
+        let late = |(write, since): &(u64, Time)| {
+            *write <= number && cx.now.since(*since) > DISK_PATIENCE.ns()
+        };
+        if self.writes.front().is_some_and(late) {
+            self.slow_until = cx.now.plus(SLOW_AGAIN);
         }
         self.writes.retain(|(write, _)| *write > number);
         self.state_kept(cx, number);

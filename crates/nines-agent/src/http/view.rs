@@ -103,6 +103,7 @@ fn state_of(seen: Option<&NodeView>, role: Role, at_work: NodeState) -> NodeStat
         Some(Unfit::Unconfirmed) => NodeState::Unconfirmed,
         _ if seen.joining => NodeState::Joining,
         _ if !seen.heard => NodeState::Silent,
+        _ if seen.deaf => NodeState::NotReady,
         _ if seen.removal => NodeState::Leaving,
         _ if role == Role::Witness => NodeState::Ok,
         Some(Unfit::Standby) => NodeState::Standby,

@@ -329,13 +329,7 @@ impl Node {
 
     /// The leader should not hold a VIP: then the death of the holder needs no election.
     fn step_aside(&mut self, now: Time) {
-        if self.voter.disk_lags(now) {
-            // Nothing that it decides takes effect. One whose disk lags too says that it is not
-            // ready.
-            let ready = |id: &NodeId| self.membership.peer(*id).is_some_and(|p| p.beat.ready);
-            if let Some(to) = self.next_leader(now, |_| true).filter(ready) {
-                self.hand_over(now, to);
-            }
+        if self.hand_over_lagging(now) {
             return;
         }
         if let Some(to) = self.hears_more(now) {
@@ -350,6 +344,16 @@ impl Node {
         if let Some(to) = best.filter(|to| self.hears_as_many(now, *to)) {
             self.hand_over(now, to);
         }
+    }
+
+    /// A leader whose disk lags hands over, also before it has applied anything: nothing that it
+    /// decides takes effect. Whether its disk lags.
+    pub(super) fn hand_over_lagging(&mut self, now: Time) -> bool {
+        let lags = self.voter.disk_lags(now);
+        if lags && let Some(to) = self.next_leader(now, |_| true) {
+            self.hand_over(now, to);
+        }
+        lags
     }
 
     fn holds(&self, name: &str) -> bool {
@@ -369,6 +373,7 @@ impl Node {
                 && !self.is_to_leave(*id)
                 && self.may_ask(now, *id)
                 && self.membership.alive(now, *id, self.lease())
+                && !self.membership.peer(*id).is_some_and(|p| p.beat.lags)
                 && self.voter.consensus().lag(*id).is_some_and(|lag| lag <= NEAR_LAG_MAX)
                 && may(&self.name_of(*id))
         };

@@ -146,6 +146,7 @@ impl Node {
             sent_ns: sent.0,
             lease_ms: length.0,
             ready: self.is_ready() && !self.voter.disk_lags(now),
+            lags: self.voter.disk_lags(now),
             behind: numbers(self.behind().iter().copied()),
             leaving: self.leaving.stops(),
             unable: self.unable_bits(),

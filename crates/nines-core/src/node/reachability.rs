@@ -35,7 +35,8 @@ impl Node {
     /// though its own heartbeats arrive.
     fn says_to_hear_majority(&self, id: NodeId) -> bool {
         let Some(beat) = self.membership.peer(id).map(|p| &p.beat) else { return true };
-        self.is_majority(|voter| voter == id || beat.hears(voter))
+        // Builds from before feature levels may say nothing of it.
+        beat.feature_level == 0 || self.is_majority(|voter| voter == id || beat.hears(voter))
     }
 
     fn is_majority(&self, counts: impl Fn(NodeId) -> bool) -> bool {
@@ -63,13 +64,16 @@ impl Node {
     pub(super) fn is_deaf(&self, now: Time, id: NodeId) -> bool {
         let since = self.leading.deaf.get(&id).filter(|_| self.voter.consensus().leads());
         since.is_some_and(|since| now.since(*since) >= promise_ns(self.lease()))
+            && !self.says_to_hear_majority(id)
     }
 
     /// Whether a peer hears every node that this one hears.
     pub(super) fn hears_as_many(&self, now: Time, id: NodeId) -> bool {
         let beat = self.membership.peer(id).map(|p| &p.beat);
         let others = self.hears(now).into_iter().filter(|other| *other != id);
-        beat.is_some_and(|beat| others.into_iter().all(|other| beat.hears(other)))
+        beat.is_some_and(|beat| {
+            beat.feature_level == 0 || others.into_iter().all(|other| beat.hears(other))
+        })
     }
 
     /// Silent here, and heard by so many others that it can hold what it holds.
@@ -101,6 +105,7 @@ impl Node {
             let beat = self.membership.peer(**voter).map(|p| &p.beat);
             here.contains(voter)
                 && !self.is_to_leave(**voter)
+                && !beat.is_some_and(|beat| beat.lags)
                 && self.may_ask(now, **voter)
                 && self.voter.consensus().lag(**voter).is_some_and(|lag| lag <= NEAR_LAG_MAX)
                 && beat.is_some_and(|beat| {

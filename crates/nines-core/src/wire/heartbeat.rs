@@ -71,6 +71,9 @@ pub struct Heartbeat {
     /// The sender votes no more because its config is another one than that of the others.
     #[prost(bool, tag = "37")]
     pub differs: bool,
+    /// The sender's disk takes long for what it writes: it should not lead.
+    #[prost(bool, tag = "38")]
+    pub lags: bool,
     /// Name of the set of VIPs held, in two halves.
     #[prost(fixed64, tag = "50")]
     pub set_a: u64,
