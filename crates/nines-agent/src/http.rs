@@ -434,11 +434,14 @@ async fn post_act(
         if let Some(failure) = misnamed {
             return Err(failure);
         }
-        let leaves = matches!(admin, AdminCommand::Standby | AdminCommand::Remove);
-        let standby = leaves.then(|| view::harm_of_standby(node, now, &names));
+        let leaves = match admin {
+            AdminCommand::Standby => view::harm_of_standby(node, now, &names),
+            AdminCommand::Remove => view::harm_of_removal(node, now, &names),
+            _ => None,
+        };
         let servers = names.iter().filter(|_| admin == AdminCommand::Drain);
         let drained: BTreeSet<_> = servers.flat_map(|name| spec.find_servers(name)).collect();
-        Ok((standby.flatten(), drained))
+        Ok((leaves, drained))
     };
     let (mut harm, drained) = commands.core.inspect(look).await.ok_or_else(stopping)??;
     if !drained.is_empty() {

@@ -120,13 +120,13 @@ impl Promises {
         let mut whole = SetPromise { until: Time(now.0 + promise_ns(length)), longer: false };
         let mut not_yet = Vec::new();
         for (vip, token) in set {
-            // Of another holder before: it was overruled in the log, which waited for its promise.
             let of_another = self.by_vip.get(&vip).filter(|p| p.holder != holder);
             if of_another.is_some_and(|p| p.token == token && now < self.until(p)) {
                 // By the same entry, under the same name: it was removed, and its lease still runs.
                 not_yet.push(vip);
                 continue;
             }
+            // By another entry: it was overruled in the log, which waited for its promise.
             let before = self.by_vip.get(&vip).filter(|p| p.holder == holder);
             let known = |p: &Promise| p.incarnation == incarnation || p.incarnation == heir_of;
             if before.is_some_and(|p| !known(p) && now < p.until) {

@@ -18,7 +18,7 @@ use self::{problems::problems, spare::Spares};
 use crate::own_status::OwnStatus;
 
 pub use self::{
-    acts::{cannot_take, cannot_take_of, harm_of_drain, harm_of_standby},
+    acts::{cannot_take, cannot_take_of, harm_of_drain, harm_of_removal, harm_of_standby},
     node_counts::{Told, fill_traffic, merge, own_traffic, traffic},
     why::{Seen, events, last_failover as events_of_last_failover, why},
 };

@@ -29,7 +29,8 @@ pub(super) struct Farewells(BTreeMap<NodeId, Time>);
 /// What a removal waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Waits {
-    /// It holds this VIP of the config, by name; another director takes it first, if one can.
+    /// It lives, and holds this VIP of the config, by name, or is to get it; another director takes
+    /// it first, if one can.
     Holds(String),
     /// Too few of the other voters are heard: they could decide nothing without it.
     Majority {
@@ -97,12 +98,15 @@ impl Node {
     fn waits_of(&self, now: Time, id: NodeId) -> Waits {
         let name = self.name_of(id);
         let spec = &self.state.spec;
-        // What the config does not name any more keeps nobody: it comes up nowhere.
-        let held = self
-            .state
-            .vips
-            .iter()
-            .find(|(vip, holding)| *holding.node() == name && spec.vips.contains_key(vip));
+        // What the config does not name any more comes up nowhere; and what a dead node held goes
+        // to another as soon as one can take it, by the same rules as before.
+        let lives = id == self.config.id
+            || self.membership.speaks(now, id, self.lease())
+            || self.is_heard_elsewhere(now, id);
+        let held = self.state.vips.iter().filter(|_| lives).find(|(vip, holding)| {
+            let next = matches!(holding, Holding::Releasing { to: Some(to), .. } if *to == name);
+            (*holding.node() == name || next) && spec.vips.contains_key(vip)
+        });
         if let Some((vip, _)) = held {
             return Waits::Holds(spec.vip_name(*vip));
         }
@@ -133,8 +137,8 @@ impl Node {
     }
 
     /// An operator's command in the form that builds below [`REMOVALS`] read: the removal itself,
-    /// by the leader, of one member, if it waits for nothing. `None`: it is another one, or has
-    /// none.
+    /// by the leader, of one dead member, if it waits for nothing. `None`: it is another one, or
+    /// has none.
     pub(super) fn removal_at_once(&self, now: Time, level: u32, kind: &Kind) -> Option<Kind> {
         let Kind::Act(Act { verb, subjects, .. }) = kind else { return None };
         let remove = AdminCommand::from_code(verb) == Some(AdminCommand::Remove);

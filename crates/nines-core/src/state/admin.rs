@@ -307,6 +307,18 @@ mod tests {
     };
 
     #[test]
+    fn a_move_request_is_over_once_its_vip_has_another_holder() {
+        let mut state = state();
+        let (to, from) = ("lb2".to_owned(), "lb1".to_owned());
+        let request = Give { vip: pack(vip(0)), to: to.clone(), ..Give::default() };
+        assert!(tried(&mut state, 20, None, Kind::MoveRequest(request)).is_ok());
+        assert_eq!(state.admin.move_requests().keys().collect::<Vec<_>>(), [&vip(0)]);
+        let give = Give { vip: pack(vip(0)), to, from, ..Give::default() };
+        assert!(tried(&mut state, 21, None, Kind::Give(give)).is_ok());
+        assert!(state.admin.move_requests().is_empty(), "or it would be brought back again");
+    }
+
+    #[test]
     fn a_command_of_several_subjects_is_done_whole_or_not_at_all() {
         for (verb, good, bad) in [
             ("drain", vec!["r1", "web/r2"], vec!["r1", "nosuch"]),

@@ -12,8 +12,8 @@ use crate::{
     state::State,
     vip_set::VipSet,
     wire::{
-        Command, Give, HardState, Heartbeat, Member, Move, Persist, Persisted, Snapshot, Token,
-        command::Kind, frame, pack,
+        Command, Give, HardState, Heartbeat, Member, Move, Persist, Persisted, RaftMessage,
+        Snapshot, Token, command::Kind, frame, pack,
     },
 };
 
@@ -366,6 +366,20 @@ fn a_log_is_replaced_as_far_as_it_is_applied() {
         _ => None,
     });
     assert_eq!(replaced.map(Snapshot::index), Some(applied));
+}
+
+#[test]
+fn who_is_no_member_changes_no_log() {
+    let mut table = Table::new();
+    let now = table.now;
+    let seat = table.seats.get_mut(&NodeId(1)).unwrap();
+    let mut screened = |from, newer| {
+        let message = RaftMessage { kind: 8, to: 1, from, term: 2, ..RaftMessage::default() };
+        seat.with(now, |voter, cx| voter.screen(cx, &message, newer))
+    };
+    assert!(screened(2, false));
+    assert!(!screened(9, false), "it has left");
+    assert!(screened(9, true), "or has joined after the end of what is known here");
 }
 
 #[test]

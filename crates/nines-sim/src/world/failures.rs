@@ -1,10 +1,9 @@
-//! Failures of one machine that no seed draws: a full disk, a wall clock that jumps, a clock with
-//! another rate.
+//! Failures of one machine: it stands still, its disk is full, its wall clock jumps, its boot clock
+//! has another rate.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use nines_core::Event;
-
 use nines_model::Millis;
 
 use super::{Happening, World};

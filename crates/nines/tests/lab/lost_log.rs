@@ -1,13 +1,6 @@
 //! Nodes without the log: one that has lost it, and one that has not got it yet.
 
-use serde_json::Value;
-
-use super::{Net, can_run};
-
-fn node(status: &Value, name: &str) -> Value {
-    let all = status["nodes"].as_array().unwrap();
-    all.iter().find(|n| n["name"] == name).cloned().unwrap_or_default()
-}
+use super::{Net, can_run, node};
 
 /// The holder loses its log: everybody is told, another serves, and it comes back under its name.
 #[test]
@@ -15,20 +8,7 @@ fn a_node_that_lost_its_log_says_so_everywhere_and_begins_anew() {
     if !can_run() {
         return;
     }
-    let mut net = Net::new(&[
-        ("lb1", &[("br0", "10.97.8.2/24")]),
-        ("lb2", &[("br0", "10.97.8.3/24")]),
-        ("wit1", &[("br0", "10.97.8.4/24")]),
-    ]);
-    net.form(&["lb1", "lb2"], "wit1");
-    let file = net.write(
-        "vip.toml",
-        "[cluster]\nname = \"lab\"\n[nodes]\nlb1 = \"10.97.8.2\"\nlb2 = \"10.97.8.3\"\n\
-         wit1 = { addresses = \"10.97.8.4\", role = \"witness\" }\n\
-         [vip.v]\naddress = \"10.97.8.100/24\"\n",
-    );
-    net.ok("lb1", &["apply", "-y", &file]);
-    net.until("one holds the VIP", |n| n.status("wit1")["verdict"] == "HEALTHY");
+    let mut net = Net::of_three(8);
     let lost = net.holder("wit1");
     let other = if lost == "lb1" { "lb2" } else { "lb1" };
     nines_lab::kill(&mut net.agents.remove(&lost).unwrap());

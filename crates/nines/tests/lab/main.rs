@@ -138,6 +138,34 @@ impl Net {
         });
     }
 
+    /// lb1, lb2 and wit1 in 10.97.N.0/24, with a VIP that one of them holds.
+    fn of_three(n: u8) -> Self {
+        let at = |host: u8| format!("10.97.{n}.{host}");
+        let wire = |host: u8| at(host) + "/24";
+        let (lb1, lb2, wit1) = (wire(2), wire(3), wire(4));
+        let mut net = Self::new(&[
+            ("lb1", &[("br0", &lb1)]),
+            ("lb2", &[("br0", &lb2)]),
+            ("wit1", &[("br0", &wit1)]),
+        ]);
+        net.form(&["lb1", "lb2"], "wit1");
+        let config = format!(
+            "[cluster]\nname = \"lab\"\n[nodes]\nlb1 = \"{}\"\nlb2 = \"{}\"\n\
+             wit1 = {{ addresses = \"{}\", role = \"witness\" }}\n[vip.v]\naddress = \"{}\"\n",
+            at(2),
+            at(3),
+            at(4),
+            wire(100),
+        );
+        let file = net.write("vip.toml", &config);
+        net.ok("lb1", &["apply", "-y", &file]);
+        net.until("one holds the VIP, the other is ready", |n| {
+            let status = n.status("wit1");
+            status["verdict"] == "HEALTHY" && status["votes"] == 3
+        });
+        net
+    }
+
     /// What a reboot of a host takes from its kernel.
     fn forget_kernel(&self, host: &str) {
         let inode = self.lab.within(host, || {
@@ -181,6 +209,12 @@ impl Net {
         let child = self.lab.spawn(host, command).unwrap();
         self.agents.insert(format!("{host}-web-{listen}"), child);
     }
+}
+
+/// The line of a node in a status.
+fn node(status: &Value, name: &str) -> Value {
+    let all = status["nodes"].as_array().unwrap();
+    all.iter().find(|n| n["name"] == name).cloned().unwrap_or_default()
 }
 
 fn text(bytes: &[u8]) -> String {

@@ -2,37 +2,12 @@
 
 use serde_json::Value;
 
-use super::{Net, can_run};
-
-fn node(status: &Value, name: &str) -> Value {
-    let all = status["nodes"].as_array().unwrap();
-    all.iter().find(|n| n["name"] == name).cloned().unwrap_or_default()
-}
+use super::{Net, can_run, node};
 
 fn numbers(net: &Net, by: &str) -> Vec<(String, u64)> {
     let list: Value = serde_json::from_str(&net.ok(by, &["node", "list", "-o", "json"])).unwrap();
     let nodes = list["nodes"].as_array().unwrap().iter();
     nodes.map(|n| (n["name"].as_str().unwrap().into(), n["id"].as_u64().unwrap())).collect()
-}
-
-fn three() -> Net {
-    let mut net = Net::new(&[
-        ("lb1", &[("br0", "10.97.7.2/24")]),
-        ("lb2", &[("br0", "10.97.7.3/24")]),
-        ("wit1", &[("br0", "10.97.7.4/24")]),
-    ]);
-    net.form(&["lb1", "lb2"], "wit1");
-    let file = net.write(
-        "vip.toml",
-        "[cluster]\nname = \"lab\"\n[nodes]\nlb1 = \"10.97.7.2\"\nlb2 = \"10.97.7.3\"\n\
-         wit1 = { addresses = \"10.97.7.4\", role = \"witness\" }\n\
-         [vip.v]\naddress = \"10.97.7.100/24\"\n",
-    );
-    net.ok("lb1", &["apply", "-y", &file]);
-    net.until("one holds the VIP, the other is ready", |n| {
-        n.status("wit1")["verdict"] == "HEALTHY" && n.status("wit1")["votes"] == 3
-    });
-    net
 }
 
 /// The holder leaves; its machine begins anew under its name, with another number.
@@ -41,7 +16,7 @@ fn the_holder_leaves_for_good_and_its_machine_joins_again() {
     if !can_run() {
         return;
     }
-    let mut net = three();
+    let mut net = Net::of_three(7);
     let holder = net.holder("wit1");
     let other = if holder == "lb1" { "lb2" } else { "lb1" };
     let list = net.ok("wit1", &["node", "list"]);
@@ -92,7 +67,7 @@ fn a_dead_member_is_replaced_and_one_leaves_by_its_own_command() {
     if !can_run() {
         return;
     }
-    let mut net = three();
+    let mut net = Net::of_three(7);
     nines_lab::kill(&mut net.agents.remove("wit1").unwrap());
     net.until("it is silent", |n| node(&n.status("lb1"), "wit1")["state"] == "silent");
     let told = net.fails("lb1", &["node", "remove", "lb2", "--wait", "2s"], 7);

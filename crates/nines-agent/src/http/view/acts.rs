@@ -10,11 +10,11 @@ use nines_api::{
     states::NodeState,
     types::Status,
 };
-use nines_core::Node;
+use nines_core::{Node, wire::Member};
 use nines_model::{NodeName, SafetyRule, ServerRef, Time, Unfit};
 use nines_planner::{Observed, unfit};
 
-use super::outside;
+use super::{member_alive, outside};
 use crate::http::verdict::may_take;
 
 /// Why a node cannot take this VIP now, or any at all; `None`: it can.
@@ -104,6 +104,17 @@ pub fn harm_of_standby(node: &Node, now: Time, nodes: &[String]) -> Option<Harm>
         rule: SafetyRule::LastDirector,
         why: "no other director could take its VIPs; they would stay where they are".into(),
     })
+}
+
+/// What the removal of these members would harm. What a dead one held comes up nowhere by its
+/// staying.
+pub fn harm_of_removal(node: &Node, now: Time, members: &[String]) -> Option<Harm> {
+    let lives = |name: &&String| {
+        let id = node.state().member(name).map(Member::id);
+        id.is_some_and(|id| member_alive(node, now, id))
+    };
+    let living: Vec<String> = members.iter().filter(lives).cloned().collect();
+    harm_of_standby(node, now, &living)
 }
 
 #[cfg(test)]
