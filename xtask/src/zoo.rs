@@ -176,3 +176,33 @@ pub fn zoo(root: &Path, words: &[&str]) -> Result<(), String> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_bug_says_what_it_breaks() {
+        let all = bugs(&crate::root().join("xtask/zoo"), &[]).unwrap();
+        assert!(all.len() >= 40, "{}", all.len());
+        for Bug { name, says, patch } in &all {
+            let invariant = says.rsplit_once(" (").map_or("", |(_, end)| end);
+            let number = invariant.strip_suffix(").").map(|end| &end[1..]);
+            assert!(number.is_some_and(|n| n.parse::<u8>().is_ok()), "{name}: {says}");
+            assert!(patch.contains("\n--- a/crates/"), "{name} changes no crate");
+        }
+        assert!(bugs(&crate::root().join("xtask/zoo"), &["no-such-bug"]).is_err());
+    }
+
+    #[test]
+    fn what_found_a_bug_is_read_from_the_output() {
+        let line = "seed 7: x\n{\"violations\":[{\"seed\":7,\"what\":\"at 3 ms: S11: two\"}]}\n";
+        let found = seeds(&Ended::Bad(line.into())).unwrap();
+        assert_eq!(found, Some((7, "at 3 ms: S11: two".to_owned())));
+        assert_eq!(seeds(&Ended::Good("{\"violations\":[]}\n".into())), Ok(None));
+        assert!(seeds(&Ended::Bad("Segmentation fault\n".into())).is_err());
+        let output = "running 2 tests\ntest a::b ... ok\ntest a::c ... FAILED\n";
+        assert_eq!(failed(output), Some(vec!["a::c".to_owned()]));
+        assert_eq!(failed("error: could not compile `nines-core`\n"), None);
+    }
+}

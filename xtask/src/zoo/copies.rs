@@ -6,6 +6,7 @@
 use std::{
     fs::{self, File},
     io::Write as _,
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
@@ -141,7 +142,8 @@ impl Copies {
         let path = self.tree.with_file_name("output");
         let output = File::create(&path).map_err(at(&path))?;
         let errors = output.try_clone().map_err(at(&path))?;
-        let child = command.stdin(Stdio::null()).stdout(output).stderr(errors).spawn();
+        command.stdin(Stdio::null()).stdout(output).stderr(errors).process_group(0);
+        let child = command.spawn();
         let mut child =
             child.map_err(|why| format!("{}: {why}", command.get_program().display()))?;
         let began = Instant::now();
@@ -153,7 +155,10 @@ impl Copies {
                 return Ok(if status.success() { Ended::Good(said) } else { Ended::Bad(said) });
             }
             if began.elapsed() > LATE {
-                child.kill().and_then(|()| child.wait()).map_err(|why| why.to_string())?;
+                // A test that does not end is a child of cargo's.
+                let group = format!("-{}", child.id());
+                let killed = Command::new("kill").args(["-KILL", "--", &group]).status();
+                killed.and_then(|_| child.wait()).map_err(|why| format!("kill: {why}"))?;
                 return Ok(Ended::Late);
             }
             thread::sleep(Duration::from_millis(50));
