@@ -423,6 +423,7 @@ impl CoreThread {
             }
             Operation::Announce(vip) => return self.executors.take(Work::Announce(id, vip)),
             Operation::Forward(wanted) => return self.executors.take(Work::Forward(id, wanted)),
+            Operation::Fence { .. } => Err("this build speaks to no fence device".into()),
         };
         Some(Event::Done { id, result })
     }

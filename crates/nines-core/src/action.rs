@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use nines_model::{LogIndex, NodeId, Time};
+use nines_model::{DeviceName, FenceDevice, LogIndex, NodeId, NodeName, Switch, Time};
 
 use crate::{forwarding::Wanted, health::CheckTasks, wire::Persist};
 
@@ -74,6 +74,18 @@ pub enum Operation {
     Watch(IpAddr),
     /// Forward as this wants from now on.
     Forward(Box<Wanted>),
+    /// Have a fence device switch a machine. It is done when the device itself says that the
+    /// machine is as it should be.
+    Fence {
+        /// Name of the device.
+        device: DeviceName,
+        /// How it is spoken to.
+        config: Box<FenceDevice>,
+        /// The machine.
+        node: NodeName,
+        /// What to do with it.
+        switch: Switch,
+    },
 }
 
 /// Why something was not done.

@@ -70,6 +70,12 @@ codes! {
         CheckUp = "check-up",
         /// A server is down by its check.
         CheckDown = "check-down",
+        /// A node is to be switched off or on, or its fence devices are tried.
+        Fence = "fence",
+        /// A fence device has switched a node, or a person has seen that it is off.
+        Fenced = "fenced",
+        /// A fence device could not do what it was asked.
+        FenceFailed = "fence-failed",
         /// A remark that explains nothing.
         Note = "note",
     }

@@ -25,8 +25,11 @@ pub const VALUES: u32 = 2;
 /// From this level on an operator's command may say that members leave.
 pub const REMOVALS: u32 = 3;
 
+/// From this level on a config may have fence devices, and commands may be about them.
+pub const FENCING: u32 = 4;
+
 /// Highest level that this build reads and writes.
-pub const BUILD: u32 = 3;
+pub const BUILD: u32 = 4;
 
 /// Fields of [`crate::wire::Command`] that say what it does, by number.
 const KINDS: [u64; 13] = [10, 11, 12, 13, 14, 15, 16, 17, 18, 19, RAISES, 21, 50];

@@ -19,6 +19,14 @@ codes! {
         Remove = "remove",
         /// Members that were to leave stay.
         Keep = "keep",
+        /// A fence device switches nodes off.
+        PowerOff = "power-off",
+        /// A fence device switches nodes on.
+        PowerOn = "power-on",
+        /// The fence devices of nodes are tried; nothing is switched.
+        TestFence = "test-fence",
+        /// A person has seen that nodes are off.
+        ConfirmOff = "confirm-off",
     }
 }
 
@@ -63,6 +71,11 @@ impl AdminCommand {
         matches!(self, Self::Remove | Self::Keep)
     }
 
+    /// Whether it is about the power of machines.
+    pub const fn is_of_power(self) -> bool {
+        matches!(self, Self::PowerOff | Self::PowerOn | Self::TestFence | Self::ConfirmOff)
+    }
+
     /// The command that does the same with nodes in place of servers, or the reverse, if there is
     /// one.
     pub const fn counterpart(self) -> Option<Self> {
@@ -71,7 +84,7 @@ impl AdminCommand {
             Self::Undrain => Some(Self::Ready),
             Self::Standby => Some(Self::Drain),
             Self::Ready => Some(Self::Undrain),
-            Self::Remove | Self::Keep => None,
+            _ => None,
         }
     }
 }
@@ -83,7 +96,9 @@ mod tests {
     #[test]
     fn codes_of_commands_stay_as_logs_have_them() {
         let codes: Vec<&str> = AdminCommand::ALL.iter().map(|command| command.code()).collect();
-        assert_eq!(codes, ["drain", "undrain", "standby", "ready", "remove", "keep"]);
+        let first = ["drain", "undrain", "standby", "ready", "remove", "keep"];
+        let power = ["power-off", "power-on", "test-fence", "confirm-off"];
+        assert_eq!(codes, [&first[..], &power].concat());
     }
 
     #[test]
@@ -95,7 +110,8 @@ mod tests {
     #[test]
     fn a_counterpart_takes_the_other_kind_of_subject() {
         for command in AdminCommand::ALL {
-            assert_eq!(command.counterpart().is_none(), command.is_of_members());
+            let alone = command.is_of_members() || command.is_of_power();
+            assert_eq!(command.counterpart().is_none(), alone);
             if let Some(other) = command.counterpart() {
                 assert_eq!(other.counterpart(), Some(*command));
                 assert_ne!(other.is_of_servers(), command.is_of_servers());

@@ -148,9 +148,10 @@ fn node(r: &mut Reader, value: &Value<'_>) -> Option<NodeSpec> {
             None => Role::Director,
             Some(v) => r.choice(&v, &[("director", Role::Director), ("witness", Role::Witness)])?,
         };
-        return Some(NodeSpec { role, addresses });
+        return Some(NodeSpec { role, addresses, fence: Vec::new() });
     }
-    Some(NodeSpec { role: Role::Director, addresses: addresses(r, value) })
+    let addresses = addresses(r, value);
+    Some(NodeSpec { role: Role::Director, addresses, fence: Vec::new() })
 }
 
 fn addresses(r: &mut Reader, value: &Value<'_>) -> Vec<IpAddr> {

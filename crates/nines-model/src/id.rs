@@ -149,6 +149,8 @@ name! {
     NodeName;
     /// Name of a virtual service.
     ServiceName;
+    /// Name of a fence device.
+    DeviceName;
     /// Name of a real server within its service. Two services may each have an `r1`.
     ServerName;
 }

@@ -9,6 +9,7 @@ pub mod clients;
 pub mod codes;
 pub mod config;
 pub mod diff;
+pub mod fence;
 pub mod forward;
 pub mod id;
 pub mod listen;
@@ -25,8 +26,11 @@ pub mod time;
 pub use admin::{AdminCommand, SafetyRule};
 pub use clients::{ClientRate, QuicId, Rate, Sources};
 pub use codes::{Coded, Codes};
+pub use fence::{FenceDevice, Fencing, Switch};
 pub use forward::{Forward, Tunnel, TunnelChecksum, TunnelKind};
-pub use id::{Incarnation, LogIndex, NodeId, NodeName, ServerName, ServerRef, ServiceName};
+pub use id::{
+    DeviceName, Incarnation, LogIndex, NodeId, NodeName, ServerName, ServerRef, ServiceName,
+};
 pub use listen::{Listen, Proto, network};
 pub use real_server::RealServerRole;
 pub use reason::{Refusals, Unfit, Why};

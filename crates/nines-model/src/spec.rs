@@ -10,8 +10,8 @@ use std::{
 };
 
 use crate::{
-    ClientRate, Forward, Listen, NodeName, QuicId, Rate, ServerName, ServerRef, ServiceName,
-    Sources, Traffic, codes, time::Millis,
+    ClientRate, DeviceName, FenceDevice, Fencing, Forward, Listen, NodeName, QuicId, Rate,
+    ServerName, ServerRef, ServiceName, Sources, Traffic, codes, time::Millis,
 };
 
 /// A whole cluster.
@@ -33,6 +33,10 @@ pub struct Spec {
     pub backend: Backend,
     /// How long silent connections are known.
     pub idle: IdleLimits,
+    /// Fence devices by name.
+    pub fence: BTreeMap<DeviceName, FenceDevice>,
+    /// When and how nodes are fenced.
+    pub fencing: Fencing,
 }
 
 /// Seconds after which a silent connection is forgotten; those that LVS's `--set` sets.
@@ -147,6 +151,8 @@ pub struct NodeSpec {
     pub role: Role,
     /// One address a link; beats go over all of them.
     pub addresses: Vec<IpAddr>,
+    /// Its fence devices by levels, if the config gives an order.
+    pub fence: Vec<Vec<DeviceName>>,
 }
 
 /// A guarded address: at most one node answers for it.

@@ -34,6 +34,7 @@ enum Begun {
     Announce(IpAddr),
     Watch(IpAddr),
     Forward,
+    Fence,
 }
 
 /// Operations under way, by id.
@@ -55,6 +56,7 @@ impl Node {
             Operation::Announce(vip) => Begun::Announce(*vip),
             Operation::Watch(vip) => Begun::Watch(*vip),
             Operation::Forward(_) => Begun::Forward,
+            Operation::Fence { .. } => Begun::Fence,
         };
         self.operations.given += 1;
         let id = self.operations.given;
@@ -80,6 +82,7 @@ impl Node {
                 self.own_vips.renew_done();
                 return false;
             }
+            (Begun::Fence, _) => return false,
             (Begun::Announce(vip), Ok(())) => return self.own_vips.announced(now, vip, true),
             (_, Ok(())) => return false,
             (Begun::Guard(vip), Err(why)) => {

@@ -84,7 +84,7 @@ fn port_number(port: u32) -> Option<u16> {
 }
 
 pub(super) fn general(spec: &Spec) -> General {
-    let Spec { name, nodes: _, vips: _, services: _, timing, flows, backend, idle } = spec;
+    let Spec { name, nodes: _, vips: _, services: _, timing, flows, backend, idle, .. } = spec;
     let Timing { beat, lease, election, restart } = timing;
     let IdleLimits { tcp, fin, udp } = idle;
     General {
@@ -114,14 +114,15 @@ pub(super) fn read_general(general: &General, spec: &mut Spec) -> Option<()> {
 }
 
 pub(super) fn node(name: &str, node: &NodeSpec) -> NodeEntry {
-    let NodeSpec { role, addresses } = node;
+    let NodeSpec { role, addresses, fence: _ } = node;
     let addresses = addresses.iter().map(|addr| octets(*addr)).collect();
     NodeEntry { name: name.to_owned(), role: role.code().to_owned(), addresses }
 }
 
 pub(super) fn read_node(node: &NodeEntry) -> Option<NodeSpec> {
     let NodeEntry { name: _, role, addresses } = node;
-    Some(NodeSpec { role: Role::from_code(role)?, addresses: addrs(addresses)? })
+    let role = Role::from_code(role)?;
+    Some(NodeSpec { role, addresses: addrs(addresses)?, fence: Vec::new() })
 }
 
 pub(super) fn vip(addr: IpAddr, vip: &Vip) -> VipEntry {

@@ -25,6 +25,10 @@ fn event_of(admin: AdminCommand) -> (EventKind, &'static str) {
         AdminCommand::Ready => (EventKind::Ready, "ready for work again"),
         AdminCommand::Remove => (EventKind::Remove, "is to leave the cluster"),
         AdminCommand::Keep => (EventKind::Keep, "stays in the cluster"),
+        AdminCommand::PowerOff => (EventKind::Fence, "is to be switched off"),
+        AdminCommand::PowerOn => (EventKind::Fence, "is to be switched on"),
+        AdminCommand::TestFence => (EventKind::Fence, "has its fence devices tried"),
+        AdminCommand::ConfirmOff => (EventKind::Fence, "is off, as a person has seen"),
     }
 }
 
@@ -185,6 +189,7 @@ impl Admin {
                 What::Remove(leave, set)
             }
             AdminCommand::Keep => What::Keep(ids()),
+            _ => return invalid("fencing is not there yet"),
         };
         Ok(Change { what, events, answer })
     }

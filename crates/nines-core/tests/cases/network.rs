@@ -13,7 +13,7 @@ use nines_core::{
     state::State,
     wire::{Frame, HardState, Member, Persist, Persisted, Snapshot, frame},
 };
-use nines_model::{Incarnation, NodeId, Role, ServerRef, Time, config};
+use nines_model::{Codes as _, Incarnation, NodeId, Role, ServerRef, Time, config};
 use prost::Message as _;
 
 /// A millisecond, in ns.
@@ -386,6 +386,9 @@ impl Network {
                 } else {
                     format!("forwards: {}", states.join(", "))
                 }
+            }
+            Operation::Fence { device, node, switch, .. } => {
+                format!("asks {device} to switch {node}: {}", switch.code())
             }
             _ if !verbose => return None,
             Operation::Guard(vip, until) => format!("guards {vip}: open for {}", left(until)),

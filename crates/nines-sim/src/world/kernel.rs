@@ -47,6 +47,7 @@ impl World {
                 self.schedule(50_000, id, Happening::Deliver(done));
                 return None;
             }
+            Operation::Fence { .. } => return None,
             Operation::Cover(_)
             | Operation::Serve(_)
             | Operation::Announce(_)

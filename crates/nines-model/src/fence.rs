@@ -1,0 +1,88 @@
+//! Fence devices: what can switch a machine off although it does not answer any more.
+//!
+//! Decides: shapes and defaults, and in which order the devices of a node are tried. How a device
+//! is spoken to is `nines-exec`'s; when a node is fenced is `nines-core`'s.
+
+use std::collections::BTreeMap;
+
+use crate::{DeviceName, Millis, NodeName, Spec, codes};
+
+/// A device that switches machines, by a fence agent of the distribution.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FenceDevice {
+    /// Name of its agent: "fence_ipmilan".
+    pub agent: String,
+    /// What the agent is told on each call, but for the action, the outlet and secrets.
+    pub options: BTreeMap<String, String>,
+    /// Secrets: the option, and the absolute path of the file whose content is its value.
+    pub secrets: BTreeMap<String, String>,
+    /// The nodes that it switches, each with the name of its outlet; `None`: the device has one
+    /// machine only.
+    pub outlets: BTreeMap<NodeName, Option<String>>,
+    /// If the agent cannot say whether a machine is on: its word that it is off is believed.
+    pub trust_off: bool,
+    /// Time for one switching, until the state was read back.
+    pub timeout: Millis,
+}
+
+impl FenceDevice {
+    /// [`FenceDevice::timeout`] where the config says nothing: a management controller that is slow
+    /// needs some 20 s.
+    pub const TIMEOUT: Millis = Millis(60_000);
+}
+
+/// How the cluster fences.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fencing {
+    /// A node is fenced when it has been silent for so long.
+    pub after: Millis,
+    /// Of two nodes alone that lose each other, the one that holds less waits so much longer.
+    pub delay: Millis,
+    /// A node that was switched off is switched on again.
+    pub on_again: bool,
+    /// Each device is tested so often; zero: never.
+    pub test: Millis,
+}
+
+impl Default for Fencing {
+    fn default() -> Self {
+        Self {
+            after: Millis(2_000),
+            delay: Millis(10_000),
+            on_again: false,
+            test: Millis(7 * 86_400_000),
+        }
+    }
+}
+
+codes! {
+    /// What a device is asked to do with a machine.
+    pub enum Switch {
+        /// Cut its power, and read back that it is off.
+        Off = "off",
+        /// Give it power, and read back that it is on.
+        On = "on",
+        /// Say whether it is on, and change nothing.
+        Test = "test",
+    }
+}
+
+impl Spec {
+    /// The devices of a node by levels: all of a level have to switch it off, and the next level is
+    /// tried only if that failed. Without an order in the config each device is a level, by name.
+    pub fn fence_levels(&self, node: &str) -> Vec<Vec<DeviceName>> {
+        let levels = self.nodes.get(node).map(|node| &node.fence);
+        match levels.filter(|levels| !levels.is_empty()) {
+            Some(levels) => levels.clone(),
+            None => {
+                let of_it = self.fence.iter().filter(|(_, d)| d.outlets.contains_key(node));
+                of_it.map(|(name, _)| vec![name.clone()]).collect()
+            }
+        }
+    }
+
+    /// Whether some device can switch this node.
+    pub fn can_fence(&self, node: &str) -> bool {
+        self.fence.values().any(|device| device.outlets.contains_key(node))
+    }
+}
