@@ -32,7 +32,7 @@ pub const FENCING: u32 = 4;
 pub const BUILD: u32 = 4;
 
 /// Fields of [`crate::wire::Command`] that say what it does, by number.
-const KINDS: [u64; 13] = [10, 11, 12, 13, 14, 15, 16, 17, 18, 19, RAISES, 21, 50];
+const KINDS: [u64; 14] = [10, 11, 12, 13, 14, 15, 16, 17, 18, 19, RAISES, 21, 50, 51];
 /// The one that raises the level.
 const RAISES: u64 = 20;
 
@@ -42,6 +42,8 @@ pub fn needed(kind: &Kind) -> u32 {
         Kind::Apply(apply) if !apply.is_whole() => PIECES,
         Kind::ApplySpec(_) => VALUES,
         Kind::Act(act) if is_of_members(act) => REMOVALS,
+        Kind::Act(act) if is_of_power(act) => FENCING,
+        Kind::Fence(_) => FENCING,
         Kind::FeatureLevel(raise) => raise.level,
         _ => 0,
     }
@@ -49,6 +51,10 @@ pub fn needed(kind: &Kind) -> u32 {
 
 fn is_of_members(act: &Act) -> bool {
     AdminCommand::from_code(&act.verb).is_some_and(AdminCommand::is_of_members)
+}
+
+fn is_of_power(act: &Act) -> bool {
+    AdminCommand::from_code(&act.verb).is_some_and(AdminCommand::is_of_power)
 }
 
 /// The form of a command that every build reads at this `level`. `Ok(None)`: it has none. An

@@ -11,7 +11,8 @@
 //! 6. Peers that are silent, back, run twice or have another config are told of (`heartbeat.rs`,
 //!    `incarnation.rs`, `feature_level.rs`).
 //! 7. A leader plans (`failover.rs`).
-//! 8. VIPs again: a heartbeat may have renewed them.
+//! 8. Fence devices are asked what the log or a lost majority of two wants (`fencing.rs`,
+//!    `alone.rs`), and VIPs again: a heartbeat may have renewed them.
 //! 9. Guard, checks and forwarding table follow the state (`desired_state.rs`, `checks.rs`).
 //! 10. What waits for the log is written (`proposals.rs`, `event_log.rs`, `fitness.rs`), and 3. and
 //!     4. are done again: a node alone commits at once.
@@ -29,12 +30,15 @@ use crate::{
     voter::{self, Voter, consensus::TICK_MS},
 };
 
+mod alone;
 mod bulk;
 mod checks;
 mod desired_state;
 mod event_log;
 mod failover;
 mod feature_level;
+mod fence_run;
+mod fencing;
 mod fitness;
 mod heartbeat;
 mod incarnation;
@@ -51,6 +55,8 @@ mod start;
 mod views;
 mod vips;
 
+pub use alone::AloneWait;
+pub use fencing::FenceBlock;
 pub use start::Config;
 
 /// A leader is heard so long before this node believes to know what is committed: its heartbeats
@@ -85,6 +91,8 @@ pub struct Node {
     desired_state: desired_state::DesiredState,
     requested: desired_state::Requested,
     leading: failover::Leading,
+    fences: fencing::Fences,
+    alone: alone::Alone,
     leaving: leaving::Leaving,
     /// What must be added to the boot clock to get the wall clock, ns.
     wall_offset: i128,
@@ -184,6 +192,8 @@ impl Node {
                 self.hand_over_lagging(now);
             }
         }
+        self.carry_orders_out(now);
+        self.run_alone(now);
         self.run_vips(now);
         self.refresh_desired_state(now);
         if self.voter.consensus().leader().is_some() {
@@ -212,6 +222,7 @@ impl Node {
         let read = told && !self.applies_no_more();
         if !self.caught_up && (consensus.leads() || read) {
             self.caught_up = true;
+            self.fence_from_here();
             self.all_vips_changed();
         }
     }

@@ -56,6 +56,8 @@ fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
 /// Fields of [`crate::wire::Command`] that put a config in force: as text, and as values.
 const APPLIES_TEXT: u64 = 10;
 pub(crate) const APPLIES_SPEC: u64 = 21;
+/// Field of a command about the power of a node.
+pub(crate) const FENCE: u64 = 51;
 
 /// Whether this encoded [`crate::wire::Command`] applies a config: then it does nothing else.
 pub fn applies_config(bytes: &[u8]) -> bool {

@@ -12,8 +12,8 @@ use crate::{
     edit::Following,
     event_log::{EventLog, LoggedEvent},
     peek, spec_edit,
-    state::{Admin, Failover, Holding, Members, Set, State, Vips},
-    wire::{Facts, LogEvent, Member, SpecEdit, named, pack, unpack},
+    state::{Admin, Failover, Fencing, Holding, Members, Set, State, Vips},
+    wire::{Facts, LogEvent, Member, Power, SpecEdit, named, pack, unpack},
 };
 
 /// Field of [`Kept`] with what the text says.
@@ -49,6 +49,9 @@ struct Kept {
     /// Members that are to leave; none below feature level 3.
     #[prost(message, repeated, tag = "33")]
     removals: Vec<KeptRemoval>,
+    /// Power of nodes; none below feature level 4.
+    #[prost(message, repeated, tag = "34")]
+    powers: Vec<KeptPower>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -111,6 +114,15 @@ struct KeptRemoval {
     wanted: KeptSet,
 }
 
+/// The power of a member.
+#[derive(Clone, PartialEq, Message)]
+struct KeptPower {
+    #[prost(uint64, tag = "1")]
+    id: u64,
+    #[prost(message, required, tag = "2")]
+    power: Power,
+}
+
 #[derive(Clone, PartialEq, Message)]
 struct KeptEvent {
     #[prost(string, tag = "1")]
@@ -169,6 +181,8 @@ pub fn encode(state: &State) -> Vec<u8> {
     let removal =
         |(id, s): (&NodeId, &Set)| KeptRemoval { id: id.number(), wanted: set("", "", s) };
     let removals = state.admin.removals().iter().map(removal);
+    let power =
+        |(id, power): (&NodeId, &Power)| KeptPower { id: id.number(), power: power.clone() };
     let event = |e: &LoggedEvent| KeptEvent { id: e.id.clone(), told: Some(e.into()) };
     let (moves, failovers) = (state.admin.move_requests(), state.vips.failovers());
     let addresses: BTreeSet<_> =
@@ -187,6 +201,7 @@ pub fn encode(state: &State) -> Vec<u8> {
         feature_level: state.members.feature_level(),
         spec: Some(SpecEdit::whole(&state.spec)),
         removals: removals.collect(),
+        powers: state.fencing.iter().map(power).collect(),
     }
     .encode_to_vec()
 }
@@ -230,6 +245,7 @@ pub fn decode(bytes: &[u8]) -> Option<State> {
         until_ms: s.until_ms,
     };
     let removals = kept.removals.iter().map(|r| (NodeId(r.id), read(&r.wanted))).collect();
+    let powers = kept.powers.into_iter().map(|k| (NodeId(k.id), k.power)).collect();
     for s in kept.sets {
         let set = read(&s);
         if s.service.is_empty() {
@@ -252,6 +268,7 @@ pub fn decode(bytes: &[u8]) -> Option<State> {
         ),
         vips: Vips::restored(holdings, failovers),
         admin: Admin::restored(drains, standbys, moves, removals),
+        fencing: Fencing::restored(powers),
         story: EventLog::default(),
         applied: LogIndex(applied),
     };

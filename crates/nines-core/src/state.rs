@@ -22,6 +22,7 @@ use crate::{
 
 pub use self::{
     admin::{Admin, Set},
+    fencing::Fencing,
     members::Members,
     vips::{Failover, Holding, Vips},
 };
@@ -29,6 +30,7 @@ pub use self::{
 mod admin;
 mod config;
 mod events;
+pub mod fencing;
 mod members;
 #[cfg(test)]
 mod tests;
@@ -51,6 +53,8 @@ pub struct State {
     pub vips: Vips,
     /// What operators have set and asked for.
     pub admin: Admin,
+    /// The power of nodes, and their fence devices.
+    pub fencing: Fencing,
     /// What happened.
     pub story: EventLog,
     /// Index applied.
@@ -177,6 +181,15 @@ impl State {
             Kind::Join(_) | Kind::Remove(_) | Kind::Facts(_) | Kind::FeatureLevel(_) => {
                 let change = self.members.validate(member, kind)?;
                 Ok(self.commit_member(entry, change))
+            }
+            Kind::Fence(fence)
+                if member.map_or(fence.is_about_votes(), |c| !self.may_change(c, Some(kind))) =>
+            {
+                Err(Refusal::Changed("the voters are others by now".into()))
+            }
+            Kind::Fence(fence) => {
+                let change = self.fencing.validate((&self.spec, &self.members), fence)?;
+                Ok(self.commit_fencing(entry, change))
             }
             Kind::LogEvents(events) => {
                 self.commit_events(entry, events);

@@ -305,6 +305,9 @@ impl Voter {
                 let id = state.member(name).map(Member::id);
                 id.is_some_and(|id| self.consensus.propose_removal(id, bytes))
             }
+            Some(Kind::Fence(fence)) if fence.is_about_votes() => {
+                self.consensus.propose_member(fence.target(), false, bytes)
+            }
             _ => self.consensus.propose(bytes),
         }
     }
@@ -312,6 +315,16 @@ impl Voter {
     /// Gives a learner its vote.
     pub fn promote(&mut self, id: NodeId) {
         self.consensus.propose_member(id, true, Vec::new());
+    }
+
+    /// Says in place of `other`, of two voters the one that is off, what is needed of it now.
+    pub fn vote_for(&mut self, other: NodeId) {
+        self.consensus.vote_for(other);
+    }
+
+    /// What was said in place of another node is not believed any more.
+    pub fn forget_borrowed_vote(&mut self) {
+        self.consensus.forget_borrowed();
     }
 
     /// Hands leadership to another voter.

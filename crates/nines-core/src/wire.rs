@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 mod batch;
 mod facts;
+mod fence;
 mod heartbeat;
 mod id;
 mod incarnation;
@@ -14,6 +15,7 @@ mod spec;
 
 pub use batch::Batch;
 pub use facts::{Facts, FeatureLevel, Unfit};
+pub use fence::{Fence, FenceAnswer, FenceOff, FenceOrder, FenceStep, FenceWish, Power};
 pub use heartbeat::{Ack, Awaits, Heartbeat, SetPart};
 pub(crate) use id::{named, numbers};
 pub use incarnation::{KeptIncarnation, LongPromise, NodeIncarnation};
@@ -243,7 +245,10 @@ pub struct Command {
     #[prost(string, tag = "5")]
     pub cause: String,
     /// What the command does.
-    #[prost(oneof = "command::Kind", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 50")]
+    #[prost(
+        oneof = "command::Kind",
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 50, 51"
+    )]
     pub kind: Option<command::Kind>,
 }
 
@@ -291,6 +296,9 @@ pub mod command {
         /// The same for many VIPs.
         #[prost(message, tag = "50")]
         Batch(super::Batch),
+        /// Something about the power of a node.
+        #[prost(message, tag = "51")]
+        Fence(super::Fence),
     }
 }
 

@@ -105,6 +105,8 @@ impl Node {
         self.send_states_again(now);
         self.forget_left_holdings(now);
         self.remove_members(now);
+        self.fence_nodes(now);
+        self.let_other_rest(now);
         self.promote_learners(now);
         self.raise_feature_level(now);
         self.step_aside(now);
@@ -319,7 +321,8 @@ impl Node {
             // It says itself that it has applied what the log says.
             let newest = self.state.members.newest_change();
             let has_state = self.membership.peer(id).is_some_and(|p| p.beat.applied() >= newest);
-            if near && has_state && self.membership.alive(now, id, self.lease()) {
+            let stops = self.membership.peer(id).is_some_and(|peer| peer.beat.leaving);
+            if near && has_state && !stops && self.membership.alive(now, id, self.lease()) {
                 self.voter.promote(id);
                 self.leading.after = now.plus(LEAD_AGAIN);
                 return;

@@ -101,6 +101,9 @@ impl Node {
         if let Some(change) = entry.changes_member() {
             let valid = self.state.may_join(change, &entry.command);
             self.voter.apply_change(entry, valid);
+            if valid {
+                self.vote_taken();
+            }
         }
         let applied = self.state.apply(entry.index, entry.changes_member(), &entry.command);
         self.applied_bytes += entry.command.len();

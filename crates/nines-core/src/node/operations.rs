@@ -82,7 +82,7 @@ impl Node {
                 self.own_vips.renew_done();
                 return false;
             }
-            (Begun::Fence, _) => return false,
+            (Begun::Fence, result) => self.fence_done(now, id, result),
             (Begun::Announce(vip), Ok(())) => return self.own_vips.announced(now, vip, true),
             (_, Ok(())) => return false,
             (Begun::Guard(vip), Err(why)) => {

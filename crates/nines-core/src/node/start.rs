@@ -5,8 +5,8 @@
 
 use nines_model::{Incarnation, Millis, NodeId, NodeName, Time};
 
-use super::{Node, checks, desired_state, event_log, failover, fitness, heartbeat, incarnation};
-use super::{joining, leaving, log, lost_log, operations, proposals, removal, vips};
+use super::{Node, alone, checks, desired_state, event_log, failover, fencing, fitness, heartbeat};
+use super::{incarnation, joining, leaving, log, lost_log, operations, proposals, removal, vips};
 use crate::{
     action::Refusal,
     membership::Membership,
@@ -122,6 +122,8 @@ impl Node {
             desired_state: desired_state::DesiredState::default(),
             requested: desired_state::Requested::default(),
             leading: failover::Leading::default(),
+            fences: fencing::Fences::default(),
+            alone: alone::Alone::default(),
             leaving: leaving::Leaving::default(),
             wall_offset: 0,
             started: now,

@@ -13,7 +13,7 @@ use super::{Entry, Holding, State, Vips, events::Event};
 use crate::{
     action::Refusal,
     event_log::EventKind,
-    wire::{self, Act, Command, Give},
+    wire::{self, Act, Command, FenceWish, Give},
 };
 
 /// The event of a command that has taken effect, and what it says of its subjects.
@@ -80,6 +80,8 @@ enum What {
     /// These members leave when nothing is lost by it.
     Remove(Vec<NodeId>, Set),
     Keep(Vec<NodeId>),
+    /// The fence devices of these nodes are to do something.
+    Power(Vec<NodeId>, FenceWish),
     /// These VIPs should move to the node; the others are there and stay.
     Move {
         to: NodeName,
@@ -149,7 +151,7 @@ impl Admin {
                     return Err(Refusal::NotFound(format!("unknown server {subject}")));
                 }
                 servers.extend(found);
-            } else if admin.is_of_members() {
+            } else if admin.is_of_members() || admin.is_of_power() {
                 if members.named(subject).is_none() {
                     return Err(Refusal::NotFound(format!("{subject} is no member")));
                 }
@@ -189,7 +191,13 @@ impl Admin {
                 What::Remove(leave, set)
             }
             AdminCommand::Keep => What::Keep(ids()),
-            _ => return invalid("fencing is not there yet"),
+            AdminCommand::PowerOff | AdminCommand::PowerOn | AdminCommand::TestFence => {
+                let (ids, switch) = state.validate_wishes(admin, &subjects)?;
+                let (actor, reason) = (set.actor, set.reason);
+                let switch = switch.code().to_owned();
+                What::Power(ids, FenceWish { switch, actor, reason })
+            }
+            AdminCommand::ConfirmOff => return invalid("no node says which incarnation is meant"),
         };
         Ok(Change { what, events, answer })
     }
@@ -262,6 +270,8 @@ impl Admin {
                 self.removals.extend(ids.into_iter().map(|id| (id, set.clone())));
             }
             What::Keep(ids) => self.removals.retain(|id, _| !ids.contains(id)),
+            // Not its own.
+            What::Power(..) => {}
             What::Move { to, moves, stays } => {
                 self.move_requests.retain(|vip, _| !stays.contains(vip));
                 self.move_requests.extend(moves.into_iter().map(|vip| (vip, to.clone())));
@@ -295,6 +305,9 @@ impl State {
     /// Carries a valid command out; gives the answer to the operator.
     pub(super) fn commit_admin(&mut self, entry: Entry<'_>, change: Change) -> String {
         let Change { what, events, answer } = change;
+        if let What::Power(ids, wish) = &what {
+            ids.iter().for_each(|id| self.fencing.wish(*id, wish.clone()));
+        }
         self.admin.commit(what);
         for (place, event) in events.into_iter().enumerate() {
             self.commit_event(Entry { place, ..entry }, event);

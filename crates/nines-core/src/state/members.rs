@@ -125,6 +125,13 @@ impl Members {
                 change == consensus::Change::Leaves
                     && self.by_id.get(&id).is_some_and(|m| m.name == *name)
             }
+            // A voter that is off, of two.
+            Some(Kind::Fence(fence)) => {
+                change == consensus::Change::Learns
+                    && fence.is_about_votes()
+                    && fence.target() == id
+                    && self.by_id.contains_key(&id)
+            }
             // A promotion from learner to voter carries no command.
             _ => change == consensus::Change::Votes && self.by_id.contains_key(&id),
         }
@@ -237,6 +244,7 @@ impl State {
             // Builds below that level keep what belongs to the name.
             self.admin.left(*id, name);
             self.vips.left(name);
+            self.fencing.left(*id);
         }
         self.members.commit(entry.index, change);
         if let Some(event) = event {

@@ -20,7 +20,8 @@ use super::{Entry, State, events::Event};
 use crate::{
     action::Refusal,
     event_log::EventKind,
-    wire::{self, Give, Move, Token, command::Kind},
+    feature_level,
+    wire::{self, Give, Member, Move, Token, command::Kind},
 };
 
 /// Who holds a VIP. `token` is the index of the entry that gave it.
@@ -251,6 +252,12 @@ impl State {
     pub(super) fn commit_vip(&mut self, entry: Entry<'_>, change: Change) {
         if let Some(event) = change.event() {
             self.commit_event(entry, event);
+        }
+        if let What::Given(Give { from, .. }) = &change.what
+            && self.members.feature_level() >= feature_level::FENCING
+            && let Some(id) = self.member(from).map(Member::id)
+        {
+            self.fencing.taken(id, entry.index);
         }
         if matches!(change.what, What::Given(_) | What::HandedOver { .. }) {
             self.admin.moved(change.vip);

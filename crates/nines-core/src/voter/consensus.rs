@@ -21,6 +21,7 @@ use self::log::Log;
 use crate::wire::{HardState, Persist, Persisted, RaftMessage, Snapshot};
 
 mod admission;
+mod borrowed;
 mod codec;
 pub mod disk;
 mod entries;

@@ -145,6 +145,11 @@ impl Voter {
         self.memory.vouched
     }
 
+    /// A person says that nobody is left who could remember more of this log than it has.
+    pub fn vouch(&mut self) {
+        self.memory.vouched = true;
+    }
+
     /// Whether messages of another node may change this node's log: not before others have said
     /// what it must have. One without a vote asks the sender alone.
     pub(super) fn may_learn(&mut self, cx: &Context<'_>, from: NodeId) -> bool {

@@ -9,6 +9,7 @@ use raft::eraftpb::{
 };
 
 use super::{Change, Committed, disk::NUMBER_MAX};
+use crate::peek;
 use crate::wire::{LogEntry, RaftMessage, Snapshot};
 
 pub(super) fn committed(entry: &Entry) -> Committed {
@@ -52,10 +53,12 @@ pub(super) fn decode_change(data: &[u8]) -> Option<ConfChange> {
     (change.node_id != 0).then_some(change)
 }
 
-/// Whether an entry changes who votes: not when a node begins to get the log.
+/// Whether an entry changes who votes: not when a node begins to get the log, but when one that
+/// has a vote goes on without it.
 pub fn changes_voters(entry: &LogEntry) -> bool {
     let change = (entry.kind != 0).then(|| decode_change(&entry.data)).flatten();
-    change.is_some_and(|c| c.get_change_type() != ConfChangeType::AddLearnerNode)
+    let learns = |c: &ConfChange| c.get_change_type() == ConfChangeType::AddLearnerNode;
+    change.is_some_and(|c| !learns(&c) || peek::has_any(&entry.context, &[peek::FENCE]))
 }
 
 fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {

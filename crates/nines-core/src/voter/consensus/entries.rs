@@ -18,7 +18,7 @@ impl Consensus {
         self.unapplied(entry.index).iter().map(from_entry).any(|entry| changes_voters(&entry))
     }
 
-    fn unapplied(&self, before: u64) -> Vec<Entry> {
+    pub(super) fn unapplied(&self, before: u64) -> Vec<Entry> {
         let log = &self.raw.raft.raft_log;
         let (low, high) = (self.applied + 1, before.min(log.last_index() + 1));
         if low >= high {

@@ -1,0 +1,374 @@
+//! Two voters, one of which is off: how the other goes on without a majority.
+//!
+//! Two of two are needed to decide anything, so a log that both have is all that was ever decided.
+//! One of them that loses the other may go on only with proof that the other is off: its fence
+//! devices say so, or a person does. Then it votes for the other, once, to take that one's vote
+//! away; from there on it is a cluster of one vote, and the other gets its vote back when it is
+//! heard again and has the log.
+//!
+//! ```text
+//! silent for `after` (for who holds less: `delay` more) -> its devices -> off -> its vote is taken
+//!       heard again: all of it is forgotten                                       -> one vote
+//! ```
+//!
+//! Why it is safe: the other one, when it starts again, can decide nothing without this node's vote
+//! and may not do the same, because it has not heard this node since its start. What it alone had
+//! in its log was never decided. The vote that is cast for it is in a term that no one has led.
+//! Votes are taken by the same kind of log entry as any other change, so that later changes keep
+//! apart as always (`voter/voters.rs`).
+//!
+//! Decides: when a node alone may have the other switched off, and what counts as proof.
+
+use nines_model::{Codes as _, Incarnation, Millis, NodeId, Switch, Time};
+
+use super::{Node, fence_run::Run};
+use crate::{
+    action::{Action, Refusal},
+    event_log::EventKind,
+    feature_level::FENCING,
+    state::fencing,
+    wire::{Act, Command, Fence, FenceStep, command::Kind},
+};
+
+/// A device that has failed is asked again after so long.
+const RETRY: Millis = Millis(15_000);
+/// In so long the other one is switched off at most so often (S18).
+const HOUR: Millis = Millis(3_600_000);
+const ATTEMPTS: usize = 3;
+/// Heartbeats that were on their way when the power went arrive within this.
+const ON_THEIR_WAY: Millis = Millis(500);
+
+/// Why a node that has lost the other one of two does not go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AloneWait {
+    /// No device switches the other one.
+    NoDevice,
+    /// It has not heard the other one since it started: it may be the one that was switched off.
+    NotHeardYet,
+    /// The other one may go by older members, or this one has a change of members ahead.
+    MembersChange,
+    /// It is not certain yet that the other one is gone, or its devices are being asked.
+    Soon,
+    /// Its devices have failed too often.
+    TriedTooOften,
+    /// The other one says that it stops.
+    Stops,
+}
+
+/// Proof that the other one is off.
+struct Proof {
+    other: NodeId,
+    incarnation: Incarnation,
+    text: String,
+    level: u32,
+    by_person: bool,
+    at: Time,
+}
+
+/// What a node remembers of going on alone.
+#[derive(Default)]
+pub(super) struct Alone {
+    run: Option<Run>,
+    /// When the other one's devices were asked.
+    tried: Vec<Time>,
+    /// What they said last.
+    said: String,
+    proof: Option<Proof>,
+    /// The vote is taken, and the library still believes what was said for the other one.
+    stale: bool,
+}
+
+impl Node {
+    /// The other one of two voters.
+    fn other_of_two(&self) -> Option<NodeId> {
+        let voters = self.voter.consensus().voters();
+        let me = self.config.id;
+        match voters.as_slice() {
+            [a, b] if *a == me => Some(*b),
+            [a, b] if *b == me => Some(*a),
+            _ => None,
+        }
+    }
+
+    /// Why this node, one of two voters, does not go on without the other; `None`: there are more
+    /// voters, or it hears the other, or it may.
+    pub fn alone_waits(&self, now: Time) -> Option<AloneWait> {
+        let other = self.other_of_two()?;
+        if self.membership.speaks(now, other, self.lease()) {
+            return None;
+        }
+        self.alone_wait(now, other).or(Some(AloneWait::Soon))
+    }
+
+    /// What keeps this node from asking the devices of the other one now.
+    fn alone_wait(&self, now: Time, other: NodeId) -> Option<AloneWait> {
+        let spec = &self.state.spec;
+        let peer = self.membership.peer(other).filter(|peer| peer.at != Time(0));
+        if !spec.can_fence(&self.name_of(other)) {
+            return Some(AloneWait::NoDevice);
+        }
+        if !self.agrees_on_members(other) {
+            return Some(AloneWait::MembersChange);
+        }
+        let Some(peer) = peer.filter(|_| self.incarnation.current(other) != Incarnation::NONE)
+        else {
+            return Some(AloneWait::NotHeardYet);
+        };
+        if peer.beat.leaving {
+            return Some(AloneWait::Stops);
+        }
+        let tried = self.alone.tried.iter().filter(|at| now.since(**at) < HOUR.ns()).count();
+        if tried >= ATTEMPTS {
+            return Some(AloneWait::TriedTooOften);
+        }
+        let delay = if self.holds_less_than(other) { spec.fencing.delay } else { Millis(0) };
+        let patience = Millis(spec.fencing.after.0 + delay.0).ns();
+        let again = self.alone.tried.last().is_none_or(|at| now.since(*at) >= RETRY.ns());
+        let silent = now.since(peer.at) >= patience && self.membership.listening(now) >= patience;
+        (!(silent && again)).then_some(AloneWait::Soon)
+    }
+
+    /// Whether the two go by the same members, and nobody else could still count as a voter.
+    fn agrees_on_members(&self, other: NodeId) -> bool {
+        let voters = self.voter.consensus().voters();
+        if self.voter.newest_voters(&self.state) != voters {
+            return false;
+        }
+        let members = &self.state.members;
+        let knows = self.membership.peer(other).is_some_and(|peer| {
+            peer.beat.applied() >= members.newest_change() && peer.at != Time(0)
+        });
+        let nobody_else = members.highest().max(members.keys().max().copied().unwrap_or_default());
+        let changes = self.voter.consensus().has_change_ahead();
+        !changes && (knows || nobody_else <= NodeId(2))
+    }
+
+    /// Of two that lose each other the one that holds less waits longer: both cannot win.
+    fn holds_less_than(&self, other: NodeId) -> bool {
+        let held = |id: NodeId| {
+            let name = self.name_of(id);
+            self.state.vips.values().filter(|h| *h.node() == name).count()
+        };
+        let (mine, its) = (held(self.config.id), held(other));
+        mine < its || (mine == its && self.config.id > other)
+    }
+
+    /// Goes on alone as far as it may.
+    pub(super) fn run_alone(&mut self, now: Time) {
+        if std::mem::take(&mut self.alone.stale) {
+            self.voter.forget_borrowed_vote();
+        }
+        let may = self.voter.takes_part()
+            && !self.is_double(now, self.config.id)
+            && !self.is_removed()
+            && !self.leaving.stops()
+            && !self.voter.disk_lags(now);
+        let other = self.other_of_two().filter(|_| may);
+        let Some(other) = other else {
+            self.alone.proof = None;
+            return;
+        };
+        if let Some(proof) = &self.alone.proof {
+            let heard = self.membership.peer(other).is_some_and(|peer| {
+                peer.at > proof.at && peer.at.since(proof.at) >= ON_THEIR_WAY.ns()
+            });
+            if proof.other != other || heard || self.incarnation.current(other) != proof.incarnation
+            {
+                self.proof_is_void(now, other);
+                return;
+            }
+            self.take_vote(now);
+            return;
+        }
+        let lost = !self.membership.speaks(now, other, self.lease());
+        if lost && self.alone.run.is_none() && self.alone_wait(now, other).is_none() {
+            self.ask_about(now, other);
+        }
+    }
+
+    /// Has the devices of the other one switch it off.
+    fn ask_about(&mut self, now: Time, other: NodeId) {
+        self.alone.tried.push(now);
+        if self.alone.tried.len() > ATTEMPTS {
+            self.alone.tried.remove(0);
+        }
+        let (me, name) = (self.config.name.clone(), self.name_of(other));
+        let text = format!("{me} has {name} switched off: it is silent, and no third node votes");
+        self.record_event(now, EventKind::Fence, name.clone(), text, "auto", String::new());
+        let levels = self.state.spec.fence_levels(&name);
+        let incarnation = self.incarnation.current(other);
+        let mut run = Run::of(other, (0, 0), (Switch::Off, incarnation), levels);
+        self.ask_level(now, &mut run);
+        self.alone.run = Some(run);
+        self.alone_answer(now);
+    }
+
+    /// A device has answered.
+    pub(super) fn alone_done(&mut self, now: Time, id: u64, result: Result<(), String>) {
+        let Some(mut run) = self.alone.run.take() else { return };
+        run.answered(id, result);
+        if run.is_through() {
+            let name = self.name_of(run.target);
+            run.sum_up(now, &name);
+        }
+        self.alone.run = Some(run);
+        self.alone_answer(now);
+    }
+
+    /// What the devices of the other one have come to.
+    fn alone_answer(&mut self, now: Time) {
+        let Some(mut run) = self.alone.run.take() else { return };
+        let gone = |node: &Self, run: &Run| {
+            node.other_of_two() == Some(run.target)
+                && node.incarnation.current(run.target) == run.incarnation
+                && !node.membership.speaks(now, run.target, node.lease())
+        };
+        while run.needs_next() {
+            if !gone(self, &run) {
+                let text = format!("{} is heard again", self.name_of(run.target));
+                run.ends(false, text);
+            } else {
+                self.ask_level(now, &mut run);
+            }
+        }
+        let Some((ok, text)) = run.answer().cloned() else {
+            self.alone.run = Some(run);
+            return;
+        };
+        let (other, incarnation, level) = (run.target, run.incarnation, run.level());
+        self.alone.said.clone_from(&text);
+        if ok && gone(self, &run) {
+            self.log(text.clone());
+            let by_person = false;
+            let proof = Proof { other, incarnation, text, level, by_person, at: now };
+            self.alone.proof = Some(proof);
+        } else if !ok {
+            let name = self.name_of(other);
+            self.record_event(now, EventKind::FenceFailed, name, text, "auto", String::new());
+        }
+    }
+
+    fn proof_is_void(&mut self, now: Time, other: NodeId) {
+        let Some(proof) = self.alone.proof.take() else { return };
+        // What was acknowledged in its place is not true of it.
+        self.voter.forget_borrowed_vote();
+        let name = self.name_of(other);
+        if self.incarnation.current(other) == proof.incarnation && !proof.by_person {
+            let text = format!(
+                "{name} was said to be off, and goes on: nothing that rests on it counts; look at \
+                 its fence devices"
+            );
+            self.record_event(now, EventKind::FenceFailed, name, text, "auto", String::new());
+        }
+    }
+
+    /// Takes the vote of the other one, step by step: each waits for this node's own disk.
+    fn take_vote(&mut self, now: Time) {
+        let Some(proof) = &self.alone.proof else { return };
+        let other = proof.other;
+        if !self.voter.consensus().leads() {
+            self.voter.vote_for(other);
+            return;
+        }
+        if !self.voter.consensus().has_change_ahead() && self.voter.may_change_voters(now) {
+            let said = Fence {
+                level: proof.level,
+                ..self.step(FenceStep::Alone, other, proof.incarnation, proof.text.clone())
+            };
+            self.propose_own(now, Kind::Fence(said), String::new());
+        }
+        self.voter.vote_for(other);
+    }
+
+    /// A vote was taken or given up: what was said for the other one is forgotten.
+    pub(super) fn vote_taken(&mut self) {
+        if self.alone.proof.take().is_some() {
+            self.alone.stale = true;
+        }
+    }
+
+    /// The leader's part: of two voters one that stops gives its vote up, so that the other can go
+    /// on. It holds nothing by then.
+    pub(super) fn let_other_rest(&mut self, now: Time) {
+        let Some(other) = self.other_of_two() else { return };
+        let stops = self.membership.alive(now, other, self.lease())
+            && self.membership.peer(other).is_some_and(|peer| peer.beat.leaving);
+        let name = self.name_of(other);
+        let holds = self.state.vips.values().any(|holding| *holding.node() == name);
+        let may =
+            self.voter.may_change_voters(now) && self.state.members.feature_level() >= FENCING;
+        if stops && !holds && may && !self.voter.consensus().has_change_ahead() {
+            let text = format!("{name} stops, and gets its vote back when it is here again");
+            let rests = self.step(FenceStep::Rests, other, Incarnation::NONE, text);
+            self.propose_own(now, Kind::Fence(rests), String::new());
+        }
+    }
+
+    /// A person says that a node is off. `None`: it is another command, to be written as it is.
+    pub(super) fn confirmed(
+        &mut self,
+        now: Time,
+        request: u64,
+        command: &Command,
+    ) -> Option<Option<Kind>> {
+        let Some(Kind::Act(act)) = &command.kind else { return None };
+        if nines_model::AdminCommand::from_code(&act.verb)
+            != Some(nines_model::AdminCommand::ConfirmOff)
+        {
+            return None;
+        }
+        match self.confirm_off(now, act, &command.actor) {
+            Ok(kind) => Some(Some(kind)),
+            Err(answer) => {
+                let result = answer.map(|text| (self.state.applied, text));
+                self.actions.push(Action::Reply { request, result });
+                Some(None)
+            }
+        }
+    }
+
+    /// The command that a person's word comes to, or the answer if there is none.
+    fn confirm_off(
+        &mut self,
+        now: Time,
+        act: &Act,
+        actor: &str,
+    ) -> Result<Kind, Result<String, Refusal>> {
+        let refuse = |why: String| Err(Err(Refusal::Unsafe(why)));
+        let [name] = act.subjects.as_slice() else {
+            return Err(Err(Refusal::Invalid("name one node".into())));
+        };
+        let Some(id) = self.id_of(name) else {
+            return Err(Err(Refusal::NotFound(format!("{name} is no member"))));
+        };
+        if id == self.config.id {
+            return refuse(format!("this is {name}: it is not off"));
+        }
+        if self.membership.speaks(now, id, self.lease()) || self.is_heard_elsewhere(now, id) {
+            return refuse(format!("{name} is heard: it is not off"));
+        }
+        let incarnation = self.incarnation.current(id);
+        let kind = fencing::confirmed(act, id, incarnation.number(), actor);
+        if self.other_of_two() != Some(id) || self.state.members.feature_level() < FENCING {
+            return Ok(kind);
+        }
+        if !self.agrees_on_members(id) {
+            return refuse(format!(
+                "{name} and this node may not have the same members: start {name}, or remove \
+                 what should not be there, first"
+            ));
+        }
+        let Kind::Fence(Fence { text, .. }) = kind else { return Ok(kind) };
+        let answer = format!("{name} counts as off: this node goes on alone");
+        let (level, by_person, at) = (0, true, now);
+        self.log(text.clone());
+        self.voter.vouch();
+        self.alone.proof = Some(Proof { other: id, incarnation, text, level, by_person, at });
+        Err(Ok(answer))
+    }
+
+    /// What the devices of the other one said last, for people.
+    pub fn alone_said(&self) -> &str {
+        &self.alone.said
+    }
+}

@@ -1,0 +1,175 @@
+//! One order about the power of a node, carried out: its devices level by level.
+//!
+//! Decides: what the answers of devices come to. A level has done it when all of its devices have:
+//! each says so only when it has read the state back, and none of them is switched on in between,
+//! so that at that moment all of them are off (S20). Only then the next level is spared.
+
+use std::collections::BTreeMap;
+
+use nines_model::{DeviceName, Incarnation, Millis, NodeId, Switch, Time};
+
+use crate::wire::FenceOrder;
+
+/// An answer that is not in the log yet is written again.
+const TELL_AGAIN: Millis = Millis(300);
+
+/// An order that is carried out.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) target: NodeId,
+    pub(super) order: u64,
+    pub(super) term: u64,
+    pub(super) switch: Switch,
+    pub(super) incarnation: Incarnation,
+    levels: Vec<Vec<DeviceName>>,
+    /// The next level.
+    next: usize,
+    begun: Option<Time>,
+    /// Operations under way, with their devices.
+    waits: BTreeMap<u64, DeviceName>,
+    /// Devices that have done it, of the level under way.
+    done: Vec<DeviceName>,
+    /// What the others said, of all levels.
+    failed: Vec<String>,
+    /// Whether something of the level under way failed.
+    level_failed: bool,
+    answer: Option<(bool, String)>,
+    told: Option<Time>,
+}
+
+/// "1 attempt", "3 attempts".
+pub(super) fn plural(count: usize, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+}
+
+impl Run {
+    pub(super) fn new(target: NodeId, order: &FenceOrder, levels: Vec<Vec<DeviceName>>) -> Self {
+        let of = (order.index, order.term);
+        Self::of(target, of, (order.switch(), order.incarnation()), levels)
+    }
+
+    /// The same without an entry of the log.
+    pub(super) fn of(
+        target: NodeId,
+        (order, term): (u64, u64),
+        (switch, incarnation): (Switch, Incarnation),
+        levels: Vec<Vec<DeviceName>>,
+    ) -> Self {
+        // A test is about all devices.
+        let levels = match switch {
+            Switch::Test => vec![levels.into_iter().flatten().collect()],
+            _ => levels,
+        };
+        Self {
+            target,
+            order,
+            term,
+            switch,
+            incarnation,
+            levels,
+            next: 0,
+            begun: None,
+            waits: BTreeMap::new(),
+            done: Vec::new(),
+            failed: Vec::new(),
+            level_failed: false,
+            answer: None,
+            told: None,
+        }
+    }
+
+    /// Whether it has no answer, and waits for no device.
+    pub(super) fn needs_next(&self) -> bool {
+        self.answer.is_none() && self.waits.is_empty()
+    }
+
+    /// The devices to ask now.
+    pub(super) fn next_level(&mut self, now: Time) -> Vec<DeviceName> {
+        self.begun.get_or_insert(now);
+        (self.done, self.level_failed) = (Vec::new(), false);
+        let level = self.levels.get(self.next).cloned().unwrap_or_default();
+        self.next += 1;
+        level
+    }
+
+    pub(super) fn asked(&mut self, id: u64, device: DeviceName) {
+        self.waits.insert(id, device);
+    }
+
+    pub(super) fn refused(&mut self, why: String) {
+        self.failed.push(why);
+        self.level_failed = true;
+    }
+
+    pub(super) fn awaits(&self, id: u64) -> bool {
+        self.waits.contains_key(&id)
+    }
+
+    pub(super) fn answered(&mut self, id: u64, result: Result<(), String>) {
+        let Some(device) = self.waits.remove(&id) else { return };
+        match result {
+            Ok(()) => self.done.push(device),
+            Err(why) => self.refused(why),
+        }
+    }
+
+    /// Whether the level under way has ended.
+    pub(super) fn is_through(&self) -> bool {
+        self.waits.is_empty() && self.next > 0 && self.answer.is_none()
+    }
+
+    /// A level has ended: what it comes to.
+    pub(super) fn sum_up(&mut self, now: Time, node: &str) {
+        let took = Millis(self.begun.map_or(0, |at| now.since(at)) / 1_000_000);
+        if !self.level_failed && !self.done.is_empty() {
+            let names: Vec<&str> = self.done.iter().map(DeviceName::as_str).collect();
+            let who = names.join(" and ");
+            let (say, reach) =
+                if names.len() == 1 { ("says", "reaches") } else { ("say", "reach") };
+            let text = match self.switch {
+                Switch::Off => format!("{who} {say} that {node} is off, after {took}"),
+                Switch::On => format!("{who} {say} that {node} is on, after {took}"),
+                Switch::Test => format!("{who} {reach} {node}, after {took}"),
+            };
+            self.ends(true, text);
+        } else if self.next >= self.levels.len() {
+            let what = match self.switch {
+                Switch::Off => "could not be switched off",
+                Switch::On => "could not be switched on",
+                Switch::Test => "could not be switched off if that were needed",
+            };
+            let why = match self.failed.join("; ") {
+                none if none.is_empty() => "it has no fence device".to_owned(),
+                why => why,
+            };
+            self.ends(false, format!("{node} {what}: {why}"));
+        }
+    }
+
+    pub(super) fn ends(&mut self, ok: bool, text: String) {
+        self.answer.get_or_insert((ok, text));
+    }
+
+    /// The answer, whether or not it was told.
+    pub(super) fn answer(&self) -> Option<&(bool, String)> {
+        self.answer.as_ref()
+    }
+
+    /// Whether no device is being asked.
+    pub(super) fn is_idle(&self) -> bool {
+        self.waits.is_empty()
+    }
+
+    /// The level that ended last, from 0.
+    pub(super) fn level(&self) -> u32 {
+        self.next.saturating_sub(1) as u32
+    }
+
+    /// The answer, if it is to be written now.
+    pub(super) fn to_tell(&mut self, now: Time) -> Option<(bool, String)> {
+        let again = self.told.is_none_or(|told| now.since(told) >= TELL_AGAIN.ns());
+        let answer = self.answer.clone().filter(|_| again)?;
+        self.told = Some(now);
+        Some(answer)
+    }
+}

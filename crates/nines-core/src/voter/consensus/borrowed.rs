@@ -1,0 +1,65 @@
+//! The vote of a node that is known to be off.
+//!
+//! Of two voters one can decide nothing. With proof that the other is off (`node/alone.rs`) it casts
+//! that one's vote, too, and acknowledges entries in its place, until the change is through that
+//! takes the vote away. What the library believes of the other's log then is not true, so this
+//! node is elected once more.
+//!
+//! Decides: when each of the three may be said. A candidate's term and own vote, and a leader's
+//! entries, are on this node's disk first.
+
+use nines_model::NodeId;
+use raft::{
+    StateRole,
+    eraftpb::{Message, MessageType},
+};
+
+use super::Consensus;
+
+impl Consensus {
+    /// Whether the log has a change of membership that is not applied, or one is under way.
+    pub fn has_change_ahead(&self) -> bool {
+        let leads = self.is_leader() && self.raw.raft.has_pending_conf();
+        let changes = |e: &raft::eraftpb::Entry| super::codec::from_entry(e).kind != 0;
+        leads || self.unapplied(u64::MAX).iter().any(changes)
+    }
+
+    /// Says in place of `other`, which is off, what this node needs to hear of it now.
+    pub fn vote_for(&mut self, other: NodeId) {
+        if !self.is_durable() {
+            return;
+        }
+        let term = self.raw.raft.term;
+        let (kind, term) = match self.raw.raft.state {
+            StateRole::Follower => {
+                let _ = self.raw.campaign();
+                return;
+            }
+            StateRole::PreCandidate => (MessageType::MsgRequestPreVoteResponse, term + 1),
+            StateRole::Candidate if self.durable.0 != term || !self.waiting.is_empty() => return,
+            StateRole::Candidate => (MessageType::MsgRequestVoteResponse, term),
+            StateRole::Leader => (MessageType::MsgAppendResponse, term),
+        };
+        let mut message = Message::default();
+        message.set_msg_type(kind);
+        message.to = self.raw.raft.id;
+        message.from = other.number();
+        message.term = term;
+        if kind == MessageType::MsgAppendResponse {
+            message.index = self.durable.1;
+        }
+        let _ = self.raw.step(message);
+    }
+
+    /// What was said for another node is forgotten: nobody leads until this node is elected anew.
+    pub fn forget_borrowed(&mut self) {
+        if !self.is_leader() {
+            return;
+        }
+        let raft = &mut self.raw.raft;
+        raft.become_follower(raft.term, 0);
+        if self.is_durable() {
+            let _ = self.raw.campaign();
+        }
+    }
+}
