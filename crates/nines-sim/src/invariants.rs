@@ -8,6 +8,7 @@ pub mod s03_nothing_goes_back;
 pub mod s08_no_minority_start;
 pub mod s11_exclusive;
 pub mod s13_newest_token;
+pub mod s20_off_is_off;
 pub mod s22_silent_by_itself;
 pub mod s29_witness_carries_nothing;
 pub mod s30_deaf_is_quiet;
@@ -30,6 +31,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::<s08_no_minority_start::NoMinorityStart>::default(),
         Box::new(s11_exclusive::Exclusive),
         Box::<s13_newest_token::NewestToken>::default(),
+        Box::new(s20_off_is_off::OffIsOff),
         Box::new(s22_silent_by_itself::SilentByItself),
         Box::new(s29_witness_carries_nothing::WitnessCarriesNothing),
         Box::<s30_deaf_is_quiet::DeafIsQuiet>::default(),

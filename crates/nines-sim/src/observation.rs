@@ -45,6 +45,8 @@ pub struct NodeFacts {
     /// By its applied state: the entry each VIP stands at, and the node that holds it; for a VIP
     /// that nobody holds, the applied index.
     pub holdings: Arc<BTreeMap<IpAddr, (u64, Option<u64>)>>,
+    /// By its applied state: nodes that a device has switched off, each with the incarnation.
+    pub off: Arc<BTreeSet<(u64, u64)>>,
     /// For how long, ns of true time, it has not run or has heard too few others for a majority.
     pub alone_ns: u64,
     /// For how long, ns of true time, it has run and heard too few others for a majority.
@@ -67,6 +69,12 @@ pub struct Observation {
     pub election_ns: u64,
     /// The longest that anybody may have promised, ns.
     pub longest_promise_ns: u64,
+    /// Nodes that a fence device has switched off, and that are off.
+    pub switched_off: BTreeSet<u64>,
+    /// Incarnations that were over when a device had switched their machine off.
+    pub over: BTreeSet<(u64, u64)>,
+    /// A device has said that it switched a machine off, and has not.
+    pub device_has_lied: bool,
     /// VIPs that a copy of one of the machines answers for.
     pub copy_answers: BTreeMap<IpAddr, u64>,
 }
@@ -89,8 +97,10 @@ impl Observation {
         let mut by_term: BTreeMap<u64, usize> = BTreeMap::new();
         let mut inside = 0;
         let mut all = 0;
-        for (_, node) in self.nodes.iter().filter(|(id, _)| votes(id)) {
+        let mut off = 0;
+        for (id, node) in self.nodes.iter().filter(|(id, _)| votes(id)) {
             all += 1;
+            off += usize::from(self.switched_off.contains(id));
             if node.durable_snapshot >= index {
                 inside += 1;
             } else if let Some(term) = node.durable.get(&index) {
@@ -98,6 +108,8 @@ impl Observation {
             }
         }
         let most = by_term.values().max().copied().unwrap_or(0);
-        (most + inside) * 2 > all
+        // Of two voters the one goes on alone when the other is off.
+        let alone = all == 2 && off == 1 && most + inside == 1;
+        alone || (most + inside) * 2 > all
     }
 }

@@ -33,6 +33,9 @@ mod kernel;
 mod links;
 mod misread;
 mod operators;
+mod power;
+
+pub use power::Device;
 
 /// How the world lies, to show that an invariant notices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +78,8 @@ struct Machine {
     kernel: Kernel,
     disk: disk::Kept,
     incarnation: u64,
+    /// Number of the incarnation that runs, or ran last.
+    boot: u64,
     /// Counts boots of the machine.
     power: u64,
     paused_until: u64,
@@ -101,6 +106,7 @@ impl Machine {
             kernel: Kernel::default(),
             disk: disk::Kept::new(disk),
             incarnation: 0,
+            boot: 0,
             power: 1,
             paused_until: 0,
             booted: 0,
@@ -123,6 +129,7 @@ enum Happening {
     Deliver(Event),
     Written(u64, Box<Persist>),
     Done(u64, IpAddr, bool),
+    Switched(power::Switched),
 }
 
 /// Nodes, disks, networks and clocks of one simulated cluster.
@@ -170,6 +177,7 @@ pub struct World {
     /// Members that were asked when somebody joined.
     seeds: Vec<u64>,
     failures: failures::Failures,
+    power: power::Power,
     /// What happens, where somebody wants to be told.
     pub story: Option<Story>,
     /// Large frames lost of a thousand; their senders are told.
@@ -248,6 +256,7 @@ impl World {
             voters: Arc::new([(0, founders)].into()),
             seeds: vec![1],
             failures: failures::Failures::default(),
+            power: power::Power::default(),
             story: None,
             bulk_loss_permille: 0,
             drawn: Drawn::default(),
@@ -308,6 +317,8 @@ impl World {
         if self.machines[&id].node.is_some() {
             return;
         }
+        // A person has pressed the button, if need be.
+        self.power.off.remove(&id);
         let now = self.local(id);
         let name = self.name(self.machines[&id].identity).into();
         let seeds = if self.founders().contains(&id) { Vec::new() } else { self.seeds.clone() };
@@ -317,7 +328,8 @@ impl World {
         let identity = machine.identity;
         let machine_boot = machine.power;
         let place = machine.place;
-        let boot = Incarnation((machine.incarnation << 32) + id);
+        machine.boot = (machine.incarnation << 32) + id;
+        let boot = Incarnation(machine.boot);
         let config = Config { id: NodeId(identity), name, boot, machine_boot, place, seeds };
         machine.node = Some(Node::new(config, now, machine.disk.get()));
         // Which VIPs follow is known to the process, not to the kernel.
@@ -379,6 +391,9 @@ impl World {
             }
             let ((at, _), (id, incarnation, what)) = entry.remove_entry();
             self.now = at;
+            if let Happening::Switched(ended) = &what {
+                self.switched(ended);
+            }
             if self.machines.get(&id).is_none_or(|m| m.incarnation != incarnation) {
                 continue;
             }
@@ -400,6 +415,7 @@ impl World {
                 self.feed(id, Event::Tick);
             }
             Happening::Deliver(event) => self.feed(id, event),
+            Happening::Switched(ended) => self.switch_answered(id, ended),
             Happening::Written(number, persist) => {
                 self.changed = true;
                 let forgets = self.sabotage == Sabotage::PromisesForgotten;

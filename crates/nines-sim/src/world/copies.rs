@@ -24,6 +24,7 @@ impl World {
             kernel: Kernel::default(),
             disk: Kept::new(disk),
             incarnation: self.sequence + 1,
+            boot: 0,
             power: 1_000,
             paused_until: 0,
             booted: self.now,

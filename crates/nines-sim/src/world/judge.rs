@@ -36,6 +36,7 @@ pub(super) struct StateSeen {
     applied: u64,
     hash: u64,
     holdings: Arc<BTreeMap<IpAddr, (u64, Option<u64>)>>,
+    off: Arc<BTreeSet<(u64, u64)>>,
 }
 
 impl World {
@@ -73,6 +74,9 @@ impl World {
             seen.nodes.insert(id, facts);
         }
         seen.voters = Arc::clone(&self.voters);
+        seen.switched_off.clone_from(&self.power.off);
+        seen.over.clone_from(&self.power.over);
+        seen.device_has_lied = self.power.has_lied;
         if self.machines.contains_key(&copy) {
             seen.copy_answers = self.answers(copy);
         }
@@ -110,6 +114,7 @@ impl World {
                 applied: node.state().applied.number(),
                 hash: self.older.hash_of_state(&snapshot::encode(node.state())),
                 holdings: Arc::new(holdings(&self.vips, names, node.state())),
+                off: Arc::new(switched_off(node.state())),
             };
             note_voters(&mut self.voters, node);
         }
@@ -128,6 +133,7 @@ impl World {
             witness: self.witnesses.contains(&id),
             answers,
             holdings: node.map(|_| Arc::clone(&state_seen.holdings)).unwrap_or_default(),
+            off: node.map(|_| Arc::clone(&state_seen.off)).unwrap_or_default(),
             alone_ns: since(machine.alone_since).saturating_sub(long_lease_ns),
             deaf_ns: since(machine.deaf_since),
         }
@@ -137,7 +143,9 @@ impl World {
     fn note_silence(&mut self, id: u64) {
         // A majority has never fewer than this.
         let fewest = self.voters.values().map(BTreeSet::len).min().unwrap_or_default();
-        let deaf = self.hears(id) < fewest / 2;
+        // Of two voters one that knows the other to be off need not hear it.
+        let other_is_off = fewest == 2 && self.power.off.iter().any(|off| *off != id);
+        let deaf = !other_is_off && self.hears(id) < fewest / 2;
         let now = self.now;
         let machine = self.machines.get_mut(&id).expect("a machine");
         let stopped = machine.node.is_none() || machine.paused_until > now;
@@ -225,6 +233,13 @@ fn note_voters(voters: &mut Arc<BTreeMap<u64, BTreeSet<u64>>>, node: &Node) {
     if before.is_none_or(|(_, known)| *known != now) {
         Arc::make_mut(voters).insert(changed, now);
     }
+}
+
+/// Nodes that devices have switched off by a node's state, each with the incarnation.
+fn switched_off(state: &State) -> BTreeSet<(u64, u64)> {
+    let off = state.fencing.iter().filter_map(|(id, power)| Some((*id, power.off.as_ref()?)));
+    let by_device = off.filter(|(_, off)| !off.by_person);
+    by_device.map(|(id, off)| (id.number(), off.incarnation)).collect()
 }
 
 /// Where each of the world's VIPs stands in a node's state.

@@ -47,7 +47,11 @@ impl World {
                 self.schedule(50_000, id, Happening::Deliver(done));
                 return None;
             }
-            Operation::Fence { .. } => return None,
+            Operation::Fence { device, config, node, switch } => {
+                let what = (node.as_str(), switch, config.timeout);
+                self.ask_device((id, number), device.as_str(), what);
+                return None;
+            }
             Operation::Cover(_)
             | Operation::Serve(_)
             | Operation::Announce(_)

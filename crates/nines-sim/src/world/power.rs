@@ -1,0 +1,141 @@
+//! Fence devices: what they do to machines, and how they fail.
+//!
+//! Decides: what is true of power. A call that a node has begun goes on when the node dies, as a
+//! process on another machine does.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use nines_core::Event;
+use nines_model::{Millis, Switch, codes};
+
+use super::{Happening, World};
+
+codes! {
+    /// How a fence device behaves.
+    pub enum Device {
+        /// It does what it is asked and says so.
+        Works = "works",
+        /// It says at once that it does not.
+        Refuses = "refuses",
+        /// It does not answer.
+        Hangs = "hangs",
+        /// It says that it has done it, and does nothing.
+        Lies = "lies",
+        /// It does it, after everybody has stopped waiting.
+        Late = "is late",
+    }
+}
+
+/// A call of a device that has come to its end.
+#[derive(Clone, Debug)]
+pub struct Switched {
+    pub(super) target: u64,
+    pub(super) switch: Switch,
+    /// The number of the operation, if its result comes with this.
+    pub(super) number: Option<u64>,
+    pub(super) result: Result<(), String>,
+    /// Whether the machine is switched.
+    pub(super) takes_effect: bool,
+}
+
+/// What is known of power.
+#[derive(Default)]
+pub(super) struct Power {
+    devices: BTreeMap<String, Device>,
+    /// Machines that cannot reach a device.
+    unreachable: BTreeSet<(u64, String)>,
+    /// Machines that a device has switched off, and that nobody has switched on.
+    pub(super) off: BTreeSet<u64>,
+    /// Incarnations that were over when a device had switched their machine off.
+    pub(super) over: BTreeSet<(u64, u64)>,
+    /// A device has lied: what follows from that is nobody's fault.
+    pub(super) has_lied: bool,
+    /// Calls by name of the device, target and switch.
+    calls: BTreeMap<(String, u64, Switch), usize>,
+}
+
+impl World {
+    /// A fence device behaves like this from now on.
+    pub fn set_device(&mut self, device: &str, behaves: Device) {
+        self.power.devices.insert(device.into(), behaves);
+    }
+
+    /// A machine reaches a fence device no more, or does again.
+    pub fn cut_device(&mut self, id: u64, device: &str, cut: bool) {
+        let pair = (id, device.to_owned());
+        if cut {
+            self.power.unreachable.insert(pair);
+        } else {
+            self.power.unreachable.remove(&pair);
+        }
+    }
+
+    /// Whether a device has switched this machine off, and nobody has switched it on since.
+    pub fn is_switched_off(&self, id: u64) -> bool {
+        self.power.off.contains(&id)
+    }
+
+    /// How often devices were asked for this about a machine.
+    pub fn fence_calls(&self, target: u64, switch: Switch) -> usize {
+        let of = |((_, id, what), _): &(&(String, u64, Switch), &usize)| {
+            *id == target && *what == switch
+        };
+        self.power.calls.iter().filter(of).map(|(_, count)| count).sum()
+    }
+
+    /// A node asks a device to switch a machine, or whether it could.
+    pub(super) fn ask_device(
+        &mut self,
+        (id, number): (u64, u64),
+        device: &str,
+        (target, switch, timeout): (&str, Switch, Millis),
+    ) {
+        let Some(target) = self.founders().find(|founder| self.name(*founder) == target) else {
+            return;
+        };
+        *self.power.calls.entry((device.to_owned(), target, switch)).or_default() += 1;
+        let behaves = self.power.devices.get(device).copied().unwrap_or(Device::Works);
+        let takes = 200_000_000 + self.random.below(1_300_000_000);
+        let failed = |why: &str| Err(format!("{device}: {why}"));
+        let reached = !self.power.unreachable.contains(&(id, device.to_owned()));
+        let (after, result, takes_effect) = match behaves {
+            _ if !reached => (5_000_000_000, failed("no connection"), false),
+            Device::Works => (takes, Ok(()), true),
+            Device::Refuses => (takes, failed("refused"), false),
+            Device::Hangs => (timeout.ns(), failed("no answer"), false),
+            Device::Lies => (takes, Ok(()), false),
+            Device::Late => (timeout.ns(), failed("no answer"), false),
+        };
+        self.power.has_lied |= behaves == Device::Lies && switch == Switch::Off;
+        if behaves == Device::Late && reached {
+            let late =
+                Switched { target, switch, number: None, result: Ok(()), takes_effect: true };
+            self.schedule(timeout.ns() + takes, id, Happening::Switched(late));
+        }
+        let ended = Switched { target, switch, number: Some(number), result, takes_effect };
+        self.schedule(after, id, Happening::Switched(ended));
+    }
+
+    /// A call of a device ends: the machine is switched, whatever has become of who asked.
+    pub(super) fn switched(&mut self, ended: &Switched) {
+        let Switched { target, switch, takes_effect: true, .. } = ended else { return };
+        match switch {
+            Switch::Off => {
+                self.changed = true;
+                let over = self.machines[target].boot;
+                self.power_off(*target);
+                self.power.off.insert(*target);
+                self.power.over.insert((*target, over));
+            }
+            Switch::On => self.start(*target),
+            Switch::Test => {}
+        }
+    }
+
+    /// The answer to who asked, if that one still runs.
+    pub(super) fn switch_answered(&mut self, id: u64, ended: Switched) {
+        if let Some(number) = ended.number {
+            self.feed(id, Event::Done { id: number, result: ended.result });
+        }
+    }
+}
