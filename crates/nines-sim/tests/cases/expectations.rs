@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use nines_model::Switch;
 use nines_sim::story::{Told, What};
 
 use super::{
@@ -17,7 +18,7 @@ pub fn read(text: &str, names: &Names) -> Result<Step, String> {
         Some([text, since]) => (text, Some(time(since)?.ns())),
         None => (text, None),
     };
-    for read in [of_holders, of_leaders, of_nodes] {
+    for read in [of_holders, of_leaders, of_power, of_nodes] {
         if let Some(check) = read(text, names, since)? {
             return Ok(check);
         }
@@ -102,6 +103,28 @@ fn of_leaders(text: &str, names: &Names, since: Option<u64>) -> Read {
         check(move |run| {
             let newest = run.story().leaders().iter().max_by_key(|(_, term)| **term);
             so(newest.is_some_and(|(leader, _)| *leader == id), run.told_leaders())
+        })
+    } else {
+        return Ok(None);
+    }))
+}
+
+fn of_power(text: &str, names: &Names, _: Option<u64>) -> Read {
+    let off = |id: u64, wanted: bool| {
+        check(move |run| {
+            let is = run.world.is_switched_off(id);
+            so(is == wanted, format!("it is{}", if is { "" } else { " not" }))
+        })
+    };
+    Ok(Some(if let Some([node]) = gaps(text, "{} is switched off") {
+        off(names.node(node)?, true)
+    } else if let Some([node]) = gaps(text, "{} is not switched off") {
+        off(names.node(node)?, false)
+    } else if let Some([count, node]) = gaps(text, "{} calls to switch {} off") {
+        let (count, id) = (number(count)? as usize, names.node(node)?);
+        check(move |run| {
+            let calls = run.world.fence_calls(id, Switch::Off);
+            so(calls == count, format!("there were {calls}"))
         })
     } else {
         return Ok(None);

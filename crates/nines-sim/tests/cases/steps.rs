@@ -1,8 +1,8 @@
 //! What happens in a case: the forms of its lines that are no expectations.
 
 use nines_core::wire::{Act, Give, Persisted, command::Kind, pack};
-use nines_model::Millis;
-use nines_sim::{World, scenario::Disk};
+use nines_model::{Codes as _, Millis};
+use nines_sim::{World, scenario::Disk, world::Device};
 
 use super::{
     run::Run,
@@ -29,7 +29,7 @@ fn later(after: Millis, act: impl Fn(&mut World) + 'static) -> (Millis, Step) {
 
 /// The steps of a line; an error says which word is not known.
 pub fn read(text: &str, names: &Names) -> Result<Steps, String> {
-    for read in [links, disks, machines, clocks, people] {
+    for read in [links, disks, machines, devices, clocks, people] {
         if let Some(steps) = read(text, names)? {
             return Ok(steps);
         }
@@ -199,6 +199,23 @@ fn disks(text: &str, names: &Names) -> Read {
     }))
 }
 
+fn devices(text: &str, names: &Names) -> Read {
+    Ok(Some(if let Some([a, device]) = gaps(text, "{} does not reach device {}") {
+        let (some, device) = (names.nodes(a)?, device.to_owned());
+        at_once(move |world| some.iter().for_each(|id| world.cut_device(*id, &device, true)))
+    } else if let Some([a, device]) = gaps(text, "{} reaches device {} again") {
+        let (some, device) = (names.nodes(a)?, device.to_owned());
+        at_once(move |world| some.iter().for_each(|id| world.cut_device(*id, &device, false)))
+    } else if let Some([device, behaves]) = gaps(text, "device {} {}") {
+        let device = device.to_owned();
+        let behaves =
+            Device::from_code(behaves).ok_or_else(|| format!("no device {behaves:?}"))?;
+        at_once(move |world| world.set_device(&device, behaves))
+    } else {
+        return Ok(None);
+    }))
+}
+
 fn clocks(text: &str, names: &Names) -> Read {
     let wall = |id: u64, ns: i64| at_once(move |world| world.jump_wall_clock(id, ns));
     Ok(Some(if let Some([a, length]) = gaps(text, "the wall clock of {} jumps {} ahead") {
@@ -227,7 +244,13 @@ fn people(text: &str, names: &Names) -> Read {
             world.operator_asks(id, World::whole_config(text));
         })));
     }
-    let kind = if let Some([node]) = gaps(what, "standby {}") {
+    let kind = if let Some([node]) = gaps(what, "confirm that {} is off") {
+        act("confirm-off", node)?
+    } else if let Some([node]) = gaps(what, "switch {} off") {
+        act("power-off", node)?
+    } else if let Some([node]) = gaps(what, "switch {} on") {
+        act("power-on", node)?
+    } else if let Some([node]) = gaps(what, "standby {}") {
         act("standby", node)?
     } else if let Some([node]) = gaps(what, "ready {}") {
         act("ready", node)?
