@@ -67,7 +67,51 @@ codes! {
     }
 }
 
+/// Options of an agent that nines gives itself.
+pub const RESERVED_KEYS: [&str; 2] = ["action", "option"];
+/// Options of an agent that name the outlet, the newer one first.
+pub const OUTLET_KEYS: [&str; 2] = ["plug", "port"];
+/// Options of agents that are secrets, and so come from files.
+pub const SECRET_KEYS: [&str; 8] = [
+    "apikey",
+    "community",
+    "hexadecimal_kg",
+    "passwd",
+    "password",
+    "secret_key",
+    "snmp_priv_passwd",
+    "token",
+];
+
+/// Whether this is the name of a fence agent, and of no file elsewhere.
+pub fn is_agent_name(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
+    name.strip_prefix("fence_").is_some_and(|rest| !rest.is_empty() && rest.chars().all(plain))
+}
+
+/// Why a value cannot be told to an agent, which reads lines, cuts white space off their ends, and
+/// takes quotes round a value away.
+pub fn line_value(value: &str) -> Result<(), &'static str> {
+    if value.chars().any(|c| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')) {
+        return Err("it has a line end, or another character that is not for a line");
+    }
+    if value.ends_with(char::is_whitespace) {
+        return Err("it ends in a space, which the agent would cut off");
+    }
+    if value.len() > 1 && value.starts_with('"') && value.ends_with('"') {
+        return Err("it stands in quotes, which the agent would take away");
+    }
+    Ok(())
+}
+
 impl Spec {
+    /// Whether this config says anything about fencing that it need not say.
+    pub fn has_fencing(&self) -> bool {
+        !self.fence.is_empty()
+            || self.fencing != Fencing::default()
+            || self.nodes.values().any(|node| !node.fence.is_empty())
+    }
+
     /// The devices of a node by levels: all of a level have to switch it off, and the next level is
     /// tried only if that failed. Without an order in the config each device is a level, by name.
     pub fn fence_levels(&self, node: &str) -> Vec<Vec<DeviceName>> {

@@ -14,9 +14,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nines_model::{Millis, printable};
+use nines_model::{Millis, fence::line_value, printable};
 
-use super::device::{Device, Outlet, line_value};
+use super::device::{Device, Outlet};
 use crate::{
     Runner,
     run::{Exit, NotStarted, Outcome, Run},

@@ -11,29 +11,15 @@ use std::{
     sync::Arc,
 };
 
-use nines_model::{printable, suggest};
+use nines_model::{
+    fence::{OUTLET_KEYS, RESERVED_KEYS, SECRET_KEYS, is_agent_name, line_value},
+    printable, suggest,
+};
 
 use super::metadata::{Kind, Metadata, Parameter};
 
 /// Where agents are.
 pub(super) const DIRECTORY: &str = "/usr/sbin";
-/// What the names of fence agents begin with.
-const PREFIX: &str = "fence_";
-/// Keys that a config may not have, because the caller of an agent decides them.
-const RESERVED: [&str; 2] = ["action", "option"];
-/// The names of an outlet's key, the newer one first.
-const OUTLET_KEYS: [&str; 2] = ["plug", "port"];
-/// Keys whose values are secrets, and so come from files.
-const SECRET_KEYS: [&str; 8] = [
-    "apikey",
-    "community",
-    "hexadecimal_kg",
-    "passwd",
-    "password",
-    "secret_key",
-    "snmp_priv_passwd",
-    "token",
-];
 /// What agents read as a yes or a no.
 const BOOLEANS: [&str; 8] = ["1", "yes", "on", "true", "0", "no", "off", "false"];
 
@@ -80,7 +66,7 @@ impl DeviceConfig {
         let mut problems = self.keys_and_values(&metadata);
         problems.extend(self.missing(&metadata));
         problems.extend(self.outlet_problems(&metadata));
-        if !is_name(&self.agent) {
+        if !is_agent_name(&self.agent) {
             problems.push(Problem::AgentName(self.agent.clone()));
         }
         if !metadata.actions.contains_key("off") {
@@ -119,7 +105,7 @@ impl DeviceConfig {
 
     /// What is wrong with a key, whatever its value is.
     fn key(&self, key: &str, metadata: &Metadata) -> Option<Problem> {
-        if RESERVED.contains(&key) {
+        if RESERVED_KEYS.contains(&key) {
             return Some(Problem::Reserved(key.to_owned()));
         }
         if OUTLET_KEYS.contains(&key) {
@@ -127,7 +113,7 @@ impl DeviceConfig {
         }
         if !metadata.parameters.contains_key(key) {
             let known = metadata.parameters.keys().map(String::as_str);
-            let known = known.filter(|known| !RESERVED.contains(known));
+            let known = known.filter(|known| !RESERVED_KEYS.contains(known));
             let meant = suggest::closest(key, known).map(str::to_owned);
             return Some(Problem::Unknown { key: key.to_owned(), meant });
         }
@@ -147,7 +133,7 @@ impl DeviceConfig {
     fn missing(&self, metadata: &Metadata) -> BTreeSet<Problem> {
         let needed = metadata.parameters.iter().filter(|(key, parameter)| {
             let given = [*key].into_iter().map(String::as_str).chain(metadata.other_name(key));
-            let is_ours = |key: &str| RESERVED.contains(&key) || OUTLET_KEYS.contains(&key);
+            let is_ours = |key: &str| RESERVED_KEYS.contains(&key) || OUTLET_KEYS.contains(&key);
             let needs = parameter.required && !parameter.deprecated && parameter.default.is_none();
             needs && !given.into_iter().any(|key| self.has(key) || is_ours(key))
         });
@@ -211,30 +197,9 @@ impl Device {
     }
 }
 
-/// Whether this is the name of a fence agent, and of no file elsewhere.
-pub(super) fn is_name(name: &str) -> bool {
-    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    name.strip_prefix(PREFIX).is_some_and(|rest| !rest.is_empty() && rest.chars().all(plain))
-}
-
 /// The key for an outlet that an agent has.
 fn outlet_key(metadata: &Metadata) -> Option<&'static str> {
     OUTLET_KEYS.into_iter().find(|key| metadata.parameters.contains_key(*key))
-}
-
-/// Why a value cannot be told to an agent, which reads lines, cuts white space off their ends, and
-/// takes quotes round a value away.
-pub(super) fn line_value(value: &str) -> Result<(), &'static str> {
-    if value.chars().any(|c| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')) {
-        return Err("it has a line end, or another character that is not for a line");
-    }
-    if value.ends_with(char::is_whitespace) {
-        return Err("it ends in a space, which the agent would cut off");
-    }
-    if value.len() > 1 && value.starts_with('"') && value.ends_with('"') {
-        return Err("it stands in quotes, which the agent would take away");
-    }
-    Ok(())
 }
 
 /// Why a value is none of a parameter.

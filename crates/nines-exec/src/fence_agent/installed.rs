@@ -11,11 +11,11 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use nines_model::{Millis, suggest};
+use nines_model::{Millis, fence::is_agent_name, suggest};
 
 use super::{
     call::grace,
-    device::{DIRECTORY, is_name},
+    device::DIRECTORY,
     metadata::{Metadata, Misread},
 };
 use crate::{
@@ -96,7 +96,7 @@ impl Installed {
     pub fn names(&self) -> Vec<String> {
         let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
         let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-        let mut names: Vec<String> = names.filter(|name| is_name(name)).collect();
+        let mut names: Vec<String> = names.filter(|name| is_agent_name(name)).collect();
         names.sort();
         names
     }
@@ -109,7 +109,7 @@ impl Installed {
         agent: &str,
         deadline: Millis,
     ) -> Result<Arc<Metadata>, NoMetadata> {
-        if !is_name(agent) {
+        if !is_agent_name(agent) {
             return Err(NoMetadata::Name(agent.to_owned()));
         }
         let program = self.directory.join(agent);
