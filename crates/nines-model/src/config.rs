@@ -3,7 +3,7 @@
 //! Decides: what the file may say. A file with one error gives no Spec at all: nothing is guessed,
 //! nothing is half applied. Keys stand in [`keys`], which also makes the JSON Schema ([`schema`]).
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, ops::RangeInclusive};
 
 use crate::{
     config::reader::{Reader, Table, Value},
@@ -17,6 +17,7 @@ mod broken;
 mod checks;
 mod clients;
 mod conflicts;
+mod fence;
 mod incremental;
 pub mod keys;
 mod listen;
@@ -105,6 +106,7 @@ fn read(r: &mut Reader, root: &Table<'_>) -> Spec {
         }
         unique_node_addresses(r, &spec, &nodes);
     }
+    fence::read(r, root, &mut spec);
     if let Some(forwarding) = r.table(root, "forwarding") {
         r.known(&forwarding, keys::FORWARDING);
         let backend = forwarding.get("dataplane").and_then(|v| r.choice(&v, &Backend::ALL));
@@ -266,6 +268,23 @@ impl Reader {
                 None
             }
         }
+    }
+
+    /// The same, if it is within these bounds, in ms.
+    fn millis_in(
+        &mut self,
+        table: &Table<'_>,
+        key: &str,
+        range: RangeInclusive<u64>,
+    ) -> Option<Millis> {
+        let time = self.millis(table, key)?;
+        if range.contains(&time.0) {
+            return Some(time);
+        }
+        let span = table.get(key).map_or(0..0, |value| value.span);
+        let (low, high) = (Millis(*range.start()), Millis(*range.end()));
+        self.error(span, format!("{key} must be {low} to {high}"), None);
+        None
     }
 
     fn address(&mut self, value: &Value<'_>) -> Option<IpAddr> {

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use crate::{
-    id::{NodeName, ServerName, ServiceName},
+    fence::{FenceDevice, Fencing},
+    id::{DeviceName, NodeName, ServerName, ServiceName},
     sanity::unserved,
     spec::{Check, CheckKind, Limit, NodeSpec, ServerSpec, ServiceSpec, Spec, Vip},
 };
@@ -48,6 +49,7 @@ pub fn diff(old: &Spec, new: &Spec) -> Vec<Change> {
         }
     }
     services(&mut out, old, new);
+    fencing(&mut out, old, new);
     if old.backend != new.backend {
         let felt = "established connections end";
         out.push(change("dataplane", '~', format!("{} -> {}", old.backend, new.backend), felt));
@@ -96,6 +98,70 @@ fn services(out: &mut Vec<Change>, old: &Spec, new: &Spec) {
             out.push(change(subject, '~', text, "its clients get no answer"));
         }
     }
+}
+
+fn fencing(out: &mut Vec<Change>, old: &Spec, new: &Spec) {
+    let subject = |name: &DeviceName| format!("fence device {name}");
+    for (name, before) in &old.fence {
+        if !new.fence.contains_key(name) {
+            out.push(change(subject(name), '-', device_text(before), ""));
+        }
+    }
+    for (name, after) in &new.fence {
+        match old.fence.get(name) {
+            None => out.push(change(subject(name), '+', device_text(after), "")),
+            Some(before) if before != after => {
+                let text = format!("{} -> {}", device_text(before), device_text(after));
+                out.push(change(subject(name), '~', text, ""));
+            }
+            Some(_) => {}
+        }
+    }
+    for node in new.nodes.keys() {
+        let text = match (old.can_fence(node.as_str()), new.can_fence(node.as_str())) {
+            (true, false) => "no fence device can switch it off any more",
+            (false, true) => "fence devices can switch it off from now on",
+            _ => continue,
+        };
+        out.push(change(format!("node {node}"), '~', text.into(), ""));
+    }
+    if old.fencing != new.fencing {
+        out.push(change("fencing", '~', fencing_text(&old.fencing, &new.fencing), ""));
+    }
+}
+
+/// Secrets are paths here, and may be shown.
+fn device_text(device: &FenceDevice) -> String {
+    let FenceDevice { agent, options, secrets, outlets, trust_off, timeout } = device;
+    let machine = |(node, outlet): (&NodeName, &Option<String>)| match outlet {
+        Some(outlet) => format!("{node} by outlet {outlet}"),
+        None => node.to_string(),
+    };
+    let machines: Vec<String> = outlets.iter().map(machine).collect();
+    let options = options.iter().map(|(key, value)| format!(" {key}={value}"));
+    let secrets = secrets.iter().map(|(key, path)| format!(" {key} from {path}"));
+    let told: String = options.chain(secrets).collect();
+    let trust = if *trust_off { ", its word is believed" } else { "" };
+    format!("{agent}{told} switches {} within {timeout}{trust}", machines.join(", "))
+}
+
+/// What differs.
+fn fencing_text(old: &Fencing, new: &Fencing) -> String {
+    let tested = |fencing: &Fencing| match fencing.test.0 {
+        0 => "never".to_owned(),
+        _ => format!("every {}", fencing.test),
+    };
+    let again = |fencing: &Fencing| if fencing.on_again { "switched on" } else { "left off" };
+    let all = [
+        ("a silent node is fenced after", old.after.to_string(), new.after.to_string()),
+        ("the node that holds less waits", old.delay.to_string(), new.delay.to_string()),
+        ("a fenced node is", again(old).into(), again(new).into()),
+        ("devices are tested", tested(old), tested(new)),
+    ];
+    let differ = all.iter().filter(|(_, old, new)| old != new);
+    let texts: Vec<String> =
+        differ.map(|(what, old, new)| format!("{what} {old} -> {new}")).collect();
+    texts.join("; ")
 }
 
 /// Servers of a service, at most eight by name.
@@ -176,7 +242,16 @@ fn servers(out: &mut Vec<Change>, service: &ServiceName, old: &ServiceSpec, new:
 
 fn node_text(node: &NodeSpec) -> String {
     let addresses: Vec<String> = node.addresses.iter().map(ToString::to_string).collect();
-    format!("{} {}", node.role, addresses.join(" "))
+    let levels: Vec<String> = node
+        .fence
+        .iter()
+        .map(|level| level.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and "))
+        .collect();
+    let order = match levels.join(", then ") {
+        none if none.is_empty() => String::new(),
+        order => format!(", fenced by {order}"),
+    };
+    format!("{} {}{order}", node.role, addresses.join(" "))
 }
 
 fn vip_text(vip: &Vip) -> String {
@@ -288,6 +363,92 @@ mod tests {
         let text = diff(&old, &new).pop().unwrap().text;
         assert!(text.contains("servers: r1 10.0.1.1:80 weight 1, r10 10.0.1.10:80"), "{text}");
         assert!(text.contains("and 2 more") && text.contains("TCP check"), "{text}");
+    }
+
+    fn fenced(bmc: &str, nodes: &str, more: &str) -> Spec {
+        config::parse(&format!(
+            "[cluster]\nname = \"w\"\n[nodes]\nlb2 = \"10.0.0.3\"\n{nodes}\n{more}\n\
+             [fence.pdu]\nagent = \"fence_apc\"\noutlets = {{ lb2 = \"4\" }}\n{bmc}"
+        ))
+        .unwrap()
+    }
+
+    const LB1: &str = "lb1 = \"10.0.0.2\"";
+    const BMC: &str = "[fence.bmc]\nagent = \"fence_ipmilan\"\nnode = \"lb1\"\n\
+        options = { ip = \"10.0.9.1\" }\nsecrets = { password = \"/etc/nines/bmc\" }\n";
+
+    fn told(old: &Spec, new: &Spec) -> Vec<String> {
+        let line = |c: Change| format!("{} {}: {}{}", c.sign, c.subject, c.text, c.felt);
+        diff(old, new).into_iter().map(line).collect()
+    }
+
+    #[test]
+    fn a_node_that_loses_its_last_fence_device_is_named() {
+        let (with, without) = (fenced(BMC, LB1, ""), fenced("", LB1, ""));
+        let device =
+            "fence_ipmilan ip=10.0.9.1 password from /etc/nines/bmc switches lb1 within 1m";
+        assert_eq!(
+            told(&with, &without),
+            [
+                format!("- fence device bmc: {device}"),
+                "~ node lb1: no fence device can switch it off any more".into()
+            ]
+        );
+        assert_eq!(
+            told(&without, &with),
+            [
+                format!("+ fence device bmc: {device}"),
+                "~ node lb1: fence devices can switch it off from now on".into()
+            ]
+        );
+        // A node that is gone, too, loses nothing.
+        let lines = told(&with, &fenced("", "", ""));
+        assert!(lines.len() == 2 && lines[0].starts_with("- node lb1"), "{lines:?}");
+    }
+
+    #[test]
+    fn each_part_of_fencing_that_changes_is_told() {
+        let before = fenced(BMC, LB1, "");
+        for (bmc, nodes, more, line) in [
+            (
+                BMC.replace("node = \"lb1\"", "outlets = { lb1 = \"3\", lb2 = \"5\" }"),
+                LB1,
+                "",
+                "~ fence device bmc: fence_ipmilan ip=10.0.9.1 password from /etc/nines/bmc \
+                 switches lb1 within 1m -> fence_ipmilan ip=10.0.9.1 password from \
+                 /etc/nines/bmc switches lb1 by outlet 3, lb2 by outlet 5 within 1m",
+            ),
+            (
+                BMC.replace("[fence.bmc]\n", "[fence.bmc]\ntrust-off = true\ntimeout = \"9s\"\n"),
+                LB1,
+                "",
+                "~ fence device bmc: fence_ipmilan ip=10.0.9.1 password from /etc/nines/bmc \
+                 switches lb1 within 1m -> fence_ipmilan ip=10.0.9.1 password from \
+                 /etc/nines/bmc switches lb1 within 9s, its word is believed",
+            ),
+            (
+                BMC.into(),
+                "lb1 = { addresses = \"10.0.0.2\", fence = [\"bmc\"] }",
+                "",
+                "~ node lb1: director 10.0.0.2 -> director 10.0.0.2, fenced by bmc",
+            ),
+            (
+                BMC.into(),
+                LB1,
+                "[fencing]\nafter = \"5s\"\ntest = \"0s\"",
+                "~ fencing: a silent node is fenced after 2s -> 5s; devices are tested every 7d \
+                 -> never",
+            ),
+            (
+                BMC.into(),
+                LB1,
+                "[fencing]\ndelay = \"30s\"\non-again = true",
+                "~ fencing: the node that holds less waits 10s -> 30s; a fenced node is left off \
+                 -> switched on",
+            ),
+        ] {
+            assert_eq!(told(&before, &fenced(&bmc, nodes, more)), [line]);
+        }
     }
 
     #[test]

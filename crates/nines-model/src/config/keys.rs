@@ -4,10 +4,12 @@
 //! Decides: names, texts, what a value may be. How a value is read is in the readers beside this
 //! file; a test writes every example, default and wrong value of the table to a file and reads it.
 
+mod fence;
 mod listing;
 mod service;
 
 pub use self::{
+    fence::{FENCE, FENCING},
     listing::page,
     service::{CHECK, SERVER, SERVICE},
 };
@@ -50,6 +52,12 @@ pub enum Shape {
     Duration,
     /// A whole number between these two, both included.
     Number(u32, u32),
+    /// `true` or `false`.
+    Flag,
+    /// A string that holds what these words say; or a whole number, `true` (1) or `false` (0).
+    Scalar(&'static str),
+    /// A list; each item is a string that holds what these words say, or a list of such strings.
+    Levels(&'static str),
     /// A list of strings, each of which holds one of what these words say.
     Texts(&'static str),
     /// A string, or a list of strings, with what these words say.
@@ -123,6 +131,23 @@ pub const ROOT: &[Key] = &[
         "VIPs by name: addresses that belong to no service, or options of a service's address.",
     )
     .like("[vip.inner]\naddress = \"10.0.0.1/24\"\nprefer  = [\"lb1\", \"lb2\"]"),
+    key(
+        "fence",
+        Shape::Named(&Shape::Table(FENCE)),
+        "Fence devices by name: what switches a machine off that does not answer any more, through \
+         a fence agent of the distribution.",
+    )
+    .like(
+        "[fence.bmc-lb1]\nagent   = \"fence_ipmilan\"\nnode    = \"lb1\"\n\
+         options = { ip = \"10.0.9.1\", username = \"admin\", cipher = 3, lanplus = true }\n\
+         secrets = { password = \"/etc/nines/bmc-lb1.password\" }",
+    ),
+    key(
+        "fencing",
+        Shape::Table(FENCING),
+        "When nodes are fenced, and how often the fence devices are tested.",
+    )
+    .like("[fencing]\nafter    = \"5s\"\non-again = true"),
     key("timing", Shape::Table(TIMING), "Intervals of heartbeats, leases and elections.")
         .like("[timing]\nbeat  = \"50ms\"\nlease = \"350ms\""),
     key("forwarding", Shape::Table(FORWARDING), "The data plane and the flow table.")
@@ -153,6 +178,16 @@ pub const NODE: &[Key] = &[
     )
     .is("\"director\"")
     .like("wit1 = { addresses = \"10.0.0.4\", role = \"witness\" }"),
+    key(
+        "fence",
+        Shape::Levels("the name of a fence device"),
+        "Fence devices of the node, in the order in which they are tried. Devices in a list of \
+         their own have to switch the node off together, as with two power supplies. Each has to \
+         switch the node by its own section `[fence.NAME]`. Devices that are not in the list are \
+         not used for the node.",
+    )
+    .means("every device that switches the node, one after the other, by name")
+    .like("lb2 = { addresses = \"10.0.0.3\", fence = [\"bmc-lb2\", [\"pdu-a\", \"pdu-b\"]] }"),
 ];
 
 /// Keys of a section `[vip.NAME]`.

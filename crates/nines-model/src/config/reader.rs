@@ -153,14 +153,18 @@ impl Reader {
 
     pub fn required<'a>(&mut self, table: &Table<'a>, key: &str) -> Option<Value<'a>> {
         let value = table.get(key);
-        let misspelt = |(at, meant): &(Range<usize>, &str)| *at == table.span && *meant == key;
-        if value.is_none() && !self.misspelt.iter().any(misspelt) {
+        if value.is_none() && !self.is_misspelt(table, key) {
             self.error(table.span.clone(), format!("\"{key}\" is missing here"), None);
         }
         value
     }
 
-    fn wanted(&mut self, value: &Value<'_>, what: &str) {
+    /// Whether a key of this table stands there in another spelling, which was told.
+    pub fn is_misspelt(&self, table: &Table<'_>, key: &str) -> bool {
+        self.misspelt.iter().any(|(at, meant)| *at == table.span && *meant == key)
+    }
+
+    pub fn wanted(&mut self, value: &Value<'_>, what: &str) {
         self.error(value.span.clone(), format!("this is {}; wanted {what}", value.kind()), None);
     }
 
@@ -183,6 +187,31 @@ impl Reader {
         }
         self.wanted(value, "a string in quotes");
         None
+    }
+
+    pub fn flag(&mut self, table: &Table<'_>, key: &str) -> Option<bool> {
+        let value = table.get(key)?;
+        if let DeValue::Boolean(flag) = value.inner {
+            return Some(*flag);
+        }
+        self.wanted(&value, "true or false, without quotes");
+        None
+    }
+
+    /// A string, a whole number as its decimal text, or "1" for true and "0" for false.
+    pub fn scalar(&mut self, value: &Value<'_>) -> Option<String> {
+        let text = match value.inner {
+            DeValue::String(text) => Some(text.to_string()),
+            DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
+                .ok()
+                .map(|number| number.to_string()),
+            DeValue::Boolean(flag) => Some(u8::from(*flag).to_string()),
+            _ => None,
+        };
+        if text.is_none() {
+            self.wanted(value, "a string in quotes");
+        }
+        text
     }
 
     pub fn strings(&mut self, value: &Value<'_>) -> Vec<(String, Range<usize>)> {

@@ -72,6 +72,14 @@ fn shape(shape: &Shape, depth: usize) -> String {
                 "{pad}\"type\": \"integer\",\n{pad}\"minimum\": {low},\n{pad}\"maximum\": {high}"
             )
         }
+        Shape::Flag => format!("{pad}\"type\": \"boolean\""),
+        Shape::Scalar(_) => {
+            format!("{pad}\"type\": [\"string\", \"integer\", \"boolean\"]")
+        }
+        Shape::Levels(_) => {
+            let item = format!("{{ \"anyOf\": [{text}, {texts}] }}");
+            format!("{pad}\"type\": \"array\",\n{pad}\"items\": {item}")
+        }
         Shape::Texts(_) => {
             format!("{pad}\"type\": \"array\",\n{pad}\"items\": {text}")
         }

@@ -85,6 +85,16 @@ fn value(shape: &Shape, path: &str, name: &str) -> String {
         Shape::Text(form) => format!("a string: {form}"),
         Shape::Duration => "a string: a time with its unit".to_owned(),
         Shape::Number(low, high) => format!("a whole number from {low} to {high}"),
+        Shape::Flag => "`true` or `false`".to_owned(),
+        Shape::Scalar(form) => {
+            format!("a string: {form}; also a whole number, `true` (1) or `false` (0)")
+        }
+        Shape::Levels(form) => {
+            format!("a list; each item is a string, {form}, or a list of such strings")
+        }
+        Shape::Named(inner @ (Shape::Text(_) | Shape::Scalar(_))) => {
+            format!("a table of names, each with {}", self::value(inner, path, name))
+        }
         Shape::Texts(form) => format!("a list of strings: {form}"),
         Shape::TextOrTexts(form) => format!("a string or a list of strings: {form}"),
         Shape::Choice([word]) => format!("`\"{word}\"`"),

@@ -38,7 +38,13 @@ fn file(path: &str, lines: &str) -> String {
     };
     match path {
         "cluster" => format!("[cluster]\n{lines}\n{nodes}"),
-        "nodes.NAME" => format!("{cluster}{nodes}{lines}\n"),
+        "nodes.NAME" => format!("{cluster}{nodes}{lines}\n{}", devices(lines)),
+        "fence.NAME" => {
+            let agent = missing("agent", "agent = \"fence_apc\"");
+            let has_machines = lines.starts_with("node ") || lines.starts_with("outlets ");
+            let node = if has_machines { "" } else { "node = \"lb1\"\n" };
+            format!("{cluster}{nodes}lb2 = \"10.0.0.3\"\n[fence.x]\n{agent}{node}{lines}\n")
+        }
         "service.NAME" | "service.NAME.check" => {
             let listen = missing("listen", "listen = \"10.0.0.100:80/tcp\"");
             let servers = missing("servers", "servers = { r1 = \"10.0.0.11\" }");
@@ -58,6 +64,13 @@ fn file(path: &str, lines: &str) -> String {
         }
         _ => format!("{cluster}{nodes}[{path}]\n{lines}\n"),
     }
+}
+
+/// Sections of the fence devices that lines of `[nodes]` name for lb2.
+fn devices(lines: &str) -> String {
+    let words =
+        lines.split('"').filter(|word| word.starts_with("bmc-") || word.starts_with("pdu-"));
+    words.map(|name| format!("[fence.{name}]\nagent = \"fence_apc\"\nnode = \"lb2\"\n")).collect()
 }
 
 /// Where `name = value` stands in the example of a key.
