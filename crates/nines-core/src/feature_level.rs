@@ -40,6 +40,7 @@ const RAISES: u64 = 20;
 pub fn needed(kind: &Kind) -> u32 {
     match kind {
         Kind::Apply(apply) if !apply.is_whole() => PIECES,
+        Kind::ApplySpec(apply) if apply.edit.has_fencing() => FENCING,
         Kind::ApplySpec(_) => VALUES,
         Kind::Act(act) if is_of_members(act) => REMOVALS,
         Kind::Act(act) if is_of_power(act) => FENCING,
@@ -57,11 +58,46 @@ fn is_of_power(act: &Act) -> bool {
     AdminCommand::from_code(&act.verb).is_some_and(AdminCommand::is_of_power)
 }
 
+/// The same for a command that is written now. Only what a config says shows whether it has fence
+/// devices, and a build that does not know them refuses the text that others apply.
+pub fn needed_to_write(level: u32, kind: &Kind, following: &Following) -> u32 {
+    match kind {
+        Kind::Apply(text) if level < FENCING && has_fencing(text, following) => FENCING,
+        _ => needed(kind),
+    }
+}
+
+fn has_fencing(apply: &Apply, following: &Following) -> bool {
+    let text = apply.text_after(following.revision, &following.text);
+    let spec = text.and_then(|text| following.read(&text).ok());
+    spec.is_some_and(|spec| spec.has_fencing())
+}
+
+/// Why a command that needs this level cannot be written, and which members keep the cluster below
+/// it.
+pub fn not_in_force(needed: u32, held_back: Option<String>) -> String {
+    let (what, who) = match needed {
+        FENCING => ("fencing", ": every member must run a build that knows fencing"),
+        _ => ("this", ""),
+    };
+    let members = held_back.or_else(|| {
+        let next = "`nines status` shows the versions of the members";
+        (needed == FENCING).then(|| next.to_owned())
+    });
+    let members = members.map_or_else(String::new, |members| format!("; {members}"));
+    format!("{what} needs feature level {needed}, which is not in force{who}{members}")
+}
+
 /// The form of a command that every build reads at this `level`. `Ok(None)`: it has none. An
 /// error: the command does not fit `following`, the config that its proposer knows to be in force.
 pub fn form_at(level: u32, kind: Kind, following: &Following) -> Result<Option<Kind>, Refusal> {
-    if needed(&kind) <= level {
+    let needed_now = needed_to_write(level, &kind, following);
+    if needed_now <= level {
         return Ok(Some(kind));
+    }
+    // A text with fence devices is no older form of them.
+    if needed_now >= FENCING {
+        return Ok(None);
     }
     let text = match kind {
         Kind::Apply(text) => text,
@@ -139,10 +175,20 @@ mod tests {
         Following { revision: 3, text: text.into(), ..Following::default() }
     }
 
+    const PLAIN: &str = "[cluster]\nname = \"c\"\n[nodes]\nlb1 = \"10.0.0.2\"\n";
+    const DEVICE: &str = "[fence.x]\nagent = \"fence_apc\"\noutlets = { lb1 = \"3\" }\n";
+
+    /// A command that replaces the first config by the second one.
+    fn change(before: &str, text: &str) -> ApplySpec {
+        let read = |text: &str| match text {
+            "" => nines_model::Spec::default(),
+            text => nines_model::config::parse(text).unwrap(),
+        };
+        ApplySpec::in_place_of((before, &read(before)), (text, &read(text)), 3).unwrap()
+    }
+
     fn values() -> ApplySpec {
-        let text = "[cluster]\nname = \"c\"\n[nodes]\nlb1 = \"10.0.0.2\"\n";
-        let spec = nines_model::config::parse(text).unwrap();
-        ApplySpec::in_place_of(("", &nines_model::Spec::default()), (text, &spec), 3).unwrap()
+        change("", PLAIN)
     }
 
     /// One command of each kind, with the level that it needs.
@@ -152,6 +198,7 @@ mod tests {
             (Kind::Apply(Apply::whole("a".into(), 3)), 0),
             (Kind::Apply(piece), PIECES),
             (Kind::ApplySpec(values()), VALUES),
+            (Kind::ApplySpec(change("", &format!("{PLAIN}{DEVICE}"))), FENCING),
             (Kind::Give(Give::default()), 0),
             (Kind::Move(wire::Move::default()), 0),
             (Kind::Released(wire::Token::default()), 0),
@@ -191,7 +238,9 @@ mod tests {
         };
         assert_eq!(raise(BUILD), None);
         let why = raise(BUILD + 1).unwrap();
-        assert!(why.contains("at feature level 4") && why.contains("reads up to 3"), "{why}");
+        let (at, up_to) =
+            (format!("at feature level {}", BUILD + 1), format!("reads up to {BUILD};"));
+        assert!(why.contains(&at) && why.contains(&up_to), "{why}");
     }
 
     #[test]
@@ -217,6 +266,58 @@ mod tests {
         assert!(matches!(form(0, &spec, 4), Err(Refusal::Changed(_))));
         let raise = Kind::FeatureLevel(FeatureLevel { level: 2, membership: 7 });
         assert_eq!(form(1, &raise, 3), Ok(None));
+    }
+
+    /// Each way in which a config can say something about fencing, and a change of something else
+    /// while it does.
+    #[test]
+    fn a_config_with_fencing_waits_until_every_member_knows_it() {
+        let fenced = format!("{PLAIN}{DEVICE}");
+        let ordered = fenced
+            .replace("lb1 = \"10.0.0.2\"", "lb1 = { addresses = \"10.0.0.2\", fence = [\"x\"] }");
+        let later = format!("{fenced}[timing]\nbeat = \"15ms\"\n");
+        let slow = format!("{PLAIN}[fencing]\nafter = \"5s\"\n");
+        for (before, after) in [
+            (PLAIN, &fenced),
+            ("", &fenced),
+            (PLAIN, &slow),
+            (&fenced, &ordered),
+            (&fenced, &later),
+            (PLAIN, &ordered),
+        ] {
+            let spec = Kind::ApplySpec(change(before, after));
+            let piece = Kind::Apply(Apply::in_place_of(before, after, 3));
+            let whole = Kind::Apply(Apply::whole(after.clone(), 3));
+            assert_eq!(needed(&spec), FENCING, "{after}");
+            for level in [0, PIECES, VALUES, REMOVALS] {
+                for kind in [&spec, &piece, &whole] {
+                    let form = form_at(level, kind.clone(), &following(before));
+                    assert_eq!(form, Ok(None), "{level} {kind:?}");
+                }
+            }
+            for kind in [spec, piece, whole] {
+                let form = form_at(FENCING, kind.clone(), &following(before));
+                assert_eq!(form, Ok(Some(kind)));
+            }
+        }
+        // What every cluster begins with needs no words, and no devices need no level.
+        let usual = format!("{PLAIN}[fencing]\nafter = \"2s\"\n");
+        for (before, after) in [(PLAIN, usual.as_str()), (&fenced, PLAIN), (&slow, PLAIN)] {
+            assert_eq!(needed(&Kind::ApplySpec(change(before, after))), VALUES, "{after}");
+            let whole = Kind::Apply(Apply::whole(after.into(), 3));
+            let form = form_at(0, whole.clone(), &following(before));
+            assert_eq!(form, Ok(Some(whole)));
+        }
+        let why = not_in_force(FENCING, Some("held back by lb2 (0.1.0)".into()));
+        assert_eq!(
+            why,
+            "fencing needs feature level 4, which is not in force: every member must run a build \
+             that knows fencing; held back by lb2 (0.1.0)"
+        );
+        assert!(
+            not_in_force(FENCING, None)
+                .ends_with("`nines status` shows the versions of the members")
+        );
     }
 
     #[test]

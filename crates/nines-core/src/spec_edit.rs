@@ -99,6 +99,14 @@ impl SpecEdit {
         Self { whole: true, general, ..Self::between(&Spec::default(), spec) }
     }
 
+    /// Whether it says anything about fencing. Without devices in force it does if the new config
+    /// has any, and each change of what a cluster has once names all of them again.
+    pub fn has_fencing(&self) -> bool {
+        let of_all = self.general.as_ref();
+        of_all.is_some_and(|all| !all.fence.is_empty() || all.fencing.is_some())
+            || self.nodes.iter().any(|node| !node.fence.is_empty())
+    }
+
     /// The config that it makes of `before`; `None`: it has something that this build cannot read,
     /// or it was made from another config.
     pub fn applied_to(&self, before: &Spec) -> Option<Spec> {

@@ -20,8 +20,9 @@ pub use heartbeat::{Ack, Awaits, Heartbeat, SetPart};
 pub(crate) use id::{named, numbers};
 pub use incarnation::{KeptIncarnation, LongPromise, NodeIncarnation};
 pub use spec::{
-    CheckEntry, ForwardEntry, General, NodeEntry, RateEntry, ServerEntry, ServiceEntry, Socket,
-    SourceEntry, SpecEdit, VipEntry,
+    CheckEntry, FenceEntry, FenceLevel, FenceOption, FencingEntry, ForwardEntry, General,
+    NodeEntry, OutletEntry, RateEntry, ServerEntry, ServiceEntry, Socket, SourceEntry, SpecEdit,
+    VipEntry,
 };
 
 /// One datagram, or one frame of a TLS stream, after decryption.

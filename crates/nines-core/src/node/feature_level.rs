@@ -12,7 +12,7 @@ use prost::Message as _;
 use super::{Node, failover::LEAD_AGAIN};
 use crate::{
     action::{Action, Refusal},
-    feature_level::{self, BUILD},
+    feature_level::{self, BUILD, not_in_force},
     peek,
     voter::consensus,
     wire::{self, Command, FeatureLevel, Persisted, RaftMessage, command::Kind},
@@ -62,18 +62,14 @@ impl Node {
         let following = self.state.following();
         let Some(kind) = command.kind.take() else { return Some(command) };
         let kind = self.removal_at_once(now, level, &kind).unwrap_or(kind);
-        let needed = feature_level::needed(&kind);
+        let needed = feature_level::needed_to_write(level, &kind, &following);
         let why = match feature_level::form_at(level, kind, &following) {
             Ok(Some(form)) => match self.differs_by(now, &form) {
                 // This node is not the one to say what the others must come to.
                 Some(why) => Refusal::Differs(why),
                 None => return Some(Command { kind: Some(form), ..command }),
             },
-            Ok(None) => {
-                let more = self.level_held_back(now).map_or_else(String::new, |t| format!("; {t}"));
-                let why = format!("this needs feature level {needed}, which is not in force{more}");
-                Refusal::Unsafe(why)
-            }
+            Ok(None) => Refusal::Unsafe(not_in_force(needed, self.level_held_back(now))),
             Err(why) => why,
         };
         self.actions.push(Action::Reply { request, result: Err(why) });
@@ -368,17 +364,22 @@ mod tests {
         }
     }
 
+    /// The command that puts the first config in force, with these lines in it.
+    fn first(lines: &str) -> ApplySpec {
+        let text = format!("[cluster]\nname = \"c\"\n{lines}");
+        let spec = nines_model::config::parse(&text).unwrap();
+        ApplySpec::in_place_of(("", &Spec::default()), (&text, &spec), 1).unwrap()
+    }
+
     #[test]
     fn a_config_is_written_as_the_oldest_member_reads_it() {
-        let text = "[cluster]\nname = \"c\"\n";
-        let piece = Apply::in_place_of("", text, 1);
+        let values = first("");
+        let piece = values.text.clone();
         // Nothing of an empty text stays: the piece is the whole.
         assert!(piece.is_whole());
         let cut = Kind::Apply(Apply { tail: 1, ..piece.clone() });
         assert_eq!(proposed(BUILD, cut.clone()), Ok(cut.clone()));
         assert!(matches!(proposed(0, cut), Err(Refusal::Changed(_))));
-        let spec = nines_model::config::parse(text).unwrap();
-        let values = ApplySpec::in_place_of(("", &Spec::default()), (text, &spec), 1).unwrap();
         for level in [0, 1, BUILD] {
             assert_eq!(proposed(level, Kind::Apply(piece.clone())), Ok(Kind::Apply(piece.clone())));
             let written = if level < feature_level::VALUES {
@@ -395,9 +396,7 @@ mod tests {
     #[test]
     fn a_node_that_comes_to_another_config_stops_and_stops_no_other() {
         let now = Time(1_000_000_000);
-        let text = "[cluster]\nname = \"c\"\n";
-        let spec = nines_model::config::parse(text).unwrap();
-        let mut values = ApplySpec::in_place_of(("", &Spec::default()), (text, &spec), 1).unwrap();
+        let mut values = first("");
         values.digest ^= 1;
         let kind = Kind::ApplySpec(values);
         assert!(matches!(proposed(BUILD, kind.clone()), Err(Refusal::Differs(_))));
@@ -432,9 +431,7 @@ mod tests {
     #[test]
     fn who_has_another_config_than_a_peer_changes_none_and_stops_before_a_majority() {
         let now = Time(1_000_000_000);
-        let text = "[cluster]\nname = \"c\"\n";
-        let spec = nines_model::config::parse(text).unwrap();
-        let values = ApplySpec::in_place_of(("", &Spec::default()), (text, &spec), 1).unwrap();
+        let values = first("");
         let kind = Kind::ApplySpec(values);
         let mine = node(now, BUILD, &[]).state.following().digest();
         let beat = |revision, config| {
@@ -466,12 +463,19 @@ mod tests {
     #[test]
     fn who_asks_for_more_than_the_level_is_told_who_holds_it_back() {
         let raise = Kind::FeatureLevel(FeatureLevel { level: 1, membership: 1 });
-        let Err(Refusal::Unsafe(why)) = proposed(0, raise) else { panic!("it is refused") };
-        assert_eq!(
-            why,
-            "this needs feature level 1, which is not in force; cluster feature level 0, held \
-             back by lb2 (0.1.0), wit (0.1.0): install the newest nines there"
-        );
+        let fenced = first("[fencing]\nafter = \"3s\"\n");
+        for (level, kind, needs) in [
+            (0, raise, "this needs feature level 1, which is not in force"),
+            (0, Kind::Apply(fenced.text.clone()), "run a build that knows fencing"),
+            (3, Kind::ApplySpec(fenced), "run a build that knows fencing"),
+        ] {
+            let Err(Refusal::Unsafe(why)) = proposed(level, kind) else { panic!("{needs}") };
+            let held = format!(
+                "{needs}; cluster feature level {level}, held back by lb2 (0.1.0), wit (0.1.0): \
+                 install the newest nines there"
+            );
+            assert!(why.ends_with(&held), "{why}");
+        }
     }
 
     #[test]
@@ -479,12 +483,8 @@ mod tests {
         let now = Time(1_000_000_000);
         let held = |level, says: &[(u64, u32)]| {
             let mut node = node(now, level, &[]);
-            for (from, feature_level) in says {
-                let beat =
-                    Heartbeat { sent_ns: 1, feature_level: *feature_level, ..Default::default() };
-                let kind = Some(frame::Kind::Heartbeat(beat));
-                let bytes = Frame { kind, incarnation: 1, ..Frame::default() }.encode_to_vec();
-                node.handle(now, Event::Frame { from: NodeId(*from), link: 0, bytes });
+            for &(from, feature_level) in says {
+                hear(&mut node, now, from, Heartbeat { feature_level, ..Heartbeat::default() });
             }
             node.level_held_back(now)
         };
@@ -494,7 +494,7 @@ mod tests {
             "cluster feature level 0, held back by wit (0.1.0): install the newest nines there";
         assert_eq!(held(0, &[(2, BUILD)]).as_deref(), Some(wit));
         let lb2 =
-            "cluster feature level 3, not read by lb2 (0.1.0): install the newest nines there";
+            "cluster feature level 4, not read by lb2 (0.1.0): install the newest nines there";
         assert_eq!(held(BUILD, &[(2, 0), (3, BUILD)]).as_deref(), Some(lb2));
     }
 }

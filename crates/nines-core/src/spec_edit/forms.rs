@@ -20,6 +20,8 @@ use crate::wire::{
     SourceEntry, VipEntry,
 };
 
+mod fence;
+
 /// Protocols, by their number in the IP header.
 const PROTOCOLS: [Proto; 3] = [Proto::Tcp, Proto::Udp, Proto::Sctp];
 /// Checksums of tunnels, by their number in the log.
@@ -84,7 +86,8 @@ fn port_number(port: u32) -> Option<u16> {
 }
 
 pub(super) fn general(spec: &Spec) -> General {
-    let Spec { name, nodes: _, vips: _, services: _, timing, flows, backend, idle, .. } = spec;
+    let Spec { name, nodes: _, vips: _, services: _, timing, flows, backend, .. } = spec;
+    let Spec { idle, fence: devices, fencing: how, .. } = spec;
     let Timing { beat, lease, election, restart } = timing;
     let IdleLimits { tcp, fin, udp } = idle;
     General {
@@ -98,31 +101,36 @@ pub(super) fn general(spec: &Spec) -> General {
         idle_tcp: *tcp,
         idle_fin: *fin,
         idle_udp: *udp,
+        fence: devices.iter().map(|(name, one)| fence::device(name.as_str(), one)).collect(),
+        fencing: fence::fencing(*how),
     }
 }
 
 pub(super) fn read_general(general: &General, spec: &mut Spec) -> Option<()> {
     let General { name, beat, lease, election, restart, flows, backend, .. } = general;
-    let General { idle_tcp, idle_fin, idle_udp, .. } = general;
+    let General { idle_tcp, idle_fin, idle_udp, fence: devices, fencing: how, .. } = general;
     let [beat, lease, election, restart] = [*beat, *lease, *election, *restart].map(Millis);
     spec.name.clone_from(name);
     spec.timing = Timing { beat, lease, election, restart };
     spec.flows = *flows;
     spec.backend = word(&Backend::ALL, backend)?;
     spec.idle = IdleLimits { tcp: *idle_tcp, fin: *idle_fin, udp: *idle_udp };
+    spec.fence = devices.iter().map(fence::read_device).collect();
+    spec.fencing = fence::read_fencing(how.as_ref());
     Some(())
 }
 
 pub(super) fn node(name: &str, node: &NodeSpec) -> NodeEntry {
-    let NodeSpec { role, addresses, fence: _ } = node;
+    let NodeSpec { role, addresses, fence: levels } = node;
     let addresses = addresses.iter().map(|addr| octets(*addr)).collect();
-    NodeEntry { name: name.to_owned(), role: role.code().to_owned(), addresses }
+    let (name, role, fence) = (name.to_owned(), role.code().to_owned(), fence::levels(levels));
+    NodeEntry { name, role, addresses, fence }
 }
 
 pub(super) fn read_node(node: &NodeEntry) -> Option<NodeSpec> {
-    let NodeEntry { name: _, role, addresses } = node;
-    let role = Role::from_code(role)?;
-    Some(NodeSpec { role, addresses: addrs(addresses)?, fence: Vec::new() })
+    let NodeEntry { name: _, role, addresses, fence: levels } = node;
+    let (role, fence) = (Role::from_code(role)?, fence::read_levels(levels));
+    Some(NodeSpec { role, addresses: addrs(addresses)?, fence })
 }
 
 pub(super) fn vip(addr: IpAddr, vip: &Vip) -> VipEntry {

@@ -44,7 +44,41 @@ servers = { r1 = "fd00::11" }
 "#;
 
 fn all() -> Spec {
-    config::parse(ALL).unwrap_or_else(|why| panic!("{why:?}"))
+    read(ALL)
+}
+
+fn read(text: &str) -> Spec {
+    config::parse(text).unwrap_or_else(|why| panic!("{text}: {why:?}"))
+}
+
+/// The same with all of fencing.
+fn fenced_text() -> String {
+    let line = "lb2 = [\"10.0.0.3\", \"10.1.0.3\"]";
+    assert!(ALL.contains(line));
+    let levels = "fence = [\"bmc\", [\"pdu-a\", \"pdu-b\"]]";
+    let line_with_levels =
+        format!("lb2 = {{ addresses = [\"10.0.0.3\", \"10.1.0.3\"], {levels} }}");
+    ALL.replace(line, &line_with_levels)
+        + r#"
+[fence.bmc]
+agent = "fence_ipmilan"
+node = "lb2"
+options = { ip = "10.0.9.2", lanplus = true }
+secrets = { password = "/etc/nines/bmc" }
+[fence.pdu-a]
+agent = "fence_apc"
+outlets = { lb1 = "1", lb2 = "2" }
+trust-off = true
+timeout = "90s"
+[fence.pdu-b]
+agent = "fence_apc"
+outlets = { lb1 = "1", lb2 = "2" }
+[fencing]
+after = "3s"
+delay = "0s"
+on-again = true
+test = "1d"
+"#
 }
 
 fn service(listen: &str, rest: &str) -> Spec {
@@ -63,6 +97,7 @@ fn every_part_of_a_config_comes_back_as_it_was() {
     let specs = [
         Spec::default(),
         all(),
+        read(&fenced_text()),
         service("10.0.0.100:80", &format!("check = \"none\"\n{servers}")),
         service("10.0.0.100:8000-8010", &format!("check = \"none\"\n{servers}")),
         service("10.0.0.100:80", &format!("forward = \"gue\"\n{servers}")),
@@ -161,6 +196,61 @@ fn what_this_build_does_not_know_is_never_skipped() {
 #[test]
 fn the_form_of_a_config_is_pinned() {
     assert_eq!(format!("{:016x}", digest(&all())), "9471738b2056dec7");
+    assert_eq!(format!("{:016x}", digest(&read(&fenced_text()))), "d6ce76bbcf0ea80a");
+}
+
+/// Another value of each key of fencing is another config, and comes back as it was.
+#[test]
+fn every_key_of_fencing_is_in_the_log() {
+    let text = fenced_text();
+    let before = read(&text);
+    for (what, by) in [
+        ("agent = \"fence_ipmilan\"", "agent = \"fence_ilo5\""),
+        ("node = \"lb2\"", "outlets = { lb2 = \"1\" }"),
+        ("node = \"lb2\"", "outlets = { lb2 = \"1\", wit = \"2\" }"),
+        ("lanplus = true", "lanplus = false"),
+        (", lanplus = true", ""),
+        ("\"/etc/nines/bmc\"", "\"/etc/nines/bmc2\""),
+        ("secrets = { password", "secrets = { passwd"),
+        ("outlets = { lb1 = \"1\", lb2 = \"2\" }\ntrust", "outlets = { lb2 = \"2\" }\ntrust"),
+        ("trust-off = true", "trust-off = false"),
+        ("timeout = \"90s\"", "timeout = \"91s\""),
+        ("[\"bmc\", [\"pdu-a\", \"pdu-b\"]]", "[[\"bmc\", \"pdu-a\", \"pdu-b\"]]"),
+        ("[\"bmc\", [\"pdu-a\", \"pdu-b\"]]", "[\"bmc\", [\"pdu-b\", \"pdu-a\"]]"),
+        ("[\"bmc\", [\"pdu-a\", \"pdu-b\"]]", "[\"bmc\"]"),
+        (", fence = [\"bmc\", [\"pdu-a\", \"pdu-b\"]]", ""),
+        ("after = \"3s\"", "after = \"4s\""),
+        ("delay = \"0s\"", "delay = \"1s\""),
+        ("on-again = true", "on-again = false"),
+        ("test = \"1d\"", "test = \"0s\""),
+    ] {
+        assert_eq!(text.matches(what).count(), 1, "{what}");
+        let after = read(&text.replace(what, by));
+        assert_ne!(digest(&before), digest(&after), "{what} became {by}");
+        for (one, other) in [(&before, &after), (&after, &before)] {
+            let edit = SpecEdit::between(one, other);
+            assert_eq!(edit.applied_to(one).as_ref(), Some(other), "{what} became {by}");
+            assert!(SpecEdit::whole(other).has_fencing());
+        }
+    }
+}
+
+/// A build that does not know fencing writes again what it reads of a config, and goes by it only
+/// if these are the same bytes.
+#[test]
+fn a_config_without_fencing_has_the_bytes_that_it_always_had() {
+    let spec = all();
+    let edit = SpecEdit::whole(&spec);
+    let general = edit.general.as_ref().unwrap().encode_to_vec();
+    assert!(!peek::has_any(&general, &[11, 12]) && !edit.has_fencing());
+    let nodes = edit.nodes.iter().map(Message::encode_to_vec);
+    assert_eq!(nodes.filter(|node| peek::has_any(node, &[4])).count(), 0);
+    let without = SpecEdit::between(&read(&fenced_text()), &spec);
+    assert!(!without.has_fencing() && without.applied_to(&read(&fenced_text())) == Some(spec));
+    // What applies where nothing is written is what the config's reader takes, too.
+    assert_eq!(SpecEdit::whole(&Spec::default()).applied_to(&all()), Some(Spec::default()));
+    let general = SpecEdit::whole(&read(&fenced_text())).general.unwrap().encode_to_vec();
+    assert!(peek::has_any(&general, &[11]) && peek::has_any(&general, &[12]));
 }
 
 #[test]

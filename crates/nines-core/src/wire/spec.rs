@@ -66,6 +66,85 @@ pub struct General {
     /// The same for UDP.
     #[prost(uint32, tag = "10")]
     pub idle_udp: u32,
+    /// Fence devices.
+    #[prost(message, repeated, tag = "11")]
+    pub fence: Vec<FenceEntry>,
+    /// When and how nodes are fenced; not written while it is what every cluster begins with.
+    #[prost(message, optional, tag = "12")]
+    pub fencing: Option<FencingEntry>,
+}
+
+/// A fence device.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct FenceEntry {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// Name of its agent.
+    #[prost(string, tag = "2")]
+    pub agent: String,
+    /// What the agent is told.
+    #[prost(message, repeated, tag = "3")]
+    pub options: Vec<FenceOption>,
+    /// Options whose values are in files: the path of each.
+    #[prost(message, repeated, tag = "4")]
+    pub secrets: Vec<FenceOption>,
+    /// The nodes that it switches.
+    #[prost(message, repeated, tag = "5")]
+    pub outlets: Vec<OutletEntry>,
+    /// Its word that a machine is off is believed.
+    #[prost(bool, tag = "6")]
+    pub trust_off: bool,
+    /// Time for one switching.
+    #[prost(uint64, tag = "7")]
+    pub timeout: u64,
+}
+
+/// An option of a fence agent.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct FenceOption {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub key: String,
+    /// Its value, or where that is.
+    #[prost(string, tag = "2")]
+    pub value: String,
+}
+
+/// A node that a fence device switches.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct OutletEntry {
+    /// Name of the node.
+    #[prost(string, tag = "1")]
+    pub node: String,
+    /// Its outlet; none: the device has this machine only.
+    #[prost(string, optional, tag = "2")]
+    pub outlet: Option<String>,
+}
+
+/// When and how nodes are fenced.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct FencingEntry {
+    /// Silence after which a node is fenced.
+    #[prost(uint64, tag = "1")]
+    pub after: u64,
+    /// By how much the one of two nodes that holds less waits longer.
+    #[prost(uint64, tag = "2")]
+    pub delay: u64,
+    /// A fenced node is switched on again.
+    #[prost(bool, tag = "3")]
+    pub on_again: bool,
+    /// Time between two tests of a device; 0: no tests.
+    #[prost(uint64, tag = "4")]
+    pub test: u64,
+}
+
+/// Fence devices that switch a node off together.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct FenceLevel {
+    /// Their names.
+    #[prost(string, repeated, tag = "1")]
+    pub devices: Vec<String>,
 }
 
 /// A node that the config names.
@@ -80,6 +159,9 @@ pub struct NodeEntry {
     /// One a link.
     #[prost(bytes = "vec", repeated, tag = "3")]
     pub addresses: Vec<Vec<u8>>,
+    /// Its fence devices, in the order in which they are tried, if the config gives one.
+    #[prost(message, repeated, tag = "4")]
+    pub fence: Vec<FenceLevel>,
 }
 
 /// A VIP that the config names.
