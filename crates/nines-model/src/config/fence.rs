@@ -166,10 +166,10 @@ fn is_option(r: &mut Reader, name: &Name) -> bool {
     let key = name.text.as_str();
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     let same = |reserved: &&str| reserved.eq_ignore_ascii_case(key);
-    let (message, help) = if OUTLET_KEYS.iter().any(|one| same(&one)) {
+    let (message, help) = if OUTLET_KEYS.iter().any(same) {
         let message = format!("{key} is not an option here: each node has another one");
         (message, "write outlets = { lb1 = \"3\" }   (the outlet of each node)")
-    } else if RESERVED_KEYS.iter().any(|one| same(&one)) {
+    } else if RESERVED_KEYS.iter().any(same) {
         let message = format!("{key} is not an option here: nines tells the agent what to do");
         (message, "remove it")
     } else if key.starts_with(|c: char| c.is_ascii_alphabetic()) && key.chars().all(plain) {
