@@ -322,9 +322,10 @@ impl Voter {
         self.consensus.vote_for(other);
     }
 
-    /// What was said in place of another node is not believed any more.
-    pub fn forget_borrowed_vote(&mut self) {
-        self.consensus.forget_borrowed();
+    /// What was said in place of another node is not believed any more. False: the disk has not
+    /// all of the log yet, try again.
+    pub fn forget_borrowed_vote(&mut self) -> bool {
+        self.consensus.forget_borrowed()
     }
 
     /// Hands leadership to another voter.

@@ -55,7 +55,9 @@ pub fn next(world: &mut World) {
         Fault::TakeOut => world.operator_changes(false),
         Fault::PutBack => world.operator_changes(true),
         Fault::Copy => world.copy_somebody(),
+        Fault::DeviceFails => world.some_device_fails(),
         Fault::End => {
+            world.all_devices_work();
             world.mend_all_links();
             world.loss_permille = 0;
             world.slow_disk_ns = 0;
@@ -68,6 +70,7 @@ pub fn next(world: &mut World) {
 /// Ends all faults.
 pub fn end_all(world: &mut World) {
     world.mend_all_links();
+    world.all_devices_work();
     world.remove_copy();
     world.loss_permille = 0;
     world.slow_disk_ns = 0;

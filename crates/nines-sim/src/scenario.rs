@@ -86,7 +86,9 @@ codes! {
         PutBack = "put-back",
         /// A machine is copied, and the copy runs besides for some seconds.
         Copy = "copy",
-        /// All links, cards and disks work again, and up to two nodes start. Ends come as often as
+        /// A fence device does not do what it is asked.
+        DeviceFails = "device-fails",
+        /// All links, cards, disks and devices work again, and up to two nodes start. Ends come as often as
         /// faults, so that the cluster also works in between.
         End = "end",
     }
@@ -165,10 +167,18 @@ const SOURCES: &str = "[service.web]\nlisten = \"10.0.0.100:80\"\nforward = \"fu
 const SECOND_VIP: &str = "[vip.b]\naddress = \"10.0.0.101\"\n";
 
 impl Scenario {
-    /// Two directors and a witness, one network. The seed selects what else there is: a third
+    /// Two directors and a witness, one network; in every fourth seed other machines. The seed
+    /// selects what else there is: a third
     /// address in half of the seeds, operators that change the config in every other one, copies
     /// of machines in every eighth.
     pub fn of_seed(seed: u64) -> Self {
+        match seed % 16 {
+            3 => return Self::sized(2, 1, 2, 2),
+            7 => return Self::fenced(false),
+            11 => return Self::fenced(true),
+            15 => return Self::sized(4, 1, 3, 1),
+            _ => {}
+        }
         let changes_config = seed.is_multiple_of(2);
         Self {
             nodes: ["lb1", "lb2", "wit"].map(str::to_owned).into(),
@@ -182,6 +192,19 @@ impl Scenario {
             changes_config,
             copies_machines: seed % 8 == 5,
         }
+    }
+
+    /// Two directors, a witness if wanted, and a fence device for each; the devices fail as well.
+    pub fn fenced(witness: bool) -> Self {
+        let mut it = Self::sized(2, u8::from(witness), 2, 1);
+        for name in &it.nodes {
+            let device = format!("[fence.bmc-{name}]\nagent = \"fence_ipmilan\"\n");
+            write!(it.text, "{device}node = \"{name}\"\ntimeout = \"5s\"\n")
+                .expect("strings take everything");
+        }
+        it.text.push_str("[fencing]\nafter = \"500ms\"\ndelay = \"3s\"\n");
+        it.faults.extend([Fault::DeviceFails, Fault::DeviceFails]);
+        it
     }
 
     /// So many directors and witnesses, with so many VIPs and cards each. Operators change the

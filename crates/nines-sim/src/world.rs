@@ -494,7 +494,12 @@ impl World {
                     self.start(id);
                     return Vec::new();
                 }
-                Action::Check(_) | Action::Reply { .. } | Action::StopReady => {}
+                Action::StopReady => {
+                    self.changed = true;
+                    self.kill(id);
+                    return Vec::new();
+                }
+                Action::Check(_) | Action::Reply { .. } => {}
                 Action::Log(line) => {
                     if self.verbose {
                         eprintln!("{:>9.3} ms {id}: {line}", self.now as f64 / 1e6);

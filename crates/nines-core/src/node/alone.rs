@@ -155,8 +155,8 @@ impl Node {
 
     /// Goes on alone as far as it may.
     pub(super) fn run_alone(&mut self, now: Time) {
-        if std::mem::take(&mut self.alone.stale) {
-            self.voter.forget_borrowed_vote();
+        if self.alone.stale && self.voter.forget_borrowed_vote() {
+            self.alone.stale = false;
         }
         let may = self.voter.takes_part()
             && !self.is_double(now, self.config.id)
@@ -251,7 +251,7 @@ impl Node {
     fn proof_is_void(&mut self, now: Time, other: NodeId) {
         let Some(proof) = self.alone.proof.take() else { return };
         // What was acknowledged in its place is not true of it.
-        self.voter.forget_borrowed_vote();
+        self.alone.stale = true;
         let name = self.name_of(other);
         if self.incarnation.current(other) == proof.incarnation && !proof.by_person {
             let text = format!(
@@ -273,6 +273,7 @@ impl Node {
         if !self.voter.consensus().has_change_ahead() && self.voter.may_change_voters(now) {
             let said = Fence {
                 level: proof.level,
+                by_person: proof.by_person,
                 ..self.step(FenceStep::Alone, other, proof.incarnation, proof.text.clone())
             };
             self.propose_own(now, Kind::Fence(said), String::new());
@@ -288,9 +289,15 @@ impl Node {
     }
 
     /// The leader's part: of two voters one that stops gives its vote up, so that the other can go
-    /// on. It holds nothing by then.
+    /// on. It holds nothing by then. A leader that stops hands over first.
     pub(super) fn let_other_rest(&mut self, now: Time) {
         let Some(other) = self.other_of_two() else { return };
+        if self.leaving.stops() {
+            if let Some(to) = self.next_leader(now, |_| true) {
+                self.hand_over(now, to);
+            }
+            return;
+        }
         let stops = self.membership.alive(now, other, self.lease())
             && self.membership.peer(other).is_some_and(|peer| peer.beat.leaving);
         let name = self.name_of(other);
@@ -302,6 +309,14 @@ impl Node {
             let rests = self.step(FenceStep::Rests, other, Incarnation::NONE, text);
             self.propose_own(now, Kind::Fence(rests), String::new());
         }
+    }
+
+    /// Whether this node, which stops, should wait until the other one of two goes on without its
+    /// vote.
+    pub(super) fn gives_vote_up(&self, now: Time) -> bool {
+        let level = self.state.members.feature_level();
+        let other = self.other_of_two().filter(|_| level >= FENCING && self.broken().is_none());
+        other.is_some_and(|other| self.membership.alive(now, other, self.lease()))
     }
 
     /// A person says that a node is off. `None`: it is another command, to be written as it is.

@@ -376,7 +376,7 @@ impl Node {
                 && !self.is_to_leave(*id)
                 && self.may_ask(now, *id)
                 && self.membership.alive(now, *id, self.lease())
-                && !self.membership.peer(*id).is_some_and(|p| p.beat.lags)
+                && !self.membership.peer(*id).is_some_and(|p| p.beat.lags || p.beat.leaving)
                 && self.voter.consensus().lag(*id).is_some_and(|lag| lag <= NEAR_LAG_MAX)
                 && may(&self.name_of(*id))
         };

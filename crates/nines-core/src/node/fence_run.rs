@@ -165,11 +165,11 @@ impl Run {
         self.next.saturating_sub(1) as u32
     }
 
-    /// The answer, if it is to be written now.
-    pub(super) fn to_tell(&mut self, now: Time) -> Option<(bool, String)> {
+    /// The answer, if it is to be written now; `true`: for the first time.
+    pub(super) fn to_tell(&mut self, now: Time) -> Option<(bool, (bool, String))> {
         let again = self.told.is_none_or(|told| now.since(told) >= TELL_AGAIN.ns());
         let answer = self.answer.clone().filter(|_| again)?;
-        self.told = Some(now);
-        Some(answer)
+        let first = self.told.replace(now).is_none();
+        Some((first, answer))
     }
 }

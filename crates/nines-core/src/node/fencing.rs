@@ -113,6 +113,10 @@ impl Node {
         let ids: Vec<NodeId> = self.state.members.keys().copied().collect();
         let step = ids.into_iter().find_map(|id| self.fence_step(now, id));
         if let Some(fence) = step {
+            if fence.is_lie(&self.power(fence.target())) {
+                let name = self.name_of(fence.target());
+                self.log(format!("{name} was said to be off, and goes on"));
+            }
             self.propose_own(now, Kind::Fence(fence), String::new());
             self.fences.after = now.plus(AGAIN);
         }
@@ -309,6 +313,10 @@ impl Node {
             } else if !self.may_go_on(&run) {
                 run.ends(false, format!("{name}: the order was out of date"));
             }
+            if order.switch() != Switch::Test {
+                let what = order.switch().code();
+                self.log(format!("the fence devices of {name} are asked to switch it {what}"));
+            }
             self.fences.runs.push(run);
             self.go_on(now, order.index);
         }
@@ -387,16 +395,19 @@ impl Node {
         let mut runs = std::mem::take(&mut self.fences.runs);
         runs.retain_mut(|run| {
             let open = self.power(run.target).order.is_some_and(|order| order.index == run.order);
-            if open && let Some((ok, text)) = run.to_tell(now) {
+            if open && let Some((first, (ok, text))) = run.to_tell(now) {
                 let step = if ok { FenceStep::Done } else { FenceStep::Failed };
                 let (order, level) = (run.order, run.level());
                 let said = self.step(step, run.target, run.incarnation, text);
-                say.push(Fence { order, level, ..said });
+                say.push((first, Fence { order, level, ..said }));
             }
             open || !run.is_idle()
         });
         self.fences.runs = runs;
-        for fence in say {
+        for (first, fence) in say {
+            if first {
+                self.log(fence.text.clone());
+            }
             self.propose_own(now, Kind::Fence(fence), String::new());
         }
     }

@@ -54,7 +54,8 @@ impl Node {
             self.broken().is_none()
                 && self.state.vips.values().any(|h| *h.node() == self.config.name)
         };
-        if self.leaving.stopping && ((idle() && !owes()) || self.nobody_can_take_over(now)) {
+        let over = || idle() && !owes() && !self.gives_vote_up(now);
+        if self.leaving.stopping && (over() || self.nobody_can_take_over(now)) {
             self.leaving.stopping = false;
             self.actions.push(Action::StopReady);
         }

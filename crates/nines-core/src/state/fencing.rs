@@ -36,7 +36,7 @@ enum What {
     Ordered(Fence),
     Answered(Fence, FenceStep, Switch),
     Heard { lied: bool },
-    Off(Fence, bool),
+    Off(Fence),
     Rests,
 }
 
@@ -118,8 +118,7 @@ impl Fencing {
                 if power.off.as_ref().is_some_and(|off| off.incarnation == fence.incarnation) {
                     return changed(format!("{name} is off already"));
                 }
-                let by_person = step == FenceStep::Confirmed;
-                (What::Off(fence.clone(), by_person), event(EventKind::Fenced, fence.text.clone()))
+                (What::Off(fence.clone()), event(EventKind::Fenced, fence.text.clone()))
             }
         };
         Ok(Change { target, what, event })
@@ -194,7 +193,7 @@ impl Fencing {
                     }
                     Switch::Off if ok => {
                         power.switched = Some(answer);
-                        power.off_by(index, at_ms, &fence, false);
+                        power.off_by(index, at_ms, &fence);
                     }
                     Switch::Off | Switch::On => power.switched = Some(answer),
                 }
@@ -209,7 +208,7 @@ impl Fencing {
                 }
             }
             What::Rests => {}
-            What::Off(fence, by_person) => power.off_by(index, at_ms, &fence, by_person),
+            What::Off(fence) => power.off_by(index, at_ms, &fence),
         }
         if *power == Power::default() {
             self.0.remove(&change.target);
@@ -224,8 +223,8 @@ impl Power {
         order == Some(Switch::Off) || !self.attempts.is_empty()
     }
 
-    fn off_by(&mut self, index: LogIndex, at_ms: u64, fence: &Fence, by_person: bool) {
-        let Fence { incarnation, text, level, .. } = fence.clone();
+    fn off_by(&mut self, index: LogIndex, at_ms: u64, fence: &Fence) {
+        let Fence { incarnation, text, level, by_person, .. } = fence.clone();
         let index = index.number();
         let on_tried = false;
         self.off = Some(FenceOff { incarnation, at_ms, text, level, by_person, index, on_tried });
@@ -291,6 +290,7 @@ pub fn confirmed(act: &Act, target: NodeId, incarnation: u64, actor: &str) -> Ki
         target: target.number(),
         incarnation,
         text: format!("{actor} has seen that {name} is off{reason}"),
+        by_person: true,
         ..Fence::default()
     })
 }

@@ -151,9 +151,11 @@ impl Voter {
     }
 
     /// Whether messages of another node may change this node's log: not before others have said
-    /// what it must have. One without a vote asks the sender alone.
+    /// what it must have. One without a vote, also by what it was told of later changes, asks the
+    /// sender alone.
     pub(super) fn may_learn(&mut self, cx: &Context<'_>, from: NodeId) -> bool {
-        if self.consensus.is_voter(self.identity.id) {
+        let me = self.identity.id;
+        if self.consensus.is_voter(me) && self.newest_voters(cx.state).contains(&me) {
             self.may_vote(cx)
         } else {
             self.memory.answered.contains(&from)

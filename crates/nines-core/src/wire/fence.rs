@@ -52,6 +52,9 @@ pub struct Fence {
     /// Why, or what the devices said.
     #[prost(string, tag = "9")]
     pub text: String,
+    /// A person says so, and no device.
+    #[prost(bool, tag = "10")]
+    pub by_person: bool,
 }
 
 impl Fence {
@@ -63,6 +66,12 @@ impl Fence {
     /// Its incarnation that is meant.
     pub fn incarnation(&self) -> Incarnation {
         Incarnation(self.incarnation)
+    }
+
+    /// Whether it says that a node goes on which was said to be off.
+    pub fn is_lie(&self, power: &Power) -> bool {
+        let heard = FenceStep::from_code(&self.step) == Some(FenceStep::Heard);
+        heard && power.off.as_ref().is_some_and(|off| off.incarnation == self.incarnation)
     }
 
     /// Whether it goes with a change of voters.

@@ -16,6 +16,11 @@ impl World {
         command::Kind::ApplySpec(apply)
     }
 
+    /// Somebody stops an agent: it ends when it holds nothing any more.
+    pub fn stop(&mut self, id: u64) {
+        self.feed(id, Event::Stop);
+    }
+
     /// Somebody wants a VIP elsewhere.
     pub fn operator_moves(&mut self) {
         let to = self.directors[self.random.below(self.directors.len() as u64) as usize].clone();

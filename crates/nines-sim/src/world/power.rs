@@ -70,9 +70,34 @@ impl World {
         }
     }
 
+    /// One of the devices refuses, hangs, is late, or is not reached by one machine.
+    pub fn some_device_fails(&mut self) {
+        let (id, of) = (self.draw_founder(), self.draw_founder());
+        let device = format!("bmc-{}", self.name(of));
+        match self.random.below(4) {
+            0 => self.set_device(&device, Device::Refuses),
+            1 => self.set_device(&device, Device::Hangs),
+            2 => self.set_device(&device, Device::Late),
+            _ => self.cut_device(id, &device, true),
+        }
+    }
+
+    /// All devices work, and are reached.
+    pub fn all_devices_work(&mut self) {
+        self.power.devices.clear();
+        self.power.unreachable.clear();
+    }
+
     /// Whether a device has switched this machine off, and nobody has switched it on since.
     pub fn is_switched_off(&self, id: u64) -> bool {
         self.power.off.contains(&id)
+    }
+
+    /// A person sees that a machine is off, and leaves it so.
+    pub fn is_seen_off(&mut self, id: u64) {
+        if self.machines[&id].node.is_none() {
+            self.power.off.insert(id);
+        }
     }
 
     /// How often devices were asked for this about a machine.

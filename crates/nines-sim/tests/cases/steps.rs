@@ -138,6 +138,8 @@ fn machines(text: &str, names: &Names) -> Read {
         at_once(move |world| world.copy(id, &[]))
     } else if text == "stop the copy and restart the original" {
         at_once(World::remove_copy)
+    } else if let Some([a]) = gaps(text, "stop {}") {
+        each(names.nodes(a)?, World::stop)
     } else if let Some([a]) = gaps(text, "start {}") {
         each(names.nodes(a)?, World::start)
     } else if let Some([a]) = gaps(text, "the build of {} is from before feature levels") {
@@ -208,8 +210,7 @@ fn devices(text: &str, names: &Names) -> Read {
         at_once(move |world| some.iter().for_each(|id| world.cut_device(*id, &device, false)))
     } else if let Some([device, behaves]) = gaps(text, "device {} {}") {
         let device = device.to_owned();
-        let behaves =
-            Device::from_code(behaves).ok_or_else(|| format!("no device {behaves:?}"))?;
+        let behaves = Device::from_code(behaves).ok_or_else(|| format!("no device {behaves:?}"))?;
         at_once(move |world| world.set_device(&device, behaves))
     } else {
         return Ok(None);
@@ -244,9 +245,14 @@ fn people(text: &str, names: &Names) -> Read {
             world.operator_asks(id, World::whole_config(text));
         })));
     }
-    let kind = if let Some([node]) = gaps(what, "confirm that {} is off") {
-        act("confirm-off", node)?
-    } else if let Some([node]) = gaps(what, "switch {} off") {
+    if let Some([node]) = gaps(what, "confirm that {} is off") {
+        let (off, kind) = (names.node(node)?, act("confirm-off", node)?);
+        return Ok(Some(at_once(move |world| {
+            world.is_seen_off(off);
+            world.operator_asks(id, kind.clone());
+        })));
+    }
+    let kind = if let Some([node]) = gaps(what, "switch {} off") {
         act("power-off", node)?
     } else if let Some([node]) = gaps(what, "switch {} on") {
         act("power-on", node)?

@@ -52,14 +52,16 @@ impl Consensus {
     }
 
     /// What was said for another node is forgotten: nobody leads until this node is elected anew.
-    pub fn forget_borrowed(&mut self) {
-        if !self.is_leader() {
-            return;
+    /// False: the disk has not the whole log yet, and it is not forgotten.
+    pub fn forget_borrowed(&mut self) -> bool {
+        if !self.is_durable() {
+            return false;
         }
-        let raft = &mut self.raw.raft;
-        raft.become_follower(raft.term, 0);
-        if self.is_durable() {
+        if self.is_leader() {
+            let raft = &mut self.raw.raft;
+            raft.become_follower(raft.term, 0);
             let _ = self.raw.campaign();
         }
+        true
     }
 }
