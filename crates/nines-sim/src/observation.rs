@@ -47,6 +47,8 @@ pub struct NodeFacts {
     pub holdings: Arc<BTreeMap<IpAddr, (u64, Option<u64>)>>,
     /// By its applied state: nodes that a device has switched off, each with the incarnation.
     pub off: Arc<BTreeSet<(u64, u64)>>,
+    /// Hears no other node.
+    pub hears_nobody: bool,
     /// For how long, ns of true time, it has not run or has heard too few others for a majority.
     pub alone_ns: u64,
     /// For how long, ns of true time, it has run and heard too few others for a majority.
@@ -69,10 +71,11 @@ pub struct Observation {
     pub election_ns: u64,
     /// The longest that anybody may have promised, ns.
     pub longest_promise_ns: u64,
-    /// Nodes that a fence device has switched off, and that are off.
+    /// Nodes that a fence device has switched off, and that are off or have not got what was
+    /// decided without them.
     pub switched_off: BTreeSet<u64>,
-    /// Incarnations that were over when a device had switched their machine off.
-    pub over: BTreeSet<(u64, u64)>,
+    /// By node the last incarnation that was over when a device had switched it off.
+    pub over: BTreeMap<u64, u64>,
     /// A device has said that it switched a machine off, and has not.
     pub device_has_lied: bool,
     /// VIPs that a copy of one of the machines answers for.

@@ -317,8 +317,7 @@ impl World {
         if self.machines[&id].node.is_some() {
             return;
         }
-        // A person has pressed the button, if need be.
-        self.power.off.remove(&id);
+        self.is_switched_on(id);
         let now = self.local(id);
         let name = self.name(self.machines[&id].identity).into();
         let seeds = if self.founders().contains(&id) { Vec::new() } else { self.seeds.clone() };

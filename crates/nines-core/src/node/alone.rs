@@ -235,11 +235,12 @@ impl Node {
             self.alone.run = Some(run);
             return;
         };
-        let (other, incarnation, level) = (run.target, run.incarnation, run.level());
+        let (other, level) = (run.target, run.level());
         self.alone.said.clone_from(&text);
-        if ok && gone(self, &run) {
+        if ok && self.other_of_two() == Some(other) {
             self.log(text.clone());
-            let by_person = false;
+            // It may have started again while its devices were asked: that, too, is over.
+            let (incarnation, by_person) = (self.incarnation.current(other), false);
             let proof = Proof { other, incarnation, text, level, by_person, at: now };
             self.alone.proof = Some(proof);
         } else if !ok {

@@ -146,7 +146,8 @@ impl Node {
                 "" => format!("{} wants it", wish.actor),
                 reason => format!("{} wants it: {reason}", wish.actor),
             };
-            return self.order(now, id, switch, reason);
+            let by_person = true;
+            return self.order(now, id, switch, reason).map(|order| Fence { by_person, ..order });
         }
         if self.is_to_fence(now, id, &power) && self.fence_block(now, id).is_none() {
             let why = "it is silent, and what it held was given to others without its word";
@@ -310,8 +311,8 @@ impl Node {
             if order.index <= self.fences.before.number() {
                 let text = format!("{name}: the agent on {} has started anew", self.config.name);
                 run.ends(false, text);
-            } else if !self.may_go_on(&run) {
-                run.ends(false, format!("{name}: the order was out of date"));
+            } else if let Some(why) = self.out_of_date(now, &run) {
+                run.ends(false, format!("{name} is not switched {}: {why}", run.switch.code()));
             }
             if order.switch() != Switch::Test {
                 let what = order.switch().code();
@@ -323,17 +324,22 @@ impl Node {
         self.tell_answers(now);
     }
 
-    /// Whether devices may still be asked: the leader that gave the order leads, and the node that
-    /// it is about has not started again (S17).
-    fn may_go_on(&self, run: &Run) -> bool {
+    /// Why no device may be asked any more: the leader that gave the order leads no more, or the
+    /// node that it is about is heard, be it that incarnation or a later one (S17).
+    fn out_of_date(&self, now: Time, run: &Run) -> Option<&'static str> {
         let consensus = self.voter.consensus();
-        let order = self.power(run.target).order;
+        let order = self.power(run.target).order.filter(|order| order.index == run.order);
+        let Some(order) = order else { return Some("the order is over") };
+        if run.term != consensus.term() || consensus.leader().is_none() {
+            return Some("another node leads, or none does");
+        }
         let current = self.incarnation.current(run.target);
-        let same = [run.incarnation, Incarnation::NONE].contains(&current);
-        order.is_some_and(|order| order.index == run.order)
-            && run.term == consensus.term()
-            && consensus.leader().is_some()
-            && (run.switch != Switch::Off || same)
+        if run.switch == Switch::Off && ![run.incarnation, Incarnation::NONE].contains(&current) {
+            return Some("it has started again");
+        }
+        let speaks = self.membership.speaks(now, run.target, self.lease());
+        let spares = run.switch == Switch::Off && !order.by_person && speaks;
+        spares.then_some("it is heard again")
     }
 
     /// Asks the devices of the next level, if the one before is through without success.
@@ -341,8 +347,9 @@ impl Node {
         let Some(at) = self.fences.runs.iter().position(|run| run.order == order) else { return };
         let mut run = self.fences.runs.remove(at);
         while run.needs_next() {
-            if !self.may_go_on(&run) {
-                run.ends(false, format!("{}: the order was out of date", self.name_of(run.target)));
+            if let Some(why) = self.out_of_date(now, &run) {
+                let (name, switch) = (self.name_of(run.target), run.switch.code());
+                run.ends(false, format!("{name} is not switched {switch}: {why}"));
                 break;
             }
             self.ask_level(now, &mut run);

@@ -52,7 +52,7 @@ pub struct Fence {
     /// Why, or what the devices said.
     #[prost(string, tag = "9")]
     pub text: String,
-    /// A person says so, and no device.
+    /// A person says so, and no device; of an order: a person wants it.
     #[prost(bool, tag = "10")]
     pub by_person: bool,
 }
@@ -102,13 +102,16 @@ pub struct FenceOrder {
     /// When, ms since 1970.
     #[prost(uint64, tag = "6")]
     pub at_ms: u64,
+    /// A person wants it.
+    #[prost(bool, tag = "7")]
+    pub by_person: bool,
 }
 
 impl FenceOrder {
     /// The order that a command at this index gives.
     pub(crate) fn of(index: LogIndex, at_ms: u64, fence: &Fence) -> Self {
-        let Fence { switch, incarnation, by, term, .. } = fence.clone();
-        Self { index: index.number(), switch, incarnation, by, term, at_ms }
+        let Fence { switch, incarnation, by, term, by_person, .. } = fence.clone();
+        Self { index: index.number(), switch, incarnation, by, term, at_ms, by_person }
     }
 
     /// What the devices are to do; what no build knows changes nothing.

@@ -17,7 +17,8 @@ impl Invariant for OffIsOff {
             return Ok(());
         }
         for (id, node) in &seen.nodes {
-            let wrong = node.off.iter().find(|off| !seen.over.contains(off));
+            let over = |target| seen.over.get(target).copied().unwrap_or_default();
+            let wrong = node.off.iter().find(|(target, off)| *off > over(target));
             if let Some((target, incarnation)) = wrong {
                 return Err(format!(
                     "S20: by the state of node {id} incarnation {incarnation} of node {target} was \
@@ -42,7 +43,9 @@ mod tests {
         let node = NodeFacts { off, ..NodeFacts::default() };
         let mut seen = Observation { nodes: [(1, node)].into(), ..Observation::default() };
         assert!(OffIsOff.check(&seen).unwrap_err().starts_with("S20"));
-        seen.over.insert((2, 7));
+        seen.over.insert(2, 6);
+        assert!(OffIsOff.check(&seen).is_err(), "an earlier one");
+        seen.over.insert(2, 8);
         assert_eq!(OffIsOff.check(&seen), Ok(()));
     }
 }

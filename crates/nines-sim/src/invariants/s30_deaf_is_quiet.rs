@@ -27,7 +27,7 @@ impl Invariant for DeafIsQuiet {
                 return Err(format!("S30: node {id} leads, and has heard nobody for {ms} ms"));
             }
             // What it heard before may have waited for the end of a promise.
-            if node.deaf_ns <= leads_until + seen.longest_promise_ns {
+            if !node.hears_nobody || node.deaf_ns <= leads_until + seen.longest_promise_ns {
                 self.terms.remove(id);
                 continue;
             }
@@ -46,12 +46,15 @@ mod tests {
     use super::*;
     use crate::observation::NodeFacts;
 
+    fn alone() -> NodeFacts {
+        NodeFacts { hears_nobody: true, ..NodeFacts::default() }
+    }
+
     #[test]
     fn it_can_fail() {
         let mut s30 = DeafIsQuiet::default();
         let mut check = |deaf_ms: u64, term, leads| {
-            let node =
-                NodeFacts { deaf_ns: deaf_ms * 1_000_000, term, leads, ..NodeFacts::default() };
+            let node = NodeFacts { deaf_ns: deaf_ms * 1_000_000, term, leads, ..alone() };
             s30.check(&Observation {
                 nodes: [(1, node)].into(),
                 election_ns: 250_000_000,

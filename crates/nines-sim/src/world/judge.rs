@@ -74,7 +74,7 @@ impl World {
             seen.nodes.insert(id, facts);
         }
         seen.voters = Arc::clone(&self.voters);
-        seen.switched_off.clone_from(&self.power.off);
+        seen.switched_off = self.count_as_off();
         seen.over.clone_from(&self.power.over);
         seen.device_has_lied = self.power.has_lied;
         if self.machines.contains_key(&copy) {
@@ -102,6 +102,7 @@ impl World {
     fn facts(&mut self, id: u64) -> NodeFacts {
         self.note_silence(id);
         let answers = self.answers(id);
+        let hears_nobody = self.hears(id) == 0;
         let now = self.now;
         // A long lease for a planned restart is meant to outlast the process.
         let long_lease_ns = self.long_lease_ns();
@@ -134,6 +135,7 @@ impl World {
             answers,
             holdings: node.map(|_| Arc::clone(&state_seen.holdings)).unwrap_or_default(),
             off: node.map(|_| Arc::clone(&state_seen.off)).unwrap_or_default(),
+            hears_nobody,
             alone_ns: since(machine.alone_since).saturating_sub(long_lease_ns),
             deaf_ns: since(machine.deaf_since),
         }
@@ -144,7 +146,8 @@ impl World {
         // A majority has never fewer than this.
         let fewest = self.voters.values().map(BTreeSet::len).min().unwrap_or_default();
         // Of two voters one that knows the other to be off need not hear it.
-        let other_is_off = fewest == 2 && self.power.off.iter().any(|off| *off != id);
+        let off = self.power.off.iter().chain(&self.power.back);
+        let other_is_off = fewest == 2 && off.into_iter().any(|off| *off != id);
         let deaf = !other_is_off && self.hears(id) < fewest / 2;
         let now = self.now;
         let machine = self.machines.get_mut(&id).expect("a machine");

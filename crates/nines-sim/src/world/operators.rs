@@ -34,7 +34,10 @@ impl World {
 
     /// Somebody puts all VIPs into the config, whatever is in force.
     pub fn operator_applies_all(&mut self) {
-        let id = self.draw_founder();
+        let drawn = self.draw_founder();
+        // One that runs: some may have been switched off.
+        let running = self.founders().find(|id| self.runs(*id));
+        let id = if self.runs(drawn) { drawn } else { running.unwrap_or(drawn) };
         let text = self.scenario.text.clone();
         self.operator_asks(id, Self::whole_config(text));
     }

@@ -46,8 +46,10 @@ pub(super) struct Power {
     unreachable: BTreeSet<(u64, String)>,
     /// Machines that a device has switched off, and that nobody has switched on.
     pub(super) off: BTreeSet<u64>,
-    /// Incarnations that were over when a device had switched their machine off.
-    pub(super) over: BTreeSet<(u64, u64)>,
+    /// Machines that were off, and run again without the log of the one that went on without them.
+    pub(super) back: BTreeSet<u64>,
+    /// The last incarnation that was over when a device had switched its machine off, by machine.
+    pub(super) over: BTreeMap<u64, u64>,
     /// A device has lied: what follows from that is nobody's fault.
     pub(super) has_lied: bool,
     /// Calls by name of the device, target and switch.
@@ -150,11 +152,33 @@ impl World {
                 let over = self.machines[target].boot;
                 self.power_off(*target);
                 self.power.off.insert(*target);
-                self.power.over.insert((*target, over));
+                self.power.over.insert(*target, over);
             }
             Switch::On => self.start(*target),
             Switch::Test => {}
         }
+    }
+
+    /// A machine starts: whoever has the button, presses it. Until it has what was decided without
+    /// it, that counts as decided.
+    pub(super) fn is_switched_on(&mut self, id: u64) {
+        if self.power.off.remove(&id) {
+            self.power.back.insert(id);
+        }
+    }
+
+    /// Machines that count as off for what is decided without them.
+    pub(super) fn count_as_off(&mut self) -> BTreeSet<u64> {
+        let disk = |id: &u64| self.machines[id].disk.last();
+        let decided = |id: &u64| {
+            let others = self.machines.iter().filter(|(other, _)| *other != id);
+            let committed = |m: &super::Machine| m.node.as_ref().map(|n| n.consensus().committed());
+            others.filter_map(|(_, m)| committed(m)).max().map_or(0, |index| index.number())
+        };
+        let late: BTreeSet<u64> =
+            self.power.back.iter().copied().filter(|id| disk(id) < decided(id)).collect();
+        self.power.back.clone_from(&late);
+        self.power.off.union(&late).copied().collect()
     }
 
     /// The answer to who asked, if that one still runs.
