@@ -222,7 +222,6 @@ impl Node {
         let read = told && !self.applies_no_more();
         if !self.caught_up && (consensus.leads() || read) {
             self.caught_up = true;
-            self.fence_from_here();
             self.all_vips_changed();
         }
     }

@@ -71,6 +71,7 @@ pub fn next(world: &mut World) {
 pub fn end_all(world: &mut World) {
     world.mend_all_links();
     world.all_devices_work();
+    world.no_device_is_late();
     world.remove_copy();
     world.loss_permille = 0;
     world.slow_disk_ns = 0;

@@ -237,10 +237,13 @@ impl Node {
         };
         let (other, level) = (run.target, run.level());
         self.alone.said.clone_from(&text);
-        if ok && self.other_of_two() == Some(other) {
+        let current = self.incarnation.current(other);
+        if ok && current != run.incarnation {
+            // It has started again meanwhile, before it was off or after.
+            self.alone.tried.pop();
+        } else if ok && self.other_of_two() == Some(other) {
             self.log(text.clone());
-            // It may have started again while its devices were asked: that, too, is over.
-            let (incarnation, by_person) = (self.incarnation.current(other), false);
+            let (incarnation, by_person) = (run.incarnation, false);
             let proof = Proof { other, incarnation, text, level, by_person, at: now };
             self.alone.proof = Some(proof);
         } else if !ok {

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use nines_model::{DeviceName, Incarnation, Millis, NodeId, Switch, Time};
+use nines_model::{Codes as _, DeviceName, Incarnation, Millis, NodeId, Switch, Time};
 
 use crate::wire::FenceOrder;
 
@@ -34,6 +34,8 @@ pub(super) struct Run {
     /// Whether something of the level under way failed.
     level_failed: bool,
     answer: Option<(bool, String)>,
+    /// The answer says nothing of the devices.
+    void: bool,
     told: Option<Time>,
 }
 
@@ -74,6 +76,7 @@ impl Run {
             failed: Vec::new(),
             level_failed: false,
             answer: None,
+            void: false,
             told: None,
         }
     }
@@ -148,6 +151,21 @@ impl Run {
 
     pub(super) fn ends(&mut self, ok: bool, text: String) {
         self.answer.get_or_insert((ok, text));
+    }
+
+    /// No device is asked any more.
+    pub(super) fn is_void(&mut self, node: &str, why: &str) {
+        let what = match self.switch {
+            Switch::Test => format!("the fence devices of {node} are not tried"),
+            switch => format!("{node} is not switched {}", switch.code()),
+        };
+        self.void = self.answer.is_none();
+        self.ends(false, format!("{what}: {why}"));
+    }
+
+    /// Whether the answer says nothing of the devices.
+    pub(super) fn was_void(&self) -> bool {
+        self.void
     }
 
     /// The answer, whether or not it was told.

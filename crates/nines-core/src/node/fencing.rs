@@ -15,7 +15,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nines_model::{Codes as _, Incarnation, LogIndex, Millis, NodeId, Switch, Time};
+use nines_model::{Codes as _, Incarnation, Millis, NodeId, Switch, Time};
 
 use super::Node;
 use crate::{
@@ -49,8 +49,6 @@ pub(super) struct Fences {
     noted: Option<u64>,
     /// Orders that this node carries out.
     pub(super) runs: Vec<Run>,
-    /// Orders up to here were given to an agent that has ended since.
-    before: LogIndex,
     /// The leader writes nothing more until then.
     after: Time,
 }
@@ -76,9 +74,9 @@ impl Node {
         self.state.members.feature_level() >= FENCING
     }
 
-    /// Orders from before an agent started are not its own.
-    pub(super) fn fence_from_here(&mut self) {
-        self.fences.before = self.voter.consensus().committed();
+    fn incarnation_of(&self, id: NodeId) -> Incarnation {
+        let own = id == self.config.id;
+        if own { self.config.boot } else { self.incarnation.current(id) }
     }
 
     /// Notes when orders were first known here: the hour and every patience count from then.
@@ -125,10 +123,7 @@ impl Node {
     /// What the leader writes about a node now, if anything.
     fn fence_step(&self, now: Time, id: NodeId) -> Option<Fence> {
         let power = self.power(id);
-        let current = match id == self.config.id {
-            true => self.config.boot,
-            false => self.incarnation.current(id),
-        };
+        let current = self.incarnation_of(id);
         let speaks = id == self.config.id || self.membership.speaks(now, id, self.lease());
         if speaks && self.may_ask(now, id) && self.is_news(now, id, &power, current) {
             return Some(self.step(FenceStep::Heard, id, current, String::new()));
@@ -190,8 +185,9 @@ impl Node {
         } else {
             return None;
         };
+        let step = if order.switch() == Switch::Test { FenceStep::Void } else { FenceStep::Failed };
         let order = order.index;
-        Some(Fence { order, ..self.step(FenceStep::Failed, id, Incarnation::NONE, text) })
+        Some(Fence { order, ..self.step(step, id, Incarnation::NONE, text) })
     }
 
     /// The longest time that all levels of a node's devices may take.
@@ -263,10 +259,11 @@ impl Node {
 
     fn order(&self, now: Time, id: NodeId, switch: Switch, text: String) -> Option<Fence> {
         let by = self.whom_to_ask(now, id, self.power(id).attempts.len())?;
-        let incarnation = self.incarnation.current(id);
+        let incarnation = self.incarnation_of(id);
         Some(Fence {
             switch: switch.code().into(),
             by: by.number(),
+            by_incarnation: self.incarnation_of(by).number(),
             term: self.voter.consensus().term(),
             ..self.step(FenceStep::Order, id, incarnation, text)
         })
@@ -308,11 +305,10 @@ impl Node {
                 levels = levels.into_iter().skip(off.level as usize).take(1).collect();
             }
             let mut run = Run::new(id, &order, levels);
-            if order.index <= self.fences.before.number() {
-                let text = format!("{name}: the agent on {} has started anew", self.config.name);
-                run.ends(false, text);
+            if order.by_incarnation() != self.config.boot {
+                run.is_void(&name, "the agent that was to do it has started anew");
             } else if let Some(why) = self.out_of_date(now, &run) {
-                run.ends(false, format!("{name} is not switched {}: {why}", run.switch.code()));
+                run.is_void(&name, why);
             }
             if order.switch() != Switch::Test {
                 let what = order.switch().code();
@@ -348,8 +344,7 @@ impl Node {
         let mut run = self.fences.runs.remove(at);
         while run.needs_next() {
             if let Some(why) = self.out_of_date(now, &run) {
-                let (name, switch) = (self.name_of(run.target), run.switch.code());
-                run.ends(false, format!("{name} is not switched {switch}: {why}"));
+                run.is_void(&self.name_of(run.target), why);
                 break;
             }
             self.ask_level(now, &mut run);
@@ -403,7 +398,11 @@ impl Node {
         runs.retain_mut(|run| {
             let open = self.power(run.target).order.is_some_and(|order| order.index == run.order);
             if open && let Some((first, (ok, text))) = run.to_tell(now) {
-                let step = if ok { FenceStep::Done } else { FenceStep::Failed };
+                let step = match ok {
+                    true => FenceStep::Done,
+                    false if run.was_void() => FenceStep::Void,
+                    false => FenceStep::Failed,
+                };
                 let (order, level) = (run.order, run.level());
                 let said = self.step(step, run.target, run.incarnation, text);
                 say.push((first, Fence { order, level, ..said }));

@@ -90,12 +90,12 @@ impl Fencing {
                 let kind = if switch == Switch::Test { EventKind::Note } else { EventKind::Fence };
                 (What::Ordered(fence.clone()), event(kind, text))
             }
-            FenceStep::Done | FenceStep::Failed => {
+            FenceStep::Done | FenceStep::Failed | FenceStep::Void => {
                 let order = power.order.as_ref().filter(|order| order.index == fence.order);
                 let Some(order) = order else { return changed("that order is over") };
                 let kind = match (step, order.switch()) {
                     (FenceStep::Failed, _) => EventKind::FenceFailed,
-                    (_, Switch::Test) => EventKind::Note,
+                    (FenceStep::Void, _) | (_, Switch::Test) => EventKind::Note,
                     _ => EventKind::Fenced,
                 };
                 let of = Fence { incarnation: order.incarnation().number(), ..fence.clone() };
@@ -187,6 +187,7 @@ impl Fencing {
                 let ok = step == FenceStep::Done;
                 let answer = FenceAnswer { ok, at_ms, text: fence.text.clone() };
                 match switch {
+                    Switch::Test if step == FenceStep::Void => {}
                     Switch::Test => {
                         power.lied &= !ok;
                         power.tested = Some(answer);

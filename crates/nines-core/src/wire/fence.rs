@@ -11,6 +11,8 @@ codes! {
         Done = "done",
         /// They have not, or nobody knows.
         Failed = "failed",
+        /// They were not asked, or nobody waits for them any more: nothing is known of them.
+        Void = "void",
         /// The node is heard.
         Heard = "heard",
         /// A person has seen that it is off.
@@ -55,6 +57,9 @@ pub struct Fence {
     /// A person says so, and no device; of an order: a person wants it.
     #[prost(bool, tag = "10")]
     pub by_person: bool,
+    /// In an order: incarnation of the node that speaks to the devices.
+    #[prost(uint64, tag = "11")]
+    pub by_incarnation: u64,
 }
 
 impl Fence {
@@ -105,13 +110,17 @@ pub struct FenceOrder {
     /// A person wants it.
     #[prost(bool, tag = "7")]
     pub by_person: bool,
+    /// Incarnation of the node that speaks to the devices.
+    #[prost(uint64, tag = "8")]
+    by_incarnation: u64,
 }
 
 impl FenceOrder {
     /// The order that a command at this index gives.
     pub(crate) fn of(index: LogIndex, at_ms: u64, fence: &Fence) -> Self {
-        let Fence { switch, incarnation, by, term, by_person, .. } = fence.clone();
-        Self { index: index.number(), switch, incarnation, by, term, at_ms, by_person }
+        let Fence { switch, incarnation, by, term, by_person, by_incarnation, .. } = fence.clone();
+        let index = index.number();
+        Self { index, switch, incarnation, by, term, at_ms, by_person, by_incarnation }
     }
 
     /// What the devices are to do; what no build knows changes nothing.
@@ -127,6 +136,11 @@ impl FenceOrder {
     /// The node that speaks to the devices.
     pub fn by(&self) -> NodeId {
         NodeId(self.by)
+    }
+
+    /// Its incarnation: one that has started since does not know what became of the order.
+    pub fn by_incarnation(&self) -> Incarnation {
+        Incarnation(self.by_incarnation)
     }
 }
 

@@ -69,12 +69,6 @@ impl Kept {
         &self.contents
     }
 
-    /// Index of the last entry.
-    pub(super) fn last(&self) -> u64 {
-        let kept = self.get();
-        kept.entries.last().map_or(kept.snapshot.index, |entry| entry.index)
-    }
-
     /// Another disk takes its place, with this on it.
     pub(super) fn replace(&mut self, contents: Persisted) {
         *self = Self { number: self.number + 1, ..Self::new(contents) };

@@ -84,6 +84,13 @@ impl World {
         }
     }
 
+    /// What devices would still do late, they do not any more.
+    pub fn no_device_is_late(&mut self) {
+        let late =
+            |what: &Happening| matches!(what, Happening::Switched(Switched { number: None, .. }));
+        self.queue.retain(|_, (_, _, what)| !late(what));
+    }
+
     /// All devices work, and are reached.
     pub fn all_devices_work(&mut self) {
         self.power.devices.clear();
@@ -169,14 +176,23 @@ impl World {
 
     /// Machines that count as off for what is decided without them.
     pub(super) fn count_as_off(&mut self) -> BTreeSet<u64> {
-        let disk = |id: &u64| self.machines[id].disk.last();
+        // The newest entry that another node knows to be decided, as that one has it.
         let decided = |id: &u64| {
             let others = self.machines.iter().filter(|(other, _)| *other != id);
-            let committed = |m: &super::Machine| m.node.as_ref().map(|n| n.consensus().committed());
-            others.filter_map(|(_, m)| committed(m)).max().map_or(0, |index| index.number())
+            let known = others.filter_map(|(_, m)| {
+                let index = m.node.as_ref()?.consensus().committed().number();
+                Some((index, m.disk.terms().get(&index).copied()))
+            });
+            known.max().unwrap_or_default()
+        };
+        let has_it = |id: &u64| {
+            let (index, term) = decided(id);
+            let disk = &self.machines[id].disk;
+            let newest = disk.get().snapshot.index;
+            newest >= index || term.is_some() && disk.terms().get(&index).copied() == term
         };
         let late: BTreeSet<u64> =
-            self.power.back.iter().copied().filter(|id| disk(id) < decided(id)).collect();
+            self.power.back.iter().copied().filter(|id| !has_it(id)).collect();
         self.power.back.clone_from(&late);
         self.power.off.union(&late).copied().collect()
     }
