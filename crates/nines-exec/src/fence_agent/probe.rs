@@ -28,7 +28,7 @@ pub enum Tested {
     Failed {
         /// Its name.
         action: &'static str,
-        /// How.
+        /// What it said, or how it ended.
         why: Failure,
     },
     /// Its caller did not want it any more.
