@@ -389,7 +389,7 @@ fn the_end_of_all_leaves_nothing_and_nothing_is_started_after_it() {
             assert!(begun.is_empty() || !lives(begun.trim().parse().unwrap()), "{begun}");
         }
         let refused = runner.run(sh("exit 0")).exit;
-        assert!(matches!(refused, Exit::NotStarted(NotStarted::Refused(_))), "{refused:?}");
+        assert_eq!(refused, Exit::NotStarted(NotStarted::Ended));
         assert!(runner.end_all(Millis(0)));
     }
 }

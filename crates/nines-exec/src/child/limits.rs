@@ -36,7 +36,7 @@ impl Places {
     pub fn take(self: &Arc<Self>, cancel: &Arc<OwnedFd>) -> Result<Place, NotStarted> {
         let mut taken = self.taken();
         if taken.is_closed {
-            return Err(NotStarted::Refused("no program is started any more".into()));
+            return Err(NotStarted::Ended);
         }
         if taken.cancels.len() >= self.most {
             return Err(NotStarted::TooMany(self.most));

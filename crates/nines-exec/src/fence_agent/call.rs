@@ -182,13 +182,16 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// Whether the same call would fail again until a person has changed something.
+    /// Whether the same call would fail again until a person has changed something, or for ever.
     pub(super) fn is_final(&self) -> bool {
         matches!(
             self,
             Self::Secret { .. }
                 | Self::NotStarted(
-                    NotStarted::Relative | NotStarted::Missing | NotStarted::NotExecutable
+                    NotStarted::Relative
+                        | NotStarted::Missing
+                        | NotStarted::NotExecutable
+                        | NotStarted::Ended
                 )
         )
     }

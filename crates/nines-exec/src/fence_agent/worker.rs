@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     Handle, Runner,
-    run::{NotStarted, Outcome},
+    run::{Exit, NotStarted, Outcome},
 };
 
 /// Stack of the thread that makes the calls.
@@ -126,7 +126,7 @@ impl Calls {
         }
     }
 
-    /// Makes a call. `None`: cancelled.
+    /// Makes a call. `None`: cancelled, by the handle or with all of the runner.
     pub fn call(&self, action: Action<'_>, deadline: Millis) -> Option<Answer> {
         let call = match self.device.call(action, deadline) {
             Ok(call) => call,
@@ -142,7 +142,9 @@ impl Calls {
         let mut is_cancelled = false;
         while let Ok(news) = self.told.recv() {
             match news {
-                News::Ended(_) if is_cancelled => return None,
+                News::Ended(outcome) if is_cancelled || outcome.exit == Exit::Cancelled => {
+                    return None;
+                }
                 News::Ended(outcome) => return Some(prepared.answer(&outcome)),
                 News::Cancel => {
                     is_cancelled = true;
