@@ -3,8 +3,8 @@
 //! ```text
 //! core --call--> fence --the next one of each device--> fence-device --Done--> core
 //! ```
-//! Decides: that a device has one call at a time (many let one caller log in), in the order in which
-//! the core asked, and that no device waits for another. What a call does is in `call.rs`.
+//! Decides: that a device has one call at a time (many let one caller log in), and that no device
+//! waits for another. Whose turn it is at a device is in `queue.rs`, what a call does in `call.rs`.
 //!
 //! When the agent stops, or another program takes its place, calls under way are ended with their
 //! fence agents (SIGTERM, then SIGKILL; half a second at most), and none is begun. That leaves the
@@ -15,7 +15,7 @@
 //! (`nines_exec::Processes::new`), or by systemd.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     path::PathBuf,
     sync::{
         Arc, OnceLock,
@@ -28,6 +28,7 @@ use nines_core::Event;
 use nines_exec::{Processes, fence_agent::Installed};
 use nines_model::{DeviceName, FenceDevice, Millis};
 
+use self::queue::{DEVICES_MAX, Numbered, Queues, Stop};
 use crate::{
     core_thread::{CoreHandle, FenceCall},
     logger::Logger,
@@ -36,11 +37,10 @@ use crate::{
 };
 
 mod call;
+mod queue;
 
 /// Directory of fence agents, as the distribution has it.
 pub const DIRECTORY: &str = "/usr/sbin";
-/// Devices that are called at a time.
-const DEVICES_MAX: usize = 64;
 /// How long the end of all calls may take: the half second between SIGTERM and SIGKILL, and some.
 const END: Millis = Millis(700);
 /// How often the thread for configs looks whether there is one, at least.
@@ -115,38 +115,6 @@ fn no_room(id: u64, call: &FenceCall) -> Event {
     Event::Done { id, result: Err(why) }
 }
 
-/// Calls that wait for devices that are called now.
-#[derive(Default)]
-struct Queues(BTreeMap<DeviceName, VecDeque<Numbered>>);
-
-/// A call with the number of its operation.
-type Numbered = (u64, Box<FenceCall>);
-
-impl Queues {
-    /// What is to be begun now, if anything; a call for which there is no room is given back.
-    fn put(&mut self, call: Numbered) -> Result<Option<Numbered>, Numbered> {
-        let (called, device) = (self.0.len(), &call.1.device);
-        match self.0.get_mut(device) {
-            Some(queue) if queue.len() < threads::FENCE => queue.push_back(call),
-            None if called < DEVICES_MAX => {
-                self.0.insert(device.clone(), VecDeque::new());
-                return Ok(Some(call));
-            }
-            _ => return Err(call),
-        }
-        Ok(None)
-    }
-
-    /// The call of this device is over: its next one.
-    fn over(&mut self, device: &DeviceName) -> Option<Numbered> {
-        let next = self.0.get_mut(device).and_then(VecDeque::pop_front);
-        if next.is_none() {
-            self.0.remove(device);
-        }
-        next
-    }
-}
-
 /// Hands calls to the threads of their devices, until the process ends.
 pub fn run(inbox: &FenceInbox, core: &CoreHandle, log: &Logger) {
     for left in inbox.agents.processes().leftovers() {
@@ -173,14 +141,14 @@ pub fn run(inbox: &FenceInbox, core: &CoreHandle, log: &Logger) {
 /// Has a thread make the call; its device, if there can be no thread and the call has failed.
 fn begin(
     inbox: &FenceInbox,
-    (id, call): Numbered,
+    ((id, call), stop): (Numbered, Stop),
     core: &CoreHandle,
     log: &Logger,
 ) -> Option<DeviceName> {
     let (agents, tell) = (Arc::clone(&inbox.agents), inbox.tell.clone());
     let (device, answers, log) = (call.device.clone(), core.clone(), log.clone());
     let work = move || {
-        answers.event(Event::Done { id, result: call::carry_out(&agents, &call, &log) });
+        answers.event(Event::Done { id, result: call::carry_out(&agents, &call, &stop, &log) });
         let _ = tell.send(News::Over(call.device));
     };
     let why = threads::spawn("fence-device", work).err()?;

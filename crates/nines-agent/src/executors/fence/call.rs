@@ -3,7 +3,10 @@
 //! Decides: that nothing but what the device said after the switching counts as done, and what
 //! people read when that did not come: the device, its outlet, and what was said.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{Arc, mpsc::channel},
+    time::Instant,
+};
 
 use nines_exec::{
     Runner,
@@ -11,7 +14,7 @@ use nines_exec::{
 };
 use nines_model::{DeviceName, FenceDevice, Millis, Switch};
 
-use super::Agents;
+use super::{Agents, queue::Stop};
 use crate::{core_thread::FenceCall, logger::Logger};
 
 /// Time for an agent to say what it can do, at most. It takes 60 to 200 ms on an idle machine.
@@ -56,8 +59,14 @@ fn configured(name: &DeviceName, config: &FenceDevice) -> DeviceConfig {
     }
 }
 
-/// Makes the call; `Ok`: the device said after it that the node is as it should be.
-pub fn carry_out(agents: &Agents, call: &FenceCall, log: &Logger) -> Result<(), String> {
+/// Makes the call; `Ok`: the device said after it that the node is as it should be. `stop` ends a
+/// test.
+pub fn carry_out(
+    agents: &Agents,
+    call: &FenceCall,
+    stop: &Stop,
+    log: &Logger,
+) -> Result<(), String> {
     let FenceCall { device: name, config, node, switch } = call;
     let begun = Instant::now();
     let device = device(agents, name, config)?;
@@ -74,8 +83,12 @@ pub fn carry_out(agents: &Agents, call: &FenceCall, log: &Logger) -> Result<(), 
             (matches!(on, PowerOn::Confirmed(_)), on.to_string())
         }
         Switch::Test => {
-            let tested = device.test_and_wait(runner, node, left);
-            (matches!(tested, Tested::Works(_)), tested.to_string())
+            let (tell, told) = channel();
+            stop.ends(device.test(runner, node, left, move |tested| drop(tell.send(tested))));
+            match told.recv().unwrap_or(Tested::Cancelled) {
+                Tested::Cancelled => (false, "the test gave way to another call".to_owned()),
+                tested => (matches!(tested, Tested::Works(_)), tested.to_string()),
+            }
         }
     };
     let outlet = match device.outlet(node) {

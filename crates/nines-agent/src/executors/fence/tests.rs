@@ -188,6 +188,29 @@ fn a_device_has_one_call_at_a_time_and_waits_for_no_other_device() {
 }
 
 #[test]
+fn a_test_gives_way_to_what_switches() {
+    let harness = Harness::new("way");
+    let mut machine = harness.machine();
+    let pdu = Harness::device("pdu", 60_000);
+    harness.power.behave("pdu", Mode::Hangs).unwrap();
+    harness.ask(1, ("pdu", &pdu), "lb1", Switch::Test);
+    harness.ask(2, ("pdu", &pdu), "lb1", Switch::Test);
+    Harness::eventually("the test hangs", || harness.power.calls().len() == 1);
+    harness.power.behave("pdu", Mode::Obeys).unwrap();
+    harness.ask(3, ("pdu", &pdu), "lb1", Switch::Off);
+    harness.ask(4, ("pdu", &pdu), "lb1", Switch::On);
+    let why = "pdu, outlet lb1: the test gave way to another call".to_owned();
+    assert_eq!(harness.answer(), (1, Err(why)));
+    for id in [3, 4, 2] {
+        assert_eq!(harness.answer(), (id, Ok(())));
+    }
+    let calls = harness.power.calls();
+    assert_eq!(calls[..2], ["monitor pdu", "off lb1 pdu"], "{calls:?}");
+    assert!(!calls.iter().any(|call| call.contains("two callers")), "{calls:?}");
+    assert!(!machine.wait().unwrap().success());
+}
+
+#[test]
 fn the_end_of_the_agent_waits_for_no_device_and_leaves_no_fence_agent() {
     let harness = Harness::new("end");
     let mut machine = harness.machine();
@@ -233,7 +256,7 @@ fn a_call_without_room_fails_at_once_and_none_is_lost() {
     assert!(queues.put((98, call("pdu".into()))).is_err());
     assert!(queues.put((97, call("other".into()))).unwrap().is_some(), "another one");
     for id in 1..=threads::FENCE as u64 {
-        assert_eq!(queues.over(&pdu).map(|(id, _)| id), Some(id));
+        assert_eq!(queues.over(&pdu).map(|((id, _), _)| id), Some(id));
     }
     assert!(queues.over(&pdu).is_none());
     assert!(queues.put((96, call("pdu".into()))).unwrap().is_some(), "nobody has it any more");
