@@ -44,7 +44,9 @@ impl Stop {
 
     fn stop(&self) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *state = State::Stopped;
+        if let State::Runs(call) = std::mem::replace(&mut *state, State::Stopped) {
+            call.cancel();
+        }
     }
 }
 
