@@ -80,8 +80,8 @@ impl Processes {
         self.parent.as_ref()
     }
 
-    /// Cancels all runs, and starts none any more: for an agent that ends. `true`: all that they had
-    /// started has ended, which is waited for so long at most.
+    /// Cancels all runs, and starts none any more: for an agent that ends. `true`: all that they
+    /// had started has ended, which is waited for so long at most.
     pub fn end_all(&self, patience: Millis) -> bool {
         self.places.end_all(length(patience))
     }

@@ -1,9 +1,9 @@
 //! A power switch for the hosts of a lab: a fence agent, `fence_lab`, in a directory of its own.
 //!
-//! Decides: what is behind each outlet, and how the device behaves. The agent (`power/fence_lab.sh`)
-//! has the interface of the distribution's: to switch a host off is to kill the processes that were
-//! named for it, and to cut its links. It needs the option `plug`, the name of the host; `ip` tells
-//! several devices apart.
+//! Decides: what is behind each outlet, and how the device behaves. The agent
+//! (`power/fence_lab.sh`) has the interface of the distribution's: to switch a host off is to kill
+//! the processes that were named for it, and to cut its links. It needs the option `plug`, the name
+//! of the host; `ip` tells several devices apart.
 
 use std::{
     fs,

@@ -1,4 +1,5 @@
 use std::{
+    io::Write as _,
     path::Path,
     process::{Child, Command},
     time::Instant,
@@ -267,7 +268,7 @@ fn a_call_without_room_fails_at_once_and_none_is_lost() {
 #[test]
 fn an_agent_of_the_distribution_is_told_what_the_config_says() {
     if !Path::new(DIRECTORY).join("fence_dummy").exists() {
-        println!("SKIPPED: fence_dummy is not installed");
+        let _ = writeln!(std::io::stderr(), "SKIPPED: fence_dummy is not installed");
         return;
     }
     let mut harness = Harness::new("dummy");
