@@ -8,7 +8,10 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -35,7 +38,10 @@ struct Room(PathBuf);
 
 impl Room {
     fn new(name: &str) -> Self {
-        let room = std::env::temp_dir().join(format!("nines-fence-{name}-{}", std::process::id()));
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("nines-fence-{name}-{}-{number}", std::process::id());
+        let room = std::env::temp_dir().join(name);
         let _ = fs::remove_dir_all(&room);
         fs::create_dir_all(&room).unwrap();
         Self(room)

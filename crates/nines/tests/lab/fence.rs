@@ -117,6 +117,7 @@ fn a_person_tests_switches_and_is_asked_before() {
     assert_eq!(line(&net, "wit1", target)["state"], "failing");
     assert!(net.ok("wit1", &["fence", "list"]).contains("FAILED"));
     net.power.behave("", Mode::Obeys).unwrap();
+    net.ok("wit1", &["fence", "test", target]);
     let said = net.ok("wit1", &["fence", "off", target, "--yes", "--reason", "smoke"]);
     assert!(said.contains(&format!("strip says that {target} is off")), "{said}");
     assert!(net.power.is_off(target));
