@@ -71,7 +71,7 @@ fn control(version: &str, arch: &str, libc: &str, size: u64) -> String {
         "Package: nines\nVersion: {version}\nArchitecture: {arch}\nSection: net\nPriority: optional\n\
          Maintainer: nines developers <developers@nines.invalid>\nInstalled-Size: {size}\n\
          Depends: libc6 (>= {libc}), libgcc-s1, systemd\nRecommends: iproute2\n\
-         Suggests: keepalived, ldirectord\n\
+         Suggests: fence-agents, keepalived, ldirectord\n\
          Description: high availability and load balancing in one binary\n \
          Nodes watch each other, addresses move when a machine dies, and a layer-4\n \
          director in the kernel sends every packet of a connection to one real server.\n"

@@ -19,7 +19,7 @@ use nines_core::{
     Action, Event, Node, action::Operation, forwarding::Wanted, health::CheckTasks, wire::Persist,
 };
 use nines_dataplane::{Guard, process::boot_time};
-use nines_model::{LogIndex, NodeId, Time};
+use nines_model::{DeviceName, FenceDevice, LogIndex, NodeId, NodeName, Switch, Time};
 
 use crate::{
     identity::Peer,
@@ -56,6 +56,8 @@ pub enum Work {
     Watch(IpAddr),
     /// Put the table into the kernel.
     Forward(u64, Box<Wanted>),
+    /// Have a fence device switch a machine.
+    Fence(u64, Box<FenceCall>),
     /// Check these.
     Check(CheckTasks),
     /// Send over TLS.
@@ -64,6 +66,19 @@ pub enum Work {
     Restart,
     /// Stop the agent: this node holds no VIP any more.
     Stop,
+}
+
+/// What a fence device is asked, as [`Operation::Fence`] says it.
+#[derive(Clone, Debug)]
+pub struct FenceCall {
+    /// Name of the device.
+    pub device: DeviceName,
+    /// How it is spoken to.
+    pub config: FenceDevice,
+    /// The machine.
+    pub node: NodeName,
+    /// What to do with it.
+    pub switch: Switch,
 }
 
 /// Takes the work that the core asks for. It never waits.
@@ -423,7 +438,10 @@ impl CoreThread {
             }
             Operation::Announce(vip) => return self.executors.take(Work::Announce(id, vip)),
             Operation::Forward(wanted) => return self.executors.take(Work::Forward(id, wanted)),
-            Operation::Fence { .. } => Err("this build speaks to no fence device".into()),
+            Operation::Fence { device, config, node, switch } => {
+                let call = FenceCall { device, config: *config, node, switch };
+                return self.executors.take(Work::Fence(id, Box::new(call)));
+            }
         };
         Some(Event::Done { id, result })
     }
@@ -454,45 +472,4 @@ impl CoreThread {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_full_inbox_drops_what_comes_again_and_makes_others_wait() {
-        let (_poll, core, inbox) = of_length(1).unwrap();
-        core.event(Event::Tick);
-        (0..3).for_each(|_| core.offer(Event::Tick));
-        assert_eq!(inbox.dropped.load(Ordering::Relaxed), 3);
-        // What must not be lost waits for room, and is there then.
-        let waits = std::thread::spawn(move || core.event(Event::Stop));
-        assert!(matches!(inbox.inputs.recv(), Ok(Input::Event(Event::Tick))));
-        assert!(matches!(inbox.inputs.recv(), Ok(Input::Event(Event::Stop))));
-        waits.join().unwrap();
-    }
-
-    #[test]
-    fn a_frame_waits_for_room_and_is_not_lost() {
-        let (_poll, core, inbox) = of_length(1).unwrap();
-        core.event(Event::Tick);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        runtime.block_on(async move {
-            let sent = tokio::spawn(async move { core.frame(NodeId(2), vec![7]).await });
-            tokio::time::sleep(FULL * 3).await;
-            assert!(!sent.is_finished(), "the queue is full, and other tasks run");
-            assert!(matches!(inbox.inputs.try_recv(), Ok(Input::Event(Event::Tick))));
-            sent.await.unwrap();
-            let there = inbox.inputs.try_recv();
-            assert!(matches!(there, Ok(Input::Event(Event::Frame { from: NodeId(2), .. }))));
-        });
-    }
-
-    #[test]
-    fn nobody_waits_for_a_thread_that_has_ended() {
-        let (_poll, core, inbox) = of_length(1).unwrap();
-        core.event(Event::Tick);
-        drop(inbox);
-        core.event(Event::Stop);
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        assert_eq!(runtime.block_on(core.inspect(|_, now| now)), None);
-    }
-}
+mod tests;

@@ -26,7 +26,7 @@ use crate::{
     real_server,
     start::{
         Plane, Shared, cannot_start, remember_places, start_address_threads, start_dataplane,
-        start_disk, start_tasks,
+        start_disk, start_fence_threads, start_tasks,
     },
     stop::{End, replace},
     storage::own_log,
@@ -45,6 +45,8 @@ pub struct Options {
     pub hooks: ebpf::Hooks,
     /// Where metrics are told over TCP.
     pub metrics: Option<std::net::SocketAddr>,
+    /// Where fence agents are; `None`: where the distribution has them.
+    pub fence_agents: Option<PathBuf>,
 }
 
 /// Runs until stopped.
@@ -102,7 +104,9 @@ async fn serve_with_socket(
     };
     let addresses = start_address_threads(&shared, plane.handle.as_ref())?;
     let disk = start_disk(&shared, store)?;
-    let (workers, orders) = Workers::new(disk, addresses.changes(), plane.handle.as_ref());
+    let (fences, fence_config) = start_fence_threads(&shared, options.fence_agents.clone())?;
+    let (workers, orders) =
+        Workers::new(disk, addresses.changes(), fences.clone(), plane.handle.as_ref());
     let (places, in_force) = (Arc::clone(&shared.places), Arc::clone(&shared.revision));
     let thread = CoreThread::new(
         poll,
@@ -116,6 +120,7 @@ async fn serve_with_socket(
         Box::new(move |node| {
             remember_places(&places, node);
             addresses.look();
+            fence_config.put(node.state().spec.fence.clone());
             in_force.store(node.state().revision, Ordering::Relaxed);
         }),
         log.clone(),
@@ -132,6 +137,7 @@ async fn serve_with_socket(
     let end = until_the_end(&shared, orders, shares).await;
     shared.core.put(Input::End);
     let _ = joined.join();
+    fences.end();
     if let (Some(_), Ok(End::Stopped)) = (&plane.claim, &end) {
         devices::leave_kernel(&shared.places, log);
     }

@@ -1,4 +1,4 @@
-//! The threads that may block: the disk, addresses, forwarding.
+//! The threads that may block: the disk, addresses, forwarding, fence devices.
 //!
 //! Decides: order. Each kind of work has its own thread and keeps its order; a slow table or a
 //! slow disk delays neither a takeover nor a heartbeat.
@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 
 use self::{
     addresses::AddressChanges,
+    fence::FenceHandle,
     forwarding::{DataplaneHandle, Numbered},
 };
 use crate::{
@@ -24,6 +25,7 @@ use crate::{
 
 pub mod addresses;
 pub mod devices;
+pub mod fence;
 pub mod forwarding;
 pub mod local_server;
 pub mod vip_addresses;
@@ -69,6 +71,7 @@ pub struct Orders {
 pub struct Workers {
     disk: DiskQueue,
     addresses: AddressChanges,
+    fences: FenceHandle,
     /// A witness has none.
     dataplane: Option<(DataplaneHandle, Newest<Numbered, DataplaneHandle>)>,
     checks: Newest<CheckTasks, mpsc::Sender<CheckTasks>>,
@@ -81,6 +84,7 @@ impl Workers {
     pub fn new(
         disk: SyncSender<DiskWork>,
         addresses: AddressChanges,
+        fences: FenceHandle,
         dataplane: Option<&DataplaneHandle>,
     ) -> (Self, Orders) {
         let (checks, checks_asked) = mpsc::channel(1);
@@ -89,6 +93,7 @@ impl Workers {
         let workers = Self {
             disk: DiskQueue::new(disk),
             addresses,
+            fences,
             dataplane: dataplane.map(|handle| (handle.clone(), Newest::new(handle.clone()))),
             checks: Newest::new(checks),
             bulk,
@@ -115,6 +120,7 @@ impl Executors for Workers {
                 Some((_, newest)) => newest.put((id, wanted)),
                 None => return Some(Event::Done { id, result: Ok(()) }),
             },
+            Work::Fence(id, call) => return self.fences.ask(id, call),
             Work::Check(tasks) => self.checks.put(tasks),
             Work::Bulk(to, bytes) => {
                 let full = matches!(self.bulk.offer((to, bytes)), Err(Refused::Full(_)));
@@ -189,7 +195,8 @@ mod tests {
     fn workers() -> (Workers, Orders, Receiver<DiskWork>) {
         let (disk, writes) = sync_channel(1);
         let (handle, _) = addresses::channel();
-        let (workers, orders) = Workers::new(disk, handle.changes(), None);
+        let fences = fence::channel("/nowhere".into()).0;
+        let (workers, orders) = Workers::new(disk, handle.changes(), fences, None);
         (workers, orders, writes)
     }
 

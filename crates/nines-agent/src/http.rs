@@ -426,7 +426,7 @@ async fn post_act(
     let names = subjects.clone();
     let look = move |node: &Node, now: Time| {
         let spec = &node.state().spec;
-        let misnamed = if admin.is_of_members() {
+        let misnamed = if admin.is_of_members() || admin.is_of_power() {
             view::names::no_member(node.state(), admin, &names)
         } else {
             view::names::misnamed(spec, admin, &names)

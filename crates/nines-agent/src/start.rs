@@ -3,6 +3,7 @@
 //! Decides: who hears whom. What each thread may do, and how long its queue is, says `threads.rs`.
 
 use std::{
+    path::PathBuf,
     sync::{
         Arc, Mutex,
         atomic::AtomicU64,
@@ -28,6 +29,7 @@ use crate::{
         self, DiskWork,
         addresses::{self, AddressHandle},
         devices,
+        fence::{self, FenceHandle},
         forwarding::{self, DataplaneHandle, Forwarding, News},
         local_server,
         vip_addresses::{self, Places},
@@ -205,6 +207,22 @@ pub fn start_disk(shared: &Shared, store: Store) -> Outcome<SyncSender<DiskWork>
     let first = move || credentials.identity.note_log(&home);
     threads::spawn("disk", move || executors::disk(store, writes, first, &core))?;
     Ok(disk)
+}
+
+/// Starts the threads "fence" and "fence-config"; gives where calls and new devices go. `directory`:
+/// where fence agents are.
+pub fn start_fence_threads(
+    shared: &Shared,
+    directory: Option<PathBuf>,
+) -> Outcome<(FenceHandle, SlotSender<fence::Devices>)> {
+    let directory = directory.unwrap_or_else(|| fence::DIRECTORY.into());
+    let (handle, inbox) = fence::channel(directory);
+    let (core, log) = (shared.core.clone(), shared.log.clone());
+    threads::spawn("fence", move || fence::run(&inbox, &core, &log))?;
+    let (devices, newest) = queue::slot();
+    let (ahead, log) = (handle.clone(), shared.log.clone());
+    threads::spawn("fence-config", move || fence::look_ahead(&ahead, &newest, &log))?;
+    Ok((handle, devices))
 }
 
 /// Starts the tasks: the API, the port for metrics, the peer port, and those that tell and ask.

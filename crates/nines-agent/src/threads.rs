@@ -20,6 +20,8 @@ pub const FORWARDING: usize = 64;
 pub const FLOWS_OUT: usize = 64;
 /// Messages of other directors that may wait for the kernel's flow table: each line has one.
 pub const FLOWS_IN: usize = 256;
+/// Calls that may wait for the thread that hands them to fence devices, and for each device.
+pub const FENCE: usize = 32;
 /// Lines that may wait for the journal.
 pub const LOG: usize = 1_024;
 /// Large frames that may wait for the main task.
@@ -94,6 +96,11 @@ pub const TABLE: &[Row] = &[
     ),
     row("flows-in", Runs::Thread, "messages of other directors", "flows in the kernel's table")
         .queue(FLOWS_IN, "the message's line ends and everything is asked for again"),
+    row("fence", Runs::Thread, "calls of fence devices, their ends", "one call of each device")
+        .queue(FENCE, "the call fails, and its answer says so"),
+    row("fence-device", Runs::Thread, "one call of a fence device", "Done"),
+    row("fence-config", Runs::Thread, "the newest fence devices", "lines of what is wrong")
+        .queue(1, "the newest devices replace those that wait"),
     row("log", Runs::Thread, "lines", "stderr").queue(LOG, "the line is dropped, counted"),
     row("main", Runs::Task, "checks to run, large frames, signals", "Checked, TLS, the end").queue(
         BULK,

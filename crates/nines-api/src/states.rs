@@ -55,6 +55,26 @@ impl NodeState {
 }
 
 codes! {
+    /// How the fence devices of a node are, and whether it is off.
+    pub enum FenceState {
+        /// No device switches it.
+        None = "none",
+        /// Its devices were never tried.
+        Untested = "untested",
+        /// Its devices answered when they were last tried.
+        Ready = "ready",
+        /// One of them did not.
+        Failing = "failing",
+        /// They are asked to switch it.
+        Switching = "switching",
+        /// It is off.
+        Off = "off",
+        /// It should be off, and is not being switched off.
+        Blocked = "blocked",
+    }
+}
+
+codes! {
     /// How a real server is, for one service.
     pub enum ServerState {
         /// It takes new connections.
@@ -201,6 +221,8 @@ mod tests {
         let server = ["up", "spare", "draining", "DOWN", "unknown", "unusable"];
         assert_eq!(codes::<ServerState>(), server);
         assert_eq!(codes::<Role>(), ["director", "witness"]);
+        let fence = ["none", "untested", "ready", "failing", "switching", "off", "blocked"];
+        assert_eq!(codes::<FenceState>(), fence);
         let server = ServerStatus { state: ServerState::Down.into(), ..ServerStatus::default() };
         assert_eq!(serde_json::to_value(server).unwrap()["state"], "DOWN");
         let line = ProblemLine { subject: Subject::Node("lb1".into()), ..ProblemLine::default() };

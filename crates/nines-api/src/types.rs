@@ -7,8 +7,10 @@ use utoipa::ToSchema;
 use super::states::{NodeState, ServerState, Subject, code};
 
 pub use super::placement::Placement;
+pub use fence::{FenceResult, FenceStatus};
 pub use requests::{ActRequest, Done, MoveRequest};
 
+mod fence;
 mod requests;
 
 /// Schema of [`Status`].
@@ -88,6 +90,9 @@ pub struct Status {
     /// What people have set and not undone (drains, standbys), each with the command that ends it.
     #[serde(default)]
     pub notices: Vec<ProblemLine>,
+    /// How each node can be switched off, and what its devices said.
+    #[serde(default)]
+    pub fencing: Vec<FenceStatus>,
     /// Last change of holder, newest of all VIPs.
     pub last_failover: Option<Failover>,
     /// When this was looked at, RFC 3339.

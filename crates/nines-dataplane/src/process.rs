@@ -40,7 +40,8 @@ pub fn give_memory_back() {
 }
 
 /// Raises the soft limit of open files to the hard one, which needs no right; says how many files
-/// this process may have open from now on. The agent starts no other program that would inherit it.
+/// this process may have open from now on. Programs that the agent starts do not inherit it:
+/// `nines-exec` gives each child 1024.
 pub fn raise_open_files() -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is a live rlimit that the call fills in.

@@ -12,10 +12,7 @@ use std::{
     io::{self, ErrorKind},
     os::fd::OwnedFd,
     path::PathBuf,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -27,7 +24,7 @@ use rustix::{
     process::{Signal, WaitIdStatus, kill_process_group, pidfd_send_signal},
 };
 
-use self::stream::Streams;
+use self::{limits::Places, stream::Streams};
 use crate::{
     Done, Handle, Runner,
     cgroup::{self, Leftover},
@@ -37,6 +34,7 @@ use crate::{
     stop::{Limits, PATIENCE, Reason, Step, Stop},
 };
 
+mod limits;
 mod stream;
 
 /// How long output is still read, and a cgroup removed, after a child has ended and what it left
@@ -57,8 +55,7 @@ const STACK_BYTES: usize = 256 << 10;
 pub struct Processes {
     parent: cgroup::Parent,
     leftovers: Vec<Leftover>,
-    running: Arc<AtomicUsize>,
-    children_max: usize,
+    places: Arc<Places>,
 }
 
 impl Processes {
@@ -67,20 +64,26 @@ impl Processes {
     pub fn new(children_max: usize) -> Self {
         let parent = cgroup::parent();
         let leftovers = parent.as_deref().map(cgroup::leftovers).unwrap_or_default();
-        Self { parent, leftovers, running: Arc::default(), children_max }
+        Self { parent, leftovers, places: Places::new(children_max) }
     }
 
     /// The same without cgroups, as where they cannot be written. What a run leaves behind is then
     /// found by its session, and leftovers of earlier runners are not found.
     pub fn without_cgroups(children_max: usize) -> Self {
         let parent = Err("cgroups are not wanted".to_owned());
-        Self { parent, leftovers: Vec::new(), running: Arc::default(), children_max }
+        Self { parent, leftovers: Vec::new(), places: Places::new(children_max) }
     }
 
     /// Where runs get their cgroups, or why they get none. It may be refused later all the same:
     /// each outcome says what held its processes together.
     pub fn cgroups(&self) -> Result<&PathBuf, &String> {
         self.parent.as_ref()
+    }
+
+    /// Cancels all runs, and starts none any more: for an agent that ends. `true`: all that they
+    /// had started has ended, which is waited for so long at most.
+    pub fn end_all(&self, patience: Millis) -> bool {
+        self.places.end_all(length(patience))
     }
 
     /// Processes that were found in cgroups of runners that are no more: their process had ended,
@@ -100,12 +103,13 @@ impl Runner for Processes {
                 return Handle::new(|| ());
             }
         };
-        if self.running.fetch_add(1, Ordering::AcqRel) >= self.children_max {
-            self.running.fetch_sub(1, Ordering::AcqRel);
-            done(refused(NotStarted::TooMany(self.children_max)));
-            return Handle::new(|| ());
-        }
-        let place = Place(Arc::clone(&self.running));
+        let place = match self.places.take(&cancel) {
+            Ok(place) => place,
+            Err(why) => {
+                done(refused(why));
+                return Handle::new(|| ());
+            }
+        };
         let tell = Tell::new(done);
         let parent = self.parent.clone();
         let watch = Watch { run: Arc::new(run), cancel: Arc::clone(&cancel), started };
@@ -121,10 +125,7 @@ impl Runner for Processes {
         if let Err(why) = thread.spawn(work) {
             tell.once(not_started(&why));
         }
-        Handle::new(move || {
-            // It cannot be full: each handle writes a few times at most.
-            let _ = rustix::io::write(&cancel, &1u64.to_ne_bytes());
-        })
+        Handle::new(move || limits::cancel(&cancel))
     }
 }
 
@@ -142,15 +143,6 @@ impl Tell {
         if let Some(done) = done {
             done(outcome);
         }
-    }
-}
-
-/// One of the children that may run at a time.
-struct Place(Arc<AtomicUsize>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

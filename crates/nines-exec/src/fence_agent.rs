@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! DeviceConfig --check against Metadata--> Device --call--> Call --> Run, and what its end means
-//!                                            `-- power_off --> PoweredOff
+//!                                            `-- power_off --> PoweredOff; power_on; test
 //! ```
 //! Decides: what an agent is told, and what its answers mean. Does not decide who is to be fenced,
 //! by which devices, or how often: a fence device has one caller at a time, and its caller keeps
@@ -17,11 +17,18 @@ mod device;
 mod installed;
 mod metadata;
 mod power_off;
+mod power_on;
+mod probe;
+mod sequence;
+mod worker;
 
 pub use self::{
     call::{Action, Answer, Call, Failure, ListedOutlet, NoCall, Power},
     device::{Device, DeviceConfig, Outlet, Problem},
     installed::{Installed, NoMetadata},
     metadata::{AgentAction, Kind, Metadata, Misread, Parameter},
-    power_off::{Evidence, PowerOff, PoweredOff},
+    power_off::{PowerOff, PoweredOff},
+    power_on::PowerOn,
+    probe::Tested,
+    sequence::Evidence,
 };

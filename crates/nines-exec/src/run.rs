@@ -153,6 +153,8 @@ pub enum NotStarted {
     NotExecutable,
     /// So many children run already.
     TooMany(usize),
+    /// Its runner starts nothing any more.
+    Ended,
     /// The system refused, with these words.
     Refused(String),
 }
@@ -164,6 +166,7 @@ impl fmt::Display for NotStarted {
             Self::Missing => f.write_str("there is no such program, or its interpreter is missing"),
             Self::NotExecutable => f.write_str("it is not executable"),
             Self::TooMany(max) => write!(f, "{max} programs run already"),
+            Self::Ended => f.write_str("no program is started any more"),
             Self::Refused(why) => f.write_str(why),
         }
     }

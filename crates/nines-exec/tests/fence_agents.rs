@@ -8,7 +8,10 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -18,7 +21,7 @@ use nines_exec::{
     fake::fence_device::METADATA,
     fence_agent::{
         Action, Answer, Device, DeviceConfig, Evidence, Failure, Installed, Metadata, NoCall,
-        NoMetadata, Outlet, Power, PowerOff, Problem,
+        NoMetadata, Outlet, Power, PowerOff, PowerOn, Problem, Tested,
     },
 };
 use nines_model::Millis;
@@ -35,7 +38,10 @@ struct Room(PathBuf);
 
 impl Room {
     fn new(name: &str) -> Self {
-        let room = std::env::temp_dir().join(format!("nines-fence-{name}-{}", std::process::id()));
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("nines-fence-{name}-{}-{number}", std::process::id());
+        let room = std::env::temp_dir().join(name);
         let _ = fs::remove_dir_all(&room);
         fs::create_dir_all(&room).unwrap();
         Self(room)
@@ -196,8 +202,11 @@ fn fence_dummy_is_switched_off_and_on_and_a_failing_one_is_told() {
     assert_eq!(at(Action::Monitor), Answer::Done);
     let outcome = device.power_off_and_wait(runner(), "a", LONG);
     assert!(matches!(outcome, PowerOff::Confirmed(_)), "{outcome}");
-    assert_eq!(at(Action::Status("a")), Answer::Power(Power::Off));
-    assert_eq!(at(Action::On("a")), Answer::Done);
+    let tried = || device.test_and_wait(runner(), "a", LONG);
+    assert_eq!(tried(), Tested::Works(Some(Power::Off)));
+    let outcome = device.power_on_and_wait(runner(), "a", LONG);
+    assert_eq!(outcome, PowerOn::Confirmed(Evidence::ReadBack));
+    assert_eq!(tried(), Tested::Works(Some(Power::On)));
     let parameters = [("status_file", &*state), ("type", "fail"), ("power_timeout", "1")];
     let failing = real("fence_dummy", config("fence_dummy", &parameters));
     let outcome = failing.power_off_and_wait(runner(), "a", Millis(8_000));
@@ -305,10 +314,13 @@ fn a_machine_behind_a_bmc_is_switched_off_read_back_and_switched_on() {
     assert!(!bmc.is_on(), "the machine itself");
     let again = device.power_off_and_wait(runner(), "a", LONG);
     assert!(matches!(again, PowerOff::Confirmed(_)), "off is off: {again}");
-    assert_eq!(answer(&device, Action::On("a"), LONG.0), Answer::Done);
+    let outcome = device.power_on_and_wait(runner(), "a", LONG);
+    assert_eq!(outcome, PowerOn::Confirmed(Evidence::ReadBack));
     assert!(bmc.is_on());
-    assert_eq!(answer(&device, Action::Monitor, LONG.0), Answer::Done);
+    assert_eq!(device.test_and_wait(runner(), "a", LONG), Tested::Works(Some(Power::On)));
     assert_eq!(device.call(Action::List, LONG), Err(NoCall::NoAction("list")));
+    let tried = bmc.device("wrong-password").test_and_wait(runner(), "a", LONG);
+    assert!(matches!(tried, Tested::Failed { action: "monitor", .. }), "{tried}");
     let wrong = bmc.device("wrong-password").power_off_and_wait(runner(), "a", Millis(6_000));
     let PowerOff::Failed { why: Failure::Code { code: 1, said }, then: None } = wrong else {
         panic!("{wrong}")

@@ -372,3 +372,24 @@ fn no_cgroup_stays_behind() {
     told.recv_timeout(Duration::from_secs(10)).unwrap();
     assert_eq!(found(), [] as [PathBuf; 0]);
 }
+
+#[test]
+fn the_end_of_all_leaves_nothing_and_nothing_is_started_after_it() {
+    for runner in [runner(), Processes::without_cgroups(1_000)] {
+        let grace = Millis(100);
+        let obeys = Run { grace, ..sh("echo $$; sleep 61") };
+        let ignores = Run { grace, ..sh("trap '' TERM; echo $$; sleep 61; sleep 61") };
+        let runs = [obeys, ignores].map(|run| start(&runner, run));
+        sleep(Duration::from_millis(200));
+        assert!(runner.end_all(LONG), "all have ended");
+        for (_, told) in &runs {
+            let outcome = told.try_recv().expect("its end was told before");
+            assert_eq!(outcome.exit, Exit::Cancelled);
+            let begun = text(&outcome);
+            assert!(begun.is_empty() || !lives(begun.trim().parse().unwrap()), "{begun}");
+        }
+        let refused = runner.run(sh("exit 0")).exit;
+        assert_eq!(refused, Exit::NotStarted(NotStarted::Ended));
+        assert!(runner.end_all(Millis(0)));
+    }
+}

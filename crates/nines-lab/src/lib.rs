@@ -19,6 +19,8 @@ use rustix::{
     thread::{LinkNameSpaceType, move_into_link_name_space},
 };
 
+pub mod power;
+
 /// What went wrong while building or breaking the network.
 #[derive(Debug)]
 pub struct LabError(pub String);

@@ -17,6 +17,7 @@ use crate::{
 mod act;
 pub mod config;
 mod events;
+mod fence;
 mod help;
 mod migrate;
 mod node;
@@ -95,6 +96,8 @@ enum Commands {
     Move(migrate::MoveArgs),
     /// List the members of the cluster; remove or replace some.
     Node(node::NodeArgs),
+    /// List and test fence devices; switch a machine off or on by them.
+    Fence(fence::FenceArgs),
     /// Make this machine the first node of a new cluster; prints the join command.
     Init(init::InitArgs),
     /// Print a new join command.
@@ -202,6 +205,7 @@ fn run(context: &Context, command: Commands) -> Outcome<u8> {
         Commands::Ready(args) => act::unset(context, AdminCommand::Ready, &args),
         Commands::Move(args) => migrate::run(context, &args),
         Commands::Node(args) => node::run(context, &args),
+        Commands::Fence(args) => fence::run(context, &args),
         Commands::Init(args) => init::run(context, &args),
         Commands::Code(args) => init::code(context, &args),
         Commands::Join(args) => join::run(context, &args),

@@ -25,6 +25,7 @@ pub use self::{
 
 mod acts;
 pub mod feasibility;
+mod fence;
 mod incarnations;
 pub mod names;
 mod node_counts;
@@ -85,6 +86,7 @@ pub fn status(node: &Node, now: Time, shown: &OwnStatus) -> (Status, services::S
         feature_level_held_back: node.level_held_back(now).unwrap_or_default(),
         nodes: nodes(node, now, shown, &spares),
         vips: vips(node, now, &spares),
+        fencing: fence::fencing(node, now),
         last_failover: last_failover(state, wall),
         at: rfc3339(wall),
         ..Status::default()

@@ -6,7 +6,8 @@ use utoipa::ToSchema;
 /// Body of `POST /v1/act`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct ActRequest {
-    /// "drain", "undrain", "standby", "ready".
+    /// "drain", "undrain", "standby", "ready", "remove", "keep", "power-off", "power-on",
+    /// "test-fence", "confirm-off".
     pub verb: String,
     /// "r2", "web/r2", "lb1".
     pub subjects: Vec<String>,

@@ -15,21 +15,21 @@ use crate::run::{Exit, Outcome, Output, Run};
 /// How long an agent takes to answer, in milliseconds; as a real one started by python.
 const ANSWER: Millis = Millis(100);
 
-/// What the device does when it is told to switch off.
+/// What the device does when it is told to switch an outlet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnOff {
-    /// It switches off and says so.
+    /// It switches and says so.
     #[default]
     Obeys,
     /// It says that it cannot, and does nothing.
     Refuses,
     /// It says nothing until its deadline, and does nothing.
     Hangs,
-    /// It switches off and says nothing until its deadline.
+    /// It switches and says nothing until its deadline.
     ActsAndHangs,
-    /// It says that it has switched off, and has not.
+    /// It says that it has switched, and has not.
     Lies,
-    /// It says so at once, and is off when it was asked for its status so many times.
+    /// It says so at once, and has when it was asked for its status so many times.
     Slow(u32),
 }
 
@@ -63,8 +63,8 @@ struct State {
     on_status: OnStatus,
     /// By outlet; one that is not here is on. The device's only machine is "".
     off: BTreeMap<String, bool>,
-    /// Outlets that are about to be off, and after how many questions.
-    pending: BTreeMap<String, u32>,
+    /// Outlets that are about to be switched, whether off, and after how many questions.
+    pending: BTreeMap<String, (bool, u32)>,
     actions: Vec<String>,
 }
 
@@ -73,6 +73,11 @@ impl FenceDevice {
     pub fn behave(&self, on_off: OnOff, on_status: OnStatus) {
         let mut state = self.state();
         (state.on_off, state.on_status) = (on_off, on_status);
+    }
+
+    /// Switches an outlet, whatever its agent would do.
+    pub fn set(&self, outlet: &str, on: bool) {
+        self.state().off.insert(outlet.to_owned(), !on);
     }
 
     /// Whether an outlet is on in truth; "" is the only machine of a device without outlets.
@@ -104,8 +109,8 @@ impl FenceDevice {
         let mut state = self.state();
         state.actions.push(format!("{action} {outlet}").trim_end().to_owned());
         match action.as_str() {
-            "off" => state.switch_off(outlet, run.deadline),
-            "on" | "reboot" => {
+            "off" | "on" => state.switch(outlet, action == "off", run.deadline),
+            "reboot" => {
                 state.pending.remove(&outlet);
                 state.off.insert(outlet, false);
                 says(0, "Success: Powered ON\n")
@@ -119,27 +124,30 @@ impl FenceDevice {
 }
 
 impl State {
-    fn switch_off(&mut self, outlet: String, deadline: Millis) -> Outcome {
+    fn switch(&mut self, outlet: String, off: bool, deadline: Millis) -> Outcome {
         match self.on_off {
             OnOff::Refuses => return fails("Failed: Unable to connect/login to fencing device"),
             OnOff::Hangs => return hangs(deadline),
             OnOff::Lies => {}
-            OnOff::Slow(questions) => drop(self.pending.insert(outlet, questions)),
-            OnOff::Obeys => drop(self.off.insert(outlet, true)),
+            OnOff::Slow(questions) => drop(self.pending.insert(outlet, (off, questions))),
+            OnOff::Obeys => {
+                self.pending.remove(&outlet);
+                self.off.insert(outlet, off);
+            }
             OnOff::ActsAndHangs => {
-                self.off.insert(outlet, true);
+                self.off.insert(outlet, off);
                 return hangs(deadline);
             }
         }
-        says(0, "Success: Powered OFF\n")
+        says(0, if off { "Success: Powered OFF\n" } else { "Success: Powered ON\n" })
     }
 
     fn status(&mut self, outlet: &str, deadline: Millis) -> Outcome {
-        if let Some(left) = self.pending.get_mut(outlet) {
+        if let Some((off, left)) = self.pending.get_mut(outlet) {
             *left = left.saturating_sub(1);
             if *left == 0 {
+                self.off.insert(outlet.to_owned(), *off);
                 self.pending.remove(outlet);
-                self.off.insert(outlet.to_owned(), true);
             }
         }
         let is_off = self.off.get(outlet).copied().unwrap_or(false);

@@ -174,19 +174,24 @@ pub enum Failure {
     Secret {
         /// The key that it is for.
         key: String,
+        /// The file.
+        path: PathBuf,
         /// What is wrong with the file.
         why: String,
     },
 }
 
 impl Failure {
-    /// Whether the same call would fail again until a person has changed something.
+    /// Whether the same call would fail again until a person has changed something, or for ever.
     pub(super) fn is_final(&self) -> bool {
         matches!(
             self,
             Self::Secret { .. }
                 | Self::NotStarted(
-                    NotStarted::Relative | NotStarted::Missing | NotStarted::NotExecutable
+                    NotStarted::Relative
+                        | NotStarted::Missing
+                        | NotStarted::NotExecutable
+                        | NotStarted::Ended
                 )
         )
     }
@@ -210,7 +215,9 @@ impl fmt::Display for Failure {
             Self::NoAnswer(said) if said.is_empty() => f.write_str("it said nothing"),
             Self::NoAnswer(said) => write!(f, "no answer to what was asked: {said}"),
             Self::TooLong => f.write_str("it said more than is kept"),
-            Self::Secret { key, why } => write!(f, "the file of \"{key}\": {why}"),
+            Self::Secret { key, path, why } => {
+                write!(f, "the file of \"{key}\", {}: {why}", path.display())
+            }
         }
     }
 }
@@ -266,7 +273,10 @@ impl Call {
     pub(super) fn prepare(&self) -> Result<Prepared<'_>, Failure> {
         let mut secrets = Vec::new();
         for (key, path) in &self.secrets {
-            let value = secret(path).map_err(|why| Failure::Secret { key: key.clone(), why })?;
+            let value = secret(path).map_err(|why| {
+                let (key, path) = (key.clone(), path.clone());
+                Failure::Secret { key, path, why }
+            })?;
             secrets.push((key.clone(), value));
         }
         // The action comes first: an agent that stops reading in the middle must know it.

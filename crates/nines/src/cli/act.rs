@@ -44,7 +44,8 @@ fn length(text: &str) -> Outcome<Millis> {
     Millis::parse(text).map_err(|why| Failure::new(Kind::Usage, "not understood", why))
 }
 
-fn now_ms() -> u64 {
+/// The time, in ms since 1970.
+pub fn now_ms() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.map_or(0, |d| d.as_millis() as u64)
 }

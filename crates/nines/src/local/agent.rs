@@ -18,6 +18,9 @@ pub struct AgentArgs {
     /// Also serve `GET /metrics` (Prometheus) at this ADDRESS:PORT; the API's socket always does.
     #[arg(long, env = "NINES_METRICS", hide_env = true)]
     metrics: Option<std::net::SocketAddr>,
+    /// Where fence agents are, for tests.
+    #[arg(long, value_name = "DIR", hide = true)]
+    fence_agents: Option<std::path::PathBuf>,
     /// Do not run, but remove the director's programs and tables from this machine's kernel. They
     /// outlive the agent and drop packets for VIPs whose lease has ended, whichever program
     /// configured the addresses.
@@ -46,7 +49,8 @@ pub fn run(context: &Context, args: &AgentArgs) -> Outcome<u8> {
         Path::Xdp => Hooks::Xdp,
     };
     let (state, socket) = (context.state.clone(), context.socket.clone());
-    nines_agent::run(&Options { state, socket, hooks, metrics: args.metrics })?;
+    let (metrics, fence_agents) = (args.metrics, args.fence_agents.clone());
+    nines_agent::run(&Options { state, socket, hooks, metrics, fence_agents })?;
     Ok(0)
 }
 

@@ -7,11 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nines_lab::{Lab, Wire};
+use nines_lab::{Lab, Wire, power::PowerSwitch};
 use serde_json::Value;
 
 mod devices;
 mod faults;
+mod fence;
 mod flows;
 mod forming;
 mod interfaces;
@@ -44,6 +45,8 @@ struct Net {
     lab: Lab,
     home: PathBuf,
     agents: BTreeMap<String, Child>,
+    /// Switches hosts off, as the fence agent of their agents.
+    power: PowerSwitch,
 }
 
 impl Drop for Net {
@@ -63,7 +66,8 @@ impl Net {
         let lab = Lab::build(hosts, cleanup).unwrap();
         let home = PathBuf::from("/tmp").join(lab.namespace("state"));
         std::fs::create_dir_all(&home).unwrap();
-        Self { lab, home, agents: BTreeMap::new() }
+        let power = PowerSwitch::new(home.join("power")).unwrap();
+        Self { lab, home, agents: BTreeMap::new(), power }
     }
 
     /// IPv6 beside IPv4: 2001:db8::N on the first interface of each.
@@ -108,7 +112,8 @@ impl Net {
     }
 
     fn start(&mut self, host: &str) {
-        let mut command = self.command(host, &["agent"]);
+        let mut command = self.command(host, &["agent", "--fence-agents"]);
+        command.arg(self.power.agents());
         let log = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
@@ -116,6 +121,8 @@ impl Net {
             .unwrap();
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let child = self.lab.spawn(host, command).unwrap();
+        let namespace = self.lab.namespace(host);
+        self.power.connect(host, Some(&namespace), &[child.id()]).unwrap();
         self.agents.insert(host.to_owned(), child);
         self.until("the agent answers", |n| n.nines(host, &["status"]).status.success());
     }
@@ -140,6 +147,11 @@ impl Net {
 
     /// lb1, lb2 and wit1 in 10.97.N.0/24, with a VIP that one of them holds.
     fn of_three(n: u8) -> Self {
+        Self::of_three_with(n, "")
+    }
+
+    /// The same with more in the config.
+    fn of_three_with(n: u8, more: &str) -> Self {
         let at = |host: u8| format!("10.97.{n}.{host}");
         let wire = |host: u8| at(host) + "/24";
         let (lb1, lb2, wit1) = (wire(2), wire(3), wire(4));
@@ -151,7 +163,7 @@ impl Net {
         net.form(&["lb1", "lb2"], "wit1");
         let config = format!(
             "[cluster]\nname = \"lab\"\n[nodes]\nlb1 = \"{}\"\nlb2 = \"{}\"\n\
-             wit1 = {{ addresses = \"{}\", role = \"witness\" }}\n[vip.v]\naddress = \"{}\"\n",
+             wit1 = {{ addresses = \"{}\", role = \"witness\" }}\n[vip.v]\naddress = \"{}\"\n{more}",
             at(2),
             at(3),
             at(4),

@@ -131,10 +131,22 @@ fn at_address(spec: &Spec, address: &str) -> Vec<String> {
         .collect()
 }
 
+/// A command as it is typed.
+fn words(admin: AdminCommand) -> String {
+    match admin {
+        AdminCommand::PowerOff => "fence off".into(),
+        AdminCommand::PowerOn => "fence on".into(),
+        AdminCommand::TestFence => "fence test".into(),
+        AdminCommand::ConfirmOff => "fence confirm".into(),
+        admin if admin.is_of_members() => format!("node {admin}"),
+        admin => admin.to_string(),
+    }
+}
+
 fn no_node(spec: &Spec, admin: AdminCommand, name: &str) -> Option<Failure> {
-    let of = if admin.is_of_members() { "node " } else { "" };
+    let words = words(admin);
     let failure =
-        |what: String| Failure::new(Kind::NotFound, what, format!("nines {of}{admin} takes nodes"));
+        |what: String| Failure::new(Kind::NotFound, what, format!("nines {words} takes nodes"));
     Some(match named(spec, name) {
         Named::Node => return None,
         Named::Server => {
@@ -183,6 +195,11 @@ mod tests {
         let standby = misnamed(&spec(), AdminCommand::Standby, &["r1".into()]).unwrap();
         assert_eq!(standby.next.as_deref(), Some("nines drain r1"));
         assert!(misnamed(&spec(), AdminCommand::Standby, &["lb1".into()]).is_none());
+        let off = told(AdminCommand::PowerOff, "web").unwrap();
+        assert!(
+            off.contains("r1 is a real server") && off.contains("nines fence off takes"),
+            "{off}"
+        );
         assert!(not_movable(&spec(), "lb1").unwrap().next.unwrap().starts_with("nines standby"));
         assert!(not_movable(&spec(), "web").is_none());
         assert!(not_movable(&spec(), "10.0.0.9").is_none());

@@ -1,10 +1,14 @@
-use std::sync::mpsc::TryRecvError;
+use std::{
+    sync::mpsc::TryRecvError,
+    thread,
+    time::{Duration, Instant},
+};
 
 use super::*;
 use crate::{
     fake::{Fake, FenceDevice, OnOff, OnStatus, Script, fence_device::METADATA},
     fence_agent::{DeviceConfig, Metadata, Outlet},
-    run::Exit,
+    run::{Exit, NotStarted, Outcome},
 };
 
 const PROGRAM: &str = "/usr/sbin/fence_fake";
@@ -133,134 +137,4 @@ fn a_dropped_handle_ends_the_call_and_is_no_proof() {
     let over = Outcome::new(Exit::Code(0), Millis(1));
     assert_eq!(fake.end(std::path::Path::new(PROGRAM), &over), 0, "its call has ended");
     assert_eq!(fake.calls().len(), 1);
-}
-
-/// Walks a sequence with a limit of 10 s through answers, each with the time that it takes; what it
-/// asks for.
-fn walk(reads_back: bool, answers: &[(u64, Answer)]) -> Vec<Step> {
-    let mut sequence = Sequence::new(Millis(10_000), reads_back);
-    let (mut at, mut event, mut answers) = (0, Event::Begin, answers.iter());
-    let mut steps = Vec::new();
-    loop {
-        let step = sequence.next(Millis(at), event);
-        steps.push(step.clone());
-        event = match step {
-            Step::End(_) => return steps,
-            Step::Wait(length) => {
-                at += length.0;
-                Event::Rested
-            }
-            Step::Off(limit) | Step::Status(limit) => {
-                let (took, answer) = answers.next().expect("it asks no more than that");
-                at += took;
-                assert!(*took <= limit.0, "{steps:?}");
-                Event::Answered(answer.clone())
-            }
-        };
-    }
-}
-
-#[test]
-fn every_way_through_the_calls() {
-    let (done, on) = (Answer::Done, Answer::Power(Power::On));
-    let off = Answer::Power(Power::Off);
-    let failure = Failure::Code { code: 1, said: "x".into() };
-    let failed = Answer::Failed(failure.clone());
-    let (ms, wait) = (|ms| Millis(ms), Step::Wait(PAUSE));
-    let (first, end) = (Step::Off(ms(7_000)), Step::End);
-    for (reads_back, answers, steps) in [
-        (
-            true,
-            vec![(300, done.clone()), (100, off.clone())],
-            vec![first.clone(), Step::Status(ms(2_188)), end(End::Off(Evidence::ReadBack))],
-        ),
-        (
-            true,
-            vec![(300, done.clone()), (100, on.clone()), (100, off.clone())],
-            vec![
-                first.clone(),
-                Step::Status(ms(2_188)),
-                wait.clone(),
-                Step::Status(ms(2_188)),
-                end(End::Off(Evidence::ReadBack)),
-            ],
-        ),
-        // The whole time for `off`: a status is left, and no pause.
-        (
-            true,
-            vec![(7_000, done.clone()), (2_188, on.clone()), (273, failed.clone())],
-            vec![
-                first.clone(),
-                Step::Status(ms(2_188)),
-                wait.clone(),
-                Step::Status(ms(273)),
-                end(End::NotOff),
-            ],
-        ),
-        (
-            true,
-            vec![(7_000, failed.clone()), (2_188, off.clone())],
-            vec![
-                first.clone(),
-                Step::Status(ms(2_188)),
-                end(End::Failed(failure.clone(), Some(Power::Off))),
-            ],
-        ),
-        (
-            true,
-            vec![(1_000, failed.clone()), (5_500, failed.clone()), (1_000, failed.clone())],
-            vec![
-                first.clone(),
-                wait.clone(),
-                Step::Off(ms(5_500)),
-                Step::Status(ms(2_188)),
-                end(End::Failed(failure.clone(), None)),
-            ],
-        ),
-        (
-            false,
-            vec![(300, done.clone())],
-            vec![Step::Off(ms(9_500)), end(End::Off(Evidence::Word))],
-        ),
-        (
-            false,
-            vec![(9_500, failed.clone())],
-            vec![Step::Off(ms(9_500)), end(End::Failed(failure.clone(), None))],
-        ),
-    ] {
-        assert_eq!(walk(reads_back, &answers[..]), steps, "{answers:?}");
-    }
-    // The second `off` had less time: why the first one failed says more.
-    let late = Answer::Failed(Failure::Deadline { has_begun: true, lingers: false });
-    let steps = walk(true, &[(3_000, failed), (3_500, late), (100, on)]);
-    assert_eq!(steps.last(), Some(&end(End::Failed(failure, Some(Power::On)))), "{steps:?}");
-    // A failure that only a person can end is not repeated.
-    let missing = Failure::NotStarted(NotStarted::Missing);
-    let steps = walk(true, &[(1, Answer::Failed(missing.clone()))]);
-    assert_eq!(steps[1], end(End::Failed(missing, None)));
-}
-
-#[test]
-fn nothing_is_asked_past_the_deadline() {
-    for deadline in [0, 1, 49, 50, 200, 551, 1_000, 60_000] {
-        for reads_back in [true, false] {
-            let mut sequence = Sequence::new(Millis(deadline), reads_back);
-            let (mut at, mut event) = (0, Event::Begin);
-            // Everything takes all its time, and the device says that it is on.
-            loop {
-                event = match sequence.next(Millis(at), event) {
-                    Step::Off(limit) | Step::Status(limit) => {
-                        at += limit.0 + grace(limit).0;
-                        Event::Answered(Answer::Power(Power::On))
-                    }
-                    Step::Wait(length) => {
-                        at += length.0;
-                        Event::Rested
-                    }
-                    Step::End(_) => break,
-                };
-                assert!(at <= deadline, "{at} of {deadline}");
-            }
-        }
-    }
 }
