@@ -183,10 +183,10 @@ impl World {
                 let index = m.node.as_ref()?.consensus().committed().number();
                 Some((index, m.disk.terms().get(&index).copied()))
             });
-            known.max().unwrap_or_default()
+            known.max()
         };
         let has_it = |id: &u64| {
-            let (index, term) = decided(id);
+            let Some((index, term)) = decided(id) else { return false };
             let disk = &self.machines[id].disk;
             let newest = disk.get().snapshot.index;
             newest >= index || term.is_some() && disk.terms().get(&index).copied() == term
