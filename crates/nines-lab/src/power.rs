@@ -106,6 +106,12 @@ impl PowerSwitch {
         text.lines().map(str::to_owned).collect()
     }
 
+    /// The process of the agent that is called now, as far as it is known; `ip` as above.
+    pub fn caller(&self, ip: &str) -> Option<u32> {
+        let pid = fs::read_to_string(self.room.join(format!("busy.{ip}/pid"))).ok()?;
+        pid.trim().parse().ok()
+    }
+
     /// Never half a file: an agent may read it now.
     fn write(&self, name: &str, text: &str) -> Result<()> {
         let (path, new) = (self.room.join(name), self.room.join("new"));

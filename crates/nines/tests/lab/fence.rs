@@ -87,6 +87,30 @@ fn a_node_without_links_is_switched_off_by_the_majority() {
     back(&mut net, &holder);
 }
 
+/// An agent that is replaced in place while a device hangs does not wait for it, and its fence agent
+/// ends: it must not switch anything off later.
+#[test]
+fn a_restart_in_place_waits_for_no_fence_device() {
+    if !can_run() {
+        return;
+    }
+    let net = Net::of_three_with(17, &STRIP.replace("10s", "60s"));
+    tried(&net);
+    let holder = net.holder("wit1");
+    net.power.behave("", Mode::Hangs).unwrap();
+    nines_lab::freeze(&net.agents[&holder]).unwrap();
+    net.until("the device is asked", |n| told(n, &format!("off {holder}")) == 1);
+    let fence_agent = format!("/proc/{}", net.power.caller("").unwrap());
+    let asks = |host: &&&String| net.log(host).contains("are asked to switch it off");
+    let asker = net.agents.keys().filter(|host| **host != holder).find(|host| asks(&host)).unwrap();
+    assert!(std::path::Path::new(&fence_agent).exists());
+    nines_lab::hang_up(&net.agents[asker]).unwrap();
+    net.until("it runs anew, and what it had started has ended", |n| {
+        n.log(asker).matches("runs as").count() == 2 && !std::path::Path::new(&fence_agent).exists()
+    });
+    assert!(!net.power.is_off(&holder));
+}
+
 /// What a person orders, and what they are told.
 #[test]
 fn a_person_tests_switches_and_is_asked_before() {

@@ -220,11 +220,11 @@ fn the_end_of_the_agent_waits_for_no_device_and_leaves_no_fence_agent() {
     harness.ask(1, ("pdu", &pdu), "lb1", Switch::Off);
     harness.ask(2, ("pdu", &pdu), "lb1", Switch::Off);
     Harness::eventually("the agent was called", || harness.power.calls().len() == 1);
-    let pid = std::fs::read_to_string(harness.room.join("busy.pdu/pid")).unwrap();
+    let pid = harness.power.caller("pdu").unwrap();
     let begun = Instant::now();
     harness.handle.end();
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
-    assert!(!Path::new("/proc").join(pid.trim()).exists(), "it has ended, and was reaped");
+    assert!(!Path::new(&format!("/proc/{pid}")).exists(), "it has ended, and was reaped");
     let cancelled = "pdu, outlet lb1: cancelled; whether it is on is unknown";
     assert_eq!(harness.answer(), (1, Err(cancelled.to_owned())));
     let (id, refused) = harness.answer();
