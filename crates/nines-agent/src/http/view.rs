@@ -92,6 +92,7 @@ pub fn status(node: &Node, now: Time, shown: &OwnStatus) -> (Status, services::S
         ..Status::default()
     };
     incarnations::problems(node, now, &mut status);
+    fence::problems(node, now, &mut status);
     problems(&mut status);
     (status, services::Services::of(state))
 }

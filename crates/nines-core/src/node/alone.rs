@@ -100,6 +100,38 @@ impl Node {
         self.alone_wait(now, other).or(Some(AloneWait::Soon))
     }
 
+    /// The name of the other one of two voters, if this node has lost it.
+    pub fn alone_other(&self) -> Option<String> {
+        self.other_of_two().map(|other| self.name_of(other))
+    }
+
+    /// Why this node, one of two voters, does not go on without the other, in words.
+    pub fn alone_text(&self, now: Time) -> Option<String> {
+        let waits = self.alone_waits(now)?;
+        let name = self.alone_other()?;
+        if self.alone.run.is_some() {
+            return Some(format!("{name} is silent; its fence devices are asked to switch it off"));
+        }
+        Some(match waits {
+            AloneWait::NoDevice => format!(
+                "{name} is silent, and no fence device switches it: nobody knows that it is off"
+            ),
+            AloneWait::NotHeardYet => format!(
+                "{name} was not heard since this node started: it may serve, and may have had this \
+                 node switched off"
+            ),
+            AloneWait::MembersChange => {
+                format!("{name} is silent, and may go by other members than this node")
+            }
+            AloneWait::Soon if self.alone.said.is_empty() => {
+                format!("{name} is silent; if it stays so, it is switched off")
+            }
+            AloneWait::Soon => self.alone.said.clone(),
+            AloneWait::TriedTooOften => format!("tried too often: {}", self.alone.said),
+            AloneWait::Stops => format!("{name} was about to stop, and is silent"),
+        })
+    }
+
     /// What keeps this node from asking the devices of the other one now.
     fn alone_wait(&self, now: Time, other: NodeId) -> Option<AloneWait> {
         let spec = &self.state.spec;
@@ -384,10 +416,5 @@ impl Node {
         self.voter.vouch();
         self.alone.proof = Some(Proof { other: id, incarnation, text, level, by_person, at });
         Err(Ok(answer))
-    }
-
-    /// What the devices of the other one said last, for people.
-    pub fn alone_said(&self) -> &str {
-        &self.alone.said
     }
 }

@@ -5,8 +5,8 @@
 use std::collections::BTreeSet;
 
 use nines_api::{
-    states::FenceState,
-    types::{FenceResult, FenceStatus},
+    states::{FenceState, Subject},
+    types::{FenceResult, FenceStatus, ProblemLine, Status},
 };
 use nines_core::{
     Node,
@@ -47,6 +47,31 @@ fn line(node: &Node, now: Time, name: &str) -> FenceStatus {
             let text = node.power_text(now, id);
             told(line, &node.state().fencing.of(id), is_blocked, text)
         }
+    }
+}
+
+/// What is wrong with fence devices, and why a node of two does not go on alone.
+pub fn problems(node: &Node, now: Time, status: &mut Status) {
+    if let Some(text) = node.alone_text(now) {
+        let other = node.alone_other().unwrap_or_default();
+        let next = format!(
+            "start {other}; or, when you have seen that it is off: nines fence confirm {other}"
+        );
+        status.problems.push(ProblemLine { subject: Subject::Quorum, text, next });
+    }
+    for line in &status.fencing {
+        let name = &line.node;
+        let failed = line.last_test.as_ref().filter(|test| !test.ok).map(|test| test.text.as_str());
+        let (text, next) = match line.state.known() {
+            Some(FenceState::Off) => (line.text.as_str(), format!("nines fence on {name}")),
+            Some(FenceState::Blocked) => (line.text.as_str(), format!("nines fence test {name}")),
+            Some(FenceState::Failing) => {
+                (failed.unwrap_or(&line.text), format!("nines fence test {name}"))
+            }
+            _ => continue,
+        };
+        let (subject, text) = (Subject::Node(name.clone()), text.to_owned());
+        status.problems.push(ProblemLine { subject, text, next });
     }
 }
 
