@@ -88,8 +88,8 @@ codes! {
         Copy = "copy",
         /// A fence device does not do what it is asked.
         DeviceFails = "device-fails",
-        /// All links, cards, disks and devices work again, and up to two nodes start. Ends come as often as
-        /// faults, so that the cluster also works in between.
+        /// All links, cards, disks and devices work again, and up to two nodes start. Ends come as
+        /// often as faults, so that the cluster also works in between.
         End = "end",
     }
 }

@@ -357,30 +357,6 @@ impl World {
         }
     }
 
-    /// kill -9: the process is gone, the kernel stays, unsynced writes are lost.
-    pub fn kill(&mut self, id: u64) {
-        let forgets = self.sabotage == Sabotage::DiskForgets;
-        let machine = self.machines.get_mut(&id).expect("a machine");
-        machine.node = None;
-        machine.incarnation += 1;
-        if forgets {
-            machine.disk = disk::Kept::new(founding(&self.scenario, self.scenario.spec()));
-            // The others would remember: their processes end, too.
-            self.forget_others(id);
-        }
-    }
-
-    /// Power: the kernel is gone too.
-    pub fn power_off(&mut self, id: u64) {
-        self.kill(id);
-        let machine = self.machines.get_mut(&id).expect("a machine");
-        machine.kernel = Kernel::default();
-        machine.power += 1;
-        // The boot clock starts anew.
-        machine.booted = self.now;
-        machine.offset = machine.power % 7 * 1_000_000_000;
-    }
-
     /// Runs for so long; an error is a broken invariant.
     pub fn run_for(&mut self, length: Millis) -> Result<(), String> {
         let until = self.now + length.ns();

@@ -19,7 +19,7 @@
 //!
 //! Decides: when a node alone may have the other switched off, and what counts as proof.
 
-use nines_model::{Codes as _, Incarnation, Millis, NodeId, Switch, Time};
+use nines_model::{AdminCommand, Codes as _, Incarnation, Millis, NodeId, Switch, Time};
 
 use super::{Node, fence_run::Run};
 use crate::{
@@ -310,7 +310,7 @@ impl Node {
             let said = Fence {
                 level: proof.level,
                 by_person: proof.by_person,
-                ..self.step(FenceStep::Alone, other, proof.incarnation, proof.text.clone())
+                ..Fence::about(FenceStep::Alone, other, proof.incarnation, proof.text.clone())
             };
             self.propose_own(now, Kind::Fence(said), String::new());
         }
@@ -342,7 +342,7 @@ impl Node {
             self.voter.may_change_voters(now) && self.state.members.feature_level() >= FENCING;
         if stops && !holds && may && !self.voter.consensus().has_change_ahead() {
             let text = format!("{name} stops, and gets its vote back when it is here again");
-            let rests = self.step(FenceStep::Rests, other, Incarnation::NONE, text);
+            let rests = Fence::about(FenceStep::Rests, other, Incarnation::NONE, text);
             self.propose_own(now, Kind::Fence(rests), String::new());
         }
     }
@@ -355,25 +355,28 @@ impl Node {
         other.is_some_and(|other| self.membership.alive(now, other, self.lease()))
     }
 
-    /// A person says that a node is off. `None`: it is another command, to be written as it is.
-    pub(super) fn confirmed(
+    /// If a person says that a node is off: the command that it comes to. `None`: there is none,
+    /// and the person has an answer. Other commands stay as they are.
+    pub(super) fn with_confirmation(
         &mut self,
         now: Time,
         request: u64,
-        command: &Command,
-    ) -> Option<Option<Kind>> {
-        let Some(Kind::Act(act)) = &command.kind else { return None };
-        if nines_model::AdminCommand::from_code(&act.verb)
-            != Some(nines_model::AdminCommand::ConfirmOff)
-        {
-            return None;
-        }
+        command: Command,
+    ) -> Option<Command> {
+        let act = match &command.kind {
+            Some(Kind::Act(act))
+                if AdminCommand::from_code(&act.verb) == Some(AdminCommand::ConfirmOff) =>
+            {
+                act
+            }
+            _ => return Some(command),
+        };
         match self.confirm_off(now, act, &command.actor) {
-            Ok(kind) => Some(Some(kind)),
+            Ok(kind) => Some(Command { kind: Some(kind), ..command }),
             Err(answer) => {
                 let result = answer.map(|text| (self.state.applied, text));
                 self.actions.push(Action::Reply { request, result });
-                Some(None)
+                None
             }
         }
     }

@@ -184,7 +184,7 @@ impl Run {
     }
 
     /// The answer, if it is to be written now; `true`: for the first time.
-    pub(super) fn to_tell(&mut self, now: Time) -> Option<(bool, (bool, String))> {
+    pub(super) fn tells(&mut self, now: Time) -> Option<(bool, (bool, String))> {
         let again = self.told.is_none_or(|told| now.since(told) >= TELL_AGAIN.ns());
         let answer = self.answer.clone().filter(|_| again)?;
         let first = self.told.replace(now).is_none();

@@ -126,7 +126,7 @@ impl Node {
         let current = self.incarnation_of(id);
         let speaks = id == self.config.id || self.membership.speaks(now, id, self.lease());
         if speaks && self.may_ask(now, id) && self.is_news(now, id, &power, current) {
-            return Some(self.step(FenceStep::Heard, id, current, String::new()));
+            return Some(Fence::about(FenceStep::Heard, id, current, String::new()));
         }
         if let Some(order) = &power.order {
             return self.give_up(now, id, order);
@@ -174,12 +174,15 @@ impl Node {
         held_against && alive && knows && order.is_none()
     }
 
-    /// An order that nobody will answer, or whose leader is none any more.
+    /// An order that nobody will answer.
     fn give_up(&self, now: Time, id: NodeId, order: &FenceOrder) -> Option<Fence> {
-        let by = self.name_of(order.by());
+        let (by, lease) = (self.name_of(order.by()), self.lease());
         let name = self.name_of(id);
-        let text = if order.term != self.voter.consensus().term() {
-            format!("{name}: another node leads since {by} was asked; what came of it is not known")
+        let same = self.incarnation_of(order.by()) == order.by_incarnation();
+        let lives = order.by() == self.config.id || self.membership.alive(now, order.by(), lease);
+        // What is under way when the lead changes is still told; nothing more is begun.
+        let text = if !(same && lives) {
+            format!("{name}: {by} was asked, and what came of it is not known")
         } else if self.since(now, id, order.index) > self.patience(&name).ns() {
             format!("{name}: {by} has not said what its fence devices did")
         } else {
@@ -187,7 +190,7 @@ impl Node {
         };
         let step = if order.switch() == Switch::Test { FenceStep::Void } else { FenceStep::Failed };
         let order = order.index;
-        Some(Fence { order, ..self.step(step, id, Incarnation::NONE, text) })
+        Some(Fence { order, ..Fence::about(step, id, Incarnation::NONE, text) })
     }
 
     /// The longest time that all levels of a node's devices may take.
@@ -210,7 +213,7 @@ impl Node {
             && silent
             && self.membership.listening(now) >= after.ns()
             && !self.is_heard_elsewhere(now, id)
-            && !power.attempts.last().is_some_and(|last| self.since(now, id, *last) < RETRY.ns())
+            && power.attempts.last().is_none_or(|last| self.since(now, id, *last) >= RETRY.ns())
     }
 
     /// Why a node that should be off is not being switched off by this leader; `None`: it is, or
@@ -265,24 +268,8 @@ impl Node {
             by: by.number(),
             by_incarnation: self.incarnation_of(by).number(),
             term: self.voter.consensus().term(),
-            ..self.step(FenceStep::Order, id, incarnation, text)
+            ..Fence::about(FenceStep::Order, id, incarnation, text)
         })
-    }
-
-    pub(super) fn step(
-        &self,
-        step: FenceStep,
-        target: NodeId,
-        incarnation: Incarnation,
-        text: String,
-    ) -> Fence {
-        Fence {
-            step: step.code().into(),
-            target: target.number(),
-            incarnation: incarnation.number(),
-            text,
-            ..Fence::default()
-        }
     }
 
     /// This node's part: begins the orders that name it, and says what came of them.
@@ -397,14 +384,14 @@ impl Node {
         let mut runs = std::mem::take(&mut self.fences.runs);
         runs.retain_mut(|run| {
             let open = self.power(run.target).order.is_some_and(|order| order.index == run.order);
-            if open && let Some((first, (ok, text))) = run.to_tell(now) {
+            if open && let Some((first, (ok, text))) = run.tells(now) {
                 let step = match ok {
                     true => FenceStep::Done,
                     false if run.was_void() => FenceStep::Void,
                     false => FenceStep::Failed,
                 };
                 let (order, level) = (run.order, run.level());
-                let said = self.step(step, run.target, run.incarnation, text);
+                let said = Fence::about(step, run.target, run.incarnation, text);
                 say.push((first, Fence { order, level, ..said }));
             }
             open || !run.is_idle()

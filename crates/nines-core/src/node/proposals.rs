@@ -58,11 +58,7 @@ fn allowance(command: &Command) -> Millis {
 impl Node {
     /// Writes a command of somebody who waits for the answer.
     pub(super) fn propose(&mut self, now: Time, request: u64, command: Command) {
-        let command = match self.confirmed(now, request, &command) {
-            Some(None) => return,
-            Some(kind) => Command { kind, ..command },
-            None => command,
-        };
+        let Some(command) = self.with_confirmation(now, request, command) else { return };
         let Some(mut command) = self.in_readable_form(now, request, command) else { return };
         command.node = self.config.id.number();
         command.number = self.proposals.number();

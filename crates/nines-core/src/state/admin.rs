@@ -128,7 +128,7 @@ impl Admin {
     /// What a command about servers or nodes would change; an error: it names none, one that the
     /// config does not have, or one that is no member where it is about members.
     pub(super) fn validate(state: &State, command: &Command, act: &Act) -> Result<Change, Refusal> {
-        let (spec, members) = (&state.spec, &state.members);
+        let members = &state.members;
         let Some(admin) = AdminCommand::from_code(&act.verb) else {
             return invalid(format!("unknown act {}", act.verb));
         };
@@ -145,19 +145,7 @@ impl Admin {
             if subjects.contains(subject) {
                 continue;
             }
-            if of_servers {
-                let found = spec.find_servers(subject);
-                if found.is_empty() {
-                    return Err(Refusal::NotFound(format!("unknown server {subject}")));
-                }
-                servers.extend(found);
-            } else if admin.is_of_members() || admin.is_of_power() {
-                if members.named(subject).is_none() {
-                    return Err(Refusal::NotFound(format!("{subject} is no member")));
-                }
-            } else if !spec.nodes.contains_key(subject.as_str()) {
-                return Err(Refusal::NotFound(format!("unknown node {subject}")));
-            }
+            servers.extend(state.named_by(admin, subject)?);
             subjects.push(subject.clone());
         }
         let reason =
@@ -302,6 +290,28 @@ impl Admin {
 }
 
 impl State {
+    /// The servers that a command names, where it is about servers; an error: there is no such
+    /// thing.
+    fn named_by(&self, admin: AdminCommand, subject: &str) -> Result<BTreeSet<ServerRef>, Refusal> {
+        let missing = if admin.is_of_servers() {
+            let found = self.spec.find_servers(subject);
+            if !found.is_empty() {
+                return Ok(found);
+            }
+            format!("unknown server {subject}")
+        } else if admin.is_of_members() || admin.is_of_power() {
+            if self.members.named(subject).is_some() {
+                return Ok(BTreeSet::new());
+            }
+            format!("{subject} is no member")
+        } else if self.spec.nodes.contains_key(subject) {
+            return Ok(BTreeSet::new());
+        } else {
+            format!("unknown node {subject}")
+        };
+        Err(Refusal::NotFound(missing))
+    }
+
     /// Carries a valid command out; gives the answer to the operator.
     pub(super) fn commit_admin(&mut self, entry: Entry<'_>, change: Change) -> String {
         let Change { what, events, answer } = change;

@@ -7,7 +7,7 @@
 
 use std::{collections::BTreeMap, ops::Deref};
 
-use nines_model::{AdminCommand, Codes as _, LogIndex, NodeId, Spec, Switch};
+use nines_model::{AdminCommand, Codes as _, Incarnation, LogIndex, NodeId, Spec, Switch};
 
 use super::{Entry, Members, State, events::Event};
 use crate::{
@@ -286,14 +286,9 @@ impl State {
 pub fn confirmed(act: &Act, target: NodeId, incarnation: u64, actor: &str) -> Kind {
     let name = act.subjects.first().map_or("", String::as_str);
     let reason = if act.reason.is_empty() { String::new() } else { format!(": {}", act.reason) };
-    Kind::Fence(Fence {
-        step: FenceStep::Confirmed.code().into(),
-        target: target.number(),
-        incarnation,
-        text: format!("{actor} has seen that {name} is off{reason}"),
-        by_person: true,
-        ..Fence::default()
-    })
+    let text = format!("{actor} has seen that {name} is off{reason}");
+    let said = Fence::about(FenceStep::Confirmed, target, Incarnation(incarnation), text);
+    Kind::Fence(Fence { by_person: true, ..said })
 }
 
 #[cfg(test)]

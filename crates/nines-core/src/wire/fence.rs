@@ -63,6 +63,22 @@ pub struct Fence {
 }
 
 impl Fence {
+    /// A step of fencing with no more to it than its target.
+    pub(crate) fn about(
+        step: FenceStep,
+        target: NodeId,
+        incarnation: Incarnation,
+        text: String,
+    ) -> Self {
+        Self {
+            step: step.code().into(),
+            target: target.number(),
+            incarnation: incarnation.number(),
+            text,
+            ..Self::default()
+        }
+    }
+
     /// The node that is switched.
     pub fn target(&self) -> NodeId {
         NodeId(self.target)

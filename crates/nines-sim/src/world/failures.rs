@@ -1,12 +1,12 @@
-//! Failures of one machine: it stands still, its disk is full, its wall clock jumps, its boot clock
-//! has another rate.
+//! Failures of one machine: its process or its power is gone, it stands still, its disk is full,
+//! its wall clock jumps, its boot clock has another rate.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use nines_core::Event;
 use nines_model::Millis;
 
-use super::{Happening, World};
+use super::{Happening, Kernel, Sabotage, World, disk, founding};
 
 /// The wall clock of a machine that is right, when the world begins, ns since 1970.
 const WALL_NS: u64 = 1_700_000_000_000_000_000;
@@ -20,6 +20,30 @@ pub(super) struct Failures {
 }
 
 impl World {
+    /// kill -9: the process is gone, the kernel stays, unsynced writes are lost.
+    pub fn kill(&mut self, id: u64) {
+        let forgets = self.sabotage == Sabotage::DiskForgets;
+        let machine = self.machines.get_mut(&id).expect("a machine");
+        machine.node = None;
+        machine.incarnation += 1;
+        if forgets {
+            machine.disk = disk::Kept::new(founding(&self.scenario, self.scenario.spec()));
+            // The others would remember: their processes end, too.
+            self.forget_others(id);
+        }
+    }
+
+    /// Power: the kernel is gone too.
+    pub fn power_off(&mut self, id: u64) {
+        self.kill(id);
+        let machine = self.machines.get_mut(&id).expect("a machine");
+        machine.kernel = Kernel::default();
+        machine.power += 1;
+        // The boot clock starts anew.
+        machine.booted = self.now;
+        machine.offset = machine.power % 7 * 1_000_000_000;
+    }
+
     /// SIGSTOP for a while.
     pub fn pause(&mut self, id: u64, length: Millis) {
         let until = self.now + length.ns();

@@ -13,6 +13,7 @@ use serde_json::Value;
 mod devices;
 mod faults;
 mod fence;
+mod fence_two;
 mod flows;
 mod forming;
 mod interfaces;

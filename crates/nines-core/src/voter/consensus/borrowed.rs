@@ -1,9 +1,9 @@
 //! The vote of a node that is known to be off.
 //!
-//! Of two voters one can decide nothing. With proof that the other is off (`node/alone.rs`) it casts
-//! that one's vote, too, and acknowledges entries in its place, until the change is through that
-//! takes the vote away. What the library believes of the other's log then is not true, so this
-//! node is elected once more.
+//! Of two voters one can decide nothing. With proof that the other is off (`node/alone.rs`) it
+//! casts that one's vote, too, and acknowledges entries in its place, until the change is through
+//! that takes the vote away. What the library believes of the other's log then is not true, so
+//! this node is elected once more.
 //!
 //! Decides: when each of the three may be said. A candidate's term and own vote, and a leader's
 //! entries, are on this node's disk first.
