@@ -87,8 +87,8 @@ fn a_node_without_links_is_switched_off_by_the_majority() {
     back(&mut net, &holder);
 }
 
-/// An agent that is replaced in place while a device hangs does not wait for it, and its fence agent
-/// ends: it must not switch anything off later.
+/// An agent that is replaced in place while a device hangs does not wait for it, and its fence
+/// agent ends: it must not switch anything off later.
 #[test]
 fn a_restart_in_place_waits_for_no_fence_device() {
     if !can_run() {

@@ -1,7 +1,7 @@
 //! Calls that wait for devices which are called now.
 //!
-//! Decides: whose turn it is at a device. Calls are in the order in which they were asked for, but a
-//! test waits for what switches, and gives way to it: a device that hangs takes a minute to test,
+//! Decides: whose turn it is at a device. Calls are in the order in which they were asked for, but
+//! a test waits for what switches, and gives way to it: a device that hangs takes a minute to test,
 //! and a machine that is to be off must not wait for that.
 
 use std::{
