@@ -245,7 +245,7 @@ mod tests {
         let words = "config failover move moved wish join leave remove keep feature-level drain \
                      undrain standby ready beat-lost beat-back no-vote two-lives card-down card-up \
                      address-added address-removed address-failed address-restored guard-failed \
-                     first-packet check-up check-down note";
+                     first-packet check-up check-down fence fenced fence-failed note";
         assert_eq!(codes.join(" "), words);
     }
 }

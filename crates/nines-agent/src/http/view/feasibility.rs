@@ -153,11 +153,20 @@ impl Cluster {
         for member in self.members.iter().filter(|name| !spec.nodes.contains_key(*name)) {
             found.push(format!("member {member} is not in the file: it will carry nothing"));
         }
-        if spec.directors().count() == 2 && spec.nodes.values().all(|n| n.role != Role::Witness) {
-            found.push(
+        let no_device: Vec<&str> =
+            spec.directors().map(|n| n.as_str()).filter(|n| !spec.can_fence(n)).collect();
+        let pair = spec.nodes.len() == 2 && spec.directors().count() == 2;
+        match no_device.as_slice() {
+            [] => {}
+            [name] if pair => found.push(format!(
+                "no fence device switches {name}: when it dies, the other one has no majority and \
+                 stops"
+            )),
+            _ if pair => found.push(
                 "two directors and no witness: when one dies, the other has no majority and stops"
                     .into(),
-            );
+            ),
+            _ => {}
         }
         found
     }
