@@ -51,10 +51,10 @@ impl Outcome {
     }
 }
 
-/// Runs a cluster of three (two directors, a witness) through a safety phase with faults of this
-/// seed, then ends all faults and expects it to heal.
+/// Runs the cluster of [`Scenario::drawn`] through a safety phase with faults of this seed, then ends
+/// all faults and expects it to heal.
 pub fn run(seed: u64, safety: Millis, sabotage: Sabotage) -> Outcome {
-    run_world(World::new(seed, sabotage), safety)
+    run_world(World::of(Scenario::drawn(seed), seed, sabotage), safety)
 }
 
 /// The same with the machines of a scenario, and with its safety phase.

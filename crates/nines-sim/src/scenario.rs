@@ -167,18 +167,21 @@ const SOURCES: &str = "[service.web]\nlisten = \"10.0.0.100:80\"\nforward = \"fu
 const SECOND_VIP: &str = "[vip.b]\naddress = \"10.0.0.101\"\n";
 
 impl Scenario {
-    /// Two directors and a witness, one network; in every fourth seed other machines. The seed
-    /// selects what else there is: a third
+    /// The machines of [`Scenario::of_seed`], and in every fourth seed others.
+    pub fn drawn(seed: u64) -> Self {
+        match seed % 16 {
+            3 => Self::sized(2, 1, 2, 2),
+            7 => Self::fenced(false),
+            11 => Self::fenced(true),
+            15 => Self::sized(4, 1, 3, 1),
+            _ => Self::of_seed(seed),
+        }
+    }
+
+    /// Two directors and a witness, one network. The seed selects what else there is: a third
     /// address in half of the seeds, operators that change the config in every other one, copies
     /// of machines in every eighth.
     pub fn of_seed(seed: u64) -> Self {
-        match seed % 16 {
-            3 => return Self::sized(2, 1, 2, 2),
-            7 => return Self::fenced(false),
-            11 => return Self::fenced(true),
-            15 => return Self::sized(4, 1, 3, 1),
-            _ => {}
-        }
         let changes_config = seed.is_multiple_of(2);
         Self {
             nodes: ["lb1", "lb2", "wit"].map(str::to_owned).into(),

@@ -191,3 +191,81 @@ impl Run {
         Some((first, answer))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Time = Time(1_000_000_000);
+
+    fn run(switch: Switch, levels: &[&[&str]]) -> Run {
+        let names = |level: &&[&str]| level.iter().map(|name| (*name).into()).collect();
+        let levels = levels.iter().map(names).collect();
+        Run::of(NodeId(2), (7, 3), (switch, Incarnation(5)), levels)
+    }
+
+    /// Asks the next level and has its devices answer; gives the answer of the run, if it is there.
+    fn answers(run: &mut Run, results: &[Result<(), &str>]) -> Option<(bool, String)> {
+        assert!(run.needs_next());
+        let level = run.next_level(NOW);
+        assert_eq!(level.len(), results.len(), "{level:?}");
+        for (id, device) in (0..).zip(level) {
+            run.asked(id, device);
+        }
+        for (id, result) in (0..).zip(results) {
+            assert!(run.awaits(id) && !run.is_through());
+            run.answered(id, result.map_err(str::to_owned));
+        }
+        assert!(run.is_through() && run.is_idle());
+        run.sum_up(NOW.plus(Millis(1_600)), "lb1");
+        run.answer().cloned()
+    }
+
+    #[test]
+    fn all_devices_of_a_level_have_to_do_it_or_those_of_the_next_one() {
+        let mut both = run(Switch::Off, &[&["pdu-a", "pdu-b"], &["bmc"]]);
+        let (ok, text) = answers(&mut both, &[Ok(()), Ok(())]).unwrap();
+        assert!(ok && both.level() == 0);
+        assert_eq!(text, "pdu-a and pdu-b say that lb1 is off, after 1.6s");
+
+        let mut next = run(Switch::Off, &[&["pdu-a", "pdu-b"], &["bmc"]]);
+        assert_eq!(answers(&mut next, &[Ok(()), Err("pdu-b: no answer")]), None);
+        let (ok, text) = answers(&mut next, &[Ok(())]).unwrap();
+        assert!(ok && next.level() == 1 && text.starts_with("bmc says that lb1 is off"), "{text}");
+
+        let mut none = run(Switch::Off, &[&["pdu-a", "pdu-b"], &["bmc"]]);
+        assert_eq!(answers(&mut none, &[Err("pdu-a: refused"), Err("pdu-b: no answer")]), None);
+        let (ok, text) = answers(&mut none, &[Err("bmc: wrong password")]).unwrap();
+        assert!(!ok);
+        let all = "pdu-a: refused; pdu-b: no answer; bmc: wrong password";
+        assert_eq!(text, format!("lb1 could not be switched off: {all}"));
+    }
+
+    #[test]
+    fn a_test_is_about_all_devices_of_all_levels() {
+        let mut test = run(Switch::Test, &[&["pdu-a", "pdu-b"], &["bmc"]]);
+        let (ok, text) = answers(&mut test, &[Ok(()), Ok(()), Err("bmc: no answer")]).unwrap();
+        assert!(!ok && text.ends_with("if that were needed: bmc: no answer"), "{text}");
+    }
+
+    #[test]
+    fn a_node_without_a_device_is_not_off() {
+        for levels in [&[][..], &[&[][..]]] {
+            let mut none = run(Switch::Off, levels);
+            let (ok, text) = answers(&mut none, &[]).unwrap();
+            assert!(!ok && text.ends_with("it has no fence device"), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_answer_is_told_again_until_it_is_written() {
+        let mut void = run(Switch::Off, &[&["bmc"]]);
+        assert_eq!(void.tells(NOW), None);
+        void.is_void("lb1", "it is heard again");
+        let text = "lb1 is not switched off: it is heard again".to_owned();
+        assert!(void.was_void());
+        assert_eq!(void.tells(NOW), Some((true, (false, text.clone()))));
+        assert_eq!(void.tells(NOW.plus(Millis(299))), None);
+        assert_eq!(void.tells(NOW.plus(Millis(300))), Some((false, (false, text))));
+    }
+}

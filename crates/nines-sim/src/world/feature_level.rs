@@ -54,10 +54,18 @@ struct OlderState {
     highest: u64,
     #[prost(uint32, tag = "31")]
     feature_level: u32,
+    /// No older build has any, nor has anybody as long as there is one.
+    #[prost(bytes = "vec", repeated, tag = "34")]
+    powers: Vec<Vec<u8>>,
 }
 
 /// What a build that reads up to this level has of a state.
 fn older_state(level: u32, bytes: &[u8]) -> OlderState {
+    OlderState { powers: Vec::new(), ..common_state(level, bytes) }
+}
+
+/// What builds that read up to this level and the newest one have in common of a state.
+fn common_state(level: u32, bytes: &[u8]) -> OlderState {
     let mut state = OlderState::decode(bytes).expect("it was encoded a moment ago");
     if level == 0 {
         state.facts.iter_mut().for_each(|facts| facts.feature_level = 0);
@@ -88,6 +96,9 @@ fn older_command(level: u32, bytes: &[u8]) -> Vec<u8> {
         kind @ Some(Kind::FeatureLevel(_) | Kind::ApplySpec(_)) => {
             *kind = Some(Kind::LogEvents(LogEvents::default()));
         }
+        Some(kind @ Kind::Fence(_)) if level < feature_level::FENCING => {
+            *kind = Kind::LogEvents(LogEvents::default());
+        }
         // It refuses a verb that it does not know.
         Some(kind @ Kind::Act(_)) if feature_level::needed(kind) > level => {
             *kind = Kind::LogEvents(LogEvents::default());
@@ -113,7 +124,7 @@ impl OlderBuilds {
         if !self.mixed {
             return fnv(7, bytes);
         }
-        let mut state = older_state(self.level, bytes);
+        let mut state = common_state(self.level, bytes);
         // Only builds that know of levels tell of one.
         let of_level = |event: &Vec<u8>| event.windows(13).any(|word| word == b"feature-level");
         state.story.retain(|event| !of_level(event));
