@@ -79,6 +79,8 @@ pub struct FenceCall {
     pub node: NodeName,
     /// What to do with it.
     pub switch: Switch,
+    /// It is over by then, by the boot clock.
+    pub until: Time,
 }
 
 /// Takes the work that the core asks for. It never waits.
@@ -438,8 +440,8 @@ impl CoreThread {
             }
             Operation::Announce(vip) => return self.executors.take(Work::Announce(id, vip)),
             Operation::Forward(wanted) => return self.executors.take(Work::Forward(id, wanted)),
-            Operation::Fence { device, config, node, switch } => {
-                let call = FenceCall { device, config: *config, node, switch };
+            Operation::Fence { device, config, node, switch, until } => {
+                let call = FenceCall { device, config: *config, node, switch, until };
                 return self.executors.take(Work::Fence(id, Box::new(call)));
             }
         };

@@ -85,6 +85,8 @@ pub enum Operation {
         node: NodeName,
         /// What to do with it.
         switch: Switch,
+        /// By the boot clock: what has not begun by then does not begin any more.
+        until: Time,
     },
 }
 

@@ -146,7 +146,7 @@ impl Node {
                 self.mail.beat_next(now);
             }
             Event::Stop => {
-                self.leaving.stop();
+                self.leaving.stop(now);
                 self.mail.beat_next(now);
             }
             Event::FirstPacket(vip) => self.first_packet(now, vip),

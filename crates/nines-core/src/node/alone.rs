@@ -27,6 +27,7 @@ use crate::{
     event_log::EventKind,
     feature_level::FENCING,
     state::fencing,
+    voter::consensus::Change,
     wire::{Act, Command, Fence, FenceStep, command::Kind},
 };
 
@@ -76,6 +77,8 @@ pub(super) struct Alone {
     proof: Option<Proof>,
     /// The vote is taken, and the library still believes what was said for the other one.
     stale: bool,
+    /// Another one went on alone as well.
+    split: bool,
 }
 
 impl Node {
@@ -171,8 +174,16 @@ impl Node {
             peer.beat.applied() >= members.newest_change() && peer.at != Time(0)
         });
         let nobody_else = members.highest().max(members.keys().max().copied().unwrap_or_default());
-        let changes = self.voter.consensus().has_change_ahead();
-        !changes && (knows || nobody_else <= NodeId(2))
+        // It has applied what this node has not got: that was decided without this one.
+        let ahead = self
+            .membership
+            .peer(other)
+            .is_some_and(|peer| peer.beat.applied() > self.voter.consensus().last().0);
+        // Who only begins to get the log, or gets its vote taken, decides nothing.
+        let harmless =
+            |(id, change): &(NodeId, Change)| *change == Change::Learns && *id != self.config.id;
+        let changes = self.voter.consensus().changes_ahead();
+        changes.iter().all(harmless) && !ahead && (knows || nobody_else <= NodeId(2))
     }
 
     /// Of two that lose each other the one that holds less waits longer: both cannot win.
@@ -190,16 +201,13 @@ impl Node {
         if self.alone.stale && self.voter.forget_borrowed_vote() {
             self.alone.stale = false;
         }
-        let may = self.voter.takes_part()
-            && !self.is_double(now, self.config.id)
-            && !self.is_removed()
-            && !self.leaving.stops()
-            && !self.voter.disk_lags(now);
-        let other = self.other_of_two().filter(|_| may);
-        let Some(other) = other else {
-            self.alone.proof = None;
+        let Some(other) = self.other_of_two() else {
+            self.drop_proof();
             return;
         };
+        if !self.may_go_alone(now) {
+            return;
+        }
         if let Some(proof) = &self.alone.proof {
             let heard = self.membership.peer(other).is_some_and(|peer| {
                 peer.at > proof.at && peer.at.since(proof.at) >= ON_THEIR_WAY.ns()
@@ -212,10 +220,28 @@ impl Node {
             self.take_vote(now);
             return;
         }
-        let lost = !self.membership.speaks(now, other, self.lease());
+        let (voter, cx) = self.voter(now);
+        // Whoever answers also tells of changes that this node has slept through.
+        let lost = voter.may_vote(&cx) && !self.membership.speaks(now, other, self.lease());
         if lost && self.alone.run.is_none() && self.alone_wait(now, other).is_none() {
             self.ask_about(now, other);
         }
+    }
+
+    fn may_go_alone(&self, now: Time) -> bool {
+        self.voter.takes_part()
+            && !self.is_double(now, self.config.id)
+            && !self.is_removed()
+            && !self.leaving.stops()
+            && !self.voter.disk_lags(now)
+    }
+
+    /// What counted as proof does so no more, and neither does what was said for the other one.
+    fn drop_proof(&mut self) -> Option<Proof> {
+        let proof = self.alone.proof.take()?;
+        self.voter.vouch(false);
+        self.alone.stale = true;
+        Some(proof)
     }
 
     /// Has the devices of the other one switch it off.
@@ -254,6 +280,7 @@ impl Node {
             node.other_of_two() == Some(run.target)
                 && node.incarnation.current(run.target) == run.incarnation
                 && !node.membership.speaks(now, run.target, node.lease())
+                && node.listens(now)
         };
         while run.needs_next() {
             if !gone(self, &run) {
@@ -285,9 +312,7 @@ impl Node {
     }
 
     fn proof_is_void(&mut self, now: Time, other: NodeId) {
-        let Some(proof) = self.alone.proof.take() else { return };
-        // What was acknowledged in its place is not true of it.
-        self.alone.stale = true;
+        let Some(proof) = self.drop_proof() else { return };
         let name = self.name_of(other);
         if self.incarnation.current(other) == proof.incarnation && !proof.by_person {
             let text = format!(
@@ -317,10 +342,12 @@ impl Node {
         self.voter.vote_for(other);
     }
 
-    /// A vote was taken or given up: what was said for the other one is forgotten.
+    /// Voters have changed: once the vote of the other one is taken, what was said for it is
+    /// forgotten.
     pub(super) fn vote_taken(&mut self) {
-        if self.alone.proof.take().is_some() {
-            self.alone.stale = true;
+        let voters = self.voter.consensus().voters();
+        if self.alone.proof.as_ref().is_some_and(|proof| !voters.contains(&proof.other)) {
+            self.drop_proof();
         }
     }
 
@@ -381,6 +408,29 @@ impl Node {
         }
     }
 
+    /// Another member went on alone, too: by a person's word about a node that was not off. What
+    /// each has decided since cannot be put together, so neither goes on.
+    pub(super) fn split_from(&mut self, other: NodeId) {
+        if self.broken().is_some() {
+            return;
+        }
+        let name = self.name_of(other);
+        let why = format!(
+            "{name} went on alone as well, and each has decided what the other does not know; keep \
+             one of the two: on the other, stop the agent, move its state directory away, and join \
+             it again"
+        );
+        self.log(format!("this node votes no more: {why}"));
+        self.voter.breaks(why);
+        self.alone.split = true;
+        self.all_vips_changed();
+    }
+
+    /// Whether this node and another one both went on alone.
+    pub(super) fn is_split(&self) -> bool {
+        self.alone.split
+    }
+
     /// The command that a person's word comes to, or the answer if there is none.
     fn confirm_off(
         &mut self,
@@ -406,17 +456,23 @@ impl Node {
         if self.other_of_two() != Some(id) || self.state.members.feature_level() < FENCING {
             return Ok(kind);
         }
+        if !self.may_go_alone(now) {
+            return refuse(format!(
+                "this node takes no part, stops, or its disk is slow: it cannot go on without \
+                 {name}"
+            ));
+        }
         if !self.agrees_on_members(id) {
             return refuse(format!(
-                "{name} and this node may not have the same members: start {name}, or remove \
-                 what should not be there, first"
+                "{name} may have decided what this node does not know, or goes by other members: \
+                 start {name}"
             ));
         }
         let Kind::Fence(Fence { text, .. }) = kind else { return Ok(kind) };
         let answer = format!("{name} counts as off: this node goes on alone");
         let (level, by_person, at) = (0, true, now);
         self.log(text.clone());
-        self.voter.vouch();
+        self.voter.vouch(true);
         self.alone.proof = Some(Proof { other: id, incarnation, text, level, by_person, at });
         Err(Ok(answer))
     }

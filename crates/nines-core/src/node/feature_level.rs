@@ -1,5 +1,4 @@
-//! The feature level: what a proposer may write, when the leader raises it, and when a node whose
-//! build is too old stops.
+//! The feature level: what may be written, when it rises, and when a build is too old.
 //!
 //! Decides: what each member can read, by its heartbeats while it is heard and else by its last
 //! facts. The levels themselves are in `crates/nines-core/src/feature_level.rs`.
@@ -121,7 +120,8 @@ impl Node {
 
     /// Whether this node votes no more, and would vote again after a restart.
     pub fn is_mended_by_restart(&self) -> bool {
-        self.broken().is_some() && !self.is_retired() && !self.applies_no_more()
+        let stays = self.is_retired() || self.applies_no_more() || self.is_split();
+        self.broken().is_some() && !stays
     }
 
     /// Whether this build reads a committed command. If not, this node stops: nothing that follows

@@ -95,6 +95,11 @@ impl Run {
         level
     }
 
+    /// When its first device was asked.
+    pub(super) fn begun(&self, now: Time) -> Time {
+        self.begun.unwrap_or(now)
+    }
+
     pub(super) fn asked(&mut self, id: u64, device: DeviceName) {
         self.waits.insert(id, device);
     }
@@ -123,7 +128,8 @@ impl Run {
 
     /// A level has ended: what it comes to.
     pub(super) fn sum_up(&mut self, now: Time, node: &str) {
-        let took = Millis(self.begun.map_or(0, |at| now.since(at)) / 1_000_000);
+        let took = self.begun.map_or(0, |at| now.since(at)) as f64 / 1e9;
+        let took = format!("{took:.1} s");
         if !self.level_failed && !self.done.is_empty() {
             let names: Vec<&str> = self.done.iter().map(DeviceName::as_str).collect();
             let who = names.join(" and ");
@@ -226,7 +232,7 @@ mod tests {
         let mut both = run(Switch::Off, &[&["pdu-a", "pdu-b"], &["bmc"]]);
         let (ok, text) = answers(&mut both, &[Ok(()), Ok(())]).unwrap();
         assert!(ok && both.level() == 0);
-        assert_eq!(text, "pdu-a and pdu-b say that lb1 is off, after 1.6s");
+        assert_eq!(text, "pdu-a and pdu-b say that lb1 is off, after 1.6 s");
 
         let mut next = run(Switch::Off, &[&["pdu-a", "pdu-b"], &["bmc"]]);
         assert_eq!(answers(&mut next, &[Ok(()), Err("pdu-b: no answer")]), None);

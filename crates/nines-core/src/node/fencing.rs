@@ -20,9 +20,10 @@ use nines_model::{Codes as _, Incarnation, Millis, NodeId, Switch, Time};
 use super::Node;
 use crate::{
     feature_level::FENCING,
+    lease::promise_ns,
     node::fence_run::{Run, plural},
     state::fencing::ATTEMPTS,
-    wire::{Fence, FenceOrder, FenceStep, Power, command::Kind},
+    wire::{Fence, FenceOrder, FenceStep, FenceWish, Power, command::Kind},
 };
 
 /// The leader looks again after it has written something.
@@ -37,6 +38,8 @@ const ON_THEIR_WAY: Millis = Millis(3_000);
 const OFF_FOR: Millis = Millis(5_000);
 /// After a failure the devices of a node are tried again.
 const TEST_AGAIN: Millis = Millis(3_600_000);
+/// What an operator wants is tried for so long.
+const WISH: Millis = Millis(60_000);
 /// Beyond the devices' own time an order is waited for so long.
 const SPARE: Millis = Millis(10_000);
 
@@ -91,6 +94,7 @@ impl Node {
             known.extend(power.order.iter().map(|order| (*id, order.index)));
             known.extend(power.off.iter().map(|off| (*id, off.index)));
             known.insert((*id, power.taken));
+            known.extend(power.wish.iter().map(|wish| (*id, wish.index)));
         }
         self.fences.seen.retain(|key, _| known.contains(key));
         for key in known {
@@ -132,17 +136,11 @@ impl Node {
             return self.give_up(now, id, order);
         }
         let name = self.name_of(id);
+        if let Some(wish) = &power.wish {
+            return self.fulfil(now, id, wish);
+        }
         if !self.state.spec.can_fence(&name) {
             return None;
-        }
-        if let Some(wish) = &power.wish {
-            let switch = Switch::from_code(&wish.switch)?;
-            let reason = match wish.reason.as_str() {
-                "" => format!("{} wants it", wish.actor),
-                reason => format!("{} wants it: {reason}", wish.actor),
-            };
-            let by_person = true;
-            return self.order(now, id, switch, reason).map(|order| Fence { by_person, ..order });
         }
         if self.is_to_fence(now, id, &power) && self.fence_block(now, id).is_none() {
             let why = "it is silent, and what it held was given to others without its word";
@@ -154,6 +152,28 @@ impl Node {
             return self.order(now, id, Switch::On, "it was off for long enough".into());
         }
         self.is_test_due(now, &power).then(|| self.order(now, id, Switch::Test, String::new()))?
+    }
+
+    /// The order that an operator wants; or that it is given up, because it cannot be given.
+    fn fulfil(&self, now: Time, id: NodeId, wish: &FenceWish) -> Option<Fence> {
+        let reason = match wish.reason.as_str() {
+            "" => format!("{} wants it", wish.actor),
+            reason => format!("{} wants it: {reason}", wish.actor),
+        };
+        let can = self.state.spec.can_fence(&self.name_of(id));
+        let switch = Switch::from_code(&wish.switch).filter(|_| can);
+        if let Some(order) = switch.and_then(|switch| self.order(now, id, switch, reason)) {
+            return Some(Fence { by_person: true, ..order });
+        }
+        let late = self.since(now, id, wish.index) >= WISH.ns();
+        (late || !can).then(|| {
+            let name = self.name_of(id);
+            let text = format!(
+                "{name} is not switched {}, as {} wanted: nobody can ask its fence devices",
+                wish.switch, wish.actor
+            );
+            Fence::about(FenceStep::Void, id, Incarnation::NONE, text)
+        })
     }
 
     /// Whether that a node is heard changes what is known of its power.
@@ -168,10 +188,13 @@ impl Node {
         if order.is_some_and(|order| booted(order.incarnation())) {
             return true;
         }
-        let alive = id == self.config.id || self.membership.alive(now, id, self.lease());
-        let knows = self.membership.peer(id).is_none_or(|p| p.beat.applied().0 >= power.taken);
-        let held_against = power.taken != 0 || (order.is_none() && !power.attempts.is_empty());
-        held_against && alive && knows && order.is_none()
+        // One that votes no more has let go of everything.
+        let lets_go = self
+            .membership
+            .peer(id)
+            .is_none_or(|p| p.beat.applied().0 >= power.taken || !p.beat.broken.is_empty());
+        let held_against = power.taken != 0 || !power.attempts.is_empty();
+        held_against && lets_go && order.is_none()
     }
 
     /// An order that nobody will answer.
@@ -206,7 +229,10 @@ impl Node {
     /// Whether a node should be off and is not, as far as this leader knows.
     fn is_to_fence(&self, now: Time, id: NodeId, power: &Power) -> bool {
         let after = self.state.spec.fencing.after;
-        let silent = self.membership.peer(id).is_none_or(|p| now.since(p.at) >= after.ns());
+        // One that was stopping, or votes no more, holds nothing.
+        let silent = self.membership.peer(id).is_none_or(|p| {
+            now.since(p.at) >= after.ns() && !p.beat.leaving && p.beat.broken.is_empty()
+        });
         id != self.config.id
             && power.taken != 0
             && power.off.is_none()
@@ -316,6 +342,9 @@ impl Node {
         if run.term != consensus.term() || consensus.leader().is_none() {
             return Some("another node leads, or none does");
         }
+        if !self.listens(now) {
+            return Some("this node has stood still");
+        }
         let current = self.incarnation.current(run.target);
         if run.switch == Switch::Off && ![run.incarnation, Incarnation::NONE].contains(&current) {
             return Some("it has started again");
@@ -323,6 +352,11 @@ impl Node {
         let speaks = self.membership.speaks(now, run.target, self.lease());
         let spares = run.switch == Switch::Off && !order.by_person && speaks;
         spares.then_some("it is heard again")
+    }
+
+    /// Whether this node has run for so long that it would have heard whoever speaks.
+    pub(super) fn listens(&self, now: Time) -> bool {
+        self.membership.listening(now) >= promise_ns(self.lease())
     }
 
     /// Asks the devices of the next level, if the one before is through without success.
@@ -342,7 +376,9 @@ impl Node {
     /// Asks all devices of the next level at once.
     pub(super) fn ask_level(&mut self, now: Time, run: &mut Run) {
         let node = self.name_of(run.target);
-        for device in run.next_level(now) {
+        let level = run.next_level(now);
+        let until = run.begun(now).plus(self.patience(&node));
+        for device in level {
             match self.state.spec.fence.get(&device) {
                 Some(config) => {
                     let operation = crate::action::Operation::Fence {
@@ -350,6 +386,7 @@ impl Node {
                         config: Box::new(config.clone()),
                         node: node.as_str().into(),
                         switch: run.switch,
+                        until,
                     };
                     let id = self.perform(operation);
                     run.asked(id, device);

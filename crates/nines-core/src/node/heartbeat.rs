@@ -147,6 +147,7 @@ impl Node {
             lease_ms: length.0,
             ready: self.is_ready() && !self.voter.disk_lags(now),
             lags: self.voter.disk_lags(now),
+            alone: self.voter.is_alone(),
             behind: numbers(self.behind().iter().copied()),
             leaving: self.leaving.stops(),
             unable: self.unable_bits(),
@@ -295,6 +296,9 @@ impl Node {
                 let peer = self.membership.peer(from);
                 let new_life = peer.is_none_or(|p| p.beat.incarnation() != beat.incarnation());
                 self.remember(now, from, &beat);
+                if beat.alone && self.voter.is_alone() {
+                    self.split_from(from);
+                }
                 let bare = Heartbeat { part: None, ..beat.clone() };
                 let same = self.membership.peer(from).is_some_and(|p| {
                     p.was_alive && p.beat == Heartbeat { sent_ns: p.beat.sent_ns, ..bare.clone() }

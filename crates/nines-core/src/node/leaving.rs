@@ -10,12 +10,17 @@ use crate::action::Action;
 /// A restart waits no longer than this for leases that span it.
 const PATIENCE: Millis = Millis(1_000);
 
+/// Of two voters one that stops waits so long until the other goes on without its vote.
+const VOTE_PATIENCE: Millis = Millis(3_000);
+
 /// What was asked of this process.
 #[derive(Default)]
 pub(super) struct Leaving {
     /// Leases of this length are wanted for a restart, and since when.
     restart: Option<(Millis, Time)>,
     stopping: bool,
+    /// When it was first asked to stop.
+    asked: Option<Time>,
 }
 
 impl Leaving {
@@ -24,7 +29,8 @@ impl Leaving {
         self.restart = Some((length, now));
     }
 
-    pub(super) fn stop(&mut self) {
+    pub(super) fn stop(&mut self, now: Time) {
+        self.asked.get_or_insert(now);
         self.stopping = true;
     }
 
@@ -54,8 +60,9 @@ impl Node {
             self.broken().is_none()
                 && self.state.vips.values().any(|h| *h.node() == self.config.name)
         };
-        let over = || idle() && !owes() && !self.gives_vote_up(now);
-        if self.leaving.stopping && (over() || self.nobody_can_take_over(now)) {
+        let over = || (idle() && !owes()) || self.nobody_can_take_over(now);
+        let votes = |asked: Time| self.gives_vote_up(now) && now.since(asked) < VOTE_PATIENCE.ns();
+        if self.leaving.stopping && over() && !self.leaving.asked.is_some_and(votes) {
             self.leaving.stopping = false;
             self.actions.push(Action::StopReady);
         }

@@ -183,7 +183,7 @@ impl Admin {
                 let (ids, switch) = state.validate_wishes(admin, &subjects)?;
                 let (actor, reason) = (set.actor, set.reason);
                 let switch = switch.code().to_owned();
-                What::Power(ids, FenceWish { switch, actor, reason })
+                What::Power(ids, FenceWish { switch, actor, reason, index: 0 })
             }
             AdminCommand::ConfirmOff => return invalid("no node says which incarnation is meant"),
         };
@@ -316,6 +316,7 @@ impl State {
     pub(super) fn commit_admin(&mut self, entry: Entry<'_>, change: Change) -> String {
         let Change { what, events, answer } = change;
         if let What::Power(ids, wish) = &what {
+            let wish = FenceWish { index: entry.index.number(), ..wish.clone() };
             ids.iter().for_each(|id| self.fencing.wish(*id, wish.clone()));
         }
         self.admin.commit(what);

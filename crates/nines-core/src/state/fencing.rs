@@ -35,9 +35,13 @@ pub(super) struct Change {
 enum What {
     Ordered(Fence),
     Answered(Fence, FenceStep, Switch),
-    Heard { lied: bool },
+    Heard {
+        lied: bool,
+    },
     Off(Fence),
     Rests,
+    /// What an operator wants.
+    GivenUp,
 }
 
 impl Deref for Fencing {
@@ -89,6 +93,9 @@ impl Fencing {
                 };
                 let kind = if switch == Switch::Test { EventKind::Note } else { EventKind::Fence };
                 (What::Ordered(fence.clone()), event(kind, text))
+            }
+            FenceStep::Void if fence.order == 0 && power.wish.is_some() => {
+                (What::GivenUp, event(EventKind::FenceFailed, fence.text.clone()))
             }
             FenceStep::Done | FenceStep::Failed | FenceStep::Void => {
                 let order = power.order.as_ref().filter(|order| order.index == fence.order);
@@ -183,7 +190,7 @@ impl Fencing {
                 power.order = Some(order);
             }
             What::Answered(fence, step, switch) => {
-                power.order = None;
+                let wanted = power.order.take().is_some_and(|order| order.by_person);
                 let ok = step == FenceStep::Done;
                 let answer = FenceAnswer { ok, at_ms, text: fence.text.clone() };
                 match switch {
@@ -195,6 +202,8 @@ impl Fencing {
                     Switch::Off if ok => {
                         power.switched = Some(answer);
                         power.off_by(index, at_ms, &fence);
+                        // What a person switches off stays off.
+                        power.off.iter_mut().for_each(|off| off.on_tried |= wanted);
                     }
                     Switch::Off | Switch::On => power.switched = Some(answer),
                 }
@@ -209,6 +218,7 @@ impl Fencing {
                 }
             }
             What::Rests => {}
+            What::GivenUp => power.wish = None,
             What::Off(fence) => power.off_by(index, at_ms, &fence),
         }
         if *power == Power::default() {

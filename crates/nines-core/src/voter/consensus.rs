@@ -280,7 +280,13 @@ impl Consensus {
         let entries = ready.take_entries();
         persist.entries = entries.iter().map(from_entry).collect();
         self.raw.mut_store().keep(&persist, &entries);
+        let mut early = std::mem::take(&mut batch.messages);
+        let mut waits = false;
         if let Some(hard_state) = ready.hs() {
+            let before = &self.raw.store().hard_state;
+            // The library sends a leader's messages at once: its term is on disk by then, but for a
+            // node that elects itself alone.
+            waits = (before.term, before.vote) != (hard_state.term, hard_state.vote);
             self.raw.mut_store().hard_state = hard_state.clone();
             persist.hard_state = Some(HardState {
                 term: hard_state.term,
@@ -288,8 +294,12 @@ impl Consensus {
                 commit: hard_state.commit,
             });
         }
-        let later: Vec<RaftMessage> =
+        let mut later: Vec<RaftMessage> =
             ready.take_persisted_messages().iter().map(from_message).collect();
+        if waits {
+            later.splice(0..0, early.drain(..));
+        }
+        batch.messages = early;
         batch.committed = ready.take_committed_entries().iter().map(committed).collect();
         let number = ready.number();
         let only_commit =

@@ -28,6 +28,8 @@ pub(super) struct LostLog {
     answered: BTreeSet<NodeId>,
     /// A majority has.
     vouched: bool,
+    /// A person says so in the place of others, who are off.
+    by_person: bool,
     /// This node votes no more, restarted or not.
     retired: bool,
     /// It was removed from the cluster.
@@ -142,12 +144,13 @@ impl Voter {
             self.memory.vouched =
                 voters.contains(&me) && majority && (voters.len() > 1 || listened);
         }
-        self.memory.vouched
+        self.memory.vouched || self.memory.by_person
     }
 
-    /// A person says that nobody is left who could remember more of this log than it has.
-    pub fn vouch(&mut self) {
-        self.memory.vouched = true;
+    /// A person says that nobody is left who could remember more of this log than it has, or that
+    /// does not count any more.
+    pub fn vouch(&mut self, says: bool) {
+        self.memory.by_person = says;
     }
 
     /// Whether messages of another node may change this node's log: not before others have said

@@ -219,6 +219,9 @@ pub struct FenceWish {
     /// Why, in the operator's words.
     #[prost(string, tag = "3")]
     pub reason: String,
+    /// Log index of the command.
+    #[prost(uint64, tag = "4")]
+    pub index: u64,
 }
 
 /// All about the power of one node.

@@ -74,6 +74,9 @@ pub struct Heartbeat {
     /// The sender's disk takes long for what it writes: it should not lead.
     #[prost(bool, tag = "38")]
     pub lags: bool,
+    /// The sender is the only voter.
+    #[prost(bool, tag = "39")]
+    pub alone: bool,
     /// Name of the set of VIPs held, in two halves.
     #[prost(fixed64, tag = "50")]
     pub set_a: u64,

@@ -51,6 +51,11 @@ impl World {
         here.map(|vip| (*vip, kernel.tokens.get(vip).copied().unwrap_or(0))).collect()
     }
 
+    /// A person has broken what invariants rest on: none is asked any more.
+    pub fn ask_no_invariant(&mut self) {
+        self.invariants.clear();
+    }
+
     /// Asks the invariants after each event. In a large world most events change nothing that they
     /// look at but the time: after those they are asked once in a millisecond.
     pub(super) fn judge_if_due(&mut self) -> Result<(), String> {

@@ -47,7 +47,7 @@ impl World {
                 self.schedule(50_000, id, Happening::Deliver(done));
                 return None;
             }
-            Operation::Fence { device, config, node, switch } => {
+            Operation::Fence { device, config, node, switch, until: _ } => {
                 let what = (node.as_str(), switch, config.timeout);
                 self.ask_device((id, number), device.as_str(), what);
                 return None;

@@ -8,6 +8,7 @@ use std::{
     time::Instant,
 };
 
+use nines_dataplane::process::boot_time;
 use nines_exec::{
     Runner,
     fence_agent::{Device, DeviceConfig, NoMetadata, Outlet, PowerOff, PowerOn, Problem, Tested},
@@ -67,10 +68,15 @@ pub fn carry_out(
     stop: &Stop,
     log: &Logger,
 ) -> Result<(), String> {
-    let FenceCall { device: name, config, node, switch } = call;
+    let FenceCall { device: name, config, node, switch, until } = call;
     let begun = Instant::now();
     let device = device(agents, name, config)?;
-    let left = config.timeout.0.saturating_sub(begun.elapsed().as_millis() as u64);
+    // Calls before it may have taken their time; who asked counts on nothing after that.
+    let before_end = until.since(boot_time()) / 1_000_000;
+    let left = config.timeout.0.saturating_sub(begun.elapsed().as_millis() as u64).min(before_end);
+    if left == 0 {
+        return Err(format!("{name}: calls before this one took too long"));
+    }
     let runner: Arc<dyn Runner> = Arc::<nines_exec::Processes>::clone(agents.processes());
     let (node, left) = (node.as_str(), Millis(left));
     let (is_done, said) = match switch {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use nines_lab::power::{AGENT, Mode, PowerSwitch};
-use nines_model::Switch;
+use nines_model::{Switch, Time};
 
 use super::*;
 use crate::core_thread::{self, Inbox};
@@ -48,7 +48,7 @@ impl Harness {
     /// Asks for something, and does not wait.
     fn ask(&self, id: u64, (device, config): (&str, &FenceDevice), node: &str, switch: Switch) {
         let (device, config) = (device.into(), config.clone());
-        let call = FenceCall { device, config, node: node.into(), switch };
+        let call = FenceCall { device, config, node: node.into(), switch, until: Time(u64::MAX) };
         assert!(self.handle.ask(id, Box::new(call)).is_none());
     }
 
@@ -238,7 +238,13 @@ fn the_end_of_the_agent_waits_for_no_device_and_leaves_no_fence_agent() {
 fn a_call_without_room_fails_at_once_and_none_is_lost() {
     let call = |device: String| {
         let (device, config) = (device.as_str().into(), Harness::device("pdu", 1_000));
-        Box::new(FenceCall { device, config, node: "lb1".into(), switch: Switch::Off })
+        Box::new(FenceCall {
+            device,
+            config,
+            node: "lb1".into(),
+            switch: Switch::Off,
+            until: Time(u64::MAX),
+        })
     };
     // Nobody takes anything out of this queue.
     let (handle, _inbox) = channel("/nowhere".into());

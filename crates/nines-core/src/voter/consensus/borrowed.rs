@@ -14,14 +14,19 @@ use raft::{
     eraftpb::{Message, MessageType},
 };
 
-use super::Consensus;
+use super::{Change, Consensus};
 
 impl Consensus {
+    /// Changes of membership in the log that are not applied, each with its node.
+    pub fn changes_ahead(&self) -> Vec<(NodeId, Change)> {
+        let entries = self.unapplied(u64::MAX);
+        entries.iter().filter_map(|entry| super::committed(entry).changes_member()).collect()
+    }
+
     /// Whether the log has a change of membership that is not applied, or one is under way.
     pub fn has_change_ahead(&self) -> bool {
         let leads = self.is_leader() && self.raw.raft.has_pending_conf();
-        let changes = |e: &raft::eraftpb::Entry| super::codec::from_entry(e).kind != 0;
-        leads || self.unapplied(u64::MAX).iter().any(changes)
+        leads || !self.changes_ahead().is_empty()
     }
 
     /// Says in place of `other`, which is off, what this node needs to hear of it now.
