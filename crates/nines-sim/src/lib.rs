@@ -51,8 +51,8 @@ impl Outcome {
     }
 }
 
-/// Runs the cluster of [`Scenario::drawn`] through a safety phase with faults of this seed, then ends
-/// all faults and expects it to heal.
+/// Runs the cluster of [`Scenario::drawn`] through a safety phase with faults of this seed, then
+/// ends all faults and expects it to heal.
 pub fn run(seed: u64, safety: Millis, sabotage: Sabotage) -> Outcome {
     run_world(World::of(Scenario::drawn(seed), seed, sabotage), safety)
 }

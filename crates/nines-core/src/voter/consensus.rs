@@ -284,8 +284,7 @@ impl Consensus {
         let mut waits = false;
         if let Some(hard_state) = ready.hs() {
             let before = &self.raw.store().hard_state;
-            // The library sends a leader's messages at once: its term is on disk by then, but for a
-            // node that elects itself alone.
+            // A leader's messages leave at once; a lone one's term must be on disk first.
             waits = (before.term, before.vote) != (hard_state.term, hard_state.vote);
             self.raw.mut_store().hard_state = hard_state.clone();
             persist.hard_state = Some(HardState {
@@ -296,9 +295,7 @@ impl Consensus {
         }
         let mut later: Vec<RaftMessage> =
             ready.take_persisted_messages().iter().map(from_message).collect();
-        if waits {
-            later.splice(0..0, early.drain(..));
-        }
+        later.splice(0..0, early.extract_if(.., |_| waits));
         batch.messages = early;
         batch.committed = ready.take_committed_entries().iter().map(committed).collect();
         let number = ready.number();
