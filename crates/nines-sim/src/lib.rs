@@ -78,6 +78,8 @@ pub fn run_world(mut world: World, safety: Millis) -> Outcome {
     if violation.is_none() {
         violation = world.run_for(Millis(6_000)).err();
     }
+    // Some may have been switched off by a call that was under way.
+    world.start_all();
     if world.scenario.changes_config {
         world.operator_applies_all();
     }

@@ -191,8 +191,14 @@ impl World {
             let newest = disk.get().snapshot.index;
             newest >= index || term.is_some() && disk.terms().get(&index).copied() == term
         };
-        let late: BTreeSet<u64> =
-            self.power.back.iter().copied().filter(|id| !has_it(id)).collect();
+        // Until it hears a leader, or its vote is taken, the other one may decide more without it.
+        let newest = self.voters.values().next_back();
+        let knows = |id: &u64| {
+            let leader = self.machines[id].node.as_ref().and_then(|n| n.consensus().leader());
+            leader.is_some() || newest.is_some_and(|voters| !voters.contains(id))
+        };
+        let back = self.power.back.iter().copied();
+        let late: BTreeSet<u64> = back.filter(|id| !(has_it(id) && knows(id))).collect();
         self.power.back.clone_from(&late);
         self.power.off.union(&late).copied().collect()
     }
