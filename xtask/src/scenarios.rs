@@ -263,12 +263,12 @@ mod tests {
         let root = std::env::temp_dir().join(format!("nines-scenarios-{}", std::process::id()));
         fs::create_dir_all(root.join(CASES)).unwrap();
         fs::create_dir_all(root.join(LAB)).unwrap();
-        let case = "# 1. A.\n# nines: B.\n";
-        fs::write(root.join(CASES).join("01-a.txt"), case).unwrap();
+        let case = "# 12. A.\n# nines: B.\n";
+        fs::write(root.join(CASES).join("12-a.txt"), case).unwrap();
         fs::write(root.join(LAB).join("a.rs"), "// scenario 43\nfn a() {}\n").unwrap();
         let wrong = read(&root).err().unwrap();
         fs::remove_dir_all(root).unwrap();
-        for part in ["1 has a case", "no scenario 43", "what scenario 5 is"] {
+        for part in ["12 has a case", "no scenario 43", "what scenario 5 is"] {
             assert!(wrong.contains(part), "{part}: {wrong}");
         }
     }

@@ -216,6 +216,11 @@ impl Renewals {
         *entry = (incarnation, deadline.max(before));
     }
 
+    /// Until when this voter has renewed.
+    pub fn until(&self, voter: NodeId) -> Time {
+        self.by_voter.get(&voter).map_or(Time(0), |(_, until)| *until)
+    }
+
     /// Whether the VIP that these renewals are of may go by `joint` from now on, which voters renew
     /// together with it. What `joint` says of a voter must not be more than that voter granted
     /// this VIP, unless it is no more than the deadline that the VIP has anyway: then it can never

@@ -112,7 +112,7 @@ impl Observation {
         }
         let most = by_term.values().max().copied().unwrap_or(0);
         // Of two voters the one goes on alone when the other is off.
-        let alone = all == 2 && off == 1 && most + inside == 1;
+        let alone = all == 2 && off > 0 && most + inside == 1;
         alone || (most + inside) * 2 > all
     }
 }

@@ -284,8 +284,7 @@ impl Node {
         };
         while run.needs_next() {
             if !gone(self, &run) {
-                let text = format!("{} is heard again", self.name_of(run.target));
-                run.ends(false, text);
+                run.is_void(&self.name_of(run.target), "it is heard again");
             } else {
                 self.ask_level(now, &mut run);
             }
@@ -295,12 +294,14 @@ impl Node {
             return;
         };
         let (other, level) = (run.target, run.level());
-        self.alone.said.clone_from(&text);
         let current = self.incarnation.current(other);
-        if ok && current != run.incarnation {
-            // It has started again meanwhile, before it was off or after.
+        if run.was_void() || (ok && current != run.incarnation) {
+            // It is heard again, or has started again meanwhile, before it was off or after.
             self.alone.tried.pop();
-        } else if ok && self.other_of_two() == Some(other) {
+            return;
+        }
+        self.alone.said.clone_from(&text);
+        if ok && self.other_of_two() == Some(other) {
             self.log(text.clone());
             let (incarnation, by_person) = (run.incarnation, false);
             let proof = Proof { other, incarnation, text, level, by_person, at: now };

@@ -13,6 +13,7 @@ use super::Node;
 use crate::{
     batch,
     event_log::{EventKind, LoggedEvent},
+    feature_level::FENCING,
     state::Holding,
     vip_set,
     wire::{Act, Give, Move, command::Kind, pack},
@@ -322,12 +323,20 @@ impl Node {
             let newest = self.state.members.newest_change();
             let has_state = self.membership.peer(id).is_some_and(|p| p.beat.applied() >= newest);
             let stops = self.membership.peer(id).is_some_and(|peer| peer.beat.leaving);
-            if near && has_state && !stops && self.membership.alive(now, id, self.lease()) {
+            let ready = near && has_state && !stops && self.renews_already(now, id);
+            if ready && self.membership.alive(now, id, self.lease()) {
                 self.voter.promote(id);
                 self.leading.after = now.plus(LEAD_AGAIN);
                 return;
             }
         }
+    }
+
+    /// Whether nothing that this leader holds would have to stop until a new voter has renewed it.
+    /// Builds from before fencing promise nothing before they vote.
+    fn renews_already(&self, now: Time, id: NodeId) -> bool {
+        let promises = self.membership.peer(id).is_some_and(|p| p.beat.feature_level >= FENCING);
+        !promises || self.own_vips.is_renewed_by(now, id)
     }
 
     /// The leader should not hold a VIP: then the death of the holder needs no election.

@@ -26,7 +26,9 @@ use crate::{
     wire::{Fence, FenceOrder, FenceStep, FenceWish, Power, command::Kind},
 };
 
-/// The leader looks again after it has written something.
+/// The leader looks so often.
+const LOOK: Millis = Millis(40);
+/// And again after it has written something.
 const AGAIN: Millis = Millis(200);
 /// A device that has failed is asked again after so long.
 const RETRY: Millis = Millis(15_000);
@@ -52,7 +54,7 @@ pub(super) struct Fences {
     noted: Option<u64>,
     /// Orders that this node carries out.
     pub(super) runs: Vec<Run>,
-    /// The leader writes nothing more until then.
+    /// The leader does not look before.
     after: Time,
 }
 
@@ -111,6 +113,7 @@ impl Node {
         if !self.fences_nodes() || now < self.fences.after {
             return;
         }
+        self.fences.after = now.plus(LOOK);
         self.note_orders(now);
         let ids: Vec<NodeId> = self.state.members.keys().copied().collect();
         let step = ids.into_iter().find_map(|id| self.fence_step(now, id));

@@ -367,6 +367,10 @@ impl Node {
             // Which are refused cannot be told any more; the next ack says it again.
             return false;
         };
+        if !refused.is_empty() && !self.voter.consensus().is_voter(voter) {
+            // It promises before it has a vote; what it refuses stops nobody.
+            return false;
+        }
         self.own_vips.told.entry(voter).or_default().known = Some(name);
         let sent = Time(ack.sent_ns);
         let incarnation = self.incarnation.current(voter);

@@ -81,6 +81,11 @@ impl OwnVips {
         &self.vips
     }
 
+    /// Whether this node renews what is held here, if anything is.
+    pub(super) fn is_renewed_by(&self, now: Time, id: NodeId) -> bool {
+        self.held.iter().next().is_none() || self.joint.until(id) > now
+    }
+
     /// Whether no address is on, nor about to be.
     pub(super) fn all_off(&self) -> bool {
         self.vips.values().all(|vip| vip.phase == Phase::Off)

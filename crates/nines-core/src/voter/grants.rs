@@ -101,9 +101,21 @@ impl Voter {
         (state, last, self.gate.changes(), self.promises.changes())
     }
 
+    /// Whether this node promises anything. One that is about to get its vote does so before: what
+    /// it renews counts from its vote on, and without that every holder would have to stop until
+    /// the new voter has renewed, too.
+    fn may_promise(&mut self, cx: &Context<'_>) -> bool {
+        let me = self.identity.id;
+        let answered = |leader| self.has_answered(leader);
+        let learns = self.consensus.learners().contains(&me)
+            && self.consensus.leader().is_some_and(answered)
+            && self.consensus.applied_index() >= self.consensus.committed();
+        learns || self.may_vote(cx)
+    }
+
     /// The voter's part of the lease rule: which of the VIPs a heartbeat names are renewed.
     pub fn grant(&mut self, cx: &mut Context<'_>, from: NodeId, beat: &Heartbeat) -> Granted {
-        if beat.set_size == 0 || !self.takes_part() || !self.may_vote(cx) {
+        if beat.set_size == 0 || !self.takes_part() || !self.may_promise(cx) {
             return Granted::Nothing;
         }
         // No promise is longer than what the config allows a restart to take.

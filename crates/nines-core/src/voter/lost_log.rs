@@ -147,6 +147,12 @@ impl Voter {
         self.memory.vouched || self.memory.by_person
     }
 
+    /// Whether this node has answered since the start of this incarnation, and remembers nothing of
+    /// this log that is missing.
+    pub(super) fn has_answered(&self, from: NodeId) -> bool {
+        self.memory.answered.contains(&from)
+    }
+
     /// A person says that nobody is left who could remember more of this log than it has, or that
     /// does not count any more.
     pub fn vouch(&mut self, says: bool) {

@@ -151,7 +151,7 @@ impl World {
         // A majority has never fewer than this.
         let fewest = self.voters.values().map(BTreeSet::len).min().unwrap_or_default();
         // Of two voters one that knows the other to be off need not hear it.
-        let off = self.power.off.iter().chain(&self.power.back);
+        let off = self.power.off.iter().chain(self.power.back.keys());
         let other_is_off = fewest == 2 && off.into_iter().any(|off| *off != id);
         let deaf = !other_is_off && self.hears(id) < fewest / 2;
         let now = self.now;

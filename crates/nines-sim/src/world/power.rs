@@ -26,6 +26,9 @@ codes! {
     }
 }
 
+/// A machine that has been on for so long, and hears a leader, is heard by that.
+const FOLLOWS_NS: u64 = 2_000_000_000;
+
 /// A call of a device that has come to its end.
 #[derive(Clone, Debug)]
 pub struct Switched {
@@ -46,8 +49,9 @@ pub(super) struct Power {
     unreachable: BTreeSet<(u64, String)>,
     /// Machines that a device has switched off, and that nobody has switched on.
     pub(super) off: BTreeSet<u64>,
-    /// Machines that were off, and run again without the log of the one that went on without them.
-    pub(super) back: BTreeSet<u64>,
+    /// Machines that were off, and run again without the log of the one that went on without them,
+    /// each with the time when it started.
+    pub(super) back: BTreeMap<u64, u64>,
     /// The last incarnation that was over when a device had switched its machine off, by machine.
     pub(super) over: BTreeMap<u64, u64>,
     /// A device has lied: what follows from that is nobody's fault.
@@ -170,7 +174,7 @@ impl World {
     /// it, that counts as decided.
     pub(super) fn is_switched_on(&mut self, id: u64) {
         if self.power.off.remove(&id) {
-            self.power.back.insert(id);
+            self.power.back.insert(id, self.now);
         }
     }
 
@@ -191,16 +195,18 @@ impl World {
             let newest = disk.get().snapshot.index;
             newest >= index || term.is_some() && disk.terms().get(&index).copied() == term
         };
-        // Until it hears a leader, or its vote is taken, the other one may decide more without it.
+        // Until it follows a leader, or its vote is taken, the other one may decide more without it.
         let newest = self.voters.values().next_back();
-        let knows = |id: &u64| {
+        let knows = |(id, since): (&u64, &u64)| {
             let leader = self.machines[id].node.as_ref().and_then(|n| n.consensus().leader());
-            leader.is_some() || newest.is_some_and(|voters| !voters.contains(id))
+            let follows = leader.is_some() && self.now - since > FOLLOWS_NS;
+            follows || newest.is_some_and(|voters| !voters.contains(id))
         };
-        let back = self.power.back.iter().copied();
-        let late: BTreeSet<u64> = back.filter(|id| !(has_it(id) && knows(id))).collect();
-        self.power.back.clone_from(&late);
-        self.power.off.union(&late).copied().collect()
+        let back = self.power.back.iter();
+        let late = |(id, since): &(&u64, &u64)| !(has_it(id) && knows((id, since)));
+        let late: BTreeMap<u64, u64> = back.filter(late).map(|(id, at)| (*id, *at)).collect();
+        self.power.back = late;
+        self.power.off.iter().chain(self.power.back.keys()).copied().collect()
     }
 
     /// The answer to who asked, if that one still runs.
