@@ -195,7 +195,7 @@ impl World {
             let newest = disk.get().snapshot.index;
             newest >= index || term.is_some() && disk.terms().get(&index).copied() == term
         };
-        // Until it follows a leader, or its vote is taken, the other one may decide more without it.
+        // Until it follows a leader, or its vote is taken, the other one may decide more.
         let newest = self.voters.values().next_back();
         let knows = |(id, since): (&u64, &u64)| {
             let leader = self.machines[id].node.as_ref().and_then(|n| n.consensus().leader());

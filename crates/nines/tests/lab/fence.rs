@@ -42,6 +42,7 @@ fn back(net: &mut Net, name: &str) {
 }
 
 /// A holder whose agent stands still is switched off, once, and its VIP goes on elsewhere.
+// scenario 32
 #[test]
 fn a_node_that_stands_still_is_switched_off_once() {
     if !can_run() {

@@ -66,6 +66,7 @@ fn comes_back(net: &mut Net, name: &str) {
 
 /// The link is cut: the holder has the other one switched off, and goes on; nobody is switched off
 /// twice, and the other one gets its vote back.
+// scenario 1
 #[test]
 fn of_two_that_lose_each_other_the_holder_goes_on() {
     if !can_run() {
@@ -101,6 +102,7 @@ fn of_two_the_spare_takes_over_from_one_that_stands_still() {
 }
 
 /// Without a device that answers nobody goes on, and it says why; a person can say more.
+// scenario 4
 #[test]
 fn of_two_nobody_goes_on_without_proof_and_a_person_can_give_it() {
     if !can_run() {
