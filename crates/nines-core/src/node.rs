@@ -55,7 +55,6 @@ mod start;
 mod views;
 mod vips;
 
-pub use alone::AloneWait;
 pub use fencing::FenceBlock;
 pub use start::Config;
 

@@ -12,8 +12,8 @@
 //! ```
 //!
 //! Why it is safe: the other one, when it starts again, can decide nothing without this node's vote
-//! and may not do the same, because it has not heard this node since its start. What it alone had
-//! in its log was never decided. The vote that is cast for it is in a term that no one has led.
+//! and may not do the same, because this node has not answered it since its start. What it alone
+//! had in its log was never decided. The vote that is cast for it is in a term that no one has led.
 //! Votes are taken by the same kind of log entry as any other change, so that later changes keep
 //! apart as always (`voter/voters.rs`).
 //!
@@ -21,27 +21,26 @@
 
 use nines_model::{AdminCommand, Codes as _, Incarnation, Millis, NodeId, Switch, Time};
 
-use super::{Node, fence_run::Run};
+use super::{
+    Node,
+    fence_run::Run,
+    fencing::{HOUR, RETRY},
+};
 use crate::{
     action::{Action, Refusal},
     event_log::EventKind,
     feature_level::FENCING,
-    state::fencing,
+    state::fencing::{self, ATTEMPTS},
     voter::consensus::Change,
     wire::{Act, Command, Fence, FenceStep, command::Kind},
 };
 
-/// A device that has failed is asked again after so long.
-const RETRY: Millis = Millis(15_000);
-/// In so long the other one is switched off at most so often (S18).
-const HOUR: Millis = Millis(3_600_000);
-const ATTEMPTS: usize = 3;
 /// Heartbeats that were on their way when the power went arrive within this.
 const ON_THEIR_WAY: Millis = Millis(500);
 
 /// Why a node that has lost the other one of two does not go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AloneWait {
+enum AloneWait {
     /// No device switches the other one.
     NoDevice,
     /// It has not heard the other one since it started: it may be the one that was switched off.
@@ -95,7 +94,7 @@ impl Node {
 
     /// Why this node, one of two voters, does not go on without the other; `None`: there are more
     /// voters, or it hears the other, or it may.
-    pub fn alone_waits(&self, now: Time) -> Option<AloneWait> {
+    fn alone_waits(&self, now: Time) -> Option<AloneWait> {
         let other = self.other_of_two()?;
         if self.membership.speaks(now, other, self.lease()) {
             return None;
@@ -470,7 +469,10 @@ impl Node {
             ));
         }
         let Kind::Fence(Fence { text, .. }) = kind else { return Ok(kind) };
-        let answer = format!("{name} counts as off: this node goes on alone");
+        let mut answer = format!("{name} counts as off: this node goes on alone");
+        if incarnation == Incarnation::NONE {
+            answer.push_str("; if that one went on alone before, what it decided then is lost");
+        }
         let (level, by_person, at) = (0, true, now);
         self.log(text.clone());
         self.voter.vouch(true);

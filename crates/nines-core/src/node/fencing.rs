@@ -19,6 +19,7 @@ use nines_model::{Codes as _, Incarnation, Millis, NodeId, Switch, Time};
 
 use super::Node;
 use crate::{
+    action::Operation,
     feature_level::FENCING,
     lease::promise_ns,
     node::fence_run::{Run, plural},
@@ -31,9 +32,9 @@ const LOOK: Millis = Millis(40);
 /// And again after it has written something.
 const AGAIN: Millis = Millis(200);
 /// A device that has failed is asked again after so long.
-const RETRY: Millis = Millis(15_000);
+pub(super) const RETRY: Millis = Millis(15_000);
 /// In so long a node is switched off at most [`ATTEMPTS`] times (S18).
-const HOUR: Millis = Millis(3_600_000);
+pub(super) const HOUR: Millis = Millis(3_600_000);
 /// Heartbeats that were on their way when the power went arrive within this.
 const ON_THEIR_WAY: Millis = Millis(3_000);
 /// A node that was switched off is off for so long before it is switched on again.
@@ -384,7 +385,7 @@ impl Node {
         for device in level {
             match self.state.spec.fence.get(&device) {
                 Some(config) => {
-                    let operation = crate::action::Operation::Fence {
+                    let operation = Operation::Fence {
                         device: device.clone(),
                         config: Box::new(config.clone()),
                         node: node.as_str().into(),
