@@ -71,7 +71,9 @@ fn package(options: &[&str]) -> Result<(), String> {
             release().join("nines")
         }
     };
-    println!("{}", package::build(&root(), &binary, &out, &version)?.display());
+    for package in package::build_all(&root(), &binary, &out, &version)? {
+        println!("{}", package.display());
+    }
     Ok(())
 }
 

@@ -1,7 +1,8 @@
-//! `cargo xtask package`: a Debian package of a built binary.
+//! `cargo xtask package`: Debian packages of a built binary: `nines`, and `nines-quorumd` with the
+//! unit of the witness of many clusters.
 //!
-//! Decides: which files go where, and what the package asks of the machine. `dpkg-deb` writes the
-//! archive; the maintainer scripts are in packaging/debian.
+//! Decides: which files go where, and what the packages ask of the machine. `dpkg-deb` writes the
+//! archives; the maintainer scripts are in packaging/debian and packaging/debian-quorumd.
 
 use std::{
     fs,
@@ -17,6 +18,12 @@ const FILES: &[(&str, &str)] = &[
     ("README.md", "usr/share/doc/nines/README.md"),
     ("CHANGELOG.md", "usr/share/doc/nines/changelog.md"),
 ];
+/// Likewise for the package of quorumd.
+const FILES_OF_QUORUMD: &[(&str, &str)] = &[
+    ("packaging/nines-quorumd.service", "usr/lib/systemd/system/nines-quorumd.service"),
+    ("packaging/nines-quorumd.sysusers", "usr/lib/sysusers.d/nines-quorumd.conf"),
+    ("docs/manual/quorumd.md", "usr/share/doc/nines-quorumd/README.md"),
+];
 /// Folders that are copied whole.
 const FOLDERS: &[(&str, &str)] =
     &[("examples", "usr/share/doc/nines/examples"), ("docs", "usr/share/doc/nines/docs")];
@@ -31,8 +38,47 @@ const SCRIPTS: &[&str] = &["postinst", "prerm", "postrm"];
 
 type Done<T = ()> = Result<T, String>;
 
-/// Builds the package in `out` from `binary`; gives its path.
-pub fn build(root: &Path, binary: &Path, out: &Path, version: &str) -> Done<PathBuf> {
+/// Builds both packages in `out` from `binary`; gives their paths.
+pub fn build_all(root: &Path, binary: &Path, out: &Path, version: &str) -> Done<[PathBuf; 2]> {
+    let nines = build(root, binary, out, version)?;
+    Ok([nines, build_quorumd(root, out, version)?])
+}
+
+/// The package of quorumd: the unit and its user. The program is that of the package `nines`.
+fn build_quorumd(root: &Path, out: &Path, version: &str) -> Done<PathBuf> {
+    let tree = out.join("deb-quorumd");
+    let _ = fs::remove_dir_all(&tree);
+    for (from, to) in FILES_OF_QUORUMD {
+        install(&root.join(from), &tree.join(to), 0o644)?;
+    }
+    let copyright = tree.join("usr/share/doc/nines-quorumd/copyright");
+    write(&copyright, copyright_text(root)?.as_bytes(), 0o644)?;
+    let size = size(&tree) / 1024;
+    let control = format!(
+        "Package: nines-quorumd\nVersion: {version}\nArchitecture: all\nSection: net\n\
+         Priority: optional\nMaintainer: nines developers <developers@nines.invalid>\n\
+         Installed-Size: {size}\nDepends: nines (= {version}), systemd\n\
+         Description: the witness of many nines clusters on one machine\n \
+         A third vote for clusters of two nodes, which may be far away. It holds no address,\n \
+         runs no program and needs no privilege.\n"
+    );
+    write(&tree.join("DEBIAN/control"), control.as_bytes(), 0o644)?;
+    for script in SCRIPTS {
+        let from = root.join("packaging/debian-quorumd").join(script);
+        install(&from, &tree.join("DEBIAN").join(script), 0o755)?;
+    }
+    pack(&tree, out.join(format!("nines-quorumd_{version}_all.deb")))
+}
+
+/// Packs a tree and removes it; gives the package.
+fn pack(tree: &Path, file: PathBuf) -> Done<PathBuf> {
+    output(Command::new("dpkg-deb").args(["--root-owner-group", "--build"]).arg(tree).arg(&file))?;
+    let _ = fs::remove_dir_all(tree);
+    Ok(file)
+}
+
+/// Builds the package `nines`; gives its path.
+fn build(root: &Path, binary: &Path, out: &Path, version: &str) -> Done<PathBuf> {
     if !binary.exists() {
         return Err(format!("no program at {}: cargo build --release", binary.display()));
     }
@@ -59,10 +105,7 @@ pub fn build(root: &Path, binary: &Path, out: &Path, version: &str) -> Done<Path
         let from = root.join("packaging/debian").join(script);
         install(&from, &tree.join("DEBIAN").join(script), 0o755)?;
     }
-    let file = out.join(format!("nines_{version}_{arch}.deb"));
-    output(Command::new("dpkg-deb").args(["--root-owner-group", "--build"]).arg(&tree).arg(&file))?;
-    let _ = fs::remove_dir_all(&tree);
-    Ok(file)
+    pack(&tree, out.join(format!("nines_{version}_{arch}.deb")))
 }
 
 /// The package's control file. `size`: installed size, KiB.
@@ -181,11 +224,13 @@ mod tests {
     #[test]
     fn every_file_of_the_package_is_in_the_repository() {
         let root = crate::root();
-        for (from, _) in FILES.iter().chain(FOLDERS) {
+        for (from, _) in FILES.iter().chain(FILES_OF_QUORUMD).chain(FOLDERS) {
             assert!(root.join(from).exists(), "{from}");
         }
-        for script in SCRIPTS {
-            let mode = fs::metadata(root.join("packaging/debian").join(script));
+        for (folder, script) in
+            ["debian", "debian-quorumd"].iter().flat_map(|f| SCRIPTS.iter().map(move |s| (f, s)))
+        {
+            let mode = fs::metadata(root.join("packaging").join(folder).join(script));
             assert!(mode.is_ok_and(|m| m.permissions().mode() & 0o111 != 0), "{script} runs");
         }
     }

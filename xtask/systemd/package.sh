@@ -35,7 +35,9 @@ card() { inside bash -c 'ip link add d0 type veth peer name d1 && ip addr add 10
 
 cd "$root"
 export CARGO_TERM_QUIET=true CARGO_TARGET_DIR=$target
-first=$(cargo xtask package --binary "$binary" --out "$work/first" --version 0.1.0)
+mapfile -t packages < <(cargo xtask package --binary "$binary" --out "$work/first" --version 0.1.0)
+[ ${#packages[@]} = 2 ] || die "cargo xtask package made ${#packages[@]} packages, not two"
+first=${packages[0]}
 # The same files under a newer version are an upgrade to dpkg.
 second=$work/second.deb
 dpkg-deb --raw-extract "$first" "$work/second"
@@ -73,6 +75,26 @@ inside dpkg --install /mnt/second.deb >/dev/null || die "upgrade"
 [ "$(main_pid)" = "$pid" ] || die "the upgrade restarted the agent instead of replacing it in place"
 want "after the upgrade" "lb1" nines status
 want "after the upgrade" "10.5.0.100" ip -brief addr show dev d0
+
+# quorumd beside the agent, as the witness of this very cluster: another user, another state directory.
+cp "${packages[1]}" "$dir/share/quorumd.deb"
+inside dpkg --install --force-depends-version /mnt/quorumd.deb >/dev/null 2>&1 || die "dpkg --install of quorumd"
+inside systemctl --quiet is-active nines-quorumd || die "quorumd does not run after its installation"
+score=$(inside systemd-analyze security --no-pager nines-quorumd.service | sed -n 's/.*Overall exposure level for nines-quorumd.service: \([0-9.]*\).*/\1/p')
+awk -v s="${score:-10}" 'BEGIN { exit !(s <= 2.0) }' || die "systemd-analyze security of quorumd: $score, at most 2.0"
+code=$(inside nines code | awk '/nines join/ { print $4 }')
+inside nines quorumd join 10.5.0.2 "$code" --node q --address 10.5.0.2 >/dev/null || die "quorumd join"
+want "quorumd" "2 of 2" nines quorumd list
+[ "$(inside stat -c %U /var/lib/nines-quorumd/shop/log.redb)" = nines-quorumd ] || die "the log of quorumd is not its user's"
+inside systemctl restart nines-quorumd || die "restart of quorumd"
+want "quorumd after a restart" "2 of 2" nines quorumd list
+inside nines node remove q --reason test >/dev/null || die "removal of quorumd's witness"
+want "quorumd" "removed" nines quorumd list
+inside nines quorumd forget shop >/dev/null || die "quorumd forget"
+inside dpkg --purge nines-quorumd >/dev/null 2>&1 || die "purge of quorumd"
+inside test -e /var/lib/nines-quorumd && die "purge leaves quorumd's state"
+echo "package of quorumd: install, join, restart, removal and purge hold; exposure $score"
+
 inside systemctl stop nines || die "stop"
 inside systemctl start nines || die "start after stop"
 want "the VIP again" "10.5.0.100" ip -brief addr show dev d0

@@ -22,6 +22,7 @@ use nines_dataplane::{Guard, process::boot_time};
 use nines_model::{DeviceName, FenceDevice, LogIndex, NodeId, NodeName, Switch, Time};
 
 use crate::{
+    datagram_budget::{self, Budget},
     identity::Peer,
     logger::Logger,
     threads,
@@ -180,7 +181,31 @@ pub struct CoreThread {
     revision: u64,
     waiting: BTreeMap<u64, ProposalReply>,
     next_request: u64,
+    guest: Option<Guest>,
     log: Logger,
+}
+
+/// What makes a node one of many in a process: it does not run in real time, and it opens only so
+/// many datagrams.
+pub struct Guest {
+    budget: Budget,
+    /// Datagrams that were not opened.
+    dropped: Arc<AtomicU64>,
+}
+
+impl Guest {
+    /// `rate`: datagrams in a second until the node has another config.
+    pub fn new(rate: u64, dropped: Arc<AtomicU64>) -> Self {
+        Self { budget: Budget::new(boot_time(), rate), dropped }
+    }
+
+    fn may_open(&mut self, now: Time) -> bool {
+        let may = self.budget.take(now);
+        if !may {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        may
+    }
 }
 
 /// How long a task waits before it looks for room in a full queue again.
@@ -256,13 +281,21 @@ impl CoreThread {
             revision: u64::MAX,
             waiting: BTreeMap::new(),
             next_request: 1,
+            guest: None,
             log,
         })
     }
 
+    /// Runs as one of many.
+    pub fn as_guest(self, guest: Guest) -> Self {
+        Self { guest: Some(guest), ..self }
+    }
+
     /// Runs until [`Input::End`].
     pub fn run(mut self) {
-        if let Err(why) = nines_dataplane::process::run_in_real_time() {
+        if self.guest.is_none()
+            && let Err(why) = nines_dataplane::process::run_in_real_time()
+        {
             self.log.line(&format!("{why}; {}", why.next.as_deref().unwrap_or_default()));
         }
         let mut events = Events::with_capacity(64);
@@ -338,6 +371,9 @@ impl CoreThread {
         for _ in 0..256 {
             let Ok((length, sender)) = self.sockets[link].recv_from(&mut buffer) else { return };
             let now = boot_time();
+            if self.guest.as_mut().is_some_and(|guest| !guest.may_open(now)) {
+                continue;
+            }
             match self.seals.open(now, &buffer[..length]) {
                 Opened::Frame(from, bytes) if !bytes.is_empty() => {
                     self.node.handle(now, Event::Frame { from: NodeId(from), link, bytes });
@@ -366,6 +402,9 @@ impl CoreThread {
         if state.revision != self.revision {
             self.revision = state.revision;
             self.seals.set_beat(state.spec.timing.beat);
+            if let Some(guest) = &mut self.guest {
+                guest.budget.set(datagram_budget::rate(&state.spec, state.members.len()));
+            }
             (self.configured)(&self.node);
         }
         if state.members.newest_change() != self.membership {

@@ -145,7 +145,7 @@ async fn serve_with_socket(
     end
 }
 
-fn node_config(home: &StateDir, credentials: &Credentials) -> Config {
+pub(crate) fn node_config(home: &StateDir, credentials: &Credentials) -> Config {
     let me = &credentials.identity.me;
     Config {
         id: NodeId(me.id),
@@ -157,7 +157,7 @@ fn node_config(home: &StateDir, credentials: &Credentials) -> Config {
     }
 }
 
-fn datagram_cipher(credentials: &Credentials) -> Outcome<DatagramCipher> {
+pub(crate) fn datagram_cipher(credentials: &Credentials) -> Outcome<DatagramCipher> {
     let beat_key = data_encoding::HEXLOWER
         .decode(credentials.identity.beat_key.as_bytes())
         .map_err(|e| Failure::new(Kind::Io, "identity.json is damaged", e))?;

@@ -29,6 +29,13 @@ impl Shares {
         Self::of(usize::try_from(raise_open_files()).unwrap_or(usize::MAX))
     }
 
+    /// The share of each of so many witnesses in this process.
+    pub fn each_of(self, witnesses: usize) -> Self {
+        let one = |all: usize, least: usize| (all / witnesses.max(1)).max(least);
+        let (strangers, members) = (one(self.strangers, 4), one(self.members, 32));
+        Self { strangers, members, checks: 0, metrics: 0, api: 0 }
+    }
+
     /// Divides a limit of open files.
     pub fn of(limit: usize) -> Self {
         let free = limit.saturating_sub(OWN).max(64);

@@ -46,7 +46,7 @@ impl DiskQueue {
     }
 
     /// Hands the write over; an event if the disk counts as failed from now on.
-    fn put(&mut self, work: DiskWork) -> Option<Event> {
+    pub fn put(&mut self, work: DiskWork) -> Option<Event> {
         if self.refused {
             return None;
         }

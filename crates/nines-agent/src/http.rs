@@ -36,7 +36,7 @@ use serde::Deserialize;
 use utoipa::OpenApi as _;
 
 use self::caller::Caller;
-pub use self::listeners::listen;
+pub use self::listeners::{api as serve_router, listen};
 use crate::{
     convert::{Answer, refusal_text},
     core_thread::CoreHandle,

@@ -74,9 +74,18 @@ pub struct Identity {
     /// No node but a real server: has no key of the cluster, only a certificate to ask with.
     #[serde(default)]
     pub server: bool,
+    /// Addresses that it listens on, if they are not those that others reach it by.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub listen: Vec<IpAddr>,
 }
 
 impl Identity {
+    /// This machine with the addresses that it listens on.
+    pub fn bound(&self) -> Peer {
+        let addresses = if self.listen.is_empty() { &self.me.addresses } else { &self.listen };
+        Peer { addresses: addresses.clone(), ..self.me.clone() }
+    }
+
     /// Whether this node has ever had a log.
     pub fn has_log(&self, home: &StateDir) -> bool {
         // Another thread may have noted it since this was read.
@@ -240,6 +249,7 @@ pub fn bootstrap(
             has_log: false,
             witness: spec.nodes[me.name.as_str()].role == nines_model::Role::Witness,
             server: false,
+            listen: Vec::new(),
         };
         let (ca_pem, ca_key) = (ca_pem.clone(), ca_key.clone());
         credentials.push(Credentials { identity, ca_pem, ca_key, cert_pem, key_pem });
@@ -289,6 +299,7 @@ pub fn admit(
         has_log: false,
         witness,
         server: false,
+        listen: Vec::new(),
     };
     let (ca_pem, ca_key) = (mine.ca_pem.clone(), mine.ca_key.clone());
     Ok(Credentials { identity, ca_pem, ca_key, cert_pem, key_pem })
@@ -309,6 +320,7 @@ pub fn admit_server(mine: &Credentials, peers: Vec<Peer>, newcomer: Peer) -> Out
         has_log: false,
         witness: false,
         server: true,
+        listen: Vec::new(),
     };
     let ca_pem = mine.ca_pem.clone();
     Ok(Credentials { identity, ca_pem, ca_key: String::new(), cert_pem, key_pem })

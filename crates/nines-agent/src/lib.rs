@@ -10,6 +10,7 @@ mod connection_limits;
 mod convert;
 mod core_thread;
 mod daemon;
+mod datagram_budget;
 mod descriptors;
 mod executors;
 mod facts;
@@ -19,6 +20,7 @@ mod identity;
 mod logger;
 mod own_status;
 mod queue;
+mod quorumd;
 mod real_server;
 mod start;
 mod stop;
@@ -34,7 +36,10 @@ pub use self::{
         no_table_holds, openapi,
         view::feasibility::{other_cluster, senseless},
     },
-    identity::{PORT, StateDir, bootstrap, read_code},
+    identity::{Identity, PORT, StateDir, bootstrap, read_code},
+    quorumd::{
+        FIRST_PORT as QUORUMD_PORT, QuorumdOptions, folders as quorumd_folders, run as run_quorumd,
+    },
     real_server::MEMORY as REAL_SERVER_MEMORY,
     transport::peer_port::{FEATURE_LEVEL, JoinRequest, join},
 };

@@ -19,6 +19,8 @@ use crate::threads;
 pub struct Logger {
     lines: SyncSender<String>,
     lost: Arc<AtomicU64>,
+    /// What each line begins with.
+    subject: Arc<str>,
 }
 
 impl Logger {
@@ -39,7 +41,13 @@ impl Logger {
         };
         // Without the thread lines are lost, and counted.
         let _ = threads::spawn("log", write);
-        Self { lines, lost }
+        Self { lines, lost, subject: "".into() }
+    }
+
+    /// The same, but each line begins with the name of what it is about.
+    pub fn about(&self, subject: &str) -> Self {
+        let (lines, lost) = (self.lines.clone(), Arc::clone(&self.lost));
+        Self { lines, lost, subject: format!("{subject}: ").into() }
     }
 
     /// A logger that writes to stderr.
@@ -50,7 +58,8 @@ impl Logger {
     /// One line, whatever is in it (names, reasons, answers of others). It is lost if a
     /// thousand lines wait already.
     pub fn line(&self, line: &str) {
-        if self.lines.try_send(clean(line).into_owned()).is_err() {
+        let line = format!("{}{}", self.subject, clean(line));
+        if self.lines.try_send(line).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }

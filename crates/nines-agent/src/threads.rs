@@ -96,6 +96,7 @@ pub const TABLE: &[Row] = &[
     ),
     row("flows-in", Runs::Thread, "messages of other directors", "flows in the kernel's table")
         .queue(FLOWS_IN, "the message's line ends and everything is asked for again"),
+    row("witness", Runs::Thread, "the witness of one cluster, in quorumd", "TLS, the end"),
     row("fence", Runs::Thread, "calls of fence devices, their ends", "one call of each device")
         .queue(FENCE, "the call fails, and its answer says so"),
     row("fence-device", Runs::Thread, "one call of a fence device", "Done"),

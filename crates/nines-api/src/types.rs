@@ -8,9 +8,11 @@ use super::states::{NodeState, ServerState, Subject, code};
 
 pub use super::placement::Placement;
 pub use fence::{FenceResult, FenceStatus};
+pub use quorumd::{Quorumd, QuorumdCluster};
 pub use requests::{ActRequest, Done, MoveRequest};
 
 mod fence;
+mod quorumd;
 mod requests;
 
 /// Schema of [`Status`].

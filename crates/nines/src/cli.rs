@@ -10,7 +10,7 @@ use nines_model::{AdminCommand, printable::clean_lines};
 
 use crate::{
     context::{Context, Output},
-    local::{self, agent, doctor, init, join, server},
+    local::{self, agent, doctor, init, join, quorumd, server},
     output::{self, print_json},
 };
 
@@ -24,6 +24,11 @@ mod node;
 mod status;
 mod version;
 mod why;
+
+/// Socket of the agent, unless chosen otherwise.
+pub const SOCKET: &str = "/run/nines/nines.sock";
+/// State directory of the agent, unless chosen otherwise.
+pub const STATE: &str = "/var/lib/nines";
 
 /// Where `--help` lists what all commands have.
 const EVERYWHERE: &str = "Options of every command";
@@ -48,7 +53,7 @@ pub struct Cli {
         long,
         global = true,
         env = "NINES_SOCKET",
-        default_value = "/run/nines/nines.sock",
+        default_value = SOCKET,
         hide_env = true,
         help_heading = EVERYWHERE
     )]
@@ -58,7 +63,7 @@ pub struct Cli {
         long,
         global = true,
         env = "NINES_STATE",
-        default_value = "/var/lib/nines",
+        default_value = STATE,
         hide_env = true,
         help_heading = EVERYWHERE
     )]
@@ -104,6 +109,8 @@ enum Commands {
     Code(init::CodeArgs),
     /// Join a cluster.
     Join(join::JoinArgs),
+    /// Vote as the witness of many clusters: one machine as their third party.
+    Quorumd(quorumd::QuorumdArgs),
     /// Prepare this machine as a real server for direct routing and tunnels, or undo that.
     Server(server::ServerArgs),
     /// Verify from this director that real servers answer for the VIPs and no other machine does.
@@ -209,6 +216,7 @@ fn run(context: &Context, command: Commands) -> Outcome<u8> {
         Commands::Init(args) => init::run(context, &args),
         Commands::Code(args) => init::code(context, &args),
         Commands::Join(args) => join::run(context, &args),
+        Commands::Quorumd(args) => quorumd::run(context, &args),
         Commands::Server(args) => server::run(context, &args),
         Commands::Doctor => doctor::run(context),
         Commands::Config(args) => config::run(context, &args),

@@ -15,6 +15,7 @@ pub mod doctor;
 pub mod init;
 pub mod ipvsadm;
 pub mod join;
+pub mod quorumd;
 pub mod server;
 
 pub use nines_agent::openapi;

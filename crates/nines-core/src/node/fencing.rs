@@ -283,11 +283,18 @@ impl Node {
                 && (*id == me || self.membership.alive(now, *id, self.lease()))
                 && self.may_ask(now, *id)
                 && !self.is_deaf(now, *id)
+                && !self.runs_no_programs(*id)
         };
         let voters = self.voter.consensus().voters();
         let mut fit: Vec<NodeId> = voters.into_iter().filter(fit).collect();
         fit.sort_by_key(|id| (*id != me, *id));
         (!fit.is_empty()).then(|| fit[attempt % fit.len()])
+    }
+
+    /// Whether a node can ask no device, as far as it has said.
+    fn runs_no_programs(&self, id: NodeId) -> bool {
+        let name = self.name_of(id);
+        self.state.members.facts().get(name.as_str()).is_some_and(|facts| facts.no_programs)
     }
 
     fn order(&self, now: Time, id: NodeId, switch: Switch, text: String) -> Option<Fence> {

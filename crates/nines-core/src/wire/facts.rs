@@ -31,6 +31,9 @@ pub struct Facts {
     /// Its kernel neither has IPVS nor a module of it.
     #[prost(bool, tag = "8")]
     pub no_ipvs: bool,
+    /// It runs no programs, so it can ask no fence device.
+    #[prost(bool, tag = "9")]
+    pub no_programs: bool,
     /// VIPs that it could not serve now.
     #[prost(message, repeated, tag = "70")]
     pub unfit: Vec<Unfit>,

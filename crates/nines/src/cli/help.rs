@@ -67,6 +67,15 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("init", "nines init web\nnines init web --node lb1 --address 10.0.0.2"),
     ("code", "nines code\nnines code --server"),
     ("join", "nines join 10.0.0.2 CODE\nnines join 10.0.0.2 CODE --witness"),
+    ("quorumd", "nines quorumd join 10.0.0.2 CODE\nnines quorumd list"),
+    ("quorumd run", "nines quorumd run --state /srv/quorumd --socket /run/quorumd.sock"),
+    (
+        "quorumd join",
+        "nines quorumd join 10.0.0.2 CODE --node q1\nnines quorumd join 203.0.113.2 CODE --address \
+         198.51.100.7 --listen 10.0.0.9",
+    ),
+    ("quorumd list", "nines quorumd list\nnines quorumd list -o json"),
+    ("quorumd forget", "nines quorumd forget shop"),
     ("server", "nines server prepare 10.0.0.100"),
     (
         "server prepare",

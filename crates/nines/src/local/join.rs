@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use clap::Args;
-use nines_agent::{PORT, StateDir, read_code};
+use nines_agent::{Identity, PORT, StateDir, read_code};
 use nines_api::failure::{Failure, Kind, Outcome};
 
 use crate::context::Context;
@@ -54,10 +54,57 @@ fn join_code(text: &str) -> Outcome<(String, [u8; 10])> {
     })
 }
 
+/// What a machine that joins wants to be.
+pub struct Joins {
+    /// Name of the member.
+    pub name: String,
+    /// Addresses by which others reach it, one a link.
+    pub addresses: Vec<IpAddr>,
+    /// Addresses that it listens on; empty: the same.
+    pub listen: Vec<IpAddr>,
+    /// Port for heartbeats (UDP) and TLS (TCP).
+    pub port: u16,
+    /// A witness.
+    pub witness: bool,
+    /// A real server and no node.
+    pub server: bool,
+}
+
+/// Joins by the member at `address`, and keeps what it gave in the state directory `home`.
+pub fn enter(home: &StateDir, address: &str, code: &str, joins: &Joins) -> Outcome<Identity> {
+    let to = member_address(address)?;
+    let (secret, fingerprint) = join_code(code)?;
+    let request = nines_agent::JoinRequest {
+        secret,
+        name: joins.name.clone(),
+        addresses: joins.addresses.clone(),
+        port: joins.port,
+        witness: joins.witness,
+        version: env!("CARGO_PKG_VERSION").into(),
+        feature_level: nines_agent::FEATURE_LEVEL,
+        server: joins.server,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::new(Kind::Io, "cannot start", e))?;
+    let mut credentials = runtime.block_on(nines_agent::join(to, fingerprint, &request))?;
+    credentials.identity.listen.clone_from(&joins.listen);
+    std::fs::create_dir_all(&home.0).map_err(|e| {
+        Failure::new(Kind::Io, format!("cannot make {}", home.0.display()), e).next("run as root")
+    })?;
+    if !joins.server {
+        home.make_log()?;
+    }
+    home.forget_said();
+    home.keep(&credentials)?;
+    Ok(credentials.identity)
+}
+
 /// Runs it.
 pub fn run(context: &Context, args: &JoinArgs) -> Outcome<u8> {
-    let to = member_address(&args.address)?;
-    let (secret, fingerprint) = join_code(&args.code)?;
+    // A code that cannot be one is said before anything else.
+    join_code(&args.code)?;
     let home = StateDir::at(&context.state);
     if home.is_member() {
         let cluster = home.identity()?.cluster;
@@ -71,45 +118,28 @@ pub fn run(context: &Context, args: &JoinArgs) -> Outcome<u8> {
     super::init::no_log_of_another(&home)?;
     let name = super::init::name(args.node.as_ref());
     let addresses = if args.server { Vec::new() } else { super::init::addresses(&args.own)? };
-    let request = nines_agent::JoinRequest {
-        secret,
+    let joins = Joins {
         name: name.clone(),
         addresses,
+        listen: Vec::new(),
         port: args.port,
         witness: args.witness,
-        version: env!("CARGO_PKG_VERSION").into(),
-        feature_level: nines_agent::FEATURE_LEVEL,
         server: args.server,
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Failure::new(Kind::Io, "cannot start", e))?;
-    let credentials = runtime.block_on(nines_agent::join(to, fingerprint, &request))?;
-    std::fs::create_dir_all(&home.0).map_err(|e| {
-        Failure::new(Kind::Io, format!("cannot make {}", home.0.display()), e).next("run as root")
-    })?;
-    if !args.server {
-        home.make_log()?;
-    }
-    home.forget_said();
-    home.keep(&credentials)?;
+    let who = enter(&home, &args.address, &args.code, &joins)?;
     let part = match (args.server, args.witness) {
         (true, _) => "real server",
         (_, true) => "witness",
         _ => "director",
     };
     if context.json() {
-        let cluster = &credentials.identity.cluster;
+        let cluster = &who.cluster;
         outln!(
             "{}",
             serde_json::json!({ "schema": 1, "cluster": cluster, "node": name, "role": part })
         );
         return Ok(0);
     }
-    outln!(
-        "{name} joined cluster {} as {part}. Start it:  systemctl start nines",
-        credentials.identity.cluster
-    );
+    outln!("{name} joined cluster {} as {part}. Start it:  systemctl start nines", who.cluster);
     Ok(0)
 }

@@ -1,0 +1,298 @@
+//! The witness of one cluster: a node that votes, and nothing else.
+//!
+//! Decides: how much of an agent that takes. The node, its log and the port between nodes are the
+//! same as everywhere; there is no kernel table, no address, no check, no fence device and no API.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{SyncSender, sync_channel},
+    },
+    time::Duration,
+};
+
+use nines_api::{
+    failure::{Failure, Kind, Outcome},
+    states::NodeState,
+    types::QuorumdCluster,
+};
+use nines_core::{Event, Node, feature_level, wire::Facts};
+use nines_dataplane::process::boot_time;
+use nines_model::{NodeId, Time};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+};
+
+use super::locked;
+use crate::{
+    core_thread::{self, CoreHandle, CoreThread, Executors, Guest, Input, Work},
+    daemon::{datagram_cipher, node_config},
+    datagram_budget,
+    descriptors::Shares,
+    executors::{self, DiskQueue, DiskWork, devices},
+    http::view::outside::outside,
+    identity::{Credentials, Identity, StateDir},
+    logger::Logger,
+    queue::{Offer as _, Refused},
+    start::cannot_start,
+    stop::replace,
+    storage::own_log,
+    threads,
+    transport::peer_port::{self, BoxedBytes, PeerPort, bulk::Bulk},
+};
+
+/// The packet path that it tells the cluster.
+const PATH: &str = "none (quorumd)";
+/// What it shows is renewed so often.
+const SHOW: Duration = Duration::from_secs(1);
+/// A farewell is waited for so long.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// One log is opened at a time: what stops at a damaged one is the process's panic hook.
+static OPENING: Mutex<()> = Mutex::new(());
+
+/// Where it says how it is.
+#[derive(Clone)]
+pub struct Shown {
+    /// Name of the folder.
+    pub of: String,
+    /// All clusters.
+    pub all: super::Shown,
+}
+
+impl Shown {
+    fn put(&self, cluster: QuorumdCluster) {
+        // A folder that was forgotten meanwhile is not shown again.
+        if let Some(shown) = locked(&self.all).get_mut(&self.of) {
+            *shown = cluster;
+        }
+    }
+
+    /// It has ended with a failure.
+    pub fn stopped(&self, home: &StateDir, why: &Failure) {
+        let who = home.identity().ok();
+        let cluster = who.map(|who| named(&self.of, &who)).unwrap_or_default();
+        self.put(QuorumdCluster {
+            folder: self.of.clone(),
+            state: NodeState::NotReady.into(),
+            text: why.to_string(),
+            ..cluster
+        });
+    }
+}
+
+/// What its identity says.
+fn named(folder: &str, who: &Identity) -> QuorumdCluster {
+    QuorumdCluster {
+        folder: folder.to_owned(),
+        cluster: who.cluster.clone(),
+        node: who.me.name.clone(),
+        addresses: who.me.addresses.iter().map(ToString::to_string).collect(),
+        port: who.me.port,
+        ..QuorumdCluster::default()
+    }
+}
+
+/// Votes until it is told to end, or has to start anew.
+pub fn vote(
+    home: &StateDir,
+    end: watch::Receiver<bool>,
+    shown: &Shown,
+    shares: Shares,
+    log: &Logger,
+) -> Outcome<()> {
+    let credentials = Arc::new(home.credentials()?);
+    if !credentials.identity.witness {
+        let what = format!("{} is no witness's state directory", home.0.display());
+        return Err(Failure::new(Kind::Unsafe, what, "quorumd holds no VIP and serves nobody")
+            .next("move it away; nines quorumd join ADDRESS CODE makes one"));
+    }
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_all().build().map_err(cannot_start)?;
+    // Its tasks end with the runtime.
+    runtime.block_on(serve(home, &credentials, end, shown, shares, log))
+}
+
+async fn serve(
+    home: &StateDir,
+    credentials: &Arc<Credentials>,
+    mut end: watch::Receiver<bool>,
+    shown: &Shown,
+    shares: Shares,
+    log: &Logger,
+) -> Outcome<()> {
+    let who = &credentials.identity;
+    let dropped = Arc::new(AtomicU64::new(0));
+    let (core, mut orders, port, thread) = start(home, credentials, &dropped, log)?;
+    let joined = threads::spawn("core", move || thread.run())?;
+    let nothing = Box::new(|| Box::pin(async { b"{}".to_vec() }) as BoxedBytes);
+    let revision = Arc::new(AtomicU64::new(0));
+    let doors = PeerPort::new(&core, credentials, home.clone(), revision, None, nothing, log);
+    threads::task("peer-port", peer_port::serve(port, doors, shares));
+    core.event(Event::Facts(facts(&who.me.name)));
+    log.line(&format!("votes as {} in cluster {}, port {}", who.me.name, who.cluster, who.me.port));
+
+    let mut bulk = Bulk::new(Arc::clone(credentials), core.clone(), log.clone());
+    let mut show = tokio::time::interval(SHOW);
+    let mut anew = false;
+    while !*end.borrow_and_update() && !anew {
+        tokio::select! {
+            _ = end.changed() => {}
+            _ = orders.ends.recv() => anew = true,
+            Some((to, bytes)) = orders.bulk.recv() => bulk.send(to, bytes),
+            _ = show.tick() => {
+                let Some((seen, mended)) = core.inspect(look).await else { break };
+                let dropped = dropped.load(Ordering::Relaxed);
+                let QuorumdCluster { folder, cluster, node, addresses, port, .. } =
+                    named(&shown.of, who);
+                shown.put(QuorumdCluster {
+                    folder, cluster, node, addresses, port, dropped, ..seen
+                });
+                anew = mended;
+            }
+        }
+    }
+    if !anew {
+        core.event(Event::Stop);
+        let _ = tokio::time::timeout(FAREWELL, orders.ends.recv()).await;
+    }
+    core.put(Input::End);
+    let _ = joined.join();
+    Ok(())
+}
+
+/// Opens the log and the ports, and starts the thread of the disk; gives the thread of the node.
+fn start(
+    home: &StateDir,
+    credentials: &Arc<Credentials>,
+    dropped: &Arc<AtomicU64>,
+    log: &Logger,
+) -> Outcome<(CoreHandle, Orders, TcpListener, CoreThread)> {
+    let who = &credentials.identity;
+    let (store, kept) = {
+        let _alone = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
+        own_log::open_or_restart(home, who, || drop(replace()))?
+    };
+    let node = Node::new(node_config(home, credentials), boot_time(), &kept);
+    let bound = who.bound();
+    let udp = devices::bind(&bound)?;
+    let port = devices::bind_tcp(SocketAddr::new(bound.addresses[0], bound.port))?;
+    let (poll, core, inbox) = core_thread::channel().map_err(cannot_start)?;
+    let (disk, writes) = sync_channel(threads::DISK);
+    let (told, of, first) = (core.clone(), home.clone(), Arc::clone(credentials));
+    let noted = move || first.identity.note_log(&of);
+    threads::spawn("disk", move || executors::disk(store, writes, noted, &told))?;
+    let (workers, orders) = Workers::new(disk);
+    let rate = datagram_budget::rate(&node.newest_config(), node.state().members.len());
+    let thread = CoreThread::new(
+        poll,
+        inbox,
+        node,
+        udp,
+        datagram_cipher(credentials)?,
+        &who.peers,
+        None,
+        Box::new(workers),
+        Box::new(|_| ()),
+        log.clone(),
+    );
+    let guest = Guest::new(rate, Arc::clone(dropped));
+    Ok((core, orders, port, thread.map_err(cannot_start)?.as_guest(guest)))
+}
+
+fn facts(name: &str) -> Facts {
+    Facts {
+        node: name.to_owned(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        feature_level: feature_level::BUILD,
+        path: PATH.into(),
+        no_programs: true,
+        no_ipvs: true,
+        ..Facts::default()
+    }
+}
+
+/// What is seen of the node now, and whether a start anew mends it.
+fn look(node: &Node, now: Time) -> (QuorumdCluster, bool) {
+    let me = node.config().id;
+    let lease = node.state().spec.timing.lease;
+    let voters = node.consensus().voters();
+    let heard = |id: &&NodeId| **id == me || node.membership().alive(now, **id, lease);
+    let name = |id: NodeId| {
+        let member = node.state().members.get(&id);
+        member.map_or_else(|| format!("node {id}"), |member| member.name.clone())
+    };
+    let apart = outside(node, now, me, node.config().name.as_str());
+    let votes = voters.contains(&me) && apart.is_none();
+    let (state, text, next) = match apart {
+        Some(apart) => (apart.state, apart.why, apart.next),
+        None => (NodeState::Ok, String::new(), String::new()),
+    };
+    let cluster = QuorumdCluster {
+        state: state.into(),
+        text,
+        next,
+        votes,
+        voters: voters.len(),
+        heard: voters.iter().filter(heard).count(),
+        leader: node.consensus().leader().map(name).unwrap_or_default(),
+        term: node.consensus().term(),
+        revision: node.state().revision,
+        ..QuorumdCluster::default()
+    };
+    (cluster, node.is_mended_by_restart())
+}
+
+/// What the witness's task receives from the core.
+struct Orders {
+    /// Large frames, each with the node that it is for.
+    bulk: mpsc::Receiver<(NodeId, Vec<u8>)>,
+    /// The node can start anew, or has said farewell.
+    ends: mpsc::Receiver<()>,
+}
+
+/// Does what a voter needs: writes its log and sends large frames. It runs nothing.
+struct Workers {
+    disk: DiskQueue,
+    bulk: mpsc::Sender<(NodeId, Vec<u8>)>,
+    ends: mpsc::Sender<()>,
+}
+
+impl Workers {
+    fn new(disk: SyncSender<DiskWork>) -> (Self, Orders) {
+        let (bulk, bulk_asked) = mpsc::channel(threads::BULK);
+        let (ends, ends_asked) = mpsc::channel(1);
+        let workers = Self { disk: DiskQueue::new(disk), bulk, ends };
+        (workers, Orders { bulk: bulk_asked, ends: ends_asked })
+    }
+}
+
+impl Executors for Workers {
+    fn take(&mut self, work: Work) -> Option<Event> {
+        match work {
+            Work::Persist(number, persist) => self.disk.put((number, persist)),
+            Work::Bulk(to, bytes) => {
+                let full = matches!(self.bulk.offer((to, bytes)), Err(Refused::Full(_)));
+                full.then_some(Event::Undelivered(to))
+            }
+            Work::Fence(id, _) => {
+                let result = Err("quorumd speaks to no fence device".to_owned());
+                Some(Event::Done { id, result })
+            }
+            // A witness carries nothing: there is nothing to do, and that is done at once.
+            Work::Address(id, ..) | Work::Announce(id, _) | Work::Forward(id, _) => {
+                Some(Event::Done { id, result: Ok(()) })
+            }
+            Work::Watch(_) | Work::Check(_) => None,
+            Work::Restart | Work::Stop => {
+                let _ = self.ends.offer(());
+                None
+            }
+        }
+    }
+
+    fn retry(&mut self) {}
+}
