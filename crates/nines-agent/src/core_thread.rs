@@ -22,7 +22,7 @@ use nines_dataplane::{Guard, process::boot_time};
 use nines_model::{DeviceName, FenceDevice, LogIndex, NodeId, NodeName, Switch, Time};
 
 use crate::{
-    datagram_budget::{self, Budget},
+    datagram_budget::Guest,
     identity::Peer,
     logger::Logger,
     threads,
@@ -185,29 +185,6 @@ pub struct CoreThread {
     log: Logger,
 }
 
-/// What makes a node one of many in a process: it does not run in real time, and it opens only so
-/// many datagrams.
-pub struct Guest {
-    budget: Budget,
-    /// Datagrams that were not opened.
-    dropped: Arc<AtomicU64>,
-}
-
-impl Guest {
-    /// `rate`: datagrams in a second until the node has another config.
-    pub fn new(rate: u64, dropped: Arc<AtomicU64>) -> Self {
-        Self { budget: Budget::new(boot_time(), rate), dropped }
-    }
-
-    fn may_open(&mut self, now: Time) -> bool {
-        let may = self.budget.take(now);
-        if !may {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-        }
-        may
-    }
-}
-
 /// How long a task waits before it looks for room in a full queue again.
 const FULL: Duration = Duration::from_millis(5);
 
@@ -287,7 +264,7 @@ impl CoreThread {
     }
 
     /// Runs as one of many.
-    pub fn as_guest(self, guest: Guest) -> Self {
+    pub fn among_many(self, guest: Guest) -> Self {
         Self { guest: Some(guest), ..self }
     }
 
@@ -403,7 +380,7 @@ impl CoreThread {
             self.revision = state.revision;
             self.seals.set_beat(state.spec.timing.beat);
             if let Some(guest) = &mut self.guest {
-                guest.budget.set(datagram_budget::rate(&state.spec, state.members.len()));
+                guest.serve(&state.spec, state.members.len());
             }
             (self.configured)(&self.node);
         }

@@ -28,9 +28,9 @@ use tokio::{
 
 use super::locked;
 use crate::{
-    core_thread::{self, CoreHandle, CoreThread, Executors, Guest, Input, Work},
+    core_thread::{self, CoreHandle, CoreThread, Executors, Input, Work},
     daemon::{datagram_cipher, node_config},
-    datagram_budget,
+    datagram_budget::Guest,
     descriptors::Shares,
     executors::{self, DiskQueue, DiskWork, devices},
     http::view::outside::outside,
@@ -186,7 +186,8 @@ fn start(
     let noted = move || first.identity.note_log(&of);
     threads::spawn("disk", move || executors::disk(store, writes, noted, &told))?;
     let (workers, orders) = Workers::new(disk);
-    let rate = datagram_budget::rate(&node.newest_config(), node.state().members.len());
+    let (spec, members) = (node.newest_config(), node.state().members.len());
+    let guest = Guest::new(boot_time(), &spec, members, Arc::clone(dropped));
     let thread = CoreThread::new(
         poll,
         inbox,
@@ -199,8 +200,7 @@ fn start(
         Box::new(|_| ()),
         log.clone(),
     );
-    let guest = Guest::new(rate, Arc::clone(dropped));
-    Ok((core, orders, port, thread.map_err(cannot_start)?.as_guest(guest)))
+    Ok((core, orders, port, thread.map_err(cannot_start)?.among_many(guest)))
 }
 
 fn facts(name: &str) -> Facts {
