@@ -26,6 +26,7 @@ use crate::{
     logger::Logger,
     threads,
     transport::datagram::{DatagramCipher, Opened},
+    watchdog::Lessor,
 };
 
 /// What comes into the thread besides datagrams.
@@ -174,6 +175,8 @@ pub struct CoreThread {
     peers: BTreeMap<u64, Vec<SocketAddr>>,
     membership: LogIndex,
     guard: Option<Box<dyn Guard>>,
+    /// Told of each renewal, for the watchdog.
+    lessor: Lessor,
     executors: Box<dyn Executors>,
     /// Told of each new config before any work that follows from it.
     configured: Box<dyn Fn(&Node) + Send>,
@@ -233,7 +236,7 @@ impl CoreThread {
         mut sockets: Vec<UdpSocket>,
         seals: DatagramCipher,
         seed: &[Peer],
-        guard: Option<Box<dyn Guard>>,
+        (guard, lessor): (Option<Box<dyn Guard>>, Lessor),
         executors: Box<dyn Executors>,
         configured: Box<dyn Fn(&Node) + Send>,
         log: Logger,
@@ -251,6 +254,7 @@ impl CoreThread {
             peers,
             membership: LogIndex::MAX,
             guard,
+            lessor,
             executors,
             configured,
             revision: u64::MAX,
@@ -291,6 +295,7 @@ impl CoreThread {
                 self.receive(link);
             }
             if !self.take_inputs() {
+                self.lessor.ends(&self.node);
                 return;
             }
             self.executors.retry();
@@ -298,6 +303,7 @@ impl CoreThread {
                 self.node.handle(boot_time(), Event::Tick);
                 self.carry_out();
             }
+            self.lessor.tell(&self.node);
         }
     }
 

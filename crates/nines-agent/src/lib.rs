@@ -25,6 +25,7 @@ mod stop;
 mod storage;
 mod threads;
 mod transport;
+mod watchdog;
 
 pub use self::{
     convert::kernel_failure,
@@ -37,6 +38,7 @@ pub use self::{
     identity::{PORT, StateDir, bootstrap, read_code},
     real_server::MEMORY as REAL_SERVER_MEMORY,
     transport::peer_port::{FEATURE_LEVEL, JoinRequest, join},
+    watchdog::guard::run as feed_watchdog,
 };
 
 /// Whether real servers accept packets for the VIPs, asked from this machine.

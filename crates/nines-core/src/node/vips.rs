@@ -53,6 +53,8 @@ pub(super) struct OwnVips {
     pub(super) foreign: BTreeSet<IpAddr>,
     /// The renewals of all that go together.
     joint: Renewals,
+    /// When heartbeats were sent that voters have answered since.
+    answered: Renewals,
     /// Acks of heartbeats sent before this may be about fewer VIPs.
     since: Time,
     /// The common deadline as the kernel has it, and the longest of any VIP that goes by it.
@@ -84,6 +86,17 @@ impl OwnVips {
     /// Whether this node renews what is held here, if anything is.
     pub(super) fn is_renewed_by(&self, now: Time, id: NodeId) -> bool {
         self.held.iter().next().is_none() || self.joint.until(id) > now
+    }
+
+    /// When the newest heartbeat was sent that a majority has answered; 0: none.
+    pub(super) fn asked(&self) -> Time {
+        self.answered.deadline(&self.voters)
+    }
+
+    /// Until when the kernel may answer for any VIP.
+    pub(super) fn longest_guard(&self) -> Time {
+        let each = self.vips.values().map(|vip| vip.guard).max().unwrap_or_default();
+        each.max(self.guard).max(self.longest)
     }
 
     /// Whether no address is on, nor about to be.
@@ -358,6 +371,7 @@ impl Node {
                 own.changed.insert(*addr);
             }
         }
+        own.answered.acked(voter, incarnation, sent);
         let before = own.joint.deadline(&own.voters);
         if sent >= own.since {
             own.joint.acked(voter, incarnation, until);
