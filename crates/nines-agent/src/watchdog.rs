@@ -34,12 +34,12 @@ pub struct Pages {
 }
 
 impl Pages {
-    /// Those of the agent with this socket: beside it.
+    /// Those of the agent with this socket: beside it, "nines.watchdog" and two more.
     pub fn beside(socket: &Path) -> Self {
         Self {
-            lease: socket.with_file_name("watchdog-lease"),
-            orders: socket.with_file_name("watchdog"),
-            guard: socket.with_file_name("watchdog-guard"),
+            lease: socket.with_extension("watchdog-lease"),
+            orders: socket.with_extension("watchdog"),
+            guard: socket.with_extension("watchdog-guard"),
         }
     }
 }

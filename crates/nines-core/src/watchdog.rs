@@ -19,12 +19,22 @@ pub const WANTED: Millis = Millis(2_000);
 pub const TIMEOUT_MAX: Millis = Millis(60_000);
 /// Shortest lease of a machine.
 const LEASE_MIN: Millis = Millis(4_000);
+/// An address goes within this after its lease: the second that it stays on for, and some.
+const ADDRESSES_OFF: Millis = Millis(1_500);
 /// What is under the lease is killed so long before that ends.
 pub const STOP_BUDGET: Millis = Millis(1_000);
 
 /// Length of the lease of a machine whose watchdog has this timeout.
 pub fn lease(timeout: Millis) -> Millis {
     Millis(LEASE_MIN.0.max(2 * timeout.0))
+}
+
+/// Until when the lease of a machine lasts whose newest answered heartbeat was sent then, and whose
+/// kernel may answer for a VIP until then. A node that has lost the others and takes its addresses
+/// off has the time for that, also with long leases of VIPs.
+pub fn lease_until(sent: Time, timeout: Millis, kernel_answers: Time) -> Time {
+    let addresses_off = Time(kernel_answers.0.saturating_add(margin(timeout))).plus(ADDRESSES_OFF);
+    sent.plus(lease(timeout)).max(addresses_off)
 }
 
 /// Time between two feedings: many within each timeout.
@@ -120,6 +130,16 @@ mod tests {
             assert_eq!(lease.turn(at(now), W), turn, "{lease:?} at {now} ms");
             assert_eq!(lease.is_fed_too_late(at(now), W), !turn.feeds, "{lease:?} at {now} ms");
         }
+    }
+
+    #[test]
+    fn a_lease_leaves_time_to_take_addresses_off() {
+        let until = |kernel: u64| lease_until(at(10_000), W, at(kernel));
+        assert_eq!(until(10_140), at(14_000), "the usual one");
+        assert_eq!(until(10_480), at(14_000));
+        assert_eq!(until(15_000), at(18_520), "and that of a restart");
+        let slow = lease_until(at(10_000), Millis(10_000), at(10_140));
+        assert_eq!(slow, at(30_000));
     }
 
     /// By trial of every time in steps of 10 ms, for every timeout that a device may have: fed

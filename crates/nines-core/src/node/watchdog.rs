@@ -11,7 +11,8 @@ use crate::wire::WatchdogState;
 /// What of this machine is under a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnderLease {
-    /// This node has not read its log: what an earlier process has left may be.
+    /// What an earlier process has left may be: this one has not read its log, or not looked at
+    /// every address.
     Unknown,
     /// Nothing.
     Nothing,
@@ -20,10 +21,12 @@ pub enum UnderLease {
 }
 
 impl Node {
-    /// What of this machine is under a lease now.
+    /// What of this machine is under a lease now. A node that has lost the others, and has taken
+    /// its addresses off, holds nothing, whatever its log says.
     pub fn under_lease(&self) -> UnderLease {
-        if self.own_vips.all_off() && self.own_vips.held.is_empty() {
-            return if self.caught_up { UnderLease::Nothing } else { UnderLease::Unknown };
+        if self.own_vips.all_off() {
+            let known = self.caught_up && self.own_vips.all_known();
+            return if known { UnderLease::Nothing } else { UnderLease::Unknown };
         }
         match self.own_vips.asked() {
             Time(0) => UnderLease::Unknown,

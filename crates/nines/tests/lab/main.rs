@@ -26,6 +26,7 @@ mod proxy;
 mod removal;
 mod servers;
 mod unserved;
+mod watchdog;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_nines");
 /// Bound for hangs only.
