@@ -14,6 +14,8 @@ use std::{
 /// Files that are copied as they are: from the root of the repository, to the package.
 const FILES: &[(&str, &str)] = &[
     ("packaging/nines.service", "usr/lib/systemd/system/nines.service"),
+    ("packaging/nines-guard.service", "usr/lib/systemd/system/nines-guard.service"),
+    ("packaging/nines-guard.path", "usr/lib/systemd/system/nines-guard.path"),
     ("packaging/nines.sysusers", "usr/lib/sysusers.d/nines.conf"),
     ("README.md", "usr/share/doc/nines/README.md"),
     ("CHANGELOG.md", "usr/share/doc/nines/changelog.md"),

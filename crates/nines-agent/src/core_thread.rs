@@ -27,6 +27,7 @@ use crate::{
     logger::Logger,
     threads,
     transport::datagram::{DatagramCipher, Opened},
+    watchdog::Lessor,
 };
 
 /// What comes into the thread besides datagrams.
@@ -175,6 +176,8 @@ pub struct CoreThread {
     peers: BTreeMap<u64, Vec<SocketAddr>>,
     membership: LogIndex,
     guard: Option<Box<dyn Guard>>,
+    /// Told of each renewal, for the watchdog.
+    lessor: Lessor,
     executors: Box<dyn Executors>,
     /// Told of each new config before any work that follows from it.
     configured: Box<dyn Fn(&Node) + Send>,
@@ -235,7 +238,7 @@ impl CoreThread {
         mut sockets: Vec<UdpSocket>,
         seals: DatagramCipher,
         seed: &[Peer],
-        guard: Option<Box<dyn Guard>>,
+        (guard, lessor): (Option<Box<dyn Guard>>, Lessor),
         executors: Box<dyn Executors>,
         configured: Box<dyn Fn(&Node) + Send>,
         log: Logger,
@@ -253,6 +256,7 @@ impl CoreThread {
             peers,
             membership: LogIndex::MAX,
             guard,
+            lessor,
             executors,
             configured,
             revision: u64::MAX,
@@ -301,6 +305,7 @@ impl CoreThread {
                 self.receive(link);
             }
             if !self.take_inputs() {
+                self.lessor.ends(&self.node);
                 return;
             }
             self.executors.retry();
@@ -308,6 +313,7 @@ impl CoreThread {
                 self.node.handle(boot_time(), Event::Tick);
                 self.carry_out();
             }
+            self.lessor.tell(&self.node);
         }
     }
 

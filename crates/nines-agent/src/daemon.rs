@@ -26,7 +26,7 @@ use crate::{
     real_server,
     start::{
         Plane, Shared, cannot_start, remember_places, start_address_threads, start_dataplane,
-        start_disk, start_fence_threads, start_tasks,
+        start_disk, start_fence_threads, start_tasks, start_watchdog_thread,
     },
     stop::{End, replace},
     storage::own_log,
@@ -107,6 +107,8 @@ async fn serve_with_socket(
     let (fences, fence_config) = start_fence_threads(&shared, options.fence_agents.clone())?;
     let (workers, orders) =
         Workers::new(disk, addresses.changes(), fences.clone(), plane.handle.as_ref());
+    let watchdog = start_watchdog_thread(&shared, &options.socket)?;
+    let (wanted, me) = (watchdog.wanted, shared.credentials.identity.me.name.clone());
     let (places, in_force) = (Arc::clone(&shared.places), Arc::clone(&shared.revision));
     let thread = CoreThread::new(
         poll,
@@ -115,12 +117,13 @@ async fn serve_with_socket(
         ports.udp,
         datagram_cipher(&shared.credentials)?,
         &shared.credentials.identity.peers,
-        plane.guard,
+        (plane.guard, watchdog.lessor),
         Box::new(workers),
         Box::new(move |node| {
             remember_places(&places, node);
             addresses.look();
             fence_config.put(node.state().spec.fence.clone());
+            wanted.put(node.state().spec.watchdog_of(&me).map(str::to_owned));
             in_force.store(node.state().revision, Ordering::Relaxed);
         }),
         log.clone(),
@@ -135,6 +138,9 @@ async fn serve_with_socket(
         (&shared.credentials.identity.me.name, &shared.credentials.identity.cluster);
     log.line(&format!("nines {} runs as {me} in cluster {cluster}", env!("CARGO_PKG_VERSION")));
     let end = until_the_end(&shared, orders, shares).await;
+    if let Ok(End::Stopped) = &end {
+        watchdog.shared.stops();
+    }
     shared.core.put(Input::End);
     let _ = joined.join();
     fences.end();

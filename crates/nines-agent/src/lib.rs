@@ -27,6 +27,7 @@ mod stop;
 mod storage;
 mod threads;
 mod transport;
+mod watchdog;
 
 pub use self::{
     convert::kernel_failure,
@@ -42,6 +43,7 @@ pub use self::{
     },
     real_server::MEMORY as REAL_SERVER_MEMORY,
     transport::peer_port::{FEATURE_LEVEL, JoinRequest, join},
+    watchdog::guard::run as feed_watchdog,
 };
 
 /// Whether real servers accept packets for the VIPs, asked from this machine.

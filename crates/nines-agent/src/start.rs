@@ -3,7 +3,7 @@
 //! Decides: who hears whom. What each thread may do, and how long its queue is, says `threads.rs`.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
         atomic::AtomicU64,
@@ -43,6 +43,7 @@ use crate::{
     storage::store::Store,
     threads,
     transport::peer_port::{self, Asker, BoxedBytes, PeerPort},
+    watchdog::{self, Lessor},
 };
 
 /// What several threads and tasks of one agent share.
@@ -223,6 +224,33 @@ pub fn start_fence_threads(
     let (ahead, log) = (handle.clone(), shared.log.clone());
     threads::spawn("fence-config", move || fence::look_ahead(&ahead, &newest, &log))?;
     Ok((handle, devices))
+}
+
+/// What feeds and stops the watchdog of this machine.
+pub struct WatchdogEnds {
+    /// For the core's thread.
+    pub lessor: Lessor,
+    /// Where the newest watchdog of the config goes.
+    pub wanted: SlotSender<Option<String>>,
+    /// Says that the agent stops for good.
+    pub shared: Arc<watchdog::Shared>,
+}
+
+/// Starts the thread "watchdog". `socket`: the agent's, beside which the guard process looks.
+pub fn start_watchdog_thread(shared: &Shared, socket: &Path) -> Outcome<WatchdogEnds> {
+    let (wanted, newest) = queue::slot();
+    let (lessor, pages) = sync_channel(1);
+    let both = Arc::<watchdog::Shared>::default();
+    let teller = watchdog::Teller {
+        pages: watchdog::Pages::beside(socket),
+        wanted: newest,
+        lessor,
+        shared: Arc::clone(&both),
+        core: shared.core.clone(),
+        log: shared.log.clone(),
+    };
+    threads::spawn("watchdog", move || watchdog::run(&teller))?;
+    Ok(WatchdogEnds { lessor: Lessor::new(pages, Arc::clone(&both)), wanted, shared: both })
 }
 
 /// Starts the tasks: the API, the port for metrics, the peer port, and those that tell and ask.

@@ -102,6 +102,8 @@ pub const TABLE: &[Row] = &[
     row("fence-device", Runs::Thread, "one call of a fence device", "Done"),
     row("fence-config", Runs::Thread, "the newest fence devices", "lines of what is wrong")
         .queue(1, "the newest devices replace those that wait"),
+    row("watchdog", Runs::Thread, "the newest watchdog, what its process says", "orders, Watchdog")
+        .queue(1, "the newest watchdog replaces the one that waits"),
     row("log", Runs::Thread, "lines", "stderr").queue(LOG, "the line is dropped, counted"),
     row("main", Runs::Task, "checks to run, large frames, signals", "Checked, TLS, the end").queue(
         BULK,

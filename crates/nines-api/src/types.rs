@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use super::states::{NodeState, ServerState, Subject, code};
 
 pub use super::placement::Placement;
-pub use fence::{FenceResult, FenceStatus};
+pub use fence::{FenceCounts, FenceResult, FenceStatus};
 pub use quorumd::{Quorumd, QuorumdCluster};
 pub use requests::{ActRequest, Done, MoveRequest};
 
@@ -159,6 +159,12 @@ pub struct NodeStatus {
     /// MAC addresses of its Ethernet interfaces, "02:00:00:00:00:07".
     #[serde(default)]
     pub macs: Vec<String>,
+    /// Its watchdog: "armed 2s", or why it is not; empty: it has none.
+    #[serde(default)]
+    pub watchdog: String,
+    /// Timeout of its watchdog while that is fed, ms; 0: it is not.
+    #[serde(default)]
+    pub watchdog_ms: u64,
 }
 
 impl NodeStatus {

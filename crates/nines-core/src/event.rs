@@ -73,4 +73,6 @@ pub enum Event {
     Stop,
     /// The first packet that the data plane forwarded for a VIP after a takeover.
     FirstPacket(IpAddr),
+    /// What the watchdog of this machine does now; `None`: the config names none.
+    Watchdog(Option<crate::wire::WatchdogState>),
 }

@@ -28,8 +28,12 @@ pub const REMOVALS: u32 = 3;
 /// From this level on a config may have fence devices, and commands may be about them.
 pub const FENCING: u32 = 4;
 
+/// From this level on a config may name watchdogs, and programs of the operator as fence devices;
+/// and the state counts what fence devices answer.
+pub const SELF_FENCING: u32 = 5;
+
 /// Highest level that this build reads and writes.
-pub const BUILD: u32 = 4;
+pub const BUILD: u32 = 5;
 
 /// Fields of [`crate::wire::Command`] that say what it does, by number.
 const KINDS: [u64; 14] = [10, 11, 12, 13, 14, 15, 16, 17, 18, 19, RAISES, 21, 50, 51];
@@ -40,6 +44,7 @@ const RAISES: u64 = 20;
 pub fn needed(kind: &Kind) -> u32 {
     match kind {
         Kind::Apply(apply) if !apply.is_whole() => PIECES,
+        Kind::ApplySpec(apply) if apply.edit.has_self_fencing() => SELF_FENCING,
         Kind::ApplySpec(apply) if apply.edit.has_fencing() => FENCING,
         Kind::ApplySpec(_) => VALUES,
         Kind::Act(act) if is_of_members(act) => REMOVALS,
@@ -62,15 +67,20 @@ fn is_of_power(act: &Act) -> bool {
 /// devices, and a build that does not know them refuses the text that others apply.
 pub fn needed_to_write(level: u32, kind: &Kind, following: &Following) -> u32 {
     match kind {
-        Kind::Apply(text) if level < FENCING && has_fencing(text, following) => FENCING,
+        Kind::Apply(text) if level < SELF_FENCING => {
+            needed(kind).max(needed_to_fence(text, following))
+        }
         _ => needed(kind),
     }
 }
 
-fn has_fencing(apply: &Apply, following: &Following) -> bool {
+fn needed_to_fence(apply: &Apply, following: &Following) -> u32 {
     let text = apply.text_after(following.revision, &following.text);
-    let spec = text.and_then(|text| following.read(&text).ok());
-    spec.is_some_and(|spec| spec.has_fencing())
+    match text.and_then(|text| following.read(&text).ok()) {
+        Some(spec) if spec.has_self_fencing() => SELF_FENCING,
+        Some(spec) if spec.has_fencing() => FENCING,
+        _ => 0,
+    }
 }
 
 /// Why a command that needs this level cannot be written, and which members keep the cluster below
@@ -78,11 +88,15 @@ fn has_fencing(apply: &Apply, following: &Following) -> bool {
 pub fn not_in_force(needed: u32, held_back: Option<String>) -> String {
     let (what, who) = match needed {
         FENCING => ("fencing", ": every member must run a build that knows fencing"),
+        SELF_FENCING => {
+            let who = ": every member must run a build that knows watchdogs and fence commands";
+            ("this", who)
+        }
         _ => ("this", ""),
     };
     let members = held_back.or_else(|| {
         let next = "`nines status` shows the versions of the members";
-        (needed == FENCING).then(|| next.to_owned())
+        matches!(needed, FENCING | SELF_FENCING).then(|| next.to_owned())
     });
     let members = members.map_or_else(String::new, |members| format!("; {members}"));
     format!("{what} needs feature level {needed}, which is not in force{who}{members}")
@@ -176,6 +190,7 @@ mod tests {
     }
 
     const PLAIN: &str = "[cluster]\nname = \"c\"\n[nodes]\nlb1 = \"10.0.0.2\"\n";
+    const COMMAND: &str = "[fence.x]\ncommand = \"/opt/power\"\nnode = \"lb1\"\n";
     const DEVICE: &str = "[fence.x]\nagent = \"fence_apc\"\noutlets = { lb1 = \"3\" }\n";
 
     /// A command that replaces the first config by the second one.
@@ -199,6 +214,7 @@ mod tests {
             (Kind::Apply(piece), PIECES),
             (Kind::ApplySpec(values()), VALUES),
             (Kind::ApplySpec(change("", &format!("{PLAIN}{DEVICE}"))), FENCING),
+            (Kind::ApplySpec(change("", &format!("{PLAIN}{COMMAND}"))), SELF_FENCING),
             (Kind::Give(Give::default()), 0),
             (Kind::Move(wire::Move::default()), 0),
             (Kind::Released(wire::Token::default()), 0),
@@ -318,6 +334,30 @@ mod tests {
             not_in_force(FENCING, None)
                 .ends_with("`nines status` shows the versions of the members")
         );
+    }
+
+    /// A build that knows fence devices would take one without an agent for a broken one, and passes
+    /// over a watchdog.
+    #[test]
+    fn a_fence_command_or_a_watchdog_waits_until_every_member_knows_it() {
+        let command = format!("{PLAIN}{COMMAND}");
+        let all = format!("{PLAIN}[fencing]\nwatchdog = \"/dev/watchdog\"\n");
+        let own = "lb1 = { addresses = \"10.0.0.2\", watchdog = \"/dev/watchdog0\" }";
+        let own = PLAIN.replace("lb1 = \"10.0.0.2\"", own);
+        for after in [command, all, own] {
+            let spec = Kind::ApplySpec(change(PLAIN, &after));
+            let piece = Kind::Apply(Apply::in_place_of(PLAIN, &after, 3));
+            let whole = Kind::Apply(Apply::whole(after.clone(), 3));
+            assert_eq!(needed(&spec), SELF_FENCING, "{after}");
+            for kind in [spec, piece, whole] {
+                for level in [0, PIECES, VALUES, REMOVALS, FENCING] {
+                    let form = form_at(level, kind.clone(), &following(PLAIN));
+                    assert_eq!(form, Ok(None), "{level} {kind:?}");
+                }
+                let form = form_at(SELF_FENCING, kind.clone(), &following(PLAIN));
+                assert_eq!(form, Ok(Some(kind)));
+            }
+        }
     }
 
     #[test]

@@ -26,6 +26,7 @@ pub mod state;
 pub mod vip;
 pub mod vip_set;
 pub mod voter;
+pub mod watchdog;
 pub mod wire;
 
 pub use action::Action;

@@ -28,6 +28,7 @@ use crate::{
     membership::Membership,
     state::State,
     voter::{self, Voter, consensus::TICK_MS},
+    wire::WatchdogState,
 };
 
 mod alone;
@@ -54,9 +55,11 @@ pub mod results;
 mod start;
 mod views;
 mod vips;
+mod watchdog;
 
 pub use fencing::FenceBlock;
 pub use start::Config;
+pub use watchdog::UnderLease;
 
 /// A leader is heard so long before this node believes to know what is committed: its heartbeats
 /// have told by then.
@@ -91,6 +94,8 @@ pub struct Node {
     requested: desired_state::Requested,
     leading: failover::Leading,
     fences: fencing::Fences,
+    /// What this node says of its watchdog.
+    own_watchdog: Option<WatchdogState>,
     alone: alone::Alone,
     leaving: leaving::Leaving,
     /// What must be added to the boot clock to get the wall clock, ns.
@@ -149,6 +154,7 @@ impl Node {
                 self.mail.beat_next(now);
             }
             Event::FirstPacket(vip) => self.first_packet(now, vip),
+            Event::Watchdog(state) => self.watchdog_is(now, state),
         }
         self.advance(now);
     }

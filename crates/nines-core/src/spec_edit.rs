@@ -13,7 +13,7 @@ use prost::Message;
 use crate::{
     peek,
     vip_set::mix,
-    wire::{Apply, ApplySpec, SpecEdit},
+    wire::{Apply, ApplySpec, FenceEntry, SpecEdit},
 };
 
 mod forms;
@@ -105,6 +105,14 @@ impl SpecEdit {
         let of_all = self.general.as_ref();
         of_all.is_some_and(|all| !all.fence.is_empty() || all.fencing.is_some())
             || self.nodes.iter().any(|node| !node.fence.is_empty())
+    }
+
+    /// Whether it has anything of fencing that builds at the level `FENCING` do not read.
+    pub fn has_self_fencing(&self) -> bool {
+        let of_all = self.general.as_ref();
+        let is_command = |device: &FenceEntry| !device.command.is_empty();
+        of_all.is_some_and(|all| !all.watchdog.is_empty() || all.fence.iter().any(is_command))
+            || self.nodes.iter().any(|node| node.watchdog.is_some())
     }
 
     /// The config that it makes of `before`; `None`: it has something that this build cannot read,

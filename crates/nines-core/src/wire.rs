@@ -15,8 +15,10 @@ mod spec;
 
 pub use batch::Batch;
 pub use facts::{Facts, FeatureLevel, Unfit};
-pub use fence::{Fence, FenceAnswer, FenceOff, FenceOrder, FenceStep, FenceWish, Power};
-pub use heartbeat::{Ack, Awaits, Heartbeat, SetPart};
+pub use fence::{
+    Fence, FenceAnswer, FenceCounts, FenceOff, FenceOrder, FenceStep, FenceWish, Power,
+};
+pub use heartbeat::{Ack, Awaits, Heartbeat, SetPart, WatchdogState};
 pub(crate) use id::{named, numbers};
 pub use incarnation::{KeptIncarnation, LongPromise, NodeIncarnation};
 pub use spec::{

@@ -1,5 +1,6 @@
 //! Fence agents of the distribution (`/usr/sbin/fence_*`), as they are: programs that switch a
-//! machine off, or cut it off, through a device of its own.
+//! machine off, or cut it off, through a device of its own. A program of the operator may stand in
+//! for one (`command.rs`).
 //!
 //! ```text
 //! DeviceConfig --check against Metadata--> Device --call--> Call --> Run, and what its end means
@@ -13,6 +14,7 @@
 //! input; without `action=` an agent reboots the machine, and an unknown key is a warning to it.
 
 mod call;
+mod command;
 mod device;
 mod installed;
 mod metadata;

@@ -23,6 +23,7 @@ mod process;
 mod run;
 mod start;
 mod stop;
+pub mod watchdog;
 
 /// Is called once with what came of a run: on any thread, and perhaps before `start` returns.
 pub type Done = Box<dyn FnOnce(Outcome) + Send>;

@@ -150,10 +150,10 @@ fn node(r: &mut Reader, value: &Value<'_>) -> Option<NodeSpec> {
             None => Role::Director,
             Some(v) => r.choice(&v, &[("director", Role::Director), ("witness", Role::Witness)])?,
         };
-        return Some(NodeSpec { role, addresses, fence: Vec::new() });
+        return Some(NodeSpec { role, addresses, fence: Vec::new(), watchdog: None });
     }
     let addresses = addresses(r, value);
-    Some(NodeSpec { role: Role::Director, addresses, fence: Vec::new() })
+    Some(NodeSpec { role: Role::Director, addresses, fence: Vec::new(), watchdog: None })
 }
 
 fn addresses(r: &mut Reader, value: &Value<'_>) -> Vec<IpAddr> {

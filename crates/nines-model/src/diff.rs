@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    fence::{FenceDevice, Fencing},
+    fence::{FenceDevice, Fencing, Watchdog},
     id::{DeviceName, NodeName, ServerName, ServiceName},
     sanity::unserved,
     spec::{Check, CheckKind, Limit, NodeSpec, ServerSpec, ServiceSpec, Spec, Vip},
@@ -125,14 +125,14 @@ fn fencing(out: &mut Vec<Change>, old: &Spec, new: &Spec) {
         };
         out.push(change(format!("node {node}"), '~', text.into(), ""));
     }
-    if old.fencing != new.fencing {
-        out.push(change("fencing", '~', fencing_text(&old.fencing, &new.fencing), ""));
+    if (old.fencing, &old.watchdog) != (new.fencing, &new.watchdog) {
+        out.push(change("fencing", '~', fencing_text(old, new), ""));
     }
 }
 
 /// Secrets are paths here, and may be shown.
 fn device_text(device: &FenceDevice) -> String {
-    let FenceDevice { agent, options, secrets, outlets, trust_off, timeout } = device;
+    let FenceDevice { program, options, secrets, outlets, trust_off, timeout } = device;
     let machine = |(node, outlet): (&NodeName, &Option<String>)| match outlet {
         Some(outlet) => format!("{node} by outlet {outlet}"),
         None => node.to_string(),
@@ -142,11 +142,13 @@ fn device_text(device: &FenceDevice) -> String {
     let secrets = secrets.iter().map(|(key, path)| format!(" {key} from {path}"));
     let told: String = options.chain(secrets).collect();
     let trust = if *trust_off { ", its word is believed" } else { "" };
-    format!("{agent}{told} switches {} within {timeout}{trust}", machines.join(", "))
+    format!("{program}{told} switches {} within {timeout}{trust}", machines.join(", "))
 }
 
 /// What differs.
-fn fencing_text(old: &Fencing, new: &Fencing) -> String {
+fn fencing_text(before: &Spec, after: &Spec) -> String {
+    let (old, new) = (&before.fencing, &after.fencing);
+    let watchdog = |spec: &Spec| spec.watchdog.clone().unwrap_or_else(|| "none".into());
     let tested = |fencing: &Fencing| match fencing.test.0 {
         0 => "never".to_owned(),
         _ => format!("every {}", fencing.test),
@@ -157,6 +159,7 @@ fn fencing_text(old: &Fencing, new: &Fencing) -> String {
         ("the node that holds less waits", old.delay.to_string(), new.delay.to_string()),
         ("a fenced node is", again(old).into(), again(new).into()),
         ("devices are tested", tested(old), tested(new)),
+        ("the watchdog of nodes is", watchdog(before), watchdog(after)),
     ];
     let differ = all.iter().filter(|(_, old, new)| old != new);
     let texts: Vec<String> =
@@ -251,7 +254,12 @@ fn node_text(node: &NodeSpec) -> String {
         none if none.is_empty() => String::new(),
         order => format!(", fenced by {order}"),
     };
-    format!("{} {}{order}", node.role, addresses.join(" "))
+    let watchdog = match &node.watchdog {
+        None => String::new(),
+        Some(Watchdog::None) => ", without a watchdog".into(),
+        Some(Watchdog::Device(path)) => format!(", watchdog {path}"),
+    };
+    format!("{} {}{order}{watchdog}", node.role, addresses.join(" "))
 }
 
 fn vip_text(vip: &Vip) -> String {
@@ -445,6 +453,27 @@ mod tests {
                 "[fencing]\ndelay = \"30s\"\non-again = true",
                 "~ fencing: the node that holds less waits 10s -> 30s; a fenced node is left off \
                  -> switched on",
+            ),
+            (
+                BMC.into(),
+                LB1,
+                "[fencing]\nwatchdog = \"/dev/watchdog\"",
+                "~ fencing: the watchdog of nodes is none -> /dev/watchdog",
+            ),
+            (
+                BMC.into(),
+                "lb1 = { addresses = \"10.0.0.2\", watchdog = \"/dev/watchdog1\" }",
+                "",
+                "~ node lb1: director 10.0.0.2 -> director 10.0.0.2, watchdog /dev/watchdog1",
+            ),
+            (
+                BMC.replace("agent = \"fence_ipmilan\"", "command = \"/opt/power\"")
+                    .replace("options = { ip = \"10.0.9.1\" }\n", "")
+                    .replace("secrets = { password = \"/etc/nines/bmc\" }\n", ""),
+                LB1,
+                "",
+                "~ fence device bmc: fence_ipmilan ip=10.0.9.1 password from /etc/nines/bmc \
+                 switches lb1 within 1m -> /opt/power switches lb1 within 1m",
             ),
         ] {
             assert_eq!(told(&before, &fenced(&bmc, nodes, more)), [line]);

@@ -3,16 +3,34 @@
 //! Decides: shapes and defaults, and in which order the devices of a node are tried. How a device
 //! is spoken to is `nines-exec`'s; when a node is fenced is `nines-core`'s.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use crate::{DeviceName, Millis, NodeName, Spec, codes};
 
-/// A device that switches machines, by a fence agent of the distribution.
+/// The program that speaks to a fence device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FenceProgram {
+    /// A fence agent of the distribution, by its name: "fence_ipmilan".
+    Agent(String),
+    /// A program of the operator, by its absolute path: "/usr/local/sbin/power".
+    Command(String),
+}
+
+impl fmt::Display for FenceProgram {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Agent(name) => f.write_str(name),
+            Self::Command(path) => f.write_str(path),
+        }
+    }
+}
+
+/// A device that switches machines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FenceDevice {
-    /// Name of its agent: "fence_ipmilan".
-    pub agent: String,
-    /// What the agent is told on each call, but for the action, the outlet and secrets.
+    /// What speaks to it.
+    pub program: FenceProgram,
+    /// What an agent is told on each call, but for the action, the outlet and secrets.
     pub options: BTreeMap<String, String>,
     /// Secrets: the option, and the absolute path of the file whose content is its value.
     pub secrets: BTreeMap<String, String>,
@@ -29,6 +47,16 @@ impl FenceDevice {
     /// [`FenceDevice::timeout`] where the config says nothing: a management controller that is slow
     /// needs some 20 s.
     pub const TIMEOUT: Millis = Millis(60_000);
+}
+
+/// The watchdog of one node: a device that resets the machine unless it hears regularly that it is
+/// not to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Watchdog {
+    /// It has none, whatever the cluster's nodes have.
+    None,
+    /// Path of the device: "/dev/watchdog0".
+    Device(String),
 }
 
 /// How the cluster fences.
@@ -122,6 +150,23 @@ impl Spec {
                 let of_it = self.fence.iter().filter(|(_, d)| d.outlets.contains_key(node));
                 of_it.map(|(name, _)| vec![name.clone()]).collect()
             }
+        }
+    }
+
+    /// Whether this config says anything about watchdogs or fence commands.
+    pub fn has_self_fencing(&self) -> bool {
+        let is_command = |device: &FenceDevice| matches!(device.program, FenceProgram::Command(_));
+        self.fence.values().any(is_command)
+            || self.watchdog.is_some()
+            || self.nodes.values().any(|node| node.watchdog.is_some())
+    }
+
+    /// Path of the watchdog of a node; `None`: it has none.
+    pub fn watchdog_of(&self, node: &str) -> Option<&str> {
+        match self.nodes.get(node)?.watchdog.as_ref() {
+            None => self.watchdog.as_deref(),
+            Some(Watchdog::None) => None,
+            Some(Watchdog::Device(path)) => Some(path),
         }
     }
 

@@ -26,7 +26,7 @@ pub mod time;
 pub use admin::{AdminCommand, SafetyRule};
 pub use clients::{ClientRate, QuicId, Rate, Sources};
 pub use codes::{Coded, Codes};
-pub use fence::{FenceDevice, Fencing, Switch};
+pub use fence::{FenceDevice, FenceProgram, Fencing, Switch, Watchdog};
 pub use forward::{Forward, Tunnel, TunnelChecksum, TunnelKind};
 pub use id::{
     DeviceName, Incarnation, LogIndex, NodeId, NodeName, ServerName, ServerRef, ServiceName,

@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     ClientRate, DeviceName, FenceDevice, Fencing, Forward, Listen, NodeName, QuicId, Rate,
-    ServerName, ServerRef, ServiceName, Sources, Traffic, codes, time::Millis,
+    ServerName, ServerRef, ServiceName, Sources, Traffic, Watchdog, codes, time::Millis,
 };
 
 /// A whole cluster.
@@ -37,6 +37,8 @@ pub struct Spec {
     pub fence: BTreeMap<DeviceName, FenceDevice>,
     /// When and how nodes are fenced.
     pub fencing: Fencing,
+    /// Path of the watchdog of every node that names none itself.
+    pub watchdog: Option<String>,
 }
 
 /// Seconds after which a silent connection is forgotten; those that LVS's `--set` sets.
@@ -153,6 +155,8 @@ pub struct NodeSpec {
     pub addresses: Vec<IpAddr>,
     /// Its fence devices by levels, if the config gives an order.
     pub fence: Vec<Vec<DeviceName>>,
+    /// Its own watchdog, if the config names one, or says that it has none.
+    pub watchdog: Option<Watchdog>,
 }
 
 /// A guarded address: at most one node answers for it.

@@ -12,6 +12,7 @@ pub mod s20_off_is_off;
 pub mod s22_silent_by_itself;
 pub mod s29_witness_carries_nothing;
 pub mod s30_deaf_is_quiet;
+pub mod s31_fed_holds_nothing;
 
 /// One of them.
 pub trait Invariant {
@@ -35,5 +36,6 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::new(s22_silent_by_itself::SilentByItself),
         Box::new(s29_witness_carries_nothing::WitnessCarriesNothing),
         Box::<s30_deaf_is_quiet::DeafIsQuiet>::default(),
+        Box::new(s31_fed_holds_nothing::FedHoldsNothing),
     ]
 }

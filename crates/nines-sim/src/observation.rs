@@ -51,6 +51,8 @@ pub struct NodeFacts {
     pub hears_nobody: bool,
     /// For how long, ns of true time, it has not run or has heard too few others for a majority.
     pub alone_ns: u64,
+    /// It says that nothing on its machine is under a lease: its watchdog is fed without an end.
+    pub holds_nothing: bool,
     /// For how long, ns of true time, it has run and heard too few others for a majority.
     pub deaf_ns: u64,
 }

@@ -10,7 +10,7 @@ use nines_model::{AdminCommand, printable::clean_lines};
 
 use crate::{
     context::{Context, Output, SOCKET, STATE},
-    local::{self, agent, doctor, init, join, quorumd, server},
+    local::{self, agent, doctor, guard, init, join, quorumd, server},
     output::{self, print_json},
 };
 
@@ -114,6 +114,9 @@ enum Commands {
     Config(config::ConfigArgs),
     /// Run the agent (systemd does this).
     Agent(agent::AgentArgs),
+    /// Feed this machine's watchdog while the agent renews its lease (systemd does this).
+    #[command(hide = true)]
+    Guard,
     /// LVS's ipvsadm on the tables of nines; it needs no agent (`nines ipvsadm --help`).
     #[command(disable_help_flag = true)]
     Ipvsadm {
@@ -216,6 +219,7 @@ fn run(context: &Context, command: Commands) -> Outcome<u8> {
         Commands::Doctor => doctor::run(context),
         Commands::Config(args) => config::run(context, &args),
         Commands::Agent(args) => agent::run(context, &args),
+        Commands::Guard => guard::run(context),
         Commands::Ipvsadm { words } => Ok(local::ipvsadm::run(&words)),
         Commands::Demo(args) => crate::demo::run(context, &args),
         Commands::DemoPart(args) => crate::demo::part(&args),

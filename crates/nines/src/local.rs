@@ -12,6 +12,7 @@ use nines_model::Spec;
 pub mod agent;
 pub mod arp;
 pub mod doctor;
+pub mod guard;
 pub mod init;
 pub mod ipvsadm;
 pub mod join;

@@ -3,11 +3,15 @@
 //! Decides: names. Base units, counters end in `_total`; counts of traffic are this node's own, so
 //! a sum over nodes is the cluster's.
 
-use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    time::Duration,
+};
 
 use nines_api::{
-    states::{NodeState, ServerState},
-    types::{ServerStatus, ServiceStatus, Status, Traffic, Verdict},
+    states::{FenceState, NodeState, ServerState},
+    types::{FenceCounts, FenceStatus, ServerStatus, ServiceStatus, Status, Traffic, Verdict},
 };
 use nines_model::printable::clean;
 
@@ -145,6 +149,56 @@ fn per_node(page: &mut Page, status: &Status) {
     }
 }
 
+/// Fence devices, by the node that they switch; nodes without one have no samples.
+fn per_fence(page: &mut Page, status: &Status) {
+    let with_devices = || status.fencing.iter().filter(|line| !line.levels.is_empty());
+    let devices: BTreeSet<&String> =
+        with_devices().flat_map(|f| f.levels.iter().flatten()).collect();
+    page.gauge("nines_fence_devices", "Fence devices of the config.", devices.len());
+    page.family("nines_fence_actions_total", "counter", "Answers of a node's fence devices.");
+    for line in with_devices() {
+        let FenceCounts { off_done, off_failed, on_done, on_failed, .. } = line.counts;
+        let FenceCounts { tests_done, tests_failed, .. } = line.counts;
+        let all = [
+            ("off", "done", off_done),
+            ("off", "failed", off_failed),
+            ("on", "done", on_done),
+            ("on", "failed", on_failed),
+            ("test", "done", tests_done),
+            ("test", "failed", tests_failed),
+        ];
+        for (action, result, n) in all {
+            let of = [("target", line.node.as_str()), ("action", action), ("result", result)];
+            page.sample("nines_fence_actions_total", &of, n);
+        }
+    }
+    let mut gauge = |name: &str, help: &str, value: &dyn Fn(&FenceStatus) -> f64| {
+        page.family(name, "gauge", help);
+        for line in with_devices() {
+            page.sample(name, &[("target", &line.node)], value(line));
+        }
+    };
+    let last_success = "nines_fence_last_test_success_timestamp_seconds";
+    gauge(last_success, "When the last test of the devices succeeded; 0: none has.", &|line| {
+        let last = line.last_test.as_ref().filter(|test| test.ok).map_or(0, |test| test.at_ms);
+        line.counts.test_ok_ms.max(last) as f64 / 1e3
+    });
+    gauge("nines_fence_ready", "1 if the last test of the devices succeeded.", &|line| {
+        f64::from(u8::from(line.last_test.as_ref().is_some_and(|test| test.ok)))
+    });
+    gauge("nines_fence_off", "1 while the node counts as switched off.", &|line| {
+        f64::from(u8::from(line.is(FenceState::Off)))
+    });
+    gauge("nines_fence_blocked", "1 while a node that should be off cannot be.", &|line| {
+        f64::from(u8::from(line.is(FenceState::Blocked)))
+    });
+    let name = "nines_watchdog_timeout_seconds";
+    page.family(name, "gauge", "Timeout of the node's watchdog while it is fed; 0: it is not.");
+    for n in &status.nodes {
+        page.sample(name, &[("node", &n.name)], n.watchdog_ms as f64 / 1e3);
+    }
+}
+
 /// All of it: `status` with this node's own counts; `lag`: how long other directors took for the
 /// last flows they were told, by name.
 pub fn text(status: &Status, lag: &BTreeMap<String, Duration>) -> String {
@@ -162,6 +216,7 @@ pub fn text(status: &Status, lag: &BTreeMap<String, Duration>) -> String {
     page.gauge("nines_config_revision", "Revision of the config in force.", status.revision);
     page.gauge("nines_problems", "Lines under WRONG NOW.", status.problems.len());
     per_node(&mut page, status);
+    per_fence(&mut page, status);
     page.family("nines_address_held", "gauge", "1 where the node holds the address, by the log.");
     for vip in status.vips.iter().filter(|v| !v.node.is_empty()) {
         let of = [("address", vip.address.as_str()), ("node", &vip.node)];
@@ -198,12 +253,17 @@ mod tests {
             servers: vec![ServerStatus { name: "r\\1".into(), ..ServerStatus::default() }],
             ..ServiceStatus::default()
         };
-        let node =
-            |name: &str| NodeStatus { name: name.into(), rtt_us: 9, ..NodeStatus::default() };
+        let node = |name: &str| NodeStatus {
+            name: name.into(),
+            rtt_us: 9,
+            watchdog_ms: 2_000,
+            ..NodeStatus::default()
+        };
         let status = Status {
             node: "lb1".into(),
             nodes: vec![node("lb1"), node("lb2\u{1b}[2J\n")],
             services: vec![service],
+            fencing: vec![fenced()],
             ..Status::default()
         };
         let lag = BTreeMap::from([("lb2".to_owned(), Duration::from_millis(40))]);
@@ -226,5 +286,34 @@ mod tests {
         assert!(text.contains("nines_links_up{peer=\"lb2\\\\u{1b}[2J\\\\n\"} 0"), "{text}");
         assert!(text.contains("nines_cluster_verdict{verdict=\"HEALTHY\"} 1"), "{text}");
         assert!(text.contains("nines_flow_sync_lag_seconds{peer=\"lb2\"} 0.04"));
+        for line in [
+            "nines_fence_devices 2",
+            "nines_fence_actions_total{target=\"lb2\",action=\"off\",result=\"done\"} 2",
+            "nines_fence_actions_total{target=\"lb2\",action=\"on\",result=\"failed\"} 0",
+            "nines_fence_last_test_success_timestamp_seconds{target=\"lb2\"} 7.5",
+            "nines_fence_ready{target=\"lb2\"} 0",
+            "nines_fence_blocked{target=\"lb2\"} 1",
+            "nines_watchdog_timeout_seconds{node=\"lb1\"} 2",
+        ] {
+            assert!(text.lines().any(|told| told == line), "{line}\n{text}");
+        }
+    }
+
+    fn fenced() -> FenceStatus {
+        FenceStatus {
+            node: "lb2".into(),
+            levels: vec![vec!["pdu-a".into(), "pdu-b".into()], vec!["pdu-a".into()]],
+            state: FenceState::Blocked.into(),
+            counts: FenceCounts { off_done: 2, test_ok_ms: 7_500, ..FenceCounts::default() },
+            ..FenceStatus::default()
+        }
+    }
+
+    #[test]
+    fn without_fence_devices_there_are_none_and_no_sample_of_a_node() {
+        let line = FenceStatus { node: "lb1".into(), ..FenceStatus::default() };
+        let status = Status { fencing: vec![line], ..Status::default() };
+        let text = text(&status, &BTreeMap::new());
+        assert!(text.contains("nines_fence_devices 0\n") && !text.contains("target="), "{text}");
     }
 }

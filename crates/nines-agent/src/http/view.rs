@@ -34,6 +34,7 @@ mod placement;
 mod problems;
 pub mod services;
 mod spare;
+mod watchdog;
 mod why;
 
 fn member_alive(node: &Node, now: Time, id: NodeId) -> bool {
@@ -93,6 +94,7 @@ pub fn status(node: &Node, now: Time, shown: &OwnStatus) -> (Status, services::S
     };
     incarnations::problems(node, now, &mut status);
     fence::problems(node, now, &mut status);
+    watchdog::problems(node, now, &mut status);
     problems(&mut status);
     (status, services::Services::of(state))
 }
@@ -187,7 +189,7 @@ fn member(
         None => (String::new(), shown.worst_next()),
     };
     let links = node.links(now, id);
-    NodeStatus {
+    let mut line = NodeStatus {
         id: id.number(),
         name: name.clone(),
         role: role.into(),
@@ -207,7 +209,10 @@ fn member(
         addresses: member.addresses.clone(),
         behind,
         macs: facts.map_or_else(Vec::new, |f| f.macs.iter().map(|mac| mac_text(mac)).collect()),
-    }
+        ..NodeStatus::default()
+    };
+    watchdog::fill(node, now, id, &mut line);
+    line
 }
 
 /// Who wants a member to leave, and what that waits for.

@@ -42,6 +42,7 @@ use crate::{
     storage::own_log,
     threads,
     transport::peer_port::{self, BoxedBytes, PeerPort, bulk::Bulk},
+    watchdog::Lessor,
 };
 
 /// The packet path that it tells the cluster.
@@ -195,7 +196,7 @@ fn start(
         udp,
         datagram_cipher(credentials)?,
         &who.peers,
-        None,
+        (None, Lessor::of_witness()),
         Box::new(workers),
         Box::new(|_| ()),
         log.clone(),

@@ -14,7 +14,7 @@ pub struct FenceStatus {
     /// Devices by levels: all of a level have to switch it off, and the next level is tried only if
     /// that failed. Empty: no device switches it.
     pub levels: Vec<Vec<String>>,
-    /// Their fence agents, each once.
+    /// Their fence agents, or the paths of programs of the operator; each once.
     pub agents: Vec<String>,
     /// "none" (no device switches it), "untested", "ready" (the last test succeeded), "failing"
     /// (the last test failed), "switching" (its devices are asked to switch it), "off", "blocked"
@@ -30,6 +30,9 @@ pub struct FenceStatus {
     pub last_switch: Option<FenceResult>,
     /// Why a node that should be off is not being switched off; empty: it is, or it need not be.
     pub blocked: String,
+    /// How often its devices did what they were asked for, and how often not.
+    #[serde(default)]
+    pub counts: FenceCounts,
 }
 
 impl FenceStatus {
@@ -48,4 +51,23 @@ pub struct FenceResult {
     pub ok: bool,
     /// In words.
     pub text: String,
+}
+
+/// Answers of a node's devices since it joined, once every member counts them (feature level 5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FenceCounts {
+    /// Switched off.
+    pub off_done: u64,
+    /// Not switched off, or nobody knows.
+    pub off_failed: u64,
+    /// Switched on.
+    pub on_done: u64,
+    /// Not switched on, or nobody knows.
+    pub on_failed: u64,
+    /// Tests that succeeded.
+    pub tests_done: u64,
+    /// Tests that failed.
+    pub tests_failed: u64,
+    /// When the last test succeeded, ms since 1970; 0: none has.
+    pub test_ok_ms: u64,
 }

@@ -209,6 +209,7 @@ impl Node {
             feature_level: crate::feature_level::BUILD,
             outdated: self.outdated,
             differs: self.differs,
+            watchdog: self.own_watchdog.clone(),
             ..Heartbeat::default()
         }
     }

@@ -123,6 +123,7 @@ impl Node {
             requested: desired_state::Requested::default(),
             leading: failover::Leading::default(),
             fences: fencing::Fences::default(),
+            own_watchdog: None,
             alone: alone::Alone::default(),
             leaving: leaving::Leaving::default(),
             wall_offset: 0,

@@ -53,6 +53,8 @@ pub(super) struct OwnVips {
     pub(super) foreign: BTreeSet<IpAddr>,
     /// The renewals of all that go together.
     joint: Renewals,
+    /// When heartbeats were sent that voters have answered since.
+    answered: Renewals,
     /// Acks of heartbeats sent before this may be about fewer VIPs.
     since: Time,
     /// The common deadline as the kernel has it, and the longest of any VIP that goes by it.
@@ -86,9 +88,25 @@ impl OwnVips {
         self.held.iter().next().is_none() || self.joint.until(id) > now
     }
 
+    /// When the newest heartbeat was sent that a majority has answered; 0: none.
+    pub(super) fn asked(&self) -> Time {
+        self.answered.deadline(&self.voters)
+    }
+
+    /// Until when the kernel may answer for any VIP.
+    pub(super) fn longest_guard(&self) -> Time {
+        let each = self.vips.values().map(|vip| vip.guard).max().unwrap_or_default();
+        each.max(self.guard).max(self.longest)
+    }
+
     /// Whether no address is on, nor about to be.
     pub(super) fn all_off(&self) -> bool {
         self.vips.values().all(|vip| vip.phase == Phase::Off)
+    }
+
+    /// Whether no address is on that this process does not know of.
+    pub(super) fn all_known(&self) -> bool {
+        self.vips.values().all(|vip| vip.known)
     }
 
     /// The neighbours are told of this VIP again.
@@ -358,6 +376,7 @@ impl Node {
                 own.changed.insert(*addr);
             }
         }
+        own.answered.acked(voter, incarnation, sent);
         let before = own.joint.deadline(&own.voters);
         if sent >= own.since {
             own.joint.acked(voter, incarnation, until);

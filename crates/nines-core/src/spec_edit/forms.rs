@@ -87,7 +87,7 @@ fn port_number(port: u32) -> Option<u16> {
 
 pub(super) fn general(spec: &Spec) -> General {
     let Spec { name, nodes: _, vips: _, services: _, timing, flows, backend, .. } = spec;
-    let Spec { idle, fence: devices, fencing: how, .. } = spec;
+    let Spec { idle, fence: devices, fencing: how, watchdog, .. } = spec;
     let Timing { beat, lease, election, restart } = timing;
     let IdleLimits { tcp, fin, udp } = idle;
     General {
@@ -103,6 +103,7 @@ pub(super) fn general(spec: &Spec) -> General {
         idle_udp: *udp,
         fence: devices.iter().map(|(name, one)| fence::device(name.as_str(), one)).collect(),
         fencing: fence::fencing(*how),
+        watchdog: watchdog.clone().unwrap_or_default(),
     }
 }
 
@@ -117,20 +118,23 @@ pub(super) fn read_general(general: &General, spec: &mut Spec) -> Option<()> {
     spec.idle = IdleLimits { tcp: *idle_tcp, fin: *idle_fin, udp: *idle_udp };
     spec.fence = devices.iter().map(fence::read_device).collect();
     spec.fencing = fence::read_fencing(how.as_ref());
+    spec.watchdog = Some(general.watchdog.clone()).filter(|path| !path.is_empty());
     Some(())
 }
 
 pub(super) fn node(name: &str, node: &NodeSpec) -> NodeEntry {
-    let NodeSpec { role, addresses, fence: levels } = node;
+    let NodeSpec { role, addresses, fence: levels, watchdog } = node;
     let addresses = addresses.iter().map(|addr| octets(*addr)).collect();
     let (name, role, fence) = (name.to_owned(), role.code().to_owned(), fence::levels(levels));
-    NodeEntry { name, role, addresses, fence }
+    let watchdog = watchdog.as_ref().map(fence::watchdog);
+    NodeEntry { name, role, addresses, fence, watchdog }
 }
 
 pub(super) fn read_node(node: &NodeEntry) -> Option<NodeSpec> {
-    let NodeEntry { name: _, role, addresses, fence: levels } = node;
+    let NodeEntry { name: _, role, addresses, fence: levels, watchdog } = node;
     let (role, fence) = (Role::from_code(role)?, fence::read_levels(levels));
-    Some(NodeSpec { role, addresses: addrs(addresses)?, fence })
+    let watchdog = watchdog.as_ref().map(|path| fence::read_watchdog(path));
+    Some(NodeSpec { role, addresses: addrs(addresses)?, fence, watchdog })
 }
 
 pub(super) fn vip(addr: IpAddr, vip: &Vip) -> VipEntry {

@@ -223,6 +223,13 @@ fn every_key_of_fencing_is_in_the_log() {
         ("delay = \"0s\"", "delay = \"1s\""),
         ("on-again = true", "on-again = false"),
         ("test = \"1d\"", "test = \"0s\""),
+        (
+            "agent = \"fence_ipmilan\"\nnode = \"lb2\"\noptions = { ip = \"10.0.9.2\", lanplus = true }\nsecrets = { password = \"/etc/nines/bmc\" }",
+            "command = \"/opt/power\"\nnode = \"lb2\"",
+        ),
+        ("test = \"1d\"", "test = \"1d\"\nwatchdog = \"/dev/watchdog\""),
+        (", fence = [\"bmc\"", ", watchdog = \"none\", fence = [\"bmc\""),
+        (", fence = [\"bmc\"", ", watchdog = \"/dev/watchdog1\", fence = [\"bmc\""),
     ] {
         assert_eq!(text.matches(what).count(), 1, "{what}");
         let after = read(&text.replace(what, by));

@@ -13,6 +13,7 @@ use super::{Entry, Members, State, events::Event};
 use crate::{
     action::Refusal,
     event_log::EventKind,
+    feature_level::SELF_FENCING,
     wire::{
         Act, Fence, FenceAnswer, FenceOff, FenceOrder, FenceStep, FenceWish, Power, command::Kind,
     },
@@ -172,7 +173,8 @@ impl Fencing {
         self.0.remove(&id);
     }
 
-    fn commit(&mut self, index: LogIndex, at_ms: u64, change: Change) {
+    /// `counts`: every member counts answers; builds that do not would come to another state.
+    fn commit(&mut self, index: LogIndex, at_ms: u64, counts: bool, change: Change) {
         let power = self.0.entry(change.target).or_default();
         match change.what {
             What::Ordered(fence) => {
@@ -192,6 +194,9 @@ impl Fencing {
             What::Answered(fence, step, switch) => {
                 let wanted = power.order.take().is_some_and(|order| order.by_person);
                 let ok = step == FenceStep::Done;
+                if counts && step != FenceStep::Void {
+                    power.counts.get_or_insert_default().count(switch, ok, at_ms);
+                }
                 let answer = FenceAnswer { ok, at_ms, text: fence.text.clone() };
                 match switch {
                     Switch::Test if step == FenceStep::Void => {}
@@ -250,7 +255,8 @@ impl State {
     pub(super) fn commit_fencing(&mut self, entry: Entry<'_>, mut change: Change) -> String {
         let event = change.event.take();
         let said = event.as_ref().map_or_else(String::new, |event| event.text.clone());
-        self.fencing.commit(entry.index, entry.command.at_ms, change);
+        let counts = self.members.feature_level() >= SELF_FENCING;
+        self.fencing.commit(entry.index, entry.command.at_ms, counts, change);
         if let Some(event) = event {
             self.commit_event(entry, event);
         }

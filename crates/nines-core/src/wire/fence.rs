@@ -252,4 +252,51 @@ pub struct Power {
     /// have been tried again.
     #[prost(bool, tag = "8")]
     pub lied: bool,
+    /// How often its devices did what they were asked for, and how often not.
+    #[prost(message, optional, tag = "9")]
+    pub counts: Option<FenceCounts>,
+}
+
+/// Answers of the devices of a node since it joined, by what they were asked for.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct FenceCounts {
+    /// Switched off.
+    #[prost(uint64, tag = "1")]
+    pub off_done: u64,
+    /// Not switched off, or nobody knows.
+    #[prost(uint64, tag = "2")]
+    pub off_failed: u64,
+    /// Switched on.
+    #[prost(uint64, tag = "3")]
+    pub on_done: u64,
+    /// Not switched on, or nobody knows.
+    #[prost(uint64, tag = "4")]
+    pub on_failed: u64,
+    /// Tests that succeeded.
+    #[prost(uint64, tag = "5")]
+    pub tests_done: u64,
+    /// Tests that failed.
+    #[prost(uint64, tag = "6")]
+    pub tests_failed: u64,
+    /// When the last test succeeded, ms since 1970; 0: none has.
+    #[prost(uint64, tag = "7")]
+    pub test_ok_ms: u64,
+}
+
+impl FenceCounts {
+    /// Counts one answer.
+    pub(crate) fn count(&mut self, switch: Switch, ok: bool, at_ms: u64) {
+        let one = match (switch, ok) {
+            (Switch::Off, true) => &mut self.off_done,
+            (Switch::Off, false) => &mut self.off_failed,
+            (Switch::On, true) => &mut self.on_done,
+            (Switch::On, false) => &mut self.on_failed,
+            (Switch::Test, true) => &mut self.tests_done,
+            (Switch::Test, false) => &mut self.tests_failed,
+        };
+        *one += 1;
+        if (switch, ok) == (Switch::Test, true) {
+            self.test_ok_ms = at_ms;
+        }
+    }
 }

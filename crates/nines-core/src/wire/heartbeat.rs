@@ -98,6 +98,26 @@ pub struct Heartbeat {
     /// The digest of that config; 0: not said.
     #[prost(fixed64, tag = "56")]
     pub config: u64,
+    /// The watchdog of the sender's machine, if the config names one.
+    #[prost(message, optional, tag = "58")]
+    pub watchdog: Option<WatchdogState>,
+}
+
+/// What a node says of the watchdog of its machine.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct WatchdogState {
+    /// Timeout that the device has, ms, while it is fed; 0: it is not.
+    #[prost(uint64, tag = "1")]
+    pub timeout_ms: u64,
+    /// Why it is not fed, in words; empty: it is.
+    #[prost(string, tag = "2")]
+    pub trouble: String,
+    /// What a person can do about that.
+    #[prost(string, tag = "3")]
+    pub next: String,
+    /// The machine is a virtual one: the same hypervisor pauses it and its watchdog.
+    #[prost(bool, tag = "4")]
+    pub virtual_machine: bool,
 }
 
 impl Heartbeat {

@@ -72,6 +72,9 @@ pub struct General {
     /// When and how nodes are fenced; not written while it is what every cluster begins with.
     #[prost(message, optional, tag = "12")]
     pub fencing: Option<FencingEntry>,
+    /// Path of the watchdog of nodes that name none themselves; empty: they have none.
+    #[prost(string, tag = "15")]
+    pub watchdog: String,
 }
 
 /// A fence device.
@@ -98,6 +101,9 @@ pub struct FenceEntry {
     /// Time for one switching.
     #[prost(uint64, tag = "7")]
     pub timeout: u64,
+    /// Path of the program of the operator that speaks to it, in place of an agent.
+    #[prost(string, tag = "8")]
+    pub command: String,
 }
 
 /// An option of a fence agent.
@@ -162,6 +168,9 @@ pub struct NodeEntry {
     /// Its fence devices, in the order in which they are tried, if the config gives one.
     #[prost(message, repeated, tag = "4")]
     pub fence: Vec<FenceLevel>,
+    /// Path of its own watchdog; empty: it has none, whatever others have.
+    #[prost(string, optional, tag = "5")]
+    pub watchdog: Option<String>,
 }
 
 /// A VIP that the config names.

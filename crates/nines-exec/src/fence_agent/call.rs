@@ -16,7 +16,7 @@ use std::{
 
 use nines_model::{Millis, fence::line_value, printable};
 
-use super::device::{Device, Outlet};
+use super::device::{Device, Interface, Outlet};
 use crate::{
     Runner,
     run::{Exit, NotStarted, Outcome, Run},
@@ -83,12 +83,15 @@ enum Asked {
 /// A call that can be made: a description, nothing has run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
-    program: PathBuf,
-    action: &'static str,
+    pub(super) program: PathBuf,
+    interface: Interface,
+    pub(super) action: &'static str,
+    /// The node that is meant; empty: none.
+    pub(super) node: String,
     asked: Asked,
-    lines: Vec<(String, String)>,
+    pub(super) lines: Vec<(String, String)>,
     secrets: Vec<(String, PathBuf)>,
-    deadline: Millis,
+    pub(super) deadline: Millis,
     separator: String,
 }
 
@@ -241,7 +244,9 @@ impl Device {
         let default = || metadata.parameters.get("separator").and_then(|of| of.default.clone());
         Ok(Call {
             program: self.program(),
+            interface: self.interface(),
             action: action.word(),
+            node: action.node().unwrap_or_default().to_owned(),
             asked: match action {
                 Action::Status(_) => Asked::Status,
                 Action::List => Asked::List,
@@ -271,6 +276,9 @@ impl Call {
 
     /// Reads the secrets.
     pub(super) fn prepare(&self) -> Result<Prepared<'_>, Failure> {
+        if self.interface == Interface::Command {
+            return Ok(Prepared { call: self, run: self.command(), secrets: Vec::new() });
+        }
         let mut secrets = Vec::new();
         for (key, path) in &self.secrets {
             let value = secret(path).map_err(|why| {

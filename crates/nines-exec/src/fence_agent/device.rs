@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -57,7 +57,18 @@ pub enum Outlet {
 pub struct Device {
     config: DeviceConfig,
     metadata: Arc<Metadata>,
-    directory: PathBuf,
+    /// Its program.
+    program: PathBuf,
+    interface: Interface,
+}
+
+/// How a program is told what to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Interface {
+    /// A fence agent: by lines on its standard input.
+    Agent,
+    /// A program of the operator: by arguments and its environment (`command.rs`).
+    Command,
 }
 
 impl DeviceConfig {
@@ -78,7 +89,8 @@ impl DeviceConfig {
         if !problems.is_empty() {
             return Err(problems);
         }
-        Ok(Device { config: self, metadata, directory: DIRECTORY.into() })
+        let program = Path::new(DIRECTORY).join(&self.agent);
+        Ok(Device { config: self, metadata, program, interface: Interface::Agent })
     }
 
     fn keys_and_values(&self, metadata: &Metadata) -> Vec<Problem> {
@@ -140,7 +152,7 @@ impl DeviceConfig {
         needed.map(|(key, _)| Problem::Missing(key.clone())).collect()
     }
 
-    fn outlet_problems(&self, metadata: &Metadata) -> Vec<Problem> {
+    pub(super) fn outlet_problems(&self, metadata: &Metadata) -> Vec<Problem> {
         let key = outlet_key(metadata);
         let is_required = key.is_some_and(|key| metadata.parameters[key].required);
         let mut problems = Vec::new();
@@ -173,14 +185,24 @@ impl Device {
         &self.config
     }
 
-    /// With an agent elsewhere than in `/usr/sbin`.
-    pub fn in_directory(self, directory: impl Into<PathBuf>) -> Self {
-        Self { directory: directory.into(), ..self }
+    /// A device whose program is the operator's.
+    pub(super) fn of_command(config: DeviceConfig, program: PathBuf, metadata: Metadata) -> Self {
+        Self { config, metadata: Arc::new(metadata), program, interface: Interface::Command }
     }
 
-    /// Where its agent is.
+    /// With an agent elsewhere than in `/usr/sbin`.
+    pub fn in_directory(self, directory: impl AsRef<Path>) -> Self {
+        Self { program: directory.as_ref().join(&self.config.agent), ..self }
+    }
+
+    /// Where its program is.
     pub(super) fn program(&self) -> PathBuf {
-        self.directory.join(&self.config.agent)
+        self.program.clone()
+    }
+
+    /// How its program is told what to do.
+    pub(super) fn interface(&self) -> Interface {
+        self.interface
     }
 
     /// What its agent says of itself.

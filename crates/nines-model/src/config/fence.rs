@@ -10,7 +10,7 @@ use super::{
     reader::{Name, Reader, Table, Value},
 };
 use crate::{
-    DeviceName, FenceDevice, Fencing, Millis, NodeName, Spec,
+    DeviceName, FenceDevice, FenceProgram, Fencing, Millis, NodeName, Spec, Watchdog,
     fence::{OUTLET_KEYS, RESERVED_KEYS, SECRET_KEYS, is_agent_name, line_value},
     printable::clean,
 };
@@ -23,6 +23,9 @@ const AFTER: RangeInclusive<u64> = 500..=3_600_000;
 const DELAY: RangeInclusive<u64> = 0..=600_000;
 /// Time between two tests of a device, in ms.
 const TEST: RangeInclusive<u64> = 3_600_000..=365 * 86_400_000;
+
+/// A node that has no watchdog.
+const NO_WATCHDOG: &str = "none";
 
 type Outlets = BTreeMap<NodeName, Option<String>>;
 
@@ -37,9 +40,18 @@ pub(super) fn read(r: &mut Reader, root: &Table<'_>, spec: &mut Spec) {
         spec.fence.insert(name.text.into(), device);
     }
     spec.fencing = fencing(r, root);
+    spec.watchdog = match r.table(root, "fencing").and_then(|table| watchdog(r, &table)) {
+        Some(Watchdog::Device(path)) => Some(path),
+        Some(Watchdog::None) | None => None,
+    };
     let nodes = root.get("nodes").and_then(|nodes| nodes.as_table());
     for (name, value) in nodes.iter().flat_map(Table::entries) {
-        let Some(list) = value.as_table().and_then(|node| node.get("fence")) else { continue };
+        let Some(table) = value.as_table() else { continue };
+        let own = watchdog(r, &table);
+        if let Some(node) = spec.nodes.get_mut(name.text.as_str()) {
+            node.watchdog = own;
+        }
+        let Some(list) = table.get("fence") else { continue };
         let levels = levels(r, &name.text, &list, spec, section.as_ref());
         if let Some(node) = spec.nodes.get_mut(name.text.as_str()) {
             node.fence = levels;
@@ -62,25 +74,89 @@ fn fencing(r: &mut Reader, root: &Table<'_>) -> Fencing {
     fencing
 }
 
+/// The key `watchdog` of a node, or of all.
+fn watchdog(r: &mut Reader, table: &Table<'_>) -> Option<Watchdog> {
+    let value = table.get("watchdog")?;
+    let path = r.string(&value)?;
+    if NO_WATCHDOG == path {
+        return Some(Watchdog::None);
+    }
+    let is_device = path.strip_prefix("/dev/").is_some_and(|name| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '/');
+        !name.is_empty() && name.chars().all(plain)
+    });
+    if is_device {
+        return Some(Watchdog::Device(path));
+    }
+    let message = format!("\"{}\" is not a watchdog", clean(&path));
+    let help = "write watchdog = \"/dev/watchdog\"   (`ls /dev/watchdog*`), or \"none\"";
+    r.error(value.span, message, Some(help.into()));
+    None
+}
+
 fn device(r: &mut Reader, table: &Table<'_>, spec: &Spec) -> Option<FenceDevice> {
     r.known(table, keys::FENCE);
-    let agent = r.required(table, "agent").and_then(|value| agent(r, &value));
+    let program = program(r, table);
     let outlets = machines(r, table, spec);
     let options = options(r, table);
     let secrets = secrets(r, table, &options);
+    if let Some(FenceProgram::Command(_)) = program {
+        told_to_nobody(r, table);
+    }
     let trust_off = r.flag(table, "trust-off").unwrap_or(false);
     let timeout = r.millis_in(table, "timeout", TIMEOUT).unwrap_or(FenceDevice::TIMEOUT);
-    Some(FenceDevice { agent: agent?, options, secrets, outlets: outlets?, trust_off, timeout })
+    Some(FenceDevice { program: program?, options, secrets, outlets: outlets?, trust_off, timeout })
 }
 
-fn agent(r: &mut Reader, value: &Value<'_>) -> Option<String> {
+/// What speaks to the device.
+fn program(r: &mut Reader, table: &Table<'_>) -> Option<FenceProgram> {
+    match (table.get("agent"), table.get("command")) {
+        (Some(_), Some(command)) => {
+            let help = "agent: a program of the package fence-agents. command: one of your own";
+            let message = "a device has either agent or command";
+            r.error(command.span, message, Some(help.into()));
+            None
+        }
+        (None, Some(value)) => command(r, &value),
+        (None, None) if r.is_misspelt(table, "command") => None,
+        _ => r.required(table, "agent").and_then(|value| agent(r, &value)),
+    }
+}
+
+fn command(r: &mut Reader, value: &Value<'_>) -> Option<FenceProgram> {
+    let path = r.string(value)?;
+    if path.starts_with('/') && !path.ends_with('/') && line_value(&path).is_ok() {
+        return Some(FenceProgram::Command(path));
+    }
+    let message = format!("\"{}\" is not the absolute path of a program", clean(&path));
+    let help = "it is called as PATH ACTION NODE, without a shell: command = \
+                \"/usr/local/sbin/power\"";
+    r.error(value.span.clone(), message, Some(help.into()));
+    None
+}
+
+/// A command has its own settings: nothing of the config but the node and its outlet is told to it.
+fn told_to_nobody(r: &mut Reader, table: &Table<'_>) {
+    for key in ["options", "secrets"] {
+        if let Some(value) = table.get(key) {
+            let message = format!("a command takes no {key}");
+            let help = "the program has its own settings: it is told the action, the node and the \
+                        outlet";
+            r.error(value.span, message, Some(help.into()));
+        }
+    }
+}
+
+fn agent(r: &mut Reader, value: &Value<'_>) -> Option<FenceProgram> {
     let text = r.string(value)?;
     if is_agent_name(&text) {
-        return Some(text);
+        return Some(FenceProgram::Agent(text));
     }
     let meant = format!("fence_{text}");
     let help = if is_agent_name(&meant) {
         format!("write agent = \"{meant}\"")
+    } else if text.starts_with('/') {
+        format!("a program of your own is a command: command = \"{}\"", clean(&text))
     } else {
         "write its name without a path, such as \"fence_ipmilan\": `ls /usr/sbin/fence_*`".into()
     };
@@ -243,7 +319,7 @@ fn of_another_machine(r: &mut Reader, table: &Table<'_>, device: &FenceDevice, s
     };
     let Some(node) = only(device) else { return };
     let spoken =
-        |other: &FenceDevice| other.agent == device.agent && other.options == device.options;
+        |other: &FenceDevice| other.program == device.program && other.options == device.options;
     for (name, other) in &spec.fence {
         if let Some(its) = only(other).filter(|its| *its != node)
             && spoken(other)

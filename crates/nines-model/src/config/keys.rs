@@ -188,6 +188,13 @@ pub const NODE: &[Key] = &[
     )
     .means("every device that switches the node, one after the other, by name")
     .like("lb2 = { addresses = \"10.0.0.3\", fence = [\"bmc-lb2\", [\"pdu-a\", \"pdu-b\"]] }"),
+    key(
+        "watchdog",
+        Shape::Text("the path of a watchdog device below /dev, or \"none\""),
+        "Watchdog of this node, in place of the one that `[fencing]` names for all.",
+    )
+    .means("the watchdog that `[fencing]` names")
+    .like("lb2 = { addresses = \"10.0.0.3\", watchdog = \"/dev/watchdog1\" }"),
 ];
 
 /// Keys of a section `[vip.NAME]`.

@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use nines_core::{Node, lease::promise_ns, snapshot, state::State};
+use nines_core::{Node, lease::promise_ns, node::UnderLease, snapshot, state::State};
 use nines_model::NodeId;
 
 use super::{Sabotage, World};
@@ -141,6 +141,7 @@ impl World {
             holdings: node.map(|_| Arc::clone(&state_seen.holdings)).unwrap_or_default(),
             off: node.map(|_| Arc::clone(&state_seen.off)).unwrap_or_default(),
             hears_nobody,
+            holds_nothing: node.is_some_and(|n| n.under_lease() == UnderLease::Nothing),
             alone_ns: since(machine.alone_since).saturating_sub(long_lease_ns),
             deaf_ns: since(machine.deaf_since),
         }

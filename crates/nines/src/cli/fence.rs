@@ -1,4 +1,4 @@
-//! `nines fence list`, `test`, `off`, `on`, `confirm`
+//! `nines fence list`, `history`, `test`, `off`, `on`, `confirm`
 
 use std::{
     io::IsTerminal as _,
@@ -10,7 +10,7 @@ use nines_api::{
     failure::{Failure, Kind, Outcome},
     states::FenceState,
     text::ago,
-    types::{ActRequest, Done, FenceResult, FenceStatus, SCHEMA, Status},
+    types::{ActRequest, Done, Event, FenceResult, FenceStatus, SCHEMA, Status},
 };
 use nines_model::{AdminCommand, Codes as _, Millis};
 
@@ -31,6 +31,8 @@ pub struct FenceArgs {
 enum What {
     /// List the nodes with their fence devices and what the last test came to.
     List,
+    /// List what fence devices were asked for, why, and what came of it; the newest 20.
+    History,
     /// Ask fence devices whether they answer; nothing is switched.
     Test(TestArgs),
     /// Switch a node's machine off at once, and read back that it is.
@@ -86,6 +88,7 @@ struct How {
 pub fn run(context: &Context, args: &FenceArgs) -> Outcome<u8> {
     match &args.what {
         What::List => list(context),
+        What::History => history(context),
         What::Test(args) => test(context, args),
         What::Off(args) => {
             let name = &args.name;
@@ -110,6 +113,34 @@ fn list(context: &Context) -> Outcome<u8> {
         out!("{}", table(&fencing, now_ms()));
     }
     Ok(0)
+}
+
+/// Events that fencing writes.
+const KINDS: [&str; 3] = ["fence", "fenced", "fence-failed"];
+/// Acts that are listed.
+const HISTORY_MAX: usize = 20;
+
+fn history(context: &Context) -> Outcome<u8> {
+    let all: Vec<Event> = context.client().get("/v1/events?limit=10000")?;
+    let acts = of_fencing(all);
+    if context.json() {
+        print_json(&acts);
+    } else if acts.is_empty() {
+        outln!("No fence device was asked to switch anything.");
+    } else {
+        let row = |e: &Event| vec![e.at.clone(), e.kind.clone(), e.subject.clone(), e.text.clone()];
+        let head = ["TIME", "WHAT", "NODE", "WHY, OR WHAT THE DEVICES SAID"].map(str::to_owned);
+        let rows: Vec<_> = [head.to_vec()].into_iter().chain(acts.iter().map(row)).collect();
+        out!("{}", columns(&rows));
+    }
+    Ok(0)
+}
+
+/// The newest events of fencing, the oldest first.
+fn of_fencing(mut events: Vec<Event>) -> Vec<Event> {
+    events.retain(|event| KINDS.contains(&event.kind.as_str()));
+    events.drain(..events.len().saturating_sub(HISTORY_MAX));
+    events
 }
 
 fn print_lines(lines: &[&FenceStatus]) {
@@ -330,6 +361,24 @@ mod tests {
         );
         let none = table(&[line("lb1", FenceState::None, &[])], 0);
         assert!(none.contains("nines help keys"), "{none}");
+    }
+
+    #[test]
+    fn the_history_has_the_newest_acts_of_fencing_only() {
+        let event = |n: usize, kind: &str| Event {
+            kind: kind.into(),
+            text: format!("{n}"),
+            ..Event::default()
+        };
+        let kinds = ["failover", "fence", "note", "fenced", "fence-failed"];
+        let all = (0..100).map(|n| event(n, kinds[n % kinds.len()])).collect();
+        let acts = of_fencing(all);
+        assert_eq!(
+            (acts.len(), acts[19].text.as_str(), acts[0].kind.as_str()),
+            (20, "99", "fenced")
+        );
+        assert!(acts.iter().all(|act| KINDS.contains(&act.kind.as_str())));
+        assert!(of_fencing(vec![event(1, "failover")]).is_empty());
     }
 
     #[test]

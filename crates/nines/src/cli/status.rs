@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use clap::Args;
 use nines_api::{
     failure::Outcome,
+    states::FenceState,
     text::ago,
-    types::{Failover, ProblemLine, ServiceStatus, Status},
+    types::{Failover, FenceStatus, NodeStatus, ProblemLine, ServiceStatus, Status},
 };
 
-use nines_model::admin::is_operator;
+use nines_model::{Millis, admin::is_operator};
 
 use crate::{
     context::Context,
@@ -68,20 +69,7 @@ fn text(status: &Status, wide: bool) -> String {
         out.push_str(&format!("\n{}.\n", sentence(&status.feature_level_held_back)));
     }
     out.push('\n');
-    let mut rows = vec![head(&["NODE", "ROLE", "STATE", "ADDRESSES HELD", "VERSION", "PATH"])];
-    for n in &status.nodes {
-        let holds = if n.holds.is_empty() { "-".into() } else { n.holds.join(" ") };
-        let leads = if n.leads { "*" } else { "" };
-        rows.push(vec![
-            format!("{}{leads}", n.name),
-            n.role.to_string(),
-            n.state.to_string(),
-            holds,
-            or_dash(&n.version),
-            // Last: with reasons it may be long.
-            or_dash(&n.path),
-        ]);
-    }
+    let rows = nodes(status);
     out.push_str(&columns(&rows));
     if !status.services.is_empty() {
         out.push('\n');
@@ -118,6 +106,40 @@ fn text(status: &Status, wide: bool) -> String {
         out.push_str("\nNo action needed.\n");
     }
     out
+}
+
+/// The nodes; with what can switch them off, if anything can switch any of them off.
+fn nodes(status: &Status) -> Vec<Vec<String>> {
+    let has_devices = |line: &FenceStatus| !line.levels.is_empty();
+    let shows_fence = status.fencing.iter().any(has_devices)
+        || status.nodes.iter().any(|n| !n.watchdog.is_empty());
+    let fence: &[&str] = if shows_fence { &["FENCE"] } else { &[] };
+    let words = [&["NODE", "ROLE", "STATE", "ADDRESSES HELD"], fence, &["VERSION", "PATH"]];
+    let mut rows = vec![head(&words.concat())];
+    for n in &status.nodes {
+        let holds = if n.holds.is_empty() { "-".into() } else { n.holds.join(" ") };
+        let leads = if n.leads { "*" } else { "" };
+        let mut row =
+            vec![format!("{}{leads}", n.name), n.role.to_string(), n.state.to_string(), holds];
+        row.extend(shows_fence.then(|| fenced_by(status, n)));
+        // Last: with reasons it may be long.
+        row.extend([or_dash(&n.version), or_dash(&n.path)]);
+        rows.push(row);
+    }
+    rows
+}
+
+/// What fence devices of a node are, and its watchdog: "ready, watchdog 2s".
+fn fenced_by(status: &Status, node: &NodeStatus) -> String {
+    let line = status.fencing.iter().find(|line| line.node == node.name);
+    let line = line.filter(|line| !line.is(FenceState::None)).map(|line| line.state.to_string());
+    let watchdog = match node.watchdog_ms {
+        0 if node.watchdog.is_empty() => None,
+        0 => Some("no watchdog".to_owned()),
+        timeout => Some(format!("watchdog {}", Millis(timeout))),
+    };
+    let all: Vec<String> = line.into_iter().chain(watchdog).collect();
+    or_dash(&all.join(", "))
 }
 
 /// "Cluster feature level 0, held back by lb2 (0.1.0)": it begins with a capital letter.

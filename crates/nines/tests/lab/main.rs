@@ -27,6 +27,7 @@ mod quorumd;
 mod removal;
 mod servers;
 mod unserved;
+mod watchdog;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_nines");
 /// Bound for hangs only.

@@ -13,7 +13,7 @@ use nines_exec::{
     Runner,
     fence_agent::{Device, DeviceConfig, NoMetadata, Outlet, PowerOff, PowerOn, Problem, Tested},
 };
-use nines_model::{DeviceName, FenceDevice, Millis, Switch};
+use nines_model::{DeviceName, FenceDevice, FenceProgram, Millis, Switch};
 
 use super::{Agents, queue::Stop};
 use crate::{core_thread::FenceCall, logger::Logger};
@@ -21,13 +21,29 @@ use crate::{core_thread::FenceCall, logger::Logger};
 /// Time for an agent to say what it can do, at most. It takes 60 to 200 ms on an idle machine.
 const METADATA: Millis = Millis(10_000);
 
-/// The device as its agent takes it; or why it does not, the device's name first.
+/// The device as its program takes it; or why it does not, the device's name first.
 pub fn device(
     agents: &Agents,
     name: &DeviceName,
     config: &FenceDevice,
 ) -> Result<Arc<Device>, String> {
-    let agent = &config.agent;
+    let checked = match &config.program {
+        FenceProgram::Agent(agent) => of_agent(agents, (name, config), agent)?,
+        FenceProgram::Command(path) => configured(name, config, "").check_command(path),
+    };
+    let problems = match checked {
+        Ok(device) => return Ok(Arc::new(device)),
+        Err(problems) => problems,
+    };
+    let problems: Vec<String> = problems.iter().map(Problem::to_string).collect();
+    Err(format!("{name}: {} does not take its options: {}", config.program, problems.join("; ")))
+}
+
+fn of_agent(
+    agents: &Agents,
+    (name, config): (&DeviceName, &FenceDevice),
+    agent: &str,
+) -> Result<Result<Device, Vec<Problem>>, String> {
     let limit = Millis((config.timeout.0 / 4).min(METADATA.0));
     let metadata = agents.installed.metadata(&**agents.processes(), agent, limit);
     let metadata = metadata.map_err(|why| match why {
@@ -36,23 +52,19 @@ pub fn device(
         }
         why => format!("{name}: {agent}: {why}"),
     })?;
-    let problems = match configured(name, config).check(metadata) {
-        Ok(device) => return Ok(Arc::new(device.in_directory(&agents.directory))),
-        Err(problems) => problems,
-    };
-    let problems: Vec<String> = problems.iter().map(Problem::to_string).collect();
-    Err(format!("{name}: {agent} does not take its options: {}", problems.join("; ")))
+    let checked = configured(name, config, agent).check(metadata);
+    Ok(checked.map(|device| device.in_directory(&agents.directory)))
 }
 
-fn configured(name: &DeviceName, config: &FenceDevice) -> DeviceConfig {
-    let FenceDevice { agent, options, secrets, outlets, trust_off, timeout: _ } = config;
+fn configured(name: &DeviceName, config: &FenceDevice, agent: &str) -> DeviceConfig {
+    let FenceDevice { program: _, options, secrets, outlets, trust_off, timeout: _ } = config;
     let outlet = |outlet: &Option<String>| match outlet {
         Some(outlet) => Outlet::Named(outlet.clone()),
         None => Outlet::Only,
     };
     DeviceConfig {
         name: name.to_string(),
-        agent: agent.clone(),
+        agent: agent.to_owned(),
         parameters: options.clone(),
         secrets: secrets.iter().map(|(key, file)| (key.clone(), file.into())).collect(),
         outlets: outlets.iter().map(|(node, name)| (node.to_string(), outlet(name))).collect(),

@@ -6,7 +6,7 @@ use std::{
 };
 
 use nines_lab::power::{AGENT, Mode, PowerSwitch};
-use nines_model::{Switch, Time};
+use nines_model::{FenceProgram, Switch, Time};
 
 use super::*;
 use crate::core_thread::{self, Inbox};
@@ -71,7 +71,7 @@ impl Harness {
     /// A device of node lb1, whose option "ip" is its name.
     fn device(name: &str, ms: u64) -> FenceDevice {
         FenceDevice {
-            agent: AGENT.into(),
+            program: FenceProgram::Agent(AGENT.into()),
             options: [("ip".to_owned(), name.to_owned())].into(),
             secrets: BTreeMap::new(),
             outlets: [("lb1".into(), Some("lb1".to_owned()))].into(),
@@ -145,7 +145,7 @@ fn what_went_wrong_is_a_sentence_with_the_device_and_its_outlet() {
     assert!(machine.try_wait().unwrap().is_none(), "it runs through all of this");
     harness.power.behave("pdu", Mode::Obeys).unwrap();
     assert_eq!(why(&pdu, "lb2", Switch::Off), "pdu: it does not switch lb2");
-    let ipmi = FenceDevice { agent: "fence_ipmilan".into(), ..pdu.clone() };
+    let ipmi = FenceDevice { program: FenceProgram::Agent("fence_ipmilan".into()), ..pdu.clone() };
     let missing = why(&ipmi, "lb1", Switch::Off);
     assert_eq!(missing, "pdu: fence_ipmilan is not installed: apt install fence-agents");
     let misspelt = FenceDevice {
@@ -281,7 +281,7 @@ fn an_agent_of_the_distribution_is_told_what_the_config_says() {
     (harness.handle, harness.inbox) = Harness::threads(DIRECTORY.into());
     let state = harness.room.join("state").to_str().unwrap().to_owned();
     let dummy = FenceDevice {
-        agent: "fence_dummy".into(),
+        program: FenceProgram::Agent("fence_dummy".into()),
         options: [("status_file".to_owned(), state.clone())].into(),
         outlets: [("lb1".into(), None)].into(),
         ..Harness::device("dummy", 60_000)
@@ -290,4 +290,47 @@ fn an_agent_of_the_distribution_is_told_what_the_config_says() {
         assert_eq!(harness.told(("dummy", &dummy), "lb1", switch), Ok(()));
         assert_eq!(std::fs::read_to_string(&state).unwrap().trim(), holds);
     }
+}
+
+/// The program is a real one, with a machine that it ends, and a file for what it was told.
+#[test]
+fn a_program_of_the_operator_switches_machines_too() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let harness = Harness::new("own");
+    let mut machine = Command::new("sleep").arg("600").spawn().unwrap();
+    let (program, told) = (harness.room.join("power"), harness.room.join("told"));
+    let script = format!(
+        "#!/bin/sh\necho \"$@ $NINES_ACTION $NINES_NODE $NINES_OUTLET\" >> {told}\n\
+         case $1 in\n off) kill -9 {pid};;\n\
+         status) [ -d /proc/{pid} ] && [ \"$(cut -d' ' -f3 /proc/{pid}/stat)\" != Z ] \
+         && exit 0\n echo 'Status: OFF'; exit 2;;\n\
+         on) echo no hand to push the button >&2; exit 1;;\nesac\n",
+        told = told.display(),
+        pid = machine.id(),
+    );
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let own = FenceDevice {
+        program: FenceProgram::Command(program.to_str().unwrap().to_owned()),
+        options: BTreeMap::new(),
+        outlets: [("lb1".into(), Some("7".to_owned()))].into(),
+        ..Harness::device("own", 20_000)
+    };
+    let told_of = |switch| harness.told(("own", &own), "lb1", switch);
+    assert_eq!(told_of(Switch::Test), Ok(()));
+    assert!(machine.try_wait().unwrap().is_none(), "a test switches nothing");
+    assert_eq!(told_of(Switch::Off), Ok(()));
+    assert!(!machine.wait().unwrap().success(), "the machine itself");
+    let short = FenceDevice { timeout: Millis(1_500), ..own.clone() };
+    let on = harness.told(("own", &short), "lb1", Switch::On).unwrap_err();
+    assert!(on.contains("outlet 7: \"on\" failed, and it is still off"), "{on}");
+    assert!(on.ends_with("exit code 1: no hand to push the button"), "{on}");
+    let calls = std::fs::read_to_string(&told).unwrap();
+    let lines: Vec<&str> = calls.lines().take(3).collect();
+    let line = |action: &str| format!("{action} lb1 {action} lb1 7");
+    assert_eq!(lines, [line("status"), line("off"), line("status")]);
+    let gone = FenceProgram::Command("/nonexistent/power".into());
+    let gone = FenceDevice { program: gone, ..own };
+    let why = harness.told(("own", &gone), "lb1", Switch::Off).unwrap_err();
+    assert!(why.ends_with("not started: there is no such program, or its interpreter is missing"));
 }

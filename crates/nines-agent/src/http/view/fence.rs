@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use nines_api::{
     states::{FenceState, Subject},
-    types::{FenceResult, FenceStatus, ProblemLine, Status},
+    types::{FenceCounts, FenceResult, FenceStatus, ProblemLine, Status},
 };
 use nines_core::{
     Node,
@@ -28,8 +28,9 @@ fn line(node: &Node, now: Time, name: &str) -> FenceStatus {
     let devices = levels.iter().flatten().filter_map(|device| spec.fence.get(device));
     let mut agents: Vec<String> = Vec::new();
     for device in devices {
-        if !agents.contains(&device.agent) {
-            agents.push(device.agent.clone());
+        let program = device.program.to_string();
+        if !agents.contains(&program) {
+            agents.push(program);
         }
     }
     let text = |level: &Vec<DeviceName>| level.iter().map(DeviceName::to_string).collect();
@@ -101,9 +102,23 @@ fn told(line: FenceStatus, power: &Power, is_blocked: bool, text: String) -> Fen
             FenceState::Failing if power.lied => lie().to_owned(),
             _ => text,
         },
+        counts: counts(power),
         last_test: power.tested.as_ref().map(result),
         last_switch: power.switched.as_ref().map(result),
         ..line
+    }
+}
+
+fn counts(power: &Power) -> FenceCounts {
+    let of = power.counts.clone().unwrap_or_default();
+    FenceCounts {
+        off_done: of.off_done,
+        off_failed: of.off_failed,
+        on_done: of.on_done,
+        on_failed: of.on_failed,
+        tests_done: of.tests_done,
+        tests_failed: of.tests_failed,
+        test_ok_ms: of.test_ok_ms,
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use nines_model::{DeviceName, FenceDevice, Fencing, Millis};
+use nines_model::{DeviceName, FenceDevice, FenceProgram, Fencing, Millis, Watchdog};
 
 use crate::wire::{FenceEntry, FenceLevel, FenceOption, FencingEntry, OutletEntry};
 
@@ -26,28 +26,38 @@ fn read_options(all: &[FenceOption]) -> BTreeMap<String, String> {
 }
 
 pub(super) fn device(name: &str, device: &FenceDevice) -> FenceEntry {
-    let FenceDevice { agent, options: told, secrets, outlets, trust_off, timeout } = device;
+    let FenceDevice { program, options: told, secrets, outlets, trust_off, timeout } = device;
+    let (agent, command) = match program.clone() {
+        FenceProgram::Agent(name) => (name, String::new()),
+        FenceProgram::Command(path) => (String::new(), path),
+    };
     let outlet = |(node, outlet): (&nines_model::NodeName, &Option<String>)| OutletEntry {
         node: node.to_string(),
         outlet: outlet.clone(),
     };
     FenceEntry {
         name: name.to_owned(),
-        agent: agent.clone(),
+        agent,
         options: options(told),
         secrets: options(secrets),
         outlets: outlets.iter().map(outlet).collect(),
         trust_off: *trust_off,
         timeout: timeout.0,
+        command,
     }
 }
 
 pub(super) fn read_device(entry: &FenceEntry) -> (DeviceName, FenceDevice) {
-    let FenceEntry { name, agent, options, secrets, outlets, trust_off, timeout } = entry;
+    let FenceEntry { name, agent, options, secrets, outlets, trust_off, timeout, command } = entry;
     let outlet =
         |OutletEntry { node, outlet }: &OutletEntry| (node.as_str().into(), outlet.clone());
+    let program = if command.is_empty() {
+        FenceProgram::Agent(agent.clone())
+    } else {
+        FenceProgram::Command(command.clone())
+    };
     let device = FenceDevice {
-        agent: agent.clone(),
+        program,
         options: read_options(options),
         secrets: read_options(secrets),
         outlets: outlets.iter().map(outlet).collect(),
@@ -70,6 +80,17 @@ pub(super) fn read_fencing(entry: Option<&FencingEntry>) -> Fencing {
         on_again: *on_again,
         test: Millis(*test),
     })
+}
+
+pub(super) fn watchdog(of: &Watchdog) -> String {
+    match of {
+        Watchdog::None => String::new(),
+        Watchdog::Device(path) => path.clone(),
+    }
+}
+
+pub(super) fn read_watchdog(path: &str) -> Watchdog {
+    if path.is_empty() { Watchdog::None } else { Watchdog::Device(path.to_owned()) }
 }
 
 pub(super) fn levels(levels: &[Vec<DeviceName>]) -> Vec<FenceLevel> {

@@ -1,6 +1,6 @@
 use std::{collections::BTreeMap, sync::Arc};
 
-use nines_model::{FenceDevice, Millis};
+use nines_model::{FenceDevice, FenceProgram, Millis};
 
 use super::*;
 use crate::{
@@ -15,7 +15,7 @@ const LB2: u64 = 2;
 fn cluster() -> State {
     let mut state = state();
     let device = FenceDevice {
-        agent: "fence_ipmilan".into(),
+        program: FenceProgram::Agent("fence_ipmilan".into()),
         options: BTreeMap::new(),
         secrets: BTreeMap::new(),
         outlets: [("lb2".into(), None)].into(),

@@ -1,4 +1,4 @@
-use crate::{FenceDevice, Fencing, Millis, Spec, config::parse};
+use crate::{FenceDevice, FenceProgram, Fencing, Millis, Spec, config::parse};
 
 /// A file with three nodes, whose keys `fence` are these.
 fn file(lb1: &str, lb2: &str, rest: &str) -> String {
@@ -54,7 +54,7 @@ fn every_key_of_a_device_is_read() {
         all.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
     };
     let bmc = FenceDevice {
-        agent: "fence_ipmilan".into(),
+        program: FenceProgram::Agent("fence_ipmilan".into()),
         options: texts(&[
             ("cipher", "3"),
             ("ip", "10.0.9.1"),
@@ -68,7 +68,7 @@ fn every_key_of_a_device_is_read() {
         timeout: Millis(60_000),
     };
     let pdu = FenceDevice {
-        agent: "fence_apc_snmp".into(),
+        program: FenceProgram::Agent("fence_apc_snmp".into()),
         options: texts(&[("ip", "10.0.9.9")]),
         secrets: texts(&[]),
         outlets: [("lb1".into(), Some("3".into())), ("lb2".into(), Some("4,5".into()))].into(),
@@ -101,7 +101,7 @@ fn fencing_alone_says_nothing_wrong() {
 /// A device with this in place of a line of its own.
 fn device(lines: &str) -> String {
     let has = |key: &str| lines.lines().any(|line| line.starts_with(key));
-    let agent = if has("agent") { "" } else { "agent = \"fence_apc\"\n" };
+    let agent = if has("agent") || has("command") { "" } else { "agent = \"fence_apc\"\n" };
     let node = if has("node") || has("outlets") { "" } else { "node = \"lb1\"\n" };
     file("", "", &format!("[fence.x]\n{agent}{node}{lines}"))
 }
@@ -116,6 +116,18 @@ fn what_is_wrong_with_a_device_is_told_where_it_stands() {
             fence agent",
         ),
         ("agent = \"fence_\"", "\"fence_\" \"fence_\" is not the name of a fence agent"),
+        ("command = \"power\"", "\"power\" \"power\" is not the absolute path of a program"),
+        (
+            "command = \"/opt/power/\"",
+            "\"/opt/power/\" \"/opt/power/\" is not the absolute path of a program",
+        ),
+        ("agent = \"fence_x\"\ncommand = \"/x\"", "\"/x\" a device has either agent or command"),
+        ("comand = \"/x\"\nnode = \"lb1\"\ncommand = \"/x\"", "comand unknown key \"comand\""),
+        ("command = \"/x\"\noptions = { ip = \"a\" }", "{ ip = \"a\" } a command takes no options"),
+        (
+            "command = \"/x\"\nsecrets = { token = \"/y\" }",
+            "{ token = \"/y\" } a command takes no secrets",
+        ),
         ("agnet = \"fence_x\"\nagent = \"fence_x\"", "agnet unknown key \"agnet\""),
         ("node = \"lb3\"", "\"lb3\" unknown node \"lb3\""),
         ("outlets = { lb9 = \"3\" }", "lb9 unknown node \"lb9\""),
@@ -192,6 +204,35 @@ fn what_is_wrong_with_a_device_is_told_where_it_stands() {
         missing("agent = \"fence_x\"\noutlet = { lb1 = \"1\" }"),
         ["unknown key \"outlet\""]
     );
+}
+
+#[test]
+fn a_device_may_be_a_program_of_the_operator() {
+    let spec = read(&device("command = \"/usr/local/sbin/power\"\ntrust-off = true"));
+    let program = FenceProgram::Command("/usr/local/sbin/power".into());
+    assert!(spec.fence["x"].program == program && spec.fence["x"].trust_off);
+    assert!(spec.has_self_fencing() && !read(&file("", "", DEVICES)).has_self_fencing());
+    let misspelt = told(&file("", "", "[fence.x]\ncomand = \"/x\"\nnode = \"lb1\""));
+    assert_eq!(misspelt, ["comand unknown key \"comand\""]);
+    let help = parse(&device("agent = \"/usr/local/sbin/power\"")).unwrap_err()[0].help.clone();
+    let meant = "a program of your own is a command: command = \"/usr/local/sbin/power\"";
+    assert_eq!(help.as_deref(), Some(meant));
+}
+
+#[test]
+fn a_node_has_the_watchdog_of_all_unless_it_names_another_or_none() {
+    let nodes = (", watchdog = \"/dev/watchdog1\"", ", watchdog = \"none\"");
+    let spec = read(&file(nodes.0, nodes.1, "[fencing]\nwatchdog = \"/dev/watchdog\""));
+    let of = |node: &str| spec.watchdog_of(node).map(str::to_owned);
+    assert_eq!(of("lb1").as_deref(), Some("/dev/watchdog1"));
+    assert_eq!((of("lb2"), of("wit").as_deref()), (None, Some("/dev/watchdog")));
+    assert!(spec.has_self_fencing() && !spec.has_fencing());
+    let none = read(&file("", "", "[fencing]\nwatchdog = \"none\""));
+    assert!(none.watchdog_of("lb1").is_none() && !none.has_self_fencing());
+    for path in ["watchdog", "/dev/", "/etc/passwd", "/dev/../etc/passwd", "/dev/a b", ""] {
+        let text = file("", "", &format!("[fencing]\nwatchdog = \"{path}\""));
+        assert_eq!(told(&text), [format!("\"{path}\" \"{path}\" is not a watchdog")]);
+    }
 }
 
 #[test]

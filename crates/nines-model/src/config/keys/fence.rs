@@ -1,15 +1,27 @@
 //! Keys of `[fence.NAME]` and `[fencing]`.
 
-use super::{Key, Shape, key, must};
+use super::{Key, Shape, key};
 
 /// Keys of a section `[fence.NAME]`.
 pub const FENCE: &[Key] = &[
-    must(
+    key(
         "agent",
         Shape::Text("`fence_` and what follows, without a path"),
-        "Name of the fence agent, as the package fence-agents installs it in /usr/sbin.",
+        "Name of the fence agent, as the package fence-agents installs it in /usr/sbin. A device \
+         has either this key or `command`.",
     )
+    .means("the device has a `command`")
     .like("agent = \"fence_ipmilan\""),
+    key(
+        "command",
+        Shape::Text("the absolute path of a program"),
+        "A program of your own that switches the machines of the device, on every node that may \
+         call it. It is called as root, without a shell, with the action (`on`, `off`, `status`) \
+         and the name of the node. Exit code 0: done; of `status`: the machine is on. It says that \
+         the machine is off by printing `Status: OFF` and exit code 2.",
+    )
+    .means("the device has an `agent`")
+    .like("command = \"/usr/local/sbin/power\""),
     key(
         "node",
         Shape::Text("the name of a node"),
@@ -97,4 +109,13 @@ pub const FENCING: &[Key] = &[
     )
     .is("\"7d\"")
     .like("test = \"1d\""),
+    key(
+        "watchdog",
+        Shape::Text("the path of a watchdog device below /dev, or \"none\""),
+        "Watchdog of every node: a device that resets the machine when the agent hangs while the \
+         node holds a VIP. It is fed by a process of its own, `nines guard`. A node may name \
+         another one.",
+    )
+    .is("\"none\"")
+    .like("watchdog = \"/dev/watchdog\""),
 ];

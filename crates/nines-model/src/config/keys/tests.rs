@@ -40,7 +40,9 @@ fn file(path: &str, lines: &str) -> String {
         "cluster" => format!("[cluster]\n{lines}\n{nodes}"),
         "nodes.NAME" => format!("{cluster}{nodes}{lines}\n{}", devices(lines)),
         "fence.NAME" => {
-            let agent = missing("agent", "agent = \"fence_apc\"");
+            let is_command = lines.starts_with("command ");
+            let agent = if is_command { "" } else { "agent = \"fence_apc\"" };
+            let agent = missing("agent", agent);
             let has_machines = lines.starts_with("node ") || lines.starts_with("outlets ");
             let node = if has_machines { "" } else { "node = \"lb1\"\n" };
             format!("{cluster}{nodes}lb2 = \"10.0.0.3\"\n[fence.x]\n{agent}{node}{lines}\n")
