@@ -34,7 +34,7 @@ pub use self::{
         no_table_holds, openapi,
         view::feasibility::{other_cluster, senseless},
     },
-    identity::{PORT, StateDir, bootstrap, read_code},
+    identity::{Admits, JoinCode, PORT, StateDir, bootstrap, now_s, read_code},
     real_server::MEMORY as REAL_SERVER_MEMORY,
     transport::peer_port::{FEATURE_LEVEL, JoinRequest, join},
 };

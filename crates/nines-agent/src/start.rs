@@ -42,7 +42,7 @@ use crate::{
     queue::{self, SlotSender},
     storage::store::Store,
     threads,
-    transport::peer_port::{self, Asker, BoxedBytes, PeerPort},
+    transport::peer_port::{self, Asker, BoxedBytes, PeerPort, heartbeat_keys::Secrets, renewal},
 };
 
 /// What several threads and tasks of one agent share.
@@ -239,9 +239,17 @@ pub fn start_tasks(
 ) {
     let (core, credentials) = (&shared.core, &shared.credentials);
     let unusable = Arc::default();
+    let secrets = Secrets {
+        core: core.clone(),
+        credentials: Arc::clone(credentials),
+        home: shared.home.clone(),
+        log: shared.log.clone(),
+        follows: Arc::default(),
+    };
     let sight = Sight {
         core: core.clone(),
         credentials: Arc::clone(credentials),
+        secrets: secrets.clone(),
         dataplane,
         shown: Arc::clone(&shared.shown),
         unusable: Arc::clone(&unusable),
@@ -253,10 +261,11 @@ pub fn start_tasks(
         threads::task("metrics", http::serve_metrics(listener, api, shares.metrics));
     }
     let counters = Box::new(move || Box::pin(http::counters_json(sight.clone())) as BoxedBytes);
-    let (home, revision) = (shared.home.clone(), Arc::clone(&shared.revision));
-    let port =
-        PeerPort::new(core, credentials, home, revision, flows.clone(), counters, &shared.log);
+    threads::task("keys", secrets.clone().keep());
+    let revision = Arc::clone(&shared.revision);
+    let port = PeerPort::new(secrets, revision, flows.clone(), counters);
     threads::task("peer-port", peer_port::serve(peers_at, port, shares));
+    start_renewal(shared);
     if let Some(flows) = flows {
         threads::task("proof", proof::keep(core.clone(), unusable));
         let asker = Asker { core: core.clone(), credentials: Arc::clone(credentials), flows };
@@ -272,6 +281,20 @@ pub fn start_tasks(
         changes: Arc::clone(&shared.changes),
     };
     threads::task("facts", facts::tell(teller));
+}
+
+/// Starts the task "certificate".
+fn start_renewal(shared: &Shared) {
+    let (core, shown) = (shared.core.clone(), Arc::clone(&shared.shown));
+    let seed = shared.credentials.identity.peers.clone();
+    let members = move || {
+        let (core, seed) = (core.clone(), seed.clone());
+        async move { renewal::signers(&core, &seed).await }
+    };
+    let tell = move |wrong| shown.lock().expect("nobody panics with it").certificate = wrong;
+    let (credentials, home, log) =
+        (Arc::clone(&shared.credentials), shared.home.clone(), shared.log.clone());
+    threads::task("certificate", renewal::keep(credentials, home, log, members, tell));
 }
 
 /// Notes where the VIPs of the node's config belong.

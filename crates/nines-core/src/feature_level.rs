@@ -28,8 +28,11 @@ pub const REMOVALS: u32 = 3;
 /// From this level on a config may have fence devices, and commands may be about them.
 pub const FENCING: u32 = 4;
 
+/// From this level on no two members have names that certificates cannot tell apart.
+pub const KEYS: u32 = 5;
+
 /// Highest level that this build reads and writes.
-pub const BUILD: u32 = 4;
+pub const BUILD: u32 = 5;
 
 /// Fields of [`crate::wire::Command`] that say what it does, by number.
 const KINDS: [u64; 14] = [10, 11, 12, 13, 14, 15, 16, 17, 18, 19, RAISES, 21, 50, 51];

@@ -1,6 +1,10 @@
 //! `nines join`
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    io::Read as _,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use clap::Args;
 use nines_agent::{PORT, StateDir, read_code};
@@ -13,8 +17,13 @@ use crate::context::Context;
 pub struct JoinArgs {
     /// Address of a member, or its address:port.
     address: String,
-    /// The code that `nines init` or `nines code` printed.
-    code: String,
+    /// The code that `nines init` or `nines code` printed; `-` reads it from stdin, so that no list
+    /// of processes shows it.
+    #[arg(required_unless_present = "code_file")]
+    code: Option<String>,
+    /// Read the code from a file.
+    #[arg(long, value_name = "FILE", conflicts_with = "code")]
+    code_file: Option<PathBuf>,
     /// Join as a witness, which votes and carries no VIP.
     #[arg(long)]
     witness: bool,
@@ -42,6 +51,37 @@ fn member_address(text: &str) -> Outcome<SocketAddr> {
     })
 }
 
+/// A code is short: whatever is longer is none.
+const CODE_MAX: u64 = 1_024;
+
+/// The code: as an argument, from stdin or from a file.
+fn given_code(args: &JoinArgs) -> Outcome<String> {
+    let read = |from: &mut dyn std::io::Read, name: &str| {
+        let mut text = String::new();
+        from.take(CODE_MAX).read_to_string(&mut text).map_err(|e| {
+            Failure::new(Kind::Io, format!("cannot read the join code from {name}"), e)
+                .next("nines join ADDR CODE   takes it as an argument")
+        })?;
+        Ok(text.trim().to_owned())
+    };
+    match (&args.code_file, args.code.as_deref()) {
+        (Some(path), _) => {
+            let name = path.display().to_string();
+            let mut file = std::fs::File::open(path).map_err(|e| {
+                let kind = match e.kind() {
+                    std::io::ErrorKind::NotFound => Kind::NotFound,
+                    _ => Kind::Io,
+                };
+                Failure::new(kind, format!("cannot read the join code from {name}"), e)
+                    .next("nines code   on a director prints a join command")
+            })?;
+            read(&mut file, &name)
+        }
+        (None, Some("-")) => read(&mut std::io::stdin().lock(), "stdin"),
+        (None, code) => Ok(code.unwrap_or_default().to_owned()),
+    }
+}
+
 /// The secret of a join code and the fingerprint of the cluster's certificate authority.
 fn join_code(text: &str) -> Outcome<(String, [u8; 10])> {
     read_code(text).ok_or_else(|| {
@@ -57,7 +97,7 @@ fn join_code(text: &str) -> Outcome<(String, [u8; 10])> {
 /// Runs it.
 pub fn run(context: &Context, args: &JoinArgs) -> Outcome<u8> {
     let to = member_address(&args.address)?;
-    let (secret, fingerprint) = join_code(&args.code)?;
+    let (secret, fingerprint) = join_code(&given_code(args)?)?;
     let home = StateDir::at(&context.state);
     if home.is_member() {
         let cluster = home.identity()?.cluster;
@@ -80,12 +120,21 @@ pub fn run(context: &Context, args: &JoinArgs) -> Outcome<u8> {
         version: env!("CARGO_PKG_VERSION").into(),
         feature_level: nines_agent::FEATURE_LEVEL,
         server: args.server,
+        request: String::new(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|e| Failure::new(Kind::Io, "cannot start", e))?;
-    let credentials = runtime.block_on(nines_agent::join(to, fingerprint, &request))?;
+    let key = home.joining_key()?;
+    // Who asks again because the answer was lost asks with the same key: the code is still its own.
+    let sending = || home.keep_joining_key(&key);
+    let asked = runtime.block_on(nines_agent::join(to, fingerprint, &request, &key, sending));
+    let credentials = asked.inspect_err(|why| {
+        if why.kind != Kind::Unreachable {
+            home.forget_joining_key();
+        }
+    })?;
     std::fs::create_dir_all(&home.0).map_err(|e| {
         Failure::new(Kind::Io, format!("cannot make {}", home.0.display()), e).next("run as root")
     })?;
@@ -94,6 +143,7 @@ pub fn run(context: &Context, args: &JoinArgs) -> Outcome<u8> {
     }
     home.forget_said();
     home.keep(&credentials)?;
+    home.forget_joining_key();
     let part = match (args.server, args.witness) {
         (true, _) => "real server",
         (_, true) => "witness",
