@@ -82,7 +82,7 @@ inside dpkg --install --force-depends-version /mnt/quorumd.deb >/dev/null 2>&1 |
 inside systemctl --quiet is-active nines-quorumd || die "quorumd does not run after its installation"
 quorumd=$(inside systemd-analyze security --no-pager nines-quorumd.service | sed -n 's/.*Overall exposure level for nines-quorumd.service: \([0-9.]*\).*/\1/p')
 awk -v s="${quorumd:-10}" 'BEGIN { exit !(s <= 2.0) }' || die "systemd-analyze security of quorumd: $quorumd, at most 2.0"
-code=$(inside nines code | awk '/nines join/ { print $4 }')
+code=$(inside nines code --witness | awk '/nines join/ { print $4 }')
 inside nines quorumd join 10.5.0.2 "$code" --node q --address 10.5.0.2 >/dev/null || die "quorumd join"
 want "quorumd" "2 of 2" nines quorumd list
 [ "$(inside stat -c %U /var/lib/nines-quorumd/shop/log.redb)" = nines-quorumd ] || die "the log of quorumd is not its user's"

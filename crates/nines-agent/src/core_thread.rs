@@ -38,6 +38,8 @@ pub enum Input {
     Inspect(Box<dyn FnOnce(&Node, Time) + Send>),
     /// Ask for something in the log; the answer goes there.
     Propose(Box<nines_core::wire::Command>, ProposalReply),
+    /// Believe heartbeats by these cluster keys, and send with the first.
+    Keys(Vec<Vec<u8>>),
     /// End the thread.
     End,
 }
@@ -332,6 +334,7 @@ impl CoreThread {
                     let event = Event::Propose { request, command: *command };
                     self.node.handle(boot_time(), event);
                 }
+                Input::Keys(keys) => self.seals.set_keys(&keys),
                 Input::End => return false,
             }
             self.carry_out();

@@ -31,7 +31,10 @@ use crate::{
     stop::{End, replace},
     storage::own_log,
     threads,
-    transport::{datagram::DatagramCipher, peer_port::bulk::Bulk},
+    transport::{
+        datagram::DatagramCipher,
+        peer_port::{bulk::Bulk, renewal},
+    },
 };
 
 /// How the agent was started.
@@ -54,6 +57,7 @@ pub fn run(options: &Options) -> Outcome<()> {
     let log = Logger::stderr();
     let home = StateDir::at(&options.state);
     let credentials = Arc::new(home.credentials()?);
+    renewal::at_start(&credentials, &home, &log)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -164,10 +168,10 @@ pub(crate) fn node_config(home: &StateDir, credentials: &Credentials) -> Config 
 }
 
 pub(crate) fn datagram_cipher(credentials: &Credentials) -> Outcome<DatagramCipher> {
-    let beat_key = data_encoding::HEXLOWER
-        .decode(credentials.identity.beat_key.as_bytes())
-        .map_err(|e| Failure::new(Kind::Io, "identity.json is damaged", e))?;
-    Ok(DatagramCipher::new(&beat_key, credentials.identity.me.id, identity::random()))
+    let keys = credentials.heartbeat_keys().bytes()?;
+    let mut cipher = DatagramCipher::new(&keys[0], credentials.identity.me.id, identity::random());
+    cipher.set_keys(&keys);
+    Ok(cipher)
 }
 
 /// All that the agent listens on.

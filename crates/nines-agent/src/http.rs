@@ -46,6 +46,7 @@ use crate::{
 mod caller;
 mod listeners;
 mod metrics;
+mod secret;
 mod seen;
 mod verdict;
 pub mod view;
@@ -75,7 +76,7 @@ pub struct Document;
 
 /// The OpenAPI document as JSON.
 pub fn openapi() -> String {
-    Document::openapi().to_pretty_json().expect("made from types")
+    secret::with(Document::openapi()).to_pretty_json().expect("made from types")
 }
 
 /// What the API works on. Each request takes the part that it needs.
@@ -117,6 +118,7 @@ impl FromRef<Api> for Commands {
 /// Serves until the process ends; `room`: connections at once.
 pub async fn serve(listener: tokio::net::UnixListener, api: Api, room: usize) {
     let router = observed()
+        .merge(secret::routes())
         .route("/v1/status", get(get_status))
         .route("/v1/events", get(get_events))
         .route("/v1/why", get(get_why))

@@ -2,7 +2,8 @@
 //!
 //! Decides: the layout of the state directory and how trust is made. One certificate authority a
 //! cluster; each node has a certificate for its name; heartbeats are sealed with a key that all
-//! share. Secrets are files of mode 0600; none is ever printed but the join code.
+//! share. Each machine makes its own key. Secrets are files of mode 0600; none is ever printed but
+//! the join code.
 
 use std::{
     fs,
@@ -11,6 +12,7 @@ use std::{
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use nines_api::failure::{Failure, Kind, Outcome};
@@ -22,18 +24,20 @@ use nines_core::{
 use ring::rand::SecureRandom as _;
 use serde::{Deserialize, Serialize};
 
-use self::certificate::{authority, certificate};
+use self::certificate::{Authority, Subject, authority};
 
 pub use self::{
-    certificate::{
-        der, fingerprint, number_of_tls_name, number_tls_name, server_tls_name, tls_name,
-    },
-    join_code::read_code,
+    certificate::{der, fingerprint, number_of_tls_name, number_tls_name, server_tls_name},
+    credentials::{Admission, Credentials},
+    heartbeat_keys::HeartbeatKeys,
+    join_code::{Admits, JoinCode, read_code},
 };
 
-mod certificate;
+pub mod certificate;
 pub mod copied_state;
-mod join_code;
+mod credentials;
+mod heartbeat_keys;
+pub mod join_code;
 pub mod trust;
 
 /// Port for heartbeats (UDP) and TLS (TCP) unless chosen otherwise.
@@ -97,33 +101,24 @@ impl Identity {
         if self.has_log(home) {
             return Ok(());
         }
-        let noted = Self { has_log: true, ..self.clone() };
+        // Other keys may have been noted since this was read.
+        let noted = Self { has_log: true, ..home.identity()? };
         let text = serde_json::to_string_pretty(&noted).expect("plain data");
         home.write("identity.json", &text)
     }
-}
-
-/// The secrets of a cluster, as they are handed to a node that joins.
-#[derive(Clone, Serialize, Deserialize)]
-pub struct Credentials {
-    /// The machine's identity.
-    pub identity: Identity,
-    /// Authority's certificate, PEM.
-    pub ca_pem: String,
-    /// Authority's key, PEM: every member may let others in.
-    pub ca_key: String,
-    /// Node's certificate, PEM.
-    pub cert_pem: String,
-    /// Node's key, PEM.
-    pub key_pem: String,
 }
 
 /// A state directory.
 #[derive(Clone, Debug)]
 pub struct StateDir(pub PathBuf);
 
-fn disk(what: impl Into<String>, why: impl std::fmt::Display) -> Failure {
+pub(crate) fn disk(what: impl Into<String>, why: impl std::fmt::Display) -> Failure {
     Failure::new(Kind::Io, what, why).next("see whether the disk is full and the directory yours")
+}
+
+/// The time, in seconds since 1970.
+pub fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
 /// Random bytes from the kernel.
@@ -191,30 +186,6 @@ impl StateDir {
         let text = self.read("identity.json")?;
         serde_json::from_str(&text).map_err(|e| disk("identity.json is damaged", e))
     }
-
-    /// All credentials of this node.
-    pub fn credentials(&self) -> Outcome<Credentials> {
-        Ok(Credentials {
-            identity: self.identity()?,
-            ca_pem: self.read("ca.pem")?,
-            ca_key: self.read("ca.key")?,
-            cert_pem: self.read("node.pem")?,
-            key_pem: self.read("node.key")?,
-        })
-    }
-
-    /// Keeps credentials; `identity.json` comes last: before it this machine is no member, so a
-    /// disk that fills up on the way leaves no half member.
-    pub fn keep(&self, credentials: &Credentials) -> Outcome<()> {
-        fs::create_dir_all(&self.0)
-            .map_err(|e| disk(format!("cannot make {}", self.0.display()), e))?;
-        self.write("ca.pem", &credentials.ca_pem)?;
-        self.write("ca.key", &credentials.ca_key)?;
-        self.write("node.pem", &credentials.cert_pem)?;
-        self.write("node.key", &credentials.key_pem)?;
-        let text = serde_json::to_string_pretty(&credentials.identity).expect("plain data");
-        self.write("identity.json", &text)
-    }
 }
 
 /// Makes the credentials of founding members who start together, and the log they start from.
@@ -223,7 +194,8 @@ pub fn bootstrap(
     spec: &nines_model::Spec,
     port: u16,
 ) -> Outcome<(Vec<Credentials>, Persisted)> {
-    let (ca_pem, ca_key) = authority(&spec.name)?;
+    let now = now_s();
+    let (ca_pem, ca_key) = authority(&spec.name, now)?;
     let beat_key = data_encoding::HEXLOWER.encode(&random::<32>());
     let peers: Vec<Peer> = spec
         .nodes
@@ -238,8 +210,10 @@ pub fn bootstrap(
         .collect();
     let mut credentials = Vec::new();
     for me in &peers {
-        let names = vec![tls_name(&me.name), number_tls_name(me.id)];
-        let (cert_pem, key_pem) = certificate(&spec.name, &ca_key, names, false)?;
+        let subject = Subject::Node(me.name.clone(), me.id);
+        let signer = Authority { cluster: &spec.name, ca_key: &ca_key };
+        let (cert_pem, key_pem) = signer.with_key(&subject, now)?;
+        let witness = spec.nodes[me.name.as_str()].role == nines_model::Role::Witness;
         let identity = Identity {
             cluster: spec.name.clone(),
             me: me.clone(),
@@ -247,12 +221,14 @@ pub fn bootstrap(
             beat_key: beat_key.clone(),
             founding: true,
             has_log: false,
-            witness: spec.nodes[me.name.as_str()].role == nines_model::Role::Witness,
+            witness,
             server: false,
             listen: Vec::new(),
         };
-        let (ca_pem, ca_key) = (ca_pem.clone(), ca_key.clone());
-        credentials.push(Credentials { identity, ca_pem, ca_key, cert_pem, key_pem });
+        let ca_key = if witness { String::new() } else { ca_key.clone() };
+        let ca_pem = ca_pem.clone();
+        let given = Admission { identity, ca_pem, ca_key, cert_pem, key_pem };
+        credentials.push(Credentials::of(given, None)?);
     }
     let members = peers.iter().map(|peer| {
         let witness = spec.nodes[peer.name.as_str()].role == nines_model::Role::Witness;
@@ -281,99 +257,105 @@ pub fn member(peer: &Peer, witness: bool) -> Member {
     }
 }
 
-/// Credentials for a node that joins.
+/// What a machine that joins is given. `request`: its certificate signing request, PEM; empty: it is
+/// of a build that makes none, and gets a key. A real server gets no key of the cluster, so that one
+/// that is broken into gives none away, and no witness gets the authority's.
 pub fn admit(
     mine: &Credentials,
     peers: Vec<Peer>,
     newcomer: Peer,
-    witness: bool,
-) -> Outcome<Credentials> {
-    let names = vec![tls_name(&newcomer.name), number_tls_name(newcomer.id)];
-    let (cert_pem, key_pem) = certificate(&mine.identity.cluster, &mine.ca_key, names, false)?;
+    admits: Admits,
+    request: &str,
+) -> Outcome<Admission> {
+    let cluster = &mine.identity.cluster;
+    let (keys, now) = (mine.keys(), now_s());
+    let signer = keys.authority(cluster).ok_or_else(|| {
+        Failure::new(Kind::Denied, "cannot make a certificate", "the CA key is not on this machine")
+    })?;
+    let server = admits == Admits::Server;
+    let subject = if server {
+        Subject::Server(newcomer.name.clone())
+    } else {
+        Subject::Node(newcomer.name.clone(), newcomer.id)
+    };
+    let (cert_pem, key_pem) = match request {
+        "" => signer.with_key(&subject, now)?,
+        request => (signer.sign(&subject, request, now)?, String::new()),
+    };
     let identity = Identity {
-        cluster: mine.identity.cluster.clone(),
+        cluster: cluster.clone(),
         me: newcomer,
         peers,
-        beat_key: mine.identity.beat_key.clone(),
+        beat_key: if server { String::new() } else { mine.heartbeat_keys().sending },
         founding: false,
         has_log: false,
-        witness,
-        server: false,
+        witness: admits == Admits::Witness,
+        server,
         listen: Vec::new(),
     };
-    let (ca_pem, ca_key) = (mine.ca_pem.clone(), mine.ca_key.clone());
-    Ok(Credentials { identity, ca_pem, ca_key, cert_pem, key_pem })
-}
-
-/// Credentials for a real server: a web server that is broken into gives no key of the cluster
-/// away.
-pub fn admit_server(mine: &Credentials, peers: Vec<Peer>, newcomer: Peer) -> Outcome<Credentials> {
-    let cluster = mine.identity.cluster.clone();
-    let names = vec![server_tls_name(&newcomer.name)];
-    let (cert_pem, key_pem) = certificate(&cluster, &mine.ca_key, names, true)?;
-    let identity = Identity {
-        cluster,
-        me: newcomer,
-        peers,
-        beat_key: String::new(),
-        founding: false,
-        has_log: false,
-        witness: false,
-        server: true,
-        listen: Vec::new(),
-    };
-    let ca_pem = mine.ca_pem.clone();
-    Ok(Credentials { identity, ca_pem, ca_key: String::new(), cert_pem, key_pem })
+    let ca_key = if admits == Admits::Director { keys.ca_key.clone() } else { String::new() };
+    Ok(Admission { identity, ca_pem: keys.ca_pem.clone(), ca_key, cert_pem, key_pem })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{certificate::tls_name, *};
 
     #[test]
     fn a_real_server_is_no_node_of_its_name() {
         let text = "[cluster]\nname = \"t\"\n[nodes]\nlb1 = \"10.0.0.2\"\n";
         let spec = nines_model::config::parse(text).unwrap();
         let (credentials, _) = bootstrap(text, &spec, PORT).unwrap();
-        let named = |credentials: &Credentials, name: String| {
-            trust::names(&der(&credentials.cert_pem).into(), &name)
-        };
-        assert!(
-            named(&credentials[0], tls_name("lb1")) && named(&credentials[0], number_tls_name(1))
-        );
-        assert_eq!(trust::number(&der(&credentials[0].cert_pem).into()), Some(1));
+        let lb1 = &credentials[0];
+        let own = lb1.keys().cert_pem.clone();
+        let named = |pem: &str, name: String| trust::names(&der(pem).into(), &name);
+        assert!(named(&own, tls_name("lb1")) && named(&own, number_tls_name(1)));
+        assert_eq!(trust::number(&der(&own).into()), Some(1));
         let peer = Peer { id: 0, name: "lb1".into(), addresses: Vec::new(), port: PORT };
-        let server = admit_server(&credentials[0], Vec::new(), peer).unwrap();
-        assert_eq!(trust::number(&der(&server.cert_pem).into()), None);
-        assert!(named(&server, server_tls_name("lb1")));
-        assert!(
-            !named(&server, tls_name("lb1")) && !named(&credentials[0], server_tls_name("lb1"))
-        );
+        let server = admit(lb1, Vec::new(), peer, Admits::Server, "").unwrap();
+        let cert = &server.cert_pem;
+        assert_eq!(trust::number(&der(cert).into()), None);
+        assert!(named(cert, server_tls_name("lb1")));
+        assert!(!named(cert, tls_name("lb1")) && !named(&own, server_tls_name("lb1")));
         assert!(server.ca_key.is_empty() && server.identity.beat_key.is_empty());
         // Nobody who joins takes it for a member's, whatever name it listens by.
         let anchor = der(&server.ca_pem).into();
         let anchor = webpki::anchor_from_trusted_cert(&anchor).unwrap();
-        let passes = |credentials: &Credentials| {
-            let cert = der(&credentials.cert_pem).into();
+        let passes = |pem: &str| {
+            let cert = der(pem).into();
             let cert = webpki::EndEntityCert::try_from(&cert).unwrap();
             let provider = rustls::crypto::ring::default_provider();
             let algorithms = provider.signature_verification_algorithms.all;
             let (now, usage) = (rustls_pki_types::UnixTime::now(), webpki::KeyUsage::server_auth());
-            let done = cert.verify_for_usage(
-                algorithms,
-                std::slice::from_ref(&anchor),
-                &[],
-                now,
-                usage,
-                None,
-                None,
-            );
-            done.is_ok()
+            let anchors = std::slice::from_ref(&anchor);
+            cert.verify_for_usage(algorithms, anchors, &[], now, usage, None, None).is_ok()
         };
-        assert!(passes(&credentials[0]) && !passes(&server));
+        assert!(passes(&own) && !passes(cert));
         for name in ["web 1", "*", ""] {
             let peer = Peer { id: 0, name: name.into(), addresses: Vec::new(), port: PORT };
-            assert!(admit_server(&credentials[0], Vec::new(), peer).is_err(), "{name}");
+            assert!(admit(lb1, Vec::new(), peer, Admits::Server, "").is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn who_admits_a_machine_never_has_its_key() {
+        let text = "[cluster]\nname = \"t\"\n[nodes]\nlb1 = \"10.0.0.2\"\n";
+        let spec = nines_model::config::parse(text).unwrap();
+        let (credentials, _) = bootstrap(text, &spec, PORT).unwrap();
+        let peer = || Peer { id: 2, name: "lb2".into(), addresses: Vec::new(), port: PORT };
+        for (admits, ca_key) in
+            [(Admits::Director, true), (Admits::Witness, false), (Admits::Server, false)]
+        {
+            let key = certificate::new_key().unwrap();
+            let request = certificate::request(&key).unwrap();
+            let given = admit(&credentials[0], Vec::new(), peer(), admits, &request).unwrap();
+            assert!(given.key_pem.is_empty() && given.ca_key.is_empty() != ca_key, "{admits:?}");
+            let other = Some(certificate::new_key().unwrap());
+            assert!(Credentials::of(given.clone(), other).is_err(), "for its own key only");
+            Credentials::of(given, Some(key)).unwrap();
+            // An older build sends no request and gets a key.
+            let given = admit(&credentials[0], Vec::new(), peer(), admits, "").unwrap();
+            Credentials::of(given, None).unwrap();
         }
     }
 }

@@ -37,7 +37,7 @@ pub use self::{
         no_table_holds, openapi,
         view::feasibility::{other_cluster, senseless},
     },
-    identity::{Identity, PORT, StateDir, bootstrap, read_code},
+    identity::{Admits, Identity, JoinCode, PORT, StateDir, bootstrap, now_s, read_code},
     quorumd::{
         FIRST_PORT as QUORUMD_PORT, QuorumdOptions, folders as quorumd_folders, run as run_quorumd,
     },

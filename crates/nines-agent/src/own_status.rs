@@ -22,6 +22,8 @@ pub struct OwnStatus {
     pub absent: String,
     /// A program that takes VIPs away again and again; empty: none.
     pub fight: String,
+    /// What is wrong with its certificate; empty: nothing.
+    pub certificate: String,
     /// VIPs that it could not serve now, by reason.
     pub unfit: Unfit,
     /// It is a witness.
@@ -33,7 +35,7 @@ pub struct OwnStatus {
 impl OwnStatus {
     /// What people hear first of what is wrong.
     pub fn worst(&self) -> &str {
-        let all = [&self.absent, &self.trouble, &self.fight, &self.serving];
+        let all = [&self.absent, &self.trouble, &self.fight, &self.serving, &self.certificate];
         all.into_iter().find(|one| !one.is_empty()).map_or("", String::as_str)
     }
 
@@ -44,6 +46,8 @@ impl OwnStatus {
             self.next.clone()
         } else if worst == self.absent {
             "ip -brief address; the agent goes on by itself when the address is there".into()
+        } else if worst == self.certificate {
+            "see why it is not renewed: journalctl -u nines; TCP must reach a director".into()
         } else {
             "see what changes it: ip monitor address; a network manager keeps what its own \
              configuration names"

@@ -30,7 +30,10 @@ use crate::{
     identity::{Credentials, Peer, StateDir},
     logger::Logger,
     stop::End,
-    transport::peer_port::real_servers::{Answer, Line, Question},
+    transport::peer_port::{
+        real_servers::{Answer, Line, Question},
+        renewal,
+    },
 };
 
 /// File of what members last said.
@@ -182,14 +185,14 @@ impl RealServer {
     }
 
     /// For `systemctl status`.
-    fn tell(&self, by: Option<&str>) {
+    fn tell(&self, by: Option<&str>, certificate: &str) {
         let vips: Vec<String> = self.said.answer.vips.iter().map(ToString::to_string).collect();
         let vips = if vips.is_empty() { "no VIP".to_owned() } else { vips.join(" ") };
         let by = by.map_or_else(|| "no member answers".to_owned(), |name| format!("asks {name}"));
-        let line = match &self.trouble[..] {
-            "" => format!("real server of {vips}; {by}"),
-            trouble => format!("real server of {vips}; {by}; {trouble}"),
-        };
+        let mut line = format!("real server of {vips}; {by}");
+        for wrong in [&self.trouble, certificate].into_iter().filter(|wrong| !wrong.is_empty()) {
+            line.push_str(&format!("; {wrong}"));
+        }
         let _ = sd_notify::notify(&[
             sd_notify::NotifyState::Watchdog,
             sd_notify::NotifyState::Status(&line),
@@ -234,6 +237,7 @@ pub async fn serve(home: StateDir, credentials: Arc<Credentials>, log: &Logger) 
     let (answers, mut heard) = mpsc::channel(1);
     let members = server.said.answer.members.clone();
     tokio::spawn(ask_on(Arc::clone(&credentials), members, question, answers));
+    let wrong = renew(&server.home, &credentials, log);
     let (mut look, mut alive) = (interval(LOOK), interval(Duration::from_secs(1)));
     let (mut by, mut silent) = (None, false);
     loop {
@@ -242,7 +246,7 @@ pub async fn serve(home: StateDir, credentials: Arc<Credentials>, log: &Logger) 
             _ = int.recv() => return Ok(End::Stopped),
             _ = hup.recv() => return Ok(End::Replace),
             _ = alive.tick() => {
-                server.tell(by.as_deref());
+                server.tell(by.as_deref(), &wrong.borrow());
                 continue;
             }
             _ = look.tick() => server.keep(),
@@ -264,6 +268,20 @@ pub async fn serve(home: StateDir, credentials: Arc<Credentials>, log: &Logger) 
         }
         questions.send_replace(server.question());
     }
+}
+
+/// Keeps the certificate of this machine; gives what is wrong with it, empty while nothing is.
+fn renew(home: &StateDir, credentials: &Arc<Credentials>, log: &Logger) -> watch::Receiver<String> {
+    let (told, wrong) = watch::channel(String::new());
+    let (said, seeds) = (home.clone(), credentials.identity.peers.clone());
+    let members = move || {
+        let known = said.said().map(|said| said.answer.members).unwrap_or_default();
+        std::future::ready(if known.is_empty() { seeds.clone() } else { known })
+    };
+    let tell = move |wrong| drop(told.send_replace(wrong));
+    let (credentials, home, log) = (Arc::clone(credentials), home.clone(), log.clone());
+    tokio::spawn(renewal::keep(credentials, home, log, members, tell));
+    wrong
 }
 
 /// What came of asking.

@@ -42,7 +42,7 @@ use crate::{
     queue::{self, SlotSender},
     storage::store::Store,
     threads,
-    transport::peer_port::{self, Asker, BoxedBytes, PeerPort},
+    transport::peer_port::{self, Asker, BoxedBytes, PeerPort, heartbeat_keys::Secrets, renewal},
     watchdog::{self, Lessor},
 };
 
@@ -267,9 +267,17 @@ pub fn start_tasks(
 ) {
     let (core, credentials) = (&shared.core, &shared.credentials);
     let unusable = Arc::default();
+    let secrets = Secrets {
+        core: core.clone(),
+        credentials: Arc::clone(credentials),
+        home: shared.home.clone(),
+        log: shared.log.clone(),
+        follows: Arc::default(),
+    };
     let sight = Sight {
         core: core.clone(),
         credentials: Arc::clone(credentials),
+        secrets: secrets.clone(),
         dataplane,
         shown: Arc::clone(&shared.shown),
         unusable: Arc::clone(&unusable),
@@ -281,10 +289,13 @@ pub fn start_tasks(
         threads::task("metrics", http::serve_metrics(listener, api, shares.metrics));
     }
     let counters = Box::new(move || Box::pin(http::counters_json(sight.clone())) as BoxedBytes);
-    let (home, revision) = (shared.home.clone(), Arc::clone(&shared.revision));
-    let port =
-        PeerPort::new(core, credentials, home, revision, flows.clone(), counters, &shared.log);
+    threads::task("keys", secrets.clone().keep());
+    let revision = Arc::clone(&shared.revision);
+    let port = PeerPort::new(secrets, revision, flows.clone(), counters);
     threads::task("peer-port", peer_port::serve(peers_at, port, shares));
+    let shown = Arc::clone(&shared.shown);
+    let tell = move |wrong| shown.lock().expect("nobody panics with it").certificate = wrong;
+    start_renewal(core, credentials, &shared.home, &shared.log, tell);
     if let Some(flows) = flows {
         threads::task("proof", proof::keep(core.clone(), unusable));
         let asker = Asker { core: core.clone(), credentials: Arc::clone(credentials), flows };
@@ -300,6 +311,23 @@ pub fn start_tasks(
         changes: Arc::clone(&shared.changes),
     };
     threads::task("facts", facts::tell(teller));
+}
+
+/// Starts the task "certificate". `tell` hears what is wrong with it; empty: nothing.
+pub fn start_renewal(
+    core: &CoreHandle,
+    credentials: &Arc<Credentials>,
+    home: &StateDir,
+    log: &Logger,
+    tell: impl Fn(String) + Send + 'static,
+) {
+    let (core, seed) = (core.clone(), credentials.identity.peers.clone());
+    let members = move || {
+        let (core, seed) = (core.clone(), seed.clone());
+        async move { renewal::signers(&core, &seed).await }
+    };
+    let (credentials, home, log) = (Arc::clone(credentials), home.clone(), log.clone());
+    threads::task("certificate", renewal::keep(credentials, home, log, members, tell));
 }
 
 /// Notes where the VIPs of the node's config belong.

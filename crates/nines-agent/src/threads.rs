@@ -115,6 +115,8 @@ pub const TABLE: &[Row] = &[
     row("systemd", Runs::Task, "the verdict", "one line for systemctl status"),
     row("facts", Runs::Task, "what this machine is", "Facts"),
     row("proof", Runs::Task, "config, VIPs held here", "servers that do not serve the VIP"),
+    row("certificate", Runs::Task, "the time, members", "this node's new certificate"),
+    row("keys", Runs::Task, "keys of members that are not heard", "this node's heartbeat keys"),
     row("flows-ask", Runs::Task, "members that are directors", "subscriptions to their flows"),
 ];
 

@@ -10,10 +10,12 @@ pub use super::placement::Placement;
 pub use fence::{FenceCounts, FenceResult, FenceStatus};
 pub use quorumd::{Quorumd, QuorumdCluster};
 pub use requests::{ActRequest, Done, MoveRequest};
+pub use secret::{MemberKeys, RotateRequest, SecretStatus};
 
 mod fence;
 mod quorumd;
 mod requests;
+mod secret;
 
 /// Schema of [`Status`].
 pub const SCHEMA: u32 = 1;

@@ -31,6 +31,8 @@ pub const FENCING: u32 = 4;
 /// From this level on a config may name watchdogs, and programs of the operator as fence devices;
 /// and the state counts what fence devices answer.
 pub const SELF_FENCING: u32 = 5;
+/// From this level on no two members have names that certificates cannot tell apart.
+pub const KEYS: u32 = 5;
 
 /// Highest level that this build reads and writes.
 pub const BUILD: u32 = 5;

@@ -10,17 +10,18 @@ use nines_model::{AdminCommand, printable::clean_lines};
 
 use crate::{
     context::{Context, Output, SOCKET, STATE},
-    local::{self, agent, doctor, guard, init, join, quorumd, server},
+    local::{self, agent, code, doctor, guard, init, join, quorumd, server},
     output::{self, print_json},
 };
 
-mod act;
+pub mod act;
 pub mod config;
 mod events;
 mod fence;
 mod help;
 mod migrate;
 mod node;
+mod secret;
 mod status;
 mod version;
 mod why;
@@ -100,12 +101,14 @@ enum Commands {
     Fence(fence::FenceArgs),
     /// Make this machine the first node of a new cluster; prints the join command.
     Init(init::InitArgs),
-    /// Print a new join command.
-    Code(init::CodeArgs),
+    /// Print a new join command; list join codes, or revoke some.
+    Code(code::CodeArgs),
     /// Join a cluster.
     Join(join::JoinArgs),
     /// Vote as the witness of many clusters: one machine as their third party.
     Quorumd(quorumd::QuorumdArgs),
+    /// Rotate keys of the cluster; show which member uses which.
+    Secret(secret::SecretArgs),
     /// Prepare this machine as a real server for direct routing and tunnels, or undo that.
     Server(server::ServerArgs),
     /// Verify from this director that real servers answer for the VIPs and no other machine does.
@@ -212,9 +215,10 @@ fn run(context: &Context, command: Commands) -> Outcome<u8> {
         Commands::Node(args) => node::run(context, &args),
         Commands::Fence(args) => fence::run(context, &args),
         Commands::Init(args) => init::run(context, &args),
-        Commands::Code(args) => init::code(context, &args),
+        Commands::Code(args) => code::run(context, &args),
         Commands::Join(args) => join::run(context, &args),
         Commands::Quorumd(args) => quorumd::run(context, &args),
+        Commands::Secret(args) => secret::run(context, &args),
         Commands::Server(args) => server::run(context, &args),
         Commands::Doctor => doctor::run(context),
         Commands::Config(args) => config::run(context, &args),

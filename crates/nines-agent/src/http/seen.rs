@@ -15,8 +15,12 @@ use tokio::time::Instant;
 
 use super::{one_line, stopping, view};
 use crate::{
-    checks::proof::AllUnusable, core_thread::CoreHandle, executors::forwarding::DataplaneHandle,
-    identity::Credentials, own_status::OwnStatus, transport::peer_port::ask_counters,
+    checks::proof::AllUnusable,
+    core_thread::CoreHandle,
+    executors::forwarding::DataplaneHandle,
+    identity::Credentials,
+    own_status::OwnStatus,
+    transport::peer_port::{ask_counters, heartbeat_keys::Secrets},
 };
 
 /// What the status is made from.
@@ -26,6 +30,8 @@ pub struct Sight {
     pub core: CoreHandle,
     /// Credentials with which other nodes are asked.
     pub credentials: Arc<Credentials>,
+    /// Keys of the cluster.
+    pub secrets: Secrets,
     /// This node's data plane; a witness has none.
     pub dataplane: Option<DataplaneHandle>,
     /// How this node forwards.

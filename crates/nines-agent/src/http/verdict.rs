@@ -162,7 +162,7 @@ fn lone_spare(status: &Status) -> Option<ProblemLine> {
     } else if let Some(node) = standby.filter(|_| majority) {
         format!("nines ready {}", node.name)
     } else if !majority && !witness {
-        "add a witness: nines code, then nines join ADDRESS CODE --witness".into()
+        "add a witness: nines code --witness, then nines join ADDRESS CODE --witness".into()
     } else {
         format!("nines why {}", vip.name)
     };

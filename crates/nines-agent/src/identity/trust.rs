@@ -1,23 +1,27 @@
 //! TLS between nodes: whom this machine believes.
 //!
 //! Decides: a peer is a member if its certificate comes from our authority; which member, its
-//! certificate's name says. A node that joins knows the authority only by the fingerprint in its
+//! certificate's number says. A node that joins knows the authority only by the fingerprint in its
 //! join code.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use nines_api::failure::{Failure, Kind, Outcome};
 use rustls::{
-    ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig, SignatureScheme,
+    ClientConfig, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig,
+    SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{
         CryptoProvider, ring::default_provider, verify_tls12_signature, verify_tls13_signature,
     },
-    server::WebPkiClientVerifier,
+    server::{
+        WebPkiClientVerifier,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _};
 
-use crate::identity::{self, Credentials};
+use crate::identity::{self, certificate::Validity};
 
 fn trouble(e: impl std::fmt::Display) -> Failure {
     Failure::new(Kind::Io, "this node's certificates cannot be used", e)
@@ -28,49 +32,116 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(default_provider())
 }
 
-fn chain(
-    credentials: &Credentials,
-) -> (Vec<CertificateDer<'static>>, Outcome<PrivateKeyDer<'static>>) {
+/// What a member that reads signing requests says in a handshake (ALPN): others know by it, and
+/// nobody between can take it away, that it reads the kinds of frame that came with them.
+pub const SIGNS_REQUESTS: &[u8] = b"nines/2";
+
+fn chain(ca_pem: &str, cert_pem: &str) -> Vec<CertificateDer<'static>> {
     // The authority goes along: a joining node compares its fingerprint.
-    let certs = vec![
-        identity::der(&credentials.cert_pem).into(),
-        identity::der(&credentials.ca_pem).into(),
-    ];
-    (certs, PrivateKeyDer::from_pem_slice(credentials.key_pem.as_bytes()).map_err(trouble))
+    vec![identity::der(cert_pem).into(), identity::der(ca_pem).into()]
 }
 
-fn roots(credentials: &Credentials) -> Outcome<Arc<RootCertStore>> {
+fn key(pem: &str) -> Outcome<PrivateKeyDer<'static>> {
+    PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(trouble)
+}
+
+fn roots(ca_pem: &str) -> Outcome<Arc<RootCertStore>> {
     let mut roots = RootCertStore::empty();
-    roots.add(identity::der(&credentials.ca_pem).into()).map_err(trouble)?;
+    roots.add(identity::der(ca_pem).into()).map_err(trouble)?;
     Ok(Arc::new(roots))
 }
 
 /// For the port that members, and nodes that want to join, connect to.
-pub fn server(credentials: &Credentials) -> Outcome<Arc<ServerConfig>> {
-    let (certs, key) = chain(credentials);
-    let verifier = WebPkiClientVerifier::builder_with_provider(roots(credentials)?, provider())
+pub fn server(ca_pem: &str, cert_pem: &str, key_pem: &str) -> Outcome<Arc<ServerConfig>> {
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots(ca_pem)?, provider())
         .allow_unauthenticated()
         .build()
         .map_err(trouble)?;
-    let config = ServerConfig::builder_with_provider(provider())
+    let verifier = Arc::new(AlsoOver(verifier));
+    let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(trouble)?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(certs, key?)
+        .with_single_cert(chain(ca_pem, cert_pem), key(key_pem)?)
         .map_err(trouble)?;
+    config.alpn_protocols = vec![SIGNS_REQUESTS.to_vec()];
+    // Each connection shows its certificate anew: what has ended or was taken back does not go on.
+    config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
     Ok(Arc::new(config))
 }
 
 /// For connections to members.
-pub fn client(credentials: &Credentials) -> Outcome<Arc<ClientConfig>> {
-    let (certs, key) = chain(credentials);
-    let config = ClientConfig::builder_with_provider(provider())
+pub fn client(ca_pem: &str, cert_pem: &str, key_pem: &str) -> Outcome<Arc<ClientConfig>> {
+    let mut config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(trouble)?
-        .with_root_certificates(roots(credentials)?)
-        .with_client_auth_cert(certs, key?)
+        .with_root_certificates(roots(ca_pem)?)
+        .with_client_auth_cert(chain(ca_pem, cert_pem), key(key_pem)?)
         .map_err(trouble)?;
+    config.alpn_protocols = vec![SIGNS_REQUESTS.to_vec()];
+    config.resumption = rustls::client::Resumption::disabled();
     Ok(Arc::new(config))
+}
+
+/// Believes clients of the cluster, also those whose certificate is over: a machine that was off for
+/// long comes back with such a one, and asks for another. The port lets it ask for nothing else.
+#[derive(Debug)]
+struct AlsoOver(Arc<dyn ClientCertVerifier>);
+
+impl ClientCertVerifier for AlsoOver {
+    fn offer_client_auth(&self) -> bool {
+        self.0.offer_client_auth()
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.0.client_auth_mandatory()
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.0.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let at = match Validity::of(end_entity) {
+            Some(validity) if validity.is_over(now.as_secs()) => validity.until,
+            _ => now.as_secs(),
+        };
+        let at = UnixTime::since_unix_epoch(Duration::from_secs(at));
+        self.0.verify_client_cert(end_entity, intermediates, at)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}
+
+/// Whether a certificate is over now.
+pub fn is_over(cert: &CertificateDer<'_>) -> bool {
+    Validity::of(cert).is_none_or(|validity| validity.is_over(identity::now_s()))
 }
 
 /// Whether a certificate has this TLS name.
@@ -120,7 +191,12 @@ impl ServerCertVerifier for ByFingerprint {
             None,
             None,
         )
-        .map_err(|_| bad("its certificate is not of that cluster"))?;
+        .map_err(|e| match e {
+            webpki::Error::CertExpired { .. } | webpki::Error::CertNotValidYet { .. } => {
+                bad("its certificate is not valid by this machine's clock")
+            }
+            _ => bad("its certificate is not of that cluster"),
+        })?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -158,7 +234,9 @@ fn special(fingerprint: Option<[u8; 10]>) -> ClientConfig {
 
 /// For a node that joins, which knows a fingerprint.
 pub fn joining_client(fingerprint: [u8; 10]) -> ClientConfig {
-    special(Some(fingerprint))
+    let mut config = special(Some(fingerprint));
+    config.alpn_protocols = vec![SIGNS_REQUESTS.to_vec()];
+    config
 }
 
 /// For health checks over TLS.

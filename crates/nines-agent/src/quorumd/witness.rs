@@ -37,11 +37,13 @@ use crate::{
     identity::{Credentials, Identity, StateDir},
     logger::Logger,
     queue::{Offer as _, Refused},
-    start::cannot_start,
+    start::{cannot_start, start_renewal},
     stop::replace,
     storage::own_log,
     threads,
-    transport::peer_port::{self, BoxedBytes, PeerPort, bulk::Bulk},
+    transport::peer_port::{
+        self, BoxedBytes, PeerPort, bulk::Bulk, heartbeat_keys::Secrets, renewal,
+    },
     watchdog::Lessor,
 };
 
@@ -106,6 +108,7 @@ pub fn vote(
     log: &Logger,
 ) -> Outcome<()> {
     let credentials = Arc::new(home.credentials()?);
+    renewal::at_start(&credentials, home, log)?;
     if !credentials.identity.witness {
         let what = format!("{} is no witness's state directory", home.0.display());
         return Err(Failure::new(Kind::Unsafe, what, "quorumd holds no VIP and serves nobody")
@@ -129,11 +132,7 @@ async fn serve(
     let dropped = Arc::new(AtomicU64::new(0));
     let (core, mut orders, port, thread) = start(home, credentials, &dropped, log)?;
     let joined = threads::spawn("core", move || thread.run())?;
-    let nothing = Box::new(|| Box::pin(async { b"{}".to_vec() }) as BoxedBytes);
-    let revision = Arc::new(AtomicU64::new(0));
-    let doors = PeerPort::new(&core, credentials, home.clone(), revision, None, nothing, log);
-    threads::task("peer-port", peer_port::serve(port, doors, shares));
-    core.event(Event::Facts(facts(&who.me.name)));
+    start_tasks(home, credentials, &core, (port, shares), log);
     log.line(&format!("votes as {} in cluster {}, port {}", who.me.name, who.cluster, who.me.port));
 
     let mut bulk = Bulk::new(Arc::clone(credentials), core.clone(), log.clone());
@@ -204,9 +203,37 @@ fn start(
     Ok((core, orders, port, thread.map_err(cannot_start)?.among_many(guest)))
 }
 
-fn facts(name: &str) -> Facts {
+/// Starts the port between nodes, what keeps keys and certificate, and what is told of this node.
+fn start_tasks(
+    home: &StateDir,
+    credentials: &Arc<Credentials>,
+    core: &CoreHandle,
+    (port, shares): (TcpListener, Shares),
+    log: &Logger,
+) {
+    let secrets = Secrets {
+        core: core.clone(),
+        credentials: Arc::clone(credentials),
+        home: home.clone(),
+        log: log.clone(),
+        follows: Arc::default(),
+    };
+    threads::task("keys", secrets.clone().keep());
+    let nothing = Box::new(|| Box::pin(async { b"{}".to_vec() }) as BoxedBytes);
+    let doors = PeerPort::new(secrets, Arc::default(), None, nothing);
+    threads::task("peer-port", peer_port::serve(port, doors, shares));
+    let name = credentials.identity.me.name.clone();
+    core.event(Event::Facts(facts(&name, String::new())));
+    let told = core.clone();
+    let tell = move |wrong| told.offer(Event::Facts(facts(&name, wrong)));
+    start_renewal(core, credentials, home, log, tell);
+}
+
+/// `trouble`: what is wrong with it; empty: nothing.
+fn facts(name: &str, trouble: String) -> Facts {
     Facts {
         node: name.to_owned(),
+        trouble,
         version: env!("CARGO_PKG_VERSION").into(),
         feature_level: feature_level::BUILD,
         path: PATH.into(),

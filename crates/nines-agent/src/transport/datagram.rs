@@ -5,7 +5,8 @@
 //!      | sealed { challenge 8 | echo 8 | echo 8 | frame } | tag
 //! ```
 //! Each incarnation of a node has a random salt; its key is HKDF-SHA256(cluster key, salt), its
-//! nonce is (link, sequence): never used twice. Only a datagram that echoes a challenge which this
+//! nonce is (link, sequence): never used twice. While the cluster key is rotated, the keys from all
+//! cluster keys in force are believed, and one is sent with. Only a datagram that echoes a challenge which this
 //! very incarnation of the receiver told a moment ago counts, so a recording never does (S28);
 //! `replay.rs` has the rule. ChaCha20-Poly1305, RFC 8439.
 //!
@@ -14,7 +15,7 @@
 use nines_model::{Millis, Time};
 use ring::{aead, hkdf, hmac};
 
-use super::replay::{Challenge, Heard, Salt, Session, Sessions};
+use super::replay::{Challenge, Heard, KeyId, Salt, Session, Sessions};
 
 const MAGIC: [u8; 3] = [b'N', b'9', 2];
 const HEADER: usize = 30;
@@ -25,7 +26,8 @@ pub const OVERHEAD: usize = HEADER + WORDS + 16;
 
 /// Keys of this node and its peers.
 pub struct DatagramCipher {
-    cluster: hkdf::Prk,
+    /// Cluster keys that are believed, each with its number; the first is sent with.
+    clusters: Vec<(KeyId, hkdf::Prk)>,
     me: u16,
     salt: Salt,
     key: aead::LessSafeKey,
@@ -77,14 +79,48 @@ fn nonce(link: u8, sequence: u64) -> aead::Nonce {
     aead::Nonce::assume_unique_for_key(bytes)
 }
 
+/// A cluster key as it is used, and its number: it names the key, and says nothing about it.
+fn cluster(key: &[u8]) -> (KeyId, hkdf::Prk) {
+    let digest = ring::digest::digest(&ring::digest::SHA256, key);
+    let id = digest.as_ref()[..8].try_into().expect("SHA-256 has 32 bytes");
+    (u64::from_be_bytes(id), hkdf::Salt::new(hkdf::HKDF_SHA256, b"nines").extract(key))
+}
+
 impl DatagramCipher {
-    /// Keys of a new incarnation.
+    /// Keys of a new incarnation, from one cluster key.
     pub fn new(cluster_key: &[u8], me: u64, salt: Salt) -> Self {
-        let cluster = hkdf::Salt::new(hkdf::HKDF_SHA256, b"nines").extract(cluster_key);
-        let key = derive(&cluster, &salt);
-        let maker = expand(&cluster, b"nines challenge", &salt);
+        let first = cluster(cluster_key);
+        let key = derive(&first.1, &salt);
+        let maker = expand(&first.1, b"nines challenge", &salt);
         let sessions = Sessions::new(hmac::Key::new(hmac::HMAC_SHA256, &maker), salt);
-        Self { cluster, me: me as u16, salt, key, sequence: 0, sessions }
+        Self { clusters: vec![first], me: me as u16, salt, key, sequence: 0, sessions }
+    }
+
+    /// These cluster keys are believed from now on, no others; the first is sent with. Incarnations
+    /// and what was heard of them stay: sequences go on, so no nonce is used twice.
+    pub fn set_keys(&mut self, cluster_keys: &[Vec<u8>]) {
+        let clusters: Vec<_> = cluster_keys.iter().map(|key| cluster(key)).collect();
+        let Some((_, first)) = clusters.first() else { return };
+        self.key = derive(first, &self.salt);
+        self.clusters = clusters;
+        let (id, first) = &self.clusters[0];
+        for session in self.sessions.all() {
+            if self.clusters.iter().all(|(known, _)| *known != session.cluster) {
+                (session.cluster, session.key) = (*id, derive(first, &session.salt));
+            }
+        }
+    }
+
+    /// The session of an incarnation by the first of the keys in force that opens its datagram.
+    fn try_keys(
+        &self,
+        salt: &Salt,
+        open: &mut dyn FnMut(&aead::LessSafeKey) -> bool,
+    ) -> Option<Session> {
+        self.clusters.iter().find_map(|(id, cluster)| {
+            let key = derive(cluster, salt);
+            open(&key).then(|| Session::new(*salt, *id, key))
+        })
     }
 
     /// Sets the time between this node's heartbeats: peers cannot echo a newer challenge than
@@ -132,14 +168,36 @@ impl DatagramCipher {
         if known.is_some_and(|session| session.has(link, sequence)) {
             return Opened::Nothing;
         }
-        let fresh = known.is_none().then(|| Session::new(salt, derive(&self.cluster, &salt)));
-        let Some(key) = known.or(fresh.as_ref()).map(|s| &s.key) else { return Opened::Nothing };
-        let mut body = sealed.to_vec();
-        let aad = aead::Aad::from(header);
-        let Ok(plain) = key.open_in_place(nonce(link, sequence), aad, &mut body) else {
+        let is_known = known.is_some();
+        let mut plain = None;
+        let mut open = |key: &aead::LessSafeKey| {
+            let mut body = sealed.to_vec();
+            let opened =
+                key.open_in_place(nonce(link, sequence), aead::Aad::from(header), &mut body);
+            plain = opened.ok().map(|plain| plain.to_vec());
+            plain.is_some()
+        };
+        let fresh = match known {
+            Some(session) if open(&session.key) => None,
+            // One key: nobody can have another.
+            Some(_) if self.clusters.len() == 1 => return Opened::Nothing,
+            _ => match self.try_keys(&salt, &mut open) {
+                Some(session) => Some(session),
+                None => return Opened::Nothing,
+            },
+        };
+        let fresh = match (is_known, fresh) {
+            // It goes on with another key.
+            (true, Some(session)) => {
+                self.sessions.change_key(from, session);
+                None
+            }
+            (_, fresh) => fresh,
+        };
+        let Some((words, frame)) = plain.as_deref().and_then(|plain| plain.split_at_checked(WORDS))
+        else {
             return Opened::Nothing;
         };
-        let Some((words, frame)) = plain.split_at_checked(WORDS) else { return Opened::Nothing };
         let word = |at: usize| -> Challenge { words[at..at + 8].try_into().expect("sliced") };
         let heard = Heard { link, sequence, told: word(0), echoes: [word(8), word(16)] };
         if self.sessions.hear(now, from, &salt, &heard, fresh) {
@@ -214,6 +272,46 @@ mod tests {
         let (_, mut b) = pair();
         let mut stranger = DatagramCipher::new(b"another key of 32 bytes, really!", 1, [1; 16]);
         assert_eq!(b.open(T, &stranger.seal(T, 2, 0, b"beat")), Opened::Nothing);
+    }
+
+    const NEW: &[u8] = b"the next key of 32 bytes length!";
+
+    #[test]
+    fn a_rotation_in_any_order_loses_no_frame_and_the_old_key_ends() {
+        let (mut a, mut b) = pair();
+        let both = |a: &mut DatagramCipher, b: &mut DatagramCipher, ms| {
+            for ms in [ms, ms + 1] {
+                assert_eq!(say(later(ms), a, b), beat(1), "{ms}");
+                assert_eq!(say(later(ms), b, a), beat(2), "{ms}");
+            }
+        };
+        let (old, new) = (KEY.to_vec(), NEW.to_vec());
+        let recorded = a.seal(later(1), 2, 0, b"beat");
+        a.set_keys(&[old.clone(), new.clone()]);
+        both(&mut a, &mut b, 10);
+        b.set_keys(&[old.clone(), new.clone()]);
+        both(&mut a, &mut b, 20);
+        b.set_keys(&[new.clone(), old.clone()]);
+        both(&mut a, &mut b, 30);
+        a.set_keys(&[new.clone(), old.clone()]);
+        both(&mut a, &mut b, 40);
+        assert_eq!(b.open(later(45), &recorded), Opened::Nothing, "replayed");
+        // One that starts with the key before has asked for the other.
+        let mut c = incarnation(3, 5);
+        c.set_keys(&[old, new.clone()]);
+        meet(later(46), &mut c, &mut a);
+        let late = c.seal(later(47), 2, 0, b"beat");
+        a.set_keys(std::slice::from_ref(&new));
+        both(&mut a, &mut b, 50);
+        b.set_keys(std::slice::from_ref(&new));
+        both(&mut a, &mut b, 60);
+        assert_eq!(b.open(later(61), &late), Opened::Nothing);
+        assert_eq!(say(later(62), &mut c, &mut a), Opened::Nothing, "the old key is worth nothing");
+        let mut thief = incarnation(1, 9);
+        assert_eq!(b.open(later(63), &thief.seal(later(63), 2, 0, b"beat")), Opened::Nothing);
+        // One that was off gets the key, and is heard again with the sequence that it had.
+        c.set_keys(&[new]);
+        meet(later(70), &mut c, &mut a);
     }
 
     #[test]

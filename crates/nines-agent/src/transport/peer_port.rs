@@ -5,10 +5,13 @@
 //! frame: length u32 | kind u8 | bytes       kinds: 0 who I am, 1 consensus, 2 question, 3 answer,
 //!                                                  4 join, 5 credentials, 6 refused,
 //!                                                  7 tell me your flows, 8 flows, 9 taken,
-//!                                                  10 what is my duty, 11 join as real server
+//!                                                  10 what is my duty, 11 join as real server,
+//!                                                  12 join by signing request,
+//!                                                  13 renew my certificate,
+//!                                                  14 keys of heartbeats
 //! ```
 //! Decides: who may say what. A member may say everything, a real server only ask for its duty, a
-//! stranger only ask to join, with a code.
+//! stranger only ask to join, with a code. A member is known by the number in its certificate.
 
 use std::{
     net::SocketAddr,
@@ -24,11 +27,13 @@ use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
+    sync::watch,
     time::{Instant, timeout, timeout_at},
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
 
 use self::{
+    heartbeat_keys::Secrets,
     join::{Door, admit, peers},
     real_servers::Desk,
     strangers::{Guesses, Visit},
@@ -37,14 +42,16 @@ use crate::{
     core_thread::CoreHandle,
     descriptors::Shares,
     flow_sync::Flows,
-    identity::{self, Credentials, Peer, StateDir, trust},
-    logger::Logger,
+    identity::{self, Admission, Credentials, Peer, certificate, trust},
 };
 
 pub mod bulk;
 mod flow_stream;
+pub mod heartbeat_keys;
 mod join;
 pub mod real_servers;
+mod removed;
+pub mod renewal;
 mod strangers;
 pub use flow_stream::{Asker, ask_all as ask_flows};
 
@@ -72,17 +79,20 @@ mod kind {
     pub const TAKEN: u8 = 9;
     pub const DUTY: u8 = 10;
     pub const JOIN_SERVER: u8 = 11;
+    pub const JOIN_BY_REQUEST: u8 = 12;
+    pub const RENEW: u8 = 13;
+    pub const HEARTBEAT_KEYS: u8 = 14;
 }
 
 /// Highest feature level that this build reads.
 pub const FEATURE_LEVEL: u32 = nines_core::feature_level::BUILD;
 
-/// What a node that joins says.
-#[derive(Serialize, Deserialize)]
+/// What a machine that joins says.
+#[derive(Clone, Serialize, Deserialize)]
 pub struct JoinRequest {
     /// Secret of the join code.
     pub secret: String,
-    /// Name that the node wants to have.
+    /// Name that the machine wants to have.
     pub name: String,
     /// One a link.
     pub addresses: Vec<std::net::IpAddr>,
@@ -96,10 +106,36 @@ pub struct JoinRequest {
     /// Highest feature level that it reads.
     #[serde(default)]
     pub feature_level: u32,
-    /// No node but a real server: a kind of frame of its own, which older members do not take for
-    /// a node's.
-    #[serde(skip)]
+    /// No node but a real server. Members of the build before are told so by a kind of frame of its
+    /// own, which still older ones do not take for a node's.
+    #[serde(default)]
     pub server: bool,
+    /// Certificate signing request, PEM; empty: it is of a build that makes none.
+    #[serde(default)]
+    pub request: String,
+}
+
+impl JoinRequest {
+    /// The kind of frame that it goes in.
+    fn kind(&self) -> u8 {
+        match () {
+            () if !self.request.is_empty() => kind::JOIN_BY_REQUEST,
+            () if self.server => kind::JOIN_SERVER,
+            () => kind::JOIN,
+        }
+    }
+
+    /// Reads what came in a frame of this kind; `None`: it is none.
+    fn read(what: u8, bytes: &[u8]) -> Option<Self> {
+        let request: Self = serde_json::from_slice(bytes).ok()?;
+        match what {
+            kind::JOIN_BY_REQUEST => (!request.request.is_empty()).then_some(request),
+            _ => {
+                let server = what == kind::JOIN_SERVER;
+                Some(Self { server, request: String::new(), ..request })
+            }
+        }
+    }
 }
 
 async fn put(to: &mut (impl AsyncWrite + Unpin), kind: u8, bytes: &[u8]) -> std::io::Result<()> {
@@ -141,38 +177,50 @@ pub struct PeerPort {
     /// Flows told to other directors; a witness has none.
     flows: Option<Arc<Flows>>,
     counters: CountersAnswer,
+    secrets: Secrets,
+    members: watch::Receiver<Arc<removed::Known>>,
 }
 
 impl PeerPort {
     /// All parts put together. `revision`: of the config in force here.
     pub fn new(
-        core: &CoreHandle,
-        credentials: &Arc<Credentials>,
-        home: StateDir,
+        secrets: Secrets,
         revision: Arc<AtomicU64>,
         flows: Option<Arc<Flows>>,
         counters: CountersAnswer,
-        log: &Logger,
     ) -> Self {
-        let (credentials, guesses, log) =
-            (Arc::clone(credentials), Guesses::default(), log.clone());
-        let door = Door { core: core.clone(), home, credentials, guesses, log };
+        let Secrets { core, credentials, home, log, .. } = secrets.clone();
+        let door = Door { core: core.clone(), home, credentials, guesses: Guesses::default(), log };
         let desk = Desk { core: core.clone(), revision, config: tokio::sync::Mutex::default() };
-        Self { core: core.clone(), door, desk, flows, counters }
+        let members = removed::watch(core.clone());
+        Self { core, door, desk, flows, counters, secrets, members }
     }
 }
 
 /// Serves the port until the process ends.
-pub async fn serve(listener: TcpListener, port: PeerPort, shares: Shares) -> Outcome<()> {
-    let acceptor = TlsAcceptor::from(trust::server(&port.door.credentials)?);
+pub async fn serve(listener: TcpListener, port: PeerPort, shares: Shares) {
+    let credentials = Arc::clone(&port.door.credentials);
     let port = Arc::new(port);
     let talk = move |visit| talk(visit, Arc::clone(&port));
+    let acceptor = move || TlsAcceptor::from(Arc::clone(&credentials.keys().server));
     strangers::keep(listener, acceptor, shares, talk).await;
-    Ok(())
 }
 
-/// Talks with one that came in, until it has nothing more to say.
+/// Talks with one that came in, until it has nothing more to say, or has left the cluster.
 async fn talk(visit: Visit, port: Arc<PeerPort>) {
+    let (speaks, speaker) = watch::channel(0);
+    let left = removed::left(port.members.clone(), speaker);
+    let from = visit.from;
+    tokio::select! {
+        () = converse(visit, Arc::clone(&port), &speaks) => {}
+        () = left => {
+            let id = *speaks.borrow();
+            port.door.log.line(&format!("member {id} was removed: its line from {from} ends"));
+        }
+    }
+}
+
+async fn converse(visit: Visit, port: Arc<PeerPort>, speaks: &watch::Sender<u64>) {
     let Visit { mut stream, cert, from: origin, mut until } = visit;
     let mut from = 0;
     let max = |from| match (from, &cert) {
@@ -181,12 +229,20 @@ async fn talk(visit: Visit, port: Arc<PeerPort>) {
         _ => FRAME_MAX,
     };
     let is_named = |name: &str| cert.as_ref().is_some_and(|c| trust::names(c, name));
+    // One whose certificate is over may ask for a new one, and for nothing else.
+    let over = cert.as_ref().is_some_and(|c| trust::is_over(c));
     while let Ok(Ok((what, bytes))) = timeout_at(until, get(&mut stream, max(from))).await {
         let done = match what {
             kind::HELLO => {
                 from = speaker(&port.core, &bytes, cert.as_ref()).await;
+                let _ = speaks.send(from);
                 from != 0
             }
+            kind::RENEW => {
+                let (what, bytes) = renewal::answer(&port.door, &bytes, from, cert.as_ref()).await;
+                say(&mut stream, what, &bytes).await
+            }
+            _ if over => false,
             kind::RAFT if from != 0 => {
                 port.core.frame(NodeId(from), bytes).await;
                 true
@@ -207,18 +263,20 @@ async fn talk(visit: Visit, port: Arc<PeerPort>) {
                 }
                 _ => false,
             },
+            kind::HEARTBEAT_KEYS if from != 0 => {
+                let (what, bytes) = port.secrets.answer(&bytes, from).await;
+                say(&mut stream, what, &bytes).await
+            }
             kind::SUBSCRIBE if from != 0 => {
                 if let Some(flows) = &port.flows {
                     flow_stream::tell(flows, from, &bytes, stream).await;
                 }
                 return;
             }
-            kind::JOIN | kind::JOIN_SERVER => {
-                let server = what == kind::JOIN_SERVER;
-                let (what, bytes) = match admit(&port.door, &bytes, server, origin).await {
-                    Ok(credentials) => {
-                        (kind::PAPERS, serde_json::to_vec(&credentials).expect("plain data"))
-                    }
+            kind::JOIN | kind::JOIN_SERVER | kind::JOIN_BY_REQUEST => {
+                let request = JoinRequest::read(what, &bytes);
+                let (what, bytes) = match admit(&port.door, request, origin).await {
+                    Ok(given) => (kind::PAPERS, serde_json::to_vec(&given).expect("plain data")),
                     Err(why) => (kind::REFUSED, why.to_string().into_bytes()),
                 };
                 let _ = say(&mut stream, what, &bytes).await;
@@ -239,8 +297,7 @@ async fn talk(visit: Visit, port: Arc<PeerPort>) {
 /// who is a member, and the log comes by this door. 0: none. What the log does say holds, too.
 async fn speaker(core: &CoreHandle, hello: &[u8], cert: Option<&CertificateDer<'_>>) -> u64 {
     let name = String::from_utf8_lossy(hello).into_owned();
-    let named = cert.filter(|c| trust::names(c, &identity::tls_name(&name)));
-    let Some(id) = named.and_then(trust::number) else { return 0 };
+    let Some(id) = cert.and_then(trust::number) else { return 0 };
     let known = move |node: &nines_core::Node, _| match node.state().members.get(&NodeId(id)) {
         Some(member) => member.name == name,
         None => node.may_be_newer(NodeId(id)),
@@ -251,7 +308,7 @@ async fn speaker(core: &CoreHandle, hello: &[u8], cert: Option<&CertificateDer<'
 /// Connects as a member.
 async fn connect(
     credentials: &Credentials,
-    peer: &str,
+    peer: NodeId,
     to: SocketAddr,
 ) -> std::io::Result<TlsStream<TcpStream>> {
     let mut stream = open(credentials, peer, to).await?;
@@ -259,27 +316,27 @@ async fn connect(
     Ok(stream)
 }
 
-/// A line to a member that has said nothing yet.
+/// A line to a member that has said nothing yet. Its certificate must have the member's number: names
+/// may be those of machines that have left.
 async fn open(
     credentials: &Credentials,
-    peer: &str,
+    peer: NodeId,
     to: SocketAddr,
 ) -> std::io::Result<TlsStream<TcpStream>> {
-    let other = |e: &dyn std::fmt::Display| std::io::Error::other(e.to_string());
-    let connector = TlsConnector::from(trust::client(credentials).map_err(|e| other(&e))?);
-    let name =
-        rustls_pki_types::ServerName::try_from(identity::tls_name(peer)).map_err(|e| other(&e))?;
+    let connector = TlsConnector::from(Arc::clone(&credentials.keys().client));
+    let name = identity::number_tls_name(peer.number());
+    let name = rustls_pki_types::ServerName::try_from(name).map_err(std::io::Error::other)?;
     let stream = TcpStream::connect(to).await?;
     connector.connect(name, stream).await
 }
 
-async fn find(core: &CoreHandle, seed: &[Peer], id: NodeId) -> Option<(String, Vec<SocketAddr>)> {
+/// Where a member listens; `None`: nobody knows.
+async fn find(core: &CoreHandle, seed: &[Peer], id: NodeId) -> Option<Vec<SocketAddr>> {
     let known = core
         .inspect(move |node, _| {
             node.state().members.get(&id).map(|m| {
                 let addresses = m.addresses.iter().filter_map(|a| a.parse().ok());
-                let addresses = addresses.map(|a| SocketAddr::new(a, m.port as u16)).collect();
-                (m.name.clone(), addresses)
+                addresses.map(|a| SocketAddr::new(a, m.port as u16)).collect()
             })
         })
         .await
@@ -287,7 +344,7 @@ async fn find(core: &CoreHandle, seed: &[Peer], id: NodeId) -> Option<(String, V
     known.or_else(|| {
         let peer = seed.iter().find(|p| p.id == id.number())?;
         let addresses = peer.addresses.iter().map(|a| SocketAddr::new(*a, peer.port));
-        Some((peer.name.clone(), addresses.collect()))
+        Some(addresses.collect())
     })
 }
 
@@ -299,8 +356,8 @@ pub async fn ask_counters(
     limit: Duration,
 ) -> Option<Vec<u8>> {
     let ask = async {
-        let (name, addresses) = find(core, &credentials.identity.peers, id).await?;
-        let mut stream = connect(credentials, &name, *addresses.first()?).await.ok()?;
+        let addresses = find(core, &credentials.identity.peers, id).await?;
+        let mut stream = connect(credentials, id, *addresses.first()?).await.ok()?;
         put(&mut stream, kind::QUESTION, b"counters").await.ok()?;
         match get(&mut stream, FRAME_MAX).await.ok()? {
             (kind::ANSWER, bytes) => Some(bytes),
@@ -310,11 +367,14 @@ pub async fn ask_counters(
     timeout(limit, ask).await.ok().flatten()
 }
 
-/// Asks the member at `to` to let this machine in.
+/// Asks the member at `to` to let this machine in, with its private key `key_pem`, which stays here.
+/// `sending` is called before anything is sent that the member may act on.
 pub async fn join(
     to: SocketAddr,
     fingerprint: [u8; 10],
     request: &JoinRequest,
+    key_pem: &str,
+    sending: impl FnOnce() -> Outcome<()>,
 ) -> Outcome<Credentials> {
     let what = format!("cannot join by {to}");
     let unreachable = |why: String| {
@@ -332,17 +392,29 @@ pub async fn join(
             Failure::new(Kind::Denied, what.clone(), e)
                 .next("copy the whole command that nines init printed")
         })?;
-        let bytes = serde_json::to_vec(request).expect("plain data");
-        let kind = if request.server { kind::JOIN_SERVER } else { kind::JOIN };
-        put(&mut stream, kind, &bytes).await.map_err(|e| unreachable(e.to_string()))?;
+        // A member of the build before makes the key itself.
+        let signs = stream.get_ref().1.alpn_protocol() == Some(trust::SIGNS_REQUESTS);
+        let asked = if signs { certificate::request(key_pem)? } else { String::new() };
+        let request = JoinRequest { request: asked, ..request.clone() };
+        sending()?;
+        let bytes = serde_json::to_vec(&request).expect("plain data");
+        let sent = put(&mut stream, request.kind(), &bytes).await;
+        sent.map_err(|e| unreachable(e.to_string()))?;
         match get(&mut stream, FRAME_MAX).await.map_err(|e| unreachable(e.to_string()))? {
-            (kind::PAPERS, bytes) => serde_json::from_slice(&bytes)
-                .map_err(|e| unreachable(format!("its answer cannot be read: {e}"))),
+            (kind::PAPERS, bytes) => {
+                let given: Admission = serde_json::from_slice(&bytes)
+                    .map_err(|e| unreachable(format!("its answer cannot be read: {e}")))?;
+                if identity::fingerprint(&identity::der(&given.ca_pem)) != fingerprint {
+                    return Err(unreachable("its answer is of another cluster".into()));
+                }
+                Credentials::of(given, signs.then(|| key_pem.to_owned()))
+            }
             (_, bytes) => {
                 let why = String::from_utf8_lossy(&bytes).into_owned();
                 let why = why.strip_prefix("refused: ").unwrap_or(&why).to_owned();
-                Err(Failure::new(Kind::Denied, what.clone(), clean(&why))
-                    .next("nines code [--server]   on a member prints a new join command"))
+                Err(Failure::new(Kind::Denied, what.clone(), clean(&why)).next(
+                    "nines code [--witness | --server]   on a director prints a new join command",
+                ))
             }
         }
     };
@@ -350,3 +422,6 @@ pub async fn join(
         .await
         .unwrap_or_else(|_| Err(unreachable("no answer within 10 s".into())))
 }
+
+#[cfg(test)]
+mod tests;

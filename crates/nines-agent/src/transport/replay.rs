@@ -18,6 +18,8 @@ use ring::{aead, hmac};
 
 /// A value that only its maker can have chosen a moment ago.
 pub type Challenge = [u8; 8];
+/// Number of a cluster key.
+pub type KeyId = u64;
 /// The random beginning of each datagram of an incarnation.
 pub type Salt = [u8; 16];
 
@@ -32,6 +34,8 @@ const CHALLENGES: usize = 8;
 /// What is known of one incarnation of a peer.
 pub struct Session {
     pub salt: Salt,
+    /// Cluster key that its key comes from.
+    pub cluster: KeyId,
     pub key: aead::LessSafeKey,
     /// Newest sequence by link.
     newest: BTreeMap<u8, u64>,
@@ -45,9 +49,9 @@ pub struct Session {
 
 impl Session {
     /// An incarnation that is heard for the first time.
-    pub fn new(salt: Salt, key: aead::LessSafeKey) -> Self {
+    pub fn new(salt: Salt, cluster: KeyId, key: aead::LessSafeKey) -> Self {
         let (newest, told) = (BTreeMap::new(), Challenge::default());
-        Self { salt, key, newest, top: 0, told, grew: Time(0) }
+        Self { salt, cluster, key, newest, top: 0, told, grew: Time(0) }
     }
 
     /// Whether a datagram with this sequence has been heard, or a later one.
@@ -155,6 +159,24 @@ impl Sessions {
         let peer = self.peers.get(&from)?;
         let older = peer.older.iter().map(|(session, _)| session);
         peer.current.iter().chain(older).chain(&peer.candidates).find(|s| s.salt == *salt)
+    }
+
+    /// All sessions and candidates of all peers.
+    pub fn all(&mut self) -> impl Iterator<Item = &mut Session> {
+        self.peers.values_mut().flat_map(|peer| {
+            let older = peer.older.iter_mut().map(|(session, _)| session);
+            peer.current.iter_mut().chain(older).chain(&mut peer.candidates)
+        })
+    }
+
+    /// An incarnation goes on with the key of `with`, which has its salt.
+    pub fn change_key(&mut self, from: u64, with: Session) {
+        let Some(peer) = self.peers.get_mut(&from) else { return };
+        let older = peer.older.iter_mut().map(|(session, _)| session);
+        let mut all = peer.current.iter_mut().chain(older).chain(&mut peer.candidates);
+        if let Some(session) = all.find(|session| session.salt == with.salt) {
+            (session.cluster, session.key) = (with.cluster, with.key);
+        }
     }
 
     /// Takes the word of an authentic datagram; `fresh`: the session, if [`Self::known`] has none.

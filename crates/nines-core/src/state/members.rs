@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, ops::Deref};
 
-use nines_model::{LogIndex, NodeId, NodeName};
+use nines_model::{LogIndex, NodeId, NodeName, names};
 
 use super::{Entry, State, events::Event};
 use crate::{
@@ -107,6 +107,16 @@ impl Members {
         member.feature_level >= self.feature_level
     }
 
+    /// Whether a newcomer may not have this name: a member has it, or, from [`feature_level::KEYS`]
+    /// on, one that certificates cannot tell from it.
+    fn is_taken(&self, name: &str) -> bool {
+        if self.feature_level < feature_level::KEYS {
+            return self.named(name).is_some();
+        }
+        let folded = names::in_certificate(name);
+        self.by_id.values().any(|member| names::in_certificate(&member.name) == folded)
+    }
+
     /// Whether the command of an entry fits the membership change that the entry makes.
     pub(super) fn may_change(
         &self,
@@ -118,7 +128,7 @@ impl Members {
                 change == consensus::Change::Learns
                     && member.id() == id
                     && id > self.highest
-                    && self.named(&member.name).is_none()
+                    && !self.is_taken(&member.name)
                     && self.reads(member)
             }
             Some(Kind::Remove(name)) => {
@@ -297,6 +307,21 @@ mod tests {
             let mut state = state();
             let ok = tried(&mut state, 20, entry, kind.clone()).is_ok();
             assert_eq!(ok, good.contains(&(entry, kind.clone())), "{entry:?} {kind:?}");
+        }
+    }
+
+    /// Two members let LB2 and lb2 in at once: the log takes one of them.
+    #[test]
+    fn names_that_certificates_confuse_are_one_from_the_level_of_keys_on() {
+        for (level, both) in [(feature_level::KEYS - 1, true), (feature_level::KEYS, false)] {
+            for name in ["LB2", "lb2."] {
+                let mut state = state();
+                state.members.feature_level = level;
+                let newcomer = Member { feature_level: level, ..member(4, name) };
+                let join = Kind::Join(newcomer);
+                let joined = tried(&mut state, 21, Some((NodeId(4), Learns)), join);
+                assert_eq!(joined.is_ok(), both, "{name} at level {level}");
+            }
         }
     }
 

@@ -66,8 +66,17 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("fence on", "nines fence on lb1"),
     ("fence confirm", "nines fence confirm lb1 --reason \"unplugged\""),
     ("init", "nines init web\nnines init web --node lb1 --address 10.0.0.2"),
-    ("code", "nines code\nnines code --server"),
-    ("join", "nines join 10.0.0.2 CODE\nnines join 10.0.0.2 CODE --witness"),
+    ("code", "nines code --witness --node wit1 --for 2h\nnines code --server"),
+    ("code list", "nines code list\nnines code list -o json"),
+    ("code revoke", "nines code revoke 3f0c9a\nnines code revoke all"),
+    (
+        "join",
+        "nines join 10.0.0.2 CODE\nnines join 10.0.0.2 CODE --witness\n\
+         nines join 10.0.0.2 --code-file /run/code\nnines join 10.0.0.2 - <code",
+    ),
+    ("secret", "nines secret status\nnines secret rotate --beat"),
+    ("secret rotate", "nines secret rotate --beat"),
+    ("secret status", "nines secret status\nnines secret status -o json"),
     ("quorumd", "nines quorumd join 10.0.0.2 CODE\nnines quorumd list"),
     ("quorumd run", "nines quorumd run --state /srv/quorumd --socket /run/quorumd.sock"),
     (
@@ -227,7 +236,7 @@ mod tests {
                 words.extend(part.split_whitespace().map(str::to_owned));
             }
         }
-        let end = |word: &String| word == "#" || word.starts_with('>') || word == "|";
+        let end = |word: &String| word == "#" || word.starts_with(['<', '>']) || word == "|";
         let command = words.iter().position(end).unwrap_or(words.len());
         words.truncate(command);
         words

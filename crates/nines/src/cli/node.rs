@@ -13,7 +13,7 @@ use nines_model::{AdminCommand, Codes as _, Millis, Role};
 use super::act::{show, some_time};
 use crate::{
     context::Context,
-    local::init,
+    local::code,
     output::{columns, print_json},
 };
 
@@ -178,10 +178,11 @@ fn replace(context: &Context, args: &ReplaceArgs) -> Outcome<u8> {
         return Err(Failure::new(Kind::Usage, "not done", why)
             .next(format!("on another member: nines node replace {}", args.name)));
     }
+    code::can_admit(context)?;
     let name = std::slice::from_ref(&args.name);
     let (_, left) = remove(context, name, &args.how)?;
     let witness = left.iter().any(|member| member.role.is(Role::Witness));
-    init::code_for(context, &args.name, witness)
+    code::print_for(context, &args.name, witness)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! `nines init`, `nines code`
+//! `nines init`
 
 use std::{
     net::IpAddr,
@@ -33,14 +33,6 @@ pub struct InitArgs {
     /// each node, below --state.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["name", "node", "address"])]
     all: Option<PathBuf>,
-}
-
-/// Print a new join command.
-#[derive(Args)]
-pub struct CodeArgs {
-    /// Print a code for real servers; a node cannot join with it.
-    #[arg(long)]
-    server: bool,
 }
 
 /// This machine's name, given or found.
@@ -127,7 +119,7 @@ pub fn run(context: &Context, args: &InitArgs) -> Outcome<u8> {
     if !context.json() {
         outln!("{node} is the first node of cluster {name}. Start it:  systemctl start nines");
     }
-    print_code(context, &home, For::Nodes)?;
+    super::code::print_first(context, &home)?;
     Ok(0)
 }
 
@@ -176,70 +168,5 @@ fn all(context: &Context, file: &Path, port: u16) -> Outcome<u8> {
     } else {
         made.iter().for_each(|directory| outln!("{directory}"));
     }
-    Ok(0)
-}
-
-/// Who is to join with a code.
-#[derive(Clone, Copy)]
-enum For<'a> {
-    Nodes,
-    Servers,
-    /// The machine that takes the place of a member: its name, and whether it was a witness.
-    Place(&'a str, bool),
-}
-
-fn print_code(context: &Context, home: &StateDir, whom: For<'_>) -> Outcome<()> {
-    let identity = home.identity()?;
-    let (code, until) = home.new_code(matches!(whom, For::Servers))?;
-    let me = &identity.me;
-    let port = if me.port == PORT { String::new() } else { format!(":{}", me.port) };
-    if context.json() {
-        let cluster = &identity.cluster;
-        let (node, address) = (&me.name, format!("{}{port}", me.addresses[0]));
-        outln!(
-            "{}",
-            serde_json::json!({
-                "schema": 1, "cluster": cluster, "node": node, "address": address, "code": code,
-                "code_until": until,
-            })
-        );
-        return Ok(());
-    }
-    let command = format!("nines join {}{port} {code}", me.addresses[0]);
-    match whom {
-        For::Servers => outln!("On each real server, within a day:\n  {command} --server"),
-        For::Place(name, witness) => {
-            let witness = if witness { " --witness" } else { "" };
-            outln!("On the new machine, within a day:\n  {command} --node {name}{witness}");
-        }
-        For::Nodes => {
-            outln!("On each other machine, within a day:\n  {command}");
-            outln!(
-                "A witness adds --witness. Real servers have a code of their own: nines code \
-                 --server"
-            );
-        }
-    }
-    Ok(())
-}
-
-/// Prints how another machine joins under the name of a member that has left.
-pub fn code_for(context: &Context, name: &str, witness: bool) -> Outcome<u8> {
-    print_code(context, &StateDir::at(&context.state), For::Place(name, witness))?;
-    Ok(0)
-}
-
-/// Runs `nines code`.
-pub fn code(context: &Context, args: &CodeArgs) -> Outcome<u8> {
-    let home = StateDir::at(&context.state);
-    if home.identity()?.server {
-        return Err(Failure::new(
-            Kind::Usage,
-            "a real server cannot let machines join",
-            "it is not a node",
-        )
-        .next("nines code   on a director or witness"));
-    }
-    print_code(context, &home, if args.server { For::Servers } else { For::Nodes })?;
     Ok(0)
 }

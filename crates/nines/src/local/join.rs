@@ -1,6 +1,10 @@
 //! `nines join`
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    io::Read as _,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use clap::Args;
 use nines_agent::{Identity, PORT, StateDir, read_code};
@@ -13,8 +17,8 @@ use crate::context::Context;
 pub struct JoinArgs {
     /// Address of a member, or its address:port.
     address: String,
-    /// The code that `nines init` or `nines code` printed.
-    code: String,
+    #[command(flatten)]
+    code: GivenCode,
     /// Join as a witness, which votes and carries no VIP.
     #[arg(long)]
     witness: bool,
@@ -33,6 +37,18 @@ pub struct JoinArgs {
     port: u16,
 }
 
+/// A join code, given in one of three ways.
+#[derive(Args)]
+pub struct GivenCode {
+    /// The code that `nines init` or `nines code` printed; `-` reads it from stdin, so that no list
+    /// of processes shows it.
+    #[arg(required_unless_present = "code_file")]
+    code: Option<String>,
+    /// Read the code from a file.
+    #[arg(long, value_name = "FILE", conflicts_with = "code")]
+    code_file: Option<PathBuf>,
+}
+
 /// Where the member listens: an address with a port, or with the usual one.
 fn member_address(text: &str) -> Outcome<SocketAddr> {
     let usual = |_| text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, PORT));
@@ -40,6 +56,37 @@ fn member_address(text: &str) -> Outcome<SocketAddr> {
         Failure::new(Kind::Usage, format!("\"{text}\" is not a valid address"), "")
             .next("copy the whole command that nines init printed")
     })
+}
+
+/// A code is short: whatever is longer is none.
+const CODE_MAX: u64 = 1_024;
+
+/// The code: as an argument, from stdin or from a file.
+pub fn given_code(args: &GivenCode) -> Outcome<String> {
+    let read = |from: &mut dyn std::io::Read, name: &str| {
+        let mut text = String::new();
+        from.take(CODE_MAX).read_to_string(&mut text).map_err(|e| {
+            Failure::new(Kind::Io, format!("cannot read the join code from {name}"), e)
+                .next("nines join ADDR CODE   takes it as an argument")
+        })?;
+        Ok(text.trim().to_owned())
+    };
+    match (&args.code_file, args.code.as_deref()) {
+        (Some(path), _) => {
+            let name = path.display().to_string();
+            let mut file = std::fs::File::open(path).map_err(|e| {
+                let kind = match e.kind() {
+                    std::io::ErrorKind::NotFound => Kind::NotFound,
+                    _ => Kind::Io,
+                };
+                Failure::new(kind, format!("cannot read the join code from {name}"), e)
+                    .next("nines code   on a director prints a join command")
+            })?;
+            read(&mut file, &name)
+        }
+        (None, Some("-")) => read(&mut std::io::stdin().lock(), "stdin"),
+        (None, code) => Ok(code.unwrap_or_default().to_owned()),
+    }
 }
 
 /// The secret of a join code and the fingerprint of the cluster's certificate authority.
@@ -83,12 +130,21 @@ pub fn enter(home: &StateDir, address: &str, code: &str, joins: &Joins) -> Outco
         version: env!("CARGO_PKG_VERSION").into(),
         feature_level: nines_agent::FEATURE_LEVEL,
         server: joins.server,
+        request: String::new(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|e| Failure::new(Kind::Io, "cannot start", e))?;
-    let mut credentials = runtime.block_on(nines_agent::join(to, fingerprint, &request))?;
+    let key = home.joining_key()?;
+    // Who asks again because the answer was lost asks with the same key: the code is still its own.
+    let sending = || home.keep_joining_key(&key);
+    let asked = runtime.block_on(nines_agent::join(to, fingerprint, &request, &key, sending));
+    let mut credentials = asked.inspect_err(|why| {
+        if why.kind != Kind::Unreachable {
+            home.forget_joining_key();
+        }
+    })?;
     credentials.identity.listen.clone_from(&joins.listen);
     std::fs::create_dir_all(&home.0).map_err(|e| {
         Failure::new(Kind::Io, format!("cannot make {}", home.0.display()), e).next("run as root")
@@ -98,13 +154,15 @@ pub fn enter(home: &StateDir, address: &str, code: &str, joins: &Joins) -> Outco
     }
     home.forget_said();
     home.keep(&credentials)?;
+    home.forget_joining_key();
     Ok(credentials.identity)
 }
 
 /// Runs it.
 pub fn run(context: &Context, args: &JoinArgs) -> Outcome<u8> {
+    let code = given_code(&args.code)?;
     // A code that cannot be one is said before anything else.
-    join_code(&args.code)?;
+    join_code(&code)?;
     let home = StateDir::at(&context.state);
     if home.is_member() {
         let cluster = home.identity()?.cluster;
@@ -126,7 +184,7 @@ pub fn run(context: &Context, args: &JoinArgs) -> Outcome<u8> {
         witness: args.witness,
         server: args.server,
     };
-    let who = enter(&home, &args.address, &args.code, &joins)?;
+    let who = enter(&home, &args.address, &code, &joins)?;
     let part = match (args.server, args.witness) {
         (true, _) => "real server",
         (_, true) => "witness",
@@ -140,6 +198,9 @@ pub fn run(context: &Context, args: &JoinArgs) -> Outcome<u8> {
         );
         return Ok(0);
     }
-    outln!("{name} joined cluster {} as {part}. Start it:  systemctl start nines", who.cluster);
+    outln!(
+        "{name} joined cluster {} as {part}. Start it:  systemctl start nines",
+        who.cluster
+    );
     Ok(0)
 }

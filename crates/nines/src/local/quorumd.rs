@@ -18,7 +18,7 @@ use nines_api::{
 
 use super::{
     init,
-    join::{Joins, enter},
+    join::{GivenCode, Joins, enter, given_code},
 };
 use crate::{
     context::{Context, SOCKET, STATE},
@@ -58,8 +58,8 @@ enum What {
 struct JoinArgs {
     /// Address of a member, or its address:port.
     address: String,
-    /// The code that `nines code` printed there.
-    code: String,
+    #[command(flatten)]
+    code: GivenCode,
     /// Name of this witness in the cluster; by default the host name up to the first dot.
     #[arg(long)]
     node: Option<String>,
@@ -126,7 +126,8 @@ fn join(context: &Context, state: &Path, args: &JoinArgs) -> Outcome<()> {
     })?;
     make_state(state)?;
     // Until it is whole it is nobody's, and has no name that quorumd takes for a cluster's.
-    let half = StateDir(state.join(format!(".joining-{}", std::process::id())));
+    // If the answer is lost, the key of this attempt stays in it for the next one.
+    let half = StateDir(state.join(format!(".joining-{port}")));
     let wanted = Joins {
         name: init::name(args.node.as_ref()),
         addresses,
@@ -135,7 +136,8 @@ fn join(context: &Context, state: &Path, args: &JoinArgs) -> Outcome<()> {
         witness: true,
         server: false,
     };
-    let joined = enter(&half, &args.address, &args.code, &wanted);
+    let joined = given_code(&args.code)
+        .and_then(|code| enter(&half, &args.address, &code, &wanted));
     let named = joined.and_then(|who| {
         let folder = free_name(state, args.folder.as_deref(), &who.cluster)?;
         give_to_owner_of(state, &half.0)?;
@@ -143,8 +145,10 @@ fn join(context: &Context, state: &Path, args: &JoinArgs) -> Outcome<()> {
         std::fs::rename(&half.0, &to).map_err(|e| cannot("rename", &half.0, e))?;
         Ok((folder, who))
     });
-    let (folder, who) = named.inspect_err(|_| {
-        let _ = std::fs::remove_dir_all(&half.0);
+    let (folder, who) = named.inspect_err(|why| {
+        if why.kind != Kind::Unreachable {
+            let _ = std::fs::remove_dir_all(&half.0);
+        }
     })?;
     if context.json() {
         print_json(&serde_json::json!({

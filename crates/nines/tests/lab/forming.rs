@@ -37,22 +37,75 @@ fn three_commands_make_a_cluster_that_tells_why() {
     net.start("lb1");
     let other_code = format!("{}{}", if code.starts_with('a') { "b" } else { "a" }, &code[1..]);
     let told = net.fails("lb2", &["join", addr, &other_code, "--node", "lb2"], 8);
-    assert!(told.contains("wrong or too old"), "{told}");
+    assert!(told.contains("the join code is wrong, or another member made it"), "{told}");
     let stranger =
         format!("{}{}", &code[..code.len() - 2], if code.ends_with("aa") { "ba" } else { "aa" });
     net.fails("lb2", &["join", addr, &stranger, "--node", "lb2"], 8);
     net.fails("lb2", &["join", addr, code, "--node", "lb2", "--address", "10.97.0.77"], 2);
     assert!(!net.home.join("lb2/identity.json").exists(), "a refused join leaves nothing");
+    let told = net.fails("lb2", &["join", addr, code, "--node", "LB1"], 8);
+    assert!(told.contains("certificates cannot tell LB1 from the member lb1"), "{told}");
     net.ok("lb2", &["join", addr, code, "--node", "lb2"]);
     net.start("lb2");
-    net.ok("wit1", &["join", addr, code, "--node", "wit1", "--witness"]);
+    let told = net.fails("wit1", &["join", addr, code, "--node", "wit1"], 8);
+    assert!(told.contains("the join code was used by lb2"), "{told}");
+    net.join("wit1", "lb1", &["--witness"]);
     net.start("wit1");
+    codes_are_listed_and_read_from_elsewhere(&net, addr);
     net.until("three voters", |n| {
         n.status("wit1")["voters"] == 3 && n.status("wit1")["votes"] == 3
     });
     second_agents_are_refused(&net);
     daily_acts(&mut net);
     the_story_survives_its_teller(&mut net);
+}
+
+/// What a command says that joins: its code.
+fn code_of(said: &str) -> String {
+    join_words(said)[1].clone()
+}
+
+fn codes_are_listed_and_read_from_elsewhere(net: &Net, addr: &str) {
+    let first = code_of(&net.ok("lb1", &["code", "--node", "r1", "--for", "2h"]));
+    let second = code_of(&net.ok("lb1", &["code", "--server"]));
+    let listed: serde_json::Value =
+        serde_json::from_str(&net.ok("lb1", &["code", "list", "-o", "json"])).unwrap();
+    let of = |field: &str| -> Vec<String> {
+        let codes = listed["codes"].as_array().unwrap();
+        codes.iter().map(|code| code[field].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(of("used_by"), ["lb2", "wit1", "", ""]);
+    assert_eq!(of("admits"), ["director", "witness", "director", "server"]);
+    let told = net.ok("lb1", &["code", "list"]);
+    assert!(told.contains("used by wit1") && !told.contains(&first), "{told}");
+    let file = net.write("code", &format!("{first}\n"));
+    let told = net.fails("r1", &["join", addr, "--code-file", &file, "--node", "r2"], 8);
+    assert!(told.contains("admits a machine named r1 only"), "{told}");
+    let told = net.fails("r1", &["join", addr, "--code-file", &file, "--server"], 8);
+    assert!(told.contains("admits a director, not a real server"), "{told}");
+    net.ok("lb1", &["code", "revoke", &of("id")[2]]);
+    let told = net.fails("r1", &["join", addr, "--code-file", &file, "--node", "r1"], 8);
+    assert!(told.contains("the join code was revoked"), "{told}");
+    net.fails("lb1", &["code", "revoke", &of("id")[2]], 5);
+    net.fails("r1", &["join", addr, "--code-file", "/no/such/file"], 5);
+    // From stdin, where no list of processes shows it.
+    let mut command = net.command("r2", &["join", addr, "-", "--server", "--node", "r2"]);
+    command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::null());
+    let mut child = net.lab.spawn("r2", command).unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    std::io::Write::write_all(&mut stdin, second.as_bytes()).unwrap();
+    drop(stdin);
+    assert!(child.wait().unwrap().success());
+    // What joined has made its own key, and only directors have that of the authority.
+    let kept = |host: &str, file: &str| {
+        std::fs::read_to_string(net.home.join(host).join(file)).unwrap_or_default()
+    };
+    for (host, has_ca_key) in [("lb1", true), ("lb2", true), ("wit1", false), ("r2", false)] {
+        assert!(kept(host, "node.key").contains("PRIVATE KEY"), "{host}");
+        assert_eq!(kept(host, "ca.key").contains("PRIVATE KEY"), has_ca_key, "{host}");
+        assert!(!net.home.join(host).join("joining.key").exists(), "{host}");
+    }
+    std::fs::remove_dir_all(net.home.join("r2")).unwrap();
 }
 
 fn second_agents_are_refused(net: &Net) {
@@ -210,9 +263,9 @@ fn a_node_that_starts_late_gets_the_log_from_who_joined_later() {
     let mut net = hosts();
     let said = net.ok("lb1", &["init", "shop", "--node", "lb1"]);
     net.start("lb1");
-    let words = join_words(&said);
-    net.ok("lb2", &["join", &words[0], &words[1], "--node", "lb2"]);
-    net.ok("wit1", &["join", &words[0], &words[1], "--node", "wit1", "--witness"]);
+    assert!(said.contains("nines code --witness"), "{said}");
+    net.join("lb2", "lb1", &[]);
+    net.join("wit1", "lb1", &["--witness"]);
     net.start("wit1");
     let file = net.write("cluster.toml", &CONFIG.replace("every = \"100ms\"", "every = \"1s\""));
     net.ok("lb1", &["apply", &file]);

@@ -38,10 +38,7 @@ fn a_node_that_lost_its_log_says_so_everywhere_and_begins_anew() {
 
     nines_lab::kill(&mut net.agents.remove(&lost).unwrap());
     std::fs::rename(net.home.join(&lost), net.home.join("moved-away")).unwrap();
-    let said = net.ok(other, &["code"]);
-    let line = said.lines().find(|l| l.contains("nines join")).unwrap();
-    let words: Vec<&str> = line.split_whitespace().skip(2).take(2).collect();
-    net.ok(&lost, &["join", words[0], words[1], "--node", &lost]);
+    net.join(&lost, other, &[]);
     // Until its agent runs it waits for that.
     let line = node(&net.status(other), &lost);
     assert_eq!(line["state"], "joining", "{line}");

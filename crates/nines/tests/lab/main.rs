@@ -18,6 +18,7 @@ mod flows;
 mod forming;
 mod interfaces;
 mod ipvsadm;
+mod keys;
 mod lost_log;
 mod manual;
 mod marks;
@@ -132,20 +133,26 @@ impl Net {
 
     /// A cluster of these directors and this witness, all running.
     fn form(&mut self, directors: &[&str], witness: &str) {
-        let said = self.ok(directors[0], &["init", "lab", "--node", directors[0]]);
+        self.ok(directors[0], &["init", "lab", "--node", directors[0]]);
         self.start(directors[0]);
-        let line = said.lines().find(|l| l.contains("nines join")).unwrap();
-        let words: Vec<&str> = line.split_whitespace().skip(2).take(2).collect();
         for node in &directors[1..] {
-            self.ok(node, &["join", words[0], words[1], "--node", node]);
+            self.join(node, directors[0], &[]);
             self.start(node);
         }
-        self.ok(witness, &["join", words[0], words[1], "--node", witness, "--witness"]);
+        self.join(witness, directors[0], &["--witness"]);
         self.start(witness);
         let all = directors.len() + 1;
         self.until("all are voters", |n| {
             n.status(witness)["voters"] == all && n.status(witness)["votes"] == all
         });
+    }
+
+    /// A host joins under its name, with a code that a member prints for it.
+    fn join(&self, host: &str, by: &str, role: &[&str]) {
+        let said = self.ok(by, &[&["code", "--node", host], role].concat());
+        let line = said.lines().find(|l| l.contains("nines join")).unwrap();
+        let words: Vec<&str> = line.split_whitespace().skip(1).collect();
+        self.ok(host, &words);
     }
 
     /// lb1, lb2 and wit1 in 10.97.N.0/24, with a VIP that one of them holds.

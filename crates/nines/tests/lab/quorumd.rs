@@ -26,7 +26,7 @@ fn seen(net: &Net, folder: &str) -> Value {
 }
 
 fn code(net: &Net, by: &str) -> String {
-    let said = net.ok(by, &["code"]);
+    let said = net.ok(by, &["code", "--witness"]);
     let line = said.lines().find(|l| l.contains("nines join")).unwrap();
     line.split_whitespace().nth(3).unwrap().to_owned()
 }

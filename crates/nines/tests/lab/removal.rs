@@ -50,10 +50,9 @@ fn the_holder_leaves_for_good_and_its_machine_joins_again() {
     assert!(!net.ok("wit1", &["events"]).contains("heard nothing from node"));
     nines_lab::kill(&mut net.agents.remove(&holder).unwrap());
     std::fs::rename(net.home.join(&holder), net.home.join("moved-away")).unwrap();
-    let said = net.ok("wit1", &["code"]);
-    let line = said.lines().find(|l| l.contains("nines join")).unwrap();
-    let words: Vec<&str> = line.split_whitespace().skip(2).take(2).collect();
-    net.ok(&holder, &["join", words[0], words[1], "--node", &holder]);
+    let told = net.fails("wit1", &["code"], 2);
+    assert!(told.contains("a witness cannot let machines join"), "{told}");
+    net.join(&holder, other, &[]);
     net.start(&holder);
     net.until("it is back under another number", |n| {
         let healthy = n.status("wit1")["verdict"] == "HEALTHY" && n.status("wit1")["votes"] == 3;

@@ -71,10 +71,9 @@ async fn keep_line(
     while let Some(frame) = frames.recv().await {
         if open.is_none() {
             let seed = credentials.identity.peers.clone();
-            let (name, addresses) = find(&core, &seed, to).await.unwrap_or_default();
+            let addresses = find(&core, &seed, to).await.unwrap_or_default();
             for address in addresses {
-                let attempt =
-                    timeout(Duration::from_secs(1), connect(&credentials, &name, address));
+                let attempt = timeout(Duration::from_secs(1), connect(&credentials, to, address));
                 if let Ok(Ok(stream)) = attempt.await {
                     open = Some(stream);
                     break;

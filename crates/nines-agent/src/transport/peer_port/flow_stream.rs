@@ -161,10 +161,10 @@ async fn ask(asker: Asker, of: NodeId, behind: Arc<Behind>) {
 
 async fn take(asker: &Asker, of: NodeId, behind: &Behind) -> Option<()> {
     let Asker { core, credentials, flows } = asker;
-    let (name, addresses) = find(core, &credentials.identity.peers, of).await?;
+    let addresses = find(core, &credentials.identity.peers, of).await?;
     let mut stream = None;
     for address in addresses {
-        let attempt = timeout(Duration::from_millis(500), connect(credentials, &name, address));
+        let attempt = timeout(Duration::from_millis(500), connect(credentials, of, address));
         if let Ok(Ok(open)) = attempt.await {
             stream = Some(open);
             break;

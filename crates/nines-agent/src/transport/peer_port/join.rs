@@ -1,7 +1,7 @@
 //! Machines that ask to be let in.
 //!
-//! Decides: which name and number a newcomer gets, and what is tried again. Members are let in by
-//! any member, two at once too: the log says which came first.
+//! Decides: which name and number a newcomer gets, and what is tried again. Machines are let in by any
+//! member that has the authority's key, two at once too: the log says which came first.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
@@ -12,14 +12,20 @@ use nines_core::{
     feature_level::REMOVALS,
     wire::{Act, Command, Member, command},
 };
-use nines_model::{AdminCommand, Codes as _, NodeId, NodeName, Role, Spec, names};
+use nines_model::{
+    AdminCommand, Codes as _, NodeId, NodeName, Role, Spec, names, printable::clean,
+};
 use tokio::time::Instant;
 
 use super::{JoinRequest, strangers::Guesses};
 use crate::{
     convert::refusal_text,
     core_thread::CoreHandle,
-    identity::{self, Credentials, Peer, StateDir},
+    identity::{
+        self, Admission, Admits, Credentials, Peer, StateDir,
+        join_code::{Comer, NotAdmitted},
+        now_s,
+    },
     logger::Logger,
 };
 
@@ -42,37 +48,98 @@ pub(super) struct Door {
     pub log: Logger,
 }
 
-/// Lets in a machine that sent `bytes` from `origin`, as a real server or as a node.
+fn refuse(why: &str) -> Failure {
+    Failure::new(Kind::Denied, "refused", why)
+}
+
+/// Lets a machine in that came from `origin`. `request`: what it said; `None`: nothing that can be
+/// read.
 pub(super) async fn admit(
     door: &Door,
-    bytes: &[u8],
-    server: bool,
+    request: Option<JoinRequest>,
     origin: IpAddr,
-) -> Outcome<Credentials> {
-    let refuse = |why: &str| Failure::new(Kind::Denied, "refused", why);
-    let request: JoinRequest =
-        serde_json::from_slice(bytes).map_err(|_| refuse("the request cannot be read"))?;
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+) -> Outcome<Admission> {
+    let request = request.ok_or_else(|| refuse("the request cannot be read"))?;
     if !door.guesses.may(origin, Instant::now()) {
         return Err(refuse("too many wrong join codes came from there; wait a minute"));
     }
-    if !door.home.code_is(&request.secret, now.map_or(0, |d| d.as_secs()), server) {
-        door.guesses.wrong(origin, Instant::now());
-        door.log.line(&format!("a wrong join code came from {origin}"));
-        return Err(refuse("the join code is wrong or too old"));
+    if door.credentials.keys().ca_key.is_empty() {
+        return Err(refuse(&admits_nobody(door).await));
     }
+    let code = match claim(door, &request).await? {
+        Ok(code) => code,
+        Err(why) => {
+            if why == NotAdmitted::Unknown {
+                door.guesses.wrong(origin, Instant::now());
+            }
+            door.log.line(&format!("{} was not let in from {origin}: {why}", clean(&request.name)));
+            return Err(refuse(&why.to_string()));
+        }
+    };
+    let admitted = admit_by_code(door, &request).await;
+    if admitted.is_err() {
+        let home = door.home.clone();
+        let back = move || home.give_code_back(&code, now_s());
+        if let Ok(Err(why)) = tokio::task::spawn_blocking(back).await {
+            door.log.line(&why.to_string());
+        }
+    }
+    admitted
+}
+
+/// What a member says that has not the authority's key.
+async fn admits_nobody(door: &Door) -> String {
+    let name = &door.credentials.identity.me.name;
+    let look = |node: &Node, _| {
+        let directors = node.state().members.values().filter(|m| !m.witness);
+        directors.map(|m| (m.name.clone(), m.addresses.first().cloned())).collect::<Vec<_>>()
+    };
+    let others = door.core.inspect(look).await.unwrap_or_default();
+    let others = others.into_iter().filter(|(other, _)| other != name);
+    let others: Vec<String> =
+        others.map(|(other, at)| format!("{other} ({})", at.unwrap_or_default())).collect();
+    let by = if others.is_empty() { "a director".into() } else { others.join(" or ") };
+    format!("{name} has no CA key and lets no machine in; join by {by}, with a code made there")
+}
+
+/// Takes the code of a machine, off the thread of the other tasks: it is written to disk.
+async fn claim(door: &Door, request: &JoinRequest) -> Outcome<Result<String, NotAdmitted>> {
+    let (home, request) = (door.home.clone(), request.clone());
+    let key = match request.request.as_str() {
+        "" => String::new(),
+        asked => identity::certificate::key_of(asked).map_err(|e| refuse(&e.to_string()))?,
+    };
+    let claim = move || {
+        let JoinRequest { secret, name, .. } = &request;
+        let comer = Comer { secret, admits: wants(&request), name, key: &key };
+        home.claim_code(&comer, now_s())
+    };
+    tokio::task::spawn_blocking(claim).await.map_err(|_| refuse("this agent is stopping"))?
+}
+
+/// What a machine wants to be.
+fn wants(request: &JoinRequest) -> Admits {
+    match (request.server, request.witness) {
+        (true, _) => Admits::Server,
+        (_, true) => Admits::Witness,
+        _ => Admits::Director,
+    }
+}
+
+async fn admit_by_code(door: &Door, request: &JoinRequest) -> Outcome<Admission> {
     if !names::is_name(&request.name) {
         let why = "a name has 1 to 63 letters, digits, dots, dashes and _; a letter or digit first";
         return Err(refuse(why));
     }
     let level = door.core.inspect(|node, _| node.state().members.feature_level()).await;
-    if let Some(why) = outdated(&request, level.unwrap_or_default()).filter(|_| !server) {
+    let old = outdated(request, level.unwrap_or_default()).filter(|_| !request.server);
+    if let Some(why) = old {
         return Err(refuse(&why));
     }
     let mut tries = 4;
     loop {
         tries -= 1;
-        match admit_once(door, &request, server).await {
+        match admit_once(door, request).await {
             // Another machine was let in at the same time, by another member perhaps.
             Err(Refused::Changed(_)) if tries > 0 => {}
             Err(Refused::Changed(why) | Refused::Final(why)) => return Err(refuse(&why)),
@@ -182,13 +249,9 @@ impl Known {
     }
 }
 
-async fn admit_once(
-    door: &Door,
-    request: &JoinRequest,
-    server: bool,
-) -> Result<Credentials, Refused> {
+async fn admit_once(door: &Door, request: &JoinRequest) -> Result<Admission, Refused> {
     let Door { core, credentials, .. } = door;
-    let (name, witness) = (&request.name, request.witness);
+    let (name, admits) = (&request.name, wants(request));
     let asked = name.clone();
     let Some(known) = core.inspect(move |node, _| Known::of(node, &asked)).await else {
         return Err(Refused::Final("this agent is stopping".into()));
@@ -196,12 +259,12 @@ async fn admit_once(
     let peers = peers(&known.members);
     let (addresses, port) = (request.addresses.clone(), request.port);
     let newcomer = |id| Peer { id, name: name.clone(), addresses, port };
-    if server {
-        let made = identity::admit_server(credentials, peers, newcomer(0))?;
+    if admits == Admits::Server {
+        let made = identity::admit(credentials, peers, newcomer(0), admits, &request.request)?;
         door.log.line(&format!("{name} joined as real server"));
         return Ok(made);
     }
-    let refused = known.refuses(name, witness);
+    let refused = known.refuses(name, request.witness);
     if !refused.is_empty() {
         return Err(Refused::Final(refused));
     }
@@ -225,7 +288,7 @@ async fn admit_once(
     }
     let newcomer = newcomer(known.same(name).map_or(known.highest.next(), Member::id).number());
     let kind = joins(&newcomer, request);
-    let made = identity::admit(credentials, peers, newcomer, witness)?;
+    let made = identity::admit(credentials, peers, newcomer, admits, &request.request)?;
     match core.propose(command(kind)).await {
         Ok(_) => Ok(made),
         Err(why @ Refusal::Changed(_)) => Err(Refused::Changed(refusal_text(&why))),
@@ -284,6 +347,7 @@ mod tests {
             version: version.into(),
             feature_level,
             server: false,
+            request: String::new(),
         };
         assert_eq!(outdated(&request(0, ""), 0), None);
         assert_eq!(outdated(&request(2, "0.2.0"), 1), None);

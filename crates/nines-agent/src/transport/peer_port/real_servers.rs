@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use nines_model::{RealServerRole, Spec};
+use nines_model::{NodeId, RealServerRole, Spec};
 use serde::{Deserialize, Serialize};
 use tokio::{
     net::TcpStream,
@@ -116,7 +116,8 @@ impl Line {
         let mut why = std::io::Error::other("it has no address");
         for address in &member.addresses {
             let at = SocketAddr::new(*address, member.port);
-            match timeout(Duration::from_secs(2), open(credentials, &member.name, at)).await {
+            let attempt = open(credentials, NodeId(member.id), at);
+            match timeout(Duration::from_secs(2), attempt).await {
                 Ok(Ok(stream)) => return Ok(Self(stream)),
                 Ok(Err(e)) => why = e,
                 Err(_) => why = std::io::ErrorKind::TimedOut.into(),

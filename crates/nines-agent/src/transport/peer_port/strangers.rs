@@ -70,10 +70,11 @@ impl Guesses {
     }
 }
 
-/// Lets visitors in until the process ends; `talk` goes on with each.
+/// Lets visitors in until the process ends; `talk` goes on with each. `acceptor`: with the newest
+/// certificate of this node.
 pub async fn keep<F: Future<Output = ()> + Send + 'static>(
     listener: TcpListener,
-    acceptor: TlsAcceptor,
+    acceptor: impl Fn() -> TlsAcceptor,
     shares: Shares,
     talk: impl Fn(Visit) -> F + Clone + Send + 'static,
 ) {
@@ -87,7 +88,7 @@ pub async fn keep<F: Future<Output = ()> + Send + 'static>(
         };
         let from: SocketAddr = from;
         let stranger = strangers.enter(origin(from));
-        let (acceptor, members, talk) = (acceptor.clone(), Arc::clone(&members), talk.clone());
+        let (acceptor, members, talk) = (acceptor(), Arc::clone(&members), talk.clone());
         tokio::spawn(async move {
             let until = Instant::now() + PATIENCE;
             let handshake = timeout_at(until, acceptor.accept(stream));
