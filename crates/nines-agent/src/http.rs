@@ -156,7 +156,8 @@ async fn get_metrics(Shared(api): Shared<Api>) -> Answer<Response> {
     let names = api.sight.core.inspect(names).await.ok_or_else(stopping)?;
     let told = api.flows.as_ref().map(|flows| flows.lag()).unwrap_or_default();
     let named = told.into_iter().filter_map(|(id, lag)| Some((names.get(&id)?.clone(), lag)));
-    let text = metrics::text(&status, &named.collect());
+    let datagrams = &api.sight.core.datagrams;
+    let text = metrics::text(&status, &named.collect(), datagrams.all());
     Ok(([(axum::http::header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }
 

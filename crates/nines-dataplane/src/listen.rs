@@ -1,7 +1,7 @@
 //! Sockets on addresses that may come later: an agent starts before its network card has its
 //! address, and goes on when an address goes and comes back.
 //!
-//! Decides: `IP_FREEBIND` for all of them. What such a socket receives and sends begins with the
+//! Decides: `IP_FREEBIND` for all of them, and how many datagrams may wait. What such a socket receives and sends begins with the
 //! address.
 
 use std::{
@@ -13,9 +13,17 @@ use std::{
 /// Connections that wait to be accepted.
 const BACKLOG: libc::c_int = 1_024;
 
+/// Bytes of datagrams that may wait to be read: some thousand small ones, of a flood's 20 ms.
+const UNREAD: libc::c_int = 4 << 20;
+
 /// For datagrams; not blocking.
 pub fn udp(at: SocketAddr) -> io::Result<UdpSocket> {
-    Ok(bound(at, libc::SOCK_DGRAM)?.into())
+    let fd = bound(at, libc::SOCK_DGRAM)?;
+    // Beyond the kernel's usual limit takes CAP_NET_ADMIN. A smaller buffer works, too.
+    if set_to(&fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, UNREAD).is_err() {
+        let _ = set_to(&fd, libc::SOL_SOCKET, libc::SO_RCVBUF, UNREAD);
+    }
+    Ok(fd.into())
 }
 
 /// For connections; not blocking.
@@ -69,10 +77,19 @@ fn bound(at: SocketAddr, kind: libc::c_int) -> io::Result<OwnedFd> {
 }
 
 fn set(fd: &OwnedFd, level: libc::c_int, option: libc::c_int) -> io::Result<()> {
-    let on: libc::c_int = 1;
+    set_to(fd, level, option, 1)
+}
+
+fn set_to(
+    fd: &OwnedFd,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
     let size = size_of::<libc::c_int>() as libc::socklen_t;
+    let at = (&raw const value).cast();
     // SAFETY: the value lives through the call, and `size` is its size.
-    done(unsafe { libc::setsockopt(fd.as_raw_fd(), level, option, (&raw const on).cast(), size) })
+    done(unsafe { libc::setsockopt(fd.as_raw_fd(), level, option, at, size) })
 }
 
 #[cfg(test)]

@@ -43,6 +43,8 @@ pub enum Opened {
     Greeting(u64),
     /// Forged, replayed, damaged or of another cluster.
     Nothing,
+    /// Of an incarnation that was never heard, and no key may be derived now.
+    NotTried,
 }
 
 struct KeyLength;
@@ -113,12 +115,18 @@ impl DatagramCipher {
         out
     }
 
-    /// Opens a datagram.
-    pub fn open(&mut self, now: Time, datagram: &[u8]) -> Opened {
+    /// Opens a datagram. What the header says of its sender comes first: a known incarnation has
+    /// its key already. `may_derive` is asked before a key is derived for any other.
+    pub fn open(
+        &mut self,
+        now: Time,
+        datagram: &[u8],
+        may_derive: impl FnOnce() -> bool,
+    ) -> Opened {
         let Some((header, sealed)) = datagram.split_at_checked(HEADER) else {
             return Opened::Nothing;
         };
-        if header[..3] != MAGIC {
+        if header[..3] != MAGIC || datagram.len() < OVERHEAD {
             return Opened::Nothing;
         }
         let link = header[3];
@@ -131,6 +139,9 @@ impl DatagramCipher {
         let known = self.sessions.known(from, &salt);
         if known.is_some_and(|session| session.has(link, sequence)) {
             return Opened::Nothing;
+        }
+        if known.is_none() && !may_derive() {
+            return Opened::NotTried;
         }
         let fresh = known.is_none().then(|| Session::new(salt, derive(&self.cluster, &salt)));
         let Some(key) = known.or(fresh.as_ref()).map(|s| &s.key) else { return Opened::Nothing };
@@ -157,6 +168,13 @@ mod tests {
     const KEY: &[u8] = b"a cluster key of 32 bytes length";
     const T: Time = Time(1_000_000_000);
 
+    impl DatagramCipher {
+        /// Opens a datagram, whatever it costs.
+        fn opened(&mut self, now: Time, datagram: &[u8]) -> Opened {
+            self.open(now, datagram, || true)
+        }
+    }
+
     fn incarnation(id: u64, salt: u8) -> DatagramCipher {
         DatagramCipher::new(KEY, id, [salt; 16])
     }
@@ -164,7 +182,7 @@ mod tests {
     /// `to` hears one datagram of `from`.
     fn say(now: Time, from: &mut DatagramCipher, to: &mut DatagramCipher) -> Opened {
         let sealed = from.seal(now, u64::from(to.me), 0, b"beat");
-        to.open(now, &sealed)
+        to.opened(now, &sealed)
     }
 
     fn beat(from: u64) -> Opened {
@@ -200,41 +218,58 @@ mod tests {
         for at in 0..sealed.len() {
             let mut forged = sealed.clone();
             forged[at] ^= 1;
-            assert!(!matches!(b.open(T, &forged), Opened::Frame(..)), "byte {at}");
+            assert!(!matches!(b.opened(T, &forged), Opened::Frame(..)), "byte {at}");
         }
         for length in 0..sealed.len() {
-            assert_eq!(b.open(T, &sealed[..length]), Opened::Nothing);
+            assert_eq!(b.opened(T, &sealed[..length]), Opened::Nothing);
         }
-        assert_eq!(b.open(T, &sealed), Opened::Frame(1, b"beat".to_vec()));
-        assert_eq!(b.open(T, &sealed), Opened::Nothing, "replayed");
+        assert_eq!(b.opened(T, &sealed), Opened::Frame(1, b"beat".to_vec()));
+        assert_eq!(b.opened(T, &sealed), Opened::Nothing, "replayed");
+    }
+
+    #[test]
+    fn no_key_is_derived_for_what_is_short_known_or_not_allowed() {
+        let (mut a, mut b) = pair();
+        let never = || -> bool { panic!("a key would be derived") };
+        let known = a.seal(T, 2, 0, b"beat");
+        for length in 0..OVERHEAD {
+            assert_eq!(b.open(T, &known[..length], never), Opened::Nothing);
+        }
+        assert_eq!(b.open(T, &known, never), beat(1));
+        let mut forged = a.seal(T, 2, 0, b"beat");
+        forged[OVERHEAD] ^= 1;
+        assert_eq!(b.open(T, &forged, never), Opened::Nothing);
+        let new = incarnation(1, 8).seal(T, 2, 0, b"beat");
+        assert_eq!(b.open(T, &new, || false), Opened::NotTried);
+        assert_eq!(b.open(T, &new, || true), Opened::Greeting(1));
     }
 
     #[test]
     fn another_cluster_is_not_heard() {
         let (_, mut b) = pair();
         let mut stranger = DatagramCipher::new(b"another key of 32 bytes, really!", 1, [1; 16]);
-        assert_eq!(b.open(T, &stranger.seal(T, 2, 0, b"beat")), Opened::Nothing);
+        assert_eq!(b.opened(T, &stranger.seal(T, 2, 0, b"beat")), Opened::Nothing);
     }
 
     #[test]
     fn a_recording_of_an_earlier_life_never_counts() {
         let (mut a, mut b) = pair();
         let recorded: Vec<_> = (0..50).map(|_| a.seal(T, 2, 0, b"I hold the VIP")).collect();
-        assert_eq!(b.open(T, &recorded[0]), Opened::Frame(1, b"I hold the VIP".to_vec()));
+        assert_eq!(b.opened(T, &recorded[0]), Opened::Frame(1, b"I hold the VIP".to_vec()));
         let mut a2 = incarnation(1, 3);
         meet(later(100), &mut a2, &mut b);
         for old in &recorded {
-            assert!(!matches!(b.open(later(101), old), Opened::Frame(..)));
+            assert!(!matches!(b.opened(later(101), old), Opened::Frame(..)));
         }
         assert_eq!(say(later(102), &mut a2, &mut b), beat(1), "the life that lives is heard");
         // A new incarnation of the receiver has forgotten which incarnations have ended.
         let mut b2 = incarnation(2, 4);
         for old in &recorded {
-            assert!(!matches!(b2.open(later(103), old), Opened::Frame(..)));
+            assert!(!matches!(b2.opened(later(103), old), Opened::Frame(..)));
         }
         meet(later(104), &mut a2, &mut b2);
         for old in &recorded {
-            assert!(!matches!(b2.open(later(105), old), Opened::Frame(..)));
+            assert!(!matches!(b2.opened(later(105), old), Opened::Frame(..)));
         }
     }
 
@@ -244,10 +279,10 @@ mod tests {
         let mut c = incarnation(3, 5);
         meet(T, &mut a, &mut c);
         let to_c = a.seal(T, 3, 0, b"beat");
-        assert!(!matches!(b.open(T, &to_c), Opened::Frame(..)), "it was made for another node");
+        assert!(!matches!(b.opened(T, &to_c), Opened::Frame(..)), "it was made for another node");
         // Sent over a link that was cut, and delivered by a stranger after the sender has died.
         let held_back = a.seal(T, 2, 1, b"beat");
-        assert!(!matches!(b.open(later(1_500), &held_back), Opened::Frame(..)));
+        assert!(!matches!(b.opened(later(1_500), &held_back), Opened::Frame(..)));
     }
 
     #[test]
@@ -271,7 +306,7 @@ mod tests {
         let mut beats = 0;
         for round in 0..200_u64 {
             for old in &recorded {
-                assert!(!matches!(b.open(later(round), &old[round as usize]), Opened::Frame(..)));
+                assert!(!matches!(b.opened(later(round), &old[round as usize]), Opened::Frame(..)));
             }
             say(later(round), &mut b, &mut a);
             beats += 1;
@@ -304,7 +339,7 @@ mod tests {
         let mut clone = incarnation(1, 9);
         let before = a.seal(later(5), 2, 0, b"beat");
         meet(later(10), &mut clone, &mut b);
-        assert!(!matches!(b.open(later(11), &before), Opened::Frame(..)), "sent before its end");
+        assert!(!matches!(b.opened(later(11), &before), Opened::Frame(..)), "sent before its end");
         say(later(20), &mut b, &mut a);
         assert_eq!(say(later(21), &mut a, &mut b), beat(1), "and this after it");
         // It is answered, too: it can hear that it is one of two.

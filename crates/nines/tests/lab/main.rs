@@ -14,6 +14,7 @@ mod devices;
 mod faults;
 mod fence;
 mod fence_two;
+mod flood;
 mod flows;
 mod forming;
 mod interfaces;
