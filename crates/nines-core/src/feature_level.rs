@@ -28,11 +28,14 @@ pub const REMOVALS: u32 = 3;
 /// From this level on a config may have fence devices, and commands may be about them.
 pub const FENCING: u32 = 4;
 
+/// From this level on a config may say which users may do what, and there are tokens of the API.
+pub const ROLES: u32 = 5;
+
 /// Highest level that this build reads and writes.
-pub const BUILD: u32 = 4;
+pub const BUILD: u32 = 5;
 
 /// Fields of [`crate::wire::Command`] that say what it does, by number.
-const KINDS: [u64; 14] = [10, 11, 12, 13, 14, 15, 16, 17, 18, 19, RAISES, 21, 50, 51];
+const KINDS: [u64; 15] = [10, 11, 12, 13, 14, 15, 16, 17, 18, 19, RAISES, 21, 50, 51, 62];
 /// The one that raises the level.
 const RAISES: u64 = 20;
 
@@ -40,11 +43,13 @@ const RAISES: u64 = 20;
 pub fn needed(kind: &Kind) -> u32 {
     match kind {
         Kind::Apply(apply) if !apply.is_whole() => PIECES,
+        Kind::ApplySpec(apply) if apply.edit.has_access() => ROLES,
         Kind::ApplySpec(apply) if apply.edit.has_fencing() => FENCING,
         Kind::ApplySpec(_) => VALUES,
         Kind::Act(act) if is_of_members(act) => REMOVALS,
         Kind::Act(act) if is_of_power(act) => FENCING,
         Kind::Fence(_) => FENCING,
+        Kind::Token(_) => ROLES,
         Kind::FeatureLevel(raise) => raise.level,
         _ => 0,
     }
@@ -59,18 +64,21 @@ fn is_of_power(act: &Act) -> bool {
 }
 
 /// The same for a command that is written now. Only what a config says shows whether it has fence
-/// devices, and a build that does not know them refuses the text that others apply.
+/// devices or roles, and a build that does not know them refuses the text that others apply.
 pub fn needed_to_write(level: u32, kind: &Kind, following: &Following) -> u32 {
     match kind {
-        Kind::Apply(text) if level < FENCING && has_fencing(text, following) => FENCING,
+        Kind::Apply(text) if level < ROLES => needed(kind).max(needed_by_text(text, following)),
         _ => needed(kind),
     }
 }
 
-fn has_fencing(apply: &Apply, following: &Following) -> bool {
+fn needed_by_text(apply: &Apply, following: &Following) -> u32 {
     let text = apply.text_after(following.revision, &following.text);
-    let spec = text.and_then(|text| following.read(&text).ok());
-    spec.is_some_and(|spec| spec.has_fencing())
+    match text.and_then(|text| following.read(&text).ok()) {
+        Some(spec) if spec.access.is_some() => ROLES,
+        Some(spec) if spec.has_fencing() => FENCING,
+        _ => 0,
+    }
 }
 
 /// Why a command that needs this level cannot be written, and which members keep the cluster below
@@ -78,11 +86,12 @@ fn has_fencing(apply: &Apply, following: &Following) -> bool {
 pub fn not_in_force(needed: u32, held_back: Option<String>) -> String {
     let (what, who) = match needed {
         FENCING => ("fencing", ": every member must run a build that knows fencing"),
+        ROLES => ("this", ": every member must run a build that knows roles and tokens"),
         _ => ("this", ""),
     };
     let members = held_back.or_else(|| {
         let next = "`nines status` shows the versions of the members";
-        (needed == FENCING).then(|| next.to_owned())
+        (needed >= FENCING).then(|| next.to_owned())
     });
     let members = members.map_or_else(String::new, |members| format!("; {members}"));
     format!("{what} needs feature level {needed}, which is not in force{who}{members}")
@@ -212,6 +221,8 @@ mod tests {
             (Kind::Remove("lb2".into()), 0),
             (Kind::FeatureLevel(FeatureLevel { level: 1, membership: 7 }), 1),
             (Kind::Batch(Batch::default()), 0),
+            (Kind::ApplySpec(change("", &format!("{PLAIN}[access]\n"))), ROLES),
+            (Kind::Token(wire::TokenChange::default()), ROLES),
         ]
     }
 
@@ -318,6 +329,24 @@ mod tests {
             not_in_force(FENCING, None)
                 .ends_with("`nines status` shows the versions of the members")
         );
+    }
+
+    #[test]
+    fn a_config_with_roles_waits_until_every_member_knows_them() {
+        let roles = format!("{PLAIN}[access]\nviewer = [\"staff\"]\n");
+        let later = format!("{roles}[timing]\nbeat = \"15ms\"\n");
+        for (before, after) in [("", &roles), (PLAIN, &roles), (&roles, &later)] {
+            let spec = Kind::ApplySpec(change(before, after));
+            let whole = Kind::Apply(Apply::whole(after.clone(), 3));
+            for kind in [spec, whole] {
+                let form = |level| form_at(level, kind.clone(), &following(before));
+                assert!([0, VALUES, FENCING].iter().all(|level| form(*level) == Ok(None)));
+                assert_eq!(form(ROLES), Ok(Some(kind.clone())));
+            }
+        }
+        // What takes them away, and what is about something else, goes by as before.
+        assert_eq!(needed(&Kind::ApplySpec(change(&roles, PLAIN))), VALUES);
+        assert!(not_in_force(ROLES, None).contains("knows roles and tokens; `nines status`"));
     }
 
     #[test]

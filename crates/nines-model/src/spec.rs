@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    ClientRate, DeviceName, FenceDevice, Fencing, Forward, Listen, NodeName, QuicId, Rate,
+    Access, ClientRate, DeviceName, FenceDevice, Fencing, Forward, Listen, NodeName, QuicId, Rate,
     ServerName, ServerRef, ServiceName, Sources, Traffic, codes, time::Millis,
 };
 
@@ -37,6 +37,8 @@ pub struct Spec {
     pub fence: BTreeMap<DeviceName, FenceDevice>,
     /// When and how nodes are fenced.
     pub fencing: Fencing,
+    /// Roles of users; `None`: whom the API's socket lets in may do everything.
+    pub access: Option<Access>,
 }
 
 /// Seconds after which a silent connection is forgotten; those that LVS's `--set` sets.

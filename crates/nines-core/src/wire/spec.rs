@@ -72,6 +72,23 @@ pub struct General {
     /// When and how nodes are fenced; not written while it is what every cluster begins with.
     #[prost(message, optional, tag = "12")]
     pub fencing: Option<FencingEntry>,
+    /// Roles of users; not written where the config has none.
+    #[prost(message, optional, tag = "13")]
+    pub access: Option<AccessEntry>,
+}
+
+/// Groups of users by their roles.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct AccessEntry {
+    /// Names of the groups of viewers.
+    #[prost(string, repeated, tag = "1")]
+    pub viewer: Vec<String>,
+    /// Names of the groups of operators.
+    #[prost(string, repeated, tag = "2")]
+    pub operator: Vec<String>,
+    /// Names of the groups of admins.
+    #[prost(string, repeated, tag = "3")]
+    pub admin: Vec<String>,
 }
 
 /// A fence device.
