@@ -21,6 +21,8 @@ pub struct Shares {
     pub metrics: usize,
     /// Connections at the API's socket.
     pub api: usize,
+    /// Connections at the API's port.
+    pub remote: usize,
 }
 
 impl Shares {
@@ -39,6 +41,7 @@ impl Shares {
             members: (free / 6).clamp(8, 16_384),
             metrics: (free / 24).clamp(2, 64),
             api: (free / 12).clamp(4, 256),
+            remote: (free / 24).clamp(2, 64),
         }
     }
 }
@@ -50,8 +53,8 @@ mod tests {
     #[test]
     fn shares_fit_whatever_the_limit_is() {
         for limit in [320, 512, 1_024, 4_096, 65_536, 524_288, usize::MAX] {
-            let Shares { checks, strangers, members, metrics, api } = Shares::of(limit);
-            let all = OWN + checks + strangers + members + metrics + api;
+            let Shares { checks, strangers, members, metrics, api, remote } = Shares::of(limit);
+            let all = OWN + checks + strangers + members + metrics + api + remote;
             assert!(all <= limit, "{limit}: {all}");
             assert!(checks >= 32 && strangers >= 4 && members >= 8, "{limit}");
         }

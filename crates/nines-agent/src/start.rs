@@ -35,7 +35,7 @@ use crate::{
         vip_addresses::{self, Places},
     },
     facts, flow_sync,
-    http::{self, Api, Sight},
+    http::{self, Api, Sight, access::Access},
     identity::{Credentials, StateDir},
     logger::Logger,
     own_status::OwnStatus,
@@ -225,15 +225,24 @@ pub fn start_fence_threads(
     Ok((handle, devices))
 }
 
-/// Starts the tasks: the API, the port for metrics, the peer port, and those that tell and ask.
+/// What tasks accept connections at.
+pub struct Listeners {
+    /// The API's socket.
+    pub api: tokio::net::UnixListener,
+    /// The API's port, with its side of TLS.
+    pub remote: Option<(tokio::net::TcpListener, Arc<rustls::ServerConfig>)>,
+    /// The port for metrics.
+    pub metrics: Option<tokio::net::TcpListener>,
+    /// The port for nodes and real servers.
+    pub peers: tokio::net::TcpListener,
+}
+
+/// Starts the tasks: the API, the ports, and those that tell and ask.
 pub fn start_tasks(
     shared: &Shared,
     shares: descriptors::Shares,
-    (api_at, metrics_at, peers_at): (
-        tokio::net::UnixListener,
-        Option<tokio::net::TcpListener>,
-        tokio::net::TcpListener,
-    ),
+    at: Listeners,
+    access: Arc<Access>,
     dataplane: Option<DataplaneHandle>,
     flows: Option<Arc<flow_sync::Flows>>,
 ) {
@@ -246,17 +255,20 @@ pub fn start_tasks(
         shown: Arc::clone(&shared.shown),
         unusable: Arc::clone(&unusable),
     };
-    let api = Api { sight: sight.clone(), flows: flows.clone() };
-    threads::task("api", http::serve(api_at, api.clone(), shares.api));
+    let api = Api { sight: sight.clone(), flows: flows.clone(), access };
+    threads::task("api", http::serve(at.api, api.clone(), shares.api));
     threads::task("systemd", http::tell_systemd(sight.clone()));
-    if let Some(listener) = metrics_at {
+    if let Some(at) = at.remote {
+        threads::task("api-port", http::serve_remote(at, api.clone(), shares.remote));
+    }
+    if let Some(listener) = at.metrics {
         threads::task("metrics", http::serve_metrics(listener, api, shares.metrics));
     }
     let counters = Box::new(move || Box::pin(http::counters_json(sight.clone())) as BoxedBytes);
     let (home, revision) = (shared.home.clone(), Arc::clone(&shared.revision));
     let port =
         PeerPort::new(core, credentials, home, revision, flows.clone(), counters, &shared.log);
-    threads::task("peer-port", peer_port::serve(peers_at, port, shares));
+    threads::task("peer-port", peer_port::serve(at.peers, port, shares));
     if let Some(flows) = flows {
         threads::task("proof", proof::keep(core.clone(), unusable));
         let asker = Asker { core: core.clone(), credentials: Arc::clone(credentials), flows };

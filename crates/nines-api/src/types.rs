@@ -9,9 +9,11 @@ use super::states::{NodeState, ServerState, Subject, code};
 pub use super::placement::Placement;
 pub use fence::{FenceResult, FenceStatus};
 pub use requests::{ActRequest, Done, MoveRequest};
+pub use tokens::{TokenMade, TokenName, TokenRequest, TokenStatus};
 
 mod fence;
 mod requests;
+mod tokens;
 
 /// Schema of [`Status`].
 pub const SCHEMA: u32 = 1;

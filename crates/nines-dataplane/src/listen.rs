@@ -7,7 +7,7 @@
 use std::{
     io,
     net::{SocketAddr, TcpListener, UdpSocket},
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
 };
 
 /// Connections that wait to be accepted.
@@ -92,9 +92,36 @@ fn set_to(
     done(unsafe { libc::setsockopt(fd.as_raw_fd(), level, option, at, size) })
 }
 
+/// Groups of the process at the other end of a unix socket, as they were when it connected. Its own
+/// group is not among them.
+pub fn groups_of_peer(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+    // The kernel's own limit of groups of a process.
+    let mut groups = vec![0u32; 65_536];
+    let mut size = (groups.len() * size_of::<u32>()) as libc::socklen_t;
+    let (level, option) = (libc::SOL_SOCKET, libc::SO_PEERGROUPS);
+    let at = groups.as_mut_ptr().cast();
+    // SAFETY: `groups` has room for `size` bytes and lives through the call, as does `size`.
+    done(unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, at, &raw mut size) })?;
+    groups.truncate(size as usize / size_of::<u32>());
+    Ok(groups)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_other_end_of_a_socket_is_in_groups() {
+        use std::os::fd::AsFd as _;
+        let (one, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap();
+        let mut own: Vec<u32> = line.split_whitespace().map(|n| n.parse().unwrap()).collect();
+        let mut told = groups_of_peer(one.as_fd()).unwrap();
+        own.sort_unstable();
+        told.sort_unstable();
+        assert_eq!(told, own);
+    }
 
     #[test]
     fn an_address_that_is_not_here_yet_is_no_obstacle_and_a_taken_port_is() {

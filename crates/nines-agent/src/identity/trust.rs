@@ -61,6 +61,19 @@ pub fn server(credentials: &Credentials) -> Outcome<Arc<ServerConfig>> {
     Ok(Arc::new(config))
 }
 
+/// For the API over TCP: callers show tokens, not certificates.
+pub fn api_server(credentials: &Credentials) -> Outcome<Arc<ServerConfig>> {
+    let (certs, key) = chain(credentials);
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(trouble)?
+        .with_no_client_auth()
+        .with_single_cert(certs, key?)
+        .map_err(trouble)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
 /// For connections to members.
 pub fn client(credentials: &Credentials) -> Outcome<Arc<ClientConfig>> {
     let (certs, key) = chain(credentials);

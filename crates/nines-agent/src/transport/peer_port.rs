@@ -31,7 +31,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
 use self::{
     join::{Door, admit, peers},
     real_servers::Desk,
-    strangers::{Guesses, Visit},
+    strangers::Visit,
 };
 use crate::{
     core_thread::CoreHandle,
@@ -47,6 +47,7 @@ mod join;
 pub mod real_servers;
 mod strangers;
 pub use flow_stream::{Asker, ask_all as ask_flows};
+pub use strangers::Guesses;
 
 const FRAME_MAX: usize = 64 * 1024 * 1024;
 /// Real servers say which addresses they have.

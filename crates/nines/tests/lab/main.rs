@@ -25,6 +25,7 @@ mod marks;
 mod packets;
 mod proxy;
 mod removal;
+mod roles;
 mod servers;
 mod unserved;
 
@@ -114,8 +115,13 @@ impl Net {
     }
 
     fn start(&mut self, host: &str) {
+        self.start_with(host, &[]);
+    }
+
+    /// Starts an agent with more options.
+    fn start_with(&mut self, host: &str, more: &[&str]) {
         let mut command = self.command(host, &["agent", "--fence-agents"]);
-        command.arg(self.power.agents());
+        command.arg(self.power.agents()).args(more);
         let log = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
