@@ -26,9 +26,14 @@ use crate::{
     identity::Peer,
     logger::Logger,
     threads,
-    transport::datagram::{DatagramCipher, Opened},
+    transport::{
+        datagram::DatagramCipher,
+        source_gate::{Dropped, SourceGate},
+    },
     watchdog::Lessor,
 };
+
+mod receive;
 
 /// What comes into the thread besides datagrams.
 pub enum Input {
@@ -102,6 +107,8 @@ pub struct CoreHandle {
     waker: Arc<Waker>,
     /// Inputs that a full queue has cost since the last line about it.
     dropped: Arc<AtomicU64>,
+    /// Datagrams that were dropped since the start.
+    pub datagrams: Arc<Dropped>,
 }
 
 impl CoreHandle {
@@ -176,6 +183,7 @@ pub struct CoreThread {
     sockets: Vec<UdpSocket>,
     seals: DatagramCipher,
     peers: BTreeMap<u64, Vec<SocketAddr>>,
+    sources: SourceGate,
     membership: LogIndex,
     guard: Option<Box<dyn Guard>>,
     /// Told of each renewal, for the watchdog.
@@ -193,12 +201,16 @@ pub struct CoreThread {
 /// How long a task waits before it looks for room in a full queue again.
 const FULL: Duration = Duration::from_millis(5);
 
+/// So many dropped datagrams in ten seconds are worth a line.
+const FLOOD: u64 = 1_000;
+
 const WAKE: Token = Token(usize::MAX);
 
 /// The thread's end of the handles.
 pub struct Inbox {
     inputs: Receiver<Input>,
     dropped: Arc<AtomicU64>,
+    datagrams: Arc<Dropped>,
 }
 
 #[cfg(test)]
@@ -212,6 +224,16 @@ impl Inbox {
     }
 }
 
+/// What became of the inputs that waited.
+enum Taken {
+    /// None is left.
+    All,
+    /// Some may be left.
+    Some,
+    /// The thread is to end.
+    End,
+}
+
 /// Makes the channel and the poll that the thread sleeps in.
 pub fn channel() -> std::io::Result<(Poll, CoreHandle, Inbox)> {
     of_length(threads::CORE)
@@ -222,8 +244,10 @@ fn of_length(length: usize) -> std::io::Result<(Poll, CoreHandle, Inbox)> {
     let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
     let (inputs, received) = sync_channel(length);
     let dropped = Arc::new(AtomicU64::new(0));
-    let inbox = Inbox { inputs: received, dropped: Arc::clone(&dropped) };
-    Ok((poll, CoreHandle { inputs, waker, dropped }, inbox))
+    let datagrams = Arc::default();
+    let handle = CoreHandle { inputs, waker, dropped, datagrams };
+    let (dropped, datagrams) = (Arc::clone(&handle.dropped), Arc::clone(&handle.datagrams));
+    Ok((poll, handle, Inbox { inputs: received, dropped, datagrams }))
 }
 
 fn socket_addresses(addresses: &[IpAddr], port: u16) -> Vec<SocketAddr> {
@@ -248,7 +272,10 @@ impl CoreThread {
         for (i, socket) in sockets.iter_mut().enumerate() {
             poll.registry().register(socket, Token(i), Interest::READABLE)?;
         }
-        let peers = seed.iter().map(|p| (p.id, socket_addresses(&p.addresses, p.port))).collect();
+        let peers: BTreeMap<u64, Vec<SocketAddr>> =
+            seed.iter().map(|p| (p.id, socket_addresses(&p.addresses, p.port))).collect();
+        let mut sources = SourceGate::new(Arc::clone(&inbox.datagrams));
+        sources.set_named(peers.values().flatten());
         Ok(Self {
             poll,
             inbox,
@@ -256,6 +283,7 @@ impl CoreThread {
             sockets,
             seals,
             peers,
+            sources,
             membership: LogIndex::MAX,
             guard,
             lessor,
@@ -283,6 +311,7 @@ impl CoreThread {
         }
         let mut events = Events::with_capacity(64);
         let mut wall_at = Time(0);
+        let mut more = false;
         loop {
             let now = boot_time();
             if now.since(wall_at) > 10_000_000_000 || wall_at == Time(0) {
@@ -296,6 +325,7 @@ impl CoreThread {
             // poll(2) rounds down to ms; the node takes a late tick as well as one in time.
             // Never 0: a node that asked for the past must not take the CPU from everybody else.
             let wait = Duration::from_nanos(wait.clamp(200_000, 1_000_000_000));
+            let wait = if more { Duration::ZERO } else { wait };
             if let Err(e) = self.poll.poll(&mut events, Some(wait)) {
                 if e.kind() == std::io::ErrorKind::Interrupted {
                     continue;
@@ -303,15 +333,17 @@ impl CoreThread {
                 self.log.line(&format!("poll failed: {e}"));
                 return;
             }
-            for link in 0..self.sockets.len() {
-                self.receive(link);
-            }
-            if !self.take_inputs() {
-                self.lessor.ends(&self.node);
-                return;
+            more = self.receive();
+            match self.take_inputs() {
+                Taken::All => {}
+                Taken::Some => more = true,
+                Taken::End => {
+                    self.lessor.ends(&self.node);
+                    return;
+                }
             }
             self.executors.retry();
-            if self.node.next_deadline() <= boot_time() {
+            if self.is_due() {
                 self.node.handle(boot_time(), Event::Tick);
                 self.carry_out();
             }
@@ -319,11 +351,11 @@ impl CoreThread {
         }
     }
 
-    /// Takes what waits, a queue's length at most, so that nobody keeps the thread from its
-    /// deadlines. False: the thread is to end.
-    fn take_inputs(&mut self) -> bool {
+    /// Takes what waits, a queue's length at most and none when a deadline is due, so that nobody
+    /// keeps the thread from its deadlines.
+    fn take_inputs(&mut self) -> Taken {
         for _ in 0..threads::CORE {
-            let Ok(input) = self.inbox.inputs.try_recv() else { return true };
+            let Ok(input) = self.inbox.inputs.try_recv() else { return Taken::All };
             match input {
                 Input::Event(event) => self.node.handle(boot_time(), event),
                 Input::Inspect(look) => look(&self.node, boot_time()),
@@ -335,52 +367,34 @@ impl CoreThread {
                     self.node.handle(boot_time(), event);
                 }
                 Input::Keys(keys) => self.seals.set_keys(&keys),
-                Input::End => return false,
+                Input::End => return Taken::End,
             }
             self.carry_out();
+            if self.is_due() {
+                return Taken::Some;
+            }
         }
-        true
+        Taken::Some
     }
 
-    fn tell_dropped(&self) {
+    /// Whether the node waits for a tick.
+    fn is_due(&self) -> bool {
+        self.node.next_deadline() <= boot_time()
+    }
+
+    fn tell_dropped(&mut self) {
+        let datagrams = self.sources.untold();
+        if datagrams >= FLOOD {
+            self.log.line(&format!(
+                "{datagrams} datagrams that are no member's were dropped within 10 s"
+            ));
+        }
         let dropped = self.inbox.dropped.swap(0, Ordering::Relaxed);
         if dropped > 0 {
             self.log.line(&format!(
                 "{dropped} results of checks were dropped: this node cannot keep up"
             ));
         }
-    }
-
-    fn receive(&mut self, link: usize) {
-        let mut buffer = [0; 2_048];
-        // Bounded, so that a flood cannot keep the thread from its deadlines.
-        for _ in 0..256 {
-            let Ok((length, sender)) = self.sockets[link].recv_from(&mut buffer) else { return };
-            let now = boot_time();
-            if self.guest.as_mut().is_some_and(|guest| !guest.may_open(now)) {
-                continue;
-            }
-            match self.seals.open(now, &buffer[..length]) {
-                Opened::Frame(from, bytes) if !bytes.is_empty() => {
-                    self.node.handle(now, Event::Frame { from: NodeId(from), link, bytes });
-                    self.carry_out();
-                }
-                Opened::Greeting(from) if self.is_unknown(NodeId(from)) => {
-                    // It joined after what this node has of the log: perhaps it is the leader,
-                    // from whom the rest comes.
-                    self.peers.insert(from, vec![sender]);
-                    self.send(NodeId(from), &[]);
-                }
-                _ => {}
-            }
-        }
-    }
-
-    /// Whether this node's log does not say who this is, and its credentials do not either. One
-    /// that has left gets to know that it has.
-    fn is_unknown(&self, id: NodeId) -> bool {
-        let seed = self.node.state().members.is_empty() && self.node.config().seeds.contains(&id);
-        (self.node.may_be_newer(id) || self.node.has_left(id)) && !seed
     }
 
     fn carry_out(&mut self) {
@@ -400,6 +414,7 @@ impl CoreThread {
                     member.addresses.iter().filter_map(|a| a.parse().ok()).collect();
                 self.peers.insert(member.id, socket_addresses(&addresses, member.port as u16));
             }
+            self.sources.set_named(self.peers.values().flatten());
         }
         // What is left after four rounds is done with the next event: no loop without end.
         for _ in 0..4 {

@@ -20,13 +20,13 @@ use crate::{
     core_thread::{self, CoreHandle, CoreThread, Input},
     descriptors,
     executors::{Orders, Workers, devices},
-    http,
+    http::{self, access::Access},
     identity::{self, Credentials, StateDir, copied_state},
     logger::Logger,
     real_server,
     start::{
-        Plane, Shared, cannot_start, remember_places, start_address_threads, start_dataplane,
-        start_disk, start_fence_threads, start_tasks, start_watchdog_thread,
+        Listeners, Plane, Shared, cannot_start, remember_places, start_address_threads,
+        start_dataplane, start_disk, start_fence_threads, start_tasks, start_watchdog_thread,
     },
     stop::{End, replace},
     storage::own_log,
@@ -48,6 +48,8 @@ pub struct Options {
     pub hooks: ebpf::Hooks,
     /// Where metrics are told over TCP.
     pub metrics: Option<std::net::SocketAddr>,
+    /// Where the API is served over TLS.
+    pub api: Option<std::net::SocketAddr>,
     /// Where fence agents are; `None`: where the distribution has them.
     pub fence_agents: Option<PathBuf>,
 }
@@ -136,8 +138,15 @@ async fn serve_with_socket(
     let joined = threads::spawn("core", move || thread.run())?;
 
     let shares = descriptors::Shares::of_this_process();
-    let tcp = (ports.api, ports.metrics, ports.peers);
-    start_tasks(&shared, shares, tcp, plane.handle, plane.flows);
+    let access =
+        Access::new(&shared.core, &shared.credentials.identity.me.name, &options.socket, log);
+    let listeners = Listeners {
+        api: ports.api,
+        metrics: ports.metrics,
+        peers: ports.peers,
+        remote: ports.remote,
+    };
+    start_tasks(&shared, shares, listeners, access, plane.handle, plane.flows);
     let (me, cluster) =
         (&shared.credentials.identity.me.name, &shared.credentials.identity.cluster);
     log.line(&format!("nines {} runs as {me} in cluster {cluster}", env!("CARGO_PKG_VERSION")));
@@ -180,6 +189,7 @@ struct Ports {
     peers: tokio::net::TcpListener,
     api: tokio::net::UnixListener,
     metrics: Option<tokio::net::TcpListener>,
+    remote: Option<tokio::net::TcpListener>,
 }
 
 impl Ports {
@@ -194,6 +204,7 @@ impl Ports {
             peers: devices::bind_tcp(std::net::SocketAddr::new(me.addresses[0], me.port))?,
             api,
             metrics: options.metrics.map(devices::bind_tcp).transpose()?,
+            remote: options.api.map(devices::bind_tcp).transpose()?,
         })
     }
 }

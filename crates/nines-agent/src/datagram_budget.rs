@@ -3,11 +3,6 @@
 //! Decides: a cluster gets what its members send when they send as the config says, several times
 //! over, and no more. What floods one port costs the others nothing but its share of the network.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
-
 use nines_model::{Spec, Time};
 
 /// Datagrams in a second that every cluster has, before it has a config.
@@ -22,14 +17,12 @@ const SAVED: u64 = 1_000_000_000;
 /// many datagrams.
 pub struct Guest {
     budget: Budget,
-    /// Datagrams that were not opened.
-    dropped: Arc<AtomicU64>,
 }
 
 impl Guest {
-    /// It serves these members by this config, and counts what it does not open.
-    pub fn new(now: Time, spec: &Spec, members: usize, dropped: Arc<AtomicU64>) -> Self {
-        Self { budget: Budget::new(now, rate(spec, members)), dropped }
+    /// It serves these members by this config.
+    pub fn new(now: Time, spec: &Spec, members: usize) -> Self {
+        Self { budget: Budget::new(now, rate(spec, members)) }
     }
 
     /// The members or the config have changed.
@@ -39,11 +32,7 @@ impl Guest {
 
     /// Whether there is something left for one more datagram.
     pub fn may_open(&mut self, now: Time) -> bool {
-        let may = self.budget.take(now);
-        if !may {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-        }
-        may
+        self.budget.take(now)
     }
 }
 

@@ -21,6 +21,8 @@ pub struct Shares {
     pub metrics: usize,
     /// Connections at the API's socket.
     pub api: usize,
+    /// Connections at the API's port.
+    pub remote: usize,
 }
 
 impl Shares {
@@ -33,7 +35,7 @@ impl Shares {
     pub fn each_of(self, witnesses: usize) -> Self {
         let one = |all: usize, least: usize| (all / witnesses.max(1)).max(least);
         let (strangers, members) = (one(self.strangers, 4), one(self.members, 32));
-        Self { strangers, members, checks: 0, metrics: 0, api: 0 }
+        Self { strangers, members, checks: 0, metrics: 0, api: 0, remote: 0 }
     }
 
     /// Divides a limit of open files.
@@ -46,6 +48,7 @@ impl Shares {
             members: (free / 6).clamp(8, 16_384),
             metrics: (free / 24).clamp(2, 64),
             api: (free / 12).clamp(4, 256),
+            remote: (free / 24).clamp(2, 64),
         }
     }
 }
@@ -57,8 +60,8 @@ mod tests {
     #[test]
     fn shares_fit_whatever_the_limit_is() {
         for limit in [320, 512, 1_024, 4_096, 65_536, 524_288, usize::MAX] {
-            let Shares { checks, strangers, members, metrics, api } = Shares::of(limit);
-            let all = OWN + checks + strangers + members + metrics + api;
+            let Shares { checks, strangers, members, metrics, api, remote } = Shares::of(limit);
+            let all = OWN + checks + strangers + members + metrics + api + remote;
             assert!(all <= limit, "{limit}: {all}");
             assert!(checks >= 32 && strangers >= 4 && members >= 8, "{limit}");
         }

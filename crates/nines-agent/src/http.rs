@@ -1,12 +1,11 @@
-//! API v1 over the unix socket: JSON, described by `GET /v1/openapi.json`.
+//! API v1 over the unix socket, and with a token over TLS: JSON, described by
+//! `GET /v1/openapi.json`.
 //!
-//! Decides: which requests there are, and how each act becomes a proposal. The CLI uses nothing
-//! else. What a view shows is in `view.rs`, what other nodes tell for it in `seen.rs`.
+//! Decides: which requests there are, and how a config becomes a proposal. The CLI uses nothing
+//! else. What a view shows is in `view.rs`, what other nodes tell for it in `seen.rs`, what a caller
+//! may do in `access.rs`.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
     Extension, Json, Router,
@@ -19,7 +18,7 @@ use nines_api::{
     failure::{Failure, Kind, Outcome},
     types::{
         ActRequest, Change, ConfigText, Done, Event, FileError, MoveRequest, Plan, Problem, Status,
-        Verdict, Why,
+        TokenMade, TokenName, TokenRequest, TokenStatus, Verdict, Why,
     },
 };
 use nines_core::{
@@ -27,27 +26,28 @@ use nines_core::{
     action::Refusal,
     edit::Following,
     spec_edit,
-    wire::{Act, ApplySpec, Command, Give, command::Kind as What, pack},
+    wire::{ApplySpec, Command, command::Kind as What},
 };
-use nines_model::{
-    AdminCommand, Backend, Codes as _, SafetyRule, Spec, Time, config, diff, printable::clean,
-};
+use nines_model::{Backend, Spec, Time, config, diff};
 use serde::Deserialize;
 use utoipa::OpenApi as _;
 
-use self::caller::Caller;
-pub use self::listeners::{api as serve_router, listen};
+pub use self::listeners::{listen, open as serve_router};
+use self::{access::Access, caller::Caller};
 use crate::{
     convert::{Answer, refusal_text},
     core_thread::CoreHandle,
     flow_sync::Flows,
 };
 
+pub mod access;
+mod acts;
 mod caller;
 mod listeners;
 mod metrics;
 mod secret;
 mod seen;
+mod tokens;
 mod verdict;
 pub mod view;
 
@@ -58,8 +58,24 @@ pub use view::one_line;
 /// Everything the API offers, as OpenAPI.
 #[derive(utoipa::OpenApi)]
 #[openapi(
-    info(title = "nines API", version = "1", description = "Over the unix socket of the agent."),
-    paths(get_status, get_events, get_why, get_config, post_plan, post_apply, post_act, post_move),
+    info(
+        title = "nines API",
+        version = "1",
+        description = "Over the unix socket of the agent, and with a token over TLS."
+    ),
+    paths(
+        get_status,
+        get_events,
+        get_why,
+        get_config,
+        post_plan,
+        post_apply,
+        acts::post_act,
+        acts::post_move,
+        tokens::get_tokens,
+        tokens::post_token,
+        tokens::post_revoke
+    ),
     components(schemas(
         Status,
         Event,
@@ -69,7 +85,11 @@ pub use view::one_line;
         Problem,
         ActRequest,
         MoveRequest,
-        ConfigText
+        ConfigText,
+        TokenRequest,
+        TokenMade,
+        TokenName,
+        TokenStatus
     ))
 )]
 pub struct Document;
@@ -86,6 +106,8 @@ pub struct Api {
     pub sight: Sight,
     /// Flows told to other directors; a witness has none.
     pub flows: Option<Arc<Flows>>,
+    /// What callers may do.
+    pub access: Arc<Access>,
 }
 
 /// What changes the cluster.
@@ -94,6 +116,7 @@ struct Commands {
     core: CoreHandle,
     /// Name of this node: commands come from its users.
     node: String,
+    access: Arc<Access>,
 }
 
 impl FromRef<Api> for Sight {
@@ -111,26 +134,44 @@ impl FromRef<Api> for CoreHandle {
 impl FromRef<Api> for Commands {
     fn from_ref(api: &Api) -> Self {
         let node = api.sight.credentials.identity.me.name.clone();
-        Self { core: api.sight.core.clone(), node }
+        Self { core: api.sight.core.clone(), node, access: Arc::clone(&api.access) }
     }
 }
 
-/// Serves until the process ends; `room`: connections at once.
-pub async fn serve(listener: tokio::net::UnixListener, api: Api, room: usize) {
-    let router = observed()
+/// All requests, each asked first whether its caller may.
+fn whole(api: Api) -> Router {
+    let authorize =
+        axum::middleware::from_fn_with_state(Arc::clone(&api.access), access::authorize);
+    observed()
         .merge(secret::routes())
+        .route("/livez", get(get_livez))
         .route("/v1/status", get(get_status))
         .route("/v1/events", get(get_events))
         .route("/v1/why", get(get_why))
         .route("/v1/config", get(get_config))
         .route("/v1/plan", post(post_plan))
         .route("/v1/apply", post(post_apply))
-        .route("/v1/act", post(post_act))
-        .route("/v1/move", post(post_move))
+        .route("/v1/act", post(acts::post_act))
+        .route("/v1/move", post(acts::post_move))
+        .route("/v1/tokens", get(tokens::get_tokens).post(tokens::post_token))
+        .route("/v1/tokens/revoke", post(tokens::post_revoke))
         .route("/v1/openapi.json", get(|| async { openapi() }))
         .layer(DefaultBodyLimit::max(BODY_MAX))
-        .with_state(api);
-    listeners::api(listener, router, room).await;
+        .layer(authorize)
+        .with_state(api)
+}
+
+/// Serves the unix socket until the process ends; `room`: connections at once.
+pub async fn serve(listener: tokio::net::UnixListener, api: Api, room: usize) {
+    let access = Arc::clone(&api.access);
+    listeners::api(listener, whole(api), room, &access).await;
+}
+
+/// Serves the API over TLS until the process ends; `room`: connections at once.
+pub async fn serve_remote(listener: tokio::net::TcpListener, api: Api, room: usize) {
+    let credentials = Arc::clone(&api.sight.credentials);
+    let tls = move || Arc::clone(&credentials.keys().api).into();
+    listeners::remote(listener, tls, whole(api), room).await;
 }
 
 /// A config as a JSON string: quotes and line ends take two bytes each.
@@ -158,7 +199,8 @@ async fn get_metrics(Shared(api): Shared<Api>) -> Answer<Response> {
     let names = api.sight.core.inspect(names).await.ok_or_else(stopping)?;
     let told = api.flows.as_ref().map(|flows| flows.lag()).unwrap_or_default();
     let named = told.into_iter().filter_map(|(id, lag)| Some((names.get(&id)?.clone(), lag)));
-    let text = metrics::text(&status, &named.collect());
+    let datagrams = &api.sight.core.datagrams;
+    let text = metrics::text(&status, &named.collect(), datagrams.all());
     Ok(([(axum::http::header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }
 
@@ -171,6 +213,18 @@ async fn get_readyz(Shared(sight): Shared<Sight>) -> Answer<Response> {
     };
     Ok((code, format!("{}\n", one_line(&status))).into_response())
 }
+
+/// `GET /livez`: 200 while the node's own thread answers.
+async fn get_livez(Shared(core): Shared<CoreHandle>) -> Answer<&'static str> {
+    let alive = tokio::time::timeout(LIVES, core.inspect(|_, _| ())).await;
+    let why = "the node's thread gives no answer";
+    let failed = || Failure::new(Kind::Unreachable, "no answer", why);
+    alive.ok().flatten().ok_or_else(failed)?;
+    Ok("alive\n")
+}
+
+/// How long the node's thread has to answer.
+const LIVES: std::time::Duration = std::time::Duration::from_secs(1);
 
 fn stopping() -> Failure {
     Failure::new(Kind::Unreachable, "no answer", "the agent is stopping")
@@ -188,8 +242,8 @@ fn refused(refusal: &Refusal) -> Failure {
     Failure::new(kind, "not done", refusal_text(refusal)).next(next)
 }
 
-async fn propose(commands: &Commands, caller: Caller, kind: What) -> Outcome<Json<Done>> {
-    let actor = caller.actor(&commands.node);
+async fn propose(commands: &Commands, caller: &Caller, kind: What) -> Outcome<Json<Done>> {
+    let actor = caller.who.actor(&commands.node);
     let command = Command { actor, kind: Some(kind), ..Command::default() };
     let (index, text) = commands.core.propose(command).await.map_err(|e| refused(&e))?;
     Ok(Json(Done { index: index.number(), text }))
@@ -405,95 +459,5 @@ async fn post_apply(
         apply.map_err(not_written)
     });
     let apply = apply.await??;
-    Ok(propose(&commands, caller, What::ApplySpec(apply)).await?)
-}
-
-#[utoipa::path(
-    post,
-    path = "/v1/act",
-    request_body = ActRequest,
-    responses((status = 200, body = Done), (status = 404, body = Problem))
-)]
-async fn post_act(
-    Shared(commands): Shared<Commands>,
-    Shared(sight): Shared<Sight>,
-    Extension(caller): Extension<Caller>,
-    Json(request): Json<ActRequest>,
-) -> Answer<Json<Done>> {
-    let ActRequest { verb, subjects, reason, until_ms, force } = request;
-    let Some(admin) = AdminCommand::from_code(&verb) else {
-        return Err(refused(&Refusal::Invalid(format!("unknown act {verb}"))).into());
-    };
-    let reason = clean(&reason).into_owned();
-    let names = subjects.clone();
-    let look = move |node: &Node, now: Time| {
-        let spec = &node.state().spec;
-        let misnamed = if admin.is_of_members() || admin.is_of_power() {
-            view::names::no_member(node.state(), admin, &names)
-        } else {
-            view::names::misnamed(spec, admin, &names)
-        };
-        if let Some(failure) = misnamed {
-            return Err(failure);
-        }
-        let leaves = match admin {
-            AdminCommand::Standby => view::harm_of_standby(node, now, &names),
-            AdminCommand::Remove => view::harm_of_removal(node, now, &names),
-            _ => None,
-        };
-        let servers = names.iter().filter(|_| admin == AdminCommand::Drain);
-        let drained: BTreeSet<_> = servers.flat_map(|name| spec.find_servers(name)).collect();
-        Ok((leaves, drained))
-    };
-    let (mut harm, drained) = commands.core.inspect(look).await.ok_or_else(stopping)??;
-    if !drained.is_empty() {
-        harm = view::harm_of_drain(&seen(&sight).await?.0.status, &drained);
-    }
-    if let Some(harm) = harm.as_ref().filter(|_| admin == AdminCommand::Remove) {
-        return Err(Failure::new(Kind::Unsafe, "refused", harm.why.clone())
-            .next("make another director ready, or take its services out of the config")
-            .into());
-    }
-    if let Some(harm) = harm
-        && force.as_deref().and_then(SafetyRule::from_code) != Some(harm.rule)
-    {
-        return Err(Failure::new(Kind::Unsafe, "refused", harm.why)
-            .next(format!("add --force={} if that is what you want", harm.rule))
-            .into());
-    }
-    Ok(propose(&commands, caller, What::Act(Act { verb, subjects, reason, until_ms })).await?)
-}
-
-#[utoipa::path(
-    post,
-    path = "/v1/move",
-    request_body = MoveRequest,
-    responses((status = 200, body = Done), (status = 404, body = Problem))
-)]
-async fn post_move(
-    Shared(commands): Shared<Commands>,
-    Extension(caller): Extension<Caller>,
-    Json(request): Json<MoveRequest>,
-) -> Answer<Json<Done>> {
-    let word = request.vip.clone();
-    let find = move |node: &Node, _: Time| {
-        let spec = &node.state().spec;
-        (spec.find_vips(&word), view::names::not_movable(spec, &word))
-    };
-    let (vips, not_movable) = commands.core.inspect(find).await.ok_or_else(stopping)?;
-    if let Some(failure) = not_movable {
-        return Err(failure.into());
-    }
-    let Some((last, others)) = vips.split_last() else { return Err(stopping().into()) };
-    let (to, all) = (request.to.clone(), vips.clone());
-    let look = move |node: &Node, now: Time| {
-        all.iter().find_map(|vip| view::cannot_take(node, now, Some(*vip), &to))
-    };
-    if let Some(why) = commands.core.inspect(look).await.ok_or_else(stopping)? {
-        return Err(why.into());
-    }
-    // One command for all: none moves where another may not.
-    let more = others.iter().copied().map(pack).collect();
-    let move_request = Give { vip: pack(*last), to: request.to.clone(), more, ..Give::default() };
-    Ok(propose(&commands, caller, What::MoveRequest(move_request)).await?)
+    Ok(propose(&commands, &caller, What::ApplySpec(apply)).await?)
 }

@@ -31,8 +31,7 @@ use crate::{
 mod witness;
 
 /// Port of the first cluster's witness unless chosen otherwise; each further one takes the next.
-/// The port of a node's own agent is the one before.
-pub const FIRST_PORT: u16 = 9120;
+pub const FIRST_PORT: u16 = 9130;
 
 /// New and forgotten folders are looked for so often.
 const LOOK: Duration = Duration::from_secs(2);

@@ -35,7 +35,7 @@ use crate::{
         vip_addresses::{self, Places},
     },
     facts, flow_sync,
-    http::{self, Api, Sight},
+    http::{self, Api, Sight, access::Access},
     identity::{Credentials, StateDir},
     logger::Logger,
     own_status::OwnStatus,
@@ -253,15 +253,24 @@ pub fn start_watchdog_thread(shared: &Shared, socket: &Path) -> Outcome<Watchdog
     Ok(WatchdogEnds { lessor: Lessor::new(pages, Arc::clone(&both)), wanted, shared: both })
 }
 
-/// Starts the tasks: the API, the port for metrics, the peer port, and those that tell and ask.
+/// What tasks accept connections at.
+pub struct Listeners {
+    /// The API's socket.
+    pub api: tokio::net::UnixListener,
+    /// The API's port.
+    pub remote: Option<tokio::net::TcpListener>,
+    /// The port for metrics.
+    pub metrics: Option<tokio::net::TcpListener>,
+    /// The port for nodes and real servers.
+    pub peers: tokio::net::TcpListener,
+}
+
+/// Starts the tasks: the API, the ports, and those that tell and ask.
 pub fn start_tasks(
     shared: &Shared,
     shares: descriptors::Shares,
-    (api_at, metrics_at, peers_at): (
-        tokio::net::UnixListener,
-        Option<tokio::net::TcpListener>,
-        tokio::net::TcpListener,
-    ),
+    at: Listeners,
+    access: Arc<Access>,
     dataplane: Option<DataplaneHandle>,
     flows: Option<Arc<flow_sync::Flows>>,
 ) {
@@ -282,17 +291,20 @@ pub fn start_tasks(
         shown: Arc::clone(&shared.shown),
         unusable: Arc::clone(&unusable),
     };
-    let api = Api { sight: sight.clone(), flows: flows.clone() };
-    threads::task("api", http::serve(api_at, api.clone(), shares.api));
+    let api = Api { sight: sight.clone(), flows: flows.clone(), access };
+    threads::task("api", http::serve(at.api, api.clone(), shares.api));
     threads::task("systemd", http::tell_systemd(sight.clone()));
-    if let Some(listener) = metrics_at {
+    if let Some(at) = at.remote {
+        threads::task("api-port", http::serve_remote(at, api.clone(), shares.remote));
+    }
+    if let Some(listener) = at.metrics {
         threads::task("metrics", http::serve_metrics(listener, api, shares.metrics));
     }
     let counters = Box::new(move || Box::pin(http::counters_json(sight.clone())) as BoxedBytes);
     threads::task("keys", secrets.clone().keep());
     let revision = Arc::clone(&shared.revision);
     let port = PeerPort::new(secrets, revision, flows.clone(), counters);
-    threads::task("peer-port", peer_port::serve(peers_at, port, shares));
+    threads::task("peer-port", peer_port::serve(at.peers, port, shares));
     let shown = Arc::clone(&shared.shown);
     let tell = move |wrong| shown.lock().expect("nobody panics with it").certificate = wrong;
     start_renewal(core, credentials, &shared.home, &shared.log, tell);

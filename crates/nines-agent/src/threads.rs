@@ -110,6 +110,7 @@ pub const TABLE: &[Row] = &[
         "a frame is reported as undelivered; the newest list of checks replaces the one that waits",
     ),
     row("api", Runs::Task, "connections of the unix socket", "answers"),
+    row("api-port", Runs::Task, "connections of the API's port, over TLS", "answers"),
     row("metrics", Runs::Task, "connections of the port for metrics", "answers"),
     row("peer-port", Runs::Task, "connections of nodes and real servers", "frames to the core"),
     row("systemd", Runs::Task, "the verdict", "one line for systemctl status"),

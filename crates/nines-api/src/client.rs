@@ -3,46 +3,87 @@
 use std::path::Path;
 
 use http_body_util::{BodyExt as _, Full};
-use hyper::{Method, Request, body::Bytes};
+use hyper::{Method, Request, body::Bytes, http::request};
 use hyper_util::rt::TokioIo;
 use nines_model::printable::clean_json;
 use serde::{Serialize, de::DeserializeOwned};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::types::Problem;
-use crate::failure::{Failure, Kind, Outcome};
+use crate::{
+    failure::{Failure, Kind, Outcome},
+    remote::Remote,
+};
 
-/// Asks the agent behind `socket`.
-pub struct Client<'a> {
-    /// Its API socket.
-    pub socket: &'a Path,
+/// Where the agent is.
+#[derive(Clone, Copy)]
+pub enum Client<'a> {
+    /// Behind this socket.
+    Socket(&'a Path),
+    /// On another machine.
+    Remote(&'a Remote),
 }
 
 impl Client<'_> {
+    /// Where it is asked, for people.
+    fn place(&self) -> String {
+        match self {
+            Self::Socket(path) => path.display().to_string(),
+            Self::Remote(remote) => remote.url.clone(),
+        }
+    }
+
     fn unreachable(&self, why: impl std::fmt::Display) -> Failure {
-        let what = format!("no agent answers on {}", self.socket.display());
-        let denied = why.to_string().contains("os error 13)");
-        let kind = if denied { Kind::Denied } else { Kind::Unreachable };
-        Failure::new(kind, what, why).next(if denied {
-            "run as root or as a member of the group nines"
-        } else {
-            "systemctl start nines   (or: nines agent), then try again"
-        })
+        let (what, why) = (format!("no agent answers on {}", self.place()), why.to_string());
+        let denied = why.contains("os error 13)");
+        match self {
+            Self::Remote(_) if why.contains("not of this cluster") => {
+                Failure::new(Kind::Denied, what, why)
+                    .next("give this cluster's own ca.pem, and see that no other machine answers")
+            }
+            Self::Remote(_) => Failure::new(Kind::Unreachable, what, why)
+                .next("see that the agent there runs with --api, and that its port is open"),
+            Self::Socket(_) if denied => Failure::new(Kind::Denied, what, why)
+                .next("run as root or as a member of the group nines"),
+            Self::Socket(_) => Failure::new(Kind::Unreachable, what, why)
+                .next("systemctl start nines   (or: nines agent), then try again"),
+        }
     }
 
     async fn call(&self, method: Method, path: &str, body: Vec<u8>) -> Outcome<Vec<u8>> {
-        let stream =
-            tokio::net::UnixStream::connect(self.socket).await.map_err(|e| self.unreachable(e))?;
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "nines")
+            .header("content-type", "application/json");
+        match self {
+            Self::Socket(socket) => {
+                let stream = tokio::net::UnixStream::connect(socket).await;
+                let stream = stream.map_err(|e| self.unreachable(e))?;
+                self.exchange(stream, request, body).await
+            }
+            Self::Remote(remote) => {
+                if let Some(bearer) = &remote.bearer {
+                    request = request.header("authorization", bearer.as_str());
+                }
+                let stream = remote.connect().await.map_err(|e| self.unreachable(e))?;
+                self.exchange(stream, request, body).await
+            }
+        }
+    }
+
+    async fn exchange(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        request: request::Builder,
+        body: Vec<u8>,
+    ) -> Outcome<Vec<u8>> {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|e| self.unreachable(e))?;
         tokio::spawn(connection);
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("host", "nines")
-            .header("content-type", "application/json")
-            .body(Full::new(Bytes::from(body)))
-            .map_err(|e| self.unreachable(e))?;
+        let request =
+            request.body(Full::new(Bytes::from(body))).map_err(|e| self.unreachable(e))?;
         let response = sender.send_request(request).await.map_err(|e| self.unreachable(e))?;
         let status = response.status();
         let bytes =
@@ -74,7 +115,7 @@ impl Client<'_> {
         let limit = std::time::Duration::from_millis(10_000 + size as u64 / 500);
         runtime.block_on(async {
             tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
-                let what = format!("the agent on {} gives no answer", self.socket.display());
+                let what = format!("the agent on {} gives no answer", self.place());
                 Err(Failure::new(Kind::TimedOut, what, format!("{limit:?} went by"))
                     .next("systemctl status nines"))
             })

@@ -6,6 +6,7 @@
 pub mod client;
 pub mod failure;
 pub mod placement;
+pub mod remote;
 pub mod states;
 pub mod text;
 pub mod types;

@@ -11,11 +11,13 @@ pub use fence::{FenceCounts, FenceResult, FenceStatus};
 pub use quorumd::{Quorumd, QuorumdCluster};
 pub use requests::{ActRequest, Done, MoveRequest};
 pub use secret::{MemberKeys, RotateRequest, SecretStatus};
+pub use tokens::{TokenMade, TokenName, TokenRequest, TokenStatus};
 
 mod fence;
 mod quorumd;
 mod requests;
 mod secret;
+mod tokens;
 
 /// Schema of [`Status`].
 pub const SCHEMA: u32 = 1;

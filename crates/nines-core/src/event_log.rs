@@ -76,6 +76,8 @@ codes! {
         Fenced = "fenced",
         /// A fence device could not do what it was asked.
         FenceFailed = "fence-failed",
+        /// A token of the API was made or revoked.
+        Token = "token",
         /// A remark that explains nothing.
         Note = "note",
     }
@@ -245,7 +247,8 @@ mod tests {
         let words = "config failover move moved wish join leave remove keep feature-level drain \
                      undrain standby ready beat-lost beat-back no-vote two-lives card-down card-up \
                      address-added address-removed address-failed address-restored guard-failed \
-                     first-packet check-up check-down fence fenced fence-failed note";
+                     first-packet check-up check-down fence fenced fence-failed token \
+                     note";
         assert_eq!(codes.join(" "), words);
     }
 }

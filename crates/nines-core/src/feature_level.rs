@@ -33,12 +33,14 @@ pub const FENCING: u32 = 4;
 pub const SELF_FENCING: u32 = 5;
 /// From this level on no two members have names that certificates cannot tell apart.
 pub const KEYS: u32 = 5;
+/// From this level on a config may say which users may do what, and there are tokens of the API.
+pub const ROLES: u32 = 5;
 
 /// Highest level that this build reads and writes.
 pub const BUILD: u32 = 5;
 
 /// Fields of [`crate::wire::Command`] that say what it does, by number.
-const KINDS: [u64; 14] = [10, 11, 12, 13, 14, 15, 16, 17, 18, 19, RAISES, 21, 50, 51];
+const KINDS: [u64; 15] = [10, 11, 12, 13, 14, 15, 16, 17, 18, 19, RAISES, 21, 50, 51, 62];
 /// The one that raises the level.
 const RAISES: u64 = 20;
 
@@ -47,11 +49,13 @@ pub fn needed(kind: &Kind) -> u32 {
     match kind {
         Kind::Apply(apply) if !apply.is_whole() => PIECES,
         Kind::ApplySpec(apply) if apply.edit.has_self_fencing() => SELF_FENCING,
+        Kind::ApplySpec(apply) if apply.edit.has_access() => ROLES,
         Kind::ApplySpec(apply) if apply.edit.has_fencing() => FENCING,
         Kind::ApplySpec(_) => VALUES,
         Kind::Act(act) if is_of_members(act) => REMOVALS,
         Kind::Act(act) if is_of_power(act) => FENCING,
         Kind::Fence(_) => FENCING,
+        Kind::Token(_) => ROLES,
         Kind::FeatureLevel(raise) => raise.level,
         _ => 0,
     }
@@ -66,20 +70,21 @@ fn is_of_power(act: &Act) -> bool {
 }
 
 /// The same for a command that is written now. Only what a config says shows whether it has fence
-/// devices, and a build that does not know them refuses the text that others apply.
+/// devices or roles, and a build that does not know them refuses the text that others apply.
 pub fn needed_to_write(level: u32, kind: &Kind, following: &Following) -> u32 {
     match kind {
-        Kind::Apply(text) if level < SELF_FENCING => {
-            needed(kind).max(needed_to_fence(text, following))
+        Kind::Apply(text) if level < SELF_FENCING.max(ROLES) => {
+            needed(kind).max(needed_by_text(text, following))
         }
         _ => needed(kind),
     }
 }
 
-fn needed_to_fence(apply: &Apply, following: &Following) -> u32 {
+fn needed_by_text(apply: &Apply, following: &Following) -> u32 {
     let text = apply.text_after(following.revision, &following.text);
     match text.and_then(|text| following.read(&text).ok()) {
         Some(spec) if spec.has_self_fencing() => SELF_FENCING,
+        Some(spec) if spec.access.is_some() => ROLES,
         Some(spec) if spec.has_fencing() => FENCING,
         _ => 0,
     }
@@ -91,14 +96,14 @@ pub fn not_in_force(needed: u32, held_back: Option<String>) -> String {
     let (what, who) = match needed {
         FENCING => ("fencing", ": every member must run a build that knows fencing"),
         SELF_FENCING => {
-            let who = ": every member must run a build that knows watchdogs and fence commands";
+            let who = ": every member must run a build that knows what it says";
             ("this", who)
         }
         _ => ("this", ""),
     };
     let members = held_back.or_else(|| {
         let next = "`nines status` shows the versions of the members";
-        matches!(needed, FENCING | SELF_FENCING).then(|| next.to_owned())
+        (needed >= FENCING).then(|| next.to_owned())
     });
     let members = members.map_or_else(String::new, |members| format!("; {members}"));
     format!("{what} needs feature level {needed}, which is not in force{who}{members}")
@@ -230,6 +235,8 @@ mod tests {
             (Kind::Remove("lb2".into()), 0),
             (Kind::FeatureLevel(FeatureLevel { level: 1, membership: 7 }), 1),
             (Kind::Batch(Batch::default()), 0),
+            (Kind::ApplySpec(change("", &format!("{PLAIN}[access]\n"))), ROLES),
+            (Kind::Token(wire::TokenChange::default()), ROLES),
         ]
     }
 
@@ -360,6 +367,24 @@ mod tests {
                 assert_eq!(form, Ok(Some(kind)));
             }
         }
+    }
+
+    #[test]
+    fn a_config_with_roles_waits_until_every_member_knows_them() {
+        let roles = format!("{PLAIN}[access]\nviewer = [\"staff\"]\n");
+        let later = format!("{roles}[timing]\nbeat = \"15ms\"\n");
+        for (before, after) in [("", &roles), (PLAIN, &roles), (&roles, &later)] {
+            let spec = Kind::ApplySpec(change(before, after));
+            let whole = Kind::Apply(Apply::whole(after.clone(), 3));
+            for kind in [spec, whole] {
+                let form = |level| form_at(level, kind.clone(), &following(before));
+                assert!([0, VALUES, FENCING].iter().all(|level| form(*level) == Ok(None)));
+                assert_eq!(form(ROLES), Ok(Some(kind.clone())));
+            }
+        }
+        // What takes them away, and what is about something else, goes by as before.
+        assert_eq!(needed(&Kind::ApplySpec(change(&roles, PLAIN))), VALUES);
+        assert!(not_in_force(ROLES, None).contains("knows roles and tokens; `nines status`"));
     }
 
     #[test]

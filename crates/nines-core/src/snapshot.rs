@@ -12,8 +12,8 @@ use crate::{
     edit::Following,
     event_log::{EventLog, LoggedEvent},
     peek, spec_edit,
-    state::{Admin, Failover, Fencing, Holding, Members, Set, State, Vips},
-    wire::{Facts, LogEvent, Member, Power, SpecEdit, named, pack, unpack},
+    state::{Admin, ApiTokens, Failover, Fencing, Holding, Members, Set, State, Vips},
+    wire::{ApiToken, Facts, LogEvent, Member, Power, SpecEdit, named, pack, unpack},
 };
 
 /// Field of [`Kept`] with what the text says.
@@ -52,6 +52,9 @@ struct Kept {
     /// Power of nodes; none below feature level 4.
     #[prost(message, repeated, tag = "34")]
     powers: Vec<KeptPower>,
+    /// Tokens of the API; none below feature level 5.
+    #[prost(message, repeated, tag = "43")]
+    tokens: Vec<KeptToken>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -123,6 +126,15 @@ struct KeptPower {
     power: Power,
 }
 
+/// A token of the API.
+#[derive(Clone, PartialEq, Message)]
+struct KeptToken {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(message, required, tag = "2")]
+    token: ApiToken,
+}
+
 #[derive(Clone, PartialEq, Message)]
 struct KeptEvent {
     #[prost(string, tag = "1")]
@@ -183,6 +195,10 @@ pub fn encode(state: &State) -> Vec<u8> {
     let removals = state.admin.removals().iter().map(removal);
     let power =
         |(id, power): (&NodeId, &Power)| KeptPower { id: id.number(), power: power.clone() };
+    let token = |(name, token): (&String, &ApiToken)| KeptToken {
+        name: name.clone(),
+        token: token.clone(),
+    };
     let event = |e: &LoggedEvent| KeptEvent { id: e.id.clone(), told: Some(e.into()) };
     let (moves, failovers) = (state.admin.move_requests(), state.vips.failovers());
     let addresses: BTreeSet<_> =
@@ -202,8 +218,18 @@ pub fn encode(state: &State) -> Vec<u8> {
         spec: Some(SpecEdit::whole(&state.spec)),
         removals: removals.collect(),
         powers: state.fencing.iter().map(power).collect(),
+        tokens: state.tokens.iter().map(token).collect(),
     }
     .encode_to_vec()
+}
+
+fn read_set(s: &KeptSet) -> Set {
+    let KeptSet { actor, reason, at_ms, until_ms, .. } = s.clone();
+    Set { actor, reason, at_ms, until_ms }
+}
+
+fn read_tokens(kept: Vec<KeptToken>) -> ApiTokens {
+    ApiTokens::restored(kept.into_iter().map(|kept| (kept.name, kept.token)).collect())
 }
 
 /// From bytes; `None`: not ours. Empty bytes are the empty state.
@@ -238,16 +264,11 @@ pub fn decode(bytes: &[u8]) -> Option<State> {
             failovers.insert(vip, Failover { from, to, at_ms, actor, silent_ms, event });
         }
     }
-    let read = |s: &KeptSet| Set {
-        actor: s.actor.clone(),
-        reason: s.reason.clone(),
-        at_ms: s.at_ms,
-        until_ms: s.until_ms,
-    };
-    let removals = kept.removals.iter().map(|r| (NodeId(r.id), read(&r.wanted))).collect();
+    let removals = kept.removals.iter().map(|r| (NodeId(r.id), read_set(&r.wanted))).collect();
     let powers = kept.powers.into_iter().map(|k| (NodeId(k.id), k.power)).collect();
+    let tokens = read_tokens(kept.tokens);
     for s in kept.sets {
-        let set = read(&s);
+        let set = read_set(&s);
         if s.service.is_empty() {
             standbys.insert(s.subject.into(), set);
         } else {
@@ -269,6 +290,7 @@ pub fn decode(bytes: &[u8]) -> Option<State> {
         vips: Vips::restored(holdings, failovers),
         admin: Admin::restored(drains, standbys, moves, removals),
         fencing: Fencing::restored(powers),
+        tokens,
         story: EventLog::default(),
         applied: LogIndex(applied),
     };
@@ -307,6 +329,9 @@ mod tests {
                 standbys.into(),
                 [(vip(4), to)].into(),
                 [(NodeId(2), Set { actor: "alice@lb1".into(), ..Set::default() })].into(),
+            ),
+            tokens: ApiTokens::restored(
+                [("ci".into(), ApiToken { digest: vec![7; 32], ..ApiToken::default() })].into(),
             ),
             ..State::default()
         };

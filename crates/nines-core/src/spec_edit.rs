@@ -115,6 +115,12 @@ impl SpecEdit {
             || self.nodes.iter().any(|node| node.watchdog.is_some())
     }
 
+    /// Whether it says which users may do what: if the new config does, and any of what a cluster
+    /// has once changes.
+    pub fn has_access(&self) -> bool {
+        self.general.as_ref().is_some_and(|all| all.access.is_some())
+    }
+
     /// The config that it makes of `before`; `None`: it has something that this build cannot read,
     /// or it was made from another config.
     pub fn applied_to(&self, before: &Spec) -> Option<Spec> {

@@ -22,12 +22,14 @@ use crate::{
 
 pub use self::{
     admin::{Admin, Set},
+    api_tokens::ApiTokens,
     fencing::Fencing,
     members::Members,
     vips::{Failover, Holding, Vips},
 };
 
 mod admin;
+mod api_tokens;
 mod config;
 mod events;
 pub mod fencing;
@@ -55,6 +57,8 @@ pub struct State {
     pub admin: Admin,
     /// The power of nodes, and their fence devices.
     pub fencing: Fencing,
+    /// Tokens of the API.
+    pub tokens: ApiTokens,
     /// What happened.
     pub story: EventLog,
     /// Index applied.
@@ -190,6 +194,10 @@ impl State {
             Kind::Fence(fence) => {
                 let change = self.fencing.validate((&self.spec, &self.members), fence)?;
                 Ok(self.commit_fencing(entry, change))
+            }
+            Kind::Token(change) => {
+                let change = self.tokens.validate(entry.command, change)?;
+                Ok(self.commit_token(entry, change))
             }
             Kind::LogEvents(events) => {
                 self.commit_events(entry, events);

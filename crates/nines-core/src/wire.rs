@@ -5,6 +5,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+mod api_token;
 mod batch;
 mod facts;
 mod fence;
@@ -13,6 +14,7 @@ mod id;
 mod incarnation;
 mod spec;
 
+pub use api_token::{ApiToken, TokenChange};
 pub use batch::Batch;
 pub use facts::{Facts, FeatureLevel, Unfit};
 pub use fence::{
@@ -22,9 +24,9 @@ pub use heartbeat::{Ack, Awaits, Heartbeat, SetPart, WatchdogState};
 pub(crate) use id::{named, numbers};
 pub use incarnation::{KeptIncarnation, LongPromise, NodeIncarnation};
 pub use spec::{
-    CheckEntry, FenceEntry, FenceLevel, FenceOption, FencingEntry, ForwardEntry, General,
-    NodeEntry, OutletEntry, RateEntry, ServerEntry, ServiceEntry, Socket, SourceEntry, SpecEdit,
-    VipEntry,
+    AccessEntry, CheckEntry, FenceEntry, FenceLevel, FenceOption, FencingEntry, ForwardEntry,
+    General, NodeEntry, OutletEntry, RateEntry, ServerEntry, ServiceEntry, Socket, SourceEntry,
+    SpecEdit, VipEntry,
 };
 
 /// One datagram, or one frame of a TLS stream, after decryption.
@@ -250,7 +252,7 @@ pub struct Command {
     /// What the command does.
     #[prost(
         oneof = "command::Kind",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 50, 51"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 50, 51, 62"
     )]
     pub kind: Option<command::Kind>,
 }
@@ -302,6 +304,9 @@ pub mod command {
         /// Something about the power of a node.
         #[prost(message, tag = "51")]
         Fence(super::Fence),
+        /// A token of the API is made or revoked.
+        #[prost(message, tag = "62")]
+        Token(super::TokenChange),
     }
 }
 

@@ -1,21 +1,29 @@
 //! Sockets on addresses that may come later: an agent starts before its network card has its
 //! address, and goes on when an address goes and comes back.
 //!
-//! Decides: `IP_FREEBIND` for all of them. What such a socket receives and sends begins with the
+//! Decides: `IP_FREEBIND` for all of them, and how many datagrams may wait. What such a socket receives and sends begins with the
 //! address.
 
 use std::{
     io,
     net::{SocketAddr, TcpListener, UdpSocket},
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
 };
 
 /// Connections that wait to be accepted.
 const BACKLOG: libc::c_int = 1_024;
 
+/// Bytes of datagrams that may wait to be read: some thousand small ones, of a flood's 20 ms.
+const UNREAD: libc::c_int = 4 << 20;
+
 /// For datagrams; not blocking.
 pub fn udp(at: SocketAddr) -> io::Result<UdpSocket> {
-    Ok(bound(at, libc::SOCK_DGRAM)?.into())
+    let fd = bound(at, libc::SOCK_DGRAM)?;
+    // Beyond the kernel's usual limit takes CAP_NET_ADMIN. A smaller buffer works, too.
+    if set_to(&fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, UNREAD).is_err() {
+        let _ = set_to(&fd, libc::SOL_SOCKET, libc::SO_RCVBUF, UNREAD);
+    }
+    Ok(fd.into())
 }
 
 /// For connections; not blocking.
@@ -69,15 +77,51 @@ fn bound(at: SocketAddr, kind: libc::c_int) -> io::Result<OwnedFd> {
 }
 
 fn set(fd: &OwnedFd, level: libc::c_int, option: libc::c_int) -> io::Result<()> {
-    let on: libc::c_int = 1;
+    set_to(fd, level, option, 1)
+}
+
+fn set_to(
+    fd: &OwnedFd,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
     let size = size_of::<libc::c_int>() as libc::socklen_t;
+    let at = (&raw const value).cast();
     // SAFETY: the value lives through the call, and `size` is its size.
-    done(unsafe { libc::setsockopt(fd.as_raw_fd(), level, option, (&raw const on).cast(), size) })
+    done(unsafe { libc::setsockopt(fd.as_raw_fd(), level, option, at, size) })
+}
+
+/// Groups of the process at the other end of a unix socket, as they were when it connected. Its own
+/// group is not among them.
+pub fn groups_of_peer(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+    // The kernel's own limit of groups of a process.
+    let mut groups = vec![0u32; 65_536];
+    let mut size = (groups.len() * size_of::<u32>()) as libc::socklen_t;
+    let (level, option) = (libc::SOL_SOCKET, libc::SO_PEERGROUPS);
+    let at = groups.as_mut_ptr().cast();
+    // SAFETY: `groups` has room for `size` bytes and lives through the call, as does `size`.
+    done(unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, at, &raw mut size) })?;
+    groups.truncate(size as usize / size_of::<u32>());
+    Ok(groups)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_other_end_of_a_socket_is_in_groups() {
+        use std::os::fd::AsFd as _;
+        let (one, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap();
+        let mut own: Vec<u32> = line.split_whitespace().map(|n| n.parse().unwrap()).collect();
+        let mut told = groups_of_peer(one.as_fd()).unwrap();
+        own.sort_unstable();
+        told.sort_unstable();
+        assert_eq!(told, own);
+    }
 
     #[test]
     fn an_address_that_is_not_here_yet_is_no_obstacle_and_a_taken_port_is() {

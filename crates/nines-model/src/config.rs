@@ -13,6 +13,7 @@ use crate::{
     time::Millis,
 };
 
+mod access;
 mod broken;
 mod checks;
 mod clients;
@@ -114,6 +115,7 @@ fn read(r: &mut Reader, root: &Table<'_>) -> Spec {
         spec.flows = r.number(&forwarding, "flows", 1..=64_000_000).unwrap_or(0);
         spec.idle = idle(r, &forwarding);
     }
+    spec.access = access::read(r, root);
     vips(r, root, &mut spec);
     services::services(r, root, &mut spec);
     conflicts::conflicts(r, root, &spec);

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use crate::{
+    Codes as _,
+    access::{Access, AccessRole},
     fence::{FenceDevice, Fencing, Watchdog},
     id::{DeviceName, NodeName, ServerName, ServiceName},
     sanity::unserved,
@@ -50,6 +52,11 @@ pub fn diff(old: &Spec, new: &Spec) -> Vec<Change> {
     }
     services(&mut out, old, new);
     fencing(&mut out, old, new);
+    if old.access != new.access {
+        let [before, after] = [old, new].map(|spec| access_text(spec.access.as_ref()));
+        let text = format!("{before} -> {after}");
+        out.push(change("access", '~', text, ""));
+    }
     if old.backend != new.backend {
         let felt = "established connections end";
         out.push(change("dataplane", '~', format!("{} -> {}", old.backend, new.backend), felt));
@@ -128,6 +135,20 @@ fn fencing(out: &mut Vec<Change>, old: &Spec, new: &Spec) {
     if (old.fencing, &old.watchdog) != (new.fencing, &new.watchdog) {
         out.push(change("fencing", '~', fencing_text(old, new), ""));
     }
+}
+
+/// Which groups may do what.
+fn access_text(access: Option<&Access>) -> String {
+    let Some(access) = access else { return "whom the socket lets in is admin".into() };
+    let of = |role: &AccessRole| {
+        let groups = access.groups(*role);
+        (!groups.is_empty()).then(|| format!("{role} {}", groups.join(" ")))
+    };
+    let roles: Vec<String> = ["root is admin".to_owned()]
+        .into_iter()
+        .chain(AccessRole::ALL.iter().filter_map(of))
+        .collect();
+    roles.join(", ")
 }
 
 /// Secrets are paths here, and may be shown.

@@ -4,6 +4,7 @@
 //! two ([`diff`]), what a director forwards ([`ForwardingTable`]). Knows no clock, no socket, no
 //! file and no serde: text comes in as `&str`, time as a number.
 
+pub mod access;
 pub mod admin;
 pub mod clients;
 pub mod codes;
@@ -23,6 +24,7 @@ pub mod suggest;
 pub mod table;
 pub mod time;
 
+pub use access::{Access, AccessRole};
 pub use admin::{AdminCommand, SafetyRule};
 pub use clients::{ClientRate, QuicId, Rate, Sources};
 pub use codes::{Coded, Codes};

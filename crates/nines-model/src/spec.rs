@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    ClientRate, DeviceName, FenceDevice, Fencing, Forward, Listen, NodeName, QuicId, Rate,
+    Access, ClientRate, DeviceName, FenceDevice, Fencing, Forward, Listen, NodeName, QuicId, Rate,
     ServerName, ServerRef, ServiceName, Sources, Traffic, Watchdog, codes, time::Millis,
 };
 
@@ -39,6 +39,8 @@ pub struct Spec {
     pub fencing: Fencing,
     /// Path of the watchdog of every node that names none itself.
     pub watchdog: Option<String>,
+    /// Roles of users; `None`: whom the API's socket lets in may do everything.
+    pub access: Option<Access>,
 }
 
 /// Seconds after which a silent connection is forgotten; those that LVS's `--set` sets.

@@ -5,7 +5,10 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{FromArgMatches as _, Parser, Subcommand};
-use nines_api::failure::{Failure, Kind, Outcome};
+use nines_api::{
+    failure::{Failure, Kind, Outcome},
+    remote::Remote,
+};
 use nines_model::{AdminCommand, printable::clean_lines};
 
 use crate::{
@@ -23,6 +26,7 @@ mod migrate;
 mod node;
 mod secret;
 mod status;
+mod token;
 mod version;
 mod why;
 
@@ -64,6 +68,16 @@ pub struct Cli {
         help_heading = EVERYWHERE
     )]
     state: PathBuf,
+    /// Ask the agent of another machine, at https://ADDRESS:PORT (`nines agent --api`).
+    #[arg(long = "server", env = "NINES_SERVER", hide_env = true, value_name = "URL")]
+    remote: Option<String>,
+    /// File with the token for --server.
+    #[arg(long, env = "NINES_TOKEN_FILE", hide_env = true, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Certificate of the cluster's authority, to verify --server by: ca.pem of any node; by
+    /// default the one of this machine's state directory.
+    #[arg(long, env = "NINES_CA", hide_env = true, value_name = "FILE")]
+    ca: Option<PathBuf>,
     /// Output: a table for people, JSON for programs.
     #[arg(short, long, global = true, value_enum, default_value_t, help_heading = EVERYWHERE)]
     output: Output,
@@ -99,6 +113,8 @@ enum Commands {
     Node(node::NodeArgs),
     /// List and test fence devices; switch a machine off or on by them.
     Fence(fence::FenceArgs),
+    /// Make, list and revoke tokens for the API over TLS.
+    Token(token::TokenArgs),
     /// Make this machine the first node of a new cluster; prints the join command.
     Init(init::InitArgs),
     /// Print a new join command; list join codes, or revoke some.
@@ -145,8 +161,22 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(e) => return not_run(&e),
     };
-    let context = Context { socket: cli.socket, state: cli.state, output: cli.output };
-    match run(&context, cli.command) {
+    let Cli { socket, state, output, remote, token_file, ca, command } = cli;
+    let mut context = Context { socket, state, output, remote: None };
+    let asked = remote.map_or(Ok(None), |url| {
+        let here = command.is_of_this_machine();
+        let ca = ca.unwrap_or_else(|| context.state.join("ca.pem"));
+        if here {
+            Err(not_elsewhere())
+        } else {
+            Remote::open(&url, token_file.as_deref(), &ca).map(Some)
+        }
+    });
+    let done = asked.and_then(|remote| {
+        context.remote = remote;
+        run(&context, command)
+    });
+    match done {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
             let failure = local::of_real_server(&context.state, failure);
@@ -177,6 +207,29 @@ fn wants_json(words: &[String]) -> bool {
     let pair = |w: &[String]| matches!(w[0].as_str(), "-o" | "--output") && w[1] == "json";
     let one = |w: &String| matches!(w.as_str(), "-ojson" | "-o=json" | "--output=json");
     words.windows(2).any(pair) || words.iter().any(one)
+}
+
+fn not_elsewhere() -> Failure {
+    Failure::new(Kind::Usage, "not done", "this command works on the machine where it runs")
+        .next("leave --server out, or run it over there")
+}
+
+impl Commands {
+    /// Whether it does not ask an agent, but works on this machine itself.
+    fn is_of_this_machine(&self) -> bool {
+        matches!(
+            self,
+            Self::Init(_)
+                | Self::Code(_)
+                | Self::Join(_)
+                | Self::Server(_)
+                | Self::Doctor
+                | Self::Agent(_)
+                | Self::Ipvsadm { .. }
+                | Self::Demo(_)
+                | Self::DemoPart(_)
+        )
+    }
 }
 
 fn report(context: &Context, failure: &Failure) {
@@ -214,6 +267,7 @@ fn run(context: &Context, command: Commands) -> Outcome<u8> {
         Commands::Move(args) => migrate::run(context, &args),
         Commands::Node(args) => node::run(context, &args),
         Commands::Fence(args) => fence::run(context, &args),
+        Commands::Token(args) => token::run(context, &args),
         Commands::Init(args) => init::run(context, &args),
         Commands::Code(args) => code::run(context, &args),
         Commands::Join(args) => join::run(context, &args),

@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use nines_api::client::Client;
+use nines_api::{client::Client, remote::Remote};
 
 /// Socket of the agent, unless chosen otherwise.
 pub const SOCKET: &str = "/run/nines/nines.sock";
@@ -26,6 +26,8 @@ pub enum Output {
 pub struct Context {
     /// API socket of the agent.
     pub socket: PathBuf,
+    /// The agent on another machine that is asked in place of this one's.
+    pub remote: Option<Remote>,
     /// State directory.
     pub state: PathBuf,
     /// What results look like.
@@ -35,7 +37,7 @@ pub struct Context {
 impl Context {
     /// The agent's API.
     pub fn client(&self) -> Client<'_> {
-        Client { socket: &self.socket }
+        self.remote.as_ref().map_or(Client::Socket(&self.socket), Client::Remote)
     }
 
     /// Whether a program reads.

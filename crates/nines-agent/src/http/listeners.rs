@@ -1,4 +1,4 @@
-//! The listeners of the API: the unix socket, and the TCP port that tells metrics.
+//! The listeners of the API: the unix socket, the port with TLS, and the port that tells metrics.
 //!
 //! Decides: how many connections there are, of whom, and how long each may take. A request that is
 //! not whole after some seconds, and a reader that does not read, end; an answer is never waited
@@ -16,10 +16,14 @@ use nines_api::failure::{Failure, Kind, Outcome};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
-    time::{sleep, timeout},
+    time::{interval, sleep, timeout},
 };
+use tokio_rustls::TlsAcceptor;
 
-use super::caller::Caller;
+use super::{
+    access::{Access, Origin},
+    caller::User,
+};
 use crate::connection_limits::{Gate, Guest, origin};
 
 /// The head of a request must be whole after so long; an idle connection ends, too.
@@ -28,8 +32,14 @@ const HEAD: Duration = Duration::from_secs(5);
 const METRICS: Duration = Duration::from_secs(20);
 /// A connection to the API's socket. Commands wait 10 s at most.
 const API: Duration = Duration::from_secs(120);
-/// Connections from one address to the port for metrics.
+/// Connections from one address to a port.
 const EACH: usize = 16;
+/// How often the mode of the socket is compared with the config.
+const MODE: Duration = Duration::from_secs(1);
+/// Who may connect to the socket: root and the group.
+const GROUP: u32 = 0o660;
+/// The same where the config says who may do what.
+const EVERYBODY: u32 = 0o666;
 
 /// Binds the socket; a second agent on the same one is refused, a dead one's is replaced.
 pub fn listen(path: &Path) -> Outcome<UnixListener> {
@@ -51,9 +61,12 @@ pub fn listen(path: &Path) -> Outcome<UnixListener> {
     }
     let listener = UnixListener::bind(path).map_err(|e| failed(&e))?;
     // Members of the group may act; systemd's unit sets the group.
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o660);
-    std::fs::set_permissions(path, mode).map_err(|e| failed(&e))?;
+    set_mode(path, GROUP).map_err(|e| failed(&e))?;
     Ok(listener)
+}
+
+fn set_mode(path: &Path, mode: u32) -> std::io::Result<()> {
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))
 }
 
 /// Serves one connection, and ends it when its time is over.
@@ -74,17 +87,72 @@ fn serve<K: Clone + Eq + Hash + Send + Sync + 'static>(
     });
 }
 
-/// The API, until the process ends. Each request carries its [`Caller`].
-pub async fn api(listener: UnixListener, router: Router, room: usize) {
+/// The API, until the process ends. Each request carries its [`Origin`].
+pub async fn api(listener: UnixListener, router: Router, room: usize, access: &Access) {
     let gate = Gate::new(room, room / 2);
+    let at = listener.local_addr().ok();
+    let path = at.as_ref().and_then(|at| at.as_pathname());
+    let (mut look, mut mode) = (interval(MODE), GROUP);
     loop {
-        let Ok((stream, _)) = listener.accept().await else {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = look.tick() => {
+                let wanted = match access.is_by_config().await {
+                    Some(true) => EVERYBODY,
+                    _ => GROUP,
+                };
+                if wanted != mode && path.is_some_and(|path| set_mode(path, wanted).is_ok()) {
+                    mode = wanted;
+                }
+                continue;
+            }
+        };
+        let Ok((stream, _)) = accepted else {
             sleep(Duration::from_millis(50)).await;
             continue;
         };
-        let caller = Caller::of(&stream);
-        let guest = gate.enter(caller.uid());
-        serve(stream, router.clone().layer(Extension(caller)), guest, API, true);
+        let user = User::of(&stream);
+        let guest = gate.enter(user.uid());
+        let router = router.clone().layer(Extension(Origin::Socket(user)));
+        serve(stream, router, guest, API, true);
+    }
+}
+
+/// A socket whose requests everybody may make who can open it, until the process ends.
+pub async fn open(listener: UnixListener, router: Router, room: usize) {
+    let gate = Gate::new(room, room);
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => serve(stream, router.clone(), gate.enter(()), API, true),
+            Err(_) => sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+/// The port with TLS, until the process ends. `tls` gives the newest of this side's certificate.
+/// Each request carries its [`Origin`].
+pub async fn remote(
+    listener: TcpListener,
+    tls: impl Fn() -> TlsAcceptor + Send,
+    router: Router,
+    room: usize,
+) {
+    let gate = Gate::new(room, EACH.min(room));
+    loop {
+        let Ok((stream, from)) = listener.accept().await else {
+            sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let from = origin(from);
+        let guest = gate.enter(from);
+        let router = router.clone().layer(Extension(Origin::Network(from)));
+        let tls = tls();
+        tokio::spawn(async move {
+            let shaken = guest.unless_shed(timeout(HEAD, tls.accept(stream))).await;
+            if let Some(Ok(Ok(stream))) = shaken {
+                serve(stream, router, guest, API, true);
+            }
+        });
     }
 }
 

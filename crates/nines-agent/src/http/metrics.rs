@@ -200,8 +200,12 @@ fn per_fence(page: &mut Page, status: &Status) {
 }
 
 /// All of it: `status` with this node's own counts; `lag`: how long other directors took for the
-/// last flows they were told, by name.
-pub fn text(status: &Status, lag: &BTreeMap<String, Duration>) -> String {
+/// last flows they were told, by name; `datagrams`: those that were dropped, by reason.
+pub fn text(
+    status: &Status,
+    lag: &BTreeMap<String, Duration>,
+    datagrams: impl Iterator<Item = (&'static str, u64)>,
+) -> String {
     let mut page = Page::default();
     page.family("nines_build_info", "gauge", "1, with the version of the binary.");
     page.sample("nines_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
@@ -227,6 +231,11 @@ pub fn text(status: &Status, lag: &BTreeMap<String, Duration>) -> String {
     page.family("nines_dropped_packets_total", "counter", "Packets dropped, by reason.");
     for (reason, n) in &status.drops {
         page.sample("nines_dropped_packets_total", &[("reason", reason)], n);
+    }
+    let help = "Datagrams at the port between nodes that were dropped, by reason.";
+    page.family("nines_dropped_datagrams_total", "counter", help);
+    for (reason, n) in datagrams {
+        page.sample("nines_dropped_datagrams_total", &[("reason", reason)], n);
     }
     page.family(
         "nines_flow_sync_lag_seconds",
@@ -267,7 +276,7 @@ mod tests {
             ..Status::default()
         };
         let lag = BTreeMap::from([("lb2".to_owned(), Duration::from_millis(40))]);
-        let text = text(&status, &lag);
+        let text = text(&status, &lag, [("unknown-source", 7)].into_iter());
         let mut family = String::new();
         for line in text.lines() {
             if let Some(rest) = line.strip_prefix("# TYPE ") {
@@ -285,6 +294,7 @@ mod tests {
         assert!(!text.contains("{peer=\"lb1\"}"), "a node is not its own peer: {text}");
         assert!(text.contains("nines_links_up{peer=\"lb2\\\\u{1b}[2J\\\\n\"} 0"), "{text}");
         assert!(text.contains("nines_cluster_verdict{verdict=\"HEALTHY\"} 1"), "{text}");
+        assert!(text.contains("datagrams_total{reason=\"unknown-source\"} 7"), "{text}");
         assert!(text.contains("nines_flow_sync_lag_seconds{peer=\"lb2\"} 0.04"));
         for line in [
             "nines_fence_devices 2",
@@ -313,7 +323,7 @@ mod tests {
     fn without_fence_devices_there_are_none_and_no_sample_of_a_node() {
         let line = FenceStatus { node: "lb1".into(), ..FenceStatus::default() };
         let status = Status { fencing: vec![line], ..Status::default() };
-        let text = text(&status, &BTreeMap::new());
+        let text = text(&status, &BTreeMap::new(), std::iter::empty());
         assert!(text.contains("nines_fence_devices 0\n") && !text.contains("target="), "{text}");
     }
 }

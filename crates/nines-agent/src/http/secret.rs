@@ -71,7 +71,7 @@ async fn post_secret_rotate(
             .next("nines secret rotate --beat")
             .into());
     }
-    let actor = caller.actor(&secrets.credentials.identity.me.name);
+    let actor = caller.who.actor(&secrets.credentials.identity.me.name);
     secrets.log.line(&format!("{actor} rotates the heartbeat key"));
     // Whoever asked may go: a rotation that has begun goes on.
     let work = secrets.clone();

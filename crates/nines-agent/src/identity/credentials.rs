@@ -56,14 +56,17 @@ pub struct Keys {
     pub server: Arc<ServerConfig>,
     /// For connections to members.
     pub client: Arc<ClientConfig>,
+    /// For the API's port.
+    pub api: Arc<ServerConfig>,
 }
 
 impl Keys {
     fn of(ca_pem: String, ca_key: String, cert_pem: String, key_pem: String) -> Outcome<Self> {
         let server = trust::server(&ca_pem, &cert_pem, &key_pem)?;
         let client = trust::client(&ca_pem, &cert_pem, &key_pem)?;
+        let api = trust::api_server(&ca_pem, &cert_pem, &key_pem)?;
         let validity = Validity::of(&der(&cert_pem)).unwrap_or(Validity { from: 0, until: 0 });
-        Ok(Self { ca_pem, ca_key, cert_pem, key_pem, validity, server, client })
+        Ok(Self { ca_pem, ca_key, cert_pem, key_pem, validity, server, client, api })
     }
 
     /// The authority as it signs; `None`: its key is not here.

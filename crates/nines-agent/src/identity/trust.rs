@@ -71,6 +71,18 @@ pub fn server(ca_pem: &str, cert_pem: &str, key_pem: &str) -> Outcome<Arc<Server
     Ok(Arc::new(config))
 }
 
+/// For the API over TCP: callers show tokens, not certificates.
+pub fn api_server(ca_pem: &str, cert_pem: &str, key_pem: &str) -> Outcome<Arc<ServerConfig>> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(trouble)?
+        .with_no_client_auth()
+        .with_single_cert(chain(ca_pem, cert_pem), key(key_pem)?)
+        .map_err(trouble)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
 /// For connections to members.
 pub fn client(ca_pem: &str, cert_pem: &str, key_pem: &str) -> Outcome<Arc<ClientConfig>> {
     let mut config = ClientConfig::builder_with_provider(provider())

@@ -7,7 +7,6 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
         mpsc::{SyncSender, sync_channel},
     },
     time::Duration,
@@ -129,8 +128,7 @@ async fn serve(
     log: &Logger,
 ) -> Outcome<()> {
     let who = &credentials.identity;
-    let dropped = Arc::new(AtomicU64::new(0));
-    let (core, mut orders, port, thread) = start(home, credentials, &dropped, log)?;
+    let (core, mut orders, port, thread) = start(home, credentials, log)?;
     let joined = threads::spawn("core", move || thread.run())?;
     start_tasks(home, credentials, &core, (port, shares), log);
     log.line(&format!("votes as {} in cluster {}, port {}", who.me.name, who.cluster, who.me.port));
@@ -145,7 +143,7 @@ async fn serve(
             Some((to, bytes)) = orders.bulk.recv() => bulk.send(to, bytes),
             _ = show.tick() => {
                 let Some((seen, mended)) = core.inspect(look).await else { break };
-                let dropped = dropped.load(Ordering::Relaxed);
+                let dropped = core.datagrams.all().map(|(_, count)| count).sum();
                 let QuorumdCluster { folder, cluster, node, addresses, port, .. } =
                     named(&shown.of, who);
                 shown.put(QuorumdCluster {
@@ -168,7 +166,6 @@ async fn serve(
 fn start(
     home: &StateDir,
     credentials: &Arc<Credentials>,
-    dropped: &Arc<AtomicU64>,
     log: &Logger,
 ) -> Outcome<(CoreHandle, Orders, TcpListener, CoreThread)> {
     let who = &credentials.identity;
@@ -187,7 +184,7 @@ fn start(
     threads::spawn("disk", move || executors::disk(store, writes, noted, &told))?;
     let (workers, orders) = Workers::new(disk);
     let (spec, members) = (node.newest_config(), node.state().members.len());
-    let guest = Guest::new(boot_time(), &spec, members, Arc::clone(dropped));
+    let guest = Guest::new(boot_time(), &spec, members);
     let thread = CoreThread::new(
         poll,
         inbox,

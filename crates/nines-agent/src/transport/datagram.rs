@@ -45,6 +45,8 @@ pub enum Opened {
     Greeting(u64),
     /// Forged, replayed, damaged or of another cluster.
     Nothing,
+    /// Of an incarnation that was never heard, and no key may be derived now.
+    NotTried,
 }
 
 struct KeyLength;
@@ -149,12 +151,18 @@ impl DatagramCipher {
         out
     }
 
-    /// Opens a datagram.
-    pub fn open(&mut self, now: Time, datagram: &[u8]) -> Opened {
+    /// Opens a datagram. What the header says of its sender comes first: a known incarnation has
+    /// its key already. `may_derive` is asked before a key is derived for any other.
+    pub fn open(
+        &mut self,
+        now: Time,
+        datagram: &[u8],
+        may_derive: impl FnOnce() -> bool,
+    ) -> Opened {
         let Some((header, sealed)) = datagram.split_at_checked(HEADER) else {
             return Opened::Nothing;
         };
-        if header[..3] != MAGIC {
+        if header[..3] != MAGIC || datagram.len() < OVERHEAD {
             return Opened::Nothing;
         }
         let link = header[3];
@@ -181,6 +189,7 @@ impl DatagramCipher {
             Some(session) if open(&session.key) => None,
             // One key: nobody can have another.
             Some(_) if self.clusters.len() == 1 => return Opened::Nothing,
+            _ if !may_derive() => return Opened::NotTried,
             _ => match self.try_keys(&salt, &mut open) {
                 Some(session) => Some(session),
                 None => return Opened::Nothing,
@@ -215,6 +224,13 @@ mod tests {
     const KEY: &[u8] = b"a cluster key of 32 bytes length";
     const T: Time = Time(1_000_000_000);
 
+    impl DatagramCipher {
+        /// Opens a datagram, whatever it costs.
+        fn opened(&mut self, now: Time, datagram: &[u8]) -> Opened {
+            self.open(now, datagram, || true)
+        }
+    }
+
     fn incarnation(id: u64, salt: u8) -> DatagramCipher {
         DatagramCipher::new(KEY, id, [salt; 16])
     }
@@ -222,7 +238,7 @@ mod tests {
     /// `to` hears one datagram of `from`.
     fn say(now: Time, from: &mut DatagramCipher, to: &mut DatagramCipher) -> Opened {
         let sealed = from.seal(now, u64::from(to.me), 0, b"beat");
-        to.open(now, &sealed)
+        to.opened(now, &sealed)
     }
 
     fn beat(from: u64) -> Opened {
@@ -258,20 +274,37 @@ mod tests {
         for at in 0..sealed.len() {
             let mut forged = sealed.clone();
             forged[at] ^= 1;
-            assert!(!matches!(b.open(T, &forged), Opened::Frame(..)), "byte {at}");
+            assert!(!matches!(b.opened(T, &forged), Opened::Frame(..)), "byte {at}");
         }
         for length in 0..sealed.len() {
-            assert_eq!(b.open(T, &sealed[..length]), Opened::Nothing);
+            assert_eq!(b.opened(T, &sealed[..length]), Opened::Nothing);
         }
-        assert_eq!(b.open(T, &sealed), Opened::Frame(1, b"beat".to_vec()));
-        assert_eq!(b.open(T, &sealed), Opened::Nothing, "replayed");
+        assert_eq!(b.opened(T, &sealed), Opened::Frame(1, b"beat".to_vec()));
+        assert_eq!(b.opened(T, &sealed), Opened::Nothing, "replayed");
+    }
+
+    #[test]
+    fn no_key_is_derived_for_what_is_short_known_or_not_allowed() {
+        let (mut a, mut b) = pair();
+        let never = || -> bool { panic!("a key would be derived") };
+        let known = a.seal(T, 2, 0, b"beat");
+        for length in 0..OVERHEAD {
+            assert_eq!(b.open(T, &known[..length], never), Opened::Nothing);
+        }
+        assert_eq!(b.open(T, &known, never), beat(1));
+        let mut forged = a.seal(T, 2, 0, b"beat");
+        forged[OVERHEAD] ^= 1;
+        assert_eq!(b.open(T, &forged, never), Opened::Nothing);
+        let new = incarnation(1, 8).seal(T, 2, 0, b"beat");
+        assert_eq!(b.open(T, &new, || false), Opened::NotTried);
+        assert_eq!(b.open(T, &new, || true), Opened::Greeting(1));
     }
 
     #[test]
     fn another_cluster_is_not_heard() {
         let (_, mut b) = pair();
         let mut stranger = DatagramCipher::new(b"another key of 32 bytes, really!", 1, [1; 16]);
-        assert_eq!(b.open(T, &stranger.seal(T, 2, 0, b"beat")), Opened::Nothing);
+        assert_eq!(b.opened(T, &stranger.seal(T, 2, 0, b"beat")), Opened::Nothing);
     }
 
     const NEW: &[u8] = b"the next key of 32 bytes length!";
@@ -295,7 +328,7 @@ mod tests {
         both(&mut a, &mut b, 30);
         a.set_keys(&[new.clone(), old.clone()]);
         both(&mut a, &mut b, 40);
-        assert_eq!(b.open(later(45), &recorded), Opened::Nothing, "replayed");
+        assert_eq!(b.opened(later(45), &recorded), Opened::Nothing, "replayed");
         // One that starts with the key before has asked for the other.
         let mut c = incarnation(3, 5);
         c.set_keys(&[old, new.clone()]);
@@ -305,10 +338,10 @@ mod tests {
         both(&mut a, &mut b, 50);
         b.set_keys(std::slice::from_ref(&new));
         both(&mut a, &mut b, 60);
-        assert_eq!(b.open(later(61), &late), Opened::Nothing);
+        assert_eq!(b.opened(later(61), &late), Opened::Nothing);
         assert_eq!(say(later(62), &mut c, &mut a), Opened::Nothing, "the old key is worth nothing");
         let mut thief = incarnation(1, 9);
-        assert_eq!(b.open(later(63), &thief.seal(later(63), 2, 0, b"beat")), Opened::Nothing);
+        assert_eq!(b.opened(later(63), &thief.seal(later(63), 2, 0, b"beat")), Opened::Nothing);
         // One that was off gets the key, and is heard again with the sequence that it had.
         c.set_keys(&[new]);
         meet(later(70), &mut c, &mut a);
@@ -318,21 +351,21 @@ mod tests {
     fn a_recording_of_an_earlier_life_never_counts() {
         let (mut a, mut b) = pair();
         let recorded: Vec<_> = (0..50).map(|_| a.seal(T, 2, 0, b"I hold the VIP")).collect();
-        assert_eq!(b.open(T, &recorded[0]), Opened::Frame(1, b"I hold the VIP".to_vec()));
+        assert_eq!(b.opened(T, &recorded[0]), Opened::Frame(1, b"I hold the VIP".to_vec()));
         let mut a2 = incarnation(1, 3);
         meet(later(100), &mut a2, &mut b);
         for old in &recorded {
-            assert!(!matches!(b.open(later(101), old), Opened::Frame(..)));
+            assert!(!matches!(b.opened(later(101), old), Opened::Frame(..)));
         }
         assert_eq!(say(later(102), &mut a2, &mut b), beat(1), "the life that lives is heard");
         // A new incarnation of the receiver has forgotten which incarnations have ended.
         let mut b2 = incarnation(2, 4);
         for old in &recorded {
-            assert!(!matches!(b2.open(later(103), old), Opened::Frame(..)));
+            assert!(!matches!(b2.opened(later(103), old), Opened::Frame(..)));
         }
         meet(later(104), &mut a2, &mut b2);
         for old in &recorded {
-            assert!(!matches!(b2.open(later(105), old), Opened::Frame(..)));
+            assert!(!matches!(b2.opened(later(105), old), Opened::Frame(..)));
         }
     }
 
@@ -342,10 +375,10 @@ mod tests {
         let mut c = incarnation(3, 5);
         meet(T, &mut a, &mut c);
         let to_c = a.seal(T, 3, 0, b"beat");
-        assert!(!matches!(b.open(T, &to_c), Opened::Frame(..)), "it was made for another node");
+        assert!(!matches!(b.opened(T, &to_c), Opened::Frame(..)), "it was made for another node");
         // Sent over a link that was cut, and delivered by a stranger after the sender has died.
         let held_back = a.seal(T, 2, 1, b"beat");
-        assert!(!matches!(b.open(later(1_500), &held_back), Opened::Frame(..)));
+        assert!(!matches!(b.opened(later(1_500), &held_back), Opened::Frame(..)));
     }
 
     #[test]
@@ -369,7 +402,7 @@ mod tests {
         let mut beats = 0;
         for round in 0..200_u64 {
             for old in &recorded {
-                assert!(!matches!(b.open(later(round), &old[round as usize]), Opened::Frame(..)));
+                assert!(!matches!(b.opened(later(round), &old[round as usize]), Opened::Frame(..)));
             }
             say(later(round), &mut b, &mut a);
             beats += 1;
@@ -402,7 +435,7 @@ mod tests {
         let mut clone = incarnation(1, 9);
         let before = a.seal(later(5), 2, 0, b"beat");
         meet(later(10), &mut clone, &mut b);
-        assert!(!matches!(b.open(later(11), &before), Opened::Frame(..)), "sent before its end");
+        assert!(!matches!(b.opened(later(11), &before), Opened::Frame(..)), "sent before its end");
         say(later(20), &mut b, &mut a);
         assert_eq!(say(later(21), &mut a, &mut b), beat(1), "and this after it");
         // It is answered, too: it can hear that it is one of two.

@@ -36,7 +36,7 @@ use self::{
     heartbeat_keys::Secrets,
     join::{Door, admit, peers},
     real_servers::Desk,
-    strangers::{Guesses, Visit},
+    strangers::Visit,
 };
 use crate::{
     core_thread::CoreHandle,
@@ -54,6 +54,7 @@ mod removed;
 pub mod renewal;
 mod strangers;
 pub use flow_stream::{Asker, ask_all as ask_flows};
+pub use strangers::Guesses;
 
 const FRAME_MAX: usize = 64 * 1024 * 1024;
 /// Real servers say which addresses they have.

@@ -20,6 +20,7 @@ use crate::wire::{
     SourceEntry, VipEntry,
 };
 
+mod access;
 mod fence;
 
 /// Protocols, by their number in the IP header.
@@ -87,7 +88,7 @@ fn port_number(port: u32) -> Option<u16> {
 
 pub(super) fn general(spec: &Spec) -> General {
     let Spec { name, nodes: _, vips: _, services: _, timing, flows, backend, .. } = spec;
-    let Spec { idle, fence: devices, fencing: how, watchdog, .. } = spec;
+    let Spec { idle, fence: devices, fencing: how, watchdog, access, .. } = spec;
     let Timing { beat, lease, election, restart } = timing;
     let IdleLimits { tcp, fin, udp } = idle;
     General {
@@ -104,12 +105,14 @@ pub(super) fn general(spec: &Spec) -> General {
         fence: devices.iter().map(|(name, one)| fence::device(name.as_str(), one)).collect(),
         fencing: fence::fencing(*how),
         watchdog: watchdog.clone().unwrap_or_default(),
+        access: access.as_ref().map(access::access),
     }
 }
 
 pub(super) fn read_general(general: &General, spec: &mut Spec) -> Option<()> {
     let General { name, beat, lease, election, restart, flows, backend, .. } = general;
-    let General { idle_tcp, idle_fin, idle_udp, fence: devices, fencing: how, .. } = general;
+    let General { idle_tcp, idle_fin, idle_udp, fence: devices, fencing: how, access, .. } =
+        general;
     let [beat, lease, election, restart] = [*beat, *lease, *election, *restart].map(Millis);
     spec.name.clone_from(name);
     spec.timing = Timing { beat, lease, election, restart };
@@ -119,6 +122,7 @@ pub(super) fn read_general(general: &General, spec: &mut Spec) -> Option<()> {
     spec.fence = devices.iter().map(fence::read_device).collect();
     spec.fencing = fence::read_fencing(how.as_ref());
     spec.watchdog = Some(general.watchdog.clone()).filter(|path| !path.is_empty());
+    spec.access = access.as_ref().map(access::read_access);
     Some(())
 }
 

@@ -260,6 +260,31 @@ fn a_config_without_fencing_has_the_bytes_that_it_always_had() {
     assert!(peek::has_any(&general, &[11]) && peek::has_any(&general, &[12]));
 }
 
+/// Roles of users are in the log; a config without them has the bytes that it always had.
+#[test]
+fn every_key_of_access_is_in_the_log() {
+    let text = |lines: &str| format!("[cluster]\nname = \"c\"\n{lines}");
+    let all = [
+        "",
+        "[access]\n",
+        "[access]\nviewer = [\"a\"]\n",
+        "[access]\noperator = [\"a\"]\n",
+        "[access]\nadmin = [\"a\"]\n",
+        "[access]\nadmin = [\"a\", \"b\"]\nviewer = [\"9\"]\n",
+    ]
+    .map(|lines| read(&text(lines)));
+    for one in &all {
+        for other in &all {
+            let edit = SpecEdit::between(one, other);
+            assert_eq!(edit.applied_to(one).as_ref(), Some(other));
+            assert_eq!(digest(one) == digest(other), one == other);
+            assert_eq!(edit.has_access(), one != other && other.access.is_some());
+        }
+        let general = SpecEdit::whole(one).general.unwrap().encode_to_vec();
+        assert_eq!(peek::has_any(&general, &[13]), one.access.is_some());
+    }
+}
+
 #[test]
 fn a_config_that_no_state_has_room_for_is_refused() {
     let text = "#".repeat(ENCODED_MAX);

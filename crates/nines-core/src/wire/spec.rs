@@ -75,6 +75,23 @@ pub struct General {
     /// Path of the watchdog of nodes that name none themselves; empty: they have none.
     #[prost(string, tag = "15")]
     pub watchdog: String,
+    /// Roles of users; not written where the config has none.
+    #[prost(message, optional, tag = "13")]
+    pub access: Option<AccessEntry>,
+}
+
+/// Groups of users by their roles.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct AccessEntry {
+    /// Names of the groups of viewers.
+    #[prost(string, repeated, tag = "1")]
+    pub viewer: Vec<String>,
+    /// Names of the groups of operators.
+    #[prost(string, repeated, tag = "2")]
+    pub operator: Vec<String>,
+    /// Names of the groups of admins.
+    #[prost(string, repeated, tag = "3")]
+    pub admin: Vec<String>,
 }
 
 /// A fence device.

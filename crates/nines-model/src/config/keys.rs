@@ -4,11 +4,13 @@
 //! Decides: names, texts, what a value may be. How a value is read is in the readers beside this
 //! file; a test writes every example, default and wrong value of the table to a file and reads it.
 
+mod access;
 mod fence;
 mod listing;
 mod service;
 
 pub use self::{
+    access::ACCESS,
     fence::{FENCE, FENCING},
     listing::page,
     service::{CHECK, SERVER, SERVICE},
@@ -148,6 +150,14 @@ pub const ROOT: &[Key] = &[
         "When nodes are fenced, and how often the fence devices are tested.",
     )
     .like("[fencing]\nafter    = \"5s\"\non-again = true"),
+    key(
+        "access",
+        Shape::Table(ACCESS),
+        "Roles of the users of each node, by their groups. root is admin, and a user without a \
+         role may do nothing. Without this section, everybody in the group of the agent's socket \
+         may do everything.",
+    )
+    .like("[access]\nviewer   = [\"staff\"]\noperator = [\"nines\"]"),
     key("timing", Shape::Table(TIMING), "Intervals of heartbeats, leases and elections.")
         .like("[timing]\nbeat  = \"50ms\"\nlease = \"350ms\""),
     key("forwarding", Shape::Table(FORWARDING), "The data plane and the flow table.")

@@ -100,7 +100,7 @@ fn older_command(level: u32, bytes: &[u8]) -> Vec<u8> {
             *kind = Kind::LogEvents(LogEvents::default());
         }
         // It refuses a verb that it does not know.
-        Some(kind @ Kind::Act(_)) if feature_level::needed(kind) > level => {
+        Some(kind @ (Kind::Act(_) | Kind::Token(_))) if feature_level::needed(kind) > level => {
             *kind = Kind::LogEvents(LogEvents::default());
         }
         _ => return bytes.to_vec(),

@@ -173,6 +173,11 @@ fn wait_until_gone(context: &Context, leaving: &[NodeStatus], limit: Millis) -> 
 }
 
 fn replace(context: &Context, args: &ReplaceArgs) -> Outcome<u8> {
+    if context.remote.is_some() {
+        let why = "the join command is made on a member itself";
+        return Err(Failure::new(Kind::Usage, "not done", why)
+            .next(format!("on another member: nines node replace {}", args.name)));
+    }
     if status(context)?.node == args.name {
         let why = "only a member can let its successor in, and this node would be none";
         return Err(Failure::new(Kind::Usage, "not done", why)

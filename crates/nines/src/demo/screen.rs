@@ -269,7 +269,7 @@ fn tell(stage: &mut Stage, view: &mut View) {
             continue;
         }
         let socket = stage.socket(node);
-        let client = nines_api::client::Client { socket: &socket };
+        let client = nines_api::client::Client::Socket(&socket);
         let Ok(events) = client.get::<Vec<nines_api::types::Event>>("/v1/events?limit=12") else {
             continue;
         };

@@ -281,7 +281,7 @@ impl Stage {
 
     /// Status as a node sees it.
     pub fn status(&self, node: &str) -> Option<Status> {
-        Client { socket: &self.socket(node) }.get("/v1/status").ok()
+        Client::Socket(&self.socket(node)).get("/v1/status").ok()
     }
 
     /// Holder of the VIP, by the first node that knows and has quorum.

@@ -10,7 +10,7 @@ use nines_dataplane::ebpf::{self, Hooks};
 use crate::context::Context;
 
 /// Run the agent.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct AgentArgs {
     /// Packet path: XDP where the driver supports it and gives whole packets, otherwise tc.
     #[arg(long, value_enum, default_value_t = Path::Auto)]
@@ -18,13 +18,16 @@ pub struct AgentArgs {
     /// Also serve `GET /metrics` (Prometheus) at this ADDRESS:PORT; the API's socket always does.
     #[arg(long, env = "NINES_METRICS", hide_env = true)]
     metrics: Option<std::net::SocketAddr>,
+    /// Also serve the API over TLS at this ADDRESS:PORT, to callers with a token.
+    #[arg(long, env = "NINES_API", hide_env = true)]
+    api: Option<std::net::SocketAddr>,
     /// Where fence agents are, for tests.
     #[arg(long, value_name = "DIR", hide = true)]
     fence_agents: Option<std::path::PathBuf>,
     /// Do not run, but remove the director's programs and tables from this machine's kernel. They
     /// outlive the agent and drop packets for VIPs whose lease has ended, whichever program
     /// configured the addresses.
-    #[arg(long, conflicts_with_all = ["path", "metrics"])]
+    #[arg(long, conflicts_with_all = ["path", "metrics", "api"])]
     remove_programs: bool,
 }
 
@@ -49,8 +52,8 @@ pub fn run(context: &Context, args: &AgentArgs) -> Outcome<u8> {
         Path::Xdp => Hooks::Xdp,
     };
     let (state, socket) = (context.state.clone(), context.socket.clone());
-    let (metrics, fence_agents) = (args.metrics, args.fence_agents.clone());
-    nines_agent::run(&Options { state, socket, hooks, metrics, fence_agents })?;
+    let AgentArgs { metrics, api, fence_agents, .. } = args.clone();
+    nines_agent::run(&Options { state, socket, hooks, metrics, api, fence_agents })?;
     Ok(0)
 }
 

@@ -198,9 +198,6 @@ pub fn run(context: &Context, args: &JoinArgs) -> Outcome<u8> {
         );
         return Ok(0);
     }
-    outln!(
-        "{name} joined cluster {} as {part}. Start it:  systemctl start nines",
-        who.cluster
-    );
+    outln!("{name} joined cluster {} as {part}. Start it:  systemctl start nines", who.cluster);
     Ok(0)
 }

@@ -70,7 +70,7 @@ struct JoinArgs {
     /// Address to listen on, if the members reach this machine by another one (NAT).
     #[arg(long, value_name = "ADDRESS", requires = "own")]
     listen: Vec<IpAddr>,
-    /// UDP and TCP port for this cluster; by default the first from 9120 on that no other cluster
+    /// UDP and TCP port for this cluster; by default the first from 9130 on that no other cluster
     /// has.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     port: Option<u16>,
@@ -136,8 +136,8 @@ fn join(context: &Context, state: &Path, args: &JoinArgs) -> Outcome<()> {
         witness: true,
         server: false,
     };
-    let joined = given_code(&args.code)
-        .and_then(|code| enter(&half, &args.address, &code, &wanted));
+    let joined =
+        given_code(&args.code).and_then(|code| enter(&half, &args.address, &code, &wanted));
     let named = joined.and_then(|who| {
         let folder = free_name(state, args.folder.as_deref(), &who.cluster)?;
         give_to_owner_of(state, &half.0)?;
@@ -209,7 +209,7 @@ fn give_to_owner_of(state: &Path, folder: &Path) -> Outcome<()> {
 }
 
 fn view(socket: &Path) -> Outcome<Quorumd> {
-    Client { socket }.get("/v1/quorumd").map_err(|why| match why.kind {
+    Client::Socket(socket).get("/v1/quorumd").map_err(|why| match why.kind {
         Kind::Unreachable => {
             let what = format!("quorumd does not answer on {}", socket.display());
             Failure::new(Kind::Unreachable, what, why.why)
@@ -307,7 +307,7 @@ mod tests {
             folder: folder.into(),
             cluster: "shop".into(),
             node: "q1".into(),
-            port: 9120,
+            port: 9130,
             state: state.into(),
             voters: 3,
             heard: 2,
@@ -327,12 +327,12 @@ mod tests {
         assert_eq!(
             text,
             "FOLDER  CLUSTER  WITNESS  PORT  STATE    VOTES HEARD  LEADER\n\
-             shop    shop     q1       9120  ok       2 of 3       lb1\n\
-             shop-2  shop     q1       9120  no vote  2 of 3       lb1\n\
+             shop    shop     q1       9130  ok       2 of 3       lb1\n\
+             shop-2  shop     q1       9130  no vote  2 of 3       lb1\n\
              \n\
              shop-2: q1 votes no more: its log is gone\n  nines code\n\
              \n\
-             shop-2: 7 datagrams were not opened, because more came to port 9120 than the \
+             shop-2: 7 datagrams were not opened, because more came to port 9130 than the \
              cluster's members send\n"
         );
         assert!(table(&[]).contains("nines quorumd join"));

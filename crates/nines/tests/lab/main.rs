@@ -14,6 +14,7 @@ mod devices;
 mod faults;
 mod fence;
 mod fence_two;
+mod flood;
 mod flows;
 mod forming;
 mod interfaces;
@@ -26,6 +27,7 @@ mod packets;
 mod proxy;
 mod quorumd;
 mod removal;
+mod roles;
 mod servers;
 mod unserved;
 mod watchdog;
@@ -116,8 +118,13 @@ impl Net {
     }
 
     fn start(&mut self, host: &str) {
+        self.start_with(host, &[]);
+    }
+
+    /// Starts an agent with more options.
+    fn start_with(&mut self, host: &str, more: &[&str]) {
         let mut command = self.command(host, &["agent", "--fence-agents"]);
-        command.arg(self.power.agents());
+        command.arg(self.power.agents()).args(more);
         let log = std::fs::OpenOptions::new()
             .create(true)
             .append(true)

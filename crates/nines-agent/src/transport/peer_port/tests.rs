@@ -15,6 +15,7 @@ use crate::{
     identity::{Admits, StateDir, bootstrap, now_s},
     logger::Logger,
     transport::datagram::DatagramCipher,
+    watchdog::Lessor,
 };
 
 /// Bound for hangs only.
@@ -75,8 +76,10 @@ async fn director(name: &str) -> Director {
     let (poll, core, inbox) = core_thread::channel().unwrap();
     let cipher = DatagramCipher::new(b"key", 1, [1; 16]);
     let (disk, told) = (Box::new(AtOnce), Box::new(|_: &Node| ()));
+    let unguarded = (None, Lessor::of_witness());
+    let (none, seed) = (Vec::new(), &[]);
     let thread =
-        CoreThread::new(poll, inbox, node, Vec::new(), cipher, &[], None, disk, told, log.clone())
+        CoreThread::new(poll, inbox, node, none, cipher, seed, unguarded, disk, told, log.clone())
             .unwrap();
     std::thread::spawn(move || thread.run());
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
