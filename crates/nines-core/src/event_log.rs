@@ -76,6 +76,8 @@ codes! {
         Fenced = "fenced",
         /// A fence device could not do what it was asked.
         FenceFailed = "fence-failed",
+        /// The cluster was formed anew from a backup.
+        NewGeneration = "new-generation",
         /// A remark that explains nothing.
         Note = "note",
     }
@@ -245,7 +247,7 @@ mod tests {
         let words = "config failover move moved wish join leave remove keep feature-level drain \
                      undrain standby ready beat-lost beat-back no-vote two-lives card-down card-up \
                      address-added address-removed address-failed address-restored guard-failed \
-                     first-packet check-up check-down fence fenced fence-failed note";
+                     first-packet check-up check-down fence fenced fence-failed new-generation note";
         assert_eq!(codes.join(" "), words);
     }
 }

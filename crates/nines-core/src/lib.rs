@@ -29,5 +29,5 @@ pub mod voter;
 pub mod wire;
 
 pub use action::Action;
-pub use event::Event;
+pub use event::{DiskFault, Event};
 pub use node::{Config, Node};

@@ -31,6 +31,7 @@ mod admin;
 mod config;
 mod events;
 pub mod fencing;
+mod generation;
 mod members;
 #[cfg(test)]
 mod tests;
