@@ -40,7 +40,7 @@ use crate::{
     logger::Logger,
     own_status::OwnStatus,
     queue::{self, SlotSender},
-    storage::store::Store,
+    storage::{floor::Floor, room, store::Store},
     threads,
     transport::peer_port::{self, Asker, BoxedBytes, PeerPort},
 };
@@ -199,13 +199,17 @@ pub fn start_address_threads(
     Ok(handle)
 }
 
-/// Starts the thread "disk".
-pub fn start_disk(shared: &Shared, store: Store) -> Outcome<SyncSender<DiskWork>> {
+/// Starts the thread "disk". `full`: there was no room to open the log.
+pub fn start_disk(shared: &Shared, store: Store, full: bool) -> Outcome<SyncSender<DiskWork>> {
     let (disk, writes) = sync_channel(threads::DISK);
     let (core, home) = (shared.core.clone(), shared.home.clone());
     let credentials = Arc::clone(&shared.credentials);
-    let first = move || credentials.identity.note_log(&home);
-    threads::spawn("disk", move || executors::disk(store, writes, first, &core))?;
+    let floor = if store.is_kept() { Floor::open(&home) } else { Floor::none() };
+    let log = executors::Disk { store, floor, full };
+    threads::spawn("disk", move || {
+        let first = || credentials.identity.note_log(&home);
+        executors::disk(log, writes, first, || room::wait(&home), &core);
+    })?;
     Ok(disk)
 }
 
