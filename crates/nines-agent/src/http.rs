@@ -11,7 +11,6 @@ use std::{
 use axum::{
     Extension, Json, Router,
     extract::{DefaultBodyLimit, FromRef, Query, State as Shared},
-    http::StatusCode,
     response::{IntoResponse as _, Response},
     routing::{get, post},
 };
@@ -19,7 +18,7 @@ use nines_api::{
     failure::{Failure, Kind, Outcome},
     types::{
         ActRequest, Change, ConfigText, Done, Event, FileError, MoveRequest, Plan, Problem, Status,
-        Verdict, Why,
+        Why,
     },
 };
 use nines_core::{
@@ -36,13 +35,14 @@ use serde::Deserialize;
 use utoipa::OpenApi as _;
 
 use self::caller::Caller;
-pub use self::listeners::listen;
+pub use self::{caller::this_user, listeners::listen};
 use crate::{
     convert::{Answer, refusal_text},
     core_thread::CoreHandle,
     flow_sync::Flows,
 };
 
+mod backup;
 mod caller;
 mod listeners;
 mod metrics;
@@ -58,7 +58,17 @@ pub use view::one_line;
 #[derive(utoipa::OpenApi)]
 #[openapi(
     info(title = "nines API", version = "1", description = "Over the unix socket of the agent."),
-    paths(get_status, get_events, get_why, get_config, post_plan, post_apply, post_act, post_move),
+    paths(
+        get_status,
+        get_events,
+        get_why,
+        get_config,
+        backup::get_backup,
+        post_plan,
+        post_apply,
+        post_act,
+        post_move
+    ),
     components(schemas(
         Status,
         Event,
@@ -121,6 +131,7 @@ pub async fn serve(listener: tokio::net::UnixListener, api: Api, room: usize) {
         .route("/v1/events", get(get_events))
         .route("/v1/why", get(get_why))
         .route("/v1/config", get(get_config))
+        .route("/v1/backup", get(backup::get_backup))
         .route("/v1/plan", post(post_plan))
         .route("/v1/apply", post(post_apply))
         .route("/v1/act", post(post_act))
@@ -142,7 +153,7 @@ pub async fn serve_metrics(listener: tokio::net::TcpListener, api: Api, room: us
 
 /// What monitoring asks for, over the socket and at the port for metrics.
 fn observed() -> Router<Api> {
-    Router::new().route("/metrics", get(get_metrics)).route("/readyz", get(get_readyz))
+    Router::new().route("/metrics", get(get_metrics)).route("/readyz", get(metrics::get_readyz))
 }
 
 /// `GET /metrics`: Prometheus' text, this node's own counts.
@@ -158,16 +169,6 @@ async fn get_metrics(Shared(api): Shared<Api>) -> Answer<Response> {
     let named = told.into_iter().filter_map(|(id, lag)| Some((names.get(&id)?.clone(), lag)));
     let text = metrics::text(&status, &named.collect());
     Ok(([(axum::http::header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
-}
-
-/// `GET /readyz`: 200 with the verdict while clients are served, 503 with it while they are not.
-async fn get_readyz(Shared(sight): Shared<Sight>) -> Answer<Response> {
-    let status = seen(&sight).await?.0.status;
-    let code = match status.verdict {
-        Verdict::Down => StatusCode::SERVICE_UNAVAILABLE,
-        Verdict::Healthy | Verdict::Degraded => StatusCode::OK,
-    };
-    Ok((code, format!("{}\n", one_line(&status))).into_response())
 }
 
 fn stopping() -> Failure {

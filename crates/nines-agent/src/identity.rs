@@ -28,11 +28,13 @@ pub use self::{
     certificate::{
         der, fingerprint, number_of_tls_name, number_tls_name, server_tls_name, tls_name,
     },
+    generation::found_generation,
     join_code::read_code,
 };
 
 mod certificate;
 pub mod copied_state;
+pub mod generation;
 mod join_code;
 pub mod trust;
 
@@ -57,6 +59,9 @@ pub struct Peer {
 pub struct Identity {
     /// Name of the cluster.
     pub cluster: String,
+    /// Its generation: how often it was formed anew by force, and one.
+    #[serde(default = "generation::first")]
+    pub generation: u64,
     /// This machine as a member.
     pub me: Peer,
     /// Members known when it joined.
@@ -214,7 +219,7 @@ pub fn bootstrap(
     spec: &nines_model::Spec,
     port: u16,
 ) -> Outcome<(Vec<Credentials>, Persisted)> {
-    let (ca_pem, ca_key) = authority(&spec.name)?;
+    let (ca_pem, ca_key) = authority(&spec.name, generation::FIRST)?;
     let beat_key = data_encoding::HEXLOWER.encode(&random::<32>());
     let peers: Vec<Peer> = spec
         .nodes
@@ -233,6 +238,7 @@ pub fn bootstrap(
         let (cert_pem, key_pem) = certificate(&spec.name, &ca_key, names, false)?;
         let identity = Identity {
             cluster: spec.name.clone(),
+            generation: generation::FIRST,
             me: me.clone(),
             peers: peers.clone(),
             beat_key: beat_key.clone(),
@@ -282,6 +288,7 @@ pub fn admit(
     let (cert_pem, key_pem) = certificate(&mine.identity.cluster, &mine.ca_key, names, false)?;
     let identity = Identity {
         cluster: mine.identity.cluster.clone(),
+        generation: mine.identity.generation,
         me: newcomer,
         peers,
         beat_key: mine.identity.beat_key.clone(),
@@ -302,6 +309,7 @@ pub fn admit_server(mine: &Credentials, peers: Vec<Peer>, newcomer: Peer) -> Out
     let (cert_pem, key_pem) = certificate(&cluster, &mine.ca_key, names, true)?;
     let identity = Identity {
         cluster,
+        generation: mine.identity.generation,
         me: newcomer,
         peers,
         beat_key: String::new(),

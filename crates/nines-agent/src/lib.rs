@@ -5,6 +5,7 @@
 //! else is private; clients of a running agent use `nines-api`.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
+mod backup;
 mod checks;
 mod connection_limits;
 mod convert;
@@ -27,11 +28,12 @@ mod threads;
 mod transport;
 
 pub use self::{
+    backup::{Anew, Backup, begin_anew, write as write_backup},
     convert::kernel_failure,
     daemon::{Options, run},
     executors::local_server::MEMORY as LOCAL_SERVER_MEMORY,
     http::{
-        no_table_holds, openapi,
+        no_table_holds, openapi, this_user,
         view::feasibility::{other_cluster, senseless},
     },
     identity::{PORT, StateDir, bootstrap, read_code},

@@ -21,6 +21,7 @@ use nines_dataplane::{
 use nines_model::RealServerRole;
 
 use crate::{
+    backup::daily,
     checks::{proof, shortage::Shortages},
     convert::kernel_failure,
     core_thread::CoreHandle,
@@ -81,7 +82,8 @@ impl Shared {
         let witness = credentials.identity.witness;
         let path = if witness { "none (witness)" } else { "starting" }.to_owned();
         let cluster = credentials.identity.cluster.clone();
-        let shown = OwnStatus { path, witness, cluster, ..OwnStatus::default() };
+        let generation = credentials.identity.generation;
+        let shown = OwnStatus { path, witness, cluster, generation, ..OwnStatus::default() };
         let places = Places::default();
         remember_places(&places, node);
         Self {
@@ -276,6 +278,11 @@ pub fn start_tasks(
         changes: Arc::clone(&shared.changes),
     };
     threads::task("facts", facts::tell(teller));
+    let (core, credentials) = (core.clone(), Arc::clone(credentials));
+    threads::task(
+        "backups",
+        daily::keep(core, credentials, shared.home.clone(), shared.log.clone()),
+    );
 }
 
 /// Notes where the VIPs of the node's config belong.

@@ -10,7 +10,7 @@ use nines_model::{AdminCommand, printable::clean_lines};
 
 use crate::{
     context::{Context, Output},
-    local::{self, agent, doctor, init, join, server},
+    local::{self, agent, backup, doctor, init, join, server},
     output::{self, print_json},
 };
 
@@ -108,6 +108,8 @@ enum Commands {
     Server(server::ServerArgs),
     /// Verify from this director that real servers answer for the VIPs and no other machine does.
     Doctor,
+    /// Save the state of the cluster in a file, and form a cluster anew from one.
+    Backup(backup::BackupArgs),
     /// Show or check configs; print their schema.
     Config(config::ConfigArgs),
     /// Run the agent (systemd does this).
@@ -211,6 +213,7 @@ fn run(context: &Context, command: Commands) -> Outcome<u8> {
         Commands::Join(args) => join::run(context, &args),
         Commands::Server(args) => server::run(context, &args),
         Commands::Doctor => doctor::run(context),
+        Commands::Backup(args) => backup::run(context, &args),
         Commands::Config(args) => config::run(context, &args),
         Commands::Agent(args) => agent::run(context, &args),
         Commands::Ipvsadm { words } => Ok(local::ipvsadm::run(&words)),

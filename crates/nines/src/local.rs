@@ -11,6 +11,7 @@ use nines_model::Spec;
 
 pub mod agent;
 pub mod arp;
+pub mod backup;
 pub mod doctor;
 pub mod init;
 pub mod ipvsadm;

@@ -22,13 +22,17 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// This process itself.
+    fn own() -> Self {
+        use std::os::unix::fs::MetadataExt as _;
+        let uid = fs::metadata("/proc/self").ok().map(|own| own.uid());
+        Self { uid, login: login_of("self") }
+    }
+
     /// Of a connection.
     pub fn of(stream: &UnixStream) -> Self {
         let Ok(peer) = stream.peer_cred() else { return Self { uid: None, login: None } };
-        let login = peer.pid().and_then(|pid| {
-            let text = fs::read_to_string(format!("/proc/{pid}/loginuid")).ok()?;
-            text.trim().parse().ok().filter(|login| *login != NOBODY)
-        });
+        let login = peer.pid().and_then(|pid| login_of(&pid.to_string()));
         Self { uid: Some(peer.uid()), login }
     }
 
@@ -51,6 +55,17 @@ impl Caller {
             None => who,
         }
     }
+}
+
+/// Who logged in and started a process, as the kernel knows.
+fn login_of(process: &str) -> Option<u32> {
+    let text = fs::read_to_string(format!("/proc/{process}/loginuid")).ok()?;
+    text.trim().parse().ok().filter(|login| *login != NOBODY)
+}
+
+/// Who runs this process, as events name it: for commands that work without an agent.
+pub fn this_user(node: &str) -> String {
+    Caller::own().actor(node)
 }
 
 fn user(uid: u32, users: &str) -> String {

@@ -6,6 +6,7 @@ use nines_api::failure::{Failure, Kind, Outcome};
 use nines_model::names;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    SanType,
 };
 
 fn trouble(e: impl std::fmt::Display) -> Failure {
@@ -21,10 +22,26 @@ fn authority_params(cluster: &str) -> CertificateParams {
     params
 }
 
+/// The name by which an authority says of which generation of which cluster it is.
+fn authority_name(cluster: &str, generation: u64) -> String {
+    format!("g{generation}.{}.nines-generation", names::in_certificate(cluster))
+}
+
+/// The generation and the cluster in such a name; `None`: any other name.
+pub(super) fn of_authority_name(name: &str) -> Option<(u64, String)> {
+    let (number, cluster) = name.strip_suffix(".nines-generation")?.split_once('.')?;
+    Some((number.strip_prefix('g')?.parse().ok()?, cluster.to_owned()))
+}
+
 /// A new authority: certificate and key, PEM.
-pub(super) fn authority(cluster: &str) -> Outcome<(String, String)> {
+pub(super) fn authority(cluster: &str, generation: u64) -> Outcome<(String, String)> {
     let key = KeyPair::generate().map_err(trouble)?;
-    let cert = authority_params(cluster).self_signed(&key).map_err(trouble)?;
+    let mut params = authority_params(cluster);
+    // A cluster's name may be none for a certificate; then only its keys tell its generations.
+    if let Ok(name) = authority_name(cluster, generation).try_into() {
+        params.subject_alt_names = vec![SanType::DnsName(name)];
+    }
+    let cert = params.self_signed(&key).map_err(trouble)?;
     Ok((cert.pem(), key.serialize_pem()))
 }
 

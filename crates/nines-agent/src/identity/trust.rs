@@ -4,12 +4,15 @@
 //! certificate's name says. A node that joins knows the authority only by the fingerprint in its
 //! join code.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use nines_api::failure::{Failure, Kind, Outcome};
 use rustls::{
     ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    client::{
+        WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
     crypto::{
         CryptoProvider, ring::default_provider, verify_tls12_signature, verify_tls13_signature,
     },
@@ -17,7 +20,7 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _};
 
-use crate::identity::{self, Credentials};
+use crate::identity::{self, Credentials, Identity, generation};
 
 fn trouble(e: impl std::fmt::Display) -> Failure {
     Failure::new(Kind::Io, "this node's certificates cannot be used", e)
@@ -61,16 +64,70 @@ pub fn server(credentials: &Credentials) -> Outcome<Arc<ServerConfig>> {
     Ok(Arc::new(config))
 }
 
-/// For connections to members.
-pub fn client(credentials: &Credentials) -> Outcome<Arc<ClientConfig>> {
+/// For a connection to a member at this address.
+pub fn client(credentials: &Credentials, at: IpAddr) -> Outcome<Arc<ClientConfig>> {
     let (certs, key) = chain(credentials);
+    let verifier = WebPkiServerVerifier::builder_with_provider(roots(credentials)?, provider());
+    let verifier = Member {
+        verifier: verifier.build().map_err(trouble)?,
+        own: credentials.identity.clone(),
+        at,
+    };
     let config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(trouble)?
-        .with_root_certificates(roots(credentials)?)
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
         .with_client_auth_cert(certs, key?)
         .map_err(trouble)?;
     Ok(Arc::new(config))
+}
+
+/// Believes what the library believes; a member of another generation is noticed.
+#[derive(Debug)]
+struct Member {
+    verifier: Arc<WebPkiServerVerifier>,
+    own: Identity,
+    at: IpAddr,
+}
+
+impl ServerCertVerifier for Member {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let verified = self.verifier.verify_server_cert(end_entity, intermediates, name, ocsp, now);
+        if verified.is_err() {
+            generation::meet(&self.own, self.at, intermediates);
+        }
+        verified
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.verifier.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.verifier.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.verifier.supported_verify_schemes()
+    }
 }
 
 /// Whether a certificate has this TLS name.

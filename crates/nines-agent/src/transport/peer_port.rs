@@ -266,7 +266,7 @@ async fn open(
     to: SocketAddr,
 ) -> std::io::Result<TlsStream<TcpStream>> {
     let other = |e: &dyn std::fmt::Display| std::io::Error::other(e.to_string());
-    let connector = TlsConnector::from(trust::client(credentials).map_err(|e| other(&e))?);
+    let connector = TlsConnector::from(trust::client(credentials, to.ip()).map_err(|e| other(&e))?);
     let name =
         rustls_pki_types::ServerName::try_from(identity::tls_name(peer)).map_err(|e| other(&e))?;
     let stream = TcpStream::connect(to).await?;

@@ -50,6 +50,12 @@ pub fn name(given: Option<&String>) -> String {
     given.cloned().unwrap_or(short)
 }
 
+/// All addresses of this machine.
+pub fn all_addresses() -> Outcome<Vec<IpAddr>> {
+    let here = nines_dataplane::address::interfaces().map_err(kernel_failure)?;
+    Ok(here.iter().flat_map(|i| i.addresses.iter().map(|(address, _)| *address)).collect())
+}
+
 /// This node's addresses, given or found.
 pub fn addresses(given: &[IpAddr]) -> Outcome<Vec<IpAddr>> {
     let here = nines_dataplane::address::interfaces().map_err(kernel_failure)?;
@@ -81,7 +87,8 @@ pub fn addresses(given: &[IpAddr]) -> Outcome<Vec<IpAddr>> {
     Ok(addresses)
 }
 
-fn fresh(home: &StateDir) -> Outcome<()> {
+/// Refuses a state directory that a member has.
+pub fn fresh(home: &StateDir) -> Outcome<()> {
     if home.is_member() {
         let identity = home.identity()?;
         return Err(Failure::new(
@@ -132,7 +139,7 @@ pub fn run(context: &Context, args: &InitArgs) -> Outcome<u8> {
 }
 
 /// Makes the state directory of one node; `founded` fills it.
-fn make(home: &StateDir, founded: impl FnOnce() -> Outcome<()>) -> Outcome<()> {
+pub fn make(home: &StateDir, founded: impl FnOnce() -> Outcome<()>) -> Outcome<()> {
     let began = !home.0.exists();
     let done = std::fs::create_dir_all(&home.0)
         .map_err(|e| {
@@ -221,6 +228,11 @@ fn print_code(context: &Context, home: &StateDir, whom: For<'_>) -> Outcome<()> 
         }
     }
     Ok(())
+}
+
+/// Prints how other machines join as nodes.
+pub fn print_code_for_nodes(context: &Context, home: &StateDir) -> Outcome<()> {
+    print_code(context, home, For::Nodes)
 }
 
 /// Prints how another machine joins under the name of a member that has left.
