@@ -42,7 +42,7 @@ pub fn give_memory_back() {
 /// Forgets the pages of a file that memory has and the disk may not have: what is read next comes
 /// from the disk. Pages that are still to be written stay.
 pub fn forget_cached(file: &std::fs::File) -> std::io::Result<()> {
-    // SAFETY: takes no pointer; the descriptor is open as long as `file` lives. Length 0: to the end.
+    // SAFETY: takes no pointer; the descriptor is open as long as `file` lives. 0, 0: all of it.
     match unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) } {
         0 => Ok(()),
         error => Err(std::io::Error::from_raw_os_error(error)),

@@ -1,7 +1,7 @@
 //! Prometheus' text of what one node knows (exposition format 0.0.4).
 //!
-//! Decides: names, and when a node counts as ready. Base units, counters end in `_total`; counts of traffic are this node's own, so
-//! a sum over nodes is the cluster's.
+//! Decides: names, and when a node counts as ready. Base units, counters end in `_total`; counts of
+//! traffic are this node's own, so a sum over nodes is the cluster's.
 
 use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 

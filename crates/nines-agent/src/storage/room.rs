@@ -14,8 +14,8 @@ const LEAST: u64 = 2 << 20;
 /// Name of the file that is written to try it.
 const FILE: &str = "room.try";
 
-/// Waits until the log can grow again, by a quarter of what it has: a snapshot is written beside the
-/// one before.
+/// Waits until the log can grow again, by a quarter of what it has: a snapshot is written beside
+/// the one before.
 pub fn wait(home: &StateDir) {
     while !has_room(home) {
         std::thread::sleep(EVERY);
