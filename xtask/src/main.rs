@@ -7,6 +7,7 @@ mod bpf;
 mod package;
 mod scenarios;
 mod tidy;
+mod torn;
 mod zoo;
 
 /// The root of the repository.
@@ -103,6 +104,7 @@ fn main() {
             wrong => Err(wrong.join("\n")),
         },
         ["scenarios", ref options @ ..] => scenarios(options),
+        ["torn-writes", ref options @ ..] => torn::run(&root(), options),
         ["package", ref options @ ..] => package(options),
         ["zoo", ref words @ ..] => zoo::zoo(&root(), words),
         // What is measured is what people run.
@@ -114,6 +116,7 @@ fn main() {
             "usage: cargo xtask bpf [--out FILE] | tidy | bench http|dataplane|tables [-o json]\n\
              \x20      cargo xtask scenarios [-o json | --write]\n\
              \x20      cargo xtask package [--binary FILE] [--out DIR] [--version VERSION]\n\
+             \x20      cargo xtask torn-writes [--trials N] [--seed N]\n\
              \x20      cargo xtask zoo [-o json] [NAME...]"
                 .into(),
         ),

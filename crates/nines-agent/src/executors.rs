@@ -6,7 +6,7 @@
 use std::sync::mpsc::{Receiver, SyncSender};
 
 use nines_api::failure::Outcome;
-use nines_core::{Event, health::CheckTasks, wire::Persist};
+use nines_core::{DiskFault, Event, health::CheckTasks, wire::Persist};
 use nines_model::NodeId;
 use tokio::sync::mpsc;
 
@@ -19,7 +19,7 @@ use crate::{
     core_thread::{CoreHandle, Executors, Work},
     queue::{Newest, Offer, Refused},
     stop::End,
-    storage::store::Store,
+    storage::{floor::Floor, store::Store},
     threads,
 };
 
@@ -53,7 +53,8 @@ impl DiskQueue {
         let Err(Refused::Full(_)) = self.to.offer(work) else { return None };
         self.refused = true;
         let most = threads::DISK;
-        Some(Event::PersistFailed(format!("the disk is too slow: {most} writes wait for it")))
+        let why = format!("the disk is too slow: {most} writes wait for it");
+        Some(Event::PersistFailed(DiskFault::Failed, why))
     }
 }
 
@@ -142,30 +143,69 @@ impl Executors for Workers {
     }
 }
 
-/// Writes the log in order; `first` is told of the first state that came.
+/// The log as the thread "disk" has it.
+pub struct Disk {
+    /// Where it is written.
+    pub store: Store,
+    /// How far it has got.
+    pub floor: Floor,
+    /// It is no log: the disk was full when it was to be opened.
+    pub full: bool,
+}
+
+/// Writes the log in order; `first` is told of the first state that came. Once the disk has been
+/// full, nothing more is written: this waits for room, and a new process goes on.
 pub fn disk(
-    store: Store,
-    work: Receiver<(u64, Box<Persist>)>,
+    disk: Disk,
+    work: Receiver<DiskWork>,
     first: impl Fn() -> Outcome<()>,
+    wait_for_room: impl FnOnce(),
     core: &CoreHandle,
 ) {
+    let Disk { store, mut floor, full } = disk;
+    let failed =
+        if full { Some(DiskFault::Full) } else { write(&store, &mut floor, &work, first, core) };
+    floor.sync();
+    // What is sent from now on goes nowhere, and is refused nowhere.
+    drop((store, work));
+    if failed == Some(DiskFault::Full) {
+        wait_for_room();
+        core.event(Event::DiskHasRoom);
+    }
+}
+
+/// Writes until there is nothing more to write, or until it fails.
+fn write(
+    store: &Store,
+    floor: &mut Floor,
+    work: &Receiver<DiskWork>,
+    first: impl Fn() -> Outcome<()>,
+    core: &CoreHandle,
+) -> Option<DiskFault> {
     let mut told = false;
     for (number, persist) in work {
-        let mut done = store.write(&persist);
+        let mut done = store.write(&persist).map_err(|e| (e.fault, e.why));
         if persist.snapshot.is_some() && !told {
             // Before anybody counts on it.
-            done = done.and_then(|()| first());
+            let noted = |writes| first().map(|()| writes);
+            // It is written where room is tried: once that can be, so can this.
+            done = done.and_then(|n| noted(n).map_err(|e| (DiskFault::Full, e.to_string())));
             told = done.is_ok();
         }
         match done {
-            Ok(()) if number > 0 => core.event(Event::Persisted(number)),
-            Ok(()) => {}
-            Err(why) => {
-                core.event(Event::PersistFailed(why.to_string()));
-                return;
+            Ok(writes) => {
+                floor.note(writes);
+                if number > 0 {
+                    core.event(Event::Persisted(number));
+                }
+            }
+            Err((fault, why)) => {
+                core.event(Event::PersistFailed(fault, why));
+                return Some(fault);
             }
         }
     }
+    None
 }
 
 #[cfg(test)]
@@ -183,7 +223,7 @@ mod tests {
         let (to, received) = sync_channel(2);
         let mut disk = DiskQueue::new(to);
         assert!(disk.put((1, write())).is_none() && disk.put((2, write())).is_none());
-        assert!(matches!(disk.put((3, write())), Some(Event::PersistFailed(_))));
+        assert!(matches!(disk.put((3, write())), Some(Event::PersistFailed(DiskFault::Failed, _))));
         assert!(matches!(received.try_recv(), Ok((1, _))));
         // There is room again, but the third write is missing.
         assert!(disk.put((4, write())).is_none());

@@ -10,7 +10,6 @@ use std::{collections::BTreeMap, sync::Arc};
 use axum::{
     Extension, Json, Router,
     extract::{DefaultBodyLimit, FromRef, Query, State as Shared},
-    http::StatusCode,
     response::{IntoResponse as _, Response},
     routing::{get, post},
 };
@@ -18,7 +17,7 @@ use nines_api::{
     failure::{Failure, Kind, Outcome},
     types::{
         ActRequest, Change, ConfigText, Done, Event, FileError, MoveRequest, Plan, Problem, Status,
-        TokenMade, TokenName, TokenRequest, TokenStatus, Verdict, Why,
+        TokenMade, TokenName, TokenRequest, TokenStatus, Why,
     },
 };
 use nines_core::{
@@ -32,8 +31,11 @@ use nines_model::{Backend, Spec, Time, config, diff};
 use serde::Deserialize;
 use utoipa::OpenApi as _;
 
-pub use self::listeners::{listen, open as serve_router};
 use self::{access::Access, caller::Caller};
+pub use self::{
+    caller::this_user,
+    listeners::{listen, open as serve_router},
+};
 use crate::{
     convert::{Answer, refusal_text},
     core_thread::CoreHandle,
@@ -42,6 +44,7 @@ use crate::{
 
 pub mod access;
 mod acts;
+mod backup;
 mod caller;
 mod listeners;
 mod metrics;
@@ -68,6 +71,7 @@ pub use view::one_line;
         get_events,
         get_why,
         get_config,
+        backup::get_backup,
         post_plan,
         post_apply,
         acts::post_act,
@@ -149,6 +153,7 @@ fn whole(api: Api) -> Router {
         .route("/v1/events", get(get_events))
         .route("/v1/why", get(get_why))
         .route("/v1/config", get(get_config))
+        .route("/v1/backup", get(backup::get_backup))
         .route("/v1/plan", post(post_plan))
         .route("/v1/apply", post(post_apply))
         .route("/v1/act", post(acts::post_act))
@@ -185,7 +190,7 @@ pub async fn serve_metrics(listener: tokio::net::TcpListener, api: Api, room: us
 
 /// What monitoring asks for, over the socket and at the port for metrics.
 fn observed() -> Router<Api> {
-    Router::new().route("/metrics", get(get_metrics)).route("/readyz", get(get_readyz))
+    Router::new().route("/metrics", get(get_metrics)).route("/readyz", get(metrics::get_readyz))
 }
 
 /// `GET /metrics`: Prometheus' text, this node's own counts.
@@ -202,16 +207,6 @@ async fn get_metrics(Shared(api): Shared<Api>) -> Answer<Response> {
     let datagrams = &api.sight.core.datagrams;
     let text = metrics::text(&status, &named.collect(), datagrams.all());
     Ok(([(axum::http::header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
-}
-
-/// `GET /readyz`: 200 with the verdict while clients are served, 503 with it while they are not.
-async fn get_readyz(Shared(sight): Shared<Sight>) -> Answer<Response> {
-    let status = seen(&sight).await?.0.status;
-    let code = match status.verdict {
-        Verdict::Down => StatusCode::SERVICE_UNAVAILABLE,
-        Verdict::Healthy | Verdict::Degraded => StatusCode::OK,
-    };
-    Ok((code, format!("{}\n", one_line(&status))).into_response())
 }
 
 /// `GET /livez`: 200 while the node's own thread answers.

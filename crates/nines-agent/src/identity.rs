@@ -29,6 +29,7 @@ use self::certificate::{Authority, Subject, authority};
 pub use self::{
     certificate::{der, fingerprint, number_of_tls_name, number_tls_name, server_tls_name},
     credentials::{Admission, Credentials},
+    generation::found_generation,
     heartbeat_keys::HeartbeatKeys,
     join_code::{Admits, JoinCode, read_code},
 };
@@ -36,6 +37,7 @@ pub use self::{
 pub mod certificate;
 pub mod copied_state;
 mod credentials;
+pub mod generation;
 mod heartbeat_keys;
 pub mod join_code;
 pub mod trust;
@@ -61,6 +63,9 @@ pub struct Peer {
 pub struct Identity {
     /// Name of the cluster.
     pub cluster: String,
+    /// Its generation: how often it was formed anew by force, and one.
+    #[serde(default = "generation::first")]
+    pub generation: u64,
     /// This machine as a member.
     pub me: Peer,
     /// Members known when it joined.
@@ -195,7 +200,7 @@ pub fn bootstrap(
     port: u16,
 ) -> Outcome<(Vec<Credentials>, Persisted)> {
     let now = now_s();
-    let (ca_pem, ca_key) = authority(&spec.name, now)?;
+    let (ca_pem, ca_key) = authority(&spec.name, generation::FIRST, now)?;
     let beat_key = data_encoding::HEXLOWER.encode(&random::<32>());
     let peers: Vec<Peer> = spec
         .nodes
@@ -216,6 +221,7 @@ pub fn bootstrap(
         let witness = spec.nodes[me.name.as_str()].role == nines_model::Role::Witness;
         let identity = Identity {
             cluster: spec.name.clone(),
+            generation: generation::FIRST,
             me: me.clone(),
             peers: peers.clone(),
             beat_key: beat_key.clone(),
@@ -284,6 +290,7 @@ pub fn admit(
     };
     let identity = Identity {
         cluster: cluster.clone(),
+        generation: mine.identity.generation,
         me: newcomer,
         peers,
         beat_key: if server { String::new() } else { mine.heartbeat_keys().sending },

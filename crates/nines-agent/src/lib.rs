@@ -5,6 +5,7 @@
 //! else is private; clients of a running agent use `nines-api`.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
+mod backup;
 mod checks;
 mod connection_limits;
 mod convert;
@@ -30,11 +31,12 @@ mod transport;
 mod watchdog;
 
 pub use self::{
+    backup::{Anew, Backup, begin_anew, write as write_backup},
     convert::kernel_failure,
     daemon::{Options, run},
     executors::local_server::MEMORY as LOCAL_SERVER_MEMORY,
     http::{
-        no_table_holds, openapi,
+        no_table_holds, openapi, this_user,
         view::feasibility::{other_cluster, senseless},
     },
     identity::{Admits, Identity, JoinCode, PORT, StateDir, bootstrap, now_s, read_code},

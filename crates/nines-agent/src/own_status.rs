@@ -30,6 +30,8 @@ pub struct OwnStatus {
     pub witness: bool,
     /// The cluster it is a member of, also before it has the log.
     pub cluster: String,
+    /// Generation of that cluster.
+    pub generation: u64,
 }
 
 impl OwnStatus {

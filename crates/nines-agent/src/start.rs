@@ -21,6 +21,7 @@ use nines_dataplane::{
 use nines_model::RealServerRole;
 
 use crate::{
+    backup::daily,
     checks::{proof, shortage::Shortages},
     convert::kernel_failure,
     core_thread::CoreHandle,
@@ -40,7 +41,7 @@ use crate::{
     logger::Logger,
     own_status::OwnStatus,
     queue::{self, SlotSender},
-    storage::store::Store,
+    storage::{floor::Floor, room, store::Store},
     threads,
     transport::peer_port::{self, Asker, BoxedBytes, PeerPort, heartbeat_keys::Secrets, renewal},
     watchdog::{self, Lessor},
@@ -82,7 +83,8 @@ impl Shared {
         let witness = credentials.identity.witness;
         let path = if witness { "none (witness)" } else { "starting" }.to_owned();
         let cluster = credentials.identity.cluster.clone();
-        let shown = OwnStatus { path, witness, cluster, ..OwnStatus::default() };
+        let generation = credentials.identity.generation;
+        let shown = OwnStatus { path, witness, cluster, generation, ..OwnStatus::default() };
         let places = Places::default();
         remember_places(&places, node);
         Self {
@@ -200,13 +202,22 @@ pub fn start_address_threads(
     Ok(handle)
 }
 
-/// Starts the thread "disk".
-pub fn start_disk(shared: &Shared, store: Store) -> Outcome<SyncSender<DiskWork>> {
+/// Starts the thread "disk". `full`: there was no room to open the log.
+pub fn start_disk(
+    (core, home): (&CoreHandle, &StateDir),
+    credentials: &Arc<Credentials>,
+    store: Store,
+    full: bool,
+) -> Outcome<SyncSender<DiskWork>> {
     let (disk, writes) = sync_channel(threads::DISK);
-    let (core, home) = (shared.core.clone(), shared.home.clone());
-    let credentials = Arc::clone(&shared.credentials);
-    let first = move || credentials.identity.note_log(&home);
-    threads::spawn("disk", move || executors::disk(store, writes, first, &core))?;
+    let (core, home) = (core.clone(), home.clone());
+    let credentials = Arc::clone(credentials);
+    let floor = if store.is_kept() { Floor::open(&home) } else { Floor::none() };
+    let log = executors::Disk { store, floor, full };
+    threads::spawn("disk", move || {
+        let first = || credentials.identity.note_log(&home);
+        executors::disk(log, writes, first, || room::wait(&home), &core);
+    })?;
     Ok(disk)
 }
 
@@ -323,6 +334,11 @@ pub fn start_tasks(
         changes: Arc::clone(&shared.changes),
     };
     threads::task("facts", facts::tell(teller));
+    let (core, credentials) = (core.clone(), Arc::clone(credentials));
+    threads::task(
+        "backups",
+        daily::keep(core, credentials, shared.home.clone(), shared.log.clone()),
+    );
 }
 
 /// Starts the task "certificate". `tell` hears what is wrong with it; empty: nothing.

@@ -77,8 +77,13 @@ impl Row {
 pub const TABLE: &[Row] = &[
     row("core", Runs::RealTime, "datagrams, events, questions", "datagrams, guard, work")
         .queue(CORE, "threads and tasks that send wait; results of checks are dropped, counted"),
-    row("disk", Runs::Thread, "writes of the log, in order", "Persisted, PersistFailed")
-        .queue(DISK, "the disk counts as failed: this write and all later ones are refused"),
+    row(
+        "disk",
+        Runs::Thread,
+        "writes of the log, in order",
+        "Persisted, PersistFailed, DiskHasRoom",
+    )
+    .queue(DISK, "the disk counts as failed: this write and all later ones are refused"),
     row("addresses", Runs::Thread, "changes of VIPs, announcements", "Done, Restored").queue(
         ADDRESSES,
         "the core keeps one change and one announcement of each VIP; many looks are one",
@@ -115,6 +120,7 @@ pub const TABLE: &[Row] = &[
     row("peer-port", Runs::Task, "connections of nodes and real servers", "frames to the core"),
     row("systemd", Runs::Task, "the verdict", "one line for systemctl status"),
     row("facts", Runs::Task, "what this machine is", "Facts"),
+    row("backups", Runs::Task, "the replicated state", "a file a day"),
     row("proof", Runs::Task, "config, VIPs held here", "servers that do not serve the VIP"),
     row("certificate", Runs::Task, "the time, members", "this node's new certificate"),
     row("keys", Runs::Task, "keys of members that are not heard", "this node's heartbeat keys"),

@@ -59,6 +59,9 @@ pub struct Status {
     pub schema: u32,
     /// Name of the cluster.
     pub cluster: String,
+    /// Its generation: 1, and one more each time that it was formed anew from a backup.
+    #[serde(default)]
+    pub generation: u64,
     /// As bad as the worst service.
     pub verdict: Verdict,
     /// A sentence or two: which director serves what, and which could take over.

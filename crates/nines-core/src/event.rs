@@ -6,6 +6,15 @@ use nines_model::{NodeId, ServerRef};
 
 use crate::wire::Command;
 
+/// What keeps a disk from taking a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskFault {
+    /// It has no room left: what was written before is there, and room mends it.
+    Full,
+    /// Anything else. Nobody knows what of the write is there.
+    Failed,
+}
+
 /// One thing that happened to a node.
 #[derive(Clone, Debug)]
 pub enum Event {
@@ -26,8 +35,10 @@ pub enum Event {
     /// [`crate::Action::Persist`] is on disk.
     Persisted(u64),
     /// [`crate::Action::Persist`] failed: this node acknowledges nothing more in this incarnation
-    /// (S26).
-    PersistFailed(String),
+    /// (S26). What mends it, and what the system said.
+    PersistFailed(DiskFault, String),
+    /// A disk that was full has room again.
+    DiskHasRoom,
     /// [`crate::Action::Perform`] was carried out, or not.
     Done {
         /// The action's id.

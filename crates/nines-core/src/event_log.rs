@@ -78,6 +78,8 @@ codes! {
         FenceFailed = "fence-failed",
         /// A token of the API was made or revoked.
         Token = "token",
+        /// The cluster was formed anew from a backup.
+        NewGeneration = "new-generation",
         /// A remark that explains nothing.
         Note = "note",
     }
@@ -247,7 +249,7 @@ mod tests {
         let words = "config failover move moved wish join leave remove keep feature-level drain \
                      undrain standby ready beat-lost beat-back no-vote two-lives card-down card-up \
                      address-added address-removed address-failed address-restored guard-failed \
-                     first-packet check-up check-down fence fenced fence-failed token \
+                     first-packet check-up check-down fence fenced fence-failed token new-generation \
                      note";
         assert_eq!(codes.join(" "), words);
     }

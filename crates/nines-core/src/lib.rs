@@ -30,5 +30,5 @@ pub mod watchdog;
 pub mod wire;
 
 pub use action::Action;
-pub use event::Event;
+pub use event::{DiskFault, Event};
 pub use node::{Config, Node};

@@ -35,6 +35,7 @@ mod alone;
 mod bulk;
 mod checks;
 mod desired_state;
+mod disk;
 mod event_log;
 mod failover;
 mod feature_level;
@@ -83,6 +84,8 @@ pub struct Node {
     states_sent: joining::Sent,
     told_broken: lost_log::ToldBroken,
     farewells: removal::Farewells,
+    /// This node votes no more because its disk is full.
+    disk_full: bool,
     /// This build does not read what the log says.
     outdated: bool,
     /// This node has come to another config than the others.
@@ -128,11 +131,8 @@ impl Node {
                 }
                 self.send_raft(now, messages);
             }
-            Event::PersistFailed(why) => {
-                self.log(format!("the log cannot be written: {why}; this node votes no more"));
-                self.voter.breaks(why);
-                self.all_vips_changed();
-            }
+            Event::PersistFailed(fault, why) => self.disk_failed(now, fault, why),
+            Event::DiskHasRoom => self.disk_has_room(),
             Event::Done { id, result } => {
                 if !self.done(now, id, result) {
                     return;

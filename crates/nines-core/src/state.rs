@@ -33,6 +33,7 @@ mod api_tokens;
 mod config;
 mod events;
 pub mod fencing;
+mod generation;
 mod members;
 #[cfg(test)]
 mod tests;

@@ -154,7 +154,7 @@ impl Voter {
             bound: PromiseBound::new(until, lease),
             sets: HolderSets::default(),
             gate: AppendGate::default(),
-            memory: LostLog::new(broken.is_some(), kept.removed),
+            memory: LostLog::new(broken.is_some() && !kept.full, kept.removed),
             broken,
             kept_state: LogIndex(kept.snapshot.index),
             asked_states: Vec::new(),
@@ -185,6 +185,11 @@ impl Voter {
     /// This node votes no more in this incarnation (S26, S27).
     pub fn breaks(&mut self, why: String) {
         self.broken = Some(why);
+    }
+
+    /// Leads no more, at once.
+    pub fn step_down(&mut self) {
+        self.consensus.step_down();
     }
 
     /// Whether it takes part: it is not broken, and no other incarnation may speak for it.

@@ -215,6 +215,8 @@ pub struct Persisted {
     pub retired: String,
     /// It was removed from the cluster.
     pub removed: bool,
+    /// The disk is full, so nothing could be read: that ends when it has room.
+    pub full: bool,
 }
 
 /// What a vote rests on (S3).

@@ -1,5 +1,5 @@
 //! What a daemon asks of the kernel for itself: a real-time place on the CPU, open files, the boot
-//! clock, and every error of its sockets.
+//! clock, every error of its sockets, and what a disk really holds.
 
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
@@ -36,6 +36,16 @@ pub fn give_memory_back() {
     // SAFETY: takes no pointer; other threads wait for their own allocations at most.
     unsafe {
         libc::malloc_trim(0);
+    }
+}
+
+/// Forgets the pages of a file that memory has and the disk may not have: what is read next comes
+/// from the disk. Pages that are still to be written stay.
+pub fn forget_cached(file: &std::fs::File) -> std::io::Result<()> {
+    // SAFETY: takes no pointer; the descriptor is open as long as `file` lives. 0, 0: all of it.
+    match unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) } {
+        0 => Ok(()),
+        error => Err(std::io::Error::from_raw_os_error(error)),
     }
 }
 

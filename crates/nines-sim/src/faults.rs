@@ -50,6 +50,8 @@ pub fn next(world: &mut World) {
         }
         Fault::Loss => world.loss_permille = world.random.below(300),
         Fault::SlowDisks => world.slow_disk_ns = world.random.below(200_000_000),
+        Fault::FullDisk => world.fill_disk(node, true),
+        Fault::DiskFails => world.fail_disk(node, true),
         Fault::MoveRequest => world.operator_moves(),
         Fault::PlannedRestart => world.planned_restart(node),
         Fault::TakeOut => world.operator_changes(false),
@@ -58,6 +60,7 @@ pub fn next(world: &mut World) {
         Fault::DeviceFails => world.some_device_fails(),
         Fault::End => {
             world.all_devices_work();
+            world.all_disks_work();
             world.mend_all_links();
             world.loss_permille = 0;
             world.slow_disk_ns = 0;
@@ -71,6 +74,7 @@ pub fn next(world: &mut World) {
 pub fn end_all(world: &mut World) {
     world.mend_all_links();
     world.all_devices_work();
+    world.all_disks_work();
     world.no_device_is_late();
     world.remove_copy();
     world.loss_permille = 0;

@@ -88,6 +88,10 @@ codes! {
         Copy = "copy",
         /// A fence device does not do what it is asked.
         DeviceFails = "device-fails",
+        /// A disk has no room left.
+        FullDisk = "full-disk",
+        /// Every write of a disk fails.
+        DiskFails = "disk-fails",
         /// All links, cards, disks and devices work again, and up to two nodes start. Ends come as
         /// often as faults, so that the cluster also works in between.
         End = "end",
@@ -151,6 +155,11 @@ impl Fault {
         mix
     }
 
+    /// What happens besides where disks take no writes.
+    pub fn of_disks() -> [Self; 3] {
+        [Self::FullDisk, Self::FullDisk, Self::DiskFails]
+    }
+
     /// What happens besides where machines have several cards.
     pub fn of_cards() -> [Self; 4] {
         [Self::CardFails, Self::CardFails, Self::CardFails, Self::NetworkFails]
@@ -179,9 +188,13 @@ impl Scenario {
 
     /// Two directors and a witness, one network. The seed selects what else there is: a third
     /// address in half of the seeds, operators that change the config in every other one, copies
-    /// of machines in every eighth.
+    /// of machines in every eighth, disks that are full or fail in two of sixteen.
     pub fn of_seed(seed: u64) -> Self {
         let changes_config = seed.is_multiple_of(2);
+        let mut faults = Fault::mix(changes_config);
+        if [9, 14].contains(&(seed % 16)) {
+            faults.extend(Fault::of_disks());
+        }
         Self {
             nodes: ["lb1", "lb2", "wit"].map(str::to_owned).into(),
             cards: 1,
@@ -190,7 +203,7 @@ impl Scenario {
             removable: vec![SECOND_VIP.to_owned()],
             commands: Vec::new(),
             length: Millis(20_000),
-            faults: Fault::mix(changes_config),
+            faults,
             changes_config,
             copies_machines: seed % 8 == 5,
         }

@@ -13,7 +13,7 @@ use nines_model::{AdminCommand, printable::clean_lines};
 
 use crate::{
     context::{Context, Output, SOCKET, STATE},
-    local::{self, agent, code, doctor, guard, init, join, quorumd, server},
+    local::{self, agent, backup, code, doctor, guard, init, join, quorumd, server},
     output::{self, print_json},
 };
 
@@ -129,6 +129,8 @@ enum Commands {
     Server(server::ServerArgs),
     /// Verify from this director that real servers answer for the VIPs and no other machine does.
     Doctor,
+    /// Save the state of the cluster in a file, and form a cluster anew from one.
+    Backup(backup::BackupArgs),
     /// Show or check configs; print their schema.
     Config(config::ConfigArgs),
     /// Run the agent (systemd does this).
@@ -275,6 +277,7 @@ fn run(context: &Context, command: Commands) -> Outcome<u8> {
         Commands::Secret(args) => secret::run(context, &args),
         Commands::Server(args) => server::run(context, &args),
         Commands::Doctor => doctor::run(context),
+        Commands::Backup(args) => backup::run(context, &args),
         Commands::Config(args) => config::run(context, &args),
         Commands::Agent(args) => agent::run(context, &args),
         Commands::Guard => guard::run(context),

@@ -11,6 +11,7 @@ use nines_model::Spec;
 
 pub mod agent;
 pub mod arp;
+pub mod backup;
 pub mod code;
 pub mod doctor;
 pub mod guard;

@@ -67,7 +67,7 @@ fn needed(method: &Method, path: &str) -> Option<AccessRole> {
         "/v1/plan" => Some(AccessRole::Viewer),
         // Which verb it is decides further.
         "/v1/act" | "/v1/move" => Some(AccessRole::Operator),
-        "/v1/tokens" => Some(AccessRole::Admin),
+        "/v1/tokens" | "/v1/backup" => Some(AccessRole::Admin),
         _ if method == Method::GET || method == Method::HEAD => Some(AccessRole::Viewer),
         _ => Some(AccessRole::Admin),
     }

@@ -28,13 +28,17 @@ pub struct User {
 }
 
 impl User {
+    /// Of this process itself.
+    fn own() -> Self {
+        use std::os::unix::fs::MetadataExt as _;
+        let uid = fs::metadata("/proc/self").ok().map(|own| own.uid());
+        Self { uid, login: login_of("self"), ..Self::default() }
+    }
+
     /// Of a connection.
     pub fn of(stream: &UnixStream) -> Self {
         let Ok(peer) = stream.peer_cred() else { return Self::default() };
-        let login = peer.pid().and_then(|pid| {
-            let text = fs::read_to_string(format!("/proc/{pid}/loginuid")).ok()?;
-            text.trim().parse().ok().filter(|login| *login != NOBODY)
-        });
+        let login = peer.pid().and_then(|pid| login_of(&pid.to_string()));
         let mut groups = listen::groups_of_peer(stream.as_fd()).unwrap_or_default();
         groups.push(peer.gid());
         Self { uid: Some(peer.uid()), login, groups: groups.into() }
@@ -80,6 +84,17 @@ impl User {
             None => who,
         }
     }
+}
+
+/// Who logged in and started a process, as the kernel knows.
+fn login_of(process: &str) -> Option<u32> {
+    let text = fs::read_to_string(format!("/proc/{process}/loginuid")).ok()?;
+    text.trim().parse().ok().filter(|login| *login != NOBODY)
+}
+
+/// Who runs this process, as events name it: for commands that work without an agent.
+pub fn this_user(node: &str) -> String {
+    Who::User(User::own()).actor(node)
 }
 
 /// Who a request is from.

@@ -1,7 +1,7 @@
 //! Prometheus' text of what one node knows (exposition format 0.0.4).
 //!
-//! Decides: names. Base units, counters end in `_total`; counts of traffic are this node's own, so
-//! a sum over nodes is the cluster's.
+//! Decides: names, and when a node counts as ready. Base units, counters end in `_total`; counts of
+//! traffic are this node's own, so a sum over nodes is the cluster's.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,11 +9,19 @@ use std::{
     time::Duration,
 };
 
+use axum::{
+    extract::State as Shared,
+    http::StatusCode,
+    response::{IntoResponse as _, Response},
+};
 use nines_api::{
     states::{FenceState, NodeState, ServerState},
     types::{FenceCounts, FenceStatus, ServerStatus, ServiceStatus, Status, Traffic, Verdict},
 };
 use nines_model::printable::clean;
+
+use super::{Sight, one_line, seen};
+use crate::convert::Answer;
 
 /// Content type of the format.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -246,6 +254,16 @@ pub fn text(
         page.sample("nines_flow_sync_lag_seconds", &[("peer", peer)], lag.as_secs_f64());
     }
     page.text
+}
+
+/// `GET /readyz`: 200 with the verdict while clients are served, 503 with it while they are not.
+pub async fn get_readyz(Shared(sight): Shared<Sight>) -> Answer<Response> {
+    let status = seen(&sight).await?.0.status;
+    let code = match status.verdict {
+        Verdict::Down => StatusCode::SERVICE_UNAVAILABLE,
+        Verdict::Healthy | Verdict::Degraded => StatusCode::OK,
+    };
+    Ok((code, format!("{}\n", one_line(&status))).into_response())
 }
 
 #[cfg(test)]

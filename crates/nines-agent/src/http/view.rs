@@ -15,7 +15,7 @@ use nines_model::{NodeId, NodeName, Role, Time, Unfit, Why};
 use nines_planner::NodeView;
 
 use self::{problems::problems, spare::Spares};
-use crate::own_status::OwnStatus;
+use crate::{identity, own_status::OwnStatus};
 
 pub use self::{
     acts::{cannot_take, cannot_take_of, harm_of_drain, harm_of_removal, harm_of_standby},
@@ -26,6 +26,7 @@ pub use self::{
 mod acts;
 pub mod feasibility;
 mod fence;
+mod generation;
 mod incarnations;
 pub mod names;
 mod node_counts;
@@ -75,6 +76,7 @@ pub fn status(node: &Node, now: Time, shown: &OwnStatus) -> (Status, services::S
     let mut status = Status {
         schema: SCHEMA,
         cluster: if state.spec.name.is_empty() { &shown.cluster } else { &state.spec.name }.clone(),
+        generation: shown.generation,
         node: node.config().name.to_string(),
         leader: leader
             .and_then(|id| state.members.get(&id))
@@ -95,6 +97,7 @@ pub fn status(node: &Node, now: Time, shown: &OwnStatus) -> (Status, services::S
     incarnations::problems(node, now, &mut status);
     fence::problems(node, now, &mut status);
     watchdog::problems(node, now, &mut status);
+    generation::problems(&mut status, &identity::generation::met());
     problems(&mut status);
     (status, services::Services::of(state))
 }

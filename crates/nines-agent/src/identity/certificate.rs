@@ -8,7 +8,7 @@ use nines_api::failure::{Failure, Kind, Outcome};
 use nines_model::names;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
 };
 
 const DAY: u64 = 86_400;
@@ -42,11 +42,26 @@ fn valid(params: &mut CertificateParams, now: u64, life: u64) {
     (params.not_before, params.not_after) = (at(now.saturating_sub(EARLIER)), at(now + life));
 }
 
+/// The name by which an authority says of which generation of which cluster it is.
+fn authority_name(cluster: &str, generation: u64) -> String {
+    format!("g{generation}.{}.nines-generation", names::in_certificate(cluster))
+}
+
+/// The generation and the cluster in such a name; `None`: any other name.
+pub(super) fn of_authority_name(name: &str) -> Option<(u64, String)> {
+    let (number, cluster) = name.strip_suffix(".nines-generation")?.split_once('.')?;
+    Some((number.strip_prefix('g')?.parse().ok()?, cluster.to_owned()))
+}
+
 /// A new authority: certificate and key, PEM.
-pub(super) fn authority(cluster: &str, now: u64) -> Outcome<(String, String)> {
+pub(super) fn authority(cluster: &str, generation: u64, now: u64) -> Outcome<(String, String)> {
     let key = KeyPair::generate().map_err(trouble)?;
     let mut params = authority_params(cluster);
     valid(&mut params, now, AUTHORITY_LIFE);
+    // A cluster's name may be none for a certificate; then only its keys tell its generations.
+    if let Ok(name) = authority_name(cluster, generation).try_into() {
+        params.subject_alt_names = vec![SanType::DnsName(name)];
+    }
     let cert = params.self_signed(&key).map_err(trouble)?;
     Ok((cert.pem(), key.serialize_pem()))
 }
@@ -234,7 +249,7 @@ mod tests {
     const NOW: u64 = 1_800_000_000;
 
     fn signed(subject: &Subject) -> (Vec<u8>, String) {
-        let (_, ca_key) = authority("shop", NOW).unwrap();
+        let (_, ca_key) = authority("shop", 1, NOW).unwrap();
         let authority = Authority { cluster: "shop", ca_key: &ca_key };
         let key = new_key().unwrap();
         (der(&authority.sign(subject, &request(&key).unwrap(), NOW).unwrap()), key)
@@ -257,7 +272,7 @@ mod tests {
 
     #[test]
     fn a_request_gives_its_public_key_and_nothing_else() {
-        let (_, ca_key) = authority("shop", NOW).unwrap();
+        let (_, ca_key) = authority("shop", 1, NOW).unwrap();
         let authority = Authority { cluster: "shop", ca_key: &ca_key };
         let key = KeyPair::generate().unwrap();
         let mut wishes = CertificateParams::new(["lb1.nines".to_owned()]).unwrap();

@@ -10,7 +10,7 @@ use std::{
 };
 
 use nines_api::failure::{Failure, Kind, Outcome};
-use rustls::{ClientConfig, ServerConfig};
+use rustls::ServerConfig;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -54,8 +54,6 @@ pub struct Keys {
     pub validity: Validity,
     /// For the port that others connect to.
     pub server: Arc<ServerConfig>,
-    /// For connections to members.
-    pub client: Arc<ClientConfig>,
     /// For the API's port.
     pub api: Arc<ServerConfig>,
 }
@@ -63,10 +61,9 @@ pub struct Keys {
 impl Keys {
     fn of(ca_pem: String, ca_key: String, cert_pem: String, key_pem: String) -> Outcome<Self> {
         let server = trust::server(&ca_pem, &cert_pem, &key_pem)?;
-        let client = trust::client(&ca_pem, &cert_pem, &key_pem)?;
         let api = trust::api_server(&ca_pem, &cert_pem, &key_pem)?;
         let validity = Validity::of(&der(&cert_pem)).unwrap_or(Validity { from: 0, until: 0 });
-        Ok(Self { ca_pem, ca_key, cert_pem, key_pem, validity, server, client, api })
+        Ok(Self { ca_pem, ca_key, cert_pem, key_pem, validity, server, api })
     }
 
     /// The authority as it signs; `None`: its key is not here.

@@ -4,13 +4,16 @@
 //! certificate's number says. A node that joins knows the authority only by the fingerprint in its
 //! join code.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use nines_api::failure::{Failure, Kind, Outcome};
 use rustls::{
     ClientConfig, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig,
     SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    client::{
+        WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
     crypto::{
         CryptoProvider, ring::default_provider, verify_tls12_signature, verify_tls13_signature,
     },
@@ -21,7 +24,7 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _};
 
-use crate::identity::{self, certificate::Validity};
+use crate::identity::{self, Identity, certificate::Validity, credentials::Keys, generation};
 
 fn trouble(e: impl std::fmt::Display) -> Failure {
     Failure::new(Kind::Io, "this node's certificates cannot be used", e)
@@ -83,13 +86,17 @@ pub fn api_server(ca_pem: &str, cert_pem: &str, key_pem: &str) -> Outcome<Arc<Se
     Ok(Arc::new(config))
 }
 
-/// For connections to members.
-pub fn client(ca_pem: &str, cert_pem: &str, key_pem: &str) -> Outcome<Arc<ClientConfig>> {
+/// For a connection to a member at this address.
+pub fn client(keys: &Keys, own: &Identity, at: IpAddr) -> Outcome<Arc<ClientConfig>> {
+    let verifier = WebPkiServerVerifier::builder_with_provider(roots(&keys.ca_pem)?, provider());
+    let verifier = verifier.build().map_err(trouble)?;
+    let verifier = Member { verifier, own: own.clone(), at };
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(trouble)?
-        .with_root_certificates(roots(ca_pem)?)
-        .with_client_auth_cert(chain(ca_pem, cert_pem), key(key_pem)?)
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_client_auth_cert(chain(&keys.ca_pem, &keys.cert_pem), key(&keys.key_pem)?)
         .map_err(trouble)?;
     config.alpn_protocols = vec![SIGNS_REQUESTS.to_vec()];
     config.resumption = rustls::client::Resumption::disabled();
@@ -148,6 +155,53 @@ impl ClientCertVerifier for AlsoOver {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.supported_verify_schemes()
+    }
+}
+
+/// Believes what the library believes; a member of another generation is noticed.
+#[derive(Debug)]
+struct Member {
+    verifier: Arc<WebPkiServerVerifier>,
+    own: Identity,
+    at: IpAddr,
+}
+
+impl ServerCertVerifier for Member {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let verified = self.verifier.verify_server_cert(end_entity, intermediates, name, ocsp, now);
+        if verified.is_err() {
+            generation::meet(&self.own, self.at, intermediates);
+        }
+        verified
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.verifier.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.verifier.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.verifier.supported_verify_schemes()
     }
 }
 

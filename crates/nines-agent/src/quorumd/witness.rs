@@ -5,10 +5,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::{
-        Arc, Mutex, PoisonError,
-        mpsc::{SyncSender, sync_channel},
-    },
+    sync::{Arc, Mutex, PoisonError, mpsc::SyncSender},
     time::Duration,
 };
 
@@ -31,12 +28,12 @@ use crate::{
     daemon::{datagram_cipher, node_config},
     datagram_budget::Guest,
     descriptors::Shares,
-    executors::{self, DiskQueue, DiskWork, devices},
+    executors::{DiskQueue, DiskWork, devices},
     http::view::outside::outside,
     identity::{Credentials, Identity, StateDir},
     logger::Logger,
     queue::{Offer as _, Refused},
-    start::{cannot_start, start_renewal},
+    start::{cannot_start, start_disk, start_renewal},
     stop::replace,
     storage::own_log,
     threads,
@@ -178,10 +175,7 @@ fn start(
     let udp = devices::bind(&bound)?;
     let port = devices::bind_tcp(SocketAddr::new(bound.addresses[0], bound.port))?;
     let (poll, core, inbox) = core_thread::channel().map_err(cannot_start)?;
-    let (disk, writes) = sync_channel(threads::DISK);
-    let (told, of, first) = (core.clone(), home.clone(), Arc::clone(credentials));
-    let noted = move || first.identity.note_log(&of);
-    threads::spawn("disk", move || executors::disk(store, writes, noted, &told))?;
+    let disk = start_disk((&core, home), credentials, store, kept.full)?;
     let (workers, orders) = Workers::new(disk);
     let (spec, members) = (node.newest_config(), node.state().members.len());
     let guest = Guest::new(boot_time(), &spec, members);

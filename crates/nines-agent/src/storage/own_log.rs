@@ -1,15 +1,19 @@
 //! What a node finds of its own log when it starts.
 //!
 //! Decides: whether that is less than it once had. A log that is gone, empty or unreadable makes a
-//! node that votes no more and says so to everybody. An older copy looks whole from here: other
-//! nodes remember what it lacks.
+//! node that votes no more and says so to everybody, and so does one that is older than what
+//! `floor.rs` knows. An older copy of the whole directory looks whole from here: other nodes
+//! remember what it lacks.
 
 use std::os::unix::fs::MetadataExt as _;
 
-use nines_api::failure::Outcome;
-use nines_core::wire::Persisted;
+use nines_api::failure::{Failure, Kind, Outcome};
+use nines_core::wire::{Persist, Persisted};
 
-use super::store::{Opened, Store};
+use super::{
+    floor,
+    store::{Opened, Store},
+};
 use crate::identity::{Identity, StateDir};
 
 /// Name of the log's file in the state directory.
@@ -68,6 +72,11 @@ fn open(home: &StateDir, identity: &Identity) -> Outcome<(Store, Persisted)> {
     let store = match Store::look(&path)? {
         Opened::Store(store) => store,
         Opened::Damaged(why) => return unreadable(why),
+        Opened::Full(why) => {
+            let retired = format!("its log {} cannot be opened: {why}", path.display());
+            let kept = Persisted { retired, full: true, ..Persisted::default() };
+            return Ok((Store::in_memory()?, kept));
+        }
     };
     let mut kept = match store.read() {
         Ok(kept) => kept,
@@ -79,12 +88,25 @@ fn open(home: &StateDir, identity: &Identity) -> Outcome<(Store, Persisted)> {
     } else if identity.has_log(home) && kept.retired.is_empty() {
         kept.retired = format!("its log is gone: {} has nothing in it", path.display());
     }
+    let (writes, floor) = (store.writes()?, floor::known(home));
+    if writes < floor && kept.retired.is_empty() {
+        kept.retired = format!(
+            "its log is older than what it wrote: {} has had {writes} writes, and by {} there were \
+             {floor}",
+            path.display(),
+            floor::FILE
+        );
+        // Until a newer copy takes its place.
+        let retired = Some(kept.retired.clone());
+        let written = store.write(&Persist { retired, ..Persist::default() });
+        written.map_err(|e| Failure::new(Kind::Io, "the log cannot be written", e.why))?;
+    }
     Ok((store, kept))
 }
 
 #[cfg(test)]
 mod tests {
-    use nines_core::wire::{HardState, Persist, Snapshot};
+    use nines_core::wire::{HardState, Snapshot};
 
     use super::*;
     use crate::identity::{self, PORT};
@@ -137,6 +159,38 @@ mod tests {
         assert_eq!(retired(&home), "");
         std::fs::remove_file(home.file(FILE)).unwrap();
         assert!(retired(&home).contains("its log is gone"));
+        std::fs::remove_dir_all(&home.0).unwrap();
+    }
+
+    #[test]
+    fn an_older_copy_of_the_file_alone_is_noticed_without_anybody() {
+        let (home, identity) = member("older", true);
+        let write = |store: &Store| {
+            let hard_state = Some(HardState { term: 2, vote: 1, commit: 1 });
+            store.write(&Persist { hard_state, ..Persist::default() }).unwrap()
+        };
+        let older = std::fs::read(home.file(FILE)).unwrap();
+        {
+            let (store, _) = open(&home, &identity).unwrap();
+            let mut floor = floor::Floor::open(&home);
+            floor.note(write(&store));
+            floor.note(write(&store));
+        }
+        let newest = std::fs::read(home.file(FILE)).unwrap();
+        assert_eq!(retired(&home), "");
+        std::fs::write(home.file(FILE), &older).unwrap();
+        assert!(retired(&home).contains("its log is older than what it wrote"));
+        {
+            let (store, _) = open(&home, &identity).unwrap();
+            (0..5).for_each(|_| assert!(write(&store) > 0));
+        }
+        assert!(retired(&home).contains("its log is older"), "for good, whatever it writes");
+        std::fs::write(home.file(FILE), &newest).unwrap();
+        assert_eq!(retired(&home), "", "the newest copy was put back");
+        // A node that begins anew in its directory.
+        std::fs::remove_file(home.file(FILE)).unwrap();
+        home.make_log().unwrap();
+        assert_eq!(floor::known(&home), 0);
         std::fs::remove_dir_all(&home.0).unwrap();
     }
 

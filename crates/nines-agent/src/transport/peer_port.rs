@@ -324,7 +324,8 @@ async fn open(
     peer: NodeId,
     to: SocketAddr,
 ) -> std::io::Result<TlsStream<TcpStream>> {
-    let connector = TlsConnector::from(Arc::clone(&credentials.keys().client));
+    let client = trust::client(&credentials.keys(), &credentials.identity, to.ip());
+    let connector = TlsConnector::from(client.map_err(|e| std::io::Error::other(e.to_string()))?);
     let name = identity::number_tls_name(peer.number());
     let name = rustls_pki_types::ServerName::try_from(name).map_err(std::io::Error::other)?;
     let stream = TcpStream::connect(to).await?;

@@ -118,12 +118,6 @@ impl Node {
         self.outdated || self.differs
     }
 
-    /// Whether this node votes no more, and would vote again after a restart.
-    pub fn is_mended_by_restart(&self) -> bool {
-        let stays = self.is_retired() || self.applies_no_more() || self.is_split();
-        self.broken().is_some() && !stays
-    }
-
     /// Whether this build reads a committed command. If not, this node stops: nothing that follows
     /// may be applied either.
     pub(super) fn reads_on(&mut self, command: &[u8]) -> bool {

@@ -206,6 +206,7 @@ impl Node {
         Heartbeat {
             broken: self.broken().unwrap_or_default().to_owned(),
             retired: self.is_retired(),
+            disk_full: self.disk_full,
             feature_level: crate::feature_level::BUILD,
             outdated: self.outdated,
             differs: self.differs,

@@ -114,6 +114,7 @@ impl Node {
             states_sent: joining::Sent::default(),
             told_broken: lost_log::ToldBroken::default(),
             farewells: removal::Farewells::default(),
+            disk_full: kept.full,
             outdated: false,
             differs: false,
             operations: operations::Operations::default(),

@@ -77,6 +77,9 @@ pub struct Heartbeat {
     /// The sender is the only voter.
     #[prost(bool, tag = "39")]
     pub alone: bool,
+    /// The sender votes no more because its disk is full: it goes on by itself.
+    #[prost(bool, tag = "48")]
+    pub disk_full: bool,
     /// Name of the set of VIPs held, in two halves.
     #[prost(fixed64, tag = "50")]
     pub set_a: u64,

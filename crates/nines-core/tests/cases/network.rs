@@ -7,7 +7,7 @@ use std::{
 };
 
 use nines_core::{
-    Action, Config, Event, Node,
+    Action, Config, DiskFault, Event, Node,
     action::Operation,
     snapshot,
     state::State,
@@ -225,7 +225,9 @@ impl Network {
             Action::Persist(number, persist) => {
                 let what = match &machine.disk_fails {
                     None => Happening::Written(number, persist),
-                    Some(why) => Happening::Deliver(Event::PersistFailed(why.clone())),
+                    Some(why) => {
+                        Happening::Deliver(Event::PersistFailed(DiskFault::Failed, why.clone()))
+                    }
                 };
                 self.schedule(soon, id, what);
             }

@@ -27,7 +27,7 @@ impl World {
         let time = disk.write_ns_min + self.random.below(disk.write_ns_spread) + slow;
         let time = self.after_earlier_writes(id, time);
         let what = match self.disk_error(id) {
-            Some(why) => Happening::Deliver(Event::PersistFailed(why)),
+            Some((fault, why)) => Happening::Deliver(Event::PersistFailed(fault, why)),
             None => Happening::Written(number, persist),
         };
         self.schedule(time, id, what);

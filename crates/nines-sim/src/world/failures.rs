@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nines_core::Event;
+use nines_core::{DiskFault, Event};
 use nines_model::Millis;
 
 use super::{Happening, Kernel, Sabotage, World, disk, founding};
@@ -11,10 +11,14 @@ use super::{Happening, Kernel, Sabotage, World, disk, founding};
 /// The wall clock of a machine that is right, when the world begins, ns since 1970.
 const WALL_NS: u64 = 1_700_000_000_000_000_000;
 
+/// An agent looks so often whether a full disk has room again, ns.
+const ROOM_NS: u64 = 2_000_000_000;
+
 /// What is wrong with machines.
 #[derive(Default)]
 pub(super) struct Failures {
     full_disks: BTreeSet<u64>,
+    failed_disks: BTreeSet<u64>,
     /// How far wall clocks are off, ns.
     wall: BTreeMap<u64, i64>,
 }
@@ -51,10 +55,33 @@ impl World {
         self.schedule(length.ns(), id, Happening::Wake);
     }
 
-    /// No write of this machine succeeds, or all do again.
+    /// The disk of this machine is full, or has room again: its agent sees that some time later.
     pub fn fill_disk(&mut self, id: u64, full: bool) {
         let disks = &mut self.failures.full_disks;
         if full {
+            disks.insert(id);
+        } else if disks.remove(&id) {
+            let after = self.random.below(ROOM_NS);
+            self.schedule(after, id, Happening::Deliver(Event::DiskHasRoom));
+        }
+    }
+
+    /// All disks have room again, and take writes.
+    pub fn all_disks_work(&mut self) {
+        for id in self.failures.full_disks.clone() {
+            self.fill_disk(id, false);
+        }
+        for id in std::mem::take(&mut self.failures.failed_disks) {
+            // Somebody restarts the agent, for nothing else mends that.
+            self.kill(id);
+            self.start(id);
+        }
+    }
+
+    /// Every write of this machine fails from now on, or none does.
+    pub fn fail_disk(&mut self, id: u64, fails: bool) {
+        let disks = &mut self.failures.failed_disks;
+        if fails {
             disks.insert(id)
         } else {
             disks.remove(&id)
@@ -62,9 +89,12 @@ impl World {
     }
 
     /// Why a machine's disk takes nothing, if so.
-    pub(super) fn disk_error(&self, id: u64) -> Option<String> {
+    pub(super) fn disk_error(&self, id: u64) -> Option<(DiskFault, String)> {
+        if self.failures.failed_disks.contains(&id) {
+            return Some((DiskFault::Failed, "Input/output error (os error 5)".into()));
+        }
         let full = self.failures.full_disks.contains(&id);
-        full.then(|| "No space left on device (os error 28)".into())
+        full.then(|| (DiskFault::Full, "No space left on device (os error 28)".into()))
     }
 
     /// The wall clock of a machine is set to another time.

@@ -159,6 +159,9 @@ fn disks(text: &str, names: &Names) -> Read {
     let full = |some: Vec<u64>, full: bool| {
         at_once(move |world| some.iter().for_each(|id| world.fill_disk(*id, full)))
     };
+    let fails = |some: Vec<u64>, fails: bool| {
+        at_once(move |world| some.iter().for_each(|id| world.fail_disk(*id, fails)))
+    };
     let writes = |names: &Names, some: Vec<u64>, disk: Disk| {
         let some: Vec<String> = some.into_iter().map(|id| names.of_node(id)).collect();
         at_once(move |world| {
@@ -176,6 +179,10 @@ fn disks(text: &str, names: &Names) -> Read {
         full(names.nodes(a)?, true)
     } else if let Some([a]) = gaps(text, "the disk of {} has room again") {
         full(names.nodes(a)?, false)
+    } else if let Some([a]) = gaps(text, "the disk of {} fails") {
+        fails(names.nodes(a)?, true)
+    } else if let Some([a]) = gaps(text, "the disk of {} works again") {
+        fails(names.nodes(a)?, false)
     } else if let Some([a]) = gaps(text, "kill {} and empty its disk") {
         let id = names.node(a)?;
         at_once(move |world| world.put_back(id, Persisted::default()))

@@ -98,6 +98,16 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("server show", "nines server show"),
     ("server undo", "nines server undo"),
     ("doctor", "nines doctor\nnines doctor -o json"),
+    ("backup", "nines backup save shop.backup\nnines backup show shop.backup"),
+    ("backup save", "nines backup save shop.backup"),
+    (
+        "backup show",
+        "nines backup show shop.backup\nnines backup show --config shop.backup >cluster.toml",
+    ),
+    (
+        "backup restore",
+        "nines backup restore shop.backup --force-new-generation --reason \"all others burnt\"",
+    ),
     ("config", "nines config check cluster.toml"),
     ("config show", "nines config show >cluster.toml"),
     ("config check", "nines config check cluster.toml"),

@@ -53,7 +53,12 @@ pub fn bytes(n: u64) -> String {
 
 fn text(status: &Status, wide: bool) -> String {
     let (cluster, verdict) = (bold(&status.cluster), bold(&status.verdict.to_string()));
-    let mut out = format!("{cluster}  {verdict}  {}", status.summary);
+    // Few clusters were ever formed anew.
+    let generation = match status.generation {
+        0 | 1 => String::new(),
+        number => format!(" (generation {number})"),
+    };
+    let mut out = format!("{cluster}{generation}  {verdict}  {}", status.summary);
     // A node without the log does not know the voters.
     if status.voters > 0 {
         out.push_str(&format!("   quorum {} of {}", status.votes, status.voters));

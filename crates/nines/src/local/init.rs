@@ -42,6 +42,12 @@ pub fn name(given: Option<&String>) -> String {
     given.cloned().unwrap_or(short)
 }
 
+/// All addresses of this machine.
+pub fn all_addresses() -> Outcome<Vec<IpAddr>> {
+    let here = nines_dataplane::address::interfaces().map_err(kernel_failure)?;
+    Ok(here.iter().flat_map(|i| i.addresses.iter().map(|(address, _)| *address)).collect())
+}
+
 /// This node's addresses, given or found.
 pub fn addresses(given: &[IpAddr]) -> Outcome<Vec<IpAddr>> {
     let here = nines_dataplane::address::interfaces().map_err(kernel_failure)?;
@@ -73,7 +79,8 @@ pub fn addresses(given: &[IpAddr]) -> Outcome<Vec<IpAddr>> {
     Ok(addresses)
 }
 
-fn fresh(home: &StateDir) -> Outcome<()> {
+/// Refuses a state directory that a member has.
+pub fn fresh(home: &StateDir) -> Outcome<()> {
     if home.is_member() {
         let identity = home.identity()?;
         return Err(Failure::new(
@@ -124,7 +131,7 @@ pub fn run(context: &Context, args: &InitArgs) -> Outcome<u8> {
 }
 
 /// Makes the state directory of one node; `founded` fills it.
-fn make(home: &StateDir, founded: impl FnOnce() -> Outcome<()>) -> Outcome<()> {
+pub fn make(home: &StateDir, founded: impl FnOnce() -> Outcome<()>) -> Outcome<()> {
     let began = !home.0.exists();
     let done = std::fs::create_dir_all(&home.0)
         .map_err(|e| {

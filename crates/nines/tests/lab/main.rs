@@ -10,7 +10,9 @@ use std::{
 use nines_lab::{Lab, Wire, power::PowerSwitch};
 use serde_json::Value;
 
+mod backup;
 mod devices;
+mod disk;
 mod faults;
 mod fence;
 mod fence_two;

@@ -163,14 +163,14 @@ esac
 "#;
 
 /// Hosts on which commands run as the pages write them.
-struct Shop {
-    net: Net,
+pub(super) struct Shop {
+    pub(super) net: Net,
     /// The newest join code.
     code: RefCell<String>,
 }
 
 impl Shop {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let names = [
             ("lb1", 2),
             ("lb2", 3),
@@ -211,7 +211,7 @@ impl Shop {
     }
 
     /// Runs a line as root of that host would; whether it succeeded, and all that it said.
-    fn try_run(&self, host: &str, line: &str) -> (bool, String) {
+    pub(super) fn try_run(&self, host: &str, line: &str) -> (bool, String) {
         let home = self.net.home.join("hosts").join(host);
         let at = home.display();
         let line = line.replace("abcd...", &self.code.borrow());
@@ -239,7 +239,7 @@ impl Shop {
     }
 
     /// The same, until it succeeds.
-    fn run(&self, host: &str, line: &str) -> String {
+    pub(super) fn run(&self, host: &str, line: &str) -> String {
         let limit = Instant::now() + PATIENCE;
         // What only looks may be tried again: the cluster may still be on its way.
         let looks = ["status", "doctor", "why", "events", "plan", "server show", "move", "standby"];
@@ -256,7 +256,7 @@ impl Shop {
         }
     }
 
-    fn until(&self, what: &str, host: &str, line: &str, wanted: &str) {
+    pub(super) fn until(&self, what: &str, host: &str, line: &str, wanted: &str) {
         let limit = Instant::now() + PATIENCE;
         loop {
             let (_, said) = self.try_run(host, line);
@@ -299,7 +299,7 @@ impl Shop {
     }
 
     /// Runs the blocks of a page in order, and writes its configs where the nodes find them.
-    fn page(&self, page: &str, host: &str, each: bool) {
+    pub(super) fn page(&self, page: &str, host: &str, each: bool) {
         for block in blocks(page).iter().filter(|block| !block.not_run) {
             match block.language.as_str() {
                 "sh" | "console" => self.block(block, host, each),
@@ -417,6 +417,7 @@ fn the_pages_without_a_cluster_do_what_they_say() {
 fn every_page_with_commands_is_on_the_list() {
     let run = [
         "README.md",
+        "docs/manual/backup-and-restore.md",
         "docs/manual/failover-and-leases.md",
         "docs/manual/first-cluster.md",
         "docs/manual/forwarding/ipvsadm.md",
@@ -428,9 +429,8 @@ fn every_page_with_commands_is_on_the_list() {
         "docs/manual/troubleshooting.md",
     ];
     let shell = |b: &Block| !b.not_run && matches!(b.language.as_str(), "sh" | "console");
-    let with: Vec<String> =
-        pages().into_iter().filter(|page| blocks(page).iter().any(shell)).collect();
-    assert_eq!(with, run);
+    let with = pages().into_iter().filter(|page| blocks(page).iter().any(shell));
+    assert_eq!(with.collect::<Vec<_>>(), run);
     // Of these two pages, single blocks are run.
     let pages = ["docs/manual/installation.md", "docs/manual/forwarding/marks.md"];
     assert_eq!(pages.map(|page| blocks(page).iter().filter(|b| shell(b)).count()), [2, 1]);

@@ -35,8 +35,10 @@ pub fn outside(node: &Node, now: Time, id: NodeId, name: &str) -> Option<Outside
             format!("install the newest nines on {name}, then on it: systemctl restart nines")
         } else if node.is_retired_of(id) || node.has_other_config(id) {
             Node::rebuild(name)
+        } else if node.has_full_disk(id) {
+            format!("make room on the disk of {name}; it goes on by itself then")
         } else {
-            format!("free the disk of {name}, then on it: systemctl restart nines")
+            format!("see what its kernel says: dmesg on {name}; then: systemctl restart nines")
         };
         return Some(Outside {
             state: NodeState::NoVote,

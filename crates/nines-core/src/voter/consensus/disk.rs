@@ -1,9 +1,12 @@
-//! What a disk gives back at the start of a node.
+//! What a disk gives back at the start of a node, and a leader whose disk takes nothing more.
 //!
 //! Decides: whether it can be the log of a node at all. The library believes its log and stops the
 //! process where two parts of it contradict each other; a node that guessed would vote by a log
 //! that nobody wrote.
 
+use raft::StateRole;
+
+use super::Consensus;
 use crate::wire::Persisted;
 
 /// Terms and indexes end here. No cluster gets so far, and sums of two of them fit a number.
@@ -44,6 +47,16 @@ pub fn sound(kept: &Persisted) -> Result<(), String> {
         ));
     }
     Ok(())
+}
+
+impl Consensus {
+    /// Leads no more. The term stays, so nothing has to be on the disk for that.
+    pub fn step_down(&mut self) {
+        let raft = &mut self.raw.raft;
+        if raft.state == StateRole::Leader {
+            raft.become_follower(raft.term, 0);
+        }
+    }
 }
 
 /// Whether these can be the members of a cluster.
