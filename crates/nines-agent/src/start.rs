@@ -209,8 +209,8 @@ pub fn start_disk(shared: &Shared, store: Store) -> Outcome<SyncSender<DiskWork>
     Ok(disk)
 }
 
-/// Starts the threads "fence" and "fence-config"; gives where calls and new devices go. `directory`:
-/// where fence agents are.
+/// Starts the threads "fence" and "fence-config"; gives where calls and new devices go.
+/// `directory`: where fence agents are.
 pub fn start_fence_threads(
     shared: &Shared,
     directory: Option<PathBuf>,
