@@ -263,9 +263,9 @@ pub fn member(peer: &Peer, witness: bool) -> Member {
     }
 }
 
-/// What a machine that joins is given. `request`: its certificate signing request, PEM; empty: it is
-/// of a build that makes none, and gets a key. A real server gets no key of the cluster, so that one
-/// that is broken into gives none away, and no witness gets the authority's.
+/// What a machine that joins is given. `request`: its certificate signing request, PEM; empty: it
+/// is of a build that makes none, and gets a key. A real server gets no key of the cluster, so that
+/// one that is broken into gives none away, and no witness gets the authority's.
 pub fn admit(
     mine: &Credentials,
     peers: Vec<Peer>,

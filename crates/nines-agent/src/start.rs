@@ -221,8 +221,8 @@ pub fn start_disk(
     Ok(disk)
 }
 
-/// Starts the threads "fence" and "fence-config"; gives where calls and new devices go. `directory`:
-/// where fence agents are.
+/// Starts the threads "fence" and "fence-config"; gives where calls and new devices go.
+/// `directory`: where fence agents are.
 pub fn start_fence_threads(
     shared: &Shared,
     directory: Option<PathBuf>,

@@ -1,8 +1,8 @@
 //! Keys of heartbeats: which one this node sends with, and which it believes.
 //!
-//! Decides: which keys follow which. A rotation takes three steps, each a state with a higher version:
-//! all members believe the new key, too; all send with it; nobody believes the old one. So heartbeats
-//! are heard throughout. A state is never printed: it consists of secrets.
+//! Decides: which keys follow which. A rotation takes three steps, each a state with a higher
+//! version: all members believe the new key, too; all send with it; nobody believes the old one. So
+//! heartbeats are heard throughout. A state is never printed: it consists of secrets.
 
 use std::{fs, sync::PoisonError};
 
@@ -114,8 +114,8 @@ impl Credentials {
         self.heartbeat.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// From now on these count, also after a restart. An error: this node has other ones of the same
-    /// version, or newer ones.
+    /// From now on these count, also after a restart. An error: this node has other ones of the
+    /// same version, or newer ones.
     pub fn put_heartbeat_keys(&self, home: &StateDir, keys: &HeartbeatKeys) -> Outcome<()> {
         let refuse = |why: &str| Failure::new(Kind::Changed, "the keys were not taken", why);
         if !keys.sound() {

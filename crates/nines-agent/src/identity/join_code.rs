@@ -158,8 +158,8 @@ fn digest(text: &str) -> String {
 }
 
 impl StateDir {
-    /// Makes a join code that is valid for so many seconds from `now` on; gives it, and what is kept
-    /// of it. `node`: the only name it admits; empty: any.
+    /// Makes a join code that is valid for so many seconds from `now` on; gives it, and what is
+    /// kept of it. `node`: the only name it admits; empty: any.
     pub fn new_code(
         &self,
         admits: Admits,

@@ -103,8 +103,9 @@ pub fn client(keys: &Keys, own: &Identity, at: IpAddr) -> Outcome<Arc<ClientConf
     Ok(Arc::new(config))
 }
 
-/// Believes clients of the cluster, also those whose certificate is over: a machine that was off for
-/// long comes back with such a one, and asks for another. The port lets it ask for nothing else.
+/// Believes clients of the cluster, also those whose certificate is over: a machine that was off
+/// for long comes back with such a one, and asks for another. The port lets it ask for nothing
+/// else.
 #[derive(Debug)]
 struct AlsoOver(Arc<dyn ClientCertVerifier>);
 

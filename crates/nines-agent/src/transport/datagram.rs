@@ -6,9 +6,9 @@
 //! ```
 //! Each incarnation of a node has a random salt; its key is HKDF-SHA256(cluster key, salt), its
 //! nonce is (link, sequence): never used twice. While the cluster key is rotated, the keys from all
-//! cluster keys in force are believed, and one is sent with. Only a datagram that echoes a challenge which this
-//! very incarnation of the receiver told a moment ago counts, so a recording never does (S28);
-//! `replay.rs` has the rule. ChaCha20-Poly1305, RFC 8439.
+//! cluster keys in force are believed, and one is sent with. Only a datagram that echoes a
+//! challenge which this very incarnation of the receiver told a moment ago counts, so a recording
+//! never does (S28); `replay.rs` has the rule. ChaCha20-Poly1305, RFC 8439.
 //!
 //! Decides: what is authentic and fresh. Memory per peer is constant.
 

@@ -229,7 +229,6 @@ async fn converse(visit: Visit, port: Arc<PeerPort>, speaks: &watch::Sender<u64>
         (0, Some(_)) => SERVER_MAX,
         _ => FRAME_MAX,
     };
-    let is_named = |name: &str| cert.as_ref().is_some_and(|c| trust::names(c, name));
     // One whose certificate is over may ask for a new one, and for nothing else.
     let over = cert.as_ref().is_some_and(|c| trust::is_over(c));
     while let Ok(Ok((what, bytes))) = timeout_at(until, get(&mut stream, max(from))).await {
@@ -252,17 +251,9 @@ async fn converse(visit: Visit, port: Arc<PeerPort>, speaks: &watch::Sender<u64>
                 let answer = (port.counters)().await;
                 say(&mut stream, kind::ANSWER, &answer).await
             }
-            kind::DUTY => match serde_json::from_slice::<real_servers::Question>(&bytes) {
-                Ok(question) if is_named(&identity::server_tls_name(&question.name)) => {
-                    match real_servers::answer(&port.desk, &question).await {
-                        Some(answer) => {
-                            let bytes = serde_json::to_vec(&answer).expect("plain data");
-                            say(&mut stream, kind::ANSWER, &bytes).await
-                        }
-                        None => false,
-                    }
-                }
-                _ => false,
+            kind::DUTY => match duty(&port.desk, &bytes, cert.as_ref()).await {
+                Some(answer) => say(&mut stream, kind::ANSWER, &answer).await,
+                None => false,
             },
             kind::HEARTBEAT_KEYS if from != 0 => {
                 let (what, bytes) = port.secrets.answer(&bytes, from).await;
@@ -294,6 +285,16 @@ async fn converse(visit: Visit, port: Arc<PeerPort>, speaks: &watch::Sender<u64>
     }
 }
 
+/// The answer to a real server that asks for its duty; `None`: it has no certificate of the name
+/// that it says, or this agent is stopping.
+async fn duty(desk: &Desk, bytes: &[u8], cert: Option<&CertificateDer<'_>>) -> Option<Vec<u8>> {
+    let question: real_servers::Question = serde_json::from_slice(bytes).ok()?;
+    let name = identity::server_tls_name(&question.name);
+    cert.filter(|cert| trust::names(cert, &name))?;
+    let answer = real_servers::answer(desk, &question).await?;
+    Some(serde_json::to_vec(&answer).expect("plain data"))
+}
+
 /// The member that says hello, by its certificate: a node that joins has no log yet that could say
 /// who is a member, and the log comes by this door. 0: none. What the log does say holds, too.
 async fn speaker(core: &CoreHandle, hello: &[u8], cert: Option<&CertificateDer<'_>>) -> u64 {
@@ -317,8 +318,8 @@ async fn connect(
     Ok(stream)
 }
 
-/// A line to a member that has said nothing yet. Its certificate must have the member's number: names
-/// may be those of machines that have left.
+/// A line to a member that has said nothing yet. Its certificate must have the member's number:
+/// names may be those of machines that have left.
 async fn open(
     credentials: &Credentials,
     peer: NodeId,
@@ -369,8 +370,8 @@ pub async fn ask_counters(
     timeout(limit, ask).await.ok().flatten()
 }
 
-/// Asks the member at `to` to let this machine in, with its private key `key_pem`, which stays here.
-/// `sending` is called before anything is sent that the member may act on.
+/// Asks the member at `to` to let this machine in, with its private key `key_pem`, which stays
+/// here. `sending` is called before anything is sent that the member may act on.
 pub async fn join(
     to: SocketAddr,
     fingerprint: [u8; 10],

@@ -15,7 +15,8 @@ pub struct RotateRequest {
 pub struct MemberKeys {
     /// Name of the member.
     pub member: String,
-    /// Names the key that its heartbeats are sealed with, and says nothing about it; empty: unknown.
+    /// Names the key that its heartbeats are sealed with, and says nothing about it; empty:
+    /// unknown.
     pub heartbeat_key: String,
     /// It believes another key, too: a rotation has not ended.
     pub rotating: bool,

@@ -275,8 +275,7 @@ impl Shop {
         }
     }
 
-    /// Runs a block; lines without a prompt run on `host`. A line of r1 that `each` server needs
-    /// runs on all three.
+    /// Runs a block; lines without a prompt run on `host`, those of r1 on all servers, if `each`.
     fn block(&self, block: &Block, host: &str, each: bool) {
         assert!(!block.not_run && matches!(block.language.as_str(), "sh" | "console"));
         let all = if block.language == "console" {
@@ -289,10 +288,7 @@ impl Shop {
             eprintln!("{}:{} {host}# {line}", block.page, block.line);
             self.run(&host, &line);
             for host in ["r2", "r3"].into_iter().filter(|_| each && host == "r1") {
-                if line.starts_with("nines join") {
-                    // Each machine has a code of its own.
-                    self.run("lb1", "nines code --server");
-                }
+                self.run("lb1", "nines code --server");
                 self.run(host, &line);
             }
         }
@@ -332,7 +328,6 @@ fn the_pages_on_a_cluster_do_what_they_say() {
     assert!(everyday.len() > 8, "{everyday:?}");
     for line in everyday {
         let line = line.replace("FILE", "cluster.toml");
-        eprintln!("everyday: {line}");
         shop.run("lb1", &line);
     }
     shop.page("docs/manual/keys-and-roles.md", "lb1", false);

@@ -1,14 +1,14 @@
-//! The key of heartbeats is rotated while the cluster runs: over TLS from member to member, never in
-//! the log.
+//! The key of heartbeats is rotated while the cluster runs: over TLS from member to member, never
+//! in the log.
 //!
 //! ```text
 //! director that rotates -> each member that is heard:  1 believe the new key, too
 //!                                                      2 send with it
 //!                                                      3 believe no other
 //! ```
-//! Decides: when a step may follow (every member that is heard has made the one before), who may tell
-//! keys (directors, one rotation at a time), and how a member that was off gets them: it asks. A
-//! rotation that ends early leaves keys that all believe; the next one finishes it.
+//! Decides: when a step may follow (every member that is heard has made the one before), who may
+//! tell keys (directors, one rotation at a time), and how a member that was off gets them: it asks.
+//! A rotation that ends early leaves keys that all believe; the next one finishes it.
 
 use std::{
     collections::BTreeMap,
@@ -34,8 +34,8 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(3);
 /// A rotation makes all its steps within that time, or ends.
 const ROTATION: Duration = Duration::from_secs(30);
-/// A member follows one rotation; another may begin when that has said nothing for so long, which is
-/// longer than any rotation takes.
+/// A member follows one rotation; another may begin when that has said nothing for so long, which
+/// is longer than any rotation takes.
 const ONE_AT_A_TIME: Duration = Duration::from_secs(45);
 /// How often a node asks members that it does not hear whether they have other keys.
 const LOOK: Duration = Duration::from_secs(2);
@@ -282,8 +282,8 @@ impl Secrets {
         Ok(rotated)
     }
 
-    /// Has every member that is heard make these steps, each once all have made the one before. Gives
-    /// the keys that each has then. An error: one did not make it, or too few are heard.
+    /// Has every member that is heard make these steps, each once all have made the one before.
+    /// Gives the keys that each has then. An error: one did not make it, or too few are heard.
     async fn all_heard(
         &self,
         steps: &[&HeartbeatKeys],

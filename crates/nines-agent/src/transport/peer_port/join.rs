@@ -1,7 +1,7 @@
 //! Machines that ask to be let in.
 //!
-//! Decides: which name and number a newcomer gets, and what is tried again. Machines are let in by any
-//! member that has the authority's key, two at once too: the log says which came first.
+//! Decides: which name and number a newcomer gets, and what is tried again. Machines are let in by
+//! any member that has the authority's key, two at once too: the log says which came first.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 

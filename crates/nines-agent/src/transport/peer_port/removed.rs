@@ -1,7 +1,7 @@
 //! Members that were removed: whom the log names no more is not heard.
 //!
-//! Decides: when a line ends whose other end has left. New lines ask the log (`speaker`); those that
-//! are open are ended by what is looked at here.
+//! Decides: when a line ends whose other end has left. New lines ask the log (`speaker`); those
+//! that are open are ended by what is looked at here.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 

@@ -1,8 +1,8 @@
 //! Certificates are renewed before they end, and those of builds that knew no end are replaced.
 //!
 //! Decides: who signs whose. A director signs its own; a witness or real server makes a new key and
-//! asks a director, over a line on which it shows the certificate that it has. It gets one for its own
-//! name and number only. Nobody restarts, and no line ends.
+//! asks a director, over a line on which it shows the certificate that it has. It gets one for its
+//! own name and number only. Nobody restarts, and no line ends.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
