@@ -8,9 +8,11 @@ use super::states::{NodeState, ServerState, Subject, code};
 
 pub use super::placement::Placement;
 pub use fence::{FenceResult, FenceStatus};
+pub use links::LinkStatus;
 pub use requests::{ActRequest, Done, MoveRequest};
 
 mod fence;
+mod links;
 mod requests;
 
 /// Schema of [`Status`].
@@ -138,6 +140,12 @@ pub struct NodeStatus {
     pub links_up: usize,
     /// Links ever heard.
     pub links: usize,
+    /// Heard only through other nodes, which pass on what it sends.
+    #[serde(default)]
+    pub through_others: bool,
+    /// Loss and round trip of each of them.
+    #[serde(default)]
+    pub link_details: Vec<LinkStatus>,
     /// Leads the consensus.
     pub leads: bool,
     /// Since when it is on standby and why; empty: it is not.
@@ -148,6 +156,9 @@ pub struct NodeStatus {
     /// Has a vote.
     #[serde(default)]
     pub votes: bool,
+    /// Why it has none though it takes part; empty: it has one, or takes no part.
+    #[serde(default)]
+    pub no_vote: String,
     /// Addresses for heartbeats, one for each link.
     #[serde(default)]
     pub addresses: Vec<String>,

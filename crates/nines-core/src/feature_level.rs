@@ -28,11 +28,15 @@ pub const REMOVALS: u32 = 3;
 /// From this level on a config may have fence devices, and commands may be about them.
 pub const FENCING: u32 = 4;
 
+/// From this level on a member may lose its vote and stay a member.
+pub const LINKS: u32 = 5;
+
 /// Highest level that this build reads and writes.
-pub const BUILD: u32 = 4;
+pub const BUILD: u32 = 5;
 
 /// Fields of [`crate::wire::Command`] that say what it does, by number.
-const KINDS: [u64; 14] = [10, 11, 12, 13, 14, 15, 16, 17, 18, 19, RAISES, 21, 50, 51];
+const KINDS: [u64; 16] =
+    [10, 11, 12, 13, 14, 15, 16, 17, 18, 19, RAISES, 21, 50, peek::FENCE, peek::TAKES_VOTE, 63];
 /// The one that raises the level.
 const RAISES: u64 = 20;
 
@@ -45,6 +49,7 @@ pub fn needed(kind: &Kind) -> u32 {
         Kind::Act(act) if is_of_members(act) => REMOVALS,
         Kind::Act(act) if is_of_power(act) => FENCING,
         Kind::Fence(_) => FENCING,
+        Kind::TakeVote(_) | Kind::LearnAgain(_) => LINKS,
         Kind::FeatureLevel(raise) => raise.level,
         _ => 0,
     }
@@ -212,6 +217,8 @@ mod tests {
             (Kind::Remove("lb2".into()), 0),
             (Kind::FeatureLevel(FeatureLevel { level: 1, membership: 7 }), 1),
             (Kind::Batch(Batch::default()), 0),
+            (Kind::TakeVote(wire::VoteChange::default()), LINKS),
+            (Kind::LearnAgain(wire::VoteChange::default()), LINKS),
         ]
     }
 

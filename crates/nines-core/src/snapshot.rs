@@ -13,7 +13,7 @@ use crate::{
     event_log::{EventLog, LoggedEvent},
     peek, spec_edit,
     state::{Admin, Failover, Fencing, Holding, Members, Set, State, Vips},
-    wire::{Facts, LogEvent, Member, Power, SpecEdit, named, pack, unpack},
+    wire::{AnewOrder, Facts, LogEvent, Member, Power, SpecEdit, named, pack, unpack},
 };
 
 /// Field of [`Kept`] with what the text says.
@@ -52,6 +52,9 @@ struct Kept {
     /// Power of nodes; none below feature level 4.
     #[prost(message, repeated, tag = "34")]
     powers: Vec<KeptPower>,
+    /// Members that begin anew; none below feature level 5.
+    #[prost(message, repeated, tag = "39")]
+    anew: Vec<AnewOrder>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -183,6 +186,8 @@ pub fn encode(state: &State) -> Vec<u8> {
     let removals = state.admin.removals().iter().map(removal);
     let power =
         |(id, power): (&NodeId, &Power)| KeptPower { id: id.number(), power: power.clone() };
+    let anew =
+        |(id, index): (&NodeId, &LogIndex)| AnewOrder { node: id.number(), index: index.number() };
     let event = |e: &LoggedEvent| KeptEvent { id: e.id.clone(), told: Some(e.into()) };
     let (moves, failovers) = (state.admin.move_requests(), state.vips.failovers());
     let addresses: BTreeSet<_> =
@@ -202,6 +207,7 @@ pub fn encode(state: &State) -> Vec<u8> {
         spec: Some(SpecEdit::whole(&state.spec)),
         removals: removals.collect(),
         powers: state.fencing.iter().map(power).collect(),
+        anew: state.members.anew().iter().map(anew).collect(),
     }
     .encode_to_vec()
 }
@@ -215,7 +221,6 @@ pub fn decode(bytes: &[u8]) -> Option<State> {
         Some(spec) => spec.applied_to(&Spec::default())?,
         None => Following::default().read(&kept.text).ok()?,
     };
-    let parts = spec_edit::parts_digest(&spec);
     let (mut holdings, mut failovers) = (BTreeMap::new(), BTreeMap::new());
     let (mut drains, mut standbys, mut moves) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     for v in kept.vips {
@@ -257,7 +262,7 @@ pub fn decode(bytes: &[u8]) -> Option<State> {
     let Kept { revision, members, facts, membership, highest, feature_level, applied, .. } = kept;
     let mut state = State {
         text: kept.text.into(),
-        parts,
+        parts: spec_edit::parts_digest(&spec),
         spec: Arc::new(spec),
         revision,
         members: Members::restored(
@@ -265,7 +270,8 @@ pub fn decode(bytes: &[u8]) -> Option<State> {
             facts,
             (NodeId(highest), LogIndex(membership)),
             feature_level,
-        ),
+        )
+        .with_anew(&kept.anew),
         vips: Vips::restored(holdings, failovers),
         admin: Admin::restored(drains, standbys, moves, removals),
         fencing: Fencing::restored(powers),
@@ -300,7 +306,8 @@ mod tests {
         let mut state = State {
             revision: 3,
             applied: LogIndex(9),
-            members: Members::restored(vec![member], vec![facts], (NodeId(7), LogIndex(4)), 3),
+            members: Members::restored(vec![member], vec![facts], (NodeId(7), LogIndex(4)), 3)
+                .with_anew(&[AnewOrder { node: 2, index: 4 }]),
             vips: Vips::restored(holdings.into(), failovers.into()),
             admin: Admin::restored(
                 drains.into(),

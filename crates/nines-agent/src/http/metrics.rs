@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
 use nines_api::{
     states::{NodeState, ServerState},
-    types::{ServerStatus, ServiceStatus, Status, Traffic, Verdict},
+    types::{LinkStatus, NodeStatus, ServerStatus, ServiceStatus, Status, Traffic, Verdict},
 };
 use nines_model::printable::clean;
 
@@ -143,6 +143,24 @@ fn per_node(page: &mut Page, status: &Status) {
     for n in peers() {
         page.sample("nines_links_up", &[("peer", &n.name)], n.links_up);
     }
+    per_link(page, peers().cloned());
+}
+
+fn per_link(page: &mut Page, peers: impl Iterator<Item = NodeStatus>) {
+    let links: Vec<(String, String, LinkStatus)> = peers
+        .flat_map(|n| n.link_details.into_iter().map(move |of| (n.name.clone(), of)))
+        .map(|(peer, of)| (peer, of.link.to_string(), of))
+        .collect();
+    page.family("nines_link_loss_ratio", "gauge", "Share of the last 100 beats lost on a link.");
+    for (peer, link, of) in &links {
+        let labels = [("peer", peer.as_str()), ("link", link)];
+        page.sample("nines_link_loss_ratio", &labels, of.loss_percent / 100.0);
+    }
+    page.family("nines_link_rtt_seconds", "gauge", "Round trip of a beat over a link.");
+    for (peer, link, of) in links.iter().filter(|(.., of)| of.rtt_us > 0) {
+        let labels = [("peer", peer.as_str()), ("link", link)];
+        page.sample("nines_link_rtt_seconds", &labels, of.rtt_us as f64 / 1e6);
+    }
 }
 
 /// All of it: `status` with this node's own counts; `lag`: how long other directors took for the
@@ -186,8 +204,6 @@ pub fn text(status: &Status, lag: &BTreeMap<String, Duration>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use nines_api::types::NodeStatus;
-
     use super::*;
 
     #[test]

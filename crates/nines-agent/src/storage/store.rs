@@ -7,7 +7,7 @@ use std::path::Path;
 
 use nines_api::failure::{Failure, Kind, Outcome};
 use nines_core::wire::{
-    HardState, KeptIncarnation, LogEntry, LongPromise, Persist, Persisted, Snapshot,
+    Begun, HardState, KeptIncarnation, LogEntry, LongPromise, Persist, Persisted, Snapshot,
 };
 use prost::Message as _;
 use redb::{Database, ReadableDatabase as _, TableDefinition};
@@ -95,6 +95,7 @@ impl Store {
         let incarnation = KeptIncarnation::decode(word("life")?.as_slice()).map_err(failed)?;
         let retired = String::from_utf8_lossy(&word("retired")?).into_owned();
         let removed = !word("removed")?.is_empty();
+        let begun = Begun::decode(word("begun")?.as_slice()).map_err(failed)?;
         let mut entries = Vec::new();
         let table = tables.open_table(ENTRIES).map_err(failed)?;
         for item in table.range(snapshot.index + 1..).map_err(failed)? {
@@ -109,7 +110,16 @@ impl Store {
             }
             entries.push(entry);
         }
-        Ok(Persisted { hard_state, snapshot, entries, long_promise, incarnation, retired, removed })
+        Ok(Persisted {
+            hard_state,
+            snapshot,
+            entries,
+            long_promise,
+            incarnation,
+            retired,
+            removed,
+            begun,
+        })
     }
 
     /// Writes and syncs.
@@ -145,6 +155,21 @@ impl Store {
                     .insert("hard-state", hard_state.encode_to_vec().as_slice())
                     .map_err(failed)?;
             }
+        }
+        tables.commit().map_err(failed)
+    }
+
+    /// Starts the log of a node that begins anew; of its earlier one goes on what it promised, and
+    /// how often it has started.
+    pub fn begin_anew(&self, begun: Begun, before: &Persisted) -> Outcome<()> {
+        let Persisted { incarnation, long_promise, .. } = before.clone();
+        let tables = self.database.begin_write().map_err(failed)?;
+        {
+            let mut words = tables.open_table(WORDS).map_err(failed)?;
+            words.insert("begun", begun.encode_to_vec().as_slice()).map_err(failed)?;
+            let (life, promise) = (incarnation.encode_to_vec(), long_promise.encode_to_vec());
+            words.insert("life", life.as_slice()).map_err(failed)?;
+            words.insert("long-promise", promise.as_slice()).map_err(failed)?;
         }
         tables.commit().map_err(failed)
     }
