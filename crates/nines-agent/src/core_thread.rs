@@ -16,7 +16,11 @@ use std::{
 
 use mio::{Events, Interest, Poll, Token, Waker, net::UdpSocket};
 use nines_core::{
-    Action, Event, Node, action::Operation, forwarding::Wanted, health::CheckTasks, wire::Persist,
+    Action, Event, Node,
+    action::Operation,
+    forwarding::Wanted,
+    health::CheckTasks,
+    wire::{Begun, Persist},
 };
 use nines_dataplane::{Guard, process::boot_time};
 use nines_model::{DeviceName, FenceDevice, LogIndex, NodeId, NodeName, Switch, Time};
@@ -75,6 +79,8 @@ pub enum Work {
     Restart,
     /// Stop the agent: this node holds no VIP any more.
     Stop,
+    /// Replace the process, and put the log aside before it starts.
+    BeginAnew(Begun),
 }
 
 /// What a fence device is asked, as [`Operation::Fence`] says it.
@@ -456,6 +462,7 @@ impl CoreThread {
                 Action::Check(tasks) => Work::Check(tasks),
                 Action::RestartReady => Work::Restart,
                 Action::StopReady => Work::Stop,
+                Action::BeginAnew(begun) => Work::BeginAnew(begun),
             };
             known.extend(self.executors.take(work));
         }

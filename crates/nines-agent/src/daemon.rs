@@ -64,19 +64,19 @@ pub fn run(options: &Options) -> Outcome<()> {
         .enable_all()
         .build()
         .map_err(|e| Failure::new(Kind::Io, "cannot start", e))?;
+    let of = home.clone();
     let ended = if credentials.identity.server {
         runtime.block_on(real_server::serve(home, credentials, &log))
     } else {
         runtime.block_on(serve(options, home, credentials, &log))
     };
-    match ended {
-        Ok(End::Stopped) => Ok(()),
-        Ok(End::Replace) => {
-            drop(runtime);
-            Err(Failure::new(Kind::Io, "cannot restart in place", replace()))
-        }
-        Err(why) => Err(why),
+    match ended? {
+        End::Stopped => return Ok(()),
+        End::Replace => {}
+        End::BeginAnew(begun) => own_log::order_anew(&of, begun)?,
     }
+    drop(runtime);
+    Err(Failure::new(Kind::Io, "cannot restart in place", replace()))
 }
 
 async fn serve(

@@ -130,6 +130,7 @@ impl Executors for Workers {
             // The first end is the end.
             Work::Restart => drop(self.ends.offer(End::Replace)),
             Work::Stop => drop(self.ends.offer(End::Stopped)),
+            Work::BeginAnew(begun) => drop(self.ends.offer(End::BeginAnew(begun))),
         }
         None
     }

@@ -17,6 +17,7 @@ use std::{
 
 use nines_api::failure::{Failure, Kind, Outcome};
 use nines_core::{
+    node::rebuild::VOTERS_MAX,
     snapshot,
     state::State,
     wire::{HardState, Member, Persisted, Snapshot},
@@ -117,6 +118,7 @@ impl Identity {
 #[derive(Clone, Debug)]
 pub struct StateDir(pub PathBuf);
 
+/// A failure of the disk.
 pub(crate) fn disk(what: impl Into<String>, why: impl std::fmt::Display) -> Failure {
     Failure::new(Kind::Io, what, why).next("see whether the disk is full and the directory yours")
 }
@@ -241,11 +243,18 @@ pub fn bootstrap(
         member(peer, witness)
     });
     let state = State::founded(text.into(), Arc::new(spec.clone()), members);
-    let voters: Vec<u64> = peers.iter().map(|p| p.id).collect();
+    let all: Vec<u64> = peers.iter().map(|p| p.id).collect();
+    let (voters, learners) = all.split_at(all.len().min(VOTERS_MAX));
     let data = snapshot::encode(&state);
     let kept = Persisted {
         hard_state: HardState { term: 1, vote: 0, commit: 1 },
-        snapshot: Snapshot { index: 1, term: 1, voters, learners: Vec::new(), data },
+        snapshot: Snapshot {
+            index: 1,
+            term: 1,
+            voters: voters.to_vec(),
+            learners: learners.to_vec(),
+            data,
+        },
         ..Persisted::default()
     };
     Ok((credentials, kept))

@@ -5,12 +5,16 @@
 
 use std::{env, io, os::unix::process::CommandExt as _, path::PathBuf, process::Command};
 
+use nines_core::wire::Begun;
+
 /// How an agent ends.
 pub enum End {
     /// For good: its process ends.
     Stopped,
     /// A newer process takes its place.
     Replace,
+    /// Likewise, and it starts without the log, which was lost.
+    BeginAnew(Begun),
 }
 
 /// Starts this program anew in its own place; returns only if that cannot be.

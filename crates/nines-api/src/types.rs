@@ -8,12 +8,14 @@ use super::states::{NodeState, ServerState, Subject, code};
 
 pub use super::placement::Placement;
 pub use fence::{FenceCounts, FenceResult, FenceStatus};
+pub use links::LinkStatus;
 pub use quorumd::{Quorumd, QuorumdCluster};
 pub use requests::{ActRequest, Done, MoveRequest};
 pub use secret::{MemberKeys, RotateRequest, SecretStatus};
 pub use tokens::{TokenMade, TokenName, TokenRequest, TokenStatus};
 
 mod fence;
+mod links;
 mod quorumd;
 mod requests;
 mod secret;
@@ -147,6 +149,12 @@ pub struct NodeStatus {
     pub links_up: usize,
     /// Links ever heard.
     pub links: usize,
+    /// Heard only through other nodes, which pass on what it sends.
+    #[serde(default)]
+    pub through_others: bool,
+    /// Loss and round trip of each of them.
+    #[serde(default)]
+    pub link_details: Vec<LinkStatus>,
     /// Leads the consensus.
     pub leads: bool,
     /// Since when it is on standby and why; empty: it is not.
@@ -157,6 +165,9 @@ pub struct NodeStatus {
     /// Has a vote.
     #[serde(default)]
     pub votes: bool,
+    /// Why it has none though it takes part; empty: it has one, or takes no part.
+    #[serde(default)]
+    pub no_vote: String,
     /// Addresses for heartbeats, one for each link.
     #[serde(default)]
     pub addresses: Vec<String>,

@@ -6,7 +6,11 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use nines_model::{DeviceName, FenceDevice, LogIndex, NodeId, NodeName, Switch, Time};
 
-use crate::{forwarding::Wanted, health::CheckTasks, wire::Persist};
+use crate::{
+    forwarding::Wanted,
+    health::CheckTasks,
+    wire::{Begun, Persist},
+};
 
 /// What is asked.
 #[derive(Clone, Debug)]
@@ -42,6 +46,9 @@ pub enum Action {
     RestartReady,
     /// Nothing is held any more: stop now.
     StopReady,
+    /// The log of this node is lost, and no one counts on it any more: put it aside, and start anew
+    /// without one, with this to keep.
+    BeginAnew(Begun),
     /// A line for the log of this machine.
     Log(String),
 }

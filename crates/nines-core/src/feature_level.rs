@@ -35,12 +35,15 @@ pub const SELF_FENCING: u32 = 5;
 pub const KEYS: u32 = 5;
 /// From this level on a config may say which users may do what, and there are tokens of the API.
 pub const ROLES: u32 = 5;
+/// From this level on a member may lose its vote and stay a member.
+pub const LINKS: u32 = 5;
 
 /// Highest level that this build reads and writes.
 pub const BUILD: u32 = 5;
 
 /// Fields of [`crate::wire::Command`] that say what it does, by number.
-const KINDS: [u64; 15] = [10, 11, 12, 13, 14, 15, 16, 17, 18, 19, RAISES, 21, 50, 51, 62];
+const KINDS: [u64; 17] =
+    [10, 11, 12, 13, 14, 15, 16, 17, 18, 19, RAISES, 21, 50, peek::FENCE, peek::TAKES_VOTE, 62, 63];
 /// The one that raises the level.
 const RAISES: u64 = 20;
 
@@ -56,6 +59,7 @@ pub fn needed(kind: &Kind) -> u32 {
         Kind::Act(act) if is_of_power(act) => FENCING,
         Kind::Fence(_) => FENCING,
         Kind::Token(_) => ROLES,
+        Kind::TakeVote(_) | Kind::LearnAgain(_) => LINKS,
         Kind::FeatureLevel(raise) => raise.level,
         _ => 0,
     }
@@ -237,6 +241,8 @@ mod tests {
             (Kind::Batch(Batch::default()), 0),
             (Kind::ApplySpec(change("", &format!("{PLAIN}[access]\n"))), ROLES),
             (Kind::Token(wire::TokenChange::default()), ROLES),
+            (Kind::TakeVote(wire::VoteChange::default()), LINKS),
+            (Kind::LearnAgain(wire::VoteChange::default()), LINKS),
         ]
     }
 

@@ -8,7 +8,23 @@ use std::collections::BTreeMap;
 
 use nines_model::{Millis, NodeId, Time};
 
-use crate::{lease::promise_ns, wire::Heartbeat};
+use self::{
+    clock::{ClockRate, Ppm},
+    links::LinkQuality,
+};
+use crate::{
+    lease::promise_ns,
+    wire::{Heartbeat, LinkEcho},
+};
+
+pub mod clock;
+pub mod links;
+
+/// A peer is told so often which of its heartbeats came, for the round trip of each link.
+const ECHO_EVERY: Millis = Millis(200);
+
+/// In place of a link: through a third node.
+pub const THROUGH_OTHERS: usize = usize::MAX;
 
 /// What the last heartbeats of a peer said.
 #[derive(Clone, Debug, Default)]
@@ -21,12 +37,41 @@ pub struct Peer {
     pub beat: Heartbeat,
     /// When it came.
     pub at: Time,
+    /// When one last came over a link between the two.
+    pub direct: Time,
     /// Round trip of the newest acknowledged heartbeat, ns.
     pub rtt_ns: u64,
     /// When a heartbeat that renewed nothing was last answered.
     pub answered: Time,
     /// Was it alive when last looked at?
     pub was_alive: bool,
+    /// Numbers of the first and of the newest heartbeat of its incarnation; 0: it does not number
+    /// them.
+    numbers: (u64, u64),
+    /// What each of our links brings of its heartbeats.
+    quality: BTreeMap<usize, LinkQuality>,
+    /// When it was last told which of its heartbeats came.
+    echoed: Time,
+    /// How fast its clock runs.
+    clock: ClockRate,
+}
+
+impl Peer {
+    /// What one of our links brings of its heartbeats, and the newest number that any brought.
+    pub fn quality(&self, link: usize) -> Option<(&LinkQuality, u64)> {
+        Some((self.quality.get(&link)?, self.numbers.1))
+    }
+
+    /// By how much this node's clock runs faster than the peer's; `None`: not known.
+    pub fn clock_ahead(&self) -> Option<Ppm> {
+        self.clock.ahead()
+    }
+
+    /// Round trip over the fastest link, ns; 0: not known.
+    pub fn trip_ns(&self) -> u64 {
+        let links = self.quality.values().map(LinkQuality::trip_ns).filter(|ns| *ns > 0);
+        links.min().unwrap_or(self.rtt_ns)
+    }
 }
 
 /// What this node has heard of each of its peers.
@@ -54,18 +99,63 @@ impl Membership {
         let first = peer.at == Time(0) || beat.incarnation() != peer.beat.incarnation();
         if first {
             peer.sent.clear();
+            peer.quality.clear();
+            peer.numbers = (0, 0);
+            peer.clock = ClockRate::default();
         }
-        if peer.sent.get(&link).is_none_or(|sent| beat.sent_ns > *sent) {
+        let through = link == THROUGH_OTHERS;
+        if !through && peer.sent.get(&link).is_none_or(|sent| beat.sent_ns > *sent) {
             peer.sent.insert(link, beat.sent_ns);
             peer.heard.insert(link, now);
+            peer.direct = now;
         }
         if first || beat.sent_ns > peer.beat.sent_ns {
             peer.at = now;
+            if !through {
+                peer.clock.heard(now, beat.sent_ns);
+            }
         } else if beat.sent_ns < peer.beat.sent_ns {
             return false;
         }
         peer.beat = beat;
         true
+    }
+
+    /// What a heartbeat, which was taken in a moment ago, shows of the link it came over.
+    pub fn note_link(&mut self, now: Time, from: NodeId, link: usize, of: (u64, &[LinkEcho])) {
+        let (number, echoes) = of;
+        let counts = number > 0 && link != THROUGH_OTHERS;
+        let Some(peer) = self.peers.get_mut(&from).filter(|_| counts) else { return };
+        let (first, newest) = &mut peer.numbers;
+        if *first == 0 {
+            *first = number;
+        }
+        *newest = number.max(*newest);
+        let quality = peer.quality.entry(link).or_insert_with(|| LinkQuality::new(*first));
+        quality.came(now, number, *newest);
+        for echo in echoes.iter().filter(|echo| usize::try_from(echo.link) == Ok(link)) {
+            quality.echoed(now, echo);
+        }
+    }
+
+    /// Which heartbeats of a peer came last, by link; none: it was told a moment ago.
+    pub fn echoes_for(&mut self, now: Time, to: NodeId) -> Vec<LinkEcho> {
+        let Some(peer) = self.peers.get_mut(&to) else { return Vec::new() };
+        if now.since(peer.echoed) < ECHO_EVERY.ns() || peer.numbers.1 == 0 {
+            return Vec::new();
+        }
+        peer.echoed = now;
+        let echo = |(link, at): (&usize, &Time)| {
+            let link_number = u32::try_from(*link).ok()?;
+            let (sent_ns, held_ns) = (*peer.sent.get(link)?, now.since(*at));
+            // What is so old tells of no link that works.
+            (held_ns < Millis(1_000).ns()).then_some(LinkEcho {
+                link: link_number,
+                sent_ns,
+                held_ns,
+            })
+        };
+        peer.heard.iter().filter_map(echo).collect()
     }
 
     /// It is no member any more: its silence is nobody's business.

@@ -34,6 +34,7 @@ use crate::{
 mod alone;
 mod bulk;
 mod checks;
+mod clock;
 mod desired_state;
 mod disk;
 mod event_log;
@@ -51,6 +52,8 @@ mod lost_log;
 mod operations;
 mod proposals;
 mod reachability;
+pub mod rebuild;
+mod relay;
 pub mod removal;
 pub mod results;
 mod start;
@@ -80,9 +83,12 @@ pub struct Node {
     membership: Membership,
     incarnation: incarnation::HeardIncarnations,
     mail: heartbeat::Mail,
+    relays: relay::Relays,
     under_way: BTreeMap<NodeId, bulk::UnderWay>,
     states_sent: joining::Sent,
     told_broken: lost_log::ToldBroken,
+    rebuild: rebuild::Rebuild,
+    clock: clock::OwnClock,
     farewells: removal::Farewells,
     /// This node votes no more because its disk is full.
     disk_full: bool,
@@ -185,6 +191,7 @@ impl Node {
         }
         self.watch_peers(now);
         self.compare_configs(now);
+        self.compare_clocks(now);
         self.tell_double(now);
         self.confirm(now);
         if self.voter.consensus().leads() {

@@ -58,6 +58,8 @@ const APPLIES_TEXT: u64 = 10;
 pub(crate) const APPLIES_SPEC: u64 = 21;
 /// Field of a command about the power of a node.
 pub(crate) const FENCE: u64 = 51;
+/// Field of a command that takes the vote of a member.
+pub(crate) const TAKES_VOTE: u64 = 61;
 
 /// Whether this encoded [`crate::wire::Command`] applies a config: then it does nothing else.
 pub fn applies_config(bytes: &[u8]) -> bool {

@@ -13,7 +13,7 @@ use crate::{
     event_log::{EventLog, LoggedEvent},
     peek, spec_edit,
     state::{Admin, ApiTokens, Failover, Fencing, Holding, Members, Set, State, Vips},
-    wire::{ApiToken, Facts, LogEvent, Member, Power, SpecEdit, named, pack, unpack},
+    wire::{AnewOrder, ApiToken, Facts, LogEvent, Member, Power, SpecEdit, named, pack, unpack},
 };
 
 /// Field of [`Kept`] with what the text says.
@@ -55,6 +55,9 @@ struct Kept {
     /// Tokens of the API; none below feature level 5.
     #[prost(message, repeated, tag = "43")]
     tokens: Vec<KeptToken>,
+    /// Members that begin anew; none below feature level 5.
+    #[prost(message, repeated, tag = "39")]
+    anew: Vec<AnewOrder>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -199,6 +202,8 @@ pub fn encode(state: &State) -> Vec<u8> {
         name: name.clone(),
         token: token.clone(),
     };
+    let anew =
+        |(id, index): (&NodeId, &LogIndex)| AnewOrder { node: id.number(), index: index.number() };
     let event = |e: &LoggedEvent| KeptEvent { id: e.id.clone(), told: Some(e.into()) };
     let (moves, failovers) = (state.admin.move_requests(), state.vips.failovers());
     let addresses: BTreeSet<_> =
@@ -219,6 +224,7 @@ pub fn encode(state: &State) -> Vec<u8> {
         removals: removals.collect(),
         powers: state.fencing.iter().map(power).collect(),
         tokens: state.tokens.iter().map(token).collect(),
+        anew: state.members.anew().iter().map(anew).collect(),
     }
     .encode_to_vec()
 }
@@ -241,7 +247,6 @@ pub fn decode(bytes: &[u8]) -> Option<State> {
         Some(spec) => spec.applied_to(&Spec::default())?,
         None => Following::default().read(&kept.text).ok()?,
     };
-    let parts = spec_edit::parts_digest(&spec);
     let (mut holdings, mut failovers) = (BTreeMap::new(), BTreeMap::new());
     let (mut drains, mut standbys, mut moves) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     for v in kept.vips {
@@ -278,7 +283,7 @@ pub fn decode(bytes: &[u8]) -> Option<State> {
     let Kept { revision, members, facts, membership, highest, feature_level, applied, .. } = kept;
     let mut state = State {
         text: kept.text.into(),
-        parts,
+        parts: spec_edit::parts_digest(&spec),
         spec: Arc::new(spec),
         revision,
         members: Members::restored(
@@ -286,7 +291,8 @@ pub fn decode(bytes: &[u8]) -> Option<State> {
             facts,
             (NodeId(highest), LogIndex(membership)),
             feature_level,
-        ),
+        )
+        .with_anew(&kept.anew),
         vips: Vips::restored(holdings, failovers),
         admin: Admin::restored(drains, standbys, moves, removals),
         fencing: Fencing::restored(powers),
@@ -322,7 +328,8 @@ mod tests {
         let mut state = State {
             revision: 3,
             applied: LogIndex(9),
-            members: Members::restored(vec![member], vec![facts], (NodeId(7), LogIndex(4)), 3),
+            members: Members::restored(vec![member], vec![facts], (NodeId(7), LogIndex(4)), 3)
+                .with_anew(&[AnewOrder { node: 2, index: 4 }]),
             vips: Vips::restored(holdings.into(), failovers.into()),
             admin: Admin::restored(
                 drains.into(),

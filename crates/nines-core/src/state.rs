@@ -38,6 +38,7 @@ mod members;
 #[cfg(test)]
 mod tests;
 mod vips;
+mod votes;
 
 /// Everything the log says.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -183,7 +184,12 @@ impl State {
             Kind::Remove(name) if member.is_none_or(|c| !self.may_change(c, Some(kind))) => {
                 Err(Refusal::Changed(format!("{name} stays, or has left")))
             }
-            Kind::Join(_) | Kind::Remove(_) | Kind::Facts(_) | Kind::FeatureLevel(_) => {
+            Kind::Join(_)
+            | Kind::Remove(_)
+            | Kind::Facts(_)
+            | Kind::FeatureLevel(_)
+            | Kind::TakeVote(_)
+            | Kind::LearnAgain(_) => {
                 let change = self.members.validate(member, kind)?;
                 Ok(self.commit_member(entry, change))
             }

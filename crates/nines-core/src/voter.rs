@@ -123,6 +123,8 @@ pub struct Voter {
     writes: VecDeque<(u64, Time)>,
     /// The disk counts as slow until then.
     slow_until: Time,
+    /// The clock of this node is wrong: it renews nothing.
+    clock_off: bool,
     next_beside: u64,
     next_tick: Time,
     started: Time,
@@ -154,12 +156,13 @@ impl Voter {
             bound: PromiseBound::new(until, lease),
             sets: HolderSets::default(),
             gate: AppendGate::default(),
-            memory: LostLog::new(broken.is_some() && !kept.full, kept.removed),
+            memory: LostLog::new(broken.is_some() && !kept.full, kept.removed, kept.begun),
             broken,
             kept_state: LogIndex(kept.snapshot.index),
             asked_states: Vec::new(),
             writes: VecDeque::new(),
             slow_until: Time(0),
+            clock_off: false,
             next_beside: BESIDE_THE_LOG,
             next_tick: now,
             started: now,
@@ -175,6 +178,11 @@ impl Voter {
     /// The consensus, to look at.
     pub fn consensus(&self) -> &Consensus {
         &self.consensus
+    }
+
+    /// Whether this voter may renew leases, as far as its clock is concerned.
+    pub fn may_renew(&mut self, may: bool) {
+        self.clock_off = !may;
     }
 
     /// Why this node votes no more, if so.
@@ -309,6 +317,12 @@ impl Voter {
             Some(Kind::Remove(name)) => {
                 let id = state.member(name).map(Member::id);
                 id.is_some_and(|id| self.consensus.propose_removal(id, bytes))
+            }
+            Some(Kind::TakeVote(taken)) if taken.anew => {
+                self.consensus.propose_removal(taken.member(), bytes)
+            }
+            Some(Kind::TakeVote(change) | Kind::LearnAgain(change)) => {
+                self.consensus.propose_member(change.member(), false, bytes)
             }
             Some(Kind::Fence(fence)) if fence.is_about_votes() => {
                 self.consensus.propose_member(fence.target(), false, bytes)

@@ -13,6 +13,7 @@ mod heartbeat;
 mod id;
 mod incarnation;
 mod spec;
+mod votes;
 
 pub use api_token::{ApiToken, TokenChange};
 pub use batch::Batch;
@@ -20,7 +21,7 @@ pub use facts::{Facts, FeatureLevel, Unfit};
 pub use fence::{
     Fence, FenceAnswer, FenceCounts, FenceOff, FenceOrder, FenceStep, FenceWish, Power,
 };
-pub use heartbeat::{Ack, Awaits, Heartbeat, SetPart, WatchdogState};
+pub use heartbeat::{Ack, Awaits, Heartbeat, LinkEcho, SetPart, WatchdogState};
 pub(crate) use id::{named, numbers};
 pub use incarnation::{KeptIncarnation, LongPromise, NodeIncarnation};
 pub use spec::{
@@ -28,12 +29,13 @@ pub use spec::{
     General, NodeEntry, OutletEntry, RateEntry, ServerEntry, ServiceEntry, Socket, SourceEntry,
     SpecEdit, VipEntry,
 };
+pub use votes::{Anew, AnewOrder, Begun, VoteChange};
 
 /// One datagram, or one frame of a TLS stream, after decryption.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Frame {
     /// One of these.
-    #[prost(oneof = "frame::Kind", tags = "1, 2, 3, 50")]
+    #[prost(oneof = "frame::Kind", tags = "1, 2, 3, 50, 60")]
     pub kind: Option<frame::Kind>,
     /// What could wait for a heartbeat and travels with it; these carry none themselves.
     #[prost(message, repeated, tag = "4")]
@@ -66,7 +68,24 @@ pub mod frame {
         /// What a set of VIPs contains.
         #[prost(message, tag = "50")]
         Part(super::SetPart),
+        /// A frame of another node, to be passed on or passed on already.
+        #[prost(message, tag = "60")]
+        Relay(super::Relay),
     }
+}
+
+/// A frame that goes through a third node, where its sender is not heard by its receiver.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Relay {
+    /// Number of the node that the frame is of.
+    #[prost(uint64, tag = "1")]
+    pub from: u64,
+    /// Number of the node that it is for.
+    #[prost(uint64, tag = "2")]
+    pub to: u64,
+    /// The [`Frame`], encoded.
+    #[prost(bytes = "vec", tag = "3")]
+    pub frame: Vec<u8>,
 }
 
 /// A VIP and the log index of the entry that gave it.
@@ -217,6 +236,8 @@ pub struct Persisted {
     pub removed: bool,
     /// The disk is full, so nothing could be read: that ends when it has room.
     pub full: bool,
+    /// By what this node began anew, if it did.
+    pub begun: Begun,
 }
 
 /// What a vote rests on (S3).
@@ -254,7 +275,7 @@ pub struct Command {
     /// What the command does.
     #[prost(
         oneof = "command::Kind",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 50, 51, 62"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 50, 51, 61, 62, 63"
     )]
     pub kind: Option<command::Kind>,
 }
@@ -309,6 +330,12 @@ pub mod command {
         /// A token of the API is made or revoked.
         #[prost(message, tag = "62")]
         Token(super::TokenChange),
+        /// A member loses its vote.
+        #[prost(message, tag = "61")]
+        TakeVote(super::VoteChange),
+        /// A member that began anew gets the log.
+        #[prost(message, tag = "63")]
+        LearnAgain(super::VoteChange),
     }
 }
 

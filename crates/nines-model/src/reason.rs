@@ -28,6 +28,8 @@ pub enum Unfit {
     Silent,
     /// It hears too few others to renew what it holds.
     Deaf,
+    /// Its clock runs at another rate than those of most.
+    Clock,
     /// An operator set it aside.
     Standby,
     /// An operator wants it to leave the cluster.
@@ -61,6 +63,7 @@ impl Unfit {
             Self::Joining => "joining",
             Self::Silent => "silent",
             Self::Deaf => "deaf",
+            Self::Clock => "clock",
             Self::Standby => "standby",
             Self::Removal => "removal",
             Self::Leaving => "leaving",
@@ -86,6 +89,7 @@ impl fmt::Display for Unfit {
             Self::Joining => f.write_str("is joining, it has no vote yet"),
             Self::Silent => f.write_str("is silent"),
             Self::Deaf => f.write_str("hears too few of the others"),
+            Self::Clock => f.write_str("has a clock that runs at another rate than most"),
             Self::Standby => f.write_str("is on standby"),
             Self::Removal => f.write_str("is to leave the cluster"),
             Self::Leaving => f.write_str("is stopping"),

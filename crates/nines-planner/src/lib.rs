@@ -40,6 +40,8 @@ pub struct NodeView {
     pub no_vote: bool,
     /// It is heard and hears too few others to renew what it holds; it is not alive then.
     pub deaf: bool,
+    /// Its clock runs at another rate than those of most: it holds nothing, and is not alive.
+    pub clock_off: bool,
     /// Its data plane holds the current table.
     pub ready: bool,
     /// An operator set it aside.
@@ -73,6 +75,7 @@ impl NodeView {
             (_, Some(Doubt::Unconfirmed)) => Some(Unfit::Unconfirmed),
             _ if self.joining => Some(Unfit::Joining),
             _ if self.deaf => Some(Unfit::Deaf),
+            _ if self.clock_off => Some(Unfit::Clock),
             _ if !self.alive => Some(Unfit::Silent),
             _ if self.removal => Some(Unfit::Removal),
             _ if self.standby => Some(Unfit::Standby),

@@ -44,6 +44,7 @@ fn node() -> impl Strategy<Value = NodeView> {
             NodeView {
                 alive: alive && !(standby && leaving),
                 deaf: standby && leaving,
+                clock_off: false,
                 joining: outside[0],
                 no_vote: outside[1],
                 doubt: (outside[2] && outside[3]).then_some(Doubt::Unconfirmed),

@@ -7,7 +7,9 @@ use std::{
 };
 
 use nines_core::{
-    Action, Config, Event, Node, snapshot,
+    Action, Config, Event, Node,
+    node::rebuild::VOTERS_MAX,
+    snapshot,
     state::State,
     vip_set::Name,
     wire::{HardState, Member, Persist, Persisted, Snapshot},
@@ -197,10 +199,11 @@ fn founding(scenario: &Scenario, spec: Spec) -> Persisted {
     let members: Vec<Member> = (1..).zip(&scenario.nodes).map(member).collect();
     let state = State::founded(scenario.text.as_str().into(), spec.into(), members);
     let data = snapshot::encode(&state);
-    let voters = (1..=scenario.nodes.len() as u64).collect();
+    let all = || 1..=scenario.nodes.len() as u64;
+    let (voters, learners) = (all().take(VOTERS_MAX).collect(), all().skip(VOTERS_MAX).collect());
     Persisted {
         hard_state: HardState { term: 1, vote: 0, commit: 1 },
-        snapshot: Snapshot { index: 1, term: 1, voters, learners: Vec::new(), data },
+        snapshot: Snapshot { index: 1, term: 1, voters, learners, data },
         ..Persisted::default()
     }
 }
@@ -225,7 +228,7 @@ impl World {
             }
             machines.insert(id, machine);
         }
-        let founders = machines.keys().copied().collect();
+        let founders = machines.keys().copied().take(VOTERS_MAX).collect();
         let movable = spec.vips.iter().filter(|(_, vip)| vip.with.is_none());
         Self {
             now: 0,
@@ -472,6 +475,11 @@ impl World {
                 Action::StopReady => {
                     self.changed = true;
                     self.kill(id);
+                    return Vec::new();
+                }
+                Action::BeginAnew(begun) => {
+                    self.changed = true;
+                    self.begin_anew(id, begun);
                     return Vec::new();
                 }
                 Action::Check(_) | Action::Reply { .. } => {}

@@ -16,7 +16,10 @@ use axum::{
 };
 use nines_api::{
     states::{FenceState, NodeState, ServerState},
-    types::{FenceCounts, FenceStatus, ServerStatus, ServiceStatus, Status, Traffic, Verdict},
+    types::{
+        FenceCounts, FenceStatus, LinkStatus, NodeStatus, ServerStatus, ServiceStatus, Status,
+        Traffic, Verdict,
+    },
 };
 use nines_model::printable::clean;
 
@@ -155,6 +158,24 @@ fn per_node(page: &mut Page, status: &Status) {
     for n in peers() {
         page.sample("nines_links_up", &[("peer", &n.name)], n.links_up);
     }
+    per_link(page, peers().cloned());
+}
+
+fn per_link(page: &mut Page, peers: impl Iterator<Item = NodeStatus>) {
+    let links: Vec<(String, String, LinkStatus)> = peers
+        .flat_map(|n| n.link_details.into_iter().map(move |of| (n.name.clone(), of)))
+        .map(|(peer, of)| (peer, of.link.to_string(), of))
+        .collect();
+    page.family("nines_link_loss_ratio", "gauge", "Share of the last 100 beats lost on a link.");
+    for (peer, link, of) in &links {
+        let labels = [("peer", peer.as_str()), ("link", link)];
+        page.sample("nines_link_loss_ratio", &labels, of.loss_percent / 100.0);
+    }
+    page.family("nines_link_rtt_seconds", "gauge", "Round trip of a beat over a link.");
+    for (peer, link, of) in links.iter().filter(|(.., of)| of.rtt_us > 0) {
+        let labels = [("peer", peer.as_str()), ("link", link)];
+        page.sample("nines_link_rtt_seconds", &labels, of.rtt_us as f64 / 1e6);
+    }
 }
 
 /// Fence devices, by the node that they switch; nodes without one have no samples.
@@ -268,8 +289,6 @@ pub async fn get_readyz(Shared(sight): Shared<Sight>) -> Answer<Response> {
 
 #[cfg(test)]
 mod tests {
-    use nines_api::types::NodeStatus;
-
     use super::*;
 
     #[test]

@@ -28,6 +28,7 @@ pub mod feasibility;
 mod fence;
 mod generation;
 mod incarnations;
+mod links;
 pub mod names;
 mod node_counts;
 pub mod outside;
@@ -99,6 +100,7 @@ pub fn status(node: &Node, now: Time, shown: &OwnStatus) -> (Status, services::S
     watchdog::problems(node, now, &mut status);
     generation::problems(&mut status, &identity::generation::met());
     problems(&mut status);
+    links::problems(&mut status, state.spec.timing.lease);
     (status, services::Services::of(state))
 }
 
@@ -111,7 +113,7 @@ fn state_of(seen: Option<&NodeView>, role: Role, at_work: NodeState) -> NodeStat
         Some(Unfit::Unconfirmed) => NodeState::Unconfirmed,
         _ if seen.joining => NodeState::Joining,
         _ if !seen.heard => NodeState::Silent,
-        _ if seen.deaf => NodeState::NotReady,
+        _ if seen.deaf || seen.clock_off => NodeState::NotReady,
         _ if seen.removal => NodeState::Leaving,
         _ if role == Role::Witness => NodeState::Ok,
         Some(Unfit::Standby) => NodeState::Standby,
@@ -162,7 +164,6 @@ fn member(
         None => Role::Director,
     };
     let behind = behind(node, now, id);
-    let outside = outside::outside(node, now, id, name);
     let at_work = match () {
         () if !holds.is_empty() => NodeState::Active,
         () if !behind.is_empty() => NodeState::CatchingUp,
@@ -182,15 +183,7 @@ fn member(
         ..OwnStatus::default()
     };
     let shown = if id == node.config().id { shown.clone() } else { told() };
-    let (trouble, next) = match outside {
-        Some(outside) => (outside.why, outside.next),
-        None if spares.member(name).is_some_and(|seen| seen.deaf) => (
-            "is heard, and hears too few of the others".to_owned(),
-            "look at the cables and switches towards it".to_owned(),
-        ),
-        None if member_alive(node, now, id) => (shown.worst().to_owned(), shown.worst_next()),
-        None => (String::new(), shown.worst_next()),
-    };
+    let (trouble, next) = trouble(node, now, (id, name), &shown, spares);
     let links = node.links(now, id);
     let mut line = NodeStatus {
         id: id.number(),
@@ -202,13 +195,16 @@ fn member(
         path: shown.path.clone(),
         trouble,
         next,
-        rtt_us: peer.map_or(0, |p| p.rtt_ns / 1_000),
+        rtt_us: peer.map_or(0, |p| p.trip_ns() / 1_000),
         links_up: links.values().filter(|up| **up).count(),
         links: links.len(),
+        link_details: links::details(node, now, id),
+        through_others: node.heard_through_others(now, id),
         leads: node.consensus().leader() == Some(id),
         standby: state.admin.standbys().get(name.as_str()).map_or_else(String::new, set_text),
         removal: removal(node, now, id),
         votes: node.consensus().is_voter(id),
+        no_vote: no_vote(node, id),
         addresses: member.addresses.clone(),
         behind,
         macs: facts.map_or_else(Vec::new, |f| f.macs.iter().map(|mac| mac_text(mac)).collect()),
@@ -216,6 +212,36 @@ fn member(
     };
     watchdog::fill(node, now, id, &mut line);
     line
+}
+
+/// What keeps a member from its work, and the next step.
+fn trouble(
+    node: &Node,
+    now: Time,
+    (id, name): (NodeId, &str),
+    shown: &OwnStatus,
+    spares: &Spares<'_>,
+) -> (String, String) {
+    match outside::outside(node, now, id, name) {
+        Some(outside) => (outside.why, outside.next),
+        None if spares.member(name).is_some_and(|seen| seen.deaf) => (
+            "is heard, and hears too few of the others".to_owned(),
+            "look at the cables and switches towards it".to_owned(),
+        ),
+        None if node.clock_trouble(id).is_some() => (
+            node.clock_trouble(id).unwrap_or_default(),
+            format!("on {name}: look at its clock source: dmesg | grep -i clocksource"),
+        ),
+        None if member_alive(node, now, id) => (shown.worst().to_owned(), shown.worst_next()),
+        None => (String::new(), shown.worst_next()),
+    }
+}
+
+/// Why a member that takes part has no vote.
+fn no_vote(node: &Node, id: NodeId) -> String {
+    let voters = node.consensus().voters().len();
+    let carries = node.carries_without_vote(id);
+    if carries { format!("{voters} voters are enough") } else { String::new() }
 }
 
 /// Who wants a member to leave, and what that waits for.

@@ -14,7 +14,10 @@ use nines_api::{
     states::NodeState,
     types::QuorumdCluster,
 };
-use nines_core::{Event, Node, feature_level, wire::Facts};
+use nines_core::{
+    Event, Node, feature_level,
+    wire::{Begun, Facts},
+};
 use nines_dataplane::process::boot_time;
 use nines_model::{NodeId, Time};
 use tokio::{
@@ -136,7 +139,12 @@ async fn serve(
     while !*end.borrow_and_update() && !anew {
         tokio::select! {
             _ = end.changed() => {}
-            _ = orders.ends.recv() => anew = true,
+            ended = orders.ends.recv() => {
+                if let Some(Some(begun)) = ended {
+                    own_log::order_anew(home, begun)?;
+                }
+                anew = true;
+            }
             Some((to, bytes)) = orders.bulk.recv() => bulk.send(to, bytes),
             _ = show.tick() => {
                 let Some((seen, mended)) = core.inspect(look).await else { break };
@@ -269,15 +277,15 @@ fn look(node: &Node, now: Time) -> (QuorumdCluster, bool) {
 struct Orders {
     /// Large frames, each with the node that it is for.
     bulk: mpsc::Receiver<(NodeId, Vec<u8>)>,
-    /// The node can start anew, or has said farewell.
-    ends: mpsc::Receiver<()>,
+    /// The node can start anew, with or without its log, or has said farewell.
+    ends: mpsc::Receiver<Option<Begun>>,
 }
 
 /// Does what a voter needs: writes its log and sends large frames. It runs nothing.
 struct Workers {
     disk: DiskQueue,
     bulk: mpsc::Sender<(NodeId, Vec<u8>)>,
-    ends: mpsc::Sender<()>,
+    ends: mpsc::Sender<Option<Begun>>,
 }
 
 impl Workers {
@@ -307,7 +315,11 @@ impl Executors for Workers {
             }
             Work::Watch(_) | Work::Check(_) => None,
             Work::Restart | Work::Stop => {
-                let _ = self.ends.offer(());
+                let _ = self.ends.offer(None);
+                None
+            }
+            Work::BeginAnew(begun) => {
+                let _ = self.ends.offer(Some(begun));
                 None
             }
         }

@@ -8,18 +8,62 @@
 use std::os::unix::fs::MetadataExt as _;
 
 use nines_api::failure::{Failure, Kind, Outcome};
-use nines_core::wire::{Persist, Persisted};
+use nines_core::wire::{Begun, Persist, Persisted};
 
 use super::{
     floor,
     store::{Opened, Store},
 };
-use crate::identity::{Identity, StateDir};
+use crate::identity::{self, Identity, StateDir};
 
 /// Name of the log's file in the state directory.
 pub const FILE: &str = "log.redb";
 /// What is known of a file that the library stopped at: which one it was, and why.
 const NOTE: &str = "log.damaged";
+
+/// By what this node is to begin anew: it is there until it has.
+const ANEW: &str = "log.anew";
+/// The log that it had before.
+const LOST: &str = "log.lost";
+
+/// Notes that this node is to begin anew: it does when it starts.
+pub fn order_anew(home: &StateDir, begun: Begun) -> Outcome<()> {
+    home.write(ANEW, &format!("{} {}\n", begun.index, begun.term))
+}
+
+/// Puts the log aside, and makes an empty one, if that is ordered. It can be done again from any
+/// place where it stopped.
+fn begin_anew(home: &StateDir) -> Outcome<()> {
+    let Ok(text) = home.read(ANEW) else { return Ok(()) };
+    let mut numbers = text.split_whitespace().map_while(|word| word.parse().ok());
+    let (log, lost) = (home.file(FILE), home.file(LOST));
+    if let (Some(index), Some(term)) = (numbers.next(), numbers.next()) {
+        let begun = Begun { index, term };
+        // One that cannot be read has nothing to go on with.
+        let read = |path: &std::path::Path| match Store::look(path) {
+            Ok(Opened::Store(store)) => store.read().unwrap_or_default(),
+            Ok(Opened::Damaged(_) | Opened::Full(_)) | Err(_) => Persisted::default(),
+        };
+        let damaged = noted(home).is_some();
+        let mut before = Persisted::default();
+        if log.exists() {
+            before = if damaged { before } else { read(&log) };
+            if before.begun != begun {
+                std::fs::rename(&log, &lost)
+                    .map_err(|e| identity::disk("cannot put the lost log aside", e))?;
+            }
+        } else if lost.exists() && !damaged {
+            before = read(&lost);
+        }
+        if before.begun != begun {
+            // What the lost log had written says nothing of this one.
+            floor::forget(home);
+            Store::open(&log)?.begin_anew(begun, &before)?;
+        }
+    }
+    std::fs::remove_file(home.file(ANEW))
+        .map_err(|e| identity::disk("cannot end the order to begin anew", e))
+}
 
 /// The log to write to, and what it had. The library stops the process at some damaged files: the
 /// agent then starts anew, once, with a note of that.
@@ -61,6 +105,7 @@ fn noted(home: &StateDir) -> Option<String> {
 }
 
 fn open(home: &StateDir, identity: &Identity) -> Outcome<(Store, Persisted)> {
+    begin_anew(home)?;
     let path = home.file(FILE);
     let unreadable = |why: String| {
         let retired = format!("its log {} cannot be read: {why}", path.display());
@@ -85,7 +130,7 @@ fn open(home: &StateDir, identity: &Identity) -> Outcome<(Store, Persisted)> {
     let empty = kept.snapshot.index == 0 && kept.entries.is_empty();
     if !empty {
         identity.note_log(home)?;
-    } else if identity.has_log(home) && kept.retired.is_empty() {
+    } else if identity.has_log(home) && kept.retired.is_empty() && kept.begun.index == 0 {
         kept.retired = format!("its log is gone: {} has nothing in it", path.display());
     }
     let (writes, floor) = (store.writes()?, floor::known(home));
@@ -106,10 +151,10 @@ fn open(home: &StateDir, identity: &Identity) -> Outcome<(Store, Persisted)> {
 
 #[cfg(test)]
 mod tests {
-    use nines_core::wire::{HardState, Snapshot};
+    use nines_core::wire::{HardState, KeptIncarnation, Snapshot};
 
     use super::*;
-    use crate::identity::{self, PORT};
+    use crate::identity::PORT;
 
     /// A state directory of a node that founded a cluster, or joined one.
     fn member(name: &str, founding: bool) -> (StateDir, Identity) {
@@ -191,6 +236,30 @@ mod tests {
         std::fs::remove_file(home.file(FILE)).unwrap();
         home.make_log().unwrap();
         assert_eq!(floor::known(&home), 0);
+        std::fs::remove_dir_all(&home.0).unwrap();
+    }
+
+    /// As often as it is ordered, and from wherever it stopped; what the node promised goes on.
+    #[test]
+    fn a_node_begins_anew_once_and_keeps_its_lost_log() {
+        let (home, identity) = member("anew", true);
+        let begun = Begun { index: 9, term: 3 };
+        let life = KeptIncarnation { incarnation: 5, starts: 4, ..KeptIncarnation::default() };
+        let retired = Some("an older copy".to_owned());
+        let persist = Persist { incarnation: Some(life), retired, ..Persist::default() };
+        Store::open(&home.file(FILE)).unwrap().write(&persist).unwrap();
+        order_anew(&home, begun).unwrap();
+        // It stopped between two steps.
+        std::fs::rename(home.file(FILE), home.file(LOST)).unwrap();
+        for _ in 0..2 {
+            let kept = open(&home, &identity).unwrap().1;
+            assert_eq!((kept.begun, kept.incarnation.starts), (begun, 4));
+            assert_eq!((kept.retired.as_str(), kept.snapshot.index), ("", 0));
+            assert!(home.file(LOST).exists() && !home.file(ANEW).exists());
+        }
+        // The order is still there though it was carried out.
+        order_anew(&home, begun).unwrap();
+        assert_eq!(open(&home, &identity).unwrap().1.begun, begun);
         std::fs::remove_dir_all(&home.0).unwrap();
     }
 

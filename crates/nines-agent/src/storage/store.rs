@@ -9,7 +9,9 @@ use std::{fs::File, io, path::Path};
 use nines_api::failure::{Failure, Kind, Outcome};
 use nines_core::{
     DiskFault,
-    wire::{HardState, KeptIncarnation, LogEntry, LongPromise, Persist, Persisted, Snapshot},
+    wire::{
+        Begun, HardState, KeptIncarnation, LogEntry, LongPromise, Persist, Persisted, Snapshot,
+    },
 };
 use prost::Message as _;
 use redb::{
@@ -161,6 +163,7 @@ impl Store {
         let incarnation = KeptIncarnation::decode(word("life")?.as_slice()).map_err(failed)?;
         let retired = String::from_utf8_lossy(&word("retired")?).into_owned();
         let removed = !word("removed")?.is_empty();
+        let begun = Begun::decode(word("begun")?.as_slice()).map_err(failed)?;
         let mut entries = Vec::new();
         let table = tables.open_table(ENTRIES).map_err(failed)?;
         for item in table.range(snapshot.index + 1..).map_err(failed)? {
@@ -184,6 +187,7 @@ impl Store {
             retired,
             removed,
             full: false,
+            begun,
         })
     }
 
@@ -228,6 +232,21 @@ impl Store {
         }
         tables.commit()?;
         Ok(writes)
+    }
+
+    /// Starts the log of a node that begins anew; of its earlier one goes on what it promised, and
+    /// how often it has started.
+    pub fn begin_anew(&self, begun: Begun, before: &Persisted) -> Outcome<()> {
+        let Persisted { incarnation, long_promise, .. } = before.clone();
+        let tables = self.database.begin_write().map_err(failed)?;
+        {
+            let mut words = tables.open_table(WORDS).map_err(failed)?;
+            words.insert("begun", begun.encode_to_vec().as_slice()).map_err(failed)?;
+            let (life, promise) = (incarnation.encode_to_vec(), long_promise.encode_to_vec());
+            words.insert("life", life.as_slice()).map_err(failed)?;
+            words.insert("long-promise", promise.as_slice()).map_err(failed)?;
+        }
+        tables.commit().map_err(failed)
     }
 
     /// Starts a log from what founding members share.

@@ -108,6 +108,7 @@ impl Node {
         self.remove_members(now);
         self.fence_nodes(now);
         self.let_other_rest(now);
+        self.rebuild_members(now);
         self.promote_learners(now);
         self.raise_feature_level(now);
         self.step_aside(now);
@@ -164,7 +165,7 @@ impl Node {
         let voters = self.voter.consensus().voters();
         for (id, member) in &self.state.members {
             let mut view = NodeView {
-                joining: !voters.contains(id),
+                joining: !voters.contains(id) && !self.carries_without_vote(*id),
                 no_vote: self.broken_of(*id).is_some(),
                 doubt: self.doubt(now, *id),
                 standby: self.state.admin.standbys().contains_key(member.name.as_str()),
@@ -201,7 +202,11 @@ impl Node {
                     !self.membership.silent(now, *id, lease) || self.is_heard_elsewhere(now, *id);
             }
             view.deaf = self.is_deaf(now, *id);
-            if view.no_vote || view.doubt.is_some() || view.deaf {
+            view.clock_off = match self.membership.peer(*id) {
+                _ if *id == self.config.id => self.clock_is_off(),
+                peer => peer.is_some_and(|peer| peer.beat.clock_ppm != 0),
+            };
+            if view.no_vote || view.doubt.is_some() || view.deaf || view.clock_off {
                 // Promises to it run out, and another node takes over.
                 (view.alive, view.ready) = (false, false);
             }
@@ -314,22 +319,24 @@ impl Node {
 
     /// A node that joined gets a vote when it has the log.
     fn promote_learners(&mut self, now: Time) {
-        if !self.voter.may_change_voters(now) {
+        if !self.voter.may_change_voters(now) || self.has_enough_voters() {
             return;
         }
-        for id in self.voter.consensus().learners() {
-            let near = self.voter.consensus().lag(id).is_some_and(|lag| lag <= NEAR_LAG_MAX);
-            // It says itself that it has applied what the log says.
-            let newest = self.state.members.newest_change();
-            let has_state = self.membership.peer(id).is_some_and(|p| p.beat.applied() >= newest);
-            let stops = self.membership.peer(id).is_some_and(|peer| peer.beat.leaving);
-            let ready = near && has_state && !stops && self.renews_already(now, id);
-            if ready && self.membership.alive(now, id, self.lease()) {
-                self.voter.promote(id);
-                self.leading.after = now.plus(LEAD_AGAIN);
-                return;
-            }
+        let ready = |id: &NodeId| self.may_vote_next(now, *id) && self.renews_already(now, *id);
+        if let Some(id) = self.voter.consensus().learners().into_iter().find(ready) {
+            self.voter.promote(id);
+            self.leading.after = now.plus(LEAD_AGAIN);
         }
+    }
+
+    /// Whether a learner has the log and is there, so that it could vote.
+    pub(super) fn may_vote_next(&self, now: Time, id: NodeId) -> bool {
+        let near = self.voter.consensus().lag(id).is_some_and(|lag| lag <= NEAR_LAG_MAX);
+        // It says itself that it has applied what the log says.
+        let newest = self.state.members.newest_change();
+        let has_state = self.membership.peer(id).is_some_and(|p| p.beat.applied() >= newest);
+        let stops = self.membership.peer(id).is_some_and(|peer| peer.beat.leaving);
+        near && has_state && !stops && self.membership.alive(now, id, self.lease())
     }
 
     /// Whether nothing that this leader holds would have to stop until a new voter has renewed it.

@@ -19,7 +19,7 @@ use crate::{
 const PARTS_AGAIN: Millis = Millis(40);
 
 /// Frames larger than this do not fit a datagram on a 1500-byte link with our seal around them.
-const DATAGRAM_MAX: usize = 1_350;
+pub(super) const DATAGRAM_MAX: usize = 1_350;
 
 /// Frames that wait for the next heartbeat to one peer: some more than the heartbeats and answers
 /// of consensus between two of ours. What is dropped comes again with the next ones.
@@ -34,11 +34,13 @@ pub(super) struct Mail {
     next_beat: Time,
     /// What it takes along, by peer.
     along: BTreeMap<NodeId, Vec<Frame>>,
+    /// Number of the last heartbeat.
+    number: u64,
 }
 
 impl Mail {
     pub(super) fn new(now: Time) -> Self {
-        Self { next_beat: now, along: BTreeMap::new() }
+        Self { next_beat: now, along: BTreeMap::new(), number: 0 }
     }
 
     pub(super) fn next_beat(&self) -> Time {
@@ -99,6 +101,9 @@ impl Node {
         }
         let bytes = frame.encode_to_vec();
         let bulk = bulk || bytes.len() > DATAGRAM_MAX;
+        if !bulk && let Some(relay) = self.relayed(to, &bytes) {
+            self.actions.push(relay);
+        }
         self.actions.push(Action::Send { to, bytes, bulk });
     }
 
@@ -135,15 +140,15 @@ impl Node {
         let length = self.leaving.restarts().unwrap_or_else(|| self.lease());
         let sent = now.max(Time(self.own_vips.sent.0 + 1));
         self.own_vips.named(sent);
-        // One that votes no more holds nothing, whatever its set still names.
-        let (name, size) = match self.broken() {
-            None => (self.own_vips.held.name(), self.own_vips.held.len()),
-            Some(_) => ((0, 0), 0),
-        };
+        let (name, size) = self.named_set();
         let (term, acked, _) = self.voter.consensus().shown();
         let shortened = self.leaving.restarts().is_none() && self.guards_end_by(now.plus(length));
+        self.mail.number += 1;
+        let (direct, through) = self.hears_how(now);
+        self.find_relays(now);
         let beat = Heartbeat {
             sent_ns: sent.0,
+            number: self.mail.number,
             lease_ms: length.0,
             ready: self.is_ready() && !self.voter.disk_lags(now),
             lags: self.voter.disk_lags(now),
@@ -159,7 +164,8 @@ impl Node {
             heir_of: self.voter.heir_of().number(),
             double: numbers(self.hears_double(now)),
             confirmed: self.confirmed_lives(),
-            hears: numbers(self.hears(now)),
+            hears: numbers(direct),
+            through: numbers(through),
             set_a: name.0,
             set_b: name.1,
             set_size: size as u32,
@@ -176,6 +182,11 @@ impl Node {
             let me = (self.config.id, self.config.boot);
             self.renewed(me, sent, sent.plus(length), &refused);
         }
+        self.send_beat(now, &beat);
+    }
+
+    /// Sends a heartbeat to everybody, with what waited for it.
+    fn send_beat(&mut self, now: Time, beat: &Heartbeat) {
         let mut parts = Vec::new();
         for to in self.others() {
             let mut rest = self.mail.along.remove(&to).unwrap_or_default();
@@ -184,13 +195,15 @@ impl Node {
                     ack.waited_ns = now.0.saturating_sub(ack.waited_ns);
                 }
             }
-            let mut beat = beat.clone();
+            let echoes = self.membership.echoes_for(now, to);
+            let mut beat = Heartbeat { echoes, ..beat.clone() };
             self.tell_set(now, to, &mut beat, &mut parts);
             let mut frame = self.framed(frame::Kind::Heartbeat(beat));
             // A heartbeat must fit a datagram, which goes over every link; what does not, goes
             // alone.
+            let room = DATAGRAM_MAX - self.relay_overhead(to);
             for more in rest {
-                if frame.encoded_len() + more.encoded_len() + FRAME_OVERHEAD > DATAGRAM_MAX {
+                if frame.encoded_len() + more.encoded_len() + FRAME_OVERHEAD > room {
                     self.send(to, more.kind.expect("made by send_later"));
                 } else {
                     frame.rest.push(more);
@@ -199,6 +212,15 @@ impl Node {
             self.send_frame(to, &frame);
         }
         self.mail.along.clear();
+    }
+
+    /// Name and size of the set that heartbeats name. One that votes no more, or whose clock is
+    /// wrong, holds nothing, whatever its set still contains.
+    fn named_set(&self) -> (Name, usize) {
+        match self.broken() {
+            None if !self.clock_is_off() => (self.own_vips.held.name(), self.own_vips.held.len()),
+            _ => ((0, 0), 0),
+        }
     }
 
     /// What a heartbeat says of the sender's build, and why it votes no more.
@@ -211,6 +233,8 @@ impl Node {
             outdated: self.outdated,
             differs: self.differs,
             watchdog: self.own_watchdog.clone(),
+            anew: self.anew(),
+            clock_ppm: self.clock_ppm(),
             ..Heartbeat::default()
         }
     }
@@ -255,7 +279,18 @@ impl Node {
 
     /// Takes a datagram in; false if it changed nothing that anything is decided by.
     pub(super) fn frame(&mut self, now: Time, from: NodeId, link: usize, bytes: &[u8]) -> bool {
-        let Ok(mut frame) = Frame::decode(bytes) else { return false };
+        let Ok(frame) = Frame::decode(bytes) else { return false };
+        self.whole_frame(now, from, link, frame)
+    }
+
+    /// Takes a frame in, which came over a link or through another node.
+    pub(super) fn whole_frame(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        link: usize,
+        mut frame: Frame,
+    ) -> bool {
         let (Some(kind), rest) = (frame.kind.take(), std::mem::take(&mut frame.rest)) else {
             return false;
         };
@@ -275,6 +310,9 @@ impl Node {
         if !beat && self.is_double(now, from) {
             return false;
         }
+        if let frame::Kind::Relay(relay) = kind {
+            return self.relay(now, from, relay);
+        }
         let mut news = self.take(now, from, link, kind);
         for kind in rest.into_iter().filter_map(|f| f.kind) {
             if self.is_double(now, from) {
@@ -289,7 +327,9 @@ impl Node {
         if self.broken().is_some() {
             // It still says so to everybody it hears of.
             if let frame::Kind::Heartbeat(beat) = kind {
-                self.membership.heard(now, from, link, Heartbeat { part: None, ..beat });
+                self.told_to_begin_anew(now, &beat);
+                self.membership.heard(now, from, link, beat.bare());
+                self.membership.note_link(now, from, link, (beat.number, &beat.echoes));
             }
             return false;
         }
@@ -301,7 +341,7 @@ impl Node {
                 if beat.alone && self.voter.is_alone() {
                     self.split_from(from);
                 }
-                let bare = Heartbeat { part: None, ..beat.clone() };
+                let bare = beat.bare();
                 let same = self.membership.peer(from).is_some_and(|p| {
                     p.was_alive && p.beat == Heartbeat { sent_ns: p.beat.sent_ns, ..bare.clone() }
                 });
@@ -310,7 +350,9 @@ impl Node {
                 // One that has just started waits for the answer.
                 let answer =
                     beat.set_size != 0 || new_life || self.membership.owes_answer(now, from);
-                if self.membership.heard(now, from, link, bare) && answer {
+                let newest = self.membership.heard(now, from, link, bare);
+                self.membership.note_link(now, from, link, (beat.number, &beat.echoes));
+                if newest && answer {
                     let may = self.may_ask(now, from) && !self.is_deaf(now, from);
                     let (voter, mut cx) = self.voter(now);
                     let (mut ack, urgent) = voter.answer(&mut cx, from, &beat, may);
@@ -346,7 +388,8 @@ impl Node {
                 self.log_message(now, message);
                 true
             }
-            frame::Kind::Raft(_) => false,
+            // What travels with other frames is not passed on.
+            frame::Kind::Raft(_) | frame::Kind::Relay(_) => false,
         }
     }
 

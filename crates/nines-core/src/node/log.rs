@@ -113,7 +113,9 @@ impl Node {
         if let Some(Kind::Apply(_) | Kind::ApplySpec(_)) = command.kind {
             self.applied_bytes += self.state.text.len();
         }
-        if let (Some((id, Change::Leaves)), Ok(_)) = (entry.changes_member(), &outcome) {
+        if let (Some((id, Change::Leaves)), Ok(_)) = (entry.changes_member(), &outcome)
+            && !self.state.members.contains_key(&id)
+        {
             self.forget_member(id);
         }
         if let Err(Refusal::Differs(why)) = &outcome {

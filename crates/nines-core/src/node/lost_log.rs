@@ -44,7 +44,7 @@ impl Node {
     pub(super) fn reminded(&mut self, now: Time, from: NodeId, ack: &Ack) {
         if !self.is_double(now, self.config.id) {
             let (voter, mut cx) = self.voter(now);
-            voter.reminded(&mut cx, from, ack.position());
+            voter.reminded(&mut cx, from, ack);
         }
     }
 

@@ -11,17 +11,30 @@ use super::{Node, failover::NEAR_LAG_MAX};
 use crate::lease::promise_ns;
 
 impl Node {
-    /// Nodes that this one has heard lately, for its heartbeats. Two heartbeats less than a lease:
-    /// when a node has died, nobody still says that it is heard by the time the leader misses it.
-    pub(super) fn hears(&self, now: Time) -> Vec<NodeId> {
+    /// Nodes that this one has heard lately, for its heartbeats: over a link, and only through
+    /// others. Two heartbeats less than a lease: when a node has died, nobody still says that it is
+    /// heard by the time the leader misses it.
+    pub(super) fn hears_how(&self, now: Time) -> (Vec<NodeId>, Vec<NodeId>) {
         let timing = &self.state.spec.timing;
         let lately = timing.lease.0.saturating_sub(2 * timing.beat.0).max(timing.beat.0);
-        // One that votes no more holds nothing: what it held goes elsewhere.
-        let heard = |id: &NodeId| {
-            let peer = self.membership.peer(*id).filter(|p| p.beat.broken.is_empty());
-            peer.is_some_and(|p| now.since(p.at) < Millis(lately).ns())
-        };
-        self.state.members.keys().copied().filter(heard).collect()
+        let lately = |at: Time| at != Time(0) && now.since(at) < Millis(lately).ns();
+        let (mut direct, mut through) = (Vec::new(), Vec::new());
+        for id in self.state.members.keys() {
+            // One that votes no more holds nothing: what it held goes elsewhere.
+            match self.membership.peer(*id).filter(|p| p.beat.broken.is_empty()) {
+                Some(peer) if lately(peer.direct) => direct.push(*id),
+                Some(peer) if lately(peer.at) => through.push(*id),
+                _ => {}
+            }
+        }
+        (direct, through)
+    }
+
+    /// Nodes that this one has heard lately, be it through others.
+    pub(super) fn hears(&self, now: Time) -> Vec<NodeId> {
+        let (mut heard, through) = self.hears_how(now);
+        heard.extend(through);
+        heard
     }
 
     /// Whether this node hears a majority, itself included. A leader that does not orders nothing:
@@ -36,7 +49,8 @@ impl Node {
     fn says_to_hear_majority(&self, id: NodeId) -> bool {
         let Some(beat) = self.membership.peer(id).map(|p| &p.beat) else { return true };
         // Builds from before feature levels may say nothing of it.
-        beat.feature_level == 0 || self.is_majority(|voter| voter == id || beat.hears(voter))
+        beat.feature_level == 0
+            || self.is_majority(|voter| voter == id || beat.hears_somehow(voter))
     }
 
     fn is_majority(&self, counts: impl Fn(NodeId) -> bool) -> bool {
@@ -72,7 +86,7 @@ impl Node {
         let beat = self.membership.peer(id).map(|p| &p.beat);
         let others = self.hears(now).into_iter().filter(|other| *other != id);
         beat.is_some_and(|beat| {
-            beat.feature_level == 0 || others.into_iter().all(|other| beat.hears(other))
+            beat.feature_level == 0 || others.into_iter().all(|other| beat.hears_somehow(other))
         })
     }
 
@@ -82,7 +96,7 @@ impl Node {
         let hears = |voter: &&NodeId| {
             **voter == id
                 || (self.membership.alive(now, **voter, self.lease())
-                    && self.membership.peer(**voter).is_some_and(|p| p.beat.hears(id)))
+                    && self.membership.peer(**voter).is_some_and(|p| p.beat.hears_somehow(id)))
         };
         let heard = voters.iter().filter(hears).count();
         let besides = usize::from(voters.contains(&id));
@@ -109,7 +123,7 @@ impl Node {
                 && self.may_ask(now, **voter)
                 && self.voter.consensus().lag(**voter).is_some_and(|lag| lag <= NEAR_LAG_MAX)
                 && beat.is_some_and(|beat| {
-                    here.iter().chain(&missed).all(|id| id == *voter || beat.hears(*id))
+                    here.iter().chain(&missed).all(|id| id == *voter || beat.hears_somehow(*id))
                 })
         };
         self.voter.consensus().voters().iter().find(sees_all).copied()

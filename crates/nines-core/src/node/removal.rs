@@ -126,7 +126,7 @@ impl Node {
     }
 
     /// Whether a voter is heard, votes, and is one agent only.
-    fn counts(&self, now: Time, id: NodeId) -> bool {
+    pub(super) fn counts(&self, now: Time, id: NodeId) -> bool {
         let me = id == self.config.id;
         let alive = if me { self.broken().is_none() } else { self.alive(now, id) };
         alive && self.doubt(now, id).is_none()

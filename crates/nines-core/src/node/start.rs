@@ -5,8 +5,11 @@
 
 use nines_model::{Incarnation, Millis, NodeId, NodeName, Time};
 
-use super::{Node, alone, checks, desired_state, event_log, failover, fencing, fitness, heartbeat};
-use super::{incarnation, joining, leaving, log, lost_log, operations, proposals, removal, vips};
+use super::{
+    Node, alone, checks, clock, desired_state, event_log, failover, fencing, fitness, heartbeat,
+};
+use super::{incarnation, joining, leaving, log, lost_log, operations, proposals, rebuild, relay};
+use super::{removal, vips};
 use crate::{
     action::Refusal,
     membership::Membership,
@@ -95,6 +98,7 @@ impl Node {
     /// A node that starts from what the disk kept.
     pub fn new(config: Config, now: Time, kept: &Persisted) -> Self {
         let empty = Persisted::default();
+        let unread = snapshot::decode(&kept.snapshot.data).is_none();
         let (kept, state, broken) = believed(kept, &empty);
         let (longest, differs) = through_configs(&state, kept);
         let voter = Voter::new(config.identity(), now, kept, &state, longest, broken);
@@ -110,9 +114,12 @@ impl Node {
             membership: Membership::default(),
             incarnation: incarnation::HeardIncarnations::default(),
             mail: heartbeat::Mail::new(now),
+            relays: relay::Relays::default(),
             under_way: std::collections::BTreeMap::new(),
             states_sent: joining::Sent::default(),
             told_broken: lost_log::ToldBroken::default(),
+            rebuild: rebuild::Rebuild::default(),
+            clock: clock::OwnClock::default(),
             farewells: removal::Farewells::default(),
             disk_full: kept.full,
             outdated: false,
@@ -133,6 +140,7 @@ impl Node {
             actions: Vec::new(),
         };
         node.read_from_disk(kept, differs);
+        node.rebuild.keeps_log(unread);
         if !node.voter.is_moved() {
             node.voter.keep_incarnation(&mut node.actions);
         }

@@ -207,7 +207,8 @@ impl Node {
     /// What the log wants of this node for a VIP.
     pub(super) fn want(&self, now: Time, vip: IpAddr) -> Want {
         match self.state.vips.get(&vip) {
-            _ if self.broken().is_some() || self.is_double(now, self.config.id) => Want::Nothing,
+            _ if self.broken().is_some() || self.clock_is_off() => Want::Nothing,
+            _ if self.is_double(now, self.config.id) => Want::Nothing,
             _ if self.voter.is_moved() => Want::Wait,
             Some(Holding::Held { node, token }) if *node == self.config.name => Want::Hold(*token),
             _ if !self.caught_up => Want::Wait,

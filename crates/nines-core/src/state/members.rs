@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, ops::Deref};
 
 use nines_model::{LogIndex, NodeId, NodeName, names};
 
-use super::{Entry, State, events::Event};
+use super::{Entry, State, events::Event, votes};
 use crate::{
     action::Refusal,
     event_log::EventKind,
@@ -26,6 +26,9 @@ pub struct Members {
     highest: NodeId,
     newest_change: LogIndex,
     feature_level: u32,
+    /// Members that have lost their logs and begin anew, by the index of the entry that took the
+    /// vote of each.
+    pub(super) anew: BTreeMap<NodeId, LogIndex>,
 }
 
 /// A valid change of the members or of what is known about one.
@@ -38,6 +41,10 @@ pub(super) enum Change {
     Facts(Facts),
     /// The feature level that is in force from now on.
     Level(u32),
+    /// This member, by number and name, loses its vote, and begins anew or not, for this reason.
+    LosesVote(NodeId, NodeName, bool, String),
+    /// This member, by number and name, began anew and gets the log.
+    LearnsAgain(NodeId, NodeName),
 }
 
 impl Deref for Members {
@@ -74,7 +81,8 @@ impl Members {
         let Self { by_id, .. } = Self::founded(members);
         let highest = highest.max(by_id.keys().max().copied().unwrap_or_default());
         let facts = facts.into_iter().map(|facts| (facts.node.as_str().into(), facts)).collect();
-        Self { by_id, facts, highest, newest_change, feature_level }
+        let anew = BTreeMap::new();
+        Self { by_id, facts, highest, newest_change, feature_level, anew }
     }
 
     /// A member by name.
@@ -142,6 +150,8 @@ impl Members {
                     && fence.target() == id
                     && self.by_id.contains_key(&id)
             }
+            Some(Kind::TakeVote(taken)) => self.may_take_vote((id, change), taken),
+            Some(Kind::LearnAgain(again)) => self.may_learn_again((id, change), again),
             // A promotion from learner to voter carries no command.
             _ => change == consensus::Change::Votes && self.by_id.contains_key(&id),
         }
@@ -182,6 +192,13 @@ impl Members {
                 Some(member) => Ok(Change::Leaves(member.id(), name.as_str().into())),
                 None => Err(Refusal::NotFound(format!("unknown member {name}"))),
             },
+            Kind::TakeVote(taken) if valid => {
+                let (id, why) = (taken.member(), taken.why.clone());
+                Ok(Change::LosesVote(id, self.name(id), taken.anew, why))
+            }
+            Kind::LearnAgain(again) if valid => {
+                Ok(Change::LearnsAgain(again.member(), self.name(again.member())))
+            }
             _ => {
                 let why = "the name or number of this member is taken, or it is no member";
                 Err(Refusal::Changed(why.into()))
@@ -212,7 +229,14 @@ impl Members {
             Change::Leaves(id, name) => {
                 self.by_id.remove(&id);
                 self.facts.remove(&name);
+                self.anew.remove(&id);
             }
+            Change::LosesVote(id, _, anew, _) => {
+                if anew {
+                    self.anew.insert(id, index);
+                }
+            }
+            Change::LearnsAgain(id, _) => drop(self.anew.remove(&id)),
             Change::Facts(facts) => {
                 self.facts.insert(facts.node.as_str().into(), facts);
             }
@@ -242,6 +266,8 @@ impl State {
                 (Some(event), format!("{name} left"))
             }
             Change::Facts(_) => (None, String::new()),
+            Change::LosesVote(_, name, anew, why) => votes::lost(name, *anew, why),
+            Change::LearnsAgain(_, name) => votes::learns(name),
             Change::Level(level) => {
                 let text = format!("the cluster is at feature level {level} from now on");
                 let subject = "cluster".to_owned();

@@ -70,6 +70,9 @@ impl Voter {
         if left && !cx.state.members.is_empty() {
             return false;
         }
+        if self.has_forgotten_vote(message) {
+            return false;
+        }
         if let Err(why) = self.consensus.admits(message) {
             self.refuse(cx, from, &why);
             return false;

@@ -115,7 +115,7 @@ impl Voter {
 
     /// The voter's part of the lease rule: which of the VIPs a heartbeat names are renewed.
     pub fn grant(&mut self, cx: &mut Context<'_>, from: NodeId, beat: &Heartbeat) -> Granted {
-        if beat.set_size == 0 || !self.takes_part() || !self.may_promise(cx) {
+        if beat.set_size == 0 || self.clock_off || !self.takes_part() || !self.may_promise(cx) {
             return Granted::Nothing;
         }
         // No promise is longer than what the config allows a restart to take.

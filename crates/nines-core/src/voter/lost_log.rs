@@ -16,8 +16,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use nines_model::{LogIndex, NodeId};
 
-use super::{Context, Voter};
-use crate::{action::Action, lease::promise_ns, wire::Persist};
+use super::{Context, Voter, consensus};
+use crate::{
+    action::Action,
+    lease::promise_ns,
+    wire::{Ack, Begun, Persist, RaftMessage},
+};
 
 /// What this node knows of others' logs, and whether others know its own.
 #[derive(Debug, Default)]
@@ -34,20 +38,22 @@ pub(super) struct LostLog {
     retired: bool,
     /// It was removed from the cluster.
     removed: bool,
+    /// By what it began anew, if it did.
+    begun: Begun,
 }
 
 impl LostLog {
-    pub(super) fn new(retired: bool, removed: bool) -> Self {
-        Self { retired, removed, ..Self::default() }
+    pub(super) fn new(retired: bool, removed: bool, begun: Begun) -> Self {
+        Self { retired, removed, begun, ..Self::default() }
     }
 }
 
 /// What a person can do about a node that votes no more for good.
 pub fn rebuild(name: &str) -> String {
     format!(
-        "put the newest copy of the state directory of {name} back; if there is none: on {name} \
-         stop the agent, move the directory away, and join it again as {name} (nines code, on \
-         another node)"
+        "while the other voters have a majority without {name} it begins anew by itself; else put \
+         the newest copy of its state directory back; if there is none: on {name} stop the agent, \
+         move the directory away, and join it again as {name} (nines code, on another node)"
     )
 }
 
@@ -75,8 +81,13 @@ impl Voter {
     }
 
     /// Another node gives back the position that this one has shown before.
-    pub fn reminded(&mut self, cx: &mut Context<'_>, from: NodeId, position: (u64, LogIndex)) {
+    pub fn reminded(&mut self, cx: &mut Context<'_>, from: NodeId, ack: &Ack) {
+        // It does not know yet that this node began anew, and remembers what counts no more.
+        if ack.membership() < self.memory.begun.index() {
+            return;
+        }
         let (term, _, last) = self.consensus.shown();
+        let position = ack.position();
         if position <= (term, last) {
             self.memory.answered.insert(from);
             return;
@@ -125,6 +136,30 @@ impl Voter {
         self.memory.removed
     }
 
+    /// By what this node began anew, if it did.
+    pub fn begun(&self) -> Begun {
+        self.memory.begun
+    }
+
+    /// Whether this node has lost its log, so that it may begin anew.
+    pub fn is_lost(&self) -> bool {
+        self.memory.retired && !self.memory.removed
+    }
+
+    /// What members without a vote have shown is remembered no more.
+    pub(super) fn forget_voteless(&mut self) {
+        let consensus = &self.consensus;
+        self.memory.shown.retain(|id, _| consensus.is_voter(*id));
+    }
+
+    /// Whether this asks for a vote that a node which began anew must not give: it may have voted
+    /// in that term before, and has forgotten.
+    pub(super) fn has_forgotten_vote(&self, message: &RaftMessage) -> bool {
+        let Begun { index, term } = self.memory.begun;
+        let votes = self.consensus.is_voter(self.identity.id);
+        index != 0 && consensus::asks_for_vote(message) && (!votes || message.term <= term)
+    }
+
     /// Whether a restart cannot mend what keeps this node from voting.
     pub fn is_retired(&self) -> bool {
         self.memory.retired
@@ -141,8 +176,10 @@ impl Voter {
             let majority = voters.iter().filter(answered).count() * 2 > voters.len();
             // One that needs no answer listens first: another may have joined after its log ended.
             let listened = cx.now.since(self.started) >= promise_ns(cx.lease());
+            // Others may not know yet that one which began anew has no vote.
+            let own = self.memory.begun.index == 0 || self.consensus.is_voter(me);
             self.memory.vouched =
-                voters.contains(&me) && majority && (voters.len() > 1 || listened);
+                own && voters.contains(&me) && majority && (voters.len() > 1 || listened);
         }
         self.memory.vouched || self.memory.by_person
     }

@@ -12,7 +12,7 @@ use crate::{
     state::State,
     vip_set::VipSet,
     wire::{
-        Command, Give, HardState, Heartbeat, Member, Move, Persist, Persisted, RaftMessage,
+        Ack, Command, Give, HardState, Heartbeat, Member, Move, Persist, Persisted, RaftMessage,
         Snapshot, Token, command::Kind, frame, pack,
     },
 };
@@ -22,6 +22,11 @@ mod voters;
 const TEXT: &str = "[cluster]\nname = \"x\"\n[nodes]\nlb1 = \"10.0.0.1\"\nlb2 = \"10.0.0.2\"\n\
     wit = { addresses = \"10.0.0.3\", role = \"witness\" }\n[vip.a]\naddress = \"10.0.0.100\"\n";
 const STEP: Millis = Millis(20);
+
+/// An answer that gives this position back.
+fn shown(term: u64, acked: u64) -> Ack {
+    Ack { term, acked, ..Ack::default() }
+}
 
 fn vip() -> IpAddr {
     IpAddr::from([10, 0, 0, 100])
@@ -137,7 +142,7 @@ impl Table {
     fn hear_all(&mut self, id: NodeId) {
         let (now, seat) = (self.now, self.seats.get_mut(&id).expect("it sits here"));
         for from in (1..=3).map(NodeId).filter(|from| *from != id) {
-            seat.with(now, |voter, cx| voter.reminded(cx, from, (1, LogIndex(1))));
+            seat.with(now, |voter, cx| voter.reminded(cx, from, &shown(1, 1)));
         }
     }
 
@@ -387,7 +392,7 @@ fn a_voter_that_lost_its_log_votes_no_more() {
     let mut table = Table::new();
     let now = table.now;
     let seat = table.seats.get_mut(&NodeId(2)).unwrap();
-    seat.with(now, |voter, cx| voter.reminded(cx, NodeId(1), (7, LogIndex(90))));
+    seat.with(now, |voter, cx| voter.reminded(cx, NodeId(1), &shown(7, 90)));
     assert!(seat.voter.is_retired() && !seat.voter.takes_part());
     let told = |action: &Action| matches!(action, Action::Persist(_, p) if p.retired.is_some());
     assert!(seat.actions.iter().any(told), "its disk knows, too");

@@ -53,6 +53,7 @@ impl Voter {
         let voters = self.consensus.voters();
         if voters != self.changes.voters {
             (self.changes.voters, self.changes.settled) = (voters, self.promises.latest());
+            self.forget_voteless();
         }
     }
 

@@ -4,7 +4,7 @@
 
 use nines_model::{Incarnation, LogIndex, NodeId};
 
-use super::NodeIncarnation;
+use super::{Anew, NodeIncarnation};
 
 /// "I live, I hold these, renew them."
 #[derive(Clone, PartialEq, prost::Message)]
@@ -47,6 +47,22 @@ pub struct Heartbeat {
     /// Nodes that the sender has heard lately.
     #[prost(uint64, repeated, tag = "43")]
     pub hears: Vec<u64>,
+    /// Number of the heartbeat in the sender's incarnation: 1, 2, ...; 0: by an older build.
+    #[prost(uint64, tag = "44")]
+    pub number: u64,
+    /// Which of the receiver's heartbeats came last to the sender, by link; now and then.
+    #[prost(message, repeated, tag = "45")]
+    pub echoes: Vec<LinkEcho>,
+    /// What the sender says of members that have lost their logs, itself included.
+    #[prost(message, optional, tag = "60")]
+    pub anew: Option<Anew>,
+    /// Nodes that the sender has heard lately, and only through others.
+    #[prost(uint64, repeated, tag = "61")]
+    pub through: Vec<u64>,
+    /// By how many parts in a million the sender's clock runs faster than those of most, if that is
+    /// more than leases allow; it holds and renews nothing then. 0: it is not.
+    #[prost(sint64, tag = "62")]
+    pub clock_ppm: i64,
     /// What the sender waits for before it takes part.
     #[prost(enumeration = "Awaits", tag = "30")]
     pub awaits: i32,
@@ -134,6 +150,13 @@ impl Heartbeat {
         Incarnation(self.heir_of)
     }
 
+    /// Without what is of this very datagram: two heartbeats that say the same are equal but for
+    /// their times.
+    pub(crate) fn bare(&self) -> Self {
+        let rest = Self { part: None, echoes: Vec::new(), ..self.clone() };
+        Self { number: 0, ..rest }
+    }
+
     /// Log index applied.
     pub fn applied(&self) -> LogIndex {
         LogIndex(self.applied)
@@ -154,10 +177,29 @@ impl Heartbeat {
         self.double.iter().copied().map(NodeId)
     }
 
-    /// Whether the sender has heard this node lately.
+    /// Whether the sender has heard this node lately, over a link between the two.
     pub(crate) fn hears(&self, id: NodeId) -> bool {
         self.hears.contains(&id.number())
     }
+
+    /// Whether the sender has heard this node lately, be it through others.
+    pub(crate) fn hears_somehow(&self, id: NodeId) -> bool {
+        self.hears(id) || self.through.contains(&id.number())
+    }
+}
+
+/// The newest heartbeat that came over one link, for its round trip.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct LinkEcho {
+    /// The link, by its place among the addresses of a node: 0, 1, ...
+    #[prost(uint32, tag = "1")]
+    pub link: u32,
+    /// The heartbeat's `sent_ns`.
+    #[prost(uint64, tag = "2")]
+    pub sent_ns: u64,
+    /// How long ago it came, ns.
+    #[prost(uint64, tag = "3")]
+    pub held_ns: u64,
 }
 
 /// What a node waits for before it takes part.

@@ -348,6 +348,7 @@ impl Network {
             Action::Reply { result: Err(why), .. } => format!("refuses: {why:?}"),
             Action::RestartReady => "may be replaced now".into(),
             Action::StopReady => "may stop now".into(),
+            Action::BeginAnew(_) => "begins anew".into(),
             _ if !verbose => return,
             Action::Persist(number, persist) => {
                 let entries = persist.entries.len();
@@ -417,6 +418,7 @@ fn kinds(frame: &Frame) -> String {
             frame::Kind::Ack(_) => "an answer",
             frame::Kind::Raft(_) => "a message of the log",
             frame::Kind::Part(_) => "a set of VIPs",
+            frame::Kind::Relay(_) => "a frame through another node",
         });
     }
     words.join(" with ")

@@ -57,11 +57,13 @@ struct OlderState {
     /// No older build has any, nor has anybody as long as there is one.
     #[prost(bytes = "vec", repeated, tag = "34")]
     powers: Vec<Vec<u8>>,
+    #[prost(bytes = "vec", repeated, tag = "39")]
+    anew: Vec<Vec<u8>>,
 }
 
 /// What a build that reads up to this level has of a state.
 fn older_state(level: u32, bytes: &[u8]) -> OlderState {
-    OlderState { powers: Vec::new(), ..common_state(level, bytes) }
+    OlderState { powers: Vec::new(), anew: Vec::new(), ..common_state(level, bytes) }
 }
 
 /// What builds that read up to this level and the newest one have in common of a state.
@@ -97,6 +99,9 @@ fn older_command(level: u32, bytes: &[u8]) -> Vec<u8> {
             *kind = Some(Kind::LogEvents(LogEvents::default()));
         }
         Some(kind @ Kind::Fence(_)) if level < feature_level::FENCING => {
+            *kind = Kind::LogEvents(LogEvents::default());
+        }
+        Some(kind @ (Kind::TakeVote(_) | Kind::LearnAgain(_))) if level < feature_level::LINKS => {
             *kind = Kind::LogEvents(LogEvents::default());
         }
         // It refuses a verb that it does not know.

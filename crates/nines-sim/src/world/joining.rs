@@ -5,7 +5,7 @@ use nines_core::{
     event_log::EventKind,
     feature_level,
     node::removal::Waits,
-    wire::{Command, LogEvent, LogEvents, Member, Persisted, command},
+    wire::{Begun, Command, LogEvent, LogEvents, Member, Persisted, command},
 };
 use nines_model::{Codes as _, NodeId};
 
@@ -58,6 +58,14 @@ impl World {
         let machine = self.machines.get_mut(&id).expect("it was killed");
         machine.disk.replace(disk);
         machine.told_vote = None;
+    }
+
+    /// The process ends, and another one starts without its log.
+    pub(super) fn begin_anew(&mut self, id: u64, begun: Begun) {
+        let before = self.copy_of_disk(id);
+        let Persisted { incarnation, long_promise, .. } = before;
+        self.put_back(id, Persisted { incarnation, long_promise, begun, ..Persisted::default() });
+        self.start(id);
     }
 
     /// All other processes end and start with their disks as they are.

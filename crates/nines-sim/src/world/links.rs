@@ -1,7 +1,5 @@
 //! Links between machines: what is cut, lost, late or sent twice.
 
-use std::collections::BTreeMap;
-
 use nines_core::{
     Event, peek,
     voter::consensus,
@@ -74,20 +72,30 @@ impl World {
         (0..self.scenario.cards).any(works)
     }
 
-    /// How many other machines that run a node hears; copies count for nothing.
+    /// How many other machines that run a node hears, itself or through a third one; copies count
+    /// for nothing.
     pub(super) fn hears(&self, id: u64) -> usize {
-        let runs = |o: u64| {
-            let machine = &self.machines[&o];
-            machine.node.is_some() && machine.paused_until <= self.now
-        };
-        let counts = |o: u64| o != id && o != self.copy_id();
-        let mut deaf_to: BTreeMap<u64, usize> = BTreeMap::new();
-        for (_, from, _) in self.cut.range((id, 0, 0)..(id + 1, 0, 0)) {
-            *deaf_to.entry(*from).or_default() += 1;
-        }
-        let heard = |o: &u64| deaf_to.get(o).is_none_or(|cards| *cards < self.scenario.cards);
-        let others = self.machines.keys().copied();
-        others.filter(|o| counts(*o) && runs(*o) && heard(o)).count()
+        let others = self.machines.keys().filter(|o| **o != id && self.is_up(**o));
+        let counts = |o: &u64| self.hears_from(id, *o) || self.hears_through(id, *o);
+        others.filter(|o| counts(o)).count()
+    }
+
+    /// Whether a node hears another one over a link between them.
+    fn hears_from(&self, id: u64, other: u64) -> bool {
+        (0..self.scenario.cards).any(|card| self.passes(other, id, card))
+    }
+
+    /// Whether a third node hears the other one and is heard.
+    fn hears_through(&self, id: u64, other: u64) -> bool {
+        let third = self.machines.keys().filter(|third| ![id, other].contains(third));
+        let passes_on = |third: u64| self.hears_from(third, other) && self.hears_from(id, third);
+        third.copied().any(|third| passes_on(third) && self.is_up(third))
+    }
+
+    /// Whether a machine runs and is none of the copies.
+    fn is_up(&self, id: u64) -> bool {
+        let machine = &self.machines[&id];
+        id != self.copy_id() && machine.node.is_some() && machine.paused_until <= self.now
     }
 
     /// All links work again.

@@ -33,6 +33,8 @@ pub fn outside(node: &Node, now: Time, id: NodeId, name: &str) -> Option<Outside
     if let Some(why) = node.broken_of(id).filter(|_| speaks) {
         let next = if node.is_outdated(id) {
             format!("install the newest nines on {name}, then on it: systemctl restart nines")
+        } else if node.begins_anew(now, id) {
+            format!("wait: the others take its vote away, and it begins anew; nines events {name}")
         } else if node.is_retired_of(id) || node.has_other_config(id) {
             Node::rebuild(name)
         } else if node.has_full_disk(id) {
@@ -46,7 +48,7 @@ pub fn outside(node: &Node, now: Time, id: NodeId, name: &str) -> Option<Outside
             next,
         });
     }
-    if node.consensus().voters().contains(&id) {
+    if node.consensus().voters().contains(&id) || node.carries_without_vote(id) {
         return None;
     }
     let awaits = match peer {

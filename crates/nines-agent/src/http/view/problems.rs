@@ -32,7 +32,7 @@ fn quorum(status: &Status) -> Option<ProblemLine> {
     Some(line(Subject::Quorum, text, next))
 }
 
-/// What is wrong with a node: its state, then what its agent says, then its links.
+/// What is wrong with a node: its state, then what its agent says.
 fn node(n: &NodeStatus) -> Vec<ProblemLine> {
     let name = &n.name;
     let subject = || Subject::Node(name.clone());
@@ -58,10 +58,6 @@ fn node(n: &NodeStatus) -> Vec<ProblemLine> {
     if !n.trouble.is_empty() {
         let joining = if n.is(NodeState::Joining) { "joining: " } else { "" };
         lines.push(line(subject(), format!("{joining}{}", n.trouble), &n.next));
-    }
-    if !n.is(NodeState::Silent) && n.links_up < n.links {
-        let text = format!("{} of {} links", n.links_up, n.links);
-        lines.push(line(subject(), text, "look at the cables and switches between"));
     }
     lines
 }

@@ -53,12 +53,15 @@ pub(super) fn decode_change(data: &[u8]) -> Option<ConfChange> {
     (change.node_id != 0).then_some(change)
 }
 
+/// Fields of commands that may take the vote of a node which goes on getting the log.
+const TAKES_A_VOTE: &[u64] = &[peek::FENCE, peek::TAKES_VOTE];
+
 /// Whether an entry changes who votes: not when a node begins to get the log, but when one that
 /// has a vote goes on without it.
 pub fn changes_voters(entry: &LogEntry) -> bool {
     let change = (entry.kind != 0).then(|| decode_change(&entry.data)).flatten();
     let learns = |c: &ConfChange| c.get_change_type() == ConfChangeType::AddLearnerNode;
-    change.is_some_and(|c| !learns(&c) || peek::has_any(&entry.context, &[peek::FENCE]))
+    change.is_some_and(|c| !learns(&c) || peek::has_any(&entry.context, TAKES_A_VOTE))
 }
 
 fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
@@ -175,6 +178,11 @@ pub fn gives_vote(message: &RaftMessage) -> Option<(u64, NodeId)> {
         VOTE_RESPONSE if !message.reject => Some((message.term, NodeId(message.to))),
         _ => None,
     }
+}
+
+/// Whether a message asks for a vote.
+pub fn asks_for_vote(message: &RaftMessage) -> bool {
+    message.kind == VOTE
 }
 
 /// Term and index of what a message says to be on its sender's disk.
