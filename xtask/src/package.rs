@@ -15,6 +15,8 @@ use std::{
 const FILES: &[(&str, &str)] = &[
     ("packaging/nines.service", "usr/lib/systemd/system/nines.service"),
     ("packaging/nines.sysusers", "usr/lib/sysusers.d/nines.conf"),
+    ("packaging/nines-quorum-disk.service", "usr/lib/systemd/system/nines-quorum-disk.service"),
+    ("packaging/nines-quorum-disk.sysusers", "usr/lib/sysusers.d/nines-quorum-disk.conf"),
     ("README.md", "usr/share/doc/nines/README.md"),
     ("CHANGELOG.md", "usr/share/doc/nines/changelog.md"),
 ];

@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -21,13 +21,18 @@ use nines_core::{
 use nines_dataplane::{Guard, process::boot_time};
 use nines_model::{DeviceName, FenceDevice, LogIndex, NodeId, NodeName, Switch, Time};
 
+use self::addresses::PeerAddresses;
+pub use self::gate::Guest;
 use crate::{
-    datagram_budget::{self, Budget},
+    datagram_budget,
     identity::Peer,
     logger::Logger,
     threads,
     transport::datagram::{DatagramCipher, Opened},
 };
+
+mod addresses;
+mod gate;
 
 /// What comes into the thread besides datagrams.
 pub enum Input {
@@ -172,7 +177,7 @@ pub struct CoreThread {
     node: Node,
     sockets: Vec<UdpSocket>,
     seals: DatagramCipher,
-    peers: BTreeMap<u64, Vec<SocketAddr>>,
+    peers: BTreeMap<u64, PeerAddresses>,
     membership: LogIndex,
     guard: Option<Box<dyn Guard>>,
     executors: Box<dyn Executors>,
@@ -183,29 +188,6 @@ pub struct CoreThread {
     next_request: u64,
     guest: Option<Guest>,
     log: Logger,
-}
-
-/// What makes a node one of many in a process: it does not run in real time, and it opens only so
-/// many datagrams.
-pub struct Guest {
-    budget: Budget,
-    /// Datagrams that were not opened.
-    dropped: Arc<AtomicU64>,
-}
-
-impl Guest {
-    /// `rate`: datagrams in a second until the node has another config.
-    pub fn new(rate: u64, dropped: Arc<AtomicU64>) -> Self {
-        Self { budget: Budget::new(boot_time(), rate), dropped }
-    }
-
-    fn may_open(&mut self, now: Time) -> bool {
-        let may = self.budget.take(now);
-        if !may {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-        }
-        may
-    }
 }
 
 /// How long a task waits before it looks for room in a full queue again.
@@ -244,10 +226,6 @@ fn of_length(length: usize) -> std::io::Result<(Poll, CoreHandle, Inbox)> {
     Ok((poll, CoreHandle { inputs, waker, dropped }, inbox))
 }
 
-fn socket_addresses(addresses: &[IpAddr], port: u16) -> Vec<SocketAddr> {
-    addresses.iter().map(|a| SocketAddr::new(*a, port)).collect()
-}
-
 impl CoreThread {
     /// All parts put together.
     #[expect(clippy::too_many_arguments, reason = "made once, in one place")]
@@ -266,7 +244,8 @@ impl CoreThread {
         for (i, socket) in sockets.iter_mut().enumerate() {
             poll.registry().register(socket, Token(i), Interest::READABLE)?;
         }
-        let peers = seed.iter().map(|p| (p.id, socket_addresses(&p.addresses, p.port))).collect();
+        let one = |p: &Peer| (p.id, PeerAddresses::new(&p.addresses, p.port, p.floats));
+        let peers = seed.iter().map(one).collect();
         Ok(Self {
             poll,
             inbox,
@@ -382,7 +361,8 @@ impl CoreThread {
                 Opened::Greeting(from) if self.is_unknown(NodeId(from)) => {
                     // It joined after what this node has of the log: perhaps it is the leader,
                     // from whom the rest comes.
-                    self.peers.insert(from, vec![sender]);
+                    let sender = PeerAddresses::one(sender);
+                    self.peers.insert(from, sender);
                     self.send(NodeId(from), &[]);
                 }
                 _ => {}
@@ -403,7 +383,7 @@ impl CoreThread {
             self.revision = state.revision;
             self.seals.set_beat(state.spec.timing.beat);
             if let Some(guest) = &mut self.guest {
-                guest.budget.set(datagram_budget::rate(&state.spec, state.members.len()));
+                guest.set_rate(datagram_budget::rate(&state.spec, state.members.len()));
             }
             (self.configured)(&self.node);
         }
@@ -412,7 +392,8 @@ impl CoreThread {
             for member in state.members.values() {
                 let addresses: Vec<IpAddr> =
                     member.addresses.iter().filter_map(|a| a.parse().ok()).collect();
-                self.peers.insert(member.id, socket_addresses(&addresses, member.port as u16));
+                let to = PeerAddresses::new(&addresses, member.port as u16, member.floats);
+                self.peers.insert(member.id, to);
             }
         }
         // What is left after four rounds is done with the next event: no loop without end.
@@ -450,6 +431,7 @@ impl CoreThread {
                     self.log.line(&line);
                     continue;
                 }
+                Action::Send { bulk: true, .. } if !self.may_speak() => continue,
                 Action::Send { to, bytes, bulk: true } => Work::Bulk(to, bytes),
                 Action::Persist(number, persist) => Work::Persist(number, persist),
                 Action::Check(tasks) => Work::Check(tasks),
@@ -496,18 +478,29 @@ impl CoreThread {
         guard.map_or(Ok(()), |guard| set(guard.as_mut()).map_err(|why| why.to_string()))
     }
 
+    /// Whether anything may leave this node now. Everything that it says is on the disk already.
+    fn may_speak(&self) -> bool {
+        self.guest.as_ref().is_none_or(Guest::may_speak)
+    }
+
     /// Over every link: a peer hears one of them.
     fn send(&mut self, to: NodeId, bytes: &[u8]) {
         let to = to.number();
         let Some(addresses) = self.peers.get(&to) else { return };
         let now = boot_time();
+        if !self.may_speak() {
+            return;
+        }
         for (link, socket) in self.sockets.iter().enumerate() {
-            let Some(address) = addresses.get(link.min(addresses.len().saturating_sub(1))) else {
+            let addresses = addresses.of(link);
+            if addresses.is_empty() {
                 continue;
-            };
+            }
             let sealed = self.seals.seal(now, to, link as u8, bytes);
-            // A full buffer or a link that is down is a lost packet.
-            let _ = socket.send_to(&sealed, *address);
+            for address in addresses {
+                // A full buffer or a link that is down is a lost packet.
+                let _ = socket.send_to(&sealed, *address);
+            }
         }
     }
 }

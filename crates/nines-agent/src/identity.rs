@@ -50,6 +50,9 @@ pub struct Peer {
     pub addresses: Vec<IpAddr>,
     /// UDP and TCP port that the member listens on for other nodes.
     pub port: u16,
+    /// It runs on one of several hosts, whose addresses these are.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub floats: bool,
 }
 
 /// What the file `identity.json` of a state directory says.
@@ -234,6 +237,7 @@ pub fn bootstrap(
             name: name.to_string(),
             addresses: node.addresses.clone(),
             port,
+            floats: false,
         })
         .collect();
     let mut credentials = Vec::new();
@@ -277,6 +281,7 @@ pub fn member(peer: &Peer, witness: bool) -> Member {
         witness,
         addresses: peer.addresses.iter().map(ToString::to_string).collect(),
         port: u32::from(peer.port),
+        floats: peer.floats,
         ..Member::default()
     }
 }
@@ -342,7 +347,8 @@ mod tests {
             named(&credentials[0], tls_name("lb1")) && named(&credentials[0], number_tls_name(1))
         );
         assert_eq!(trust::number(&der(&credentials[0].cert_pem).into()), Some(1));
-        let peer = Peer { id: 0, name: "lb1".into(), addresses: Vec::new(), port: PORT };
+        let peer =
+            Peer { id: 0, name: "lb1".into(), addresses: Vec::new(), port: PORT, floats: false };
         let server = admit_server(&credentials[0], Vec::new(), peer).unwrap();
         assert_eq!(trust::number(&der(&server.cert_pem).into()), None);
         assert!(named(&server, server_tls_name("lb1")));
@@ -372,7 +378,8 @@ mod tests {
         };
         assert!(passes(&credentials[0]) && !passes(&server));
         for name in ["web 1", "*", ""] {
-            let peer = Peer { id: 0, name: name.into(), addresses: Vec::new(), port: PORT };
+            let peer =
+                Peer { id: 0, name: name.into(), addresses: Vec::new(), port: PORT, floats: false };
             assert!(admit_server(&credentials[0], Vec::new(), peer).is_err(), "{name}");
         }
     }

@@ -20,6 +20,7 @@ mod identity;
 mod logger;
 mod own_status;
 mod queue;
+mod quorum_disk;
 mod quorumd;
 mod real_server;
 mod start;
@@ -36,7 +37,11 @@ pub use self::{
         no_table_holds, openapi,
         view::feasibility::{other_cluster, senseless},
     },
-    identity::{Identity, PORT, StateDir, bootstrap, read_code},
+    identity::{Credentials, Identity, PORT, StateDir, bootstrap, read_code},
+    quorum_disk::{
+        PORT as QUORUM_DISK_PORT, QuorumDiskOptions, init as quorum_disk_init,
+        run as run_quorum_disk, view as quorum_disk_view,
+    },
     quorumd::{
         FIRST_PORT as QUORUMD_PORT, QuorumdOptions, folders as quorumd_folders, run as run_quorumd,
     },

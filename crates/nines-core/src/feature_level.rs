@@ -28,8 +28,11 @@ pub const REMOVALS: u32 = 3;
 /// From this level on a config may have fence devices, and commands may be about them.
 pub const FENCING: u32 = 4;
 
+/// From this level on a member may float: it runs on one of several hosts.
+pub const FLOATING: u32 = 5;
+
 /// Highest level that this build reads and writes.
-pub const BUILD: u32 = 4;
+pub const BUILD: u32 = 5;
 
 /// Fields of [`crate::wire::Command`] that say what it does, by number.
 const KINDS: [u64; 14] = [10, 11, 12, 13, 14, 15, 16, 17, 18, 19, RAISES, 21, 50, 51];
@@ -45,6 +48,7 @@ pub fn needed(kind: &Kind) -> u32 {
         Kind::Act(act) if is_of_members(act) => REMOVALS,
         Kind::Act(act) if is_of_power(act) => FENCING,
         Kind::Fence(_) => FENCING,
+        Kind::Join(member) if member.floats => FLOATING,
         Kind::FeatureLevel(raise) => raise.level,
         _ => 0,
     }
@@ -78,11 +82,12 @@ fn has_fencing(apply: &Apply, following: &Following) -> bool {
 pub fn not_in_force(needed: u32, held_back: Option<String>) -> String {
     let (what, who) = match needed {
         FENCING => ("fencing", ": every member must run a build that knows fencing"),
+        FLOATING => ("a quorum disk", ": every member must run a build that knows it"),
         _ => ("this", ""),
     };
     let members = held_back.or_else(|| {
         let next = "`nines status` shows the versions of the members";
-        (needed == FENCING).then(|| next.to_owned())
+        [FENCING, FLOATING].contains(&needed).then(|| next.to_owned())
     });
     let members = members.map_or_else(String::new, |members| format!("; {members}"));
     format!("{what} needs feature level {needed}, which is not in force{who}{members}")
@@ -207,6 +212,7 @@ mod tests {
             (Kind::Act(Act { verb: "keep".into(), ..Act::default() }), REMOVALS),
             (Kind::LogEvents(LogEvents::default()), 0),
             (Kind::Join(Member::default()), 0),
+            (Kind::Join(Member { floats: true, ..Member::default() }), FLOATING),
             (Kind::Facts(Facts::default()), 0),
             (Kind::MoveRequest(Give::default()), 0),
             (Kind::Remove("lb2".into()), 0),

@@ -10,7 +10,7 @@ use nines_model::{AdminCommand, printable::clean_lines};
 
 use crate::{
     context::{Context, Output},
-    local::{self, agent, doctor, init, join, quorumd, server},
+    local::{self, agent, doctor, init, join, quorum_disk, quorumd, server},
     output::{self, print_json},
 };
 
@@ -111,6 +111,8 @@ enum Commands {
     Join(join::JoinArgs),
     /// Vote as the witness of many clusters: one machine as their third party.
     Quorumd(quorumd::QuorumdArgs),
+    /// Vote as a witness from a disk that several nodes share.
+    QuorumDisk(quorum_disk::QuorumDiskArgs),
     /// Prepare this machine as a real server for direct routing and tunnels, or undo that.
     Server(server::ServerArgs),
     /// Verify from this director that real servers answer for the VIPs and no other machine does.
@@ -217,6 +219,7 @@ fn run(context: &Context, command: Commands) -> Outcome<u8> {
         Commands::Code(args) => init::code(context, &args),
         Commands::Join(args) => join::run(context, &args),
         Commands::Quorumd(args) => quorumd::run(context, &args),
+        Commands::QuorumDisk(args) => quorum_disk::run(context, &args),
         Commands::Server(args) => server::run(context, &args),
         Commands::Doctor => doctor::run(context),
         Commands::Config(args) => config::run(context, &args),

@@ -15,6 +15,7 @@ pub mod doctor;
 pub mod init;
 pub mod ipvsadm;
 pub mod join;
+pub mod quorum_disk;
 pub mod quorumd;
 pub mod server;
 

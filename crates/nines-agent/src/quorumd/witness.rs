@@ -10,6 +10,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
         mpsc::{SyncSender, sync_channel},
     },
+    thread::JoinHandle,
     time::Duration,
 };
 
@@ -18,7 +19,10 @@ use nines_api::{
     states::NodeState,
     types::QuorumdCluster,
 };
-use nines_core::{Event, Node, feature_level, wire::Facts};
+use nines_core::{
+    Config, Event, Node, feature_level,
+    wire::{Facts, Persisted},
+};
 use nines_dataplane::process::boot_time;
 use nines_model::{NodeId, Time};
 use tokio::{
@@ -34,12 +38,12 @@ use crate::{
     descriptors::Shares,
     executors::{self, DiskQueue, DiskWork, devices},
     http::view::outside::outside,
-    identity::{Credentials, Identity, StateDir},
+    identity::{Credentials, Identity, Peer, StateDir},
     logger::Logger,
     queue::{Offer as _, Refused},
     start::cannot_start,
     stop::replace,
-    storage::own_log,
+    storage::{own_log, store::Store},
     threads,
     transport::peer_port::{self, BoxedBytes, PeerPort, bulk::Bulk},
 };
@@ -96,6 +100,26 @@ fn named(folder: &str, who: &Identity) -> QuorumdCluster {
     }
 }
 
+/// What a witness votes with.
+pub struct Seat {
+    /// Where join codes would be.
+    pub home: StateDir,
+    /// Credentials of the witness.
+    pub credentials: Arc<Credentials>,
+    /// Who it is as a node.
+    pub config: Config,
+    /// Addresses and port that it listens on.
+    pub bound: Peer,
+    /// What it tells the cluster of its packet path.
+    pub path: &'static str,
+    /// The log that it writes to, and what that had.
+    pub log: (Store, Persisted),
+    /// Called before anybody counts on the first state that comes.
+    pub first: Box<dyn Fn() -> Outcome<()> + Send>,
+    /// It may speak until then, by the boot clock in ns; `None`: always.
+    pub until: Option<Arc<AtomicU64>>,
+}
+
 /// Votes until it is told to end, or has to start anew.
 pub fn vote(
     home: &StateDir,
@@ -110,47 +134,80 @@ pub fn vote(
         return Err(Failure::new(Kind::Unsafe, what, "quorumd holds no VIP and serves nobody")
             .next("move it away; nines quorumd join ADDRESS CODE makes one"));
     }
-    let mut builder = tokio::runtime::Builder::new_current_thread();
-    let runtime = builder.enable_all().build().map_err(cannot_start)?;
-    // Its tasks end with the runtime.
-    runtime.block_on(serve(home, &credentials, end, shown, shares, log))
+    let opened = {
+        let _alone = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
+        own_log::open_or_restart(home, &credentials.identity, || drop(replace()))?
+    };
+    let (of, whose) = (home.clone(), Arc::clone(&credentials));
+    let seat = Seat {
+        home: home.clone(),
+        config: node_config(home, &credentials),
+        bound: credentials.identity.bound(),
+        path: PATH,
+        log: opened,
+        first: Box::new(move || whose.identity.note_log(&of)),
+        until: None,
+        credentials,
+    };
+    sit(
+        seat,
+        end,
+        &|seen| shown.put(QuorumdCluster { folder: shown.of.clone(), ..seen }),
+        shares,
+        log,
+    )
 }
 
-async fn serve(
-    home: &StateDir,
-    credentials: &Arc<Credentials>,
-    mut end: watch::Receiver<bool>,
-    shown: &Shown,
+/// Votes from a seat until it is told to end, or has to start anew. When it returns, nothing of it
+/// writes to its log any more.
+pub fn sit(
+    seat: Seat,
+    end: watch::Receiver<bool>,
+    show: &dyn Fn(QuorumdCluster),
     shares: Shares,
     log: &Logger,
 ) -> Outcome<()> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_all().build().map_err(cannot_start)?;
+    // Its tasks end with the runtime.
+    let disk = runtime.block_on(serve(seat, end, show, shares, log))?;
+    drop(runtime);
+    let _ = disk.join();
+    Ok(())
+}
+
+async fn serve(
+    seat: Seat,
+    mut end: watch::Receiver<bool>,
+    show: &dyn Fn(QuorumdCluster),
+    shares: Shares,
+    log: &Logger,
+) -> Outcome<JoinHandle<()>> {
+    let (home, credentials, path) = (seat.home.clone(), Arc::clone(&seat.credentials), seat.path);
     let who = &credentials.identity;
     let dropped = Arc::new(AtomicU64::new(0));
-    let (core, mut orders, port, thread) = start(home, credentials, &dropped, log)?;
+    let Started { core, mut orders, port, thread, disk } = start(seat, &dropped, log)?;
     let joined = threads::spawn("core", move || thread.run())?;
     let nothing = Box::new(|| Box::pin(async { b"{}".to_vec() }) as BoxedBytes);
     let revision = Arc::new(AtomicU64::new(0));
-    let doors = PeerPort::new(&core, credentials, home.clone(), revision, None, nothing, log);
+    let doors = PeerPort::new(&core, &credentials, home, revision, None, nothing, log);
     threads::task("peer-port", peer_port::serve(port, doors, shares));
-    core.event(Event::Facts(facts(&who.me.name)));
+    core.event(Event::Facts(facts(&who.me.name, path)));
     log.line(&format!("votes as {} in cluster {}, port {}", who.me.name, who.cluster, who.me.port));
 
-    let mut bulk = Bulk::new(Arc::clone(credentials), core.clone(), log.clone());
-    let mut show = tokio::time::interval(SHOW);
+    let mut bulk = Bulk::new(Arc::clone(&credentials), core.clone(), log.clone());
+    let mut shows = tokio::time::interval(SHOW);
     let mut anew = false;
     while !*end.borrow_and_update() && !anew {
         tokio::select! {
             _ = end.changed() => {}
             _ = orders.ends.recv() => anew = true,
             Some((to, bytes)) = orders.bulk.recv() => bulk.send(to, bytes),
-            _ = show.tick() => {
+            _ = shows.tick() => {
                 let Some((seen, mended)) = core.inspect(look).await else { break };
                 let dropped = dropped.load(Ordering::Relaxed);
-                let QuorumdCluster { folder, cluster, node, addresses, port, .. } =
-                    named(&shown.of, who);
-                shown.put(QuorumdCluster {
-                    folder, cluster, node, addresses, port, dropped, ..seen
-                });
+                let QuorumdCluster { cluster, node, addresses, port, .. } = named("", who);
+                show(QuorumdCluster { cluster, node, addresses, port, dropped, ..seen });
                 anew = mended;
             }
         }
@@ -161,30 +218,30 @@ async fn serve(
     }
     core.put(Input::End);
     let _ = joined.join();
-    Ok(())
+    Ok(disk)
 }
 
-/// Opens the log and the ports, and starts the thread of the disk; gives the thread of the node.
-fn start(
-    home: &StateDir,
-    credentials: &Arc<Credentials>,
-    dropped: &Arc<AtomicU64>,
-    log: &Logger,
-) -> Outcome<(CoreHandle, Orders, TcpListener, CoreThread)> {
-    let who = &credentials.identity;
-    let (store, kept) = {
-        let _alone = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
-        own_log::open_or_restart(home, who, || drop(replace()))?
-    };
-    let node = Node::new(node_config(home, credentials), boot_time(), &kept);
-    let bound = who.bound();
+/// The parts of a witness that has started.
+struct Started {
+    core: CoreHandle,
+    orders: Orders,
+    port: TcpListener,
+    /// The thread of the node, which does not run yet.
+    thread: CoreThread,
+    /// The thread of the disk: it ends after that of the node.
+    disk: JoinHandle<()>,
+}
+
+/// Opens the ports and starts the thread of the disk.
+fn start(seat: Seat, dropped: &Arc<AtomicU64>, log: &Logger) -> Outcome<Started> {
+    let Seat { credentials, bound, first, until, log: (store, kept), .. } = seat;
+    let node = Node::new(seat.config, boot_time(), &kept);
     let udp = devices::bind(&bound)?;
     let port = devices::bind_tcp(SocketAddr::new(bound.addresses[0], bound.port))?;
     let (poll, core, inbox) = core_thread::channel().map_err(cannot_start)?;
     let (disk, writes) = sync_channel(threads::DISK);
-    let (told, of, first) = (core.clone(), home.clone(), Arc::clone(credentials));
-    let noted = move || first.identity.note_log(&of);
-    threads::spawn("disk", move || executors::disk(store, writes, noted, &told))?;
+    let told = core.clone();
+    let joined = threads::spawn("disk", move || executors::disk(store, writes, first, &told))?;
     let (workers, orders) = Workers::new(disk);
     let rate = datagram_budget::rate(&node.newest_config(), node.state().members.len());
     let thread = CoreThread::new(
@@ -192,23 +249,24 @@ fn start(
         inbox,
         node,
         udp,
-        datagram_cipher(credentials)?,
-        &who.peers,
+        datagram_cipher(&credentials)?,
+        &credentials.identity.peers,
         None,
         Box::new(workers),
         Box::new(|_| ()),
         log.clone(),
     );
-    let guest = Guest::new(rate, Arc::clone(dropped));
-    Ok((core, orders, port, thread.map_err(cannot_start)?.as_guest(guest)))
+    let guest = Guest::new(rate, Arc::clone(dropped)).until(until);
+    let thread = thread.map_err(cannot_start)?.as_guest(guest);
+    Ok(Started { core, orders, port, thread, disk: joined })
 }
 
-fn facts(name: &str) -> Facts {
+fn facts(name: &str, path: &str) -> Facts {
     Facts {
         node: name.to_owned(),
         version: env!("CARGO_PKG_VERSION").into(),
         feature_level: feature_level::BUILD,
-        path: PATH.into(),
+        path: path.into(),
         no_programs: true,
         no_ipvs: true,
         ..Facts::default()
@@ -279,7 +337,7 @@ impl Executors for Workers {
                 full.then_some(Event::Undelivered(to))
             }
             Work::Fence(id, _) => {
-                let result = Err("quorumd speaks to no fence device".to_owned());
+                let result = Err("a witness without an agent speaks to no fence device".to_owned());
                 Some(Event::Done { id, result })
             }
             // A witness carries nothing: there is nothing to do, and that is done at once.

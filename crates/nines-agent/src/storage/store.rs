@@ -44,8 +44,17 @@ impl Store {
 
     /// Likewise; a file that can be opened and makes no sense is no failure.
     pub fn look(path: &Path) -> Outcome<Opened> {
+        Self::opened(Database::builder().set_cache_size(1 << 20).create(path), path)
+    }
+
+    /// The same on something that is no file.
+    pub fn of(backend: impl redb::StorageBackend) -> Outcome<Opened> {
+        let opened = Database::builder().set_cache_size(1 << 20).create_with_backend(backend);
+        Self::opened(opened, Path::new("the log"))
+    }
+
+    fn opened(opened: Result<Database, redb::DatabaseError>, path: &Path) -> Outcome<Opened> {
         use std::io::ErrorKind::{InvalidData, UnexpectedEof};
-        let opened = Database::builder().set_cache_size(1 << 20).create(path);
         match opened {
             Ok(mut database) => match database.check_integrity() {
                 Ok(_) => Self::with(database).map(Opened::Store),

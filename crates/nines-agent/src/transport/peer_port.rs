@@ -55,6 +55,8 @@ const SERVER_MAX: usize = 256 * 1024;
 const SILENT: Duration = Duration::from_secs(60);
 /// A peer that takes no answer for so long has gone.
 const SLOW: Duration = Duration::from_secs(10);
+/// An address of a peer that has several is tried for so long.
+const EACH: Duration = Duration::from_millis(500);
 /// Strangers have little to say.
 const STRANGER_MAX: usize = 16 * 1024;
 
@@ -96,6 +98,9 @@ pub struct JoinRequest {
     /// Highest feature level that it reads.
     #[serde(default)]
     pub feature_level: u32,
+    /// It runs on one of several hosts, whose addresses these are: the voter of a quorum disk.
+    #[serde(default)]
+    pub floats: bool,
     /// No node but a real server: a kind of frame of its own, which older members do not take for
     /// a node's.
     #[serde(skip)]
@@ -259,6 +264,23 @@ async fn connect(
     Ok(stream)
 }
 
+/// Connects by the first address that answers as this peer: one that floats is behind any of them.
+async fn connect_any(
+    credentials: &Credentials,
+    peer: &str,
+    to: &[SocketAddr],
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let mut why = std::io::Error::other("it has no address");
+    for address in to {
+        match timeout(EACH, connect(credentials, peer, *address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(e)) => why = e,
+            Err(_) => why = std::io::ErrorKind::TimedOut.into(),
+        }
+    }
+    Err(why)
+}
+
 /// A line to a member that has said nothing yet.
 async fn open(
     credentials: &Credentials,
@@ -300,7 +322,7 @@ pub async fn ask_counters(
 ) -> Option<Vec<u8>> {
     let ask = async {
         let (name, addresses) = find(core, &credentials.identity.peers, id).await?;
-        let mut stream = connect(credentials, &name, *addresses.first()?).await.ok()?;
+        let mut stream = connect_any(credentials, &name, &addresses).await.ok()?;
         put(&mut stream, kind::QUESTION, b"counters").await.ok()?;
         match get(&mut stream, FRAME_MAX).await.ok()? {
             (kind::ANSWER, bytes) => Some(bytes),

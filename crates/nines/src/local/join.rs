@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use clap::Args;
-use nines_agent::{Identity, PORT, StateDir, read_code};
+use nines_agent::{Credentials, Identity, PORT, StateDir, read_code};
 use nines_api::failure::{Failure, Kind, Outcome};
 
 use crate::context::Context;
@@ -68,10 +68,12 @@ pub struct Joins {
     pub witness: bool,
     /// A real server and no node.
     pub server: bool,
+    /// It runs on one of several hosts, whose addresses these are.
+    pub floats: bool,
 }
 
-/// Joins by the member at `address`, and keeps what it gave in the state directory `home`.
-pub fn enter(home: &StateDir, address: &str, code: &str, joins: &Joins) -> Outcome<Identity> {
+/// Joins by the member at `address`; gives what it was given.
+pub fn ask(address: &str, code: &str, joins: &Joins) -> Outcome<Credentials> {
     let to = member_address(address)?;
     let (secret, fingerprint) = join_code(code)?;
     let request = nines_agent::JoinRequest {
@@ -83,12 +85,18 @@ pub fn enter(home: &StateDir, address: &str, code: &str, joins: &Joins) -> Outco
         version: env!("CARGO_PKG_VERSION").into(),
         feature_level: nines_agent::FEATURE_LEVEL,
         server: joins.server,
+        floats: joins.floats,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|e| Failure::new(Kind::Io, "cannot start", e))?;
-    let mut credentials = runtime.block_on(nines_agent::join(to, fingerprint, &request))?;
+    runtime.block_on(nines_agent::join(to, fingerprint, &request))
+}
+
+/// Joins by the member at `address`, and keeps what it gave in the state directory `home`.
+pub fn enter(home: &StateDir, address: &str, code: &str, joins: &Joins) -> Outcome<Identity> {
+    let mut credentials = ask(address, code, joins)?;
     credentials.identity.listen.clone_from(&joins.listen);
     std::fs::create_dir_all(&home.0).map_err(|e| {
         Failure::new(Kind::Io, format!("cannot make {}", home.0.display()), e).next("run as root")
@@ -125,6 +133,7 @@ pub fn run(context: &Context, args: &JoinArgs) -> Outcome<u8> {
         port: args.port,
         witness: args.witness,
         server: args.server,
+        floats: false,
     };
     let who = enter(&home, &args.address, &args.code, &joins)?;
     let part = match (args.server, args.witness) {

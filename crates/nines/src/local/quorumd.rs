@@ -135,6 +135,7 @@ fn join(context: &Context, state: &Path, args: &JoinArgs) -> Outcome<()> {
         port,
         witness: true,
         server: false,
+        floats: false,
     };
     let joined = enter(&half, &args.address, &args.code, &wanted);
     let named = joined.and_then(|who| {

@@ -194,8 +194,8 @@ async fn admit_once(
         return Err(Refused::Final("this agent is stopping".into()));
     };
     let peers = peers(&known.members);
-    let (addresses, port) = (request.addresses.clone(), request.port);
-    let newcomer = |id| Peer { id, name: name.clone(), addresses, port };
+    let (addresses, port, floats) = (request.addresses.clone(), request.port, request.floats);
+    let newcomer = |id| Peer { id, name: name.clone(), addresses, port, floats };
     if server {
         let made = identity::admit_server(credentials, peers, newcomer(0))?;
         door.log.line(&format!("{name} joined as real server"));
@@ -265,6 +265,7 @@ pub(super) fn peers(members: &BTreeMap<NodeId, Member>) -> Vec<Peer> {
         name: m.name.clone(),
         addresses: m.addresses.iter().filter_map(|a| a.parse().ok()).collect(),
         port: m.port as u16,
+        floats: m.floats,
     };
     members.values().map(one).collect()
 }
@@ -283,6 +284,7 @@ mod tests {
             witness: false,
             version: version.into(),
             feature_level,
+            floats: false,
             server: false,
         };
         assert_eq!(outdated(&request(0, ""), 0), None);
