@@ -74,7 +74,9 @@ pub struct QuorumDiskOptions {
     /// The shared device.
     pub device: PathBuf,
     /// Where it notes which logs cannot be read.
-    pub state: PathBuf,
+    pub notes: PathBuf,
+    /// State directory of this machine's agent.
+    pub agent: PathBuf,
 }
 
 /// What the thread of the lease hears.
@@ -109,6 +111,20 @@ fn this_host(header: &Header) -> Outcome<HostNumber> {
     }
 }
 
+/// Refuses a disk of another cluster than this machine's, as far as its agent's files may be read.
+fn of_this_cluster(disk: &Header, path: &Path, agent: &StateDir) -> Outcome<()> {
+    let (Ok(authority), Ok(mine)) = (agent.read("ca.pem"), agent.identity()) else {
+        return Ok(());
+    };
+    if Header::authority_of(&authority) == disk.authority {
+        return Ok(());
+    }
+    let what = format!("{} is the quorum disk of another cluster", path.display());
+    let why = format!("of {}, and this machine is in cluster {}", disk.cluster, mine.cluster);
+    Err(Failure::new(Kind::Unsafe, what, why)
+        .next("see whether it is the right device: nines quorum-disk show DEVICE"))
+}
+
 /// Holds the name that one process of a host has: the kernel takes it back when that ends.
 fn alone(header: &Header, host: HostNumber) -> Outcome<UnixListener> {
     let name = format!("nines-quorum-disk-{:016x}-{}", header.disk, host.0);
@@ -125,6 +141,7 @@ pub fn run(options: &QuorumDiskOptions) -> Outcome<()> {
     let blocks = Device::open(&options.device, Use::Blocks)?;
     let header = layout::header(&blocks)?;
     let credentials = Arc::new(layout::credentials(&blocks)?);
+    of_this_cluster(&header, &options.device, &StateDir(options.agent.clone()))?;
     let me = this_host(&header)?;
     let _alone = alone(&header, me)?;
     if !blocks.direct {
@@ -139,7 +156,7 @@ pub fn run(options: &QuorumDiskOptions) -> Outcome<()> {
         voter: None,
         tells: heard.clone(),
         said: String::new(),
-        state: options.state.clone(),
+        notes: options.notes.clone(),
         log: log.clone(),
         header,
         credentials,
@@ -211,7 +228,7 @@ struct Keeper {
     tells: SyncSender<News>,
     /// What was said last, so that it is said once.
     said: String,
-    state: PathBuf,
+    notes: PathBuf,
     log: Logger,
     header: Header,
     credentials: Arc<Credentials>,
@@ -365,7 +382,7 @@ impl Keeper {
             logs: Arc::clone(&self.logs),
             until: Arc::clone(&self.until),
             tells: self.tells.clone(),
-            note: Note::of(&self.state, &self.header, from),
+            note: Note::of(&self.notes, &self.header, from),
             log: self.log.clone(),
             me: self.me,
             from,
@@ -511,6 +528,23 @@ mod tests {
         };
         assert!(!noted(0) && !noted(2) && noted(1));
         assert!(!Note::of(&folder, &header, owned(5)).is_noted(), "another log");
+        std::fs::remove_dir_all(&folder).unwrap();
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn a_disk_of_another_cluster_is_refused() {
+        let folder = std::env::temp_dir().join(format!("nines-qdisk-of-{}", std::process::id()));
+        let agent = StateDir(folder.clone());
+        let (path, header) = formatted("of");
+        let check = |header: &Header| of_this_cluster(header, &path, &agent);
+        assert!(check(&header).is_ok(), "this machine is in no cluster");
+        let credentials = layout::tests::some_credentials();
+        agent.keep(&credentials).unwrap();
+        let why = check(&header).unwrap_err();
+        assert!(why.what.contains("of another cluster") && why.kind == Kind::Unsafe, "{why}");
+        let authority = Header::authority_of(&credentials.ca_pem);
+        assert!(check(&Header { authority, ..header.clone() }).is_ok());
         std::fs::remove_dir_all(&folder).unwrap();
         std::fs::remove_file(&path).unwrap();
     }

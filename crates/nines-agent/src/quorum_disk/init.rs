@@ -12,7 +12,7 @@ use super::{
     layout::{self, HOSTS_MAX, Header, area, least},
     random,
 };
-use crate::identity::{Credentials, der, fingerprint};
+use crate::identity::Credentials;
 
 /// Between two looks a host that uses the disk has written its block.
 const LOOK_AGAIN: Duration = Duration::from_millis(1_300);
@@ -126,7 +126,7 @@ impl Formattable {
         let header = Header {
             disk: random(),
             cluster: credentials.identity.cluster.clone(),
-            authority: data_encoding::HEXLOWER.encode(&fingerprint(&der(&credentials.ca_pem))),
+            authority: Header::authority_of(&credentials.ca_pem),
             node: me.name.clone(),
             hosts: self.hosts,
             port: me.port,

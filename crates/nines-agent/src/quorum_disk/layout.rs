@@ -17,7 +17,7 @@ use nines_core::quorum_disk::{Ballot, Block, HostNumber, Seen};
 use serde::{Deserialize, Serialize};
 
 use super::device::{BLOCK, Device};
-use crate::identity::Credentials;
+use crate::identity::{Credentials, der, fingerprint};
 
 /// Hosts that can share a disk.
 pub const HOSTS_MAX: usize = 8;
@@ -63,6 +63,11 @@ impl Header {
     /// Where the area of a host starts.
     pub fn area_of(&self, host: HostNumber) -> u64 {
         AREAS + self.area * u64::from(host.0)
+    }
+
+    /// What a header says of the authority of this certificate.
+    pub fn authority_of(ca_pem: &str) -> String {
+        data_encoding::HEXLOWER.encode(&fingerprint(&der(ca_pem)))
     }
 
     /// Each host's number and address.

@@ -13,13 +13,12 @@ use nines_api::failure::{Failure, Kind, Outcome};
 
 use super::join::{Joins, ask};
 use crate::{
-    cli::STATE,
     context::Context,
     output::{columns, print_json},
 };
 
-/// Where the process notes which logs cannot be read, unless chosen otherwise.
-const OWN_STATE: &str = "/run/nines-quorum-disk";
+/// Where the process notes which logs cannot be read.
+const NOTES: &str = "/run/nines-quorum-disk";
 
 /// quorum disk: a disk that several nodes share votes as a witness.
 ///
@@ -76,9 +75,8 @@ pub fn run(context: &Context, args: &QuorumDiskArgs) -> Outcome<u8> {
     match &args.what {
         What::Init(args) => init(context, args)?,
         What::Run(args) => {
-            let usual = context.state == PathBuf::from(STATE);
-            let state = if usual { OWN_STATE.into() } else { context.state.clone() };
-            run_quorum_disk(&QuorumDiskOptions { device: args.device.clone(), state })?;
+            let (device, agent) = (args.device.clone(), context.state.clone());
+            run_quorum_disk(&QuorumDiskOptions { device, notes: NOTES.into(), agent })?;
         }
         What::Show(args) => show(context, args)?,
     }

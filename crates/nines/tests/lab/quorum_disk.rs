@@ -111,7 +111,7 @@ fn serves(net: &Net, host: &str) -> bool {
     status["votes"].as_u64() >= Some(2) && status["vips"][0]["node"] == host
 }
 
-/// Scenario 12: the link is cut, and both hosts see the disk.
+// scenario 12
 #[test]
 fn of_two_that_have_lost_each_other_the_owner_of_the_disk_goes_on() {
     if !can_run() {
@@ -127,7 +127,7 @@ fn of_two_that_have_lost_each_other_the_owner_of_the_disk_goes_on() {
     net.until("all hear each other again", |n| n.status(other(owner))["votes"] == 3);
 }
 
-/// Scenario 13: the owner's process dies, and a host loses the way to the disk.
+// scenario 13
 #[test]
 fn another_host_continues_the_voter_and_nothing_else_moves() {
     if !can_run() {
@@ -163,7 +163,7 @@ fn another_host_continues_the_voter_and_nothing_else_moves() {
     net.until("all are back", |n| n.status(left)["votes"] == 3);
 }
 
-/// Scenario 14: the owner's host stands still, agent and disk, and wakes after the takeover.
+// scenario 14
 #[test]
 fn a_host_that_stood_still_speaks_for_the_disk_no_more() {
     if !can_run() {
