@@ -98,7 +98,7 @@ fn each_thing_that_can_be_wrong_with_a_disk_has_a_message_of_its_own() {
     let anew = blocks(&device, &written).unwrap_err();
     assert!(anew.what.contains("formatted anew") && anew.why.contains("other"), "{anew}");
     device.write(CREDENTIALS + 30, &[1; 4]).unwrap();
-    assert!(credentials(&device).unwrap_err().what.contains("credentials"));
+    assert!(credentials(&device).err().unwrap().what.contains("credentials"));
     std::fs::remove_file(&path).unwrap();
 }
 
