@@ -17,6 +17,8 @@ const FILES: &[(&str, &str)] = &[
     ("packaging/nines-guard.service", "usr/lib/systemd/system/nines-guard.service"),
     ("packaging/nines-guard.path", "usr/lib/systemd/system/nines-guard.path"),
     ("packaging/nines.sysusers", "usr/lib/sysusers.d/nines.conf"),
+    ("packaging/nines-quorum-disk.service", "usr/lib/systemd/system/nines-quorum-disk.service"),
+    ("packaging/nines-quorum-disk.sysusers", "usr/lib/sysusers.d/nines-quorum-disk.conf"),
     ("README.md", "usr/share/doc/nines/README.md"),
     ("CHANGELOG.md", "usr/share/doc/nines/changelog.md"),
 ];

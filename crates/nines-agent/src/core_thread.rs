@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -25,8 +25,10 @@ use nines_core::{
 use nines_dataplane::{Guard, process::boot_time};
 use nines_model::{DeviceName, FenceDevice, LogIndex, NodeId, NodeName, Switch, Time};
 
+use self::addresses::PeerAddresses;
+pub use self::gate::Guest;
 use crate::{
-    datagram_budget::Guest,
+    datagram_budget,
     identity::Peer,
     logger::Logger,
     threads,
@@ -37,6 +39,8 @@ use crate::{
     watchdog::Lessor,
 };
 
+mod addresses;
+mod gate;
 mod receive;
 
 /// What comes into the thread besides datagrams.
@@ -188,7 +192,7 @@ pub struct CoreThread {
     node: Node,
     sockets: Vec<UdpSocket>,
     seals: DatagramCipher,
-    peers: BTreeMap<u64, Vec<SocketAddr>>,
+    peers: BTreeMap<u64, PeerAddresses>,
     sources: SourceGate,
     membership: LogIndex,
     guard: Option<Box<dyn Guard>>,
@@ -256,10 +260,6 @@ fn of_length(length: usize) -> std::io::Result<(Poll, CoreHandle, Inbox)> {
     Ok((poll, handle, Inbox { inputs: received, dropped, datagrams }))
 }
 
-fn socket_addresses(addresses: &[IpAddr], port: u16) -> Vec<SocketAddr> {
-    addresses.iter().map(|a| SocketAddr::new(*a, port)).collect()
-}
-
 impl CoreThread {
     /// All parts put together.
     #[expect(clippy::too_many_arguments, reason = "made once, in one place")]
@@ -278,10 +278,10 @@ impl CoreThread {
         for (i, socket) in sockets.iter_mut().enumerate() {
             poll.registry().register(socket, Token(i), Interest::READABLE)?;
         }
-        let peers: BTreeMap<u64, Vec<SocketAddr>> =
-            seed.iter().map(|p| (p.id, socket_addresses(&p.addresses, p.port))).collect();
+        let one = |p: &Peer| (p.id, PeerAddresses::new(&p.addresses, p.port, p.floats));
+        let peers: BTreeMap<u64, PeerAddresses> = seed.iter().map(one).collect();
         let mut sources = SourceGate::new(Arc::clone(&inbox.datagrams));
-        sources.set_named(peers.values().flatten());
+        sources.set_named(peers.values().flat_map(PeerAddresses::all));
         Ok(Self {
             poll,
             inbox,
@@ -409,7 +409,7 @@ impl CoreThread {
             self.revision = state.revision;
             self.seals.set_beat(state.spec.timing.beat);
             if let Some(guest) = &mut self.guest {
-                guest.serve(&state.spec, state.members.len());
+                guest.set_rate(datagram_budget::rate(&state.spec, state.members.len()));
             }
             (self.configured)(&self.node);
         }
@@ -418,9 +418,10 @@ impl CoreThread {
             for member in state.members.values() {
                 let addresses: Vec<IpAddr> =
                     member.addresses.iter().filter_map(|a| a.parse().ok()).collect();
-                self.peers.insert(member.id, socket_addresses(&addresses, member.port as u16));
+                let to = PeerAddresses::new(&addresses, member.port as u16, member.floats);
+                self.peers.insert(member.id, to);
             }
-            self.sources.set_named(self.peers.values().flatten());
+            self.sources.set_named(self.peers.values().flat_map(PeerAddresses::all));
         }
         // What is left after four rounds is done with the next event: no loop without end.
         for _ in 0..4 {
@@ -457,6 +458,7 @@ impl CoreThread {
                     self.log.line(&line);
                     continue;
                 }
+                Action::Send { bulk: true, .. } if !self.may_speak() => continue,
                 Action::Send { to, bytes, bulk: true } => Work::Bulk(to, bytes),
                 Action::Persist(number, persist) => Work::Persist(number, persist),
                 Action::Check(tasks) => Work::Check(tasks),
@@ -504,18 +506,29 @@ impl CoreThread {
         guard.map_or(Ok(()), |guard| set(guard.as_mut()).map_err(|why| why.to_string()))
     }
 
+    /// Whether anything may leave this node now. Everything that it says is on the disk already.
+    fn may_speak(&self) -> bool {
+        self.guest.as_ref().is_none_or(Guest::may_speak)
+    }
+
     /// Over every link: a peer hears one of them.
     fn send(&mut self, to: NodeId, bytes: &[u8]) {
         let to = to.number();
         let Some(addresses) = self.peers.get(&to) else { return };
         let now = boot_time();
+        if !self.may_speak() {
+            return;
+        }
         for (link, socket) in self.sockets.iter().enumerate() {
-            let Some(address) = addresses.get(link.min(addresses.len().saturating_sub(1))) else {
+            let addresses = addresses.of(link);
+            if addresses.is_empty() {
                 continue;
-            };
+            }
             let sealed = self.seals.seal(now, to, link as u8, bytes);
-            // A full buffer or a link that is down is a lost packet.
-            let _ = socket.send_to(&sealed, *address);
+            for address in addresses {
+                // A full buffer or a link that is down is a lost packet.
+                let _ = socket.send_to(&sealed, *address);
+            }
         }
     }
 }

@@ -109,7 +109,7 @@ async fn serve_with_socket(
         start_dataplane(&shared, options.hooks, &mut node)?
     };
     let addresses = start_address_threads(&shared, plane.handle.as_ref())?;
-    let disk = start_disk((&shared.core, &shared.home), &shared.credentials, store, kept.full)?;
+    let disk = start_disk(&shared, store, kept.full)?;
     let (fences, fence_config) = start_fence_threads(&shared, options.fence_agents.clone())?;
     let (workers, orders) =
         Workers::new(disk, addresses.changes(), fences.clone(), plane.handle.as_ref());

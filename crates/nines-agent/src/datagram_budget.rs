@@ -13,32 +13,9 @@ const EACH_BEAT: u64 = 8;
 /// A pause of this length may be made up for at once, ns.
 const SAVED: u64 = 1_000_000_000;
 
-/// What makes a node one of many in a process: it does not run in real time, and it opens only so
-/// many datagrams.
-pub struct Guest {
-    budget: Budget,
-}
-
-impl Guest {
-    /// It serves these members by this config.
-    pub fn new(now: Time, spec: &Spec, members: usize) -> Self {
-        Self { budget: Budget::new(now, rate(spec, members)) }
-    }
-
-    /// The members or the config have changed.
-    pub fn serve(&mut self, spec: &Spec, members: usize) {
-        self.budget.set(rate(spec, members));
-    }
-
-    /// Whether there is something left for one more datagram.
-    pub fn may_open(&mut self, now: Time) -> bool {
-        self.budget.take(now)
-    }
-}
-
 /// A bucket that fills up with time.
 #[derive(Clone, Copy, Debug)]
-struct Budget {
+pub struct Budget {
     /// Datagrams in a second.
     rate: u64,
     /// Time that is not used up yet, ns; a datagram takes `1 s / rate`.
@@ -47,24 +24,24 @@ struct Budget {
 }
 
 /// Datagrams in a second that a cluster may send to its witness.
-fn rate(spec: &Spec, members: usize) -> u64 {
+pub fn rate(spec: &Spec, members: usize) -> u64 {
     let beats = 1_000 / spec.timing.beat.0.max(1);
     LEAST + members as u64 * beats * EACH_BEAT
 }
 
 impl Budget {
     /// A full bucket. `rate`: datagrams in a second; 0 counts as 1.
-    fn new(now: Time, rate: u64) -> Self {
+    pub fn new(now: Time, rate: u64) -> Self {
         Self { rate: rate.max(1), saved: SAVED, at: now }
     }
 
     /// Another rate from now on; 0 counts as 1.
-    fn set(&mut self, rate: u64) {
+    pub fn set(&mut self, rate: u64) {
         self.rate = rate.max(1);
     }
 
     /// Takes what one datagram costs; false: there is nothing left for it.
-    fn take(&mut self, now: Time) -> bool {
+    pub fn take(&mut self, now: Time) -> bool {
         self.saved = (self.saved + now.since(self.at)).min(SAVED);
         self.at = now;
         let cost = SAVED / self.rate;

@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 use self::certificate::{Authority, Subject, authority};
 
 pub use self::{
-    certificate::{der, fingerprint, number_of_tls_name, number_tls_name, server_tls_name},
+    certificate::{der, fingerprint, new_key, number_of_tls_name, number_tls_name, server_tls_name},
     credentials::{Admission, Credentials},
     generation::found_generation,
     heartbeat_keys::HeartbeatKeys,
@@ -57,6 +57,9 @@ pub struct Peer {
     pub addresses: Vec<IpAddr>,
     /// UDP and TCP port that the member listens on for other nodes.
     pub port: u16,
+    /// It runs on one of several hosts, whose addresses these are.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub floats: bool,
 }
 
 /// What the file `identity.json` of a state directory says.
@@ -213,6 +216,7 @@ pub fn bootstrap(
             name: name.to_string(),
             addresses: node.addresses.clone(),
             port,
+            floats: false,
         })
         .collect();
     let mut credentials = Vec::new();
@@ -268,6 +272,7 @@ pub fn member(peer: &Peer, witness: bool) -> Member {
         witness,
         addresses: peer.addresses.iter().map(ToString::to_string).collect(),
         port: u32::from(peer.port),
+        floats: peer.floats,
         ..Member::default()
     }
 }
@@ -327,7 +332,7 @@ mod tests {
         let named = |pem: &str, name: String| trust::names(&der(pem).into(), &name);
         assert!(named(&own, tls_name("lb1")) && named(&own, number_tls_name(1)));
         assert_eq!(trust::number(&der(&own).into()), Some(1));
-        let peer = Peer { id: 0, name: "lb1".into(), addresses: Vec::new(), port: PORT };
+        let peer = Peer { id: 0, name: "lb1".into(), addresses: Vec::new(), port: PORT, floats: false };
         let server = admit(lb1, Vec::new(), peer, Admits::Server, "").unwrap();
         let cert = &server.cert_pem;
         assert_eq!(trust::number(&der(cert).into()), None);
@@ -348,7 +353,7 @@ mod tests {
         };
         assert!(passes(&own) && !passes(cert));
         for name in ["web 1", "*", ""] {
-            let peer = Peer { id: 0, name: name.into(), addresses: Vec::new(), port: PORT };
+            let peer = Peer { id: 0, name: name.into(), addresses: Vec::new(), port: PORT, floats: false };
             assert!(admit(lb1, Vec::new(), peer, Admits::Server, "").is_err(), "{name}");
         }
     }
@@ -358,7 +363,7 @@ mod tests {
         let text = "[cluster]\nname = \"t\"\n[nodes]\nlb1 = \"10.0.0.2\"\n";
         let spec = nines_model::config::parse(text).unwrap();
         let (credentials, _) = bootstrap(text, &spec, PORT).unwrap();
-        let peer = || Peer { id: 2, name: "lb2".into(), addresses: Vec::new(), port: PORT };
+        let peer = || Peer { id: 2, name: "lb2".into(), addresses: Vec::new(), port: PORT, floats: false };
         for (admits, ca_key) in
             [(Admits::Director, true), (Admits::Witness, false), (Admits::Server, false)]
         {

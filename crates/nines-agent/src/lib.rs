@@ -21,6 +21,7 @@ mod identity;
 mod logger;
 mod own_status;
 mod queue;
+mod quorum_disk;
 mod quorumd;
 mod real_server;
 mod start;
@@ -39,7 +40,13 @@ pub use self::{
         no_table_holds, openapi, this_user,
         view::feasibility::{other_cluster, senseless},
     },
-    identity::{Admits, Identity, JoinCode, PORT, StateDir, bootstrap, now_s, read_code},
+    identity::{
+        Admits, Credentials, Identity, JoinCode, PORT, StateDir, bootstrap, new_key, now_s, read_code,
+    },
+    quorum_disk::{
+        PORT as QUORUM_DISK_PORT, QuorumDiskOptions, init as quorum_disk_init,
+        run as run_quorum_disk, view as quorum_disk_view,
+    },
     quorumd::{
         FIRST_PORT as QUORUMD_PORT, QuorumdOptions, folders as quorumd_folders, run as run_quorumd,
     },

@@ -28,7 +28,7 @@ use crate::{
     descriptors::Shares, http, identity::StateDir, logger::Logger, start::cannot_start, threads,
 };
 
-mod witness;
+pub mod witness;
 
 /// Port of the first cluster's witness unless chosen otherwise; each further one takes the next.
 pub const FIRST_PORT: u16 = 9130;

@@ -203,15 +203,10 @@ pub fn start_address_threads(
 }
 
 /// Starts the thread "disk". `full`: there was no room to open the log.
-pub fn start_disk(
-    (core, home): (&CoreHandle, &StateDir),
-    credentials: &Arc<Credentials>,
-    store: Store,
-    full: bool,
-) -> Outcome<SyncSender<DiskWork>> {
+pub fn start_disk(shared: &Shared, store: Store, full: bool) -> Outcome<SyncSender<DiskWork>> {
     let (disk, writes) = sync_channel(threads::DISK);
-    let (core, home) = (core.clone(), home.clone());
-    let credentials = Arc::clone(credentials);
+    let (core, home) = (shared.core.clone(), shared.home.clone());
+    let credentials = Arc::clone(&shared.credentials);
     let floor = if store.is_kept() { Floor::open(&home) } else { Floor::none() };
     let log = executors::Disk { store, floor, full };
     threads::spawn("disk", move || {

@@ -22,6 +22,8 @@ pub const FLOWS_OUT: usize = 64;
 pub const FLOWS_IN: usize = 256;
 /// Calls that may wait for the thread that hands them to fence devices, and for each device.
 pub const FENCE: usize = 32;
+/// News that may wait for the thread of a quorum disk's lease.
+pub const QUORUM_DISK: usize = 16;
 /// Lines that may wait for the journal.
 pub const LOG: usize = 1_024;
 /// Large frames that may wait for the main task.
@@ -102,6 +104,9 @@ pub const TABLE: &[Row] = &[
     row("flows-in", Runs::Thread, "messages of other directors", "flows in the kernel's table")
         .queue(FLOWS_IN, "the message's line ends and everything is asked for again"),
     row("witness", Runs::Thread, "the witness of one cluster, in quorumd", "TLS, the end"),
+    row("disk-lease", Runs::Thread, "the voter's copy and end, a stop", "blocks of a quorum disk")
+        .queue(QUORUM_DISK, "threads that send wait"),
+    row("disk-voter", Runs::Thread, "the voter of a quorum disk", "TLS, the end"),
     row("fence", Runs::Thread, "calls of fence devices, their ends", "one call of each device")
         .queue(FENCE, "the call fails, and its answer says so"),
     row("fence-device", Runs::Thread, "one call of a fence device", "Done"),

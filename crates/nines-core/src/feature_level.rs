@@ -37,6 +37,8 @@ pub const KEYS: u32 = 5;
 pub const ROLES: u32 = 5;
 /// From this level on a member may lose its vote and stay a member.
 pub const LINKS: u32 = 5;
+/// From this level on a member may float: it runs on one of several hosts.
+pub const FLOATING: u32 = 5;
 
 /// Highest level that this build reads and writes.
 pub const BUILD: u32 = 5;
@@ -60,6 +62,7 @@ pub fn needed(kind: &Kind) -> u32 {
         Kind::Fence(_) => FENCING,
         Kind::Token(_) => ROLES,
         Kind::TakeVote(_) | Kind::LearnAgain(_) => LINKS,
+        Kind::Join(member) if member.floats => FLOATING,
         Kind::FeatureLevel(raise) => raise.level,
         _ => 0,
     }
@@ -234,6 +237,7 @@ mod tests {
             (Kind::Act(Act { verb: "keep".into(), ..Act::default() }), REMOVALS),
             (Kind::LogEvents(LogEvents::default()), 0),
             (Kind::Join(Member::default()), 0),
+            (Kind::Join(Member { floats: true, ..Member::default() }), FLOATING),
             (Kind::Facts(Facts::default()), 0),
             (Kind::MoveRequest(Give::default()), 0),
             (Kind::Remove("lb2".into()), 0),

@@ -20,6 +20,7 @@ pub mod lease;
 pub mod membership;
 pub mod node;
 pub mod peek;
+pub mod quorum_disk;
 pub mod snapshot;
 pub mod spec_edit;
 pub mod state;

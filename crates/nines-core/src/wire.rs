@@ -482,6 +482,9 @@ pub struct Member {
     /// In a join command: the highest feature level that its build reads.
     #[prost(uint32, tag = "6")]
     pub feature_level: u32,
+    /// It runs on one of several hosts, whose addresses these are: the voter of a quorum disk.
+    #[prost(bool, tag = "9")]
+    pub floats: bool,
 }
 
 /// An address as it is on the wire.

@@ -13,7 +13,9 @@ use nines_model::{AdminCommand, printable::clean_lines};
 
 use crate::{
     context::{Context, Output, SOCKET, STATE},
-    local::{self, agent, backup, code, doctor, guard, init, join, quorumd, server},
+    local::{
+        self, agent, backup, code, doctor, guard, init, join, quorum_disk, quorumd, server,
+    },
     output::{self, print_json},
 };
 
@@ -123,6 +125,8 @@ enum Commands {
     Join(join::JoinArgs),
     /// Vote as the witness of many clusters: one machine as their third party.
     Quorumd(quorumd::QuorumdArgs),
+    /// Vote as a witness from a disk that several nodes share.
+    QuorumDisk(quorum_disk::QuorumDiskArgs),
     /// Rotate keys of the cluster; show which member uses which.
     Secret(secret::SecretArgs),
     /// Prepare this machine as a real server for direct routing and tunnels, or undo that.
@@ -275,6 +279,7 @@ fn run(context: &Context, command: Commands) -> Outcome<u8> {
         Commands::Join(args) => join::run(context, &args),
         Commands::Quorumd(args) => quorumd::run(context, &args),
         Commands::Secret(args) => secret::run(context, &args),
+        Commands::QuorumDisk(args) => quorum_disk::run(context, &args),
         Commands::Server(args) => server::run(context, &args),
         Commands::Doctor => doctor::run(context),
         Commands::Backup(args) => backup::run(context, &args),

@@ -18,6 +18,7 @@ pub mod guard;
 pub mod init;
 pub mod ipvsadm;
 pub mod join;
+pub mod quorum_disk;
 pub mod quorumd;
 pub mod server;
 

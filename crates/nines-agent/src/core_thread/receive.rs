@@ -7,7 +7,7 @@ use nines_core::Event;
 use nines_dataplane::process::boot_time;
 use nines_model::NodeId;
 
-use super::CoreThread;
+use super::{CoreThread, addresses::PeerAddresses};
 use crate::transport::{datagram::Opened, source_gate::Reason};
 
 /// Datagrams that are read from one socket before the next one has its turn.
@@ -59,7 +59,7 @@ impl CoreThread {
                     if self.is_unknown(NodeId(from)) {
                         // It joined after what this node has of the log: perhaps it is the leader,
                         // from whom the rest comes.
-                        self.peers.insert(from, vec![sender]);
+                        self.peers.insert(from, PeerAddresses::one(sender));
                         self.send(NodeId(from), &[]);
                     }
                 }

@@ -81,6 +81,18 @@ pub struct Credentials {
 }
 
 impl Credentials {
+    /// What a machine needs to have these, its own key included.
+    pub fn given(&self) -> Admission {
+        let keys = self.keys();
+        Admission {
+            identity: self.identity.clone(),
+            ca_pem: keys.ca_pem.clone(),
+            ca_key: keys.ca_key.clone(),
+            cert_pem: keys.cert_pem.clone(),
+            key_pem: keys.key_pem.clone(),
+        }
+    }
+
     /// Those that a machine was given; `key_pem`: the key that it has made, if it has.
     pub fn of(admission: Admission, key_pem: Option<String>) -> Outcome<Self> {
         let Admission { identity, ca_pem, ca_key, cert_pem, key_pem: given } = admission;

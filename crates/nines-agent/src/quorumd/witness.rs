@@ -5,7 +5,12 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError, mpsc::SyncSender},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::AtomicU64,
+        mpsc::{SyncSender, sync_channel},
+    },
+    thread::JoinHandle,
     time::Duration,
 };
 
@@ -15,8 +20,8 @@ use nines_api::{
     types::QuorumdCluster,
 };
 use nines_core::{
-    Event, Node, feature_level,
-    wire::{Begun, Facts},
+    Config, Event, Node, feature_level,
+    wire::{Begun, Facts, Persisted},
 };
 use nines_dataplane::process::boot_time;
 use nines_model::{NodeId, Time};
@@ -27,18 +32,18 @@ use tokio::{
 
 use super::locked;
 use crate::{
-    core_thread::{self, CoreHandle, CoreThread, Executors, Input, Work},
+    core_thread::{self, CoreHandle, CoreThread, Executors, Guest, Input, Work},
     daemon::{datagram_cipher, node_config},
-    datagram_budget::Guest,
+    datagram_budget,
     descriptors::Shares,
-    executors::{DiskQueue, DiskWork, devices},
+    executors::{self, DiskQueue, DiskWork, devices},
     http::view::outside::outside,
-    identity::{Credentials, Identity, StateDir},
+    identity::{Credentials, Identity, Peer, StateDir},
     logger::Logger,
     queue::{Offer as _, Refused},
-    start::{cannot_start, start_disk, start_renewal},
+    start::{cannot_start, start_renewal},
     stop::replace,
-    storage::own_log,
+    storage::{floor::Floor, own_log, room},
     threads,
     transport::peer_port::{
         self, BoxedBytes, PeerPort, bulk::Bulk, heartbeat_keys::Secrets, renewal,
@@ -98,6 +103,28 @@ fn named(folder: &str, who: &Identity) -> QuorumdCluster {
     }
 }
 
+/// What a witness votes with.
+pub struct Seat {
+    /// Where its keys are, which are renewed there.
+    pub home: StateDir,
+    /// Credentials of the witness.
+    pub credentials: Arc<Credentials>,
+    /// Who it is as a node.
+    pub config: Config,
+    /// Addresses and port that it listens on.
+    pub bound: Peer,
+    /// What it tells the cluster of its packet path.
+    pub path: &'static str,
+    /// The log that it writes to, and what that had.
+    pub log: (executors::Disk, Persisted),
+    /// Called before anybody counts on the first state that comes.
+    pub first: Box<dyn Fn() -> Outcome<()> + Send>,
+    /// Waits until a disk that was full has room again.
+    pub room: Box<dyn FnOnce() + Send>,
+    /// It may speak until then, by the boot clock in ns; `None`: always.
+    pub until: Option<Arc<AtomicU64>>,
+}
+
 /// Votes until it is told to end, or has to start anew.
 pub fn vote(
     home: &StateDir,
@@ -113,47 +140,93 @@ pub fn vote(
         return Err(Failure::new(Kind::Unsafe, what, "quorumd holds no VIP and serves nobody")
             .next("move it away; nines quorumd join ADDRESS CODE makes one"));
     }
-    let mut builder = tokio::runtime::Builder::new_current_thread();
-    let runtime = builder.enable_all().build().map_err(cannot_start)?;
-    // Its tasks end with the runtime.
-    runtime.block_on(serve(home, &credentials, end, shown, shares, log))
+    let (store, kept) = {
+        let _alone = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
+        own_log::open_or_restart(home, &credentials.identity, || drop(replace()))?
+    };
+    let floor = if store.is_kept() { Floor::open(home) } else { Floor::none() };
+    let opened = (executors::Disk { store, floor, full: kept.full }, kept);
+    let (of, whose, full) = (home.clone(), Arc::clone(&credentials), home.clone());
+    let seat = Seat {
+        home: home.clone(),
+        config: node_config(home, &credentials),
+        bound: credentials.identity.bound(),
+        path: PATH,
+        log: opened,
+        first: Box::new(move || whose.identity.note_log(&of)),
+        room: Box::new(move || room::wait(&full)),
+        until: None,
+        credentials,
+    };
+    sit(
+        seat,
+        end,
+        &|seen| shown.put(QuorumdCluster { folder: shown.of.clone(), ..seen }),
+        shares,
+        log,
+    )
 }
 
-async fn serve(
-    home: &StateDir,
-    credentials: &Arc<Credentials>,
-    mut end: watch::Receiver<bool>,
-    shown: &Shown,
+/// Votes from a seat until it is told to end, or has to start anew. When it returns, nothing of it
+/// writes to its log any more.
+pub fn sit(
+    seat: Seat,
+    end: watch::Receiver<bool>,
+    show: &dyn Fn(QuorumdCluster),
     shares: Shares,
     log: &Logger,
 ) -> Outcome<()> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_all().build().map_err(cannot_start)?;
+    // Its tasks end with the runtime.
+    let disk = runtime.block_on(serve(seat, end, show, shares, log))?;
+    drop(runtime);
+    let _ = disk.join();
+    Ok(())
+}
+
+async fn serve(
+    seat: Seat,
+    mut end: watch::Receiver<bool>,
+    show: &dyn Fn(QuorumdCluster),
+    shares: Shares,
+    log: &Logger,
+) -> Outcome<JoinHandle<()>> {
+    let (home, credentials, path) = (seat.home.clone(), Arc::clone(&seat.credentials), seat.path);
     let who = &credentials.identity;
-    let (core, mut orders, port, thread) = start(home, credentials, log)?;
+    let floats = seat.until.is_some();
+    let Started { core, mut orders, port, thread, disk } = start(seat, log)?;
     let joined = threads::spawn("core", move || thread.run())?;
-    start_tasks(home, credentials, &core, (port, shares), log);
+    start_tasks(&home, &credentials, &core, (port, shares, path), log);
     log.line(&format!("votes as {} in cluster {}, port {}", who.me.name, who.cluster, who.me.port));
 
-    let mut bulk = Bulk::new(Arc::clone(credentials), core.clone(), log.clone());
-    let mut show = tokio::time::interval(SHOW);
+    let mut bulk = Bulk::new(Arc::clone(&credentials), core.clone(), log.clone());
+    let mut shows = tokio::time::interval(SHOW);
     let mut anew = false;
     while !*end.borrow_and_update() && !anew {
         tokio::select! {
             _ = end.changed() => {}
             ended = orders.ends.recv() => {
-                if let Some(Some(begun)) = ended {
-                    own_log::order_anew(home, begun)?;
+                match ended {
+                    Some(Some(_)) if floats => {
+                        let node = &who.me.name;
+                        log.line(&format!(
+                            "the log on the disk is lost; nines node remove {node}   on a member, \
+                             then   nines quorum-disk init ... --force"
+                        ));
+                        continue;
+                    }
+                    Some(Some(begun)) => own_log::order_anew(&home, begun)?,
+                    Some(None) | None => {}
                 }
                 anew = true;
             }
             Some((to, bytes)) = orders.bulk.recv() => bulk.send(to, bytes),
-            _ = show.tick() => {
+            _ = shows.tick() => {
                 let Some((seen, mended)) = core.inspect(look).await else { break };
                 let dropped = core.datagrams.all().map(|(_, count)| count).sum();
-                let QuorumdCluster { folder, cluster, node, addresses, port, .. } =
-                    named(&shown.of, who);
-                shown.put(QuorumdCluster {
-                    folder, cluster, node, addresses, port, dropped, ..seen
-                });
+                let QuorumdCluster { cluster, node, addresses, port, .. } = named("", who);
+                show(QuorumdCluster { cluster, node, addresses, port, dropped, ..seen });
                 anew = mended;
             }
         }
@@ -164,42 +237,48 @@ async fn serve(
     }
     core.put(Input::End);
     let _ = joined.join();
-    Ok(())
+    Ok(disk)
 }
 
-/// Opens the log and the ports, and starts the thread of the disk; gives the thread of the node.
-fn start(
-    home: &StateDir,
-    credentials: &Arc<Credentials>,
-    log: &Logger,
-) -> Outcome<(CoreHandle, Orders, TcpListener, CoreThread)> {
-    let who = &credentials.identity;
-    let (store, kept) = {
-        let _alone = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
-        own_log::open_or_restart(home, who, || drop(replace()))?
-    };
-    let node = Node::new(node_config(home, credentials), boot_time(), &kept);
-    let bound = who.bound();
+/// The parts of a witness that has started.
+struct Started {
+    core: CoreHandle,
+    orders: Orders,
+    port: TcpListener,
+    /// The thread of the node, which does not run yet.
+    thread: CoreThread,
+    /// The thread of the disk: it ends after that of the node.
+    disk: JoinHandle<()>,
+}
+
+/// Opens the ports and starts the thread of the disk.
+fn start(seat: Seat, log: &Logger) -> Outcome<Started> {
+    let Seat { credentials, bound, first, room, until, log: (log_of, kept), .. } = seat;
+    let node = Node::new(seat.config, boot_time(), &kept);
     let udp = devices::bind(&bound)?;
     let port = devices::bind_tcp(SocketAddr::new(bound.addresses[0], bound.port))?;
     let (poll, core, inbox) = core_thread::channel().map_err(cannot_start)?;
-    let disk = start_disk((&core, home), credentials, store, kept.full)?;
+    let (disk, writes) = sync_channel(threads::DISK);
+    let told = core.clone();
+    let joined =
+        threads::spawn("disk", move || executors::disk(log_of, writes, first, room, &told))?;
     let (workers, orders) = Workers::new(disk);
-    let (spec, members) = (node.newest_config(), node.state().members.len());
-    let guest = Guest::new(boot_time(), &spec, members);
+    let rate = datagram_budget::rate(&node.newest_config(), node.state().members.len());
     let thread = CoreThread::new(
         poll,
         inbox,
         node,
         udp,
-        datagram_cipher(credentials)?,
-        &who.peers,
+        datagram_cipher(&credentials)?,
+        &credentials.identity.peers,
         (None, Lessor::of_witness()),
         Box::new(workers),
         Box::new(|_| ()),
         log.clone(),
     );
-    Ok((core, orders, port, thread.map_err(cannot_start)?.among_many(guest)))
+    let guest = Guest::new(rate).until(until);
+    let thread = thread.map_err(cannot_start)?.among_many(guest);
+    Ok(Started { core, orders, port, thread, disk: joined })
 }
 
 /// Starts the port between nodes, what keeps keys and certificate, and what is told of this node.
@@ -207,7 +286,7 @@ fn start_tasks(
     home: &StateDir,
     credentials: &Arc<Credentials>,
     core: &CoreHandle,
-    (port, shares): (TcpListener, Shares),
+    (port, shares, path): (TcpListener, Shares, &'static str),
     log: &Logger,
 ) {
     let secrets = Secrets {
@@ -222,20 +301,20 @@ fn start_tasks(
     let doors = PeerPort::new(secrets, Arc::default(), None, nothing);
     threads::task("peer-port", peer_port::serve(port, doors, shares));
     let name = credentials.identity.me.name.clone();
-    core.event(Event::Facts(facts(&name, String::new())));
+    core.event(Event::Facts(facts(&name, path, String::new())));
     let told = core.clone();
-    let tell = move |wrong| told.offer(Event::Facts(facts(&name, wrong)));
+    let tell = move |wrong| told.offer(Event::Facts(facts(&name, path, wrong)));
     start_renewal(core, credentials, home, log, tell);
 }
 
 /// `trouble`: what is wrong with it; empty: nothing.
-fn facts(name: &str, trouble: String) -> Facts {
+fn facts(name: &str, path: &str, trouble: String) -> Facts {
     Facts {
         node: name.to_owned(),
         trouble,
         version: env!("CARGO_PKG_VERSION").into(),
         feature_level: feature_level::BUILD,
-        path: PATH.into(),
+        path: path.into(),
         no_programs: true,
         no_ipvs: true,
         ..Facts::default()
@@ -306,7 +385,7 @@ impl Executors for Workers {
                 full.then_some(Event::Undelivered(to))
             }
             Work::Fence(id, _) => {
-                let result = Err("quorumd speaks to no fence device".to_owned());
+                let result = Err("a witness without an agent speaks to no fence device".to_owned());
                 Some(Event::Done { id, result })
             }
             // A witness carries nothing: there is nothing to do, and that is done at once.

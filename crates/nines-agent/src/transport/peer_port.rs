@@ -63,6 +63,8 @@ const SERVER_MAX: usize = 256 * 1024;
 const SILENT: Duration = Duration::from_secs(60);
 /// A peer that takes no answer for so long has gone.
 const SLOW: Duration = Duration::from_secs(10);
+/// An address of a peer that has several is tried for so long.
+const EACH: Duration = Duration::from_millis(500);
 /// Strangers have little to say.
 const STRANGER_MAX: usize = 16 * 1024;
 
@@ -107,6 +109,9 @@ pub struct JoinRequest {
     /// Highest feature level that it reads.
     #[serde(default)]
     pub feature_level: u32,
+    /// It runs on one of several hosts, whose addresses these are: the voter of a quorum disk.
+    #[serde(default)]
+    pub floats: bool,
     /// No node but a real server. Members of the build before are told so by a kind of frame of its
     /// own, which still older ones do not take for a node's.
     #[serde(default)]
@@ -318,6 +323,23 @@ async fn connect(
     Ok(stream)
 }
 
+/// Connects by the first address that answers as this peer: one that floats is behind any of them.
+async fn connect_any(
+    credentials: &Credentials,
+    peer: NodeId,
+    to: &[SocketAddr],
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let mut why = std::io::Error::other("it has no address");
+    for address in to {
+        match timeout(EACH, connect(credentials, peer, *address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(e)) => why = e,
+            Err(_) => why = std::io::ErrorKind::TimedOut.into(),
+        }
+    }
+    Err(why)
+}
+
 /// A line to a member that has said nothing yet. Its certificate must have the member's number:
 /// names may be those of machines that have left.
 async fn open(
@@ -360,7 +382,7 @@ pub async fn ask_counters(
 ) -> Option<Vec<u8>> {
     let ask = async {
         let addresses = find(core, &credentials.identity.peers, id).await?;
-        let mut stream = connect(credentials, id, *addresses.first()?).await.ok()?;
+        let mut stream = connect_any(credentials, id, &addresses).await.ok()?;
         put(&mut stream, kind::QUESTION, b"counters").await.ok()?;
         match get(&mut stream, FRAME_MAX).await.ok()? {
             (kind::ANSWER, bytes) => Some(bytes),

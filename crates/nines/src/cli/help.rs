@@ -90,6 +90,21 @@ const EXAMPLES: &[(&str, &str)] = &[
     ),
     ("quorumd list", "nines quorumd list\nnines quorumd list -o json"),
     ("quorumd forget", "nines quorumd forget shop"),
+    (
+        "quorum-disk",
+        "nines quorum-disk show /dev/disk/by-id/wwn-0x6001405\nsystemctl enable --now \
+         nines-quorum-disk",
+    ),
+    (
+        "quorum-disk init",
+        "nines quorum-disk init /dev/disk/by-id/wwn-0x6001405 10.0.0.2 CODE --node qd --at 10.0.0.2 \
+         --at 10.0.0.3",
+    ),
+    ("quorum-disk run", "nines quorum-disk run /dev/disk/by-id/wwn-0x6001405"),
+    (
+        "quorum-disk show",
+        "nines quorum-disk show /dev/disk/by-id/wwn-0x6001405\nnines quorum-disk show /dev/sdb -o json",
+    ),
     ("server", "nines server prepare 10.0.0.100"),
     (
         "server prepare",

@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::Args;
-use nines_agent::{Identity, PORT, StateDir, read_code};
+use nines_agent::{Credentials, Identity, PORT, StateDir, read_code};
 use nines_api::failure::{Failure, Kind, Outcome};
 
 use crate::context::Context;
@@ -115,10 +115,19 @@ pub struct Joins {
     pub witness: bool,
     /// A real server and no node.
     pub server: bool,
+    /// It runs on one of several hosts, whose addresses these are.
+    pub floats: bool,
 }
 
-/// Joins by the member at `address`, and keeps what it gave in the state directory `home`.
-pub fn enter(home: &StateDir, address: &str, code: &str, joins: &Joins) -> Outcome<Identity> {
+/// Joins by the member at `address`; gives what it was given. `key`: its own, PEM; `sending` is
+/// called before anything is sent.
+pub fn ask(
+    address: &str,
+    code: &str,
+    joins: &Joins,
+    key: &str,
+    sending: impl Fn() -> Outcome<()>,
+) -> Outcome<Credentials> {
     let to = member_address(address)?;
     let (secret, fingerprint) = join_code(code)?;
     let request = nines_agent::JoinRequest {
@@ -131,15 +140,20 @@ pub fn enter(home: &StateDir, address: &str, code: &str, joins: &Joins) -> Outco
         feature_level: nines_agent::FEATURE_LEVEL,
         server: joins.server,
         request: String::new(),
+        floats: joins.floats,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|e| Failure::new(Kind::Io, "cannot start", e))?;
+    runtime.block_on(nines_agent::join(to, fingerprint, &request, key, sending))
+}
+
+/// Joins by the member at `address`, and keeps what it gave in the state directory `home`.
+pub fn enter(home: &StateDir, address: &str, code: &str, joins: &Joins) -> Outcome<Identity> {
     let key = home.joining_key()?;
     // Who asks again because the answer was lost asks with the same key: the code is still its own.
-    let sending = || home.keep_joining_key(&key);
-    let asked = runtime.block_on(nines_agent::join(to, fingerprint, &request, &key, sending));
+    let asked = ask(address, code, joins, &key, || home.keep_joining_key(&key));
     let mut credentials = asked.inspect_err(|why| {
         if why.kind != Kind::Unreachable {
             home.forget_joining_key();
@@ -183,6 +197,7 @@ pub fn run(context: &Context, args: &JoinArgs) -> Outcome<u8> {
         port: args.port,
         witness: args.witness,
         server: args.server,
+        floats: false,
     };
     let who = enter(&home, &args.address, &code, &joins)?;
     let part = match (args.server, args.witness) {

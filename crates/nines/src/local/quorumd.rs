@@ -135,6 +135,7 @@ fn join(context: &Context, state: &Path, args: &JoinArgs) -> Outcome<()> {
         port,
         witness: true,
         server: false,
+        floats: false,
     };
     let joined =
         given_code(&args.code).and_then(|code| enter(&half, &args.address, &code, &wanted));

@@ -27,6 +27,7 @@ mod manual;
 mod marks;
 mod packets;
 mod proxy;
+mod quorum_disk;
 mod quorumd;
 mod removal;
 mod roles;

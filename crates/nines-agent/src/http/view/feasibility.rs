@@ -58,6 +58,8 @@ pub struct Cluster {
     drained: BTreeSet<ServerRef>,
     down: BTreeSet<ServerRef>,
     holders: Vec<(IpAddr, NodeName)>,
+    /// Witnesses that float: a config does not name them.
+    floating: BTreeSet<NodeName>,
     /// Directors that can take a VIP now.
     fit: BTreeSet<NodeName>,
     /// Nodes and VIPs as the planner sees them.
@@ -80,6 +82,12 @@ impl Cluster {
             revision: state.revision,
             machines,
             members: state.members.values().map(|m| m.name.as_str().into()).collect(),
+            floating: state
+                .members
+                .values()
+                .filter(|m| m.floats)
+                .map(|m| m.name.as_str().into())
+                .collect(),
             drained: state.drained(),
             down: down.map(|(subject, _)| subject.clone()).collect(),
             holders: state.vips.iter().map(|(vip, h)| (*vip, h.node().clone())).collect(),
@@ -150,12 +158,14 @@ impl Cluster {
                 "node {name} has not joined yet (nines code prints the join command)"
             ));
         }
-        for member in self.members.iter().filter(|name| !spec.nodes.contains_key(*name)) {
+        let unnamed = self.members.difference(&self.floating);
+        for member in unnamed.filter(|name| !spec.nodes.contains_key(*name)) {
             found.push(format!("member {member} is not in the file: it will carry nothing"));
         }
         let no_device: Vec<&str> =
             spec.directors().map(|n| n.as_str()).filter(|n| !spec.can_fence(n)).collect();
-        let pair = spec.nodes.len() == 2 && spec.directors().count() == 2;
+        let pair =
+            spec.nodes.len() == 2 && spec.directors().count() == 2 && self.floating.is_empty();
         match no_device.as_slice() {
             [] => {}
             [name] if pair => found.push(format!(

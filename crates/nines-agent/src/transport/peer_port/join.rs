@@ -257,8 +257,8 @@ async fn admit_once(door: &Door, request: &JoinRequest) -> Result<Admission, Ref
         return Err(Refused::Final("this agent is stopping".into()));
     };
     let peers = peers(&known.members);
-    let (addresses, port) = (request.addresses.clone(), request.port);
-    let newcomer = |id| Peer { id, name: name.clone(), addresses, port };
+    let (addresses, port, floats) = (request.addresses.clone(), request.port, request.floats);
+    let newcomer = |id| Peer { id, name: name.clone(), addresses, port, floats };
     if admits == Admits::Server {
         let made = identity::admit(credentials, peers, newcomer(0), admits, &request.request)?;
         door.log.line(&format!("{name} joined as real server"));
@@ -328,6 +328,7 @@ pub(super) fn peers(members: &BTreeMap<NodeId, Member>) -> Vec<Peer> {
         name: m.name.clone(),
         addresses: m.addresses.iter().filter_map(|a| a.parse().ok()).collect(),
         port: m.port as u16,
+        floats: m.floats,
     };
     members.values().map(one).collect()
 }
@@ -346,6 +347,7 @@ mod tests {
             witness: false,
             version: version.into(),
             feature_level,
+            floats: false,
             server: false,
             request: String::new(),
         };
