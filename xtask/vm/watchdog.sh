@@ -12,7 +12,7 @@ mkdir -p "$cache"
 
 image=$(apt-cache depends linux-image-amd64 | awk '/Depends: linux-image-6/ {print $2; exit}')
 [ -n "$image" ] || { echo "no linux-image-amd64 in apt's lists: apt-get update" >&2; exit 1; }
-modules="softdog veth dummy sch_ingress cls_bpf"
+modules="watchdog softdog veth dummy sch_ingress cls_bpf"
 kept=$cache/$image.$(echo "$modules" | cksum | cut -d' ' -f1)
 if [ ! -d "$kept" ]; then
   (cd "$work" && apt-get download -qq "$image" && dpkg -x linux-image-*.deb tree)
@@ -51,10 +51,10 @@ cat > "$root/init" <<'I'
 export PATH=/bin
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev; mount -t tmpfs tmp /tmp
 mount -t bpf bpf /sys/fs/bpf; mkdir -p /sys/fs/cgroup; mount -t cgroup2 cgroup /sys/fs/cgroup
-for m in softdog veth dummy sch_ingress cls_bpf; do [ ! -e /$m.ko ] || insmod /$m.ko; done
-ip link set lo up
-ip link add eth0 type veth peer name eth1; ip link set eth0 up; ip link set eth1 up
-ip address add 10.77.0.1/24 dev eth0
+for m in watchdog softdog veth dummy sch_ingress cls_bpf; do [ ! -e /$m.ko ] || insmod /$m.ko; done
+/bin/ip link set lo up
+/bin/ip link add eth0 type veth peer name eth1; /bin/ip link set eth0 up; /bin/ip link set eth1 up
+/bin/ip address add 10.77.0.1/24 dev eth0
 echo "VM: Linux $(cat /proc/sys/kernel/osrelease)"
 nines init vm --node lb1 --address 10.77.0.1 > /dev/null || echo "VM: init failed"
 begins() {

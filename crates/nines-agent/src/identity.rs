@@ -28,7 +28,9 @@ use serde::{Deserialize, Serialize};
 use self::certificate::{Authority, Subject, authority};
 
 pub use self::{
-    certificate::{der, fingerprint, new_key, number_of_tls_name, number_tls_name, server_tls_name},
+    certificate::{
+        der, fingerprint, new_key, number_of_tls_name, number_tls_name, server_tls_name,
+    },
     credentials::{Admission, Credentials},
     generation::found_generation,
     heartbeat_keys::HeartbeatKeys,
@@ -332,7 +334,8 @@ mod tests {
         let named = |pem: &str, name: String| trust::names(&der(pem).into(), &name);
         assert!(named(&own, tls_name("lb1")) && named(&own, number_tls_name(1)));
         assert_eq!(trust::number(&der(&own).into()), Some(1));
-        let peer = Peer { id: 0, name: "lb1".into(), addresses: Vec::new(), port: PORT, floats: false };
+        let peer =
+            Peer { id: 0, name: "lb1".into(), addresses: Vec::new(), port: PORT, floats: false };
         let server = admit(lb1, Vec::new(), peer, Admits::Server, "").unwrap();
         let cert = &server.cert_pem;
         assert_eq!(trust::number(&der(cert).into()), None);
@@ -353,7 +356,8 @@ mod tests {
         };
         assert!(passes(&own) && !passes(cert));
         for name in ["web 1", "*", ""] {
-            let peer = Peer { id: 0, name: name.into(), addresses: Vec::new(), port: PORT, floats: false };
+            let peer =
+                Peer { id: 0, name: name.into(), addresses: Vec::new(), port: PORT, floats: false };
             assert!(admit(lb1, Vec::new(), peer, Admits::Server, "").is_err(), "{name}");
         }
     }
@@ -363,7 +367,8 @@ mod tests {
         let text = "[cluster]\nname = \"t\"\n[nodes]\nlb1 = \"10.0.0.2\"\n";
         let spec = nines_model::config::parse(text).unwrap();
         let (credentials, _) = bootstrap(text, &spec, PORT).unwrap();
-        let peer = || Peer { id: 2, name: "lb2".into(), addresses: Vec::new(), port: PORT, floats: false };
+        let peer =
+            || Peer { id: 2, name: "lb2".into(), addresses: Vec::new(), port: PORT, floats: false };
         for (admits, ca_key) in
             [(Admits::Director, true), (Admits::Witness, false), (Admits::Server, false)]
         {

@@ -41,7 +41,8 @@ pub use self::{
         view::feasibility::{other_cluster, senseless},
     },
     identity::{
-        Admits, Credentials, Identity, JoinCode, PORT, StateDir, bootstrap, new_key, now_s, read_code,
+        Admits, Credentials, Identity, JoinCode, PORT, StateDir, bootstrap, new_key, now_s,
+        read_code,
     },
     quorum_disk::{
         PORT as QUORUM_DISK_PORT, QuorumDiskOptions, init as quorum_disk_init,

@@ -13,7 +13,7 @@ use std::{
 };
 
 use nines_api::failure::{Failure, Kind, Outcome};
-use nines_core::{Node, forwarding::Wanted};
+use nines_core::{Event, Node, forwarding::Wanted};
 use nines_dataplane::{
     director::{self, Director},
     ebpf,
@@ -247,12 +247,13 @@ pub fn start_watchdog_thread(shared: &Shared, socket: &Path) -> Outcome<Watchdog
     let (wanted, newest) = queue::slot();
     let (lessor, pages) = sync_channel(1);
     let both = Arc::<watchdog::Shared>::default();
+    let core = shared.core.clone();
     let teller = watchdog::Teller {
         pages: watchdog::Pages::beside(socket),
         wanted: newest,
         lessor,
         shared: Arc::clone(&both),
-        core: shared.core.clone(),
+        tell: Box::new(move |state| core.event(Event::Watchdog(state))),
         log: shared.log.clone(),
     };
     threads::spawn("watchdog", move || watchdog::run(&teller))?;

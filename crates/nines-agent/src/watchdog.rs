@@ -2,9 +2,9 @@
 //! holds what is under a lease.
 //!
 //! ```text
-//! core ------ until when the lease lasts ---> /run/nines <--- looks --- guard process --- feeds ---> device
+//! core ------- until when the lease lasts --> /run/nines <-- looks -- guard process --> device
 //! watchdog --- which device, or none -------> /run/nines
-//! watchdog <-- how it is -------------------- /run/nines <--- says ---- guard process
+//! watchdog <-- how it is -------------------- /run/nines <-- says --- guard process
 //! ```
 //! Decides: what the two processes tell each other, and how people hear of it. When the device is
 //! fed is `nines_core::watchdog`'s. VIPs need none of this: the kernel ends them at their own

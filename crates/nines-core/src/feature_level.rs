@@ -355,8 +355,8 @@ mod tests {
         );
     }
 
-    /// A build that knows fence devices would take one without an agent for a broken one, and passes
-    /// over a watchdog.
+    /// A build that knows fence devices would take one without an agent for a broken one, and would
+    /// pass over a watchdog.
     #[test]
     fn a_fence_command_or_a_watchdog_waits_until_every_member_knows_it() {
         let command = format!("{PLAIN}{COMMAND}");

@@ -13,9 +13,7 @@ use nines_model::{AdminCommand, printable::clean_lines};
 
 use crate::{
     context::{Context, Output, SOCKET, STATE},
-    local::{
-        self, agent, backup, code, doctor, guard, init, join, quorum_disk, quorumd, server,
-    },
+    local::{self, agent, backup, code, doctor, guard, init, join, quorum_disk, quorumd, server},
     output::{self, print_json},
 };
 

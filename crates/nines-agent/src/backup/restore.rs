@@ -92,6 +92,7 @@ fn peer(state: &State, anew: &Anew<'_>) -> Outcome<Peer> {
         name: (*node).to_owned(),
         addresses: found.addresses.clone(),
         port: port.or(old).unwrap_or(PORT),
+        floats: false,
     })
 }
 

@@ -10,7 +10,11 @@ use nines_api::{
     text::{mac_text, rfc3339},
     types::{Failover, NodeStatus, ProblemLine, SCHEMA, Status, VipStatus},
 };
-use nines_core::{Node, state::State, wire::Member};
+use nines_core::{
+    Node,
+    state::State,
+    wire::{Facts, Member},
+};
 use nines_model::{NodeId, NodeName, Role, Time, Unfit, Why};
 use nines_planner::NodeView;
 
@@ -176,16 +180,11 @@ fn member(
         seen => state_of(seen, role, at_work),
     };
     let facts = state.members.facts().get(name.as_str());
-    let told = || OwnStatus {
-        path: facts.map_or_else(String::new, |f| f.path.clone()),
-        trouble: facts.map_or_else(String::new, |f| f.trouble.clone()),
-        next: facts.map_or_else(String::new, |f| f.next.clone()),
-        ..OwnStatus::default()
-    };
-    let shown = if id == node.config().id { shown.clone() } else { told() };
+    let shown = if id == node.config().id { shown.clone() } else { told_by(facts) };
     let (trouble, next) = trouble(node, now, (id, name), &shown, spares);
     let links = node.links(now, id);
-    let mut line = NodeStatus {
+    let (watchdog, watchdog_ms) = watchdog::of(node, now, id);
+    NodeStatus {
         id: id.number(),
         name: name.clone(),
         role: role.into(),
@@ -208,10 +207,15 @@ fn member(
         addresses: member.addresses.clone(),
         behind,
         macs: facts.map_or_else(Vec::new, |f| f.macs.iter().map(|mac| mac_text(mac)).collect()),
-        ..NodeStatus::default()
-    };
-    watchdog::fill(node, now, id, &mut line);
-    line
+        watchdog,
+        watchdog_ms,
+    }
+}
+
+/// What a node says of itself by its facts.
+fn told_by(facts: Option<&Facts>) -> OwnStatus {
+    let Facts { path, trouble, next, .. } = facts.cloned().unwrap_or_default();
+    OwnStatus { path, trouble, next, ..OwnStatus::default() }
 }
 
 /// What keeps a member from its work, and the next step.

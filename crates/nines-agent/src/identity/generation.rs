@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn an_authority_names_its_generation_and_only_another_one_of_this_cluster_is_told() {
-        let me = Peer { id: 1, name: "lb1".into(), addresses: Vec::new(), port: 1 };
+        let me = Peer { id: 1, name: "lb1".into(), addresses: Vec::new(), port: 1, floats: false };
         let of = |cluster: &str, generation| {
             found_generation(cluster, generation, me.clone(), false).unwrap()
         };

@@ -150,9 +150,9 @@ fn look(
     }
     let mut all = vec![0; length as usize];
     device.read(header.area_of(host) + BLOCK, &mut all).map_err(cannot)?;
-    match Store::of(Copy(Mutex::new(all)))? {
+    match Store::on(Copy(Mutex::new(all)), device.path())? {
         Opened::Store(store) => Ok(store.read().map_err(|why| why.why)),
-        Opened::Damaged(why) => Ok(Err(why)),
+        Opened::Damaged(why) | Opened::Full(why) => Ok(Err(why)),
     }
 }
 
@@ -189,19 +189,30 @@ pub fn take_over(
         }
     }
     let area = Area::new(Arc::clone(device), header, me, claim);
-    let store = match Store::of(area)? {
+    let store = match Store::on(area, device.path())? {
         Opened::Store(store) => store,
-        Opened::Damaged(why) => return Err(failed(device, "make a log on", why)),
+        Opened::Damaged(why) | Opened::Full(why) => {
+            return Err(failed(device, "make a log on", why));
+        }
     };
-    store.write(&whole(&kept))?;
+    store.write(&whole(&kept)).map_err(|e| failed(device, "write a log on", e.why))?;
     Ok((store, kept))
 }
 
 /// Everything that a log says, to be written into an empty one.
 fn whole(kept: &Persisted) -> Persist {
     let some = |is: bool| is.then_some(());
-    let Persisted { hard_state, snapshot, entries, long_promise, incarnation, retired, removed } =
-        kept.clone();
+    // Such a voter never begins anew.
+    let Persisted {
+        hard_state,
+        snapshot,
+        entries,
+        long_promise,
+        incarnation,
+        retired,
+        removed,
+        ..
+    } = kept.clone();
     Persist {
         hard_state: Some(hard_state),
         snapshot: some(snapshot.index > 0).map(|()| snapshot),

@@ -94,6 +94,11 @@ impl Store {
             Err(DatabaseError::DatabaseAlreadyOpen) => return Err(in_use(path)),
             Err(e) => return Err(failed(e)),
         };
+        Self::on(backend, path)
+    }
+
+    /// Likewise on something that `path` names.
+    pub fn on(backend: impl StorageBackend, path: &Path) -> Outcome<Opened> {
         match Self::of(backend) {
             Ok(store) => Ok(Opened::Store(store)),
             Err(DatabaseError::DatabaseAlreadyOpen) => Err(in_use(path)),

@@ -175,7 +175,7 @@ impl OrdersPage {
         self.0.put([number + 1, 0, 0])
     }
 
-    /// Their number, which rises with each change; `None`: there are none in this boot.
+    /// Their number, which grows with each change; `None`: there are none in this boot.
     pub fn number(&self) -> Option<u64> {
         self.0.get().map(|[number, ..]| number)
     }
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn orders_have_a_number_that_rises_with_each() {
+    fn orders_have_a_number_that_grows_with_each() {
         let path = room("orders");
         let page = OrdersPage::open(&path).unwrap();
         assert_eq!((page.number(), page.get()), (None, Orders::default()));

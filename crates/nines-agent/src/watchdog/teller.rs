@@ -13,7 +13,7 @@ use std::{
 };
 
 use nines_core::{
-    Event, Node,
+    Node,
     node::UnderLease,
     watchdog::{self, MachineLease},
     wire::WatchdogState,
@@ -26,7 +26,7 @@ use super::{
     page::{GuardPage, GuardState, Orders, OrdersPage},
     virtual_machine,
 };
-use crate::{core_thread::CoreHandle, logger::Logger, queue::SlotReceiver};
+use crate::{logger::Logger, queue::SlotReceiver};
 
 /// How often the guard process is looked at.
 const LOOK: Duration = Duration::from_millis(500);
@@ -123,8 +123,8 @@ pub struct Teller {
     pub lessor: SyncSender<LeasePage>,
     /// What the core's thread has to know.
     pub shared: Arc<Shared>,
-    /// Hears what the watchdog does.
-    pub core: CoreHandle,
+    /// Hears what the watchdog does, whenever that changes; `None`: the config names none.
+    pub tell: Box<dyn Fn(Option<WatchdogState>) + Send>,
     /// Where it says what it cannot do.
     pub log: Logger,
 }
@@ -154,7 +154,7 @@ pub fn run(teller: &Teller) {
         teller.shared.timeout_ms.store(timeout, Ordering::Relaxed);
         if told.as_ref() != Some(&state) {
             told = Some(state.clone());
-            teller.core.event(Event::Watchdog(state));
+            (teller.tell)(state);
         }
     }
 }

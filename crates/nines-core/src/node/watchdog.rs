@@ -14,7 +14,7 @@ pub enum UnderLease {
     /// What an earlier process has left may be: this one has not read its log, or not looked at
     /// every address.
     Unknown,
-    /// Nothing.
+    /// Nothing is: no address is on.
     Nothing,
     /// Something; this node sent the newest heartbeat then that a majority of voters has answered.
     Renewed(Time),

@@ -224,7 +224,8 @@ fn every_key_of_fencing_is_in_the_log() {
         ("on-again = true", "on-again = false"),
         ("test = \"1d\"", "test = \"0s\""),
         (
-            "agent = \"fence_ipmilan\"\nnode = \"lb2\"\noptions = { ip = \"10.0.9.2\", lanplus = true }\nsecrets = { password = \"/etc/nines/bmc\" }",
+            "agent = \"fence_ipmilan\"\nnode = \"lb2\"\noptions = { ip = \"10.0.9.2\", \
+             lanplus = true }\nsecrets = { password = \"/etc/nines/bmc\" }",
             "command = \"/opt/power\"\nnode = \"lb2\"",
         ),
         ("test = \"1d\"", "test = \"1d\"\nwatchdog = \"/dev/watchdog\""),

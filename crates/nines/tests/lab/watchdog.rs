@@ -2,7 +2,7 @@
 
 use super::{Net, can_run, node, text};
 
-/// A node whose watchdog is not there says so to everybody, and so does one without a guard process.
+/// A node whose watchdog is not there says so to everybody, and one without a guard process too.
 #[test]
 fn a_watchdog_that_is_not_fed_is_said_with_the_reason() {
     if !can_run() {

@@ -5,16 +5,15 @@
 
 use nines_api::{
     states::Subject,
-    types::{NodeStatus, ProblemLine, Status},
+    types::{ProblemLine, Status},
 };
 use nines_core::{Node, wire::WatchdogState};
 use nines_model::{Millis, NodeId, Time};
 
-/// Fills in what a node says of its watchdog.
-pub fn fill(node: &Node, now: Time, id: NodeId, line: &mut NodeStatus) {
-    if let Some(state) = node.watchdog(id).filter(|_| super::member_alive(node, now, id)) {
-        (line.watchdog, line.watchdog_ms) = (text(state), state.timeout_ms);
-    }
+/// What a node says of its watchdog, in words and as the timeout while it is fed.
+pub fn of(node: &Node, now: Time, id: NodeId) -> (String, u64) {
+    let state = node.watchdog(id).filter(|_| super::member_alive(node, now, id));
+    state.map_or((String::new(), 0), |state| (text(state), state.timeout_ms))
 }
 
 fn text(state: &WatchdogState) -> String {

@@ -7,7 +7,7 @@ use crate::{
 };
 
 /// Credentials of a voter that nobody let in.
-pub fn some_credentials() -> Credentials {
+pub fn some_credentials() -> crate::identity::Credentials {
     let text = "[cluster]\nname = \"t\"\n[nodes]\nlb1 = \"10.0.0.2\"\n";
     let spec = nines_model::config::parse(text).unwrap();
     identity::bootstrap(text, &spec, PORT).unwrap().0.remove(0)

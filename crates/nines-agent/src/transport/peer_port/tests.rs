@@ -136,6 +136,7 @@ impl Director {
             feature_level: FEATURE_LEVEL,
             server: admits == Admits::Server,
             request: String::new(),
+            floats: false,
         }
     }
 
@@ -148,7 +149,7 @@ impl Director {
     /// How others find it.
     fn peer(&self) -> Peer {
         let addresses = vec![self.at.ip()];
-        Peer { id: 1, name: "lb1".into(), addresses, port: self.at.port() }
+        Peer { id: 1, name: "lb1".into(), addresses, port: self.at.port(), floats: false }
     }
 
     /// What it answers to a question; `None`: it ends the line.
@@ -242,7 +243,13 @@ fn a_new_machine_joins_by_an_older_member() {
             let mut line = acceptor.accept(listener.accept().await.unwrap().0).await.unwrap();
             let (what, bytes) = get(&mut line, STRANGER_MAX).await.unwrap();
             let asked: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
-            let peer = Peer { id: 2, name: "lb2".into(), addresses: Vec::new(), port: 9119 };
+            let peer = Peer {
+                id: 2,
+                name: "lb2".into(),
+                addresses: Vec::new(),
+                port: 9119,
+                floats: false,
+            };
             let given = identity::admit(&credentials, Vec::new(), peer, Admits::Director, "");
             let given = serde_json::to_vec(&given.unwrap()).unwrap();
             put(&mut line, kind::PAPERS, &given).await.unwrap();

@@ -189,7 +189,7 @@ fn a_stopped_agent_is_killed_and_the_watchdog_fires_within_its_lease() {
     if !said.is_empty() {
         assert_eq!(said, ["kill /services"]);
     }
-    // Where the device has fired before that, there is nobody left to kill: this one resets nothing.
+    // Where the device has fired before that: this one resets nothing, so the guard goes on.
     if said.is_empty() {
         scene.hears("kill /services");
     }
