@@ -5,7 +5,7 @@
 //! `floor.rs` knows. An older copy of the whole directory looks whole from here: other nodes
 //! remember what it lacks.
 
-use std::os::unix::fs::MetadataExt as _;
+use std::{fs::File, os::unix::fs::MetadataExt as _, path::Path};
 
 use nines_api::failure::{Failure, Kind, Outcome};
 use nines_core::wire::{Begun, Persist, Persisted};
@@ -14,7 +14,7 @@ use super::{
     floor,
     store::{Opened, Store},
 };
-use crate::identity::{self, Identity, StateDir};
+use crate::identity::{self, Identity, StateDir, copied_state};
 
 /// Name of the log's file in the state directory.
 pub const FILE: &str = "log.redb";
@@ -25,44 +25,68 @@ const NOTE: &str = "log.damaged";
 const ANEW: &str = "log.anew";
 /// The log that it had before.
 const LOST: &str = "log.lost";
+/// The log that it is to have, until it is in its place.
+const NEXT: &str = "log.next";
 
 /// Notes that this node is to begin anew: it does when it starts.
 pub fn order_anew(home: &StateDir, begun: Begun) -> Outcome<()> {
     home.write(ANEW, &format!("{} {}\n", begun.index, begun.term))
 }
 
-/// Puts the log aside, and makes an empty one, if that is ordered. It can be done again from any
-/// place where it stopped.
+/// Puts the log aside, and an empty one in its place, if that is ordered. The new one is whole
+/// before the old one goes, so it can be done again from any place where it stopped.
 fn begin_anew(home: &StateDir) -> Outcome<()> {
     let Ok(text) = home.read(ANEW) else { return Ok(()) };
     let mut numbers = text.split_whitespace().map_while(|word| word.parse().ok());
-    let (log, lost) = (home.file(FILE), home.file(LOST));
+    let (log, lost, next) = (home.file(FILE), home.file(LOST), home.file(NEXT));
     if let (Some(index), Some(term)) = (numbers.next(), numbers.next()) {
         let begun = Begun { index, term };
-        // One that cannot be read has nothing to go on with.
-        let read = |path: &std::path::Path| match Store::look(path) {
-            Ok(Opened::Store(store)) => store.read().unwrap_or_default(),
-            Ok(Opened::Damaged(_) | Opened::Full(_)) | Err(_) => Persisted::default(),
+        // The library stops the process at some damaged files: what was noted is not opened again.
+        let whole = |path: &Path| match home.file(NOTE).exists() {
+            true => Persisted::default(),
+            false => whatever_can_be_read(path),
         };
-        let damaged = noted(home).is_some();
-        let mut before = Persisted::default();
-        if log.exists() {
-            before = if damaged { before } else { read(&log) };
-            if before.begun != begun {
-                std::fs::rename(&log, &lost)
-                    .map_err(|e| identity::disk("cannot put the lost log aside", e))?;
+        if !next.exists() || whatever_can_be_read(&next).begun != begun {
+            let from = if log.exists() { FILE } else { LOST };
+            let mut before = whole(&home.file(from));
+            if before.begun == begun {
+                return carried_out(home);
             }
-        } else if lost.exists() && !damaged {
-            before = read(&lost);
+            let _ = std::fs::remove_file(&next);
+            let store = Store::open(&next)?;
+            // A log that was where this machine had put it is followed by one that is, too.
+            if before.incarnation.place == copied_state::of(home, from) {
+                before.incarnation.place = copied_state::of(home, NEXT);
+            }
+            store.begin_anew(begun, &before)?;
         }
-        if before.begun != begun {
-            // What the lost log had written says nothing of this one.
-            floor::forget(home);
-            Store::open(&log)?.begin_anew(begun, &before)?;
+        let move_to = |from: &Path, to: &Path| {
+            std::fs::rename(from, to)
+                .and_then(|()| File::open(&home.0)?.sync_all())
+                .map_err(|e| identity::disk(format!("cannot rename {}", from.display()), e))
+        };
+        if log.exists() {
+            move_to(&log, &lost)?;
         }
+        // What the lost log had written says nothing of this one.
+        floor::forget(home);
+        move_to(&next, &log)?;
     }
+    carried_out(home)
+}
+
+/// The order to begin anew is carried out.
+fn carried_out(home: &StateDir) -> Outcome<()> {
     std::fs::remove_file(home.file(ANEW))
         .map_err(|e| identity::disk("cannot end the order to begin anew", e))
+}
+
+/// What a log says; nothing, if there is none or it cannot be read.
+fn whatever_can_be_read(path: &Path) -> Persisted {
+    match path.exists().then(|| Store::look(path)) {
+        Some(Ok(Opened::Store(store))) => store.read().unwrap_or_default(),
+        Some(Ok(Opened::Damaged(_) | Opened::Full(_)) | Err(_)) | None => Persisted::default(),
+    }
 }
 
 /// The log to write to, and what it had. The library stops the process at some damaged files: the
@@ -244,7 +268,8 @@ mod tests {
     fn a_node_begins_anew_once_and_keeps_its_lost_log() {
         let (home, identity) = member("anew", true);
         let begun = Begun { index: 9, term: 3 };
-        let life = KeptIncarnation { incarnation: 5, starts: 4, ..KeptIncarnation::default() };
+        let place = copied_state::of(&home, FILE);
+        let life = KeptIncarnation { incarnation: 5, starts: 4, place, machine_boot: 1 };
         let retired = Some("an older copy".to_owned());
         let persist = Persist { incarnation: Some(life), retired, ..Persist::default() };
         Store::open(&home.file(FILE)).unwrap().write(&persist).unwrap();
@@ -255,11 +280,23 @@ mod tests {
             let kept = open(&home, &identity).unwrap().1;
             assert_eq!((kept.begun, kept.incarnation.starts), (begun, 4));
             assert_eq!((kept.retired.as_str(), kept.snapshot.index), ("", 0));
+            assert_eq!(kept.incarnation.place, copied_state::of(&home, FILE), "it did not move");
             assert!(home.file(LOST).exists() && !home.file(ANEW).exists());
         }
         // The order is still there though it was carried out.
         order_anew(&home, begun).unwrap();
         assert_eq!(open(&home, &identity).unwrap().1.begun, begun);
+        // A later order, which stopped before the new log was whole; and the log that is lost is a
+        // copy, which is at no place of its own.
+        let copy = std::fs::read(home.file(FILE)).unwrap();
+        std::fs::remove_file(home.file(FILE)).unwrap();
+        std::fs::write(home.file(FILE), copy).unwrap();
+        let begun = Begun { index: 12, term: 4 };
+        order_anew(&home, begun).unwrap();
+        std::fs::write(home.file(NEXT), "").unwrap();
+        let kept = open(&home, &identity).unwrap().1;
+        assert_eq!((kept.begun, kept.incarnation.starts), (begun, 4));
+        assert_ne!(kept.incarnation.place, copied_state::of(&home, FILE), "others must confirm it");
         std::fs::remove_dir_all(&home.0).unwrap();
     }
 

@@ -5,7 +5,7 @@
 //! of the log goes to that peer the same way, in order; and an entry on its way is not sent again
 //! each time the library would.
 
-use nines_model::{LogIndex, Millis, Time};
+use nines_model::{LogIndex, Millis, NodeId, Time};
 
 use super::Node;
 use crate::{
@@ -52,6 +52,11 @@ fn size(entries: &[LogEntry]) -> usize {
 }
 
 impl UnderWay {
+    /// Whether a peer that has acknowledged `matched` in this term lacks large entries.
+    pub fn lacks(&self, term: u64, matched: LogIndex) -> bool {
+        self.term == term && matched < self.last
+    }
+
     /// What to do with entries for a peer that has acknowledged `matched`.
     pub fn way(&mut self, now: Time, message: &RaftMessage, matched: LogIndex, most: usize) -> Way {
         let last = message.entries.last().map_or(message.index(), LogEntry::index);
@@ -71,6 +76,15 @@ impl UnderWay {
 }
 
 impl Node {
+    /// Whether a peer waits for large entries that only a link between it and this leader carries:
+    /// it is heard through others alone, and nobody passes large entries on.
+    pub(super) fn is_out_of_reach(&self, now: Time, id: NodeId) -> bool {
+        let consensus = self.voter.consensus();
+        let matched = consensus.last().0.minus(consensus.lag(id).unwrap_or(0));
+        let lacks = self.under_way.get(&id).is_some_and(|u| u.lacks(consensus.term(), matched));
+        lacks && self.heard_through_others(now, id)
+    }
+
     /// How a message of the consensus is to go.
     pub(super) fn way(&mut self, now: Time, message: &RaftMessage, most: usize) -> Way {
         if !consensus::brings_entries(message) || !self.voter.consensus().is_leader() {

@@ -305,7 +305,11 @@ impl Node {
             // It is heard, and nothing that it says decides.
             Standing::Moved if !beat => return false,
             Standing::Moved => return self.take(now, from, link, kind),
-            Standing::Counts | Standing::New => {}
+            Standing::Counts | Standing::New => {
+                if let frame::Kind::Heartbeat(beat) = &kind {
+                    self.told_to_begin_anew(now, beat);
+                }
+            }
         }
         if !beat && self.is_double(now, from) {
             return false;
@@ -327,7 +331,6 @@ impl Node {
         if self.broken().is_some() {
             // It still says so to everybody it hears of.
             if let frame::Kind::Heartbeat(beat) = kind {
-                self.told_to_begin_anew(now, &beat);
                 self.membership.heard(now, from, link, beat.bare());
                 self.membership.note_link(now, from, link, (beat.number, &beat.echoes));
             }

@@ -112,18 +112,22 @@ impl Node {
         let (here, not_here): (Vec<NodeId>, Vec<NodeId>) = members.partition(alive);
         let missed: Vec<NodeId> =
             not_here.into_iter().filter(|id| self.is_heard_elsewhere(now, *id)).collect();
-        if missed.is_empty() {
+        let out_of_reach: Vec<NodeId> =
+            here.iter().copied().filter(|id| self.is_out_of_reach(now, *id)).collect();
+        if missed.is_empty() && out_of_reach.is_empty() {
             return None;
         }
         let sees_all = |voter: &&NodeId| {
             let beat = self.membership.peer(**voter).map(|p| &p.beat);
             here.contains(voter)
+                && !out_of_reach.contains(voter)
                 && !self.is_to_leave(**voter)
                 && !beat.is_some_and(|beat| beat.lags)
                 && self.may_ask(now, **voter)
                 && self.voter.consensus().lag(**voter).is_some_and(|lag| lag <= NEAR_LAG_MAX)
                 && beat.is_some_and(|beat| {
                     here.iter().chain(&missed).all(|id| id == *voter || beat.hears_somehow(*id))
+                        && out_of_reach.iter().all(|id| beat.hears(*id))
                 })
         };
         self.voter.consensus().voters().iter().find(sees_all).copied()

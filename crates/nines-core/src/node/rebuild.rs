@@ -95,11 +95,13 @@ impl Node {
         (lost || begun != 0 || !orders.is_empty()).then_some(Anew { lost, begun, orders })
     }
 
-    /// A heartbeat came to this node, which votes no more: perhaps its vote has been taken. Who
-    /// says so has applied that, so a majority without this node has decided it.
+    /// A heartbeat says whose votes have been taken, perhaps this node's. Who says so has applied
+    /// that, so a majority without this node has decided it, and counts on nothing that this node
+    /// has: it begins anew also if its log is whole again, because its newest copy was put back.
     pub(super) fn told_to_begin_anew(&mut self, now: Time, beat: &Heartbeat) {
         let me = self.config.id;
-        if self.rebuild.asked || !self.has_lost_log() || self.is_double(now, me) {
+        let stays = self.rebuild.unread || self.applies_no_more() || self.is_split();
+        if self.rebuild.asked || stays || self.voter.is_removed() || self.is_double(now, me) {
             return;
         }
         let orders = beat.anew.iter().flat_map(|anew| &anew.orders);
@@ -136,23 +138,22 @@ impl Node {
     fn next_rebuild(&self, now: Time) -> Option<Kind> {
         let members = &self.state.members;
         let said = |id: &NodeId| self.membership.peer(*id).and_then(|p| p.beat.anew.as_ref());
-        let speaks = |id: &NodeId| {
-            *id != self.config.id
-                && self.membership.speaks(now, *id, self.lease())
-                && self.doubt(now, *id).is_none()
-        };
+        let speaks =
+            |id: &NodeId| *id != self.config.id && self.membership.speaks(now, *id, self.lease());
         // One that began anew by the newest entry about it gets the log.
         let ready = |(id, index): &(&NodeId, &nines_model::LogIndex)| {
             let begun = said(id).is_some_and(|anew| anew.begun == index.number() && !anew.lost);
-            speaks(id) && begun
+            speaks(id) && self.doubt(now, **id).is_none() && begun
         };
         if let Some((id, _)) = members.anew().iter().find(ready) {
             let node = id.number();
             return Some(Kind::LearnAgain(VoteChange { node, anew: true, why: String::new() }));
         }
-        // One whose vote was taken hears of it by itself.
+        // One whose vote was taken hears of it by itself. A copy of a state directory may have lost
+        // its log, too, as long as no other agent of its name is heard: it is not to vote by it.
         let lost = |id: &&NodeId| {
             speaks(id)
+                && !self.is_double(now, **id)
                 && said(id).is_some_and(|anew| anew.lost)
                 && !members.anew().contains_key(id)
                 && !self.is_to_leave(**id)

@@ -28,9 +28,9 @@ use crate::{
 
 /// Bytes around a frame that is passed on, at most.
 const OVERHEAD: usize = 80;
-/// Frames of one node that are passed on within [`COUNTED`]: some times what a node at work sends
-/// to another one.
-const PASSED_MAX: u32 = 500;
+/// Frames of one node to another that are passed on within [`COUNTED`]: some times what a node at
+/// work sends to another one with the fastest heartbeats.
+const PASSED_MAX: u32 = 1_000;
 const COUNTED: Millis = Millis(1_000);
 
 /// Who passes what on.
@@ -38,14 +38,14 @@ const COUNTED: Millis = Millis(1_000);
 pub(super) struct Relays {
     /// By node that is not reached: the one that passes frames on to it.
     via: BTreeMap<NodeId, NodeId>,
-    /// Since when frames of a node that are passed on are counted, and how many.
-    passed: BTreeMap<NodeId, (Time, u32)>,
+    /// Since when frames of a node to another that are passed on are counted, and how many.
+    passed: BTreeMap<(NodeId, NodeId), (Time, u32)>,
 }
 
 impl Relays {
-    /// Whether one more frame of this node is passed on.
-    fn passes(&mut self, now: Time, from: NodeId) -> bool {
-        let (since, count) = self.passed.entry(from).or_default();
+    /// Whether one more frame of one member to another is passed on.
+    fn passes(&mut self, now: Time, from: NodeId, to: NodeId) -> bool {
+        let (since, count) = self.passed.entry((from, to)).or_default();
         if now.since(*since) >= COUNTED.ns() {
             (*since, *count) = (now, 0);
         }
@@ -131,7 +131,7 @@ impl Node {
             };
         }
         // Once: only its own sender has it passed on.
-        if by == from && self.relays.passes(now, from) && self.voter.may_speak() {
+        if by == from && self.relays.passes(now, from, to) && self.voter.may_speak() {
             let bytes = self.voter.frame(frame::Kind::Relay(relay)).encode_to_vec();
             if bytes.len() <= DATAGRAM_MAX {
                 self.actions.push(Action::Send { to, bytes, bulk: false });

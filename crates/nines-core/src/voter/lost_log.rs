@@ -58,10 +58,10 @@ pub fn rebuild(name: &str) -> String {
 }
 
 impl Voter {
-    /// A heartbeat shows a position of its sender's log. Of a node without a vote nothing is
-    /// remembered: it may begin anew, nobody counts on what it has.
+    /// A heartbeat shows a position of its sender's log. Of a node that the consensus does not send
+    /// to nothing is remembered: it may begin anew, nobody counts on what it has.
     pub fn remember(&mut self, from: NodeId, position: (u64, LogIndex)) {
-        if self.consensus.is_voter(from) {
+        if self.consensus.is_member(from) {
             let shown = self.memory.shown.entry(from).or_default();
             *shown = (*shown).max(position);
         }
@@ -146,10 +146,11 @@ impl Voter {
         self.memory.retired && !self.memory.removed
     }
 
-    /// What members without a vote have shown is remembered no more.
-    pub(super) fn forget_voteless(&mut self) {
+    /// What nodes have shown that the consensus sends nothing to is remembered no more: one that
+    /// comes back begins anew.
+    pub(super) fn forget_those_outside(&mut self) {
         let consensus = &self.consensus;
-        self.memory.shown.retain(|id, _| consensus.is_voter(*id));
+        self.memory.shown.retain(|id, _| consensus.is_member(*id));
     }
 
     /// Whether this asks for a vote that a node which began anew must not give: it may have voted

@@ -53,8 +53,8 @@ impl Voter {
         let voters = self.consensus.voters();
         if voters != self.changes.voters {
             (self.changes.voters, self.changes.settled) = (voters, self.promises.latest());
-            self.forget_voteless();
         }
+        self.forget_those_outside();
     }
 
     /// What the ack of a heartbeat tells of the voters: a node that has slept while members left

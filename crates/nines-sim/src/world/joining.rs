@@ -63,7 +63,14 @@ impl World {
     /// The process ends, and another one starts without its log.
     pub(super) fn begin_anew(&mut self, id: u64, begun: Begun) {
         let before = self.copy_of_disk(id);
-        let Persisted { incarnation, long_promise, .. } = before;
+        let Persisted { mut incarnation, long_promise, .. } = before;
+        // The new log is another file. It is at the place of the one before only if that was.
+        let machine = self.machines.get_mut(&id).expect("a machine");
+        let was_at_its_place = incarnation.place == machine.place;
+        machine.place += 1_000;
+        if was_at_its_place {
+            incarnation.place = machine.place;
+        }
         self.put_back(id, Persisted { incarnation, long_promise, begun, ..Persisted::default() });
         self.start(id);
     }
