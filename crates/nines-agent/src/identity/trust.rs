@@ -20,7 +20,10 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _};
 
-use crate::identity::{self, Credentials, Identity, generation};
+use crate::identity::{
+    self, Credentials,
+    generation::{self, Generation},
+};
 
 fn trouble(e: impl std::fmt::Display) -> Failure {
     Failure::new(Kind::Io, "this node's certificates cannot be used", e)
@@ -70,7 +73,7 @@ pub fn client(credentials: &Credentials, at: IpAddr) -> Outcome<Arc<ClientConfig
     let verifier = WebPkiServerVerifier::builder_with_provider(roots(credentials)?, provider());
     let verifier = Member {
         verifier: verifier.build().map_err(trouble)?,
-        own: credentials.identity.clone(),
+        own: Generation::of(&credentials.identity),
         at,
     };
     let config = ClientConfig::builder_with_provider(provider())
@@ -87,7 +90,7 @@ pub fn client(credentials: &Credentials, at: IpAddr) -> Outcome<Arc<ClientConfig
 #[derive(Debug)]
 struct Member {
     verifier: Arc<WebPkiServerVerifier>,
-    own: Identity,
+    own: Generation,
     at: IpAddr,
 }
 
