@@ -2,7 +2,7 @@
 
 use std::{
     os::unix::net::UnixStream,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -73,7 +73,7 @@ pub fn run(context: &Context, args: &BackupArgs) -> Outcome<u8> {
     }
 }
 
-fn save(context: &Context, file: &PathBuf) -> Outcome<u8> {
+fn save(context: &Context, file: &Path) -> Outcome<u8> {
     let bytes = context.client().get_raw("/v1/backup")?;
     let name = file.display().to_string();
     let backup = Backup::decoded(&name, &bytes)?;
@@ -113,7 +113,7 @@ fn told(backup: &Backup) -> serde_json::Value {
     })
 }
 
-fn show(context: &Context, file: &PathBuf, config: bool) -> Outcome<u8> {
+fn show(context: &Context, file: &Path, config: bool) -> Outcome<u8> {
     let backup = Backup::read(file)?;
     let state = backup.state(&file.display().to_string())?;
     if config {
