@@ -70,11 +70,26 @@ const MET_MAX: usize = 64;
 /// One that was met is told of for so long.
 const TOLD: Duration = Duration::from_secs(60);
 
+/// A generation of a cluster.
+#[derive(Debug)]
+pub struct Generation {
+    number: u64,
+    /// The cluster's name as certificates have it.
+    cluster: String,
+}
+
+impl Generation {
+    /// That of a node.
+    pub fn of(identity: &Identity) -> Self {
+        let Identity { cluster, generation, .. } = identity;
+        Self { number: *generation, cluster: names::in_certificate(cluster) }
+    }
+}
+
 /// A certificate chain was refused that somebody at this address showed.
-pub fn meet(own: &Identity, at: IpAddr, chain: &[CertificateDer<'_>]) {
-    let own_name = names::in_certificate(&own.cluster);
-    let other = chain.iter().find_map(named).filter(|(_, cluster)| *cluster == own_name);
-    let Some((generation, _)) = other.filter(|(other, _)| *other != own.generation) else { return };
+pub fn meet(own: &Generation, at: IpAddr, chain: &[CertificateDer<'_>]) {
+    let other = chain.iter().find_map(named).filter(|(_, cluster)| *cluster == own.cluster);
+    let Some((generation, _)) = other.filter(|(other, _)| *other != own.number) else { return };
     let mut met = MET.lock().unwrap_or_else(PoisonError::into_inner);
     if met.len() < MET_MAX || met.contains_key(&at) {
         met.insert(at, (Instant::now(), generation));
@@ -105,10 +120,11 @@ mod tests {
             [der(&keys.cert_pem).into(), der(&keys.ca_pem).into()]
         };
         let at = |n: u8| IpAddr::from([10, 99, 0, n]);
-        meet(&own.identity, at(1), &chain(&own));
-        meet(&own.identity, at(2), &chain(&of("other", 3)));
-        meet(&own.identity, at(3), &chain(&newer));
-        meet(&own.identity, at(4), &[b"no certificate".to_vec().into()]);
+        let mine = Generation::of(&own.identity);
+        meet(&mine, at(1), &chain(&own));
+        meet(&mine, at(2), &chain(&of("other", 3)));
+        meet(&mine, at(3), &chain(&newer));
+        meet(&mine, at(4), &[b"no certificate".to_vec().into()]);
         let met: Vec<_> = met().into_iter().filter(|(a, _)| *a <= at(9) && *a >= at(0)).collect();
         assert_eq!(met, [(at(3), 3)]);
     }

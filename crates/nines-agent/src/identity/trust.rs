@@ -24,7 +24,12 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _};
 
-use crate::identity::{self, Identity, certificate::Validity, credentials::Keys, generation};
+use crate::identity::{
+    self,
+    certificate::Validity,
+    credentials::Keys,
+    generation::{self, Generation},
+};
 
 fn trouble(e: impl std::fmt::Display) -> Failure {
     Failure::new(Kind::Io, "this node's certificates cannot be used", e)
@@ -87,10 +92,10 @@ pub fn api_server(ca_pem: &str, cert_pem: &str, key_pem: &str) -> Outcome<Arc<Se
 }
 
 /// For a connection to a member at this address.
-pub fn client(keys: &Keys, own: &Identity, at: IpAddr) -> Outcome<Arc<ClientConfig>> {
+pub fn client(keys: &Keys, own: Generation, at: IpAddr) -> Outcome<Arc<ClientConfig>> {
     let verifier = WebPkiServerVerifier::builder_with_provider(roots(&keys.ca_pem)?, provider());
     let verifier = verifier.build().map_err(trouble)?;
-    let verifier = Member { verifier, own: own.clone(), at };
+    let verifier = Member { verifier, own, at };
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(trouble)?
@@ -163,7 +168,7 @@ impl ClientCertVerifier for AlsoOver {
 #[derive(Debug)]
 struct Member {
     verifier: Arc<WebPkiServerVerifier>,
-    own: Identity,
+    own: Generation,
     at: IpAddr,
 }
 

@@ -42,7 +42,7 @@ use crate::{
     core_thread::CoreHandle,
     descriptors::Shares,
     flow_sync::Flows,
-    identity::{self, Admission, Credentials, Peer, certificate, trust},
+    identity::{self, Admission, Credentials, Peer, certificate, generation::Generation, trust},
 };
 
 pub mod bulk;
@@ -347,7 +347,7 @@ async fn open(
     peer: NodeId,
     to: SocketAddr,
 ) -> std::io::Result<TlsStream<TcpStream>> {
-    let client = trust::client(&credentials.keys(), &credentials.identity, to.ip());
+    let client = trust::client(&credentials.keys(), Generation::of(&credentials.identity), to.ip());
     let connector = TlsConnector::from(client.map_err(|e| std::io::Error::other(e.to_string()))?);
     let name = identity::number_tls_name(peer.number());
     let name = rustls_pki_types::ServerName::try_from(name).map_err(std::io::Error::other)?;

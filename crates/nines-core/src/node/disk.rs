@@ -29,7 +29,8 @@ impl Node {
         self.all_vips_changed();
     }
 
-    /// A leader names another one while it may still speak: nobody waits for its silence then.
+    /// A leader names another one while it may still speak: nobody waits for its silence then. One
+    /// that lacks the entry that could not be written is not asked.
     fn hand_lead_over(&mut self, now: Time) {
         if self.voter.consensus().is_leader()
             && let Some(to) = self.next_leader(now, |_| true)

@@ -51,14 +51,17 @@ pub fn bytes(n: u64) -> String {
     format!("{value:.1} TB")
 }
 
-fn text(status: &Status, wide: bool) -> String {
-    let (cluster, verdict) = (bold(&status.cluster), bold(&status.verdict.to_string()));
-    // Few clusters were ever formed anew.
-    let generation = match status.generation {
+/// The generation of a cluster that was formed anew; few ever were.
+fn generation(status: &Status) -> String {
+    match status.generation {
         0 | 1 => String::new(),
         number => format!(" (generation {number})"),
-    };
-    let mut out = format!("{cluster}{generation}  {verdict}  {}", status.summary);
+    }
+}
+
+fn text(status: &Status, wide: bool) -> String {
+    let (cluster, verdict) = (bold(&status.cluster), bold(&status.verdict.to_string()));
+    let mut out = format!("{cluster}{}  {verdict}  {}", generation(status), status.summary);
     // A node without the log does not know the voters.
     if status.voters > 0 {
         out.push_str(&format!("   quorum {} of {}", status.votes, status.voters));

@@ -52,6 +52,7 @@ fn write_much(net: &Net, host: &str) {
     }
 }
 
+// scenario 37
 #[test]
 fn a_node_whose_disk_was_full_goes_on_by_itself() {
     if !can_run() {

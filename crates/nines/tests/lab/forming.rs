@@ -245,7 +245,7 @@ fn a_full_disk_under_the_log_is_told_and_loses_nothing() {
     net.agents.insert("lb1".into(), agent);
     net.until("status says that the disk is full", |n| {
         let said = text(&n.nines("lb1", &["status"]).stdout);
-        said.contains("votes no more") && said.contains("free the disk")
+        said.contains("votes no more") && said.contains("make room on the disk of lb1")
     });
     let file = net.write("full.toml", "[cluster]\nname = \"full\"\n[nodes]\nlb1 = \"10.97.1.2\"\n");
     net.fails("lb1", &["apply", &file], 3);
