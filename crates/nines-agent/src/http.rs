@@ -1,8 +1,7 @@
-//! API v1 over the unix socket, and with a token over TLS: JSON, described by
-//! `GET /v1/openapi.json`.
+//! API v1 over the unix socket, and with a token over TLS: JSON, described by `/v1/openapi.json`.
 //!
 //! Decides: which requests there are, and how a config becomes a proposal. The CLI uses nothing
-//! else. What a view shows is in `view.rs`, what other nodes tell for it in `seen.rs`, what a caller
+//! else. What a view shows is in `view.rs`, what other nodes tell for it in `seen.rs`, what callers
 //! may do in `access.rs`.
 
 use std::{collections::BTreeMap, sync::Arc};

@@ -1,8 +1,8 @@
 //! Sockets on addresses that may come later: an agent starts before its network card has its
 //! address, and goes on when an address goes and comes back.
 //!
-//! Decides: `IP_FREEBIND` for all of them, and how many datagrams may wait. What such a socket receives and sends begins with the
-//! address.
+//! Decides: `IP_FREEBIND` for all of them, and how many datagrams may wait. What such a socket
+//! receives and sends begins with the address.
 
 use std::{
     io,

@@ -60,17 +60,26 @@ pub struct Access {
     lines: Mutex<(Option<Instant>, u32)>,
 }
 
+/// What everybody may ask.
+const OPEN: [&str; 2] = ["/livez", "/readyz"];
+/// What the method does not tell. Which verb an act has decides further.
+const BY_PATH: [(&str, AccessRole); 5] = [
+    ("/v1/plan", AccessRole::Viewer),
+    ("/v1/act", AccessRole::Operator),
+    ("/v1/move", AccessRole::Operator),
+    ("/v1/tokens", AccessRole::Admin),
+    ("/v1/backup", AccessRole::Admin),
+];
+
 /// What a request needs; `None`: everybody may.
 fn needed(method: &Method, path: &str) -> Option<AccessRole> {
-    match path {
-        "/livez" | "/readyz" => None,
-        "/v1/plan" => Some(AccessRole::Viewer),
-        // Which verb it is decides further.
-        "/v1/act" | "/v1/move" => Some(AccessRole::Operator),
-        "/v1/tokens" | "/v1/backup" => Some(AccessRole::Admin),
-        _ if method == Method::GET || method == Method::HEAD => Some(AccessRole::Viewer),
-        _ => Some(AccessRole::Admin),
+    if OPEN.contains(&path) {
+        return None;
     }
+    let known = BY_PATH.iter().find(|(known, _)| *known == path);
+    let reads = method == Method::GET || method == Method::HEAD;
+    let by_method = if reads { AccessRole::Viewer } else { AccessRole::Admin };
+    Some(known.map_or(by_method, |(_, role)| *role))
 }
 
 /// The digest by which a token is known.
