@@ -19,10 +19,10 @@ use nines_core::{
     Action, Event, Node, action::Operation, forwarding::Wanted, health::CheckTasks, wire::Persist,
 };
 use nines_dataplane::{Guard, process::boot_time};
-use nines_model::{DeviceName, FenceDevice, LogIndex, NodeId, NodeName, Switch, Time};
+use nines_model::{LogIndex, NodeId, Time};
 
 use self::addresses::PeerAddresses;
-pub use self::gate::Guest;
+pub use self::{call::FenceCall, gate::Guest};
 use crate::{
     datagram_budget,
     identity::Peer,
@@ -32,6 +32,7 @@ use crate::{
 };
 
 mod addresses;
+mod call;
 mod gate;
 
 /// What comes into the thread besides datagrams.
@@ -72,21 +73,6 @@ pub enum Work {
     Restart,
     /// Stop the agent: this node holds no VIP any more.
     Stop,
-}
-
-/// What a fence device is asked, as [`Operation::Fence`] says it.
-#[derive(Clone, Debug)]
-pub struct FenceCall {
-    /// Name of the device.
-    pub device: DeviceName,
-    /// How it is spoken to.
-    pub config: FenceDevice,
-    /// The machine.
-    pub node: NodeName,
-    /// What to do with it.
-    pub switch: Switch,
-    /// It is over by then, by the boot clock.
-    pub until: Time,
 }
 
 /// Takes the work that the core asks for. It never waits.
@@ -266,7 +252,7 @@ impl CoreThread {
     }
 
     /// Runs as one of many.
-    pub fn as_guest(self, guest: Guest) -> Self {
+    pub fn with_guest(self, guest: Guest) -> Self {
         Self { guest: Some(guest), ..self }
     }
 

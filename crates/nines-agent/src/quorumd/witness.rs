@@ -257,7 +257,7 @@ fn start(seat: Seat, dropped: &Arc<AtomicU64>, log: &Logger) -> Outcome<Started>
         log.clone(),
     );
     let guest = Guest::new(rate, Arc::clone(dropped)).until(until);
-    let thread = thread.map_err(cannot_start)?.as_guest(guest);
+    let thread = thread.map_err(cannot_start)?.with_guest(guest);
     Ok(Started { core, orders, port, thread, disk: joined })
 }
 

@@ -4,7 +4,7 @@ use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Args, Subcommand};
 use nines_agent::{
-    QUORUM_DISK_PORT, QuorumDiskOptions,
+    QUORUM_DISK_PORT as PORT, QuorumDiskOptions,
     quorum_disk_init::check,
     quorum_disk_view::{DiskView, HostState, HostView, look},
     run_quorum_disk,
@@ -63,7 +63,7 @@ struct InitArgs {
     #[arg(long = "at", value_name = "ADDRESS", required = true)]
     at: Vec<IpAddr>,
     /// UDP and TCP port of the voter on whichever host runs it.
-    #[arg(long, default_value_t = QUORUM_DISK_PORT, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, default_value_t = PORT, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
     /// Format it although something is on it.
     #[arg(long)]
