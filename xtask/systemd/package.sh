@@ -80,8 +80,8 @@ want "after the upgrade" "10.5.0.100" ip -brief addr show dev d0
 cp "${packages[1]}" "$dir/share/quorumd.deb"
 inside dpkg --install --force-depends-version /mnt/quorumd.deb >/dev/null 2>&1 || die "dpkg --install of quorumd"
 inside systemctl --quiet is-active nines-quorumd || die "quorumd does not run after its installation"
-score=$(inside systemd-analyze security --no-pager nines-quorumd.service | sed -n 's/.*Overall exposure level for nines-quorumd.service: \([0-9.]*\).*/\1/p')
-awk -v s="${score:-10}" 'BEGIN { exit !(s <= 2.0) }' || die "systemd-analyze security of quorumd: $score, at most 2.0"
+quorumd=$(inside systemd-analyze security --no-pager nines-quorumd.service | sed -n 's/.*Overall exposure level for nines-quorumd.service: \([0-9.]*\).*/\1/p')
+awk -v s="${quorumd:-10}" 'BEGIN { exit !(s <= 2.0) }' || die "systemd-analyze security of quorumd: $quorumd, at most 2.0"
 code=$(inside nines code | awk '/nines join/ { print $4 }')
 inside nines quorumd join 10.5.0.2 "$code" --node q --address 10.5.0.2 >/dev/null || die "quorumd join"
 want "quorumd" "2 of 2" nines quorumd list
@@ -93,7 +93,7 @@ want "quorumd" "removed" nines quorumd list
 inside nines quorumd forget shop >/dev/null || die "quorumd forget"
 inside dpkg --purge nines-quorumd >/dev/null 2>&1 || die "purge of quorumd"
 inside test -e /var/lib/nines-quorumd && die "purge leaves quorumd's state"
-echo "package of quorumd: install, join, restart, removal and purge hold; exposure $score"
+echo "package of quorumd: install, join, restart, removal and purge hold; exposure $quorumd"
 
 inside systemctl stop nines || die "stop"
 inside systemctl start nines || die "start after stop"

@@ -22,9 +22,9 @@ use nines_dataplane::{Guard, process::boot_time};
 use nines_model::{LogIndex, NodeId, Time};
 
 use self::addresses::PeerAddresses;
-pub use self::{call::FenceCall, gate::Guest};
+pub use self::call::FenceCall;
 use crate::{
-    datagram_budget,
+    datagram_budget::Guest,
     identity::Peer,
     logger::Logger,
     threads,
@@ -33,7 +33,6 @@ use crate::{
 
 mod addresses;
 mod call;
-mod gate;
 
 /// What comes into the thread besides datagrams.
 pub enum Input {
@@ -252,7 +251,7 @@ impl CoreThread {
     }
 
     /// Runs as one of many.
-    pub fn with_guest(self, guest: Guest) -> Self {
+    pub fn among_many(self, guest: Guest) -> Self {
         Self { guest: Some(guest), ..self }
     }
 
@@ -369,7 +368,7 @@ impl CoreThread {
             self.revision = state.revision;
             self.seals.set_beat(state.spec.timing.beat);
             if let Some(guest) = &mut self.guest {
-                guest.set_rate(datagram_budget::rate(&state.spec, state.members.len()));
+                guest.serve(&state.spec, state.members.len());
             }
             (self.configured)(&self.node);
         }
@@ -466,7 +465,7 @@ impl CoreThread {
 
     /// Whether anything may leave this node now. Everything that it says is on the disk already.
     fn may_speak(&self) -> bool {
-        self.guest.as_ref().is_none_or(Guest::may_speak)
+        self.guest.as_ref().is_none_or(|guest| guest.may_speak(boot_time()))
     }
 
     /// Over every link: a peer hears one of them.

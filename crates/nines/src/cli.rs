@@ -9,7 +9,7 @@ use nines_api::failure::{Failure, Kind, Outcome};
 use nines_model::{AdminCommand, printable::clean_lines};
 
 use crate::{
-    context::{Context, Output},
+    context::{Context, Output, SOCKET, STATE},
     local::{self, agent, doctor, init, join, quorum_disk, quorumd, server},
     output::{self, print_json},
 };
@@ -24,11 +24,6 @@ mod node;
 mod status;
 mod version;
 mod why;
-
-/// Socket of the agent, unless chosen otherwise.
-pub const SOCKET: &str = "/run/nines/nines.sock";
-/// State directory of the agent, unless chosen otherwise.
-pub const STATE: &str = "/var/lib/nines";
 
 /// Where `--help` lists what all commands have.
 const EVERYWHERE: &str = "Options of every command";

@@ -7,6 +7,11 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use nines_api::client::Client;
 
+/// Socket of the agent, unless chosen otherwise.
+pub const SOCKET: &str = "/run/nines/nines.sock";
+/// State directory of the agent, unless chosen otherwise.
+pub const STATE: &str = "/var/lib/nines";
+
 /// Form of results.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Output {

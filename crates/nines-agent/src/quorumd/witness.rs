@@ -32,9 +32,9 @@ use tokio::{
 
 use super::locked;
 use crate::{
-    core_thread::{self, CoreHandle, CoreThread, Executors, Guest, Input, Work},
+    core_thread::{self, CoreHandle, CoreThread, Executors, Input, Work},
     daemon::{datagram_cipher, node_config},
-    datagram_budget,
+    datagram_budget::Guest,
     descriptors::Shares,
     executors::{self, DiskQueue, DiskWork, devices},
     http::view::outside::outside,
@@ -243,7 +243,8 @@ fn start(seat: Seat, dropped: &Arc<AtomicU64>, log: &Logger) -> Outcome<Started>
     let told = core.clone();
     let joined = threads::spawn("disk", move || executors::disk(store, writes, first, &told))?;
     let (workers, orders) = Workers::new(disk);
-    let rate = datagram_budget::rate(&node.newest_config(), node.state().members.len());
+    let (spec, members) = (node.newest_config(), node.state().members.len());
+    let guest = Guest::new(boot_time(), &spec, members, Arc::clone(dropped));
     let thread = CoreThread::new(
         poll,
         inbox,
@@ -256,8 +257,7 @@ fn start(seat: Seat, dropped: &Arc<AtomicU64>, log: &Logger) -> Outcome<Started>
         Box::new(|_| ()),
         log.clone(),
     );
-    let guest = Guest::new(rate, Arc::clone(dropped)).until(until);
-    let thread = thread.map_err(cannot_start)?.with_guest(guest);
+    let thread = thread.map_err(cannot_start)?.among_many(guest.until(until));
     Ok(Started { core, orders, port, thread, disk: joined })
 }
 

@@ -111,8 +111,9 @@ fn init(context: &Context, args: &InitArgs) -> Outcome<()> {
         }));
     } else {
         outln!(
-            "{node} is a witness of cluster {cluster} now. On each of its hosts, name the device in \
-             /etc/default/nines-quorum-disk and start it:  systemctl enable --now nines-quorum-disk"
+            "{node} is a witness of cluster {cluster} now. On each of its hosts, name the device \
+             in /etc/default/nines-quorum-disk and start it:  \
+             systemctl enable --now nines-quorum-disk"
         );
     }
     Ok(())
@@ -173,8 +174,9 @@ fn text(seen: &DiskView) -> String {
     let state = |state| seen.hosts.iter().find(|h| h.state == state);
     if let Some(damaged) = state(HostState::Damaged) {
         out.push_str(&format!(
-            "\nThe block of {} cannot be read: no host takes the disk. If it stays so, make the disk \
-             anew:\n  nines node remove {}   on a member, then   nines quorum-disk init ... --force\n",
+            "\nThe block of {} cannot be read: no host takes the disk. If it stays so, make the \
+             disk anew:\n  nines node remove {}   on a member, then   nines quorum-disk init ... \
+             --force\n",
             damaged.address, seen.node
         ));
     } else if state(HostState::Owner).is_none() {

@@ -21,8 +21,7 @@ use super::{
     join::{Joins, enter},
 };
 use crate::{
-    cli::{SOCKET, STATE},
-    context::Context,
+    context::{Context, SOCKET, STATE},
     output::{columns, print_json},
 };
 
@@ -119,7 +118,7 @@ fn join(context: &Context, state: &Path, args: &JoinArgs) -> Outcome<()> {
         .filter_map(|home| home.identity().ok())
         .map(|who| who.me.port)
         .collect();
-    let port = args.port.or_else(|| (QUORUMD_PORT..).find(|port| !taken.contains(port)));
+    let port = args.port.or_else(|| (QUORUMD_PORT..=u16::MAX).find(|port| !taken.contains(port)));
     let port = port.filter(|port| !taken.contains(port)).ok_or_else(|| {
         let what = format!("port {} is another cluster's", args.port.unwrap_or_default());
         Failure::new(Kind::Usage, what, "each cluster has a port of its own")
