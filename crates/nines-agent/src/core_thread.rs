@@ -23,12 +23,12 @@ use nines_core::{
     wire::{Begun, Persist},
 };
 use nines_dataplane::{Guard, process::boot_time};
-use nines_model::{DeviceName, FenceDevice, LogIndex, NodeId, NodeName, Switch, Time};
+use nines_model::{LogIndex, NodeId, Time};
 
 use self::addresses::PeerAddresses;
-pub use self::gate::Guest;
+pub use self::call::FenceCall;
 use crate::{
-    datagram_budget,
+    datagram_budget::Guest,
     identity::Peer,
     logger::Logger,
     threads,
@@ -40,7 +40,7 @@ use crate::{
 };
 
 mod addresses;
-mod gate;
+mod call;
 mod receive;
 
 /// What comes into the thread besides datagrams.
@@ -85,21 +85,6 @@ pub enum Work {
     Stop,
     /// Replace the process, and put the log aside before it starts.
     BeginAnew(Begun),
-}
-
-/// What a fence device is asked, as [`Operation::Fence`] says it.
-#[derive(Clone, Debug)]
-pub struct FenceCall {
-    /// Name of the device.
-    pub device: DeviceName,
-    /// How it is spoken to.
-    pub config: FenceDevice,
-    /// The machine.
-    pub node: NodeName,
-    /// What to do with it.
-    pub switch: Switch,
-    /// It is over by then, by the boot clock.
-    pub until: Time,
 }
 
 /// Takes the work that the core asks for. It never waits.
@@ -409,7 +394,7 @@ impl CoreThread {
             self.revision = state.revision;
             self.seals.set_beat(state.spec.timing.beat);
             if let Some(guest) = &mut self.guest {
-                guest.set_rate(datagram_budget::rate(&state.spec, state.members.len()));
+                guest.serve(&state.spec, state.members.len());
             }
             (self.configured)(&self.node);
         }
@@ -508,7 +493,7 @@ impl CoreThread {
 
     /// Whether anything may leave this node now. Everything that it says is on the disk already.
     fn may_speak(&self) -> bool {
-        self.guest.as_ref().is_none_or(Guest::may_speak)
+        self.guest.as_ref().is_none_or(|guest| guest.may_speak(boot_time()))
     }
 
     /// Over every link: a peer hears one of them.

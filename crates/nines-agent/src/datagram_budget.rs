@@ -3,6 +3,11 @@
 //! Decides: a cluster gets what its members send when they send as the config says, several times
 //! over, and no more. What floods one port costs the others nothing but its share of the network.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
 use nines_model::{Spec, Time};
 
 /// Datagrams in a second that every cluster has, before it has a config.
@@ -13,9 +18,45 @@ const EACH_BEAT: u64 = 8;
 /// A pause of this length may be made up for at once, ns.
 const SAVED: u64 = 1_000_000_000;
 
+/// What makes a node one of many in a process: it does not run in real time, and it opens only so
+/// many datagrams.
+pub struct Guest {
+    budget: Budget,
+    /// It may speak until then, by the boot clock in ns; `None`: always.
+    until: Option<Arc<AtomicU64>>,
+}
+
+impl Guest {
+    /// It serves these members by this config.
+    pub fn new(now: Time, spec: &Spec, members: usize) -> Self {
+        Self { budget: Budget::new(now, rate(spec, members)), until: None }
+    }
+
+    /// One that speaks only before a time, by the boot clock in ns, which another thread moves.
+    pub fn until(self, until: Option<Arc<AtomicU64>>) -> Self {
+        Self { until, ..self }
+    }
+
+    /// Whether anything may leave it now: everything that it says is on the disk already.
+    pub fn may_speak(&self, now: Time) -> bool {
+        let until = self.until.as_ref().map(|until| until.load(Ordering::Acquire));
+        until.is_none_or(|until| now < Time(until))
+    }
+
+    /// The members or the config have changed.
+    pub fn serve(&mut self, spec: &Spec, members: usize) {
+        self.budget.set(rate(spec, members));
+    }
+
+    /// Whether there is something left for one more datagram.
+    pub fn may_open(&mut self, now: Time) -> bool {
+        self.budget.take(now)
+    }
+}
+
 /// A bucket that fills up with time.
 #[derive(Clone, Copy, Debug)]
-pub struct Budget {
+struct Budget {
     /// Datagrams in a second.
     rate: u64,
     /// Time that is not used up yet, ns; a datagram takes `1 s / rate`.
@@ -24,24 +65,24 @@ pub struct Budget {
 }
 
 /// Datagrams in a second that a cluster may send to its witness.
-pub fn rate(spec: &Spec, members: usize) -> u64 {
+fn rate(spec: &Spec, members: usize) -> u64 {
     let beats = 1_000 / spec.timing.beat.0.max(1);
     LEAST + members as u64 * beats * EACH_BEAT
 }
 
 impl Budget {
     /// A full bucket. `rate`: datagrams in a second; 0 counts as 1.
-    pub fn new(now: Time, rate: u64) -> Self {
+    fn new(now: Time, rate: u64) -> Self {
         Self { rate: rate.max(1), saved: SAVED, at: now }
     }
 
     /// Another rate from now on; 0 counts as 1.
-    pub fn set(&mut self, rate: u64) {
+    fn set(&mut self, rate: u64) {
         self.rate = rate.max(1);
     }
 
     /// Takes what one datagram costs; false: there is nothing left for it.
-    pub fn take(&mut self, now: Time) -> bool {
+    fn take(&mut self, now: Time) -> bool {
         self.saved = (self.saved + now.since(self.at)).min(SAVED);
         self.at = now;
         let cost = SAVED / self.rate;
@@ -56,6 +97,16 @@ impl Budget {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_with_a_deadline_is_silent_from_then_on() {
+        let until = Arc::new(AtomicU64::new(0));
+        let guest = || Guest::new(Time(5), &Spec::default(), 3);
+        let bound = guest().until(Some(Arc::clone(&until)));
+        assert!(!bound.may_speak(Time(7)) && guest().may_speak(Time(7)));
+        until.store(8, Ordering::Release);
+        assert!(bound.may_speak(Time(7)) && !bound.may_speak(Time(8)));
+    }
 
     #[test]
     fn a_flood_gets_its_rate_and_a_pause_is_made_up_for_once() {

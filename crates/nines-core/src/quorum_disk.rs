@@ -9,9 +9,9 @@
 //!            nobody claims, or no claim has changed         no block of another
 //!            from one of my reads to another, take apart    has changed since
 //!  Watching ------------------------------------> Claiming ------------------> Holding
-//!    ^  ^                                            | one has                   |  copies the log,
-//!    |  |            the block says: no claim        v                           |  then the voter
-//!    |  +---------------------------------------- Releasing <--+                 |  may speak
+//!    ^  ^                                            | one has                   | copies the log,
+//!    |  |            the block says: no claim        v                           | then the voter
+//!    |  +---------------------------------------- Releasing <--+                 | may speak
 //!    |                                                         | the voter has   |
 //!    |                                                         | ended           |
 //!    |                                                      Ending <-------------+

@@ -169,9 +169,10 @@ pub fn take_over(
     let mut kept = Persisted::default();
     if let Some((host, owned)) = from {
         for tries in 1..=TRIES {
-            let seen = match unreadable {
-                true => Err("the library stops at it".to_owned()),
-                false => look(device, header, (host, owned))?,
+            let seen = if unreadable {
+                Err("the library stops at it".to_owned())
+            } else {
+                look(device, header, (host, owned))?
             };
             match seen {
                 Ok(whole) => {

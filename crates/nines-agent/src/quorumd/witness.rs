@@ -32,9 +32,9 @@ use tokio::{
 
 use super::locked;
 use crate::{
-    core_thread::{self, CoreHandle, CoreThread, Executors, Guest, Input, Work},
+    core_thread::{self, CoreHandle, CoreThread, Executors, Input, Work},
     daemon::{datagram_cipher, node_config},
-    datagram_budget,
+    datagram_budget::Guest,
     descriptors::Shares,
     executors::{self, DiskQueue, DiskWork, devices},
     http::view::outside::outside,
@@ -263,7 +263,8 @@ fn start(seat: Seat, log: &Logger) -> Outcome<Started> {
     let joined =
         threads::spawn("disk", move || executors::disk(log_of, writes, first, room, &told))?;
     let (workers, orders) = Workers::new(disk);
-    let rate = datagram_budget::rate(&node.newest_config(), node.state().members.len());
+    let (spec, members) = (node.newest_config(), node.state().members.len());
+    let guest = Guest::new(boot_time(), &spec, members);
     let thread = CoreThread::new(
         poll,
         inbox,
@@ -276,8 +277,7 @@ fn start(seat: Seat, log: &Logger) -> Outcome<Started> {
         Box::new(|_| ()),
         log.clone(),
     );
-    let guest = Guest::new(rate).until(until);
-    let thread = thread.map_err(cannot_start)?.among_many(guest);
+    let thread = thread.map_err(cannot_start)?.among_many(guest.until(until));
     Ok(Started { core, orders, port, thread, disk: joined })
 }
 

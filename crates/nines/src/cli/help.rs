@@ -97,13 +97,13 @@ const EXAMPLES: &[(&str, &str)] = &[
     ),
     (
         "quorum-disk init",
-        "nines quorum-disk init /dev/disk/by-id/wwn-0x6001405 10.0.0.2 CODE --node qd --at 10.0.0.2 \
-         --at 10.0.0.3",
+        "nines quorum-disk init /dev/disk/by-id/wwn-0x6001405 10.0.0.2 CODE --at 10.0.0.2 --at \
+         10.0.0.3",
     ),
     ("quorum-disk run", "nines quorum-disk run /dev/disk/by-id/wwn-0x6001405"),
     (
         "quorum-disk show",
-        "nines quorum-disk show /dev/disk/by-id/wwn-0x6001405\nnines quorum-disk show /dev/sdb -o json",
+        "nines quorum-disk show /dev/sdb\nnines quorum-disk show /dev/sdb -o json",
     ),
     ("server", "nines server prepare 10.0.0.100"),
     (

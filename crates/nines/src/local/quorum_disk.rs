@@ -4,7 +4,7 @@ use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Args, Subcommand};
 use nines_agent::{
-    QUORUM_DISK_PORT, QuorumDiskOptions, new_key,
+    QUORUM_DISK_PORT as PORT, QuorumDiskOptions, new_key,
     quorum_disk_init::check,
     quorum_disk_view::{DiskView, HostState, HostView, look},
     run_quorum_disk,
@@ -63,7 +63,7 @@ struct InitArgs {
     #[arg(long = "at", value_name = "ADDRESS", required = true)]
     at: Vec<IpAddr>,
     /// UDP and TCP port of the voter on whichever host runs it.
-    #[arg(long, default_value_t = QUORUM_DISK_PORT, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, default_value_t = PORT, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
     /// Format it although something is on it.
     #[arg(long)]
@@ -112,8 +112,9 @@ fn init(context: &Context, args: &InitArgs) -> Outcome<()> {
         }));
     } else {
         outln!(
-            "{node} is a witness of cluster {cluster} now. On each of its hosts, name the device in \
-             /etc/default/nines-quorum-disk and start it:  systemctl enable --now nines-quorum-disk"
+            "{node} is a witness of cluster {cluster} now. On each of its hosts, name the device \
+             in /etc/default/nines-quorum-disk and start it:  \
+             systemctl enable --now nines-quorum-disk"
         );
     }
     Ok(())
@@ -174,8 +175,9 @@ fn text(seen: &DiskView) -> String {
     let state = |state| seen.hosts.iter().find(|h| h.state == state);
     if let Some(damaged) = state(HostState::Damaged) {
         out.push_str(&format!(
-            "\nThe block of {} cannot be read: no host takes the disk. If it stays so, make the disk \
-             anew:\n  nines node remove {}   on a member, then   nines quorum-disk init ... --force\n",
+            "\nThe block of {} cannot be read: no host takes the disk. If it stays so, make the \
+             disk anew:\n  nines node remove {}   on a member, then   nines quorum-disk init ... \
+             --force\n",
             damaged.address, seen.node
         ));
     } else if state(HostState::Owner).is_none() {
