@@ -136,10 +136,9 @@ async fn serve_with_socket(
     )
     .map_err(cannot_start)?;
     let joined = threads::spawn("core", move || thread.run())?;
-
     let shares = descriptors::Shares::of_this_process();
-    let access =
-        Access::new(&shared.core, &shared.credentials.identity.me.name, &options.socket, log);
+    let identity::Identity { me, cluster, .. } = &shared.credentials.identity;
+    let access = Access::new(&shared.core, &me.name, &options.socket, log);
     let listeners = Listeners {
         api: ports.api,
         metrics: ports.metrics,
@@ -147,9 +146,8 @@ async fn serve_with_socket(
         remote: ports.remote,
     };
     start_tasks(&shared, shares, listeners, access, plane.handle, plane.flows);
-    let (me, cluster) =
-        (&shared.credentials.identity.me.name, &shared.credentials.identity.cluster);
-    log.line(&format!("nines {} runs as {me} in cluster {cluster}", env!("CARGO_PKG_VERSION")));
+    let (name, version) = (&me.name, env!("CARGO_PKG_VERSION"));
+    log.line(&format!("nines {version} runs as {name} in cluster {cluster}"));
     let end = until_the_end(&shared, orders, shares).await;
     if let Ok(End::Stopped) = &end {
         watchdog.shared.stops();

@@ -12,6 +12,7 @@ mod fence;
 mod heartbeat;
 mod id;
 mod incarnation;
+mod relay;
 mod spec;
 mod votes;
 
@@ -24,6 +25,7 @@ pub use fence::{
 pub use heartbeat::{Ack, Awaits, Heartbeat, LinkEcho, SetPart, WatchdogState};
 pub(crate) use id::{named, numbers};
 pub use incarnation::{KeptIncarnation, LongPromise, NodeIncarnation};
+pub use relay::Relay;
 pub use spec::{
     AccessEntry, CheckEntry, FenceEntry, FenceLevel, FenceOption, FencingEntry, ForwardEntry,
     General, NodeEntry, OutletEntry, RateEntry, ServerEntry, ServiceEntry, Socket, SourceEntry,
@@ -72,20 +74,6 @@ pub mod frame {
         #[prost(message, tag = "60")]
         Relay(super::Relay),
     }
-}
-
-/// A frame that goes through a third node, where its sender is not heard by its receiver.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct Relay {
-    /// Number of the node that the frame is of.
-    #[prost(uint64, tag = "1")]
-    pub from: u64,
-    /// Number of the node that it is for.
-    #[prost(uint64, tag = "2")]
-    pub to: u64,
-    /// The [`Frame`], encoded.
-    #[prost(bytes = "vec", tag = "3")]
-    pub frame: Vec<u8>,
 }
 
 /// A VIP and the log index of the entry that gave it.

@@ -1,4 +1,7 @@
-use super::*;
+use super::{
+    inbox::{FULL, of_length},
+    *,
+};
 
 #[test]
 fn a_full_inbox_drops_what_comes_again_and_makes_others_wait() {

@@ -27,7 +27,6 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem:
 use crate::identity::{
     self,
     certificate::Validity,
-    credentials::Keys,
     generation::{self, Generation},
 };
 
@@ -91,9 +90,13 @@ pub fn api_server(ca_pem: &str, cert_pem: &str, key_pem: &str) -> Outcome<Arc<Se
     Ok(Arc::new(config))
 }
 
-/// For a connection to a member at this address.
-pub fn client(keys: &Keys, own: Generation, at: IpAddr) -> Outcome<Arc<ClientConfig>> {
-    let verifier = WebPkiServerVerifier::builder_with_provider(roots(&keys.ca_pem)?, provider());
+/// For a connection to a member at this address. `ca_pem`, `cert_pem`, `key_pem`: of this node.
+pub fn client(
+    (ca_pem, cert_pem, key_pem): (&str, &str, &str),
+    own: Generation,
+    at: IpAddr,
+) -> Outcome<Arc<ClientConfig>> {
+    let verifier = WebPkiServerVerifier::builder_with_provider(roots(ca_pem)?, provider());
     let verifier = verifier.build().map_err(trouble)?;
     let verifier = Member { verifier, own, at };
     let mut config = ClientConfig::builder_with_provider(provider())
@@ -101,7 +104,7 @@ pub fn client(keys: &Keys, own: Generation, at: IpAddr) -> Outcome<Arc<ClientCon
         .map_err(trouble)?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_client_auth_cert(chain(&keys.ca_pem, &keys.cert_pem), key(&keys.key_pem)?)
+        .with_client_auth_cert(chain(ca_pem, cert_pem), key(key_pem)?)
         .map_err(trouble)?;
     config.alpn_protocols = vec![SIGNS_REQUESTS.to_vec()];
     config.resumption = rustls::client::Resumption::disabled();

@@ -42,9 +42,9 @@ fn begin_anew(home: &StateDir) -> Outcome<()> {
     if let (Some(index), Some(term)) = (numbers.next(), numbers.next()) {
         let begun = Begun { index, term };
         // The library stops the process at some damaged files: what was noted is not opened again.
-        let whole = |path: &Path| match home.file(NOTE).exists() {
-            true => Persisted::default(),
-            false => whatever_can_be_read(path),
+        let stops = home.file(NOTE).exists();
+        let whole = |path: &Path| {
+            if stops { Persisted::default() } else { whatever_can_be_read(path) }
         };
         if !next.exists() || whatever_can_be_read(&next).begun != begun {
             let from = if log.exists() { FILE } else { LOST };

@@ -347,7 +347,9 @@ async fn open(
     peer: NodeId,
     to: SocketAddr,
 ) -> std::io::Result<TlsStream<TcpStream>> {
-    let client = trust::client(&credentials.keys(), Generation::of(&credentials.identity), to.ip());
+    let keys = credentials.keys();
+    let pems = (keys.ca_pem.as_str(), keys.cert_pem.as_str(), keys.key_pem.as_str());
+    let client = trust::client(pems, Generation::of(&credentials.identity), to.ip());
     let connector = TlsConnector::from(client.map_err(|e| std::io::Error::other(e.to_string()))?);
     let name = identity::number_tls_name(peer.number());
     let name = rustls_pki_types::ServerName::try_from(name).map_err(std::io::Error::other)?;

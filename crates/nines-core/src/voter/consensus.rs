@@ -27,6 +27,7 @@ mod codec;
 pub mod disk;
 mod entries;
 mod log;
+mod members;
 
 /// A clock tick of the library, ms.
 pub const TICK_MS: u64 = 20;
@@ -428,16 +429,6 @@ impl Consensus {
     /// Numbers of the nodes that vote.
     pub fn voters(&self) -> Vec<NodeId> {
         self.raw.store().conf.get_voters().iter().copied().map(NodeId).collect()
-    }
-
-    /// Whether this node gets the log, with a vote or without.
-    pub fn is_member(&self, id: NodeId) -> bool {
-        self.is_voter(id) || self.raw.store().conf.get_learners().contains(&id.number())
-    }
-
-    /// Whether this node votes.
-    pub fn is_voter(&self, id: NodeId) -> bool {
-        self.raw.store().conf.get_voters().contains(&id.number())
     }
 
     /// Numbers of the nodes that get the log and have no vote yet.
