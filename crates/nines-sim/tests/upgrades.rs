@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use nines_core::feature_level;
+use nines_core::{feature_level, wire::Persisted};
 use nines_model::Millis;
 use nines_sim::{Sabotage, World, faults};
 
@@ -21,6 +21,13 @@ fn upgraded(seed: u64, level: u32, sabotage: Sabotage) -> Result<World, String> 
     world.scenario.copies_machines = false;
     world.start_all();
     world.run_for(Millis(2_000))?;
+    if sabotage == Sabotage::LevelOverstated {
+        // What the newest level is for: a vote is taken.
+        world.run_for(Millis(2_000))?;
+        world.put_back(3, Persisted::default());
+        world.start(3);
+        world.run_for(Millis(3_000))?;
+    }
     for id in [2, 3, 1] {
         for _ in 0..12 {
             faults::next(&mut world);
