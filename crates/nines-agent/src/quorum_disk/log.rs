@@ -252,11 +252,11 @@ mod tests {
         let before = store.read().unwrap();
         // While the former owner has it open: a host that stood still has not closed it either.
         let from = Some((A, claim));
-        let (_next, kept) = take_over(&device, &header, from, (B, ballot(2, B)), false).unwrap();
+        let (next, kept) = take_over(&device, &header, from, (B, ballot(2, B)), false).unwrap();
         assert_eq!(kept, before);
         // What the former owner writes now goes to nobody.
         store.write(&Persist { entries: vec![entry(1_500)], ..Persist::default() }).unwrap();
-        drop(_next);
+        drop(next);
         let from = Some((B, ballot(2, B)));
         let (again, kept) = take_over(&device, &header, from, (A, ballot(3, A)), false).unwrap();
         assert_eq!((kept, again.read().unwrap()), (before.clone(), before));
