@@ -44,6 +44,10 @@ fn upgraded(seed: u64, level: u32, sabotage: Sabotage) -> Result<World, String> 
                 assert_eq!(highest, level, "seed {seed}");
             }
         }
+        if sabotage == Sabotage::LevelOverstated && id == 3 {
+            world.join_floating(9, 2);
+            world.run_for(Millis(1_000))?;
+        }
         world.upgrade(id);
     }
     faults::end_all(&mut world);
@@ -131,4 +135,23 @@ fn a_member_that_never_comes_back_is_removed_and_the_level_rises() {
         assert!(world.agrees_on(&[1, 2]), "level {level}");
         assert_eq!(world.feature_levels(), [feature_level::BUILD].into());
     }
+}
+
+/// An older build would take the hosts of a quorum disk for the links of one machine.
+#[test]
+fn a_member_that_floats_is_let_in_once_all_know_what_that_is() {
+    let mut world = World::new(3, Sabotage::None);
+    world.with_older_builds(feature_level::FLOATING - 1);
+    world.start_all();
+    world.run_for(Millis(2_000)).unwrap();
+    world.upgrade(1);
+    world.run_for(Millis(2_000)).unwrap();
+    world.join_floating(9, 1);
+    world.run_for(Millis(2_000)).unwrap();
+    assert!((1..=3).all(|id| !world.knows(id, 9)));
+    [2, 3].into_iter().for_each(|id| world.upgrade(id));
+    world.run_for(Millis(5_000)).unwrap();
+    world.join_floating(9, 1);
+    world.run_for(Millis(2_000)).unwrap();
+    assert!((1..=3).all(|id| world.knows(id, 9)));
 }

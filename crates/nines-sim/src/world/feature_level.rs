@@ -85,6 +85,9 @@ fn older_founders(level: u32, bytes: &[u8]) -> Vec<u8> {
 fn older_command(level: u32, bytes: &[u8]) -> Vec<u8> {
     let Ok(mut command) = Command::decode(bytes) else { return bytes.to_vec() };
     match &mut command.kind {
+        Some(Kind::Join(member)) if member.floats && level < feature_level::FLOATING => {
+            member.floats = false;
+        }
         Some(Kind::Apply(_) | Kind::Facts(_) | Kind::Join(_) | Kind::FeatureLevel(_))
             if level > 0 =>
         {

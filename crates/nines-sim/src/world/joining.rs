@@ -47,6 +47,13 @@ impl World {
         self.command(by, command::Kind::Join(member));
     }
 
+    /// The voter of a quorum disk asks the member `by` to let it in. It is never started.
+    pub fn join_floating(&mut self, id: u64, by: u64) {
+        let (name, feature_level) = (self.name(id), feature_level::BUILD);
+        let witness = Member { id, name, feature_level, witness: true, ..Member::default() };
+        self.command(by, command::Kind::Join(Member { floats: true, ..witness }));
+    }
+
     /// What a node's disk has now.
     pub fn copy_of_disk(&self, id: u64) -> Persisted {
         self.machines[&id].disk.get().clone()

@@ -90,11 +90,7 @@ const EXAMPLES: &[(&str, &str)] = &[
     ),
     ("quorumd list", "nines quorumd list\nnines quorumd list -o json"),
     ("quorumd forget", "nines quorumd forget shop"),
-    (
-        "quorum-disk",
-        "nines quorum-disk show /dev/disk/by-id/wwn-0x6001405\nsystemctl enable --now \
-         nines-quorum-disk",
-    ),
+    ("quorum-disk", "nines quorum-disk show /dev/disk/by-id/wwn-0x6001405"),
     (
         "quorum-disk init",
         "nines quorum-disk init /dev/disk/by-id/wwn-0x6001405 10.0.0.2 CODE --at 10.0.0.2 --at \
