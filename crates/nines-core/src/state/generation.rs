@@ -4,10 +4,13 @@
 //! operators have set, and what happened do. Members, holders of VIPs and everything that is
 //! between nodes do not: whoever was one is a stranger to the new generation.
 
-use nines_model::LogIndex;
+use nines_model::{LogIndex, NodeId};
 
 use super::{Admin, Fencing, Members, State, Vips};
-use crate::wire::{LogEvent, Member};
+use crate::{
+    feature_level,
+    wire::{LogEvent, Member},
+};
 
 /// The log of the new generation begins so far behind the state: the entries that its predecessor
 /// has written since are between, so that no event has the id of another one.
@@ -19,7 +22,12 @@ impl State {
         let applied = LogIndex(self.applied.number() + LEAP);
         let (drains, standbys) = (self.admin.drains().clone(), self.admin.standbys().clone());
         let mut begun = Self {
-            members: Members::founded([me]),
+            members: Members::restored(
+                vec![me],
+                Vec::new(),
+                (NodeId::default(), LogIndex::ZERO),
+                feature_level::BUILD,
+            ),
             // Nobody holds anything, and nobody is to leave or to be fenced.
             vips: Vips::restored([].into(), self.vips.failovers().clone()),
             admin: Admin::restored(drains, standbys, [].into(), [].into()),
@@ -34,8 +42,6 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use nines_model::NodeId;
-
     use super::*;
     use crate::{
         snapshot,
