@@ -2,7 +2,7 @@
 
 use nines_core::wire::Persisted;
 use nines_model::Millis;
-use nines_sim::{Sabotage, World};
+use nines_sim::{Sabotage, Scenario, World};
 
 /// A cluster that has done something since the copy of this node's disk was made.
 fn moved_on(seed: u64, id: u64) -> (World, Persisted) {
@@ -63,6 +63,31 @@ fn an_empty_disk_of_a_voter_is_noticed() {
         assert!(!world.serves_everything(), "seed {seed}: one of three votes");
         begins_anew(&mut world, id, seed);
     }
+}
+
+/// Of two voters neither has a majority without the other, until a person says that it is off.
+#[test]
+fn of_two_that_lost_its_log_begins_anew_when_a_person_says_that_it_is_off() {
+    let mut scenario = Scenario::sized(2, 0, 1, 1);
+    scenario.faults.clear();
+    let mut world = World::of(scenario, 1, Sabotage::None);
+    world.start_all();
+    world.run_for(Millis(3_000)).unwrap();
+    // What one of two disks has lost is on no majority of disks.
+    world.ask_no_invariant();
+    world.put_back(1, Persisted::default());
+    world.start(1);
+    world.run_for(Millis(5_000)).unwrap();
+    assert!(world.retired(1).is_some() && !world.serves_everything());
+    world.kill(1);
+    world.run_for(Millis(1_000)).unwrap();
+    world.operator_acts(2, "confirm-off", &["lb1"]);
+    world.run_for(Millis(3_000)).unwrap();
+    assert!(world.holds(2) && world.serves_everything());
+    world.start(1);
+    world.run_for(Millis(10_000)).unwrap();
+    assert!(world.agrees_on(&[1, 2]) && world.serves_everything());
+    assert_eq!(world.retired(1), None);
 }
 
 #[test]

@@ -487,9 +487,8 @@ mod tests {
         let wit =
             "cluster feature level 0, held back by wit (0.1.0): install the newest nines there";
         assert_eq!(held(0, &[(2, BUILD)]).as_deref(), Some(wit));
-        let lb2 = format!(
-            "cluster feature level {BUILD}, not read by lb2 (0.1.0): install the newest nines there"
-        );
+        let lb2 = "not read by lb2 (0.1.0): install the newest nines there";
+        let lb2 = format!("cluster feature level {BUILD}, {lb2}");
         assert_eq!(held(BUILD, &[(2, 0), (3, BUILD)]), Some(lb2));
     }
 }
