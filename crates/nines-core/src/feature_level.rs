@@ -394,7 +394,9 @@ mod tests {
         }
         // What takes them away, and what is about something else, goes by as before.
         assert_eq!(needed(&Kind::ApplySpec(change(&roles, PLAIN))), VALUES);
-        assert!(not_in_force(ROLES, None).contains("knows roles and tokens; `nines status`"));
+        assert!(
+            not_in_force(ROLES, None).contains("a build that knows what it says; `nines status`")
+        );
     }
 
     #[test]

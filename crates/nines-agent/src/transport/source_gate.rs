@@ -212,7 +212,12 @@ mod tests {
         let counted: Vec<_> = gate.dropped.all().collect();
         assert_eq!(
             counted,
-            [("unknown-source", 249_990), ("too-many-new", 0), ("not-authentic", 0)]
+            [
+                ("unknown-source", 249_990),
+                ("too-many-new", 0),
+                ("not-authentic", 0),
+                ("over-budget", 0)
+            ]
         );
     }
 

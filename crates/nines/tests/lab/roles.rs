@@ -167,7 +167,8 @@ fn tokens_open_the_api_of_every_node_until_they_are_revoked() {
     let mut agent = net.agents.remove("lb1").unwrap();
     nines_lab::kill(&mut agent);
     net.start_with("lb1", &["--api", API]);
-    is_done(&ask(&net, &operator, &["status"]));
+    // It has read its log again in a moment.
+    net.until("the token is known again", |n| ask(n, &operator, &["status"]).status.success());
     for _ in 0..12 {
         assert_eq!(ask(&net, "nines_wrong", &["status"]).status.code(), Some(8));
     }
