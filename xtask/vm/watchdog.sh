@@ -5,37 +5,14 @@
 #   xtask/vm/watchdog.sh NINES_BINARY
 set -euo pipefail
 nines=$1
-work=$(mktemp -d /tmp/nines-vm.XXXXXX)
-trap 'rm -rf "$work"' EXIT
-cache=${XDG_CACHE_HOME:-$HOME/.cache}/nines-vm
-mkdir -p "$cache"
+. "$(dirname "$0")/machine.sh"
 
-image=$(apt-cache depends linux-image-amd64 | awk '/Depends: linux-image-6/ {print $2; exit}')
-[ -n "$image" ] || { echo "no linux-image-amd64 in apt's lists: apt-get update" >&2; exit 1; }
 modules="watchdog softdog veth dummy sch_ingress cls_bpf"
-kept=$cache/$image.$(echo "$modules" | cksum | cut -d' ' -f1)
-if [ ! -d "$kept" ]; then
-  (cd "$work" && apt-get download -qq "$image" && dpkg -x linux-image-*.deb tree)
-  mkdir -p "$kept.new/modules"
-  cp "$work"/tree/boot/vmlinuz-* "$kept.new/vmlinuz"
-  for m in $modules; do
-    find "$work/tree" -name "$m.ko*" -exec cp {} "$kept.new/modules/" \;
-  done
-  mv "$kept.new" "$kept"
-fi
+kernel $modules
 
-root=$work/root
-mkdir -p "$root"/{bin,proc,sys,dev,tmp,run/nines,var/lib/nines,etc}
-cp "$(command -v busybox)" "$root/bin/busybox"
-for a in sh mount insmod poweroff cat sleep kill grep mkdir; do ln -s busybox "$root/bin/$a"; done
-put() { # a program with its libraries
-  cp -L "$1" "$root/bin/$2"
-  ldd "$1" | grep -oE '/[^ ]+' | while read -r l; do
-    mkdir -p "$root$(dirname "$l")"; cp -L "$l" "$root$l"; done
-}
+system sleep kill grep mkdir
+mkdir -p "$root"/{run/nines,var/lib/nines,etc}
 put "$nines" nines
-put "$(command -v ip || echo /sbin/ip)" ip
-cp "$kept"/modules/* "$root/"
 cat > "$root/cluster.toml" <<'C'
 [cluster]
 name = "vm"
@@ -81,13 +58,7 @@ sleep 30
 echo "VM-SURVIVED"
 poweroff -f
 I
-chmod +x "$root/init"
-(cd "$root" && find . | cpio -o -H newc --quiet) > "$work/initrd"
-# -no-reboot: a reset ends the machine.
-timeout "${NINES_VM_SECONDS:-900}" qemu-system-x86_64 -accel tcg -smp 2 -cpu max -m 1024 -display none -no-reboot \
-  -kernel "$kept/vmlinuz" -initrd "$work/initrd" -serial stdio \
-  -append "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable no_timer_check nokaslr audit=0 lsm= cryptomgr.notests=1" \
-  </dev/null | stdbuf -oL tr -d '\r' | tee "$work/out"
+boot 900 "" -accel tcg -smp 2
 grep -q '^VM-STILL-HERE' "$work/out" || { echo "a clean stop must leave the machine running" >&2; exit 1; }
 grep -q '^VM-STOPS-THE-AGENT' "$work/out" || { echo "the agent never held its VIP with an armed watchdog" >&2; exit 1; }
 ! grep -q '^VM-SURVIVED' "$work/out" || { echo "a machine whose agent stands still must be reset" >&2; exit 1; }
