@@ -195,6 +195,29 @@ mod tests {
     }
 
     #[test]
+    fn every_bug_still_fits_the_code() {
+        for Bug { name, patch, .. } in bugs(&crate::root().join("xtask/zoo"), &[]).unwrap() {
+            let (mut file, mut old) = (String::new(), String::new());
+            let fits = |file: &str, old: &mut String| {
+                assert!(file.contains(old.as_str()), "{name}: the code has no more\n{old}");
+                old.clear();
+            };
+            for line in patch.lines().skip(1) {
+                if let Some(path) = line.strip_prefix("--- a/") {
+                    fits(&file, &mut old);
+                    file = fs::read_to_string(crate::root().join(path)).unwrap();
+                } else if line.starts_with("@@") {
+                    fits(&file, &mut old);
+                } else if !line.starts_with('+') {
+                    old.push_str(line.get(1..).unwrap_or_default());
+                    old.push('\n');
+                }
+            }
+            fits(&file, &mut old);
+        }
+    }
+
+    #[test]
     fn what_found_a_bug_is_read_from_the_output() {
         let line = "seed 7: x\n{\"violations\":[{\"seed\":7,\"what\":\"at 3 ms: S11: two\"}]}\n";
         let found = seeds(&Ended::Bad(line.into())).unwrap();
