@@ -10,3 +10,4 @@ pub mod remote;
 pub mod states;
 pub mod text;
 pub mod types;
+pub mod verifier;

@@ -7,17 +7,17 @@
 use std::{path::Path, sync::Arc};
 
 use rustls::{
-    ClientConfig, DigitallySignedStruct, Error, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{
-        CryptoProvider, ring::default_provider, verify_tls12_signature, verify_tls13_signature,
-    },
+    ClientConfig, Error,
+    crypto::{CryptoProvider, ring::default_provider},
 };
-use rustls_pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime, pem::PemObject as _};
+use rustls_pki_types::{CertificateDer, ServerName, TrustAnchor, pem::PemObject as _};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use crate::failure::{Failure, Kind, Outcome};
+use crate::{
+    failure::{Failure, Kind, Outcome},
+    verifier::{Shown, Verifier},
+};
 
 /// Port of the API where an address has none.
 pub const PORT: u16 = 9120;
@@ -84,12 +84,13 @@ impl Remote {
         let cert = CertificateDer::from_pem_slice(&pem).map_err(|e| no_ca(&e))?;
         let anchor = webpki::anchor_from_trusted_cert(&cert).map_err(|e| no_ca(&e))?.to_owned();
         let provider = Arc::new(default_provider());
-        let verifier = OfCluster(anchor, Arc::clone(&provider));
+        let judge = move |shown: &Shown<'_>, by: &CryptoProvider| is_of_cluster(&anchor, shown, by);
+        let verifier = Verifier::of(judge, Arc::clone(&provider));
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|e| no_ca(&e))?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_custom_certificate_verifier(verifier)
             .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         let (url, bearer) = (url.to_owned(), bearer.transpose()?);
@@ -105,50 +106,19 @@ impl Remote {
     }
 }
 
-/// Believes whoever has a node's certificate of this authority.
-#[derive(Debug)]
-struct OfCluster(TrustAnchor<'static>, Arc<CryptoProvider>);
-
-impl ServerCertVerifier for OfCluster {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _name: &ServerName<'_>,
-        _ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let bad = |_| Error::General("its certificate is not of this cluster".into());
-        let cert = webpki::EndEntityCert::try_from(end_entity).map_err(bad)?;
-        let (algorithms, usage) =
-            (self.1.signature_verification_algorithms.all, webpki::KeyUsage::server_auth());
-        let anchors = std::slice::from_ref(&self.0);
-        cert.verify_for_usage(algorithms, anchors, intermediates, now, usage, None, None)
-            .map_err(bad)?;
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, cert, dss, &self.1.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &self.1.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.1.signature_verification_algorithms.supported_schemes()
-    }
+/// Whether somebody has a node's certificate of this authority.
+fn is_of_cluster(
+    authority: &TrustAnchor<'_>,
+    shown: &Shown<'_>,
+    provider: &CryptoProvider,
+) -> Result<(), Error> {
+    let bad = |_| Error::General("its certificate is not of this cluster".into());
+    let cert = webpki::EndEntityCert::try_from(shown.cert).map_err(bad)?;
+    let algorithms = provider.signature_verification_algorithms.all;
+    let (anchors, usage) = (std::slice::from_ref(authority), webpki::KeyUsage::server_auth());
+    let verified =
+        cert.verify_for_usage(algorithms, anchors, shown.others, shown.now, usage, None, None);
+    verified.map(drop).map_err(bad)
 }
 
 #[cfg(test)]

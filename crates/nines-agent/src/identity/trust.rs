@@ -6,17 +6,18 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use nines_api::failure::{Failure, Kind, Outcome};
+use nines_api::{
+    failure::{Failure, Kind, Outcome},
+    verifier::{Shown, Verifier},
+};
 use rustls::{
     ClientConfig, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig,
     SignatureScheme,
     client::{
         WebPkiServerVerifier,
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        danger::{HandshakeSignatureValid, ServerCertVerifier as _},
     },
-    crypto::{
-        CryptoProvider, ring::default_provider, verify_tls12_signature, verify_tls13_signature,
-    },
+    crypto::{CryptoProvider, ring::default_provider},
     server::{
         WebPkiClientVerifier,
         danger::{ClientCertVerified, ClientCertVerifier},
@@ -96,14 +97,22 @@ pub fn client(
     own: Generation,
     at: IpAddr,
 ) -> Outcome<Arc<ClientConfig>> {
-    let verifier = WebPkiServerVerifier::builder_with_provider(roots(ca_pem)?, provider());
-    let verifier = verifier.build().map_err(trouble)?;
-    let verifier = Member { verifier, own, at };
+    let library = WebPkiServerVerifier::builder_with_provider(roots(ca_pem)?, provider());
+    let library = library.build().map_err(trouble)?;
+    // Believes what the library believes; a member of another generation is noticed.
+    let judge = move |Shown { cert, others, name, now }: &Shown<'_>, _: &CryptoProvider| {
+        let verified = library.verify_server_cert(cert, others, name, &[], *now);
+        if verified.is_err() {
+            generation::meet(&own, at, others);
+        }
+        verified.map(drop)
+    };
+    let verifier = Verifier::of(judge, provider());
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(trouble)?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_custom_certificate_verifier(verifier)
         .with_client_auth_cert(chain(ca_pem, cert_pem), key(key_pem)?)
         .map_err(trouble)?;
     config.alpn_protocols = vec![SIGNS_REQUESTS.to_vec()];
@@ -167,53 +176,6 @@ impl ClientCertVerifier for AlsoOver {
     }
 }
 
-/// Believes what the library believes; a member of another generation is noticed.
-#[derive(Debug)]
-struct Member {
-    verifier: Arc<WebPkiServerVerifier>,
-    own: Generation,
-    at: IpAddr,
-}
-
-impl ServerCertVerifier for Member {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let verified = self.verifier.verify_server_cert(end_entity, intermediates, name, ocsp, now);
-        if verified.is_err() {
-            generation::meet(&self.own, self.at, intermediates);
-        }
-        verified
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.verifier.verify_tls12_signature(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.verifier.verify_tls13_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.verifier.supported_verify_schemes()
-    }
-}
-
 /// Whether a certificate is over now.
 pub fn is_over(cert: &CertificateDer<'_>) -> bool {
     Validity::of(cert).is_none_or(|validity| validity.is_over(identity::now_s()))
@@ -226,6 +188,13 @@ pub fn names(cert: &CertificateDer<'_>, name: &str) -> bool {
         .is_ok_and(|c| c.verify_is_valid_for_subject_name(&name).is_ok())
 }
 
+/// The first name in a certificate: it is the same in one that was renewed.
+pub fn first_name(cert: &CertificateDer<'_>) -> String {
+    let cert = webpki::EndEntityCert::try_from(cert).ok();
+    let first = cert.as_ref().and_then(|cert| cert.valid_dns_names().next());
+    first.map(str::to_owned).unwrap_or_default()
+}
+
 /// The member's number in a certificate; `None`: it is not a member's.
 pub fn number(cert: &CertificateDer<'_>) -> Option<u64> {
     let cert = webpki::EndEntityCert::try_from(cert).ok()?;
@@ -233,77 +202,40 @@ pub fn number(cert: &CertificateDer<'_>) -> Option<u64> {
     found.next()
 }
 
-/// Believes whoever shows an authority with this fingerprint and a certificate signed by it;
-/// `None`: believes everybody (health checks, which name servers by address).
-#[derive(Debug)]
-struct ByFingerprint(Option<[u8; 10]>, Arc<CryptoProvider>);
-
-impl ServerCertVerifier for ByFingerprint {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _name: &ServerName<'_>,
-        _ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let Some(wanted) = self.0 else { return Ok(ServerCertVerified::assertion()) };
-        let bad = |why: &str| Error::General(why.into());
-        let authority = intermediates
-            .iter()
-            .find(|c| identity::fingerprint(c) == wanted)
-            .ok_or_else(|| bad("the code is of another cluster"))?;
-        let anchor = webpki::anchor_from_trusted_cert(authority)
-            .map_err(|_| bad("the CA certificate is not valid"))?;
-        let cert = webpki::EndEntityCert::try_from(end_entity)
-            .map_err(|_| bad("its certificate cannot be read"))?;
-        cert.verify_for_usage(
-            self.1.signature_verification_algorithms.all,
-            &[anchor],
-            &[],
-            now,
-            webpki::KeyUsage::server_auth(),
-            None,
-            None,
-        )
-        .map_err(|e| match e {
-            webpki::Error::CertExpired { .. } | webpki::Error::CertNotValidYet { .. } => {
-                bad("its certificate is not valid by this machine's clock")
-            }
-            _ => bad("its certificate is not of that cluster"),
-        })?;
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, cert, dss, &self.1.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &self.1.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.1.signature_verification_algorithms.supported_schemes()
-    }
+/// Whether somebody shows an authority with this fingerprint and a certificate signed by it;
+/// `None`: everybody is believed (health checks, which name servers by address).
+fn is_by_fingerprint(
+    wanted: Option<[u8; 10]>,
+    shown: &Shown<'_>,
+    provider: &CryptoProvider,
+) -> Result<(), Error> {
+    let Some(wanted) = wanted else { return Ok(()) };
+    let bad = |why: &str| Error::General(why.into());
+    let authority = shown.others.iter().find(|c| identity::fingerprint(c) == wanted);
+    let authority = authority.ok_or_else(|| bad("the code is of another cluster"))?;
+    let anchor = webpki::anchor_from_trusted_cert(authority)
+        .map_err(|_| bad("the CA certificate is not valid"))?;
+    let cert = webpki::EndEntityCert::try_from(shown.cert)
+        .map_err(|_| bad("its certificate cannot be read"))?;
+    let algorithms = provider.signature_verification_algorithms.all;
+    let (anchors, usage) = ([anchor], webpki::KeyUsage::server_auth());
+    let verified = cert.verify_for_usage(algorithms, &anchors, &[], shown.now, usage, None, None);
+    verified.map(drop).map_err(|e| match e {
+        webpki::Error::CertExpired { .. } | webpki::Error::CertNotValidYet { .. } => {
+            bad("its certificate is not valid by this machine's clock")
+        }
+        _ => bad("its certificate is not of that cluster"),
+    })
 }
 
 fn special(fingerprint: Option<[u8; 10]>) -> ClientConfig {
+    let judge =
+        move |shown: &Shown<'_>, by: &CryptoProvider| is_by_fingerprint(fingerprint, shown, by);
     ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .expect("ring has them all")
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(ByFingerprint(fingerprint, provider())))
+        .with_custom_certificate_verifier(Verifier::of(judge, provider()))
         .with_no_client_auth()
 }
 
