@@ -46,8 +46,8 @@ pub enum Action {
     RestartReady,
     /// Nothing is held any more: stop now.
     StopReady,
-    /// The log of this node is lost, and no one counts on it any more: put it aside, and start anew
-    /// without one, with this to keep.
+    /// This node has lost its log, and the others count on nothing in it: put it aside, and start
+    /// anew without one. The new log keeps by which entry, and up to which term it may have voted.
     BeginAnew(Begun),
     /// A line for the log of this machine.
     Log(String),

@@ -89,12 +89,13 @@ pub fn needed_to_write(level: u32, kind: &Kind, following: &Following) -> u32 {
 
 fn needed_by_text(apply: &Apply, following: &Following) -> u32 {
     let text = apply.text_after(following.revision, &following.text);
-    match text.and_then(|text| following.read(&text).ok()) {
-        Some(spec) if spec.has_self_fencing() => SELF_FENCING,
-        Some(spec) if spec.access.is_some() => ROLES,
-        Some(spec) if spec.has_fencing() => FENCING,
-        _ => 0,
-    }
+    let Some(spec) = text.and_then(|text| following.read(&text).ok()) else { return 0 };
+    let has = [
+        (spec.has_self_fencing(), SELF_FENCING),
+        (spec.access.is_some(), ROLES),
+        (spec.has_fencing(), FENCING),
+    ];
+    has.into_iter().filter(|(has, _)| *has).map(|(_, level)| level).max().unwrap_or(0)
 }
 
 /// Why a command that needs this level cannot be written, and which members keep the cluster below
@@ -102,10 +103,7 @@ fn needed_by_text(apply: &Apply, following: &Following) -> u32 {
 pub fn not_in_force(needed: u32, held_back: Option<String>) -> String {
     let (what, who) = match needed {
         FENCING => ("fencing", ": every member must run a build that knows fencing"),
-        SELF_FENCING => {
-            let who = ": every member must run a build that knows what it says";
-            ("this", who)
-        }
+        level if level > FENCING => ("this", ": every member must run a build that knows it"),
         _ => ("this", ""),
     };
     let members = held_back.or_else(|| {
@@ -394,9 +392,7 @@ mod tests {
         }
         // What takes them away, and what is about something else, goes by as before.
         assert_eq!(needed(&Kind::ApplySpec(change(&roles, PLAIN))), VALUES);
-        assert!(
-            not_in_force(ROLES, None).contains("a build that knows what it says; `nines status`")
-        );
+        assert!(not_in_force(ROLES, None).contains("a build that knows it; `nines status`"));
     }
 
     #[test]

@@ -85,7 +85,9 @@ impl MachineLease {
     /// Whether a device that has just been fed might fire only after the lease has ended: the
     /// process stood still between the question and the feeding.
     pub fn is_fed_too_late(&self, now: Time, timeout: Millis) -> bool {
-        !self.turn(now, timeout).feeds
+        let turn = self.turn(now, timeout);
+        // One that may be switched off by now protects nothing.
+        !turn.feeds && !turn.closes
     }
 }
 
@@ -128,7 +130,8 @@ mod tests {
             (ends(0, None), 0, CLOSES),
         ] {
             assert_eq!(lease.turn(at(now), W), turn, "{lease:?} at {now} ms");
-            assert_eq!(lease.is_fed_too_late(at(now), W), !turn.feeds, "{lease:?} at {now} ms");
+            let late = !turn.feeds && !turn.closes;
+            assert_eq!(lease.is_fed_too_late(at(now), W), late, "{lease:?} at {now} ms");
         }
     }
 

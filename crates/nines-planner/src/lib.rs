@@ -274,10 +274,15 @@ fn give(
     let before = silent.map(|(node, _)| node);
     let meant =
         silent.and_then(|(_, to)| to).filter(|to| refusal(spec, observed, vip, to).is_none());
-    let deaf = |node: &&NodeName| observed.nodes.get(*node).is_some_and(|view| view.deaf);
-    let why = match before {
-        Some(node) if deaf(&node) => Why::HolderUnfit(node.clone(), Unfit::Deaf),
-        Some(node) => Why::HolderSilent(node.clone()),
+    // One that speaks, and cannot renew what it holds.
+    let unfit = |node: &NodeName| match observed.nodes.get(node) {
+        Some(view) if view.deaf => Some(Unfit::Deaf),
+        Some(view) if view.clock_off => Some(Unfit::Clock),
+        _ => None,
+    };
+    let why = match before.map(|node| (node, unfit(node))) {
+        Some((node, Some(unfit))) => Why::HolderUnfit(node.clone(), unfit),
+        Some((node, None)) => Why::HolderSilent(node.clone()),
         None => Why::Unheld,
     };
     Some(match meant.or_else(|| best(spec, observed, load, vip, before)) {

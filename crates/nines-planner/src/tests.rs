@@ -42,9 +42,9 @@ fn node() -> impl Strategy<Value = NodeView> {
     )
         .prop_map(|(alive, outside, ready, standby, [removal, leaving], unable, behind)| {
             NodeView {
-                alive: alive && !(standby && leaving),
+                alive: alive && !(standby && (leaving || outside[3])),
                 deaf: standby && leaving,
-                clock_off: false,
+                clock_off: standby && outside[3],
                 joining: outside[0],
                 no_vote: outside[1],
                 doubt: (outside[2] && outside[3]).then_some(Doubt::Unconfirmed),

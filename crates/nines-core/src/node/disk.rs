@@ -13,7 +13,7 @@ use crate::{action::Action, event::DiskFault};
 impl Node {
     /// A write has failed.
     pub(super) fn disk_failed(&mut self, now: Time, fault: DiskFault, why: String) {
-        // What else keeps it from voting stays: room mends that no more than a restart.
+        // What kept it from voting before stays: neither room nor a restart mends that.
         let first = self.broken().is_none();
         if !first && !self.disk_full {
             return;

@@ -252,11 +252,11 @@ impl Node {
     /// Tells a peer that hears us what the set of our heartbeats contains, until it says that it
     /// knows: in the heartbeat itself where it is little, else in datagrams before it.
     fn tell_set(&mut self, now: Time, to: NodeId, beat: &mut Heartbeat, parts: &mut Vec<SetPart>) {
-        let (held, lease, broken) =
-            (&self.own_vips.held, self.lease(), self.voter.broken().is_some());
+        let (held, lease) = (&self.own_vips.held, self.lease());
         let told = self.own_vips.told.entry(to).or_default();
+        // Heartbeats that name no set renew nothing.
         if held.is_empty()
-            || broken
+            || beat.set_size == 0
             || told.known == Some(held.name())
             || !self.membership.alive(now, to, lease)
         {

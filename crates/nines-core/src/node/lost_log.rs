@@ -24,7 +24,8 @@ impl Node {
     pub(super) fn remember(&mut self, now: Time, from: NodeId, beat: &Heartbeat) {
         // A copy of it may go on with what it never got.
         if self.may_ask(now, from) {
-            self.voter.remember(from, beat.position());
+            let begun = beat.anew.as_ref().map_or(0, |anew| anew.begun);
+            self.voter.remember(from, begun, beat.position());
         }
         // The only voter let every newcomer in itself.
         let newer = self.voter.is_alone() && self.may_be_newer(from);

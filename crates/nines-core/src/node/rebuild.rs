@@ -51,7 +51,7 @@ impl Node {
     }
 
     /// Whether a member takes part without a vote because enough others have one: it has the log
-    /// and may hold VIPs.
+    /// and may hold VIPs. One that holds some goes on while a vote is free that it may get.
     pub fn carries_without_vote(&self, id: NodeId) -> bool {
         let consensus = self.voter.consensus();
         let newest = self.state.members.newest_change();
@@ -60,16 +60,23 @@ impl Node {
             Some(peer) => peer.beat.applied(),
             None => return false,
         };
-        self.has_enough_voters()
+        let name = self.name_of(id);
+        let holds = || self.state.vips.values().any(|held| held.node().as_str() == name);
+        (self.has_enough_voters() || holds())
             && consensus.learners().contains(&id)
             && applied >= newest
             && !self.state.members.anew().contains_key(&id)
     }
 
+    /// Whether what keeps this node from voting is mended otherwise than by another log. One that
+    /// has started on a full disk does not know yet by what it began anew.
+    fn keeps_its_log(&self) -> bool {
+        self.rebuild.unread || self.disk_full || self.applies_no_more() || self.is_split()
+    }
+
     /// Whether this node has lost its log and may begin anew.
     fn has_lost_log(&self) -> bool {
-        let stays = self.rebuild.unread || self.applies_no_more() || self.is_split();
-        self.voter.is_lost() && !stays
+        self.voter.is_lost() && !self.keeps_its_log()
     }
 
     /// Whether a member that votes no more will begin anew by itself, as far as this node knows.
@@ -81,7 +88,13 @@ impl Node {
             said.is_some_and(|anew| anew.lost)
         };
         let level = self.state.members.feature_level() >= LINKS;
-        lost && level && self.is_decided_without(now, id)
+        lost && level && !self.floats(id) && self.is_decided_without(now, id)
+    }
+
+    /// Whether a member runs on one of several hosts. Its log is on a disk that they share, and
+    /// nobody but a person makes that anew.
+    fn floats(&self, id: NodeId) -> bool {
+        self.state.members.get(&id).is_some_and(|member| member.floats)
     }
 
     /// What this node's heartbeats say of members that begin anew.
@@ -95,13 +108,14 @@ impl Node {
         (lost || begun != 0 || !orders.is_empty()).then_some(Anew { lost, begun, orders })
     }
 
-    /// A heartbeat says whose votes have been taken, perhaps this node's. Who says so has applied
-    /// that, so a majority without this node has decided it, and counts on nothing that this node
-    /// has: it begins anew also if its log is whole again, because its newest copy was put back.
+    /// A heartbeat says whose votes have been taken, perhaps this node's. Its sender has applied
+    /// that. The others have committed it without this node, which appends such an entry about
+    /// itself only then, so nothing that is committed rests on this node's log. It begins anew also
+    /// if its log is whole again, because its newest copy was put back.
     pub(super) fn told_to_begin_anew(&mut self, now: Time, beat: &Heartbeat) {
         let me = self.config.id;
-        let stays = self.rebuild.unread || self.applies_no_more() || self.is_split();
-        if self.rebuild.asked || stays || self.voter.is_removed() || self.is_double(now, me) {
+        let stays = self.keeps_its_log() || self.voter.is_removed();
+        if self.rebuild.asked || stays || self.is_double(now, me) {
             return;
         }
         let orders = beat.anew.iter().flat_map(|anew| &anew.orders);
@@ -154,6 +168,7 @@ impl Node {
         let lost = |id: &&NodeId| {
             speaks(id)
                 && !self.is_double(now, **id)
+                && !self.floats(**id)
                 && said(id).is_some_and(|anew| anew.lost)
                 && !members.anew().contains_key(id)
                 && !self.is_to_leave(**id)

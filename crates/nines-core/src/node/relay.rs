@@ -7,9 +7,9 @@
 //!
 //! A frame that was passed on counts as one of its own sender: it names the incarnation of that
 //! one, it renews what it would have renewed, and the deadline of a lease counts from the time of
-//! its own sender's heartbeat. So no lease gets longer on the way. What C says of A is believed as
-//! what C says of its own log is: all members have the key of the cluster, and none of them lies
-//! . Large frames are not passed on.
+//! its own sender's heartbeat. So no lease gets longer on the way. C is believed about A, as it is
+//! about its own log: all members have the key of the cluster, and none of them lies. Large frames
+//! are not passed on.
 //!
 //! Decides: which frames go through whom, and how many this node passes on.
 

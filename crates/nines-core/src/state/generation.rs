@@ -6,7 +6,7 @@
 
 use nines_model::{LogIndex, NodeId};
 
-use super::{Admin, Fencing, Members, State, Vips};
+use super::{Admin, ApiTokens, Fencing, Members, State, Vips};
 use crate::{
     feature_level,
     wire::{LogEvent, Member},
@@ -32,6 +32,8 @@ impl State {
             vips: Vips::restored([].into(), self.vips.failovers().clone()),
             admin: Admin::restored(drains, standbys, [].into(), [].into()),
             fencing: Fencing::default(),
+            // Those that were revoked since would be valid again.
+            tokens: ApiTokens::default(),
             applied,
             ..self.clone()
         };
@@ -46,6 +48,7 @@ mod tests {
     use crate::{
         snapshot,
         state::{Holding, Set},
+        wire::ApiToken,
     };
 
     #[test]
@@ -54,6 +57,7 @@ mod tests {
         let set = |why: &str| Set { reason: why.into(), ..Set::default() };
         let vip = std::net::IpAddr::from([10, 0, 0, 100]);
         let held = Holding::Held { node: "lb1".into(), token: LogIndex(7) };
+        let token = ApiToken { digest: vec![7; 32], role: "viewer".into(), ..ApiToken::default() };
         let before = State {
             revision: 5,
             applied: LogIndex(40),
@@ -70,6 +74,7 @@ mod tests {
                 [(vip, "lb2".into())].into(),
                 [(NodeId(4), set("sold"))].into(),
             ),
+            tokens: ApiTokens::restored([("grafana".into(), token)].into()),
             ..State::default()
         };
         let told = LogEvent { text: "begins".into(), ..LogEvent::default() };
@@ -78,6 +83,7 @@ mod tests {
         assert_eq!((after.members.highest(), after.revision), (NodeId(7), 5));
         assert!(after.vips.get(&vip).is_none() && after.admin.move_requests().is_empty());
         assert!(after.admin.removals().is_empty() && after.admin.standbys().len() == 1);
+        assert!(after.tokens.is_empty(), "whoever has one is not of the new generation");
         assert_eq!(after.applied, LogIndex(1_000_040));
         assert_eq!(after.story.iter().next_back().unwrap().id, "1000040.0");
         let bytes = snapshot::encode(&after);

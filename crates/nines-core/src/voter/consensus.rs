@@ -15,7 +15,7 @@ use raft::{
 
 pub use self::codec::{
     asks_for_vote, asks_to_write, brings_entries, brings_state, changes_voters, gives_vote,
-    may_wait,
+    may_wait, takes_log_of,
 };
 use self::codec::{committed, from_entry, from_message, from_raft_snapshot, to_entry, to_message};
 use self::log::Log;

@@ -26,8 +26,9 @@ use crate::{
 /// What this node knows of others' logs, and whether others know its own.
 #[derive(Debug, Default)]
 pub(super) struct LostLog {
-    /// The furthest that each voter has shown.
-    shown: BTreeMap<NodeId, (u64, LogIndex)>,
+    /// The furthest that each node has shown, of the log that it began by the entry of this index;
+    /// 0: it never began anew.
+    shown: BTreeMap<NodeId, (u64, (u64, LogIndex))>,
     /// Nodes that have answered this incarnation, and remember nothing that is missing here.
     answered: BTreeSet<NodeId>,
     /// A majority has.
@@ -60,10 +61,12 @@ pub fn rebuild(name: &str) -> String {
 impl Voter {
     /// A heartbeat shows a position of its sender's log. Of a node that the consensus does not send
     /// to nothing is remembered: it may begin anew, nobody counts on what it has.
-    pub fn remember(&mut self, from: NodeId, position: (u64, LogIndex)) {
+    /// `begun`: log index of the entry by which it began anew, if it did: of the log before that
+    /// nothing counts.
+    pub fn remember(&mut self, from: NodeId, begun: u64, position: (u64, LogIndex)) {
         if self.consensus.is_member(from) {
             let shown = self.memory.shown.entry(from).or_default();
-            *shown = (*shown).max(position);
+            *shown = (*shown).max((begun, position));
         }
     }
 
@@ -74,7 +77,7 @@ impl Voter {
 
     /// The position that an answer to this node gives back.
     pub fn remembered(&self, id: NodeId) -> (u64, LogIndex) {
-        let shown = self.memory.shown.get(&id).copied().unwrap_or_default();
+        let (_, shown) = self.memory.shown.get(&id).copied().unwrap_or_default();
         let least =
             if self.consensus.is_voter(id) { (1, LogIndex(1)) } else { (0, LogIndex::ZERO) };
         shown.max(least)
@@ -154,11 +157,13 @@ impl Voter {
     }
 
     /// Whether this asks for a vote that a node which began anew must not give: it may have voted
-    /// in that term before, and has forgotten.
+    /// in that term before, and has forgotten; or its log does not reach the entry yet that took
+    /// its vote. From there on a candidate needs that entry to get a vote, and so everything that
+    /// this node had acknowledged before.
     pub(super) fn has_forgotten_vote(&self, message: &RaftMessage) -> bool {
         let Begun { index, term } = self.memory.begun;
-        let votes = self.consensus.is_voter(self.identity.id);
-        index != 0 && consensus::asks_for_vote(message) && (!votes || message.term <= term)
+        let ends_before = self.consensus.last().0 < self.memory.begun.index();
+        index != 0 && consensus::asks_for_vote(message) && (ends_before || message.term <= term)
     }
 
     /// Whether a restart cannot mend what keeps this node from voting.

@@ -117,6 +117,10 @@ impl Voter {
         let (applied, done) = (cx.state.applied, cx.state.applied.max(LogIndex(message.commit)));
         let changes = |entry: &&LogEntry| consensus::changes_voters(entry);
         let until = |at: usize, entry: &LogEntry| {
+            // The others commit it without this node, which throws its log away by it.
+            if !asks && consensus::takes_log_of(entry, self.identity.id) {
+                return cx.now.plus(AGAIN);
+            }
             let before = message.entries[..at].iter().filter(|e| e.index() > applied);
             let unsettled = !asks
                 && (before.clone().any(|e| changes(&e))

@@ -64,6 +64,15 @@ pub fn changes_voters(entry: &LogEntry) -> bool {
     change.is_some_and(|c| !learns(&c) || peek::has_any(&entry.context, TAKES_A_VOTE))
 }
 
+/// Whether an entry takes this node out of the consensus, so that it begins anew without its log.
+pub fn takes_log_of(entry: &LogEntry, id: NodeId) -> bool {
+    let change = (entry.kind != 0).then(|| decode_change(&entry.data)).flatten();
+    let leaves = |c: &ConfChange| {
+        c.node_id == id.number() && c.get_change_type() == ConfChangeType::RemoveNode
+    };
+    change.is_some_and(|c| leaves(&c)) && peek::has_any(&entry.context, &[peek::TAKES_VOTE])
+}
+
 fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
     let mut value = 0u64;
     for (i, byte) in bytes.iter().enumerate().take(10) {
