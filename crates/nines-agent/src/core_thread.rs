@@ -31,7 +31,7 @@ use crate::{
     identity::Peer,
     logger::Logger,
     threads,
-    transport::{datagram::DatagramCipher, source_gate::SourceGate},
+    transport::{datagram::DatagramCipher, kernel_filter::KernelFilter, source_gate::SourceGate},
     watchdog::Lessor,
 };
 
@@ -101,6 +101,7 @@ pub struct CoreThread {
     seals: DatagramCipher,
     peers: BTreeMap<u64, PeerAddresses>,
     sources: SourceGate,
+    filter: KernelFilter,
     membership: LogIndex,
     guard: Option<Box<dyn Guard>>,
     /// Told of each renewal, for the watchdog.
@@ -158,6 +159,7 @@ impl CoreThread {
             seals,
             peers,
             sources,
+            filter: KernelFilter::default(),
             membership: LogIndex::MAX,
             guard,
             lessor,
@@ -289,7 +291,9 @@ impl CoreThread {
                 let to = PeerAddresses::new(&addresses, member.port as u16, member.floats);
                 self.peers.insert(member.id, to);
             }
-            self.sources.set_named(self.peers.values().flat_map(PeerAddresses::all));
+            // One that has left is still told so, and is nobody here.
+            let members = self.peers.iter().filter(|(id, _)| !self.node.has_left(NodeId(**id)));
+            self.sources.set_named(members.flat_map(|(_, peer)| peer.all()));
         }
         // What is left after four rounds is done with the next event: no loop without end.
         for _ in 0..4 {

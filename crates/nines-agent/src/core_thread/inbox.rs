@@ -44,7 +44,7 @@ impl CoreHandle {
     }
 
     /// Hands something in. A task waits while the queue is full, and others run meanwhile.
-    async fn deliver(&self, mut input: Input) {
+    pub async fn deliver(&self, mut input: Input) {
         while let Err(TrySendError::Full(back)) = self.inputs.try_send(input) {
             input = back;
             tokio::time::sleep(FULL).await;

@@ -6,9 +6,14 @@
 use nines_core::Event;
 use nines_dataplane::process::boot_time;
 use nines_model::NodeId;
+use socket2::SockRef;
 
 use super::{CoreThread, addresses::PeerAddresses};
-use crate::transport::{datagram::Opened, source_gate::Reason};
+use crate::transport::{
+    datagram::Opened,
+    kernel_filter::{self, Change},
+    source_gate::Reason,
+};
 
 /// Datagrams that are read from one socket before the next one has its turn.
 const TURN: usize = 32;
@@ -18,6 +23,7 @@ const TURNS: usize = 8;
 impl CoreThread {
     /// Reads what came over all links, one turn after the other; whether something may be left.
     pub(super) fn receive(&mut self) -> bool {
+        self.filter();
         let mut unread: Vec<usize> = (0..self.sockets.len()).collect();
         for _ in 0..TURNS {
             unread.retain(|link| self.receive_turn(*link));
@@ -29,6 +35,38 @@ impl CoreThread {
             }
         }
         true
+    }
+
+    /// Lets the kernel drop most of a flood, as long as there is one.
+    fn filter(&mut self) {
+        let (dropped, seals) = (self.sources.dropped(), &self.seals);
+        let was_on = self.filter.is_on();
+        let Some(change) = self.filter.look(boot_time(), dropped, || seals.known_salts()) else {
+            return;
+        };
+        let program = match change {
+            Change::Attach(salts) => Some(kernel_filter::program(&salts)),
+            Change::Detach => None,
+        };
+        for socket in &self.sockets {
+            let socket = SockRef::from(socket);
+            let done = match &program {
+                Some(program) => socket.attach_filter(program),
+                None => socket.detach_filter(),
+            };
+            if let Err(why) = done {
+                self.log.line(&format!("the kernel does not filter heartbeats: {why}"));
+            }
+        }
+        let is_on = self.filter.is_on();
+        self.sources.set_sample(if is_on { kernel_filter::SAMPLE } else { 1 });
+        if was_on != is_on {
+            self.log.line(if is_on {
+                "a flood of datagrams at the port between nodes: the kernel drops most of them"
+            } else {
+                "the flood of datagrams is over"
+            });
+        }
     }
 
     /// Reads one turn's datagrams of a link; whether there may be more.

@@ -125,6 +125,11 @@ impl DatagramCipher {
         })
     }
 
+    /// Salts of the incarnations that were heard.
+    pub fn known_salts(&self) -> Vec<Salt> {
+        self.sessions.salts().collect()
+    }
+
     /// Sets the time between this node's heartbeats: peers cannot echo a newer challenge than
     /// that of the last heartbeat.
     pub fn set_beat(&mut self, beat: Millis) {

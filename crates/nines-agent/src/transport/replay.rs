@@ -169,6 +169,14 @@ impl Sessions {
         })
     }
 
+    /// Salts of all sessions and candidates.
+    pub fn salts(&self) -> impl Iterator<Item = Salt> {
+        self.peers.values().flat_map(|peer| {
+            let older = peer.older.iter().map(|(session, _)| session);
+            peer.current.iter().chain(older).chain(&peer.candidates).map(|session| session.salt)
+        })
+    }
+
     /// An incarnation goes on with the key of `with`, which has its salt.
     pub fn change_key(&mut self, from: u64, with: Session) {
         let Some(peer) = self.peers.get_mut(&from) else { return };

@@ -81,9 +81,9 @@ impl Reason {
 }
 
 impl Dropped {
-    /// Counts one.
-    pub fn count(&self, reason: Reason) {
-        self.counts[reason as usize].fetch_add(1, Ordering::Relaxed);
+    /// Counts so many.
+    fn count(&self, reason: Reason, number: u64) {
+        self.counts[reason as usize].fetch_add(number, Ordering::Relaxed);
     }
 
     /// Each reason with its count.
@@ -106,6 +106,8 @@ pub struct SourceGate {
     /// Nobody outside knows which addresses share a slot.
     hasher: RandomState,
     dropped: Arc<Dropped>,
+    /// For how many dropped datagrams each one stands that is read and came from nobody known.
+    stands_for: u64,
     /// What [`Self::untold`] has told.
     told: u64,
 }
@@ -120,6 +122,7 @@ impl SourceGate {
             new_keys: HashMap::new(),
             hasher: RandomState::new(),
             dropped,
+            stands_for: 1,
             told: 0,
         }
     }
@@ -170,13 +173,24 @@ impl SourceGate {
 
     /// Datagrams that were dropped since this was last asked.
     pub fn untold(&mut self) -> u64 {
-        let all: u64 = self.dropped.all().map(|(_, count)| count).sum();
+        let all = self.dropped();
         all - std::mem::replace(&mut self.told, all)
     }
 
-    /// Counts a datagram that came to nothing.
+    /// Counts a datagram that came to nothing, for those too that the kernel has dropped.
     pub fn drop(&self, reason: Reason) {
-        self.dropped.count(reason);
+        let sampled = matches!(reason, Reason::Stranger | Reason::NewKeys);
+        self.dropped.count(reason, if sampled { self.stands_for } else { 1 });
+    }
+
+    /// From now on, one of so many datagrams of unknown incarnations is read.
+    pub fn set_sample(&mut self, sample: u32) {
+        self.stands_for = sample.into();
+    }
+
+    /// All datagrams that were dropped since the start.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.all().map(|(_, count)| count).sum()
     }
 }
 
@@ -210,6 +224,9 @@ mod tests {
             assert_eq!(admitted(&mut gate, T, member, 1_000), 1_000, "{member}");
         }
         let counted: Vec<_> = gate.dropped.all().collect();
+        gate.set_sample(64);
+        assert_eq!(admitted(&mut gate, T, "10.0.0.9", 10), 0);
+        assert_eq!(gate.dropped(), 249_990 + 640);
         assert_eq!(
             counted,
             [
