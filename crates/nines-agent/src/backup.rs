@@ -181,22 +181,25 @@ impl Backup {
     }
 }
 
-/// Writes a new file that only its owner can read: whole, or not at all.
+/// Writes a new file that only its owner can read: whole, or not at all, also if the machine stops
+/// meanwhile.
 pub fn write(path: &Path, bytes: &[u8]) -> Outcome<()> {
     let what = || format!("cannot write {}", path.display());
+    let mut half = path.as_os_str().to_owned();
+    half.push(".new");
+    let half = Path::new(&half);
     let mut options = File::options();
-    let mut file = match options.write(true).create_new(true).mode(0o600).open(path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == ErrorKind::AlreadyExists => {
-            return Err(Failure::new(Kind::Unsafe, what(), "the file is there already")
-                .next("choose another name; no backup is overwritten"));
-        }
-        Err(e) => return Err(Failure::new(Kind::Io, what(), e).next("choose another directory")),
-    };
+    let file = options.write(true).create(true).truncate(true).mode(0o600).open(half);
+    let mut file =
+        file.map_err(|e| Failure::new(Kind::Io, what(), e).next("choose another directory"))?;
     let written = file.write_all(bytes).and_then(|()| file.sync_all());
-    written.map_err(|e| {
-        let _ = std::fs::remove_file(path);
-        Failure::new(Kind::Io, what(), e).next("see whether the disk is full")
+    // A link takes no file's place.
+    let done = written.and_then(|()| std::fs::hard_link(half, path));
+    let _ = std::fs::remove_file(half);
+    done.map_err(|e| match e.kind() {
+        ErrorKind::AlreadyExists => Failure::new(Kind::Unsafe, what(), "the file is there already")
+            .next("choose another name; no backup is overwritten"),
+        _ => Failure::new(Kind::Io, what(), e).next("see whether the disk is full"),
     })
 }
 

@@ -9,9 +9,9 @@ use std::{
     fs,
     io::Write as _,
     net::IpAddr,
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -112,12 +112,12 @@ impl Identity {
         if self.has_log(home) {
             return Ok(());
         }
-        // Other keys may have been noted since this was read.
-        let noted = Self { has_log: true, ..home.identity()? };
-        let text = serde_json::to_string_pretty(&noted).expect("plain data");
-        home.write("identity.json", &text)
+        home.change_identity(|identity| identity.has_log = true)
     }
 }
+
+/// One change of an identity at a time: two threads make some.
+static CHANGES: Mutex<()> = Mutex::new(());
 
 /// A state directory.
 #[derive(Clone, Debug)]
@@ -126,6 +126,15 @@ pub struct StateDir(pub PathBuf);
 /// A failure of the disk.
 pub(crate) fn disk(what: impl Into<String>, why: impl std::fmt::Display) -> Failure {
     Failure::new(Kind::Io, what, why).next("see whether the disk is full and the directory yours")
+}
+
+/// Makes a directory that only its owner can look into, and those above it.
+pub(crate) fn make_directory(path: &Path) -> Outcome<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|e| disk(format!("cannot make {}", path.display()), e))
 }
 
 /// The time, in seconds since 1970.
@@ -181,6 +190,15 @@ impl StateDir {
     /// Whether this machine belongs to a cluster.
     pub fn is_member(&self) -> bool {
         self.file("identity.json").exists()
+    }
+
+    /// Changes what the newest identity of this machine says.
+    pub(super) fn change_identity(&self, change: impl FnOnce(&mut Identity)) -> Outcome<()> {
+        let _alone = CHANGES.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut identity = self.identity()?;
+        change(&mut identity);
+        let text = serde_json::to_string_pretty(&identity).expect("plain data");
+        self.write("identity.json", &text)
     }
 
     /// The identity of this machine.

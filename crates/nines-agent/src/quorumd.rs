@@ -2,8 +2,9 @@
 //!
 //! Decides: which clusters it votes for, and when a witness that has ended starts again. Each
 //! folder of its state directory that holds a witness's identity is a cluster. A cluster has its
-//! own threads, port, keys and log, and knows nothing of the others: what goes wrong in one ends
-//! that one alone. quorumd runs no program and touches no kernel table, so it needs no privilege.
+//! own threads, port, keys and log, and knows nothing of the others: what fails in one ends that
+//! one alone. Only a fault of the program ends the process; systemd starts it again. quorumd runs
+//! no program and touches no kernel table, so it needs no privilege.
 
 use std::{
     collections::BTreeMap,
@@ -76,15 +77,18 @@ struct Cluster {
     wait: Duration,
 }
 
-/// The folders of a state directory that hold a witness, by name.
-pub fn folders(state: &Path) -> BTreeMap<String, StateDir> {
-    let all = std::fs::read_dir(state).into_iter().flatten().flatten();
-    let homes = all.filter_map(|entry| {
-        let name = entry.file_name().into_string().ok()?;
+/// The folders of a state directory that hold a witness, by name. An error: they cannot be read.
+pub fn folders(state: &Path) -> std::io::Result<BTreeMap<String, StateDir>> {
+    let mut homes = BTreeMap::new();
+    for entry in std::fs::read_dir(state)? {
+        let entry = entry?;
+        let Ok(name) = entry.file_name().into_string() else { continue };
         let home = StateDir(entry.path());
-        (!name.starts_with('.') && home.is_member()).then_some((name, home))
-    });
-    homes.collect()
+        if !name.starts_with('.') && home.file("identity.json").try_exists()? {
+            homes.insert(name, home);
+        }
+    }
+    Ok(homes)
 }
 
 /// Runs until stopped.
@@ -108,8 +112,13 @@ async fn serve(options: &QuorumdOptions, log: &Logger) -> Outcome<()> {
     let mut term = listen(SignalKind::terminate())?;
     let mut int = listen(SignalKind::interrupt())?;
     let mut hup = listen(SignalKind::hangup())?;
-    let mut clusters =
-        Clusters { of: options.state.clone(), running: BTreeMap::new(), shown, log: log.clone() };
+    let mut clusters = Clusters {
+        of: options.state.clone(),
+        running: BTreeMap::new(),
+        shown,
+        said: String::new(),
+        log: log.clone(),
+    };
     log.line(&format!(
         "nines quorumd {} votes for the clusters in {}",
         env!("CARGO_PKG_VERSION"),
@@ -145,6 +154,8 @@ struct Clusters {
     of: PathBuf,
     running: BTreeMap<String, Cluster>,
     shown: Shown,
+    /// Why the folders could not be read when last tried; empty: they could.
+    said: String,
     log: Logger,
 }
 
@@ -152,7 +163,19 @@ impl Clusters {
     /// Starts the witnesses of new folders, and those that have ended; ends those whose folder is
     /// gone.
     fn look(&mut self) {
-        let folders = folders(&self.of);
+        let folders = match folders(&self.of) {
+            Ok(folders) => folders,
+            Err(e) => {
+                // Whoever votes goes on.
+                let line = format!("{} cannot be read: {e}", self.of.display());
+                if self.said != line {
+                    self.log.line(&line);
+                    self.said = line;
+                }
+                return;
+            }
+        };
+        self.said.clear();
         self.running.retain(|name, cluster| {
             let stays = folders.contains_key(name);
             if !stays {

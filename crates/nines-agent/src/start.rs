@@ -297,6 +297,7 @@ pub fn start_tasks(
         dataplane,
         shown: Arc::clone(&shared.shown),
         unusable: Arc::clone(&unusable),
+        ready: Arc::default(),
     };
     let api = Api { sight: sight.clone(), flows: flows.clone(), access };
     threads::task("api", http::serve(at.api, api.clone(), shares.api));

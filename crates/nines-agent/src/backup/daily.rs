@@ -15,7 +15,7 @@ use nines_core::state::State;
 use super::{Backup, Taken, write};
 use crate::{
     core_thread::CoreHandle,
-    identity::{Credentials, StateDir},
+    identity::{self, Credentials, StateDir},
     logger::Logger,
 };
 
@@ -91,10 +91,7 @@ fn make(directory: &Path, taken: Taken) -> Outcome<()> {
     if newest.is_some_and(|newest| worth(&newest) == worth(&state)) {
         return Ok(());
     }
-    std::fs::create_dir_all(directory).map_err(|e| {
-        let what = format!("cannot make {}", directory.display());
-        nines_api::failure::Failure::new(nines_api::failure::Kind::Io, what, e)
-    })?;
+    identity::make_directory(directory)?;
     write(&path, &taken.backup()?.encoded())?;
     let all = all(directory);
     for old in &all[..all.len().saturating_sub(KEPT)] {

@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use axum::{
@@ -279,13 +279,22 @@ pub fn text(
 
 /// `GET /readyz`: 200 with the verdict while clients are served, 503 with it while they are not.
 pub async fn get_readyz(Shared(sight): Shared<Sight>) -> Answer<Response> {
-    let status = seen(&sight).await?.0.status;
-    let code = match status.verdict {
-        Verdict::Down => StatusCode::SERVICE_UNAVAILABLE,
-        Verdict::Healthy | Verdict::Degraded => StatusCode::OK,
-    };
-    Ok((code, format!("{}\n", one_line(&status))).into_response())
+    // Everybody may ask: one looks, and those who come within a second take that answer.
+    let mut last = sight.ready.lock().await;
+    if last.as_ref().is_none_or(|(at, ..)| at.elapsed() > READY) {
+        let status = seen(&sight).await?.0.status;
+        let code = match status.verdict {
+            Verdict::Down => StatusCode::SERVICE_UNAVAILABLE,
+            Verdict::Healthy | Verdict::Degraded => StatusCode::OK,
+        };
+        *last = Some((Instant::now(), code, format!("{}\n", one_line(&status))));
+    }
+    let (_, code, line) = last.clone().expect("it was just put");
+    Ok((code, line).into_response())
 }
+
+/// An answer of `/readyz` is given for so long.
+const READY: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use axum::http::StatusCode;
 use nines_api::{failure::Outcome, types::Status};
 use nines_core::Node;
 use nines_model::{NodeId, Time, printable::clean};
@@ -38,6 +39,8 @@ pub struct Sight {
     pub shown: Arc<Mutex<OwnStatus>>,
     /// Servers that this holder found not to serve the VIP.
     pub unusable: Arc<Mutex<AllUnusable>>,
+    /// The last answer of `/readyz`, and when it was found.
+    pub ready: Arc<tokio::sync::Mutex<Option<(std::time::Instant, StatusCode, String)>>>,
 }
 
 /// What the local data plane counts and checks.

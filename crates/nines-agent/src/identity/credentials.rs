@@ -168,8 +168,7 @@ impl StateDir {
     /// Keeps credentials; `identity.json` comes last: before it this machine is no member, so a
     /// disk that fills up on the way leaves no half member.
     pub fn keep(&self, credentials: &Credentials) -> Outcome<()> {
-        fs::create_dir_all(&self.0)
-            .map_err(|e| super::disk(format!("cannot make {}", self.0.display()), e))?;
+        super::make_directory(&self.0)?;
         let keys = credentials.keys();
         let _ = fs::remove_file(self.file(RENEWED));
         self.forget_heartbeat_keys();
@@ -192,9 +191,7 @@ impl StateDir {
 
     /// Keeps that key until the answer is there.
     pub fn keep_joining_key(&self, key_pem: &str) -> Outcome<()> {
-        fs::create_dir_all(&self.0).map_err(|e| {
-            super::disk(format!("cannot make {}", self.0.display()), e).next("run as root")
-        })?;
+        super::make_directory(&self.0).map_err(|why| why.next("run as root"))?;
         self.write(JOINING, key_pem)
     }
 

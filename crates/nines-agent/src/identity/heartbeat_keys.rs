@@ -131,9 +131,7 @@ impl Credentials {
         home.write(FILE, &serde_json::to_string(keys).expect("plain data"))?;
         if now.sending != keys.sending {
             // An older build would begin with it. The old one is nowhere then.
-            let identity = Identity { beat_key: keys.sending.clone(), ..home.identity()? };
-            let text = serde_json::to_string_pretty(&identity).expect("plain data");
-            home.write("identity.json", &text)?;
+            home.change_identity(|identity| identity.beat_key.clone_from(&keys.sending))?;
         }
         *now = keys.clone();
         Ok(())

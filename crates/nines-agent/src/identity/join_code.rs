@@ -182,6 +182,11 @@ impl StateDir {
             revoked: false,
         };
         self.with_codes(now, |codes| {
+            if codes.len() >= CODES_MAX
+                && let Some(over) = codes.iter().position(|code| code.over(now).is_some())
+            {
+                codes.remove(over);
+            }
             if codes.len() >= CODES_MAX {
                 let why = format!("there are {CODES_MAX} already");
                 return Err(Failure::new(Kind::Usage, "no join code made", why)
@@ -212,8 +217,13 @@ impl StateDir {
         })
     }
 
-    /// A machine comes with a code, which admits no other from now on; gives the code's name.
-    pub fn claim_code(&self, comer: &Comer<'_>, now: u64) -> Outcome<Result<String, NotAdmitted>> {
+    /// A machine comes with a code, which admits no other from now on; gives the code's name, and
+    /// whether it has used the code up only now.
+    pub fn claim_code(
+        &self,
+        comer: &Comer<'_>,
+        now: u64,
+    ) -> Outcome<Result<(String, bool), NotAdmitted>> {
         let secret = digest(comer.secret);
         self.with_codes(now, |codes| {
             // Digests, so that the time of comparing tells nothing about the secret.
@@ -235,8 +245,9 @@ impl StateDir {
             if !code.node.is_empty() && code.node != comer.name {
                 return Err(NotAdmitted::Named(code.node.clone()));
             }
+            let first = code.used_by.is_empty();
             (code.used_by, code.used_for) = (comer.name.to_owned(), comer.key.to_owned());
-            Ok(code.id.clone())
+            Ok((code.id.clone(), first))
         })
     }
 
@@ -368,13 +379,30 @@ mod tests {
         let used = "the join code was used by lb2; each lets one machine in";
         assert_eq!(told(&home, &first, Admits::Director, "lb4", NOW), used);
         assert_eq!(told(&home, &first, Admits::Director, "lb2", NOW), "", "the answer was lost");
+        let again = Comer { secret: &first, admits: Admits::Director, name: "lb2", key: "lb2" };
+        assert!(!home.claim_code(&again, NOW).unwrap().unwrap().1, "not for the first time");
         // A machine that sends no key cannot show that it is the same.
         let comer = |name| Comer { secret: &first, admits: Admits::Director, name, key: "" };
         assert!(home.claim_code(&comer("lb2"), NOW).unwrap().is_err());
         // One that was not let in has not used it.
         let id = home.codes(NOW).unwrap()[0].id.clone();
         home.give_code_back(&id, NOW).unwrap();
+        let comer = Comer { name: "lb4", key: "lb4", ..again };
+        assert!(home.claim_code(&comer, NOW).unwrap().unwrap().1, "for the first time");
         assert_eq!(told(&home, &first, Admits::Director, "lb4", NOW), "");
+        std::fs::remove_dir_all(&home.0).unwrap();
+    }
+
+    #[test]
+    fn codes_that_are_over_make_room() {
+        let home = home("room");
+        let secrets: Vec<_> = (0..CODES_MAX).map(|_| made(&home, Admits::Director, "")).collect();
+        let full = home.new_code(Admits::Director, "", 3_600, NOW).unwrap_err();
+        assert!(full.why.contains("already"), "{full}");
+        assert_eq!(told(&home, &secrets[3], Admits::Director, "lb2", NOW), "");
+        made(&home, Admits::Director, "");
+        assert_eq!(home.codes(NOW).unwrap().len(), CODES_MAX);
+        assert_eq!(told(&home, &secrets[4], Admits::Director, "lb3", NOW), "", "it still lives");
         std::fs::remove_dir_all(&home.0).unwrap();
     }
 

@@ -72,11 +72,16 @@ impl Voting {
     fn vote(self, end: watch::Receiver<bool>) -> Outcome<()> {
         let to = (self.me, self.claim);
         let unreadable = self.note.is_noted();
-        let before = std::panic::take_hook();
-        let note = self.note.clone();
-        std::panic::set_hook(Box::new(move |_| note.add()));
+        let (before, copier) = (Arc::new(std::panic::take_hook()), std::thread::current().id());
+        let (note, usual) = (self.note.clone(), Arc::clone(&before));
+        std::panic::set_hook(Box::new(move |what| {
+            if std::thread::current().id() == copier {
+                note.add();
+            }
+            usual(what);
+        }));
         let taken = log::take_over(&self.logs, &self.header, self.from, to, unreadable);
-        std::panic::set_hook(before);
+        std::panic::set_hook(Box::new(move |what| before(what)));
         let (store, kept) = taken?;
         let _ = self.tells.send(News::Copied);
         let home = StateDir(self.note.folder.join("voter"));

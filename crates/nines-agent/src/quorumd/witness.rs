@@ -179,22 +179,22 @@ pub fn sit(
     let mut builder = tokio::runtime::Builder::new_current_thread();
     let runtime = builder.enable_all().build().map_err(cannot_start)?;
     // Its tasks end with the runtime.
-    let disk = runtime.block_on(serve(seat, end, show, shares, log))?;
+    let (disk, ordered) = runtime.block_on(serve(seat, end, show, shares, log))?;
     drop(runtime);
     let _ = disk.join();
-    Ok(())
+    ordered
 }
 
+/// Gives the thread of the disk, which ends now, and whether a start anew could be ordered.
 async fn serve(
     seat: Seat,
     mut end: watch::Receiver<bool>,
     show: &dyn Fn(QuorumdCluster),
     shares: Shares,
     log: &Logger,
-) -> Outcome<JoinHandle<()>> {
+) -> Outcome<(JoinHandle<()>, Outcome<()>)> {
     let (home, credentials, path) = (seat.home.clone(), Arc::clone(&seat.credentials), seat.path);
     let who = &credentials.identity;
-    let floats = seat.until.is_some();
     let Started { core, mut orders, port, thread, disk } = start(seat, log)?;
     let joined = threads::spawn("core", move || thread.run())?;
     start_tasks(&home, &credentials, &core, (port, shares, path), log);
@@ -202,22 +202,13 @@ async fn serve(
 
     let mut bulk = Bulk::new(Arc::clone(&credentials), core.clone(), log.clone());
     let mut shows = tokio::time::interval(SHOW);
-    let mut anew = false;
+    let (mut anew, mut ordered) = (false, Ok(()));
     while !*end.borrow_and_update() && !anew {
         tokio::select! {
             _ = end.changed() => {}
             ended = orders.ends.recv() => {
-                match ended {
-                    Some(Some(_)) if floats => {
-                        let node = &who.me.name;
-                        log.line(&format!(
-                            "the log on the disk is lost; nines node remove {node}   on a member, \
-                             then   nines quorum-disk init ... --force"
-                        ));
-                        continue;
-                    }
-                    Some(Some(begun)) => own_log::order_anew(&home, begun)?,
-                    Some(None) | None => {}
+                if let Some(Some(begun)) = ended {
+                    ordered = own_log::order_anew(&home, begun);
                 }
                 anew = true;
             }
@@ -237,7 +228,7 @@ async fn serve(
     }
     core.put(Input::End);
     let _ = joined.join();
-    Ok(disk)
+    Ok((disk, ordered))
 }
 
 /// The parts of a witness that has started.

@@ -5,7 +5,7 @@
 //! `floor.rs` knows. An older copy of the whole directory looks whole from here: other nodes
 //! remember what it lacks.
 
-use std::{fs::File, os::unix::fs::MetadataExt as _, path::Path};
+use std::{fs::File, os::unix::fs::MetadataExt as _, path::Path, sync::Arc};
 
 use nines_api::failure::{Failure, Kind, Outcome};
 use nines_core::wire::{Begun, Persist, Persisted};
@@ -42,7 +42,7 @@ fn begin_anew(home: &StateDir) -> Outcome<()> {
     if let (Some(index), Some(term)) = (numbers.next(), numbers.next()) {
         let begun = Begun { index, term };
         // The library stops the process at some damaged files: what was noted is not opened again.
-        let stops = home.file(NOTE).exists();
+        let stops = if log.exists() { noted(home).is_some() } else { home.file(NOTE).exists() };
         let whole = |path: &Path| {
             if stops { Persisted::default() } else { whatever_can_be_read(path) }
         };
@@ -96,9 +96,13 @@ pub fn open_or_restart(
     identity: &Identity,
     restart: impl Fn() + Send + Sync + 'static,
 ) -> Outcome<(Store, Persisted)> {
-    let before = std::panic::take_hook();
-    let of = home.clone();
+    let (before, opener) = (Arc::new(std::panic::take_hook()), std::thread::current().id());
+    let (of, usual) = (home.clone(), Arc::clone(&before));
     std::panic::set_hook(Box::new(move |what| {
+        // Another thread of this process says nothing of this file.
+        if std::thread::current().id() != opener {
+            return usual(what);
+        }
         let said = what.payload_as_str().unwrap_or("it contradicts itself");
         // Without the note it would stop there for ever.
         if note(&of, said).is_ok() {
@@ -106,7 +110,7 @@ pub fn open_or_restart(
         }
     }));
     let opened = open(home, identity);
-    std::panic::set_hook(before);
+    std::panic::set_hook(Box::new(move |what| before(what)));
     opened
 }
 

@@ -4,7 +4,7 @@
 //! hears of it and acknowledges nothing more. `torn.rs` shows what is left when a write is cut off
 //! at any place; each write has a number, so that `floor.rs` can tell that one is missing.
 
-use std::{fs::File, io, path::Path};
+use std::{fs::File, io, os::unix::fs::OpenOptionsExt as _, path::Path};
 
 use nines_api::failure::{Failure, Kind, Outcome};
 use nines_core::{
@@ -82,7 +82,7 @@ impl Store {
     /// Likewise; a file that can be opened and makes no sense is no failure.
     pub fn look(path: &Path) -> Outcome<Opened> {
         let mut options = File::options();
-        options.read(true).write(true).create(true).truncate(false);
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let file = match options.open(path) {
             Ok(file) => file,
             Err(e) if is_full(&e) => return Ok(Opened::Full(e.to_string())),

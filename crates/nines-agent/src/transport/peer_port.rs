@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
-    sync::watch,
+    sync::{Semaphore, SemaphorePermit, watch},
     time::{Instant, timeout, timeout_at},
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
@@ -65,6 +65,11 @@ const SILENT: Duration = Duration::from_secs(60);
 const SLOW: Duration = Duration::from_secs(10);
 /// An address of a peer that has several is tried for so long.
 const EACH: Duration = Duration::from_millis(500);
+/// Frames larger than what a real server sends that may be on their way in at once: the memory that
+/// those who send slowly can take.
+const LARGE_AT_ONCE: usize = 4;
+/// A large frame is here after so long, at most.
+const LARGE: Duration = Duration::from_secs(60);
 /// Strangers have little to say.
 const STRANGER_MAX: usize = 16 * 1024;
 
@@ -159,15 +164,40 @@ async fn say(to: &mut (impl AsyncWrite + Unpin), kind: u8, bytes: &[u8]) -> bool
 }
 
 async fn get(from: &mut (impl AsyncRead + Unpin), max: usize) -> std::io::Result<(u8, Vec<u8>)> {
+    let (kind, length) = head(from, max).await?;
+    Ok((kind, body(from, length).await?))
+}
+
+/// Kind and length of the next frame.
+async fn head(from: &mut (impl AsyncRead + Unpin), max: usize) -> std::io::Result<(u8, usize)> {
     let mut head = [0; 5];
     from.read_exact(&mut head).await?;
     let length = u32::from_be_bytes([head[0], head[1], head[2], head[3]]) as usize;
     if length > max {
         return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "frame too large"));
     }
+    Ok((head[4], length))
+}
+
+async fn body(from: &mut (impl AsyncRead + Unpin), length: usize) -> std::io::Result<Vec<u8>> {
     let mut bytes = vec![0; length];
     from.read_exact(&mut bytes).await?;
-    Ok((head[4], bytes))
+    Ok(bytes)
+}
+
+/// A frame of a visitor. A large one keeps its place until it has been taken.
+async fn visitors_frame<'a>(
+    from: &mut (impl AsyncRead + Unpin),
+    max: usize,
+    large: &'a Semaphore,
+) -> std::io::Result<(u8, Vec<u8>, Option<SemaphorePermit<'a>>)> {
+    let (kind, length) = head(from, max).await?;
+    if length <= SERVER_MAX {
+        return Ok((kind, body(from, length).await?, None));
+    }
+    let place = large.acquire().await.map_err(std::io::Error::other)?;
+    let bytes = timeout(LARGE, body(from, length)).await??;
+    Ok((kind, bytes, Some(place)))
 }
 
 /// Makes the answer to a member that asks what this node counts.
@@ -185,6 +215,8 @@ pub struct PeerPort {
     counters: CountersAnswer,
     secrets: Secrets,
     members: watch::Receiver<Arc<removed::Known>>,
+    /// Places of large frames on their way in.
+    large: Semaphore,
 }
 
 impl PeerPort {
@@ -199,7 +231,8 @@ impl PeerPort {
         let door = Door { core: core.clone(), home, credentials, guesses: Guesses::default(), log };
         let desk = Desk { core: core.clone(), revision, config: tokio::sync::Mutex::default() };
         let members = removed::watch(core.clone());
-        Self { core, door, desk, flows, counters, secrets, members }
+        let large = Semaphore::new(LARGE_AT_ONCE);
+        Self { core, door, desk, flows, counters, secrets, members, large }
     }
 }
 
@@ -236,14 +269,16 @@ async fn converse(visit: Visit, port: Arc<PeerPort>, speaks: &watch::Sender<u64>
     };
     // One whose certificate is over may ask for a new one, and for nothing else.
     let over = cert.as_ref().is_some_and(|c| trust::is_over(c));
-    while let Ok(Ok((what, bytes))) = timeout_at(until, get(&mut stream, max(from))).await {
+    loop {
+        let frame = visitors_frame(&mut stream, max(from), &port.large);
+        let Ok(Ok((what, bytes, _place))) = timeout_at(until, frame).await else { return };
         let done = match what {
             kind::HELLO => {
                 from = speaker(&port.core, &bytes, cert.as_ref()).await;
                 let _ = speaks.send(from);
                 from != 0
             }
-            kind::RENEW => {
+            kind::RENEW if cert.is_some() => {
                 let (what, bytes) = renewal::answer(&port.door, &bytes, from, cert.as_ref()).await;
                 say(&mut stream, what, &bytes).await
             }

@@ -173,14 +173,15 @@ impl Secrets {
 
     /// These keys count from now on, here.
     async fn put(&self, keys: &HeartbeatKeys) -> Outcome<()> {
-        let bytes = keys.bytes()?;
         let (credentials, home, keys) =
             (Arc::clone(&self.credentials), self.home.clone(), keys.clone());
         let write = move || credentials.put_heartbeat_keys(&home, &keys);
         tokio::task::spawn_blocking(write)
             .await
             .map_err(|_| not_rotated("the agent is stopping"))??;
-        self.core.put(Input::Keys(bytes));
+        // What is in force: others may have been put meanwhile.
+        let bytes = self.credentials.heartbeat_keys().bytes()?;
+        self.core.deliver(Input::Keys(bytes)).await;
         Ok(())
     }
 
@@ -317,15 +318,33 @@ impl Secrets {
 
     /// What each member says of its keys.
     pub async fn told(&self) -> Outcome<Vec<Told>> {
-        let mut all = Vec::new();
-        for (id, member) in self.seen().await?.members {
-            let asked = self.ask(id, None).await;
+        let members = self.seen().await?.members;
+        let mut asked = self.ask_all(members.keys().copied()).await;
+        let one = |(id, member): (NodeId, Member)| {
+            let asked = asked.remove(&id).unwrap_or_else(|| Err("no answer".into()));
             let (key, rotating) =
                 asked.as_ref().map(|keys| (keys.name(), keys.is_rotating())).unwrap_or_default();
             let why = asked.err().unwrap_or_default();
-            all.push(Told { member: member.name, key, rotating, why });
+            Told { member: member.name, key, rotating, why }
+        };
+        Ok(members.into_iter().map(one).collect())
+    }
+
+    /// Asks many members at once for their keys: those that are off keep nobody waiting.
+    async fn ask_all(
+        &self,
+        ids: impl Iterator<Item = NodeId>,
+    ) -> BTreeMap<NodeId, Result<HeartbeatKeys, String>> {
+        let mut asks = tokio::task::JoinSet::new();
+        for id in ids {
+            let own = self.clone();
+            asks.spawn(async move { (id, own.ask(id, None).await) });
         }
-        Ok(all)
+        let mut answers = BTreeMap::new();
+        while let Some(answer) = asks.join_next().await {
+            answers.extend(answer);
+        }
+        answers
     }
 
     /// Gets keys that were rotated while this node was off or alone: from members that it does not
@@ -342,8 +361,14 @@ impl Secrets {
                 ask = self.credentials.identity.peers.iter().map(|p| NodeId(p.id)).collect();
             }
             ask.retain(|id| id.number() != self.credentials.identity.me.id);
+            let mut asks = tokio::task::JoinSet::new();
             for id in ask {
-                let Ok(keys) = self.ask(id, None).await else { continue };
+                let own = self.clone();
+                asks.spawn(async move { own.ask(id, None).await });
+            }
+            // The first that knows of another key is believed, whoever else is waited for.
+            while let Some(answer) = asks.join_next().await {
+                let Ok(Ok(keys)) = answer else { continue };
                 if keys.version > self.credentials.heartbeat_keys().version {
                     match self.put(&keys).await {
                         Ok(()) => self.log.line("the heartbeat key was rotated meanwhile"),

@@ -66,8 +66,8 @@ pub(super) async fn admit(
     if door.credentials.keys().ca_key.is_empty() {
         return Err(refuse(&admits_nobody(door).await));
     }
-    let code = match claim(door, &request).await? {
-        Ok(code) => code,
+    let (code, first) = match claim(door, &request).await? {
+        Ok(claimed) => claimed,
         Err(why) => {
             if why == NotAdmitted::Unknown {
                 door.guesses.wrong(origin, Instant::now());
@@ -77,7 +77,8 @@ pub(super) async fn admit(
         }
     };
     let admitted = admit_by_code(door, &request).await;
-    if admitted.is_err() {
+    // Who had used it up before may have been let in then.
+    if admitted.is_err() && first {
         let home = door.home.clone();
         let back = move || home.give_code_back(&code, now_s());
         if let Ok(Err(why)) = tokio::task::spawn_blocking(back).await {
@@ -103,7 +104,7 @@ async fn admits_nobody(door: &Door) -> String {
 }
 
 /// Takes the code of a machine, off the thread of the other tasks: it is written to disk.
-async fn claim(door: &Door, request: &JoinRequest) -> Outcome<Result<String, NotAdmitted>> {
+async fn claim(door: &Door, request: &JoinRequest) -> Outcome<Result<(String, bool), NotAdmitted>> {
     let (home, request) = (door.home.clone(), request.clone());
     let key = match request.request.as_str() {
         "" => String::new(),

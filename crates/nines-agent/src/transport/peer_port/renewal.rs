@@ -70,6 +70,9 @@ async fn sign(
     cert: Option<&CertificateDer<'_>>,
 ) -> Outcome<String> {
     let refuse = |why: &str| Failure::new(Kind::Denied, "refused", why);
+    if cert.and_then(|cert| Validity::of(cert)).is_some_and(|validity| !validity.is_due(now_s())) {
+        return Err(refuse("its certificate is not due for renewal"));
+    }
     let Renew { name, request } =
         serde_json::from_slice(bytes).map_err(|_| refuse("the request cannot be read"))?;
     let subject = if from == 0 {

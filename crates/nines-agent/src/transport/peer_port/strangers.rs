@@ -20,6 +20,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use crate::{
     connection_limits::{Gate, origin},
     descriptors::Shares,
+    identity::trust,
 };
 
 /// How long a stranger has.
@@ -100,8 +101,7 @@ pub async fn keep<F: Future<Output = ()> + Send + 'static>(
                 stranger.unless_shed(talk(visit)).await;
                 return;
             };
-            let digest = ring::digest::digest(&ring::digest::SHA256, &cert);
-            let line = members.enter(digest.as_ref().to_vec());
+            let line = members.enter(trust::first_name(&cert));
             drop(stranger);
             let visit = Visit { stream, cert: Some(cert), from: origin(from), until };
             line.unless_shed(talk(visit)).await;
