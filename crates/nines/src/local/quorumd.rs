@@ -1,9 +1,11 @@
 //! `nines quorumd run`, `join`, `list`, `forget`
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io::ErrorKind,
     net::IpAddr,
-    os::unix::fs::{MetadataExt as _, chown},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, chown},
     path::{Path, PathBuf},
 };
 
@@ -15,6 +17,7 @@ use nines_api::{
     states::NodeState,
     types::{Quorumd, QuorumdCluster},
 };
+use nines_model::{names, printable::clean};
 
 use super::{
     init,
@@ -113,7 +116,12 @@ fn join(context: &Context, state: &Path, args: &JoinArgs) -> Outcome<()> {
         (own, [_, ..]) => own.to_vec(),
         (own, []) => init::addresses(own)?,
     };
-    let taken: BTreeSet<u16> = quorumd_folders(state)
+    make_state(state)?;
+    let _alone = lock(state)?;
+    if let Some(name) = &args.folder {
+        is_folder(state, name)?;
+    }
+    let taken: BTreeSet<u16> = folders(state)?
         .values()
         .filter_map(|home| home.identity().ok())
         .map(|who| who.me.port)
@@ -124,7 +132,6 @@ fn join(context: &Context, state: &Path, args: &JoinArgs) -> Outcome<()> {
         Failure::new(Kind::Usage, what, "each cluster has a port of its own")
             .next("leave --port out: the first free one is taken")
     })?;
-    make_state(state)?;
     // Until it is whole it is nobody's, and has no name that quorumd takes for a cluster's.
     // If the answer is lost, the key of this attempt stays in it for the next one.
     let half = StateDir(state.join(format!(".joining-{port}")));
@@ -140,7 +147,10 @@ fn join(context: &Context, state: &Path, args: &JoinArgs) -> Outcome<()> {
     let joined =
         given_code(&args.code).and_then(|code| enter(&half, &args.address, &code, &wanted));
     let named = joined.and_then(|who| {
-        let folder = free_name(state, args.folder.as_deref(), &who.cluster)?;
+        let folder = match &args.folder {
+            Some(name) => name.clone(),
+            None => free_name(state, &who.cluster)?,
+        };
         give_to_owner_of(state, &half.0)?;
         let to = state.join(&folder);
         std::fs::rename(&half.0, &to).map_err(|e| cannot("rename", &half.0, e))?;
@@ -175,25 +185,50 @@ fn make_state(state: &Path) -> Outcome<()> {
     std::fs::create_dir_all(state).map_err(|e| cannot("make", state, e))
 }
 
-/// A name for the folder that no other cluster has.
-fn free_name(state: &Path, given: Option<&str>, cluster: &str) -> Outcome<String> {
-    let is_free = |name: &str| !state.join(name).exists();
-    match given {
-        Some(name) if name.starts_with('.') || name.contains('/') || name.is_empty() => {
-            Err(Failure::new(Kind::Usage, format!("\"{name}\" is no name for a folder"), ""))
-        }
-        Some(name) if is_free(name) => Ok(name.to_owned()),
-        Some(name) => {
-            let what = format!("there is a folder {name} in {} already", state.display());
-            Err(Failure::new(Kind::Usage, what, "").next("choose another --folder"))
-        }
-        // Clusters of different owners may have the same name.
-        None => {
-            let more = (2..).map(|n| format!("{cluster}-{n}"));
-            let mut names = std::iter::once(cluster.to_owned()).chain(more);
-            Ok(names.find(|name| is_free(name)).expect("there is no end of numbers"))
-        }
+/// One join at a time: two would choose the same port.
+fn lock(state: &Path) -> Outcome<File> {
+    let path = state.join(".lock");
+    let file = File::options().create(true).append(true).mode(0o600).open(&path);
+    let file = file.map_err(|e| cannot("open", &path, e))?;
+    file.lock().map_err(|e| cannot("lock", &path, e))?;
+    Ok(file)
+}
+
+/// The folders of the clusters that it votes for; none before the first.
+fn folders(state: &Path) -> Outcome<BTreeMap<String, StateDir>> {
+    match quorumd_folders(state) {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(BTreeMap::new()),
+        found => found.map_err(|e| cannot("read", state, e)),
     }
+}
+
+/// Whether the folder of another cluster can have this name.
+fn is_folder(state: &Path, name: &str) -> Outcome<()> {
+    let refused = |what, why| {
+        Err(Failure::new(Kind::Usage, what, why).next("choose another --folder, or leave it out"))
+    };
+    if !names::is_name(name) {
+        let why = "letters, digits, dots, dashes and underscores, a letter or digit first";
+        return refused(format!("\"{}\" is no name for a folder", clean(name)), why);
+    }
+    if state.join(name).exists() {
+        let what = format!("there is a folder {name} in {} already", state.display());
+        return refused(what, "each cluster has a folder of its own");
+    }
+    Ok(())
+}
+
+/// A name for the folder that no other cluster has: clusters of different owners may have the same
+/// name. The other machine says what its cluster's name is.
+fn free_name(state: &Path, cluster: &str) -> Outcome<String> {
+    if !names::is_name(cluster) {
+        let what = format!("\"{}\" is no name of a cluster", clean(cluster));
+        return Err(Failure::new(Kind::Denied, what, "nothing was kept")
+            .next("see whether the address is that of a member"));
+    }
+    let more = (2..).map(|n| format!("{cluster}-{n}"));
+    let mut names = std::iter::once(cluster.to_owned()).chain(more);
+    Ok(names.find(|name| !state.join(name).exists()).expect("there is no end of numbers"))
 }
 
 /// quorumd runs as a user of its own, to whom its state directory belongs.
@@ -267,7 +302,7 @@ fn table(clusters: &[QuorumdCluster]) -> String {
 }
 
 fn forget(context: &Context, state: &Path, socket: &Path, args: &ForgetArgs) -> Outcome<()> {
-    let folders = quorumd_folders(state);
+    let folders = folders(state)?;
     let Some(home) = folders.get(&args.folder) else {
         let names: Vec<&str> = folders.keys().map(String::as_str).collect();
         let there = if names.is_empty() { "none".into() } else { names.join(", ") };
@@ -343,11 +378,13 @@ mod tests {
     fn two_clusters_of_one_name_get_two_folders() {
         let state = std::env::temp_dir().join(format!("nines-quorumd-{}", std::process::id()));
         std::fs::create_dir_all(state.join("shop")).unwrap();
-        assert_eq!(free_name(&state, None, "shop").unwrap(), "shop-2");
-        assert_eq!(free_name(&state, None, "bank").unwrap(), "bank");
-        assert!(free_name(&state, Some("shop"), "bank").is_err());
-        assert!(free_name(&state, Some("../x"), "bank").is_err());
-        assert!(free_name(&state, Some(".x"), "bank").is_err());
+        assert_eq!(free_name(&state, "shop").unwrap(), "shop-2");
+        assert_eq!(free_name(&state, "bank").unwrap(), "bank");
+        assert!(free_name(&state, "../etc").is_err());
+        is_folder(&state, "bank").unwrap();
+        for bad in ["shop", "../x", ".x"] {
+            assert!(is_folder(&state, bad).is_err(), "{bad}");
+        }
         std::fs::remove_dir_all(&state).unwrap();
     }
 }
