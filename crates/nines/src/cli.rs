@@ -215,24 +215,28 @@ fn wants_json(words: &[String]) -> bool {
 
 fn not_elsewhere() -> Failure {
     Failure::new(Kind::Usage, "not done", "this command works on the machine where it runs")
-        .next("leave --server out, or run it over there")
+        .next("leave --server out and NINES_SERVER unset, or run it over there")
 }
 
 impl Commands {
     /// Whether it does not ask an agent, but works on this machine itself.
     fn is_of_this_machine(&self) -> bool {
-        matches!(
-            self,
+        match self {
+            Self::Backup(args) => args.is_of_this_machine(),
             Self::Init(_)
-                | Self::Code(_)
-                | Self::Join(_)
-                | Self::Server(_)
-                | Self::Doctor
-                | Self::Agent(_)
-                | Self::Ipvsadm { .. }
-                | Self::Demo(_)
-                | Self::DemoPart(_)
-        )
+            | Self::Code(_)
+            | Self::Join(_)
+            | Self::Quorumd(_)
+            | Self::QuorumDisk(_)
+            | Self::Server(_)
+            | Self::Doctor
+            | Self::Agent(_)
+            | Self::Guard
+            | Self::Ipvsadm { .. }
+            | Self::Demo(_)
+            | Self::DemoPart(_) => true,
+            _ => false,
+        }
     }
 }
 

@@ -91,7 +91,7 @@ fn table(tokens: &[TokenStatus]) -> String {
         vec![["TOKEN", "ROLE", "VALID UNTIL", "MADE BY", "AT"].map(str::to_owned).to_vec()];
     rows.extend(tokens.iter().map(|token| {
         let until = match (token.until_ms, token.expired) {
-            (0, _) => "revoked".to_owned(),
+            (0, _) => "no end".to_owned(),
             (at, false) => rfc3339(at),
             (at, true) => format!("{} (expired)", rfc3339(at)),
         };
@@ -121,7 +121,7 @@ mod tests {
         assert_eq!(
             text,
             "TOKEN  ROLE    VALID UNTIL                         MADE BY    AT\n\
-             ci     viewer  revoked                             alice@lb1  1970-01-01T00:00:01.000Z\n\
+             ci     viewer  no end                              alice@lb1  1970-01-01T00:00:01.000Z\n\
              old    viewer  1970-01-01T00:00:02.000Z (expired)  alice@lb1  1970-01-01T00:00:01.000Z\n"
         );
     }

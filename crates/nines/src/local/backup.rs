@@ -64,6 +64,13 @@ struct RestoreArgs {
     port: Option<u16>,
 }
 
+impl BackupArgs {
+    /// Whether it does not ask an agent, but works on files of this machine.
+    pub fn is_of_this_machine(&self) -> bool {
+        !matches!(self.what, What::Save { .. })
+    }
+}
+
 /// Runs it.
 pub fn run(context: &Context, args: &BackupArgs) -> Outcome<u8> {
     match &args.what {
