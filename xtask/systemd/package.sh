@@ -91,6 +91,10 @@ want "quorumd after a restart" "2 of 2" nines quorumd list
 inside nines node remove q --reason test >/dev/null || die "removal of quorumd's witness"
 want "quorumd" "removed" nines quorumd list
 inside nines quorumd forget shop >/dev/null || die "quorumd forget"
+inside dpkg --remove nines-quorumd >/dev/null 2>&1 || die "removal of the package of quorumd"
+inside systemctl --quiet is-active nines-quorumd && die "quorumd runs after its removal"
+inside dpkg --install --force-depends-version /mnt/quorumd.deb >/dev/null 2>&1 || die "second dpkg --install of quorumd"
+inside systemctl --quiet is-active nines-quorumd || die "quorumd does not run when it is installed again"
 inside dpkg --purge nines-quorumd >/dev/null 2>&1 || die "purge of quorumd"
 inside test -e /var/lib/nines-quorumd && die "purge leaves quorumd's state"
 echo "package of quorumd: install, join, restart, removal and purge hold; exposure $quorumd"
