@@ -89,6 +89,7 @@ fn a_node_whose_disk_was_full_goes_on_by_itself() {
     assert!(net.log(other).contains("the disk has room again"));
     // And one that starts while it is full.
     nines_lab::kill(&mut net.agents.remove(other).unwrap());
+    net.until("it is silent", |n| node(&n.status("wit1"), other)["state"] == "silent");
     disk.fill();
     net.start(other);
     net.until("it says so, or could open its log", |n| {

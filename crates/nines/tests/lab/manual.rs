@@ -128,10 +128,12 @@ fn every_config_of_the_manual_is_valid() {
     std::fs::remove_file(path).unwrap();
 }
 
-/// What stands in for systemd: it starts and stops this host's agent.
+/// What stands in for systemd: it starts and stops this host's agent, and has no other unit.
 const SYSTEMCTL: &str = r#"#!/bin/sh
 verb=; now=
-for word; do case $word in --now) now=1 ;; --*|nines) ;; *) verb=$word ;; esac; done
+for word; do
+  case $word in --now) now=1 ;; --*|nines) ;; nines-*) exit 0 ;; *) verb=$word ;; esac
+done
 pid=/run/nines.pid
 start() {
   [ -e /var/lib/nines/identity.json ] || { echo "the unit's condition is not met" >&2; exit 1; }

@@ -188,7 +188,9 @@ fn a_host_that_stood_still_speaks_for_the_disk_no_more() {
     });
     net.until("all hear each other", |n| n.status(second)["votes"] == 3);
     assert_eq!(net.holder(second), second);
-    assert_eq!(owner_seen_by(&net, second), Some(second), "{before}");
+    for host in [first, second] {
+        assert_eq!(owner_seen_by(&net, host), Some(second), "as {host} reads it; before: {before}");
+    }
     // Two that speak as one node would be told.
     let events = net.ok(second, &["events", "-o", "json"]);
     assert!(!events.contains("two agents run as"), "{events}");
