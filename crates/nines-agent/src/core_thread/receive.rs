@@ -81,7 +81,7 @@ impl CoreThread {
                 continue;
             }
             if self.guest.as_mut().is_some_and(|guest| !guest.may_open(now)) {
-                self.sources.drop(Reason::OverBudget);
+                self.sources.drop(Reason::OverBudget, true);
                 continue;
             }
             let sources = &mut self.sources;
@@ -101,8 +101,11 @@ impl CoreThread {
                         self.send(NodeId(from), &[]);
                     }
                 }
-                Opened::NotTried => self.sources.drop(Reason::NewKeys),
-                Opened::Nothing => self.sources.drop(Reason::NotAuthentic),
+                Opened::NotTried => self.sources.drop(Reason::NewKeys, false),
+                Opened::Nothing => {
+                    let known = self.seals.knows(&buffer[..length]);
+                    self.sources.drop(Reason::NotAuthentic, known);
+                }
             }
         }
         true

@@ -125,6 +125,12 @@ impl DatagramCipher {
         })
     }
 
+    /// Whether a datagram says that it is of an incarnation that was heard.
+    pub fn knows(&self, datagram: &[u8]) -> bool {
+        let salt = datagram.get(6..22).and_then(|salt| salt.try_into().ok());
+        salt.is_some_and(|salt: Salt| self.sessions.salts().any(|known| known == salt))
+    }
+
     /// Salts of the incarnations that were heard.
     pub fn known_salts(&self) -> Vec<Salt> {
         self.sessions.salts().collect()
@@ -286,6 +292,7 @@ mod tests {
         }
         assert_eq!(b.opened(T, &sealed), Opened::Frame(1, b"beat".to_vec()));
         assert_eq!(b.opened(T, &sealed), Opened::Nothing, "replayed");
+        assert!(b.knows(&sealed) && !a.knows(&sealed) && !b.knows(&sealed[..20]));
     }
 
     #[test]

@@ -145,7 +145,7 @@ impl SourceGate {
         let slot = self.hasher.hash_one(origin(from)) as usize % SLOTS;
         let admitted = self.strangers[slot].take(now, STRANGER);
         if !admitted {
-            self.drop(Reason::Stranger);
+            self.drop(Reason::Stranger, false);
         }
         admitted
     }
@@ -177,10 +177,10 @@ impl SourceGate {
         all - std::mem::replace(&mut self.told, all)
     }
 
-    /// Counts a datagram that came to nothing, for those too that the kernel has dropped.
-    pub fn drop(&self, reason: Reason) {
-        let sampled = matches!(reason, Reason::Stranger | Reason::NewKeys);
-        self.dropped.count(reason, if sampled { self.stands_for } else { 1 });
+    /// Counts a datagram that came to nothing. One of an incarnation that is not `known` stands for
+    /// those too that the kernel has dropped.
+    pub fn drop(&self, reason: Reason, known: bool) {
+        self.dropped.count(reason, if known { 1 } else { self.stands_for });
     }
 
     /// From now on, one of so many datagrams of unknown incarnations is read.

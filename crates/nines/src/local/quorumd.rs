@@ -5,7 +5,7 @@ use std::{
     fs::File,
     io::ErrorKind,
     net::IpAddr,
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, chown},
+    os::unix::fs::{MetadataExt as _, chown},
     path::{Path, PathBuf},
 };
 
@@ -187,11 +187,9 @@ fn make_state(state: &Path) -> Outcome<()> {
 
 /// One join at a time: two would choose the same port.
 fn lock(state: &Path) -> Outcome<File> {
-    let path = state.join(".lock");
-    let file = File::options().create(true).append(true).mode(0o600).open(&path);
-    let file = file.map_err(|e| cannot("open", &path, e))?;
-    file.lock().map_err(|e| cannot("lock", &path, e))?;
-    Ok(file)
+    let folder = File::open(state).map_err(|e| cannot("open", state, e))?;
+    folder.lock().map_err(|e| cannot("lock", state, e))?;
+    Ok(folder)
 }
 
 /// The folders of the clusters that it votes for; none before the first.
