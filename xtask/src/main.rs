@@ -4,6 +4,7 @@ use std::{os::unix::process::CommandExt as _, path::PathBuf, process::Command};
 
 mod bench;
 mod bpf;
+mod faults;
 mod package;
 mod scenarios;
 mod tidy;
@@ -108,13 +109,15 @@ fn main() {
         ["package", ref options @ ..] => package(options),
         ["zoo", ref words @ ..] => zoo::zoo(&root(), words),
         // What is measured is what people run.
-        ["bench", ..] if std::env::var_os(RELEASE).is_none() => Err(as_release(&words)),
+        ["bench" | "faults", ..] if std::env::var_os(RELEASE).is_none() => Err(as_release(&words)),
+        ["faults", ref options @ ..] => faults::run(&release().join("nines"), options),
         ["bench", "http", ..] => bench::http::http(words.contains(&"json")),
         ["bench", "dataplane", ..] => bench::dataplane::dataplane(&words),
         ["bench", "tables", ..] => bench::tables::tables(words.contains(&"json")),
         _ => Err(
             "usage: cargo xtask bpf [--out FILE] | tidy | bench http|dataplane|tables [-o json]\n\
              \x20      cargo xtask scenarios [-o json | --write]\n\
+             \x20      cargo xtask faults [--rounds N] [--busy N] [-o json]\n\
              \x20      cargo xtask package [--binary FILE] [--out DIR] [--version VERSION]\n\
              \x20      cargo xtask torn-writes [--trials N] [--seed N]\n\
              \x20      cargo xtask zoo [-o json] [NAME...]"

@@ -65,7 +65,7 @@ enum Part {
 }
 
 /// The built-in scripts, in the order of "all".
-const SCRIPTS: [Fault; 9] = [
+const SCRIPTS: [Fault; 11] = [
     Fault::KillActive,
     Fault::FreezeActive,
     Fault::CutActive,
@@ -73,6 +73,8 @@ const SCRIPTS: [Fault; 9] = [
     Fault::KillServer,
     Fault::DrainServer,
     Fault::Split,
+    Fault::MuteActive,
+    Fault::DeafActive,
     Fault::KillWitness,
     Fault::RestartAgent,
 ];

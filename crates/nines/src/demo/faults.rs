@@ -36,6 +36,10 @@ codes! {
         DrainServer = "drain-server",
         /// The active director and the other nodes no longer hear each other.
         Split = "split",
+        /// What the active director sends reaches no other node; clients and servers hear it.
+        MuteActive = "mute-active",
+        /// What the other nodes send does not reach the active director.
+        DeafActive = "deaf-active",
         /// The agent of the witness ends.
         KillWitness = "kill-witness",
         /// The agent of the active director is replaced in place.
@@ -117,6 +121,22 @@ fn other(active: &str) -> &'static str {
     if active == first { second } else { first }
 }
 
+fn ip(node: &str) -> String {
+    format!("10.99.0.{}", NODES.iter().position(|n| *n == node).unwrap_or(0) + 2)
+}
+
+/// What this node sends reaches no other node.
+fn mute(stage: &Stage, active: &str) -> nines_lab::Result<()> {
+    let others: Vec<String> = NODES.into_iter().filter(|n| *n != active).map(ip).collect();
+    stage.lab.drop_one_way(active, &others)
+}
+
+/// What the other nodes send does not reach this one.
+fn deafen(stage: &Stage, active: &str) -> nines_lab::Result<()> {
+    let mut others = NODES.into_iter().filter(|n| *n != active);
+    others.try_for_each(|node| stage.lab.drop_one_way(node, &[ip(active)]))
+}
+
 /// Makes a fault.
 pub fn inject(stage: &mut Stage, fault: Fault, active: &str) -> Outcome<()> {
     let lab = |r: nines_lab::Result<()>| r.map_err(lab_failure);
@@ -142,20 +162,14 @@ pub fn inject(stage: &mut Stage, fault: Fault, active: &str) -> Outcome<()> {
         Fault::DrainServer => {
             stage.nines("wit1", &["drain", "r2", "--reason", "demo"])?;
         }
+        // The active director on one side, the other and the witness on the other; clients and
+        // servers reach both.
         Fault::Split => {
-            // The active director on one side, the other and the witness on the other; clients
-            // and servers reach both.
-            let cluster = |n: &&str| *n != active;
-            let ip = |n: &str| {
-                format!("10.99.0.{}", NODES.iter().position(|m| *m == n).unwrap_or(0) + 2)
-            };
-            let others: Vec<String> =
-                NODES.iter().copied().filter(|n| cluster(n)).map(ip).collect();
-            lab(stage.lab.drop_one_way(active, &others))?;
-            for node in NODES.iter().copied().filter(|n| cluster(n)) {
-                lab(stage.lab.drop_one_way(node, &[ip(active)]))?;
-            }
+            lab(mute(stage, active))?;
+            lab(deafen(stage, active))?;
         }
+        Fault::MuteActive => lab(mute(stage, active))?,
+        Fault::DeafActive => lab(deafen(stage, active))?,
         Fault::KillWitness => stage.kill_agent("wit1"),
         Fault::RestartAgent => {
             if let Some(agent) = stage.agent(active) {
@@ -195,6 +209,12 @@ pub fn mend(stage: &mut Stage, fault: Fault, active: &str) -> Outcome<()> {
         }
         Fault::Split => {
             for node in NODES {
+                lab(stage.lab.pass_again(node))?;
+            }
+        }
+        Fault::MuteActive => lab(stage.lab.pass_again(active))?,
+        Fault::DeafActive => {
+            for node in NODES.into_iter().filter(|n| *n != active) {
                 lab(stage.lab.pass_again(node))?;
             }
         }

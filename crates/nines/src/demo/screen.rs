@@ -188,6 +188,8 @@ fn press(stage: &mut Stage, view: &mut View, key: char) {
         Fault::Split => {
             format!("{active} and the others no longer hear each other; clients reach both")
         }
+        Fault::MuteActive => format!("what {active} sends reaches no other node"),
+        Fault::DeafActive => format!("{active} hears no other node"),
         Fault::DrainServer => "nines drain r2".into(),
         Fault::PlannedMove => "nines move web".into(),
         Fault::BrokenServer => "r2 answers 500 from now on".into(),

@@ -22,8 +22,16 @@ fn judge(r: &Value) {
     assert!(r["requests_ok"].as_u64().unwrap() > 100, "{r}");
     // Bound for a failover that did not happen, far above what is measured.
     assert!(r["outage_ms"].as_f64().unwrap() < 2_000.0, "{r}");
-    let moves =
-        matches!(name, "kill-active" | "freeze-active" | "cut-active" | "planned-move" | "split");
+    let moves = matches!(
+        name,
+        "kill-active"
+            | "freeze-active"
+            | "cut-active"
+            | "planned-move"
+            | "split"
+            | "mute-active"
+            | "deaf-active"
+    );
     assert_eq!(r["active_before"] != r["active_after"], moves, "{r}");
     if name != "kill-server" {
         assert_eq!(r["established"], r["established_survived"], "{r}");
@@ -43,7 +51,7 @@ fn every_fault_keeps_one_master_and_the_connections() {
         return;
     }
     let reports = run("all", &[]);
-    assert_eq!(reports.len(), 9);
+    assert_eq!(reports.len(), 11);
     reports.iter().for_each(judge);
 }
 
