@@ -450,6 +450,12 @@ pub struct Timing {
     pub restart: Millis,
 }
 
+impl Timing {
+    /// For nodes that hear each other within a few ms: one switch, cards of their own.
+    pub const FAST: Self =
+        Self { beat: Millis(5), lease: Millis(20), election: Millis(100), restart: Millis(5_000) };
+}
+
 impl Default for Timing {
     fn default() -> Self {
         Self { beat: Millis(20), lease: Millis(140), election: Millis(250), restart: Millis(5_000) }

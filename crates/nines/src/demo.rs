@@ -40,6 +40,9 @@ pub struct DemoArgs {
     /// Packet path of the directors.
     #[arg(long, default_value = "auto", value_parser = ["auto", "tc", "xdp"])]
     path: String,
+    /// Intervals of heartbeats and leases: those of `timing = "fast"`; by default the usual ones.
+    #[arg(long, value_name = "fast", value_parser = ["fast"])]
+    timing: Option<String>,
 }
 
 /// Parts that run inside hosts.
@@ -120,7 +123,7 @@ pub fn run(context: &Context, args: &DemoArgs) -> Outcome<u8> {
     if args.compare.is_some() {
         return compare::run(context, args.repeat);
     }
-    let stage = Stage::build(&args.path, args.busy)?;
+    let stage = Stage::build(&args.path, args.timing.as_deref(), args.busy)?;
     match scripts {
         Some(names) => faults::unattended(stage, &names, args.repeat, context.json()),
         None if std::io::stdout().is_terminal() && std::io::stdin().is_terminal() => {

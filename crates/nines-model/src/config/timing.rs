@@ -10,9 +10,12 @@ use crate::Timing;
 
 pub(super) fn read(r: &mut Reader, root: &Table<'_>) -> Timing {
     let mut timing = Timing::default();
-    let Some(table) = r.table(root, "timing") else {
-        return timing;
-    };
+    let Some(value) = root.get("timing") else { return timing };
+    if value.as_text().is_some() {
+        let fast = r.choice_of(&value, ("timing", "timing"), &[("fast", Timing::FAST)], &[]);
+        return fast.unwrap_or(timing);
+    }
+    let Some(table) = r.as_table(&value) else { return timing };
     r.known(&table, keys::TIMING);
     for (key, field) in [
         ("beat", &mut timing.beat),
@@ -58,7 +61,23 @@ pub(super) fn read(r: &mut Reader, root: &Table<'_>) -> Timing {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::parse;
+    use crate::{Timing, config::parse};
+
+    #[test]
+    fn a_word_stands_for_intervals_that_can_work() {
+        let fast = parse("timing = \"fast\"\n[cluster]\nname = \"t\"\n").unwrap();
+        let Timing { beat, lease, election, restart } = fast.timing.clone();
+        let written = format!(
+            "[cluster]\nname = \"t\"\n[timing]\nbeat = \"{beat}\"\nlease = \"{lease}\"\n\
+             election = \"{election}\"\nrestart = \"{restart}\"\n"
+        );
+        assert_eq!(parse(&written).unwrap().timing, fast.timing);
+        assert!(beat < Timing::default().beat && lease < Timing::default().lease);
+        let told = parse("timing = \"fats\"\n[cluster]\nname = \"t\"\n").unwrap_err();
+        assert_eq!(told[0].help.as_deref(), Some("did you mean \"fast\"?"));
+        let told = parse("timing = 5\n[cluster]\nname = \"t\"\n").unwrap_err();
+        assert!(told[0].message.contains("table"), "{told:?}");
+    }
 
     #[test]
     fn intervals_that_cannot_work_are_refused_with_what_can() {

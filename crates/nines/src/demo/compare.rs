@@ -35,7 +35,7 @@ pub fn run(context: &Context, repeat: u32) -> Outcome<u8> {
             .next("apt-get install keepalived"));
     }
     let mut rows: BTreeMap<(usize, &str), Row> = BTreeMap::new();
-    let mut stage = Stage::build("auto", 0)?;
+    let mut stage = Stage::build("auto", None, 0)?;
     for (i, fault) in FAULTS.iter().enumerate() {
         let mut seen = Vec::new();
         for _ in 0..repeat {

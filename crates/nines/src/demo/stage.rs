@@ -115,14 +115,16 @@ fn this_binary() -> Outcome<PathBuf> {
 
 impl Stage {
     /// Builds it and waits until the client is served.
-    pub fn build(path: &str, busy: u32) -> Outcome<Self> {
+    pub fn build(path: &str, timing: Option<&str>, busy: u32) -> Outcome<Self> {
         let began = Instant::now();
         let lab = Lab::build(hosts(), CLEANUP).map_err(lab_failure)?;
         let home = TempHome(PathBuf::from("/tmp").join(lab.namespace("state")));
         fs::create_dir_all(&home.0)
             .map_err(|e| Failure::new(Kind::Io, format!("cannot make {}", home.0.display()), e))?;
-        let spec = config::parse(CONFIG).expect("the config above is right");
-        init::make_nodes(&home.0, CONFIG, &spec, PORT)?;
+        let timing = timing.map(|word| format!("timing = \"{word}\"\n\n"));
+        let text = timing.unwrap_or_default() + CONFIG;
+        let spec = config::parse(&text).expect("the config above is right");
+        init::make_nodes(&home.0, &text, &spec, PORT)?;
         let probe = Probe::default();
         let heard = Heard::start(&lab, &DIRECTORS, VIP).map_err(lab_failure)?;
         let mut stage = Self {
@@ -317,7 +319,10 @@ impl Drop for Stage {
 mod tests {
     #[test]
     fn the_config_of_the_demo_is_right_and_short() {
-        assert!(nines_model::config::parse(super::CONFIG).is_ok());
+        for timing in ["", "timing = \"fast\"\n"] {
+            let text = format!("{timing}{}", super::CONFIG);
+            assert!(nines_model::config::parse(&text).is_ok(), "{timing}");
+        }
         let lines = super::CONFIG.lines().filter(|l| !l.trim().is_empty()).count();
         assert!(lines <= 23, "{lines}");
     }

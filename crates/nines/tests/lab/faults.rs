@@ -56,6 +56,16 @@ fn every_fault_keeps_one_master_and_the_connections() {
 }
 
 #[test]
+fn a_short_lease_moves_when_its_holder_dies_and_only_then() {
+    if !can_run() {
+        return;
+    }
+    for script in ["kill-active", "kill-witness"] {
+        run(script, &["--timing", "fast"]).iter().for_each(judge);
+    }
+}
+
+#[test]
 fn what_was_shown_leaves_nothing_behind() {
     if !can_run() {
         return;
