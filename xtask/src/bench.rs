@@ -11,6 +11,7 @@ use nines_lab::{Lab, Wire};
 
 pub mod dataplane;
 pub mod http;
+pub mod nodes;
 pub mod tables;
 
 /// Hosts in namespaces, a place for files, and processes that end with it.

@@ -113,9 +113,12 @@ fn main() {
         ["faults", ref options @ ..] => faults::run(&release().join("nines"), options),
         ["bench", "http", ..] => bench::http::http(words.contains(&"json")),
         ["bench", "dataplane", ..] => bench::dataplane::dataplane(&words),
+        ["bench", "nodes", ref options @ ..] => {
+            bench::nodes::nodes(&release().join("nines"), options)
+        }
         ["bench", "tables", ..] => bench::tables::tables(words.contains(&"json")),
         _ => Err(
-            "usage: cargo xtask bpf [--out FILE] | tidy | bench http|dataplane|tables [-o json]\n\
+            "usage: cargo xtask bpf [--out FILE] | tidy | bench http|dataplane|nodes|tables [-o json]\n\
              \x20      cargo xtask scenarios [-o json | --write]\n\
              \x20      cargo xtask faults [--rounds N] [--busy N] [-o json]\n\
              \x20      cargo xtask package [--binary FILE] [--out DIR] [--version VERSION]\n\
