@@ -1,5 +1,5 @@
-//! What many nodes cost: `cargo xtask bench nodes [--nodes N]`. N directors (16) with a VIP each form
-//! a cluster by joins on this machine; then each agent's memory and CPU time at rest. Needs root.
+//! What many nodes cost: `cargo xtask bench nodes [--nodes N]`. N directors (16) with a VIP each
+//! form a cluster by joins on this machine; then each agent's memory and CPU time at rest. Needs root.
 
 use std::{
     collections::BTreeMap,
