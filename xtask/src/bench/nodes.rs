@@ -1,5 +1,6 @@
 //! What many nodes cost: `cargo xtask bench nodes [--nodes N]`. N directors (16) with a VIP each
-//! form a cluster by joins on this machine; then each agent's memory and CPU time at rest. Needs root.
+//! form a cluster by joins on this machine; then each agent's memory and CPU time at rest are told.
+//! Needs root.
 
 use std::{
     collections::BTreeMap,
