@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{Net, can_run};
 
 /// Starts quorumd on the host q, with its state and its socket in the place of an agent's.
-fn start(net: &mut Net) {
+pub fn start(net: &mut Net) {
     let mut command = net.command("q", &["quorumd", "run"]);
     let log =
         std::fs::OpenOptions::new().create(true).append(true).open(net.home.join("q.log")).unwrap();
