@@ -148,8 +148,8 @@ impl Authorities {
         certificate::is_signed(&cert, &[der(&self.signing)], &[])
     }
 
-    /// Whether a certificate comes from one that is believed, be it over or not; `others`: those that
-    /// were shown along with it.
+    /// Whether a certificate comes from one that is believed, be it over or not. `others`:
+    /// certificates that were shown along with it.
     pub fn believe(&self, cert: &CertificateDer<'_>, others: &[CertificateDer<'_>]) -> bool {
         let anchors: Vec<Vec<u8>> = self.believed().map(der).collect();
         certificate::is_signed(cert, &anchors, others)
