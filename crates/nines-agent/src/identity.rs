@@ -37,6 +37,7 @@ pub use self::{
     join_code::{Admits, JoinCode, read_code},
 };
 
+pub mod authorities;
 pub mod certificate;
 pub mod copied_state;
 mod credentials;
@@ -259,7 +260,7 @@ pub fn bootstrap(
         };
         let ca_key = if witness { String::new() } else { ca_key.clone() };
         let ca_pem = ca_pem.clone();
-        let given = Admission { identity, ca_pem, ca_key, cert_pem, key_pem };
+        let given = Admission::first(identity, (ca_pem, ca_key), (cert_pem, key_pem));
         credentials.push(Credentials::of(given, None)?);
     }
     let members = peers.iter().map(|peer| {
@@ -334,8 +335,12 @@ pub fn admit(
         server,
         listen: Vec::new(),
     };
-    let ca_key = if admits == Admits::Director { keys.ca_key.clone() } else { String::new() };
-    Ok(Admission { identity, ca_pem: keys.ca_pem.clone(), ca_key, cert_pem, key_pem })
+    let signs = admits == Admits::Director;
+    let (ca_key, next_key) =
+        if signs { (keys.ca_key.clone(), keys.next_key.clone()) } else { Default::default() };
+    let authority = (keys.ca_pem().to_owned(), ca_key);
+    let given = Admission::first(identity, authority, (cert_pem, key_pem));
+    Ok(Admission { authorities: keys.rotated(), next_key, ..given })
 }
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ use self::{
 };
 use crate::{
     convert::kernel_failure,
-    identity::{self, Admission, StateDir},
+    identity::{self, StateDir, authorities::Authorities},
     logger::Logger,
     start::cannot_start,
     threads,
@@ -102,11 +102,19 @@ fn this_host(header: &Header) -> Outcome<HostNumber> {
 }
 
 /// Refuses a disk of another cluster than this machine's, as far as its agent's files may be read.
-fn of_this_cluster(disk: &Header, path: &Path, agent: &StateDir) -> Outcome<()> {
-    let (Ok(authority), Ok(mine)) = (agent.read("ca.pem"), agent.identity()) else {
+/// `voter`: the authorities that its voter believes, which may have been rotated since.
+fn of_this_cluster(
+    (disk, voter): (&Header, &Authorities),
+    path: &Path,
+    agent: &StateDir,
+) -> Outcome<()> {
+    let (Ok(ours), Ok(mine)) = (agent.authorities(), agent.identity()) else {
         return Ok(());
     };
-    if Header::authority_of(&authority) == disk.authority {
+    let mut ours = ours.believed();
+    if ours.any(|pem| {
+        Header::authority_of(pem) == disk.authority || voter.believed().any(|v| v == pem)
+    }) {
         return Ok(());
     }
     let what = format!("{} is the quorum disk of another cluster", path.display());
@@ -130,8 +138,8 @@ pub fn run(options: &QuorumDiskOptions) -> Outcome<()> {
     let log = Logger::stderr();
     let blocks = Device::open(&options.device, Use::Blocks)?;
     let header = layout::header(&blocks)?;
-    let admission = layout::credentials(&blocks)?;
-    of_this_cluster(&header, &options.device, &StateDir(options.agent.clone()))?;
+    let voter = layout::credentials(&blocks)?.authorities();
+    of_this_cluster((&header, &voter), &options.device, &StateDir(options.agent.clone()))?;
     let me = this_host(&header)?;
     let _alone = alone(&header, me)?;
     if !blocks.direct {
@@ -149,7 +157,6 @@ pub fn run(options: &QuorumDiskOptions) -> Outcome<()> {
         notes: options.notes.clone(),
         log: log.clone(),
         header,
-        admission,
         blocks,
         logs,
         me,
@@ -221,8 +228,6 @@ struct Keeper {
     notes: PathBuf,
     log: Logger,
     header: Header,
-    /// Credentials of the voter, as they are on the disk.
-    admission: Admission,
     blocks: Device,
     logs: Arc<Device>,
     me: HostNumber,
@@ -369,7 +374,6 @@ impl Keeper {
         let (end, ends) = watch::channel(false);
         let work = Voting {
             header: self.header.clone(),
-            admission: self.admission.clone(),
             logs: Arc::clone(&self.logs),
             until: Arc::clone(&self.until),
             tells: self.tells.clone(),
@@ -401,14 +405,19 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("nines-qdisk-of-{}", std::process::id()));
         let agent = StateDir(folder.clone());
         let (path, header) = formatted("cluster");
-        let check = |header: &Header| of_this_cluster(header, &path, &agent);
+        let voter = layout::tests::some_credentials();
+        let check =
+            |header: &Header| of_this_cluster((header, &voter.keys().authorities), &path, &agent);
         assert!(check(&header).is_ok(), "this machine is in no cluster");
         let credentials = layout::tests::some_credentials();
         agent.keep(&credentials).unwrap();
         let why = check(&header).unwrap_err();
         assert!(why.what.contains("of another cluster") && why.kind == Kind::Unsafe, "{why}");
-        let authority = Header::authority_of(&credentials.keys().ca_pem);
+        let authority = Header::authority_of(credentials.keys().ca_pem());
         assert!(check(&Header { authority, ..header.clone() }).is_ok());
+        // The authority was rotated since the disk was made.
+        agent.keep(&voter).unwrap();
+        assert!(check(&header).is_ok());
         std::fs::remove_dir_all(&folder).unwrap();
         std::fs::remove_file(&path).unwrap();
     }

@@ -27,7 +27,7 @@ use tokio::{
 
 use crate::{
     executors::local_server,
-    identity::{Credentials, Peer, StateDir},
+    identity::{Credentials, Peer, StateDir, authorities::name_of},
     logger::Logger,
     stop::End,
     transport::peer_port::{
@@ -83,7 +83,8 @@ impl StateDir {
     /// Forgets the cluster of this real server. The name goes first: half a forgotten machine is
     /// none.
     pub fn forget_cluster(&self) -> Outcome<()> {
-        let credentials = ["identity.json", "node.key", "node.pem", "ca.key", "ca.pem"];
+        let credentials =
+            ["identity.json", "node.key", "node.pem", "ca.key", "ca.pem", "authorities"];
         for name in credentials.into_iter().chain([SAID, LOCK]) {
             let path = self.file(name);
             match fs::remove_file(&path) {
@@ -163,7 +164,8 @@ impl RealServer {
             self.addresses = all.filter(|a| !vips.contains(a)).collect();
         }
         let (name, addresses) = (self.name.clone(), self.addresses.clone());
-        Question { name, addresses, vips, tunnels, revision }
+        // Who asks says which authorities it has then.
+        Question { name, addresses, vips, tunnels, revision, authorities: None }
     }
 
     /// Takes the answer to a question, unless it is about addresses that have changed since.
@@ -236,7 +238,9 @@ pub async fn serve(home: StateDir, credentials: Arc<Credentials>, log: &Logger) 
     let (questions, question) = watch::channel(first);
     let (answers, mut heard) = mpsc::channel(1);
     let members = server.said.answer.members.clone();
-    tokio::spawn(ask_on(Arc::clone(&credentials), members, question, answers));
+    let (home, said) = (server.home.clone(), String::new());
+    let own = Own { credentials: Arc::clone(&credentials), home, log: log.clone(), said };
+    tokio::spawn(ask_on(own, members, question, answers));
     let wrong = renew(&server.home, &credentials, log);
     let (mut look, mut alive) = (interval(LOOK), interval(Duration::from_secs(1)));
     let (mut by, mut silent) = (None, false);
@@ -292,20 +296,50 @@ enum Heard {
     Nobody(String),
 }
 
+/// Who asks.
+struct Own {
+    credentials: Arc<Credentials>,
+    home: StateDir,
+    log: Logger,
+    /// What was said last of the authorities, so that it is said once.
+    said: String,
+}
+
+impl Own {
+    /// Gets the authorities that a member has, from that one first.
+    async fn catch_up(&mut self, first: &Peer, others: &[Peer]) {
+        let all = std::iter::once(first).chain(others).cloned().collect();
+        let said = match renewal::catch_up(&self.credentials, &self.home, all).await {
+            Ok(()) => {
+                let name = name_of(self.credentials.keys().authorities.newest());
+                format!("this machine believes authority {name}")
+            }
+            Err(why) => {
+                sleep(Duration::from_secs(1)).await;
+                why.to_string()
+            }
+        };
+        if said != self.said {
+            self.log.line(&said);
+            self.said = said;
+        }
+    }
+}
+
 /// Asks one member after the other.
 async fn ask_on(
-    credentials: Arc<Credentials>,
+    mut own: Own,
     mut members: Vec<Peer>,
     mut question: watch::Receiver<Question>,
     answers: mpsc::Sender<Heard>,
 ) {
     loop {
-        let seeds = credentials.identity.peers.iter();
+        let seeds = own.credentials.identity.peers.iter();
         let others = seeds.filter(|seed| members.iter().all(|m| m.id != seed.id));
         let all: Vec<Peer> = members.iter().chain(others).cloned().collect();
         let (mut heard, mut why) = (false, "it knows none".to_owned());
         for member in all {
-            let asked = ask(&credentials, &member, &mut question, &answers, &mut members).await;
+            let asked = ask(&mut own, &member, &mut question, &answers, &mut members).await;
             match asked {
                 Ok(true) => heard = true,
                 Ok(false) => why = format!("{} knows less than another did", member.name),
@@ -323,15 +357,16 @@ async fn ask_on(
 
 /// Asks a member some times; whether it answered with something new enough.
 async fn ask(
-    credentials: &Credentials,
+    own: &mut Own,
     member: &Peer,
     question: &mut watch::Receiver<Question>,
     answers: &mpsc::Sender<Heard>,
     members: &mut Vec<Peer>,
 ) -> std::io::Result<bool> {
-    let mut line = Line::to(credentials, member).await?;
+    let mut line = Line::to(&own.credentials, member).await?;
     for n in 0..ASKED {
-        let asked = question.borrow_and_update().clone();
+        let authorities = Some(own.credentials.keys().authorities.order);
+        let asked = Question { authorities, ..question.borrow_and_update().clone() };
         let answer = match line.ask(&asked).await {
             Err(_) if n > 0 => break,
             answer => answer?,
@@ -340,6 +375,9 @@ async fn ask(
             return Ok(n > 0);
         }
         members.clone_from(&answer.members);
+        if answer.authorities > authorities {
+            own.catch_up(member, members).await;
+        }
         // The next question follows from this answer.
         let told = answers.send(Heard::From(member.name.clone(), asked, answer)).await;
         if told.is_err() || question.changed().await.is_err() {
@@ -355,7 +393,7 @@ mod tests {
 
     fn answer(revision: u64, vips: &[&str], tunnels: &[u16]) -> Answer {
         let vips = vips.iter().map(|vip| vip.parse().unwrap()).collect();
-        Answer { revision, vips, tunnels: tunnels.iter().copied().collect(), members: Vec::new() }
+        Answer { revision, vips, tunnels: tunnels.iter().copied().collect(), ..Answer::default() }
     }
 
     #[test]

@@ -289,6 +289,7 @@ pub fn start_tasks(
         home: shared.home.clone(),
         log: shared.log.clone(),
         follows: Arc::default(),
+        rotation: Arc::default(),
     };
     let sight = Sight {
         core: core.clone(),
@@ -310,6 +311,7 @@ pub fn start_tasks(
     }
     let counters = Box::new(move || Box::pin(http::counters_json(sight.clone())) as BoxedBytes);
     threads::task("keys", secrets.clone().keep());
+    threads::task("authorities", secrets.clone().keep_authorities());
     let revision = Arc::clone(&shared.revision);
     let port = PeerPort::new(secrets, revision, flows.clone(), counters);
     threads::task("peer-port", peer_port::serve(at.peers, port, shares));

@@ -129,6 +129,7 @@ pub const TABLE: &[Row] = &[
     row("proof", Runs::Task, "config, VIPs held here", "servers that do not serve the VIP"),
     row("certificate", Runs::Task, "the time, members", "this node's new certificate"),
     row("keys", Runs::Task, "keys of members that are not heard", "this node's heartbeat keys"),
+    row("authorities", Runs::Task, "what members have while it is rotated", "the authorities"),
     row("flows-ask", Runs::Task, "members that are directors", "subscriptions to their flows"),
 ];
 

@@ -1,6 +1,6 @@
 //! The CLI's end of the API.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use http_body_util::{BodyExt as _, Full};
 use hyper::{Method, Request, body::Bytes, http::request};
@@ -14,6 +14,9 @@ use crate::{
     failure::{Failure, Kind, Outcome},
     remote::Remote,
 };
+
+/// How long an answer may take.
+const USUAL: Duration = Duration::from_secs(10);
 
 /// Where the agent is.
 #[derive(Clone, Copy)]
@@ -106,13 +109,11 @@ impl Client<'_> {
         })
     }
 
-    /// `size`: bytes that are sent; a large config is given time.
-    fn block<T>(&self, size: usize, work: impl Future<Output = Outcome<T>>) -> Outcome<T> {
+    fn block<T>(&self, limit: Duration, work: impl Future<Output = Outcome<T>>) -> Outcome<T> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|e| Failure::new(Kind::Io, "cannot start", e))?;
-        let limit = std::time::Duration::from_millis(10_000 + size as u64 / 500);
         runtime.block_on(async {
             tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
                 let what = format!("the agent on {} gives no answer", self.place());
@@ -124,7 +125,7 @@ impl Client<'_> {
 
     /// GET, as the agent's bytes.
     pub fn get_raw(&self, path: &str) -> Outcome<Vec<u8>> {
-        self.block(0, self.call(Method::GET, path, Vec::new()))
+        self.block(USUAL, self.call(Method::GET, path, Vec::new()))
     }
 
     /// Sends a GET request for `path` and decodes the agent's JSON answer.
@@ -136,8 +137,20 @@ impl Client<'_> {
 
     /// Sends `body` as JSON in a POST request and decodes the agent's JSON answer.
     pub fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Outcome<T> {
+        self.post_within(path, body, USUAL)
+    }
+
+    /// The same where the answer may take so long.
+    pub fn post_within<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+        limit: Duration,
+    ) -> Outcome<T> {
         let bytes = serde_json::to_vec(body).expect("plain data");
-        let answer = self.block(bytes.len(), self.call(Method::POST, path, bytes))?;
+        // A large config is given time.
+        let limit = limit + Duration::from_millis(bytes.len() as u64 / 500);
+        let answer = self.block(limit, self.call(Method::POST, path, bytes))?;
         Self::read(&answer)
     }
 

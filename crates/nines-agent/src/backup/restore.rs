@@ -132,8 +132,8 @@ mod tests {
         assert!(me.founding && me.peers == [me.me.clone()]);
         assert_ne!(me.beat_key, old[1].identity.beat_key);
         assert_ne!(
-            fingerprint(&der(&credentials.keys().ca_pem)),
-            fingerprint(&der(&old[1].keys().ca_pem))
+            fingerprint(&der(credentials.keys().ca_pem())),
+            fingerprint(&der(old[1].keys().ca_pem()))
         );
         let config = Config {
             id: NodeId(me.me.id),

@@ -10,6 +10,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
 };
+use rustls_pki_types::{CertificateDer, UnixTime};
 
 const DAY: u64 = 86_400;
 /// How long a node's or real server's certificate is valid, in seconds.
@@ -53,17 +54,44 @@ pub(super) fn of_authority_name(name: &str) -> Option<(u64, String)> {
     Some((number.strip_prefix('g')?.parse().ok()?, cluster.to_owned()))
 }
 
-/// A new authority: certificate and key, PEM.
-pub(super) fn authority(cluster: &str, generation: u64, now: u64) -> Outcome<(String, String)> {
-    let key = KeyPair::generate().map_err(trouble)?;
+/// What the certificate of an authority says that is made now.
+fn new_authority_params(cluster: &str, generation: u64, now: u64) -> CertificateParams {
     let mut params = authority_params(cluster);
     valid(&mut params, now, AUTHORITY_LIFE);
     // A cluster's name may be none for a certificate; then only its keys tell its generations.
     if let Ok(name) = authority_name(cluster, generation).try_into() {
         params.subject_alt_names = vec![SanType::DnsName(name)];
     }
-    let cert = params.self_signed(&key).map_err(trouble)?;
+    params
+}
+
+/// A new authority: certificate and key, PEM.
+pub(super) fn authority(cluster: &str, generation: u64, now: u64) -> Outcome<(String, String)> {
+    let key = KeyPair::generate().map_err(trouble)?;
+    let cert = new_authority_params(cluster, generation, now).self_signed(&key).map_err(trouble)?;
     Ok((cert.pem(), key.serialize_pem()))
+}
+
+/// A certificate, PEM, by which the authority with the key `old` vouches for the one with `new`.
+pub(super) fn crossed(
+    (cluster, generation): (&str, u64),
+    new: &str,
+    old: &str,
+    now: u64,
+) -> Outcome<String> {
+    let [new, old] = [new, old].map(|key| KeyPair::from_pem(key).map_err(trouble));
+    let issuer = Issuer::new(authority_params(cluster), old?);
+    let cert = new_authority_params(cluster, generation, now).signed_by(&new?, &issuer);
+    Ok(cert.map_err(trouble)?.pem())
+}
+
+/// Whether a private key belongs to an authority's certificate; both PEM.
+pub fn is_key_of(ca_key: &str, ca_pem: &str) -> bool {
+    let Ok(key) = KeyPair::from_pem(ca_key) else { return false };
+    let cert = der(ca_pem);
+    x509_parser::parse_x509_certificate(&cert).is_ok_and(|(_, cert)| {
+        cert.public_key().subject_public_key.data.as_ref() == key.public_key_raw()
+    })
 }
 
 /// The name in a node's certificate.
@@ -234,6 +262,34 @@ pub fn der(pem: &str) -> Vec<u8> {
     rustls_pki_types::CertificateDer::from_pem_slice(pem.as_bytes())
         .map(|d| d.to_vec())
         .unwrap_or_default()
+}
+
+/// Whether this is the certificate of an authority, PEM.
+pub(super) fn is_authority(ca_pem: &str) -> bool {
+    let cert = der(ca_pem).into();
+    webpki::anchor_from_trusted_cert(&cert).is_ok()
+}
+
+/// Whether a certificate, over or not, comes from one of these authorities, by way of `others` that
+/// they vouch for.
+pub(super) fn is_signed(
+    cert: &CertificateDer<'_>,
+    authorities: &[Vec<u8>],
+    others: &[CertificateDer<'_>],
+) -> bool {
+    let authorities: Vec<CertificateDer<'_>> =
+        authorities.iter().map(|der| der.as_slice().into()).collect();
+    let anchors: Vec<_> =
+        authorities.iter().filter_map(|ca| webpki::anchor_from_trusted_cert(ca).ok()).collect();
+    let (Some(validity), Ok(cert)) = (Validity::of(cert), webpki::EndEntityCert::try_from(cert))
+    else {
+        return false;
+    };
+    let at = super::now_s().clamp(validity.from, validity.until.max(validity.from));
+    let at = UnixTime::since_unix_epoch(std::time::Duration::from_secs(at));
+    let algorithms = rustls::crypto::ring::default_provider().signature_verification_algorithms;
+    let usage = webpki::KeyUsage::client_auth();
+    cert.verify_for_usage(algorithms.all, &anchors, others, at, usage, None, None).is_ok()
 }
 
 /// First 10 bytes of the SHA-256 of the authority's certificate: enough to name it, short to type.

@@ -54,7 +54,7 @@ pub fn found_generation(
         server: false,
         listen: Vec::new(),
     };
-    Credentials::of(Admission { identity, ca_pem, ca_key, cert_pem, key_pem }, None)
+    Credentials::of(Admission::first(identity, (ca_pem, ca_key), (cert_pem, key_pem)), None)
 }
 
 /// The generation and cluster that an authority's certificate names; nothing proves it.
@@ -117,7 +117,7 @@ mod tests {
         let (own, newer) = (of("my_shop", 2), of("my_shop", 3));
         let chain = |of: &Credentials| -> [CertificateDer<'static>; 2] {
             let keys = of.keys();
-            [der(&keys.cert_pem).into(), der(&keys.ca_pem).into()]
+            [der(&keys.cert_pem).into(), der(keys.ca_pem()).into()]
         };
         let at = |n: u8| IpAddr::from([10, 99, 0, n]);
         let mine = Generation::of(&own.identity);

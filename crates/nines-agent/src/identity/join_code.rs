@@ -87,11 +87,19 @@ pub struct JoinCode {
     pub used_by: String,
     /// SHA-256 of that machine's public key, hex: it may ask again if the answer was lost.
     used_for: String,
-    /// An operator took it back.
+    /// It was taken back.
     pub revoked: bool,
+    /// Fingerprint of the authority that it names, hex; empty: the cluster's first one.
+    #[serde(default)]
+    authority: String,
 }
 
 impl JoinCode {
+    /// Whether it names another authority than this one.
+    pub fn is_outdated(&self, ca_pem: &str) -> bool {
+        self.authority != data_encoding::HEXLOWER.encode(&fingerprint(&der(ca_pem)))
+    }
+
     /// Why it admits nobody any more; `None`: it does.
     pub fn over(&self, now: u64) -> Option<NotAdmitted> {
         match () {
@@ -116,7 +124,7 @@ pub enum NotAdmitted {
     Used(String),
     /// It ended then, in seconds since 1970.
     Ended(u64),
-    /// An operator took it back.
+    /// It was taken back.
     Revoked,
 }
 
@@ -180,6 +188,7 @@ impl StateDir {
             used_by: String::new(),
             used_for: String::new(),
             revoked: false,
+            authority: data_encoding::HEXLOWER.encode(&fingerprint(&der(&ca_pem))),
         };
         self.with_codes(now, |codes| {
             if codes.len() >= CODES_MAX
@@ -205,8 +214,17 @@ impl StateDir {
 
     /// Takes codes back that still admit somebody: one, or all of them; gives their names.
     pub fn revoke_codes(&self, id: Option<&str>, now: u64) -> Outcome<Vec<String>> {
+        self.revoke_codes_if(|code| id.is_none_or(|id| id == code.id), now)
+    }
+
+    /// The same of those that this holds of.
+    pub fn revoke_codes_if(
+        &self,
+        wanted: impl Fn(&JoinCode) -> bool,
+        now: u64,
+    ) -> Outcome<Vec<String>> {
         self.with_codes(now, |codes| {
-            let wanted = codes.iter_mut().filter(|code| id.is_none_or(|id| id == code.id));
+            let wanted = codes.iter_mut().filter(|code| wanted(code));
             let living = wanted.filter(|code| code.over(now).is_none());
             living
                 .map(|code| {
@@ -310,6 +328,7 @@ impl StateDir {
             used_by: String::new(),
             used_for: String::new(),
             revoked: false,
+            authority: String::new(),
         })
     }
 }
@@ -409,21 +428,13 @@ mod tests {
     #[test]
     fn a_code_is_for_one_role_and_perhaps_one_name() {
         let home = home("roles");
-        for (code, machine, why) in [
-            (Admits::Director, Admits::Witness, "the join code admits a director, not a witness"),
-            (
-                Admits::Director,
-                Admits::Server,
-                "the join code admits a director, not a real server",
-            ),
-            (Admits::Witness, Admits::Director, "the join code admits a witness, not a director"),
-            (
-                Admits::Server,
-                Admits::Director,
-                "the join code admits a real server, not a director",
-            ),
+        for (code, machine, words) in [
+            (Admits::Director, Admits::Witness, "a director, not a witness"),
+            (Admits::Director, Admits::Server, "a director, not a real server"),
+            (Admits::Witness, Admits::Director, "a witness, not a director"),
+            (Admits::Server, Admits::Director, "a real server, not a director"),
         ] {
-            let secret = made(&home, code, "");
+            let (secret, why) = (made(&home, code, ""), format!("the join code admits {words}"));
             assert_eq!(told(&home, &secret, machine, "lb2", NOW), why);
             assert_eq!(told(&home, &secret, code, "lb2", NOW), "", "it was not used by that");
         }

@@ -27,6 +27,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem:
 
 use crate::identity::{
     self,
+    authorities::Authorities,
     certificate::Validity,
     generation::{self, Generation},
 };
@@ -44,24 +45,26 @@ fn provider() -> Arc<CryptoProvider> {
 /// nobody between can take it away, that it reads the kinds of frame that came with them.
 pub const SIGNS_REQUESTS: &[u8] = b"nines/2";
 
-fn chain(ca_pem: &str, cert_pem: &str) -> Vec<CertificateDer<'static>> {
-    // The authority goes along: a joining node compares its fingerprint.
-    vec![identity::der(cert_pem).into(), identity::der(ca_pem).into()]
+fn chain(by: &Authorities, cert_pem: &str) -> Vec<CertificateDer<'static>> {
+    // The authorities go along: a joining node compares their fingerprints.
+    std::iter::once(cert_pem).chain(by.shown()).map(|pem| identity::der(pem).into()).collect()
 }
 
 fn key(pem: &str) -> Outcome<PrivateKeyDer<'static>> {
     PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(trouble)
 }
 
-fn roots(ca_pem: &str) -> Outcome<Arc<RootCertStore>> {
+fn roots(by: &Authorities) -> Outcome<Arc<RootCertStore>> {
     let mut roots = RootCertStore::empty();
-    roots.add(identity::der(ca_pem).into()).map_err(trouble)?;
+    for ca_pem in by.believed() {
+        roots.add(identity::der(ca_pem).into()).map_err(trouble)?;
+    }
     Ok(Arc::new(roots))
 }
 
 /// For the port that members, and nodes that want to join, connect to.
-pub fn server(ca_pem: &str, cert_pem: &str, key_pem: &str) -> Outcome<Arc<ServerConfig>> {
-    let verifier = WebPkiClientVerifier::builder_with_provider(roots(ca_pem)?, provider())
+pub fn server(by: &Authorities, cert_pem: &str, key_pem: &str) -> Outcome<Arc<ServerConfig>> {
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots(by)?, provider())
         .allow_unauthenticated()
         .build()
         .map_err(trouble)?;
@@ -70,7 +73,7 @@ pub fn server(ca_pem: &str, cert_pem: &str, key_pem: &str) -> Outcome<Arc<Server
         .with_safe_default_protocol_versions()
         .map_err(trouble)?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(chain(ca_pem, cert_pem), key(key_pem)?)
+        .with_single_cert(chain(by, cert_pem), key(key_pem)?)
         .map_err(trouble)?;
     config.alpn_protocols = vec![SIGNS_REQUESTS.to_vec()];
     // Each connection shows its certificate anew: what has ended or was taken back does not go on.
@@ -80,24 +83,25 @@ pub fn server(ca_pem: &str, cert_pem: &str, key_pem: &str) -> Outcome<Arc<Server
 }
 
 /// For the API over TCP: callers show tokens, not certificates.
-pub fn api_server(ca_pem: &str, cert_pem: &str, key_pem: &str) -> Outcome<Arc<ServerConfig>> {
+pub fn api_server(by: &Authorities, cert_pem: &str, key_pem: &str) -> Outcome<Arc<ServerConfig>> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(trouble)?
         .with_no_client_auth()
-        .with_single_cert(chain(ca_pem, cert_pem), key(key_pem)?)
+        .with_single_cert(chain(by, cert_pem), key(key_pem)?)
         .map_err(trouble)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
 
-/// For a connection to a member at this address. `ca_pem`, `cert_pem`, `key_pem`: of this node.
+/// For a connection to a member at this address. `by`: the authorities that this node believes;
+/// `cert_pem`, `key_pem`: of this node.
 pub fn client(
-    (ca_pem, cert_pem, key_pem): (&str, &str, &str),
+    (by, cert_pem, key_pem): (&Authorities, &str, &str),
     own: Generation,
     at: IpAddr,
 ) -> Outcome<Arc<ClientConfig>> {
-    let library = WebPkiServerVerifier::builder_with_provider(roots(ca_pem)?, provider());
+    let library = WebPkiServerVerifier::builder_with_provider(roots(by)?, provider());
     let library = library.build().map_err(trouble)?;
     // Believes what the library believes; a member of another generation is noticed.
     let judge = move |Shown { cert, others, name, now }: &Shown<'_>, _: &CryptoProvider| {
@@ -113,7 +117,7 @@ pub fn client(
         .map_err(trouble)?
         .dangerous()
         .with_custom_certificate_verifier(verifier)
-        .with_client_auth_cert(chain(ca_pem, cert_pem), key(key_pem)?)
+        .with_client_auth_cert(chain(by, cert_pem), key(key_pem)?)
         .map_err(trouble)?;
     config.alpn_protocols = vec![SIGNS_REQUESTS.to_vec()];
     config.resumption = rustls::client::Resumption::disabled();
@@ -212,14 +216,17 @@ fn is_by_fingerprint(
     let Some(wanted) = wanted else { return Ok(()) };
     let bad = |why: &str| Error::General(why.into());
     let authority = shown.others.iter().find(|c| identity::fingerprint(c) == wanted);
-    let authority = authority.ok_or_else(|| bad("the code is of another cluster"))?;
+    let authority = authority.ok_or_else(|| {
+        bad("the code is of another cluster, or was made before its authority was rotated")
+    })?;
     let anchor = webpki::anchor_from_trusted_cert(authority)
         .map_err(|_| bad("the CA certificate is not valid"))?;
     let cert = webpki::EndEntityCert::try_from(shown.cert)
         .map_err(|_| bad("its certificate cannot be read"))?;
     let algorithms = provider.signature_verification_algorithms.all;
     let (anchors, usage) = ([anchor], webpki::KeyUsage::server_auth());
-    let verified = cert.verify_for_usage(algorithms, &anchors, &[], shown.now, usage, None, None);
+    let verified =
+        cert.verify_for_usage(algorithms, &anchors, shown.others, shown.now, usage, None, None);
     verified.map(drop).map_err(|e| match e {
         webpki::Error::CertExpired { .. } | webpki::Error::CertNotValidYet { .. } => {
             bad("its certificate is not valid by this machine's clock")

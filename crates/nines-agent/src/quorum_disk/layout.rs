@@ -3,7 +3,8 @@
 //! ```text
 //! 0        header: version, cluster, hosts
 //! 4 kB     of each host two copies of its block, written in turn: one of them is always whole
-//! 128 kB   credentials of the voter
+//! 128 kB   credentials of the voter, as it joined with them
+//! 640 kB   of each host the credentials that its voter has got since
 //! 1 MB     of each host an area with a log; log.rs
 //! ```
 //!
@@ -17,7 +18,7 @@ use nines_core::quorum_disk::{Ballot, Block, HostNumber, Seen};
 use serde::{Deserialize, Serialize};
 
 use super::device::{BLOCK, Device};
-use crate::identity::{Admission, der, fingerprint};
+use crate::identity::{Admission, certificate::Validity, der, fingerprint};
 
 /// Hosts that can share a disk.
 pub const HOSTS_MAX: usize = 8;
@@ -26,6 +27,9 @@ const VERSION: u32 = 1;
 /// Where the credentials start, and how much room they have.
 const CREDENTIALS: u64 = 128 << 10;
 const CREDENTIALS_ROOM: u64 = 512 << 10;
+/// Where those are that hosts have written, and how much room each has.
+const NEWER: u64 = 640 << 10;
+const NEWER_ROOM: u64 = 48 << 10;
 /// Where the first area starts.
 const AREAS: u64 = 1 << 20;
 /// An area has so much room at least, and at most.
@@ -272,16 +276,38 @@ pub fn written(device: &Device, header: &Header) -> Outcome<Vec<Option<u64>>> {
     Ok(pairs.map(|pair| pair.chunks(BLOCK as usize).filter_map(at).max()).collect())
 }
 
-/// The credentials of the voter.
+/// The credentials of the voter: the newest that any host has written whole.
 pub fn credentials(device: &Device) -> Outcome<Admission> {
-    let mut bytes = vec![0; CREDENTIALS_ROOM as usize];
+    let mut bytes = vec![0; (AREAS - CREDENTIALS) as usize];
     device.read(CREDENTIALS, &mut bytes).map_err(|e| failed(device, "read", e))?;
-    let text = content(name::CREDENTIALS, &bytes).ok();
-    text.and_then(|text| serde_json::from_slice(text).ok()).ok_or_else(|| {
+    let (first, newer) = bytes.split_at((NEWER - CREDENTIALS) as usize);
+    let read = |bytes: &[u8]| -> Option<Admission> {
+        serde_json::from_slice(content(name::CREDENTIALS, bytes).ok()?).ok()
+    };
+    let first = read(first).ok_or_else(|| {
         let what = format!("the credentials on {} are damaged", device.path().display());
         Failure::new(Kind::Io, what, "the voter cannot prove who it is")
             .next("nines node remove NODE   on a member, then   nines quorum-disk init ... --force")
-    })
+    })?;
+    let age = |of: &Admission| {
+        let made = Validity::of(&der(&of.cert_pem)).map_or(0, |validity| validity.from);
+        (of.authorities().order, made)
+    };
+    let newer = newer.chunks(NEWER_ROOM as usize).filter_map(read);
+    let newest = newer.filter(|of| of.identity.me.id == first.identity.me.id).max_by_key(age);
+    Ok(newest.filter(|newest| age(newest) >= age(&first)).unwrap_or(first))
+}
+
+/// Keeps credentials that the voter on this host has got, beside those that it joined with.
+pub fn write_credentials(device: &Device, host: HostNumber, of: &Admission) -> Outcome<()> {
+    let cannot = |e: std::io::Error| failed(device, "write", e);
+    let secrets = piece(name::CREDENTIALS, VERSION, &serde_json::to_vec(of).expect("plain data"));
+    if secrets.len() as u64 > NEWER_ROOM {
+        let what = "the credentials do not fit on the disk";
+        return Err(Failure::new(Kind::Usage, what, "the cluster has too many members"));
+    }
+    device.write(NEWER + NEWER_ROOM * u64::from(host.0), &secrets).map_err(cannot)?;
+    device.sync().map_err(cannot)
 }
 
 /// Writes all of it but logs; the header comes last: before it this is no quorum disk.

@@ -20,7 +20,12 @@ use nines_dataplane::process::boot_time;
 use nines_model::Time;
 use tokio::sync::watch;
 
-use super::{News, device::Device, layout::Header, log};
+use super::{
+    News,
+    device::Device,
+    layout::{self, Header},
+    log,
+};
 use crate::{
     daemon::node_config,
     descriptors::Shares,
@@ -38,8 +43,6 @@ const PATH: &str = "none (quorum disk)";
 /// The voter on this host.
 pub struct Voting {
     pub(super) header: Header,
-    /// Credentials of the voter, as they are on the disk.
-    pub(super) admission: Admission,
     pub(super) logs: Arc<Device>,
     pub(super) until: Arc<AtomicU64>,
     pub(super) tells: SyncSender<News>,
@@ -85,7 +88,11 @@ impl Voting {
         let (store, kept) = taken?;
         let _ = self.tells.send(News::Copied);
         let home = StateDir(self.note.folder.join("voter"));
-        let credentials = Arc::new(own_credentials(&home, &self.admission)?);
+        let credentials = Arc::new(own_credentials(&home, &layout::credentials(&self.logs)?)?);
+        // The host that takes the voter over next must find what counts.
+        let (logs, me) = (Arc::clone(&self.logs), self.me);
+        layout::write_credentials(&logs, me, &credentials.given())?;
+        credentials.keep_elsewhere(Box::new(move |now| layout::write_credentials(&logs, me, now)));
         renewal::at_start(&credentials, &home, &self.log)?;
         let me = &credentials.identity.me;
         let host = u64::from(self.me.0) + 1;
@@ -111,8 +118,11 @@ impl Voting {
 
 /// The voter's credentials on this host: those on the disk, with what was renewed here since.
 fn own_credentials(home: &StateDir, given: &Admission) -> Outcome<Credentials> {
+    let theirs = given.authorities();
     let same = |own: &Credentials| {
-        own.identity.me.id == given.identity.me.id && own.keys().ca_pem == given.ca_pem
+        let ours = &own.keys().authorities;
+        let known = theirs.believed().any(|one| ours.believed().any(|other| one == other));
+        own.identity.me.id == given.identity.me.id && known && ours.order >= theirs.order
     };
     match home.is_member().then(|| home.credentials()) {
         Some(Ok(own)) if same(&own) => Ok(own),

@@ -286,8 +286,10 @@ fn start_tasks(
         home: home.clone(),
         log: log.clone(),
         follows: Arc::default(),
+        rotation: Arc::default(),
     };
     threads::task("keys", secrets.clone().keep());
+    threads::task("authorities", secrets.clone().keep_authorities());
     let nothing = Box::new(|| Box::pin(async { b"{}".to_vec() }) as BoxedBytes);
     let doors = PeerPort::new(secrets, Arc::default(), None, nothing);
     threads::task("peer-port", peer_port::serve(port, doors, shares));

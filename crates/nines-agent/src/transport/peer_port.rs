@@ -8,7 +8,7 @@
 //!                                                  10 what is my duty, 11 join as real server,
 //!                                                  12 join by signing request,
 //!                                                  13 renew my certificate,
-//!                                                  14 keys of heartbeats
+//!                                                  14 keys of heartbeats, 15 authorities
 //! ```
 //! Decides: who may say what. A member may say everything, a real server only ask for its duty, a
 //! stranger only ask to join, with a code. A member is known by the number in its certificate.
@@ -20,8 +20,7 @@ use std::{
     time::Duration,
 };
 
-use nines_api::failure::{Failure, Kind, Outcome};
-use nines_model::{NodeId, printable::clean};
+use nines_model::NodeId;
 use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -42,9 +41,10 @@ use crate::{
     core_thread::CoreHandle,
     descriptors::Shares,
     flow_sync::Flows,
-    identity::{self, Admission, Credentials, Peer, certificate, generation::Generation, trust},
+    identity::{self, Credentials, Peer, generation::Generation, trust},
 };
 
+mod authorities;
 pub mod bulk;
 mod flow_stream;
 pub mod heartbeat_keys;
@@ -53,7 +53,9 @@ pub mod real_servers;
 mod removed;
 pub mod renewal;
 mod strangers;
+pub use authorities::{Rotation, Standing};
 pub use flow_stream::{Asker, ask_all as ask_flows};
+pub use join::join;
 pub use strangers::Guesses;
 
 const FRAME_MAX: usize = 64 * 1024 * 1024;
@@ -90,6 +92,7 @@ mod kind {
     pub const JOIN_BY_REQUEST: u8 = 12;
     pub const RENEW: u8 = 13;
     pub const HEARTBEAT_KEYS: u8 = 14;
+    pub const AUTHORITIES: u8 = 15;
 }
 
 /// Highest feature level that this build reads.
@@ -228,8 +231,15 @@ impl PeerPort {
         counters: CountersAnswer,
     ) -> Self {
         let Secrets { core, credentials, home, log, .. } = secrets.clone();
-        let door = Door { core: core.clone(), home, credentials, guesses: Guesses::default(), log };
-        let desk = Desk { core: core.clone(), revision, config: tokio::sync::Mutex::default() };
+        let (guesses, rotation) = (Guesses::default(), Arc::clone(&secrets.rotation));
+        let door = Door { core: core.clone(), home, credentials, guesses, rotation, log };
+        let desk = Desk {
+            core: core.clone(),
+            credentials: Arc::clone(&door.credentials),
+            rotation: Arc::clone(&door.rotation),
+            revision,
+            config: tokio::sync::Mutex::default(),
+        };
         let members = removed::watch(core.clone());
         let large = Semaphore::new(LARGE_AT_ONCE);
         Self { core, door, desk, flows, counters, secrets, members, large }
@@ -250,8 +260,13 @@ async fn talk(visit: Visit, port: Arc<PeerPort>) {
     let (speaks, speaker) = watch::channel(0);
     let left = removed::left(port.members.clone(), speaker);
     let from = visit.from;
+    let shown = (visit.cert.clone(), visit.others.clone());
+    let forgotten = authorities::forgotten(Arc::clone(&port.door.credentials), shown);
     tokio::select! {
         () = converse(visit, Arc::clone(&port), &speaks) => {}
+        () = forgotten => {
+            port.door.log.line(&format!("the line from {from} ends: its authority is forgotten"));
+        }
         () = left => {
             let id = *speaks.borrow();
             port.door.log.line(&format!("member {id} was removed: its line from {from} ends"));
@@ -260,7 +275,7 @@ async fn talk(visit: Visit, port: Arc<PeerPort>) {
 }
 
 async fn converse(visit: Visit, port: Arc<PeerPort>, speaks: &watch::Sender<u64>) {
-    let Visit { mut stream, cert, from: origin, mut until } = visit;
+    let Visit { mut stream, cert, from: origin, mut until, .. } = visit;
     let mut from = 0;
     let max = |from| match (from, &cert) {
         (_, None) => STRANGER_MAX,
@@ -297,6 +312,10 @@ async fn converse(visit: Visit, port: Arc<PeerPort>, speaks: &watch::Sender<u64>
             },
             kind::HEARTBEAT_KEYS if from != 0 => {
                 let (what, bytes) = port.secrets.answer(&bytes, from).await;
+                say(&mut stream, what, &bytes).await
+            }
+            kind::AUTHORITIES if from != 0 => {
+                let (what, bytes) = port.secrets.answer_authorities(&bytes, from).await;
                 say(&mut stream, what, &bytes).await
             }
             kind::SUBSCRIBE if from != 0 => {
@@ -383,8 +402,8 @@ async fn open(
     to: SocketAddr,
 ) -> std::io::Result<TlsStream<TcpStream>> {
     let keys = credentials.keys();
-    let pems = (keys.ca_pem.as_str(), keys.cert_pem.as_str(), keys.key_pem.as_str());
-    let client = trust::client(pems, Generation::of(&credentials.identity), to.ip());
+    let own = (&keys.authorities, keys.cert_pem.as_str(), keys.key_pem.as_str());
+    let client = trust::client(own, Generation::of(&credentials.identity), to.ip());
     let connector = TlsConnector::from(client.map_err(|e| std::io::Error::other(e.to_string()))?);
     let name = identity::number_tls_name(peer.number());
     let name = rustls_pki_types::ServerName::try_from(name).map_err(std::io::Error::other)?;
@@ -427,62 +446,6 @@ pub async fn ask_counters(
         }
     };
     timeout(limit, ask).await.ok().flatten()
-}
-
-/// Asks the member at `to` to let this machine in, with its private key `key_pem`, which stays
-/// here. `sending` is called before anything is sent that the member may act on.
-pub async fn join(
-    to: SocketAddr,
-    fingerprint: [u8; 10],
-    request: &JoinRequest,
-    key_pem: &str,
-    sending: impl FnOnce() -> Outcome<()>,
-) -> Outcome<Credentials> {
-    let what = format!("cannot join by {to}");
-    let unreachable = |why: String| {
-        Failure::new(Kind::Unreachable, what.clone(), why).next(format!(
-            "see that the agent runs there and that TCP and UDP port {} are open",
-            to.port()
-        ))
-    };
-    let config = Arc::new(trust::joining_client(fingerprint));
-    let name = rustls_pki_types::ServerName::IpAddress(to.ip().into());
-    let work = async {
-        let stream = TcpStream::connect(to).await.map_err(|e| unreachable(e.to_string()))?;
-        let stream = TlsConnector::from(config).connect(name, stream).await;
-        let mut stream = stream.map_err(|e| {
-            Failure::new(Kind::Denied, what.clone(), e)
-                .next("copy the whole command that nines init printed")
-        })?;
-        // A member of the build before makes the key itself.
-        let signs = stream.get_ref().1.alpn_protocol() == Some(trust::SIGNS_REQUESTS);
-        let asked = if signs { certificate::request(key_pem)? } else { String::new() };
-        let request = JoinRequest { request: asked, ..request.clone() };
-        sending()?;
-        let bytes = serde_json::to_vec(&request).expect("plain data");
-        let sent = put(&mut stream, request.kind(), &bytes).await;
-        sent.map_err(|e| unreachable(e.to_string()))?;
-        match get(&mut stream, FRAME_MAX).await.map_err(|e| unreachable(e.to_string()))? {
-            (kind::PAPERS, bytes) => {
-                let given: Admission = serde_json::from_slice(&bytes)
-                    .map_err(|e| unreachable(format!("its answer cannot be read: {e}")))?;
-                if identity::fingerprint(&identity::der(&given.ca_pem)) != fingerprint {
-                    return Err(unreachable("its answer is of another cluster".into()));
-                }
-                Credentials::of(given, signs.then(|| key_pem.to_owned()))
-            }
-            (_, bytes) => {
-                let why = String::from_utf8_lossy(&bytes).into_owned();
-                let why = why.strip_prefix("refused: ").unwrap_or(&why).to_owned();
-                Err(Failure::new(Kind::Denied, what.clone(), clean(&why)).next(
-                    "nines code [--witness | --server]   on a director prints a new join command",
-                ))
-            }
-        }
-    };
-    timeout(Duration::from_secs(10), work)
-        .await
-        .unwrap_or_else(|_| Err(unreachable("no answer within 10 s".into())))
 }
 
 #[cfg(test)]

@@ -7,7 +7,11 @@ use utoipa::ToSchema;
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct RotateRequest {
     /// Rotate the key of the heartbeats.
+    #[serde(default)]
     pub beat: bool,
+    /// Rotate the certificate authority.
+    #[serde(default)]
+    pub ca: bool,
 }
 
 /// What a member says of its keys.
@@ -22,6 +26,12 @@ pub struct MemberKeys {
     pub rotating: bool,
     /// Why nothing is known of it; empty: it answered.
     pub trouble: String,
+    /// Names the authority that its certificate comes from; empty: unknown.
+    #[serde(default)]
+    pub authority: String,
+    /// Names others that it believes, too: a rotation of the authority has not ended.
+    #[serde(default)]
+    pub also_believed: Vec<String>,
 }
 
 /// The answer to `GET /v1/secret`.
@@ -33,4 +43,14 @@ pub struct SecretStatus {
     pub members: Vec<MemberKeys>,
     /// When the certificate of this node ends, RFC 3339.
     pub certificate_until: String,
+    /// Names the authority that the cluster has, or gets while it is rotated.
+    #[serde(default)]
+    pub authority: String,
+    /// Members and real servers that a rotation of the authority waits for, each with the reason;
+    /// empty: there is none, or it waits for nobody.
+    #[serde(default)]
+    pub waits_for: Vec<String>,
+    /// Whether this node believes another authority, too.
+    #[serde(default)]
+    pub authority_rotating: bool,
 }

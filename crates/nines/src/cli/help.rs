@@ -79,7 +79,7 @@ const EXAMPLES: &[(&str, &str)] = &[
          nines join 10.0.0.2 --code-file /run/code\nnines join 10.0.0.2 - <code",
     ),
     ("secret", "nines secret status\nnines secret rotate --beat"),
-    ("secret rotate", "nines secret rotate --beat"),
+    ("secret rotate", "nines secret rotate --beat\nnines secret rotate --ca"),
     ("secret status", "nines secret status\nnines secret status -o json"),
     ("quorumd", "nines quorumd join 10.0.0.2 CODE\nnines quorumd list"),
     ("quorumd run", "nines quorumd run --state /srv/quorumd --socket /run/quorumd.sock"),

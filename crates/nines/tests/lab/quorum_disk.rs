@@ -234,3 +234,32 @@ fn a_disk_that_cannot_be_used_says_why() {
     let told = net.fails("lb1", &["quorum-disk", "show", "/nowhere"], 5);
     assert!(told.contains("no such device"), "{told}");
 }
+
+/// The authority is rotated while one host runs the voter: the other one continues it with what
+/// the first got.
+#[test]
+fn the_voter_keeps_its_new_certificate_on_the_disk() {
+    if !can_run() {
+        return;
+    }
+    let mut net = cluster();
+    let first = owner(&net).unwrap();
+    let told = net.ok("lb1", &["secret", "rotate", "--ca"]);
+    assert!(told.contains("was rotated: it is") && told.contains("lb1, lb2, qd"), "{told}");
+    let holder = net.holder("lb1");
+    kill(&mut net, &part(first));
+    // The hosts of this test share one directory of notes, which hosts do not.
+    let _ = std::fs::remove_dir_all("/run/nines-quorum-disk/voter");
+    net.until("the other host has taken over", |n| {
+        owner(n) == Some(other(first)) && n.status("lb1")["votes"] == 3
+    });
+    let told = net.ok("lb1", &["secret", "rotate", "--ca"]);
+    assert!(told.contains("lb1, lb2, qd"), "it is believed, and believes the others: {told}");
+    assert_eq!(net.holder("lb1"), holder);
+    // The first host begins again, with a disk that was made under the first authority.
+    start(&mut net, first);
+    net.until("it waits", |n| {
+        let log = std::fs::read_to_string(n.home.join(format!("{}.log", part(first))));
+        log.unwrap().ends_with("owns the disk; this host waits\n")
+    });
+}

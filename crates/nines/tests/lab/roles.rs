@@ -174,4 +174,12 @@ fn tokens_open_the_api_of_every_node_until_they_are_revoked() {
     }
     is_refused(&ask(&net, "nines_wrong", &["status"]), "too many wrong tokens");
     assert!(ask(&net, &operator, &["status"]).status.success(), "a valid one is no guess");
+    // The authority is rotated: a copy of its certificate from before is worth nothing.
+    let old = net.write("old.pem", &std::fs::read_to_string(&ca).unwrap());
+    let told = net.ok("lb1", &["secret", "rotate", "--ca"]);
+    assert!(told.contains("clients of the API") && told.contains("need the new one"), "{told}");
+    is_done(&ask(&net, &operator, &["status"]));
+    let file = net.write("token", &operator);
+    let line = ["--server", &url, "--token-file", &file, "--ca", &old, "status"];
+    is_refused(&net.nines("client", &line), "not of this cluster");
 }

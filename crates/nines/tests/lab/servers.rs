@@ -14,7 +14,7 @@ fn web(listen: &str, name: &str) -> String {
 }
 
 /// Its agent, which answers no question about the cluster.
-fn start(net: &mut Net, host: &str) {
+pub fn start(net: &mut Net, host: &str) {
     let log = std::fs::File::options()
         .create(true)
         .append(true)

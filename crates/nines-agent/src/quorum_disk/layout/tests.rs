@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::{
-    identity::{self, PORT},
+    identity::{self, PORT, StateDir},
     quorum_disk::device::Use,
 };
 
@@ -108,4 +108,29 @@ fn a_device_has_room_for_all_hosts_or_is_too_small() {
     assert_eq!(area(least(2), 2), Some(AREA_MIN));
     assert_eq!(area(least(2) - 1, 2), None);
     assert_eq!(area(1 << 40, 8), Some(AREA_MAX));
+}
+
+#[test]
+fn the_voter_gets_the_newest_credentials_that_any_host_has_written_whole() {
+    let (path, _) = formatted("newer");
+    let device = Device::open(&path, Use::Log).unwrap();
+    let first = credentials(&device).unwrap();
+    let own = StateDir(path.with_extension("state"));
+    let voter = identity::Credentials::of(first.clone(), None).unwrap();
+    own.keep(&voter).unwrap();
+    let signer = (first.ca_key.clone(), String::new());
+    let (offered, next_key) = voter.keys().authorities.offered(0, ("t", 1), &signer.0).unwrap();
+    let own_pair = (first.cert_pem.clone(), first.key_pem.clone());
+    voter.put_authorities(&own, &offered, (signer.0, next_key), own_pair).unwrap();
+    let host = HostNumber(1);
+    write_credentials(&device, host, &voter.given()).unwrap();
+    assert_eq!(credentials(&device).unwrap().authorities, Some(offered.clone()));
+    // Another host has older ones, and wrote them later.
+    write_credentials(&device, A, &first).unwrap();
+    assert_eq!(credentials(&device).unwrap().authorities, Some(offered));
+    // A write that was cut off.
+    device.write(NEWER + NEWER_ROOM * u64::from(host.0) + 64, b"x").unwrap();
+    assert_eq!(credentials(&device).unwrap().authorities, None);
+    std::fs::remove_dir_all(&own.0).unwrap();
+    std::fs::remove_file(&path).unwrap();
 }

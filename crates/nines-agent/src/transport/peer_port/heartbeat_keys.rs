@@ -23,7 +23,7 @@ use nines_model::{NodeId, Role, Time, printable::clean};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{FRAME_MAX, connect, find, get, kind, put};
+use super::{FRAME_MAX, Rotation, connect, find, get, kind, put};
 use crate::{
     core_thread::{CoreHandle, Input},
     identity::{Credentials, HeartbeatKeys, StateDir, trust},
@@ -60,27 +60,31 @@ pub struct Secrets {
     pub log: Logger,
     /// The rotation that this node follows, and when that last said something.
     pub follows: Arc<Mutex<Option<(u64, Instant)>>>,
+    /// The rotation of the authority, as this node sees it.
+    pub rotation: Arc<Rotation>,
 }
 
 /// A member as a rotation sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Member {
-    name: String,
-    director: bool,
+pub(super) struct Member {
+    pub(super) name: String,
+    pub(super) director: bool,
     /// It is heard, or it is this node.
-    heard: bool,
+    pub(super) heard: bool,
 }
 
 /// What a node knows of the others.
-struct Seen {
-    members: BTreeMap<NodeId, Member>,
+pub(super) struct Seen {
+    pub(super) members: BTreeMap<NodeId, Member>,
     /// A majority of the voters is heard.
-    quorate: bool,
-    level: u32,
+    pub(super) quorate: bool,
+    pub(super) level: u32,
+    /// Place in the log of the newest change of the members.
+    pub(super) newest_change: u64,
 }
 
 impl Seen {
-    fn of(node: &Node, now: Time) -> Self {
+    pub(super) fn of(node: &Node, now: Time) -> Self {
         let (state, me) = (node.state(), node.config().id);
         let lease = state.spec.timing.lease;
         let heard = |id: NodeId| id == me || node.membership().alive(now, id, lease);
@@ -95,6 +99,7 @@ impl Seen {
             members: members.collect(),
             quorate: votes * 2 > voters.len(),
             level: state.members.feature_level(),
+            newest_change: state.members.newest_change().number(),
         }
     }
 }
@@ -204,12 +209,23 @@ impl Secrets {
             return Ok(self.credentials.heartbeat_keys());
         }
         let said = serde_json::to_vec(&Said { put: put.cloned() }).expect("plain data");
+        let answer = self.ask_member(id, (kind::HEARTBEAT_KEYS, &said), PATIENCE).await?;
+        serde_json::from_slice(&answer).map_err(|_| "its answer cannot be read".to_owned())
+    }
+
+    /// Says something to a member, as a frame of this kind; gives its answer, or why there is none.
+    pub(super) async fn ask_member(
+        &self,
+        id: NodeId,
+        said: (u8, &[u8]),
+        patience: Duration,
+    ) -> Result<Vec<u8>, String> {
         let seed = &self.credentials.identity.peers;
         let addresses = find(&self.core, seed, id).await.unwrap_or_default();
         let mut why = "it has no address".to_owned();
         for at in addresses {
-            match timeout(PATIENCE, self.ask_at(id, at, &said)).await {
-                Ok(Ok(keys)) => return Ok(keys),
+            match timeout(patience, self.ask_at(id, at, said)).await {
+                Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(e)) => why = clean(&e.to_string()).into_owned(),
                 Err(_) => why = "no answer".into(),
             }
@@ -221,16 +237,15 @@ impl Secrets {
         &self,
         id: NodeId,
         at: SocketAddr,
-        said: &[u8],
-    ) -> std::io::Result<HeartbeatKeys> {
+        (what, said): (u8, &[u8]),
+    ) -> std::io::Result<Vec<u8>> {
         let mut stream = connect(&self.credentials, id, at).await?;
         if stream.get_ref().1.alpn_protocol() != Some(trust::SIGNS_REQUESTS) {
             return Err(std::io::Error::other("its build rotates no keys"));
         }
-        put(&mut stream, kind::HEARTBEAT_KEYS, said).await?;
+        put(&mut stream, what, said).await?;
         match get(&mut stream, FRAME_MAX).await? {
-            (kind::ANSWER, bytes) => serde_json::from_slice(&bytes)
-                .map_err(|_| std::io::Error::other("its answer cannot be read")),
+            (kind::ANSWER, bytes) => Ok(bytes),
             (_, bytes) => Err(std::io::Error::other(String::from_utf8_lossy(&bytes))),
         }
     }

@@ -3,7 +3,12 @@
 //! Decides: which name and number a newcomer gets, and what is tried again. Machines are let in by
 //! any member that has the authority's key, two at once too: the log says which came first.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use nines_api::failure::{Failure, Kind, Outcome};
 use nines_core::{
@@ -15,16 +20,20 @@ use nines_core::{
 use nines_model::{
     AdminCommand, Codes as _, NodeId, NodeName, Role, Spec, names, printable::clean,
 };
-use tokio::time::Instant;
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout},
+};
+use tokio_rustls::TlsConnector;
 
-use super::{JoinRequest, strangers::Guesses};
+use super::{FRAME_MAX, JoinRequest, Rotation, get, kind, put, strangers::Guesses};
 use crate::{
     convert::refusal_text,
     core_thread::CoreHandle,
     identity::{
-        self, Admission, Admits, Credentials, Peer, StateDir,
+        self, Admission, Admits, Credentials, Peer, StateDir, certificate,
         join_code::{Comer, NotAdmitted},
-        now_s,
+        now_s, trust,
     },
     logger::Logger,
 };
@@ -44,6 +53,8 @@ pub(super) struct Door {
     pub credentials: Arc<Credentials>,
     /// Wrong codes by address.
     pub guesses: Guesses,
+    /// Which authorities real servers believe.
+    pub rotation: Arc<Rotation>,
     /// Where it says who came.
     pub log: Logger,
 }
@@ -262,6 +273,7 @@ async fn admit_once(door: &Door, request: &JoinRequest) -> Result<Admission, Ref
     let newcomer = |id| Peer { id, name: name.clone(), addresses, port, floats };
     if admits == Admits::Server {
         let made = identity::admit(credentials, peers, newcomer(0), admits, &request.request)?;
+        door.rotation.asked(name, made.authorities().order);
         door.log.line(&format!("{name} joined as real server"));
         return Ok(made);
     }
@@ -289,9 +301,15 @@ async fn admit_once(door: &Door, request: &JoinRequest) -> Result<Admission, Ref
     }
     let newcomer = newcomer(known.same(name).map_or(known.highest.next(), Member::id).number());
     let kind = joins(&newcomer, request);
-    let made = identity::admit(credentials, peers, newcomer, admits, &request.request)?;
+    let make = || {
+        let (newcomer, peers) = (newcomer.clone(), peers.clone());
+        identity::admit(credentials, peers, newcomer, admits, &request.request)
+    };
+    // What cannot be made is no reason to name a member.
+    make()?;
     match core.propose(command(kind)).await {
-        Ok(_) => Ok(made),
+        // The authorities may have been rotated meanwhile, and this machine was not waited for.
+        Ok(_) => Ok(make()?),
         Err(why @ Refusal::Changed(_)) => Err(Refused::Changed(refusal_text(&why))),
         Err(why) => Err(Refused::Final(refusal_text(&why))),
     }
@@ -332,6 +350,64 @@ pub(super) fn peers(members: &BTreeMap<NodeId, Member>) -> Vec<Peer> {
         floats: m.floats,
     };
     members.values().map(one).collect()
+}
+
+/// Asks the member at `to` to let this machine in, with its private key `key_pem`, which stays
+/// here. `sending` is called before anything is sent that the member may act on.
+pub async fn join(
+    to: SocketAddr,
+    fingerprint: [u8; 10],
+    request: &JoinRequest,
+    key_pem: &str,
+    sending: impl FnOnce() -> Outcome<()>,
+) -> Outcome<Credentials> {
+    let what = format!("cannot join by {to}");
+    let unreachable = |why: String| {
+        Failure::new(Kind::Unreachable, what.clone(), why).next(format!(
+            "see that the agent runs there and that TCP and UDP port {} are open",
+            to.port()
+        ))
+    };
+    let config = Arc::new(trust::joining_client(fingerprint));
+    let name = rustls_pki_types::ServerName::IpAddress(to.ip().into());
+    let work = async {
+        let stream = TcpStream::connect(to).await.map_err(|e| unreachable(e.to_string()))?;
+        let stream = TlsConnector::from(config).connect(name, stream).await;
+        let mut stream = stream.map_err(|e| {
+            Failure::new(Kind::Denied, what.clone(), e)
+                .next("copy the whole command that nines init printed")
+        })?;
+        // A member of the build before makes the key itself.
+        let signs = stream.get_ref().1.alpn_protocol() == Some(trust::SIGNS_REQUESTS);
+        let asked = if signs { certificate::request(key_pem)? } else { String::new() };
+        let request = JoinRequest { request: asked, ..request.clone() };
+        sending()?;
+        let bytes = serde_json::to_vec(&request).expect("plain data");
+        let sent = put(&mut stream, request.kind(), &bytes).await;
+        sent.map_err(|e| unreachable(e.to_string()))?;
+        match get(&mut stream, FRAME_MAX).await.map_err(|e| unreachable(e.to_string()))? {
+            (kind::PAPERS, bytes) => {
+                let given: Admission = serde_json::from_slice(&bytes)
+                    .map_err(|e| unreachable(format!("its answer cannot be read: {e}")))?;
+                let theirs = given.authorities();
+                let is_it = |pem: &str| identity::fingerprint(&identity::der(pem)) == fingerprint;
+                if !theirs.believed().any(is_it) {
+                    return Err(unreachable("its answer is of another cluster".into()));
+                }
+                Credentials::of(given, signs.then(|| key_pem.to_owned()))
+            }
+            (_, bytes) => {
+                let why = String::from_utf8_lossy(&bytes).into_owned();
+                let why = why.strip_prefix("refused: ").unwrap_or(&why).to_owned();
+                Err(Failure::new(Kind::Denied, what.clone(), clean(&why)).next(
+                    "nines code [--witness | --server]   on a director prints a new join command",
+                ))
+            }
+        }
+    };
+    timeout(Duration::from_secs(10), work)
+        .await
+        .unwrap_or_else(|_| Err(unreachable("no answer within 10 s".into())))
 }
 
 #[cfg(test)]

@@ -22,10 +22,10 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 
-use super::{FRAME_MAX, get, kind, open, put};
+use super::{FRAME_MAX, Rotation, get, kind, open, put};
 use crate::{
     core_thread::CoreHandle,
-    identity::{Credentials, Peer},
+    identity::{Credentials, Peer, authorities::Order},
 };
 
 /// How long a question may wait for a change.
@@ -46,6 +46,9 @@ pub struct Question {
     pub tunnels: BTreeSet<u16>,
     /// Config that it was told by; 0: none.
     pub revision: u64,
+    /// Which authorities it has; `None`: its build rotates none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authorities: Option<Order>,
 }
 
 /// A member's answer.
@@ -59,12 +62,19 @@ pub struct Answer {
     pub tunnels: BTreeSet<u16>,
     /// Whom to ask next time.
     pub members: Vec<Peer>,
+    /// Which authorities the member has: a director gives them to who has earlier ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authorities: Option<Order>,
 }
 
 /// What a member answers from.
 pub struct Desk {
     /// The node.
     pub core: CoreHandle,
+    /// Credentials of the node, and its keys.
+    pub credentials: Arc<Credentials>,
+    /// Which authorities real servers believe.
+    pub rotation: Arc<Rotation>,
     /// Revision of the config in force here.
     pub revision: Arc<AtomicU64>,
     /// That config as it was last looked at.
@@ -74,12 +84,17 @@ pub struct Desk {
 /// A member's side; `None`: this agent is stopping.
 pub async fn answer(desk: &Desk, question: &Question) -> Option<Answer> {
     let until = Instant::now() + WAIT;
+    if let Some(theirs) = question.authorities {
+        desk.rotation.asked(&question.name, theirs);
+    }
+    let ours = || desk.credentials.keys().authorities.order;
+    let rotated = || question.authorities.is_some_and(|theirs| theirs < ours());
     let (revision, RealServerRole { vips, tunnels }) = loop {
         sleep(LOOK).await;
         let config = config(desk).await?;
         let (revision, spec) = &*config;
         let newer = *revision > question.revision;
-        let late = Instant::now() > until;
+        let late = Instant::now() > until || rotated();
         if newer || late || *revision == question.revision {
             let duty = RealServerRole::of(spec, &question.addresses);
             let known =
@@ -88,12 +103,15 @@ pub async fn answer(desk: &Desk, question: &Question) -> Option<Answer> {
                 break (*revision, duty);
             }
         }
-        while desk.revision.load(Ordering::Relaxed) == *revision && Instant::now() < until {
+        while desk.revision.load(Ordering::Relaxed) == *revision
+            && Instant::now() < until
+            && !rotated()
+        {
             sleep(LOOK).await;
         }
     };
     let members = desk.core.inspect(|node, _| super::peers(&node.state().members)).await?;
-    Some(Answer { revision, vips, tunnels, members })
+    Some(Answer { revision, vips, tunnels, members, authorities: Some(ours()) })
 }
 
 /// The config in force. The thread that keeps leases is asked once for each, whoever asks here.

@@ -2,7 +2,8 @@
 //!
 //! Decides: who signs whose. A director signs its own; a witness or real server makes a new key and
 //! asks a director, over a line on which it shows the certificate that it has. It gets one for its
-//! own name and number only. Nobody restarts, and no line ends.
+//! own name and number only. Who has earlier authorities than the director gets those, too, and a
+//! director their keys. Nobody restarts, and no line ends.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -18,6 +19,7 @@ use crate::{
     core_thread::CoreHandle,
     identity::{
         self, Credentials, Peer, StateDir,
+        authorities::{Authorities, Order},
         certificate::{self, NEARLY_OVER, Subject, Validity},
         now_s, trust,
     },
@@ -38,6 +40,9 @@ struct Renew {
     name: String,
     /// Certificate signing request, PEM.
     request: String,
+    /// Which authorities it has; `None`: its build rotates none.
+    #[serde(default)]
+    authorities: Option<Order>,
 }
 
 /// What a director answers.
@@ -45,6 +50,15 @@ struct Renew {
 struct Renewed {
     /// Certificate, PEM.
     cert_pem: String,
+    /// The authorities, if they are later than those of who asks.
+    #[serde(default)]
+    authorities: Option<Authorities>,
+    /// Key of the authority that signs, PEM; empty: it is not for who asks.
+    #[serde(default)]
+    ca_key: String,
+    /// Key of the authority that signs next, PEM; empty: none, or it is not for who asks.
+    #[serde(default)]
+    next_key: String,
 }
 
 /// A member's side: kind and bytes of the answer. `from`: the member that asks; 0: it is none.
@@ -55,10 +69,7 @@ pub(super) async fn answer(
     cert: Option<&CertificateDer<'_>>,
 ) -> (u8, Vec<u8>) {
     match sign(door, bytes, from, cert).await {
-        Ok(cert_pem) => {
-            let answer = serde_json::to_vec(&Renewed { cert_pem }).expect("plain data");
-            (kind::ANSWER, answer)
-        }
+        Ok(renewed) => (kind::ANSWER, serde_json::to_vec(&renewed).expect("plain data")),
         Err(why) => (kind::REFUSED, why.to_string().into_bytes()),
     }
 }
@@ -68,13 +79,20 @@ async fn sign(
     bytes: &[u8],
     from: u64,
     cert: Option<&CertificateDer<'_>>,
-) -> Outcome<String> {
+) -> Outcome<Renewed> {
     let refuse = |why: &str| Failure::new(Kind::Denied, "refused", why);
-    if cert.and_then(|cert| Validity::of(cert)).is_some_and(|validity| !validity.is_due(now_s())) {
+    let Renew { name, request, authorities: theirs } =
+        serde_json::from_slice(bytes).map_err(|_| refuse("the request cannot be read"))?;
+    let keys = door.credentials.keys();
+    let later = theirs.is_some_and(|theirs| theirs < keys.authorities.order);
+    if theirs.is_some_and(|theirs| theirs > keys.authorities.order) {
+        return Err(refuse("this member has earlier authorities"));
+    }
+    let validity = cert.and_then(|cert| Validity::of(cert));
+    if !later && validity.is_some_and(|validity| !validity.is_due(now_s())) {
         return Err(refuse("its certificate is not due for renewal"));
     }
-    let Renew { name, request } =
-        serde_json::from_slice(bytes).map_err(|_| refuse("the request cannot be read"))?;
+    let mut signs = false;
     let subject = if from == 0 {
         let own = identity::server_tls_name(&name);
         if !cert.is_some_and(|cert| trust::names(cert, &own)) {
@@ -83,20 +101,28 @@ async fn sign(
         Subject::Server(name)
     } else {
         let id = NodeId(from);
-        let named = move |node: &Node, _| node.state().members.get(&id).map(|m| m.name.clone());
-        match door.core.inspect(named).await.flatten() {
-            Some(known) if known == name => Subject::Node(name, from),
+        let known = move |node: &Node, _| node.state().members.get(&id).cloned();
+        match door.core.inspect(known).await.flatten() {
+            Some(known) if known.name == name => {
+                signs = !known.witness;
+                Subject::Node(name, from)
+            }
             _ => return Err(refuse("it is no member of that name and number")),
         }
     };
-    let keys = door.credentials.keys();
     let cluster = &door.credentials.identity.cluster;
     let Some(authority) = keys.authority(cluster) else {
         return Err(refuse("this member has no CA key"));
     };
-    let cert = authority.sign(&subject, &request, now_s())?;
+    let cert_pem = authority.sign(&subject, &request, now_s())?;
     door.log.line(&format!("{} has a new certificate", subject.words()));
-    Ok(cert)
+    let (ca_key, next_key) = if later && signs {
+        (keys.ca_key.clone(), keys.next_key.clone())
+    } else {
+        Default::default()
+    };
+    let authorities = later.then(|| keys.authorities.clone());
+    Ok(Renewed { cert_pem, authorities, ca_key, next_key })
 }
 
 /// Signs a new certificate for this machine itself, if one is due and it has the authority's key;
@@ -193,9 +219,19 @@ pub(super) async fn renew(
     if renew_own(credentials, home, now_s())? {
         return Ok(());
     }
+    catch_up(credentials, home, members).await
+}
+
+/// Gets a new certificate from one of these members, and the authorities if it has later ones.
+pub async fn catch_up(
+    credentials: &Credentials,
+    home: &StateDir,
+    members: Vec<Peer>,
+) -> Outcome<()> {
     let key = certificate::new_key()?;
     let name = credentials.identity.me.name.clone();
-    let ask = Renew { name, request: certificate::request(&key)? };
+    let authorities = Some(credentials.keys().authorities.order);
+    let ask = Renew { name, request: certificate::request(&key)?, authorities };
     let ask = serde_json::to_vec(&ask).expect("plain data");
     let mut why = "no director is known".to_owned();
     for member in members.iter().filter(|m| m.id != credentials.identity.me.id) {
@@ -203,7 +239,10 @@ pub(super) async fn renew(
             let at = SocketAddr::new(*address, member.port);
             let asked = timeout(PATIENCE, ask_one(credentials, NodeId(member.id), at, &ask));
             match asked.await {
-                Ok(Ok(cert_pem)) => return credentials.renew(home, &cert_pem, &key),
+                Ok(Ok(given)) => match take(credentials, home, given, &key) {
+                    Ok(()) => return Ok(()),
+                    Err(e) => why = format!("{}: {e}", member.name),
+                },
                 Ok(Err(e)) => why = format!("{}: {}", member.name, clean(&e.to_string())),
                 Err(_) => why = format!("{}: no answer", member.name),
             }
@@ -212,12 +251,24 @@ pub(super) async fn renew(
     Err(Failure::new(Kind::Unreachable, "the certificate of this machine is not renewed yet", why))
 }
 
+/// Keeps what a director gave.
+fn take(credentials: &Credentials, home: &StateDir, given: Renewed, key: &str) -> Outcome<()> {
+    let Renewed { cert_pem, authorities, ca_key, next_key } = given;
+    match authorities {
+        None => credentials.renew(home, &cert_pem, key),
+        Some(later) => {
+            let own = (cert_pem, key.to_owned());
+            credentials.put_authorities(home, &later, (ca_key, next_key), own)
+        }
+    }
+}
+
 async fn ask_one(
     credentials: &Credentials,
     member: NodeId,
     at: SocketAddr,
     ask: &[u8],
-) -> std::io::Result<String> {
+) -> std::io::Result<Renewed> {
     let mut stream = if credentials.identity.server {
         open(credentials, member, at).await?
     } else {
@@ -228,7 +279,7 @@ async fn ask_one(
     }
     put(&mut stream, kind::RENEW, ask).await?;
     match get(&mut stream, FRAME_MAX).await? {
-        (kind::ANSWER, bytes) => Ok(serde_json::from_slice::<Renewed>(&bytes)?.cert_pem),
+        (kind::ANSWER, bytes) => Ok(serde_json::from_slice(&bytes)?),
         (_, bytes) => Err(std::io::Error::other(String::from_utf8_lossy(&bytes))),
     }
 }

@@ -42,6 +42,8 @@ pub struct Visit {
     pub stream: TlsStream<TcpStream>,
     /// Its certificate, signed by the cluster's authority; `None`: a stranger.
     pub cert: Option<CertificateDer<'static>>,
+    /// Those that it showed along with it.
+    pub others: Vec<CertificateDer<'static>>,
     /// Address of the other end.
     pub from: IpAddr,
     /// Until when the first frame must be here.
@@ -94,16 +96,17 @@ pub async fn keep<F: Future<Output = ()> + Send + 'static>(
             let until = Instant::now() + PATIENCE;
             let handshake = timeout_at(until, acceptor.accept(stream));
             let Some(Ok(Ok(stream))) = stranger.unless_shed(handshake).await else { return };
-            let certs = stream.get_ref().1.peer_certificates();
-            let cert = certs.and_then(|c| c.first().cloned());
-            let Some(cert) = cert else {
-                let visit = Visit { stream, cert: None, from: origin(from), until };
+            let certs = stream.get_ref().1.peer_certificates().map(<[_]>::to_vec);
+            let mut others = certs.unwrap_or_default();
+            if others.is_empty() {
+                let visit = Visit { stream, cert: None, others, from: origin(from), until };
                 stranger.unless_shed(talk(visit)).await;
                 return;
-            };
+            }
+            let cert = others.remove(0);
             let line = members.enter(trust::first_name(&cert));
             drop(stranger);
-            let visit = Visit { stream, cert: Some(cert), from: origin(from), until };
+            let visit = Visit { stream, cert: Some(cert), others, from: origin(from), until };
             line.unless_shed(talk(visit)).await;
         });
     }

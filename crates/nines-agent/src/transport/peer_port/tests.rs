@@ -12,11 +12,13 @@ use nines_model::{AdminCommand, Codes as _, Incarnation};
 use super::*;
 use crate::{
     core_thread::{self, CoreThread, Executors, Input, Work},
-    identity::{Admits, StateDir, bootstrap, now_s},
+    identity::{Admits, StateDir, bootstrap, certificate, now_s},
     logger::Logger,
     transport::datagram::DatagramCipher,
     watchdog::Lessor,
 };
+
+mod authorities;
 
 /// Bound for hangs only.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -42,6 +44,7 @@ struct Director {
     home: StateDir,
     credentials: Arc<Credentials>,
     follows: Arc<std::sync::Mutex<Option<(u64, Instant)>>>,
+    rotation: Arc<Rotation>,
 }
 
 impl Drop for Director {
@@ -86,13 +89,14 @@ async fn director(name: &str) -> Director {
     let at = listener.local_addr().unwrap();
     let counters: CountersAnswer = Box::new(|| Box::pin(async { b"counts".to_vec() }));
     let revision = Arc::default();
-    let follows = Arc::default();
+    let (follows, rotation) = (Arc::default(), Arc::default());
     let secrets = Secrets {
         core: core.clone(),
         credentials: Arc::clone(&credentials),
         home: home.clone(),
         log,
         follows: Arc::clone(&follows),
+        rotation: Arc::clone(&rotation),
     };
     let port = PeerPort::new(secrets, revision, None, counters);
     tokio::spawn(serve(listener, port, Shares::of(1_024)));
@@ -100,7 +104,7 @@ async fn director(name: &str) -> Director {
     while core.inspect(leads).await != Some(true) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    Director { at, core, home, credentials, follows }
+    Director { at, core, home, credentials, follows, rotation }
 }
 
 fn run(work: impl Future<Output = ()>) {
@@ -122,7 +126,7 @@ impl Director {
     }
 
     fn fingerprint(&self) -> [u8; 10] {
-        identity::fingerprint(&identity::der(&self.credentials.keys().ca_pem))
+        identity::fingerprint(&identity::der(self.credentials.keys().ca_pem()))
     }
 
     fn secrets(&self) -> Secrets {
@@ -132,6 +136,7 @@ impl Director {
             home: self.home.clone(),
             log: Logger::stderr(),
             follows: Arc::clone(&self.follows),
+            rotation: Arc::clone(&self.rotation),
         }
     }
 
@@ -402,6 +407,7 @@ fn a_member_without_the_key_of_the_authority_names_those_that_have_it() {
             home: lb1.home.clone(),
             credentials: Arc::new(wit1),
             guesses: Guesses::default(),
+            rotation: Arc::default(),
             log: Logger::stderr(),
         };
         let request = lb1.request("lb3", Admits::Director);
