@@ -103,6 +103,8 @@ pub struct Health {
     pub member: bool,
     /// Why it takes no part.
     pub out: Option<String>,
+    /// It hears two agents that run as one node, or has a moment ago.
+    pub doubts: bool,
     /// It says that its disk is full.
     pub says_full: bool,
     /// Nodes that are to be switched off by its state, of which it neither orders that nor says why

@@ -115,6 +115,8 @@ pub struct World {
     goals: health::Goals,
     /// When the invariants were last asked, and whether something has changed since.
     judged: u64,
+    /// When a kernel falls silent next, by what it had then.
+    falls_silent: u64,
     changed: bool,
     sabotage: Sabotage,
     seed: u64,
@@ -128,7 +130,7 @@ pub struct World {
     /// How often links were cut or mended.
     links_changed: u64,
     /// How many others each machine hears, and from what that was worked out.
-    hearing: ((u64, BTreeSet<u64>), BTreeMap<u64, usize>),
+    hearing: ((u64, u128), BTreeMap<u64, usize>),
     /// Why the state of a node has followed a frame of a stranger, if one has.
     forged: Option<String>,
     /// Members that were asked when somebody joined.
@@ -210,6 +212,7 @@ impl World {
             invariants: invariants::all(),
             goals: health::Goals::default(),
             judged: 0,
+            falls_silent: 0,
             changed: false,
             sabotage,
             seed,

@@ -1,5 +1,5 @@
 //! L1: once all faults have ended, and from then on, no ten election timeouts pass in which no node
-//! leads that a majority follows.
+//! leads that a majority follows. A node of which two agents ran a moment ago has no vote yet.
 
 use super::Goal;
 use crate::observation::Observation;
@@ -32,7 +32,8 @@ impl Goal for OneLeads {
 
     fn check(&mut self, seen: &Observation) -> Result<(), String> {
         let Some(healing) = seen.healing_ns else { return Ok(()) };
-        if somebody_leads(seen) {
+        let mut all = seen.nodes.values().filter_map(|node| node.health.as_ref());
+        if somebody_leads(seen) || all.any(|health| health.doubts) {
             self.last_ns = seen.now;
         }
         let since = seen.now - self.last_ns.max(seen.now - healing);

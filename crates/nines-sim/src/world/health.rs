@@ -97,6 +97,7 @@ impl World {
             follows: node.consensus().leader().map(NodeId::number),
             member: members.contains(&id) && !node.is_removed(),
             out: out(node, now),
+            doubts: !node.double(now).is_empty(),
             says_full: full,
             unfenced,
             without: missing.copied().collect(),

@@ -11,7 +11,7 @@ use std::{
 use nines_core::{Node, lease::promise_ns, node::UnderLease, snapshot, state::State};
 use nines_model::NodeId;
 
-use super::{Sabotage, World};
+use super::{Machine, Sabotage, World};
 use crate::{
     observation::{CopyFacts, NodeFacts, Observation},
     scenario::Fault,
@@ -61,16 +61,28 @@ impl World {
         self.goals.give_up();
     }
 
-    /// Asks the invariants after each event that changes what they look at. Most events change
-    /// nothing of it but the time. What ends by time alone is told when it ends, if somebody wants
-    /// to be told.
+    /// Asks the invariants after each event that changes what they look at, and when a kernel falls
+    /// silent by itself. Most events change nothing of it but the time.
     pub(super) fn judge_if_due(&mut self) -> Result<(), String> {
-        let each = self.story.is_some() || self.changed;
-        if each || self.now - self.judged >= LOOK_NS { self.judge() } else { Ok(()) }
+        let due = self.changed || self.now >= self.falls_silent;
+        if due || self.now - self.judged >= LOOK_NS { self.judge() } else { Ok(()) }
+    }
+
+    /// When the first of the kernels falls silent for a VIP, unless it is renewed.
+    fn next_silence(&self) -> u64 {
+        let of_machine = |(id, machine): (&u64, &Machine)| {
+            let (now, kernel) = (self.local(*id), &machine.kernel);
+            let deadlines = kernel.addresses.iter().filter_map(|vip| kernel.guards.get(vip));
+            let first = deadlines.filter(|deadline| now < **deadline).min()?;
+            let left = u128::from(first.since(now)) * 1_000_000 / u128::from(machine.rate_ppm);
+            Some(self.now + left as u64)
+        };
+        self.machines.iter().filter_map(of_machine).min().unwrap_or(u64::MAX)
     }
 
     pub(super) fn judge(&mut self) -> Result<(), String> {
         (self.judged, self.changed) = (self.now, false);
+        self.falls_silent = self.next_silence();
         let mut seen = Observation {
             now: self.now,
             lease_ns: self.lease.ns(),
