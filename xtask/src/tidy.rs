@@ -198,8 +198,9 @@ fn stem(file: &File, words: &BTreeSet<String>, wrong: &mut Vec<String>) {
     if EMPTY_NAMES.contains(&stem) || stem == "mod" {
         wrong.push(format!("{}: the name says nothing", file.name));
     }
-    // An invariant's file begins with its number.
-    if file.is_test() || GIVEN_NAMES.contains(&stem) || file.name.contains("/invariants/") {
+    // The file of an invariant or a goal begins with its number.
+    let numbered = file.name.contains("/invariants/") || file.name.contains("/liveness/");
+    if file.is_test() || GIVEN_NAMES.contains(&stem) || numbered {
         return;
     }
     let known = |word: &str| {

@@ -7,16 +7,18 @@
 
 pub mod faults;
 pub mod invariants;
+pub mod liveness;
 pub mod observation;
 pub mod random;
 pub mod scenario;
+pub mod shrink;
 pub mod story;
 pub mod timing;
 pub mod world;
 
 use nines_model::Millis;
 
-pub use scenario::{Drawn, Scenario};
+pub use scenario::{Drawn, Planned, Scenario};
 pub use story::Story;
 pub use world::{Sabotage, World};
 
@@ -65,39 +67,66 @@ pub fn run_scenario(scenario: Scenario, seed: u64) -> Outcome {
 
 /// The same in a world that was made already, in which nothing runs yet.
 pub fn run_world(mut world: World, safety: Millis) -> Outcome {
-    world.start_all();
-    let mut violation = world.run_for(Millis(2_000)).err();
-    let since = world.now();
-    while violation.is_none() && world.now() < since + safety.ns() {
-        world.operators_follow(Millis((world.now() - since) / 1_000_000));
-        faults::next(&mut world);
-        let pause = 20 + world.random.below(600);
-        violation = world.run_for(Millis(pause)).err();
-    }
-    faults::end_all(&mut world);
-    if violation.is_none() {
-        violation = world.run_for(Millis(6_000)).err();
-    }
-    // Some may have been switched off by a call that was under way.
-    world.start_all();
-    if world.scenario.changes_config {
-        world.operator_applies_all();
-    }
-    if violation.is_none() {
-        violation = world.run_for(Millis(6_000)).err();
-    }
+    let plan = faults::plan(&world.scenario, world.seed(), safety);
+    run_planned(&mut world, safety, &plan)
+}
+
+/// The same with these faults.
+pub fn run_planned(world: &mut World, safety: Millis, plan: &[Planned]) -> Outcome {
+    let mut violation = follow(world, safety, plan).err();
     let before = world.moves();
-    if violation.is_none() {
-        violation = world.run_for(Millis(3_000)).err();
+    violation = violation.or_else(|| world.run_for(world.scenario.calm).err());
+    let healed = violation.is_none() && world.moves() == before && world.serves_everything();
+    if violation.is_none() && healed {
+        violation = stuck(world).err();
     }
-    let calm = world.moves() == before;
     world.describe_if_verbose();
     Outcome {
         trace: world.trace(),
-        healed: violation.is_none() && calm && world.serves_everything(),
+        healed,
         moves: world.moves(),
         violation,
         virtual_ns: world.now(),
-        drawn: world.drawn,
+        drawn: world.drawn.clone(),
     }
+}
+
+/// At the end most machines stay away, or cannot work: what is left of the cluster says so.
+fn stuck(world: &mut World) -> Result<(), String> {
+    if !world.scenario.ends_stuck {
+        return Ok(());
+    }
+    faults::most_fail(world);
+    world.run_for(Millis(5_500))
+}
+
+/// The safety phase, and the time in which everything must heal.
+fn follow(world: &mut World, safety: Millis, plan: &[Planned]) -> Result<(), String> {
+    world.start_all();
+    world.run_for(Millis(2_000))?;
+    let since = world.now();
+    let passed = |world: &World| Millis((world.now() - since) / 1_000_000);
+    for planned in plan {
+        let pause = planned.at.0.saturating_sub(passed(world).0);
+        world.run_for(Millis(pause))?;
+        world.operators_follow(passed(world));
+        if world.copy_is_old() {
+            world.remove_copy();
+        }
+        faults::happen(world, planned);
+    }
+    let rest = safety.0.saturating_sub(passed(world).0);
+    world.run_for(Millis(rest))?;
+    world.operators_follow(passed(world));
+    faults::end_all(world);
+    world.run_for(Millis(6_000))?;
+    // Some may have been switched off by a call that was under way.
+    if world.somebody_is_down() {
+        world.start_all();
+        world.heals();
+    }
+    if world.scenario.changes_config {
+        world.operator_applies_all();
+    }
+    world.run_for(Millis(6_000))
 }

@@ -15,8 +15,105 @@ pub struct Kept {
     pub vote: u64,
     /// Index known to be committed.
     pub commit: u64,
+    /// Term and index of the last entry, or of the state if there is none after it.
+    pub end: (u64, u64),
     /// Another disk, or an older copy of it, has another number.
     pub disk: u64,
+}
+
+/// An entry that ends somebody's answering for a VIP once a majority has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct End {
+    /// The VIP.
+    pub vip: IpAddr,
+    /// Lowest and highest token by which nobody answers any more.
+    pub tokens: (u64, u64),
+    /// The node that goes on all the same: the VIP is given to it.
+    pub to: Option<u64>,
+}
+
+/// An entry with an order of the leader that wrote it: who gets a VIP, or who is switched off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Steered {
+    /// Raft term of the leader.
+    pub term: u64,
+    /// Log index of the entry.
+    pub index: u64,
+    /// When its disk was asked to keep it, ns.
+    pub at: u64,
+    /// The leader had applied an entry of its own term by then.
+    pub knows_all: bool,
+}
+
+/// An order to switch a node off, as the node knows it that asks the devices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Order {
+    /// Log index of the order.
+    pub index: u64,
+    /// The incarnation that is meant.
+    pub incarnation: u64,
+    /// The node that speaks to the devices, and its incarnation.
+    pub by: u64,
+    /// Its incarnation.
+    pub by_incarnation: u64,
+}
+
+/// A node has asked a device to switch a machine off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OffCall {
+    /// When, ns.
+    pub at: u64,
+    /// The node that has asked.
+    pub by: u64,
+    /// Its incarnation.
+    pub by_incarnation: u64,
+    /// The machine.
+    pub target: u64,
+    /// Incarnation of the node that ran there then, or had run there last.
+    pub target_incarnation: u64,
+    /// The order in the log; `None`: of two voters one has lost the other.
+    pub order: Option<Order>,
+    /// Incarnation of the target that was off, by the state of the node that has asked.
+    pub off: Option<u64>,
+    /// For how long the asking node had been able to hear the target then, ns.
+    pub heard_ns: u64,
+    /// The asking node had heard a majority since its machine booted.
+    pub by_heard_majority: bool,
+    /// How many vote by the asking node's log.
+    pub voters: usize,
+    /// When the machine was switched off by it, ns; `true`: in time to be told.
+    pub took_effect: Option<(u64, bool)>,
+}
+
+/// A copy of a machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CopyFacts {
+    /// The node whose machine was copied.
+    pub of: u64,
+    /// Term and receiver of the last vote that has left the copy.
+    pub told_vote: Option<(u64, u64)>,
+}
+
+/// How a node that runs is by its own word.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    /// The node that leads, as far as it knows.
+    pub follows: Option<u64>,
+    /// A member by the newest state of all.
+    pub member: bool,
+    /// Why it takes no part.
+    pub out: Option<String>,
+    /// It hears two agents that run as one node, or has a moment ago.
+    pub doubts: bool,
+    /// It says that its disk is full.
+    pub says_full: bool,
+    /// Nodes that are to be switched off by its state, of which it neither orders that nor says why
+    /// not.
+    pub unfenced: Vec<u64>,
+    /// VIPs of the world that its config does not have.
+    pub without: BTreeSet<IpAddr>,
+    /// What it says of what does not work: of a VIP, or of all of them.
+    pub why: Vec<(Option<IpAddr>, String)>,
 }
 
 /// One node at one instant.
@@ -28,6 +125,18 @@ pub struct NodeFacts {
     pub term: u64,
     /// Term and receiver of the last vote that has left it.
     pub told_vote: Option<(u64, u64)>,
+    /// Term of the leader, and index, of the last entry that it has said to have on disk.
+    pub told_ack: Option<(u64, u64)>,
+    /// The last order that it has asked its disk to keep, as the leader of its term.
+    pub steered: Option<Steered>,
+    /// A write has failed since the process started.
+    pub write_failed: bool,
+    /// What needs a disk and has left it since.
+    pub told_after: Option<&'static str>,
+    /// Nodes that vote, by its own log; empty: down.
+    pub voters: Arc<BTreeSet<u64>>,
+    /// What its entries on disk end, by index.
+    pub ends: Arc<BTreeMap<u64, Vec<End>>>,
     /// What is durable of its term, vote and commit index.
     pub kept: Kept,
     /// Index it knows committed, with the term of that entry as in its log.
@@ -47,6 +156,14 @@ pub struct NodeFacts {
     pub holdings: Arc<BTreeMap<IpAddr, (u64, Option<u64>)>>,
     /// By its applied state: nodes that a device has switched off, each with the incarnation.
     pub off: Arc<BTreeSet<(u64, u64)>>,
+    /// By its applied state: nodes that are off by a person's word, each with the incarnation.
+    pub confirmed: Arc<BTreeSet<(u64, u64)>>,
+    /// Of those, each that it can hear, and for how long it could, ns.
+    pub hears_confirmed: BTreeMap<u64, u64>,
+    /// An entry that it has applied, and that its build takes for another one.
+    pub misread: Option<u64>,
+    /// How it is by its own word, for goals only; `None`: it does not run.
+    pub health: Option<Health>,
     /// Hears no other node.
     pub hears_nobody: bool,
     /// For how long, ns of true time, it has not run or has heard too few others for a majority.
@@ -80,6 +197,22 @@ pub struct Observation {
     pub over: BTreeMap<u64, u64>,
     /// A device has said that it switched a machine off, and has not.
     pub device_has_lied: bool,
+    /// For how long nothing has failed any more, for goals only, ns; `None`: something may.
+    pub healing_ns: Option<u64>,
+    /// How long ago something last failed or was mended, for goals only, ns.
+    pub quiet_ns: u64,
+    /// Calls of devices that ask to switch a machine off, so far.
+    pub off_calls: Arc<Vec<OffCall>>,
+    /// Somebody has asked for a lease that is longer than usual, which may still run.
+    pub long_lease: bool,
+    /// Nothing happens but that nodes are upgraded.
+    pub upgrades: bool,
+    /// The only machine that faults happen to, if the scenario says so.
+    pub victim: Option<u64>,
+    /// Why the state of a node has followed a frame of somebody who is no member.
+    pub forged: Option<String>,
+    /// The copy of one of the machines.
+    pub copy: Option<CopyFacts>,
     /// VIPs that a copy of one of the machines answers for.
     pub copy_answers: BTreeMap<IpAddr, u64>,
 }

@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt::Write as _,
+    fmt::{self, Write as _},
 };
 
 use nines_core::wire::command;
@@ -34,8 +34,16 @@ pub struct Scenario {
     pub faults: Vec<Fault>,
     /// Whether operators change the config; it is then applied whole before the world must heal.
     pub changes_config: bool,
+    /// Sections with other times than those of the config, one of which operators put in force.
+    pub timings: Vec<String>,
+    /// For how long everything must stay as it is in the end.
+    pub calm: Millis,
+    /// Whether most machines fail for good after that, and the others have to say so.
+    pub ends_stuck: bool,
     /// Whether machines are copied.
     pub copies_machines: bool,
+    /// The only machine that faults happen to; `None`: they happen to all.
+    pub victim: Option<u64>,
 }
 
 /// How long a disk takes for a write.
@@ -86,15 +94,58 @@ codes! {
         PutBack = "put-back",
         /// A machine is copied, and the copy runs besides for some seconds.
         Copy = "copy",
+        /// The copy is stopped, and the original starts again.
+        EndCopy = "end-copy",
         /// A fence device does not do what it is asked.
         DeviceFails = "device-fails",
         /// A disk has no room left.
         FullDisk = "full-disk",
         /// Every write of a disk fails.
         DiskFails = "disk-fails",
+        /// The disk of one machine takes up to 400 ms more for a write.
+        SlowDisk = "slow-disk",
+        /// Up to 90 % of the messages from one machine to another are lost, on one card.
+        LinkLoss = "link-loss",
+        /// A link is away and back, again and again.
+        Flap = "flap",
+        /// The boot clock of a machine has another rate, within what leases allow.
+        ClockRate = "clock-rate",
+        /// The wall clock of a machine is set to another time, years away.
+        WallClock = "wall-clock",
+        /// Operators change beat, lease and election timeout.
+        OtherTiming = "other-timing",
+        /// A machine joins the cluster.
+        Join = "join",
+        /// A machine that has joined is removed.
+        Remove = "remove",
+        /// Somebody who is no member sends something.
+        Stranger = "stranger",
         /// All links, cards, disks and devices work again, and up to two nodes start. Ends come as
         /// often as faults, so that the cluster also works in between.
         End = "end",
+    }
+}
+
+/// One fault of a plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Planned {
+    /// When, since the safety phase began.
+    pub at: Millis,
+    /// What kind.
+    pub fault: Fault,
+    /// The machine that it happens to.
+    pub node: u64,
+    /// Another machine, where two are concerned; it may be the same.
+    pub other: u64,
+    /// How strong it is, and all else that its kind leaves open.
+    pub seed: u64,
+}
+
+impl fmt::Display for Planned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { at, fault, node, other, seed } = self;
+        let at = at.0 as f64 / 1e3;
+        write!(f, "{at:.3} s: {} node {node}, other {other}, seed {seed:016x}", fault.code())
     }
 }
 
@@ -166,6 +217,8 @@ impl Fault {
     }
 }
 
+mod swarm;
+
 const THREE: &str = "[cluster]\nname = \"sim\"\n[nodes]\nlb1 = \"10.0.0.1\"\nlb2 = \"10.0.0.2\"\n\
     wit = { addresses = \"10.0.0.3\", role = \"witness\" }\n\
     [vip.a]\naddress = \"10.0.0.100\"\n[vip.b]\naddress = \"10.0.0.101\"\n";
@@ -176,16 +229,6 @@ const SOURCES: &str = "[service.web]\nlisten = \"10.0.0.100:80\"\nforward = \"fu
 const SECOND_VIP: &str = "[vip.b]\naddress = \"10.0.0.101\"\n";
 
 impl Scenario {
-    /// The machines of [`Scenario::of_seed`], and in three of sixteen seeds others.
-    pub fn drawn(seed: u64) -> Self {
-        match seed % 16 {
-            3 => Self::sized(2, 1, 2, 2),
-            7 => Self::fenced(false),
-            11 => Self::fenced(true),
-            _ => Self::of_seed(seed),
-        }
-    }
-
     /// Two directors and a witness, one network. The seed selects what else there is: a third
     /// address in half of the seeds, operators that change the config in every other one, copies
     /// of machines in every eighth, disks that are full or fail in two of sixteen.
@@ -205,7 +248,11 @@ impl Scenario {
             length: Millis(20_000),
             faults,
             changes_config,
+            timings: Vec::new(),
+            calm: Millis(3_000),
+            ends_stuck: true,
             copies_machines: seed % 8 == 5,
+            victim: None,
         }
     }
 
@@ -261,6 +308,17 @@ impl Scenario {
     /// The config when the world begins.
     pub(crate) fn spec(&self) -> Spec {
         config::parse(&self.text).expect("the config of a scenario is right")
+    }
+
+    /// The longest lease and election timeout of this config, and of all that operators may put in
+    /// force.
+    pub(crate) fn longest_times(&self, spec: &Spec) -> (Millis, Millis) {
+        let parse = |timing: &String| config::parse(&format!("{}{timing}", self.text));
+        let others = self.timings.iter().map(|timing| parse(timing).expect("it is right").timing);
+        let all = others.chain([spec.timing.clone()]);
+        all.fold((Millis(0), Millis(0)), |(lease, election), timing| {
+            (lease.max(timing.lease), election.max(timing.election))
+        })
     }
 
     /// Names of the first members that are directors by this config.

@@ -7,7 +7,7 @@ use std::{
     net::IpAddr,
 };
 
-use crate::observation::Observation;
+use crate::{observation::Observation, scenario::Planned};
 
 /// One thing that happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub enum What {
     Answers(IpAddr),
     /// Its kernel answers for the VIP no more.
     IsSilent(IpAddr),
+    /// This goes wrong.
+    Fails(Planned),
 }
 
 /// All that was told so far.
@@ -47,6 +49,12 @@ impl Story {
     /// A node wrote a line to its log.
     pub(crate) fn says(&mut self, at: u64, by: u64, line: String) {
         self.told.push(Told { at, by, what: What::Says(line) });
+    }
+
+    /// A fault of the plan happens.
+    pub(crate) fn fails(&mut self, at: u64, planned: &Planned) {
+        let what = What::Fails(planned.clone());
+        self.told.push(Told { at, by: planned.node, what });
     }
 
     /// Tells what has changed since the last look.

@@ -16,7 +16,10 @@ use nines_core::{
 };
 use nines_model::{Incarnation, Millis, NodeId, Role, Spec, Time};
 
-use self::checksum::Trace;
+use self::{
+    checksum::Trace,
+    machine::{Kernel, Machine},
+};
 use crate::{
     invariants::{self, Invariant},
     random::Random,
@@ -29,13 +32,16 @@ mod copies;
 mod disk;
 mod failures;
 mod feature_level;
+mod health;
 mod joining;
 mod judge;
 mod kernel;
 mod links;
+mod machine;
 mod misread;
 mod operators;
 mod power;
+mod seen;
 
 pub use power::Device;
 
@@ -59,70 +65,6 @@ pub enum Sabotage {
     SetsMisread,
     /// Builds from before feature levels say that they read the newest one.
     LevelOverstated,
-}
-
-/// What the simulated kernel holds; it outlives the process, not the power.
-#[derive(Clone, Debug, Default)]
-struct Kernel {
-    addresses: BTreeSet<IpAddr>,
-    guards: BTreeMap<IpAddr, Time>,
-    /// Whose deadlines are renewed together.
-    follow: BTreeSet<IpAddr>,
-    tokens: BTreeMap<IpAddr, u64>,
-}
-
-struct Machine {
-    /// The node that runs here; a copy of a machine has the id of the original.
-    identity: u64,
-    /// Which disk it is.
-    place: u64,
-    node: Option<Node>,
-    kernel: Kernel,
-    disk: disk::Kept,
-    incarnation: u64,
-    /// Number of the incarnation that runs, or ran last.
-    boot: u64,
-    /// Counts boots of the machine.
-    power: u64,
-    paused_until: u64,
-    /// When the machine booted.
-    booted: u64,
-    /// Clock: local = offset + (true - booted) * rate / 1e6.
-    offset: u64,
-    rate_ppm: u64,
-    backlog: Vec<Event>,
-    alone_since: Option<u64>,
-    deaf_since: Option<u64>,
-    told_vote: Option<(u64, u64)>,
-    wake: u64,
-    state_seen: judge::StateSeen,
-    replaced_in_place: bool,
-}
-
-impl Machine {
-    fn new(random: &mut Random, id: u64, disk: Persisted) -> Self {
-        Self {
-            identity: id,
-            place: id,
-            node: None,
-            kernel: Kernel::default(),
-            disk: disk::Kept::new(disk),
-            incarnation: 0,
-            boot: 0,
-            power: 1,
-            paused_until: 0,
-            booted: 0,
-            offset: 1_000_000_000 + random.below(1 << 40),
-            rate_ppm: 998_000 + random.below(4_001),
-            backlog: Vec::new(),
-            alone_since: None,
-            deaf_since: None,
-            told_vote: None,
-            wake: u64::MAX,
-            state_seen: judge::StateSeen::default(),
-            replaced_in_place: false,
-        }
-    }
 }
 
 #[derive(Clone, Debug)]
@@ -166,16 +108,31 @@ pub struct World {
     pub loss_permille: u64,
     /// Extra time of each disk write at most.
     pub slow_disk_ns: u64,
+    /// The same of single machines.
+    slow_disks: BTreeMap<u64, u64>,
+    bad_links: links::BadLinks,
     invariants: Vec<Box<dyn Invariant>>,
+    goals: health::Goals,
     /// When the invariants were last asked, and whether something has changed since.
     judged: u64,
+    /// When a kernel falls silent next, by what it had then.
+    falls_silent: u64,
     changed: bool,
     sabotage: Sabotage,
+    seed: u64,
     trace: Trace,
     moves: u64,
     answering: BTreeMap<IpAddr, u64>,
     /// Voters by the log index of the change that made them so.
     voters: Arc<BTreeMap<u64, BTreeSet<u64>>>,
+    /// Since when each machine can hear another one, by receiver and sender, true time.
+    hears_since: BTreeMap<(u64, u64), u64>,
+    /// How often links were cut or mended.
+    links_changed: u64,
+    /// How many others each machine hears, and from what that was worked out.
+    hearing: ((u64, u128), BTreeMap<u64, usize>),
+    /// Why the state of a node has followed a frame of a stranger, if one has.
+    forged: Option<String>,
     /// Members that were asked when somebody joined.
     seeds: Vec<u64>,
     failures: failures::Failures,
@@ -229,6 +186,7 @@ impl World {
             machines.insert(id, machine);
         }
         let founders = machines.keys().copied().take(VOTERS_MAX).collect();
+        let (lease, election) = scenario.longest_times(&spec);
         let movable = spec.vips.iter().filter(|(_, vip)| vip.with.is_none());
         Self {
             now: 0,
@@ -245,18 +203,27 @@ impl World {
             commands_given: 0,
             misread: BTreeMap::new(),
             older: feature_level::OlderBuilds::default(),
-            lease: spec.timing.lease,
-            election: spec.timing.election,
+            lease,
+            election,
             loss_permille: 0,
             slow_disk_ns: 0,
+            slow_disks: BTreeMap::new(),
+            bad_links: links::BadLinks::default(),
             invariants: invariants::all(),
+            goals: health::Goals::default(),
             judged: 0,
+            falls_silent: 0,
             changed: false,
             sabotage,
+            seed,
             trace: Trace::new(),
             moves: 0,
             answering: BTreeMap::new(),
             voters: Arc::new([(0, founders)].into()),
+            hears_since: BTreeMap::new(),
+            forged: None,
+            links_changed: 0,
+            hearing: Default::default(),
             seeds: vec![1],
             failures: failures::Failures::default(),
             power: power::Power::default(),
@@ -286,6 +253,11 @@ impl World {
     fn name(&self, id: u64) -> String {
         let founder = self.scenario.nodes.get(id as usize - 1);
         founder.cloned().unwrap_or_else(|| format!("lb{id}"))
+    }
+
+    /// The seed of its random numbers.
+    pub fn seed(&self) -> u64 {
+        self.seed
     }
 
     /// True time, ns.
@@ -321,6 +293,7 @@ impl World {
             return;
         }
         self.is_switched_on(id);
+        self.changed = true;
         let now = self.local(id);
         let name = self.name(self.machines[&id].identity).into();
         let seeds = if self.founders().contains(&id) { Vec::new() } else { self.seeds.clone() };
@@ -340,6 +313,7 @@ impl World {
         machine.wake = u64::MAX;
         machine.replaced_in_place = false;
         machine.state_seen = judge::StateSeen::default();
+        machine.sent.starts(self.now);
         self.tell_wall_clock(id);
         if self.older.mixed {
             self.tell_facts(id);
@@ -397,7 +371,9 @@ impl World {
             Happening::Written(number, persist) => {
                 self.changed = true;
                 let forgets = self.sabotage == Sabotage::PromisesForgotten;
-                self.machines.get_mut(&id).expect("it is up").disk.keep(*persist, forgets);
+                let ends = self.ends_of(&persist);
+                let machine = self.machines.get_mut(&id).expect("it is up");
+                machine.disk.keep(*persist, ends, forgets);
                 self.feed(id, Event::Persisted(number));
             }
             Happening::Done(action, vip, up) => {
@@ -435,8 +411,12 @@ impl World {
                 return;
             };
             let before = judge::knowledge(node);
+            let fails = matches!(event, Event::PersistFailed(..));
             node.handle(now, event);
             self.changed |= judge::knowledge(node) != before;
+            if fails {
+                self.note_failed_write(id);
+            }
             self.carry_all_out(id, now);
         }
         let Some(node) = self.machines[&id].node.as_ref() else { return };
@@ -469,6 +449,7 @@ impl World {
                     self.kill(id);
                     let machine = self.machines.get_mut(&id).expect("a machine");
                     machine.replaced_in_place = true;
+                    self.upgrade_is_due(id);
                     self.start(id);
                     return Vec::new();
                 }

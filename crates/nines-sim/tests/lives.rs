@@ -42,7 +42,7 @@ fn shorten_and_restart(sabotage: Sabotage) -> Result<(), String> {
 fn a_longer_lease_is_remembered_when_the_log_has_forgotten_it() {
     assert_eq!(shorten_and_restart(Sabotage::None), Ok(()));
     let found = shorten_and_restart(Sabotage::PromisesForgotten).unwrap_err();
-    assert!(found.contains("S13") || found.contains("S11"), "{found}");
+    assert!(["S11", "S12", "S13"].iter().any(|name| found.contains(name)), "{found}");
 }
 
 fn three() -> World {
@@ -122,10 +122,11 @@ fn copies_that_are_not_known_as_such_are_noticed_by_the_invariants() {
         std::panic::catch_unwind(|| run(seed, Millis(20_000), Sabotage::CopiesUnknown).violation)
             .unwrap_or_else(|_| Some("stopped by an assertion".into()))
     };
-    // What a seed shows depends on every message before; some seed shows two answering at once.
+    // What a seed shows depends on every message before; some seed shows that both vote, or that
+    // two answer at once.
     let mut found = Vec::new();
     let two_answer = (0..150).filter_map(one).any(|violation| {
-        let two_answer = violation.contains("S11");
+        let two_answer = ["S6", "S11", "S12"].iter().any(|name| violation.contains(name));
         found.push(violation);
         two_answer
     });

@@ -14,8 +14,8 @@ use raft::{
 };
 
 pub use self::codec::{
-    asks_for_vote, asks_to_write, brings_entries, brings_state, changes_voters, gives_vote,
-    may_wait, takes_log_of,
+    acknowledges, asks_for_vote, asks_to_write, brings_entries, brings_state, changes_voters,
+    gives_vote, may_wait, takes_log_of,
 };
 use self::codec::{committed, from_entry, from_message, from_raft_snapshot, to_entry, to_message};
 use self::log::Log;
@@ -338,7 +338,7 @@ impl Consensus {
     }
 
     fn note_told(&mut self, messages: &[RaftMessage]) {
-        for (term, index) in messages.iter().filter_map(codec::acknowledges) {
+        for (term, index) in messages.iter().filter_map(acknowledges) {
             self.told = self.told.max((term, index));
         }
     }

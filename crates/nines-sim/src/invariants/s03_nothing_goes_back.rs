@@ -59,7 +59,7 @@ mod tests {
 
     #[test]
     fn it_can_fail() {
-        let kept = Kept { term: 5, vote: 2, commit: 9, disk: 0 };
+        let kept = Kept { term: 5, vote: 2, commit: 9, ..Kept::default() };
         let good = NodeFacts {
             applied: Some((9, 1)),
             term: 5,
@@ -89,7 +89,7 @@ mod tests {
         ] {
             assert!(after(bad).unwrap_err().contains(why), "{why}");
         }
-        let other = Kept { disk: 1, term: 1, commit: 1, vote: 0 };
+        let other = Kept { disk: 1, term: 1, commit: 1, ..Kept::default() };
         let other = NodeFacts { kept: other, told_vote: None, ..good.clone() };
         assert_eq!(after(other), Ok(()), "an older disk was put in");
     }

@@ -2,7 +2,8 @@
 
 use nines_model::{Millis, NodeId};
 
-use super::{Kernel, Machine, Sabotage, World, disk::Kept, judge::StateSeen};
+use super::{Machine, Sabotage, World};
+use crate::random::Random;
 
 /// No copy runs for so long that everybody could confirm it while its original is off: its disk is
 /// older than what the original has acknowledged, which is another fault.
@@ -20,23 +21,13 @@ impl World {
         let machine = Machine {
             identity: id,
             place,
-            node: None,
-            kernel: Kernel::default(),
-            disk: Kept::new(disk),
             incarnation: self.sequence + 1,
-            boot: 0,
             power: 1_000,
-            paused_until: 0,
             booted: self.now,
             offset: 1_000_000_000,
             rate_ppm,
-            backlog: Vec::new(),
-            alone_since: None,
-            deaf_since: None,
-            told_vote: None,
-            wake: u64::MAX,
-            state_seen: StateSeen::default(),
-            replaced_in_place: false,
+            // No number of this world is drawn for it.
+            ..Machine::new(&mut Random::new(0), copy, disk)
         };
         self.machines.insert(copy, machine);
         for other in cut_off {

@@ -26,6 +26,7 @@ pub(super) struct Failures {
 impl World {
     /// kill -9: the process is gone, the kernel stays, unsynced writes are lost.
     pub fn kill(&mut self, id: u64) {
+        self.changed = true;
         let forgets = self.sabotage == Sabotage::DiskForgets;
         let machine = self.machines.get_mut(&id).expect("a machine");
         machine.node = None;
@@ -43,6 +44,7 @@ impl World {
         let machine = self.machines.get_mut(&id).expect("a machine");
         machine.kernel = Kernel::default();
         machine.power += 1;
+        machine.sent.heard_majority = false;
         // The boot clock starts anew.
         machine.booted = self.now;
         machine.offset = machine.power % 7 * 1_000_000_000;
@@ -66,8 +68,9 @@ impl World {
         }
     }
 
-    /// All disks have room again, and take writes.
+    /// All disks have room again, take writes, and are as fast as before.
     pub fn all_disks_work(&mut self) {
+        self.slow_disks.clear();
         for id in self.failures.full_disks.clone() {
             self.fill_disk(id, false);
         }

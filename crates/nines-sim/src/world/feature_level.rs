@@ -6,11 +6,14 @@
 //! members. What it sends has all fields again, because a log keeps its entries as bytes, whoever
 //! reads them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
+};
 
 use nines_core::{
     Event, feature_level, snapshot,
-    wire::{Command, Facts, Frame, LogEntry, LogEvents, Snapshot, command::Kind, frame},
+    wire::{Command, Facts, Frame, LogEntry, LogEvents, Persisted, Snapshot, command::Kind, frame},
 };
 use prost::Message as _;
 
@@ -24,6 +27,10 @@ pub(super) struct OlderBuilds {
     /// Highest feature level that they read; 0: they know of none.
     level: u32,
     machines: BTreeSet<u64>,
+    /// Machines whose next process is of the new build.
+    next: BTreeSet<u64>,
+    /// Nothing else happens.
+    pub only: bool,
     /// Commands as they were written, by what an older build keeps of them.
     written: BTreeMap<Vec<u8>, Vec<u8>>,
 }
@@ -139,6 +146,21 @@ impl OlderBuilds {
         fnv(7, &state.encode_to_vec())
     }
 
+    /// The first of these entries that a machine with the older build takes for another one: that
+    /// is not what it skips of a fact about a node, or of a newcomer.
+    pub fn misread(&self, id: u64, disk: &Persisted, of: RangeInclusive<u64>) -> Option<u64> {
+        if !self.machines.contains(&id) {
+            return None;
+        }
+        let is_another = |entry: &&LogEntry| {
+            let kind = self.written.get(entry.command()).map(|whole| Command::decode(&whole[..]));
+            let kind = kind.and_then(|command| command.ok()?.kind);
+            kind.is_some_and(|kind| feature_level::needed(&kind) > self.level)
+        };
+        let mut new = disk.entries.iter().filter(|entry| of.contains(&entry.index));
+        new.find(is_another).map(|entry| entry.index)
+    }
+
     /// An entry as everybody else has it.
     fn restored(&self, entry: &mut LogEntry) {
         let command = if entry.kind == 0 { &mut entry.data } else { &mut entry.context };
@@ -167,14 +189,36 @@ impl World {
         self.older.machines.contains(&id)
     }
 
+    /// From now on nothing happens but that nodes are upgraded.
+    pub fn only_upgrades(&mut self) {
+        self.older.only = true;
+    }
+
+    /// The process asks for a long lease, and the new build takes its place.
+    pub fn upgrade_in_place(&mut self, id: u64) {
+        self.older.next.insert(id);
+        self.planned_restart(id);
+    }
+
     /// The process is killed, and the new build is started.
     pub fn upgrade(&mut self, id: u64) {
         self.kill(id);
+        self.gets_new_build(id);
+        self.start(id);
+    }
+
+    /// If a planned restart of this machine was for its upgrade: the new build is there.
+    pub(super) fn upgrade_is_due(&mut self, id: u64) {
+        if self.older.next.remove(&id) {
+            self.gets_new_build(id);
+        }
+    }
+
+    fn gets_new_build(&mut self, id: u64) {
         self.older.machines.remove(&id);
         let disk = &mut self.machines.get_mut(&id).expect("it was killed").disk;
         let older = &self.older;
         disk.change(|disk| disk.entries.iter_mut().for_each(|entry| older.restored(entry)));
-        self.start(id);
     }
 
     /// A node that starts tells what its build can read.

@@ -9,7 +9,7 @@ use nines_core::{
 };
 use nines_model::{Codes as _, NodeId};
 
-use super::{Happening, Machine, World};
+use super::{Happening, Machine, World, seen::Sent};
 use crate::timing::DELAY_MAX_NS;
 
 impl World {
@@ -64,7 +64,7 @@ impl World {
         self.kill(id);
         let machine = self.machines.get_mut(&id).expect("it was killed");
         machine.disk.replace(disk);
-        machine.told_vote = None;
+        machine.sent = Sent::default();
     }
 
     /// The process ends, and another one starts without its log.
@@ -157,6 +157,7 @@ impl World {
     /// TLS over TCP: in order and whole, or lost; the sender of what is lost is told.
     pub(super) fn send_bulk(&mut self, from: u64, to: u64, mut bytes: Vec<u8>) {
         self.as_sent(from, &mut bytes);
+        self.note_sent(from, &bytes);
         let there: Vec<u64> =
             self.machines.iter().filter(|(_, m)| m.identity == to).map(|(id, _)| *id).collect();
         let sender = self.machines[&from].identity;

@@ -11,23 +11,24 @@ use std::{
 use nines_core::{Node, lease::promise_ns, node::UnderLease, snapshot, state::State};
 use nines_model::NodeId;
 
-use super::{Sabotage, World};
+use super::{Machine, Sabotage, World};
 use crate::{
-    observation::{NodeFacts, Observation},
+    observation::{CopyFacts, NodeFacts, Observation},
     scenario::Fault,
 };
 
-/// In worlds of so many nodes the invariants are asked after each event.
-const EACH_EVENT_NODES_MAX: usize = 8;
+/// After an event that changes nothing that invariants look at but the time, they are asked so long
+/// after they last were, ns.
+const LOOK_NS: u64 = 5_000_000;
 
 /// A lease for a planned restart, with what clocks may differ.
 const LONG_LEASE_NS: u64 = 2_100_000_000;
 
-/// What invariants look at in a node: its term if it leads, and how far its log is.
-pub(super) fn knowledge(node: &Node) -> (Option<u64>, u64, u64) {
+/// What invariants look at in a node: its term, whether it leads, and how far its log is.
+pub(super) fn knowledge(node: &Node) -> (bool, u64, u64, u64) {
     let consensus = node.consensus();
-    let leads = consensus.is_leader().then(|| consensus.term());
-    (leads, consensus.committed().number(), node.state().applied.number())
+    let (leads, term) = (consensus.is_leader(), consensus.term());
+    (leads, term, consensus.committed().number(), node.state().applied.number())
 }
 
 /// What a node's state was when it was last looked at: it changes with the applied index only.
@@ -37,6 +38,9 @@ pub(super) struct StateSeen {
     hash: u64,
     holdings: Arc<BTreeMap<IpAddr, (u64, Option<u64>)>>,
     off: Arc<BTreeSet<(u64, u64)>>,
+    confirmed: Arc<BTreeSet<(u64, u64)>>,
+    voters: Arc<BTreeSet<u64>>,
+    misread: Option<u64>,
 }
 
 impl World {
@@ -54,17 +58,31 @@ impl World {
     /// A person has broken what invariants rest on: none is asked any more.
     pub fn ask_no_invariant(&mut self) {
         self.invariants.clear();
+        self.goals.give_up();
     }
 
-    /// Asks the invariants after each event. In a large world most events change nothing that they
-    /// look at but the time: after those they are asked once in a millisecond.
+    /// Asks the invariants after each event that changes what they look at, and when a kernel falls
+    /// silent by itself. Most events change nothing of it but the time.
     pub(super) fn judge_if_due(&mut self) -> Result<(), String> {
-        let each = self.scenario.nodes.len() <= EACH_EVENT_NODES_MAX || self.changed;
-        if each || self.now - self.judged >= 1_000_000 { self.judge() } else { Ok(()) }
+        let due = self.changed || self.now >= self.falls_silent;
+        if due || self.now - self.judged >= LOOK_NS { self.judge() } else { Ok(()) }
+    }
+
+    /// When the first of the kernels falls silent for a VIP, unless it is renewed.
+    fn next_silence(&self) -> u64 {
+        let of_machine = |(id, machine): (&u64, &Machine)| {
+            let (now, kernel) = (self.local(*id), &machine.kernel);
+            let deadlines = kernel.addresses.iter().filter_map(|vip| kernel.guards.get(vip));
+            let first = deadlines.filter(|deadline| now < **deadline).min()?;
+            let left = u128::from(first.since(now)) * 1_000_000 / u128::from(machine.rate_ppm);
+            Some(self.now + left as u64)
+        };
+        self.machines.iter().filter_map(of_machine).min().unwrap_or(u64::MAX)
     }
 
     pub(super) fn judge(&mut self) -> Result<(), String> {
         (self.judged, self.changed) = (self.now, false);
+        self.falls_silent = self.next_silence();
         let mut seen = Observation {
             now: self.now,
             lease_ns: self.lease.ns(),
@@ -72,6 +90,7 @@ impl World {
             longest_promise_ns: promise_ns(self.lease) + LONG_LEASE_NS,
             ..Observation::default()
         };
+        self.note_hearing();
         let copy = self.copy_id();
         let all: Vec<u64> = self.machines.keys().copied().filter(|id| *id != copy).collect();
         for id in all {
@@ -82,7 +101,14 @@ impl World {
         seen.switched_off = self.count_as_off();
         seen.over.clone_from(&self.power.over);
         seen.device_has_lied = self.power.has_lied;
-        if self.machines.contains_key(&copy) {
+        seen.off_calls = Arc::clone(&self.power.off_calls);
+        seen.upgrades = self.older.only;
+        seen.victim = self.scenario.victim;
+        seen.forged.clone_from(&self.forged);
+        let asked_long = self.machines.values().filter_map(|machine| machine.sent.asked_long);
+        seen.long_lease = asked_long.max().is_some_and(|at| self.now - at < LONG_LEASE_NS);
+        if let Some(machine) = self.machines.get(&copy) {
+            seen.copy = Some(CopyFacts { of: machine.identity, told_vote: machine.sent.vote });
             seen.copy_answers = self.answers(copy);
         }
         for (id, node) in &seen.nodes {
@@ -100,37 +126,35 @@ impl World {
                 .check(&seen)
                 .map_err(|why| format!("at {} ms: {why}", self.now / 1_000_000))?;
         }
-        Ok(())
+        self.judge_goals(&mut seen)
     }
 
     /// What invariants see of one node.
     fn facts(&mut self, id: u64) -> NodeFacts {
         self.note_silence(id);
         let answers = self.answers(id);
-        let hears_nobody = self.hears(id) == 0;
+        let hears_nobody = self.hearing.1.get(&id).is_none_or(|count| *count == 0);
         let now = self.now;
         // A long lease for a planned restart is meant to outlast the process.
         let long_lease_ns = self.long_lease_ns();
-        let names = &self.scenario.nodes;
-        let machine = self.machines.get_mut(&id).expect("a machine");
-        if let Some(node) = &machine.node
-            && node.state().applied.number() != machine.state_seen.applied
-        {
-            machine.state_seen = StateSeen {
-                applied: node.state().applied.number(),
-                hash: self.older.hash_of_state(&snapshot::encode(node.state())),
-                holdings: Arc::new(holdings(&self.vips, names, node.state())),
-                off: Arc::new(switched_off(node.state())),
-            };
-            note_voters(&mut self.voters, node);
-        }
-        let state_seen = &machine.state_seen;
+        self.note_state(id);
+        let confirmed = Arc::clone(&self.machines[&id].state_seen.confirmed);
+        let could = |(target, _): &(u64, u64)| (*target, self.could_hear_ns(id, *target));
+        let hears_confirmed = confirmed.iter().map(could).filter(|(_, ns)| *ns > 0).collect();
+        let machine = &self.machines[&id];
+        let (state_seen, sent) = (&machine.state_seen, &machine.sent);
         let node = machine.node.as_ref();
         let since = |since: Option<u64>| since.map_or(0, |since| now - since);
         NodeFacts {
             leads: node.filter(|n| n.consensus().is_leader()).map(|n| n.consensus().term()),
             term: node.map_or(0, |n| n.consensus().term()),
-            told_vote: machine.told_vote,
+            told_vote: sent.vote,
+            told_ack: sent.ack,
+            steered: sent.steered,
+            write_failed: sent.write_failed,
+            told_after: sent.told_after,
+            voters: node.map(|_| Arc::clone(&state_seen.voters)).unwrap_or_default(),
+            ends: machine.disk.ends(),
             kept: machine.disk.kept(),
             committed: node.map_or(0, |n| n.consensus().committed().number()),
             applied: node.map(|_| (state_seen.applied, state_seen.hash)),
@@ -140,11 +164,40 @@ impl World {
             answers,
             holdings: node.map(|_| Arc::clone(&state_seen.holdings)).unwrap_or_default(),
             off: node.map(|_| Arc::clone(&state_seen.off)).unwrap_or_default(),
+            confirmed: node.map(|_| confirmed).unwrap_or_default(),
+            hears_confirmed,
+            misread: node.and(state_seen.misread),
+            health: None,
             hears_nobody,
             holds_nothing: node.is_some_and(|n| n.under_lease() == UnderLease::Nothing),
             alone_ns: since(machine.alone_since).saturating_sub(long_lease_ns),
             deaf_ns: since(machine.deaf_since),
         }
+    }
+
+    /// Notes what a node's state is, if that has changed.
+    fn note_state(&mut self, id: u64) {
+        let machine = self.machines.get_mut(&id).expect("a machine");
+        let Some(node) = &machine.node else { return };
+        let (state, before) = (node.state(), machine.state_seen.applied);
+        if state.applied.number() == before {
+            return;
+        }
+        let misread = machine.state_seen.misread;
+        let voters = node.consensus().voters().into_iter().map(NodeId::number).collect();
+        machine.state_seen = StateSeen {
+            applied: state.applied.number(),
+            hash: self.older.hash_of_state(&snapshot::encode(state)),
+            holdings: Arc::new(holdings(&self.vips, &self.scenario.nodes, state)),
+            off: Arc::new(off_by(state, false)),
+            confirmed: Arc::new(off_by(state, true)),
+            voters: Arc::new(voters),
+            misread: misread.or_else(|| {
+                let new = before + 1..=state.applied.number();
+                self.older.misread(id, machine.disk.get(), new)
+            }),
+        };
+        note_voters(&mut self.voters, node);
     }
 
     /// Notes since when a machine has not run, or has heard too few others.
@@ -154,9 +207,11 @@ impl World {
         // Of two voters one that knows the other to be off need not hear it.
         let off = self.power.off.iter().chain(self.power.back.keys());
         let other_is_off = fewest == 2 && off.into_iter().any(|off| *off != id);
-        let deaf = !other_is_off && self.hears(id) < fewest / 2;
+        let hears = self.hearing.1.get(&id).copied().unwrap_or_default();
+        let deaf = !other_is_off && hears < fewest / 2;
         let now = self.now;
         let machine = self.machines.get_mut(&id).expect("a machine");
+        machine.sent.heard_majority |= !deaf && machine.node.is_some();
         let stopped = machine.node.is_none() || machine.paused_until > now;
         let note = |since: &mut Option<u64>, is: bool| {
             *since = since.or(Some(now)).filter(|_| is);
@@ -244,11 +299,12 @@ fn note_voters(voters: &mut Arc<BTreeMap<u64, BTreeSet<u64>>>, node: &Node) {
     }
 }
 
-/// Nodes that devices have switched off by a node's state, each with the incarnation.
-fn switched_off(state: &State) -> BTreeSet<(u64, u64)> {
+/// Nodes that are off by a node's state, each with the incarnation: by the word of a person, or of
+/// devices.
+fn off_by(state: &State, person: bool) -> BTreeSet<(u64, u64)> {
     let off = state.fencing.iter().filter_map(|(id, power)| Some((*id, power.off.as_ref()?)));
-    let by_device = off.filter(|(_, off)| !off.by_person);
-    by_device.map(|(id, off)| (id.number(), off.incarnation)).collect()
+    let of = off.filter(|(_, off)| off.by_person == person);
+    of.map(|(id, off)| (id.number(), off.incarnation)).collect()
 }
 
 /// Where each of the world's VIPs stands in a node's state.

@@ -7,14 +7,20 @@ use nines_model::Time;
 
 use super::{Happening, World};
 
+/// Whether a kernel answers now and did not before, or the other way round.
+fn changes(before: Option<Time>, deadline: Time, now: Time) -> bool {
+    before.is_some_and(|before| now < before) != (now < deadline)
+}
+
 impl World {
     pub(super) fn guard(&mut self, id: u64, vip: IpAddr, deadline: Time, follows: bool) {
-        self.changed = true;
+        let now = self.local(id);
         let machine = self.machines.get_mut(&id).expect("a machine");
         let held = machine.node.as_ref().and_then(|n| n.vips().get(&vip));
         let token = held.map_or(0, |v| v.token.number());
-        machine.kernel.guards.insert(vip, deadline);
-        machine.kernel.tokens.insert(vip, token);
+        let before = machine.kernel.guards.insert(vip, deadline);
+        let token_before = machine.kernel.tokens.insert(vip, token);
+        self.changed |= changes(before, deadline, now) || token_before != Some(token);
         if follows {
             machine.kernel.follow.insert(vip);
         } else {
@@ -24,10 +30,11 @@ impl World {
 
     /// Every VIP that follows gets this deadline.
     pub(super) fn renew_guards(&mut self, id: u64, deadline: Time) {
-        self.changed = true;
+        let now = self.local(id);
         let kernel = &mut self.machines.get_mut(&id).expect("a machine").kernel;
         for vip in &kernel.follow {
-            kernel.guards.insert(*vip, deadline);
+            let before = kernel.guards.insert(*vip, deadline);
+            self.changed |= changes(before, deadline, now);
         }
     }
 

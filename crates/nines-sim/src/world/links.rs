@@ -1,28 +1,32 @@
 //! Links between machines: what is cut, lost, late or sent twice.
 
-use nines_core::{
-    Event, peek,
-    voter::consensus,
-    wire::{Frame, frame},
-};
-use nines_model::NodeId;
-use prost::Message as _;
+use std::collections::BTreeMap;
+
+use nines_core::Event;
+use nines_model::{Millis, NodeId};
 
 use super::{Happening, Sabotage, World};
 use crate::timing::DELAY_MAX_NS;
 
-/// Field of [`Frame`] with a message of the consensus.
-const RAFT: u64 = 3;
+/// A link in one direction: receiver, sender, card.
+type Link = (u64, u64, usize);
 
-/// The term and the receiver of a vote that a frame brings, in answer or as the candidate's own.
-fn vote(bytes: &[u8]) -> Option<(u64, u64)> {
-    // Most frames are heartbeats.
-    peek::field(bytes, RAFT)?;
-    match Frame::decode(bytes).ok()?.kind? {
-        frame::Kind::Raft(message) => {
-            consensus::gives_vote(&message).map(|(term, to)| (term, to.number()))
-        }
-        _ => None,
+/// Links that work now and then.
+#[derive(Default)]
+pub(super) struct BadLinks {
+    /// Messages lost of a thousand.
+    loss: BTreeMap<Link, u64>,
+    /// Those that come and go: since when, how long each takes, until when; ns.
+    flaps: BTreeMap<Link, (u64, u64, u64)>,
+}
+
+impl BadLinks {
+    /// Whether a link is away now.
+    fn is_away(&self, link: Link, now: u64) -> bool {
+        let away = |(since, every, until): &(u64, u64, u64)| {
+            now < *until && ((now - since) / every).is_multiple_of(2)
+        };
+        self.flaps.get(&link).is_some_and(away)
     }
 }
 
@@ -39,12 +43,16 @@ impl World {
 
     /// Nothing passes from one to the other on this card.
     pub fn cut_card(&mut self, from: u64, to: u64, card: usize) {
+        self.links_changed += 1;
         self.cut.insert((to, from, card));
+        self.hears_since.insert((to, from), self.now);
     }
 
     /// Everything passes again from one to the other.
     pub fn mend(&mut self, from: u64, to: u64) {
+        self.links_changed += 1;
         self.cut.retain(|(at, by, _)| (*at, *by) != (to, from));
+        self.hears_since.insert((to, from), self.now);
     }
 
     /// This card of a machine sends nothing and receives nothing.
@@ -56,6 +64,21 @@ impl World {
         }
     }
 
+    /// So many of a thousand messages are lost on this card, from one machine to another.
+    pub fn lose_on_link(&mut self, (from, to, card): (u64, u64, usize), permille: u64) {
+        self.bad_links.loss.insert((to, from, card), permille);
+    }
+
+    /// This card between two machines is away and back, in turns of this length, for so long.
+    pub fn flap(&mut self, (a, b, card): (u64, u64, usize), every: Millis, length: Millis) {
+        self.links_changed += 1;
+        let until = self.now + length.ns();
+        for (to, from) in [(a, b), (b, a)] {
+            self.bad_links.flaps.insert((to, from, card), (self.now, every.ns(), until));
+            self.hears_since.insert((to, from), until);
+        }
+    }
+
     /// One of the cards of a machine, by chance.
     pub fn draw_card(&mut self) -> usize {
         self.random.below(self.scenario.cards as u64) as usize
@@ -63,7 +86,8 @@ impl World {
 
     /// Whether a message on this card passes.
     fn passes(&self, from: u64, to: u64, card: usize) -> bool {
-        !self.cut.contains(&(to, from, card))
+        let link = (to, from, card);
+        !self.cut.contains(&link) && !self.bad_links.is_away(link, self.now)
     }
 
     /// Whether a connection over some card can work.
@@ -72,16 +96,28 @@ impl World {
         (0..self.scenario.cards).any(works)
     }
 
+    /// For each machine how many others that run it hears, itself or through a third one.
+    pub(super) fn note_hearing(&mut self) {
+        let up = self.machines.keys().filter(|id| self.is_up(**id));
+        let key = (self.links_changed, up.fold(0, |up, id| up | 1 << (id % 128)));
+        let few = self.machines.keys().next_back().is_none_or(|id| *id < 128);
+        if few && self.bad_links.flaps.is_empty() && self.hearing.0 == key {
+            return;
+        }
+        let by = self.machines.keys().map(|id| (*id, self.hears(*id))).collect();
+        self.hearing = (key, by);
+    }
+
     /// How many other machines that run a node hears, itself or through a third one; copies count
     /// for nothing.
-    pub(super) fn hears(&self, id: u64) -> usize {
+    fn hears(&self, id: u64) -> usize {
         let others = self.machines.keys().filter(|o| **o != id && self.is_up(**o));
         let counts = |o: &u64| self.hears_from(id, *o) || self.hears_through(id, *o);
         others.filter(|o| counts(o)).count()
     }
 
     /// Whether a node hears another one over a link between them.
-    fn hears_from(&self, id: u64, other: u64) -> bool {
+    pub(super) fn hears_from(&self, id: u64, other: u64) -> bool {
         (0..self.scenario.cards).any(|card| self.passes(other, id, card))
     }
 
@@ -100,7 +136,11 @@ impl World {
 
     /// All links work again.
     pub fn mend_all_links(&mut self) {
-        self.cut.clear();
+        self.links_changed += 1;
+        for (to, from, _) in std::mem::take(&mut self.cut) {
+            self.hears_since.insert((to, from), self.now);
+        }
+        self.bad_links = BadLinks::default();
     }
 
     pub(super) fn send(&mut self, from: u64, to: u64, mut bytes: Vec<u8>) {
@@ -108,9 +148,7 @@ impl World {
             self.misread(&mut bytes);
         }
         self.as_sent(from, &mut bytes);
-        if let Some(vote) = vote(&bytes) {
-            self.machines.get_mut(&from).expect("it sends").told_vote = Some(vote);
-        }
+        self.note_sent(from, &bytes);
         let there = self.machines.iter().filter(|(_, m)| m.identity == to);
         let there: Vec<u64> = there.map(|(machine, _)| *machine).collect();
         for machine in there {
@@ -128,7 +166,8 @@ impl World {
         let identity = self.machines[&from].identity;
         let copies = 1 + u64::from(self.random.chance(10));
         for _ in 0..copies {
-            if self.random.chance(self.loss_permille) {
+            let lost = self.bad_links.loss.get(&(to, from, card)).copied().unwrap_or_default();
+            if self.random.chance(self.loss_permille.max(lost)) {
                 continue;
             }
             // Mostly under a millisecond, sometimes late enough to be overtaken.

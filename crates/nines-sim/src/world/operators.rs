@@ -4,9 +4,10 @@ use nines_core::{
     Event,
     wire::{Act, ApplySpec, Command, Give, command, pack},
 };
-use nines_model::Millis;
+use nines_model::{Millis, NodeId};
 
 use super::World;
+use crate::random::Random;
 
 impl World {
     /// The command that puts this config in force, whatever is.
@@ -55,6 +56,64 @@ impl World {
         let spec = known.read(&text).expect("the scenario's config is right");
         let change = known.change_to(&text, &spec).expect("the log has a form for it");
         self.operator_asks(id, command::Kind::ApplySpec(change));
+    }
+
+    /// Somebody changes the times of the cluster to others of the scenario, or back.
+    pub fn operator_changes_timing(&mut self, number: u64) {
+        let all = &self.scenario.timings;
+        let timing = all.get(number as usize % (all.len() + 1)).cloned().unwrap_or_default();
+        let text = format!("{}{timing}", self.scenario.text);
+        let id = self.draw_founder();
+        self.operator_asks(id, Self::whole_config(text));
+    }
+
+    /// A new machine joins by this member, if not enough have done so; one that has joined and is
+    /// off, starts.
+    pub fn somebody_joins(&mut self, by: u64) {
+        const NEW_MAX: u64 = 2;
+        let first = self.copy_id() + 1;
+        let members = self.members();
+        for id in first..first + NEW_MAX {
+            if !self.machines.contains_key(&id) {
+                if self.runs(by) {
+                    self.join(id, by);
+                }
+                return;
+            }
+            if !self.runs(id) && members.contains(&id) {
+                return self.start(id);
+            }
+        }
+    }
+
+    /// Somebody removes one of the machines that have joined.
+    pub fn operator_removes(&mut self, by: u64, number: u64) {
+        let joined: Vec<u64> =
+            self.members().into_iter().filter(|id| *id > self.copy_id()).collect();
+        if !joined.is_empty() {
+            let name = self.name(joined[number as usize % joined.len()]);
+            self.operator_acts(by, "remove", &[&name]);
+        }
+    }
+
+    /// Somebody who is no member sends something to a node: bytes that are no frame, or what a
+    /// member could send.
+    pub fn stranger_sends(&mut self, to: u64, random: &mut Random) {
+        let Some(node) = &self.machines[&to].node else { return };
+        let members = &node.state().members;
+        // One that has no log believes everybody, and a number that was never given may be new.
+        let left = (0..=members.highest().number()).filter(|id| node.has_left(NodeId(*id)));
+        let left: Vec<u64> = left.collect();
+        if left.is_empty() {
+            return;
+        }
+        let stranger = left[random.below(left.len() as u64) as usize];
+        let bytes = match random.below(3) {
+            0 => (0..random.below(200)).map(|_| random.draw() as u8).collect(),
+            1 => self.heartbeat_of(stranger, random),
+            _ => Self::message_of(stranger, to, random),
+        };
+        self.forge(to, stranger, bytes);
     }
 
     /// Somebody asks for what the scenario says by this time since the safety phase began.

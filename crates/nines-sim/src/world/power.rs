@@ -3,12 +3,16 @@
 //! Decides: what is true of power. A call that a node has begun goes on when the node dies, as a
 //! process on another machine does.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use nines_core::Event;
 use nines_model::{Millis, Switch, codes};
 
 use super::{Happening, World};
+use crate::observation::OffCall;
 
 codes! {
     /// How a fence device behaves.
@@ -37,6 +41,8 @@ pub struct Switched {
     /// The number of the operation, if its result comes with this.
     pub(super) number: Option<u64>,
     pub(super) result: Result<(), String>,
+    /// Which of the calls to switch something off it ends.
+    pub(super) call: Option<usize>,
     /// Whether the machine is switched.
     pub(super) takes_effect: bool,
 }
@@ -58,6 +64,8 @@ pub(super) struct Power {
     pub(super) has_lied: bool,
     /// Calls by name of the device, target and switch.
     calls: BTreeMap<(String, u64, Switch), usize>,
+    /// Calls that ask to switch a machine off.
+    pub(super) off_calls: Arc<Vec<OffCall>>,
 }
 
 impl World {
@@ -132,6 +140,7 @@ impl World {
             return;
         };
         *self.power.calls.entry((device.to_owned(), target, switch)).or_default() += 1;
+        let call = (switch == Switch::Off).then(|| self.note_off_call(id, target));
         let behaves = self.power.devices.get(device).copied().unwrap_or(Device::Works);
         let takes = 200_000_000 + self.random.below(1_300_000_000);
         let failed = |why: &str| Err(format!("{device}: {why}"));
@@ -147,10 +156,11 @@ impl World {
         self.power.has_lied |= behaves == Device::Lies && switch == Switch::Off;
         if behaves == Device::Late && reached {
             let late =
-                Switched { target, switch, number: None, result: Ok(()), takes_effect: true };
+                Switched { target, switch, number: None, result: Ok(()), takes_effect: true, call };
             self.schedule(timeout.ns() + takes, id, Happening::Switched(late));
         }
-        let ended = Switched { target, switch, number: Some(number), result, takes_effect };
+        let number = Some(number);
+        let ended = Switched { target, switch, number, result, call, takes_effect };
         self.schedule(after, id, Happening::Switched(ended));
     }
 
@@ -160,6 +170,10 @@ impl World {
         match switch {
             Switch::Off => {
                 self.changed = true;
+                if let Some(call) = ended.call {
+                    let calls = Arc::make_mut(&mut self.power.off_calls);
+                    calls[call].took_effect = Some((self.now, ended.number.is_some()));
+                }
                 let over = self.machines[target].boot;
                 self.power_off(*target);
                 self.power.off.insert(*target);

@@ -201,6 +201,7 @@ impl Run {
             What::IsSilent(vip) => {
                 format!("{name} answers for {} no more", self.names.of_vip(*vip))
             }
+            What::Fails(planned) => format!("fails: {planned}"),
         }
     }
 

@@ -195,7 +195,7 @@ pub fn asks_for_vote(message: &RaftMessage) -> bool {
 }
 
 /// Term and index of what a message says to be on its sender's disk.
-pub(super) fn acknowledges(message: &RaftMessage) -> Option<(u64, u64)> {
+pub fn acknowledges(message: &RaftMessage) -> Option<(u64, u64)> {
     let says = message.kind == APPEND_RESPONSE && !message.reject;
     says.then_some((message.term, message.index))
 }
