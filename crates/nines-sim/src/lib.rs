@@ -121,7 +121,7 @@ fn follow(world: &mut World, safety: Millis, plan: &[Planned]) -> Result<(), Str
     faults::end_all(world);
     world.run_for(Millis(6_000))?;
     // Some may have been switched off by a call that was under way.
-    if world.somebody_is_down() {
+    if world.somebody_is_down() || !world.is_healing() {
         world.start_all();
         world.heals();
     }

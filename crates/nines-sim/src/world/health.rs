@@ -59,6 +59,19 @@ impl World {
         self.goals.healing = Some(self.now);
     }
 
+    /// Whether nothing fails.
+    pub fn is_healing(&self) -> bool {
+        self.goals.healing.is_some()
+    }
+
+    /// A device switches a machine off, asked at this time, ns. A call from before everything
+    /// worked again is a fault that was under way; what was asked later is the cluster's own doing.
+    pub(super) fn is_disturbed_by_call(&mut self, at: u64) {
+        if self.goals.healing.is_some_and(|since| at < since) {
+            self.is_disturbed();
+        }
+    }
+
     /// Whether some machine does not run.
     pub fn somebody_is_down(&self) -> bool {
         self.machines.values().any(|machine| machine.node.is_none())
