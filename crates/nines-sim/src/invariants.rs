@@ -57,7 +57,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::<s19_one_survives::OneSurvives>::default(),
         Box::new(s20_off_is_off::OffIsOff),
         Box::new(s21_word_ends_when_heard::WordEndsWhenHeard),
-        Box::<s22_silent_by_itself::SilentByItself>::default(),
+        Box::new(s22_silent_by_itself::SilentByItself),
         Box::<s25_acked_is_there::AckedIsThere>::default(),
         Box::new(s26_silent_after_failure::SilentAfterFailure),
         Box::new(s27_nothing_misread::NothingMisread),

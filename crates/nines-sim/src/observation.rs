@@ -166,7 +166,7 @@ pub struct NodeFacts {
     pub health: Option<Health>,
     /// Hears no other node.
     pub hears_nobody: bool,
-    /// For how long, ns of true time, it has not run or has heard too few others for a majority.
+    /// For how long, ns of true time, it has sent nothing that a majority can have answered.
     pub alone_ns: u64,
     /// It says that nothing on its machine is under a lease: its watchdog is fed without an end.
     pub holds_nothing: bool,

@@ -130,7 +130,9 @@ pub struct World {
     /// How often links were cut or mended.
     links_changed: u64,
     /// How many others each machine hears, and from what that was worked out.
-    hearing: ((u64, u128), BTreeMap<u64, usize>),
+    hearing: ((u64, u128), BTreeMap<u64, BTreeSet<u64>>),
+    /// Until when a machine heard another one that it does not hear now.
+    heard_until: BTreeMap<(u64, u64), u64>,
     /// Why the state of a node has followed a frame of a stranger, if one has.
     forged: Option<String>,
     /// Members that were asked when somebody joined.
@@ -224,6 +226,7 @@ impl World {
             forged: None,
             links_changed: 0,
             hearing: Default::default(),
+            heard_until: BTreeMap::new(),
             seeds: vec![1],
             failures: failures::Failures::default(),
             power: power::Power::default(),

@@ -133,7 +133,7 @@ impl World {
     fn facts(&mut self, id: u64) -> NodeFacts {
         self.note_silence(id);
         let answers = self.answers(id);
-        let hears_nobody = self.hearing.1.get(&id).is_none_or(|count| *count == 0);
+        let hears_nobody = self.hearing.1.get(&id).is_none_or(BTreeSet::is_empty);
         let now = self.now;
         // A long lease for a planned restart is meant to outlast the process.
         let long_lease_ns = self.long_lease_ns();
@@ -207,17 +207,39 @@ impl World {
         // Of two voters one that knows the other to be off need not hear it.
         let off = self.power.off.iter().chain(self.power.back.keys());
         let other_is_off = fewest == 2 && off.into_iter().any(|off| *off != id);
-        let hears = self.hearing.1.get(&id).copied().unwrap_or_default();
+        let hears = self.hearing.1.get(&id).map_or(0, BTreeSet::len);
         let deaf = !other_is_off && hears < fewest / 2;
-        let now = self.now;
+        let (now, answered) = (self.now, self.answered_until(id, fewest / 2));
         let machine = self.machines.get_mut(&id).expect("a machine");
         machine.sent.heard_majority |= !deaf && machine.node.is_some();
         let stopped = machine.node.is_none() || machine.paused_until > now;
         let note = |since: &mut Option<u64>, is: bool| {
             *since = since.or(Some(now)).filter(|_| is);
         };
+        if stopped && !machine.stopped {
+            machine.stopped_at = now;
+        }
+        machine.stopped = stopped;
+        // Others may have answered later, one after the other, what was sent while it ran.
+        let runs = !stopped && answered >= machine.runs_since();
+        let answered = if runs { answered } else { answered.min(machine.stopped_at) };
         note(&mut machine.alone_since, !machine.replaced_in_place && (stopped || deaf));
+        machine.alone_since = machine.alone_since.map(|since| since.max(answered));
         note(&mut machine.deaf_since, deaf && !stopped);
+    }
+
+    /// The newest time at which a message of a node can have been sent that so many others have
+    /// answered. They need not all be heard at one time: one that is gone now and one that is back
+    /// may both have answered it.
+    fn answered_until(&self, id: u64, others: usize) -> u64 {
+        let hears = self.hearing.1.get(&id);
+        let until = |other: &u64| match hears {
+            Some(hears) if hears.contains(other) => self.now,
+            _ => self.heard_until.get(&(id, *other)).copied().unwrap_or_default(),
+        };
+        let mut all: Vec<u64> = self.machines.keys().filter(|o| **o != id).map(until).collect();
+        all.sort_unstable();
+        others.checked_sub(1).map_or(self.now, |n| all.iter().rev().nth(n).copied().unwrap_or(0))
     }
 
     /// Planned restarts in this world ask for 2 s; while any may be out, silence comes later.

@@ -1,6 +1,6 @@
 //! Links between machines: what is cut, lost, late or sent twice.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use nines_core::Event;
 use nines_model::{Millis, NodeId};
@@ -96,7 +96,7 @@ impl World {
         (0..self.scenario.cards).any(works)
     }
 
-    /// For each machine how many others that run it hears, itself or through a third one.
+    /// For each machine which others that run it hears, itself or through a third one.
     pub(super) fn note_hearing(&mut self) {
         let up = self.machines.keys().filter(|id| self.is_up(**id));
         let key = (self.links_changed, up.fold(0, |up, id| up | 1 << (id % 128)));
@@ -105,15 +105,21 @@ impl World {
             return;
         }
         let by = self.machines.keys().map(|id| (*id, self.hears(*id))).collect();
-        self.hearing = (key, by);
+        let (_, before) = std::mem::replace(&mut self.hearing, (key, by));
+        for (id, others) in before {
+            let hears = self.hearing.1.get(&id);
+            let lost =
+                others.into_iter().filter(|other| hears.is_none_or(|is| !is.contains(other)));
+            self.heard_until.extend(lost.map(|other| ((id, other), self.now)));
+        }
     }
 
-    /// How many other machines that run a node hears, itself or through a third one; copies count
-    /// for nothing.
-    fn hears(&self, id: u64) -> usize {
+    /// Which other machines that run a node hears, itself or through a third one; copies count for
+    /// nothing.
+    fn hears(&self, id: u64) -> BTreeSet<u64> {
         let others = self.machines.keys().filter(|o| **o != id && self.is_up(**o));
         let counts = |o: &u64| self.hears_from(id, *o) || self.hears_through(id, *o);
-        others.filter(|o| counts(o)).count()
+        others.filter(|o| counts(o)).copied().collect()
     }
 
     /// Whether a node hears another one over a link between them.

@@ -43,7 +43,12 @@ pub(super) struct Machine {
     pub(super) offset: u64,
     pub(super) rate_ppm: u64,
     pub(super) backlog: Vec<Event>,
+    /// Since when it cannot have renewed a lease.
     pub(super) alone_since: Option<u64>,
+    /// It does not run.
+    pub(super) stopped: bool,
+    /// When it ceased to run last.
+    pub(super) stopped_at: u64,
     pub(super) deaf_since: Option<u64>,
     pub(super) sent: seen::Sent,
     pub(super) wake: u64,
@@ -52,6 +57,11 @@ pub(super) struct Machine {
 }
 
 impl Machine {
+    /// Since when it runs without a break, or ran.
+    pub(super) fn runs_since(&self) -> u64 {
+        self.sent.started.max(self.paused_until)
+    }
+
     pub(super) fn new(random: &mut Random, id: u64, disk: Persisted) -> Self {
         Self {
             identity: id,
@@ -68,6 +78,8 @@ impl Machine {
             rate_ppm: 998_000 + random.below(4_001),
             backlog: Vec::new(),
             alone_since: None,
+            stopped: true,
+            stopped_at: 0,
             deaf_since: None,
             sent: seen::Sent::default(),
             wake: u64::MAX,
