@@ -28,6 +28,8 @@ codes! {
         Stopping = "stopping",
         /// It is not heard.
         Silent = "silent",
+        /// It was silent again and again: it gets no VIP that another director can take.
+        Quarantined = "quarantined",
         /// It cannot take a VIP.
         NotReady = "not ready",
         /// It holds a VIP, and gives no answer over TCP.
@@ -208,6 +210,7 @@ mod tests {
             "leaving",
             "stopping",
             "silent",
+            "quarantined",
             "not ready",
             "no answer",
             "not joined",

@@ -2,14 +2,16 @@
 //!
 //! Decides: the kinds of events, and which of them belong to a question.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque, btree_map::Entry};
 
 use nines_model::{Coded, LogIndex, codes};
 
-use crate::wire::LogEvent;
+use crate::{membership::quarantine, wire::LogEvent};
 
 /// Number of events that the log keeps; the oldest go first.
 pub const KEPT_MAX: usize = 10_000;
+/// An event that is written twice is looked for among so many.
+const LATELY: usize = 1_000;
 
 codes! {
     /// What kind of thing happened. Log and snapshot hold its code.
@@ -46,6 +48,13 @@ codes! {
         HeartbeatLost = "beat-lost",
         /// The leader hears a node again.
         HeartbeatBack = "beat-back",
+        /// The leader hears a node again whose silence was its own. A node that comes back
+        /// again and again is quarantined (`node/quarantine.rs`).
+        Returned = "returned",
+        /// Large frames of a node do not arrive, though its heartbeats do.
+        LargeLost = "large-lost",
+        /// They arrive again.
+        LargeBack = "large-back",
         /// A node votes no more.
         NoVote = "no-vote",
         /// Two agents run under one identity.
@@ -132,20 +141,66 @@ impl From<&LoggedEvent> for LogEvent {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct EventLog {
     events: VecDeque<LoggedEvent>,
+    /// By node: id and time of each return since it was last quiet. It follows from the events that
+    /// are kept, whichever went before.
+    returns: BTreeMap<String, VecDeque<(String, u64)>>,
 }
 
 impl EventLog {
     /// Adds one.
     pub fn push(&mut self, index: LogIndex, place: usize, event: LogEvent) {
         if self.events.len() == KEPT_MAX {
-            self.events.pop_front();
+            let gone = self.events.pop_front();
+            self.forget_return(gone.expect("the list is full"));
         }
-        self.events.push_back(LoggedEvent::read(format!("{index}.{place}"), event));
+        self.restore(LoggedEvent::read(format!("{index}.{place}"), event));
     }
 
     /// Adds one that comes with its id.
     pub fn restore(&mut self, event: LoggedEvent) {
+        if event.kind.is(EventKind::Ready) {
+            self.returns.remove(&event.subject);
+        } else if event.kind.is(EventKind::Returned) {
+            let returns = self.returns.entry(event.subject.clone()).or_default();
+            let quiet = |(_, last): &(String, u64)| {
+                event.at_ms.saturating_sub(*last) >= quarantine::FORGOTTEN.0
+            };
+            if returns.back().is_some_and(quiet) {
+                returns.clear();
+            }
+            returns.push_back((event.id.clone(), event.at_ms));
+        }
         self.events.push_back(event);
+    }
+
+    fn forget_return(&mut self, gone: LoggedEvent) {
+        if let Entry::Occupied(mut returns) = self.returns.entry(gone.subject)
+            && returns.get().front().is_some_and(|(id, _)| *id == gone.id)
+        {
+            returns.get_mut().pop_front();
+            if returns.get().is_empty() {
+                returns.remove();
+            }
+        }
+    }
+
+    /// How often a node came back from a silence of its own, since a person last set it ready or it
+    /// was quiet for an hour; and when it last did, by the wall clock of the leader then, ms.
+    pub fn returns(&self, node: &str) -> Option<(usize, u64)> {
+        let returns = self.returns.get(node)?;
+        let mut last: Option<u64> = None;
+        let another = |(_, at_ms): &&(String, u64)| {
+            let before = last.replace(*at_ms);
+            before.is_none_or(|before| at_ms.abs_diff(before) >= quarantine::ONE_RETURN.0)
+        };
+        let count = returns.iter().filter(another).count();
+        returns.back().map(|(_, at_ms)| (count, *at_ms))
+    }
+
+    /// Whether this event is among the newest.
+    pub fn has_lately(&self, told: &LogEvent) -> bool {
+        let mut newest = self.events.iter().rev().take(LATELY);
+        newest.any(|event| event.at_ms == told.at_ms && LogEvent::from(event) == *told)
     }
 
     /// All events, the oldest first.
@@ -244,10 +299,47 @@ mod tests {
     }
 
     #[test]
+    fn returns_follow_from_the_events_that_are_kept() {
+        let told = |kind: EventKind, minute: u64| LogEvent {
+            subject: "lb1".into(),
+            kind: kind.code().into(),
+            at_ms: minute * 60_000,
+            ..LogEvent::default()
+        };
+        let mut log = EventLog::default();
+        let mut tell = |index, kind, minute| {
+            log.push(LogIndex(index), 0, told(kind, minute));
+            log.returns("lb1").map_or(0, |(count, _)| count)
+        };
+        use EventKind::{HeartbeatBack, HeartbeatLost, Ready, Returned};
+        assert_eq!(tell(1, HeartbeatBack, 0), 0, "heard for the first time");
+        assert_eq!(tell(2, Returned, 1), 1);
+        assert_eq!(tell(3, HeartbeatLost, 2), 1);
+        assert_eq!(tell(4, Returned, 60), 2);
+        assert_eq!(tell(5, Returned, 120), 1, "an hour was quiet");
+        assert_eq!(tell(6, Returned, 121), 2);
+        assert_eq!(tell(7, Ready, 122), 0, "a person ended it");
+        assert_eq!(tell(8, Returned, 123), 1);
+        assert_eq!(tell(9, Returned, 3), 2, "a wall clock that is behind makes nothing quiet");
+        assert_eq!(tell(10, Returned, 3), 2, "two tell of the same return");
+        // Whichever events went, the rest says the same to a node that gets it as a snapshot.
+        for index in 11..=(KEPT_MAX as u64 + 10) {
+            log.push(LogIndex(index), 0, LogEvent::default());
+            let mut restored = EventLog::default();
+            if index > KEPT_MAX as u64 {
+                log.iter().cloned().for_each(|event| restored.restore(event));
+                assert_eq!(restored, log, "{index}");
+            }
+        }
+        assert_eq!(log.returns("lb1"), None);
+    }
+
+    #[test]
     fn codes_of_kinds_stay_as_logs_have_them() {
         let codes: Vec<&str> = EventKind::ALL.iter().map(|kind| kind.code()).collect();
         let words = "config failover move moved wish join leave remove keep feature-level drain \
-                     undrain standby ready beat-lost beat-back no-vote two-lives card-down card-up \
+                     undrain standby ready beat-lost beat-back returned large-lost large-back no-vote \
+                     two-lives card-down card-up \
                      address-added address-removed address-failed address-restored guard-failed \
                      first-packet check-up check-down fence fenced fence-failed token new-generation \
                      note";

@@ -32,4 +32,4 @@ pub mod wire;
 
 pub use action::Action;
 pub use event::{DiskFault, Event};
-pub use node::{Config, Node};
+pub use node::{Config, Node, Quarantine};

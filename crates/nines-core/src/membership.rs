@@ -11,6 +11,8 @@ use nines_model::{Millis, NodeId, Time};
 use self::{
     clock::{ClockRate, Ppm},
     links::LinkQuality,
+    probe::LargeDatagrams,
+    quarantine::LinkReturns,
 };
 use crate::{
     lease::promise_ns,
@@ -19,6 +21,8 @@ use crate::{
 
 pub mod clock;
 pub mod links;
+pub mod probe;
+pub mod quarantine;
 
 /// A peer is told so often which of its heartbeats came, for the round trip of each link.
 const ECHO_EVERY: Millis = Millis(200);
@@ -45,6 +49,15 @@ pub struct Peer {
     pub answered: Time,
     /// Was it alive when last looked at?
     pub was_alive: bool,
+    /// Since when it has been alive, or silent.
+    changed: Time,
+    /// When it was last heard before its newest silence; `None`: it was never silent, or had said
+    /// that it was stopping.
+    before_silence: Option<Time>,
+    /// How often each of our links to it came back.
+    returns: BTreeMap<usize, LinkReturns>,
+    /// Its large datagrams, by our link.
+    large: BTreeMap<usize, LargeDatagrams>,
     /// Numbers of the first and of the newest heartbeat of its incarnation; 0: it does not number
     /// them.
     numbers: (u64, u64),
@@ -60,6 +73,44 @@ impl Peer {
     /// What one of our links brings of its heartbeats, and the newest number that any brought.
     pub fn quality(&self, link: usize) -> Option<(&LinkQuality, u64)> {
         Some((self.quality.get(&link)?, self.numbers.1))
+    }
+
+    /// What one of our links brings of its large datagrams.
+    pub fn large(&self, link: usize) -> Option<&LargeDatagrams> {
+        self.large.get(&link)
+    }
+
+    /// Our links that bring none of them.
+    pub fn loses_large(&self) -> impl Iterator<Item = usize> {
+        self.large.iter().filter(|(_, of)| of.are_lost()).map(|(link, _)| *link)
+    }
+
+    /// Notes which links are heard.
+    fn look_at_links(&mut self, now: Time, lease: Millis) {
+        let up = |at: &Time| now.since(*at) < promise_ns(lease);
+        let ups = self.heard.values().filter(|at| up(at)).count();
+        for (link, at) in &self.heard {
+            let heard = up(at);
+            let others = ups > usize::from(heard);
+            self.returns.entry(*link).or_default().look(now, heard, others);
+        }
+    }
+
+    /// How long it has been heard without a break, ns; 0: it is silent.
+    pub fn heard_for(&self, now: Time) -> u64 {
+        if self.was_alive { now.since(self.changed) } else { 0 }
+    }
+
+    /// When it was last heard before its newest silence; `None`: it was never silent, or had said
+    /// that it was stopping.
+    pub fn before_silence(&self) -> Option<Time> {
+        self.before_silence
+    }
+
+    /// How often one of our links to it came back within an hour, and how long it is still kept out
+    /// of use; `None`: it is not.
+    pub fn link_quarantine(&self, now: Time, link: usize) -> Option<(usize, Millis)> {
+        self.returns.get(&link)?.quarantine(now)
     }
 
     /// By how much this node's clock runs faster than the peer's; `None`: not known.
@@ -100,6 +151,7 @@ impl Membership {
         if first {
             peer.sent.clear();
             peer.quality.clear();
+            peer.large.clear();
             peer.numbers = (0, 0);
             peer.clock = ClockRate::default();
         }
@@ -122,8 +174,8 @@ impl Membership {
     }
 
     /// What a heartbeat, which was taken in a moment ago, shows of the link it came over.
-    pub fn note_link(&mut self, now: Time, from: NodeId, link: usize, of: (u64, &[LinkEcho])) {
-        let (number, echoes) = of;
+    pub fn note_link(&mut self, now: Time, from: NodeId, link: usize, beat: &Heartbeat) {
+        let (number, echoes) = (beat.number, &beat.echoes);
         let counts = number > 0 && link != THROUGH_OTHERS;
         let Some(peer) = self.peers.get_mut(&from).filter(|_| counts) else { return };
         let (first, newest) = &mut peer.numbers;
@@ -135,6 +187,16 @@ impl Membership {
         quality.came(now, number, *newest);
         for echo in echoes.iter().filter(|echo| usize::try_from(echo.link) == Ok(link)) {
             quality.echoed(now, echo);
+            peer.large.entry(link).or_default().told(echo.large_lost);
+        }
+        let loss = || quality.loss(*newest);
+        peer.large.entry(link).or_default().beat(now, beat.probes, loss);
+    }
+
+    /// A probe of a peer came over a link.
+    pub fn note_probe(&mut self, now: Time, from: NodeId, link: usize, number: u64) {
+        if let Some(peer) = self.peers.get_mut(&from).filter(|_| link != THROUGH_OTHERS) {
+            peer.large.entry(link).or_default().came(now, number);
         }
     }
 
@@ -153,6 +215,7 @@ impl Membership {
                 link: link_number,
                 sent_ns,
                 held_ns,
+                large_lost: peer.large.get(link).is_some_and(LargeDatagrams::are_lost),
             })
         };
         peer.heard.iter().filter_map(echo).collect()
@@ -229,8 +292,14 @@ impl Membership {
             let silent = self.silent(now, id, lease);
             let peer = self.peers.get_mut(&id).expect("listed a moment ago");
             if alive != peer.was_alive && (alive || silent) {
-                peer.was_alive = alive;
+                (peer.was_alive, peer.changed) = (alive, now);
+                if !alive {
+                    peer.before_silence = (!peer.beat.leaving).then_some(peer.at);
+                }
                 changed.push((id, alive));
+            }
+            if now.since(self.listened_since) >= promise_ns(lease) {
+                peer.look_at_links(now, lease);
             }
         }
         changed

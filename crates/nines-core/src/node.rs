@@ -50,7 +50,9 @@ mod leaving;
 mod log;
 mod lost_log;
 mod operations;
+mod probe;
 mod proposals;
+mod quarantine;
 mod reachability;
 pub mod rebuild;
 mod relay;
@@ -62,6 +64,7 @@ mod vips;
 mod watchdog;
 
 pub use fencing::FenceBlock;
+pub use quarantine::Quarantine;
 pub use start::Config;
 pub use watchdog::UnderLease;
 
@@ -84,11 +87,14 @@ pub struct Node {
     incarnation: incarnation::HeardIncarnations,
     mail: heartbeat::Mail,
     relays: relay::Relays,
+    probes: probe::Probes,
     under_way: BTreeMap<NodeId, bulk::UnderWay>,
     states_sent: joining::Sent,
     told_broken: lost_log::ToldBroken,
     rebuild: rebuild::Rebuild,
     clock: clock::OwnClock,
+    /// Since when this node has heard a majority without a break; `None`: it does not.
+    majority_since: Option<Time>,
     farewells: removal::Farewells,
     /// This node votes no more because its disk is full.
     disk_full: bool,
@@ -150,7 +156,7 @@ impl Node {
             Event::Facts(facts) => self.facts_changed(now, facts),
             Event::Restored { vips, how } => self.restored(now, &vips, &how),
             Event::Behind(nodes) => self.facts.behind_of(nodes),
-            Event::Undelivered(id) => self.undelivered(id),
+            Event::Undelivered(id) => self.undelivered(now, id),
             Event::Restart(ms) => {
                 self.leaving.restart(now, Millis(ms));
                 self.mail.beat_next(now);

@@ -22,7 +22,7 @@ pub use facts::{Facts, FeatureLevel, Unfit};
 pub use fence::{
     Fence, FenceAnswer, FenceCounts, FenceOff, FenceOrder, FenceStep, FenceWish, Power,
 };
-pub use heartbeat::{Ack, Awaits, Heartbeat, LinkEcho, SetPart, WatchdogState};
+pub use heartbeat::{Ack, Awaits, Heartbeat, LinkEcho, Probe, SetPart, WatchdogState};
 pub(crate) use id::{named, numbers};
 pub use incarnation::{KeptIncarnation, LongPromise, NodeIncarnation};
 pub use relay::Relay;
@@ -37,7 +37,7 @@ pub use votes::{Anew, AnewOrder, Begun, VoteChange};
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Frame {
     /// One of these.
-    #[prost(oneof = "frame::Kind", tags = "1, 2, 3, 50, 60")]
+    #[prost(oneof = "frame::Kind", tags = "1, 2, 3, 50, 60, 61")]
     pub kind: Option<frame::Kind>,
     /// What could wait for a heartbeat and travels with it; these carry none themselves.
     #[prost(message, repeated, tag = "4")]
@@ -73,6 +73,9 @@ pub mod frame {
         /// A frame of another node, to be passed on or passed on already.
         #[prost(message, tag = "60")]
         Relay(super::Relay),
+        /// Of full size, to see whether such datagrams pass. Builds that do not know it drop it.
+        #[prost(message, tag = "61")]
+        Probe(super::Probe),
     }
 }
 

@@ -264,6 +264,13 @@ impl Lab {
         self.filter(host, &format!("ether type {{ ip, ip6 }} numgen inc mod {one_of} 0 drop"))
     }
 
+    /// Drops IPv4 packets of more than so many bytes from one host to these addresses, without a
+    /// word to the sender: an MTU black hole.
+    pub fn drop_large(&self, host: &str, bytes_max: u32, to: &[String]) -> Result<()> {
+        let to = to.join(", ");
+        self.filter(host, &format!("ip daddr {{ {to} }} ip length > {bytes_max} drop"))
+    }
+
     /// A rule for whatever comes from any card of a host.
     fn filter(&self, host: &str, rule: &str) -> Result<()> {
         let (table, ports) = (Self::port(host, 0), self.ports(host).join(", "));
@@ -273,7 +280,7 @@ impl Lab {
         ))
     }
 
-    /// Ends what [`Lab::drop_one_way`] or [`Lab::lose`] began for a host.
+    /// Ends what [`Lab::drop_one_way`], [`Lab::lose`] or [`Lab::drop_large`] began for a host.
     pub fn pass_again(&self, host: &str) -> Result<()> {
         self.nft(&format!("delete table netdev {}\n", Self::port(host, 0)))
     }

@@ -44,6 +44,8 @@ pub enum Unfit {
     Unheard,
     /// Its data plane does not hold the current table.
     NotReady,
+    /// It was silent again and again: others go before it until it has been heard for a while.
+    Quarantined,
     /// Its log lags too far behind.
     OldLog,
     /// It has not got all connections of this node.
@@ -71,6 +73,7 @@ impl Unfit {
             Self::CannotServe(_) => "cannot-serve",
             Self::Unheard => "unheard",
             Self::NotReady => "not-ready",
+            Self::Quarantined => "quarantined",
             Self::OldLog => "old-log",
             Self::Behind(_) => "behind",
         }
@@ -97,6 +100,7 @@ impl fmt::Display for Unfit {
             Self::CannotServe(why) => write!(f, "cannot serve it: {why}"),
             Self::Unheard => f.write_str("is not heard at the moment"),
             Self::NotReady => f.write_str("is not ready"),
+            Self::Quarantined => f.write_str("is quarantined: it was silent again and again"),
             Self::OldLog => f.write_str("has not got the newest log entries"),
             Self::Behind(node) => write!(f, "has not got all connections of {node} yet"),
         }

@@ -52,7 +52,7 @@ impl<'a> Judge<'a> {
         if self.holder(vip).is_some_and(|node| self.lives(node)) {
             return Err(format!("rule 4: {vip} is taken from a living node"));
         }
-        Ok(())
+        self.quarantine(vip, to)
     }
 
     /// A VIP moves between two living nodes.
@@ -79,7 +79,24 @@ impl<'a> Judge<'a> {
         if !wished && !unfit && self.led_to(vip) != Some(to) {
             return Err(format!("rule 1: {vip} leaves {from} without need"));
         }
-        Ok(())
+        self.quarantine(vip, to)
+    }
+
+    /// A quarantined node gets nothing that another director could take; a source of full NAT goes
+    /// where its VIP is.
+    fn quarantine(&self, vip: IpAddr, to: &NodeName) -> Result<(), String> {
+        let quarantined = |node: &NodeName| self.observed.nodes[node].quarantined;
+        let better = |node: &&NodeName| {
+            self.holder(vip) != Some(*node) && self.is_fit(vip, node) && !quarantined(node)
+        };
+        let wished = self.observed.move_requests.get(&vip) == Some(to);
+        if self.spec.vips[&vip].with.is_some() || !quarantined(to) || wished {
+            return Ok(());
+        }
+        match self.spec.directors().find(better) {
+            Some(node) => Err(format!("rule 7: {to} is quarantined, and {node} could take it")),
+            None => Ok(()),
+        }
     }
 
     /// A VIP is said to go nowhere.

@@ -12,6 +12,8 @@
 //! 5. An operator's move waits until the node has the flows of the one that holds the VIP; where
 //!    it has to go somewhere, a node that has them goes before one that has not.
 //! 6. A source of full NAT is where its VIP is, as soon as it can be there.
+//! 7. A quarantined node keeps what it holds and gets nothing, unless an operator asks for it or
+//!    no other director can take it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -44,6 +46,8 @@ pub struct NodeView {
     pub clock_off: bool,
     /// Its data plane holds the current table.
     pub ready: bool,
+    /// It was silent again and again: others go before it.
+    pub quarantined: bool,
     /// An operator set it aside.
     pub standby: bool,
     /// An operator wants it to leave the cluster.
@@ -81,6 +85,7 @@ impl NodeView {
             _ if self.standby => Some(Unfit::Standby),
             _ if self.leaving => Some(Unfit::Leaving),
             (Some(why), _) => Some(why.clone()),
+            _ if self.ready && self.quarantined => Some(Unfit::Quarantined),
             _ if self.ready => None,
             _ if self.heard => Some(Unfit::NotReady),
             _ => Some(Unfit::Unheard),
@@ -178,7 +183,7 @@ fn follow_to(
     with: IpAddr,
     goal: Option<&NodeName>,
 ) -> Option<(Step, Why)> {
-    let unfit = goal.and_then(|goal| refusal(spec, observed, vip, goal));
+    let unfit = goal.and_then(|goal| refusal_at_need(spec, observed, vip, goal));
     let living = match observed.vips.get(&vip) {
         Some(Held::Releasing(from, _)) if alive(observed, from) => return None,
         Some(Held::By(node)) if alive(observed, node) => Some(node),
@@ -225,10 +230,20 @@ fn refusal(spec: &Spec, observed: &Observed, vip: IpAddr, node: &NodeName) -> Op
     unfit(spec, observed, Some(vip), node.as_str())
 }
 
-/// Why a VIP cannot stay on a node that lives. Not being ready (a table is being applied) or heard
-/// for a moment is no reason.
+/// The same, where no other director may do: a quarantine keeps no VIP without a holder.
+fn refusal_at_need(
+    spec: &Spec,
+    observed: &Observed,
+    vip: IpAddr,
+    node: &NodeName,
+) -> Option<Unfit> {
+    refusal(spec, observed, vip, node).filter(|why| *why != Unfit::Quarantined)
+}
+
+/// Why a VIP cannot stay on a node that lives. Not being ready (a table is being applied), not
+/// being heard for a moment, and a quarantine are no reasons.
 fn must_leave(spec: &Spec, observed: &Observed, vip: IpAddr, node: &NodeName) -> Option<Unfit> {
-    refusal(spec, observed, vip, node)
+    refusal_at_need(spec, observed, vip, node)
         .filter(|why| !matches!(why, Unfit::NotReady | Unfit::Unheard))
 }
 
@@ -242,11 +257,13 @@ fn best<'a>(
     let prefer = &spec.vips[&vip].prefer;
     let move_request = observed.move_requests.get(&vip);
     let fit = spec.directors().filter(|n| Some(*n) != but);
-    fit.filter(|n| refusal(spec, observed, vip, n).is_none()).min_by_key(|n| {
+    let quarantined = |n: &NodeName| refusal(spec, observed, vip, n) == Some(Unfit::Quarantined);
+    fit.filter(|n| refusal_at_need(spec, observed, vip, n).is_none()).min_by_key(|n| {
         let behind = but.is_some_and(|from| is_behind(observed, n, from));
         let wished = move_request.is_none_or(|w| w != *n);
         let place = prefer.iter().position(|p| p == *n).unwrap_or(prefer.len());
-        (behind, wished, place, load.get(n).copied().unwrap_or(0), *n)
+        let load = load.get(n).copied().unwrap_or(0);
+        (quarantined(n), behind, wished, place, load, *n)
     })
 }
 
@@ -300,7 +317,7 @@ fn leave(
     node: &NodeName,
 ) -> Option<(Step, Why)> {
     let move_request = observed.move_requests.get(&vip).filter(|w| *w != node);
-    if let Some(to) = move_request.filter(|w| refusal(spec, observed, vip, w).is_none()) {
+    if let Some(to) = move_request.filter(|w| refusal_at_need(spec, observed, vip, w).is_none()) {
         if is_behind(observed, to, node) && must_leave(spec, observed, vip, node).is_none() {
             return Some((Step::Blocked(vip), Why::Waits(to.clone(), node.clone())));
         }

@@ -33,7 +33,7 @@ fn vip(n: u8) -> IpAddr {
 fn node() -> impl Strategy<Value = NodeView> {
     (
         any::<bool>(),
-        any::<[bool; 4]>(),
+        any::<[bool; 5]>(),
         any::<bool>(),
         any::<bool>(),
         any::<[bool; 2]>(),
@@ -50,6 +50,7 @@ fn node() -> impl Strategy<Value = NodeView> {
                 doubt: (outside[2] && outside[3]).then_some(Doubt::Unconfirmed),
                 heard: outside[3],
                 ready,
+                quarantined: outside[4],
                 standby,
                 removal,
                 leaving,

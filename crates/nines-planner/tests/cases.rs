@@ -111,6 +111,7 @@ fn node_view(states: &str) -> NodeView {
             "not ready" => view.ready = false,
             "deaf" => (view.deaf, view.ready) = (true, false),
             "on standby" => view.standby = true,
+            "quarantined" => view.quarantined = true,
             "to leave" => view.removal = true,
             "stopping" => view.leaving = true,
             "joining" => view.joining = true,

@@ -143,6 +143,8 @@ pub struct World {
     pub story: Option<Story>,
     /// Large frames lost of a thousand; their senders are told.
     pub bulk_loss_permille: u64,
+    /// Cards on which no large datagram passes.
+    pub small_only: BTreeSet<usize>,
     /// What went wrong so far.
     pub drawn: Drawn,
     /// Print what nodes log.
@@ -232,6 +234,7 @@ impl World {
             power: power::Power::default(),
             story: None,
             bulk_loss_permille: 0,
+            small_only: BTreeSet::new(),
             drawn: Drawn::default(),
             verbose: std::env::var_os("NINES_SIM_LOG").is_some(),
         }
@@ -250,12 +253,6 @@ impl World {
     /// The number of the machine that copies run on; machines that join have higher ones.
     fn copy_id(&self) -> u64 {
         self.scenario.nodes.len() as u64 + 1
-    }
-
-    /// The name of a node.
-    fn name(&self, id: u64) -> String {
-        let founder = self.scenario.nodes.get(id as usize - 1);
-        founder.cloned().unwrap_or_else(|| format!("lb{id}"))
     }
 
     /// The seed of its random numbers.

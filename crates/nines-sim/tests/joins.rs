@@ -103,3 +103,27 @@ fn a_member_that_slept_is_led_by_one_it_never_heard_of() {
     world.start(3);
     until(&mut world, "the sleeper has the log", 10, |w| w.agrees_on(&[1, 2, 3, 5, 6]));
 }
+
+/// A machine asked to be let in and never began: its member is no voter, so the cluster counts
+/// without it, and it is taken back though nobody ever heard it.
+#[test]
+fn a_join_that_was_broken_off_counts_for_nothing_and_can_be_taken_back() {
+    for by in 1..=3 {
+        let mut world = large(by, 20_000, 100);
+        world.join(5, by);
+        until(&mut world, "the member is in the log", 5, |w| w.members().contains(&5));
+        let silent = 1 + by % 3;
+        world.kill(silent);
+        world.run_for(Millis(3_000)).unwrap();
+        let rest: Vec<u64> = (1..=3).filter(|id| *id != silent).collect();
+        until(&mut world, "two of three decide", 10, |w| w.agrees_on(&[1, 2, 3]));
+        let name = world.name(5);
+        world.operator_acts(rest[0], "remove", &[&name]);
+        until(&mut world, "it was taken back", 2, |w| !w.members().contains(&5));
+        // Its number is not given again.
+        world.join(6, rest[1]);
+        world.start(6);
+        world.start(silent);
+        until(&mut world, "four voters", 20, |w| w.agrees_on(&[1, 2, 3, 6]));
+    }
+}

@@ -11,7 +11,7 @@ use nines_api::{
     types::{Failover, NodeStatus, ProblemLine, SCHEMA, Status, VipStatus},
 };
 use nines_core::{
-    Node,
+    Node, Quarantine,
     state::State,
     wire::{Facts, Member},
 };
@@ -124,6 +124,7 @@ fn state_of(seen: Option<&NodeView>, role: Role, at_work: NodeState) -> NodeStat
         // What it holds it keeps while its table is being applied, or until another takes it.
         _ if at_work == NodeState::Active => at_work,
         Some(Unfit::Leaving) => NodeState::Stopping,
+        Some(Unfit::Quarantined) => NodeState::Quarantined,
         Some(_) => NodeState::NotReady,
         None => at_work,
     }
@@ -236,9 +237,40 @@ fn trouble(
             node.clock_trouble(id).unwrap_or_default(),
             format!("on {name}: look at its clock source: dmesg | grep -i clocksource"),
         ),
-        None if member_alive(node, now, id) => (shown.worst().to_owned(), shown.worst_next()),
-        None => (String::new(), shown.worst_next()),
+        None if !member_alive(node, now, id) => (String::new(), shown.worst_next()),
+        None if shown.worst().is_empty() => {
+            let troubles = [undelivered, quarantine].map(|of| of(node, now, (id, name)));
+            troubles.into_iter().flatten().next().unwrap_or_default()
+        }
+        None => (shown.worst().to_owned(), shown.worst_next()),
     }
+}
+
+/// What does not reach a member over TCP, though its heartbeats come.
+fn undelivered(node: &Node, now: Time, (id, name): (NodeId, &str)) -> Option<(String, String)> {
+    let lasts = node.undelivered_for(now, id)?.0 / 1_000;
+    let member = node.state().members.get(&id)?;
+    let text = format!(
+        "what fits no datagram does not reach it over TCP from {}, for {lasts} s now",
+        node.config().name
+    );
+    let at = member.addresses.first()?;
+    let next = format!(
+        "see that TCP port {} of {name} is open, and the MTU of the way: ping -M do -s 1420 {at}",
+        member.port
+    );
+    Some((text, next))
+}
+
+/// What keeps a member from VIPs that is heard, and was silent again and again.
+fn quarantine(node: &Node, now: Time, (id, name): (NodeId, &str)) -> Option<(String, String)> {
+    let Quarantine { returns, left } = node.quarantine(now, id)?;
+    let left = left.0.div_ceil(1_000);
+    let text = format!(
+        "was silent {returns} times within an hour: it gets no VIP that another can take until it \
+         is heard for {left} s more"
+    );
+    Some((text, format!("nines why {name}; to end it now: nines ready {name}")))
 }
 
 /// Why a member that takes part has no vote.

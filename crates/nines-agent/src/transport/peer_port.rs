@@ -411,12 +411,13 @@ async fn open(
     connector.connect(name, stream).await
 }
 
-/// Where a member listens; `None`: nobody knows.
+/// Where a member listens, the best way first; `None`: nobody knows.
 async fn find(core: &CoreHandle, seed: &[Peer], id: NodeId) -> Option<Vec<SocketAddr>> {
     let known = core
-        .inspect(move |node, _| {
+        .inspect(move |node, now| {
             node.state().members.get(&id).map(|m| {
-                let addresses = m.addresses.iter().filter_map(|a| a.parse().ok());
+                let best = node.best_links(now, id, m.addresses.len());
+                let addresses = best.iter().filter_map(|link| m.addresses[*link].parse().ok());
                 addresses.map(|a| SocketAddr::new(a, m.port as u16)).collect()
             })
         })

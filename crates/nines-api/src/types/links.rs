@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 pub struct LinkStatus {
     /// The link, by the place of its address in the config: 1, 2, ...
     pub link: usize,
-    /// Heartbeats come over it now.
+    /// Heartbeats come over it now, and it is not quarantined.
     pub up: bool,
     /// Round trip of a heartbeat over it, microseconds; 0: unknown.
     pub rtt_us: u64,
@@ -17,4 +17,14 @@ pub struct LinkStatus {
     /// The same over the last minute; none: it was not watched for so long.
     #[serde(default)]
     pub minute_loss_percent: Option<f64>,
+    /// How long it is still kept out of use because it came and went again and again, seconds; 0:
+    /// it is not.
+    #[serde(default)]
+    pub quarantine_s: u64,
+    /// Why it does not carry what it should, though heartbeats pass; empty: it does.
+    #[serde(default)]
+    pub trouble: String,
+    /// The next step against that.
+    #[serde(default)]
+    pub next: String,
 }

@@ -170,6 +170,7 @@ mod tests {
             link: 0,
             sent_ns: sent_ms * MS,
             held_ns: held_ms * MS,
+            large_lost: false,
         };
         link.echoed(Time(1_010 * MS), &echo(1_000, 8));
         assert_eq!(link.trip_ns(), 2 * MS);

@@ -85,7 +85,7 @@ impl Node {
         // One whose table is not in place now may have it in a moment.
         others.all(|name| {
             let why = unfit(&self.state.spec, &observed, None, name.as_str());
-            why.is_some_and(|why| why != Unfit::NotReady)
+            why.is_some_and(|why| !matches!(why, Unfit::NotReady | Unfit::Quarantined))
         })
     }
 
@@ -170,6 +170,7 @@ impl Node {
                 doubt: self.doubt(now, *id),
                 standby: self.state.admin.standbys().contains_key(member.name.as_str()),
                 removal: self.is_to_leave(*id),
+                quarantined: self.quarantine(now, *id).is_some(),
                 ..NodeView::default()
             };
             if *id == self.config.id {
@@ -277,8 +278,8 @@ impl Node {
             Kind::Move(Move { from, to, .. }) => (from, to),
             Kind::Give(Give { from, .. }) if from.is_empty() => return String::new(),
             Kind::Give(Give { from, .. }) => {
-                let seen =
-                    story.newest(&[EventKind::HeartbeatLost, EventKind::HeartbeatBack], from);
+                let of = [EventKind::HeartbeatLost, EventKind::HeartbeatBack, EventKind::Returned];
+                let seen = story.newest(&of, from);
                 return id(seen.filter(|event| event.kind.is(EventKind::HeartbeatLost)));
             }
             _ => return String::new(),
@@ -355,11 +356,14 @@ impl Node {
             self.hand_over(now, to);
             return;
         }
-        if !self.holds(self.config.name.as_str()) {
+        let quarantined =
+            |name: &str| self.id_of(name).is_some_and(|id| self.quarantine(now, id).is_some());
+        let me = self.config.name.as_str();
+        if !self.holds(me) && !quarantined(me) {
             return;
         }
         // One that misses a node would hand over again, to one that hears it.
-        let best = self.next_leader(now, |name| !self.holds(name));
+        let best = self.next_leader(now, |name| !self.holds(name) && !quarantined(name));
         if let Some(to) = best.filter(|to| self.hears_as_many(now, *to)) {
             self.hand_over(now, to);
         }

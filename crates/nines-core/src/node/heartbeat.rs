@@ -145,6 +145,7 @@ impl Node {
         let shortened = self.leaving.restarts().is_none() && self.guards_end_by(now.plus(length));
         self.mail.number += 1;
         let (direct, through) = self.hears_how(now);
+        self.note_majority(now, &[&direct, &through]);
         self.find_relays(now);
         let beat = Heartbeat {
             sent_ns: sent.0,
@@ -188,7 +189,9 @@ impl Node {
     /// Sends a heartbeat to everybody, with what waited for it.
     fn send_beat(&mut self, now: Time, beat: &Heartbeat) {
         let mut parts = Vec::new();
-        for to in self.others() {
+        let others = self.others();
+        self.send_probes(now, &others);
+        for to in others {
             let mut rest = self.mail.along.remove(&to).unwrap_or_default();
             for frame in &mut rest {
                 if let Some(frame::Kind::Ack(ack)) = &mut frame.kind {
@@ -196,7 +199,8 @@ impl Node {
                 }
             }
             let echoes = self.membership.echoes_for(now, to);
-            let mut beat = Heartbeat { echoes, ..beat.clone() };
+            let probes = self.probes.sent_to(to);
+            let mut beat = Heartbeat { echoes, probes, ..beat.clone() };
             self.tell_set(now, to, &mut beat, &mut parts);
             let mut frame = self.framed(frame::Kind::Heartbeat(beat));
             // A heartbeat must fit a datagram, which goes over every link; what does not, goes
@@ -314,8 +318,13 @@ impl Node {
         if !beat && self.is_double(now, from) {
             return false;
         }
-        if let frame::Kind::Relay(relay) = kind {
-            return self.relay(now, from, relay);
+        match kind {
+            frame::Kind::Relay(relay) => return self.relay(now, from, relay),
+            frame::Kind::Probe(probe) => {
+                self.membership.note_probe(now, from, link, probe.number);
+                return false;
+            }
+            _ => {}
         }
         let mut news = self.take(now, from, link, kind);
         for kind in rest.into_iter().filter_map(|f| f.kind) {
@@ -332,7 +341,7 @@ impl Node {
             // It still says so to everybody it hears of.
             if let frame::Kind::Heartbeat(beat) = kind {
                 self.membership.heard(now, from, link, beat.bare());
-                self.membership.note_link(now, from, link, (beat.number, &beat.echoes));
+                self.membership.note_link(now, from, link, &beat);
             }
             return false;
         }
@@ -354,7 +363,7 @@ impl Node {
                 let answer =
                     beat.set_size != 0 || new_life || self.membership.owes_answer(now, from);
                 let newest = self.membership.heard(now, from, link, bare);
-                self.membership.note_link(now, from, link, (beat.number, &beat.echoes));
+                self.membership.note_link(now, from, link, &beat);
                 if newest && answer {
                     let may = self.may_ask(now, from) && !self.is_deaf(now, from);
                     let (voter, mut cx) = self.voter(now);
@@ -392,7 +401,7 @@ impl Node {
                 true
             }
             // What travels with other frames is not passed on.
-            frame::Kind::Raft(_) | frame::Kind::Relay(_) => false,
+            frame::Kind::Raft(_) | frame::Kind::Relay(_) | frame::Kind::Probe(_) => false,
         }
     }
 
@@ -453,7 +462,7 @@ impl Node {
             let holds = self.state.vips.values().any(|h| *h.node() == name);
             let me = &self.config.name;
             let (kind, text) = if alive {
-                (EventKind::HeartbeatBack, format!("{me} hears {name} again"))
+                self.returned(now, id)
             } else {
                 let ms = self.membership.peer(id).map_or(0, |p| now.since(p.at) / 1_000_000);
                 let links = self.membership.peer(id).map_or(0, |p| p.heard.len());
@@ -464,22 +473,14 @@ impl Node {
                 )
             };
             // The entry that gives its VIPs away tells the silence of a holder.
-            if self.voter.consensus().leads() && (alive || !holds) {
+            let counts = self.is_return_told(now, id, alive);
+            if self.tells_of(now, id, kind) && counts && (alive || !holds) {
                 self.record_event(now, kind, name, text, "auto", String::new());
             } else {
                 self.log(text);
             }
         }
         self.tell_broken(now);
-    }
-
-    /// Heartbeats of a peer by link: up or not.
-    pub fn links(&self, now: Time, id: NodeId) -> BTreeMap<usize, bool> {
-        let heard = self.membership.peer(id).map(|p| p.heard.keys().copied().collect::<Vec<_>>());
-        heard
-            .unwrap_or_default()
-            .into_iter()
-            .filter_map(|l| Some((l, self.membership.link_up(now, id, l, self.lease())?)))
-            .collect()
+        self.tell_large(now);
     }
 }

@@ -44,7 +44,12 @@ impl Node {
     }
 
     /// A line to this node broke with frames on it.
-    pub(super) fn undelivered(&mut self, id: NodeId) {
+    pub(super) fn undelivered(&mut self, now: Time, id: NodeId) {
+        self.note_undelivered(now, id);
+        self.forget_state_sent(id);
+    }
+
+    fn forget_state_sent(&mut self, id: NodeId) {
         self.states_sent.0.remove(&id);
         self.voter.lost(id);
     }
@@ -59,7 +64,7 @@ impl Node {
             let (at, to) = *self.states_sent.0.entry(id).or_insert((now, incarnation));
             // A process that started since has forgotten what was on its way to the one before.
             if to != incarnation || now.since(at) > STATE_AGAIN.ns() {
-                self.undelivered(id);
+                self.forget_state_sent(id);
             }
         }
     }

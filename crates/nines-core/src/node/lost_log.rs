@@ -10,7 +10,7 @@ use nines_model::{NodeId, Time};
 
 use super::Node;
 use crate::{
-    event_log::EventKind::{HeartbeatBack, Join, NoVote},
+    event_log::EventKind::{HeartbeatBack, Join, NoVote, Returned},
     voter,
     wire::{Ack, Awaits, Heartbeat},
 };
@@ -101,7 +101,7 @@ impl Node {
         for id in new {
             let name = self.name_of(id);
             // The leader before may have told it.
-            let last = self.state.story.newest(&[NoVote, HeartbeatBack, Join], &name);
+            let last = self.state.story.newest(&[NoVote, HeartbeatBack, Returned, Join], &name);
             if last.is_some_and(|event| event.kind.is(NoVote)) {
                 continue;
             }

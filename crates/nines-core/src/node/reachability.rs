@@ -53,7 +53,7 @@ impl Node {
             || self.is_majority(|voter| voter == id || beat.hears_somehow(voter))
     }
 
-    fn is_majority(&self, counts: impl Fn(NodeId) -> bool) -> bool {
+    pub(super) fn is_majority(&self, counts: impl Fn(NodeId) -> bool) -> bool {
         let voters = self.voter.consensus().voters();
         voters.iter().filter(|id| counts(**id)).count() * 2 > voters.len()
     }
@@ -110,8 +110,10 @@ impl Node {
         let alive = |id: &NodeId| self.membership.alive(now, *id, lease);
         let members = self.state.members.keys().copied().filter(|id| *id != me);
         let (here, not_here): (Vec<NodeId>, Vec<NodeId>) = members.partition(alive);
-        let missed: Vec<NodeId> =
-            not_here.into_iter().filter(|id| self.is_heard_elsewhere(now, *id)).collect();
+        // The silence of one that comes and goes is its own: the lead does not follow it.
+        let missed =
+            |id: &NodeId| self.is_heard_elsewhere(now, *id) && self.quarantine(now, *id).is_none();
+        let missed: Vec<NodeId> = not_here.into_iter().filter(missed).collect();
         let out_of_reach: Vec<NodeId> =
             here.iter().copied().filter(|id| self.is_out_of_reach(now, *id)).collect();
         if missed.is_empty() && out_of_reach.is_empty() {
@@ -122,6 +124,7 @@ impl Node {
             here.contains(voter)
                 && !out_of_reach.contains(voter)
                 && !self.is_to_leave(**voter)
+                && self.quarantine(now, **voter).is_none()
                 && !beat.is_some_and(|beat| beat.lags)
                 && self.may_ask(now, **voter)
                 && self.voter.consensus().lag(**voter).is_some_and(|lag| lag <= NEAR_LAG_MAX)

@@ -239,5 +239,6 @@ impl Node {
         self.membership.forget(id);
         self.own_vips.told.remove(&id);
         self.states_sent.forget(id);
+        self.probes.forget(id);
     }
 }

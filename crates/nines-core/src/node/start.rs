@@ -8,8 +8,8 @@ use nines_model::{Incarnation, Millis, NodeId, NodeName, Time};
 use super::{
     Node, alone, checks, clock, desired_state, event_log, failover, fencing, fitness, heartbeat,
 };
-use super::{incarnation, joining, leaving, log, lost_log, operations, proposals, rebuild, relay};
-use super::{removal, vips};
+use super::{incarnation, joining, leaving, log, lost_log, operations, probe, proposals, rebuild};
+use super::{relay, removal, vips};
 use crate::{
     action::Refusal,
     membership::Membership,
@@ -115,11 +115,13 @@ impl Node {
             incarnation: incarnation::HeardIncarnations::default(),
             mail: heartbeat::Mail::new(now),
             relays: relay::Relays::default(),
+            probes: probe::Probes::default(),
             under_way: std::collections::BTreeMap::new(),
             states_sent: joining::Sent::default(),
             told_broken: lost_log::ToldBroken::default(),
             rebuild: rebuild::Rebuild::default(),
             clock: clock::OwnClock::default(),
+            majority_since: None,
             farewells: removal::Farewells::default(),
             disk_full: kept.full,
             outdated: false,

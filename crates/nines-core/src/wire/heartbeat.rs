@@ -63,6 +63,9 @@ pub struct Heartbeat {
     /// more than leases allow; it holds and renews nothing then. 0: it is not.
     #[prost(sint64, tag = "62")]
     pub clock_ppm: i64,
+    /// Probes that the sender has sent the receiver.
+    #[prost(uint64, tag = "63")]
+    pub probes: u64,
     /// What the sender waits for before it takes part.
     #[prost(enumeration = "Awaits", tag = "30")]
     pub awaits: i32,
@@ -154,7 +157,7 @@ impl Heartbeat {
     /// their times.
     pub(crate) fn bare(&self) -> Self {
         let rest = Self { part: None, echoes: Vec::new(), ..self.clone() };
-        Self { number: 0, ..rest }
+        Self { number: 0, probes: 0, ..rest }
     }
 
     /// Log index applied.
@@ -200,6 +203,20 @@ pub struct LinkEcho {
     /// How long ago it came, ns.
     #[prost(uint64, tag = "3")]
     pub held_ns: u64,
+    /// The receiver's probes do not come over this link.
+    #[prost(bool, tag = "4")]
+    pub large_lost: bool,
+}
+
+/// A datagram of full size.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Probe {
+    /// 1, 2, ... for each receiver.
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    /// Nothing, as much as fits.
+    #[prost(bytes = "vec", tag = "2")]
+    pub padding: Vec<u8>,
 }
 
 /// What a node waits for before it takes part.

@@ -419,6 +419,7 @@ fn kinds(frame: &Frame) -> String {
             frame::Kind::Raft(_) => "a message of the log",
             frame::Kind::Part(_) => "a set of VIPs",
             frame::Kind::Relay(_) => "a frame through another node",
+            frame::Kind::Probe(_) => "a probe of full size",
         });
     }
     words.join(" with ")

@@ -32,6 +32,12 @@ impl World {
         self.command(1, command::Kind::LogEvents(LogEvents { told }));
     }
 
+    /// Name of a node by its number.
+    pub fn name(&self, id: u64) -> String {
+        let founder = self.scenario.nodes.get(id as usize - 1);
+        founder.cloned().unwrap_or_else(|| format!("lb{id}"))
+    }
+
     /// A new machine asks the member `by` to let it in. It is not started yet.
     pub fn join(&mut self, id: u64, by: u64) {
         self.join_reading(id, by, feature_level::BUILD);

@@ -10,6 +10,8 @@ use crate::timing::DELAY_MAX_NS;
 
 /// A link in one direction: receiver, sender, card.
 type Link = (u64, u64, usize);
+/// Bytes of the largest datagram that passes where large ones do not.
+const SMALL_MAX: usize = 1_000;
 
 /// Links that work now and then.
 #[derive(Default)]
@@ -159,7 +161,8 @@ impl World {
         let there: Vec<u64> = there.map(|(machine, _)| *machine).collect();
         for machine in there {
             for card in 0..self.scenario.cards {
-                if self.passes(from, machine, card) {
+                let large = bytes.len() > SMALL_MAX && self.small_only.contains(&card);
+                if self.passes(from, machine, card) && !large {
                     self.send_to(from, machine, card, &bytes);
                 }
             }

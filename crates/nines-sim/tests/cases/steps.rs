@@ -80,9 +80,18 @@ fn links(text: &str, names: &Names) -> Read {
         let permille = (number(percent)? * 10.0) as u64;
         at_once(move |world| world.loss_permille = permille)
     } else if text == "large frames are lost" {
-        at_once(|world| world.bulk_loss_permille = 1_000)
+        at_once(|world| {
+            world.bulk_loss_permille = 1_000;
+            world.small_only.extend(0..world.scenario.cards);
+        })
+    } else if let Some([card]) = gaps(text, "large datagrams are lost on card {}") {
+        let card = number(card)? as usize;
+        at_once(move |world| world.small_only.extend([card]))
     } else if text == "large frames arrive again" {
-        at_once(|world| world.bulk_loss_permille = 0)
+        at_once(|world| {
+            world.bulk_loss_permille = 0;
+            world.small_only.clear();
+        })
     } else if text == "mend all links" {
         at_once(World::mend_all_links)
     } else {

@@ -130,6 +130,12 @@ fn table(members: &[NodeStatus]) -> String {
         ]
     }));
     let mut out = columns(&rows);
+    for n in members.iter().filter(|n| !n.trouble.is_empty()) {
+        out.push_str(&format!("\n{}: {}\n", n.name, n.trouble));
+        if !n.next.is_empty() {
+            out.push_str(&format!("  next: {}\n", n.next));
+        }
+    }
     for n in members.iter().filter(|n| !n.removal.is_empty()) {
         out.push_str(&format!("\n{} is to leave the cluster, {}\n", n.name, n.removal));
     }

@@ -99,3 +99,42 @@ fn a_dead_member_is_replaced_and_one_leaves_by_its_own_command() {
         node(&n.status("wit1"), "wit1")["state"] == "removed"
     });
 }
+
+/// A machine was let in, and its agent never began: it is seen, counts for nothing, joins again
+/// under the same number, and is taken back at once.
+#[test]
+fn a_join_that_was_broken_off_is_seen_and_taken_back() {
+    if !can_run() {
+        return;
+    }
+    let mut net = Net::of_three(9);
+    // It stands on the machine of the witness, at another port.
+    let join = |net: &Net| {
+        let said = net.ok("lb1", &["code", "--node", "lb3"]);
+        let line = said.lines().find(|l| l.contains("nines join")).unwrap();
+        let words: Vec<&str> = line.split_whitespace().skip(1).chain(["--port", "9200"]).collect();
+        let command = net.command("lb3", &words);
+        let out = net.lab.spawn("wit1", command).unwrap().wait().unwrap();
+        assert!(out.success(), "{line}");
+    };
+    for round in 0..2 {
+        if round > 0 {
+            std::fs::remove_dir_all(net.home.join("lb3")).unwrap();
+        }
+        join(&net);
+        net.until("it is seen as joining", |n| {
+            let of = node(&n.status("lb2"), "lb3");
+            let why = of["trouble"].as_str().unwrap_or_default();
+            of["state"] == "joining" && why.contains("ago and has not been heard yet")
+        });
+        assert!(numbers(&net, "lb1").contains(&("lb3".into(), 4)));
+    }
+    let list = net.ok("lb1", &["node", "list"]);
+    assert!(list.contains("nines node remove lb3"), "{list}");
+    // It has no vote: two of three decide without it.
+    nines_lab::kill(&mut net.agents.remove("wit1").unwrap());
+    net.until("wit1 is silent", |n| node(&n.status("lb1"), "wit1")["state"] == "silent");
+    assert_eq!(net.status("lb1")["voters"], 3);
+    net.ok("lb1", &["node", "remove", "lb3", "--wait", "5s"]);
+    assert!(!numbers(&net, "lb1").iter().any(|(name, _)| name == "lb3"));
+}

@@ -31,7 +31,8 @@ pub fn cannot_take_of(
     name: &str,
 ) -> Option<Failure> {
     let state = node.state();
-    let why = unfit(&state.spec, observed, vip, name)?;
+    // An operator's move goes before a quarantine.
+    let why = unfit(&state.spec, observed, vip, name).filter(|why| *why != Unfit::Quarantined)?;
     let look = format!("nines why {name}");
     if why == Unfit::NotInConfig {
         let known = state.spec.nodes.keys().map(NodeName::as_str);

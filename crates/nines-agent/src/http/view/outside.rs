@@ -2,8 +2,8 @@
 //!
 //! Decides: the state of such a node, what it waits for or why it votes no more, and the next step.
 
-use nines_api::{states::NodeState, types::NodeStatus};
-use nines_core::{Node, wire::Awaits};
+use nines_api::{states::NodeState, text, types::NodeStatus};
+use nines_core::{Node, event_log::EventKind, wire::Awaits};
 use nines_model::{NodeId, Role, Time};
 
 use crate::own_status::OwnStatus;
@@ -51,6 +51,9 @@ pub fn outside(node: &Node, now: Time, id: NodeId, name: &str) -> Option<Outside
     if node.consensus().voters().contains(&id) || node.carries_without_vote(id) {
         return None;
     }
+    if !speaks && peer.is_none_or(|peer| peer.at == Time(0)) {
+        return Some(never_heard(node, now, name));
+    }
     let awaits = match peer {
         _ if me => node.awaits(now),
         Some(peer) => peer.beat.awaits(),
@@ -73,6 +76,22 @@ pub fn outside(node: &Node, now: Time, id: NodeId, name: &str) -> Option<Outside
     };
     let why = why.to_owned();
     Some(Outside { state: NodeState::Joining, why, next })
+}
+
+/// A member by the log that no heartbeat ever came from: perhaps its join was broken off. It has no
+/// vote, so nothing waits for it.
+fn never_heard(node: &Node, now: Time, name: &str) -> Outside {
+    let joined = node.state().story.newest(&[EventKind::Join], name);
+    let ago = joined.map(|event| node.wall_ms(now).saturating_sub(event.at_ms) / 1_000);
+    let why = match ago {
+        Some(s) => format!("was let in {} ago and has not been heard yet", text::ago(s)),
+        None => "was let in and has not been heard yet".into(),
+    };
+    let next = format!(
+        "on {name}: systemctl start nines, or join it again with a new code; to take the join \
+         back: nines node remove {name}"
+    );
+    Outside { state: NodeState::Joining, why, next }
 }
 
 /// This node's own line while no log names it.

@@ -79,11 +79,17 @@ impl<'a> Spares<'a> {
             return (Vec::new(), why);
         }
         let (mut fit, mut unfit) = (Vec::new(), Vec::new());
+        // A quarantined one takes over where no other can.
+        let mut at_need = Vec::new();
         for name in spec.directors().filter(|name| *name != holder) {
             match self.unfit(vip, name.as_str()) {
                 None => fit.push(name.to_string()),
+                Some(Unfit::Quarantined) => at_need.push(name.to_string()),
                 Some(why) => unfit.push((name.clone(), why)),
             }
+        }
+        if fit.is_empty() {
+            fit = at_need;
         }
         let why = if fit.is_empty() { Refusals(unfit).to_string() } else { String::new() };
         (fit, why)
