@@ -40,8 +40,12 @@ pub const LINKS: u32 = 5;
 /// From this level on a member may float: it runs on one of several hosts.
 pub const FLOATING: u32 = 5;
 
+/// From this level on an event that is written twice counts once, so that a node can write again
+/// what may have been lost on its way to the leader.
+pub const EVENTS_ONCE: u32 = 6;
+
 /// Highest level that this build reads and writes.
-pub const BUILD: u32 = 5;
+pub const BUILD: u32 = 6;
 
 /// Fields of [`crate::wire::Command`] that say what it does, by number.
 const KINDS: [u64; 17] =

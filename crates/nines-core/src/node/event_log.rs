@@ -1,15 +1,19 @@
 //! Events on their way into the event log.
 //!
-//! Decides: when they are written, and how many go into one entry.
+//! What is sent to a leader that falls, or is lost on its way, is written again: an election is
+//! what events tell of.
+//!
+//! Decides: when they are written and written again, and how many go into one entry.
 
 use std::net::IpAddr;
 
-use nines_model::{Codes as _, Millis, Time};
+use nines_model::{Codes as _, Millis, NodeId, Time};
 use prost::Message as _;
 
 use super::Node;
 use crate::{
     event_log::EventKind,
+    feature_level::EVENTS_ONCE,
     wire::{LogEvent, LogEvents, command::Kind},
 };
 
@@ -22,6 +26,8 @@ const WAITING_MAX: usize = 200;
 const TOGETHER: Millis = Millis(20);
 /// When events are written again that found no leader.
 const AGAIN: Millis = Millis(200);
+/// When events are written again that a leader got, and the log did not.
+const LOST: Millis = Millis(2_000);
 
 /// Events that are not in the log yet.
 #[derive(Default)]
@@ -29,6 +35,33 @@ pub(super) struct Unrecorded {
     events: Vec<LogEvent>,
     /// They are not written before.
     after: Time,
+    /// On their way.
+    written: Vec<Written>,
+}
+
+/// Events that a leader was sent.
+struct Written {
+    /// Number of their command.
+    number: u64,
+    at: Time,
+    /// Who led, and in which term.
+    leader: (NodeId, u64),
+    events: Vec<LogEvent>,
+}
+
+impl Unrecorded {
+    /// A command of this node is in the log.
+    pub(super) fn applied(&mut self, number: u64) {
+        self.written.retain(|written| written.number != number);
+    }
+
+    /// Takes back what may be lost: another node leads, or a long time has passed.
+    fn take_back(&mut self, now: Time, leader: (NodeId, u64)) {
+        let lost = |of: &mut Written| of.leader != leader || now.since(of.at) >= LOST.ns();
+        let lost: Vec<LogEvent> =
+            self.written.extract_if(.., lost).flat_map(|of| of.events).collect();
+        self.events.splice(0..0, lost);
+    }
 }
 
 impl Node {
@@ -56,7 +89,8 @@ impl Node {
         cause: String,
     ) {
         self.log(text.clone());
-        if self.unrecorded.events.len() < WAITING_MAX {
+        let written: usize = self.unrecorded.written.iter().map(|of| of.events.len()).sum();
+        if self.unrecorded.events.len() + written < WAITING_MAX {
             self.unrecorded.events.push(LogEvent {
                 at_ms: self.wall_ms(now),
                 node: self.config.name.to_string(),
@@ -71,7 +105,15 @@ impl Node {
 
     /// Writes the events that wait.
     pub(super) fn flush_events(&mut self, now: Time) {
-        if self.unrecorded.events.is_empty() || now < self.unrecorded.after {
+        if now < self.unrecorded.after {
+            return;
+        }
+        let consensus = self.voter.consensus();
+        let leader = consensus.leader().map(|leader| (leader, consensus.term()));
+        if let Some(leader) = leader {
+            self.unrecorded.take_back(now, leader);
+        }
+        if self.unrecorded.events.is_empty() {
             return;
         }
         self.unrecorded.after = now.plus(TOGETHER);
@@ -83,11 +125,15 @@ impl Node {
             };
             let count = self.unrecorded.events.iter().take_while(fits).count().max(1);
             let told = self.unrecorded.events[..count].to_vec();
-            if !self.propose_own(now, Kind::LogEvents(LogEvents { told }), String::new()) {
+            let number = self.write_own(now, Kind::LogEvents(LogEvents { told }), String::new());
+            let (Some(number), Some(leader)) = (number, leader) else {
                 self.unrecorded.after = now.plus(AGAIN);
                 break;
+            };
+            let events = self.unrecorded.events.drain(..count).collect();
+            if self.state.members.feature_level() >= EVENTS_ONCE {
+                self.unrecorded.written.push(Written { number, at: now, leader, events });
             }
-            self.unrecorded.events.drain(..count);
         }
     }
 }

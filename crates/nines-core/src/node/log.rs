@@ -122,9 +122,11 @@ impl Node {
             self.stop_as_different(why.clone());
         }
         self.note_changes(command.kind.as_ref());
-        if command.node() == self.config.id
-            && let Some(request) = self.proposals.answered(command.number)
-        {
+        if command.node() != self.config.id {
+            return;
+        }
+        self.unrecorded.applied(command.number);
+        if let Some(request) = self.proposals.answered(command.number) {
             let result = outcome.map(|done| (entry.index, done));
             self.actions.push(Action::Reply { request, result });
         }

@@ -81,6 +81,11 @@ impl Node {
 
     /// Writes a command of this node itself. False: nobody leads.
     pub(super) fn propose_own(&mut self, now: Time, kind: Kind, cause: String) -> bool {
+        self.write_own(now, kind, cause).is_some()
+    }
+
+    /// The same; tells the number of the command.
+    pub(super) fn write_own(&mut self, now: Time, kind: Kind, cause: String) -> Option<u64> {
         let command = Command {
             node: self.config.id.number(),
             number: self.proposals.number(),
@@ -89,7 +94,7 @@ impl Node {
             cause,
             kind: Some(kind),
         };
-        self.write(&command)
+        self.write(&command).then_some(command.number)
     }
 
     /// Writes what has waited for a leader.

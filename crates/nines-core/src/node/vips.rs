@@ -64,6 +64,8 @@ pub(super) struct OwnVips {
     not_renewed: bool,
     lapsed: bool,
     voters: Vec<NodeId>,
+    /// Who leads, and in which term, as far as this node knows.
+    leader: Option<(NodeId, u64)>,
     /// Another incarnation of this node runs; this one takes no part yet; it votes no more.
     incarnation: (bool, bool, bool),
     /// What each peer knows of this node's VIPs, by number of the peer.
@@ -231,6 +233,22 @@ impl Node {
         own.changed.extend(all);
     }
 
+    /// What stopped here is told to every new leader at once: what the one before was told may be
+    /// lost, and until it is in the log no other node starts the VIP.
+    fn note_leader(&mut self) {
+        let consensus = self.voter.consensus();
+        let leader = consensus.leader().map(|id| (id, consensus.term()));
+        let own = &mut self.own_vips;
+        if leader == std::mem::replace(&mut own.leader, leader) || leader.is_none() {
+            return;
+        }
+        for (addr, vip) in &mut own.vips {
+            if vip.tells_again() {
+                own.changed.insert(*addr);
+            }
+        }
+    }
+
     pub(super) fn run_vips(&mut self, now: Time) {
         let double = self.is_double(now, self.config.id);
         let incarnation = (double, self.voter.is_moved(), self.broken().is_some());
@@ -243,6 +261,7 @@ impl Node {
             self.own_vips.voters.clone_from(&voters);
             self.own_vips.changed.extend(self.own_vips.held.iter().map(|(vip, _)| vip));
         }
+        self.note_leader();
         let joint = self.own_vips.joint.deadline(&voters);
         if (now >= joint) != self.own_vips.lapsed {
             self.own_vips.lapsed = now >= joint;

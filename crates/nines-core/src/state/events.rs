@@ -8,6 +8,7 @@ use nines_model::Codes as _;
 use super::{Entry, State};
 use crate::{
     event_log::EventKind,
+    feature_level,
     wire::{LogEvent, LogEvents},
 };
 
@@ -38,10 +39,14 @@ impl State {
         self.story.push(index, place, told);
     }
 
-    /// Adds events as a node wrote them.
+    /// Adds events as a node wrote them, but for those that it wrote twice: it cannot know whether
+    /// what it sent to a leader was lost.
     pub(super) fn commit_events(&mut self, entry: Entry<'_>, events: &LogEvents) {
+        let once = self.members.feature_level() >= feature_level::EVENTS_ONCE;
         for (place, told) in events.told.iter().enumerate() {
-            self.story.push(entry.index, place, told.clone());
+            if !(once && self.story.has_lately(told)) {
+                self.story.push(entry.index, place, told.clone());
+            }
         }
     }
 }
@@ -53,7 +58,10 @@ mod tests {
     use nines_model::LogIndex;
 
     use super::*;
-    use crate::wire::{Command, Member};
+    use crate::{
+        state::Members,
+        wire::{Command, Member},
+    };
 
     #[test]
     fn an_event_names_its_command_and_its_place_in_the_log() {
@@ -82,5 +90,21 @@ mod tests {
         let ids: Vec<(&str, &str)> =
             state.story.iter().map(|e| (e.id.as_str(), e.text.as_str())).collect();
         assert_eq!(ids, [("8.0", "a"), ("8.1", "b")]);
+    }
+
+    #[test]
+    fn an_event_that_was_written_twice_counts_once_from_its_feature_level_on() {
+        for level in [feature_level::EVENTS_ONCE - 1, feature_level::EVENTS_ONCE] {
+            let members = Members::restored(vec![], vec![], Default::default(), level);
+            let mut state = State { members, ..State::default() };
+            let told = ["a", "b"].map(|text| LogEvent { text: text.into(), ..LogEvent::default() });
+            for (index, from) in [(8, 0), (9, 1)] {
+                let command = Command::default();
+                let entry = Entry { index: LogIndex(index), place: 0, command: &command };
+                state.commit_events(entry, &LogEvents { told: told[from..].to_vec() });
+            }
+            let twice = usize::from(level < feature_level::EVENTS_ONCE);
+            assert_eq!(state.story.iter().count(), 2 + twice);
+        }
     }
 }
