@@ -127,3 +127,25 @@ fn a_join_that_was_broken_off_counts_for_nothing_and_can_be_taken_back() {
         until(&mut world, "four voters", 20, |w| w.agrees_on(&[1, 2, 3, 6]));
     }
 }
+
+/// The answer to a whole state is lost once, for its link breaks as it comes. The leader would wait
+/// for it for a minute, and the node for its vote.
+#[test]
+fn a_state_whose_answer_is_lost_is_not_waited_for() {
+    for seed in 1..=5 {
+        let mut world = large(seed, 20_000, 100);
+        world.join(5, 2);
+        world.start(5);
+        for _ in 0..5_000 {
+            world.run_for(Millis(1)).unwrap();
+            if world.knows(5, 5) {
+                break;
+            }
+        }
+        assert!(world.knows(5, 5), "seed {seed}: it has the state");
+        (1..=3).for_each(|id| world.cut(5, id, false));
+        world.run_for(Millis(300)).unwrap();
+        (1..=3).for_each(|id| world.mend(5, id));
+        until(&mut world, "four voters", 10, |w| w.agrees_on(&[1, 2, 3, 5]));
+    }
+}

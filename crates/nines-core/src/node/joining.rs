@@ -12,6 +12,8 @@ use super::Node;
 /// A follower that has not taken the state in after so long gets it again, also where no line said
 /// that it was lost: 64 MB at 10 Mbit/s take 54 s.
 const STATE_AGAIN: Millis = Millis(60_000);
+/// Its answer is lost, if its heartbeats have said for a while that it has the state.
+const ANSWERED: Millis = Millis(1_000);
 
 /// States that are on their way: when each was sent, and to which incarnation of the receiver.
 #[derive(Default)]
@@ -57,13 +59,15 @@ impl Node {
     /// The leader's part: a state that did not arrive is sent again.
     pub(super) fn send_states_again(&mut self, now: Time) {
         let waiting = self.voter.consensus().awaits_state();
-        self.states_sent.0.retain(|id, _| waiting.contains(id));
-        for id in waiting {
-            let incarnation =
-                self.membership.peer(id).map_or(Incarnation::NONE, |p| p.beat.incarnation());
+        self.states_sent.0.retain(|id, _| waiting.contains_key(id));
+        for (id, index) in waiting {
+            let peer = self.membership.peer(id);
+            let has_it = peer.is_some_and(|peer| peer.beat.applied() >= index);
+            let incarnation = peer.map_or(Incarnation::NONE, |p| p.beat.incarnation());
             let (at, to) = *self.states_sent.0.entry(id).or_insert((now, incarnation));
             // A process that started since has forgotten what was on its way to the one before.
-            if to != incarnation || now.since(at) > STATE_AGAIN.ns() {
+            let again = if has_it { ANSWERED } else { STATE_AGAIN };
+            if to != incarnation || now.since(at) > again.ns() {
                 self.forget_state_sent(id);
             }
         }

@@ -5,6 +5,8 @@
 //! The library's random election timeout is made a constant of the node, so that the same events
 //! give the same run. Its messages pass our own codec: its protobuf parser never sees the network.
 
+use std::collections::BTreeMap;
+
 use nines_model::{LogIndex, NodeId};
 use raft::{
     ProgressState, RawNode, SnapshotStatus, StateRole, Storage as _,
@@ -234,10 +236,11 @@ impl Consensus {
         }
     }
 
-    /// Followers that were sent the whole state and have not said that they have it.
-    pub fn awaits_state(&self) -> Vec<NodeId> {
-        let all = self.raw.raft.prs().iter();
-        all.filter(|(_, p)| p.state == ProgressState::Snapshot).map(|(id, _)| NodeId(*id)).collect()
+    /// Followers that were sent the whole state and have not said that they have it, with its place
+    /// in the log.
+    pub fn awaits_state(&self) -> BTreeMap<NodeId, LogIndex> {
+        let all = self.raw.raft.prs().iter().filter(|(_, p)| p.state == ProgressState::Snapshot);
+        all.map(|(id, p)| (NodeId(*id), LogIndex(p.pending_snapshot))).collect()
     }
 
     /// What was sent to this follower was lost: it is asked where it stands, and gets it again.
