@@ -94,6 +94,8 @@ pub struct Consensus {
     durable: (u64, u64),
     /// A term, and the last entry that its leader was told to be here.
     told: (u64, u64),
+    /// Whose acknowledgements were said for it, and in which term.
+    borrowed: Option<(u64, u64)>,
 }
 
 impl Consensus {
@@ -138,6 +140,7 @@ impl Consensus {
             applied: kept.snapshot.index,
             durable: (kept.hard_state.term, last),
             told: (0, 0),
+            borrowed: None,
         }
     }
 
@@ -318,7 +321,7 @@ impl Consensus {
             self.waiting.push(Waiting { number, messages: later, snapshot, durable });
             batch.persist = Some((number, persist));
         }
-        self.note_told(&batch.messages);
+        batch.messages = self.let_out(batch.messages);
         Some(batch)
     }
 
@@ -335,15 +338,7 @@ impl Consensus {
             }
         }
         self.durable = done.last().map_or(self.durable, |w| w.durable);
-        let messages: Vec<RaftMessage> = done.into_iter().flat_map(|w| w.messages).collect();
-        self.note_told(&messages);
-        messages
-    }
-
-    fn note_told(&mut self, messages: &[RaftMessage]) {
-        for (term, index) in messages.iter().filter_map(acknowledges) {
-            self.told = self.told.max((term, index));
-        }
+        self.let_out(done.into_iter().flat_map(|w| w.messages).collect())
     }
 
     /// What the disk has: the term, the last entry that the leader of this term was told of, and
