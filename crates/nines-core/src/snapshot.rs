@@ -281,9 +281,11 @@ pub fn decode(bytes: &[u8]) -> Option<State> {
         }
     }
     let Kept { revision, members, facts, membership, highest, feature_level, applied, .. } = kept;
+    let parts = spec_edit::parts_digest(&spec);
     let mut state = State {
         text: kept.text.into(),
-        parts: spec_edit::parts_digest(&spec),
+        parts,
+        digest: if revision == 0 { 0 } else { spec_edit::digest_of(parts, &spec) },
         spec: Arc::new(spec),
         revision,
         members: Members::restored(
@@ -327,6 +329,7 @@ mod tests {
         let facts = Facts { node: to.to_string(), no_ipvs: true, ..Facts::default() };
         let mut state = State {
             revision: 3,
+            digest: spec_edit::digest(&Spec::default()),
             applied: LogIndex(9),
             members: Members::restored(vec![member], vec![facts], (NodeId(7), LogIndex(4)), 3)
                 .with_anew(&[AnewOrder { node: 2, index: 4 }]),

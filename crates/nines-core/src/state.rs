@@ -49,6 +49,8 @@ pub struct State {
     pub spec: Arc<Spec>,
     /// The digest of its parts ([`crate::spec_edit::parts_digest`]).
     pub parts: u64,
+    /// And that of the whole ([`crate::spec_edit::digest`]); 0: no config was ever in force.
+    pub digest: u64,
     /// Revision: the number of configs that were applied.
     pub revision: u64,
     /// Members by number, and what each said about itself.
@@ -90,8 +92,8 @@ impl State {
         members: impl IntoIterator<Item = Member>,
     ) -> Self {
         let (members, parts) = (Members::founded(members), spec_edit::parts_digest(&spec));
-        let applied = LogIndex(1);
-        Self { text, spec, parts, revision: 1, members, applied, ..Self::default() }
+        let (applied, digest) = (LogIndex(1), spec_edit::digest_of(parts, &spec));
+        Self { text, spec, parts, digest, revision: 1, members, applied, ..Self::default() }
     }
 
     /// A member by name.

@@ -174,7 +174,7 @@ impl Node {
     /// Members that are heard and have the same revision, but another config. One that votes no
     /// more keeps nobody from anything.
     fn other_configs(&self, now: Time) -> BTreeMap<NodeId, u64> {
-        let (revision, mine) = (self.state.revision, self.state.following().digest());
+        let (revision, mine) = (self.state.revision, self.state.digest);
         let peer = |id: &NodeId| {
             let beat = &self.membership.peer(*id)?.beat;
             let alive = self.membership.alive(now, *id, self.lease());

@@ -158,7 +158,7 @@ impl Node {
             leaving: self.leaving.stops(),
             unable: self.unable_bits(),
             revision: self.state.revision,
-            config: self.state.following().digest(),
+            config: self.state.digest,
             shortened,
             applied: self.state.applied.number(),
             incarnation: self.config.boot.number(),

@@ -16,6 +16,7 @@ impl State {
 
     /// Puts it in force.
     pub(super) fn commit_config(&mut self, entry: Entry<'_>, next: Following) -> String {
+        self.digest = next.digest();
         let Following { revision, text, spec, parts } = next;
         self.vips.release_unnamed(&spec);
         self.admin.forget_unnamed(&spec);
@@ -76,6 +77,7 @@ mod tests {
                     assert_eq!(outcome, Ok("config 2 applied".into()), "{kind:?}");
                     assert_eq!((&*state.text, state.revision), (good.as_str(), 2));
                     assert_eq!(state.parts, crate::spec_edit::parts_digest(&state.spec));
+                    assert_eq!(state.digest, crate::spec_edit::digest(&state.spec));
                 }
                 Err(fits) => assert!(fits(&outcome.clone().unwrap_err()), "{kind:?}: {outcome:?}"),
             }

@@ -60,6 +60,7 @@ mod tests {
         let token = ApiToken { digest: vec![7; 32], role: "viewer".into(), ..ApiToken::default() };
         let before = State {
             revision: 5,
+            digest: crate::spec_edit::digest(&nines_model::Spec::default()),
             applied: LogIndex(40),
             members: Members::restored(
                 vec![member(1, "lb1"), member(4, "lb2")],
