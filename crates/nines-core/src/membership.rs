@@ -52,7 +52,7 @@ pub struct Peer {
     /// Since when it has been alive, or silent.
     changed: Time,
     /// When it was last heard before its newest silence; `None`: it was never silent, or had said
-    /// that it was stopping.
+    /// that it stops, or that it votes no more.
     before_silence: Option<Time>,
     /// How often each of our links to it came back.
     returns: BTreeMap<usize, LinkReturns>,
@@ -102,7 +102,7 @@ impl Peer {
     }
 
     /// When it was last heard before its newest silence; `None`: it was never silent, or had said
-    /// that it was stopping.
+    /// that it stops, or that it votes no more.
     pub fn before_silence(&self) -> Option<Time> {
         self.before_silence
     }
@@ -294,7 +294,8 @@ impl Membership {
             if alive != peer.was_alive && (alive || silent) {
                 (peer.was_alive, peer.changed) = (alive, now);
                 if !alive {
-                    peer.before_silence = (!peer.beat.leaving).then_some(peer.at);
+                    let said = peer.beat.leaving || !peer.beat.broken.is_empty();
+                    peer.before_silence = (!said).then_some(peer.at);
                 }
                 changed.push((id, alive));
             }
