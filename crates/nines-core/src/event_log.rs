@@ -48,8 +48,8 @@ codes! {
         HeartbeatLost = "beat-lost",
         /// The leader hears a node again.
         HeartbeatBack = "beat-back",
-        /// The leader hears a node again whose silence was its own. A node that comes back
-        /// again and again is quarantined (`node/quarantine.rs`).
+        /// A node is heard again whose silence was its own. One that comes back again and again is
+        /// quarantined (`node/quarantine.rs`).
         Returned = "returned",
         /// Large frames of a node do not arrive, though its heartbeats do.
         LargeLost = "large-lost",
@@ -185,7 +185,7 @@ impl EventLog {
     }
 
     /// How often a node came back from a silence of its own, since a person last set it ready or it
-    /// was quiet for an hour; and when it last did, by the wall clock of the leader then, ms.
+    /// was quiet for an hour; and when it last did, by the wall clock of who told it, ms.
     pub fn returns(&self, node: &str) -> Option<(usize, u64)> {
         let returns = self.returns.get(node)?;
         let mut last: Option<u64> = None;

@@ -256,8 +256,9 @@ fn undelivered(node: &Node, now: Time, (id, name): (NodeId, &str)) -> Option<(St
     );
     let at = member.addresses.first()?;
     let next = format!(
-        "see that TCP port {} of {name} is open, and the MTU of the way: ping -M do -s 1420 {at}",
-        member.port
+        "see that TCP port {} of {name} is open, and the MTU of the way: ping -M do -s {PING_SIZE} {at}",
+        member.port,
+        PING_SIZE = links::PING_SIZE
     );
     Some((text, next))
 }

@@ -137,3 +137,29 @@ impl Node {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_leader_may_have_lost_is_taken_back_in_its_order() {
+        let event = |text: &str| LogEvent { text: text.into(), ..LogEvent::default() };
+        let lb1 = (NodeId(1), 3);
+        let at = |ms| Time(Millis(ms).ns());
+        let written =
+            |number, text| Written { number, at: at(0), leader: lb1, events: vec![event(text)] };
+        let texts = |of: &Unrecorded| of.events.iter().map(|e| e.text.clone()).collect::<Vec<_>>();
+        for (now, leader) in [(at(20), (NodeId(2), 4)), (at(20), (NodeId(1), 4)), (at(2_000), lb1)]
+        {
+            let mut events = Unrecorded { events: vec![event("d")], ..Unrecorded::default() };
+            events.written = vec![written(7, "a"), written(8, "b"), written(9, "c")];
+            events.take_back(at(1_999), lb1);
+            assert_eq!(texts(&events), ["d"], "they are on their way");
+            events.applied(8);
+            events.take_back(now, leader);
+            assert_eq!(texts(&events), ["a", "c", "d"]);
+            assert!(events.written.is_empty());
+        }
+    }
+}

@@ -14,7 +14,7 @@ use nines_model::{Millis, NodeId, Time};
 /// Loss over a minute that is wrong, in percent.
 const LOSS_MAX: f64 = 5.0;
 /// Bytes that a ping carries to be as large as the datagrams that are lost.
-const PING_SIZE: usize = 1_420;
+pub(super) const PING_SIZE: usize = 1_420;
 
 /// Each link on which this node ever heard another.
 pub fn details(node: &Node, now: Time, id: NodeId) -> Vec<LinkStatus> {
